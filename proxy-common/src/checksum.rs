@@ -1,0 +1,104 @@
+//! Internet checksums (RFC 1071) and their incremental update (RFC 1624).
+//!
+//! Sums are of 16-bit words as they stand in the packet, whatever the host's byte order: the sum of
+//! swapped words is the swapped sum.
+
+use crate::{Family, layout::flow::Tuple};
+
+/// The difference that a change of words makes to the sum: `to - from` in one's complement.
+///
+/// Both arguments are unfolded sums below 2^20, as [`Family::sum`] makes them.
+#[inline(always)]
+pub fn difference(from: u32, to: u32) -> u32 {
+    // ~from in 16 bits, per carry: fold first so that the complement is of one word.
+    to + (!fold(from) as u16 as u32)
+}
+
+/// Folds a sum to 16 bits, with end-around carry.
+#[inline(always)]
+pub fn fold(sum: u32) -> u32 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16)
+}
+
+/// The checksum field after the summed words changed by `difference` (RFC 1624, equation 3).
+#[inline(always)]
+pub fn update(checksum: u16, difference: u32) -> u16 {
+    !fold((!checksum) as u32 + fold(difference)) as u16
+}
+
+/// Like [`update`] for UDP: no checksum (0) stays none, and a result of 0 is sent as 0xffff (RFC 768).
+#[inline(always)]
+pub fn update_udp(checksum: u16, difference: u32) -> u16 {
+    if checksum == 0 {
+        return 0;
+    }
+    match update(checksum, difference) {
+        0 => 0xffff,
+        updated => updated,
+    }
+}
+
+/// What translating the addresses of a packet adds to its sums.
+#[inline(always)]
+pub fn addresses<F: Family>(from: &Tuple<F>, to: &Tuple<F>) -> u32 {
+    difference(F::sum(&from.src) + F::sum(&from.dst), F::sum(&to.src) + F::sum(&to.dst))
+}
+
+/// What translating the ports adds.
+#[inline(always)]
+pub fn ports<F: Family>(from: &Tuple<F>, to: &Tuple<F>) -> u32 {
+    difference(from.sport as u32 + from.dport as u32, to.sport as u32 + to.dport as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn full(words: &[u16]) -> u16 {
+        let mut sum = 0u32;
+        for &word in words {
+            sum = fold(sum + word as u32);
+        }
+        !(sum as u16)
+    }
+
+    proptest! {
+        /// An update in place equals a computation from scratch, carry boundaries included.
+        #[test]
+        fn incremental_equals_full(
+            mut words in proptest::collection::vec(prop_oneof![Just(0u16), Just(0xffffu16), any::<u16>()], 4..40),
+            new in proptest::collection::vec(prop_oneof![Just(0u16), Just(0xffffu16), any::<u16>()], 4),
+        ) {
+            let before = full(&words);
+            let old: u32 = words[..4].iter().map(|&w| w as u32).sum();
+            let change = difference(old, new.iter().map(|&w| w as u32).sum());
+            words[..4].copy_from_slice(&new);
+            let expected = full(&words);
+            let got = update(before, change);
+            // 0 and 0xffff are the same number in one's complement; only the all-zero message keeps them apart.
+            prop_assert!(got == expected || (got ^ expected == 0xffff && (got == 0 || expected == 0)));
+        }
+
+        #[test]
+        fn udp_never_becomes_unchecked(checksum in 1..=u16::MAX, from in any::<u16>(), to in any::<u16>()) {
+            prop_assert_ne!(update_udp(checksum, difference(from as u32, to as u32)), 0);
+        }
+    }
+
+    #[test]
+    fn udp_without_checksum_stays_without() {
+        assert_eq!(update_udp(0, difference(1, 2)), 0);
+    }
+
+    #[test]
+    fn v6_sum_counts_every_word() {
+        let words: Vec<u32> = (0..4).map(|i| 0x0001_0002 << i).collect();
+        let addr = [words[0], words[1], words[2], words[3]];
+        assert_eq!(crate::V6::sum(&addr), 3 + 6 + 12 + 24);
+    }
+}

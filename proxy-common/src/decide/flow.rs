@@ -1,0 +1,125 @@
+//! Pairs of flow entries: made together, refreshed together, repaired from either side.
+
+use super::tables::{FlowHandle, Inserted, Tables};
+use super::verdict::DropReason;
+use crate::{
+    Family,
+    layout::{
+        counter::Counter,
+        flow::{Edge, FlowKey, FlowState, Pair, REFRESH, flags},
+    },
+    packet::{PROTOCOL_TCP, Packet},
+};
+
+/// How many source ports are tried before a flow is given up.
+const PROBES: u32 = 8;
+
+/// Inserts both entries of a new flow, of which `key` and `flow` are filled in, with the tuple as it would be sent.
+///
+/// Its source port is changed where needed: for SNAT and hairpin it comes from the reserved range, by which answers are
+/// known to be such; else it only changes when another flow has the same answers. Returns why it could not be.
+#[inline(always)]
+pub(super) fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<DropReason> {
+    let settings = tables.settings();
+    let ports = settings.snat_last.wrapping_sub(settings.snat_first) as u32 + 1;
+    let random = tables.random();
+    let mut probe = ((random as u64 * ports as u64) >> 32) as u32;
+    // Random, so that two flows that met once do not meet at every step.
+    let stride = (random & 0xff) | 1;
+    if pair.flow.flags & (flags::SNAT | flags::HAIRPIN) != 0 {
+        pair.flow.tuple.sport = settings.snat_first.wrapping_add(probe as u16).to_be();
+    }
+    for _ in 0..PROBES {
+        pair.make_twin();
+        match tables.insert_flow(&pair.twin_key, &pair.twin) {
+            Inserted::Yes => {
+                if tables.replace_flow(&pair.key, &pair.flow) {
+                    return None;
+                }
+                tables.remove_flow(&pair.twin_key);
+                return Some(DropReason::FlowMapFull);
+            }
+            Inserted::NoRoom => return Some(DropReason::FlowMapFull),
+            Inserted::Exists => {
+                let Some(existing) = tables.flow(&pair.twin_key) else { continue };
+                let is_closed = existing.state == FlowState::Closing as u8;
+                let is_shared = pair.flow.flags & (flags::SNAT | flags::HAIRPIN) != 0;
+                // Ours from before, when only the forward entry was lost or outlived? Or the client's own, of a
+                // connection that is over?
+                let is_ours = existing.tuple.same(&pair.twin.tuple) || (!is_shared && is_closed);
+                let idle = tables.now().wrapping_sub(existing.last_seen);
+                let may_go = is_closed || pair.key.protocol != PROTOCOL_TCP;
+                if !is_ours && may_go && idle >= settings.idle {
+                    // Both entries go: what another client still sent by the old one would be answered to this one.
+                    pair.twin.tuple = existing.tuple.reversed();
+                    tables.remove_flow(&pair.twin_key);
+                    pair.twin_key.tuple = pair.twin.tuple;
+                    pair.twin_key.edge = Edge::Forward as u8;
+                    tables.remove_flow(&pair.twin_key);
+                    continue;
+                }
+                if is_ours {
+                    let replaced = tables.replace_flow(&pair.twin_key, &pair.twin)
+                        && tables.replace_flow(&pair.key, &pair.flow);
+                    return if replaced { None } else { Some(DropReason::FlowMapFull) };
+                }
+            }
+        }
+        probe += stride;
+        if probe >= ports {
+            probe %= ports;
+        }
+        pair.flow.tuple.sport = settings.snat_first.wrapping_add(probe as u16).to_be();
+    }
+    Some(DropReason::SnatExhausted)
+}
+
+/// Brings an entry up to date with a packet it was found for: about once a second both entries are marked as
+/// seen, and a lost one is made again, because the map forgets the silent one first.
+#[inline(always)]
+pub(super) fn refresh<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) {
+    let now = tables.now();
+    if now.wrapping_sub(flow.last_seen) >= REFRESH {
+        flow.touch(now);
+        if let Some(mut pair) = tables.pair() {
+            pair.begin(key, flow);
+            pair.make_twin();
+            match tables.flow(&pair.twin_key) {
+                Some(other) if other.tuple.same(&pair.twin.tuple) => other.touch(now),
+                // Another flow's by now: it has this one's answers.
+                Some(_) => {}
+                None => {
+                    pair.twin.last_seen = now;
+                    if tables.replace_flow(&pair.twin_key, &pair.twin) {
+                        tables.count(Counter::FlowRepaired);
+                    }
+                }
+            }
+        }
+    }
+    if packet.tcp_flags == 0 || packet.is_syn() {
+        return;
+    }
+    if packet.is_closing() {
+        if flow.state != FlowState::Closing as u8 {
+            flow.set_state(FlowState::Closing);
+            // The next SYN is looked up in the forward entry, whoever closed.
+            if let Some(mut pair) = tables.pair() {
+                pair.begin(key, flow);
+                pair.make_twin();
+                if let Some(other) = tables.flow(&pair.twin_key)
+                    && other.tuple.same(&pair.twin.tuple)
+                {
+                    other.set_state(FlowState::Closing);
+                }
+            }
+        }
+    } else if flow.state == FlowState::New as u8 {
+        flow.set_state(FlowState::Established);
+    }
+}

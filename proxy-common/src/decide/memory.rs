@@ -1,0 +1,305 @@
+//! Tables in memory: for tests of the core, and for comparing the programs in the kernel with it.
+
+use core::{
+    cell::{Cell, RefCell},
+    ops::Deref,
+};
+use std::{
+    boxed::Box,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    vec::Vec,
+};
+
+use super::tables::{FlowHandle, Inserted, NodeAddress, Route, SocketTables, Step, Tables};
+use crate::{
+    Family, V4, V6,
+    layout::{
+        backend::Backend,
+        config::Settings,
+        counter::Counter,
+        device::Device,
+        filter,
+        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
+        id::Id,
+        set::{Set, SetKind, SetRole},
+        socket::{SocketKey, SocketPeer},
+    },
+};
+
+/// What else differs between the families here.
+pub trait MemoryFamily: Family {
+    /// The device's source address for connections passed on; unspecified: none.
+    fn snat_address(device: &Device) -> Self::Addr;
+}
+
+impl MemoryFamily for V4 {
+    fn snat_address(device: &Device) -> u32 {
+        device.snat_v4
+    }
+}
+
+impl MemoryFamily for V6 {
+    fn snat_address(device: &Device) -> [u32; 4] {
+        device.snat_v6
+    }
+}
+
+/// Flow entries; a program holds on to one while others come and go.
+pub type FlowEntries<F> = HashMap<FlowKey<F>, Rc<Cell<Flow<F>>>>;
+
+/// Tables in memory. What the agent writes is filled in by hand; what the programs write can be looked at.
+#[derive(Clone, Debug)]
+pub struct MemoryTables<F: MemoryFamily> {
+    /// Constants of the node.
+    pub settings: Settings,
+    /// Frontends; see [`MemoryTables::add_frontend`].
+    pub frontends: HashMap<FrontendKey<F>, Target>,
+    /// Bits of the filter that are set.
+    pub filter: HashSet<u32>,
+    /// Sets by [`Set::index`]; see [`MemoryTables::publish`].
+    pub sets: HashMap<u32, Set>,
+    /// Slots.
+    pub backends: Vec<Backend<F>>,
+    /// Backends that serve.
+    pub alive: HashSet<Id>,
+    /// The node's addresses.
+    pub node_addresses: HashMap<F::Addr, NodeAddress>,
+    /// Devices by index.
+    pub devices: HashMap<u32, Device>,
+    /// Routes by destination, whatever the source and the device.
+    pub routes: HashMap<F::Addr, Route<F>>,
+    /// The route of every other destination.
+    pub default_route: Route<F>,
+    /// Local address, port (network byte order) and protocol of the node's sockets.
+    pub listening: HashSet<(F::Addr, u16, u8)>,
+    /// Flow entries.
+    pub flows: RefCell<FlowEntries<F>>,
+    /// How many flow entries there may be. Unlike the kernel's map, this one forgets none.
+    pub max_flows: usize,
+    /// Sockets' entries. They are leaked, because the core borrows them; tests are short.
+    sockets: RefCell<HashMap<SocketKey<F>, &'static SocketPeer<F>>>,
+    /// What was counted.
+    pub counts: RefCell<HashMap<Counter, u64>>,
+    /// Steps since they were last cleared.
+    pub steps: RefCell<Vec<Step<F>>>,
+    /// The time.
+    pub now: Cell<u32>,
+    /// State of the generator of random numbers.
+    pub random: Cell<u64>,
+    /// The random number to give out instead.
+    pub fixed_random: Cell<Option<u32>>,
+}
+
+impl<F: MemoryFamily> MemoryTables<F> {
+    /// Empty tables.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            frontends: HashMap::new(),
+            filter: HashSet::new(),
+            sets: HashMap::new(),
+            backends: Vec::new(),
+            alive: HashSet::new(),
+            node_addresses: HashMap::new(),
+            devices: HashMap::new(),
+            routes: HashMap::new(),
+            default_route: Route::default(),
+            listening: HashSet::new(),
+            flows: RefCell::default(),
+            max_flows: usize::MAX,
+            sockets: RefCell::default(),
+            counts: RefCell::default(),
+            steps: RefCell::default(),
+            now: Cell::new(1_000),
+            random: Cell::new(1),
+            fixed_random: Cell::new(None),
+        }
+    }
+
+    /// Adds a frontend and its bits of the filter. NodePorts need the node's addresses to be there before.
+    pub fn add_frontend(&mut self, key: FrontendKey<F>, target: Target) {
+        if target.flags() & FRONTEND_CLUSTER_IP != 0 {
+            self.filter.insert(filter::of_address::<F>(&key.addr));
+        } else if F::same(&key.addr, &F::UNSPECIFIED) {
+            for (addr, _) in self.node_addresses.iter().filter(|(_, uses)| uses.serves_nodeports()) {
+                self.filter.insert(filter::of_frontend::<F>(addr, key.port, key.protocol));
+            }
+        } else {
+            self.filter.insert(filter::of_frontend::<F>(&key.addr, key.port, key.protocol));
+        }
+        self.frontends.insert(key, target);
+    }
+
+    /// Publishes the backends of a service port, in new slots, and marks them as alive.
+    pub fn publish(&mut self, service: Id, role: SetRole, backends: &[Backend<F>]) {
+        let base = self.backends.len() as u32;
+        self.backends.extend(backends);
+        self.alive.extend(backends.iter().map(|backend| backend.id));
+        self.sets.insert(Set::index(service, role), Set::new(base, backends.len() as u32, SetKind::Uniform));
+    }
+
+    /// What a counter stands at.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counts.borrow().get(&counter).copied().unwrap_or(0)
+    }
+
+    /// A copy of a flow entry.
+    pub fn flow_entry(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
+        self.flows.borrow().get(key).map(|flow| flow.get())
+    }
+}
+
+/// A flow entry that was found: as it was then, and where to write.
+#[derive(Clone, Debug)]
+pub struct MemoryFlow<F: Family> {
+    seen: Flow<F>,
+    entry: Rc<Cell<Flow<F>>>,
+}
+
+impl<F: Family> MemoryFlow<F> {
+    fn change(&self, change: impl FnOnce(&mut Flow<F>)) {
+        let mut flow = self.entry.get();
+        change(&mut flow);
+        self.entry.set(flow);
+    }
+}
+
+impl<F: Family> Deref for MemoryFlow<F> {
+    type Target = Flow<F>;
+
+    fn deref(&self) -> &Flow<F> {
+        &self.seen
+    }
+}
+
+impl<F: Family> FlowHandle<F> for MemoryFlow<F> {
+    fn touch(&self, now: u32) {
+        self.change(|flow| flow.last_seen = now);
+    }
+
+    fn set_state(&self, state: FlowState) {
+        self.change(|flow| flow.state = state as u8);
+    }
+
+    fn set_mac(&self, mac: Mac) {
+        self.change(|flow| flow.mac = mac);
+    }
+}
+
+impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
+    type Flow = MemoryFlow<F>;
+    type Pair = Box<Pair<F>>;
+
+    fn pair(&self) -> Option<Box<Pair<F>>> {
+        Some(Box::default())
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        self.filter.contains(&filter::of_address::<F>(addr))
+            || self.filter.contains(&filter::of_frontend::<F>(addr, port, protocol))
+    }
+
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Target> {
+        self.frontends.get(key).copied()
+    }
+
+    fn set(&self, service: Id, role: SetRole) -> Set {
+        self.sets.get(&Set::index(service, role)).copied().unwrap_or(Set::EMPTY)
+    }
+
+    fn backend(&self, slot: u32) -> Option<&Backend<F>> {
+        self.backends.get(slot as usize)
+    }
+
+    fn is_alive(&self, backend: Id) -> bool {
+        self.alive.contains(&backend)
+    }
+
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
+        self.node_addresses.get(addr).copied().unwrap_or_default()
+    }
+
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        self.devices.get(&ifindex)
+    }
+
+    fn flow(&self, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
+        self.flows.borrow().get(key).map(|entry| MemoryFlow { seen: entry.get(), entry: Rc::clone(entry) })
+    }
+
+    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
+        if self.flows.borrow().contains_key(key) {
+            Inserted::Exists
+        } else if self.replace_flow(key, flow) {
+            Inserted::Yes
+        } else {
+            Inserted::NoRoom
+        }
+    }
+
+    fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        if flows.len() >= self.max_flows && !flows.contains_key(key) {
+            return false;
+        }
+        flows.insert(*key, Rc::new(Cell::new(*flow)));
+        true
+    }
+
+    fn remove_flow(&self, key: &FlowKey<F>) {
+        self.flows.borrow_mut().remove(key);
+    }
+
+    fn route(&self, _ifindex: u32, _src: &F::Addr, dst: &F::Addr, route: &mut Route<F>) {
+        *route = self.routes.get(dst).copied().unwrap_or(self.default_route);
+    }
+
+    fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
+        self.listening.contains(&(tuple.dst, tuple.dport, protocol))
+    }
+
+    fn random(&self) -> u32 {
+        if let Some(fixed) = self.fixed_random.get() {
+            return fixed;
+        }
+        // Knuth's MMIX generator; the upper half is the better one.
+        let next =
+            self.random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random.set(next);
+        (next >> 32) as u32
+    }
+
+    fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    fn count(&self, counter: Counter) {
+        *self.counts.borrow_mut().entry(counter).or_default() += 1;
+    }
+
+    fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
+        *addr = F::snat_address(device);
+        !F::same(addr, &F::UNSPECIFIED)
+    }
+
+    fn step(&self, step: Step<F>) {
+        self.steps.borrow_mut().push(step);
+    }
+}
+
+impl<F: MemoryFamily> SocketTables<F> for MemoryTables<F> {
+    fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>> {
+        self.sockets.borrow().get(key).copied()
+    }
+
+    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool {
+        self.sockets.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
+        true
+    }
+}

@@ -1,0 +1,20 @@
+//! The decision core: what happens to a packet or a socket.
+//!
+//! It is written once, for both families, over [`Tables`]. In the kernel the tables are BPF maps and helpers;
+//! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
+
+mod flow;
+mod frontend;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
+mod packet;
+mod socket;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+pub use packet::{from_pod, from_uplink, to_client};
+pub use socket::{SocketOrigin, connect, peer_of_datagram, send};
+pub use tables::{FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables};
+pub use verdict::{DropReason, SocketVerdict, Translation, Verdict};

@@ -1,0 +1,283 @@
+//! The packet path: what the tc and XDP programs run.
+
+use super::{
+    flow,
+    frontend::{self, Choice},
+    tables::{FlowHandle, RouteKind, Step, Tables},
+    verdict::{DropReason, Translation, Verdict},
+};
+use crate::{
+    Family,
+    layout::{
+        backend::Backend,
+        counter::Counter,
+        device::DEVICE_UPLINK,
+        flow::{Edge, FlowKey, FlowState, Mac, Tuple, flags},
+        frontend::FRONTEND_CLUSTER_IP,
+        set::Scope,
+    },
+    packet::{PROTOCOL_UDP, Packet},
+};
+
+/// A packet that a pod sends, at the pod's interface with index `ifindex`.
+#[inline(always)]
+pub fn from_pod<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let tuple = &packet.tuple;
+    // What a pod answers itself goes to the VIP, so it may be an answer and not a request.
+    if tables.settings().is_snat_port(tuple.dport)
+        && let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress)
+    {
+        out.to = flow.tuple;
+        return Verdict::Return;
+    }
+    if !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol) {
+        tables.step(Step::NoFrontendSurely);
+        return Verdict::Pass;
+    }
+    let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
+    if let Some(flow) = known_forward(tables, packet, &key) {
+        return follow(tables, packet, &flow, ifindex, out);
+    }
+    new_flow(tables, packet, &key, ifindex, Scope::Internal, out)
+}
+
+/// A packet that comes in by the uplink with index `ifindex`.
+#[inline(always)]
+pub fn from_uplink<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let tuple = &packet.tuple;
+    if tables.settings().is_snat_port(tuple.dport) {
+        if let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress) {
+            out.to = flow.tuple;
+            return forward(tables, packet, ifindex, out);
+        }
+        if tables.node_address(&tuple.dst).is_snat_source() && !tables.has_socket(tuple, packet.protocol) {
+            return tables.drop(DropReason::SnatUnknown);
+        }
+    }
+    if !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol) {
+        tables.step(Step::NoFrontendSurely);
+        return Verdict::Pass;
+    }
+    let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
+    if let Some(flow) = known_forward(tables, packet, &key) {
+        return follow(tables, packet, &flow, ifindex, out);
+    }
+    new_flow(tables, packet, &key, ifindex, Scope::External, out)
+}
+
+/// A packet that leaves to a pod or by an uplink: the source of an answer becomes the VIP again.
+#[inline(always)]
+pub fn to_client<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    out: &mut Translation<F>,
+) -> Verdict {
+    match known_reverse(tables, packet, Edge::ReverseEgress) {
+        Some(flow) => {
+            out.to = flow.tuple;
+            Verdict::Translate
+        }
+        None => Verdict::Pass,
+    }
+}
+
+/// The flow that a packet is an answer of, if it is known at this edge.
+#[inline(always)]
+fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: Edge) -> Option<T::Flow> {
+    let key = FlowKey::new(packet.tuple, packet.protocol, edge);
+    let flow = tables.flow(&key)?;
+    if flow.state == FlowState::Closing as u8 && packet.is_syn_ack() {
+        // Our client would have opened the flow anew: this answers somebody who talks to the backend directly.
+        tables.step(Step::StaleFlow(*flow));
+        return None;
+    }
+    tables.step(Step::KnownFlow(*flow));
+    flow::refresh(tables, packet, &key, &flow);
+    tables.count(Counter::FlowReverse);
+    Some(flow)
+}
+
+/// The flow that a packet belongs to; none if there is none, or if it must choose anew.
+#[inline(always)]
+fn known_forward<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+) -> Option<T::Flow> {
+    let flow = tables.flow(key)?;
+    // TCP stays with an endpoint that is going away until it closes; the next connection from the same port does not.
+    let begins = packet.protocol == PROTOCOL_UDP || packet.is_syn();
+    let over = packet.is_syn() && flow.state == FlowState::Closing as u8;
+    if begins && (over || !tables.is_alive(flow.backend)) {
+        tables.step(Step::StaleFlow(*flow));
+        return None;
+    }
+    tables.step(Step::KnownFlow(*flow));
+    flow::refresh(tables, packet, key, &flow);
+    tables.count(Counter::FlowForward);
+    Some(flow)
+}
+
+/// Sends a packet the way of its flow.
+#[inline(always)]
+fn follow<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    flow: &T::Flow,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    out.to = flow.tuple;
+    if flow.flags == 0 {
+        return Verdict::Translate;
+    }
+    if flow.flags & flags::SNAT != 0 {
+        return forward(tables, packet, ifindex, out);
+    }
+    if flow.flags & flags::HAIRPIN != 0 {
+        return Verdict::Return;
+    }
+    out.mac = flow.mac;
+    if out.mac.is_none() {
+        if !is_switched(tables, ifindex, out) || out.mac.is_none() {
+            return Verdict::Translate;
+        }
+        flow.set_mac(out.mac);
+    }
+    Verdict::Switch
+}
+
+/// Chooses a backend and opens a flow.
+#[inline(always)]
+fn new_flow<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    ifindex: u32,
+    scope: Scope,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let tuple = &packet.tuple;
+    let Some(target) = frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false) else {
+        return Verdict::Pass;
+    };
+    let mut backend = Backend::default();
+    match frontend::choose(tables, target, scope, &mut backend) {
+        Choice::Made => {}
+        Choice::NotOurs => return Verdict::Pass,
+        Choice::Nobody if target.flags() & FRONTEND_CLUSTER_IP != 0 => {
+            return tables.drop(DropReason::NoEndpoints);
+        }
+        Choice::Nobody => return Verdict::Reject,
+        Choice::Broken => return Verdict::Drop,
+    }
+    out.to.src = tuple.src;
+    out.to.sport = tuple.sport;
+    out.to.dst = backend.addr;
+    out.to.dport = backend.port;
+    let mut verdict = Verdict::Translate;
+    let mut flags = 0;
+    if matches!(scope, Scope::External) {
+        tables.route(ifindex, &tuple.src, &backend.addr, &mut out.route);
+        tables.step(Step::Route(out.route));
+        match out.route.kind {
+            RouteKind::Local => {}
+            RouteKind::None => return tables.drop(DropReason::NoRoute),
+            RouteKind::Neighbour | RouteKind::Unresolved => {
+                if let Some(device) = tables.device(out.route.ifindex)
+                    && device.flags & DEVICE_UPLINK != 0
+                {
+                    if !T::snat_address(device, &mut out.to.src) {
+                        return tables.drop(DropReason::NoSnatAddress);
+                    }
+                    if packet.hop_limit <= 1 {
+                        return tables.drop(DropReason::HopLimit);
+                    }
+                    flags = flags::SNAT;
+                    verdict = Verdict::Forward;
+                }
+            }
+        }
+    } else if F::same(&backend.addr, &tuple.src) {
+        tables.step(Step::Hairpin);
+        out.to.src = tuple.dst;
+        flags = flags::HAIRPIN;
+        verdict = Verdict::Return;
+    } else if is_switched(tables, ifindex, out) {
+        flags = flags::SWITCHED;
+        if !out.mac.is_none() {
+            verdict = Verdict::Switch;
+        }
+    }
+    let Some(mut pair) = tables.pair() else {
+        return tables.drop(DropReason::FlowMapFull);
+    };
+    pair.key = *key;
+    let flow = &mut pair.flow;
+    flow.tuple = out.to;
+    flow.last_seen = tables.now();
+    flow.backend = backend.id;
+    flow.service = target.service();
+    flow.state = FlowState::New as u8;
+    flow.flags = flags;
+    flow.mac = if flags == flags::SWITCHED { out.mac } else { Mac::NONE };
+    if let Some(reason) = flow::open(tables, &mut pair) {
+        return tables.drop(reason);
+    }
+    // The source port may be another now.
+    out.to.sport = pair.flow.tuple.sport;
+    tables.step(Step::Answer(out.to.reversed()));
+    tables.count(Counter::FlowNew);
+    verdict
+}
+
+/// Is the backend behind the same bridge as the client? Then also says its MAC, none if it is not resolved yet.
+///
+/// Without it the request would be routed and the answer switched, and the host's conntrack, seeing half of
+/// the connection, would call the client's next packet invalid.
+#[inline(always)]
+fn is_switched<F: Family, T: Tables<F>>(tables: &T, ifindex: u32, out: &mut Translation<F>) -> bool {
+    let Some(device) = tables.device(ifindex) else {
+        return false;
+    };
+    let bridge = device.bridge;
+    if bridge == 0 {
+        return false;
+    }
+    let Tuple { src, dst, .. } = out.to;
+    tables.route(bridge, &src, &dst, &mut out.route);
+    tables.step(Step::Route(out.route));
+    out.mac = out.route.to;
+    out.route.ifindex == bridge && matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
+}
+
+/// Sends a translated packet on past the stack: requests to a remote backend, and their answers.
+#[inline(always)]
+fn forward<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    if packet.hop_limit <= 1 {
+        return tables.drop(DropReason::HopLimit);
+    }
+    let Tuple { src, dst, .. } = out.to;
+    tables.route(ifindex, &src, &dst, &mut out.route);
+    tables.step(Step::Route(out.route));
+    match out.route.kind {
+        RouteKind::Neighbour | RouteKind::Unresolved => Verdict::Forward,
+        RouteKind::Local => Verdict::Translate,
+        RouteKind::None => tables.drop(DropReason::NoRoute),
+    }
+}

@@ -1,0 +1,194 @@
+//! What the core asks of its surroundings.
+
+use core::ops::{Deref, DerefMut};
+
+use super::verdict::{DropReason, Verdict};
+use crate::{
+    Family,
+    layout::{
+        backend::Backend,
+        config::Settings,
+        counter::Counter,
+        device::{Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
+        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        frontend::{FrontendKey, Target},
+        id::Id,
+        set::{Set, SetRole},
+        socket::{SocketKey, SocketPeer},
+    },
+};
+
+/// A flow entry that was found, read where it is. Others may be changing it; each write is of one field.
+pub trait FlowHandle<F: Family>: Deref<Target = Flow<F>> {
+    /// Marks it as seen at `now` (jiffies).
+    fn touch(&self, now: u32);
+    /// Notes what the handshake has come to.
+    fn set_state(&self, state: FlowState);
+    /// Notes the backend's MAC.
+    fn set_mac(&self, mac: Mac);
+}
+
+/// Whether an entry was inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Inserted {
+    /// It was.
+    Yes,
+    /// There is one with that key.
+    Exists,
+    /// The map takes no more.
+    NoRoom,
+}
+
+/// What a node address is for: `NODE_ADDR_*` bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeAddress(pub u32);
+
+impl NodeAddress {
+    /// Does it serve nodePorts?
+    #[inline(always)]
+    pub fn serves_nodeports(self) -> bool {
+        self.0 & NODE_ADDR_NODEPORT != 0
+    }
+
+    /// Is it given as source to connections that are passed on?
+    #[inline(always)]
+    pub fn is_snat_source(self) -> bool {
+        self.0 & NODE_ADDR_SNAT != 0
+    }
+}
+
+/// Where the kernel's routing would send a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RouteKind {
+    /// To a process of this node.
+    Local,
+    /// Out of a device; the neighbour's MAC is known.
+    Neighbour,
+    /// Out of a device; the neighbour is not resolved yet.
+    Unresolved,
+    /// Nowhere, or routing is for the stack to decide.
+    None,
+}
+
+/// A route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route<F: Family> {
+    /// How it ends.
+    pub kind: RouteKind,
+    /// Index of the device it leaves by.
+    pub ifindex: u32,
+    /// The neighbour.
+    pub next_hop: F::Addr,
+    /// Source MAC, with [`RouteKind::Neighbour`].
+    pub from: Mac,
+    /// Destination MAC, with [`RouteKind::Neighbour`].
+    pub to: Mac,
+}
+
+impl<F: Family> Default for Route<F> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self { kind: RouteKind::None, ifindex: 0, next_hop: F::UNSPECIFIED, from: Mac::NONE, to: Mac::NONE }
+    }
+}
+
+/// A step that the core took; for people. Costs nothing where [`Tables::step`] is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<F: Family> {
+    /// The filter says that the destination is no frontend.
+    NoFrontendSurely,
+    /// A known flow.
+    KnownFlow(Flow<F>),
+    /// A flow whose backend is gone or whose connection is over.
+    StaleFlow(Flow<F>),
+    /// A frontend with exactly this address.
+    Frontend(Target),
+    /// A nodePort at one of the node's addresses.
+    NodePort(Target),
+    /// No frontend.
+    NoFrontend,
+    /// A cluster IP, and the client is outside.
+    ClusterIpFromOutside(Target),
+    /// The set for this frontend and client.
+    Set(SetRole, Set),
+    /// The backend that was chosen.
+    Backend(Backend<F>),
+    /// The route to the backend.
+    Route(Route<F>),
+    /// Client and backend are the same pod.
+    Hairpin,
+    /// Dropped.
+    Drop(DropReason),
+    /// Answers are recognised by this tuple, as the backend sends it.
+    Answer(Tuple<F>),
+}
+
+/// The maps and helpers that packets need.
+pub trait Tables<F: Family> {
+    /// A flow entry.
+    type Flow: FlowHandle<F>;
+    /// Room for both entries of a flow.
+    type Pair: DerefMut<Target = Pair<F>>;
+
+    /// Room for both entries of a flow, with anything in it; none is a defect.
+    fn pair(&self) -> Option<Self::Pair>;
+
+    /// Constants of this node.
+    fn settings(&self) -> Settings;
+    /// The filter: false means surely no frontend.
+    fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
+    /// What a frontend leads to.
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Target>;
+    /// The backends of a service port.
+    fn set(&self, service: Id, role: SetRole) -> Set;
+    /// One backend.
+    fn backend(&self, slot: u32) -> Option<&Backend<F>>;
+    /// Does the backend still serve?
+    fn is_alive(&self, backend: Id) -> bool;
+    /// What a node address is for; nothing for other addresses.
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress;
+    /// A device, if it is known.
+    fn device(&self, ifindex: u32) -> Option<&Device>;
+    /// A flow.
+    fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
+    /// Inserts a flow entry if there is none with that key.
+    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted;
+    /// Inserts or replaces a flow entry; false if the map takes no more.
+    fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
+    /// Removes a flow entry.
+    fn remove_flow(&self, key: &FlowKey<F>);
+    /// Routing of what comes in by the device with index `ifindex`.
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, route: &mut Route<F>);
+    /// Would a socket of this node take the packet?
+    fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool;
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// Jiffies, truncated.
+    fn now(&self) -> u32;
+    /// Counts.
+    fn count(&self, counter: Counter);
+    /// The address to give as source to what leaves by a device; false if there is none.
+    fn snat_address(device: &Device, addr: &mut F::Addr) -> bool;
+    /// Counts a packet that is dropped.
+    #[inline(always)]
+    fn drop(&self, reason: DropReason) -> Verdict {
+        self.count(reason.counter());
+        self.step(Step::Drop(reason));
+        Verdict::Drop
+    }
+    /// Tells a step.
+    #[inline(always)]
+    fn step(&self, step: Step<F>) {
+        let _ = step;
+    }
+}
+
+/// The map that unconnected sockets need besides.
+pub trait SocketTables<F: Family>: Tables<F> {
+    /// What a socket's address is translated to.
+    fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>>;
+    /// Remembers it; false if the map takes no more.
+    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool;
+}

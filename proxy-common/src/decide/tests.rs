@@ -1,0 +1,21 @@
+//! The core against tables in memory, for both families.
+
+mod consistency;
+mod flows;
+mod pod;
+mod socket;
+mod uplink;
+mod world;
+
+/// Makes a test of each generic function for each family.
+macro_rules! for_both_families {
+    ($($name:ident)*) => {
+        mod v4 {
+            $(#[test] fn $name() { super::$name::<crate::V4>() })*
+        }
+        mod v6 {
+            $(#[test] fn $name() { super::$name::<crate::V6>() })*
+        }
+    };
+}
+use for_both_families;

@@ -1,0 +1,256 @@
+//! Life of a flow's entries.
+
+use super::{for_both_families, world::*};
+use crate::{
+    decide::Verdict,
+    layout::{
+        counter::Counter,
+        flow::{Edge, FlowKey, FlowState},
+        set::SetRole,
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
+};
+
+for_both_families! {
+    two_vips_on_one_backend_from_one_port
+    retransmitted_syn_keeps_the_backend
+    syn_after_close_chooses_anew
+    close_by_the_backend_counts_too
+    tcp_stays_with_a_removed_backend
+    udp_leaves_a_removed_backend
+    reused_backend_id_is_another_backend
+    lost_reverse_entry_comes_back
+    lost_forward_entry_comes_back
+    lost_entries_of_a_snat_flow_come_back
+    entries_are_touched_once_a_second
+    handshake_states
+    answers_of_a_closed_flow_are_not_for_its_client
+    closed_flow_gives_its_answers_up
+    the_end_of_a_flow_is_not_another_s
+}
+
+const CLIENT_END: End = (POD_A, 40_000);
+const REQUEST: (End, End) = (CLIENT_END, (VIP, PORT));
+
+fn state<F: TestFamily>(world: &World<F>, packet: &Packet<F>) -> u8 {
+    world.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, Edge::Forward)).unwrap().state
+}
+
+fn two_vips_on_one_backend_from_one_port<F: TestFamily>() {
+    for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
+        let world = World::<F>::new(&[POD_B]);
+        let mut replies = std::vec![];
+        for vip in [VIP, VIP2] {
+            let flags = if protocol == PROTOCOL_TCP { SYN } else { 0 };
+            let request = packet(tuple(CLIENT_END, (vip, PORT)), protocol, flags);
+            let sent = world.pod_sends(&request).sent(&request);
+            assert_eq!(world.pod_sends(&request).out.to, sent.tuple, "the same the second time");
+            replies.push((vip, packet(sent.tuple.reversed(), protocol, SYN_ACK & flags)));
+        }
+        assert_ne!(replies[0].1.tuple, replies[1].1.tuple);
+        for (vip, reply) in replies {
+            world.to_client(&reply).is(Verdict::Translate, (vip, PORT), CLIENT_END);
+        }
+    }
+}
+
+fn retransmitted_syn_keeps_the_backend<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B, REMOTE, 14, 15, 16]);
+    let request = tcp(REQUEST.0, REQUEST.1, SYN);
+    let first = world.pod_sends(&request).out.to;
+    for _ in 0..20 {
+        assert_eq!(world.pod_sends(&request).out.to, first);
+    }
+}
+
+fn syn_after_close_chooses_anew<F: TestFamily>() {
+    for closing in [FIN, RST] {
+        let mut world = World::<F>::new(&[POD_B]);
+        let (syn, end) = (tcp(REQUEST.0, REQUEST.1, SYN), tcp(REQUEST.0, REQUEST.1, closing));
+        world.pod_sends(&syn);
+        world.pod_sends(&end);
+        assert_eq!(state(&world, &syn), FlowState::Closing as u8);
+        world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+        world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK)).is(
+            Verdict::Translate,
+            CLIENT_END,
+            (POD_B, TARGET_PORT),
+        );
+        world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+        assert_eq!(state(&world, &syn), FlowState::New as u8);
+    }
+}
+
+fn close_by_the_backend_counts_too<F: TestFamily>() {
+    for closing in [FIN, RST] {
+        let mut world = World::<F>::new(&[POD_B]);
+        let syn = tcp(REQUEST.0, REQUEST.1, SYN);
+        world.pod_sends(&syn);
+        world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, closing));
+        world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+        world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+    }
+}
+
+fn tcp_stays_with_a_removed_backend<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_B]);
+    let syn = tcp(REQUEST.0, REQUEST.1, SYN);
+    world.pod_sends(&syn);
+    world.alive.clear();
+    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+    let said = world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
+    said.is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+    // But a SYN, even a retransmitted one, has nothing to lose there.
+    world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+}
+
+fn udp_leaves_a_removed_backend<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_B]);
+    let request = udp(REQUEST.0, REQUEST.1);
+    world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+    world.alive.clear();
+    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+    world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+    let reply = udp((REMOTE, TARGET_PORT), CLIENT_END);
+    world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
+    world.set(SERVICE, SetRole::ClusterIp, &[]);
+    world.alive.clear();
+    assert_eq!(world.pod_sends(&request).verdict, Verdict::Drop);
+    assert_eq!(world.counter(Counter::NoEndpoints), 1);
+}
+
+fn reused_backend_id_is_another_backend<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_B]);
+    let request = udp(REQUEST.0, REQUEST.1);
+    world.pod_sends(&request);
+    let old = backend::<F>(POD_B).id;
+    world.alive = [old.next()].into();
+    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+    world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+}
+
+/// Removes the entry of an edge; there is only one.
+fn lose<F: TestFamily>(world: &World<F>, edge: Edge) {
+    let before = world.flows.borrow().len();
+    world.flows.borrow_mut().retain(|key, _| key.edge != edge as u8);
+    assert_eq!(world.flows.borrow().len(), before - 1);
+}
+
+fn lost_reverse_entry_comes_back<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    lose(&world, Edge::ReverseEgress);
+    let reply = tcp((POD_B, TARGET_PORT), CLIENT_END, ACK);
+    assert_eq!(world.to_client(&reply).verdict, Verdict::Pass);
+    world.wait();
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
+    world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
+    assert_eq!(world.counter(Counter::FlowRepaired), 1);
+}
+
+fn lost_forward_entry_comes_back<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_B]);
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    lose(&world, Edge::Forward);
+    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+    world.wait();
+    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, ACK));
+    let said = world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
+    said.is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+    assert_eq!(world.counter(Counter::FlowRepaired), 1);
+}
+
+fn lost_entries_of_a_snat_flow_come_back<F: TestFamily>() {
+    for lost in [Edge::Forward, Edge::ReverseIngress] {
+        let world = World::<F>::new(&[REMOTE]);
+        let request = tcp((CLIENT, 50_000), (NODE, NODE_PORT), SYN);
+        let sent = world.uplink_gets(&request).sent(&request);
+        let before = world.flows.borrow().clone();
+        lose(&world, lost);
+        world.wait();
+        if matches!(lost, Edge::Forward) {
+            world.uplink_gets(&packet(sent.tuple.reversed(), PROTOCOL_TCP, ACK));
+        } else {
+            world.uplink_gets(&Packet { tcp_flags: ACK, ..request });
+        }
+        let after = world.flows.borrow();
+        assert_eq!(after.len(), 2);
+        for (key, flow) in &before {
+            let (old, new) = (flow.get(), after[key].get());
+            assert_eq!((old.tuple, old.flags, old.backend), (new.tuple, new.flags, new.backend));
+        }
+    }
+}
+
+fn entries_are_touched_once_a_second<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    let ack = tcp(REQUEST.0, REQUEST.1, ACK);
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    let seen =
+        || -> std::vec::Vec<u32> { world.flows.borrow().values().map(|flow| flow.get().last_seen).collect() };
+    let start = world.now.get();
+    world.now.set(start + crate::layout::flow::REFRESH - 1);
+    world.pod_sends(&ack);
+    assert_eq!(seen(), [start; 2]);
+    world.now.set(start + crate::layout::flow::REFRESH);
+    world.pod_sends(&ack);
+    assert_eq!(seen(), [start + crate::layout::flow::REFRESH; 2], "both entries");
+}
+
+fn handshake_states<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    let syn = tcp(REQUEST.0, REQUEST.1, SYN);
+    for (flags, expected) in [
+        (SYN, FlowState::New),
+        (SYN, FlowState::New),
+        (ACK, FlowState::Established),
+        (FIN, FlowState::Closing),
+        (ACK, FlowState::Closing),
+    ] {
+        world.pod_sends(&tcp(REQUEST.0, REQUEST.1, flags));
+        assert_eq!(state(&world, &syn), expected as u8, "after {flags:#x}");
+    }
+}
+
+fn answers_of_a_closed_flow_are_not_for_its_client<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, RST));
+    // The client's next connection from that port is to the backend directly.
+    let reply = |flags| tcp((POD_B, TARGET_PORT), CLIENT_END, flags);
+    assert_eq!(world.to_client(&reply(SYN_ACK)).verdict, Verdict::Pass);
+    // What is left of the closed one still belongs to it.
+    world.to_client(&reply(FIN)).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
+}
+
+fn closed_flow_gives_its_answers_up<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
+    // The same port again, to another service on the same backend: the source port need not change.
+    world.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN)).is(
+        Verdict::Translate,
+        CLIENT_END,
+        (POD_B, TARGET_PORT),
+    );
+    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
+        Verdict::Translate,
+        (VIP2, PORT),
+        CLIENT_END,
+    );
+}
+
+fn the_end_of_a_flow_is_not_another_s<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    // The answers' entry was forgotten, and another service's flow from the same port took it.
+    lose(&world, Edge::ReverseEgress);
+    world.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN));
+    // A late reset of the first one.
+    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, RST));
+    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
+        Verdict::Translate,
+        (VIP2, PORT),
+        CLIENT_END,
+    );
+}

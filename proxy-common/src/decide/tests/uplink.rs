@@ -1,0 +1,224 @@
+//! Clients outside.
+
+use super::{for_both_families, world::*};
+use crate::{
+    decide::{RouteKind, Verdict},
+    layout::{counter::Counter, device::Device, set::SetRole},
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
+};
+
+for_both_families! {
+    local_backend_and_back
+    remote_backend_and_back
+    snat_ports_come_from_the_range
+    cluster_ip_from_outside_passes
+    cluster_ip_from_outside_when_allowed
+    external_set_from_outside
+    unresolved_neighbour_is_forwarded_all_the_same
+    no_route_drops
+    no_snat_address_drops
+    hop_limit
+    snat_exhaustion
+    idle_flows_give_their_source_ports
+    unknown_snat_port
+    no_endpoints_rejects
+    broken_slot_drops
+    full_map_drops_and_leaves_nothing
+}
+
+const CLIENT_END: End = (CLIENT, 50_000);
+const FRONTEND: End = (NODE, NODE_PORT);
+
+fn local_backend_and_back<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_A]);
+    for _ in 0..2 {
+        let said = world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN));
+        // The client keeps its address: the answer must leave by this node anyway.
+        said.is(Verdict::Translate, CLIENT_END, (POD_A, TARGET_PORT));
+    }
+    let reply = tcp((POD_A, TARGET_PORT), CLIENT_END, SYN_ACK);
+    assert_eq!(world.pod_sends(&reply).verdict, Verdict::Pass);
+    world.to_client(&reply).is(Verdict::Translate, FRONTEND, CLIENT_END);
+}
+
+fn open<F: TestFamily>(world: &World<F>, client: End) -> Packet<F> {
+    let request = tcp(client, FRONTEND, SYN);
+    let said = world.uplink_gets(&request);
+    assert_eq!(said.verdict, Verdict::Forward, "{client:?}");
+    said.sent(&request)
+}
+
+fn remote_backend_and_back<F: TestFamily>() {
+    let world = World::<F>::new(&[REMOTE]);
+    let sent = open(&world, CLIENT_END);
+    assert_eq!((sent.tuple.src, sent.tuple.dst), (F::addr(NODE), F::addr(REMOTE)));
+    assert_eq!(open(&world, CLIENT_END), sent, "the second packet takes the same way");
+    let reply = packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK);
+    let back = world.uplink_gets(&reply);
+    back.is(Verdict::Forward, FRONTEND, CLIENT_END);
+    assert_eq!(back.out.route.next_hop, F::addr(GATEWAY));
+    assert_eq!(world.to_client(&reply).verdict, Verdict::Pass, "never at the other edge");
+}
+
+fn snat_ports_come_from_the_range<F: TestFamily>() {
+    let world = World::<F>::new(&[REMOTE]);
+    let mut ports = std::collections::HashSet::new();
+    for port in 50_000..50_030 {
+        let sport = u16::from_be(open(&world, (CLIENT, port)).tuple.sport);
+        assert!(SNAT.contains(&sport));
+        assert!(ports.insert(sport), "{sport} twice");
+    }
+}
+
+fn cluster_ip_from_outside_passes<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_A]);
+    assert_eq!(world.uplink_gets(&tcp(CLIENT_END, (VIP, PORT), SYN)).verdict, Verdict::Pass);
+}
+
+fn cluster_ip_from_outside_when_allowed<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_A]);
+    world.settings.external_cluster_ips = true;
+    let said = world.uplink_gets(&tcp(CLIENT_END, (VIP, PORT), SYN));
+    said.is(Verdict::Translate, CLIENT_END, (POD_A, TARGET_PORT));
+}
+
+fn external_set_from_outside<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    world.set(SERVICE, SetRole::External, &[POD_A]);
+    world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN)).is(
+        Verdict::Translate,
+        CLIENT_END,
+        (POD_A, TARGET_PORT),
+    );
+    let to_external_ip = world.uplink_gets(&tcp((CLIENT, 50_001), (EXTERNAL_IP, PORT), SYN));
+    to_external_ip.is(Verdict::Translate, (CLIENT, 50_001), (POD_A, TARGET_PORT));
+    // From inside, policies for outside do not count.
+    let inside = world.pod_sends(&tcp((POD_A, 1), FRONTEND, SYN));
+    inside.is(Verdict::Translate, (POD_A, 1), (REMOTE, TARGET_PORT));
+}
+
+fn unresolved_neighbour_is_forwarded_all_the_same<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    world.resolve(REMOTE, false);
+    for _ in 0..2 {
+        let said = world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN));
+        assert_eq!((said.verdict, said.out.route.kind), (Verdict::Forward, RouteKind::Unresolved));
+    }
+}
+
+fn no_route_drops<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    open(&world, CLIENT_END);
+    world.default_route.kind = RouteKind::None;
+    for client in [CLIENT_END, (CLIENT, 50_001)] {
+        assert_eq!(world.uplink_gets(&tcp(client, FRONTEND, SYN)).verdict, Verdict::Drop);
+    }
+    assert_eq!(world.counter(Counter::NoRoute), 2);
+}
+
+fn no_snat_address_drops<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    let flags = world.devices[&UPLINK].flags;
+    world.devices.insert(UPLINK, Device { flags, ..Device::default() });
+    assert_eq!(world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN)).verdict, Verdict::Drop);
+    assert_eq!(world.counter(Counter::NoSnatAddress), 1);
+}
+
+fn hop_limit<F: TestFamily>() {
+    for hop_limit in [0, 1] {
+        let remote = World::<F>::new(&[REMOTE]);
+        let request = Packet { hop_limit, ..tcp(CLIENT_END, FRONTEND, SYN) };
+        assert_eq!(remote.uplink_gets(&request).verdict, Verdict::Drop, "new flow");
+        assert!(remote.flows.borrow().is_empty());
+        let sent = open(&remote, CLIENT_END);
+        assert_eq!(remote.uplink_gets(&request).verdict, Verdict::Drop, "known flow");
+        let reply = Packet { hop_limit, ..packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK) };
+        assert_eq!(remote.uplink_gets(&reply).verdict, Verdict::Drop, "answer");
+        assert_eq!(remote.counter(Counter::HopLimit), 3);
+        // The stack answers for what goes through it.
+        let local = World::<F>::new(&[POD_A]);
+        assert_eq!(local.uplink_gets(&request).verdict, Verdict::Translate);
+    }
+}
+
+fn snat_exhaustion<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    (world.settings.snat_first, world.settings.snat_last) = (20_000, 20_003);
+    let mut verdicts = std::vec![];
+    for port in 50_000..50_064 {
+        verdicts.push(world.uplink_gets(&tcp((CLIENT, port), FRONTEND, SYN)).verdict);
+    }
+    let forwarded = verdicts.iter().filter(|&&verdict| verdict == Verdict::Forward).count();
+    assert_eq!(forwarded, 4);
+    assert_eq!(world.counter(Counter::SnatExhausted), 60);
+    assert_eq!(world.flows.borrow().len(), 8);
+    // Another backend has the same ports to itself.
+    world.set(SERVICE, SetRole::External, &[14]);
+    assert_eq!(world.uplink_gets(&tcp(CLIENT_END, FRONTEND, ACK)).verdict, Verdict::Forward);
+    assert_eq!(world.uplink_gets(&tcp((CLIENT, 60_000), FRONTEND, SYN)).verdict, Verdict::Forward);
+}
+
+/// Once found by losing one of 6,700 requests: datagram flows never end, and their ports ran out.
+fn idle_flows_give_their_source_ports<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    (world.settings.snat_first, world.settings.snat_last) = (20_000, 20_000);
+    let open = |world: &World<F>, request: &Packet<F>| world.uplink_gets(request).verdict;
+    let datagram = |port| udp((CLIENT, port), FRONTEND);
+    let first = datagram(50_000);
+    let sent = world.uplink_gets(&first).sent(&first);
+    assert_eq!(open(&world, &datagram(50_001)), Verdict::Drop, "in use");
+    world.now.set(world.now.get() + world.settings.idle);
+    assert_eq!(open(&world, &datagram(50_002)), Verdict::Forward, "idle");
+    // Nothing of the old flow is left: its client could get the new one's answers.
+    assert_eq!(world.flows.borrow().len(), 2);
+    let reply = packet(sent.tuple.reversed(), PROTOCOL_UDP, 0);
+    world.uplink_gets(&reply).is(Verdict::Forward, FRONTEND, (CLIENT, 50_002));
+
+    let syn = |port| tcp((CLIENT, port), FRONTEND, SYN);
+    assert_eq!(open(&world, &syn(50_000)), Verdict::Forward);
+    world.now.set(world.now.get() + world.settings.idle);
+    assert_eq!(open(&world, &syn(50_001)), Verdict::Drop, "a silent connection is still one");
+    world.uplink_gets(&tcp((CLIENT, 50_000), FRONTEND, RST));
+    world.now.set(world.now.get() + world.settings.idle);
+    assert_eq!(open(&world, &syn(50_002)), Verdict::Forward, "closed and idle");
+}
+
+fn unknown_snat_port<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    let stray = tcp((REMOTE, TARGET_PORT), (NODE, 20_050), ACK);
+    assert_eq!(world.uplink_gets(&stray).verdict, Verdict::Drop);
+    assert_eq!(world.counter(Counter::SnatUnknown), 1);
+    for (destination, why) in [
+        ((NODE, 19_999), "below the range"),
+        ((NODE, 20_100), "above the range"),
+        ((OTHER_NODE_ADDRESS, 20_050), "an address we never give"),
+        ((POD_A, 20_050), "routed through"),
+    ] {
+        let said = world.uplink_gets(&tcp((REMOTE, TARGET_PORT), destination, ACK));
+        assert_eq!(said.verdict, Verdict::Pass, "{why}");
+    }
+    world.listening.insert((F::addr(NODE), 20_050u16.to_be(), PROTOCOL_TCP));
+    assert_eq!(world.uplink_gets(&stray).verdict, Verdict::Pass, "a socket of the node");
+}
+
+fn no_endpoints_rejects<F: TestFamily>() {
+    let world = World::<F>::new(&[]);
+    assert_eq!(world.uplink_gets(&udp(CLIENT_END, FRONTEND)).verdict, Verdict::Reject);
+}
+
+fn broken_slot_drops<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_A]);
+    world.backends.clear();
+    assert_eq!(world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN)).verdict, Verdict::Drop);
+    assert_eq!(world.counter(Counter::BadSlot), 1);
+}
+
+fn full_map_drops_and_leaves_nothing<F: TestFamily>() {
+    for max_flows in [0, 1] {
+        let mut world = World::<F>::new(&[POD_A]);
+        world.max_flows = max_flows;
+        assert_eq!(world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN)).verdict, Verdict::Drop);
+        assert_eq!(world.counter(Counter::FlowMapFull), 1);
+        assert!(world.flows.borrow().is_empty());
+    }
+}

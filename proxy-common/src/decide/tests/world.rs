@@ -1,0 +1,242 @@
+//! A node with two pods, a remote one, a bridge, and two services.
+
+use core::ops::{Deref, DerefMut};
+
+use crate::{
+    V4, V6,
+    decide::{
+        self, NodeAddress, Route, RouteKind, Translation, Verdict,
+        memory::{MemoryFamily, MemoryTables},
+    },
+    layout::{
+        backend::Backend,
+        config::Settings,
+        device::{DEVICE_UPLINK, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
+        flow::{Mac, Tuple},
+        frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
+        id::Id,
+        set::SetRole,
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
+};
+
+/// A family whose addresses can be numbered.
+pub(super) trait TestFamily: MemoryFamily {
+    fn addr(number: u8) -> Self::Addr;
+    fn loopback() -> Self::Addr;
+}
+
+impl TestFamily for V4 {
+    fn addr(number: u8) -> u32 {
+        u32::from_ne_bytes([10, 0, 0, number])
+    }
+
+    fn loopback() -> u32 {
+        u32::from_ne_bytes([127, 0, 0, 1])
+    }
+}
+
+impl TestFamily for V6 {
+    fn addr(number: u8) -> [u32; 4] {
+        [0xfdu32.to_be() | 0xfd, 0, 0, (number as u32).to_be()]
+    }
+
+    fn loopback() -> [u32; 4] {
+        [0, 0, 0, 1u32.to_be()]
+    }
+}
+
+// Hosts by number.
+pub(super) const CLIENT: u8 = 1;
+pub(super) const NODE: u8 = 2;
+pub(super) const OTHER_NODE_ADDRESS: u8 = 3;
+pub(super) const GATEWAY: u8 = 4;
+pub(super) const POD_A: u8 = 11;
+pub(super) const POD_B: u8 = 12;
+pub(super) const REMOTE: u8 = 13;
+pub(super) const VIP: u8 = 31;
+pub(super) const VIP2: u8 = 32;
+pub(super) const EXTERNAL_IP: u8 = 33;
+
+// Devices by index.
+pub(super) const UPLINK: u32 = 2;
+pub(super) const POD_A_DEVICE: u32 = 11;
+pub(super) const POD_B_DEVICE: u32 = 12;
+pub(super) const BRIDGE: u32 = 20;
+
+pub(super) const SERVICE: Id = Id::new(1, 1);
+pub(super) const SERVICE2: Id = Id::new(2, 1);
+pub(super) const PORT: u16 = 80;
+pub(super) const NODE_PORT: u16 = 30_080;
+pub(super) const TARGET_PORT: u16 = 8080;
+pub(super) const SNAT: core::ops::RangeInclusive<u16> = 20_000..=20_099;
+
+pub(super) const SYN: u8 = tcp_flags::SYN;
+pub(super) const SYN_ACK: u8 = tcp_flags::SYN | tcp_flags::ACK;
+pub(super) const ACK: u8 = tcp_flags::ACK;
+pub(super) const FIN: u8 = tcp_flags::FIN | tcp_flags::ACK;
+pub(super) const RST: u8 = tcp_flags::RST;
+
+/// An address and a port, host byte order.
+pub(super) type End = (u8, u16);
+
+pub(super) fn tuple<F: TestFamily>(src: End, dst: End) -> Tuple<F> {
+    Tuple { src: F::addr(src.0), dst: F::addr(dst.0), sport: src.1.to_be(), dport: dst.1.to_be() }
+}
+
+pub(super) fn packet<F: TestFamily>(tuple: Tuple<F>, protocol: u8, tcp_flags: u8) -> Packet<F> {
+    Packet { tuple, protocol, tcp_flags, hop_limit: 64, transport: 34 }
+}
+
+pub(super) fn tcp<F: TestFamily>(src: End, dst: End, flags: u8) -> Packet<F> {
+    packet(tuple(src, dst), PROTOCOL_TCP, flags)
+}
+
+pub(super) fn udp<F: TestFamily>(src: End, dst: End) -> Packet<F> {
+    packet(tuple(src, dst), PROTOCOL_UDP, 0)
+}
+
+pub(super) fn backend<F: TestFamily>(number: u8) -> Backend<F> {
+    Backend::new(F::addr(number), TARGET_PORT.to_be(), Id::new(number as u32, 1))
+}
+
+/// What the core said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said<F: TestFamily> {
+    pub(super) verdict: Verdict,
+    pub(super) out: Translation<F>,
+}
+
+impl<F: TestFamily> Said<F> {
+    /// The packet that goes on, after a translation.
+    #[track_caller]
+    pub(super) fn sent(&self, before: &Packet<F>) -> Packet<F> {
+        assert!(!matches!(self.verdict, Verdict::Pass | Verdict::Reject | Verdict::Drop), "{self:?}");
+        Packet { tuple: self.out.to, ..*before }
+    }
+
+    #[track_caller]
+    pub(super) fn is(&self, verdict: Verdict, src: End, dst: End) {
+        assert_eq!((self.verdict, self.out.to), (verdict, tuple(src, dst)));
+    }
+}
+
+/// The node. Service 1 has `VIP:80` and a nodePort, service 2 has `VIP2:80`.
+pub(super) struct World<F: TestFamily>(pub(super) MemoryTables<F>);
+
+impl<F: TestFamily> Deref for World<F> {
+    type Target = MemoryTables<F>;
+
+    fn deref(&self) -> &MemoryTables<F> {
+        &self.0
+    }
+}
+
+impl<F: TestFamily> DerefMut for World<F> {
+    fn deref_mut(&mut self) -> &mut MemoryTables<F> {
+        &mut self.0
+    }
+}
+
+impl<F: TestFamily> World<F> {
+    /// A node on which all sets of both services have these backends.
+    pub(super) fn new(backends: &[u8]) -> Self {
+        let mut tables = MemoryTables::new(Settings {
+            snat_first: *SNAT.start(),
+            snat_last: *SNAT.end(),
+            nodeport_first: 30_000,
+            nodeport_last: 32_767,
+            idle: 2_500,
+            external_cluster_ips: false,
+        });
+        let uses = NodeAddress(NODE_ADDR_NODEPORT | NODE_ADDR_SNAT);
+        tables.node_addresses.insert(F::addr(NODE), uses);
+        tables.node_addresses.insert(F::addr(OTHER_NODE_ADDRESS), NodeAddress(0));
+        let mut uplink = Device { flags: DEVICE_UPLINK, ..Device::default() };
+        uplink.snat_v4 = V4::addr(NODE);
+        uplink.snat_v6 = V6::addr(NODE);
+        tables.devices.insert(UPLINK, uplink);
+        for device in [POD_A_DEVICE, POD_B_DEVICE] {
+            tables.devices.insert(device, Device::default());
+        }
+        let route = |kind, ifindex, next_hop: u8| Route {
+            kind,
+            ifindex,
+            next_hop: F::addr(next_hop),
+            from: Mac([1; 3]),
+            to: Mac([next_hop as u16; 3]),
+        };
+        tables.routes.insert(F::addr(NODE), route(RouteKind::Local, 1, NODE));
+        tables.routes.insert(F::addr(POD_A), route(RouteKind::Neighbour, POD_A_DEVICE, POD_A));
+        tables.routes.insert(F::addr(POD_B), route(RouteKind::Neighbour, POD_B_DEVICE, POD_B));
+        tables.default_route = route(RouteKind::Neighbour, UPLINK, GATEWAY);
+        let mut world = Self(tables);
+        for (service, vip) in [(SERVICE, VIP), (SERVICE2, VIP2)] {
+            world.frontend(F::addr(vip), PORT, service, FRONTEND_CLUSTER_IP);
+            for role in SetRole::ALL {
+                world.set(service, role, backends);
+            }
+        }
+        world.frontend(F::UNSPECIFIED, NODE_PORT, SERVICE, 0);
+        world.frontend(F::addr(EXTERNAL_IP), PORT, SERVICE, 0);
+        world
+    }
+
+    pub(super) fn frontend(&mut self, addr: F::Addr, port: u16, service: Id, flags: u32) {
+        for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
+            let target = Target::new(service, flags).unwrap();
+            self.add_frontend(FrontendKey::new(addr, port.to_be(), protocol), target);
+        }
+    }
+
+    pub(super) fn set(&mut self, service: Id, role: SetRole, backends: &[u8]) {
+        let backends: std::vec::Vec<_> = backends.iter().map(|&number| backend(number)).collect();
+        self.publish(service, role, &backends);
+    }
+
+    /// Puts both pods on the bridge.
+    pub(super) fn bridged(mut self) -> Self {
+        for device in [POD_A_DEVICE, POD_B_DEVICE] {
+            self.devices.insert(device, Device { bridge: BRIDGE, ..Device::default() });
+        }
+        for pod in [POD_A, POD_B] {
+            let route = Route { ifindex: BRIDGE, ..self.routes[&F::addr(pod)] };
+            self.routes.insert(F::addr(pod), route);
+        }
+        self
+    }
+
+    /// Makes the neighbour known or unknown.
+    pub(super) fn resolve(&mut self, pod: u8, is_resolved: bool) {
+        let mut route = self.routes.get(&F::addr(pod)).copied().unwrap_or(self.default_route);
+        (route.kind, route.to) = if is_resolved {
+            (RouteKind::Neighbour, Mac([pod as u16; 3]))
+        } else {
+            (RouteKind::Unresolved, Mac::NONE)
+        };
+        self.routes.insert(F::addr(pod), route);
+    }
+
+    fn say(&self, decide: impl FnOnce(&MemoryTables<F>, &mut Translation<F>) -> Verdict) -> Said<F> {
+        let mut out = Translation::default();
+        let verdict = decide(&self.0, &mut out);
+        Said { verdict, out }
+    }
+
+    pub(super) fn pod_sends(&self, packet: &Packet<F>) -> Said<F> {
+        self.say(|tables, out| decide::from_pod(tables, packet, POD_A_DEVICE, out))
+    }
+
+    pub(super) fn uplink_gets(&self, packet: &Packet<F>) -> Said<F> {
+        self.say(|tables, out| decide::from_uplink(tables, packet, UPLINK, out))
+    }
+
+    pub(super) fn to_client(&self, packet: &Packet<F>) -> Said<F> {
+        self.say(|tables, out| decide::to_client(tables, packet, out))
+    }
+
+    /// Lets so much time pass that flows are refreshed.
+    pub(super) fn wait(&self) {
+        self.now.set(self.now.get() + crate::layout::flow::REFRESH);
+    }
+}

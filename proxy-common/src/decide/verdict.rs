@@ -1,0 +1,96 @@
+//! What the core decides.
+//!
+//! Verdicts are bare words, and what belongs to them is written where the caller says: enums with contents would be
+//! copied through undefined bytes, which the kernel's verifier refuses.
+
+use super::Route;
+use crate::{
+    Family,
+    layout::{
+        counter::Counter,
+        flow::{Mac, Tuple},
+    },
+};
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// Nothing: it is not for a service.
+    Pass,
+    /// Rewrite it and let it go its way, through the host's stack.
+    Translate,
+    /// Rewrite it and send it by [`Translation::route`], past the stack, which would take a packet from its own address
+    /// for a martian.
+    Forward,
+    /// Rewrite it and let it go its way, but as a frame for [`Translation::mac`], so that the bridge switches it.
+    Switch,
+    /// Rewrite it and send it out of the device it came in by.
+    Return,
+    /// Let it go on as it is, to be refused by the node's stack: nothing listens at a nodePort.
+    Reject,
+    /// Drop it. The reason has been counted.
+    Drop,
+}
+
+/// How to rewrite a packet, as far as the verdict asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Translation<F: Family> {
+    /// The new addresses and ports.
+    pub to: Tuple<F>,
+    /// Where it leaves, with [`Verdict::Forward`].
+    pub route: Route<F>,
+    /// Destination MAC, with [`Verdict::Switch`].
+    pub mac: Mac,
+}
+
+/// Why a packet is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DropReason {
+    /// No free source port towards the backend.
+    SnatExhausted,
+    /// A translated source port that no flow has: the stack would answer with a reset.
+    SnatUnknown,
+    /// No route.
+    NoRoute,
+    /// No address to send from.
+    NoSnatAddress,
+    /// The hop limit ran out here.
+    HopLimit,
+    /// The flow map took no entry.
+    FlowMapFull,
+    /// A set names a slot that is not there.
+    BadSlot,
+    /// A cluster IP without endpoints, by packet: nobody else could refuse it.
+    NoEndpoints,
+}
+
+impl DropReason {
+    /// What counts it.
+    #[inline(always)]
+    pub fn counter(self) -> Counter {
+        match self {
+            Self::SnatExhausted => Counter::SnatExhausted,
+            Self::SnatUnknown => Counter::SnatUnknown,
+            Self::NoRoute => Counter::NoRoute,
+            Self::NoSnatAddress => Counter::NoSnatAddress,
+            Self::HopLimit => Counter::HopLimit,
+            Self::FlowMapFull => Counter::FlowMapFull,
+            Self::BadSlot => Counter::BadSlot,
+            Self::NoEndpoints => Counter::NoEndpoints,
+        }
+    }
+}
+
+/// What to do with a socket's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SocketVerdict {
+    /// Nothing: it is not a service's.
+    Pass,
+    /// Use the peer that was written instead.
+    Translate,
+    /// Refuse.
+    Reject,
+}

@@ -1,0 +1,101 @@
+//! Settings that are constants of a loaded program (`.rodata`), so that the verifier removes what is switched off.
+
+/// Names of the constants, as the loader sets them.
+pub mod names {
+    /// `u16`: first port for connections passed on, host byte order.
+    pub const SNAT_FIRST: &str = "SNAT_FIRST";
+    /// `u16`: last one.
+    pub const SNAT_LAST: &str = "SNAT_LAST";
+    /// `u16`: first nodePort, host byte order.
+    pub const NODEPORT_FIRST: &str = "NODEPORT_FIRST";
+    /// `u16`: last one.
+    pub const NODEPORT_LAST: &str = "NODEPORT_LAST";
+    /// `u32`: see [`Settings::idle`](super::Settings::idle).
+    pub const IDLE: &str = "IDLE";
+    /// `u8`: translate cluster IPs for clients outside.
+    pub const EXTERNAL_CLUSTER_IPS: &str = "EXTERNAL_CLUSTER_IPS";
+    /// `u8`: socket programs serve the node's own sockets only, not those of pods.
+    pub const SOCKETS_OF_NODE_ONLY: &str = "SOCKETS_OF_NODE_ONLY";
+    /// `u64`: cookie of the node's network namespace; 0: the machine's first one.
+    pub const NODE_NETNS: &str = "NODE_NETNS";
+    /// `u8`: `bpf_set_retval` is there (5.18).
+    pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
+    /// `u8`: sk_storage can be used from socket address programs.
+    pub const HAS_SK_STORAGE: &str = "HAS_SK_STORAGE";
+    /// `u8`: `bpf_l4_csum_replace` knows `BPF_F_IPV6` (6.16).
+    pub const HAS_CSUM_IPV6: &str = "HAS_CSUM_IPV6";
+}
+
+/// `settings`: ARRAY of one, written by the agent for `debug`; the programs have the same as constants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct StoredSettings {
+    /// First port for connections passed on, host byte order.
+    pub snat_first: u16,
+    /// Last one.
+    pub snat_last: u16,
+    /// First nodePort, host byte order.
+    pub nodeport_first: u16,
+    /// Last one.
+    pub nodeport_last: u16,
+    /// See [`Settings::idle`].
+    pub idle: u32,
+    /// 1: cluster IPs are translated for clients outside.
+    pub external_cluster_ips: u8,
+    /// 1: socket programs serve the node's own sockets only.
+    pub sockets_of_node_only: u8,
+    /// Always 0.
+    pub zero: u16,
+}
+
+impl StoredSettings {
+    /// What the decision core needs of it.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            snat_first: self.snat_first,
+            snat_last: self.snat_last,
+            nodeport_first: self.nodeport_first,
+            nodeport_last: self.nodeport_last,
+            idle: self.idle,
+            external_cluster_ips: self.external_cluster_ips != 0,
+        }
+    }
+}
+
+super::plain!(StoredSettings);
+
+const _: () = assert!(size_of::<StoredSettings>() == 16);
+
+/// The constants that the decision core needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// First port for connections passed on, host byte order.
+    pub snat_first: u16,
+    /// Last one.
+    pub snat_last: u16,
+    /// First nodePort, host byte order.
+    pub nodeport_first: u16,
+    /// Last one.
+    pub nodeport_last: u16,
+    /// Jiffies without a packet after which a datagram flow, or a closed connection, gives its source port to another flow
+    /// that wants it. More than two of [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
+    pub idle: u32,
+    /// Translate cluster IPs for clients outside.
+    pub external_cluster_ips: bool,
+}
+
+impl Settings {
+    /// Is it a port that we give to connections passed on? In network byte order.
+    #[inline(always)]
+    pub fn is_snat_port(&self, port: u16) -> bool {
+        let port = u16::from_be(port);
+        (port >= self.snat_first) & (port <= self.snat_last)
+    }
+
+    /// Is it in the nodePort range? In network byte order.
+    #[inline(always)]
+    pub fn is_nodeport(&self, port: u16) -> bool {
+        let port = u16::from_be(port);
+        (port >= self.nodeport_first) & (port <= self.nodeport_last)
+    }
+}

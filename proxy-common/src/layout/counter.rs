@@ -1,0 +1,69 @@
+//! `counters`: PERCPU_ARRAY, written by the programs.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)*) => {
+        /// What the programs count. The discriminant is the index in the map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Counter { $($(#[doc = $doc])+ $name,)* }
+
+        impl Counter {
+            /// All, by index.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Name in metrics and tables.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it means.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// New flows whose packets are translated.
+    FlowNew = "flow_new",
+    /// Packets of known flows, client to backend.
+    FlowForward = "flow_forward",
+    /// Packets of known flows, backend to client.
+    FlowReverse = "flow_reverse",
+    /// Half-lost flows whose other entry was made again.
+    FlowRepaired = "flow_repaired",
+    /// Sockets connected to a backend instead of a VIP.
+    SocketConnect = "socket_connect",
+    /// Datagrams of unconnected sockets sent to a backend instead of a VIP.
+    SocketSend = "socket_send",
+    /// Refused or dropped: the service has no endpoints.
+    NoEndpoints = "no_endpoints",
+    /// Dropped: no free source port towards the backend.
+    SnatExhausted = "snat_exhausted",
+    /// Dropped: sent to a translated source port that no flow has.
+    SnatUnknown = "snat_unknown",
+    /// Dropped: no route to the backend or back to the client.
+    NoRoute = "no_route",
+    /// Dropped: no address to send from towards the backend.
+    NoSnatAddress = "no_snat_address",
+    /// Dropped: the hop limit ran out here.
+    HopLimit = "hop_limit",
+    /// Dropped: the flow map took no entry.
+    FlowMapFull = "flow_map_full",
+    /// Dropped: a packet could not be rewritten.
+    RewriteFailed = "rewrite_failed",
+    /// Left alone: fragments, which are not translated yet.
+    Fragment = "fragment",
+    /// Packets XDP left to tc: the next hop is not known or not reachable for XDP.
+    XdpToTc = "xdp_to_tc",
+    /// A look-up met a frontend that was just being replaced and gave up.
+    FrontendTorn = "frontend_torn",
+    /// Frontends that lead to a slot that is not there: a defect.
+    BadSlot = "bad_slot",
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+}

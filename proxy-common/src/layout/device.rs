@@ -1,0 +1,31 @@
+//! `devices`: HASH by interface index. `node_addrs_v4`, `node_addrs_v6`: HASH by address. Written by the agent.
+
+/// What the programs need to know of an interface. Read for new flows, and for packets passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Device {
+    /// `DEVICE_*` bits.
+    pub flags: u32,
+    /// Index of the bridge it is a port of, or 0.
+    pub bridge: u32,
+    /// Source address for connections passed on by this device; zero: none.
+    pub snat_v4: u32,
+    /// The same for IPv6.
+    pub snat_v6: [u32; 4],
+}
+
+/// Leads off the node: backends behind it are remote, and answers to outside leave by it.
+pub const DEVICE_UPLINK: u32 = 1;
+/// XDP may redirect to it. Others lose redirected frames silently (VXLAN, bridges, WireGuard).
+pub const DEVICE_XDP_REDIRECT: u32 = 2;
+/// Packets have no Ethernet header there.
+pub const DEVICE_L3: u32 = 4;
+
+/// The address serves nodePorts.
+pub const NODE_ADDR_NODEPORT: u32 = 1;
+/// The address is given as source to connections that are passed on.
+pub const NODE_ADDR_SNAT: u32 = 2;
+
+super::plain!(Device);
+
+const _: () = assert!(size_of::<Device>() == 28);

@@ -1,0 +1,218 @@
+//! `flows_v4`, `flows_v6`: LRU HASH, written by the packet programs.
+//!
+//! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
+//! of a flow are each other's mirror, so that either can be made again from the other.
+
+use super::id::Id;
+use crate::{Family, V4, V6};
+
+/// Addresses and ports of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple<F: Family> {
+    /// Source address.
+    pub src: F::Addr,
+    /// Destination address.
+    pub dst: F::Addr,
+    /// Source port, network byte order.
+    pub sport: u16,
+    /// Destination port, network byte order.
+    pub dport: u16,
+}
+
+impl<F: Family> Tuple<F> {
+    /// The tuple of the answer.
+    #[inline(always)]
+    pub fn reversed(&self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+
+    /// Equality without a call to a comparison function.
+    #[inline(always)]
+    pub fn same(&self, other: &Self) -> bool {
+        F::same(&self.src, &other.src)
+            & F::same(&self.dst, &other.dst)
+            & (self.sport == other.sport)
+            & (self.dport == other.dport)
+    }
+}
+
+/// Where a tuple is seen. A hook looks up only its own edges: without the edge in the key, the reply of a
+/// local backend would be translated at the backend's interface, before the host's conntrack knew its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Edge {
+    /// Client to VIP, where it enters: from a pod or by an uplink.
+    Forward = 0,
+    /// Backend to client, where it leaves: to a pod or by an uplink.
+    ReverseEgress = 1,
+    /// Backend to the address we gave as source, where it enters: remote backends, and hairpin.
+    ReverseIngress = 2,
+}
+
+/// A tuple as seen at an edge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey<F: Family> {
+    /// As seen.
+    pub tuple: Tuple<F>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// An [`Edge`].
+    pub edge: u8,
+    /// Always 0.
+    pub zero: u16,
+}
+
+impl<F: Family> FlowKey<F> {
+    /// A key.
+    #[inline(always)]
+    pub fn new(tuple: Tuple<F>, protocol: u8, edge: Edge) -> Self {
+        Self { tuple, protocol, edge: edge as u8, zero: 0 }
+    }
+}
+
+/// How a flow leaves, and how its answers come back: the same bits in both entries.
+pub mod flags {
+    /// The source was changed too, and answers come back to this node's address.
+    pub const SNAT: u8 = 1;
+    /// A pod talks to itself: source is the VIP, and packets return to the interface they came from.
+    pub const HAIRPIN: u8 = 2;
+    /// Client and backend are on one bridge: the frame goes to the backend's MAC so that it is switched.
+    pub const SWITCHED: u8 = 4;
+    /// In the entry for answers.
+    pub const REVERSE: u8 = 8;
+}
+
+/// What the handshake has come to. Datagram flows stay [`FlowState::New`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FlowState {
+    /// Only a SYN was seen, or there is no handshake.
+    New = 0,
+    /// More than a SYN.
+    Established = 1,
+    /// FIN or RST: the next SYN is another connection.
+    Closing = 2,
+}
+
+/// A MAC address in words that need no byte-wise copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Mac(pub [u16; 3]);
+
+impl Mac {
+    /// Not known.
+    pub const NONE: Self = Self([0; 3]);
+
+    /// Is it [`Mac::NONE`]?
+    #[inline(always)]
+    pub fn is_none(&self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] == 0
+    }
+}
+
+/// The tuple as sent, and what else the next packet needs to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow<F: Family> {
+    /// As sent.
+    pub tuple: Tuple<F>,
+    /// When it was last refreshed, in jiffies, truncated; see [`REFRESH`].
+    pub last_seen: u32,
+    /// The backend.
+    pub backend: Id,
+    /// The service port.
+    pub service: Id,
+    /// A [`FlowState`].
+    pub state: u8,
+    /// [`flags`].
+    pub flags: u8,
+    /// With [`flags::SWITCHED`]: the backend's MAC, or none until a neighbour entry tells.
+    pub mac: Mac,
+}
+
+/// An entry is refreshed when it was last refreshed this many jiffies ago: between 0.25 s (HZ 1000) and 2.6 s
+/// (HZ 100), so that a busy flow writes to its entries about once a second.
+pub const REFRESH: u32 = 256;
+
+/// Both entries of a flow in the making. Too large for the kernel's 512 bytes of stack: programs have one per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pair<F: Family> {
+    /// Key of the entry at hand.
+    pub key: FlowKey<F>,
+    /// The entry at hand.
+    pub flow: Flow<F>,
+    /// Key of the other one.
+    pub twin_key: FlowKey<F>,
+    /// The other one.
+    pub twin: Flow<F>,
+}
+
+impl<F: Family> Pair<F> {
+    /// Takes the entry at hand over.
+    #[inline(always)]
+    pub fn begin(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
+        self.key = *key;
+        self.flow = *flow;
+    }
+
+    /// Makes the other entry from the one at hand: what is sent comes back reversed, and becomes what was seen, reversed.
+    #[inline(always)]
+    pub fn make_twin(&mut self) {
+        let Self { key, flow, twin_key, twin } = self;
+        let edge = if flow.flags & flags::REVERSE != 0 {
+            Edge::Forward
+        } else if flow.flags & (flags::SNAT | flags::HAIRPIN) != 0 {
+            Edge::ReverseIngress
+        } else {
+            Edge::ReverseEgress
+        };
+        *twin_key = FlowKey::new(flow.tuple.reversed(), key.protocol, edge);
+        *twin = *flow;
+        twin.tuple = key.tuple.reversed();
+        twin.flags ^= flags::REVERSE;
+    }
+}
+
+super::plain!(Tuple<F>, FlowKey<F>, Flow<F>, Mac);
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Tuple<V4>>() == 12 && size_of::<Tuple<V6>>() == 36);
+    assert!(size_of::<FlowKey<V4>>() == 16 && size_of::<FlowKey<V6>>() == 40);
+    assert!(offset_of!(FlowKey<V4>, edge) == 13 && offset_of!(FlowKey<V6>, edge) == 37);
+    assert!(size_of::<Flow<V4>>() == 32 && size_of::<Flow<V6>>() == 56);
+    assert!(offset_of!(Flow<V4>, last_seen) == 12 && offset_of!(Flow<V4>, mac) == 26);
+    assert!(size_of::<Pair<V4>>() == 96 && size_of::<Pair<V6>>() == 192);
+    assert!(offset_of!(Flow<V6>, last_seen) == 36 && offset_of!(Flow<V6>, mac) == 50);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twins_make_each_other() {
+        for (bits, edge) in [
+            (0, Edge::ReverseEgress),
+            (flags::SNAT, Edge::ReverseIngress),
+            (flags::HAIRPIN, Edge::ReverseIngress),
+            (flags::SWITCHED, Edge::ReverseEgress),
+        ] {
+            let key = FlowKey::<V4>::new(Tuple { src: 1, dst: 2, sport: 3, dport: 4 }, 6, Edge::Forward);
+            let tuple = Tuple { src: 9, dst: 8, sport: 7, dport: 6 };
+            let flow = Flow { tuple, flags: bits, service: Id(5), backend: Id(6), ..Flow::default() };
+            let mut pair = Pair::default();
+            pair.begin(&key, &flow);
+            pair.make_twin();
+            assert_eq!(pair.twin_key, FlowKey::new(Tuple { src: 8, dst: 9, sport: 6, dport: 7 }, 6, edge));
+            assert_eq!(pair.twin.tuple, Tuple { src: 2, dst: 1, sport: 4, dport: 3 });
+            let mut back = Pair::default();
+            back.begin(&pair.twin_key, &pair.twin);
+            back.make_twin();
+            assert_eq!((back.twin_key, back.twin), (key, flow), "flags {bits}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Ids of services and backends as they are stored in flows and sockets.
+
+/// Index (24 bits) and generation (8 bits, never 0) of a service port or a backend.
+///
+/// Flows outlive what they name. A reused index comes with another generation, so that a stored id
+/// never means a later owner of the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Id(pub u32);
+
+impl Id {
+    /// Names nothing.
+    pub const NONE: Self = Self(0);
+
+    /// How many indices there can be.
+    pub const INDICES: u32 = 1 << 24;
+
+    /// An id from its parts.
+    #[inline(always)]
+    pub const fn new(index: u32, generation: u8) -> Self {
+        Self((generation as u32) << 24 | (index & (Self::INDICES - 1)))
+    }
+
+    /// Where its entry is in an array.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.0 & (Self::INDICES - 1)
+    }
+
+    /// Which owner of the index it means; 0 for [`Id::NONE`] only.
+    #[inline(always)]
+    pub const fn generation(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// The next owner of the same index.
+    pub const fn next(self) -> Self {
+        let generation = self.generation().wrapping_add(1);
+        Self::new(self.index(), if generation == 0 { 1 } else { generation })
+    }
+}
+
+super::plain!(Id);
+
+#[cfg(test)]
+mod tests {
+    use super::Id;
+
+    #[test]
+    fn parts_and_generations() {
+        let id = Id::new(0xabcdef, 255);
+        assert_eq!((id.index(), id.generation()), (0xabcdef, 255));
+        assert_eq!(id.next(), Id::new(0xabcdef, 1), "generation 0 is kept for `none`");
+        assert_eq!(Id::NONE.generation(), 0);
+    }
+}

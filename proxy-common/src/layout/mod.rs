@@ -1,0 +1,29 @@
+//! Keys and values of the maps, byte for byte. One file per map or group of maps.
+//!
+//! Everything is `repr(C)` without hidden padding, 4-byte multiples wide (hash cost grows with the key), and
+//! asserted in size and offset. A change here must raise [`ABI`].
+
+pub mod backend;
+pub mod config;
+pub mod counter;
+pub mod device;
+pub mod filter;
+pub mod flow;
+pub mod frontend;
+pub mod id;
+pub mod name;
+pub mod set;
+pub mod socket;
+
+/// Version of all layouts; part of the directory the maps are pinned in.
+pub const ABI: u32 = 1;
+
+/// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
+macro_rules! plain {
+    ($($type:ident $(<$family:ident>)?),* $(,)?) => { $(
+        #[cfg(feature = "user")]
+        // SAFETY: `repr(C)`, of integers only, without padding: the size assertions beside each type say so.
+        unsafe impl$(<$family: crate::Family>)? aya::Pod for $type$(<$family>)? {}
+    )* };
+}
+pub(crate) use plain;

@@ -1,0 +1,120 @@
+//! `sets`: mmap-able ARRAY, written by the agent, read for each new flow and each connect.
+
+use super::id::Id;
+
+/// Where a client is, as seen from the cluster. Follows from the hook, never from an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Scope {
+    /// A pod or this node.
+    Internal = 0,
+    /// Beyond an uplink.
+    External = 1,
+}
+
+/// Which endpoints of a service port: traffic policies make them differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SetRole {
+    /// For the cluster IP: `internalTrafficPolicy` governs it.
+    ClusterIp = 0,
+    /// For nodePorts from outside: `externalTrafficPolicy` governs it.
+    External = 1,
+    /// For nodePorts from pods and this node: no policy keeps them from the cluster.
+    Cluster = 2,
+}
+
+impl SetRole {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::ClusterIp, Self::External, Self::Cluster];
+
+    /// Elements of the array per service port: a power of two, so that indices are shifts.
+    pub const STRIDE: u32 = 4;
+
+    /// The role for a frontend and a client.
+    #[inline(always)]
+    pub const fn of(is_cluster_ip: bool, scope: Scope) -> Self {
+        match (is_cluster_ip, scope) {
+            (true, _) => Self::ClusterIp,
+            (false, Scope::External) => Self::External,
+            (false, Scope::Internal) => Self::Cluster,
+        }
+    }
+}
+
+/// How to choose within a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SetKind {
+    /// Each backend once; any is as good as another.
+    Uniform = 0,
+}
+
+/// A slice of the backends array, packed into the one word that publishes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Set(pub u64);
+
+impl Set {
+    /// No endpoints.
+    pub const EMPTY: Self = Self(0);
+
+    /// The most slots a set can have.
+    pub const MAX_COUNT: u32 = (1 << 24) - 1;
+
+    /// `count` slots from `base` on.
+    #[inline(always)]
+    pub const fn new(base: u32, count: u32, kind: SetKind) -> Self {
+        Self((kind as u64) << 56 | ((count & Self::MAX_COUNT) as u64) << 32 | base as u64)
+    }
+
+    /// The first slot.
+    #[inline(always)]
+    pub const fn base(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The number of slots.
+    #[inline(always)]
+    pub const fn count(self) -> u32 {
+        (self.0 >> 32) as u32 & Self::MAX_COUNT
+    }
+
+    /// The slot for a 32-bit random number or hash. The set must not be empty.
+    #[inline(always)]
+    pub const fn slot(self, random: u32) -> u32 {
+        self.base().wrapping_add(((random as u64 * self.count() as u64) >> 32) as u32)
+    }
+
+    /// Where the set of a service port is in the array.
+    #[inline(always)]
+    pub const fn index(service: Id, role: SetRole) -> u32 {
+        service.index() * SetRole::STRIDE + role as u32
+    }
+}
+
+super::plain!(Set);
+
+const _: () = assert!(size_of::<Set>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_choice_is_within_the_slice(base in 0u32..1 << 30, count in 1..Set::MAX_COUNT, random in any::<u32>()) {
+            let set = Set::new(base, count, SetKind::Uniform);
+            prop_assert_eq!((set.base(), set.count()), (base, count));
+            prop_assert!((base..base + count).contains(&set.slot(random)));
+        }
+    }
+
+    #[test]
+    fn choices_reach_both_ends() {
+        let set = Set::new(10, 3, SetKind::Uniform);
+        assert_eq!((set.slot(0), set.slot(u32::MAX)), (10, 12));
+    }
+}

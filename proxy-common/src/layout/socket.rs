@@ -1,0 +1,76 @@
+//! `sockets_v4`, `sockets_v6`: LRU HASH, unconnected UDP sockets. `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets.
+//! Written by the socket programs.
+
+use super::id::Id;
+use crate::{Family, V4, V6};
+
+/// In which direction a socket's entry translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum SocketDirection {
+    /// VIP to backend: the socket keeps its backend from datagram to datagram.
+    Send = 0,
+    /// Backend to VIP: where an answer seems to come from.
+    Receive = 1,
+}
+
+/// One address a socket talks to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SocketKey<F: Family> {
+    /// The kernel's cookie of the socket.
+    pub cookie: u64,
+    /// Where the datagram goes to, or comes from.
+    pub addr: F::Addr,
+    /// Network byte order.
+    pub port: u16,
+    /// A [`SocketDirection`].
+    pub direction: u16,
+    pad: F::Pad,
+}
+
+impl<F: Family> SocketKey<F> {
+    /// A key; the port in network byte order.
+    #[inline(always)]
+    pub fn new(cookie: u64, addr: F::Addr, port: u16, direction: SocketDirection) -> Self {
+        Self { cookie, addr, port, direction: direction as u16, pad: F::Pad::default() }
+    }
+}
+
+/// What that address is translated to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketPeer<F: Family> {
+    /// The backend's address, or the VIP.
+    pub addr: F::Addr,
+    /// Network byte order.
+    pub port: u16,
+    /// Always 0.
+    pub zero: u16,
+    /// The backend.
+    pub backend: Id,
+    /// The service port.
+    pub service: Id,
+}
+
+/// Kept with a connected socket: what it asked for and what it got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ConnectedPeer<F: Family> {
+    /// The VIP.
+    pub vip: F::Addr,
+    /// The backend's address.
+    pub backend: F::Addr,
+    /// The VIP's port, network byte order.
+    pub vip_port: u16,
+    /// The backend's port, network byte order.
+    pub backend_port: u16,
+}
+
+super::plain!(SocketKey<F>, SocketPeer<F>, ConnectedPeer<F>);
+
+const _: () = {
+    assert!(size_of::<SocketKey<V4>>() == 16 && size_of::<SocketKey<V6>>() == 32);
+    assert!(size_of::<SocketPeer<V4>>() == 16 && size_of::<SocketPeer<V6>>() == 28);
+    assert!(size_of::<ConnectedPeer<V4>>() == 12 && size_of::<ConnectedPeer<V6>>() == 36);
+};

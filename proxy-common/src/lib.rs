@@ -1,0 +1,21 @@
+//! The contract between the programs in the kernel and the agent, and the decision core that both run.
+//!
+//! * [`layout`]: keys and values of every map, byte for byte.
+//! * [`packet`]: headers in, [`packet::Packet`] out.
+//! * [`decide`]: what happens to a packet or a socket, as one description for both address families,
+//!   over [`decide::Tables`]: BPF maps in the kernel, anything else outside.
+//! * [`checksum`]: what a translation does to Internet checksums.
+//!
+//! Addresses and ports are kept as they stand in a packet (network byte order) everywhere here.
+#![no_std]
+
+#[cfg(any(test, feature = "memory"))]
+extern crate std;
+
+pub mod checksum;
+pub mod decide;
+pub mod family;
+pub mod layout;
+pub mod packet;
+
+pub use family::{Family, V4, V6};

@@ -1,0 +1,309 @@
+//! Headers in, [`Packet`] out. Raw pointers with one bounds check per header: slices would not verify.
+
+use crate::{Family, V4, V6, layout::flow::Tuple};
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
+/// Bytes of an IPv4 header without options.
+pub const IPV4: usize = 20;
+/// Bytes of an IPv6 header.
+pub const IPV6: usize = 40;
+/// Bytes of a TCP header without options.
+pub const TCP: usize = 20;
+/// Bytes of a UDP header.
+pub const UDP: usize = 8;
+
+/// EtherType of IPv4, host byte order.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6, host byte order.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+
+/// TCP flag bits (RFC 9293).
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Opens a connection.
+    pub const SYN: u8 = 2;
+    /// Resets the connection.
+    pub const RST: u8 = 4;
+    /// Acknowledges; a SYN without it is the client's.
+    pub const ACK: u8 = 16;
+}
+
+/// What the decision core needs to know of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<F: Family> {
+    /// Addresses and ports.
+    pub tuple: Tuple<F>,
+    /// IP protocol number: TCP or UDP.
+    pub protocol: u8,
+    /// TCP flags; 0 for UDP.
+    pub tcp_flags: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Offset of the transport header from the start of the frame.
+    pub transport: usize,
+}
+
+impl<F: Family> Packet<F> {
+    /// The first packet of a TCP connection?
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    }
+
+    /// The answer to the first packet of a TCP connection?
+    #[inline(always)]
+    pub fn is_syn_ack(&self) -> bool {
+        self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN | tcp_flags::ACK
+    }
+
+    /// Does it end a TCP connection?
+    #[inline(always)]
+    pub fn is_closing(&self) -> bool {
+        self.tcp_flags & (tcp_flags::FIN | tcp_flags::RST) != 0
+    }
+
+    /// Offset of the transport checksum from the start of the frame.
+    #[inline(always)]
+    pub fn checksum_offset(&self) -> usize {
+        self.transport + if self.protocol == PROTOCOL_TCP { 16 } else { 6 }
+    }
+}
+
+/// Why there is no [`Packet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unparsed {
+    /// Nothing that services have: another protocol, or a header that contradicts itself.
+    NotOurs,
+    /// The headers are longer than what can be read here.
+    Short,
+    /// A fragment other than a whole packet.
+    Fragment,
+}
+
+/// A family's headers.
+pub trait Parse: Family {
+    /// Shortest network header in bytes.
+    const HEADER: usize;
+
+    /// Parses the packet between `data` and `end`, whose network header starts at offset `network`.
+    ///
+    /// # Errors
+    /// See [`Unparsed`].
+    ///
+    /// # Safety
+    /// All bytes from `data` up to `end` are readable.
+    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed>;
+}
+
+/// Reads a word from an address that need not be aligned: a single load in the kernel programs.
+///
+/// # Safety
+/// The bytes are readable.
+#[inline(always)]
+pub unsafe fn read<T: Copy>(at: *const u8) -> T {
+    // In the kernel programs `read_unaligned` would become a load per byte; the verifier checks the alignment there.
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        at.cast::<T>().read()
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        at.cast::<T>().read_unaligned()
+    }
+}
+
+impl Parse for V4 {
+    const HEADER: usize = IPV4;
+
+    #[inline(always)]
+    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
+        const FRAGMENT: u16 = 0x3fff; // more fragments, or an offset
+        let ip = data.wrapping_add(network);
+        if ip.wrapping_add(IPV4) > end {
+            return Err(Unparsed::Short);
+        }
+        // SAFETY: the header's 20 bytes were just found to be readable.
+        let (version_ihl, fragment, hop_limit, protocol, src, dst) = unsafe {
+            (
+                read::<u8>(ip),
+                read::<u16>(ip.wrapping_add(6)),
+                read::<u8>(ip.wrapping_add(8)),
+                read::<u8>(ip.wrapping_add(9)),
+                read::<u32>(ip.wrapping_add(12)),
+                read::<u32>(ip.wrapping_add(16)),
+            )
+        };
+        let length = ((version_ihl & 0xf) as usize) * 4;
+        if version_ihl >> 4 != 4 || length < IPV4 {
+            return Err(Unparsed::NotOurs);
+        }
+        if u16::from_be(fragment) & FRAGMENT != 0 {
+            return Err(Unparsed::Fragment);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { transport(data, end, network + length, protocol, hop_limit, src, dst) }
+    }
+}
+
+impl Parse for V6 {
+    const HEADER: usize = IPV6;
+
+    #[inline(always)]
+    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
+        const NEXT_FRAGMENT: u8 = 44;
+        let ip = data.wrapping_add(network);
+        if ip.wrapping_add(IPV6) > end {
+            return Err(Unparsed::Short);
+        }
+        // SAFETY: the header's 40 bytes were just found to be readable.
+        let (version, next, hop_limit, src, dst) = unsafe {
+            let word = |at: usize| read::<u32>(ip.wrapping_add(at));
+            (
+                read::<u8>(ip) >> 4,
+                read::<u8>(ip.wrapping_add(6)),
+                read::<u8>(ip.wrapping_add(7)),
+                [word(8), word(12), word(16), word(20)],
+                [word(24), word(28), word(32), word(36)],
+            )
+        };
+        if version != 6 {
+            return Err(Unparsed::NotOurs);
+        }
+        if next == NEXT_FRAGMENT {
+            return Err(Unparsed::Fragment);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { transport(data, end, network + IPV6, next, hop_limit, src, dst) }
+    }
+}
+
+/// # Safety
+/// All bytes from `data` up to `end` are readable.
+#[inline(always)]
+unsafe fn transport<F: Family>(
+    data: *const u8,
+    end: *const u8,
+    offset: usize,
+    protocol: u8,
+    hop_limit: u8,
+    src: F::Addr,
+    dst: F::Addr,
+) -> Result<Packet<F>, Unparsed> {
+    let header = data.wrapping_add(offset);
+    let tcp_flags = match protocol {
+        PROTOCOL_TCP => {
+            if header.wrapping_add(TCP) > end {
+                return Err(Unparsed::Short);
+            }
+            // SAFETY: within the 20 bytes just checked.
+            unsafe { read::<u8>(header.wrapping_add(13)) }
+        }
+        PROTOCOL_UDP => {
+            if header.wrapping_add(UDP) > end {
+                return Err(Unparsed::Short);
+            }
+            0
+        }
+        _ => return Err(Unparsed::NotOurs),
+    };
+    // SAFETY: both headers begin with the ports and were found to be readable.
+    let (sport, dport) = unsafe { (read::<u16>(header), read::<u16>(header.wrapping_add(2))) };
+    Ok(Packet { tuple: Tuple { src, dst, sport, dport }, protocol, tcp_flags, hop_limit, transport: offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{vec, vec::Vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse<F: Parse>(bytes: &[u8]) -> Result<Packet<F>, Unparsed> {
+        let range = bytes.as_ptr_range();
+        // SAFETY: the range of a slice.
+        unsafe { F::parse(range.start, range.end, 0) }
+    }
+
+    fn ipv4(options: usize, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x45 + (options / 4) as u8, 0, 0, 0, 0, 0, 0x40, 0, 63, protocol, 0, 0];
+        bytes.extend([10, 0, 0, 1, 10, 96, 0, 1]);
+        bytes.extend(vec![1; options]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn tcp(flags: u8) -> Vec<u8> {
+        let mut header = vec![0x9c, 0x40, 0, 80];
+        header.extend([0; 9]);
+        header.push(flags);
+        header.extend([0; 6]);
+        header
+    }
+
+    #[test]
+    fn ipv4_with_and_without_options() {
+        for options in [0, 4, 40] {
+            let packet = parse::<V4>(&ipv4(options, PROTOCOL_TCP, &tcp(tcp_flags::SYN))).unwrap();
+            assert_eq!(packet.transport, 20 + options);
+            assert_eq!(packet.tuple.src.to_ne_bytes(), [10, 0, 0, 1]);
+            assert_eq!(packet.tuple.dst.to_ne_bytes(), [10, 96, 0, 1]);
+            assert_eq!((u16::from_be(packet.tuple.sport), u16::from_be(packet.tuple.dport)), (40_000, 80));
+            assert!(packet.is_syn() && !packet.is_closing());
+            assert_eq!((packet.hop_limit, packet.checksum_offset()), (63, 36 + options));
+        }
+    }
+
+    #[test]
+    fn ipv6_and_udp() {
+        let mut bytes = vec![0x60, 0, 0, 0, 0, 8, PROTOCOL_UDP, 9];
+        bytes.extend([0xfd; 16]);
+        bytes.extend([0xfc; 16]);
+        bytes.extend([0, 53, 0x30, 0x39, 0, 8, 0, 0]);
+        let packet = parse::<V6>(&bytes).unwrap();
+        assert_eq!(packet.tuple.src, [0xfdfd_fdfd; 4]);
+        assert_eq!((u16::from_be(packet.tuple.sport), u16::from_be(packet.tuple.dport)), (53, 12_345));
+        assert_eq!((packet.tcp_flags, packet.transport, packet.checksum_offset()), (0, 40, 46));
+    }
+
+    #[test]
+    fn what_is_not_parsed() {
+        let mut fragment = ipv4(0, PROTOCOL_UDP, &[0; 8]);
+        fragment[6] = 0x20;
+        let mut contradiction = ipv4(0, PROTOCOL_UDP, &[0; 8]);
+        contradiction[0] = 0x44;
+        for (bytes, expected) in [
+            (ipv4(0, 1, &[0; 8]), Unparsed::NotOurs),
+            (contradiction, Unparsed::NotOurs),
+            (fragment, Unparsed::Fragment),
+            (ipv4(0, PROTOCOL_UDP, &[0; 7]), Unparsed::Short),
+            (ipv4(0, PROTOCOL_TCP, &[0; 19]), Unparsed::Short),
+            (vec![0x45; 19], Unparsed::Short),
+            (vec![], Unparsed::Short),
+        ] {
+            assert_eq!(parse::<V4>(&bytes), Err(expected), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        /// Any bytes, any length: an answer, and never a read outside (run under Miri to see the latter).
+        #[test]
+        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            if let Ok(packet) = parse::<V4>(&bytes) {
+                prop_assert!(packet.transport + 8 <= bytes.len());
+            }
+            if let Ok(packet) = parse::<V6>(&bytes) {
+                prop_assert!(packet.transport + 8 <= bytes.len());
+            }
+        }
+    }
+}
