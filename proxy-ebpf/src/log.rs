@@ -1,0 +1,135 @@
+//! Log records, in the variant of the object that `--kernel-log` loads; nothing otherwise.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::layout::flow::Tuple;
+
+use crate::maps::FamilyMaps;
+
+macro_rules! record {
+    ($level:ident, $ctx:expr, $($arg:tt)*) => {
+        #[cfg(feature = "kernel-log")]
+        aya_log_ebpf::$level!($ctx, $($arg)*);
+        #[cfg(not(feature = "kernel-log"))]
+        let _ = $ctx;
+    };
+}
+pub(crate) use record;
+
+/// An address in a form that can be logged.
+#[cfg(feature = "kernel-log")]
+pub(crate) trait Loggable {
+    /// The type that aya formats.
+    type Ip: aya_log_ebpf::macro_support::Argument + aya_log_ebpf::macro_support::IpFormatter;
+    /// Converts.
+    fn ip(&self) -> Self::Ip;
+}
+
+#[cfg(feature = "kernel-log")]
+impl Loggable for u32 {
+    type Ip = core::net::Ipv4Addr;
+
+    #[inline(always)]
+    fn ip(&self) -> Self::Ip {
+        core::net::Ipv4Addr::from_bits(u32::from_be(*self))
+    }
+}
+
+#[cfg(feature = "kernel-log")]
+impl Loggable for [u32; 4] {
+    type Ip = core::net::Ipv6Addr;
+
+    #[inline(always)]
+    fn ip(&self) -> Self::Ip {
+        let word = |i: usize| (u32::from_be(self[i]) as u128) << (96 - 32 * i);
+        core::net::Ipv6Addr::from_bits(word(0) | word(1) | word(2) | word(3))
+    }
+}
+
+/// A family whose addresses can be logged, where there is a log.
+#[cfg(feature = "kernel-log")]
+pub(crate) trait Logged: proxy_common::Family<Addr: Loggable> {}
+#[cfg(feature = "kernel-log")]
+impl<F: proxy_common::Family<Addr: Loggable>> Logged for F {}
+
+/// A family whose addresses can be logged, where there is a log.
+#[cfg(not(feature = "kernel-log"))]
+pub(crate) trait Logged: proxy_common::Family {}
+#[cfg(not(feature = "kernel-log"))]
+impl<F: proxy_common::Family> Logged for F {}
+
+/// What is to be said of a packet. The tuples wait in the CPU's [`FamilyMaps::pair`], which is done with by then.
+pub(crate) enum Note {
+    Nothing,
+    #[cfg(feature = "kernel-log")]
+    Dropped,
+    #[cfg(feature = "kernel-log")]
+    Translated,
+}
+
+#[cfg(not(feature = "kernel-log"))]
+impl Note {
+    #[inline(always)]
+    pub(crate) fn dropped<F: FamilyMaps>(_: &Tuple<F>) -> Self {
+        Self::Nothing
+    }
+
+    #[inline(always)]
+    pub(crate) fn translated<F: FamilyMaps>(_: &Tuple<F>, _: &Tuple<F>) -> Self {
+        Self::Nothing
+    }
+
+    #[inline(always)]
+    pub(crate) fn log<F: FamilyMaps>(self, _: &TcContext) {}
+}
+
+#[cfg(feature = "kernel-log")]
+impl Note {
+    #[inline(always)]
+    pub(crate) fn dropped<F: FamilyMaps>(from: &Tuple<F>) -> Self {
+        let Some(pair) = F::pair() else { return Self::Nothing };
+        // SAFETY: this CPU's own element.
+        unsafe { (*pair).key.tuple = *from };
+        Self::Dropped
+    }
+
+    #[inline(always)]
+    pub(crate) fn translated<F: FamilyMaps>(from: &Tuple<F>, to: &Tuple<F>) -> Self {
+        let Some(pair) = F::pair() else { return Self::Nothing };
+        // SAFETY: this CPU's own element.
+        unsafe {
+            (*pair).key.tuple = *from;
+            (*pair).flow.tuple = *to;
+        }
+        Self::Translated
+    }
+
+    #[inline(always)]
+    pub(crate) fn log<F: FamilyMaps + Logged>(self, ctx: &TcContext) {
+        let Some(pair) = F::pair() else { return };
+        // SAFETY: this CPU's own element, which nobody changes now.
+        let (from, to) = unsafe { (&(*pair).key.tuple, &(*pair).flow.tuple) };
+        match self {
+            Self::Nothing => {}
+            Self::Dropped => aya_log_ebpf::warn!(
+                ctx,
+                "dropped: {:i}:{} to {:i}:{}",
+                from.src.ip(),
+                u16::from_be(from.sport),
+                from.dst.ip(),
+                u16::from_be(from.dport)
+            ),
+            Self::Translated => aya_log_ebpf::debug!(
+                ctx,
+                "{:i}:{} to {:i}:{} becomes {:i}:{} to {:i}:{}",
+                from.src.ip(),
+                u16::from_be(from.sport),
+                from.dst.ip(),
+                u16::from_be(from.dport),
+                to.src.ip(),
+                u16::from_be(to.sport),
+                to.dst.ip(),
+                u16::from_be(to.dport)
+            ),
+        }
+    }
+}

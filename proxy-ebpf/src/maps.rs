@@ -1,0 +1,128 @@
+//! The maps; `proxy_common::layout` describes them. Sizes here are least ones: the agent sets the real ones.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use proxy_common::{
+    V4, V6,
+    layout::{
+        backend::{Alive, Backend},
+        config::StoredSettings,
+        counter::Counter,
+        device::Device,
+        filter,
+        flow::{Flow, FlowKey, Pair},
+        frontend::{Frontend, FrontendKey},
+        name::ServiceName,
+        set::Set,
+        socket::{ConnectedPeer, SocketKey, SocketPeer},
+    },
+    packet::Parse,
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map(name = "sets")]
+pub(crate) static SETS: Array<Set, 2, MMAPABLE> = Array::new();
+#[btf_map(name = "alive")]
+pub(crate) static ALIVE: Array<Alive, 1, MMAPABLE> = Array::new();
+#[btf_map(name = "vip_filter")]
+pub(crate) static VIP_FILTER: Array<u64, { filter::ELEMENTS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "devices")]
+pub(crate) static DEVICES: HashMap<u32, Device, 1024, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "counters")]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+#[btf_map(name = "settings")]
+pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
+#[btf_map(name = "names")]
+pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
+
+macro_rules! family_maps {
+    ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
+     $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $peers:ident $peers_name:literal,
+     $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal) => {
+        #[btf_map(name = $frontends_name)]
+        static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
+        #[btf_map(name = $backends_name)]
+        static $backends: Array<Backend<$family>, 1, MMAPABLE> = Array::new();
+        #[btf_map(name = $flows_name)]
+        static $flows: LruHashMap<FlowKey<$family>, Flow<$family>, 1024> = LruHashMap::new();
+        #[btf_map(name = $sockets_name)]
+        static $sockets: LruHashMap<SocketKey<$family>, SocketPeer<$family>, 1024> = LruHashMap::new();
+        #[btf_map(name = $peers_name)]
+        static $peers: SkStorage<ConnectedPeer<$family>> = SkStorage::new();
+        #[btf_map(name = $addrs_name)]
+        static $addrs: HashMap<<$family as proxy_common::Family>::Addr, u32, 4096, ON_DEMAND> =
+            HashMap::new();
+        // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
+        #[btf_map(name = $pair_name)]
+        static $pair: PerCpuArray<Pair<$family>, 1> = PerCpuArray::new();
+
+        impl FamilyMaps for $family {
+            #[inline(always)]
+            fn frontend(key: &FrontendKey<Self>) -> Option<*const Frontend<Self>> {
+                $frontends.get_ptr(key)
+            }
+            #[inline(always)]
+            fn backend(slot: u32) -> Option<*const Backend<Self>> {
+                $backends.get_ptr(slot)
+            }
+            #[inline(always)]
+            fn flow(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
+                $flows.get_ptr_mut(key)
+            }
+            #[inline(always)]
+            fn put_flow(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32> {
+                $flows.insert(key, flow, flags)
+            }
+            #[inline(always)]
+            fn remove_flow(key: &FlowKey<Self>) {
+                // A missing entry is as good as a removed one.
+                let _ = $flows.remove(key);
+            }
+            #[inline(always)]
+            fn pair() -> Option<*mut Pair<Self>> {
+                $pair.get_ptr_mut(0)
+            }
+            #[inline(always)]
+            fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>> {
+                $sockets.get_ptr(key)
+            }
+            #[inline(always)]
+            fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool {
+                $sockets.insert(key, peer, 0).is_ok()
+            }
+            #[inline(always)]
+            fn peers() -> &'static SkStorage<ConnectedPeer<Self>> {
+                &$peers
+            }
+            #[inline(always)]
+            fn node_address(addr: &Self::Addr) -> u32 {
+                // SAFETY: a word, read at once; the agent replaces whole elements.
+                unsafe { $addrs.get(addr) }.copied().unwrap_or(0)
+            }
+        }
+    };
+}
+
+family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
+    SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4");
+family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
+    SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6");
+
+/// The maps that each family has its own of.
+pub(crate) trait FamilyMaps: Parse {
+    fn frontend(key: &FrontendKey<Self>) -> Option<*const Frontend<Self>>;
+    fn backend(slot: u32) -> Option<*const Backend<Self>>;
+    fn flow(key: &FlowKey<Self>) -> Option<*mut Flow<Self>>;
+    fn put_flow(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32>;
+    fn remove_flow(key: &FlowKey<Self>);
+    fn pair() -> Option<*mut Pair<Self>>;
+    fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>>;
+    fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool;
+    fn peers() -> &'static SkStorage<ConnectedPeer<Self>>;
+    fn node_address(addr: &Self::Addr) -> u32;
+}

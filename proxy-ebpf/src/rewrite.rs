@@ -1,0 +1,146 @@
+//! Writing new addresses and ports into a packet.
+
+use proxy_common::{
+    V4, V6, checksum,
+    layout::flow::{Mac, Tuple},
+    packet::{ETHERNET, Packet, Parse},
+};
+
+/// Writes a word at an address that need not be aligned.
+///
+/// # Safety
+/// The bytes are writable.
+#[inline(always)]
+pub(crate) unsafe fn write<T>(at: *mut u8, value: T) {
+    // SAFETY: the caller's promise; the kernel allows unaligned words in packets.
+    unsafe { at.cast::<T>().write(value) }
+}
+
+/// A family's network header.
+pub(crate) trait Header: Parse {
+    /// Writes addresses (and the header's checksum, where there is one) and takes `hops` off the hop limit.
+    ///
+    /// # Safety
+    /// `header` points to a writable network header of `from`'s packet.
+    unsafe fn write(header: *mut u8, from: &Tuple<Self>, to: &Tuple<Self>, hops: u8);
+}
+
+impl Header for V4 {
+    #[inline(always)]
+    unsafe fn write(header: *mut u8, from: &Tuple<Self>, to: &Tuple<Self>, hops: u8) {
+        let at = |offset: usize| header.wrapping_add(offset);
+        // SAFETY: all within the header.
+        unsafe {
+            let mut change = checksum::addresses(from, to);
+            if hops != 0 {
+                // TTL is the first byte of its 16-bit word.
+                let word = at(8).cast::<u16>().read();
+                let less = word.wrapping_sub(u16::from_ne_bytes([hops, 0]));
+                change += checksum::difference(word as u32, less as u32);
+                write(at(8), less);
+            }
+            let sum = at(10).cast::<u16>().read();
+            write(at(10), checksum::update(sum, change));
+            write(at(12), to.src);
+            write(at(16), to.dst);
+        }
+    }
+}
+
+impl Header for V6 {
+    #[inline(always)]
+    unsafe fn write(header: *mut u8, _: &Tuple<Self>, to: &Tuple<Self>, hops: u8) {
+        let at = |offset: usize| header.wrapping_add(offset);
+        // SAFETY: all within the header.
+        unsafe {
+            if hops != 0 {
+                write(at(7), at(7).read().wrapping_sub(hops));
+            }
+            write(at(8), to.src[0]);
+            write(at(12), to.src[1]);
+            write(at(16), to.src[2]);
+            write(at(20), to.src[3]);
+            write(at(24), to.dst[0]);
+            write(at(28), to.dst[1]);
+            write(at(32), to.dst[2]);
+            write(at(36), to.dst[3]);
+        }
+    }
+}
+
+/// Writes network addresses and ports, but no transport checksum; false if the packet is not as it was parsed.
+///
+/// # Safety
+/// All bytes from `data` up to `end` are writable.
+#[inline(always)]
+pub(crate) unsafe fn headers<F: Header>(
+    data: *mut u8,
+    end: *mut u8,
+    network: usize,
+    packet: &Packet<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    let header = data.wrapping_add(network);
+    let transport = data.wrapping_add(packet.transport);
+    if header.wrapping_add(F::HEADER) > end || transport.wrapping_add(4) > end {
+        return false;
+    }
+    // SAFETY: both headers were just checked.
+    unsafe {
+        F::write(header, &packet.tuple, to, hops);
+        write(transport, to.sport);
+        write(transport.wrapping_add(2), to.dport);
+    }
+    true
+}
+
+/// Writes the MACs of an Ethernet header; false if there is none.
+///
+/// # Safety
+/// All bytes from `data` up to `end` are writable.
+#[inline(always)]
+pub(crate) unsafe fn macs(
+    data: *mut u8,
+    end: *mut u8,
+    destination: Option<Mac>,
+    source: Option<Mac>,
+) -> bool {
+    if data.wrapping_add(ETHERNET) > end {
+        return false;
+    }
+    let put = |offset: usize, mac: Mac| {
+        // SAFETY: within the header just checked.
+        unsafe {
+            write(data.wrapping_add(offset), mac.0[0]);
+            write(data.wrapping_add(offset + 2), mac.0[1]);
+            write(data.wrapping_add(offset + 4), mac.0[2]);
+        }
+    };
+    if let Some(mac) = destination {
+        put(0, mac);
+    }
+    if let Some(mac) = source {
+        put(6, mac);
+    }
+    true
+}
+
+/// Exchanges source and destination MAC; false if there is no Ethernet header.
+///
+/// # Safety
+/// All bytes from `data` up to `end` are writable.
+#[inline(always)]
+pub(crate) unsafe fn swap_macs(data: *mut u8, end: *mut u8) -> bool {
+    if data.wrapping_add(ETHERNET) > end {
+        return false;
+    }
+    // SAFETY: within the header just checked.
+    let mac = |offset: usize| unsafe {
+        let word = |at: usize| data.wrapping_add(offset + at).cast::<u16>().read();
+        Mac([word(0), word(2), word(4)])
+    };
+    let (destination, source) = (mac(0), mac(6));
+    // SAFETY: the caller's promise.
+    unsafe { macs(data, end, Some(source), Some(destination)) }
+}

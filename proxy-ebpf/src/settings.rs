@@ -1,0 +1,37 @@
+//! Constants that the agent sets before loading: the verifier drops the branches they switch off.
+
+use aya_ebpf::Global;
+use proxy_common::layout::config::Settings;
+
+macro_rules! constants {
+    ($($name:ident: $type:ty = $default:expr;)*) => { $(
+        #[unsafe(no_mangle)]
+        pub(crate) static $name: Global<$type> = Global::new($default);
+    )* };
+}
+
+constants! {
+    SNAT_FIRST: u16 = 20_000;
+    SNAT_LAST: u16 = 29_999;
+    NODEPORT_FIRST: u16 = 30_000;
+    NODEPORT_LAST: u16 = 32_767;
+    IDLE: u32 = 10_000;
+    EXTERNAL_CLUSTER_IPS: u8 = 0;
+    SOCKETS_OF_NODE_ONLY: u8 = 0;
+    NODE_NETNS: u64 = 0;
+    HAS_SET_RETVAL: u8 = 0;
+    HAS_SK_STORAGE: u8 = 0;
+    HAS_CSUM_IPV6: u8 = 0;
+}
+
+#[inline(always)]
+pub(crate) fn settings() -> Settings {
+    Settings {
+        snat_first: SNAT_FIRST.load(),
+        snat_last: SNAT_LAST.load(),
+        nodeport_first: NODEPORT_FIRST.load(),
+        nodeport_last: NODEPORT_LAST.load(),
+        idle: IDLE.load(),
+        external_cluster_ips: EXTERNAL_CLUSTER_IPS.load() != 0,
+    }
+}

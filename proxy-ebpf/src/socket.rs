@@ -1,0 +1,372 @@
+//! The cgroup programs: a socket's address becomes the backend's, once per connect or datagram, and the
+//! VIP again when the process asks who its peer is.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    programs::SockAddrContext,
+};
+use proxy_common::{
+    Family, V4, V6,
+    decide::{self, SocketOrigin, SocketTables as _, SocketVerdict},
+    layout::{
+        counter::Counter,
+        socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+};
+
+#[cfg(feature = "kernel-log")]
+use crate::log::Loggable as _;
+use crate::{
+    log::record,
+    settings::{HAS_SET_RETVAL, HAS_SK_STORAGE, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
+    tables::{Kernel, KernelFamily, count},
+};
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+
+pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
+    connect::<V4, Plain>(ctx)
+}
+
+pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
+    if is_mapped(ctx) { connect::<V4, Mapped>(ctx) } else { connect::<V6, Plain>(ctx) }
+}
+
+pub(crate) fn sendmsg4(ctx: &SockAddrContext) -> i32 {
+    sendmsg::<V4, Plain>(ctx)
+}
+
+pub(crate) fn sendmsg6(ctx: &SockAddrContext) -> i32 {
+    if is_mapped(ctx) { sendmsg::<V4, Mapped>(ctx) } else { sendmsg::<V6, Plain>(ctx) }
+}
+
+pub(crate) fn recvmsg4(ctx: &SockAddrContext) -> i32 {
+    recvmsg::<V4, Plain>(ctx)
+}
+
+pub(crate) fn recvmsg6(ctx: &SockAddrContext) -> i32 {
+    if is_mapped(ctx) { recvmsg::<V4, Mapped>(ctx) } else { recvmsg::<V6, Plain>(ctx) }
+}
+
+pub(crate) fn getpeername4(ctx: &SockAddrContext) -> i32 {
+    getpeername::<V4, Plain>(ctx)
+}
+
+pub(crate) fn getpeername6(ctx: &SockAddrContext) -> i32 {
+    if is_mapped(ctx) { getpeername::<V4, Mapped>(ctx) } else { getpeername::<V6, Plain>(ctx) }
+}
+
+/// Where the context has an address of this family: in its own place, or IPv4 in that of IPv6.
+trait Place<F: Family> {
+    fn get(ctx: &SockAddrContext) -> F::Addr;
+    fn set(ctx: &SockAddrContext, addr: &F::Addr);
+    /// Is the socket bound to a loopback address?
+    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool;
+}
+
+struct Plain;
+struct Mapped;
+
+impl Place<V4> for Plain {
+    #[inline(always)]
+    fn get(ctx: &SockAddrContext) -> u32 {
+        // SAFETY: the context is readable.
+        unsafe { (*ctx.sock_addr).user_ip4 }
+    }
+
+    #[inline(always)]
+    fn set(ctx: &SockAddrContext, addr: &u32) {
+        // SAFETY: the hook may write this field.
+        unsafe { (*ctx.sock_addr).user_ip4 = *addr };
+    }
+
+    #[inline(always)]
+    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool {
+        // SAFETY: the hooks give a socket.
+        V4::is_loopback(&unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip4 })
+    }
+}
+
+impl Place<V6> for Plain {
+    #[inline(always)]
+    fn get(ctx: &SockAddrContext) -> [u32; 4] {
+        // SAFETY: the context is readable, by words.
+        unsafe {
+            let ip = &raw const (*ctx.sock_addr).user_ip6;
+            [
+                (&raw const (*ip)[0]).read_volatile(),
+                (&raw const (*ip)[1]).read_volatile(),
+                (&raw const (*ip)[2]).read_volatile(),
+                (&raw const (*ip)[3]).read_volatile(),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn set(ctx: &SockAddrContext, addr: &[u32; 4]) {
+        // SAFETY: the hook may write this field, by words.
+        unsafe {
+            let ip = &raw mut (*ctx.sock_addr).user_ip6;
+            (&raw mut (*ip)[0]).write_volatile(addr[0]);
+            (&raw mut (*ip)[1]).write_volatile(addr[1]);
+            (&raw mut (*ip)[2]).write_volatile(addr[2]);
+            (&raw mut (*ip)[3]).write_volatile(addr[3]);
+        }
+    }
+
+    #[inline(always)]
+    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool {
+        V6::is_loopback(&bound_ip6(ctx))
+    }
+}
+
+impl Place<V4> for Mapped {
+    #[inline(always)]
+    fn get(ctx: &SockAddrContext) -> u32 {
+        <Plain as Place<V6>>::get(ctx)[3]
+    }
+
+    #[inline(always)]
+    fn set(ctx: &SockAddrContext, addr: &u32) {
+        // SAFETY: the hook may write this word.
+        unsafe { (&raw mut (*ctx.sock_addr).user_ip6[3]).write_volatile(*addr) };
+    }
+
+    #[inline(always)]
+    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool {
+        let bound = bound_ip6(ctx);
+        is_mapped_address(&bound) && V4::is_loopback(&bound[3])
+    }
+}
+
+#[inline(always)]
+fn bound_ip6(ctx: &SockAddrContext) -> [u32; 4] {
+    // SAFETY: the hooks give a socket; its fields are readable by words.
+    unsafe {
+        let ip = &raw const (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip6;
+        [
+            (&raw const (*ip)[0]).read_volatile(),
+            (&raw const (*ip)[1]).read_volatile(),
+            (&raw const (*ip)[2]).read_volatile(),
+            (&raw const (*ip)[3]).read_volatile(),
+        ]
+    }
+}
+
+/// `::ffff:0:0/96`, RFC 4291 section 2.5.5.2.
+#[inline(always)]
+fn is_mapped_address(ip: &[u32; 4]) -> bool {
+    ip[0] | ip[1] | (ip[2] ^ 0xffffu32.to_be()) == 0
+}
+
+#[inline(always)]
+fn is_mapped(ctx: &SockAddrContext) -> bool {
+    is_mapped_address(&<Plain as Place<V6>>::get(ctx))
+}
+
+#[inline(always)]
+fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: the context is readable.
+    unsafe { (*ctx.sock_addr).user_port as u16 }
+}
+
+#[inline(always)]
+fn set_port(ctx: &SockAddrContext, port: u16) {
+    // SAFETY: the hook may write this field.
+    unsafe { (*ctx.sock_addr).user_port = port as u32 };
+}
+
+#[inline(always)]
+fn protocol(ctx: &SockAddrContext) -> u8 {
+    // SAFETY: the context is readable.
+    unsafe { (*ctx.sock_addr).protocol as u8 }
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// Whose the socket is; `None` if it is to be left alone.
+#[inline(always)]
+fn origin<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketOrigin> {
+    let protocol = protocol(ctx);
+    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+        return None;
+    }
+    // SAFETY: the hooks give a socket. One that is bound to a device or to loopback could not reach the backend.
+    if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 || P::is_bound_to_loopback(ctx) {
+        return None;
+    }
+    // SAFETY: the context, or none for the machine's first network namespace.
+    let is_node = unsafe {
+        let own = bpf_get_netns_cookie(ctx.as_ptr());
+        let node = match NODE_NETNS.load() {
+            0 => bpf_get_netns_cookie(core::ptr::null_mut()),
+            cookie => cookie,
+        };
+        own == node
+    };
+    if is_node {
+        Some(SocketOrigin::Node)
+    } else if SOCKETS_OF_NODE_ONLY.load() != 0 {
+        None
+    } else {
+        Some(SocketOrigin::Pod)
+    }
+}
+
+/// Refuses as if nobody listened.
+#[inline(always)]
+fn refuse() -> i32 {
+    const ECONNREFUSED: i32 = 111;
+    if HAS_SET_RETVAL.load() != 0 {
+        // SAFETY: plain argument. Without it the process sees EPERM.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    REFUSE
+}
+
+#[inline(always)]
+fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+    let Some(origin) = origin::<F, P>(ctx) else { return ALLOW };
+    let (addr, port) = (P::get(ctx), port(ctx));
+    let kernel = Kernel::new(ctx.as_ptr());
+    let mut peer = SocketPeer::<F>::default();
+    match decide::connect(&kernel, &addr, port, protocol(ctx), origin, &mut peer) {
+        SocketVerdict::Pass => {
+            // A datagram socket that connects anew: what it asked for before is no longer its peer.
+            if HAS_SK_STORAGE.load() != 0 && protocol(ctx) == PROTOCOL_UDP {
+                // SAFETY: the hooks give a socket.
+                unsafe {
+                    let _ = F::peers().delete((*ctx.sock_addr).__bindgen_anon_1.sk);
+                }
+            }
+            ALLOW
+        }
+        SocketVerdict::Translate => {
+            record!(
+                info,
+                ctx,
+                "connect to {:i}:{} becomes {:i}:{}",
+                addr.ip(),
+                u16::from_be(port),
+                peer.addr.ip(),
+                u16::from_be(peer.port)
+            );
+            remember_connected::<F>(ctx, &kernel, &addr, port, &peer);
+            P::set(ctx, &peer.addr);
+            set_port(ctx, peer.port);
+            ALLOW
+        }
+        SocketVerdict::Reject => {
+            count(Counter::NoEndpoints);
+            record!(warn, ctx, "connect to {:i}:{} refused", addr.ip(), u16::from_be(port));
+            refuse()
+        }
+    }
+}
+
+/// Keeps what a connected socket asked for. Without room the connection works, and shows the backend as its peer.
+#[inline(always)]
+fn remember_connected<F: KernelFamily>(
+    ctx: &SockAddrContext,
+    kernel: &Kernel,
+    vip: &F::Addr,
+    vip_port: u16,
+    peer: &SocketPeer<F>,
+) {
+    if HAS_SK_STORAGE.load() == 0 {
+        let key = SocketKey::<F>::new(cookie(ctx), peer.addr, peer.port, SocketDirection::Receive);
+        let SocketPeer { backend, service, .. } = *peer;
+        let answer = SocketPeer { addr: *vip, port: vip_port, zero: 0, backend, service };
+        let _ = kernel.remember_socket(&key, &answer);
+        return;
+    }
+    let mut connected = ConnectedPeer { vip: *vip, backend: peer.addr, vip_port, backend_port: peer.port };
+    // SAFETY: the hooks give a socket, and storage of its own.
+    unsafe {
+        let stored = F::peers().get_or_insert_ptr_mut(ctx, Some(&mut connected));
+        if !stored.is_null() {
+            *stored = connected;
+        }
+    }
+}
+
+#[inline(always)]
+fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+    let Some(origin) = origin::<F, P>(ctx) else { return ALLOW };
+    let (addr, port) = (P::get(ctx), port(ctx));
+    let kernel = Kernel::new(ctx.as_ptr());
+    let mut peer = SocketPeer::<F>::default();
+    match decide::send(&kernel, cookie(ctx), &addr, port, protocol(ctx), origin, &mut peer) {
+        SocketVerdict::Pass => ALLOW,
+        SocketVerdict::Translate => {
+            record!(
+                debug,
+                ctx,
+                "datagram to {:i}:{} becomes {:i}:{}",
+                addr.ip(),
+                u16::from_be(port),
+                peer.addr.ip(),
+                u16::from_be(peer.port)
+            );
+            P::set(ctx, &peer.addr);
+            set_port(ctx, peer.port);
+            ALLOW
+        }
+        SocketVerdict::Reject => {
+            count(Counter::NoEndpoints);
+            refuse()
+        }
+    }
+}
+
+#[inline(always)]
+fn recvmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = (P::get(ctx), port(ctx));
+    let kernel = Kernel::new(ctx.as_ptr());
+    match decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
+        Some(peer) => {
+            P::set(ctx, &peer.addr);
+            set_port(ctx, peer.port);
+            ALLOW
+        }
+        None => restore_connected::<F, P>(ctx, &addr, port),
+    }
+}
+
+#[inline(always)]
+fn getpeername<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = (P::get(ctx), port(ctx));
+    if HAS_SK_STORAGE.load() != 0 {
+        return restore_connected::<F, P>(ctx, &addr, port);
+    }
+    let kernel = Kernel::new(ctx.as_ptr());
+    if let Some(peer) = decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
+        P::set(ctx, &peer.addr);
+        set_port(ctx, peer.port);
+    }
+    ALLOW
+}
+
+/// Shows a connected socket the VIP it asked for.
+#[inline(always)]
+fn restore_connected<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext, addr: &F::Addr, port: u16) -> i32 {
+    if HAS_SK_STORAGE.load() == 0 {
+        return ALLOW;
+    }
+    // SAFETY: the hooks give a socket; the storage lives as long as that.
+    let Some(peer) = (unsafe { F::peers().get_ptr_mut(ctx).as_ref() }) else {
+        return ALLOW;
+    };
+    if F::same(&peer.backend, addr) && peer.backend_port == port {
+        P::set(ctx, &peer.vip);
+        set_port(ctx, peer.vip_port);
+    }
+    ALLOW
+}

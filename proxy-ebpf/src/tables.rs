@@ -1,0 +1,304 @@
+//! The core's tables in the kernel: maps and helpers.
+
+use core::{ffi::c_void, ops::Deref};
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple},
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    },
+};
+use proxy_common::{
+    Family, V4, V6,
+    decide::{FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables},
+    layout::{
+        backend::{Alive, Backend},
+        config::Settings,
+        counter::Counter,
+        device::Device,
+        filter,
+        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        frontend::{Frontend, FrontendKey, Target},
+        id::Id,
+        set::{Set, SetRole},
+        socket::{SocketKey, SocketPeer},
+    },
+    packet::PROTOCOL_TCP,
+};
+
+use crate::{
+    log::Logged,
+    maps::{ALIVE, COUNTERS, DEVICES, FamilyMaps, SETS, VIP_FILTER},
+    route::{self, Routed},
+    settings::settings,
+};
+
+/// The maps, and the context that some helpers want.
+pub(crate) struct Kernel {
+    ctx: *mut c_void,
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub(crate) fn new(ctx: *mut c_void) -> Self {
+        Self { ctx }
+    }
+}
+
+/// Counts on this CPU.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's own value; a nested program may lose a count, no more.
+        unsafe { *value += 1 };
+    }
+}
+
+/// An entry of a flow map.
+pub(crate) struct FlowEntry<F: Family>(*mut Flow<F>);
+
+// Entries are shared with other CPUs and may be recycled meanwhile: each access is to one field, and what a
+// recycled entry would say is no worse than what a late packet would.
+impl<F: Family> Deref for FlowEntry<F> {
+    type Target = Flow<F>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Flow<F> {
+        // SAFETY: the kernel gave the pointer, and map memory outlives the program.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<F: Family> FlowHandle<F> for FlowEntry<F> {
+    #[inline(always)]
+    fn touch(&self, now: u32) {
+        // SAFETY: as above.
+        unsafe { (*self.0).last_seen = now };
+    }
+
+    #[inline(always)]
+    fn set_state(&self, state: FlowState) {
+        // SAFETY: as above.
+        unsafe { (*self.0).state = state as u8 };
+    }
+
+    #[inline(always)]
+    fn set_mac(&self, mac: Mac) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.0).mac.0[0] = mac.0[0];
+            (*self.0).mac.0[1] = mac.0[1];
+            (*self.0).mac.0[2] = mac.0[2];
+        }
+    }
+}
+
+/// What else differs between the families in the kernel.
+pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
+    /// Fills in what socket look-ups take; returns its size.
+    fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32;
+    /// The device's source address for connections passed on.
+    fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
+}
+
+impl KernelFamily for V4 {
+    #[inline(always)]
+    fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32 {
+        // SAFETY: plain integers in a union that the caller zeroed.
+        let ipv4 = unsafe { &mut out.__bindgen_anon_1.ipv4 };
+        ipv4.saddr = tuple.src;
+        ipv4.daddr = tuple.dst;
+        ipv4.sport = tuple.sport;
+        ipv4.dport = tuple.dport;
+        12
+    }
+
+    #[inline(always)]
+    fn snat_address(device: &Device, addr: &mut u32) -> bool {
+        *addr = device.snat_v4;
+        *addr != 0
+    }
+}
+
+impl KernelFamily for V6 {
+    #[inline(always)]
+    fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32 {
+        // SAFETY: as above.
+        let ipv6 = unsafe { &mut out.__bindgen_anon_1.ipv6 };
+        ipv6.saddr = tuple.src;
+        ipv6.daddr = tuple.dst;
+        ipv6.sport = tuple.sport;
+        ipv6.dport = tuple.dport;
+        36
+    }
+
+    #[inline(always)]
+    fn snat_address(device: &Device, addr: &mut [u32; 4]) -> bool {
+        *addr = device.snat_v6;
+        !V6::same(addr, &V6::UNSPECIFIED)
+    }
+}
+
+impl<F: KernelFamily> Tables<F> for Kernel {
+    type Flow = FlowEntry<F>;
+    type Pair = &'static mut Pair<F>;
+
+    #[inline(always)]
+    fn pair(&self) -> Option<&'static mut Pair<F>> {
+        // SAFETY: this CPU's own, and the core takes it once at a time.
+        F::pair().map(|pair| unsafe { &mut *pair })
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Settings {
+        settings()
+    }
+
+    #[inline(always)]
+    fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        let bit = |bit: u32| {
+            let (element, bit) = filter::position(bit);
+            VIP_FILTER.get(element).is_some_and(|word| *word >> bit & 1 != 0)
+        };
+        bit(filter::of_address::<F>(addr)) || bit(filter::of_frontend::<F>(addr, port, protocol))
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Target> {
+        let value = F::frontend(key)?;
+        // SAFETY: the kernel gave the pointer.
+        if let Some(target) = unsafe { Frontend::read(value, key) } {
+            return Some(target);
+        }
+        // The element was recycled under us; the key's own is in the map by now, or it is gone.
+        let value = F::frontend(key)?;
+        // SAFETY: as above.
+        let target = unsafe { Frontend::read(value, key) };
+        if target.is_none() {
+            count(Counter::FrontendTorn);
+        }
+        target
+    }
+
+    #[inline(always)]
+    fn set(&self, service: Id, role: SetRole) -> Set {
+        match SETS.get_ptr(Set::index(service, role)) {
+            // SAFETY: the kernel gave the pointer. One volatile load: the agent publishes with one store.
+            Some(set) => unsafe { set.read_volatile() },
+            None => Set::EMPTY,
+        }
+    }
+
+    #[inline(always)]
+    fn backend(&self, slot: u32) -> Option<&Backend<F>> {
+        // SAFETY: the kernel gave the pointer; slots do not change while a set names them.
+        F::backend(slot).map(|backend| unsafe { &*backend })
+    }
+
+    #[inline(always)]
+    fn is_alive(&self, backend: Id) -> bool {
+        match ALIVE.get_ptr(Alive::position(backend).0) {
+            // SAFETY: the kernel gave the pointer.
+            Some(element) => unsafe { element.read_volatile() }.holds(backend),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
+        NodeAddress(F::node_address(addr))
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        // SAFETY: the agent replaces whole elements; a torn one would need two changes at once.
+        unsafe { DEVICES.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey<F>) -> Option<FlowEntry<F>> {
+        F::flow(key).map(FlowEntry)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
+        const EEXIST: i32 = -17;
+        match F::put_flow(key, flow, BPF_NOEXIST as u64) {
+            Ok(()) => Inserted::Yes,
+            Err(EEXIST) => Inserted::Exists,
+            Err(_) => Inserted::NoRoom,
+        }
+    }
+
+    #[inline(always)]
+    fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        F::put_flow(key, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey<F>) {
+        F::remove_flow(key);
+    }
+
+    #[inline(always)]
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, route: &mut Route<F>) {
+        route::look_up(self.ctx, ifindex, src, dst, route);
+    }
+
+    #[inline(always)]
+    fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
+        // SAFETY: all zero is a valid value of these integers.
+        let mut sock_tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        let size = F::sock_tuple(tuple, &mut sock_tuple);
+        let current = BPF_F_CURRENT_NETNS as i64 as u64;
+        // SAFETY: context and tuple are what the helpers want; what they return is released.
+        unsafe {
+            let socket = if protocol == PROTOCOL_TCP {
+                bpf_skc_lookup_tcp(self.ctx, &mut sock_tuple, size, current, 0)
+            } else {
+                bpf_sk_lookup_udp(self.ctx, &mut sock_tuple, size, current, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        count(counter);
+    }
+
+    #[inline(always)]
+    fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
+        <F as KernelFamily>::snat_address(device, addr)
+    }
+}
+
+impl<F: KernelFamily> SocketTables<F> for Kernel {
+    #[inline(always)]
+    fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>> {
+        // SAFETY: the kernel gave the pointer. Torn values are possible only for a socket that races with itself.
+        F::socket(key).map(|peer| unsafe { &*peer })
+    }
+
+    #[inline(always)]
+    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool {
+        F::put_socket(key, peer)
+    }
+}

@@ -1,0 +1,302 @@
+//! The tc programs: parse, decide, apply. They end with "next program", so that a CNI's own still run.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_redir_neigh},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use proxy_common::{
+    V4, V6, checksum,
+    decide::{self, Translation, Verdict},
+    layout::{
+        counter::Counter,
+        flow::{Mac, Tuple},
+    },
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, PROTOCOL_UDP, Packet, TCP, Unparsed},
+};
+
+use crate::{
+    log::Note,
+    rewrite::{self, Header},
+    settings::HAS_CSUM_IPV6,
+    tables::{Kernel, KernelFamily, count},
+};
+
+/// The same value for TCX (next program) and clsact (as if the filter did not match).
+const NEXT: i32 = -1;
+
+/// Longest headers up to the ports and TCP's flags: IPv6, or IPv4 with all options.
+const LONGEST: usize = ETHERNET + 60 + TCP;
+
+/// Which question a hook asks of the core.
+pub(crate) trait Hook {
+    fn decide<F: KernelFamily>(
+        kernel: &Kernel,
+        packet: &Packet<F>,
+        ifindex: u32,
+        out: &mut Translation<F>,
+    ) -> Verdict;
+}
+
+pub(crate) struct FromPod;
+pub(crate) struct FromUplink;
+pub(crate) struct ToClient;
+
+impl Hook for FromPod {
+    #[inline(always)]
+    fn decide<F: KernelFamily>(
+        kernel: &Kernel,
+        packet: &Packet<F>,
+        ifindex: u32,
+        out: &mut Translation<F>,
+    ) -> Verdict {
+        decide::from_pod(kernel, packet, ifindex, out)
+    }
+}
+
+impl Hook for FromUplink {
+    #[inline(always)]
+    fn decide<F: KernelFamily>(
+        kernel: &Kernel,
+        packet: &Packet<F>,
+        ifindex: u32,
+        out: &mut Translation<F>,
+    ) -> Verdict {
+        decide::from_uplink(kernel, packet, ifindex, out)
+    }
+}
+
+impl Hook for ToClient {
+    #[inline(always)]
+    fn decide<F: KernelFamily>(
+        kernel: &Kernel,
+        packet: &Packet<F>,
+        _: u32,
+        out: &mut Translation<F>,
+    ) -> Verdict {
+        decide::to_client(kernel, packet, out)
+    }
+}
+
+/// Runs a hook on a device whose frames have `LINK` bytes before the network header.
+#[inline(always)]
+pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is readable.
+    let protocol = unsafe { (*skb).protocol };
+    match u16::from_be(protocol as u16) {
+        ETHERTYPE_IPV4 => family::<V4, H, LINK>(ctx),
+        ETHERTYPE_IPV6 => family::<V6, H, LINK>(ctx),
+        _ => NEXT,
+    }
+}
+
+fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
+    let mut note = Note::Nothing;
+    let result = work::<F, H, LINK>(ctx, &mut note);
+    note.log::<F>(ctx);
+    result
+}
+
+// A record needs room on the stack, of which a chain of calls has 512 bytes: made when this frame is gone.
+#[cfg_attr(feature = "kernel-log", inline(never))]
+#[cfg_attr(not(feature = "kernel-log"), inline(always))]
+fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, note: &mut Note) -> i32 {
+    let packet = match parse::<F, LINK>(ctx) {
+        Ok(packet) => packet,
+        Err(Unparsed::Fragment) => {
+            count(Counter::Fragment);
+            return NEXT;
+        }
+        Err(Unparsed::NotOurs | Unparsed::Short) => return NEXT,
+    };
+    // SAFETY: the context is readable.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let kernel = Kernel::new(ctx.as_ptr());
+    let mut translation = Translation::default();
+    let verdict = H::decide(&kernel, &packet, ifindex, &mut translation);
+    match verdict {
+        Verdict::Pass => NEXT,
+        Verdict::Reject => {
+            count(Counter::NoEndpoints);
+            NEXT
+        }
+        Verdict::Drop => {
+            *note = Note::dropped::<F>(&packet.tuple);
+            TC_ACT_SHOT
+        }
+        Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return => {
+            apply::<F, LINK>(ctx, &packet, verdict, &translation, ifindex, note)
+        }
+    }
+}
+
+#[inline(always)]
+fn bounds(ctx: &TcContext) -> (*mut u8, *mut u8) {
+    (ctx.data() as *mut u8, ctx.data_end() as *mut u8)
+}
+
+/// Parses; pulls headers that lie outside the linear part in first.
+#[inline(always)]
+fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F>, Unparsed> {
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    let parsed = unsafe { F::parse(data, end, LINK) };
+    if !matches!(parsed, Err(Unparsed::Short)) {
+        return parsed;
+    }
+    let length = ctx.len();
+    let wanted = if length < LONGEST as u32 { length } else { LONGEST as u32 };
+    // SAFETY: the context, and a length within the packet.
+    if unsafe { bpf_skb_pull_data(ctx.skb.skb, wanted) } != 0 {
+        return Err(Unparsed::Short);
+    }
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    unsafe { F::parse(data, end, LINK) }
+}
+
+/// How a family's checksums are told of new addresses.
+pub(crate) trait TcFamily: Header {
+    /// Flags for a change of addresses in `bpf_l4_csum_replace`.
+    fn csum_flags() -> u64;
+    /// Writes addresses where `csum_flags` alone would leave the sum of the whole packet wrong.
+    fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool;
+}
+
+impl TcFamily for V4 {
+    #[inline(always)]
+    fn csum_flags() -> u64 {
+        BPF_F_PSEUDO_HDR as u64
+    }
+
+    #[inline(always)]
+    fn store_addresses(_: *mut __sk_buff, _: usize, _: &Tuple<Self>) -> bool {
+        // The header's own checksum makes up for its addresses: the sum of the packet stays.
+        true
+    }
+}
+
+impl TcFamily for V6 {
+    #[inline(always)]
+    fn csum_flags() -> u64 {
+        /// Kernel 6.16 and later (commit ead7f9b8de65).
+        const BPF_F_IPV6: u64 = 1 << 7;
+        BPF_F_PSEUDO_HDR as u64 | if HAS_CSUM_IPV6.load() != 0 { BPF_F_IPV6 } else { 0 }
+    }
+
+    /// With a checksum of the whole packet from the device, older kernels count new IPv6 addresses although the
+    /// transport checksum makes up for them. Storing them so that they are counted twice mends that.
+    #[inline(always)]
+    fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool {
+        const RECOMPUTE_CSUM: u64 = 1;
+        const ADDRESSES: usize = 8;
+        if HAS_CSUM_IPV6.load() != 0 {
+            return true;
+        }
+        // SAFETY: source and destination lie side by side in the tuple, as in the header.
+        unsafe {
+            bpf_skb_store_bytes(
+                skb,
+                (network + ADDRESSES) as u32,
+                (&raw const *to).cast(),
+                (IPV6 - ADDRESSES) as u32,
+                RECOMPUTE_CSUM,
+            ) == 0
+        }
+    }
+}
+
+/// Updates the transport checksum. Two calls: with checksums left to the device only the
+/// addresses are in the field, and ports must not be added to it.
+#[inline(always)]
+fn update_checksum<F: TcFamily>(skb: *mut __sk_buff, packet: &Packet<F>, to: &Tuple<F>) -> bool {
+    let from = &packet.tuple;
+    let zero = if packet.protocol == PROTOCOL_UDP { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+    let offset = packet.checksum_offset() as u32;
+    let addresses = checksum::addresses(from, to) as u64;
+    // SAFETY: the context, and an offset that the helper checks.
+    if unsafe { bpf_l4_csum_replace(skb, offset, 0, addresses, F::csum_flags() | zero) } != 0 {
+        return false;
+    }
+    if from.sport == to.sport && from.dport == to.dport {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { bpf_l4_csum_replace(skb, offset, 0, checksum::ports(from, to) as u64, zero) == 0 }
+}
+
+#[inline(always)]
+fn apply<F: KernelFamily + TcFamily, const LINK: usize>(
+    ctx: &TcContext,
+    packet: &Packet<F>,
+    verdict: Verdict,
+    translation: &Translation<F>,
+    ifindex: u32,
+    note: &mut Note,
+) -> i32 {
+    let skb = ctx.skb.skb;
+    let to = &translation.to;
+    let hops = matches!(verdict, Verdict::Forward) as u8;
+    if !update_checksum(skb, packet, to) || !F::store_addresses(skb, LINK, to) {
+        return failed();
+    }
+    // The helpers may have moved the packet.
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    if !unsafe { rewrite::headers(data, end, LINK, packet, to, hops) } {
+        return failed();
+    }
+    *note = Note::translated::<F>(&packet.tuple, to);
+    match verdict {
+        Verdict::Switch => {
+            // SAFETY: the bounds of the packet.
+            if LINK != 0 && !unsafe { rewrite::macs(data, end, Some(translation.mac), None) } {
+                return failed();
+            }
+            NEXT
+        }
+        Verdict::Return => {
+            // SAFETY: the bounds of the packet.
+            if LINK != 0 && !unsafe { rewrite::swap_macs(data, end) } {
+                return failed();
+            }
+            // SAFETY: plain arguments.
+            unsafe { bpf_redirect(ifindex, 0) as i32 }
+        }
+        Verdict::Forward => {
+            if LINK == 0 && !add_ethernet(ctx) {
+                return failed();
+            }
+            let mut neighbour = F::neighbour(&translation.route.next_hop);
+            let size = size_of::<bpf_redir_neigh>() as i32;
+            // SAFETY: parameters of the size that is given.
+            unsafe { bpf_redirect_neigh(translation.route.ifindex, &mut neighbour, size, 0) as i32 }
+        }
+        _ => NEXT,
+    }
+}
+
+/// A packet that is half rewritten must not go on.
+#[inline(always)]
+fn failed() -> i32 {
+    count(Counter::RewriteFailed);
+    TC_ACT_SHOT
+}
+
+/// `bpf_redirect_neigh` drops frames without an Ethernet header, even though it replaces what is in it.
+#[inline(always)]
+fn add_ethernet(ctx: &TcContext) -> bool {
+    const ANY_UNICAST: Mac = Mac([u16::from_ne_bytes([2, 0]), 0, u16::from_ne_bytes([0, 1])]);
+    // SAFETY: the context.
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET as u32, 0) } != 0 {
+        return false;
+    }
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    unsafe { rewrite::macs(data, end, Some(ANY_UNICAST), Some(ANY_UNICAST)) }
+}

@@ -1,0 +1,132 @@
+//! The XDP program: the same core, for what can be finished without the stack. The rest goes on *untouched* to tc.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::generated::bpf_redirect,
+    programs::XdpContext,
+};
+use proxy_common::{
+    V4, V6, checksum,
+    decide::{self, RouteKind, Tables, Translation, Verdict},
+    layout::{counter::Counter, device::DEVICE_XDP_REDIRECT, flow::Tuple},
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP, Packet, read},
+};
+
+use crate::{
+    rewrite::{self, Header},
+    tables::{Kernel, KernelFamily, count},
+};
+
+/// Runs on an uplink.
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> u32 {
+    let (data, end) = bounds(ctx);
+    if data.wrapping_add(ETHERNET) > end {
+        return XDP_PASS;
+    }
+    // SAFETY: within the header just checked.
+    match u16::from_be(unsafe { read::<u16>(data.wrapping_add(12)) }) {
+        ETHERTYPE_IPV4 => family::<V4>(ctx),
+        ETHERTYPE_IPV6 => family::<V6>(ctx),
+        _ => XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn bounds(ctx: &XdpContext) -> (*mut u8, *mut u8) {
+    (ctx.data() as *mut u8, ctx.data_end() as *mut u8)
+}
+
+#[inline(always)]
+fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet. What does not parse is tc's to count.
+    let Ok(packet) = (unsafe { F::parse(data, end, ETHERNET) }) else {
+        return XDP_PASS;
+    };
+    // SAFETY: the context is readable.
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let kernel = Kernel::new(ctx.as_ptr());
+    let mut translation = Translation::default();
+    match decide::from_uplink(&kernel, &packet, ifindex, &mut translation) {
+        Verdict::Translate => translate(ctx, &packet, &translation),
+        Verdict::Forward => forward(ctx, &kernel, &packet, &translation, ifindex),
+        Verdict::Drop => XDP_DROP,
+        // Refusals are for the stack, and counted by tc; the last two are for pods' interfaces only.
+        Verdict::Pass | Verdict::Reject | Verdict::Switch | Verdict::Return => XDP_PASS,
+    }
+}
+
+/// For a backend on this node: the stack takes it from here.
+#[inline(always)]
+fn translate<F: Header>(ctx: &XdpContext, packet: &Packet<F>, translation: &Translation<F>) -> u32 {
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    if unsafe { write(data, end, packet, &translation.to, 0) } { XDP_PASS } else { failed() }
+}
+
+/// For a remote backend, or back to a client of one.
+#[inline(always)]
+fn forward<F: KernelFamily + Header>(
+    ctx: &XdpContext,
+    kernel: &Kernel,
+    packet: &Packet<F>,
+    translation: &Translation<F>,
+    ifindex: u32,
+) -> u32 {
+    let route = &translation.route;
+    let same = route.ifindex == ifindex;
+    let able = same
+        || Tables::<F>::device(kernel, route.ifindex)
+            .is_some_and(|device| device.flags & DEVICE_XDP_REDIRECT != 0);
+    if !matches!(route.kind, RouteKind::Neighbour) || !able {
+        count(Counter::XdpToTc);
+        return XDP_PASS;
+    }
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    let done = unsafe {
+        write(data, end, packet, &translation.to, 1)
+            && rewrite::macs(data, end, Some(route.to), Some(route.from))
+    };
+    if !done {
+        return failed();
+    }
+    if same {
+        return XDP_TX;
+    }
+    // SAFETY: plain arguments.
+    unsafe { bpf_redirect(route.ifindex, 0) as u32 }
+}
+
+#[inline(always)]
+fn failed() -> u32 {
+    count(Counter::RewriteFailed);
+    XDP_DROP
+}
+
+/// Writes headers and the transport checksum: here it is always that of the whole packet, never left to a device.
+///
+/// # Safety
+/// All bytes from `data` up to `end` are writable.
+#[inline(always)]
+unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: &Tuple<F>, hops: u8) -> bool {
+    let from = &packet.tuple;
+    let field = data.wrapping_add(packet.checksum_offset());
+    if field.wrapping_add(2) > end {
+        return false;
+    }
+    let change = checksum::addresses(from, to) + checksum::ports(from, to);
+    // SAFETY: the field was just checked; the rest is the caller's promise.
+    unsafe {
+        let sum = read::<u16>(field);
+        let updated = if packet.protocol == PROTOCOL_TCP {
+            checksum::update(sum, change)
+        } else {
+            checksum::update_udp(sum, change)
+        };
+        rewrite::write(field, updated);
+        rewrite::headers(data, end, ETHERNET, packet, to, hops)
+    }
+}
