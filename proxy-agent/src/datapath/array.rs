@@ -1,0 +1,98 @@
+//! mmap-ed array maps: the agent publishes with plain stores, without a system call.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, AsRawFd as _},
+    ptr::NonNull,
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
+};
+
+use aya::{
+    Pod,
+    maps::{MapData, MapError},
+};
+
+/// An array map with `BPF_F_MMAPABLE`, mapped for as long as this lives.
+///
+/// Invariant: `base` is the start of `len` elements of `stride` bytes, shared with the kernel's programs. All
+/// access is by atomic or volatile operations, so that both sides may touch it at any time.
+pub(super) struct MmapArray<T> {
+    base: NonNull<u8>,
+    len: u32,
+    stride: usize,
+    value: PhantomData<T>,
+}
+
+// SAFETY: the mapping belongs to no thread, and all access is by atomic or volatile operations.
+unsafe impl<T> Send for MmapArray<T> {}
+
+impl<T: Pod> MmapArray<T> {
+    /// Maps all of a map.
+    pub(super) fn map(map: &MapData) -> Result<Self, MapError> {
+        let len = map.info()?.max_entries();
+        // The kernel lays elements out in multiples of 8 bytes.
+        let stride = size_of::<T>().next_multiple_of(8);
+        // SAFETY: a new shared mapping of an open map; the kernel checks the length.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                stride * len as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(base.cast::<u8>()) {
+            Some(start) if base != libc::MAP_FAILED => {
+                Ok(Self { base: start, len, stride, value: PhantomData })
+            }
+            _ => Err(MapError::IoError(io::Error::last_os_error())),
+        }
+    }
+
+    /// Number of elements.
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Element `index`; `None` beyond the end.
+    fn at(&self, index: u32) -> Option<NonNull<u8>> {
+        // SAFETY: within the mapping.
+        (index < self.len).then(|| unsafe { self.base.add(index as usize * self.stride) })
+    }
+
+    /// Writes an element that no reader uses yet; false beyond the end.
+    pub(super) fn write(&self, index: u32, value: T) -> bool {
+        // SAFETY: `at` is within the mapping, aligned to 8, and T is plain data.
+        self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().write_volatile(value) }).is_some()
+    }
+
+    /// The element as one atomic word, for elements of 8 bytes.
+    pub(super) fn word(&self, index: u32) -> Option<&AtomicU64> {
+        const { assert!(size_of::<T>() == 8) };
+        // SAFETY: `at` is within the mapping and aligned to 8; the mapping lives as long as the reference.
+        self.at(index).map(|at| unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) })
+    }
+
+    /// Byte `offset` of the whole array, for arrays without gaps between elements.
+    pub(super) fn byte(&self, offset: u32) -> Option<&AtomicU8> {
+        const { assert!(size_of::<T>() == 8) };
+        // SAFETY: within the mapping; the mapping lives as long as the reference.
+        (offset / 8 < self.len)
+            .then(|| unsafe { AtomicU8::from_ptr(self.base.add(offset as usize).as_ptr()) })
+    }
+
+    /// Publishes a word: whoever sees it sees all that was written before. False beyond the end.
+    pub(super) fn publish(&self, index: u32, word: u64) -> bool {
+        self.word(index).map(|at| at.store(word, Ordering::Release)).is_some()
+    }
+}
+
+impl<T> Drop for MmapArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`; nothing refers to it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.stride * self.len as usize) };
+    }
+}

@@ -1,0 +1,95 @@
+//! Links between programs and what they are attached to: made, pinned, and given a new program without a gap.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::ProgramFd;
+
+use super::{pins::Pins, sys};
+
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    /// A cgroup, by an open directory and its id.
+    Cgroup { directory: BorrowedFd<'a>, id: u64, attach_type: u32 },
+    /// TCX of an interface, before other programs.
+    Tcx { ifindex: u32, attach_type: u32 },
+    /// XDP of an interface.
+    Xdp { ifindex: u32, flags: u32 },
+}
+
+/// `BPF_TCX_INGRESS`.
+pub(super) const TCX_INGRESS: u32 = 46;
+/// `BPF_TCX_EGRESS`.
+pub(super) const TCX_EGRESS: u32 = 47;
+/// `XDP_FLAGS_SKB_MODE`.
+pub(super) const XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+pub(super) const XDP_NATIVE: u32 = 1 << 2;
+
+/// What became of a request to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attached {
+    /// A new link was made.
+    New,
+    /// An earlier agent's link got the program.
+    Updated,
+}
+
+impl Target<'_> {
+    /// Is the link attached to this?
+    fn is_of(&self, link: &OwnedFd) -> io::Result<bool> {
+        let info = sys::link_info(link.as_fd())?;
+        Ok(match *self {
+            Self::Cgroup { id, .. } => info.cgroup_id == id,
+            Self::Tcx { ifindex, .. } | Self::Xdp { ifindex, .. } => info.ifindex == ifindex,
+        })
+    }
+
+    fn create(&self, program: &ProgramFd) -> io::Result<OwnedFd> {
+        const BPF_XDP: u32 = 37;
+        const BPF_F_BEFORE: u32 = 1 << 3;
+        use std::os::fd::AsRawFd as _;
+        match *self {
+            Self::Cgroup { directory, attach_type, .. } => {
+                sys::create_link(program.as_fd(), directory.as_raw_fd() as u32, attach_type, 0)
+            }
+            Self::Tcx { ifindex, attach_type } => {
+                sys::create_link(program.as_fd(), ifindex, attach_type, BPF_F_BEFORE)
+            }
+            Self::Xdp { ifindex, flags } => sys::create_link(program.as_fd(), ifindex, BPF_XDP, flags),
+        }
+    }
+}
+
+/// Attaches a program under a name: by the link pinned under it, if that is attached to the target, else by a new one.
+///
+/// # Errors
+/// With the system's error at the root, so that callers can tell what a kernel or driver lacks.
+pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Target<'_>) -> Result<Attached> {
+    let path = pins.link(name);
+    if let Ok(link) = sys::open_pinned(&path) {
+        // A link whose target is gone, or another's: its successor takes the name.
+        if target.is_of(&link).unwrap_or(false) && sys::update_link(link.as_fd(), program.as_fd()).is_ok() {
+            return Ok(Attached::Updated);
+        }
+        detach(pins, name)?;
+    }
+    let link = target.create(program)?;
+    sys::pin(link.as_fd(), &path).with_context(|| format!("cannot pin the link {}", path.display()))?;
+    Ok(Attached::New)
+}
+
+/// Detaches what is pinned under a name.
+pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
+    let path = pins.link(name);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot unpin {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,178 @@
+//! Opens pinned maps with their types. The agent and `debug` go through here.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+};
+use proxy_common::{
+    Family, V4, V6,
+    layout::{
+        backend::{Alive, Backend},
+        config::StoredSettings,
+        counter::Counter,
+        device::Device,
+        flow::{Flow, FlowKey},
+        frontend::{Frontend, FrontendKey},
+        name::ServiceName,
+        set::Set,
+        socket::{SocketKey, SocketPeer},
+    },
+};
+
+use super::{address::UserFamily, array::MmapArray, pins::Pins};
+
+/// A hash map, LRU or not.
+pub type Hash<K, V> = HashMap<MapData, K, V>;
+
+/// A family whose layouts aya can copy; both are.
+pub trait MapFamily: UserFamily<Addr: Pod> {
+    /// Suffix of its maps' names.
+    const SUFFIX: &'static str;
+
+    /// `frontends`.
+    fn frontends(pins: &Pins) -> Result<Hash<FrontendKey<Self>, Frontend<Self>>>;
+    /// `backends`.
+    fn backends(pins: &Pins) -> Result<Array<MapData, Backend<Self>>>;
+    /// `flows`.
+    fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
+    /// `sockets`.
+    fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
+    /// `node_addrs`.
+    fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
+}
+
+macro_rules! map_family {
+    ($family:ident, $suffix:literal) => {
+        impl MapFamily for $family {
+            const SUFFIX: &'static str = $suffix;
+
+            fn frontends(pins: &Pins) -> Result<Hash<FrontendKey<Self>, Frontend<Self>>> {
+                hash(pins, concat!("frontends_", $suffix))
+            }
+            fn backends(pins: &Pins) -> Result<Array<MapData, Backend<Self>>> {
+                array(pins, concat!("backends_", $suffix))
+            }
+            fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>> {
+                lru(pins, concat!("flows_", $suffix))
+            }
+            fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
+                lru(pins, concat!("sockets_", $suffix))
+            }
+            fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
+                hash(pins, concat!("node_addrs_", $suffix))
+            }
+        }
+    };
+}
+
+map_family!(V4, "v4");
+map_family!(V6, "v6");
+
+/// `names`.
+pub fn names(pins: &Pins) -> Result<Hash<u32, ServiceName>> {
+    hash(pins, "names")
+}
+
+/// `devices`.
+pub fn devices(pins: &Pins) -> Result<Hash<u32, Device>> {
+    hash(pins, "devices")
+}
+
+/// `sets`, to look at.
+pub fn sets(pins: &Pins) -> Result<Array<MapData, Set>> {
+    array(pins, "sets")
+}
+
+/// `alive`, to look at.
+pub fn alive(pins: &Pins) -> Result<Array<MapData, Alive>> {
+    array(pins, "alive")
+}
+
+/// `vip_filter`, to look at.
+pub fn vip_filter(pins: &Pins) -> Result<Array<MapData, u64>> {
+    array(pins, "vip_filter")
+}
+
+/// `settings`, to look at.
+pub fn settings(pins: &Pins) -> Result<StoredSettings> {
+    let map: Array<MapData, StoredSettings> = array(pins, "settings")?;
+    Ok(map.get(&0, 0)?)
+}
+
+/// `settings`, to write.
+pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()> {
+    let mut map: Array<MapData, StoredSettings> = array(pins, "settings")?;
+    map.set(0, settings, 0).context("cannot write the map `settings`")
+}
+
+/// Opens every pinned map that programs and agent share, so that a layout that is not ours shows before it is used: aya
+/// takes a pinned map as it is.
+pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
+    fn family<F: MapFamily>(pins: &Pins) -> Result<()> {
+        F::frontends(pins)?;
+        F::backends(pins)?;
+        F::flows(pins)?;
+        F::sockets(pins)?;
+        F::node_addrs(pins)?;
+        Ok(())
+    }
+    if !pins.map("settings").exists() {
+        return Ok(());
+    }
+    let check = || -> Result<()> {
+        family::<V4>(pins)?;
+        family::<V6>(pins)?;
+        names(pins)?;
+        devices(pins)?;
+        sets(pins)?;
+        alive(pins)?;
+        vip_filter(pins)?;
+        settings(pins)?;
+        Ok(())
+    };
+    check().context(
+        "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \
+         again), or name another directory with --bpffs",
+    )
+}
+
+/// What the programs counted, summed over CPUs.
+pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
+    let map: PerCpuArray<MapData, u64> = Map::PerCpuArray(open(pins, "counters")?).try_into()?;
+    let sum = |counter: &Counter| {
+        let values = map.get(&(*counter as u32), 0)?;
+        Ok((*counter, values.iter().sum()))
+    };
+    Counter::ALL.iter().map(sum).collect()
+}
+
+/// Maps an array for writing.
+pub(super) fn mmap<T: Pod>(pins: &Pins, name: &str) -> Result<MmapArray<T>> {
+    MmapArray::map(&open(pins, name)?).with_context(|| format!("cannot map the map `{name}` into memory"))
+}
+
+fn open(pins: &Pins, name: &str) -> Result<MapData> {
+    let path = pins.map(name);
+    MapData::from_pin(&path).map_err(|error| {
+        let exists = path.exists();
+        let error = anyhow::Error::from(error).context(format!("cannot open the map {}", path.display()));
+        if exists {
+            error
+        } else {
+            error.context("no agent has run with these pins (name the directory with --bpffs)")
+        }
+    })
+}
+
+fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {
+    Ok(Map::HashMap(open(pins, name)?).try_into()?)
+}
+
+fn lru<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {
+    Ok(Map::LruHashMap(open(pins, name)?).try_into()?)
+}
+
+fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
+    Ok(Map::Array(open(pins, name)?).try_into()?)
+}

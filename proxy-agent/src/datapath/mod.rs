@@ -1,0 +1,208 @@
+//! The data path, seen from the agent: maps, programs, and where they are attached. aya and bpf(2) end here.
+
+pub mod address;
+mod array;
+mod filter;
+mod hooks;
+mod ids;
+mod kernel_log;
+mod link;
+pub mod maps;
+mod object;
+pub mod pins;
+pub mod services;
+mod slices;
+mod sys;
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
+
+use anyhow::{Context as _, Result};
+use proxy_common::{
+    V4, V6,
+    layout::device::{
+        DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
+    },
+};
+use tracing::{info, warn};
+
+pub use hooks::Hook;
+pub use object::{Features, ObjectConfig};
+pub use services::Services;
+
+use self::{address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins};
+use crate::{
+    cli::XdpMode,
+    net::{interfaces::Interface, topology::Topology},
+};
+
+/// The running data path of this node.
+pub struct Datapath {
+    pins: Pins,
+    object: Object,
+    hooks: Hooks,
+    /// What is in the maps of services.
+    pub services: Services,
+}
+
+impl Datapath {
+    /// Loads the programs and takes over the maps of an earlier agent.
+    ///
+    /// # Errors
+    /// When the kernel or its permissions do not allow it; with a hint of what to do.
+    pub fn open(config: &ObjectConfig, pins: &Pins, xdp: XdpMode) -> Result<Self> {
+        pins.create()?;
+        maps::check_layouts(pins)?;
+        let object = Object::load(config, pins)?;
+        maps::write_settings(pins, config.stored())?;
+        let services = Services::restore(pins, generation()).context("cannot read the pinned maps")?;
+        let hooks = Hooks::new(pins.clone(), xdp);
+        Ok(Self { pins: pins.clone(), object, hooks, services })
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> Features {
+        self.object.features
+    }
+
+    /// Attaches the socket hooks to everything below a cgroup.
+    pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<()> {
+        warn_if_not_root(cgroup);
+        self.hooks.attach_sockets(&mut self.object, cgroup)
+    }
+
+    /// Follows the node's network: devices, addresses, programs at interfaces.
+    ///
+    /// # Errors
+    /// When a map cannot be written. Programs that cannot be attached are logged and tried again the next time.
+    pub fn follow(&mut self, topology: &Topology) -> Result<()> {
+        let native = self.hooks.attach_interfaces(&mut self.object, topology);
+        self.write_devices(topology, &native)?;
+        self.write_node_addresses::<V4>(topology)?;
+        self.write_node_addresses::<V6>(topology)?;
+        self.services.set_node_addresses(topology.nodeport_addresses.clone());
+        Ok(())
+    }
+
+    /// What is attached.
+    pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
+        self.hooks.attached()
+    }
+
+    /// Links that could not be made, and why.
+    pub fn failed_hooks(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.hooks.failed()
+    }
+
+    /// Prints what the programs log, from now on.
+    pub fn follow_kernel_log(&mut self) -> Result<()> {
+        kernel_log::follow(self.object.ebpf())
+    }
+
+    fn write_devices(&self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
+        let mut map = maps::devices(&self.pins)?;
+        let mut wanted: Vec<(u32, Device)> = Vec::new();
+        for uplink in &topology.uplinks {
+            let mut device = Device { flags: DEVICE_UPLINK, ..Device::default() };
+            if !uplink.has_link_header {
+                device.flags |= DEVICE_L3;
+            }
+            if native.contains(&uplink.index) && !uplink.is_virtual {
+                device.flags |= DEVICE_XDP_REDIRECT;
+            }
+            for source in &uplink.sources {
+                if let Some(addr) = V4::from_ip(*source) {
+                    device.snat_v4 = addr;
+                } else if let Some(addr) = V6::from_ip(*source) {
+                    device.snat_v6 = addr;
+                }
+            }
+            wanted.push((uplink.index, device));
+        }
+        for pod in &topology.pods {
+            wanted.push((pod.index, Device { bridge: pod.bridge, ..Device::default() }));
+        }
+        for (index, device) in &wanted {
+            map.insert(index, device, 0).context("cannot write the map `devices`")?;
+        }
+        let keep: BTreeSet<u32> = wanted.iter().map(|(index, _)| *index).collect();
+        let gone: Vec<u32> = map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
+        for index in gone {
+            map.remove(&index).context("cannot write the map `devices`")?;
+        }
+        Ok(())
+    }
+
+    fn write_node_addresses<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
+        let mut map = F::node_addrs(&self.pins)?;
+        let sources: BTreeSet<IpAddr> =
+            topology.uplinks.iter().flat_map(|uplink| uplink.sources.iter().copied()).collect();
+        let mut keep = Vec::new();
+        for ip in topology.nodeport_addresses.union(&sources) {
+            let Some(addr) = F::from_ip(*ip) else { continue };
+            let mut flags = 0;
+            if topology.nodeport_addresses.contains(ip) {
+                flags |= NODE_ADDR_NODEPORT;
+            }
+            if sources.contains(ip) {
+                flags |= NODE_ADDR_SNAT;
+            }
+            map.insert(addr, flags, 0).context("cannot write the map `node_addrs`")?;
+            keep.push(addr);
+        }
+        let gone: Vec<F::Addr> =
+            map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
+        for addr in gone {
+            map.remove(&addr).context("cannot write the map `node_addrs`")?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads every program into the kernel, attached to nothing: shows what a kernel takes, whatever its node needs.
+/// Returns by name how many instructions the verifier went through (known from 5.16 on), or why it refused.
+///
+/// # Errors
+/// When not even the maps can be made.
+pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<Option<u32>>)>> {
+    pins.create()?;
+    Ok(Object::load(config, pins)?.load_all())
+}
+
+/// Removes everything an agent left: links, filters, maps. Returns the number of pins removed.
+pub fn clean_up(pins: &Pins, interfaces: &[Interface]) -> Result<usize> {
+    let removed = pins.remove_all()?;
+    for interface in interfaces {
+        hooks::detach_clsact(&interface.name);
+    }
+    Ok(removed)
+}
+
+/// Waits until no program that was running still runs; for use where blocking is allowed.
+pub fn wait_for_readers() {
+    /// Longer than any program runs, where the kernel offers no better way (`nohz_full`).
+    const LONG: std::time::Duration = std::time::Duration::from_millis(100);
+    if let Err(error) = sys::wait_for_readers() {
+        tracing::debug!("membarrier: {error}; waiting {LONG:?} instead");
+        std::thread::sleep(LONG);
+    }
+}
+
+/// The first generation of ids of this start. Only has to differ from the last start's, mostly.
+fn generation() -> u8 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |now| (now.as_secs() % 255) as u8 + 1)
+}
+
+/// Hooks at a cgroup below the root serve only what is in it: say so, because nothing else would.
+fn warn_if_not_root(cgroup: &Path) {
+    // Only cgroups that are not the root of the hierarchy have this file.
+    if cgroup.join("cgroup.type").exists() {
+        warn!(
+            "{} is not the root of the cgroup hierarchy: only processes below it are served. In a container, mount the \
+             host's hierarchy and name it with --cgroup-root",
+            cgroup.display()
+        );
+    } else {
+        info!("socket hooks at {} serve every process of this machine", cgroup.display());
+    }
+}

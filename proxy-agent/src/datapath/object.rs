@@ -1,0 +1,315 @@
+//! The compiled programs inside this binary, and what this kernel can do with them.
+
+use std::{
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapInfo,
+    programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
+};
+use aya_ebpf_helpers::{BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET};
+use proxy_common::layout::{
+    config::{StoredSettings, names},
+    set::SetRole,
+};
+use tracing::{debug, info, warn};
+
+use super::{pins::Pins, sys};
+use crate::{
+    cli::{KernelLogLevel, PortRange},
+    clock::Clock,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
+static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT_LOG"));
+
+/// Helper numbers, from the kernel's `include/uapi/linux/bpf.h`.
+mod aya_ebpf_helpers {
+    pub(super) const BPF_FUNC_SK_STORAGE_GET: u32 = 107;
+    pub(super) const BPF_FUNC_SET_RETVAL: u32 = 187;
+}
+
+/// What the agent decides before loading.
+#[derive(Clone, Debug)]
+pub struct ObjectConfig {
+    /// Ports for connections passed on.
+    pub snat_ports: PortRange,
+    /// Ports that nodePorts come from.
+    pub nodeports: PortRange,
+    /// Translate cluster IPs for clients outside.
+    pub external_cluster_ips: bool,
+    /// Socket programs serve the node's own sockets only.
+    pub sockets_of_node_only: bool,
+    /// Flows per family.
+    pub max_flows: u32,
+    /// Load the variant that logs.
+    pub kernel_log: Option<KernelLogLevel>,
+}
+
+/// Entries of the maps that the agent fills; the flow maps are sized by [`ObjectConfig::max_flows`].
+const MAX_FRONTENDS: u32 = 1 << 18;
+const MAX_SERVICE_PORTS: u32 = 1 << 17;
+const MAX_BACKENDS: u32 = 1 << 19;
+const MAX_SOCKETS: u32 = 1 << 16;
+
+/// What a kernel may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// `bpf_set_retval` (5.18): refused sockets see ECONNREFUSED instead of EPERM.
+    pub set_retval: bool,
+    /// Socket storage in socket address programs: connected sockets never forget their VIP.
+    pub sk_storage: bool,
+    /// `BPF_F_IPV6` in checksum updates (6.16).
+    pub csum_ipv6: bool,
+    /// TCX links (6.6) instead of clsact filters.
+    pub tcx: bool,
+}
+
+/// The loaded object: all maps, and programs as they are asked for.
+pub(super) struct Object {
+    ebpf: Ebpf,
+    pub(super) features: Features,
+}
+
+impl ObjectConfig {
+    /// For the map `settings`.
+    pub(super) fn stored(&self) -> StoredSettings {
+        StoredSettings {
+            snat_first: self.snat_ports.first,
+            snat_last: self.snat_ports.last,
+            nodeport_first: self.nodeports.first,
+            nodeport_last: self.nodeports.last,
+            idle: idle(),
+            external_cluster_ips: self.external_cluster_ips as u8,
+            sockets_of_node_only: self.sockets_of_node_only as u8,
+            zero: 0,
+        }
+    }
+}
+
+impl Object {
+    /// Loads the maps, reusing pinned ones, and finds out what the kernel can do.
+    pub(super) fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        let bytes = if config.kernel_log.is_some() { LOGGING_OBJECT } else { OBJECT };
+        if bytes.is_empty() {
+            bail!("this binary was built without its kernel programs: build it with `cargo xtask build`");
+        }
+        let mut features = Features {
+            set_retval: has_helper(BPF_FUNC_SET_RETVAL),
+            sk_storage: has_helper(BPF_FUNC_SK_STORAGE_GET),
+            csum_ipv6: false,
+            tcx: aya::util::KernelVersion::current()
+                .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
+        };
+        features.csum_ipv6 = probe_csum_ipv6(bytes)?;
+        debug!(?features, "kernel features");
+
+        let sizes = map_sizes(config);
+        for (name, wanted) in &sizes {
+            if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
+                && pinned.max_entries() != *wanted
+            {
+                info!(
+                    "the map `{name}` keeps its {} entries instead of {wanted}: connections live in it (`cleanup` drops it)",
+                    pinned.max_entries()
+                );
+            }
+        }
+        let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
+        let flag = |on: bool| on as u8;
+        let idle = idle();
+        let external_cluster_ips = flag(config.external_cluster_ips);
+        let sockets_of_node_only = flag(config.sockets_of_node_only);
+        let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
+        let csum_ipv6 = flag(features.csum_ipv6);
+        let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
+            info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
+            0
+        });
+        let level = config.kernel_log.map_or(0u8, log_level);
+
+        let mut loader = EbpfLoader::new();
+        // Asked for only when a program is refused: the path that was refused, not all of them.
+        loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
+        for (name, entries) in &sizes {
+            loader.map_max_entries(name, *entries);
+        }
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path);
+        }
+        loader
+            .override_global(names::SNAT_FIRST, &config.snat_ports.first, true)
+            .override_global(names::SNAT_LAST, &config.snat_ports.last, true)
+            .override_global(names::NODEPORT_FIRST, &config.nodeports.first, true)
+            .override_global(names::NODEPORT_LAST, &config.nodeports.last, true)
+            .override_global(names::IDLE, &idle, true)
+            .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
+            .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
+            .override_global(names::NODE_NETNS, &node_netns, true)
+            .override_global(names::HAS_SET_RETVAL, &set_retval, true)
+            .override_global(names::HAS_SK_STORAGE, &sk_storage, true)
+            .override_global(names::HAS_CSUM_IPV6, &csum_ipv6, true)
+            .override_global("AYA_LOG_LEVEL", &level, config.kernel_log.is_some());
+        let ebpf = loader.load(bytes).map_err(explain_load)?;
+        Ok(Self { ebpf, features })
+    }
+
+    /// The loaded object's maps and programs, for what aya does with them.
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Loads every program. Tells by name how many instructions the verifier went through (known from 5.16 on).
+    pub(super) fn load_all(&mut self) -> Vec<(String, Result<Option<u32>>)> {
+        let names: Vec<String> = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let verified = |object: &mut Self, name: &str| -> Result<Option<u32>> {
+            object.program(name)?;
+            let program = object.ebpf.program(name).context("no such program")?;
+            Ok(program.info()?.verified_instruction_count())
+        };
+        names.into_iter().map(|name| (name.clone(), verified(self, &name))).collect()
+    }
+
+    /// The program of that name, loaded now if it was not.
+    pub(super) fn program(&mut self, name: &str) -> Result<ProgramFd> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("there is no program `{name}`"))?;
+        let context = || format!("the kernel refuses the program `{name}`");
+        match program {
+            Program::SchedClassifier(program) => load(program.fd().is_ok(), || program.load()),
+            Program::Xdp(program) => load(program.fd().is_ok(), || program.load()),
+            Program::CgroupSockAddr(program) => load(program.fd().is_ok(), || program.load()),
+            _ => bail!("`{name}` is no program of ours"),
+        }
+        .with_context(context)?;
+        let fd = match program {
+            Program::SchedClassifier(program) => SchedClassifier::fd(program)?,
+            Program::Xdp(program) => Xdp::fd(program)?,
+            Program::CgroupSockAddr(program) => CgroupSockAddr::fd(program)?,
+            _ => bail!("`{name}` is no program of ours"),
+        };
+        Ok(fd.try_clone()?)
+    }
+}
+
+/// Loads a program that is not loaded. The verifier gives up with EAGAIN when a signal comes in between: then once more.
+fn load(loaded: bool, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    if loaded {
+        return Ok(());
+    }
+    let started = Instant::now();
+    loop {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && started.elapsed() < PATIENCE => {}
+            result => return result,
+        }
+    }
+}
+
+/// Every map of the object, and so everything that is pinned.
+pub(super) const MAPS: &[&str] = &[
+    "alive",
+    "backends_v4",
+    "backends_v6",
+    "counters",
+    "devices",
+    "flows_v4",
+    "flows_v6",
+    "frontends_v4",
+    "frontends_v6",
+    "names",
+    "node_addrs_v4",
+    "node_addrs_v6",
+    "pair_v4",
+    "pair_v6",
+    "peers_v4",
+    "peers_v6",
+    "sets",
+    "settings",
+    "sockets_v4",
+    "sockets_v6",
+    "vip_filter",
+];
+
+fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
+    vec![
+        ("sets", MAX_SERVICE_PORTS * SetRole::STRIDE),
+        ("names", MAX_SERVICE_PORTS),
+        ("alive", MAX_BACKENDS / 8),
+        ("frontends_v4", MAX_FRONTENDS),
+        ("frontends_v6", MAX_FRONTENDS),
+        ("backends_v4", MAX_BACKENDS),
+        ("backends_v6", MAX_BACKENDS),
+        ("flows_v4", config.max_flows),
+        ("flows_v6", config.max_flows),
+        ("sockets_v4", MAX_SOCKETS),
+        ("sockets_v6", MAX_SOCKETS),
+    ]
+}
+
+/// See `Settings::idle`, for this kernel.
+fn idle() -> u32 {
+    const SECONDS: u32 = 10;
+    /// Of kernels that do not tell: rather long than short.
+    const HIGHEST_HZ: u32 = 1_000;
+    Clock::read().map_or(SECONDS * HIGHEST_HZ, |clock| clock.jiffies(SECONDS))
+}
+
+fn log_level(level: KernelLogLevel) -> u8 {
+    // aya-log's numbers.
+    match level {
+        KernelLogLevel::Warn => 2,
+        KernelLogLevel::Info => 3,
+        KernelLogLevel::Debug => 4,
+    }
+}
+
+fn has_helper(helper: u32) -> bool {
+    sys::cgroup_sock_addr_has_helper(helper).unwrap_or_else(|error| {
+        warn!("cannot find out whether the kernel has helper {helper}: {error}; assuming not");
+        false
+    })
+}
+
+/// Runs the probe program, in an object of its own that is gone afterwards.
+fn probe_csum_ipv6(bytes: &[u8]) -> Result<bool> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    let mut ebpf = loader.load(bytes).map_err(explain_load)?;
+    let program: &mut SchedClassifier =
+        ebpf.program_mut("probe").context("the object has no probe program")?.try_into()?;
+    program.load().context("the kernel refuses even the probe program")?;
+    let mut packet = [0u8; 128];
+    packet[12..14].copy_from_slice(&[0x86, 0xdd]);
+    packet[14] = 0x60;
+    Ok(sys::run_once(program.fd()?.as_fd(), &packet).context("cannot run the probe program")? == 1)
+}
+
+/// Says what a failed load means for the person who reads it.
+fn explain_load(error: aya::EbpfError) -> anyhow::Error {
+    let denied = |error: &(dyn std::error::Error + 'static)| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut is_denied = false;
+    while let Some(error) = cause {
+        is_denied |= denied(error);
+        cause = error.source();
+    }
+    let error = anyhow::Error::from(error).context("cannot load the kernel programs' maps");
+    if is_denied {
+        error.context(
+            "no permission to use BPF: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (in Kubernetes: \
+             privileged: true)",
+        )
+    } else {
+        error
+    }
+}

@@ -1,0 +1,132 @@
+//! Where maps and links are pinned, and what is found there.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use proxy_common::layout::ABI;
+use tracing::info;
+
+/// The directories of one agent on the bpf file system.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Pins below `root`.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a map is pinned. Maps of another layout have another directory.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join(format!("maps-v{ABI}")).join(name)
+    }
+
+    /// Where links are pinned.
+    pub(super) fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Where a link is pinned.
+    pub(super) fn link(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    /// Makes the directories.
+    pub(super) fn create(&self) -> Result<()> {
+        if self.root.starts_with(BPFFS) {
+            mount_bpffs()?;
+        }
+        require_bpffs(&self.root)?;
+        for directory in [self.links(), self.root.join(format!("maps-v{ABI}"))] {
+            std::fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Names of the pinned links.
+    pub fn link_names(&self) -> io::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(self.links()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// Removes every pin; links first, so that no program is left without its maps. Returns how many there were.
+    pub fn remove_all(&self) -> Result<usize> {
+        let mut removed = 0;
+        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v");
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            entries => entries.with_context(|| format!("cannot read {}", self.root.display()))?,
+        };
+        let mut directories: Vec<PathBuf> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                is_ours(&entry.file_name().to_string_lossy()).then(|| entry.path())
+            })
+            .collect();
+        directories.sort();
+        for directory in directories {
+            for pin in std::fs::read_dir(&directory)? {
+                let pin = pin?.path();
+                std::fs::remove_file(&pin).with_context(|| format!("cannot unpin {}", pin.display()))?;
+                removed += 1;
+            }
+            std::fs::remove_dir(&directory)?;
+        }
+        // Ours only if nothing else is in it.
+        let _ = std::fs::remove_dir(&self.root);
+        Ok(removed)
+    }
+}
+
+/// Where the bpf file system belongs; systemd mounts it there.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Mounts the bpf file system where it belongs, unless that was done.
+fn mount_bpffs() -> Result<()> {
+    // Something else's files are not ours to cover.
+    let is_free = std::fs::read_dir(BPFFS).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_free || is_bpffs(Path::new(BPFFS))? {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
+        .with_context(|| format!("there is no bpf file system at {BPFFS}, and none can be mounted"))?;
+    info!("mounted a bpf file system at {BPFFS}: there was none");
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> Result<bool> {
+    let stat = statfs(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    Ok(stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Refuses a directory that is not on a bpf file system, saying how to mount one.
+fn require_bpffs(root: &Path) -> Result<()> {
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !is_bpffs(existing)? {
+        bail!(
+            "{} is not on a bpf file system: mount one with `mount -t bpf bpf /sys/fs/bpf`, or name a directory on one with \
+             --bpffs",
+            root.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Room in the backends array: contiguous slices.
+
+use std::collections::BTreeMap;
+
+/// Contiguous slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Slice {
+    /// The first slot.
+    pub(super) base: u32,
+    /// The number of slots; 0 for the empty slice.
+    pub(super) len: u32,
+}
+
+impl Slice {
+    pub(super) const EMPTY: Self = Self { base: 0, len: 0 };
+}
+
+/// First-fit allocation; freed neighbours merge.
+#[derive(Debug)]
+pub(super) struct Slices {
+    /// Start -> length of free room.
+    free: BTreeMap<u32, u32>,
+    used: u32,
+}
+
+impl Slices {
+    /// Room for `capacity` slots, of which the slices in `used` (distinct) are taken.
+    pub(super) fn new(capacity: u32, used: impl Iterator<Item = Slice>) -> Self {
+        let mut used: Vec<Slice> = used.filter(|slice| slice.len > 0).collect();
+        used.sort_unstable_by_key(|slice| slice.base);
+        let mut free = BTreeMap::new();
+        let (mut start, mut taken) = (0, 0);
+        for Slice { base, len } in used {
+            if base > start {
+                free.insert(start, base - start);
+            }
+            start = start.max(base + len);
+            taken += len;
+        }
+        if capacity > start {
+            free.insert(start, capacity - start);
+        }
+        Self { free, used: taken }
+    }
+
+    /// Takes `len` slots; `None` if there is no such room.
+    pub(super) fn take(&mut self, len: u32) -> Option<Slice> {
+        if len == 0 {
+            return Some(Slice::EMPTY);
+        }
+        let (base, room) = self.free.iter().find(|(_, room)| **room >= len).map(|(b, r)| (*b, *r))?;
+        self.free.remove(&base);
+        if room > len {
+            self.free.insert(base + len, room - len);
+        }
+        self.used += len;
+        Some(Slice { base, len })
+    }
+
+    /// Gives a slice back that no reader uses any more.
+    pub(super) fn give_back(&mut self, slice: Slice) {
+        let Slice { mut base, mut len } = slice;
+        if len == 0 {
+            return;
+        }
+        self.used -= len;
+        if let Some((&before, &room)) = self.free.range(..base).next_back()
+            && before + room == base
+        {
+            self.free.remove(&before);
+            base = before;
+            len += room;
+        }
+        if let Some(room) = self.free.remove(&(base + len)) {
+            len += room;
+        }
+        self.free.insert(base, len);
+    }
+
+    /// How many slots are taken.
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is taken and given back: slices never overlap, and all room comes back.
+        #[test]
+        fn slices_never_overlap(steps in proptest::collection::vec((any::<bool>(), 0u32..20), 1..200)) {
+            let mut slices = Slices::new(256, std::iter::empty());
+            let mut taken: Vec<Slice> = Vec::new();
+            for (take, n) in steps {
+                if take {
+                    if let Some(slice) = slices.take(n) {
+                        prop_assert_eq!(slice.len, n);
+                        prop_assert!(slice.base + slice.len <= 256);
+                        for other in &taken {
+                            let apart = slice.base + slice.len <= other.base || other.base + other.len <= slice.base;
+                            prop_assert!(apart || n == 0 || other.len == 0, "{:?} {:?}", slice, other);
+                        }
+                        taken.push(slice);
+                    }
+                } else if !taken.is_empty() {
+                    slices.give_back(taken.swap_remove(n as usize % taken.len()));
+                }
+            }
+            for slice in taken.drain(..) {
+                slices.give_back(slice);
+            }
+            prop_assert_eq!(slices.take(256), Some(Slice { base: 0, len: 256 }));
+        }
+    }
+
+    #[test]
+    fn slices_of_an_earlier_agent_stay_taken() {
+        let used = [Slice { base: 4, len: 2 }, Slice { base: 0, len: 1 }];
+        let mut slices = Slices::new(8, used.into_iter());
+        assert_eq!(slices.used(), 3);
+        assert_eq!(slices.take(3), Some(Slice { base: 1, len: 3 }));
+        assert_eq!(slices.take(3), None);
+        assert_eq!(slices.take(2), Some(Slice { base: 6, len: 2 }));
+    }
+}

@@ -1,0 +1,205 @@
+//! The bpf(2) calls that aya has no interface for, and two other system calls. All `unsafe` of the agent is here and in
+//! [`super::array`].
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+
+/// A `bpf_attr`, zeroed up to the size of the largest one used here.
+#[repr(C, align(8))]
+struct Attr([u8; 128]);
+
+impl Attr {
+    fn new() -> Self {
+        Self([0; 128])
+    }
+
+    fn u32(mut self, offset: usize, value: u32) -> Self {
+        self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn u64(mut self, offset: usize, value: u64) -> Self {
+        self.0[offset..offset + 8].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn fd(self, offset: usize, fd: BorrowedFd<'_>) -> Self {
+        self.u32(offset, fd.as_raw_fd() as u32)
+    }
+
+    fn get_u32(&self, offset: usize) -> u32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.0[offset..offset + 4]);
+        u32::from_ne_bytes(bytes)
+    }
+
+    fn call(&mut self, command: libc::c_int) -> io::Result<i64> {
+        // SAFETY: the attribute is zero where the caller said nothing; pointers in it outlive the call.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    }
+
+    fn call_for_fd(&mut self, command: libc::c_int) -> io::Result<OwnedFd> {
+        let fd = self.call(command)?;
+        // SAFETY: these commands return a new descriptor.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+}
+
+fn path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Pins a map, program or link.
+pub(super) fn pin(fd: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+    let at = path(at)?;
+    Attr::new().u64(0, at.as_ptr() as u64).fd(8, fd).call(BPF_OBJ_PIN).map(drop)
+}
+
+/// Opens what is pinned.
+pub(super) fn open_pinned(at: &Path) -> io::Result<OwnedFd> {
+    let at = path(at)?;
+    Attr::new().u64(0, at.as_ptr() as u64).call_for_fd(BPF_OBJ_GET)
+}
+
+/// Attaches a program by a link. `target` is an interface index, or a descriptor as a number.
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    Attr::new().fd(0, program).u32(4, target).u32(8, attach_type).u32(12, flags).call_for_fd(BPF_LINK_CREATE)
+}
+
+/// Replaces the program of a link, at once.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::new().fd(0, link).fd(4, program).call(BPF_LINK_UPDATE).map(drop)
+}
+
+/// What a link is attached to: the words of `bpf_link_info` behind the common part.
+pub(super) struct LinkInfo {
+    /// `bpf_link_info.cgroup.cgroup_id`, for links of cgroups.
+    pub(super) cgroup_id: u64,
+    /// `bpf_link_info.{xdp,tcx}.ifindex`, for links of interfaces; 0 when the interface is gone.
+    pub(super) ifindex: u32,
+}
+
+/// Asks a link what it is attached to.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    const TARGET: usize = 16;
+    let mut info = Attr::new();
+    Attr::new()
+        .fd(0, link)
+        .u32(4, info.0.len() as u32)
+        .u64(8, info.0.as_mut_ptr() as u64)
+        .call(BPF_OBJ_GET_INFO_BY_FD)?;
+    let low = info.get_u32(TARGET);
+    let cgroup_id = (info.get_u32(TARGET + 4) as u64) << 32 | low as u64;
+    Ok(LinkInfo { cgroup_id, ifindex: low })
+}
+
+/// Runs a tc program once on a packet and returns its result.
+pub(super) fn run_once(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+    let mut attr =
+        Attr::new().fd(0, program).u32(8, packet.len() as u32).u64(16, packet.as_ptr() as u64).u32(32, 1);
+    attr.call(BPF_PROG_TEST_RUN)?;
+    Ok(attr.get_u32(4))
+}
+
+/// Does the kernel let socket address programs call a helper? Tries with a program of three instructions.
+///
+/// # Errors
+/// When the kernel refuses for another reason than the helper.
+pub(super) fn cgroup_sock_addr_has_helper(helper: u32) -> io::Result<bool> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+    const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+    const LOG: usize = 4096;
+    // r1 = 0; call helper; r0 = 1; exit. The call's arguments are wrong, but an unknown helper is refused before that.
+    let instructions: [u64; 4] =
+        [0x0000_0000_0000_01b7, (helper as u64) << 32 | 0x85, 0x0000_0001_0000_00b7, 0x95];
+    let mut log = vec![0u8; LOG];
+    let result = Attr::new()
+        .u32(0, BPF_PROG_TYPE_CGROUP_SOCK_ADDR)
+        .u32(4, instructions.len() as u32)
+        .u64(8, instructions.as_ptr() as u64)
+        .u64(16, c"GPL".as_ptr() as u64)
+        .u32(24, 1)
+        .u32(28, LOG as u32)
+        .u64(32, log.as_mut_ptr() as u64)
+        .u32(68, BPF_CGROUP_INET4_CONNECT)
+        .call_for_fd(BPF_PROG_LOAD);
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(error),
+        Err(_) => {
+            // "unknown func bpf_x#1" up to 6.12, "program of this type cannot use helper" since.
+            let log = String::from_utf8_lossy(&log);
+            Ok(!log.contains("unknown func")
+                && !log.contains("invalid func")
+                && !log.contains("cannot use helper"))
+        }
+    }
+}
+
+/// Waits until every program that was running has ended: one RCU grace period.
+///
+/// # Errors
+/// `EINVAL` on kernels with `nohz_full`.
+pub(super) fn wait_for_readers() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The cookie of this process's network namespace (kernel 5.14).
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the buffer has the length that is given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_zero_elsewhere() {
+        let attr = Attr::new().u32(4, 7).u64(8, 9);
+        assert_eq!((attr.get_u32(0), attr.get_u32(4), attr.get_u32(8), attr.get_u32(12)), (0, 7, 9, 0));
+    }
+
+    #[test]
+    fn what_is_not_pinned_is_not_found() {
+        let error = open_pinned(Path::new("/proc/self/no-such-pin")).unwrap_err();
+        assert!(error.raw_os_error().is_some(), "{error}");
+    }
+}

@@ -1,0 +1,179 @@
+//! `debug flows`: what is being translated, packet by packet.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use anyhow::Result;
+use proxy_common::{
+    V4, V6,
+    layout::flow::{Flow, FlowKey, FlowState, Pair, flags},
+    packet::PROTOCOL_TCP,
+};
+use serde::Serialize;
+
+use super::{
+    names::{Names, protocol_text},
+    output::{Row, or_dash},
+};
+use crate::clock::Clock;
+use crate::datapath::{
+    address::{UserFamily, protocol_of},
+    maps::MapFamily,
+    pins::Pins,
+};
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FlowRow {
+    service: Option<String>,
+    protocol: &'static str,
+    client: SocketAddr,
+    vip: SocketAddr,
+    backend: SocketAddr,
+    /// The source that the backend sees.
+    source: SocketAddr,
+    /// TCP only.
+    state: Option<&'static str>,
+    flags: Vec<&'static str>,
+    /// Since the last packet, roughly: entries are refreshed about once a second.
+    age_seconds: Option<u64>,
+}
+
+impl Row for FlowRow {
+    const HEADER: &'static [&'static str] =
+        &["SERVICE", "PROTOCOL", "CLIENT", "VIP", "BACKEND", "SOURCE", "STATE", "FLAGS", "AGE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            or_dash(self.service.as_ref()),
+            self.protocol.to_owned(),
+            self.client.to_string(),
+            self.vip.to_string(),
+            self.backend.to_string(),
+            self.source.to_string(),
+            or_dash(self.state),
+            or_dash((!self.flags.is_empty()).then(|| self.flags.join(","))),
+            or_dash(self.age_seconds.map(|seconds| format!("{seconds}s"))),
+        ]
+    }
+}
+
+pub(super) fn read(pins: &Pins) -> Result<Vec<FlowRow>> {
+    let names = Names::read(pins)?;
+    let clock = Clock::read();
+    let mut rows = rows(entries::<V4>(pins)?, &names, clock);
+    rows.extend(self::rows(entries::<V6>(pins)?, &names, clock));
+    rows.sort_by(|a, b| (&a.service, a.vip, a.client).cmp(&(&b.service, b.vip, b.client)));
+    Ok(rows)
+}
+
+/// All entries of a family's map. Walking a map that changes can begin anew: duplicates go, and there is an end.
+fn entries<F: MapFamily>(pins: &Pins) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
+    const PATIENCE: usize = 1 << 24;
+    Ok(F::flows(pins)?.iter().take(PATIENCE).collect::<Result<_, _>>()?)
+}
+
+/// One row per flow, which has two entries: the one for requests is shown, or made again from the other.
+fn rows<F: UserFamily>(
+    entries: HashMap<FlowKey<F>, Flow<F>>,
+    names: &Names,
+    clock: Option<Clock>,
+) -> Vec<FlowRow> {
+    let (answers, mut requests): (HashMap<_, _>, HashMap<_, _>) =
+        entries.into_iter().partition(|(_, flow)| flow.flags & flags::REVERSE != 0);
+    for (key, flow) in answers {
+        let mut pair = Pair::default();
+        pair.begin(&key, &flow);
+        pair.make_twin();
+        requests.entry(pair.twin_key).or_insert(pair.twin);
+    }
+    requests.iter().map(|(key, flow)| row(key, flow, names, clock)).collect()
+}
+
+fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, clock: Option<Clock>) -> FlowRow {
+    FlowRow {
+        service: names.get(flow.service),
+        protocol: protocol_text(protocol_of(key.protocol)),
+        client: F::to_socket(&key.tuple.src, key.tuple.sport),
+        vip: F::to_socket(&key.tuple.dst, key.tuple.dport),
+        backend: F::to_socket(&flow.tuple.dst, flow.tuple.dport),
+        source: F::to_socket(&flow.tuple.src, flow.tuple.sport),
+        state: (key.protocol == PROTOCOL_TCP).then(|| state_text(flow.state)),
+        flags: flag_texts(flow.flags),
+        age_seconds: clock.map(|clock| clock.seconds_since(flow.last_seen)),
+    }
+}
+
+/// A [`FlowState`] for people.
+pub(super) fn state_text(state: u8) -> &'static str {
+    const ESTABLISHED: u8 = FlowState::Established as u8;
+    const CLOSING: u8 = FlowState::Closing as u8;
+    match state {
+        ESTABLISHED => "established",
+        CLOSING => "closing",
+        _ => "new",
+    }
+}
+
+fn flag_texts(bits: u8) -> Vec<&'static str> {
+    let known = [(flags::SNAT, "snat"), (flags::HAIRPIN, "hairpin"), (flags::SWITCHED, "switched")];
+    known.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, text)| text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::layout::{
+        flow::{Edge, Tuple},
+        id::Id,
+        name::ServiceName,
+    };
+
+    use super::*;
+
+    fn pair(client_port: u16) -> Pair<V4> {
+        let ip = |text: &str| V4::from_ip(text.parse().unwrap()).unwrap();
+        let tuple = Tuple {
+            src: ip("192.0.2.9"),
+            dst: ip("192.168.0.1"),
+            sport: client_port.to_be(),
+            dport: 30016u16.to_be(),
+        };
+        let key = FlowKey::new(tuple, PROTOCOL_TCP, Edge::Forward);
+        let to = Tuple {
+            src: ip("192.168.0.1"),
+            dst: ip("10.244.1.5"),
+            sport: 20001u16.to_be(),
+            dport: 80u16.to_be(),
+        };
+        let flow = Flow {
+            tuple: to,
+            service: Id::new(1, 1),
+            state: FlowState::Established as u8,
+            flags: flags::SNAT,
+            ..Flow::default()
+        };
+        let mut pair = Pair::default();
+        pair.begin(&key, &flow);
+        pair.make_twin();
+        pair
+    }
+
+    #[test]
+    fn a_flow_is_one_row_even_if_half_of_it_is_lost() {
+        let names: Names = [(Id::new(1, 1), ServiceName::new("default/web", 6, 4))].into_iter().collect();
+        let (whole, half) = (pair(1000), pair(2000));
+        let entries = HashMap::from([
+            (whole.key, whole.flow),
+            (whole.twin_key, whole.twin),
+            (half.twin_key, half.twin),
+        ]);
+        let mut lines: Vec<String> =
+            rows(entries, &names, None).iter().map(|row| row.cells().join(" ")).collect();
+        lines.sort();
+        let expected = |port| {
+            format!(
+                "default/web TCP 192.0.2.9:{port} 192.168.0.1:30016 10.244.1.5:80 192.168.0.1:20001 established snat -"
+            )
+        };
+        assert_eq!(lines, [expected(1000), expected(2000)]);
+    }
+}

@@ -1,0 +1,152 @@
+//! The core's steps in words.
+
+use proxy_common::{
+    decide::{DropReason, Route, RouteKind, Step},
+    layout::{
+        flow::{Flow, flags},
+        frontend::{FRONTEND_CLUSTER_IP, Target},
+        id::Id,
+        set::SetRole,
+    },
+};
+
+use super::{
+    Client, Question,
+    explore::{Explorer, Path},
+    routing::Routing,
+};
+use crate::{
+    datapath::address::{UserFamily, protocol_of},
+    debug::{flows::state_text, names::protocol_text},
+};
+
+impl Question {
+    /// The destination and protocol.
+    pub(super) fn destination(&self) -> String {
+        format!("{} {}", self.to, protocol_text(protocol_of(self.protocol)))
+    }
+}
+
+impl<M, R: Routing> Explorer<'_, M, R> {
+    /// What is looked at.
+    pub(super) fn headline(&self, path: Path) -> String {
+        let client = match self.client {
+            Client::Pod => "a pod of this node",
+            Client::Node => "this node itself",
+            Client::Outside => "outside",
+        };
+        let Question { from, .. } = self.question;
+        format!("{from} ({client}) to {}: {}", self.question.destination(), path.text())
+    }
+
+    /// A step; none for those that say nothing to people.
+    pub(super) fn explain<F: UserFamily>(&self, step: &Step<F>) -> Option<String> {
+        let Question { to, .. } = self.question;
+        Some(match step {
+            Step::NoFrontendSurely => {
+                format!("the filter says that {} belongs to no service", self.question.destination())
+            }
+            Step::NoFrontend => format!("there is no frontend {}", self.question.destination()),
+            Step::Frontend(target) => {
+                format!(
+                    "{} is {} of {}",
+                    self.question.destination(),
+                    kind(*target),
+                    self.service(target.service())
+                )
+            }
+            Step::NodePort(target) => format!(
+                "{} is an address for node ports, and {} is a node port of {}",
+                to.ip(),
+                to.port(),
+                self.service(target.service()),
+            ),
+            Step::KnownFlow(flow) => self.known_flow(flow),
+            Step::StaleFlow(flow) => format!(
+                "the known flow to {} is over, or its backend is gone: chosen anew",
+                F::to_socket(&flow.tuple.dst, flow.tuple.dport)
+            ),
+            Step::ClusterIpFromOutside(_) => {
+                "it is a cluster IP, and the client is outside the cluster: left alone".to_owned()
+            }
+            Step::Set(role, set) => match set.count() {
+                0 => format!("it has no endpoints {}", for_whom(*role)),
+                1 => format!("it has 1 endpoint {}", for_whom(*role)),
+                count => format!("it has {count} endpoints {}: one is chosen at random", for_whom(*role)),
+            },
+            Step::Backend(_) => return None,
+            Step::Route(route) => self.route(route),
+            Step::Hairpin => format!(
+                "client and backend are the same pod: the source becomes {}, so that the answer comes back here",
+                to.ip()
+            ),
+            Step::Drop(reason) => format!("dropped: {}", drop_text(*reason)),
+            Step::Answer(answer) if self.settings.is_snat_port(answer.dport) => {
+                let (first, last) = (self.settings.snat_first, self.settings.snat_last);
+                format!("sent with source {}, port {first}-{last}", F::to_ip(&answer.dst))
+            }
+            Step::Answer(answer) => format!(
+                "its answers, {} to {}, get their source back",
+                F::to_socket(&answer.src, answer.sport),
+                F::to_socket(&answer.dst, answer.dport),
+            ),
+        })
+    }
+
+    fn known_flow<F: UserFamily>(&self, flow: &Flow<F>) -> String {
+        let (from, to) = (
+            F::to_socket(&flow.tuple.src, flow.tuple.sport),
+            F::to_socket(&flow.tuple.dst, flow.tuple.dport),
+        );
+        let whose = if flow.flags & flags::REVERSE != 0 { "an answer in" } else { "part of" };
+        let state = state_text(flow.state);
+        let service = self.service(flow.service);
+        format!("it is {whose} a known flow ({state}) of {service}: sent as {from} to {to}")
+    }
+
+    fn route<F: UserFamily>(&self, route: &Route<F>) -> String {
+        let device = self.routing.interface(route.ifindex);
+        let via = F::to_ip(&route.next_hop);
+        match route.kind {
+            RouteKind::Local => "routed to this node itself".to_owned(),
+            RouteKind::Neighbour => format!("routed by {device}, next hop {via}"),
+            RouteKind::Unresolved => {
+                format!("routed by {device}, next hop {via} (its MAC is not known yet: the kernel will ask)")
+            }
+            RouteKind::None => "there is no route".to_owned(),
+        }
+    }
+
+    /// A service port's name.
+    pub(super) fn service(&self, id: Id) -> String {
+        self.names.get(id).unwrap_or_else(|| "a service that is gone".to_owned())
+    }
+}
+
+fn kind(target: Target) -> &'static str {
+    if target.flags() & FRONTEND_CLUSTER_IP != 0 { "the cluster IP" } else { "a frontend" }
+}
+
+pub(super) fn for_whom(role: SetRole) -> &'static str {
+    match role {
+        SetRole::ClusterIp => "for the cluster IP",
+        SetRole::External => "for node ports from outside",
+        SetRole::Cluster => "for node ports from inside the cluster",
+    }
+}
+
+pub(super) fn drop_text(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::SnatExhausted => "no source port is free towards the backend",
+        DropReason::SnatUnknown => {
+            "the port is one for connections passed on, and no flow has it (a process of this node that uses it would \
+             get the packet)"
+        }
+        DropReason::NoRoute => "there is no route",
+        DropReason::NoSnatAddress => "the interface has no address to send from",
+        DropReason::NoEndpoints => "there are no endpoints",
+        DropReason::HopLimit => "the hop limit ran out",
+        DropReason::FlowMapFull => "the flow map is full",
+        DropReason::BadSlot => "the set names a backend that is not there: a defect",
+    }
+}

@@ -1,0 +1,264 @@
+//! Runs the core for each backend that chance could choose: which one it will be cannot be foretold.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use proxy_common::{
+    decide::{self, SocketOrigin, SocketVerdict, Step, Translation},
+    layout::{
+        config::Settings,
+        flow::{Tuple, flags},
+        id::Id,
+        set::Set,
+        socket::SocketPeer,
+    },
+    packet::{PROTOCOL_TCP, Packet, tcp_flags},
+};
+
+use super::{
+    Client, Question,
+    answer::Verdict,
+    live::{LiveMaps, is_uplink},
+    routing::Routing,
+    tables::LiveTables,
+};
+use crate::{datapath::address::UserFamily, debug::names::Names};
+
+/// The core is run for so many backends of a set; more are only listed.
+const MAX_RUNS: u32 = 1024;
+
+/// Hop limit of the packet that is traced: what most systems send.
+const HOP_LIMIT: u8 = 64;
+
+/// Which program is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    /// The socket hooks.
+    Socket,
+    /// The packet program at a pod's interface.
+    Pod,
+    /// The packet program at an uplink.
+    Uplink,
+}
+
+impl Path {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Socket => "socket hook (connect, sendmsg)",
+            Self::Pod => "packet program at the pod's interface",
+            Self::Uplink => "packet program at the uplink",
+        }
+    }
+}
+
+/// One run of the core.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome<F: UserFamily> {
+    pub(super) verdict: Verdict,
+    /// With [`Verdict::Translate`]: who gets it, and the source it sees.
+    pub(super) backend: Option<SocketAddr>,
+    pub(super) source: Option<IpAddr>,
+    pub(super) steps: Vec<Step<F>>,
+}
+
+impl<F: UserFamily> Outcome<F> {
+    fn set(&self) -> Option<Set> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Set(_, set) => Some(*set),
+            _ => None,
+        })
+    }
+
+    pub(super) fn is_known_flow(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::KnownFlow(_)))
+    }
+
+    /// It belongs to an answer, not to a request.
+    pub(super) fn is_answer(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::KnownFlow(flow) if flow.flags & flags::REVERSE != 0))
+    }
+
+    pub(super) fn service(&self) -> Option<Id> {
+        self.steps.iter().find_map(|step| match step {
+            Step::KnownFlow(flow) => Some(flow.service),
+            Step::Frontend(target) | Step::NodePort(target) | Step::ClusterIpFromOutside(target) => {
+                Some(target.service())
+            }
+            _ => None,
+        })
+    }
+}
+
+/// What a program would do, whatever chance says.
+pub(super) struct Explored<F: UserFamily> {
+    pub(super) path: Path,
+    /// One for each backend, or just one if there is nothing to choose.
+    pub(super) outcomes: Vec<Outcome<F>>,
+    /// The backends of the set: what could be chosen, or could have been.
+    pub(super) candidates: Vec<SocketAddr>,
+}
+
+impl<F: UserFamily> Explored<F> {
+    pub(super) fn is_known_flow(&self) -> bool {
+        self.outcomes.iter().any(Outcome::is_known_flow)
+    }
+
+    /// The verdict: translated, if it is for any backend.
+    pub(super) fn verdict(&self) -> Verdict {
+        let verdicts = || self.outcomes.iter().map(|outcome| outcome.verdict);
+        let translated = verdicts().find(|verdict| *verdict == Verdict::Translate);
+        translated.or_else(|| verdicts().next()).unwrap_or(Verdict::Pass)
+    }
+
+    /// In a few words.
+    pub(super) fn summary(&self) -> String {
+        match self.verdict() {
+            Verdict::Translate => {
+                format!("would translate to one of {} backends", self.candidates.len().max(1))
+            }
+            Verdict::Pass => "would leave it alone".to_owned(),
+            Verdict::Reject => "would refuse it".to_owned(),
+            Verdict::Drop => "would drop it".to_owned(),
+        }
+    }
+}
+
+/// A question and all that is needed to answer it.
+pub(super) struct Explorer<'t, M, R> {
+    pub(super) maps: &'t M,
+    pub(super) routing: &'t R,
+    pub(super) names: &'t Names,
+    pub(super) settings: Settings,
+    pub(super) question: &'t Question,
+    pub(super) client: Client,
+}
+
+impl<M, R: Routing> Explorer<'_, M, R> {
+    /// Runs a program's part of the core as often as needed.
+    pub(super) fn explore<F: UserFamily>(&self, path: Path) -> Result<Explored<F>>
+    where
+        M: LiveMaps<F>,
+    {
+        let first = self.run::<F>(path, 0, false)?;
+        if first.is_known_flow() {
+            let set = self.run::<F>(path, 0, true)?.set().unwrap_or_default();
+            let candidates = if first.is_answer() { Vec::new() } else { self.candidates(set) };
+            return Ok(Explored { path, outcomes: vec![first], candidates });
+        }
+        let set = first.set().unwrap_or_default();
+        let count = u64::from(set.count().min(MAX_RUNS));
+        let mut outcomes = vec![first];
+        for choice in 1..count {
+            // The least number that chooses this slot; see `Set::slot`.
+            let random = (choice << 32).div_ceil(set.count().into()) as u32;
+            outcomes.push(self.run(path, random, false)?);
+        }
+        Ok(Explored { path, outcomes, candidates: self.candidates(set) })
+    }
+
+    fn candidates<F: UserFamily>(&self, set: Set) -> Vec<SocketAddr>
+    where
+        M: LiveMaps<F>,
+    {
+        let slots = set.base()..set.base().saturating_add(set.count());
+        let backends = slots.filter_map(|slot| self.maps.backend(slot));
+        let mut candidates: Vec<_> =
+            backends.map(|backend| F::to_socket(&backend.addr, backend.port)).collect();
+        candidates.sort();
+        candidates.dedup();
+        candidates
+    }
+
+    fn run<F: UserFamily>(&self, path: Path, random: u32, without_flows: bool) -> Result<Outcome<F>>
+    where
+        M: LiveMaps<F>,
+    {
+        let tables = LiveTables::new(self.maps, self.routing, self.settings, random, without_flows);
+        let Question { from, to, protocol, .. } = *self.question;
+        let addr = |ip| F::from_ip(ip).context("an address of the other family");
+        let (src, dst) = (addr(from.ip())?, addr(to.ip())?);
+        if path == Path::Socket {
+            let origin = if self.client == Client::Node { SocketOrigin::Node } else { SocketOrigin::Pod };
+            let mut peer = SocketPeer::default();
+            let verdict =
+                decide::connect(&tables, &dst, to.port().to_be(), protocol, origin, &mut peer).into();
+            let backend = (verdict == Verdict::Translate).then(|| F::to_socket(&peer.addr, peer.port));
+            let source = backend.and_then(|backend| self.socket_source(backend.ip()));
+            return Ok(Outcome { verdict, backend, source, steps: tables.into_steps() });
+        }
+        let packet = Packet {
+            tuple: Tuple { src, dst, sport: from.port().to_be(), dport: to.port().to_be() },
+            protocol,
+            tcp_flags: if protocol == PROTOCOL_TCP { tcp_flags::SYN } else { 0 },
+            hop_limit: HOP_LIMIT,
+            transport: 0,
+        };
+        let ifindex = self.ifindex(path);
+        let mut out = Translation::default();
+        let verdict = if path == Path::Pod {
+            decide::from_pod(&tables, &packet, ifindex, &mut out)
+        } else {
+            decide::from_uplink(&tables, &packet, ifindex, &mut out)
+        };
+        let verdict = verdict.into();
+        let is_translated = verdict == Verdict::Translate;
+        Ok(Outcome {
+            verdict,
+            backend: is_translated.then(|| F::to_socket(&out.to.dst, out.to.dport)),
+            source: is_translated.then(|| F::to_ip(&out.to.src)),
+            steps: tables.into_steps(),
+        })
+    }
+
+    /// The source of a socket: its own, or the one the kernel chooses for the backend.
+    fn socket_source(&self, backend: IpAddr) -> Option<IpAddr> {
+        let from = self.question.from.ip();
+        if from.is_loopback() {
+            self.routing.lookup(None, None, backend).and_then(|hop| hop.source)
+        } else {
+            Some(from)
+        }
+    }
+
+    /// The interface by which the client's packets come: the one that leads to it.
+    fn ifindex<F: UserFamily>(&self, path: Path) -> u32
+    where
+        M: LiveMaps<F>,
+    {
+        let devices = self.maps.devices();
+        let towards = self.routing.lookup(None, None, self.question.from.ip()).map_or(0, |hop| hop.ifindex);
+        let fits = |index: &u32| devices.get(index).is_some_and(|d| is_uplink(d) == (path == Path::Uplink));
+        if fits(&towards) {
+            return towards;
+        }
+        // A port of the bridge that leads to the pod (all are treated alike), or any uplink.
+        let likely = devices.iter().filter(|(index, device)| {
+            fits(index) && (path == Path::Uplink || (towards != 0 && device.bridge == towards))
+        });
+        likely.map(|(index, _)| *index).min().unwrap_or(towards)
+    }
+}
+
+impl From<SocketVerdict> for Verdict {
+    fn from(verdict: SocketVerdict) -> Self {
+        match verdict {
+            SocketVerdict::Pass => Self::Pass,
+            SocketVerdict::Translate => Self::Translate,
+            SocketVerdict::Reject => Self::Reject,
+        }
+    }
+}
+
+impl From<decide::Verdict> for Verdict {
+    fn from(verdict: decide::Verdict) -> Self {
+        use decide::Verdict as Core;
+        match verdict {
+            Core::Pass => Self::Pass,
+            Core::Translate | Core::Forward | Core::Switch | Core::Return => Self::Translate,
+            Core::Reject => Self::Reject,
+            Core::Drop => Self::Drop,
+        }
+    }
+}

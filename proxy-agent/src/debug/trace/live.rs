@@ -1,0 +1,122 @@
+//! The maps that a trace reads.
+
+use std::{cell::RefCell, collections::HashMap};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, MapData, MapError};
+use proxy_common::{
+    Family,
+    decide::NodeAddress,
+    layout::{
+        backend::{Alive, Backend},
+        device::{DEVICE_UPLINK, Device},
+        flow::{Flow, FlowKey},
+        frontend::{Frontend, FrontendKey},
+        set::Set,
+    },
+};
+
+use crate::datapath::{
+    maps::{self, Hash, MapFamily},
+    pins::Pins,
+};
+
+/// Look-ups, by what stands in the maps. Nothing where there is nothing.
+pub(super) trait LiveMaps<F: Family> {
+    fn filter(&self, element: u32) -> u64;
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>>;
+    fn set(&self, index: u32) -> Set;
+    fn backend(&self, slot: u32) -> Option<Backend<F>>;
+    fn alive(&self, element: u32) -> Alive;
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress;
+    fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>>;
+    fn devices(&self) -> &HashMap<u32, Device>;
+}
+
+pub(super) fn is_uplink(device: &Device) -> bool {
+    device.flags & DEVICE_UPLINK != 0
+}
+
+/// The maps that an agent pinned.
+pub(super) struct PinnedMaps<F: MapFamily> {
+    filter: Array<MapData, u64>,
+    frontends: Hash<FrontendKey<F>, Frontend<F>>,
+    sets: Array<MapData, Set>,
+    backends: Array<MapData, Backend<F>>,
+    alive: Array<MapData, Alive>,
+    node_addresses: Hash<F::Addr, u32>,
+    flows: Hash<FlowKey<F>, Flow<F>>,
+    /// All of them: the core wants references.
+    devices: HashMap<u32, Device>,
+    /// The first that went wrong; the core has no room for errors.
+    error: RefCell<Option<MapError>>,
+}
+
+impl<F: MapFamily> PinnedMaps<F> {
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self {
+            filter: maps::vip_filter(pins)?,
+            frontends: F::frontends(pins)?,
+            sets: maps::sets(pins)?,
+            backends: F::backends(pins)?,
+            alive: maps::alive(pins)?,
+            node_addresses: F::node_addrs(pins)?,
+            flows: F::flows(pins)?,
+            devices: maps::devices(pins)?.iter().collect::<Result<_, _>>()?,
+            error: RefCell::default(),
+        })
+    }
+
+    /// Did all look-ups go well?
+    pub(super) fn check(&self) -> Result<()> {
+        match self.error.take() {
+            Some(error) => Err(error).context("cannot read the pinned maps"),
+            None => Ok(()),
+        }
+    }
+
+    fn found<T>(&self, result: Result<T, MapError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(MapError::KeyNotFound | MapError::ElementNotFound | MapError::OutOfBounds { .. }) => None,
+            Err(error) => {
+                self.error.borrow_mut().get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
+impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
+    fn filter(&self, element: u32) -> u64 {
+        self.found(self.filter.get(&element, 0)).unwrap_or_default()
+    }
+
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>> {
+        self.found(self.frontends.get(key, 0))
+    }
+
+    fn set(&self, index: u32) -> Set {
+        self.found(self.sets.get(&index, 0)).unwrap_or_default()
+    }
+
+    fn backend(&self, slot: u32) -> Option<Backend<F>> {
+        self.found(self.backends.get(&slot, 0))
+    }
+
+    fn alive(&self, element: u32) -> Alive {
+        self.found(self.alive.get(&element, 0)).unwrap_or_default()
+    }
+
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
+        NodeAddress(self.found(self.node_addresses.get(addr, 0)).unwrap_or_default())
+    }
+
+    fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
+        self.found(self.flows.get(key, 0))
+    }
+
+    fn devices(&self) -> &HashMap<u32, Device> {
+        &self.devices
+    }
+}

@@ -1,0 +1,201 @@
+//! The core's view of the maps for one run. What it writes is forgotten, what it decides is remembered.
+
+use std::{
+    cell::{OnceCell, RefCell},
+    net::IpAddr,
+    ops::Deref,
+};
+
+use proxy_common::{
+    V4, V6,
+    decide::{FlowHandle, Inserted, NodeAddress, Route, RouteKind, Step, Tables},
+    layout::{
+        backend::{Alive, Backend},
+        config::Settings,
+        counter::Counter,
+        device::Device,
+        filter,
+        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        frontend::{FrontendKey, Target},
+        id::Id,
+        set::{Set, SetRole},
+    },
+};
+
+use super::{live::LiveMaps, routing::Routing};
+use crate::{datapath::address::UserFamily, model::plan::IpFamily};
+
+/// Tables of one run of the core.
+pub(super) struct LiveTables<'t, F: UserFamily, M, R> {
+    pub(super) maps: &'t M,
+    pub(super) routing: &'t R,
+    pub(super) settings: Settings,
+    /// What the core gets for chance: chooses the backend.
+    pub(super) random: u32,
+    /// As if nothing was known of this client yet.
+    pub(super) without_flows: bool,
+    steps: RefCell<Vec<Step<F>>>,
+    /// A run chooses one backend at most; the core wants a reference.
+    chosen: OnceCell<(u32, Option<Backend<F>>)>,
+}
+
+impl<'t, F: UserFamily, M: LiveMaps<F>, R: Routing> LiveTables<'t, F, M, R> {
+    pub(super) fn new(
+        maps: &'t M,
+        routing: &'t R,
+        settings: Settings,
+        random: u32,
+        without_flows: bool,
+    ) -> Self {
+        let (steps, chosen) = (RefCell::default(), OnceCell::new());
+        Self { maps, routing, settings, random, without_flows, steps, chosen }
+    }
+
+    /// The steps that were taken.
+    pub(super) fn into_steps(self) -> Vec<Step<F>> {
+        self.steps.into_inner()
+    }
+}
+
+/// A copy of a flow entry.
+pub(super) struct FlowCopy<F: UserFamily>(Flow<F>);
+
+impl<F: UserFamily> Deref for FlowCopy<F> {
+    type Target = Flow<F>;
+
+    fn deref(&self) -> &Flow<F> {
+        &self.0
+    }
+}
+
+impl<F: UserFamily> FlowHandle<F> for FlowCopy<F> {
+    fn touch(&self, _now: u32) {}
+    fn set_state(&self, _state: FlowState) {}
+    fn set_mac(&self, _mac: Mac) {}
+}
+
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, M, R> {
+    type Flow = FlowCopy<F>;
+    type Pair = Box<Pair<F>>;
+
+    fn pair(&self) -> Option<Box<Pair<F>>> {
+        Some(Box::default())
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        [filter::of_address::<F>(addr), filter::of_frontend::<F>(addr, port, protocol)].into_iter().any(
+            |bit| {
+                let (element, bit) = filter::position(bit);
+                self.maps.filter(element) >> bit & 1 != 0
+            },
+        )
+    }
+
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Target> {
+        // Twice, as the programs do: the entry may be in the middle of a change.
+        (0..2).find_map(|_| self.maps.frontend(key)?.checked(key))
+    }
+
+    fn set(&self, service: Id, role: SetRole) -> Set {
+        self.maps.set(Set::index(service, role))
+    }
+
+    fn backend(&self, slot: u32) -> Option<&Backend<F>> {
+        let (chosen, backend) = self.chosen.get_or_init(|| (slot, self.maps.backend(slot)));
+        debug_assert_eq!(*chosen, slot, "a second choice in one run");
+        backend.as_ref()
+    }
+
+    fn is_alive(&self, backend: Id) -> bool {
+        self.maps.alive(Alive::position(backend).0).holds(backend)
+    }
+
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
+        self.maps.node_address(addr)
+    }
+
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        self.maps.devices().get(&ifindex)
+    }
+
+    fn flow(&self, key: &FlowKey<F>) -> Option<FlowCopy<F>> {
+        if self.without_flows { None } else { self.maps.flow(key).map(FlowCopy) }
+    }
+
+    fn insert_flow(&self, key: &FlowKey<F>, _flow: &Flow<F>) -> Inserted {
+        if self.flow(key).is_some() { Inserted::Exists } else { Inserted::Yes }
+    }
+
+    fn replace_flow(&self, _key: &FlowKey<F>, _flow: &Flow<F>) -> bool {
+        true
+    }
+
+    fn remove_flow(&self, _key: &FlowKey<F>) {}
+
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, route: &mut Route<F>) {
+        *route = Route::default();
+        // What comes from an address of the node itself has no route by an interface it came in by.
+        let (src, dst) = (F::to_ip(src), F::to_ip(dst));
+        let Some(hop) = self
+            .routing
+            .lookup(Some(ifindex), Some(src), dst)
+            .or_else(|| self.routing.lookup(None, Some(src), dst))
+            .or_else(|| self.routing.lookup(None, None, dst))
+        else {
+            return;
+        };
+        route.ifindex = hop.ifindex;
+        if hop.is_local {
+            route.kind = RouteKind::Local;
+            return;
+        }
+        if let Some(next_hop) = F::from_ip(hop.next_hop) {
+            route.next_hop = next_hop;
+        }
+        match self.routing.neighbour(hop.ifindex, hop.next_hop) {
+            Some(mac) => {
+                route.kind = RouteKind::Neighbour;
+                route.to = mac;
+            }
+            None => route.kind = RouteKind::Unresolved,
+        }
+    }
+
+    fn has_socket(&self, _tuple: &Tuple<F>, _protocol: u8) -> bool {
+        // Cannot be known without asking the kernel's socket tables; the explanation says so.
+        false
+    }
+
+    fn random(&self) -> u32 {
+        self.random
+    }
+
+    fn now(&self) -> u32 {
+        // Only for stamps, which are forgotten.
+        0
+    }
+
+    fn count(&self, _counter: Counter) {}
+
+    fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
+        let ip: IpAddr = match F::FAMILY {
+            IpFamily::V4 => V4::to_ip(&device.snat_v4),
+            IpFamily::V6 => V6::to_ip(&device.snat_v6),
+        };
+        match F::from_ip(ip) {
+            Some(source) if !ip.is_unspecified() => {
+                *addr = source;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn step(&self, step: Step<F>) {
+        self.steps.borrow_mut().push(step);
+    }
+}

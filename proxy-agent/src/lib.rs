@@ -1,0 +1,15 @@
+//! The agent: sources -> store -> model -> plan -> data path.
+
+pub mod cgroup;
+pub mod cleanup;
+pub mod cli;
+mod clock;
+pub mod datapath;
+pub mod debug;
+pub mod logging;
+pub mod model;
+pub mod net;
+pub mod observe;
+pub mod run;
+pub mod source;
+pub mod sync;

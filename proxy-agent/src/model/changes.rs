@@ -1,0 +1,147 @@
+//! What changed between two plans of a Service, in words for the log.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::plan::{Frontend, PortPlan};
+
+/// A difference between two plans of one Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanChange<'a> {
+    /// The port is new.
+    Added(&'a PortPlan),
+    /// Its frontends or endpoints differ.
+    Changed {
+        /// As it was.
+        from: &'a PortPlan,
+        /// As it is.
+        to: &'a PortPlan,
+    },
+    /// The port is gone.
+    Removed(&'a PortPlan),
+}
+
+/// The differences between two lists of plans: changed and added ports in the order of `new`, then removed ones.
+pub fn changes<'a>(old: &'a [PortPlan], new: &'a [PortPlan]) -> Vec<PlanChange<'a>> {
+    let mut before: BTreeMap<_, _> = old.iter().map(|plan| (&plan.name, plan)).collect();
+    let mut found: Vec<_> = new
+        .iter()
+        .filter_map(|to| match before.remove(&to.name) {
+            None => Some(PlanChange::Added(to)),
+            Some(from) => (from != to).then_some(PlanChange::Changed { from, to }),
+        })
+        .collect();
+    found.extend(before.into_values().map(PlanChange::Removed));
+    found
+}
+
+impl fmt::Display for PlanChange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added(plan) => write!(f, "service {} added: {}", plan.name, Summary(plan)),
+            Self::Removed(plan) => write!(f, "service {} removed: {}", plan.name, Frontends(plan)),
+            Self::Changed { from, to } => {
+                write!(f, "service {} changed: {}", to.name, Summary(to))?;
+                let gained = to.cluster.iter().filter(|address| !from.cluster.contains(address));
+                gained.take(SHOWN).try_for_each(|address| write!(f, " +{address}"))?;
+                let lost = from.cluster.iter().filter(|address| !to.cluster.contains(address));
+                lost.take(SHOWN).try_for_each(|address| write!(f, " -{address}"))
+            }
+        }
+    }
+}
+
+/// Endpoints named in one line at most, each way.
+const SHOWN: usize = 4;
+
+struct Frontends<'a>(&'a PortPlan);
+
+impl fmt::Display for Frontends<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, frontend) in self.0.frontends.iter().enumerate() {
+            f.write_str(if n == 0 { "" } else { ", " })?;
+            match frontend {
+                Frontend::ClusterIp(address) => write!(f, "ClusterIP {address}")?,
+                Frontend::NodePort(port) => write!(f, "NodePort {port} ({:?})", self.0.name.family)?,
+            }
+        }
+        write!(f, " {}", self.0.name.protocol)
+    }
+}
+
+struct Summary<'a>(&'a PortPlan);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PortPlan { internal, external, cluster, .. } = self.0;
+        write!(f, "{} -> {}", Frontends(self.0), Endpoints(cluster.len()))?;
+        if internal != cluster {
+            write!(f, ", {} for the cluster IP", Endpoints(internal.len()))?;
+        }
+        if external != cluster {
+            write!(f, ", {} for clients outside", Endpoints(external.len()))?;
+        }
+        Ok(())
+    }
+}
+
+struct Endpoints(usize);
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("no endpoints"),
+            1 => f.write_str("1 endpoint"),
+            n => write!(f, "{n} endpoints"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::model::{
+        objects::{ObjectName, Protocol},
+        plan::{IpFamily, PortName},
+    };
+
+    fn plan(port: &str, endpoints: &[&str]) -> PortPlan {
+        let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        PortPlan {
+            name: PortName {
+                service: ObjectName::new("default", "web"),
+                port: port.into(),
+                protocol: Protocol::Tcp,
+                family: IpFamily::V4,
+            },
+            frontends: vec![Frontend::ClusterIp("10.1.2.3:80".parse().unwrap()), Frontend::NodePort(30016)],
+            internal: endpoints.clone(),
+            external: endpoints.clone(),
+            cluster: endpoints,
+        }
+    }
+
+    #[test]
+    fn differences_read_well() {
+        let old = [plan("a", &["1.1.1.1:1"]), plan("b", &["1.1.1.1:1"]), plan("c", &["1.1.1.1:1"])];
+        let mut local = plan("d", &["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
+        local.external.clear();
+        let new = [plan("a", &["1.1.1.1:1"]), plan("b", &["2.2.2.2:1", "3.3.3.3:1"]), local];
+        let lines: Vec<_> = changes(&old, &new).iter().map(ToString::to_string).collect();
+        let frontends = "ClusterIP 10.1.2.3:80, NodePort 30016 (V4) TCP";
+        assert_eq!(
+            lines,
+            [
+                format!(
+                    "service default/web:b changed: {frontends} -> 2 endpoints +2.2.2.2:1 +3.3.3.3:1 -1.1.1.1:1"
+                ),
+                format!(
+                    "service default/web:d added: {frontends} -> 3 endpoints, no endpoints for clients outside"
+                ),
+                format!("service default/web:c removed: {frontends}"),
+            ]
+        );
+        assert!(changes(&new, &new).is_empty());
+    }
+}

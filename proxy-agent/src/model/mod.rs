@@ -1,0 +1,9 @@
+//! Kubernetes semantics: objects in, plans out. Pure: no I/O, no kernel, no clock.
+
+pub mod changes;
+mod endpoints;
+mod intern;
+pub mod objects;
+pub mod plan;
+pub mod planner;
+pub mod store;

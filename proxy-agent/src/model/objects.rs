@@ -1,0 +1,163 @@
+//! What the proxy needs to know of Kubernetes objects, and nothing more.
+//!
+//! Sources convert what they read into these at once, so that no full API object is ever kept.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name within it.
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    /// The name of an object in a namespace.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name } = self;
+        write!(f, "{namespace}/{name}")
+    }
+}
+
+/// A transport protocol that a Service port can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// The default when a port names none.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TrafficPolicy {
+    /// Any endpoint of the cluster.
+    #[default]
+    Cluster,
+    /// Endpoints of this node only.
+    Local,
+}
+
+/// A Service that the proxy serves: neither headless nor of type ExternalName.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ObjectName,
+    /// At most one per address family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Its ports, in the order of the object.
+    pub ports: Vec<ServicePort>,
+    /// Governs the cluster IPs.
+    pub internal_policy: TrafficPolicy,
+    /// Governs node ports; `Cluster` where the field does not apply.
+    pub external_policy: TrafficPolicy,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty when the Service has a single unnamed port.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port of the cluster IP.
+    pub port: u16,
+    /// The port on every node, if there is one.
+    pub node_port: Option<u16>,
+}
+
+/// One EndpointSlice of addresses of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its name.
+    pub name: ObjectName,
+    /// The Service it belongs to, by its `kubernetes.io/service-name` label.
+    pub service: ObjectName,
+    /// `addressType` is IPv6 (else IPv4).
+    pub ipv6: bool,
+    /// The ports that every endpoint of the slice has.
+    pub ports: Vec<SlicePort>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Must equal the Service port's name.
+    pub name: Arc<str>,
+    /// Must equal the Service port's protocol.
+    pub protocol: Protocol,
+    /// Where the endpoint listens. Slices of one Service may differ in it.
+    pub port: u16,
+}
+
+/// An endpoint of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The first address of the endpoint; the API gives no meaning to others.
+    pub address: IpAddr,
+    /// The node it runs on, when known.
+    pub node: Option<Arc<str>>,
+    /// May receive new connections.
+    pub ready: bool,
+    /// Would answer, ready or not.
+    pub serving: bool,
+    /// Is being deleted.
+    pub terminating: bool,
+}
+
+/// The node the agent runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its addresses (internal ones first), of both families.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The kinds of object that are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    EndpointSlice,
+}
+
+/// What a source tells the model. Sources say what is, not what it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A Service appeared or changed.
+    Service(Service),
+    /// A Service is gone, or is no longer one that the proxy serves.
+    ServiceGone(ObjectName),
+    /// An EndpointSlice appeared or changed.
+    EndpointSlice(EndpointSlice),
+    /// An EndpointSlice is gone.
+    EndpointSliceGone(ObjectName),
+    /// This node's object appeared or changed.
+    Node(Node),
+    /// A full list of one kind begins: what is not named until its `ListDone` is gone.
+    ListStart(Kind),
+    /// The full list is complete.
+    ListDone(Kind),
+}

@@ -1,0 +1,217 @@
+//! What the sources said so far: Services and their EndpointSlices, compact and indexed by Service.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    intern::Interner,
+    objects::{Change, EndpointSlice, Kind, Node, ObjectName, Service},
+};
+
+/// The objects known, and which Services were touched since the last look.
+///
+/// Takes events in any order: slices before their Service, deletes of unknown objects, lists that are cut off and
+/// begun again. Each event costs O(1) in the number of objects; the end of a list costs O(objects of its kind).
+#[derive(Debug, Default)]
+pub struct Store {
+    services: HashMap<ObjectName, Entry>,
+    /// Slice -> its Service, because a delete names the slice only.
+    owners: HashMap<ObjectName, ObjectName>,
+    lists: [Listing; 2],
+    changed: BTreeSet<ObjectName>,
+    node: Option<Node>,
+    names: Interner,
+}
+
+/// A Service and its slices; either may be missing.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Seen<Service>>,
+    /// By name: their order decides between duplicate endpoints.
+    slices: BTreeMap<Arc<str>, Seen<EndpointSlice>>,
+}
+
+/// An object and the list that named it last.
+#[derive(Debug)]
+struct Seen<T> {
+    object: T,
+    list: u32,
+}
+
+/// Where the lists of one kind are.
+#[derive(Debug, Default)]
+struct Listing {
+    /// Counts the lists begun.
+    list: u32,
+    /// The list is not complete yet.
+    running: bool,
+    /// Some list was complete once.
+    done_once: bool,
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in what a source says. Ask [`Self::take_changed`] for the effect.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Service(service) => self.set_service(service),
+            Change::ServiceGone(name) => self.remove_service(&name),
+            Change::EndpointSlice(slice) => self.set_slice(slice),
+            Change::EndpointSliceGone(name) => self.remove_slice(&name),
+            Change::Node(node) => self.node = Some(node),
+            Change::ListStart(kind) => {
+                let listing = &mut self.lists[kind as usize];
+                listing.list = listing.list.wrapping_add(1);
+                listing.running = true;
+            }
+            Change::ListDone(kind) => self.sweep(kind),
+        }
+    }
+
+    /// The Services that changed, themselves or in their slices, since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Were both Services and EndpointSlices listed completely at least once? Until then absence means nothing.
+    pub fn is_complete(&self) -> bool {
+        self.lists.iter().all(|listing| listing.done_once)
+    }
+
+    /// The Service of this name.
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)?.service.as_ref().map(|seen| &seen.object)
+    }
+
+    /// The slices of a Service, ordered by name.
+    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.services
+            .get(service)
+            .into_iter()
+            .flat_map(|entry| entry.slices.values().map(|seen| &seen.object))
+    }
+
+    /// All Services, in no particular order.
+    pub fn all_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().filter_map(|entry| entry.service.as_ref().map(|seen| &seen.object))
+    }
+
+    /// This node, once known.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn list_of(&self, kind: Kind) -> u32 {
+        self.lists[kind as usize].list
+    }
+
+    fn set_service(&mut self, mut service: Service) {
+        let list = self.list_of(Kind::Service);
+        self.names.share(&mut service.name.namespace);
+        self.names.share(&mut service.name.name);
+        for port in &mut service.ports {
+            self.names.share(&mut port.name);
+        }
+
+        let name = service.name.clone();
+        let known = &mut self.services.entry(name.clone()).or_default().service;
+        let same = known.as_ref().is_some_and(|seen| seen.object == service);
+        *known = Some(Seen { object: service, list });
+        if !same {
+            self.changed.insert(name);
+        }
+    }
+
+    fn remove_service(&mut self, name: &ObjectName) {
+        let Some(entry) = self.services.get_mut(name) else {
+            return;
+        };
+        if entry.service.take().is_some() {
+            self.changed.insert(name.clone());
+        }
+        self.drop_if_empty(name);
+    }
+
+    fn set_slice(&mut self, mut slice: EndpointSlice) {
+        let list = self.list_of(Kind::EndpointSlice);
+        self.names.share(&mut slice.name.namespace);
+        self.names.share(&mut slice.service.namespace);
+        self.names.share(&mut slice.service.name);
+        for port in &mut slice.ports {
+            self.names.share(&mut port.name);
+        }
+        for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
+            self.names.share(node);
+        }
+
+        let service = slice.service.clone();
+        if self.owners.get(&slice.name).is_some_and(|owner| *owner != service) {
+            self.remove_slice(&slice.name.clone());
+        }
+        self.owners.insert(slice.name.clone(), service.clone());
+
+        let known = &mut self.services.entry(service.clone()).or_default().slices;
+        let same = known.get(&slice.name.name).is_some_and(|seen| seen.object == slice);
+        known.insert(Arc::clone(&slice.name.name), Seen { object: slice, list });
+        if !same {
+            self.changed.insert(service);
+        }
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(service) = self.owners.remove(name) else {
+            return;
+        };
+        if let Some(entry) = self.services.get_mut(&service) {
+            entry.slices.remove(&name.name);
+        }
+        self.drop_if_empty(&service);
+        self.changed.insert(service);
+    }
+
+    fn drop_if_empty(&mut self, service: &ObjectName) {
+        if self.services.get(service).is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty())
+        {
+            self.services.remove(service);
+        }
+    }
+
+    /// The list is complete: removes what it did not name.
+    fn sweep(&mut self, kind: Kind) {
+        let listing = &mut self.lists[kind as usize];
+        if !listing.running {
+            return;
+        }
+        listing.running = false;
+        listing.done_once = true;
+        let list = listing.list;
+
+        match kind {
+            Kind::Service => {
+                let stale = |entry: &Entry| entry.service.as_ref().is_some_and(|seen| seen.list != list);
+                let gone: Vec<_> = self
+                    .services
+                    .iter()
+                    .filter(|(_, entry)| stale(entry))
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                gone.iter().for_each(|name| self.remove_service(name));
+            }
+            Kind::EndpointSlice => {
+                let slices = self.services.values().flat_map(|entry| entry.slices.values());
+                let gone: Vec<_> =
+                    slices.filter(|seen| seen.list != list).map(|seen| seen.object.name.clone()).collect();
+                gone.iter().for_each(|name| self.remove_slice(name));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

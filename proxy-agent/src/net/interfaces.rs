@@ -1,0 +1,170 @@
+//! Interfaces, addresses and default routes, read and followed by netlink.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType},
+    route::{RouteAttribute, RouteMessage, RouteType},
+};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
+
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Kind of virtual interface, as `ip -d link` says it; empty for hardware.
+    pub kind: String,
+    /// Index of the bridge or bond it belongs to, or 0.
+    pub master: u32,
+    /// Frames have an Ethernet header.
+    pub has_link_header: bool,
+    /// Is the loopback interface.
+    pub is_loopback: bool,
+    /// Is administratively up.
+    pub is_up: bool,
+    /// Global addresses, preferred ones first.
+    pub addresses: Vec<IpAddr>,
+    /// A default route leaves by it.
+    pub has_default_route: bool,
+}
+
+/// Reads all interfaces.
+pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
+    let mut interfaces = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
+        let mut interface = Interface {
+            index: link.header.index,
+            has_link_header: link.header.link_layer_type == LinkLayerType::Ether,
+            is_loopback: link.header.flags.contains(LinkFlags::Loopback),
+            is_up: link.header.flags.contains(LinkFlags::Up),
+            ..Interface::default()
+        };
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Controller(index) => interface.master = index,
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        if let LinkInfo::Kind(kind) = info {
+                            interface.kind = kind_name(&kind);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        interfaces.push(interface);
+    }
+    read_addresses(handle, &mut interfaces).await?;
+    for index in default_routes(handle).await? {
+        if let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == index) {
+            interface.has_default_route = true;
+        }
+    }
+    Ok(interfaces)
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+async fn read_addresses(handle: &Handle, interfaces: &mut [Interface]) -> Result<()> {
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
+        let is_global = matches!(message.header.scope, AddressScope::Universe | AddressScope::Site);
+        let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == message.header.index)
+        else {
+            continue;
+        };
+        let (mut local, mut address, mut secondary) = (None, None, false);
+        if message.header.flags.contains(AddressHeaderFlags::Secondary) {
+            secondary = true;
+        }
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(ip),
+                AddressAttribute::Address(ip) => address = Some(ip),
+                AddressAttribute::Flags(flags) => {
+                    secondary |= flags.intersects(AddressFlags::Deprecated | AddressFlags::Secondary);
+                }
+                _ => {}
+            }
+        }
+        // On point-to-point interfaces `address` is the peer's.
+        let Some(ip) = local.or(address).filter(|_| is_global) else { continue };
+        if secondary {
+            interface.addresses.push(ip);
+        } else {
+            let primaries = interface.addresses.len();
+            interface.addresses.insert(primaries, ip);
+        }
+    }
+    Ok(())
+}
+
+/// Indices of interfaces that default routes leave by.
+async fn default_routes(handle: &Handle) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for message in [
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    ] {
+        let mut routes = handle.route().get(message).execute();
+        while let Some(route) = routes.try_next().await.context("cannot list routes")? {
+            if is_default(&route) {
+                found.extend(devices(&route));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    const MAIN_TABLE: u8 = 254;
+    route.header.destination_prefix_length == 0
+        && route.header.kind == RouteType::Unicast
+        && route.header.table == MAIN_TABLE
+}
+
+fn devices(route: &RouteMessage) -> Vec<u32> {
+    let mut found = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => found.push(*index),
+            RouteAttribute::MultiPath(hops) => found.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A connection to read with.
+pub fn connect() -> Result<Handle> {
+    let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// Says when something may have changed; what it is is for [`read`] to find out.
+///
+/// A lost notification shows as an end of the stream.
+pub fn changes() -> Result<impl Stream<Item = ()> + Unpin> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+    let (connection, _, messages) =
+        new_multicast_connection(&groups).context("cannot follow the interfaces by netlink")?;
+    tokio::spawn(connection);
+    Ok(messages.map(|_| ()))
+}

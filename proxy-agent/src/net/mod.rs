@@ -1,0 +1,6 @@
+//! What the node's network looks like, and what that means for the hooks.
+
+pub mod forwarding;
+pub mod interfaces;
+pub mod reserved_ports;
+pub mod topology;

@@ -1,0 +1,211 @@
+//! Is the node's service proxy doing its work? What `/healthz` and `/livez` answer.
+//!
+//! Path, port and format are a contract with cloud load balancers (KEP-3836).
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::source::SourceState;
+
+/// A change that is not applied for longer than this makes the node unhealthy: twice kube-proxy's default sync period.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// The state of the agent's work. Share it in an `Arc`.
+#[derive(Debug)]
+pub struct Health {
+    source: watch::Receiver<SourceState>,
+    work: Mutex<Work>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    last_applied: Option<Timestamp>,
+    /// When the oldest change came that is not applied yet.
+    pending: Option<Instant>,
+    apply_error: Option<String>,
+    failed_hooks: Vec<String>,
+}
+
+/// The answer to a health check.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// When everything was applied last: now if nothing is wrong.
+    last_updated: Option<Timestamp>,
+    current_time: Timestamp,
+    /// Whether the node should get traffic from load balancers; not part of `/livez`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    status: Families,
+    /// What is wrong, for people; beyond kube-proxy's format. Not everything here makes the node unhealthy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+impl Report {
+    /// Whether the answer is 200.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy
+    }
+}
+
+/// Both families are applied together, so they are well or ill together.
+#[derive(Debug, Serialize)]
+struct Families {
+    #[serde(rename = "IPv4")]
+    v4: FamilyStatus,
+    #[serde(rename = "IPv6")]
+    v6: FamilyStatus,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyStatus {
+    last_updated: Option<Timestamp>,
+    healthy: bool,
+}
+
+impl Health {
+    /// Nothing applied yet; follows the state of the source.
+    pub fn new(source: watch::Receiver<SourceState>) -> Self {
+        Self { source, work: Mutex::default() }
+    }
+
+    /// A change has come that is to be applied.
+    pub fn queued(&self) {
+        self.work().pending.get_or_insert_with(Instant::now);
+    }
+
+    /// Everything that came is applied.
+    pub fn applied(&self) {
+        let mut work = self.work();
+        work.last_applied = Some(Timestamp::now());
+        work.pending = None;
+        work.apply_error = None;
+    }
+
+    /// Applying failed and will be tried again.
+    pub fn failed(&self, error: &anyhow::Error) {
+        let mut work = self.work();
+        work.pending.get_or_insert_with(Instant::now);
+        work.apply_error = Some(format!("{error:#}"));
+    }
+
+    /// Programs that are not attached where they should be, for people; empty when all are.
+    pub fn set_failed_hooks(&self, failed: Vec<String>) {
+        self.work().failed_hooks = failed;
+    }
+
+    /// For `/healthz`: 503 until services are programmed for the first time, so that nobody relies on this node too early.
+    pub fn ready(&self) -> Report {
+        let work = self.work();
+        let healthy = work.last_applied.is_some() && !work.is_stuck(Instant::now());
+        self.report(&work, healthy, Some(true))
+    }
+
+    /// For `/livez`: a restart could help. It does not while the API server is away, so that does not count.
+    pub fn live(&self) -> Report {
+        let work = self.work();
+        let healthy = !work.is_stuck(Instant::now());
+        self.report(&work, healthy, None)
+    }
+
+    fn report(&self, work: &Work, healthy: bool, node_eligible: Option<bool>) -> Report {
+        let now = Timestamp::now();
+        let last_updated = if healthy { Some(now) } else { work.last_applied };
+        let family = FamilyStatus { last_updated, healthy };
+        let status = Families { v4: family, v6: family };
+        let problems = self.problems(work);
+        Report { last_updated, current_time: now, node_eligible, healthy, status, problems }
+    }
+
+    fn problems(&self, work: &Work) -> Vec<String> {
+        let mut problems = Vec::new();
+        let source = self.source.borrow();
+        if let Some(trouble) = source.trouble() {
+            let detail = if trouble.detail.is_empty() { "" } else { ": " };
+            problems.push(format!("{}{detail}{}", trouble.message, trouble.detail));
+        }
+        if work.last_applied.is_none() {
+            let what = if source.is_synced() { "are not applied yet" } else { "are not fully listed yet" };
+            problems.push(format!("Services and EndpointSlices {what}"));
+        }
+        problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
+        problems.extend(work.failed_hooks.iter().cloned());
+        problems
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work {
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.pending.is_some_and(|since| now.saturating_duration_since(since) > STUCK_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health() -> Health {
+        // The last state of a source stays readable after the source is gone.
+        Health::new(watch::channel(SourceState::default()).1)
+    }
+
+    fn long_ago(health: &Health) {
+        let since = Instant::now().checked_sub(STUCK_AFTER + Duration::from_secs(1));
+        health.work().pending = Some(since.unwrap());
+    }
+
+    fn both(health: &Health) -> (bool, bool) {
+        (health.ready().is_healthy(), health.live().is_healthy())
+    }
+
+    #[test]
+    fn ready_once_applied_and_ill_when_stuck() {
+        let health = health();
+        assert_eq!(both(&health), (false, true), "not programmed yet, but a restart would not help");
+        health.queued();
+        health.applied();
+        assert_eq!(both(&health), (true, true));
+        health.failed(&anyhow::anyhow!("no room"));
+        assert_eq!(both(&health), (true, true), "it may yet succeed");
+        long_ago(&health);
+        assert_eq!(both(&health), (false, false));
+        health.failed(&anyhow::anyhow!("no room"));
+        health.queued();
+        assert_eq!(both(&health), (false, false), "trying again does not start the clock anew");
+        health.applied();
+        assert_eq!(both(&health), (true, true));
+    }
+
+    #[test]
+    fn the_answer_has_kube_proxys_fields_and_says_what_is_wrong() {
+        let health = health();
+        health.applied();
+        let json = serde_json::to_value(health.ready()).unwrap();
+        assert_eq!(json["healthy"], true);
+        assert_eq!(json["nodeEligible"], true);
+        assert_eq!(json["status"]["IPv4"]["healthy"], true);
+        assert!(json["lastUpdated"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(json.get("problems"), None);
+        assert_eq!(serde_json::to_value(health.live()).unwrap().get("nodeEligible"), None);
+
+        health.failed(&anyhow::anyhow!("no room"));
+        health.set_failed_hooks(vec!["uplink_ingress at eth9: no such device".into()]);
+        let json = serde_json::to_value(health.ready()).unwrap();
+        let expected =
+            serde_json::json!(["cannot apply changes: no room", "uplink_ingress at eth9: no such device"]);
+        assert_eq!(json["problems"], expected);
+    }
+}

@@ -1,0 +1,125 @@
+//! Services, EndpointSlices and this Node from an API server.
+//!
+//! Each kind is listed and then watched ([`watch`]) over a connection of its own, with the selectors that kube-proxy
+//! uses. No object is kept here: each is converted and passed on at once.
+
+mod backoff;
+mod client;
+mod failure;
+mod watch;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch as state_watch};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use self::watch::{Selectors, Subject, Watcher};
+use super::{
+    SourceState, convert,
+    lite::{EndpointSliceLite, NodeLite, ServiceLite},
+};
+use crate::model::objects::{Change, Kind};
+
+/// For the log's filter: the library's own lines, which repeat at every attempt what is told here once per outage.
+pub const REDUNDANT_LOGS: &str = "kube_client=off";
+
+/// How to reach the API server, and whose node this is.
+#[derive(Clone, Debug)]
+pub struct KubeSettings {
+    /// Credentials; without it the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// The API server's address; without it that of the credentials. `http://` needs no credentials.
+    pub api_server: Option<String>,
+    /// Which Node to watch.
+    pub node_name: String,
+    /// How patient to be.
+    pub timing: Timing,
+}
+
+/// How patient the source is. The default suits production; tests are in more of a hurry.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The server ends a watch after this long (whole seconds); a connection that is silent for much longer is dead.
+    pub watch: Duration,
+    /// A streaming list that is silent for this long will never end: the server cannot do it.
+    pub list_silence: Duration,
+    /// Before the first repetition after a failure; doubles from there.
+    pub first_retry: Duration,
+    /// Between repetitions at most.
+    pub longest_retry: Duration,
+    /// Objects in a page, where lists come in pages.
+    pub page_size: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            watch: Duration::from_secs(60),
+            list_silence: Duration::from_secs(30),
+            first_retry: Duration::from_millis(400),
+            longest_retry: Duration::from_secs(15),
+            page_size: 500,
+        }
+    }
+}
+
+/// Watches until `cancel` or until nobody receives `changes`, through outages of any length.
+///
+/// # Errors
+///
+/// Only when the settings cannot work: no credentials, an unreadable kubeconfig, a wrong URL. What may pass is waited
+/// for, logged and shown in `state`.
+pub async fn run(
+    settings: KubeSettings,
+    changes: mpsc::Sender<Change>,
+    state: state_watch::Sender<SourceState>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = client::config(&settings).await?;
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    info!("watching the API server at {server}");
+    let client = Client::try_from(config).context("cannot set up the connection to the API server")?;
+
+    let timing = settings.timing;
+    let node_name = &settings.node_name;
+    let services = Subject {
+        kind: Some(Kind::Service),
+        convert: convert::service,
+        gone: |name| Some(Change::ServiceGone(name)),
+        selectors: Selectors {
+            labels: Some(format!("!{}", convert::SERVICE_PROXY_NAME)),
+            fields: Some("spec.clusterIP!=None".to_owned()),
+        },
+    };
+    let slices = Subject {
+        kind: Some(Kind::EndpointSlice),
+        convert: convert::endpoint_slice,
+        gone: |name| Some(Change::EndpointSliceGone(name)),
+        selectors: Selectors { labels: Some(format!("!{}", convert::HEADLESS)), fields: None },
+    };
+    // The Node's last state is kept when its object goes: the node itself is still here.
+    let node = Subject {
+        kind: None,
+        convert: convert::node,
+        gone: |_| None,
+        selectors: Selectors { labels: None, fields: Some(format!("metadata.name={node_name}")) },
+    };
+
+    let services =
+        Watcher::new(Api::<ServiceLite>::all(client.clone()), services, &server, timing, &changes, &state);
+    let slices = Watcher::new(
+        Api::<EndpointSliceLite>::all(client.clone()),
+        slices,
+        &server,
+        timing,
+        &changes,
+        &state,
+    );
+    let node = Watcher::new(Api::<NodeLite>::all(client), node, &server, timing, &changes, &state);
+    let all = futures::future::join3(services.run(), slices.run(), node.run());
+    cancel.run_until_cancelled(all).await;
+    Ok(())
+}

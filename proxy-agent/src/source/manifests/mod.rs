@@ -1,0 +1,101 @@
+//! Services and EndpointSlices from a folder of YAML and JSON files, followed as they change.
+//!
+//! The folder's files (not those of its subfolders) named `*.yaml`, `*.yml` or `*.json` are read. Where inotify cannot
+//! see a change (behind symbolic links, on network file systems), a look at the files' times every few seconds does.
+
+mod documents;
+mod events;
+mod folder;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{
+    events::{FolderWatch, Touched},
+    folder::{Folder, Reading},
+};
+use super::{SourceState, state::Reporter};
+use crate::model::objects::Change;
+
+/// How often to look for what inotify does not show, the folder's own appearance included.
+const RECHECK: Duration = Duration::from_secs(2);
+
+/// Reads and follows a folder until `cancel` or until nobody receives `changes`.
+///
+/// The folder may appear later. While it is away, everything stays as it was.
+///
+/// # Errors
+///
+/// Only if a thread of the runtime cannot be had. What is wrong with the files is logged and shown in `state`.
+pub async fn run(
+    path: PathBuf,
+    changes: mpsc::Sender<Change>,
+    state: watch::Sender<SourceState>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let reporter = Reporter::new(&path.display().to_string(), &state);
+    cancel.run_until_cancelled(follow(path, changes, reporter)).await.unwrap_or(Ok(()))
+}
+
+async fn follow(path: PathBuf, changes: mpsc::Sender<Change>, reporter: Reporter) -> anyhow::Result<()> {
+    info!("reading manifests from {}", path.display());
+    let mut events = FolderWatch::new(path.clone());
+    let mut folder = Folder::new(path);
+    let mut recheck = tokio::time::interval(RECHECK);
+    recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    loop {
+        let touched = tokio::select! {
+            () = changes.closed() => return Ok(()),
+            touched = events.settled() => touched,
+            _ = recheck.tick() => Touched::default(),
+        };
+        // Before reading, so that what changes while we read is seen as well.
+        events.attach();
+        let reading;
+        (folder, reading) = tokio::task::spawn_blocking(move || {
+            let reading = folder.read(&touched);
+            (folder, reading)
+        })
+        .await
+        .context("reading the manifests failed")?;
+        if !publish(reading, &changes, &reporter).await {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends the changes and tells the problems. Says whether anybody listens.
+async fn publish(reading: Reading, changes: &mpsc::Sender<Change>, reporter: &Reporter) -> bool {
+    let Reading { changes: found, new_problems, worst, complete } = reading;
+    for problem in new_problems {
+        warn!("{problem}");
+    }
+    for change in found {
+        if changes.send(change).await.is_err() {
+            return false;
+        }
+    }
+    match worst {
+        Some(problem) => drop(reporter.failed(&problem, "")),
+        None => {
+            if reporter.recovered().is_some() {
+                info!("all manifests are in order now");
+            }
+        }
+    }
+    if complete {
+        reporter.synced();
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout_at};
+
+use super::*;
+use crate::model::{objects::ObjectName, store::Store};
+
+/// A source that follows a folder, and the store it feeds.
+struct Follower {
+    changes: mpsc::Receiver<Change>,
+    state: watch::Receiver<SourceState>,
+    store: Store,
+    cancel: CancellationToken,
+}
+
+impl Follower {
+    fn start(path: &Path) -> Self {
+        let (sender, changes) = mpsc::channel(16);
+        let (state_sender, state) = watch::channel(SourceState::default());
+        let cancel = CancellationToken::new();
+        tokio::spawn(run(path.to_owned(), sender, state_sender, cancel.clone()));
+        Self { changes, state, store: Store::new(), cancel }
+    }
+
+    /// Takes in changes until the condition holds.
+    async fn until(&mut self, what: &str, condition: impl Fn(&Store) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !condition(&self.store) {
+            let change = timeout_at(deadline, self.changes.recv()).await;
+            self.store.apply(change.unwrap_or_else(|_| panic!("{what}: not in time")).expect(what));
+        }
+    }
+
+    /// Waits until the cluster IPs of the Services are these.
+    async fn until_served(&mut self, expected: &[(&str, &str)]) {
+        let what = format!("{expected:?}");
+        self.until(&what, |store| store.is_complete() && served(store) == *expected).await;
+    }
+
+    async fn until_state(&mut self, what: &str, mut condition: impl FnMut(&SourceState) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        timeout_at(deadline, self.state.wait_for(|state| condition(state))).await.expect(what).unwrap();
+    }
+
+    async fn until_trouble(&mut self, part: &str) {
+        self.until_state(part, |state| state.trouble().is_some_and(|t| t.message.contains(part))).await;
+    }
+
+    async fn until_well(&mut self) {
+        self.until_state("well", |state| state.is_synced() && state.trouble().is_none()).await;
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+fn served(store: &Store) -> Vec<(&str, &str)> {
+    let mut served: Vec<_> =
+        store.all_services().map(|service| (&*service.name.name, last_octet(service))).collect();
+    served.sort_unstable();
+    served
+}
+
+fn last_octet(service: &crate::model::objects::Service) -> &'static str {
+    let address = service.cluster_ips[0].to_string();
+    ["1", "2", "3"].into_iter().find(|last| address.ends_with(&format!(".{last}"))).unwrap()
+}
+
+/// A Service whose cluster IP ends in `last`.
+fn service(name: &str, last: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.0.0.{last}, ports: [{{port: 80}}]}}\n"
+    )
+}
+
+fn folder(files: &[(&str, String)]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+#[tokio::test]
+async fn the_first_reading_is_two_complete_lists_and_then_come_differences() {
+    let dir =
+        folder(&[("b.yaml", service("b", "1")), ("a.yml", service("a", "1")), ("notes.txt", "?".into())]);
+    let mut follower = Follower::start(dir.path());
+    let mut first = Vec::new();
+    for _ in 0..6 {
+        first.push(follower.changes.recv().await.unwrap());
+    }
+    let shape: Vec<_> =
+        first.iter().map(|change| format!("{change:?}").split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(
+        shape,
+        [
+            "ListStart(Service)",
+            "Service(Service",
+            "Service(Service",
+            "ListDone(Service)",
+            "ListStart(EndpointSlice)",
+            "ListDone(EndpointSlice)"
+        ]
+    );
+    first.into_iter().for_each(|change| follower.store.apply(change));
+    follower.until_well().await;
+
+    fs::write(dir.path().join("b.yaml"), service("b", "2")).unwrap();
+    let change = follower.changes.recv().await.unwrap();
+    assert!(
+        matches!(&change, Change::Service(service) if *service.name.name == *"b"),
+        "only the difference: {change:?}"
+    );
+    follower.store.apply(change);
+    fs::remove_file(dir.path().join("a.yml")).unwrap();
+    assert_eq!(follower.changes.recv().await.unwrap(), Change::ServiceGone(ObjectName::new("default", "a")));
+}
+
+#[tokio::test]
+async fn every_way_to_change_a_file_is_seen() {
+    let dir = folder(&[("a.yaml", service("a", "1"))]);
+    let path = |name: &str| dir.path().join(name);
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("a", "1")]).await;
+
+    fs::write(path("a.yaml"), service("a", "2")).unwrap();
+    follower.until_served(&[("a", "2")]).await;
+
+    // Editors: write a copy, keep the old one as a backup, rename the copy.
+    fs::write(path(".a.yaml.swp"), service("a", "3")).unwrap();
+    fs::rename(path("a.yaml"), path("a.yaml~")).unwrap();
+    fs::rename(path(".a.yaml.swp"), path("a.yaml")).unwrap();
+    follower.until_served(&[("a", "3")]).await;
+
+    fs::rename(path("a.yaml"), path("z.yaml")).unwrap();
+    fs::write(
+        path("b.json"),
+        r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"b"},"spec":{"clusterIP":"10.0.0.1"}}"#,
+    )
+    .unwrap();
+    follower.until_served(&[("a", "3"), ("b", "1")]).await;
+
+    fs::remove_file(path("z.yaml")).unwrap();
+    follower.until_served(&[("b", "1")]).await;
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_exchanged_as_a_whole() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let version = |name: &str, last: &str| {
+        fs::create_dir(path(name)).unwrap();
+        fs::write(path(name).join("web.yaml"), service("web", last)).unwrap();
+    };
+    version("..1", "1");
+    symlink("..1", path("..data")).unwrap();
+    symlink("..data/web.yaml", path("web.yaml")).unwrap();
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("web", "1")]).await;
+
+    version("..2", "2");
+    symlink("..2", path("..data_tmp")).unwrap();
+    fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    fs::remove_dir_all(path("..1")).unwrap();
+    follower.until_served(&[("web", "2")]).await;
+    follower.until_well().await;
+}
+
+#[tokio::test]
+async fn a_change_behind_a_link_is_found_without_an_event() {
+    let elsewhere = folder(&[("web.yaml", service("web", "1"))]);
+    let dir = TempDir::new().unwrap();
+    symlink(elsewhere.path().join("web.yaml"), dir.path().join("web.yaml")).unwrap();
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("web", "1")]).await;
+    fs::write(elsewhere.path().join("web.yaml"), service("web", "2") + "# longer").unwrap();
+    follower.until_served(&[("web", "2")]).await;
+}
+
+#[tokio::test]
+async fn a_broken_document_keeps_its_last_good_state_and_the_rest_works() {
+    let both = service("a", "1") + &service("b", "1");
+    let dir = folder(&[("ab.yaml", both), ("c.yaml", service("c", "1"))]);
+    let path = |name: &str| dir.path().join(name);
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("a", "1"), ("b", "1"), ("c", "1")]).await;
+
+    // `a` can be read and changes; `b` cannot and stays; other files go on.
+    fs::write(path("ab.yaml"), service("a", "2") + "---\nkind: Service\nmetadata: {name: b\n").unwrap();
+    follower.until_served(&[("a", "2"), ("b", "1"), ("c", "1")]).await;
+    follower.until_trouble("ab.yaml:8:").await;
+    fs::write(path("c.yaml"), service("c", "2")).unwrap();
+    follower.until_served(&[("a", "2"), ("b", "1"), ("c", "2")]).await;
+
+    // What is defined anew elsewhere counts more than what is kept.
+    fs::write(path("d.yaml"), service("b", "3")).unwrap();
+    follower.until_served(&[("a", "2"), ("b", "3"), ("c", "2")]).await;
+    fs::write(path("ab.yaml"), service("a", "3")).unwrap();
+    follower.until_served(&[("a", "3"), ("b", "3"), ("c", "2")]).await;
+    follower.until_well().await;
+
+    fs::remove_file(path("ab.yaml")).unwrap();
+    follower.until_served(&[("b", "3"), ("c", "2")]).await;
+}
+
+#[tokio::test]
+async fn a_broken_file_at_the_start_does_not_hold_up_the_others() {
+    let dir = folder(&[("a.yaml", "{".into()), ("b.yaml", service("b", "1"))]);
+    fs::write(dir.path().join("binary.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("b", "1")]).await;
+    follower.until_trouble("a.yaml:").await;
+}
+
+#[tokio::test]
+async fn of_two_definitions_the_first_file_wins() {
+    let dir = folder(&[("1.yaml", service("a", "1")), ("2.yaml", service("a", "2"))]);
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("a", "1")]).await;
+    follower.until_trouble("2.yaml:2: Service default/a is ignored: it is already in").await;
+    fs::remove_file(dir.path().join("1.yaml")).unwrap();
+    follower.until_served(&[("a", "2")]).await;
+    follower.until_well().await;
+}
+
+#[tokio::test]
+async fn an_object_with_a_wrong_part_works_and_is_reported() {
+    let dir = folder(&[("a.yaml", service("a", "1").replace("port: 80", "port: 80000"))]);
+    let mut follower = Follower::start(dir.path());
+    follower.until_served(&[("a", "1")]).await;
+    follower.until_trouble("a.yaml:2: Service default/a: port 80000").await;
+}
+
+#[tokio::test]
+async fn the_folder_may_come_late_go_away_and_come_back() {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("not/yet");
+    let mut follower = Follower::start(&dir);
+    follower.until_trouble("cannot read the folder").await;
+    assert!(!follower.state.borrow().is_synced());
+    assert!(follower.changes.try_recv().is_err(), "no folder is not an empty list");
+
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), service("a", "1")).unwrap();
+    follower.until_served(&[("a", "1")]).await;
+    follower.until_well().await;
+
+    fs::remove_dir_all(&dir).unwrap();
+    follower.until_trouble("everything stays as it was").await;
+    // A half removed folder may have been seen on the way; a removed one changes nothing more.
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), service("a", "2")).unwrap();
+    follower.until_served(&[("a", "2")]).await;
+    follower.until_well().await;
+    fs::write(dir.join("a.yaml"), service("a", "3")).unwrap();
+    follower.until_served(&[("a", "3")]).await;
+}

@@ -1,0 +1,12 @@
+//! Where Services and EndpointSlices come from: an API server or a folder of manifests.
+//!
+//! Both sources convert what they read at once ([`convert`]) and send [`Change`](crate::model::objects::Change)s.
+//! They say what is, not what it means.
+
+pub mod convert;
+pub mod kube;
+pub mod lite;
+pub mod manifests;
+mod state;
+
+pub use state::{SourceState, Trouble, WatchState};

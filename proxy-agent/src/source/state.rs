@@ -1,0 +1,143 @@
+//! How a source is doing, for health checks, metrics and the log.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use tokio::sync::watch;
+
+/// How a source is doing. Follow it through the [`watch::Receiver`] of the sender given to `run`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceState {
+    /// Each thing that is watched, by its name in the API (`services`) or the folder's path.
+    pub watches: BTreeMap<String, WatchState>,
+}
+
+/// How one watch is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchState {
+    /// It was listed completely at least once.
+    pub synced: bool,
+    /// What keeps it from being up to date right now.
+    pub trouble: Option<Trouble>,
+}
+
+/// An outage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What is wrong, for people. The same for the whole outage.
+    pub message: String,
+    /// What was seen of it last: may change from one attempt to the next. Possibly empty.
+    pub detail: String,
+    /// When it began.
+    pub since: SystemTime,
+}
+
+impl SourceState {
+    /// Is everything listed? Stays true in an outage: what was read is still served.
+    pub fn is_synced(&self) -> bool {
+        !self.watches.is_empty() && self.watches.values().all(|watch| watch.synced)
+    }
+
+    /// The outage that began first, if something is wrong now.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.watches.values().filter_map(|watch| watch.trouble.as_ref()).min_by_key(|trouble| trouble.since)
+    }
+}
+
+/// Reports the state of one watch.
+#[derive(Clone, Debug)]
+pub(super) struct Reporter {
+    watch: String,
+    state: watch::Sender<SourceState>,
+}
+
+impl Reporter {
+    /// A reporter for a watch, which begins unsynced.
+    pub(super) fn new(watch: &str, state: &watch::Sender<SourceState>) -> Self {
+        state.send_modify(|state| {
+            state.watches.insert(watch.to_owned(), WatchState::default());
+        });
+        Self { watch: watch.to_owned(), state: state.clone() }
+    }
+
+    /// The list is complete.
+    pub(super) fn synced(&self) {
+        self.change(|watch| watch.synced = true);
+    }
+
+    /// Something is wrong. Says whether that is news: neither this watch nor another one has said the same.
+    pub(super) fn failed(&self, message: &str, detail: &str) -> bool {
+        let mut news = false;
+        self.state.send_if_modified(|state| {
+            let said = state
+                .watches
+                .values()
+                .any(|watch| watch.trouble.as_ref().is_some_and(|t| t.message == message));
+            news = !said;
+            let Some(watch) = state.watches.get_mut(&self.watch) else {
+                return false;
+            };
+            let since = watch.trouble.as_ref().map_or_else(SystemTime::now, |trouble| trouble.since);
+            let trouble = Some(Trouble { message: message.to_owned(), detail: detail.to_owned(), since });
+            let changed = watch.trouble != trouble;
+            watch.trouble = trouble;
+            changed
+        });
+        news
+    }
+
+    /// All is well. Gives the outage that this ends, if it is the last of its kind.
+    pub(super) fn recovered(&self) -> Option<Trouble> {
+        let mut ended = None;
+        self.state.send_if_modified(|state| {
+            let Some(trouble) = state.watches.get_mut(&self.watch).and_then(|watch| watch.trouble.take())
+            else {
+                return false;
+            };
+            let mut others = state.watches.values().filter_map(|watch| watch.trouble.as_ref());
+            if !others.any(|other| other.message == trouble.message) {
+                ended = Some(trouble);
+            }
+            true
+        });
+        ended
+    }
+
+    fn change(&self, change: impl FnOnce(&mut WatchState)) {
+        self.state.send_if_modified(|state| {
+            let Some(watch) = state.watches.get_mut(&self.watch) else {
+                return false;
+            };
+            let before = watch.clone();
+            change(watch);
+            *watch != before
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_news_once_and_over_once() {
+        let (sender, receiver) = watch::channel(SourceState::default());
+        let [a, b] = ["services", "nodes"].map(|name| Reporter::new(name, &sender));
+        a.synced();
+        assert!(!receiver.borrow().is_synced());
+        b.synced();
+        assert!(receiver.borrow().is_synced());
+
+        assert!(a.failed("refused", ""));
+        assert!(!a.failed("refused", "in another way"));
+        assert!(!b.failed("refused", ""), "another watch has said so");
+        assert!(b.failed("forbidden", ""), "something else is wrong now");
+        assert!(receiver.borrow().is_synced(), "what was read is still served");
+        assert_eq!(receiver.borrow().trouble().unwrap().message, "refused");
+
+        b.failed("refused", "");
+        assert_eq!(b.recovered(), None, "the other watch is still waiting");
+        assert_eq!(a.recovered().unwrap().message, "refused");
+        assert_eq!(a.recovered(), None);
+        assert_eq!(receiver.borrow().trouble(), None);
+    }
+}
