@@ -1,0 +1,276 @@
+//! A stand-in for the API server: Services, EndpointSlices and Nodes over real HTTP, and every way it can fail.
+//!
+//! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
+//! 410 Gone) as the real one does, as far as a service proxy can tell. There is no TLS and no authentication.
+
+mod selector;
+mod serve;
+mod state;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tokio::{
+    net::TcpListener,
+    sync::watch as signal,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+
+use self::state::State;
+pub use self::state::{EventType, Resource};
+
+/// How the server treats requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Answers.
+    #[default]
+    Serve,
+    /// Takes connections and requests and never answers; running watches fall silent.
+    Hang,
+    /// Is not there: connections are refused.
+    Refuse,
+    /// Answers every new request with this HTTP status.
+    Fail(u16),
+}
+
+/// What the server can do and does wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Behaviour {
+    /// How it treats requests.
+    pub mode: Mode,
+    /// Lists can be streamed; otherwise they are refused with 422.
+    pub streaming_lists: bool,
+    /// Streaming lists get the bookmark that ends them.
+    pub initial_bookmark: bool,
+    /// Field selectors other than `metadata.name` are known; otherwise they are refused with 400.
+    pub field_selectors: bool,
+    /// 410 Gone is an HTTP status; otherwise an ERROR event in a watch.
+    pub gone_as_status: bool,
+    /// The next list of Services or EndpointSlices breaks off, once: a streaming one after this many objects, one in
+    /// pages after the first page. All connections are cut.
+    pub cut_next_list_after: Option<usize>,
+    /// How often watches get a bookmark.
+    pub bookmark_every: Duration,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Serve,
+            streaming_lists: true,
+            initial_bookmark: true,
+            field_selectors: true,
+            gone_as_status: false,
+            cut_next_list_after: None,
+            bookmark_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A request that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it is about.
+    pub resource: Resource,
+    /// Its query parameters, decoded.
+    pub query: BTreeMap<String, String>,
+}
+
+impl Request {
+    /// Is it a watch (a streaming list too)?
+    pub fn is_watch(&self) -> bool {
+        self.query.get("watch").is_some_and(|value| value != "false" && value != "0")
+    }
+
+    /// Does it list, in pages or streaming? Pages after the first do not count.
+    pub fn is_list(&self) -> bool {
+        if self.is_watch() {
+            self.query.contains_key("sendInitialEvents")
+        } else {
+            !self.query.contains_key("continue")
+        }
+    }
+}
+
+/// The server. Ends with its last handle.
+#[derive(Debug)]
+pub struct ApiServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: JoinHandle<()>,
+}
+
+/// What connections share.
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Counts changes of anything that a watch may have to react to.
+    changed: signal::Sender<u64>,
+    /// Counts the times all connections were cut.
+    cut: signal::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: State,
+    behaviour: Behaviour,
+    requests: Vec<Request>,
+    /// Each asks watches for one thing.
+    bookmarks_asked: u64,
+    expiries_asked: u64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn cut_connections(&self) {
+        self.cut.send_modify(|count| *count += 1);
+    }
+}
+
+impl ApiServer {
+    /// Starts a server on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such port.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts a server on an address.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be had.
+    pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            inner: Mutex::default(),
+            changed: signal::Sender::new(0),
+            cut: signal::Sender::new(0),
+        });
+        let acceptor = tokio::spawn(serve::accept(address, listener, Arc::clone(&shared)));
+        Ok(Self { address, shared, acceptor })
+    }
+
+    /// Its address as `--api-server` takes it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Creates or replaces an object. Gives its resource version.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a Service, EndpointSlice or Node with a name.
+    pub fn apply(&self, object: Value) -> anyhow::Result<u64> {
+        let version = self.shared.lock().state.apply(object)?;
+        self.shared.notify();
+        Ok(version)
+    }
+
+    /// Deletes an object; says whether it was there. The namespace of Nodes is empty.
+    pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> bool {
+        let found = self.shared.lock().state.delete(resource, namespace, name);
+        self.shared.notify();
+        found
+    }
+
+    /// Sends an event to watches without touching the objects, as a server with stale caches might.
+    ///
+    /// # Errors
+    ///
+    /// If the object is not one of ours.
+    pub fn send_event(&self, kind: EventType, object: Value) -> anyhow::Result<()> {
+        self.shared.lock().state.inject(kind, object)?;
+        self.shared.notify();
+        Ok(())
+    }
+
+    /// Changes what the server does. Going to or from [`Mode::Refuse`] cuts all connections.
+    pub fn set(&self, change: impl FnOnce(&mut Behaviour)) {
+        let (before, now) = {
+            let behaviour = &mut self.shared.lock().behaviour;
+            let before = behaviour.mode;
+            change(behaviour);
+            (before, behaviour.mode)
+        };
+        self.shared.notify();
+        if before != now && (before == Mode::Refuse || now == Mode::Refuse) {
+            self.shared.cut_connections();
+        }
+    }
+
+    /// Cuts all connections, in the middle of whatever they do.
+    pub fn drop_connections(&self) {
+        self.shared.cut_connections();
+    }
+
+    /// Forgets the history: watches from older versions get 410 Gone from now on. Running ones go on.
+    pub fn compact(&self) {
+        self.shared.lock().state.compact();
+    }
+
+    /// Ends all running watches with 410 Gone.
+    pub fn expire_watches(&self) {
+        self.shared.lock().expiries_asked += 1;
+        self.shared.notify();
+    }
+
+    /// Sends a bookmark to all running watches.
+    pub fn send_bookmarks(&self) {
+        self.shared.lock().bookmarks_asked += 1;
+        self.shared.notify();
+    }
+
+    /// The requests that came, in order.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.lock().requests.clone()
+    }
+
+    /// Waits until the requests that came satisfy a condition.
+    ///
+    /// # Errors
+    ///
+    /// If they do not within ten seconds; shows them then.
+    pub async fn wait_for_requests(
+        &self,
+        what: &str,
+        condition: impl Fn(&[Request]) -> bool,
+    ) -> anyhow::Result<()> {
+        let mut changed = self.shared.changed.subscribe();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let requests = self.requests();
+            if condition(&requests) {
+                return Ok(());
+            }
+            let late = || format!("not in time: {what}; requests were {requests:#?}");
+            timeout_at(deadline, changed.changed()).await.with_context(late)??;
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+        self.shared.cut_connections();
+    }
+}

@@ -1,0 +1,204 @@
+//! Connections and requests.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use hyper::{
+    body::{Body, Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use super::{
+    Mode, Request, Resource, Shared,
+    selector::Selector,
+    state::{Resources as _, status},
+    watch::{self, WatchRequest},
+};
+
+/// Accepts connections, except while the mode is to refuse them.
+pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
+    let mut listener = Some(listener);
+    let mut cut = shared.cut.subscribe();
+    loop {
+        let mode = shared.lock().behaviour.mode;
+        match (mode, &listener) {
+            (Mode::Refuse, _) => listener = None,
+            (_, Some(_)) => {}
+            (_, None) => {
+                listener = TcpListener::bind(address).await.ok();
+                if listener.is_none() {
+                    // Somebody else has the port for the moment.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            }
+        }
+        match &listener {
+            // Changes to and from refusing come with a cut.
+            None => drop(cut.changed().await),
+            Some(listener) => tokio::select! {
+                _ = cut.changed() => {}
+                accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+                    tokio::spawn(connection(stream, Arc::clone(&shared)));
+                },
+            },
+        }
+    }
+}
+
+/// Serves a connection until it ends or is cut.
+async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+    let mut cut = shared.cut.subscribe();
+    let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
+    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        _ = cut.changed() => {}
+        _ = serving => {}
+    }
+}
+
+/// A body that is whole, or that a watch goes on writing.
+pub(super) enum Answer {
+    Whole(Option<Bytes>),
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(lines) => lines.poll_recv(cx).map(|line| line.map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+}
+
+async fn answer(
+    request: http::Request<Incoming>,
+    shared: Arc<Shared>,
+) -> Result<Response<Answer>, Infallible> {
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    let Some(resource) = resource_of(request.uri().path()) else {
+        return Ok(refusal(404, "NotFound", "there is no such resource"));
+    };
+    let request = Request { resource, query };
+    shared.lock().requests.push(request.clone());
+    shared.notify();
+
+    let mode = shared.lock().behaviour.mode;
+    match mode {
+        Mode::Fail(code) => return Ok(refusal(code, "InternalError", "the stand-in was told to fail")),
+        // Until the connection is cut.
+        Mode::Hang => std::future::pending().await,
+        Mode::Serve | Mode::Refuse => {}
+    }
+    let selector = Selector::parse(request.query.get("labelSelector"), request.query.get("fieldSelector"));
+    if selector.has_special_fields() && !shared.lock().behaviour.field_selectors {
+        return Ok(refusal(400, "BadRequest", "field label not supported"));
+    }
+    if request.is_watch() {
+        let watch = match WatchRequest::new(&shared.lock(), &request, selector) {
+            Ok(watch) => watch,
+            Err((code, reason, message)) => return Ok(refusal(code, reason, message)),
+        };
+        let (sender, lines) = mpsc::channel(1);
+        tokio::spawn(watch::run(watch, sender, shared));
+        return Ok(respond(StatusCode::OK, Answer::Stream(lines)));
+    }
+    let cut = request.query.contains_key("continue")
+        && shared.lock().behaviour.cut_next_list_after.take().is_some();
+    if cut {
+        shared.cut_connections();
+        std::future::pending::<()>().await;
+    }
+    Ok(list(&request, &selector, &shared))
+}
+
+fn list(request: &Request, selector: &Selector, shared: &Shared) -> Response<Answer> {
+    let state = &mut shared.lock().state;
+    let mut page = match request.query.get("continue") {
+        None => state.list(request.resource, selector),
+        Some(token) => match state.take_rest(token) {
+            Some(page) => page,
+            None => return refusal(410, "Expired", "the provided continue parameter is too old"),
+        },
+    };
+    let limit = request.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
+    let token = state.cut_page(&mut page, limit);
+    let body = json!({
+        "kind": format!("{}List", request.resource.kind()),
+        "apiVersion": request.resource.api_version(),
+        "metadata": {"resourceVersion": page.version.to_string(), "continue": token},
+        "items": page.items,
+    });
+    respond(StatusCode::OK, whole(&body))
+}
+
+fn refusal(code: u16, reason: &str, message: &str) -> Response<Answer> {
+    let http_status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    respond(http_status, whole(&status(code, reason, message)))
+}
+
+fn whole(body: &Value) -> Answer {
+    Answer::Whole(Some(body.to_string().into()))
+}
+
+fn respond(code: StatusCode, body: Answer) -> Response<Answer> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn resource_of(path: &str) -> Option<Resource> {
+    match path {
+        "/api/v1/services" => Some(Resource::Services),
+        "/apis/discovery.k8s.io/v1/endpointslices" => Some(Resource::EndpointSlices),
+        "/api/v1/nodes" => Some(Resource::Nodes),
+        _ => None,
+    }
+}
+
+fn parse_query(query: &str) -> BTreeMap<String, String> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(k, v)| (decode(k), decode(v)))
+        .collect()
+}
+
+/// Undoes percent encoding.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let encoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'%');
+        bytes.push(encoded.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        rest = if encoded.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,103 @@
+//! The other side of every conversation: a server that says who asked, and clients that say what they saw.
+
+mod bulk;
+mod client;
+mod server;
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Parser)]
+#[command(about = "A server that says who asked, and clients that say what they saw")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve TCP and UDP; print `ready` once listening.
+    Serve {
+        /// What the server calls itself.
+        #[arg(long)]
+        name: String,
+        /// Address to listen at (may be repeated).
+        #[arg(long, required = true)]
+        listen: Vec<SocketAddr>,
+    },
+    /// Make requests, until one fails, and print a line of JSON for each.
+    Call {
+        #[command(flatten)]
+        target: Target,
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+    },
+    /// Make requests until SIGTERM; print a summary of all so far after each, and at the end.
+    Load {
+        #[command(flatten)]
+        target: Target,
+        /// Pause after each.
+        #[arg(long, default_value_t = 5)]
+        interval_ms: u64,
+    },
+    /// Send bytes over TCP and get as many back, both compared.
+    Bulk {
+        #[command(flatten)]
+        target: Target,
+        /// How many.
+        #[arg(long)]
+        bytes: u64,
+    },
+}
+
+#[derive(Args)]
+struct Target {
+    /// The server.
+    #[arg(long)]
+    to: SocketAddr,
+    /// Over which protocol.
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    protocol: Protocol,
+    /// connect() the UDP socket.
+    #[arg(long)]
+    connected_udp: bool,
+    /// Use an IPv6 socket for an IPv4 server.
+    #[arg(long)]
+    v4_mapped: bool,
+    /// One socket for all requests.
+    #[arg(long)]
+    keepalive: bool,
+    /// Bind the socket first.
+    #[arg(long)]
+    bind: Option<SocketAddr>,
+
+    /// Binds the socket of each request to a port of its own, from this one on.
+    #[arg(long)]
+    first_port: Option<u16>,
+    /// How long to wait for an answer.
+    #[arg(long, default_value_t = 3000)]
+    timeout_ms: u64,
+}
+
+impl Target {
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+fn main() -> io::Result<()> {
+    match Cli::parse().command {
+        Command::Serve { name, listen } => server::serve(&name, &listen),
+        Command::Call { target, count } => client::call(&target, count),
+        Command::Load { target, interval_ms } => client::load(&target, Duration::from_millis(interval_ms)),
+        Command::Bulk { target, bytes } => bulk::client(&target, bytes),
+    }
+}

@@ -1,0 +1,208 @@
+//! The agent under test, one per node.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Cluster, Netns, Node, Place, Process, netns::pipe, until};
+
+const HEALTHZ: &str = "127.0.0.1:10256";
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The agent's binary: PROXY_AGENT_BIN, else the newest of the target directory's release and debug builds.
+pub fn agent_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("PROXY_AGENT_BIN") {
+        return Ok(path.into());
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let dir = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let target = workspace.join(dir);
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("proxy-agent"));
+    let newest = built
+        .into_iter()
+        .filter(|path| path.is_file())
+        .max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok());
+    newest.context("no proxy-agent binary: run `cargo xtask build`, or set PROXY_AGENT_BIN")
+}
+
+/// An agent, running or not. Its log is printed when the test fails.
+#[derive(Debug)]
+pub struct Agent {
+    place: Place,
+    bpffs: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Cluster {
+    /// Starts the agent of a node with further arguments for `run`, and waits until it says it is healthy.
+    pub fn start_agent(&self, node: usize, args: &[&str]) -> Result<Agent> {
+        let node = self.node(node)?;
+        let mut agent = Agent {
+            place: node.place.clone(),
+            bpffs: node.bpffs.clone(),
+            args: self.agent_args(node, args),
+            log: self.logs.join(format!("{}.log", node.place.name)),
+            process: None,
+        };
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// Starts an agent on every node.
+    pub fn start_agents(&self, args: &[&str]) -> Result<Vec<Agent>> {
+        // At once: starting takes a moment, most of it in the kernel's verifier.
+        thread::scope(|scope| {
+            let start = |node| scope.spawn(move || self.start_agent(node, args));
+            let starting: Vec<_> = (0..self.nodes.len()).map(start).collect();
+            let join = |starting: thread::ScopedJoinHandle<'_, Result<Agent>>| match starting.join() {
+                Ok(agent) => agent,
+                Err(_) => bail!("starting an agent panicked"),
+            };
+            starting.into_iter().map(join).collect()
+        })
+    }
+
+    /// The arguments an agent of this cluster gets. A flag that is given replaces the cluster's own.
+    pub fn agent_args(&self, node: &Node, further: &[&str]) -> Vec<String> {
+        let own = [
+            ("--node-name", node.place.name.clone()),
+            ("--manifests", self.manifests.path().display().to_string()),
+            ("--uplink", "eth0".to_owned()),
+            ("--bpffs", node.bpffs.display().to_string()),
+            ("--cgroup-root", node.cgroup.display().to_string()),
+            ("--healthz-bind-address", HEALTHZ.to_owned()),
+        ];
+        let mut args = vec!["run".to_owned()];
+        for (flag, value) in own.into_iter().filter(|(flag, _)| !further.contains(flag)) {
+            args.extend([flag.to_owned(), value]);
+        }
+        args.extend(further.iter().map(|&arg| arg.to_owned()));
+        args
+    }
+
+    /// Runs `proxy-agent` on a node with exactly these arguments and gives it some time to end; then it is ended.
+    /// Its exit code (none if it had to be ended) and all it printed.
+    pub fn try_agent(&self, node: &Node, args: &[String], time: Duration) -> Result<(Option<i32>, String)> {
+        let command = node.place.command(&agent_binary()?.to_string_lossy())?;
+        self.try_command(command, args, time)
+    }
+
+    /// The same for any command.
+    pub fn try_command(
+        &self,
+        mut command: Command,
+        args: &[String],
+        time: Duration,
+    ) -> Result<(Option<i32>, String)> {
+        let log = tempfile::NamedTempFile::new_in(&self.logs)?;
+        let (output, errors) = (log.reopen()?, log.as_file().try_clone()?);
+        command.args(args).stdin(Stdio::null()).stdout(output).stderr(errors);
+        let mut process = Process::new(command.spawn()?);
+        let status = until(time, "the program to end", || Ok(process.child().try_wait()?)).ok();
+        drop(process);
+        Ok((status.and_then(|status| status.code()), fs::read_to_string(log.path())?))
+    }
+}
+
+impl Agent {
+    /// Starts it (again) and waits until it says it is healthy.
+    pub fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
+        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // Nothing from the environment of the test may decide.
+        command.env_remove("KUBECONFIG").env_remove("NODE_NAME");
+        let mut process = Process::new(command.spawn().context("cannot start the agent")?);
+        let what = format!("the agent of {} to be healthy", self.place.name);
+        let healthy = until(START_DEADLINE, &what, || {
+            if let Some(status) = process.child().try_wait()? {
+                bail!("the agent of {} ended: {status}", self.place.name);
+            }
+            Ok((http_status(&self.place.netns, HEALTHZ, "/healthz").ok() == Some(200)).then_some(()))
+        });
+        self.process = Some(process);
+        healthy.with_context(|| format!("its log:\n{}", self.log()))
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the agent is not running")?.kill()
+    }
+
+    /// Ends it with SIGTERM.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.take().context("the agent is not running")?.terminate()
+    }
+
+    /// Is its process running?
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| matches!(process.child().try_wait(), Ok(None)))
+    }
+
+    /// Everything it logged, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_else(|error| format!("{}: {error}", self.log.display()))
+    }
+
+    /// Waits until the log has some text, and returns its line.
+    pub fn wait_for_log(&self, text: &str) -> Result<String> {
+        until(Duration::from_secs(5), &format!("{text:?} in the log of {}", self.place.name), || {
+            Ok(self.log().lines().find(|line| line.contains(text)).map(str::to_owned))
+        })
+    }
+
+    /// Runs `proxy-agent debug ...` on its node; what it prints.
+    pub fn debug(&self, args: &[&str]) -> Result<String> {
+        self.tool("debug", args)
+    }
+
+    /// Runs `proxy-agent cleanup` on its node.
+    pub fn cleanup(&self) -> Result<String> {
+        self.tool("cleanup", &[])
+    }
+
+    fn tool(&self, what: &str, args: &[&str]) -> Result<String> {
+        let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
+        command.arg(what).arg("--bpffs").arg(&self.bpffs).args(args);
+        pipe(&mut command, "")
+    }
+
+    /// Leaves it running, for whoever takes the cluster down.
+    pub fn detach(mut self) {
+        if let Some(process) = self.process.take() {
+            process.detach();
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- log of the agent of {}\n{}---", self.place.name, self.log());
+        }
+    }
+}
+
+/// The status of a GET inside a namespace.
+fn http_status(netns: &Netns, address: &str, path: &str) -> Result<u16> {
+    netns.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        let head = String::from_utf8_lossy(&head).into_owned();
+        head.split(' ').nth(1).context("no status")?.parse().context(head.clone())
+    })
+}

@@ -1,0 +1,237 @@
+//! Servers and clients in a cluster: the `peer` program, started and understood.
+
+use std::{
+    env,
+    fs::File,
+    io::{BufRead, BufReader},
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+
+use super::{BulkReport, LoadReport, Place, Process, Reply, netns::pipe, until};
+
+/// The program, by PROXY_PEER_BIN or beside the one that is running.
+pub fn peer_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("PROXY_PEER_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe()?;
+    let candidates = own.ancestors().skip(1).take(2).map(|dir| dir.join("peer"));
+    let found = candidates.into_iter().find(|path| path.is_file());
+    found.context("no `peer` program: build it with `cargo build -p proxy-tests`, or set PROXY_PEER_BIN")
+}
+
+/// How a client talks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A connection.
+    Tcp,
+    /// sendto and recvfrom.
+    Udp,
+    /// connect, then send and recv.
+    ConnectedUdp,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::ConnectedUdp];
+}
+
+/// A running server. Ends when dropped.
+#[derive(Debug)]
+pub struct Server(pub Process);
+
+/// A load that is running.
+#[derive(Debug)]
+pub struct Load {
+    process: Process,
+    output: File,
+}
+
+/// A request to be made.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Call<'a> {
+    from: &'a Place,
+    to: SocketAddr,
+    protocol: Protocol,
+    v4_mapped: bool,
+    keep_alive: bool,
+    bind: Option<SocketAddr>,
+    timeout: Duration,
+}
+
+/// A bulk transfer that went well: see [`BulkReport`].
+pub type Bulk = BulkReport;
+
+impl Place {
+    /// Serves TCP and UDP on a port, at both of the place's addresses.
+    pub fn serve(&self, port: u16) -> Result<Server> {
+        self.serve_as(&self.name, &[self.v4.into(), self.v6.into()], port)
+    }
+
+    /// Serves TCP and UDP at the given addresses.
+    pub fn serve_as(&self, name: &str, addresses: &[IpAddr], port: u16) -> Result<Server> {
+        let mut command = self.peer("serve")?;
+        command.args(["--name", name]);
+        for address in addresses {
+            command.args(["--listen", &SocketAddr::new(*address, port).to_string()]);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start `peer serve`")?;
+        let output = child.stdout.take();
+        let server = Server(Process::new(child));
+        let mut line = String::new();
+        BufReader::new(output.context("no output")?).read_line(&mut line)?;
+        if line.trim() != "ready" {
+            bail!("{name} cannot serve port {port}");
+        }
+        Ok(server)
+    }
+
+    /// A request to an address; TCP unless told otherwise.
+    pub fn call(&self, to: SocketAddr) -> Call<'_> {
+        Call {
+            from: self,
+            to,
+            protocol: Protocol::Tcp,
+            v4_mapped: false,
+            keep_alive: false,
+            bind: None,
+            timeout: Duration::from_secs(2),
+        }
+    }
+
+    fn peer(&self, what: &str) -> Result<Command> {
+        let mut command = self.command(&peer_binary()?.to_string_lossy())?;
+        command.arg(what);
+        Ok(command)
+    }
+}
+
+impl Call<'_> {
+    /// How to talk.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// Uses an IPv6 socket for an IPv4 address.
+    pub fn v4_mapped(mut self) -> Self {
+        self.v4_mapped = true;
+        self
+    }
+
+    /// Makes all requests on one connection.
+    pub fn keep_alive(mut self) -> Self {
+        self.keep_alive = true;
+        self
+    }
+
+    /// Binds the socket to an address first.
+    pub fn bind(mut self, address: SocketAddr) -> Self {
+        self.bind = Some(address);
+        self
+    }
+
+    /// How long to wait for an answer (default 2 s).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn command(&self, what: &str) -> Result<Command> {
+        let mut command = self.from.peer(what)?;
+        command.args(["--to", &self.to.to_string()]);
+        command.args(["--protocol", if self.protocol == Protocol::Tcp { "tcp" } else { "udp" }]);
+        command.args(["--timeout-ms", &self.timeout.as_millis().to_string()]);
+        let flags = [
+            ("--connected-udp", self.protocol == Protocol::ConnectedUdp),
+            ("--v4-mapped", self.v4_mapped),
+            ("--keepalive", self.keep_alive),
+        ];
+        command.args(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag));
+        if let Some(address) = self.bind {
+            command.args(["--bind", &address.to_string()]);
+        }
+        Ok(command)
+    }
+
+    /// Makes one request.
+    pub fn once(&self) -> Result<Reply> {
+        self.times(1)?.pop().context("`peer call` printed nothing")
+    }
+
+    /// Makes some requests, one after the other, each from a new socket unless kept alive. One that fails is the last.
+    pub fn times(&self, count: usize) -> Result<Vec<Reply>> {
+        let mut command = self.command("call")?;
+        if self.bind.is_none() {
+            command.args(["--first-port", &self.from.ports.take(count).to_string()]);
+        }
+        let output = pipe(command.args(["--count", &count.to_string()]), "")?;
+        output.lines().map(parse).collect()
+    }
+
+    /// Names of the servers that answer; every request must be answered.
+    pub fn servers(&self, count: usize) -> Result<Vec<String>> {
+        let name = |reply: Reply| match reply.answer {
+            Some(answer) => Ok(answer.server),
+            None => bail!("{} -> {}: {reply:?}", self.from.name, self.to),
+        };
+        self.times(count)?.into_iter().map(name).collect()
+    }
+
+    /// Makes requests until the load is stopped.
+    pub fn load(&self) -> Result<Load> {
+        let output = tempfile::tempfile()?;
+        let mut command = self.command("load")?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?);
+        let process = Process::new(command.spawn().context("cannot start `peer load`")?);
+        Ok(Load { process, output })
+    }
+
+    /// Sends bytes over one connection and gets as many back; both sides compare each one.
+    pub fn bulk(&self, bytes: u64) -> Result<Bulk> {
+        let mut command = self.command("bulk")?;
+        parse(&pipe(command.args(["--bytes", &bytes.to_string()]), "")?)
+    }
+}
+
+impl Load {
+    /// How it goes: the summary of all requests until now.
+    pub fn report(&self) -> Result<LoadReport> {
+        let mut text = vec![0; self.output.metadata()?.len() as usize];
+        self.output.read_exact_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(&text);
+        // The last line may be incomplete.
+        let last = text.split_inclusive('\n').rfind(|line| line.ends_with('\n'));
+        last.map_or_else(|| Ok(LoadReport::default()), parse)
+    }
+
+    /// Waits until this many more requests have ended, well or not.
+    pub fn wait_for(&self, requests: u64) -> Result<()> {
+        let target = self.report()?.sent + requests;
+        until(Duration::from_secs(20), "requests of a load", || {
+            Ok((self.report()?.sent >= target).then_some(()))
+        })
+    }
+
+    /// Ends the load; how it went.
+    pub fn stop(mut self) -> Result<LoadReport> {
+        self.process.terminate()?;
+        self.report()
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).with_context(|| format!("`peer` printed {text:?}"))
+}

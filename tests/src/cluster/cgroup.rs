@@ -1,0 +1,70 @@
+//! Control groups and the BPF file system: where they are, and how they are taken away again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+
+use super::wait::until;
+
+/// Where BPF objects are pinned.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+
+/// Mount point of the first cgroup v2 hierarchy.
+pub(crate) fn cgroup2_mount() -> Result<PathBuf> {
+    mount_points("cgroup2")?.into_iter().next().context("no cgroup v2 hierarchy is mounted")
+}
+
+/// Mounts the BPF file system unless it is there.
+pub(crate) fn ensure_bpffs() -> Result<()> {
+    if mount_points("bpf")?.iter().any(|at| at == Path::new(BPFFS)) {
+        return Ok(());
+    }
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("cannot mount the BPF file system on {BPFFS}"))
+}
+
+fn mount_points(kind: &str) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    Ok(fields.filter(|field| field.get(2) == Some(&kind)).map(|field| PathBuf::from(field[1])).collect())
+}
+
+/// Ends every process in the group and below, and removes the groups. A missing group is fine.
+pub(crate) fn remove_group(group: &Path) -> Result<()> {
+    if !group.exists() {
+        return Ok(());
+    }
+    fs::write(group.join("cgroup.kill"), "1").with_context(|| {
+        format!("cannot end the processes in {} (cgroup.kill needs Linux 5.14)", group.display())
+    })?;
+    // A group can be removed once its processes have been reaped.
+    until(Duration::from_secs(5), &format!("{} to be empty", group.display()), || {
+        Ok(remove_tree(group).is_ok().then_some(()))
+    })
+}
+
+/// Removes a tree of directories whose files belong to the kernel.
+fn remove_tree(group: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}
+
+/// Removes a directory of pins, with what was pinned. A missing one is fine.
+pub(crate) fn remove_pins(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| dir.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,275 @@
+//! The kernel programs, loaded, with maps that are filled from tables in memory.
+
+use std::{
+    borrow::Borrow,
+    collections::HashMap as StdHashMap,
+    env, fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod, VerifierLogLevel,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+use proxy_common::{
+    V4, V6,
+    decide::memory::MemoryTables,
+    layout::{
+        backend::Alive,
+        config::names,
+        counter::Counter,
+        device::Device,
+        filter,
+        flow::{Flow, FlowKey},
+        frontend::{Frontend, FrontendKey},
+    },
+};
+
+use super::{
+    family::PacketFamily,
+    sys::{self, Kind, Run},
+};
+
+/// tc programs of the object.
+const TC: [&str; 7] = [
+    "pod_ingress",
+    "pod_egress",
+    "uplink_ingress",
+    "uplink_egress",
+    "uplink_l3_ingress",
+    "uplink_l3_egress",
+    "probe",
+];
+/// XDP programs of the object.
+const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
+
+/// How to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Entries of each flow map.
+    pub max_flows: u32,
+    /// Let the programs use `BPF_F_IPV6`: needs 6.16.
+    pub csum_ipv6: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_flows: 1 << 16, csum_ipv6: false }
+    }
+}
+
+/// The loaded object.
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+impl Kernel {
+    /// Loads the programs with the settings and contents of these tables.
+    ///
+    /// # Errors
+    /// When there is no object, or the kernel refuses it.
+    pub fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Self> {
+        let settings = v4.settings;
+        let (external, csum) = (settings.external_cluster_ips as u8, options.csum_ipv6 as u8);
+        let mut loader = EbpfLoader::new();
+        // A log of every instruction would take longer than the check; without any, aya's second try is an error.
+        loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
+        for name in ["sets", "alive", "frontends_v4", "frontends_v6", "backends_v4", "backends_v6"] {
+            loader.map_max_entries(name, 4096);
+        }
+        for name in ["flows_v4", "flows_v6"] {
+            loader.map_max_entries(name, options.max_flows);
+        }
+        loader
+            .override_global(names::SNAT_FIRST, &settings.snat_first, true)
+            .override_global(names::SNAT_LAST, &settings.snat_last, true)
+            .override_global(names::NODEPORT_FIRST, &settings.nodeport_first, true)
+            .override_global(names::NODEPORT_LAST, &settings.nodeport_last, true)
+            .override_global(names::IDLE, &settings.idle, true)
+            .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
+            .override_global(names::HAS_CSUM_IPV6, &csum, true);
+        let path = object()?;
+        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+        let mut kernel = Self { ebpf: loader.load(&bytes).context("cannot load the kernel programs")? };
+        for name in TC {
+            let program: &mut SchedClassifier = kernel.ebpf.program_mut(name).context(name)?.try_into()?;
+            patiently(|| program.load()).context(name)?;
+        }
+        for name in XDP {
+            let program: &mut Xdp = kernel.ebpf.program_mut(name).context(name)?.try_into()?;
+            patiently(|| program.load()).context(name)?;
+        }
+        kernel.install(v4)?;
+        kernel.install(v6)?;
+        Ok(kernel)
+    }
+
+    /// Writes what the agent would write. Elements of arrays that these tables lack stay as they are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn install<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
+        self.put_all("sets", tables.sets.iter().map(|(index, set)| (*index, *set)))?;
+        self.put_all(&family_map::<F>("backends"), (0..).zip(tables.backends.iter().copied()))?;
+        let mut generations =
+            self.read_array::<Alive>("alive", tables.alive.iter().map(|id| Alive::position(*id).0))?;
+        for id in &tables.alive {
+            let (element, byte) = Alive::position(*id);
+            let word = generations.entry(element).or_default();
+            word.0 = word.0 & !(0xff << (8 * byte)) | (id.generation() as u64) << (8 * byte);
+        }
+        self.put_all("alive", generations.into_iter())?;
+        let positions = || tables.filter.iter().map(|bit| filter::position(*bit));
+        let mut words = self.read_array::<u64>("vip_filter", positions().map(|(element, _)| element))?;
+        for (element, bit) in positions() {
+            *words.entry(element).or_default() |= 1 << bit;
+        }
+        self.put_all("vip_filter", words.into_iter())?;
+        let frontends = tables.frontends.iter().map(|(key, target)| (*key, Frontend::new(*key, *target)));
+        self.put_hash::<FrontendKey<F>, Frontend<F>>(&family_map::<F>("frontends"), frontends)?;
+        self.put_hash::<u32, Device>(
+            "devices",
+            tables.devices.iter().map(|(index, device)| (*index, *device)),
+        )?;
+        let addresses = tables.node_addresses.iter().map(|(addr, uses)| (*addr, uses.0));
+        self.put_hash::<F::Addr, u32>(&family_map::<F>("node_addrs"), addresses)
+    }
+
+    fn put_all<V: Pod>(&mut self, map: &str, elements: impl Iterator<Item = (u32, V)>) -> Result<()> {
+        let mut array: Array<&mut MapData, V> =
+            self.ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+        for (index, value) in elements {
+            array.set(index, value, 0).with_context(|| format!("{map} at {index}"))?;
+        }
+        Ok(())
+    }
+
+    fn read_array<V: Pod>(
+        &self,
+        map: &str,
+        indices: impl Iterator<Item = u32>,
+    ) -> Result<StdHashMap<u32, V>> {
+        let array: Array<&MapData, V> = self.ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
+        indices.map(|index| Ok((index, array.get(&index, 0)?))).collect()
+    }
+
+    fn put_hash<K: Pod, V: Pod>(&mut self, map: &str, entries: impl Iterator<Item = (K, V)>) -> Result<()> {
+        let mut hash: HashMap<&mut MapData, K, V> =
+            self.ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+        for (key, value) in entries {
+            hash.insert(key.borrow(), value.borrow(), 0).with_context(|| map.to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// The flow entries of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows<F: PacketFamily>(&self) -> Result<StdHashMap<FlowKey<F>, Flow<F>>> {
+        let map = family_map::<F>("flows");
+        let hash: HashMap<&MapData, FlowKey<F>, Flow<F>> =
+            self.ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
+        Ok(hash.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Removes the flow entries of a family for which the condition does not hold.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn retain_flows<F: PacketFamily>(&mut self, keep: impl Fn(&FlowKey<F>) -> bool) -> Result<()> {
+        let keys: Vec<_> = self.flows::<F>()?.into_keys().filter(|key| !keep(key)).collect();
+        let map = family_map::<F>("flows");
+        let mut hash: HashMap<&mut MapData, FlowKey<F>, Flow<F>> =
+            self.ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        for key in keys {
+            hash.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// What a counter stands at, on all CPUs together.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        let counters: PerCpuArray<&MapData, u64> =
+            self.ebpf.map("counters").context("counters")?.try_into()?;
+        Ok(counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    /// Runs a program of this name.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run(&self, program: &str, packet: &[u8], ifindex: u32, flags: u32) -> Result<Run> {
+        let kind = Self::kind(program);
+        let run = sys::run(self.program(program)?, kind, packet, ifindex, 1, flags);
+        run.with_context(|| format!("{program} on {} bytes", packet.len()))
+    }
+
+    /// Does this kernel know `BPF_F_IPV6`?
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn knows_csum_ipv6(&self) -> Result<bool> {
+        let mut packet = [0; 128];
+        packet[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        Ok(self.run("probe", &packet, 0, 0)?.result == 1)
+    }
+
+    /// The type of the program of this name.
+    pub fn kind(program: &str) -> Kind {
+        if XDP.contains(&program) { Kind::Xdp } else { Kind::Tc }
+    }
+
+    /// The program of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn program(&self, name: &str) -> Result<std::os::fd::BorrowedFd<'_>> {
+        let program = self.ebpf.program(name).with_context(|| format!("no program `{name}`"))?;
+        Ok(match Self::kind(name) {
+            Kind::Tc => <&SchedClassifier>::try_from(program)?.fd()?.as_fd(),
+            Kind::Xdp => <&Xdp>::try_from(program)?.fd()?.as_fd(),
+        })
+    }
+}
+
+/// The verifier gives up with EAGAIN when a signal comes in meanwhile; it need only be asked again.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let start = Instant::now();
+    loop {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && start.elapsed() < LIMIT =>
+            {
+                thread::yield_now();
+            }
+            result => return result,
+        }
+    }
+}
+
+fn family_map<F: PacketFamily>(name: &str) -> String {
+    format!("{name}_v{}", F::NUMBER)
+}
+
+/// The object that `cargo xtask build` made: in `PROXY_AGENT_BPF_DIR`, or in a target directory.
+fn object() -> Result<PathBuf> {
+    const NAME: &str = "proxy-agent.bpf.o";
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let target = env::var_os("CARGO_TARGET_DIR").map(|dir| workspace.join(dir).join("bpf"));
+    let dirs =
+        [env::var_os("PROXY_AGENT_BPF_DIR").map(PathBuf::from), target, Some(workspace.join("target/bpf"))];
+    let found = dirs.into_iter().flatten().map(|dir| dir.join(NAME)).find(|path| path.is_file());
+    found
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .context("no kernel programs: run `cargo xtask build`")
+}

@@ -1,0 +1,12 @@
+//! The kernel programs on single packets: a node made of a namespace and filled maps, frames, and `BPF_PROG_TEST_RUN`.
+
+mod family;
+mod frame;
+mod kernel;
+mod node;
+pub mod sys;
+
+pub use family::{Host, PacketFamily};
+pub use frame::{Frame, Transport, checksums_are_valid, same_frame};
+pub use kernel::{Kernel, Options};
+pub use node::{Device, Node, SNAT, memory_tables};

@@ -1,0 +1,160 @@
+//! The bpf(2) calls that packet tests and benchmarks need and aya does not have in this form.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+/// A program's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `BPF_PROG_TYPE_SCHED_CLS`
+    Tc,
+    /// `BPF_PROG_TYPE_XDP`
+    Xdp,
+}
+
+/// What a test run gave.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What the program returned.
+    pub result: u32,
+    /// The packet as the program left it.
+    pub packet: Vec<u8>,
+    /// Nanoseconds per repetition, as the kernel measured them.
+    pub nanoseconds: u32,
+}
+
+/// Checks the sum of the whole packet, as a network card would have told it, after a tc program (6.16).
+pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
+
+/// A `bpf_attr` of words at byte offsets.
+#[repr(C, align(8))]
+struct Attr([u8; 128]);
+
+impl Attr {
+    fn new() -> Self {
+        Self([0; 128])
+    }
+
+    fn u32(mut self, offset: usize, value: u32) -> Self {
+        self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn u64(mut self, offset: usize, value: u64) -> Self {
+        self.0[offset..offset + 8].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn get(&self, offset: usize) -> u32 {
+        let bytes = &self.0[offset..offset + 4];
+        u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    fn call(&mut self, command: libc::c_int) -> io::Result<i64> {
+        // SAFETY: the attribute is zero where nothing was set; what its pointers point to outlives the call.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    }
+
+    fn call_for_fd(&mut self, command: libc::c_int) -> io::Result<OwnedFd> {
+        let fd = self.call(command)?;
+        // SAFETY: the commands this is called with return a new descriptor.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+}
+
+/// Runs a program on a packet that came in by the device with index `ifindex`, or on no particular one (0).
+///
+/// # Errors
+/// The kernel's. Frames shorter than an Ethernet header are refused by the kernel itself.
+pub fn run(
+    program: BorrowedFd<'_>,
+    kind: Kind,
+    packet: &[u8],
+    ifindex: u32,
+    repeat: u32,
+    flags: u32,
+) -> io::Result<Run> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    let mut out = vec![0u8; packet.len() + 256];
+    // `__sk_buff` and `xdp_md`, up to the fields that may be set.
+    let mut context = [0u32; 48];
+    let size = match kind {
+        Kind::Tc => {
+            context[10] = ifindex;
+            size_of_val(&context)
+        }
+        Kind::Xdp => {
+            context[1] = packet.len() as u32;
+            context[3] = ifindex;
+            24
+        }
+    };
+    let mut attr = Attr::new()
+        .u32(0, program.as_raw_fd() as u32)
+        .u32(8, packet.len() as u32)
+        .u32(12, out.len() as u32)
+        .u64(16, packet.as_ptr() as u64)
+        .u64(24, out.as_mut_ptr() as u64)
+        .u32(32, repeat)
+        .u32(40, size as u32)
+        .u64(48, context.as_ptr() as u64)
+        .u32(64, flags);
+    attr.call(BPF_PROG_TEST_RUN)?;
+    out.truncate(attr.get(12) as usize);
+    Ok(Run { result: attr.get(4), packet: out, nanoseconds: attr.get(36) })
+}
+
+/// Loads a program of raw instructions.
+///
+/// # Errors
+/// The kernel's; the verifier's log goes into the message.
+pub fn load(kind: Kind, instructions: &[u64]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    let mut log = vec![0u8; 1 << 16];
+    const BPF_XDP: u32 = 37;
+    // The attach type must be that of the programs it calls (6.17), and aya names it for XDP.
+    let (kind, attach_type) = match kind {
+        Kind::Tc => (3, 0),
+        Kind::Xdp => (6, BPF_XDP),
+    };
+    let loaded = Attr::new()
+        .u32(0, kind)
+        .u32(4, instructions.len() as u32)
+        .u64(8, instructions.as_ptr() as u64)
+        .u64(16, c"GPL".as_ptr() as u64)
+        .u32(24, 1)
+        .u32(28, log.len() as u32)
+        .u64(32, log.as_mut_ptr() as u64)
+        .u32(68, attach_type)
+        .call_for_fd(BPF_PROG_LOAD);
+    loaded.map_err(|error| {
+        let log = String::from_utf8_lossy(&log);
+        io::Error::new(error.kind(), format!("{error}: {}", log.trim_end_matches('\0')))
+    })
+}
+
+/// Makes an array of programs with one element, which is this program.
+///
+/// # Errors
+/// The kernel's.
+pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+    const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+    let map = Attr::new()
+        .u32(0, BPF_MAP_TYPE_PROG_ARRAY)
+        .u32(4, 4)
+        .u32(8, 4)
+        .u32(12, 1)
+        .call_for_fd(BPF_MAP_CREATE)?;
+    let (key, value) = (0u32, program.as_raw_fd() as u32);
+    Attr::new()
+        .u32(0, map.as_raw_fd() as u32)
+        .u64(8, &raw const key as u64)
+        .u64(16, &raw const value as u64)
+        .call(BPF_MAP_UPDATE_ELEM)?;
+    Ok(map)
+}

@@ -1,0 +1,110 @@
+//! Who is seen by a server: the client itself wherever that is possible.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{SERVICE_PORT, Scenario, cluster_ip, node_port};
+use crate::cluster::{Place, Reply};
+
+/// By which address a service is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The cluster IP.
+    ClusterIp,
+    /// The nodePort at the address of a node, by index.
+    NodePort(usize),
+    /// The nodePort at the loopback address.
+    Localhost,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClusterIp => f.write_str("cluster IP"),
+            Self::NodePort(node) => write!(f, "nodePort of node-{}", node + 1),
+            Self::Localhost => f.write_str("nodePort of localhost"),
+        }
+    }
+}
+
+impl Scenario {
+    /// The address to connect to.
+    pub fn target(&self, entry: Entry, service: u8, ipv4: bool) -> Result<SocketAddr> {
+        Ok(match entry {
+            Entry::ClusterIp => (cluster_ip(service, ipv4), SERVICE_PORT).into(),
+            Entry::NodePort(node) => {
+                let place = &self.cluster.node(node)?.place;
+                let address = if ipv4 { IpAddr::from(place.v4) } else { place.v6.into() };
+                (address, node_port(service)).into()
+            }
+            Entry::Localhost => {
+                let address: IpAddr =
+                    if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+                (address, node_port(service)).into()
+            }
+        })
+    }
+
+    /// Checks an answered request: the server, the client that the server saw, the peer that the client saw.
+    pub(super) fn check(
+        &self,
+        client: &Place,
+        entry: Entry,
+        target: SocketAddr,
+        reply: &Reply,
+    ) -> Result<String> {
+        let answer = reply.answer.as_ref().with_context(|| format!("no answer: {:?}", reply.error))?;
+        let server = self.place(&answer.server).with_context(|| format!("{} is unknown", answer.server))?;
+        ensure!(reply.peer == Some(target), "the client sees {:?} as its peer, not {target}", reply.peer);
+        self.check_source(client, entry, target.ip(), server, answer.client.ip())
+            .with_context(|| format!("{} sees {} as its client", server.name, answer.client))?;
+        Ok(server.name.clone())
+    }
+
+    fn check_source(
+        &self,
+        client: &Place,
+        entry: Entry,
+        target: IpAddr,
+        server: &Place,
+        seen: IpAddr,
+    ) -> Result<()> {
+        let is_pod = client.name.starts_with("pod");
+        let node_owns = |node: usize| Ok::<_, anyhow::Error>(self.cluster.node(node)?.owns(seen));
+        let at_own_node = |node| !matches!(entry, Entry::NodePort(at) if at != node);
+        let right = match (client.node, entry) {
+            // Packet by packet, a pod that talks to itself must see somebody else: the service.
+            (Some(node), _) if is_pod && server.name == client.name && at_own_node(node) => {
+                client.owns(seen) || (self.pod_datapath != "socket" && seen == target)
+            }
+            // As if it had connected to the server directly.
+            (Some(node), Entry::NodePort(at)) if at != node => {
+                if server.node == Some(at) {
+                    node_owns(node)?
+                } else {
+                    node_owns(at)?
+                }
+            }
+            (Some(node), _) if is_pod => {
+                let leaves_pod_network = server.name.starts_with("node") && server.node != Some(node);
+                if leaves_pod_network { node_owns(node)? } else { client.owns(seen) }
+            }
+            (Some(node), _) => node_owns(node)?,
+            // From outside: the client itself, unless the answer must come back through the entry node.
+            (None, Entry::NodePort(at)) => {
+                if server.node == Some(at) {
+                    client.owns(seen)
+                } else {
+                    node_owns(at)?
+                }
+            }
+            (None, _) => false,
+        };
+        ensure!(right, "which is not the one expected");
+        Ok(())
+    }
+}

@@ -1,0 +1,559 @@
+//! Each program in the kernel on packets: what goes in, what comes out. Needs root.
+
+use anyhow::Result;
+use proxy_common::layout::{counter::Counter, flow::Edge};
+use proxy_tests::packets::{
+    Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, checksums_are_valid,
+    same_frame,
+    sys::{self, Kind},
+};
+
+const SYN: Transport = Transport::Tcp(2);
+const SYN_ACK: Transport = Transport::Tcp(18);
+const ACK: Transport = Transport::Tcp(16);
+const FIN: Transport = Transport::Tcp(17);
+const RST: Transport = Transport::Tcp(4);
+const ALL: [Transport; 3] = [SYN, Transport::Udp, Transport::UdpUnchecked];
+
+const NEXT: u32 = u32::MAX;
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+macro_rules! for_both_families {
+    ($($name:ident)*) => {
+        mod v4 {
+            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V4>() })*
+        }
+        mod v6 {
+            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V6>() })*
+        }
+    };
+}
+
+for_both_families! {
+    packet_cluster_ip_of_a_local_backend
+    packet_cluster_ip_of_a_remote_backend
+    packet_node_port_local
+    packet_node_port_remote
+    packet_node_port_remote_by_xdp
+    packet_xdp_hands_over_what_it_cannot_finish
+    packet_hairpin
+    packet_bridge
+    packet_without_endpoints
+    packet_life_of_a_connection
+    packet_checksums_at_carry_boundaries
+    packet_checksum_of_the_whole_frame
+    packet_of_any_length
+    packet_of_others_is_left_alone
+    packet_hop_limit
+    packet_to_an_unknown_snat_port
+    packet_without_ethernet_header
+    packet_two_vips_from_one_port
+}
+
+/// A frame of a family; TCP over IPv4 carries options, so that every program meets both header lengths.
+fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
+    // Zero means "no checksum" in IPv4 only.
+    let transport =
+        if transport == Transport::UdpUnchecked && !F::IS_V4 { Transport::Udp } else { transport };
+    let mut frame = Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport);
+    frame.options = if F::IS_V4 && transport == SYN { 12 } else { 0 };
+    frame
+}
+
+trait Expect {
+    fn gives(
+        &self,
+        program: &str,
+        device: Device,
+        input: &Frame,
+        result: u32,
+        expected: &Frame,
+    ) -> Result<()>;
+    fn gives_bytes(
+        &self,
+        program: &str,
+        device: Device,
+        input: &[u8],
+        result: u32,
+        expected: &[u8],
+    ) -> Result<()>;
+    fn forwards(&self, program: &str, input: &Frame, result: u32, expected: Frame) -> Result<Frame>;
+    fn drops(&self, program: &str, device: Device, input: &Frame) -> Result<()>;
+}
+
+impl Expect for Kernel {
+    /// Runs a program on a frame and compares result and frame, byte by byte.
+    #[track_caller]
+    fn gives(
+        &self,
+        program: &str,
+        device: Device,
+        input: &Frame,
+        result: u32,
+        expected: &Frame,
+    ) -> Result<()> {
+        self.gives_bytes(program, device, &input.build()?, result, &expected.build()?)
+    }
+
+    #[track_caller]
+    fn gives_bytes(
+        &self,
+        program: &str,
+        device: Device,
+        input: &[u8],
+        result: u32,
+        expected: &[u8],
+    ) -> Result<()> {
+        let run = self.run(program, input, device.index()?, 0)?;
+        assert_eq!(run.result, result, "result of {program}");
+        assert!(
+            same_frame(expected, &run.packet),
+            "{program}\n{input:02x?}\n{expected:02x?}\n{:02x?}",
+            run.packet
+        );
+        Ok(())
+    }
+
+    /// The same for a source port chosen from the range; returns the frame that was sent.
+    #[track_caller]
+    fn forwards(&self, program: &str, input: &Frame, result: u32, mut expected: Frame) -> Result<Frame> {
+        let run = self.run(program, &input.build()?, Device::Uplink.index()?, 0)?;
+        assert_eq!(run.result, result, "result of {program}");
+        let at = expected.transport_offset();
+        let port = u16::from_be_bytes([run.packet[at], run.packet[at + 1]]);
+        assert!(SNAT.contains(&port), "{port}");
+        expected.src.set_port(port);
+        assert!(same_frame(&expected.build()?, &run.packet), "{program}: {expected:?}\n{:02x?}", run.packet);
+        Ok(expected)
+    }
+
+    #[track_caller]
+    fn drops(&self, program: &str, device: Device, input: &Frame) -> Result<()> {
+        let expected = if Self::kind(program) == Kind::Xdp { XDP_DROP } else { SHOT };
+        let run = self.run(program, &input.build()?, device.index()?, 0)?;
+        assert_eq!(run.result, expected, "{program}: {input:?}");
+        Ok(())
+    }
+}
+
+fn packet_cluster_ip_of_a_local_backend<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for (port, transport) in (40_000..).zip(ALL) {
+        let request = frame::<F>((Host::PodA, port), (Host::LocalVip, 80), transport);
+        let sent = request.between(request.src, Host::PodB.at::<F>(8080));
+        for _ in 0..2 {
+            kernel.gives("pod_ingress", Device::PodA, &request, NEXT, &sent)?;
+            // The answer is translated where it leaves to the client, and nowhere else.
+            kernel.gives("pod_ingress", Device::PodB, &sent.reply(), NEXT, &sent.reply())?;
+            kernel.gives("pod_egress", Device::PodA, &sent.reply(), NEXT, &request.reply())?;
+        }
+    }
+    assert_eq!(kernel.counter(Counter::FlowNew)?, 3);
+    assert_eq!(kernel.counter(Counter::FlowForward)?, 3);
+    assert_eq!(kernel.counter(Counter::FlowReverse)?, 6);
+    Ok(())
+}
+
+fn packet_cluster_ip_of_a_remote_backend<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for transport in ALL {
+        let request = frame::<F>((Host::PodA, 40_000), (Host::RemoteVip, 80), transport);
+        let sent = request.between(request.src, Host::Remote.at::<F>(8080));
+        kernel.gives("pod_ingress", Device::PodA, &request, NEXT, &sent)?;
+        for program in ["uplink_xdp", "uplink_ingress"] {
+            let pass = if program == "uplink_xdp" { XDP_PASS } else { NEXT };
+            kernel.gives(program, Device::Uplink, &sent.reply(), pass, &sent.reply())?;
+        }
+        kernel.gives("pod_egress", Device::PodA, &sent.reply(), NEXT, &request.reply())?;
+    }
+    Ok(())
+}
+
+fn packet_node_port_local<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let mut port = 50_000;
+    for (program, pass) in
+        [("uplink_ingress", NEXT), ("uplink_xdp", XDP_PASS), ("uplink_xdp_frags", XDP_PASS)]
+    {
+        for transport in ALL {
+            port += 1;
+            let request = frame::<F>((Host::Client, port), (Host::Node, 30_001), transport);
+            let sent = request.between(request.src, Host::PodB.at::<F>(8080));
+            for _ in 0..2 {
+                kernel.gives(program, Device::Uplink, &request, pass, &sent)?;
+            }
+            kernel.gives("uplink_egress", Device::Uplink, &sent.reply(), NEXT, &request.reply())?;
+        }
+    }
+    Ok(())
+}
+
+fn packet_node_port_remote<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for (port, transport) in (50_000..).zip(ALL) {
+        let request = frame::<F>((Host::Client, port), (Host::Node, 30_002), transport);
+        let expected = request.between(Host::Node.at::<F>(0), Host::Remote.at::<F>(8080)).one_hop_less();
+        // MACs are the neighbour redirect's to write.
+        let sent = kernel.forwards("uplink_ingress", &request, REDIRECT, expected)?;
+        kernel.gives("uplink_ingress", Device::Uplink, &request, REDIRECT, &sent)?;
+        let reply = Frame { hop_limit: 60, ..sent.reply() };
+        let back = reply.between(request.dst, request.src).one_hop_less();
+        kernel.gives("uplink_ingress", Device::Uplink, &reply, REDIRECT, &back)?;
+    }
+    assert_eq!(kernel.flows::<F>()?.len(), 6);
+    Ok(())
+}
+
+fn packet_node_port_remote_by_xdp<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for (port, transport) in (50_000..).zip(ALL) {
+        let request = frame::<F>((Host::Client, port), (Host::Node, 30_002), transport);
+        let expected = request
+            .between(Host::Node.at::<F>(0), Host::Remote.at::<F>(8080))
+            .with_macs(Host::OtherNode.mac(), Device::Uplink.mac())
+            .one_hop_less();
+        let sent = kernel.forwards("uplink_xdp", &request, XDP_TX, expected)?;
+        let reply = Frame { hop_limit: 60, ..sent.reply() };
+        let back = reply.between(request.dst, request.src).one_hop_less();
+        let back = back.with_macs(Host::Gateway.mac(), Device::Uplink.mac());
+        kernel.gives("uplink_xdp", Device::Uplink, &reply, XDP_TX, &back)?;
+        // tc takes a flow over that XDP began.
+        let by_tc = sent.clone().with_macs(request.to, request.from);
+        kernel.gives("uplink_ingress", Device::Uplink, &request, REDIRECT, &by_tc)?;
+    }
+    Ok(())
+}
+
+fn packet_xdp_hands_over_what_it_cannot_finish<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let request = frame::<F>((Host::Client, 50_000), (Host::Node, 30_005), SYN);
+    for _ in 0..2 {
+        kernel.gives("uplink_xdp", Device::Uplink, &request, XDP_PASS, &request)?;
+    }
+    assert_eq!(kernel.counter(Counter::XdpToTc)?, 2);
+    let expected = request.between(Host::Node.at::<F>(0), Host::Unresolved.at::<F>(8080)).one_hop_less();
+    kernel.forwards("uplink_ingress", &request, REDIRECT, expected)?;
+    Ok(())
+}
+
+fn packet_hairpin<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for (port, transport) in (40_000..).zip(ALL) {
+        let request = frame::<F>((Host::PodA, port), (Host::HairpinVip, 80), transport);
+        let expected = request.between(Host::HairpinVip.at::<F>(0), Host::PodA.at::<F>(8080));
+        let swapped = |frame: &Frame| frame.clone().with_macs(frame.from, frame.to);
+        let run = kernel.run("pod_ingress", &request.build()?, Device::PodA.index()?, 0)?;
+        let at = request.transport_offset();
+        let mut sent = swapped(&expected);
+        sent.src.set_port(u16::from_be_bytes([run.packet[at], run.packet[at + 1]]));
+        assert!(SNAT.contains(&sent.src.port()));
+        assert_eq!(run.result, REDIRECT);
+        assert!(same_frame(&sent.build()?, &run.packet));
+        let reply = swapped(&sent.reply());
+        kernel.gives(
+            "pod_ingress",
+            Device::PodA,
+            &reply,
+            REDIRECT,
+            &swapped(&reply.between(request.dst, request.src)),
+        )?;
+    }
+    Ok(())
+}
+
+fn packet_bridge<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for transport in ALL {
+        let request = frame::<F>((Host::PodC, 40_000), (Host::BridgeVip, 80), transport);
+        let sent =
+            request.between(request.src, Host::PodD.at::<F>(8080)).with_macs(Host::PodD.mac(), request.from);
+        for _ in 0..2 {
+            kernel.gives("pod_ingress", Device::PortC, &request, NEXT, &sent)?;
+        }
+        // A backend elsewhere is routed: the frame stays addressed to the bridge.
+        let request = frame::<F>((Host::PodC, 40_001), (Host::LocalVip, 80), transport);
+        let sent = request.between(request.src, Host::PodB.at::<F>(8080));
+        kernel.gives("pod_ingress", Device::PortC, &request, NEXT, &sent)?;
+    }
+    Ok(())
+}
+
+fn packet_without_endpoints<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    kernel.drops(
+        "pod_ingress",
+        Device::PodA,
+        &frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), SYN),
+    )?;
+    // The stack refuses at the node's own address.
+    let to_node = frame::<F>((Host::Client, 50_000), (Host::Node, 30_006), SYN);
+    kernel.gives("uplink_ingress", Device::Uplink, &to_node, NEXT, &to_node)?;
+    kernel.gives("uplink_xdp", Device::Uplink, &to_node, XDP_PASS, &to_node)?;
+    assert_eq!(kernel.counter(Counter::NoEndpoints)?, 2, "once each: tc counts what XDP leaves to it");
+    assert!(kernel.flows::<F>()?.is_empty());
+    Ok(())
+}
+
+fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
+    for end in [FIN, RST] {
+        let Node { mut kernel, .. } = Node::new(Options::default())?;
+        let request = |transport| frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
+        let sent =
+            |transport| request(transport).between(Host::PodA.at::<F>(40_000), Host::PodB.at::<F>(8080));
+        let up = |kernel: &Kernel, t| kernel.gives("pod_ingress", Device::PodA, &request(t), NEXT, &sent(t));
+        let down = |kernel: &Kernel, t| {
+            kernel.gives("pod_egress", Device::PodA, &sent(t).reply(), NEXT, &request(t).reply())
+        };
+        up(&kernel, SYN)?;
+        down(&kernel, SYN_ACK)?;
+        up(&kernel, ACK)?;
+        let states = |kernel: &Kernel| -> Result<Vec<u8>> {
+            let mut flows: Vec<_> = kernel.flows::<F>()?.into_iter().collect();
+            flows.sort_by_key(|(key, _)| key.edge);
+            let forward = F::tuple(request(SYN).src, request(SYN).dst);
+            assert_eq!(flows.len(), 2);
+            assert_eq!((flows[0].0.tuple, flows[1].1.tuple), (forward, forward.reversed()));
+            assert_eq!(flows[1].0.edge, Edge::ReverseEgress as u8);
+            assert_eq!(flows[0].1.tuple.reversed(), flows[1].0.tuple);
+            Ok(flows.iter().map(|(_, flow)| flow.state).collect())
+        };
+        assert_eq!(states(&kernel)?, [1, 1], "established");
+        down(&kernel, end)?;
+        assert_eq!(states(&kernel)?, [2, 2], "closing");
+        up(&kernel, ACK)?;
+        // A new connection from the same port.
+        up(&kernel, SYN)?;
+        assert_eq!(states(&kernel)?, [0, 0], "new");
+        // The map forgot the answers: nothing is made up.
+        kernel.retain_flows::<F>(|key| key.edge == Edge::Forward as u8)?;
+        kernel.gives("pod_egress", Device::PodA, &sent(ACK).reply(), NEXT, &sent(ACK).reply())?;
+    }
+    Ok(())
+}
+
+fn packet_checksums_at_carry_boundaries<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let mut flip = 0u8;
+    for client_port in [0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff] {
+        for payload in [vec![], vec![0xff; 2], vec![0xff; 3], vec![0; 1], vec![0x80, 0, 0x7f, 0xff]] {
+            for transport in [ACK, Transport::Udp] {
+                flip = flip.wrapping_add(41);
+                let mut request = frame::<F>((Host::PodA, client_port), (Host::OddVip, 80), transport);
+                request.payload = payload.clone();
+                request.traffic_class = flip;
+                let sent = request.between(request.src, Host::OddPod.at::<F>(8080));
+                kernel.gives("pod_ingress", Device::PodA, &request, NEXT, &sent)?;
+                kernel.gives("pod_egress", Device::PodA, &sent.reply(), NEXT, &request.reply())?;
+                let mut request = frame::<F>((Host::Client, client_port), (Host::Node, 30_008), transport);
+                request.payload = payload.clone();
+                let sent = request.between(request.src, Host::OddPod.at::<F>(8080));
+                kernel.gives("uplink_xdp", Device::Uplink, &request, XDP_PASS, &sent)?;
+            }
+        }
+    }
+    // A payload that brings the checksum to its edges: it must stay valid, whichever zero it becomes.
+    for word in (0..=u16::MAX).step_by(97).chain([0xfffe, 0xffff]) {
+        let mut request = frame::<F>((Host::Client, 7), (Host::Node, 30_002), Transport::Udp);
+        request.payload = word.to_be_bytes().to_vec();
+        for program in ["uplink_xdp", "uplink_ingress"] {
+            let run = kernel.run(program, &request.build()?, Device::Uplink.index()?, 0)?;
+            assert!(checksums_are_valid(&run.packet), "{program} with {word:#x}");
+        }
+    }
+    Ok(())
+}
+
+/// With a sum of the whole frame from the device, the kernel checks that it is kept right.
+fn packet_checksum_of_the_whole_frame<F: PacketFamily>() -> Result<()> {
+    for csum_ipv6 in [false, true] {
+        let Node { kernel, .. } = Node::new(Options { csum_ipv6, ..Options::default() })?;
+        if csum_ipv6 && !kernel.knows_csum_ipv6()? {
+            continue;
+        }
+        for transport in [SYN, Transport::Udp] {
+            let local = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
+            let sent = local.between(local.src, Host::PodB.at::<F>(8080));
+            let hairpin = frame::<F>((Host::PodA, 40_001), (Host::HairpinVip, 80), transport);
+            let odd = frame::<F>((Host::PodA, 40_002), (Host::OddVip, 80), transport);
+            for (program, device, frame) in [
+                ("pod_ingress", Device::PodA, local),
+                ("pod_egress", Device::PodA, sent.reply()),
+                ("pod_ingress", Device::PodA, odd),
+                ("pod_ingress", Device::PodA, hairpin),
+            ] {
+                let run = kernel.run(program, &frame.build()?, device.index()?, sys::CHECKSUM_COMPLETE);
+                let run = match run {
+                    Err(error) if is_errno(&error, libc_einval()) => {
+                        println!("this kernel cannot test it: {error:#}");
+                        return Ok(());
+                    }
+                    run => run?,
+                };
+                assert_ne!(run.packet, frame.build()?, "{program}");
+                assert!(checksums_are_valid(&run.packet), "{program}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn libc_einval() -> i32 {
+    nix::errno::Errno::EINVAL as i32
+}
+
+fn is_errno(error: &anyhow::Error, errno: i32) -> bool {
+    error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) == Some(errno)
+}
+
+fn packet_of_any_length<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let transports = [ACK, Transport::Udp];
+    for (program, device, pass) in [
+        ("pod_ingress", Device::PodA, NEXT),
+        ("pod_egress", Device::PodA, NEXT),
+        ("uplink_ingress", Device::Uplink, NEXT),
+        ("uplink_egress", Device::Uplink, NEXT),
+        ("uplink_l3_ingress", Device::Uplink, NEXT),
+        ("uplink_l3_egress", Device::Uplink, NEXT),
+        ("uplink_xdp", Device::Uplink, XDP_PASS),
+        ("uplink_xdp_frags", Device::Uplink, XDP_PASS),
+    ] {
+        for transport in transports {
+            let request = frame::<F>((Host::Client, 50_000), (Host::LocalVip, 80), transport);
+            let bytes = request.build()?;
+            let transport_header = if transport == ACK { 20 } else { 8 };
+            let whole = request.transport_offset() + transport_header;
+            for length in 0..whole.min(80) {
+                match kernel.run(program, &bytes[..length], device.index()?, 0) {
+                    Ok(run) => {
+                        assert_eq!(run.result, pass, "{program} on {length} bytes");
+                        assert_eq!(run.packet, bytes[..length], "{program} on {length} bytes");
+                    }
+                    // The kernel itself refuses to make a packet of less than its headers.
+                    Err(error) => assert!(length < request.transport_offset(), "{length}: {error:#}"),
+                }
+            }
+        }
+    }
+    assert!(kernel.flows::<F>()?.is_empty());
+    Ok(())
+}
+
+fn packet_of_others_is_left_alone<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let request = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), Transport::Udp);
+    let bytes = request.build()?;
+    let protocol = if F::IS_V4 { 23 } else { 20 };
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = bytes.clone();
+        change(&mut bytes);
+        bytes
+    };
+    let mut others = vec![
+        ("arp", with(&|bytes| bytes[12..14].copy_from_slice(&[8, 6]))),
+        ("icmp", with(&|bytes| bytes[protocol] = if F::IS_V4 { 1 } else { 58 })),
+        ("sctp", with(&|bytes| bytes[protocol] = 132)),
+        ("another port", frame::<F>((Host::PodA, 1), (Host::LocalVip, 81), Transport::Udp).build()?),
+        ("no service", frame::<F>((Host::PodA, 1), (Host::PodB, 80), SYN).build()?),
+        ("outside", frame::<F>((Host::PodA, 1), (Host::Client, 443), SYN).build()?),
+        ("other node's nodePort", frame::<F>((Host::PodA, 1), (Host::OtherNode, 30_001), SYN).build()?),
+        ("wrong version", with(&|bytes| bytes[14] ^= 0xf0)),
+    ];
+    if F::IS_V4 {
+        others.push(("first fragment", with(&|bytes| bytes[20] = 0x20)));
+        others.push(("later fragment", with(&|bytes| bytes[21] = 1)));
+        others.push(("short header length", with(&|bytes| bytes[14] = 0x44)));
+        others.push(("header longer than the packet", with(&|bytes| bytes[14] = 0x4f)));
+    } else {
+        others.push(("fragment", with(&|bytes| bytes[protocol] = 44)));
+    }
+    for (what, bytes) in &others {
+        for program in ["pod_ingress", "pod_egress", "uplink_ingress", "uplink_egress", "uplink_xdp"] {
+            let pass = if Kernel::kind(program) == Kind::Xdp { XDP_PASS } else { NEXT };
+            match kernel.run(program, bytes, Device::Uplink.index()?, 0) {
+                Ok(run) => assert_eq!((run.result, &run.packet), (pass, bytes), "{program}: {what}"),
+                // Newer kernels check headers before they run a program.
+                Err(error) => {
+                    assert!(what.contains("header") || what.contains("version"), "{what}: {error:#}")
+                }
+            }
+        }
+    }
+    let mut tagged = bytes.clone();
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    kernel.gives_bytes("uplink_xdp", Device::Uplink, &tagged, XDP_PASS, &tagged)?;
+    assert!(kernel.flows::<F>()?.is_empty());
+    assert!(kernel.counter(Counter::Fragment)? > 0);
+    Ok(())
+}
+
+fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for program in ["uplink_ingress", "uplink_xdp"] {
+        for hop_limit in [0, 1] {
+            let remote = frame::<F>((Host::Client, 50_000), (Host::Node, 30_002), SYN);
+            kernel.drops(program, Device::Uplink, &Frame { hop_limit, ..remote })?;
+            let local = Frame { hop_limit, ..frame::<F>((Host::Client, 50_000), (Host::Node, 30_001), SYN) };
+            let sent = local.between(local.src, Host::PodB.at::<F>(8080));
+            let pass = if program == "uplink_xdp" { XDP_PASS } else { NEXT };
+            kernel.gives(program, Device::Uplink, &local, pass, &sent)?;
+        }
+    }
+    assert_eq!(kernel.counter(Counter::HopLimit)?, 4);
+    Ok(())
+}
+
+fn packet_to_an_unknown_snat_port<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let stray = frame::<F>((Host::Remote, 8080), (Host::Node, *SNAT.start()), Transport::Udp);
+    for program in ["uplink_ingress", "uplink_xdp"] {
+        kernel.drops(program, Device::Uplink, &stray)?;
+    }
+    assert_eq!(kernel.counter(Counter::SnatUnknown)?, 2);
+    let _socket = std::net::UdpSocket::bind(stray.dst)?;
+    kernel.gives("uplink_ingress", Device::Uplink, &stray, NEXT, &stray)?;
+    kernel.gives("uplink_xdp", Device::Uplink, &stray, XDP_PASS, &stray)
+}
+
+/// On a device without Ethernet headers. The test run makes an Ethernet header of the first 14 bytes it is given, so
+/// the client's address is such that they name the right protocol; the program sees them as they are.
+fn packet_without_ethernet_header<F: PacketFamily>() -> Result<()> {
+    const ETHERNET: usize = 14;
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let request = frame::<F>((Host::L3Client, 50_000), (Host::Node, 30_001), ACK);
+    let sent = request.between(request.src, Host::PodB.at::<F>(8080));
+    let (input, expected) = (request.build()?, sent.build()?);
+    let run = kernel.run("uplink_l3_ingress", &input[ETHERNET..], Device::Uplink.index()?, 0)?;
+    assert_eq!(run.result, NEXT);
+    assert_eq!(run.packet, expected[ETHERNET..]);
+    // To a remote backend: an Ethernet header is put in front for the redirect.
+    let request = frame::<F>((Host::L3Client, 50_001), (Host::Node, 30_002), ACK);
+    let input = request.build()?;
+    let run = kernel.run("uplink_l3_ingress", &input[ETHERNET..], Device::Uplink.index()?, 0)?;
+    assert_eq!((run.result, run.packet.len()), (REDIRECT, input.len()));
+    assert!(checksums_are_valid(&[&input[..ETHERNET], &run.packet[ETHERNET..]].concat()));
+    Ok(())
+}
+
+fn packet_two_vips_from_one_port<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let mut answers = Vec::new();
+    for vip in [Host::LocalVip, Host::LocalVip2] {
+        let request = frame::<F>((Host::PodA, 40_000), (vip, 80), Transport::Udp);
+        let run = kernel.run("pod_ingress", &request.build()?, Device::PodA.index()?, 0)?;
+        let at = request.transport_offset();
+        let mut sent = request.between(request.src, Host::PodB.at::<F>(8080));
+        sent.src.set_port(u16::from_be_bytes([run.packet[at], run.packet[at + 1]]));
+        assert!(same_frame(&sent.build()?, &run.packet));
+        answers.push((sent.reply(), request.reply()));
+    }
+    assert_ne!(answers[0].0, answers[1].0, "the backend can tell them apart");
+    for (answer, expected) in answers {
+        kernel.gives("pod_egress", Device::PodA, &answer, NEXT, &expected)?;
+    }
+    Ok(())
+}
