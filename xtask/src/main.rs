@@ -1,0 +1,103 @@
+//! Everything a developer runs: `cargo xtask <command>`.
+
+mod bench;
+mod build;
+mod demo;
+mod image;
+mod setup;
+mod test;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything a developer runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install the BPF tool chain and what tests need. The other commands do so themselves.
+    Setup(setup::SetupArgs),
+    /// Build the programs and the agent that holds them.
+    Build(build::BuildArgs),
+    /// Show services at work in a cluster of three nodes on this machine.
+    Demo(demo::DemoArgs),
+    /// Run the tests: all of them, or some parts.
+    Test(test::TestArgs),
+    /// Measure.
+    Bench(bench::BenchArgs),
+    /// Boot packaged kernels in virtual machines and run the agent there.
+    Vm(vm::VmArgs),
+    /// Make a container image, as an OCI archive. Needs no container tools.
+    Image(image::ImageArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Demo(args) => demo::main(&args),
+        Command::Test(args) => test::main(&args),
+        Command::Bench(args) => bench::main(&args),
+        Command::Vm(args) => vm::main(&args),
+        Command::Image(args) => image::main(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Every Markdown file of the root, `docs` and `deploy`.
+    fn documents() -> impl Iterator<Item = (String, String)> {
+        let dirs = ["", "docs", "deploy"].map(|dir| workspace::root().join(dir));
+        let files = dirs.into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        let paths =
+            files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
+        paths.map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap()))
+    }
+
+    #[test]
+    fn the_documents_name_commands_and_options_that_exist() {
+        let cli = Cli::command();
+        for (file, text) in documents() {
+            for after in text.split("cargo xtask ").skip(1) {
+                let usage = after.split(['`', '\n', '#', '&', '|', ',']).next().unwrap_or_default();
+                let mut words = usage.split_whitespace();
+                let Some(name) = words.next().filter(|word| word.chars().all(|c| c.is_ascii_lowercase()))
+                else {
+                    continue;
+                };
+                let command =
+                    cli.find_subcommand(name).unwrap_or_else(|| panic!("{file}: no `cargo xtask {name}`"));
+                for option in words.filter_map(|word| word.strip_prefix("--")) {
+                    let option = option.split('=').next().unwrap_or_default();
+                    // Of a command below this one, like `bench packet`, or its own.
+                    let known = std::iter::once(command)
+                        .chain(command.get_subcommands())
+                        .flat_map(clap::Command::get_arguments)
+                        .any(|argument| argument.get_long() == Some(option));
+                    assert!(known, "{file}: `cargo xtask {name}` has no --{option}");
+                }
+            }
+        }
+    }
+}

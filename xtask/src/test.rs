@@ -1,0 +1,218 @@
+//! Runs the tests, part by part, and sums up.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    build::{self, Executables, WORKSPACE},
+    image, setup, vm,
+    workspace::{cargo, find_program, host_triple, is_root, line, root, run, say},
+};
+
+/// A part that takes longer has hung.
+const LIMIT_SECONDS: u32 = 15 * 60;
+
+/// Arguments of `test`.
+#[derive(Args)]
+pub(crate) struct TestArgs {
+    /// The parts to run. Default: all.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Run only the tests whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Part {
+    /// Tests that need no privileges.
+    Unit,
+    /// Each program run on packets, by the kernel's test run.
+    Packets,
+    /// Kernels in virtual machines.
+    Vm,
+    /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
+    Traffic,
+    /// The manifests, and the image: needs the optimised build.
+    Deploy,
+}
+
+impl Part {
+    /// The part that a file in tests/tests belongs to, by its name.
+    fn of_file(name: &str) -> Self {
+        match name.split('_').next() {
+            Some("packet" | "packets") => Self::Packets,
+            Some("deploy") => Self::Deploy,
+            _ => Self::Traffic,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Score {
+    passed: u64,
+    failed: u64,
+}
+
+/// `cargo xtask test`.
+pub(crate) fn main(args: &TestArgs) -> Result<()> {
+    let parts = if args.parts.is_empty() { Part::value_variants() } else { &args.parts };
+    if parts.iter().any(|part| *part != Part::Unit) {
+        setup::tests()?;
+        mount_bpffs()?;
+    }
+    let built = build::for_tests()?;
+    let mut scores = Vec::new();
+    for part in parts {
+        say(format!("tests: {part:?}"));
+        let score = match part {
+            Part::Unit => unit(args.filter.as_deref()),
+            Part::Vm => vm::all(&built).map(|(passed, failed)| Score { passed, failed }),
+            _ => integration(*part, args.filter.as_deref(), &built),
+        };
+        // A part that cannot run has failed; the others may still tell something.
+        let score = score.unwrap_or_else(|error| {
+            say(format!("error: {part:?}: {error:#}"));
+            Score { passed: 0, failed: 1 }
+        });
+        scores.push((part, score));
+    }
+    println!();
+    let mut total = Score::default();
+    for (part, score) in scores {
+        let verdict = if score.failed == 0 { "ok" } else { "FAILED" };
+        let part = format!("{part:?}").to_lowercase();
+        println!("{part:8} {verdict:6} {:4} passed, {:2} failed", score.passed, score.failed);
+        total.passed += score.passed;
+        total.failed += score.failed;
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+fn unit(filter: Option<&str>) -> Result<Score> {
+    cargo_test(&["--lib".to_owned(), "--bins".to_owned()], filter, |_| Ok(()))
+}
+
+fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<Score> {
+    let agent = built.get("proxy-agent").context("cargo has built no agent")?;
+    let mut select = Vec::new();
+    for file in fs::read_dir(root().join("tests/tests"))? {
+        let path = file?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if path.extension().is_some_and(|extension| extension == "rs") && Part::of_file(&name) == part {
+            select.extend(["--test".to_owned(), name.into_owned()]);
+        }
+    }
+    if select.is_empty() {
+        say(format!("there are no tests of the part {part:?} yet"));
+        return Ok(Score::default());
+    }
+    cargo_test(&select, filter, |command| {
+        command.env("PROXY_AGENT_BIN", agent);
+        if part == Part::Deploy {
+            command.env("PROXY_AGENT_IMAGE", image::default_archive(&build::release(false)?)?);
+        }
+        if !is_root() {
+            let sudo = find_program("sudo")
+                .context("these tests need root: there is no sudo, so run this as root")?;
+            // Only the test programs run as root; what cargo builds stays ours.
+            let triple = host_triple()?.to_uppercase().replace('-', "_");
+            command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
+        }
+        Ok(())
+    })
+}
+
+/// Runs `cargo test` and counts. A program that crashes or hangs counts as one failure.
+fn cargo_test(
+    select: &[String],
+    filter: Option<&str>,
+    configure: impl Fn(&mut Command) -> Result<()>,
+) -> Result<Score> {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", &LIMIT_SECONDS.to_string()]).arg(cargo().get_program());
+    command
+        .args(["test", "--no-fail-fast"])
+        .args(WORKSPACE)
+        .args(select)
+        .args(["--", "--color=never"])
+        .args(filter);
+    configure(&mut command)?;
+    let mut child = command
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", line(&command)))?;
+    let mut score = Score::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            println!("{line}");
+            if let Some((passed, failed)) = result_line(&line) {
+                score.passed += passed;
+                score.failed += failed;
+            }
+        }
+    }
+    if !child.wait()?.success() && score.failed == 0 {
+        score.failed = 1;
+    }
+    Ok(score)
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; ...`.
+fn result_line(line: &str) -> Option<(u64, u64)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |word: &str| counts.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse().ok());
+    Some((count("passed")?, count("failed")?))
+}
+
+/// The tests pin maps.
+fn mount_bpffs() -> Result<()> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    let mounts = fs::read_to_string("/proc/mounts").context("cannot read the mount table")?;
+    if mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(BPFFS)) {
+        return Ok(());
+    }
+    say(format!("mounting a bpf file system at {BPFFS}"));
+    let mut mount = if is_root() { Command::new("mount") } else { Command::new("sudo") };
+    if !is_root() {
+        mount.arg("mount");
+    }
+    run(mount.args(["-t", "bpf", "bpf", BPFFS]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_cargo_test_prints() {
+        let ok =
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s";
+        let bad =
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+        assert_eq!(result_line(ok), Some((12, 0)));
+        assert_eq!(result_line(bad), Some((3, 2)));
+        assert_eq!(result_line("test cluster::ping ... ok"), None);
+    }
+
+    #[test]
+    fn files_belong_to_parts() {
+        assert_eq!(Part::of_file("packets_nodeport"), Part::Packets);
+        assert_eq!(Part::of_file("deploy"), Part::Deploy);
+        assert_eq!(Part::of_file("traffic_clusterip"), Part::Traffic);
+        assert_eq!(Part::of_file("kube_source"), Part::Traffic);
+    }
+}
