@@ -133,7 +133,7 @@ impl Sync {
                     }
                     !is_local
                 }
-                Frontend::NodePort(_) => true,
+                _ => true,
             });
         }
         plans
@@ -208,6 +208,7 @@ mod tests {
             ports: ports.collect(),
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
+            ..Service::default()
         }));
         (sync, name)
     }

@@ -19,6 +19,9 @@ pub trait Family: Copy + Debug + Default + Eq + Hash + 'static {
     /// Equality by words: comparing with `==` would call a comparison function in the kernel programs.
     fn same(a: &Self::Addr, b: &Self::Addr) -> bool;
 
+    /// Do the bits that `mask` selects equal those of `base`?
+    fn within(addr: &Self::Addr, base: &Self::Addr, mask: &Self::Addr) -> bool;
+
     /// All bits of the address mixed into 32.
     fn fold(addr: &Self::Addr) -> u32;
 
@@ -49,6 +52,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn within(addr: &u32, base: &u32, mask: &u32) -> bool {
+        *addr & *mask == *base
+    }
+
+    #[inline(always)]
     fn fold(addr: &u32) -> u32 {
         *addr
     }
@@ -73,6 +81,12 @@ impl Family for V6 {
     #[inline(always)]
     fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
         (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+
+    #[inline(always)]
+    fn within(addr: &[u32; 4], base: &[u32; 4], mask: &[u32; 4]) -> bool {
+        let differs = |i: usize| (addr[i] & mask[i]) ^ base[i];
+        differs(0) | differs(1) | differs(2) | differs(3) == 0
     }
 
     #[inline(always)]

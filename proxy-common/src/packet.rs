@@ -13,6 +13,11 @@ pub const TCP: usize = 20;
 /// Bytes of a UDP header.
 pub const UDP: usize = 8;
 
+/// Bytes of an ICMP or ICMPv6 header.
+pub const ICMP: usize = 8;
+/// Bytes of an SCTP header with the head of its first chunk.
+pub const SCTP: usize = 16;
+
 /// EtherType of IPv4, host byte order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6, host byte order.
@@ -22,6 +27,24 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
+/// IP protocol number of SCTP.
+pub const PROTOCOL_SCTP: u8 = 132;
+/// IP protocol number of ICMP.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// Next header number of ICMPv6.
+pub const PROTOCOL_ICMPV6: u8 = 58;
+
+/// Chunk types that say where an association is (RFC 9260 section 3.2).
+pub mod sctp_chunks {
+    /// Opens an association, always alone in its packet.
+    pub const INIT: u8 = 1;
+    /// Answers it, always alone in its packet.
+    pub const INIT_ACK: u8 = 2;
+    /// Ends the association at once.
+    pub const ABORT: u8 = 6;
+    /// The association is over.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
 
 /// TCP flag bits (RFC 9293).
 pub mod tcp_flags {
@@ -40,9 +63,9 @@ pub mod tcp_flags {
 pub struct Packet<F: Family> {
     /// Addresses and ports.
     pub tuple: Tuple<F>,
-    /// IP protocol number: TCP or UDP.
+    /// IP protocol number: TCP, UDP or SCTP; or ICMP (of either family) for an echo request, without ports.
     pub protocol: u8,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags; 0 for UDP and echo requests; for SCTP those that its first chunk compares to.
     pub tcp_flags: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
@@ -63,6 +86,12 @@ impl<F: Family> Packet<F> {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN | tcp_flags::ACK
     }
 
+    /// Somebody asks whether the address is there?
+    #[inline(always)]
+    pub fn is_echo_request(&self) -> bool {
+        self.protocol == PROTOCOL_ICMP || self.protocol == PROTOCOL_ICMPV6
+    }
+
     /// Does it end a TCP connection?
     #[inline(always)]
     pub fn is_closing(&self) -> bool {
@@ -72,7 +101,12 @@ impl<F: Family> Packet<F> {
     /// Offset of the transport checksum from the start of the frame.
     #[inline(always)]
     pub fn checksum_offset(&self) -> usize {
-        self.transport + if self.protocol == PROTOCOL_TCP { 16 } else { 6 }
+        self.transport
+            + match self.protocol {
+                PROTOCOL_TCP => 16,
+                PROTOCOL_SCTP => 8,
+                _ => 6,
+            }
     }
 }
 
@@ -150,7 +184,16 @@ impl Parse for V4 {
             return Err(Unparsed::Fragment);
         }
         // SAFETY: the caller's promise.
-        unsafe { transport(data, end, network + length, protocol, hop_limit, src, dst) }
+        unsafe {
+            transport(
+                Bounds { data, end, echo: (PROTOCOL_ICMP, 8) },
+                network + length,
+                protocol,
+                hop_limit,
+                src,
+                dst,
+            )
+        }
     }
 }
 
@@ -182,22 +225,39 @@ impl Parse for V6 {
             return Err(Unparsed::Fragment);
         }
         // SAFETY: the caller's promise.
-        unsafe { transport(data, end, network + IPV6, next, hop_limit, src, dst) }
+        unsafe {
+            transport(
+                Bounds { data, end, echo: (PROTOCOL_ICMPV6, 128) },
+                network + IPV6,
+                next,
+                hop_limit,
+                src,
+                dst,
+            )
+        }
     }
+}
+
+/// What a transport header is read from.
+struct Bounds {
+    data: *const u8,
+    end: *const u8,
+    /// Protocol and type of the family's echo requests.
+    echo: (u8, u8),
 }
 
 /// # Safety
 /// All bytes from `data` up to `end` are readable.
 #[inline(always)]
 unsafe fn transport<F: Family>(
-    data: *const u8,
-    end: *const u8,
+    bounds: Bounds,
     offset: usize,
     protocol: u8,
     hop_limit: u8,
     src: F::Addr,
     dst: F::Addr,
 ) -> Result<Packet<F>, Unparsed> {
+    let Bounds { data, end, echo } = bounds;
     let header = data.wrapping_add(offset);
     let tcp_flags = match protocol {
         PROTOCOL_TCP => {
@@ -213,11 +273,40 @@ unsafe fn transport<F: Family>(
             }
             0
         }
+        PROTOCOL_SCTP => {
+            if header.wrapping_add(SCTP) > end {
+                return Err(Unparsed::Short);
+            }
+            // SAFETY: within the 16 bytes just checked.
+            flags_of_chunk(unsafe { read::<u8>(header.wrapping_add(12)) })
+        }
+        protocol if protocol == echo.0 => {
+            if header.wrapping_add(ICMP) > end {
+                return Err(Unparsed::Short);
+            }
+            // SAFETY: within the 8 bytes just checked. Type and code.
+            if unsafe { read::<u16>(header) } != u16::from_ne_bytes([echo.1, 0]) {
+                return Err(Unparsed::NotOurs);
+            }
+            let tuple = Tuple { src, dst, sport: 0, dport: 0 };
+            return Ok(Packet { tuple, protocol, tcp_flags: 0, hop_limit, transport: offset });
+        }
         _ => return Err(Unparsed::NotOurs),
     };
-    // SAFETY: both headers begin with the ports and were found to be readable.
+    // SAFETY: all these headers begin with the ports and were found to be readable.
     let (sport, dport) = unsafe { (read::<u16>(header), read::<u16>(header.wrapping_add(2))) };
     Ok(Packet { tuple: Tuple { src, dst, sport, dport }, protocol, tcp_flags, hop_limit, transport: offset })
+}
+
+/// What an SCTP chunk means for its association, in TCP's words.
+#[inline(always)]
+fn flags_of_chunk(chunk: u8) -> u8 {
+    match chunk {
+        sctp_chunks::INIT => tcp_flags::SYN,
+        sctp_chunks::INIT_ACK => tcp_flags::SYN | tcp_flags::ACK,
+        sctp_chunks::ABORT | sctp_chunks::SHUTDOWN_COMPLETE => tcp_flags::RST,
+        _ => tcp_flags::ACK,
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +362,38 @@ mod tests {
         assert_eq!(packet.tuple.src, [0xfdfd_fdfd; 4]);
         assert_eq!((u16::from_be(packet.tuple.sport), u16::from_be(packet.tuple.dport)), (53, 12_345));
         assert_eq!((packet.tcp_flags, packet.transport, packet.checksum_offset()), (0, 40, 46));
+    }
+
+    #[test]
+    fn sctp_speaks_of_associations_as_tcp_of_connections() {
+        for (chunk, is_syn, is_syn_ack, is_closing) in [
+            (1, true, false, false),
+            (2, false, true, false),
+            (0, false, false, false),
+            (6, false, false, true),
+            (14, false, false, true),
+        ] {
+            let mut payload = vec![0; 16];
+            payload[12] = chunk;
+            let packet = parse::<V4>(&ipv4(0, PROTOCOL_SCTP, &payload)).unwrap();
+            let said = (packet.is_syn(), packet.is_syn_ack(), packet.is_closing());
+            assert_eq!(said, (is_syn, is_syn_ack, is_closing), "chunk {chunk}");
+            assert_eq!(packet.checksum_offset(), 28);
+        }
+        assert_eq!(parse::<V4>(&ipv4(0, PROTOCOL_SCTP, &[0; 15])), Err(Unparsed::Short));
+    }
+
+    #[test]
+    fn only_echo_requests_of_icmp_are_ours() {
+        let icmp = |r#type, code| ipv4(0, PROTOCOL_ICMP, &[r#type, code, 0, 0, 0, 0, 0, 0]);
+        let packet = parse::<V4>(&icmp(8, 0)).unwrap();
+        assert!(packet.is_echo_request());
+        assert_eq!((packet.tuple.sport, packet.tuple.dport), (0, 0));
+        for bytes in
+            [icmp(0, 0), icmp(3, 3), icmp(8, 1), ipv4(0, PROTOCOL_ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0])]
+        {
+            assert_eq!(parse::<V4>(&bytes), Err(Unparsed::NotOurs), "{bytes:?}");
+        }
     }
 
     #[test]

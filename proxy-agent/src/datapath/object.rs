@@ -13,6 +13,7 @@ use aya::{
 };
 use aya_ebpf_helpers::{BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET};
 use proxy_common::layout::{
+    backend::Alive,
     config::{StoredSettings, names},
     set::SetRole,
 };
@@ -86,7 +87,8 @@ impl ObjectConfig {
             idle: idle(),
             external_cluster_ips: self.external_cluster_ips as u8,
             sockets_of_node_only: self.sockets_of_node_only as u8,
-            zero: 0,
+            reset_removed_tcp: 0,
+            reject_with_reset: 0,
         }
     }
 }
@@ -240,7 +242,7 @@ fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
     vec![
         ("sets", MAX_SERVICE_PORTS * SetRole::STRIDE),
         ("names", MAX_SERVICE_PORTS),
-        ("alive", MAX_BACKENDS / 8),
+        ("alive", MAX_BACKENDS / Alive::PER_ELEMENT),
         ("frontends_v4", MAX_FRONTENDS),
         ("frontends_v6", MAX_FRONTENDS),
         ("backends_v4", MAX_BACKENDS),

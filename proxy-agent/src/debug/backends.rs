@@ -57,6 +57,7 @@ pub(super) fn role_text(role: SetRole) -> &'static str {
         SetRole::ClusterIp => "clusterIP",
         SetRole::External => "external",
         SetRole::Cluster => "cluster",
+        SetRole::Serving => "serving",
     }
 }
 

@@ -61,6 +61,9 @@ impl fmt::Display for Frontends<'_> {
             f.write_str(if n == 0 { "" } else { ", " })?;
             match frontend {
                 Frontend::ClusterIp(address) => write!(f, "ClusterIP {address}")?,
+                Frontend::ClusterAddress(address) => write!(f, "every other port of {address}")?,
+                Frontend::ExternalIp(address) => write!(f, "externalIP {address}")?,
+                Frontend::LoadBalancer(address) => write!(f, "LoadBalancer {address}")?,
                 Frontend::NodePort(port) => write!(f, "NodePort {port} ({:?})", self.0.name.family)?,
             }
         }
@@ -118,7 +121,10 @@ mod tests {
             frontends: vec![Frontend::ClusterIp("10.1.2.3:80".parse().unwrap()), Frontend::NodePort(30016)],
             internal: endpoints.clone(),
             external: endpoints.clone(),
+            serving: endpoints.clone(),
             cluster: endpoints,
+            affinity: None,
+            sources: None,
         }
     }
 

@@ -2,10 +2,17 @@
 //!
 //! Sources convert what they read into these at once, so that no full API object is ever kept.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
 
 /// Namespace and name of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
     /// The namespace.
     pub namespace: Arc<str>,
@@ -59,7 +66,7 @@ pub enum TrafficPolicy {
 }
 
 /// A Service that the proxy serves: neither headless nor of type ExternalName.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
     pub name: ObjectName,
@@ -69,8 +76,19 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Governs the cluster IPs.
     pub internal_policy: TrafficPolicy,
-    /// Governs node ports; `Cluster` where the field does not apply.
+    /// Governs node ports, external IPs and load balancer IPs; `Cluster` where the field does not apply.
     pub external_policy: TrafficPolicy,
+    /// `externalIPs`, of both families, without duplicates.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses in `status.loadBalancer.ingress` whose `ipMode` is VIP, of both families, without duplicates.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`, of both families; empty: everyone. They govern the load balancer IPs only.
+    pub source_ranges: Vec<IpNet>,
+    /// `sessionAffinity: ClientIP`: how long a client that opens no connection keeps its endpoint (1 s to a day).
+    pub affinity: Option<Duration>,
+    /// Where load balancers ask whether this node has endpoints; only where it applies (type LoadBalancer with
+    /// external policy Local).
+    pub health_check_node_port: Option<u16>,
 }
 
 /// One port of a Service.
@@ -87,7 +105,7 @@ pub struct ServicePort {
 }
 
 /// One EndpointSlice of addresses of one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// Its name.
     pub name: ObjectName,
@@ -99,6 +117,8 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When the change that it shows happened: annotation `endpoints.kubernetes.io/last-change-trigger-time`.
+    pub triggered: Option<SystemTime>,
 }
 
 /// A port of an EndpointSlice.
@@ -125,6 +145,17 @@ pub struct Endpoint {
     pub serving: bool,
     /// Is being deleted.
     pub terminating: bool,
+    /// Who should use it, if the slice's controller said so.
+    pub hints: Hints,
+}
+
+/// `hints` of an endpoint (KEP-2433, KEP-4444): for whom it is meant. Most have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Clients in these zones.
+    pub zones: Box<[Arc<str>]>,
+    /// Clients on these nodes.
+    pub nodes: Box<[Arc<str>]>,
 }
 
 /// The node the agent runs on.
@@ -132,6 +163,20 @@ pub struct Endpoint {
 pub struct Node {
     /// Its addresses (internal ones first), of both families.
     pub addresses: Vec<IpAddr>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// Load balancers should send nothing new here (KEP-3836): the Node is being deleted, or has the taint
+    /// `ToBeDeletedByClusterAutoscaler`.
+    pub leaving: bool,
+}
+
+/// A range of service addresses, `networking.k8s.io/v1` ServiceCIDR (KEP-1880).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name; the namespace is empty.
+    pub name: ObjectName,
+    /// One prefix per family at most.
+    pub cidrs: Vec<IpNet>,
 }
 
 /// The kinds of object that are listed.
@@ -141,6 +186,8 @@ pub enum Kind {
     Service,
     /// EndpointSlices.
     EndpointSlice,
+    /// ServiceCIDRs. Old API servers have none, so nothing waits for their list.
+    ServiceCidr,
 }
 
 /// What a source tells the model. Sources say what is, not what it means.
@@ -156,6 +203,12 @@ pub enum Change {
     EndpointSliceGone(ObjectName),
     /// This node's object appeared or changed.
     Node(Node),
+    /// This node's object is gone.
+    NodeGone,
+    /// A range of service addresses appeared or changed.
+    ServiceCidr(ServiceCidr),
+    /// A range of service addresses is gone.
+    ServiceCidrGone(ObjectName),
     /// A full list of one kind begins: what is not named until its `ListDone` is gone.
     ListStart(Kind),
     /// The full list is complete.

@@ -4,7 +4,10 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
+
+use ipnet::IpNet;
 
 use super::objects::{ObjectName, Protocol};
 
@@ -49,23 +52,69 @@ impl fmt::Display for PortName {
 pub enum Frontend {
     /// A cluster IP and port, for clients in the cluster.
     ClusterIp(SocketAddr),
+    /// Every other port of a cluster IP, and pings to it: refused and answered, never passed on. All ports of a Service
+    /// have it, so one address has several claimants of one Service.
+    ClusterAddress(IpAddr),
+    /// One of `externalIPs`, with the port.
+    ExternalIp(SocketAddr),
+    /// An address of a load balancer, with the port. The only one that source ranges govern.
+    LoadBalancer(SocketAddr),
     /// A port on every nodePort address of this node.
     NodePort(u16),
 }
 
 /// One Service port of one family: its frontends and who answers.
+///
+/// Lists of endpoints are sorted and without duplicates. Where `cluster` is empty, connections are refused; where it is
+/// not but the list that a policy gives is, they are dropped: there are endpoints, only not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPlan {
     /// Which port this is.
     pub name: PortName,
     /// Its frontends.
     pub frontends: Vec<Frontend>,
-    /// Endpoints behind the cluster IPs (`internalTrafficPolicy` applied), sorted, without duplicates.
+    /// Endpoints behind the cluster IPs (`internalTrafficPolicy` applied).
     pub internal: Vec<SocketAddr>,
-    /// Endpoints behind the node port for clients outside (`externalTrafficPolicy` applied), sorted, without
-    /// duplicates. Equal to `cluster` where there is no node port.
+    /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster` where
+    /// there is no such frontend.
     pub external: Vec<SocketAddr>,
-    /// Endpoints whatever the policies, sorted, without duplicates: what pods and this node reach through the node port.
-    /// Empty means refuse; not empty beside an empty `internal` or `external` means drop.
+    /// Endpoints whatever the policies: what pods and this node reach through every other frontend.
     pub cluster: Vec<SocketAddr>,
+    /// Endpoints that may keep the flows they have: all of the above, and those that serve but get no new ones (policies,
+    /// topology and termination ignored, as kube-proxy's conntrack cleanup does). UDP flows leave every other one.
+    pub serving: Vec<SocketAddr>,
+    /// How long a client keeps its endpoint, if it does.
+    pub affinity: Option<Duration>,
+    /// Who may use [`Frontend::LoadBalancer`] frontends; `None`: everyone.
+    pub sources: Option<Vec<IpNet>>,
+}
+
+impl PortPlan {
+    /// Are there endpoints, but none that the policy for cluster IPs allows here?
+    pub fn lacks_internal(&self) -> bool {
+        self.internal.is_empty() && !self.cluster.is_empty()
+    }
+
+    /// Are there endpoints, but none that the policy for clients outside allows here?
+    pub fn lacks_external(&self) -> bool {
+        self.external.is_empty() && !self.cluster.is_empty()
+    }
+}
+
+/// What a Service is on this node, besides its ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePlan {
+    /// A plan per port and family, in the order of the Service's addresses and ports.
+    pub ports: Vec<PortPlan>,
+    /// What load balancers are told, if they ask.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// The answer on a Service's `healthCheckNodePort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The TCP port to answer at.
+    pub port: u16,
+    /// Distinct addresses of ready endpoints on this node, over all ports; terminating ones do not count.
+    pub local_endpoints: usize,
 }

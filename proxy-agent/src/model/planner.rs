@@ -64,7 +64,10 @@ fn plan_port(
         internal: under(service.internal_policy),
         external: if has_external { under(service.external_policy) } else { cluster.clone() },
         frontends,
+        serving: cluster.clone(),
         cluster,
+        affinity: None,
+        sources: None,
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Store {
     services: HashMap<ObjectName, Entry>,
     /// Slice -> its Service, because a delete names the slice only.
     owners: HashMap<ObjectName, ObjectName>,
-    lists: [Listing; 2],
+    lists: [Listing; 3],
     changed: BTreeSet<ObjectName>,
     node: Option<Node>,
     names: Interner,
@@ -65,6 +65,8 @@ impl Store {
             Change::EndpointSlice(slice) => self.set_slice(slice),
             Change::EndpointSliceGone(name) => self.remove_slice(&name),
             Change::Node(node) => self.node = Some(node),
+            Change::NodeGone => self.node = None,
+            Change::ServiceCidr(_) | Change::ServiceCidrGone(_) => {}
             Change::ListStart(kind) => {
                 let listing = &mut self.lists[kind as usize];
                 listing.list = listing.list.wrapping_add(1);
@@ -81,7 +83,7 @@ impl Store {
 
     /// Were both Services and EndpointSlices listed completely at least once? Until then absence means nothing.
     pub fn is_complete(&self) -> bool {
-        self.lists.iter().all(|listing| listing.done_once)
+        [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| self.lists[kind as usize].done_once)
     }
 
     /// The Service of this name.
@@ -209,6 +211,7 @@ impl Store {
                     slices.filter(|seen| seen.list != list).map(|seen| seen.object.name.clone()).collect();
                 gone.iter().for_each(|name| self.remove_slice(name));
             }
+            Kind::ServiceCidr => {}
         }
     }
 }

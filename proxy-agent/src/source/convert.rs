@@ -9,7 +9,7 @@ use kube::core::ObjectMeta;
 use super::lite::{EndpointLite, EndpointSliceLite, NodeLite, ServiceLite, ServicePortLite, SlicePortLite};
 use crate::model::{
     objects::{
-        Change, Endpoint, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, SlicePort,
+        Change, Endpoint, EndpointSlice, Hints, Node, ObjectName, Protocol, Service, ServicePort, SlicePort,
         TrafficPolicy,
     },
     plan::IpFamily,
@@ -85,6 +85,7 @@ pub fn service(lite: &ServiceLite) -> Converted {
         ports,
         internal_policy,
         external_policy: if has_external_policy { external_policy } else { TrafficPolicy::Cluster },
+        ..Service::default()
     };
     Converted { change: Change::Service(service), problems }
 }
@@ -151,7 +152,14 @@ pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
     let endpoints = lite.endpoints.iter().filter_map(|lite| endpoint(lite, ipv6, &mut problems)).collect();
     let service = ObjectName::new(&name.namespace, service);
     Converted {
-        change: Change::EndpointSlice(EndpointSlice { name, service, ipv6, ports, endpoints }),
+        change: Change::EndpointSlice(EndpointSlice {
+            name,
+            service,
+            ipv6,
+            ports,
+            endpoints,
+            ..EndpointSlice::default()
+        }),
         problems,
     }
 }
@@ -186,6 +194,7 @@ fn endpoint(lite: &EndpointLite, ipv6: bool, problems: &mut Vec<String>) -> Opti
         ready: lite.conditions.ready.unwrap_or(true),
         serving: lite.conditions.serving.unwrap_or(true),
         terminating: lite.conditions.terminating.unwrap_or(false),
+        hints: Hints::default(),
     })
 }
 
@@ -201,7 +210,7 @@ pub fn node(lite: &NodeLite) -> Converted {
             None => problems.push(format!("address `{text}` is not an IP address")),
         }
     }
-    Converted { change: Change::Node(Node { addresses }), problems }
+    Converted { change: Change::Node(Node { addresses, ..Node::default() }), problems }
 }
 
 fn protocol(text: Option<&str>) -> Result<Protocol, String> {

@@ -8,7 +8,7 @@ use crate::{
         counter::Counter,
         flow::{Edge, FlowKey, FlowState, Pair, REFRESH, flags},
     },
-    packet::{PROTOCOL_TCP, Packet},
+    packet::{PROTOCOL_UDP, Packet},
 };
 
 /// How many source ports are tried before a flow is given up.
@@ -48,7 +48,7 @@ pub(super) fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> O
                 // connection that is over?
                 let is_ours = existing.tuple.same(&pair.twin.tuple) || (!is_shared && is_closed);
                 let idle = tables.now().wrapping_sub(existing.last_seen);
-                let may_go = is_closed || pair.key.protocol != PROTOCOL_TCP;
+                let may_go = is_closed || pair.key.protocol == PROTOCOL_UDP;
                 if !is_ours && may_go && idle >= settings.idle {
                     // Both entries go: what another client still sent by the old one would be answered to this one.
                     pair.twin.tuple = existing.tuple.reversed();

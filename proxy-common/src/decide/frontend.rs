@@ -1,13 +1,15 @@
 //! Which service a destination belongs to, and who answers.
 
 use super::{
-    tables::{Step, Tables},
+    tables::{AffinityHandle as _, Step, Tables},
     verdict::DropReason,
 };
 use crate::{
     Family,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::Backend,
+        counter::Counter,
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         set::{Scope, SetRole},
     },
@@ -23,6 +25,8 @@ pub(super) enum Choice {
     NotOurs,
     /// No endpoints.
     Nobody,
+    /// Endpoints, but none that the traffic policy allows here.
+    Withheld,
     /// A defect, counted.
     Broken,
 }
@@ -51,12 +55,25 @@ pub(super) fn find<F: Family, T: Tables<F>>(
     None
 }
 
-/// Chooses a backend for a new flow or socket.
+/// Is the address a cluster IP, whatever the port?
+#[inline(always)]
+pub(super) fn is_cluster_ip<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
+    let Some(target) = tables.frontend(&FrontendKey::of_address(*addr)) else {
+        return false;
+    };
+    tables.step(Step::UndefinedPort(target));
+    true
+}
+
+/// Chooses a backend for a new flow or socket of a client: an address (unspecified for sockets that have none yet)
+/// in a network namespace (0 for packets).
 #[inline(always)]
 pub(super) fn choose<F: Family, T: Tables<F>>(
     tables: &T,
     target: Target,
     scope: Scope,
+    client: &F::Addr,
+    netns: u64,
     backend: &mut Backend<F>,
 ) -> Choice {
     let is_cluster_ip = target.flags() & FRONTEND_CLUSTER_IP != 0;
@@ -64,17 +81,54 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
         tables.step(Step::ClusterIpFromOutside(target));
         return Choice::NotOurs;
     }
+    let service = target.service();
     let role = SetRole::of(is_cluster_ip, scope);
-    let set = tables.set(target.service(), role);
+    let set = tables.set(service, role);
     tables.step(Step::Set(role, set));
     if set.count() == 0 {
-        return Choice::Nobody;
+        return if set.is_withheld() { Choice::Withheld } else { Choice::Nobody };
+    }
+    let key = AffinityKey::new(*client, netns, service);
+    if set.is_sticky() && keep(tables, &key, role, backend) {
+        return Choice::Made;
     }
     let Some(slot) = tables.backend(set.slot(tables.random())) else {
         tables.drop(DropReason::BadSlot);
         return Choice::Broken;
     };
     *backend = *slot;
+    if set.is_sticky() {
+        let mut affinity = Affinity::default();
+        affinity.addr = backend.addr;
+        affinity.port = backend.port;
+        affinity.backend = backend.id;
+        affinity.last_used = tables.now();
+        tables.remember_affinity(&key, &affinity);
+    }
     tables.step(Step::Backend(*backend));
     Choice::Made
+}
+
+/// Gives a client the backend it had, if that is not too long ago and it is still one to choose.
+#[inline(always)]
+fn keep<F: Family, T: Tables<F>>(
+    tables: &T,
+    key: &AffinityKey<F>,
+    role: SetRole,
+    backend: &mut Backend<F>,
+) -> bool {
+    let Some(kept) = tables.affinity(key) else { return false };
+    let now = tables.now();
+    if now.wrapping_sub(kept.last_used) >= tables.affinity_timeout(key.service)
+        || !tables.is_member(kept.backend, role)
+    {
+        return false;
+    }
+    backend.addr = kept.addr;
+    backend.port = kept.port;
+    backend.id = kept.backend;
+    kept.touch(now);
+    tables.count(Counter::AffinityKept);
+    tables.step(Step::Kept(*kept));
+    true
 }

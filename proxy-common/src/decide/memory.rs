@@ -11,17 +11,18 @@ use std::{
     vec::Vec,
 };
 
-use super::tables::{FlowHandle, Inserted, NodeAddress, Route, SocketTables, Step, Tables};
+use super::tables::{AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Step, Tables};
 use crate::{
     Family, V4, V6,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::Backend,
         config::Settings,
         counter::Counter,
         device::Device,
         filter,
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
-        frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         set::{Set, SetKind, SetRole},
         socket::{SocketKey, SocketPeer},
@@ -49,6 +50,9 @@ impl MemoryFamily for V6 {
 /// Flow entries; a program holds on to one while others come and go.
 pub type FlowEntries<F> = HashMap<FlowKey<F>, Rc<Cell<Flow<F>>>>;
 
+/// Affinity entries.
+pub type AffinityEntries<F> = HashMap<AffinityKey<F>, Rc<Cell<Affinity<F>>>>;
+
 /// Tables in memory. What the agent writes is filled in by hand; what the programs write can be looked at.
 #[derive(Clone, Debug)]
 pub struct MemoryTables<F: MemoryFamily> {
@@ -64,6 +68,18 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub backends: Vec<Backend<F>>,
     /// Backends that serve.
     pub alive: HashSet<Id>,
+    /// The sets they are in.
+    pub members: HashSet<(Id, u8)>,
+    /// How long clients of service ports keep their backend; those that are not here keep none.
+    pub affinity_timeouts: HashMap<Id, u32>,
+    /// Which client had which backend.
+    pub affinity: RefCell<AffinityEntries<F>>,
+    /// Clients, one by one, that service ports with source ranges allow.
+    pub sources: HashSet<(Id, F::Addr)>,
+    /// Addresses in the ranges of service addresses, one by one.
+    pub service_addresses: HashSet<F::Addr>,
+    /// Addresses of network namespaces.
+    pub netns: HashMap<u64, F::Addr>,
     /// The node's addresses.
     pub node_addresses: HashMap<F::Addr, NodeAddress>,
     /// Devices by index.
@@ -102,6 +118,12 @@ impl<F: MemoryFamily> MemoryTables<F> {
             sets: HashMap::new(),
             backends: Vec::new(),
             alive: HashSet::new(),
+            members: HashSet::new(),
+            affinity_timeouts: HashMap::new(),
+            affinity: RefCell::default(),
+            sources: HashSet::new(),
+            service_addresses: HashSet::new(),
+            netns: HashMap::new(),
             node_addresses: HashMap::new(),
             devices: HashMap::new(),
             routes: HashMap::new(),
@@ -121,6 +143,8 @@ impl<F: MemoryFamily> MemoryTables<F> {
     /// Adds a frontend and its bits of the filter. NodePorts need the node's addresses to be there before.
     pub fn add_frontend(&mut self, key: FrontendKey<F>, target: Target) {
         if target.flags() & FRONTEND_CLUSTER_IP != 0 {
+            let address = Target::new(target.service(), FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS);
+            self.frontends.extend(address.map(|target| (FrontendKey::of_address(key.addr), target)));
             self.filter.insert(filter::of_address::<F>(&key.addr));
         } else if F::same(&key.addr, &F::UNSPECIFIED) {
             for (addr, _) in self.node_addresses.iter().filter(|(_, uses)| uses.serves_nodeports()) {
@@ -137,7 +161,10 @@ impl<F: MemoryFamily> MemoryTables<F> {
         let base = self.backends.len() as u32;
         self.backends.extend(backends);
         self.alive.extend(backends.iter().map(|backend| backend.id));
-        self.sets.insert(Set::index(service, role), Set::new(base, backends.len() as u32, SetKind::Uniform));
+        self.members.extend(backends.iter().map(|backend| (backend.id, role.bit())));
+        let is_sticky = self.affinity_timeouts.contains_key(&service);
+        let kind = if is_sticky { SetKind::Sticky } else { SetKind::Uniform };
+        self.sets.insert(Set::index(service, role), Set::new(base, backends.len() as u32, kind));
     }
 
     /// What a counter stands at.
@@ -188,8 +215,30 @@ impl<F: Family> FlowHandle<F> for MemoryFlow<F> {
     }
 }
 
+/// An affinity entry that was found: as it was then, and where to write.
+#[derive(Clone, Debug)]
+pub struct MemoryAffinity<F: Family> {
+    seen: Affinity<F>,
+    entry: Rc<Cell<Affinity<F>>>,
+}
+
+impl<F: Family> Deref for MemoryAffinity<F> {
+    type Target = Affinity<F>;
+
+    fn deref(&self) -> &Affinity<F> {
+        &self.seen
+    }
+}
+
+impl<F: Family> AffinityHandle<F> for MemoryAffinity<F> {
+    fn touch(&self, now: u32) {
+        self.entry.set(Affinity { last_used: now, ..self.entry.get() });
+    }
+}
+
 impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
     type Flow = MemoryFlow<F>;
+    type Affinity = MemoryAffinity<F>;
     type Pair = Box<Pair<F>>;
 
     fn pair(&self) -> Option<Box<Pair<F>>> {
@@ -219,6 +268,31 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
 
     fn is_alive(&self, backend: Id) -> bool {
         self.alive.contains(&backend)
+    }
+
+    fn is_member(&self, backend: Id, role: SetRole) -> bool {
+        self.alive.contains(&backend) && self.members.contains(&(backend, role.bit()))
+    }
+
+    fn affinity_timeout(&self, service: Id) -> u32 {
+        self.affinity_timeouts.get(&service).copied().unwrap_or(0)
+    }
+
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<MemoryAffinity<F>> {
+        let entry = Rc::clone(self.affinity.borrow().get(key)?);
+        Some(MemoryAffinity { seen: entry.get(), entry })
+    }
+
+    fn remember_affinity(&self, key: &AffinityKey<F>, affinity: &Affinity<F>) {
+        self.affinity.borrow_mut().insert(*key, Rc::new(Cell::new(*affinity)));
+    }
+
+    fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
+        self.sources.contains(&(service, *addr))
+    }
+
+    fn is_service_address(&self, addr: &F::Addr) -> bool {
+        self.service_addresses.contains(addr)
     }
 
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
@@ -301,5 +375,9 @@ impl<F: MemoryFamily> SocketTables<F> for MemoryTables<F> {
     fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool {
         self.sockets.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
         true
+    }
+
+    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool {
+        self.netns.get(&netns).map(|known| *addr = *known).is_some()
     }
 }

@@ -14,7 +14,9 @@ mod tables;
 mod tests;
 mod verdict;
 
-pub use packet::{from_pod, from_uplink, to_client};
-pub use socket::{SocketOrigin, connect, peer_of_datagram, send};
-pub use tables::{FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables};
+pub use packet::{from_pod, from_uplink, to_client, to_outside};
+pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
+pub use tables::{
+    AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+};
 pub use verdict::{DropReason, SocketVerdict, Translation, Verdict};

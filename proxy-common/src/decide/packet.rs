@@ -13,10 +13,10 @@ use crate::{
         counter::Counter,
         device::DEVICE_UPLINK,
         flow::{Edge, FlowKey, FlowState, Mac, Tuple, flags},
-        frontend::FRONTEND_CLUSTER_IP,
+        frontend::FRONTEND_SOURCES,
         set::Scope,
     },
-    packet::{PROTOCOL_UDP, Packet},
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
 };
 
 /// A packet that a pod sends, at the pod's interface with index `ifindex`.
@@ -39,6 +39,9 @@ pub fn from_pod<F: Family, T: Tables<F>>(
         tables.step(Step::NoFrontendSurely);
         return Verdict::Pass;
     }
+    if packet.is_echo_request() {
+        return ping(tables, packet);
+    }
     let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
     if let Some(flow) = known_forward(tables, packet, &key) {
         return follow(tables, packet, &flow, ifindex, out);
@@ -55,6 +58,10 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     out: &mut Translation<F>,
 ) -> Verdict {
     let tuple = &packet.tuple;
+    // Whoever has the address answers: cluster IPs are not for clients outside.
+    if packet.is_echo_request() {
+        return Verdict::Pass;
+    }
     if tables.settings().is_snat_port(tuple.dport) {
         if let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress) {
             out.to = flow.tuple;
@@ -75,13 +82,50 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     new_flow(tables, packet, &key, ifindex, Scope::External, out)
 }
 
-/// A packet that leaves to a pod or by an uplink: the source of an answer becomes the VIP again.
+/// A packet that leaves by an uplink: the source of an answer becomes the VIP again, and what was meant for a cluster IP
+/// but was not translated goes no further.
+#[inline(always)]
+pub fn to_outside<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let verdict = to_client(tables, packet, out);
+    if !matches!(verdict, Verdict::Pass) || !tables.is_service_address(&packet.tuple.dst) {
+        return verdict;
+    }
+    if packet.is_echo_request() {
+        return match ping(tables, packet) {
+            Verdict::Pass => tables.drop(DropReason::Unallocated),
+            verdict => verdict,
+        };
+    }
+    if frontend::is_cluster_ip(tables, &packet.tuple.dst) {
+        return tables.answer(Counter::UndefinedPort, Verdict::Reject);
+    }
+    tables.drop(DropReason::Unallocated)
+}
+
+/// A ping is answered for cluster IPs: nobody else has the address.
+#[inline(always)]
+fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
+    if frontend::is_cluster_ip(tables, &packet.tuple.dst) {
+        tables.answer(Counter::EchoReply, Verdict::Echo)
+    } else {
+        Verdict::Pass
+    }
+}
+
+/// A packet that leaves to a pod: the source of an answer becomes the VIP again.
 #[inline(always)]
 pub fn to_client<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     out: &mut Translation<F>,
 ) -> Verdict {
+    if packet.is_echo_request() {
+        return Verdict::Pass;
+    }
     match known_reverse(tables, packet, Edge::ReverseEgress) {
         Some(flow) => {
             out.to = flow.tuple;
@@ -137,6 +181,13 @@ fn follow<F: Family, T: Tables<F>>(
     ifindex: u32,
     out: &mut Translation<F>,
 ) -> Verdict {
+    if tables.settings().reset_removed_tcp
+        && packet.protocol == PROTOCOL_TCP
+        && !tables.is_alive(flow.backend)
+    {
+        flow.set_state(FlowState::Closing);
+        return tables.answer(Counter::FlowReset, Verdict::Reset);
+    }
     out.to = flow.tuple;
     if flow.flags == 0 {
         return Verdict::Translate;
@@ -169,16 +220,22 @@ fn new_flow<F: Family, T: Tables<F>>(
 ) -> Verdict {
     let tuple = &packet.tuple;
     let Some(target) = frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false) else {
-        return Verdict::Pass;
+        // Only cluster IPs belong to us whole: an external IP may be the node's, with its own servers.
+        return if matches!(scope, Scope::Internal) && frontend::is_cluster_ip(tables, &tuple.dst) {
+            tables.answer(Counter::UndefinedPort, Verdict::Reject)
+        } else {
+            Verdict::Pass
+        };
     };
+    if target.flags() & FRONTEND_SOURCES != 0 && !tables.allows_source(target.service(), &tuple.src) {
+        return tables.drop(DropReason::SourceDenied);
+    }
     let mut backend = Backend::default();
-    match frontend::choose(tables, target, scope, &mut backend) {
+    match frontend::choose(tables, target, scope, &tuple.src, 0, &mut backend) {
         Choice::Made => {}
         Choice::NotOurs => return Verdict::Pass,
-        Choice::Nobody if target.flags() & FRONTEND_CLUSTER_IP != 0 => {
-            return tables.drop(DropReason::NoEndpoints);
-        }
-        Choice::Nobody => return Verdict::Reject,
+        Choice::Nobody => return tables.answer(Counter::NoEndpoints, Verdict::Reject),
+        Choice::Withheld => return tables.drop(DropReason::NoLocalEndpoints),
         Choice::Broken => return Verdict::Drop,
     }
     out.to.src = tuple.src;

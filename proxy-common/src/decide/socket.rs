@@ -2,14 +2,15 @@
 
 use super::{
     frontend::{self, Choice},
-    tables::{SocketTables, Step, Tables},
-    verdict::SocketVerdict,
+    tables::{SocketTables, Step},
+    verdict::{DropReason, SocketVerdict},
 };
 use crate::{
     Family,
     layout::{
         backend::Backend,
         counter::Counter,
+        frontend::FRONTEND_SOURCES,
         set::Scope,
         socket::{SocketDirection, SocketKey, SocketPeer},
     },
@@ -25,17 +26,28 @@ pub enum SocketOrigin {
     Pod,
 }
 
+/// Who uses a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketClient<F: Family> {
+    /// Whose it is.
+    pub origin: SocketOrigin,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// The address it is bound to, or unspecified.
+    pub bound: F::Addr,
+}
+
 /// A socket connects to an address; the port in network byte order. `peer` becomes the backend.
 #[inline(always)]
-pub fn connect<F: Family, T: Tables<F>>(
+pub fn connect<F: Family, T: SocketTables<F>>(
     tables: &T,
     addr: &F::Addr,
     port: u16,
     protocol: u8,
-    origin: SocketOrigin,
+    client: &SocketClient<F>,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
-    let verdict = translate(tables, addr, port, protocol, origin, peer);
+    let verdict = translate(tables, addr, port, protocol, client, peer);
     if matches!(verdict, SocketVerdict::Translate) {
         tables.count(Counter::SocketConnect);
     }
@@ -52,7 +64,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
     addr: &F::Addr,
     port: u16,
     protocol: u8,
-    origin: SocketOrigin,
+    client: &SocketClient<F>,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
     if !F::is_loopback(addr) && !tables.may_be_frontend(addr, port, protocol) {
@@ -68,7 +80,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
         known = true;
     }
     if !known {
-        let verdict = translate(tables, addr, port, protocol, origin, peer);
+        let verdict = translate(tables, addr, port, protocol, client, peer);
         if !matches!(verdict, SocketVerdict::Translate) {
             return verdict;
         }
@@ -119,24 +131,40 @@ fn remember_answer<F: Family, T: SocketTables<F>>(
 }
 
 #[inline(always)]
-fn translate<F: Family, T: Tables<F>>(
+fn translate<F: Family, T: SocketTables<F>>(
     tables: &T,
     addr: &F::Addr,
     port: u16,
     protocol: u8,
-    origin: SocketOrigin,
+    client: &SocketClient<F>,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
-    let is_node_loopback = F::is_loopback(addr) && matches!(origin, SocketOrigin::Node);
+    let is_node_loopback = F::is_loopback(addr) && matches!(client.origin, SocketOrigin::Node);
     if !is_node_loopback && !tables.may_be_frontend(addr, port, protocol) {
         tables.step(Step::NoFrontendSurely);
         return SocketVerdict::Pass;
     }
     let Some(target) = frontend::find(tables, addr, port, protocol, is_node_loopback) else {
+        if frontend::is_cluster_ip(tables, addr) {
+            tables.count(Counter::UndefinedPort);
+            return SocketVerdict::Reject;
+        }
         return SocketVerdict::Pass;
     };
+    if target.flags() & FRONTEND_SOURCES != 0 {
+        let mut source = client.bound;
+        if F::same(&source, &F::UNSPECIFIED) && !tables.netns_address(client.netns, &mut source) {
+            // Whoever gets the packets, in this node's packet path or behind the load balancer, knows the source.
+            tables.count(Counter::SourceUnknown);
+            return SocketVerdict::Pass;
+        }
+        if !tables.allows_source(target.service(), &source) {
+            tables.drop(DropReason::SourceDenied);
+            return SocketVerdict::Denied;
+        }
+    }
     let mut backend = Backend::default();
-    match frontend::choose(tables, target, Scope::Internal, &mut backend) {
+    match frontend::choose(tables, target, Scope::Internal, &client.bound, client.netns, &mut backend) {
         Choice::Made => {
             *peer = SocketPeer {
                 addr: backend.addr,
@@ -148,6 +176,14 @@ fn translate<F: Family, T: Tables<F>>(
             SocketVerdict::Translate
         }
         Choice::NotOurs => SocketVerdict::Pass,
-        Choice::Nobody | Choice::Broken => SocketVerdict::Reject,
+        Choice::Nobody => {
+            tables.count(Counter::NoEndpoints);
+            SocketVerdict::Reject
+        }
+        Choice::Withheld => {
+            tables.drop(DropReason::NoLocalEndpoints);
+            SocketVerdict::Unreachable
+        }
+        Choice::Broken => SocketVerdict::Reject,
     }
 }

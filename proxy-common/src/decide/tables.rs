@@ -6,6 +6,7 @@ use super::verdict::{DropReason, Verdict};
 use crate::{
     Family,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::Backend,
         config::Settings,
         counter::Counter,
@@ -26,6 +27,12 @@ pub trait FlowHandle<F: Family>: Deref<Target = Flow<F>> {
     fn set_state(&self, state: FlowState);
     /// Notes the backend's MAC.
     fn set_mac(&self, mac: Mac);
+}
+
+/// An affinity entry that was found, read where it is. Others may be changing it.
+pub trait AffinityHandle<F: Family>: Deref<Target = Affinity<F>> {
+    /// Marks it as used at `now` (jiffies).
+    fn touch(&self, now: u32);
 }
 
 /// Whether an entry was inserted.
@@ -109,12 +116,16 @@ pub enum Step<F: Family> {
     NodePort(Target),
     /// No frontend.
     NoFrontend,
+    /// A cluster IP, but none of its ports.
+    UndefinedPort(Target),
     /// A cluster IP, and the client is outside.
     ClusterIpFromOutside(Target),
     /// The set for this frontend and client.
     Set(SetRole, Set),
     /// The backend that was chosen.
     Backend(Backend<F>),
+    /// The backend that the client had before.
+    Kept(Affinity<F>),
     /// The route to the backend.
     Route(Route<F>),
     /// Client and backend are the same pod.
@@ -129,6 +140,8 @@ pub enum Step<F: Family> {
 pub trait Tables<F: Family> {
     /// A flow entry.
     type Flow: FlowHandle<F>;
+    /// An affinity entry.
+    type Affinity: AffinityHandle<F>;
     /// Room for both entries of a flow.
     type Pair: DerefMut<Target = Pair<F>>;
 
@@ -147,6 +160,18 @@ pub trait Tables<F: Family> {
     fn backend(&self, slot: u32) -> Option<&Backend<F>>;
     /// Does the backend still serve?
     fn is_alive(&self, backend: Id) -> bool;
+    /// Does it, and is it in the set of this role?
+    fn is_member(&self, backend: Id, role: SetRole) -> bool;
+    /// How long a client of a service port keeps its backend, in jiffies.
+    fn affinity_timeout(&self, service: Id) -> u32;
+    /// The backend that a client had.
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<Self::Affinity>;
+    /// Remembers it, if the map takes it.
+    fn remember_affinity(&self, key: &AffinityKey<F>, affinity: &Affinity<F>);
+    /// May this client use the service port's frontends that have source ranges?
+    fn allows_source(&self, service: Id, addr: &F::Addr) -> bool;
+    /// Is the address in a range of service addresses?
+    fn is_service_address(&self, addr: &F::Addr) -> bool;
     /// What a node address is for; nothing for other addresses.
     fn node_address(&self, addr: &F::Addr) -> NodeAddress;
     /// A device, if it is known.
@@ -178,6 +203,12 @@ pub trait Tables<F: Family> {
         self.step(Step::Drop(reason));
         Verdict::Drop
     }
+    /// Counts a packet that is answered instead of being sent on. Not where another program will be asked the same.
+    #[inline(always)]
+    fn answer(&self, counter: Counter, verdict: Verdict) -> Verdict {
+        self.count(counter);
+        verdict
+    }
     /// Tells a step.
     #[inline(always)]
     fn step(&self, step: Step<F>) {
@@ -191,4 +222,6 @@ pub trait SocketTables<F: Family>: Tables<F> {
     fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>>;
     /// Remembers it; false if the map takes no more.
     fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool;
+    /// The address that sockets of a network namespace send from, by the namespace's cookie; false if it is not known.
+    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool;
 }

@@ -27,8 +27,12 @@ pub enum Verdict {
     Switch,
     /// Rewrite it and send it out of the device it came in by.
     Return,
-    /// Let it go on as it is, to be refused by the node's stack: nothing listens at a nodePort.
+    /// Refuse it: tell the sender that nothing listens there. What to refuse has been counted.
     Reject,
+    /// Reset the TCP connection: its endpoint is gone.
+    Reset,
+    /// Answer the ping.
+    Echo,
     /// Drop it. The reason has been counted.
     Drop,
 }
@@ -62,8 +66,12 @@ pub enum DropReason {
     FlowMapFull,
     /// A set names a slot that is not there.
     BadSlot,
-    /// A cluster IP without endpoints, by packet: nobody else could refuse it.
-    NoEndpoints,
+    /// The traffic policy is Local, and the endpoints are elsewhere.
+    NoLocalEndpoints,
+    /// The client is in none of the source ranges.
+    SourceDenied,
+    /// In the range of service addresses, but no service's, and about to leave the node.
+    Unallocated,
 }
 
 impl DropReason {
@@ -78,7 +86,9 @@ impl DropReason {
             Self::HopLimit => Counter::HopLimit,
             Self::FlowMapFull => Counter::FlowMapFull,
             Self::BadSlot => Counter::BadSlot,
-            Self::NoEndpoints => Counter::NoEndpoints,
+            Self::NoLocalEndpoints => Counter::NoLocalEndpoints,
+            Self::SourceDenied => Counter::SourceDenied,
+            Self::Unallocated => Counter::Unallocated,
         }
     }
 }
@@ -91,6 +101,10 @@ pub enum SocketVerdict {
     Pass,
     /// Use the peer that was written instead.
     Translate,
-    /// Refuse.
+    /// Refuse as if nobody listened.
     Reject,
+    /// Refuse as unreachable: the traffic policy is Local, and the endpoints are elsewhere.
+    Unreachable,
+    /// Refuse as not permitted: the client is in none of the source ranges.
+    Denied,
 }

@@ -1,6 +1,6 @@
 //! `backends_v4`, `backends_v6` and `alive`: mmap-able ARRAYs, written by the agent.
 
-use super::id::Id;
+use super::{id::Id, set::SetRole};
 use crate::{Family, V4, V6};
 
 /// One slot: an endpoint of a service port. Read for each new flow and each connect.
@@ -28,29 +28,48 @@ impl<F: Family> Backend<F> {
     }
 }
 
-/// Generations of eight backends; element `index / 8` of `alive`.
+/// State of four backends; element `index / 4` of `alive`.
 ///
-/// A backend is alive while its byte holds the generation of its id. UDP flows check it, so that one store moves
-/// every UDP flow off an endpoint that stopped serving, without a scan.
+/// A backend is alive while its lower byte holds the generation of its id. UDP flows check it, so that one store moves
+/// every UDP flow off an endpoint that stopped serving, without a scan. Its upper byte has [`SetRole::bit`]s: of which
+/// sets it is a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Alive(pub u64);
 
 impl Alive {
     /// Backends per element.
-    pub const PER_ELEMENT: u32 = 8;
+    pub const PER_ELEMENT: u32 = 4;
 
-    /// Where the byte of a backend is: element and byte within it.
+    /// Where a backend is: element and half-word within it.
     #[inline(always)]
     pub const fn position(backend: Id) -> (u32, u32) {
         (backend.index() / Self::PER_ELEMENT, backend.index() % Self::PER_ELEMENT)
     }
 
+    /// The half-word of a backend that is alive; `roles` are [`SetRole::bit`]s.
+    #[inline(always)]
+    pub const fn entry(backend: Id, roles: u8) -> u16 {
+        (roles as u16) << 8 | backend.generation() as u16
+    }
+
     /// Does the element say that the backend is alive?
     #[inline(always)]
     pub const fn holds(self, backend: Id) -> bool {
-        // Bytes by shift, not by address: the agent stores at byte offset `index`, which is this on little-endian hosts.
-        (self.0 >> (8 * (backend.index() % Self::PER_ELEMENT))) as u8 == backend.generation()
+        self.half(backend) as u8 == backend.generation()
+    }
+
+    /// Does it say that the backend is alive, and a member of the set of this role?
+    #[inline(always)]
+    pub const fn holds_in(self, backend: Id, role: SetRole) -> bool {
+        let half = self.half(backend);
+        half as u8 == backend.generation() && half >> 8 & role.bit() as u16 != 0
+    }
+
+    #[inline(always)]
+    const fn half(self, backend: Id) -> u16 {
+        // By shift, not by address: the agent stores at the half-word `index`, which is this on little-endian hosts.
+        (self.0 >> (16 * (backend.index() % Self::PER_ELEMENT))) as u16
     }
 }
 
@@ -60,7 +79,7 @@ const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Backend<V4>>() == 16 && offset_of!(Backend<V4>, id) == 8);
     assert!(size_of::<Backend<V6>>() == 24 && offset_of!(Backend<V6>, id) == 20);
-    assert!(cfg!(target_endian = "little"), "`alive` is addressed by bytes");
+    assert!(cfg!(target_endian = "little"), "`alive` is addressed by half-words");
 };
 
 #[cfg(test)]
@@ -68,12 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alive_follows_the_generation() {
+    fn alive_follows_generation_and_role() {
         let id = Id::new(11, 3);
-        assert_eq!(Alive::position(id), (1, 3));
-        let element = Alive(3 << 24);
-        assert!(element.holds(id));
-        assert!(!element.holds(id.next()));
+        assert_eq!(Alive::position(id), (2, 3));
+        let element = Alive((Alive::entry(id, SetRole::External.bit()) as u64) << 48);
+        assert!(element.holds(id) && element.holds_in(id, SetRole::External));
+        assert!(!element.holds_in(id, SetRole::Cluster));
+        assert!(!element.holds(id.next()) && !element.holds_in(id.next(), SetRole::External));
         assert!(!Alive(0).holds(id));
     }
 }

@@ -14,6 +14,10 @@ pub mod names {
     pub const IDLE: &str = "IDLE";
     /// `u8`: translate cluster IPs for clients outside.
     pub const EXTERNAL_CLUSTER_IPS: &str = "EXTERNAL_CLUSTER_IPS";
+    /// `u8`: see [`Settings::reset_removed_tcp`](super::Settings::reset_removed_tcp).
+    pub const RESET_REMOVED_TCP: &str = "RESET_REMOVED_TCP";
+    /// `u8`: refuse TCP connections with a reset instead of an ICMP message.
+    pub const REJECT_WITH_RESET: &str = "REJECT_WITH_RESET";
     /// `u8`: socket programs serve the node's own sockets only, not those of pods.
     pub const SOCKETS_OF_NODE_ONLY: &str = "SOCKETS_OF_NODE_ONLY";
     /// `u64`: cookie of the node's network namespace; 0: the machine's first one.
@@ -44,8 +48,10 @@ pub struct StoredSettings {
     pub external_cluster_ips: u8,
     /// 1: socket programs serve the node's own sockets only.
     pub sockets_of_node_only: u8,
-    /// Always 0.
-    pub zero: u16,
+    /// 1: connections to removed endpoints are reset.
+    pub reset_removed_tcp: u8,
+    /// 1: TCP connections are refused with a reset.
+    pub reject_with_reset: u8,
 }
 
 impl StoredSettings {
@@ -58,6 +64,7 @@ impl StoredSettings {
             nodeport_last: self.nodeport_last,
             idle: self.idle,
             external_cluster_ips: self.external_cluster_ips != 0,
+            reset_removed_tcp: self.reset_removed_tcp != 0,
         }
     }
 }
@@ -82,6 +89,8 @@ pub struct Settings {
     pub idle: u32,
     /// Translate cluster IPs for clients outside.
     pub external_cluster_ips: bool,
+    /// Reset TCP connections whose endpoint is gone, instead of leaving them to end by themselves.
+    pub reset_removed_tcp: bool,
 }
 
 impl Settings {

@@ -37,8 +37,28 @@ counters! {
     SocketConnect = "socket_connect",
     /// Datagrams of unconnected sockets sent to a backend instead of a VIP.
     SocketSend = "socket_send",
-    /// Refused or dropped: the service has no endpoints.
+    /// Refused: the service has no endpoints.
     NoEndpoints = "no_endpoints",
+    /// Dropped (sockets: refused as unreachable): the service's traffic policy is Local and no endpoint is here.
+    NoLocalEndpoints = "no_local_endpoints",
+    /// Dropped (sockets: refused as not permitted): the client is in none of the load balancer's source ranges.
+    SourceDenied = "source_denied",
+    /// Sockets left to the network: the frontend has source ranges and the client's address is not known.
+    SourceUnknown = "source_unknown",
+    /// Refused: a cluster IP, but not one of its ports.
+    UndefinedPort = "undefined_port",
+    /// Dropped: in the range of service addresses, but no service's, and about to leave the node.
+    Unallocated = "unallocated",
+    /// Refusals sent back as packets.
+    RejectSent = "reject_sent",
+    /// Refusals not sent because there were too many at once; the packet is dropped.
+    RejectLimited = "reject_limited",
+    /// Pings to cluster IPs that were answered.
+    EchoReply = "echo_reply",
+    /// TCP connections that were reset because their endpoint is gone.
+    FlowReset = "flow_reset",
+    /// New flows and sockets that kept the backend their client had before.
+    AffinityKept = "affinity_kept",
     /// Dropped: no free source port towards the backend.
     SnatExhausted = "snat_exhausted",
     /// Dropped: sent to a translated source port that no flow has.

@@ -1,8 +1,8 @@
 //! `vip_filter`: mmap-able ARRAY of bits, written by the agent, read for every packet.
 //!
 //! Says "surely no VIP" before any hash look-up. Cluster IPs are entered by address (so that packets to
-//! any of their ports are looked at), nodePorts by address, port and protocol (so that other traffic of the node's own
-//! addresses is not).
+//! any of their ports are looked at), every other frontend by address, port and protocol (so that other traffic of the
+//! node's own addresses is not).
 
 use crate::Family;
 

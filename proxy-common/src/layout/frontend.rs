@@ -26,6 +26,12 @@ impl<F: Family> FrontendKey<F> {
         Self { addr, port, protocol, zero: 0 }
     }
 
+    /// The key under which an address as such is known as a cluster IP: no frontend has port 0.
+    #[inline(always)]
+    pub fn of_address(addr: F::Addr) -> Self {
+        Self::new(addr, 0, 0)
+    }
+
     #[inline(always)]
     fn same(&self, other: &Self) -> bool {
         F::same(&self.addr, &other.addr) & (self.port == other.port) & (self.protocol == other.protocol)
@@ -89,6 +95,10 @@ impl Target {
 
 /// The frontend is a cluster IP: not for clients outside, unless the agent was told so.
 pub const FRONTEND_CLUSTER_IP: u32 = 1;
+/// Only clients in the service port's source ranges may use it: see [`super::source`].
+pub const FRONTEND_SOURCES: u32 = 2;
+/// Not a frontend, but every other port of a cluster IP: under [`FrontendKey::of_address`].
+pub const FRONTEND_ADDRESS: u32 = 4;
 
 impl<F: Family> Frontend<F> {
     /// The value to store under `key`.

@@ -3,7 +3,9 @@
 //! Everything is `repr(C)` without hidden padding, 4-byte multiples wide (hash cost grows with the key), and
 //! asserted in size and offset. A change here must raise [`ABI`].
 
+pub mod affinity;
 pub mod backend;
+pub mod cidr;
 pub mod config;
 pub mod counter;
 pub mod device;
@@ -14,9 +16,10 @@ pub mod id;
 pub mod name;
 pub mod set;
 pub mod socket;
+pub mod source;
 
 /// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

@@ -18,18 +18,27 @@ pub enum Scope {
 pub enum SetRole {
     /// For the cluster IP: `internalTrafficPolicy` governs it.
     ClusterIp = 0,
-    /// For nodePorts from outside: `externalTrafficPolicy` governs it.
+    /// For every other frontend, from outside: `externalTrafficPolicy` governs it.
     External = 1,
-    /// For nodePorts from pods and this node: no policy keeps them from the cluster.
+    /// For every other frontend, from pods and this node: no policy keeps them from the cluster.
     Cluster = 2,
+    /// Every endpoint that still serves, whether or not it gets new flows. Never chosen from: by it an agent that starts
+    /// knows the ids of all backends.
+    Serving = 3,
 }
 
 impl SetRole {
     /// All roles.
-    pub const ALL: [Self; 3] = [Self::ClusterIp, Self::External, Self::Cluster];
+    pub const ALL: [Self; 4] = [Self::ClusterIp, Self::External, Self::Cluster, Self::Serving];
 
-    /// Elements of the array per service port: a power of two, so that indices are shifts.
-    pub const STRIDE: u32 = 4;
+    /// Elements of the array per service port: a power of two, so that indices are shifts, and one cache line.
+    pub const STRIDE: u32 = 8;
+
+    /// The role's bit in [`super::backend::Alive`].
+    #[inline(always)]
+    pub const fn bit(self) -> u8 {
+        1 << self as u32
+    }
 
     /// The role for a frontend and a client.
     #[inline(always)]
@@ -48,6 +57,11 @@ impl SetRole {
 pub enum SetKind {
     /// Each backend once; any is as good as another.
     Uniform = 0,
+    /// The same, but a client keeps the backend it had: see [`super::affinity`].
+    Sticky = 1,
+    /// Empty because a traffic policy leaves nobody here, while there are endpoints elsewhere: packets are dropped, not
+    /// refused, so that nobody takes the service for dead.
+    Withheld = 2,
 }
 
 /// A slice of the backends array, packed into the one word that publishes it.
@@ -58,6 +72,9 @@ pub struct Set(pub u64);
 impl Set {
     /// No endpoints.
     pub const EMPTY: Self = Self(0);
+
+    /// Endpoints, but not for who asks here.
+    pub const WITHHELD: Self = Self::new(0, 0, SetKind::Withheld);
 
     /// The most slots a set can have.
     pub const MAX_COUNT: u32 = (1 << 24) - 1;
@@ -80,6 +97,18 @@ impl Set {
         (self.0 >> 32) as u32 & Self::MAX_COUNT
     }
 
+    /// Does a client keep its backend?
+    #[inline(always)]
+    pub const fn is_sticky(self) -> bool {
+        self.0 >> 56 == SetKind::Sticky as u64
+    }
+
+    /// Is it [`Set::WITHHELD`]?
+    #[inline(always)]
+    pub const fn is_withheld(self) -> bool {
+        self.0 >> 56 == SetKind::Withheld as u64
+    }
+
     /// The slot for a 32-bit random number or hash. The set must not be empty.
     #[inline(always)]
     pub const fn slot(self, random: u32) -> u32 {
@@ -90,6 +119,13 @@ impl Set {
     #[inline(always)]
     pub const fn index(service: Id, role: SetRole) -> u32 {
         service.index() * SetRole::STRIDE + role as u32
+    }
+
+    /// Where the array has, beside a service port's sets, how long a client keeps its backend: jiffies since its last new
+    /// flow, in a word of its own.
+    #[inline(always)]
+    pub const fn affinity_index(service: Id) -> u32 {
+        service.index() * SetRole::STRIDE + SetRole::ALL.len() as u32
     }
 }
 

@@ -1,5 +1,9 @@
 //! `sockets_v4`, `sockets_v6`: LRU HASH, unconnected UDP sockets. `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets.
 //! Written by the socket programs.
+//!
+//! `netns_v4`, `netns_v6`: HASH by network namespace cookie (`u64`) with an address as value, written by the agent: where a
+//! socket that is bound to no address will send from. Read only for frontends with source ranges. A namespace that is
+//! missing is not known yet.
 
 use super::id::Id;
 use crate::{Family, V4, V6};

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use anyhow::{Context as _, Result, bail};
 use proxy_common::layout::{
     backend::Backend,
-    frontend::{FRONTEND_CLUSTER_IP, Frontend as FrontendValue, FrontendKey, Target},
+    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, Frontend as FrontendValue, FrontendKey, Target},
     id::Id,
     set::{Set, SetKind, SetRole},
 };
@@ -121,14 +121,18 @@ impl<F: MapFamily> FamilyMaps<F> {
 
     pub(super) fn key(name: &PortName, frontend: Frontend) -> Result<(FrontendKey<F>, u32)> {
         let protocol = protocol_number(name.protocol);
-        match frontend {
-            Frontend::ClusterIp(address) => {
-                let addr = F::from_ip(address.ip())
-                    .with_context(|| format!("the cluster IP {address} is of the other family"))?;
-                Ok((FrontendKey::new(addr, address.port().to_be(), protocol), FRONTEND_CLUSTER_IP))
+        let addr = |ip| F::from_ip(ip).with_context(|| format!("{ip} is of the other family"));
+        let at = |address: SocketAddr| {
+            Ok::<_, anyhow::Error>(FrontendKey::new(addr(address.ip())?, address.port().to_be(), protocol))
+        };
+        Ok(match frontend {
+            Frontend::ClusterIp(address) => (at(address)?, FRONTEND_CLUSTER_IP),
+            Frontend::ClusterAddress(ip) => {
+                (FrontendKey::of_address(addr(ip)?), FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS)
             }
-            Frontend::NodePort(port) => Ok((FrontendKey::new(F::UNSPECIFIED, port.to_be(), protocol), 0)),
-        }
+            Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => (at(address)?, 0),
+            Frontend::NodePort(port) => (FrontendKey::new(F::UNSPECIFIED, port.to_be(), protocol), 0),
+        })
     }
 
     pub(super) fn write_frontend(&mut self, name: &PortName, id: Id, frontend: Frontend) -> Result<()> {

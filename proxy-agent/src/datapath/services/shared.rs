@@ -48,6 +48,10 @@ impl Shared {
         let protocol = protocol_number(name.protocol);
         match frontend {
             Frontend::ClusterIp(address) => vec![address_bit(address.ip())],
+            Frontend::ClusterAddress(ip) => vec![address_bit(ip)],
+            Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => {
+                vec![node_port_bit(address.ip(), address.port(), protocol)]
+            }
             Frontend::NodePort(port) => {
                 let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == name.family);
                 addresses.map(|ip| node_port_bit(*ip, port, protocol)).collect()

@@ -66,6 +66,11 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 "the known flow to {} is over, or its backend is gone: chosen anew",
                 F::to_socket(&flow.tuple.dst, flow.tuple.dport)
             ),
+            Step::UndefinedPort(target) => format!(
+                "{} is a cluster IP of {}, but this is none of its ports",
+                to.ip(),
+                self.service(target.service())
+            ),
             Step::ClusterIpFromOutside(_) => {
                 "it is a cluster IP, and the client is outside the cluster: left alone".to_owned()
             }
@@ -75,6 +80,10 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 count => format!("it has {count} endpoints {}: one is chosen at random", for_whom(*role)),
             },
             Step::Backend(_) => return None,
+            Step::Kept(kept) => format!(
+                "session affinity: the client keeps the endpoint it had, {}",
+                F::to_socket(&kept.addr, kept.port)
+            ),
             Step::Route(route) => self.route(route),
             Step::Hairpin => format!(
                 "client and backend are the same pod: the source becomes {}, so that the answer comes back here",
@@ -132,6 +141,7 @@ pub(super) fn for_whom(role: SetRole) -> &'static str {
         SetRole::ClusterIp => "for the cluster IP",
         SetRole::External => "for node ports from outside",
         SetRole::Cluster => "for node ports from inside the cluster",
+        SetRole::Serving => "that serve",
     }
 }
 
@@ -144,7 +154,9 @@ pub(super) fn drop_text(reason: DropReason) -> &'static str {
         }
         DropReason::NoRoute => "there is no route",
         DropReason::NoSnatAddress => "the interface has no address to send from",
-        DropReason::NoEndpoints => "there are no endpoints",
+        DropReason::NoLocalEndpoints => "the traffic policy is Local, and all endpoints are on other nodes",
+        DropReason::SourceDenied => "the client is in none of the load balancer's source ranges",
+        DropReason::Unallocated => "the address is in the service range, but no service has it",
         DropReason::HopLimit => "the hop limit ran out",
         DropReason::FlowMapFull => "the flow map is full",
         DropReason::BadSlot => "the set names a backend that is not there: a defect",

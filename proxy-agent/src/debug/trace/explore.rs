@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use proxy_common::{
-    decide::{self, SocketOrigin, SocketVerdict, Step, Translation},
+    decide::{self, SocketClient, SocketOrigin, SocketVerdict, Step, Translation},
     layout::{
         config::Settings,
         flow::{Tuple, flags},
@@ -181,9 +181,10 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         let (src, dst) = (addr(from.ip())?, addr(to.ip())?);
         if path == Path::Socket {
             let origin = if self.client == Client::Node { SocketOrigin::Node } else { SocketOrigin::Pod };
+            let asking = SocketClient { origin, netns: 0, bound: src };
             let mut peer = SocketPeer::default();
             let verdict =
-                decide::connect(&tables, &dst, to.port().to_be(), protocol, origin, &mut peer).into();
+                decide::connect(&tables, &dst, to.port().to_be(), protocol, &asking, &mut peer).into();
             let backend = (verdict == Verdict::Translate).then(|| F::to_socket(&peer.addr, peer.port));
             let source = backend.and_then(|backend| self.socket_source(backend.ip()));
             return Ok(Outcome { verdict, backend, source, steps: tables.into_steps() });
@@ -247,6 +248,7 @@ impl From<SocketVerdict> for Verdict {
             SocketVerdict::Pass => Self::Pass,
             SocketVerdict::Translate => Self::Translate,
             SocketVerdict::Reject => Self::Reject,
+            SocketVerdict::Unreachable | SocketVerdict::Denied => Self::Drop,
         }
     }
 }
@@ -257,7 +259,8 @@ impl From<decide::Verdict> for Verdict {
         match verdict {
             Core::Pass => Self::Pass,
             Core::Translate | Core::Forward | Core::Switch | Core::Return => Self::Translate,
-            Core::Reject => Self::Reject,
+            Core::Reject | Core::Reset => Self::Reject,
+            Core::Echo => Self::Pass,
             Core::Drop => Self::Drop,
         }
     }

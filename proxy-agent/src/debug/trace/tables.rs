@@ -8,8 +8,11 @@ use std::{
 
 use proxy_common::{
     V4, V6,
-    decide::{FlowHandle, Inserted, NodeAddress, Route, RouteKind, Step, Tables},
+    decide::{
+        AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+    },
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
         config::Settings,
         counter::Counter,
@@ -19,6 +22,7 @@ use proxy_common::{
         frontend::{FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
+        socket::{SocketKey, SocketPeer},
     },
 };
 
@@ -74,8 +78,38 @@ impl<F: UserFamily> FlowHandle<F> for FlowCopy<F> {
     fn set_mac(&self, _mac: Mac) {}
 }
 
+/// A copy of an affinity entry.
+pub(super) struct AffinityCopy<F: UserFamily>(Affinity<F>);
+
+impl<F: UserFamily> Deref for AffinityCopy<F> {
+    type Target = Affinity<F>;
+
+    fn deref(&self) -> &Affinity<F> {
+        &self.0
+    }
+}
+
+impl<F: UserFamily> AffinityHandle<F> for AffinityCopy<F> {
+    fn touch(&self, _now: u32) {}
+}
+
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> SocketTables<F> for LiveTables<'_, F, M, R> {
+    fn socket(&self, _key: &SocketKey<F>) -> Option<&SocketPeer<F>> {
+        None
+    }
+
+    fn remember_socket(&self, _key: &SocketKey<F>, _peer: &SocketPeer<F>) -> bool {
+        true
+    }
+
+    fn netns_address(&self, _netns: u64, _addr: &mut F::Addr) -> bool {
+        false
+    }
+}
+
 impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, M, R> {
     type Flow = FlowCopy<F>;
+    type Affinity = AffinityCopy<F>;
     type Pair = Box<Pair<F>>;
 
     fn pair(&self) -> Option<Box<Pair<F>>> {
@@ -112,6 +146,28 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
 
     fn is_alive(&self, backend: Id) -> bool {
         self.maps.alive(Alive::position(backend).0).holds(backend)
+    }
+
+    fn is_member(&self, backend: Id, role: SetRole) -> bool {
+        self.maps.alive(Alive::position(backend).0).holds_in(backend, role)
+    }
+
+    fn affinity_timeout(&self, _service: Id) -> u32 {
+        0
+    }
+
+    fn affinity(&self, _key: &AffinityKey<F>) -> Option<AffinityCopy<F>> {
+        None
+    }
+
+    fn remember_affinity(&self, _key: &AffinityKey<F>, _affinity: &Affinity<F>) {}
+
+    fn allows_source(&self, _service: Id, _addr: &F::Addr) -> bool {
+        true
+    }
+
+    fn is_service_address(&self, _addr: &F::Addr) -> bool {
+        false
     }
 
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {

@@ -94,6 +94,7 @@ impl Node {
             nodeport_last: 32_767,
             idle: 2_500,
             external_cluster_ips: false,
+            reset_removed_tcp: false,
         };
         answer::<V4>(self, &Routes, &names, settings, attached, &question).unwrap()
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::objects::{Endpoint, Protocol, SlicePort};
+use crate::model::objects::{Endpoint, Hints, Protocol, SlicePort};
 
 const NODE: &str = "here";
 
@@ -13,6 +13,7 @@ fn service() -> Service {
         ports: vec![port("http", Protocol::Tcp, 80, Some(30080)), port("dns", Protocol::Udp, 53, None)],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        ..Service::default()
     }
 }
 
@@ -29,6 +30,7 @@ fn slice(port: (&str, Protocol, u16), endpoints: &[&str]) -> EndpointSlice {
                 ready: flags.contains('r'),
                 serving: flags.contains('s'),
                 terminating: flags.contains('t'),
+                hints: Hints::default(),
             }
         })
         .collect();
@@ -38,6 +40,7 @@ fn slice(port: (&str, Protocol, u16), endpoints: &[&str]) -> EndpointSlice {
         ipv6: endpoints.first().is_some_and(|e| e.address.is_ipv6()),
         ports: vec![SlicePort { name: name.into(), protocol, port: number }],
         endpoints,
+        ..EndpointSlice::default()
     }
 }
 

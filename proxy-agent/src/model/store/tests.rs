@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::objects::{Endpoint, Protocol, ServicePort, SlicePort, TrafficPolicy};
+use crate::model::objects::{Endpoint, Hints, Protocol, ServicePort, SlicePort, TrafficPolicy};
 
 fn service(name: &str, last: u8) -> Service {
     Service {
@@ -12,6 +12,7 @@ fn service(name: &str, last: u8) -> Service {
         ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        ..Service::default()
     }
 }
 
@@ -27,7 +28,9 @@ fn slice(name: &str, service: &str, last: u8) -> EndpointSlice {
             ready: true,
             serving: true,
             terminating: false,
+            hints: Hints::default(),
         }],
+        triggered: None,
     }
 }
 
@@ -152,10 +155,11 @@ impl Naive {
                     match kind {
                         Kind::Service => self.services.retain(|name, _| seen.contains(name)),
                         Kind::EndpointSlice => self.slices.retain(|name, _| seen.contains(name)),
+                        Kind::ServiceCidr => {}
                     }
                 }
             }
-            Change::Node(_) => {}
+            Change::Node(_) | Change::NodeGone | Change::ServiceCidr(_) | Change::ServiceCidrGone(_) => {}
         }
     }
 

@@ -68,6 +68,7 @@ fn a_service_is_converted_field_by_field() {
             ],
             internal_policy: TrafficPolicy::Local,
             external_policy: TrafficPolicy::Local,
+            ..Service::default()
         }
     );
 }
@@ -177,6 +178,7 @@ fn a_slice_is_converted_with_the_defaults_of_its_conditions() {
         ready,
         serving,
         terminating,
+        hints: Hints::default(),
     };
     assert_eq!(
         converted.change,
@@ -194,6 +196,7 @@ fn a_slice_is_converted_with_the_defaults_of_its_conditions() {
                 endpoint(3, None, true, true, false),
                 endpoint(4, None, true, false, false),
             ],
+            ..EndpointSlice::default()
         })
     );
 }
@@ -234,6 +237,6 @@ fn a_node_gives_its_internal_addresses_first() {
     ]}});
     let converted = node(&serde_json::from_value(lite).unwrap());
     let addresses = ["10.2.0.1", "fd02::1", "192.0.2.1"].map(|a| a.parse().unwrap()).into();
-    assert_eq!(converted.change, Change::Node(Node { addresses }));
+    assert_eq!(converted.change, Change::Node(Node { addresses, ..Node::default() }));
     assert_eq!(converted.problems, ["address `?` is not an IP address"]);
 }

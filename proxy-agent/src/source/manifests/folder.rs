@@ -240,7 +240,9 @@ fn key_of(change: &Change) -> Option<Key> {
         Change::ServiceGone(name) => Some((Kind::Service, name.clone())),
         Change::EndpointSlice(slice) => Some((Kind::EndpointSlice, slice.name.clone())),
         Change::EndpointSliceGone(name) => Some((Kind::EndpointSlice, name.clone())),
-        Change::Node(_) | Change::ListStart(_) | Change::ListDone(_) => None,
+        Change::ServiceCidr(cidr) => Some((Kind::ServiceCidr, cidr.name.clone())),
+        Change::ServiceCidrGone(name) => Some((Kind::ServiceCidr, name.clone())),
+        Change::Node(_) | Change::NodeGone | Change::ListStart(_) | Change::ListDone(_) => None,
     }
 }
 
@@ -254,6 +256,7 @@ fn differences(mut before: BTreeMap<Key, Change>, now: &BTreeMap<Key, Change>) -
     changes.extend(before.into_keys().map(|(kind, name)| match kind {
         Kind::Service => Change::ServiceGone(name),
         Kind::EndpointSlice => Change::EndpointSliceGone(name),
+        Kind::ServiceCidr => Change::ServiceCidrGone(name),
     }));
     changes
 }
