@@ -21,6 +21,7 @@ use proxy_common::{
 
 use crate::{
     log::Note,
+    refuse::{Answer, Answers, answer},
     rewrite::{self, Header},
     settings::HAS_CSUM_IPV6,
     tables::{Kernel, KernelFamily, count},
@@ -34,6 +35,9 @@ const LONGEST: usize = ETHERNET + 60 + TCP;
 
 /// Which question a hook asks of the core.
 pub(crate) trait Hook {
+    /// The packet is on its way out: what answers it goes in.
+    const IS_LEAVING: bool;
+
     fn decide<F: KernelFamily>(
         kernel: &Kernel,
         packet: &Packet<F>,
@@ -42,44 +46,31 @@ pub(crate) trait Hook {
     ) -> Verdict;
 }
 
-pub(crate) struct FromPod;
-pub(crate) struct FromUplink;
-pub(crate) struct ToClient;
+macro_rules! hooks {
+    ($($hook:ident: $is_leaving:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr;)*) => { $(
+        pub(crate) struct $hook;
 
-impl Hook for FromPod {
-    #[inline(always)]
-    fn decide<F: KernelFamily>(
-        kernel: &Kernel,
-        packet: &Packet<F>,
-        ifindex: u32,
-        out: &mut Translation<F>,
-    ) -> Verdict {
-        decide::from_pod(kernel, packet, ifindex, out)
-    }
+        impl Hook for $hook {
+            const IS_LEAVING: bool = $is_leaving;
+
+            #[inline(always)]
+            fn decide<F: KernelFamily>(
+                $kernel: &Kernel,
+                $packet: &Packet<F>,
+                $ifindex: u32,
+                $out: &mut Translation<F>,
+            ) -> Verdict {
+                $decide
+            }
+        }
+    )* };
 }
 
-impl Hook for FromUplink {
-    #[inline(always)]
-    fn decide<F: KernelFamily>(
-        kernel: &Kernel,
-        packet: &Packet<F>,
-        ifindex: u32,
-        out: &mut Translation<F>,
-    ) -> Verdict {
-        decide::from_uplink(kernel, packet, ifindex, out)
-    }
-}
-
-impl Hook for ToClient {
-    #[inline(always)]
-    fn decide<F: KernelFamily>(
-        kernel: &Kernel,
-        packet: &Packet<F>,
-        _: u32,
-        out: &mut Translation<F>,
-    ) -> Verdict {
-        decide::to_client(kernel, packet, out)
-    }
+hooks! {
+    FromPod: false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out);
+    FromUplink: false, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out);
+    ToClient: true, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out);
+    ToOutside: true, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out);
 }
 
 /// Runs a hook on a device whose frames have `LINK` bytes before the network header.
@@ -97,7 +88,11 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
 
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
     let mut note = Note::Nothing;
-    let result = work::<F, H, LINK>(ctx, &mut note);
+    let mut asked = None;
+    let result = work::<F, H, LINK>(ctx, &mut note, &mut asked);
+    if let Some(asked) = asked {
+        return answer::<F, LINK>(ctx.skb.skb, asked, H::IS_LEAVING);
+    }
     note.log::<F>(ctx);
     result
 }
@@ -105,7 +100,11 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
 // A record needs room on the stack, of which a chain of calls has 512 bytes: made when this frame is gone.
 #[cfg_attr(feature = "kernel-log", inline(never))]
 #[cfg_attr(not(feature = "kernel-log"), inline(always))]
-fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, note: &mut Note) -> i32 {
+fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
+    ctx: &TcContext,
+    note: &mut Note,
+    asked: &mut Option<Answer>,
+) -> i32 {
     let packet = match parse::<F, LINK>(ctx) {
         Ok(packet) => packet,
         Err(Unparsed::Fragment) => {
@@ -121,9 +120,9 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext,
     let verdict = H::decide(&kernel, &packet, ifindex, &mut translation);
     match verdict {
         Verdict::Pass => NEXT,
-        Verdict::Reject => {
-            count(Counter::NoEndpoints);
-            NEXT
+        Verdict::Reject | Verdict::Reset | Verdict::Echo => {
+            *asked = Answer::of(verdict, &packet);
+            TC_ACT_SHOT
         }
         Verdict::Drop => {
             *note = Note::dropped::<F>(&packet.tuple);
@@ -161,7 +160,7 @@ fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F
 }
 
 /// How a family's checksums are told of new addresses.
-pub(crate) trait TcFamily: Header {
+pub(crate) trait TcFamily: Header + Answers {
     /// Flags for a change of addresses in `bpf_l4_csum_replace`.
     fn csum_flags() -> u64;
     /// Writes addresses where `csum_flags` alone would leave the sum of the whole packet wrong.
