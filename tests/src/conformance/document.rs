@@ -1,0 +1,6 @@
+//! `docs/conformance.md`.
+
+/// The document.
+pub fn document() -> String {
+    String::new()
+}
