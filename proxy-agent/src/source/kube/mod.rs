@@ -113,16 +113,19 @@ pub async fn run(
         selectors: Selectors { labels: None, fields: None },
     };
 
-    // Each has a type of its own.
-    macro_rules! watcher {
-        ($lite:ty, $subject:expr) => {
-            Watcher::new(Api::<$lite>::all(client.clone()), $subject, &server, timing, &changes, &state)
-        };
-    }
-    let services = watcher!(ServiceLite, services);
-    let slices = watcher!(EndpointSliceLite, slices);
-    let node = watcher!(NodeLite, node);
-    let cidrs = watcher!(ServiceCidrLite, cidrs);
+    let services =
+        Watcher::new(Api::<ServiceLite>::all(client.clone()), services, &server, timing, &changes, &state);
+    let slices = Watcher::new(
+        Api::<EndpointSliceLite>::all(client.clone()),
+        slices,
+        &server,
+        timing,
+        &changes,
+        &state,
+    );
+    let node = Watcher::new(Api::<NodeLite>::all(client.clone()), node, &server, timing, &changes, &state);
+    let cidrs =
+        Watcher::new(Api::<ServiceCidrLite>::all(client.clone()), cidrs, &server, timing, &changes, &state);
     let all = futures::future::join4(services.run(), slices.run(), node.run(), cidrs.run());
     cancel.run_until_cancelled(all).await;
     Ok(())
