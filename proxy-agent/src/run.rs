@@ -306,7 +306,13 @@ fn start_source(
     match &args.manifests {
         Some(folder) => {
             info!("reading Services and EndpointSlices from {}", folder.display());
-            tokio::spawn(source::manifests::run(folder.clone(), changes, state, cancel))
+            tokio::spawn(source::manifests::run(
+                folder.clone(),
+                args.node_name.clone(),
+                changes,
+                state,
+                cancel,
+            ))
         }
         None => {
             let settings = KubeSettings {
