@@ -4,7 +4,7 @@
 //! * [`packet`]: headers in, [`packet::Packet`] out.
 //! * [`decide`]: what happens to a packet or a socket, as one description for both address families,
 //!   over [`decide::Tables`]: BPF maps in the kernel, anything else outside.
-//! * [`checksum`]: what a translation does to Internet checksums.
+//! * [`checksum`], [`crc32c`]: what a translation does to checksums.
 //!
 //! Addresses and ports are kept as they stand in a packet (network byte order) everywhere here.
 #![no_std]
@@ -13,6 +13,7 @@
 extern crate std;
 
 pub mod checksum;
+pub mod crc32c;
 pub mod decide;
 pub mod family;
 pub mod layout;

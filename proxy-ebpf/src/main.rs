@@ -19,6 +19,7 @@
 mod log;
 mod maps;
 mod probe;
+mod refuse;
 mod rewrite;
 mod route;
 mod settings;
@@ -54,7 +55,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 /// What leaves to outside.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    tc::run::<tc::ToClient, ETHERNET>(&ctx)
+    tc::run::<tc::ToOutside, ETHERNET>(&ctx)
 }
 
 /// What comes in from outside, without Ethernet header.
@@ -66,7 +67,7 @@ pub fn uplink_l3_ingress(ctx: TcContext) -> i32 {
 /// What leaves to outside, without Ethernet header.
 #[classifier]
 pub fn uplink_l3_egress(ctx: TcContext) -> i32 {
-    tc::run::<tc::ToClient, 0>(&ctx)
+    tc::run::<tc::ToOutside, 0>(&ctx)
 }
 
 /// What comes in from outside, before the kernel makes a packet of it.

@@ -2,22 +2,26 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie::Key},
     macros::btf_map,
 };
 use proxy_common::{
     V4, V6,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
+        cidr::ServiceCidrs,
         config::StoredSettings,
         counter::Counter,
         device::Device,
         filter,
         flow::{Flow, FlowKey, Pair},
         frontend::{Frontend, FrontendKey},
+        id::Id,
         name::ServiceName,
         set::Set,
         socket::{ConnectedPeer, SocketKey, SocketPeer},
+        source::Source,
     },
     packet::Parse,
 };
@@ -40,10 +44,15 @@ pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
 #[btf_map(name = "names")]
 pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
 
+/// How many refusals were sent in which window of time; see [`crate::refuse`].
+#[btf_map(name = "refusals")]
+pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
      $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $peers:ident $peers_name:literal,
-     $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal) => {
+     $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
+     $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
         #[btf_map(name = $backends_name)]
@@ -56,6 +65,15 @@ macro_rules! family_maps {
         static $peers: SkStorage<ConnectedPeer<$family>> = SkStorage::new();
         #[btf_map(name = $addrs_name)]
         static $addrs: HashMap<<$family as proxy_common::Family>::Addr, u32, 4096, ON_DEMAND> =
+            HashMap::new();
+        #[btf_map(name = $affinity_name)]
+        static $affinity: LruHashMap<AffinityKey<$family>, Affinity<$family>, 1024> = LruHashMap::new();
+        #[btf_map(name = $sources_name)]
+        static $sources: LpmTrie<Source<$family>, u32, 1> = LpmTrie::new();
+        #[btf_map(name = $cidrs_name)]
+        static $cidrs: Array<ServiceCidrs<$family>, 1> = Array::new();
+        #[btf_map(name = $netns_name)]
+        static $netns: HashMap<u64, <$family as proxy_common::Family>::Addr, 1024, ON_DEMAND> =
             HashMap::new();
         // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
         #[btf_map(name = $pair_name)]
@@ -104,14 +122,38 @@ macro_rules! family_maps {
                 // SAFETY: a word, read at once; the agent replaces whole elements.
                 unsafe { $addrs.get(addr) }.copied().unwrap_or(0)
             }
+            #[inline(always)]
+            fn affinity(key: &AffinityKey<Self>) -> Option<*mut Affinity<Self>> {
+                $affinity.get_ptr_mut(key)
+            }
+            #[inline(always)]
+            fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>) {
+                // Without room the client chooses anew next time.
+                let _ = $affinity.insert(key, affinity, 0);
+            }
+            #[inline(always)]
+            fn has_source(service: Id, addr: &Self::Addr) -> bool {
+                let whole = 8 * size_of::<Source<Self>>() as u32;
+                $sources.get(&Key::new(whole, Source { service, addr: *addr })).is_some()
+            }
+            #[inline(always)]
+            fn service_cidrs() -> Option<&'static ServiceCidrs<Self>> {
+                $cidrs.get(0)
+            }
+            #[inline(always)]
+            fn netns(cookie: u64) -> Option<*const Self::Addr> {
+                $netns.get_ptr(cookie)
+            }
         }
     };
 }
 
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
-    SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4");
+    SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
+    AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
-    SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6");
+    SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
+    AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6");
 
 /// The maps that each family has its own of.
 pub(crate) trait FamilyMaps: Parse {
@@ -125,4 +167,9 @@ pub(crate) trait FamilyMaps: Parse {
     fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool;
     fn peers() -> &'static SkStorage<ConnectedPeer<Self>>;
     fn node_address(addr: &Self::Addr) -> u32;
+    fn affinity(key: &AffinityKey<Self>) -> Option<*mut Affinity<Self>>;
+    fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>);
+    fn has_source(service: Id, addr: &Self::Addr) -> bool;
+    fn service_cidrs() -> Option<&'static ServiceCidrs<Self>>;
+    fn netns(cookie: u64) -> Option<*const Self::Addr>;
 }

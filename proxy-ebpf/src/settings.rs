@@ -17,7 +17,10 @@ constants! {
     NODEPORT_LAST: u16 = 32_767;
     IDLE: u32 = 10_000;
     EXTERNAL_CLUSTER_IPS: u8 = 0;
+    RESET_REMOVED_TCP: u8 = 0;
+    REJECT_WITH_RESET: u8 = 0;
     SOCKETS_OF_NODE_ONLY: u8 = 0;
+    LOCALHOST_NODEPORTS: u8 = 1;
     NODE_NETNS: u64 = 0;
     HAS_SET_RETVAL: u8 = 0;
     HAS_SK_STORAGE: u8 = 0;
@@ -33,5 +36,6 @@ pub(crate) fn settings() -> Settings {
         nodeport_last: NODEPORT_LAST.load(),
         idle: IDLE.load(),
         external_cluster_ips: EXTERNAL_CLUSTER_IPS.load() != 0,
+        reset_removed_tcp: RESET_REMOVED_TCP.load() != 0,
     }
 }

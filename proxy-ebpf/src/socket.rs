@@ -8,11 +8,8 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Family, V4, V6,
-    decide::{self, SocketOrigin, SocketTables as _, SocketVerdict},
-    layout::{
-        counter::Counter,
-        socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
-    },
+    decide::{self, SocketClient, SocketOrigin, SocketTables as _, SocketVerdict},
+    layout::socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
@@ -20,8 +17,11 @@ use proxy_common::{
 use crate::log::Loggable as _;
 use crate::{
     log::record,
-    settings::{HAS_SET_RETVAL, HAS_SK_STORAGE, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
-    tables::{Kernel, KernelFamily, count},
+    settings::{
+        HAS_SET_RETVAL, HAS_SK_STORAGE, LOCALHOST_NODEPORTS, NODE_NETNS, RESET_REMOVED_TCP,
+        SOCKETS_OF_NODE_ONLY,
+    },
+    tables::{Kernel, KernelFamily},
 };
 
 const ALLOW: i32 = 1;
@@ -63,8 +63,8 @@ pub(crate) fn getpeername6(ctx: &SockAddrContext) -> i32 {
 trait Place<F: Family> {
     fn get(ctx: &SockAddrContext) -> F::Addr;
     fn set(ctx: &SockAddrContext, addr: &F::Addr);
-    /// Is the socket bound to a loopback address?
-    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool;
+    /// The address that the socket is bound to, or unspecified.
+    fn bound(ctx: &SockAddrContext) -> F::Addr;
 }
 
 struct Plain;
@@ -84,9 +84,9 @@ impl Place<V4> for Plain {
     }
 
     #[inline(always)]
-    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool {
+    fn bound(ctx: &SockAddrContext) -> u32 {
         // SAFETY: the hooks give a socket.
-        V4::is_loopback(&unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip4 })
+        unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip4 }
     }
 }
 
@@ -118,8 +118,8 @@ impl Place<V6> for Plain {
     }
 
     #[inline(always)]
-    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool {
-        V6::is_loopback(&bound_ip6(ctx))
+    fn bound(ctx: &SockAddrContext) -> [u32; 4] {
+        bound_ip6(ctx)
     }
 }
 
@@ -136,9 +136,9 @@ impl Place<V4> for Mapped {
     }
 
     #[inline(always)]
-    fn is_bound_to_loopback(ctx: &SockAddrContext) -> bool {
+    fn bound(ctx: &SockAddrContext) -> u32 {
         let bound = bound_ip6(ctx);
-        is_mapped_address(&bound) && V4::is_loopback(&bound[3])
+        if is_mapped_address(&bound) { bound[3] } else { V4::UNSPECIFIED }
     }
 }
 
@@ -191,53 +191,65 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// Whose the socket is; `None` if it is to be left alone.
+/// Who uses the socket; `None` if it is to be left alone.
 #[inline(always)]
-fn origin<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketOrigin> {
+fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
     let protocol = protocol(ctx);
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return None;
     }
+    let bound = P::bound(ctx);
     // SAFETY: the hooks give a socket. One that is bound to a device or to loopback could not reach the backend.
-    if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 || P::is_bound_to_loopback(ctx) {
+    if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 || F::is_loopback(&bound) {
         return None;
     }
     // SAFETY: the context, or none for the machine's first network namespace.
-    let is_node = unsafe {
-        let own = bpf_get_netns_cookie(ctx.as_ptr());
+    let (netns, node) = unsafe {
         let node = match NODE_NETNS.load() {
             0 => bpf_get_netns_cookie(core::ptr::null_mut()),
             cookie => cookie,
         };
-        own == node
+        (bpf_get_netns_cookie(ctx.as_ptr()), node)
     };
-    if is_node {
-        Some(SocketOrigin::Node)
-    } else if SOCKETS_OF_NODE_ONLY.load() != 0 {
-        None
+    let origin = if netns != node {
+        if SOCKETS_OF_NODE_ONLY.load() != 0 {
+            return None;
+        }
+        SocketOrigin::Pod
+    } else if LOCALHOST_NODEPORTS.load() != 0 {
+        SocketOrigin::Node
     } else {
-        Some(SocketOrigin::Pod)
-    }
+        // Like a pod's, whose loopback addresses are its own.
+        SocketOrigin::Pod
+    };
+    Some(SocketClient { origin, netns, bound })
 }
 
-/// Refuses as if nobody listened.
+/// Refuses; the process sees the error, or EPERM where the kernel cannot tell it.
 #[inline(always)]
-fn refuse() -> i32 {
+fn refuse(verdict: SocketVerdict) -> i32 {
+    const EPERM: i32 = 1;
     const ECONNREFUSED: i32 = 111;
+    const EHOSTUNREACH: i32 = 113;
     if HAS_SET_RETVAL.load() != 0 {
-        // SAFETY: plain argument. Without it the process sees EPERM.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
+        let error = match verdict {
+            SocketVerdict::Denied => EPERM,
+            SocketVerdict::Unreachable => EHOSTUNREACH,
+            _ => ECONNREFUSED,
+        };
+        // SAFETY: plain argument.
+        unsafe { bpf_set_retval(-error) };
     }
     REFUSE
 }
 
 #[inline(always)]
 fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
-    let Some(origin) = origin::<F, P>(ctx) else { return ALLOW };
+    let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
     let mut peer = SocketPeer::<F>::default();
-    match decide::connect(&kernel, &addr, port, protocol(ctx), origin, &mut peer) {
+    match decide::connect(&kernel, &addr, port, protocol(ctx), &client, &mut peer) {
         SocketVerdict::Pass => {
             // A datagram socket that connects anew: what it asked for before is no longer its peer.
             if HAS_SK_STORAGE.load() != 0 && protocol(ctx) == PROTOCOL_UDP {
@@ -263,10 +275,9 @@ fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
             set_port(ctx, peer.port);
             ALLOW
         }
-        SocketVerdict::Reject => {
-            count(Counter::NoEndpoints);
+        verdict => {
             record!(warn, ctx, "connect to {:i}:{} refused", addr.ip(), u16::from_be(port));
-            refuse()
+            refuse(verdict)
         }
     }
 }
@@ -280,11 +291,15 @@ fn remember_connected<F: KernelFamily>(
     vip_port: u16,
     peer: &SocketPeer<F>,
 ) {
-    if HAS_SK_STORAGE.load() == 0 {
+    // Where the agent finds, by their cookies, sockets whose endpoint is gone. Storage is seen from the socket only.
+    let may_be_ended = protocol(ctx) == PROTOCOL_UDP || RESET_REMOVED_TCP.load() != 0;
+    if HAS_SK_STORAGE.load() == 0 || may_be_ended {
         let key = SocketKey::<F>::new(cookie(ctx), peer.addr, peer.port, SocketDirection::Receive);
         let SocketPeer { backend, service, .. } = *peer;
         let answer = SocketPeer { addr: *vip, port: vip_port, zero: 0, backend, service };
         let _ = kernel.remember_socket(&key, &answer);
+    }
+    if HAS_SK_STORAGE.load() == 0 {
         return;
     }
     let mut connected = ConnectedPeer { vip: *vip, backend: peer.addr, vip_port, backend_port: peer.port };
@@ -299,11 +314,11 @@ fn remember_connected<F: KernelFamily>(
 
 #[inline(always)]
 fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
-    let Some(origin) = origin::<F, P>(ctx) else { return ALLOW };
+    let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
     let mut peer = SocketPeer::<F>::default();
-    match decide::send(&kernel, cookie(ctx), &addr, port, protocol(ctx), origin, &mut peer) {
+    match decide::send(&kernel, cookie(ctx), &addr, port, protocol(ctx), &client, &mut peer) {
         SocketVerdict::Pass => ALLOW,
         SocketVerdict::Translate => {
             record!(
@@ -319,10 +334,7 @@ fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
             set_port(ctx, peer.port);
             ALLOW
         }
-        SocketVerdict::Reject => {
-            count(Counter::NoEndpoints);
-            refuse()
-        }
+        verdict => refuse(verdict),
     }
 }
 

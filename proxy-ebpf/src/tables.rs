@@ -11,8 +11,9 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Family, V4, V6,
-    decide::{FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables},
+    decide::{AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables, Verdict},
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
         config::Settings,
         counter::Counter,
@@ -24,7 +25,7 @@ use proxy_common::{
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
-    packet::PROTOCOL_TCP,
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
 use crate::{
@@ -37,12 +38,20 @@ use crate::{
 /// The maps, and the context that some helpers want.
 pub(crate) struct Kernel {
     ctx: *mut c_void,
+    /// Packets that are answered instead of being sent on are another program's: it will ask the same.
+    leaves_answers: bool,
 }
 
 impl Kernel {
     #[inline(always)]
     pub(crate) fn new(ctx: *mut c_void) -> Self {
-        Self { ctx }
+        Self { ctx, leaves_answers: false }
+    }
+
+    /// For XDP, in front of tc.
+    #[inline(always)]
+    pub(crate) fn before_tc(ctx: *mut c_void) -> Self {
+        Self { ctx, leaves_answers: true }
     }
 }
 
@@ -94,6 +103,27 @@ impl<F: Family> FlowHandle<F> for FlowEntry<F> {
     }
 }
 
+/// An entry of an affinity map.
+pub(crate) struct AffinityEntry<F: Family>(*mut Affinity<F>);
+
+impl<F: Family> Deref for AffinityEntry<F> {
+    type Target = Affinity<F>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Affinity<F> {
+        // SAFETY: the kernel gave the pointer, and map memory outlives the program.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<F: Family> AffinityHandle<F> for AffinityEntry<F> {
+    #[inline(always)]
+    fn touch(&self, now: u32) {
+        // SAFETY: as above; one word.
+        unsafe { (*self.0).last_used = now };
+    }
+}
+
 /// What else differs between the families in the kernel.
 pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
     /// Fills in what socket look-ups take; returns its size.
@@ -142,6 +172,7 @@ impl KernelFamily for V6 {
 
 impl<F: KernelFamily> Tables<F> for Kernel {
     type Flow = FlowEntry<F>;
+    type Affinity = AffinityEntry<F>;
     type Pair = &'static mut Pair<F>;
 
     #[inline(always)]
@@ -206,6 +237,44 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn is_member(&self, backend: Id, role: SetRole) -> bool {
+        match ALIVE.get_ptr(Alive::position(backend).0) {
+            // SAFETY: the kernel gave the pointer.
+            Some(element) => unsafe { element.read_volatile() }.holds_in(backend, role),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn affinity_timeout(&self, service: Id) -> u32 {
+        match SETS.get_ptr(Set::affinity_index(service)) {
+            // SAFETY: the kernel gave the pointer.
+            Some(word) => unsafe { word.read_volatile() }.0 as u32,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<AffinityEntry<F>> {
+        F::affinity(key).map(AffinityEntry)
+    }
+
+    #[inline(always)]
+    fn remember_affinity(&self, key: &AffinityKey<F>, affinity: &Affinity<F>) {
+        F::put_affinity(key, affinity);
+    }
+
+    #[inline(always)]
+    fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
+        F::has_source(service, addr)
+    }
+
+    #[inline(always)]
+    fn is_service_address(&self, addr: &F::Addr) -> bool {
+        F::service_cidrs().is_some_and(|cidrs| cidrs.contains(addr))
+    }
+
+    #[inline(always)]
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
         NodeAddress(F::node_address(addr))
     }
@@ -248,6 +317,10 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
+        if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+            // The kernel has no look-up for SCTP, and automatic ports of sockets are never from this range.
+            return false;
+        }
         // SAFETY: all zero is a valid value of these integers.
         let mut sock_tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
         let size = F::sock_tuple(tuple, &mut sock_tuple);
@@ -285,6 +358,14 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn answer(&self, counter: Counter, verdict: Verdict) -> Verdict {
+        if !self.leaves_answers {
+            count(counter);
+        }
+        verdict
+    }
+
+    #[inline(always)]
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
         <F as KernelFamily>::snat_address(device, addr)
     }
@@ -300,5 +381,17 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
     #[inline(always)]
     fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool {
         F::put_socket(key, peer)
+    }
+
+    #[inline(always)]
+    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool {
+        match F::netns(netns) {
+            Some(known) => {
+                // SAFETY: the kernel gave the pointer; the agent replaces whole elements.
+                *addr = unsafe { *known };
+                true
+            }
+            None => false,
+        }
     }
 }

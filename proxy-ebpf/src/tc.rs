@@ -4,23 +4,26 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_redir_neigh},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use proxy_common::{
-    V4, V6, checksum,
+    V4, V6, checksum, crc32c,
     decide::{self, Translation, Verdict},
     layout::{
         counter::Counter,
         flow::{Mac, Tuple},
     },
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, PROTOCOL_UDP, Packet, TCP, Unparsed},
+    packet::{
+        ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet, TCP, Unparsed,
+    },
 };
 
 use crate::{
     log::Note,
+    refuse::{Answer, Answers, answer},
     rewrite::{self, Header},
     settings::HAS_CSUM_IPV6,
     tables::{Kernel, KernelFamily, count},
@@ -34,6 +37,9 @@ const LONGEST: usize = ETHERNET + 60 + TCP;
 
 /// Which question a hook asks of the core.
 pub(crate) trait Hook {
+    /// The packet is on its way out: what answers it goes in.
+    const IS_LEAVING: bool;
+
     fn decide<F: KernelFamily>(
         kernel: &Kernel,
         packet: &Packet<F>,
@@ -42,44 +48,31 @@ pub(crate) trait Hook {
     ) -> Verdict;
 }
 
-pub(crate) struct FromPod;
-pub(crate) struct FromUplink;
-pub(crate) struct ToClient;
+macro_rules! hooks {
+    ($($hook:ident: $is_leaving:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr;)*) => { $(
+        pub(crate) struct $hook;
 
-impl Hook for FromPod {
-    #[inline(always)]
-    fn decide<F: KernelFamily>(
-        kernel: &Kernel,
-        packet: &Packet<F>,
-        ifindex: u32,
-        out: &mut Translation<F>,
-    ) -> Verdict {
-        decide::from_pod(kernel, packet, ifindex, out)
-    }
+        impl Hook for $hook {
+            const IS_LEAVING: bool = $is_leaving;
+
+            #[inline(always)]
+            fn decide<F: KernelFamily>(
+                $kernel: &Kernel,
+                $packet: &Packet<F>,
+                $ifindex: u32,
+                $out: &mut Translation<F>,
+            ) -> Verdict {
+                $decide
+            }
+        }
+    )* };
 }
 
-impl Hook for FromUplink {
-    #[inline(always)]
-    fn decide<F: KernelFamily>(
-        kernel: &Kernel,
-        packet: &Packet<F>,
-        ifindex: u32,
-        out: &mut Translation<F>,
-    ) -> Verdict {
-        decide::from_uplink(kernel, packet, ifindex, out)
-    }
-}
-
-impl Hook for ToClient {
-    #[inline(always)]
-    fn decide<F: KernelFamily>(
-        kernel: &Kernel,
-        packet: &Packet<F>,
-        _: u32,
-        out: &mut Translation<F>,
-    ) -> Verdict {
-        decide::to_client(kernel, packet, out)
-    }
+hooks! {
+    FromPod: false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out);
+    FromUplink: false, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out);
+    ToClient: true, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out);
+    ToOutside: true, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out);
 }
 
 /// Runs a hook on a device whose frames have `LINK` bytes before the network header.
@@ -97,7 +90,11 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
 
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
     let mut note = Note::Nothing;
-    let result = work::<F, H, LINK>(ctx, &mut note);
+    let mut asked = None;
+    let result = work::<F, H, LINK>(ctx, &mut note, &mut asked);
+    if let Some(asked) = asked {
+        return answer::<F, LINK>(ctx.skb.skb, asked, H::IS_LEAVING);
+    }
     note.log::<F>(ctx);
     result
 }
@@ -105,7 +102,11 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
 // A record needs room on the stack, of which a chain of calls has 512 bytes: made when this frame is gone.
 #[cfg_attr(feature = "kernel-log", inline(never))]
 #[cfg_attr(not(feature = "kernel-log"), inline(always))]
-fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, note: &mut Note) -> i32 {
+fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
+    ctx: &TcContext,
+    note: &mut Note,
+    asked: &mut Option<Answer>,
+) -> i32 {
     let packet = match parse::<F, LINK>(ctx) {
         Ok(packet) => packet,
         Err(Unparsed::Fragment) => {
@@ -121,9 +122,9 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext,
     let verdict = H::decide(&kernel, &packet, ifindex, &mut translation);
     match verdict {
         Verdict::Pass => NEXT,
-        Verdict::Reject => {
-            count(Counter::NoEndpoints);
-            NEXT
+        Verdict::Reject | Verdict::Reset | Verdict::Echo => {
+            *asked = Answer::of(verdict, &packet);
+            TC_ACT_SHOT
         }
         Verdict::Drop => {
             *note = Note::dropped::<F>(&packet.tuple);
@@ -160,8 +161,19 @@ fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F
     unsafe { F::parse(data, end, LINK) }
 }
 
+/// A length in a header.
+#[inline(always)]
+fn length_field(skb: *mut __sk_buff, offset: usize) -> Option<u32> {
+    let mut length = 0u16;
+    // SAFETY: the context, and a word on the stack.
+    let read = unsafe { bpf_skb_load_bytes(skb.cast(), offset as u32, (&raw mut length).cast(), 2) };
+    (read == 0).then_some(u16::from_be(length) as u32)
+}
+
 /// How a family's checksums are told of new addresses.
-pub(crate) trait TcFamily: Header {
+pub(crate) trait TcFamily: Header + Answers {
+    /// Offset of the packet's end, as its network header has it: frames may be padded.
+    fn end(skb: *mut __sk_buff, network: usize) -> Option<u32>;
     /// Flags for a change of addresses in `bpf_l4_csum_replace`.
     fn csum_flags() -> u64;
     /// Writes addresses where `csum_flags` alone would leave the sum of the whole packet wrong.
@@ -169,6 +181,12 @@ pub(crate) trait TcFamily: Header {
 }
 
 impl TcFamily for V4 {
+    #[inline(always)]
+    fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
+        const TOTAL_LENGTH: usize = 2;
+        Some(network as u32 + length_field(skb, network + TOTAL_LENGTH)?)
+    }
+
     #[inline(always)]
     fn csum_flags() -> u64 {
         BPF_F_PSEUDO_HDR as u64
@@ -182,6 +200,12 @@ impl TcFamily for V4 {
 }
 
 impl TcFamily for V6 {
+    #[inline(always)]
+    fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
+        const PAYLOAD_LENGTH: usize = 4;
+        Some((network + IPV6) as u32 + length_field(skb, network + PAYLOAD_LENGTH)?)
+    }
+
     #[inline(always)]
     fn csum_flags() -> u64 {
         /// Kernel 6.16 and later (commit ead7f9b8de65).
@@ -211,11 +235,44 @@ impl TcFamily for V6 {
     }
 }
 
+/// Updates SCTP's checksum, which knows nothing of addresses. Where it was left to the device it will be
+/// computed whatever stands there.
+///
+/// A global function, which the verifier goes through once and not from each call: it is thousands of instructions.
+#[unsafe(no_mangle)]
+pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u32, length: u32) -> i32 {
+    const CHECKSUM: u32 = 8;
+    let mut sum = 0u32;
+    // SAFETY: the context, and a word on the stack.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), transport + CHECKSUM, (&raw mut sum).cast(), 4) != 0 {
+            return -1;
+        }
+        sum = crc32c::update(sum, difference, length as u16);
+        bpf_skb_store_bytes(skb, transport + CHECKSUM, (&raw const sum).cast(), 4, 0) as i32
+    }
+}
+
 /// Updates the transport checksum. Two calls: with checksums left to the device only the
 /// addresses are in the field, and ports must not be added to it.
 #[inline(always)]
-fn update_checksum<F: TcFamily>(skb: *mut __sk_buff, packet: &Packet<F>, to: &Tuple<F>) -> bool {
+fn update_checksum<F: TcFamily>(
+    skb: *mut __sk_buff,
+    network: usize,
+    packet: &Packet<F>,
+    to: &Tuple<F>,
+) -> bool {
     let from = &packet.tuple;
+    if packet.protocol == PROTOCOL_SCTP {
+        let ports = |tuple: &Tuple<F>| tuple.sport as u32 | (tuple.dport as u32) << 16;
+        let difference = ports(from) ^ ports(to);
+        if difference == 0 {
+            return true;
+        }
+        let Some(end) = F::end(skb, network) else { return false };
+        let transport = packet.transport as u32;
+        return update_crc(skb, transport, difference, end.wrapping_sub(transport)) == 0;
+    }
     let zero = if packet.protocol == PROTOCOL_UDP { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
     let offset = packet.checksum_offset() as u32;
     let addresses = checksum::addresses(from, to) as u64;
@@ -242,7 +299,7 @@ fn apply<F: KernelFamily + TcFamily, const LINK: usize>(
     let skb = ctx.skb.skb;
     let to = &translation.to;
     let hops = matches!(verdict, Verdict::Forward) as u8;
-    if !update_checksum(skb, packet, to) || !F::store_addresses(skb, LINK, to) {
+    if !update_checksum(skb, LINK, packet, to) || !F::store_addresses(skb, LINK, to) {
         return failed();
     }
     // The helpers may have moved the packet.

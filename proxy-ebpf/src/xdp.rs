@@ -10,7 +10,7 @@ use proxy_common::{
     V4, V6, checksum,
     decide::{self, RouteKind, Tables, Translation, Verdict},
     layout::{counter::Counter, device::DEVICE_XDP_REDIRECT, flow::Tuple},
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP, Packet, read},
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, read},
 };
 
 use crate::{
@@ -45,16 +45,25 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     let Ok(packet) = (unsafe { F::parse(data, end, ETHERNET) }) else {
         return XDP_PASS;
     };
+    if packet.protocol == PROTOCOL_SCTP {
+        // Its checksum is of the whole packet, however long; tc can do it.
+        return XDP_PASS;
+    }
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    let kernel = Kernel::new(ctx.as_ptr());
+    let kernel = Kernel::before_tc(ctx.as_ptr());
     let mut translation = Translation::default();
     match decide::from_uplink(&kernel, &packet, ifindex, &mut translation) {
         Verdict::Translate => translate(ctx, &packet, &translation),
         Verdict::Forward => forward(ctx, &kernel, &packet, &translation, ifindex),
         Verdict::Drop => XDP_DROP,
-        // Refusals are for the stack, and counted by tc; the last two are for pods' interfaces only.
-        Verdict::Pass | Verdict::Reject | Verdict::Switch | Verdict::Return => XDP_PASS,
+        // Refusals are sent and counted by tc; the others are for other interfaces only.
+        Verdict::Pass
+        | Verdict::Reject
+        | Verdict::Reset
+        | Verdict::Echo
+        | Verdict::Switch
+        | Verdict::Return => XDP_PASS,
     }
 }
 

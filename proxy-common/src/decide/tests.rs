@@ -1,8 +1,10 @@
 //! The core against tables in memory, for both families.
 
+mod affinity;
 mod consistency;
 mod flows;
 mod pod;
+mod refusals;
 mod socket;
 mod uplink;
 mod world;

@@ -22,6 +22,8 @@ pub mod names {
     pub const LOCALHOST_NODEPORTS: &str = "LOCALHOST_NODEPORTS";
     /// `u8`: socket programs serve the node's own sockets only, not those of pods.
     pub const SOCKETS_OF_NODE_ONLY: &str = "SOCKETS_OF_NODE_ONLY";
+    /// `u8`: serve nodePorts at loopback addresses, to the node's own sockets.
+    pub const LOCALHOST_NODEPORTS: &str = "LOCALHOST_NODEPORTS";
     /// `u64`: cookie of the node's network namespace; 0: the machine's first one.
     pub const NODE_NETNS: &str = "NODE_NETNS";
     /// `u8`: `bpf_set_retval` is there (5.18).

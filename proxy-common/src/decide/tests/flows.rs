@@ -115,7 +115,7 @@ fn udp_leaves_a_removed_backend<F: TestFamily>() {
     world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
     world.set(SERVICE, SetRole::ClusterIp, &[]);
     world.alive.clear();
-    assert_eq!(world.pod_sends(&request).verdict, Verdict::Drop);
+    assert_eq!(world.pod_sends(&request).verdict, Verdict::Reject);
     assert_eq!(world.counter(Counter::NoEndpoints), 1);
 }
 

@@ -132,8 +132,7 @@ fn bridge_and_remote_backend_is_routed<F: TestFamily>() {
 
 fn no_endpoints<F: TestFamily>() {
     let world = World::<F>::new(&[]);
-    // Nobody but us knows the cluster IP. A nodePort's address is the node's, and the stack refuses there.
-    assert_eq!(world.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN)).verdict, Verdict::Drop);
+    assert_eq!(world.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN)).verdict, Verdict::Reject);
     assert_eq!(world.counter(Counter::NoEndpoints), 1);
     assert_eq!(world.pod_sends(&udp(CLIENT_END, (NODE, NODE_PORT))).verdict, Verdict::Reject);
     assert!(world.flows.borrow().is_empty());
@@ -141,7 +140,9 @@ fn no_endpoints<F: TestFamily>() {
 
 fn other_traffic_passes<F: TestFamily>() {
     let world = World::<F>::new(&[POD_B]);
-    for destination in [(POD_B, TARGET_PORT), (CLIENT, 443), (VIP, 81), (NODE, 22), (NODE, NODE_PORT + 1)] {
+    for destination in
+        [(POD_B, TARGET_PORT), (CLIENT, 443), (EXTERNAL_IP, 81), (NODE, 22), (NODE, NODE_PORT + 1)]
+    {
         let said = world.pod_sends(&tcp(CLIENT_END, destination, SYN));
         assert_eq!(said.verdict, Verdict::Pass, "{destination:?}");
     }

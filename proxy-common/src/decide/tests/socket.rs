@@ -2,7 +2,7 @@
 
 use super::{for_both_families, world::*};
 use crate::{
-    decide::{self, SocketOrigin, SocketVerdict},
+    decide::{self, SocketClient, SocketOrigin, SocketVerdict},
     layout::{counter::Counter, set::SetRole, socket::SocketPeer},
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -26,26 +26,27 @@ fn connect<F: TestFamily>(
     origin: SocketOrigin,
 ) -> (SocketVerdict, SocketPeer<F>) {
     let mut peer = SocketPeer::default();
-    let verdict = decide::connect(&world.0, &addr, port.to_be(), protocol, origin, &mut peer);
+    let client = SocketClient { origin, netns: 1, bound: F::UNSPECIFIED };
+    let verdict = decide::connect(&world.0, &addr, port.to_be(), protocol, &client, &mut peer);
     (verdict, peer)
 }
 
 fn send<F: TestFamily>(world: &World<F>, vip: u8) -> (SocketVerdict, SocketPeer<F>) {
     let mut peer = SocketPeer::default();
     let (addr, port) = (F::addr(vip), PORT.to_be());
-    let origin = SocketOrigin::Pod;
-    let verdict = decide::send(&world.0, COOKIE, &addr, port, PROTOCOL_UDP, origin, &mut peer);
+    let client = SocketClient { origin: SocketOrigin::Pod, netns: 1, bound: F::UNSPECIFIED };
+    let verdict = decide::send(&world.0, COOKIE, &addr, port, PROTOCOL_UDP, &client, &mut peer);
     (verdict, peer)
 }
 
 fn connect_table<F: TestFamily>() {
     use SocketOrigin::{Node, Pod};
-    use SocketVerdict::{Pass, Translate};
+    use SocketVerdict::{Pass, Reject, Translate};
     let world = World::<F>::new(&[POD_B]);
     for (addr, port, origin, expected) in [
         (F::addr(VIP), PORT, Pod, Translate),
         (F::addr(VIP), PORT, Node, Translate),
-        (F::addr(VIP), PORT + 1, Pod, Pass),
+        (F::addr(VIP), PORT + 1, Pod, Reject),
         (F::addr(NODE), NODE_PORT, Pod, Translate),
         (F::addr(NODE), NODE_PORT, Node, Translate),
         (F::addr(NODE), NODE_PORT + 1, Node, Pass),

@@ -148,6 +148,7 @@ impl<F: TestFamily> World<F> {
             nodeport_last: 32_767,
             idle: 2_500,
             external_cluster_ips: false,
+            reset_removed_tcp: false,
         });
         let uses = NodeAddress(NODE_ADDR_NODEPORT | NODE_ADDR_SNAT);
         tables.node_addresses.insert(F::addr(NODE), uses);
@@ -229,6 +230,10 @@ impl<F: TestFamily> World<F> {
 
     pub(super) fn uplink_gets(&self, packet: &Packet<F>) -> Said<F> {
         self.say(|tables, out| decide::from_uplink(tables, packet, UPLINK, out))
+    }
+
+    pub(super) fn to_outside(&self, packet: &Packet<F>) -> Said<F> {
+        self.say(|tables, out| decide::to_outside(tables, packet, out))
     }
 
     pub(super) fn to_client(&self, packet: &Packet<F>) -> Said<F> {
