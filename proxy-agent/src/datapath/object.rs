@@ -250,6 +250,7 @@ pub(super) const MAPS: &[&str] = &[
     "pair_v6",
     "peers_v4",
     "peers_v6",
+    "refusals",
     "service_cidrs_v4",
     "service_cidrs_v6",
     "sets",

@@ -18,8 +18,6 @@ pub mod names {
     pub const RESET_REMOVED_TCP: &str = "RESET_REMOVED_TCP";
     /// `u8`: refuse TCP connections with a reset instead of an ICMP message.
     pub const REJECT_WITH_RESET: &str = "REJECT_WITH_RESET";
-    /// `u8`: the node's own sockets reach node ports at loopback addresses too.
-    pub const LOCALHOST_NODEPORTS: &str = "LOCALHOST_NODEPORTS";
     /// `u8`: socket programs serve the node's own sockets only, not those of pods.
     pub const SOCKETS_OF_NODE_ONLY: &str = "SOCKETS_OF_NODE_ONLY";
     /// `u8`: serve nodePorts at loopback addresses, to the node's own sockets.
