@@ -39,6 +39,11 @@ impl Clock {
         Some(Self { now: ticks.wrapping_sub(WRAP_SECONDS * hz), hz })
     }
 
+    /// Jiffies, truncated.
+    pub(crate) fn now(self) -> u32 {
+        self.now
+    }
+
     /// So many jiffies in seconds.
     pub(crate) fn seconds(self, jiffies: u32) -> u32 {
         jiffies / self.hz
