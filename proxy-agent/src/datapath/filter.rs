@@ -50,10 +50,10 @@ impl VipFilter {
             let word = self.map.word(element).map_or(0, |word| word.load(Ordering::Relaxed));
             for bit in (0..u64::BITS).filter(|bit| word >> bit & 1 != 0) {
                 let bit = element * u64::BITS + bit;
-                if !self.counts.contains_key(&bit) {
-                    self.counts.insert(bit, 1);
+                self.counts.entry(bit).or_insert_with(|| {
                     self.given_up.push(bit);
-                }
+                    1
+                });
             }
         }
     }

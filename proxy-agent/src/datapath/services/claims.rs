@@ -1,6 +1,9 @@
 //! Who has which frontend. Who comes later waits until it is free.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::Result;
 use proxy_common::layout::id::Id;
@@ -19,7 +22,7 @@ impl Services {
         &mut self,
         name: &PortName,
         state: &mut PortState,
-        wanted: &std::collections::BTreeMap<Claim, u32>,
+        wanted: &BTreeMap<Claim, u32>,
     ) -> Result<()> {
         let known: Vec<(Claim, u32)> =
             state.frontends.iter().map(|(claim, flags)| (*claim, *flags)).collect();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
-        backend::Alive,
+        backend::{Alive, Backend},
         frontend::FrontendKey,
         id::Id,
         name::ServiceName,
@@ -121,11 +121,7 @@ impl Restored {
 }
 
 /// Reads the sets of a service port; by them it knows its backends.
-fn read_sets<F: MapFamily>(
-    state: &mut PortState,
-    sets: &MmapArray<Set>,
-    backends: &MmapArray<proxy_common::layout::backend::Backend<F>>,
-) {
+fn read_sets<F: MapFamily>(state: &mut PortState, sets: &MmapArray<Set>, backends: &MmapArray<Backend<F>>) {
     state.affinity = sets.read(Set::affinity_index(state.id)).unwrap_or_default().0 as u32;
     for role in SetRole::ALL {
         let set = sets.read(Set::index(state.id, role)).unwrap_or_default();
