@@ -273,6 +273,8 @@ pub enum DebugCommand {
     Flows,
     /// The unconnected UDP sockets that are being translated.
     Sockets,
+    /// Which endpoint clients keep by session affinity.
+    Affinity,
     /// What the programs counted.
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
@@ -306,6 +308,8 @@ pub enum TraceProtocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 fn parse_client(text: &str) -> Result<SocketAddr, String> {

@@ -95,6 +95,9 @@ impl Agent {
             nodeports: args.nodeport_range,
             external_cluster_ips: args.external_cluster_ips,
             sockets_of_node_only: args.pod_datapath == PodDatapath::Tc,
+            reset_removed_tcp: false,
+            reject_with_reset: false,
+            localhost_nodeports: true,
             max_flows: args.max_flows.unwrap_or_else(default_max_flows),
             kernel_log: args.kernel_log,
         };
@@ -201,6 +204,7 @@ impl Agent {
                     self.datapath.services.give_back(freed);
                 }
                 _ = retry.tick() => {
+                    self.datapath.services.retire_filter_bits(Instant::now());
                     if self.datapath.failed_hooks().next().is_some() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }

@@ -241,7 +241,7 @@ impl Sync {
                 warn!("{error:#}");
             }
         }
-        services.drop_stale_filter_bits();
+        services.give_up_stale_filter_bits();
     }
 }
 
