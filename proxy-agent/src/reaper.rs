@@ -51,7 +51,7 @@ const SECOND_LOOK: Duration = Duration::from_secs(1);
 pub struct Counts {
     /// Sockets ended.
     pub ended: Counter,
-    /// Network namespaces, each time, that could not be entered or whose sockets could not be listed or ended.
+    /// How often a network namespace could not be entered, or its sockets not be listed or ended, or the notes not be read.
     pub failed: Counter,
 }
 

@@ -30,7 +30,8 @@ const NAMED: [&str; 4] =
 pub struct Walk {
     /// Namespaces that work was done in.
     pub entered: usize,
-    /// Namespaces that could not be opened or entered; those that vanished meanwhile are not counted.
+    /// Processes and names whose namespace could not be opened or entered, for want of permission mostly; so some of them may
+    /// be in a namespace that was entered by another way. What vanished meanwhile is not counted.
     pub failed: usize,
 }
 

@@ -33,7 +33,7 @@ pub struct Outcome {
     pub ended: HashSet<Suspect>,
     /// Network namespaces walked through; none where there was nothing to look for.
     pub namespaces: usize,
-    /// Network namespaces that could not be entered, or whose sockets could not be listed or ended.
+    /// How often a network namespace could not be entered, or its sockets not be listed or ended.
     pub failed: usize,
     /// This kernel cannot do it at all.
     pub unsupported: bool,
