@@ -8,7 +8,7 @@ use std::{
     ops::ControlFlow,
     os::fd::{AsFd, AsRawFd as _},
     path::Path,
-    process::Command,
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -65,6 +65,16 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         let _ = Netns::remove(self.0.name());
+    }
+}
+
+/// A process that ends with its owner.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -180,6 +190,26 @@ fn tcp_connections_that_are_ours_are_reset() {
     }
 }
 
+/// What connecting to a pod that is gone looks like.
+#[test]
+fn a_tcp_connection_that_nobody_answers_is_given_up() {
+    use nix::{errno::Errno, sys::socket::*};
+    let room = Room::new("syn");
+    let lines =
+        ["link add eth0 type veth peer name eth1", "addr add 10.9.9.1/24 dev eth0", "link set eth0 up"];
+    room.0.ip(&lines.map(str::to_owned)).unwrap();
+    let client: TcpStream = room.run(|| {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+        let connected = connect(fd.as_raw_fd(), &SockaddrIn::new(10, 9, 9, 2, 80));
+        assert_eq!(connected, Err(Errno::EINPROGRESS));
+        Ok(fd.into())
+    });
+    let suspect = Suspect { transport: Transport::Tcp, cookie: cookie(&client), peer: at("10.9.9.2", 80) };
+    assert_eq!(end(&[suspect].into()).unwrap().ended, [suspect].into());
+    assert_eq!(client.take_error().unwrap().map(|error| error.kind()), Some(ErrorKind::ConnectionAborted));
+}
+
 /// The kernel finds the socket to end by its addresses, and gives one of several that have the same.
 #[test]
 fn sockets_with_the_same_addresses_are_all_ended() {
@@ -243,21 +273,19 @@ fn a_namespace_that_vanishes_meanwhile_is_no_error() {
     let mut rooms: Vec<Room> = (0..5).map(|i| Room::new(&format!("vanish-{i}"))).collect();
     let gone: HashSet<u64> = rooms.iter().map(|room| room.run(netns_cookie)).collect();
     // One without a name, which its process keeps.
-    let mut process = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap();
+    let process = Process(Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap());
     let link = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
     until(PATIENCE, "a namespace of its own", || {
-        Ok((link(&process.id().to_string())? != link("self")?).then_some(()))
+        Ok((link(&process.0.id().to_string())? != link("self")?).then_some(()))
     })
     .unwrap();
+    let mut process = Some(process);
     // Where not even root may look at each process.
     let denied = netns::walk(|| ControlFlow::Continue(())).unwrap().failed;
     let mut walked = HashSet::new();
     let walk = netns::walk(|| {
-        if !rooms.is_empty() {
-            rooms.clear();
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        rooms.clear();
+        drop(process.take());
         walked.insert(netns_cookie().unwrap());
         ControlFlow::Continue(())
     })
