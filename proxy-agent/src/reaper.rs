@@ -1,18 +1,19 @@
 //! Ends sockets whose endpoint stopped serving.
 //!
-//! The socket programs translate a destination once, when a socket connects. A UDP socket would then send to a dead endpoint
-//! for ever: nothing tells its process. So the agent ends such sockets in whichever network namespace they are in; their
-//! processes see an error and connect anew, to an endpoint that serves. Only sockets are ended that the programs noted as
-//! translated to that endpoint, never one that connected to the endpoint's own address.
+//! The socket programs translate a destination once, when a socket connects. A UDP socket would then send to a dead
+//! endpoint for ever: nothing tells its process. So the agent ends such sockets in whichever network namespace they are
+//! in; their processes see an error and connect anew, to an endpoint that serves. Only sockets are ended that the programs
+//! noted as translated to that endpoint, never one that connected to the endpoint's own address.
 //!
 //! # No socket is missed
 //! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it notes socket and endpoint, (3) it
 //! ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the new set,
-//! (b) waits until no program runs that may have read the old one, (c) reads the notes, (d) walks through the namespaces. After
-//! (b) every program that chose the dead endpoint has noted it, and no later one chooses it: what (c) finds is complete, as
-//! far as the map, which forgets the oldest when full, remembers. But between (3) and (4) the thread may have been
-//! preempted, for which there is no grace period, and (d) would not find its socket. So what was noted and not found is
-//! looked for once more, [`SECOND_LOOK`] later. Most of it is sockets that were closed: nothing removes their notes.
+//! (b) waits until no program runs that may have read the old one, (c) reads the notes, (d) walks through the namespaces.
+//! After (b) every program that chose the dead endpoint has noted it, and no later one chooses it: what (c) finds is
+//! complete, as far as the map, which forgets the oldest when full, remembers. But between (3) and (4) the thread may
+//! have been preempted, for which there is no grace period, and (d) would not find its socket. So what was noted and not
+//! found is looked for once more, [`SECOND_LOOK`] later. Most of it is sockets that were closed: nothing removes their
+//! notes.
 
 pub mod end;
 pub mod noted;
@@ -71,8 +72,8 @@ impl Reaper {
         Self { pins, queue, task: tokio::spawn(worker.work()) }
     }
 
-    /// These backends serve no more, and the data path has been told: their sockets are to be ended. Never waits; what comes
-    /// while others are being worked on is taken together, and a backend that is waiting already takes no more room.
+    /// These backends serve no more, and the data path has been told: their sockets are to be ended. Never waits; what
+    /// comes while others are being worked on is taken together, and a backend that is waiting already takes no more room.
     ///
     /// Name a TCP backend only where its connections are to be reset.
     pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
@@ -200,8 +201,8 @@ impl Worker {
         if *unsupported && !self.said_unsupported {
             self.said_unsupported = true;
             warn!(
-                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected UDP sockets \
-                 go on sending to endpoints that are gone until their processes connect anew"
+                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected UDP \
+                 sockets go on sending to endpoints that are gone until their processes connect anew"
             );
         }
         if *namespaces > 0 {

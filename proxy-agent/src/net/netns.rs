@@ -35,16 +35,16 @@ pub struct Walk {
     pub failed: usize,
 }
 
-/// Does `work` once in each network namespace that can be found, this one first, until all are done or `work` breaks off:
-/// those that a visible process is in (in a container: needs the host's process ids) and those with a name.
+/// Does `work` once in each network namespace that can be found, this one first, until all are done or `work` breaks
+/// off: those that a visible process is in (in a container: needs the host's process ids) and those with a name.
 ///
 /// For use where blocking is allowed. What `work` opens belongs to the namespace and may outlive it.
 ///
 /// # Errors
 /// When no thread can be made, or when `work` panics.
 pub fn walk(mut work: impl FnMut() -> ControlFlow<()> + Send) -> io::Result<Walk> {
-    // A thread stays in the namespace that it entered, and what it starts begins there. So this one does nothing else, starts
-    // nothing and ends here: no other work can find itself in a strange namespace.
+    // A thread stays in the namespace that it entered, and what it starts begins there. So this one does nothing else,
+    // starts nothing and ends here: no other work can find itself in a strange namespace.
     thread::scope(|scope| {
         let walker = thread::Builder::new().name("netns".into());
         let walker = walker.spawn_scoped(scope, || {

@@ -48,8 +48,9 @@ pub fn end(suspects: &HashSet<Suspect>) -> io::Result<Outcome> {
     if suspects.is_empty() {
         return Ok(outcome);
     }
+    let searches = searches(suspects);
     let walk = netns::walk(|| {
-        match end_here(suspects, &mut outcome.ended) {
+        match end_here(suspects, &searches, &mut outcome.ended) {
             Ok(()) => {}
             Err(SockDiagError::Unsupported) => outcome.unsupported = true,
             Err(error) => {
@@ -68,18 +69,24 @@ pub fn end(suspects: &HashSet<Suspect>) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
+/// What to ask the kernel for: which kinds of sockets, and the port at their other end, if they have one in common.
+fn searches(suspects: &HashSet<Suspect>) -> Vec<(Transport, Option<u16>)> {
+    let search = |transport| {
+        let mut ports = suspects.iter().filter(|suspect| suspect.transport == transport);
+        let port = ports.next()?.peer.port();
+        Some((transport, ports.all(|suspect| suspect.peer.port() == port).then_some(port)))
+    };
+    [Transport::Udp, Transport::Tcp].into_iter().filter_map(search).collect()
+}
+
 /// Ends those of this thread's network namespace.
-fn end_here(suspects: &HashSet<Suspect>, ended: &mut HashSet<Suspect>) -> Result<(), SockDiagError> {
+fn end_here(
+    suspects: &HashSet<Suspect>,
+    searches: &[(Transport, Option<u16>)],
+    ended: &mut HashSet<Suspect>,
+) -> Result<(), SockDiagError> {
     let sock_diag = SockDiag::open()?;
-    for transport in [Transport::Udp, Transport::Tcp] {
-        let ports: HashSet<u16> = suspects
-            .iter()
-            .filter(|suspect| suspect.transport == transport)
-            .map(|suspect| suspect.peer.port())
-            .collect();
-        let mut ports = ports.into_iter();
-        let Some(first) = ports.next() else { continue };
-        let port = ports.next().is_none().then_some(first);
+    for (transport, port) in searches.iter().copied() {
         let mut left = sock_diag.connected(transport, port, |socket| suspects.contains(&socket.into()))?;
         // Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other: again while that brings on.
         loop {
