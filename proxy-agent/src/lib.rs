@@ -10,6 +10,7 @@ pub mod logging;
 pub mod model;
 pub mod net;
 pub mod observe;
+pub mod reaper;
 pub mod run;
 pub mod source;
 pub mod sync;

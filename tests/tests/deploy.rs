@@ -134,6 +134,7 @@ fn the_pod_is_tied_together() {
     }
     let pod = spec.template.spec.unwrap();
     assert_eq!(pod.host_network, Some(true));
+    assert_eq!(pod.host_pid, Some(true), "the network namespaces of pods are found by their processes");
     assert_eq!(pod.dns_policy.as_deref(), Some("Default"));
     let [container] = &pod.containers[..] else { panic!("one container") };
     let volumes: BTreeSet<_> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();

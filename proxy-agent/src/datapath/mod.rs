@@ -35,6 +35,7 @@ use tracing::{info, warn};
 pub use hooks::Hook;
 pub use object::{Features, ObjectConfig};
 pub use services::Services;
+pub(crate) use sys::netns_cookie;
 
 use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins,
