@@ -194,7 +194,13 @@ fn parsed<'de, D: Deserializer<'de>, T>(
 }
 
 fn text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    parsed(deserializer, |text| text.parse().map_err(|error| format!("`{text}`: {error}")))
+    parsed(deserializer, |text| {
+        let told = |error: T::Err| error.to_string();
+        text.parse().map_err(told).map_err(|error| match error.contains(text) {
+            true => error,
+            false => format!("`{text}`: {error}"),
+        })
+    })
 }
 
 fn period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
