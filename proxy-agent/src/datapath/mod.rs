@@ -222,11 +222,6 @@ pub fn wait_for_readers() {
     }
 }
 
-/// The cookie of this process's network namespace, if the kernel tells.
-pub(crate) fn netns_cookie() -> Option<u64> {
-    sys::netns_cookie().ok()
-}
-
 /// The first generation of ids of this start. Only has to differ from the last start's, mostly.
 fn generation() -> u8 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
