@@ -1,6 +1,7 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +26,10 @@ use crate::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{Health, Metrics, endpoints, http},
+    observe::{
+        Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server,
+        service_health::Addresses,
+    },
     source::{self, SourceState, kube::KubeSettings},
     sync::Sync,
 };
@@ -39,6 +43,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// What failed is tried again this often, if nothing happens that would try it sooner.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Whether an address for health checks or metrics that is taken ends the agent.
+const MUST_BIND: bool = false;
+
 /// Runs the agent until a signal ends it. What it attached stays.
 ///
 /// # Errors
@@ -50,9 +57,11 @@ pub async fn run(args: &RunArgs) -> Result<()> {
 
     let (changes, inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let mut agent = Agent::start(args, interfaces::connect()?, &source_state).await?;
-    agent.serve(args, &cancel);
-    let source = start_source(args, changes, state, cancel.clone());
+    let origin = Origin::of(args);
+    let events = origin.events(&args.node_name, cancel.clone()).await?;
+    let mut agent = Agent::start(args, interfaces::connect()?, &source_state, events).await?;
+    agent.serve(args, &cancel).await?;
+    let source = origin.start(changes, state, cancel.clone());
     let result = agent.follow(inbox, source_state, source, &cancel).await;
     cancel.cancel();
     stop.abort();
@@ -69,12 +78,21 @@ struct Agent {
     topology: Topology,
     /// Complaints that were logged already.
     said: Vec<String>,
+    /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
+    eligible_unknown: bool,
     health: Arc<Health>,
+    service_health: ServiceHealth,
     metrics: Arc<Metrics>,
+    events: Events,
 }
 
 impl Agent {
-    async fn start(args: &RunArgs, netlink: Handle, source: &watch::Receiver<SourceState>) -> Result<Self> {
+    async fn start(
+        args: &RunArgs,
+        netlink: Handle,
+        source: &watch::Receiver<SourceState>,
+        events: Events,
+    ) -> Result<Self> {
         if args.snat_ports.overlaps(&args.nodeport_range) {
             bail!(
                 "--snat-ports {} and --nodeport-range {} have ports in common: answers could not be told from requests",
@@ -118,6 +136,7 @@ impl Agent {
             args.xdp,
             datapath.features()
         );
+        let health = Arc::new(Health::new(source.clone()));
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -130,24 +149,38 @@ impl Agent {
             sync: Sync::new(&args.node_name),
             topology: Topology::default(),
             said: Vec::new(),
-            health: Arc::new(Health::new(source.clone())),
+            eligible_unknown: args.manifests.is_some(),
+            service_health: ServiceHealth::new(health.clone(), events.clone()),
+            health,
             metrics: Arc::new(Metrics::new(pins, source.clone())),
+            events,
         };
+        agent.judge_node();
         agent.look_at_network().await?;
+        agent.events.send(Event::starting());
         Ok(agent)
     }
 
     /// Answers health checks and scrapes until cancelled.
-    fn serve(&self, args: &RunArgs, cancel: &CancellationToken) {
-        let health = endpoints::health(self.health.clone());
-        let metrics = endpoints::metrics(self.metrics.clone(), self.health.clone());
-        for (what, address, routes) in [
-            ("health checks", args.healthz_bind_address, health),
-            ("metrics", args.metrics_bind_address, metrics),
+    async fn serve(&self, args: &RunArgs, cancel: &CancellationToken) -> Result<()> {
+        let health = endpoints::health(&self.health, &self.metrics);
+        let metrics = endpoints::metrics(&self.metrics, &self.health, &configz(args));
+        for (what, address, handler, reason) in [
+            ("health checks", args.healthz_bind_address, health, "FailedToStartProxierHealthcheck"),
+            ("metrics", args.metrics_bind_address, metrics, "FailedToStartMetricServer"),
         ] {
-            let cancel = cancel.clone();
-            tokio::spawn(async move { http::serve(what, address, routes, cancel).await });
+            let events = self.events.clone();
+            let on_failure = Box::new(move |why: &str| events.send(Event::server_failed(reason, why)));
+            let server = Server { what, address, handler, must_bind: MUST_BIND, on_failure };
+            server.start(cancel.clone()).await?;
         }
+        Ok(())
+    }
+
+    /// Whether load balancers should send new connections here, by the Node object.
+    fn judge_node(&self) {
+        let eligible = self.sync.node().map_or(self.eligible_unknown, |node| !node.leaving);
+        self.health.set_node_eligible(eligible);
     }
 
     /// Takes in changes until told to stop.
@@ -176,11 +209,15 @@ impl Agent {
                         return (&mut source).await.context("the source of services ended unexpectedly")?;
                     }
                     let knew_node = self.sync.node_addresses().to_vec();
-                    batch.drain(..).for_each(|change| self.sync.take(change));
+                    for change in batch.drain(..) {
+                        self.metrics.queued(&change);
+                        self.sync.take(change);
+                    }
+                    self.judge_node();
                     if knew_node != self.sync.node_addresses() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
-                    self.apply(&mut synced);
+                    self.apply(&mut synced).await;
                 }
                 change = network.next() => {
                     if change.is_none() {
@@ -194,24 +231,26 @@ impl Agent {
                     if let Err(error) = self.look_at_network().await {
                         error!("{error:#}");
                     }
-                    self.apply(&mut synced);
+                    self.apply(&mut synced).await;
                 }
                 freed = finished(&mut quarantine) => {
                     quarantine = None;
                     self.datapath.services.give_back(freed);
                 }
                 _ = retry.tick() => {
+                    self.service_health.retry().await;
                     if self.datapath.failed_hooks().next().is_some() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {
-                        self.apply(&mut synced);
+                        self.apply(&mut synced).await;
                     }
                 }
                 _ = source_state.changed() => {
                     debug!(state = ?*source_state.borrow_and_update(), "source");
                 }
             }
+            self.metrics.set_service_health_failures(self.service_health.problems().len());
             if quarantine.is_none() {
                 let freed = self.datapath.services.take_quarantine();
                 if !freed.is_empty() {
@@ -225,7 +264,7 @@ impl Agent {
     }
 
     /// Brings the maps up to date.
-    fn apply(&mut self, synced: &mut bool) {
+    async fn apply(&mut self, synced: &mut bool) {
         // Before the first lists are complete nothing is late: a restart would not make the source faster.
         if !self.sync.is_complete() {
             return;
@@ -238,13 +277,14 @@ impl Agent {
         match round.error {
             None => {
                 self.health.applied();
-                self.metrics.applied(started.elapsed());
+                self.metrics.applied(started.elapsed(), !*synced);
             }
             Some(error) => {
                 self.health.failed(&error);
                 self.metrics.failed();
             }
         }
+        self.service_health.update([]).await;
         debug!(services = round.services, elapsed = ?started.elapsed(), "applied");
         if !*synced {
             *synced = true;
@@ -276,6 +316,10 @@ impl Agent {
         self.metrics.set_hooks(self.datapath.hooks(), failed.len());
         self.health.set_failed_hooks(failed);
         self.sync.set_local_addresses(&topology.local_addresses);
+        let restricted = !self.wishes.nodeport_addresses.is_empty();
+        let at =
+            if restricted { Addresses::These(topology.nodeport_addresses.clone()) } else { Addresses::Any };
+        self.service_health.set_addresses(at).await;
         self.topology = topology;
         Ok(())
     }
@@ -297,25 +341,56 @@ async fn finished(quarantine: &mut Option<JoinHandle<Vec<Freed>>>) -> Vec<Freed>
     }
 }
 
-fn start_source(
-    args: &RunArgs,
-    changes: mpsc::Sender<Change>,
-    state: watch::Sender<SourceState>,
-    cancel: CancellationToken,
-) -> JoinHandle<Result<()>> {
-    match &args.manifests {
-        Some(folder) => {
-            info!("reading Services and EndpointSlices from {}", folder.display());
-            tokio::spawn(source::manifests::run(folder.clone(), changes, state, cancel))
-        }
-        None => {
-            let settings = KubeSettings {
+/// What the agent runs with, as kube-proxy shows it.
+fn configz(args: &RunArgs) -> serde_json::Value {
+    serde_json::json!({"kubeproxy.config.k8s.io": {
+        "mode": endpoints::PROXY_MODE,
+        "hostnameOverride": args.node_name,
+        "healthzBindAddress": args.healthz_bind_address,
+        "metricsBindAddress": args.metrics_bind_address,
+    }})
+}
+
+/// Where Services come from.
+enum Origin {
+    Manifests(PathBuf),
+    Kubernetes(KubeSettings),
+}
+
+impl Origin {
+    fn of(args: &RunArgs) -> Self {
+        match &args.manifests {
+            Some(folder) => Self::Manifests(folder.clone()),
+            None => Self::Kubernetes(KubeSettings {
                 kubeconfig: args.kubeconfig.clone(),
                 api_server: args.api_server.clone(),
                 node_name: args.node_name.clone(),
                 timing: source::kube::Timing::default(),
-            };
-            tokio::spawn(source::kube::run(settings, changes, state, cancel))
+            }),
+        }
+    }
+
+    async fn events(&self, node_name: &str, cancel: CancellationToken) -> Result<Events> {
+        match self {
+            Self::Manifests(_) => Ok(Events::nowhere()),
+            Self::Kubernetes(settings) => {
+                Ok(Events::to(source::kube::client(settings).await?, node_name, cancel))
+            }
+        }
+    }
+
+    fn start(
+        self,
+        changes: mpsc::Sender<Change>,
+        state: watch::Sender<SourceState>,
+        cancel: CancellationToken,
+    ) -> JoinHandle<Result<()>> {
+        match self {
+            Self::Manifests(folder) => {
+                info!("reading Services and EndpointSlices from {}", folder.display());
+                tokio::spawn(source::manifests::run(folder, changes, state, cancel))
+            }
+            Self::Kubernetes(settings) => tokio::spawn(source::kube::run(settings, changes, state, cancel)),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     datapath::Services,
     model::{
         changes::changes,
-        objects::{Change, ObjectName, Protocol},
+        objects::{Change, Node, ObjectName, Protocol},
         plan::{Frontend, PortName, PortPlan},
         planner,
         store::Store,
@@ -60,6 +60,11 @@ impl Sync {
     /// Addresses of the Node object, once it is known.
     pub fn node_addresses(&self) -> &[IpAddr] {
         self.store.node().map_or(&[], |node| &node.addresses)
+    }
+
+    /// The Node object, once it is known.
+    pub fn node(&self) -> Option<&Node> {
+        self.store.node()
     }
 
     /// Is there a service whose last change the maps did not take?
