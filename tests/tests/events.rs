@@ -1,13 +1,19 @@
 //! The agent's Kubernetes Events against a stand-in API server over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use proxy_agent::{
-    model::objects::ObjectName,
-    observe::{Events, events::Event},
-    source::kube::{KubeSettings, Timing, client},
+    model::{objects::ObjectName, plan::HealthCheck},
+    observe::{Events, Health, ServiceHealth, events::Event, service_health::Addresses},
+    source::{
+        SourceState,
+        kube::{KubeSettings, Timing, client},
+    },
 };
 use proxy_tests::apiserver::{ApiServer, Mode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Events of an agent on node `node-1`, and what ends them.
@@ -87,6 +93,26 @@ async fn what_was_not_taken_is_said_again() {
     server.set(|behaviour| behaviour.mode = Mode::Serve);
     events.send(taken("web"));
     server.wait_for_events("the Event", |events| events.len() == 1).await.unwrap();
+}
+
+/// The way from a port that is taken to the Event.
+#[tokio::test]
+async fn a_health_check_port_that_is_taken_is_told_once() {
+    let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = blocker.local_addr().unwrap();
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    let health = Arc::new(Health::new(watch::channel(SourceState::default()).1));
+    let mut servers = ServiceHealth::new(health, events.clone());
+    servers.set_addresses(Addresses::These([address.ip()].into())).await;
+    let check = HealthCheck { port: address.port(), local_endpoints: 1 };
+    servers.update([(ObjectName::new("shop", "web"), check)]).await;
+    servers.retry().await;
+    events.send(taken("last"));
+    server.wait_for_events("the last one", |events| about(events).contains(&"last".into())).await.unwrap();
+    let all = server.events();
+    assert_eq!(about(&all), ["web", "last"]);
+    assert!(all[0]["note"].as_str().unwrap().contains(&address.to_string()), "{}", all[0]);
 }
 
 /// Without an API server, or with one that never answers, nobody waits.
