@@ -16,3 +16,4 @@ pub mod reaper;
 pub mod run;
 pub mod source;
 pub mod sync;
+mod tally;

@@ -34,10 +34,8 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use self::{
-    end::{Outcome, Suspect},
-    noted::Noted,
-};
+use self::end::{Outcome, Suspect};
+pub use self::noted::Noted;
 use crate::{
     datapath::{pins::Pins, wait_for_readers},
     model::objects::Protocol,

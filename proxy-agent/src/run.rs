@@ -1,15 +1,19 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod origin;
+mod sockets;
+
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use futures::StreamExt as _;
+use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -17,20 +21,28 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::{
+    origin::Origin,
+    sockets::{Found, Sockets},
+};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
     config::{self, Loaded, LoadedFile, Settings},
     datapath::{Datapath, ObjectConfig, pins::Pins, services::Freed, wait_for_readers},
-    model::objects::Change,
+    model::{objects::Change, plan::IpFamily},
     net::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{Health, Metrics, endpoints, http},
+    observe::{
+        Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server,
+        service_health::Addresses,
+    },
     pace::Pace,
-    source::{self, SourceState, kube::KubeSettings},
-    sync::Sync,
+    reaper::{Counts, Reaper},
+    source::SourceState,
+    sync::{NoLocalEndpoints, Sync},
 };
 
 /// Changes that wait to be taken in; a source that is faster waits.
@@ -59,9 +71,11 @@ pub async fn run(loaded: &Loaded) -> Result<()> {
 
     let (changes, inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let mut agent = Agent::start(settings, interfaces::connect()?, &source_state).await?;
+    let origin = Origin::of(settings);
+    let events = origin.events(cancel.clone()).await?;
+    let mut agent = Agent::start(settings, interfaces::connect()?, &source_state, events).await?;
     agent.serve(settings, &cancel).await?;
-    let source = start_source(settings, changes, state, cancel.clone());
+    let source = origin.start(changes, state, cancel.clone());
     let result = tokio::select! {
         result = agent.follow(inbox, source_state, source, &cancel) => result,
         error = configuration_changed(loaded.file.as_ref()) => Err(error),
@@ -91,10 +105,19 @@ struct Agent {
     sync: Sync,
     pace: Pace,
     topology: Topology,
+    /// How pods were served when the interfaces were looked at last.
+    followed: PodDatapath,
     /// Complaints that were logged already.
     said: Vec<String>,
+    /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
+    eligible_unknown: bool,
+    /// `--service-cidr`.
+    service_cidrs: Vec<IpNet>,
+    sockets: Sockets,
     health: Arc<Health>,
+    service_health: ServiceHealth,
     metrics: Arc<Metrics>,
+    events: Events,
 }
 
 impl Agent {
@@ -102,6 +125,7 @@ impl Agent {
         settings: &Settings,
         netlink: Handle,
         source: &watch::Receiver<SourceState>,
+        events: Events,
     ) -> Result<Self> {
         if let Err(error) = reserved_ports::reserve(&[settings.snat_ports, settings.nodeport_range]) {
             warn!("{error:#}; local sockets may be given ports that the data path uses");
@@ -123,6 +147,7 @@ impl Agent {
             localhost_nodeports: settings.localhost_nodeports,
         };
         let pins = Pins::new(&settings.bpffs);
+        let counts = Counts::default();
         let mut datapath = Datapath::open(&config, &pins, settings.xdp)?;
         if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
@@ -134,14 +159,12 @@ impl Agent {
         datapath.attach_sockets(&cgroup)?;
         info!(
             "pods: {}; node: socket hooks; xdp: {:?}; kernel: {:?}",
-            match settings.pod_datapath {
-                PodDatapath::Socket => "socket hooks",
-                PodDatapath::Tc => "tc programs",
-                PodDatapath::Both => "socket hooks and tc programs",
-            },
+            describe(settings.pod_datapath),
             settings.xdp,
             datapath.features()
         );
+        let health = Arc::new(Health::new(source.clone()));
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts));
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -155,33 +178,41 @@ impl Agent {
             sync: Sync::new(&settings.node_name),
             pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
+            followed: settings.pod_datapath,
             said: Vec::new(),
-            health: Arc::new(Health::new(source.clone())),
-            metrics: Arc::new(Metrics::new(pins, source.clone())),
+            eligible_unknown: settings.manifests.is_some(),
+            service_cidrs: settings.service_cidrs.clone(),
+            sockets: Sockets::new(Reaper::start(pins, counts), settings.reset_removed_tcp),
+            service_health: ServiceHealth::new(health.clone(), events.clone()),
+            health,
+            metrics,
+            events,
         };
+        agent.judge_node();
         agent.look_at_network().await?;
+        agent.events.send(Event::starting());
         Ok(agent)
     }
 
     /// Answers health checks and scrapes until cancelled.
     async fn serve(&self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
-        let health = endpoints::health(self.health.clone());
-        let metrics = endpoints::metrics(self.metrics.clone(), self.health.clone());
-        for (what, address, routes) in [
-            ("health checks", settings.healthz_bind_address, health),
-            ("metrics", settings.metrics_bind_address, metrics),
+        let health = endpoints::health(&self.health, &self.metrics);
+        let metrics = endpoints::metrics(&self.metrics, &self.health, &config::configz(settings));
+        for (what, address, handler, reason) in [
+            ("health checks", settings.healthz_bind_address, health, "FailedToStartProxierHealthcheck"),
+            ("metrics", settings.metrics_bind_address, metrics, "FailedToStartMetricServer"),
         ] {
-            let cancel = cancel.clone();
-            if settings.bind_address_hard_fail {
-                let listener = TcpListener::bind(address).await;
-                let listener = listener.with_context(|| format!("cannot answer {what} at {address}"))?;
-                info!("answering {what} at {address}");
-                tokio::spawn(http::serve_on(listener, routes, cancel));
-            } else {
-                tokio::spawn(async move { http::serve(what, address, routes, cancel).await });
-            }
+            let events = self.events.clone();
+            let on_failure = Box::new(move |why: &str| events.send(Event::server_failed(reason, why)));
+            let must_bind = settings.bind_address_hard_fail;
+            Server { what, address, handler, must_bind, on_failure }.start(cancel.clone()).await?;
         }
         Ok(())
+    }
+
+    /// Whether load balancers should send new connections here, by the Node object.
+    fn judge_node(&self) {
+        self.health.set_node_eligible(self.sync.node_is_eligible().unwrap_or(self.eligible_unknown));
     }
 
     /// Takes in changes until told to stop.
@@ -210,7 +241,11 @@ impl Agent {
                         return (&mut source).await.context("the source of services ended unexpectedly")?;
                     }
                     let knew_node = self.sync.node_addresses().to_vec();
-                    batch.drain(..).for_each(|change| self.sync.take(change));
+                    for change in batch.drain(..) {
+                        self.metrics.queued(&change);
+                        self.sync.take(change);
+                    }
+                    self.judge_node();
                     if knew_node != self.sync.node_addresses() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
@@ -231,15 +266,20 @@ impl Agent {
                     self.want_to_apply();
                 }
                 () = self.pace.due() => {
-                    self.apply(&mut synced);
+                    if self.apply(&mut synced).await {
+                        network_changed.get_or_insert_with(tokio::time::Instant::now);
+                    }
                     self.pace.done();
                 }
+                found = self.sockets.found() => self.learn_of_sockets(found),
                 freed = finished(&mut quarantine) => {
                     quarantine = None;
                     self.datapath.services.give_back(freed);
                 }
                 _ = retry.tick() => {
+                    self.service_health.retry().await;
                     self.datapath.services.retire_filter_bits(Instant::now());
+                    self.look_for_namespaces();
                     if self.datapath.failed_hooks().next().is_some() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
@@ -251,6 +291,7 @@ impl Agent {
                     debug!(state = ?*source_state.borrow_and_update(), "source");
                 }
             }
+            self.metrics.set_service_health_failures(self.service_health.problems().len());
             if quarantine.is_none() {
                 let freed = self.datapath.services.take_quarantine();
                 if !freed.is_empty() {
@@ -272,36 +313,95 @@ impl Agent {
         }
     }
 
-    /// Brings the maps up to date.
-    fn apply(&mut self, synced: &mut bool) {
+    /// Brings the maps up to date. True if now other interfaces need programs than before.
+    async fn apply(&mut self, synced: &mut bool) -> bool {
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
+        self.sockets.end(self.datapath.services.take_dead());
+        let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
+        let cidrs = self.datapath.set_service_cidrs(&cidrs.collect::<Vec<_>>());
         let usage = self.datapath.services.usage();
         self.metrics.set_usage(&usage);
-        match round.error {
+        match round.error.or(cidrs.err()) {
             None => {
                 self.health.applied();
-                self.metrics.applied(started.elapsed());
+                self.metrics.applied(started.elapsed(), !*synced);
             }
             Some(error) => {
                 self.health.failed(&error);
                 self.metrics.failed();
             }
         }
+        for trigger in &round.triggers {
+            self.metrics.programmed(trigger.family, trigger.at);
+        }
+        for family in [IpFamily::V4, IpFamily::V6] {
+            let NoLocalEndpoints { internal, external } = self.sync.no_local_endpoints(family);
+            self.metrics.set_no_local_endpoints(family, internal, external);
+        }
+        if round.health_checks_changed {
+            self.service_health.update(self.sync.health_checks().clone()).await;
+        }
         debug!(services = round.services, elapsed = ?started.elapsed(), "applied");
         if !*synced {
             *synced = true;
+            self.sockets.look_back();
             info!(
                 "in step with the source: {} service ports, {} endpoints",
                 usage.service_ports, usage.backends
             );
+        }
+        self.pod_datapath() != self.followed
+    }
+
+    /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
+    fn pod_datapath(&self) -> PodDatapath {
+        match self.wishes.pod_datapath {
+            PodDatapath::Socket if self.sync.needs_packets() => PodDatapath::Both,
+            wished => wished,
+        }
+    }
+
+    /// Looks which address each network namespace has, if that decides anything.
+    fn look_for_namespaces(&mut self) {
+        if self.sync.has_source_ranges() {
+            self.sockets.look_for_namespaces(self.primary_addresses());
+        }
+    }
+
+    /// The node's own address, of each family: that of the Node object, else one to pass connections on from.
+    fn primary_addresses(&self) -> Vec<IpAddr> {
+        let sources = self.topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
+        let all = || self.sync.node_addresses().iter().chain(sources.clone()).copied();
+        [IpFamily::V4, IpFamily::V6]
+            .into_iter()
+            .filter_map(|family| all().find(|address| IpFamily::of(address) == family))
+            .collect()
+    }
+
+    fn learn_of_sockets(&mut self, found: Found) {
+        let result = match found {
+            Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
+            Found::Noted(noted) => {
+                self.sockets
+                    .sweep(&noted, |protocol, backend| self.datapath.services.is_served(protocol, backend));
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            error!("{error:#}");
         }
     }
 
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
     async fn look_at_network(&mut self) -> Result<()> {
         let interfaces = interfaces::read(&self.netlink).await?;
-        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &self.wishes);
+        let pod_datapath = self.pod_datapath();
+        if pod_datapath != self.followed {
+            info!("pods: {}", describe(pod_datapath));
+        }
+        let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
+        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
         for complaint in &topology.complaints {
             if !self.said.contains(complaint) {
                 warn!("{complaint}");
@@ -319,8 +419,22 @@ impl Agent {
         self.metrics.set_hooks(self.datapath.hooks(), failed.len());
         self.health.set_failed_hooks(failed);
         self.sync.set_local_addresses(&topology.local_addresses);
+        let restricted = !self.wishes.nodeport_addresses.is_empty();
+        let at =
+            if restricted { Addresses::These(topology.nodeport_addresses.clone()) } else { Addresses::Any };
+        self.service_health.set_addresses(at).await;
         self.topology = topology;
+        self.followed = pod_datapath;
+        self.look_for_namespaces();
         Ok(())
+    }
+}
+
+fn describe(pod_datapath: PodDatapath) -> &'static str {
+    match pod_datapath {
+        PodDatapath::Socket => "socket hooks",
+        PodDatapath::Tc => "tc programs",
+        PodDatapath::Both => "socket hooks and tc programs",
     }
 }
 
@@ -337,35 +451,6 @@ async fn finished(quarantine: &mut Option<JoinHandle<Vec<Freed>>>) -> Vec<Freed>
     match quarantine {
         Some(task) => task.await.unwrap_or_default(),
         None => std::future::pending().await,
-    }
-}
-
-fn start_source(
-    settings: &Settings,
-    changes: mpsc::Sender<Change>,
-    state: watch::Sender<SourceState>,
-    cancel: CancellationToken,
-) -> JoinHandle<Result<()>> {
-    match &settings.manifests {
-        Some(folder) => {
-            info!("reading Services and EndpointSlices from {}", folder.display());
-            tokio::spawn(source::manifests::run(
-                folder.clone(),
-                settings.node_name.clone(),
-                changes,
-                state,
-                cancel,
-            ))
-        }
-        None => {
-            let settings = KubeSettings {
-                kubeconfig: settings.kubeconfig.clone(),
-                api_server: settings.api_server.clone(),
-                node_name: settings.node_name.clone(),
-                timing: source::kube::Timing::default(),
-            };
-            tokio::spawn(source::kube::run(settings, changes, state, cancel))
-        }
     }
 }
 

@@ -84,7 +84,7 @@ fn a_misspelt_field_is_found() {
 }
 
 #[test]
-fn the_role_allows_exactly_what_is_watched() {
+fn the_role_allows_exactly_what_is_watched_and_events() {
     let mut watched = BTreeSet::new();
     for file in fs::read_dir(root().join("proxy-agent/src/source/kube")).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();
@@ -95,7 +95,11 @@ fn the_role_allows_exactly_what_is_watched() {
     }
     assert!(watched.contains("services"), "the watches are no longer found in the source: {watched:?}");
     let role: ClusterRole = the("ClusterRole");
-    let rules = role.rules.unwrap();
+    let (events, rules): (Vec<_>, Vec<_>) =
+        role.rules.unwrap().into_iter().partition(|rule| rule.resources.as_ref().unwrap() == &["events"]);
+    let [events] = &events[..] else { panic!("one rule for Events: {events:?}") };
+    assert_eq!(events.api_groups.as_ref().unwrap(), &["events.k8s.io"]);
+    assert_eq!(events.verbs, ["create", "patch"]);
     for rule in &rules {
         assert_eq!(rule.verbs, ["list", "watch"], "{rule:?}");
         let group = match rule.resources.as_ref().unwrap()[0].as_str() {

@@ -145,16 +145,6 @@ impl Services {
         self.ports.keys()
     }
 
-    /// Has any service port source ranges? Then packets of pods have to be looked at.
-    pub fn uses_source_ranges(&self) -> bool {
-        self.ports.values().any(PortState::uses_sources)
-    }
-
-    /// Is there a service port of SCTP? The socket hooks do not serve it.
-    pub fn uses_sctp(&self) -> bool {
-        self.ports.keys().any(|name| name.protocol == Protocol::Sctp)
-    }
-
     /// How full the maps are.
     pub fn usage(&self) -> Usage {
         Usage {
@@ -257,6 +247,11 @@ impl Services {
     pub fn take_dead(&mut self) -> Vec<(Protocol, SocketAddr)> {
         let buried = std::mem::take(&mut self.shared.buried);
         buried.into_iter().filter(|endpoint| !self.shared.owners.contains_key(endpoint)).collect()
+    }
+
+    /// Does this endpoint serve any service port with this protocol?
+    pub fn is_served(&self, protocol: Protocol, endpoint: SocketAddr) -> bool {
+        self.shared.owners.contains_key(&(protocol, endpoint))
     }
 
     /// Gives up what an earlier agent left in the filter for addresses and services that are no more: like the bits of

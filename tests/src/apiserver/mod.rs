@@ -1,8 +1,10 @@
 //! A stand-in for the API server: Services, EndpointSlices, Nodes and ServiceCIDRs over real HTTP, and every way it can fail.
 //!
 //! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
-//! 410 Gone) as the real one does, as far as a service proxy can tell. There is no TLS and no authentication.
+//! 410 Gone) as the real one does, as far as a service proxy can tell. It keeps the Events that it is sent. There is no TLS
+//! and no authentication.
 
+mod events;
 mod selector;
 mod serve;
 mod state;
@@ -10,6 +12,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -126,6 +129,10 @@ struct Inner {
     state: State,
     behaviour: Behaviour,
     requests: Vec<Request>,
+    /// Events that were created, in order.
+    events: Vec<Value>,
+    /// Counts those that were refused.
+    events_refused: usize,
     /// Each asks watches for one thing.
     bookmarks_asked: u64,
     expiries_asked: u64,
@@ -248,6 +255,11 @@ impl ApiServer {
         self.shared.lock().requests.clone()
     }
 
+    /// The `events.k8s.io/v1` Events that were created, in order.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.lock().events.clone()
+    }
+
     /// Waits until the requests that came satisfy a condition.
     ///
     /// # Errors
@@ -258,14 +270,46 @@ impl ApiServer {
         what: &str,
         condition: impl Fn(&[Request]) -> bool,
     ) -> anyhow::Result<()> {
+        self.wait_for(what, || self.requests(), |requests| condition(requests)).await
+    }
+
+    /// Waits until the Events that were created satisfy a condition.
+    ///
+    /// # Errors
+    ///
+    /// If they do not within ten seconds; shows them then.
+    pub async fn wait_for_events(
+        &self,
+        what: &str,
+        condition: impl Fn(&[Value]) -> bool,
+    ) -> anyhow::Result<()> {
+        self.wait_for(what, || self.events(), |events| condition(events)).await
+    }
+
+    /// Waits until this many Events were refused.
+    ///
+    /// # Errors
+    ///
+    /// If they were not within ten seconds.
+    pub async fn wait_for_refused_events(&self, count: usize) -> anyhow::Result<()> {
+        self.wait_for("refused Events", || self.shared.lock().events_refused, |refused| *refused >= count)
+            .await
+    }
+
+    async fn wait_for<T: Debug>(
+        &self,
+        what: &str,
+        get: impl Fn() -> T,
+        condition: impl Fn(&T) -> bool,
+    ) -> anyhow::Result<()> {
         let mut changed = self.shared.changed.subscribe();
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let requests = self.requests();
-            if condition(&requests) {
+            let seen = get();
+            if condition(&seen) {
                 return Ok(());
             }
-            let late = || format!("not in time: {what}; requests were {requests:#?}");
+            let late = || format!("not in time: {what}; there was {seen:#?}");
             timeout_at(deadline, changed.changed()).await.with_context(late)??;
         }
     }

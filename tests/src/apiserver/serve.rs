@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    Mode, Request, Resource, Shared,
+    Mode, Request, Resource, Shared, events,
     selector::Selector,
     state::{Resources as _, status},
     watch::{self, WatchRequest},
@@ -98,6 +98,9 @@ async fn answer(
     request: http::Request<Incoming>,
     shared: Arc<Shared>,
 ) -> Result<Response<Answer>, Infallible> {
+    if let Some(namespace) = events::namespace(&request) {
+        return Ok(create_event(request, &namespace, &shared).await);
+    }
     let query = parse_query(request.uri().query().unwrap_or_default());
     let Some(resource) = resource_of(request.uri().path()) else {
         return Ok(refusal(404, "NotFound", "there is no such resource"));
@@ -106,12 +109,8 @@ async fn answer(
     shared.lock().requests.push(request.clone());
     shared.notify();
 
-    let mode = shared.lock().behaviour.mode;
-    match mode {
-        Mode::Fail(code) => return Ok(refusal(code, "InternalError", "the stand-in was told to fail")),
-        // Until the connection is cut.
-        Mode::Hang => std::future::pending().await,
-        Mode::Serve | Mode::Refuse => {}
+    if let Some(refusal) = treated_badly(&shared).await {
+        return Ok(refusal);
     }
     if resource == Resource::ServiceCidrs && !shared.lock().behaviour.service_cidrs {
         return Ok(refusal(404, "NotFound", "the server could not find the requested resource"));
@@ -137,6 +136,40 @@ async fn answer(
         std::future::pending::<()>().await;
     }
     Ok(list(&request, &selector, &shared))
+}
+
+/// The answer, if the mode is not to serve.
+async fn treated_badly(shared: &Shared) -> Option<Response<Answer>> {
+    let mode = shared.lock().behaviour.mode;
+    match mode {
+        Mode::Fail(code) => Some(refusal(code, "InternalError", "the stand-in was told to fail")),
+        // Until the connection is cut.
+        Mode::Hang => std::future::pending().await,
+        Mode::Serve | Mode::Refuse => None,
+    }
+}
+
+async fn create_event(
+    request: http::Request<Incoming>,
+    namespace: &str,
+    shared: &Shared,
+) -> Response<Answer> {
+    let response = match treated_badly(shared).await {
+        Some(refusal) => refusal,
+        None => match events::read(request.into_body(), namespace).await {
+            Ok(event) => {
+                let response = respond(StatusCode::CREATED, whole(&event));
+                shared.lock().events.push(event);
+                response
+            }
+            Err(problem) => refusal(422, "Invalid", &problem),
+        },
+    };
+    if !response.status().is_success() {
+        shared.lock().events_refused += 1;
+    }
+    shared.notify();
+    response
 }
 
 fn list(request: &Request, selector: &Selector, shared: &Shared) -> Response<Answer> {

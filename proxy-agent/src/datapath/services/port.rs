@@ -68,11 +68,6 @@ impl PortState {
     pub(super) fn slices(&self) -> HashSet<Slice> {
         self.sets.iter().map(SetState::slice).filter(|slice| slice.len > 0).collect()
     }
-
-    /// Has it a frontend that source ranges govern?
-    pub(super) fn uses_sources(&self) -> bool {
-        self.frontends.values().any(|flags| flags & FRONTEND_SOURCES != 0)
-    }
 }
 
 /// A key of `frontends_*`, whatever the family: what only one service port can have. External IPs and addresses of

@@ -66,6 +66,16 @@ impl Default for Timing {
     }
 }
 
+/// A connection to the same API server, for the rest that there is to tell it.
+///
+/// # Errors
+///
+/// As for [`run`].
+pub async fn client(settings: &KubeSettings) -> anyhow::Result<Client> {
+    let config = client::config(settings).await?;
+    Client::try_from(config).context("cannot set up the connection to the API server")
+}
+
 /// Watches until `cancel` or until nobody receives `changes`, through outages of any length.
 ///
 /// # Errors
