@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use futures::StreamExt as _;
 use rtnetlink::Handle;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -18,7 +19,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     cgroup,
-    cli::{PodDatapath, RunArgs},
+    cli::{PodDatapath, Reject},
+    config::{self, Loaded, LoadedFile, Settings},
     datapath::{Datapath, ObjectConfig, pins::Pins, services::Freed, wait_for_readers},
     model::objects::Change,
     net::{
@@ -26,6 +28,7 @@ use crate::{
         topology::{Topology, Wishes},
     },
     observe::{Health, Metrics, endpoints, http},
+    pace::Pace,
     source::{self, SourceState, kube::KubeSettings},
     sync::Sync,
 };
@@ -39,25 +42,45 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// What failed is tried again this often, if nothing happens that would try it sooner.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Runs the agent until a signal ends it. What it attached stays.
+/// Runs the agent until a signal ends it, or its configuration file changes. What it attached stays.
 ///
 /// # Errors
-/// When it cannot begin: no permission, a kernel that is too old, settings that cannot work.
-pub async fn run(args: &RunArgs) -> Result<()> {
-    info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), args.node_name);
+/// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
+/// file changed: whatever started the agent is to start it again.
+pub async fn run(loaded: &Loaded) -> Result<()> {
+    let settings = &loaded.settings;
+    info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
+    loaded.notices.iter().for_each(config::Notice::log);
+    if let Err(error) = config::machine::set_oom_score_adj(settings.oom_score_adj) {
+        warn!("{error:#}; the kernel may end the agent when memory runs out");
+    }
     let cancel = CancellationToken::new();
     let stop = stop_on_signal(cancel.clone())?;
 
     let (changes, inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let mut agent = Agent::start(args, interfaces::connect()?, &source_state).await?;
-    agent.serve(args, &cancel);
-    let source = start_source(args, changes, state, cancel.clone());
-    let result = agent.follow(inbox, source_state, source, &cancel).await;
+    let mut agent = Agent::start(settings, interfaces::connect()?, &source_state).await?;
+    agent.serve(settings, &cancel).await?;
+    let source = start_source(settings, changes, state, cancel.clone());
+    let result = tokio::select! {
+        result = agent.follow(inbox, source_state, source, &cancel) => result,
+        error = configuration_changed(loaded.file.as_ref()) => Err(error),
+    };
     cancel.cancel();
     stop.abort();
     info!("stopped; services go on working as they are (`proxy-agent cleanup` ends them)");
     result
+}
+
+/// Resolves when the configuration file changed, to the reason to end.
+async fn configuration_changed(file: Option<&LoadedFile>) -> anyhow::Error {
+    let Some(file) = file else {
+        return std::future::pending().await;
+    };
+    config::watch::changed(file).await;
+    let path = file.path.display();
+    info!("the configuration {path} changed: ending, to be started again with it");
+    anyhow!("the configuration {path} changed: the agent must be started again")
 }
 
 /// The running agent.
@@ -66,6 +89,7 @@ struct Agent {
     wishes: Wishes,
     datapath: Datapath,
     sync: Sync,
+    pace: Pace,
     topology: Topology,
     /// Complaints that were logged already.
     said: Vec<String>,
@@ -74,15 +98,12 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(args: &RunArgs, netlink: Handle, source: &watch::Receiver<SourceState>) -> Result<Self> {
-        if args.snat_ports.overlaps(&args.nodeport_range) {
-            bail!(
-                "--snat-ports {} and --nodeport-range {} have ports in common: answers could not be told from requests",
-                args.snat_ports,
-                args.nodeport_range
-            );
-        }
-        if let Err(error) = reserved_ports::reserve(&[args.snat_ports, args.nodeport_range]) {
+    async fn start(
+        settings: &Settings,
+        netlink: Handle,
+        source: &watch::Receiver<SourceState>,
+    ) -> Result<Self> {
+        if let Err(error) = reserved_ports::reserve(&[settings.snat_ports, settings.nodeport_range]) {
             warn!("{error:#}; local sockets may be given ports that the data path uses");
         }
         for file in forwarding::switched_off() {
@@ -91,46 +112,48 @@ impl Agent {
             );
         }
         let config = ObjectConfig {
-            snat_ports: args.snat_ports,
-            nodeports: args.nodeport_range,
-            external_cluster_ips: args.external_cluster_ips,
-            sockets_of_node_only: args.pod_datapath == PodDatapath::Tc,
-            reset_removed_tcp: false,
-            reject_with_reset: false,
-            localhost_nodeports: true,
-            max_flows: args.max_flows.unwrap_or_else(default_max_flows),
-            kernel_log: args.kernel_log,
+            snat_ports: settings.snat_ports,
+            nodeports: settings.nodeport_range,
+            external_cluster_ips: settings.external_cluster_ips,
+            sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
+            max_flows: settings.max_flows,
+            kernel_log: settings.kernel_log,
+            reset_removed_tcp: settings.reset_removed_tcp,
+            reject_with_reset: settings.reject == Reject::TcpReset,
+            localhost_nodeports: settings.localhost_nodeports,
         };
-        let pins = Pins::new(&args.pins.bpffs);
-        let mut datapath = Datapath::open(&config, &pins, args.xdp)?;
-        if args.kernel_log.is_some() {
+        let pins = Pins::new(&settings.bpffs);
+        let mut datapath = Datapath::open(&config, &pins, settings.xdp)?;
+        if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
         }
-        let cgroup = match &args.cgroup_root {
+        let cgroup = match &settings.cgroup_root {
             Some(cgroup) => cgroup.clone(),
             None => cgroup::find_root()?,
         };
         datapath.attach_sockets(&cgroup)?;
         info!(
             "pods: {}; node: socket hooks; xdp: {:?}; kernel: {:?}",
-            match args.pod_datapath {
+            match settings.pod_datapath {
                 PodDatapath::Socket => "socket hooks",
                 PodDatapath::Tc => "tc programs",
                 PodDatapath::Both => "socket hooks and tc programs",
             },
-            args.xdp,
+            settings.xdp,
             datapath.features()
         );
         let mut agent = Self {
             netlink,
             wishes: Wishes {
-                uplinks: args.uplinks.clone(),
-                pod_interfaces: args.pod_interfaces.clone(),
-                pod_datapath: args.pod_datapath,
-                nodeport_addresses: args.nodeport_addresses.clone(),
+                uplinks: settings.uplinks.clone(),
+                pod_interfaces: settings.pod_interfaces.clone(),
+                pod_datapath: settings.pod_datapath,
+                nodeport_addresses: settings.nodeport_addresses.clone(),
+                bind_address: settings.bind_address,
             },
             datapath,
-            sync: Sync::new(&args.node_name),
+            sync: Sync::new(&settings.node_name),
+            pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
             said: Vec::new(),
             health: Arc::new(Health::new(source.clone())),
@@ -141,16 +164,24 @@ impl Agent {
     }
 
     /// Answers health checks and scrapes until cancelled.
-    fn serve(&self, args: &RunArgs, cancel: &CancellationToken) {
+    async fn serve(&self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
         let health = endpoints::health(self.health.clone());
         let metrics = endpoints::metrics(self.metrics.clone(), self.health.clone());
         for (what, address, routes) in [
-            ("health checks", args.healthz_bind_address, health),
-            ("metrics", args.metrics_bind_address, metrics),
+            ("health checks", settings.healthz_bind_address, health),
+            ("metrics", settings.metrics_bind_address, metrics),
         ] {
             let cancel = cancel.clone();
-            tokio::spawn(async move { http::serve(what, address, routes, cancel).await });
+            if settings.bind_address_hard_fail {
+                let listener = TcpListener::bind(address).await;
+                let listener = listener.with_context(|| format!("cannot answer {what} at {address}"))?;
+                info!("answering {what} at {address}");
+                tokio::spawn(http::serve_on(listener, routes, cancel));
+            } else {
+                tokio::spawn(async move { http::serve(what, address, routes, cancel).await });
+            }
         }
+        Ok(())
     }
 
     /// Takes in changes until told to stop.
@@ -183,7 +214,7 @@ impl Agent {
                     if knew_node != self.sync.node_addresses() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
-                    self.apply(&mut synced);
+                    self.want_to_apply();
                 }
                 change = network.next() => {
                     if change.is_none() {
@@ -197,7 +228,11 @@ impl Agent {
                     if let Err(error) = self.look_at_network().await {
                         error!("{error:#}");
                     }
+                    self.want_to_apply();
+                }
+                () = self.pace.due() => {
                     self.apply(&mut synced);
+                    self.pace.done();
                 }
                 freed = finished(&mut quarantine) => {
                     quarantine = None;
@@ -209,7 +244,7 @@ impl Agent {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {
-                        self.apply(&mut synced);
+                        self.want_to_apply();
                     }
                 }
                 _ = source_state.changed() => {
@@ -228,13 +263,17 @@ impl Agent {
         }
     }
 
+    /// Something changed. Before the first lists are complete nothing is applied, and nothing is late: a restart would
+    /// not make the source faster.
+    fn want_to_apply(&mut self) {
+        if self.sync.is_complete() {
+            self.health.queued();
+            self.pace.want();
+        }
+    }
+
     /// Brings the maps up to date.
     fn apply(&mut self, synced: &mut bool) {
-        // Before the first lists are complete nothing is late: a restart would not make the source faster.
-        if !self.sync.is_complete() {
-            return;
-        }
-        self.health.queued();
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
         let usage = self.datapath.services.usage();
@@ -302,21 +341,27 @@ async fn finished(quarantine: &mut Option<JoinHandle<Vec<Freed>>>) -> Vec<Freed>
 }
 
 fn start_source(
-    args: &RunArgs,
+    settings: &Settings,
     changes: mpsc::Sender<Change>,
     state: watch::Sender<SourceState>,
     cancel: CancellationToken,
 ) -> JoinHandle<Result<()>> {
-    match &args.manifests {
+    match &settings.manifests {
         Some(folder) => {
             info!("reading Services and EndpointSlices from {}", folder.display());
-            tokio::spawn(source::manifests::run(folder.clone(), changes, state, cancel))
+            tokio::spawn(source::manifests::run(
+                folder.clone(),
+                settings.node_name.clone(),
+                changes,
+                state,
+                cancel,
+            ))
         }
         None => {
             let settings = KubeSettings {
-                kubeconfig: args.kubeconfig.clone(),
-                api_server: args.api_server.clone(),
-                node_name: args.node_name.clone(),
+                kubeconfig: settings.kubeconfig.clone(),
+                api_server: settings.api_server.clone(),
+                node_name: settings.node_name.clone(),
                 timing: source::kube::Timing::default(),
             };
             tokio::spawn(source::kube::run(settings, changes, state, cancel))
@@ -335,12 +380,4 @@ fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
         info!("{name}: stopping");
         cancel.cancel();
     }))
-}
-
-/// A 400th of the node's memory, about 110 bytes a flow and family, within reason.
-fn default_max_flows() -> u32 {
-    const BYTES: u64 = 110;
-    const SHARE: u64 = 400;
-    let memory = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
-    u32::try_from(memory / SHARE / BYTES).unwrap_or(u32::MAX).clamp(1 << 16, 1 << 20)
 }

@@ -3,18 +3,20 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
+use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use crate::{
     datapath::Services,
     model::{
         changes::changes,
-        objects::{Change, ObjectName, Protocol},
-        plan::{Frontend, PortName, PortPlan},
+        objects::{Change, Node, ObjectName},
+        plan::{Frontend, HealthCheck, IpFamily, PortName, ServicePlan},
         planner,
-        store::Store,
+        store::{Store, Trigger},
     },
 };
 
@@ -22,12 +24,25 @@ use crate::{
 pub struct Sync {
     node_name: String,
     store: Store,
-    planned: HashMap<ObjectName, Vec<PortPlan>>,
+    planned: HashMap<ObjectName, ServicePlan>,
     /// Services whose last change the maps did not take: tried again with every change.
     failed: BTreeSet<ObjectName>,
     /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us.
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
+    /// When this began: what happened before says nothing about how fast we are.
+    started: SystemTime,
+    /// When what waits to be applied happened.
+    triggers: Vec<Trigger>,
+}
+
+/// Service ports that have endpoints, but none that a `Local` policy allows on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoLocalEndpoints {
+    /// By `internalTrafficPolicy`.
+    pub internal: usize,
+    /// By `externalTrafficPolicy`.
+    pub external: usize,
 }
 
 /// What a round of [`Sync::apply`] did.
@@ -35,6 +50,8 @@ pub struct Sync {
 pub struct Round {
     /// Services that were looked at.
     pub services: usize,
+    /// The changes of endpoints that are in the maps now, since the agent began; those of services in `error` come later.
+    pub triggers: Vec<Trigger>,
     /// Why the maps of some service port could not be written: the last such error. All are logged.
     pub error: Option<anyhow::Error>,
 }
@@ -49,6 +66,8 @@ impl Sync {
             failed: BTreeSet::new(),
             local_addresses: BTreeSet::new(),
             pruned: false,
+            started: SystemTime::now(),
+            triggers: Vec::new(),
         }
     }
 
@@ -60,6 +79,40 @@ impl Sync {
     /// Addresses of the Node object, once it is known.
     pub fn node_addresses(&self) -> &[IpAddr] {
         self.store.node().map_or(&[], |node| &node.addresses)
+    }
+
+    /// This node as its object says; none if nothing was ever said about it. Stays when the object goes.
+    pub fn node(&self) -> Option<&Node> {
+        self.store.node()
+    }
+
+    /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
+    /// was said about it, as in manifests without one.
+    pub fn node_is_eligible(&self) -> Option<bool> {
+        if self.store.node_is_gone() { Some(false) } else { self.store.node().map(|node| !node.leaving) }
+    }
+
+    /// The ranges of service addresses that ServiceCIDRs give.
+    pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
+        self.store.service_cidrs()
+    }
+
+    /// What is to be answered on `healthCheckNodePort`s. Costs O(services).
+    pub fn health_checks(&self) -> HashMap<ObjectName, HealthCheck> {
+        let checks = self.planned.iter().filter_map(|(name, plan)| Some((name.clone(), plan.health_check?)));
+        checks.collect()
+    }
+
+    /// Ports of a family that no connection reaches here for want of a local endpoint. Costs O(service ports).
+    pub fn no_local_endpoints(&self, family: IpFamily) -> NoLocalEndpoints {
+        let ports = || {
+            let all = self.planned.values().flat_map(|plan| &plan.ports);
+            all.filter(move |port| port.name.family == family)
+        };
+        NoLocalEndpoints {
+            internal: ports().filter(|port| port.lacks_internal()).count(),
+            external: ports().filter(|port| port.lacks_external()).count(),
+        }
     }
 
     /// Is there a service whose last change the maps did not take?
@@ -98,12 +151,13 @@ impl Sync {
         changed.append(&mut self.failed);
         for name in changed {
             round.services += 1;
-            let plans = self.plan(&name);
-            if let Some(error) = self.apply_service(services, &name, plans) {
+            let plan = self.plan(&name);
+            if let Some(error) = self.apply_service(services, &name, plan) {
                 self.failed.insert(name);
                 round.error = Some(error);
             }
         }
+        round.triggers = self.applied_triggers();
         if !self.pruned {
             self.prune(services);
             self.pruned = true;
@@ -111,46 +165,50 @@ impl Sync {
         round
     }
 
-    fn plan(&self, name: &ObjectName) -> Vec<PortPlan> {
-        let mut plans = planner::plan_stored(&self.store, name, &self.node_name);
-        plans.retain(|plan| {
-            let is_served = plan.name.protocol != Protocol::Sctp;
-            if !is_served && !self.planned.contains_key(name) {
-                warn!("service {}: SCTP is not served yet", plan.name);
-            }
-            is_served
-        });
-        for plan in &mut plans {
-            plan.frontends.retain(|frontend| match frontend {
+    /// Takes what happened to services that are in the maps now.
+    fn applied_triggers(&mut self) -> Vec<Trigger> {
+        let mut triggers = std::mem::take(&mut self.triggers);
+        triggers.extend(self.store.take_triggers().into_iter().filter(|trigger| trigger.at > self.started));
+        let (waiting, applied) =
+            triggers.into_iter().partition(|trigger| self.failed.contains(&trigger.service));
+        self.triggers = waiting;
+        applied
+    }
+
+    fn plan(&self, name: &ObjectName) -> ServicePlan {
+        let mut plan = planner::plan_stored(&self.store, name, &self.node_name);
+        for port in &mut plan.ports {
+            port.frontends.retain(|frontend| match frontend {
                 Frontend::ClusterIp(address) => {
                     let is_local = self.local_addresses.contains(&address.ip());
                     if is_local {
                         info!(
                             "service {}: {} is an address of this node: left to who serves it here",
-                            plan.name,
+                            port.name,
                             address.ip()
                         );
                     }
                     !is_local
                 }
+                Frontend::ClusterAddress(ip) => !self.local_addresses.contains(ip),
                 _ => true,
             });
         }
-        plans
+        plan
     }
 
-    /// Applies a service's plans; returns the last error, if any of its ports failed.
+    /// Applies a service's plan; returns the last error, if any of its ports failed.
     fn apply_service(
         &mut self,
         services: &mut Services,
         name: &ObjectName,
-        plans: Vec<PortPlan>,
+        plan: ServicePlan,
     ) -> Option<anyhow::Error> {
-        let before = self.planned.remove(name).unwrap_or_default();
-        for change in changes(&before, &plans) {
+        let before = self.planned.remove(name).unwrap_or_default().ports;
+        for change in changes(&before, &plan.ports) {
             info!("{change}");
         }
-        let kept: HashSet<&PortName> = plans.iter().map(|plan| &plan.name).collect();
+        let kept: HashSet<&PortName> = plan.ports.iter().map(|port| &port.name).collect();
         let mut failed = None;
         // Removals first: a frontend may pass from one port to another.
         for old in before.iter().filter(|old| !kept.contains(&old.name)) {
@@ -159,21 +217,22 @@ impl Sync {
                 failed = Some(error);
             }
         }
-        for plan in &plans {
-            if let Err(error) = services.apply(plan) {
+        for port in &plan.ports {
+            if let Err(error) = services.apply(port) {
                 error!("{error:#}");
                 failed = Some(error);
             }
         }
-        if !plans.is_empty() {
-            self.planned.insert(name.clone(), plans);
+        if !plan.ports.is_empty() {
+            self.planned.insert(name.clone(), plan);
         }
         failed
     }
 
     /// Removes what an earlier agent served and is no more.
     fn prune(&mut self, services: &mut Services) {
-        let planned: HashSet<&PortName> = self.planned.values().flatten().map(|plan| &plan.name).collect();
+        let ports = self.planned.values().flat_map(|plan| &plan.ports);
+        let planned: HashSet<&PortName> = ports.map(|port| &port.name).collect();
         let gone: Vec<PortName> =
             services.port_names().filter(|name| !planned.contains(name)).cloned().collect();
         for name in gone {
@@ -187,48 +246,4 @@ impl Sync {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use super::*;
-    use crate::model::objects::{Service, ServicePort, TrafficPolicy};
-
-    fn knowing(protocols: &[Protocol]) -> (Sync, ObjectName) {
-        let name = ObjectName::new("default", "web");
-        let ports = protocols.iter().map(|protocol| ServicePort {
-            name: protocol.to_string().into(),
-            protocol: *protocol,
-            port: 80,
-            node_port: Some(30_080),
-        });
-        let mut sync = Sync::new("node");
-        sync.take(Change::Service(Service {
-            name: name.clone(),
-            cluster_ips: vec!["10.96.0.10".parse().unwrap()],
-            ports: ports.collect(),
-            internal_policy: TrafficPolicy::Cluster,
-            external_policy: TrafficPolicy::Cluster,
-            ..Service::default()
-        }));
-        (sync, name)
-    }
-
-    #[test]
-    fn sctp_ports_are_left_out_and_the_others_stay() {
-        let (sync, name) = knowing(&[Protocol::Sctp, Protocol::Tcp]);
-        let protocols: Vec<_> = sync.plan(&name).iter().map(|plan| plan.name.protocol).collect();
-        assert_eq!(protocols, [Protocol::Tcp]);
-    }
-
-    /// NodeLocal DNSCache serves a cluster IP that it has put on an interface of the node.
-    #[test]
-    fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
-        let (mut sync, name) = knowing(&[Protocol::Tcp]);
-        let frontends = |sync: &Sync| sync.plan(&name)[0].frontends.clone();
-        let vip: SocketAddr = "10.96.0.10:80".parse().unwrap();
-        assert_eq!(frontends(&sync), [Frontend::ClusterIp(vip), Frontend::NodePort(30_080)]);
-        sync.set_local_addresses(&[vip.ip()].into());
-        assert!(sync.has_failed(), "it is planned again");
-        assert_eq!(frontends(&sync), [Frontend::NodePort(30_080)]);
-    }
-}
+mod tests;

@@ -98,8 +98,11 @@ fn the_role_allows_exactly_what_is_watched() {
     let rules = role.rules.unwrap();
     for rule in &rules {
         assert_eq!(rule.verbs, ["list", "watch"], "{rule:?}");
-        let group =
-            if rule.resources.as_ref().unwrap() == &["endpointslices"] { "discovery.k8s.io" } else { "" };
+        let group = match rule.resources.as_ref().unwrap()[0].as_str() {
+            "endpointslices" => "discovery.k8s.io",
+            "servicecidrs" => "networking.k8s.io",
+            _ => "",
+        };
         assert_eq!(rule.api_groups.as_ref().unwrap(), &[group], "{rule:?}");
     }
     let allowed: BTreeSet<_> = rules.into_iter().flat_map(|rule| rule.resources.unwrap()).collect();
@@ -131,6 +134,7 @@ fn the_pod_is_tied_together() {
     }
     let pod = spec.template.spec.unwrap();
     assert_eq!(pod.host_network, Some(true));
+    assert_eq!(pod.host_pid, Some(true), "the network namespaces of pods are found by their processes");
     assert_eq!(pod.dns_policy.as_deref(), Some("Default"));
     let [container] = &pod.containers[..] else { panic!("one container") };
     let volumes: BTreeSet<_> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();

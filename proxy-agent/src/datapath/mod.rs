@@ -35,6 +35,7 @@ use tracing::{info, warn};
 pub use hooks::Hook;
 pub use object::{Features, ObjectConfig};
 pub use services::Services;
+pub(crate) use sys::netns_cookie;
 
 use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins,
@@ -219,11 +220,6 @@ pub fn wait_for_readers() {
         tracing::debug!("membarrier: {error}; waiting {LONG:?} instead");
         std::thread::sleep(LONG);
     }
-}
-
-/// The cookie of this process's network namespace, if the kernel tells.
-pub(crate) fn netns_cookie() -> Option<u64> {
-    sys::netns_cookie().ok()
 }
 
 /// The first generation of ids of this start. Only has to differ from the last start's, mostly.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use ipnet::IpNet;
+
 use super::plan::{Frontend, PortPlan};
 
 /// A difference between two plans of one Service port.
@@ -50,22 +52,24 @@ impl fmt::Display for PlanChange<'_> {
     }
 }
 
-/// Endpoints named in one line at most, each way.
+/// Endpoints named in one line at most, each way; source ranges too.
 const SHOWN: usize = 4;
 
 struct Frontends<'a>(&'a PortPlan);
 
 impl fmt::Display for Frontends<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, frontend) in self.0.frontends.iter().enumerate() {
-            f.write_str(if n == 0 { "" } else { ", " })?;
+        let mut between = "";
+        for frontend in &self.0.frontends {
             match frontend {
-                Frontend::ClusterIp(address) => write!(f, "ClusterIP {address}")?,
-                Frontend::ClusterAddress(address) => write!(f, "every other port of {address}")?,
-                Frontend::ExternalIp(address) => write!(f, "externalIP {address}")?,
-                Frontend::LoadBalancer(address) => write!(f, "LoadBalancer {address}")?,
-                Frontend::NodePort(port) => write!(f, "NodePort {port} ({:?})", self.0.name.family)?,
+                // Said by the cluster IP.
+                Frontend::ClusterAddress(_) => continue,
+                Frontend::ClusterIp(address) => write!(f, "{between}ClusterIP {address}")?,
+                Frontend::ExternalIp(address) => write!(f, "{between}externalIP {address}")?,
+                Frontend::LoadBalancer(address) => write!(f, "{between}LoadBalancer {address}")?,
+                Frontend::NodePort(port) => write!(f, "{between}NodePort {port} ({:?})", self.0.name.family)?,
             }
+            between = ", ";
         }
         write!(f, " {}", self.0.name.protocol)
     }
@@ -75,7 +79,7 @@ struct Summary<'a>(&'a PortPlan);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PortPlan { internal, external, cluster, .. } = self.0;
+        let PortPlan { frontends, internal, external, cluster, affinity, sources, .. } = self.0;
         write!(f, "{} -> {}", Frontends(self.0), Endpoints(cluster.len()))?;
         if internal != cluster {
             write!(f, ", {} for the cluster IP", Endpoints(internal.len()))?;
@@ -83,7 +87,30 @@ impl fmt::Display for Summary<'_> {
         if external != cluster {
             write!(f, ", {} for clients outside", Endpoints(external.len()))?;
         }
+        if let Some(time) = affinity {
+            write!(f, ", a client keeps its endpoint for {} s", time.as_secs())?;
+        }
+        let has_load_balancer =
+            frontends.iter().any(|frontend| matches!(frontend, Frontend::LoadBalancer(_)));
+        if let Some(sources) = sources.as_ref().filter(|_| has_load_balancer) {
+            write!(f, ", LoadBalancer only for {}", Sources(sources))?;
+        }
         Ok(())
+    }
+}
+
+struct Sources<'a>(&'a [IpNet]);
+
+impl fmt::Display for Sources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, net) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{net}", if n == 0 { "" } else { " " })?;
+        }
+        match self.0.len() {
+            0 => f.write_str("nobody"),
+            1..=SHOWN => Ok(()),
+            n => write!(f, " and {} more", n - SHOWN),
+        }
     }
 }
 
@@ -101,7 +128,7 @@ impl fmt::Display for Endpoints {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{net::SocketAddr, time::Duration};
 
     use super::*;
     use crate::model::{
@@ -126,6 +153,42 @@ mod tests {
             affinity: None,
             sources: None,
         }
+    }
+
+    #[test]
+    fn everything_that_is_set_is_said_in_one_line() {
+        let at = |text: &str| text.parse().unwrap();
+        let ranges = |n: u8| (0..n).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
+        let full = PortPlan {
+            frontends: vec![
+                Frontend::ClusterIp(at("10.1.2.3:80")),
+                Frontend::ClusterAddress("10.1.2.3".parse().unwrap()),
+                Frontend::LoadBalancer(at("192.0.2.1:80")),
+                Frontend::ExternalIp(at("192.0.2.2:80")),
+                Frontend::NodePort(30016),
+            ],
+            affinity: Some(Duration::from_secs(10_800)),
+            sources: Some(ranges(2)),
+            ..plan("", &["1.1.1.1:1"])
+        };
+        let line = |plan: PortPlan| changes(&[], &[plan])[0].to_string();
+        assert_eq!(
+            line(full.clone()),
+            "service default/web added: ClusterIP 10.1.2.3:80, LoadBalancer 192.0.2.1:80, externalIP 192.0.2.2:80, \
+             NodePort 30016 (V4) TCP -> 1 endpoint, a client keeps its endpoint for 10800 s, \
+             LoadBalancer only for 10.0.0.0/16 10.1.0.0/16"
+        );
+        for (sources, expected) in [
+            (Some(ranges(6)), "only for 10.0.0.0/16 10.1.0.0/16 10.2.0.0/16 10.3.0.0/16 and 2 more"),
+            (Some(vec![]), "LoadBalancer only for nobody"),
+            (None, "keeps its endpoint for 10800 s"),
+        ] {
+            let line = line(PortPlan { sources, ..full.clone() });
+            assert!(line.ends_with(expected), "{line}");
+        }
+        // Nobody comes to where there is no load balancer.
+        let without = PortPlan { sources: Some(vec![]), ..plan("", &[]) };
+        assert!(line(without).ends_with("-> no endpoints"));
     }
 
     #[test]

@@ -3,32 +3,32 @@
 //! Follows kube-proxy's `CategorizeEndpoints` (KEP-1669 for terminating endpoints, KEP-2086 for
 //! `internalTrafficPolicy`).
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
-    objects::{EndpointSlice, ServicePort},
+    objects::{Endpoint, EndpointSlice, ServicePort},
     plan::IpFamily,
+    planner::Here,
+    topology::Topology,
 };
 
 /// The endpoints of one Service port and family, and what decides about them.
-#[derive(Debug, Default)]
-pub(super) struct Candidates(BTreeMap<SocketAddr, Candidate>);
-
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    local: bool,
-    ready: bool,
-    serving: bool,
-    terminating: bool,
+#[derive(Debug)]
+pub(super) struct Candidates<'a> {
+    found: BTreeMap<SocketAddr, &'a Endpoint>,
+    here: Here<'a>,
 }
 
-impl Candidates {
+impl<'a> Candidates<'a> {
     /// Gathers them from all slices of the Service. Slices may give one port name different numbers.
-    pub(super) fn gather<'a>(
+    pub(super) fn gather(
         slices: impl Iterator<Item = &'a EndpointSlice>,
         port: &ServicePort,
         family: IpFamily,
-        node: &str,
+        here: Here<'a>,
     ) -> Self {
         let mut found = BTreeMap::new();
         for slice in slices.filter(|slice| slice.ipv6 == (family == IpFamily::V6)) {
@@ -37,38 +37,52 @@ impl Candidates {
                 for endpoint in &slice.endpoints {
                     let address = SocketAddr::new(endpoint.address, number);
                     // An address may move from a terminating pod to a new one: the one that stays is the truth.
-                    if endpoint.terminating && found.contains_key(&address) {
-                        continue;
+                    if !(endpoint.terminating && found.contains_key(&address)) {
+                        found.insert(address, endpoint);
                     }
-                    let candidate = Candidate {
-                        local: endpoint.node.as_deref() == Some(node),
-                        ready: endpoint.ready,
-                        serving: endpoint.serving,
-                        terminating: endpoint.terminating,
-                    };
-                    found.insert(address, candidate);
                 }
             }
         }
-        Self(found)
+        Self { found, here }
     }
 
-    /// Endpoints anywhere in the cluster, sorted.
+    /// Endpoints anywhere in the cluster that are meant for this node, sorted. Hints speak of ready endpoints only: where
+    /// there is none, those that still serve while they terminate are for everyone.
     pub(super) fn cluster(&self) -> Vec<SocketAddr> {
-        self.usable(|_| true)
+        let ready = self.found.values().filter(|endpoint| endpoint.ready);
+        let topology = Topology::of(ready.map(|endpoint| &endpoint.hints), self.here.node, self.here.zone);
+        let ready = self.pick(|endpoint| endpoint.ready && topology.admits(&endpoint.hints));
+        if ready.is_empty() { self.pick(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
     }
 
-    /// Endpoints of this node, sorted.
+    /// Endpoints of this node whatever their hints, sorted: the ready ones; where there is none, those that still serve
+    /// while they terminate.
     pub(super) fn local(&self) -> Vec<SocketAddr> {
-        self.usable(|candidate| candidate.local)
+        let ready = self.pick(|endpoint| self.is_local(endpoint) && endpoint.ready);
+        if ready.is_empty() {
+            self.pick(|endpoint| self.is_local(endpoint) && endpoint.serving && endpoint.terminating)
+        } else {
+            ready
+        }
     }
 
-    /// The ready ones; where there is none, those that still serve while they terminate.
-    fn usable(&self, wanted: impl Fn(&Candidate) -> bool) -> Vec<SocketAddr> {
-        let pick = |fit: fn(&Candidate) -> bool| -> Vec<_> {
-            self.0.iter().filter(|(_, c)| wanted(c) && fit(c)).map(|(address, _)| *address).collect()
-        };
-        let ready = pick(|c| c.ready);
-        if ready.is_empty() { pick(|c| c.serving && c.terminating) } else { ready }
+    /// Endpoints that serve, whoever may use them, sorted.
+    pub(super) fn serving(&self) -> Vec<SocketAddr> {
+        self.pick(|endpoint| endpoint.serving)
+    }
+
+    /// Addresses of the ready endpoints of this node; one may come several times.
+    pub(super) fn ready_here(&self) -> impl Iterator<Item = IpAddr> {
+        let here = self.found.values().filter(|endpoint| self.is_local(endpoint) && endpoint.ready);
+        here.map(|endpoint| endpoint.address)
+    }
+
+    fn is_local(&self, endpoint: &Endpoint) -> bool {
+        endpoint.node.as_deref() == Some(self.here.node)
+    }
+
+    fn pick(&self, fit: impl Fn(&Endpoint) -> bool) -> Vec<SocketAddr> {
+        let fitting = self.found.iter().filter(|(_, endpoint)| fit(endpoint));
+        fitting.map(|(address, _)| *address).collect()
     }
 }

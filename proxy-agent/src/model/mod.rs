@@ -7,3 +7,4 @@ pub mod objects;
 pub mod plan;
 pub mod planner;
 pub mod store;
+mod topology;

@@ -82,8 +82,9 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses in `status.loadBalancer.ingress` whose `ipMode` is VIP, of both families, without duplicates.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// `loadBalancerSourceRanges`, of both families; empty: everyone. They govern the load balancer IPs only.
-    pub source_ranges: Vec<IpNet>,
+    /// `loadBalancerSourceRanges`, of both families, without duplicates; none: everyone, an empty list: nobody. They
+    /// govern the load balancer IPs only.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// `sessionAffinity: ClientIP`: how long a client that opens no connection keeps its endpoint (1 s to a day).
     pub affinity: Option<Duration>,
     /// Where load balancers ask whether this node has endpoints; only where it applies (type LoadBalancer with

@@ -1,74 +1,156 @@
 //! From a Service and its slices to what this node's maps should hold.
 
-use std::net::SocketAddr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
 
 use super::{
     endpoints::Candidates,
     objects::{EndpointSlice, ObjectName, Service, ServicePort, TrafficPolicy},
-    plan::{Frontend, IpFamily, PortName, PortPlan},
+    plan::{Frontend, HealthCheck, IpFamily, PortName, PortPlan, ServicePlan},
     store::Store,
 };
 
+/// What plans need to know of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Here<'a> {
+    /// Its name: decides which endpoints are local.
+    pub node: &'a str,
+    /// Its zone, if it has one.
+    pub zone: Option<&'a str>,
+    /// The addresses of its Node object; the first of a family is the primary one.
+    pub addresses: &'a [IpAddr],
+}
+
+impl<'a> Here<'a> {
+    /// The node of this name, as far as the store knows it.
+    pub fn new(node: &'a str, store: &'a Store) -> Self {
+        match store.node() {
+            Some(known) => Self { node, zone: known.zone.as_deref(), addresses: &known.addresses },
+            None => Self { node, ..Self::default() },
+        }
+    }
+
+    fn primary(&self, family: IpFamily) -> Option<IpAddr> {
+        self.addresses.iter().find(|address| IpFamily::of(address) == family).copied()
+    }
+}
+
 /// Plans for every port and family of a Service, in the order of its addresses and ports.
 ///
-/// Costs O(ports x endpoints of this Service). `node` is this node's name: it decides what is local.
+/// Costs O(ports x endpoints of this Service x log of them).
 pub fn plan<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-    node: &str,
-) -> Vec<PortPlan> {
-    let families = service.cluster_ips.iter().map(|ip| (IpFamily::of(ip), *ip));
-    families
-        .flat_map(|(family, ip)| service.ports.iter().map(move |port| (family, ip, port)))
-        .map(|(family, ip, port)| {
-            let candidates = Candidates::gather(slices.clone(), port, family, node);
-            plan_port(service, port, family, frontends(port, SocketAddr::new(ip, port.port)), &candidates)
-        })
-        .collect()
+    here: Here<'a>,
+) -> ServicePlan {
+    let mut ports = Vec::with_capacity(service.cluster_ips.len() * service.ports.len());
+    let mut ready_here = BTreeSet::new();
+    for ip in &service.cluster_ips {
+        let family = IpFamily::of(ip);
+        let sources = sources(service, family, here);
+        for port in &service.ports {
+            let candidates = Candidates::gather(slices.clone(), port, family, here);
+            ready_here.extend(candidates.ready_here());
+            let mut plan = plan_port(service, port, *ip, &candidates);
+            plan.sources.clone_from(&sources);
+            ports.push(plan);
+        }
+    }
+    let health_check = service
+        .health_check_node_port
+        .filter(|_| !ports.is_empty())
+        .map(|port| HealthCheck { port, local_endpoints: ready_here.len() });
+    ServicePlan { ports, health_check }
 }
 
-/// Plans for a Service as the store knows it; none if it is gone.
-pub fn plan_stored(store: &Store, name: &ObjectName, node: &str) -> Vec<PortPlan> {
+/// Plans for a Service as the store knows it; none if it is gone. `node` is this node's name.
+pub fn plan_stored(store: &Store, name: &ObjectName, node: &str) -> ServicePlan {
     let Some(service) = store.service(name) else {
-        return Vec::new();
+        return ServicePlan::default();
     };
     let slices: Vec<_> = store.slices(name).collect();
-    plan(service, slices.iter().copied(), node)
+    plan(service, slices.iter().copied(), Here::new(node, store))
 }
 
-fn frontends(port: &ServicePort, cluster_ip: SocketAddr) -> Vec<Frontend> {
-    let node_port = port.node_port.map(Frontend::NodePort);
-    [Frontend::ClusterIp(cluster_ip)].into_iter().chain(node_port).collect()
-}
-
-fn plan_port(
-    service: &Service,
-    port: &ServicePort,
-    family: IpFamily,
-    frontends: Vec<Frontend>,
-    candidates: &Candidates,
-) -> PortPlan {
-    let has_external = frontends.iter().any(|frontend| !matches!(frontend, Frontend::ClusterIp(_)));
+fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Candidates<'_>) -> PortPlan {
+    let frontends = frontends(service, port, ip);
+    let has_external = frontends
+        .iter()
+        .any(|frontend| !matches!(frontend, Frontend::ClusterIp(_) | Frontend::ClusterAddress(_)));
     let cluster = candidates.cluster();
     let under = |policy| match policy {
         TrafficPolicy::Cluster => cluster.clone(),
         TrafficPolicy::Local => candidates.local(),
     };
+    let internal = under(service.internal_policy);
+    let external = if has_external { under(service.external_policy) } else { cluster.clone() };
+
+    let mut serving = candidates.serving();
+    serving.extend([&internal, &external, &cluster].into_iter().flatten());
+    serving.sort_unstable();
+    serving.dedup();
     PortPlan {
         name: PortName {
             service: service.name.clone(),
             port: port.name.clone(),
             protocol: port.protocol,
-            family,
+            family: IpFamily::of(&ip),
         },
-        internal: under(service.internal_policy),
-        external: if has_external { under(service.external_policy) } else { cluster.clone() },
         frontends,
-        serving: cluster.clone(),
+        internal,
+        external,
         cluster,
-        affinity: None,
+        serving,
+        affinity: service.affinity,
         sources: None,
     }
+}
+
+/// All frontends of a port in the family of its cluster IP. An address that the Service has in several roles has one
+/// frontend: source ranges stay effective for one that is an external IP as well.
+fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<Frontend> {
+    let mut all = vec![
+        Frontend::ClusterIp(SocketAddr::new(cluster_ip, port.port)),
+        Frontend::ClusterAddress(cluster_ip),
+    ];
+    let mut taken = BTreeSet::from([cluster_ip]);
+    let mut add = |ips: &[IpAddr], frontend: fn(SocketAddr) -> Frontend| {
+        for ip in ips.iter().filter(|ip| ip.is_ipv4() == cluster_ip.is_ipv4()) {
+            if taken.insert(*ip) {
+                all.push(frontend(SocketAddr::new(*ip, port.port)));
+            }
+        }
+    };
+    add(&service.load_balancer_ips, Frontend::LoadBalancer);
+    add(&service.external_ips, Frontend::ExternalIp);
+    all.extend(port.node_port.map(Frontend::NodePort));
+    all
+}
+
+/// Who may use the load balancer's addresses of a family; none: everyone. Ranges of the other family only are no
+/// restriction here, and neither is one that holds every address.
+///
+/// A node that is let in also reaches the addresses from themselves: load balancers may have put them on its loopback.
+fn sources(service: &Service, family: IpFamily, here: Here<'_>) -> Option<Vec<IpNet>> {
+    let given = service.source_ranges.as_ref()?;
+    let is_ours = |net: &IpNet| IpFamily::of(&net.addr()) == family;
+    let mut ranges: Vec<IpNet> = given.iter().filter(|net| is_ours(net)).copied().collect();
+    let unrestricted =
+        ranges.is_empty() && !given.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0);
+    if unrestricted {
+        return None;
+    }
+    if here.primary(family).is_some_and(|primary| ranges.iter().any(|net| net.contains(&primary))) {
+        let own = service.load_balancer_ips.iter().copied().map(IpNet::from);
+        ranges.extend(own.filter(is_ours));
+    }
+    ranges.sort_unstable();
+    ranges.dedup();
+    Some(ranges)
 }
 
 #[cfg(test)]

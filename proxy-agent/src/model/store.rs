@@ -3,11 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::SystemTime,
 };
+
+use ipnet::IpNet;
 
 use super::{
     intern::Interner,
-    objects::{Change, EndpointSlice, Kind, Node, ObjectName, Service},
+    objects::{Change, EndpointSlice, Kind, Node, ObjectName, Service, ServiceCidr},
+    plan::IpFamily,
 };
 
 /// The objects known, and which Services were touched since the last look.
@@ -21,8 +25,22 @@ pub struct Store {
     owners: HashMap<ObjectName, ObjectName>,
     lists: [Listing; 3],
     changed: BTreeSet<ObjectName>,
+    triggers: BTreeMap<(ObjectName, IpFamily), Vec<SystemTime>>,
     node: Option<Node>,
+    node_is_gone: bool,
+    service_cidrs: BTreeMap<ObjectName, Seen<ServiceCidr>>,
     names: Interner,
+}
+
+/// Something happened to endpoints, as an EndpointSlice tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// The Service whose endpoints they are.
+    pub service: ObjectName,
+    /// Their family.
+    pub family: IpFamily,
+    /// When, by the clock of who saw it first.
+    pub at: SystemTime,
 }
 
 /// A Service and its slices; either may be missing.
@@ -64,9 +82,13 @@ impl Store {
             Change::ServiceGone(name) => self.remove_service(&name),
             Change::EndpointSlice(slice) => self.set_slice(slice),
             Change::EndpointSliceGone(name) => self.remove_slice(&name),
-            Change::Node(node) => self.node = Some(node),
-            Change::NodeGone => self.node = None,
-            Change::ServiceCidr(_) | Change::ServiceCidrGone(_) => {}
+            Change::Node(node) => self.set_node(node),
+            Change::NodeGone => self.node_is_gone = true,
+            Change::ServiceCidr(cidr) => {
+                let list = self.list_of(Kind::ServiceCidr);
+                self.service_cidrs.insert(cidr.name.clone(), Seen { object: cidr, list });
+            }
+            Change::ServiceCidrGone(name) => drop(self.service_cidrs.remove(&name)),
             Change::ListStart(kind) => {
                 let listing = &mut self.lists[kind as usize];
                 listing.list = listing.list.wrapping_add(1);
@@ -79,6 +101,17 @@ impl Store {
     /// The Services that changed, themselves or in their slices, since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// When the changes of slices happened that were taken in since the last call. Removals have no time of their own, and
+    /// where one follows a change, so that both take effect together, that has none either.
+    pub fn take_triggers(&mut self) -> Vec<Trigger> {
+        let triggers = std::mem::take(&mut self.triggers).into_iter();
+        triggers
+            .flat_map(|((service, family), times)| {
+                times.into_iter().map(move |at| Trigger { service: service.clone(), family, at })
+            })
+            .collect()
     }
 
     /// Were both Services and EndpointSlices listed completely at least once? Until then absence means nothing.
@@ -104,13 +137,35 @@ impl Store {
         self.services.values().filter_map(|entry| entry.service.as_ref().map(|seen| &seen.object))
     }
 
-    /// This node, once known.
+    /// This node, once known. Stays as it was when its object goes: the machine is still here.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
 
+    /// Did this node's object go, or was it never there?
+    pub fn node_is_gone(&self) -> bool {
+        self.node_is_gone
+    }
+
+    /// The ranges of service addresses, of all ServiceCIDRs.
+    pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flat_map(|seen| &seen.object.cidrs).copied().collect()
+    }
+
     fn list_of(&self, kind: Kind) -> u32 {
         self.lists[kind as usize].list
+    }
+
+    /// Plans depend on the zone, and source ranges on the addresses.
+    fn set_node(&mut self, node: Node) {
+        let before = self.node.replace(node).unwrap_or_default();
+        self.node_is_gone = false;
+        let Some(node) = &self.node else { return };
+        let moved = before.zone != node.zone;
+        let renumbered = before.addresses != node.addresses;
+        let services = self.services.values().filter_map(|entry| entry.service.as_ref());
+        let affected = services.filter(|seen| moved || renumbered && seen.object.source_ranges.is_some());
+        self.changed.extend(affected.map(|seen| seen.object.name.clone()));
     }
 
     fn set_service(&mut self, mut service: Service) {
@@ -148,9 +203,12 @@ impl Store {
         for port in &mut slice.ports {
             self.names.share(&mut port.name);
         }
-        for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
-            self.names.share(node);
+        for endpoint in &mut slice.endpoints {
+            let hints = endpoint.hints.zones.iter_mut().chain(&mut endpoint.hints.nodes);
+            hints.chain(&mut endpoint.node).for_each(|name| self.names.share(name));
         }
+        // It says when, not what: not a part of what is compared and kept.
+        let triggered = slice.triggered.take();
 
         let service = slice.service.clone();
         if self.owners.get(&slice.name).is_some_and(|owner| *owner != service) {
@@ -160,8 +218,12 @@ impl Store {
 
         let known = &mut self.services.entry(service.clone()).or_default().slices;
         let same = known.get(&slice.name.name).is_some_and(|seen| seen.object == slice);
+        let family = family_of(&slice);
         known.insert(Arc::clone(&slice.name.name), Seen { object: slice, list });
         if !same {
+            if let Some(at) = triggered {
+                self.triggers.entry((service.clone(), family)).or_default().push(at);
+            }
             self.changed.insert(service);
         }
     }
@@ -170,8 +232,9 @@ impl Store {
         let Some(service) = self.owners.remove(name) else {
             return;
         };
-        if let Some(entry) = self.services.get_mut(&service) {
-            entry.slices.remove(&name.name);
+        let slice = self.services.get_mut(&service).and_then(|entry| entry.slices.remove(&name.name));
+        if let Some(seen) = slice {
+            self.triggers.remove(&(service.clone(), family_of(&seen.object)));
         }
         self.drop_if_empty(&service);
         self.changed.insert(service);
@@ -211,9 +274,13 @@ impl Store {
                     slices.filter(|seen| seen.list != list).map(|seen| seen.object.name.clone()).collect();
                 gone.iter().for_each(|name| self.remove_slice(name));
             }
-            Kind::ServiceCidr => {}
+            Kind::ServiceCidr => self.service_cidrs.retain(|_, seen| seen.list == list),
         }
     }
+}
+
+fn family_of(slice: &EndpointSlice) -> IpFamily {
+    if slice.ipv6 { IpFamily::V6 } else { IpFamily::V4 }
 }
 
 #[cfg(test)]

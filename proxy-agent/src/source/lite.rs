@@ -4,6 +4,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{ClusterResourceScope, NamespaceResourceScope, ObjectMeta, Resource};
 use serde::{Deserialize, Deserializer};
 
@@ -16,6 +17,9 @@ pub struct ServiceLite {
     /// What is wanted.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: ServiceSpecLite,
+    /// What is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: ServiceStatusLite,
 }
 
 /// `spec` of a Service.
@@ -33,16 +37,71 @@ pub struct ServiceSpecLite {
     /// The families, in the order of `clusterIPs`.
     #[serde(deserialize_with = "or_default")]
     pub ip_families: Vec<String>,
-    /// Only whether there are any matters, for the external policy.
+    /// Addresses that somebody else leads to the nodes.
     #[serde(rename = "externalIPs", deserialize_with = "or_default")]
     pub external_ips: Vec<String>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: Option<String>,
     /// `Cluster` or `Local`.
     pub external_traffic_policy: Option<String>,
+    /// Who may use the load balancer's addresses; empty: everyone.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// `None` or `ClientIP`.
+    pub session_affinity: Option<String>,
+    /// How `sessionAffinity` is meant.
+    #[serde(deserialize_with = "or_default")]
+    pub session_affinity_config: AffinityConfigLite,
+    /// Where load balancers ask for this node's endpoints; 0 is nowhere.
+    pub health_check_node_port: Option<i64>,
     /// The ports.
     #[serde(deserialize_with = "or_default")]
     pub ports: Vec<ServicePortLite>,
+}
+
+/// `sessionAffinityConfig` of a Service.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AffinityConfigLite {
+    /// For `ClientIP`.
+    #[serde(rename = "clientIP", deserialize_with = "or_default")]
+    pub client_ip: ClientIpLite,
+}
+
+/// `sessionAffinityConfig.clientIP` of a Service.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpLite {
+    /// Seconds.
+    pub timeout_seconds: Option<i64>,
+}
+
+/// `status` of a Service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatusLite {
+    /// What the load balancer's controller says.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer: LoadBalancerLite,
+}
+
+/// `status.loadBalancer` of a Service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerLite {
+    /// Where clients enter.
+    #[serde(deserialize_with = "or_default")]
+    pub ingress: Vec<IngressLite>,
+}
+
+/// A way in. `hostname` and `ports` are for others.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressLite {
+    /// An address, unless the way in has a host name only.
+    pub ip: Option<String>,
+    /// `VIP` if none: packets arrive with this destination. `Proxy`: they do not.
+    pub ip_mode: Option<String>,
 }
 
 /// A port of a Service. `targetPort` is for the controller that writes the slices.
@@ -63,7 +122,7 @@ pub struct ServicePortLite {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSliceLite {
-    /// Name, namespace, labels and version only.
+    /// Name, namespace, labels, version and [`LAST_CHANGE`] only.
     #[serde(deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
     /// IPv4, IPv6 or FQDN.
@@ -88,6 +147,29 @@ pub struct EndpointLite {
     pub conditions: ConditionsLite,
     /// Where it runs.
     pub node_name: Option<String>,
+    /// For whom it is meant.
+    #[serde(deserialize_with = "or_default")]
+    pub hints: HintsLite,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HintsLite {
+    /// Zones whose clients should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub for_zones: Vec<HintLite>,
+    /// Nodes whose clients should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub for_nodes: Vec<HintLite>,
+}
+
+/// A zone or node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HintLite {
+    /// Its name.
+    pub name: String,
 }
 
 /// State of an endpoint. None is true, true and false.
@@ -117,12 +199,32 @@ pub struct SlicePortLite {
 /// `v1/Node`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct NodeLite {
-    /// Name, labels and version only.
+    /// Name, labels, version and time of deletion only.
     #[serde(default, deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
+    /// What is wanted.
+    #[serde(default, deserialize_with = "or_default")]
+    pub spec: NodeSpecLite,
     /// What the kubelet says.
     #[serde(default, deserialize_with = "or_default")]
     pub status: NodeStatusLite,
+}
+
+/// `spec` of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeSpecLite {
+    /// What keeps pods off it.
+    #[serde(deserialize_with = "or_default")]
+    pub taints: Vec<TaintLite>,
+}
+
+/// A taint of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TaintLite {
+    /// Its key: all that matters here.
+    pub key: String,
 }
 
 /// `status` of a Node.
@@ -144,12 +246,35 @@ pub struct NodeAddressLite {
     pub address: String,
 }
 
+/// `networking.k8s.io/v1/ServiceCIDR`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ServiceCidrLite {
+    /// Name and version only.
+    #[serde(default, deserialize_with = "trimmed")]
+    pub metadata: ObjectMeta,
+    /// What is wanted.
+    #[serde(default, deserialize_with = "or_default")]
+    pub spec: ServiceCidrSpecLite,
+}
+
+/// `spec` of a ServiceCIDR.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceCidrSpecLite {
+    /// One prefix per family at most.
+    #[serde(deserialize_with = "or_default")]
+    pub cidrs: Vec<String>,
+}
+
 /// `null` is what a nil list or struct of Go becomes in JSON.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
+
+/// When the change that an EndpointSlice shows happened.
+pub const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Reads only what is used of the metadata: managed fields and annotations are most of a small object.
 fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -159,10 +284,30 @@ fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::
         name: Option<String>,
         namespace: Option<String>,
         resource_version: Option<String>,
+        deletion_timestamp: Option<Time>,
         labels: Option<BTreeMap<String, String>>,
+        annotations: Option<Annotations>,
     }
-    let Metadata { name, namespace, resource_version, labels } = or_default(deserializer)?;
-    Ok(ObjectMeta { name, namespace, resource_version, labels, ..ObjectMeta::default() })
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Annotations {
+        #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+        last_change: Option<String>,
+    }
+    let Metadata { name, namespace, resource_version, deletion_timestamp, labels, annotations } =
+        or_default(deserializer)?;
+    let annotations = annotations
+        .and_then(|annotations| annotations.last_change)
+        .map(|time| BTreeMap::from([(LAST_CHANGE.to_owned(), time)]));
+    Ok(ObjectMeta {
+        name,
+        namespace,
+        resource_version,
+        deletion_timestamp,
+        labels,
+        annotations,
+        ..ObjectMeta::default()
+    })
 }
 
 macro_rules! resource {
@@ -201,3 +346,4 @@ macro_rules! resource {
 resource!(ServiceLite, "Service", "", "services", NamespaceResourceScope);
 resource!(EndpointSliceLite, "EndpointSlice", "discovery.k8s.io", "endpointslices", NamespaceResourceScope);
 resource!(NodeLite, "Node", "", "nodes", ClusterResourceScope);
+resource!(ServiceCidrLite, "ServiceCIDR", "networking.k8s.io", "servicecidrs", ClusterResourceScope);

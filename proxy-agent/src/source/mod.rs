@@ -1,4 +1,4 @@
-//! Where Services and EndpointSlices come from: an API server or a folder of manifests.
+//! Where Services, EndpointSlices and the rest come from: an API server or a folder of manifests.
 //!
 //! Both sources convert what they read at once ([`convert`]) and send [`Change`](crate::model::objects::Change)s.
 //! They say what is, not what it means.

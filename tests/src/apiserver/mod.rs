@@ -1,4 +1,4 @@
-//! A stand-in for the API server: Services, EndpointSlices and Nodes over real HTTP, and every way it can fail.
+//! A stand-in for the API server: Services, EndpointSlices, Nodes and ServiceCIDRs over real HTTP, and every way it can fail.
 //!
 //! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
 //! 410 Gone) as the real one does, as far as a service proxy can tell. There is no TLS and no authentication.
@@ -52,6 +52,8 @@ pub struct Behaviour {
     pub initial_bookmark: bool,
     /// Field selectors other than `metadata.name` are known; otherwise they are refused with 400.
     pub field_selectors: bool,
+    /// There are ServiceCIDRs; otherwise requests for them get 404, as from servers before 1.33.
+    pub service_cidrs: bool,
     /// 410 Gone is an HTTP status; otherwise an ERROR event in a watch.
     pub gone_as_status: bool,
     /// The next list of Services or EndpointSlices breaks off, once: a streaming one after this many objects, one in
@@ -68,6 +70,7 @@ impl Default for Behaviour {
             streaming_lists: true,
             initial_bookmark: true,
             field_selectors: true,
+            service_cidrs: true,
             gone_as_status: false,
             cut_next_list_after: None,
             bookmark_every: Duration::from_secs(60),
@@ -179,14 +182,14 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// If it is not a Service, EndpointSlice or Node with a name.
+    /// If it is not a Service, EndpointSlice, Node or ServiceCIDR with a name.
     pub fn apply(&self, object: Value) -> anyhow::Result<u64> {
         let version = self.shared.lock().state.apply(object)?;
         self.shared.notify();
         Ok(version)
     }
 
-    /// Deletes an object; says whether it was there. The namespace of Nodes is empty.
+    /// Deletes an object; says whether it was there. The namespace of Nodes and ServiceCIDRs is empty.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> bool {
         let found = self.shared.lock().state.delete(resource, namespace, name);
         self.shared.notify();

@@ -113,6 +113,9 @@ async fn answer(
         Mode::Hang => std::future::pending().await,
         Mode::Serve | Mode::Refuse => {}
     }
+    if resource == Resource::ServiceCidrs && !shared.lock().behaviour.service_cidrs {
+        return Ok(refusal(404, "NotFound", "the server could not find the requested resource"));
+    }
     let selector = Selector::parse(request.query.get("labelSelector"), request.query.get("fieldSelector"));
     if selector.has_special_fields() && !shared.lock().behaviour.field_selectors {
         return Ok(refusal(400, "BadRequest", "field label not supported"));
@@ -126,7 +129,8 @@ async fn answer(
         tokio::spawn(watch::run(watch, sender, shared));
         return Ok(respond(StatusCode::OK, Answer::Stream(lines)));
     }
-    let cut = request.query.contains_key("continue")
+    let cut = resource.is_cut()
+        && request.query.contains_key("continue")
         && shared.lock().behaviour.cut_next_list_after.take().is_some();
     if cut {
         shared.cut_connections();
@@ -178,6 +182,7 @@ fn resource_of(path: &str) -> Option<Resource> {
         "/api/v1/services" => Some(Resource::Services),
         "/apis/discovery.k8s.io/v1/endpointslices" => Some(Resource::EndpointSlices),
         "/api/v1/nodes" => Some(Resource::Nodes),
+        "/apis/networking.k8s.io/v1/servicecidrs" => Some(Resource::ServiceCidrs),
         _ => None,
     }
 }

@@ -1,7 +1,22 @@
+use std::time::Duration;
+
 use super::*;
-use crate::model::objects::{Endpoint, Hints, Protocol, SlicePort};
+use crate::model::objects::{Change, Endpoint, Hints, Node, Protocol, SlicePort};
+
+mod frontends;
+mod random;
 
 const NODE: &str = "here";
+
+/// This node in zone `a`, with a primary address of each family.
+fn here() -> Here<'static> {
+    const ADDRESSES: [IpAddr; 3] = [
+        IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 0, 1)),
+        IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 0, 1)),
+        IpAddr::V6(std::net::Ipv6Addr::new(0xfd02, 0, 0, 0, 0, 0, 0, 1)),
+    ];
+    Here { node: NODE, zone: Some("a"), addresses: &ADDRESSES }
+}
 
 /// `web` with a cluster IP of each family, ports `http` 80/TCP (nodePort 30080) and `dns` 53/UDP.
 fn service() -> Service {
@@ -17,20 +32,27 @@ fn service() -> Service {
     }
 }
 
-/// Endpoints in a short form: address, `@` if local, then conditions: `r`eady, `s`erving, `t`erminating.
+/// Endpoints in a short form: address, `@` if local and conditions `r`eady, `s`erving, `t`erminating, then zones and, with
+/// `n:`, nodes that hints name.
 fn slice(port: (&str, Protocol, u16), endpoints: &[&str]) -> EndpointSlice {
     let (name, protocol, number) = port;
     let endpoints: Vec<_> = endpoints
         .iter()
         .map(|text| {
-            let (address, flags) = text.split_once(' ').unwrap();
+            let mut words = text.split(' ');
+            let (address, flags) = (words.next().unwrap(), words.next().unwrap());
+            let (nodes, zones): (Vec<_>, Vec<_>) = words.partition(|word| word.starts_with("n:"));
+            let hints = Hints {
+                zones: zones.into_iter().map(Into::into).collect(),
+                nodes: nodes.iter().map(|node| node[2..].into()).collect(),
+            };
             Endpoint {
                 address: address.parse().unwrap(),
                 node: Some(if flags.contains('@') { NODE.into() } else { "elsewhere".into() }),
                 ready: flags.contains('r'),
                 serving: flags.contains('s'),
                 terminating: flags.contains('t'),
-                hints: Hints::default(),
+                hints,
             }
         })
         .collect();
@@ -48,36 +70,12 @@ const HTTP: (&str, Protocol, u16) = ("http", Protocol::Tcp, 8080);
 
 /// The plan of port `http`, IPv4.
 fn http(service: &Service, slices: &[EndpointSlice]) -> PortPlan {
-    let plans = plan(service, slices.iter(), NODE);
+    let plans = plan(service, slices.iter(), here()).ports;
     plans.into_iter().find(|p| &*p.name.port == "http" && p.name.family == IpFamily::V4).unwrap()
 }
 
 fn shown(addresses: &[SocketAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
-}
-
-#[test]
-fn every_port_of_every_family_has_its_frontends() {
-    let plans = plan(&service(), [].iter(), NODE);
-    let frontends: Vec<_> =
-        plans.iter().map(|p| (&*p.name.port, p.name.family, p.frontends.clone())).collect();
-    let ip = |text: &str| Frontend::ClusterIp(text.parse().unwrap());
-    assert_eq!(
-        frontends,
-        [
-            ("http", IpFamily::V4, vec![ip("10.0.0.1:80"), Frontend::NodePort(30080)]),
-            ("dns", IpFamily::V4, vec![ip("10.0.0.1:53")]),
-            ("http", IpFamily::V6, vec![ip("[fd00::1]:80"), Frontend::NodePort(30080)]),
-            ("dns", IpFamily::V6, vec![ip("[fd00::1]:53")]),
-        ]
-    );
-
-    let v4_only = Service { cluster_ips: vec!["10.0.0.1".parse().unwrap()], ..service() };
-    let families: Vec<_> = plan(&v4_only, [].iter(), NODE).iter().map(|p| p.name.family).collect();
-    assert_eq!(families, [IpFamily::V4, IpFamily::V4]);
-
-    let none = Service { cluster_ips: vec![], ..service() };
-    assert!(plan(&none, [].iter(), NODE).is_empty(), "no cluster IP, no node port either");
 }
 
 #[test]
@@ -102,7 +100,7 @@ fn slices_match_by_port_name_protocol_and_family() {
     }
 
     let v6 = [slice(HTTP, &["fd01::1 rs"])];
-    let plans = plan(&service(), v6.iter(), NODE);
+    let plans = plan(&service(), v6.iter(), here()).ports;
     let found: Vec<_> = plans.iter().map(|p| shown(&p.internal)).collect();
     assert_eq!(found, [vec![], vec![], vec!["[fd01::1]:8080".to_owned()], vec![]]);
 }
@@ -172,7 +170,7 @@ fn local_policies_choose_local_endpoints_for_their_frontends() {
     // Without a node port there is nothing for the external policy to govern.
     let inside = Service { external_policy: Local, ..service() };
     let dns = [slice(("dns", Protocol::Udp, 53), &["10.1.0.2 rs"])];
-    let plans = plan(&inside, dns.iter(), NODE);
+    let plans = plan(&inside, dns.iter(), here()).ports;
     assert_eq!(shown(&plans[1].external), ["10.1.0.2:53"]);
 }
 
@@ -185,14 +183,113 @@ fn an_endpoint_without_a_node_is_remote() {
 }
 
 #[test]
-fn a_stored_service_is_planned_with_its_slices_and_a_missing_one_is_nothing() {
-    use crate::model::objects::Change;
+fn hints_choose_for_the_cluster_and_never_among_local_endpoints() {
+    use TrafficPolicy::{Cluster, Local};
+    let (a, b, c) = ("10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080");
+    type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+    // What `cluster` and, under policy Local, `internal` hold.
+    let cases: &[Case<'_>] = &[
+        ("our zone", &["10.1.0.1 rs a", "10.1.0.2 rs b"], &[a], &[]),
+        ("our node", &["10.1.0.1 rs@ n:here b", "10.1.0.2 rs n:there a"], &[a], &[a]),
+        ("a local one of another zone stays local", &["10.1.0.1 rs a", "10.1.0.2 rs@ b"], &[a], &[b]),
+        ("one without a hint", &["10.1.0.1 rs a", "10.1.0.2 rs"], &[a, b], &[]),
+        (
+            "hints of unready ones do not matter",
+            &["10.1.0.1 rs a", "10.1.0.2 rs b", "10.1.0.3 st"],
+            &[a],
+            &[],
+        ),
+        ("only an unready one is of our zone", &["10.1.0.1 st a", "10.1.0.2 rs b"], &[b], &[]),
+        (
+            "none ready: terminating ones whatever their hints",
+            &["10.1.0.1 st a", "10.1.0.3 st b"],
+            &[a, c],
+            &[],
+        ),
+    ];
+    for (what, endpoints, cluster, local) in cases {
+        let slices = [slice(HTTP, endpoints)];
+        let policies = |policy| Service { internal_policy: policy, external_policy: policy, ..service() };
+        let plan = http(&policies(Cluster), &slices);
+        assert_eq!(shown(&plan.cluster), *cluster, "{what}");
+        assert_eq!((&plan.internal, &plan.external), (&plan.cluster, &plan.cluster), "{what}");
+        let plan = http(&policies(Local), &slices);
+        assert_eq!(
+            (shown(&plan.internal), shown(&plan.external)),
+            (to_owned(local), to_owned(local)),
+            "{what}"
+        );
+        assert_eq!(shown(&plan.cluster), *cluster, "{what}: under policy Local");
+    }
+
+    // Hints are judged over all slices of the port, and apply to it alone.
+    let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(HTTP, &["10.1.0.2 rs"])];
+    assert_eq!(shown(&http(&service(), &slices).cluster), [a, b]);
+    let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(("dns", Protocol::Udp, 53), &["10.1.0.2 rs"])];
+    assert_eq!(shown(&http(&service(), &slices).cluster), [a]);
+    let nowhere = Here { zone: None, ..here() };
+    let slices = [slice(HTTP, &["10.1.0.1 rs a", "10.1.0.2 rs b"])];
+    assert_eq!(shown(&plan(&service(), slices.iter(), nowhere).ports[0].cluster), [a, b]);
+}
+
+fn to_owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn flows_may_stay_at_whoever_serves_or_is_used() {
+    use TrafficPolicy::{Cluster, Local};
+    let (a, b, c) = ("10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080");
+    let cases: &[(&str, TrafficPolicy, &[&str], &[&str])] = &[
+        ("ready ones", Cluster, &["10.1.0.2 rs", "10.1.0.1 rs"], &[a, b]),
+        ("serving but not ready", Cluster, &["10.1.0.1 rs", "10.1.0.2 s"], &[a, b]),
+        ("terminating", Cluster, &["10.1.0.1 rs", "10.1.0.2 st", "10.1.0.3 t"], &[a, b]),
+        ("of another zone", Cluster, &["10.1.0.1 rs a", "10.1.0.2 rs b"], &[a, b]),
+        ("elsewhere under policy Local", Local, &["10.1.0.1 rs@", "10.1.0.2 rs"], &[a, b]),
+        ("used though it does not say that it serves", Cluster, &["10.1.0.1 r", "10.1.0.2 "], &[a]),
+        ("used here only", Local, &["10.1.0.1 rs a", "10.1.0.3 r@ b"], &[a, c]),
+        ("nobody", Cluster, &["10.1.0.1 ", "10.1.0.2 t"], &[]),
+    ];
+    for (what, policy, endpoints, expected) in cases {
+        let service = Service { internal_policy: *policy, external_policy: *policy, ..service() };
+        assert_eq!(shown(&http(&service, &[slice(HTTP, endpoints)]).serving), *expected, "{what}");
+    }
+}
+
+#[test]
+fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
+    let http = |endpoints: &[&str]| slice(HTTP, endpoints);
+    let dns = |endpoints: &[&str]| slice(("dns", Protocol::Udp, 53), endpoints);
+    let cases = [
+        ("nobody", vec![], 0),
+        ("only local ones", vec![http(&["10.1.0.1 rs@", "10.1.0.2 rs"])], 1),
+        ("terminating ones do not count", vec![http(&["10.1.0.1 st@", "10.1.0.2 s@"])], 0),
+        ("each address once", vec![http(&["10.1.0.1 rs@"]), dns(&["10.1.0.1 rs@", "10.1.0.2 rs@"])], 2),
+        ("hints do not matter", vec![http(&["10.1.0.1 rs@ b", "10.1.0.2 rs a"])], 1),
+        ("both families", vec![http(&["10.1.0.1 rs@"]), http(&["fd01::1 rs@"])], 2),
+    ];
+    for (what, slices, expected) in cases {
+        let asked = Service { health_check_node_port: Some(31000), ..service() };
+        let check = plan(&asked, slices.iter(), here()).health_check;
+        assert_eq!(check, Some(HealthCheck { port: 31000, local_endpoints: expected }), "{what}");
+        assert_eq!(plan(&service(), slices.iter(), here()).health_check, None, "{what}, but nobody asks");
+    }
+    let nowhere = Service { health_check_node_port: Some(31000), cluster_ips: vec![], ..service() };
+    assert_eq!(plan(&nowhere, [].iter(), here()), ServicePlan::default());
+}
+
+#[test]
+fn a_stored_service_is_planned_with_its_slices_and_node_and_a_missing_one_is_nothing() {
     let mut store = Store::new();
     let name = service().name;
-    store.apply(Change::EndpointSlice(slice(HTTP, &["10.1.0.1 rs"])));
-    assert!(plan_stored(&store, &name, NODE).is_empty());
+    store.apply(Change::EndpointSlice(slice(HTTP, &["10.1.0.1 rs a", "10.1.0.2 rs b"])));
+    assert_eq!(plan_stored(&store, &name, NODE), ServicePlan::default());
     store.apply(Change::Service(service()));
-    let planned = plan_stored(&store, &name, NODE);
-    assert_eq!(planned.len(), 4);
-    assert_eq!(shown(&planned[0].internal), ["10.1.0.1:8080"]);
+    let planned = |store: &Store| plan_stored(store, &name, NODE).ports;
+    assert_eq!(planned(&store).len(), 4);
+    assert_eq!(shown(&planned(&store)[0].internal), ["10.1.0.1:8080", "10.1.0.2:8080"]);
+    store.apply(Change::Node(Node { zone: Some("b".into()), ..Node::default() }));
+    assert_eq!(shown(&planned(&store)[0].internal), ["10.1.0.2:8080"]);
+    store.apply(Change::NodeGone);
+    assert_eq!(shown(&planned(&store)[0].internal), ["10.1.0.2:8080"], "the machine stays where it is");
 }

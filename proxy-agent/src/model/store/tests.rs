@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 
@@ -107,6 +107,117 @@ fn a_complete_list_removes_what_it_does_not_name() {
     store.apply(Change::EndpointSlice(slice("a", "a", 1)));
     store.apply(Change::ListDone(Kind::EndpointSlice));
     assert_eq!(changed(&mut store), ["b"]);
+}
+
+fn cidr(name: &str, net: &str) -> Change {
+    Change::ServiceCidr(ServiceCidr { name: ObjectName::new("", name), cidrs: vec![net.parse().unwrap()] })
+}
+
+#[test]
+fn service_cidrs_come_and_go_and_nothing_waits_for_them() {
+    const A: &str = "10.96.0.0/16";
+    const B: &str = "10.97.0.0/16";
+    let mut store = Store::new();
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        store.apply(Change::ListStart(kind));
+        store.apply(Change::ListDone(kind));
+    }
+    assert!(store.is_complete());
+
+    let (start, done) = (|| Change::ListStart(Kind::ServiceCidr), || Change::ListDone(Kind::ServiceCidr));
+    let cidr_gone = |name| Change::ServiceCidrGone(ObjectName::new("", name));
+    let steps: Vec<(&str, Vec<Change>, &[&str])> = vec![
+        ("at first", vec![], &[]),
+        ("one", vec![start(), cidr("a", A), done()], &[A]),
+        ("another of another name", vec![cidr("b", A), cidr("c", B)], &[A, B]),
+        ("one changes", vec![cidr("c", A)], &[A]),
+        ("one goes, its range is another's too", vec![cidr_gone("a")], &[A]),
+        ("an unknown one goes", vec![cidr_gone("x")], &[A]),
+        ("a list that is cut off", vec![start(), cidr("d", B)], &[A, B]),
+        ("a list without some", vec![start(), cidr("d", B), done()], &[B]),
+    ];
+    for (what, changes, expected) in steps {
+        changes.into_iter().for_each(|change| store.apply(change));
+        let found: Vec<_> = store.service_cidrs().iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{what}");
+    }
+    assert!(store.is_complete() && changed(&mut store).is_empty());
+}
+
+#[test]
+fn plans_depend_on_the_zone_and_source_ranges_on_the_addresses() {
+    let mut store = Store::new();
+    let ranged = Service { source_ranges: Some(vec!["10.0.0.0/8".parse().unwrap()]), ..service("ranged", 1) };
+    store.apply(Change::Service(ranged));
+    store.apply(Change::Service(service("web", 2)));
+    store.apply(Change::EndpointSlice(slice("orphan", "nobody", 1)));
+    changed(&mut store);
+    let node = |address: &str, zone: Option<&str>, leaving| {
+        let addresses = vec![address.parse().unwrap()];
+        Change::Node(Node { addresses, zone: zone.map(Into::into), leaving })
+    };
+    let (a, b) = (Some("a"), Some("b"));
+    let steps: Vec<(&str, Change, &[&str], bool)> = vec![
+        ("gone before it was there", Change::NodeGone, &[], true),
+        ("an address appears", node("10.2.0.1", None, false), &["ranged"], false),
+        ("a zone appears", node("10.2.0.1", a, false), &["ranged", "web"], false),
+        ("the same", node("10.2.0.1", a, false), &[], false),
+        ("it leaves", node("10.2.0.1", a, true), &[], false),
+        ("another address", node("10.2.0.2", a, true), &["ranged"], false),
+        ("another zone", node("10.2.0.2", b, true), &["ranged", "web"], false),
+        ("gone", Change::NodeGone, &[], true),
+        ("back as it was", node("10.2.0.2", b, true), &[], false),
+    ];
+    for (what, change, expected, gone) in steps {
+        store.apply(change);
+        assert_eq!(changed(&mut store), expected, "{what}");
+        assert_eq!(store.node_is_gone(), gone, "{what}");
+    }
+    store.apply(Change::NodeGone);
+    assert_eq!(store.node().unwrap().zone.as_deref(), b, "what was known of it stays");
+}
+
+#[test]
+fn the_times_of_changes_are_told_once_and_removals_have_none() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let timed = |name: &str, service: &str, last, seconds| {
+        Change::EndpointSlice(EndpointSlice { triggered: Some(at(seconds)), ..slice(name, service, last) })
+    };
+    let v6 = |last, seconds| {
+        let triggered = Some(at(seconds));
+        Change::EndpointSlice(EndpointSlice { ipv6: true, triggered, ..slice("v6", "web", last) })
+    };
+    let slice_gone = |name| Change::EndpointSliceGone(gone(name));
+    let steps: Vec<(&str, Vec<Change>, &[&str])> = vec![
+        ("nothing", vec![], &[]),
+        ("without a time", vec![Change::EndpointSlice(slice("a", "web", 1))], &[]),
+        ("two changes", vec![timed("a", "web", 2, 5), timed("a", "web", 3, 6)], &["web V4 5", "web V4 6"]),
+        ("told once", vec![], &[]),
+        ("the time alone is no change", vec![timed("a", "web", 3, 7)], &[]),
+        ("of several services", vec![timed("b", "db", 1, 8), v6(1, 9)], &["db V4 8", "web V6 9"]),
+        ("a removal", vec![slice_gone("b")], &[]),
+        (
+            "a removal takes along what waits for its service and family",
+            vec![
+                timed("a", "web", 4, 10),
+                timed("c", "web", 1, 11),
+                timed("b", "db", 1, 12),
+                v6(2, 13),
+                slice_gone("c"),
+            ],
+            &["db V4 12", "web V6 13"],
+        ),
+        ("a removal of nothing", vec![timed("a", "web", 5, 14), slice_gone("nobody")], &["web V4 14"]),
+    ];
+    let mut store = Store::new();
+    for (what, changes, expected) in steps {
+        changes.into_iter().for_each(|change| store.apply(change));
+        let shown = |Trigger { service, family, at }: &Trigger| {
+            let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            format!("{} {family:?} {seconds}", service.name)
+        };
+        assert_eq!(store.take_triggers().iter().map(shown).collect::<Vec<_>>(), expected, "{what}");
+    }
 }
 
 fn events() -> impl Strategy<Value = Vec<Change>> {

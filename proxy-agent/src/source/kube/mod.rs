@@ -1,4 +1,4 @@
-//! Services, EndpointSlices and this Node from an API server.
+//! Services, EndpointSlices, ServiceCIDRs and this Node from an API server.
 //!
 //! Each kind is listed and then watched ([`watch`]) over a connection of its own, with the selectors that kube-proxy
 //! uses. No object is kept here: each is converted and passed on at once.
@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch as state_watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::watch::{Selectors, Subject, Watcher};
+use self::watch::{Objects, Selectors, Subject, Watcher};
 use super::{
     SourceState, convert,
-    lite::{EndpointSliceLite, NodeLite, ServiceLite},
+    lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
 };
 use crate::model::objects::{Change, Kind};
 
@@ -86,26 +86,31 @@ pub async fn run(
     let timing = settings.timing;
     let node_name = &settings.node_name;
     let services = Subject {
-        kind: Some(Kind::Service),
+        objects: Objects::Listed(Kind::Service),
         convert: convert::service,
-        gone: |name| Some(Change::ServiceGone(name)),
+        gone: Change::ServiceGone,
         selectors: Selectors {
             labels: Some(format!("!{}", convert::SERVICE_PROXY_NAME)),
             fields: Some("spec.clusterIP!=None".to_owned()),
         },
     };
     let slices = Subject {
-        kind: Some(Kind::EndpointSlice),
+        objects: Objects::Listed(Kind::EndpointSlice),
         convert: convert::endpoint_slice,
-        gone: |name| Some(Change::EndpointSliceGone(name)),
+        gone: Change::EndpointSliceGone,
         selectors: Selectors { labels: Some(format!("!{}", convert::HEADLESS)), fields: None },
     };
-    // The Node's last state is kept when its object goes: the node itself is still here.
     let node = Subject {
-        kind: None,
+        objects: Objects::ThisNode,
         convert: convert::node,
-        gone: |_| None,
+        gone: |_| Change::NodeGone,
         selectors: Selectors { labels: None, fields: Some(format!("metadata.name={node_name}")) },
+    };
+    let cidrs = Subject {
+        objects: Objects::Optional(Kind::ServiceCidr),
+        convert: convert::service_cidr,
+        gone: |name| Change::ServiceCidrGone(convert::service_cidr_name(&name.name)),
+        selectors: Selectors { labels: None, fields: None },
     };
 
     let services =
@@ -118,8 +123,10 @@ pub async fn run(
         &changes,
         &state,
     );
-    let node = Watcher::new(Api::<NodeLite>::all(client), node, &server, timing, &changes, &state);
-    let all = futures::future::join3(services.run(), slices.run(), node.run());
+    let node = Watcher::new(Api::<NodeLite>::all(client.clone()), node, &server, timing, &changes, &state);
+    let cidrs =
+        Watcher::new(Api::<ServiceCidrLite>::all(client.clone()), cidrs, &server, timing, &changes, &state);
+    let all = futures::future::join4(services.run(), slices.run(), node.run(), cidrs.run());
     cancel.run_until_cancelled(all).await;
     Ok(())
 }

@@ -31,11 +31,30 @@ use crate::{
 
 /// What a watcher watches and what to make of it.
 pub(super) struct Subject<K> {
-    /// Which lists to announce, if any.
-    pub(super) kind: Option<Kind>,
+    pub(super) objects: Objects,
     pub(super) convert: fn(&K) -> Converted,
-    pub(super) gone: fn(ObjectName) -> Option<Change>,
+    pub(super) gone: fn(ObjectName) -> Change,
     pub(super) selectors: Selectors,
+}
+
+/// Which objects, and how much depends on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Objects {
+    /// All of a kind, whose lists are announced.
+    Listed(Kind),
+    /// The same, but not every server has them: nothing waits for them, and no trouble with them is one of the source.
+    Optional(Kind),
+    /// One object, selected by its name, which is gone when a list does not have it.
+    ThisNode,
+}
+
+impl Objects {
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Listed(kind) | Self::Optional(kind) => Some(kind),
+            Self::ThisNode => None,
+        }
+    }
 }
 
 /// What the server is asked to leave out. Conversion leaves it out too, so a server that cannot is no problem.
@@ -59,6 +78,8 @@ pub(super) struct Watcher<K> {
     list_from: String,
     /// Lists come as a stream of events (KEP-3157), else in pages.
     streaming: bool,
+    /// It was said that the server does not have, or does not show, what is optional.
+    told_refusal: bool,
 }
 
 impl<K> Watcher<K>
@@ -73,6 +94,9 @@ where
         changes: &mpsc::Sender<Change>,
         state: &watch::Sender<SourceState>,
     ) -> Self {
+        // Nobody follows how what is optional is doing.
+        let unseen = watch::Sender::default();
+        let state = if matches!(subject.objects, Objects::Optional(_)) { &unseen } else { state };
         Self {
             api,
             subject,
@@ -84,6 +108,7 @@ where
             version: None,
             list_from: ANY_VERSION.to_owned(),
             streaming: true,
+            told_refusal: false,
         }
     }
 
@@ -188,23 +213,23 @@ where
     }
 
     async fn deleted(&self, object: &K) -> Result<(), Failure> {
-        match (self.subject.gone)(object_name(object.meta())) {
-            Some(change) => self.send(change).await,
-            None => Ok(()),
-        }
+        self.send((self.subject.gone)(object_name(object.meta()))).await
     }
 
     async fn list_begins(&self) -> Result<(), Failure> {
-        match self.subject.kind {
+        match self.subject.objects.kind() {
             Some(kind) => self.send(Change::ListStart(kind)).await,
             None => Ok(()),
         }
     }
 
     async fn list_ends(&mut self, objects: usize) -> Result<(), Failure> {
-        match self.subject.kind {
+        match self.subject.objects.kind() {
             Some(kind) => self.send(Change::ListDone(kind)).await?,
-            None if objects == 0 => warn!("the API server does not know this node: is --node-name right?"),
+            None if objects == 0 => {
+                warn!("the API server does not know this node: is --node-name right?");
+                self.send((self.subject.gone)(ObjectName::default())).await?;
+            }
             None => {}
         }
         debug!("listed {objects} {}", K::plural(&()));
@@ -226,7 +251,7 @@ where
     }
 
     fn healthy(&self) {
-        if let Some(trouble) = self.reporter.recovered() {
+        if let Some(trouble) = self.reporter.recovered().filter(|_| !self.is_optional()) {
             let length = trouble.since.elapsed().unwrap_or_default();
             info!("the API server at {} is well again after {:.1} s", self.server, length.as_secs_f64());
         }
@@ -251,6 +276,16 @@ where
             ANY_VERSION.clone_into(&mut self.list_from);
         }
         let (message, detail) = failure.describe(&self.server, &plural);
+        if self.is_optional() {
+            // An outage is told by the other watches.
+            let is_refusal = matches!(failure.code(), Some(403 | 404));
+            if is_refusal && !self.told_refusal {
+                self.told_refusal = true;
+                info!("the API server does not offer {plural}: going without ({message}: {detail})");
+            }
+            debug!("{plural}: {message}: {detail}; retrying");
+            return if is_refusal { tokio::time::sleep(REFUSED).await } else { self.pause().await };
+        }
         if self.reporter.failed(&message, &detail) {
             warn!("{message}: {detail}; retrying");
         } else {
@@ -262,7 +297,8 @@ where
     /// Asks for less if the server does not understand the request. Says whether anything changed.
     fn fall_back(&mut self, failure: &Failure) -> bool {
         // This node cannot do without its name.
-        let optional_fields = self.subject.kind.is_some() && self.subject.selectors.fields.is_some();
+        let optional_fields =
+            self.subject.objects != Objects::ThisNode && self.subject.selectors.fields.is_some();
         let about_fields = matches!(failure, Failure::Request(kube::Error::Api(status))
             if status.message.contains("field label") || status.message.contains("field selector"));
         let refused_fields = failure.code() == Some(400) && optional_fields;
@@ -283,6 +319,10 @@ where
         true
     }
 
+    fn is_optional(&self) -> bool {
+        matches!(self.subject.objects, Objects::Optional(_))
+    }
+
     async fn pause(&mut self) {
         tokio::time::sleep(self.backoff.delay()).await;
     }
@@ -294,5 +334,7 @@ const ANY_VERSION: &str = "0";
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// What kube accepts.
 const MAX_WATCH_SECONDS: u32 = 294;
+/// Before asking again for what the server does not offer: an upgrade may bring it.
+const REFUSED: Duration = Duration::from_secs(300);
 /// A watch that ends sooner is suspicious.
 const SHORT: Duration = Duration::from_secs(1);

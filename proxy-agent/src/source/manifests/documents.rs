@@ -9,7 +9,7 @@ use tracing::debug;
 
 use crate::source::{
     convert::{self, Converted},
-    lite::{EndpointSliceLite, ServiceLite},
+    lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
 };
 
 /// What a file holds.
@@ -43,8 +43,8 @@ pub(super) enum Format {
     Yaml,
 }
 
-/// Reads all documents of a file.
-pub(super) fn parse(text: &str, format: Format) -> Parsed {
+/// Reads all documents of a file. `node` is the one Node that is for us.
+pub(super) fn parse(text: &str, format: Format, node: &str) -> Parsed {
     let mut parsed = Parsed::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let documents = match format {
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str, format: Format) -> Parsed {
         Format::Yaml => split(text),
     };
     for (lines_before, text) in documents {
-        let document = Document { text, format, lines_before };
+        let document = Document { text, format, lines_before, node };
         if let Err(problem) = document.read(&mut parsed) {
             parsed.problems.push(problem);
         }
@@ -91,6 +91,7 @@ struct Document<'a> {
     text: &'a str,
     format: Format,
     lines_before: u64,
+    node: &'a str,
 }
 
 /// What every object has.
@@ -117,12 +118,28 @@ struct List<T> {
 enum Meaning {
     Service,
     EndpointSlice,
+    Node,
+    ServiceCidr,
     List,
     Other,
 }
 
 impl Header {
-    fn meaning(&self, default: Meaning) -> Result<Meaning, String> {
+    fn meaning(&self, default: Meaning, node: &str) -> Result<Meaning, String> {
+        let meaning = self.kind_of_object(default)?;
+        let name = self.metadata.as_ref().and_then(|metadata| metadata.name.as_deref()).unwrap_or_default();
+        match meaning {
+            Meaning::List | Meaning::Other => Ok(meaning),
+            _ if name.is_empty() => {
+                let kind = self.kind.as_deref().unwrap_or("object");
+                Err(format!("the {kind} has no `metadata.name`"))
+            }
+            Meaning::Node if name != node => Ok(Meaning::Other),
+            _ => Ok(meaning),
+        }
+    }
+
+    fn kind_of_object(&self, default: Meaning) -> Result<Meaning, String> {
         let Some(kind) = self.kind.as_deref() else {
             return if default == Meaning::Other {
                 Err("the document has no `kind`".to_owned())
@@ -131,24 +148,19 @@ impl Header {
             };
         };
         let version = self.api_version.as_deref().ok_or_else(|| format!("the {kind} has no `apiVersion`"))?;
-        let meaning = match (version, kind) {
+        Ok(match (version, kind) {
             ("v1", "Service") => Meaning::Service,
             ("discovery.k8s.io/v1", "EndpointSlice") => Meaning::EndpointSlice,
+            ("v1", "Node") => Meaning::Node,
+            ("networking.k8s.io/v1", "ServiceCIDR") => Meaning::ServiceCidr,
             ("discovery.k8s.io/v1beta1", "EndpointSlice") => {
                 return Err("apiVersion of the EndpointSlice must be discovery.k8s.io/v1".to_owned());
             }
-            ("v1", "List" | "ServiceList") | ("discovery.k8s.io/v1", "EndpointSliceList") => Meaning::List,
+            ("v1", "List" | "ServiceList" | "NodeList")
+            | ("discovery.k8s.io/v1", "EndpointSliceList")
+            | ("networking.k8s.io/v1", "ServiceCIDRList") => Meaning::List,
             _ => Meaning::Other,
-        };
-        let named = self
-            .metadata
-            .as_ref()
-            .and_then(|metadata| metadata.name.as_deref())
-            .is_some_and(|n| !n.is_empty());
-        if matches!(meaning, Meaning::Service | Meaning::EndpointSlice) && !named {
-            return Err(format!("the {kind} has no `metadata.name`"));
-        }
-        Ok(meaning)
+        })
     }
 
     /// What the items of a list are if they do not say so, as those of `kubectl get --raw` do not.
@@ -156,6 +168,8 @@ impl Header {
         match self.kind.as_deref() {
             Some("ServiceList") => Meaning::Service,
             Some("EndpointSliceList") => Meaning::EndpointSlice,
+            Some("NodeList") => Meaning::Node,
+            Some("ServiceCIDRList") => Meaning::ServiceCidr,
             _ => Meaning::Other,
         }
     }
@@ -168,9 +182,11 @@ impl Document<'_> {
         };
         let line = self.first_line();
         let here = |what| Problem { line, column: 1, what };
-        let converted = match header.meaning(Meaning::Other).map_err(here)? {
+        let converted = match header.meaning(Meaning::Other, self.node).map_err(here)? {
             Meaning::Service => convert::service(&self.parse::<ServiceLite>()?),
             Meaning::EndpointSlice => convert::endpoint_slice(&self.parse::<EndpointSliceLite>()?),
+            Meaning::Node => convert::node(&self.parse::<NodeLite>()?),
+            Meaning::ServiceCidr => convert::service_cidr(&self.parse::<ServiceCidrLite>()?),
             Meaning::List => return self.read_items(header.items(), parsed),
             Meaning::Other => {
                 debug!("line {line}: a {} is none of our business", header.kind.unwrap_or_default());
@@ -196,7 +212,7 @@ impl Document<'_> {
             }
         };
         for (n, (line, item)) in items.into_iter().enumerate() {
-            match read_item(item, default) {
+            match read_item(item, default, self.node) {
                 Ok(Some(converted)) => parsed.objects.push(Object { line, converted }),
                 Ok(None) => {}
                 Err(what) => {
@@ -251,14 +267,16 @@ impl Document<'_> {
 /// Characters of a bad line that a message shows.
 const LONGEST_QUOTE: usize = 60;
 
-fn read_item(item: Value, default: Meaning) -> Result<Option<Converted>, String> {
+fn read_item(item: Value, default: Meaning, node: &str) -> Result<Option<Converted>, String> {
     fn parse<T: DeserializeOwned>(item: Value) -> Result<T, String> {
         serde_json::from_value(item).map_err(|error| error.to_string())
     }
     let header = Header::deserialize(&item).map_err(|error| error.to_string())?;
-    Ok(match header.meaning(default)? {
+    Ok(match header.meaning(default, node)? {
         Meaning::Service => Some(convert::service(&parse::<ServiceLite>(item)?)),
         Meaning::EndpointSlice => Some(convert::endpoint_slice(&parse::<EndpointSliceLite>(item)?)),
+        Meaning::Node => Some(convert::node(&parse::<NodeLite>(item)?)),
+        Meaning::ServiceCidr => Some(convert::service_cidr(&parse::<ServiceCidrLite>(item)?)),
         Meaning::List => return Err("a list in a list is not supported".to_owned()),
         Meaning::Other => None,
     })

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ffi::OsString,
+    fmt,
     io::{self, ErrorKind},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
@@ -25,6 +26,8 @@ const FRESH: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// The one Node that is for us.
+    node: String,
     /// By name: their order decides between duplicates.
     files: BTreeMap<OsString, File>,
     served: BTreeMap<Key, Change>,
@@ -35,7 +38,7 @@ pub(super) struct Folder {
 /// What came of reading the folder.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// What is different; at first, two complete lists.
+    /// What is different; at first, complete lists.
     pub(super) changes: Vec<Change>,
     /// Problems that were not there before.
     pub(super) new_problems: Vec<String>,
@@ -45,7 +48,41 @@ pub(super) struct Reading {
     pub(super) complete: bool,
 }
 
-type Key = (Kind, ObjectName);
+/// Which object is defined.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    ThisNode,
+    Listed(Kind, ObjectName),
+}
+
+impl Key {
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::ThisNode => None,
+            Self::Listed(kind, _) => Some(*kind),
+        }
+    }
+
+    /// The object is not defined any more.
+    fn gone(self) -> Change {
+        match self {
+            Self::ThisNode => Change::NodeGone,
+            Self::Listed(Kind::Service, name) => Change::ServiceGone(name),
+            Self::Listed(Kind::EndpointSlice, name) => Change::EndpointSliceGone(name),
+            Self::Listed(Kind::ServiceCidr, name) => Change::ServiceCidrGone(name),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ThisNode => f.write_str("the Node"),
+            Self::Listed(Kind::ServiceCidr, name) => write!(f, "ServiceCIDR {}", name.name),
+            Self::Listed(kind, name) => write!(f, "{kind:?} {name}"),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct File {
@@ -73,9 +110,10 @@ struct Defined {
 }
 
 impl Folder {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf, node: String) -> Self {
         Self {
             path,
+            node,
             files: BTreeMap::new(),
             served: BTreeMap::new(),
             problems: BTreeSet::new(),
@@ -123,7 +161,7 @@ impl Folder {
             if touched || (changed && settled) {
                 file.stamp = stamp;
                 match std::fs::read_to_string(&path) {
-                    Ok(text) => file.update(&path.display().to_string(), &text, format),
+                    Ok(text) => file.update(&path.display().to_string(), &text, format, &self.node),
                     Err(error) => file.unreadable(format!("{}: {error}; {KEPT}", path.display())),
                 }
             }
@@ -141,16 +179,14 @@ impl Folder {
             for (name, file) in &self.files {
                 let path = self.path.join(name).display().to_string();
                 for object in file.objects.iter().filter(|object| object.stale == stale) {
-                    let (kind, name) = &object.key;
+                    let key = &object.key;
                     let place = format!("{path}:{}", object.line);
                     match defined.entry(&object.key) {
                         Entry::Vacant(entry) => drop(entry.insert(place)),
                         Entry::Occupied(_) if stale => continue,
                         Entry::Occupied(first) => {
                             let first = first.get();
-                            problems.push(format!(
-                                "{place}: {kind:?} {name} is ignored: it is already in {first}"
-                            ));
+                            problems.push(format!("{place}: {key} is ignored: it is already in {first}"));
                             continue;
                         }
                     }
@@ -170,20 +206,23 @@ impl Folder {
             return differences(before, &self.served);
         }
         self.listed = true;
-        let list = |kind| {
-            let objects =
-                self.served.iter().filter(move |((k, _), _)| *k == kind).map(|(_, change)| change.clone());
-            std::iter::once(Change::ListStart(kind)).chain(objects).chain([Change::ListDone(kind)])
+        let of = |kind| {
+            let objects = self.served.iter().filter(move |(key, _)| key.kind() == kind);
+            objects.map(|(_, change)| change.clone())
         };
-        list(Kind::Service).chain(list(Kind::EndpointSlice)).collect()
+        let list = |kind| {
+            std::iter::once(Change::ListStart(kind)).chain(of(Some(kind))).chain([Change::ListDone(kind)])
+        };
+        let lists = [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice].into_iter().flat_map(list);
+        of(None).chain(lists).collect()
     }
 }
 
 const KEPT: &str = "what it defined before is kept";
 
 impl File {
-    fn update(&mut self, path: &str, text: &str, format: Format) {
-        let parsed = documents::parse(text, format);
+    fn update(&mut self, path: &str, text: &str, format: Format, node: &str) {
+        let parsed = documents::parse(text, format, node);
         let before = std::mem::take(&mut self.objects);
         self.problems.clear();
 
@@ -191,9 +230,8 @@ impl File {
             let Some(key) = key_of(&converted.change) else {
                 continue;
             };
-            let (kind, name) = &key;
             let problems = converted.problems.iter();
-            self.problems.extend(problems.map(|what| format!("{path}:{line}: {kind:?} {name}: {what}")));
+            self.problems.extend(problems.map(|what| format!("{path}:{line}: {key}: {what}")));
             self.objects.push(Defined { key, line, converted, stale: false });
         }
         for documents::Problem { line, column, what } in &parsed.problems {
@@ -235,15 +273,17 @@ fn format_of(name: &OsString) -> Option<Format> {
 }
 
 fn key_of(change: &Change) -> Option<Key> {
-    match change {
-        Change::Service(service) => Some((Kind::Service, service.name.clone())),
-        Change::ServiceGone(name) => Some((Kind::Service, name.clone())),
-        Change::EndpointSlice(slice) => Some((Kind::EndpointSlice, slice.name.clone())),
-        Change::EndpointSliceGone(name) => Some((Kind::EndpointSlice, name.clone())),
-        Change::ServiceCidr(cidr) => Some((Kind::ServiceCidr, cidr.name.clone())),
-        Change::ServiceCidrGone(name) => Some((Kind::ServiceCidr, name.clone())),
-        Change::Node(_) | Change::NodeGone | Change::ListStart(_) | Change::ListDone(_) => None,
-    }
+    let (kind, name) = match change {
+        Change::Service(service) => (Kind::Service, &service.name),
+        Change::ServiceGone(name) => (Kind::Service, name),
+        Change::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.name),
+        Change::EndpointSliceGone(name) => (Kind::EndpointSlice, name),
+        Change::ServiceCidr(cidr) => (Kind::ServiceCidr, &cidr.name),
+        Change::ServiceCidrGone(name) => (Kind::ServiceCidr, name),
+        Change::Node(_) | Change::NodeGone => return Some(Key::ThisNode),
+        Change::ListStart(_) | Change::ListDone(_) => return None,
+    };
+    Some(Key::Listed(kind, name.clone()))
 }
 
 fn differences(mut before: BTreeMap<Key, Change>, now: &BTreeMap<Key, Change>) -> Vec<Change> {
@@ -253,10 +293,6 @@ fn differences(mut before: BTreeMap<Key, Change>, now: &BTreeMap<Key, Change>) -
             changes.push(change.clone());
         }
     }
-    changes.extend(before.into_keys().map(|(kind, name)| match kind {
-        Kind::Service => Change::ServiceGone(name),
-        Kind::EndpointSlice => Change::EndpointSliceGone(name),
-        Kind::ServiceCidr => Change::ServiceCidrGone(name),
-    }));
+    changes.extend(before.into_keys().map(Key::gone));
     changes
 }

@@ -1,4 +1,4 @@
-//! Services and EndpointSlices from a folder of YAML and JSON files, followed as they change.
+//! Services, EndpointSlices, ServiceCIDRs and this Node from a folder of YAML and JSON files, followed as they change.
 //!
 //! The folder's files (not those of its subfolders) named `*.yaml`, `*.yml` or `*.json` are read. Where inotify cannot
 //! see a change (behind symbolic links, on network file systems), a look at the files' times every few seconds does.
@@ -17,8 +17,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use self::events::FolderWatch;
 use self::{
-    events::{FolderWatch, Touched},
+    events::Touched,
     folder::{Folder, Reading},
 };
 use super::{SourceState, state::Reporter};
@@ -29,25 +30,31 @@ const RECHECK: Duration = Duration::from_secs(2);
 
 /// Reads and follows a folder until `cancel` or until nobody receives `changes`.
 ///
-/// The folder may appear later. While it is away, everything stays as it was.
+/// The folder may appear later. While it is away, everything stays as it was. Of Nodes only the one named `node` counts.
 ///
 /// # Errors
 ///
 /// Only if a thread of the runtime cannot be had. What is wrong with the files is logged and shown in `state`.
 pub async fn run(
     path: PathBuf,
+    node: String,
     changes: mpsc::Sender<Change>,
     state: watch::Sender<SourceState>,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let reporter = Reporter::new(&path.display().to_string(), &state);
-    cancel.run_until_cancelled(follow(path, changes, reporter)).await.unwrap_or(Ok(()))
+    cancel.run_until_cancelled(follow(path, node, changes, reporter)).await.unwrap_or(Ok(()))
 }
 
-async fn follow(path: PathBuf, changes: mpsc::Sender<Change>, reporter: Reporter) -> anyhow::Result<()> {
+async fn follow(
+    path: PathBuf,
+    node: String,
+    changes: mpsc::Sender<Change>,
+    reporter: Reporter,
+) -> anyhow::Result<()> {
     info!("reading manifests from {}", path.display());
     let mut events = FolderWatch::new(path.clone());
-    let mut folder = Folder::new(path);
+    let mut folder = Folder::new(path, node);
     let mut recheck = tokio::time::interval(RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
 

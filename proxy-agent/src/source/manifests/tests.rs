@@ -6,6 +6,8 @@ use tokio::time::{Instant, timeout_at};
 use super::*;
 use crate::model::{objects::ObjectName, store::Store};
 
+const NODE: &str = "n1";
+
 /// A source that follows a folder, and the store it feeds.
 struct Follower {
     changes: mpsc::Receiver<Change>,
@@ -19,7 +21,7 @@ impl Follower {
         let (sender, changes) = mpsc::channel(16);
         let (state_sender, state) = watch::channel(SourceState::default());
         let cancel = CancellationToken::new();
-        tokio::spawn(run(path.to_owned(), sender, state_sender, cancel.clone()));
+        tokio::spawn(run(path.to_owned(), NODE.to_owned(), sender, state_sender, cancel.clone()));
         Self { changes, state, store: Store::new(), cancel }
     }
 
@@ -86,12 +88,12 @@ fn folder(files: &[(&str, String)]) -> TempDir {
 }
 
 #[tokio::test]
-async fn the_first_reading_is_two_complete_lists_and_then_come_differences() {
+async fn the_first_reading_is_complete_lists_and_then_come_differences() {
     let dir =
         folder(&[("b.yaml", service("b", "1")), ("a.yml", service("a", "1")), ("notes.txt", "?".into())]);
     let mut follower = Follower::start(dir.path());
     let mut first = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         first.push(follower.changes.recv().await.unwrap());
     }
     let shape: Vec<_> =
@@ -99,6 +101,8 @@ async fn the_first_reading_is_two_complete_lists_and_then_come_differences() {
     assert_eq!(
         shape,
         [
+            "ListStart(ServiceCidr)",
+            "ListDone(ServiceCidr)",
             "ListStart(Service)",
             "Service(Service",
             "Service(Service",
@@ -259,4 +263,32 @@ async fn the_folder_may_come_late_go_away_and_come_back() {
     follower.until_well().await;
     fs::write(dir.join("a.yaml"), service("a", "3")).unwrap();
     follower.until_served(&[("a", "3")]).await;
+}
+
+#[tokio::test]
+async fn this_node_and_service_cidrs_are_followed_too() {
+    let node = |name: &str, zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    let cidr = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: a}\nspec: {cidrs: [10.0.0.0/24]}\n";
+    let dir = folder(&[("n1.yaml", node("n1", "a")), ("n2.yaml", node("n2", "b")), ("c.yaml", cidr.into())]);
+    let mut follower = Follower::start(dir.path());
+    let zone = |store: &Store| store.node().and_then(|node| node.zone.clone());
+    follower.until("the zone", |store| zone(store).as_deref() == Some("a")).await;
+    follower.until("the range", |store| store.is_complete() && store.service_cidrs().len() == 1).await;
+    fs::write(dir.path().join("n1.yaml"), node("n1", "c")).unwrap();
+    follower.until("another zone", |store| zone(store).as_deref() == Some("c")).await;
+    fs::remove_file(dir.path().join("n1.yaml")).unwrap();
+    fs::remove_file(dir.path().join("c.yaml")).unwrap();
+    follower.until("all gone", |store| store.node_is_gone() && store.service_cidrs().is_empty()).await;
+
+    let twice = [("a.yaml", node("n1", "a")), ("b.yaml", node("n1", "b")), ("c.yaml", cidr.into())];
+    let dir = folder(&[twice.as_slice(), &[("d.yaml", cidr.into())]].concat());
+    let mut follower = Follower::start(dir.path());
+    follower.until_trouble("b.yaml:1: the Node is ignored: it is already in").await;
+    fs::remove_file(dir.path().join("b.yaml")).unwrap();
+    follower.until_trouble("d.yaml:1: ServiceCIDR a is ignored: it is already in").await;
+    follower.until("the first", |store| zone(store).as_deref() == Some("a")).await;
 }

@@ -1,10 +1,14 @@
 use super::*;
 use crate::model::objects::Change;
 
+const NODE: &str = "n1";
+
 fn names(parsed: &Parsed) -> Vec<String> {
     let name = |object: &Object| match &object.converted.change {
         Change::Service(service) => format!("{}:service {}", object.line, service.name),
         Change::EndpointSlice(slice) => format!("{}:slice {}", object.line, slice.name),
+        Change::Node(node) => format!("{}:node of zone {:?}", object.line, node.zone),
+        Change::ServiceCidr(cidr) => format!("{}:cidr {} {:?}", object.line, cidr.name.name, cidr.cidrs),
         other => format!("{}:{other:?}", object.line),
     };
     parsed.objects.iter().map(name).collect()
@@ -46,16 +50,16 @@ metadata: {name: not-ours}
 
 #[test]
 fn a_file_may_hold_several_documents_of_all_kinds() {
-    let parsed = parse(GOOD, Format::Yaml);
+    let parsed = parse(GOOD, Format::Yaml, NODE);
     assert_eq!(names(&parsed), ["2:service shop/web", "9:slice default/web-1"]);
     assert_eq!(parsed.problems, []);
 
     for text in ["", "\n# nothing\n", "---\n", "%YAML 1.2\n---\n"] {
-        let parsed = parse(text, Format::Yaml);
+        let parsed = parse(text, Format::Yaml, NODE);
         assert!(parsed.objects.is_empty() && parsed.problems.is_empty(), "{text:?}: {parsed:?}");
     }
     let windows = GOOD.replace('\n', "\r\n");
-    assert_eq!(names(&parse(&windows, Format::Yaml)).len(), 2);
+    assert_eq!(names(&parse(&windows, Format::Yaml, NODE)).len(), 2);
 }
 
 #[test]
@@ -78,13 +82,55 @@ items:
   metadata: {name: d}
   spec: {clusterIP: 10.0.0.3}
 ";
-    let parsed = parse(yaml, Format::Yaml);
+    let parsed = parse(yaml, Format::Yaml, NODE);
     assert_eq!(names(&parsed), ["5:service default/a", "14:service default/d"]);
     assert_eq!(problems(&parsed), ["10:1: items[2]: invalid type: string \"eighty\", expected i64"]);
 
     let json = r#"{"apiVersion": "v1", "kind": "ServiceList", "items": [
 	{"metadata": {"name": "a", "namespace": "x"}, "spec": {"clusterIP": "10.0.0.1"}}]}"#;
-    assert_eq!(names(&parse(json, Format::Json)), ["1:service x/a"]);
+    assert_eq!(names(&parse(json, Format::Json, NODE)), ["1:service x/a"]);
+}
+
+#[test]
+fn this_node_and_service_cidrs_are_read_and_other_nodes_are_not() {
+    let yaml = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2, labels: {topology.kubernetes.io/zone: b}}
+---
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16]}
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Node, metadata: {name: n1}}
+- {apiVersion: v1, kind: Node, metadata: {name: n3}}
+- {apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: more}, spec: {cidrs: ['fd00::/112']}}
+---
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+spec: {cidrs: [10.97.0.0/16]}
+";
+    let parsed = parse(yaml, Format::Yaml, NODE);
+    let expected = [
+        "2:node of zone Some(\"a\")",
+        "10:cidr kubernetes [10.96.0.0/16]",
+        "18:node of zone None",
+        "20:cidr more [fd00::/112]",
+    ];
+    assert_eq!(names(&parsed), expected);
+    assert_eq!(problems(&parsed), ["22:1: the ServiceCIDR has no `metadata.name`"]);
+
+    let json = r#"{"apiVersion": "v1", "kind": "NodeList", "items": [
+	{"metadata": {"name": "n2"}}, {"metadata": {"name": "n1"}}]}"#;
+    assert_eq!(names(&parse(json, Format::Json, NODE)), ["1:node of zone None"]);
 }
 
 #[test]
@@ -95,7 +141,7 @@ fn a_large_list_is_read() {
             "- {{metadata: {{name: s{n}}}, spec: {{clusterIP: 10.0.0.1, ports: [{{port: 80}}]}}}}\n"
         );
     }
-    let parsed = parse(&yaml, Format::Yaml);
+    let parsed = parse(&yaml, Format::Yaml, NODE);
     assert_eq!((parsed.objects.len(), parsed.problems.len()), (5000, 0), "{:?}", parsed.problems.first());
 }
 
@@ -131,12 +177,12 @@ fn a_bad_document_is_named_by_line_and_column_and_spoils_nothing_else() {
             )
         };
         let text = format!("{}---\n{bad}\n---\n{}", good("a"), good("c"));
-        let parsed = parse(&text, Format::Yaml);
+        let parsed = parse(&text, Format::Yaml, NODE);
         assert_eq!(parsed.objects.len(), 2, "{what}: {parsed:?}");
         let problems = problems(&parsed);
         assert!(problems.len() == 1 && problems[0].starts_with(expected), "{what}: {problems:?}");
         assert!(!problems[0].contains(" at line") && !problems[0].contains('\n'), "{what}: {problems:?}");
     }
-    let parsed = parse("{\n  \"apiVersion\": \"v1\", \"kind\": \"Service\",\n  oops\n}", Format::Json);
+    let parsed = parse("{\n  \"apiVersion\": \"v1\", \"kind\": \"Service\",\n  oops\n}", Format::Json, NODE);
     assert_eq!(problems(&parsed), ["3:3: key must be a string"]);
 }

@@ -1,0 +1,113 @@
+use std::{net::SocketAddr, time::Duration};
+
+use super::*;
+use crate::model::objects::{
+    Endpoint, EndpointSlice, Hints, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
+};
+
+const VIP: &str = "10.96.0.10:80";
+
+/// A Service `web` with the policies Local, and one endpoint elsewhere.
+fn knowing(protocol: Protocol) -> (Sync, ObjectName) {
+    let name = ObjectName::new("default", "web");
+    let mut sync = Sync::new("node");
+    sync.take(Change::Service(Service {
+        name: name.clone(),
+        cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        ports: vec![ServicePort { name: "a".into(), protocol, port: 80, node_port: Some(30_080) }],
+        internal_policy: TrafficPolicy::Local,
+        external_policy: TrafficPolicy::Local,
+        health_check_node_port: Some(31_000),
+        ..Service::default()
+    }));
+    sync.take(Change::EndpointSlice(endpoints(protocol, "elsewhere", None)));
+    (sync, name)
+}
+
+fn endpoints(protocol: Protocol, node: &str, triggered: Option<SystemTime>) -> EndpointSlice {
+    EndpointSlice {
+        name: ObjectName::new("default", "web-1"),
+        service: ObjectName::new("default", "web"),
+        ports: vec![SlicePort { name: "a".into(), protocol, port: 8080 }],
+        endpoints: vec![Endpoint {
+            address: "10.244.0.1".parse().unwrap(),
+            node: Some(node.into()),
+            ready: true,
+            serving: true,
+            terminating: false,
+            hints: Hints::default(),
+        }],
+        triggered,
+        ..EndpointSlice::default()
+    }
+}
+
+#[test]
+fn every_protocol_is_planned() {
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        let (sync, name) = knowing(protocol);
+        let found: Vec<_> = sync.plan(&name).ports.iter().map(|plan| plan.name.protocol).collect();
+        assert_eq!(found, [protocol]);
+    }
+}
+
+/// NodeLocal DNSCache serves a cluster IP that it has put on an interface of the node.
+#[test]
+fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
+    let (mut sync, name) = knowing(Protocol::Tcp);
+    let frontends = |sync: &Sync| sync.plan(&name).ports[0].frontends.clone();
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let all = [Frontend::ClusterIp(vip), Frontend::ClusterAddress(vip.ip()), Frontend::NodePort(30_080)];
+    assert_eq!(frontends(&sync), all);
+    sync.set_local_addresses(&[vip.ip()].into());
+    assert!(sync.has_failed(), "it is planned again");
+    assert_eq!(frontends(&sync), [Frontend::NodePort(30_080)]);
+}
+
+#[test]
+fn what_is_planned_is_told() {
+    let (mut sync, name) = knowing(Protocol::Tcp);
+    let tell = |sync: &mut Sync| {
+        let plan = sync.plan(&name);
+        sync.planned.insert(name.clone(), plan);
+        (sync.health_checks()[&name].local_endpoints, sync.no_local_endpoints(IpFamily::V4))
+    };
+    assert_eq!(tell(&mut sync), (0, NoLocalEndpoints { internal: 1, external: 1 }));
+    assert_eq!(sync.no_local_endpoints(IpFamily::V6), NoLocalEndpoints::default());
+    sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, "node", None)));
+    assert_eq!(tell(&mut sync), (1, NoLocalEndpoints::default()));
+    assert_eq!(sync.health_checks()[&name].port, 31_000);
+}
+
+#[test]
+fn changes_have_their_time_once_they_are_applied_unless_they_are_older_than_the_agent() {
+    let (mut sync, name) = knowing(Protocol::Tcp);
+    let applied =
+        |sync: &mut Sync| sync.applied_triggers().iter().map(|trigger| trigger.at).collect::<Vec<_>>();
+    let change = |sync: &mut Sync, node: &str, at| {
+        sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, node, Some(at))));
+    };
+    let later = sync.started + Duration::from_secs(1);
+    let before = sync.started - Duration::from_secs(1);
+    change(&mut sync, "a", before);
+    assert_eq!(applied(&mut sync), []);
+    change(&mut sync, "b", later);
+    sync.failed.insert(name.clone());
+    assert_eq!(applied(&mut sync), [], "the maps did not take it");
+    sync.failed.clear();
+    assert_eq!(applied(&mut sync), [later]);
+    assert_eq!(applied(&mut sync), []);
+}
+
+#[test]
+fn a_node_is_eligible_unless_it_leaves_or_is_gone() {
+    let node = |leaving| Change::Node(Node { leaving, ..Node::default() });
+    let mut sync = Sync::new("node");
+    assert_eq!(sync.node_is_eligible(), None);
+    for (change, expected) in
+        [(node(false), true), (node(true), false), (Change::NodeGone, false), (node(false), true)]
+    {
+        sync.take(change);
+        assert_eq!(sync.node_is_eligible(), Some(expected));
+    }
+}
