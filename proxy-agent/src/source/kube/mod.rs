@@ -6,6 +6,7 @@
 mod backoff;
 mod client;
 mod failure;
+mod subject;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
@@ -16,7 +17,10 @@ use tokio::sync::{mpsc, watch as state_watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::watch::{Objects, Selectors, Subject, Watcher};
+use self::{
+    subject::{Objects, Selectors, Subject},
+    watch::Watcher,
+};
 use super::{
     SourceState, convert,
     lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
