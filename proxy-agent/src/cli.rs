@@ -1,9 +1,21 @@
 //! The command line.
 
+mod arguments;
+mod run;
+mod unused;
+mod values;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
+
+pub(crate) use self::values::duration;
+pub use self::{
+    arguments::normalise,
+    run::RunArgs,
+    unused::{Given, UnusedFlags},
+    values::{BindAddress, NodePortAddresses, PortRange},
+};
 
 /// A Kubernetes service proxy in eBPF: ClusterIP and NodePort on any cluster, with any CNI, without iptables.
 ///
@@ -16,19 +28,32 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
+    /// What to log, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What to log, and how.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LogArgs {
     /// More log: -v debug, -vv trace. RUST_LOG, when set, decides instead.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 
-    /// Format of the log.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    /// The same as Kubernetes' programs count it: up to 3 is the default, 4 and 5 debug, more trace.
+    #[arg(long = "v", global = true, value_name = "N", hide = true, conflicts_with = "verbose")]
+    pub verbosity: Option<u8>,
+
+    /// Format of the log. Default: text.
+    #[arg(long, alias = "logging-format", global = true, value_enum)]
+    pub log_format: Option<LogFormat>,
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
+    #[default]
     Text,
     /// One JSON object a line.
     Json,
@@ -58,88 +83,6 @@ pub struct PinArgs {
     pub bpffs: PathBuf,
 }
 
-/// Arguments of `run`.
-#[derive(Args, Clone, Debug)]
-pub struct RunArgs {
-    /// This node's name, as the API server and the nodeName of endpoints spell it.
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-    pub node_name: String,
-
-    /// Read Services and EndpointSlices from the YAML files of this folder (watched for changes)
-    /// instead of from an API server.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
-    pub manifests: Option<PathBuf>,
-
-    /// Credentials for the API server. Without it the pod's service account is used.
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// The API server's real address, like https://10.0.0.1:6443. Overrides the one in the kubeconfig or the pod's
-    /// environment: that one may be a Service address, which only works once this agent has made it work.
-    #[arg(long, env = "PROXY_AGENT_API_SERVER", value_name = "URL")]
-    pub api_server: Option<String>,
-
-    /// Where the maps are.
-    #[command(flatten)]
-    pub pins: PinArgs,
-
-    /// The cgroup v2 directory above all processes to serve. Default: where cgroup2 is mounted.
-    #[arg(long, value_name = "DIR")]
-    pub cgroup_root: Option<PathBuf>,
-
-    /// How pods reach cluster IPs and node ports: `socket` translates in connect() and sendmsg(), `tc` each packet
-    /// at the pod's interface (processes of the node still use the socket hooks), `both` does both.
-    #[arg(long, value_enum, default_value_t = PodDatapath::Socket)]
-    pub pod_datapath: PodDatapath,
-
-    /// An interface to the world outside (may be repeated). Default: those with the default routes and the node's addresses.
-    #[arg(long = "uplink", value_name = "IF")]
-    pub uplinks: Vec<String>,
-
-    /// A pod-side interface for `--pod-datapath tc|both` (may be repeated; a trailing * matches any ending).
-    /// Default: every veth that is not an uplink.
-    #[arg(long = "pod-interface", value_name = "IF")]
-    pub pod_interfaces: Vec<String>,
-
-    /// XDP on uplinks: `auto` uses the driver's where it has one (virtual interfaces excepted), `native` insists on it, `generic` uses the
-    /// kernel's emulation, `off` leaves everything to tc.
-    #[arg(long, value_enum, default_value_t = XdpMode::Auto)]
-    pub xdp: XdpMode,
-
-    /// Which of the node's addresses serve node ports: CIDRs, or `primary` for the Node object's own.
-    /// Default: all addresses of the uplinks.
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
-    pub nodeport_addresses: Vec<NodePortAddresses>,
-
-    /// Ports that node ports come from; reserved from automatic use by local sockets.
-    #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
-    pub nodeport_range: PortRange,
-
-    /// Ports for connections passed on to another node; reserved from automatic use by local sockets.
-    #[arg(long, value_name = "FROM-TO", default_value = "20000-29999")]
-    pub snat_ports: PortRange,
-
-    /// Translate cluster IPs for clients outside the cluster too.
-    #[arg(long)]
-    pub external_cluster_ips: bool,
-
-    /// Where to answer /healthz and /livez.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:10256")]
-    pub healthz_bind_address: SocketAddr,
-
-    /// Where to answer /metrics.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10249")]
-    pub metrics_bind_address: SocketAddr,
-
-    /// Entries of the flow map, per address family; a flow takes two. Default: by the node's memory.
-    #[arg(long, value_name = "N")]
-    pub max_flows: Option<u32>,
-
-    /// Load the variant of the programs that logs, at this level.
-    #[arg(long, value_enum, value_name = "LEVEL")]
-    pub kernel_log: Option<KernelLogLevel>,
-}
-
 /// `--pod-datapath`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PodDatapath {
@@ -164,6 +107,16 @@ pub enum XdpMode {
     Off,
 }
 
+/// `--reject`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Reject {
+    /// ICMP port unreachable, as kube-proxy does.
+    #[default]
+    Icmp,
+    /// TCP: a reset. Everything else: ICMP port unreachable.
+    TcpReset,
+}
+
 /// `--kernel-log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KernelLogLevel {
@@ -173,66 +126,6 @@ pub enum KernelLogLevel {
     Info,
     /// And every translated packet.
     Debug,
-}
-
-/// One value of `--nodeport-addresses`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// The addresses of the Node object.
-    Primary,
-    /// Local addresses within a prefix.
-    Within(IpNet),
-}
-
-impl std::str::FromStr for NodePortAddresses {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "primary" {
-            return Ok(Self::Primary);
-        }
-        text.parse().map(Self::Within).map_err(|_| format!("`{text}` is neither a CIDR nor `primary`"))
-    }
-}
-
-/// An inclusive range of ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first port.
-    pub first: u16,
-    /// The last port.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// Is the port in the range?
-    pub fn contains(&self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-
-    /// Have they a port in common?
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
-}
-
-impl std::fmt::Display for PortRange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-impl std::str::FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (first, last) = text.split_once('-')?;
-            let range = Self { first: first.parse().ok()?, last: last.parse().ok()? };
-            (range.first > 0 && range.first <= range.last).then_some(range)
-        };
-        parse().ok_or_else(|| format!("`{text}` is not a range of ports like 30000-32767"))
-    }
 }
 
 /// Arguments of `debug`.
@@ -273,6 +166,8 @@ pub enum DebugCommand {
     Flows,
     /// The unconnected UDP sockets that are being translated.
     Sockets,
+    /// Which endpoint clients keep by session affinity.
+    Affinity,
     /// What the programs counted.
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
@@ -306,6 +201,8 @@ pub enum TraceProtocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 fn parse_client(text: &str) -> Result<SocketAddr, String> {
@@ -322,18 +219,6 @@ fn parse_client(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn port_ranges() {
-        let range = |text: &str| text.parse::<PortRange>();
-        for wrong in ["", "1", "0-5", "9-8", "1-70000", "a-b"] {
-            assert!(range(wrong).is_err(), "{wrong}");
-        }
-        let (a, b, c) = (range("1-9").unwrap(), range("9-12").unwrap(), range("10-12").unwrap());
-        assert!(a.overlaps(&b) && b.overlaps(&a) && b.overlaps(&c));
-        assert!(!a.overlaps(&c) && !c.overlaps(&a));
-        assert_eq!(a.to_string(), "1-9");
-    }
 
     #[test]
     fn a_client_needs_no_port() {

@@ -39,9 +39,14 @@ impl Clock {
         Some(Self { now: ticks.wrapping_sub(WRAP_SECONDS * hz), hz })
     }
 
-    /// So many seconds in jiffies.
-    pub(crate) fn jiffies(self, seconds: u32) -> u32 {
-        seconds * self.hz
+    /// Jiffies, truncated.
+    pub(crate) fn now(self) -> u32 {
+        self.now
+    }
+
+    /// So many jiffies in seconds.
+    pub(crate) fn seconds(self, jiffies: u32) -> u32 {
+        jiffies / self.hz
     }
 
     /// Seconds since a moment in truncated jiffies. One that seems to lie a little in the future was just now.
@@ -49,6 +54,13 @@ impl Clock {
         let ago = self.now.wrapping_sub(then);
         if ago > u32::MAX - 60 * self.hz { 0 } else { (ago / self.hz).into() }
     }
+}
+
+/// So many seconds in jiffies of this kernel.
+pub(crate) fn jiffies(seconds: u32) -> u32 {
+    /// Of kernels that do not tell: rather long than short.
+    const HIGHEST_HZ: u32 = 1_000;
+    seconds.saturating_mul(Clock::read().map_or(HIGHEST_HZ, |clock| clock.hz))
 }
 
 fn nanoseconds(time: TimeSpec) -> Option<u64> {

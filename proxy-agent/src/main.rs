@@ -6,12 +6,12 @@ use anyhow::Result;
 use clap::Parser as _;
 use proxy_agent::{
     cleanup,
-    cli::{Cli, Command},
-    debug, logging, run,
+    cli::{Cli, Command, normalise},
+    config, debug, logging, run,
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(normalise(std::env::args_os()));
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -24,8 +24,9 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Run(args) => {
-            logging::init(cli.verbose, cli.log_format)?;
-            runtime()?.block_on(run::run(args))
+            let loaded = config::load(args, &cli.log)?;
+            logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
+            runtime()?.block_on(run::run(&loaded))
         }
         Command::Debug(args) => debug::run(args),
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args)),

@@ -1,12 +1,17 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod origin;
+mod sockets;
+
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use futures::StreamExt as _;
+use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -16,18 +21,28 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::{
+    origin::Origin,
+    sockets::{Found, Sockets},
+};
 use crate::{
     cgroup,
-    cli::{PodDatapath, RunArgs},
+    cli::{PodDatapath, Reject},
+    config::{self, Loaded, LoadedFile, Settings},
     datapath::{Datapath, ObjectConfig, pins::Pins, services::Freed, wait_for_readers},
-    model::objects::Change,
+    model::{objects::Change, plan::IpFamily},
     net::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{Health, Metrics, endpoints, http},
-    source::{self, SourceState, kube::KubeSettings},
-    sync::Sync,
+    observe::{
+        Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server,
+        service_health::Addresses,
+    },
+    pace::Pace,
+    reaper::{Counts, Reaper},
+    source::SourceState,
+    sync::{NoLocalEndpoints, Sync},
 };
 
 /// Changes that wait to be taken in; a source that is faster waits.
@@ -39,25 +54,47 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// What failed is tried again this often, if nothing happens that would try it sooner.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Runs the agent until a signal ends it. What it attached stays.
+/// Runs the agent until a signal ends it, or its configuration file changes. What it attached stays.
 ///
 /// # Errors
-/// When it cannot begin: no permission, a kernel that is too old, settings that cannot work.
-pub async fn run(args: &RunArgs) -> Result<()> {
-    info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), args.node_name);
+/// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
+/// file changed: whatever started the agent is to start it again.
+pub async fn run(loaded: &Loaded) -> Result<()> {
+    let settings = &loaded.settings;
+    info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
+    loaded.notices.iter().for_each(config::Notice::log);
+    if let Err(error) = config::machine::set_oom_score_adj(settings.oom_score_adj) {
+        warn!("{error:#}; the kernel may end the agent when memory runs out");
+    }
     let cancel = CancellationToken::new();
     let stop = stop_on_signal(cancel.clone())?;
 
     let (changes, inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let mut agent = Agent::start(args, interfaces::connect()?, &source_state).await?;
-    agent.serve(args, &cancel);
-    let source = start_source(args, changes, state, cancel.clone());
-    let result = agent.follow(inbox, source_state, source, &cancel).await;
+    let origin = Origin::of(settings);
+    let events = origin.events(cancel.clone()).await?;
+    let mut agent = Agent::start(settings, interfaces::connect()?, &source_state, events).await?;
+    agent.serve(settings, &cancel).await?;
+    let source = origin.start(changes, state, cancel.clone());
+    let result = tokio::select! {
+        result = agent.follow(inbox, source_state, source, &cancel) => result,
+        error = configuration_changed(loaded.file.as_ref()) => Err(error),
+    };
     cancel.cancel();
     stop.abort();
     info!("stopped; services go on working as they are (`proxy-agent cleanup` ends them)");
     result
+}
+
+/// Resolves when the configuration file changed, to the reason to end.
+async fn configuration_changed(file: Option<&LoadedFile>) -> anyhow::Error {
+    let Some(file) = file else {
+        return std::future::pending().await;
+    };
+    config::watch::changed(file).await;
+    let path = file.path.display();
+    info!("the configuration {path} changed: ending, to be started again with it");
+    anyhow!("the configuration {path} changed: the agent must be started again")
 }
 
 /// The running agent.
@@ -66,23 +103,31 @@ struct Agent {
     wishes: Wishes,
     datapath: Datapath,
     sync: Sync,
+    pace: Pace,
     topology: Topology,
+    /// How pods were served when the interfaces were looked at last.
+    followed: PodDatapath,
     /// Complaints that were logged already.
     said: Vec<String>,
+    /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
+    eligible_unknown: bool,
+    /// `--service-cidr`.
+    service_cidrs: Vec<IpNet>,
+    sockets: Sockets,
     health: Arc<Health>,
+    service_health: ServiceHealth,
     metrics: Arc<Metrics>,
+    events: Events,
 }
 
 impl Agent {
-    async fn start(args: &RunArgs, netlink: Handle, source: &watch::Receiver<SourceState>) -> Result<Self> {
-        if args.snat_ports.overlaps(&args.nodeport_range) {
-            bail!(
-                "--snat-ports {} and --nodeport-range {} have ports in common: answers could not be told from requests",
-                args.snat_ports,
-                args.nodeport_range
-            );
-        }
-        if let Err(error) = reserved_ports::reserve(&[args.snat_ports, args.nodeport_range]) {
+    async fn start(
+        settings: &Settings,
+        netlink: Handle,
+        source: &watch::Receiver<SourceState>,
+        events: Events,
+    ) -> Result<Self> {
+        if let Err(error) = reserved_ports::reserve(&[settings.snat_ports, settings.nodeport_range]) {
             warn!("{error:#}; local sockets may be given ports that the data path uses");
         }
         for file in forwarding::switched_off() {
@@ -91,63 +136,83 @@ impl Agent {
             );
         }
         let config = ObjectConfig {
-            snat_ports: args.snat_ports,
-            nodeports: args.nodeport_range,
-            external_cluster_ips: args.external_cluster_ips,
-            sockets_of_node_only: args.pod_datapath == PodDatapath::Tc,
-            max_flows: args.max_flows.unwrap_or_else(default_max_flows),
-            kernel_log: args.kernel_log,
+            snat_ports: settings.snat_ports,
+            nodeports: settings.nodeport_range,
+            external_cluster_ips: settings.external_cluster_ips,
+            sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
+            max_flows: settings.max_flows,
+            kernel_log: settings.kernel_log,
+            reset_removed_tcp: settings.reset_removed_tcp,
+            reject_with_reset: settings.reject == Reject::TcpReset,
+            localhost_nodeports: settings.localhost_nodeports,
         };
-        let pins = Pins::new(&args.pins.bpffs);
-        let mut datapath = Datapath::open(&config, &pins, args.xdp)?;
-        if args.kernel_log.is_some() {
+        let pins = Pins::new(&settings.bpffs);
+        let counts = Counts::default();
+        let mut datapath = Datapath::open(&config, &pins, settings.xdp)?;
+        if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
         }
-        let cgroup = match &args.cgroup_root {
+        let cgroup = match &settings.cgroup_root {
             Some(cgroup) => cgroup.clone(),
             None => cgroup::find_root()?,
         };
         datapath.attach_sockets(&cgroup)?;
         info!(
             "pods: {}; node: socket hooks; xdp: {:?}; kernel: {:?}",
-            match args.pod_datapath {
-                PodDatapath::Socket => "socket hooks",
-                PodDatapath::Tc => "tc programs",
-                PodDatapath::Both => "socket hooks and tc programs",
-            },
-            args.xdp,
+            describe(settings.pod_datapath),
+            settings.xdp,
             datapath.features()
         );
+        let health = Arc::new(Health::new(source.clone()));
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts));
         let mut agent = Self {
             netlink,
             wishes: Wishes {
-                uplinks: args.uplinks.clone(),
-                pod_interfaces: args.pod_interfaces.clone(),
-                pod_datapath: args.pod_datapath,
-                nodeport_addresses: args.nodeport_addresses.clone(),
+                uplinks: settings.uplinks.clone(),
+                pod_interfaces: settings.pod_interfaces.clone(),
+                pod_datapath: settings.pod_datapath,
+                nodeport_addresses: settings.nodeport_addresses.clone(),
+                bind_address: settings.bind_address,
             },
             datapath,
-            sync: Sync::new(&args.node_name),
+            sync: Sync::new(&settings.node_name),
+            pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
+            followed: settings.pod_datapath,
             said: Vec::new(),
-            health: Arc::new(Health::new(source.clone())),
-            metrics: Arc::new(Metrics::new(pins, source.clone())),
+            eligible_unknown: settings.manifests.is_some(),
+            service_cidrs: settings.service_cidrs.clone(),
+            sockets: Sockets::new(Reaper::start(pins, counts), settings.reset_removed_tcp),
+            service_health: ServiceHealth::new(health.clone(), events.clone()),
+            health,
+            metrics,
+            events,
         };
+        agent.judge_node();
         agent.look_at_network().await?;
+        agent.events.send(Event::starting());
         Ok(agent)
     }
 
     /// Answers health checks and scrapes until cancelled.
-    fn serve(&self, args: &RunArgs, cancel: &CancellationToken) {
-        let health = endpoints::health(self.health.clone());
-        let metrics = endpoints::metrics(self.metrics.clone(), self.health.clone());
-        for (what, address, routes) in [
-            ("health checks", args.healthz_bind_address, health),
-            ("metrics", args.metrics_bind_address, metrics),
+    async fn serve(&self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
+        let health = endpoints::health(&self.health, &self.metrics);
+        let metrics = endpoints::metrics(&self.metrics, &self.health, &config::configz(settings));
+        for (what, address, handler, reason) in [
+            ("health checks", settings.healthz_bind_address, health, "FailedToStartProxierHealthcheck"),
+            ("metrics", settings.metrics_bind_address, metrics, "FailedToStartMetricServer"),
         ] {
-            let cancel = cancel.clone();
-            tokio::spawn(async move { http::serve(what, address, routes, cancel).await });
+            let events = self.events.clone();
+            let on_failure = Box::new(move |why: &str| events.send(Event::server_failed(reason, why)));
+            let must_bind = settings.bind_address_hard_fail;
+            Server { what, address, handler, must_bind, on_failure }.start(cancel.clone()).await?;
         }
+        Ok(())
+    }
+
+    /// Whether load balancers should send new connections here, by the Node object.
+    fn judge_node(&self) {
+        self.health.set_node_eligible(self.sync.node_is_eligible().unwrap_or(self.eligible_unknown));
     }
 
     /// Takes in changes until told to stop.
@@ -176,11 +241,15 @@ impl Agent {
                         return (&mut source).await.context("the source of services ended unexpectedly")?;
                     }
                     let knew_node = self.sync.node_addresses().to_vec();
-                    batch.drain(..).for_each(|change| self.sync.take(change));
+                    for change in batch.drain(..) {
+                        self.metrics.queued(&change);
+                        self.sync.take(change);
+                    }
+                    self.judge_node();
                     if knew_node != self.sync.node_addresses() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
-                    self.apply(&mut synced);
+                    self.want_to_apply();
                 }
                 change = network.next() => {
                     if change.is_none() {
@@ -194,24 +263,35 @@ impl Agent {
                     if let Err(error) = self.look_at_network().await {
                         error!("{error:#}");
                     }
-                    self.apply(&mut synced);
+                    self.want_to_apply();
                 }
+                () = self.pace.due() => {
+                    if self.apply(&mut synced).await {
+                        network_changed.get_or_insert_with(tokio::time::Instant::now);
+                    }
+                    self.pace.done();
+                }
+                found = self.sockets.found() => self.learn_of_sockets(found),
                 freed = finished(&mut quarantine) => {
                     quarantine = None;
                     self.datapath.services.give_back(freed);
                 }
                 _ = retry.tick() => {
+                    self.service_health.retry().await;
+                    self.datapath.services.retire_filter_bits(Instant::now());
+                    self.look_for_namespaces();
                     if self.datapath.failed_hooks().next().is_some() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {
-                        self.apply(&mut synced);
+                        self.want_to_apply();
                     }
                 }
                 _ = source_state.changed() => {
                     debug!(state = ?*source_state.borrow_and_update(), "source");
                 }
             }
+            self.metrics.set_service_health_failures(self.service_health.problems().len());
             if quarantine.is_none() {
                 let freed = self.datapath.services.take_quarantine();
                 if !freed.is_empty() {
@@ -224,41 +304,104 @@ impl Agent {
         }
     }
 
-    /// Brings the maps up to date.
-    fn apply(&mut self, synced: &mut bool) {
-        // Before the first lists are complete nothing is late: a restart would not make the source faster.
-        if !self.sync.is_complete() {
-            return;
+    /// Something changed. Before the first lists are complete nothing is applied, and nothing is late: a restart would
+    /// not make the source faster.
+    fn want_to_apply(&mut self) {
+        if self.sync.is_complete() {
+            self.health.queued();
+            self.pace.want();
         }
-        self.health.queued();
+    }
+
+    /// Brings the maps up to date. True if now other interfaces need programs than before.
+    async fn apply(&mut self, synced: &mut bool) -> bool {
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
+        self.sockets.end(self.datapath.services.take_dead());
+        let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
+        let cidrs = self.datapath.set_service_cidrs(&cidrs.collect::<Vec<_>>());
         let usage = self.datapath.services.usage();
         self.metrics.set_usage(&usage);
-        match round.error {
+        match round.error.or(cidrs.err()) {
             None => {
                 self.health.applied();
-                self.metrics.applied(started.elapsed());
+                self.metrics.applied(started.elapsed(), !*synced);
             }
             Some(error) => {
                 self.health.failed(&error);
                 self.metrics.failed();
             }
         }
+        for trigger in &round.triggers {
+            self.metrics.programmed(trigger.family, trigger.at);
+        }
+        for family in [IpFamily::V4, IpFamily::V6] {
+            let NoLocalEndpoints { internal, external } = self.sync.no_local_endpoints(family);
+            self.metrics.set_no_local_endpoints(family, internal, external);
+        }
+        if round.health_checks_changed {
+            self.service_health.update(self.sync.health_checks().clone()).await;
+        }
         debug!(services = round.services, elapsed = ?started.elapsed(), "applied");
         if !*synced {
             *synced = true;
+            self.sockets.look_back();
             info!(
                 "in step with the source: {} service ports, {} endpoints",
                 usage.service_ports, usage.backends
             );
+        }
+        self.pod_datapath() != self.followed
+    }
+
+    /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
+    fn pod_datapath(&self) -> PodDatapath {
+        match self.wishes.pod_datapath {
+            PodDatapath::Socket if self.sync.needs_packets() => PodDatapath::Both,
+            wished => wished,
+        }
+    }
+
+    /// Looks which address each network namespace has, if that decides anything.
+    fn look_for_namespaces(&mut self) {
+        if self.sync.has_source_ranges() {
+            self.sockets.look_for_namespaces(self.primary_addresses());
+        }
+    }
+
+    /// The node's own address, of each family: that of the Node object, else one to pass connections on from.
+    fn primary_addresses(&self) -> Vec<IpAddr> {
+        let sources = self.topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
+        let all = || self.sync.node_addresses().iter().chain(sources.clone()).copied();
+        [IpFamily::V4, IpFamily::V6]
+            .into_iter()
+            .filter_map(|family| all().find(|address| IpFamily::of(address) == family))
+            .collect()
+    }
+
+    fn learn_of_sockets(&mut self, found: Found) {
+        let result = match found {
+            Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
+            Found::Noted(noted) => {
+                self.sockets
+                    .sweep(&noted, |protocol, backend| self.datapath.services.is_served(protocol, backend));
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            error!("{error:#}");
         }
     }
 
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
     async fn look_at_network(&mut self) -> Result<()> {
         let interfaces = interfaces::read(&self.netlink).await?;
-        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &self.wishes);
+        let pod_datapath = self.pod_datapath();
+        if pod_datapath != self.followed {
+            info!("pods: {}", describe(pod_datapath));
+        }
+        let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
+        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
         for complaint in &topology.complaints {
             if !self.said.contains(complaint) {
                 warn!("{complaint}");
@@ -276,8 +419,22 @@ impl Agent {
         self.metrics.set_hooks(self.datapath.hooks(), failed.len());
         self.health.set_failed_hooks(failed);
         self.sync.set_local_addresses(&topology.local_addresses);
+        let restricted = !self.wishes.nodeport_addresses.is_empty();
+        let at =
+            if restricted { Addresses::These(topology.nodeport_addresses.clone()) } else { Addresses::Any };
+        self.service_health.set_addresses(at).await;
         self.topology = topology;
+        self.followed = pod_datapath;
+        self.look_for_namespaces();
         Ok(())
+    }
+}
+
+fn describe(pod_datapath: PodDatapath) -> &'static str {
+    match pod_datapath {
+        PodDatapath::Socket => "socket hooks",
+        PodDatapath::Tc => "tc programs",
+        PodDatapath::Both => "socket hooks and tc programs",
     }
 }
 
@@ -297,35 +454,6 @@ async fn finished(quarantine: &mut Option<JoinHandle<Vec<Freed>>>) -> Vec<Freed>
     }
 }
 
-fn start_source(
-    args: &RunArgs,
-    changes: mpsc::Sender<Change>,
-    state: watch::Sender<SourceState>,
-    cancel: CancellationToken,
-) -> JoinHandle<Result<()>> {
-    match &args.manifests {
-        Some(folder) => {
-            info!("reading Services and EndpointSlices from {}", folder.display());
-            tokio::spawn(source::manifests::run(
-                folder.clone(),
-                args.node_name.clone(),
-                changes,
-                state,
-                cancel,
-            ))
-        }
-        None => {
-            let settings = KubeSettings {
-                kubeconfig: args.kubeconfig.clone(),
-                api_server: args.api_server.clone(),
-                node_name: args.node_name.clone(),
-                timing: source::kube::Timing::default(),
-            };
-            tokio::spawn(source::kube::run(settings, changes, state, cancel))
-        }
-    }
-}
-
 fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -337,12 +465,4 @@ fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
         info!("{name}: stopping");
         cancel.cancel();
     }))
-}
-
-/// A 400th of the node's memory, about 110 bytes a flow and family, within reason.
-fn default_max_flows() -> u32 {
-    const BYTES: u64 = 110;
-    const SHARE: u64 = 400;
-    let memory = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
-    u32::try_from(memory / SHARE / BYTES).unwrap_or(u32::MAX).clamp(1 << 16, 1 << 20)
 }

@@ -1,7 +1,7 @@
 //! From the store to the data path: plans what changed, and applies what differs.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     time::SystemTime,
 };
@@ -18,13 +18,18 @@ use crate::{
         planner,
         store::{Store, Trigger},
     },
+    tally::Tally,
 };
+
+pub use crate::tally::NoLocalEndpoints;
 
 /// The store, and what was planned from it.
 pub struct Sync {
     node_name: String,
     store: Store,
     planned: HashMap<ObjectName, ServicePlan>,
+    tally: Tally,
+    health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// Services whose last change the maps did not take: tried again with every change.
     failed: BTreeSet<ObjectName>,
     /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us.
@@ -36,15 +41,6 @@ pub struct Sync {
     triggers: Vec<Trigger>,
 }
 
-/// Service ports that have endpoints, but none that a `Local` policy allows on this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoLocalEndpoints {
-    /// By `internalTrafficPolicy`.
-    pub internal: usize,
-    /// By `externalTrafficPolicy`.
-    pub external: usize,
-}
-
 /// What a round of [`Sync::apply`] did.
 #[derive(Debug, Default)]
 pub struct Round {
@@ -52,6 +48,8 @@ pub struct Round {
     pub services: usize,
     /// The changes of endpoints that are in the maps now, since the agent began; those of services in `error` come later.
     pub triggers: Vec<Trigger>,
+    /// [`Sync::health_checks`] are others now.
+    pub health_checks_changed: bool,
     /// Why the maps of some service port could not be written: the last such error. All are logged.
     pub error: Option<anyhow::Error>,
 }
@@ -63,6 +61,8 @@ impl Sync {
             node_name: node_name.to_owned(),
             store: Store::new(),
             planned: HashMap::new(),
+            tally: Tally::default(),
+            health_checks: BTreeMap::new(),
             failed: BTreeSet::new(),
             local_addresses: BTreeSet::new(),
             pruned: false,
@@ -97,22 +97,24 @@ impl Sync {
         self.store.service_cidrs()
     }
 
-    /// What is to be answered on `healthCheckNodePort`s. Costs O(services).
-    pub fn health_checks(&self) -> HashMap<ObjectName, HealthCheck> {
-        let checks = self.planned.iter().filter_map(|(name, plan)| Some((name.clone(), plan.health_check?)));
-        checks.collect()
+    /// What is to be answered on `healthCheckNodePort`s.
+    pub fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
+        &self.health_checks
     }
 
-    /// Ports of a family that no connection reaches here for want of a local endpoint. Costs O(service ports).
+    /// Ports of a family that no connection reaches here for want of a local endpoint.
     pub fn no_local_endpoints(&self, family: IpFamily) -> NoLocalEndpoints {
-        let ports = || {
-            let all = self.planned.values().flat_map(|plan| &plan.ports);
-            all.filter(move |port| port.name.family == family)
-        };
-        NoLocalEndpoints {
-            internal: ports().filter(|port| port.lacks_internal()).count(),
-            external: ports().filter(|port| port.lacks_external()).count(),
-        }
+        self.tally.no_local_endpoints(family)
+    }
+
+    /// Has any service source ranges?
+    pub fn has_source_ranges(&self) -> bool {
+        self.tally.with_source_ranges() > 0
+    }
+
+    /// Is there a service that sockets alone do not serve: of SCTP, or for some clients only?
+    pub fn needs_packets(&self) -> bool {
+        self.tally.sctp() > 0 || self.has_source_ranges()
     }
 
     /// Is there a service whose last change the maps did not take?
@@ -152,6 +154,7 @@ impl Sync {
         for name in changed {
             round.services += 1;
             let plan = self.plan(&name);
+            round.health_checks_changed |= self.note_health_check(&name, plan.health_check);
             if let Some(error) = self.apply_service(services, &name, plan) {
                 self.failed.insert(name);
                 round.error = Some(error);
@@ -163,6 +166,14 @@ impl Sync {
             self.pruned = true;
         }
         round
+    }
+
+    /// Notes what load balancers are to be told of a service; true if that is new.
+    fn note_health_check(&mut self, name: &ObjectName, check: Option<HealthCheck>) -> bool {
+        match check {
+            Some(check) => self.health_checks.insert(name.clone(), check) != Some(check),
+            None => self.health_checks.remove(name).is_some(),
+        }
     }
 
     /// Takes what happened to services that are in the maps now.
@@ -204,7 +215,10 @@ impl Sync {
         name: &ObjectName,
         plan: ServicePlan,
     ) -> Option<anyhow::Error> {
-        let before = self.planned.remove(name).unwrap_or_default().ports;
+        let before = self.planned.remove(name).unwrap_or_default();
+        self.tally.remove(&before);
+        self.tally.add(&plan);
+        let before = before.ports;
         for change in changes(&before, &plan.ports) {
             info!("{change}");
         }
@@ -241,7 +255,7 @@ impl Sync {
                 warn!("{error:#}");
             }
         }
-        services.drop_stale_filter_bits();
+        services.give_up_stale_filter_bits();
     }
 }
 

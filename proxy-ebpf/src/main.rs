@@ -29,45 +29,39 @@ mod tc;
 mod xdp;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier, xdp},
+    bindings::__sk_buff,
+    macros::{cgroup_sock_addr, xdp},
     programs::{SockAddrContext, TcContext, XdpContext},
 };
 use proxy_common::packet::ETHERNET;
 
-/// What a pod sends.
-#[classifier]
-pub fn pod_ingress(ctx: TcContext) -> i32 {
-    tc::run::<tc::FromPod, ETHERNET>(&ctx)
+/// Not aya's macro: that calls a function in a function, and each call takes 32 bytes of a program's 512 of stack.
+macro_rules! tc_hooks {
+    ($($(#[doc = $doc:literal])+ $name:ident => $function:expr;)*) => { $(
+        $(#[doc = $doc])+
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        pub fn $name(skb: *mut __sk_buff) -> i32 {
+            $function(&TcContext::new(skb))
+        }
+    )* };
 }
 
-/// What a pod gets.
-#[classifier]
-pub fn pod_egress(ctx: TcContext) -> i32 {
-    tc::run::<tc::ToClient, ETHERNET>(&ctx)
-}
-
-/// What comes in from outside.
-#[classifier]
-pub fn uplink_ingress(ctx: TcContext) -> i32 {
-    tc::run::<tc::FromUplink, ETHERNET>(&ctx)
-}
-
-/// What leaves to outside.
-#[classifier]
-pub fn uplink_egress(ctx: TcContext) -> i32 {
-    tc::run::<tc::ToOutside, ETHERNET>(&ctx)
-}
-
-/// What comes in from outside, without Ethernet header.
-#[classifier]
-pub fn uplink_l3_ingress(ctx: TcContext) -> i32 {
-    tc::run::<tc::FromUplink, 0>(&ctx)
-}
-
-/// What leaves to outside, without Ethernet header.
-#[classifier]
-pub fn uplink_l3_egress(ctx: TcContext) -> i32 {
-    tc::run::<tc::ToOutside, 0>(&ctx)
+tc_hooks! {
+    /// What a pod sends.
+    pod_ingress => tc::run::<tc::FromPod, ETHERNET>;
+    /// What a pod gets.
+    pod_egress => tc::run::<tc::ToClient, ETHERNET>;
+    /// What comes in from outside.
+    uplink_ingress => tc::run::<tc::FromUplink, ETHERNET>;
+    /// What leaves to outside.
+    uplink_egress => tc::run::<tc::ToOutside, ETHERNET>;
+    /// What comes in from outside, without Ethernet header.
+    uplink_l3_ingress => tc::run::<tc::FromUplink, 0>;
+    /// What leaves to outside, without Ethernet header.
+    uplink_l3_egress => tc::run::<tc::ToOutside, 0>;
+    /// Tells what this kernel can do.
+    probe => probe::run;
 }
 
 /// What comes in from outside, before the kernel makes a packet of it.
@@ -80,12 +74,6 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn uplink_xdp_frags(ctx: XdpContext) -> u32 {
     xdp::run(&ctx)
-}
-
-/// Tells what this kernel can do.
-#[classifier]
-pub fn probe(ctx: TcContext) -> i32 {
-    probe::run(&ctx)
 }
 
 macro_rules! socket_hooks {

@@ -17,7 +17,7 @@ use proxy_common::{
     Family, V4, V6, checksum,
     decide::Verdict,
     layout::counter::Counter,
-    packet::{ICMP, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, TCP, tcp_flags},
+    packet::{ICMP, IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, TCP, tcp_flags},
 };
 
 use crate::{
@@ -27,10 +27,24 @@ use crate::{
     tables::{KernelFamily, count},
 };
 
+/// What is to be answered, and where the packet's transport header is.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) answer: Answer,
+    pub(crate) transport: u32,
+}
+
+impl Asked {
+    /// Nothing.
+    pub(crate) const NOTHING: Self = Self { answer: Answer::None, transport: 0 };
+}
+
 /// Which answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Answer {
+    /// None.
+    None,
     /// Port unreachable.
     Unreachable,
     /// A TCP reset.
@@ -42,14 +56,14 @@ pub(crate) enum Answer {
 impl Answer {
     /// The answer that a verdict asks for.
     #[inline(always)]
-    pub(crate) fn of<F: Family>(verdict: Verdict, packet: &Packet<F>) -> Option<Self> {
+    pub(crate) fn of<F: Family>(verdict: Verdict, packet: &Packet<F>) -> Self {
         let is_tcp = packet.protocol == PROTOCOL_TCP;
         match verdict {
-            Verdict::Echo => Some(Self::Echo),
-            Verdict::Reset => Some(Self::Reset),
-            Verdict::Reject if is_tcp && REJECT_WITH_RESET.load() != 0 => Some(Self::Reset),
-            Verdict::Reject => Some(Self::Unreachable),
-            _ => None,
+            Verdict::Echo => Self::Echo,
+            Verdict::Reset => Self::Reset,
+            Verdict::Reject if is_tcp && REJECT_WITH_RESET.load() != 0 => Self::Reset,
+            Verdict::Reject => Self::Unreachable,
+            _ => Self::None,
         }
     }
 }
@@ -77,11 +91,8 @@ pub(crate) trait Answers: Header {
     /// # Safety
     /// `header` points to so many writable bytes as the family's header has, `from` to so many readable ones.
     unsafe fn answer(header: *mut u8, from: *const u8, protocol: u8, length: u16);
-    /// The sum of the pseudo header of what follows such a header.
-    ///
-    /// # Safety
-    /// `header` is readable.
-    unsafe fn pseudo_header(header: *const u8, protocol: u8, length: u16) -> u32;
+    /// Where such a header has its addresses, the source first.
+    const ADDRESSES: usize;
     /// Writes the header of a refusal, all but its checksum; returns where that sum begins.
     ///
     /// # Safety
@@ -102,6 +113,7 @@ unsafe fn word<T: Copy>(at: *const u8) -> T {
 impl Answers for V4 {
     const ECHO_REPLY: u8 = 0;
     const PROTOCOL: u8 = PROTOCOL_ICMP;
+    const ADDRESSES: usize = 12;
     const HAS_PSEUDO_HEADER: bool = false;
 
     #[inline(always)]
@@ -127,14 +139,6 @@ impl Answers for V4 {
     }
 
     #[inline(always)]
-    unsafe fn pseudo_header(header: *const u8, protocol: u8, length: u16) -> u32 {
-        // SAFETY: the caller's promise.
-        let (src, dst) =
-            unsafe { (word::<u32>(header.wrapping_add(12)), word::<u32>(header.wrapping_add(16))) };
-        V4::sum(&src) + V4::sum(&dst) + (protocol as u16).to_be() as u32 + length.to_be() as u32
-    }
-
-    #[inline(always)]
     unsafe fn unreachable(header: *mut u8) {
         // SAFETY: the caller's promise. Type 3, code 3: port unreachable.
         unsafe {
@@ -147,6 +151,7 @@ impl Answers for V4 {
 impl Answers for V6 {
     const ECHO_REPLY: u8 = 129;
     const PROTOCOL: u8 = PROTOCOL_ICMPV6;
+    const ADDRESSES: usize = 8;
     const HAS_PSEUDO_HEADER: bool = true;
 
     #[inline(always)]
@@ -177,14 +182,6 @@ impl Answers for V6 {
     }
 
     #[inline(always)]
-    unsafe fn pseudo_header(header: *const u8, protocol: u8, length: u16) -> u32 {
-        // SAFETY: the caller's promise.
-        let part = |offset: usize| V4::sum(&unsafe { word::<u32>(header.wrapping_add(offset)) });
-        let addresses = part(8) + part(12) + part(16) + part(20) + part(24) + part(28) + part(32) + part(36);
-        addresses + (protocol as u16).to_be() as u32 + length.to_be() as u32
-    }
-
-    #[inline(always)]
     unsafe fn unreachable(header: *mut u8) {
         // SAFETY: the caller's promise. Type 1, code 4: port unreachable (RFC 4443 section 3.1).
         unsafe {
@@ -196,22 +193,23 @@ impl Answers for V6 {
 
 /// Turns the packet into its answer and sends that: back out of the interface, or, where the packet was leaving
 /// (`is_leaving`), into the node as if it came in there.
-///
-/// A function of its own, so that its stack is not added to everything that is inlined elsewhere.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn answer<F: KernelFamily + Answers, const LINK: usize>(
     skb: *mut __sk_buff,
     answer: Answer,
+    transport: u32,
     is_leaving: bool,
 ) -> i32 {
+    let transport = transport as usize;
     let done = match answer {
-        Answer::Echo => echo::<F, LINK>(skb),
+        Answer::None => return TC_ACT_SHOT,
+        Answer::Echo => echo::<F, LINK>(skb, transport),
         _ if !is_polite(skb, is_leaving) => {
             count(Counter::RejectLimited);
             return TC_ACT_SHOT;
         }
-        Answer::Unreachable => unreachable::<F, LINK>(skb),
-        Answer::Reset => reset::<F, LINK>(skb),
+        Answer::Unreachable => unreachable::<F, LINK>(skb, transport),
+        Answer::Reset => reset::<F, LINK>(skb, transport),
     };
     if !done || !swap_macs::<LINK>(skb) {
         count(Counter::RewriteFailed);
@@ -267,6 +265,13 @@ fn sum(at: *mut u8, length: usize, seed: u32) -> u32 {
     checksum::fold(checksum::fold(sum as u32))
 }
 
+/// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) of what follows a network header.
+#[inline(always)]
+fn pseudo_header<F: Answers>(header: *mut u8, protocol: u8, length: u16) -> u32 {
+    let rest = (protocol as u16).to_be() as u32 + length.to_be() as u32;
+    sum(header.wrapping_add(F::ADDRESSES), 2 * size_of::<F::Addr>(), rest)
+}
+
 /// Makes the packet as long as the answer and writes it.
 #[inline(always)]
 fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize) -> bool {
@@ -278,32 +283,37 @@ fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize)
     }
 }
 
-/// Reads the network header and what follows it into scratch memory, behind room for the answer; none if there are IPv4
-/// options (what follows would not be the transport header) or if nobody may be answered.
+/// Reads the network header without its options, and `length` bytes of the transport header, into scratch memory behind
+/// the room for the answer; false if nobody may be answered.
 #[inline(always)]
 fn quote<F: KernelFamily + Answers, const LINK: usize>(
     skb: *mut __sk_buff,
+    transport: usize,
     to: *mut u8,
     length: usize,
 ) -> bool {
     const NO_OPTIONS: u8 = 0x45;
-    if !load(skb, LINK, to, length) {
+    if !load(skb, LINK, to, F::HEADER) || !load(skb, transport, to.wrapping_add(F::HEADER), length) {
         return false;
     }
     // SAFETY: just written.
-    let (first, source) = unsafe {
-        let source = if F::HEADER == IPV4 { 12 } else { 8 };
-        (to.read(), word::<F::Addr>(to.wrapping_add(source)))
+    let source = unsafe {
+        if F::HEADER == IPV4 {
+            // Whoever reads the quote looks for the ports behind so many words.
+            rewrite::write(to, NO_OPTIONS);
+        }
+        word::<F::Addr>(to.wrapping_add(F::ADDRESSES))
     };
-    (F::HEADER == IPV6 || first == NO_OPTIONS) && F::is_host(&source)
+    F::is_host(&source)
 }
 
-#[inline(always)]
-fn unreachable<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff) -> bool {
+// A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
+#[inline(never)]
+fn unreachable<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
     let Some(header) = scratch::<F>() else { return false };
     let icmp = header.wrapping_add(F::HEADER);
     let length = ICMP + F::HEADER + QUOTED;
-    if !quote::<F, LINK>(skb, icmp.wrapping_add(ICMP), F::HEADER + QUOTED) {
+    if !quote::<F, LINK>(skb, transport, icmp.wrapping_add(ICMP), QUOTED) {
         return false;
     }
     // SAFETY: all within the scratch memory.
@@ -311,41 +321,46 @@ fn unreachable<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff
         F::answer(header, icmp.wrapping_add(ICMP), F::PROTOCOL, length as u16);
         F::unreachable(icmp);
         let seed =
-            if F::HAS_PSEUDO_HEADER { F::pseudo_header(header, F::PROTOCOL, length as u16) } else { 0 };
+            if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::PROTOCOL, length as u16) } else { 0 };
         rewrite::write(icmp.wrapping_add(2), !sum(icmp, length, seed) as u16);
     }
     store::<LINK>(skb, header, F::REFUSAL)
 }
 
 /// RFC 9293 section 3.10.7.1: what a closed port answers.
-#[inline(always)]
-fn reset<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff) -> bool {
+// A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
+#[inline(never)]
+fn reset<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
     let Some(header) = scratch::<F>() else { return false };
     let tcp = header.wrapping_add(F::HEADER);
     let from = tcp.wrapping_add(TCP);
-    if !quote::<F, LINK>(skb, from, F::HEADER + TCP) {
+    if !quote::<F, LINK>(skb, transport, from, TCP) {
         return false;
     }
     let asked = from.wrapping_add(F::HEADER);
-    // SAFETY: all within the scratch memory.
+    // SAFETY: all within the scratch memory. Read late and written at once: little of it fits into registers.
     unsafe {
-        let (ports, sequence, acknowledged) =
-            (word::<u32>(asked), word::<u32>(asked.wrapping_add(4)), word::<u32>(asked.wrapping_add(8)));
         let flags = asked.wrapping_add(13).read();
         if flags & tcp_flags::RST != 0 {
             return false;
         }
-        let has_ack = flags & tcp_flags::ACK != 0;
         F::answer(header, from, PROTOCOL_TCP, TCP as u16);
-        rewrite::write(tcp, ports.rotate_left(16));
-        rewrite::write(tcp.wrapping_add(4), if has_ack { acknowledged } else { 0 });
-        let next = u32::from_be(sequence).wrapping_add((flags & tcp_flags::SYN != 0) as u32).to_be();
-        rewrite::write(tcp.wrapping_add(8), if has_ack { 0 } else { next });
+        rewrite::write(tcp, word::<u32>(asked).rotate_left(16));
+        rewrite::write(tcp.wrapping_add(8), 0u32);
         // Five words of header; no window.
-        let answer = if has_ack { tcp_flags::RST } else { tcp_flags::RST | tcp_flags::ACK };
-        rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | (answer as u32) << 16));
+        if flags & tcp_flags::ACK != 0 {
+            rewrite::write(tcp.wrapping_add(4), word::<u32>(asked.wrapping_add(8)));
+            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | (tcp_flags::RST as u32) << 16));
+        } else {
+            let next = u32::from_be(word(asked.wrapping_add(4)));
+            let next = next.wrapping_add((flags & tcp_flags::SYN != 0) as u32);
+            let both = (tcp_flags::RST | tcp_flags::ACK) as u32;
+            rewrite::write(tcp.wrapping_add(4), 0u32);
+            rewrite::write(tcp.wrapping_add(8), next.to_be());
+            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | both << 16));
+        }
         rewrite::write(tcp.wrapping_add(16), 0u32);
-        let seed = F::pseudo_header(header, PROTOCOL_TCP, TCP as u16);
+        let seed = pseudo_header::<F>(header, PROTOCOL_TCP, TCP as u16);
         rewrite::write(tcp.wrapping_add(16), !sum(tcp, TCP, seed) as u16);
     }
     store::<LINK>(skb, header, F::HEADER + TCP)
@@ -353,18 +368,15 @@ fn reset<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff) -> b
 
 /// The request with addresses exchanged and another type: everything else, data included, is the reply's too.
 #[inline(always)]
-fn echo<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff) -> bool {
+fn echo<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
     // SAFETY: the context is readable.
     let (data, end) = unsafe { ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8) };
-    let header = data.wrapping_add(LINK);
-    if header.wrapping_add(F::HEADER + ICMP) > end {
+    let (header, icmp) = (data.wrapping_add(LINK), data.wrapping_add(transport));
+    if header.wrapping_add(F::HEADER) > end || icmp.wrapping_add(ICMP) > end {
         return false;
     }
     // SAFETY: within the headers just checked.
     unsafe {
-        if F::HEADER == IPV4 && header.read() != 0x45 {
-            return false;
-        }
         let (src, dst) = if F::HEADER == IPV4 { (12, 16) } else { (8, 24) };
         let (src, dst) = (header.wrapping_add(src), header.wrapping_add(dst));
         let mut offset = 0;
@@ -377,7 +389,6 @@ fn echo<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff) -> bo
             rewrite::write(dst.wrapping_add(offset), a);
             offset += 4;
         }
-        let icmp = header.wrapping_add(F::HEADER);
         let before = icmp.cast::<u16>().read();
         let after = u16::from_ne_bytes([F::ECHO_REPLY, 0]);
         let field = icmp.wrapping_add(2);

@@ -23,7 +23,7 @@ use proxy_common::{
 
 use crate::{
     log::Note,
-    refuse::{Answer, Answers, answer},
+    refuse::{Answer, Answers, Asked, answer},
     rewrite::{self, Header},
     settings::HAS_CSUM_IPV6,
     tables::{Kernel, KernelFamily, count},
@@ -90,10 +90,10 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
 
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
     let mut note = Note::Nothing;
-    let mut asked = None;
+    let mut asked = Asked::NOTHING;
     let result = work::<F, H, LINK>(ctx, &mut note, &mut asked);
-    if let Some(asked) = asked {
-        return answer::<F, LINK>(ctx.skb.skb, asked, H::IS_LEAVING);
+    if asked.answer != Answer::None {
+        return answer::<F, LINK>(ctx.skb.skb, asked.answer, asked.transport, H::IS_LEAVING);
     }
     note.log::<F>(ctx);
     result
@@ -105,7 +105,7 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
 fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     ctx: &TcContext,
     note: &mut Note,
-    asked: &mut Option<Answer>,
+    asked: &mut Asked,
 ) -> i32 {
     let packet = match parse::<F, LINK>(ctx) {
         Ok(packet) => packet,
@@ -123,7 +123,8 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     match verdict {
         Verdict::Pass => NEXT,
         Verdict::Reject | Verdict::Reset | Verdict::Echo => {
-            *asked = Answer::of(verdict, &packet);
+            asked.answer = Answer::of(verdict, &packet);
+            asked.transport = packet.transport as u32;
             TC_ACT_SHOT
         }
         Verdict::Drop => {

@@ -84,7 +84,7 @@ fn a_misspelt_field_is_found() {
 }
 
 #[test]
-fn the_role_allows_exactly_what_is_watched() {
+fn the_role_allows_exactly_what_is_watched_and_events() {
     let mut watched = BTreeSet::new();
     for file in fs::read_dir(root().join("proxy-agent/src/source/kube")).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();
@@ -95,11 +95,18 @@ fn the_role_allows_exactly_what_is_watched() {
     }
     assert!(watched.contains("services"), "the watches are no longer found in the source: {watched:?}");
     let role: ClusterRole = the("ClusterRole");
-    let rules = role.rules.unwrap();
+    let (events, rules): (Vec<_>, Vec<_>) =
+        role.rules.unwrap().into_iter().partition(|rule| rule.resources.as_ref().unwrap() == &["events"]);
+    let [events] = &events[..] else { panic!("one rule for Events: {events:?}") };
+    assert_eq!(events.api_groups.as_ref().unwrap(), &["events.k8s.io"]);
+    assert_eq!(events.verbs, ["create", "patch"]);
     for rule in &rules {
         assert_eq!(rule.verbs, ["list", "watch"], "{rule:?}");
-        let group =
-            if rule.resources.as_ref().unwrap() == &["endpointslices"] { "discovery.k8s.io" } else { "" };
+        let group = match rule.resources.as_ref().unwrap()[0].as_str() {
+            "endpointslices" => "discovery.k8s.io",
+            "servicecidrs" => "networking.k8s.io",
+            _ => "",
+        };
         assert_eq!(rule.api_groups.as_ref().unwrap(), &[group], "{rule:?}");
     }
     let allowed: BTreeSet<_> = rules.into_iter().flat_map(|rule| rule.resources.unwrap()).collect();
@@ -131,6 +138,7 @@ fn the_pod_is_tied_together() {
     }
     let pod = spec.template.spec.unwrap();
     assert_eq!(pod.host_network, Some(true));
+    assert_eq!(pod.host_pid, Some(true), "the network namespaces of pods are found by their processes");
     assert_eq!(pod.dns_policy.as_deref(), Some("Default"));
     let [container] = &pod.containers[..] else { panic!("one container") };
     let volumes: BTreeSet<_> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();

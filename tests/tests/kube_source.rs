@@ -132,7 +132,7 @@ fn served(store: &Store) -> Vec<(String, Vec<String>)> {
         .all_services()
         .map(|service| {
             let plans = planner::plan_stored(store, &service.name, NODE);
-            (service.name.name.to_string(), plans[0].internal.iter().map(ToString::to_string).collect())
+            (service.name.name.to_string(), plans.ports[0].internal.iter().map(ToString::to_string).collect())
         })
         .collect();
     served.sort();
@@ -236,6 +236,86 @@ async fn a_streaming_list_and_then_every_change() {
         .until("the node's new address", |store| store.node().is_some_and(|node| node.addresses == [moved]))
         .await;
     assert_eq!(source.lists_done(Kind::Service), 1, "none of this took a new list");
+}
+
+fn service_cidr(name: &str, cidr: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+        "spec": {"cidrs": [cidr]},
+    })
+}
+
+fn service_cidrs(store: &Store) -> Vec<String> {
+    store.service_cidrs().iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn service_cidrs_are_followed() {
+    for streaming in [true, false] {
+        let server = server().await;
+        server.apply(service_cidr("kubernetes", "10.96.0.0/16")).unwrap();
+        server.set(|behaviour| behaviour.streaming_lists = streaming);
+        let mut source = Source::start(&server);
+        source.until("the first", |store| service_cidrs(store) == ["10.96.0.0/16"]).await;
+        source.until_served(A_AND_B).await;
+        source.until_well().await;
+        server.apply(service_cidr("more", "10.97.0.0/16")).unwrap();
+        source.until("another", |store| service_cidrs(store) == ["10.96.0.0/16", "10.97.0.0/16"]).await;
+        server.delete(Resource::ServiceCidrs, "", "kubernetes");
+        source.until("one less", |store| service_cidrs(store) == ["10.97.0.0/16"]).await;
+        // One that goes while nobody looks is gone with the next list.
+        server.set(|behaviour| behaviour.mode = Mode::Refuse);
+        source.until_trouble("cannot reach the API server").await;
+        server.delete(Resource::ServiceCidrs, "", "more");
+        server.compact();
+        server.set(|behaviour| behaviour.mode = Mode::Serve);
+        source.until("none", |store| service_cidrs(store).is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_service_cidrs_is_no_trouble() {
+    let server = server().await;
+    server.set(|behaviour| behaviour.service_cidrs = false);
+    let mut source = Source::start(&server);
+    let asked = |requests: &[Request]| requests.iter().any(|r| r.resource == Resource::ServiceCidrs);
+    source.during("asked", server.wait_for_requests("a request for ServiceCIDRs", asked)).await.unwrap();
+    source.until_served(A_AND_B).await;
+    source.until_well().await;
+    server.apply(slice("a-1", "a", &[1, 3])).unwrap();
+    source.until_served(&[("a", &["10.244.0.1:8080", "10.244.0.3:8080"]), A_AND_B[1]]).await;
+
+    let state = source.state.borrow();
+    assert!(state.watches.keys().eq(["endpointslices", "nodes", "services"]), "{state:#?}");
+    let requests = server.requests();
+    let asked = requests.iter().filter(|request| request.resource == Resource::ServiceCidrs).count();
+    assert_eq!(asked, 1, "it is not asked again and again");
+    assert_eq!(source.lists_done(Kind::ServiceCidr), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_goes_or_never_was_is_gone() {
+    for streaming in [true, false] {
+        let server = server().await;
+        server.set(|behaviour| behaviour.streaming_lists = streaming);
+        let mut source = Source::start(&server);
+        source.until("the node", |store| store.node().is_some() && !store.node_is_gone()).await;
+        source.until_served(A_AND_B).await;
+        source.until_well().await;
+        server.delete(Resource::Nodes, "", NODE);
+        source.until("gone", Store::node_is_gone).await;
+        server.apply(node(NODE, "192.0.2.7")).unwrap();
+        source.until("back", |store| !store.node_is_gone()).await;
+        // Gone while nobody looks.
+        server.set(|behaviour| behaviour.mode = Mode::Refuse);
+        source.until_trouble("cannot reach the API server").await;
+        server.delete(Resource::Nodes, "", NODE);
+        server.compact();
+        server.set(|behaviour| behaviour.mode = Mode::Serve);
+        source.until("gone again", Store::node_is_gone).await;
+    }
+    let server = ApiServer::start().await.unwrap();
+    Source::start(&server).until("no such node", Store::node_is_gone).await;
 }
 
 #[tokio::test]
@@ -401,7 +481,11 @@ async fn a_list_that_breaks_off_does_not_count() {
                 }
             }
         }
-        let starts = source.seen.iter().filter(|change| matches!(change, Change::ListStart(_))).count();
+        let starts = source
+            .seen
+            .iter()
+            .filter(|change| matches!(change, Change::ListStart(Kind::Service | Kind::EndpointSlice)))
+            .count();
         assert!(starts >= 3, "one list was begun twice: {:#?}, {:#?}", source.seen, server.requests());
     }
 }

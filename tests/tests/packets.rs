@@ -42,7 +42,6 @@ for_both_families! {
     packet_xdp_hands_over_what_it_cannot_finish
     packet_hairpin
     packet_bridge
-    packet_without_endpoints
     packet_life_of_a_connection
     packet_checksums_at_carry_boundaries
     packet_checksum_of_the_whole_frame
@@ -282,22 +281,6 @@ fn packet_bridge<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_without_endpoints<F: PacketFamily>() -> Result<()> {
-    let Node { kernel, .. } = Node::new(Options::default())?;
-    kernel.drops(
-        "pod_ingress",
-        Device::PodA,
-        &frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), SYN),
-    )?;
-    // The stack refuses at the node's own address.
-    let to_node = frame::<F>((Host::Client, 50_000), (Host::Node, 30_006), SYN);
-    kernel.gives("uplink_ingress", Device::Uplink, &to_node, NEXT, &to_node)?;
-    kernel.gives("uplink_xdp", Device::Uplink, &to_node, XDP_PASS, &to_node)?;
-    assert_eq!(kernel.counter(Counter::NoEndpoints)?, 2, "once each: tc counts what XDP leaves to it");
-    assert!(kernel.flows::<F>()?.is_empty());
-    Ok(())
-}
-
 fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
     for end in [FIN, RST] {
         let Node { mut kernel, .. } = Node::new(Options::default())?;
@@ -456,8 +439,8 @@ fn packet_of_others_is_left_alone<F: PacketFamily>() -> Result<()> {
     let mut others = vec![
         ("arp", with(&|bytes| bytes[12..14].copy_from_slice(&[8, 6]))),
         ("icmp", with(&|bytes| bytes[protocol] = if F::IS_V4 { 1 } else { 58 })),
-        ("sctp", with(&|bytes| bytes[protocol] = 132)),
-        ("another port", frame::<F>((Host::PodA, 1), (Host::LocalVip, 81), Transport::Udp).build()?),
+        ("esp", with(&|bytes| bytes[protocol] = 50)),
+        ("too short for sctp", with(&|bytes| bytes[protocol] = 132)),
         ("no service", frame::<F>((Host::PodA, 1), (Host::PodB, 80), SYN).build()?),
         ("outside", frame::<F>((Host::PodA, 1), (Host::Client, 443), SYN).build()?),
         ("other node's nodePort", frame::<F>((Host::PodA, 1), (Host::OtherNode, 30_001), SYN).build()?),

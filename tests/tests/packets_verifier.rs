@@ -16,6 +16,9 @@ fn config(kernel_log: Option<KernelLogLevel>) -> ObjectConfig {
         nodeports: PortRange { first: 30000, last: 32767 },
         external_cluster_ips: false,
         sockets_of_node_only: false,
+        reset_removed_tcp: true,
+        reject_with_reset: true,
+        localhost_nodeports: true,
         max_flows: 1024,
         kernel_log,
     }

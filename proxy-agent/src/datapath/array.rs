@@ -3,9 +3,9 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicU16, AtomicU64, Ordering},
 };
 
 use aya::{
@@ -31,24 +31,28 @@ impl<T: Pod> MmapArray<T> {
     /// Maps all of a map.
     pub(super) fn map(map: &MapData) -> Result<Self, MapError> {
         let len = map.info()?.max_entries();
+        Self::mapped(map.fd().as_fd().as_raw_fd(), libc::MAP_SHARED, len).map_err(MapError::IoError)
+    }
+
+    /// Memory that no program sees.
+    #[cfg(test)]
+    pub(super) fn anonymous(len: u32) -> Self {
+        Self::mapped(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS, len).unwrap()
+    }
+
+    fn mapped(fd: RawFd, flags: libc::c_int, len: u32) -> io::Result<Self> {
         // The kernel lays elements out in multiples of 8 bytes.
         let stride = size_of::<T>().next_multiple_of(8);
-        // SAFETY: a new shared mapping of an open map; the kernel checks the length.
+        let length = stride * len as usize;
+        // SAFETY: a new mapping; the kernel checks the length against the descriptor, if there is one.
         let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                stride * len as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0)
         };
         match NonNull::new(base.cast::<u8>()) {
             Some(start) if base != libc::MAP_FAILED => {
                 Ok(Self { base: start, len, stride, value: PhantomData })
             }
-            _ => Err(MapError::IoError(io::Error::last_os_error())),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 
@@ -69,6 +73,12 @@ impl<T: Pod> MmapArray<T> {
         self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().write_volatile(value) }).is_some()
     }
 
+    /// A copy of an element that nobody writes meanwhile; `None` beyond the end.
+    pub(super) fn read(&self, index: u32) -> Option<T> {
+        // SAFETY: `at` is within the mapping, aligned to 8, and T is plain data.
+        self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().read_volatile() })
+    }
+
     /// The element as one atomic word, for elements of 8 bytes.
     pub(super) fn word(&self, index: u32) -> Option<&AtomicU64> {
         const { assert!(size_of::<T>() == 8) };
@@ -76,12 +86,12 @@ impl<T: Pod> MmapArray<T> {
         self.at(index).map(|at| unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) })
     }
 
-    /// Byte `offset` of the whole array, for arrays without gaps between elements.
-    pub(super) fn byte(&self, offset: u32) -> Option<&AtomicU8> {
+    /// Half-word `index` of the whole array, for arrays without gaps between elements.
+    pub(super) fn half(&self, index: u32) -> Option<&AtomicU16> {
         const { assert!(size_of::<T>() == 8) };
-        // SAFETY: within the mapping; the mapping lives as long as the reference.
-        (offset / 8 < self.len)
-            .then(|| unsafe { AtomicU8::from_ptr(self.base.add(offset as usize).as_ptr()) })
+        // SAFETY: within the mapping and aligned to 2; the mapping lives as long as the reference.
+        (index / 4 < self.len)
+            .then(|| unsafe { AtomicU16::from_ptr(self.base.add(2 * index as usize).cast().as_ptr()) })
     }
 
     /// Publishes a word: whoever sees it sees all that was written before. False beyond the end.

@@ -1,21 +1,33 @@
 //! The filter that says "surely no VIP": bits, and how many frontends want each.
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use proxy_common::layout::filter::{self, ELEMENTS};
 
 use super::array::MmapArray;
 
-/// Counts per bit, so that a bit is cleared when its last frontend goes.
+/// How long a bit outlives its frontend: established TCP connections live on, and without the bit their packets would not
+/// be looked up any more.
+const GRACE: Duration = Duration::from_secs(3600);
+
+/// Counts per bit, so that a bit is cleared when its last frontend is long gone.
 pub(super) struct VipFilter {
     map: MmapArray<u64>,
     counts: HashMap<u32, u32>,
+    /// Bits that were given up since the last look at the time.
+    given_up: Vec<u32>,
+    /// Bits that wait for their time, the longest-waiting first.
+    retired: VecDeque<(Instant, u32)>,
 }
 
 impl VipFilter {
-    /// A filter over what an earlier agent left: its bits stay set until [`Self::drop_strangers`].
+    /// A filter over what an earlier agent left: its bits stay set until [`Self::give_up_strangers`].
     pub(super) fn new(map: MmapArray<u64>) -> Self {
-        Self { map, counts: HashMap::new() }
+        Self { map, counts: HashMap::new(), given_up: Vec::new(), retired: VecDeque::new() }
     }
 
     /// One more frontend wants the bit.
@@ -27,8 +39,37 @@ impl VipFilter {
         }
     }
 
-    /// One frontend less wants the bit.
-    pub(super) fn remove(&mut self, bit: u32) {
+    /// A frontend that wanted the bit is gone: it stays for an hour.
+    pub(super) fn give_up(&mut self, bit: u32) {
+        self.given_up.push(bit);
+    }
+
+    /// The same for bits that nobody added: an earlier agent's.
+    pub(super) fn give_up_strangers(&mut self) {
+        for element in 0..ELEMENTS {
+            let word = self.map.word(element).map_or(0, |word| word.load(Ordering::Relaxed));
+            for bit in (0..u64::BITS).filter(|bit| word >> bit & 1 != 0) {
+                let bit = element * u64::BITS + bit;
+                self.counts.entry(bit).or_insert_with(|| {
+                    self.given_up.push(bit);
+                    1
+                });
+            }
+        }
+    }
+
+    /// Clears bits that were given up an hour ago and that nobody wants any more.
+    pub(super) fn retire(&mut self, now: Instant) {
+        self.retired.extend(self.given_up.drain(..).map(|bit| (now, bit)));
+        while let Some((since, bit)) = self.retired.front().copied()
+            && now.saturating_duration_since(since) >= GRACE
+        {
+            self.retired.pop_front();
+            self.remove(bit);
+        }
+    }
+
+    fn remove(&mut self, bit: u32) {
         let Some(count) = self.counts.get_mut(&bit) else { return };
         *count -= 1;
         if *count > 0 {
@@ -41,20 +82,59 @@ impl VipFilter {
         }
     }
 
-    /// Clears bits that nobody added: an earlier agent's.
-    pub(super) fn drop_strangers(&mut self) {
-        let mut wanted: HashMap<u32, u64> = HashMap::new();
-        for bit in self.counts.keys() {
-            let (element, bit) = filter::position(*bit);
-            *wanted.entry(element).or_insert(0) |= 1 << bit;
-        }
-        for element in 0..ELEMENTS {
-            if let Some(word) = self.map.word(element) {
-                let keep = wanted.get(&element).copied().unwrap_or(0);
-                if word.load(Ordering::Relaxed) & !keep != 0 {
-                    word.fetch_and(keep, Ordering::Release);
-                }
-            }
-        }
+    /// Is the bit set?
+    #[cfg(test)]
+    pub(super) fn holds(&self, bit: u32) -> bool {
+        let (element, bit) = filter::position(bit);
+        self.map.word(element).is_some_and(|word| word.load(Ordering::Relaxed) >> bit & 1 != 0)
+    }
+
+    /// The array, for the next agent.
+    #[cfg(test)]
+    pub(super) fn into_map(self) -> MmapArray<u64> {
+        self.map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_outlives_its_last_frontend_by_an_hour() {
+        let mut filter = VipFilter::new(MmapArray::anonymous(ELEMENTS));
+        let start = Instant::now();
+        filter.add(7);
+        filter.add(7);
+        filter.give_up(7);
+        filter.retire(start);
+        filter.retire(start + GRACE);
+        assert!(filter.holds(7), "another frontend wants it");
+        filter.give_up(7);
+        filter.retire(start + GRACE);
+        filter.retire(start + 2 * GRACE - Duration::from_secs(1));
+        assert!(filter.holds(7));
+        filter.add(7);
+        filter.retire(start + 2 * GRACE);
+        assert!(filter.holds(7), "it came back in time");
+        filter.give_up(7);
+        filter.retire(start + 2 * GRACE);
+        filter.retire(start + 3 * GRACE);
+        assert!(!filter.holds(7));
+    }
+
+    #[test]
+    fn bits_of_an_earlier_agent_retire_unless_they_are_wanted() {
+        let mut before = VipFilter::new(MmapArray::anonymous(ELEMENTS));
+        before.add(1);
+        before.add(2);
+        let mut filter = VipFilter::new(before.into_map());
+        filter.add(2);
+        filter.give_up_strangers();
+        let start = Instant::now();
+        filter.retire(start);
+        assert!(filter.holds(1) && filter.holds(2));
+        filter.retire(start + GRACE);
+        assert!(!filter.holds(1) && filter.holds(2));
     }
 }

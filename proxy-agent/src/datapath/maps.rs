@@ -3,12 +3,14 @@
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie},
 };
 use proxy_common::{
     Family, V4, V6,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
+        cidr::ServiceCidrs,
         config::StoredSettings,
         counter::Counter,
         device::Device,
@@ -17,6 +19,7 @@ use proxy_common::{
         name::ServiceName,
         set::Set,
         socket::{SocketKey, SocketPeer},
+        source::Source,
     },
 };
 
@@ -25,8 +28,11 @@ use super::{address::UserFamily, array::MmapArray, pins::Pins};
 /// A hash map, LRU or not.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
 
+/// A map of prefixes.
+pub type Trie<K, V> = LpmTrie<MapData, K, V>;
+
 /// A family whose layouts aya can copy; both are.
-pub trait MapFamily: UserFamily<Addr: Pod> {
+pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     /// Suffix of its maps' names.
     const SUFFIX: &'static str;
 
@@ -40,6 +46,14 @@ pub trait MapFamily: UserFamily<Addr: Pod> {
     fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
+    /// `affinity`.
+    fn affinity(pins: &Pins) -> Result<Hash<AffinityKey<Self>, Affinity<Self>>>;
+    /// `sources`.
+    fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>>;
+    /// `service_cidrs`.
+    fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>>;
+    /// `netns`.
+    fn netns(pins: &Pins) -> Result<Hash<u64, <Self as Family>::Addr>>;
 }
 
 macro_rules! map_family {
@@ -61,6 +75,18 @@ macro_rules! map_family {
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
                 hash(pins, concat!("node_addrs_", $suffix))
+            }
+            fn affinity(pins: &Pins) -> Result<Hash<AffinityKey<Self>, Affinity<Self>>> {
+                lru(pins, concat!("affinity_", $suffix))
+            }
+            fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>> {
+                Ok(Map::LpmTrie(open(pins, concat!("sources_", $suffix))?).try_into()?)
+            }
+            fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>> {
+                array(pins, concat!("service_cidrs_", $suffix))
+            }
+            fn netns(pins: &Pins) -> Result<Hash<u64, <Self as Family>::Addr>> {
+                hash(pins, concat!("netns_", $suffix))
             }
         }
     };
@@ -115,6 +141,10 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::flows(pins)?;
         F::sockets(pins)?;
         F::node_addrs(pins)?;
+        F::affinity(pins)?;
+        F::sources(pins)?;
+        F::service_cidrs(pins)?;
+        F::netns(pins)?;
         Ok(())
     }
     if !pins.map("settings").exists() {

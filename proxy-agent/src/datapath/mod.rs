@@ -12,11 +12,18 @@ mod object;
 pub mod pins;
 pub mod services;
 mod slices;
+mod surroundings;
 mod sys;
+mod table;
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::device::{
@@ -28,8 +35,12 @@ use tracing::{info, warn};
 pub use hooks::Hook;
 pub use object::{Features, ObjectConfig};
 pub use services::Services;
+pub(crate) use sys::netns_cookie;
 
-use self::{address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins};
+use self::{
+    address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins,
+    surroundings::Surroundings,
+};
 use crate::{
     cli::XdpMode,
     net::{interfaces::Interface, topology::Topology},
@@ -40,6 +51,7 @@ pub struct Datapath {
     pins: Pins,
     object: Object,
     hooks: Hooks,
+    surroundings: Surroundings,
     /// What is in the maps of services.
     pub services: Services,
 }
@@ -54,9 +66,12 @@ impl Datapath {
         maps::check_layouts(pins)?;
         let object = Object::load(config, pins)?;
         maps::write_settings(pins, config.stored())?;
-        let services = Services::restore(pins, generation()).context("cannot read the pinned maps")?;
+        let services = services::Maps::open(pins)
+            .and_then(|maps| Services::restore(maps, generation()))
+            .context("cannot read the pinned maps")?;
+        let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
-        Ok(Self { pins: pins.clone(), object, hooks, services })
+        Ok(Self { pins: pins.clone(), object, hooks, surroundings, services })
     }
 
     /// What this kernel can do.
@@ -81,6 +96,26 @@ impl Datapath {
         self.write_node_addresses::<V6>(topology)?;
         self.services.set_node_addresses(topology.nodeport_addresses.clone());
         Ok(())
+    }
+
+    /// Says which addresses are Services': what is sent to one that no Service has goes no further. At most
+    /// [`ServiceCidrs::MAX`] ranges of a family are used; for the rest there is a warning.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    ///
+    /// [`ServiceCidrs::MAX`]: proxy_common::layout::cidr::ServiceCidrs::MAX
+    pub fn set_service_cidrs(&mut self, ranges: &[IpNet]) -> Result<()> {
+        self.surroundings.set_service_cidrs(ranges)
+    }
+
+    /// Says from which addresses network namespaces send, by their cookies: the first of each family counts. Needed for
+    /// frontends with source ranges only. Those that are not named are forgotten.
+    ///
+    /// # Errors
+    /// When a map cannot be written; the others are.
+    pub fn set_netns_addresses(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) -> Result<()> {
+        self.surroundings.set_netns_addresses(addresses)
     }
 
     /// What is attached.

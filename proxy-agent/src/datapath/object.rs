@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::{pins::Pins, sys};
 use crate::{
     cli::{KernelLogLevel, PortRange},
-    clock::Clock,
+    clock,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
@@ -45,6 +45,12 @@ pub struct ObjectConfig {
     pub external_cluster_ips: bool,
     /// Socket programs serve the node's own sockets only.
     pub sockets_of_node_only: bool,
+    /// Reset TCP connections whose endpoint is gone.
+    pub reset_removed_tcp: bool,
+    /// Refuse TCP connections with a reset instead of an ICMP message.
+    pub reject_with_reset: bool,
+    /// Serve node ports at loopback addresses, for the node's own sockets.
+    pub localhost_nodeports: bool,
     /// Flows per family.
     pub max_flows: u32,
     /// Load the variant that logs.
@@ -56,6 +62,9 @@ const MAX_FRONTENDS: u32 = 1 << 18;
 const MAX_SERVICE_PORTS: u32 = 1 << 17;
 const MAX_BACKENDS: u32 = 1 << 19;
 const MAX_SOCKETS: u32 = 1 << 16;
+const MAX_AFFINITIES: u32 = 1 << 16;
+const MAX_SOURCES: u32 = 1 << 14;
+const MAX_NETNS: u32 = 4096;
 
 /// What a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +96,8 @@ impl ObjectConfig {
             idle: idle(),
             external_cluster_ips: self.external_cluster_ips as u8,
             sockets_of_node_only: self.sockets_of_node_only as u8,
-            reset_removed_tcp: 0,
-            reject_with_reset: 0,
+            reset_removed_tcp: self.reset_removed_tcp as u8,
+            reject_with_reset: self.reject_with_reset as u8,
         }
     }
 }
@@ -126,6 +135,9 @@ impl Object {
         let idle = idle();
         let external_cluster_ips = flag(config.external_cluster_ips);
         let sockets_of_node_only = flag(config.sockets_of_node_only);
+        let reset_removed_tcp = flag(config.reset_removed_tcp);
+        let reject_with_reset = flag(config.reject_with_reset);
+        let localhost_nodeports = flag(config.localhost_nodeports);
         let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
         let csum_ipv6 = flag(features.csum_ipv6);
         let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
@@ -151,6 +163,9 @@ impl Object {
             .override_global(names::IDLE, &idle, true)
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
             .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
+            .override_global(names::RESET_REMOVED_TCP, &reset_removed_tcp, true)
+            .override_global(names::REJECT_WITH_RESET, &reject_with_reset, true)
+            .override_global(names::LOCALHOST_NODEPORTS, &localhost_nodeports, true)
             .override_global(names::NODE_NETNS, &node_netns, true)
             .override_global(names::HAS_SET_RETVAL, &set_retval, true)
             .override_global(names::HAS_SK_STORAGE, &sk_storage, true)
@@ -215,6 +230,8 @@ fn load(loaded: bool, mut load: impl FnMut() -> Result<(), ProgramError>) -> Res
 
 /// Every map of the object, and so everything that is pinned.
 pub(super) const MAPS: &[&str] = &[
+    "affinity_v4",
+    "affinity_v6",
     "alive",
     "backends_v4",
     "backends_v6",
@@ -225,16 +242,23 @@ pub(super) const MAPS: &[&str] = &[
     "frontends_v4",
     "frontends_v6",
     "names",
+    "netns_v4",
+    "netns_v6",
     "node_addrs_v4",
     "node_addrs_v6",
     "pair_v4",
     "pair_v6",
     "peers_v4",
     "peers_v6",
+    "refusals",
+    "service_cidrs_v4",
+    "service_cidrs_v6",
     "sets",
     "settings",
     "sockets_v4",
     "sockets_v6",
+    "sources_v4",
+    "sources_v6",
     "vip_filter",
 ];
 
@@ -251,15 +275,19 @@ fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
         ("flows_v6", config.max_flows),
         ("sockets_v4", MAX_SOCKETS),
         ("sockets_v6", MAX_SOCKETS),
+        ("affinity_v4", MAX_AFFINITIES),
+        ("affinity_v6", MAX_AFFINITIES),
+        ("sources_v4", MAX_SOURCES),
+        ("sources_v6", MAX_SOURCES),
+        ("netns_v4", MAX_NETNS),
+        ("netns_v6", MAX_NETNS),
     ]
 }
 
 /// See `Settings::idle`, for this kernel.
 fn idle() -> u32 {
     const SECONDS: u32 = 10;
-    /// Of kernels that do not tell: rather long than short.
-    const HIGHEST_HZ: u32 = 1_000;
-    Clock::read().map_or(SECONDS * HIGHEST_HZ, |clock| clock.jiffies(SECONDS))
+    clock::jiffies(SECONDS)
 }
 
 fn log_level(level: KernelLogLevel) -> u8 {

@@ -2,64 +2,48 @@
 //!
 //! New endpoints of a known port cost no system call: slots are written to unused room, then one store publishes
 //! them. What was given up is put in quarantine until no reader can use it any more.
+//!
+//! * [`port`]: what is known of a service port.
+//! * [`family`]: frontends, slots and source prefixes of a family.
+//! * [`shared`]: what both families share.
+//! * [`claims`]: who has which frontend.
+//! * [`restore`]: what an earlier agent left.
 
+mod claims;
 mod family;
+mod port;
 mod restore;
 mod shared;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
         backend::Alive,
         id::Id,
+        name::ServiceName,
         set::{Set, SetRole},
     },
 };
-use tracing::warn;
 
 use self::{
-    family::FamilyMaps,
+    family::{FamilyMaps, FamilyTables},
+    port::{Claim, PortState},
     restore::Restored,
-    shared::{Shared, node_port_bit},
+    shared::Shared,
 };
-use super::{
-    address::protocol_number, array::MmapArray, filter::VipFilter, ids::Ids, maps, pins::Pins, slices::Slice,
+use super::{array::MmapArray, filter::VipFilter, ids::Ids, maps, pins::Pins, slices::Slice, table::Table};
+use crate::model::{
+    objects::Protocol,
+    plan::{IpFamily, PortName, PortPlan},
 };
-use crate::model::plan::{Frontend, IpFamily, PortName, PortPlan};
-
-/// A frontend of a family and protocol: what only one service port can have.
-type Claim = (IpFamily, u8, Frontend);
-
-/// What is in the maps for a service port.
-#[derive(Debug, Default)]
-struct PortState {
-    id: Id,
-    frontends: BTreeSet<Frontend>,
-    /// By [`SetRole`]. Roles with the same endpoints share one slice.
-    sets: [SetState; 3],
-    backends: HashMap<SocketAddr, Id>,
-}
-
-/// A published slice and what is in it.
-#[derive(Clone, Debug, Default)]
-struct SetState {
-    slice: Slice,
-    endpoints: Arc<[SocketAddr]>,
-}
-
-impl PortState {
-    /// The distinct slices.
-    fn slices(&self) -> HashSet<Slice> {
-        self.sets.iter().map(|set| set.slice).filter(|slice| slice.len > 0).collect()
-    }
-}
 
 /// Something that readers may still use.
 #[derive(Debug)]
@@ -70,6 +54,29 @@ pub enum Freed {
     Backend(Id),
     /// A service port's id.
     Service(Id),
+}
+
+/// The maps of services, as they are opened.
+pub(super) struct Maps {
+    v4: FamilyTables<V4>,
+    v6: FamilyTables<V6>,
+    names: Box<dyn Table<u32, ServiceName>>,
+    sets: MmapArray<Set>,
+    alive: MmapArray<Alive>,
+    filter: MmapArray<u64>,
+}
+
+impl Maps {
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self {
+            v4: FamilyTables::open(pins)?,
+            v6: FamilyTables::open(pins)?,
+            names: Box::new(maps::names(pins)?),
+            sets: maps::mmap(pins, "sets")?,
+            alive: maps::mmap(pins, "alive")?,
+            filter: maps::mmap(pins, "vip_filter")?,
+        })
+    }
 }
 
 /// The maps of services, and what is in them.
@@ -91,70 +98,46 @@ pub struct Usage {
     pub backends: u32,
     /// Slots of IPv4 and IPv6.
     pub slots: [u32; 2],
-    /// Frontends.
+    /// Frontends, and cluster IPs as such.
     pub frontends: usize,
 }
 
 impl Services {
-    /// Opens the maps and takes over what an earlier agent left in them.
-    pub(super) fn restore(pins: &Pins, generation: u8) -> Result<Self> {
-        let mut restored = Restored::read(pins)?;
-        let sets: MmapArray<Set> = maps::mmap(pins, "sets")?;
-        let alive: MmapArray<Alive> = maps::mmap(pins, "alive")?;
+    /// Takes over what an earlier agent left in the maps. Writes nothing but what that agent did not come to write.
+    pub(super) fn restore(maps: Maps, generation: u8) -> Result<Self> {
+        let mut restored = Restored::read(&maps)?;
         let ports = std::mem::take(&mut restored.ports);
         let slices = |family: IpFamily| {
             let of_family = ports.iter().filter(move |(name, _)| name.family == family);
             of_family.flat_map(|(_, state)| state.slices())
         };
-        let v4 = FamilyMaps::open(pins, slices(IpFamily::V4))?;
-        let v6 = FamilyMaps::open(pins, slices(IpFamily::V6))?;
+        let (v4, v6) = (slices(IpFamily::V4), slices(IpFamily::V6));
+        let (v4, v6) = (FamilyMaps::new(maps.v4, v4), FamilyMaps::new(maps.v6, v6));
+        let Maps { sets, alive, filter, names, .. } = maps;
         let service_ids =
             Ids::new(sets.len() / SetRole::STRIDE, generation, ports.values().map(|state| state.id));
         let backend_ids = Ids::new(
             alive.len() * Alive::PER_ELEMENT,
             generation,
-            ports.values().flat_map(|state| state.backends.values().copied()),
+            ports.values().flat_map(|state| state.backends.values().map(|member| member.id)),
         );
         let shared = Shared {
-            filter: VipFilter::new(maps::mmap(pins, "vip_filter")?),
-            names: maps::names(pins)?,
+            filter: VipFilter::new(filter),
+            names,
             sets,
             alive,
             service_ids,
             backend_ids,
             node_addresses: BTreeSet::new(),
             quarantine: Vec::new(),
+            owners: HashMap::new(),
+            buried: BTreeSet::new(),
         };
         let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
         services.adopt();
-        services.bury_strangers();
+        services.mend_alive();
         restored.drop_orphans(&mut services);
         Ok(services)
-    }
-
-    /// Notes claims and filter bits of what was taken over.
-    fn adopt(&mut self) {
-        for (name, state) in &self.ports {
-            for frontend in &state.frontends {
-                self.claims.entry(claim(name, *frontend)).or_default().push_back(name.clone());
-                self.shared.add_bits(name, *frontend);
-            }
-        }
-    }
-
-    /// Clears backends that no port has: an agent was killed between publishing a set and burying who left it.
-    fn bury_strangers(&mut self) {
-        let known: HashSet<u32> =
-            self.ports.values().flat_map(|state| state.backends.values()).map(|id| id.index()).collect();
-        let alive = &self.shared.alive;
-        for index in 0..alive.len() * Alive::PER_ELEMENT {
-            if let Some(byte) = alive.byte(index)
-                && !known.contains(&index)
-                && byte.load(Ordering::Relaxed) != 0
-            {
-                byte.store(0, Ordering::Release);
-            }
-        }
     }
 
     /// Names of the service ports in the maps.
@@ -190,126 +173,97 @@ impl Services {
     }
 
     fn apply_to(&mut self, state: &mut PortState, plan: &PortPlan) -> Result<()> {
-        if state.frontends.is_empty() {
+        if !state.is_named {
             self.shared.name(state.id, &plan.name)?;
+            state.is_named = true;
         }
         match plan.name.family {
             IpFamily::V4 => self.v4.endpoints(&mut self.shared, state, plan)?,
             IpFamily::V6 => self.v6.endpoints(&mut self.shared, state, plan)?,
         }
-        let wanted: BTreeSet<Frontend> = plan.frontends.iter().copied().collect();
-        let gone: Vec<Frontend> = state.frontends.difference(&wanted).copied().collect();
-        for frontend in gone {
-            self.release(&plan.name, frontend)?;
-            state.frontends.remove(&frontend);
+        // Who may use a frontend is known before the frontend asks, and until it asks no more.
+        let sources = plan.sources.iter().flatten().map(IpNet::trunc);
+        let sources: BTreeSet<IpNet> =
+            sources.filter(|net| IpFamily::of(&net.addr()) == plan.name.family).collect();
+        for clients in sources.difference(&state.sources.clone()) {
+            self.admit(state.id, clients)?;
+            state.sources.insert(*clients);
         }
-        for frontend in wanted {
-            if !state.frontends.contains(&frontend) {
-                self.claim(&plan.name, state.id, frontend)?;
-                state.frontends.insert(frontend);
-            }
+        self.frontends(&plan.name, state, &port::claims(plan))?;
+        for clients in state.sources.clone().difference(&sources) {
+            self.turn_away(state.id, clients)?;
+            state.sources.remove(clients);
         }
         Ok(())
     }
 
-    /// Removes a service port.
+    /// Removes a service port, as far as the kernel lets it.
     ///
     /// # Errors
-    /// When the kernel refuses a write.
+    /// The last write that the kernel refused.
     pub fn remove(&mut self, name: &PortName) -> Result<()> {
         let Some(state) = self.ports.remove(name) else { return Ok(()) };
+        let mut result = Ok(());
         // Frontends first: nobody finds the port any more, whatever becomes of the rest.
-        for frontend in &state.frontends {
-            self.release(name, *frontend)?;
+        for (claim, flags) in &state.frontends {
+            result = self.release(name, claim, *flags).and(result);
         }
         let shared = &mut self.shared;
         for role in SetRole::ALL {
             shared.sets.publish(Set::index(state.id, role), Set::EMPTY.0);
         }
-        for id in state.backends.values() {
-            shared.bury(*id);
+        shared.sets.publish(Set::affinity_index(state.id), 0);
+        for (endpoint, member) in &state.backends {
+            shared.bury((name.protocol, *endpoint), member.id);
         }
         for slice in state.slices() {
             shared.quarantine.push(Freed::Slots(name.family, (slice.base, slice.len)));
         }
-        shared.names.remove(&state.id.0).with_context(|| format!("cannot forget the name of {name}"))?;
+        for clients in &state.sources {
+            result = self.turn_away(state.id, clients).and(result);
+        }
+        let shared = &mut self.shared;
+        result = shared.names.remove(&state.id.0).and(result);
         shared.quarantine.push(Freed::Service(state.id));
-        Ok(())
+        result.with_context(|| format!("cannot remove the service {name} ({})", name.protocol))
     }
 
-    /// Takes a frontend for a port, or queues behind who has it.
-    fn claim(&mut self, name: &PortName, id: Id, frontend: Frontend) -> Result<()> {
-        let claimants = self.claims.entry(claim(name, frontend)).or_default();
-        if let Some(holder) = claimants.front() {
-            warn!("services {holder} and {name} both want {frontend:?} {}: {holder} keeps it", name.protocol);
-            claimants.push_back(name.clone());
-            return Ok(());
-        }
-        claimants.push_back(name.clone());
-        self.shared.add_bits(name, frontend);
-        self.write_frontend(name, id, frontend)
-    }
-
-    /// Gives a frontend up; who waits for it gets it.
-    fn release(&mut self, name: &PortName, frontend: Frontend) -> Result<()> {
-        let claim = claim(name, frontend);
-        let Some(claimants) = self.claims.get_mut(&claim) else { return Ok(()) };
-        let was_holder = claimants.front() == Some(name);
-        claimants.retain(|claimant| claimant != name);
-        if !was_holder {
-            return Ok(());
-        }
-        match claimants.front().cloned() {
-            Some(next) => {
-                let id = self.ports.get(&next).map(|state| state.id);
-                match id {
-                    Some(id) => self.write_frontend(&next, id, frontend),
-                    None => Ok(()),
-                }
-            }
-            None => {
-                self.claims.remove(&claim);
-                match name.family {
-                    IpFamily::V4 => self.v4.remove_frontend(name, frontend)?,
-                    IpFamily::V6 => self.v6.remove_frontend(name, frontend)?,
-                }
-                self.shared.remove_bits(name, frontend);
-                Ok(())
-            }
+    fn admit(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+        match IpFamily::of(&clients.addr()) {
+            IpFamily::V4 => self.v4.admit(id, clients),
+            IpFamily::V6 => self.v6.admit(id, clients),
         }
     }
 
-    fn write_frontend(&mut self, name: &PortName, id: Id, frontend: Frontend) -> Result<()> {
-        match name.family {
-            IpFamily::V4 => self.v4.write_frontend(name, id, frontend),
-            IpFamily::V6 => self.v6.write_frontend(name, id, frontend),
+    fn turn_away(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+        match IpFamily::of(&clients.addr()) {
+            IpFamily::V4 => self.v4.turn_away(id, clients),
+            IpFamily::V6 => self.v6.turn_away(id, clients),
         }
     }
 
-    /// Says where nodePorts are served.
-    pub(super) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
-        let before = std::mem::replace(&mut self.shared.node_addresses, addresses.clone());
-        let node_ports: Vec<Claim> = self
-            .claims
-            .keys()
-            .filter(|(_, _, frontend)| matches!(frontend, Frontend::NodePort(_)))
-            .copied()
-            .collect();
-        for (family, protocol, frontend) in node_ports {
-            let Frontend::NodePort(port) = frontend else { continue };
-            let bit = |ip: &IpAddr| node_port_bit(*ip, port, protocol);
-            for ip in addresses.difference(&before).filter(|ip| IpFamily::of(ip) == family) {
-                self.shared.filter.add(bit(ip));
-            }
-            for ip in before.difference(&addresses).filter(|ip| IpFamily::of(ip) == family) {
-                self.shared.filter.remove(bit(ip));
-            }
-        }
+    /// Endpoints that stopped serving some service port since the last call, and now serve none with this protocol:
+    /// sockets that are connected to them should be ended.
+    pub fn take_dead(&mut self) -> Vec<(Protocol, SocketAddr)> {
+        let buried = std::mem::take(&mut self.shared.buried);
+        buried.into_iter().filter(|endpoint| !self.shared.owners.contains_key(endpoint)).collect()
     }
 
-    /// Clears what an earlier agent left in the filter for addresses and services that are no more.
-    pub fn drop_stale_filter_bits(&mut self) {
-        self.shared.filter.drop_strangers();
+    /// Does this endpoint serve any service port with this protocol?
+    pub fn is_served(&self, protocol: Protocol, endpoint: SocketAddr) -> bool {
+        self.shared.owners.contains_key(&(protocol, endpoint))
+    }
+
+    /// Gives up what an earlier agent left in the filter for addresses and services that are no more: like the bits of
+    /// frontends that go, it stays for an hour.
+    pub fn give_up_stale_filter_bits(&mut self) {
+        self.shared.filter.give_up_strangers();
+    }
+
+    /// Clears filter bits of frontends that are gone for an hour: until then their established connections live on. To
+    /// be called now and then; bits that were given up since the last call count as given up `now`.
+    pub fn retire_filter_bits(&mut self, now: Instant) {
+        self.shared.filter.retire(now);
     }
 
     /// Takes what waits for its readers to be gone.
@@ -330,6 +284,5 @@ impl Services {
     }
 }
 
-fn claim(name: &PortName, frontend: Frontend) -> Claim {
-    (name.family, protocol_number(name.protocol), frontend)
-}
+#[cfg(test)]
+mod tests;

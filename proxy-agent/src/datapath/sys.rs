@@ -168,10 +168,11 @@ pub(super) fn wait_for_readers() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The cookie of this process's network namespace (kernel 5.14).
-pub(super) fn netns_cookie() -> io::Result<u64> {
+/// The cookie of this thread's network namespace (kernel 5.14).
+pub(crate) fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))?;
+    // Any socket will do; this one takes no port and needs no interface.
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the buffer has the length that is given.

@@ -133,15 +133,15 @@ mod tests {
             .collect();
         let set = |base, count| Set::new(base, count, SetKind::Uniform);
         let sets =
-            [(SetRole::ClusterIp, set(0, 2)), (SetRole::External, set(2, 1)), (SetRole::Cluster, set(0, 2))];
+            [(SetRole::ClusterIp, set(0, 2)), (SetRole::External, set(2, 1)), (SetRole::Serving, set(0, 2))];
         let rows =
             of_port::<V4>(name, &sets, |slot| Ok(slots[slot as usize]), |id| Ok(id.index() == 2)).unwrap();
         let lines: Vec<String> = rows.iter().map(|row| row.cells().join(" ")).collect();
         assert_eq!(
             lines,
             [
-                "default/web TCP 10.0.0.1:80 clusterIP,cluster false",
-                "default/web TCP 10.0.0.2:80 clusterIP,external,cluster true",
+                "default/web TCP 10.0.0.1:80 clusterIP,serving false",
+                "default/web TCP 10.0.0.2:80 clusterIP,external,serving true",
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! `proxy-agent debug`: looks into the pinned maps, with or without a running agent. Changes nothing.
 
+mod affinity;
 mod backends;
 mod counters;
 mod flows;
@@ -27,6 +28,7 @@ pub fn run(args: &DebugArgs) -> Result<()> {
         DebugCommand::Backends => output::render(&backends::read(&pins)?, args.output)?,
         DebugCommand::Flows => output::render(&flows::read(&pins)?, args.output)?,
         DebugCommand::Sockets => output::render(&sockets::read(&pins)?, args.output)?,
+        DebugCommand::Affinity => output::render(&affinity::read(&pins)?, args.output)?,
         DebugCommand::Counters => output::render(&counters::read(&pins)?, args.output)?,
         DebugCommand::Trace(trace) => trace::run(&pins, trace)?.render(args.output)?,
     };

@@ -1,21 +1,27 @@
 //! `debug services`: every frontend and how many endpoints answer it.
 
+use std::collections::{BTreeSet, HashMap};
+
 use anyhow::Result;
+use ipnet::IpNet;
 use proxy_common::{
     Family, V4, V6,
     layout::{
-        frontend::{FRONTEND_CLUSTER_IP, Frontend, FrontendKey, Target},
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend, FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
+        source::Source,
     },
 };
 use serde::Serialize;
 
 use super::{
+    backends::role_text,
     names::{Names, protocol_text},
     output::{Row, or_dash},
 };
 use crate::{
+    clock::Clock,
     datapath::{
         address::{UserFamily, protocol_of},
         maps::{self, MapFamily},
@@ -25,6 +31,7 @@ use crate::{
 };
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ServiceRow {
     service: Option<String>,
     #[serde(rename = "type")]
@@ -33,6 +40,10 @@ pub(super) struct ServiceRow {
     port: u16,
     protocol: &'static str,
     endpoints: Endpoints,
+    /// How long a client keeps its endpoint, if it does.
+    affinity_seconds: Option<u32>,
+    /// Who may use it; none: everyone. Empty: nobody.
+    source_ranges: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -40,6 +51,10 @@ enum Kind {
     #[serde(rename = "ClusterIP")]
     ClusterIp,
     NodePort,
+    /// A load balancer's address, known by its source ranges.
+    LoadBalancer,
+    /// An external IP, or a load balancer's address that everyone may use: the same to the data path.
+    External,
 }
 
 /// How many endpoints there are for clients of each kind, by traffic policy.
@@ -49,36 +64,74 @@ struct Endpoints {
     cluster_ip: u32,
     external: u32,
     cluster: u32,
+    /// Of the above those that have none because the traffic policy leaves none here: packets are dropped, not refused.
+    withheld: Vec<&'static str>,
 }
 
 impl Row for ServiceRow {
-    const HEADER: &'static [&'static str] =
-        &["SERVICE", "TYPE", "ADDRESS", "PROTOCOL", "CLUSTER-IP", "EXTERNAL", "CLUSTER"];
+    const HEADER: &'static [&'static str] = &[
+        "SERVICE",
+        "TYPE",
+        "ADDRESS",
+        "PROTOCOL",
+        "CLUSTER-IP",
+        "EXTERNAL",
+        "CLUSTER",
+        "AFFINITY",
+        "SOURCES",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let kind = match self.kind {
             Kind::ClusterIp => "ClusterIP",
             Kind::NodePort => "NodePort",
+            Kind::LoadBalancer => "LoadBalancer",
+            Kind::External => "External",
         };
-        let Endpoints { cluster_ip, external, cluster } = &self.endpoints;
+        let Endpoints { cluster_ip, external, cluster, withheld } = &self.endpoints;
+        let count = |role, count: &u32| {
+            if withheld.contains(&role_text(role)) { "withheld".to_owned() } else { count.to_string() }
+        };
         vec![
             or_dash(self.service.as_ref()),
             kind.to_owned(),
             self.address.clone(),
             self.protocol.to_owned(),
-            cluster_ip.to_string(),
-            external.to_string(),
-            cluster.to_string(),
+            count(SetRole::ClusterIp, cluster_ip),
+            count(SetRole::External, external),
+            count(SetRole::Cluster, cluster),
+            or_dash(self.affinity_seconds.map(|seconds| format!("{seconds}s"))),
+            or_dash(self.source_ranges.as_ref().map(|ranges| match &ranges[..] {
+                [] => "nobody".to_owned(),
+                [only] => only.clone(),
+                [first, others @ ..] => format!("{first} +{}", others.len()),
+            })),
         ]
     }
 }
 
+/// What is looked up for a frontend.
+struct Lookup<S> {
+    names: Names,
+    clock: Option<Clock>,
+    /// An element of `sets`.
+    set: S,
+    sources: HashMap<Id, BTreeSet<IpNet>>,
+}
+
 pub(super) fn read(pins: &Pins) -> Result<Vec<ServiceRow>> {
-    let names = Names::read(pins)?;
     let sets = maps::sets(pins)?;
-    let set = |service, role| Ok(sets.get(&Set::index(service, role), 0)?);
-    let mut rows = family::<V4>(frontends::<V4>(pins)?, &names, set)?;
-    rows.extend(family::<V6>(frontends::<V6>(pins)?, &names, set)?);
+    let mut sources = HashMap::new();
+    read_sources::<V4>(pins, &mut sources)?;
+    read_sources::<V6>(pins, &mut sources)?;
+    let lookup = Lookup {
+        names: Names::read(pins)?,
+        clock: Clock::read(),
+        set: |index| Ok(sets.get(&index, 0)?),
+        sources,
+    };
+    let mut rows = family::<V4>(frontends::<V4>(pins)?, &lookup)?;
+    rows.extend(family::<V6>(frontends::<V6>(pins)?, &lookup)?);
     rows.sort();
     Ok(rows)
 }
@@ -87,15 +140,26 @@ fn frontends<F: MapFamily>(pins: &Pins) -> Result<Vec<(FrontendKey<F>, Frontend<
     Ok(F::frontends(pins)?.iter().collect::<Result<_, _>>()?)
 }
 
+fn read_sources<F: MapFamily>(pins: &Pins, found: &mut HashMap<Id, BTreeSet<IpNet>>) -> Result<()> {
+    for key in F::sources(pins)?.keys() {
+        let key = key?;
+        let (bits, source) = (key.prefix_len().saturating_sub(Source::<F>::SERVICE_BITS), key.data());
+        if let Ok(net) = IpNet::new(F::to_ip(&source.addr), bits as u8) {
+            found.entry(source.service).or_default().insert(net);
+        }
+    }
+    Ok(())
+}
+
 fn family<F: UserFamily>(
     frontends: Vec<(FrontendKey<F>, Frontend<F>)>,
-    names: &Names,
-    set: impl Fn(Id, SetRole) -> Result<Set>,
+    lookup: &Lookup<impl Fn(u32) -> Result<Set>>,
 ) -> Result<Vec<ServiceRow>> {
     let row = |(key, value): (FrontendKey<F>, Frontend<F>)| {
         // Torn just now: the next look shows what it became.
         let target = value.checked(&key)?;
-        Some(row(&key, target, names, &set))
+        // Every other port of a cluster IP: refused, so nobody looks for it here.
+        (target.flags() & FRONTEND_ADDRESS == 0).then(|| row(&key, target, lookup))
     };
     frontends.into_iter().filter_map(row).collect()
 }
@@ -103,23 +167,39 @@ fn family<F: UserFamily>(
 fn row<F: UserFamily>(
     key: &FrontendKey<F>,
     target: Target,
-    names: &Names,
-    set: impl Fn(Id, SetRole) -> Result<Set>,
+    lookup: &Lookup<impl Fn(u32) -> Result<Set>>,
 ) -> Result<ServiceRow> {
     let service = target.service();
-    let count = |role| Ok::<_, anyhow::Error>(set(service, role)?.count());
-    let is_cluster_ip = target.flags() & FRONTEND_CLUSTER_IP != 0;
+    let mut withheld = Vec::new();
+    let mut count = |role| {
+        let set = (lookup.set)(Set::index(service, role))?;
+        if set.is_withheld() {
+            withheld.push(role_text(role));
+        }
+        Ok::<_, anyhow::Error>(set.count())
+    };
+    let (cluster_ip, external, cluster) =
+        (count(SetRole::ClusterIp)?, count(SetRole::External)?, count(SetRole::Cluster)?);
+    let timeout = (lookup.set)(Set::affinity_index(service))?.0 as u32;
+    let has_sources = target.flags() & FRONTEND_SOURCES != 0;
     Ok(ServiceRow {
-        service: names.get(service),
-        kind: if is_cluster_ip { Kind::ClusterIp } else { Kind::NodePort },
+        service: lookup.names.get(service),
+        kind: if target.flags() & FRONTEND_CLUSTER_IP != 0 {
+            Kind::ClusterIp
+        } else if F::same(&key.addr, &F::UNSPECIFIED) {
+            Kind::NodePort
+        } else if has_sources {
+            Kind::LoadBalancer
+        } else {
+            Kind::External
+        },
         address: address(key),
         port: u16::from_be(key.port),
         protocol: protocol_text(protocol_of(key.protocol)),
-        endpoints: Endpoints {
-            cluster_ip: count(SetRole::ClusterIp)?,
-            external: count(SetRole::External)?,
-            cluster: count(SetRole::Cluster)?,
-        },
+        endpoints: Endpoints { cluster_ip, external, cluster, withheld },
+        affinity_seconds: lookup.clock.filter(|_| timeout > 0).map(|clock| clock.seconds(timeout)),
+        source_ranges: has_sources
+            .then(|| lookup.sources.get(&service).into_iter().flatten().map(ToString::to_string).collect()),
     })
 }
 
@@ -138,7 +218,9 @@ mod tests {
     use proxy_common::layout::{name::ServiceName, set::SetKind};
 
     use super::*;
-    use crate::{cli::OutputFormat, debug::output::render};
+    use crate::{cli::OutputFormat, clock, debug::output::render};
+
+    const WEB: Id = Id::new(1, 1);
 
     fn frontend<F: UserFamily>(ip: &str, port: u16, id: Id, flags: u32) -> (FrontendKey<F>, Frontend<F>) {
         let addr = F::from_ip(ip.parse().unwrap()).unwrap();
@@ -146,29 +228,45 @@ mod tests {
         (key, Frontend::new(key, Target::new(id, flags).unwrap()))
     }
 
+    fn lookup(sets: &[(u32, Set)]) -> Lookup<impl Fn(u32) -> Result<Set> + use<>> {
+        let sets: HashMap<u32, Set> = sets.iter().copied().collect();
+        Lookup {
+            names: [(WEB, ServiceName::new("default/web:http", 6, 4))].into_iter().collect(),
+            clock: Clock::read(),
+            set: move |index| Ok(sets.get(&index).copied().unwrap_or_default()),
+            sources: HashMap::new(),
+        }
+    }
+
+    /// The words of a table's lines.
+    fn table(rows: &[ServiceRow]) -> Vec<Vec<String>> {
+        let text = render(rows, OutputFormat::Table).unwrap();
+        text.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    }
+
     #[test]
     fn frontends_with_their_endpoints() {
-        let web = Id::new(1, 1);
-        let names: Names = [(web, ServiceName::new("default/web:http", 6, 4))].into_iter().collect();
-        let set = |_, role: SetRole| {
-            let count = [3, 1, 2][role as usize];
-            Ok(Set::new(0, count, SetKind::Uniform))
-        };
+        let sets = [(SetRole::ClusterIp, 3), (SetRole::External, 1), (SetRole::Cluster, 2)]
+            .map(|(role, count)| (Set::index(WEB, role), Set::new(0, count, SetKind::Uniform)));
+        let lookup = lookup(&sets);
+        let address = FrontendKey::of_address(7);
+        let whole = Target::new(WEB, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS).unwrap();
         let v4 = vec![
-            frontend::<V4>("0.0.0.0", 30016, web, 0),
-            frontend::<V4>("10.103.132.104", 3306, web, FRONTEND_CLUSTER_IP),
+            frontend::<V4>("0.0.0.0", 30016, WEB, 0),
+            frontend::<V4>("10.103.132.104", 3306, WEB, FRONTEND_CLUSTER_IP),
+            frontend::<V4>("192.0.2.7", 3306, WEB, 0),
+            (address, Frontend::new(address, whole)),
         ];
-        let mut rows = family(v4, &names, set).unwrap();
-        rows.extend(family(vec![frontend::<V6>("::", 30016, web.next(), 0)], &names, set).unwrap());
+        let mut rows = family(v4, &lookup).unwrap();
+        rows.extend(family(vec![frontend::<V6>("::", 30016, WEB.next(), 0)], &lookup).unwrap());
         rows.sort();
-        let text = render(&rows, OutputFormat::Table).unwrap();
-        let words: Vec<Vec<&str>> = text.lines().skip(1).map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(
-            words,
+            table(&rows),
             [
-                ["-", "NodePort", "[::]:30016", "TCP", "3", "1", "2"],
-                ["default/web:http", "ClusterIP", "10.103.132.104:3306", "TCP", "3", "1", "2"],
-                ["default/web:http", "NodePort", "*:30016", "TCP", "3", "1", "2"],
+                ["-", "NodePort", "[::]:30016", "TCP", "3", "1", "2", "-", "-"],
+                ["default/web:http", "ClusterIP", "10.103.132.104:3306", "TCP", "3", "1", "2", "-", "-"],
+                ["default/web:http", "NodePort", "*:30016", "TCP", "3", "1", "2", "-", "-"],
+                ["default/web:http", "External", "192.0.2.7:3306", "TCP", "3", "1", "2", "-", "-"],
             ]
         );
         let json = serde_json::to_value(&rows[1]).unwrap();
@@ -176,8 +274,35 @@ mod tests {
             json,
             serde_json::json!({
                 "service": "default/web:http", "type": "ClusterIP", "address": "10.103.132.104:3306", "port": 3306,
-                "protocol": "TCP", "endpoints": {"clusterIP": 3, "external": 1, "cluster": 2},
+                "protocol": "TCP", "endpoints": {"clusterIP": 3, "external": 1, "cluster": 2, "withheld": []},
+                "affinitySeconds": null, "sourceRanges": null,
             })
         );
+    }
+
+    #[test]
+    fn affinity_source_ranges_and_what_is_withheld() {
+        let mut lookup = lookup(&[
+            (Set::index(WEB, SetRole::ClusterIp), Set::EMPTY),
+            (Set::index(WEB, SetRole::External), Set::WITHHELD),
+            (Set::index(WEB, SetRole::Cluster), Set::new(0, 2, SetKind::Sticky)),
+            (Set::affinity_index(WEB), Set(clock::jiffies(10_800).into())),
+        ]);
+        let rows = |lookup: &Lookup<_>| {
+            family(vec![frontend::<V4>("192.0.2.7", 80, WEB, FRONTEND_SOURCES)], lookup).unwrap()
+        };
+        let line = |last: &[&str]| {
+            let words =
+                ["default/web:http", "LoadBalancer", "192.0.2.7:80", "TCP", "0", "withheld", "2", "10800s"];
+            words.iter().chain(last).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(table(&rows(&lookup)), [line(&["nobody"])]);
+        let nets = ["10.0.0.0/8", "192.0.2.0/24"].map(|net| net.parse().unwrap());
+        lookup.sources.insert(WEB, nets.into());
+        assert_eq!(table(&rows(&lookup)), [line(&["10.0.0.0/8", "+1"])]);
+        let json = serde_json::to_value(&rows(&lookup)[0]).unwrap();
+        assert_eq!(json["sourceRanges"], serde_json::json!(["10.0.0.0/8", "192.0.2.0/24"]));
+        assert_eq!(json["affinitySeconds"], 10_800);
+        assert_eq!(json["endpoints"]["withheld"], serde_json::json!(["external"]));
     }
 }

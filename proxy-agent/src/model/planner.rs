@@ -113,24 +113,20 @@ fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Can
 /// All frontends of a port in the family of its cluster IP. An address that the Service has in several roles has one
 /// frontend: source ranges stay effective for one that is an external IP as well.
 fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<Frontend> {
-    let family = IpFamily::of(&cluster_ip);
-    let of_family = |ips: &[IpAddr]| -> Vec<IpAddr> {
-        ips.iter().filter(|ip| IpFamily::of(ip) == family).copied().collect()
-    };
-    let mut taken = BTreeSet::from([cluster_ip]);
     let mut all = vec![
         Frontend::ClusterIp(SocketAddr::new(cluster_ip, port.port)),
         Frontend::ClusterAddress(cluster_ip),
     ];
-    let kinds: [(&[IpAddr], fn(SocketAddr) -> Frontend); 2] =
-        [(&service.load_balancer_ips, Frontend::LoadBalancer), (&service.external_ips, Frontend::ExternalIp)];
-    for (ips, frontend) in kinds {
-        for ip in of_family(ips) {
-            if taken.insert(ip) {
-                all.push(frontend(SocketAddr::new(ip, port.port)));
+    let mut taken = BTreeSet::from([cluster_ip]);
+    let mut add = |ips: &[IpAddr], frontend: fn(SocketAddr) -> Frontend| {
+        for ip in ips.iter().filter(|ip| ip.is_ipv4() == cluster_ip.is_ipv4()) {
+            if taken.insert(*ip) {
+                all.push(frontend(SocketAddr::new(*ip, port.port)));
             }
         }
-    }
+    };
+    add(&service.load_balancer_ips, Frontend::LoadBalancer);
+    add(&service.external_ips, Frontend::ExternalIp);
     all.extend(port.node_port.map(Frontend::NodePort));
     all
 }

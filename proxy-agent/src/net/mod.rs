@@ -2,5 +2,7 @@
 
 pub mod forwarding;
 pub mod interfaces;
+pub mod netns;
 pub mod reserved_ports;
+pub mod sock_diag;
 pub mod topology;

@@ -19,6 +19,8 @@ pub struct Wishes {
     pub pod_datapath: PodDatapath,
     /// `--nodeport-addresses`.
     pub nodeport_addresses: Vec<NodePortAddresses>,
+    /// `--bind-address`: the node's primary address of that family, whatever the Node object says.
+    pub bind_address: Option<IpAddr>,
 }
 
 /// An interface that leads off the node.
@@ -69,6 +71,8 @@ impl Topology {
     /// Works the topology out. `node_addresses` are those of the Node object, if it is known.
     pub fn new(interfaces: &[Interface], node_addresses: &[IpAddr], wishes: &Wishes) -> Self {
         let mut complaints = Vec::new();
+        let node_addresses: Vec<IpAddr> =
+            wishes.bind_address.into_iter().chain(node_addresses.iter().copied()).collect();
         let is_uplink = |interface: &&Interface| {
             !interface.is_loopback
                 && if wishes.uplinks.is_empty() {
@@ -89,6 +93,9 @@ impl Topology {
             }
         }
         let own: Vec<&Interface> = interfaces.iter().filter(is_uplink).collect();
+        if let Some(ip) = wishes.bind_address.filter(|ip| !is_local(interfaces, ip)) {
+            complaints.push(format!("no interface has the address {ip} (--bind-address)"));
+        }
         if own.is_empty() && wishes.uplinks.is_empty() {
             complaints.push(
                 "no interface has a default route or the node's address: name one with --uplink".to_owned(),
@@ -136,7 +143,7 @@ impl Topology {
             interfaces.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
         let of_uplinks: BTreeSet<IpAddr> =
             own.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
-        let nodeport_addresses = nodeport_addresses(&of_uplinks, &local_addresses, node_addresses, wishes);
+        let nodeport_addresses = nodeport_addresses(&of_uplinks, &local_addresses, &node_addresses, wishes);
         Self { uplinks, pods, nodeport_addresses, local_addresses, complaints }
     }
 }
@@ -245,6 +252,7 @@ mod tests {
             pod_interfaces: Vec::new(),
             pod_datapath: PodDatapath::Socket,
             nodeport_addresses: Vec::new(),
+            bind_address: None,
         }
     }
 
@@ -319,5 +327,22 @@ mod tests {
             );
             assert_eq!(topology.nodeport_addresses, ips(expected), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn a_bind_address_is_the_primary_one_of_its_family() {
+        let node_addresses = ["192.168.1.10".parse().unwrap(), "fd00::10".parse().unwrap()];
+        let topology = |bind_address: &str| {
+            let nodeport_addresses = vec![NodePortAddresses::Primary];
+            let bind_address = Some(bind_address.parse().unwrap());
+            Topology::new(&node(), &node_addresses, &Wishes { nodeport_addresses, bind_address, ..wishes() })
+        };
+        let bound = topology("10.1.0.10");
+        assert_eq!(bound.nodeport_addresses, ips(&["10.1.0.10", "fd00::10"]));
+        assert!(bound.uplinks.iter().any(|uplink| uplink.name == "eth1"), "it names an uplink");
+        let wireguard = bound.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
+        assert_eq!(wireguard.sources, ["10.1.0.10".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
+        let elsewhere = topology("192.0.2.1");
+        assert!(elsewhere.complaints[0].contains("192.0.2.1"), "{:?}", elsewhere.complaints);
     }
 }

@@ -3,7 +3,10 @@
 //! Path, port and format are a contract with cloud load balancers (KEP-3836).
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 pub struct Health {
     source: watch::Receiver<SourceState>,
     work: Mutex<Work>,
+    node_eligible: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +34,7 @@ struct Work {
     pending: Option<Instant>,
     apply_error: Option<String>,
     failed_hooks: Vec<String>,
+    failed_service_health: Vec<String>,
 }
 
 /// The answer to a health check.
@@ -73,9 +78,15 @@ struct FamilyStatus {
 }
 
 impl Health {
-    /// Nothing applied yet; follows the state of the source.
+    /// Nothing applied yet, the node eligible; follows the state of the source.
     pub fn new(source: watch::Receiver<SourceState>) -> Self {
-        Self { source, work: Mutex::default() }
+        Self { source, work: Mutex::default(), node_eligible: AtomicBool::new(true) }
+    }
+
+    /// Whether load balancers should send new connections to this node (KEP-3836). Not while its object is unknown, is
+    /// being deleted, or has the taint `ToBeDeletedByClusterAutoscaler`. The proxy may be well all the same.
+    pub fn set_node_eligible(&self, eligible: bool) {
+        self.node_eligible.store(eligible, Ordering::Relaxed);
     }
 
     /// A change has come that is to be applied.
@@ -103,11 +114,23 @@ impl Health {
         self.work().failed_hooks = failed;
     }
 
-    /// For `/healthz`: 503 until services are programmed for the first time, so that nobody relies on this node too early.
+    /// Health check node ports that are not answered as they should be, for people; empty when all are.
+    pub fn set_failed_service_health(&self, failed: Vec<String>) {
+        self.work().failed_service_health = failed;
+    }
+
+    /// For `/healthz`: 503 until services are programmed for the first time, so that nobody relies on this node too
+    /// early, and while the node is not eligible.
     pub fn ready(&self) -> Report {
+        let eligible = self.node_eligible.load(Ordering::Relaxed);
         let work = self.work();
-        let healthy = work.last_applied.is_some() && !work.is_stuck(Instant::now());
-        self.report(&work, healthy, Some(true))
+        self.report(&work, work.is_programmed(), Some(eligible))
+    }
+
+    /// Whether services are programmed as they should be, whatever becomes of the node: what the health checks of
+    /// Services say of the proxy.
+    pub fn is_programmed(&self) -> bool {
+        self.work().is_programmed()
     }
 
     /// For `/livez`: a restart could help. It does not while the API server is away, so that does not count.
@@ -117,17 +140,22 @@ impl Health {
         self.report(&work, healthy, None)
     }
 
-    fn report(&self, work: &Work, healthy: bool, node_eligible: Option<bool>) -> Report {
+    fn report(&self, work: &Work, well: bool, node_eligible: Option<bool>) -> Report {
         let now = Timestamp::now();
-        let last_updated = if healthy { Some(now) } else { work.last_applied };
-        let family = FamilyStatus { last_updated, healthy };
+        let last_updated = |well| if well { Some(now) } else { work.last_applied };
+        let family = FamilyStatus { last_updated: last_updated(well), healthy: well };
         let status = Families { v4: family, v6: family };
-        let problems = self.problems(work);
+        let problems = self.problems(work, node_eligible);
+        let healthy = well && node_eligible.unwrap_or(true);
+        let last_updated = last_updated(healthy);
         Report { last_updated, current_time: now, node_eligible, healthy, status, problems }
     }
 
-    fn problems(&self, work: &Work) -> Vec<String> {
+    fn problems(&self, work: &Work, node_eligible: Option<bool>) -> Vec<String> {
         let mut problems = Vec::new();
+        if node_eligible == Some(false) {
+            problems.push("the Node object is unknown, or says that the node is going".to_owned());
+        }
         let source = self.source.borrow();
         if let Some(trouble) = source.trouble() {
             let detail = if trouble.detail.is_empty() { "" } else { ": " };
@@ -138,7 +166,7 @@ impl Health {
             problems.push(format!("Services and EndpointSlices {what}"));
         }
         problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
-        problems.extend(work.failed_hooks.iter().cloned());
+        problems.extend(work.failed_hooks.iter().chain(&work.failed_service_health).cloned());
         problems
     }
 
@@ -148,6 +176,10 @@ impl Health {
 }
 
 impl Work {
+    fn is_programmed(&self) -> bool {
+        self.last_applied.is_some() && !self.is_stuck(Instant::now())
+    }
+
     fn is_stuck(&self, now: Instant) -> bool {
         self.pending.is_some_and(|since| now.saturating_duration_since(since) > STUCK_AFTER)
     }
@@ -190,6 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_goes_is_not_ready_but_its_proxy_is_well() {
+        let health = health();
+        health.applied();
+        health.set_node_eligible(false);
+        assert_eq!(both(&health), (false, true));
+        assert!(health.is_programmed());
+        let json = serde_json::to_value(health.ready()).unwrap();
+        assert_eq!(json["nodeEligible"], false);
+        assert_eq!(json["healthy"], false);
+        assert_eq!(json["status"]["IPv6"]["healthy"], true, "the families are not to blame");
+        assert!(json["problems"][0].as_str().unwrap().contains("Node object"));
+        health.set_node_eligible(true);
+        assert_eq!(both(&health), (true, true));
+        long_ago(&health);
+        assert!(!health.is_programmed());
+    }
+
+    #[test]
     fn the_answer_has_kube_proxys_fields_and_says_what_is_wrong() {
         let health = health();
         health.applied();
@@ -203,9 +253,13 @@ mod tests {
 
         health.failed(&anyhow::anyhow!("no room"));
         health.set_failed_hooks(vec!["uplink_ingress at eth9: no such device".into()]);
+        health.set_failed_service_health(vec!["port taken".into()]);
         let json = serde_json::to_value(health.ready()).unwrap();
-        let expected =
-            serde_json::json!(["cannot apply changes: no room", "uplink_ingress at eth9: no such device"]);
+        let expected = serde_json::json!([
+            "cannot apply changes: no room",
+            "uplink_ingress at eth9: no such device",
+            "port taken"
+        ]);
         assert_eq!(json["problems"], expected);
     }
 }

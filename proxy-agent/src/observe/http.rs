@@ -1,12 +1,14 @@
-//! A small HTTP server for probes and scrapes: GET and HEAD of a few fixed paths.
+//! A small HTTP server for probes and scrapes.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
+use anyhow::{Context as _, Result};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Bytes,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -26,51 +28,119 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Connections served at the same time; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
 
-/// What is sent for a path.
+/// What is sent for a request.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
     /// The body's media type.
     pub content_type: &'static str,
+    /// More headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: String,
 }
 
-/// The answer to a path, if the path exists.
-pub type Routes = Arc<dyn Fn(&str) -> Option<Answer> + Send + Sync>;
+impl Answer {
+    /// An answer without more headers.
+    pub fn new(status: StatusCode, content_type: &'static str, body: String) -> Self {
+        Self { status, content_type, headers: Vec::new(), body }
+    }
 
-/// Answers at an address until cancelled. While it is taken this is logged and tried again: the agent's work goes on
-/// without. `what` says for people what is served.
-pub async fn serve(what: &str, address: SocketAddr, routes: Routes, cancel: CancellationToken) {
-    let Some(listener) = cancel.run_until_cancelled(bind(what, address)).await else {
-        return;
-    };
-    serve_on(listener, routes, cancel).await;
-}
+    /// A plain text answer.
+    pub fn text(status: StatusCode, body: &str) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", body.to_owned())
+    }
 
-async fn bind(what: &str, address: SocketAddr) -> TcpListener {
-    let mut said = String::new();
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                info!("answering {what} at {address}");
-                return listener;
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if said != error {
-                    warn!("cannot answer {what} at {address}: {error}; trying again every {BIND_AGAIN:?}");
-                    said = error;
-                }
-            }
-        }
-        tokio::time::sleep(BIND_AGAIN).await;
+    /// A JSON answer.
+    pub fn json(status: StatusCode, body: String) -> Self {
+        Self::new(status, "application/json", body)
+    }
+
+    /// With another header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((name, value.into()));
+        self
     }
 }
 
-/// Answers at a listener until cancelled.
-pub async fn serve_on(listener: TcpListener, routes: Routes, cancel: CancellationToken) {
+/// Answers any request.
+pub type Handler = Arc<dyn Fn(&Parts) -> Answer + Send + Sync>;
+
+/// What there is at a path.
+pub type Page = Box<dyn Fn(&Parts) -> Answer + Send + Sync>;
+
+/// Answers GET and HEAD of a few paths, and refuses the rest.
+pub fn pages(pages: Vec<(&'static str, Page)>) -> Handler {
+    Arc::new(move |request| match pages.iter().find(|(path, _)| *path == request.uri.path()) {
+        Some((_, page)) if matches!(request.method, Method::GET | Method::HEAD) => page(request),
+        Some(_) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
+            .with(ALLOW, HeaderValue::from_static("GET, HEAD")),
+        None => Answer::text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+    })
+}
+
+/// What to serve where, and what to do when the address is taken.
+pub struct Server {
+    /// What is served, for people.
+    pub what: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// The answers.
+    pub handler: Handler,
+    /// An address that cannot be had at once is an error, instead of something that may pass.
+    pub must_bind: bool,
+    /// Is told once why the address cannot be had.
+    pub on_failure: Box<dyn Fn(&str) + Send>,
+}
+
+impl Server {
+    /// Begins to answer, until cancelled. While the address is taken it is tried again every 5 s: the agent's work goes on
+    /// without.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be had and `must_bind`.
+    pub async fn start(self, cancel: CancellationToken) -> Result<()> {
+        let Self { what, address, handler, must_bind, on_failure } = self;
+        let error = match TcpListener::bind(address).await {
+            Ok(listener) => {
+                info!("answering {what} at {address}");
+                tokio::spawn(serve(listener, handler, cancel));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        on_failure(&format!("cannot answer {what} at {address}: {error}"));
+        if must_bind {
+            return Err(error).with_context(|| format!("cannot answer {what} at {address}"));
+        }
+        warn!("cannot answer {what} at {address}: {error}; trying again every {BIND_AGAIN:?}");
+        tokio::spawn(async move {
+            if let Some(listener) = cancel.run_until_cancelled(bind_later(what, address)).await {
+                serve(listener, handler, cancel).await;
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn bind_later(what: &str, address: SocketAddr) -> TcpListener {
+    loop {
+        tokio::time::sleep(BIND_AGAIN).await;
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                info!("answering {what} at {address} now");
+                return listener;
+            }
+            Err(error) => debug!("cannot answer {what} at {address}: {error}"),
+        }
+    }
+}
+
+/// Answers at a listener until cancelled. Then it is closed, and its connections are cut.
+pub async fn serve(listener: TcpListener, handler: Handler, cancel: CancellationToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let accept = async {
@@ -80,9 +150,9 @@ pub async fn serve_on(listener: TcpListener, routes: Routes, cancel: Cancellatio
             while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let routes = routes.clone();
+                    let handler = handler.clone();
                     connections.spawn(async move {
-                        converse(stream, routes).await;
+                        converse(stream, handler).await;
                         drop(slot);
                     });
                 }
@@ -97,9 +167,9 @@ pub async fn serve_on(listener: TcpListener, routes: Routes, cancel: Cancellatio
     cancel.run_until_cancelled(accept).await;
 }
 
-async fn converse(stream: TcpStream, routes: Routes) {
-    let service = service_fn(|request| {
-        let response = respond(&request, &routes);
+async fn converse(stream: TcpStream, handler: Handler) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = respond(handler(&request.into_parts().0));
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -111,29 +181,12 @@ async fn converse(stream: TcpStream, routes: Routes) {
     }
 }
 
-fn respond<B>(request: &Request<B>, routes: &Routes) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    let mut allow = None;
-    let answer = match (request.method(), routes(path)) {
-        (&Method::GET | &Method::HEAD, Some(answer)) => answer,
-        (_, Some(_)) => {
-            allow = Some(HeaderValue::from_static("GET, HEAD"));
-            text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
-        }
-        (_, None) => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
-    };
+fn respond(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    headers.insert("X-Content-Type-Options", HeaderValue::from_static("nosniff"));
-    if let Some(allow) = allow {
-        headers.insert(ALLOW, allow);
-    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.extend(answer.headers);
     response
-}
-
-/// A plain text answer.
-pub fn text(status: StatusCode, body: &str) -> Answer {
-    Answer { status, content_type: "text/plain; charset=utf-8", body: body.to_owned() }
 }

@@ -1,9 +1,15 @@
-//! What the agent tells those who watch it: health checks and metrics over HTTP.
+//! What the agent tells those who watch it: health checks and metrics over HTTP, Kubernetes Events.
 
 pub mod endpoints;
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod service_health;
+#[cfg(test)]
+mod test_client;
 
+pub use events::Events;
 pub use health::Health;
 pub use metrics::Metrics;
+pub use service_health::ServiceHealth;

@@ -98,11 +98,13 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
     };
     *backend = *slot;
     if set.is_sticky() {
-        let mut affinity = Affinity::default();
-        affinity.addr = backend.addr;
-        affinity.port = backend.port;
-        affinity.backend = backend.id;
-        affinity.last_used = tables.now();
+        let affinity = Affinity {
+            addr: backend.addr,
+            port: backend.port,
+            zero: 0,
+            backend: backend.id,
+            last_used: tables.now(),
+        };
         tables.remember_affinity(&key, &affinity);
     }
     tables.step(Step::Backend(*backend));

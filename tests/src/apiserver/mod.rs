@@ -1,8 +1,10 @@
-//! A stand-in for the API server: Services, EndpointSlices and Nodes over real HTTP, and every way it can fail.
+//! A stand-in for the API server: Services, EndpointSlices, Nodes and ServiceCIDRs over real HTTP, and every way it can fail.
 //!
 //! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
-//! 410 Gone) as the real one does, as far as a service proxy can tell. There is no TLS and no authentication.
+//! 410 Gone) as the real one does, as far as a service proxy can tell. It keeps the Events that it is sent. There is no TLS
+//! and no authentication.
 
+mod events;
 mod selector;
 mod serve;
 mod state;
@@ -10,6 +12,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -52,6 +55,8 @@ pub struct Behaviour {
     pub initial_bookmark: bool,
     /// Field selectors other than `metadata.name` are known; otherwise they are refused with 400.
     pub field_selectors: bool,
+    /// There are ServiceCIDRs; otherwise requests for them get 404, as from servers before 1.33.
+    pub service_cidrs: bool,
     /// 410 Gone is an HTTP status; otherwise an ERROR event in a watch.
     pub gone_as_status: bool,
     /// The next list of Services or EndpointSlices breaks off, once: a streaming one after this many objects, one in
@@ -68,6 +73,7 @@ impl Default for Behaviour {
             streaming_lists: true,
             initial_bookmark: true,
             field_selectors: true,
+            service_cidrs: true,
             gone_as_status: false,
             cut_next_list_after: None,
             bookmark_every: Duration::from_secs(60),
@@ -123,6 +129,10 @@ struct Inner {
     state: State,
     behaviour: Behaviour,
     requests: Vec<Request>,
+    /// Events that were created, in order.
+    events: Vec<Value>,
+    /// Counts those that were refused.
+    events_refused: usize,
     /// Each asks watches for one thing.
     bookmarks_asked: u64,
     expiries_asked: u64,
@@ -179,14 +189,14 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// If it is not a Service, EndpointSlice or Node with a name.
+    /// If it is not a Service, EndpointSlice, Node or ServiceCIDR with a name.
     pub fn apply(&self, object: Value) -> anyhow::Result<u64> {
         let version = self.shared.lock().state.apply(object)?;
         self.shared.notify();
         Ok(version)
     }
 
-    /// Deletes an object; says whether it was there. The namespace of Nodes is empty.
+    /// Deletes an object; says whether it was there. The namespace of Nodes and ServiceCIDRs is empty.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> bool {
         let found = self.shared.lock().state.delete(resource, namespace, name);
         self.shared.notify();
@@ -245,6 +255,11 @@ impl ApiServer {
         self.shared.lock().requests.clone()
     }
 
+    /// The `events.k8s.io/v1` Events that were created, in order.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.lock().events.clone()
+    }
+
     /// Waits until the requests that came satisfy a condition.
     ///
     /// # Errors
@@ -255,14 +270,46 @@ impl ApiServer {
         what: &str,
         condition: impl Fn(&[Request]) -> bool,
     ) -> anyhow::Result<()> {
+        self.wait_for(what, || self.requests(), |requests| condition(requests)).await
+    }
+
+    /// Waits until the Events that were created satisfy a condition.
+    ///
+    /// # Errors
+    ///
+    /// If they do not within ten seconds; shows them then.
+    pub async fn wait_for_events(
+        &self,
+        what: &str,
+        condition: impl Fn(&[Value]) -> bool,
+    ) -> anyhow::Result<()> {
+        self.wait_for(what, || self.events(), |events| condition(events)).await
+    }
+
+    /// Waits until this many Events were refused.
+    ///
+    /// # Errors
+    ///
+    /// If they were not within ten seconds.
+    pub async fn wait_for_refused_events(&self, count: usize) -> anyhow::Result<()> {
+        self.wait_for("refused Events", || self.shared.lock().events_refused, |refused| *refused >= count)
+            .await
+    }
+
+    async fn wait_for<T: Debug>(
+        &self,
+        what: &str,
+        get: impl Fn() -> T,
+        condition: impl Fn(&T) -> bool,
+    ) -> anyhow::Result<()> {
         let mut changed = self.shared.changed.subscribe();
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let requests = self.requests();
-            if condition(&requests) {
+            let seen = get();
+            if condition(&seen) {
                 return Ok(());
             }
-            let late = || format!("not in time: {what}; requests were {requests:#?}");
+            let late = || format!("not in time: {what}; there was {seen:#?}");
             timeout_at(deadline, changed.changed()).await.with_context(late)??;
         }
     }

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    Mode, Request, Resource, Shared,
+    Mode, Request, Resource, Shared, events,
     selector::Selector,
     state::{Resources as _, status},
     watch::{self, WatchRequest},
@@ -98,6 +98,9 @@ async fn answer(
     request: http::Request<Incoming>,
     shared: Arc<Shared>,
 ) -> Result<Response<Answer>, Infallible> {
+    if let Some(namespace) = events::namespace(&request) {
+        return Ok(create_event(request, &namespace, &shared).await);
+    }
     let query = parse_query(request.uri().query().unwrap_or_default());
     let Some(resource) = resource_of(request.uri().path()) else {
         return Ok(refusal(404, "NotFound", "there is no such resource"));
@@ -106,12 +109,11 @@ async fn answer(
     shared.lock().requests.push(request.clone());
     shared.notify();
 
-    let mode = shared.lock().behaviour.mode;
-    match mode {
-        Mode::Fail(code) => return Ok(refusal(code, "InternalError", "the stand-in was told to fail")),
-        // Until the connection is cut.
-        Mode::Hang => std::future::pending().await,
-        Mode::Serve | Mode::Refuse => {}
+    if let Some(refusal) = treated_badly(&shared).await {
+        return Ok(refusal);
+    }
+    if resource == Resource::ServiceCidrs && !shared.lock().behaviour.service_cidrs {
+        return Ok(refusal(404, "NotFound", "the server could not find the requested resource"));
     }
     let selector = Selector::parse(request.query.get("labelSelector"), request.query.get("fieldSelector"));
     if selector.has_special_fields() && !shared.lock().behaviour.field_selectors {
@@ -126,13 +128,48 @@ async fn answer(
         tokio::spawn(watch::run(watch, sender, shared));
         return Ok(respond(StatusCode::OK, Answer::Stream(lines)));
     }
-    let cut = request.query.contains_key("continue")
+    let cut = resource.is_cut()
+        && request.query.contains_key("continue")
         && shared.lock().behaviour.cut_next_list_after.take().is_some();
     if cut {
         shared.cut_connections();
         std::future::pending::<()>().await;
     }
     Ok(list(&request, &selector, &shared))
+}
+
+/// The answer, if the mode is not to serve.
+async fn treated_badly(shared: &Shared) -> Option<Response<Answer>> {
+    let mode = shared.lock().behaviour.mode;
+    match mode {
+        Mode::Fail(code) => Some(refusal(code, "InternalError", "the stand-in was told to fail")),
+        // Until the connection is cut.
+        Mode::Hang => std::future::pending().await,
+        Mode::Serve | Mode::Refuse => None,
+    }
+}
+
+async fn create_event(
+    request: http::Request<Incoming>,
+    namespace: &str,
+    shared: &Shared,
+) -> Response<Answer> {
+    let response = match treated_badly(shared).await {
+        Some(refusal) => refusal,
+        None => match events::read(request.into_body(), namespace).await {
+            Ok(event) => {
+                let response = respond(StatusCode::CREATED, whole(&event));
+                shared.lock().events.push(event);
+                response
+            }
+            Err(problem) => refusal(422, "Invalid", &problem),
+        },
+    };
+    if !response.status().is_success() {
+        shared.lock().events_refused += 1;
+    }
+    shared.notify();
+    response
 }
 
 fn list(request: &Request, selector: &Selector, shared: &Shared) -> Response<Answer> {
@@ -178,6 +215,7 @@ fn resource_of(path: &str) -> Option<Resource> {
         "/api/v1/services" => Some(Resource::Services),
         "/apis/discovery.k8s.io/v1/endpointslices" => Some(Resource::EndpointSlices),
         "/api/v1/nodes" => Some(Resource::Nodes),
+        "/apis/networking.k8s.io/v1/servicecidrs" => Some(Resource::ServiceCidrs),
         _ => None,
     }
 }

@@ -16,6 +16,15 @@ pub enum Resource {
     EndpointSlices,
     /// `v1` Nodes.
     Nodes,
+    /// `networking.k8s.io/v1` ServiceCIDRs.
+    ServiceCidrs,
+}
+
+impl Resource {
+    /// Is this what a list that is to break off is a list of?
+    pub(super) fn is_cut(self) -> bool {
+        matches!(self, Self::Services | Self::EndpointSlices)
+    }
 }
 
 /// What a watch event says.
@@ -41,6 +50,7 @@ impl Resources for Resource {
             Self::Services => "Service",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
+            Self::ServiceCidrs => "ServiceCIDR",
         }
     }
 
@@ -48,6 +58,7 @@ impl Resources for Resource {
         match self {
             Self::Services | Self::Nodes => "v1",
             Self::EndpointSlices => "discovery.k8s.io/v1",
+            Self::ServiceCidrs => "networking.k8s.io/v1",
         }
     }
 }
@@ -211,7 +222,8 @@ fn key_of(object: &Value) -> anyhow::Result<Key> {
         Some("Service") => Resource::Services,
         Some("EndpointSlice") => Resource::EndpointSlices,
         Some("Node") => Resource::Nodes,
-        other => bail!("kind {other:?} is none of Service, EndpointSlice and Node"),
+        Some("ServiceCIDR") => Resource::ServiceCidrs,
+        other => bail!("kind {other:?} is none of Service, EndpointSlice, Node and ServiceCIDR"),
     };
     let metadata = &object["metadata"];
     let name = metadata["name"].as_str().context("the object has no name")?;

@@ -102,7 +102,7 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             let (list, cut_after) = {
                 let inner = &mut *shared.lock();
                 let list = inner.state.list(watch.resource, &watch.selector);
-                (list, inner.behaviour.cut_next_list_after.take_if(|_| watch.resource != Resource::Nodes))
+                (list, inner.behaviour.cut_next_list_after.take_if(|_| watch.resource.is_cut()))
             };
             for (n, object) in list.items.iter().enumerate() {
                 if cut_after == Some(n) {

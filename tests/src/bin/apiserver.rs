@@ -10,8 +10,8 @@ use proxy_tests::apiserver::{ApiServer, Mode, Resource};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-const HELP: &str = "commands: apply FILE | delete service|endpointslice|node [NAMESPACE/]NAME | drop | compact | expire | \
-bookmark | mode serve|hang|refuse|fail CODE | streaming on|off | field-selectors on|off | requests | quit";
+const HELP: &str = "commands: apply FILE | delete service|endpointslice|node|servicecidr [NAMESPACE/]NAME | drop | compact | expire | \
+bookmark | mode serve|hang|refuse|fail CODE | streaming on|off | field-selectors on|off | service-cidrs on|off | requests | quit";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -70,6 +70,10 @@ fn obey(server: &ApiServer, words: &[&str]) -> anyhow::Result<()> {
             let on = on_or_off(value)?;
             server.set(|behaviour| behaviour.field_selectors = on);
         }
+        ["service-cidrs", value] => {
+            let on = on_or_off(value)?;
+            server.set(|behaviour| behaviour.service_cidrs = on);
+        }
         ["requests"] => server.requests().iter().for_each(|request| println!("{request:?}")),
         ["help"] => println!("{HELP}"),
         _ => bail!("{HELP}"),
@@ -92,7 +96,7 @@ fn apply(server: &ApiServer, path: &Path) -> anyhow::Result<()> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(&text).with_context(|| format!("cannot parse {shown}"))?;
     for mut object in documents.into_iter().filter(|document| !document.is_null()) {
-        let namespaced = object["kind"] != "Node";
+        let namespaced = object["kind"] != "Node" && object["kind"] != "ServiceCIDR";
         if namespaced && object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = "default".into();
         }
@@ -106,9 +110,10 @@ fn delete(server: &ApiServer, kind: &str, name: &str) -> anyhow::Result<()> {
         "service" => Resource::Services,
         "endpointslice" => Resource::EndpointSlices,
         "node" => Resource::Nodes,
-        other => bail!("kind `{other}` is none of service, endpointslice and node"),
+        "servicecidr" => Resource::ServiceCidrs,
+        other => bail!("kind `{other}` is none of service, endpointslice, node and servicecidr"),
     };
-    let namespaced = resource != Resource::Nodes;
+    let namespaced = !matches!(resource, Resource::Nodes | Resource::ServiceCidrs);
     let (namespace, name) = name.split_once('/').unwrap_or((if namespaced { "default" } else { "" }, name));
     if !server.delete(resource, namespace, name) {
         bail!("there is no {kind} {namespace}/{name}");

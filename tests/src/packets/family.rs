@@ -108,6 +108,9 @@ pub trait PacketFamily: MemoryFamily<Addr: aya::Pod> + Parse {
     /// Tells its maps and its ids apart.
     const NUMBER: u32 = if Self::IS_V4 { 4 } else { 6 };
 
+    /// An address with all bits set.
+    const ONES: Self::Addr;
+
     /// An address as maps hold it; of the other family: the unspecified one.
     fn from_ip(ip: IpAddr) -> Self::Addr;
     /// Back again.
@@ -134,6 +137,7 @@ pub trait PacketFamily: MemoryFamily<Addr: aya::Pod> + Parse {
 
 impl PacketFamily for V4 {
     const IS_V4: bool = true;
+    const ONES: u32 = u32::MAX;
 
     fn from_ip(ip: IpAddr) -> u32 {
         match ip {
@@ -149,6 +153,7 @@ impl PacketFamily for V4 {
 
 impl PacketFamily for V6 {
     const IS_V4: bool = false;
+    const ONES: [u32; 4] = [u32::MAX; 4];
 
     fn from_ip(ip: IpAddr) -> [u32; 4] {
         match ip {

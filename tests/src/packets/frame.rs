@@ -6,6 +6,10 @@ use etherparse::{
     IpHeaders, Ipv4Extensions, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6FlowLabel, Ipv6Header,
     PacketBuilder, TcpHeader,
 };
+use proxy_common::packet::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
+
+/// SCTP's checksum.
+const CRC32C: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
 
 /// The transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,14 +20,20 @@ pub enum Transport {
     Udp,
     /// UDP without checksum (IPv4 only).
     UdpUnchecked,
+    /// SCTP with one chunk of this type.
+    Sctp(u8),
+    /// An echo request, or with `true` its reply; ports are not part of it.
+    Echo(bool),
 }
 
 impl Transport {
     /// The IP protocol number.
     pub fn protocol(self) -> u8 {
         match self {
-            Self::Tcp(_) => proxy_common::packet::PROTOCOL_TCP,
-            Self::Udp | Self::UdpUnchecked => proxy_common::packet::PROTOCOL_UDP,
+            Self::Tcp(_) => PROTOCOL_TCP,
+            Self::Udp | Self::UdpUnchecked => PROTOCOL_UDP,
+            Self::Sctp(_) => PROTOCOL_SCTP,
+            Self::Echo(_) => PROTOCOL_ICMP,
         }
     }
 
@@ -118,6 +128,26 @@ impl Frame {
             Transport::Udp | Transport::UdpUnchecked => {
                 builder.udp(self.src.port(), self.dst.port()).write(&mut bytes, &self.payload)?;
             }
+            Transport::Sctp(chunk) => {
+                let (src, dst) = (self.src.port().to_be_bytes(), self.dst.port().to_be_bytes());
+                // Ports, verification tag, checksum, and a chunk's type, flags and length.
+                let mut sctp = vec![src[0], src[1], dst[0], dst[1], 0, 1, 2, 3, 0, 0, 0, 0, chunk, 0, 0, 0];
+                sctp.extend(&self.payload);
+                let checksum = CRC32C.checksum(&sctp);
+                sctp[8..12].copy_from_slice(&checksum.to_le_bytes());
+                builder.write(&mut bytes, PROTOCOL_SCTP.into(), &sctp)?;
+            }
+            Transport::Echo(is_reply) => {
+                let (id, seq) = (7, 1);
+                match (self.src.is_ipv4(), is_reply) {
+                    (true, false) => builder.icmpv4_echo_request(id, seq).write(&mut bytes, &self.payload)?,
+                    (true, true) => builder.icmpv4_echo_reply(id, seq).write(&mut bytes, &self.payload)?,
+                    (false, false) => {
+                        builder.icmpv6_echo_request(id, seq).write(&mut bytes, &self.payload)?
+                    }
+                    (false, true) => builder.icmpv6_echo_reply(id, seq).write(&mut bytes, &self.payload)?,
+                }
+            }
         }
         if self.transport == Transport::UdpUnchecked {
             let at = self.transport_offset() + 6;
@@ -160,7 +190,13 @@ fn checksum_offsets(bytes: &[u8]) -> Option<(Option<usize>, usize)> {
         [0x86, 0xdd, _] => (None, 54, *bytes.get(20)?),
         _ => return None,
     };
-    let field = transport + if protocol == proxy_common::packet::PROTOCOL_TCP { 16 } else { 6 };
+    let field = transport
+        + match protocol {
+            PROTOCOL_TCP => 16,
+            PROTOCOL_SCTP => 8,
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => 2,
+            _ => 6,
+        };
     (field + 2 <= bytes.len()).then_some((header, field))
 }
 
@@ -190,7 +226,15 @@ pub fn checksums_are_valid(bytes: &[u8]) -> bool {
     if is_v4 && sum(&bytes[14..transport]) != 0xffff {
         return false;
     }
-    let is_udp = protocol == proxy_common::packet::PROTOCOL_UDP;
+    if protocol == PROTOCOL_SCTP {
+        let mut sctp = bytes[transport..].to_vec();
+        sctp[8..12].fill(0);
+        return CRC32C.checksum(&sctp).to_le_bytes() == bytes[field..field + 4];
+    }
+    if protocol == PROTOCOL_ICMP {
+        return sum(&bytes[transport..]) == 0xffff;
+    }
+    let is_udp = protocol == PROTOCOL_UDP;
     if is_udp && bytes[field..field + 2] == [0, 0] {
         return is_v4;
     }
@@ -204,7 +248,7 @@ pub fn same_frame(expected: &[u8], got: &[u8]) -> bool {
     let normal = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();
         if let Some((header, field)) = checksum_offsets(&bytes) {
-            let is_tcp = bytes[if header.is_some() { 23 } else { 20 }] == proxy_common::packet::PROTOCOL_TCP;
+            let is_tcp = bytes[if header.is_some() { 23 } else { 20 }] == PROTOCOL_TCP;
             for at in header.into_iter().chain(is_tcp.then_some(field)) {
                 if bytes[at..at + 2] == [0xff, 0xff] {
                     bytes[at..at + 2].fill(0);
@@ -223,7 +267,7 @@ mod tests {
     #[test]
     fn built_frames_are_valid_and_changed_ones_are_not() {
         for (src, dst) in [("10.0.0.1:1", "10.0.0.2:2"), ("[fd00::1]:1", "[fd00::2]:2")] {
-            for transport in [Transport::Tcp(2), Transport::Udp] {
+            for transport in [Transport::Tcp(2), Transport::Udp, Transport::Sctp(1)] {
                 let frame = Frame::new(src.parse().unwrap(), dst.parse().unwrap(), transport);
                 let bytes = frame.build().unwrap();
                 assert!(checksums_are_valid(&bytes) && same_frame(&bytes, &bytes), "{frame:?}");

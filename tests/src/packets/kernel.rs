@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use proxy_common::{
@@ -21,12 +21,16 @@ use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
         backend::Alive,
+        cidr::{Cidr, ServiceCidrs},
         config::names,
         counter::Counter,
         device::Device,
         filter,
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
+        id::Id,
+        set::Set,
+        source::Source,
     },
 };
 
@@ -55,11 +59,13 @@ pub struct Options {
     pub max_flows: u32,
     /// Let the programs use `BPF_F_IPV6`: needs 6.16.
     pub csum_ipv6: bool,
+    /// Refuse TCP with resets.
+    pub reject_with_reset: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_flows: 1 << 16, csum_ipv6: false }
+        Self { max_flows: 1 << 16, csum_ipv6: false, reject_with_reset: false }
     }
 }
 
@@ -76,10 +82,20 @@ impl Kernel {
     pub fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Self> {
         let settings = v4.settings;
         let (external, csum) = (settings.external_cluster_ips as u8, options.csum_ipv6 as u8);
+        let (removed, reject) = (settings.reset_removed_tcp as u8, options.reject_with_reset as u8);
         let mut loader = EbpfLoader::new();
         // A log of every instruction would take longer than the check; without any, aya's second try is an error.
         loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
-        for name in ["sets", "alive", "frontends_v4", "frontends_v6", "backends_v4", "backends_v6"] {
+        for name in [
+            "sets",
+            "alive",
+            "frontends_v4",
+            "frontends_v6",
+            "backends_v4",
+            "backends_v6",
+            "sources_v4",
+            "sources_v6",
+        ] {
             loader.map_max_entries(name, 4096);
         }
         for name in ["flows_v4", "flows_v6"] {
@@ -92,6 +108,8 @@ impl Kernel {
             .override_global(names::NODEPORT_LAST, &settings.nodeport_last, true)
             .override_global(names::IDLE, &settings.idle, true)
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
+            .override_global(names::RESET_REMOVED_TCP, &removed, true)
+            .override_global(names::REJECT_WITH_RESET, &reject, true)
             .override_global(names::HAS_CSUM_IPV6, &csum, true);
         let path = object()?;
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
@@ -116,14 +134,23 @@ impl Kernel {
     pub fn install<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
         self.put_all("sets", tables.sets.iter().map(|(index, set)| (*index, *set)))?;
         self.put_all(&family_map::<F>("backends"), (0..).zip(tables.backends.iter().copied()))?;
-        let mut generations =
+        let mut alive =
             self.read_array::<Alive>("alive", tables.alive.iter().map(|id| Alive::position(*id).0))?;
         for id in &tables.alive {
-            let (element, byte) = Alive::position(*id);
-            let word = generations.entry(element).or_default();
-            word.0 = word.0 & !(0xff << (8 * byte)) | (id.generation() as u64) << (8 * byte);
+            let roles = tables.members.iter().filter(|(member, _)| member == id);
+            let entry = Alive::entry(*id, roles.fold(0, |roles, (_, role)| roles | role));
+            let (element, half) = Alive::position(*id);
+            let word = alive.entry(element).or_default();
+            word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
         }
-        self.put_all("alive", generations.into_iter())?;
+        self.put_all("alive", alive.into_iter())?;
+        let timeouts = tables.affinity_timeouts.iter();
+        self.put_all(
+            "sets",
+            timeouts.map(|(service, timeout)| (Set::affinity_index(*service), Set((*timeout).into()))),
+        )?;
+        self.put_sources(tables)?;
+        self.put_service_addresses(tables)?;
         let positions = || tables.filter.iter().map(|bit| filter::position(*bit));
         let mut words = self.read_array::<u64>("vip_filter", positions().map(|(element, _)| element))?;
         for (element, bit) in positions() {
@@ -138,6 +165,28 @@ impl Kernel {
         )?;
         let addresses = tables.node_addresses.iter().map(|(addr, uses)| (*addr, uses.0));
         self.put_hash::<F::Addr, u32>(&family_map::<F>("node_addrs"), addresses)
+    }
+
+    fn put_sources<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
+        let map = family_map::<F>("sources");
+        let mut trie: LpmTrie<&mut MapData, Source<F>, u32> =
+            self.ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        for (service, addr) in &tables.sources {
+            let whole = 8 * size_of::<Source<F>>() as u32;
+            trie.insert(&Key::new(whole, Source { service: *service, addr: *addr }), 1, 0)
+                .with_context(|| map.clone())?;
+        }
+        Ok(())
+    }
+
+    /// The map has ranges, the tables addresses one by one.
+    fn put_service_addresses<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
+        let mut cidrs = ServiceCidrs::<F>::default();
+        anyhow::ensure!(tables.service_addresses.len() <= cidrs.0.len(), "too many service addresses");
+        for (cidr, addr) in cidrs.0.iter_mut().zip(&tables.service_addresses) {
+            *cidr = Cidr { base: *addr, mask: F::ONES };
+        }
+        self.put_all(&family_map::<F>("service_cidrs"), [(0, cidrs)].into_iter())
     }
 
     fn put_all<V: Pod>(&mut self, map: &str, elements: impl Iterator<Item = (u32, V)>) -> Result<()> {
@@ -165,6 +214,18 @@ impl Kernel {
             hash.insert(key.borrow(), value.borrow(), 0).with_context(|| map.to_owned())?;
         }
         Ok(())
+    }
+
+    /// Marks a backend as gone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bury(&mut self, backend: Id) -> Result<()> {
+        let (element, half) = Alive::position(backend);
+        let mut alive = self.read_array::<Alive>("alive", std::iter::once(element))?;
+        let word = alive.entry(element).or_default();
+        word.0 &= !(0xffff << (16 * half));
+        self.put_all("alive", alive.into_iter())
     }
 
     /// The flow entries of a family.

@@ -19,7 +19,7 @@ use proxy_common::{
         id::Id,
         set::SetRole,
     },
-    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
 use super::{
@@ -200,6 +200,7 @@ pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
         nodeport_last: 32_767,
         idle: 2_500,
         external_cluster_ips: false,
+        reset_removed_tcp: false,
     });
     tables.node_addresses.insert(Host::Node.addr::<F>(), NodeAddress(NODE_ADDR_NODEPORT | NODE_ADDR_SNAT));
     for device in [Device::Uplink, Device::PodA, Device::PodB, Device::PortC] {
@@ -235,7 +236,7 @@ pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
     for (number, (backend, vip, node_port)) in (1..).zip(SERVICES) {
         // Both families share the sets.
         let service = Id::new(number + 10 * F::NUMBER, 1);
-        for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
+        for protocol in [PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP] {
             for (addr, port, flags) in
                 [(vip.addr::<F>(), 80u16, FRONTEND_CLUSTER_IP), (F::UNSPECIFIED, node_port, 0)]
             {

@@ -1,39 +1,61 @@
-//! One family's own maps: frontends and slots.
+//! One family's own maps: frontends, slots and source prefixes.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 use proxy_common::layout::{
     backend::Backend,
-    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, Frontend as FrontendValue, FrontendKey, Target},
+    frontend::{Frontend as FrontendValue, FrontendKey, Target},
     id::Id,
     set::{Set, SetKind, SetRole},
+    source::Source,
 };
 
-use super::{Freed, PortState, SetState, shared::Shared};
+use super::{
+    Freed,
+    port::{Claim, PortState, ROLES, SetState},
+    shared::Shared,
+};
 use crate::{
+    clock,
     datapath::{
-        address::protocol_number,
         array::MmapArray,
-        maps::{self, Hash, MapFamily},
+        maps::{self, MapFamily},
         pins::Pins,
         slices::{Slice, Slices},
+        table::{SourcePrefix, Table},
     },
-    model::plan::{Frontend, PortName, PortPlan},
+    model::plan::PortPlan,
 };
 
-/// One family's own maps.
+/// One family's own maps, as they are opened.
+pub(super) struct FamilyTables<F: MapFamily> {
+    pub(super) frontends: Box<dyn Table<FrontendKey<F>, FrontendValue<F>>>,
+    pub(super) sources: Box<dyn Table<SourcePrefix<F>, u32>>,
+    pub(super) backends: MmapArray<Backend<F>>,
+}
+
+impl<F: MapFamily> FamilyTables<F> {
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self {
+            frontends: Box::new(F::frontends(pins)?),
+            sources: Box::new(F::sources(pins)?),
+            backends: maps::mmap(pins, &format!("backends_{}", F::SUFFIX))?,
+        })
+    }
+}
+
+/// One family's own maps, and the room in them.
 pub(super) struct FamilyMaps<F: MapFamily> {
-    pub(super) frontends: Hash<FrontendKey<F>, FrontendValue<F>>,
-    backends: MmapArray<Backend<F>>,
+    pub(super) tables: FamilyTables<F>,
     pub(super) slices: Slices,
 }
 
 impl<F: MapFamily> FamilyMaps<F> {
-    pub(super) fn open(pins: &Pins, used: impl Iterator<Item = Slice>) -> Result<Self> {
-        let backends: MmapArray<Backend<F>> = maps::mmap(pins, &format!("backends_{}", F::SUFFIX))?;
-        let slices = Slices::new(backends.len(), used);
-        Ok(Self { frontends: F::frontends(pins)?, backends, slices })
+    pub(super) fn new(tables: FamilyTables<F>, used: impl Iterator<Item = Slice>) -> Self {
+        let slices = Slices::new(tables.backends.len(), used);
+        Self { tables, slices }
     }
 
     /// Publishes a port's endpoints, if they differ.
@@ -43,58 +65,67 @@ impl<F: MapFamily> FamilyMaps<F> {
         state: &mut PortState,
         plan: &PortPlan,
     ) -> Result<()> {
-        let wanted = [&plan.internal, &plan.external, &plan.cluster];
-        if state.sets.iter().zip(wanted).all(|(set, wanted)| *set.endpoints == **wanted) {
+        let affinity = affinity_timeout(plan);
+        if state.affinity == affinity && is_published(state, plan) {
             return Ok(());
         }
-        let endpoints: BTreeSet<SocketAddr> = wanted.into_iter().flatten().copied().collect();
+        let protocol = plan.name.protocol;
+        let members = members(plan);
         let born: Vec<SocketAddr> =
-            endpoints.iter().filter(|endpoint| !state.backends.contains_key(endpoint)).copied().collect();
+            members.keys().filter(|endpoint| !state.backends.contains_key(endpoint)).copied().collect();
         for endpoint in &born {
-            match shared.birth() {
-                Some(id) => state.backends.insert(*endpoint, id),
+            match shared.birth((protocol, *endpoint), members[endpoint]) {
+                Some(member) => state.backends.insert(*endpoint, member),
                 None => {
-                    shared.unborn(state, &born);
+                    shared.unborn(protocol, state, &born);
                     bail!("no room for another backend");
                 }
             };
         }
         // All slices are made before any is published: when there is no room, everything stays as it was.
         let before = state.slices();
-        let Some(sets) = self.make_sets(state, wanted) else {
-            shared.unborn(state, &born);
-            bail!("no room for {} endpoints in a row", endpoints.len());
+        let Some(sets) = self.make_sets(state, plan) else {
+            shared.unborn(protocol, state, &born);
+            bail!("no room for {} endpoints in a row", members.len());
         };
-        for (role, set) in SetRole::ALL.into_iter().zip(&sets) {
-            let word = Set::new(set.slice.base, set.slice.len, SetKind::Uniform).0;
-            shared.sets.publish(Set::index(state.id, role), word);
+        // Who is chosen from a set is known as its member before, and until after.
+        for (endpoint, member) in &mut state.backends {
+            shared.set_roles(member, member.roles | members.get(endpoint).unwrap_or(&0));
+        }
+        if state.affinity != affinity {
+            shared.sets.publish(Set::affinity_index(state.id), affinity.into());
+            state.affinity = affinity;
+        }
+        for (role, (old, new)) in SetRole::ALL.into_iter().zip(state.sets.iter().zip(&sets)) {
+            if old.set != new.set {
+                shared.sets.publish(Set::index(state.id, role), new.set.0);
+            }
         }
         state.sets = sets;
         for slice in before.difference(&state.slices()) {
             shared.quarantine.push(Freed::Slots(F::FAMILY, (slice.base, slice.len)));
         }
-        state.backends.retain(|endpoint, id| {
-            let keep = endpoints.contains(endpoint);
-            if !keep {
-                shared.bury(*id);
+        state.backends.retain(|endpoint, member| match members.get(endpoint) {
+            Some(roles) => {
+                shared.set_roles(member, *roles);
+                true
             }
-            keep
+            None => {
+                shared.bury((protocol, *endpoint), member.id);
+                false
+            }
         });
         Ok(())
     }
 
-    /// The sets for these endpoints: slices that hold them already, or new ones. `None` if there is no room.
-    pub(super) fn make_sets(
-        &mut self,
-        state: &PortState,
-        wanted: [&Vec<SocketAddr>; 3],
-    ) -> Option<[SetState; 3]> {
-        let mut made: Vec<SetState> = Vec::with_capacity(wanted.len());
+    /// The sets for a plan: slices that hold the endpoints already, or new ones. `None` if there is no room.
+    fn make_sets(&mut self, state: &PortState, plan: &PortPlan) -> Option<[SetState; ROLES]> {
+        let mut made: Vec<SetState> = Vec::with_capacity(ROLES);
         let mut new: Vec<Slice> = Vec::new();
-        for endpoints in wanted {
+        for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)) {
             let known = made.iter().chain(&state.sets).find(|set| *set.endpoints == **endpoints);
-            let set = match known {
-                Some(set) => set.clone(),
+            let (slice, endpoints) = match known {
+                Some(set) => (set.slice(), set.endpoints.clone()),
                 None => {
                     let Some(slice) = self.slices.take(endpoints.len() as u32) else {
                         // Nobody has seen them.
@@ -103,48 +134,97 @@ impl<F: MapFamily> FamilyMaps<F> {
                     };
                     new.push(slice);
                     self.write_slots(slice, endpoints, state);
-                    SetState { slice, endpoints: endpoints.as_slice().into() }
+                    (slice, endpoints.as_slice().into())
                 }
             };
-            made.push(set);
+            made.push(SetState { set: set(role, slice, plan), endpoints });
         }
         made.try_into().ok()
     }
 
-    pub(super) fn write_slots(&mut self, slice: Slice, endpoints: &[SocketAddr], state: &PortState) {
+    fn write_slots(&mut self, slice: Slice, endpoints: &[SocketAddr], state: &PortState) {
         for (slot, endpoint) in (slice.base..).zip(endpoints) {
-            if let (Some(addr), Some(id)) = (F::from_ip(endpoint.ip()), state.backends.get(endpoint)) {
-                self.backends.write(slot, Backend::new(addr, endpoint.port().to_be(), *id));
+            if let (Some(addr), Some(member)) = (F::from_ip(endpoint.ip()), state.backends.get(endpoint)) {
+                self.tables.backends.write(slot, Backend::new(addr, endpoint.port().to_be(), member.id));
             }
         }
     }
 
-    pub(super) fn key(name: &PortName, frontend: Frontend) -> Result<(FrontendKey<F>, u32)> {
-        let protocol = protocol_number(name.protocol);
-        let addr = |ip| F::from_ip(ip).with_context(|| format!("{ip} is of the other family"));
-        let at = |address: SocketAddr| {
-            Ok::<_, anyhow::Error>(FrontendKey::new(addr(address.ip())?, address.port().to_be(), protocol))
-        };
-        Ok(match frontend {
-            Frontend::ClusterIp(address) => (at(address)?, FRONTEND_CLUSTER_IP),
-            Frontend::ClusterAddress(ip) => {
-                (FrontendKey::of_address(addr(ip)?), FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS)
-            }
-            Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => (at(address)?, 0),
-            Frontend::NodePort(port) => (FrontendKey::new(F::UNSPECIFIED, port.to_be(), protocol), 0),
-        })
+    fn key(claim: &Claim) -> Result<FrontendKey<F>> {
+        let ip = claim.address.ip();
+        let addr = F::from_ip(ip).with_context(|| format!("{ip} is of the other family"))?;
+        Ok(FrontendKey::new(addr, claim.address.port().to_be(), claim.protocol))
     }
 
-    pub(super) fn write_frontend(&mut self, name: &PortName, id: Id, frontend: Frontend) -> Result<()> {
-        let (key, flags) = Self::key(name, frontend)?;
+    pub(super) fn write_frontend(&mut self, id: Id, claim: &Claim, flags: u32) -> Result<()> {
+        let key = Self::key(claim)?;
         let target = Target::new(id, flags).context("a service port without id")?;
-        self.frontends
-            .insert(key, FrontendValue::new(key, target), 0)
-            .with_context(|| format!("cannot write the frontend {frontend:?}"))
+        let value = FrontendValue::new(key, target);
+        self.tables.frontends.insert(key, value).with_context(|| format!("cannot write the frontend {claim}"))
     }
 
-    pub(super) fn remove_frontend(&mut self, name: &PortName, frontend: Frontend) -> Result<()> {
-        let (key, _) = Self::key(name, frontend)?;
-        self.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {frontend:?}"))
+    pub(super) fn remove_frontend(&mut self, claim: &Claim) -> Result<()> {
+        let key = Self::key(claim)?;
+        self.tables.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {claim}"))
     }
+
+    /// Lets clients in.
+    pub(super) fn admit(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+        let key = source_prefix(id, clients)?;
+        self.tables.sources.insert(key, 1).with_context(|| format!("cannot write the source range {clients}"))
+    }
+
+    /// No longer lets them in.
+    pub(super) fn turn_away(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+        let key = source_prefix(id, clients)?;
+        self.tables.sources.remove(&key).with_context(|| format!("cannot remove the source range {clients}"))
+    }
+}
+
+fn source_prefix<F: MapFamily>(service: Id, clients: &IpNet) -> Result<SourcePrefix<F>> {
+    let addr = F::from_ip(clients.network())
+        .with_context(|| format!("the source range {clients} is of the other family"))?;
+    Ok((Source::<F>::SERVICE_BITS + u32::from(clients.prefix_len()), Source { service, addr }))
+}
+
+/// The endpoints of each set, by [`SetRole`].
+fn lists(plan: &PortPlan) -> [&Vec<SocketAddr>; ROLES] {
+    [&plan.internal, &plan.external, &plan.cluster, &plan.serving]
+}
+
+/// All endpoints, with the bits of the sets they are in.
+fn members(plan: &PortPlan) -> BTreeMap<SocketAddr, u8> {
+    let mut members = BTreeMap::new();
+    for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)) {
+        for endpoint in endpoints {
+            *members.entry(*endpoint).or_insert(0) |= role.bit();
+        }
+    }
+    members
+}
+
+/// The word that publishes a set.
+fn set(role: SetRole, slice: Slice, plan: &PortPlan) -> Set {
+    if slice.len > 0 {
+        let kind = if plan.affinity.is_some() { SetKind::Sticky } else { SetKind::Uniform };
+        return Set::new(slice.base, slice.len, kind);
+    }
+    let is_withheld = match role {
+        SetRole::ClusterIp => plan.lacks_internal(),
+        SetRole::External => plan.lacks_external(),
+        SetRole::Cluster | SetRole::Serving => false,
+    };
+    if is_withheld { Set::WITHHELD } else { Set::EMPTY }
+}
+
+fn is_published(state: &PortState, plan: &PortPlan) -> bool {
+    let wanted = SetRole::ALL.into_iter().zip(lists(plan));
+    state.sets.iter().zip(wanted).all(|(known, (role, endpoints))| {
+        *known.endpoints == **endpoints && known.set == set(role, known.slice(), plan)
+    })
+}
+
+/// In jiffies; 0 without affinity.
+fn affinity_timeout(plan: &PortPlan) -> u32 {
+    plan.affinity.map_or(0, |timeout| clock::jiffies(timeout.as_secs().try_into().unwrap_or(u32::MAX)))
 }

@@ -1,29 +1,32 @@
 //! Takes over what an earlier agent left in the maps.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering};
 
 use anyhow::Result;
+use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
+        backend::{Alive, Backend},
         frontend::FrontendKey,
         id::Id,
         name::ServiceName,
         set::{Set, SetRole},
+        source::Source,
     },
 };
+use tracing::warn;
 
-use super::{PortState, Services, SetState};
+use super::{
+    Maps, Services,
+    family::FamilyTables,
+    port::{Claim, Member, PortState, SetState},
+};
 use crate::{
-    datapath::{
-        address::protocol_of,
-        maps::{self, MapFamily},
-        pins::Pins,
-        slices::Slice,
-    },
+    datapath::{address::protocol_of, array::MmapArray, maps::MapFamily, table::SourcePrefix},
     model::{
         objects::ObjectName,
-        plan::{Frontend, IpFamily, PortName},
+        plan::{IpFamily, PortName},
     },
 };
 
@@ -32,78 +35,141 @@ use crate::{
 pub(super) struct Restored {
     pub(super) ports: HashMap<PortName, PortState>,
     by_id: HashMap<Id, PortName>,
-    nameless_v4: Vec<FrontendKey<V4>>,
-    nameless_v6: Vec<FrontendKey<V6>>,
+    v4: Orphans<V4>,
+    v6: Orphans<V6>,
     doubled: Vec<u32>,
 }
 
+/// Entries that belong to nobody: traces of an agent that was killed between two writes.
+struct Orphans<F: MapFamily> {
+    frontends: Vec<FrontendKey<F>>,
+    sources: Vec<SourcePrefix<F>>,
+}
+
+impl<F: MapFamily> Default for Orphans<F> {
+    fn default() -> Self {
+        Self { frontends: Vec::new(), sources: Vec::new() }
+    }
+}
+
 impl Restored {
-    pub(super) fn read(pins: &Pins) -> Result<Self> {
+    pub(super) fn read(maps: &Maps) -> Result<Self> {
         let mut restored = Self::default();
-        for entry in maps::names(pins)?.iter() {
-            let (id, name) = entry?;
+        for (id, name) in maps.names.entries()? {
             match parse_name(&name) {
                 Some(port) if !restored.ports.contains_key(&port) => {
                     restored.by_id.insert(Id(id), port.clone());
-                    restored.ports.insert(port, PortState { id: Id(id), ..PortState::default() });
+                    let state = PortState { id: Id(id), is_named: true, ..PortState::default() };
+                    restored.ports.insert(port, state);
                 }
                 _ => restored.doubled.push(id),
             }
         }
-        restored.nameless_v4 = restored.read_family::<V4>(pins)?;
-        restored.nameless_v6 = restored.read_family::<V6>(pins)?;
+        restored.v4 = restored.read_family(&maps.sets, &maps.v4)?;
+        restored.v6 = restored.read_family(&maps.sets, &maps.v6)?;
         Ok(restored)
     }
 
-    /// Reads frontends and sets of a family; returns the frontends of nobody.
-    pub(super) fn read_family<F: MapFamily>(&mut self, pins: &Pins) -> Result<Vec<FrontendKey<F>>> {
-        let mut nameless = Vec::new();
-        for entry in F::frontends(pins)?.iter() {
-            let (key, value) = entry?;
-            let port = value
-                .checked(&key)
-                .and_then(|target| self.by_id.get(&target.service()))
-                .and_then(|name| self.ports.get_mut(name));
-            match port {
-                Some(state) => {
-                    let is_node_port = F::same(&key.addr, &F::UNSPECIFIED);
-                    state.frontends.insert(if is_node_port {
-                        Frontend::NodePort(u16::from_be(key.port))
-                    } else {
-                        Frontend::ClusterIp(F::to_socket(&key.addr, key.port))
-                    });
-                }
-                None => nameless.push(key),
-            }
-        }
-        let (sets, backends) = (maps::sets(pins)?, F::backends(pins)?);
-        for (_, state) in self.ports.iter_mut().filter(|(name, _)| name.family == F::FAMILY) {
-            for role in SetRole::ALL {
-                let set = sets.get(&Set::index(state.id, role), 0)?;
-                let slice = Slice { base: set.base(), len: set.count() };
-                let mut endpoints = Vec::with_capacity(slice.len as usize);
-                for slot in slice.base..slice.base + slice.len {
-                    let backend = backends.get(&slot, 0)?;
-                    let endpoint = F::to_socket(&backend.addr, backend.port);
-                    state.backends.insert(endpoint, backend.id);
-                    endpoints.push(endpoint);
-                }
-                state.sets[role as usize] = SetState { slice, endpoints: endpoints.into() };
-            }
-        }
-        Ok(nameless)
+    fn port(&mut self, id: Id) -> Option<&mut PortState> {
+        self.by_id.get(&id).and_then(|name| self.ports.get_mut(name))
     }
 
-    /// Removes what belongs to nobody: traces of an agent that was killed between two writes.
+    /// Reads what a family has of its own; returns what is nobody's.
+    fn read_family<F: MapFamily>(
+        &mut self,
+        sets: &MmapArray<Set>,
+        tables: &FamilyTables<F>,
+    ) -> Result<Orphans<F>> {
+        let mut orphans = Orphans::default();
+        for (key, value) in tables.frontends.entries()? {
+            let target = value.checked(&key);
+            match target.and_then(|target| Some((target, self.port(target.service())?))) {
+                Some((target, state)) => {
+                    let address = SocketAddr::new(F::to_ip(&key.addr), u16::from_be(key.port));
+                    state.frontends.insert(Claim { address, protocol: key.protocol }, target.flags());
+                }
+                None => orphans.frontends.push(key),
+            }
+        }
+        for (key, _) in tables.sources.entries()? {
+            let (bits, source) = key;
+            match (self.port(source.service), clients::<F>(bits, &source)) {
+                (Some(state), Some(clients)) => {
+                    state.sources.insert(clients);
+                }
+                _ => orphans.sources.push(key),
+            }
+        }
+        for (_, state) in self.ports.iter_mut().filter(|(name, _)| name.family == F::FAMILY) {
+            read_sets(state, sets, &tables.backends);
+        }
+        Ok(orphans)
+    }
+
+    /// Removes what belongs to nobody.
     pub(super) fn drop_orphans(self, services: &mut Services) {
-        for key in self.nameless_v4 {
-            let _ = services.v4.frontends.remove(&key);
+        let frontends = |key| services.v4.tables.frontends.remove(key);
+        let mut results: Vec<Result<()>> = self.v4.frontends.iter().map(frontends).collect();
+        results.extend(self.v6.frontends.iter().map(|key| services.v6.tables.frontends.remove(key)));
+        results.extend(self.v4.sources.iter().map(|key| services.v4.tables.sources.remove(key)));
+        results.extend(self.v6.sources.iter().map(|key| services.v6.tables.sources.remove(key)));
+        results.extend(self.doubled.iter().map(|id| services.shared.names.remove(id)));
+        for error in results.into_iter().filter_map(Result::err) {
+            warn!("cannot remove what an earlier agent left: {error:#}");
         }
-        for key in self.nameless_v6 {
-            let _ = services.v6.frontends.remove(&key);
+    }
+}
+
+/// Reads the sets of a service port; by them it knows its backends.
+fn read_sets<F: MapFamily>(state: &mut PortState, sets: &MmapArray<Set>, backends: &MmapArray<Backend<F>>) {
+    state.affinity = sets.read(Set::affinity_index(state.id)).unwrap_or_default().0 as u32;
+    for role in SetRole::ALL {
+        let set = sets.read(Set::index(state.id, role)).unwrap_or_default();
+        let slots = set.base()..set.base().saturating_add(set.count());
+        let mut endpoints = Vec::with_capacity(slots.len());
+        for backend in slots.filter_map(|slot| backends.read(slot)) {
+            let endpoint = F::to_socket(&backend.addr, backend.port);
+            let member = state.backends.entry(endpoint).or_insert(Member { id: backend.id, roles: 0 });
+            member.roles |= role.bit();
+            endpoints.push(endpoint);
         }
-        for id in self.doubled {
-            let _ = services.shared.names.remove(&id);
+        state.sets[role as usize] = SetState { set, endpoints: endpoints.into() };
+    }
+}
+
+fn clients<F: MapFamily>(bits: u32, source: &Source<F>) -> Option<IpNet> {
+    let len = u8::try_from(bits.checked_sub(Source::<F>::SERVICE_BITS)?).ok()?;
+    IpNet::new(F::to_ip(&source.addr), len).ok()
+}
+
+impl Services {
+    /// Notes claims, filter bits and endpoints of what was taken over.
+    pub(super) fn adopt(&mut self) {
+        for (name, state) in &self.ports {
+            for (claim, flags) in &state.frontends {
+                self.claims.entry(*claim).or_default().push_back(name.clone());
+                self.shared.add_bits(claim, *flags);
+            }
+            for endpoint in state.backends.keys() {
+                *self.shared.owners.entry((name.protocol, *endpoint)).or_insert(0) += 1;
+            }
+        }
+    }
+
+    /// Says of every backend what its sets say: an agent may have been killed between publishing a set and noting who
+    /// joined or left it.
+    pub(super) fn mend_alive(&self) {
+        let members = self.ports.values().flat_map(|state| state.backends.values());
+        let known: HashMap<u32, u16> =
+            members.map(|member| (member.id.index(), Alive::entry(member.id, member.roles))).collect();
+        let alive = &self.shared.alive;
+        for index in 0..alive.len() * Alive::PER_ELEMENT {
+            let entry = known.get(&index).copied().unwrap_or(0);
+            if let Some(half) = alive.half(index)
+                && half.load(Ordering::Relaxed) != entry
+            {
+                half.store(entry, Ordering::Release);
+            }
         }
     }
 }

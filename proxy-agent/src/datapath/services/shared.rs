@@ -1,7 +1,7 @@
 //! The maps that both families share, and what is to be freed.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::atomic::Ordering,
 };
@@ -9,90 +9,116 @@ use std::{
 use anyhow::{Context as _, Result};
 use proxy_common::{
     V4, V6,
-    layout::{backend::Alive, filter, id::Id, name::ServiceName, set::Set},
+    layout::{backend::Alive, filter, frontend::FRONTEND_CLUSTER_IP, id::Id, name::ServiceName, set::Set},
 };
 
-use super::{Freed, PortState};
+use super::{
+    Freed,
+    port::{Claim, Member, PortState},
+};
 use crate::{
     datapath::{
-        address::protocol_number,
-        array::MmapArray,
-        filter::VipFilter,
-        ids::Ids,
-        maps::{Hash, MapFamily},
+        address::protocol_number, array::MmapArray, filter::VipFilter, ids::Ids, maps::MapFamily,
+        table::Table,
     },
-    model::plan::{Frontend, IpFamily, PortName},
+    model::{
+        objects::Protocol,
+        plan::{IpFamily, PortName},
+    },
 };
+
+/// An endpoint, whosever it is.
+pub(super) type Endpoint = (Protocol, SocketAddr);
+
 /// What both families share.
 pub(super) struct Shared {
     pub(super) sets: MmapArray<Set>,
     pub(super) alive: MmapArray<Alive>,
-    pub(super) names: Hash<u32, ServiceName>,
+    pub(super) names: Box<dyn Table<u32, ServiceName>>,
     pub(super) filter: VipFilter,
     pub(super) service_ids: Ids,
     pub(super) backend_ids: Ids,
     /// Where nodePorts are served, for the filter.
     pub(super) node_addresses: BTreeSet<IpAddr>,
     pub(super) quarantine: Vec<Freed>,
+    /// Of how many service ports an endpoint is a backend.
+    pub(super) owners: HashMap<Endpoint, u32>,
+    /// Endpoints that some service port buried since they were last asked for.
+    pub(super) buried: BTreeSet<Endpoint>,
 }
 
 impl Shared {
     pub(super) fn name(&mut self, id: Id, name: &PortName) -> Result<()> {
         let version = if name.family == IpFamily::V4 { 4 } else { 6 };
         let value = ServiceName::new(&name.to_string(), protocol_number(name.protocol), version);
-        self.names.insert(id.0, value, 0).context("cannot note the service's name")
+        self.names.insert(id.0, value).context("cannot note the service's name")
     }
 
     /// The bits of a frontend in the filter: see `proxy_common::layout::filter`.
-    pub(super) fn bits(&self, name: &PortName, frontend: Frontend) -> Vec<u32> {
-        let protocol = protocol_number(name.protocol);
-        match frontend {
-            Frontend::ClusterIp(address) => vec![address_bit(address.ip())],
-            Frontend::ClusterAddress(ip) => vec![address_bit(ip)],
-            Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => {
-                vec![node_port_bit(address.ip(), address.port(), protocol)]
-            }
-            Frontend::NodePort(port) => {
-                let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == name.family);
-                addresses.map(|ip| node_port_bit(*ip, port, protocol)).collect()
-            }
+    fn bits(&self, claim: &Claim, flags: u32) -> Vec<u32> {
+        let Claim { address, protocol } = *claim;
+        if flags & FRONTEND_CLUSTER_IP != 0 {
+            vec![address_bit(address.ip())]
+        } else if claim.is_node_port() {
+            let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());
+            addresses.map(|ip| frontend_bit(*ip, address.port(), protocol)).collect()
+        } else {
+            vec![frontend_bit(address.ip(), address.port(), protocol)]
         }
     }
 
-    pub(super) fn add_bits(&mut self, name: &PortName, frontend: Frontend) {
-        for bit in self.bits(name, frontend) {
+    pub(super) fn add_bits(&mut self, claim: &Claim, flags: u32) {
+        for bit in self.bits(claim, flags) {
             self.filter.add(bit);
         }
     }
 
-    pub(super) fn remove_bits(&mut self, name: &PortName, frontend: Frontend) {
-        for bit in self.bits(name, frontend) {
-            self.filter.remove(bit);
+    pub(super) fn give_up_bits(&mut self, claim: &Claim, flags: u32) {
+        for bit in self.bits(claim, flags) {
+            self.filter.give_up(bit);
         }
     }
 
-    /// A new id for a backend, alive from now on.
-    pub(super) fn birth(&mut self) -> Option<Id> {
+    /// A new backend of a service port, alive from now on, though in no published set yet.
+    pub(super) fn birth(&mut self, endpoint: Endpoint, roles: u8) -> Option<Member> {
         let id = self.backend_ids.take()?;
-        self.alive.byte(id.index())?.store(id.generation(), Ordering::Release);
-        Some(id)
+        self.alive.half(id.index())?.store(Alive::entry(id, roles), Ordering::Release);
+        *self.owners.entry(endpoint).or_insert(0) += 1;
+        Some(Member { id, roles })
     }
 
     /// Takes back what was born for nothing.
-    pub(super) fn unborn(&mut self, state: &mut PortState, born: &[SocketAddr]) {
+    pub(super) fn unborn(&mut self, protocol: Protocol, state: &mut PortState, born: &[SocketAddr]) {
         for endpoint in born {
-            if let Some(id) = state.backends.remove(endpoint) {
-                self.bury(id);
+            if let Some(member) = state.backends.remove(endpoint) {
+                self.bury((protocol, *endpoint), member.id);
             }
         }
     }
 
+    /// Notes the sets that a backend is in.
+    pub(super) fn set_roles(&self, member: &mut Member, roles: u8) {
+        if member.roles != roles
+            && let Some(half) = self.alive.half(member.id.index())
+        {
+            half.store(Alive::entry(member.id, roles), Ordering::Release);
+        }
+        member.roles = roles;
+    }
+
     /// The backend no longer serves: UDP flows move off it with this store.
-    pub(super) fn bury(&mut self, id: Id) {
-        if let Some(byte) = self.alive.byte(id.index()) {
-            byte.store(0, Ordering::Release);
+    pub(super) fn bury(&mut self, endpoint: Endpoint, id: Id) {
+        if let Some(half) = self.alive.half(id.index()) {
+            half.store(0, Ordering::Release);
         }
         self.quarantine.push(Freed::Backend(id));
+        if let Some(owners) = self.owners.get_mut(&endpoint) {
+            *owners -= 1;
+            if *owners == 0 {
+                self.owners.remove(&endpoint);
+            }
+        }
+        self.buried.insert(endpoint);
     }
 }
 
@@ -103,7 +129,7 @@ fn address_bit(ip: IpAddr) -> u32 {
     bit::<V4>(ip).or_else(|| bit::<V6>(ip)).unwrap_or_default()
 }
 
-pub(super) fn node_port_bit(ip: IpAddr, port: u16, protocol: u8) -> u32 {
+pub(super) fn frontend_bit(ip: IpAddr, port: u16, protocol: u8) -> u32 {
     fn bit<F: MapFamily>(ip: IpAddr, port: u16, protocol: u8) -> Option<u32> {
         F::from_ip(ip).map(|addr| filter::of_frontend::<F>(&addr, port.to_be(), protocol))
     }

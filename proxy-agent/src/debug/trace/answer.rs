@@ -151,6 +151,9 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         if outcome.is_known_flow() && verdict == Verdict::Translate {
             return "a known flow keeps its backend".to_owned();
         }
+        if outcome.is_kept() && verdict == Verdict::Translate {
+            return "the client keeps the endpoint it had (session affinity)".to_owned();
+        }
         let service = outcome.service().map(|id| self.service(id)).unwrap_or_default();
         let last = |text: &dyn Fn(&Step<F>) -> Option<String>| outcome.steps.iter().rev().find_map(text);
         match verdict {
@@ -162,12 +165,20 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                     count => format!("one of {count} backends of {service}, at random{but}"),
                 }
             }
-            Verdict::Pass if outcome.service().is_some() => {
+            Verdict::Pass if self.client.scope() == Scope::External && outcome.service().is_some() => {
                 format!("the cluster IP of {service} is not for clients outside")
             }
+            Verdict::Pass if outcome.service().is_some() => format!(
+                "{service} has source ranges, and the client's address is not known here: left to who sees its packets"
+            ),
+            Verdict::Pass if self.is_unseen() => "socket hooks do not see SCTP".to_owned(),
             Verdict::Pass => "it belongs to no service".to_owned(),
             Verdict::Reject => last(&|step| match step {
                 Step::Set(role, _) => Some(format!("{service} has no endpoints {}", for_whom(*role))),
+                Step::UndefinedPort(_) => self.explain(step),
+                Step::KnownFlow(_) => {
+                    Some(format!("the endpoint of {service} is gone: the connection is reset"))
+                }
                 _ => None,
             })
             .unwrap_or_else(|| format!("{service} cannot be reached")),

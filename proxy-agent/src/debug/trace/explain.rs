@@ -4,10 +4,11 @@ use proxy_common::{
     decide::{DropReason, Route, RouteKind, Step},
     layout::{
         flow::{Flow, flags},
-        frontend::{FRONTEND_CLUSTER_IP, Target},
+        frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Target},
         id::Id,
         set::SetRole,
     },
+    packet::PROTOCOL_SCTP,
 };
 
 use super::{
@@ -66,17 +67,32 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 "the known flow to {} is over, or its backend is gone: chosen anew",
                 F::to_socket(&flow.tuple.dst, flow.tuple.dport)
             ),
+            Step::UndefinedPort(target) if self.is_unseen() => format!(
+                "{} is a cluster IP of {}, and what was not translated goes no further",
+                to.ip(),
+                self.whole_service(target.service())
+            ),
             Step::UndefinedPort(target) => format!(
                 "{} is a cluster IP of {}, but this is none of its ports",
                 to.ip(),
-                self.service(target.service())
+                self.whole_service(target.service())
             ),
             Step::ClusterIpFromOutside(_) => {
                 "it is a cluster IP, and the client is outside the cluster: left alone".to_owned()
             }
             Step::Set(role, set) => match set.count() {
+                0 if set.is_withheld() => {
+                    format!(
+                        "it has endpoints, but none {} here: the traffic policy is Local",
+                        for_whom(*role)
+                    )
+                }
                 0 => format!("it has no endpoints {}", for_whom(*role)),
                 1 => format!("it has 1 endpoint {}", for_whom(*role)),
+                count if set.is_sticky() => format!(
+                    "it has {count} endpoints {}: a client keeps the one it had (session affinity), else one is chosen at random",
+                    for_whom(*role)
+                ),
                 count => format!("it has {count} endpoints {}: one is chosen at random", for_whom(*role)),
             },
             Step::Backend(_) => return None,
@@ -126,6 +142,17 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         }
     }
 
+    /// Does no program translate what the client sends? Socket hooks are not called for SCTP.
+    pub(super) fn is_unseen(&self) -> bool {
+        self.client == Client::Node && self.question.protocol == PROTOCOL_SCTP
+    }
+
+    /// The name of a service port's Service.
+    pub(super) fn whole_service(&self, id: Id) -> String {
+        let name = self.service(id);
+        name.split_once(':').map_or(name.clone(), |(service, _)| service.to_owned())
+    }
+
     /// A service port's name.
     pub(super) fn service(&self, id: Id) -> String {
         self.names.get(id).unwrap_or_else(|| "a service that is gone".to_owned())
@@ -133,14 +160,20 @@ impl<M, R: Routing> Explorer<'_, M, R> {
 }
 
 fn kind(target: Target) -> &'static str {
-    if target.flags() & FRONTEND_CLUSTER_IP != 0 { "the cluster IP" } else { "a frontend" }
+    if target.flags() & FRONTEND_CLUSTER_IP != 0 {
+        "the cluster IP"
+    } else if target.flags() & FRONTEND_SOURCES != 0 {
+        "a load balancer's address, with source ranges,"
+    } else {
+        "an external address"
+    }
 }
 
 pub(super) fn for_whom(role: SetRole) -> &'static str {
     match role {
         SetRole::ClusterIp => "for the cluster IP",
-        SetRole::External => "for node ports from outside",
-        SetRole::Cluster => "for node ports from inside the cluster",
+        SetRole::External => "for clients outside",
+        SetRole::Cluster => "for clients in the cluster",
         SetRole::Serving => "that serve",
     }
 }

@@ -39,6 +39,8 @@ pub(super) enum Path {
     Pod,
     /// The packet program at an uplink.
     Uplink,
+    /// The same for what leaves by it.
+    Leaving,
 }
 
 impl Path {
@@ -47,6 +49,7 @@ impl Path {
             Self::Socket => "socket hook (connect, sendmsg)",
             Self::Pod => "packet program at the pod's interface",
             Self::Uplink => "packet program at the uplink",
+            Self::Leaving => "packet program at the uplink it leaves by",
         }
     }
 }
@@ -71,6 +74,10 @@ impl<F: UserFamily> Outcome<F> {
 
     pub(super) fn is_known_flow(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::KnownFlow(_)))
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Kept(_)))
     }
 
     /// It belongs to an answer, not to a request.
@@ -115,6 +122,9 @@ impl<F: UserFamily> Explored<F> {
     /// In a few words.
     pub(super) fn summary(&self) -> String {
         match self.verdict() {
+            Verdict::Translate if self.outcomes.iter().any(Outcome::is_kept) => {
+                "would translate to the endpoint the client had".to_owned()
+            }
             Verdict::Translate => {
                 format!("would translate to one of {} backends", self.candidates.len().max(1))
             }
@@ -148,6 +158,9 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             return Ok(Explored { path, outcomes: vec![first], candidates });
         }
         let set = first.set().unwrap_or_default();
+        if first.is_kept() {
+            return Ok(Explored { path, outcomes: vec![first], candidates: self.candidates(set) });
+        }
         let count = u64::from(set.count().min(MAX_RUNS));
         let mut outcomes = vec![first];
         for choice in 1..count {
@@ -156,6 +169,12 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             outcomes.push(self.run(path, random, false)?);
         }
         Ok(Explored { path, outcomes, candidates: self.candidates(set) })
+    }
+
+    /// Of a program that does not see the packet.
+    pub(super) fn nothing<F: UserFamily>(&self, path: Path) -> Explored<F> {
+        let outcome = Outcome { verdict: Verdict::Pass, backend: None, source: None, steps: Vec::new() };
+        Explored { path, outcomes: vec![outcome], candidates: Vec::new() }
     }
 
     fn candidates<F: UserFamily>(&self, set: Set) -> Vec<SocketAddr>
@@ -181,7 +200,8 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         let (src, dst) = (addr(from.ip())?, addr(to.ip())?);
         if path == Path::Socket {
             let origin = if self.client == Client::Node { SocketOrigin::Node } else { SocketOrigin::Pod };
-            let asking = SocketClient { origin, netns: 0, bound: src };
+            // Like most sockets: not bound to an address yet.
+            let asking = SocketClient { origin, netns: self.netns(&src), bound: F::UNSPECIFIED };
             let mut peer = SocketPeer::default();
             let verdict =
                 decide::connect(&tables, &dst, to.port().to_be(), protocol, &asking, &mut peer).into();
@@ -198,10 +218,10 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         };
         let ifindex = self.ifindex(path);
         let mut out = Translation::default();
-        let verdict = if path == Path::Pod {
-            decide::from_pod(&tables, &packet, ifindex, &mut out)
-        } else {
-            decide::from_uplink(&tables, &packet, ifindex, &mut out)
+        let verdict = match path {
+            Path::Leaving => decide::to_outside(&tables, &packet, &mut out),
+            Path::Uplink => decide::from_uplink(&tables, &packet, ifindex, &mut out),
+            Path::Pod | Path::Socket => decide::from_pod(&tables, &packet, ifindex, &mut out),
         };
         let verdict = verdict.into();
         let is_translated = verdict == Verdict::Translate;
@@ -211,6 +231,28 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             source: is_translated.then(|| F::to_ip(&out.to.src)),
             steps: tables.into_steps(),
         })
+    }
+
+    /// Cookie of the client's network namespace; 0 if it is not known.
+    fn netns<F: UserFamily>(&self, addr: &F::Addr) -> u64
+    where
+        M: LiveMaps<F>,
+    {
+        if self.client == Client::Node {
+            return self.maps.node_netns();
+        }
+        let found = self.maps.netns().iter().find(|(_, known)| F::same(known, addr));
+        found.map_or(0, |(cookie, _)| *cookie)
+    }
+
+    /// Does what is not translated leave this node by an uplink?
+    pub(super) fn leaves<F: UserFamily>(&self) -> bool
+    where
+        M: LiveMaps<F>,
+    {
+        let hop = self.routing.lookup(None, None, self.question.to.ip());
+        let device = hop.filter(|hop| !hop.is_local).and_then(|hop| self.maps.devices().get(&hop.ifindex));
+        self.client != Client::Outside && device.is_some_and(is_uplink)
     }
 
     /// The source of a socket: its own, or the one the kernel chooses for the backend.

@@ -3,22 +3,30 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
 use proxy_common::{
     Family,
     decide::NodeAddress,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
+        cidr::ServiceCidrs,
         device::{DEVICE_UPLINK, Device},
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
+        id::Id,
         set::Set,
+        source::Source,
     },
 };
 
-use crate::datapath::{
-    maps::{self, Hash, MapFamily},
-    pins::Pins,
+use crate::{
+    clock::Clock,
+    datapath::{
+        maps::{self, Hash, MapFamily, Trie},
+        netns_cookie,
+        pins::Pins,
+    },
 };
 
 /// Look-ups, by what stands in the maps. Nothing where there is nothing.
@@ -31,6 +39,16 @@ pub(super) trait LiveMaps<F: Family> {
     fn node_address(&self, addr: &F::Addr) -> NodeAddress;
     fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>>;
     fn devices(&self) -> &HashMap<u32, Device>;
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>>;
+    /// Is the client in one of the service port's source ranges?
+    fn is_admitted(&self, service: Id, client: &F::Addr) -> bool;
+    fn service_cidrs(&self) -> ServiceCidrs<F>;
+    /// Addresses of network namespaces by cookie.
+    fn netns(&self) -> &HashMap<u64, F::Addr>;
+    /// Cookie of the node's own; 0 if the kernel does not tell.
+    fn node_netns(&self) -> u64;
+    /// Jiffies, truncated.
+    fn now(&self) -> u32;
 }
 
 pub(super) fn is_uplink(device: &Device) -> bool {
@@ -48,6 +66,13 @@ pub(super) struct PinnedMaps<F: MapFamily> {
     flows: Hash<FlowKey<F>, Flow<F>>,
     /// All of them: the core wants references.
     devices: HashMap<u32, Device>,
+    affinity: Hash<AffinityKey<F>, Affinity<F>>,
+    sources: Trie<Source<F>, u32>,
+    service_cidrs: Array<MapData, ServiceCidrs<F>>,
+    /// All of them: they are asked for by address.
+    netns: HashMap<u64, F::Addr>,
+    node_netns: u64,
+    now: u32,
     /// The first that went wrong; the core has no room for errors.
     error: RefCell<Option<MapError>>,
 }
@@ -63,6 +88,12 @@ impl<F: MapFamily> PinnedMaps<F> {
             node_addresses: F::node_addrs(pins)?,
             flows: F::flows(pins)?,
             devices: maps::devices(pins)?.iter().collect::<Result<_, _>>()?,
+            affinity: F::affinity(pins)?,
+            sources: F::sources(pins)?,
+            service_cidrs: F::service_cidrs(pins)?,
+            netns: F::netns(pins)?.iter().collect::<Result<_, _>>()?,
+            node_netns: netns_cookie().unwrap_or_default(),
+            now: Clock::read().map_or(0, Clock::now),
             error: RefCell::default(),
         })
     }
@@ -118,5 +149,30 @@ impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
 
     fn devices(&self) -> &HashMap<u32, Device> {
         &self.devices
+    }
+
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>> {
+        self.found(self.affinity.get(key, 0))
+    }
+
+    fn is_admitted(&self, service: Id, client: &F::Addr) -> bool {
+        let bits = Source::<F>::SERVICE_BITS + 8 * size_of::<F::Addr>() as u32;
+        self.found(self.sources.get(&Key::new(bits, Source { service, addr: *client }), 0)).is_some()
+    }
+
+    fn service_cidrs(&self) -> ServiceCidrs<F> {
+        self.found(self.service_cidrs.get(&0, 0)).unwrap_or_default()
+    }
+
+    fn netns(&self) -> &HashMap<u64, F::Addr> {
+        &self.netns
+    }
+
+    fn node_netns(&self) -> u64 {
+        self.node_netns
+    }
+
+    fn now(&self) -> u32 {
+        self.now
     }
 }

@@ -20,11 +20,12 @@ use anyhow::{Result, bail};
 use proxy_common::{
     V4, V6,
     layout::{config::Settings, set::Scope},
-    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
 pub(super) use self::answer::Answer;
 use self::{
+    answer::Verdict,
     explore::{Explorer, Path},
     live::{LiveMaps, PinnedMaps},
     routing::{Routing, Rtnetlink},
@@ -84,6 +85,7 @@ pub(super) fn run(pins: &Pins, args: &TraceArgs) -> Result<Answer> {
         protocol: match args.protocol {
             TraceProtocol::Tcp => PROTOCOL_TCP,
             TraceProtocol::Udp => PROTOCOL_UDP,
+            TraceProtocol::Sctp => PROTOCOL_SCTP,
         },
         from_outside: args.from_outside,
     };
@@ -136,9 +138,16 @@ fn answer<F: UserFamily>(
     if !attached.pod_sockets && !attached.pods && client == Client::Pod {
         notes.push("nothing is attached that serves pods: this is what the programs would do".to_owned());
     }
-    let explored = match client {
+    let mut explored = match client {
         Client::Outside => explorer.explore(Path::Uplink)?,
+        Client::Node if explorer.is_unseen() => {
+            notes.push(
+                "socket hooks do not see SCTP: what this node's own processes send is left alone".to_owned(),
+            );
+            explorer.nothing(Path::Socket)
+        }
         Client::Node => explorer.explore(Path::Socket)?,
+        Client::Pod if question.protocol == PROTOCOL_SCTP => explorer.explore(Path::Pod)?,
         Client::Pod => {
             let socket = explorer.explore(Path::Socket)?;
             let packet = explorer.explore(Path::Pod)?;
@@ -154,6 +163,13 @@ fn answer<F: UserFamily>(
             main
         }
     };
+    if explored.verdict() == Verdict::Pass && explorer.leaves::<F>() {
+        let leaving = explorer.explore(Path::Leaving)?;
+        if leaving.verdict() != Verdict::Pass {
+            notes.push(format!("{}: {}", explored.path.text(), explored.summary()));
+            explored = leaving;
+        }
+    }
     Ok(explorer.answer(&explored, notes))
 }
 

@@ -102,8 +102,8 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> SocketTables<F> for LiveTables<'
         true
     }
 
-    fn netns_address(&self, _netns: u64, _addr: &mut F::Addr) -> bool {
-        false
+    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool {
+        self.maps.netns().get(&netns).map(|known| *addr = *known).is_some()
     }
 }
 
@@ -152,22 +152,22 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         self.maps.alive(Alive::position(backend).0).holds_in(backend, role)
     }
 
-    fn affinity_timeout(&self, _service: Id) -> u32 {
-        0
+    fn affinity_timeout(&self, service: Id) -> u32 {
+        self.maps.set(Set::affinity_index(service)).0 as u32
     }
 
-    fn affinity(&self, _key: &AffinityKey<F>) -> Option<AffinityCopy<F>> {
-        None
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<AffinityCopy<F>> {
+        self.maps.affinity(key).map(AffinityCopy)
     }
 
     fn remember_affinity(&self, _key: &AffinityKey<F>, _affinity: &Affinity<F>) {}
 
-    fn allows_source(&self, _service: Id, _addr: &F::Addr) -> bool {
-        true
+    fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
+        self.maps.is_admitted(service, addr)
     }
 
-    fn is_service_address(&self, _addr: &F::Addr) -> bool {
-        false
+    fn is_service_address(&self, addr: &F::Addr) -> bool {
+        self.maps.service_cidrs().contains(addr)
     }
 
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
@@ -231,8 +231,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
     }
 
     fn now(&self) -> u32 {
-        // Only for stamps, which are forgotten.
-        0
+        self.maps.now()
     }
 
     fn count(&self, _counter: Counter) {}

@@ -6,6 +6,7 @@
 mod backoff;
 mod client;
 mod failure;
+mod subject;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
@@ -16,7 +17,10 @@ use tokio::sync::{mpsc, watch as state_watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::watch::{Objects, Selectors, Subject, Watcher};
+use self::{
+    subject::{Objects, Selectors, Subject},
+    watch::Watcher,
+};
 use super::{
     SourceState, convert,
     lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
@@ -66,6 +70,16 @@ impl Default for Timing {
     }
 }
 
+/// A connection to the same API server, for the rest that there is to tell it.
+///
+/// # Errors
+///
+/// As for [`run`].
+pub async fn client(settings: &KubeSettings) -> anyhow::Result<Client> {
+    let config = client::config(settings).await?;
+    Client::try_from(config).context("cannot set up the connection to the API server")
+}
+
 /// Watches until `cancel` or until nobody receives `changes`, through outages of any length.
 ///
 /// # Errors
@@ -113,16 +127,19 @@ pub async fn run(
         selectors: Selectors { labels: None, fields: None },
     };
 
-    // Each has a type of its own.
-    macro_rules! watcher {
-        ($lite:ty, $subject:expr) => {
-            Watcher::new(Api::<$lite>::all(client.clone()), $subject, &server, timing, &changes, &state)
-        };
-    }
-    let services = watcher!(ServiceLite, services);
-    let slices = watcher!(EndpointSliceLite, slices);
-    let node = watcher!(NodeLite, node);
-    let cidrs = watcher!(ServiceCidrLite, cidrs);
+    let services =
+        Watcher::new(Api::<ServiceLite>::all(client.clone()), services, &server, timing, &changes, &state);
+    let slices = Watcher::new(
+        Api::<EndpointSliceLite>::all(client.clone()),
+        slices,
+        &server,
+        timing,
+        &changes,
+        &state,
+    );
+    let node = Watcher::new(Api::<NodeLite>::all(client.clone()), node, &server, timing, &changes, &state);
+    let cidrs =
+        Watcher::new(Api::<ServiceCidrLite>::all(client.clone()), cidrs, &server, timing, &changes, &state);
     let all = futures::future::join4(services.run(), slices.run(), node.run(), cidrs.run());
     cancel.run_until_cancelled(all).await;
     Ok(())

@@ -19,49 +19,21 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Timing, backoff::Backoff, client::SLACK, failure::Failure};
+use super::{
+    Timing,
+    backoff::Backoff,
+    client::SLACK,
+    failure::Failure,
+    subject::{Objects, Subject},
+};
 use crate::{
-    model::objects::{Change, Kind, ObjectName},
+    model::objects::{Change, ObjectName},
     source::{
         SourceState,
         convert::{Converted, object_name},
         state::Reporter,
     },
 };
-
-/// What a watcher watches and what to make of it.
-pub(super) struct Subject<K> {
-    pub(super) objects: Objects,
-    pub(super) convert: fn(&K) -> Converted,
-    pub(super) gone: fn(ObjectName) -> Change,
-    pub(super) selectors: Selectors,
-}
-
-/// Which objects, and how much depends on them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Objects {
-    /// All of a kind, whose lists are announced.
-    Listed(Kind),
-    /// The same, but not every server has them: nothing waits for them, and no trouble with them is one of the source.
-    Optional(Kind),
-    /// One object, selected by its name, which is gone when a list does not have it.
-    ThisNode,
-}
-
-impl Objects {
-    fn kind(self) -> Option<Kind> {
-        match self {
-            Self::Listed(kind) | Self::Optional(kind) => Some(kind),
-            Self::ThisNode => None,
-        }
-    }
-}
-
-/// What the server is asked to leave out. Conversion leaves it out too, so a server that cannot is no problem.
-pub(super) struct Selectors {
-    pub(super) labels: Option<String>,
-    pub(super) fields: Option<String>,
-}
 
 pub(super) struct Watcher<K> {
     api: Api<K>,

@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// Which files to read again although their size and time may be the same.
 #[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(crate) struct Touched {
     /// These.
     files: BTreeSet<OsString>,
     /// All: Kubernetes exchanged the contents of a volume, or events were lost.
@@ -59,7 +59,7 @@ impl Touched {
 }
 
 /// Watches the folder, whichever folder has its name at the moment.
-pub(super) struct FolderWatch {
+pub(crate) struct FolderWatch {
     path: PathBuf,
     /// Device and inode of the watched folder.
     attached: Option<(u64, u64)>,
@@ -72,13 +72,13 @@ pub(super) struct FolderWatch {
 }
 
 impl FolderWatch {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         Self { path, attached: None, watcher: None, sender, events, touched: None, complained: false }
     }
 
     /// Watches the folder if it is there and not watched yet. Without inotify the caller's re-checks must do.
-    pub(super) fn attach(&mut self) {
+    pub(crate) fn attach(&mut self) {
         let identity = identity(&self.path);
         if identity == self.attached {
             return;
@@ -114,7 +114,7 @@ impl FolderWatch {
     }
 
     /// Waits for a change, and then until it seems finished. Forgets nothing if dropped midway.
-    pub(super) async fn settled(&mut self) -> Touched {
+    pub(crate) async fn settled(&mut self) -> Touched {
         if self.touched.is_none() {
             match self.events.recv().await {
                 Some(event) => self.touched.get_or_insert_default().add(event),

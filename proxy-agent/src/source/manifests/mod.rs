@@ -17,8 +17,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use self::events::FolderWatch;
 use self::{
-    events::{FolderWatch, Touched},
+    events::Touched,
     folder::{Folder, Reading},
 };
 use super::{SourceState, state::Reporter};

@@ -1,0 +1,155 @@
+//! The flags of `proxy-agent run`.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use ipnet::IpNet;
+
+use super::{
+    BindAddress, KernelLogLevel, NodePortAddresses, PinArgs, PodDatapath, PortRange, Reject, UnusedFlags,
+    XdpMode, values,
+};
+
+/// Arguments of `run`. What is not given here is looked for in the configuration file, where that has it.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// A kube-proxy configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1). Flags win over it.
+    /// When it changes, the agent ends, to be started again.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// This node's name, as the API server and the nodeName of endpoints spell it. Default: the host's name.
+    #[arg(long, visible_alias = "hostname-override", env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Read Services and EndpointSlices from the YAML files of this folder (watched for changes)
+    /// instead of from an API server.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
+    pub manifests: Option<PathBuf>,
+
+    /// Credentials for the API server. Without it the pod's service account is used.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The API server's real address, like https://10.0.0.1:6443. Overrides the one in the kubeconfig or the pod's
+    /// environment: that one may be a Service address, which only works once this agent has made it work.
+    #[arg(long, visible_alias = "master", env = "PROXY_AGENT_API_SERVER", value_name = "URL")]
+    pub api_server: Option<String>,
+
+    /// Where the maps are.
+    #[command(flatten)]
+    pub pins: PinArgs,
+
+    /// The cgroup v2 directory above all processes to serve. Default: where cgroup2 is mounted.
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// How pods reach cluster IPs and node ports: `socket` translates in connect() and sendmsg(), `tc` each packet
+    /// at the pod's interface (processes of the node still use the socket hooks), `both` does both.
+    #[arg(long, value_enum, default_value_t = PodDatapath::Socket)]
+    pub pod_datapath: PodDatapath,
+
+    /// An interface to the world outside (may be repeated). Default: those with the default routes and the node's addresses.
+    #[arg(long = "uplink", value_name = "IF")]
+    pub uplinks: Vec<String>,
+
+    /// A pod-side interface for `--pod-datapath tc|both` (may be repeated; a trailing * matches any ending).
+    /// Default: every veth that is not an uplink.
+    #[arg(long = "pod-interface", value_name = "IF")]
+    pub pod_interfaces: Vec<String>,
+
+    /// The same as `--pod-interface PREFIX*`.
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
+
+    /// XDP on uplinks: `auto` uses the driver's where it has one (virtual interfaces excepted), `native` insists on it, `generic` uses the
+    /// kernel's emulation, `off` leaves everything to tc.
+    #[arg(long, value_enum, default_value_t = XdpMode::Auto)]
+    pub xdp: XdpMode,
+
+    /// The node's primary address, in place of that of the Node object. 0.0.0.0 and :: are no choice.
+    #[arg(long, value_name = "ADDR")]
+    pub bind_address: Option<IpAddr>,
+
+    /// Which of the node's addresses serve node ports: CIDRs, or `primary` for the node's primary ones.
+    /// Default: all addresses of the uplinks.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+
+    /// Serve node ports at the node's loopback addresses, for processes of the node. Default: true.
+    #[arg(
+        long, alias = "iptables-localhost-nodeports", value_name = "true|false", num_args = 0..=1,
+        default_missing_value = "true", hide_possible_values = true
+    )]
+    pub localhost_nodeports: Option<bool>,
+
+    /// Ports that node ports come from; reserved from automatic use by local sockets.
+    #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
+    pub nodeport_range: PortRange,
+
+    /// Ports for connections passed on to another node; reserved from automatic use by local sockets.
+    #[arg(long, value_name = "FROM-TO", default_value = "20000-29999")]
+    pub snat_ports: PortRange,
+
+    /// Translate cluster IPs for clients outside the cluster too.
+    #[arg(long)]
+    pub external_cluster_ips: bool,
+
+    /// Ranges that cluster IPs come from, in addition to those of the API server's ServiceCIDR objects.
+    #[arg(long = "service-cidr", value_name = "CIDR,...", value_delimiter = ',')]
+    pub service_cidrs: Vec<IpNet>,
+
+    /// How packets to services without endpoints are refused.
+    #[arg(long, value_enum, default_value_t = Reject::Icmp)]
+    pub reject: Reject,
+
+    /// Reset TCP connections whose endpoint is removed. Without it they go on for as long as the endpoint does.
+    #[arg(long)]
+    pub reset_removed_tcp: bool,
+
+    /// Wait at least this long after changes were applied before more are. Default: 0s, at once.
+    #[arg(long, alias = "iptables-min-sync-period", value_name = "DURATION", value_parser = values::duration)]
+    pub min_sync_period: Option<Duration>,
+
+    /// Where to answer /healthz and /livez. Default: 0.0.0.0:10256.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub healthz_bind_address: Option<BindAddress>,
+
+    /// Where to answer /metrics. Default: 127.0.0.1:10249.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics_bind_address: Option<BindAddress>,
+
+    /// End if an address to answer at cannot be had, rather than trying again.
+    #[arg(
+        long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", hide_possible_values = true
+    )]
+    pub bind_address_hard_fail: Option<bool>,
+
+    /// Entries of the flow map, per address family; a flow takes two. Default: by the node's memory.
+    #[arg(long, value_name = "N")]
+    pub max_flows: Option<u32>,
+
+    /// Flows for each CPU, as kube-proxy has it; 0: no wish.
+    #[arg(long, value_name = "N", hide = true)]
+    pub conntrack_max_per_core: Option<u32>,
+
+    /// Flows at least, as kube-proxy has it. Only with `--conntrack-max-per-core`.
+    #[arg(long, value_name = "N", hide = true)]
+    pub conntrack_min: Option<u32>,
+
+    /// How soon the kernel ends this process when memory runs out: -1000 (never) to 1000. Default: -999.
+    #[arg(
+        long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-1000..=1000)
+    )]
+    pub oom_score_adj: Option<i32>,
+
+    /// Load the variant of the programs that logs, at this level.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub kernel_log: Option<KernelLogLevel>,
+
+    /// What means nothing here.
+    #[command(flatten)]
+    pub unused: UnusedFlags,
+}

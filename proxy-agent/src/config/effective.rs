@@ -1,0 +1,276 @@
+//! The settings in effect: flags first, then the configuration file, then defaults.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Result, bail, ensure};
+use ipnet::IpNet;
+
+use super::{
+    Notice,
+    file::{Conntrack, KubeProxyConfiguration},
+    machine::Machine,
+    unused,
+};
+use crate::cli::{
+    BindAddress, KernelLogLevel, LogArgs, LogFormat, NodePortAddresses, PodDatapath, PortRange, Reject,
+    RunArgs, XdpMode,
+};
+
+/// Everything the agent is told, with nothing left open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// This node's name.
+    pub node_name: String,
+    /// A folder to read objects from, instead of an API server.
+    pub manifests: Option<PathBuf>,
+    /// Credentials for the API server; without it the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// The API server's address; without it that of the credentials.
+    pub api_server: Option<String>,
+    /// Where maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// The cgroup of all processes to serve; without it, where cgroup2 is mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// How pods are served.
+    pub pod_datapath: PodDatapath,
+    /// Interfaces to the world; none: those that are found.
+    pub uplinks: Vec<String>,
+    /// Pod-side interfaces, `*` at the end for any ending; none: those that are found.
+    pub pod_interfaces: Vec<String>,
+    /// XDP on uplinks.
+    pub xdp: XdpMode,
+    /// The node's primary address of its family, in place of the Node object's.
+    pub bind_address: Option<IpAddr>,
+    /// Addresses that serve nodePorts; none: those of the uplinks.
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+    /// Serve nodePorts at loopback addresses.
+    pub localhost_nodeports: bool,
+    /// Ports that nodePorts come from.
+    pub nodeport_range: PortRange,
+    /// Ports for connections passed on.
+    pub snat_ports: PortRange,
+    /// Translate cluster IPs for clients outside.
+    pub external_cluster_ips: bool,
+    /// Ranges of cluster IPs, besides those of ServiceCIDR objects.
+    pub service_cidrs: Vec<IpNet>,
+    /// How services without endpoints refuse.
+    pub reject: Reject,
+    /// Reset TCP connections whose endpoint is removed.
+    pub reset_removed_tcp: bool,
+    /// From the end of one application of changes to the start of the next, at least.
+    pub min_sync_period: Duration,
+    /// Where health checks are answered.
+    pub healthz_bind_address: SocketAddr,
+    /// Where metrics are answered.
+    pub metrics_bind_address: SocketAddr,
+    /// End when one of these cannot be had.
+    pub bind_address_hard_fail: bool,
+    /// Entries of the flow map of each family; a flow takes two.
+    pub max_flows: u32,
+    /// For the kernel, when memory runs out.
+    pub oom_score_adj: i32,
+    /// Load the variant of the programs that logs.
+    pub kernel_log: Option<KernelLogLevel>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// 0 information, 1 debugging, 2 and more everything.
+    pub verbosity: u8,
+}
+
+impl Settings {
+    /// Merges, and says what of it has no effect.
+    ///
+    /// # Errors
+    ///
+    /// When settings contradict each other, or no name of the node can be had.
+    pub fn new(
+        args: &RunArgs,
+        log: &LogArgs,
+        file: &KubeProxyConfiguration,
+        machine: &Machine,
+    ) -> Result<(Self, Vec<Notice>)> {
+        if args.snat_ports.overlaps(&args.nodeport_range) {
+            bail!(
+                "--snat-ports {} and --nodeport-range {} have ports in common: answers could not be told from requests",
+                args.snat_ports,
+                args.nodeport_range
+            );
+        }
+        let mut notices = notices(args, file);
+        let bind_address = args.bind_address.or(file.bind_address);
+        let (any, loopback): (IpAddr, IpAddr) = match bind_address {
+            Some(IpAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+            _ => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        };
+        let listen = |flag: Option<BindAddress>, file: Option<BindAddress>, ip, port| {
+            let default = SocketAddr::new(ip, port);
+            flag.or(file).map_or(default, |address| address.or(default))
+        };
+        let from_api_server = args.manifests.is_none();
+        let kubeconfig = file.client_connection.kubeconfig.as_ref().filter(|_| from_api_server);
+        let settings = Self {
+            node_name: node_name(args, file, machine)?,
+            manifests: args.manifests.clone(),
+            kubeconfig: args.kubeconfig.clone().or(kubeconfig.map(Into::into)),
+            api_server: args.api_server.clone(),
+            bpffs: args.pins.bpffs.clone(),
+            cgroup_root: args.cgroup_root.clone(),
+            pod_datapath: args.pod_datapath,
+            uplinks: args.uplinks.clone(),
+            pod_interfaces: pod_interfaces(args, file),
+            xdp: args.xdp,
+            bind_address: bind_address.filter(|ip| !ip.is_unspecified()),
+            nodeport_addresses: or_else(&args.nodeport_addresses, &file.node_port_addresses),
+            localhost_nodeports: args
+                .localhost_nodeports
+                .or(file.iptables.localhost_node_ports)
+                .unwrap_or(true),
+            nodeport_range: args.nodeport_range,
+            snat_ports: args.snat_ports,
+            external_cluster_ips: args.external_cluster_ips,
+            service_cidrs: args.service_cidrs.clone(),
+            reject: args.reject,
+            reset_removed_tcp: args.reset_removed_tcp,
+            min_sync_period: args.min_sync_period.or_else(|| min_sync_period(file)).unwrap_or_default(),
+            healthz_bind_address: listen(args.healthz_bind_address, file.healthz_bind_address, any, HEALTHZ),
+            metrics_bind_address: listen(
+                args.metrics_bind_address,
+                file.metrics_bind_address,
+                loopback,
+                METRICS,
+            ),
+            bind_address_hard_fail: args
+                .bind_address_hard_fail
+                .or(file.bind_address_hard_fail)
+                .unwrap_or_default(),
+            max_flows: max_flows(args, file, machine, &mut notices),
+            oom_score_adj: args.oom_score_adj.or(file.oom_score_adj).unwrap_or(OOM_SCORE_ADJ),
+            kernel_log: args.kernel_log,
+            log_format: log.log_format.or(file.logging.format).unwrap_or_default(),
+            verbosity: match log.verbosity {
+                Some(verbosity) => steps(verbosity),
+                None if log.verbose > 0 => log.verbose,
+                None => steps(file.logging.verbosity),
+            },
+        };
+        Ok((settings, notices))
+    }
+}
+
+/// Default ports, and the default for the kernel's score: kube-proxy's.
+const HEALTHZ: u16 = 10256;
+const METRICS: u16 = 10249;
+const OOM_SCORE_ADJ: i32 = -999;
+
+fn or_else<T: Clone>(flag: &[T], file: &[T]) -> Vec<T> {
+    if flag.is_empty() { file } else { flag }.to_vec()
+}
+
+/// Kubernetes' programs count to 10, where 2 is usual, and 4 is for debugging.
+fn steps(verbosity: u8) -> u8 {
+    match verbosity {
+        0..=3 => 0,
+        4..=5 => 1,
+        _ => 2,
+    }
+}
+
+/// The host's name and that of the file are taken in lower case, as kubelet and kube-proxy do.
+fn node_name(args: &RunArgs, file: &KubeProxyConfiguration, machine: &Machine) -> Result<String> {
+    let given = args.node_name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    let name = match given {
+        Some(name) => name.to_owned(),
+        None => file.hostname_override.as_ref().unwrap_or(&machine.hostname).trim().to_lowercase(),
+    };
+    ensure!(!name.is_empty(), "the host has no name: give the node's with --node-name");
+    Ok(name)
+}
+
+fn pod_interfaces(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<String> {
+    let pattern = |prefix: &Option<String>| {
+        let prefix = prefix.as_ref().filter(|prefix| !prefix.is_empty());
+        prefix.map(|prefix| format!("{prefix}*")).into_iter().collect::<Vec<_>>()
+    };
+    let mut given = args.pod_interfaces.clone();
+    given.extend(pattern(&args.pod_interface_name_prefix));
+    or_else(&given, &pattern(&file.detect_local.interface_name_prefix))
+}
+
+/// That of kube-proxy's mode.
+fn min_sync_period(file: &KubeProxyConfiguration) -> Option<Duration> {
+    match file.mode.as_deref() {
+        Some("nftables") => file.nftables.min_sync_period,
+        None | Some("iptables") => file.iptables.min_sync_period,
+        Some(_) => None,
+    }
+}
+
+/// What is asked for in vain, apart from fields that [`KubeProxyConfiguration`] does not have.
+fn notices(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    for given in &args.unused.0 {
+        // Said at its default, such a flag asks for nothing.
+        let text = format!("--{}={} is not used: {}", given.flag.name, given.value, given.flag.why);
+        let matters = given.flag.matters && given.value != "false";
+        notices.push(if matters { Notice::warning(text) } else { Notice::info(text) });
+    }
+    if let Some(mode) = &file.mode {
+        notices.push(Notice::info(format!("mode {mode} is not used: {}", unused::MODE)));
+    }
+    for (section, rules) in [("iptables", &file.iptables), ("nftables", &file.nftables)] {
+        if rules.masquerade_all == Some(true) {
+            let why = unused::MASQUERADE_ALL;
+            notices.push(Notice::warning(format!("{section}.masqueradeAll is not used: {why}")));
+        }
+    }
+    notices
+}
+
+/// Memory for a flow map entry of both families together, about, and how much of it may go there.
+const ENTRY_BYTES: u64 = 250;
+const DEFAULT_SHARE: u64 = 176;
+const LARGEST_SHARE: u64 = 50;
+const FEWEST: u32 = 1 << 16;
+const DEFAULT_MOST: u32 = 1 << 20;
+/// kube-proxy's bound for the kernel's table, and its defaults, in flows.
+const MOST_FLOWS: u32 = 1 << 20;
+const PER_CORE: u32 = 32_768;
+const MIN: u32 = 131_072;
+
+/// As given; or as kube-proxy would size the kernel's table, within what memory allows; or a small share of memory.
+fn max_flows(
+    args: &RunArgs,
+    file: &KubeProxyConfiguration,
+    machine: &Machine,
+    notices: &mut Vec<Notice>,
+) -> u32 {
+    if let Some(entries) = args.max_flows {
+        return entries;
+    }
+    let share = |share| u32::try_from(machine.memory / share / ENTRY_BYTES).unwrap_or(u32::MAX);
+    let conntrack = Conntrack {
+        max_per_core: args.conntrack_max_per_core.or(file.conntrack.max_per_core),
+        min: args.conntrack_min.or(file.conntrack.min),
+    };
+    let per_core = conntrack.max_per_core.unwrap_or(PER_CORE);
+    if conntrack == Conntrack::default() || per_core == 0 {
+        return share(DEFAULT_SHARE).clamp(FEWEST, DEFAULT_MOST);
+    }
+    let flows = per_core.saturating_mul(machine.cpus).max(conntrack.min.unwrap_or(MIN)).min(MOST_FLOWS);
+    let (wanted, most) = (flows * 2, share(LARGEST_SHARE).max(FEWEST));
+    if wanted > most {
+        notices.push(Notice::warning(format!(
+            "conntrack: {flows} flows would take more than a {LARGEST_SHARE}th of the memory; there is room for {} \
+             (--max-flows decides otherwise)",
+            most / 2
+        )));
+    }
+    wanted.clamp(FEWEST, most)
+}
+
+#[cfg(test)]
+mod tests;

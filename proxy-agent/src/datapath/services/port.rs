@@ -1,0 +1,136 @@
+//! What is known of a service port that is in the maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use proxy_common::layout::{
+    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
+    id::Id,
+    set::{Set, SetRole},
+};
+
+use crate::{
+    datapath::{
+        address::{protocol_number, protocol_of},
+        slices::Slice,
+    },
+    model::plan::{Frontend, IpFamily, PortName, PortPlan},
+};
+
+/// Sets of a service port.
+pub(super) const ROLES: usize = SetRole::ALL.len();
+
+/// What is in the maps for a service port.
+#[derive(Debug, Default)]
+pub(super) struct PortState {
+    pub(super) id: Id,
+    /// Its name is in the map.
+    pub(super) is_named: bool,
+    /// What it claims, with `FRONTEND_*` bits. It has those whose first claimant it is.
+    pub(super) frontends: BTreeMap<Claim, u32>,
+    /// By [`SetRole`]. Roles with the same endpoints share one slice.
+    pub(super) sets: [SetState; ROLES],
+    pub(super) backends: HashMap<SocketAddr, Member>,
+    /// How long clients keep their backend, in jiffies; 0: they do not.
+    pub(super) affinity: u32,
+    /// Clients that may use frontends with source ranges.
+    pub(super) sources: BTreeSet<IpNet>,
+}
+
+/// A backend of a service port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) id: Id,
+    /// [`SetRole::bit`]s of the sets it is in.
+    pub(super) roles: u8,
+}
+
+/// A published set and what is in it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SetState {
+    pub(super) set: Set,
+    pub(super) endpoints: Arc<[SocketAddr]>,
+}
+
+impl SetState {
+    pub(super) fn slice(&self) -> Slice {
+        Slice { base: self.set.base(), len: self.set.count() }
+    }
+}
+
+impl PortState {
+    /// The distinct slices.
+    pub(super) fn slices(&self) -> HashSet<Slice> {
+        self.sets.iter().map(SetState::slice).filter(|slice| slice.len > 0).collect()
+    }
+}
+
+/// A key of `frontends_*`, whatever the family: what only one service port can have. External IPs and addresses of
+/// load balancers look alike here, as they do in the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Claim {
+    /// The unspecified address stands for all nodePort addresses of the node; port 0 for all ports of a cluster IP.
+    pub(super) address: SocketAddr,
+    /// IP protocol number; 0 with port 0.
+    pub(super) protocol: u8,
+}
+
+impl Claim {
+    pub(super) fn node_port(family: IpFamily, port: u16, protocol: u8) -> Self {
+        let any: IpAddr = match family {
+            IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Self { address: SocketAddr::new(any, port), protocol }
+    }
+
+    pub(super) fn family(&self) -> IpFamily {
+        IpFamily::of(&self.address.ip())
+    }
+
+    pub(super) fn is_node_port(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match protocol_of(self.protocol) {
+            None => write!(f, "{}", self.address.ip()),
+            Some(protocol) if self.is_node_port() => {
+                write!(f, "node port {} ({protocol})", self.address.port())
+            }
+            Some(protocol) => write!(f, "{} ({protocol})", self.address),
+        }
+    }
+}
+
+/// What a plan's frontends are in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
+pub(super) fn claims(plan: &PortPlan) -> BTreeMap<Claim, u32> {
+    let sources = if plan.sources.is_some() { FRONTEND_SOURCES } else { 0 };
+    let mut claims = BTreeMap::new();
+    for frontend in &plan.frontends {
+        let (claim, flags) = claim(&plan.name, *frontend);
+        let sources = if matches!(frontend, Frontend::LoadBalancer(_)) { sources } else { 0 };
+        *claims.entry(claim).or_insert(0) |= flags | sources;
+    }
+    claims
+}
+
+fn claim(name: &PortName, frontend: Frontend) -> (Claim, u32) {
+    let protocol = protocol_number(name.protocol);
+    match frontend {
+        Frontend::ClusterIp(address) => (Claim { address, protocol }, FRONTEND_CLUSTER_IP),
+        Frontend::ClusterAddress(ip) => {
+            let address = SocketAddr::new(ip, 0);
+            (Claim { address, protocol: 0 }, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS)
+        }
+        Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => (Claim { address, protocol }, 0),
+        Frontend::NodePort(port) => (Claim::node_port(name.family, port, protocol), 0),
+    }
+}

@@ -1,0 +1,420 @@
+//! What the programs would see in the maps.
+
+mod restart;
+
+use std::time::Duration;
+
+use proxy_common::layout::{
+    filter,
+    frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend as FrontendValue, FrontendKey, Target},
+    source::Source,
+};
+
+use super::*;
+use crate::{
+    clock,
+    datapath::{
+        address::{UserFamily as _, protocol_number},
+        table::{SourcePrefix, memory::Memory},
+    },
+    model::{objects::ObjectName, plan::Frontend},
+};
+
+const NODE: &str = "192.168.0.1";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The maps of a node; the tables are shared with the services.
+struct Node {
+    services: Services,
+    frontends: Memory<FrontendKey<V4>, FrontendValue<V4>>,
+    sources: Memory<SourcePrefix<V4>, u32>,
+    sources_v6: Memory<SourcePrefix<V6>, u32>,
+    names: Memory<u32, ServiceName>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let (frontends, sources) = (Memory::new(100), Memory::new(100));
+        let (sources_v6, names) = (Memory::new(100), Memory::new(100));
+        let maps = Maps {
+            v4: FamilyTables {
+                frontends: Box::new(frontends.clone()),
+                sources: Box::new(sources.clone()),
+                backends: MmapArray::anonymous(64),
+            },
+            v6: FamilyTables {
+                frontends: Box::new(Memory::new(100)),
+                sources: Box::new(sources_v6.clone()),
+                backends: MmapArray::anonymous(64),
+            },
+            names: Box::new(names.clone()),
+            sets: MmapArray::anonymous(16 * SetRole::STRIDE),
+            alive: MmapArray::anonymous(16),
+            filter: MmapArray::anonymous(filter::ELEMENTS),
+        };
+        let mut services = Services::restore(maps, 7).unwrap();
+        services.set_node_addresses([NODE.parse().unwrap()].into());
+        Self { services, frontends, sources, sources_v6, names }
+    }
+
+    /// The agent ends and another one starts.
+    fn restart(self) -> Self {
+        let Services { v4, v6, shared, .. } = self.services;
+        let Shared { sets, alive, names, filter, .. } = shared;
+        let maps = Maps { v4: v4.tables, v6: v6.tables, names, sets, alive, filter: filter.into_map() };
+        let mut services = Services::restore(maps, 9).unwrap();
+        services.set_node_addresses([NODE.parse().unwrap()].into());
+        Self { services, ..self }
+    }
+
+    fn apply(&mut self, plan: &PortPlan) {
+        self.services.apply(plan).unwrap();
+    }
+
+    /// How often anything but an array was written.
+    fn writes(&self) -> usize {
+        self.frontends.writes() + self.sources.writes() + self.sources_v6.writes() + self.names.writes()
+    }
+
+    fn id(&self, plan: &PortPlan) -> Id {
+        self.services.ports[&plan.name].id
+    }
+
+    /// Whose a frontend is, and its flags.
+    fn frontend(&self, address: &str, protocol: Protocol) -> Option<(Id, u32)> {
+        let address: SocketAddr = address.parse().unwrap();
+        let protocol = if address.port() == 0 { 0 } else { protocol_number(protocol) };
+        let key = FrontendKey::new(V4::from_ip(address.ip()).unwrap(), address.port().to_be(), protocol);
+        let target: Target = self.frontends.get(&key)?.checked(&key)?;
+        Some((target.service(), target.flags()))
+    }
+
+    fn may_be_frontend(&self, address: &str) -> bool {
+        let address: SocketAddr = address.parse().unwrap();
+        let addr = V4::from_ip(address.ip()).unwrap();
+        let bits = [
+            filter::of_address::<V4>(&addr),
+            filter::of_frontend::<V4>(&addr, address.port().to_be(), protocol_number(Protocol::Tcp)),
+        ];
+        bits.into_iter().any(|bit| self.services.shared.filter.holds(bit))
+    }
+
+    fn set(&self, plan: &PortPlan, role: SetRole) -> Set {
+        self.services.shared.sets.read(Set::index(self.id(plan), role)).unwrap()
+    }
+
+    fn affinity(&self, plan: &PortPlan) -> u64 {
+        self.services.shared.sets.read(Set::affinity_index(self.id(plan))).unwrap().0
+    }
+
+    /// Ends of the addresses that a role's set offers, like `12`; a dot stands in front of those that are not members.
+    fn offered(&self, plan: &PortPlan, role: SetRole) -> String {
+        let set = self.set(plan, role);
+        let slots = (set.base()..set.base() + set.count()).map(|slot| {
+            let backend = self.services.v4.tables.backends.read(slot).unwrap();
+            let element = self.services.shared.alive.read(Alive::position(backend.id).0).unwrap();
+            let end = V4::to_ip(&backend.addr).to_string().rsplit('.').next().unwrap().to_owned();
+            if element.holds_in(backend.id, role) { end } else { format!(".{end}") }
+        });
+        slots.collect()
+    }
+
+    /// All sets, in the order of roles.
+    fn all_offered(&self, plan: &PortPlan) -> String {
+        SetRole::ALL.map(|role| self.offered(plan, role)).join("|")
+    }
+
+    fn is_admitted(&self, plan: &PortPlan, clients: &str) -> bool {
+        let net: IpNet = clients.parse().unwrap();
+        let source = Source { service: self.id(plan), addr: V4::from_ip(net.addr()).unwrap() };
+        self.sources.get(&(32 + u32::from(net.prefix_len()), source)).is_some()
+    }
+}
+
+/// Endpoints 10.244.0.x:8080, by the digits of their ends.
+fn endpoints(ends: &str) -> Vec<SocketAddr> {
+    ends.chars().map(|end| format!("10.244.0.{end}:8080").parse().unwrap()).collect()
+}
+
+fn port(service: &str, protocol: Protocol, frontends: &[Frontend]) -> PortPlan {
+    PortPlan {
+        name: PortName {
+            service: ObjectName::new("default", service),
+            port: "web".into(),
+            protocol,
+            family: IpFamily::V4,
+        },
+        frontends: frontends.to_vec(),
+        internal: endpoints("12"),
+        external: endpoints("12"),
+        cluster: endpoints("12"),
+        serving: endpoints("12"),
+        affinity: None,
+        sources: None,
+    }
+}
+
+fn at(address: &str) -> SocketAddr {
+    address.parse().unwrap()
+}
+
+fn nets(nets: &[&str]) -> Option<Vec<IpNet>> {
+    Some(nets.iter().map(|net| net.parse().unwrap()).collect())
+}
+
+#[test]
+fn sets_follow_policies_and_backends_know_their_sets() {
+    let mut node = Node::new();
+    let mut plan = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    for (internal, external, cluster, serving) in [
+        ("12", "12", "12", "12"),
+        ("1", "12", "12", "12"),
+        ("1", "2", "12", "123"),
+        ("", "2", "23", "1234"),
+        ("", "", "3", "34"),
+        ("12", "1", "123", "123"),
+        ("", "", "", "1"),
+        ("", "", "", ""),
+    ] {
+        plan.internal = endpoints(internal);
+        plan.external = endpoints(external);
+        plan.cluster = endpoints(cluster);
+        plan.serving = endpoints(serving);
+        node.apply(&plan);
+        let wanted = [internal, external, cluster, serving].join("|");
+        assert_eq!(node.all_offered(&plan), wanted);
+        for (role, list) in [(SetRole::ClusterIp, internal), (SetRole::External, external)] {
+            let is_withheld = list.is_empty() && !cluster.is_empty();
+            assert_eq!(node.set(&plan, role).is_withheld(), is_withheld, "{wanted}");
+        }
+        assert!(!node.set(&plan, SetRole::Cluster).is_withheld());
+        let freed = node.services.take_quarantine();
+        node.services.give_back(freed);
+        assert_eq!(node.services.usage().backends, serving.len() as u32);
+    }
+}
+
+#[test]
+fn a_backend_that_leaves_a_set_but_serves_keeps_its_id() {
+    let mut node = Node::new();
+    let mut plan = port("web", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    node.apply(&plan);
+    let id = node.services.ports[&plan.name].backends[&endpoints("1")[0]].id;
+    for list in [&mut plan.internal, &mut plan.external, &mut plan.cluster] {
+        *list = endpoints("2");
+    }
+    node.apply(&plan);
+    let alive = |node: &Node| node.services.shared.alive.read(Alive::position(id).0).unwrap();
+    assert!(alive(&node).holds(id), "UDP flows stay with it");
+    assert!(!alive(&node).holds_in(id, SetRole::ClusterIp), "clients do not");
+    assert!(node.services.take_dead().is_empty());
+    plan.serving = endpoints("2");
+    node.apply(&plan);
+    assert!(!alive(&node).holds(id));
+    assert_eq!(node.services.take_dead(), [(Protocol::Udp, endpoints("1")[0])]);
+}
+
+#[test]
+fn affinity_comes_changes_and_goes() {
+    let mut node = Node::new();
+    let mut plan = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    for seconds in [None, Some(10_800), Some(60), None] {
+        plan.affinity = seconds.map(|seconds: u32| Duration::from_secs(seconds.into()));
+        node.apply(&plan);
+        assert_eq!(node.affinity(&plan), u64::from(seconds.map_or(0, clock::jiffies)));
+        assert_eq!(node.set(&plan, SetRole::ClusterIp).is_sticky(), seconds.is_some());
+        assert_eq!(node.all_offered(&plan), "12|12|12|12");
+    }
+}
+
+#[test]
+fn only_load_balancers_have_source_ranges() {
+    let mut node = Node::new();
+    let frontends = [
+        Frontend::ClusterIp(at("10.96.0.1:80")),
+        Frontend::NodePort(30_080),
+        Frontend::ExternalIp(at("192.0.2.7:80")),
+        Frontend::LoadBalancer(at("198.51.100.1:80")),
+    ];
+    let mut plan = port("web", Protocol::Tcp, &frontends);
+    node.apply(&plan);
+    let id = node.id(&plan);
+    let flags = |node: &Node| {
+        ["10.96.0.1:80", "0.0.0.0:30080", "192.0.2.7:80", "198.51.100.1:80"]
+            .map(|address| node.frontend(address, Protocol::Tcp).map(|(_, flags)| flags).unwrap())
+    };
+    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, 0]);
+
+    plan.sources = nets(&["10.0.0.77/8", "192.0.2.0/24", "2001:db8::/32"]);
+    node.apply(&plan);
+    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, FRONTEND_SOURCES]);
+    assert!(node.is_admitted(&plan, "10.0.0.0/8") && node.is_admitted(&plan, "192.0.2.0/24"));
+
+    plan.sources = nets(&["192.0.2.0/24"]);
+    node.apply(&plan);
+    assert!(!node.is_admitted(&plan, "10.0.0.0/8") && node.is_admitted(&plan, "192.0.2.0/24"));
+
+    plan.sources = nets(&[]);
+    node.apply(&plan);
+    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, FRONTEND_SOURCES], "nobody is admitted");
+    assert!(node.sources.entries().unwrap().is_empty());
+
+    plan.sources = nets(&["192.0.2.0/24"]);
+    node.apply(&plan);
+    plan.sources = None;
+    node.apply(&plan);
+    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, 0]);
+    assert!(node.sources.entries().unwrap().is_empty());
+    assert_eq!(node.id(&plan), id);
+
+    plan.sources = nets(&["192.0.2.0/24"]);
+    node.apply(&plan);
+    node.services.remove(&plan.name).unwrap();
+    assert!(node.sources.entries().unwrap().is_empty() && node.frontends.entries().unwrap().is_empty());
+}
+
+/// An address that is an external IP and a load balancer's is filtered, as kube-proxy does.
+#[test]
+fn the_stricter_of_two_frontends_at_one_address_holds() {
+    let mut node = Node::new();
+    let address = at("192.0.2.7:80");
+    for frontends in [
+        [Frontend::ExternalIp(address), Frontend::LoadBalancer(address)],
+        [Frontend::LoadBalancer(address), Frontend::ExternalIp(address)],
+    ] {
+        let mut plan = port("web", Protocol::Tcp, &frontends);
+        plan.sources = nets(&["10.0.0.0/8"]);
+        node.apply(&plan);
+        assert_eq!(node.frontend("192.0.2.7:80", Protocol::Tcp), Some((node.id(&plan), FRONTEND_SOURCES)));
+    }
+}
+
+#[test]
+fn ports_of_a_service_share_its_address() {
+    let mut node = Node::new();
+    let address = Frontend::ClusterAddress("10.96.0.1".parse().unwrap());
+    let tcp = port("dns", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:53")), address]);
+    let udp = port("dns", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.1:53")), address]);
+    node.apply(&tcp);
+    node.apply(&udp);
+    let owner = |node: &Node| node.frontend("10.96.0.1:0", Protocol::Tcp).map(|(id, _)| id);
+    assert_eq!(owner(&node), Some(node.id(&tcp)));
+    node.services.remove(&tcp.name).unwrap();
+    assert_eq!(owner(&node), Some(node.id(&udp)));
+    assert!(node.may_be_frontend("10.96.0.1:1"));
+    node.services.remove(&udp.name).unwrap();
+    assert_eq!(owner(&node), None);
+}
+
+#[test]
+fn who_comes_later_waits_for_a_frontend() {
+    let mut node = Node::new();
+    let address = at("192.0.2.7:80");
+    let first = port("first", Protocol::Tcp, &[Frontend::ExternalIp(address)]);
+    let mut second = port("second", Protocol::Tcp, &[Frontend::LoadBalancer(address)]);
+    second.sources = nets(&["10.0.0.0/8"]);
+    let third = port("third", Protocol::Udp, &[Frontend::ExternalIp(address)]);
+    for plan in [&first, &second, &third, &second] {
+        node.apply(plan);
+    }
+    let has = |node: &Node, protocol| node.frontend("192.0.2.7:80", protocol);
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
+    assert_eq!(has(&node, Protocol::Udp), Some((node.id(&third), 0)));
+    let mut emptied = first.clone();
+    emptied.frontends.clear();
+    node.apply(&emptied);
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
+    node.apply(&first);
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
+    node.services.remove(&second.name).unwrap();
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
+}
+
+#[test]
+fn the_filter_knows_frontends_until_an_hour_after_they_are_gone() {
+    let mut node = Node::new();
+    let addresses = ["10.96.0.1:80", "192.168.0.1:30080", "192.0.2.7:80"];
+    let plan = port(
+        "web",
+        Protocol::Tcp,
+        &[
+            Frontend::ClusterIp(at(addresses[0])),
+            Frontend::NodePort(30_080),
+            Frontend::ExternalIp(at(addresses[2])),
+        ],
+    );
+    let seen = |node: &Node| addresses.map(|address| node.may_be_frontend(address));
+    assert_eq!(seen(&node), [false; 3]);
+    node.apply(&plan);
+    assert_eq!(seen(&node), [true; 3]);
+    assert!(!node.may_be_frontend("192.0.2.7:81"));
+    node.services.set_node_addresses(["192.168.0.2".parse().unwrap()].into());
+    assert!(node.may_be_frontend("192.168.0.2:30080"));
+    let start = Instant::now();
+    node.services.retire_filter_bits(start);
+    node.services.remove(&plan.name).unwrap();
+    node.services.retire_filter_bits(start + HOUR);
+    assert_eq!(seen(&node), [true, false, true], "the address went an hour ago, the rest just now");
+    assert!(node.may_be_frontend("192.168.0.2:30080"));
+    node.services.retire_filter_bits(start + 2 * HOUR);
+    assert_eq!(seen(&node), [false; 3]);
+    assert!(!node.may_be_frontend("192.168.0.2:30080"));
+}
+
+#[test]
+fn an_endpoint_is_dead_when_nobody_has_it() {
+    let mut node = Node::new();
+    let mut web = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    let other = port("other", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.2:80"))]);
+    let udp = port("udp", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    for plan in [&web, &other, &udp] {
+        node.apply(plan);
+    }
+    for list in [&mut web.internal, &mut web.external, &mut web.cluster, &mut web.serving] {
+        *list = endpoints("3");
+    }
+    node.apply(&web);
+    assert!(node.services.take_dead().is_empty(), "another service has them");
+    node.services.remove(&other.name).unwrap();
+    let both = endpoints("12").into_iter().map(|endpoint| (Protocol::Tcp, endpoint)).collect::<Vec<_>>();
+    assert_eq!(node.services.take_dead(), both);
+    assert!(node.services.take_dead().is_empty());
+    // Gone and back before anybody asked.
+    node.services.remove(&web.name).unwrap();
+    node.apply(&web);
+    assert!(node.services.take_dead().is_empty());
+}
+
+#[test]
+fn what_finds_no_room_is_tried_again() {
+    let mut node = Node::new();
+    node.frontends.set_room(1);
+    let frontends = [Frontend::ClusterIp(at("10.96.0.1:80")), Frontend::NodePort(30_080)];
+    let plan = port("web", Protocol::Tcp, &frontends);
+    for _ in 0..2 {
+        let error = node.services.apply(&plan).unwrap_err();
+        assert!(
+            format!("{error:#}").starts_with("service default/web:web (TCP): cannot write the frontend"),
+            "{error:#}"
+        );
+    }
+    node.frontends.set_room(2);
+    node.apply(&plan);
+    for address in ["10.96.0.1:80", "0.0.0.0:30080"] {
+        assert!(node.frontend(address, Protocol::Tcp).is_some(), "{address}");
+    }
+    node.services.remove(&plan.name).unwrap();
+    assert!(node.frontends.entries().unwrap().is_empty());
+}
+
+#[test]
+fn too_many_endpoints_leave_what_was_there() {
+    let mut node = Node::new();
+    let mut plan = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    node.apply(&plan);
+    let many: Vec<SocketAddr> = (0..100).map(|i| at(&format!("10.244.1.{i}:80"))).collect();
+    (plan.cluster, plan.serving) = (many.clone(), many);
+    node.services.apply(&plan).unwrap_err();
+    assert_eq!(node.all_offered(&plan), "12|12|12|12");
+    assert_eq!(node.services.ports[&plan.name].backends.len(), 2);
+}

@@ -1,0 +1,137 @@
+//! An agent takes over what another one left.
+
+use super::*;
+
+fn plans() -> Vec<PortPlan> {
+    let address = Frontend::ClusterAddress("10.96.0.1".parse().unwrap());
+    let mut web = port(
+        "web",
+        Protocol::Tcp,
+        &[
+            Frontend::ClusterIp(at("10.96.0.1:80")),
+            address,
+            Frontend::NodePort(30_080),
+            Frontend::ExternalIp(at("192.0.2.7:80")),
+            Frontend::LoadBalancer(at("198.51.100.1:80")),
+        ],
+    );
+    web.internal = endpoints("");
+    web.external = endpoints("2");
+    web.serving = endpoints("1234");
+    web.affinity = Some(Duration::from_secs(10_800));
+    web.sources = nets(&["10.0.0.0/8", "192.0.2.0/24"]);
+    let mut v6 = port("web", Protocol::Tcp, &[]);
+    v6.name.family = IpFamily::V6;
+    v6.frontends = vec![Frontend::LoadBalancer(at("[2001:db8::1]:80"))];
+    v6.sources = nets(&["2001:db8:1::/48"]);
+    for list in [&mut v6.internal, &mut v6.external, &mut v6.cluster, &mut v6.serving] {
+        *list = vec![at("[fd00::1]:8080")];
+    }
+    let sctp = port("web", Protocol::Sctp, &[Frontend::ClusterIp(at("10.96.0.1:80")), address]);
+    let mut nobody = port("nobody", Protocol::Udp, &[Frontend::LoadBalancer(at("198.51.100.2:53"))]);
+    nobody.sources = nets(&[]);
+    for list in [&mut nobody.internal, &mut nobody.external, &mut nobody.cluster, &mut nobody.serving] {
+        list.clear();
+    }
+    let bare = port("bare", Protocol::Tcp, &[]);
+    vec![web, v6, sctp, nobody, bare]
+}
+
+/// All words of sets and alive.
+fn words(node: &Node) -> Vec<u64> {
+    let shared = &node.services.shared;
+    let sets = (0..shared.sets.len()).filter_map(|i| shared.sets.read(i).map(|set| set.0));
+    sets.chain((0..shared.alive.len()).filter_map(|i| shared.alive.read(i).map(|alive| alive.0))).collect()
+}
+
+#[test]
+fn nothing_is_written_that_does_not_differ() {
+    let mut node = Node::new();
+    let plans = plans();
+    for plan in &plans {
+        node.apply(plan);
+    }
+    let (writes, words_before) = (node.writes(), words(&node));
+    let usage = node.services.usage();
+    let mut node = node.restart();
+    for plan in plans.iter().rev() {
+        node.apply(plan);
+    }
+    assert_eq!((node.writes(), words(&node)), (writes, words_before));
+    assert!(node.services.take_quarantine().is_empty() && node.services.take_dead().is_empty());
+    let now = node.services.usage();
+    assert_eq!(
+        (now.service_ports, now.backends, now.slots, now.frontends),
+        (usage.service_ports, usage.backends, usage.slots, usage.frontends)
+    );
+    // The whole cluster's worth comes out again.
+    for plan in &plans {
+        node.services.remove(&plan.name).unwrap();
+    }
+    assert!(node.frontends.entries().unwrap().is_empty() && node.sources.entries().unwrap().is_empty());
+    assert!(node.sources_v6.entries().unwrap().is_empty() && node.names.entries().unwrap().is_empty());
+    assert!(words(&node).iter().all(|word| *word == 0));
+}
+
+#[test]
+fn what_changed_meanwhile_is_seen() {
+    let mut node = Node::new();
+    let mut web = plans().remove(0);
+    node.apply(&web);
+    let mut node = node.restart();
+    web.affinity = None;
+    web.sources = nets(&["10.0.0.0/8"]);
+    web.internal = endpoints("1");
+    web.serving = endpoints("12");
+    web.frontends.retain(|frontend| !matches!(frontend, Frontend::ExternalIp(_)));
+    node.apply(&web);
+    assert_eq!(node.all_offered(&web), "1|2|12|12");
+    assert_eq!(node.affinity(&web), 0);
+    assert!(!node.is_admitted(&web, "192.0.2.0/24") && node.is_admitted(&web, "10.0.0.0/8"));
+    assert_eq!(node.frontend("192.0.2.7:80", Protocol::Tcp), None);
+    let dead: Vec<SocketAddr> = node.services.take_dead().into_iter().map(|(_, endpoint)| endpoint).collect();
+    assert_eq!(dead, endpoints("34"));
+}
+
+/// Killed between two writes: names of nobody, frontends and ranges of nobody, backends of nobody, bits of nobody.
+#[test]
+fn traces_of_an_agent_that_was_killed_go() {
+    let mut node = Node::new();
+    let web = plans().remove(0);
+    node.apply(&web);
+    let stranger = Id::new(9, 3);
+    let key = FrontendKey::<V4>::new(7, 80u16.to_be(), 6);
+    Table::insert(&mut node.frontends, key, FrontendValue::new(key, Target::new(stranger, 0).unwrap()))
+        .unwrap();
+    Table::insert(&mut node.sources, (40, Source { service: stranger, addr: 10 }), 1).unwrap();
+    let alive = &node.services.shared.alive;
+    alive.half(40).unwrap().store(0x0103, std::sync::atomic::Ordering::Relaxed);
+    let member = node.services.ports[&web.name].backends[&endpoints("2")[0]];
+    // It left a set that it is said to be in, or joined one it is said not to be in.
+    alive
+        .half(member.id.index())
+        .unwrap()
+        .store(Alive::entry(member.id, SetRole::ClusterIp.bit()), std::sync::atomic::Ordering::Relaxed);
+    let node = node.restart();
+    assert_eq!(node.frontends.get(&key), None);
+    assert!(node.is_admitted(&web, "10.0.0.0/8"));
+    assert_eq!(node.sources.entries().unwrap().len(), 2);
+    let alive = &node.services.shared.alive;
+    assert_eq!(alive.half(40).unwrap().load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(node.all_offered(&web), "|2|12|1234");
+}
+
+#[test]
+fn connections_to_frontends_that_went_while_no_agent_ran_live_on() {
+    let mut node = Node::new();
+    let plan = port("web", Protocol::Tcp, &[Frontend::ExternalIp(at("192.0.2.7:80"))]);
+    node.apply(&plan);
+    node.services.remove(&plan.name).unwrap();
+    let mut node = node.restart();
+    let start = Instant::now();
+    node.services.give_up_stale_filter_bits();
+    node.services.retire_filter_bits(start);
+    assert!(node.may_be_frontend("192.0.2.7:80"));
+    node.services.retire_filter_bits(start + HOUR);
+    assert!(!node.may_be_frontend("192.0.2.7:80"));
+}

@@ -1,0 +1,189 @@
+//! Kubernetes Events (`events.k8s.io/v1`): what `kubectl describe` of the Node or Service shows of our troubles.
+//!
+//! They are for people, so nothing waits for them and nothing depends on them.
+
+use std::{collections::HashMap, time::Duration};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event as Content, EventType, Recorder, Reporter},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::model::objects::ObjectName;
+
+/// Events that wait to be sent. More are dropped: they could only come from something that repeats itself.
+const QUEUE: usize = 64;
+/// The same is not said again for this long. The next time it is counted in the same Event object.
+const REPEAT_AFTER: Duration = Duration::from_secs(5 * 60);
+/// How long the API server may take for one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Who says it.
+const CONTROLLER: &str = "proxy-agent";
+
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum About {
+    /// This node.
+    Node,
+    /// A Service.
+    Service(ObjectName),
+}
+
+/// Something to tell people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What it is about.
+    pub about: About,
+    /// Something is wrong.
+    pub warning: bool,
+    /// Why, in one CamelCase word; kube-proxy's where it has one.
+    pub reason: &'static str,
+    /// What was being done, in one CamelCase word.
+    pub action: &'static str,
+    /// In words.
+    pub note: String,
+}
+
+impl Event {
+    /// The agent has started.
+    pub fn starting() -> Self {
+        let note = concat!("proxy-agent ", env!("CARGO_PKG_VERSION"));
+        Self {
+            about: About::Node,
+            warning: false,
+            reason: "Starting",
+            action: "StartKubeProxy",
+            note: note.into(),
+        }
+    }
+
+    /// An address for probes or scrapes cannot be had.
+    pub fn server_failed(reason: &'static str, note: &str) -> Self {
+        Self { about: About::Node, warning: true, reason, action: "StartKubeProxy", note: note.into() }
+    }
+
+    /// The health check node port of a Service cannot be had.
+    pub fn service_health_failed(service: ObjectName, note: &str) -> Self {
+        Self {
+            about: About::Service(service),
+            warning: true,
+            reason: "FailedToStartServiceHealthcheck",
+            action: "Listen",
+            note: note.into(),
+        }
+    }
+}
+
+/// Takes Events. Clones send to the same place.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    queue: Option<mpsc::Sender<Event>>,
+}
+
+impl Events {
+    /// There is no API server: nothing is sent.
+    pub fn nowhere() -> Self {
+        Self::default()
+    }
+
+    /// Sends to the API server, until cancelled.
+    pub fn to(client: Client, node_name: &str, cancel: CancellationToken) -> Self {
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(node_name.to_owned()) };
+        let sending = Sending {
+            recorder: Recorder::new(client, reporter),
+            node_name: node_name.to_owned(),
+            said: HashMap::new(),
+            failed_before: false,
+        };
+        tokio::spawn(async move { cancel.run_until_cancelled(sending.run(inbox)).await });
+        Self { queue: Some(queue) }
+    }
+
+    /// Sends an Event some time, or never: if the same was said lately, if too many wait, if the API server does not take
+    /// it. Never waits.
+    pub fn send(&self, event: Event) {
+        let Some(queue) = &self.queue else { return };
+        if let Err(error) = queue.try_send(event) {
+            debug!("an Event is not sent: {error}");
+        }
+    }
+}
+
+/// The task that sends.
+struct Sending {
+    recorder: Recorder,
+    node_name: String,
+    /// What was sent when.
+    said: HashMap<(About, &'static str), Instant>,
+    failed_before: bool,
+}
+
+impl Sending {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
+        while let Some(event) = inbox.recv().await {
+            self.said.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+            let key = (event.about.clone(), event.reason);
+            if self.said.contains_key(&key) {
+                continue;
+            }
+            if self.publish(event).await {
+                self.said.insert(key, Instant::now());
+            }
+        }
+    }
+
+    /// Says whether it worked.
+    async fn publish(&mut self, event: Event) -> bool {
+        let Event { about, warning, reason, action, note } = event;
+        let reference = self.reference(about);
+        let content = Content {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(note).filter(|note| !note.is_empty()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let error = match timeout(PATIENCE, self.recorder.publish(&content, &reference)).await {
+            Ok(Ok(())) => {
+                self.failed_before = false;
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer for {PATIENCE:?}"),
+        };
+        if !self.failed_before {
+            warn!("cannot tell the API server of Event {reason}: {error}; services do not depend on it");
+            self.failed_before = true;
+        }
+        false
+    }
+
+    fn reference(&self, about: About) -> ObjectReference {
+        let api_version = Some("v1".to_owned());
+        match about {
+            // kubelet and kube-proxy give a Node's name for its UID; `kubectl describe node` looks for that.
+            About::Node => ObjectReference {
+                api_version,
+                kind: Some("Node".into()),
+                name: Some(self.node_name.clone()),
+                uid: Some(self.node_name.clone()),
+                ..ObjectReference::default()
+            },
+            About::Service(name) => ObjectReference {
+                api_version,
+                kind: Some("Service".into()),
+                namespace: Some(name.namespace.to_string()),
+                name: Some(name.name.to_string()),
+                ..ObjectReference::default()
+            },
+        }
+    }
+}

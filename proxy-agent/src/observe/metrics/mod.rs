@@ -1,0 +1,175 @@
+//! Metrics. Names beginning with `kubeproxy_` are those of kube-proxy, so that its dashboards work.
+
+mod at_scrape;
+mod kube_proxy;
+mod text;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+use tokio::sync::watch;
+
+use self::{at_scrape::AtScrape, kube_proxy::KubeProxy};
+pub use self::{kube_proxy::Probe, text::Format};
+use crate::{
+    datapath::{Hook, pins::Pins, services::Usage},
+    model::{objects::Change, plan::IpFamily},
+    reaper,
+    source::SourceState,
+};
+
+/// A label set of one label.
+type Label = [(&'static str, &'static str); 1];
+
+/// Everything that is counted and measured. Share it in an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    kube_proxy: KubeProxy,
+    apply_errors: Counter,
+    service_ports: Gauge,
+    frontends: Gauge,
+    backends: Gauge,
+    map_entries: Family<Label, Gauge>,
+    hook_failures: Gauge,
+    service_health_failures: Gauge,
+    hooks: Arc<Mutex<Vec<Hook>>>,
+}
+
+impl Metrics {
+    /// Nothing counted yet. What the programs count is read from the pinned maps at each scrape.
+    pub fn new(pins: Pins, source: watch::Receiver<SourceState>, reaper: &reaper::Counts) -> Self {
+        let mut registry = Registry::default();
+        let kube_proxy = KubeProxy::new(&mut registry, SystemTime::now());
+        let mut metrics = Self {
+            registry,
+            kube_proxy,
+            apply_errors: Counter::default(),
+            service_ports: Gauge::default(),
+            frontends: Gauge::default(),
+            backends: Gauge::default(),
+            map_entries: Family::default(),
+            hook_failures: Gauge::default(),
+            service_health_failures: Gauge::default(),
+            hooks: Arc::default(),
+        };
+        metrics.register();
+        metrics.registry.register(
+            "proxy_agent_sockets_ended",
+            "Sockets that were ended because their endpoint is gone",
+            reaper.ended.clone(),
+        );
+        metrics.registry.register(
+            "proxy_agent_socket_failures",
+            "Network namespaces whose sockets could not be looked at or ended",
+            reaper.failed.clone(),
+        );
+        let at_scrape = AtScrape { pins, source, hooks: metrics.hooks.clone() };
+        metrics.registry.register_collector(Box::new(at_scrape));
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "proxy_agent_apply_errors",
+            "Batches of changes that could not be brought into the data path",
+            self.apply_errors.clone(),
+        );
+        registry.register(
+            "proxy_agent_service_ports",
+            "Service ports served, counted per address family",
+            self.service_ports.clone(),
+        );
+        registry.register("proxy_agent_frontends", "Addresses and node ports served", self.frontends.clone());
+        registry.register("proxy_agent_backends", "Endpoints of service ports", self.backends.clone());
+        registry.register(
+            "proxy_agent_map_entries",
+            "Entries used of a map that the agent fills",
+            self.map_entries.clone(),
+        );
+        registry.register(
+            "proxy_agent_hook_failures",
+            "Programs that are not attached where they should be",
+            self.hook_failures.clone(),
+        );
+        registry.register(
+            "proxy_agent_service_health_failures",
+            "Services whose health check node port cannot be answered",
+            self.service_health_failures.clone(),
+        );
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("proxy_agent_build", "The agent itself", version);
+    }
+
+    /// A change came that is to be applied.
+    pub fn queued(&self, change: &Change) {
+        self.kube_proxy.queued(change);
+    }
+
+    /// A batch of changes was applied; both families are applied together. `full`: all there is was compared, as after
+    /// the start.
+    pub fn applied(&self, took: Duration, full: bool) {
+        self.kube_proxy.taken();
+        self.kube_proxy.applied(took, full);
+    }
+
+    /// A batch could not be applied, or not all of it.
+    pub fn failed(&self) {
+        self.kube_proxy.taken();
+        self.apply_errors.inc();
+    }
+
+    /// The change of an EndpointSlice is in the data path now; it was triggered then. What was triggered before the
+    /// agent started is not measured.
+    pub fn programmed(&self, family: IpFamily, triggered: SystemTime) {
+        self.kube_proxy.programmed(family, triggered);
+    }
+
+    /// Service ports of a family with policy Local, by policy, that have endpoints but none here.
+    pub fn set_no_local_endpoints(&self, family: IpFamily, internal: usize, external: usize) {
+        self.kube_proxy.set_no_local_endpoints(family, internal, external);
+    }
+
+    /// A probe was answered with this HTTP status.
+    pub fn probed(&self, probe: Probe, code: u16) {
+        self.kube_proxy.probed(probe, code);
+    }
+
+    /// How much there is in the maps now.
+    pub fn set_usage(&self, usage: &Usage) {
+        self.service_ports.set(usage.service_ports.into());
+        self.backends.set(usage.backends.into());
+        self.frontends.set(i64::try_from(usage.frontends).unwrap_or(i64::MAX));
+        let [v4, v6] = usage.slots;
+        for (map, entries) in [("names", usage.service_ports), ("backends_v4", v4), ("backends_v6", v6)] {
+            self.map_entries.get_or_create(&[("map", map)]).set(entries.into());
+        }
+    }
+
+    /// What is attached now, and how many programs could not be.
+    pub fn set_hooks<'h>(&self, attached: impl IntoIterator<Item = &'h Hook>, failed: usize) {
+        *self.hooks.lock().unwrap_or_else(PoisonError::into_inner) = attached.into_iter().cloned().collect();
+        self.hook_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// How many Services' health check node ports cannot be answered.
+    pub fn set_service_health_failures(&self, failed: usize) {
+        self.service_health_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// All metrics as text.
+    pub fn encode(&self, format: Format) -> Result<String, fmt::Error> {
+        format.encode(&self.registry)
+    }
+}
+
+#[cfg(test)]
+mod tests;

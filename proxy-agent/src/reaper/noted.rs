@@ -1,0 +1,57 @@
+//! What the socket programs noted: which socket was translated to which backend.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use proxy_common::{
+    V4, V6,
+    layout::{id::Id, socket::SocketDirection},
+};
+
+use crate::datapath::{maps::MapFamily, pins::Pins};
+
+/// A socket that was translated to a backend. It may have been closed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Noted {
+    /// The kernel's cookie of the socket.
+    pub cookie: u64,
+    /// What its process asked for.
+    pub vip: SocketAddr,
+    /// What it got.
+    pub backend: SocketAddr,
+    /// The backend's id at that time.
+    pub backend_id: Id,
+    /// The service port's id at that time.
+    pub service: Id,
+}
+
+/// Everything that is noted. For use where blocking is allowed: two system calls for each socket.
+///
+/// # Errors
+/// When the maps `sockets_v4` and `sockets_v6` cannot be read.
+pub fn read(pins: &Pins) -> Result<Vec<Noted>> {
+    let mut noted = family::<V4>(pins)?;
+    noted.extend(family::<V6>(pins)?);
+    Ok(noted)
+}
+
+fn family<F: MapFamily>(pins: &Pins) -> Result<Vec<Noted>> {
+    /// Walking a map that changes can begin anew; there has to be an end.
+    const PATIENCE: usize = 1 << 20;
+    let map = F::sockets(pins)?;
+    let mut noted = Vec::new();
+    for entry in map.iter().take(PATIENCE) {
+        let (key, peer) = entry.context("cannot read the sockets that were translated")?;
+        // Unconnected sockets have these too, but then no backend is their peer.
+        if key.direction == SocketDirection::Receive as u16 {
+            noted.push(Noted {
+                cookie: key.cookie,
+                vip: F::to_socket(&peer.addr, peer.port),
+                backend: F::to_socket(&key.addr, key.port),
+                backend_id: peer.backend,
+                service: peer.service,
+            });
+        }
+    }
+    Ok(noted)
+}

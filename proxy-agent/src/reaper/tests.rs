@@ -1,0 +1,79 @@
+use std::path::Path;
+
+use proxy_common::layout::id::Id;
+
+use super::*;
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn noted(cookie: u64, backend: &str) -> Noted {
+    Noted {
+        cookie,
+        vip: address("10.96.0.10:53"),
+        backend: address(backend),
+        backend_id: Id::new(1, 1),
+        service: Id::new(1, 1),
+    }
+}
+
+fn reaper() -> Reaper {
+    // Its worker never gets to run: the tests do not wait.
+    Reaper::start(Pins::new(Path::new("/nowhere")), Counts::default())
+}
+
+#[test]
+fn sockets_of_the_dead_backend_are_suspects_and_no_others() {
+    let all = [noted(1, "10.244.0.3:53"), noted(2, "10.244.0.3:54"), noted(3, "[fd00::3]:53")];
+    let dead = [
+        (Transport::Udp, address("10.244.0.3:53")),
+        (Transport::Tcp, address("10.244.0.3:53")),
+        (Transport::Udp, address("[fd00::3]:53")),
+    ];
+    let mut found: Vec<_> =
+        suspects(&all, &dead.into()).map(|suspect| (suspect.cookie, suspect.transport)).collect();
+    found.sort();
+    assert_eq!(found, [(1, Transport::Tcp), (1, Transport::Udp), (3, Transport::Udp)]);
+}
+
+#[tokio::test]
+async fn what_waits_already_takes_no_more_room() {
+    let reaper = reaper();
+    for _ in 0..1000 {
+        reaper.dead([
+            (Protocol::Udp, address("10.244.0.3:53")),
+            (Protocol::Tcp, address("10.244.0.3:53")),
+            (Protocol::Sctp, address("10.244.0.3:53")),
+        ]);
+    }
+    let pending = reaper.queue.take();
+    assert_eq!(pending.dead.len(), 2, "no socket of SCTP is ever translated");
+    assert!(reaper.queue.take().is_empty());
+}
+
+#[tokio::test]
+async fn a_sweep_asks_for_each_protocol_and_socket() {
+    let reaper = reaper();
+    let all = [noted(1, "10.244.0.3:53"), noted(2, "10.244.0.4:53")];
+    reaper.sweep(&all, &[Protocol::Udp, Protocol::Tcp], |protocol, noted| {
+        protocol == Protocol::Tcp || noted.cookie == 2
+    });
+    let suspects: Vec<_> = reaper.queue.take().suspects.into_iter().collect();
+    assert_eq!(suspects, [suspect(&all[0], Transport::Udp)]);
+}
+
+#[tokio::test]
+async fn notes_that_cannot_be_read_are_counted_and_work_goes_on() {
+    let counts = Counts::default();
+    let reaper = Reaper::start(Pins::new(Path::new("/nowhere")), counts.clone());
+    for failed in 1..=2 {
+        reaper.dead([(Protocol::Udp, address("10.244.0.3:53"))]);
+        let counted = async {
+            while counts.failed.get() < failed {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! What the running agent does about sockets: ends those whose endpoint is gone, and learns which addresses they send
+//! from.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use crate::{
+    model::objects::Protocol,
+    net::netns,
+    reaper::{Noted, Reaper},
+};
+
+/// Addresses of network namespaces by their cookies.
+type Namespaces = HashMap<u64, Vec<IpAddr>>;
+
+/// What was found out in the background.
+pub(super) enum Found {
+    /// The addresses of all network namespaces.
+    Namespaces(Namespaces),
+    /// The sockets that were translated, at the end of the first round.
+    Noted(Vec<Noted>),
+}
+
+/// Ends sockets and looks at network namespaces, in the background.
+pub(super) struct Sockets {
+    reaper: Arc<Reaper>,
+    resets_tcp: bool,
+    looking: Option<JoinHandle<Result<Namespaces>>>,
+    looking_back: Option<JoinHandle<Result<Vec<Noted>>>>,
+    /// The last complaint: it is the same at every look.
+    said: String,
+}
+
+impl Sockets {
+    pub(super) fn new(reaper: Reaper, resets_tcp: bool) -> Self {
+        let reaper = Arc::new(reaper);
+        Self { reaper, resets_tcp, looking: None, looking_back: None, said: String::new() }
+    }
+
+    /// Ends what is connected to these: they serve no more. TCP only where that was asked for.
+    pub(super) fn end(&self, dead: Vec<(Protocol, SocketAddr)>) {
+        let protocols = self.protocols();
+        self.reaper.dead(dead.into_iter().filter(|(protocol, _)| protocols.contains(protocol)));
+    }
+
+    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells which sockets there are.
+    pub(super) fn look_back(&mut self) {
+        let reaper = self.reaper.clone();
+        self.looking_back = Some(tokio::spawn(async move { reaper.noted().await }));
+    }
+
+    /// Ends those of these sockets whose endpoint serves no more.
+    pub(super) fn sweep(&self, noted: &[Noted], is_served: impl Fn(Protocol, SocketAddr) -> bool) {
+        self.reaper.sweep(noted, self.protocols(), |protocol, noted| is_served(protocol, noted.backend));
+    }
+
+    /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
+    pub(super) fn look_for_namespaces(&mut self, primary: Vec<IpAddr>) {
+        if self.looking.is_none() {
+            self.looking = Some(tokio::task::spawn_blocking(move || {
+                netns::addresses(&primary).context("cannot tell which addresses sockets send from")
+            }));
+        }
+    }
+
+    /// Resolves when something was found out.
+    pub(super) async fn found(&mut self) -> Found {
+        loop {
+            let result = tokio::select! {
+                result = finished(&mut self.looking) => result.map(Found::Namespaces),
+                result = finished(&mut self.looking_back) => result.map(Found::Noted),
+            };
+            match result {
+                Ok(found) => return found,
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if error != self.said {
+                        warn!("{error}");
+                        self.said = error;
+                    }
+                }
+            }
+        }
+    }
+
+    fn protocols(&self) -> &'static [Protocol] {
+        if self.resets_tcp { &[Protocol::Udp, Protocol::Tcp] } else { &[Protocol::Udp] }
+    }
+}
+
+/// Resolves to what a task found, once.
+async fn finished<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
+    let Some(running) = task else {
+        return std::future::pending().await;
+    };
+    let result = running.await.context("a task of the agent ended unexpectedly")?;
+    *task = None;
+    result
+}

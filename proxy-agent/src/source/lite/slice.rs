@@ -1,0 +1,89 @@
+//! EndpointSlices.
+
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use serde::Deserialize;
+
+use super::{or_default, trimmed};
+
+/// When the change that an EndpointSlice shows happened.
+pub const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// `discovery.k8s.io/v1/EndpointSlice`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSliceLite {
+    /// Name, namespace, labels, version and [`LAST_CHANGE`] only.
+    #[serde(deserialize_with = "trimmed")]
+    pub metadata: ObjectMeta,
+    /// IPv4, IPv6 or FQDN.
+    pub address_type: String,
+    /// The endpoints.
+    #[serde(deserialize_with = "or_default")]
+    pub endpoints: Vec<EndpointLite>,
+    /// Their ports.
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<SlicePortLite>,
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointLite {
+    /// Only the first has a meaning.
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<String>,
+    /// Its state.
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: ConditionsLite,
+    /// Where it runs.
+    pub node_name: Option<String>,
+    /// For whom it is meant.
+    #[serde(deserialize_with = "or_default")]
+    pub hints: HintsLite,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HintsLite {
+    /// Zones whose clients should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub for_zones: Vec<HintLite>,
+    /// Nodes whose clients should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub for_nodes: Vec<HintLite>,
+}
+
+/// A zone or node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HintLite {
+    /// Its name.
+    pub name: String,
+}
+
+/// State of an endpoint. None is true, true and false.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ConditionsLite {
+    /// May receive new connections.
+    pub ready: Option<bool>,
+    /// Would answer.
+    pub serving: Option<bool>,
+    /// Is being deleted.
+    pub terminating: Option<bool>,
+}
+
+/// A port of a slice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SlicePortLite {
+    /// None means that the port is to be ignored; the empty string is a name.
+    pub name: Option<String>,
+    /// TCP if none.
+    pub protocol: Option<String>,
+    /// None means all ports, which no Service port matches.
+    pub port: Option<i64>,
+}
+
+resource!(EndpointSliceLite, "EndpointSlice", "discovery.k8s.io", "endpointslices", NamespaceResourceScope);

@@ -1,0 +1,130 @@
+//! The agent's Kubernetes Events against a stand-in API server over real HTTP.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use proxy_agent::{
+    model::{objects::ObjectName, plan::HealthCheck},
+    observe::{Events, Health, ServiceHealth, events::Event, service_health::Addresses},
+    source::{
+        SourceState,
+        kube::{KubeSettings, Timing, client},
+    },
+};
+use proxy_tests::apiserver::{ApiServer, Mode};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Events of an agent on node `node-1`, and what ends them.
+async fn events_to(server: &ApiServer) -> (Events, CancellationToken) {
+    let settings = KubeSettings {
+        kubeconfig: None,
+        api_server: Some(server.url()),
+        node_name: "node-1".into(),
+        timing: Timing::default(),
+    };
+    let cancel = CancellationToken::new();
+    (Events::to(client(&settings).await.unwrap(), "node-1", cancel.clone()), cancel)
+}
+
+/// The names of the objects.
+fn about(events: &[Value]) -> Vec<String> {
+    events.iter().map(|event| event["regarding"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn taken(name: &str) -> Event {
+    Event::service_health_failed(ObjectName::new("shop", name), "port 30500: address in use")
+}
+
+#[tokio::test]
+async fn events_name_the_node_or_the_service() {
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    events.send(Event::starting());
+    events.send(taken("web"));
+    events.send(Event::server_failed("FailedToStartMetricServer", "address in use"));
+    server.wait_for_events("three events", |events| events.len() == 3).await.unwrap();
+
+    let all = server.events();
+    let starting = &all[0];
+    assert_eq!(starting["metadata"]["namespace"], "default");
+    assert_eq!((&starting["type"], &starting["reason"]), (&json!("Normal"), &json!("Starting")));
+    let node = json!({"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"});
+    assert_eq!(starting["regarding"], node);
+    assert_eq!(starting["reportingController"], "proxy-agent");
+    assert_eq!(starting["reportingInstance"], "node-1");
+
+    let failed = &all[1];
+    assert_eq!(failed["metadata"]["namespace"], "shop");
+    assert_eq!(failed["type"], "Warning");
+    assert_eq!(failed["reason"], "FailedToStartServiceHealthcheck");
+    let service = json!({"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web"});
+    assert_eq!(failed["regarding"], service);
+    assert!(failed["note"].as_str().unwrap().contains("30500"), "{failed}");
+
+    assert_eq!(
+        (&all[2]["type"], &all[2]["reason"]),
+        (&json!("Warning"), &json!("FailedToStartMetricServer"))
+    );
+}
+
+#[tokio::test]
+async fn the_same_is_not_said_again_and_again() {
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    for _ in 0..5 {
+        events.send(taken("web"));
+    }
+    events.send(taken("api"));
+    // They are sent in order, so the last one comes when all others have.
+    server.wait_for_events("the last one", |events| about(events).contains(&"api".into())).await.unwrap();
+    assert_eq!(about(&server.events()), ["web", "api"]);
+}
+
+/// A server that refuses Events costs nothing but the Events, and what was not taken may be said again.
+#[tokio::test]
+async fn what_was_not_taken_is_said_again() {
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    server.set(|behaviour| behaviour.mode = Mode::Fail(403));
+    events.send(taken("web"));
+    server.wait_for_refused_events(1).await.unwrap();
+    server.set(|behaviour| behaviour.mode = Mode::Serve);
+    events.send(taken("web"));
+    server.wait_for_events("the Event", |events| events.len() == 1).await.unwrap();
+}
+
+/// The way from a port that is taken to the Event.
+#[tokio::test]
+async fn a_health_check_port_that_is_taken_is_told_once() {
+    let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = blocker.local_addr().unwrap();
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    let health = Arc::new(Health::new(watch::channel(SourceState::default()).1));
+    let mut servers = ServiceHealth::new(health, events.clone());
+    servers.set_addresses(Addresses::These([address.ip()].into())).await;
+    let check = HealthCheck { port: address.port(), local_endpoints: 1 };
+    servers.update([(ObjectName::new("shop", "web"), check)]).await;
+    servers.retry().await;
+    events.send(taken("last"));
+    server.wait_for_events("the last one", |events| about(events).contains(&"last".into())).await.unwrap();
+    let all = server.events();
+    assert_eq!(about(&all), ["web", "last"]);
+    assert!(all[0]["note"].as_str().unwrap().contains(&address.to_string()), "{}", all[0]);
+}
+
+/// Without an API server, or with one that never answers, nobody waits.
+#[tokio::test]
+async fn nobody_waits_for_events() {
+    Events::nowhere().send(Event::starting());
+    let server = ApiServer::start().await.unwrap();
+    server.set(|behaviour| behaviour.mode = Mode::Hang);
+    let (events, cancel) = events_to(&server).await;
+    for number in 0..1000 {
+        events.send(taken(&number.to_string()));
+    }
+    cancel.cancel();
+    assert_eq!(server.events(), Vec::<Value>::new());
+}

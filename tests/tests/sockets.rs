@@ -1,0 +1,421 @@
+//! Sockets that are connected to endpoints that are gone are ended, in whichever network namespace they are.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::HashSet,
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::ControlFlow,
+    os::fd::{AsFd, AsRawFd as _},
+    path::Path,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use proxy_agent::{
+    cli::{PortRange, XdpMode},
+    datapath::{
+        Datapath, ObjectConfig, address::UserFamily as _, clean_up, maps::MapFamily as _, pins::Pins,
+    },
+    model::objects::Protocol,
+    net::{netns, sock_diag::Transport},
+    reaper::{
+        Counts, Reaper,
+        end::{Suspect, end},
+    },
+};
+use proxy_common::{
+    V4,
+    layout::{
+        id::Id,
+        socket::{SocketDirection, SocketKey, SocketPeer},
+    },
+};
+use proxy_tests::cluster::{Netns, until};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A namespace with a loopback interface, removed at the end.
+struct Room(Netns);
+
+impl Room {
+    fn new(name: &str) -> Self {
+        let room = Self(Netns::create(&format!("sockets-{}-{name}", std::process::id())).unwrap());
+        room.0.ip(&["link set lo up".to_owned()]).unwrap();
+        room
+    }
+
+    fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
+        self.0.run(|| Ok(work()?)).unwrap()
+    }
+
+    /// A UDP socket with a peer that takes datagrams and never answers.
+    fn udp(&self) -> (UdpSocket, UdpSocket) {
+        self.run(|| {
+            let server = UdpSocket::bind("127.0.0.1:0")?;
+            let client = UdpSocket::bind("127.0.0.1:0")?;
+            client.connect(server.local_addr()?)?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            Ok((client, server))
+        })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = Netns::remove(self.0.name());
+    }
+}
+
+/// A process that ends with its owner.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A socket option of 64 bits.
+fn option(socket: impl AsFd, name: libc::c_int) -> u64 {
+    let mut value = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the buffer has the length that is given.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &mut length) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    value
+}
+
+fn cookie(socket: impl AsFd) -> u64 {
+    option(socket, libc::SO_COOKIE)
+}
+
+fn netns_cookie() -> io::Result<u64> {
+    Ok(option(UdpSocket::bind("0.0.0.0:0")?, libc::SO_NETNS_COOKIE))
+}
+
+fn suspect_udp(client: &UdpSocket) -> Suspect {
+    Suspect { transport: Transport::Udp, cookie: cookie(client), peer: client.peer_addr().unwrap() }
+}
+
+fn is_aborted<T>(result: io::Result<T>) -> bool {
+    result.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
+}
+
+/// Where servers listen, and where clients connect to, if that is not the same.
+const FAMILIES: [(&str, &str, &str); 3] = [
+    ("IPv4", "127.0.0.1", "127.0.0.1"),
+    ("IPv6", "::1", "::1"),
+    ("IPv4 by an IPv6 socket", "127.0.0.1", "::ffff:127.0.0.1"),
+];
+
+fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse::<IpAddr>().unwrap(), port)
+}
+
+#[test]
+fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
+    let room = Room::new("udp");
+    for (family, listen, connect) in FAMILIES {
+        let (server, ours, others) = room.run(|| {
+            let server = UdpSocket::bind(at(listen, 0))?;
+            let to = at(connect, server.local_addr()?.port());
+            let client = || {
+                let client = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+                client.connect(to)?;
+                client.set_read_timeout(Some(PATIENCE))?;
+                Ok::<_, io::Error>(client)
+            };
+            Ok((server, client()?, client()?))
+        });
+        let peer = server.local_addr().unwrap();
+        // Cookie and peer have to fit: who connected to something else since is not meant.
+        let wrong = [
+            Suspect { cookie: cookie(&ours), peer: at(listen, 1), transport: Transport::Udp },
+            Suspect { cookie: cookie(&ours), peer, transport: Transport::Tcp },
+        ];
+        assert_eq!(end(&wrong.into()).unwrap().ended.len(), 0, "{family}");
+
+        let suspect = Suspect { cookie: cookie(&ours), peer, transport: Transport::Udp };
+        let outcome = end(&[suspect].into()).unwrap();
+        assert_eq!((outcome.ended, outcome.unsupported), ([suspect].into(), false), "{family}");
+        assert!(is_aborted(ours.recv(&mut [0])), "{family}");
+
+        let to = others.peer_addr().unwrap();
+        for client in [&others, &ours] {
+            // For `ours` this is the application that connects anew.
+            client.connect(to).unwrap();
+            client.send(b"hello").unwrap();
+            let (length, from) = server.recv_from(&mut [0; 8]).unwrap();
+            assert_eq!((length, from.port()), (5, client.local_addr().unwrap().port()), "{family}");
+        }
+    }
+}
+
+/// What an application sees that only sends, too.
+#[test]
+fn an_ended_udp_socket_has_no_peer() {
+    let room = Room::new("send");
+    let (client, _server) = room.udp();
+    end(&[suspect_udp(&client)].into()).unwrap();
+    assert_eq!(client.send(b"lost").unwrap_err().raw_os_error(), Some(libc::EDESTADDRREQ));
+    assert_eq!(client.take_error().unwrap().map(|error| error.kind()), Some(ErrorKind::ConnectionAborted));
+}
+
+#[test]
+fn tcp_connections_that_are_ours_are_reset() {
+    let room = Room::new("tcp");
+    for (family, listen, connect) in FAMILIES {
+        let (server, mut ours, mut others) = room.run(|| {
+            let server = TcpListener::bind(at(listen, 0))?;
+            let to = at(connect, server.local_addr()?.port());
+            Ok((server, TcpStream::connect(to)?, TcpStream::connect(to)?))
+        });
+        let peer = server.local_addr().unwrap();
+        let mut accepted = [server.accept().unwrap().0, server.accept().unwrap().0];
+        let suspect = Suspect { cookie: cookie(&ours), peer, transport: Transport::Tcp };
+        let outcome = end(&[suspect].into()).unwrap();
+        assert_eq!(outcome.ended, [suspect].into(), "{family}");
+        assert!(is_aborted(ours.read(&mut [0])), "{family}");
+        others.write_all(b"hello").unwrap();
+        let mut bytes = [0; 5];
+        let reset = accepted[0].read_exact(&mut bytes).map_err(|error| error.kind());
+        assert_eq!(reset, Err(ErrorKind::ConnectionReset), "{family}");
+        accepted[1].read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello", "{family}");
+    }
+}
+
+/// What connecting to a pod that is gone looks like.
+#[test]
+fn a_tcp_connection_that_nobody_answers_is_given_up() {
+    use nix::{errno::Errno, sys::socket::*};
+    let room = Room::new("syn");
+    let lines =
+        ["link add eth0 type veth peer name eth1", "addr add 10.9.9.1/24 dev eth0", "link set eth0 up"];
+    room.0.ip(&lines.map(str::to_owned)).unwrap();
+    let client: TcpStream = room.run(|| {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+        let connected = connect(fd.as_raw_fd(), &SockaddrIn::new(10, 9, 9, 2, 80));
+        assert_eq!(connected, Err(Errno::EINPROGRESS));
+        Ok(fd.into())
+    });
+    let suspect = Suspect { transport: Transport::Tcp, cookie: cookie(&client), peer: at("10.9.9.2", 80) };
+    assert_eq!(end(&[suspect].into()).unwrap().ended, [suspect].into());
+    assert_eq!(client.take_error().unwrap().map(|error| error.kind()), Some(ErrorKind::ConnectionAborted));
+}
+
+/// The kernel finds the socket to end by its addresses, and gives one of several that have the same.
+#[test]
+fn sockets_with_the_same_addresses_are_all_ended() {
+    let room = Room::new("reuse");
+    let (clients, _server) = room.run(|| {
+        let server = UdpSocket::bind("127.0.0.1:0")?;
+        let mut clients: Vec<UdpSocket> = Vec::new();
+        for _ in 0..4 {
+            let port = clients.first().map_or(Ok(0), |first| first.local_addr().map(|addr| addr.port()))?;
+            clients.push(reusing_port(port)?);
+        }
+        // Not in the order in which they were bound, so that they are listed in another order than found.
+        for i in [2, 0, 3, 1] {
+            clients[i].connect(server.local_addr()?)?;
+        }
+        Ok((clients, server))
+    });
+    let suspects: HashSet<Suspect> = clients.iter().map(suspect_udp).collect();
+    assert_eq!(end(&suspects).unwrap().ended, suspects);
+}
+
+fn reusing_port(port: u16) -> io::Result<UdpSocket> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+    };
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+    Ok(fd.into())
+}
+
+#[test]
+fn each_of_fifty_namespaces_is_walked_through_once() {
+    const ROOMS: usize = 50;
+    let rooms: Vec<Room> = (0..ROOMS).map(|i| Room::new(&format!("many-{i}"))).collect();
+    let expected: HashSet<u64> = rooms.iter().map(|room| room.run(netns_cookie)).collect();
+    assert_eq!(expected.len(), ROOMS);
+    let mut walked = Vec::new();
+    let walk = netns::walk(|| {
+        walked.push(netns_cookie().unwrap());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let distinct: HashSet<u64> = walked.iter().copied().collect();
+    assert_eq!((distinct.len(), walk.entered), (walked.len(), walked.len()), "each once");
+    assert!(distinct.is_superset(&expected));
+    assert_eq!(walked[0], netns_cookie().unwrap(), "our own comes first");
+
+    let sockets: Vec<_> = rooms.iter().map(Room::udp).collect();
+    let suspects: HashSet<Suspect> = sockets.iter().map(|(client, _)| suspect_udp(client)).collect();
+    let started = Instant::now();
+    let outcome = end(&suspects).unwrap();
+    let took = started.elapsed();
+    println!("{} namespaces, {} sockets ended: {took:?}", outcome.namespaces, outcome.ended.len());
+    assert_eq!(outcome.ended, suspects);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_namespace_that_vanishes_meanwhile_is_no_error() {
+    let mut rooms: Vec<Room> = (0..5).map(|i| Room::new(&format!("vanish-{i}"))).collect();
+    let gone: HashSet<u64> = rooms.iter().map(|room| room.run(netns_cookie)).collect();
+    // One without a name, which its process keeps.
+    let process = Process(Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap());
+    let link = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
+    until(PATIENCE, "a namespace of its own", || {
+        Ok((link(&process.0.id().to_string())? != link("self")?).then_some(()))
+    })
+    .unwrap();
+    let mut process = Some(process);
+    // Where not even root may look at each process.
+    let denied = netns::walk(|| ControlFlow::Continue(())).unwrap().failed;
+    let mut walked = HashSet::new();
+    let walk = netns::walk(|| {
+        rooms.clear();
+        drop(process.take());
+        walked.insert(netns_cookie().unwrap());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(walk.failed, denied);
+    assert!(walked.is_disjoint(&gone));
+}
+
+#[test]
+fn addresses_are_known_by_namespace() {
+    let room = Room::new("addresses");
+    let lines = [
+        "link add eth0 type veth peer name eth1",
+        "addr add 169.254.7.7/16 dev eth0",
+        "addr add 10.9.8.7/24 dev eth0",
+        "addr add 10.9.8.8/24 dev eth0",
+        "addr add fd00:9::7/64 dev eth0 nodad",
+        "addr add 10.1.1.1/32 dev lo",
+        "link set eth0 up",
+        "link set eth1 up",
+    ];
+    room.0.ip(&lines.map(str::to_owned)).unwrap();
+    let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let found = netns::addresses(&ips(&["192.0.2.1", "192.0.2.2", "2001:db8::1"])).unwrap();
+    assert_eq!(found[&room.run(netns_cookie)], ips(&["10.9.8.7", "fd00:9::7"]));
+    assert_eq!(found[&netns_cookie().unwrap()], ips(&["192.0.2.1", "2001:db8::1"]), "the node's own");
+}
+
+/// Maps as the agent and its programs have them; nothing is attached.
+struct Notes(Pins);
+
+impl Notes {
+    fn new(name: &str) -> Self {
+        let pins =
+            Pins::new(&Path::new("/sys/fs/bpf").join(format!("sockets-{}-{name}", std::process::id())));
+        let config = ObjectConfig {
+            snat_ports: PortRange { first: 20000, last: 29999 },
+            nodeports: PortRange { first: 30000, last: 32767 },
+            external_cluster_ips: false,
+            sockets_of_node_only: false,
+            max_flows: 1024,
+            kernel_log: None,
+        };
+        Datapath::open(&config, &pins, XdpMode::Off).unwrap();
+        Self(pins)
+    }
+
+    /// What the programs write when a socket connects to a VIP.
+    fn note(&self, socket: &UdpSocket, backend: SocketAddr) {
+        let addr = |ip| V4::from_ip(ip).unwrap();
+        let key = SocketKey::<V4>::new(
+            cookie(socket),
+            addr(backend.ip()),
+            backend.port().to_be(),
+            SocketDirection::Receive,
+        );
+        let vip = SocketPeer {
+            addr: addr("10.96.0.10".parse().unwrap()),
+            port: 53u16.to_be(),
+            zero: 0,
+            backend: Id::new(1, 1),
+            service: Id::new(1, 1),
+        };
+        V4::sockets(&self.0).unwrap().insert(key, vip, 0).unwrap();
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        let _ = clean_up(&self.0, &[]);
+    }
+}
+
+/// Waits until that many were counted, so until the walk is over.
+async fn ended(counts: &Counts, number: u64) -> Result<()> {
+    let counted = async {
+        while counts.ended.get() < number {
+            tokio::task::yield_now().await;
+        }
+    };
+    Ok(tokio::time::timeout(PATIENCE, counted).await?)
+}
+
+async fn received(socket: UdpSocket) -> io::Result<usize> {
+    tokio::task::spawn_blocking(move || socket.recv(&mut [0])).await?
+}
+
+#[tokio::test]
+async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Result<()> {
+    let notes = Notes::new("dead");
+    let room = Room::new("dead");
+    let ((ours, server), (others, _other_server)) = (room.udp(), room.udp());
+    let direct = room.run(|| UdpSocket::bind("127.0.0.1:0"));
+    let late = room.run(|| UdpSocket::bind("127.0.0.1:0"));
+    late.set_read_timeout(Some(PATIENCE))?;
+    let backend = server.local_addr()?;
+    direct.connect(backend)?;
+    notes.note(&ours, backend);
+    notes.note(&others, others.peer_addr()?);
+    // Its thread was stopped between program and kernel.
+    notes.note(&late, backend);
+
+    let counts = Counts::default();
+    let reaper = Reaper::start(notes.0.clone(), counts.clone());
+    reaper.dead([(Protocol::Udp, backend)]);
+    assert!(is_aborted(received(ours).await));
+    ended(&counts, 1).await?;
+    late.connect(backend)?;
+    assert!(is_aborted(received(late).await));
+    ended(&counts, 2).await?;
+    for (socket, why) in [(&direct, "it asked for the endpoint itself"), (&others, "its endpoint serves")] {
+        assert!(socket.peer_addr().is_ok() && socket.take_error()?.is_none(), "{why}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
+    let notes = Notes::new("sweep");
+    let room = Room::new("sweep");
+    let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
+    let served = alive.peer_addr()?;
+    notes.note(&dead, dead.peer_addr()?);
+    notes.note(&alive, served);
+    let reaper = Reaper::start(notes.0.clone(), Counts::default());
+    let noted = reaper.noted().await?;
+    assert_eq!(noted.len(), 2);
+    assert!(noted.iter().all(|noted| noted.vip == "10.96.0.10:53".parse().unwrap()), "{noted:?}");
+    reaper.sweep(&noted, &[Protocol::Udp], |_, noted| noted.backend == served);
+    assert!(is_aborted(received(dead).await));
+    assert!(alive.peer_addr().is_ok());
+    Ok(())
+}
