@@ -271,14 +271,15 @@ pub fn port(name: &str, protocol: &str, number: u16) -> Value {
 #[derive(Clone, Debug)]
 pub struct EndpointText {
     place: &'static str,
-    patch: Value,
+    patches: Vec<Value>,
 }
 
 impl EndpointText {
     /// Changes it by a JSON merge patch.
     #[must_use]
-    pub fn with(self, patch: Value) -> Self {
-        Self { patch: Object(self.patch).with(patch).0, ..self }
+    pub fn with(mut self, patch: Value) -> Self {
+        self.patches.push(patch);
+        self
     }
 
     fn object(&self, ipv4: bool) -> Value {
@@ -286,13 +287,13 @@ impl EndpointText {
             "addresses": [address(self.place, ipv4)],
             "nodeName": node_of(self.place).map(|node| format!("node-{}", node + 1)),
         }));
-        endpoint.with(self.patch.clone()).0
+        self.patches.iter().fold(endpoint, |endpoint, patch| endpoint.with(patch.clone())).0
     }
 }
 
 fn endpoint(place: &'static str, ready: bool, serving: bool, terminating: bool) -> EndpointText {
     let conditions = json!({"ready": ready, "serving": serving, "terminating": terminating});
-    EndpointText { place, patch: json!({ "conditions": conditions }) }
+    EndpointText { place, patches: vec![json!({ "conditions": conditions })] }
 }
 
 /// A pod that gets new connections.

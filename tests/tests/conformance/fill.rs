@@ -61,8 +61,9 @@ impl NodeIds {
     pub(crate) fn retain(&mut self, plans: &[PortPlan]) {
         let plans: HashMap<_, _> = plans.iter().map(|plan| (&plan.name, plan)).collect();
         self.services.keep(|name| plans.contains_key(name));
-        let serves = |plan: &&PortPlan, address| plan.serving.contains(address);
-        self.backends.keep(|(name, address)| plans.get(name).is_some_and(|plan| serves(plan, address)));
+        self.backends.keep(|(name, address)| {
+            plans.get(name).is_some_and(|plan| plan.serving.contains(address))
+        });
     }
 }
 
