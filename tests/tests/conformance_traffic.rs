@@ -4,10 +4,10 @@ use proxy_tests::conformance;
 
 #[test]
 fn every_rule_holds_by_sockets() {
-    conformance::run("socket").unwrap();
+    conformance::run("socket").unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]
 fn every_rule_holds_by_packets() {
-    conformance::run("tc").unwrap();
+    conformance::run("tc").unwrap_or_else(|error| panic!("{error:#}"));
 }

@@ -26,9 +26,11 @@ pub(super) const RULES: &[Rule] = &[
             let step = Step::new([sticky(site.exposed(), 10800), site.slice(&PODS.map(ready))]);
             let expect = site.sticky(&PODS, AT_ONCE);
             let step = step.probe_from(&["pod-1a", "pod-3a", "node-1"], site.vip(), &expect);
-            vec![site.outside_frontends(0).into_iter().fold(step, |step, to| {
-                step.probe_from(&["client", "pod-1a", "node-1"], to, &expect)
-            })]
+            vec![
+                site.outside_frontends(0)
+                    .into_iter()
+                    .fold(step, |step, to| step.probe_from(&["client", "pod-1a", "node-1"], to, &expect)),
+            ]
         },
     ),
     Rule::new(
@@ -105,13 +107,16 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Affinity,
         "A client whose endpoint is not among those to choose any more gets another, at once.",
         |site| {
-            let with = |endpoints: &[_]| {
-                Step::new([sticky(site.node_port_service(), 10800), site.slice(endpoints)])
-            };
+            let with =
+                |endpoints: &[_]| Step::new([sticky(site.node_port_service(), 10800), site.slice(endpoints)]);
             let unready = [super::unready("pod-1b"), super::unready("pod-2a"), ready("pod-2b")];
             vec![
                 with(&[ready("pod-1b"), ready("pod-2a")])
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &site.sticky(&["pod-1b", "pod-2a"], AT_ONCE))
+                    .probe_from(
+                        &["pod-1a", "node-3"],
+                        site.vip(),
+                        &site.sticky(&["pod-1b", "pod-2a"], AT_ONCE),
+                    )
                     .probe("client", site.at_node(0), site.sticky(&["pod-1b", "pod-2a"], AT_ONCE)),
                 with(&unready)
                     .probe_from(&["pod-1a", "node-3"], site.vip(), &site.answers(&["pod-2b"]))
@@ -124,7 +129,8 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Affinity,
         "Affinity chooses among the endpoints that the traffic policy allows.",
         |site| {
-            let policies = json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}});
+            let policies =
+                json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}});
             let service = sticky(site.exposed(), 10800).with(policies);
             let slice = site.slice(&[ready("pod-1a"), ready("pod-1b"), ready("pod-2a"), ready("pod-3a")]);
             vec![
@@ -139,12 +145,12 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-default-timeout",
         Topic::Affinity,
         "The timeout is 10800 s unless given, and a day at most.",
-        &["proxy-agent: session_affinity_and_its_timeout"],
+        &["proxy-agent: affinity_lasts_three_hours_by_default_and_a_day_at_most"],
     ),
     Rule::by_tests(
         "affinity-per-port",
         Topic::Affinity,
-        "Ports of one Service do not share a client's endpoint.",
-        &["proxy-common: affinity_is_per_service_port"],
+        "A client's endpoint is kept per service port: ports of one Service do not share it.",
+        &["proxy-agent: affinity_comes_changes_and_goes"],
     ),
 ];

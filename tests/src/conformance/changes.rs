@@ -241,6 +241,6 @@ pub(super) const RULES: &[Rule] = &[
         "restart",
         Topic::Changes,
         "Killing, ending or restarting the agent interrupts no connection and refuses no new one.",
-        &["proxy-tests: kill_and_restart"],
+        &["proxy-tests: no_request_is_lost_by_sockets", "proxy-tests: no_request_is_lost_by_packets"],
     ),
 ];

@@ -212,7 +212,7 @@ pub(super) const RULES: &[Rule] = &[
         "node-port-addresses",
         Topic::Dispatch,
         "--nodeport-addresses limits the addresses that serve nodePorts, by family; `primary` means those of the Node.",
-        &["proxy-agent: nodeport_addresses_follow_the_option"],
+        &["proxy-agent: nodeport_addresses_follow_the_flag", "proxy-agent: a_bind_address_is_the_primary_one_of_its_family"],
     )
     .deviates(
         "Without the option all addresses of the uplinks serve nodePorts, as in the iptables backend; the nftables backend serves \

@@ -55,9 +55,7 @@ pub fn rules() -> Vec<Rule> {
 pub fn sites() -> Vec<(Rule, Site)> {
     let numbered = (1..).zip(rules());
     numbered
-        .flat_map(|(number, rule)| {
-            [true, false].map(|ipv4| (rule, Site { number, id: rule.id, ipv4 }))
-        })
+        .flat_map(|(number, rule)| [true, false].map(|ipv4| (rule, Site { number, id: rule.id, ipv4 })))
         .collect()
 }
 
@@ -65,7 +63,8 @@ pub fn sites() -> Vec<(Rule, Site)> {
 pub fn shared_objects() -> Vec<Object> {
     let node = |index: usize| {
         let name = format!("node-{}", index + 1);
-        let addresses = [true, false].map(|ipv4| json!({"type": "InternalIP", "address": address(&name, ipv4)}));
+        let addresses =
+            [true, false].map(|ipv4| json!({"type": "InternalIP", "address": address(&name, ipv4)}));
         json!({
             "apiVersion": "v1",
             "kind": "Node",

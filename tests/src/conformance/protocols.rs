@@ -11,10 +11,17 @@ pub(super) const RULES: &[Rule] = &[
         "SCTP is served as TCP and UDP are: cluster IP, nodePort, external and load balancer IPs, refusals.",
         sctp,
     )
-    .proof(Proof::CoreSteps(sctp, &["proxy-tests: packet_sctp"]))
+    .proof(Proof::CoreSteps(sctp, &["proxy-tests: packet_sctp_keeps_its_checksum"]))
     .deviates(
         "Packets of pods and of clients outside only: the kernel has no socket hook for SCTP, so what a node itself sends to a \
          service by SCTP is not translated.",
+    ),
+    Rule::absent(
+        "large-datagrams",
+        Topic::Protocols,
+        "Datagrams that are sent as fragments reach their endpoint whole.",
+        "By sockets they do: the destination is translated before there are fragments. Fragments that arrive as such, from clients \
+         outside or from pods by packets, are counted and left alone: only their first has ports. Not done yet.",
     ),
     Rule::by_tests(
         "sockets-of-the-other-family",
@@ -38,7 +45,8 @@ pub(super) const RULES: &[Rule] = &[
 
 fn sctp(site: &Site) -> Vec<Step> {
     let sctp = |number: u16| json!([port("sctp", "SCTP", number)]);
-    let with_node_port = json!([super::Object(sctp(PORT)[0].clone()).with(json!({"nodePort": site.node_port(0)})).0]);
+    let with_node_port =
+        json!([super::Object(sctp(PORT)[0].clone()).with(json!({"nodePort": site.node_port(0)})).0]);
     let service = || site.exposed().with(json!({"spec": {"ports": with_node_port}}));
     let slice = |endpoints: &[_]| site.slice(endpoints).with(json!({"ports": sctp(TARGET)}));
     let by = [Protocol::Sctp];

@@ -108,6 +108,6 @@ pub(super) const RULES: &[Rule] = &[
         Topic::SourceRanges,
         "If a range contains the node's own address, the Service's load balancer IPs are allowed as sources as well: where such an \
          address is on lo, the node connects to itself from it.",
-        &["proxy-agent: load_balancer_ips_are_allowed_where_the_node_is"],
+        &["proxy-agent: source_ranges_are_of_the_family_and_let_the_node_reach_itself"],
     ),
 ];

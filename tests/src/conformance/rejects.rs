@@ -115,12 +115,12 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Rejects,
         "Refusals are ICMP port unreachable by default; --reject tcp-reset answers TCP with a reset, which Linux clients notice at \
          once.",
-        &["proxy-tests: packet_reject_by_reset"],
+        &["proxy-tests: packet_refused_with_reset"],
     ),
     Rule::by_tests(
         "refusals-are-limited",
         Topic::Rejects,
         "Refusals are sent at a limited rate, as the kernel's own ICMP errors are.",
-        &["proxy-tests: packet_reject_is_limited"],
+        &["proxy-tests: packet_refusals_are_limited"],
     ),
 ];

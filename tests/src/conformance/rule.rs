@@ -50,6 +50,42 @@ pub enum Topic {
     Surface,
 }
 
+impl Topic {
+    /// All topics.
+    pub const ALL: [Self; 12] = [
+        Self::Watch,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::Topology,
+        Self::Rejects,
+        Self::SourceRanges,
+        Self::Dispatch,
+        Self::Affinity,
+        Self::Changes,
+        Self::Protocols,
+        Self::Surface,
+    ];
+
+    /// Its heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Watch => "What is read",
+            Self::Service => "Services",
+            Self::EndpointSlice => "EndpointSlices",
+            Self::Endpoints => "Which endpoints",
+            Self::Topology => "Topology",
+            Self::Rejects => "When nobody can answer",
+            Self::SourceRanges => "Source ranges",
+            Self::Dispatch => "Where connections go, and whom servers see",
+            Self::Affinity => "Session affinity",
+            Self::Changes => "Changes",
+            Self::Protocols => "Protocols",
+            Self::Surface => "The agent",
+        }
+    }
+}
+
 /// How a rule is shown to hold.
 #[derive(Clone, Copy, Debug)]
 pub enum Proof {
@@ -87,12 +123,7 @@ impl Rule {
     }
 
     /// A rule that is not followed.
-    pub const fn absent(
-        id: &'static str,
-        topic: Topic,
-        text: &'static str,
-        reason: &'static str,
-    ) -> Self {
+    pub const fn absent(id: &'static str, topic: Topic, text: &'static str, reason: &'static str) -> Self {
         Self { id, topic, text, proof: Proof::Absent, deviation: Some(reason) }
     }
 

@@ -258,14 +258,14 @@ pub(super) const RULES: &[Rule] = &[
          are served on their own node.",
         |site| {
             let other = super::Site { ipv4: !site.ipv4, ..*site };
-            let ips = [site.external_ip(0, 0), site.external_ip(2, 0), other.external_ip(0, 0)];
+            let ips = [site.external_ip(0, 0), site.external_ip(2, 0), other.external_ip(0, 3)];
             let service = site.service().with(json!({"spec": {"externalIPs": ips}}));
             let expect = site.answers(&["pod-1b", "pod-2a"]);
             vec![
                 Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-2a")])])
                     .probe_from(&["client", "pod-1a", "pod-3a", "node-3"], site.external(0), &expect)
                     .probe_from(&["client", "pod-1a", "pod-3a", "node-3"], site.external(2), &expect)
-                    .probe_from(&["client", "pod-1a"], other.external(0), &Expect::Unserved),
+                    .probe_from(&["client", "pod-1a"], (other.external_ip(0, 3), PORT).into(), &Expect::Unserved),
             ]
         },
     ),

@@ -17,9 +17,8 @@ pub const TARGET: u16 = 8080;
 /// Where pods listen as well.
 pub const TARGETS: [u16; 3] = [TARGET, 8081, 8082];
 /// All nodes and pods of the cluster, and the client outside.
-pub const PLACES: [&str; 10] = [
-    "pod-1a", "pod-1b", "pod-2a", "pod-2b", "pod-3a", "pod-3b", "node-1", "node-2", "node-3", "client",
-];
+pub const PLACES: [&str; 10] =
+    ["pod-1a", "pod-1b", "pod-2a", "pod-2b", "pod-3a", "pod-3b", "node-1", "node-2", "node-3", "client"];
 /// How many nodes there are.
 pub const NODES: usize = 3;
 /// Zones of the nodes.

@@ -32,10 +32,11 @@ pub(super) const RULES: &[Rule] = &[
                 .slice_named("web-2", &[ready("pod-2a").with(json!({"addresses": ["pod.example.com"]}))])
                 .with(json!({"addressType": "FQDN"}));
             let other_family = site.slice_of(!site.ipv4, "web-3", &[ready("pod-2a")]);
-            vec![
-                Step::new([site.service(), site.slice(&[ready("pod-1b")]), names, other_family])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["pod-1b"])),
-            ]
+            vec![Step::new([site.service(), site.slice(&[ready("pod-1b")]), names, other_family]).probe_from(
+                &["pod-1a", "node-1"],
+                site.vip(),
+                &site.answers(&["pod-1b"]),
+            )]
         },
     ),
     Rule::new(
@@ -43,7 +44,8 @@ pub(super) const RULES: &[Rule] = &[
         Topic::EndpointSlice,
         "Slice ports without a name or without a number (or 0) are not read; name and protocol must both be the Service port's.",
         |site| {
-            let slice = |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
+            let slice =
+                |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
             let slices = [
                 slice("web-1", "pod-1b", json!([port("tcp", "TCP", TARGET)])),
                 slice("web-2", "pod-2a", json!([{"protocol": "TCP", "port": TARGET}])),
@@ -86,10 +88,11 @@ pub(super) const RULES: &[Rule] = &[
         "Of an endpoint's addresses only the first is used.",
         |site| {
             let two = json!({"addresses": [address("pod-2b", site.ipv4), address("pod-2a", site.ipv4)]});
-            vec![
-                Step::new([site.service(), site.slice(&[ready("pod-2b").with(two)])])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-2b"])),
-            ]
+            vec![Step::new([site.service(), site.slice(&[ready("pod-2b").with(two)])]).probe(
+                "pod-1a",
+                site.vip(),
+                site.answers(&["pod-2b"]),
+            )]
         },
     ),
     Rule::new(
@@ -115,13 +118,20 @@ pub(super) const RULES: &[Rule] = &[
         |site| {
             let none = ready("pod-1b").with(json!({"conditions": null}));
             let null_ready = ready("pod-2a").with(json!({"conditions": {"ready": null}}));
-            let serving = ready("pod-2b").with(json!({"conditions": {"ready": false, "serving": null, "terminating": true}}));
+            let serving = ready("pod-2b")
+                .with(json!({"conditions": {"ready": false, "serving": null, "terminating": true}}));
             let serving_only = || serving.clone();
             vec![
-                Step::new([site.service(), site.slice(&[none, null_ready, serving_only()])])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b", "pod-2a"])),
-                Step::new([site.service(), site.slice(&[serving_only()])])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-2b"])),
+                Step::new([site.service(), site.slice(&[none, null_ready, serving_only()])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    site.answers(&["pod-1b", "pod-2a"]),
+                ),
+                Step::new([site.service(), site.slice(&[serving_only()])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    site.answers(&["pod-2b"]),
+                ),
             ]
         },
     ),

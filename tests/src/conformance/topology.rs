@@ -90,8 +90,8 @@ pub(super) const RULES: &[Rule] = &[
                 zone(ready("pod-2a"), &["zone-b"]),
                 terminating("pod-2b"),
             ]);
-            let all_terminating =
-                site.slice(&[zone(terminating("pod-1b"), &["zone-a"]), zone(terminating("pod-2a"), &["zone-b"])]);
+            let all_terminating = site
+                .slice(&[zone(terminating("pod-1b"), &["zone-a"]), zone(terminating("pod-2a"), &["zone-b"])]);
             vec![
                 Step::new([site.service(), with_terminating])
                     .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
@@ -110,7 +110,8 @@ pub(super) const RULES: &[Rule] = &[
         "Hints never limit the local endpoints of policy Local.",
         |site| {
             let slice = site.slice(&[zone(ready("pod-1b"), &["zone-b"]), zone(ready("pod-3a"), &["zone-a"])]);
-            let policies = json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}});
+            let policies =
+                json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}});
             vec![
                 Step::new([site.exposed().with(policies), slice])
                     .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
@@ -138,6 +139,6 @@ pub(super) const RULES: &[Rule] = &[
         "zone-of-the-node",
         Topic::Topology,
         "The zone is the label topology.kubernetes.io/zone of the Node; when it changes, all services are planned again.",
-        &["proxy-agent: a_change_of_zone_touches_every_service"],
+        &["proxy-agent: plans_depend_on_the_zone_and_source_ranges_on_the_addresses"],
     ),
 ];

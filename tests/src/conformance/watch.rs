@@ -20,8 +20,11 @@ pub(super) const RULES: &[Rule] = &[
                     .probe("client", site.at_node(0), site.answers(&["pod-1b"]))
             };
             let unserved = |step: Step| {
-                step.probe_from(&["pod-1a", "pod-2a", "node-1"], site.vip(), &Expect::Unserved)
-                    .probe("client", site.at_node(0), Expect::Unserved)
+                step.probe_from(&["pod-1a", "pod-2a", "node-1"], site.vip(), &Expect::Unserved).probe(
+                    "client",
+                    site.at_node(0),
+                    Expect::Unserved,
+                )
             };
             let label = |value: &str| json!({"service.kubernetes.io/service-proxy-name": value});
             vec![
@@ -88,12 +91,15 @@ pub(super) const RULES: &[Rule] = &[
         "first-lists",
         Topic::Watch,
         "Nothing is programmed or removed until Services and EndpointSlices were both listed completely.",
-        &["proxy-agent: a_list_removes_what_it_does_not_name", "proxy-tests: survives_relists_and_outages"],
+        &[
+            "proxy-agent: a_complete_list_removes_what_it_does_not_name",
+            "proxy-tests: a_list_that_breaks_off_does_not_count",
+        ],
     ),
     Rule::by_tests(
         "least-privilege",
         Topic::Watch,
         "No Endpoints, Pods, Namespaces or Secrets are read.",
-        &["proxy-tests: cluster_role_allows_what_is_needed_and_no_more"],
+        &["proxy-tests: the_role_allows_exactly_what_is_watched_and_events"],
     ),
 ];

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy_common::{V4, V6};
-use proxy_tests::conformance::{Expect, NODES, Object, Probe, Protocol, Site, Source, address, shared_objects};
+use proxy_tests::conformance::{
+    Expect, NODES, Object, Probe, Protocol, Site, Source, address, shared_objects,
+};
 
 use super::{
     fill::HZ,

@@ -61,9 +61,8 @@ impl NodeIds {
     pub(crate) fn retain(&mut self, plans: &[PortPlan]) {
         let plans: HashMap<_, _> = plans.iter().map(|plan| (&plan.name, plan)).collect();
         self.services.keep(|name| plans.contains_key(name));
-        self.backends.keep(|(name, address)| {
-            plans.get(name).is_some_and(|plan| plan.serving.contains(address))
-        });
+        self.backends
+            .keep(|(name, address)| plans.get(name).is_some_and(|plan| plan.serving.contains(address)));
     }
 }
 

@@ -30,7 +30,10 @@ pub(crate) enum Datapath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It goes to this endpoint, which sees this client.
-    To { endpoint: SocketAddr, client: SocketAddr },
+    To {
+        endpoint: SocketAddr,
+        client: SocketAddr,
+    },
     Refused,
     /// A traffic policy leaves nobody.
     Withheld,
@@ -74,7 +77,8 @@ impl Attempt {
             }
         }
         // On the wire, to the node that has the address or that outside routers send it to.
-        let other_node = (0..NODES).find(|node| self.to.ip() == address(&format!("node-{}", node + 1), is_ipv4));
+        let other_node =
+            (0..NODES).find(|node| self.to.ip() == address(&format!("node-{}", node + 1), is_ipv4));
         match (own_node, other_node) {
             (Some(own), Some(other)) if own == other => Some(Outcome::NotOurs),
             (_, Some(other)) => {

@@ -1,10 +1,6 @@
 //! Connections and sockets that live from step to step.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 

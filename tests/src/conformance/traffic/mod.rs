@@ -54,7 +54,7 @@ pub fn run(pod_datapath: &'static str) -> Result<()> {
     let cluster = Cluster::builder().build()?;
     let places = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
     let _servers: Vec<_> = places.map(|place| place.serve_all(&TARGETS)).collect::<Result<_>>()?;
-    network::route_services(&cluster)?;
+    network::prepare(&cluster)?;
     write(&cluster, "shared", &shared_objects())?;
 
     let network = Network { cluster: &cluster, pod_datapath };
@@ -90,6 +90,7 @@ pub fn run(pod_datapath: &'static str) -> Result<()> {
         eprintln!("{pod_datapath}: {} rules by family, {probes} probes", running.len());
         return Ok(());
     }
+    eprintln!("{}", logs(&agents));
     bail!("by {pod_datapath}, {} of {probes} probes failed:\n  {}", failures.len(), failures.join("\n  "))
 }
 
@@ -144,5 +145,8 @@ fn in_parallel<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> V
 /// A pod, node or the client, by name.
 fn place<'c>(cluster: &'c Cluster, name: &str) -> Result<&'c Place> {
     let places = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-    places.chain([&cluster.client]).find(|place| place.name == name).with_context(|| format!("who is {name}?"))
+    places
+        .chain([&cluster.client])
+        .find(|place| place.name == name)
+        .with_context(|| format!("who is {name}?"))
 }
