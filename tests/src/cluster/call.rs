@@ -207,7 +207,9 @@ impl Call<'_> {
     pub fn times(&self, count: usize) -> Result<Vec<Reply>> {
         let mut command = self.command("call")?;
         if self.bind.is_none() {
-            command.args(["--first-port", &self.from.ports.take(count).to_string()]);
+            let is_tcp = self.protocol == Protocol::Tcp;
+            let first = self.from.ports.take(count, self.to.is_ipv4(), is_tcp);
+            command.args(["--first-port", &first.to_string()]);
         }
         let output = pipe(command.args(["--count", &count.to_string()]), "")?;
         output.lines().map(parse).collect()

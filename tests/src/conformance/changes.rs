@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use super::{Expect, PORT, Protocol, Rule, Step, Topic, ready, terminating, unready};
+use super::{Expect, Object, PORT, Protocol, Rule, Step, Topic, ready, terminating, unready};
+
+/// Endpoints listen on a port that no other Service has.
+fn at(port: u16, slice: Object) -> Object {
+    slice.with(json!({"ports": [super::port("tcp", "TCP", port), super::port("udp", "UDP", port)]}))
+}
 
 pub(super) const RULES: &[Rule] = &[
     Rule::new(
@@ -34,8 +39,8 @@ pub(super) const RULES: &[Rule] = &[
         "UDP clients that keep their socket are served by another endpoint as soon as theirs is gone, from pods, nodes and outside.",
         |site| {
             let step = |pod| {
-                let expect = site.answers(&[pod]);
-                Step::new([site.node_port_service(), site.slice(&[ready(pod)])])
+                let expect = site.answers(&[&format!("{pod}:9001")]);
+                Step::new([site.node_port_service(), at(9001, site.slice(&[ready(pod)]))])
                     .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
                     .held("node", Protocol::Udp, "node-3", site.vip(), expect.clone())
                     .held("node port from a pod", Protocol::Udp, "pod-1a", site.at_node(0), expect.clone())
@@ -45,15 +50,42 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
     Rule::new(
+        "udp-leaves-what-others-have",
+        Topic::Changes,
+        "UDP clients leave an endpoint that is their Service's no more even if it is still another Service's.",
+        |site| {
+            let other = || {
+                let name = json!({
+                    "metadata": {"name": "other"},
+                    "spec": {"clusterIP": site.ip(1), "clusterIPs": [site.ip(1)]},
+                });
+                let slice = site
+                    .slice_named("other-1", &[ready("pod-1b")])
+                    .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "other"}}}));
+                [site.service().with(name), at(9008, slice)]
+            };
+            let step = |pod| {
+                let expect = site.answers(&[&format!("{pod}:9008")]);
+                let web = [site.node_port_service(), at(9008, site.slice(&[ready(pod)]))];
+                Step::new(web.into_iter().chain(other()))
+                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-3", site.vip(), expect.clone())
+                    .held("node port", Protocol::Udp, "client", site.at_node(0), expect)
+            };
+            vec![step("pod-1b"), step("pod-2a")]
+        },
+    ),
+    Rule::new(
         "udp-moves-under-policy-local",
         Topic::Changes,
         "The same under internalTrafficPolicy Local.",
         |site| {
             let step = |pod| {
+                let expect = site.answers(&[&format!("{pod}:9002")]);
                 let service = site.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
-                Step::new([service, site.slice(&[ready(pod), ready("pod-3a")])])
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), site.answers(&[pod]))
-                    .held("node", Protocol::Udp, "node-1", site.vip(), site.answers(&[pod]))
+                Step::new([service, at(9002, site.slice(&[ready(pod), ready("pod-3a")]))])
+                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-1", site.vip(), expect)
             };
             vec![step("pod-1b"), step("node-1")]
         },
@@ -64,18 +96,18 @@ pub(super) const RULES: &[Rule] = &[
         "UDP clients do not stay with an endpoint of a service that has lost its last one, nor of one that was deleted; they are served \
          when there is one again.",
         |site| {
-            let objects = |endpoints: &[_]| [site.node_port_service(), site.slice(endpoints)];
+            let objects = |endpoints: &[_]| [site.node_port_service(), at(9003, site.slice(endpoints))];
             let held = |step: Step, expect: &Expect| {
                 step.held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
                     .held("node", Protocol::Udp, "node-3", site.vip(), expect.clone())
                     .held("outside", Protocol::Udp, "client", site.at_node(0), expect.clone())
             };
             vec![
-                held(Step::new(objects(&[ready("pod-2a")])), &site.answers(&["pod-2a"])),
+                held(Step::new(objects(&[ready("pod-2a")])), &site.answers(&["pod-2a:9003"])),
                 held(Step::new(objects(&[])), &Expect::Unanswered),
-                held(Step::new(objects(&[ready("pod-2b")])), &site.answers(&["pod-2b"])),
+                held(Step::new(objects(&[ready("pod-2b")])), &site.answers(&["pod-2b:9003"])),
                 held(Step::new([]), &Expect::Unanswered),
-                held(Step::new(objects(&[ready("pod-1b")])), &site.answers(&["pod-1b"])),
+                held(Step::new(objects(&[ready("pod-1b")])), &site.answers(&["pod-1b:9003"])),
             ]
         },
     )
@@ -86,14 +118,14 @@ pub(super) const RULES: &[Rule] = &[
         "UDP clients that began while no endpoint was ready are served as soon as one is.",
         |site| {
             let step = |endpoint, expect: &Expect| {
-                Step::new([site.node_port_service(), site.slice(&[endpoint])])
+                Step::new([site.node_port_service(), at(9004, site.slice(&[endpoint]))])
                     .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
                     .held("node", Protocol::Udp, "node-2", site.vip(), expect.clone())
                     .held("outside", Protocol::Udp, "client", site.at_node(0), expect.clone())
             };
             vec![
                 step(unready("pod-1b"), &Expect::Unanswered),
-                step(ready("pod-1b"), &site.answers(&["pod-1b"])),
+                step(ready("pod-1b"), &site.answers(&["pod-1b:9004"])),
             ]
         },
     ),
@@ -102,18 +134,18 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Changes,
         "A UDP client stays with an endpoint that terminates but still serves, while new ones go elsewhere.",
         |site| {
-            let objects = |endpoints: &[_]| [site.node_port_service(), site.slice(endpoints)];
+            let objects = |endpoints: &[_]| [site.node_port_service(), at(9005, site.slice(endpoints))];
             vec![
                 Step::new(objects(&[ready("pod-1b")])).held(
                     "pod",
                     Protocol::Udp,
                     "pod-1a",
                     site.vip(),
-                    site.answers(&["pod-1b"]),
+                    site.answers(&["pod-1b:9005"]),
                 ),
                 Step::new(objects(&[terminating("pod-1b"), ready("pod-2a")]))
                     .held("pod", Protocol::Udp, "pod-1a", site.vip(), Expect::Kept)
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-2a"])),
+                    .probe("pod-1a", site.vip(), site.answers(&["pod-2a:9005"])),
             ]
         },
     ),
@@ -123,15 +155,14 @@ pub(super) const RULES: &[Rule] = &[
         "When the port in the slice changes, UDP clients follow.",
         |site| {
             let step = |port: u16, endpoint: &str| {
-                let ports = json!([super::port("tcp", "TCP", port), super::port("udp", "UDP", port)]);
-                let slice = site.slice(&[ready("pod-2a")]).with(json!({ "ports": ports }));
+                let slice = at(port, site.slice(&[ready("pod-2a")]));
                 let expect = site.answers(&[endpoint]);
                 Step::new([site.node_port_service(), slice])
                     .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
                     .held("outside", Protocol::Udp, "client", site.at_node(0), expect.clone())
                     .probe("pod-1a", site.vip(), expect)
             };
-            vec![step(8080, "pod-2a:8080"), step(8081, "pod-2a:8081")]
+            vec![step(9006, "pod-2a:9006"), step(9007, "pod-2a:9007")]
         },
     ),
     Rule::new(

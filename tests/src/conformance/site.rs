@@ -15,7 +15,7 @@ pub const PORT: u16 = 80;
 /// Where pods listen.
 pub const TARGET: u16 = 8080;
 /// Where pods listen as well.
-pub const TARGETS: [u16; 3] = [TARGET, 8081, 8082];
+pub const TARGETS: [u16; 11] = [TARGET, 8081, 8082, 9001, 9002, 9003, 9004, 9005, 9006, 9007, 9008];
 /// All nodes and pods of the cluster, and the client outside.
 pub const PLACES: [&str; 10] =
     ["pod-1a", "pod-1b", "pod-2a", "pod-2b", "pod-3a", "pod-3b", "node-1", "node-2", "node-3", "client"];
