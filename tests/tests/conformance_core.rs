@@ -24,6 +24,14 @@ fn every_rule_holds_in_the_core() {
 }
 
 #[test]
+fn ports_of_a_service_do_not_share_a_clients_endpoint() {
+    let found = conformance::endpoints_with_affinity().unwrap();
+    assert!(found.iter().flatten().all(|endpoints| endpoints.len() == 1), "{found:?}");
+    assert!(found.iter().any(|[tcp, udp]| tcp != udp), "{found:?}");
+    assert!(found.iter().any(|[tcp, _]| *tcp != found[0][0]), "clients do not either: {found:?}");
+}
+
+#[test]
 fn conformance_document_is_current() {
     let path = workspace().join("docs/conformance.md");
     if env::var_os("PROXY_AGENT_BLESS").is_some() {

@@ -151,6 +151,6 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-per-port",
         Topic::Affinity,
         "A client's endpoint is kept per service port: ports of one Service do not share it.",
-        &["proxy-agent: affinity_comes_changes_and_goes"],
+        &["proxy-tests: ports_of_a_service_do_not_share_a_clients_endpoint"],
     ),
 ];

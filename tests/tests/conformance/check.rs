@@ -122,7 +122,7 @@ impl Cluster {
     }
 
     /// Who answers some connections, with pauses in between.
-    fn found(
+    pub(crate) fn found(
         &self,
         probe: &Probe,
         datapath: Datapath,

@@ -7,7 +7,13 @@ mod fill;
 mod node;
 mod walk;
 
-use proxy_tests::conformance::{Rule, Site};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use anyhow::Result;
+use proxy_tests::conformance::{Expect, PLACES, Rule, Site, Step, ready};
+use serde_json::json;
+
+use self::walk::Datapath;
 
 /// What went wrong in a rule's steps for one family.
 pub(crate) fn failures(rule: &Rule, site: &Site) -> Vec<String> {
@@ -25,4 +31,21 @@ pub(crate) fn failures(rule: &Rule, site: &Site) -> Vec<String> {
         }
     }
     failures
+}
+
+/// By whom each pod is answered over TCP and over UDP, by a service with affinity and six endpoints.
+pub(crate) fn endpoints_with_affinity() -> Result<Vec<[BTreeSet<SocketAddr>; 2]>> {
+    let site = Site { number: 250, id: "affinity-per-port", ipv4: true };
+    let pods = PLACES.iter().copied().filter(|place| place.starts_with("pod"));
+    let endpoints: Vec<_> = pods.clone().map(ready).collect();
+    let service = site.service().with(json!({"spec": {"sessionAffinity": "ClientIP"}}));
+    let mut cluster = check::Cluster::new(&site);
+    cluster.apply(&[service, site.slice(&endpoints)])?;
+    pods.map(|pod| {
+        let step = Step::default().probe(pod, site.vip(), Expect::Refused);
+        let [tcp, udp] = [&step.probes[0], &step.probes[1]]
+            .map(|probe| cluster.found(probe, Datapath::Packets, 10, Duration::ZERO));
+        Ok([tcp?, udp?])
+    })
+    .collect()
 }
