@@ -51,7 +51,8 @@ pub struct SourcePorts(Arc<[AtomicU32; 4]>);
 impl SourcePorts {
     /// The first of some ports in a row.
     ///
-    /// Families and protocols have nothing to do with each other.
+    /// Families and protocols have nothing to do with each other, except that an IPv6 socket bound to no address keeps
+    /// IPv4 from its port: at any one time the families are at different ends of the range.
     pub(super) fn take(&self, count: usize, ipv4: bool, tcp: bool) -> u16 {
         const FIRST: u32 = 11_000;
         const COUNT: u32 = 9_000;
@@ -60,7 +61,8 @@ impl SourcePorts {
         let count = count as u32;
         let next = &self.0[usize::from(ipv4) * 2 + usize::from(tcp)];
         loop {
-            let first = next.fetch_add(count, Ordering::Relaxed) % (COUNT + FURTHER_COUNT);
+            let offset = if ipv4 { 0 } else { (COUNT + FURTHER_COUNT) / 2 };
+            let first = (next.fetch_add(count, Ordering::Relaxed) + offset) % (COUNT + FURTHER_COUNT);
             if first + count <= COUNT {
                 return (FIRST + first) as u16;
             }
