@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod cluster;
+pub mod conformance;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

@@ -46,6 +46,9 @@ enum Part {
 impl Part {
     /// The part that a file in tests/tests belongs to, by its name.
     fn of_file(name: &str) -> Self {
+        if name == "conformance_core" {
+            return Self::Unit;
+        }
         match name.split('_').next() {
             Some("packet" | "packets") => Self::Packets,
             Some("deploy") => Self::Deploy,
@@ -100,11 +103,13 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
 }
 
 fn unit(filter: Option<&str>) -> Result<Score> {
-    cargo_test(&["--lib".to_owned(), "--bins".to_owned()], filter, |_| Ok(()))
+    let mut select = vec!["--lib".to_owned(), "--bins".to_owned()];
+    select.extend(files(Part::Unit)?);
+    cargo_test(&select, filter, |_| Ok(()))
 }
 
-fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<Score> {
-    let agent = built.get("proxy-agent").context("cargo has built no agent")?;
+/// Selects the files of a part.
+fn files(part: Part) -> Result<Vec<String>> {
     let mut select = Vec::new();
     for file in fs::read_dir(root().join("tests/tests"))? {
         let path = file?.path();
@@ -113,6 +118,12 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
             select.extend(["--test".to_owned(), name.into_owned()]);
         }
     }
+    Ok(select)
+}
+
+fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<Score> {
+    let agent = built.get("proxy-agent").context("cargo has built no agent")?;
+    let select = files(part)?;
     if select.is_empty() {
         say(format!("there are no tests of the part {part:?} yet"));
         return Ok(Score::default());
@@ -214,5 +225,7 @@ mod tests {
         assert_eq!(Part::of_file("deploy"), Part::Deploy);
         assert_eq!(Part::of_file("traffic_clusterip"), Part::Traffic);
         assert_eq!(Part::of_file("kube_source"), Part::Traffic);
+        assert_eq!(Part::of_file("conformance_core"), Part::Unit);
+        assert_eq!(Part::of_file("conformance_traffic"), Part::Traffic);
     }
 }

@@ -6,17 +6,17 @@ pub(super) const FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
 pub(super) const FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 pub(super) const OUTSIDE_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 pub(super) const OUTSIDE_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 1);
-pub(super) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
-pub(super) const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 2);
+pub(crate) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
+pub(crate) const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 2);
 /// All pods of the cluster.
 pub(super) const CLUSTER_CIDR_V4: &str = "10.244.0.0/16";
 pub(super) const CLUSTER_CIDR_V6: &str = "fd00:10:244::/48";
 
-pub(super) fn node_v4(node: usize) -> Ipv4Addr {
+pub(crate) fn node_v4(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 99, 11 + node as u8)
 }
 
-pub(super) fn node_v6(node: usize) -> Ipv6Addr {
+pub(crate) fn node_v6(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 0x11 + node as u16)
 }
 
@@ -38,10 +38,10 @@ pub(super) fn pod_gateway_v6(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16 + 1, 0, 0, 0, 1)
 }
 
-pub(super) fn pod_v4(node: usize, pod: usize) -> Ipv4Addr {
+pub(crate) fn pod_v4(node: usize, pod: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, node as u8 + 1, 10 + pod as u8)
 }
 
-pub(super) fn pod_v6(node: usize, pod: usize) -> Ipv6Addr {
+pub(crate) fn pod_v6(node: usize, pod: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16 + 1, 0, 0, 0, 10 + pod as u16)
 }

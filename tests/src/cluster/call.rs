@@ -65,6 +65,7 @@ pub struct Call<'a> {
     keep_alive: bool,
     bind: Option<SocketAddr>,
     timeout: Duration,
+    interval: Option<Duration>,
 }
 
 /// A bulk transfer that went well: see [`BulkReport`].
@@ -76,12 +77,25 @@ impl Place {
         self.serve_as(&self.name, &[self.v4.into(), self.v6.into()], port)
     }
 
+    /// The same on several ports.
+    pub fn serve_all(&self, ports: &[u16]) -> Result<Server> {
+        let own = [IpAddr::from(self.v4), self.v6.into()];
+        let all: Vec<_> =
+            ports.iter().flat_map(|port| own.map(|address| SocketAddr::new(address, *port))).collect();
+        self.serve_at(&self.name, &all)
+    }
+
     /// Serves TCP and UDP at the given addresses.
     pub fn serve_as(&self, name: &str, addresses: &[IpAddr], port: u16) -> Result<Server> {
+        let all: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
+        self.serve_at(name, &all)
+    }
+
+    fn serve_at(&self, name: &str, listen: &[SocketAddr]) -> Result<Server> {
         let mut command = self.peer("serve")?;
         command.args(["--name", name]);
-        for address in addresses {
-            command.args(["--listen", &SocketAddr::new(*address, port).to_string()]);
+        for address in listen {
+            command.args(["--listen", &address.to_string()]);
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -93,7 +107,7 @@ impl Place {
         let mut line = String::new();
         BufReader::new(output.context("no output")?).read_line(&mut line)?;
         if line.trim() != "ready" {
-            bail!("{name} cannot serve port {port}");
+            bail!("{name} cannot serve {listen:?}");
         }
         Ok(server)
     }
@@ -108,7 +122,19 @@ impl Place {
             keep_alive: false,
             bind: None,
             timeout: Duration::from_secs(2),
+            interval: None,
         }
+    }
+
+    /// Sends one echo request: is it answered in time?
+    ///
+    /// # Errors
+    /// Names what the socket was told instead of an answer.
+    pub fn ping(&self, to: IpAddr, timeout: Duration) -> Result<bool> {
+        let mut command = self.peer("ping")?;
+        command.args(["--to", &to.to_string(), "--timeout-ms", &timeout.as_millis().to_string()]);
+        let said = pipe(&mut command, "")?;
+        said.trim().parse().with_context(|| format!("ping to {to}: {}", said.trim()))
     }
 
     fn peer(&self, what: &str) -> Result<Command> {
@@ -149,6 +175,12 @@ impl Call<'_> {
         self
     }
 
+    /// How long a load pauses after each request (default 5 ms).
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.interval = Some(interval);
+        self
+    }
+
     fn command(&self, what: &str) -> Result<Command> {
         let mut command = self.from.peer(what)?;
         command.args(["--to", &self.to.to_string()]);
@@ -175,7 +207,9 @@ impl Call<'_> {
     pub fn times(&self, count: usize) -> Result<Vec<Reply>> {
         let mut command = self.command("call")?;
         if self.bind.is_none() {
-            command.args(["--first-port", &self.from.ports.take(count).to_string()]);
+            let is_tcp = self.protocol == Protocol::Tcp;
+            let first = self.from.ports.take(count, self.to.is_ipv4(), is_tcp);
+            command.args(["--first-port", &first.to_string()]);
         }
         let output = pipe(command.args(["--count", &count.to_string()]), "")?;
         output.lines().map(parse).collect()
@@ -194,6 +228,9 @@ impl Call<'_> {
     pub fn load(&self) -> Result<Load> {
         let output = tempfile::tempfile()?;
         let mut command = self.command("load")?;
+        if let Some(interval) = self.interval {
+            command.args(["--interval-ms", &interval.as_millis().to_string()]);
+        }
         command.stdin(Stdio::null()).stdout(output.try_clone()?);
         let process = Process::new(command.spawn().context("cannot start `peer load`")?);
         Ok(Load { process, output })

@@ -14,7 +14,7 @@
 //! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; what a crashed
 //! run left behind disappears when the next one starts.
 
-mod addresses;
+pub(crate) mod addresses;
 mod agent;
 mod builder;
 mod call;
@@ -39,6 +39,7 @@ pub use call::{Bulk, Call, Load, Protocol, Server, peer_binary};
 pub use device::XdpPass;
 pub use manifests::{Endpoint, Manifests, Service, ServicePort};
 pub use netns::Netns;
+pub(crate) use netns::pipe;
 pub use place::{Place, Process, SourcePorts};
 pub use reply::{Answer, BulkReport, LoadReport, Reply};
 pub use teardown::{remove, remove_stale};

@@ -46,18 +46,26 @@ pub struct Place {
 /// answers look the same. That limit is documented, and not what these tests are about. It is for the whole cluster, because
 /// pods may be seen as their node, with the port they have.
 #[derive(Clone, Debug, Default)]
-pub struct SourcePorts(Arc<AtomicU32>);
+pub struct SourcePorts(Arc<[AtomicU32; 4]>);
 
 impl SourcePorts {
     /// The first of some ports in a row.
-    pub(super) fn take(&self, count: usize) -> u16 {
+    ///
+    /// Families and protocols have nothing to do with each other.
+    pub(super) fn take(&self, count: usize, ipv4: bool, tcp: bool) -> u16 {
         const FIRST: u32 = 11_000;
         const COUNT: u32 = 9_000;
+        const FURTHER: u32 = 61_000;
+        const FURTHER_COUNT: u32 = 4_500;
         let count = count as u32;
+        let next = &self.0[usize::from(ipv4) * 2 + usize::from(tcp)];
         loop {
-            let first = self.0.fetch_add(count, Ordering::Relaxed) % COUNT;
+            let first = next.fetch_add(count, Ordering::Relaxed) % (COUNT + FURTHER_COUNT);
             if first + count <= COUNT {
                 return (FIRST + first) as u16;
+            }
+            if (COUNT..=COUNT + FURTHER_COUNT - count).contains(&first) {
+                return (FURTHER + first - COUNT) as u16;
             }
         }
     }

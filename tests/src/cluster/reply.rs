@@ -39,6 +39,8 @@ pub struct LoadReport {
     pub failed: u64,
     /// The first error and the number of the request that had it.
     pub first_error: Option<String>,
+    /// Where the last answer came from, in the server's own eyes.
+    pub last_server: Option<SocketAddr>,
     /// The longest time an answer took, in milliseconds.
     pub slowest_ms: u64,
 }

@@ -51,7 +51,10 @@ pub(crate) fn load(target: &Target, interval: Duration) -> io::Result<()> {
         report.sent += 1;
         report.slowest_ms = report.slowest_ms.max(reply.elapsed_ms);
         match reply.error {
-            None => report.ok += 1,
+            None => {
+                report.ok += 1;
+                report.last_server = reply.answer.map(|answer| answer.local);
+            }
             Some(error) => {
                 report.failed += 1;
                 report.first_error.get_or_insert(format!("request {}: {error}", report.sent));
@@ -87,7 +90,10 @@ impl<'a> Client<'a> {
         match result {
             Ok((answer, peer)) => Reply { answer: Some(answer), peer: Some(peer), error: None, elapsed_ms },
             Err(error) => {
-                self.open = None;
+                // An unconnected UDP socket knows nothing of an error: programs go on using it.
+                if self.target.protocol == Protocol::Tcp || self.target.connected_udp {
+                    self.open = None;
+                }
                 Reply { answer: None, peer: None, error: Some(error_name(&error)), elapsed_ms }
             }
         }
@@ -103,9 +109,7 @@ impl<'a> Client<'a> {
             Socket::Tcp(stream) => over_tcp(stream, &text),
             Socket::Udp(socket) => over_udp(self.target, socket, &text),
         };
-        if self.target.keepalive {
-            self.open = Some(socket);
-        }
+        self.open = self.target.keepalive.then_some(socket);
         result
     }
 }

@@ -2,9 +2,14 @@
 
 mod bulk;
 mod client;
+mod ping;
 mod server;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -49,6 +54,15 @@ enum Command {
         /// How many.
         #[arg(long)]
         bytes: u64,
+    },
+    /// Send one echo request; print `true` if it is answered, `false` if not.
+    Ping {
+        /// Whom.
+        #[arg(long)]
+        to: IpAddr,
+        /// How long to wait for an answer.
+        #[arg(long, default_value_t = 1000)]
+        timeout_ms: u64,
     },
 }
 
@@ -99,5 +113,6 @@ fn main() -> io::Result<()> {
         Command::Call { target, count } => client::call(&target, count),
         Command::Load { target, interval_ms } => client::load(&target, Duration::from_millis(interval_ms)),
         Command::Bulk { target, bytes } => bulk::client(&target, bytes),
+        Command::Ping { to, timeout_ms } => ping::ping(to, Duration::from_millis(timeout_ms)),
     }
 }

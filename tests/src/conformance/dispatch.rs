@@ -1,0 +1,241 @@
+//! Where connections go and whom servers see.
+
+use serde_json::json;
+
+use super::{Expect, PORT, Protocol, Rule, Source, Step, Topic, ready};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule::new(
+        "every-endpoint-gets-its-share",
+        Topic::Dispatch,
+        "Each new connection goes to any endpoint, chosen at random: over time to all of them, from everywhere.",
+        |site| {
+            let slice = site.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-3a"), ready("node-2")]);
+            let expect = site.answers(&["pod-1b", "pod-2a", "pod-3a", "node-2"]);
+            vec![
+                Step::new([site.node_port_service(), slice])
+                    .probe_from(&["pod-1a", "node-3"], site.vip(), &expect)
+                    .probe("client", site.at_node(0), expect),
+            ]
+        },
+    ),
+    Rule::new(
+        "frontends-before-node-ports",
+        Topic::Dispatch,
+        "A frontend with exactly the destination's address comes before a nodePort with its port.",
+        |site| {
+            let node_port = site.node_port(0);
+            let name = json!({"metadata": {"name": "other"}, "spec": {
+                "clusterIP": site.ip(1),
+                "clusterIPs": [site.ip(1)],
+                "externalIPs": [site.at_node(0).ip()],
+                "ports": [super::port("tcp", "TCP", node_port), super::port("udp", "UDP", node_port)],
+            }});
+            let others = site
+                .slice_named("other-1", &[ready("pod-2a")])
+                .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "other"}}}));
+            let objects =
+                [site.node_port_service(), site.slice(&[ready("pod-1b")]), site.service().with(name), others];
+            vec![
+                Step::new(objects)
+                    .probe_from(&["client", "node-1", "pod-1a"], site.at_node(0), &site.answers(&["pod-2a"]))
+                    .probe_from(&["client", "node-2"], site.at_node(1), &site.answers(&["pod-1b"])),
+            ]
+        },
+    ),
+    Rule::new(
+        "node-ports-of-localhost",
+        Topic::Dispatch,
+        "Processes of a node reach nodePorts at its loopback addresses; a pod's loopback is its own.",
+        |site| {
+            vec![
+                Step::new([site.node_port_service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])])
+                    .probe_from(
+                        &["node-1", "node-3"],
+                        site.at_localhost(),
+                        &site.answers(&["pod-1b", "pod-2a"]),
+                    )
+                    .probe_by(&[Protocol::Tcp], "pod-1a", site.at_localhost(), Expect::Unserved),
+            ]
+        },
+    )
+    .deviates(
+        "kube-proxy's nftables backend has no nodePorts at loopback, its iptables backend has them for IPv4 by way of \
+         route_localnet (CVE-2020-8558). Here sockets are translated, so they work for both families and open nothing.",
+    ),
+    Rule::new(
+        "node-ports-are-the-nodes",
+        Topic::Dispatch,
+        "nodePorts are served at addresses of the node, not at those of pods.",
+        |site| {
+            let at_pod = |pod| (super::address(pod, site.ipv4), site.node_port(0)).into();
+            vec![
+                Step::new([site.node_port_service(), site.slice(&[ready("pod-1b")])])
+                    .probe_by(&[Protocol::Tcp], "pod-1a", at_pod("pod-2a"), Expect::Unanswered)
+                    .probe_by(&[Protocol::Tcp], "node-1", at_pod("pod-1b"), Expect::Unanswered),
+            ]
+        },
+    ),
+    Rule::new(
+        "pods-are-seen-through-cluster-ips",
+        Topic::Dispatch,
+        "Through a cluster IP servers see the pod itself, on the same node and across nodes; they see a node's own address when \
+         a node asks.",
+        |site| {
+            let objects = |pod| [site.service(), site.slice(&[ready(pod)])];
+            let step = |pod| {
+                Step::new(objects(pod))
+                    .probe("pod-1a", site.vip(), site.answers(&[pod]))
+                    .seen_as(Source::Client)
+                    .probe("pod-3a", site.vip(), site.answers(&[pod]))
+                    .seen_as(Source::Client)
+                    .probe("node-1", site.vip(), site.answers(&[pod]))
+                    .seen_as(Source::Node(0))
+            };
+            vec![step("pod-1b"), step("pod-2a")]
+        },
+    ),
+    Rule::new(
+        "pods-are-seen-through-external-frontends",
+        Topic::Dispatch,
+        "Pods that use a nodePort, external IP or load balancer IP on their own node are not masqueraded, whatever the policy.",
+        |site| {
+            let step = |policy: &str| {
+                let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": policy}}));
+                let step = Step::new([service, site.slice(&[ready("pod-2a")])]);
+                site.outside_frontends(0).into_iter().fold(step, |step, to| {
+                    step.probe("pod-1a", to, site.answers(&["pod-2a"])).seen_as(Source::Client)
+                })
+            };
+            vec![step("Cluster"), step("Local")]
+        },
+    )
+    .deviates(
+        "kube-proxy masquerades them under policy Cluster. Answers come back to the pod's node anyway, so there is nothing to gain \
+         from hiding the client.",
+    ),
+    Rule::new(
+        "clients-are-seen-under-local",
+        Topic::Dispatch,
+        "Under externalTrafficPolicy Local servers see the client outside, by nodePort, external IP and load balancer IP.",
+        |site| {
+            let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+            let step = Step::new([service, site.slice(&[ready("pod-1b")])]);
+            vec![site.outside_frontends(0).into_iter().fold(step, |step, to| {
+                step.probe("client", to, site.answers(&["pod-1b"])).seen_as(Source::Client)
+            })]
+        },
+    ),
+    Rule::new(
+        "clients-under-cluster",
+        Topic::Dispatch,
+        "Under externalTrafficPolicy Cluster a connection to an endpoint on another node comes from the entry node.",
+        |site| {
+            let step = |pod, source| {
+                let step = Step::new([site.exposed(), site.slice(&[ready(pod)])]);
+                site.outside_frontends(0).into_iter().fold(step, |step, to| {
+                    step.probe("client", to, site.answers(&[pod])).seen_as(source)
+                })
+            };
+            vec![step("pod-2a", Source::Node(0)), step("pod-1b", Source::Client)]
+        },
+    )
+    .deviates(
+        "kube-proxy masquerades connections to the entry node's own endpoints too. Their answers pass this node anyway, so servers \
+         see the client.",
+    ),
+    Rule::new(
+        "hairpin",
+        Topic::Dispatch,
+        "A pod that is its own endpoint reaches itself by every frontend of its node.",
+        |site| {
+            let step = Step::new([site.exposed(), site.slice(&[ready("pod-1a")])]);
+            let all = [site.vip()].into_iter().chain(site.outside_frontends(0));
+            vec![all.fold(step, |step, to| {
+                step.probe("pod-1a", to, site.answers(&["pod-1a"])).seen_as(Source::Hairpin)
+            })]
+        },
+    )
+    .deviates(
+        "kube-proxy masquerades: the pod sees its node. Here it sees the service's address (packets) or itself (sockets), which \
+         needs no port of the node.",
+    ),
+    Rule::new(
+        "host-network-endpoints",
+        Topic::Dispatch,
+        "Endpoints may be in the host network of the client's node or of another.",
+        |site| {
+            let expect = site.answers(&["node-1", "node-2"]);
+            vec![
+                Step::new([site.node_port_service(), site.slice(&[ready("node-1"), ready("node-2")])])
+                    .probe_from(&["pod-1a", "pod-3a", "node-1", "node-3"], site.vip(), &expect)
+                    .probe("client", site.at_node(0), expect),
+            ]
+        },
+    ),
+    Rule::new(
+        "several-services-of-the-same-pods",
+        Topic::Dispatch,
+        "Several Services may have the same endpoints.",
+        |site| {
+            let second = site.service().with(json!({
+                "metadata": {"name": "second"},
+                "spec": {"clusterIP": site.ip(1), "clusterIPs": [site.ip(1)]},
+            }));
+            let seconds = site
+                .slice_named("second-1", &[ready("pod-1b"), ready("pod-2a")])
+                .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "second"}}}));
+            let expect = site.answers(&["pod-1b", "pod-2a"]);
+            vec![
+                Step::new([site.service(), site.slice(&[ready("pod-1b"), ready("pod-2a")]), second, seconds])
+                    .probe("pod-1a", site.vip(), expect.clone())
+                    .probe("pod-1a", (site.ip(1), PORT).into(), expect),
+            ]
+        },
+    ),
+    Rule::new(
+        "cluster-ips-from-outside",
+        Topic::Dispatch,
+        "Cluster IPs are for the cluster: a client outside gets no answer from one, even by a route to a node.",
+        |site| {
+            vec![
+                Step::new([site.service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])])
+                    .probe("client", site.vip(), Expect::Unanswered),
+            ]
+        },
+    )
+    .deviates(
+        "kube-proxy translates and masquerades them. Nobody routes cluster IPs to nodes by accident; --external-cluster-ips \
+         brings it back.",
+    ),
+    Rule::by_tests(
+        "node-port-addresses",
+        Topic::Dispatch,
+        "--nodeport-addresses limits the addresses that serve nodePorts, by family; `primary` means those of the Node.",
+        &["proxy-agent: nodeport_addresses_follow_the_flag", "proxy-agent: a_bind_address_is_the_primary_one_of_its_family"],
+    )
+    .deviates(
+        "Without the option all addresses of the uplinks serve nodePorts, as in the iptables backend; the nftables backend serves \
+         the primary addresses only.",
+    ),
+    Rule::by_tests(
+        "no-netfilter-rules",
+        Topic::Dispatch,
+        "No rule of netfilter is needed or touched, and nothing becomes INVALID to its connection tracking: neither FORWARD accepts \
+         nor INVALID drops are missed.",
+        &["proxy-tests: routed_pods_by_packets", "proxy-tests: bridged_pods_by_packets"],
+    ),
+    Rule::absent(
+        "masquerade-all",
+        Topic::Dispatch,
+        "masqueradeAll hides every client of cluster IPs behind its node.",
+        "Not supported. It exists for pod networks that cannot route answers to pods; translation at the client's node does not \
+         depend on that.",
+    ),
+    Rule::absent(
+        "local-detectors",
+        Topic::Dispatch,
+        "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix tell pods from clients outside.",
+        "Not needed: the hook where a packet or socket is seen says who the client is. The options are accepted and ignored.",
+    ),
+];

@@ -1,0 +1,67 @@
+//! TCP, UDP, SCTP, ICMP.
+
+use serde_json::json;
+
+use super::{Expect, PORT, Proof, Protocol, Rule, Site, Step, TARGET, Topic, port, ready};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule::new(
+        "sctp",
+        Topic::Protocols,
+        "SCTP is served as TCP and UDP are: cluster IP, nodePort, external and load balancer IPs, refusals.",
+        sctp,
+    )
+    .proof(Proof::CoreSteps(sctp, &["proxy-tests: packet_sctp_keeps_its_checksum"]))
+    .deviates(
+        "Packets of pods and of clients outside only: the kernel has no socket hook for SCTP, so what a node itself sends to a \
+         service by SCTP is not translated.",
+    ),
+    Rule::absent(
+        "large-datagrams",
+        Topic::Protocols,
+        "Datagrams that are sent as fragments reach their endpoint whole.",
+        "By sockets they do: the destination is translated before there are fragments. Fragments that arrive as such, from clients \
+         outside or from pods by packets, are counted and left alone: only their first has ports. Not done yet.",
+    ),
+    Rule::by_tests(
+        "sockets-of-the-other-family",
+        Topic::Protocols,
+        "IPv6 sockets that talk IPv4 (mapped addresses) are served as IPv4 sockets are.",
+        &["proxy-tests: routed_pods_by_sockets"],
+    ),
+    Rule::by_tests(
+        "peer-name",
+        Topic::Protocols,
+        "A client sees the service's address as its peer, whichever way it was translated.",
+        &["proxy-tests: routed_pods_by_sockets"],
+    ),
+    Rule::by_tests(
+        "bulk",
+        Topic::Protocols,
+        "Much data passes unchanged both ways, with and without the offloads of network cards.",
+        &["proxy-tests: routed_pods_by_packets", "proxy-tests: native_xdp"],
+    ),
+];
+
+fn sctp(site: &Site) -> Vec<Step> {
+    let sctp = |number: u16| json!([port("sctp", "SCTP", number)]);
+    let with_node_port =
+        json!([super::Object(sctp(PORT)[0].clone()).with(json!({"nodePort": site.node_port(0)})).0]);
+    let service = || site.exposed().with(json!({"spec": {"ports": with_node_port}}));
+    let slice = |endpoints: &[_]| site.slice(endpoints).with(json!({"ports": sctp(TARGET)}));
+    let by = [Protocol::Sctp];
+    let all = |step: Step, expect: &Expect| {
+        let step = step.probe_by(&by, "pod-1a", site.vip(), expect.clone());
+        site.outside_frontends(0).into_iter().fold(step, |step, to| {
+            step.probe_by(&by, "pod-1a", to, expect.clone()).probe_by(&by, "client", to, expect.clone())
+        })
+    };
+    vec![
+        all(
+            Step::new([service(), slice(&[ready("pod-1b"), ready("pod-2a")])]),
+            &site.answers(&["pod-1b", "pod-2a"]),
+        )
+        .probe_by(&[Protocol::Tcp], "pod-1a", site.vip(), Expect::Refused),
+        all(Step::new([service(), slice(&[])]), &Expect::Refused),
+    ]
+}

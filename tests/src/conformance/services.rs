@@ -1,0 +1,381 @@
+//! Fields of a Service.
+
+use serde_json::json;
+
+use super::{Expect, NODES, PORT, Protocol, Rule, Step, TARGET, Topic, port, ready};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule::new(
+        "type-changes",
+        Topic::Service,
+        "type ExternalName is not served even if the object has a clusterIP; changing the type to ClusterIP or NodePort and \
+         back programs the service and removes it.",
+        |site| {
+            let slice = || site.slice(&[ready("pod-1b"), ready("pod-2a")]);
+            let everyone = site.answers(&["pod-1b", "pod-2a"]);
+            let external_name = || {
+                let patch = json!({"spec": {"type": "ExternalName", "externalName": "example.com"}});
+                Step::new([site.node_port_service().with(patch), slice()])
+                    .probe_from(&["pod-1a", "node-3"], site.vip(), &Expect::Unserved)
+                    .probe("client", site.at_node(0), Expect::Unserved)
+            };
+            vec![
+                external_name(),
+                Step::new([site.service(), slice()])
+                    .probe_from(&["pod-1a", "node-3"], site.vip(), &everyone)
+                    .probe("client", site.at_node(0), Expect::Unserved),
+                external_name(),
+                Step::new([site.node_port_service(), slice()])
+                    .probe_from(&["pod-1a", "node-3"], site.vip(), &everyone)
+                    .probe_from(&["client", "pod-3a", "node-1"], site.at_node(0), &everyone),
+                external_name(),
+            ]
+        },
+    ),
+    Rule::new(
+        "type-does-not-limit-frontends",
+        Topic::Service,
+        "nodePorts, external IPs and load balancer IPs are served whatever the type says.",
+        |site| {
+            let service = site.exposed().with(json!({"spec": {"type": "ClusterIP"}}));
+            let step = Step::new([service, site.slice(&[ready("pod-2a")])]);
+            let step = step.probe("pod-1a", site.vip(), site.answers(&["pod-2a"]));
+            vec![site.outside_frontends(0).into_iter().fold(step, |step, to| {
+                step.probe_from(&["client", "pod-1a", "node-1"], to, &site.answers(&["pod-2a"]))
+            })]
+        },
+    ),
+    Rule::new(
+        "basic-cluster-ip",
+        Topic::Service,
+        "A cluster IP is served for pods and nodes, on nodes with and without endpoints.",
+        |site| {
+            let objects = [site.service(), site.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])];
+            let everywhere = ["pod-1a", "pod-3a", "pod-3b", "node-1", "node-2", "node-3"];
+            let expect = site.answers(&["pod-1b", "pod-2a", "pod-2b"]);
+            vec![Step::new(objects).probe_from(&everywhere, site.vip(), &expect)]
+        },
+    ),
+    Rule::new(
+        "basic-node-port",
+        Topic::Service,
+        "A nodePort is served at every node, whether or not it has endpoints, for clients outside, pods and nodes.",
+        |site| {
+            let objects = [site.node_port_service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])];
+            let expect = site.answers(&["pod-1b", "pod-2a"]);
+            vec![(0..NODES).fold(Step::new(objects), |step, node| {
+                step.probe_from(&["client", "pod-1a", "pod-3a", "node-1", "node-3"], site.at_node(node), &expect)
+            })]
+        },
+    ),
+    Rule::new(
+        "cluster-ip-per-family",
+        Topic::Service,
+        "Per family the cluster IP is the one at the family's place in ipFamilies; a dual-stack Service has one of each.",
+        |site| {
+            let families = if site.ipv4 { ["IPv4", "IPv6"] } else { ["IPv6", "IPv4"] };
+            let ips = [site.ip_of(site.ipv4, 0), site.ip_of(!site.ipv4, 0)];
+            let service = site
+                .service()
+                .with(json!({"spec": {"clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families}}));
+            let other = super::Site { ipv4: !site.ipv4, ..*site };
+            let slices = [
+                site.slice(&[ready("pod-1b")]),
+                site.slice_of(!site.ipv4, "web-other-family", &[ready("pod-2a")]),
+            ];
+            let to_other = (ips[1], PORT).into();
+            vec![
+                Step::new([service].into_iter().chain(slices))
+                    .probe_from(&["pod-1a", "pod-3a", "node-2"], site.vip(), &site.answers(&["pod-1b"]))
+                    .probe_from(&["pod-1a", "pod-3a", "node-2"], to_other, &other.answers(&["pod-2a"])),
+            ]
+        },
+    ),
+    Rule::new(
+        "no-cluster-ip-no-family",
+        Topic::Service,
+        "A Service without a cluster IP of a family is not served in that family at all: neither its nodePorts nor its external \
+         and load balancer IPs of that family.",
+        |site| {
+            let family = if site.ipv4 { "IPv6" } else { "IPv4" };
+            let ip = site.ip_of(!site.ipv4, 0);
+            let service = site
+                .exposed()
+                .with(json!({"spec": {"clusterIP": ip, "clusterIPs": [ip], "ipFamilies": [family]}}));
+            let other = super::Site { ipv4: !site.ipv4, ..*site };
+            let slices =
+                [site.slice(&[ready("pod-1b")]), site.slice_of(!site.ipv4, "web-2", &[ready("pod-2a")])];
+            let step = Step::new([service].into_iter().chain(slices)).probe(
+                "pod-1a",
+                (ip, PORT).into(),
+                other.answers(&["pod-2a"]),
+            );
+            vec![
+                site.outside_frontends(0)
+                    .into_iter()
+                    .fold(step, |step, to| step.probe_from(&["client", "pod-1a"], to, &Expect::Unserved)),
+            ]
+        },
+    ),
+    Rule::new(
+        "multiple-ports",
+        Topic::Service,
+        "Each port of a Service has the endpoints whose slice port has its name and its protocol.",
+        |site| {
+            let ports = json!([port("a", "TCP", 81), port("b", "TCP", 82), port("b", "UDP", 82)]);
+            let service = site.service().with(json!({"spec": {"ports": ports}}));
+            let slice = |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
+            let slices = [
+                slice("web-1", "pod-1b", json!([port("a", "TCP", 8080), port("b", "TCP", 8081)])),
+                slice("web-2", "pod-2a", json!([port("b", "UDP", 8082), port("c", "TCP", 8080)])),
+            ];
+            let to = |port: u16| (site.ip(0), port).into();
+            let (tcp, udp) = ([Protocol::Tcp], [Protocol::Udp]);
+            let step = Step::new([service].into_iter().chain(slices));
+            vec![["pod-1a", "pod-2b", "node-3"].into_iter().fold(step, |step, from| {
+                step.probe_by(&tcp, from, to(81), site.answers(&["pod-1b:8080"]))
+                    .probe_by(&tcp, from, to(82), site.answers(&["pod-1b:8081"]))
+                    .probe_by(&udp, from, to(82), site.answers(&["pod-2a:8082"]))
+            })]
+        },
+    ),
+    Rule::new(
+        "target-port-is-not-read",
+        Topic::Service,
+        "Connections go to the number in the slice: targetPort and appProtocol of the Service mean nothing to the proxy.",
+        |site| {
+            let further = json!({"targetPort": 9999, "appProtocol": "kubernetes.io/ws"});
+            let ports = [port("tcp", "TCP", PORT), port("udp", "UDP", PORT)];
+            let ports = ports.map(|port| super::Object(port).with(further.clone()).0);
+            let service = site.service().with(json!({"spec": {"ports": ports}}));
+            vec![
+                Step::new([service, site.slice(&[ready("pod-2a")])])
+                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["pod-2a:8080"])),
+            ]
+        },
+    ),
+    Rule::new(
+        "unnamed-port",
+        Topic::Service,
+        "A Service's single port may have no name; it goes with slice ports whose name is the empty string.",
+        |site| {
+            let service =
+                site.service().with(json!({"spec": {"ports": [{"protocol": "TCP", "port": PORT}]}}));
+            let slice = site.slice(&[ready("pod-1b")]).with(json!({"ports": [port("", "TCP", TARGET)]}));
+            vec![Step::new([service, slice]).probe_by(
+                &[Protocol::Tcp],
+                "pod-1a",
+                site.vip(),
+                site.answers(&["pod-1b"]),
+            )]
+        },
+    ),
+    Rule::new(
+        "same-port-different-protocols",
+        Topic::Service,
+        "TCP and UDP may share a port number and a nodePort number, in one Service, each with its own endpoints.",
+        |site| {
+            let slice = |name, pod, port| site.slice_named(name, &[ready(pod)]).with(json!({"ports": [port]}));
+            let slices = [
+                slice("web-1", "pod-1b", port("tcp", "TCP", TARGET)),
+                slice("web-2", "pod-2a", port("udp", "UDP", TARGET)),
+            ];
+            let step = Step::new([site.node_port_service()].into_iter().chain(slices));
+            let probes = [("pod-1a", site.vip()), ("client", site.at_node(0)), ("node-2", site.at_node(1))];
+            vec![probes.into_iter().fold(step, |step, (from, to)| {
+                step.probe_by(&[Protocol::Tcp], from, to, site.answers(&["pod-1b"]))
+                    .probe_by(&[Protocol::Udp], from, to, site.answers(&["pod-2a"]))
+            })]
+        },
+    ),
+    Rule::new(
+        "node-port-zero",
+        Topic::Service,
+        "A nodePort of 0 is none (allocateLoadBalancerNodePorts: false): the load balancer IP works alone, and gets its nodePort \
+         when one is allocated.",
+        |site| {
+            let none = site.exposed().with(json!({"spec": {
+                "allocateLoadBalancerNodePorts": false,
+                "ports": [port("tcp", "TCP", PORT), super::Object(port("udp", "UDP", PORT)).with(json!({"nodePort": 0})).0],
+            }}));
+            let slice = || site.slice(&[ready("pod-2a")]);
+            let served = site.answers(&["pod-2a"]);
+            vec![
+                Step::new([none, slice()])
+                    .probe("client", site.load_balancer(0), served.clone())
+                    .probe("client", site.at_node(0), Expect::Unserved),
+                Step::new([site.exposed(), slice()])
+                    .probe("client", site.load_balancer(0), served.clone())
+                    .probe("client", site.at_node(0), served),
+            ]
+        },
+    ),
+    Rule::new(
+        "external-policy-applies",
+        Topic::Service,
+        "externalTrafficPolicy Local counts for types LoadBalancer and NodePort, and for ClusterIP with at least one external IP; \
+         else it is Cluster.",
+        |site| {
+            let local = json!({"spec": {"type": "ClusterIP", "externalTrafficPolicy": "Local"}});
+            let slice = || site.slice(&[ready("pod-2a")]);
+            let without = site.exposed().with(local.clone()).with(json!({"spec": {"externalIPs": null}}));
+            let with = site.exposed().with(local);
+            vec![
+                Step::new([without, slice()])
+                    .probe("client", site.load_balancer(0), site.answers(&["pod-2a"]))
+                    .probe("client", site.at_node(0), site.answers(&["pod-2a"])),
+                Step::new([with, slice()])
+                    .probe("client", site.external(0), Expect::Withheld)
+                    .probe("client", site.load_balancer(0), Expect::Withheld)
+                    .probe("client", site.external(1), site.answers(&["pod-2a"])),
+            ]
+        },
+    ),
+    Rule::new(
+        "policies-are-independent",
+        Topic::Service,
+        "internalTrafficPolicy governs the cluster IP only, externalTrafficPolicy every other frontend only.",
+        |site| {
+            let slice = || site.slice(&[ready("pod-1b"), ready("pod-2a")]);
+            let both = ["pod-1b", "pod-2a"];
+            let internal = site.exposed().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+            let external = site.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+            let outside = |step: Step, endpoints: &[&str]| {
+                site.outside_frontends(0)
+                    .into_iter()
+                    .fold(step, |step, to| step.probe("client", to, site.answers(endpoints)))
+            };
+            let step = Step::new([internal, slice()]).probe("pod-1a", site.vip(), site.answers(&["pod-1b"]));
+            let inside = step.probe("node-2", site.vip(), site.answers(&["pod-2a"]));
+            let step = Step::new([external, slice()]).probe("pod-1a", site.vip(), site.answers(&both));
+            vec![outside(inside, &both), outside(step, &["pod-1b"])]
+        },
+    ),
+    Rule::new(
+        "external-ips",
+        Topic::Service,
+        "externalIPs of the family are frontends with the Service's port, whether or not a node has the address; pods and nodes \
+         are served on their own node.",
+        |site| {
+            let other = super::Site { ipv4: !site.ipv4, ..*site };
+            let ips = [site.external_ip(0, 0), site.external_ip(2, 0), other.external_ip(0, 3)];
+            let service = site.service().with(json!({"spec": {"externalIPs": ips}}));
+            let expect = site.answers(&["pod-1b", "pod-2a"]);
+            vec![
+                Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-2a")])])
+                    .probe_from(&["client", "pod-1a", "pod-3a", "node-3"], site.external(0), &expect)
+                    .probe_from(&["client", "pod-1a", "pod-3a", "node-3"], site.external(2), &expect)
+                    .probe_from(&["client", "pod-1a"], (other.external_ip(0, 3), PORT).into(), &Expect::Unserved),
+            ]
+        },
+    ),
+    Rule::new(
+        "load-balancer-ips",
+        Topic::Service,
+        "Of status.loadBalancer.ingress, IPs whose ipMode is VIP or missing are frontends; those with ipMode Proxy, entries that \
+         are host names and spec.loadBalancerIP are not. What an entry says of ports is not read.",
+        |site| {
+            let ingress = json!([
+                {"ip": site.load_balancer_ip(0, 0), "ports": [{"port": 1234, "protocol": "TCP"}]},
+                {"ip": site.load_balancer_ip(0, 1), "ipMode": "VIP"},
+                {"ip": site.load_balancer_ip(0, 2), "ipMode": "Proxy"},
+                {"hostname": "lb.example.com"},
+            ]);
+            let service = site.service().with(json!({
+                "spec": {"type": "LoadBalancer", "loadBalancerIP": site.load_balancer_ip(0, 3)},
+                "status": {"loadBalancer": {"ingress": ingress}},
+            }));
+            let to = |n| (site.load_balancer_ip(0, n), PORT).into();
+            let from = ["client", "pod-1a", "pod-3a", "node-1"];
+            vec![
+                Step::new([service, site.slice(&[ready("pod-2a")])])
+                    .probe_from(&from, to(0), &site.answers(&["pod-2a"]))
+                    .probe_from(&from, to(1), &site.answers(&["pod-2a"]))
+                    .probe_from(&from, to(2), &Expect::Unserved)
+                    .probe_from(&from, to(3), &Expect::Unserved),
+            ]
+        },
+    ),
+    Rule::new(
+        "not-ready-addresses",
+        Topic::Service,
+        "publishNotReadyAddresses is not read: the ready condition in the slice decides, which its controller sets.",
+        |site| {
+            let service = || site.service().with(json!({"spec": {"publishNotReadyAddresses": true}}));
+            let published = ready("pod-1b").with(json!({"conditions": {"serving": false, "terminating": true}}));
+            vec![
+                Step::new([service(), site.slice(&[super::unready("pod-1b")])])
+                    .probe("pod-1a", site.vip(), Expect::Refused),
+                Step::new([service(), site.slice(&[published])])
+                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"])),
+                Step::new([site.service(), site.slice(&[super::dying("pod-1b")])])
+                    .probe("pod-1a", site.vip(), Expect::Refused),
+            ]
+        },
+    ),
+    Rule::new(
+        "traffic-distribution",
+        Topic::Service,
+        "trafficDistribution and the annotation service.kubernetes.io/topology-mode are not read: only hints in slices count.",
+        |site| {
+            let service = site.service().with(json!({
+                "metadata": {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}},
+                "spec": {"trafficDistribution": "PreferSameNode"},
+            }));
+            vec![
+                Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-3a")])])
+                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b", "pod-3a"])),
+            ]
+        },
+    ),
+    Rule::new(
+        "leading-zeros",
+        Topic::Service,
+        "Leading zeros in IPv4 addresses and prefixes are dropped and the rest read as decimal, as Kubernetes always did.",
+        leading_zeros,
+    )
+    .ipv4_only(),
+    Rule::new(
+        "bad-addresses",
+        Topic::Service,
+        "A wrong address or range is dropped alone, with a log line; the rest of the Service works.",
+        |site| {
+            let service = site.exposed().with(json!({
+                "spec": {
+                    "externalIPs": ["999.1.1.1", "no address", site.external_ip(0, 0)],
+                    "loadBalancerSourceRanges": ["10.0.0.0/99", format!("{}/{}", super::address("client", site.ipv4), if site.ipv4 { 32 } else { 128 })],
+                },
+                "status": {"loadBalancer": {"ingress": [{"ip": "::g"}, {"ip": site.load_balancer_ip(0, 0)}]}},
+            }));
+            vec![
+                Step::new([service, site.slice(&[ready("pod-1b")])])
+                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
+                    .probe_from(&["client", "pod-1a"], site.external(0), &site.answers(&["pod-1b"]))
+                    .probe("client", site.load_balancer(0), site.answers(&["pod-1b"]))
+                    .probe("node-1", site.load_balancer(0), Expect::Denied),
+            ]
+        },
+    ),
+];
+
+fn leading_zeros(site: &super::Site) -> Vec<Step> {
+    let padded = |text: String| {
+        let octets = text.split('.').map(|octet| format!("{octet:0>3}"));
+        octets.collect::<Vec<_>>().join(".")
+    };
+    let ip = padded(site.ip(0).to_string());
+    let range = format!("{}/032", padded(super::address("client", true).to_string()));
+    let service = site.exposed().with(json!({"spec": {
+        "clusterIP": ip,
+        "clusterIPs": [ip],
+        "externalIPs": [padded(site.external_ip(0, 0).to_string())],
+        "loadBalancerSourceRanges": [range],
+    }}));
+    vec![
+        Step::new([service, site.slice(&[ready("pod-1b")])])
+            .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
+            .probe("client", site.external(0), site.answers(&["pod-1b"]))
+            .probe("client", site.load_balancer(0), site.answers(&["pod-1b"]))
+            .probe("node-1", site.load_balancer(0), Expect::Denied),
+    ]
+}

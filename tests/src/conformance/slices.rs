@@ -1,0 +1,157 @@
+//! Fields of an EndpointSlice.
+
+use serde_json::json;
+
+use super::{Expect, Protocol, Rule, Step, TARGET, Topic, address, dying, port, ready, terminating};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule::new(
+        "union-of-slices",
+        Topic::EndpointSlice,
+        "The endpoints of a Service are those of all its slices together.",
+        |site| {
+            let slices = [
+                site.slice_named("web-1", &[ready("pod-1b")]),
+                site.slice_named("web-2", &[ready("pod-2a"), ready("pod-2b")]),
+                site.slice_named("web-3", &[]),
+            ];
+            let expect = site.answers(&["pod-1b", "pod-2a", "pod-2b"]);
+            vec![
+                Step::new([site.node_port_service()].into_iter().chain(slices))
+                    .probe_from(&["pod-1a", "node-3"], site.vip(), &expect)
+                    .probe("client", site.at_node(2), expect),
+            ]
+        },
+    ),
+    Rule::new(
+        "address-types",
+        Topic::EndpointSlice,
+        "addressType says the family; slices of type FQDN are not read.",
+        |site| {
+            let names = site
+                .slice_named("web-2", &[ready("pod-2a").with(json!({"addresses": ["pod.example.com"]}))])
+                .with(json!({"addressType": "FQDN"}));
+            let other_family = site.slice_of(!site.ipv4, "web-3", &[ready("pod-2a")]);
+            vec![Step::new([site.service(), site.slice(&[ready("pod-1b")]), names, other_family]).probe_from(
+                &["pod-1a", "node-1"],
+                site.vip(),
+                &site.answers(&["pod-1b"]),
+            )]
+        },
+    ),
+    Rule::new(
+        "slice-port-must-match",
+        Topic::EndpointSlice,
+        "Slice ports without a name or without a number (or 0) are not read; name and protocol must both be the Service port's.",
+        |site| {
+            let slice =
+                |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
+            let slices = [
+                slice("web-1", "pod-1b", json!([port("tcp", "TCP", TARGET)])),
+                slice("web-2", "pod-2a", json!([{"protocol": "TCP", "port": TARGET}])),
+                slice("web-3", "pod-2b", json!([{"name": "tcp", "protocol": "TCP"}])),
+                slice("web-4", "pod-3a", json!([port("tcp", "TCP", 0)])),
+                slice("web-5", "pod-3b", json!([port("tcp", "UDP", TARGET), port("udp", "TCP", TARGET)])),
+            ];
+            vec![
+                Step::new([site.service()].into_iter().chain(slices))
+                    .probe_by(&[Protocol::Tcp], "pod-1a", site.vip(), site.answers(&["pod-1b"]))
+                    .probe_by(&[Protocol::Udp], "pod-1a", site.vip(), Expect::Refused),
+            ]
+        },
+    ),
+    Rule::new(
+        "named-target-ports",
+        Topic::EndpointSlice,
+        "Slices may give one port name different numbers (a named targetPort that differs from pod to pod): all are endpoints.",
+        |site| {
+            let slice = |name, pod, number| {
+                let ports = json!([port("tcp", "TCP", number), port("udp", "UDP", number)]);
+                site.slice_named(name, &[ready(pod)]).with(json!({ "ports": ports }))
+            };
+            let slices = [
+                slice("web-1", "pod-1b", 8080),
+                slice("web-2", "pod-2a", 8081),
+                slice("web-3", "pod-2a", 8082),
+            ];
+            let expect = site.answers(&["pod-1b:8080", "pod-2a:8081", "pod-2a:8082"]);
+            vec![
+                Step::new([site.node_port_service()].into_iter().chain(slices))
+                    .probe_from(&["pod-1a", "node-2"], site.vip(), &expect)
+                    .probe("client", site.at_node(0), expect),
+            ]
+        },
+    ),
+    Rule::new(
+        "first-address",
+        Topic::EndpointSlice,
+        "Of an endpoint's addresses only the first is used.",
+        |site| {
+            let two = json!({"addresses": [address("pod-2b", site.ipv4), address("pod-2a", site.ipv4)]});
+            vec![Step::new([site.service(), site.slice(&[ready("pod-2b").with(two)])]).probe(
+                "pod-1a",
+                site.vip(),
+                site.answers(&["pod-2b"]),
+            )]
+        },
+    ),
+    Rule::new(
+        "node-name",
+        Topic::EndpointSlice,
+        "An endpoint is local where nodeName is the node's name; without nodeName it is local nowhere.",
+        |site| {
+            let service = site.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+            let nowhere = ready("pod-1a").with(json!({"nodeName": null}));
+            let elsewhere = ready("pod-2b").with(json!({"nodeName": "node-3"}));
+            vec![
+                Step::new([service, site.slice(&[ready("pod-1b"), nowhere, elsewhere])])
+                    .probe("node-1", site.vip(), site.answers(&["pod-1b"]))
+                    .probe("pod-2a", site.vip(), Expect::Withheld)
+                    .probe("pod-3a", site.vip(), site.answers(&["pod-2b"])),
+            ]
+        },
+    ),
+    Rule::new(
+        "condition-defaults",
+        Topic::EndpointSlice,
+        "Conditions that are missing mean: ready, serving, not terminating.",
+        |site| {
+            let none = ready("pod-1b").with(json!({"conditions": null}));
+            let null_ready = ready("pod-2a").with(json!({"conditions": {"ready": null}}));
+            let serving = ready("pod-2b")
+                .with(json!({"conditions": {"ready": false, "serving": null, "terminating": true}}));
+            let serving_only = || serving.clone();
+            vec![
+                Step::new([site.service(), site.slice(&[none, null_ready, serving_only()])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    site.answers(&["pod-1b", "pod-2a"]),
+                ),
+                Step::new([site.service(), site.slice(&[serving_only()])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    site.answers(&["pod-2b"]),
+                ),
+            ]
+        },
+    ),
+    Rule::new(
+        "duplicate-endpoints",
+        Topic::EndpointSlice,
+        "If slices name the same address and port twice, one that does not terminate counts, in whichever order they come.",
+        |site| {
+            let slices = |first, second| {
+                [
+                    site.service(),
+                    site.slice_named("web-1", &[first]),
+                    site.slice_named("web-2", &[second, ready("pod-2a")]),
+                ]
+            };
+            let both = site.answers(&["pod-1b", "pod-2a"]);
+            vec![
+                Step::new(slices(ready("pod-1b"), dying("pod-1b"))).probe("pod-1a", site.vip(), both.clone()),
+                Step::new(slices(terminating("pod-1b"), ready("pod-1b"))).probe("pod-1a", site.vip(), both),
+            ]
+        },
+    ),
+];

@@ -1,0 +1,84 @@
+//! The conformance table on the pure core, and the document written from it.
+
+mod conformance;
+
+use std::{collections::BTreeSet, env, fs, path::Path};
+
+use proxy_tests::conformance::{E2E, Proven, document, rules, sites};
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+#[test]
+fn every_rule_holds_in_the_core() {
+    let failures: Vec<_> = sites()
+        .iter()
+        .flat_map(|(rule, site)| {
+            let family = if site.ipv4 { "IPv4" } else { "IPv6" };
+            let failures = conformance::failures(rule, site);
+            failures.into_iter().map(move |failure| format!("{} ({family}): {failure}", rule.id))
+        })
+        .collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn ports_of_a_service_do_not_share_a_clients_endpoint() {
+    let found = conformance::endpoints_with_affinity().unwrap();
+    assert!(found.iter().flatten().all(|endpoints| endpoints.len() == 1), "{found:?}");
+    assert!(found.iter().any(|[tcp, udp]| tcp != udp), "{found:?}");
+    assert!(found.iter().any(|[tcp, _]| *tcp != found[0][0]), "clients do not either: {found:?}");
+}
+
+#[test]
+fn conformance_document_is_current() {
+    let path = workspace().join("docs/conformance.md");
+    if env::var_os("PROXY_AGENT_BLESS").is_some() {
+        fs::write(&path, document()).unwrap();
+    }
+    let stands = fs::read_to_string(&path).unwrap_or_default();
+    assert!(stands == document(), "docs/conformance.md is not that of the table: set PROXY_AGENT_BLESS=1");
+}
+
+/// All `.rs` files below a folder, as one text.
+fn sources(dir: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn what_is_named_is_there() {
+    let rules = rules();
+    let ids: BTreeSet<_> = rules.iter().map(|rule| rule.id).collect();
+    assert_eq!(ids.len(), rules.len(), "two rules have one id");
+
+    let of_e2e = |proven| match proven {
+        Proven::Tests(tests) => tests,
+        _ => &[],
+    };
+    let tests =
+        rules.iter().flat_map(|rule| rule.tests()).chain(E2E.iter().flat_map(|test| of_e2e(test.proven)));
+    let packages =
+        [("proxy-agent", "proxy-agent"), ("proxy-common", "proxy-common"), ("proxy-tests", "tests")];
+    let texts = packages.map(|(package, dir)| (package, sources(&workspace().join(dir))));
+    for test in tests {
+        let (package, function) = test.split_once(": ").unwrap();
+        let (_, text) = texts.iter().find(|(name, _)| *name == package).unwrap();
+        let is_there = ["(", "<"].iter().any(|end| text.contains(&format!("fn {function}{end}")));
+        assert!(is_there, "there is no test {test}");
+    }
+    for test in E2E {
+        if let Proven::Rules(named) = test.proven {
+            named.iter().for_each(|id| assert!(ids.contains(id), "{}: there is no rule {id}", test.name));
+        }
+    }
+}
