@@ -217,7 +217,6 @@ impl Sync {
     ) -> Option<anyhow::Error> {
         let before = self.planned.remove(name).unwrap_or_default();
         self.tally.remove(&before);
-        self.tally.add(&plan);
         let before = before.ports;
         for change in changes(&before, &plan.ports) {
             info!("{change}");
@@ -237,10 +236,16 @@ impl Sync {
                 failed = Some(error);
             }
         }
-        if !plan.ports.is_empty() {
-            self.planned.insert(name.clone(), plan);
-        }
+        self.note_plan(name.clone(), plan);
         failed
+    }
+
+    /// Keeps a plan that is in effect, where there was none.
+    fn note_plan(&mut self, name: ObjectName, plan: ServicePlan) {
+        if !plan.ports.is_empty() {
+            self.tally.add(&plan);
+            self.planned.insert(name, plan);
+        }
     }
 
     /// Removes what an earlier agent served and is no more.

@@ -204,7 +204,7 @@ pub(crate) fn answer<F: KernelFamily + Answers, const LINK: usize>(
     let done = match answer {
         Answer::None => return TC_ACT_SHOT,
         Answer::Echo => echo::<F, LINK>(skb, transport),
-        _ if !is_polite(skb, is_leaving) => {
+        _ if !may_refuse() => {
             count(Counter::RejectLimited);
             return TC_ACT_SHOT;
         }
@@ -223,14 +223,9 @@ pub(crate) fn answer<F: KernelFamily + Answers, const LINK: usize>(
     unsafe { bpf_redirect((*skb).ifindex, flags) as i32 }
 }
 
-/// May a refusal be sent: was the packet meant for this host, and were there not too many already?
+/// May a refusal be sent, or were there too many already?
 #[inline(always)]
-fn is_polite(skb: *mut __sk_buff, is_leaving: bool) -> bool {
-    const PACKET_HOST: u32 = 0;
-    // SAFETY: the context is readable.
-    if !is_leaving && unsafe { (*skb).pkt_type } != PACKET_HOST {
-        return false;
-    }
+fn may_refuse() -> bool {
     let Some(sent) = REFUSALS.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own value, and no arguments.
     unsafe {

@@ -39,6 +39,9 @@ const LONGEST: usize = ETHERNET + 60 + TCP;
 pub(crate) trait Hook {
     /// The packet is on its way out: what answers it goes in.
     const IS_LEAVING: bool;
+    /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all. Ports of a bridge
+    /// are not asked: there every frame to the bridge itself is one for another.
+    const MAY_OVERHEAR: bool;
 
     fn decide<F: KernelFamily>(
         kernel: &Kernel,
@@ -49,11 +52,12 @@ pub(crate) trait Hook {
 }
 
 macro_rules! hooks {
-    ($($hook:ident: $is_leaving:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr;)*) => { $(
+    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr;)*) => { $(
         pub(crate) struct $hook;
 
         impl Hook for $hook {
             const IS_LEAVING: bool = $is_leaving;
+            const MAY_OVERHEAR: bool = $may_overhear;
 
             #[inline(always)]
             fn decide<F: KernelFamily>(
@@ -69,10 +73,10 @@ macro_rules! hooks {
 }
 
 hooks! {
-    FromPod: false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out);
-    FromUplink: false, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out);
-    ToClient: true, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out);
-    ToOutside: true, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out);
+    FromPod: leaving false, overhearing false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out);
+    FromUplink: leaving false, overhearing true, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out);
+    ToClient: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out);
+    ToOutside: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out);
 }
 
 /// Runs a hook on a device whose frames have `LINK` bytes before the network header.
@@ -107,6 +111,11 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     note: &mut Note,
     asked: &mut Asked,
 ) -> i32 {
+    const PACKET_OTHERHOST: u32 = 3;
+    // SAFETY: the context is readable.
+    if H::MAY_OVERHEAR && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
+        return NEXT;
+    }
     let packet = match parse::<F, LINK>(ctx) {
         Ok(packet) => packet,
         Err(Unparsed::Fragment) => {

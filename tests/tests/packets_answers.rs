@@ -36,6 +36,7 @@ for_both_families! {
     packet_refused_with_port_unreachable
     packet_refused_with_reset
     packet_refusals_are_limited
+    packet_for_another_host_is_left_alone
     packet_ping_is_answered
     packet_that_would_leave_for_a_service_address
     packet_withheld_by_policy_is_dropped
@@ -47,12 +48,6 @@ for_both_families! {
 
 fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
     Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
-}
-
-/// The same, addressed to a device: what is for other hosts' MACs is not refused.
-fn at<F: PacketFamily>(device: Device, src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
-    let frame = frame::<F>(src, dst, transport);
-    Frame { to: device.mac(), ..frame }
 }
 
 /// The answer as a host makes it: from where the packet was sent to, quoting its headers.
@@ -117,7 +112,7 @@ fn packet_refused_with_port_unreachable<F: PacketFamily>() -> Result<()> {
                 // A port that the service does not have.
                 ("pod_ingress", Device::PodA, (Host::PodA, 40_000), (Host::LocalVip, 81)),
             ] {
-                let mut asked = at::<F>(device, src, dst, transport);
+                let mut asked = frame::<F>(src, dst, transport);
                 asked.options = options;
                 gives(&kernel, program, device, &asked, REDIRECT, &port_unreachable(&asked)?)?;
                 refused += 1;
@@ -147,7 +142,7 @@ fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
 
 fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options { reject_with_reset: true, ..Options::default() })?;
-    let asked = |transport| at::<F>(Device::PodA, (Host::PodA, 40_000), (Host::EmptyVip, 80), transport);
+    let asked = |transport| frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), transport);
     // Frames here have sequence 0x12345678 and acknowledge 0.
     for (transport, expected) in [(SYN, (0, 0x1234_5679, 20)), (ACK, (0, 0, 4))] {
         let run = kernel.run("pod_ingress", &asked(transport).build()?, Device::PodA.index()?, 0)?;
@@ -158,7 +153,7 @@ fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
         let ports = [reply.src.port(), reply.dst.port()].map(u16::to_be_bytes).concat();
         let header = reply.transport_offset();
         assert_eq!((run.packet.len(), &run.packet[header..header + 4]), (header + 20, &ports[..]));
-        let macs = [Frame::new(reply.src, reply.dst, transport).from, Device::PodA.mac()].concat();
+        let macs = [reply.from, reply.to].concat();
         assert_eq!(run.packet[..12], macs);
     }
     // A reset is not answered, and UDP is refused as ever.
@@ -169,7 +164,7 @@ fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
 
 fn packet_refusals_are_limited<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let asked = at::<F>(Device::PodA, (Host::PodA, 40_000), (Host::EmptyVip, 80), Transport::Udp).build()?;
+    let asked = frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), Transport::Udp).build()?;
     let index = Device::PodA.index()?;
     let mut sent = 0;
     const MOST: u64 = 100_000;
@@ -185,10 +180,22 @@ fn packet_refusals_are_limited<F: PacketFamily>() -> Result<()> {
     assert!(sent > 0);
     assert_eq!(kernel.counter(Counter::RejectSent)?, sent);
     assert_eq!(kernel.counter(Counter::RejectLimited)?, 1);
-    // Nor is anything sent for a packet to another host, which a promiscuous interface sees.
+    Ok(())
+}
+
+/// A promiscuous interface shows frames for others: they may be for the same VIP, on another node.
+fn packet_for_another_host_is_left_alone<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let stray = frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), Transport::Udp);
-    gives(&kernel, "pod_ingress", Device::PodA, &stray, SHOT, &[])
+    for port in [30_001, 30_002, 30_006] {
+        let overheard = frame::<F>((Host::Client, 50_000), (Host::Node, port), SYN);
+        let overheard = Frame { to: [2, 0, 0, 0, 9, 9], ..overheard };
+        gives(&kernel, "uplink_ingress", Device::Uplink, &overheard, NEXT, &overheard.build()?)?;
+    }
+    assert!(kernel.flows::<F>()?.is_empty());
+    // At a port of a bridge, what is for the bridge looks the same.
+    let asked = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), SYN);
+    let sent = asked.between(asked.src, Host::PodB.at::<F>(8080));
+    gives(&kernel, "pod_ingress", Device::PodA, &asked, NEXT, &sent.build()?)
 }
 
 fn packet_ping_is_answered<F: PacketFamily>() -> Result<()> {
@@ -333,7 +340,7 @@ fn packet_of_a_removed_endpoint_is_reset_on_demand<F: PacketFamily>() -> Result<
         v4.settings.reset_removed_tcp = is_reset;
         v6.settings.reset_removed_tcp = is_reset;
         let mut kernel = Kernel::load(Options::default(), &v4, &v6)?;
-        let asked = |transport| at::<F>(Device::PodA, (Host::PodA, 40_000), (Host::LocalVip, 80), transport);
+        let asked = |transport| frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
         let sent = |asked: &Frame| asked.between(asked.src, Host::PodB.at::<F>(8080)).build();
         gives(&kernel, "pod_ingress", Device::PodA, &asked(SYN), NEXT, &sent(&asked(SYN))?)?;
         kernel.bury(local_service::<F>())?;

@@ -136,6 +136,11 @@ fn compare<F: PacketFamily>(kernel: &Kernel, native: &MemoryTables<F>) -> Result
                 Verdict::Switch | Verdict::Return => true,
                 _ => false,
             };
+        if verdict == Verdict::Reject && !is_xdp {
+            // What is sent back has tests of its own. Too many at once are dropped.
+            assert!([7, 2].contains(&run.result), "{}: {}", what(), run.result);
+            continue;
+        }
         if matches!(verdict, Verdict::Pass | Verdict::Reject) || handed_over {
             assert_eq!((run.result, &run.packet), (pass, &input), "{}", what());
             continue;

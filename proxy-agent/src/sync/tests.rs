@@ -69,7 +69,11 @@ fn what_is_planned_is_told() {
     let (mut sync, name) = knowing(Protocol::Tcp);
     let tell = |sync: &mut Sync| {
         let plan = sync.plan(&name);
-        sync.planned.insert(name.clone(), plan);
+        assert!(sync.note_health_check(&name, plan.health_check), "it is news");
+        assert!(!sync.note_health_check(&name, plan.health_check), "it no longer is");
+        let before = sync.planned.remove(&name).unwrap_or_default();
+        sync.tally.remove(&before);
+        sync.note_plan(name.clone(), plan);
         (sync.health_checks()[&name].local_endpoints, sync.no_local_endpoints(IpFamily::V4))
     };
     assert_eq!(tell(&mut sync), (0, NoLocalEndpoints { internal: 1, external: 1 }));
@@ -77,6 +81,10 @@ fn what_is_planned_is_told() {
     sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, "node", None)));
     assert_eq!(tell(&mut sync), (1, NoLocalEndpoints::default()));
     assert_eq!(sync.health_checks()[&name].port, 31_000);
+    assert!(!sync.needs_packets());
+    sync.take(Change::ServiceGone(name.clone()));
+    assert!(sync.note_health_check(&name, sync.plan(&name).health_check));
+    assert!(sync.health_checks().is_empty());
 }
 
 #[test]

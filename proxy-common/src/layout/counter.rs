@@ -51,7 +51,7 @@ counters! {
     Unallocated = "unallocated",
     /// Refusals sent back as packets.
     RejectSent = "reject_sent",
-    /// Refusals not sent, because there were too many at once or the packet was for another host. It is dropped.
+    /// Refusals not sent because there were too many at once; the packet is dropped.
     RejectLimited = "reject_limited",
     /// Pings to cluster IPs that were answered.
     EchoReply = "echo_reply",

@@ -61,7 +61,11 @@ impl Device {
 
     /// Its MAC.
     pub fn mac(self) -> [u8; 6] {
-        [2, 0, 0, 0, 1, self as u8]
+        match self {
+            // Where frames go that are not told otherwise: uplinks take no others.
+            Self::Uplink => [2, 0, 0, 0, 0, 1],
+            _ => [2, 0, 0, 0, 1, self as u8],
+        }
     }
 
     /// Its index, in the namespace of the calling thread.

@@ -89,9 +89,8 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
                     (Some(node), Entry::NodePort(at)) if at != node => false,
                     _ => scenario.pod_datapath != "tc" || client.name.starts_with("node"),
                 };
-                // At a nodePort the node's own stack refuses; packets to a cluster IP are dropped, so far without a word.
-                // Nobody tells an unconnected UDP socket about packets.
-                let hears = at_once || (entry != Entry::ClusterIp && protocol != Protocol::Udp);
+                // Nobody tells an unconnected UDP socket what an ICMP message says of its datagrams.
+                let hears = at_once || protocol != Protocol::Udp;
                 let timeout = Duration::from_millis(if hears { 2900 } else { 50 });
                 let reply = client.call(target).protocol(protocol).timeout(timeout).once()?;
                 let expected = if hears { "ECONNREFUSED" } else { "ETIMEDOUT" };
