@@ -33,7 +33,8 @@ pub(super) const RULES: &[Rule] = &[
             ]
         },
     )
-    .deviates("A socket that is not allowed learns EPERM at once; packets are dropped."),
+    .deviates("A socket that is not allowed learns EPERM at once; packets are dropped. A socket whose namespace the agent has not looked \
+         at yet is not translated: whoever gets its packets knows their source."),
     Rule::new(
         "source-ranges-exclude-outside",
         Topic::SourceRanges,
