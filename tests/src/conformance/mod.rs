@@ -3,6 +3,7 @@
 //! Every rule with steps is run twice, for each family: on the pure decision core, and as real traffic in a cluster of
 //! namespaces. `docs/conformance.md` is written from the table.
 
+mod addresses;
 mod affinity;
 mod changes;
 mod dispatch;
@@ -16,6 +17,7 @@ mod rule;
 mod services;
 mod site;
 mod slices;
+mod step;
 mod surface;
 mod topology;
 mod traffic;
@@ -25,11 +27,12 @@ use serde_json::json;
 
 pub use document::document;
 pub use e2e::{E2E, E2eTest, Proven};
-pub use rule::{Expect, Object, Probe, Proof, Protocol, Rule, Source, Step, Topic};
+pub use rule::{Proof, Rule, Topic};
 pub use site::{
     EndpointText, NODES, PLACES, PORT, SERVICE_CIDRS, Site, TARGET, TARGETS, ZONES, address, dying, entry,
     node_of, port, ready, routes, terminating, unready,
 };
+pub use step::{Expect, Object, Probe, Protocol, Source, Step};
 pub use traffic::run;
 
 /// All rules, by topic.
@@ -37,6 +40,7 @@ pub fn rules() -> Vec<Rule> {
     let parts = [
         watch::RULES,
         services::RULES,
+        addresses::RULES,
         slices::RULES,
         endpoints::RULES,
         topology::RULES,

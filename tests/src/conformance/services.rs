@@ -64,7 +64,11 @@ pub(super) const RULES: &[Rule] = &[
             let objects = [site.node_port_service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])];
             let expect = site.answers(&["pod-1b", "pod-2a"]);
             vec![(0..NODES).fold(Step::new(objects), |step, node| {
-                step.probe_from(&["client", "pod-1a", "pod-3a", "node-1", "node-3"], site.at_node(node), &expect)
+                step.probe_from(
+                    &["client", "pod-1a", "pod-3a", "node-1", "node-3"],
+                    site.at_node(node),
+                    &expect,
+                )
             })]
         },
     ),
@@ -124,7 +128,8 @@ pub(super) const RULES: &[Rule] = &[
         |site| {
             let ports = json!([port("a", "TCP", 81), port("b", "TCP", 82), port("b", "UDP", 82)]);
             let service = site.service().with(json!({"spec": {"ports": ports}}));
-            let slice = |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
+            let slice =
+                |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
             let slices = [
                 slice("web-1", "pod-1b", json!([port("a", "TCP", 8080), port("b", "TCP", 8081)])),
                 slice("web-2", "pod-2a", json!([port("b", "UDP", 8082), port("c", "TCP", 8080)])),
@@ -148,10 +153,11 @@ pub(super) const RULES: &[Rule] = &[
             let ports = [port("tcp", "TCP", PORT), port("udp", "UDP", PORT)];
             let ports = ports.map(|port| super::Object(port).with(further.clone()).0);
             let service = site.service().with(json!({"spec": {"ports": ports}}));
-            vec![
-                Step::new([service, site.slice(&[ready("pod-2a")])])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["pod-2a:8080"])),
-            ]
+            vec![Step::new([service, site.slice(&[ready("pod-2a")])]).probe_from(
+                &["pod-1a", "node-1"],
+                site.vip(),
+                &site.answers(&["pod-2a:8080"]),
+            )]
         },
     ),
     Rule::new(
@@ -175,7 +181,8 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Service,
         "TCP and UDP may share a port number and a nodePort number, in one Service, each with its own endpoints.",
         |site| {
-            let slice = |name, pod, port| site.slice_named(name, &[ready(pod)]).with(json!({"ports": [port]}));
+            let slice =
+                |name, pod, port| site.slice_named(name, &[ready(pod)]).with(json!({"ports": [port]}));
             let slices = [
                 slice("web-1", "pod-1b", port("tcp", "TCP", TARGET)),
                 slice("web-2", "pod-2a", port("udp", "UDP", TARGET)),
@@ -183,8 +190,12 @@ pub(super) const RULES: &[Rule] = &[
             let step = Step::new([site.node_port_service()].into_iter().chain(slices));
             let probes = [("pod-1a", site.vip()), ("client", site.at_node(0)), ("node-2", site.at_node(1))];
             vec![probes.into_iter().fold(step, |step, (from, to)| {
-                step.probe_by(&[Protocol::Tcp], from, to, site.answers(&["pod-1b"]))
-                    .probe_by(&[Protocol::Udp], from, to, site.answers(&["pod-2a"]))
+                step.probe_by(&[Protocol::Tcp], from, to, site.answers(&["pod-1b"])).probe_by(
+                    &[Protocol::Udp],
+                    from,
+                    to,
+                    site.answers(&["pod-2a"]),
+                )
             })]
         },
     ),
@@ -201,9 +212,11 @@ pub(super) const RULES: &[Rule] = &[
             let slice = || site.slice(&[ready("pod-2a")]);
             let served = site.answers(&["pod-2a"]);
             vec![
-                Step::new([none, slice()])
-                    .probe("client", site.load_balancer(0), served.clone())
-                    .probe("client", site.at_node(0), Expect::Unserved),
+                Step::new([none, slice()]).probe("client", site.load_balancer(0), served.clone()).probe(
+                    "client",
+                    site.at_node(0),
+                    Expect::Unserved,
+                ),
                 Step::new([site.exposed(), slice()])
                     .probe("client", site.load_balancer(0), served.clone())
                     .probe("client", site.at_node(0), served),
@@ -252,64 +265,29 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
     Rule::new(
-        "external-ips",
-        Topic::Service,
-        "externalIPs of the family are frontends with the Service's port, whether or not a node has the address; pods and nodes \
-         are served on their own node.",
-        |site| {
-            let other = super::Site { ipv4: !site.ipv4, ..*site };
-            let ips = [site.external_ip(0, 0), site.external_ip(2, 0), other.external_ip(0, 3)];
-            let service = site.service().with(json!({"spec": {"externalIPs": ips}}));
-            let expect = site.answers(&["pod-1b", "pod-2a"]);
-            vec![
-                Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-2a")])])
-                    .probe_from(&["client", "pod-1a", "pod-3a", "node-3"], site.external(0), &expect)
-                    .probe_from(&["client", "pod-1a", "pod-3a", "node-3"], site.external(2), &expect)
-                    .probe_from(&["client", "pod-1a"], (other.external_ip(0, 3), PORT).into(), &Expect::Unserved),
-            ]
-        },
-    ),
-    Rule::new(
-        "load-balancer-ips",
-        Topic::Service,
-        "Of status.loadBalancer.ingress, IPs whose ipMode is VIP or missing are frontends; those with ipMode Proxy, entries that \
-         are host names and spec.loadBalancerIP are not. What an entry says of ports is not read.",
-        |site| {
-            let ingress = json!([
-                {"ip": site.load_balancer_ip(0, 0), "ports": [{"port": 1234, "protocol": "TCP"}]},
-                {"ip": site.load_balancer_ip(0, 1), "ipMode": "VIP"},
-                {"ip": site.load_balancer_ip(0, 2), "ipMode": "Proxy"},
-                {"hostname": "lb.example.com"},
-            ]);
-            let service = site.service().with(json!({
-                "spec": {"type": "LoadBalancer", "loadBalancerIP": site.load_balancer_ip(0, 3)},
-                "status": {"loadBalancer": {"ingress": ingress}},
-            }));
-            let to = |n| (site.load_balancer_ip(0, n), PORT).into();
-            let from = ["client", "pod-1a", "pod-3a", "node-1"];
-            vec![
-                Step::new([service, site.slice(&[ready("pod-2a")])])
-                    .probe_from(&from, to(0), &site.answers(&["pod-2a"]))
-                    .probe_from(&from, to(1), &site.answers(&["pod-2a"]))
-                    .probe_from(&from, to(2), &Expect::Unserved)
-                    .probe_from(&from, to(3), &Expect::Unserved),
-            ]
-        },
-    ),
-    Rule::new(
         "not-ready-addresses",
         Topic::Service,
         "publishNotReadyAddresses is not read: the ready condition in the slice decides, which its controller sets.",
         |site| {
             let service = || site.service().with(json!({"spec": {"publishNotReadyAddresses": true}}));
-            let published = ready("pod-1b").with(json!({"conditions": {"serving": false, "terminating": true}}));
+            let published =
+                ready("pod-1b").with(json!({"conditions": {"serving": false, "terminating": true}}));
             vec![
-                Step::new([service(), site.slice(&[super::unready("pod-1b")])])
-                    .probe("pod-1a", site.vip(), Expect::Refused),
-                Step::new([service(), site.slice(&[published])])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"])),
-                Step::new([site.service(), site.slice(&[super::dying("pod-1b")])])
-                    .probe("pod-1a", site.vip(), Expect::Refused),
+                Step::new([service(), site.slice(&[super::unready("pod-1b")])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    Expect::Refused,
+                ),
+                Step::new([service(), site.slice(&[published])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    site.answers(&["pod-1b"]),
+                ),
+                Step::new([site.service(), site.slice(&[super::dying("pod-1b")])]).probe(
+                    "pod-1a",
+                    site.vip(),
+                    Expect::Refused,
+                ),
             ]
         },
     ),
@@ -322,60 +300,11 @@ pub(super) const RULES: &[Rule] = &[
                 "metadata": {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}},
                 "spec": {"trafficDistribution": "PreferSameNode"},
             }));
-            vec![
-                Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-3a")])])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b", "pod-3a"])),
-            ]
-        },
-    ),
-    Rule::new(
-        "leading-zeros",
-        Topic::Service,
-        "Leading zeros in IPv4 addresses and prefixes are dropped and the rest read as decimal, as Kubernetes always did.",
-        leading_zeros,
-    )
-    .ipv4_only(),
-    Rule::new(
-        "bad-addresses",
-        Topic::Service,
-        "A wrong address or range is dropped alone, with a log line; the rest of the Service works.",
-        |site| {
-            let service = site.exposed().with(json!({
-                "spec": {
-                    "externalIPs": ["999.1.1.1", "no address", site.external_ip(0, 0)],
-                    "loadBalancerSourceRanges": ["10.0.0.0/99", format!("{}/{}", super::address("client", site.ipv4), if site.ipv4 { 32 } else { 128 })],
-                },
-                "status": {"loadBalancer": {"ingress": [{"ip": "::g"}, {"ip": site.load_balancer_ip(0, 0)}]}},
-            }));
-            vec![
-                Step::new([service, site.slice(&[ready("pod-1b")])])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
-                    .probe_from(&["client", "pod-1a"], site.external(0), &site.answers(&["pod-1b"]))
-                    .probe("client", site.load_balancer(0), site.answers(&["pod-1b"]))
-                    .probe("node-1", site.load_balancer(0), Expect::Denied),
-            ]
+            vec![Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-3a")])]).probe(
+                "pod-1a",
+                site.vip(),
+                site.answers(&["pod-1b", "pod-3a"]),
+            )]
         },
     ),
 ];
-
-fn leading_zeros(site: &super::Site) -> Vec<Step> {
-    let padded = |text: String| {
-        let octets = text.split('.').map(|octet| format!("{octet:0>3}"));
-        octets.collect::<Vec<_>>().join(".")
-    };
-    let ip = padded(site.ip(0).to_string());
-    let range = format!("{}/032", padded(super::address("client", true).to_string()));
-    let service = site.exposed().with(json!({"spec": {
-        "clusterIP": ip,
-        "clusterIPs": [ip],
-        "externalIPs": [padded(site.external_ip(0, 0).to_string())],
-        "loadBalancerSourceRanges": [range],
-    }}));
-    vec![
-        Step::new([service, site.slice(&[ready("pod-1b")])])
-            .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
-            .probe("client", site.external(0), site.answers(&["pod-1b"]))
-            .probe("client", site.load_balancer(0), site.answers(&["pod-1b"]))
-            .probe("node-1", site.load_balancer(0), Expect::Denied),
-    ]
-}
