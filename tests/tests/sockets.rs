@@ -327,6 +327,9 @@ impl Notes {
             external_cluster_ips: false,
             sockets_of_node_only: false,
             max_flows: 1024,
+            reset_removed_tcp: true,
+            reject_with_reset: false,
+            localhost_nodeports: true,
             kernel_log: None,
         };
         Datapath::open(&config, &pins, XdpMode::Off).unwrap();
