@@ -20,13 +20,13 @@ pub mod noted;
 
 use std::{
     collections::{HashSet, VecDeque},
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
+use proxy_common::layout::id::Id;
 use tokio::{
     sync::Notify,
     task::{JoinHandle, spawn_blocking},
@@ -74,7 +74,7 @@ impl Reaper {
     /// comes while others are being worked on is taken together, and a backend that is waiting already takes no more room.
     ///
     /// Name a TCP backend only where its connections are to be reset.
-    pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
+    pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, Id)>) {
         let dead =
             backends.into_iter().filter_map(|(protocol, backend)| Some((transport(protocol)?, backend)));
         self.queue.add(|pending| pending.dead.extend(dead));
@@ -115,7 +115,7 @@ impl Drop for Reaper {
 /// What waits to be done.
 #[derive(Debug, Default)]
 struct Pending {
-    dead: HashSet<(Transport, SocketAddr)>,
+    dead: HashSet<(Transport, Id)>,
     suspects: HashSet<Suspect>,
 }
 
@@ -218,7 +218,7 @@ impl Worker {
 /// One walk. Returns also what was looked for the first time and not found.
 fn round(
     pins: &Pins,
-    dead: &HashSet<(Transport, SocketAddr)>,
+    dead: &HashSet<(Transport, Id)>,
     mut first: HashSet<Suspect>,
     second: HashSet<Suspect>,
 ) -> Result<(Outcome, HashSet<Suspect>)> {
@@ -234,11 +234,11 @@ fn round(
 }
 
 /// Which of the noted sockets may be connected to a dead backend.
-fn suspects(noted: &[Noted], dead: &HashSet<(Transport, SocketAddr)>) -> impl Iterator<Item = Suspect> {
+fn suspects(noted: &[Noted], dead: &HashSet<(Transport, Id)>) -> impl Iterator<Item = Suspect> {
     noted.iter().flat_map(|noted| {
         [Transport::Tcp, Transport::Udp]
             .into_iter()
-            .filter(|transport| dead.contains(&(*transport, noted.backend)))
+            .filter(|transport| dead.contains(&(*transport, noted.backend_id)))
             .map(|transport| suspect(noted, transport))
     })
 }

@@ -114,6 +114,7 @@ struct Agent {
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
     sockets: Sockets,
+    knows_namespaces: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
@@ -183,6 +184,7 @@ impl Agent {
             eligible_unknown: settings.manifests.is_some(),
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(Reaper::start(pins, counts), settings.reset_removed_tcp),
+            knows_namespaces: false,
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
             metrics,
@@ -318,6 +320,7 @@ impl Agent {
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
         self.sockets.end(self.datapath.services.take_dead());
+        self.know_namespaces().await;
         let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
         let cidrs = self.datapath.set_service_cidrs(&cidrs.collect::<Vec<_>>());
         let usage = self.datapath.services.usage();
@@ -362,6 +365,20 @@ impl Agent {
         }
     }
 
+    /// The first time that source ranges ask for it, finds out which address each network namespace has: sockets that are
+    /// not known are left to the packet path, where a node has none.
+    async fn know_namespaces(&mut self) {
+        if self.knows_namespaces || !self.sync.has_source_ranges() {
+            return;
+        }
+        self.knows_namespaces = true;
+        let primary = self.primary_addresses();
+        match self.sockets.first_look(primary).await {
+            Ok(addresses) => self.learn_of_sockets(Found::Namespaces(addresses)),
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+
     /// Looks which address each network namespace has, if that decides anything.
     fn look_for_namespaces(&mut self) {
         if self.sync.has_source_ranges() {
@@ -383,8 +400,7 @@ impl Agent {
         let result = match found {
             Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
             Found::Noted(noted) => {
-                self.sockets
-                    .sweep(&noted, |protocol, backend| self.datapath.services.is_served(protocol, backend));
+                self.sockets.sweep(&noted, |backend| self.datapath.services.is_served(backend));
                 Ok(())
             }
         };

@@ -69,6 +69,16 @@ pub(crate) enum Note {
 #[cfg(not(feature = "kernel-log"))]
 impl Note {
     #[inline(always)]
+    pub(crate) fn of(_: u8) -> Self {
+        Self::Nothing
+    }
+
+    #[inline(always)]
+    pub(crate) fn bits(&self) -> u8 {
+        0
+    }
+
+    #[inline(always)]
     pub(crate) fn dropped<F: FamilyMaps>(_: &Tuple<F>) -> Self {
         Self::Nothing
     }
@@ -84,6 +94,26 @@ impl Note {
 
 #[cfg(feature = "kernel-log")]
 impl Note {
+    /// The note that these [`Self::bits`] are.
+    #[inline(always)]
+    pub(crate) fn of(bits: u8) -> Self {
+        match bits {
+            1 => Self::Dropped,
+            2 => Self::Translated,
+            _ => Self::Nothing,
+        }
+    }
+
+    /// As a number.
+    #[inline(always)]
+    pub(crate) fn bits(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Dropped => 1,
+            Self::Translated => 2,
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn dropped<F: FamilyMaps>(from: &Tuple<F>) -> Self {
         let Some(pair) = F::pair() else { return Self::Nothing };

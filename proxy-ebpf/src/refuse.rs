@@ -27,30 +27,18 @@ use crate::{
     tables::{KernelFamily, count},
 };
 
-/// What is to be answered, and where the packet's transport header is.
-#[derive(Clone, Copy)]
-pub(crate) struct Asked {
-    pub(crate) answer: Answer,
-    pub(crate) transport: u32,
-}
-
-impl Asked {
-    /// Nothing.
-    pub(crate) const NOTHING: Self = Self { answer: Answer::None, transport: 0 };
-}
-
 /// Which answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Answer {
     /// None.
-    None,
+    None = 0,
     /// Port unreachable.
-    Unreachable,
+    Unreachable = 1,
     /// A TCP reset.
-    Reset,
+    Reset = 2,
     /// An echo reply.
-    Echo,
+    Echo = 3,
 }
 
 impl Answer {

@@ -23,7 +23,7 @@ use proxy_common::{
 
 use crate::{
     log::Note,
-    refuse::{Answer, Answers, Asked, answer},
+    refuse::{Answer, Answers, answer},
     rewrite::{self, Header},
     settings::HAS_CSUM_IPV6,
     tables::{Kernel, KernelFamily, count},
@@ -93,36 +93,78 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
 }
 
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
-    let mut note = Note::Nothing;
-    let mut asked = Asked::NOTHING;
-    let result = work::<F, H, LINK>(ctx, &mut note, &mut asked);
-    if asked.answer != Answer::None {
-        return answer::<F, LINK>(ctx.skb.skb, asked.answer, asked.transport, H::IS_LEAVING);
+    let done = work::<F, H, LINK>(ctx);
+    let asked = done.answer();
+    if asked != Answer::None {
+        return answer::<F, LINK>(ctx.skb.skb, asked, done.transport(), H::IS_LEAVING);
     }
-    note.log::<F>(ctx);
-    result
+    Note::of(done.note()).log::<F>(ctx);
+    done.result()
+}
+
+/// What became of a packet, in one word: what is returned in a register needs no stack.
+///
+/// From the lowest bit on: 32 bits for the kernel, 8 for a [`Note`], 8 for an [`Answer`], 16 for the offset of the packet's
+/// transport header.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Done(u64);
+
+impl Done {
+    #[inline(always)]
+    fn with(result: i32, note: Note) -> Self {
+        Self(result as u32 as u64 | (note.bits() as u64) << 32)
+    }
+
+    /// To be answered.
+    #[inline(always)]
+    fn asked(answer: Answer, transport: usize) -> Self {
+        Self(TC_ACT_SHOT as u64 | (answer as u64) << 40 | (transport as u64) << 48)
+    }
+
+    #[inline(always)]
+    fn result(self) -> i32 {
+        self.0 as u32 as i32
+    }
+
+    #[inline(always)]
+    fn note(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    #[inline(always)]
+    fn answer(self) -> Answer {
+        match (self.0 >> 40) as u8 {
+            1 => Answer::Unreachable,
+            2 => Answer::Reset,
+            3 => Answer::Echo,
+            _ => Answer::None,
+        }
+    }
+
+    #[inline(always)]
+    fn transport(self) -> u32 {
+        (self.0 >> 48) as u32
+    }
 }
 
 // A record needs room on the stack, of which a chain of calls has 512 bytes: made when this frame is gone.
 #[cfg_attr(feature = "kernel-log", inline(never))]
 #[cfg_attr(not(feature = "kernel-log"), inline(always))]
-fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
-    ctx: &TcContext,
-    note: &mut Note,
-    asked: &mut Asked,
-) -> i32 {
+fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Done {
+    let next = Done::with(NEXT, Note::Nothing);
     const PACKET_OTHERHOST: u32 = 3;
     // SAFETY: the context is readable.
     if H::MAY_OVERHEAR && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
-        return NEXT;
+        return next;
     }
     let packet = match parse::<F, LINK>(ctx) {
         Ok(packet) => packet,
         Err(Unparsed::Fragment) => {
             count(Counter::Fragment);
-            return NEXT;
+            return next;
         }
-        Err(Unparsed::NotOurs | Unparsed::Short) => return NEXT,
+        Err(Unparsed::NotOurs | Unparsed::Short) => return next,
     };
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -130,18 +172,15 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     let mut translation = Translation::default();
     let verdict = H::decide(&kernel, &packet, ifindex, &mut translation);
     match verdict {
-        Verdict::Pass => NEXT,
+        Verdict::Pass => next,
         Verdict::Reject | Verdict::Reset | Verdict::Echo => {
-            asked.answer = Answer::of(verdict, &packet);
-            asked.transport = packet.transport as u32;
-            TC_ACT_SHOT
+            Done::asked(Answer::of(verdict, &packet), packet.transport)
         }
-        Verdict::Drop => {
-            *note = Note::dropped::<F>(&packet.tuple);
-            TC_ACT_SHOT
-        }
+        Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
         Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return => {
-            apply::<F, LINK>(ctx, &packet, verdict, &translation, ifindex, note)
+            let mut note = Note::Nothing;
+            let result = apply::<F, LINK>(ctx, &packet, verdict, &translation, ifindex, &mut note);
+            Done::with(result, note)
         }
     }
 }

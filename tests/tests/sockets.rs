@@ -315,6 +315,10 @@ fn addresses_are_known_by_namespace() {
 }
 
 /// Maps as the agent and its programs have them; nothing is attached.
+/// Backends.
+const DEAD: Id = Id::new(1, 1);
+const ALIVE: Id = Id::new(2, 1);
+
 struct Notes(Pins);
 
 impl Notes {
@@ -337,7 +341,7 @@ impl Notes {
     }
 
     /// What the programs write when a socket connects to a VIP.
-    fn note(&self, socket: &UdpSocket, backend: SocketAddr) {
+    fn note(&self, socket: &UdpSocket, backend: SocketAddr, id: Id) {
         let addr = |ip| V4::from_ip(ip).unwrap();
         let key = SocketKey::<V4>::new(
             cookie(socket),
@@ -349,7 +353,7 @@ impl Notes {
             addr: addr("10.96.0.10".parse().unwrap()),
             port: 53u16.to_be(),
             zero: 0,
-            backend: Id::new(1, 1),
+            backend: id,
             service: Id::new(1, 1),
         };
         V4::sockets(&self.0).unwrap().insert(key, vip, 0).unwrap();
@@ -386,14 +390,14 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
     late.set_read_timeout(Some(PATIENCE))?;
     let backend = server.local_addr()?;
     direct.connect(backend)?;
-    notes.note(&ours, backend);
-    notes.note(&others, others.peer_addr()?);
+    notes.note(&ours, backend, DEAD);
+    notes.note(&others, others.peer_addr()?, ALIVE);
     // Its thread was stopped between program and kernel.
-    notes.note(&late, backend);
+    notes.note(&late, backend, DEAD);
 
     let counts = Counts::default();
     let reaper = Reaper::start(notes.0.clone(), counts.clone());
-    reaper.dead([(Protocol::Udp, backend)]);
+    reaper.dead([(Protocol::Udp, DEAD)]);
     assert!(is_aborted(received(ours).await));
     ended(&counts, 1).await?;
     late.connect(backend)?;
@@ -411,8 +415,8 @@ async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
     let room = Room::new("sweep");
     let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
     let served = alive.peer_addr()?;
-    notes.note(&dead, dead.peer_addr()?);
-    notes.note(&alive, served);
+    notes.note(&dead, dead.peer_addr()?, DEAD);
+    notes.note(&alive, served, ALIVE);
     let reaper = Reaper::start(notes.0.clone(), Counts::default());
     let noted = reaper.noted().await?;
     assert_eq!(noted.len(), 2);

@@ -17,7 +17,7 @@ mod shared;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    net::SocketAddr,
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -130,8 +130,7 @@ impl Services {
             backend_ids,
             node_addresses: BTreeSet::new(),
             quarantine: Vec::new(),
-            owners: HashMap::new(),
-            buried: BTreeSet::new(),
+            buried: Vec::new(),
         };
         let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
         services.adopt();
@@ -214,7 +213,7 @@ impl Services {
         }
         shared.sets.publish(Set::affinity_index(state.id), 0);
         for (endpoint, member) in &state.backends {
-            shared.bury((name.protocol, *endpoint), member.id);
+            shared.bury(name, *endpoint, member.id);
         }
         for slice in state.slices() {
             shared.quarantine.push(Freed::Slots(name.family, (slice.base, slice.len)));
@@ -242,16 +241,20 @@ impl Services {
         }
     }
 
-    /// Endpoints that stopped serving some service port since the last call, and now serve none with this protocol:
-    /// sockets that are connected to them should be ended.
-    pub fn take_dead(&mut self) -> Vec<(Protocol, SocketAddr)> {
-        let buried = std::mem::take(&mut self.shared.buried);
-        buried.into_iter().filter(|endpoint| !self.shared.owners.contains_key(endpoint)).collect()
+    /// Backends that stopped serving since the last call: sockets that are connected to them should be ended. Not those
+    /// that came back meanwhile, as with a Service that was made anew: there they are as good as before.
+    pub fn take_dead(&mut self) -> Vec<(Protocol, Id)> {
+        let mut buried = std::mem::take(&mut self.shared.buried);
+        buried.retain(|(name, endpoint, _)| {
+            self.ports.get(name).is_none_or(|state| !state.backends.contains_key(endpoint))
+        });
+        buried.into_iter().map(|(name, _, id)| (name.protocol, id)).collect()
     }
 
-    /// Does this endpoint serve any service port with this protocol?
-    pub fn is_served(&self, protocol: Protocol, endpoint: SocketAddr) -> bool {
-        self.shared.owners.contains_key(&(protocol, endpoint))
+    /// Does the backend with this id serve?
+    pub fn is_served(&self, backend: Id) -> bool {
+        let element = self.shared.alive.word(Alive::position(backend).0);
+        element.is_some_and(|word| Alive(word.load(Ordering::Acquire)).holds(backend))
     }
 
     /// Gives up what an earlier agent left in the filter for addresses and services that are no more: like the bits of

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use proxy_common::layout::id::Id;
 
@@ -8,12 +8,16 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn noted(cookie: u64, backend: &str) -> Noted {
+const A: Id = Id::new(1, 1);
+const B: Id = Id::new(2, 1);
+const C: Id = Id::new(3, 1);
+
+fn noted(cookie: u64, backend: &str, backend_id: Id) -> Noted {
     Noted {
         cookie,
         vip: address("10.96.0.10:53"),
         backend: address(backend),
-        backend_id: Id::new(1, 1),
+        backend_id,
         service: Id::new(1, 1),
     }
 }
@@ -25,12 +29,9 @@ fn reaper() -> Reaper {
 
 #[test]
 fn sockets_of_the_dead_backend_are_suspects_and_no_others() {
-    let all = [noted(1, "10.244.0.3:53"), noted(2, "10.244.0.3:54"), noted(3, "[fd00::3]:53")];
-    let dead = [
-        (Transport::Udp, address("10.244.0.3:53")),
-        (Transport::Tcp, address("10.244.0.3:53")),
-        (Transport::Udp, address("[fd00::3]:53")),
-    ];
+    // The second is of another service, which still has the endpoint.
+    let all = [noted(1, "10.244.0.3:53", A), noted(2, "10.244.0.3:53", B), noted(3, "[fd00::3]:53", C)];
+    let dead = [(Transport::Udp, A), (Transport::Tcp, A), (Transport::Udp, C)];
     let mut found: Vec<_> =
         suspects(&all, &dead.into()).map(|suspect| (suspect.cookie, suspect.transport)).collect();
     found.sort();
@@ -41,11 +42,7 @@ fn sockets_of_the_dead_backend_are_suspects_and_no_others() {
 async fn what_waits_already_takes_no_more_room() {
     let reaper = reaper();
     for _ in 0..1000 {
-        reaper.dead([
-            (Protocol::Udp, address("10.244.0.3:53")),
-            (Protocol::Tcp, address("10.244.0.3:53")),
-            (Protocol::Sctp, address("10.244.0.3:53")),
-        ]);
+        reaper.dead([Protocol::Udp, Protocol::Tcp, Protocol::Sctp].map(|protocol| (protocol, A)));
     }
     let pending = reaper.queue.take();
     assert_eq!(pending.dead.len(), 2, "no socket of SCTP is ever translated");
@@ -55,7 +52,7 @@ async fn what_waits_already_takes_no_more_room() {
 #[tokio::test]
 async fn a_sweep_asks_for_each_protocol_and_socket() {
     let reaper = reaper();
-    let all = [noted(1, "10.244.0.3:53"), noted(2, "10.244.0.4:53")];
+    let all = [noted(1, "10.244.0.3:53", A), noted(2, "10.244.0.4:53", B)];
     reaper.sweep(&all, &[Protocol::Udp, Protocol::Tcp], |protocol, noted| {
         protocol == Protocol::Tcp || noted.cookie == 2
     });
@@ -68,7 +65,7 @@ async fn notes_that_cannot_be_read_are_counted_and_work_goes_on() {
     let counts = Counts::default();
     let reaper = Reaper::start(Pins::new(Path::new("/nowhere")), counts.clone());
     for failed in 1..=2 {
-        reaper.dead([(Protocol::Udp, address("10.244.0.3:53"))]);
+        reaper.dead([(Protocol::Udp, A)]);
         let counted = async {
             while counts.failed.get() < failed {
                 tokio::task::yield_now().await;

@@ -1,13 +1,10 @@
 //! What the running agent does about sockets: ends those whose endpoint is gone, and learns which addresses they send
 //! from.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use proxy_common::layout::id::Id;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
@@ -18,7 +15,7 @@ use crate::{
 };
 
 /// Addresses of network namespaces by their cookies.
-type Namespaces = HashMap<u64, Vec<IpAddr>>;
+pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
 
 /// What was found out in the background.
 pub(super) enum Found {
@@ -45,7 +42,7 @@ impl Sockets {
     }
 
     /// Ends what is connected to these: they serve no more. TCP only where that was asked for.
-    pub(super) fn end(&self, dead: Vec<(Protocol, SocketAddr)>) {
+    pub(super) fn end(&self, dead: Vec<(Protocol, Id)>) {
         let protocols = self.protocols();
         self.reaper.dead(dead.into_iter().filter(|(protocol, _)| protocols.contains(protocol)));
     }
@@ -57,8 +54,8 @@ impl Sockets {
     }
 
     /// Ends those of these sockets whose endpoint serves no more.
-    pub(super) fn sweep(&self, noted: &[Noted], is_served: impl Fn(Protocol, SocketAddr) -> bool) {
-        self.reaper.sweep(noted, self.protocols(), |protocol, noted| is_served(protocol, noted.backend));
+    pub(super) fn sweep(&self, noted: &[Noted], is_served: impl Fn(Id) -> bool) {
+        self.reaper.sweep(noted, self.protocols(), |_, noted| is_served(noted.backend_id));
     }
 
     /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
@@ -68,6 +65,12 @@ impl Sockets {
                 netns::addresses(&primary).context("cannot tell which addresses sockets send from")
             }));
         }
+    }
+
+    /// The same, and waits: for when nothing is known yet.
+    pub(super) async fn first_look(&mut self, primary: Vec<IpAddr>) -> Result<Namespaces> {
+        self.look_for_namespaces(primary);
+        finished(&mut self.looking).await
     }
 
     /// Resolves when something was found out.

@@ -69,15 +69,14 @@ impl<F: MapFamily> FamilyMaps<F> {
         if state.affinity == affinity && is_published(state, plan) {
             return Ok(());
         }
-        let protocol = plan.name.protocol;
         let members = members(plan);
         let born: Vec<SocketAddr> =
             members.keys().filter(|endpoint| !state.backends.contains_key(endpoint)).copied().collect();
         for endpoint in &born {
-            match shared.birth((protocol, *endpoint), members[endpoint]) {
+            match shared.birth(members[endpoint]) {
                 Some(member) => state.backends.insert(*endpoint, member),
                 None => {
-                    shared.unborn(protocol, state, &born);
+                    shared.unborn(&plan.name, state, &born);
                     bail!("no room for another backend");
                 }
             };
@@ -85,7 +84,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         // All slices are made before any is published: when there is no room, everything stays as it was.
         let before = state.slices();
         let Some(sets) = self.make_sets(state, plan) else {
-            shared.unborn(protocol, state, &born);
+            shared.unborn(&plan.name, state, &born);
             bail!("no room for {} endpoints in a row", members.len());
         };
         // Who is chosen from a set is known as its member before, and until after.
@@ -111,7 +110,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                 true
             }
             None => {
-                shared.bury((protocol, *endpoint), member.id);
+                shared.bury(&plan.name, *endpoint, member.id);
                 false
             }
         });

@@ -143,15 +143,12 @@ fn clients<F: MapFamily>(bits: u32, source: &Source<F>) -> Option<IpNet> {
 }
 
 impl Services {
-    /// Notes claims, filter bits and endpoints of what was taken over.
+    /// Notes claims and filter bits of what was taken over.
     pub(super) fn adopt(&mut self) {
         for (name, state) in &self.ports {
             for (claim, flags) in &state.frontends {
                 self.claims.entry(*claim).or_default().push_back(name.clone());
                 self.shared.add_bits(claim, *flags);
-            }
-            for endpoint in state.backends.keys() {
-                *self.shared.owners.entry((name.protocol, *endpoint)).or_insert(0) += 1;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The maps that both families share, and what is to be freed.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::atomic::Ordering,
 };
@@ -21,14 +21,8 @@ use crate::{
         address::protocol_number, array::MmapArray, filter::VipFilter, ids::Ids, maps::MapFamily,
         table::Table,
     },
-    model::{
-        objects::Protocol,
-        plan::{IpFamily, PortName},
-    },
+    model::plan::{IpFamily, PortName},
 };
-
-/// An endpoint, whosever it is.
-pub(super) type Endpoint = (Protocol, SocketAddr);
 
 /// What both families share.
 pub(super) struct Shared {
@@ -41,10 +35,8 @@ pub(super) struct Shared {
     /// Where nodePorts are served, for the filter.
     pub(super) node_addresses: BTreeSet<IpAddr>,
     pub(super) quarantine: Vec<Freed>,
-    /// Of how many service ports an endpoint is a backend.
-    pub(super) owners: HashMap<Endpoint, u32>,
-    /// Endpoints that some service port buried since they were last asked for.
-    pub(super) buried: BTreeSet<Endpoint>,
+    /// Backends that were buried since they were last asked for, and whose they were.
+    pub(super) buried: Vec<(PortName, SocketAddr, Id)>,
 }
 
 impl Shared {
@@ -80,18 +72,17 @@ impl Shared {
     }
 
     /// A new backend of a service port, alive from now on, though in no published set yet.
-    pub(super) fn birth(&mut self, endpoint: Endpoint, roles: u8) -> Option<Member> {
+    pub(super) fn birth(&mut self, roles: u8) -> Option<Member> {
         let id = self.backend_ids.take()?;
         self.alive.half(id.index())?.store(Alive::entry(id, roles), Ordering::Release);
-        *self.owners.entry(endpoint).or_insert(0) += 1;
         Some(Member { id, roles })
     }
 
     /// Takes back what was born for nothing.
-    pub(super) fn unborn(&mut self, protocol: Protocol, state: &mut PortState, born: &[SocketAddr]) {
+    pub(super) fn unborn(&mut self, name: &PortName, state: &mut PortState, born: &[SocketAddr]) {
         for endpoint in born {
             if let Some(member) = state.backends.remove(endpoint) {
-                self.bury((protocol, *endpoint), member.id);
+                self.bury(name, *endpoint, member.id);
             }
         }
     }
@@ -107,18 +98,12 @@ impl Shared {
     }
 
     /// The backend no longer serves: UDP flows move off it with this store.
-    pub(super) fn bury(&mut self, endpoint: Endpoint, id: Id) {
+    pub(super) fn bury(&mut self, name: &PortName, endpoint: SocketAddr, id: Id) {
         if let Some(half) = self.alive.half(id.index()) {
             half.store(0, Ordering::Release);
         }
         self.quarantine.push(Freed::Backend(id));
-        if let Some(owners) = self.owners.get_mut(&endpoint) {
-            *owners -= 1;
-            if *owners == 0 {
-                self.owners.remove(&endpoint);
-            }
-        }
-        self.buried.insert(endpoint);
+        self.buried.push((name.clone(), endpoint, id));
     }
 }
 

@@ -79,6 +79,11 @@ fn what_changed_meanwhile_is_seen() {
     let mut web = plans().remove(0);
     node.apply(&web);
     let mut node = node.restart();
+    let ids = |addresses: &str| -> Vec<Id> {
+        let backends = &node.services.ports[&web.name].backends;
+        endpoints(addresses).iter().map(|endpoint| backends[endpoint].id).collect()
+    };
+    let left = ids("34");
     web.affinity = None;
     web.sources = nets(&["10.0.0.0/8"]);
     web.internal = endpoints("1");
@@ -89,8 +94,9 @@ fn what_changed_meanwhile_is_seen() {
     assert_eq!(node.affinity(&web), 0);
     assert!(!node.is_admitted(&web, "192.0.2.0/24") && node.is_admitted(&web, "10.0.0.0/8"));
     assert_eq!(node.frontend("192.0.2.7:80", Protocol::Tcp), None);
-    let dead: Vec<SocketAddr> = node.services.take_dead().into_iter().map(|(_, endpoint)| endpoint).collect();
-    assert_eq!(dead, endpoints("34"));
+    let mut dead: Vec<Id> = node.services.take_dead().into_iter().map(|(_, id)| id).collect();
+    dead.sort();
+    assert_eq!(dead, left);
 }
 
 /// Killed between two writes: names of nobody, frontends and ranges of nobody, backends of nobody, bits of nobody.
@@ -105,19 +111,19 @@ fn traces_of_an_agent_that_was_killed_go() {
         .unwrap();
     Table::insert(&mut node.sources, (40, Source { service: stranger, addr: 10 }), 1).unwrap();
     let alive = &node.services.shared.alive;
-    alive.half(40).unwrap().store(0x0103, std::sync::atomic::Ordering::Relaxed);
+    alive.half(40).unwrap().store(0x0103, Ordering::Relaxed);
     let member = node.services.ports[&web.name].backends[&endpoints("2")[0]];
     // It left a set that it is said to be in, or joined one it is said not to be in.
     alive
         .half(member.id.index())
         .unwrap()
-        .store(Alive::entry(member.id, SetRole::ClusterIp.bit()), std::sync::atomic::Ordering::Relaxed);
+        .store(Alive::entry(member.id, SetRole::ClusterIp.bit()), Ordering::Relaxed);
     let node = node.restart();
     assert_eq!(node.frontends.get(&key), None);
     assert!(node.is_admitted(&web, "10.0.0.0/8"));
     assert_eq!(node.sources.entries().unwrap().len(), 2);
     let alive = &node.services.shared.alive;
-    assert_eq!(alive.half(40).unwrap().load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(alive.half(40).unwrap().load(Ordering::Relaxed), 0);
     assert_eq!(node.all_offered(&web), "|2|12|1234");
 }
 
