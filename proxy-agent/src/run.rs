@@ -1,10 +1,10 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod network;
 mod origin;
 mod sockets;
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,10 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{
-    origin::Origin,
-    sockets::{Found, Sockets},
-};
+use self::{network::describe, origin::Origin, sockets::Sockets};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
@@ -35,10 +32,7 @@ use crate::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{
-        Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server,
-        service_health::Addresses,
-    },
+    observe::{Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server},
     pace::Pace,
     reaper::{Counts, Reaper},
     source::SourceState,
@@ -355,102 +349,6 @@ impl Agent {
             );
         }
         self.pod_datapath() != self.followed
-    }
-
-    /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
-    fn pod_datapath(&self) -> PodDatapath {
-        match self.wishes.pod_datapath {
-            PodDatapath::Socket if self.sync.needs_packets() => PodDatapath::Both,
-            wished => wished,
-        }
-    }
-
-    /// The first time that source ranges ask for it, finds out which address each network namespace has: sockets that are
-    /// not known are left to the packet path, where a node has none.
-    async fn know_namespaces(&mut self) {
-        if self.knows_namespaces || !self.sync.has_source_ranges() {
-            return;
-        }
-        self.knows_namespaces = true;
-        let primary = self.primary_addresses();
-        match self.sockets.first_look(primary).await {
-            Ok(addresses) => self.learn_of_sockets(Found::Namespaces(addresses)),
-            Err(error) => warn!("{error:#}"),
-        }
-    }
-
-    /// Looks which address each network namespace has, if that decides anything.
-    fn look_for_namespaces(&mut self) {
-        if self.sync.has_source_ranges() {
-            self.sockets.look_for_namespaces(self.primary_addresses());
-        }
-    }
-
-    /// The node's own address, of each family: that of the Node object, else one to pass connections on from.
-    fn primary_addresses(&self) -> Vec<IpAddr> {
-        let sources = self.topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
-        let all = || self.sync.node_addresses().iter().chain(sources.clone()).copied();
-        [IpFamily::V4, IpFamily::V6]
-            .into_iter()
-            .filter_map(|family| all().find(|address| IpFamily::of(address) == family))
-            .collect()
-    }
-
-    fn learn_of_sockets(&mut self, found: Found) {
-        let result = match found {
-            Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
-            Found::Noted(noted) => {
-                self.sockets.sweep(&noted, |backend| self.datapath.services.is_served(backend));
-                Ok(())
-            }
-        };
-        if let Err(error) = result {
-            error!("{error:#}");
-        }
-    }
-
-    /// Looks at interfaces and addresses, and attaches and writes what they ask for.
-    async fn look_at_network(&mut self) -> Result<()> {
-        let interfaces = interfaces::read(&self.netlink).await?;
-        let pod_datapath = self.pod_datapath();
-        if pod_datapath != self.followed {
-            info!("pods: {}", describe(pod_datapath));
-        }
-        let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
-        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
-        for complaint in &topology.complaints {
-            if !self.said.contains(complaint) {
-                warn!("{complaint}");
-            }
-        }
-        self.said.clone_from(&topology.complaints);
-        if topology.nodeport_addresses != self.topology.nodeport_addresses {
-            let addresses: Vec<String> =
-                topology.nodeport_addresses.iter().map(ToString::to_string).collect();
-            info!("nodePorts are served at {}", addresses.join(", "));
-        }
-        self.datapath.follow(&topology)?;
-        let failed: Vec<String> =
-            self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
-        self.metrics.set_hooks(self.datapath.hooks(), failed.len());
-        self.health.set_failed_hooks(failed);
-        self.sync.set_local_addresses(&topology.local_addresses);
-        let restricted = !self.wishes.nodeport_addresses.is_empty();
-        let at =
-            if restricted { Addresses::These(topology.nodeport_addresses.clone()) } else { Addresses::Any };
-        self.service_health.set_addresses(at).await;
-        self.topology = topology;
-        self.followed = pod_datapath;
-        self.look_for_namespaces();
-        Ok(())
-    }
-}
-
-fn describe(pod_datapath: PodDatapath) -> &'static str {
-    match pod_datapath {
-        PodDatapath::Socket => "socket hooks",
-        PodDatapath::Tc => "tc programs",
-        PodDatapath::Both => "socket hooks and tc programs",
     }
 }
 

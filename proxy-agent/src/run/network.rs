@@ -1,0 +1,116 @@
+//! The running agent and the node's network: interfaces, addresses, network namespaces.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use tracing::{error, info, warn};
+
+use super::{Agent, sockets::Found};
+use crate::{
+    cli::PodDatapath,
+    model::plan::IpFamily,
+    net::{
+        interfaces,
+        topology::{Topology, Wishes},
+    },
+    observe::service_health::Addresses,
+};
+
+impl Agent {
+    /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
+    pub(super) fn pod_datapath(&self) -> PodDatapath {
+        match self.wishes.pod_datapath {
+            PodDatapath::Socket if self.sync.needs_packets() => PodDatapath::Both,
+            wished => wished,
+        }
+    }
+
+    /// The first time that source ranges ask for it, finds out which address each network namespace has: sockets that are
+    /// not known are left to the packet path, where a node has none.
+    pub(super) async fn know_namespaces(&mut self) {
+        if self.knows_namespaces || !self.sync.has_source_ranges() {
+            return;
+        }
+        self.knows_namespaces = true;
+        let primary = self.primary_addresses();
+        match self.sockets.first_look(primary).await {
+            Ok(addresses) => self.learn_of_sockets(Found::Namespaces(addresses)),
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+
+    /// Looks which address each network namespace has, if that decides anything.
+    pub(super) fn look_for_namespaces(&mut self) {
+        if self.sync.has_source_ranges() {
+            self.sockets.look_for_namespaces(self.primary_addresses());
+        }
+    }
+
+    /// The node's own address, of each family: that of the Node object, else one to pass connections on from.
+    fn primary_addresses(&self) -> Vec<IpAddr> {
+        let sources = self.topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
+        let all = || self.sync.node_addresses().iter().chain(sources.clone()).copied();
+        [IpFamily::V4, IpFamily::V6]
+            .into_iter()
+            .filter_map(|family| all().find(|address| IpFamily::of(address) == family))
+            .collect()
+    }
+
+    pub(super) fn learn_of_sockets(&mut self, found: Found) {
+        let result = match found {
+            Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
+            Found::Noted(noted) => {
+                self.sockets.sweep(&noted, |backend| self.datapath.services.is_served(backend));
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            error!("{error:#}");
+        }
+    }
+
+    /// Looks at interfaces and addresses, and attaches and writes what they ask for.
+    pub(super) async fn look_at_network(&mut self) -> Result<()> {
+        let interfaces = interfaces::read(&self.netlink).await?;
+        let pod_datapath = self.pod_datapath();
+        if pod_datapath != self.followed {
+            info!("pods: {}", describe(pod_datapath));
+        }
+        let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
+        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
+        for complaint in &topology.complaints {
+            if !self.said.contains(complaint) {
+                warn!("{complaint}");
+            }
+        }
+        self.said.clone_from(&topology.complaints);
+        if topology.nodeport_addresses != self.topology.nodeport_addresses {
+            let addresses: Vec<String> =
+                topology.nodeport_addresses.iter().map(ToString::to_string).collect();
+            info!("nodePorts are served at {}", addresses.join(", "));
+        }
+        self.datapath.follow(&topology)?;
+        let failed: Vec<String> =
+            self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
+        self.metrics.set_hooks(self.datapath.hooks(), failed.len());
+        self.health.set_failed_hooks(failed);
+        self.sync.set_local_addresses(&topology.local_addresses);
+        let restricted = !self.wishes.nodeport_addresses.is_empty();
+        let at =
+            if restricted { Addresses::These(topology.nodeport_addresses.clone()) } else { Addresses::Any };
+        self.service_health.set_addresses(at).await;
+        self.topology = topology;
+        self.followed = pod_datapath;
+        self.look_for_namespaces();
+        Ok(())
+    }
+}
+
+/// In words, for the log.
+pub(super) fn describe(pod_datapath: PodDatapath) -> &'static str {
+    match pod_datapath {
+        PodDatapath::Socket => "socket hooks",
+        PodDatapath::Tc => "tc programs",
+        PodDatapath::Both => "socket hooks and tc programs",
+    }
+}

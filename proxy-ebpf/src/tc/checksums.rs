@@ -1,0 +1,139 @@
+//! What new addresses and ports do to a packet's checksums, where devices may have a part in them.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
+};
+use proxy_common::{
+    V4, V6, checksum, crc32c,
+    layout::flow::Tuple,
+    packet::{IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet},
+};
+
+use crate::{refuse::Answers, rewrite::Header, settings::HAS_CSUM_IPV6};
+
+/// A length in a header.
+#[inline(always)]
+fn length_field(skb: *mut __sk_buff, offset: usize) -> Option<u32> {
+    let mut length = 0u16;
+    // SAFETY: the context, and a word on the stack.
+    let read = unsafe { bpf_skb_load_bytes(skb.cast(), offset as u32, (&raw mut length).cast(), 2) };
+    (read == 0).then_some(u16::from_be(length) as u32)
+}
+
+/// How a family's checksums are told of new addresses.
+pub(crate) trait TcFamily: Header + Answers {
+    /// Offset of the packet's end, as its network header has it: frames may be padded.
+    fn end(skb: *mut __sk_buff, network: usize) -> Option<u32>;
+    /// Flags for a change of addresses in `bpf_l4_csum_replace`.
+    fn csum_flags() -> u64;
+    /// Writes addresses where `csum_flags` alone would leave the sum of the whole packet wrong.
+    fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool;
+}
+
+impl TcFamily for V4 {
+    #[inline(always)]
+    fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
+        const TOTAL_LENGTH: usize = 2;
+        Some(network as u32 + length_field(skb, network + TOTAL_LENGTH)?)
+    }
+
+    #[inline(always)]
+    fn csum_flags() -> u64 {
+        BPF_F_PSEUDO_HDR as u64
+    }
+
+    #[inline(always)]
+    fn store_addresses(_: *mut __sk_buff, _: usize, _: &Tuple<Self>) -> bool {
+        // The header's own checksum makes up for its addresses: the sum of the packet stays.
+        true
+    }
+}
+
+impl TcFamily for V6 {
+    #[inline(always)]
+    fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
+        const PAYLOAD_LENGTH: usize = 4;
+        Some((network + IPV6) as u32 + length_field(skb, network + PAYLOAD_LENGTH)?)
+    }
+
+    #[inline(always)]
+    fn csum_flags() -> u64 {
+        /// Kernel 6.16 and later (commit ead7f9b8de65).
+        const BPF_F_IPV6: u64 = 1 << 7;
+        BPF_F_PSEUDO_HDR as u64 | if HAS_CSUM_IPV6.load() != 0 { BPF_F_IPV6 } else { 0 }
+    }
+
+    /// With a checksum of the whole packet from the device, older kernels count new IPv6 addresses although the
+    /// transport checksum makes up for them. Storing them so that they are counted twice mends that.
+    #[inline(always)]
+    fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool {
+        const RECOMPUTE_CSUM: u64 = 1;
+        const ADDRESSES: usize = 8;
+        if HAS_CSUM_IPV6.load() != 0 {
+            return true;
+        }
+        // SAFETY: source and destination lie side by side in the tuple, as in the header.
+        unsafe {
+            bpf_skb_store_bytes(
+                skb,
+                (network + ADDRESSES) as u32,
+                (&raw const *to).cast(),
+                (IPV6 - ADDRESSES) as u32,
+                RECOMPUTE_CSUM,
+            ) == 0
+        }
+    }
+}
+
+/// Updates SCTP's checksum, which knows nothing of addresses. Where it was left to the device it will be
+/// computed whatever stands there.
+///
+/// A global function, which the verifier goes through once and not from each call: it is thousands of instructions.
+#[unsafe(no_mangle)]
+pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u32, length: u32) -> i32 {
+    const CHECKSUM: u32 = 8;
+    let mut sum = 0u32;
+    // SAFETY: the context, and a word on the stack.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), transport + CHECKSUM, (&raw mut sum).cast(), 4) != 0 {
+            return -1;
+        }
+        sum = crc32c::update(sum, difference, length as u16);
+        bpf_skb_store_bytes(skb, transport + CHECKSUM, (&raw const sum).cast(), 4, 0) as i32
+    }
+}
+
+/// Updates the transport checksum. Two calls: with checksums left to the device only the
+/// addresses are in the field, and ports must not be added to it.
+#[inline(always)]
+pub(super) fn update_checksum<F: TcFamily>(
+    skb: *mut __sk_buff,
+    network: usize,
+    packet: &Packet<F>,
+    to: &Tuple<F>,
+) -> bool {
+    let from = &packet.tuple;
+    if packet.protocol == PROTOCOL_SCTP {
+        let ports = |tuple: &Tuple<F>| tuple.sport as u32 | (tuple.dport as u32) << 16;
+        let difference = ports(from) ^ ports(to);
+        if difference == 0 {
+            return true;
+        }
+        let Some(end) = F::end(skb, network) else { return false };
+        let transport = packet.transport as u32;
+        return update_crc(skb, transport, difference, end.wrapping_sub(transport)) == 0;
+    }
+    let zero = if packet.protocol == PROTOCOL_UDP { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+    let offset = packet.checksum_offset() as u32;
+    let addresses = checksum::addresses(from, to) as u64;
+    // SAFETY: the context, and an offset that the helper checks.
+    if unsafe { bpf_l4_csum_replace(skb, offset, 0, addresses, F::csum_flags() | zero) } != 0 {
+        return false;
+    }
+    if from.sport == to.sport && from.dport == to.dport {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { bpf_l4_csum_replace(skb, offset, 0, checksum::ports(from, to) as u64, zero) == 0 }
+}
