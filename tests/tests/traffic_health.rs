@@ -1,0 +1,130 @@
+//! What load balancers and monitoring see of real agents: health check nodePorts, kube-proxy's URLs. Needs root.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_tests::cluster::{Cluster, Place, until};
+
+const SOON: Duration = Duration::from_secs(10);
+const CHECK_PORT: u16 = 31_500;
+const NODE_PORT: u16 = 30_500;
+
+/// A load balancer's service under this policy, whose one endpoint is on node 1, in this state.
+fn service(endpoint: IpAddr, policy: &str, conditions: &str) -> String {
+    format!(
+        "apiVersion: v1\n\
+         kind: Service\n\
+         metadata: {{name: web, namespace: shop}}\n\
+         spec:\n\
+         \x20 type: LoadBalancer\n\
+         \x20 clusterIP: 10.96.0.50\n\
+         \x20 externalTrafficPolicy: {policy}\n\
+         \x20 healthCheckNodePort: {CHECK_PORT}\n\
+         \x20 ports: [{{name: http, port: 80, nodePort: {NODE_PORT}}}]\n\
+         ---\n\
+         apiVersion: discovery.k8s.io/v1\n\
+         kind: EndpointSlice\n\
+         metadata: {{name: web-1, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\n\
+         addressType: IPv4\n\
+         ports: [{{name: http, port: 8080}}]\n\
+         endpoints: [{{addresses: [\"{endpoint}\"], nodeName: node-1, conditions: {{{conditions}}}}}]\n"
+    )
+}
+
+/// Status line, headers and body of an answer.
+fn get(from: &Place, address: SocketAddr, request: &str) -> Result<(String, String)> {
+    from.netns.run(|| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+        Ok((head.to_owned(), body.to_owned()))
+    })
+}
+
+/// Do load balancers hear this status and this many endpoints from the node? Status 0: nobody listens.
+fn hears(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
+    let address = SocketAddr::new(cluster.node(node)?.place.v4.into(), CHECK_PORT);
+    let what = format!("{status} and {endpoints} endpoints from node {}", node + 1);
+    until(SOON, &what, || {
+        // Any path and method.
+        let answer = get(&cluster.client, address, "POST /whatever");
+        if status == 0 {
+            return Ok(answer.is_err().then_some(()));
+        }
+        let Ok((head, body)) = answer else { return Ok(None) };
+        let is_right = head.starts_with(&format!("HTTP/1.1 {status} "))
+            && head.to_lowercase().contains(&format!("x-load-balancing-endpoint-weight: {endpoints}"))
+            && body.contains(&format!("\"localEndpoints\": {endpoints}"))
+            && body.contains("\"namespace\": \"shop\"");
+        Ok(is_right.then_some(()))
+    })
+}
+
+#[test]
+fn health_checks_follow_endpoints_and_policy() -> Result<()> {
+    const READY: &str = "ready: true";
+    const TERMINATING: &str = "ready: false, serving: true, terminating: true";
+    let cluster = Cluster::builder().nodes(2).build()?;
+    let _agents = cluster.start_agents(&[])?;
+    let pod = cluster.pod("pod-1a")?;
+    let _server = pod.serve(8080)?;
+    let apply = |policy, conditions| {
+        cluster.manifests.write("web.yaml", &service(pod.v4.into(), policy, conditions))
+    };
+    let is_served = |node: usize| -> Result<bool> {
+        let target = SocketAddr::new(cluster.node(node)?.place.v4.into(), NODE_PORT);
+        let reply = cluster.client.call(target).timeout(Duration::from_millis(700)).once()?;
+        Ok(reply.answer.is_some())
+    };
+
+    apply("Local", READY)?;
+    hears(&cluster, 0, 200, 1)?;
+    hears(&cluster, 1, 503, 0)?;
+    ensure!(is_served(0)? && !is_served(1)?, "served by the node with the endpoint only");
+
+    // Load balancers turn away before the last connection is refused.
+    apply("Local", TERMINATING)?;
+    hears(&cluster, 0, 503, 0)?;
+    ensure!(is_served(0)?, "it still serves");
+
+    apply("Cluster", READY)?;
+    hears(&cluster, 0, 0, 0)?;
+    hears(&cluster, 1, 0, 0)?;
+    ensure!(is_served(0)? && is_served(1)?, "served by all");
+    Ok(())
+}
+
+/// What kube-proxy's users and its end-to-end test ask for.
+#[test]
+fn kube_proxys_urls_answer() -> Result<()> {
+    let cluster = Cluster::builder().nodes(1).build()?;
+    let _agents = cluster.start_agents(&[])?;
+    let pod = cluster.pod("pod-1a")?;
+    cluster.manifests.write("web.yaml", &service(pod.v4.into(), "Cluster", "ready: true"))?;
+    let node = &cluster.node(0)?.place;
+    for (port, path, expected) in [
+        (10256, "/healthz", "\"lastUpdated\""),
+        (10256, "/healthz", "\"nodeEligible\":true"),
+        (10256, "/livez", "\"healthy\":true"),
+        (10249, "/healthz", "\"healthy\":true"),
+        (10249, "/proxyMode", "ebpf"),
+        (10249, "/configz", "\"kubeproxy.config.k8s.io\""),
+        (10249, "/metrics", "kubeproxy_sync_proxy_rules_last_timestamp_seconds{"),
+        (10249, "/metrics", "kubeproxy_proxy_healthz_total{code=\"200\"}"),
+        (10249, "/metrics", "proxy_agent_service_ports 1"),
+    ] {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        until(SOON, &format!("{path} with {expected}"), || {
+            let (head, body) = get(node, address, &format!("GET {path}"))?;
+            Ok((head.starts_with("HTTP/1.1 200 ") && body.contains(expected)).then_some(()))
+        })?;
+    }
+    Ok(())
+}
