@@ -75,9 +75,8 @@ fn health_checks_follow_endpoints_and_policy() -> Result<()> {
     let _agents = cluster.start_agents(&[])?;
     let pod = cluster.pod("pod-1a")?;
     let _server = pod.serve(8080)?;
-    let apply = |policy, conditions| {
-        cluster.manifests.write("web.yaml", &service(pod.v4.into(), policy, conditions))
-    };
+    let apply =
+        |policy, conditions| cluster.manifests.write("web.yaml", &service(pod.v4.into(), policy, conditions));
     let is_served = |node: usize| -> Result<bool> {
         let target = SocketAddr::new(cluster.node(node)?.place.v4.into(), NODE_PORT);
         let reply = cluster.client.call(target).timeout(Duration::from_millis(700)).once()?;

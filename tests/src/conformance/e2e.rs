@@ -127,7 +127,7 @@ pub const E2E: &[E2eTest] = &[
     no(
         SERVICE,
         "fail the health check node port if there are only terminating endpoints",
-        Tests(&["proxy-agent: load_balancers_are_told_how_many_ready_endpoints_are_here"]),
+        Tests(&["proxy-tests: health_checks_follow_endpoints_and_policy"]),
     ),
     no(
         SERVICE,

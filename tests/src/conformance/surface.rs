@@ -12,6 +12,7 @@ pub(super) const RULES: &[Rule] = &[
             "proxy-agent: health_checks_are_for_load_balancers_with_a_local_policy",
             "proxy-agent: any_question_gets_kube_proxys_answer_to_the_byte",
             "proxy-agent: without_endpoints_or_a_proxy_that_works_load_balancers_stay_away",
+            "proxy-tests: health_checks_follow_endpoints_and_policy",
         ],
     ),
     Rule::by_tests(
@@ -19,7 +20,10 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Surface,
         "It counts distinct addresses of ready endpoints of this node over all ports: with terminating endpoints only it says 503 while \
          they still serve.",
-        &["proxy-agent: load_balancers_are_told_how_many_ready_endpoints_are_here"],
+        &[
+            "proxy-agent: load_balancers_are_told_how_many_ready_endpoints_are_here",
+            "proxy-tests: health_checks_follow_endpoints_and_policy",
+        ],
     ),
     Rule::by_tests(
         "health-check-follows",
@@ -27,6 +31,7 @@ pub(super) const RULES: &[Rule] = &[
         "The port is closed and opened as the Service changes; one that is taken is told by an Event and tried again.",
         &[
             "proxy-agent: ports_follow_their_services",
+            "proxy-tests: health_checks_follow_endpoints_and_policy",
             "proxy-agent: a_port_that_is_taken_is_told_and_had_later",
             "proxy-tests: a_health_check_port_that_is_taken_is_told_once",
         ],
@@ -40,6 +45,7 @@ pub(super) const RULES: &[Rule] = &[
             "proxy-agent: a_node_that_goes_is_not_ready_but_its_proxy_is_well",
             "proxy-agent: the_answer_has_kube_proxys_fields_and_says_what_is_wrong",
             "proxy-agent: ready_once_applied_and_ill_when_stuck",
+            "proxy-tests: kube_proxys_urls_answer",
         ],
     ),
     Rule::by_tests(
@@ -60,6 +66,7 @@ pub(super) const RULES: &[Rule] = &[
         &[
             "proxy-agent: mode_and_configuration_are_shown",
             "proxy-agent: configz_shows_the_settings_in_effect",
+            "proxy-tests: kube_proxys_urls_answer",
         ],
     ),
     Rule::by_tests(
