@@ -138,7 +138,8 @@ impl Done {
 
     #[inline(always)]
     fn transport(self) -> u32 {
-        (self.0 >> 48) as u32
+        // The longest headers end before: without the mask, old verifiers take it for any offset.
+        (self.0 >> 48) as u32 & 0x7f
     }
 }
 
