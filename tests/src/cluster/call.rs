@@ -66,6 +66,7 @@ pub struct Call<'a> {
     bind: Option<SocketAddr>,
     timeout: Duration,
     interval: Option<Duration>,
+    size: usize,
 }
 
 /// A bulk transfer that went well: see [`BulkReport`].
@@ -123,6 +124,7 @@ impl Place {
             bind: None,
             timeout: Duration::from_secs(2),
             interval: None,
+            size: 0,
         }
     }
 
@@ -181,8 +183,15 @@ impl Call<'_> {
         self
     }
 
+    /// Makes requests at least this long, in bytes; answers are longer.
+    pub fn size(mut self, size: usize) -> Self {
+        self.size = size;
+        self
+    }
+
     fn command(&self, what: &str) -> Result<Command> {
         let mut command = self.from.peer(what)?;
+        command.args(["--size", &self.size.to_string()]);
         command.args(["--to", &self.to.to_string()]);
         command.args(["--protocol", if self.protocol == Protocol::Tcp { "tcp" } else { "udp" }]);
         command.args(["--timeout-ms", &self.timeout.as_millis().to_string()]);

@@ -16,12 +16,16 @@ pub(super) const RULES: &[Rule] = &[
         "Packets of pods and of clients outside only: the kernel has no socket hook for SCTP, so what a node itself sends to a \
          service by SCTP is not translated.",
     ),
-    Rule::absent(
+    Rule::by_tests(
         "large-datagrams",
         Topic::Protocols,
         "Datagrams that are sent as fragments reach their endpoint whole.",
-        "By sockets they do: the destination is translated before there are fragments. Fragments that arrive as such, from clients \
-         outside or from pods by packets, are counted and left alone: only their first has ports. Not done yet.",
+        &["proxy-tests: routed_pods_by_sockets", "proxy-tests: bridged_pods_by_sockets"],
+    )
+    .deviates(
+        "By sockets only, as pods and nodes are served by default: the destination is translated before there are fragments. \
+         Fragments that arrive as such, from clients outside or from pods by packets, are counted and left alone: only their first \
+         has ports. Not done yet.",
     ),
     Rule::by_tests(
         "sockets-of-the-other-family",

@@ -129,6 +129,27 @@ fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
             }
         }
     }
+    for client in [pod, node] {
+        // What a pod sends by packets comes to the programs in fragments, which they leave alone.
+        if scenario.pod_datapath == "tc" && client.name == pod.name {
+            continue;
+        }
+        for (service, ipv4, protocol) in combinations([WEB]) {
+            for entry in [Entry::ClusterIp, Entry::NodePort(0)] {
+                let what =
+                    format!("{} -> {entry}: large requests, {} {protocol:?}", client.name, family(ipv4));
+                failures.case(what, || {
+                    let target = scenario.target(entry, service, ipv4)?;
+                    for size in [2_000, 9_000] {
+                        for reply in client.call(target).protocol(protocol).size(size).times(4)? {
+                            scenario.check(client, entry, target, &reply)?;
+                        }
+                    }
+                    Ok(())
+                });
+            }
+        }
+    }
     for (ipv4, protocol) in [(true, Protocol::Tcp), (false, Protocol::Tcp), (true, Protocol::ConnectedUdp)] {
         failures.case(format!("a bound source is kept, {} {protocol:?}", family(ipv4)), || {
             let target = scenario.target(Entry::ClusterIp, SINGLE, ipv4)?;

@@ -104,7 +104,8 @@ impl<'a> Client<'a> {
             Some(socket) => socket,
             None => open(self.target, source(self.target, number))?,
         };
-        let text = format!("request {number} of {}\n", std::process::id());
+        let text = format!("request {number} of {}", std::process::id());
+        let text = format!("{text:.<width$}\n", width = self.target.size.saturating_sub(1));
         let result = match &mut socket {
             Socket::Tcp(stream) => over_tcp(stream, &text),
             Socket::Udp(socket) => over_udp(self.target, socket, &text),

@@ -90,6 +90,9 @@ struct Target {
     /// Binds the socket of each request to a port of its own, from this one on.
     #[arg(long)]
     first_port: Option<u16>,
+    /// Makes requests at least this long, in bytes.
+    #[arg(long, default_value_t = 0)]
+    size: usize,
     /// How long to wait for an answer.
     #[arg(long, default_value_t = 3000)]
     timeout_ms: u64,
