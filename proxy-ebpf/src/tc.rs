@@ -18,6 +18,7 @@ use proxy_common::{
 use self::checksums::{TcFamily, update_checksum};
 use crate::{
     log::Note,
+    maps::DEVICES,
     refuse::{Answer, answer},
     rewrite,
     tables::{Kernel, KernelFamily, count},
@@ -33,8 +34,7 @@ const LONGEST: usize = ETHERNET + 60 + TCP;
 pub(crate) trait Hook {
     /// The packet is on its way out: what answers it goes in.
     const IS_LEAVING: bool;
-    /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all. Ports of a bridge
-    /// are not asked: there every frame to the bridge itself is one for another.
+    /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all.
     const MAY_OVERHEAR: bool;
 
     fn decide<F: KernelFamily>(
@@ -151,7 +151,8 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext)
     let next = Done::with(NEXT, Note::Nothing);
     const PACKET_OTHERHOST: u32 = 3;
     // SAFETY: the context is readable.
-    if H::MAY_OVERHEAR && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
+    let (ifindex, pkt_type) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).pkt_type) };
+    if H::MAY_OVERHEAR && pkt_type == PACKET_OTHERHOST && !is_bridge_port(ifindex) {
         return next;
     }
     let packet = match parse::<F, LINK>(ctx) {
@@ -162,8 +163,6 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext)
         }
         Err(Unparsed::NotOurs | Unparsed::Short) => return next,
     };
-    // SAFETY: the context is readable.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let kernel = Kernel::new(ctx.as_ptr());
     let mut translation = Translation::default();
     let verdict = H::decide(&kernel, &packet, ifindex, &mut translation);
@@ -179,6 +178,13 @@ fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext)
             Done::with(result, note)
         }
     }
+}
+
+/// At a port of a bridge every frame is for another: for the bridge, as well.
+#[inline(always)]
+fn is_bridge_port(ifindex: u32) -> bool {
+    // SAFETY: the agent replaces whole elements.
+    unsafe { DEVICES.get(ifindex) }.is_some_and(|device| device.bridge != 0)
 }
 
 #[inline(always)]

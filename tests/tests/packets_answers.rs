@@ -193,6 +193,9 @@ fn packet_for_another_host_is_left_alone<F: PacketFamily>() -> Result<()> {
     }
     assert!(kernel.flows::<F>()?.is_empty());
     // At a port of a bridge, what is for the bridge looks the same.
+    let asked = frame::<F>((Host::Client, 50_000), (Host::Node, 30_001), SYN);
+    let sent = asked.between(asked.src, Host::PodB.at::<F>(8080));
+    gives(&kernel, "uplink_ingress", Device::PortC, &asked, NEXT, &sent.build()?)?;
     let asked = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), SYN);
     let sent = asked.between(asked.src, Host::PodB.at::<F>(8080));
     gives(&kernel, "pod_ingress", Device::PodA, &asked, NEXT, &sent.build()?)

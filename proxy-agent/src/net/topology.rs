@@ -34,6 +34,8 @@ pub struct Uplink {
     pub has_link_header: bool,
     /// Made of software: native XDP there loses frames or is not there.
     pub is_virtual: bool,
+    /// Index of the bridge it is a port of, or 0.
+    pub bridge: u32,
     /// Source addresses for connections passed on by it, one per family at most.
     pub sources: Vec<IpAddr>,
 }
@@ -120,6 +122,7 @@ impl Topology {
                 name: interface.name.clone(),
                 has_link_header: interface.has_link_header,
                 is_virtual: !interface.kind.is_empty(),
+                bridge: bridge(interfaces, interface.master),
                 sources: sources.collect(),
             }
         };
@@ -152,10 +155,14 @@ fn is_local(interfaces: &[Interface], ip: &IpAddr) -> bool {
     interfaces.iter().any(|interface| interface.addresses.contains(ip))
 }
 
+/// The index of a master that is a bridge, or 0.
+fn bridge(interfaces: &[Interface], master: u32) -> u32 {
+    let is_bridge =
+        interfaces.iter().any(|interface| interface.index == master && interface.kind == "bridge");
+    if is_bridge { master } else { 0 }
+}
+
 fn pods(interfaces: &[Interface], uplinks: &[Uplink], wishes: &Wishes) -> Vec<PodPort> {
-    let is_bridge = |index: u32| {
-        interfaces.iter().any(|interface| interface.index == index && interface.kind == "bridge")
-    };
     let is_uplink = |index: u32| uplinks.iter().any(|uplink| uplink.index == index);
     interfaces
         .iter()
@@ -170,7 +177,7 @@ fn pods(interfaces: &[Interface], uplinks: &[Uplink], wishes: &Wishes) -> Vec<Po
         .map(|interface| PodPort {
             index: interface.index,
             name: interface.name.clone(),
-            bridge: if is_bridge(interface.master) { interface.master } else { 0 },
+            bridge: bridge(interfaces, interface.master),
         })
         .collect()
 }
@@ -296,6 +303,17 @@ mod tests {
         assert_eq!(sources("eth0"), "192.168.1.10 fd00::10");
         assert_eq!(sources("flannel.1"), "10.244.1.0 fd00::10");
         assert_eq!(sources("wg0"), "192.168.1.10 fd00::10");
+    }
+
+    #[test]
+    fn ports_of_bridges_are_known_as_such() {
+        let mut interfaces =
+            vec![interface(2, "eth0", "", &[]), interface(3, "br0", "bridge", &["192.168.1.10"])];
+        interfaces[0].master = 3;
+        let wishes = Wishes { uplinks: vec!["eth0".into(), "br0".into()], ..wishes() };
+        let topology = Topology::new(&interfaces, &[], &wishes);
+        let bridges: Vec<_> = topology.uplinks.iter().map(|uplink| (&*uplink.name, uplink.bridge)).collect();
+        assert_eq!(bridges, [("eth0", 3), ("br0", 0)]);
     }
 
     #[test]
