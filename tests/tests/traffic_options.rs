@@ -100,7 +100,7 @@ fn localhost_may_be_left_to_the_node() -> Result<()> {
 /// `--service-cidr` for API servers without ServiceCIDRs: what nobody has does not leave the node, pings are answered.
 #[test]
 fn service_ranges_may_be_named() -> Result<()> {
-    let scenario = start("socket", &["--service-cidr", "10.96.0.0/16,fd00:10:96::/112"])?;
+    let scenario = start("socket", &["--service-cidr", "10.96.0.0/16,fd00:10:96::/112,0.0.0.0/0"])?;
     let cluster = &scenario.cluster;
     let patience = Duration::from_millis(1500);
     for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.place] {
@@ -112,6 +112,11 @@ fn service_ranges_may_be_named() -> Result<()> {
         let reply = client.call(unallocated).timeout(Duration::from_millis(300)).once()?;
         ensure!(reply.error.as_deref() == Some("ETIMEDOUT"), "{reply:?}");
     }
+    // A range that cannot be is told once, not with every change.
+    let told = || scenario.agents[0].log().lines().filter(|line| line.contains("is left out")).count();
+    scenario.apply(SINGLE, &[])?;
+    scenario.agents[0].wait_for_log("default/single:tcp-80 changed")?;
+    ensure!(told() == 1, "{}", scenario.agents[0].log());
     let counters = scenario.agents[0].debug(&["counters"])?;
     for counter in ["echo_reply", "unallocated"] {
         let line = counters.lines().find(|line| line.starts_with(counter)).unwrap_or_default();

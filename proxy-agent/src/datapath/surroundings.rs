@@ -20,6 +20,8 @@ use super::{maps::MapFamily, pins::Pins, table::Table};
 pub(super) struct Surroundings {
     cidrs_v4: Array<MapData, ServiceCidrs<V4>>,
     cidrs_v6: Array<MapData, ServiceCidrs<V6>>,
+    /// The ranges that were written last: told again with each change, they cost nothing.
+    ranges: Option<BTreeSet<IpNet>>,
     netns_v4: Namespaces<V4>,
     netns_v6: Namespaces<V6>,
 }
@@ -30,15 +32,22 @@ impl Surroundings {
         Ok(Self {
             cidrs_v4: V4::service_cidrs(pins)?,
             cidrs_v6: V6::service_cidrs(pins)?,
+            ranges: None,
             netns_v4: Namespaces::new(Box::new(V4::netns(pins)?))?,
             netns_v6: Namespaces::new(Box::new(V6::netns(pins)?))?,
         })
     }
 
     pub(super) fn set_service_cidrs(&mut self, ranges: &[IpNet]) -> Result<()> {
+        let ranges: BTreeSet<IpNet> = ranges.iter().map(IpNet::trunc).collect();
+        if self.ranges.as_ref() == Some(&ranges) {
+            return Ok(());
+        }
         let context = "cannot write the ranges of service addresses";
-        self.cidrs_v4.set(0, service_cidrs::<V4>(ranges), 0).context(context)?;
-        self.cidrs_v6.set(0, service_cidrs::<V6>(ranges), 0).context(context)
+        self.cidrs_v4.set(0, service_cidrs::<V4>(&ranges), 0).context(context)?;
+        self.cidrs_v6.set(0, service_cidrs::<V6>(&ranges), 0).context(context)?;
+        self.ranges = Some(ranges);
+        Ok(())
     }
 
     pub(super) fn set_netns_addresses(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) -> Result<()> {
@@ -48,9 +57,8 @@ impl Surroundings {
 }
 
 /// The ranges of a family as the programs compare them.
-fn service_cidrs<F: MapFamily>(ranges: &[IpNet]) -> ServiceCidrs<F> {
+fn service_cidrs<F: MapFamily>(ranges: &BTreeSet<IpNet>) -> ServiceCidrs<F> {
     let mut cidrs = ServiceCidrs::default();
-    let ranges: BTreeSet<IpNet> = ranges.iter().map(IpNet::trunc).collect();
     let mut room = cidrs.0.iter_mut();
     for range in ranges {
         let (Some(base), Some(mask)) = (F::from_ip(range.network()), F::from_ip(range.netmask())) else {
@@ -126,6 +134,7 @@ mod tests {
     fn service_ranges_of_a_family() {
         let ranges =
             ["10.96.0.7/12", "fd00:10::/108", "172.20.0.0/16", "0.0.0.0/0"].map(|net| net.parse().unwrap());
+        let ranges = ranges.into();
         let v4 = service_cidrs::<V4>(&ranges);
         for (ip, is_within) in [
             ("10.96.0.1", true),
@@ -143,7 +152,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_a_few_ranges() {
-        let ranges: Vec<IpNet> = (0..6).map(|i| format!("10.{i}.0.0/16").parse().unwrap()).collect();
+        let ranges: BTreeSet<IpNet> = (0..6).map(|i| format!("10.{i}.0.0/16").parse().unwrap()).collect();
         let cidrs = service_cidrs::<V4>(&ranges);
         assert!(cidrs.contains(&addr("10.3.0.1")));
         assert!(!cidrs.contains(&addr("10.4.0.1")));
