@@ -318,8 +318,9 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
         if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
-            // The kernel has no look-up for SCTP, and automatic ports of sockets are never from this range.
-            return false;
+            // The kernel has no look-up for SCTP. Rather may a late packet be answered by the stack than a server of the node
+            // lose all of its: SGsAP, for one, has its port in the range.
+            return true;
         }
         // SAFETY: all zero is a valid value of these integers.
         let mut sock_tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };

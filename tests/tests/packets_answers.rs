@@ -380,5 +380,8 @@ fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
     let run = kernel.run("uplink_ingress", &asked.build()?, Device::Uplink.index()?, 0)?;
     assert_eq!(run.result, REDIRECT);
     assert!(checksums_are_valid(&run.packet), "{:02x?}", run.packet);
-    gives(&kernel, "uplink_xdp", Device::Uplink, &asked, XDP_PASS, &asked.build()?)
+    gives(&kernel, "uplink_xdp", Device::Uplink, &asked, XDP_PASS, &asked.build()?)?;
+    // The node's own server at a port that connections passed on might have.
+    let own = frame::<F>((Host::Client, 50_000), (Host::Node, 29_118), Transport::Sctp(1));
+    gives(&kernel, "uplink_ingress", Device::Uplink, &own, NEXT, &own.build()?)
 }
