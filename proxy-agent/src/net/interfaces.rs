@@ -32,6 +32,8 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
     /// A default route leaves by it.
     pub has_default_route: bool,
+    /// Its MTU in bytes; 0: not known.
+    pub mtu: u32,
 }
 
 /// Reads all interfaces.
@@ -49,6 +51,7 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Controller(index) => interface.master = index,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
