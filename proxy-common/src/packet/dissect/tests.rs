@@ -83,7 +83,8 @@ fn ipv6_extension_headers() {
     let on_its_way = &[0, 2, 1, 0, 0, 0, 0][..];
     // Its length is in words of four bytes, less two.
     let authentication = &[1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1][..];
-    let cases: [(&[(u8, &[u8])], Option<(Part, usize)>); 12] = [
+    type Extensions<'a> = &'a [(u8, &'a [u8])];
+    let cases: [(Extensions<'_>, Option<(Part, usize)>); 12] = [
         (&[], Some((Part::Whole, 40))),
         (&[(0, eight)], Some((Part::Whole, 48))),
         (&[(0, eight), (60, sixteen), (43, arrived)], Some((Part::Whole, 72))),
