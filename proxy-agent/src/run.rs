@@ -36,6 +36,7 @@ use crate::{
     pace::Pace,
     reaper::{Counts, Reaper},
     source::SourceState,
+    sweeper::{self, Sweeper},
     sync::{NoLocalEndpoints, Sync},
 };
 
@@ -113,6 +114,7 @@ struct Agent {
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
     events: Events,
+    _sweeper: Sweeper,
 }
 
 impl Agent {
@@ -136,6 +138,8 @@ impl Agent {
             external_cluster_ips: settings.external_cluster_ips,
             sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
             max_flows: settings.max_flows,
+            max_new_flows: settings.max_new_flows,
+            timeouts: settings.timeouts,
             kernel_log: settings.kernel_log,
             reset_removed_tcp: settings.reset_removed_tcp,
             reject_with_reset: settings.reject == Reject::TcpReset,
@@ -159,7 +163,9 @@ impl Agent {
             datapath.features()
         );
         let health = Arc::new(Health::new(source.clone()));
-        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts));
+        let sweeps = sweeper::Counts::default();
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
+        let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -183,6 +189,7 @@ impl Agent {
             health,
             metrics,
             events,
+            _sweeper: sweeper,
         };
         agent.judge_node();
         agent.look_at_network().await?;

@@ -16,6 +16,10 @@ use proxy_common::{
     packet::read,
 };
 
+use crate::settings::HAS_FIB_SRC;
+
+/// Asks for the source address (6.7).
+pub(crate) const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -23,6 +27,7 @@ const AF_INET6: u8 = 10;
 pub(crate) trait Routed: Family {
     fn set(params: &mut bpf_fib_lookup, src: &Self::Addr, dst: &Self::Addr);
     fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
+    fn source(params: &bpf_fib_lookup) -> Self::Addr;
     fn neighbour(next_hop: &Self::Addr) -> bpf_redir_neigh;
 }
 
@@ -38,6 +43,12 @@ impl Routed for V4 {
     fn next_hop(params: &bpf_fib_lookup) -> u32 {
         // SAFETY: integers; the kernel wrote this member.
         unsafe { params.__bindgen_anon_4.ipv4_dst }
+    }
+
+    #[inline(always)]
+    fn source(params: &bpf_fib_lookup) -> u32 {
+        // SAFETY: as above.
+        unsafe { params.__bindgen_anon_3.ipv4_src }
     }
 
     #[inline(always)]
@@ -62,6 +73,12 @@ impl Routed for V6 {
     fn next_hop(params: &bpf_fib_lookup) -> [u32; 4] {
         // SAFETY: as above.
         unsafe { params.__bindgen_anon_4.ipv6_dst }
+    }
+
+    #[inline(always)]
+    fn source(params: &bpf_fib_lookup) -> [u32; 4] {
+        // SAFETY: as above.
+        unsafe { params.__bindgen_anon_3.ipv6_src }
     }
 
     #[inline(always)]
@@ -106,6 +123,29 @@ pub(crate) fn look_up<F: Routed>(
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => RouteKind::Local,
         _ => RouteKind::None,
     };
+}
+
+/// The source address that the route of such a packet prefers, where the kernel tells it.
+#[inline(always)]
+pub(crate) fn preferred_source<F: Routed>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    src: &F::Addr,
+    dst: &F::Addr,
+    preferred: &mut F::Addr,
+) -> bool {
+    if HAS_FIB_SRC.load() == 0 {
+        return false;
+    }
+    // SAFETY: all zero is a valid value of these integers.
+    let mut params: bpf_fib_lookup = unsafe { mem::zeroed() };
+    F::set(&mut params, src, dst);
+    params.ifindex = ifindex;
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: a context and parameters of the size that is given.
+    let result = unsafe { generated::bpf_fib_lookup(ctx, &mut params, size, BPF_FIB_LOOKUP_SRC) };
+    *preferred = F::source(&params);
+    matches!(result as u32, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH)
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 pub mod address;
 mod array;
 mod filter;
+pub(crate) mod flows;
 mod hooks;
 mod ids;
 mod kernel_log;

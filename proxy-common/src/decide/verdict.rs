@@ -64,6 +64,8 @@ pub enum DropReason {
     HopLimit,
     /// The flow map took no entry.
     FlowMapFull,
+    /// Too many new flows that nobody answers.
+    NewFlowLimited,
     /// A set names a slot that is not there.
     BadSlot,
     /// The traffic policy is Local, and the endpoints are elsewhere.
@@ -85,6 +87,7 @@ impl DropReason {
             Self::NoSnatAddress => Counter::NoSnatAddress,
             Self::HopLimit => Counter::HopLimit,
             Self::FlowMapFull => Counter::FlowMapFull,
+            Self::NewFlowLimited => Counter::NewFlowLimited,
             Self::BadSlot => Counter::BadSlot,
             Self::NoLocalEndpoints => Counter::NoLocalEndpoints,
             Self::SourceDenied => Counter::SourceDenied,

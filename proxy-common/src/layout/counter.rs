@@ -71,6 +71,8 @@ counters! {
     HopLimit = "hop_limit",
     /// Dropped: the flow map took no entry.
     FlowMapFull = "flow_map_full",
+    /// Dropped: too many new flows that nobody answers (`--max-new-flows`).
+    NewFlowLimited = "new_flow_limited",
     /// Dropped: a packet could not be rewritten.
     RewriteFailed = "rewrite_failed",
     /// Left alone: fragments, which are not translated yet.

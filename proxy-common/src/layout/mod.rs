@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod backend;
+pub mod budget;
 pub mod cidr;
 pub mod config;
 pub mod counter;
@@ -14,6 +15,7 @@ pub mod flow;
 pub mod frontend;
 pub mod id;
 pub mod name;
+pub mod probe;
 pub mod set;
 pub mod socket;
 pub mod source;
