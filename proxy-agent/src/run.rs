@@ -32,7 +32,7 @@ use crate::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server},
+    observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, endpoints, events::Event, http::Server},
     pace::Pace,
     reaper::{Counts, Reaper},
     source::SourceState,
@@ -114,6 +114,7 @@ struct Agent {
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
     events: Events,
+    drops: Drops,
     _sweeper: Sweeper,
 }
 
@@ -189,6 +190,7 @@ impl Agent {
             health,
             metrics,
             events,
+            drops: Drops::default(),
             _sweeper: sweeper,
         };
         agent.judge_node();
@@ -281,6 +283,7 @@ impl Agent {
                 }
                 _ = retry.tick() => {
                     self.service_health.retry().await;
+                    self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
                     if self.datapath.failed_hooks().next().is_some() {
@@ -304,6 +307,17 @@ impl Agent {
                     }));
                 }
             }
+        }
+    }
+
+    /// Warns of packets that were dropped since the last look.
+    fn tell_of_drops(&mut self) {
+        match self.datapath.counters() {
+            Ok(counts) => {
+                self.drops.look(&counts, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
+                self.health.set_drops(self.drops.recent());
+            }
+            Err(error) => debug!("{error:#}"),
         }
     }
 

@@ -253,7 +253,6 @@ fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
             (server, ACK, ClosingByClient, ClosingByClient),
             (server, FIN, Closed, Closed),
             (client, ACK, Closed, Closed),
-            (client, SYN, New, New),
         ][..],
         &[(server, FIN, ClosingByServer, ClosingByServer), (client, FIN, Closed, Closed)],
         &[(client, reset, Closed, Closed)],
