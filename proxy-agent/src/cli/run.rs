@@ -132,7 +132,7 @@ pub struct RunArgs {
 
     /// How many flows may be opened per second that nobody answers; bursts of 15 seconds' worth are let through. New
     /// flows beyond are dropped, so that a flood of SYNs does not push established flows out of the flow map: those
-    /// that are answered do not count. 0: no limit. Default: a 400th of the flow map.
+    /// that are answered do not count. 0: no limit. Default: a 512th of the flow map.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000_000))]
     pub max_new_flows: Option<u32>,
 

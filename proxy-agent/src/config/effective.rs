@@ -281,10 +281,10 @@ fn max_flows(
     wanted.clamp(FEWEST, most)
 }
 
-/// A flow that nobody answers stays for up to 90 s, 60 s after the backend's last try to answer it, and 15 s' worth may come
-/// at once. Two entries each for that long are about half of the map: as much as the kernel's LRU lets go before it takes
-/// from flows that were used more than once.
-const ENTRIES_PER_NEW_FLOW: u32 = 400;
+/// A flow that nobody answers has two entries and stays for up to 110 s: 60 s after the backend's last try to answer it, which
+/// is half a minute after the first, and until the agent's next round. 15 s' worth may come at once. So a flood takes half of
+/// the map, about: as much as the kernel's LRU lets go before it takes from flows that were used more than once.
+const ENTRIES_PER_NEW_FLOW: u32 = 512;
 
 /// As given; zero leaves what is usual, as with kube-proxy.
 fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {

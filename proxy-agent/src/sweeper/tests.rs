@@ -262,7 +262,8 @@ fn cost_of_a_round() {
                 }
             }
             let round = busy() - before;
-            let share = 100.0 * round.as_secs_f64() / ROUND.as_secs_f64();
+            let time = ROUND.max(REST * slices);
+            let share = 100.0 * round.as_secs_f64() / time.as_secs_f64();
             println!(
                 "{count} entries: {round:?} in {slices} slices, at most {longest:?} each: {share:.2} % of a core"
             );

@@ -184,8 +184,8 @@ fn flows_are_counted_as_kube_proxy_does() {
 #[test]
 fn new_flows_are_limited_by_the_size_of_the_map() {
     for (flags, expected) in [
-        ("--max-flows 65536", 163),
-        ("--max-flows 1048576", 2_621),
+        ("--max-flows 65536", 128),
+        ("--max-flows 1048576", 2_048),
         ("--max-flows 100", 1),
         ("--max-flows 65536 --max-new-flows 7", 7),
         ("--max-new-flows 0", 0),
