@@ -67,7 +67,11 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
             out.to = flow.tuple;
             return forward(tables, packet, ifindex, out);
         }
-        if tables.node_address(&tuple.dst).is_snat_source() && !tables.has_socket(tuple, packet.protocol) {
+        // An address of the node may be a load balancer's as well, with such a port.
+        if tables.node_address(&tuple.dst).is_snat_source()
+            && !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol)
+            && !tables.has_socket(tuple, packet.protocol)
+        {
             return tables.drop(DropReason::SnatUnknown);
         }
     }

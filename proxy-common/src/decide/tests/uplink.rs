@@ -28,6 +28,7 @@ for_both_families! {
     a_socket_s_port_is_not_given_away
     the_source_is_the_one_that_the_route_prefers
     unknown_snat_port
+    a_frontend_may_have_a_snat_port
     no_endpoints_rejects
     broken_slot_drops
     full_map_drops_and_leaves_nothing
@@ -239,6 +240,17 @@ fn unknown_snat_port<F: TestFamily>() {
     }
     world.listening.insert((F::addr(NODE), 20_050u16.to_be(), PROTOCOL_TCP));
     assert_eq!(world.uplink_gets(&stray).verdict, Verdict::Pass, "a socket of the node");
+}
+
+fn a_frontend_may_have_a_snat_port<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_A]);
+    let frontend = (NODE, 20_050);
+    world.frontend(F::addr(NODE), 20_050, SERVICE, 0);
+    for _ in 0..2 {
+        let said = world.uplink_gets(&tcp(CLIENT_END, frontend, SYN));
+        said.is(Verdict::Translate, CLIENT_END, (POD_A, TARGET_PORT));
+    }
+    assert_eq!(world.counter(Counter::SnatUnknown), 0);
 }
 
 fn no_endpoints_rejects<F: TestFamily>() {
