@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use proxy_common::{
     decide::NodeAddress,
     layout::{
@@ -64,11 +64,10 @@ enum Outcome {
 }
 
 impl Outcome {
-    #[track_caller]
-    fn sent(self) -> Frame {
+    fn sent(self) -> Result<Frame> {
         match self {
-            Self::Sent(frame) => frame,
-            Self::Dropped => panic!("dropped"),
+            Self::Sent(frame) => Ok(frame),
+            Self::Dropped => bail!("the packet was dropped"),
         }
     }
 }
@@ -131,8 +130,8 @@ const OTHER: (u16, Host) = (AT_UNRESOLVED, Host::Unresolved);
 fn packet_each_backend_has_all_source_ports<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options { snat_ports: 1, ..Options::default() })?;
     for transport in [SYN, Transport::Udp] {
-        let first = ask::<F>(&kernel, 50_000, REMOTE, transport)?.sent();
-        let second = ask::<F>(&kernel, 50_001, OTHER, transport)?.sent();
+        let first = ask::<F>(&kernel, 50_000, REMOTE, transport)?.sent()?;
+        let second = ask::<F>(&kernel, 50_001, OTHER, transport)?.sent()?;
         assert_eq!((first.src.port(), second.src.port()), (*SNAT.start(), *SNAT.start()));
         let reply = if transport == SYN { SYN_ACK } else { transport };
         answer::<F>(&kernel, &first, 50_000, AT_REMOTE, reply)?;
@@ -149,7 +148,7 @@ fn packet_source_ports_run_out_and_come_back<F: PacketFamily>() -> Result<()> {
     let mut used = std::collections::BTreeSet::new();
     let mut sent = Vec::new();
     for client in clients.clone() {
-        sent.push(ask::<F>(&kernel, client, REMOTE, SYN)?.sent());
+        sent.push(ask::<F>(&kernel, client, REMOTE, SYN)?.sent()?);
         used.insert(sent[sent.len() - 1].src.port());
     }
     assert_eq!(
@@ -162,19 +161,19 @@ fn packet_source_ports_run_out_and_come_back<F: PacketFamily>() -> Result<()> {
     for (client, sent) in clients.zip(&sent) {
         answer::<F>(&kernel, sent, client, AT_REMOTE, SYN_ACK)?;
     }
-    ask::<F>(&kernel, 51_000, OTHER, SYN)?.sent();
+    ask::<F>(&kernel, 51_000, OTHER, SYN)?.sent()?;
     // Half closed, a connection keeps its port; closed, it gives it away.
-    ask::<F>(&kernel, 50_001, REMOTE, FIN)?.sent();
+    ask::<F>(&kernel, 50_001, REMOTE, FIN)?.sent()?;
     assert_eq!(ask::<F>(&kernel, 51_001, REMOTE, SYN)?, Outcome::Dropped);
     answer::<F>(&kernel, &sent[1], 50_001, AT_REMOTE, FIN)?;
-    let next = ask::<F>(&kernel, 51_001, REMOTE, SYN)?.sent();
+    let next = ask::<F>(&kernel, 51_001, REMOTE, SYN)?.sent()?;
     assert_eq!(next.src, sent[1].src);
     answer::<F>(&kernel, &next, 51_001, AT_REMOTE, SYN_ACK)?;
     // So does one that the agent removes.
     assert_eq!(ask::<F>(&kernel, 51_002, REMOTE, SYN)?, Outcome::Dropped);
     let port = sent[2].src.port().to_be();
     kernel.retain_flows::<F>(|key| key.tuple.dport != port && key.tuple.sport != 50_002u16.to_be())?;
-    assert_eq!(ask::<F>(&kernel, 51_002, REMOTE, SYN)?.sent().src, sent[2].src);
+    assert_eq!(ask::<F>(&kernel, 51_002, REMOTE, SYN)?.sent()?.src, sent[2].src);
     assert_eq!(kernel.counter(Counter::SnatExhausted)?, 3);
     Ok(())
 }
@@ -184,16 +183,16 @@ fn packet_a_pair_is_repaired_from_either_side<F: PacketFamily>() -> Result<()> {
     const A_WHILE: u32 = 300;
     for lost in [Edge::Forward, Edge::ReverseIngress] {
         let Node { mut kernel, .. } = Node::new(Options::default())?;
-        let sent = ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent();
+        let sent = ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent()?;
         answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, SYN_ACK)?;
-        ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent();
+        ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?;
         let before = kernel.flows::<F>()?;
         kernel.age_flows::<F>(A_WHILE)?;
         kernel.retain_flows::<F>(|key| key.edge != lost as u8)?;
         assert_eq!(kernel.flows::<F>()?.len(), 1);
         match lost {
             Edge::Forward => answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?,
-            _ => assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent().src, sent.src),
+            _ => assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src),
         }
         assert_eq!(kernel.counter(Counter::FlowRepaired)?, 1, "{lost:?}");
         let after = kernel.flows::<F>()?;
@@ -203,7 +202,7 @@ fn packet_a_pair_is_repaired_from_either_side<F: PacketFamily>() -> Result<()> {
             assert_eq!((now.tuple, now.flags, now.backend), (flow.tuple, flow.flags, flow.backend));
         }
         // And it goes on both ways.
-        assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent().src, sent.src);
+        assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src);
         answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?;
     }
     Ok(())
@@ -217,15 +216,15 @@ fn packet_ports_of_sockets_are_not_given_away<F: PacketFamily>() -> Result<()> {
     assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, SYN)?, Outcome::Dropped);
     assert_eq!(kernel.counter(Counter::SnatExhausted)?, 1);
     // It is TCP's.
-    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent();
+    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
     drop(listener);
-    ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent();
+    ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent()?;
     // A socket at the address itself, of the other protocol. Flows that are there keep their port.
     let socket = UdpSocket::bind((Host::Node.ip::<F>(), port))?;
     assert_eq!(ask::<F>(&kernel, 50_001, OTHER, Transport::Udp)?, Outcome::Dropped);
-    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent();
+    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
     drop(socket);
-    ask::<F>(&kernel, 50_001, OTHER, Transport::Udp)?.sent();
+    ask::<F>(&kernel, 50_001, OTHER, Transport::Udp)?.sent()?;
     Ok(())
 }
 
@@ -261,7 +260,7 @@ fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
         let mut sent = None;
         for (by_client, transport, requests, answers) in handshake.iter().chain(rest) {
             match (by_client, &sent) {
-                (true, _) => sent = Some(ask::<F>(&kernel, 50_000, REMOTE, *transport)?.sent()),
+                (true, _) => sent = Some(ask::<F>(&kernel, 50_000, REMOTE, *transport)?.sent()?),
                 (false, Some(sent)) => answer::<F>(&kernel, sent, 50_000, AT_REMOTE, *transport)?,
                 (false, None) => unreachable!("the client begins"),
             }
@@ -273,7 +272,7 @@ fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
         }
         kernel.retain_flows::<F>(|_| false)?;
     }
-    let sent = ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent();
+    let sent = ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
     assert_eq!(states(&kernel)?, (New as u8, New as u8));
     answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, Transport::Udp)?;
     assert_eq!(states(&kernel)?, (Established as u8, Established as u8));
@@ -324,11 +323,11 @@ fn packet_unanswered_flows_are_limited<F: PacketFamily>() -> Result<()> {
 fn packet_answered_flows_are_not_limited<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(LIMITED)?;
     for client in 40_000..40_100 {
-        let sent = ask::<F>(&kernel, client, REMOTE, SYN)?.sent();
+        let sent = ask::<F>(&kernel, client, REMOTE, SYN)?.sent()?;
         answer::<F>(&kernel, &sent, client, AT_REMOTE, SYN_ACK)?;
-        ask::<F>(&kernel, client, REMOTE, ACK)?.sent();
+        ask::<F>(&kernel, client, REMOTE, ACK)?.sent()?;
         answer::<F>(&kernel, &sent, client, AT_REMOTE, ACK)?;
-        let sent = ask::<F>(&kernel, client, REMOTE, Transport::Udp)?.sent();
+        let sent = ask::<F>(&kernel, client, REMOTE, Transport::Udp)?.sent()?;
         answer::<F>(&kernel, &sent, client, AT_REMOTE, Transport::Udp)?;
     }
     assert_eq!(kernel.counter(Counter::NewFlowLimited)?, 0);
@@ -341,7 +340,7 @@ fn packet_answered_flows_are_not_limited<F: PacketFamily>() -> Result<()> {
             continue;
         };
         answer::<F>(&kernel, &sent, client, AT_REMOTE, SYN_ACK)?;
-        ask::<F>(&kernel, client, REMOTE, ACK)?.sent();
+        ask::<F>(&kernel, client, REMOTE, ACK)?.sent()?;
         answer::<F>(&kernel, &sent, client, AT_REMOTE, Transport::Tcp(4))?;
     }
     assert!(dropped > 50, "{dropped}");
@@ -379,7 +378,7 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
             let client = if program == "uplink_xdp" { 50_001 } else { 50_000 };
             let request = Frame::new(Host::Client.at::<F>(client), Host::Node.at::<F>(AT_REMOTE), SYN);
             let to = request.between((expected, 0).into(), Host::Remote.at::<F>(8080));
-            let sent = pass_on(&kernel, program, &request, &to)?.sent();
+            let sent = pass_on(&kernel, program, &request, &to)?.sent()?;
             let back = sent.reply().between(request.dst, request.src);
             pass_on(
                 &kernel,
@@ -387,7 +386,7 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
                 &Frame { hop_limit: 64, ..sent.reply() },
                 &Frame { hop_limit: 64, ..back },
             )?
-            .sent();
+            .sent()?;
         }
     }
     Ok(())

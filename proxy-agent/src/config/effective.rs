@@ -289,7 +289,7 @@ const ENTRIES_PER_NEW_FLOW: u32 = 512;
 /// As given; zero leaves what is usual, as with kube-proxy.
 fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {
     /// Well below the time after which the 32 bits of jiffies that flows are stamped with begin anew, 49 days.
-    const LONGEST: Duration = Duration::from_hours(20 * 24);
+    const LONGEST: Duration = Duration::from_secs(20 * 24 * 3600);
     /// Flows are stamped at intervals of up to 2.6 s.
     const SHORTEST: Duration = Duration::from_secs(5);
     let mut seconds = |flag: Option<Duration>, file: Option<Duration>, name: &str, default: u32| {
