@@ -184,3 +184,31 @@ pub fn changes() -> Result<impl Stream<Item = ()> + Unpin> {
     tokio::spawn(connection);
     Ok(messages.map(|_| ()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn the_source_that_a_route_was_given() {
+        let source = Ipv4Addr::new(10, 1, 0, 10);
+        let route = |protocol| {
+            let builder = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).pref_source(source);
+            builder.protocol(protocol).build()
+        };
+        for protocol in [RouteProtocol::Static, RouteProtocol::Boot, RouteProtocol::Bgp, RouteProtocol::Dhcp]
+        {
+            let route = route(protocol);
+            assert_eq!(
+                (preferred_source(&route), devices(&route)),
+                (Some(source.into()), vec![2]),
+                "{protocol:?}"
+            );
+        }
+        assert_eq!(preferred_source(&route(RouteProtocol::Kernel)), None, "the network of any address");
+        let without = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).build();
+        assert_eq!(preferred_source(&without), None);
+    }
+}
