@@ -302,7 +302,16 @@ impl Kernel {
     /// The kernel's.
     pub fn run(&self, program: &str, packet: &[u8], ifindex: u32, flags: u32) -> Result<Run> {
         let kind = Self::kind(program);
-        let run = sys::run(self.program(program)?, kind, packet, ifindex, 1, flags);
+        let run = sys::run(self.program(program)?, kind, packet, ifindex, 1, flags, 0);
+        run.with_context(|| format!("{program} on {} bytes", packet.len()))
+    }
+
+    /// Runs a tc program on a packet that a device is to cut into pieces with so many bytes of payload.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_on_segments(&self, program: &str, packet: &[u8], ifindex: u32, segment: u32) -> Result<Run> {
+        let run = sys::run(self.program(program)?, Kind::Tc, packet, ifindex, 1, 0, segment);
         run.with_context(|| format!("{program} on {} bytes", packet.len()))
     }
 

@@ -81,7 +81,7 @@ impl Bench {
         // Twice: the second repetition must find the packet restored.
         for repeat in [1, 2] {
             let run =
-                proxy_tests::packets::sys::run(case.wrapper.fd(), kind, &case.frame, device, repeat, 0)?;
+                proxy_tests::packets::sys::run(case.wrapper.fd(), kind, &case.frame, device, repeat, 0, 0)?;
             ensure!(run.result == result, "{program}, {what}: result {} instead of {result}", run.result);
             ensure!(
                 (run.packet != case.frame) == is_translated || is_new,
