@@ -151,7 +151,6 @@ impl SockDiag {
         flags: u16,
         mut take: impl FnMut(InetResponseHeader),
     ) -> io::Result<()> {
-        const ALIGNMENT: usize = 4;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
@@ -161,19 +160,46 @@ impl SockDiag {
         self.socket.send(&buffer, 0)?;
         loop {
             let (answers, _) = self.socket.recv_from_full()?;
-            let mut rest = answers.as_slice();
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<Listed>::deserialize(rest).map_err(io::Error::other)?;
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(Listed(header)) => take(header),
-                    NetlinkPayload::Done(done) => return result(done.code),
-                    NetlinkPayload::Error(error) => return result(error.raw_code()),
-                    _ => {}
-                }
-                let length = (answer.header.length as usize).next_multiple_of(ALIGNMENT);
-                rest = rest.get(length..).unwrap_or_default();
+            if let Some(code) = read_answers(&answers, &mut take).map_err(io::Error::other)? {
+                return result(code);
             }
         }
+    }
+}
+
+/// Takes the sockets out of a message of the kernel. The last message has a code.
+///
+/// # Errors
+/// When it cannot be read.
+fn read_answers(
+    mut rest: &[u8],
+    mut take: impl FnMut(InetResponseHeader),
+) -> Result<Option<i32>, DecodeError> {
+    const ALIGNMENT: usize = 4;
+    while !rest.is_empty() {
+        let answer = NetlinkMessage::<Listed>::deserialize(rest)?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(Listed(header)) => take(header),
+            NetlinkPayload::Done(done) => return Ok(Some(done.code)),
+            NetlinkPayload::Error(error) => return Ok(Some(error.raw_code())),
+            _ => {}
+        }
+        let length = (answer.header.length as usize).next_multiple_of(ALIGNMENT);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+/// The sockets in a message of the kernel, for tests with messages that no kernel would send.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sockets_of(message: &[u8], transport: Transport) -> io::Result<Vec<Connected>> {
+    let mut found = Vec::new();
+    let take = |header| found.push(Connected::new(transport, header));
+    match read_answers(message, take).map_err(io::Error::other)? {
+        Some(code) => result(code).map(|()| found),
+        None => Ok(found),
     }
 }
 
