@@ -3,9 +3,8 @@
 
 mod api;
 mod bytes;
-// FLOWS
+mod flows;
 mod mutate;
-
 mod packet;
 mod text;
 mod watch;
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 pub use api::{objects, sock_diag};
-pub fn flows(_: &[u8]) {}
+pub use flows::flows;
 pub use mutate::Mutator;
 pub use packet::parse_packet;
 pub use text::{configuration, manifests, values};

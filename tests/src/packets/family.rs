@@ -72,6 +72,43 @@ pub enum Host {
 }
 
 impl Host {
+    /// All of them.
+    pub fn all() -> [Self; 31] {
+        [
+            Self::Client,
+            Self::Gateway,
+            Self::Node,
+            Self::OtherNode,
+            Self::PodA,
+            Self::PodB,
+            Self::PodC,
+            Self::PodD,
+            Self::Remote,
+            Self::Unresolved,
+            Self::LocalVip,
+            Self::RemoteVip,
+            Self::HairpinVip,
+            Self::BridgeVip,
+            Self::UnresolvedVip,
+            Self::EmptyVip,
+            Self::LocalVip2,
+            Self::L3Client,
+            Self::OddVip,
+            Self::OddPod,
+            Self::SpreadVip,
+            Self::StickyVip,
+            Self::LocalOnlyVip,
+            Self::WithheldVip,
+            Self::GuardedVip,
+            Self::OwnVip,
+            Self::L3Vip,
+            Self::UnallocatedVip,
+            Self::GuardedIp,
+            Self::OpenIp,
+            Self::L3Pod,
+        ]
+    }
+
     /// Its addresses.
     pub fn addresses(self) -> (Ipv4Addr, Ipv6Addr) {
         let v4 = Ipv4Addr::new;

@@ -34,6 +34,10 @@ struct Both {
 /// What was met, to see that nothing is missing.
 pub(super) type Met = BTreeMap<String, u64>;
 
+/// Counted where the answer is sent.
+const ANSWERS: [Counter; 4] =
+    [Counter::NoEndpoints, Counter::UndefinedPort, Counter::EchoReply, Counter::FlowReset];
+
 /// The step at which the two sides differ, and how.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
@@ -283,7 +287,10 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         let is_answer = matches!(verdict, Verdict::Reject | Verdict::Reset | Verdict::Echo);
         if is_xdp && is_answer {
             // tc will count it.
-            self.site.native.counts.replace(before);
+            let mut counts = self.site.native.counts.borrow_mut();
+            for counter in ANSWERS {
+                counts.insert(counter, before.get(&counter).copied().unwrap_or(0));
+            }
         }
         let handed_over = is_xdp
             && match verdict {
