@@ -19,6 +19,9 @@ struct Args {
     /// Where to begin: the number that a failure names brings it back.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Tell how often each program gave each verdict.
+    #[arg(long)]
+    verdicts: bool,
 }
 
 fn main() -> ExitCode {
@@ -32,17 +35,17 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let Args { packets, seed } = Args::parse();
+    let Args { packets, seed, verdicts } = Args::parse();
     println!("{packets} packets of each family from seed {seed} on");
     let plan = Plan { packets: packets / 2, seed };
     // A node lives in the namespace of the thread that made it; there is a CPU for each family.
-    let v4 = thread::spawn(move || family::<V4>(plan));
-    let v6 = thread::spawn(move || family::<V6>(plan));
+    let v4 = thread::spawn(move || family::<V4>(plan, verdicts));
+    let v6 = thread::spawn(move || family::<V6>(plan, verdicts));
     let results = [v4, v6].map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
     results.into_iter().collect()
 }
 
-fn family<F: PacketFamily>(plan: Plan) -> Result<()> {
+fn family<F: PacketFamily>(plan: Plan, verdicts: bool) -> Result<()> {
     for everything in [false, true] {
         let report = compare::<F>(plan, everything)?;
         let rate = report.steps as f64 / report.took.as_secs_f64();
@@ -53,7 +56,7 @@ fn family<F: PacketFamily>(plan: Plan) -> Result<()> {
             report.steps,
             report.took.as_secs_f64(),
         );
-        for (met, times) in report.met {
+        for (met, times) in report.met.into_iter().filter(|_| verdicts) {
             println!("    {times:9} {met}");
         }
     }

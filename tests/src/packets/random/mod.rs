@@ -74,6 +74,8 @@ pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> 
     let node = Node::with(options, |v4, v6| {
         add_services(v4);
         add_services(v6);
+        world::add_sctp_listeners(v4);
+        world::add_sctp_listeners(v6);
         for settings in [&mut v4.settings, &mut v6.settings] {
             settings.external_cluster_ips = everything;
             settings.reset_removed_tcp = everything;
@@ -139,10 +141,3 @@ fn describe<F: PacketFamily>(seed: u64, everything: bool, steps: &[(usize, Step)
         list.join("\n")
     )
 }
-
-/// The programs' verdicts that a report does not have, of those that each must have given.
-pub fn never_met(report: &Report, expected: &[&str]) -> Vec<String> {
-    let missing = expected.iter().filter(|name| !report.met.iter().any(|(met, _)| met == *name));
-    missing.map(|name| (*name).to_owned()).collect()
-}
-

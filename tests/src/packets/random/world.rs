@@ -87,12 +87,15 @@ pub fn add_services<F: PacketFamily>(tables: &mut MemoryTables<F>) {
             }
         }
     }
-    // The kernel cannot be asked who listens for SCTP, so somebody might.
-    let ports = SNAT.map(|port| (Host::Node.addr::<F>(), port.to_be(), PROTOCOL_SCTP));
-    tables.listening.extend(ports);
     tables.service_addresses = [Host::LocalVip, Host::EmptyVip, Host::SpreadVip, Host::UnallocatedVip]
         .map(|host| host.addr::<F>())
         .into();
+}
+
+/// The kernel cannot be asked who listens for SCTP, so somebody might.
+pub(super) fn add_sctp_listeners<F: PacketFamily>(tables: &mut MemoryTables<F>) {
+    let ports = SNAT.map(|port| (Host::Node.addr::<F>(), port.to_be(), PROTOCOL_SCTP));
+    tables.listening.extend(ports);
 }
 
 /// Is it the second backend of its service?
