@@ -117,7 +117,8 @@ fn sock_diag() -> Result<()> {
     };
     let (v4, v6) = (Ipv4Addr::LOCALHOST.octets(), Ipv6Addr::LOCALHOST.octets());
     const BY_FAMILY: u16 = 20;
-    let sockets = [message(BY_FAMILY, &socket(2, &v4, &v4)), message(BY_FAMILY, &socket(10, &v6, &v6))].concat();
+    let sockets =
+        [message(BY_FAMILY, &socket(2, &v4, &v4)), message(BY_FAMILY, &socket(10, &v6, &v6))].concat();
     write("sock_diag", "sockets", &sockets)?;
     write("sock_diag", "done", &[sockets, message(3, &[0; 4])].concat())?;
     let refused = [&(-2i32).to_ne_bytes()[..], &message(BY_FAMILY, &[])].concat();

@@ -11,7 +11,9 @@ const MUTANTS: usize = 1_500;
 const NUMBER: u64 = 0x5eed;
 
 fn replay(name: &str) -> Result<()> {
-    let Some((_, run)) = TARGETS.iter().find(|(target, _)| *target == name) else { bail!("no target {name}") };
+    let Some((_, run)) = TARGETS.iter().find(|(target, _)| *target == name) else {
+        bail!("no target {name}")
+    };
     let seeds = seeds(name)?;
     assert!(!seeds.is_empty(), "no seeds of {name}");
     for (path, bytes) in &seeds {
@@ -39,4 +41,4 @@ macro_rules! replays {
     };
 }
 
-replays! { parse_packet flows manifests objects watch configuration values sock_diag }
+replays! { parse_packet flows manifests objects watch configuration values arguments sock_diag }

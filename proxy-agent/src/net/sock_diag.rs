@@ -234,7 +234,7 @@ fn inet_request(transport: Transport, family: u8, socket_id: SocketId) -> SockDi
 
 /// Of a code as netlink has them: 0, or an error number below.
 fn result(code: i32) -> io::Result<()> {
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.abs())) }
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.saturating_abs())) }
 }
 
 /// A socket in the answer. Attributes follow, which depend on the kernel; they are not looked at.
@@ -260,6 +260,15 @@ mod tests {
         bytes[..4].copy_from_slice(&7u32.to_ne_bytes());
         bytes[4..].copy_from_slice(&1u32.to_ne_bytes());
         assert_eq!(cookie(bytes), 0x1_0000_0007);
+    }
+
+    #[test]
+    fn any_code_is_an_answer() {
+        for code in [0, -libc::ENOENT, libc::ENOENT, i32::MIN, i32::MAX] {
+            let mut done = vec![20, 0, 0, 0, 3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            done.extend(code.to_ne_bytes());
+            assert_eq!(sockets_of(&done, Transport::Udp).is_ok(), code == 0, "{code}");
+        }
     }
 
     /// Listing needs no privileges.

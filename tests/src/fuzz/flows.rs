@@ -28,8 +28,7 @@ pub fn flows(bytes: &[u8]) {
     }
 }
 
-const CLIENTS: [Host; 6] =
-    [Host::PodA, Host::PodB, Host::PodC, Host::Client, Host::Gateway, Host::Remote];
+const CLIENTS: [Host; 6] = [Host::PodA, Host::PodB, Host::PodC, Host::Client, Host::Gateway, Host::Remote];
 const DESTINATIONS: [(Host, u16); 24] = [
     (Host::LocalVip, 80),
     (Host::LocalVip2, 80),
@@ -216,7 +215,8 @@ impl<F: PacketFamily> World<F> {
     fn stray(&mut self, choices: &mut Choices<'_>) {
         let src = choices.of(&Host::all()).at::<F>(choices.of(&[40_000, 80, 8080, 20_000]));
         let dst = choices.of(&Host::all()).at::<F>(choices.of(&[40_000, 80, 30_001, 20_000, 8080]));
-        let protocol = choices.of(&[PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, 0]);
+        let protocol =
+            choices.of(&[PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, 0]);
         let mut tuple = F::tuple(src, dst);
         let is_echo = protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6;
         if is_echo {

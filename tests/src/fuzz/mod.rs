@@ -17,14 +17,14 @@ pub use api::{objects, sock_diag};
 pub use flows::flows;
 pub use mutate::Mutator;
 pub use packet::parse_packet;
-pub use text::{configuration, manifests, values};
+pub use text::{arguments, configuration, manifests, values};
 pub use watch::watch;
 
 /// A target: name and function. Seeds are in the folder of its name in `tests/fuzz/seeds`.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("parse_packet", parse_packet),
     ("flows", flows),
     ("manifests", manifests),
@@ -32,6 +32,7 @@ pub const TARGETS: [Target; 8] = [
     ("watch", watch),
     ("configuration", configuration),
     ("values", values),
+    ("arguments", arguments),
     ("sock_diag", sock_diag),
 ];
 

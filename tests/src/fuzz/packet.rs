@@ -2,7 +2,7 @@
 
 use proxy_common::{
     V4, V6,
-    packet::{Parse, Packet, Unparsed},
+    packet::{Packet, Parse, Unparsed},
 };
 
 /// The first byte says where the network header starts; the rest is the frame. Reads outside are for the sanitizer to
@@ -30,6 +30,9 @@ fn check<F: Parse>(frame: &[u8], network: usize) {
     if !packet.is_echo_request() {
         assert!(packet.checksum_offset() + 2 <= frame.len(), "{packet:?}");
         let port = |at: usize| u16::from_ne_bytes([frame[at], frame[at + 1]]);
-        assert_eq!((packet.tuple.sport, packet.tuple.dport), (port(packet.transport), port(packet.transport + 2)));
+        assert_eq!(
+            (packet.tuple.sport, packet.tuple.dport),
+            (port(packet.transport), port(packet.transport + 2))
+        );
     }
 }

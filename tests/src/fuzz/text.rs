@@ -44,7 +44,7 @@ pub fn configuration(bytes: &[u8]) {
     }
 }
 
-/// The command line, one argument in each line, up to the settings; and each line as a value.
+/// Values of flags and fields, one in each line.
 pub fn values(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for line in text.lines() {
@@ -63,6 +63,11 @@ pub fn values(bytes: &[u8]) {
             assert_eq!(parse_cidr(&net.to_string()), Some(net));
         }
     }
+}
+
+/// The command line, one argument in each line, up to the settings.
+pub fn arguments(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
     let arguments = ["proxy-agent", "run"].into_iter().chain(text.lines()).map(OsString::from);
     let Ok(Cli { command: Command::Run(args), log }) = Cli::try_parse_from(normalise(arguments)) else {
         return;

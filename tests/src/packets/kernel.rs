@@ -289,9 +289,10 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn age_flows<F: PacketFamily>(&mut self, jiffies: u32) -> Result<()> {
-        let aged = self.flows::<F>()?.into_iter().map(|(key, flow)| {
-            (key, Flow { last_seen: flow.last_seen.wrapping_sub(jiffies), ..flow })
-        });
+        let aged = self
+            .flows::<F>()?
+            .into_iter()
+            .map(|(key, flow)| (key, Flow { last_seen: flow.last_seen.wrapping_sub(jiffies), ..flow }));
         self.put_hash(&family_map::<F>("flows"), aged)
     }
 

@@ -32,7 +32,8 @@ use crate::model::objects::Change;
 pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<String>) {
     let Parsed { objects, problems } = documents::parse(text, format, node);
     let problems = problems.into_iter();
-    let mut said: Vec<_> = problems.map(|Problem { line, column, what }| format!("{line}:{column}: {what}")).collect();
+    let mut said: Vec<_> =
+        problems.map(|Problem { line, column, what }| format!("{line}:{column}: {what}")).collect();
     let mut changes = Vec::with_capacity(objects.len());
     for Object { line, converted } in objects {
         said.extend(converted.problems.into_iter().map(|problem| format!("{line}: {problem}")));

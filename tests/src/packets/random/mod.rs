@@ -130,7 +130,12 @@ fn shorten<F: PacketFamily>(
     Ok((steps, failure))
 }
 
-fn describe<F: PacketFamily>(seed: u64, everything: bool, steps: &[(usize, Step)], failure: &Failure) -> String {
+fn describe<F: PacketFamily>(
+    seed: u64,
+    everything: bool,
+    steps: &[(usize, Step)],
+    failure: &Failure,
+) -> String {
     let list: Vec<_> = steps.iter().map(|(number, step)| format!("  {number}: {step:?}")).collect();
     let at = failure.step.map_or("at the end".to_owned(), |step| format!("at step {step}"));
     let settings = if everything { "everything switched on" } else { "default settings" };

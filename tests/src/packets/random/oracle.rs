@@ -77,8 +77,7 @@ pub(super) fn rewrite<F: PacketFamily>(
 ) -> Vec<u8> {
     let mut out = input.to_vec();
     let from = &packet.tuple;
-    let addresses =
-        |tuple: &Tuple<F>| [octets::<F>(&tuple.src), octets::<F>(&tuple.dst)].concat();
+    let addresses = |tuple: &Tuple<F>| [octets::<F>(&tuple.src), octets::<F>(&tuple.dst)].concat();
     let ports = |tuple: &Tuple<F>| [tuple.sport.to_ne_bytes(), tuple.dport.to_ne_bytes()].concat();
     let (old, new) = (addresses(from), addresses(to));
     let at = network + if F::IS_V4 { 12 } else { 8 };
@@ -98,7 +97,8 @@ pub(super) fn rewrite<F: PacketFamily>(
     match packet.protocol {
         PROTOCOL_SCTP => {
             let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            let length = |at: usize| u16::from_be_bytes([input[network + at], input[network + at + 1]]) as usize;
+            let length =
+                |at: usize| u16::from_be_bytes([input[network + at], input[network + at + 1]]) as usize;
             let end = if F::IS_V4 { network + length(2) } else { network + 40 + length(4) };
             let difference = word(&ports(from)) ^ word(&ports(to));
             let length = end.wrapping_sub(transport) as u16;

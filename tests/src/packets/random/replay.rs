@@ -206,12 +206,11 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                     native: change(&both.native),
                 };
                 let both = match what {
-                    What::Request(frame) => {
-                        Some(Both { kernel: frame.clone(), native: frame.clone() })
-                    }
+                    What::Request(frame) => Some(Both { kernel: frame.clone(), native: frame.clone() }),
                     What::Answer { to, flags } => {
                         let Some(sent) = self.sent.get(to) else { return Ok(Ok(())) };
-                        let answer = |frame: &Frame| Frame { hop_limit: 60, ..with_flags(frame.reply(), *flags) };
+                        let answer =
+                            |frame: &Frame| Frame { hop_limit: 60, ..with_flags(frame.reply(), *flags) };
                         Some(each(sent, &answer))
                     }
                     What::Again { of, flags } => {
@@ -244,7 +243,8 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         let Some(given) = self.given.get(&step) else { return Ok(()) };
         let tuple = F::tuple(given.kernel.src, given.kernel.dst);
         let key = FlowKey::new(tuple, given.kernel.transport.protocol(), Edge::Forward);
-        let (Some(kernel), Some(native)) = (self.site.kernel.flow(&key)?, self.site.native.flow_entry(&key)) else {
+        let (Some(kernel), Some(native)) = (self.site.kernel.flow(&key)?, self.site.native.flow_entry(&key))
+        else {
             return Ok(());
         };
         let twin = |flow: &Flow<F>| {
@@ -321,7 +321,9 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         }
         // An Ethernet header was put in front for the redirect.
         let added = if network == 0 && verdict == Verdict::Forward { ETHERNET } else { 0 };
-        Ok(self.translated(sent, input, network, &packet, verdict, &out, &run.packet[added..]).map_err(|how| differs(&how)))
+        Ok(self
+            .translated(sent, input, network, &packet, verdict, &out, &run.packet[added..])
+            .map_err(|how| differs(&how)))
     }
 
     /// The packet, if the program has to do with it.
@@ -332,7 +334,8 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
         // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
         let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
-        let overhears = matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
+        let overhears =
+            matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
         // SCTP's checksum is of the whole packet: tc's affair.
         let is_for_tc = is_xdp && packet.protocol == PROTOCOL_SCTP;
         (!is_for_tc && !(is_overheard && overhears)).then_some(packet)
@@ -345,14 +348,20 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         let native = &self.site.native;
         let tuple = &packet.tuple;
         let frontend = |addr| native.frontend(&FrontendKey::new(addr, tuple.dport, packet.protocol));
-        let Some(target) = frontend(tuple.dst).or_else(|| frontend(F::UNSPECIFIED)) else { return Ok(random) };
+        let Some(target) = frontend(tuple.dst).or_else(|| frontend(F::UNSPECIFIED)) else {
+            return Ok(random);
+        };
         let count = |role| native.set(target.service(), role).count();
         if SetRole::ALL.into_iter().map(count).max().unwrap_or(Set::EMPTY.count()) < 2 {
             return Ok(random);
         }
         let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
         let flow = self.site.kernel.flow(&key)?;
-        Ok(if flow.is_some_and(|flow| world::is_second::<F>(&flow.tuple.dst)) { random | TOP } else { random })
+        Ok(if flow.is_some_and(|flow| world::is_second::<F>(&flow.tuple.dst)) {
+            random | TOP
+        } else {
+            random
+        })
     }
 
     /// Compares a packet that was translated, with the port that the kernel chose.
@@ -417,7 +426,9 @@ impl<F: PacketFamily> Run<'_, '_, F> {
 fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
     let is_v4 = asked.src.is_ipv4();
     let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-    let Some(ip) = answer.get(network..).filter(|ip| ip.len() >= if is_v4 { 20 } else { 40 }) else { return false };
+    let Some(ip) = answer.get(network..).filter(|ip| ip.len() >= if is_v4 { 20 } else { 40 }) else {
+        return false;
+    };
     let length = |at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]) as usize;
     let length = if is_v4 { length(2) } else { 40 + length(4) };
     let Some(ip) = ip.get(..length) else { return false };

@@ -182,7 +182,8 @@ fn request<F: PacketFamily>(random: &mut Random) -> Frame {
         Host::OpenIp,
     ];
     const NODE_PORTS: [u16; 14] = [
-        30_001, 30_002, 30_003, 30_005, 30_006, 30_008, 30_583, 30_590, 30_600, 30_610, 30_620, 30_640, 30_999, 22,
+        30_001, 30_002, 30_003, 30_005, 30_006, 30_008, 30_583, 30_590, 30_600, 30_610, 30_620, 30_640,
+        30_999, 22,
     ];
     const OTHERS: [(Host, u16); 6] = [
         (Host::LocalVip, 81),
@@ -218,11 +219,8 @@ fn request<F: PacketFamily>(random: &mut Random) -> Frame {
         Transport::Sctp(chunk),
         Transport::Echo(is_reply),
     ]);
-    let mut frame = Frame::new(
-        source.at::<F>(random.of(&[40_000, 40_001, 0xffff])),
-        host.at::<F>(port),
-        transport,
-    );
+    let mut frame =
+        Frame::new(source.at::<F>(random.of(&[40_000, 40_001, 0xffff])), host.at::<F>(port), transport);
     // A packet whose backend was chosen by chance must not be dropped for its hop limit: its choice would stay unknown.
     frame.hop_limit = if is_by_chance::<F>(&frame) { 64 } else { random.of(&[64, 64, 64, 64, 2, 1]) };
     frame.payload = vec![random.below(256) as u8; random.below(40)];
