@@ -5,10 +5,15 @@ use std::collections::HashMap;
 use anyhow::Result;
 use proxy_common::{
     V4, V6,
-    decide::{self, Tables as _, Translation, Verdict, memory::MemoryTables},
+    decide::{
+        self, SocketClient, SocketOrigin, SocketVerdict, Tables as _, Translation, Verdict,
+        memory::MemoryTables,
+    },
     layout::{
+        backend::Backend,
         flow::{Edge, Flow, FlowKey, Pair, REFRESH, Tuple, flags},
         id::Id,
+        socket::SocketPeer,
     },
     packet::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
 };
@@ -111,6 +116,7 @@ fn run<F: PacketFamily>(choices: &mut Choices<'_>) {
             3 => world.forget(choices.byte()),
             4 | 5 => world.late_answer(choices),
             6 => world.stray(choices),
+            11 => world.connect(choices),
             _ => world.request(choices),
         }
         world.tables.steps.borrow_mut().clear();
@@ -235,6 +241,27 @@ impl<F: PacketFamily> World<F> {
             _ => decide::to_outside(&self.tables, &packet, &mut out),
         };
         self.check_entries();
+    }
+
+    /// A socket connects: to an endpoint of the service, if to any.
+    fn connect(&self, choices: &mut Choices<'_>) {
+        let (host, port) = choices.of(&DESTINATIONS);
+        let protocol = choices.of(&[PROTOCOL_TCP, PROTOCOL_UDP]);
+        let bound = choices.of(&[None, Some(Host::PodA), Some(Host::Client)]);
+        let client = SocketClient {
+            origin: choices.of(&[SocketOrigin::Pod, SocketOrigin::Node]),
+            netns: choices.byte().into(),
+            bound: bound.map_or(F::UNSPECIFIED, |host| host.addr::<F>()),
+        };
+        let mut peer = SocketPeer::default();
+        let addr = host.addr::<F>();
+        let verdict = decide::connect(&self.tables, &addr, port.to_be(), protocol, &client, &mut peer);
+        if verdict == SocketVerdict::Translate {
+            let is_peer = |backend: &Backend<F>| {
+                (backend.addr, backend.port, backend.id) == (peer.addr, peer.port, peer.backend)
+            };
+            assert!(self.tables.backends.iter().any(is_peer), "{host:?}:{port}: {peer:?}");
+        }
     }
 
     /// The map forgets both entries of a flow. One alone may give out a tuple that another has taken meanwhile, for a second:

@@ -338,7 +338,8 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
         // SCTP's checksum is of the whole packet: tc's affair.
         let is_for_tc = is_xdp && packet.protocol == PROTOCOL_SCTP;
-        (!is_for_tc && !(is_overheard && overhears)).then_some(packet)
+        let is_left = is_for_tc || (is_overheard && overhears);
+        (!is_left).then_some(packet)
     }
 
     /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
