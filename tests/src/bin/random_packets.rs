@@ -1,4 +1,4 @@
-//! Random packets through the programs in the kernel and through the core: `cargo xtask nightly` runs it optimised.
+//! Random packets through the programs in the kernel and through the core: run by `cargo xtask nightly`.
 
 use std::{process::ExitCode, thread};
 

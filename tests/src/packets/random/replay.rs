@@ -17,7 +17,7 @@ use proxy_common::{
 
 use super::{
     oracle::{self, bytes, parse, results, rewrite, same},
-    steps::{Random, Shape, Step, What},
+    steps::{Random, Shape, Step, What, error},
     world,
 };
 use crate::packets::{
@@ -217,7 +217,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                         let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
                         Some(each(given, &|frame| with_flags(frame.clone(), *flags)))
                     }
-                    What::Garbage(_) => None,
+                    What::Garbage(_) | What::Error { .. } => None,
                 };
                 if let Some(both) = &both {
                     self.given.insert(number, both.clone());
@@ -225,10 +225,15 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                 let (for_kernel, for_native) = match (&both, what) {
                     (Some(both), _) => (both.kernel.build()?, both.native.build()?),
                     (None, What::Garbage(bytes)) => (bytes.clone(), bytes.clone()),
+                    (None, What::Error { about, from, which, quoted }) => {
+                        let Some(about) = self.sent.get(about) else { return Ok(Ok(())) };
+                        let error = |about| error::<F>(about, *from, *which, *quoted);
+                        (error(&about.kernel)?, error(&about.native)?)
+                    }
                     (None, _) => return Ok(Ok(())),
                 };
                 // A frame without a packet has no bytes to change.
-                let shape = if both.is_none() { &Shape::Whole } else { shape };
+                let shape = if matches!(what, What::Garbage(_)) { &Shape::Whole } else { shape };
                 let skip = if program.contains("_l3_") { ETHERNET } else { 0 };
                 let trim = |frame: Vec<u8>| shape.apply(frame).split_off_at(skip);
                 let sent = Sent { number, program, device: *device, both, shape };

@@ -1,5 +1,9 @@
 //! What happens in a run: a list of steps that depends on a number only, so that a run can be had again, and shortened.
 
+use std::net::IpAddr;
+
+use etherparse::PacketBuilder;
+
 use crate::packets::{Device, Frame, Host, PacketFamily, SNAT, Transport};
 
 /// A generator of random numbers (xorshift), good enough to choose packets.
@@ -53,6 +57,9 @@ pub(super) enum What {
     Answer { to: usize, flags: u8 },
     /// The frame of a step again, with these TCP flags if it is TCP.
     Again { of: usize, flags: u8 },
+    /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
+    /// bytes of the packet it quotes at most.
+    Error { about: usize, from: Host, which: usize, quoted: usize },
     /// Bytes, whatever they are.
     Garbage(Vec<u8>),
 }
@@ -141,7 +148,13 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
             }
             What::Answer { to: before(random), flags }
         }
-        16..19 => What::Again { of: before(random), flags },
+        16 => What::Error {
+            about: before(random),
+            from: random.of(&[Host::Gateway, Host::PodB, Host::Remote]),
+            which: random.below(4),
+            quoted: random.of(&[28, 48, 200, 200]),
+        },
+        17 | 18 => What::Again { of: before(random), flags },
         _ => What::Garbage(garbage::<F>(random)),
     };
     let shape = match random.below(20) {
@@ -162,6 +175,35 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         _ => Shape::Whole,
     };
     Step::Packet { program, device, what, shape }
+}
+
+/// An ICMP error about a frame, as a router or the receiver makes it.
+pub(super) fn error<F: PacketFamily>(
+    about: &Frame,
+    from: Host,
+    which: usize,
+    quoted: usize,
+) -> anyhow::Result<Vec<u8>> {
+    let bytes = about.build()?;
+    let quote = &bytes[ETHERNET..bytes.len().min(ETHERNET + quoted)];
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(about.from, about.to);
+    match (from.ip::<F>(), about.src.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            // Port and host unreachable, fragmentation needed, time exceeded (RFC 792).
+            let (kind, code) = [(3, 3), (3, 1), (3, 4), (11, 0)][which];
+            let icmp = builder.ipv4(src.octets(), dst.octets(), 60).icmpv4_raw(kind, code, [0, 0, 5, 0]);
+            icmp.write(&mut frame, quote)?;
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            // Port and address unreachable, packet too big, time exceeded (RFC 4443).
+            let (kind, code) = [(1, 4), (1, 3), (2, 0), (3, 0)][which];
+            let icmp = builder.ipv6(src.octets(), dst.octets(), 60).icmpv6_raw(kind, code, [0, 0, 5, 0]);
+            icmp.write(&mut frame, quote)?;
+        }
+        _ => anyhow::bail!("two families"),
+    }
+    Ok(frame)
 }
 
 fn request<F: PacketFamily>(random: &mut Random) -> Frame {
