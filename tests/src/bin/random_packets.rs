@@ -56,6 +56,9 @@ fn family<F: PacketFamily>(plan: Plan, verdicts: bool) -> Result<()> {
             report.steps,
             report.took.as_secs_f64(),
         );
+        for difference in report.unrepeated {
+            println!("    did not happen again: {difference}");
+        }
         for (met, times) in report.met.into_iter().filter(|_| verdicts) {
             println!("    {times:9} {met}");
         }

@@ -17,7 +17,7 @@ use proxy_common::{
 
 use super::{
     oracle::{self, bytes, parse, results, rewrite, same},
-    steps::{Random, Shape, Step, What, error},
+    steps::{Shape, Step, What, error},
     world,
 };
 use crate::packets::{
@@ -350,7 +350,8 @@ impl<F: PacketFamily> Run<'_, '_, F> {
     /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
     fn choose_as_the_kernel_did(&self, number: usize, packet: &Packet<F>) -> Result<u32> {
         const TOP: u32 = 1 << 31;
-        let random = Random::new(number as u64).next() & !TOP;
+        // Another source port at each step. What the kernel chooses may meet an older flow.
+        let random = (number as u32) << 22;
         let native = &self.site.native;
         let tuple = &packet.tuple;
         let frontend = |addr| native.frontend(&FrontendKey::new(addr, tuple.dport, packet.protocol));
