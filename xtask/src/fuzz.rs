@@ -148,7 +148,7 @@ fn fuzz(fuzzers: &Path, target: &str, seconds: u32) -> Result<()> {
         .arg(format!("-timeout={SLOW_SECONDS}"))
         .arg(format!("-max_len={LONGEST_INPUT}"))
         .arg(format!("-artifact_prefix={}/", found.display()))
-        .args(["-verbosity=0", "-print_final_stats=1"])
+        .args(["-verbosity=0", "-print_funcs=0", "-print_final_stats=1"])
         .arg(&corpus)
         .arg(dir().join("seeds").join(target));
     run(&mut command).with_context(|| format!("the input is in {}", found.display()))
