@@ -170,7 +170,11 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         }
         // What answers look like depends on ports that each side chose for itself.
         5 | 6 if matches!(&what, What::Request(frame) if !is_by_chance::<F>(frame)) => {
-            Shape::Noise((0..=random.below(3)).map(|_| (random.below(64), 1 << random.below(8))).collect())
+            let changes = 1 + random.below(3);
+            let mut noise: Vec<_> = (0..changes).map(|_| (random.below(64), 1 << random.below(8))).collect();
+            // With a multicast address as source, the kernel's look-up of IPv6 routes says that it forwards nothing.
+            noise.retain(|(at, _)| F::IS_V4 || *at != 8);
+            Shape::Noise(noise)
         }
         _ => Shape::Whole,
     };
