@@ -3,6 +3,7 @@
 pub mod address;
 mod array;
 mod filter;
+pub(crate) mod flows;
 mod hooks;
 mod ids;
 mod kernel_log;
@@ -26,8 +27,9 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
-    layout::device::{
-        DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
+    layout::{
+        counter::Counter,
+        device::{DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
     },
 };
 use tracing::{info, warn};
@@ -128,6 +130,14 @@ impl Datapath {
         self.hooks.failed()
     }
 
+    /// What the programs counted, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        maps::counters(&self.pins)
+    }
+
     /// Prints what the programs log, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
         kernel_log::follow(self.object.ebpf())
@@ -137,7 +147,8 @@ impl Datapath {
         let mut map = maps::devices(&self.pins)?;
         let mut wanted: Vec<(u32, Device)> = Vec::new();
         for uplink in &topology.uplinks {
-            let mut device = Device { flags: DEVICE_UPLINK, bridge: uplink.bridge, ..Device::default() };
+            let mut device =
+                Device { flags: DEVICE_UPLINK, bridge: uplink.bridge, mtu: uplink.mtu, ..Device::default() };
             if !uplink.has_link_header {
                 device.flags |= DEVICE_L3;
             }
@@ -169,10 +180,9 @@ impl Datapath {
 
     fn write_node_addresses<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
         let mut map = F::node_addrs(&self.pins)?;
-        let sources: BTreeSet<IpAddr> =
-            topology.uplinks.iter().flat_map(|uplink| uplink.sources.iter().copied()).collect();
+        let sources = &topology.snat_sources;
         let mut keep = Vec::new();
-        for ip in topology.nodeport_addresses.union(&sources) {
+        for ip in topology.nodeport_addresses.union(sources) {
             let Some(addr) = F::from_ip(*ip) else { continue };
             let mut flags = 0;
             if topology.nodeport_addresses.contains(ip) {

@@ -38,6 +38,8 @@ pub struct Uplink {
     pub bridge: u32,
     /// Source addresses for connections passed on by it, one per family at most.
     pub sources: Vec<IpAddr>,
+    /// Its MTU in bytes; 0: not known.
+    pub mtu: u32,
 }
 
 /// The node's side of a pod's interface.
@@ -58,6 +60,9 @@ pub struct Topology {
     pub uplinks: Vec<Uplink>,
     /// Interfaces of pods, if packets are to be translated there.
     pub pods: Vec<PodPort>,
+    /// All addresses that connections may be passed on from: those of [`Uplink::sources`], and those that the kernel may find
+    /// for a route.
+    pub snat_sources: BTreeSet<IpAddr>,
     /// Where nodePorts are served.
     pub nodeport_addresses: BTreeSet<IpAddr>,
     /// All addresses of the node, for telling its own from others'.
@@ -113,9 +118,10 @@ impl Topology {
         };
         let uplink = |interface: &Interface| {
             let sources = [IpFamily::V4, IpFamily::V6].into_iter().filter_map(|family| {
+                let of_family = |ip: &&IpAddr| IpFamily::of(ip) == family;
+                let preferred = interface.preferred_sources.iter().filter(|ip| is_local(interfaces, ip));
                 // An overlay without an address of its own answers to the node's.
-                let own = interface.addresses.iter().find(|ip| IpFamily::of(ip) == family).copied();
-                own.or_else(|| primary(family))
+                preferred.chain(&interface.addresses).find(of_family).copied().or_else(|| primary(family))
             });
             Uplink {
                 index: interface.index,
@@ -124,10 +130,13 @@ impl Topology {
                 is_virtual: !interface.kind.is_empty(),
                 bridge: bridge(interfaces, interface.master),
                 sources: sources.collect(),
+                mtu: interface.mtu,
             }
         };
         let overlays = interfaces.iter().filter(|interface| is_overlay(interface) && !is_uplink(interface));
-        let uplinks: Vec<Uplink> = own.iter().copied().chain(overlays).map(uplink).collect();
+        let leaving: Vec<&Interface> = own.iter().copied().chain(overlays).collect();
+        let uplinks: Vec<Uplink> = leaving.iter().copied().map(uplink).collect();
+        let snat_sources = snat_sources(interfaces, &leaving, &uplinks);
 
         for interface in &own {
             if interface.kind == "bridge" {
@@ -147,8 +156,16 @@ impl Topology {
         let of_uplinks: BTreeSet<IpAddr> =
             own.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
         let nodeport_addresses = nodeport_addresses(&of_uplinks, &local_addresses, &node_addresses, wishes);
-        Self { uplinks, pods, nodeport_addresses, local_addresses, complaints }
+        Self { uplinks, pods, snat_sources, nodeport_addresses, local_addresses, complaints }
     }
+}
+
+fn snat_sources(interfaces: &[Interface], leaving: &[&Interface], uplinks: &[Uplink]) -> BTreeSet<IpAddr> {
+    let of_routes = leaving.iter().flat_map(|interface| &interface.preferred_sources);
+    let of_routes = of_routes.filter(|ip| is_local(interfaces, ip));
+    let of_interfaces = leaving.iter().flat_map(|interface| &interface.addresses);
+    let of_uplinks = uplinks.iter().flat_map(|uplink| &uplink.sources);
+    of_routes.chain(of_interfaces).chain(of_uplinks).copied().collect()
 }
 
 fn is_local(interfaces: &[Interface], ip: &IpAddr) -> bool {
@@ -303,6 +320,33 @@ mod tests {
         assert_eq!(sources("eth0"), "192.168.1.10 fd00::10");
         assert_eq!(sources("flannel.1"), "10.244.1.0 fd00::10");
         assert_eq!(sources("wg0"), "192.168.1.10 fd00::10");
+    }
+
+    #[test]
+    fn routes_may_prefer_a_source() {
+        let mut interfaces = node();
+        let prefer = |sources: &[&str]| sources.iter().map(|ip| ip.parse().unwrap()).collect();
+        interfaces[0].addresses = vec!["10.9.9.9".parse().unwrap()];
+        for (preferred, expected) in [
+            (&["192.168.1.11"][..], "192.168.1.11 fd00::10"),
+            (&["10.9.9.9", "192.168.1.11"], "10.9.9.9 fd00::10"),
+            // Not the node's (any more).
+            (&["192.168.1.77"], "192.168.1.10 fd00::10"),
+        ] {
+            interfaces[1].preferred_sources = prefer(preferred);
+            let topology = Topology::new(&interfaces, &[], &wishes());
+            let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
+            assert_eq!(sources.join(" "), expected, "{preferred:?}");
+            // Whatever the kernel finds, late answers to it are known.
+            let mut all = ips(&["192.168.1.10", "192.168.1.11", "fd00::10", "10.244.1.0"]);
+            all.extend(
+                preferred
+                    .iter()
+                    .map(|ip| ip.parse::<IpAddr>().unwrap())
+                    .filter(|ip| ip.to_string() != "192.168.1.77"),
+            );
+            assert_eq!(topology.snat_sources, all, "{preferred:?}");
+        }
     }
 
     #[test]

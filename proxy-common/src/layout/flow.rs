@@ -3,6 +3,8 @@
 //! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
 //! of a flow are each other's mirror, so that either can be made again from the other.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::id::Id;
 use crate::{Family, V4, V6};
 
@@ -25,6 +27,17 @@ impl<F: Family> Tuple<F> {
     #[inline(always)]
     pub fn reversed(&self) -> Self {
         Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+
+    /// Becomes the tuple of the answer to another, one address after the other: there are few registers, and little stack.
+    #[inline(always)]
+    pub fn set_reversed(&mut self, other: &Self) {
+        self.src = other.dst;
+        compiler_fence(Ordering::SeqCst);
+        self.dst = other.src;
+        compiler_fence(Ordering::SeqCst);
+        self.sport = other.dport;
+        self.dport = other.sport;
     }
 
     /// Equality without a call to a comparison function.
@@ -84,16 +97,39 @@ pub mod flags {
     pub const REVERSE: u8 = 8;
 }
 
-/// What the handshake has come to. Datagram flows stay [`FlowState::New`].
+/// What a flow has come to. Both entries say the same, up to where it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
-    /// Only a SYN was seen, or there is no handshake.
+    /// Only the client was heard.
     New = 0,
-    /// More than a SYN.
-    Established = 1,
-    /// FIN or RST: the next SYN is another connection.
-    Closing = 2,
+    /// TCP: the SYN was answered. In the entry for answers only; the other one still says new.
+    Answered = 1,
+    /// TCP: the client went on after the answer. Datagrams: there was an answer.
+    Established = 2,
+    /// TCP: the backend went on, too, which it does for a client that got its answer: not for one that sends from the
+    /// addresses of others. In the entry for answers only; the other one says established.
+    Assured = 3,
+    /// FIN by the client. From here on the next SYN is another connection.
+    ClosingByClient = 4,
+    /// FIN by the backend.
+    ClosingByServer = 5,
+    /// FIN by both, or a reset.
+    Closed = 6,
+}
+
+impl FlowState {
+    /// Has one side ended it, or both?
+    #[inline(always)]
+    pub fn is_ending(state: u8) -> bool {
+        state >= Self::ClosingByClient as u8
+    }
+
+    /// Is nothing more to come?
+    #[inline(always)]
+    pub fn is_closed(state: u8) -> bool {
+        state == Self::Closed as u8
+    }
 }
 
 /// A MAC address in words that need no byte-wise copy.
@@ -169,10 +205,17 @@ impl<F: Family> Pair<F> {
         } else {
             Edge::ReverseEgress
         };
-        *twin_key = FlowKey::new(flow.tuple.reversed(), key.protocol, edge);
-        *twin = *flow;
-        twin.tuple = key.tuple.reversed();
-        twin.flags ^= flags::REVERSE;
+        twin_key.tuple.set_reversed(&flow.tuple);
+        twin_key.protocol = key.protocol;
+        twin_key.edge = edge as u8;
+        twin_key.zero = 0;
+        twin.tuple.set_reversed(&key.tuple);
+        twin.last_seen = flow.last_seen;
+        twin.backend = flow.backend;
+        twin.service = flow.service;
+        twin.state = flow.state;
+        twin.mac = flow.mac;
+        twin.flags = flow.flags ^ flags::REVERSE;
     }
 }
 

@@ -129,7 +129,7 @@ fn ends_it(protocol: u8, flags: u8) -> bool {
 
 impl<F: PacketFamily> World<F> {
     fn packet(&self, tuple: Tuple<F>, protocol: u8, tcp_flags: u8, hop_limit: u8) -> Packet<F> {
-        Packet { tuple, protocol, tcp_flags, hop_limit, transport: 34 }
+        Packet { tuple, protocol, tcp_flags, hop_limit, transport: 34, follows: false }
     }
 
     /// What a hook says.
@@ -232,7 +232,8 @@ impl<F: PacketFamily> World<F> {
         if !is_echo && self.tables.may_be_frontend(&tuple.dst, tuple.dport, protocol) {
             return;
         }
-        let packet = self.packet(tuple, protocol, choices.byte() & 0x3f & !5, choices.byte());
+        let mut packet = self.packet(tuple, protocol, choices.byte() & 0x3f & !5, choices.byte());
+        packet.follows = choices.byte() % 2 == 1;
         let mut out = Translation::default();
         match choices.below(4) {
             0 => decide::from_pod(&self.tables, &packet, choices.byte().into(), &mut out),

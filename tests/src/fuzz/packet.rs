@@ -2,7 +2,7 @@
 
 use proxy_common::{
     V4, V6,
-    packet::{Packet, Parse, Unparsed},
+    packet::{Dissected, Packet, Parse, Part, Unparsed, dissect},
 };
 
 /// The first byte says where the network header starts; the rest is the frame. Reads outside are for the sanitizer to
@@ -23,7 +23,33 @@ pub(crate) fn parse<F: Parse>(frame: &[u8], network: usize) -> Result<Packet<F>,
     unsafe { F::parse(range.start, range.end, network) }
 }
 
+/// Of what is taken apart, what was parsed quickly is the same; and an error quotes what its receiver sent.
+fn check_dissected<F: Parse>(frame: &[u8], network: usize) {
+    let mut dissected = Dissected::<F>::default();
+    let is_ours = dissect(frame, network, &mut dissected);
+    let Dissected { packet, part, icmp, .. } = dissected;
+    if let Ok(parsed) = parse::<F>(frame, network)
+        && !parsed.is_echo_request()
+    {
+        assert!(is_ours, "{parsed:?}");
+        assert_eq!((packet, part), (parsed, Part::Whole));
+    }
+    if !is_ours {
+        return;
+    }
+    assert!(packet.transport >= network + F::HEADER, "{dissected:?}");
+    match part {
+        Part::Whole | Part::First => assert!(packet.transport + 4 <= frame.len() && !packet.follows),
+        Part::Later => assert!(packet.follows),
+        Part::Error => {
+            assert!(icmp >= network + F::HEADER && packet.follows, "{dissected:?}");
+            assert!(packet.transport >= icmp + 8 + F::HEADER && packet.transport + 4 <= frame.len());
+        }
+    }
+}
+
 fn check<F: Parse>(frame: &[u8], network: usize) {
+    check_dissected::<F>(frame, network);
     let Ok(packet) = parse::<F>(frame, network) else { return };
     assert!(packet.transport >= network + F::HEADER, "{packet:?}");
     assert!(packet.transport + 8 <= frame.len(), "{packet:?}");

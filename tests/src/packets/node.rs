@@ -144,6 +144,10 @@ impl Node {
         unshare(CloneFlags::CLONE_NEWNET).context("packet tests need root")?;
         configure()?;
         let (mut v4, mut v6) = (memory_tables::<V4>(Device::index)?, memory_tables::<V6>(Device::index)?);
+        for settings in [&mut v4.settings, &mut v6.settings] {
+            settings.snat_last = settings.snat_first + options.snat_ports - 1;
+            settings.idle = options.idle;
+        }
         change(&mut v4, &mut v6);
         let kernel = Kernel::load(options, &v4, &v6)?;
         Ok(Self { kernel, v4, v6 })
@@ -240,6 +244,7 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
             next_hop: neighbour.addr::<F>(),
             from: words(device.mac()),
             to: words(neighbour.mac()),
+            mtu: 0,
         };
         tables.routes.insert(host.addr::<F>(), route);
         if host == Host::Gateway {

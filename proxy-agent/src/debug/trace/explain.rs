@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     datapath::address::{UserFamily, protocol_of},
-    debug::{flows::state_text, names::protocol_text},
+    datapath::flows::state_name,
+    debug::names::protocol_text,
 };
 
 impl Question {
@@ -124,7 +125,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             F::to_socket(&flow.tuple.dst, flow.tuple.dport),
         );
         let whose = if flow.flags & flags::REVERSE != 0 { "an answer in" } else { "part of" };
-        let state = state_text(flow.state);
+        let state = state_name(flow.state);
         let service = self.service(flow.service);
         format!("it is {whose} a known flow ({state}) of {service}: sent as {from} to {to}")
     }
@@ -138,6 +139,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             RouteKind::Unresolved => {
                 format!("routed by {device}, next hop {via} (its MAC is not known yet: the kernel will ask)")
             }
+            RouteKind::TooBig => format!("routed by {device}, but longer than its {} bytes", route.mtu),
             RouteKind::None => "there is no route".to_owned(),
         }
     }
@@ -191,7 +193,9 @@ pub(super) fn drop_text(reason: DropReason) -> &'static str {
         DropReason::SourceDenied => "the client is in none of the load balancer's source ranges",
         DropReason::Unallocated => "the address is in the service range, but no service has it",
         DropReason::HopLimit => "the hop limit ran out",
+        DropReason::TooBig => "it is too big for the way on",
         DropReason::FlowMapFull => "the flow map is full",
+        DropReason::NewFlowLimited => "there are too many new flows that nobody answers (--max-new-flows)",
         DropReason::BadSlot => "the set names a backend that is not there: a defect",
     }
 }

@@ -78,6 +78,8 @@ pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> 
         add_services(v6);
         world::add_sctp_listeners(v4);
         world::add_sctp_listeners(v6);
+        world::add_mtus(v4);
+        world::add_mtus(v6);
         for settings in [&mut v4.settings, &mut v6.settings] {
             settings.external_cluster_ips = everything;
             settings.reset_removed_tcp = everything;

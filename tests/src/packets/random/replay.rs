@@ -12,7 +12,7 @@ use proxy_common::{
         id::Id,
         set::{Set, SetRole},
     },
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, Packet},
+    packet::{Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, Packet, Part, dissect},
 };
 
 use super::{
@@ -35,8 +35,14 @@ struct Both {
 pub(super) type Met = BTreeMap<String, u64>;
 
 /// Counted where the answer is sent.
-const ANSWERS: [Counter; 4] =
-    [Counter::NoEndpoints, Counter::UndefinedPort, Counter::EchoReply, Counter::FlowReset];
+const ANSWERS: [Counter; 6] = [
+    Counter::NoEndpoints,
+    Counter::UndefinedPort,
+    Counter::EchoReply,
+    Counter::FlowReset,
+    Counter::HopLimit,
+    Counter::TooBig,
+];
 
 /// The step at which the two sides differ, and how.
 #[derive(Clone, Debug)]
@@ -66,6 +72,7 @@ impl<'a, F: PacketFamily> Site<'a, F> {
         self.kernel.forget_clients::<F>()?;
         self.native.flows.borrow_mut().clear();
         self.native.affinity.borrow_mut().clear();
+        self.native.fragments.borrow_mut().clear();
         self.native.counts.borrow_mut().clear();
         self.native.steps.borrow_mut().clear();
         self.native.now.set(1_000);
@@ -108,10 +115,11 @@ impl<'a, F: PacketFamily> Site<'a, F> {
             return Ok(Some(format!("affinity: in the kernel {kept:?}, natively {expected:?}")));
         }
         // Of what the programs count, and not the core.
-        const OTHERS: [Counter; 6] = [
+        const OTHERS: [Counter; 7] = [
             Counter::RejectSent,
             Counter::RejectLimited,
-            Counter::Fragment,
+            Counter::FragmentFollowed,
+            Counter::IcmpError,
             Counter::XdpToTc,
             Counter::FrontendTorn,
             Counter::RewriteFailed,
@@ -277,19 +285,24 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             Err(error) => return Err(error),
         };
         let network = if program.contains("_l3_") { 0 } else { ETHERNET };
-        let Some(packet) = self.for_us(sent, natively, network) else {
+        let Some(dissected) = self.for_us(sent, natively, network) else {
             let is_same = run.result == pass && run.packet == input;
             return Ok(agree(is_same, || format!("not left alone: {run:02x?}")));
         };
+        let packet = dissected.packet;
         let chance = self.choose_as_the_kernel_did(number, &packet)?;
         self.site.native.fixed_random.set(Some(chance));
+        self.site.native.size.set(oracle::size::<F>(kind, natively, network));
         let before = self.site.native.counts.borrow().clone();
         let (verdict, out) = oracle::decide(self.site.native, program, ifindex, &packet);
         *self.met.entry(format!("{program}: {verdict:?}")).or_default() += 1;
         let differs = |how: &str| format!("{how}: natively {verdict:?} {out:?}, in the kernel {run:02x?}");
         // XDP sends only back by the device itself, and knows neither bridges nor hairpin.
         let is_xdp = kind == Kind::Xdp;
-        let is_answer = matches!(verdict, Verdict::Reject | Verdict::Reset | Verdict::Echo);
+        let is_answer = matches!(
+            verdict,
+            Verdict::Reject | Verdict::Reset | Verdict::Echo | Verdict::TimeExceeded | Verdict::TooBig
+        );
         if is_xdp && is_answer {
             // tc will count it.
             let mut counts = self.site.native.counts.borrow_mut();
@@ -327,24 +340,25 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         // An Ethernet header was put in front for the redirect.
         let added = if network == 0 && verdict == Verdict::Forward { ETHERNET } else { 0 };
         Ok(self
-            .translated(sent, input, network, &packet, verdict, &out, &run.packet[added..])
+            .translated(sent, input, network, &dissected, verdict, &out, &run.packet[added..])
             .map_err(|how| differs(&how)))
     }
 
     /// The packet, if the program has to do with it.
-    fn for_us(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Packet<F>> {
+    fn for_us(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Dissected<F>> {
         let ether_type = u16::from_be_bytes([*input.get(12)?, *input.get(13)?]);
         let ours = if F::IS_V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        let packet = parse::<F>(input, network).ok().filter(|_| ether_type == ours)?;
         let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
         // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
         let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
         let overhears =
             matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
+        if ether_type != ours || (is_overheard && overhears) {
+            return None;
+        }
         // SCTP's checksum is of the whole packet: tc's affair.
-        let is_for_tc = is_xdp && packet.protocol == PROTOCOL_SCTP;
-        let is_left = is_for_tc || (is_overheard && overhears);
-        (!is_left).then_some(packet)
+        let dissected = oracle::read::<F>(self.site.native, sent.program, input, network)?;
+        (!is_xdp || dissected.packet.protocol != PROTOCOL_SCTP).then_some(dissected)
     }
 
     /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
@@ -378,12 +392,15 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         sent: &Sent<'_>,
         input: &[u8],
         network: usize,
-        packet: &Packet<F>,
+        dissected: &Dissected<F>,
         verdict: Verdict,
         out: &Translation<F>,
         got: &[u8],
     ) -> Agreed {
-        let Some(port) = got.get(packet.transport..packet.transport + 2) else {
+        let packet = &dissected.packet;
+        // An error quotes the packet as the other end sent it.
+        let at = packet.transport + if dissected.part == Part::Error { 2 } else { 0 };
+        let Some(port) = got.get(at..at + 2).or((dissected.part == Part::Later).then_some(&[0, 0])) else {
             return Err("too short".to_owned());
         };
         let port = u16::from_be_bytes([port[0], port[1]]);
@@ -393,7 +410,14 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             by_kernel.set_port(port);
         }
         // As it came in: the ends of an answer may differ between the sides.
-        let given = parse::<F>(input, network).map_err(|error| format!("{error:?}"))?;
+        let mut given = *dissected;
+        if dissected.part == Part::Later {
+            given.packet.tuple.sport = packet.tuple.sport;
+        } else if let Ok(packet) = parse::<F>(input, network) {
+            given.packet = packet;
+        } else {
+            dissect(input, network, &mut given);
+        }
         let hops = (verdict == Verdict::Forward) as u8;
         let mut expected = rewrite(input, network, &given, &F::tuple(by_kernel, dst), hops);
         if network == ETHERNET {

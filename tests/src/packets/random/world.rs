@@ -98,6 +98,15 @@ pub(super) fn add_sctp_listeners<F: PacketFamily>(tables: &mut MemoryTables<F>) 
     tables.listening.extend(ports);
 }
 
+/// The MTU of all devices.
+const MTU: u32 = 1500;
+
+/// Routes as the kernel has them: with the MTU of their device.
+pub(super) fn add_mtus<F: PacketFamily>(tables: &mut MemoryTables<F>) {
+    tables.routes.values_mut().for_each(|route| route.mtu = MTU);
+    tables.default_route.mtu = MTU;
+}
+
 /// Is it the second backend of its service?
 pub(super) fn is_second<F: PacketFamily>(addr: &F::Addr) -> bool {
     SECONDS.iter().any(|host| host.addr::<F>() == *addr)
