@@ -39,7 +39,9 @@ fn check_dissected<F: Parse>(frame: &[u8], network: usize) {
     }
     assert!(packet.transport >= network + F::HEADER, "{dissected:?}");
     match part {
-        Part::Whole | Part::First => assert!(packet.transport + 4 <= frame.len() && !packet.follows),
+        Part::Usual | Part::Whole | Part::First => {
+            assert!(packet.transport + 4 <= frame.len() && !packet.follows)
+        }
         Part::Later => assert!(packet.follows),
         Part::Error => {
             assert!(icmp >= network + F::HEADER && packet.follows, "{dissected:?}");
