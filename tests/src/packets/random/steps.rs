@@ -171,9 +171,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         // What answers look like depends on ports that each side chose for itself.
         5 | 6 if matches!(&what, What::Request(frame) if !is_by_chance::<F>(frame)) => {
             let changes = 1 + random.below(3);
-            let mut noise: Vec<_> = (0..changes).map(|_| (random.below(64), 1 << random.below(8))).collect();
-            // With a multicast address as source, the kernel's look-up of IPv6 routes says that it forwards nothing.
-            noise.retain(|(at, _)| F::IS_V4 || *at != 8);
+            let noise: Vec<_> = (0..changes).map(|_| (random.below(64), 1 << random.below(8))).collect();
             Shape::Noise(noise)
         }
         _ => Shape::Whole,
@@ -391,8 +389,12 @@ impl Shape {
             Self::Fragment { is_first } => fragment(&mut frame, *is_first),
             Self::Noise(changes) => {
                 let length = frame.len() - ETHERNET;
-                for (at, bits) in changes {
-                    frame[ETHERNET + at % length] ^= bits;
+                let is_ipv6 = is_ipv6(&frame);
+                // A packet whose source is a multicast address the kernel routes nowhere, as IPv6 has it.
+                let is_source = |at: usize| is_ipv6 && at == 8;
+                let changes = changes.iter().map(|(at, bits)| (at % length, bits));
+                for (at, bits) in changes.filter(|(at, _)| !is_source(*at)) {
+                    frame[ETHERNET + at] ^= bits;
                 }
             }
         }
