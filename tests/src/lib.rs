@@ -3,6 +3,8 @@
 pub mod apiserver;
 pub mod cluster;
 pub mod conformance;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

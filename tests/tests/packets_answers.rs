@@ -280,7 +280,7 @@ fn packet_withheld_by_policy_is_dropped<F: PacketFamily>() -> Result<()> {
 fn packet_from_a_denied_source_is_dropped<F: PacketFamily>() -> Result<()> {
     const VIP: Host = Host::OddVip;
     let Node { mut kernel, .. } = Node::new(Options::default())?;
-    let mut tables = proxy_tests::packets::memory_tables::<F>()?;
+    let mut tables = proxy_tests::packets::memory_tables::<F>(Device::index)?;
     let target = Target::new(local_service::<F>(), FRONTEND_SOURCES).context("an id")?;
     tables.add_frontend(FrontendKey::new(VIP.addr::<F>(), 443u16.to_be(), 6), target);
     tables.sources = [(local_service::<F>(), Host::Client.addr::<F>())].into();
@@ -296,7 +296,7 @@ fn packet_from_a_denied_source_is_dropped<F: PacketFamily>() -> Result<()> {
 
 fn packet_affinity_keeps_the_backend<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
-    let mut tables = proxy_tests::packets::memory_tables::<F>()?;
+    let mut tables = proxy_tests::packets::memory_tables::<F>(Device::index)?;
     let service = local_service::<F>();
     // Long: the machine may be slow.
     tables.affinity_timeouts.insert(service, u32::MAX / 2);

@@ -370,7 +370,7 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
             ensure!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
         }
         if is_known {
-            let mut tables = memory_tables::<F>()?;
+            let mut tables = memory_tables::<F>(Device::index)?;
             tables.node_addresses.insert(F::from_ip(other), NodeAddress(NODE_ADDR_SNAT));
             kernel.install(&tables)?;
         }

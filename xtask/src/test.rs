@@ -46,7 +46,7 @@ enum Part {
 impl Part {
     /// The part that a file in tests/tests belongs to, by its name.
     fn of_file(name: &str) -> Self {
-        if name == "conformance_core" {
+        if ["conformance_core", "fuzz_replay"].contains(&name) {
             return Self::Unit;
         }
         match name.split('_').next() {
@@ -226,6 +226,7 @@ mod tests {
         assert_eq!(Part::of_file("traffic_clusterip"), Part::Traffic);
         assert_eq!(Part::of_file("kube_source"), Part::Traffic);
         assert_eq!(Part::of_file("conformance_core"), Part::Unit);
+        assert_eq!(Part::of_file("fuzz_replay"), Part::Unit);
         assert_eq!(Part::of_file("conformance_traffic"), Part::Traffic);
     }
 }

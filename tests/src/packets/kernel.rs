@@ -13,13 +13,14 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use proxy_common::{
     V4, V6,
     decide::memory::MemoryTables,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::Alive,
         cidr::{Cidr, ServiceCidrs},
         config::names,
@@ -27,6 +28,7 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey},
         id::Id,
         probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
@@ -236,6 +238,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// Marks a backend as serving in the sets it is in.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn revive<F: PacketFamily>(&mut self, backend: Id, tables: &MemoryTables<F>) -> Result<()> {
+        let (element, half) = Alive::position(backend);
+        let mut alive = self.read_array::<Alive>("alive", std::iter::once(element))?;
+        let roles = tables.members.iter().filter(|(member, _)| *member == backend);
+        let entry = Alive::entry(backend, roles.fold(0, |roles, (_, role)| roles | role));
+        let word = alive.entry(element).or_default();
+        word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
+        self.put_all("alive", alive.into_iter())
+    }
+
     /// Marks a backend as gone.
     ///
     /// # Errors
@@ -274,16 +290,65 @@ impl Kernel {
         Ok(())
     }
 
-    /// Makes all flow entries of a family older.
+    /// One flow entry.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flow<F: PacketFamily>(&self, key: &FlowKey<F>) -> Result<Option<Flow<F>>> {
+        let map = family_map::<F>("flows");
+        let hash: HashMap<&MapData, FlowKey<F>, Flow<F>> =
+            self.ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
+        match hash.get(key, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets so many jiffies pass for all flow entries.
     ///
     /// # Errors
     /// The kernel's.
     pub fn age_flows<F: PacketFamily>(&mut self, jiffies: u32) -> Result<()> {
-        let aged = self.flows::<F>()?.into_iter().map(|(key, mut flow)| {
-            flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
-            (key, flow)
-        });
+        let aged = self
+            .flows::<F>()?
+            .into_iter()
+            .map(|(key, flow)| (key, Flow { last_seen: flow.last_seen.wrapping_sub(jiffies), ..flow }));
         self.put_hash(&family_map::<F>("flows"), aged)
+    }
+
+    /// The affinity entries of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn affinity<F: PacketFamily>(&self) -> Result<StdHashMap<AffinityKey<F>, Affinity<F>>> {
+        let map = family_map::<F>("affinity");
+        let hash: HashMap<&MapData, AffinityKey<F>, Affinity<F>> =
+            self.ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
+        Ok(hash.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Removes all that the programs remember of clients of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_clients<F: PacketFamily>(&mut self) -> Result<()> {
+        self.retain_flows::<F>(|_| false)?;
+        let map = family_map::<F>("fragments");
+        let mut fragments: HashMap<&mut MapData, FragmentKey<F>, FragmentPorts> =
+            self.ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        let keys: Vec<_> = fragments.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            fragments.remove(&key)?;
+        }
+        let keys: Vec<_> = self.affinity::<F>()?.into_keys().collect();
+        let map = family_map::<F>("affinity");
+        let mut hash: HashMap<&mut MapData, AffinityKey<F>, Affinity<F>> =
+            self.ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        for key in keys {
+            hash.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// What a counter stands at, on all CPUs together.

@@ -4,6 +4,7 @@ mod family;
 mod frame;
 mod kernel;
 mod node;
+pub mod random;
 pub mod sys;
 mod unusual;
 

@@ -90,12 +90,13 @@ const SERVICES: [(Option<Host>, Host, u16); 8] = [
 ];
 
 /// Hosts with the device that leads to them and the neighbour that takes their packets.
-const NEIGHBOURS: [(Host, Device, Host); 8] = [
+const NEIGHBOURS: [(Host, Device, Host); 9] = [
     (Host::PodA, Device::PodA, Host::PodA),
     (Host::PodB, Device::PodB, Host::PodB),
     (Host::PodC, Device::Bridge, Host::PodC),
     (Host::PodD, Device::Bridge, Host::PodD),
     (Host::OddPod, Device::PodB, Host::OddPod),
+    (Host::L3Pod, Device::PodB, Host::L3Pod),
     (Host::Gateway, Device::Uplink, Host::Gateway),
     (Host::OtherNode, Device::Uplink, Host::OtherNode),
     (Host::Remote, Device::Uplink, Host::OtherNode),
@@ -129,13 +130,25 @@ impl Node {
     /// # Errors
     /// When there are no privileges, no iproute2 or no kernel programs.
     pub fn new(options: Options) -> Result<Self> {
+        Self::with(options, |_, _| {})
+    }
+
+    /// The same with changes to its tables.
+    ///
+    /// # Errors
+    /// As for [`Node::new`].
+    pub fn with(
+        options: Options,
+        change: impl FnOnce(&mut MemoryTables<V4>, &mut MemoryTables<V6>),
+    ) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("packet tests need root")?;
         configure()?;
-        let (mut v4, mut v6) = (memory_tables::<V4>()?, memory_tables::<V6>()?);
+        let (mut v4, mut v6) = (memory_tables::<V4>(Device::index)?, memory_tables::<V6>(Device::index)?);
         for settings in [&mut v4.settings, &mut v6.settings] {
             settings.snat_last = settings.snat_first + options.snat_ports - 1;
             settings.idle = options.idle;
         }
+        change(&mut v4, &mut v6);
         let kernel = Kernel::load(options, &v4, &v6)?;
         Ok(Self { kernel, v4, v6 })
     }
@@ -196,11 +209,11 @@ fn configure() -> Result<()> {
     Ok(())
 }
 
-/// The node's tables, with the indices of the devices in the calling thread's namespace.
+/// The node's tables, with these indices of its devices: [`Device::index`], where they exist.
 ///
 /// # Errors
 /// When the devices are not there.
-pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
+pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> Result<MemoryTables<F>> {
     let mut tables = MemoryTables::new(Settings {
         snat_first: *SNAT.start(),
         snat_last: *SNAT.end(),
@@ -219,15 +232,15 @@ pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
                 value.snat_v4 = Host::Node.addr::<V4>();
                 value.snat_v6 = Host::Node.addr::<V6>();
             }
-            Device::PortC => value.bridge = Device::Bridge.index()?,
+            Device::PortC => value.bridge = index(Device::Bridge)?,
             _ => {}
         }
-        tables.devices.insert(device.index()?, value);
+        tables.devices.insert(index(device)?, value);
     }
     for (host, device, neighbour) in NEIGHBOURS {
         let route = Route {
             kind: RouteKind::Neighbour,
-            ifindex: device.index()?,
+            ifindex: index(device)?,
             next_hop: neighbour.addr::<F>(),
             from: words(device.mac()),
             to: words(neighbour.mac()),
