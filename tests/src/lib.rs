@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod cluster;
 pub mod conformance;
+pub mod lacks;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

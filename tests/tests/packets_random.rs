@@ -10,7 +10,9 @@ use proxy_tests::packets::{
     Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, same_frame, sys::Kind,
 };
 
+/// How many packets, unless this variable says otherwise.
 const PACKETS: usize = 10_000;
+const PACKETS_VARIABLE: &str = "PROXY_RANDOM_PACKETS";
 /// Reproduces a run.
 const SEED: u64 = 0x5eed_0000_0000_0001;
 
@@ -100,8 +102,14 @@ fn compare<F: PacketFamily>(kernel: &Kernel, native: &MemoryTables<F>) -> Result
     let mut random = Random(SEED);
     let mut sent: Vec<Both> = Vec::new();
     let mut verdicts = std::collections::HashMap::new();
-    for number in 0..PACKETS {
-        let (program, device) = random.of(&PROGRAMS);
+    let possible = kernel.possible(&PROGRAMS.map(|(program, _)| program))?;
+    let programs: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| possible.contains(name)).collect();
+    let packets = match std::env::var(PACKETS_VARIABLE) {
+        Ok(number) => number.parse().context(PACKETS_VARIABLE)?,
+        Err(_) => PACKETS,
+    };
+    for number in 0..packets {
+        let (program, device) = random.of(&programs);
         let both = if sent.is_empty() || random.below(2) == 0 {
             let frame = request::<F>(&mut random);
             Both { kernel: frame.clone(), native: frame }
