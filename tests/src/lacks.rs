@@ -30,9 +30,7 @@ impl fmt::Display for Lack {
         match self {
             Self::XdpTestDevice => f.write_str("test runs give XDP programs no device (Linux 5.15)"),
             Self::XdpFrags => f.write_str("no XDP programs for packets of several buffers (Linux 5.18)"),
-            Self::ChecksumComplete => {
-                f.write_str("test runs do not check CHECKSUM_COMPLETE (newer than 6.18)")
-            }
+            Self::ChecksumComplete => f.write_str("test runs do not check CHECKSUM_COMPLETE (Linux 6.16)"),
             Self::NetnsCookie => f.write_str("programs cannot tell network namespaces apart (Linux 5.14)"),
             Self::Device(kind) => write!(f, "no network devices of the kind {kind}"),
         }

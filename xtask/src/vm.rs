@@ -41,6 +41,9 @@ pub(crate) struct VmArgs {
     /// Run this agent in the machines instead of the one built with the tests.
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+    /// Run nothing but the programs of tests whose name contains this.
+    #[arg(long, value_name = "NAME", conflicts_with = "bless")]
+    only: Option<String>,
     /// Write what the machines report to docs/kernels.md instead of comparing with it.
     #[arg(long)]
     bless: bool,
@@ -63,7 +66,15 @@ pub(crate) fn main(args: &VmArgs) -> Result<()> {
 /// Boots all kernels with what was built and returns how many checks passed and failed.
 pub(crate) fn all(built: &Executables) -> Result<(u64, u64)> {
     let mirror = std::env::var("DEBIAN_MIRROR").ok();
-    let args = VmArgs { kernels: Vec::new(), keep_log: false, mirror, kvm: false, agent: None, bless: false };
+    let args = VmArgs {
+        kernels: Vec::new(),
+        keep_log: false,
+        mirror,
+        kvm: false,
+        agent: None,
+        only: None,
+        bless: false,
+    };
     boot(Kernel::value_variants(), built, &args)
 }
 
@@ -90,7 +101,7 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
             let run = run.map_err(|_| anyhow::anyhow!("the thread of a machine panicked"))?;
             let Machine { release, log, mut run } =
                 run.with_context(|| format!("kernel {}", kernel.name()))?;
-            if !args.bless {
+            if !args.bless && args.only.is_none() {
                 compare(&record, *kernel, &mut run.report);
             }
             record.replace(*kernel, &run.report);
@@ -118,7 +129,7 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
     let initramfs = cache.join(format!("initramfs-{}.cpio", kernel.name()));
     initramfs::write(&initramfs, &files, guest)?;
     let log = cache.join(format!("console-{}.log", kernel.name()));
-    let run = qemu::run(&files, &initramfs, &log, args.kvm)?;
+    let run = qemu::run(&files, &initramfs, &log, args)?;
     Ok(Machine { release: files.release, log, run })
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{kernel::KernelFiles, report::Report};
+use super::{VmArgs, kernel::KernelFiles, report::Report};
 
 /// Plenty: without hardware support a machine takes one or two minutes.
 const LIMIT: Duration = Duration::from_secs(480);
@@ -21,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(480);
 /// result is tested leaves rubbish in the flags register (seen with QEMU 7.2), and the kernel, which allocates memory with
 /// it where it can, dies of a double fault now and then.
 const CPU: &str = "max,-cx16";
+
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=4 rdinit=/init";
 
 /// Lines of the console to show when a check failed.
 const TAIL: usize = 60;
@@ -34,12 +36,13 @@ pub(super) struct Run {
 }
 
 /// Boots a kernel and returns what its init reported.
-pub(super) fn run(kernel: &KernelFiles, initramfs: &Path, log: &Path, kvm: bool) -> Result<Run> {
+pub(super) fn run(kernel: &KernelFiles, initramfs: &Path, log: &Path, args: &VmArgs) -> Result<Run> {
+    let only = args.only.as_ref().map(|only| format!(" only={only}")).unwrap_or_default();
     let start = Instant::now();
     let mut child = Command::new("qemu-system-x86_64")
-        .args(["-accel", if kvm { "kvm" } else { "tcg" }, "-cpu", CPU, "-smp", "1", "-m", "1G"])
+        .args(["-accel", if args.kvm { "kvm" } else { "tcg" }, "-cpu", CPU, "-smp", "1", "-m", "1G"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
-        .args(["-append", "console=ttyS0 panic=-1 loglevel=4 rdinit=/init"])
+        .args(["-append", &format!("{COMMAND_LINE}{only}")])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")

@@ -3,7 +3,8 @@
 //!
 //! xtask reads what it prints: a line `CHECK PASS|PART|NOT|FAIL name[: reason]` a check (with part or all of it not
 //! possible on this kernel; the lines of a failure that follow are indented), `ATTACHED program how`, what tests print,
-//! among it `VERIFIED program instructions`, and `DONE` at the end.
+//! among it `VERIFIED program instructions`, and `DONE` at the end. With `only=NAME` on the kernel's command line it does
+//! nothing but run the programs of tests whose name contains this.
 
 mod bpf;
 mod node;
@@ -42,14 +43,19 @@ fn main() {
     // Below 5.11 maps count as locked memory.
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     report.check("memory is not limited", unlimited.map_err(Into::into));
-    if report.check("network is set up", node::connect()) && report.check("servers run", traffic::serve()) {
+    // What stands on the kernel's command line and means nothing to it.
+    let only = std::env::var("only").ok();
+    if only.is_none()
+        && report.check("network is set up", node::connect())
+        && report.check("servers run", traffic::serve())
+    {
         for (pod_datapath, xdp) in MODES {
             report.mode = format!("pods by {pod_datapath}, XDP {xdp}: ");
             try_mode(&mut report, pod_datapath, xdp);
         }
     }
     report.mode.clear();
-    suite::run_all(&mut report);
+    suite::run_all(&mut report, only.as_deref().unwrap_or_default());
     println!("DONE");
     let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
     println!("cannot reboot: {error}");

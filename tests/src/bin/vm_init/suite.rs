@@ -31,10 +31,11 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("PROXY_RANDOM_PACKETS", "2000"),
 ];
 
-/// Runs all programs of tests, one after the other, and in each one test after the other.
-pub(crate) fn run_all(report: &mut Report) {
+/// Runs the programs of tests whose name contains this, one after the other, and in each one test after the other.
+pub(crate) fn run_all(report: &mut Report, only: &str) {
     let programs = || -> Result<Vec<PathBuf>> {
         let mut files = fs::read_dir(TESTS)?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+        files.retain(|file| file.to_string_lossy().contains(only));
         files.sort();
         Ok(files)
     };
