@@ -20,7 +20,7 @@ use crate::Report;
 const TESTS: &str = "/tests";
 
 /// A program of tests that takes longer has hung.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// What tests find by variables. Fewer random packets than elsewhere: this processor is an emulated one.
 const ENVIRONMENT: [(&str, &str); 5] = [
