@@ -10,7 +10,7 @@ use anyhow::Result;
 
 pub use cases::{all, bulk, endpoints_come_and_go};
 pub use expect::Entry;
-pub use smoke::{smoke, smoke_over_restart};
+pub use smoke::{BOTH, smoke, smoke_over_restart};
 
 use crate::cluster::{Agent, Builder, Cluster, Endpoint, Place, Server, Service};
 
