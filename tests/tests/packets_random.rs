@@ -12,7 +12,7 @@ use proxy_tests::packets::{
 
 /// How many packets, unless this variable says otherwise.
 const PACKETS: usize = 10_000;
-const PACKETS_VARIABLE: &str = "PROXY_RANDOM_PACKETS";
+const PACKETS_VARIABLE: &str = "PROXY_AGENT_RANDOM_PACKETS";
 /// Reproduces a run.
 const SEED: u64 = 0x5eed_0000_0000_0001;
 

@@ -9,6 +9,7 @@ mod report;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -86,29 +87,16 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
     let guest = Guest::new(built, args.agent.as_deref(), &cache)?;
     let mut record = Record::committed()?;
     let (mut passed, mut failed) = (0, 0);
-    for group in kernels.chunks(AT_A_TIME) {
-        let runs = thread::scope(|scope| {
-            let machines: Vec<_> = group
-                .iter()
-                .map(|kernel| {
-                    let (cache, guest) = (&cache, &guest);
-                    scope.spawn(move || machine(*kernel, cache, args, guest))
-                })
-                .collect();
-            machines.into_iter().map(|machine| machine.join()).collect::<Vec<_>>()
-        });
-        for (kernel, run) in group.iter().zip(runs) {
-            let run = run.map_err(|_| anyhow::anyhow!("the thread of a machine panicked"))?;
-            let Machine { release, log, mut run } =
-                run.with_context(|| format!("kernel {}", kernel.name()))?;
-            if !args.bless && args.only.is_none() {
-                compare(&record, *kernel, &mut run.report);
-            }
-            record.replace(*kernel, &run.report);
-            print(*kernel, &release, &run, &log, args.keep_log);
-            passed += run.report.passed;
-            failed += run.report.failed.len() as u64;
+    for (kernel, machine) in machines(kernels, &cache, args, &guest)? {
+        let Machine { release, log, mut run } =
+            machine.with_context(|| format!("kernel {}", kernel.name()))?;
+        if !args.bless && args.only.is_none() {
+            compare(&record, kernel, &mut run.report);
         }
+        record.replace(kernel, &run.report);
+        print(kernel, &release, &run, &log, args.keep_log);
+        passed += run.report.passed;
+        failed += run.report.failed.len() as u64;
     }
     println!("\n{}", record.verified());
     if args.bless {
@@ -122,6 +110,30 @@ struct Machine {
     release: String,
     log: PathBuf,
     run: Run,
+}
+
+/// Runs a machine for each kernel, some at a time.
+fn machines(
+    kernels: &[Kernel],
+    cache: &Path,
+    args: &VmArgs,
+    guest: &Guest,
+) -> Result<BTreeMap<Kernel, Result<Machine>>> {
+    let (waiting, done) = (Mutex::new(kernels.iter()), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(kernel) = next else { break };
+            let machine = machine(*kernel, cache, args, guest);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, machine);
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join())
+    })
+    .map_err(|_| anyhow::anyhow!("the thread of a machine panicked"))?;
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result<Machine> {

@@ -28,7 +28,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("PROXY_AGENT_BIN", "/proxy-agent"),
     ("PROXY_AGENT_BPF_DIR", "/bpf"),
     ("PROXY_PEER_BIN", "/peer"),
-    ("PROXY_RANDOM_PACKETS", "2000"),
+    ("PROXY_AGENT_RANDOM_PACKETS", "2000"),
 ];
 
 /// Runs the programs of tests whose name contains this, one after the other, and in each one test after the other.
