@@ -21,21 +21,20 @@ const INTRODUCTION: &str = "\
 # Kernels
 
 Written by `cargo xtask vm --bless` from what virtual machines with Debian's kernels report; `newest` is the newest that
-Debian packages. `cargo xtask vm` compares with these tables and fails where this page says so.
+Debian packages. `cargo xtask vm` compares with these tables.
 ";
 const ABOUT_ATTACHED: &str = "\
-Every difference is a failure. XDP was asked for as generic and as native, on a veth; the `l3` programs sit on an ipip
-device.
+Every difference is a failure. XDP was asked for as generic and as native, on a veth; the `l3` programs are on ipip
+devices. `clsact` is a filter, the others are links.
 ";
 const ABOUT_VERIFIED: &str = "\
-A program may grow by a quarter and 2,000 instructions, and never beyond 600,000, 60 % of what any kernel takes. \
-`+log` is the
-variant that logs; `n/a`: this kernel knows no such programs, and the agent uses the sibling.
+A program may grow by a quarter and 2,000 instructions, and to 600,000 at most: the kernel's own limit is a million.
+Beyond that is a failure, and so is a program that is not listed. `+log` is the variant that logs. `n/a`: the kernel
+knows no such programs, and the agent uses the sibling.
 ";
 const ABOUT_LACKING: &str = "\
-Numbers of tests that were not possible at all, and of those that were in part, because the kernel lacks something. \
-A new
-reason is a failure.
+What kernels lack, with two numbers: tests that were not possible at all, and tests that were in part. A new reason is a
+failure.
 ";
 
 /// Growth that is let pass: this part of what was, and so many instructions.
