@@ -16,7 +16,7 @@ pub enum Lack {
     XdpTestDevice,
     /// XDP programs for packets of several buffers cannot be loaded (5.18).
     XdpFrags,
-    /// `BPF_PROG_TEST_RUN` does not check the sum of the whole packet (6.11).
+    /// `BPF_PROG_TEST_RUN` does not check the sum of the whole packet.
     ChecksumComplete,
     /// Network namespaces have no cookie that a program can read (5.14).
     NetnsCookie,
@@ -30,7 +30,7 @@ impl fmt::Display for Lack {
         match self {
             Self::XdpTestDevice => f.write_str("test runs give XDP programs no device (Linux 5.15)"),
             Self::XdpFrags => f.write_str("no XDP programs for packets of several buffers (Linux 5.18)"),
-            Self::ChecksumComplete => f.write_str("test runs do not check CHECKSUM_COMPLETE (Linux 6.11)"),
+            Self::ChecksumComplete => f.write_str("test runs do not check CHECKSUM_COMPLETE"),
             Self::NetnsCookie => f.write_str("programs cannot tell network namespaces apart (Linux 5.14)"),
             Self::Device(kind) => write!(f, "no network devices of the kind {kind}"),
         }
