@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod conformance;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+pub mod lacks;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

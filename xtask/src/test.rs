@@ -35,7 +35,7 @@ enum Part {
     Unit,
     /// Each program run on packets, by the kernel's test run.
     Packets,
-    /// Kernels in virtual machines.
+    /// Kernels in virtual machines, with packet tests and a smoke cluster in each.
     Vm,
     /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
     Traffic,
@@ -225,6 +225,7 @@ mod tests {
         assert_eq!(Part::of_file("deploy"), Part::Deploy);
         assert_eq!(Part::of_file("traffic_clusterip"), Part::Traffic);
         assert_eq!(Part::of_file("kube_source"), Part::Traffic);
+        assert_eq!(Part::of_file("smoke"), Part::Traffic);
         assert_eq!(Part::of_file("conformance_core"), Part::Unit);
         assert_eq!(Part::of_file("fuzz_replay"), Part::Unit);
         assert_eq!(Part::of_file("conformance_traffic"), Part::Traffic);

@@ -26,6 +26,7 @@ mod nodes;
 mod place;
 mod reply;
 mod teardown;
+mod uplink;
 mod verdict;
 mod wait;
 
@@ -43,6 +44,7 @@ pub(crate) use netns::pipe;
 pub use place::{Place, Process, SourcePorts};
 pub use reply::{Answer, BulkReport, LoadReport, Reply};
 pub use teardown::{remove, remove_stale};
+pub use uplink::Uplink;
 pub use verdict::Failures;
 pub use wait::until;
 

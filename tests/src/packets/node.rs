@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, process::Command};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
@@ -26,6 +26,7 @@ use super::{
     family::{Host, PacketFamily},
     kernel::{Kernel, Options},
 };
+use crate::cluster::pipe;
 
 /// Ports for connections passed on.
 pub const SNAT: RangeInclusive<u16> = 20_000..=29_999;
@@ -172,36 +173,32 @@ fn configure() -> Result<()> {
     let (v4, v6) = Host::Node.addresses();
     let uplink = Device::Uplink.name();
     lines.push(format!("addr add {v4}/24 dev {uplink}"));
-    lines.push(format!("-6 addr add {v6}/64 dev {uplink} nodad"));
+    lines.push(format!("addr add {v6}/64 dev {uplink} nodad"));
     let via = |host: Host| host.addresses();
     for (host, device, neighbour) in NEIGHBOURS {
         let name = device.name();
         let ((v4, v6), (next4, next6)) = (host.addresses(), via(neighbour));
         if host != neighbour {
             lines.push(format!("route add {v4}/32 via {next4}"));
-            lines.push(format!("-6 route add {v6}/128 via {next6}"));
+            lines.push(format!("route add {v6}/128 via {next6}"));
             continue;
         }
         if device != Device::Uplink {
             lines.push(format!("route add {v4}/32 dev {name}"));
-            lines.push(format!("-6 route add {v6}/128 dev {name}"));
+            lines.push(format!("route add {v6}/128 dev {name}"));
         }
         let mac = host.mac().map(|byte| format!("{byte:02x}")).join(":");
         lines.push(format!("neigh add {v4} lladdr {mac} dev {name} nud permanent"));
-        lines.push(format!("-6 neigh add {v6} lladdr {mac} dev {name} nud permanent"));
+        lines.push(format!("neigh add {v6} lladdr {mac} dev {name} nud permanent"));
     }
     let ((v4, v6), (gateway4, gateway6)) = (Host::Unresolved.addresses(), via(Host::Gateway));
     // A neighbour that nobody has resolved.
     lines.push(format!("route add {v4}/32 via 192.168.1.30"));
-    lines.push(format!("-6 route add {v6}/128 via fd00:1::30"));
+    lines.push(format!("route add {v6}/128 via fd00:1::30"));
     lines.push(format!("route add default via {gateway4}"));
-    lines.push(format!("-6 route add default via {gateway6}"));
-    for line in &lines {
-        let output = Command::new("ip").args(line.split(' ')).output().context("cannot run `ip`")?;
-        if !output.status.success() {
-            bail!("ip {line}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-    }
+    lines.push(format!("route add default via {gateway6}"));
+    let script = lines.join("\n") + "\n";
+    pipe(Command::new("ip").args(["-batch", "-"]), &script).with_context(|| script.clone())?;
     for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         let path = format!("/proc/sys/net/{path}");
         std::fs::write(&path, "1").with_context(|| path.clone())?;

@@ -25,7 +25,7 @@ pub struct Run {
     pub nanoseconds: u32,
 }
 
-/// Checks the sum of the whole packet, as a network card would have told it, after a tc program (6.16).
+/// Checks the sum of the whole packet, as a network card would have told it, after a tc program; 5.10 does not know it.
 pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// A `bpf_attr` of words at byte offsets.

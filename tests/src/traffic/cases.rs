@@ -5,13 +5,13 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    EMPTY, Entry, HAIRPIN, HOST_NETWORK, SERVICE_PORT, SINGLE, Scenario, WEB, cluster_ip, node_port,
+    EMPTY, Entry, FAMILIES, HAIRPIN, HOST_NETWORK, SERVICE_PORT, SINGLE, Scenario, WEB, cluster_ip, family,
+    node_port,
 };
 use crate::cluster::{Failures, Place, Protocol, until};
 
 /// So many requests reach each of three backends, but for one time in three million.
 const ENOUGH_FOR_ALL: usize = 40;
-const FAMILIES: [bool; 2] = [true, false];
 
 /// Everything that holds while nothing changes.
 pub fn all(scenario: &Scenario) -> Result<Failures> {
@@ -21,10 +21,6 @@ pub fn all(scenario: &Scenario) -> Result<Failures> {
     sockets(scenario, &mut failures)?;
     not_for_all(scenario, &mut failures)?;
     Ok(failures)
-}
-
-fn family(ipv4: bool) -> &'static str {
-    if ipv4 { "IPv4" } else { "IPv6" }
 }
 
 /// From where a service is used, by which address.

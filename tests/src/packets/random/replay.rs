@@ -278,6 +278,9 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         let ifindex = device.index()?;
         let kind = Kernel::kind(program);
         let (pass, drop, redirect) = results(kind);
+        if self.site.kernel.possible(&[program])?.is_empty() {
+            return Ok(Ok(()));
+        }
         let run = match self.site.kernel.run(program, input, ifindex, 0) {
             Ok(run) => run,
             // The kernel itself refuses to make a packet of less than its headers.
