@@ -11,7 +11,7 @@ use crate::cluster::{Failures, Place, Protocol, until};
 
 /// So many requests reach each of three backends, but for one time in three million.
 const ENOUGH_FOR_ALL: usize = 40;
-const FAMILIES: [bool; 2] = [true, false];
+pub(super) const FAMILIES: [bool; 2] = [true, false];
 
 /// Everything that holds while nothing changes.
 pub fn all(scenario: &Scenario) -> Result<Failures> {
@@ -23,7 +23,7 @@ pub fn all(scenario: &Scenario) -> Result<Failures> {
     Ok(failures)
 }
 
-fn family(ipv4: bool) -> &'static str {
+pub(super) fn family(ipv4: bool) -> &'static str {
     if ipv4 { "IPv4" } else { "IPv6" }
 }
 

@@ -2,6 +2,7 @@
 
 mod cases;
 mod expect;
+mod transfers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,6 +10,7 @@ use anyhow::Result;
 
 pub use cases::{all, bulk, endpoints_come_and_go};
 pub use expect::Entry;
+pub use transfers::{Transfers, transfers};
 
 use crate::cluster::{Agent, Builder, Cluster, Endpoint, Place, Server, Service};
 

@@ -1,0 +1,111 @@
+//! Networks of all common shapes: large transfers on every path through a service. Needs root.
+
+use anyhow::{Context, Result, ensure};
+use proxy_tests::{
+    cluster::{
+        Builder, Cluster, Failures, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink,
+    },
+    traffic::{Scenario, Transfers, transfers},
+};
+
+const MANY: u64 = 20_000_000;
+
+/// One cluster, all paths.
+fn check(builder: Builder, pod_datapath: &'static str, args: &[&str]) -> Result<()> {
+    let has_second_address = false;
+    run(builder.clone(), pod_datapath, args, Transfers { bytes: MANY, has_second_address })
+        .with_context(|| format!("{builder:?}, --pod-datapath {pod_datapath} {args:?}"))
+}
+
+fn run(builder: Builder, pod_datapath: &'static str, args: &[&str], what: Transfers) -> Result<()> {
+    let scenario = Scenario::start(builder.nodes(2), pod_datapath, args)?;
+    let mut failures = Failures::default();
+    transfers(&scenario, what, &mut failures)?;
+    conclude(&scenario, failures)
+}
+
+/// What holds in the end, and the agents' logs if something does not.
+fn conclude(scenario: &Scenario, mut failures: Failures) -> Result<()> {
+    failures.case("nothing is INVALID to conntrack", || {
+        for node in &scenario.cluster.nodes {
+            let dropped = node.invalid_packets()?;
+            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+        }
+        Ok(())
+    });
+    let verdict = failures.verdict();
+    if verdict.is_err() {
+        for agent in &scenario.agents {
+            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
+        }
+    }
+    verdict
+}
+
+fn routed() -> Builder {
+    Cluster::builder().pods(PodNetwork::Routed)
+}
+
+fn bridged() -> Builder {
+    Cluster::builder().pods(PodNetwork::Bridged)
+}
+
+#[test]
+fn plain_routes() {
+    check(routed(), "tc", &[]).unwrap();
+    check(bridged().offload(false), "tc", &[]).unwrap();
+}
+
+#[test]
+fn plain_routes_by_generic_xdp() {
+    check(routed().offload(false), "socket", &["--xdp", "generic"]).unwrap();
+}
+
+#[test]
+fn vxlan() {
+    check(bridged().overlay(Overlay::Vxlan), "tc", &[]).unwrap();
+    check(routed().overlay(Overlay::Vxlan), "both", &[]).unwrap();
+}
+
+#[test]
+fn vxlan_without_addresses() {
+    check(bridged().overlay(Overlay::UnnumberedVxlan), "tc", &[]).unwrap();
+}
+
+#[test]
+fn asymmetric_uplinks() {
+    // Packets come in by an interface that answers do not leave by: no place for strict source checks.
+    check(routed().second_uplink(SecondUplink::Asymmetric).rp_filter(2), "tc", &[]).unwrap();
+}
+
+#[test]
+fn policy_routing() {
+    let builder = routed().second_uplink(SecondUplink::PolicyRouted).rp_filter(2);
+    run(builder, "tc", &[], Transfers { bytes: MANY, has_second_address: true }).unwrap();
+}
+
+#[test]
+fn uplink_that_is_a_bridge() {
+    check(routed().node_device(NodeDevice::Bridge), "tc", &[]).unwrap();
+    check(bridged().node_device(NodeDevice::Bridge).bridge_nf_call(false), "tc", &[]).unwrap();
+}
+
+#[test]
+fn macvlan_uplink() {
+    check(routed().node_device(NodeDevice::Macvlan), "tc", &[]).unwrap();
+}
+
+#[test]
+fn narrow_link_to_the_client() {
+    check(routed().narrow(Narrow::Client), "tc", &[]).unwrap();
+}
+
+#[test]
+fn narrow_link_between_nodes() {
+    check(bridged().narrow(Narrow::Nodes), "tc", &[]).unwrap();
+}
+
+#[test]
+fn narrow_links_of_pods() {
+    check(routed().narrow(Narrow::Pods), "tc", &[]).unwrap();
+}
