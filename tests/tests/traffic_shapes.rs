@@ -2,9 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use proxy_tests::{
-    cluster::{
-        Builder, Cluster, Failures, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink,
-    },
+    cluster::{Builder, Cluster, Failures, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink},
     traffic::{Scenario, Transfers, transfers},
 };
 

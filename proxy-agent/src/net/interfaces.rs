@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType},
-    route::{RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
 
@@ -22,6 +22,8 @@ pub struct Interface {
     pub kind: String,
     /// Index of the bridge or bond it belongs to, or 0.
     pub master: u32,
+    /// Index of the interface that it sends its frames by, if it stands above one (macvlan, VLAN), or 0.
+    pub parent: u32,
     /// Frames have an Ethernet header.
     pub has_link_header: bool,
     /// Is the loopback interface.
@@ -32,6 +34,8 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
     /// A default route leaves by it.
     pub has_default_route: bool,
+    /// Sources that routes by it name, in the order of the routes.
+    pub route_sources: Vec<IpAddr>,
 }
 
 /// Reads all interfaces.
@@ -46,8 +50,11 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
             is_up: link.header.flags.contains(LinkFlags::Up),
             ..Interface::default()
         };
+        let mut is_parent_elsewhere = false;
         for attribute in link.attributes {
             match attribute {
+                LinkAttribute::Link(index) => interface.parent = index,
+                LinkAttribute::LinkNetNsId(_) => is_parent_elsewhere = true,
                 LinkAttribute::IfName(name) => interface.name = name,
                 LinkAttribute::Controller(index) => interface.master = index,
                 LinkAttribute::LinkInfo(infos) => {
@@ -60,14 +67,14 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
                 _ => {}
             }
         }
+        // The other end of a veth is told as its parent, by its index in another network namespace.
+        if is_parent_elsewhere || interface.kind == "veth" {
+            interface.parent = 0;
+        }
         interfaces.push(interface);
     }
     read_addresses(handle, &mut interfaces).await?;
-    for index in default_routes(handle).await? {
-        if let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == index) {
-            interface.has_default_route = true;
-        }
-    }
+    read_routes(handle, &mut interfaces).await?;
     Ok(interfaces)
 }
 
@@ -109,28 +116,43 @@ async fn read_addresses(handle: &Handle, interfaces: &mut [Interface]) -> Result
     Ok(())
 }
 
-/// Indices of interfaces that default routes leave by.
-async fn default_routes(handle: &Handle) -> Result<Vec<u32>> {
-    let mut found = Vec::new();
+/// By which interfaces default routes leave, and which sources routes name.
+async fn read_routes(handle: &Handle, interfaces: &mut [Interface]) -> Result<()> {
     for message in [
         RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
         RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
     ] {
         let mut routes = handle.route().get(message).execute();
         while let Some(route) = routes.try_next().await.context("cannot list routes")? {
-            if is_default(&route) {
-                found.extend(devices(&route));
+            if !is_of_main_table(&route) {
+                continue;
+            }
+            let source = source(&route);
+            for index in devices(&route) {
+                let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == index) else {
+                    continue;
+                };
+                interface.has_default_route |= route.header.destination_prefix_length == 0;
+                if let Some(source) = source.filter(|source| !interface.route_sources.contains(source)) {
+                    interface.route_sources.push(source);
+                }
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
-fn is_default(route: &RouteMessage) -> bool {
+fn is_of_main_table(route: &RouteMessage) -> bool {
     const MAIN_TABLE: u8 = 254;
-    route.header.destination_prefix_length == 0
-        && route.header.kind == RouteType::Unicast
-        && route.header.table == MAIN_TABLE
+    route.header.kind == RouteType::Unicast && route.header.table == MAIN_TABLE
+}
+
+fn source(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    })
 }
 
 fn devices(route: &RouteMessage) -> Vec<u32> {

@@ -50,7 +50,7 @@ pub enum SecondUplink {
 pub enum Narrow {
     /// Nowhere: links have 1,500 bytes.
     Nowhere,
-    /// Between the routers of client and nodes.
+    /// Behind the router, on the way to the client.
     Client,
     /// Behind a router on the way to pods of other nodes.
     Nodes,

@@ -79,10 +79,16 @@ fn room(socket: &UdpSocket) -> io::Result<usize> {
     Ok((mtu as usize).saturating_sub(ip + UDP))
 }
 
-fn set_option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option(
+    socket: &UdpSocket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value has the length that is given and outlives the call.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
