@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use proxy_tests::{
-    cluster::{Builder, Cluster, Failures, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink},
+    cluster::{
+        Builder, Cluster, Failures, ForeignProgram, Narrow, NodeDevice, Overlay, PodNetwork, Position,
+        SecondUplink,
+    },
     traffic::{Scenario, Transfers, transfers},
 };
 
@@ -106,4 +109,36 @@ fn narrow_link_between_nodes() {
 #[test]
 fn narrow_links_of_pods() {
     check(routed().narrow(Narrow::Pods), "tc", &[]).unwrap();
+}
+
+/// The tc programs of a CNI, some there before the agent and some that come after it, go on seeing packets.
+#[test]
+fn programs_of_others() -> Result<()> {
+    let mut scenario = Scenario::without_agents(bridged().nodes(2), "tc")?;
+    // One that lets packets go on for good ends the chain of its kind: each node has one kind.
+    let mut programs = foreign(&scenario, 0, Position::TcxLast)?;
+    programs.extend(foreign(&scenario, 1, Position::Clsact)?);
+    programs.extend(foreign(&scenario, 1, Position::TcxFirst)?);
+    scenario.agents = scenario.cluster.start_agents(&["--pod-datapath", "tc"])?;
+    programs.extend(foreign(&scenario, 0, Position::TcxFirst)?);
+    let before = programs.iter().map(ForeignProgram::packets).collect::<Result<Vec<_>>>()?;
+    let mut failures = Failures::default();
+    transfers(&scenario, Transfers { bytes: MANY, has_second_address: false }, &mut failures)?;
+    for (program, before) in programs.iter().zip(before) {
+        failures.case(program.name(), || {
+            let packets = program.packets()? - before;
+            ensure!(packets > 100, "{packets} packets");
+            Ok(())
+        });
+    }
+    conclude(&scenario, failures)
+}
+
+/// Attaches to the uplink of a node and to its first pod's interface, in both directions.
+fn foreign(scenario: &Scenario, node: usize, position: Position) -> Result<Vec<ForeignProgram>> {
+    let node = scenario.cluster.node(node)?;
+    let attach = |(device, is_ingress)| {
+        ForeignProgram::attach(&node.place.netns, device, is_ingress, position, &node.bpffs)
+    };
+    [("eth0", true), ("eth0", false), ("veth-a", true), ("veth-a", false)].map(attach).into_iter().collect()
 }

@@ -18,10 +18,12 @@
 
 pub(crate) mod addresses;
 mod agent;
+mod bpf;
 mod builder;
 mod call;
 mod cgroup;
 mod device;
+mod foreign;
 mod manifests;
 mod netns;
 mod nodes;
@@ -42,6 +44,7 @@ pub use agent::{Agent, agent_binary};
 pub use builder::Builder;
 pub use call::{Bulk, Call, Load, PathMtu, Protocol, Server, peer_binary};
 pub use device::XdpPass;
+pub use foreign::{ForeignProgram, Position};
 pub use manifests::{Endpoint, Manifests, Service, ServicePort};
 pub use netns::Netns;
 pub(crate) use netns::pipe;
