@@ -121,6 +121,17 @@ fn programs_of_others() -> Result<()> {
     programs.extend(foreign(&scenario, 1, Position::TcxFirst)?);
     scenario.agents = scenario.cluster.start_agents(&["--pod-datapath", "tc"])?;
     programs.extend(foreign(&scenario, 0, Position::TcxFirst)?);
+    for (agent, order) in scenario.agents.iter().zip([
+        "ours, `counting` (tcx)",
+        "ours, `counting` (tcx), `counting:[*fsobj]` (clsact, priority 49152)",
+    ]) {
+        agent.wait_for_log(&format!(
+            "others have tc programs at the ingress of eth0; in the order they run: {order}"
+        ))?;
+        let warning =
+            agent.wait_for_log("others have tc programs where packets leave to pods, at veth-a;")?;
+        ensure!(warning.contains("WARN") && warning.contains(&format!(": {order}.")), "{warning}");
+    }
     let before = programs.iter().map(ForeignProgram::packets).collect::<Result<Vec<_>>>()?;
     let mut failures = Failures::default();
     transfers(&scenario, Transfers { bytes: MANY, has_second_address: false }, &mut failures)?;

@@ -40,6 +40,12 @@ struct ProgLoad {
     insn_cnt: u32,
     insns: u64,
     license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
 }
 
 /// The start of `union bpf_attr` for BPF_OBJ_PIN.
@@ -81,14 +87,22 @@ pub(super) fn read_counter(map: &OwnedFd) -> io::Result<u64> {
     Ok(value)
 }
 
-/// Loads a program.
-pub(super) fn load(prog_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+/// Loads a program; 15 bytes of its name are kept.
+pub(super) fn load(prog_type: u32, name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: libc::c_int = 5;
+    let mut prog_name = [0; 16];
+    prog_name.iter_mut().take(15).zip(name.bytes()).for_each(|(to, from)| *to = from);
     let attributes = ProgLoad {
         prog_type,
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name,
     };
     bpf_for_fd(BPF_PROG_LOAD, &attributes)
 }

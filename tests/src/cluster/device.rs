@@ -68,7 +68,7 @@ impl XdpPass {
 
 fn load_xdp_pass() -> io::Result<OwnedFd> {
     // r0 = 2 (XDP_PASS); exit
-    bpf::load(bpf::XDP, &[0x0000_0002_0000_00b7, 0x0000_0000_0000_0095])
+    bpf::load(bpf::XDP, "pass", &[0x0000_0002_0000_00b7, 0x0000_0000_0000_0095])
 }
 
 fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {

@@ -7,6 +7,9 @@ use nix::net::if_::if_nametoindex;
 
 use super::{Netns, bpf, netns::pipe};
 
+/// What the programs are called.
+const NAME: &str = "counting";
+
 /// Where a program stands, and how it lets packets go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -45,10 +48,10 @@ impl ForeignProgram {
         let what = format!("{position:?} at {direction} of {device} in {}", netns.name());
         let counter = bpf::create_counter()?;
         let result = if position == Position::TcxFirst { NEXT } else { OK };
-        let program =
-            bpf::load(bpf::SCHED_CLS, &counting(&counter, result)).context("cannot load a tc program")?;
+        let program = bpf::load(bpf::SCHED_CLS, NAME, &counting(&counter, result))
+            .context("cannot load a tc program")?;
         let link = if position == Position::Clsact {
-            let pin = pins.join("foreign");
+            let pin = pins.join(NAME);
             bpf::pin(&program, &pin)?;
             let attached = attach_filter(netns, device, direction, &pin);
             fs::remove_file(&pin)?;
