@@ -58,8 +58,9 @@ fn plain_routes() {
 }
 
 #[test]
-fn plain_routes_by_generic_xdp() {
+fn generic_xdp() {
     check(routed().offload(false), "socket", &["--xdp", "generic"]).unwrap();
+    check(bridged().offload(false).overlay(Overlay::Vxlan), "socket", &["--xdp", "generic"]).unwrap();
 }
 
 #[test]

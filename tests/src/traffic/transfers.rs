@@ -1,14 +1,17 @@
 //! Large transfers on every path through a service: what comes over it must not depend on the network's shape.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{
-    Entry, HAIRPIN, SINGLE, Scenario,
+    Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT,
     cases::{FAMILIES, family},
 };
-use crate::cluster::{Failures, PathMtu, Place};
+use crate::cluster::{Failures, PathMtu, Place, Reply};
 
 /// A datagram of several fragments.
 const DATAGRAM: usize = 9_000;
@@ -54,24 +57,50 @@ fn paths(scenario: &Scenario, has_second_address: bool) -> Result<Vec<(&Place, E
 }
 
 /// On every path, in both families: a connection with many bytes, and a large datagram of each kind, there and back.
+///
+/// First the same without services: a network that cannot do that proves nothing.
 pub fn transfers(scenario: &Scenario, what: Transfers, failures: &mut Failures) -> Result<()> {
+    let cluster = &scenario.cluster;
+    for (client, server) in
+        [(cluster.pod("pod-2a")?, cluster.pod("pod-1b")?), (&cluster.client, &cluster.node(0)?.place)]
+    {
+        for to in [IpAddr::from(server.v4), server.v6.into()] {
+            let path =
+                format!("{} -> {} without a service, {}", client.name, server.name, family(to.is_ipv4()));
+            exchange(&path, client, (to, TARGET_PORT).into(), what.bytes, failures, |reply| {
+                reply.answer.as_ref().with_context(|| format!("{:?}", reply.error)).map(drop)
+            });
+        }
+    }
     for (client, entry, service) in paths(scenario, what.has_second_address)? {
         for ipv4 in FAMILIES {
             let path = format!("{} -> {entry} of {service}, {}", client.name, family(ipv4));
             let target = scenario.target(entry, service, ipv4)?;
-            failures.case(format!("{path}: {} bytes over TCP", what.bytes), || {
-                let report = client.call(target).bulk(what.bytes)?;
-                ensure!(report.bytes == what.bytes, "{report:?}");
-                Ok(())
+            exchange(&path, client, target, what.bytes, failures, |reply| {
+                scenario.check(client, entry, target, reply).map(drop)
             });
-            for path_mtu in [PathMtu::Want, PathMtu::Do, PathMtu::Dont] {
-                failures.case(format!("{path}: a datagram, {path_mtu:?} path MTU discovery"), || {
-                    let call = client.call(target).size(DATAGRAM).timeout(PATIENCE);
-                    let reply = call.datagram(path_mtu, ATTEMPTS)?;
-                    scenario.check(client, entry, target, &reply).map(drop)
-                });
-            }
         }
     }
     Ok(())
+}
+
+fn exchange(
+    path: &str,
+    client: &Place,
+    target: SocketAddr,
+    bytes: u64,
+    failures: &mut Failures,
+    check: impl Fn(&Reply) -> Result<()>,
+) {
+    failures.case(format!("{path}: {bytes} bytes over TCP"), || {
+        let report = client.call(target).bulk(bytes)?;
+        ensure!(report.bytes == bytes, "{report:?}");
+        Ok(())
+    });
+    for path_mtu in [PathMtu::Want, PathMtu::Do, PathMtu::Dont] {
+        failures.case(format!("{path}: a datagram, {path_mtu:?} path MTU discovery"), || {
+            let call = client.call(target).size(DATAGRAM).timeout(PATIENCE);
+            check(&call.datagram(path_mtu, ATTEMPTS)?)
+        });
+    }
 }
