@@ -104,7 +104,9 @@ fn narrow_link_to_the_client() {
 
 #[test]
 fn narrow_link_between_nodes() {
-    check(bridged().narrow(Narrow::Nodes), "tc", &[]).unwrap();
+    // With bridge-nf-call-ip6tables the kernel puts fragments of IPv6 together on their way from a bridge to the router
+    // and forgets their size: too large for the link, and the pod cannot make them smaller.
+    check(bridged().bridge_nf_call(false).narrow(Narrow::Nodes), "tc", &[]).unwrap();
 }
 
 #[test]
