@@ -33,35 +33,71 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, xdp},
     programs::{SockAddrContext, TcContext, XdpContext},
 };
-use proxy_common::packet::ETHERNET;
+use proxy_common::{V4, V6, packet::ETHERNET};
 
 /// Not aya's macro: that calls a function in a function, and each call takes 32 bytes of a program's 512 of stack.
-macro_rules! tc_hooks {
-    ($($(#[doc = $doc:literal])+ $name:ident => $function:expr;)*) => { $(
+macro_rules! tc_programs {
+    ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $steps4:ident, $steps6:ident;)*) => { $(
         $(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
         pub fn $name(skb: *mut __sk_buff) -> i32 {
-            $function(&TcContext::new(skb))
+            let v4 = tc::Steps { unusual: $v4, apply: $steps4 };
+            let v6 = tc::Steps { unusual: $v6, apply: $steps6 };
+            tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
+        }
+
+        /// The same for IPv4 packets that the quick parse leaves.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $v4(skb: *mut __sk_buff) -> u64 {
+            tc::unusual::<V4, $hook, { $link }>(&TcContext::new(skb))
+        }
+
+        /// The same for IPv6 packets that the quick parse leaves.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $v6(skb: *mut __sk_buff) -> u64 {
+            tc::unusual::<V6, $hook, { $link }>(&TcContext::new(skb))
         }
     )* };
 }
 
-tc_hooks! {
+tc_programs! {
     /// What a pod sends.
-    pod_ingress => tc::run::<tc::FromPod, ETHERNET>;
+    pod_ingress, pod_ingress_unusual4, pod_ingress_unusual6 => tc::FromPod, ETHERNET, apply4, apply6;
     /// What a pod gets.
-    pod_egress => tc::run::<tc::ToClient, ETHERNET>;
+    pod_egress, pod_egress_unusual4, pod_egress_unusual6 => tc::ToClient, ETHERNET, apply4, apply6;
     /// What comes in from outside.
-    uplink_ingress => tc::run::<tc::FromUplink, ETHERNET>;
+    uplink_ingress, uplink_ingress_unusual4, uplink_ingress_unusual6 => tc::FromUplink, ETHERNET, apply4, apply6;
     /// What leaves to outside.
-    uplink_egress => tc::run::<tc::ToOutside, ETHERNET>;
+    uplink_egress, uplink_egress_unusual4, uplink_egress_unusual6 => tc::ToOutside, ETHERNET, apply4, apply6;
     /// What comes in from outside, without Ethernet header.
-    uplink_l3_ingress => tc::run::<tc::FromUplink, 0>;
+    uplink_l3_ingress, uplink_l3_ingress_unusual4, uplink_l3_ingress_unusual6 => tc::FromUplink, 0, apply4_l3, apply6_l3;
     /// What leaves to outside, without Ethernet header.
-    uplink_l3_egress => tc::run::<tc::ToOutside, 0>;
-    /// Tells what this kernel can do.
-    probe => probe::run;
+    uplink_l3_egress, uplink_l3_egress_unusual4, uplink_l3_egress_unusual6 => tc::ToOutside, 0, apply4_l3, apply6_l3;
+}
+
+macro_rules! apply {
+    ($($name:ident => $family:ty, $link:expr;)*) => { $(
+        /// Translates a packet and sends it, as was decided.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name(skb: *mut __sk_buff) -> u64 {
+            tc::apply::<$family, { $link }>(&TcContext::new(skb))
+        }
+    )* };
+}
+
+apply! {
+    apply4 => V4, ETHERNET;
+    apply6 => V6, ETHERNET;
+    apply4_l3 => V4, 0;
+    apply6_l3 => V6, 0;
+}
+
+/// Tells what this kernel can do.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub fn probe(skb: *mut __sk_buff) -> i32 {
+    probe::run(&TcContext::new(skb))
 }
 
 /// What comes in from outside, before the kernel makes a packet of it.

@@ -16,6 +16,7 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey, Pair},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey},
         id::Id,
         name::ServiceName,
@@ -25,6 +26,8 @@ use proxy_common::{
     },
     packet::Parse,
 };
+
+use crate::tc::Scratch;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -52,7 +55,8 @@ macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
      $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $peers:ident $peers_name:literal,
      $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
-     $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal) => {
+     $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
+     $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
         #[btf_map(name = $backends_name)]
@@ -75,9 +79,13 @@ macro_rules! family_maps {
         #[btf_map(name = $netns_name)]
         static $netns: HashMap<u64, <$family as proxy_common::Family>::Addr, 1024, ON_DEMAND> =
             HashMap::new();
+        #[btf_map(name = $fragments_name)]
+        static $fragments: LruHashMap<FragmentKey<$family>, FragmentPorts, 8192> = LruHashMap::new();
         // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
         #[btf_map(name = $pair_name)]
         static $pair: PerCpuArray<Pair<$family>, 1> = PerCpuArray::new();
+        #[btf_map(name = $scratch_name)]
+        static $scratch: PerCpuArray<Scratch<$family>, 1> = PerCpuArray::new();
 
         impl FamilyMaps for $family {
             #[inline(always)]
@@ -102,8 +110,21 @@ macro_rules! family_maps {
                 let _ = $flows.remove(key);
             }
             #[inline(always)]
+            fn fragment(key: &FragmentKey<Self>) -> Option<*const FragmentPorts> {
+                $fragments.get_ptr(key)
+            }
+            #[inline(always)]
+            fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts) {
+                // Without room the packet's other fragments are left alone.
+                let _ = $fragments.insert(key, ports, 0);
+            }
+            #[inline(always)]
             fn pair() -> Option<*mut Pair<Self>> {
                 $pair.get_ptr_mut(0)
+            }
+            #[inline(always)]
+            fn scratch() -> Option<*mut Scratch<Self>> {
+                $scratch.get_ptr_mut(0)
             }
             #[inline(always)]
             fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>> {
@@ -150,10 +171,12 @@ macro_rules! family_maps {
 
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
     SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
-    AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4");
+    AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
+    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
     SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
-    AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6");
+    AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
+    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6");
 
 /// The maps that each family has its own of.
 pub(crate) trait FamilyMaps: Parse {
@@ -162,7 +185,10 @@ pub(crate) trait FamilyMaps: Parse {
     fn flow(key: &FlowKey<Self>) -> Option<*mut Flow<Self>>;
     fn put_flow(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32>;
     fn remove_flow(key: &FlowKey<Self>);
+    fn fragment(key: &FragmentKey<Self>) -> Option<*const FragmentPorts>;
+    fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts);
     fn pair() -> Option<*mut Pair<Self>>;
+    fn scratch() -> Option<*mut Scratch<Self>>;
     fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>>;
     fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool;
     fn peers() -> &'static SkStorage<ConnectedPeer<Self>>;

@@ -19,7 +19,7 @@ use proxy_common::{
     Family, checksum,
     decide::Verdict,
     layout::counter::Counter,
-    packet::{ICMP, IPV4, PROTOCOL_TCP, Packet, TCP, tcp_flags},
+    packet::{ICMP, PROTOCOL_TCP, Packet, TCP, tcp_flags},
 };
 
 pub(crate) use self::headers::Answers;
@@ -43,6 +43,22 @@ pub(crate) enum Answer {
     Reset = 2,
     /// An echo reply.
     Echo = 3,
+    /// Time exceeded in transit.
+    TimeExceeded = 4,
+    /// Fragmentation needed, or packet too big.
+    TooBig = 5,
+}
+
+/// An answer to a packet, and what must be known of the packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) answer: Answer,
+    /// IP protocol number.
+    pub(crate) protocol: u8,
+    /// With [`Answer::TooBig`]: the longest packet that is not.
+    pub(crate) mtu: u16,
+    /// Offset of the transport header.
+    pub(crate) transport: u32,
 }
 
 impl Answer {
@@ -55,6 +71,8 @@ impl Answer {
             Verdict::Reset => Self::Reset,
             Verdict::Reject if is_tcp && REJECT_WITH_RESET.load() != 0 => Self::Reset,
             Verdict::Reject => Self::Unreachable,
+            Verdict::TimeExceeded => Self::TimeExceeded,
+            Verdict::TooBig => Self::TooBig,
             _ => Self::None,
         }
     }
@@ -68,20 +86,19 @@ const LIMIT: u64 = 100;
 #[inline(always)]
 pub(crate) fn answer<F: KernelFamily + Answers, const LINK: usize>(
     skb: *mut __sk_buff,
-    answer: Answer,
-    transport: u32,
+    asked: Asked,
     is_leaving: bool,
 ) -> i32 {
-    let transport = transport as usize;
+    let Asked { answer, .. } = asked;
     let done = match answer {
         Answer::None => return TC_ACT_SHOT,
-        Answer::Echo => echo::<F, LINK>(skb, transport),
+        Answer::Echo => echo::<F, LINK>(skb, asked.transport as usize),
         _ if !may_refuse() => {
             count(Counter::RejectLimited);
             return TC_ACT_SHOT;
         }
-        Answer::Unreachable => unreachable::<F, LINK>(skb, transport),
-        Answer::Reset => reset::<F, LINK>(skb, transport),
+        Answer::Unreachable | Answer::TimeExceeded | Answer::TooBig => error::<F, LINK>(skb, &asked),
+        Answer::Reset => reset::<F, LINK>(skb, asked.transport as usize),
     };
     if !done || !swap_macs::<LINK>(skb) {
         count(Counter::RewriteFailed);
@@ -139,59 +156,86 @@ fn pseudo_header<F: Answers>(header: *mut u8, protocol: u8, length: u16) -> u32 
     sum(header.wrapping_add(F::ADDRESSES), 2 * size_of::<F::Addr>(), rest)
 }
 
+/// How answers are written.
+const STORE: u64 = (BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH) as u64;
+
 /// Makes the packet as long as the answer and writes it.
 #[inline(always)]
 fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize) -> bool {
-    let flags = (BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH) as u64;
     // SAFETY: callers have so many bytes there; the helpers check the packet.
     unsafe {
         bpf_skb_change_tail(skb, (LINK + length) as u32, 0) == 0
-            && bpf_skb_store_bytes(skb, LINK as u32, from.cast(), length as u32, flags) == 0
+            && bpf_skb_store_bytes(skb, LINK as u32, from.cast(), length as u32, STORE) == 0
     }
 }
 
-/// Reads the network header without its options, and `length` bytes of the transport header, into scratch memory behind
-/// the room for the answer; false if nobody may be answered.
+/// Reads the network header without what follows it, and `length` bytes of the transport header, into scratch memory
+/// behind the room for the answer; false if nobody may be answered.
 #[inline(always)]
 fn quote<F: KernelFamily + Answers, const LINK: usize>(
     skb: *mut __sk_buff,
     transport: usize,
+    protocol: u8,
     to: *mut u8,
     length: usize,
 ) -> bool {
-    const NO_OPTIONS: u8 = 0x45;
     if !load(skb, LINK, to, F::HEADER) || !load(skb, transport, to.wrapping_add(F::HEADER), length) {
         return false;
     }
     // SAFETY: just written.
     let source = unsafe {
-        if F::HEADER == IPV4 {
-            // Whoever reads the quote looks for the ports behind so many words.
-            rewrite::write(to, NO_OPTIONS);
-        }
+        // Whoever reads the quote looks for the ports behind the header.
+        F::shorten(to, protocol);
         word::<F::Addr>(to.wrapping_add(F::ADDRESSES))
     };
     F::is_host(&source)
 }
 
+/// An ICMP error about the packet.
 // A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
 #[inline(never)]
-fn unreachable<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
+fn error<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, asked: &Asked) -> bool {
     let Some(header) = scratch::<F>() else { return false };
     let icmp = header.wrapping_add(F::HEADER);
     let length = ICMP + F::HEADER + QUOTED;
-    if !quote::<F, LINK>(skb, transport, icmp.wrapping_add(ICMP), QUOTED) {
+    let transport = asked.transport as usize;
+    if !quote::<F, LINK>(skb, transport, asked.protocol, icmp.wrapping_add(ICMP), QUOTED) {
         return false;
     }
     // SAFETY: all within the scratch memory.
     unsafe {
-        F::answer(header, icmp.wrapping_add(ICMP), F::PROTOCOL, length as u16);
-        F::unreachable(icmp);
-        let seed =
-            if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::PROTOCOL, length as u16) } else { 0 };
+        F::answer(header, icmp.wrapping_add(ICMP), F::ICMP, length as u16);
+        F::error(icmp, asked.answer, asked.mtu);
+        let seed = if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::ICMP, length as u16) } else { 0 };
         rewrite::write(icmp.wrapping_add(2), !sum(icmp, length, seed) as u16);
+        if (*skb).gso_size == 0 {
+            return store::<LINK>(skb, header, F::HEADER + length);
+        }
     }
-    store::<LINK>(skb, header, F::REFUSAL)
+    padded::<F, LINK>(skb, header, icmp, length)
+}
+
+/// Writes an error about a packet that devices were to cut, and so to sum: a sum is written to where that packet's
+/// transport header had it, even into another packet. There this one has options that nobody reads.
+#[inline(always)]
+fn padded<F: KernelFamily + Answers, const LINK: usize>(
+    skb: *mut __sk_buff,
+    header: *mut u8,
+    icmp: *const u8,
+    length: usize,
+) -> bool {
+    let at = LINK + F::HEADER + F::PADDING;
+    // SAFETY: all within the scratch memory; the helpers check the packet.
+    unsafe {
+        if bpf_skb_change_tail(skb, (at + length) as u32, 0) != 0
+            || bpf_skb_store_bytes(skb, at as u32, icmp.cast(), length as u32, STORE) != 0
+        {
+            return false;
+        }
+        F::pad(header);
+        let length = (F::HEADER + F::PADDING) as u32;
+        bpf_skb_store_bytes(skb, LINK as u32, header.cast(), length, STORE) == 0
+    }
 }
 
 /// RFC 9293 section 3.10.7.1: what a closed port answers.
@@ -201,7 +245,7 @@ fn reset<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, tran
     let Some(header) = scratch::<F>() else { return false };
     let tcp = header.wrapping_add(F::HEADER);
     let from = tcp.wrapping_add(TCP);
-    if !quote::<F, LINK>(skb, transport, from, TCP) {
+    if !quote::<F, LINK>(skb, transport, PROTOCOL_TCP, from, TCP) {
         return false;
     }
     let asked = from.wrapping_add(F::HEADER);
@@ -244,8 +288,8 @@ fn echo<F: KernelFamily + Answers, const LINK: usize>(skb: *mut __sk_buff, trans
     }
     // SAFETY: within the headers just checked.
     unsafe {
-        let (src, dst) = if F::HEADER == IPV4 { (12, 16) } else { (8, 24) };
-        let (src, dst) = (header.wrapping_add(src), header.wrapping_add(dst));
+        let src = header.wrapping_add(F::ADDRESSES);
+        let dst = src.wrapping_add(size_of::<F::Addr>());
         let mut offset = 0;
         while offset < size_of::<F::Addr>() {
             let (a, b) = (

@@ -3,7 +3,7 @@
 use proxy_common::{
     V4, V6, checksum,
     layout::flow::{Mac, Tuple},
-    packet::{ETHERNET, Packet, Parse},
+    packet::{ETHERNET, Parse},
 };
 
 /// Writes a word at an address that need not be aligned.
@@ -68,7 +68,8 @@ impl Header for V6 {
     }
 }
 
-/// Writes network addresses and ports, but no transport checksum; false if the packet is not as it was parsed.
+/// Writes network addresses, and ports at offset `transport`, but no transport checksum; false if the packet is not as it
+/// was parsed.
 ///
 /// # Safety
 /// All bytes from `data` up to `end` are writable.
@@ -77,18 +78,19 @@ pub(crate) unsafe fn headers<F: Header>(
     data: *mut u8,
     end: *mut u8,
     network: usize,
-    packet: &Packet<F>,
+    transport: usize,
+    from: &Tuple<F>,
     to: &Tuple<F>,
     hops: u8,
 ) -> bool {
     let header = data.wrapping_add(network);
-    let transport = data.wrapping_add(packet.transport);
+    let transport = data.wrapping_add(transport);
     if header.wrapping_add(F::HEADER) > end || transport.wrapping_add(4) > end {
         return false;
     }
     // SAFETY: both headers were just checked.
     unsafe {
-        F::write(header, &packet.tuple, to, hops);
+        F::write(header, from, to, hops);
         write(transport, to.sport);
         write(transport.wrapping_add(2), to.dport);
     }

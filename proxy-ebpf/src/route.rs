@@ -4,23 +4,25 @@ use core::{ffi::c_void, mem};
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh,
     },
     helpers::generated,
 };
 use proxy_common::{
-    Family, V4, V6,
+    V4, V6,
     decide::{Route, RouteKind},
-    layout::flow::Mac,
+    layout::flow::{Mac, Pair},
     packet::read,
 };
+
+use crate::maps::{DEVICES, FamilyMaps};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// Where a family's addresses stand in the kernel's structures.
-pub(crate) trait Routed: Family {
+pub(crate) trait Routed: FamilyMaps {
     fn set(params: &mut bpf_fib_lookup, src: &Self::Addr, dst: &Self::Addr);
     fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
     fn neighbour(next_hop: &Self::Addr) -> bpf_redir_neigh;
@@ -74,26 +76,28 @@ impl Routed for V6 {
     }
 }
 
-/// Looks up the route of a packet that comes in by `ifindex`.
+/// Looks up the route of a packet of `size` bytes (0: whatever its size) that comes in by `ifindex`.
 ///
-/// The length is left out, and so the MTU check.
+/// What the kernel takes and gives is in the CPU's [`FamilyMaps::pair`]: the stack has no room for it.
 #[inline(always)]
 pub(crate) fn look_up<F: Routed>(
     ctx: *mut c_void,
     ifindex: u32,
     src: &F::Addr,
     dst: &F::Addr,
+    size: u32,
     route: &mut Route<F>,
 ) {
-    // SAFETY: all zero is a valid value of these integers.
-    let mut params: bpf_fib_lookup = unsafe { mem::zeroed() };
-    F::set(&mut params, src, dst);
-    params.ifindex = ifindex;
-    // SAFETY: a context and parameters of the size that is given.
-    let result =
-        unsafe { generated::bpf_fib_lookup(ctx, &mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
+    const { assert!(size_of::<bpf_fib_lookup>() <= size_of::<Pair<F>>()) };
+    route.kind = RouteKind::None;
+    let Some(pair) = F::pair() else { return };
+    // SAFETY: this CPU's own memory, large enough; the core has both entries in it later. All bytes are valid integers.
+    let params = unsafe { &mut *pair.cast::<bpf_fib_lookup>() };
+    // What the kernel takes. Longer packets are too big in any case.
+    let size = if size > u16::MAX as u32 { u16::MAX } else { size as u16 };
+    let result = ask::<F>(ctx, params, ifindex, (src, dst), size);
     route.ifindex = params.ifindex;
-    route.next_hop = F::next_hop(&params);
+    route.next_hop = F::next_hop(params);
     route.from = mac(&params.smac);
     route.to = mac(&params.dmac);
     route.kind = match result as u32 {
@@ -102,10 +106,43 @@ pub(crate) fn look_up<F: Routed>(
             route.to = Mac::NONE;
             RouteKind::Unresolved
         }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: both members are the same integer.
+            let told = unsafe { params.__bindgen_anon_1.mtu_result };
+            route.mtu = told as u32;
+            if told == size {
+                // Before 5.12 nothing is told, unless another look-up finds the device.
+                ask::<F>(ctx, params, ifindex, (src, dst), 0);
+                // SAFETY: the agent replaces whole elements.
+                route.mtu = unsafe { DEVICES.get(params.ifindex) }.map_or(0, |device| device.mtu);
+            }
+            RouteKind::TooBig
+        }
         // One of the node's own addresses, or something that the stack will refuse.
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => RouteKind::Local,
         _ => RouteKind::None,
     };
+}
+
+/// Fills the parameters in and asks the kernel.
+#[inline(always)]
+fn ask<F: Routed>(
+    ctx: *mut c_void,
+    params: &mut bpf_fib_lookup,
+    ifindex: u32,
+    (src, dst): (&F::Addr, &F::Addr),
+    size: u16,
+) -> i64 {
+    params.l4_protocol = 0;
+    params.sport = 0;
+    params.dport = 0;
+    params.__bindgen_anon_1.tot_len = size;
+    params.ifindex = ifindex;
+    params.__bindgen_anon_2.flowinfo = 0;
+    F::set(params, src, dst);
+    params.__bindgen_anon_5.tbid = 0;
+    // SAFETY: a context and parameters of the size that is given.
+    unsafe { generated::bpf_fib_lookup(ctx, params, size_of::<bpf_fib_lookup>() as i32, 0) }
 }
 
 #[inline(always)]

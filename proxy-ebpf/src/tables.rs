@@ -3,15 +3,20 @@
 use core::{ffi::c_void, ops::Deref};
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple},
+    bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple, xdp_md},
     helpers::{
         bpf_get_prandom_u32,
-        generated::{bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+        generated::{
+            bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes, bpf_skc_lookup_tcp,
+        },
     },
 };
 use proxy_common::{
     Family, V4, V6,
-    decide::{AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables, Verdict},
+    decide::{
+        self, AffinityHandle, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables,
+        Verdict,
+    },
     layout::{
         affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
@@ -20,12 +25,13 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
-    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP, UDP},
 };
 
 use crate::{
@@ -38,20 +44,74 @@ use crate::{
 /// The maps, and the context that some helpers want.
 pub(crate) struct Kernel {
     ctx: *mut c_void,
-    /// Packets that are answered instead of being sent on are another program's: it will ask the same.
-    leaves_answers: bool,
+    layer: Layer,
+}
+
+/// Where the program runs.
+#[derive(Clone, Copy)]
+enum Layer {
+    /// XDP. Packets that are answered instead of being sent on are left to tc, which will ask the same.
+    Xdp,
+    /// tc, on a device whose frames have so many bytes before the network header.
+    Tc(usize),
+    /// A socket hook: no packets.
+    Socket,
 }
 
 impl Kernel {
+    /// For socket hooks.
     #[inline(always)]
     pub(crate) fn new(ctx: *mut c_void) -> Self {
-        Self { ctx, leaves_answers: false }
+        Self { ctx, layer: Layer::Socket }
+    }
+
+    /// For tc.
+    #[inline(always)]
+    pub(crate) fn of_skb(skb: *mut __sk_buff, link: usize) -> Self {
+        Self { ctx: skb.cast(), layer: Layer::Tc(link) }
     }
 
     /// For XDP, in front of tc.
     #[inline(always)]
     pub(crate) fn before_tc(ctx: *mut c_void) -> Self {
-        Self { ctx, leaves_answers: true }
+        Self { ctx, layer: Layer::Xdp }
+    }
+
+    /// A packet's size at tc: of one to be cut by a device (GSO), its longest piece.
+    #[inline(always)]
+    fn size_of_skb<F: Family>(&self, link: usize, packet: &Packet<F>) -> u32 {
+        const WORDS: usize = 12;
+        let skb = self.ctx.cast::<__sk_buff>();
+        // SAFETY: the context is readable.
+        let (length, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
+        if segment == 0 {
+            return length.wrapping_sub(link as u32);
+        }
+        let mut words = 0u8;
+        let header = if packet.protocol == PROTOCOL_TCP {
+            let at = (packet.transport + WORDS) as u32;
+            // SAFETY: the context, and a byte on the stack.
+            if unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut words).cast(), 1) } == 0 {
+                (words >> 4) as usize * 4
+            } else {
+                TCP
+            }
+        } else {
+            UDP
+        };
+        (packet.transport - link + header) as u32 + segment
+    }
+
+    /// A packet's size at XDP, as its network header has it: frames may be in several buffers, and padded.
+    #[inline(always)]
+    fn size_of_frame<F: KernelFamily>(&self) -> u32 {
+        let ctx = self.ctx.cast::<xdp_md>();
+        // SAFETY: the context is readable, and so are the bounds it gives.
+        unsafe {
+            let (data, end) = ((*ctx).data as usize as *const u8, (*ctx).data_end as usize as *const u8);
+            let header = data.wrapping_add(ETHERNET);
+            if header.wrapping_add(F::HEADER) > end { 0 } else { F::total_length(header) }
+        }
     }
 }
 
@@ -124,8 +184,45 @@ impl<F: Family> AffinityHandle<F> for AffinityEntry<F> {
     }
 }
 
+/// Opens the flow that the CPU's pair has; returns a [`DropReason::code`] or 0.
+#[inline(always)]
+fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
+    // The compiler would pass anything for an argument that is not used.
+    core::hint::black_box(kernel.ctx);
+    let Some(pair) = F::pair() else { return DropReason::FlowMapFull.code() };
+    // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
+    decide::open::<F, _>(kernel, unsafe { &mut *pair }).map_or(0, DropReason::code)
+}
+
+macro_rules! open_flow {
+    ($($family:ident, $of_skb:ident, $of_frame:ident;)*) => { $(
+        // Global functions, which the verifier goes through once: their many ways out would each be followed to the end.
+
+        /// For tc.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $of_skb(skb: *mut __sk_buff) -> u32 {
+            open_flow::<$family>(&Kernel::of_skb(skb, 0))
+        }
+
+        /// For XDP.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $of_frame(ctx: *mut xdp_md) -> u32 {
+            open_flow::<$family>(&Kernel::before_tc(ctx.cast()))
+        }
+    )* };
+}
+
+open_flow! {
+    V4, open_flow4_of_skb, open_flow4_of_frame;
+    V6, open_flow6_of_skb, open_flow6_of_frame;
+}
+
 /// What else differs between the families in the kernel.
 pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
+    /// Opens the flow that the CPU's pair has, at tc; returns a [`DropReason::code`] or 0.
+    fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
+    /// The same at XDP.
+    fn open_flow_of_frame(ctx: *mut xdp_md) -> u32;
     /// Fills in what socket look-ups take; returns its size.
     fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32;
     /// The device's source address for connections passed on.
@@ -133,6 +230,16 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
 }
 
 impl KernelFamily for V4 {
+    #[inline(always)]
+    fn open_flow_of_skb(skb: *mut __sk_buff) -> u32 {
+        open_flow4_of_skb(skb)
+    }
+
+    #[inline(always)]
+    fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
+        open_flow4_of_frame(ctx)
+    }
+
     #[inline(always)]
     fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32 {
         // SAFETY: plain integers in a union that the caller zeroed.
@@ -152,6 +259,16 @@ impl KernelFamily for V4 {
 }
 
 impl KernelFamily for V6 {
+    #[inline(always)]
+    fn open_flow_of_skb(skb: *mut __sk_buff) -> u32 {
+        open_flow6_of_skb(skb)
+    }
+
+    #[inline(always)]
+    fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
+        open_flow6_of_frame(ctx)
+    }
+
     #[inline(always)]
     fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32 {
         // SAFETY: as above.
@@ -311,8 +428,36 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, route: &mut Route<F>) {
-        route::look_up(self.ctx, ifindex, src, dst, route);
+    fn open_flow(&self, _: &mut Pair<F>) -> Option<DropReason> {
+        DropReason::of_flow(match self.layer {
+            Layer::Xdp => F::open_flow_of_frame(self.ctx.cast()),
+            _ => F::open_flow_of_skb(self.ctx.cast()),
+        })
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts> {
+        // SAFETY: the kernel gave the pointer. Two words; whoever reuses the identification meanwhile spoils both packets.
+        F::fragment(key).map(|ports| unsafe { *ports })
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts) {
+        F::put_fragment(key, ports);
+    }
+
+    #[inline(always)]
+    fn size(&self, packet: &Packet<F>) -> u32 {
+        match self.layer {
+            Layer::Xdp => self.size_of_frame::<F>(),
+            Layer::Tc(link) => self.size_of_skb(link, packet),
+            Layer::Socket => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
+        route::look_up(self.ctx, ifindex, src, dst, size, route);
     }
 
     #[inline(always)]
@@ -360,7 +505,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn answer(&self, counter: Counter, verdict: Verdict) -> Verdict {
-        if !self.leaves_answers {
+        if !matches!(self.layer, Layer::Xdp) {
             count(counter);
         }
         verdict

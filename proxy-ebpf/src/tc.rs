@@ -1,27 +1,27 @@
 //! The tc programs: parse, decide, apply. They end with "next program", so that a CNI's own still run.
 
+mod apply;
 mod checksums;
+mod unusual;
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::{TC_ACT_SHOT, bpf_redir_neigh},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_pull_data},
+    bindings::{__sk_buff, TC_ACT_SHOT},
+    helpers::generated::bpf_skb_pull_data,
     programs::TcContext,
 };
 use proxy_common::{
-    V4, V6,
+    Family, V4, V6,
     decide::{self, Translation, Verdict},
-    layout::{counter::Counter, flow::Mac},
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, TCP, Unparsed},
+    packet::{Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
 };
 
-use self::checksums::{TcFamily, update_checksum};
+use self::checksums::TcFamily;
+pub(crate) use self::{apply::apply, unusual::unusual};
 use crate::{
     log::Note,
     maps::DEVICES,
-    refuse::{Answer, answer},
-    rewrite,
-    tables::{Kernel, KernelFamily, count},
+    refuse::{Answer, Asked, answer},
+    tables::{Kernel, KernelFamily},
 };
 
 /// The same value for TCX (next program) and clsact (as if the filter did not match).
@@ -73,24 +73,41 @@ hooks! {
     ToOutside: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out);
 }
 
-/// Runs a hook on a device whose frames have `LINK` bytes before the network header.
+/// Global functions of a program: the verifier goes through each once, and not from each call with all that is known there.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps {
+    /// [`unusual::unusual`].
+    pub(crate) unusual: extern "C" fn(*mut __sk_buff) -> u64,
+    /// [`apply::apply`].
+    pub(crate) apply: extern "C" fn(*mut __sk_buff) -> u64,
+}
+
+/// Runs a hook on a device whose frames have `LINK` bytes before the network header, with the steps for each family.
 #[inline(always)]
-pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
+pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps; 2]) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is readable.
     let protocol = unsafe { (*skb).protocol };
     match u16::from_be(protocol as u16) {
-        ETHERTYPE_IPV4 => family::<V4, H, LINK>(ctx),
-        ETHERTYPE_IPV6 => family::<V6, H, LINK>(ctx),
+        ETHERTYPE_IPV4 => family::<V4, H, LINK>(ctx, v4),
+        ETHERTYPE_IPV6 => family::<V6, H, LINK>(ctx, v6),
         _ => NEXT,
     }
 }
 
-fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> i32 {
-    let done = work::<F, H, LINK>(ctx);
-    let asked = done.answer();
-    if asked != Answer::None {
-        return answer::<F, LINK>(ctx.skb.skb, asked, done.transport(), H::IS_LEAVING);
+// What is done with a packet comes one after the other and not one in the other: a chain of calls has 512 bytes of stack.
+#[inline(always)]
+fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, steps: Steps) -> i32 {
+    let skb = ctx.skb.skb;
+    let mut done = usual::<F, H, LINK>(ctx);
+    if done.is(Done::UNUSUAL) {
+        done = Done((steps.unusual)(skb));
+    }
+    if done.is(Done::APPLY) {
+        done = Done((steps.apply)(skb));
+    }
+    if let Some(asked) = done.asked() {
+        return answer::<F, LINK>(skb, asked, H::IS_LEAVING);
     }
     Note::of(done.note()).log::<F>(ctx);
     done.result()
@@ -98,13 +115,18 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
 
 /// What became of a packet, in one word: what is returned in a register needs no stack.
 ///
-/// From the lowest bit on: 32 bits for the kernel, 8 for a [`Note`], 8 for an [`Answer`], 16 for the offset of the packet's
-/// transport header.
+/// From the lowest bit on: 32 bits for the kernel, or of an answer 8 for the packet's protocol and 16 for the MTU;
+/// 8 for a [`Note`]; 8 for an [`Answer`], or what else is to be done; 16 for the offset of the packet's transport header.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Done(u64);
+pub(crate) struct Done(u64);
 
 impl Done {
+    /// To be taken apart as an unusual packet.
+    const UNUSUAL: Self = Self(0xff << 40);
+    /// To be translated and sent, as the CPU's [`Scratch`] says.
+    const APPLY: Self = Self(0xfe << 40);
+
     #[inline(always)]
     fn with(result: i32, note: Note) -> Self {
         Self(result as u32 as u64 | (note.bits() as u64) << 32)
@@ -112,8 +134,14 @@ impl Done {
 
     /// To be answered.
     #[inline(always)]
-    fn asked(answer: Answer, transport: usize) -> Self {
-        Self(TC_ACT_SHOT as u64 | (answer as u64) << 40 | (transport as u64) << 48)
+    fn answered<F: KernelFamily>(answer: Answer, packet: &Packet<F>, mtu: u32) -> Self {
+        let low = packet.protocol as u64 | (mtu as u16 as u64) << 8;
+        Self(low | (answer as u64) << 40 | (packet.transport as u64) << 48)
+    }
+
+    #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        self.0 == other.0
     }
 
     #[inline(always)]
@@ -127,57 +155,89 @@ impl Done {
     }
 
     #[inline(always)]
-    fn answer(self) -> Answer {
-        match (self.0 >> 40) as u8 {
+    fn asked(self) -> Option<Asked> {
+        let answer = match (self.0 >> 40) as u8 {
             1 => Answer::Unreachable,
             2 => Answer::Reset,
             3 => Answer::Echo,
-            _ => Answer::None,
-        }
-    }
-
-    #[inline(always)]
-    fn transport(self) -> u32 {
+            4 => Answer::TimeExceeded,
+            5 => Answer::TooBig,
+            _ => return None,
+        };
         // The longest headers end before. Without the mask old verifiers take it for any offset, and the compiler, which
         // knows better, would leave it out.
-        core::hint::black_box((self.0 >> 48) as u32) & 0x7f
+        let transport = core::hint::black_box((self.0 >> 48) as u32) & LONGEST_MASK as u32;
+        Some(Asked { answer, protocol: self.0 as u8, mtu: (self.0 >> 8) as u16, transport })
     }
 }
 
-// A record needs room on the stack, of which a chain of calls has 512 bytes: made when this frame is gone.
-#[cfg_attr(feature = "kernel-log", inline(never))]
-#[cfg_attr(not(feature = "kernel-log"), inline(always))]
-fn work<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Done {
-    let next = Done::with(NEXT, Note::Nothing);
-    const PACKET_OTHERHOST: u32 = 3;
+/// More than the headers in front of the transport header have bytes; what has more is not answered.
+const LONGEST_MASK: usize = 0x1ff;
+
+/// What a packet is and what is to become of it: there is no room for it on the stack.
+#[repr(C)]
+pub(crate) struct Scratch<F: Family> {
+    dissected: Dissected<F>,
+    /// A [`Verdict`].
+    verdict: Verdict,
+    out: Translation<F>,
+}
+
+/// This CPU's.
+#[inline(always)]
+fn scratch<F: KernelFamily>() -> Option<&'static mut Scratch<F>> {
+    // SAFETY: programs run with bottom halves off, so that one at a time uses it; any bytes there were written as this type.
+    F::scratch().map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Asks the core about the packet in `scratch`.
+#[inline(always)]
+fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
+    skb: *mut __sk_buff,
+    scratch: &mut Scratch<F>,
+) -> Done {
+    let Scratch { dissected, verdict, out } = scratch;
+    let packet = &dissected.packet;
+    *out = Translation::default();
     // SAFETY: the context is readable.
-    let (ifindex, pkt_type) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).pkt_type) };
-    if H::MAY_OVERHEAR && pkt_type == PACKET_OTHERHOST && !is_bridge_port(ifindex) {
+    let ifindex = unsafe { (*skb).ifindex };
+    match H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out) {
+        Verdict::Pass => Done::with(NEXT, Note::Nothing),
+        Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
+        decided @ (Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return) => {
+            *verdict = decided;
+            Done::APPLY
+        }
+        asked => Done::answered(Answer::of(asked, packet), packet, out.route.mtu),
+    }
+}
+
+/// Nearly all packets.
+// Not inlined: its stack is free again for what comes next.
+#[inline(never)]
+fn usual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Done {
+    let next = Done::with(NEXT, Note::Nothing);
+    if !is_for_us::<H>(ctx.skb.skb) {
         return next;
     }
-    let packet = match parse::<F, LINK>(ctx) {
-        Ok(packet) => packet,
-        Err(Unparsed::Fragment) => {
-            count(Counter::Fragment);
-            return next;
-        }
+    let Some(scratch) = scratch::<F>() else { return next };
+    match parse::<F, LINK>(ctx) {
+        Ok(packet) => scratch.dissected.packet = packet,
+        Err(Unparsed::Unusual) => return Done::UNUSUAL,
         Err(Unparsed::NotOurs | Unparsed::Short) => return next,
-    };
-    let kernel = Kernel::new(ctx.as_ptr());
-    let mut translation = Translation::default();
-    let verdict = H::decide(&kernel, &packet, ifindex, &mut translation);
-    match verdict {
-        Verdict::Pass => next,
-        Verdict::Reject | Verdict::Reset | Verdict::Echo => {
-            Done::asked(Answer::of(verdict, &packet), packet.transport)
-        }
-        Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
-        Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return => {
-            let mut note = Note::Nothing;
-            let result = apply::<F, LINK>(ctx, &packet, verdict, &translation, ifindex, &mut note);
-            Done::with(result, note)
-        }
     }
+    scratch.dissected.part = Part::Usual;
+    decide::<F, H, LINK>(ctx.skb.skb, scratch)
+}
+
+/// Not frames for other hosts, which interfaces in promiscuous mode see, nor those with a VLAN tag, which come by again
+/// at the VLAN's own interface.
+#[inline(always)]
+fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
+    const PACKET_OTHERHOST: u32 = 3;
+    // SAFETY: the context is readable.
+    let (ifindex, pkt_type, tagged) = unsafe { ((*skb).ifindex, (*skb).pkt_type, (*skb).vlan_present) };
+    tagged == 0 && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
 }
 
 /// At a port of a bridge every frame is for another: for the bridge, as well.
@@ -210,75 +270,4 @@ fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet.
     unsafe { F::parse(data, end, LINK) }
-}
-
-#[inline(always)]
-fn apply<F: KernelFamily + TcFamily, const LINK: usize>(
-    ctx: &TcContext,
-    packet: &Packet<F>,
-    verdict: Verdict,
-    translation: &Translation<F>,
-    ifindex: u32,
-    note: &mut Note,
-) -> i32 {
-    let skb = ctx.skb.skb;
-    let to = &translation.to;
-    let hops = matches!(verdict, Verdict::Forward) as u8;
-    if !update_checksum(skb, LINK, packet, to) || !F::store_addresses(skb, LINK, to) {
-        return failed();
-    }
-    // The helpers may have moved the packet.
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    if !unsafe { rewrite::headers(data, end, LINK, packet, to, hops) } {
-        return failed();
-    }
-    *note = Note::translated::<F>(&packet.tuple, to);
-    match verdict {
-        Verdict::Switch => {
-            // SAFETY: the bounds of the packet.
-            if LINK != 0 && !unsafe { rewrite::macs(data, end, Some(translation.mac), None) } {
-                return failed();
-            }
-            NEXT
-        }
-        Verdict::Return => {
-            // SAFETY: the bounds of the packet.
-            if LINK != 0 && !unsafe { rewrite::swap_macs(data, end) } {
-                return failed();
-            }
-            // SAFETY: plain arguments.
-            unsafe { bpf_redirect(ifindex, 0) as i32 }
-        }
-        Verdict::Forward => {
-            if LINK == 0 && !add_ethernet(ctx) {
-                return failed();
-            }
-            let mut neighbour = F::neighbour(&translation.route.next_hop);
-            let size = size_of::<bpf_redir_neigh>() as i32;
-            // SAFETY: parameters of the size that is given.
-            unsafe { bpf_redirect_neigh(translation.route.ifindex, &mut neighbour, size, 0) as i32 }
-        }
-        _ => NEXT,
-    }
-}
-
-/// A packet that is half rewritten must not go on.
-#[inline(always)]
-fn failed() -> i32 {
-    count(Counter::RewriteFailed);
-    TC_ACT_SHOT
-}
-
-/// `bpf_redirect_neigh` drops frames without an Ethernet header, even though it replaces what is in it.
-#[inline(always)]
-fn add_ethernet(ctx: &TcContext) -> bool {
-    const ANY_UNICAST: Mac = Mac([u16::from_ne_bytes([2, 0]), 0, u16::from_ne_bytes([0, 1])]);
-    // SAFETY: the context.
-    if unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET as u32, 0) } != 0 {
-        return false;
-    }
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    unsafe { rewrite::macs(data, end, Some(ANY_UNICAST), Some(ANY_UNICAST)) }
 }

@@ -62,6 +62,8 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
         | Verdict::Reject
         | Verdict::Reset
         | Verdict::Echo
+        | Verdict::TimeExceeded
+        | Verdict::TooBig
         | Verdict::Switch
         | Verdict::Return => XDP_PASS,
     }
@@ -136,6 +138,6 @@ unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: 
             checksum::update_udp(sum, change)
         };
         rewrite::write(field, updated);
-        rewrite::headers(data, end, ETHERNET, packet, to, hops)
+        rewrite::headers(data, end, ETHERNET, packet.transport, from, to, hops)
     }
 }

@@ -201,6 +201,7 @@ fn natively<F: PacketFamily>(
         tcp_flags: frame.transport.flags(),
         hop_limit: frame.hop_limit,
         transport: frame.transport_offset() - ETHERNET,
+        follows: false,
     };
     let mut out = Translation::default();
     let verdict = match program {

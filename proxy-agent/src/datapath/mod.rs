@@ -163,7 +163,8 @@ impl Datapath {
         let mut map = maps::devices(&self.pins)?;
         let mut wanted: Vec<(u32, Device)> = Vec::new();
         for uplink in &topology.uplinks {
-            let mut device = Device { flags: DEVICE_UPLINK, bridge: uplink.bridge, ..Device::default() };
+            let mut device =
+                Device { flags: DEVICE_UPLINK, bridge: uplink.bridge, mtu: uplink.mtu, ..Device::default() };
             if !uplink.has_link_header {
                 device.flags |= DEVICE_L3;
             }

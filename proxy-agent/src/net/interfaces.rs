@@ -36,6 +36,8 @@ pub struct Interface {
     pub has_default_route: bool,
     /// Sources that routes by it name, in the order of the routes.
     pub route_sources: Vec<IpAddr>,
+    /// Its MTU in bytes; 0: not known.
+    pub mtu: u32,
 }
 
 /// Reads all interfaces.
@@ -56,6 +58,7 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
                 LinkAttribute::Link(index) => interface.parent = index,
                 LinkAttribute::LinkNetNsId(_) => is_parent_elsewhere = true,
                 LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Controller(index) => interface.master = index,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {

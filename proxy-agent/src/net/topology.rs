@@ -38,6 +38,8 @@ pub struct Uplink {
     pub bridge: u32,
     /// Source addresses for connections passed on by it, one per family at most.
     pub sources: Vec<IpAddr>,
+    /// Its MTU in bytes; 0: not known.
+    pub mtu: u32,
 }
 
 /// The node's side of a pod's interface.
@@ -128,6 +130,7 @@ impl Topology {
                 is_virtual: !interface.kind.is_empty(),
                 bridge: bridge(interfaces, interface.master),
                 sources: sources.collect(),
+                mtu: interface.mtu,
             }
         };
         let overlays = interfaces.iter().filter(|interface| is_overlay(interface) && !is_uplink(interface));

@@ -19,7 +19,7 @@ const PROBES: u32 = 8;
 /// Its source port is changed where needed: for SNAT and hairpin it comes from the reserved range, by which answers are
 /// known to be such; else it only changes when another flow has the same answers. Returns why it could not be.
 #[inline(always)]
-pub(super) fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<DropReason> {
+pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<DropReason> {
     let settings = tables.settings();
     let ports = settings.snat_last.wrapping_sub(settings.snat_first) as u32 + 1;
     let random = tables.random();
@@ -51,7 +51,7 @@ pub(super) fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> O
                 let may_go = is_closed || pair.key.protocol == PROTOCOL_UDP;
                 if !is_ours && may_go && idle >= settings.idle {
                     // Both entries go: what another client still sent by the old one would be answered to this one.
-                    pair.twin.tuple = existing.tuple.reversed();
+                    pair.twin.tuple.set_reversed(&existing.tuple);
                     tables.remove_flow(&pair.twin_key);
                     pair.twin_key.tuple = pair.twin.tuple;
                     pair.twin_key.edge = Edge::Forward as u8;

@@ -11,7 +11,10 @@ use std::{
     vec::Vec,
 };
 
-use super::tables::{AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Step, Tables};
+use super::tables::{
+    AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+};
+use super::{flow, verdict::DropReason};
 use crate::{
     Family, V4, V6,
     layout::{
@@ -22,11 +25,13 @@ use crate::{
         device::Device,
         filter,
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         set::{Set, SetKind, SetRole},
         socket::{SocketKey, SocketPeer},
     },
+    packet::Packet,
 };
 
 /// What else differs between the families here.
@@ -84,12 +89,16 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub node_addresses: HashMap<F::Addr, NodeAddress>,
     /// Devices by index.
     pub devices: HashMap<u32, Device>,
-    /// Routes by destination, whatever the source and the device.
+    /// Routes by destination, whatever the source and the device. Those with an MTU are for packets up to that.
     pub routes: HashMap<F::Addr, Route<F>>,
     /// The route of every other destination.
     pub default_route: Route<F>,
     /// Local address, port (network byte order) and protocol of the node's sockets.
     pub listening: HashSet<(F::Addr, u16, u8)>,
+    /// Ports of first fragments.
+    pub fragments: RefCell<HashMap<FragmentKey<F>, FragmentPorts>>,
+    /// How long packets are, in bytes.
+    pub size: Cell<u32>,
     /// Flow entries.
     pub flows: RefCell<FlowEntries<F>>,
     /// How many flow entries there may be. Unlike the kernel's map, this one forgets none.
@@ -129,6 +138,8 @@ impl<F: MemoryFamily> MemoryTables<F> {
             routes: HashMap::new(),
             default_route: Route::default(),
             listening: HashSet::new(),
+            fragments: RefCell::default(),
+            size: Cell::new(100),
             flows: RefCell::default(),
             max_flows: usize::MAX,
             sockets: RefCell::default(),
@@ -330,8 +341,27 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         self.flows.borrow_mut().remove(key);
     }
 
-    fn route(&self, _ifindex: u32, _src: &F::Addr, dst: &F::Addr, route: &mut Route<F>) {
+    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
+        flow::open(self, pair)
+    }
+
+    fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts) {
+        self.fragments.borrow_mut().insert(*key, *ports);
+    }
+
+    fn size(&self, _packet: &Packet<F>) -> u32 {
+        self.size.get()
+    }
+
+    fn route(&self, _ifindex: u32, _src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
         *route = self.routes.get(dst).copied().unwrap_or(self.default_route);
+        if route.mtu != 0 && size > route.mtu {
+            route.kind = RouteKind::TooBig;
+        }
     }
 
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {

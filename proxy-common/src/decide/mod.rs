@@ -4,6 +4,7 @@
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
 
 mod flow;
+mod fragment;
 mod frontend;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
@@ -14,6 +15,8 @@ mod tables;
 mod tests;
 mod verdict;
 
+pub use flow::open;
+pub use fragment::complete;
 pub use packet::{from_pod, from_uplink, to_client, to_outside};
 pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
 pub use tables::{

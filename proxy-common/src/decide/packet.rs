@@ -43,10 +43,10 @@ pub fn from_pod<F: Family, T: Tables<F>>(
         return ping(tables, packet);
     }
     let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-    if let Some(flow) = known_forward(tables, packet, &key) {
-        return follow(tables, packet, &flow, ifindex, out);
+    match known_forward(tables, packet, &key) {
+        Some(flow) => follow(tables, packet, &flow, ifindex, out),
+        None => new_flow(tables, packet, &key, ifindex, Scope::Internal, out),
     }
-    new_flow(tables, packet, &key, ifindex, Scope::Internal, out)
 }
 
 /// A packet that comes in by the uplink with index `ifindex`.
@@ -57,29 +57,67 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     ifindex: u32,
     out: &mut Translation<F>,
 ) -> Verdict {
-    let tuple = &packet.tuple;
     // Whoever has the address answers: cluster IPs are not for clients outside.
     if packet.is_echo_request() {
         return Verdict::Pass;
     }
-    if tables.settings().is_snat_port(tuple.dport) {
-        if let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress) {
-            out.to = flow.tuple;
-            return forward(tables, packet, ifindex, out);
-        }
-        if tables.node_address(&tuple.dst).is_snat_source() && !tables.has_socket(tuple, packet.protocol) {
-            return tables.drop(DropReason::SnatUnknown);
-        }
+    let verdict = match answer_of_remote(tables, packet, out) {
+        Verdict::Pass => request_from_outside(tables, packet, ifindex, out),
+        verdict => verdict,
+    };
+    // A new flow has its route already; only a long packet must ask for more than that.
+    let is_routed = !matches!(out.route.kind, RouteKind::None);
+    if matches!(verdict, Verdict::Forward) && (!is_routed || tables.size(packet) > ALWAYS_FITS) {
+        return forward(tables, packet, ifindex, out);
     }
+    verdict
+}
+
+/// Bytes of the longest packet that every route takes (RFC 8200 section 5).
+const ALWAYS_FITS: u32 = 1280;
+
+/// The answer of a remote backend, to an address that we gave as source.
+#[inline(always)]
+fn answer_of_remote<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let tuple = &packet.tuple;
+    if !tables.settings().is_snat_port(tuple.dport) {
+        return Verdict::Pass;
+    }
+    if let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress) {
+        out.to = flow.tuple;
+        return Verdict::Forward;
+    }
+    if !packet.follows
+        && tables.node_address(&tuple.dst).is_snat_source()
+        && !tables.has_socket(tuple, packet.protocol)
+    {
+        return tables.drop(DropReason::SnatUnknown);
+    }
+    Verdict::Pass
+}
+
+/// What a client outside sends.
+#[inline(always)]
+fn request_from_outside<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let tuple = &packet.tuple;
     if !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol) {
         tables.step(Step::NoFrontendSurely);
         return Verdict::Pass;
     }
     let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-    if let Some(flow) = known_forward(tables, packet, &key) {
-        return follow(tables, packet, &flow, ifindex, out);
+    match known_forward(tables, packet, &key) {
+        Some(flow) => follow(tables, packet, &flow, ifindex, out),
+        None => new_flow(tables, packet, &key, ifindex, Scope::External, out),
     }
-    new_flow(tables, packet, &key, ifindex, Scope::External, out)
 }
 
 /// A packet that leaves by an uplink: the source of an answer becomes the VIP again, and what was meant for a cluster IP
@@ -100,7 +138,7 @@ pub fn to_outside<F: Family, T: Tables<F>>(
             verdict => verdict,
         };
     }
-    if frontend::is_cluster_ip(tables, &packet.tuple.dst) {
+    if !packet.follows && frontend::is_cluster_ip(tables, &packet.tuple.dst) {
         return tables.answer(Counter::UndefinedPort, Verdict::Reject);
     }
     tables.drop(DropReason::Unallocated)
@@ -160,7 +198,7 @@ fn known_forward<F: Family, T: Tables<F>>(
 ) -> Option<T::Flow> {
     let flow = tables.flow(key)?;
     // TCP stays with an endpoint that is going away until it closes; the next connection from the same port does not.
-    let begins = packet.protocol == PROTOCOL_UDP || packet.is_syn();
+    let begins = !packet.follows && (packet.protocol == PROTOCOL_UDP || packet.is_syn());
     let over = packet.is_syn() && flow.state == FlowState::Closing as u8;
     if begins && (over || !tables.is_alive(flow.backend)) {
         tables.step(Step::StaleFlow(*flow));
@@ -182,6 +220,7 @@ fn follow<F: Family, T: Tables<F>>(
     out: &mut Translation<F>,
 ) -> Verdict {
     if tables.settings().reset_removed_tcp
+        && !packet.follows
         && packet.protocol == PROTOCOL_TCP
         && !tables.is_alive(flow.backend)
     {
@@ -193,7 +232,7 @@ fn follow<F: Family, T: Tables<F>>(
         return Verdict::Translate;
     }
     if flow.flags & flags::SNAT != 0 {
-        return forward(tables, packet, ifindex, out);
+        return Verdict::Forward;
     }
     if flow.flags & flags::HAIRPIN != 0 {
         return Verdict::Return;
@@ -218,6 +257,9 @@ fn new_flow<F: Family, T: Tables<F>>(
     scope: Scope,
     out: &mut Translation<F>,
 ) -> Verdict {
+    if packet.follows {
+        return Verdict::Pass;
+    }
     let tuple = &packet.tuple;
     let Some(target) = frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false) else {
         // Only cluster IPs belong to us whole: an external IP may be the node's, with its own servers.
@@ -245,12 +287,12 @@ fn new_flow<F: Family, T: Tables<F>>(
     let mut verdict = Verdict::Translate;
     let mut flags = 0;
     if matches!(scope, Scope::External) {
-        tables.route(ifindex, &tuple.src, &backend.addr, &mut out.route);
+        tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
         tables.step(Step::Route(out.route));
         match out.route.kind {
             RouteKind::Local => {}
             RouteKind::None => return tables.drop(DropReason::NoRoute),
-            RouteKind::Neighbour | RouteKind::Unresolved => {
+            RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::TooBig => {
                 if let Some(device) = tables.device(out.route.ifindex)
                     && device.flags & DEVICE_UPLINK != 0
                 {
@@ -258,7 +300,7 @@ fn new_flow<F: Family, T: Tables<F>>(
                         return tables.drop(DropReason::NoSnatAddress);
                     }
                     if packet.hop_limit <= 1 {
-                        return tables.drop(DropReason::HopLimit);
+                        return tables.answer(Counter::HopLimit, Verdict::TimeExceeded);
                     }
                     flags = flags::SNAT;
                     verdict = Verdict::Forward;
@@ -288,7 +330,7 @@ fn new_flow<F: Family, T: Tables<F>>(
     flow.state = FlowState::New as u8;
     flow.flags = flags;
     flow.mac = if flags == flags::SWITCHED { out.mac } else { Mac::NONE };
-    if let Some(reason) = flow::open(tables, &mut pair) {
+    if let Some(reason) = tables.open_flow(&mut pair) {
         return tables.drop(reason);
     }
     // The source port may be another now.
@@ -312,13 +354,14 @@ fn is_switched<F: Family, T: Tables<F>>(tables: &T, ifindex: u32, out: &mut Tran
         return false;
     }
     let Tuple { src, dst, .. } = out.to;
-    tables.route(bridge, &src, &dst, &mut out.route);
+    tables.route(bridge, &src, &dst, 0, &mut out.route);
     tables.step(Step::Route(out.route));
     out.mac = out.route.to;
     out.route.ifindex == bridge && matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
 }
 
-/// Sends a translated packet on past the stack: requests to a remote backend, and their answers.
+/// Sends a translated packet on past the stack: requests to a remote backend, and their answers. What a router would
+/// tell the sender is for us to tell.
 #[inline(always)]
 fn forward<F: Family, T: Tables<F>>(
     tables: &T,
@@ -327,14 +370,21 @@ fn forward<F: Family, T: Tables<F>>(
     out: &mut Translation<F>,
 ) -> Verdict {
     if packet.hop_limit <= 1 {
-        return tables.drop(DropReason::HopLimit);
+        // No errors about errors, nor about fragments other than the first (RFC 1122 section 3.2.2).
+        return if packet.follows {
+            tables.drop(DropReason::HopLimit)
+        } else {
+            tables.answer(Counter::HopLimit, Verdict::TimeExceeded)
+        };
     }
     let Tuple { src, dst, .. } = out.to;
-    tables.route(ifindex, &src, &dst, &mut out.route);
+    tables.route(ifindex, &src, &dst, tables.size(packet), &mut out.route);
     tables.step(Step::Route(out.route));
     match out.route.kind {
         RouteKind::Neighbour | RouteKind::Unresolved => Verdict::Forward,
         RouteKind::Local => Verdict::Translate,
+        RouteKind::TooBig if packet.follows => tables.drop(DropReason::TooBig),
+        RouteKind::TooBig => tables.answer(Counter::TooBig, Verdict::TooBig),
         RouteKind::None => tables.drop(DropReason::NoRoute),
     }
 }

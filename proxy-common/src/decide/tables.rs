@@ -12,11 +12,13 @@ use crate::{
         counter::Counter,
         device::{Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
+    packet::Packet,
 };
 
 /// A flow entry that was found, read where it is. Others may be changing it; each write is of one field.
@@ -75,6 +77,8 @@ pub enum RouteKind {
     Neighbour,
     /// Out of a device; the neighbour is not resolved yet.
     Unresolved,
+    /// Out of a device, but the packet is longer than [`Route::mtu`].
+    TooBig,
     /// Nowhere, or routing is for the stack to decide.
     None,
 }
@@ -92,12 +96,21 @@ pub struct Route<F: Family> {
     pub from: Mac,
     /// Destination MAC, with [`RouteKind::Neighbour`].
     pub to: Mac,
+    /// Longest IP packet in bytes, with [`RouteKind::TooBig`].
+    pub mtu: u32,
 }
 
 impl<F: Family> Default for Route<F> {
     #[inline(always)]
     fn default() -> Self {
-        Self { kind: RouteKind::None, ifindex: 0, next_hop: F::UNSPECIFIED, from: Mac::NONE, to: Mac::NONE }
+        Self {
+            kind: RouteKind::None,
+            ifindex: 0,
+            next_hop: F::UNSPECIFIED,
+            from: Mac::NONE,
+            to: Mac::NONE,
+            mtu: 0,
+        }
     }
 }
 
@@ -184,8 +197,17 @@ pub trait Tables<F: Family> {
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
     /// Removes a flow entry.
     fn remove_flow(&self, key: &FlowKey<F>);
-    /// Routing of what comes in by the device with index `ifindex`.
-    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, route: &mut Route<F>);
+    /// Opens the flow that [`Tables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
+    /// function of its own.
+    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
+    /// The ports that the first fragment of a packet had.
+    fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts>;
+    /// Remembers them.
+    fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts);
+    /// How long a packet is in bytes, from the network header on; if devices are to cut it, the longest piece.
+    fn size(&self, packet: &Packet<F>) -> u32;
+    /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size.
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);
     /// Would a socket of this node take the packet?
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool;
     /// 32 random bits.

@@ -3,6 +3,7 @@
 mod affinity;
 mod consistency;
 mod flows;
+mod fragments;
 mod pod;
 mod refusals;
 mod socket;

@@ -33,6 +33,10 @@ pub enum Verdict {
     Reset,
     /// Answer the ping.
     Echo,
+    /// Tell the sender that the hop limit ran out here.
+    TimeExceeded,
+    /// Tell the sender that it must send packets of [`Route::mtu`] bytes at most.
+    TooBig,
     /// Drop it. The reason has been counted.
     Drop,
 }
@@ -60,8 +64,10 @@ pub enum DropReason {
     NoRoute,
     /// No address to send from.
     NoSnatAddress,
-    /// The hop limit ran out here.
+    /// The hop limit ran out here, and nobody may be told.
     HopLimit,
+    /// Too big for the way on, and nobody may be told.
+    TooBig,
     /// The flow map took no entry.
     FlowMapFull,
     /// A set names a slot that is not there.
@@ -75,6 +81,22 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// As a number that is not 0.
+    #[inline(always)]
+    pub fn code(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// What [`DropReason::code`] made of a reason that a flow can have; 0 is none.
+    #[inline(always)]
+    pub fn of_flow(code: u32) -> Option<Self> {
+        match code {
+            0 => None,
+            code if code == Self::SnatExhausted.code() => Some(Self::SnatExhausted),
+            _ => Some(Self::FlowMapFull),
+        }
+    }
+
     /// What counts it.
     #[inline(always)]
     pub fn counter(self) -> Counter {
@@ -84,6 +106,7 @@ impl DropReason {
             Self::NoRoute => Counter::NoRoute,
             Self::NoSnatAddress => Counter::NoSnatAddress,
             Self::HopLimit => Counter::HopLimit,
+            Self::TooBig => Counter::TooBig,
             Self::FlowMapFull => Counter::FlowMapFull,
             Self::BadSlot => Counter::BadSlot,
             Self::NoLocalEndpoints => Counter::NoLocalEndpoints,

@@ -67,14 +67,20 @@ counters! {
     NoRoute = "no_route",
     /// Dropped: no address to send from towards the backend.
     NoSnatAddress = "no_snat_address",
-    /// Dropped: the hop limit ran out here.
+    /// Dropped, and the sender told: the hop limit ran out here.
     HopLimit = "hop_limit",
+    /// Dropped, and the sender told: larger than the way to the backend or the client allows.
+    TooBig = "too_big",
     /// Dropped: the flow map took no entry.
     FlowMapFull = "flow_map_full",
     /// Dropped: a packet could not be rewritten.
     RewriteFailed = "rewrite_failed",
-    /// Left alone: fragments, which are not translated yet.
-    Fragment = "fragment",
+    /// ICMP errors about packets of flows that were translated.
+    IcmpError = "icmp_error",
+    /// Fragments without ports that went the way of their first one.
+    FragmentFollowed = "fragment_followed",
+    /// Fragments without ports whose first one is not known: left alone.
+    FragmentUnknown = "fragment_unknown",
     /// Packets XDP left to tc: the next hop is not known or not reachable for XDP.
     XdpToTc = "xdp_to_tc",
     /// A look-up met a frontend that was just being replaced and gave up.

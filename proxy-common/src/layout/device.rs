@@ -12,6 +12,8 @@ pub struct Device {
     pub snat_v4: u32,
     /// The same for IPv6.
     pub snat_v6: [u32; 4],
+    /// Its MTU in bytes; 0: not known. For kernels that do not tell a route's.
+    pub mtu: u32,
 }
 
 /// Leads off the node: backends behind it are remote, and answers to outside leave by it.
@@ -28,4 +30,4 @@ pub const NODE_ADDR_SNAT: u32 = 2;
 
 super::plain!(Device);
 
-const _: () = assert!(size_of::<Device>() == 28);
+const _: () = assert!(size_of::<Device>() == 32);

@@ -3,6 +3,8 @@
 //! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
 //! of a flow are each other's mirror, so that either can be made again from the other.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::id::Id;
 use crate::{Family, V4, V6};
 
@@ -25,6 +27,17 @@ impl<F: Family> Tuple<F> {
     #[inline(always)]
     pub fn reversed(&self) -> Self {
         Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+
+    /// Becomes the tuple of the answer to another, one address after the other: there are few registers, and little stack.
+    #[inline(always)]
+    pub fn set_reversed(&mut self, other: &Self) {
+        self.src = other.dst;
+        compiler_fence(Ordering::SeqCst);
+        self.dst = other.src;
+        compiler_fence(Ordering::SeqCst);
+        self.sport = other.dport;
+        self.dport = other.sport;
     }
 
     /// Equality without a call to a comparison function.
@@ -169,10 +182,17 @@ impl<F: Family> Pair<F> {
         } else {
             Edge::ReverseEgress
         };
-        *twin_key = FlowKey::new(flow.tuple.reversed(), key.protocol, edge);
-        *twin = *flow;
-        twin.tuple = key.tuple.reversed();
-        twin.flags ^= flags::REVERSE;
+        twin_key.tuple.set_reversed(&flow.tuple);
+        twin_key.protocol = key.protocol;
+        twin_key.edge = edge as u8;
+        twin_key.zero = 0;
+        twin.tuple.set_reversed(&key.tuple);
+        twin.last_seen = flow.last_seen;
+        twin.backend = flow.backend;
+        twin.service = flow.service;
+        twin.state = flow.state;
+        twin.mac = flow.mac;
+        twin.flags = flow.flags ^ flags::REVERSE;
     }
 }
 

@@ -11,6 +11,7 @@ pub mod counter;
 pub mod device;
 pub mod filter;
 pub mod flow;
+pub mod fragment;
 pub mod frontend;
 pub mod id;
 pub mod name;
@@ -19,7 +20,7 @@ pub mod socket;
 pub mod source;
 
 /// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

@@ -2,21 +2,23 @@
 
 use proxy_common::{
     Family, V4, V6, checksum,
-    packet::{ICMP, IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6},
+    packet::{IPV4, IPV6, PROTOCOL_ICMPV6, extensions},
 };
 
+use super::Answer;
 use crate::rewrite::{self, Header};
 
 /// Hop limit of answers.
 const HOPS: u8 = 64;
+
+/// The first byte of an IPv4 header without options.
+const NO_OPTIONS: u8 = 0x45;
 
 /// Bytes of the transport header that a refusal quotes (RFC 792; more is allowed, this is what hosts need).
 pub(super) const QUOTED: usize = 8;
 
 /// A family's answers.
 pub(crate) trait Answers: Header {
-    /// Bytes of a refusal from the network header on.
-    const REFUSAL: usize = 2 * Self::HEADER + ICMP + QUOTED;
     /// Echo reply, as type in a header's first byte.
     const ECHO_REPLY: u8;
 
@@ -27,15 +29,23 @@ pub(crate) trait Answers: Header {
     /// # Safety
     /// `header` points to so many writable bytes as the family's header has, `from` to so many readable ones.
     unsafe fn answer(header: *mut u8, from: *const u8, protocol: u8, length: u16);
-    /// Where such a header has its addresses, the source first.
-    const ADDRESSES: usize;
-    /// Writes the header of a refusal, all but its checksum.
+    /// Makes a quoted header say that the transport header follows it at once.
     ///
     /// # Safety
-    /// `header` points to [`ICMP`] writable bytes.
-    unsafe fn unreachable(header: *mut u8);
-    /// The protocol number of refusals.
-    const PROTOCOL: u8;
+    /// `header` points to so many writable bytes as the family's header has.
+    unsafe fn shorten(header: *mut u8, protocol: u8);
+    /// Bytes that [`Answers::pad`] puts behind the network header.
+    const PADDING: usize;
+    /// Puts so many bytes behind the network header that mean nothing.
+    ///
+    /// # Safety
+    /// `header` points to a network header made by [`Answers::answer`], with room for so many bytes behind it.
+    unsafe fn pad(header: *mut u8);
+    /// Writes the ICMP header of an error, all but its checksum.
+    ///
+    /// # Safety
+    /// `header` points to 8 writable bytes.
+    unsafe fn error(header: *mut u8, answer: Answer, mtu: u16);
     /// Is the pseudo header part of the family's ICMP checksum?
     const HAS_PSEUDO_HEADER: bool;
 }
@@ -52,8 +62,6 @@ pub(super) unsafe fn word<T: Copy>(at: *const u8) -> T {
 
 impl Answers for V4 {
     const ECHO_REPLY: u8 = 0;
-    const PROTOCOL: u8 = PROTOCOL_ICMP;
-    const ADDRESSES: usize = 12;
     const HAS_PSEUDO_HEADER: bool = false;
 
     #[inline(always)]
@@ -79,19 +87,56 @@ impl Answers for V4 {
     }
 
     #[inline(always)]
-    unsafe fn unreachable(header: *mut u8) {
-        // SAFETY: the caller's promise. Type 3, code 3: port unreachable.
+    unsafe fn shorten(header: *mut u8, _: u8) {
+        // SAFETY: the caller's promise.
+        unsafe { rewrite::write(header, NO_OPTIONS) };
+    }
+
+    // Behind the end of the options (0), only zeros. What is summed besides makes nothing, and so nothing changes.
+    const PADDING: usize = 20;
+
+    #[inline(always)]
+    unsafe fn pad(header: *mut u8) {
+        let before = u16::from_ne_bytes([NO_OPTIONS, 0]);
+        let after = u16::from_ne_bytes([NO_OPTIONS + Self::PADDING as u8 / 4, 0]);
+        let length = header.wrapping_add(2).cast::<u16>();
+        let sum = header.wrapping_add(10).cast::<u16>();
+        let options = header.wrapping_add(IPV4);
+        // SAFETY: the caller's promise.
         unsafe {
-            rewrite::write(header, u32::from_be(0x0303_0000));
-            rewrite::write(header.wrapping_add(4), 0u32);
+            let short = length.read();
+            let long = (u16::from_be(short) + Self::PADDING as u16).to_be();
+            let change = checksum::difference(before as u32, after as u32)
+                + checksum::difference(short as u32, long as u32);
+            rewrite::write(header, after);
+            length.write(long);
+            sum.write(checksum::update(sum.read(), change));
+            rewrite::write(options, 0u32);
+            rewrite::write(options.wrapping_add(4), 0u32);
+            rewrite::write(options.wrapping_add(8), 0u32);
+            rewrite::write(options.wrapping_add(12), 0u32);
+            rewrite::write(options.wrapping_add(16), 0u32);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn error(header: *mut u8, answer: Answer, mtu: u16) {
+        // Type and code (RFC 792).
+        let (what, rest) = match answer {
+            Answer::TimeExceeded => (0x0b00_0000, 0),
+            Answer::TooBig => (0x0304_0000, mtu as u32),
+            _ => (0x0303_0000, 0),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            rewrite::write(header, u32::from_be(what));
+            rewrite::write(header.wrapping_add(4), u32::from_be(rest));
         }
     }
 }
 
 impl Answers for V6 {
     const ECHO_REPLY: u8 = 129;
-    const PROTOCOL: u8 = PROTOCOL_ICMPV6;
-    const ADDRESSES: usize = 8;
     const HAS_PSEUDO_HEADER: bool = true;
 
     #[inline(always)]
@@ -122,11 +167,49 @@ impl Answers for V6 {
     }
 
     #[inline(always)]
-    unsafe fn unreachable(header: *mut u8) {
-        // SAFETY: the caller's promise. Type 1, code 4: port unreachable (RFC 4443 section 3.1).
+    unsafe fn shorten(header: *mut u8, protocol: u8) {
+        // SAFETY: the caller's promise.
+        unsafe { rewrite::write(header.wrapping_add(6), protocol) };
+    }
+
+    // One destination option that is for experiments, and to be skipped by who does not know it (RFC 4727). Not padding:
+    // Linux wants that to be zero.
+    const PADDING: usize = 24;
+
+    #[inline(always)]
+    unsafe fn pad(header: *mut u8) {
+        const OPTION: u32 = 0x1e;
+        const EXTENSION: u32 = (PROTOCOL_ICMPV6 as u32) << 24
+            | (V6::PADDING as u32 / 8 - 1) << 16
+            | OPTION << 8
+            | (V6::PADDING as u32 - 4);
+        let length = header.wrapping_add(4).cast::<u16>();
+        let options = header.wrapping_add(IPV6);
+        // SAFETY: the caller's promise.
         unsafe {
-            rewrite::write(header, u32::from_be(0x0104_0000));
-            rewrite::write(header.wrapping_add(4), 0u32);
+            length.write((u16::from_be(length.read()) + Self::PADDING as u16).to_be());
+            rewrite::write(header.wrapping_add(6), extensions::DESTINATION);
+            rewrite::write(options, u32::from_be(EXTENSION));
+            rewrite::write(options.wrapping_add(4), 0u32);
+            rewrite::write(options.wrapping_add(8), 0u32);
+            rewrite::write(options.wrapping_add(12), 0u32);
+            rewrite::write(options.wrapping_add(16), 0u32);
+            rewrite::write(options.wrapping_add(20), 0u32);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn error(header: *mut u8, answer: Answer, mtu: u16) {
+        // Type and code (RFC 4443 section 3).
+        let (what, rest) = match answer {
+            Answer::TimeExceeded => (0x0300_0000, 0),
+            Answer::TooBig => (0x0200_0000, mtu as u32),
+            _ => (0x0104_0000, 0),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            rewrite::write(header, u32::from_be(what));
+            rewrite::write(header.wrapping_add(4), u32::from_be(rest));
         }
     }
 }

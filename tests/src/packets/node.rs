@@ -227,6 +227,7 @@ pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
             next_hop: neighbour.addr::<F>(),
             from: words(device.mac()),
             to: words(neighbour.mac()),
+            mtu: 0,
         };
         tables.routes.insert(host.addr::<F>(), route);
         if host == Host::Gateway {

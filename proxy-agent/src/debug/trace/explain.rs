@@ -138,6 +138,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             RouteKind::Unresolved => {
                 format!("routed by {device}, next hop {via} (its MAC is not known yet: the kernel will ask)")
             }
+            RouteKind::TooBig => format!("routed by {device}, but longer than its {} bytes", route.mtu),
             RouteKind::None => "there is no route".to_owned(),
         }
     }
@@ -191,6 +192,7 @@ pub(super) fn drop_text(reason: DropReason) -> &'static str {
         DropReason::SourceDenied => "the client is in none of the load balancer's source ranges",
         DropReason::Unallocated => "the address is in the service range, but no service has it",
         DropReason::HopLimit => "the hop limit ran out",
+        DropReason::TooBig => "it is too big for the way on",
         DropReason::FlowMapFull => "the flow map is full",
         DropReason::BadSlot => "the set names a backend that is not there: a defect",
     }

@@ -214,6 +214,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             protocol,
             tcp_flags: if protocol == PROTOCOL_TCP { tcp_flags::SYN } else { 0 },
             hop_limit: HOP_LIMIT,
+            follows: false,
             transport: 0,
         };
         let ifindex = self.ifindex(path);
@@ -303,7 +304,7 @@ impl From<decide::Verdict> for Verdict {
             Core::Translate | Core::Forward | Core::Switch | Core::Return => Self::Translate,
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
-            Core::Drop => Self::Drop,
+            Core::Drop | Core::TimeExceeded | Core::TooBig => Self::Drop,
         }
     }
 }

@@ -9,7 +9,8 @@ use std::{
 use proxy_common::{
     V4, V6,
     decide::{
-        AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+        self, AffinityHandle, DropReason, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables,
+        Step, Tables,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -19,11 +20,13 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
+    packet::Packet,
 };
 
 use super::{live::LiveMaps, routing::Routing};
@@ -192,7 +195,22 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
 
     fn remove_flow(&self, _key: &FlowKey<F>) {}
 
-    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, route: &mut Route<F>) {
+    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
+        decide::open(self, pair)
+    }
+
+    fn fragment(&self, _key: &FragmentKey<F>) -> Option<FragmentPorts> {
+        None
+    }
+
+    fn remember_fragment(&self, _key: &FragmentKey<F>, _ports: &FragmentPorts) {}
+
+    fn size(&self, _packet: &Packet<F>) -> u32 {
+        // A short one, such as opens connections.
+        0
+    }
+
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, _size: u32, route: &mut Route<F>) {
         *route = Route::default();
         // What comes from an address of the node itself has no route by an interface it came in by.
         let (src, dst) = (F::to_ip(src), F::to_ip(dst));

@@ -18,6 +18,8 @@ for_both_families! {
     no_route_drops
     no_snat_address_drops
     hop_limit
+    packets_too_big_for_the_route
+    followers_need_a_flow
     snat_exhaustion
     idle_flows_give_their_source_ports
     unknown_snat_port
@@ -128,17 +130,64 @@ fn hop_limit<F: TestFamily>() {
     for hop_limit in [0, 1] {
         let remote = World::<F>::new(&[REMOTE]);
         let request = Packet { hop_limit, ..tcp(CLIENT_END, FRONTEND, SYN) };
-        assert_eq!(remote.uplink_gets(&request).verdict, Verdict::Drop, "new flow");
+        assert_eq!(remote.uplink_gets(&request).verdict, Verdict::TimeExceeded, "new flow");
         assert!(remote.flows.borrow().is_empty());
         let sent = open(&remote, CLIENT_END);
-        assert_eq!(remote.uplink_gets(&request).verdict, Verdict::Drop, "known flow");
+        assert_eq!(remote.uplink_gets(&request).verdict, Verdict::TimeExceeded, "known flow");
         let reply = Packet { hop_limit, ..packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK) };
-        assert_eq!(remote.uplink_gets(&reply).verdict, Verdict::Drop, "answer");
-        assert_eq!(remote.counter(Counter::HopLimit), 3);
+        assert_eq!(remote.uplink_gets(&reply).verdict, Verdict::TimeExceeded, "answer");
+        // Nobody is told of errors, nor of fragments other than the first.
+        for packet in [request, reply] {
+            let follower = Packet { follows: true, ..packet };
+            assert_eq!(remote.uplink_gets(&follower).verdict, Verdict::Drop, "follower");
+        }
+        assert_eq!(remote.counter(Counter::HopLimit), 5);
         // The stack answers for what goes through it.
         let local = World::<F>::new(&[POD_A]);
         assert_eq!(local.uplink_gets(&request).verdict, Verdict::Translate);
     }
+}
+
+/// A router in our place would say so; the flow is opened nevertheless, and smaller packets go on.
+fn packets_too_big_for_the_route<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    world.default_route.mtu = 1400;
+    world.size.set(1401);
+    let request = tcp(CLIENT_END, FRONTEND, SYN);
+    let told = world.uplink_gets(&request);
+    assert_eq!((told.verdict, told.out.route.mtu), (Verdict::TooBig, 1400), "new flow");
+    assert_eq!(world.uplink_gets(&tcp(CLIENT_END, FRONTEND, ACK)).verdict, Verdict::TooBig, "known flow");
+    world.size.set(1400);
+    let sent = world.uplink_gets(&request);
+    assert_eq!(sent.verdict, Verdict::Forward);
+    world.size.set(1401);
+    let reply = packet(sent.out.to.reversed(), PROTOCOL_TCP, SYN_ACK);
+    assert_eq!(world.uplink_gets(&reply).verdict, Verdict::TooBig, "answer");
+    let follower = Packet { follows: true, ..reply };
+    assert_eq!(world.uplink_gets(&follower).verdict, Verdict::Drop, "follower");
+    assert_eq!(world.counter(Counter::TooBig), 4);
+    // The stack looks at what goes through it.
+    let mut local = World::<F>::new(&[POD_A]);
+    local.default_route.mtu = 1400;
+    local.size.set(9_000);
+    assert_eq!(local.uplink_gets(&request).verdict, Verdict::Translate);
+}
+
+/// ICMP errors and fragments open nothing and refuse nothing.
+fn followers_need_a_flow<F: TestFamily>() {
+    for backends in [&[REMOTE][..], &[POD_A], &[]] {
+        let world = World::<F>::new(backends);
+        let follower = Packet { follows: true, ..tcp(CLIENT_END, FRONTEND, 0) };
+        assert_eq!(world.uplink_gets(&follower).verdict, Verdict::Pass, "{backends:?}");
+        let to_snat = Packet { follows: true, ..tcp((REMOTE, 8080), (NODE, 20_001), 0) };
+        assert_eq!(world.uplink_gets(&to_snat).verdict, Verdict::Pass, "{backends:?}");
+        assert!(world.flows.borrow().is_empty());
+    }
+    let world = World::<F>::new(&[REMOTE]);
+    let sent = open(&world, CLIENT_END);
+    let follower = Packet { follows: true, ..tcp(CLIENT_END, FRONTEND, 0) };
+    let seen = world.uplink_gets(&follower);
+    assert_eq!((seen.verdict, seen.out.to), (Verdict::Forward, sent.tuple));
 }
 
 fn snat_exhaustion<F: TestFamily>() {

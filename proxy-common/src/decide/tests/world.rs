@@ -85,7 +85,7 @@ pub(super) fn tuple<F: TestFamily>(src: End, dst: End) -> Tuple<F> {
 }
 
 pub(super) fn packet<F: TestFamily>(tuple: Tuple<F>, protocol: u8, tcp_flags: u8) -> Packet<F> {
-    Packet { tuple, protocol, tcp_flags, hop_limit: 64, transport: 34 }
+    Packet { tuple, protocol, tcp_flags, hop_limit: 64, transport: 34, follows: false }
 }
 
 pub(super) fn tcp<F: TestFamily>(src: End, dst: End, flags: u8) -> Packet<F> {
@@ -165,6 +165,7 @@ impl<F: TestFamily> World<F> {
             ifindex,
             next_hop: F::addr(next_hop),
             from: Mac([1; 3]),
+            mtu: 0,
             to: Mac([next_hop as u16; 3]),
         };
         tables.routes.insert(F::addr(NODE), route(RouteKind::Local, 1, NODE));

@@ -1,4 +1,10 @@
 //! Headers in, [`Packet`] out. Raw pointers with one bounds check per header: slices would not verify.
+//!
+//! This is for nearly all packets. [`dissect`] takes the others: fragments, extension headers, ICMP errors.
+
+mod dissect;
+
+pub use dissect::{Bytes, Dissected, Part, dissect};
 
 use crate::{Family, V4, V6, layout::flow::Tuple};
 
@@ -33,6 +39,26 @@ pub const PROTOCOL_SCTP: u8 = 132;
 pub const PROTOCOL_ICMP: u8 = 1;
 /// Next header number of ICMPv6.
 pub const PROTOCOL_ICMPV6: u8 = 58;
+
+/// Next header numbers of IPv6's extension headers (RFC 8200 section 4, RFC 4302).
+pub mod extensions {
+    /// Hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Routing.
+    pub const ROUTING: u8 = 43;
+    /// Fragment.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication.
+    pub const AUTHENTICATION: u8 = 51;
+    /// Destination options.
+    pub const DESTINATION: u8 = 60;
+
+    /// Is it one of these?
+    #[inline(always)]
+    pub fn is_extension(next: u8) -> bool {
+        matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+    }
+}
 
 /// Chunk types that say where an association is (RFC 9260 section 3.2).
 pub mod sctp_chunks {
@@ -71,6 +97,9 @@ pub struct Packet<F: Family> {
     pub hop_limit: u8,
     /// Offset of the transport header from the start of the frame.
     pub transport: usize,
+    /// It goes the way of a flow that is there, and never opens one: a fragment other than the first, or an ICMP error
+    /// about a packet of the flow's other direction, whose tuple is then that of an answer to that packet.
+    pub follows: bool,
 }
 
 impl<F: Family> Packet<F> {
@@ -117,14 +146,34 @@ pub enum Unparsed {
     NotOurs,
     /// The headers are longer than what can be read here.
     Short,
-    /// A fragment other than a whole packet.
-    Fragment,
+    /// For [`dissect`]: a fragment, a packet with extension headers, or an ICMP error.
+    Unusual,
 }
 
 /// A family's headers.
 pub trait Parse: Family {
     /// Shortest network header in bytes.
     const HEADER: usize;
+    /// Where it has its addresses, the source first.
+    const ADDRESSES: usize;
+    /// The header, as it is read at once.
+    type Words: Copy;
+    /// The family's ICMP.
+    const ICMP: u8;
+
+    /// Is it an ICMP message that is an error, and so quotes a packet?
+    fn is_error(r#type: u8) -> bool;
+    /// The length of the whole packet that a network header tells.
+    ///
+    /// # Safety
+    /// `header` points to [`Self::HEADER`] readable bytes.
+    unsafe fn total_length(header: *const u8) -> u32;
+    /// The headers from the network header up to the transport header, with help from `bytes` for those that follow.
+    fn network<B: Bytes + ?Sized>(
+        words: &Self::Words,
+        at: usize,
+        bytes: &B,
+    ) -> Option<dissect::Network<Self>>;
 
     /// Parses the packet between `data` and `end`, whose network header starts at offset `network`.
     ///
@@ -157,6 +206,26 @@ pub unsafe fn read<T: Copy>(at: *const u8) -> T {
 
 impl Parse for V4 {
     const HEADER: usize = IPV4;
+    const ADDRESSES: usize = 12;
+    type Words = [u32; 5];
+    const ICMP: u8 = PROTOCOL_ICMP;
+
+    /// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792).
+    #[inline(always)]
+    fn is_error(r#type: u8) -> bool {
+        matches!(r#type, 3 | 4 | 11 | 12)
+    }
+
+    #[inline(always)]
+    unsafe fn total_length(header: *const u8) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe { u16::from_be(read(header.wrapping_add(2))) as u32 }
+    }
+
+    #[inline(always)]
+    fn network<B: Bytes + ?Sized>(words: &[u32; 5], at: usize, _: &B) -> Option<dissect::Network<Self>> {
+        dissect::ipv4(words, at)
+    }
 
     #[inline(always)]
     unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
@@ -181,28 +250,38 @@ impl Parse for V4 {
             return Err(Unparsed::NotOurs);
         }
         if u16::from_be(fragment) & FRAGMENT != 0 {
-            return Err(Unparsed::Fragment);
+            return Err(Unparsed::Unusual);
         }
         // SAFETY: the caller's promise.
-        unsafe {
-            transport(
-                Bounds { data, end, echo: (PROTOCOL_ICMP, 8) },
-                network + length,
-                protocol,
-                hop_limit,
-                src,
-                dst,
-            )
-        }
+        unsafe { transport(Bounds { data, end, echo: 8 }, network + length, protocol, hop_limit, src, dst) }
     }
 }
 
 impl Parse for V6 {
     const HEADER: usize = IPV6;
+    const ADDRESSES: usize = 8;
+    type Words = [u32; 10];
+    const ICMP: u8 = PROTOCOL_ICMPV6;
+
+    /// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
+    #[inline(always)]
+    fn is_error(r#type: u8) -> bool {
+        matches!(r#type, 1..=4)
+    }
+
+    #[inline(always)]
+    unsafe fn total_length(header: *const u8) -> u32 {
+        // SAFETY: the caller's promise.
+        IPV6 as u32 + unsafe { u16::from_be(read(header.wrapping_add(4))) as u32 }
+    }
+
+    #[inline(always)]
+    fn network<B: Bytes + ?Sized>(words: &[u32; 10], at: usize, bytes: &B) -> Option<dissect::Network<Self>> {
+        dissect::ipv6(words, at, bytes)
+    }
 
     #[inline(always)]
     unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
-        const NEXT_FRAGMENT: u8 = 44;
         let ip = data.wrapping_add(network);
         if ip.wrapping_add(IPV6) > end {
             return Err(Unparsed::Short);
@@ -221,20 +300,11 @@ impl Parse for V6 {
         if version != 6 {
             return Err(Unparsed::NotOurs);
         }
-        if next == NEXT_FRAGMENT {
-            return Err(Unparsed::Fragment);
+        if extensions::is_extension(next) {
+            return Err(Unparsed::Unusual);
         }
         // SAFETY: the caller's promise.
-        unsafe {
-            transport(
-                Bounds { data, end, echo: (PROTOCOL_ICMPV6, 128) },
-                network + IPV6,
-                next,
-                hop_limit,
-                src,
-                dst,
-            )
-        }
+        unsafe { transport(Bounds { data, end, echo: 128 }, network + IPV6, next, hop_limit, src, dst) }
     }
 }
 
@@ -242,14 +312,14 @@ impl Parse for V6 {
 struct Bounds {
     data: *const u8,
     end: *const u8,
-    /// Protocol and type of the family's echo requests.
-    echo: (u8, u8),
+    /// Type of the family's echo requests.
+    echo: u8,
 }
 
 /// # Safety
 /// All bytes from `data` up to `end` are readable.
 #[inline(always)]
-unsafe fn transport<F: Family>(
+unsafe fn transport<F: Parse>(
     bounds: Bounds,
     offset: usize,
     protocol: u8,
@@ -280,22 +350,34 @@ unsafe fn transport<F: Family>(
             // SAFETY: within the 16 bytes just checked.
             flags_of_chunk(unsafe { read::<u8>(header.wrapping_add(12)) })
         }
-        protocol if protocol == echo.0 => {
+        protocol if protocol == F::ICMP => {
             if header.wrapping_add(ICMP) > end {
                 return Err(Unparsed::Short);
             }
-            // SAFETY: within the 8 bytes just checked. Type and code.
-            if unsafe { read::<u16>(header) } != u16::from_ne_bytes([echo.1, 0]) {
+            // SAFETY: within the 8 bytes just checked.
+            let (r#type, code) = unsafe { (read::<u8>(header), read::<u8>(header.wrapping_add(1))) };
+            if F::is_error(r#type) {
+                return Err(Unparsed::Unusual);
+            }
+            if r#type != echo || code != 0 {
                 return Err(Unparsed::NotOurs);
             }
             let tuple = Tuple { src, dst, sport: 0, dport: 0 };
-            return Ok(Packet { tuple, protocol, tcp_flags: 0, hop_limit, transport: offset });
+            return Ok(Packet {
+                tuple,
+                protocol,
+                tcp_flags: 0,
+                hop_limit,
+                transport: offset,
+                follows: false,
+            });
         }
         _ => return Err(Unparsed::NotOurs),
     };
     // SAFETY: all these headers begin with the ports and were found to be readable.
     let (sport, dport) = unsafe { (read::<u16>(header), read::<u16>(header.wrapping_add(2))) };
-    Ok(Packet { tuple: Tuple { src, dst, sport, dport }, protocol, tcp_flags, hop_limit, transport: offset })
+    let tuple = Tuple { src, dst, sport, dport };
+    Ok(Packet { tuple, protocol, tcp_flags, hop_limit, transport: offset, follows: false })
 }
 
 /// What an SCTP chunk means for its association, in TCP's words.
@@ -389,11 +471,10 @@ mod tests {
         let packet = parse::<V4>(&icmp(8, 0)).unwrap();
         assert!(packet.is_echo_request());
         assert_eq!((packet.tuple.sport, packet.tuple.dport), (0, 0));
-        for bytes in
-            [icmp(0, 0), icmp(3, 3), icmp(8, 1), ipv4(0, PROTOCOL_ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0])]
-        {
+        for bytes in [icmp(0, 0), icmp(8, 1), ipv4(0, PROTOCOL_ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0])] {
             assert_eq!(parse::<V4>(&bytes), Err(Unparsed::NotOurs), "{bytes:?}");
         }
+        assert_eq!(parse::<V4>(&icmp(3, 3)), Err(Unparsed::Unusual));
     }
 
     #[test]
@@ -405,7 +486,7 @@ mod tests {
         for (bytes, expected) in [
             (ipv4(0, 1, &[0; 8]), Unparsed::NotOurs),
             (contradiction, Unparsed::NotOurs),
-            (fragment, Unparsed::Fragment),
+            (fragment, Unparsed::Unusual),
             (ipv4(0, PROTOCOL_UDP, &[0; 7]), Unparsed::Short),
             (ipv4(0, PROTOCOL_TCP, &[0; 19]), Unparsed::Short),
             (vec![0x45; 19], Unparsed::Short),

@@ -1,0 +1,38 @@
+//! `fragments_v4`, `fragments_v6`: LRU HASH, written by the packet programs.
+//!
+//! Only the first fragment of a packet has its ports; the others find them here.
+
+use crate::{Family, V4, V6};
+
+/// What the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey<F: Family> {
+    /// Source address.
+    pub src: F::Addr,
+    /// Destination address.
+    pub dst: F::Addr,
+    /// The identification, as in the header; IPv4's in the lower half.
+    pub identification: u32,
+    /// IP protocol number with IPv4; 0 with IPv6, where it does not tell packets apart.
+    pub protocol: u32,
+}
+
+/// What they do not all say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentPorts {
+    /// Source port, network byte order.
+    pub sport: u16,
+    /// Destination port, network byte order.
+    pub dport: u16,
+    /// IP protocol number of the transport header.
+    pub protocol: u32,
+}
+
+super::plain!(FragmentKey<F>, FragmentPorts);
+
+const _: () = {
+    assert!(size_of::<FragmentKey<V4>>() == 16 && size_of::<FragmentKey<V6>>() == 40);
+    assert!(size_of::<FragmentPorts>() == 8);
+};

@@ -1,0 +1,123 @@
+//! Writing a translation into a packet, and sending it its way.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, bpf_redir_neigh},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+    programs::TcContext,
+};
+use proxy_common::{
+    decide::{Translation, Verdict},
+    layout::{
+        counter::Counter,
+        flow::{Mac, Tuple},
+    },
+    packet::{ETHERNET, Packet, Part},
+};
+
+use super::{
+    Done, LONGEST_MASK, NEXT, Scratch, bounds,
+    checksums::{TcFamily, update_checksum},
+    scratch, unusual,
+};
+use crate::{
+    log::Note,
+    rewrite,
+    tables::{KernelFamily, count},
+};
+
+/// Does what was decided.
+#[inline(always)]
+pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcContext) -> u64 {
+    let Some(Scratch { dissected, verdict, out }) = scratch::<F>() else { return failed().0 };
+    let packet = &dissected.packet;
+    let hops = matches!(verdict, Verdict::Forward) as u8;
+    let written = match dissected.part {
+        Part::Usual => write::<F, LINK>(ctx, packet, &out.to, hops),
+        _ => unusual::write::<F>(ctx.skb.skb, LINK, dissected, &out.to, hops),
+    };
+    if !written {
+        return failed().0;
+    }
+    let note = Note::translated::<F>(&packet.tuple, &out.to);
+    send::<F, LINK>(ctx, *verdict, out, note).0
+}
+
+/// Writes the translation into the packet, whose headers are where the quick parse found them.
+#[inline(always)]
+fn write<F: KernelFamily + TcFamily, const LINK: usize>(
+    ctx: &TcContext,
+    packet: &Packet<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    let skb = ctx.skb.skb;
+    if !update_checksum(skb, LINK, packet, to) || !F::store_addresses(skb, LINK, to) {
+        return false;
+    }
+    // The helpers may have moved the packet.
+    let (data, end) = bounds(ctx);
+    // Without the mask the verifier takes it for any offset, and the compiler, which knows better, would leave it out.
+    let transport = core::hint::black_box(packet.transport) & LONGEST_MASK;
+    // SAFETY: the bounds of the packet.
+    unsafe { rewrite::headers(data, end, LINK, transport, &packet.tuple, to, hops) }
+}
+
+/// Sends a translated packet its way.
+#[inline(always)]
+fn send<F: KernelFamily, const LINK: usize>(
+    ctx: &TcContext,
+    verdict: Verdict,
+    translation: &Translation<F>,
+    note: Note,
+) -> Done {
+    let result = match verdict {
+        Verdict::Switch => {
+            let (data, end) = bounds(ctx);
+            // SAFETY: the bounds of the packet.
+            if LINK != 0 && !unsafe { rewrite::macs(data, end, Some(translation.mac), None) } {
+                return failed();
+            }
+            NEXT
+        }
+        Verdict::Return => {
+            let (data, end) = bounds(ctx);
+            // SAFETY: the bounds of the packet.
+            if LINK != 0 && !unsafe { rewrite::swap_macs(data, end) } {
+                return failed();
+            }
+            // SAFETY: the context is readable; plain arguments.
+            unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+        }
+        Verdict::Forward => {
+            if LINK == 0 && !add_ethernet(ctx) {
+                return failed();
+            }
+            let mut neighbour = F::neighbour(&translation.route.next_hop);
+            let size = size_of::<bpf_redir_neigh>() as i32;
+            // SAFETY: parameters of the size that is given.
+            unsafe { bpf_redirect_neigh(translation.route.ifindex, &mut neighbour, size, 0) as i32 }
+        }
+        _ => NEXT,
+    };
+    Done::with(result, note)
+}
+
+/// A packet that is half rewritten must not go on.
+#[inline(always)]
+pub(super) fn failed() -> Done {
+    count(Counter::RewriteFailed);
+    Done::with(TC_ACT_SHOT, Note::Nothing)
+}
+
+/// `bpf_redirect_neigh` drops frames without an Ethernet header, even though it replaces what is in it.
+#[inline(always)]
+fn add_ethernet(ctx: &TcContext) -> bool {
+    const ANY_UNICAST: Mac = Mac([u16::from_ne_bytes([2, 0]), 0, u16::from_ne_bytes([0, 1])]);
+    // SAFETY: the context.
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET as u32, 0) } != 0 {
+        return false;
+    }
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    unsafe { rewrite::macs(data, end, Some(ANY_UNICAST), Some(ANY_UNICAST)) }
+}

@@ -1,0 +1,172 @@
+//! Packets that the quick parse leaves: fragments, packets with IPv6 extension headers, and ICMP errors. They are rare, so
+//! everything is read and written by offset.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM},
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use proxy_common::{
+    Family, checksum,
+    decide::complete,
+    layout::{counter::Counter, flow::Tuple},
+    packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
+};
+
+use super::{Done, Hook, NEXT, Note, TcFamily, checksums::update_checksum, decide, is_for_us, scratch};
+use crate::tables::{Kernel, KernelFamily, count};
+
+/// The bytes of a packet at tc.
+struct Skb(*mut __sk_buff);
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let size = size_of::<T>() as u32;
+        // SAFETY: the context, and so many bytes on the stack, all of which are written when the helper says so.
+        unsafe {
+            let result = bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size);
+            (result == 0).then(|| value.assume_init())
+        }
+    }
+}
+
+/// What becomes of the sum of the whole packet, if a device made one.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+enum Sum {
+    /// It stays: what is written is made up for by a checksum in the packet.
+    Stays = 0,
+    /// It changes with what is written.
+    Changes = BPF_F_RECOMPUTE_CSUM as u64,
+}
+
+impl Skb {
+    /// Writes a value.
+    #[inline(always)]
+    fn store<T: Copy>(&self, offset: usize, value: &T, sum: Sum) -> bool {
+        let (from, size) = ((&raw const *value).cast(), size_of::<T>() as u32);
+        // SAFETY: the context, and so many bytes; the helper checks the packet.
+        unsafe { bpf_skb_store_bytes(self.0, offset as u32, from, size, sum as u64) == 0 }
+    }
+}
+
+/// Runs a hook on such a packet.
+#[inline(always)]
+pub(crate) fn unusual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> u64 {
+    let next = Done::with(NEXT, Note::Nothing);
+    let skb = ctx.skb.skb;
+    let Some(scratch) = scratch::<F>() else { return next.0 };
+    if !is_for_us::<H>(skb) || !read::<F>(skb, LINK, &mut scratch.dissected) {
+        return next.0;
+    }
+    decide::<F, H, LINK>(skb, scratch).0
+}
+
+/// Takes the packet apart, and finds the ports of a fragment.
+// Not inlined: its stack is free again for the decision.
+#[inline(never)]
+fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize, dissected: &mut Dissected<F>) -> bool {
+    dissect(&Skb(skb), link, dissected) && complete(&Kernel::of_skb(skb, link), dissected)
+}
+
+/// Writes the translation into the packet.
+#[inline(always)]
+pub(super) fn write<F: KernelFamily + TcFamily>(
+    skb: *mut __sk_buff,
+    link: usize,
+    dissected: &Dissected<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    let bytes = Skb(skb);
+    let packet = &dissected.packet;
+    match dissected.part {
+        Part::Error => error(&bytes, link, dissected, to, hops),
+        Part::Later => {
+            count(Counter::FragmentFollowed);
+            header(&bytes, link, &packet.tuple, to, hops, Sum::Changes)
+        }
+        Part::Usual | Part::Whole | Part::First => {
+            update_checksum(skb, link, packet, to)
+                && F::store_addresses(skb, link, to)
+                && header(&bytes, link, &packet.tuple, to, hops, Sum::Stays)
+                && ports(&bytes, packet.transport, to, Sum::Stays)
+        }
+    }
+}
+
+/// Writes a network header's addresses and hop limit.
+#[inline(always)]
+fn header<F: KernelFamily + TcFamily>(
+    bytes: &Skb,
+    at: usize,
+    from: &Tuple<F>,
+    to: &Tuple<F>,
+    hops: u8,
+    sum: Sum,
+) -> bool {
+    let Some(mut words) = bytes.load::<F::Words>(at) else { return false };
+    // SAFETY: a header's bytes.
+    unsafe { F::write((&raw mut words).cast(), from, to, hops) };
+    bytes.store(at, &words, sum)
+}
+
+/// Writes the ports of a transport header.
+#[inline(always)]
+fn ports<F: Family>(bytes: &Skb, at: usize, to: &Tuple<F>, sum: Sum) -> bool {
+    bytes.store(at, &[to.sport, to.dport], sum)
+}
+
+/// Translates an ICMP error: the packet it quotes becomes what was sent by who gets the error, whose address it is sent to.
+///
+/// As the kernel's NAT does it, its source becomes that of the flow's packets in this direction where that is changed.
+#[inline(always)]
+fn error<F: KernelFamily + TcFamily>(
+    bytes: &Skb,
+    network: usize,
+    dissected: &Dissected<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    const CHECKSUM: usize = 2;
+    let packet = &dissected.packet;
+    let (quoted, quote) = (packet.tuple.reversed(), to.reversed());
+    let reporter = if F::same(&to.src, &packet.tuple.src) { dissected.reporter } else { to.src };
+    let outer = Tuple::<F> { src: dissected.reporter, dst: packet.tuple.dst, sport: 0, dport: 0 };
+    let sent = Tuple::<F> { src: reporter, dst: to.dst, sport: 0, dport: 0 };
+    // What the quote adds to the message's sum. The checksum of an IPv4 header makes up for its addresses.
+    let mut change = checksum::ports(&quoted, &quote);
+    if F::HAS_PSEUDO_HEADER {
+        change += checksum::fold(checksum::addresses(&quoted, &quote));
+        change += checksum::fold(checksum::addresses(&outer, &sent));
+    }
+    let field = match packet.protocol {
+        PROTOCOL_TCP => 16,
+        PROTOCOL_UDP => 6,
+        // That of SCTP is of the whole packet, and nobody reads it in a quote.
+        _ => 0,
+    };
+    // A short quote has no checksum.
+    if packet.protocol != PROTOCOL_SCTP
+        && let Some(before) = bytes.load::<u16>(packet.transport + field)
+        && before != 0
+    {
+        let translated = checksum::addresses(&quoted, &quote) + checksum::ports(&quoted, &quote);
+        let after = checksum::update(before, translated);
+        change = checksum::fold(change) + checksum::difference(before as u32, after as u32);
+        if !bytes.store(packet.transport + field, &after, Sum::Changes) {
+            return false;
+        }
+    }
+    let at = dissected.icmp + CHECKSUM;
+    let Some(sum) = bytes.load::<u16>(at) else { return false };
+    count(Counter::IcmpError);
+    bytes.store(at, &checksum::update(sum, change), Sum::Changes)
+        && header(bytes, dissected.icmp + ICMP, &quoted, &quote, 0, Sum::Changes)
+        && ports(bytes, packet.transport, &quote, Sum::Changes)
+        && header(bytes, network, &outer, &sent, hops, Sum::Changes)
+}
