@@ -29,6 +29,12 @@ impl Clock {
         Self::at(uptime, resolution)
     }
 
+    /// A moment of a test.
+    #[cfg(test)]
+    pub(crate) fn fixed(now: u32, hz: u32) -> Self {
+        Self { now, hz }
+    }
+
     fn at(uptime: u64, resolution: u64) -> Option<Self> {
         // With hardly any resolution it is not the coarse clock we know.
         let hz = u32::try_from((NANOSECONDS + resolution / 2).checked_div(resolution)?).ok()?;
@@ -44,7 +50,7 @@ impl Clock {
         self.now
     }
 
-    /// So many jiffies in seconds.
+    /// So many jiffies in seconds, rounded down.
     pub(crate) fn seconds(self, jiffies: u32) -> u32 {
         jiffies / self.hz
     }

@@ -15,5 +15,6 @@ mod pace;
 pub mod reaper;
 pub mod run;
 pub mod source;
+pub mod sweeper;
 pub mod sync;
 mod tally;

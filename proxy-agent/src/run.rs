@@ -34,10 +34,11 @@ use crate::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{Events, Health, Metrics, ServiceHealth, endpoints, events::Event, http::Server},
+    observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, endpoints, events::Event, http::Server},
     pace::Pace,
     reaper::{Counts, Reaper},
     source::SourceState,
+    sweeper::{self, Sweeper},
     sync::{NoLocalEndpoints, Sync},
 };
 
@@ -117,6 +118,8 @@ struct Agent {
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
     events: Events,
+    drops: Drops,
+    _sweeper: Sweeper,
 }
 
 impl Agent {
@@ -140,6 +143,8 @@ impl Agent {
             external_cluster_ips: settings.external_cluster_ips,
             sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
             max_flows: settings.max_flows,
+            max_new_flows: settings.max_new_flows,
+            timeouts: settings.timeouts,
             kernel_log: settings.kernel_log,
             reset_removed_tcp: settings.reset_removed_tcp,
             reject_with_reset: settings.reject == Reject::TcpReset,
@@ -163,7 +168,9 @@ impl Agent {
             datapath.features()
         );
         let health = Arc::new(Health::new(source.clone()));
-        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts));
+        let sweeps = sweeper::Counts::default();
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
+        let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -188,6 +195,8 @@ impl Agent {
             health,
             metrics,
             events,
+            drops: Drops::default(),
+            _sweeper: sweeper,
         };
         agent.judge_node();
         agent.look_at_network().await?;
@@ -279,6 +288,7 @@ impl Agent {
                 }
                 _ = retry.tick() => {
                     self.service_health.retry().await;
+                    self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
                     if self.datapath.failed_hooks().next().is_some() {
@@ -302,6 +312,17 @@ impl Agent {
                     }));
                 }
             }
+        }
+    }
+
+    /// Warns of packets that were dropped since the last look.
+    fn tell_of_drops(&mut self) {
+        match self.datapath.counters() {
+            Ok(counts) => {
+                self.drops.look(&counts, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
+                self.health.set_drops(self.drops.recent());
+            }
+            Err(error) => debug!("{error:#}"),
         }
     }
 

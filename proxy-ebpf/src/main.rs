@@ -10,18 +10,22 @@
 //! | `probe` | never attached: run once at start to see what the kernel can do |
 #![no_std]
 #![no_main]
+// Atomic addition: the standard library's does not exist for BPF.
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     unreachable_pub,
     reason = "the macros of the entry points drop their comments and want `pub`"
 )]
 
+mod budget;
 mod log;
 mod maps;
 mod probe;
 mod refuse;
 mod rewrite;
 mod route;
+mod scratch;
 mod settings;
 mod socket;
 mod tables;

@@ -10,6 +10,7 @@ use proxy_common::{
     layout::{
         affinity::{Affinity, AffinityKey},
         backend::{Alive, Backend},
+        budget::Budget,
         cidr::ServiceCidrs,
         config::StoredSettings,
         counter::Counter,
@@ -27,7 +28,7 @@ use proxy_common::{
     packet::Parse,
 };
 
-use crate::tc::Scratch;
+use crate::scratch::Scratch;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -46,6 +47,9 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::
 pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
 #[btf_map(name = "names")]
 pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "new_flows")]
+pub(crate) static NEW_FLOWS: Array<Budget, 2> = Array::new();
 
 /// How many refusals were sent in which window of time; see [`crate::refuse`].
 #[btf_map(name = "refusals")]

@@ -6,6 +6,9 @@ use proxy_common::{
     packet::{ETHERNET, Parse},
 };
 
+/// More than the headers in front of the transport header have bytes; what has more is not answered.
+pub(crate) const LONGEST_MASK: usize = 0x1ff;
+
 /// Writes a word at an address that need not be aligned.
 ///
 /// # Safety

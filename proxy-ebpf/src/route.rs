@@ -16,8 +16,13 @@ use proxy_common::{
     packet::read,
 };
 
-use crate::maps::{DEVICES, FamilyMaps};
+use crate::{
+    maps::{DEVICES, FamilyMaps},
+    settings::HAS_FIB_SRC,
+};
 
+/// Asks for the source address (6.7).
+pub(crate) const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -25,6 +30,7 @@ const AF_INET6: u8 = 10;
 pub(crate) trait Routed: FamilyMaps {
     fn set(params: &mut bpf_fib_lookup, src: &Self::Addr, dst: &Self::Addr);
     fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
+    fn source(params: &bpf_fib_lookup) -> Self::Addr;
     fn neighbour(next_hop: &Self::Addr) -> bpf_redir_neigh;
 }
 
@@ -40,6 +46,12 @@ impl Routed for V4 {
     fn next_hop(params: &bpf_fib_lookup) -> u32 {
         // SAFETY: integers; the kernel wrote this member.
         unsafe { params.__bindgen_anon_4.ipv4_dst }
+    }
+
+    #[inline(always)]
+    fn source(params: &bpf_fib_lookup) -> u32 {
+        // SAFETY: as above.
+        unsafe { params.__bindgen_anon_3.ipv4_src }
     }
 
     #[inline(always)]
@@ -67,6 +79,12 @@ impl Routed for V6 {
     }
 
     #[inline(always)]
+    fn source(params: &bpf_fib_lookup) -> [u32; 4] {
+        // SAFETY: as above.
+        unsafe { params.__bindgen_anon_3.ipv6_src }
+    }
+
+    #[inline(always)]
     fn neighbour(next_hop: &[u32; 4]) -> bpf_redir_neigh {
         // SAFETY: as above.
         let mut params: bpf_redir_neigh = unsafe { mem::zeroed() };
@@ -76,9 +94,15 @@ impl Routed for V6 {
     }
 }
 
+/// What the kernel takes and gives, in the CPU's [`FamilyMaps::pair`]: the stack has no room for it.
+#[inline(always)]
+fn params<F: Routed>() -> Option<&'static mut bpf_fib_lookup> {
+    const { assert!(size_of::<bpf_fib_lookup>() <= size_of::<Pair<F>>()) };
+    // SAFETY: this CPU's own memory, large enough; the core has both entries in it later. All bytes are valid integers.
+    F::pair().map(|pair| unsafe { &mut *pair.cast::<bpf_fib_lookup>() })
+}
+
 /// Looks up the route of a packet of `size` bytes (0: whatever its size) that comes in by `ifindex`.
-///
-/// What the kernel takes and gives is in the CPU's [`FamilyMaps::pair`]: the stack has no room for it.
 #[inline(always)]
 pub(crate) fn look_up<F: Routed>(
     ctx: *mut c_void,
@@ -88,14 +112,11 @@ pub(crate) fn look_up<F: Routed>(
     size: u32,
     route: &mut Route<F>,
 ) {
-    const { assert!(size_of::<bpf_fib_lookup>() <= size_of::<Pair<F>>()) };
     route.kind = RouteKind::None;
-    let Some(pair) = F::pair() else { return };
-    // SAFETY: this CPU's own memory, large enough; the core has both entries in it later. All bytes are valid integers.
-    let params = unsafe { &mut *pair.cast::<bpf_fib_lookup>() };
+    let Some(params) = params::<F>() else { return };
     // What the kernel takes. Longer packets are too big in any case.
     let size = if size > u16::MAX as u32 { u16::MAX } else { size as u16 };
-    let result = ask::<F>(ctx, params, ifindex, (src, dst), size);
+    let result = ask::<F>(ctx, params, ifindex, (src, dst), size, 0);
     route.ifindex = params.ifindex;
     route.next_hop = F::next_hop(params);
     route.from = mac(&params.smac);
@@ -112,7 +133,7 @@ pub(crate) fn look_up<F: Routed>(
             route.mtu = told as u32;
             if told == size {
                 // Before 5.12 nothing is told, unless another look-up finds the device.
-                ask::<F>(ctx, params, ifindex, (src, dst), 0);
+                ask::<F>(ctx, params, ifindex, (src, dst), 0, 0);
                 // SAFETY: the agent replaces whole elements.
                 route.mtu = unsafe { DEVICES.get(params.ifindex) }.map_or(0, |device| device.mtu);
             }
@@ -132,6 +153,7 @@ fn ask<F: Routed>(
     ifindex: u32,
     (src, dst): (&F::Addr, &F::Addr),
     size: u16,
+    flags: u32,
 ) -> i64 {
     params.l4_protocol = 0;
     params.sport = 0;
@@ -142,7 +164,25 @@ fn ask<F: Routed>(
     F::set(params, src, dst);
     params.__bindgen_anon_5.tbid = 0;
     // SAFETY: a context and parameters of the size that is given.
-    unsafe { generated::bpf_fib_lookup(ctx, params, size_of::<bpf_fib_lookup>() as i32, 0) }
+    unsafe { generated::bpf_fib_lookup(ctx, params, size_of::<bpf_fib_lookup>() as i32, flags) }
+}
+
+/// The source address that the route of such a packet prefers, where the kernel tells it.
+#[inline(always)]
+pub(crate) fn preferred_source<F: Routed>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    src: &F::Addr,
+    dst: &F::Addr,
+    preferred: &mut F::Addr,
+) -> bool {
+    if HAS_FIB_SRC.load() == 0 {
+        return false;
+    }
+    let Some(params) = params::<F>() else { return false };
+    let result = ask::<F>(ctx, params, ifindex, (src, dst), 0, BPF_FIB_LOOKUP_SRC);
+    *preferred = F::source(params);
+    matches!(result as u32, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH)
 }
 
 #[inline(always)]

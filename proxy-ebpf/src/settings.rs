@@ -16,6 +16,8 @@ constants! {
     NODEPORT_FIRST: u16 = 30_000;
     NODEPORT_LAST: u16 = 32_767;
     IDLE: u32 = 10_000;
+    NEW_FLOWS: u32 = 0;
+    JIFFIES: u32 = 1_000;
     EXTERNAL_CLUSTER_IPS: u8 = 0;
     RESET_REMOVED_TCP: u8 = 0;
     REJECT_WITH_RESET: u8 = 0;
@@ -25,6 +27,7 @@ constants! {
     HAS_SET_RETVAL: u8 = 0;
     HAS_SK_STORAGE: u8 = 0;
     HAS_CSUM_IPV6: u8 = 0;
+    HAS_FIB_SRC: u8 = 0;
 }
 
 #[inline(always)]

@@ -35,6 +35,7 @@ use proxy_common::{
 };
 
 use crate::{
+    budget,
     log::Logged,
     maps::{ALIVE, COUNTERS, DEVICES, FamilyMaps, SETS, VIP_FILTER},
     route::{self, Routed},
@@ -184,6 +185,24 @@ impl<F: Family> AffinityHandle<F> for AffinityEntry<F> {
     }
 }
 
+// A tuple is what socket look-ups take.
+const _: () = {
+    use aya_ebpf::bindings::{
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6,
+    };
+    use core::mem::offset_of;
+    assert!(size_of::<Ipv4>() == size_of::<Tuple<V4>>() && size_of::<Ipv6>() == size_of::<Tuple<V6>>());
+    assert!(
+        offset_of!(Ipv4, daddr) == offset_of!(Tuple<V4>, dst)
+            && offset_of!(Ipv6, daddr) == offset_of!(Tuple<V6>, dst)
+    );
+    assert!(
+        offset_of!(Ipv4, sport) == offset_of!(Tuple<V4>, sport)
+            && offset_of!(Ipv6, sport) == offset_of!(Tuple<V6>, sport)
+    );
+};
+
 /// Opens the flow that the CPU's pair has; returns a [`DropReason::code`] or 0.
 #[inline(always)]
 fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
@@ -223,8 +242,6 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32;
-    /// Fills in what socket look-ups take; returns its size.
-    fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32;
     /// The device's source address for connections passed on.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
@@ -238,17 +255,6 @@ impl KernelFamily for V4 {
     #[inline(always)]
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
         open_flow4_of_frame(ctx)
-    }
-
-    #[inline(always)]
-    fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32 {
-        // SAFETY: plain integers in a union that the caller zeroed.
-        let ipv4 = unsafe { &mut out.__bindgen_anon_1.ipv4 };
-        ipv4.saddr = tuple.src;
-        ipv4.daddr = tuple.dst;
-        ipv4.sport = tuple.sport;
-        ipv4.dport = tuple.dport;
-        12
     }
 
     #[inline(always)]
@@ -267,17 +273,6 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
         open_flow6_of_frame(ctx)
-    }
-
-    #[inline(always)]
-    fn sock_tuple(tuple: &Tuple<Self>, out: &mut bpf_sock_tuple) -> u32 {
-        // SAFETY: as above.
-        let ipv6 = unsafe { &mut out.__bindgen_anon_1.ipv6 };
-        ipv6.saddr = tuple.src;
-        ipv6.daddr = tuple.dst;
-        ipv6.sport = tuple.sport;
-        ipv6.dport = tuple.dport;
-        36
     }
 
     #[inline(always)]
@@ -461,22 +456,37 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool {
+        route::preferred_source::<F>(self.ctx, ifindex, src, dst, preferred)
+    }
+
+    #[inline(always)]
+    fn admit_flow(&self) -> bool {
+        budget::admit::<F>()
+    }
+
+    #[inline(always)]
+    fn flow_answered(&self) {
+        budget::answered::<F>();
+    }
+
+    #[inline(always)]
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
         if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
             // The kernel has no look-up for SCTP. Rather may a late packet be answered by the stack than a server of the node
             // lose all of its: SGsAP, for one, has its port in the range.
             return true;
         }
-        // SAFETY: all zero is a valid value of these integers.
-        let mut sock_tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        let size = F::sock_tuple(tuple, &mut sock_tuple);
+        // Ours has the layout of the kernel's. It is only read.
+        let sock_tuple = (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>();
+        let size = size_of::<Tuple<F>>() as u32;
         let current = BPF_F_CURRENT_NETNS as i64 as u64;
         // SAFETY: context and tuple are what the helpers want; what they return is released.
         unsafe {
             let socket = if protocol == PROTOCOL_TCP {
-                bpf_skc_lookup_tcp(self.ctx, &mut sock_tuple, size, current, 0)
+                bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, current, 0)
             } else {
-                bpf_sk_lookup_udp(self.ctx, &mut sock_tuple, size, current, 0)
+                bpf_sk_lookup_udp(self.ctx, sock_tuple, size, current, 0)
             };
             if socket.is_null() {
                 return false;

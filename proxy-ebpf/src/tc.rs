@@ -10,9 +10,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_common::{
-    Family, V4, V6,
+    V4, V6,
     decide::{self, Translation, Verdict},
-    packet::{Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
 };
 
 use self::checksums::TcFamily;
@@ -21,6 +21,8 @@ use crate::{
     log::Note,
     maps::DEVICES,
     refuse::{Answer, Asked, answer},
+    rewrite::LONGEST_MASK,
+    scratch::{Scratch, scratch},
     tables::{Kernel, KernelFamily},
 };
 
@@ -169,25 +171,6 @@ impl Done {
         let transport = core::hint::black_box((self.0 >> 48) as u32) & LONGEST_MASK as u32;
         Some(Asked { answer, protocol: self.0 as u8, mtu: (self.0 >> 8) as u16, transport })
     }
-}
-
-/// More than the headers in front of the transport header have bytes; what has more is not answered.
-const LONGEST_MASK: usize = 0x1ff;
-
-/// What a packet is and what is to become of it: there is no room for it on the stack.
-#[repr(C)]
-pub(crate) struct Scratch<F: Family> {
-    dissected: Dissected<F>,
-    /// A [`Verdict`].
-    verdict: Verdict,
-    out: Translation<F>,
-}
-
-/// This CPU's.
-#[inline(always)]
-fn scratch<F: KernelFamily>() -> Option<&'static mut Scratch<F>> {
-    // SAFETY: programs run with bottom halves off, so that one at a time uses it; any bytes there were written as this type.
-    F::scratch().map(|scratch| unsafe { &mut *scratch })
 }
 
 /// Asks the core about the packet in `scratch`.

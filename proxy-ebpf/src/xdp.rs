@@ -14,7 +14,8 @@ use proxy_common::{
 };
 
 use crate::{
-    rewrite::{self, Header},
+    rewrite::{self, Header, LONGEST_MASK},
+    scratch::{Scratch, scratch},
     tables::{Kernel, KernelFamily, count},
 };
 
@@ -42,9 +43,13 @@ fn bounds(ctx: &XdpContext) -> (*mut u8, *mut u8) {
 fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet. What does not parse is tc's to count.
-    let Ok(packet) = (unsafe { F::parse(data, end, ETHERNET) }) else {
+    let Ok(parsed) = (unsafe { F::parse(data, end, ETHERNET) }) else {
         return XDP_PASS;
     };
+    let Some(Scratch { dissected, out, .. }) = scratch::<F>() else { return XDP_PASS };
+    dissected.packet = parsed;
+    *out = Translation::default();
+    let packet = &dissected.packet;
     if packet.protocol == PROTOCOL_SCTP {
         // Its checksum is of the whole packet, however long; tc can do it.
         return XDP_PASS;
@@ -52,10 +57,9 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     let kernel = Kernel::before_tc(ctx.as_ptr());
-    let mut translation = Translation::default();
-    match decide::from_uplink(&kernel, &packet, ifindex, &mut translation) {
-        Verdict::Translate => translate(ctx, &packet, &translation),
-        Verdict::Forward => forward(ctx, &kernel, &packet, &translation, ifindex),
+    match decide::from_uplink(&kernel, packet, ifindex, out) {
+        Verdict::Translate => translate(ctx, packet, out),
+        Verdict::Forward => forward(ctx, &kernel, packet, out, ifindex),
         Verdict::Drop => XDP_DROP,
         // Refusals are sent and counted by tc; the others are for other interfaces only.
         Verdict::Pass
@@ -124,6 +128,8 @@ fn failed() -> u32 {
 #[inline(always)]
 unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: &Tuple<F>, hops: u8) -> bool {
     let from = &packet.tuple;
+    // As at tc: what is not on the stack may be anything to the verifier.
+    let packet = &Packet { transport: core::hint::black_box(packet.transport) & LONGEST_MASK, ..*packet };
     let field = data.wrapping_add(packet.checksum_offset());
     if field.wrapping_add(2) > end {
         return false;

@@ -1,7 +1,10 @@
 //! Each program in the kernel on packets: what goes in, what comes out. Needs root.
 
 use anyhow::Result;
-use proxy_common::layout::{counter::Counter, flow::Edge};
+use proxy_common::layout::{
+    counter::Counter,
+    flow::{Edge, FlowState},
+};
 use proxy_tests::packets::{
     Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, checksums_are_valid,
     same_frame,
@@ -304,9 +307,16 @@ fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
             assert_eq!(flows[0].1.tuple.reversed(), flows[1].0.tuple);
             Ok(flows.iter().map(|(_, flow)| flow.state).collect())
         };
-        assert_eq!(states(&kernel)?, [1, 1], "established");
+        let both = |state| [state as u8; 2];
+        assert_eq!(states(&kernel)?, both(FlowState::Established));
+        down(&kernel, ACK)?;
+        assert_eq!(states(&kernel)?, [FlowState::Established as u8, FlowState::Assured as u8]);
         down(&kernel, end)?;
-        assert_eq!(states(&kernel)?, [2, 2], "closing");
+        let is_reset = end == RST;
+        assert_eq!(
+            states(&kernel)?,
+            both(if is_reset { FlowState::Closed } else { FlowState::ClosingByServer })
+        );
         up(&kernel, ACK)?;
         // A new connection from the same port.
         up(&kernel, SYN)?;

@@ -9,6 +9,7 @@ use proxy_agent::{
     cli::{KernelLogLevel, PortRange},
     datapath::{ObjectConfig, clean_up, load_every_program, pins::Pins},
 };
+use proxy_common::layout::config::Timeouts;
 
 fn config(kernel_log: Option<KernelLogLevel>) -> ObjectConfig {
     ObjectConfig {
@@ -20,6 +21,8 @@ fn config(kernel_log: Option<KernelLogLevel>) -> ObjectConfig {
         reject_with_reset: true,
         localhost_nodeports: true,
         max_flows: 1024,
+        max_new_flows: 10,
+        timeouts: Timeouts::DEFAULT,
         kernel_log,
     }
 }

@@ -28,6 +28,7 @@ use proxy_agent::{
 use proxy_common::{
     V4,
     layout::{
+        config::Timeouts,
         id::Id,
         socket::{SocketDirection, SocketKey, SocketPeer},
     },
@@ -331,6 +332,8 @@ impl Notes {
             external_cluster_ips: false,
             sockets_of_node_only: false,
             max_flows: 1024,
+            max_new_flows: 10,
+            timeouts: Timeouts::DEFAULT,
             reset_removed_tcp: true,
             reject_with_reset: false,
             localhost_nodeports: true,

@@ -9,6 +9,7 @@ use crate::cli::{LogFormat, Reject};
 pub fn configz(settings: &Settings) -> Value {
     let texts = |list: &[String]| Value::from(list.to_vec());
     let display = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>();
+    let seconds = |seconds: u32| format!("{seconds}s");
     json!({
         "kubeproxy.config.k8s.io": {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -16,6 +17,12 @@ pub fn configz(settings: &Settings) -> Value {
             "mode": "ebpf",
             "bindAddress": settings.bind_address,
             "bindAddressHardFail": settings.bind_address_hard_fail,
+            "conntrack": {
+                "tcpCloseWaitTimeout": seconds(settings.timeouts.tcp_half_closed),
+                "tcpEstablishedTimeout": seconds(settings.timeouts.tcp_established),
+                "udpStreamTimeout": seconds(settings.timeouts.datagram_answered),
+                "udpTimeout": seconds(settings.timeouts.datagram_new),
+            },
             "clientConnection": { "kubeconfig": settings.kubeconfig },
             "healthzBindAddress": settings.healthz_bind_address,
             "hostnameOverride": settings.node_name,
@@ -38,6 +45,7 @@ pub fn configz(settings: &Settings) -> Value {
                 "kernelLog": settings.kernel_log.map(|level| format!("{level:?}").to_lowercase()),
                 "manifests": settings.manifests,
                 "maxFlows": settings.max_flows,
+                "maxNewFlows": settings.max_new_flows,
                 "minSyncPeriod": format!("{:?}", settings.min_sync_period),
                 "nodePortRange": settings.nodeport_range.to_string(),
                 "podDatapath": format!("{:?}", settings.pod_datapath).to_lowercase(),

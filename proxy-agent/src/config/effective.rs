@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use ipnet::IpNet;
+use proxy_common::layout::config::Timeouts;
 
 use super::{
     Notice,
@@ -71,6 +72,10 @@ pub struct Settings {
     pub bind_address_hard_fail: bool,
     /// Entries of the flow map of each family; a flow takes two.
     pub max_flows: u32,
+    /// Flows per second that may be opened without an answer; 0: no limit.
+    pub max_new_flows: u32,
+    /// How long flows stay without a packet.
+    pub timeouts: Timeouts,
     /// For the kernel, when memory runs out.
     pub oom_score_adj: i32,
     /// Load the variant of the programs that logs.
@@ -112,6 +117,7 @@ impl Settings {
         };
         let from_api_server = args.manifests.is_none();
         let kubeconfig = file.client_connection.kubeconfig.as_ref().filter(|_| from_api_server);
+        let max_flows = max_flows(args, file, machine, &mut notices);
         let settings = Self {
             node_name: node_name(args, file, machine)?,
             manifests: args.manifests.clone(),
@@ -147,7 +153,9 @@ impl Settings {
                 .bind_address_hard_fail
                 .or(file.bind_address_hard_fail)
                 .unwrap_or_default(),
-            max_flows: max_flows(args, file, machine, &mut notices),
+            max_flows,
+            max_new_flows: args.max_new_flows.unwrap_or((max_flows / ENTRIES_PER_NEW_FLOW).max(1)),
+            timeouts: timeouts(args, &file.conntrack, &mut notices),
             oom_score_adj: args.oom_score_adj.or(file.oom_score_adj).unwrap_or(OOM_SCORE_ADJ),
             kernel_log: args.kernel_log,
             log_format: log.log_format.or(file.logging.format).unwrap_or_default(),
@@ -255,9 +263,10 @@ fn max_flows(
     let conntrack = Conntrack {
         max_per_core: args.conntrack_max_per_core.or(file.conntrack.max_per_core),
         min: args.conntrack_min.or(file.conntrack.min),
+        ..Conntrack::default()
     };
     let per_core = conntrack.max_per_core.unwrap_or(PER_CORE);
-    if conntrack == Conntrack::default() || per_core == 0 {
+    if (conntrack.max_per_core.is_none() && conntrack.min.is_none()) || per_core == 0 {
         return share(DEFAULT_SHARE).clamp(FEWEST, DEFAULT_MOST);
     }
     let flows = per_core.saturating_mul(machine.cpus).max(conntrack.min.unwrap_or(MIN)).min(MOST_FLOWS);
@@ -270,6 +279,58 @@ fn max_flows(
         )));
     }
     wanted.clamp(FEWEST, most)
+}
+
+/// A flow that nobody answers has two entries and stays for up to 110 s: 60 s after the backend's last try to answer it, which
+/// is half a minute after the first, and until the agent's next round. 15 s' worth may come at once. So a flood takes half of
+/// the map, about: as much as the kernel's LRU lets go before it takes from flows that were used more than once.
+const ENTRIES_PER_NEW_FLOW: u32 = 512;
+
+/// As given; zero leaves what is usual, as with kube-proxy.
+fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {
+    /// Well below the time after which the 32 bits of jiffies that flows are stamped with begin anew, 49 days.
+    const LONGEST: Duration = Duration::from_secs(20 * 24 * 3600);
+    /// Flows are stamped at intervals of up to 2.6 s.
+    const SHORTEST: Duration = Duration::from_secs(5);
+    let mut seconds = |flag: Option<Duration>, file: Option<Duration>, name: &str, default: u32| {
+        let Some(given) = flag.or(file).filter(|given| !given.is_zero()) else { return default };
+        let used = given.clamp(SHORTEST, LONGEST);
+        if used != given {
+            let text = format!(
+                "conntrack.{name} is {given:?}: {used:?} is used instead, it is the nearest possible"
+            );
+            notices.push(Notice::warning(text));
+        }
+        u32::try_from(used.as_secs()).unwrap_or(u32::MAX)
+    };
+    let default = Timeouts::DEFAULT;
+    Timeouts {
+        tcp_established: seconds(
+            args.conntrack_tcp_timeout_established,
+            file.tcp_established_timeout,
+            "tcpEstablishedTimeout",
+            default.tcp_established,
+        ),
+        tcp_half_closed: seconds(
+            args.conntrack_tcp_timeout_close_wait,
+            file.tcp_close_wait_timeout,
+            "tcpCloseWaitTimeout",
+            default.tcp_half_closed,
+        ),
+        datagram_new: seconds(
+            args.conntrack_udp_timeout,
+            file.udp_timeout,
+            "udpTimeout",
+            default.datagram_new,
+        ),
+        datagram_answered: seconds(
+            args.conntrack_udp_timeout_stream,
+            file.udp_stream_timeout,
+            "udpStreamTimeout",
+            default.datagram_answered,
+        ),
+        ..default
+    }
 }
 
 #[cfg(test)]

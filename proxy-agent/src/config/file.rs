@@ -71,6 +71,14 @@ pub struct ClientConnection {
 pub struct Conntrack {
     pub max_per_core: Option<u32>,
     pub min: Option<u32>,
+    #[serde(deserialize_with = "period")]
+    pub tcp_close_wait_timeout: Option<Duration>,
+    #[serde(deserialize_with = "period")]
+    pub tcp_established_timeout: Option<Duration>,
+    #[serde(deserialize_with = "period")]
+    pub udp_stream_timeout: Option<Duration>,
+    #[serde(deserialize_with = "period")]
+    pub udp_timeout: Option<Duration>,
 }
 
 /// `detectLocal`.

@@ -16,7 +16,7 @@ pub struct Unused {
 const NO_IPTABLES: &str = "there is no iptables, ipvs or nftables here";
 const CLIENTS: &str = "where a client is follows from the hook that sees its packet, not from an address";
 const CONNTRACK: &str =
-    "this data path has timeouts of its own and does not set the kernel's connection tracking";
+    "this data path looks at no sequence numbers, and leaves the kernel's connection tracking alone";
 const API: &str = "the connection to the API server needs no tuning: it only lists and watches";
 const WATCHES: &str =
     "watches are followed at once and listed again when they end; there is no resynchronisation";
@@ -52,11 +52,7 @@ pub const FLAGS: &[Unused] = &[
     flag("detect-local-mode", CLIENTS),
     flag("pod-bridge-interface", CLIENTS),
     flag("config-sync-period", WATCHES),
-    flag("conntrack-tcp-timeout-established", CONNTRACK),
-    flag("conntrack-tcp-timeout-close-wait", CONNTRACK),
     bool_flag("conntrack-tcp-be-liberal", CONNTRACK),
-    flag("conntrack-udp-timeout", CONNTRACK),
-    flag("conntrack-udp-timeout-stream", CONNTRACK),
     flag("feature-gates", GATES),
     flag("iptables-masquerade-bit", NO_IPTABLES),
     flag("iptables-sync-period", NO_IPTABLES),

@@ -3,6 +3,7 @@
 pub mod address;
 mod array;
 mod filter;
+pub(crate) mod flows;
 mod hooks;
 mod ids;
 mod kernel_log;
@@ -27,8 +28,9 @@ use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
-    layout::device::{
-        DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
+    layout::{
+        counter::Counter,
+        device::{DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
     },
 };
 use tracing::{info, warn};
@@ -154,6 +156,14 @@ impl Datapath {
         hooks::is_own_filter(filter)
     }
 
+    /// What the programs counted, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        maps::counters(&self.pins)
+    }
+
     /// Prints what the programs log, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
         kernel_log::follow(self.object.ebpf())
@@ -196,10 +206,9 @@ impl Datapath {
 
     fn write_node_addresses<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
         let mut map = F::node_addrs(&self.pins)?;
-        let sources: BTreeSet<IpAddr> =
-            topology.uplinks.iter().flat_map(|uplink| uplink.sources.iter().copied()).collect();
+        let sources = &topology.snat_sources;
         let mut keep = Vec::new();
-        for ip in topology.nodeport_addresses.union(&sources) {
+        for ip in topology.nodeport_addresses.union(sources) {
             let Some(addr) = F::from_ip(*ip) else { continue };
             let mut flags = 0;
             if topology.nodeport_addresses.contains(ip) {

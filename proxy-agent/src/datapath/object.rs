@@ -15,7 +15,8 @@ use aya::{
 use aya_ebpf_helpers::{BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET};
 use proxy_common::layout::{
     backend::Alive,
-    config::{StoredSettings, names},
+    config::{StoredSettings, Timeouts, names},
+    probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
     set::SetRole,
 };
 use tracing::{debug, info, warn};
@@ -54,6 +55,10 @@ pub struct ObjectConfig {
     pub localhost_nodeports: bool,
     /// Flows per family.
     pub max_flows: u32,
+    /// Flows per second that may be opened without an answer; 0: no limit.
+    pub max_new_flows: u32,
+    /// How long flows stay without a packet.
+    pub timeouts: Timeouts,
     /// Load the variant that logs.
     pub kernel_log: Option<KernelLogLevel>,
 }
@@ -76,6 +81,8 @@ pub struct Features {
     pub sk_storage: bool,
     /// `BPF_F_IPV6` in checksum updates (6.16).
     pub csum_ipv6: bool,
+    /// The source address that a route prefers, from the FIB look-up (6.7).
+    pub fib_src: bool,
     /// TCX links (6.6) instead of clsact filters.
     pub tcx: bool,
 }
@@ -99,6 +106,8 @@ impl ObjectConfig {
             sockets_of_node_only: self.sockets_of_node_only as u8,
             reset_removed_tcp: self.reset_removed_tcp as u8,
             reject_with_reset: self.reject_with_reset as u8,
+            max_new_flows: self.max_new_flows,
+            timeouts: self.timeouts,
         }
     }
 }
@@ -114,10 +123,13 @@ impl Object {
             set_retval: has_helper(BPF_FUNC_SET_RETVAL),
             sk_storage: has_helper(BPF_FUNC_SK_STORAGE_GET),
             csum_ipv6: false,
+            fib_src: false,
             tcx: aya::util::KernelVersion::current()
                 .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
         };
-        features.csum_ipv6 = probe_csum_ipv6(bytes)?;
+        let probed = probe(bytes)?;
+        features.csum_ipv6 = probed & PROBED_CSUM_IPV6 != 0;
+        features.fib_src = probed & PROBED_FIB_SRC != 0;
         debug!(?features, "kernel features");
 
         let sizes = map_sizes(config);
@@ -140,7 +152,8 @@ impl Object {
         let reject_with_reset = flag(config.reject_with_reset);
         let localhost_nodeports = flag(config.localhost_nodeports);
         let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
-        let csum_ipv6 = flag(features.csum_ipv6);
+        let (csum_ipv6, fib_src) = (flag(features.csum_ipv6), flag(features.fib_src));
+        let jiffies = clock::jiffies(1);
         let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
             0
@@ -162,6 +175,8 @@ impl Object {
             .override_global(names::NODEPORT_FIRST, &config.nodeports.first, true)
             .override_global(names::NODEPORT_LAST, &config.nodeports.last, true)
             .override_global(names::IDLE, &idle, true)
+            .override_global(names::NEW_FLOWS, &config.max_new_flows, true)
+            .override_global(names::JIFFIES, &jiffies, true)
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
             .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
             .override_global(names::RESET_REMOVED_TCP, &reset_removed_tcp, true)
@@ -171,6 +186,7 @@ impl Object {
             .override_global(names::HAS_SET_RETVAL, &set_retval, true)
             .override_global(names::HAS_SK_STORAGE, &sk_storage, true)
             .override_global(names::HAS_CSUM_IPV6, &csum_ipv6, true)
+            .override_global(names::HAS_FIB_SRC, &fib_src, true)
             .override_global("AYA_LOG_LEVEL", &level, config.kernel_log.is_some());
         let ebpf = loader.load(bytes).map_err(explain_load)?;
         Ok(Self { ebpf, features })
@@ -252,6 +268,7 @@ pub(super) const MAPS: &[&str] = &[
     "names",
     "netns_v4",
     "netns_v6",
+    "new_flows",
     "node_addrs_v4",
     "node_addrs_v6",
     "pair_v4",
@@ -317,7 +334,8 @@ fn has_helper(helper: u32) -> bool {
 }
 
 /// Runs the probe program, in an object of its own that is gone afterwards.
-fn probe_csum_ipv6(bytes: &[u8]) -> Result<bool> {
+/// Returns `PROBED_*` bits.
+fn probe(bytes: &[u8]) -> Result<u32> {
     let mut loader = EbpfLoader::new();
     loader.btf(None);
     let mut ebpf = loader.load(bytes).map_err(explain_load)?;
@@ -327,7 +345,7 @@ fn probe_csum_ipv6(bytes: &[u8]) -> Result<bool> {
     let mut packet = [0u8; 128];
     packet[12..14].copy_from_slice(&[0x86, 0xdd]);
     packet[14] = 0x60;
-    Ok(sys::run_once(program.fd()?.as_fd(), &packet).context("cannot run the probe program")? == 1)
+    sys::run_once(program.fd()?.as_fd(), &packet).context("cannot run the probe program")
 }
 
 /// Says what a failed load means for the person who reads it.

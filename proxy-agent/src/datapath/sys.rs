@@ -4,17 +4,24 @@
 use std::{
     ffi::CString,
     io,
+    marker::PhantomData,
+    mem,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
+use aya::Pod;
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -111,6 +118,128 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let low = info.get_u32(TARGET);
     let cgroup_id = (info.get_u32(TARGET + 4) as u64) << 32 | low as u64;
     Ok(LinkInfo { cgroup_id, ifindex: low })
+}
+
+/// A hash map, LRU or not, as the agent goes through it: entries are looked at in batches, and looking at one is no use of
+/// it, so that an LRU map forgets none the later for it.
+///
+/// Invariant: keys and values of the map have the sizes of these types.
+pub(super) struct RawHash<K, V> {
+    map: OwnedFd,
+    max_entries: u32,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Pod, V: Pod> RawHash<K, V> {
+    /// Opens a pinned map.
+    ///
+    /// # Errors
+    /// The kernel's, and when keys or values have other sizes.
+    pub(super) fn open_pinned(at: &Path) -> io::Result<Self> {
+        Self::new(open_pinned(at)?)
+    }
+
+    fn new(map: OwnedFd) -> io::Result<Self> {
+        let mut info = Attr::new();
+        Attr::new()
+            .fd(0, map.as_fd())
+            .u32(4, info.0.len() as u32)
+            .u64(8, info.0.as_mut_ptr() as u64)
+            .call(BPF_OBJ_GET_INFO_BY_FD)?;
+        // `bpf_map_info`.
+        let (key, value, max_entries) = (info.get_u32(8), info.get_u32(12), info.get_u32(16));
+        if (key as usize, value as usize) != (size_of::<K>(), size_of::<V>()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the map has another layout"));
+        }
+        Ok(Self { map, max_entries, types: PhantomData })
+    }
+
+    /// How many entries it has room for.
+    pub(super) fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// Looks an entry up.
+    pub(super) fn get(&self, key: &K) -> io::Result<Option<V>> {
+        // SAFETY: all zero is a value of a plain type.
+        let mut value: V = unsafe { mem::zeroed() };
+        let result = Attr::new()
+            .fd(0, self.map.as_fd())
+            .u64(8, &raw const *key as u64)
+            .u64(16, &raw mut value as u64)
+            .call(BPF_MAP_LOOKUP_ELEM);
+        Ok(present(result)?.map(|_| value))
+    }
+
+    /// Removes an entry; tells whether there was one.
+    pub(super) fn remove(&self, key: &K) -> io::Result<bool> {
+        let result =
+            Attr::new().fd(0, self.map.as_fd()).u64(8, &raw const *key as u64).call(BPF_MAP_DELETE_ELEM);
+        Ok(present(result)?.is_some())
+    }
+
+    /// Looks up as many entries as there is room for, from a position on; the beginning is `None`. Returns how many there
+    /// are and the position behind them: `None` at the end.
+    ///
+    /// # Errors
+    /// `ENOSPC` when there is not room for all entries of one bucket.
+    pub(super) fn batch(
+        &self,
+        from: Option<u32>,
+        keys: &mut [K],
+        values: &mut [V],
+    ) -> io::Result<(usize, Option<u32>)> {
+        const COUNT: usize = 32;
+        let (start, mut next) = (from.unwrap_or(0), 0u32);
+        let mut attr = Attr::new()
+            .u64(0, from.map_or(0, |_| &raw const start as u64))
+            .u64(8, &raw mut next as u64)
+            .u64(16, keys.as_mut_ptr() as u64)
+            .u64(24, values.as_mut_ptr() as u64)
+            .u32(COUNT, keys.len().min(values.len()) as u32)
+            .fd(36, self.map.as_fd());
+        let is_end = match attr.call(BPF_MAP_LOOKUP_BATCH) {
+            Ok(_) => false,
+            // With this error the kernel says that it came to the end, and the count holds.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
+    }
+
+    /// A new LRU map, which nobody else has.
+    #[cfg(test)]
+    pub(super) fn new_lru(max_entries: u32) -> io::Result<Self> {
+        const BPF_MAP_CREATE: libc::c_int = 0;
+        const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
+        let map = Attr::new()
+            .u32(0, BPF_MAP_TYPE_LRU_HASH)
+            .u32(4, size_of::<K>() as u32)
+            .u32(8, size_of::<V>() as u32)
+            .u32(12, max_entries)
+            .call_for_fd(BPF_MAP_CREATE)?;
+        Self::new(map)
+    }
+
+    /// Puts an entry in.
+    #[cfg(test)]
+    pub(super) fn insert(&self, key: &K, value: &V) -> io::Result<()> {
+        const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+        Attr::new()
+            .fd(0, self.map.as_fd())
+            .u64(8, &raw const *key as u64)
+            .u64(16, &raw const *value as u64)
+            .call(BPF_MAP_UPDATE_ELEM)
+            .map(drop)
+    }
+}
+
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Runs a tc program once on a packet and returns its result.

@@ -5,8 +5,10 @@ use std::{collections::HashMap, net::SocketAddr};
 use anyhow::Result;
 use proxy_common::{
     V4, V6,
-    layout::flow::{Flow, FlowKey, FlowState, Pair, flags},
-    packet::PROTOCOL_TCP,
+    layout::{
+        config::Timeouts,
+        flow::{Flow, FlowKey, Pair, flags},
+    },
 };
 use serde::Serialize;
 
@@ -17,7 +19,8 @@ use super::{
 use crate::clock::Clock;
 use crate::datapath::{
     address::{UserFamily, protocol_of},
-    maps::MapFamily,
+    flows::state_name,
+    maps::{self, MapFamily},
     pins::Pins,
 };
 
@@ -31,16 +34,17 @@ pub(super) struct FlowRow {
     backend: SocketAddr,
     /// The source that the backend sees.
     source: SocketAddr,
-    /// TCP only.
-    state: Option<&'static str>,
+    state: &'static str,
     flags: Vec<&'static str>,
     /// Since the last packet, roughly: entries are refreshed about once a second.
     age_seconds: Option<u64>,
+    /// Until it is removed, if no more packets come; the agent may take half a minute longer.
+    expires_seconds: Option<u64>,
 }
 
 impl Row for FlowRow {
     const HEADER: &'static [&'static str] =
-        &["SERVICE", "PROTOCOL", "CLIENT", "VIP", "BACKEND", "SOURCE", "STATE", "FLAGS", "AGE"];
+        &["SERVICE", "PROTOCOL", "CLIENT", "VIP", "BACKEND", "SOURCE", "STATE", "FLAGS", "AGE", "EXPIRES"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -50,20 +54,28 @@ impl Row for FlowRow {
             self.vip.to_string(),
             self.backend.to_string(),
             self.source.to_string(),
-            or_dash(self.state),
+            self.state.to_owned(),
             or_dash((!self.flags.is_empty()).then(|| self.flags.join(","))),
             or_dash(self.age_seconds.map(|seconds| format!("{seconds}s"))),
+            or_dash(self.expires_seconds.map(|seconds| format!("{seconds}s"))),
         ]
     }
 }
 
 pub(super) fn read(pins: &Pins) -> Result<Vec<FlowRow>> {
     let names = Names::read(pins)?;
-    let clock = Clock::read();
-    let mut rows = rows(entries::<V4>(pins)?, &names, clock);
-    rows.extend(self::rows(entries::<V6>(pins)?, &names, clock));
+    let life = Life { clock: Clock::read(), timeouts: maps::settings(pins)?.timeouts };
+    let mut rows = rows(entries::<V4>(pins)?, &names, life);
+    rows.extend(self::rows(entries::<V6>(pins)?, &names, life));
     rows.sort_by(|a, b| (&a.service, a.vip, a.client).cmp(&(&b.service, b.vip, b.client)));
     Ok(rows)
+}
+
+/// What tells how old a flow is and how old it may become.
+#[derive(Clone, Copy)]
+struct Life {
+    clock: Option<Clock>,
+    timeouts: Timeouts,
 }
 
 /// All entries of a family's map. Walking a map that changes can begin anew: duplicates go, and there is an end.
@@ -73,11 +85,7 @@ fn entries<F: MapFamily>(pins: &Pins) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
 }
 
 /// One row per flow, which has two entries: the one for requests is shown, or made again from the other.
-fn rows<F: UserFamily>(
-    entries: HashMap<FlowKey<F>, Flow<F>>,
-    names: &Names,
-    clock: Option<Clock>,
-) -> Vec<FlowRow> {
+fn rows<F: UserFamily>(entries: HashMap<FlowKey<F>, Flow<F>>, names: &Names, life: Life) -> Vec<FlowRow> {
     let (answers, mut requests): (HashMap<_, _>, HashMap<_, _>) =
         entries.into_iter().partition(|(_, flow)| flow.flags & flags::REVERSE != 0);
     for (key, flow) in answers {
@@ -86,10 +94,12 @@ fn rows<F: UserFamily>(
         pair.make_twin();
         requests.entry(pair.twin_key).or_insert(pair.twin);
     }
-    requests.iter().map(|(key, flow)| row(key, flow, names, clock)).collect()
+    requests.iter().map(|(key, flow)| row(key, flow, names, life)).collect()
 }
 
-fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, clock: Option<Clock>) -> FlowRow {
+fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, life: Life) -> FlowRow {
+    let age_seconds = life.clock.map(|clock| clock.seconds_since(flow.last_seen));
+    let timeout = u64::from(life.timeouts.of(key.protocol, flow.state));
     FlowRow {
         service: names.get(flow.service),
         protocol: protocol_text(protocol_of(key.protocol)),
@@ -97,20 +107,10 @@ fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, clock: Op
         vip: F::to_socket(&key.tuple.dst, key.tuple.dport),
         backend: F::to_socket(&flow.tuple.dst, flow.tuple.dport),
         source: F::to_socket(&flow.tuple.src, flow.tuple.sport),
-        state: (key.protocol == PROTOCOL_TCP).then(|| state_text(flow.state)),
+        state: state_name(flow.state),
         flags: flag_texts(flow.flags),
-        age_seconds: clock.map(|clock| clock.seconds_since(flow.last_seen)),
-    }
-}
-
-/// A [`FlowState`] for people.
-pub(super) fn state_text(state: u8) -> &'static str {
-    const ESTABLISHED: u8 = FlowState::Established as u8;
-    const CLOSING: u8 = FlowState::Closing as u8;
-    match state {
-        ESTABLISHED => "established",
-        CLOSING => "closing",
-        _ => "new",
+        age_seconds,
+        expires_seconds: age_seconds.map(|age| timeout.saturating_sub(age)),
     }
 }
 
@@ -121,10 +121,13 @@ fn flag_texts(bits: u8) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::layout::{
-        flow::{Edge, Tuple},
-        id::Id,
-        name::ServiceName,
+    use proxy_common::{
+        layout::{
+            flow::{Edge, FlowState, Tuple},
+            id::Id,
+            name::ServiceName,
+        },
+        packet::PROTOCOL_TCP,
     };
 
     use super::*;
@@ -166,12 +169,14 @@ mod tests {
             (whole.twin_key, whole.twin),
             (half.twin_key, half.twin),
         ]);
-        let mut lines: Vec<String> =
-            rows(entries, &names, None).iter().map(|row| row.cells().join(" ")).collect();
+        let mut lines: Vec<String> = rows(entries, &names, Life { clock: None, timeouts: Timeouts::DEFAULT })
+            .iter()
+            .map(|row| row.cells().join(" "))
+            .collect();
         lines.sort();
         let expected = |port| {
             format!(
-                "default/web TCP 192.0.2.9:{port} 192.168.0.1:30016 10.244.1.5:80 192.168.0.1:20001 established snat -"
+                "default/web TCP 192.0.2.9:{port} 192.168.0.1:30016 10.244.1.5:80 192.168.0.1:20001 established snat - -"
             )
         };
         assert_eq!(lines, [expected(1000), expected(2000)]);

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
 
@@ -34,10 +34,10 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
     /// A default route leaves by it.
     pub has_default_route: bool,
-    /// Sources that routes by it name, in the order of the routes.
-    pub route_sources: Vec<IpAddr>,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,
+    /// Source addresses that routes by it were given (`ip route ... src`), the default route's first.
+    pub preferred_sources: Vec<IpAddr>,
 }
 
 /// Reads all interfaces.
@@ -119,7 +119,7 @@ async fn read_addresses(handle: &Handle, interfaces: &mut [Interface]) -> Result
     Ok(())
 }
 
-/// By which interfaces default routes leave, and which sources routes name.
+/// Notes which interfaces default routes leave by, and which source addresses routes prefer.
 async fn read_routes(handle: &Handle, interfaces: &mut [Interface]) -> Result<()> {
     for message in [
         RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -130,32 +130,35 @@ async fn read_routes(handle: &Handle, interfaces: &mut [Interface]) -> Result<()
             if !is_of_main_table(&route) {
                 continue;
             }
-            let source = source(&route);
-            for index in devices(&route) {
-                let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == index) else {
-                    continue;
-                };
-                interface.has_default_route |= route.header.destination_prefix_length == 0;
-                if let Some(source) = source.filter(|source| !interface.route_sources.contains(source)) {
-                    interface.route_sources.push(source);
-                }
+            let is_default = route.header.destination_prefix_length == 0;
+            let preferred = preferred_source(&route);
+            let devices = devices(&route);
+            for interface in interfaces.iter_mut().filter(|interface| devices.contains(&interface.index)) {
+                interface.has_default_route |= is_default;
+                // That of the default route comes first.
+                let at = if is_default { 0 } else { interface.preferred_sources.len() };
+                preferred.into_iter().for_each(|source| interface.preferred_sources.insert(at, source));
             }
         }
     }
     Ok(())
 }
 
+/// The source address that somebody gave a route. The kernel's own routes to the networks of its addresses have theirs.
+fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
+    if route.header.protocol == RouteProtocol::Kernel {
+        return None;
+    }
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some((*ip).into()),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some((*ip).into()),
+        _ => None,
+    })
+}
+
 fn is_of_main_table(route: &RouteMessage) -> bool {
     const MAIN_TABLE: u8 = 254;
     route.header.kind == RouteType::Unicast && route.header.table == MAIN_TABLE
-}
-
-fn source(route: &RouteMessage) -> Option<IpAddr> {
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
-        RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
-        _ => None,
-    })
 }
 
 fn devices(route: &RouteMessage) -> Vec<u32> {
@@ -192,4 +195,32 @@ pub fn changes() -> Result<impl Stream<Item = ()> + Unpin> {
         new_multicast_connection(&groups).context("cannot follow the interfaces by netlink")?;
     tokio::spawn(connection);
     Ok(messages.map(|_| ()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn the_source_that_a_route_was_given() {
+        let source = Ipv4Addr::new(10, 1, 0, 10);
+        let route = |protocol| {
+            let builder = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).pref_source(source);
+            builder.protocol(protocol).build()
+        };
+        for protocol in [RouteProtocol::Static, RouteProtocol::Boot, RouteProtocol::Bgp, RouteProtocol::Dhcp]
+        {
+            let route = route(protocol);
+            assert_eq!(
+                (preferred_source(&route), devices(&route)),
+                (Some(source.into()), vec![2]),
+                "{protocol:?}"
+            );
+        }
+        assert_eq!(preferred_source(&route(RouteProtocol::Kernel)), None, "the network of any address");
+        let without = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).build();
+        assert_eq!(preferred_source(&without), None);
+    }
 }

@@ -60,6 +60,9 @@ pub struct Topology {
     pub uplinks: Vec<Uplink>,
     /// Interfaces of pods, if packets are to be translated there.
     pub pods: Vec<PodPort>,
+    /// All addresses that connections may be passed on from: those of [`Uplink::sources`], and those that the kernel may find
+    /// for a route.
+    pub snat_sources: BTreeSet<IpAddr>,
     /// Where nodePorts are served.
     pub nodeport_addresses: BTreeSet<IpAddr>,
     /// All addresses of the node, for telling its own from others'.
@@ -116,12 +119,9 @@ impl Topology {
         let uplink = |interface: &Interface| {
             let sources = [IpFamily::V4, IpFamily::V6].into_iter().filter_map(|family| {
                 let of_family = |ip: &&IpAddr| IpFamily::of(ip) == family;
-                let own = interface.addresses.iter().find(of_family);
-                // By what an overlay's routes name as source, the other nodes' routes come back by it. Who names none
-                // is answered at the node's address.
-                let named =
-                    || interface.route_sources.iter().find(|ip| of_family(ip) && is_local(interfaces, ip));
-                own.or_else(named).copied().or_else(|| primary(family))
+                let preferred = interface.preferred_sources.iter().filter(|ip| is_local(interfaces, ip));
+                // An overlay without an address of its own answers to the node's.
+                preferred.chain(&interface.addresses).find(of_family).copied().or_else(|| primary(family))
             });
             Uplink {
                 index: interface.index,
@@ -141,7 +141,9 @@ impl Topology {
         let ports = interfaces
             .iter()
             .filter(|interface| is_port(interface) && !is_uplink(interface) && !is_overlay(interface));
-        let uplinks: Vec<Uplink> = own.iter().copied().chain(ports).chain(overlays).map(uplink).collect();
+        let leaving: Vec<&Interface> = own.iter().copied().chain(ports).chain(overlays).collect();
+        let uplinks: Vec<Uplink> = leaving.iter().copied().map(uplink).collect();
+        let snat_sources = snat_sources(interfaces, &leaving, &uplinks);
 
         let pods = match wishes.pod_datapath {
             PodDatapath::Socket => Vec::new(),
@@ -152,8 +154,16 @@ impl Topology {
         let of_uplinks: BTreeSet<IpAddr> =
             own.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
         let nodeport_addresses = nodeport_addresses(&of_uplinks, &local_addresses, &node_addresses, wishes);
-        Self { uplinks, pods, nodeport_addresses, local_addresses, complaints }
+        Self { uplinks, pods, snat_sources, nodeport_addresses, local_addresses, complaints }
     }
+}
+
+fn snat_sources(interfaces: &[Interface], leaving: &[&Interface], uplinks: &[Uplink]) -> BTreeSet<IpAddr> {
+    let of_routes = leaving.iter().flat_map(|interface| &interface.preferred_sources);
+    let of_routes = of_routes.filter(|ip| is_local(interfaces, ip));
+    let of_interfaces = leaving.iter().flat_map(|interface| &interface.addresses);
+    let of_uplinks = uplinks.iter().flat_map(|uplink| &uplink.sources);
+    of_routes.chain(of_interfaces).chain(of_uplinks).copied().collect()
 }
 
 fn is_local(interfaces: &[Interface], ip: &IpAddr) -> bool {

@@ -35,6 +35,7 @@ struct Work {
     apply_error: Option<String>,
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
+    drops: Vec<String>,
 }
 
 /// The answer to a health check.
@@ -119,6 +120,11 @@ impl Health {
         self.work().failed_service_health = failed;
     }
 
+    /// Packets that were dropped lately for want of something, for people; empty when none were.
+    pub fn set_drops(&self, drops: Vec<String>) {
+        self.work().drops = drops;
+    }
+
     /// For `/healthz`: 503 until services are programmed for the first time, so that nobody relies on this node too
     /// early, and while the node is not eligible.
     pub fn ready(&self) -> Report {
@@ -166,7 +172,8 @@ impl Health {
             problems.push(format!("Services and EndpointSlices {what}"));
         }
         problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
-        problems.extend(work.failed_hooks.iter().chain(&work.failed_service_health).cloned());
+        problems
+            .extend(work.failed_hooks.iter().chain(&work.failed_service_health).chain(&work.drops).cloned());
         problems
     }
 

@@ -1,5 +1,6 @@
 //! What the agent tells those who watch it: health checks and metrics over HTTP, Kubernetes Events.
 
+pub mod drops;
 pub mod endpoints;
 pub mod events;
 pub mod health;

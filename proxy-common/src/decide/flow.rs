@@ -8,7 +8,7 @@ use crate::{
         counter::Counter,
         flow::{Edge, FlowKey, FlowState, Pair, REFRESH, flags},
     },
-    packet::{PROTOCOL_UDP, Packet},
+    packet::{PROTOCOL_SCTP, PROTOCOL_UDP, Packet},
 };
 
 /// How many source ports are tried before a flow is given up.
@@ -31,18 +31,21 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
     }
     for _ in 0..PROBES {
         pair.make_twin();
-        match tables.insert_flow(&pair.twin_key, &pair.twin) {
-            Inserted::Yes => {
+        let inserted =
+            if is_taken(tables, pair) { None } else { Some(tables.insert_flow(&pair.twin_key, &pair.twin)) };
+        match inserted {
+            None => {}
+            Some(Inserted::Yes) => {
                 if tables.replace_flow(&pair.key, &pair.flow) {
                     return None;
                 }
                 tables.remove_flow(&pair.twin_key);
                 return Some(DropReason::FlowMapFull);
             }
-            Inserted::NoRoom => return Some(DropReason::FlowMapFull),
-            Inserted::Exists => {
+            Some(Inserted::NoRoom) => return Some(DropReason::FlowMapFull),
+            Some(Inserted::Exists) => {
                 let Some(existing) = tables.flow(&pair.twin_key) else { continue };
-                let is_closed = existing.state == FlowState::Closing as u8;
+                let is_closed = FlowState::is_closed(existing.state);
                 let is_shared = pair.flow.flags & (flags::SNAT | flags::HAIRPIN) != 0;
                 // Ours from before, when only the forward entry was lost or outlived? Or the client's own, of a
                 // connection that is over?
@@ -102,24 +105,76 @@ pub(super) fn refresh<F: Family, T: Tables<F>>(
             }
         }
     }
-    if packet.tcp_flags == 0 || packet.is_syn() {
+    follow_state(tables, packet, key, flow);
+}
+
+/// Would the answers go to a socket of this node that sends from the same port? SCTP's cannot be looked up.
+#[inline(always)]
+fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) -> bool {
+    let Pair { key, flow, twin_key, .. } = pair;
+    flow.flags & flags::SNAT != 0
+        && key.protocol != PROTOCOL_SCTP
+        && tables.has_socket(&twin_key.tuple, key.protocol)
+}
+
+/// Notes what the packet says about its flow's state, in both entries: the next packet of the other side is looked up in the
+/// other one.
+#[inline(always)]
+fn follow_state<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>, flow: &T::Flow) {
+    const NEW: u8 = FlowState::New as u8;
+    const ESTABLISHED: u8 = FlowState::Established as u8;
+    const ASSURED: u8 = FlowState::Assured as u8;
+    let is_answer = flow.flags & flags::REVERSE != 0;
+    let state = flow.state;
+    let mut next = FlowState::Established;
+    if packet.is_closing() {
+        let (own, others) = if is_answer {
+            (FlowState::ClosingByServer, FlowState::ClosingByClient)
+        } else {
+            (FlowState::ClosingByClient, FlowState::ClosingByServer)
+        };
+        if FlowState::is_closed(state) || (state == own as u8 && !packet.is_reset()) {
+            return;
+        }
+        let is_over = packet.is_reset() || state == others as u8;
+        next = if is_over { FlowState::Closed } else { own };
+    } else if state >= ASSURED || packet.is_syn() {
+        return;
+    } else if packet.is_syn_ack() {
+        if is_answer && state == NEW {
+            flow.set_state(FlowState::Answered);
+        }
+        return;
+    } else if is_answer {
+        let is_datagram = packet.tcp_flags == 0;
+        if is_datagram && state == ESTABLISHED {
+            return;
+        }
+        tables.flow_answered();
+        if state == ESTABLISHED {
+            flow.set_state(FlowState::Assured);
+            return;
+        }
+    } else if packet.tcp_flags == 0 || state != NEW {
         return;
     }
-    if packet.is_closing() {
-        if flow.state != FlowState::Closing as u8 {
-            flow.set_state(FlowState::Closing);
-            // The next SYN is looked up in the forward entry, whoever closed.
-            if let Some(mut pair) = tables.pair() {
-                pair.begin(key, flow);
-                pair.make_twin();
-                if let Some(other) = tables.flow(&pair.twin_key)
-                    && other.tuple.same(&pair.twin.tuple)
-                {
-                    other.set_state(FlowState::Closing);
-                }
-            }
+    // Not in `refresh` already: this is rare.
+    let Some(mut pair) = tables.pair() else { return };
+    pair.begin(key, flow);
+    pair.make_twin();
+    let twin = tables.flow(&pair.twin_key).filter(|twin| twin.tuple.same(&pair.twin.tuple));
+    let goes_on = matches!(next, FlowState::Established) && !is_answer;
+    if let Some(twin) = twin {
+        // A client that goes on before the backend answered is none, or its answer came another way.
+        if goes_on && twin.state == NEW {
+            return;
         }
-    } else if flow.state == FlowState::New as u8 {
-        flow.set_state(FlowState::Established);
+        twin.set_state(next);
+    } else if goes_on {
+        return;
     }
+    if is_answer && packet.tcp_flags != 0 && matches!(next, FlowState::Established) {
+        next = FlowState::Assured;
+    }
+    flow.set_state(next);
 }

@@ -93,6 +93,12 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub routes: HashMap<F::Addr, Route<F>>,
     /// The route of every other destination.
     pub default_route: Route<F>,
+    /// Source addresses that routes prefer, by destination.
+    pub preferred_sources: HashMap<F::Addr, F::Addr>,
+    /// Flows that nobody answered yet, and how many there may be; time does not matter here.
+    pub unanswered: Cell<u32>,
+    /// See [`MemoryTables::unanswered`].
+    pub max_unanswered: u32,
     /// Local address, port (network byte order) and protocol of the node's sockets.
     pub listening: HashSet<(F::Addr, u16, u8)>,
     /// Ports of first fragments.
@@ -137,6 +143,9 @@ impl<F: MemoryFamily> MemoryTables<F> {
             devices: HashMap::new(),
             routes: HashMap::new(),
             default_route: Route::default(),
+            preferred_sources: HashMap::new(),
+            unanswered: Cell::new(0),
+            max_unanswered: u32::MAX,
             listening: HashSet::new(),
             fragments: RefCell::default(),
             size: Cell::new(100),
@@ -362,6 +371,28 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         if route.mtu != 0 && size > route.mtu {
             route.kind = RouteKind::TooBig;
         }
+    }
+
+    fn preferred_source(
+        &self,
+        _ifindex: u32,
+        _src: &F::Addr,
+        dst: &F::Addr,
+        preferred: &mut F::Addr,
+    ) -> bool {
+        self.preferred_sources.get(dst).map(|known| *preferred = *known).is_some()
+    }
+
+    fn admit_flow(&self) -> bool {
+        let unanswered = self.unanswered.get();
+        if unanswered < self.max_unanswered {
+            self.unanswered.set(unanswered + 1);
+        }
+        unanswered < self.max_unanswered
+    }
+
+    fn flow_answered(&self) {
+        self.unanswered.set(self.unanswered.get().saturating_sub(1));
     }
 
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {

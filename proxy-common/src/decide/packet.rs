@@ -11,7 +11,7 @@ use crate::{
     layout::{
         backend::Backend,
         counter::Counter,
-        device::DEVICE_UPLINK,
+        device::{DEVICE_UPLINK, Device},
         flow::{Edge, FlowKey, FlowState, Mac, Tuple, flags},
         frontend::FRONTEND_SOURCES,
         set::Scope,
@@ -91,8 +91,10 @@ fn answer_of_remote<F: Family, T: Tables<F>>(
         out.to = flow.tuple;
         return Verdict::Forward;
     }
+    // An address of the node may be a load balancer's as well, with such a port.
     if !packet.follows
         && tables.node_address(&tuple.dst).is_snat_source()
+        && !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol)
         && !tables.has_socket(tuple, packet.protocol)
     {
         return tables.drop(DropReason::SnatUnknown);
@@ -178,7 +180,7 @@ pub fn to_client<F: Family, T: Tables<F>>(
 fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: Edge) -> Option<T::Flow> {
     let key = FlowKey::new(packet.tuple, packet.protocol, edge);
     let flow = tables.flow(&key)?;
-    if flow.state == FlowState::Closing as u8 && packet.is_syn_ack() {
+    if FlowState::is_ending(flow.state) && packet.is_syn_ack() {
         // Our client would have opened the flow anew: this answers somebody who talks to the backend directly.
         tables.step(Step::StaleFlow(*flow));
         return None;
@@ -199,7 +201,7 @@ fn known_forward<F: Family, T: Tables<F>>(
     let flow = tables.flow(key)?;
     // TCP stays with an endpoint that is going away until it closes; the next connection from the same port does not.
     let begins = !packet.follows && (packet.protocol == PROTOCOL_UDP || packet.is_syn());
-    let over = packet.is_syn() && flow.state == FlowState::Closing as u8;
+    let over = packet.is_syn() && FlowState::is_ending(flow.state);
     if begins && (over || !tables.is_alive(flow.backend)) {
         tables.step(Step::StaleFlow(*flow));
         return None;
@@ -224,7 +226,7 @@ fn follow<F: Family, T: Tables<F>>(
         && packet.protocol == PROTOCOL_TCP
         && !tables.is_alive(flow.backend)
     {
-        flow.set_state(FlowState::Closing);
+        flow.set_state(FlowState::Closed);
         return tables.answer(Counter::FlowReset, Verdict::Reset);
     }
     out.to = flow.tuple;
@@ -296,7 +298,7 @@ fn new_flow<F: Family, T: Tables<F>>(
                 if let Some(device) = tables.device(out.route.ifindex)
                     && device.flags & DEVICE_UPLINK != 0
                 {
-                    if !T::snat_address(device, &mut out.to.src) {
+                    if !snat_source(tables, device, tuple, ifindex, out) {
                         return tables.drop(DropReason::NoSnatAddress);
                     }
                     if packet.hop_limit <= 1 {
@@ -318,6 +320,9 @@ fn new_flow<F: Family, T: Tables<F>>(
             verdict = Verdict::Switch;
         }
     }
+    if !tables.admit_flow() {
+        return tables.drop(DropReason::NewFlowLimited);
+    }
     let Some(mut pair) = tables.pair() else {
         return tables.drop(DropReason::FlowMapFull);
     };
@@ -338,6 +343,21 @@ fn new_flow<F: Family, T: Tables<F>>(
     tables.step(Step::Answer(out.to.reversed()));
     tables.count(Counter::FlowNew);
     verdict
+}
+
+/// The address to send from to the backend `out.to.dst`: the one that the route prefers, if late answers to it are known as
+/// such; else that of the device. False if there is none.
+#[inline(always)]
+fn snat_source<F: Family, T: Tables<F>>(
+    tables: &T,
+    device: &Device,
+    tuple: &Tuple<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> bool {
+    (tables.preferred_source(ifindex, &tuple.src, &out.to.dst, &mut out.to.src)
+        && tables.node_address(&out.to.src).is_snat_source())
+        || T::snat_address(device, &mut out.to.src)
 }
 
 /// Is the backend behind the same bridge as the client? Then also says its MAC, none if it is not resolved yet.

@@ -208,6 +208,12 @@ pub trait Tables<F: Family> {
     fn size(&self, packet: &Packet<F>) -> u32;
     /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size.
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);
+    /// The source address that the route of such a packet prefers; false if that is not known.
+    fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;
+    /// May one more flow be opened? Counts it as one that nobody answers.
+    fn admit_flow(&self) -> bool;
+    /// A flow that was admitted has been answered.
+    fn flow_answered(&self);
     /// Would a socket of this node take the packet?
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool;
     /// 32 random bits.

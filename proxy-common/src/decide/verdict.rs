@@ -70,6 +70,8 @@ pub enum DropReason {
     TooBig,
     /// The flow map took no entry.
     FlowMapFull,
+    /// Too many new flows that nobody answers.
+    NewFlowLimited,
     /// A set names a slot that is not there.
     BadSlot,
     /// The traffic policy is Local, and the endpoints are elsewhere.
@@ -108,6 +110,7 @@ impl DropReason {
             Self::HopLimit => Counter::HopLimit,
             Self::TooBig => Counter::TooBig,
             Self::FlowMapFull => Counter::FlowMapFull,
+            Self::NewFlowLimited => Counter::NewFlowLimited,
             Self::BadSlot => Counter::BadSlot,
             Self::NoLocalEndpoints => Counter::NoLocalEndpoints,
             Self::SourceDenied => Counter::SourceDenied,

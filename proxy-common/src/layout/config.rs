@@ -1,5 +1,8 @@
 //! Settings that are constants of a loaded program (`.rodata`), so that the verifier removes what is switched off.
 
+use super::flow::FlowState;
+use crate::packet::PROTOCOL_TCP;
+
 /// Names of the constants, as the loader sets them.
 pub mod names {
     /// `u16`: first port for connections passed on, host byte order.
@@ -12,6 +15,10 @@ pub mod names {
     pub const NODEPORT_LAST: &str = "NODEPORT_LAST";
     /// `u32`: see [`Settings::idle`](super::Settings::idle).
     pub const IDLE: &str = "IDLE";
+    /// `u32`: flows per second that may be opened without an answer; 0: no limit.
+    pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// `u32`: jiffies per second.
+    pub const JIFFIES: &str = "JIFFIES";
     /// `u8`: translate cluster IPs for clients outside.
     pub const EXTERNAL_CLUSTER_IPS: &str = "EXTERNAL_CLUSTER_IPS";
     /// `u8`: see [`Settings::reset_removed_tcp`](super::Settings::reset_removed_tcp).
@@ -30,6 +37,8 @@ pub mod names {
     pub const HAS_SK_STORAGE: &str = "HAS_SK_STORAGE";
     /// `u8`: `bpf_l4_csum_replace` knows `BPF_F_IPV6` (6.16).
     pub const HAS_CSUM_IPV6: &str = "HAS_CSUM_IPV6";
+    /// `u8`: `bpf_fib_lookup` tells the source address that a route prefers (6.7).
+    pub const HAS_FIB_SRC: &str = "HAS_FIB_SRC";
 }
 
 /// `settings`: ARRAY of one, written by the agent for `debug`; the programs have the same as constants.
@@ -54,6 +63,58 @@ pub struct StoredSettings {
     pub reset_removed_tcp: u8,
     /// 1: TCP connections are refused with a reset.
     pub reject_with_reset: u8,
+    /// Flows per second that may be opened without an answer; 0: no limit.
+    pub max_new_flows: u32,
+    /// How long flows stay without a packet.
+    pub timeouts: Timeouts,
+}
+
+/// After how many seconds without a packet the agent removes a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Timeouts {
+    /// TCP whose handshake is not complete.
+    pub tcp_new: u32,
+    /// TCP, established.
+    pub tcp_established: u32,
+    /// TCP that one side closed.
+    pub tcp_half_closed: u32,
+    /// TCP that is over. More than [`Settings::idle`], which is how long its source port rests.
+    pub closed: u32,
+    /// Datagrams without answer.
+    pub datagram_new: u32,
+    /// Datagrams with answers.
+    pub datagram_answered: u32,
+}
+
+impl Timeouts {
+    /// Those of kube-proxy, and of nf_conntrack where kube-proxy leaves its alone.
+    pub const DEFAULT: Self = Self {
+        tcp_new: 60,
+        tcp_established: 24 * 3600,
+        tcp_half_closed: 3600,
+        closed: 12,
+        datagram_new: 30,
+        datagram_answered: 120,
+    };
+
+    /// That of a flow.
+    pub fn of(&self, protocol: u8, state: u8) -> u32 {
+        const NEW: u8 = FlowState::New as u8;
+        const ANSWERED: u8 = FlowState::Answered as u8;
+        const CLIENT: u8 = FlowState::ClosingByClient as u8;
+        const SERVER: u8 = FlowState::ClosingByServer as u8;
+        const CLOSED: u8 = FlowState::Closed as u8;
+        let is_tcp = protocol == PROTOCOL_TCP;
+        match state {
+            CLOSED => self.closed,
+            NEW | ANSWERED if is_tcp => self.tcp_new,
+            CLIENT | SERVER if is_tcp => self.tcp_half_closed,
+            _ if is_tcp => self.tcp_established,
+            NEW | ANSWERED => self.datagram_new,
+            _ => self.datagram_answered,
+        }
+    }
 }
 
 impl StoredSettings {
@@ -71,9 +132,9 @@ impl StoredSettings {
     }
 }
 
-super::plain!(StoredSettings);
+super::plain!(StoredSettings, Timeouts);
 
-const _: () = assert!(size_of::<StoredSettings>() == 16);
+const _: () = assert!(size_of::<StoredSettings>() == 44);
 
 /// The constants that the decision core needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

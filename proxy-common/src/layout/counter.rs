@@ -73,6 +73,8 @@ counters! {
     TooBig = "too_big",
     /// Dropped: the flow map took no entry.
     FlowMapFull = "flow_map_full",
+    /// Dropped: too many new flows that nobody answers (`--max-new-flows`).
+    NewFlowLimited = "new_flow_limited",
     /// Dropped: a packet could not be rewritten.
     RewriteFailed = "rewrite_failed",
     /// ICMP errors about packets of flows that were translated.

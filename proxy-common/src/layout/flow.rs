@@ -97,16 +97,39 @@ pub mod flags {
     pub const REVERSE: u8 = 8;
 }
 
-/// What the handshake has come to. Datagram flows stay [`FlowState::New`].
+/// What a flow has come to. Both entries say the same, up to where it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
-    /// Only a SYN was seen, or there is no handshake.
+    /// Only the client was heard.
     New = 0,
-    /// More than a SYN.
-    Established = 1,
-    /// FIN or RST: the next SYN is another connection.
-    Closing = 2,
+    /// TCP: the SYN was answered. In the entry for answers only; the other one still says new.
+    Answered = 1,
+    /// TCP: the client went on after the answer. Datagrams: there was an answer.
+    Established = 2,
+    /// TCP: the backend went on, too, which it does for a client that got its answer: not for one that sends from the
+    /// addresses of others. In the entry for answers only; the other one says established.
+    Assured = 3,
+    /// FIN by the client. From here on the next SYN is another connection.
+    ClosingByClient = 4,
+    /// FIN by the backend.
+    ClosingByServer = 5,
+    /// FIN by both, or a reset.
+    Closed = 6,
+}
+
+impl FlowState {
+    /// Has one side ended it, or both?
+    #[inline(always)]
+    pub fn is_ending(state: u8) -> bool {
+        state >= Self::ClosingByClient as u8
+    }
+
+    /// Is nothing more to come?
+    #[inline(always)]
+    pub fn is_closed(state: u8) -> bool {
+        state == Self::Closed as u8
+    }
 }
 
 /// A MAC address in words that need no byte-wise copy.

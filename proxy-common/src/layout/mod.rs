@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod backend;
+pub mod budget;
 pub mod cidr;
 pub mod config;
 pub mod counter;
@@ -15,6 +16,7 @@ pub mod fragment;
 pub mod frontend;
 pub mod id;
 pub mod name;
+pub mod probe;
 pub mod set;
 pub mod socket;
 pub mod source;

@@ -127,6 +127,12 @@ impl<F: Family> Packet<F> {
         self.tcp_flags & (tcp_flags::FIN | tcp_flags::RST) != 0
     }
 
+    /// Does it end a TCP connection at once?
+    #[inline(always)]
+    pub fn is_reset(&self) -> bool {
+        self.tcp_flags & tcp_flags::RST != 0
+    }
+
     /// Offset of the transport checksum from the start of the frame.
     #[inline(always)]
     pub fn checksum_offset(&self) -> usize {

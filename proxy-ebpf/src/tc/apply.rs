@@ -15,13 +15,14 @@ use proxy_common::{
 };
 
 use super::{
-    Done, LONGEST_MASK, NEXT, Scratch, bounds,
+    Done, NEXT, bounds,
     checksums::{TcFamily, update_checksum},
-    scratch, unusual,
+    unusual,
 };
 use crate::{
     log::Note,
-    rewrite,
+    rewrite::{self, LONGEST_MASK},
+    scratch::{Scratch, scratch},
     tables::{KernelFamily, count},
 };
 

@@ -15,8 +15,11 @@ use proxy_common::{
     packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
 };
 
-use super::{Done, Hook, NEXT, Note, TcFamily, checksums::update_checksum, decide, is_for_us, scratch};
-use crate::tables::{Kernel, KernelFamily, count};
+use super::{Done, Hook, NEXT, Note, TcFamily, checksums::update_checksum, decide, is_for_us};
+use crate::{
+    scratch::scratch,
+    tables::{Kernel, KernelFamily, count},
+};
 
 /// The bytes of a packet at tc.
 struct Skb(*mut __sk_buff);

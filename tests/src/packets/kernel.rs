@@ -29,6 +29,7 @@ use proxy_common::{
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
+        probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
         set::Set,
         source::Source,
     },
@@ -61,11 +62,27 @@ pub struct Options {
     pub csum_ipv6: bool,
     /// Refuse TCP with resets.
     pub reject_with_reset: bool,
+    /// Flows per second that may be opened without an answer; 0: no limit.
+    pub max_new_flows: u32,
+    /// Ask routes for the source address that they prefer: needs 6.7.
+    pub fib_src: bool,
+    /// How many ports there are for connections passed on.
+    pub snat_ports: u16,
+    /// Jiffies until a flow that is over gives its port away.
+    pub idle: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_flows: 1 << 16, csum_ipv6: false, reject_with_reset: false }
+        Self {
+            max_flows: 1 << 16,
+            csum_ipv6: false,
+            reject_with_reset: false,
+            max_new_flows: 0,
+            fib_src: false,
+            snat_ports: 10_000,
+            idle: 2_500,
+        }
     }
 }
 
@@ -82,6 +99,7 @@ impl Kernel {
     pub fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Self> {
         let settings = v4.settings;
         let (external, csum) = (settings.external_cluster_ips as u8, options.csum_ipv6 as u8);
+        let fib_src = options.fib_src as u8;
         let (removed, reject) = (settings.reset_removed_tcp as u8, options.reject_with_reset as u8);
         let mut loader = EbpfLoader::new();
         // A log of every instruction would take longer than the check; without any, aya's second try is an error.
@@ -110,6 +128,8 @@ impl Kernel {
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
             .override_global(names::RESET_REMOVED_TCP, &removed, true)
             .override_global(names::REJECT_WITH_RESET, &reject, true)
+            .override_global(names::NEW_FLOWS, &options.max_new_flows, true)
+            .override_global(names::HAS_FIB_SRC, &fib_src, true)
             .override_global(names::HAS_CSUM_IPV6, &csum, true);
         let path = object()?;
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
@@ -254,6 +274,18 @@ impl Kernel {
         Ok(())
     }
 
+    /// Makes all flow entries of a family older.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn age_flows<F: PacketFamily>(&mut self, jiffies: u32) -> Result<()> {
+        let aged = self.flows::<F>()?.into_iter().map(|(key, mut flow)| {
+            flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
+            (key, flow)
+        });
+        self.put_hash(&family_map::<F>("flows"), aged)
+    }
+
     /// What a counter stands at, on all CPUs together.
     ///
     /// # Errors
@@ -279,9 +311,21 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn knows_csum_ipv6(&self) -> Result<bool> {
+        Ok(self.probed()? & PROBED_CSUM_IPV6 != 0)
+    }
+
+    /// Does this kernel tell the source address that a route prefers?
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn knows_fib_src(&self) -> Result<bool> {
+        Ok(self.probed()? & PROBED_FIB_SRC != 0)
+    }
+
+    fn probed(&self) -> Result<u32> {
         let mut packet = [0; 128];
         packet[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
-        Ok(self.run("probe", &packet, 0, 0)?.result == 1)
+        Ok(self.run("probe", &packet, 0, 0)?.result)
     }
 
     /// The type of the program of this name.

@@ -131,7 +131,11 @@ impl Node {
     pub fn new(options: Options) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("packet tests need root")?;
         configure()?;
-        let (v4, v6) = (memory_tables::<V4>()?, memory_tables::<V6>()?);
+        let (mut v4, mut v6) = (memory_tables::<V4>()?, memory_tables::<V6>()?);
+        for settings in [&mut v4.settings, &mut v6.settings] {
+            settings.snat_last = settings.snat_first + options.snat_ports - 1;
+            settings.idle = options.idle;
+        }
         let kernel = Kernel::load(options, &v4, &v6)?;
         Ok(Self { kernel, v4, v6 })
     }

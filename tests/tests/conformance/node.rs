@@ -119,8 +119,14 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
     let is_ipv4 = F::ip(F::UNSPECIFIED).is_ipv4();
     let addr = |place: &str| F::address(address(place, is_ipv4)).unwrap_or(F::UNSPECIFIED);
     let own = format!("node-{}", index + 1);
-    let route =
-        |kind, ifindex, next_hop| Route { kind, ifindex, next_hop, from: Mac([1; 3]), to: Mac([2; 3]) };
+    let route = |kind, ifindex, next_hop| Route {
+        kind,
+        ifindex,
+        next_hop,
+        from: Mac([1; 3]),
+        to: Mac([2; 3]),
+        mtu: 0,
+    };
 
     tables.node_addresses.insert(addr(&own), NodeAddress(NODE_ADDR_NODEPORT | NODE_ADDR_SNAT));
     let mut uplink = Device { flags: DEVICE_UPLINK, ..Device::default() };

@@ -115,6 +115,7 @@ impl Attempt {
             protocol: self.number::<F>(),
             tcp_flags: if matches!(self.protocol, Protocol::Tcp | Protocol::Sctp) { begins } else { 0 },
             hop_limit: 64,
+            follows: false,
             transport: 34,
         })
     }
@@ -172,6 +173,7 @@ fn by_packet<F: CoreFamily>(
         }
         Verdict::Reject | Verdict::Reset => Outcome::Refused,
         Verdict::Echo => Outcome::Echo,
+        Verdict::TimeExceeded | Verdict::TooBig => Outcome::Dropped(None),
         Verdict::Drop => {
             let steps = tables.steps.borrow();
             let reason = steps.iter().find_map(|step| match step {

@@ -129,6 +129,30 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
             |settings| (settings.max_flows / 2).to_string(),
             ["195225", "195225", "160000", "195225"],
         ),
+        (
+            "--conntrack-tcp-timeout-established=2h",
+            "conntrack: {tcpEstablishedTimeout: 1h0m0s}",
+            |settings| settings.timeouts.tcp_established.to_string(),
+            ["86400", "7200", "3600", "7200"],
+        ),
+        (
+            "--conntrack-tcp-timeout-close-wait=0s",
+            "conntrack: {tcpCloseWaitTimeout: 1m}",
+            |settings| settings.timeouts.tcp_half_closed.to_string(),
+            ["3600", "3600", "60", "3600"],
+        ),
+        (
+            "--conntrack-udp-timeout=10s",
+            "conntrack: {udpTimeout: 11s}",
+            |settings| settings.timeouts.datagram_new.to_string(),
+            ["30", "10", "11", "10"],
+        ),
+        (
+            "--conntrack-udp-timeout-stream=10s",
+            "conntrack: {udpStreamTimeout: 0s}",
+            |settings| settings.timeouts.datagram_answered.to_string(),
+            ["120", "10", "120", "10"],
+        ),
     ];
     for (flag, field, shown, expected) in cases {
         let found = [("", ""), (flag, ""), ("", field), (flag, field)]
@@ -155,6 +179,27 @@ fn flows_are_counted_as_kube_proxy_does() {
     assert!(notices[0].is_warning && notices[0].text.contains("1048576 flows"), "{notices:?}");
     let (_, notices) = load("--max-flows 70000", "conntrack: {maxPerCore: 4000000000}").unwrap();
     assert_eq!(notices, []);
+}
+
+#[test]
+fn new_flows_are_limited_by_the_size_of_the_map() {
+    for (flags, expected) in [
+        ("--max-flows 65536", 128),
+        ("--max-flows 1048576", 2_048),
+        ("--max-flows 100", 1),
+        ("--max-flows 65536 --max-new-flows 7", 7),
+        ("--max-new-flows 0", 0),
+    ] {
+        assert_eq!(settings(flags, "").max_new_flows, expected, "{flags}");
+    }
+}
+
+#[test]
+fn timeouts_that_cannot_be_kept_are_told() {
+    let (settings, notices) =
+        load("--conntrack-udp-timeout=1ms", "conntrack: {tcpEstablishedTimeout: 1000h}").unwrap();
+    assert_eq!((settings.timeouts.datagram_new, settings.timeouts.tcp_established), (5, 480 * 3600));
+    assert_eq!(notices.iter().filter(|notice| notice.is_warning).count(), 2, "{notices:?}");
 }
 
 #[test]
@@ -195,7 +240,7 @@ fn what_kube_proxy_s_daemon_sets_say_is_accepted() {
     let warnings: Vec<_> = notices.iter().filter(|notice| notice.is_warning).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].text.starts_with("--masquerade-all"));
-    assert_eq!(notices.len(), 10, "{notices:?}");
+    assert_eq!(notices.len(), 9, "{notices:?}");
 }
 
 #[test]

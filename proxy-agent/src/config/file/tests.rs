@@ -40,7 +40,8 @@ fn fields_that_are_used() {
     let (config, notices) = with_header(
         "bindAddress: fd00::1
 bindAddressHardFail: true
-conntrack: {maxPerCore: 1000, min: 0}
+conntrack: {maxPerCore: 1000, min: 0, tcpEstablishedTimeout: 1h0m0s, tcpCloseWaitTimeout: null, udpTimeout: 0s,
+  udpStreamTimeout: 3m}
 detectLocal: {interfaceNamePrefix: cali}
 healthzBindAddress: :9000
 hostnameOverride: n1
@@ -56,7 +57,16 @@ oomScoreAdj: -500
     assert_eq!(notices, []);
     assert_eq!(config.bind_address, Some("fd00::1".parse().unwrap()));
     assert_eq!(config.bind_address_hard_fail, Some(true));
-    assert_eq!(config.conntrack, Conntrack { max_per_core: Some(1000), min: Some(0) });
+    assert_eq!(
+        config.conntrack,
+        Conntrack {
+            max_per_core: Some(1000),
+            min: Some(0),
+            tcp_established_timeout: Some(Duration::from_secs(3600)),
+            udp_stream_timeout: Some(Duration::from_secs(180)),
+            ..Conntrack::default()
+        }
+    );
     assert_eq!(config.detect_local.interface_name_prefix.as_deref(), Some("cali"));
     assert_eq!(config.healthz_bind_address, Some(BindAddress { ip: None, port: Some(9000) }));
     assert_eq!(config.hostname_override.as_deref(), Some("n1"));
@@ -78,7 +88,7 @@ fn what_is_passed_over_is_told_once_each() {
         ("ipvs: {scheduler: ''}", None),
         ("featureGates: {A: true}", Some((false, "featureGates is not used: this program has no feature"))),
         ("clientConnection: {qps: 50}", Some((false, "clientConnection.qps is not used"))),
-        ("conntrack: {tcpEstablishedTimeout: 1h0m0s}", Some((false, "conntrack.tcpEstablishedTimeout is"))),
+        ("conntrack: {tcpBeLiberal: true}", Some((false, "conntrack.tcpBeLiberal is not used"))),
         ("detectLocalMode: NodeCIDR", Some((false, "detectLocalMode is not used: where a client is"))),
         ("winkernel: {enableDSR: true}", Some((false, "winkernel is not used"))),
         ("clusterCidr: 10.0.0.0/8", Some((true, "clusterCidr is no field"))),

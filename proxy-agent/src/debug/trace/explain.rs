@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     datapath::address::{UserFamily, protocol_of},
-    debug::{flows::state_text, names::protocol_text},
+    datapath::flows::state_name,
+    debug::names::protocol_text,
 };
 
 impl Question {
@@ -124,7 +125,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             F::to_socket(&flow.tuple.dst, flow.tuple.dport),
         );
         let whose = if flow.flags & flags::REVERSE != 0 { "an answer in" } else { "part of" };
-        let state = state_text(flow.state);
+        let state = state_name(flow.state);
         let service = self.service(flow.service);
         format!("it is {whose} a known flow ({state}) of {service}: sent as {from} to {to}")
     }
@@ -194,6 +195,7 @@ pub(super) fn drop_text(reason: DropReason) -> &'static str {
         DropReason::HopLimit => "the hop limit ran out",
         DropReason::TooBig => "it is too big for the way on",
         DropReason::FlowMapFull => "the flow map is full",
+        DropReason::NewFlowLimited => "there are too many new flows that nobody answers (--max-new-flows)",
         DropReason::BadSlot => "the set names a backend that is not there: a defect",
     }
 }

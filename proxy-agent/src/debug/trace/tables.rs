@@ -239,6 +239,23 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         }
     }
 
+    fn preferred_source(
+        &self,
+        _ifindex: u32,
+        _src: &F::Addr,
+        _dst: &F::Addr,
+        _preferred: &mut F::Addr,
+    ) -> bool {
+        // The device's is told instead.
+        false
+    }
+
+    fn admit_flow(&self) -> bool {
+        true
+    }
+
+    fn flow_answered(&self) {}
+
     fn has_socket(&self, _tuple: &Tuple<F>, _protocol: u8) -> bool {
         // Cannot be known without asking the kernel's socket tables; the explanation says so.
         false

@@ -82,9 +82,36 @@ fn sources_are_the_interface_s_own_or_the_node_s() {
 }
 
 #[test]
+fn routes_may_prefer_a_source() {
+    let mut interfaces = node();
+    let prefer = |sources: &[&str]| sources.iter().map(|ip| ip.parse().unwrap()).collect();
+    interfaces[0].addresses = vec!["10.9.9.9".parse().unwrap()];
+    for (preferred, expected) in [
+        (&["192.168.1.11"][..], "192.168.1.11 fd00::10"),
+        (&["10.9.9.9", "192.168.1.11"], "10.9.9.9 fd00::10"),
+        // Not the node's (any more).
+        (&["192.168.1.77"], "192.168.1.10 fd00::10"),
+    ] {
+        interfaces[1].preferred_sources = prefer(preferred);
+        let topology = Topology::new(&interfaces, &[], &wishes());
+        let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
+        assert_eq!(sources.join(" "), expected, "{preferred:?}");
+        // Whatever the kernel finds, late answers to it are known.
+        let mut all = ips(&["192.168.1.10", "192.168.1.11", "fd00::10", "10.244.1.0"]);
+        all.extend(
+            preferred
+                .iter()
+                .map(|ip| ip.parse::<IpAddr>().unwrap())
+                .filter(|ip| ip.to_string() != "192.168.1.77"),
+        );
+        assert_eq!(topology.snat_sources, all, "{preferred:?}");
+    }
+}
+
+#[test]
 fn sources_of_an_overlay_without_addresses_are_those_of_its_routes() {
     let mut interfaces = node();
-    interfaces[7].route_sources = ["192.0.2.1", "10.244.1.1"].map(|ip| ip.parse().unwrap()).to_vec();
+    interfaces[7].preferred_sources = ["192.0.2.1", "10.244.1.1"].map(|ip| ip.parse().unwrap()).to_vec();
     let topology = Topology::new(&interfaces, &[], &wishes());
     let wireguard = topology.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
     // A source that the node does not have is no source; IPv6 has no such route.

@@ -28,6 +28,7 @@ impl Agent {
             Pins::new(Path::new("/nowhere")),
             state,
             &crate::reaper::Counts::default(),
+            &crate::sweeper::Counts::default(),
         ));
         Self { health, metrics, source }
     }

@@ -23,6 +23,7 @@ use crate::{
     model::{objects::Change, plan::IpFamily},
     reaper,
     source::SourceState,
+    sweeper,
 };
 
 /// A label set of one label.
@@ -45,7 +46,12 @@ pub struct Metrics {
 
 impl Metrics {
     /// Nothing counted yet. What the programs count is read from the pinned maps at each scrape.
-    pub fn new(pins: Pins, source: watch::Receiver<SourceState>, reaper: &reaper::Counts) -> Self {
+    pub fn new(
+        pins: Pins,
+        source: watch::Receiver<SourceState>,
+        reaper: &reaper::Counts,
+        sweeper: &sweeper::Counts,
+    ) -> Self {
         let mut registry = Registry::default();
         let kube_proxy = KubeProxy::new(&mut registry, SystemTime::now());
         let mut metrics = Self {
@@ -70,6 +76,16 @@ impl Metrics {
             "proxy_agent_socket_failures",
             "Network namespaces whose sockets could not be looked at or ended",
             reaper.failed.clone(),
+        );
+        metrics.registry.register(
+            "proxy_agent_flows",
+            "Flows of the packet programs by state, counted about twice a minute",
+            sweeper.flows.clone(),
+        );
+        metrics.registry.register(
+            "proxy_agent_flows_expired",
+            "Flows that were removed because no packet came for too long",
+            sweeper.expired.clone(),
         );
         let at_scrape = AtScrape { pins, source, hooks: metrics.hooks.clone() };
         metrics.registry.register_collector(Box::new(at_scrape));

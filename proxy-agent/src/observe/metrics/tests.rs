@@ -5,7 +5,12 @@ use crate::model::objects::{EndpointSlice, ObjectName, Service};
 
 fn metrics() -> Metrics {
     let (_, source) = watch::channel(SourceState::default());
-    Metrics::new(Pins::new(Path::new("/nowhere")), source, &reaper::Counts::default())
+    Metrics::new(
+        Pins::new(Path::new("/nowhere")),
+        source,
+        &reaper::Counts::default(),
+        &sweeper::Counts::default(),
+    )
 }
 
 fn assert_lines(metrics: &Metrics, lines: &[&str]) {

@@ -23,7 +23,9 @@ for_both_families! {
     lost_forward_entry_comes_back
     lost_entries_of_a_snat_flow_come_back
     entries_are_touched_once_a_second
-    handshake_states
+    states_of_a_connection
+    datagrams_are_answered
+    new_flows_are_limited
     answers_of_a_closed_flow_are_not_for_its_client
     closed_flow_gives_its_answers_up
     the_end_of_a_flow_is_not_another_s
@@ -69,7 +71,7 @@ fn syn_after_close_chooses_anew<F: TestFamily>() {
         let (syn, end) = (tcp(REQUEST.0, REQUEST.1, SYN), tcp(REQUEST.0, REQUEST.1, closing));
         world.pod_sends(&syn);
         world.pod_sends(&end);
-        assert_eq!(state(&world, &syn), FlowState::Closing as u8);
+        assert!(FlowState::is_ending(state(&world, &syn)));
         world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
         world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK)).is(
             Verdict::Translate,
@@ -197,19 +199,106 @@ fn entries_are_touched_once_a_second<F: TestFamily>() {
     assert_eq!(seen(), [start + crate::layout::flow::REFRESH; 2], "both entries");
 }
 
-fn handshake_states<F: TestFamily>() {
+/// Who sends.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Client,
+    Server,
+}
+
+/// Sends packets with these flags and compares the states of both entries after each, for requests first.
+fn lives<F: TestFamily>(steps: &[(By, u8, FlowState, FlowState)]) {
     let world = World::<F>::new(&[POD_B]);
-    let syn = tcp(REQUEST.0, REQUEST.1, SYN);
-    for (flags, expected) in [
-        (SYN, FlowState::New),
-        (SYN, FlowState::New),
-        (ACK, FlowState::Established),
-        (FIN, FlowState::Closing),
-        (ACK, FlowState::Closing),
-    ] {
-        world.pod_sends(&tcp(REQUEST.0, REQUEST.1, flags));
-        assert_eq!(state(&world, &syn), expected as u8, "after {flags:#x}");
+    let answers = FlowKey::new(tuple((POD_B, TARGET_PORT), CLIENT_END), PROTOCOL_TCP, Edge::ReverseEgress);
+    for (by, flags, request, answer) in steps {
+        match by {
+            By::Client => world.pod_sends(&tcp(REQUEST.0, REQUEST.1, *flags)),
+            By::Server => world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, *flags)),
+        };
+        let said =
+            (state(&world, &tcp(REQUEST.0, REQUEST.1, SYN)), world.flow_entry(&answers).unwrap().state);
+        assert_eq!(said, (*request as u8, *answer as u8), "after {flags:#x} by {by:?} of {steps:?}");
     }
+}
+
+fn states_of_a_connection<F: TestFamily>() {
+    use By::{Client, Server};
+    use FlowState::{Answered, Assured, Closed, ClosingByClient, ClosingByServer, Established, New};
+    let handshake = [
+        (Client, SYN, New, New),
+        (Client, SYN, New, New),
+        (Server, SYN_ACK, New, Answered),
+        (Server, SYN_ACK, New, Answered),
+        (Client, ACK, Established, Established),
+        (Client, ACK, Established, Established),
+        (Server, ACK, Established, Assured),
+        (Client, ACK, Established, Assured),
+    ];
+    for rest in [
+        &[
+            (Client, FIN, ClosingByClient, ClosingByClient),
+            (Server, ACK, ClosingByClient, ClosingByClient),
+            (Client, FIN, ClosingByClient, ClosingByClient),
+            (Server, FIN, Closed, Closed),
+            (Client, ACK, Closed, Closed),
+            (Client, FIN, Closed, Closed),
+        ][..],
+        &[
+            (Server, FIN, ClosingByServer, ClosingByServer),
+            (Server, FIN, ClosingByServer, ClosingByServer),
+            (Client, FIN, Closed, Closed),
+            (Client, SYN, New, New),
+        ],
+        &[(Client, FIN, ClosingByClient, ClosingByClient), (Client, RST, Closed, Closed)],
+        &[(Client, RST, Closed, Closed), (Server, FIN, Closed, Closed)],
+        &[(Server, RST, Closed, Closed)],
+    ] {
+        lives::<F>(&[&handshake, rest].concat());
+    }
+    // Without a handshake: the client alone says nothing, the backend does.
+    lives::<F>(&[(Client, ACK, New, New), (Client, ACK, New, New), (Server, ACK, Established, Assured)]);
+    // Refused.
+    lives::<F>(&[(Client, SYN, New, New), (Server, RST, Closed, Closed), (Client, SYN, New, New)]);
+}
+
+fn datagrams_are_answered<F: TestFamily>() {
+    let world = World::<F>::new(&[POD_B]);
+    let (request, reply) = (udp(REQUEST.0, REQUEST.1), udp((POD_B, TARGET_PORT), CLIENT_END));
+    for _ in 0..2 {
+        world.pod_sends(&request);
+        assert_eq!(state(&world, &request), FlowState::New as u8);
+    }
+    for _ in 0..2 {
+        world.to_client(&reply);
+        for flow in world.flows.borrow().values() {
+            assert_eq!(flow.get().state, FlowState::Established as u8, "both entries");
+        }
+    }
+    assert_eq!(world.unanswered.get(), 0);
+}
+
+fn new_flows_are_limited<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_B]);
+    world.max_unanswered = 2;
+    let syn = |port| tcp((POD_A, port), REQUEST.1, SYN);
+    let back = |port, flags| tcp((POD_B, TARGET_PORT), (POD_A, port), flags);
+    for port in [1, 2] {
+        assert_eq!(world.pod_sends(&syn(port)).verdict, Verdict::Translate);
+    }
+    let entries = world.flows.borrow().len();
+    assert_eq!(world.pod_sends(&syn(3)).verdict, Verdict::Drop);
+    assert_eq!((world.counter(Counter::NewFlowLimited), world.flows.borrow().len()), (1, entries));
+    // Known flows go on. A handshake that the backend only answered is not one that the client completed: whoever sends from
+    // others' addresses gets so far, and with a guess even one packet further.
+    assert_eq!(world.pod_sends(&syn(1)).verdict, Verdict::Translate);
+    world.to_client(&back(1, SYN_ACK));
+    world.pod_sends(&tcp((POD_A, 1), REQUEST.1, ACK));
+    assert_eq!(world.pod_sends(&syn(3)).verdict, Verdict::Drop);
+    world.to_client(&back(1, ACK));
+    world.to_client(&back(1, ACK));
+    assert_eq!(world.pod_sends(&syn(3)).verdict, Verdict::Translate);
+    assert_eq!(world.pod_sends(&syn(4)).verdict, Verdict::Drop, "it gave one place back, once");
+    assert_eq!(world.unanswered.get(), 2);
 }
 
 fn answers_of_a_closed_flow_are_not_for_its_client<F: TestFamily>() {
@@ -227,6 +316,10 @@ fn closed_flow_gives_its_answers_up<F: TestFamily>() {
     let world = World::<F>::new(&[POD_B]);
     world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
     world.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
+    // Half closed, the backend may still be at it.
+    let meanwhile = world.pod_sends(&tcp(CLIENT_END, (EXTERNAL_IP, PORT), SYN)).out.to;
+    assert_ne!(meanwhile.sport, CLIENT_END.1.to_be());
+    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
     // The same port again, to another service on the same backend: the source port need not change.
     world.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN)).is(
         Verdict::Translate,

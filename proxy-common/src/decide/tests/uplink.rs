@@ -2,9 +2,14 @@
 
 use super::{for_both_families, world::*};
 use crate::{
-    decide::{RouteKind, Verdict},
-    layout::{counter::Counter, device::Device, set::SetRole},
-    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
+    decide::{NodeAddress, RouteKind, Verdict},
+    layout::{
+        counter::Counter,
+        device::{Device, NODE_ADDR_SNAT},
+        frontend::{FrontendKey, Target},
+        set::SetRole,
+    },
+    packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet},
 };
 
 for_both_families! {
@@ -22,7 +27,10 @@ for_both_families! {
     followers_need_a_flow
     snat_exhaustion
     idle_flows_give_their_source_ports
+    a_socket_s_port_is_not_given_away
+    the_source_is_the_one_that_the_route_prefers
     unknown_snat_port
+    a_frontend_may_have_a_snat_port
     no_endpoints_rejects
     broken_slot_drops
     full_map_drops_and_leaves_nothing
@@ -232,6 +240,39 @@ fn idle_flows_give_their_source_ports<F: TestFamily>() {
     assert_eq!(open(&world, &syn(50_002)), Verdict::Forward, "closed and idle");
 }
 
+fn a_socket_s_port_is_not_given_away<F: TestFamily>() {
+    for (protocol, is_given) in [(PROTOCOL_TCP, false), (PROTOCOL_UDP, false), (PROTOCOL_SCTP, true)] {
+        let mut world = World::<F>::new(&[REMOTE]);
+        (world.settings.snat_first, world.settings.snat_last) = (20_000, 20_003);
+        let target = Target::new(SERVICE, 0).unwrap();
+        world.add_frontend(FrontendKey::new(F::UNSPECIFIED, NODE_PORT.to_be(), protocol), target);
+        world.listening.insert((F::addr(NODE), 20_001u16.to_be(), protocol));
+        let ports: std::collections::HashSet<u16> = (50_000..50_004)
+            .map(|port| packet(tuple((CLIENT, port), FRONTEND), protocol, SYN))
+            .map(|request| world.uplink_gets(&request))
+            .filter(|said| said.verdict == Verdict::Forward)
+            .map(|said| u16::from_be(said.out.to.sport))
+            .collect();
+        // There is no look-up for SCTP.
+        assert_eq!((ports.len(), ports.contains(&20_001)), if is_given { (4, true) } else { (3, false) });
+        assert_eq!(world.counter(Counter::SnatExhausted), (!is_given).into());
+    }
+}
+
+fn the_source_is_the_one_that_the_route_prefers<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    let source = |world: &World<F>, port| open(world, (CLIENT, port)).tuple.src;
+    world.preferred_sources.insert(F::addr(REMOTE), F::addr(OTHER_NODE_ADDRESS));
+    assert_eq!(source(&world, 1), F::addr(NODE), "late answers to the other would be taken for the stack's");
+    world.node_addresses.insert(F::addr(OTHER_NODE_ADDRESS), NodeAddress(NODE_ADDR_SNAT));
+    assert_eq!(source(&world, 2), F::addr(OTHER_NODE_ADDRESS));
+    assert_eq!(source(&world, 1), F::addr(NODE), "flows keep theirs");
+    // It does without an address of the device.
+    world.devices.get_mut(&UPLINK).unwrap().snat_v4 = 0;
+    world.devices.get_mut(&UPLINK).unwrap().snat_v6 = [0; 4];
+    assert_eq!(source(&world, 3), F::addr(OTHER_NODE_ADDRESS));
+}
+
 fn unknown_snat_port<F: TestFamily>() {
     let mut world = World::<F>::new(&[REMOTE]);
     let stray = tcp((REMOTE, TARGET_PORT), (NODE, 20_050), ACK);
@@ -248,6 +289,17 @@ fn unknown_snat_port<F: TestFamily>() {
     }
     world.listening.insert((F::addr(NODE), 20_050u16.to_be(), PROTOCOL_TCP));
     assert_eq!(world.uplink_gets(&stray).verdict, Verdict::Pass, "a socket of the node");
+}
+
+fn a_frontend_may_have_a_snat_port<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_A]);
+    let frontend = (NODE, 20_050);
+    world.frontend(F::addr(NODE), 20_050, SERVICE, 0);
+    for _ in 0..2 {
+        let said = world.uplink_gets(&tcp(CLIENT_END, frontend, SYN));
+        said.is(Verdict::Translate, CLIENT_END, (POD_A, TARGET_PORT));
+    }
+    assert_eq!(world.counter(Counter::SnatUnknown), 0);
 }
 
 fn no_endpoints_rejects<F: TestFamily>() {

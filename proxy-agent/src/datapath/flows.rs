@@ -1,0 +1,132 @@
+//! The flow maps, as the agent goes through them to remove what is over.
+
+use std::io;
+
+use anyhow::{Context as _, Result};
+use proxy_common::{
+    V4, V6,
+    layout::flow::{Flow, FlowKey, FlowState},
+};
+
+use super::{maps::MapFamily, pins::Pins, sys::RawHash};
+
+/// States of flows, for people and metrics.
+pub(crate) const STATES: [&str; 5] = ["new", "answered", "established", "half-closed", "closed"];
+
+/// The name of a [`FlowState`], one of [`STATES`].
+pub(crate) fn state_name(state: u8) -> &'static str {
+    const ANSWERED: u8 = FlowState::Answered as u8;
+    const ESTABLISHED: u8 = FlowState::Established as u8;
+    const ASSURED: u8 = FlowState::Assured as u8;
+    let [new, answered, established, half_closed, closed] = STATES;
+    match state {
+        ANSWERED => answered,
+        ESTABLISHED | ASSURED => established,
+        state if FlowState::is_closed(state) => closed,
+        state if FlowState::is_ending(state) => half_closed,
+        _ => new,
+    }
+}
+
+/// A flow map. The data path goes on using it meanwhile.
+pub(crate) trait FlowTable<F: MapFamily>: Send {
+    /// How many entries it has room for.
+    fn capacity(&self) -> u32;
+    /// The entries from a position on (the beginning is `None`), about as many as `room`; then the position behind them,
+    /// `None` at the end.
+    fn slice(&mut self, from: Option<u32>, room: usize) -> Result<Slice<F>>;
+    /// An entry as it is now. Looking at it is no use of it.
+    fn get(&self, key: &FlowKey<F>) -> Result<Option<Flow<F>>>;
+    /// Removes an entry. One that is not there is gone already.
+    fn remove(&mut self, key: &FlowKey<F>) -> Result<()>;
+}
+
+/// Some entries, and where to go on.
+pub(crate) type Slice<F> = (Vec<(FlowKey<F>, Flow<F>)>, Option<u32>);
+
+/// The kernel's, with room for a slice.
+pub(crate) struct FlowMap<F: MapFamily> {
+    map: RawHash<FlowKey<F>, Flow<F>>,
+    keys: Vec<FlowKey<F>>,
+    values: Vec<Flow<F>>,
+}
+
+impl<F: MapFamily> FlowMap<F> {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another version.
+    pub(crate) fn open(pins: &Pins) -> Result<Self> {
+        let path = pins.map(&format!("flows_{}", F::SUFFIX));
+        let map = RawHash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self::of(map))
+    }
+
+    fn of(map: RawHash<FlowKey<F>, Flow<F>>) -> Self {
+        Self { map, keys: Vec::new(), values: Vec::new() }
+    }
+
+    fn batch(&mut self, from: Option<u32>) -> io::Result<(usize, Option<u32>)> {
+        loop {
+            match self.map.batch(from, &mut self.keys, &mut self.values) {
+                // A bucket with so many entries is hardly possible.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    self.make_room(2 * self.keys.len())
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn make_room(&mut self, room: usize) {
+        if self.keys.len() < room {
+            self.keys.resize(room, FlowKey::default());
+            self.values.resize(room, Flow::default());
+        }
+    }
+}
+
+impl<F: MapFamily> FlowTable<F> for FlowMap<F> {
+    fn capacity(&self) -> u32 {
+        self.map.max_entries()
+    }
+
+    fn slice(&mut self, from: Option<u32>, room: usize) -> Result<Slice<F>> {
+        self.make_room(room);
+        let (count, next) = self.batch(from).context("cannot read the flow map")?;
+        let entries = self.keys.iter().copied().zip(self.values.iter().copied()).take(count).collect();
+        Ok((entries, next))
+    }
+
+    fn get(&self, key: &FlowKey<F>) -> Result<Option<Flow<F>>> {
+        self.map.get(key).context("cannot read the flow map")
+    }
+
+    fn remove(&mut self, key: &FlowKey<F>) -> Result<()> {
+        self.map.remove(key).map(drop).context("cannot remove from the flow map")
+    }
+}
+
+/// The flow maps of both families.
+///
+/// # Errors
+/// As [`FlowMap::open`].
+pub(crate) fn open(pins: &Pins) -> Result<(FlowMap<V4>, FlowMap<V6>)> {
+    Ok((FlowMap::open(pins)?, FlowMap::open(pins)?))
+}
+
+#[cfg(test)]
+impl<F: MapFamily> FlowMap<F> {
+    /// A map of its own with these entries; `None` without the permission to make one.
+    pub(crate) fn filled(
+        max_entries: u32,
+        entries: impl Iterator<Item = (FlowKey<F>, Flow<F>)>,
+    ) -> Option<Self> {
+        let map = match RawHash::new_lru(max_entries) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return None,
+            map => map.unwrap(),
+        };
+        entries.for_each(|(key, flow)| map.insert(&key, &flow).unwrap());
+        Some(Self::of(map))
+    }
+}

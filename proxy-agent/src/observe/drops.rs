@@ -1,0 +1,99 @@
+//! Warns of dropped packets that somebody must do something about.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use proxy_common::layout::counter::Counter;
+
+/// Each warning is said at most once in this time, and is a problem of `/healthz` for as long.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What to warn of, behind the number of packets.
+const WATCHED: [(Counter, &str); 3] = [
+    (
+        Counter::SnatExhausted,
+        "were dropped because no source port was free towards a backend on another node: widen --snat-ports, or give \
+         the Service more endpoints",
+    ),
+    (
+        Counter::NewFlowLimited,
+        "of new flows that nobody answered were dropped: a flood, or clients that send one way only (--max-new-flows)",
+    ),
+    (Counter::FlowMapFull, "were dropped because the flow map took no entry: raise --max-flows"),
+];
+
+/// Looks at counters from time to time.
+#[derive(Debug, Default)]
+pub struct Drops {
+    /// What was counted when this was said last; at first, what an earlier agent left.
+    seen: HashMap<Counter, u64>,
+    said: HashMap<Counter, (Instant, String)>,
+}
+
+impl Drops {
+    /// What is to be said now of these counters.
+    pub fn look(&mut self, counts: &[(Counter, u64)], now: Instant) -> Vec<String> {
+        let is_first = self.seen.is_empty();
+        self.said.retain(|_, (at, _)| now.duration_since(*at) < QUIET);
+        let mut warnings = Vec::new();
+        for (counter, text) in WATCHED {
+            let count = counts.iter().find(|(known, _)| *known == counter).map_or(0, |(_, count)| *count);
+            let seen = self.seen.entry(counter).or_insert(if is_first { count } else { 0 });
+            if count < *seen {
+                // The maps were made anew.
+                *seen = 0;
+            }
+            if count > *seen && !self.said.contains_key(&counter) {
+                let warning = format!("{} packets {text}", count - *seen);
+                *seen = count;
+                self.said.insert(counter, (now, warning.clone()));
+                warnings.push(warning);
+            }
+        }
+        warnings
+    }
+
+    /// What was said a short time ago.
+    pub fn recent(&self) -> Vec<String> {
+        let said = WATCHED.iter().filter_map(|(counter, _)| self.said.get(counter));
+        said.map(|(_, warning)| warning.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_told_at_most_once_a_minute() {
+        let start = Instant::now();
+        let mut drops = Drops::default();
+        for (seconds, exhausted, limited, expected) in [
+            (0, 7, 0, &[][..]),
+            (5, 7, 0, &[]),
+            (10, 9, 0, &["2 packets were dropped because no source port"]),
+            (15, 20, 3, &["3 packets of new flows"]),
+            (60, 30, 3, &[]),
+            (70, 30, 3, &["21 packets were dropped because no source port"]),
+            (75, 30, 4, &["1 packets of new flows"]),
+            (200, 30, 4, &[]),
+            (205, 1, 0, &["1 packets were dropped"]),
+        ] {
+            let counts = [(Counter::SnatExhausted, exhausted), (Counter::NewFlowLimited, limited)];
+            let now = start + Duration::from_secs(seconds);
+            let warnings = drops.look(&counts, now);
+            assert_eq!(warnings.len(), expected.len(), "{seconds} s: {warnings:?}");
+            for (warning, beginning) in warnings.iter().zip(expected) {
+                assert!(warning.starts_with(beginning), "{warning}");
+            }
+            if seconds == 75 {
+                assert_eq!(drops.recent().len(), 2);
+            }
+            if seconds == 200 {
+                assert!(drops.recent().is_empty());
+            }
+        }
+    }
+}

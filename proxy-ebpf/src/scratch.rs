@@ -1,0 +1,28 @@
+//! What packet programs have no room for on the stack.
+
+use proxy_common::{
+    Family,
+    decide::{Translation, Verdict},
+    packet::Dissected,
+};
+
+use crate::maps::FamilyMaps;
+
+/// What a packet is and what is to become of it.
+#[repr(C)]
+pub(crate) struct Scratch<F: Family> {
+    /// The packet.
+    pub(crate) dissected: Dissected<F>,
+    /// What was decided.
+    pub(crate) verdict: Verdict,
+    /// And how.
+    pub(crate) out: Translation<F>,
+}
+
+/// This CPU's.
+#[inline(always)]
+pub(crate) fn scratch<F: FamilyMaps>() -> Option<&'static mut Scratch<F>> {
+    // SAFETY: programs run with bottom halves off, so that one at a time uses it; any bytes there were written as this type,
+    // or are zero, which is the first variant of each enum.
+    F::scratch().map(|scratch| unsafe { &mut *scratch })
+}

@@ -1,0 +1,393 @@
+//! Life of flows in the kernel's programs, packet by packet: states, source ports, the limit of new flows. Needs root.
+
+use std::{
+    net::{IpAddr, TcpListener, UdpSocket},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use proxy_common::{
+    decide::NodeAddress,
+    layout::{
+        counter::Counter,
+        device::NODE_ADDR_SNAT,
+        flow::{Edge, FlowState, flags},
+    },
+};
+use proxy_tests::packets::{
+    Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, memory_tables, same_frame,
+    sys::Kind,
+};
+
+const SYN: Transport = Transport::Tcp(2);
+const SYN_ACK: Transport = Transport::Tcp(18);
+const ACK: Transport = Transport::Tcp(16);
+const FIN: Transport = Transport::Tcp(17);
+
+const REDIRECT: u32 = 7;
+const SHOT: u32 = 2;
+const XDP_DROP: u32 = 1;
+const XDP_TX: u32 = 3;
+
+/// NodePorts, by backend.
+const AT_REMOTE: u16 = 30_002;
+const AT_UNRESOLVED: u16 = 30_005;
+const AT_POD: u16 = 30_001;
+
+macro_rules! for_both_families {
+    ($($name:ident)*) => {
+        mod v4 {
+            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V4>() })*
+        }
+        mod v6 {
+            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V6>() })*
+        }
+    };
+}
+
+for_both_families! {
+    packet_each_backend_has_all_source_ports
+    packet_source_ports_run_out_and_come_back
+    packet_a_pair_is_repaired_from_either_side
+    packet_ports_of_sockets_are_not_given_away
+    packet_states_are_those_of_both_entries
+    packet_unanswered_flows_are_limited
+    packet_answered_flows_are_not_limited
+    packet_source_that_the_route_prefers
+}
+
+/// What became of a packet that was to be passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Sent(Frame),
+    Dropped,
+}
+
+impl Outcome {
+    fn sent(self) -> Result<Frame> {
+        match self {
+            Self::Sent(frame) => Ok(frame),
+            Self::Dropped => bail!("the packet was dropped"),
+        }
+    }
+}
+
+/// Runs a program of the uplink on what should be passed on between these ends. Source port and MACs are the program's.
+#[track_caller]
+fn pass_on(kernel: &Kernel, program: &str, frame: &Frame, to: &Frame) -> Result<Outcome> {
+    let run = kernel.run(program, &frame.build()?, Device::Uplink.index()?, 0)?;
+    let is_xdp = Kernel::kind(program) == Kind::Xdp;
+    if run.result == if is_xdp { XDP_DROP } else { SHOT } {
+        return Ok(Outcome::Dropped);
+    }
+    ensure!(run.result == if is_xdp { XDP_TX } else { REDIRECT }, "{program} gave {}", run.result);
+    let at = to.transport_offset();
+    let mut expected = to.clone().one_hop_less();
+    if expected.src.port() == 0 {
+        expected.src.set_port(u16::from_be_bytes([run.packet[at], run.packet[at + 1]]));
+    }
+    let mac = |at: usize| -> [u8; 6] { std::array::from_fn(|byte| run.packet[at + byte]) };
+    expected = expected.with_macs(mac(0), mac(6));
+    ensure!(same_frame(&expected.build()?, &run.packet), "{program}: {expected:?}\n{:02x?}", run.packet);
+    Ok(Outcome::Sent(expected))
+}
+
+/// A client's packet to a nodePort of a remote backend.
+#[track_caller]
+fn ask<F: PacketFamily>(
+    kernel: &Kernel,
+    client: u16,
+    (port, backend): (u16, Host),
+    transport: Transport,
+) -> Result<Outcome> {
+    let request = Frame::new(Host::Client.at::<F>(client), Host::Node.at::<F>(port), transport);
+    pass_on(
+        kernel,
+        "uplink_ingress",
+        &request,
+        &request.between(Host::Node.at::<F>(0), backend.at::<F>(8080)),
+    )
+}
+
+/// The backend's answer to what it was sent, which must come to this client from this nodePort.
+#[track_caller]
+fn answer<F: PacketFamily>(
+    kernel: &Kernel,
+    sent: &Frame,
+    client: u16,
+    port: u16,
+    transport: Transport,
+) -> Result<()> {
+    let answer = Frame { transport, hop_limit: 64, ..sent.reply() };
+    let back = answer.between(Host::Node.at::<F>(port), Host::Client.at::<F>(client));
+    assert_ne!(pass_on(kernel, "uplink_ingress", &answer, &back)?, Outcome::Dropped);
+    Ok(())
+}
+
+const REMOTE: (u16, Host) = (AT_REMOTE, Host::Remote);
+const OTHER: (u16, Host) = (AT_UNRESOLVED, Host::Unresolved);
+
+fn packet_each_backend_has_all_source_ports<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options { snat_ports: 1, ..Options::default() })?;
+    for transport in [SYN, Transport::Udp] {
+        let first = ask::<F>(&kernel, 50_000, REMOTE, transport)?.sent()?;
+        let second = ask::<F>(&kernel, 50_001, OTHER, transport)?.sent()?;
+        assert_eq!((first.src.port(), second.src.port()), (*SNAT.start(), *SNAT.start()));
+        let reply = if transport == SYN { SYN_ACK } else { transport };
+        answer::<F>(&kernel, &first, 50_000, AT_REMOTE, reply)?;
+        answer::<F>(&kernel, &second, 50_001, AT_UNRESOLVED, reply)?;
+    }
+    assert_eq!(kernel.counter(Counter::SnatExhausted)?, 0);
+    Ok(())
+}
+
+fn packet_source_ports_run_out_and_come_back<F: PacketFamily>() -> Result<()> {
+    const PORTS: u16 = 4;
+    let Node { mut kernel, .. } = Node::new(Options { snat_ports: PORTS, idle: 0, ..Options::default() })?;
+    let clients = 50_000..50_000 + PORTS;
+    let mut used = std::collections::BTreeSet::new();
+    let mut sent = Vec::new();
+    for client in clients.clone() {
+        sent.push(ask::<F>(&kernel, client, REMOTE, SYN)?.sent()?);
+        used.insert(sent[sent.len() - 1].src.port());
+    }
+    assert_eq!(
+        used.into_iter().collect::<Vec<_>>(),
+        (*SNAT.start()..SNAT.start() + PORTS).collect::<Vec<_>>()
+    );
+    assert_eq!(ask::<F>(&kernel, 51_000, REMOTE, SYN)?, Outcome::Dropped);
+    assert_eq!(kernel.counter(Counter::SnatExhausted)?, 1);
+    // Others do not suffer: those that are there, and another backend's.
+    for (client, sent) in clients.zip(&sent) {
+        answer::<F>(&kernel, sent, client, AT_REMOTE, SYN_ACK)?;
+    }
+    ask::<F>(&kernel, 51_000, OTHER, SYN)?.sent()?;
+    // Half closed, a connection keeps its port; closed, it gives it away.
+    ask::<F>(&kernel, 50_001, REMOTE, FIN)?.sent()?;
+    assert_eq!(ask::<F>(&kernel, 51_001, REMOTE, SYN)?, Outcome::Dropped);
+    answer::<F>(&kernel, &sent[1], 50_001, AT_REMOTE, FIN)?;
+    let next = ask::<F>(&kernel, 51_001, REMOTE, SYN)?.sent()?;
+    assert_eq!(next.src, sent[1].src);
+    answer::<F>(&kernel, &next, 51_001, AT_REMOTE, SYN_ACK)?;
+    // So does one that the agent removes.
+    assert_eq!(ask::<F>(&kernel, 51_002, REMOTE, SYN)?, Outcome::Dropped);
+    let port = sent[2].src.port().to_be();
+    kernel.retain_flows::<F>(|key| key.tuple.dport != port && key.tuple.sport != 50_002u16.to_be())?;
+    assert_eq!(ask::<F>(&kernel, 51_002, REMOTE, SYN)?.sent()?.src, sent[2].src);
+    assert_eq!(kernel.counter(Counter::SnatExhausted)?, 3);
+    Ok(())
+}
+
+fn packet_a_pair_is_repaired_from_either_side<F: PacketFamily>() -> Result<()> {
+    // Longer than the time after which entries are refreshed.
+    const A_WHILE: u32 = 300;
+    for lost in [Edge::Forward, Edge::ReverseIngress] {
+        let Node { mut kernel, .. } = Node::new(Options::default())?;
+        let sent = ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent()?;
+        answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, SYN_ACK)?;
+        ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?;
+        let before = kernel.flows::<F>()?;
+        kernel.age_flows::<F>(A_WHILE)?;
+        kernel.retain_flows::<F>(|key| key.edge != lost as u8)?;
+        assert_eq!(kernel.flows::<F>()?.len(), 1);
+        match lost {
+            Edge::Forward => answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?,
+            _ => assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src),
+        }
+        assert_eq!(kernel.counter(Counter::FlowRepaired)?, 1, "{lost:?}");
+        let after = kernel.flows::<F>()?;
+        assert_eq!(after.len(), 2);
+        for (key, flow) in &before {
+            let now = after.get(key).context("the entry is not there again")?;
+            assert_eq!((now.tuple, now.flags, now.backend), (flow.tuple, flow.flags, flow.backend));
+        }
+        // And it goes on both ways.
+        assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src);
+        answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?;
+    }
+    Ok(())
+}
+
+fn packet_ports_of_sockets_are_not_given_away<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options { snat_ports: 1, ..Options::default() })?;
+    let port = *SNAT.start();
+    let any: IpAddr = if F::IS_V4 { [0; 4].into() } else { [0; 16].into() };
+    let listener = TcpListener::bind((any, port))?;
+    assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, SYN)?, Outcome::Dropped);
+    assert_eq!(kernel.counter(Counter::SnatExhausted)?, 1);
+    // It is TCP's.
+    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
+    drop(listener);
+    ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent()?;
+    // A socket at the address itself, of the other protocol. Flows that are there keep their port.
+    let socket = UdpSocket::bind((Host::Node.ip::<F>(), port))?;
+    assert_eq!(ask::<F>(&kernel, 50_001, OTHER, Transport::Udp)?, Outcome::Dropped);
+    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
+    drop(socket);
+    ask::<F>(&kernel, 50_001, OTHER, Transport::Udp)?.sent()?;
+    Ok(())
+}
+
+fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
+    use FlowState::{Answered, Assured, Closed, ClosingByClient, ClosingByServer, Established, New};
+    let Node { mut kernel, .. } = Node::new(Options::default())?;
+    let states = |kernel: &Kernel| -> Result<(u8, u8)> {
+        let flows = kernel.flows::<F>()?;
+        ensure!(flows.len() == 2, "{flows:?}");
+        let state =
+            |bit| flows.values().find(|flow| flow.flags & flags::REVERSE == bit).map(|flow| flow.state);
+        state(0).zip(state(flags::REVERSE)).context("not a pair")
+    };
+    let (client, server) = (true, false);
+    let reset = Transport::Tcp(4);
+    let handshake = [
+        (client, SYN, New, New),
+        (server, SYN_ACK, New, Answered),
+        (client, ACK, Established, Established),
+        (server, ACK, Established, Assured),
+    ];
+    for rest in [
+        &[
+            (client, FIN, ClosingByClient, ClosingByClient),
+            (server, ACK, ClosingByClient, ClosingByClient),
+            (server, FIN, Closed, Closed),
+            (client, ACK, Closed, Closed),
+        ][..],
+        &[(server, FIN, ClosingByServer, ClosingByServer), (client, FIN, Closed, Closed)],
+        &[(client, reset, Closed, Closed)],
+        &[(server, reset, Closed, Closed)],
+    ] {
+        let mut sent = None;
+        for (by_client, transport, requests, answers) in handshake.iter().chain(rest) {
+            match (by_client, &sent) {
+                (true, _) => sent = Some(ask::<F>(&kernel, 50_000, REMOTE, *transport)?.sent()?),
+                (false, Some(sent)) => answer::<F>(&kernel, sent, 50_000, AT_REMOTE, *transport)?,
+                (false, None) => unreachable!("the client begins"),
+            }
+            assert_eq!(
+                states(&kernel)?,
+                (*requests as u8, *answers as u8),
+                "{transport:?} by client: {by_client}"
+            );
+        }
+        kernel.retain_flows::<F>(|_| false)?;
+    }
+    let sent = ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
+    assert_eq!(states(&kernel)?, (New as u8, New as u8));
+    answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, Transport::Udp)?;
+    assert_eq!(states(&kernel)?, (Established as u8, Established as u8));
+    Ok(())
+}
+
+/// One a second: 15 at once.
+const LIMITED: Options = Options {
+    max_flows: 1 << 16,
+    csum_ipv6: false,
+    reject_with_reset: false,
+    max_new_flows: 1,
+    fib_src: false,
+    snat_ports: 10_000,
+    idle: 2_500,
+};
+
+fn packet_unanswered_flows_are_limited<F: PacketFamily>() -> Result<()> {
+    const FLOOD: u16 = 100;
+    for program in ["uplink_ingress", "uplink_xdp"] {
+        for transport in [SYN, Transport::Udp] {
+            let Node { kernel, .. } = Node::new(LIMITED)?;
+            let is_xdp = program == "uplink_xdp";
+            let request =
+                |port| Frame::new(Host::Client.at::<F>(port), Host::Node.at::<F>(AT_POD), transport);
+            let mut flood = Vec::new();
+            for port in 40_000..40_000 + FLOOD {
+                let run = kernel.run(program, &request(port).build()?, Device::Uplink.index()?, 0)?;
+                flood.push(run.result == if is_xdp { XDP_DROP } else { SHOT });
+            }
+            let dropped = flood.iter().filter(|dropped| **dropped).count();
+            // Time passes meanwhile, and the kernel's jiffies are not those that the programs were told.
+            assert!((70..=85).contains(&dropped), "{dropped} by {program}");
+            assert!(flood.iter().take(15).all(|dropped| !dropped), "the first come through");
+            assert_eq!(kernel.counter(Counter::NewFlowLimited)?, dropped as u64);
+            assert_eq!(kernel.flows::<F>()?.len(), 2 * (usize::from(FLOOD) - dropped));
+            // Flows that are known go on, and those of the other family are counted apart.
+            for (port, was_dropped) in (40_000..).zip(&flood).take(15) {
+                let run = kernel.run(program, &request(port).build()?, Device::Uplink.index()?, 0)?;
+                assert!(!was_dropped && run.result != if is_xdp { XDP_DROP } else { SHOT }, "{port}");
+            }
+            assert_eq!(kernel.counter(Counter::NewFlowLimited)?, dropped as u64);
+        }
+    }
+    Ok(())
+}
+
+fn packet_answered_flows_are_not_limited<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(LIMITED)?;
+    for client in 40_000..40_100 {
+        let sent = ask::<F>(&kernel, client, REMOTE, SYN)?.sent()?;
+        answer::<F>(&kernel, &sent, client, AT_REMOTE, SYN_ACK)?;
+        ask::<F>(&kernel, client, REMOTE, ACK)?.sent()?;
+        answer::<F>(&kernel, &sent, client, AT_REMOTE, ACK)?;
+        let sent = ask::<F>(&kernel, client, REMOTE, Transport::Udp)?.sent()?;
+        answer::<F>(&kernel, &sent, client, AT_REMOTE, Transport::Udp)?;
+    }
+    assert_eq!(kernel.counter(Counter::NewFlowLimited)?, 0);
+    // Whoever sends from the addresses of others gets answers sent there, but does not see them: nothing that he can send
+    // makes the backend go on.
+    let mut dropped = 0;
+    for client in 41_000..41_100 {
+        let Outcome::Sent(sent) = ask::<F>(&kernel, client, REMOTE, SYN)? else {
+            dropped += 1;
+            continue;
+        };
+        answer::<F>(&kernel, &sent, client, AT_REMOTE, SYN_ACK)?;
+        ask::<F>(&kernel, client, REMOTE, ACK)?.sent()?;
+        answer::<F>(&kernel, &sent, client, AT_REMOTE, Transport::Tcp(4))?;
+    }
+    assert!(dropped > 50, "{dropped}");
+    Ok(())
+}
+
+fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
+    let (other, length, flag): (IpAddr, u8, &str) = if F::IS_V4 {
+        ([192, 168, 1, 99].into(), 24, "-4")
+    } else {
+        ([0xfd00, 1, 0, 0, 0, 0, 0, 0x99].into(), 64, "-6")
+    };
+    for (fib_src, is_known, expected) in
+        [(true, true, other), (true, false, Host::Node.ip::<F>()), (false, true, Host::Node.ip::<F>())]
+    {
+        let Node { mut kernel, .. } = Node::new(Options { fib_src, ..Options::default() })?;
+        if fib_src && !kernel.knows_fib_src()? {
+            continue;
+        }
+        let (remote, next_hop) = (Host::Remote.ip::<F>(), Host::OtherNode.ip::<F>());
+        let nodad = if F::IS_V4 { "" } else { " nodad" };
+        for line in [
+            format!("{flag} addr add {other}/{length} dev uplink{nodad}"),
+            format!("{flag} route replace {remote} via {next_hop} src {other}"),
+        ] {
+            let output = Command::new("ip").args(line.split(' ')).output()?;
+            ensure!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        if is_known {
+            let mut tables = memory_tables::<F>()?;
+            tables.node_addresses.insert(F::from_ip(other), NodeAddress(NODE_ADDR_SNAT));
+            kernel.install(&tables)?;
+        }
+        for program in ["uplink_ingress", "uplink_xdp"] {
+            let client = if program == "uplink_xdp" { 50_001 } else { 50_000 };
+            let request = Frame::new(Host::Client.at::<F>(client), Host::Node.at::<F>(AT_REMOTE), SYN);
+            let to = request.between((expected, 0).into(), Host::Remote.at::<F>(8080));
+            let sent = pass_on(&kernel, program, &request, &to)?.sent()?;
+            let back = sent.reply().between(request.dst, request.src);
+            pass_on(
+                &kernel,
+                program,
+                &Frame { hop_limit: 64, ..sent.reply() },
+                &Frame { hop_limit: 64, ..back },
+            )?
+            .sent()?;
+        }
+    }
+    Ok(())
+}

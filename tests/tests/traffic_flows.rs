@@ -1,0 +1,49 @@
+//! Flows that are over are removed, those in use are not.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use proxy_tests::{
+    cluster::{Agent, Cluster, Protocol, until},
+    traffic::{Entry, Scenario, WEB},
+};
+
+/// The agent goes over all flows twice a minute.
+const SOON: Duration = Duration::from_secs(90);
+
+/// States of the flows of a protocol, as `debug flows` shows them.
+fn states(agent: &Agent, protocol: &str) -> Result<Vec<String>> {
+    let flows: Vec<serde_json::Value> = serde_json::from_str(&agent.debug(&["flows", "-o", "json"])?)?;
+    let of_protocol = flows.iter().filter(|flow| flow["protocol"] == protocol);
+    of_protocol.map(|flow| Ok(flow["state"].as_str().context("no state")?.to_owned())).collect()
+}
+
+#[test]
+fn flows_end_when_they_are_over() -> Result<()> {
+    let args = ["--conntrack-udp-timeout-stream=5s"];
+    let scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &args)?;
+    let agent = &scenario.agents[0];
+    let client = &scenario.cluster.client;
+    let to = scenario.target(Entry::NodePort(0), WEB, true)?;
+    // One that goes on, as slowly as it may.
+    let kept =
+        client.call(to).protocol(Protocol::ConnectedUdp).keep_alive().every(Duration::from_secs(2)).load()?;
+    let open = client.call(to).keep_alive().every(Duration::from_secs(3)).load()?;
+    kept.wait_for(1)?;
+    open.wait_for(1)?;
+    client.call(to).protocol(Protocol::Udp).servers(5)?;
+    client.call(to).servers(5)?;
+    let udp = states(agent, "UDP")?;
+    assert!(udp.len() == 6 && udp.iter().all(|state| state == "established"), "{udp:?}");
+    let tcp = states(agent, "TCP")?;
+    assert!(tcp.len() == 6 && tcp.iter().filter(|state| *state == "closed").count() == 5, "{tcp:?}");
+    until(SOON, "flows that are over to go", || {
+        let left = (states(agent, "UDP")?, states(agent, "TCP")?);
+        Ok((left == (vec!["established".to_owned()], vec!["established".to_owned()])).then_some(()))
+    })?;
+    for load in [kept, open] {
+        let report = load.stop()?;
+        assert_eq!(report.failed, 0, "{report:?}");
+    }
+    Ok(())
+}
