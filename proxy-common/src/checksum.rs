@@ -58,6 +58,64 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{V4, V6, packet::PROTOCOL_UDP};
+
+    /// Words whose sums carry, or do not.
+    fn word() -> impl Strategy<Value = u16> {
+        prop_oneof![Just(0u16), Just(0xffff), Just(1), Just(0xfffe), any::<u16>()]
+    }
+
+    /// The words of a UDP datagram with its pseudo header (RFC 768, RFC 8200 section 8.1), without the checksum.
+    fn datagram<F: Family>(tuple: &Tuple<F>, addr: fn(&F::Addr) -> Vec<u16>, payload: &[u16]) -> Vec<u16> {
+        let length = 8 + 2 * payload.len() as u16;
+        let pseudo = [(PROTOCOL_UDP as u16).to_be(), length.to_be()];
+        let header = [tuple.sport, tuple.dport, length.to_be()];
+        [addr(&tuple.src), addr(&tuple.dst), pseudo.to_vec(), header.to_vec(), payload.to_vec()].concat()
+    }
+
+    /// A translation of addresses and ports at once, and in the two steps that tc takes: both as computed from scratch.
+    fn translates<F: Family>(
+        from: &Tuple<F>,
+        to: &Tuple<F>,
+        addr: fn(&F::Addr) -> Vec<u16>,
+        payload: &[u16],
+    ) -> Result<(), TestCaseError> {
+        // What is sent instead of 0, which means none.
+        let sent = |checksum: u16| if checksum == 0 { 0xffff } else { checksum };
+        let before = sent(full(&datagram(from, addr, payload)));
+        let expected = sent(full(&datagram(to, addr, payload)));
+        let (addresses, ports) = (addresses(from, to), ports(from, to));
+        prop_assert_eq!(update_udp(before, addresses + ports), expected);
+        prop_assert_eq!(update_udp(update_udp(before, addresses), ports), expected);
+        prop_assert_eq!(update_udp(0, addresses + ports), 0, "none stays none");
+        // For TCP 0 is a checksum as any other; the two zeros of one's complement are one.
+        let tcp = |words: &[u16]| full(words) % 0xffff;
+        let (tcp_before, tcp_after) = (full(&datagram(from, addr, payload)), datagram(to, addr, payload));
+        prop_assert_eq!(update(tcp_before, addresses + ports) % 0xffff, tcp(&tcp_after));
+        Ok(())
+    }
+
+    fn halves(words: &[u32]) -> Vec<u16> {
+        words.iter().flat_map(|word| [*word as u16, (*word >> 16) as u16]).collect()
+    }
+
+    fn v4() -> impl Strategy<Value = u32> {
+        [word(), word()].prop_map(|[a, b]| (a as u32) << 16 | b as u32)
+    }
+
+    fn v6() -> impl Strategy<Value = [u32; 4]> {
+        [v4(), v4(), v4(), v4()]
+    }
+
+    fn tuple<F: Family>(
+        addr: impl Strategy<Value = F::Addr>,
+        other: impl Strategy<Value = F::Addr>,
+    ) -> impl Strategy<Value = Tuple<F>>
+    where
+        F::Addr: core::fmt::Debug,
+    {
+        (addr, other, word(), word()).prop_map(|(src, dst, sport, dport)| Tuple { src, dst, sport, dport })
+    }
 
     fn full(words: &[u16]) -> u16 {
         let mut sum = 0u32;
@@ -85,6 +143,24 @@ mod tests {
         }
 
         #[test]
+        fn translated_ipv4_packets_have_the_checksum_of_new_ones(
+            from in tuple::<V4>(v4(), v4()),
+            to in tuple::<V4>(v4(), v4()),
+            payload in proptest::collection::vec(word(), 0..20),
+        ) {
+            translates(&from, &to, |addr| halves(&[*addr]), &payload)?;
+        }
+
+        #[test]
+        fn translated_ipv6_packets_have_the_checksum_of_new_ones(
+            from in tuple::<V6>(v6(), v6()),
+            to in tuple::<V6>(v6(), v6()),
+            payload in proptest::collection::vec(word(), 0..20),
+        ) {
+            translates(&from, &to, |addr| halves(addr), &payload)?;
+        }
+
+        #[test]
         fn udp_never_becomes_unchecked(checksum in 1..=u16::MAX, from in any::<u16>(), to in any::<u16>()) {
             prop_assert_ne!(update_udp(checksum, difference(from as u32, to as u32)), 0);
         }
@@ -99,6 +175,6 @@ mod tests {
     fn v6_sum_counts_every_word() {
         let words: Vec<u32> = (0..4).map(|i| 0x0001_0002 << i).collect();
         let addr = [words[0], words[1], words[2], words[3]];
-        assert_eq!(crate::V6::sum(&addr), 3 + 6 + 12 + 24);
+        assert_eq!(V6::sum(&addr), 3 + 6 + 12 + 24);
     }
 }

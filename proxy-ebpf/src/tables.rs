@@ -206,8 +206,6 @@ const _: () = {
 /// Opens the flow that the CPU's pair has; returns a [`DropReason::code`] or 0.
 #[inline(always)]
 fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
-    // The compiler would pass anything for an argument that is not used.
-    core::hint::black_box(kernel.ctx);
     let Some(pair) = F::pair() else { return DropReason::FlowMapFull.code() };
     // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
     decide::open::<F, _>(kernel, unsafe { &mut *pair }).map_or(0, DropReason::code)

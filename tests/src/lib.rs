@@ -3,6 +3,9 @@
 pub mod apiserver;
 pub mod cluster;
 pub mod conformance;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+pub mod lacks;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

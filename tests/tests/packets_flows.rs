@@ -292,7 +292,8 @@ const LIMITED: Options = Options {
 
 fn packet_unanswered_flows_are_limited<F: PacketFamily>() -> Result<()> {
     const FLOOD: u16 = 100;
-    for program in ["uplink_ingress", "uplink_xdp"] {
+    let Node { kernel, .. } = Node::new(LIMITED)?;
+    for program in kernel.possible(&["uplink_ingress", "uplink_xdp"])? {
         for transport in [SYN, Transport::Udp] {
             let Node { kernel, .. } = Node::new(LIMITED)?;
             let is_xdp = program == "uplink_xdp";
@@ -370,11 +371,11 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
             ensure!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
         }
         if is_known {
-            let mut tables = memory_tables::<F>()?;
+            let mut tables = memory_tables::<F>(Device::index)?;
             tables.node_addresses.insert(F::from_ip(other), NodeAddress(NODE_ADDR_SNAT));
             kernel.install(&tables)?;
         }
-        for program in ["uplink_ingress", "uplink_xdp"] {
+        for program in kernel.possible(&["uplink_ingress", "uplink_xdp"])? {
             let client = if program == "uplink_xdp" { 50_001 } else { 50_000 };
             let request = Frame::new(Host::Client.at::<F>(client), Host::Node.at::<F>(AT_REMOTE), SYN);
             let to = request.between((expected, 0).into(), Host::Remote.at::<F>(8080));

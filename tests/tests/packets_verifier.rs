@@ -39,8 +39,7 @@ fn load_all(variant: &str, kernel_log: Option<KernelLogLevel>) {
     println!();
     for (name, result) in programs.unwrap() {
         let verdict = match result {
-            Ok(Some(instructions)) => instructions.to_string(),
-            Ok(None) => "taken".to_owned(),
+            Ok(instructions) => instructions.to_string(),
             // The agent then takes its sibling.
             Err(_) if name.ends_with("_frags") && !multi_buffer => "n/a".to_owned(),
             Err(error) => {

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod image;
 mod setup;
 mod test;
@@ -31,6 +32,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the tests: all of them, or some parts.
     Test(test::TestArgs),
+    /// Feed random input to whatever reads foreign input.
+    Fuzz(fuzz::FuzzArgs),
+    /// What takes longer: a million random packets through the programs and the core, and each fuzz target for minutes.
+    Nightly(fuzz::NightlyArgs),
     /// Measure.
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
+        Command::Nightly(args) => fuzz::nightly(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Image(args) => image::main(&args),

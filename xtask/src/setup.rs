@@ -151,11 +151,21 @@ fn find_toolchain() -> Option<Toolchain> {
     rustup_nightly().map(Toolchain::Rustup).or_else(debian)
 }
 
+/// The nightlies of rustup.
+fn nightlies() -> Vec<String> {
+    let toolchains = quiet(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    let names = toolchains.lines().filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| name.starts_with("nightly")).map(str::to_owned).collect()
+}
+
+/// A nightly of rustup, whatever it has.
+pub(crate) fn any_nightly() -> Option<String> {
+    nightlies().into_iter().next()
+}
+
 /// An installed nightly that has the source of `core`. Does not install one: that needs the network and may surprise.
 fn rustup_nightly() -> Option<String> {
-    let toolchains = quiet(Command::new("rustup").args(["toolchain", "list"]))?;
-    let names = toolchains.lines().filter_map(|line| line.split_whitespace().next());
-    names.filter(|name| name.starts_with("nightly")).map(str::to_owned).find(|name| {
+    nightlies().into_iter().find(|name| {
         let sysroot = quiet(Command::new("rustup").args(["run", name, "rustc", "--print", "sysroot"]));
         sysroot
             .is_some_and(|dir| PathBuf::from(dir.trim()).join("lib/rustlib/src/rust/library/core").is_dir())

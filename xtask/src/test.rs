@@ -35,7 +35,7 @@ enum Part {
     Unit,
     /// Each program run on packets, by the kernel's test run.
     Packets,
-    /// Kernels in virtual machines.
+    /// Kernels in virtual machines, with packet tests and a smoke cluster in each.
     Vm,
     /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
     Traffic,
@@ -46,7 +46,7 @@ enum Part {
 impl Part {
     /// The part that a file in tests/tests belongs to, by its name.
     fn of_file(name: &str) -> Self {
-        if name == "conformance_core" {
+        if ["conformance_core", "fuzz_replay"].contains(&name) {
             return Self::Unit;
         }
         match name.split('_').next() {
@@ -225,7 +225,9 @@ mod tests {
         assert_eq!(Part::of_file("deploy"), Part::Deploy);
         assert_eq!(Part::of_file("traffic_clusterip"), Part::Traffic);
         assert_eq!(Part::of_file("kube_source"), Part::Traffic);
+        assert_eq!(Part::of_file("smoke"), Part::Traffic);
         assert_eq!(Part::of_file("conformance_core"), Part::Unit);
+        assert_eq!(Part::of_file("fuzz_replay"), Part::Unit);
         assert_eq!(Part::of_file("conformance_traffic"), Part::Traffic);
     }
 }

@@ -3,17 +3,20 @@
 mod initramfs;
 mod kernel;
 mod qemu;
+mod record;
+mod report;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use self::kernel::Kernel;
+use self::{initramfs::Guest, kernel::Kernel, qemu::Run, record::Record, report::Report};
 use crate::{
     build::{self, Executables},
     setup,
@@ -39,6 +42,12 @@ pub(crate) struct VmArgs {
     /// Run this agent in the machines instead of the one built with the tests.
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+    /// Run nothing but the programs of tests whose name contains this.
+    #[arg(long, value_name = "NAME", conflicts_with = "bless")]
+    only: Option<String>,
+    /// Write what the machines report to docs/kernels.md instead of comparing with it.
+    #[arg(long)]
+    bless: bool,
 }
 
 /// How many machines run at a time: each has one processor.
@@ -58,7 +67,15 @@ pub(crate) fn main(args: &VmArgs) -> Result<()> {
 /// Boots all kernels with what was built and returns how many checks passed and failed.
 pub(crate) fn all(built: &Executables) -> Result<(u64, u64)> {
     let mirror = std::env::var("DEBIAN_MIRROR").ok();
-    let args = VmArgs { kernels: Vec::new(), keep_log: false, mirror, kvm: false, agent: None };
+    let args = VmArgs {
+        kernels: Vec::new(),
+        keep_log: false,
+        mirror,
+        kvm: false,
+        agent: None,
+        only: None,
+        bless: false,
+    };
     boot(Kernel::value_variants(), built, &args)
 }
 
@@ -67,90 +84,115 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
         bail!("the virtual machines are made for x86-64 hosts only");
     }
     let cache = target_dir().join("vm");
-    let find = |name: &str| built.get(name).with_context(|| format!("cargo has built no `{name}`"));
-    let guest = Guest {
-        init: find("vm_init")?,
-        agent: args.agent.as_deref().map_or_else(|| find("proxy-agent").map(PathBuf::as_path), Ok)?,
-        verifier: find("packets_verifier")?,
-    };
-    let mut verified = Vec::new();
+    let guest = Guest::new(built, args.agent.as_deref(), &cache)?;
+    let mut record = Record::committed()?;
     let (mut passed, mut failed) = (0, 0);
-    for group in kernels.chunks(AT_A_TIME) {
-        let reports = thread::scope(|scope| {
-            let machines: Vec<_> = group
-                .iter()
-                .map(|kernel| {
-                    let (cache, guest) = (&cache, &guest);
-                    scope.spawn(move || machine(*kernel, cache, args, guest))
-                })
-                .collect();
-            machines.into_iter().map(|machine| machine.join()).collect::<Vec<_>>()
-        });
-        for (kernel, report) in group.iter().zip(reports) {
-            let report = report.map_err(|_| anyhow::anyhow!("the thread of a machine panicked"))?;
-            let report = report.with_context(|| format!("kernel {}", kernel.name()))?;
-            print(*kernel, &report, args.keep_log);
-            passed += report.passed;
-            failed += report.failed.len() as u64;
-            verified.push((kernel.name(), report.verified));
+    for (kernel, machine) in machines(kernels, &cache, args, &guest)? {
+        let Machine { release, log, mut run } =
+            machine.with_context(|| format!("kernel {}", kernel.name()))?;
+        if !args.bless && args.only.is_none() {
+            compare(&record, kernel, &mut run.report);
         }
+        record.replace(kernel, &run.report);
+        print(kernel, &release, &run, &log, args.keep_log);
+        passed += run.report.passed;
+        failed += run.report.failed.len() as u64;
     }
-    print_verified(&verified);
+    println!("\n{}", record.verified());
+    if args.bless {
+        say(format!("wrote {}", record.write()?.display()));
+    }
     Ok((passed, failed))
 }
 
-/// What is put into a machine.
-struct Guest<'a> {
-    init: &'a Path,
-    agent: &'a Path,
-    /// The test that loads every program.
-    verifier: &'a Path,
-}
-
-/// What a machine reported.
-struct Report {
+/// A machine that ran.
+struct Machine {
     release: String,
-    seconds: u64,
-    passed: u64,
-    failed: Vec<String>,
-    /// By program: how many instructions the verifier went through.
-    verified: BTreeMap<String, String>,
     log: PathBuf,
-    /// The end of the console, when something failed.
-    tail: String,
+    run: Run,
 }
 
-fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest<'_>) -> Result<Report> {
+/// Runs a machine for each kernel, some at a time.
+fn machines(
+    kernels: &[Kernel],
+    cache: &Path,
+    args: &VmArgs,
+    guest: &Guest,
+) -> Result<BTreeMap<Kernel, Result<Machine>>> {
+    let (waiting, done) = (Mutex::new(kernels.iter()), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(kernel) = next else { break };
+            let machine = machine(*kernel, cache, args, guest);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, machine);
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join())
+    })
+    .map_err(|_| anyhow::anyhow!("the thread of a machine panicked"))?;
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result<Machine> {
     let files = kernel::fetch(kernel, cache, args.mirror.as_deref())?;
     let initramfs = cache.join(format!("initramfs-{}.cpio", kernel.name()));
     initramfs::write(&initramfs, &files, guest)?;
-    qemu::run(&files, &initramfs, &cache.join(format!("console-{}.log", kernel.name())), args.kvm)
+    let log = cache.join(format!("console-{}.log", kernel.name()));
+    let run = qemu::run(&files, &initramfs, &log, args)?;
+    Ok(Machine { release: files.release, log, run })
 }
 
-fn print(kernel: Kernel, report: &Report, keep_log: bool) {
-    let Report { release, seconds, passed, failed, log, tail, .. } = report;
-    if failed.is_empty() {
-        println!("vm {:7} {release}: {passed} checks passed in {seconds} s", kernel.name());
-        if keep_log {
-            println!("  console: {}", log.display());
-        }
+/// Each of the document's tables is a check.
+fn compare(record: &Record, kernel: Kernel, report: &mut Report) {
+    // A machine that ended early has told half of it.
+    if !report.is_done {
         return;
     }
-    println!("vm {:7} {release}: {passed} checks passed, {} FAILED", kernel.name(), failed.len());
-    for check in failed {
-        println!("  FAILED {check}");
+    for differences in record.compare(kernel, report) {
+        report.passed += u64::from(differences.is_empty());
+        for difference in differences {
+            report.fail(format!("{difference} (is it meant to be so? `cargo xtask vm --bless`)"));
+        }
     }
-    println!("{tail}");
-    say(format!("the whole console: {}", log.display()));
 }
 
-/// Each program's cost to each verifier.
-fn print_verified(kernels: &[(&str, BTreeMap<String, String>)]) {
-    let programs: BTreeSet<_> = kernels.iter().flat_map(|(_, verified)| verified.keys()).collect();
-    let header: String = kernels.iter().map(|(kernel, _)| format!("{kernel:>9}")).collect();
-    println!("{:26}{header}", "instructions verified");
-    for program in programs {
-        let counts = kernels.iter().map(|(_, verified)| verified.get(program).map_or("?", String::as_str));
-        println!("{program:26}{}", counts.map(|count| format!("{count:>9}")).collect::<String>());
+fn print(kernel: Kernel, release: &str, run: &Run, log: &Path, keep_log: bool) {
+    let Run { report, time, tail } = run;
+    let (kernel, seconds) = (kernel.name(), time.as_secs());
+    let verdict = match report.failed.len() {
+        0 => String::new(),
+        failed => format!(", {failed} FAILED"),
+    };
+    println!("vm {kernel:7} {release}: {} checks passed{verdict} in {seconds} s", report.passed);
+    for (reason, [whole, in_part]) in lacking(report) {
+        println!("  not possible on this kernel: {reason}");
+        for (how, tests) in [("not", whole), ("in part", in_part)] {
+            if !tests.is_empty() {
+                println!("    {how}: {}", tests.join(", "));
+            }
+        }
     }
+    for failure in &report.failed {
+        println!("  FAILED {}", failure.name);
+        failure.output.iter().for_each(|line| println!("    {line}"));
+    }
+    if !report.is_done {
+        println!("{tail}");
+    }
+    if keep_log || !report.failed.is_empty() {
+        say(format!("the whole console: {}", log.display()));
+    }
+}
+
+/// By reason: the tests that were not possible at all, and those that were in part.
+fn lacking(report: &Report) -> BTreeMap<&str, [Vec<&str>; 2]> {
+    let mut reasons = BTreeMap::<_, [Vec<_>; 2]>::new();
+    for lacking in &report.lacking {
+        let kinds = reasons.entry(lacking.reason.as_str()).or_default();
+        kinds[usize::from(lacking.in_part)].push(lacking.test.as_str());
+    }
+    reasons
 }

@@ -13,6 +13,7 @@ use aya::{
     programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use aya_ebpf_helpers::{BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::layout::{
     backend::Alive,
     config::{StoredSettings, Timeouts, names},
@@ -115,6 +116,11 @@ impl ObjectConfig {
 impl Object {
     /// Loads the maps, reusing pinned ones, and finds out what the kernel can do.
     pub(super) fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        // Asked for only when a program is refused: the path that was refused, not all of them.
+        Self::load_with_log(config, pins, VerifierLogLevel::DEBUG)
+    }
+
+    fn load_with_log(config: &ObjectConfig, pins: &Pins, log: VerifierLogLevel) -> Result<Self> {
         let bytes = if config.kernel_log.is_some() { LOGGING_OBJECT } else { OBJECT };
         if bytes.is_empty() {
             bail!("this binary was built without its kernel programs: build it with `cargo xtask build`");
@@ -161,8 +167,7 @@ impl Object {
         let level = config.kernel_log.map_or(0u8, log_level);
 
         let mut loader = EbpfLoader::new();
-        // Asked for only when a program is refused: the path that was refused, not all of them.
-        loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
+        loader.btf(None).verifier_log_level(log);
         for (name, entries) in &sizes {
             loader.map_max_entries(name, *entries);
         }
@@ -197,6 +202,7 @@ impl Object {
         &mut self.ebpf
     }
 
+<<<<<<< HEAD
     /// The kernel's ids of the programs that are loaded.
     pub(super) fn program_ids(&self) -> BTreeSet<u32> {
         self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
@@ -206,11 +212,26 @@ impl Object {
     pub(super) fn load_all(&mut self) -> Vec<(String, Result<Option<u32>>)> {
         let names: Vec<String> = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         let verified = |object: &mut Self, name: &str| -> Result<Option<u32>> {
+=======
+    /// Loads every program. Tells by name how many instructions the verifier went through.
+    pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
+        let mut object = Self::load(config, pins)?;
+        // A second one, for kernels before 5.16, which tell it in the log alone.
+        let mut logging = None;
+        let names: Vec<String> = object.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let mut verified = |name: &str| -> Result<u32> {
+>>>>>>> main
             object.program(name)?;
             let program = object.ebpf.program(name).context("no such program")?;
-            Ok(program.info()?.verified_instruction_count())
+            if let Some(count) = program.info()?.verified_instruction_count() {
+                return Ok(count);
+            }
+            if logging.is_none() {
+                logging = Some(Self::load_with_log(config, pins, VerifierLogLevel::STATS)?);
+            }
+            count_by_log(|| logging.as_mut().context("no object")?.program(name).map(drop))
         };
-        names.into_iter().map(|name| (name.clone(), verified(self, &name))).collect()
+        Ok(names.into_iter().map(|name| (name.clone(), verified(&name))).collect())
     }
 
     /// The program of that name, loaded now if it was not.
@@ -248,6 +269,21 @@ fn load(loaded: bool, mut load: impl FnMut() -> Result<(), ProgramError>) -> Res
             result => return result,
         }
     }
+}
+
+/// How many instructions the verifier goes through for a program that it takes. The library returns the log only if
+/// loading fails; so it is made to fail, after the verifier, for want of a file descriptor.
+fn count_by_log(load: impl FnOnce() -> Result<()>) -> Result<u32> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
+    let result = load();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    let error = result.err().context("a program was loaded without a file descriptor")?;
+    let Some(ProgramError::LoadError { verifier_log, .. }) = error.downcast_ref() else { return Err(error) };
+    // "processed 1234 insns (limit 1000000) max_states_per_insn ..."
+    let log = verifier_log.to_string();
+    let count = log.split_once("processed ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    count.with_context(|| format!("the verifier tells no number of instructions: {log}"))
 }
 
 /// Every map of the object, and so everything that is pinned.

@@ -151,7 +151,6 @@ impl SockDiag {
         flags: u16,
         mut take: impl FnMut(InetResponseHeader),
     ) -> io::Result<()> {
-        const ALIGNMENT: usize = 4;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
@@ -161,19 +160,46 @@ impl SockDiag {
         self.socket.send(&buffer, 0)?;
         loop {
             let (answers, _) = self.socket.recv_from_full()?;
-            let mut rest = answers.as_slice();
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<Listed>::deserialize(rest).map_err(io::Error::other)?;
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(Listed(header)) => take(header),
-                    NetlinkPayload::Done(done) => return result(done.code),
-                    NetlinkPayload::Error(error) => return result(error.raw_code()),
-                    _ => {}
-                }
-                let length = (answer.header.length as usize).next_multiple_of(ALIGNMENT);
-                rest = rest.get(length..).unwrap_or_default();
+            if let Some(code) = read_answers(&answers, &mut take).map_err(io::Error::other)? {
+                return result(code);
             }
         }
+    }
+}
+
+/// Takes the sockets out of a message of the kernel. The last message has a code.
+///
+/// # Errors
+/// When it cannot be read.
+fn read_answers(
+    mut rest: &[u8],
+    mut take: impl FnMut(InetResponseHeader),
+) -> Result<Option<i32>, DecodeError> {
+    const ALIGNMENT: usize = 4;
+    while !rest.is_empty() {
+        let answer = NetlinkMessage::<Listed>::deserialize(rest)?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(Listed(header)) => take(header),
+            NetlinkPayload::Done(done) => return Ok(Some(done.code)),
+            NetlinkPayload::Error(error) => return Ok(Some(error.raw_code())),
+            _ => {}
+        }
+        let length = (answer.header.length as usize).next_multiple_of(ALIGNMENT);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+/// The sockets in a message of the kernel, for tests with messages that no kernel would send.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sockets_of(message: &[u8], transport: Transport) -> io::Result<Vec<Connected>> {
+    let mut found = Vec::new();
+    let take = |header| found.push(Connected::new(transport, header));
+    match read_answers(message, take).map_err(io::Error::other)? {
+        Some(code) => result(code).map(|()| found),
+        None => Ok(found),
     }
 }
 
@@ -208,7 +234,7 @@ fn inet_request(transport: Transport, family: u8, socket_id: SocketId) -> SockDi
 
 /// Of a code as netlink has them: 0, or an error number below.
 fn result(code: i32) -> io::Result<()> {
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.abs())) }
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.saturating_abs())) }
 }
 
 /// A socket in the answer. Attributes follow, which depend on the kernel; they are not looked at.
@@ -234,6 +260,15 @@ mod tests {
         bytes[..4].copy_from_slice(&7u32.to_ne_bytes());
         bytes[4..].copy_from_slice(&1u32.to_ne_bytes());
         assert_eq!(cookie(bytes), 0x1_0000_0007);
+    }
+
+    #[test]
+    fn any_code_is_an_answer() {
+        for code in [0, -libc::ENOENT, libc::ENOENT, i32::MIN, i32::MAX] {
+            let mut done = vec![20, 0, 0, 0, 3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            done.extend(code.to_ne_bytes());
+            assert_eq!(sockets_of(&done, Transport::Udp).is_ok(), code == 0, "{code}");
+        }
     }
 
     /// Listing needs no privileges.

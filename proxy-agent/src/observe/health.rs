@@ -261,11 +261,13 @@ mod tests {
         health.failed(&anyhow::anyhow!("no room"));
         health.set_failed_hooks(vec!["uplink_ingress at eth9: no such device".into()]);
         health.set_failed_service_health(vec!["port taken".into()]);
+        health.set_drops(vec!["3 packets were dropped".into()]);
         let json = serde_json::to_value(health.ready()).unwrap();
         let expected = serde_json::json!([
             "cannot apply changes: no room",
             "uplink_ingress at eth9: no such device",
-            "port taken"
+            "port taken",
+            "3 packets were dropped"
         ]);
         assert_eq!(json["problems"], expected);
     }

@@ -109,6 +109,9 @@ pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut
     out.packet.hop_limit = outer.hop_limit;
     out.packet.protocol = outer.protocol;
     out.packet.transport = outer.transport;
+    // `out` may be left from another packet.
+    out.packet.tcp_flags = 0;
+    out.packet.follows = false;
     out.part = outer.part;
     out.identification = outer.identification;
     out.fragmented = outer.fragmented;

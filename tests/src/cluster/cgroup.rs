@@ -7,7 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::wait::until;
 
@@ -39,13 +44,35 @@ pub(crate) fn remove_group(group: &Path) -> Result<()> {
     if !group.exists() {
         return Ok(());
     }
-    fs::write(group.join("cgroup.kill"), "1").with_context(|| {
-        format!("cannot end the processes in {} (cgroup.kill needs Linux 5.14)", group.display())
-    })?;
+    let kill = group.join("cgroup.kill");
+    if kill.exists() {
+        fs::write(&kill, "1").with_context(|| kill.display().to_string())?;
+    } else {
+        // Below 5.14, one by one.
+        end_processes(group)?;
+    }
     // A group can be removed once its processes have been reaped.
     until(Duration::from_secs(5), &format!("{} to be empty", group.display()), || {
         Ok(remove_tree(group).is_ok().then_some(()))
     })
+}
+
+/// Ends every process in the group and below.
+fn end_processes(group: &Path) -> Result<()> {
+    for line in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+        match kill(Pid::from_raw(line.parse()?), Signal::SIGKILL) {
+            // It was quicker.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).context("cannot end a process"),
+        }
+    }
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            end_processes(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a tree of directories whose files belong to the kernel.

@@ -32,7 +32,11 @@ mod place;
 mod reply;
 mod shape;
 mod teardown;
+<<<<<<< HEAD
 mod underlay;
+=======
+mod uplink;
+>>>>>>> main
 mod verdict;
 mod wait;
 
@@ -52,6 +56,7 @@ pub use place::{Place, Process, SourcePorts};
 pub use reply::{Answer, BulkReport, LoadReport, Reply};
 pub use shape::{NARROW_MTU, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink};
 pub use teardown::{remove, remove_stale};
+pub use uplink::Uplink;
 pub use verdict::Failures;
 pub use wait::until;
 

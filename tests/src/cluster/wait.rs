@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Result, bail};
 
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+/// Looks are further apart the longer it takes, so that they take no time from what is waited for.
+fn between_looks(elapsed: Duration) -> Duration {
+    (elapsed / 10).clamp(Duration::from_millis(10), Duration::from_millis(200))
+}
 
 /// Looks again and again until there is a value; an error ends it, and so does the deadline.
 pub fn until<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -16,9 +19,10 @@ pub fn until<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result
         if let Some(value) = look()? {
             return Ok(value);
         }
-        if start.elapsed() > deadline {
+        let elapsed = start.elapsed();
+        if elapsed > deadline {
             bail!("waited {} s for {what}", deadline.as_secs_f32());
         }
-        thread::sleep(BETWEEN_LOOKS);
+        thread::sleep(between_looks(elapsed));
     }
 }

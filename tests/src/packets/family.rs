@@ -47,9 +47,68 @@ pub enum Host {
     OddVip,
     /// Its backend.
     OddPod,
+    /// Cluster IP of a service with backends here and on the other node.
+    SpreadVip,
+    /// The same, and clients keep theirs.
+    StickyVip,
+    /// The same, and clients outside get only those here.
+    LocalOnlyVip,
+    /// Cluster IP of a service whose only backend is on the other node, and whose policies want one here.
+    WithheldVip,
+    /// Cluster IP of the service of [`Host::GuardedIp`].
+    GuardedVip,
+    /// Cluster IP of a service whose backends are [`Host::PodA`] and [`Host::PodC`].
+    OwnVip,
+    /// Cluster IP of the service whose backend is [`Host::L3Pod`].
+    L3Vip,
+    /// In the range of service addresses, and no service's.
+    UnallocatedVip,
+    /// A load balancer's address with source ranges.
+    GuardedIp,
+    /// An external IP of the service of [`Host::SpreadVip`].
+    OpenIp,
+    /// A pod with an address like that of [`Host::L3Client`].
+    L3Pod,
 }
 
 impl Host {
+    /// All of them.
+    pub fn all() -> [Self; 31] {
+        [
+            Self::Client,
+            Self::Gateway,
+            Self::Node,
+            Self::OtherNode,
+            Self::PodA,
+            Self::PodB,
+            Self::PodC,
+            Self::PodD,
+            Self::Remote,
+            Self::Unresolved,
+            Self::LocalVip,
+            Self::RemoteVip,
+            Self::HairpinVip,
+            Self::BridgeVip,
+            Self::UnresolvedVip,
+            Self::EmptyVip,
+            Self::LocalVip2,
+            Self::L3Client,
+            Self::OddVip,
+            Self::OddPod,
+            Self::SpreadVip,
+            Self::StickyVip,
+            Self::LocalOnlyVip,
+            Self::WithheldVip,
+            Self::GuardedVip,
+            Self::OwnVip,
+            Self::L3Vip,
+            Self::UnallocatedVip,
+            Self::GuardedIp,
+            Self::OpenIp,
+            Self::L3Pod,
+        ]
+    }
+
     /// Its addresses.
     pub fn addresses(self) -> (Ipv4Addr, Ipv6Addr) {
         let v4 = Ipv4Addr::new;
@@ -57,6 +116,9 @@ impl Host {
             (v4(10, 244, node, host), Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, host as u16))
         };
         let vip = |n| (v4(10, 96, 0, n), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n as u16));
+        // Far from the others: what is one bit off a cluster IP is none of these.
+        let far = |n| (v4(10, 96, 240, n), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0xf0f0, n as u16));
+        let public = |n| (v4(203, 0, 113, n), Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, n as u16));
         let link = |n| (v4(192, 168, 1, n), Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, n as u16));
         match self {
             Self::Client => (v4(198, 51, 100, 7), Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7)),
@@ -80,6 +142,17 @@ impl Host {
             Self::OddVip => {
                 (v4(10, 96, 255, 255), Ipv6Addr::new(0xfd00, 0xffff, 0xffff, 0, 0, 0xffff, 0, 0xffff))
             }
+            Self::SpreadVip => far(1),
+            Self::StickyVip => far(2),
+            Self::LocalOnlyVip => far(4),
+            Self::WithheldVip => far(8),
+            Self::GuardedVip => far(16),
+            Self::OwnVip => far(32),
+            Self::L3Vip => far(64),
+            Self::UnallocatedVip => far(99),
+            Self::GuardedIp => public(5),
+            Self::OpenIp => public(10),
+            Self::L3Pod => (v4(8, 0, 9, 9), Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, 9)),
             Self::OddPod => (v4(10, 244, 0, 0), Ipv6Addr::new(0xfd00, 0, 0, 0xffff, 0, 0, 0, 0)),
         }
     }

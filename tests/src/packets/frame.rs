@@ -201,7 +201,7 @@ fn checksum_offsets(bytes: &[u8]) -> Option<(Option<usize>, usize)> {
 }
 
 /// One's complement sum of 16-bit words, folded.
-fn sum(bytes: &[u8]) -> u32 {
+pub(super) fn sum(bytes: &[u8]) -> u32 {
     let mut sum: u32 = bytes
         .chunks(2)
         .map(|word| u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]) as u32)

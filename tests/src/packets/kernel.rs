@@ -2,9 +2,10 @@
 
 use std::{
     borrow::Borrow,
+    cell::RefCell,
     collections::HashMap as StdHashMap,
     env, fs, io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -13,13 +14,14 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{ProgramError, SchedClassifier, Xdp},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    programs::{ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use proxy_common::{
     V4, V6,
     decide::memory::MemoryTables,
     layout::{
+        affinity::{Affinity, AffinityKey},
         backend::Alive,
         cidr::{Cidr, ServiceCidrs},
         config::names,
@@ -27,6 +29,7 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey},
+        fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey},
         id::Id,
         probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
@@ -39,17 +42,8 @@ use super::{
     family::PacketFamily,
     sys::{self, Kind, Run},
 };
+use crate::lacks::Lack;
 
-/// tc programs of the object.
-const TC: [&str; 7] = [
-    "pod_ingress",
-    "pod_egress",
-    "uplink_ingress",
-    "uplink_egress",
-    "uplink_l3_ingress",
-    "uplink_l3_egress",
-    "probe",
-];
 /// XDP programs of the object.
 const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
 
@@ -88,7 +82,8 @@ impl Default for Options {
 
 /// The loaded object.
 pub struct Kernel {
-    ebpf: Ebpf,
+    /// Its maps are loaded, its programs as they are asked for: the verifier takes its time.
+    ebpf: RefCell<Ebpf>,
 }
 
 impl Kernel {
@@ -133,15 +128,8 @@ impl Kernel {
             .override_global(names::HAS_CSUM_IPV6, &csum, true);
         let path = object()?;
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        let mut kernel = Self { ebpf: loader.load(&bytes).context("cannot load the kernel programs")? };
-        for name in TC {
-            let program: &mut SchedClassifier = kernel.ebpf.program_mut(name).context(name)?.try_into()?;
-            patiently(|| program.load()).context(name)?;
-        }
-        for name in XDP {
-            let program: &mut Xdp = kernel.ebpf.program_mut(name).context(name)?.try_into()?;
-            patiently(|| program.load()).context(name)?;
-        }
+        let ebpf = loader.load(&bytes).context("cannot load the kernel programs")?;
+        let mut kernel = Self { ebpf: RefCell::new(ebpf) };
         kernel.install(v4)?;
         kernel.install(v6)?;
         Ok(kernel)
@@ -190,7 +178,7 @@ impl Kernel {
     fn put_sources<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
         let map = family_map::<F>("sources");
         let mut trie: LpmTrie<&mut MapData, Source<F>, u32> =
-            self.ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+            self.ebpf.get_mut().map_mut(&map).with_context(|| map.clone())?.try_into()?;
         for (service, addr) in &tables.sources {
             let whole = 8 * size_of::<Source<F>>() as u32;
             trie.insert(&Key::new(whole, Source { service: *service, addr: *addr }), 1, 0)
@@ -211,7 +199,7 @@ impl Kernel {
 
     fn put_all<V: Pod>(&mut self, map: &str, elements: impl Iterator<Item = (u32, V)>) -> Result<()> {
         let mut array: Array<&mut MapData, V> =
-            self.ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            self.ebpf.get_mut().map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for (index, value) in elements {
             array.set(index, value, 0).with_context(|| format!("{map} at {index}"))?;
         }
@@ -223,17 +211,32 @@ impl Kernel {
         map: &str,
         indices: impl Iterator<Item = u32>,
     ) -> Result<StdHashMap<u32, V>> {
-        let array: Array<&MapData, V> = self.ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
+        let ebpf = self.ebpf.borrow();
+        let array: Array<&MapData, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
         indices.map(|index| Ok((index, array.get(&index, 0)?))).collect()
     }
 
     fn put_hash<K: Pod, V: Pod>(&mut self, map: &str, entries: impl Iterator<Item = (K, V)>) -> Result<()> {
         let mut hash: HashMap<&mut MapData, K, V> =
-            self.ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            self.ebpf.get_mut().map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for (key, value) in entries {
             hash.insert(key.borrow(), value.borrow(), 0).with_context(|| map.to_owned())?;
         }
         Ok(())
+    }
+
+    /// Marks a backend as serving in the sets it is in.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn revive<F: PacketFamily>(&mut self, backend: Id, tables: &MemoryTables<F>) -> Result<()> {
+        let (element, half) = Alive::position(backend);
+        let mut alive = self.read_array::<Alive>("alive", std::iter::once(element))?;
+        let roles = tables.members.iter().filter(|(member, _)| *member == backend);
+        let entry = Alive::entry(backend, roles.fold(0, |roles, (_, role)| roles | role));
+        let word = alive.entry(element).or_default();
+        word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
+        self.put_all("alive", alive.into_iter())
     }
 
     /// Marks a backend as gone.
@@ -254,8 +257,9 @@ impl Kernel {
     /// The kernel's.
     pub fn flows<F: PacketFamily>(&self) -> Result<StdHashMap<FlowKey<F>, Flow<F>>> {
         let map = family_map::<F>("flows");
+        let ebpf = self.ebpf.borrow();
         let hash: HashMap<&MapData, FlowKey<F>, Flow<F>> =
-            self.ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
+            ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
         Ok(hash.iter().collect::<Result<_, _>>()?)
     }
 
@@ -267,23 +271,74 @@ impl Kernel {
         let keys: Vec<_> = self.flows::<F>()?.into_keys().filter(|key| !keep(key)).collect();
         let map = family_map::<F>("flows");
         let mut hash: HashMap<&mut MapData, FlowKey<F>, Flow<F>> =
-            self.ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+            self.ebpf.get_mut().map_mut(&map).with_context(|| map.clone())?.try_into()?;
         for key in keys {
             hash.remove(&key)?;
         }
         Ok(())
     }
 
-    /// Makes all flow entries of a family older.
+    /// One flow entry.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flow<F: PacketFamily>(&self, key: &FlowKey<F>) -> Result<Option<Flow<F>>> {
+        let map = family_map::<F>("flows");
+        let ebpf = self.ebpf.borrow();
+        let hash: HashMap<&MapData, FlowKey<F>, Flow<F>> =
+            ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
+        match hash.get(key, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets so many jiffies pass for all flow entries.
     ///
     /// # Errors
     /// The kernel's.
     pub fn age_flows<F: PacketFamily>(&mut self, jiffies: u32) -> Result<()> {
-        let aged = self.flows::<F>()?.into_iter().map(|(key, mut flow)| {
-            flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
-            (key, flow)
-        });
+        let aged = self
+            .flows::<F>()?
+            .into_iter()
+            .map(|(key, flow)| (key, Flow { last_seen: flow.last_seen.wrapping_sub(jiffies), ..flow }));
         self.put_hash(&family_map::<F>("flows"), aged)
+    }
+
+    /// The affinity entries of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn affinity<F: PacketFamily>(&self) -> Result<StdHashMap<AffinityKey<F>, Affinity<F>>> {
+        let map = family_map::<F>("affinity");
+        let ebpf = self.ebpf.borrow();
+        let hash: HashMap<&MapData, AffinityKey<F>, Affinity<F>> =
+            ebpf.map(&map).with_context(|| map.clone())?.try_into()?;
+        Ok(hash.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Removes all that the programs remember of clients of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_clients<F: PacketFamily>(&mut self) -> Result<()> {
+        self.retain_flows::<F>(|_| false)?;
+        let map = family_map::<F>("fragments");
+        let mut fragments: HashMap<&mut MapData, FragmentKey<F>, FragmentPorts> =
+            self.ebpf.get_mut().map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        let keys: Vec<_> = fragments.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            fragments.remove(&key)?;
+        }
+        let keys: Vec<_> = self.affinity::<F>()?.into_keys().collect();
+        let map = family_map::<F>("affinity");
+        let mut hash: HashMap<&mut MapData, AffinityKey<F>, Affinity<F>> =
+            self.ebpf.get_mut().map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        for key in keys {
+            hash.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// What a counter stands at, on all CPUs together.
@@ -291,19 +346,46 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn counter(&self, counter: Counter) -> Result<u64> {
-        let counters: PerCpuArray<&MapData, u64> =
-            self.ebpf.map("counters").context("counters")?.try_into()?;
+        let ebpf = self.ebpf.borrow();
+        let counters: PerCpuArray<&MapData, u64> = ebpf.map("counters").context("counters")?.try_into()?;
         Ok(counters.get(&(counter as u32), 0)?.iter().sum())
     }
 
     /// Runs a program of this name.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's; a [`Lack`] where it cannot run this program for a test at all.
     pub fn run(&self, program: &str, packet: &[u8], ifindex: u32, flags: u32) -> Result<Run> {
         let kind = Self::kind(program);
-        let run = sys::run(self.program(program)?, kind, packet, ifindex, 1, flags);
+        if kind == Kind::Xdp && Lack::XdpTestDevice.is_here()? {
+            return Err(Lack::XdpTestDevice.into());
+        }
+        let run = sys::run(self.program(program)?.as_fd(), kind, packet, ifindex, 1, flags, 0);
         run.with_context(|| format!("{program} on {} bytes", packet.len()))
+    }
+
+    /// Runs a tc program on a packet that a device is to cut into pieces with so many bytes of payload.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_on_segments(&self, program: &str, packet: &[u8], ifindex: u32, segment: u32) -> Result<Run> {
+        let run = sys::run(self.program(program)?.as_fd(), Kind::Tc, packet, ifindex, 1, 0, segment);
+        run.with_context(|| format!("{program} on {} bytes", packet.len()))
+    }
+
+    /// Those of some programs that can be run for a test; says which cannot.
+    ///
+    /// # Errors
+    /// When the kernel's release cannot be read.
+    pub fn possible<'a>(&self, programs: &[&'a str]) -> Result<Vec<&'a str>> {
+        let mut possible = programs.to_vec();
+        if Lack::XdpTestDevice.is_here()? {
+            possible.retain(|program| Self::kind(program) != Kind::Xdp);
+        }
+        if possible.len() < programs.len() {
+            Lack::XdpTestDevice.note();
+        }
+        Ok(possible)
     }
 
     /// Does this kernel know `BPF_F_IPV6`?
@@ -333,16 +415,33 @@ impl Kernel {
         if XDP.contains(&program) { Kind::Xdp } else { Kind::Tc }
     }
 
-    /// The program of this name.
+    /// The program of this name, loaded now if it was not.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn program(&self, name: &str) -> Result<std::os::fd::BorrowedFd<'_>> {
-        let program = self.ebpf.program(name).with_context(|| format!("no program `{name}`"))?;
-        Ok(match Self::kind(name) {
-            Kind::Tc => <&SchedClassifier>::try_from(program)?.fd()?.as_fd(),
-            Kind::Xdp => <&Xdp>::try_from(program)?.fd()?.as_fd(),
-        })
+    /// When there is none, or the kernel refuses it.
+    pub fn program(&self, name: &str) -> Result<OwnedFd> {
+        if name.ends_with("_frags") && Lack::XdpFrags.is_here()? {
+            return Err(Lack::XdpFrags.into());
+        }
+        let mut ebpf = self.ebpf.borrow_mut();
+        let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+        let fd: &ProgramFd = match Self::kind(name) {
+            Kind::Tc => {
+                let program: &mut SchedClassifier = program.try_into()?;
+                if program.fd().is_err() {
+                    patiently(|| program.load()).with_context(|| name.to_owned())?;
+                }
+                program.fd()?
+            }
+            Kind::Xdp => {
+                let program: &mut Xdp = program.try_into()?;
+                if program.fd().is_err() {
+                    patiently(|| program.load()).with_context(|| name.to_owned())?;
+                }
+                program.fd()?
+            }
+        };
+        Ok(fd.as_fd().try_clone_to_owned()?)
     }
 }
 

@@ -4,9 +4,12 @@ mod family;
 mod frame;
 mod kernel;
 mod node;
+pub mod random;
 pub mod sys;
+mod unusual;
 
 pub use family::{Host, PacketFamily};
 pub use frame::{Frame, Transport, checksums_are_valid, same_frame};
 pub use kernel::{Kernel, Options};
 pub use node::{Device, Node, SNAT, memory_tables};
+pub use unusual::{IcmpError, fragments, header, icmp_error, with_extensions};

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, process::Command};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
@@ -26,6 +26,7 @@ use super::{
     family::{Host, PacketFamily},
     kernel::{Kernel, Options},
 };
+use crate::cluster::pipe;
 
 /// Ports for connections passed on.
 pub const SNAT: RangeInclusive<u16> = 20_000..=29_999;
@@ -90,12 +91,13 @@ const SERVICES: [(Option<Host>, Host, u16); 8] = [
 ];
 
 /// Hosts with the device that leads to them and the neighbour that takes their packets.
-const NEIGHBOURS: [(Host, Device, Host); 8] = [
+const NEIGHBOURS: [(Host, Device, Host); 9] = [
     (Host::PodA, Device::PodA, Host::PodA),
     (Host::PodB, Device::PodB, Host::PodB),
     (Host::PodC, Device::Bridge, Host::PodC),
     (Host::PodD, Device::Bridge, Host::PodD),
     (Host::OddPod, Device::PodB, Host::OddPod),
+    (Host::L3Pod, Device::PodB, Host::L3Pod),
     (Host::Gateway, Device::Uplink, Host::Gateway),
     (Host::OtherNode, Device::Uplink, Host::OtherNode),
     (Host::Remote, Device::Uplink, Host::OtherNode),
@@ -129,13 +131,25 @@ impl Node {
     /// # Errors
     /// When there are no privileges, no iproute2 or no kernel programs.
     pub fn new(options: Options) -> Result<Self> {
+        Self::with(options, |_, _| {})
+    }
+
+    /// The same with changes to its tables.
+    ///
+    /// # Errors
+    /// As for [`Node::new`].
+    pub fn with(
+        options: Options,
+        change: impl FnOnce(&mut MemoryTables<V4>, &mut MemoryTables<V6>),
+    ) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("packet tests need root")?;
         configure()?;
-        let (mut v4, mut v6) = (memory_tables::<V4>()?, memory_tables::<V6>()?);
+        let (mut v4, mut v6) = (memory_tables::<V4>(Device::index)?, memory_tables::<V6>(Device::index)?);
         for settings in [&mut v4.settings, &mut v6.settings] {
             settings.snat_last = settings.snat_first + options.snat_ports - 1;
             settings.idle = options.idle;
         }
+        change(&mut v4, &mut v6);
         let kernel = Kernel::load(options, &v4, &v6)?;
         Ok(Self { kernel, v4, v6 })
     }
@@ -159,36 +173,32 @@ fn configure() -> Result<()> {
     let (v4, v6) = Host::Node.addresses();
     let uplink = Device::Uplink.name();
     lines.push(format!("addr add {v4}/24 dev {uplink}"));
-    lines.push(format!("-6 addr add {v6}/64 dev {uplink} nodad"));
+    lines.push(format!("addr add {v6}/64 dev {uplink} nodad"));
     let via = |host: Host| host.addresses();
     for (host, device, neighbour) in NEIGHBOURS {
         let name = device.name();
         let ((v4, v6), (next4, next6)) = (host.addresses(), via(neighbour));
         if host != neighbour {
             lines.push(format!("route add {v4}/32 via {next4}"));
-            lines.push(format!("-6 route add {v6}/128 via {next6}"));
+            lines.push(format!("route add {v6}/128 via {next6}"));
             continue;
         }
         if device != Device::Uplink {
             lines.push(format!("route add {v4}/32 dev {name}"));
-            lines.push(format!("-6 route add {v6}/128 dev {name}"));
+            lines.push(format!("route add {v6}/128 dev {name}"));
         }
         let mac = host.mac().map(|byte| format!("{byte:02x}")).join(":");
         lines.push(format!("neigh add {v4} lladdr {mac} dev {name} nud permanent"));
-        lines.push(format!("-6 neigh add {v6} lladdr {mac} dev {name} nud permanent"));
+        lines.push(format!("neigh add {v6} lladdr {mac} dev {name} nud permanent"));
     }
     let ((v4, v6), (gateway4, gateway6)) = (Host::Unresolved.addresses(), via(Host::Gateway));
     // A neighbour that nobody has resolved.
     lines.push(format!("route add {v4}/32 via 192.168.1.30"));
-    lines.push(format!("-6 route add {v6}/128 via fd00:1::30"));
+    lines.push(format!("route add {v6}/128 via fd00:1::30"));
     lines.push(format!("route add default via {gateway4}"));
-    lines.push(format!("-6 route add default via {gateway6}"));
-    for line in &lines {
-        let output = Command::new("ip").args(line.split(' ')).output().context("cannot run `ip`")?;
-        if !output.status.success() {
-            bail!("ip {line}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-    }
+    lines.push(format!("route add default via {gateway6}"));
+    let script = lines.join("\n") + "\n";
+    pipe(Command::new("ip").args(["-batch", "-"]), &script).with_context(|| script.clone())?;
     for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         let path = format!("/proc/sys/net/{path}");
         std::fs::write(&path, "1").with_context(|| path.clone())?;
@@ -196,11 +206,11 @@ fn configure() -> Result<()> {
     Ok(())
 }
 
-/// The node's tables, with the indices of the devices in the calling thread's namespace.
+/// The node's tables, with these indices of its devices: [`Device::index`], where they exist.
 ///
 /// # Errors
 /// When the devices are not there.
-pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
+pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> Result<MemoryTables<F>> {
     let mut tables = MemoryTables::new(Settings {
         snat_first: *SNAT.start(),
         snat_last: *SNAT.end(),
@@ -219,15 +229,15 @@ pub fn memory_tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
                 value.snat_v4 = Host::Node.addr::<V4>();
                 value.snat_v6 = Host::Node.addr::<V6>();
             }
-            Device::PortC => value.bridge = Device::Bridge.index()?,
+            Device::PortC => value.bridge = index(Device::Bridge)?,
             _ => {}
         }
-        tables.devices.insert(device.index()?, value);
+        tables.devices.insert(index(device)?, value);
     }
     for (host, device, neighbour) in NEIGHBOURS {
         let route = Route {
             kind: RouteKind::Neighbour,
-            ifindex: device.index()?,
+            ifindex: index(device)?,
             next_hop: neighbour.addr::<F>(),
             from: words(device.mac()),
             to: words(neighbour.mac()),

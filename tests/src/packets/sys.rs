@@ -25,7 +25,7 @@ pub struct Run {
     pub nanoseconds: u32,
 }
 
-/// Checks the sum of the whole packet, as a network card would have told it, after a tc program (6.16).
+/// Checks the sum of the whole packet, as a network card would have told it, after a tc program; 5.10 does not know it.
 pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// A `bpf_attr` of words at byte offsets.
@@ -65,7 +65,8 @@ impl Attr {
     }
 }
 
-/// Runs a program on a packet that came in by the device with index `ifindex`, or on no particular one (0).
+/// Runs a program on a packet that came in by the device with index `ifindex`, or on no particular one (0). With a
+/// `segment`, at tc, the packet is to be cut by a device into pieces with so many bytes of payload.
 ///
 /// # Errors
 /// The kernel's. Frames shorter than an Ethernet header are refused by the kernel itself.
@@ -76,14 +77,17 @@ pub fn run(
     ifindex: u32,
     repeat: u32,
     flags: u32,
+    segment: u32,
 ) -> io::Result<Run> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    const GSO_SIZE: usize = 44;
     let mut out = vec![0u8; packet.len() + 256];
     // `__sk_buff` and `xdp_md`, up to the fields that may be set.
     let mut context = [0u32; 48];
     let size = match kind {
         Kind::Tc => {
             context[10] = ifindex;
+            context[GSO_SIZE] = segment;
             size_of_val(&context)
         }
         Kind::Xdp => {

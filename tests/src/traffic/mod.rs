@@ -3,6 +3,7 @@
 mod cases;
 mod expect;
 mod transfers;
+mod smoke;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,8 +12,16 @@ use anyhow::Result;
 pub use cases::{all, bulk, endpoints_come_and_go};
 pub use expect::Entry;
 pub use transfers::{Transfers, transfers};
+pub use smoke::{BOTH, smoke, smoke_over_restart};
 
 use crate::cluster::{Agent, Builder, Cluster, Endpoint, Place, Server, Service};
+
+/// IPv4 and IPv6.
+const FAMILIES: [bool; 2] = [true, false];
+
+fn family(ipv4: bool) -> &'static str {
+    if ipv4 { "IPv4" } else { "IPv6" }
+}
 
 /// Where clients connect to.
 pub const SERVICE_PORT: u16 = 80;

@@ -9,25 +9,87 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Guest, kernel::KernelFiles};
-use crate::workspace::find_program;
+use super::kernel::KernelFiles;
+use crate::{
+    build::Executables,
+    workspace::{find_program, target_dir},
+};
 
-/// Modules to load, where the kernel does not have them built in.
-const MODULES: &[&str] = &["veth", "sch_ingress", "cls_bpf"];
+/// Modules to load, where the kernel does not have them built in: for hooks, devices, netfilter rules, sockets.
+const MODULES: &[&str] = &[
+    "sch_ingress",
+    "cls_bpf",
+    "veth",
+    "bridge",
+    "br_netfilter",
+    "8021q",
+    "bonding",
+    "ipip",
+    "vxlan",
+    "macvlan",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_counter",
+    "nft_ct",
+    "nft_masq",
+    "nft_redir",
+    "udp_diag",
+    "tcp_diag",
+];
 
-/// Programs of this machine that the init runs.
-const HOST_PROGRAMS: &[&str] = &["ip", "ethtool"];
+/// Programs of this machine that the init and the tests run.
+const HOST_PROGRAMS: &[&str] = &["ip", "ethtool", "nft"];
 
 const DIRECTORIES: &[&str] =
-    &["dev", "etc", "manifests", "modules", "proc", "run", "sys", "tmp", "var", "var/run"];
+    &["dev", "etc", "manifests", "modules", "proc", "run", "sys", "tests", "tmp", "var", "var/run"];
+
+/// What is put into every machine, besides its kernel's modules.
+pub(super) struct Guest {
+    /// Programs of ours, by their place in the machine.
+    programs: BTreeMap<String, PathBuf>,
+    /// The programs for the kernel, for tests that load them themselves.
+    object: PathBuf,
+}
+
+impl Guest {
+    /// Finds what is needed among what was built; `agent` goes in the place of the one that was.
+    pub(super) fn new(built: &Executables, agent: Option<&Path>, cache: &Path) -> Result<Self> {
+        let find = |name: &str| built.get(name).with_context(|| format!("cargo has built no `{name}`"));
+        let agent = agent.map_or_else(|| find("proxy-agent").map(PathBuf::as_path), Ok)?;
+        let mut programs = BTreeMap::new();
+        for (place, program) in
+            [("init", find("vm_init")?.as_path()), ("proxy-agent", agent), ("peer", find("peer")?)]
+        {
+            programs.insert(place.to_owned(), stripped(program, &cache.join("stripped"), place)?);
+        }
+        for (name, program) in built.iter().filter(|(name, _)| is_for_guests(name)) {
+            programs.insert(format!("tests/{name}"), stripped(program, &cache.join("stripped"), name)?);
+        }
+        Ok(Self { programs, object: target_dir().join("bpf/proxy-agent.bpf.o") })
+    }
+}
+
+/// Is this program of tests run in every machine?
+fn is_for_guests(name: &str) -> bool {
+    name == "packets" || name.starts_with("packets_") || name == "smoke"
+}
+
+/// A program without what only debuggers read: most of it, and the machine is small.
+fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let file = dir.join(name);
+    let strip = Command::new("strip").arg("--strip-debug").arg("-o").arg(&file).arg(program).output();
+    // Without binutils, the whole will do.
+    Ok(if strip.is_ok_and(|output| output.status.success()) { file } else { program.to_owned() })
+}
 
 /// Writes the archive.
-pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest<'_>) -> Result<()> {
+pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     let mut files = BTreeMap::new();
-    for (name, program) in [("init", guest.init), ("proxy-agent", guest.agent), ("verifier", guest.verifier)]
-    {
+    for (name, program) in &guest.programs {
         add_program(&mut files, name.into(), program)?;
     }
+    files.insert("bpf/proxy-agent.bpf.o".into(), read(&guest.object)?);
     for (number, module) in load_order(&kernel.modules)?.iter().enumerate() {
         let name = module.file_stem().unwrap_or_default().to_string_lossy();
         let name = name.trim_end_matches(".ko");

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The kernels to test on.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kernel {
     /// The oldest we support.
     #[value(name = "5.10")]

@@ -96,9 +96,20 @@ pub async fn run(
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     info!("watching the API server at {server}");
     let client = Client::try_from(config).context("cannot set up the connection to the API server")?;
+    let follow = follow(&client, &server, &settings.node_name, settings.timing, &changes, &state);
+    cancel.run_until_cancelled(follow).await;
+    Ok(())
+}
 
-    let timing = settings.timing;
-    let node_name = &settings.node_name;
+/// Watches over a connection until nobody receives `changes`. `server` is for messages.
+pub async fn follow(
+    client: &Client,
+    server: &str,
+    node_name: &str,
+    timing: Timing,
+    changes: &mpsc::Sender<Change>,
+    state: &state_watch::Sender<SourceState>,
+) {
     let services = Subject {
         objects: Objects::Listed(Kind::Service),
         convert: convert::service,
@@ -128,19 +139,11 @@ pub async fn run(
     };
 
     let services =
-        Watcher::new(Api::<ServiceLite>::all(client.clone()), services, &server, timing, &changes, &state);
-    let slices = Watcher::new(
-        Api::<EndpointSliceLite>::all(client.clone()),
-        slices,
-        &server,
-        timing,
-        &changes,
-        &state,
-    );
-    let node = Watcher::new(Api::<NodeLite>::all(client.clone()), node, &server, timing, &changes, &state);
+        Watcher::new(Api::<ServiceLite>::all(client.clone()), services, server, timing, changes, state);
+    let slices =
+        Watcher::new(Api::<EndpointSliceLite>::all(client.clone()), slices, server, timing, changes, state);
+    let node = Watcher::new(Api::<NodeLite>::all(client.clone()), node, server, timing, changes, state);
     let cidrs =
-        Watcher::new(Api::<ServiceCidrLite>::all(client.clone()), cidrs, &server, timing, &changes, &state);
-    let all = futures::future::join4(services.run(), slices.run(), node.run(), cidrs.run());
-    cancel.run_until_cancelled(all).await;
-    Ok(())
+        Watcher::new(Api::<ServiceCidrLite>::all(client.clone()), cidrs, server, timing, changes, state);
+    futures::future::join4(services.run(), slices.run(), node.run(), cidrs.run()).await;
 }

@@ -38,8 +38,10 @@ pub(super) struct Problem {
 
 /// How the text of a file is to be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
+    /// JSON: one document.
     Json,
+    /// YAML: any number of them.
     Yaml,
 }
 

@@ -17,13 +17,30 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::documents::Format;
 pub(crate) use self::events::FolderWatch;
 use self::{
+    documents::{Object, Parsed, Problem},
     events::Touched,
     folder::{Folder, Reading},
 };
 use super::{SourceState, state::Reporter};
 use crate::model::objects::Change;
+
+/// What the text of a file says, and what of it could not be read, each problem with its line: what [`run`] makes of one
+/// file, without the folder. `node` is the one Node that counts.
+pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<String>) {
+    let Parsed { objects, problems } = documents::parse(text, format, node);
+    let problems = problems.into_iter();
+    let mut said: Vec<_> =
+        problems.map(|Problem { line, column, what }| format!("{line}:{column}: {what}")).collect();
+    let mut changes = Vec::with_capacity(objects.len());
+    for Object { line, converted } in objects {
+        said.extend(converted.problems.into_iter().map(|problem| format!("{line}: {problem}")));
+        changes.push(converted.change);
+    }
+    (changes, said)
+}
 
 /// How often to look for what inotify does not show, the folder's own appearance included.
 const RECHECK: Duration = Duration::from_secs(2);

@@ -10,6 +10,8 @@ const SERVER: u8 = 2;
 
 fn take<F: Parse>(bytes: &[u8]) -> Option<Dissected<F>> {
     let mut out = Dissected::default();
+    // As left from another packet: the programs have one, and use it again and again.
+    (out.packet.follows, out.packet.tcp_flags) = (true, tcp_flags::FIN);
     dissect(bytes, 0, &mut out).then_some(out)
 }
 

@@ -1,5 +1,7 @@
 //! What is measured.
 
+use std::os::fd::AsFd;
+
 use anyhow::{Result, ensure};
 use proxy_common::{V4, V6};
 use proxy_tests::packets::{Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, sys::Kind};
@@ -74,14 +76,14 @@ impl Bench {
         // The last word of the client's address, and its port.
         let random = is_new.then_some(if F::IS_V4 { [28, transport] } else { [36, transport] });
         let restore = Restore { frame: &bytes, headers: transport + 20, random };
-        let wrapper = Wrapper::new(kind, kernel.program(program)?, &restore)?;
+        let wrapper = Wrapper::new(kind, kernel.program(program)?.as_fd(), &restore)?;
         let nothing = empty(kind)?;
-        let floor = Wrapper::new(kind, std::os::fd::AsFd::as_fd(&nothing), &restore)?;
+        let floor = Wrapper::new(kind, nothing.as_fd(), &restore)?;
         let case = Case { family, program, what, kind, device, frame: bytes, wrapper, floor };
         // Twice: the second repetition must find the packet restored.
         for repeat in [1, 2] {
             let run =
-                proxy_tests::packets::sys::run(case.wrapper.fd(), kind, &case.frame, device, repeat, 0)?;
+                proxy_tests::packets::sys::run(case.wrapper.fd(), kind, &case.frame, device, repeat, 0, 0)?;
             ensure!(run.result == result, "{program}, {what}: result {} instead of {result}", run.result);
             ensure!(
                 (run.packet != case.frame) == is_translated || is_new,

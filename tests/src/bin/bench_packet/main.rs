@@ -62,11 +62,11 @@ fn measure(runs: u32, repeat: u32) -> Result<Report> {
     let mut times = vec![(Vec::new(), Vec::new()); cases.len()];
     for _ in 0..runs {
         for ((program, (_, kind)), times) in empty.iter().zip(kinds).zip(&mut alone) {
-            times.push(sys::run(program.as_fd(), kind, &frame, 0, repeat, 0)?.nanoseconds);
+            times.push(sys::run(program.as_fd(), kind, &frame, 0, repeat, 0, 0)?.nanoseconds);
         }
         for (case, (with, without)) in cases.iter().zip(&mut times) {
             let time = |program| -> Result<u32> {
-                Ok(sys::run(program, case.kind, &case.frame, case.device, repeat, 0)?.nanoseconds)
+                Ok(sys::run(program, case.kind, &case.frame, case.device, repeat, 0, 0)?.nanoseconds)
             };
             with.push(time(case.wrapper.fd())?);
             without.push(time(case.floor.fd())?);

@@ -1,8 +1,14 @@
 //! The init of the virtual machines of `cargo xtask vm`: makes a node with two pods and a client outside, runs the
-//! agent, and tries services. Prints `CHECK PASS|FAIL name` a check and `DONE` at the end; xtask reads that.
+//! agent, and tries services; then runs the tests that it finds in /tests.
+//!
+//! xtask reads what it prints: a line `CHECK PASS|PART|NOT|FAIL name[: reason]` a check (with part or all of it not
+//! possible on this kernel; the lines of a failure that follow are indented), `ATTACHED program how`, what tests print,
+//! among it `VERIFIED program instructions`, and `DONE` at the end. With `only=NAME` on the kernel's command line it does
+//! nothing but run the programs of tests whose name contains this.
 
 mod bpf;
 mod node;
+mod suite;
 mod traffic;
 
 use std::{
@@ -17,27 +23,39 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::{
     reboot::{RebootMode, reboot},
+    resource::{RLIM_INFINITY, Resource, setrlimit},
     signal::{Signal, kill},
 };
+
+use crate::suite::Verdict;
 
 /// A machine without hardware support is slow, and the verifier takes its time.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const HEALTHZ: &str = "127.0.0.1:10256";
+const METRICS: &str = "127.0.0.1:10249";
 
 /// The ways to run the agent that are tried, one after the other: `--pod-datapath` and `--xdp`.
-const MODES: [(&str, &str); 2] = [("both", "generic"), ("tc", "off")];
+const MODES: [(&str, &str); 3] = [("both", "generic"), ("tc", "off"), ("socket", "native")];
 
 fn main() {
     let mut report = Report::default();
     report.check("machine is set up", node::prepare());
-    let mut verifier = Command::new("/verifier");
-    report.check("the kernel takes every program", run(verifier.args(["--nocapture", "--test-threads=1"])));
-    if report.check("network is set up", node::connect()) && report.check("servers run", traffic::serve()) {
+    // Below 5.11 maps count as locked memory.
+    let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    report.check("memory is not limited", unlimited.map_err(Into::into));
+    // What stands on the kernel's command line and means nothing to it.
+    let only = std::env::var("only").ok();
+    if only.is_none()
+        && report.check("network is set up", node::connect())
+        && report.check("servers run", traffic::serve())
+    {
         for (pod_datapath, xdp) in MODES {
             report.mode = format!("pods by {pod_datapath}, XDP {xdp}: ");
             try_mode(&mut report, pod_datapath, xdp);
         }
     }
+    report.mode.clear();
+    suite::run_all(&mut report, only.as_deref().unwrap_or_default());
     println!("DONE");
     let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
     println!("cannot reboot: {error}");
@@ -58,6 +76,18 @@ impl Report {
             }
         }
         result.is_ok()
+    }
+
+    fn test(&mut self, name: &str, verdict: Verdict, output: &[String]) {
+        match (verdict, suite::lack(verdict, output)) {
+            (Verdict::Passed, None) => println!("CHECK PASS {name}"),
+            (Verdict::Passed, Some(reason)) => println!("CHECK PART {name}: {reason}"),
+            (Verdict::Failed, Some(reason)) => println!("CHECK NOT {name}: {reason}"),
+            (verdict, _) => {
+                println!("CHECK FAIL {name}: {verdict:?}");
+                output.iter().for_each(|line| println!("    {line}"));
+            }
+        }
     }
 }
 
@@ -86,6 +116,7 @@ fn with_agent(report: &mut Report, pod_datapath: &str, xdp: &str) -> bool {
     };
     let is_ready = report.check("agent is ready", wait_until_ready(&mut agent));
     if is_ready {
+        report.check("hooks are told", tell_hooks());
         for (name, result) in traffic::run() {
             report.check(&name, result);
         }
@@ -121,9 +152,30 @@ fn wait_until_ready(agent: &mut Child) -> Result<()> {
 }
 
 fn healthz() -> Result<String> {
-    let mut stream = TcpStream::connect(HEALTHZ)?;
+    get(HEALTHZ, "/healthz")
+}
+
+/// Prints which program is attached how, as the agent's metrics tell it.
+fn tell_hooks() -> Result<()> {
+    let metrics = get(METRICS, "/metrics")?;
+    let hooks = metrics.lines().filter_map(|line| line.strip_prefix("proxy_agent_hooks{"));
+    let mut count = 0;
+    for hook in hooks {
+        let label = |name: &str| hook.split_once(&format!("{name}=\""))?.1.split('"').next();
+        let (program, how) = label("program").zip(label("how")).context("labels are missing")?;
+        println!("ATTACHED {program} {how}");
+        count += 1;
+    }
+    if count == 0 {
+        bail!("there are none");
+    }
+    Ok(())
+}
+
+fn get(server: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

@@ -50,6 +50,8 @@ pub(crate) fn prepare() -> Result<()> {
     // `ip netns` works below /var/run.
     fs::remove_dir("/var/run")?;
     std::os::unix::fs::symlink("/run", "/var/run")?;
+    // Else each namespace gets devices for tunnels with the modules.
+    fs::write("/proc/sys/net/core/fb_tunnels_only_for_init_net", "1").context("tunnels")?;
     let mut modules = fs::read_dir("/modules")?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
     modules.sort();
     for module in modules {
@@ -102,6 +104,9 @@ pub(crate) fn connect() -> Result<()> {
     in_namespace(OUTSIDE, "addr add fd00:77::1/64 dev eth0 nodad")?;
     in_namespace(OUTSIDE, "link set lo up")?;
     in_namespace(OUTSIDE, "link set eth0 up")?;
+    // A device without Ethernet headers.
+    ip("link add l3 type ipip local 192.168.77.2 remote 192.168.77.1")?;
+    ip("link set l3 up")?;
     ip("route add default via 192.168.77.1")?;
     ip("route add default via fd00:77::1")
 }

@@ -1,0 +1,171 @@
+//! The programs in the kernel against the core run natively over the same tables: random packets, same answers.
+//!
+//! A run of some hundred steps depends on its number only. One that fails is shortened, step by step, to those that it
+//! takes, and printed with the number that brings it back.
+
+mod oracle;
+mod replay;
+mod steps;
+mod world;
+
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+pub use self::world::add_services;
+use self::{
+    replay::{Failure, Met, Site},
+    steps::{Random, Step, steps},
+};
+use super::{Node, Options, PacketFamily};
+
+/// Steps of a run: it must be over before much time has passed in the kernel, where time cannot be held.
+const STEPS: usize = 400;
+
+/// How much to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Packets (and what happens between them).
+    pub packets: usize,
+    /// The number of the first run; the others count on from there.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// So many packets from this seed on, unless the environment says otherwise: `PROXY_AGENT_RANDOM_PACKETS`,
+    /// `PROXY_AGENT_RANDOM_SEED`.
+    ///
+    /// # Errors
+    /// When these are no numbers.
+    pub fn from_env(packets: usize, seed: u64) -> Result<Self> {
+        let number = |name: &str| -> Result<Option<u64>> {
+            let value = env::var(name).ok();
+            value.map(|text| text.parse().with_context(|| format!("{name}: `{text}`"))).transpose()
+        };
+        Ok(Self {
+            packets: number("PROXY_AGENT_RANDOM_PACKETS")?.map_or(packets, |packets| packets as usize),
+            seed: number("PROXY_AGENT_RANDOM_SEED")?.unwrap_or(seed),
+        })
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Steps taken.
+    pub steps: usize,
+    /// How long it took, without making the node.
+    pub took: Duration,
+    /// How often each program gave each verdict.
+    pub met: Vec<(String, u64)>,
+    /// Differences that did not happen again; a few of them are chance.
+    pub unrepeated: Vec<String>,
+}
+
+/// Makes a node, in a namespace that the calling thread enters, and compares.
+///
+/// `everything`: with everything switched on that can be.
+///
+/// # Errors
+/// When kernel and core differ; the message has all that is needed to see it again.
+pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> {
+    let options = Options { max_flows: 1 << 13, reject_with_reset: everything, ..Options::default() };
+    let node = Node::with(options, |v4, v6| {
+        add_services(v4);
+        add_services(v6);
+        world::add_sctp_listeners(v4);
+        world::add_sctp_listeners(v6);
+        world::add_mtus(v4);
+        world::add_mtus(v6);
+        for settings in [&mut v4.settings, &mut v6.settings] {
+            settings.external_cluster_ips = everything;
+            settings.reset_removed_tcp = everything;
+        }
+    })?;
+    let Node { mut kernel, mut v4, mut v6 } = node;
+    match F::NUMBER {
+        4 => runs(plan, everything, &mut Site::new(&mut kernel, &mut v4)),
+        _ => runs(plan, everything, &mut Site::new(&mut kernel, &mut v6)),
+    }
+}
+
+fn runs<F: PacketFamily>(plan: Plan, everything: bool, site: &mut Site<'_, F>) -> Result<Report> {
+    let begin = Instant::now();
+    let (mut met, mut taken, mut unrepeated) = (Met::new(), 0, Vec::new());
+    for seed in plan.seed.. {
+        if taken >= plan.packets {
+            break;
+        }
+        let all: Vec<_> = steps::<F>(&mut Random::new(seed), STEPS).into_iter().enumerate().collect();
+        if let Some(failure) = site.run(&all, &mut met)? {
+            if !happens_again(site, &all)? {
+                unrepeated.push(describe::<F>(seed, everything, &[], &failure));
+                if unrepeated.len() > 2 + taken / STEPS / 100 {
+                    bail!("differences that do not happen again:\n{}", unrepeated.join("\n"));
+                }
+                continue;
+            }
+            let (few, failure) = shorten(site, all, failure)?;
+            bail!("{}", describe::<F>(seed, everything, &few, &failure));
+        }
+        taken += STEPS;
+    }
+    Ok(Report { steps: taken, took: begin.elapsed(), met: met.into_iter().collect(), unrepeated })
+}
+
+/// Does a run fail again? By chance, or on a machine that is busy, the kernel may give a flow the port of one that was
+/// idle for long, which then goes; in the core's tables that does not happen, or to another.
+fn happens_again<F: PacketFamily>(site: &mut Site<'_, F>, steps: &[(usize, Step)]) -> Result<bool> {
+    const TIMES: usize = 3;
+    for _ in 0..TIMES {
+        if site.run(steps, &mut Met::new())?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Leaves steps out while it still fails: halves, quarters, and so on down to single ones.
+fn shorten<F: PacketFamily>(
+    site: &mut Site<'_, F>,
+    mut steps: Vec<(usize, Step)>,
+    mut failure: Failure,
+) -> Result<(Vec<(usize, Step)>, Failure)> {
+    if let Some(last) = failure.step {
+        steps.retain(|(number, _)| *number <= last);
+    }
+    let mut length = steps.len().div_ceil(2);
+    while length > 0 {
+        let mut from = 0;
+        while from < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(from..steps.len().min(from + length));
+            match site.run(&fewer, &mut Met::new())? {
+                Some(still) => (steps, failure) = (fewer, still),
+                None => from += length,
+            }
+        }
+        length /= 2;
+    }
+    Ok((steps, failure))
+}
+
+fn describe<F: PacketFamily>(
+    seed: u64,
+    everything: bool,
+    steps: &[(usize, Step)],
+    failure: &Failure,
+) -> String {
+    let list: Vec<_> = steps.iter().map(|(number, step)| format!("  {number}: {step:?}")).collect();
+    let at = failure.step.map_or("at the end".to_owned(), |step| format!("at step {step}"));
+    let settings = if everything { "everything switched on" } else { "default settings" };
+    format!(
+        "kernel and core differ {at} (IPv{}, {settings}; again with PROXY_AGENT_RANDOM_SEED={seed}):\n{}\nafter\n{}",
+        F::NUMBER,
+        failure.what,
+        list.join("\n")
+    )
+}

@@ -1,0 +1,492 @@
+//! A run: each step goes to the program in the kernel and to the core, and both must agree.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::{Context as _, Result};
+use proxy_common::{
+    decide::{RouteKind, Tables as _, Translation, Verdict, memory::MemoryTables},
+    layout::{
+        counter::Counter,
+        flow::{Edge, Flow, FlowKey, Pair, flags},
+        frontend::FrontendKey,
+        id::Id,
+        set::{Set, SetRole},
+    },
+    packet::{Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, Packet, Part, dissect},
+};
+
+use super::{
+    oracle::{self, bytes, parse, results, rewrite, same},
+    steps::{Shape, Step, What, error},
+    world,
+};
+use crate::packets::{
+    Device, Frame, Kernel, PacketFamily, SNAT, Transport, checksums_are_valid, same_frame, sys::Kind,
+};
+
+/// A frame as each side sees it: they differ in the source ports that each chose by chance.
+#[derive(Clone)]
+struct Both {
+    kernel: Frame,
+    native: Frame,
+}
+
+/// What was met, to see that nothing is missing.
+pub(super) type Met = BTreeMap<String, u64>;
+
+/// Counted where the answer is sent.
+const ANSWERS: [Counter; 6] = [
+    Counter::NoEndpoints,
+    Counter::UndefinedPort,
+    Counter::EchoReply,
+    Counter::FlowReset,
+    Counter::HopLimit,
+    Counter::TooBig,
+];
+
+/// The step at which the two sides differ, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// Its number; none: what is left at the end differs.
+    pub(super) step: Option<usize>,
+    pub(super) what: String,
+}
+
+/// Both sides.
+pub(super) struct Site<'a, F: PacketFamily> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) native: &'a mut MemoryTables<F>,
+    /// Backends as they are at the start of a run.
+    serving: HashSet<Id>,
+    backends: Vec<Id>,
+}
+
+impl<'a, F: PacketFamily> Site<'a, F> {
+    pub(super) fn new(kernel: &'a mut Kernel, native: &'a mut MemoryTables<F>) -> Self {
+        let (serving, backends) = (native.alive.clone(), world::backends(native));
+        Self { kernel, native, serving, backends }
+    }
+
+    /// Runs from the same beginning, whatever was before.
+    pub(super) fn run(&mut self, steps: &[(usize, Step)], met: &mut Met) -> Result<Option<Failure>> {
+        self.kernel.forget_clients::<F>()?;
+        self.native.flows.borrow_mut().clear();
+        self.native.affinity.borrow_mut().clear();
+        self.native.fragments.borrow_mut().clear();
+        self.native.counts.borrow_mut().clear();
+        self.native.steps.borrow_mut().clear();
+        self.native.now.set(1_000);
+        for id in self.serving.difference(&self.native.alive) {
+            self.kernel.revive(*id, self.native)?;
+        }
+        self.native.alive.clone_from(&self.serving);
+        let counters = self.counters()?;
+        let mut run = Run { site: self, given: HashMap::new(), sent: HashMap::new(), met };
+        for (number, step) in steps {
+            let failed = run.step(*number, step).with_context(|| format!("step {number}: {step:?}"))?;
+            if let Err(what) = failed {
+                return Ok(Some(Failure { step: Some(*number), what }));
+            }
+        }
+        Ok(self.differences(&counters)?.map(|what| Failure { step: None, what }))
+    }
+
+    fn counters(&self) -> Result<Vec<u64>> {
+        Counter::ALL.iter().map(|counter| self.kernel.counter(*counter)).collect()
+    }
+
+    /// How what is left of a run differs.
+    fn differences(&self, before: &[u64]) -> Result<Option<String>> {
+        let kernel = normal(self.kernel.flows::<F>()?.into_iter());
+        let flows = self.native.flows.borrow();
+        let native = normal(flows.iter().map(|(key, flow)| (*key, flow.get())));
+        if kernel != native {
+            let without = |a: &[String], b: &[String]| -> Vec<String> {
+                a.iter().filter(|flow| !b.contains(flow)).cloned().collect()
+            };
+            let (extra, missing) = (without(&kernel, &native), without(&native, &kernel));
+            return Ok(Some(format!("flow entries: in the kernel {extra:#?}, natively {missing:#?}")));
+        }
+        let kept: HashMap<_, _> =
+            self.kernel.affinity::<F>()?.iter().map(|(key, kept)| (*key, kept.backend)).collect();
+        let affinity = self.native.affinity.borrow();
+        let expected: HashMap<_, _> = affinity.iter().map(|(key, kept)| (*key, kept.get().backend)).collect();
+        if kept != expected {
+            return Ok(Some(format!("affinity: in the kernel {kept:?}, natively {expected:?}")));
+        }
+        // Of what the programs count, and not the core.
+        const OTHERS: [Counter; 7] = [
+            Counter::RejectSent,
+            Counter::RejectLimited,
+            Counter::FragmentFollowed,
+            Counter::IcmpError,
+            Counter::XdpToTc,
+            Counter::FrontendTorn,
+            Counter::RewriteFailed,
+        ];
+        for (counter, (before, after)) in Counter::ALL.iter().zip(before.iter().zip(self.counters()?)) {
+            let (kernel, native) = (after - before, self.native.counter(*counter));
+            if !OTHERS.contains(counter) && kernel != native {
+                return Ok(Some(format!("{}: {kernel} in the kernel, {native} natively", counter.name())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Flow entries without what each side chose for itself: ports and times.
+fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -> Vec<String> {
+    let hide = |port: &mut u16| {
+        if SNAT.contains(&u16::from_be(*port)) {
+            *port = 0;
+        }
+    };
+    let mut all: Vec<_> = flows
+        .map(|(mut key, mut flow)| {
+            flow.last_seen = 0;
+            if flow.flags & flags::REVERSE == 0 {
+                hide(&mut flow.tuple.sport);
+            } else {
+                hide(&mut key.tuple.dport);
+            }
+            let ((src, dst), (sent_src, sent_dst)) = (F::ends(&key.tuple), F::ends(&flow.tuple));
+            let Flow { backend, service, state, flags, mac, .. } = flow;
+            format!(
+                "edge {} protocol {}: {src} > {dst} becomes {sent_src} > {sent_dst}; \
+                 {backend:?} {service:?} state {state} flags {flags} {mac:?}",
+                key.edge, key.protocol
+            )
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// A step's outcome: in words how the sides differ.
+type Agreed = Result<(), String>;
+
+struct Run<'r, 'a, F: PacketFamily> {
+    site: &'r mut Site<'a, F>,
+    /// What programs were given, by step.
+    given: HashMap<usize, Both>,
+    /// What they made of it, if it was translated.
+    sent: HashMap<usize, Both>,
+    met: &'r mut Met,
+}
+
+/// One packet on its way.
+struct Sent<'s> {
+    number: usize,
+    program: &'static str,
+    device: Device,
+    both: Option<Both>,
+    shape: &'s Shape,
+}
+
+impl<F: PacketFamily> Run<'_, '_, F> {
+    fn step(&mut self, number: usize, step: &Step) -> Result<Agreed> {
+        let Site { kernel, native, backends, .. } = &mut *self.site;
+        match step {
+            Step::Bury(which) => {
+                let id = backends[which % backends.len()];
+                kernel.bury(id)?;
+                native.alive.remove(&id);
+            }
+            Step::Revive(which) => {
+                let id = backends[which % backends.len()];
+                kernel.revive(id, native)?;
+                native.alive.insert(id);
+            }
+            Step::Wait(jiffies) => {
+                kernel.age_flows::<F>(*jiffies)?;
+                native.now.set(native.now.get().wrapping_add(*jiffies));
+            }
+            Step::Forget(which) => self.forget(*which)?,
+            Step::Packet { program, device, what, shape } => {
+                let with_flags = |mut frame: Frame, flags: u8| {
+                    if let Transport::Tcp(_) = frame.transport {
+                        frame.transport = Transport::Tcp(flags);
+                    }
+                    frame
+                };
+                let each = |both: &Both, change: &dyn Fn(&Frame) -> Frame| Both {
+                    kernel: change(&both.kernel),
+                    native: change(&both.native),
+                };
+                let both = match what {
+                    What::Request(frame) => Some(Both { kernel: frame.clone(), native: frame.clone() }),
+                    What::Answer { to, flags } => {
+                        let Some(sent) = self.sent.get(to) else { return Ok(Ok(())) };
+                        let answer =
+                            |frame: &Frame| Frame { hop_limit: 60, ..with_flags(frame.reply(), *flags) };
+                        Some(each(sent, &answer))
+                    }
+                    What::Again { of, flags } => {
+                        let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
+                        Some(each(given, &|frame| with_flags(frame.clone(), *flags)))
+                    }
+                    What::Garbage(_) | What::Error { .. } => None,
+                };
+                if let Some(both) = &both {
+                    self.given.insert(number, both.clone());
+                }
+                let (for_kernel, for_native) = match (&both, what) {
+                    (Some(both), _) => (both.kernel.build()?, both.native.build()?),
+                    (None, What::Garbage(bytes)) => (bytes.clone(), bytes.clone()),
+                    (None, What::Error { about, from, which, quoted }) => {
+                        let Some(about) = self.sent.get(about) else { return Ok(Ok(())) };
+                        let error = |about| error::<F>(about, *from, *which, *quoted);
+                        (error(&about.kernel)?, error(&about.native)?)
+                    }
+                    (None, _) => return Ok(Ok(())),
+                };
+                // A frame without a packet has no bytes to change.
+                let shape = if matches!(what, What::Garbage(_)) { &Shape::Whole } else { shape };
+                let skip = if program.contains("_l3_") { ETHERNET } else { 0 };
+                let trim = |frame: Vec<u8>| shape.apply(frame).split_off_at(skip);
+                let sent = Sent { number, program, device: *device, both, shape };
+                return self.packet(&sent, &trim(for_kernel), &trim(for_native));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Removes both entries of the flow of a step, on both sides.
+    fn forget(&mut self, step: usize) -> Result<()> {
+        let Some(given) = self.given.get(&step) else { return Ok(()) };
+        let tuple = F::tuple(given.kernel.src, given.kernel.dst);
+        let key = FlowKey::new(tuple, given.kernel.transport.protocol(), Edge::Forward);
+        let (Some(kernel), Some(native)) = (self.site.kernel.flow(&key)?, self.site.native.flow_entry(&key))
+        else {
+            return Ok(());
+        };
+        let twin = |flow: &Flow<F>| {
+            let mut pair = Pair::default();
+            pair.begin(&key, flow);
+            pair.make_twin();
+            pair.twin_key
+        };
+        let (gone, gone_natively) = (twin(&kernel), twin(&native));
+        self.site.kernel.retain_flows::<F>(|other| *other != key && *other != gone)?;
+        self.site.native.remove_flow(&key);
+        self.site.native.remove_flow(&gone_natively);
+        Ok(())
+    }
+
+    fn packet(&mut self, sent: &Sent<'_>, input: &[u8], natively: &[u8]) -> Result<Agreed> {
+        let Sent { number, program, device, shape, .. } = *sent;
+        let ifindex = device.index()?;
+        let kind = Kernel::kind(program);
+        let (pass, drop, redirect) = results(kind);
+        if self.site.kernel.possible(&[program])?.is_empty() {
+            return Ok(Ok(()));
+        }
+        let run = match self.site.kernel.run(program, input, ifindex, 0) {
+            Ok(run) => run,
+            // The kernel itself refuses to make a packet of less than its headers.
+            Err(_) if input.len() < ETHERNET + F::HEADER => return Ok(Ok(())),
+            Err(error) => return Err(error),
+        };
+        let network = if program.contains("_l3_") { 0 } else { ETHERNET };
+        let Some(dissected) = self.for_us(sent, natively, network) else {
+            let is_same = run.result == pass && run.packet == input;
+            return Ok(agree(is_same, || format!("not left alone: {run:02x?}")));
+        };
+        let packet = dissected.packet;
+        let chance = self.choose_as_the_kernel_did(number, &packet)?;
+        self.site.native.fixed_random.set(Some(chance));
+        self.site.native.size.set(oracle::size::<F>(kind, natively, network));
+        let before = self.site.native.counts.borrow().clone();
+        let (verdict, out) = oracle::decide(self.site.native, program, ifindex, &packet);
+        *self.met.entry(format!("{program}: {verdict:?}")).or_default() += 1;
+        let differs = |how: &str| format!("{how}: natively {verdict:?} {out:?}, in the kernel {run:02x?}");
+        // XDP sends only back by the device itself, and knows neither bridges nor hairpin.
+        let is_xdp = kind == Kind::Xdp;
+        let is_answer = matches!(
+            verdict,
+            Verdict::Reject | Verdict::Reset | Verdict::Echo | Verdict::TimeExceeded | Verdict::TooBig
+        );
+        if is_xdp && is_answer {
+            // tc will count it.
+            let mut counts = self.site.native.counts.borrow_mut();
+            for counter in ANSWERS {
+                counts.insert(counter, before.get(&counter).copied().unwrap_or(0));
+            }
+        }
+        let handed_over = is_xdp
+            && match verdict {
+                Verdict::Forward => out.route.kind != RouteKind::Neighbour || out.route.ifindex != ifindex,
+                Verdict::Switch | Verdict::Return => true,
+                _ => is_answer,
+            };
+        if verdict == Verdict::Pass || handed_over {
+            let is_same = run.result == pass && run.packet == input;
+            return Ok(agree(is_same, || differs("not left alone")));
+        }
+        if verdict == Verdict::Drop {
+            return Ok(agree(run.result == drop, || differs("not dropped")));
+        }
+        if is_answer {
+            // What is sent back has tests of its own. Too many at once are dropped.
+            let is_right = match (run.result == redirect, &sent.both) {
+                (true, Some(both)) if shape.is_sound() => is_answered(&both.kernel, &run.packet, network),
+                (true, _) => true,
+                (false, _) => run.result == drop,
+            };
+            return Ok(agree(is_right, || differs("not answered")));
+        }
+        let is_redirected = matches!(verdict, Verdict::Return) || verdict == Verdict::Forward;
+        let result = if is_redirected { redirect } else { pass };
+        if run.result != result {
+            return Ok(Err(differs("another result")));
+        }
+        // An Ethernet header was put in front for the redirect.
+        let added = if network == 0 && verdict == Verdict::Forward { ETHERNET } else { 0 };
+        Ok(self
+            .translated(sent, input, network, &dissected, verdict, &out, &run.packet[added..])
+            .map_err(|how| differs(&how)))
+    }
+
+    /// The packet, if the program has to do with it.
+    fn for_us(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Dissected<F>> {
+        let ether_type = u16::from_be_bytes([*input.get(12)?, *input.get(13)?]);
+        let ours = if F::IS_V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
+        // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
+        let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
+        let overhears =
+            matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
+        if ether_type != ours || (is_overheard && overhears) {
+            return None;
+        }
+        // SCTP's checksum is of the whole packet: tc's affair.
+        let dissected = oracle::read::<F>(self.site.native, sent.program, input, network)?;
+        (!is_xdp || dissected.packet.protocol != PROTOCOL_SCTP).then_some(dissected)
+    }
+
+    /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
+    fn choose_as_the_kernel_did(&self, number: usize, packet: &Packet<F>) -> Result<u32> {
+        const TOP: u32 = 1 << 31;
+        // Another source port at each step. What the kernel chooses may meet an older flow.
+        let random = (number as u32) << 22;
+        let native = &self.site.native;
+        let tuple = &packet.tuple;
+        let frontend = |addr| native.frontend(&FrontendKey::new(addr, tuple.dport, packet.protocol));
+        let Some(target) = frontend(tuple.dst).or_else(|| frontend(F::UNSPECIFIED)) else {
+            return Ok(random);
+        };
+        let count = |role| native.set(target.service(), role).count();
+        if SetRole::ALL.into_iter().map(count).max().unwrap_or(Set::EMPTY.count()) < 2 {
+            return Ok(random);
+        }
+        let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
+        let flow = self.site.kernel.flow(&key)?;
+        Ok(if flow.is_some_and(|flow| world::is_second::<F>(&flow.tuple.dst)) {
+            random | TOP
+        } else {
+            random
+        })
+    }
+
+    /// Compares a packet that was translated, with the port that the kernel chose.
+    #[expect(clippy::too_many_arguments, reason = "all there is to know of one packet")]
+    fn translated(
+        &mut self,
+        sent: &Sent<'_>,
+        input: &[u8],
+        network: usize,
+        dissected: &Dissected<F>,
+        verdict: Verdict,
+        out: &Translation<F>,
+        got: &[u8],
+    ) -> Agreed {
+        let packet = &dissected.packet;
+        // An error quotes the packet as the other end sent it.
+        let at = packet.transport + if dissected.part == Part::Error { 2 } else { 0 };
+        let Some(port) = got.get(at..at + 2).or((dissected.part == Part::Later).then_some(&[0, 0])) else {
+            return Err("too short".to_owned());
+        };
+        let port = u16::from_be_bytes([port[0], port[1]]);
+        let (src, dst) = F::ends(&out.to);
+        let mut by_kernel = src;
+        if SNAT.contains(&src.port()) && SNAT.contains(&port) {
+            by_kernel.set_port(port);
+        }
+        // As it came in: the ends of an answer may differ between the sides.
+        let mut given = *dissected;
+        if dissected.part == Part::Later {
+            given.packet.tuple.sport = packet.tuple.sport;
+        } else if let Ok(packet) = parse::<F>(input, network) {
+            given.packet = packet;
+        } else {
+            dissect(input, network, &mut given);
+        }
+        let hops = (verdict == Verdict::Forward) as u8;
+        let mut expected = rewrite(input, network, &given, &F::tuple(by_kernel, dst), hops);
+        if network == ETHERNET {
+            let (to, from) = (expected[..6].to_vec(), expected[6..12].to_vec());
+            match verdict {
+                Verdict::Forward if Kernel::kind(sent.program) == Kind::Xdp => {
+                    expected[..6].copy_from_slice(&bytes(out.route.to));
+                    expected[6..12].copy_from_slice(&bytes(out.route.from));
+                }
+                Verdict::Return => {
+                    expected[..6].copy_from_slice(&from);
+                    expected[6..12].copy_from_slice(&to);
+                }
+                Verdict::Switch => expected[..6].copy_from_slice(&bytes(out.mac)),
+                _ => {}
+            }
+        }
+        if !same(&expected, got, network, &given) {
+            return Err(format!("another packet than {expected:02x?}"));
+        }
+        let (Some(both), true) = (&sent.both, sent.shape.is_sound()) else { return Ok(()) };
+        // Once more, against a packet that was made anew.
+        let mut anew = both.kernel.between(by_kernel, dst);
+        anew.hop_limit -= hops;
+        let built = anew.build().map_err(|error| format!("{error:#}"))?;
+        let whole = [&built[..ETHERNET], &got[network..network + built.len() - ETHERNET]].concat();
+        if !same_frame(&built, &whole) || !checksums_are_valid(&whole) {
+            return Err(format!("another packet than {built:02x?}, made anew"));
+        }
+        let plain = Frame { hop_limit: 64, ..anew };
+        self.sent.insert(sent.number, Both { native: plain.between(src, dst), kernel: plain });
+        Ok(())
+    }
+}
+
+/// Is it an answer to this frame, with the right checksums?
+fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
+    let is_v4 = asked.src.is_ipv4();
+    let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    let Some(ip) = answer.get(network..).filter(|ip| ip.len() >= if is_v4 { 20 } else { 40 }) else {
+        return false;
+    };
+    let length = |at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]) as usize;
+    let length = if is_v4 { length(2) } else { 40 + length(4) };
+    let Some(ip) = ip.get(..length) else { return false };
+    let whole = [&[0; 12][..], &ether_type.to_be_bytes(), ip].concat();
+    let addresses = match (asked.src.ip(), asked.dst.ip()) {
+        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => [dst.octets(), src.octets()].concat(),
+        (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => [dst.octets(), src.octets()].concat(),
+        _ => return false,
+    };
+    let at = if is_v4 { 12 } else { 8 };
+    ip[at..at + addresses.len()] == addresses && checksums_are_valid(&whole)
+}
+
+fn agree(is_so: bool, otherwise: impl FnOnce() -> String) -> Agreed {
+    if is_so { Ok(()) } else { Err(otherwise()) }
+}
+
+/// `Vec::split_off` of the rest, or nothing if it is shorter.
+trait SplitOffAt {
+    fn split_off_at(self, at: usize) -> Self;
+}
+
+impl SplitOffAt for Vec<u8> {
+    fn split_off_at(mut self, at: usize) -> Self {
+        self.split_off(at.min(self.len()))
+    }
+}
