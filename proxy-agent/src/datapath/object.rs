@@ -202,17 +202,11 @@ impl Object {
         &mut self.ebpf
     }
 
-<<<<<<< HEAD
     /// The kernel's ids of the programs that are loaded.
     pub(super) fn program_ids(&self) -> BTreeSet<u32> {
         self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
     }
 
-    /// Loads every program. Tells by name how many instructions the verifier went through (known from 5.16 on).
-    pub(super) fn load_all(&mut self) -> Vec<(String, Result<Option<u32>>)> {
-        let names: Vec<String> = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-        let verified = |object: &mut Self, name: &str| -> Result<Option<u32>> {
-=======
     /// Loads every program. Tells by name how many instructions the verifier went through.
     pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
         let mut object = Self::load(config, pins)?;
@@ -220,7 +214,6 @@ impl Object {
         let mut logging = None;
         let names: Vec<String> = object.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         let mut verified = |name: &str| -> Result<u32> {
->>>>>>> main
             object.program(name)?;
             let program = object.ebpf.program(name).context("no such program")?;
             if let Some(count) = program.info()?.verified_instruction_count() {

@@ -32,11 +32,8 @@ mod place;
 mod reply;
 mod shape;
 mod teardown;
-<<<<<<< HEAD
 mod underlay;
-=======
 mod uplink;
->>>>>>> main
 mod verdict;
 mod wait;
 

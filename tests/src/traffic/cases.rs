@@ -12,10 +12,6 @@ use crate::cluster::{Failures, Place, Protocol, until};
 
 /// So many requests reach each of three backends, but for one time in three million.
 const ENOUGH_FOR_ALL: usize = 40;
-<<<<<<< HEAD
-pub(super) const FAMILIES: [bool; 2] = [true, false];
-=======
->>>>>>> main
 
 /// Everything that holds while nothing changes.
 pub fn all(scenario: &Scenario) -> Result<Failures> {
@@ -27,13 +23,6 @@ pub fn all(scenario: &Scenario) -> Result<Failures> {
     Ok(failures)
 }
 
-<<<<<<< HEAD
-pub(super) fn family(ipv4: bool) -> &'static str {
-    if ipv4 { "IPv4" } else { "IPv6" }
-}
-
-=======
->>>>>>> main
 /// From where a service is used, by which address.
 fn ways(scenario: &Scenario) -> Result<Vec<(&Place, Entry)>> {
     let cluster = &scenario.cluster;

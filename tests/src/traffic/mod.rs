@@ -2,8 +2,8 @@
 
 mod cases;
 mod expect;
-mod transfers;
 mod smoke;
+mod transfers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,8 +11,8 @@ use anyhow::Result;
 
 pub use cases::{all, bulk, endpoints_come_and_go};
 pub use expect::Entry;
-pub use transfers::{Transfers, transfers};
 pub use smoke::{BOTH, smoke, smoke_over_restart};
+pub use transfers::{Transfers, transfers};
 
 use crate::cluster::{Agent, Builder, Cluster, Endpoint, Place, Server, Service};
 

@@ -7,10 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{
-    Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT,
-    cases::{FAMILIES, family},
-};
+use super::{Entry, FAMILIES, HAIRPIN, SINGLE, Scenario, TARGET_PORT, family};
 use crate::cluster::{Failures, PathMtu, Place, Reply};
 
 /// A datagram of several fragments.
