@@ -2,9 +2,11 @@
 
 mod network;
 mod origin;
+mod others;
 mod sockets;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -104,6 +106,8 @@ struct Agent {
     followed: PodDatapath,
     /// Complaints that were logged already.
     said: Vec<String>,
+    /// Interfaces, by index, where others' programs were looked for already.
+    searched: BTreeSet<u32>,
     /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
     eligible_unknown: bool,
     /// `--service-cidr`.
@@ -182,6 +186,7 @@ impl Agent {
             topology: Topology::default(),
             followed: settings.pod_datapath,
             said: Vec::new(),
+            searched: BTreeSet::new(),
             eligible_unknown: settings.manifests.is_some(),
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(Reaper::start(pins, counts), settings.reset_removed_tcp),

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     cli::XdpMode,
-    net::topology::{PodPort, Topology, Uplink},
+    net::{
+        filters::Filter,
+        topology::{PodPort, Topology, Uplink},
+    },
 };
 
 /// The socket hooks: program name and `bpf_attach_type`.
@@ -254,6 +257,11 @@ const CLSACT: &str = "clsact";
 const CLSACT_PRIORITY: u16 = 1;
 /// Marks our filters, so that a later agent finds them.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x7078);
+
+/// Is it one of ours?
+pub(super) fn is_own_filter(filter: &Filter) -> bool {
+    (filter.priority, filter.handle) == (CLSACT_PRIORITY, u32::from(CLSACT_HANDLE))
+}
 
 /// Attaches by a filter of the clsact qdisc, which outlives the agent by itself; replaces an earlier agent's.
 fn attach_clsact(

@@ -24,6 +24,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
@@ -45,7 +46,11 @@ use self::{
 };
 use crate::{
     cli::XdpMode,
-    net::{interfaces::Interface, topology::Topology},
+    net::{
+        filters::{Direction, Filter},
+        interfaces::Interface,
+        topology::Topology,
+    },
 };
 
 /// The running data path of this node.
@@ -128,6 +133,27 @@ impl Datapath {
     /// Links that could not be made, and why.
     pub fn failed_hooks(&self) -> impl Iterator<Item = (&String, &String)> {
         self.hooks.failed()
+    }
+
+    /// The TCX programs at an interface in the order they run: names of others', none for ours. Below 6.6 there are none.
+    pub fn tcx_programs(&self, interface: &str, direction: Direction) -> Vec<Option<String>> {
+        if !self.object.features.tcx {
+            return Vec::new();
+        }
+        let own = self.object.program_ids();
+        let direction = match direction {
+            Direction::Ingress => TcAttachType::Ingress,
+            Direction::Egress => TcAttachType::Egress,
+        };
+        // An interface that goes meanwhile has none.
+        let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap_or_default();
+        let name = |program: ProgramInfo| program.name_as_str().unwrap_or_default().to_owned();
+        programs.into_iter().map(|program| (!own.contains(&program.id())).then(|| name(program))).collect()
+    }
+
+    /// Is a filter of the clsact qdisc ours?
+    pub fn is_own_filter(filter: &Filter) -> bool {
+        hooks::is_own_filter(filter)
     }
 
     /// What the programs counted, summed over CPUs.

@@ -1,6 +1,7 @@
 //! The compiled programs inside this binary, and what this kernel can do with them.
 
 use std::{
+    collections::BTreeSet,
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -199,6 +200,11 @@ impl Object {
     /// The loaded object's maps and programs, for what aya does with them.
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// The kernel's ids of the programs that are loaded.
+    pub(super) fn program_ids(&self) -> BTreeSet<u32> {
+        self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
     }
 
     /// Loads every program. Tells by name how many instructions the verifier went through.

@@ -22,6 +22,8 @@ pub struct Interface {
     pub kind: String,
     /// Index of the bridge or bond it belongs to, or 0.
     pub master: u32,
+    /// Index of the interface that it sends its frames by, if it stands above one (macvlan, VLAN), or 0.
+    pub parent: u32,
     /// Frames have an Ethernet header.
     pub has_link_header: bool,
     /// Is the loopback interface.
@@ -50,8 +52,11 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
             is_up: link.header.flags.contains(LinkFlags::Up),
             ..Interface::default()
         };
+        let mut is_parent_elsewhere = false;
         for attribute in link.attributes {
             match attribute {
+                LinkAttribute::Link(index) => interface.parent = index,
+                LinkAttribute::LinkNetNsId(_) => is_parent_elsewhere = true,
                 LinkAttribute::IfName(name) => interface.name = name,
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Controller(index) => interface.master = index,
@@ -64,6 +69,10 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
                 }
                 _ => {}
             }
+        }
+        // The other end of a veth is told as its parent, by its index in another network namespace.
+        if is_parent_elsewhere || interface.kind == "veth" {
+            interface.parent = 0;
         }
         interfaces.push(interface);
     }

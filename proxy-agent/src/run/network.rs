@@ -90,6 +90,7 @@ impl Agent {
             info!("nodePorts are served at {}", addresses.join(", "));
         }
         self.datapath.follow(&topology)?;
+        self.look_for_others(&topology).await;
         let failed: Vec<String> =
             self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
         self.metrics.set_hooks(self.datapath.hooks(), failed.len());

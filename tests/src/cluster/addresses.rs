@@ -1,9 +1,13 @@
 //! Who has which address. Nodes and pods are counted from 0 here; names and addresses start at 1.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(super) const FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
 pub(super) const FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
+/// The router's side of the nodes' second network.
+pub(super) const SECOND_FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 98, 1);
+/// The same.
+pub(super) const SECOND_FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1);
 pub(super) const OUTSIDE_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 pub(super) const OUTSIDE_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 1);
 pub(crate) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
@@ -20,6 +24,40 @@ pub(crate) fn node_v6(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 0x11 + node as u16)
 }
 
+/// The node's address on its second uplink.
+pub(crate) fn second_v4(node: usize) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 98, 11 + node as u8)
+}
+
+/// The node's address on its second uplink.
+pub(crate) fn second_v6(node: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 0x11 + node as u16)
+}
+
+/// The node's address on its overlay device, if that has one: the first of its pods' range.
+pub(super) fn overlay_v4(node: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, node as u8 + 1, 0)
+}
+
+/// The node's address on its overlay device, if that has one: the first of its pods' range.
+pub(super) fn overlay_v6(node: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16 + 1, 0, 0, 0, 0)
+}
+
+/// All addresses that a node may have.
+pub(super) fn of_node(node: usize) -> [IpAddr; 8] {
+    [
+        node_v4(node).into(),
+        node_v6(node).into(),
+        second_v4(node).into(),
+        second_v6(node).into(),
+        overlay_v4(node).into(),
+        overlay_v6(node).into(),
+        pod_gateway_v4(node).into(),
+        pod_gateway_v6(node).into(),
+    ]
+}
+
 pub(super) fn pod_cidr_v4(node: usize) -> String {
     format!("10.244.{}.0/24", node + 1)
 }
@@ -28,12 +66,12 @@ pub(super) fn pod_cidr_v6(node: usize) -> String {
     format!("fd00:10:244:{}::/64", node + 1)
 }
 
-/// The node's address on the pods' bridge.
+/// The node's side of the pod network: its address on the pods' bridge.
 pub(super) fn pod_gateway_v4(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, node as u8 + 1, 1)
 }
 
-/// The node's address on the pods' bridge.
+/// The node's side of the pod network: its address on the pods' bridge.
 pub(super) fn pod_gateway_v6(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16 + 1, 0, 0, 0, 1)
 }

@@ -76,16 +76,16 @@ impl Cluster {
 
     /// The arguments an agent of this cluster gets. A flag that is given replaces the cluster's own.
     pub fn agent_args(&self, node: &Node, further: &[&str]) -> Vec<String> {
+        let uplinks = self.uplinks.iter().map(|uplink| ("--uplink", (*uplink).to_owned()));
         let own = [
             ("--node-name", node.place.name.clone()),
             ("--manifests", self.manifests.path().display().to_string()),
-            ("--uplink", "eth0".to_owned()),
             ("--bpffs", node.bpffs.display().to_string()),
             ("--cgroup-root", node.cgroup.display().to_string()),
             ("--healthz-bind-address", HEALTHZ.to_owned()),
         ];
         let mut args = vec!["run".to_owned()];
-        for (flag, value) in own.into_iter().filter(|(flag, _)| !further.contains(flag)) {
+        for (flag, value) in own.into_iter().chain(uplinks).filter(|(flag, _)| !further.contains(flag)) {
             args.extend([flag.to_owned(), value]);
         }
         args.extend(further.iter().map(|&arg| arg.to_owned()));

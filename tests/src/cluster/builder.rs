@@ -9,21 +9,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cluster, Manifests, Netns, Node, Place, SourcePorts, XdpPass, addresses as addr,
+    Cluster, Manifests, Narrow, Netns, Node, NodeDevice, Overlay, Place, PodNetwork, SecondUplink,
+    SourcePorts, XdpPass, addresses as addr,
     cgroup::{BPFFS, cgroup2_mount, ensure_bpffs},
     device::set_checksum_offload,
     nodes, remove, remove_stale,
+    shape::Shape,
     teardown::own_name,
+    underlay,
 };
-
-/// How pods are connected to their node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PodNetwork {
-    /// A route per pod and a gateway answered by proxy ARP, as Calico and the point-to-point plugin do.
-    Routed,
-    /// Ports of a bridge `cni0`, as flannel and the bridge plugin do.
-    Bridged,
-}
 
 /// What the cluster should look like.
 #[derive(Clone, Debug)]
@@ -33,7 +27,7 @@ pub struct Builder {
     folder: Option<PathBuf>,
     nodes: usize,
     pub(super) pods_per_node: usize,
-    pub(super) pods: PodNetwork,
+    pub(super) shape: Shape,
     pub(super) rp_filter: u8,
     pub(super) bridge_nf_call: bool,
     offload: bool,
@@ -47,7 +41,7 @@ impl Default for Builder {
             folder: None,
             nodes: 3,
             pods_per_node: 2,
-            pods: PodNetwork::Routed,
+            shape: Shape::default(),
             rp_filter: 1,
             bridge_nf_call: true,
             offload: true,
@@ -84,11 +78,35 @@ impl Builder {
 
     /// How pods are connected (default: routed).
     pub fn pods(mut self, pods: PodNetwork) -> Self {
-        self.pods = pods;
+        self.shape.pods = pods;
         self
     }
 
-    /// `net.ipv4.conf.*.rp_filter` of the nodes: 0 off, 1 strict (default), 2 loose.
+    /// How packets get to pods of other nodes (default: by plain routes).
+    pub fn overlay(mut self, overlay: Overlay) -> Self {
+        self.shape.overlay = overlay;
+        self
+    }
+
+    /// What has the node's address (default: `eth0`).
+    pub fn node_device(mut self, device: NodeDevice) -> Self {
+        self.shape.device = device;
+        self
+    }
+
+    /// What a second interface of the nodes is for (default: there is none).
+    pub fn second_uplink(mut self, second: SecondUplink) -> Self {
+        self.shape.second = second;
+        self
+    }
+
+    /// Where a link of 1,300 bytes is (default: nowhere).
+    pub fn narrow(mut self, narrow: Narrow) -> Self {
+        self.shape.narrow = narrow;
+        self
+    }
+
+    /// `net.ipv4.conf.*.rp_filter` of all machines: 0 off, 1 strict (default), 2 loose.
     pub fn rp_filter(mut self, mode: u8) -> Self {
         self.rp_filter = mode;
         self
@@ -148,6 +166,7 @@ impl Builder {
             },
             nodes: Vec::new(),
             manifests: Manifests::new(folder.join("manifests"))?,
+            uplinks: self.shape.uplinks(),
             xdp_pass: Vec::new(),
             logs: make_dir(folder.join("logs"))?,
             _folder: temporary,
@@ -186,9 +205,10 @@ impl Builder {
     }
 
     fn connect(&self, mut cluster: Cluster) -> Result<Cluster> {
-        nodes::connect_fabric(&cluster)?;
+        underlay::connect_fabric(self, &cluster)?;
         for node in &cluster.nodes {
-            nodes::connect_node(self, node, self.nodes)?;
+            underlay::connect_node(self, node, self.nodes)?;
+            nodes::connect_pods(self, node, self.nodes)?;
         }
         if !self.offload {
             let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));

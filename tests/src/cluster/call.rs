@@ -43,6 +43,17 @@ impl Protocol {
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::ConnectedUdp];
 }
 
+/// What a client does about a path's MTU when it sends datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathMtu {
+    /// As most programs: fragments, but only if a datagram does not fit the MTU as far as it is known.
+    Want,
+    /// No fragments: sends as much as fits the path.
+    Do,
+    /// Anybody may make fragments.
+    Dont,
+}
+
 /// A running server. Ends when dropped.
 #[derive(Debug)]
 pub struct Server(pub Process);
@@ -187,6 +198,21 @@ impl Call<'_> {
     pub fn size(mut self, size: usize) -> Self {
         self.size = size;
         self
+    }
+
+    /// Sends one datagram of the call's size and gets it back; tries a few times, as the first may be lost while
+    /// the path's MTU is learnt.
+    pub fn datagram(&self, path_mtu: PathMtu, attempts: usize) -> Result<Reply> {
+        let mut command = self.command("datagram")?;
+        let path_mtu = match path_mtu {
+            PathMtu::Want => "want",
+            PathMtu::Do => "do",
+            PathMtu::Dont => "dont",
+        };
+        let first = self.from.ports.take(1, self.to.is_ipv4(), false);
+        command.args(["--first-port", &first.to_string()]);
+        command.args(["--path-mtu", path_mtu, "--attempts", &attempts.to_string()]);
+        parse(&pipe(&mut command, "")?)
     }
 
     fn command(&self, what: &str) -> Result<Command> {

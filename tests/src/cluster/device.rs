@@ -3,13 +3,13 @@
 use std::{
     io,
     net::UdpSocket,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use anyhow::{Context, Result};
 use nix::net::if_::{if_nameindex, if_nametoindex};
 
-use super::netns::Netns;
+use super::{bpf, netns::Netns};
 
 /// linux/sockios.h
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
@@ -66,56 +66,13 @@ impl XdpPass {
     }
 }
 
-/// The start of `union bpf_attr` for BPF_PROG_LOAD (linux/bpf.h).
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-}
-
-/// The start of `union bpf_attr` for BPF_LINK_CREATE (linux/bpf.h).
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: u32,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
 fn load_xdp_pass() -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_PROG_TYPE_XDP: u32 = 6;
     // r0 = 2 (XDP_PASS); exit
-    let program: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-    let attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_XDP,
-        insn_cnt: program.len() as u32,
-        insns: program.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-    };
-    bpf(BPF_PROG_LOAD, &attributes)
+    bpf::load(bpf::XDP, "pass", &[0x0000_0002_0000_00b7, 0x0000_0000_0000_0095])
 }
 
 fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    const BPF_LINK_CREATE: libc::c_int = 28;
     const BPF_XDP: u32 = 37;
     const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-    let attributes = LinkCreate {
-        prog_fd: program.as_raw_fd() as u32,
-        target_ifindex: ifindex,
-        attach_type: BPF_XDP,
-        flags: XDP_FLAGS_DRV_MODE,
-    };
-    bpf(BPF_LINK_CREATE, &attributes)
-}
-
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads the attributes by their size and only for the time of the call; both commands used here
-    // return a new descriptor or an error.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_bpf, command, attributes as *const T, size_of::<T>());
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
-    }
+    bpf::attach(program, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
 }

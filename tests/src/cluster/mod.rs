@@ -11,21 +11,28 @@
 //! Each node has a control group with one group per pod below, and a directory of the BPF file system, so that
 //! one agent per node can run on one machine.
 //!
+//! That is the plainest [shape](Builder): there are overlays, second uplinks, narrow links.
+//!
 //! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; what a crashed
 //! run left behind disappears when the next one starts.
 
 pub(crate) mod addresses;
 mod agent;
+mod bpf;
 mod builder;
 mod call;
 mod cgroup;
 mod device;
+mod foreign;
 mod manifests;
 mod netns;
 mod nodes;
+mod overlay;
 mod place;
 mod reply;
+mod shape;
 mod teardown;
+mod underlay;
 mod uplink;
 mod verdict;
 mod wait;
@@ -35,14 +42,16 @@ use std::{net::IpAddr, path::PathBuf};
 use anyhow::{Context, Result};
 
 pub use agent::{Agent, agent_binary};
-pub use builder::{Builder, PodNetwork};
-pub use call::{Bulk, Call, Load, Protocol, Server, peer_binary};
+pub use builder::Builder;
+pub use call::{Bulk, Call, Load, PathMtu, Protocol, Server, peer_binary};
 pub use device::XdpPass;
+pub use foreign::{ForeignProgram, Position};
 pub use manifests::{Endpoint, Manifests, Service, ServicePort};
 pub use netns::Netns;
 pub(crate) use netns::pipe;
 pub use place::{Place, Process, SourcePorts};
 pub use reply::{Answer, BulkReport, LoadReport, Reply};
+pub use shape::{NARROW_MTU, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink};
 pub use teardown::{remove, remove_stale};
 pub use uplink::Uplink;
 pub use verdict::Failures;
@@ -62,14 +71,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Is this an address of the node: its own, or its side of the pod network?
+    /// Is this an address of the node: its own, one on another interface, or its side of the pod network?
     pub fn owns(&self, address: IpAddr) -> bool {
-        let Some(index) = self.place.node else {
-            return false;
-        };
-        self.place.owns(address)
-            || address == IpAddr::from(addresses::pod_gateway_v4(index))
-            || address == IpAddr::from(addresses::pod_gateway_v6(index))
+        self.place.node.is_some_and(|index| addresses::of_node(index).contains(&address))
     }
 
     /// How many packets the node's firewall dropped because conntrack could not place them.
@@ -95,6 +99,7 @@ pub struct Cluster {
     pub fabric: Netns,
     /// The folder that all agents read.
     pub manifests: Manifests,
+    uplinks: Vec<&'static str>,
     xdp_pass: Vec<XdpPass>,
     logs: PathBuf,
     /// Holds manifests and logs unless the builder was told a folder.

@@ -77,9 +77,14 @@ impl Netns {
 
     /// Runs lines of `ip` commands (without the leading `ip`) in the namespace.
     pub fn ip(&self, lines: &[String]) -> Result<()> {
+        self.ip_with(&[], lines)
+    }
+
+    /// The same with options like `-6` for all of them.
+    pub fn ip_with(&self, options: &[&str], lines: &[String]) -> Result<()> {
         let text = lines.join("\n") + "\n";
-        pipe(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), &text)
-            .with_context(|| format!("ip -n {} -batch:\n{text}", self.name))?;
+        pipe(Command::new("ip").args(options).args(["-n", &self.name, "-batch", "-"]), &text)
+            .with_context(|| format!("ip {} -n {} -batch:\n{text}", options.join(" "), self.name))?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{SERVICE_PORT, Scenario, cluster_ip, node_port};
-use crate::cluster::{Place, Reply};
+use crate::cluster::{Place, Reply, addresses};
 
 /// By which address a service is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Entry {
     ClusterIp,
     /// The nodePort at the address of a node, by index.
     NodePort(usize),
+    /// The nodePort at a node's address on its second uplink.
+    SecondNodePort(usize),
     /// The nodePort at the loopback address.
     Localhost,
 }
@@ -26,6 +28,7 @@ impl fmt::Display for Entry {
         match self {
             Self::ClusterIp => f.write_str("cluster IP"),
             Self::NodePort(node) => write!(f, "nodePort of node-{}", node + 1),
+            Self::SecondNodePort(node) => write!(f, "nodePort of node-{}, second address", node + 1),
             Self::Localhost => f.write_str("nodePort of localhost"),
         }
     }
@@ -39,6 +42,11 @@ impl Scenario {
             Entry::NodePort(node) => {
                 let place = &self.cluster.node(node)?.place;
                 let address = if ipv4 { IpAddr::from(place.v4) } else { place.v6.into() };
+                (address, node_port(service)).into()
+            }
+            Entry::SecondNodePort(node) => {
+                let (v4, v6) = (addresses::second_v4(node), addresses::second_v6(node));
+                let address = if ipv4 { IpAddr::from(v4) } else { v6.into() };
                 (address, node_port(service)).into()
             }
             Entry::Localhost => {
@@ -75,14 +83,18 @@ impl Scenario {
     ) -> Result<()> {
         let is_pod = client.name.starts_with("pod");
         let node_owns = |node: usize| Ok::<_, anyhow::Error>(self.cluster.node(node)?.owns(seen));
-        let at_own_node = |node| !matches!(entry, Entry::NodePort(at) if at != node);
-        let right = match (client.node, entry) {
+        let at = match entry {
+            Entry::NodePort(at) | Entry::SecondNodePort(at) => Some(at),
+            Entry::ClusterIp | Entry::Localhost => None,
+        };
+        let at_own_node = |node| at.is_none_or(|at| at == node);
+        let right = match (client.node, at) {
             // Packet by packet, a pod that talks to itself must see somebody else: the service.
             (Some(node), _) if is_pod && server.name == client.name && at_own_node(node) => {
                 client.owns(seen) || (self.pod_datapath != "socket" && seen == target)
             }
             // As if it had connected to the server directly.
-            (Some(node), Entry::NodePort(at)) if at != node => {
+            (Some(node), Some(at)) if at != node => {
                 if server.node == Some(at) {
                     node_owns(node)?
                 } else {
@@ -95,14 +107,14 @@ impl Scenario {
             }
             (Some(node), _) => node_owns(node)?,
             // From outside: the client itself, unless the answer must come back through the entry node.
-            (None, Entry::NodePort(at)) => {
+            (None, Some(at)) => {
                 if server.node == Some(at) {
                     client.owns(seen)
                 } else {
                     node_owns(at)?
                 }
             }
-            (None, _) => false,
+            (None, None) => false,
         };
         ensure!(right, "which is not the one expected");
         Ok(())

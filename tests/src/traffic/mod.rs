@@ -3,6 +3,7 @@
 mod cases;
 mod expect;
 mod smoke;
+mod transfers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,6 +12,7 @@ use anyhow::Result;
 pub use cases::{all, bulk, endpoints_come_and_go};
 pub use expect::Entry;
 pub use smoke::{BOTH, smoke, smoke_over_restart};
+pub use transfers::{Transfers, transfers};
 
 use crate::cluster::{Agent, Builder, Cluster, Endpoint, Place, Server, Service};
 

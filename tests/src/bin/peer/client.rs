@@ -104,8 +104,7 @@ impl<'a> Client<'a> {
             Some(socket) => socket,
             None => open(self.target, source(self.target, number))?,
         };
-        let text = format!("request {number} of {}", std::process::id());
-        let text = format!("{text:.<width$}\n", width = self.target.size.saturating_sub(1));
+        let text = request_text(number, self.target.size);
         let result = match &mut socket {
             Socket::Tcp(stream) => over_tcp(stream, &text),
             Socket::Udp(socket) => over_udp(self.target, socket, &text),
@@ -115,8 +114,14 @@ impl<'a> Client<'a> {
     }
 }
 
+/// The text of a request, at least `size` bytes long.
+pub(crate) fn request_text(number: u64, size: usize) -> String {
+    let text = format!("request {number} of {}", std::process::id());
+    format!("{text:.<width$}\n", width = size.saturating_sub(1))
+}
+
 /// The address to use: mapped into IPv6 if asked for.
-fn destination(target: &Target) -> SocketAddr {
+pub(crate) fn destination(target: &Target) -> SocketAddr {
     match target.to {
         SocketAddr::V4(v4) if target.v4_mapped => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
         other => other,
@@ -124,12 +129,12 @@ fn destination(target: &Target) -> SocketAddr {
 }
 
 /// Where a request comes from, if it is told: the address, or a port of its own.
-fn source(target: &Target, number: u64) -> Option<SocketAddr> {
+pub(crate) fn source(target: &Target, number: u64) -> Option<SocketAddr> {
     let port = target.first_port.map(|first| first.wrapping_add(number as u16));
     target.bind.or_else(|| Some((any(&destination(target)), port?).into()))
 }
 
-fn any(like: &SocketAddr) -> IpAddr {
+pub(crate) fn any(like: &SocketAddr) -> IpAddr {
     if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
@@ -175,11 +180,11 @@ fn over_tcp(stream: &mut BufReader<TcpStream>, text: &str) -> io::Result<(Answer
     Ok((parse(&line, text)?, stream.get_ref().peer_addr()?))
 }
 
-fn over_udp(target: &Target, socket: &UdpSocket, text: &str) -> io::Result<(Answer, SocketAddr)> {
+pub(crate) fn over_udp(target: &Target, socket: &UdpSocket, text: &str) -> io::Result<(Answer, SocketAddr)> {
     let mut buffer = [0; 65_536];
-    let (length, from) = if target.connected_udp {
+    let (length, from) = if let Ok(peer) = socket.peer_addr() {
         socket.send(text.as_bytes())?;
-        (socket.recv(&mut buffer)?, socket.peer_addr()?)
+        (socket.recv(&mut buffer)?, peer)
     } else {
         socket.send_to(text.as_bytes(), destination(target))?;
         socket.recv_from(&mut buffer)?
@@ -196,7 +201,7 @@ fn parse(reply: &str, request: &str) -> io::Result<Answer> {
 }
 
 /// The name of the error number. What a socket calls "try again" at its timeout is a timeout here.
-fn error_name(error: &io::Error) -> String {
+pub(crate) fn error_name(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EAGAIN | Errno::EINPROGRESS) => "ETIMEDOUT".to_owned(),
         Some(errno) => format!("{errno:?}"),

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod client;
+mod datagram;
 mod ping;
 mod server;
 
@@ -12,6 +13,8 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use datagram::PathMtu;
 
 #[derive(Parser)]
 #[command(about = "A server that says who asked, and clients that say what they saw")]
@@ -54,6 +57,17 @@ enum Command {
         /// How many.
         #[arg(long)]
         bytes: u64,
+    },
+    /// Send a datagram of a size until it is answered, with its content, and print a line of JSON.
+    Datagram {
+        #[command(flatten)]
+        target: Target,
+        /// What to do about the path's MTU.
+        #[arg(long, value_enum, default_value_t = PathMtu::Want)]
+        path_mtu: PathMtu,
+        /// How often to try.
+        #[arg(long, default_value_t = 1)]
+        attempts: usize,
     },
     /// Send one echo request; print `true` if it is answered, `false` if not.
     Ping {
@@ -116,6 +130,7 @@ fn main() -> io::Result<()> {
         Command::Call { target, count } => client::call(&target, count),
         Command::Load { target, interval_ms } => client::load(&target, Duration::from_millis(interval_ms)),
         Command::Bulk { target, bytes } => bulk::client(&target, bytes),
+        Command::Datagram { target, path_mtu, attempts } => datagram::datagram(&target, path_mtu, attempts),
         Command::Ping { to, timeout_ms } => ping::ping(to, Duration::from_millis(timeout_ms)),
     }
 }

@@ -1,0 +1,207 @@
+use super::*;
+
+fn interface(index: u32, name: &str, kind: &str, addresses: &[&str]) -> Interface {
+    Interface {
+        index,
+        name: name.into(),
+        kind: kind.into(),
+        has_link_header: !["tun", "wireguard", "ipip"].contains(&kind),
+        is_loopback: name == "lo",
+        is_up: true,
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ..Interface::default()
+    }
+}
+
+fn node() -> Vec<Interface> {
+    let mut interfaces = vec![
+        interface(1, "lo", "", &[]),
+        interface(2, "eth0", "", &["192.168.1.10", "192.168.1.11", "fd00::10"]),
+        interface(3, "eth1", "", &["10.1.0.10"]),
+        interface(4, "cni0", "bridge", &["10.244.1.1"]),
+        interface(5, "veth1", "veth", &[]),
+        interface(6, "cali1", "veth", &[]),
+        interface(7, "flannel.1", "vxlan", &["10.244.1.0"]),
+        interface(8, "wg0", "wireguard", &[]),
+    ];
+    interfaces[1].has_default_route = true;
+    interfaces[4].master = 4;
+    interfaces
+}
+
+fn wishes() -> Wishes {
+    Wishes {
+        uplinks: Vec::new(),
+        pod_interfaces: Vec::new(),
+        pod_datapath: PodDatapath::Socket,
+        nodeport_addresses: Vec::new(),
+        bind_address: None,
+    }
+}
+
+fn ips(list: &[&str]) -> BTreeSet<IpAddr> {
+    list.iter().map(|ip| ip.parse().unwrap()).collect()
+}
+
+#[test]
+fn uplinks_are_found_or_named() {
+    let names = |topology: &Topology| {
+        topology.uplinks.iter().map(|uplink| uplink.name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    let node_address = ["10.1.0.10".parse().unwrap()];
+    for (node_addresses, uplinks, expected) in [
+        (&[][..], vec![], "eth0 flannel.1 wg0"),
+        (&node_address[..], vec![], "eth0 eth1 flannel.1 wg0"),
+        (&[][..], vec!["eth1".to_owned()], "eth1 flannel.1 wg0"),
+    ] {
+        let topology = Topology::new(&node(), node_addresses, &Wishes { uplinks, ..wishes() });
+        assert_eq!(names(&topology), expected);
+        assert!(topology.complaints.is_empty(), "{:?}", topology.complaints);
+    }
+}
+
+#[test]
+fn a_wrong_name_is_told_with_the_right_ones() {
+    let uplinks = vec!["eth9".to_owned(), "eth0".to_owned()];
+    let topology = Topology::new(&node(), &[], &Wishes { uplinks, ..wishes() });
+    assert_eq!(topology.complaints.len(), 1);
+    assert!(topology.complaints[0].contains("`eth9`") && topology.complaints[0].contains("eth0"));
+    assert_eq!(topology.uplinks[0].name, "eth0", "the rest works");
+}
+
+#[test]
+fn sources_are_the_interface_s_own_or_the_node_s() {
+    let topology = Topology::new(&node(), &[], &wishes());
+    let sources = |name: &str| {
+        let uplink = topology.uplinks.iter().find(|uplink| uplink.name == name).unwrap();
+        uplink.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(sources("eth0"), "192.168.1.10 fd00::10");
+    assert_eq!(sources("flannel.1"), "10.244.1.0 fd00::10");
+    assert_eq!(sources("wg0"), "192.168.1.10 fd00::10");
+}
+
+#[test]
+fn routes_may_prefer_a_source() {
+    let mut interfaces = node();
+    let prefer = |sources: &[&str]| sources.iter().map(|ip| ip.parse().unwrap()).collect();
+    interfaces[0].addresses = vec!["10.9.9.9".parse().unwrap()];
+    for (preferred, expected) in [
+        (&["192.168.1.11"][..], "192.168.1.11 fd00::10"),
+        (&["10.9.9.9", "192.168.1.11"], "10.9.9.9 fd00::10"),
+        // Not the node's (any more).
+        (&["192.168.1.77"], "192.168.1.10 fd00::10"),
+    ] {
+        interfaces[1].preferred_sources = prefer(preferred);
+        let topology = Topology::new(&interfaces, &[], &wishes());
+        let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
+        assert_eq!(sources.join(" "), expected, "{preferred:?}");
+        // Whatever the kernel finds, late answers to it are known.
+        let mut all = ips(&["192.168.1.10", "192.168.1.11", "fd00::10", "10.244.1.0"]);
+        all.extend(
+            preferred
+                .iter()
+                .map(|ip| ip.parse::<IpAddr>().unwrap())
+                .filter(|ip| ip.to_string() != "192.168.1.77"),
+        );
+        assert_eq!(topology.snat_sources, all, "{preferred:?}");
+    }
+}
+
+#[test]
+fn sources_of_an_overlay_without_addresses_are_those_of_its_routes() {
+    let mut interfaces = node();
+    interfaces[7].preferred_sources = ["192.0.2.1", "10.244.1.1"].map(|ip| ip.parse().unwrap()).to_vec();
+    let topology = Topology::new(&interfaces, &[], &wishes());
+    let wireguard = topology.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
+    // A source that the node does not have is no source; IPv6 has no such route.
+    assert_eq!(wireguard.sources, ["10.244.1.1".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
+}
+
+#[test]
+fn ports_of_a_bridge_that_is_an_uplink_are_uplinks() {
+    let mut interfaces = vec![
+        interface(2, "eth0", "", &[]),
+        interface(3, "br0", "bridge", &["192.168.1.10"]),
+        interface(4, "vnet0", "tun", &[]),
+        interface(5, "veth1", "veth", &[]),
+        interface(6, "veth2", "veth", &[]),
+    ];
+    for port in [0, 2, 3] {
+        interfaces[port].master = 3;
+    }
+    for named in [vec!["br0"], vec!["br0", "eth0"]] {
+        let uplinks = named.iter().map(ToString::to_string).collect();
+        let wishes = Wishes { uplinks, pod_datapath: PodDatapath::Tc, ..wishes() };
+        let topology = Topology::new(&interfaces, &[], &wishes);
+        let mut bridges: Vec<_> =
+            topology.uplinks.iter().map(|uplink| (&*uplink.name, uplink.bridge)).collect();
+        bridges.sort_unstable();
+        assert_eq!(bridges, [("br0", 0), ("eth0", 3), ("veth1", 3), ("vnet0", 3)], "{named:?}");
+        let pods: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
+        assert_eq!(pods, ["veth2"], "{named:?}");
+        assert_eq!(topology.nodeport_addresses, ips(&["192.168.1.10"]), "{named:?}");
+    }
+}
+
+#[test]
+fn what_an_uplink_stands_above_is_no_pod() {
+    let mut interfaces = vec![
+        interface(2, "eth0", "veth", &[]),
+        interface(3, "mac0", "macvlan", &["192.168.1.10"]),
+        interface(4, "veth1", "veth", &[]),
+    ];
+    interfaces[1].parent = 2;
+    interfaces[1].has_default_route = true;
+    let topology = Topology::new(&interfaces, &[], &Wishes { pod_datapath: PodDatapath::Tc, ..wishes() });
+    let pods: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
+    assert_eq!(pods, ["veth1"]);
+}
+
+#[test]
+fn pod_interfaces_follow_the_mode_and_the_patterns() {
+    let pods = |pod_datapath, patterns: &[&str]| {
+        let pod_interfaces = patterns.iter().map(ToString::to_string).collect();
+        let topology = Topology::new(&node(), &[], &Wishes { pod_datapath, pod_interfaces, ..wishes() });
+        topology.pods.iter().map(|pod| (pod.name.clone(), pod.bridge)).collect::<Vec<_>>()
+    };
+    assert_eq!(pods(PodDatapath::Socket, &[]), []);
+    assert_eq!(pods(PodDatapath::Tc, &[]), [("veth1".to_owned(), 4), ("cali1".to_owned(), 0)]);
+    assert_eq!(pods(PodDatapath::Both, &["cali*"]), [("cali1".to_owned(), 0)]);
+}
+
+#[test]
+fn nodeport_addresses_follow_the_flag() {
+    let node_addresses = ["192.168.1.11".parse().unwrap(), "fd00::10".parse().unwrap()];
+    let within = |net: &str| NodePortAddresses::Within(net.parse().unwrap());
+    for (wanted, expected) in [
+        (vec![], &["192.168.1.10", "192.168.1.11", "fd00::10"][..]),
+        (vec![NodePortAddresses::Primary], &["192.168.1.11", "fd00::10"]),
+        (vec![within("10.1.0.0/16")], &["10.1.0.10", "fd00::10"]),
+        (vec![within("192.168.1.10/32"), within("fd01::/16")], &["192.168.1.10"]),
+    ] {
+        let topology = Topology::new(
+            &node(),
+            &node_addresses,
+            &Wishes { nodeport_addresses: wanted.clone(), ..wishes() },
+        );
+        assert_eq!(topology.nodeport_addresses, ips(expected), "{wanted:?}");
+    }
+}
+
+#[test]
+fn a_bind_address_is_the_primary_one_of_its_family() {
+    let node_addresses = ["192.168.1.10".parse().unwrap(), "fd00::10".parse().unwrap()];
+    let topology = |bind_address: &str| {
+        let nodeport_addresses = vec![NodePortAddresses::Primary];
+        let bind_address = Some(bind_address.parse().unwrap());
+        Topology::new(&node(), &node_addresses, &Wishes { nodeport_addresses, bind_address, ..wishes() })
+    };
+    let bound = topology("10.1.0.10");
+    assert_eq!(bound.nodeport_addresses, ips(&["10.1.0.10", "fd00::10"]));
+    assert!(bound.uplinks.iter().any(|uplink| uplink.name == "eth1"), "it names an uplink");
+    let wireguard = bound.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
+    assert_eq!(wireguard.sources, ["10.1.0.10".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
+    let elsewhere = topology("192.0.2.1");
+    assert!(elsewhere.complaints[0].contains("192.0.2.1"), "{:?}", elsewhere.complaints);
+}

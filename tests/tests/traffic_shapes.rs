@@ -1,0 +1,158 @@
+//! Networks of all common shapes: large transfers on every path through a service. Needs root.
+
+use anyhow::{Context, Result, ensure};
+use proxy_tests::{
+    cluster::{
+        Builder, Cluster, Failures, ForeignProgram, Narrow, NodeDevice, Overlay, PodNetwork, Position,
+        SecondUplink,
+    },
+    traffic::{Scenario, Transfers, transfers},
+};
+
+const MANY: u64 = 20_000_000;
+
+/// One cluster, all paths.
+fn check(builder: Builder, pod_datapath: &'static str, args: &[&str]) -> Result<()> {
+    let has_second_address = false;
+    run(builder.clone(), pod_datapath, args, Transfers { bytes: MANY, has_second_address })
+        .with_context(|| format!("{builder:?}, --pod-datapath {pod_datapath} {args:?}"))
+}
+
+fn run(builder: Builder, pod_datapath: &'static str, args: &[&str], what: Transfers) -> Result<()> {
+    let scenario = Scenario::start(builder.nodes(2), pod_datapath, args)?;
+    let mut failures = Failures::default();
+    transfers(&scenario, what, &mut failures)?;
+    conclude(&scenario, failures)
+}
+
+/// What holds in the end, and the agents' logs if something does not.
+fn conclude(scenario: &Scenario, mut failures: Failures) -> Result<()> {
+    failures.case("nothing is INVALID to conntrack", || {
+        for node in &scenario.cluster.nodes {
+            let dropped = node.invalid_packets()?;
+            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+        }
+        Ok(())
+    });
+    let verdict = failures.verdict();
+    if verdict.is_err() {
+        for agent in &scenario.agents {
+            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
+        }
+    }
+    verdict
+}
+
+fn routed() -> Builder {
+    Cluster::builder().pods(PodNetwork::Routed)
+}
+
+fn bridged() -> Builder {
+    Cluster::builder().pods(PodNetwork::Bridged)
+}
+
+#[test]
+fn plain_routes() {
+    check(routed(), "tc", &[]).unwrap();
+    check(bridged().offload(false), "tc", &[]).unwrap();
+}
+
+#[test]
+fn generic_xdp() {
+    check(routed().offload(false), "socket", &["--xdp", "generic"]).unwrap();
+    check(bridged().offload(false).overlay(Overlay::Vxlan), "socket", &["--xdp", "generic"]).unwrap();
+}
+
+#[test]
+fn vxlan() {
+    check(bridged().overlay(Overlay::Vxlan), "tc", &[]).unwrap();
+    check(routed().overlay(Overlay::Vxlan), "both", &[]).unwrap();
+}
+
+#[test]
+fn vxlan_without_addresses() {
+    check(bridged().overlay(Overlay::UnnumberedVxlan), "tc", &[]).unwrap();
+}
+
+#[test]
+fn asymmetric_uplinks() {
+    // Packets come in by an interface that answers do not leave by: no place for strict source checks.
+    check(routed().second_uplink(SecondUplink::Asymmetric).rp_filter(2), "tc", &[]).unwrap();
+}
+
+#[test]
+fn policy_routing() {
+    let builder = routed().second_uplink(SecondUplink::PolicyRouted).rp_filter(2);
+    run(builder, "tc", &[], Transfers { bytes: MANY, has_second_address: true }).unwrap();
+}
+
+#[test]
+fn uplink_that_is_a_bridge() {
+    check(routed().node_device(NodeDevice::Bridge), "tc", &[]).unwrap();
+    check(bridged().node_device(NodeDevice::Bridge).bridge_nf_call(false), "tc", &[]).unwrap();
+}
+
+#[test]
+fn macvlan_uplink() {
+    check(routed().node_device(NodeDevice::Macvlan), "tc", &[]).unwrap();
+}
+
+#[test]
+fn narrow_link_to_the_client() {
+    check(routed().narrow(Narrow::Client), "tc", &[]).unwrap();
+}
+
+#[test]
+fn narrow_link_between_nodes() {
+    // With bridge-nf-call-ip6tables the kernel puts fragments of IPv6 together on their way from a bridge to the router
+    // and forgets their size: too large for the link, and the pod cannot make them smaller.
+    check(bridged().bridge_nf_call(false).narrow(Narrow::Nodes), "tc", &[]).unwrap();
+}
+
+#[test]
+fn narrow_links_of_pods() {
+    check(routed().narrow(Narrow::Pods), "tc", &[]).unwrap();
+}
+
+/// The tc programs of a CNI, some there before the agent and some that come after it, go on seeing packets.
+#[test]
+fn programs_of_others() -> Result<()> {
+    let mut scenario = Scenario::without_agents(bridged().nodes(2), "tc")?;
+    // One that lets packets go on for good ends the chain of its kind: each node has one kind.
+    let mut programs = foreign(&scenario, 0, Position::TcxLast)?;
+    programs.extend(foreign(&scenario, 1, Position::Clsact)?);
+    programs.extend(foreign(&scenario, 1, Position::TcxFirst)?);
+    scenario.agents = scenario.cluster.start_agents(&["--pod-datapath", "tc"])?;
+    programs.extend(foreign(&scenario, 0, Position::TcxFirst)?);
+    for (agent, order) in scenario.agents.iter().zip([
+        "ours, `counting` (tcx)",
+        "ours, `counting` (tcx), `counting:[*fsobj]` (clsact, priority 49152)",
+    ]) {
+        agent.wait_for_log(&format!(
+            "others have tc programs at the ingress of eth0; in the order they run: {order}"
+        ))?;
+        let warning =
+            agent.wait_for_log("others have tc programs where packets leave to pods, at veth-a;")?;
+        ensure!(warning.contains("WARN") && warning.contains(&format!(": {order}.")), "{warning}");
+    }
+    let before = programs.iter().map(ForeignProgram::packets).collect::<Result<Vec<_>>>()?;
+    let mut failures = Failures::default();
+    transfers(&scenario, Transfers { bytes: MANY, has_second_address: false }, &mut failures)?;
+    for (program, before) in programs.iter().zip(before) {
+        failures.case(program.name(), || {
+            let packets = program.packets()? - before;
+            ensure!(packets > 100, "{packets} packets");
+            Ok(())
+        });
+    }
+    conclude(&scenario, failures)
+}
+
+/// Attaches to the uplink of a node and to its first pod's interface, in both directions.
+fn foreign(scenario: &Scenario, node: usize, position: Position) -> Result<Vec<ForeignProgram>> {
+    let node = scenario.cluster.node(node)?;
+    let attach = |(device, is_ingress)| {
+        ForeignProgram::attach(&node.place.netns, device, is_ingress, position, &node.bpffs)
+    };
+    [("eth0", true), ("eth0", false), ("veth-a", true), ("veth-a", false)].map(attach).into_iter().collect()
+}
