@@ -1,7 +1,7 @@
 //! The maps; `proxy_common::layout` describes them. Sizes here are least ones: the agent sets the real ones.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie::Key},
     macros::btf_map,
 };
@@ -17,7 +17,7 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey, Pair},
-        fragment::{FragmentKey, FragmentPorts},
+        fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
         name::ServiceName,
@@ -55,12 +55,17 @@ pub(crate) static NEW_FLOWS: Array<Budget, 2> = Array::new();
 #[btf_map(name = "refusals")]
 pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
+/// A fragment on its way into or out of `held`: too large for the stack.
+#[btf_map(name = "holding")]
+pub(crate) static HOLDING: PerCpuArray<Held, 1> = PerCpuArray::new();
+
 macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
      $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $peers:ident $peers_name:literal,
      $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
      $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
-     $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal) => {
+     $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
+     $held:ident $held_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
         #[btf_map(name = $backends_name)]
@@ -85,6 +90,8 @@ macro_rules! family_maps {
             HashMap::new();
         #[btf_map(name = $fragments_name)]
         static $fragments: LruHashMap<FragmentKey<$family>, FragmentPorts, 8192> = LruHashMap::new();
+        #[btf_map(name = $held_name)]
+        static $held: LruHashMap<HeldKey<$family>, Held, 256> = LruHashMap::new();
         // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
         #[btf_map(name = $pair_name)]
         static $pair: PerCpuArray<Pair<$family>, 1> = PerCpuArray::new();
@@ -121,6 +128,19 @@ macro_rules! family_maps {
             fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts) {
                 // Without room the packet's other fragments are left alone.
                 let _ = $fragments.insert(key, ports, 0);
+            }
+            #[inline(always)]
+            fn held(key: &HeldKey<Self>) -> Option<*const Held> {
+                $held.get_ptr(key)
+            }
+            #[inline(always)]
+            fn hold(key: &HeldKey<Self>, fragment: &Held) -> bool {
+                $held.insert(key, fragment, BPF_NOEXIST as u64).is_ok()
+            }
+            #[inline(always)]
+            fn let_go(key: &HeldKey<Self>) {
+                // One that is gone already is as good.
+                let _ = $held.remove(key);
             }
             #[inline(always)]
             fn pair() -> Option<*mut Pair<Self>> {
@@ -176,11 +196,11 @@ macro_rules! family_maps {
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
     SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
     AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
-    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4");
+    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
     SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
     AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
-    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6");
+    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6");
 
 /// The maps that each family has its own of.
 pub(crate) trait FamilyMaps: Parse {
@@ -191,6 +211,9 @@ pub(crate) trait FamilyMaps: Parse {
     fn remove_flow(key: &FlowKey<Self>);
     fn fragment(key: &FragmentKey<Self>) -> Option<*const FragmentPorts>;
     fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts);
+    fn held(key: &HeldKey<Self>) -> Option<*const Held>;
+    fn hold(key: &HeldKey<Self>, fragment: &Held) -> bool;
+    fn let_go(key: &HeldKey<Self>);
     fn pair() -> Option<*mut Pair<Self>>;
     fn scratch() -> Option<*mut Scratch<Self>>;
     fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>>;

@@ -2,6 +2,7 @@
 
 mod apply;
 mod checksums;
+mod hold;
 mod unusual;
 
 use aya_ebpf::{

@@ -36,6 +36,7 @@ for_both_families! {
     packet_fragments_follow_the_first_one
     packet_fragments_of_answers
     packet_fragment_before_the_first_one
+    packet_fragments_wait_for_the_first_one
     packet_too_big_is_told
     packet_too_big_when_cut_is_told
     packet_hop_limit_is_told
@@ -391,6 +392,36 @@ fn packet_fragment_before_the_first_one<F: PacketFamily>() -> Result<()> {
         assert_eq!((run.result, &run.packet), (NEXT, piece));
     }
     assert_eq!(kernel.counter(Counter::FragmentUnknown)?, 1);
+    Ok(())
+}
+
+/// Those to the node and to cluster IPs wait; when the first one comes, all come in once more.
+fn packet_fragments_wait_for_the_first_one<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    for (number, way) in (1u16..).zip(WAYS) {
+        let mut request = frame::<F>((way.client, 40_000), way.frontend, Transport::Udp);
+        request.payload = vec![7; LARGE];
+        let pieces = fragments(&request.build()?, number, 512);
+        let run = |piece: &[u8]| kernel.run(way.request.0, piece, way.request.1.index()?, 0);
+        for piece in [&pieces[2], &pieces[1]] {
+            assert_eq!(run(piece)?.result, SHOT, "held");
+        }
+        assert_eq!(kernel.counter(Counter::FragmentReleased)?, 2 * u64::from(number - 1));
+        assert_eq!(run(&pieces[0])?.result, SHOT, "it comes in again");
+        assert_eq!(kernel.counter(Counter::FragmentReleased)?, 2 * u64::from(number));
+        for piece in &pieces {
+            assert_eq!(run(piece)?.result, way.result(), "nothing is held any more");
+        }
+    }
+    // No more than so many of one packet.
+    let mut request = frame::<F>((Host::Client, 50_000), (Host::Node, 30_001), Transport::Udp);
+    request.payload = vec![7; LARGE];
+    let pieces = fragments(&request.build()?, 99, 128);
+    let mut results = Vec::new();
+    for piece in pieces.iter().skip(1).take(8) {
+        results.push(kernel.run("uplink_ingress", piece, Device::Uplink.index()?, 0)?.result);
+    }
+    assert_eq!(results, [SHOT, SHOT, SHOT, SHOT, SHOT, SHOT, NEXT, NEXT]);
     Ok(())
 }
 

@@ -1,12 +1,9 @@
 //! Fragments: the first one has the ports, the others are told by what they share with it.
 
-use super::tables::Tables;
+use super::{frontend::is_cluster_ip, tables::Tables};
 use crate::{
     Family,
-    layout::{
-        counter::Counter,
-        fragment::{FragmentKey, FragmentPorts},
-    },
+    layout::{counter::Counter, fragment::FragmentPorts},
     packet::{Dissected, Part},
 };
 
@@ -14,12 +11,7 @@ use crate::{
 #[inline(always)]
 pub fn complete<F: Family, T: Tables<F>>(tables: &T, dissected: &mut Dissected<F>) -> bool {
     let tuple = &dissected.packet.tuple;
-    let key = FragmentKey {
-        src: tuple.src,
-        dst: tuple.dst,
-        identification: dissected.identification,
-        protocol: dissected.fragmented,
-    };
+    let key = dissected.fragment_key();
     match dissected.part {
         Part::Usual | Part::Whole | Part::Error => true,
         Part::First => {
@@ -39,4 +31,11 @@ pub fn complete<F: Family, T: Tables<F>>(tables: &T, dissected: &mut Dissected<F
             true
         }
     }
+}
+
+/// Could a packet to this address be for a service? For fragments whose ports are not known yet: a cluster IP, or an
+/// address that serves nodePorts.
+#[inline(always)]
+pub fn may_be_for_service<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
+    tables.node_address(addr).serves_nodeports() || is_cluster_ip(tables, addr)
 }

@@ -16,7 +16,7 @@ mod tests;
 mod verdict;
 
 pub use flow::open;
-pub use fragment::complete;
+pub use fragment::{complete, may_be_for_service};
 pub use packet::{from_pod, from_uplink, to_client, to_outside};
 pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
 pub use tables::{

@@ -1,6 +1,7 @@
 //! `fragments_v4`, `fragments_v6`: LRU HASH, written by the packet programs.
 //!
-//! Only the first fragment of a packet has its ports; the others find them here.
+//! Only the first fragment of a packet has its ports; the others find them here. Those that come before it are held, and
+//! come again when it has come.
 
 use crate::{Family, V4, V6};
 
@@ -30,9 +31,39 @@ pub struct FragmentPorts {
     pub protocol: u32,
 }
 
-super::plain!(FragmentKey<F>, FragmentPorts);
+/// `held_v4`, `held_v6`: LRU HASH, written by the packet programs: fragments that came before the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HeldKey<F: Family> {
+    /// Of which packet.
+    pub of: FragmentKey<F>,
+    /// Which of those that are held.
+    pub number: u32,
+}
+
+/// How many fragments of a packet are held.
+pub const MAX_HELD: u32 = 6;
+
+/// The bytes of a fragment, link header included.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Held {
+    /// How many they are.
+    pub length: u32,
+    /// They.
+    pub bytes: [u8; Held::CAPACITY],
+}
+
+impl Held {
+    /// Longer ones are not held: a power of two, less one.
+    pub const LONGEST: u32 = Self::CAPACITY as u32 - 1;
+    const CAPACITY: usize = 2048;
+}
+
+super::plain!(FragmentKey<F>, FragmentPorts, HeldKey<F>, Held);
 
 const _: () = {
     assert!(size_of::<FragmentKey<V4>>() == 16 && size_of::<FragmentKey<V6>>() == 40);
     assert!(size_of::<FragmentPorts>() == 8);
+    assert!(size_of::<HeldKey<V4>>() == 20 && size_of::<HeldKey<V6>>() == 44 && size_of::<Held>() == 2052);
 };

@@ -5,7 +5,10 @@
 use super::{
     IPV4, IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Parse, extensions, flags_of_chunk,
 };
-use crate::{Family, V4, V6, layout::flow::Tuple};
+use crate::{
+    Family, V4, V6,
+    layout::{flow::Tuple, fragment::FragmentKey},
+};
 
 /// The bytes of a packet.
 pub trait Bytes {
@@ -57,6 +60,15 @@ pub struct Dissected<F: Family> {
     pub icmp: usize,
 }
 
+impl<F: Family> Dissected<F> {
+    /// What it shares with the other fragments of its packet.
+    #[inline(always)]
+    pub fn fragment_key(&self) -> FragmentKey<F> {
+        let Tuple { src, dst, .. } = self.packet.tuple;
+        FragmentKey { src, dst, identification: self.identification, protocol: self.fragmented }
+    }
+}
+
 impl<F: Family> Default for Dissected<F> {
     #[inline(always)]
     fn default() -> Self {
@@ -103,15 +115,16 @@ pub(super) const QUOTE: usize = super::ICMP;
 /// Takes a packet apart whose network header starts at offset `network`; false if it is nothing that services have.
 #[inline(always)]
 pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut Dissected<F>) -> bool {
+    // `out` may be left from another packet.
+    out.part = Part::Usual;
+    out.packet.tcp_flags = 0;
+    out.packet.follows = false;
     let Some(outer) = read_network::<F, _>(bytes, network) else { return false };
     out.packet.tuple.src = outer.src;
     out.packet.tuple.dst = outer.dst;
     out.packet.hop_limit = outer.hop_limit;
     out.packet.protocol = outer.protocol;
     out.packet.transport = outer.transport;
-    // `out` may be left from another packet.
-    out.packet.tcp_flags = 0;
-    out.packet.follows = false;
     out.part = outer.part;
     out.identification = outer.identification;
     out.fragmented = outer.fragmented;
@@ -127,6 +140,8 @@ pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut
     let flags = match outer.protocol {
         PROTOCOL_TCP => bytes.load::<u8>(outer.transport + TCP_FLAGS),
         PROTOCOL_UDP => Some(0),
+        // Its checksum is of the whole packet, of which only a part is here.
+        PROTOCOL_SCTP if matches!(outer.part, Part::First) => None,
         PROTOCOL_SCTP => bytes.load::<u8>(outer.transport + SCTP_CHUNK).map(flags_of_chunk),
         _ => None,
     };

@@ -4,18 +4,24 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM},
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
 use proxy_common::{
     Family, checksum,
-    decide::complete,
+    decide::{complete, may_be_for_service},
     layout::{counter::Counter, flow::Tuple},
     packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
 };
 
-use super::{Done, Hook, NEXT, Note, TcFamily, checksums::update_checksum, decide, is_for_us};
+use super::{
+    Done, Hook, NEXT, Note, TcFamily,
+    checksums::update_checksum,
+    decide,
+    hold::{hold, release},
+    is_for_us,
+};
 use crate::{
     scratch::scratch,
     tables::{Kernel, KernelFamily, count},
@@ -63,7 +69,25 @@ pub(crate) fn unusual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ct
     let next = Done::with(NEXT, Note::Nothing);
     let skb = ctx.skb.skb;
     let Some(scratch) = scratch::<F>() else { return next.0 };
-    if !is_for_us::<H>(skb) || !read::<F>(skb, LINK, &mut scratch.dissected) {
+    if !is_for_us::<H>(skb) {
+        return next.0;
+    }
+    let is_known = read::<F>(skb, LINK, &mut scratch.dissected);
+    let dissected = &scratch.dissected;
+    // What leaves has been put together and cut by the host, or by one sender: in order.
+    let is_over = !H::IS_LEAVING
+        && match dissected.part {
+            Part::Later if !is_known => {
+                may_be_for_service::<F, _>(&Kernel::of_skb(skb, LINK), &dissected.packet.tuple.dst)
+                    && hold(skb, &dissected.fragment_key())
+            }
+            Part::First if is_known => release(skb, &dissected.fragment_key()),
+            _ => false,
+        };
+    if is_over {
+        return Done::with(TC_ACT_SHOT, Note::Nothing).0;
+    }
+    if !is_known {
         return next.0;
     }
     decide::<F, H, LINK>(skb, scratch).0

@@ -95,6 +95,9 @@ fn pod_lines(network: PodNetwork, node: usize, pod: &super::Place) -> Vec<String
 }
 
 /// Masquerade for pods that talk to the world, and a firewall that drops what conntrack cannot follow.
+///
+/// Routers also tell of fragments other than the first, and no NAT can tell whose those are: such ICMP errors are INVALID
+/// without any service as well, and are counted apart.
 fn cni_rules(node: usize) -> String {
     format!(
         "table inet cni {{
@@ -105,6 +108,7 @@ fn cni_rules(node: usize) -> String {
             }}
             chain forward {{
                 type filter hook forward priority filter; policy accept;
+                ct state invalid meta l4proto {{ tcp, udp, sctp }} counter drop
                 ct state invalid counter drop
             }}
         }}",

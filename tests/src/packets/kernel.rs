@@ -29,7 +29,7 @@ use proxy_common::{
         device::Device,
         filter,
         flow::{Flow, FlowKey},
-        fragment::{FragmentKey, FragmentPorts},
+        fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
         probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
@@ -330,6 +330,13 @@ impl Kernel {
         let keys: Vec<_> = fragments.keys().collect::<Result<_, _>>()?;
         for key in keys {
             fragments.remove(&key)?;
+        }
+        let map = family_map::<F>("held");
+        let mut held: HashMap<&mut MapData, HeldKey<F>, Held> =
+            self.ebpf.get_mut().map_mut(&map).with_context(|| map.clone())?.try_into()?;
+        let keys: Vec<_> = held.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            held.remove(&key)?;
         }
         let keys: Vec<_> = self.affinity::<F>()?.into_keys().collect();
         let map = family_map::<F>("affinity");

@@ -2,8 +2,11 @@
 
 use proxy_common::{
     crc32c,
-    decide::{self, Translation, Verdict, memory::MemoryTables},
-    layout::flow::{Mac, Tuple},
+    decide::{self, Tables as _, Translation, Verdict, memory::MemoryTables},
+    layout::{
+        flow::{Mac, Tuple},
+        fragment::{FragmentKey, Held},
+    },
     packet::{Dissected, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part, Unparsed, dissect},
 };
 
@@ -34,6 +37,26 @@ pub(super) fn read<F: PacketFamily>(
         }
         Err(_) => None,
     }
+}
+
+/// A fragment that the program of this name holds, or the first one for which it would have held others.
+pub(super) fn waiting<F: PacketFamily>(
+    tables: &MemoryTables<F>,
+    program: &str,
+    bytes: &[u8],
+    network: usize,
+) -> Option<(FragmentKey<F>, Part)> {
+    let mut dissected = Dissected::<F>::default();
+    let is_unusual = parse::<F>(bytes, network) == Err(Unparsed::Unusual);
+    if !program.ends_with("_ingress") || !is_unusual || !dissect(bytes, network, &mut dissected) {
+        return None;
+    }
+    let key = dissected.fragment_key();
+    let is_held = dissected.part == Part::Later
+        && tables.fragment(&key).is_none()
+        && bytes.len() <= Held::LONGEST as usize
+        && decide::may_be_for_service(tables, &dissected.packet.tuple.dst);
+    (is_held || dissected.part == Part::First).then_some((key, dissected.part))
 }
 
 /// Asks the core what the program of this name asks it.

@@ -8,6 +8,7 @@ use proxy_common::{
     layout::{
         counter::Counter,
         flow::{Edge, Flow, FlowKey, Pair, flags},
+        fragment::{FragmentKey, MAX_HELD},
         frontend::FrontendKey,
         id::Id,
         set::{Set, SetRole},
@@ -81,7 +82,8 @@ impl<'a, F: PacketFamily> Site<'a, F> {
         }
         self.native.alive.clone_from(&self.serving);
         let counters = self.counters()?;
-        let mut run = Run { site: self, given: HashMap::new(), sent: HashMap::new(), met };
+        let mut run =
+            Run { site: self, given: HashMap::new(), sent: HashMap::new(), held: HashMap::new(), met };
         for (number, step) in steps {
             let failed = run.step(*number, step).with_context(|| format!("step {number}: {step:?}"))?;
             if let Err(what) = failed {
@@ -115,10 +117,11 @@ impl<'a, F: PacketFamily> Site<'a, F> {
             return Ok(Some(format!("affinity: in the kernel {kept:?}, natively {expected:?}")));
         }
         // Of what the programs count, and not the core.
-        const OTHERS: [Counter; 7] = [
+        const OTHERS: [Counter; 8] = [
             Counter::RejectSent,
             Counter::RejectLimited,
             Counter::FragmentFollowed,
+            Counter::FragmentReleased,
             Counter::IcmpError,
             Counter::XdpToTc,
             Counter::FrontendTorn,
@@ -171,6 +174,8 @@ struct Run<'r, 'a, F: PacketFamily> {
     given: HashMap<usize, Both>,
     /// What they made of it, if it was translated.
     sent: HashMap<usize, Both>,
+    /// How many fragments the programs hold, by packet.
+    held: HashMap<FragmentKey<F>, u32>,
     met: &'r mut Met,
 }
 
@@ -288,7 +293,23 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             Err(error) => return Err(error),
         };
         let network = if program.contains("_l3_") { 0 } else { ETHERNET };
-        let Some(dissected) = self.for_us(sent, natively, network) else {
+        let waiting = oracle::waiting::<F>(self.site.native, program, natively, network);
+        let is_unseen = !self.is_ours(sent, natively);
+        let dissected = self.for_us(sent, natively, network);
+        match waiting.filter(|_| !is_unseen) {
+            Some((key, Part::First)) if self.held.remove(&key).is_some() => {
+                return Ok(agree(run.result == drop, || format!("not released: {run:02x?}")));
+            }
+            Some((key, Part::Later)) => {
+                let held = self.held.entry(key).or_default();
+                if *held < MAX_HELD {
+                    *held += 1;
+                    return Ok(agree(run.result == drop, || format!("not held: {run:02x?}")));
+                }
+            }
+            _ => {}
+        }
+        let Some(dissected) = dissected else {
             let is_same = run.result == pass && run.packet == input;
             return Ok(agree(is_same, || format!("not left alone: {run:02x?}")));
         };
@@ -349,19 +370,27 @@ impl<F: PacketFamily> Run<'_, '_, F> {
 
     /// The packet, if the program has to do with it.
     fn for_us(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Dissected<F>> {
-        let ether_type = u16::from_be_bytes([*input.get(12)?, *input.get(13)?]);
-        let ours = if F::IS_V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
         let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
-        // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
-        let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
-        let overhears =
-            matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
-        if ether_type != ours || (is_overheard && overhears) {
+        if !self.is_ours(sent, input) {
             return None;
         }
         // SCTP's checksum is of the whole packet: tc's affair.
         let dissected = oracle::read::<F>(self.site.native, sent.program, input, network)?;
         (!is_xdp || dissected.packet.protocol != PROTOCOL_SCTP).then_some(dissected)
+    }
+
+    /// Is it a frame of the family, and not for another host?
+    fn is_ours(&self, sent: &Sent<'_>, input: &[u8]) -> bool {
+        let Some(&[first, second]) = input.get(12..14).and_then(|bytes| bytes.first_chunk()) else {
+            return false;
+        };
+        let ether_type = u16::from_be_bytes([first, second]);
+        let ours = if F::IS_V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
+        let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
+        let overhears =
+            matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
+        ether_type == ours && !(is_overheard && overhears)
     }
 
     /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
