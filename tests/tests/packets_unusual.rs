@@ -53,9 +53,9 @@ fn tuple_of<F: PacketFamily>(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
     let transport = 14 + header(F::IS_V4);
     let addr = |at: usize| -> IpAddr {
         if F::IS_V4 {
-            <[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap().into()
+            std::array::from_fn::<u8, 4, _>(|i| bytes[at + i]).into()
         } else {
-            <[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap().into()
+            std::array::from_fn::<u8, 16, _>(|i| bytes[at + i]).into()
         }
     };
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);

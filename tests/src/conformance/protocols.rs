@@ -20,12 +20,26 @@ pub(super) const RULES: &[Rule] = &[
         "large-datagrams",
         Topic::Protocols,
         "Datagrams that are sent as fragments reach their endpoint whole.",
-        &["proxy-tests: routed_pods_by_sockets", "proxy-tests: bridged_pods_by_sockets"],
-    )
-    .deviates(
-        "By sockets only, as pods and nodes are served by default: the destination is translated before there are fragments. \
-         Fragments that arrive as such, from clients outside or from pods by packets, are counted and left alone: only their first \
-         has ports. Not done yet.",
+        &[
+            "proxy-tests: routed_pods_by_sockets",
+            "proxy-tests: fragments_in_any_order",
+            "proxy-tests: plain_routes",
+            "proxy-tests: vxlan",
+        ],
+    ),
+    Rule::by_tests(
+        "icmp-errors",
+        Topic::Protocols,
+        "ICMP errors about translated packets reach who sent them, about what they sent: path MTU discovery and refusals work \
+         through services.",
+        &[
+            "proxy-tests: packet_error_about_a_request",
+            "proxy-tests: packet_error_about_an_answer",
+            "proxy-tests: packet_too_big_is_told",
+            "proxy-tests: narrow_link_to_the_client",
+            "proxy-tests: narrow_link_between_nodes",
+            "proxy-tests: narrow_links_of_pods",
+        ],
     ),
     Rule::by_tests(
         "sockets-of-the-other-family",
