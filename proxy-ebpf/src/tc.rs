@@ -182,7 +182,7 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
 ) -> Done {
     let Scratch { dissected, verdict, out } = scratch;
     let packet = &dissected.packet;
-    *out = Translation::default();
+    out.begin();
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*skb).ifindex };
     match H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out) {
@@ -214,14 +214,17 @@ fn usual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext
     decide::<F, H, LINK>(ctx.skb.skb, scratch)
 }
 
-/// Not frames for other hosts, which interfaces in promiscuous mode see, nor those with a VLAN tag, which come by again
-/// at the VLAN's own interface.
+/// Not frames for other hosts, which interfaces in promiscuous mode see, nor those of a VLAN, which come by again at the
+/// VLAN's own interface. A tag with number 0 has a priority and no VLAN.
 #[inline(always)]
 fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
     const PACKET_OTHERHOST: u32 = 3;
+    const VLAN: u32 = 0xfff;
     // SAFETY: the context is readable.
-    let (ifindex, pkt_type, tagged) = unsafe { ((*skb).ifindex, (*skb).pkt_type, (*skb).vlan_present) };
-    tagged == 0 && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
+    let (ifindex, pkt_type) = unsafe { ((*skb).ifindex, (*skb).pkt_type) };
+    // SAFETY: as above.
+    let in_vlan = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN != 0 };
+    !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
 }
 
 /// At a port of a bridge every frame is for another: for the bridge, as well.

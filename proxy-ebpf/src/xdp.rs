@@ -48,7 +48,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     };
     let Some(Scratch { dissected, out, .. }) = scratch::<F>() else { return XDP_PASS };
     dissected.packet = parsed;
-    *out = Translation::default();
+    out.begin();
     let packet = &dissected.packet;
     if packet.protocol == PROTOCOL_SCTP {
         // Its checksum is of the whole packet, however long; tc can do it.

@@ -6,6 +6,10 @@ use proxy_common::layout::{
     flow::{Edge, FlowState},
 };
 use proxy_tests::{
+    for_both_families,
+    packets::words::{ACK, FIN, NEXT, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_PASS, XDP_TX},
+};
+use proxy_tests::{
     lacks::Lack,
     packets::{
         Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, checksums_are_valid,
@@ -14,30 +18,7 @@ use proxy_tests::{
     },
 };
 
-const SYN: Transport = Transport::Tcp(2);
-const SYN_ACK: Transport = Transport::Tcp(18);
-const ACK: Transport = Transport::Tcp(16);
-const FIN: Transport = Transport::Tcp(17);
-const RST: Transport = Transport::Tcp(4);
 const ALL: [Transport; 3] = [SYN, Transport::Udp, Transport::UdpUnchecked];
-
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-
-macro_rules! for_both_families {
-    ($($name:ident)*) => {
-        mod v4 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V4>() })*
-        }
-        mod v6 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V6>() })*
-        }
-    };
-}
 
 for_both_families! {
     packet_cluster_ip_of_a_local_backend

@@ -13,24 +13,10 @@ use proxy_common::layout::{
 use proxy_tests::packets::{
     Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid, same_frame,
 };
-
-const SYN: Transport = Transport::Tcp(2);
-const ACK: Transport = Transport::Tcp(16);
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
-const XDP_PASS: u32 = 2;
-
-macro_rules! for_both_families {
-    ($($name:ident)*) => {
-        mod v4 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V4>() })*
-        }
-        mod v6 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V6>() })*
-        }
-    };
-}
+use proxy_tests::{
+    for_both_families,
+    packets::words::{ACK, NEXT, REDIRECT, SHOT, SYN, XDP_PASS},
+};
 
 for_both_families! {
     packet_refused_with_port_unreachable

@@ -18,32 +18,15 @@ use proxy_tests::packets::{
     Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, memory_tables, same_frame,
     sys::Kind,
 };
-
-const SYN: Transport = Transport::Tcp(2);
-const SYN_ACK: Transport = Transport::Tcp(18);
-const ACK: Transport = Transport::Tcp(16);
-const FIN: Transport = Transport::Tcp(17);
-
-const REDIRECT: u32 = 7;
-const SHOT: u32 = 2;
-const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
+use proxy_tests::{
+    for_both_families,
+    packets::words::{ACK, FIN, REDIRECT, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_TX},
+};
 
 /// NodePorts, by backend.
 const AT_REMOTE: u16 = 30_002;
 const AT_UNRESOLVED: u16 = 30_005;
 const AT_POD: u16 = 30_001;
-
-macro_rules! for_both_families {
-    ($($name:ident)*) => {
-        mod v4 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V4>() })*
-        }
-        mod v6 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V6>() })*
-        }
-    };
-}
 
 for_both_families! {
     packet_each_backend_has_all_source_ports

@@ -8,24 +8,10 @@ use proxy_tests::packets::{
     Device, Frame, Host, IcmpError, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid,
     fragments, header, icmp_error, same_frame, with_extensions,
 };
-
-const SYN: Transport = Transport::Tcp(2);
-const ACK: Transport = Transport::Tcp(16);
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
-const XDP_PASS: u32 = 2;
-
-macro_rules! for_both_families {
-    ($($name:ident)*) => {
-        mod v4 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V4>() })*
-        }
-        mod v6 {
-            $(#[test] fn $name() -> anyhow::Result<()> { super::$name::<proxy_common::V6>() })*
-        }
-    };
-}
+use proxy_tests::{
+    for_both_families,
+    packets::words::{ACK, NEXT, REDIRECT, SHOT, SYN, XDP_PASS},
+};
 
 for_both_families! {
     packet_error_about_a_request
@@ -33,6 +19,7 @@ for_both_families! {
     packet_error_in_a_short_or_strange_quote
     packet_error_of_nobody_is_left_alone
     packet_error_ends_here
+    packet_echo_is_not_of_a_flow
     packet_fragments_follow_the_first_one
     packet_fragments_of_answers
     packet_fragment_before_the_first_one
@@ -280,6 +267,31 @@ fn packet_error_ends_here<F: PacketFamily>() -> Result<()> {
     let input = icmp_error(IcmpError::TimeExceeded, (sent.dst.ip(), sent.src.ip()), 1, &sent.build()?, ALL)?;
     assert_eq!(kernel.run(way.answer.0, &input, way.answer.1.index()?, 0)?.result, SHOT);
     assert_eq!((kernel.counter(Counter::HopLimit)?, kernel.counter(Counter::RejectSent)?), (1, 0));
+    Ok(())
+}
+
+/// Pings of the node itself, to and from the address that it gives to connections passed on: they have no ports, and are
+/// neither taken for answers nor dropped as late ones.
+fn packet_echo_is_not_of_a_flow<F: PacketFamily>() -> Result<()> {
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    WAYS[2].open::<F>(&kernel, 40_000, SYN)?;
+    for is_reply in [false, true] {
+        let from_outside = frame::<F>((Host::Remote, 0), (Host::Node, 0), Transport::Echo(is_reply));
+        for (program, frame) in [("uplink_ingress", &from_outside), ("uplink_egress", &from_outside.reply())]
+        {
+            let run = kernel.run(program, &frame.build()?, Device::Uplink.index()?, 0)?;
+            assert_eq!((run.result, run.packet), (NEXT, frame.build()?), "{program}, reply {is_reply}");
+        }
+        let about = icmp_error(
+            IcmpError::TimeExceeded,
+            (Host::Gateway.ip::<F>(), Host::Node.ip::<F>()),
+            60,
+            &from_outside.reply().build()?,
+            ALL,
+        )?;
+        let run = kernel.run("uplink_ingress", &about, Device::Uplink.index()?, 0)?;
+        assert_eq!((run.result, &run.packet), (NEXT, &about), "an error about one");
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! Verdicts are bare words, and what belongs to them is written where the caller says: enums with contents would be
 //! copied through undefined bytes, which the kernel's verifier refuses.
 
-use super::Route;
+use super::{Route, RouteKind};
 use crate::{
     Family,
     layout::{
@@ -50,6 +50,14 @@ pub struct Translation<F: Family> {
     pub route: Route<F>,
     /// Destination MAC, with [`Verdict::Switch`].
     pub mac: Mac,
+}
+
+impl<F: Family> Translation<F> {
+    /// Makes what was left from another packet ready for the next. The rest is written before it is read.
+    #[inline(always)]
+    pub fn begin(&mut self) {
+        self.route.kind = RouteKind::None;
+    }
 }
 
 /// Why a packet is dropped.

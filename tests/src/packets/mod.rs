@@ -7,6 +7,7 @@ mod node;
 pub mod random;
 pub mod sys;
 mod unusual;
+pub mod words;
 
 pub use family::{Host, PacketFamily};
 pub use frame::{Frame, Transport, checksums_are_valid, same_frame};
