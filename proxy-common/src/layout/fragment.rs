@@ -55,9 +55,16 @@ pub struct Held {
 }
 
 impl Held {
-    /// Longer ones are not held: a power of two, less one.
-    pub const LONGEST: u32 = Self::CAPACITY as u32 - 1;
+    /// Longer ones are not held.
+    pub const LONGEST: u32 = Self::CAPACITY as u32;
+    /// A power of two, so that a mask keeps to it.
     const CAPACITY: usize = 2048;
+
+    /// A length that is from 1 up to [`Self::LONGEST`], in a way that verifiers see: old ones do not learn from "is not 0".
+    #[inline(always)]
+    pub fn bounded(length: u32) -> u32 {
+        (core::hint::black_box(length.wrapping_sub(1)) & (Self::LONGEST - 1)) + 1
+    }
 }
 
 super::plain!(FragmentKey<F>, FragmentPorts, HeldKey<F>, Held);

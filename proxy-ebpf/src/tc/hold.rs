@@ -26,9 +26,7 @@ pub(super) fn hold<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>) ->
             return false;
         }
         let bytes = (&raw mut (*holding).bytes).cast();
-        // The verifier of old kernels wants to see both bounds at once.
-        let masked = core::hint::black_box(length) & Held::LONGEST;
-        if masked == 0 || bpf_skb_load_bytes(skb.cast(), 0, bytes, masked) != 0 {
+        if bpf_skb_load_bytes(skb.cast(), 0, bytes, Held::bounded(length)) != 0 {
             return false;
         }
         (*holding).length = length;
@@ -55,10 +53,9 @@ pub(super) fn release<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
         // SAFETY: the kernel gave the pointer; who reuses the element meanwhile has a fragment in it too. The mask keeps to
         // its bytes; the helpers check the packet.
         unsafe {
-            let length = core::hint::black_box((*held).length) & Held::LONGEST;
+            let length = Held::bounded((*held).length);
             let bytes = (&raw const (*held).bytes).cast();
-            if length != 0
-                && bpf_skb_change_tail(skb, length, 0) == 0
+            if bpf_skb_change_tail(skb, length, 0) == 0
                 && bpf_skb_store_bytes(skb, 0, bytes, length, BPF_F_RECOMPUTE_CSUM as u64) == 0
             {
                 comes_in_again(skb);
