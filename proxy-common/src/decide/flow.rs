@@ -105,7 +105,10 @@ pub(super) fn refresh<F: Family, T: Tables<F>>(
             }
         }
     }
-    follow_state(tables, packet, key, flow);
+    // Neither an error nor a fragment without flags is an answer.
+    if !packet.follows {
+        follow_state(tables, packet, key, flow);
+    }
 }
 
 /// Would the answers go to a socket of this node that sends from the same port? SCTP's cannot be looked up.

@@ -25,6 +25,7 @@ for_both_families! {
     entries_are_touched_once_a_second
     states_of_a_connection
     datagrams_are_answered
+    errors_are_no_answers
     new_flows_are_limited
     answers_of_a_closed_flow_are_not_for_its_client
     closed_flow_gives_its_answers_up
@@ -36,6 +37,21 @@ const REQUEST: (End, End) = (CLIENT_END, (VIP, PORT));
 
 fn state<F: TestFamily>(world: &World<F>, packet: &Packet<F>) -> u8 {
     world.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, Edge::Forward)).unwrap().state
+}
+
+/// A router that says the backend is not there does not establish a connection, nor take it from the limit.
+fn errors_are_no_answers<F: TestFamily>() {
+    for (protocol, flags) in [(PROTOCOL_TCP, SYN), (PROTOCOL_UDP, 0)] {
+        let world = World::<F>::new(&[POD_B]);
+        let request = packet(tuple(REQUEST.0, REQUEST.1), protocol, flags);
+        let sent = world.pod_sends(&request).sent(&request);
+        let error = Packet { follows: true, ..packet(sent.tuple.reversed(), protocol, 0) };
+        assert_eq!(world.to_client(&error).verdict, Verdict::Translate);
+        assert_eq!(state(&world, &request), FlowState::New as u8);
+        let about_answer = Packet { follows: true, ..packet(request.tuple, protocol, 0) };
+        assert_eq!(world.pod_sends(&about_answer).verdict, Verdict::Translate);
+        assert_eq!(state(&world, &request), FlowState::New as u8);
+    }
 }
 
 fn two_vips_on_one_backend_from_one_port<F: TestFamily>() {
