@@ -226,6 +226,7 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
         match device {
             Device::Uplink => {
                 value.flags = DEVICE_UPLINK;
+                value.mtu = 1_500;
                 value.snat_v4 = Host::Node.addr::<V4>();
                 value.snat_v6 = Host::Node.addr::<V6>();
             }
