@@ -114,6 +114,30 @@ fn narrow_links_of_pods() {
     check(routed().narrow(Narrow::Pods), "tc", &[]).unwrap();
 }
 
+/// The same links in the other networks. For `bridge_nf_call` see above.
+fn narrow(narrow: Narrow) {
+    for (builder, pod_datapath, args) in [
+        (bridged().bridge_nf_call(false).overlay(Overlay::Vxlan), "tc", &[][..]),
+        (routed().overlay(Overlay::Vxlan).offload(false), "socket", &["--xdp", "generic"]),
+        (routed().second_uplink(SecondUplink::Asymmetric).rp_filter(2), "tc", &[]),
+        (routed().second_uplink(SecondUplink::PolicyRouted).rp_filter(2), "tc", &[]),
+        (bridged().node_device(NodeDevice::Bridge).bridge_nf_call(false), "tc", &[]),
+        (routed().node_device(NodeDevice::Macvlan), "tc", &[]),
+    ] {
+        check(builder.narrow(narrow), pod_datapath, args).unwrap();
+    }
+}
+
+#[test]
+fn narrow_link_to_the_client_in_other_networks() {
+    narrow(Narrow::Client);
+}
+
+#[test]
+fn narrow_links_of_pods_in_other_networks() {
+    narrow(Narrow::Pods);
+}
+
 /// The tc programs of a CNI, some there before the agent and some that come after it, go on seeing packets.
 #[test]
 fn programs_of_others() -> Result<()> {
