@@ -115,7 +115,7 @@ fn narrow_links_of_pods() {
 }
 
 /// The same links in the other networks. For `bridge_nf_call` see above.
-fn narrow(narrow: Narrow) {
+fn narrow(narrow: Narrow) -> Result<()> {
     for (builder, pod_datapath, args) in [
         (bridged().bridge_nf_call(false).overlay(Overlay::Vxlan), "tc", &[][..]),
         (routed().overlay(Overlay::Vxlan).offload(false), "socket", &["--xdp", "generic"]),
@@ -124,18 +124,19 @@ fn narrow(narrow: Narrow) {
         (bridged().node_device(NodeDevice::Bridge).bridge_nf_call(false), "tc", &[]),
         (routed().node_device(NodeDevice::Macvlan), "tc", &[]),
     ] {
-        check(builder.narrow(narrow), pod_datapath, args).unwrap();
+        check(builder.narrow(narrow), pod_datapath, args)?;
     }
+    Ok(())
 }
 
 #[test]
-fn narrow_link_to_the_client_in_other_networks() {
-    narrow(Narrow::Client);
+fn narrow_link_to_the_client_in_other_networks() -> Result<()> {
+    narrow(Narrow::Client)
 }
 
 #[test]
-fn narrow_links_of_pods_in_other_networks() {
-    narrow(Narrow::Pods);
+fn narrow_links_of_pods_in_other_networks() -> Result<()> {
+    narrow(Narrow::Pods)
 }
 
 /// The tc programs of a CNI, some there before the agent and some that come after it, go on seeing packets.
