@@ -1,6 +1,7 @@
 //! What the tests of the whole share.
 
 pub mod apiserver;
+pub mod bench;
 pub mod cluster;
 pub mod conformance;
 #[cfg(feature = "fuzz")]
