@@ -11,8 +11,7 @@ fn results(kernel: &str, figures: &[(&str, Better, [f64; 3])]) -> Results {
         better: *better,
         value: Summary { value: *value, low: *low, high: *high, runs: 5 },
     });
-    let place =
-        Place { processor: "some".to_owned(), cpus: 1, is_virtual: false, kernel: kernel.to_owned() };
+    let place = Place { processor: "some".to_owned(), cpus: 1, is_virtual: false, kernel: kernel.to_owned() };
     let part = Part {
         bench: "packet".to_owned(),
         method: String::new(),
@@ -53,24 +52,31 @@ fn worse_by_a_tenth_and_by_more_than_it_varies() {
 
 #[test]
 fn the_worst_comes_first_and_the_rest_is_told() {
-    let before = results("6.12", &[
-        ("slower", Better::Less, [10.0; 3]),
-        ("much slower", Better::Less, [10.0; 3]),
-        ("fewer", Better::More, [10.0; 3]),
-        ("gone", Better::Less, [10.0; 3]),
-    ]);
-    let now = results("6.18", &[
-        ("slower", Better::Less, [12.0; 3]),
-        ("much slower", Better::Less, [30.0; 3]),
-        ("fewer", Better::More, [5.0; 3]),
-        ("new", Better::Less, [10.0; 3]),
-        ("newer", Better::Less, [10.0; 3]),
-    ]);
+    let before = results(
+        "6.12",
+        &[
+            ("slower", Better::Less, [10.0; 3]),
+            ("much slower", Better::Less, [10.0; 3]),
+            ("fewer", Better::More, [10.0; 3]),
+            ("gone", Better::Less, [10.0; 3]),
+        ],
+    );
+    let now = results(
+        "6.18",
+        &[
+            ("slower", Better::Less, [12.0; 3]),
+            ("much slower", Better::Less, [30.0; 3]),
+            ("fewer", Better::More, [5.0; 3]),
+            ("new", Better::Less, [10.0; 3]),
+            ("newer", Better::Less, [10.0; 3]),
+        ],
+    );
     let comparison = Comparison::of(&before, &now);
     let told: Vec<_> =
         comparison.regressions.iter().map(|change| (change.what.as_str(), change.ratio())).collect();
     let name = |row: &str| format!("packet: table: {row}, column");
-    let expected = [("much slower", 3.0), ("fewer", 0.5), ("slower", 1.2)].map(|(row, ratio)| (name(row), ratio));
+    let expected =
+        [("much slower", 3.0), ("fewer", 0.5), ("slower", 1.2)].map(|(row, ratio)| (name(row), ratio));
     assert_eq!(told, expected.each_ref().map(|(what, ratio)| (what.as_str(), *ratio)));
     assert!(comparison.notes.iter().any(|note| note.contains("another machine or kernel")));
     assert!(comparison.notes.iter().any(|note| note.contains("2 figures are new, 1 are gone")));

@@ -69,9 +69,10 @@ fn a_part_is_renewed_and_the_others_stay() {
     write_to(docs.path(), &measured("traffic", "abc", traffic.to_vec(), Vec::new())).unwrap();
     write_to(docs.path(), &packet()).unwrap();
     let lone = figure("Other", "tc", "IPv4", Unit::Nanoseconds, Summary::single(7.0));
-    let text =
-        fs::read_to_string(write_to(docs.path(), &measured("packet", "def", vec![lone], Vec::new())).unwrap())
-            .unwrap();
+    let text = fs::read_to_string(
+        write_to(docs.path(), &measured("packet", "def", vec![lone], Vec::new())).unwrap(),
+    )
+    .unwrap();
     let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("no `{what}` in\n{text}"));
     assert!(at("## packet") < at("## traffic"), "in the order of the benchmarks");
     assert!(at("| packet | Some CPU") < at("| traffic | Some CPU"));

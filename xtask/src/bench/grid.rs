@@ -20,11 +20,11 @@ impl<'f> Grid<'f> {
     pub(super) fn all(part: &'f Part) -> Vec<Self> {
         let mut grids: Vec<Self> = Vec::new();
         for figure in &part.figures {
-            let at = position(&mut grids, |grid| grid.title == figure.table, || Self {
-                title: &figure.table,
-                columns: Vec::new(),
-                rows: Vec::new(),
-            });
+            let at = position(
+                &mut grids,
+                |grid| grid.title == figure.table,
+                || Self { title: &figure.table, columns: Vec::new(), rows: Vec::new() },
+            );
             grids[at].put(figure);
         }
         for grid in &mut grids {

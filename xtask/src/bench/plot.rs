@@ -108,9 +108,8 @@ impl Axis {
     fn of(grid: &Grid<'_>, pixels: (i32, i32)) -> Self {
         /// From where on small values would be too small to see.
         const MAGNITUDES: f64 = 30.0;
-        let ends = || {
-            grid.figures().flat_map(|figure| [figure.value.value, figure.value.low, figure.value.high])
-        };
+        let ends =
+            || grid.figures().flat_map(|figure| [figure.value.value, figure.value.low, figure.value.high]);
         let most = ends().filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
         let least = ends().filter(|value| *value > 0.0).fold(most, f64::min);
         let none_is_below = ends().all(|value| value > 0.0);
@@ -133,7 +132,7 @@ impl Axis {
     fn draw(&self, area: &Area<'_>, unit: Unit, bottom: i32) -> Result<()> {
         let points = match &self.scale {
             Scale::Linear(scale) => scale.key_points(8),
-            Scale::Logarithmic(scale) => scale.key_points(10),
+            Scale::Logarithmic(scale) => magnitudes(&scale.range()),
         };
         for value in points {
             let x = self.at(value);
@@ -142,7 +141,13 @@ impl Axis {
         }
         let kind = if matches!(self.scale, Scale::Linear(_)) { "" } else { ", logarithmic" };
         let caption = format!("{}{kind}", symbol(unit));
-        text(area, caption.trim_start_matches(", "), (self.pixels.1 + RIGHT - 8, bottom + 26), 11, HPos::Right)
+        text(
+            area,
+            caption.trim_start_matches(", "),
+            (self.pixels.1 + RIGHT - 8, bottom + 26),
+            11,
+            HPos::Right,
+        )
     }
 
     /// A bar or a dot, the quartiles, and the number.
@@ -168,6 +173,13 @@ impl Axis {
         let behind = x.max(high) + 7;
         text(area, &number(figure.unit, figure.value.value), (behind, middle), 10, HPos::Left)
     }
+}
+
+/// One, two and five of each power of ten.
+fn magnitudes(range: &Range<f64>) -> Vec<f64> {
+    let powers = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    let points = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+    points.filter(|point| range.contains(point)).collect()
 }
 
 fn tick(value: f64) -> String {

@@ -85,7 +85,7 @@ impl Program {
     }
 
     /// Makes network byte order of so many bits.
-    pub(crate) fn to_network(&mut self, dst: u8, bits: i32) -> &mut Self {
+    pub(crate) fn network_order(&mut self, dst: u8, bits: i32) -> &mut Self {
         self.op(0xdc, dst, 0, 0, bits)
     }
 

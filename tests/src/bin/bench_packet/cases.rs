@@ -45,6 +45,7 @@ pub(crate) enum FloorSort {
     InsertLru,
     InsertFull,
     Fib,
+    FibNone,
 }
 
 /// What is done after each sample, so that the next one finds things as this one did.

@@ -1,6 +1,9 @@
 //! The floors as cases, on the packet of a client outside.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result};
 use proxy_common::{
@@ -12,7 +15,7 @@ use proxy_tests::packets::{Device, Frame, Host, PacketFamily, sys::Kind, words::
 use crate::{
     asm::passes,
     cases::{After, Case, FloorSort, MANY, REPEAT_NEW, Sort, Table},
-    floors::{Floor, Layout, Maps, program},
+    floors::{Floor, Layout, Maps, Route, program},
     world::{LARGE, SMALL},
     wrapper::{Packet, Vary, Wrapper},
 };
@@ -74,7 +77,10 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
     cases.push(case(FloorSort::Miss, "parse, hash miss", &elsewhere, Floor::Miss(maps.few.as_fd()))?);
     let many = Floor::Hit(maps.many.as_fd());
     cases.push(case(FloorSort::Many, MANY_ROW, &in_turn, many)?.through_many());
-    cases.push(case(FloorSort::Fib, "parse, FIB look-up", &one, Floor::Fib(device))?);
+    let fib = Floor::Fib(device, Route::Neighbour);
+    cases.push(case(FloorSort::Fib, "parse, FIB look-up, route and neighbour", &one, fib)?);
+    let fib = Floor::Fib(still(Device::Bridge)?, Route::None);
+    cases.push(case(FloorSort::FibNone, "parse, FIB call without a look-up", &one, fib)?);
     for (sort, row, map) in [
         (FloorSort::Insert, "parse, hash insertion", &maps.fresh),
         (FloorSort::InsertLru, "parse, LRU insertion", &maps.fresh_lru),
@@ -95,6 +101,15 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
     full.repeat = 2 * REPEAT_NEW;
     cases.push(full);
     Ok(cases)
+}
+
+/// The index of a device that does not forward from now on.
+fn still(device: Device) -> Result<u32> {
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/conf/{}/forwarding", device.name());
+        fs::write(&path, "0").context(path)?;
+    }
+    device.index()
 }
 
 /// The row of plain look-ups of as many keys as there are flows.

@@ -24,6 +24,16 @@ impl Layout {
     }
 }
 
+/// What there is to find.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+pub(crate) enum Route {
+    /// `BPF_FIB_LKUP_RET_SUCCESS`: a route and its neighbour.
+    Neighbour = 0,
+    /// `BPF_FIB_LKUP_RET_FWD_DISABLED`: the interface does not forward, so nothing was looked up.
+    None = 5,
+}
+
 /// What a floor does with a packet, after it parsed Ethernet, IP and TCP.
 #[derive(Clone, Copy)]
 pub(crate) enum Floor<'m> {
@@ -36,8 +46,8 @@ pub(crate) enum Floor<'m> {
     Insert(BorrowedFd<'m>),
     /// Removes them.
     Remove(BorrowedFd<'m>),
-    /// Asks for the route to the destination, from this interface.
-    Fib(u32),
+    /// Asks for the route to the destination, from the interface with this index.
+    Fib(u32, Route),
 }
 
 const KEY: i16 = -64;
@@ -72,7 +82,7 @@ pub(crate) fn program(kind: Kind, layout: Layout, floor: Floor<'_>) -> io::Resul
             key(&mut program, layout, map);
             program.call(Helper::MapDelete).expect(0, 0);
         }
-        Floor::Fib(ifindex) => fib(&mut program, layout, ifindex),
+        Floor::Fib(ifindex, route) => fib(&mut program, layout, ifindex, route),
     }
     program.pass().build()
 }
@@ -108,7 +118,7 @@ fn key(program: &mut Program, layout: Layout, map: BorrowedFd<'_>) {
 }
 
 /// `struct bpf_fib_lookup` (linux/bpf.h), and the helper.
-fn fib(program: &mut Program, layout: Layout, ifindex: u32) {
+fn fib(program: &mut Program, layout: Layout, ifindex: u32, route: Route) {
     const PARAMS: i16 = -64;
     const AF_INET: i32 = 2;
     const AF_INET6: i32 = 10;
@@ -126,7 +136,7 @@ fn fib(program: &mut Program, layout: Layout, ifindex: u32) {
         program.store(Size::Word, 10, PARAMS + 32 + 4 * word, 1);
     }
     program.copy(1, 6).copy(2, 10).add(2, PARAMS.into()).set(3, 64).set(4, 0);
-    program.call(Helper::FibLookup).expect(0, 0);
+    program.call(Helper::FibLookup).expect(0, route as i32);
 }
 
 /// The floor's maps of one hook and family.

@@ -59,7 +59,8 @@ fn figure(table: String, row: String, column: String, value: Summary) -> Figure 
     Figure { table, row, column, unit: Unit::Nanoseconds, better: Better::Less, value }
 }
 
-fn thousands(number: u32) -> String {
+/// With commas.
+pub(crate) fn thousands(number: u32) -> String {
     if number < 1000 { number.to_string() } else { format!("{},{:03}", number / 1000, number % 1000) }
 }
 
@@ -82,14 +83,16 @@ are the difference of the smallest times; in brackets are the quartiles of the d
 
 Floors are programs of a few instructions: parsing Ethernet, IP and TCP without options; one look-up or insertion of the
 packet's ends after that, in a map with the keys (IPv4: 16 bytes, IPv6: 40 bytes) and values of the flow map; one FIB look-up
-that finds its route and neighbour. Flows are open, and both sides were heard, where packets are *established* or *answers*. The
-flow map has room for {LARGE} entries of each family; *new flows* are removed after each run of {new} of them. A *full*
-one has {SMALL} entries, and each new flow pushes others out. Services are ClusterIPs of both families with one backend
+that finds a route and its neighbour, and a call of its helper for an interface that does not forward. Flows are open, and both sides were heard, where packets are *established* or *answers*. The
+flow map has room for {large} entries of each family; *new flows* are removed after each run of {new} of them. A *full*
+one has {small} entries, and each new flow pushes others out. Services are ClusterIPs of both families with one backend
 each, beside nine that the packets are for, unless they go to all services in turn.
 
 Limits in nanoseconds were set for a machine where a hit in a hash with keys of 16 bytes adds {REFERENCE_HIT} ns to parsing. Here it
-adds {hit:.1} ns, so they are {scale:.2} times that. New flows are compared with insertions into an LRU hash as full as the
-flow map, as many as entries were counted per new flow.",
+adds {hit:.1} ns, so they are {scale:.2} times that. New flows are compared with as many insertions as entries were counted
+per new flow: into a plain hash while there is room, into a full LRU hash when there is none.",
         new = crate::cases::REPEAT_NEW,
+        large = thousands(LARGE),
+        small = thousands(SMALL),
     )
 }

@@ -92,7 +92,7 @@ fn wrap(kind: Kind, array: BorrowedFd<'_>, counter: BorrowedFd<'_>, packet: &Pac
     for Vary { at, bytes, first, shift, values } in packet.varied.iter().copied() {
         program.copy(5, REPETITION).shift_right(5, shift).modulo(5, values).add(5, first as i32);
         let size = if bytes == 2 { Size::Half } else { Size::Word };
-        program.to_network(5, 8 * bytes as i32).store(size, 2, at as i16, 5);
+        program.network_order(5, 8 * bytes as i32).store(size, 2, at as i16, 5);
     }
     program.copy(1, CONTEXT).map(2, array).set(3, 0).call(Helper::TailCall);
     // A program that is missing.
