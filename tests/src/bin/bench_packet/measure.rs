@@ -1,12 +1,16 @@
 //! Takes the time.
 
+use std::{
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
 use proxy_tests::{
     bench::Summary,
     packets::sys::{self, Kind},
 };
-use std::os::fd::BorrowedFd;
 
 use crate::{
     cases::{After, Case},
@@ -37,9 +41,12 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
     let nothing = [empty(Kind::Xdp)?, empty(Kind::Tc)?];
     let mut alone = [Vec::new(), Vec::new()];
     let mut times: Vec<Times> = cases.iter().map(|_| Times::default()).collect();
-    for _ in 0..runs {
+    for run in 1..=runs {
+        if io::stderr().is_terminal() {
+            eprint!("\r{} cases, run {run} of {runs} ", cases.len());
+        }
         for ((program, kind), times) in nothing.iter().zip(kinds).zip(&mut alone) {
-            times.push(sample(std::os::fd::AsFd::as_fd(program), kind, &[0; 128], 0, REPEAT)?);
+            times.push(sample(program.as_fd(), kind, &[0; 128], 0, REPEAT)?);
         }
         for (case, times) in cases.iter().zip(&mut times) {
             let Case { kind, frame, device, repeat, warm_up, .. } = case;
@@ -57,6 +64,9 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
                 After::Call(clean) => clean()?,
             }
         }
+    }
+    if io::stderr().is_terminal() {
+        eprintln!();
     }
     let wrapped = kinds.map(|kind| {
         let one = cases.iter().zip(&times).find(|(case, _)| case.kind == kind);
