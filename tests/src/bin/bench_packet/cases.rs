@@ -77,10 +77,10 @@ pub(crate) struct Case<'w> {
 }
 
 /// Repetitions where nothing is left behind.
-const REPEAT: u32 = 50_000;
+const REPEAT: u32 = 20_000;
 
 /// Repetitions where each adds something.
-pub(crate) const REPEAT_NEW: u32 = 8192;
+pub(crate) const REPEAT_NEW: u32 = 4096;
 
 /// Values of what varies, for cases that go through many of them.
 pub(crate) const MANY: u32 = 1 << 16;

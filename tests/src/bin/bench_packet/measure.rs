@@ -36,7 +36,7 @@ pub(crate) struct Measured {
 
 /// Measures all cases in turn, so many times.
 pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
-    const REPEAT: u32 = 50_000;
+    const REPEAT: u32 = 20_000;
     let kinds = [Kind::Xdp, Kind::Tc];
     let nothing = [empty(Kind::Xdp)?, empty(Kind::Tc)?];
     let mut alone = [Vec::new(), Vec::new()];
