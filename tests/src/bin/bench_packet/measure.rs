@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use proxy_tests::{
     bench::Summary,
@@ -50,11 +50,17 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
         }
         for (case, times) in cases.iter().zip(&mut times) {
             let Case { kind, frame, device, repeat, warm_up, .. } = case;
+            let opened = |case: &Case<'_>| case.opened.as_ref().map(|count| count()).transpose();
+            let before = opened(case)?;
             for (program, times) in [(&case.wrapper, &mut times.with), (&case.floor, &mut times.floor)] {
                 if *warm_up > 0 {
                     sample(program.fd(), *kind, frame, *device, *warm_up)?;
                 }
                 times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+            }
+            if let (Some(before), Some(after)) = (before, opened(case)?) {
+                let (new, all) = (after - before, u64::from(*repeat));
+                ensure!(new * 100 >= all * 99, "{}: {new} of {all} packets opened flows", case.row);
             }
             match &case.after {
                 After::Nothing => {}
