@@ -116,13 +116,25 @@ fn measure(benches: &[Bench], args: &MeasureArgs, name: &str, in_document: bool)
     let json = args.json.clone().unwrap_or_else(|| folder.join(format!("{name}.json")));
     let built = measure::build(benches)?;
     let mut results = Results::default();
+    let mut failed = Vec::new();
     for bench in benches {
         say(format!("measuring: {}", bench.name()));
-        results.put(built.run(*bench, args.runs, &folder)?);
-        // What was measured is kept, even if a later benchmark fails.
-        results.save(&json)?;
+        match built.run(*bench, args.runs, &folder) {
+            Ok(measured) => {
+                results.put(measured);
+                results.save(&json)?;
+            }
+            // The others may still tell something.
+            Err(error) => {
+                say(format!("error: {}: {error:#}", bench.name()));
+                failed.push(bench.name());
+            }
+        }
     }
-    show(&results, &args.compare, in_document)?;
+    show(&results, &args.compare, in_document && !results.parts.is_empty())?;
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
     say(format!("wrote {}", json.display()));
     Ok(())
 }

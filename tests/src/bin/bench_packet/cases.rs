@@ -74,13 +74,15 @@ pub(crate) struct Case<'w> {
     /// Repetitions that are not timed, before each sample.
     pub(crate) warm_up: u32,
     pub(crate) after: After<'w>,
+    /// How many flows have been opened, where each repetition must open one.
+    pub(crate) opened: Option<Box<dyn Fn() -> Result<u64> + 'w>>,
 }
 
 /// Repetitions where nothing is left behind.
-const REPEAT: u32 = 50_000;
+const REPEAT: u32 = 20_000;
 
 /// Repetitions where each adds something.
-pub(crate) const REPEAT_NEW: u32 = 8192;
+pub(crate) const REPEAT_NEW: u32 = 4096;
 
 /// Values of what varies, for cases that go through many of them.
 pub(crate) const MANY: u32 = 1 << 16;
@@ -108,6 +110,7 @@ impl<'w> Case<'w> {
             repeat: REPEAT,
             warm_up: 0,
             after: After::Nothing,
+            opened: None,
         };
         // Twice: the second repetition must find the packet restored.
         for repeat in [1, 2] {
@@ -125,6 +128,11 @@ impl<'w> Case<'w> {
     /// Goes through all values of what varies before each sample, and in it.
     pub(crate) fn through_many(self) -> Self {
         Self { repeat: MANY, warm_up: MANY, ..self }
+    }
+
+    /// Opens a flow each time, as this counts.
+    pub(crate) fn counted_by(self, opened: impl Fn() -> Result<u64> + 'w) -> Self {
+        Self { opened: Some(Box::new(opened)), ..self }
     }
 
     /// Leaves something behind that is to be cleaned up.

@@ -22,7 +22,7 @@ use proxy_tests::bench::{Part, pin};
 #[derive(Parser)]
 struct Args {
     /// How often all cases are measured.
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 25)]
     runs: u32,
     /// Write the numbers here, instead of the standard output.
     #[arg(long, value_name = "FILE")]

@@ -1,12 +1,16 @@
 //! Takes the time.
 
-use anyhow::Result;
+use std::{
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use proxy_tests::{
     bench::Summary,
     packets::sys::{self, Kind},
 };
-use std::os::fd::BorrowedFd;
 
 use crate::{
     cases::{After, Case},
@@ -32,22 +36,31 @@ pub(crate) struct Measured {
 
 /// Measures all cases in turn, so many times.
 pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
-    const REPEAT: u32 = 50_000;
+    const REPEAT: u32 = 20_000;
     let kinds = [Kind::Xdp, Kind::Tc];
     let nothing = [empty(Kind::Xdp)?, empty(Kind::Tc)?];
     let mut alone = [Vec::new(), Vec::new()];
     let mut times: Vec<Times> = cases.iter().map(|_| Times::default()).collect();
-    for _ in 0..runs {
+    for run in 1..=runs {
+        if io::stderr().is_terminal() {
+            eprint!("\r{} cases, run {run} of {runs} ", cases.len());
+        }
         for ((program, kind), times) in nothing.iter().zip(kinds).zip(&mut alone) {
-            times.push(sample(std::os::fd::AsFd::as_fd(program), kind, &[0; 128], 0, REPEAT)?);
+            times.push(sample(program.as_fd(), kind, &[0; 128], 0, REPEAT)?);
         }
         for (case, times) in cases.iter().zip(&mut times) {
             let Case { kind, frame, device, repeat, warm_up, .. } = case;
+            let opened = |case: &Case<'_>| case.opened.as_ref().map(|count| count()).transpose();
+            let before = opened(case)?;
             for (program, times) in [(&case.wrapper, &mut times.with), (&case.floor, &mut times.floor)] {
                 if *warm_up > 0 {
                     sample(program.fd(), *kind, frame, *device, *warm_up)?;
                 }
                 times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+            }
+            if let (Some(before), Some(after)) = (before, opened(case)?) {
+                let (new, all) = (after - before, u64::from(*repeat));
+                ensure!(new * 100 >= all * 99, "{}: {new} of {all} packets opened flows", case.row);
             }
             match &case.after {
                 After::Nothing => {}
@@ -57,6 +70,9 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
                 After::Call(clean) => clean()?,
             }
         }
+    }
+    if io::stderr().is_terminal() {
+        eprintln!();
     }
     let wrapped = kinds.map(|kind| {
         let one = cases.iter().zip(&times).find(|(case, _)| case.kind == kind);

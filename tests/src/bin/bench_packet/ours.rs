@@ -3,7 +3,10 @@
 use std::{cell::RefCell, collections::HashSet, net::IpAddr, os::fd::AsFd as _, rc::Rc};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_common::{V4, V6, layout::flow::FlowKey};
+use proxy_common::{
+    V4, V6,
+    layout::{counter::Counter, flow::FlowKey},
+};
 use proxy_tests::packets::{Kernel, PacketFamily, sys};
 
 use crate::{
@@ -155,6 +158,7 @@ fn with_full_map<'w, F: PacketFamily>(
             PathKind::New => {
                 let mut case = path.case::<F>(&world.evicting, Table::Full, path.fresh())?;
                 case.repeat = 2 * REPEAT_NEW;
+                case = case.counted_by(|| world.evicting.counter(Counter::FlowNew));
                 // What a new flow needs does not depend on how full the map is.
                 let one = cases.iter().find(|other| other.table == Table::One && other.row == case.row);
                 case.sort = one.context("no case with room")?.sort;
@@ -192,6 +196,9 @@ impl<'w, F: PacketFamily> Opened<'w, F> {
         case.sort = Sort::New { entries: made as f64 / f64::from(TRIED) };
         self.clean()?;
         let opened = Self { kernel: self.kernel, keep: Rc::clone(&self.keep) };
-        Ok(case.cleaned_by(After::Call(Box::new(move || opened.clean()))))
+        let kernel = self.kernel;
+        Ok(case
+            .counted_by(move || kernel.borrow().counter(Counter::FlowNew))
+            .cleaned_by(After::Call(Box::new(move || opened.clean()))))
     }
 }

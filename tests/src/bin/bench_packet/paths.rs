@@ -81,11 +81,14 @@ impl Path {
         }
     }
 
-    /// A new client in each repetition.
+    /// A new client in each repetition. Both programs of an uplink have clients of their own, else the one would find the
+    /// flows that the other has opened.
     pub(crate) fn fresh(&self) -> Vec<Vary> {
+        const HALF: u32 = 1 << 15;
         let port = self.frame.transport_offset();
         let address = if self.frame.src.is_ipv4() { 28 } else { 36 };
-        vec![Vary::word(port, 0), Vary::word(address, 16)]
+        let first = if self.program == "uplink_xdp" { HALF } else { 0 };
+        vec![Vary::word(port, 0), Vary { first, values: HALF, ..Vary::word(address, 16) }]
     }
 
     /// One flow after the other, or one destination after the other.
