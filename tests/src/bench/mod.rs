@@ -3,8 +3,9 @@
 
 mod figure;
 mod place;
+pub mod rules;
 
-pub use figure::{Better, Figure, Summary, Unit};
+pub use figure::{Better, Figure, Summary, Unit, quantile};
 pub use place::{Place, pin};
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,84 @@
+//! Services under load, beside no service proxy at all and kube-proxy's rules. `cargo xtask bench traffic` runs it.
+
+mod load;
+mod measure;
+mod report;
+mod serve;
+mod services;
+mod stand;
+mod wire;
+
+use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use proxy_tests::bench::pin;
+
+use measure::Plan;
+use stand::{Stand, Variant};
+
+/// Measures services under load.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 7)]
+    runs: usize,
+    /// Milliseconds of each slice of load.
+    #[arg(long, default_value_t = 150)]
+    slice: u64,
+    /// Numbers of services.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000])]
+    services: Vec<usize>,
+    /// Write the numbers here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What the benchmark runs of itself in other namespaces.
+#[derive(Subcommand)]
+enum Command {
+    #[command(hide = true)]
+    Serve {
+        #[arg(long)]
+        cpu: usize,
+        addresses: Vec<Ipv4Addr>,
+    },
+    #[command(hide = true)]
+    Load {
+        #[arg(long)]
+        cpu: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    match args.command {
+        None => bench(args),
+        Some(Command::Serve { cpu, addresses }) => {
+            pin(cpu)?;
+            Ok(serve::serve(&addresses)?)
+        }
+        Some(Command::Load { cpu }) => {
+            pin(cpu)?;
+            Ok(load::follow_orders()?)
+        }
+    }
+}
+
+fn bench(args: Args) -> Result<()> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let stands = Variant::ALL.map(|variant| Stand::new(variant, cpus - 1));
+    let mut stands = stands.into_iter().collect::<Result<Vec<_>>>()?;
+    let plan =
+        Plan { services: args.services, rounds: args.runs.max(1), slice: Duration::from_millis(args.slice) };
+    let samples = measure::measure(&mut stands, &plan)?;
+    let part = report::part(&samples);
+    print!("{}", report::tables(&part));
+    if let Some(path) = args.json {
+        let json = serde_json::to_string_pretty(&part)? + "\n";
+        fs::write(&path, json).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! What was measured, in the form of all benchmarks.
+
+use std::fmt::Write as _;
+
+use proxy_tests::bench::{Better, Figure, Part, Summary, Target, Unit};
+
+use crate::{
+    measure::{Row, Sample, Samples},
+    services::Where,
+    stand::{From, Variant},
+    wire::Kind,
+};
+
+const METHOD: &str = "\
+Clusters of network namespaces, one for each way to serve, all alike: two nodes with a router between them and a client \
+behind it, pods behind veth devices, conntrack and masquerade as a CNI leaves them. The service proxy is on both nodes. \
+Everything runs on one CPU (clients, servers, and with them every softirq), so a rate is the inverse of all the CPU time \
+that an operation costs on its whole way, and one operation is made at a time.";
+
+impl Kind {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Short => "Short connections",
+            Self::KeepAlive => "Requests over one connection",
+            Self::Datagram => "UDP requests, a socket each",
+            Self::Datagrams => "UDP requests, one socket",
+            Self::Bulk => "Bulk",
+        }
+    }
+
+    /// Of what CPU time is told: an operation, or this many bytes.
+    fn operation(self) -> (&'static str, f64) {
+        match self {
+            Self::Short => ("connection", 1.0),
+            Self::KeepAlive | Self::Datagram | Self::Datagrams => ("request", 1.0),
+            Self::Bulk => ("megabyte", 1e6),
+        }
+    }
+}
+
+/// Figures and targets.
+pub(crate) fn part(samples: &Samples) -> Part {
+    let mut figures = Vec::new();
+    let mut tables: Vec<(usize, Kind)> = samples.keys().map(|(row, _)| (row.services, row.kind)).collect();
+    tables.dedup();
+    for (services, kind) in tables {
+        let of = |row: &Row| row.services == services && row.kind == kind;
+        let title = format!("{}, {services} services", kind.title());
+        let (operation, unit) = kind.operation();
+        let mut cpu = Vec::new();
+        let mut latency = Vec::new();
+        for ((row, variant), measured) in samples.iter().filter(|((row, _), _)| of(row)) {
+            let figure = |table, unit, better, value| Figure {
+                table,
+                row: row.path.title().to_owned(),
+                column: variant.title().to_owned(),
+                unit,
+                better,
+                value,
+            };
+            figures.push(match (variant, kind) {
+                (Variant::Direct, Kind::Bulk) => {
+                    let rates = measured.iter().map(|sample| sample.rate / 1e6);
+                    figure(title.clone(), Unit::MegabitsPerSecond, Better::More, Summary::median(rates))
+                }
+                (Variant::Direct, _) => {
+                    let rates = measured.iter().map(|sample| sample.rate);
+                    figure(title.clone(), Unit::PerSecond, Better::More, Summary::median(rates))
+                }
+                _ => {
+                    let ratio = against(samples, *row, *variant, Variant::Direct);
+                    figure(title.clone(), Unit::Ratio, Better::More, ratio)
+                }
+            });
+            cpu.push(figure(
+                format!("{title}: CPU time of a {operation}"),
+                Unit::Microseconds,
+                Better::Less,
+                cpu_time(measured, unit),
+            ));
+            if kind == Kind::Short {
+                for (which, name) in [(0, "median"), (1, "99th percentile")] {
+                    let times = measured.iter().map(|sample| sample.connect[which] / 1e3);
+                    let table = format!("Time to connect, {services} services, {name}");
+                    latency.push(figure(table, Unit::Microseconds, Better::Less, Summary::median(times)));
+                }
+            }
+        }
+        latency.sort_by(|one, other| one.table.cmp(&other.table));
+        figures.extend(cpu);
+        figures.extend(latency);
+    }
+    Part { bench: "traffic".to_owned(), method: METHOD.to_owned(), figures, targets: targets(samples) }
+}
+
+/// A variant's rate over that of another, of each round.
+fn against(samples: &Samples, row: Row, variant: Variant, other: Variant) -> Summary {
+    let of = |variant| samples.get(&(row, variant)).into_iter().flatten();
+    Summary::median(of(variant).zip(of(other)).map(|(sample, floor)| sample.rate / floor.rate))
+}
+
+/// CPU time of an operation in microseconds. The machine counts in 10 ms, so the number is that of all rounds together.
+fn cpu_time(samples: &[Sample], unit: f64) -> Summary {
+    let sum = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>();
+    let all = sum(|sample| sample.busy) / sum(|sample| sample.done) * unit / 1e3;
+    let each = samples.iter().map(|sample| sample.busy / sample.done * unit / 1e3);
+    Summary { value: all, ..Summary::median(each) }
+}
+
+fn targets(samples: &Samples) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let mut worst = |what: String, limit, of: &dyn Fn(&Row) -> bool, ours, other| {
+        let rows = samples.keys().filter(|(row, variant)| *variant == ours && of(row)).map(|(row, _)| *row);
+        let ratios = rows.map(|row| (against(samples, row, ours, other).value, row));
+        if let Some((ratio, row)) = ratios.min_by(|one, other| one.0.total_cmp(&other.0)) {
+            targets.push(Target {
+                what: format!("{what}, worst row ({}, {} services)", row.path.title(), row.services),
+                unit: Unit::Ratio,
+                better: Better::More,
+                limit,
+                measured: ratio,
+                reason: None,
+            });
+        }
+    };
+    let kinds = [Kind::Short, Kind::Datagram, Kind::KeepAlive, Kind::Datagrams, Kind::Bulk];
+    for (ours, limit) in [(Variant::Sockets, 0.97), (Variant::Tc, 0.92)] {
+        for kind in kinds {
+            let of = move |row: &Row| row.kind == kind && row.path.from == From::Pod;
+            let what = format!("{} against direct, cluster IPs: {}", ours.title(), lower(kind.title()));
+            worst(what, limit, &of, ours, Variant::Direct);
+        }
+    }
+    for (to, name, limit) in [(Where::Local, "local", 0.95), (Where::Remote, "remote", 0.80)] {
+        for kind in kinds {
+            let of = move |row: &Row| row.kind == kind && row.path.from == From::Client && row.path.to == to;
+            let what = format!("nodePort, {name} backend, against direct: {}", lower(kind.title()));
+            worst(what, limit, &of, Variant::Sockets, Variant::Direct);
+        }
+    }
+    for peer in [Variant::Nftables, Variant::Iptables] {
+        for ours in [Variant::Sockets, Variant::Tc] {
+            for kind in kinds {
+                let of = move |row: &Row| row.kind == kind;
+                let what = format!("{} against {}: {}", ours.title(), peer.title(), lower(kind.title()));
+                worst(what, 1.0, &of, ours, peer);
+            }
+        }
+    }
+    targets
+}
+
+fn lower(title: &str) -> String {
+    let (first, rest) = title.split_at(1);
+    if title.starts_with("UDP") { title.to_owned() } else { first.to_lowercase() + rest }
+}
+
+/// The figures as tables, to be read in a terminal.
+pub(crate) fn tables(part: &Part) -> String {
+    let mut text = String::new();
+    let mut last = ("", "");
+    for figure in &part.figures {
+        if figure.table != last.0 {
+            let _ = write!(text, "\n\n{}", figure.table);
+        }
+        if (figure.table.as_str(), figure.row.as_str()) != last {
+            let _ = write!(text, "\n  {:28}", figure.row);
+        }
+        last = (&figure.table, &figure.row);
+        let Summary { value, low, high, .. } = figure.value;
+        let _ = match figure.unit {
+            Unit::Ratio => write!(text, "  {}: {value:.3} ({low:.2}-{high:.2})", figure.column),
+            Unit::Microseconds => write!(text, "  {}: {value:.2} µs", figure.column),
+            _ => write!(text, "  {}: {value:.0} ({low:.0}-{high:.0})", figure.column),
+        };
+    }
+    text += "\n\n";
+    for target in &part.targets {
+        let verdict = if target.is_met() { "met   " } else { "MISSED" };
+        let _ = writeln!(text, "{verdict}  {:.3} of {:.2}  {}", target.measured, target.limit, target.what);
+    }
+    text
+}
