@@ -11,11 +11,12 @@ mod wire;
 use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use proxy_tests::bench::pin;
 
-use measure::Plan;
+use measure::{Path, Plan};
 use stand::{Stand, Variant};
+use wire::Kind;
 
 /// Measures services under load.
 #[derive(Parser)]
@@ -23,14 +24,23 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// How often everything is measured.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 11)]
     runs: usize,
     /// Milliseconds of each slice of load.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 100)]
     slice: u64,
     /// Numbers of services.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000])]
     services: Vec<usize>,
+    /// Only these ways to serve, and direct.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    variants: Vec<Variant>,
+    /// Only these kinds of load.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Only these paths.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    paths: Vec<Path>,
     /// Write the numbers here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,10 +79,18 @@ fn main() -> Result<()> {
 
 fn bench(args: Args) -> Result<()> {
     let cpus = std::thread::available_parallelism()?.get();
-    let stands = Variant::ALL.map(|variant| Stand::new(variant, cpus - 1));
-    let mut stands = stands.into_iter().collect::<Result<Vec<_>>>()?;
-    let plan =
-        Plan { services: args.services, rounds: args.runs.max(1), slice: Duration::from_millis(args.slice) };
+    let mut variants = chosen(args.variants);
+    variants.retain(|variant| *variant != Variant::Direct);
+    variants.insert(0, Variant::Direct);
+    let stands = variants.into_iter().map(|variant| Stand::new(variant, cpus - 1));
+    let mut stands = stands.collect::<Result<Vec<_>>>()?;
+    let plan = Plan {
+        kinds: chosen(args.kinds),
+        paths: chosen(args.paths),
+        services: args.services,
+        rounds: args.runs.max(1),
+        slice: Duration::from_millis(args.slice),
+    };
     let samples = measure::measure(&mut stands, &plan)?;
     let part = report::part(&samples);
     print!("{}", report::tables(&part));
@@ -81,4 +99,9 @@ fn bench(args: Args) -> Result<()> {
         fs::write(&path, json).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// All there are, unless some are named.
+fn chosen<T: ValueEnum + Clone>(named: Vec<T>) -> Vec<T> {
+    if named.is_empty() { T::value_variants().to_vec() } else { named }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use proxy_tests::bench::quantile;
 
 use crate::{
@@ -16,26 +17,35 @@ use crate::{
 };
 
 /// A path through the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Path {
-    pub(crate) from: From,
-    pub(crate) to: Where,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Path {
+    ClusterIpLocal,
+    ClusterIpRemote,
+    NodePortLocal,
+    NodePortRemote,
 }
 
 impl Path {
-    pub(crate) const ALL: [Self; 4] = [
-        Self { from: From::Pod, to: Where::Remote },
-        Self { from: From::Pod, to: Where::Local },
-        Self { from: From::Client, to: Where::Local },
-        Self { from: From::Client, to: Where::Remote },
-    ];
+    pub(crate) fn from(self) -> From {
+        match self {
+            Self::ClusterIpLocal | Self::ClusterIpRemote => From::Pod,
+            Self::NodePortLocal | Self::NodePortRemote => From::Client,
+        }
+    }
+
+    pub(crate) fn to(self) -> Where {
+        match self {
+            Self::ClusterIpLocal | Self::NodePortLocal => Where::Local,
+            Self::ClusterIpRemote | Self::NodePortRemote => Where::Remote,
+        }
+    }
 
     pub(crate) fn title(self) -> &'static str {
-        match (self.from, self.to) {
-            (From::Pod, Where::Local) => "cluster IP, local backend",
-            (From::Pod, Where::Remote) => "cluster IP, remote backend",
-            (From::Client, Where::Local) => "nodePort, local backend",
-            (From::Client, Where::Remote) => "nodePort, remote backend",
+        match self {
+            Self::ClusterIpLocal => "cluster IP, local backend",
+            Self::ClusterIpRemote => "cluster IP, remote backend",
+            Self::NodePortLocal => "nodePort, local backend",
+            Self::NodePortRemote => "nodePort, remote backend",
         }
     }
 }
@@ -67,6 +77,8 @@ pub(crate) type Samples = BTreeMap<(Row, Variant), Vec<Sample>>;
 
 /// What to measure, and for how long.
 pub(crate) struct Plan {
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) paths: Vec<Path>,
     pub(crate) services: Vec<usize>,
     pub(crate) rounds: usize,
     pub(crate) slice: Duration,
@@ -83,12 +95,9 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
                 .with_context(|| format!("{}, {count} services", stand.variant.title()))?;
         }
         // How many services there are matters for new flows only.
-        let kinds: &[Kind] = if index == 0 {
-            &[Kind::Short, Kind::Datagram, Kind::KeepAlive, Kind::Datagrams, Kind::Bulk]
-        } else {
-            &[Kind::Short, Kind::Datagram]
-        };
-        let paths = kinds.iter().flat_map(|&kind| Path::ALL.map(|path| (kind, path)));
+        let matters = |kind: &&Kind| index == 0 || matches!(kind, Kind::Short | Kind::Datagram);
+        let kinds = plan.kinds.iter().filter(matters);
+        let paths = kinds.flat_map(|&kind| plan.paths.iter().map(move |&path| (kind, path)));
         let rows: Vec<_> = paths.map(|(kind, path)| Row { services: count, kind, path }).collect();
         // Neighbours are found, caches filled; and everything works, or it ends here.
         for row in &rows {
@@ -102,8 +111,8 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
                 for turn in 0..stands.len() {
                     let at = (turn + round) % stands.len();
                     let stand = &mut stands[at];
-                    let sample = sample(stand, *row, plan.slice)?;
-                    samples.entry((*row, stand.variant)).or_default().push(sample);
+                    let sample = sample(stand, *row, plan.slice)?; if std::env::var_os("DBG").is_some() { eprintln!("{:?} {row:?} {sample:?}", stand.variant); }
+            samples.entry((*row, stand.variant)).or_default().push(sample);
                 }
             }
         }
@@ -113,16 +122,17 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
 
 fn sample(stand: &mut Stand, row: Row, time: Duration) -> Result<Sample> {
     let Row { kind, path, .. } = row;
-    let (to, port) = match (stand.variant, path.from) {
-        (Variant::Direct, _) => (path.to.endpoints().collect(), kind.target_port()),
-        (_, From::Pod) => (vec![path.to.cluster_ip()], kind.service_port()),
-        (_, From::Client) => (vec![stand.cluster.node(0)?.place.v4], path.to.node_port(kind.service_port())),
+    let (from, to) = (path.from(), path.to());
+    let (to, port) = match (stand.variant, from) {
+        (Variant::Direct, _) => (to.endpoints().collect(), kind.target_port()),
+        (_, From::Pod) => (vec![to.cluster_ip()], kind.service_port()),
+        (_, From::Client) => (vec![stand.cluster.node(0)?.place.v4], to.node_port(kind.service_port())),
     };
     let order = Order { kind, to, port, milliseconds: time.as_millis() as u64 };
     // What the last slice left to do is not this one's.
     thread::sleep(Duration::from_millis(2));
     let (begin, before) = (Instant::now(), idle()?);
-    let mut outcome = stand.run(path.from, &order)?;
+    let mut outcome = stand.run(from, &order)?;
     let cpus = thread::available_parallelism()?.get() as f64;
     let busy = cpus * begin.elapsed().as_nanos() as f64 - (idle()? - before);
     let seconds = outcome.nanoseconds as f64 / 1e9;

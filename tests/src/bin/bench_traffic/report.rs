@@ -126,14 +126,15 @@ fn targets(samples: &Samples) -> Vec<Target> {
     let kinds = [Kind::Short, Kind::Datagram, Kind::KeepAlive, Kind::Datagrams, Kind::Bulk];
     for (ours, limit) in [(Variant::Sockets, 0.97), (Variant::Tc, 0.92)] {
         for kind in kinds {
-            let of = move |row: &Row| row.kind == kind && row.path.from == From::Pod;
+            let of = move |row: &Row| row.kind == kind && row.path.from() == From::Pod;
             let what = format!("{} against direct, cluster IPs: {}", ours.title(), lower(kind.title()));
             worst(what, limit, &of, ours, Variant::Direct);
         }
     }
     for (to, name, limit) in [(Where::Local, "local", 0.95), (Where::Remote, "remote", 0.80)] {
         for kind in kinds {
-            let of = move |row: &Row| row.kind == kind && row.path.from == From::Client && row.path.to == to;
+            let of =
+                move |row: &Row| row.kind == kind && row.path.from() == From::Client && row.path.to() == to;
             let what = format!("nodePort, {name} backend, against direct: {}", lower(kind.title()));
             worst(what, limit, &of, Variant::Sockets, Variant::Direct);
         }

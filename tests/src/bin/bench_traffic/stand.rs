@@ -4,11 +4,13 @@ use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    path::Path,
     process::{ChildStdin, ChildStdout, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use proxy_tests::{
     bench::rules::{Service, iptables, nftables},
     cluster::{Agent, Cluster, Place, Process, until},
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// How services are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Variant {
     /// Not at all: clients talk to endpoints.
     Direct,
@@ -35,8 +37,6 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 5] = [Self::Direct, Self::Sockets, Self::Tc, Self::Nftables, Self::Iptables];
-
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -88,12 +88,19 @@ impl Stand {
             let route = |address| format!("route add {address}/32 dev {device} scope link src {own}");
             place.netns.ip(&at.endpoints().map(address).collect::<Vec<_>>())?;
             node.place.netns.ip(&at.endpoints().map(route).collect::<Vec<_>>())?;
+            // One client makes the connections of thousands. Endpoints do not remember them for a minute, or they would
+            // refuse those that come with the same port again.
+            place.netns.sysctl(&[("ipv4/tcp_max_tw_buckets", "0")])?;
             serve(place, at, cpu)
         });
         let servers = servers.into_iter().collect::<Result<_>>()?;
         for place in [&first.pods[0], &cluster.client] {
             // Many ports, so that they come again late.
             place.netns.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])?;
+        }
+        if Path::new("/proc/sys/net/bridge").exists() {
+            // A switch knows no netfilter.
+            cluster.fabric.sysctl(&[("bridge/bridge-nf-call-iptables", "0")])?;
         }
         for node in [first, second] {
             // The same for what conntrack remembers of them.

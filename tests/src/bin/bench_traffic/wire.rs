@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Where services answer short connections (TCP) and datagrams (UDP).
@@ -19,7 +20,7 @@ pub(crate) const ECHO: u8 = b'e';
 pub(crate) const FLOOD: u8 = b'f';
 
 /// What a load does over and over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 pub(crate) enum Kind {
     /// Connects, sends a byte, gets one, and is closed by the server.
     Short,
