@@ -1,5 +1,6 @@
 //! Services under load, beside no service proxy at all and kube-proxy's rules. `cargo xtask bench traffic` runs it.
 
+mod forward;
 mod load;
 mod measure;
 mod report;
@@ -14,7 +15,8 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use proxy_tests::bench::pin;
 
-use measure::{Path, Plan};
+use forward::Rates;
+use measure::{Path, Plan, Samples};
 use stand::{Stand, Variant};
 use wire::Kind;
 
@@ -41,6 +43,12 @@ struct Args {
     /// Only these paths.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
+    /// Leave out how many packets a node forwards.
+    #[arg(long)]
+    no_forwarding: bool,
+    /// Measure only that.
+    #[arg(long, conflicts_with = "no_forwarding")]
+    only_forwarding: bool,
     /// Write the numbers here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -91,14 +99,27 @@ fn bench(args: Args) -> Result<()> {
         rounds: args.runs.max(1),
         slice: Duration::from_millis(args.slice),
     };
-    let samples = measure::measure(&mut stands, &plan)?;
-    let part = report::part(&samples);
+    let rates = if args.no_forwarding { Rates::new() } else { forward(&mut stands, &plan, cpus - 1)? };
+    let samples = if args.only_forwarding { Samples::new() } else { measure::measure(&mut stands, &plan)? };
+    let part = report::part(&samples, &rates);
     print!("{}", report::tables(&part));
     if let Some(path) = args.json {
         let json = serde_json::to_string_pretty(&part)? + "\n";
         fs::write(&path, json).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// With the first number of services. XDP needs a cluster of its own.
+fn forward(stands: &mut [Stand], plan: &Plan, cpu: usize) -> Result<Rates> {
+    let services = services::services(plan.services.first().copied().unwrap_or_default());
+    let mut xdp = Stand::new(Variant::Xdp, cpu)?;
+    for stand in stands.iter_mut().chain([&mut xdp]) {
+        stand.set_services(&services)?;
+    }
+    // Pods have no part in it.
+    let all: Vec<_> = stands.iter().filter(|stand| stand.variant != Variant::Tc).chain([&xdp]).collect();
+    forward::forward(&all, cpu, plan.rounds, 2 * plan.slice)
 }
 
 /// All there are, unless some are named.

@@ -111,8 +111,8 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
                 for turn in 0..stands.len() {
                     let at = (turn + round) % stands.len();
                     let stand = &mut stands[at];
-                    let sample = sample(stand, *row, plan.slice)?; if std::env::var_os("DBG").is_some() { eprintln!("{:?} {row:?} {sample:?}", stand.variant); }
-            samples.entry((*row, stand.variant)).or_default().push(sample);
+                    let sample = sample(stand, *row, plan.slice)?;
+                    samples.entry((*row, stand.variant)).or_default().push(sample);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use proxy_tests::bench::{Better, Figure, Part, Summary, Target, Unit};
 
 use crate::{
+    forward::{FLOWS, Rates},
     measure::{Row, Sample, Samples},
     services::Where,
     stand::{From, Variant},
@@ -39,7 +40,7 @@ impl Kind {
 }
 
 /// Figures and targets.
-pub(crate) fn part(samples: &Samples) -> Part {
+pub(crate) fn part(samples: &Samples, rates: &Rates) -> Part {
     let mut figures = Vec::new();
     let mut tables: Vec<(usize, Kind)> = samples.keys().map(|(row, _)| (row.services, row.kind)).collect();
     tables.dedup();
@@ -90,7 +91,52 @@ pub(crate) fn part(samples: &Samples) -> Part {
         figures.extend(cpu);
         figures.extend(latency);
     }
-    Part { bench: "traffic".to_owned(), method: METHOD.to_owned(), figures, targets: targets(samples) }
+    figures.extend(rates.iter().map(|(variant, rates)| Figure {
+        table: "Packets that a node forwards per second of CPU time".to_owned(),
+        row: format!("UDP to a nodePort, remote backend, {FLOWS} flows"),
+        column: forwarded_by(*variant).to_owned(),
+        unit: Unit::PerSecond,
+        better: Better::More,
+        value: Summary::median(rates.iter().copied()),
+    }));
+    let mut targets = targets(samples);
+    targets.extend(forwarding_targets(rates));
+    Part { bench: "traffic".to_owned(), method: METHOD.to_owned(), figures, targets }
+}
+
+/// Pods have no part in what is forwarded: only how a packet is met at the uplink matters.
+fn forwarded_by(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Direct => "routing alone",
+        Variant::Sockets => "ours, tc",
+        other => other.title(),
+    }
+}
+
+fn forwarding_targets(rates: &Rates) -> Vec<Target> {
+    let of = |wanted| rates.iter().find(|(variant, _)| *variant == wanted).map(|(_, rates)| rates);
+    let cases = [
+        (Variant::Xdp, Variant::Nftables, 3.0),
+        (Variant::Sockets, Variant::Nftables, 1.5),
+        (Variant::Xdp, Variant::Iptables, 1.0),
+        (Variant::Sockets, Variant::Iptables, 1.0),
+    ];
+    let target = |(ours, peer, limit)| {
+        let ratios = of(ours)?.iter().zip(of(peer)?).map(|(ours, peer)| ours / peer);
+        Some(Target {
+            what: format!(
+                "packets forwarded per second of CPU time, nodePort, remote backend: {} against {}",
+                forwarded_by(ours),
+                forwarded_by(peer)
+            ),
+            unit: Unit::Ratio,
+            better: Better::More,
+            limit,
+            measured: Summary::median(ratios).value,
+            reason: None,
+        })
+    };
+    cases.into_iter().filter_map(target).collect()
 }
 
 /// A variant's rate over that of another, of each round.

@@ -30,6 +30,9 @@ pub(crate) enum Variant {
     Sockets,
     /// By us, pods by tc programs.
     Tc,
+    /// By us, nodePorts by XDP; only for packets that are forwarded, because veth devices make XDP slow for the rest.
+    #[value(skip)]
+    Xdp,
     /// By rules like kube-proxy's in nftables mode.
     Nftables,
     /// By rules like kube-proxy's in iptables mode.
@@ -42,16 +45,19 @@ impl Variant {
             Self::Direct => "direct",
             Self::Sockets => "ours, sockets",
             Self::Tc => "ours, tc",
+            Self::Xdp => "ours, XDP",
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
         }
     }
 
-    fn pod_datapath(self) -> Option<&'static str> {
+    /// What our agent is started with.
+    fn agent_args(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Sockets => Some("socket"),
-            Self::Tc => Some("tc"),
-            _ => None,
+            Self::Sockets => Some(&["--pod-datapath", "socket"]),
+            Self::Tc => Some(&["--pod-datapath", "tc"]),
+            Self::Xdp => Some(&["--xdp", "native"]),
+            Self::Direct | Self::Nftables | Self::Iptables => None,
         }
     }
 }
@@ -131,11 +137,11 @@ impl Stand {
                     node.place.netns.feed("iptables-legacy-restore", &[], &rules)?;
                 }
             }
-            Variant::Sockets | Variant::Tc => {
+            Variant::Sockets | Variant::Tc | Variant::Xdp => {
                 self.cluster.manifests.write("services.json", &manifest(services))?;
                 if self.agents.is_empty() {
-                    let datapath = self.variant.pod_datapath().context("a variant without an agent")?;
-                    self.agents = self.cluster.start_agents(&["--pod-datapath", datapath])?;
+                    let args = self.variant.agent_args().context("a variant without an agent")?;
+                    self.agents = self.cluster.start_agents(args)?;
                 }
                 let ports = services.iter().map(|service| service.ports.len()).sum();
                 self.wait_for_service_ports(ports)?;
