@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::if_nametoindex,
+    time::{ClockId, clock_gettime},
+};
 use proxy_tests::{
     bench::pin,
     cluster::{Sink, until},
@@ -32,7 +36,7 @@ const UPLINK: &str = "eth0";
 /// The uplink's other end.
 const FABRIC_PORT: &str = "to-node-1";
 /// Packets of one system call.
-const BATCH: u32 = 20_000;
+const BATCH: u32 = 100_000;
 
 /// Packets per second of each variant, in the order of the rounds.
 pub(crate) type Rates = Vec<(Variant, Vec<f64>)>;
@@ -95,22 +99,22 @@ impl<'s> Forwarder<'s> {
             _ => Sink::tc(fabric, FABRIC_PORT)?,
         };
         let node = &self.stand.cluster.node(0)?.place.netns;
-        let (sent, elapsed) = node.run(|| {
+        let (sent, spent) = node.run(|| {
             pin(self.cpu)?;
             let uplink = if_nametoindex(UPLINK)?;
-            let begin = Instant::now();
+            let (begin, before) = (Instant::now(), cpu_time()?);
             let mut sent = 0;
             while begin.elapsed() < time {
                 sys::run_live(self.program.as_fd(), &self.frame, uplink, BATCH)?;
                 sent += u64::from(BATCH);
             }
-            Ok((sent, begin.elapsed()))
+            Ok((sent, cpu_time()? - before))
         })?;
         let arrived = sink.packets()?;
         let title = self.stand.variant.title();
         // New flows may be limited for a moment.
         ensure!(arrived * 100 >= sent * 95, "{title}: {arrived} of {sent} packets were forwarded");
-        Ok(arrived as f64 / elapsed.as_secs_f64())
+        Ok(arrived as f64 / spent.as_secs_f64())
     }
 
     /// XDP forwards only to neighbours that are known.
@@ -126,6 +130,11 @@ impl<'s> Forwarder<'s> {
         })?;
         Ok(())
     }
+}
+
+/// What this thread has taken. Softirqs run in it, all at once; and what the kernel waits for around each run does not count.
+fn cpu_time() -> Result<Duration> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
 
 fn xdp_program(links: &std::path::Path) -> Result<OwnedFd> {
