@@ -153,7 +153,7 @@ fn mac_of(device: &str) -> Result<[u8; 6]> {
 }
 
 /// Ethernet, IPv4, UDP, and as much as there must be in Ethernet's smallest frame.
-const FRAME: usize = 64;
+pub(crate) const FRAME: usize = 64;
 const SOURCE_PORT: usize = 14 + 20;
 const PAYLOAD: usize = SOURCE_PORT + 8;
 

@@ -20,7 +20,7 @@ use crate::wire::{ECHO, FLOOD, Kind, Order, Outcome};
 /// How long anything may take before the slice has failed. A lost packet is sent again after 200 ms at least.
 const PATIENCE: i64 = 2;
 /// Every so many operations one is timed. Odd, so that it is not always the same endpoint.
-const TIMED: u64 = 7;
+const TIMED: u64 = 3;
 
 /// Follows the orders that come by standard input, one a line, until there are no more; prints what came of each.
 pub(crate) fn follow_orders() -> io::Result<()> {

@@ -3,6 +3,7 @@
 mod forward;
 mod load;
 mod measure;
+mod method;
 mod report;
 mod serve;
 mod services;
@@ -17,6 +18,7 @@ use proxy_tests::bench::pin;
 
 use forward::Rates;
 use measure::{Path, Plan, Samples};
+use method::Method;
 use stand::{Stand, Variant};
 use wire::Kind;
 
@@ -26,10 +28,10 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// How often everything is measured.
-    #[arg(long, default_value_t = 11)]
+    #[arg(long, default_value_t = 21)]
     runs: usize,
     /// Milliseconds of each slice of load.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 50)]
     slice: u64,
     /// Numbers of services.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000])]
@@ -101,7 +103,8 @@ fn bench(args: Args) -> Result<()> {
     };
     let rates = if args.no_forwarding { Rates::new() } else { forward(&mut stands, &plan, cpus - 1)? };
     let samples = if args.only_forwarding { Samples::new() } else { measure::measure(&mut stands, &plan)? };
-    let part = report::part(&samples, &rates);
+    let iptables = stands.iter().find_map(|stand| stand.iptables());
+    let part = report::part(&samples, &rates, &Method { plan: &plan, iptables });
     print!("{}", report::tables(&part));
     if let Some(path) = args.json {
         let json = serde_json::to_string_pretty(&part)? + "\n";

@@ -7,16 +7,11 @@ use proxy_tests::bench::{Better, Figure, Part, Summary, Target, Unit};
 use crate::{
     forward::{FLOWS, Rates},
     measure::{Row, Sample, Samples},
+    method::Method,
     services::Where,
     stand::{From, Variant},
     wire::Kind,
 };
-
-const METHOD: &str = "\
-Clusters of network namespaces, one for each way to serve, all alike: two nodes with a router between them and a client \
-behind it, pods behind veth devices, conntrack and masquerade as a CNI leaves them. The service proxy is on both nodes. \
-Everything runs on one CPU (clients, servers, and with them every softirq), so a rate is the inverse of all the CPU time \
-that an operation costs on its whole way, and one operation is made at a time.";
 
 impl Kind {
     fn title(self) -> &'static str {
@@ -40,7 +35,7 @@ impl Kind {
 }
 
 /// Figures and targets.
-pub(crate) fn part(samples: &Samples, rates: &Rates) -> Part {
+pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Part {
     let mut figures = Vec::new();
     let mut tables: Vec<(usize, Kind)> = samples.keys().map(|(row, _)| (row.services, row.kind)).collect();
     tables.dedup();
@@ -101,7 +96,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates) -> Part {
     }));
     let mut targets = targets(samples);
     targets.extend(forwarding_targets(rates));
-    Part { bench: "traffic".to_owned(), method: METHOD.to_owned(), figures, targets }
+    Part { bench: "traffic".to_owned(), method: method.to_string(), figures, targets }
 }
 
 /// Pods have no part in what is forwarded: only how a packet is met at the uplink matters.

@@ -14,7 +14,7 @@ pub(crate) const SERVICE_CIDR: &str = "10.96.0.0/12";
 /// How many endpoints the services have that are measured.
 pub(crate) const ENDPOINTS: u8 = 10;
 /// How many the others have: more would only make setting up slower.
-const OTHER_ENDPOINTS: u8 = 2;
+pub(crate) const OTHER_ENDPOINTS: u8 = 2;
 
 /// Where the backends of a service are, seen from the first node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

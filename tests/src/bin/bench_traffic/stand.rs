@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use proxy_tests::{
     bench::rules::{Service, iptables, nftables},
-    cluster::{Agent, Cluster, Place, Process, until},
+    cluster::{Agent, Cluster, Netns, Place, Process, until},
 };
 
 use crate::{
@@ -74,6 +74,7 @@ pub(crate) enum From {
 /// A cluster of two nodes. What ends is before the cluster it is in.
 pub(crate) struct Stand {
     pub(crate) variant: Variant,
+    iptables: Option<&'static str>,
     agents: Vec<Agent>,
     _servers: Vec<Process>,
     pod: Loader,
@@ -119,7 +120,14 @@ impl Stand {
             cluster.fabric.ip(&routes.collect::<Vec<_>>())?;
         }
         let (pod, client) = (Loader::new(&first.pods[0], cpu)?, Loader::new(&cluster.client, cpu)?);
-        Ok(Self { variant, agents: Vec::new(), _servers: servers, pod, client, cluster })
+        let iptables =
+            if variant == Variant::Iptables { Some(working_iptables(&first.place.netns)?) } else { None };
+        Ok(Self { variant, iptables, agents: Vec::new(), _servers: servers, pod, client, cluster })
+    }
+
+    /// Which iptables made the rules, if any.
+    pub(crate) fn iptables(&self) -> Option<&'static str> {
+        self.iptables
     }
 
     /// Serves exactly these services, on both nodes.
@@ -134,7 +142,11 @@ impl Stand {
             Variant::Iptables => {
                 for (index, node) in self.cluster.nodes.iter().enumerate() {
                     let rules = iptables(&site(index, node.place.v4), services);
-                    node.place.netns.feed("iptables-legacy-restore", &[], &rules)?;
+                    node.place.netns.feed(
+                        &format!("{}-restore", self.iptables.context("no iptables")?),
+                        &[],
+                        &rules,
+                    )?;
                 }
             }
             Variant::Sockets | Variant::Tc | Variant::Xdp => {
@@ -173,6 +185,13 @@ impl Stand {
         }
         Ok(outcome)
     }
+}
+
+/// The kernel may lack either; where both work, the one with less work for each packet.
+fn working_iptables(netns: &Netns) -> Result<&'static str> {
+    let works = |program: &&str| netns.feed(program, &["--table", "nat", "--list-rules"], "").is_ok();
+    let program = ["iptables-legacy", "iptables-nft"].into_iter().find(works);
+    program.context("neither iptables-legacy nor iptables-nft works here; `cargo xtask setup` installs them")
 }
 
 fn serve(place: &Place, at: Where, cpu: usize) -> Result<Process> {
