@@ -121,7 +121,8 @@ fn forward(stands: &mut [Stand], plan: &Plan, cpu: usize) -> Result<Rates> {
         stand.set_services(&services)?;
     }
     // Pods have no part in it.
-    let all: Vec<_> = stands.iter().filter(|stand| stand.variant != Variant::Tc).chain([&xdp]).collect();
+    let others = |stand: &&Stand| !matches!(stand.variant, Variant::Again | Variant::Tc);
+    let all: Vec<_> = stands.iter().filter(others).chain([&xdp]).collect();
     forward::forward(&all, cpu, plan.rounds, 2 * plan.slice)
 }
 

@@ -123,10 +123,10 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
 fn sample(stand: &mut Stand, row: Row, time: Duration) -> Result<Sample> {
     let Row { kind, path, .. } = row;
     let (from, to) = (path.from(), path.to());
-    let (to, port) = match (stand.variant, from) {
-        (Variant::Direct, _) => (to.endpoints().collect(), kind.target_port()),
-        (_, From::Pod) => (vec![to.cluster_ip()], kind.service_port()),
-        (_, From::Client) => (vec![stand.cluster.node(0)?.place.v4], to.node_port(kind.service_port())),
+    let (to, port) = match from {
+        _ if stand.variant.is_direct() => (to.endpoints().collect(), kind.target_port()),
+        From::Pod => (vec![to.cluster_ip()], kind.service_port()),
+        From::Client => (vec![stand.cluster.node(0)?.place.v4], to.node_port(kind.service_port())),
     };
     let order = Order { kind, to, port, milliseconds: time.as_millis() as u64 };
     // What the last slice left to do is not this one's.

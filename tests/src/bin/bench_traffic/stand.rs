@@ -26,6 +26,8 @@ use crate::{
 pub(crate) enum Variant {
     /// Not at all: clients talk to endpoints.
     Direct,
+    /// The same in another cluster: what clusters that are alike differ by.
+    Again,
     /// By us, pods by socket hooks.
     Sockets,
     /// By us, pods by tc programs.
@@ -43,6 +45,7 @@ impl Variant {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Again => "direct, again",
             Self::Sockets => "ours, sockets",
             Self::Tc => "ours, tc",
             Self::Xdp => "ours, XDP",
@@ -51,13 +54,18 @@ impl Variant {
         }
     }
 
+    /// Do clients talk to endpoints?
+    pub(crate) fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::Again)
+    }
+
     /// What our agent is started with.
     fn agent_args(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Sockets => Some(&["--pod-datapath", "socket"]),
             Self::Tc => Some(&["--pod-datapath", "tc"]),
             Self::Xdp => Some(&["--xdp", "native"]),
-            Self::Direct | Self::Nftables | Self::Iptables => None,
+            Self::Direct | Self::Again | Self::Nftables | Self::Iptables => None,
         }
     }
 }
@@ -113,7 +121,7 @@ impl Stand {
             // The same for what conntrack remembers of them.
             node.place.netns.sysctl(&[("netfilter/nf_conntrack_tcp_timeout_time_wait", "30")])?;
         }
-        if variant == Variant::Direct {
+        if variant.is_direct() {
             let nodes = [first, second].into_iter().zip(1..);
             let routes =
                 nodes.map(|(node, number)| format!("route add 10.244.{number}.0/24 via {}", node.place.v4));
@@ -133,7 +141,7 @@ impl Stand {
     /// Serves exactly these services, on both nodes.
     pub(crate) fn set_services(&mut self, services: &[Service]) -> Result<()> {
         match self.variant {
-            Variant::Direct => {}
+            Variant::Direct | Variant::Again => {}
             Variant::Nftables => {
                 for (index, node) in self.cluster.nodes.iter().enumerate() {
                     node.place.netns.nft(&nftables(&site(index, node.place.v4), services))?;
