@@ -50,6 +50,8 @@ const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
 /// How to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Entries of each map that services fill; of the array of their sets this is eight times the most that there can be.
+    pub max_services: u32,
     /// Entries of each flow map.
     pub max_flows: u32,
     /// Let the programs use `BPF_F_IPV6`: needs 6.16.
@@ -69,6 +71,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            max_services: 4096,
             max_flows: 1 << 16,
             csum_ipv6: false,
             reject_with_reset: false,
@@ -109,7 +112,7 @@ impl Kernel {
             "sources_v4",
             "sources_v6",
         ] {
-            loader.map_max_entries(name, 4096);
+            loader.map_max_entries(name, options.max_services);
         }
         for name in ["flows_v4", "flows_v6"] {
             loader.map_max_entries(name, options.max_flows);
@@ -144,9 +147,12 @@ impl Kernel {
         self.put_all(&family_map::<F>("backends"), (0..).zip(tables.backends.iter().copied()))?;
         let mut alive =
             self.read_array::<Alive>("alive", tables.alive.iter().map(|id| Alive::position(*id).0))?;
+        let mut roles = StdHashMap::<Id, u8>::new();
+        for (member, role) in &tables.members {
+            *roles.entry(*member).or_default() |= role;
+        }
         for id in &tables.alive {
-            let roles = tables.members.iter().filter(|(member, _)| member == id);
-            let entry = Alive::entry(*id, roles.fold(0, |roles, (_, role)| roles | role));
+            let entry = Alive::entry(*id, roles.get(id).copied().unwrap_or(0));
             let (element, half) = Alive::position(*id);
             let word = alive.entry(element).or_default();
             word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
@@ -304,6 +310,16 @@ impl Kernel {
             .into_iter()
             .map(|(key, flow)| (key, Flow { last_seen: flow.last_seen.wrapping_sub(jiffies), ..flow }));
         self.put_hash(&family_map::<F>("flows"), aged)
+    }
+
+    /// Changes all flow entries of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn change_flows<F: PacketFamily>(&mut self, change: impl Fn(&mut Flow<F>)) -> Result<()> {
+        let mut flows = self.flows::<F>()?;
+        flows.values_mut().for_each(change);
+        self.put_hash(&family_map::<F>("flows"), flows.into_iter())
     }
 
     /// The affinity entries of a family.

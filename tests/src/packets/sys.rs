@@ -203,20 +203,37 @@ pub fn load_with(kind: Kind, instructions: &[u64], flags: u32) -> io::Result<Own
     })
 }
 
+/// Types of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`
+    Array = 2,
+    /// `BPF_MAP_TYPE_PROG_ARRAY`
+    ProgramArray = 3,
+    /// `BPF_MAP_TYPE_LRU_HASH`
+    LruHash = 9,
+}
+
+/// Makes a map with keys and values of so many bytes, and room for so many entries.
+///
+/// # Errors
+/// The kernel's.
+pub fn create_map(kind: MapKind, key: usize, value: usize, max_entries: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    let (key, value) = (key as u32, value as u32);
+    Attr::new().u32(0, kind as u32).u32(4, key).u32(8, value).u32(12, max_entries).call_for_fd(BPF_MAP_CREATE)
+}
+
 /// Makes an array of programs with one element, which is this program.
 ///
 /// # Errors
 /// The kernel's.
 pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    const BPF_MAP_CREATE: libc::c_int = 0;
     const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
-    const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
-    let map = Attr::new()
-        .u32(0, BPF_MAP_TYPE_PROG_ARRAY)
-        .u32(4, 4)
-        .u32(8, 4)
-        .u32(12, 1)
-        .call_for_fd(BPF_MAP_CREATE)?;
+    let map = create_map(MapKind::ProgramArray, 4, 4, 1)?;
     let (key, value) = (0u32, program.as_raw_fd() as u32);
     Attr::new()
         .u32(0, map.as_raw_fd() as u32)
