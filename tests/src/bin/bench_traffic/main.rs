@@ -4,10 +4,12 @@ mod forward;
 mod load;
 mod measure;
 mod method;
+mod reasons;
 mod report;
 mod serve;
 mod services;
 mod stand;
+mod targets;
 mod wire;
 
 use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};

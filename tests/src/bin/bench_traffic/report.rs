@@ -2,19 +2,19 @@
 
 use std::fmt::Write as _;
 
-use proxy_tests::bench::{Better, Figure, Part, Summary, Target, Unit};
+use proxy_tests::bench::{Better, Figure, Part, Summary, Unit};
 
 use crate::{
     forward::{FLOWS, Rates},
     measure::{Row, Sample, Samples},
     method::Method,
-    services::Where,
-    stand::{From, Variant},
+    stand::Variant,
+    targets::targets,
     wire::Kind,
 };
 
 impl Kind {
-    fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Short => "Short connections",
             Self::KeepAlive => "Requests over one connection",
@@ -94,13 +94,12 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
         better: Better::More,
         value: Summary::median(rates.iter().copied()),
     }));
-    let mut targets = targets(samples);
-    targets.extend(forwarding_targets(rates));
+    let targets = targets(samples, rates);
     Part { bench: "traffic".to_owned(), method: method.to_string(), figures, targets }
 }
 
 /// Pods have no part in what is forwarded: only how a packet is met at the uplink matters.
-fn forwarded_by(variant: Variant) -> &'static str {
+pub(crate) fn forwarded_by(variant: Variant) -> &'static str {
     match variant {
         Variant::Direct => "routing alone",
         Variant::Sockets => "ours, tc",
@@ -108,34 +107,8 @@ fn forwarded_by(variant: Variant) -> &'static str {
     }
 }
 
-fn forwarding_targets(rates: &Rates) -> Vec<Target> {
-    let of = |wanted| rates.iter().find(|(variant, _)| *variant == wanted).map(|(_, rates)| rates);
-    let cases = [
-        (Variant::Xdp, Variant::Nftables, 3.0),
-        (Variant::Sockets, Variant::Nftables, 1.5),
-        (Variant::Xdp, Variant::Iptables, 1.0),
-        (Variant::Sockets, Variant::Iptables, 1.0),
-    ];
-    let target = |(ours, peer, limit)| {
-        let ratios = of(ours)?.iter().zip(of(peer)?).map(|(ours, peer)| ours / peer);
-        Some(Target {
-            what: format!(
-                "packets forwarded per second of CPU time, nodePort, remote backend: {} against {}",
-                forwarded_by(ours),
-                forwarded_by(peer)
-            ),
-            unit: Unit::Ratio,
-            better: Better::More,
-            limit,
-            measured: Summary::median(ratios).value,
-            reason: None,
-        })
-    };
-    cases.into_iter().filter_map(target).collect()
-}
-
 /// A variant's rate over that of another, of each round.
-fn against(samples: &Samples, row: Row, variant: Variant, other: Variant) -> Summary {
+pub(crate) fn against(samples: &Samples, row: Row, variant: Variant, other: Variant) -> Summary {
     let of = |variant| samples.get(&(row, variant)).into_iter().flatten();
     Summary::median(of(variant).zip(of(other)).map(|(sample, floor)| sample.rate / floor.rate))
 }
@@ -146,55 +119,6 @@ fn cpu_time(samples: &[Sample], unit: f64) -> Summary {
     let all = sum(|sample| sample.busy) / sum(|sample| sample.done) * unit / 1e3;
     let each = samples.iter().map(|sample| sample.busy / sample.done * unit / 1e3);
     Summary { value: all, ..Summary::median(each) }
-}
-
-fn targets(samples: &Samples) -> Vec<Target> {
-    let mut targets = Vec::new();
-    let mut worst = |what: String, limit, of: &dyn Fn(&Row) -> bool, ours, other| {
-        let rows = samples.keys().filter(|(row, variant)| *variant == ours && of(row)).map(|(row, _)| *row);
-        let ratios = rows.map(|row| (against(samples, row, ours, other).value, row));
-        if let Some((ratio, row)) = ratios.min_by(|one, other| one.0.total_cmp(&other.0)) {
-            targets.push(Target {
-                what: format!("{what}, worst row ({}, {} services)", row.path.title(), row.services),
-                unit: Unit::Ratio,
-                better: Better::More,
-                limit,
-                measured: ratio,
-                reason: None,
-            });
-        }
-    };
-    let kinds = [Kind::Short, Kind::Datagram, Kind::KeepAlive, Kind::Datagrams, Kind::Bulk];
-    for (ours, limit) in [(Variant::Sockets, 0.97), (Variant::Tc, 0.92)] {
-        for kind in kinds {
-            let of = move |row: &Row| row.kind == kind && row.path.from() == From::Pod;
-            let what = format!("{} against direct, cluster IPs: {}", ours.title(), lower(kind.title()));
-            worst(what, limit, &of, ours, Variant::Direct);
-        }
-    }
-    for (to, name, limit) in [(Where::Local, "local", 0.95), (Where::Remote, "remote", 0.80)] {
-        for kind in kinds {
-            let of =
-                move |row: &Row| row.kind == kind && row.path.from() == From::Client && row.path.to() == to;
-            let what = format!("nodePort, {name} backend, against direct: {}", lower(kind.title()));
-            worst(what, limit, &of, Variant::Sockets, Variant::Direct);
-        }
-    }
-    for peer in [Variant::Nftables, Variant::Iptables] {
-        for ours in [Variant::Sockets, Variant::Tc] {
-            for kind in kinds {
-                let of = move |row: &Row| row.kind == kind;
-                let what = format!("{} against {}: {}", ours.title(), peer.title(), lower(kind.title()));
-                worst(what, 1.0, &of, ours, peer);
-            }
-        }
-    }
-    targets
-}
-
-fn lower(title: &str) -> String {
-    let (first, rest) = title.split_at(1);
-    if title.starts_with("UDP") { title.to_owned() } else { first.to_lowercase() + rest }
 }
 
 /// The figures as tables, to be read in a terminal.
