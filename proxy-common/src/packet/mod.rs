@@ -145,6 +145,14 @@ impl<F: Family> Packet<F> {
     }
 }
 
+impl<F: Parse> Packet<F> {
+    /// TCP or UDP, behind a network header without options that starts at this offset?
+    #[inline(always)]
+    pub fn is_plain(&self, network: usize) -> bool {
+        self.transport == network + F::HEADER && matches!(self.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
+    }
+}
+
 /// Why there is no [`Packet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unparsed {

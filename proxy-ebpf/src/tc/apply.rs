@@ -17,6 +17,7 @@ use proxy_common::{
 use super::{
     Done, NEXT, bounds,
     checksums::{TcFamily, update_checksum},
+    in_place::translate,
     unusual,
 };
 use crate::{
@@ -33,6 +34,9 @@ pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcConte
     let packet = &dissected.packet;
     let hops = matches!(verdict, Verdict::Forward) as u8;
     let written = match dissected.part {
+        Part::Usual if packet.is_plain(LINK) => {
+            translate::<F, LINK>(ctx, packet.protocol, &packet.tuple, &out.to, hops)
+        }
         Part::Usual => write::<F, LINK>(ctx, packet, &out.to, hops),
         _ => unusual::write::<F>(ctx.skb.skb, LINK, dissected, &out.to, hops),
     };

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     checksum,
-    layout::flow::{FlowKey, Tuple},
+    layout::flow::Tuple,
     packet::{PROTOCOL_TCP, read},
 };
 
@@ -20,12 +20,13 @@ use crate::rewrite::{self, write};
 #[inline(always)]
 pub(super) fn translate<F: TcFamily, const LINK: usize>(
     ctx: &TcContext,
-    key: &FlowKey<F>,
+    protocol: u8,
+    from: &Tuple<F>,
     to: &Tuple<F>,
     hops: u8,
 ) -> bool {
-    let (skb, from) = (ctx.skb.skb, &key.tuple);
-    let is_tcp = key.protocol == PROTOCOL_TCP;
+    let skb = ctx.skb.skb;
+    let is_tcp = protocol == PROTOCOL_TCP;
     let transport = LINK + F::HEADER;
     let field = transport + if is_tcp { 16 } else { 6 };
     let Some(before) = checksum_at(ctx, field) else { return false };
@@ -35,7 +36,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
     let is = checksum::sum_of_addresses(to);
     compiler_fence(Ordering::SeqCst);
     let addresses = checksum::fold(checksum::difference(was, is));
-    if may_be_left::<F, LINK>(ctx, was, key.protocol, before) {
+    if may_be_left::<F, LINK>(ctx, was, protocol, before) {
         let zero = if is_tcp { 0 } else { BPF_F_MARK_MANGLED_0 as u64 };
         if !replace(ctx, field, addresses, (from, to), zero) || !F::store_addresses(skb, LINK, to) {
             return false;

@@ -52,7 +52,7 @@ fn follow<F: KernelFamily + TcFamily, const LINK: usize>(
         }
     }
     count(steady::counter(flow));
-    let sent = translate::<F, LINK>(ctx, key, &flow.tuple, is_forwarded as u8)
+    let sent = translate::<F, LINK>(ctx, key.protocol, &key.tuple, &flow.tuple, is_forwarded as u8)
         .then(|| send::<F, LINK>(ctx, verdict, &out.route, flow.mac))
         .flatten();
     if sent.is_none() {

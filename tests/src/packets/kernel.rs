@@ -27,7 +27,6 @@ use proxy_common::{
         config::names,
         counter::Counter,
         device::Device,
-        filter,
         flow::{Flow, FlowKey},
         fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
         frontend::{Frontend, FrontendKey},
@@ -165,10 +164,10 @@ impl Kernel {
         )?;
         self.put_sources(tables)?;
         self.put_service_addresses(tables)?;
-        let positions = || tables.filter.iter().map(|bit| filter::position(*bit));
-        let mut words = self.read_array::<u64>("vip_filter", positions().map(|(element, _)| element))?;
-        for (element, bit) in positions() {
-            *words.entry(element).or_default() |= 1 << bit;
+        let elements = tables.filter.iter().map(|mark| mark.element);
+        let mut words = self.read_array::<u64>("vip_filter", elements)?;
+        for mark in &tables.filter {
+            *words.entry(mark.element).or_default() |= mark.mask;
         }
         self.put_all("vip_filter", words.into_iter())?;
         let frontends = tables.frontends.iter().map(|(key, target)| (*key, Frontend::new(*key, *target)));

@@ -148,7 +148,7 @@ impl Services {
         for (name, state) in &self.ports {
             for (claim, flags) in &state.frontends {
                 self.claims.entry(*claim).or_default().push_back(name.clone());
-                self.shared.add_bits(claim, *flags);
+                self.shared.add_marks(claim, *flags);
             }
         }
     }
