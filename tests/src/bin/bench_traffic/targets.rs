@@ -62,7 +62,7 @@ impl Question {
         let ratios =
             rows.map(|row| (against(samples, row, ours, other), row)).filter(|(ratio, _)| ratio.runs > 0);
         let (ratio, row) = ratios.min_by(|one, other| one.0.value.total_cmp(&other.0.value))?;
-        let cause = reasons::cause(ours, other, row).unwrap_or("the cause has not been looked for");
+        let cause = reasons::cause(ours, row).unwrap_or("the cause has not been looked for");
         Some(Target {
             what: format!(
                 "{} against {}, {what}, worst row: {}",
