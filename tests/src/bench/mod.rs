@@ -4,7 +4,7 @@
 mod figure;
 mod place;
 
-pub use figure::{Better, Figure, Summary, Unit};
+pub use figure::{Better, Figure, Summary, Unit, quantile};
 pub use place::{Place, pin};
 
 use serde::{Deserialize, Serialize};
