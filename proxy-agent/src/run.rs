@@ -29,6 +29,7 @@ use crate::{
     cli::{PodDatapath, Reject},
     config::{self, Loaded, LoadedFile, Settings},
     datapath::{Datapath, ObjectConfig, pins::Pins, services::Freed, wait_for_readers},
+    memory,
     model::{objects::Change, plan::IpFamily},
     net::{
         forwarding, interfaces, reserved_ports,
@@ -73,6 +74,7 @@ pub async fn run(loaded: &Loaded) -> Result<()> {
     let mut agent = Agent::start(settings, interfaces::connect()?, &source_state, events).await?;
     agent.serve(settings, &cancel).await?;
     let source = origin.start(changes, state, cancel.clone());
+    memory::give_back();
     let result = tokio::select! {
         result = agent.follow(inbox, source_state, source, &cancel) => result,
         error = configuration_changed(loaded.file.as_ref()) => Err(error),
@@ -369,6 +371,7 @@ impl Agent {
         if !*synced {
             *synced = true;
             self.sockets.look_back();
+            tokio::task::spawn_blocking(memory::give_back);
             info!(
                 "in step with the source: {} service ports, {} endpoints",
                 usage.service_ports, usage.backends

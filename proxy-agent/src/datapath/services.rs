@@ -204,7 +204,7 @@ impl Services {
         let Some(state) = self.ports.remove(name) else { return Ok(()) };
         let mut result = Ok(());
         // Frontends first: nobody finds the port any more, whatever becomes of the rest.
-        for (claim, flags) in &state.frontends {
+        for (claim, flags) in state.frontends.iter() {
             result = self.release(name, claim, *flags).and(result);
         }
         let shared = &mut self.shared;
@@ -212,7 +212,7 @@ impl Services {
             shared.sets.publish(Set::index(state.id, role), Set::EMPTY.0);
         }
         shared.sets.publish(Set::affinity_index(state.id), 0);
-        for (endpoint, member) in &state.backends {
+        for (endpoint, member) in state.backends.iter() {
             shared.bury(name, *endpoint, member.id);
         }
         for slice in state.slices() {

@@ -76,7 +76,7 @@ fn clusters(spec: &ServiceSpecLite) -> &[String] {
 /// API servers) `clusterIP` alone counts. A family without an address is not served at all.
 fn cluster_ips(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Vec<IpAddr> {
     let listed = clusters(spec);
-    let mut found: Vec<IpAddr> = Vec::new();
+    let mut found: Vec<IpAddr> = Vec::with_capacity(listed.len().max(1));
     let mut add = |text: &str, wanted: Option<&str>| {
         let Some(address) = parse_ip(text) else {
             problems.push(format!("clusterIP `{text}` is not an IP address"));
