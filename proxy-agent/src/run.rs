@@ -3,6 +3,7 @@
 mod network;
 mod origin;
 mod others;
+mod quarantine;
 mod sockets;
 
 use std::{
@@ -23,12 +24,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{network::describe, origin::Origin, sockets::Sockets};
+use self::{network::describe, origin::Origin, quarantine::Quarantine, sockets::Sockets};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
     config::{self, Loaded, LoadedFile, Settings},
-    datapath::{Datapath, ObjectConfig, pins::Pins, services::Freed, wait_for_readers},
+    datapath::{Datapath, ObjectConfig, pins::Pins},
     memory,
     model::{objects::Change, plan::IpFamily},
     net::{
@@ -69,8 +70,8 @@ pub async fn run(loaded: &Loaded) -> Result<()> {
 
     let (changes, inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let origin = Origin::of(settings);
-    let events = origin.events(cancel.clone()).await?;
+    let origin = Origin::of(settings).await?;
+    let events = origin.events(cancel.clone());
     let mut agent = Agent::start(settings, interfaces::connect()?, &source_state, events).await?;
     agent.serve(settings, &cancel).await?;
     let source = origin.start(changes, state, cancel.clone());
@@ -238,7 +239,7 @@ impl Agent {
         let mut network = interfaces::changes()?;
         let mut network_changed: Option<tokio::time::Instant> = None;
         let mut batch = Vec::new();
-        let mut quarantine: Option<JoinHandle<Vec<Freed>>> = None;
+        let mut quarantine = Quarantine::default();
         let mut synced = false;
         let mut retry = tokio::time::interval(RETRY);
         loop {
@@ -284,10 +285,7 @@ impl Agent {
                     self.pace.done();
                 }
                 found = self.sockets.found() => self.learn_of_sockets(found),
-                freed = finished(&mut quarantine) => {
-                    quarantine = None;
-                    self.datapath.services.give_back(freed);
-                }
+                freed = quarantine.over() => self.datapath.services.give_back(freed),
                 _ = retry.tick() => {
                     self.service_health.retry().await;
                     self.tell_of_drops();
@@ -305,15 +303,7 @@ impl Agent {
                 }
             }
             self.metrics.set_service_health_failures(self.service_health.problems().len());
-            if quarantine.is_none() {
-                let freed = self.datapath.services.take_quarantine();
-                if !freed.is_empty() {
-                    quarantine = Some(tokio::task::spawn_blocking(move || {
-                        wait_for_readers();
-                        freed
-                    }));
-                }
-            }
+            quarantine.add(self.datapath.services.take_quarantine());
         }
     }
 
@@ -385,14 +375,6 @@ impl Agent {
 async fn settled(changed: Option<tokio::time::Instant>) {
     match changed {
         Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Resolves when the readers of what is in quarantine are gone.
-async fn finished(quarantine: &mut Option<JoinHandle<Vec<Freed>>>) -> Vec<Freed> {
-    match quarantine {
-        Some(task) => task.await.unwrap_or_default(),
         None => std::future::pending().await,
     }
 }

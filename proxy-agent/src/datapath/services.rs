@@ -56,6 +56,16 @@ pub enum Freed {
     Service(Id),
 }
 
+impl Freed {
+    /// How many slots or ids it is.
+    pub fn amount(&self) -> usize {
+        match self {
+            Self::Slots(_, (_, count)) => *count as usize,
+            Self::Backend(_) | Self::Service(_) => 1,
+        }
+    }
+}
+
 /// The maps of services, as they are opened.
 pub(super) struct Maps {
     v4: FamilyTables<V4>,
@@ -71,7 +81,7 @@ impl Maps {
         Ok(Self {
             v4: FamilyTables::open(pins)?,
             v6: FamilyTables::open(pins)?,
-            names: Box::new(maps::names(pins)?),
+            names: Box::new(maps::table(pins, "names")?),
             sets: maps::mmap(pins, "sets")?,
             alive: maps::mmap(pins, "alive")?,
             filter: maps::mmap(pins, "vip_filter")?,

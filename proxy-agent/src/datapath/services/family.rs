@@ -40,7 +40,7 @@ pub(super) struct FamilyTables<F: MapFamily> {
 impl<F: MapFamily> FamilyTables<F> {
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
-            frontends: Box::new(F::frontends(pins)?),
+            frontends: Box::new(maps::table(pins, &format!("frontends_{}", F::SUFFIX))?),
             sources: Box::new(F::sources(pins)?),
             backends: maps::mmap(pins, &format!("backends_{}", F::SUFFIX))?,
         })
