@@ -58,7 +58,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// # Errors
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
 /// file changed: whatever started the agent is to start it again.
-pub async fn run(loaded: &Loaded) -> Result<()> {
+pub async fn run(loaded: Loaded) -> Result<()> {
     let settings = &loaded.settings;
     info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
     loaded.notices.iter().for_each(config::Notice::log);
@@ -208,7 +208,7 @@ impl Agent {
     }
 
     /// Answers health checks and scrapes until cancelled.
-    async fn serve(&self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
+    async fn serve(&mut self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
         let health = endpoints::health(&self.health, &self.metrics);
         let metrics = endpoints::metrics(&self.metrics, &self.health, &config::configz(settings));
         for (what, address, handler, reason) in [

@@ -45,9 +45,9 @@ pub(super) async fn config(settings: &KubeSettings) -> anyhow::Result<Config> {
         (None, None) => Config::incluster_env().context(NO_CREDENTIALS)?,
     };
 
-    // Beyond what the watches need; catches a server that takes requests and never answers.
-    config.read_timeout = Some(settings.timing.watch + SLACK);
-    config.reset_reader_on_write = true;
+    // The watcher has its own, which costs nothing where something comes in time: this one would wake the agent once more
+    // after everything that it reads.
+    config.read_timeout = None;
     config.connect_timeout = Some(Duration::from_secs(10));
     // Failures are repeated, and told, in one place: by the watcher.
     config.default_retry = false;
