@@ -28,7 +28,7 @@ pub(super) struct Origin {
 
 enum Kind {
     Manifests(PathBuf),
-    Kubernetes(Connection),
+    Kubernetes(Box<Connection>),
 }
 
 impl Origin {
@@ -45,7 +45,7 @@ impl Origin {
                     node_name: node_name.clone(),
                     timing: source::kube::Timing::default(),
                 };
-                Kind::Kubernetes(Connection::new(settings).await?)
+                Kind::Kubernetes(Box::new(Connection::new(settings).await?))
             }
         };
         Ok(Self { node_name, kind })

@@ -5,11 +5,8 @@ use std::{net::IpAddr, time::Duration};
 use super::{Converted, has_label, object_name, parse_all, parse_cidr, parse_ip, protocol};
 use crate::{
     model::objects::{Change, Service, ServicePort, TrafficPolicy},
-    source::lite::{ServiceLite, ServicePortLite, ServiceSpecLite},
+    source::lite::{SERVICE_PROXY_NAME, ServiceLite, ServicePortLite, ServiceSpecLite},
 };
-
-/// Presence of this label, whatever its value, gives a Service to another proxy.
-pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// How a headless Service says so instead of an address.
 const NONE: &str = "None";

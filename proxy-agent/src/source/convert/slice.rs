@@ -5,13 +5,10 @@ use std::{sync::Arc, time::SystemTime};
 use super::{Converted, has_label, label, object_name, parse_ip, protocol};
 use crate::{
     model::objects::{Change, Endpoint, EndpointSlice, Hints, ObjectName, SlicePort},
-    source::lite::{EndpointLite, EndpointSliceLite, HintLite, LAST_CHANGE, SlicePortLite},
+    source::lite::{
+        EndpointLite, EndpointSliceLite, HEADLESS, HintLite, LAST_CHANGE, SERVICE_NAME, SlicePortLite,
+    },
 };
-
-/// Presence of this label says that an EndpointSlice belongs to a headless Service.
-pub const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Names the Service of an EndpointSlice.
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Converts an EndpointSlice. One of no Service, of a headless one, or of host names is gone.
 pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
@@ -64,7 +61,7 @@ fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Option<SliceP
 }
 
 fn endpoint(lite: &EndpointLite, ipv6: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
-    let Some(text) = lite.addresses.first() else {
+    let Some(text) = &lite.address else {
         problems.push("an endpoint without an address is ignored".to_owned());
         return None;
     };

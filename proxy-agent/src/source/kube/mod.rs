@@ -23,7 +23,7 @@ use self::{
 };
 use super::{
     SourceState, convert,
-    lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
+    lite::{EndpointSliceLite, HEADLESS, NodeLite, SERVICE_PROXY_NAME, ServiceCidrLite, ServiceLite},
 };
 use crate::model::objects::{Change, Kind};
 
@@ -125,7 +125,7 @@ pub async fn follow(
         convert: convert::service,
         gone: Change::ServiceGone,
         selectors: Selectors {
-            labels: Some(format!("!{}", convert::SERVICE_PROXY_NAME)),
+            labels: Some(format!("!{}", SERVICE_PROXY_NAME)),
             fields: Some("spec.clusterIP!=None".to_owned()),
         },
     };
@@ -133,7 +133,7 @@ pub async fn follow(
         objects: Objects::Listed(Kind::EndpointSlice),
         convert: convert::endpoint_slice,
         gone: Change::EndpointSliceGone,
-        selectors: Selectors { labels: Some(format!("!{}", convert::HEADLESS)), fields: None },
+        selectors: Selectors { labels: Some(format!("!{}", HEADLESS)), fields: None },
     };
     let node = Subject {
         objects: Objects::ThisNode,
