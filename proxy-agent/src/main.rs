@@ -26,7 +26,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Run(args) => {
             let loaded = config::load(args, &cli.log)?;
             logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
-            runtime()?.block_on(run::run(&loaded))
+            // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
+            runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })
         }
         Command::Debug(args) => debug::run(args),
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args)),

@@ -3,6 +3,7 @@
 mod network;
 mod origin;
 mod others;
+mod quarantine;
 mod sockets;
 
 use std::{
@@ -23,12 +24,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{network::describe, origin::Origin, sockets::Sockets};
+use self::{network::describe, origin::Origin, quarantine::Quarantine, sockets::Sockets};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
     config::{self, Loaded, LoadedFile, Settings},
-    datapath::{Datapath, ObjectConfig, pins::Pins, services::Freed, wait_for_readers},
+    datapath::{Datapath, ObjectConfig, pins::Pins},
+    memory,
     model::{objects::Change, plan::IpFamily},
     net::{
         forwarding, interfaces, reserved_ports,
@@ -56,7 +58,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// # Errors
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
 /// file changed: whatever started the agent is to start it again.
-pub async fn run(loaded: &Loaded) -> Result<()> {
+pub async fn run(loaded: Loaded) -> Result<()> {
     let settings = &loaded.settings;
     info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
     loaded.notices.iter().for_each(config::Notice::log);
@@ -68,11 +70,12 @@ pub async fn run(loaded: &Loaded) -> Result<()> {
 
     let (changes, inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let origin = Origin::of(settings);
-    let events = origin.events(cancel.clone()).await?;
+    let origin = Origin::of(settings).await?;
+    let events = origin.events(cancel.clone());
     let mut agent = Agent::start(settings, interfaces::connect()?, &source_state, events).await?;
     agent.serve(settings, &cancel).await?;
     let source = origin.start(changes, state, cancel.clone());
+    memory::give_back();
     let result = tokio::select! {
         result = agent.follow(inbox, source_state, source, &cancel) => result,
         error = configuration_changed(loaded.file.as_ref()) => Err(error),
@@ -205,7 +208,7 @@ impl Agent {
     }
 
     /// Answers health checks and scrapes until cancelled.
-    async fn serve(&self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
+    async fn serve(&mut self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
         let health = endpoints::health(&self.health, &self.metrics);
         let metrics = endpoints::metrics(&self.metrics, &self.health, &config::configz(settings));
         for (what, address, handler, reason) in [
@@ -236,7 +239,7 @@ impl Agent {
         let mut network = interfaces::changes()?;
         let mut network_changed: Option<tokio::time::Instant> = None;
         let mut batch = Vec::new();
-        let mut quarantine: Option<JoinHandle<Vec<Freed>>> = None;
+        let mut quarantine = Quarantine::default();
         let mut synced = false;
         let mut retry = tokio::time::interval(RETRY);
         loop {
@@ -282,10 +285,7 @@ impl Agent {
                     self.pace.done();
                 }
                 found = self.sockets.found() => self.learn_of_sockets(found),
-                freed = finished(&mut quarantine) => {
-                    quarantine = None;
-                    self.datapath.services.give_back(freed);
-                }
+                freed = quarantine.over() => self.datapath.services.give_back(freed),
                 _ = retry.tick() => {
                     self.service_health.retry().await;
                     self.tell_of_drops();
@@ -303,15 +303,7 @@ impl Agent {
                 }
             }
             self.metrics.set_service_health_failures(self.service_health.problems().len());
-            if quarantine.is_none() {
-                let freed = self.datapath.services.take_quarantine();
-                if !freed.is_empty() {
-                    quarantine = Some(tokio::task::spawn_blocking(move || {
-                        wait_for_readers();
-                        freed
-                    }));
-                }
-            }
+            quarantine.add(self.datapath.services.take_quarantine());
         }
     }
 
@@ -369,6 +361,7 @@ impl Agent {
         if !*synced {
             *synced = true;
             self.sockets.look_back();
+            tokio::task::spawn_blocking(memory::give_back);
             info!(
                 "in step with the source: {} service ports, {} endpoints",
                 usage.service_ports, usage.backends
@@ -382,14 +375,6 @@ impl Agent {
 async fn settled(changed: Option<tokio::time::Instant>) {
     match changed {
         Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Resolves when the readers of what is in quarantine are gone.
-async fn finished(quarantine: &mut Option<JoinHandle<Vec<Freed>>>) -> Vec<Freed> {
-    match quarantine {
-        Some(task) => task.await.unwrap_or_default(),
         None => std::future::pending().await,
     }
 }

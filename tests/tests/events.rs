@@ -8,7 +8,7 @@ use proxy_agent::{
     observe::{Events, Health, ServiceHealth, events::Event, service_health::Addresses},
     source::{
         SourceState,
-        kube::{KubeSettings, Timing, client},
+        kube::{Connection, KubeSettings, Timing},
     },
 };
 use proxy_tests::apiserver::{ApiServer, Mode};
@@ -25,7 +25,8 @@ async fn events_to(server: &ApiServer) -> (Events, CancellationToken) {
         timing: Timing::default(),
     };
     let cancel = CancellationToken::new();
-    (Events::to(client(&settings).await.unwrap(), "node-1", cancel.clone()), cancel)
+    let client = Connection::new(settings).await.unwrap().client();
+    (Events::to(client, "node-1", cancel.clone()), cancel)
 }
 
 /// The names of the objects.

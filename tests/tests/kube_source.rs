@@ -11,7 +11,7 @@ use proxy_agent::{
     },
     source::{
         SourceState,
-        kube::{KubeSettings, Timing, run},
+        kube::{Connection, KubeSettings, Timing},
     },
 };
 use proxy_tests::apiserver::{ApiServer, EventType, Mode, Request, Resource};
@@ -53,7 +53,14 @@ impl Source {
         let (sender, changes) = mpsc::channel(4);
         let (state_sender, state) = watch::channel(SourceState::default());
         let cancel = CancellationToken::new();
-        tokio::spawn(run(settings, sender, state_sender, cancel.clone()));
+        let end = cancel.clone();
+        tokio::spawn(async move {
+            Connection::new(settings)
+                .await
+                .expect("settings that work")
+                .watch(sender, state_sender, end)
+                .await;
+        });
         Self { changes, state, store: Store::new(), seen: Vec::new(), cancel }
     }
 

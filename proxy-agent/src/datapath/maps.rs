@@ -1,5 +1,7 @@
 //! Opens pinned maps with their types. The agent and `debug` go through here.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
@@ -23,7 +25,7 @@ use proxy_common::{
     },
 };
 
-use super::{address::UserFamily, array::MmapArray, pins::Pins};
+use super::{address::UserFamily, array::MmapArray, pins::Pins, sys::RawHash};
 
 /// A hash map, LRU or not.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
@@ -182,17 +184,22 @@ pub(super) fn mmap<T: Pod>(pins: &Pins, name: &str) -> Result<MmapArray<T>> {
     MmapArray::map(&open(pins, name)?).with_context(|| format!("cannot map the map `{name}` into memory"))
 }
 
+/// A hash that the agent fills.
+pub(super) fn table<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<RawHash<K, V>> {
+    RawHash::open_pinned(&pins.map(name)).map_err(|error| explain(error.into(), &pins.map(name)))
+}
+
 fn open(pins: &Pins, name: &str) -> Result<MapData> {
-    let path = pins.map(name);
-    MapData::from_pin(&path).map_err(|error| {
-        let exists = path.exists();
-        let error = anyhow::Error::from(error).context(format!("cannot open the map {}", path.display()));
-        if exists {
-            error
-        } else {
-            error.context("no agent has run with these pins (name the directory with --bpffs)")
-        }
-    })
+    MapData::from_pin(pins.map(name)).map_err(|error| explain(error.into(), &pins.map(name)))
+}
+
+fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    let error = error.context(format!("cannot open the map {}", path.display()));
+    if path.exists() {
+        error
+    } else {
+        error.context("no agent has run with these pins (name the directory with --bpffs)")
+    }
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {

@@ -133,7 +133,10 @@ impl Object {
             tcx: aya::util::KernelVersion::current()
                 .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
         };
-        let probed = probe(bytes)?;
+        // One loader for both: making one reads all of the kernel's types.
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        let probed = probe(&mut loader, bytes)?;
         features.csum_ipv6 = probed & PROBED_CSUM_IPV6 != 0;
         features.fib_src = probed & PROBED_FIB_SRC != 0;
         debug!(?features, "kernel features");
@@ -166,8 +169,7 @@ impl Object {
         });
         let level = config.kernel_log.map_or(0u8, log_level);
 
-        let mut loader = EbpfLoader::new();
-        loader.btf(None).verifier_log_level(log);
+        loader.verifier_log_level(log);
         for (name, entries) in &sizes {
             loader.map_max_entries(name, *entries);
         }
@@ -367,9 +369,7 @@ fn has_helper(helper: u32) -> bool {
 
 /// Runs the probe program, in an object of its own that is gone afterwards.
 /// Returns `PROBED_*` bits.
-fn probe(bytes: &[u8]) -> Result<u32> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
+fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     let mut ebpf = loader.load(bytes).map_err(explain_load)?;
     let program: &mut SchedClassifier =
         ebpf.program_mut("probe").context("the object has no probe program")?.try_into()?;

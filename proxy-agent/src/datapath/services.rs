@@ -56,6 +56,16 @@ pub enum Freed {
     Service(Id),
 }
 
+impl Freed {
+    /// How many slots or ids it is.
+    pub fn amount(&self) -> usize {
+        match self {
+            Self::Slots(_, (_, count)) => *count as usize,
+            Self::Backend(_) | Self::Service(_) => 1,
+        }
+    }
+}
+
 /// The maps of services, as they are opened.
 pub(super) struct Maps {
     v4: FamilyTables<V4>,
@@ -71,7 +81,7 @@ impl Maps {
         Ok(Self {
             v4: FamilyTables::open(pins)?,
             v6: FamilyTables::open(pins)?,
-            names: Box::new(maps::names(pins)?),
+            names: Box::new(maps::table(pins, "names")?),
             sets: maps::mmap(pins, "sets")?,
             alive: maps::mmap(pins, "alive")?,
             filter: maps::mmap(pins, "vip_filter")?,
@@ -204,7 +214,7 @@ impl Services {
         let Some(state) = self.ports.remove(name) else { return Ok(()) };
         let mut result = Ok(());
         // Frontends first: nobody finds the port any more, whatever becomes of the rest.
-        for (claim, flags) in &state.frontends {
+        for (claim, flags) in state.frontends.iter() {
             result = self.release(name, claim, *flags).and(result);
         }
         let shared = &mut self.shared;
@@ -212,7 +222,7 @@ impl Services {
             shared.sets.publish(Set::index(state.id, role), Set::EMPTY.0);
         }
         shared.sets.publish(Set::affinity_index(state.id), 0);
-        for (endpoint, member) in &state.backends {
+        for (endpoint, member) in state.backends.iter() {
             shared.bury(name, *endpoint, member.id);
         }
         for slice in state.slices() {

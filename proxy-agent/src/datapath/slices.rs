@@ -1,6 +1,6 @@
 //! Room in the backends array: contiguous slices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Contiguous slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -15,11 +15,13 @@ impl Slice {
     pub(super) const EMPTY: Self = Self { base: 0, len: 0 };
 }
 
-/// First-fit allocation; freed neighbours merge.
-#[derive(Debug)]
+/// The smallest room that fits; freed neighbours merge. Costs the logarithm of how many pieces are free.
+#[derive(Debug, Default)]
 pub(super) struct Slices {
     /// Start -> length of free room.
     free: BTreeMap<u32, u32>,
+    /// The same: length and start.
+    by_length: BTreeSet<(u32, u32)>,
     used: u32,
 }
 
@@ -28,19 +30,29 @@ impl Slices {
     pub(super) fn new(capacity: u32, used: impl Iterator<Item = Slice>) -> Self {
         let mut used: Vec<Slice> = used.filter(|slice| slice.len > 0).collect();
         used.sort_unstable_by_key(|slice| slice.base);
-        let mut free = BTreeMap::new();
-        let (mut start, mut taken) = (0, 0);
+        let mut slices = Self::default();
+        let mut start = 0;
         for Slice { base, len } in used {
             if base > start {
-                free.insert(start, base - start);
+                slices.insert(start, base - start);
             }
             start = start.max(base + len);
-            taken += len;
+            slices.used += len;
         }
         if capacity > start {
-            free.insert(start, capacity - start);
+            slices.insert(start, capacity - start);
         }
-        Self { free, used: taken }
+        slices
+    }
+
+    fn insert(&mut self, base: u32, len: u32) {
+        self.free.insert(base, len);
+        self.by_length.insert((len, base));
+    }
+
+    fn remove(&mut self, base: u32, len: u32) {
+        self.free.remove(&base);
+        self.by_length.remove(&(len, base));
     }
 
     /// Takes `len` slots; `None` if there is no such room.
@@ -48,10 +60,10 @@ impl Slices {
         if len == 0 {
             return Some(Slice::EMPTY);
         }
-        let (base, room) = self.free.iter().find(|(_, room)| **room >= len).map(|(b, r)| (*b, *r))?;
-        self.free.remove(&base);
+        let (room, base) = *self.by_length.range((len, 0)..).next()?;
+        self.remove(base, room);
         if room > len {
-            self.free.insert(base + len, room - len);
+            self.insert(base + len, room - len);
         }
         self.used += len;
         Some(Slice { base, len })
@@ -67,14 +79,15 @@ impl Slices {
         if let Some((&before, &room)) = self.free.range(..base).next_back()
             && before + room == base
         {
-            self.free.remove(&before);
+            self.remove(before, room);
             base = before;
             len += room;
         }
-        if let Some(room) = self.free.remove(&(base + len)) {
+        if let Some(&room) = self.free.get(&(base + len)) {
+            self.remove(base + len, room);
             len += room;
         }
-        self.free.insert(base, len);
+        self.insert(base, len);
     }
 
     /// How many slots are taken.

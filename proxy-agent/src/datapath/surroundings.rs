@@ -14,7 +14,11 @@ use proxy_common::{
 };
 use tracing::warn;
 
-use super::{maps::MapFamily, pins::Pins, table::Table};
+use super::{
+    maps::{self, MapFamily},
+    pins::Pins,
+    table::Table,
+};
 
 /// The maps `service_cidrs` and `netns` of both families.
 pub(super) struct Surroundings {
@@ -33,8 +37,8 @@ impl Surroundings {
             cidrs_v4: V4::service_cidrs(pins)?,
             cidrs_v6: V6::service_cidrs(pins)?,
             ranges: None,
-            netns_v4: Namespaces::new(Box::new(V4::netns(pins)?))?,
-            netns_v6: Namespaces::new(Box::new(V6::netns(pins)?))?,
+            netns_v4: Namespaces::new(Box::new(maps::table(pins, "netns_v4")?))?,
+            netns_v6: Namespaces::new(Box::new(maps::table(pins, "netns_v6")?))?,
         })
     }
 

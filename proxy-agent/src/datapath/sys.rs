@@ -16,6 +16,7 @@ use std::{
 use aya::Pod;
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
@@ -120,8 +121,8 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { cgroup_id, ifindex: low })
 }
 
-/// A hash map, LRU or not, as the agent goes through it: entries are looked at in batches, and looking at one is no use of
-/// it, so that an LRU map forgets none the later for it.
+/// A hash map, LRU or not: entries are looked at in batches, and looking at one is no use of it, so that an LRU map forgets
+/// none the later for it.
 ///
 /// Invariant: keys and values of the map have the sizes of these types.
 pub(super) struct RawHash<K, V> {
@@ -207,6 +208,32 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
         Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
     }
 
+    /// All entries, a few thousand with each call.
+    pub(super) fn entries(&self) -> io::Result<Vec<(K, V)>> {
+        let mut room = 4096;
+        // SAFETY: all zero is a value of a plain type.
+        let (key, value): (K, V) = unsafe { (mem::zeroed(), mem::zeroed()) };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (mut entries, mut from) = (Vec::new(), None);
+        loop {
+            keys.resize(room, key);
+            values.resize(room, value);
+            let (count, next) = match self.batch(from, &mut keys, &mut values) {
+                // A bucket with so many entries is hardly possible.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    room *= 2;
+                    continue;
+                }
+                result => result?,
+            };
+            entries.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+            match next {
+                Some(next) => from = Some(next),
+                None => return Ok(entries),
+            }
+        }
+    }
+
     /// A new LRU map, which nobody else has.
     #[cfg(test)]
     pub(super) fn new_lru(max_entries: u32) -> io::Result<Self> {
@@ -221,10 +248,8 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
         Self::new(map)
     }
 
-    /// Puts an entry in.
-    #[cfg(test)]
+    /// Puts an entry in, or replaces the one with that key.
     pub(super) fn insert(&self, key: &K, value: &V) -> io::Result<()> {
-        const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
         Attr::new()
             .fd(0, self.map.as_fd())
             .u64(8, &raw const *key as u64)

@@ -7,7 +7,10 @@ use aya::{
 };
 use proxy_common::layout::source::Source;
 
-use super::maps::{Hash, MapFamily, Trie};
+use super::{
+    maps::{MapFamily, Trie},
+    sys::RawHash,
+};
 
 /// A map that only the agent writes.
 pub(super) trait Table<K, V>: Send {
@@ -19,17 +22,18 @@ pub(super) trait Table<K, V>: Send {
     fn remove(&mut self, key: &K) -> Result<()>;
 }
 
-impl<K: Pod + Send, V: Pod + Send> Table<K, V> for Hash<K, V> {
+impl<K: Pod, V: Pod> Table<K, V> for RawHash<K, V> {
     fn entries(&self) -> Result<Vec<(K, V)>> {
-        Ok(self.iter().collect::<Result<_, _>>()?)
+        Ok(RawHash::entries(self)?)
     }
 
     fn insert(&mut self, key: K, value: V) -> Result<()> {
-        Ok(Hash::insert(self, key, value, 0)?)
+        Ok(RawHash::insert(self, &key, &value)?)
     }
 
     fn remove(&mut self, key: &K) -> Result<()> {
-        removed(Hash::remove(self, key))
+        RawHash::remove(self, key)?;
+        Ok(())
     }
 }
 

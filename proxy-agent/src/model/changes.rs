@@ -128,16 +128,16 @@ impl fmt::Display for Endpoints {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, time::Duration};
+    use std::time::Duration;
 
     use super::*;
     use crate::model::{
         objects::{ObjectName, Protocol},
-        plan::{IpFamily, PortName},
+        plan::{Endpoints, IpFamily, PortName},
     };
 
     fn plan(port: &str, endpoints: &[&str]) -> PortPlan {
-        let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        let endpoints: Endpoints = endpoints.iter().map(|e| e.parse().unwrap()).collect();
         PortPlan {
             name: PortName {
                 service: ObjectName::new("default", "web"),
@@ -195,7 +195,7 @@ mod tests {
     fn differences_read_well() {
         let old = [plan("a", &["1.1.1.1:1"]), plan("b", &["1.1.1.1:1"]), plan("c", &["1.1.1.1:1"])];
         let mut local = plan("d", &["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
-        local.external.clear();
+        local.external = Endpoints::default();
         let new = [plan("a", &["1.1.1.1:1"]), plan("b", &["2.2.2.2:1", "3.3.3.3:1"]), local];
         let lines: Vec<_> = changes(&old, &new).iter().map(ToString::to_string).collect();
         let frontends = "ClusterIP 10.1.2.3:80, NodePort 30016 (V4) TCP";

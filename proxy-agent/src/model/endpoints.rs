@@ -3,10 +3,7 @@
 //! Follows kube-proxy's `CategorizeEndpoints` (KEP-1669 for terminating endpoints, KEP-2086 for
 //! `internalTrafficPolicy`).
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{
     objects::{Endpoint, EndpointSlice, ServicePort},
@@ -18,7 +15,8 @@ use super::{
 /// The endpoints of one Service port and family, and what decides about them.
 #[derive(Debug)]
 pub(super) struct Candidates<'a> {
-    found: BTreeMap<SocketAddr, &'a Endpoint>,
+    /// Sorted by address, of which each comes once.
+    found: Vec<(SocketAddr, &'a Endpoint)>,
     here: Here<'a>,
 }
 
@@ -30,26 +28,30 @@ impl<'a> Candidates<'a> {
         family: IpFamily,
         here: Here<'a>,
     ) -> Self {
-        let mut found = BTreeMap::new();
+        let mut found: Vec<(SocketAddr, &Endpoint)> = Vec::new();
         for slice in slices.filter(|slice| slice.ipv6 == (family == IpFamily::V6)) {
             let ports = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
             for number in ports.map(|p| p.port) {
-                for endpoint in &slice.endpoints {
-                    let address = SocketAddr::new(endpoint.address, number);
-                    // An address may move from a terminating pod to a new one: the one that stays is the truth.
-                    if !(endpoint.terminating && found.contains_key(&address)) {
-                        found.insert(address, endpoint);
-                    }
-                }
+                found.extend(slice.endpoints.iter().map(|e| (SocketAddr::new(e.address, number), e)));
             }
         }
+        // Of equals, the order stays.
+        found.sort_by_key(|(address, _)| *address);
+        found.dedup_by(|(next, endpoint), (address, kept)| {
+            let is_double = next == address;
+            // An address may move from a terminating pod to a new one: the one that stays is the truth.
+            if is_double && !endpoint.terminating {
+                *kept = endpoint;
+            }
+            is_double
+        });
         Self { found, here }
     }
 
     /// Endpoints anywhere in the cluster that are meant for this node, sorted. Hints speak of ready endpoints only: where
     /// there is none, those that still serve while they terminate are for everyone.
     pub(super) fn cluster(&self) -> Vec<SocketAddr> {
-        let ready = self.found.values().filter(|endpoint| endpoint.ready);
+        let ready = self.endpoints().filter(|endpoint| endpoint.ready);
         let topology = Topology::of(ready.map(|endpoint| &endpoint.hints), self.here.node, self.here.zone);
         let ready = self.pick(|endpoint| endpoint.ready && topology.admits(&endpoint.hints));
         if ready.is_empty() { self.pick(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
@@ -73,8 +75,12 @@ impl<'a> Candidates<'a> {
 
     /// Addresses of the ready endpoints of this node; one may come several times.
     pub(super) fn ready_here(&self) -> impl Iterator<Item = IpAddr> {
-        let here = self.found.values().filter(|endpoint| self.is_local(endpoint) && endpoint.ready);
+        let here = self.endpoints().filter(|endpoint| self.is_local(endpoint) && endpoint.ready);
         here.map(|endpoint| endpoint.address)
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &'a Endpoint> + Clone {
+        self.found.iter().map(|(_, endpoint)| *endpoint)
     }
 
     fn is_local(&self, endpoint: &Endpoint) -> bool {

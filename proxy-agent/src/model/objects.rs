@@ -150,13 +150,37 @@ pub struct Endpoint {
     pub hints: Hints,
 }
 
-/// `hints` of an endpoint (KEP-2433, KEP-4444): for whom it is meant. Most have none.
+/// `hints` of an endpoint (KEP-2433, KEP-4444): for whom it is meant. Most have none, which takes one word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// Clients in these zones.
-    pub zones: Box<[Arc<str>]>,
-    /// Clients on these nodes.
-    pub nodes: Box<[Arc<str>]>,
+pub struct Hints(Option<Box<HintedNames>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct HintedNames {
+    zones: Box<[Arc<str>]>,
+    nodes: Box<[Arc<str>]>,
+}
+
+impl Hints {
+    /// Hints for clients in these zones, and for clients on these nodes.
+    pub fn new(zones: Vec<Arc<str>>, nodes: Vec<Arc<str>>) -> Self {
+        let is_none = zones.is_empty() && nodes.is_empty();
+        Self((!is_none).then(|| Box::new(HintedNames { zones: zones.into(), nodes: nodes.into() })))
+    }
+
+    /// The zones whose clients it is meant for.
+    pub fn zones(&self) -> &[Arc<str>] {
+        self.0.as_ref().map_or(&[], |names| &names.zones)
+    }
+
+    /// The nodes whose clients it is meant for.
+    pub fn nodes(&self) -> &[Arc<str>] {
+        self.0.as_ref().map_or(&[], |names| &names.nodes)
+    }
+
+    /// All names.
+    pub(super) fn names_mut(&mut self) -> impl Iterator<Item = &mut Arc<str>> {
+        self.0.iter_mut().flat_map(|names| names.zones.iter_mut().chain(&mut names.nodes))
+    }
 }
 
 /// The node the agent runs on.

@@ -11,6 +11,9 @@ use ipnet::IpNet;
 
 use super::objects::{ObjectName, Protocol};
 
+/// Endpoints, sorted and without duplicates. Lists that are equal are shared, because mostly all lists of a port are.
+pub type Endpoints = Arc<[SocketAddr]>;
+
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum IpFamily {
@@ -65,7 +68,7 @@ pub enum Frontend {
 
 /// One Service port of one family: its frontends and who answers.
 ///
-/// Lists of endpoints are sorted and without duplicates. Where `cluster` is empty, connections are refused; where it is
+/// Where `cluster` is empty, connections are refused; where it is
 /// not but the list that a policy gives is, they are dropped: there are endpoints, only not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPlan {
@@ -74,15 +77,15 @@ pub struct PortPlan {
     /// Its frontends.
     pub frontends: Vec<Frontend>,
     /// Endpoints behind the cluster IPs (`internalTrafficPolicy` applied).
-    pub internal: Vec<SocketAddr>,
+    pub internal: Endpoints,
     /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster` where
     /// there is no such frontend.
-    pub external: Vec<SocketAddr>,
+    pub external: Endpoints,
     /// Endpoints whatever the policies: what pods and this node reach through every other frontend.
-    pub cluster: Vec<SocketAddr>,
+    pub cluster: Endpoints,
     /// Endpoints that may keep the flows they have: all of the above, and those that serve but get no new ones (policies,
     /// topology and termination ignored, as kube-proxy's conntrack cleanup does). UDP flows leave every other one.
-    pub serving: Vec<SocketAddr>,
+    pub serving: Endpoints,
     /// How long a client keeps its endpoint, if it does.
     pub affinity: Option<Duration>,
     /// Who may use [`Frontend::LoadBalancer`] frontends; `None`: everyone.

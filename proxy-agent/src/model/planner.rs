@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use super::{
     endpoints::Candidates,
     objects::{EndpointSlice, ObjectName, Service, ServicePort, TrafficPolicy},
-    plan::{Frontend, HealthCheck, IpFamily, PortName, PortPlan, ServicePlan},
+    plan::{Endpoints, Frontend, HealthCheck, IpFamily, PortName, PortPlan, ServicePlan},
     store::Store,
 };
 
@@ -81,18 +82,20 @@ fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Can
     let has_external = frontends
         .iter()
         .any(|frontend| !matches!(frontend, Frontend::ClusterIp(_) | Frontend::ClusterAddress(_)));
-    let cluster = candidates.cluster();
+    let cluster = Endpoints::from(candidates.cluster());
     let under = |policy| match policy {
-        TrafficPolicy::Cluster => cluster.clone(),
-        TrafficPolicy::Local => candidates.local(),
+        TrafficPolicy::Cluster => Arc::clone(&cluster),
+        TrafficPolicy::Local => shared(candidates.local(), &[&cluster]),
     };
     let internal = under(service.internal_policy);
     let external = if has_external { under(service.external_policy) } else { cluster.clone() };
 
     let mut serving = candidates.serving();
-    serving.extend([&internal, &external, &cluster].into_iter().flatten());
-    serving.sort_unstable();
+    serving.extend([&internal, &external, &cluster].into_iter().flat_map(|list| list.iter()));
+    // Merges what is sorted.
+    serving.sort();
     serving.dedup();
+    let serving = shared(serving, &[&cluster, &internal, &external]);
     PortPlan {
         name: PortName {
             service: service.name.clone(),
@@ -110,6 +113,12 @@ fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Can
     }
 }
 
+/// One of the known lists, if it is equal.
+fn shared(list: Vec<SocketAddr>, known: &[&Endpoints]) -> Endpoints {
+    let equal = known.iter().find(|known| known[..] == list[..]);
+    equal.map_or_else(|| list.into(), |known| Arc::clone(known))
+}
+
 /// All frontends of a port in the family of its cluster IP. An address that the Service has in several roles has one
 /// frontend: source ranges stay effective for one that is an external IP as well.
 fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<Frontend> {
@@ -117,10 +126,11 @@ fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<F
         Frontend::ClusterIp(SocketAddr::new(cluster_ip, port.port)),
         Frontend::ClusterAddress(cluster_ip),
     ];
-    let mut taken = BTreeSet::from([cluster_ip]);
+    let mut taken = vec![cluster_ip];
     let mut add = |ips: &[IpAddr], frontend: fn(SocketAddr) -> Frontend| {
         for ip in ips.iter().filter(|ip| ip.is_ipv4() == cluster_ip.is_ipv4()) {
-            if taken.insert(*ip) {
+            if !taken.contains(ip) {
+                taken.push(*ip);
                 all.push(frontend(SocketAddr::new(*ip, port.port)));
             }
         }

@@ -13,6 +13,7 @@ use super::{
     objects::{Change, EndpointSlice, Kind, Node, ObjectName, Service, ServiceCidr},
     plan::IpFamily,
 };
+use crate::sorted::SortedMap;
 
 /// The objects known, and which Services were touched since the last look.
 ///
@@ -48,7 +49,7 @@ pub struct Trigger {
 struct Entry {
     service: Option<Seen<Service>>,
     /// By name: their order decides between duplicate endpoints.
-    slices: BTreeMap<Arc<str>, Seen<EndpointSlice>>,
+    slices: SortedMap<Arc<str>, Seen<EndpointSlice>>,
 }
 
 /// An object and the list that named it last.
@@ -204,8 +205,7 @@ impl Store {
             self.names.share(&mut port.name);
         }
         for endpoint in &mut slice.endpoints {
-            let hints = endpoint.hints.zones.iter_mut().chain(&mut endpoint.hints.nodes);
-            hints.chain(&mut endpoint.node).for_each(|name| self.names.share(name));
+            endpoint.hints.names_mut().chain(&mut endpoint.node).for_each(|name| self.names.share(name));
         }
         // It says when, not what: not a part of what is compared and kept.
         let triggered = slice.triggered.take();

@@ -41,8 +41,8 @@ impl<'a> Topology<'a> {
     fn hinted<'h>(&self, hints: &'h Hints) -> &'h [std::sync::Arc<str>] {
         match self {
             Self::Everyone => &[],
-            Self::Node(_) => &hints.nodes,
-            Self::Zone(_) => &hints.zones,
+            Self::Node(_) => hints.nodes(),
+            Self::Zone(_) => hints.zones(),
         }
     }
 }
@@ -57,7 +57,7 @@ mod tests {
             let words = text.split_whitespace().filter(|word| word.starts_with("n:") == nodes);
             words.map(|word| word.trim_start_matches("n:").into()).collect()
         };
-        Hints { zones: of(false), nodes: of(true) }
+        Hints::new(of(false), of(true))
     }
 
     #[test]

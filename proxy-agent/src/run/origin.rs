@@ -14,7 +14,10 @@ use crate::{
     config::Settings,
     model::objects::Change,
     observe::Events,
-    source::{self, SourceState, kube::KubeSettings},
+    source::{
+        self, SourceState,
+        kube::{Connection, KubeSettings},
+    },
 };
 
 /// Where Services come from.
@@ -25,31 +28,34 @@ pub(super) struct Origin {
 
 enum Kind {
     Manifests(PathBuf),
-    Kubernetes(KubeSettings),
+    Kubernetes(Box<Connection>),
 }
 
 impl Origin {
-    pub(super) fn of(settings: &Settings) -> Self {
+    /// # Errors
+    /// When an API server cannot be reached by any means with these settings.
+    pub(super) async fn of(settings: &Settings) -> Result<Self> {
         let node_name = settings.node_name.clone();
         let kind = match &settings.manifests {
             Some(folder) => Kind::Manifests(folder.clone()),
-            None => Kind::Kubernetes(KubeSettings {
-                kubeconfig: settings.kubeconfig.clone(),
-                api_server: settings.api_server.clone(),
-                node_name: node_name.clone(),
-                timing: source::kube::Timing::default(),
-            }),
+            None => {
+                let settings = KubeSettings {
+                    kubeconfig: settings.kubeconfig.clone(),
+                    api_server: settings.api_server.clone(),
+                    node_name: node_name.clone(),
+                    timing: source::kube::Timing::default(),
+                };
+                Kind::Kubernetes(Box::new(Connection::new(settings).await?))
+            }
         };
-        Self { node_name, kind }
+        Ok(Self { node_name, kind })
     }
 
     /// Where Events go to: nowhere without an API server.
-    pub(super) async fn events(&self, cancel: CancellationToken) -> Result<Events> {
+    pub(super) fn events(&self, cancel: CancellationToken) -> Events {
         match &self.kind {
-            Kind::Manifests(_) => Ok(Events::nowhere()),
-            Kind::Kubernetes(settings) => {
-                Ok(Events::to(source::kube::client(settings).await?, &self.node_name, cancel))
-            }
+            Kind::Manifests(_) => Events::nowhere(),
+            Kind::Kubernetes(connection) => Events::to(connection.client(), &self.node_name, cancel),
         }
     }
 
@@ -65,7 +71,10 @@ impl Origin {
                 info!("reading Services and EndpointSlices from {}", folder.display());
                 tokio::spawn(source::manifests::run(folder, self.node_name, changes, state, cancel))
             }
-            Kind::Kubernetes(settings) => tokio::spawn(source::kube::run(settings, changes, state, cancel)),
+            Kind::Kubernetes(connection) => tokio::spawn(async move {
+                connection.watch(changes, state, cancel).await;
+                Ok(())
+            }),
         }
     }
 }

@@ -52,7 +52,7 @@ impl Agent {
     }
 
     /// What runs, in this order: TCX before filters. What cannot be read is left out.
-    async fn programs(&self, index: u32, interface: &str, direction: Direction) -> Vec<String> {
+    async fn programs(&mut self, index: u32, interface: &str, direction: Direction) -> Vec<String> {
         let mut programs = Vec::new();
         for program in self.datapath.tcx_programs(interface, direction) {
             programs.push(program.map_or_else(|| OURS.to_owned(), |name| format!("`{name}` (tcx)")));

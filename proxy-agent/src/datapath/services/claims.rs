@@ -1,7 +1,7 @@
 //! Who has which frontend. Who comes later waits until it is free.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, VecDeque},
     net::IpAddr,
 };
 
@@ -14,7 +14,10 @@ use super::{
     port::{Claim, PortState},
     shared::frontend_mark,
 };
-use crate::model::plan::{IpFamily, PortName};
+use crate::{
+    model::plan::{IpFamily, PortName},
+    sorted::SortedMap,
+};
 
 impl Services {
     /// Brings a service port's frontends in step with what it wants.
@@ -22,7 +25,7 @@ impl Services {
         &mut self,
         name: &PortName,
         state: &mut PortState,
-        wanted: &BTreeMap<Claim, u32>,
+        wanted: &SortedMap<Claim, u32>,
     ) -> Result<()> {
         let known: Vec<(Claim, u32)> =
             state.frontends.iter().map(|(claim, flags)| (*claim, *flags)).collect();
@@ -42,7 +45,7 @@ impl Services {
                 Some(_) => {}
             }
         }
-        for (claim, flags) in wanted {
+        for (claim, flags) in wanted.iter() {
             if !state.frontends.contains_key(claim) {
                 self.claim(name, state.id, claim, *flags)?;
                 state.frontends.insert(*claim, *flags);
@@ -57,7 +60,8 @@ impl Services {
 
     /// Takes a frontend for a port, or queues behind who has it.
     fn claim(&mut self, name: &PortName, id: Id, claim: &Claim, flags: u32) -> Result<()> {
-        let claimants = self.claims.entry(*claim).or_default();
+        // Mostly nobody waits.
+        let claimants = self.claims.entry(*claim).or_insert_with(|| VecDeque::with_capacity(1));
         claimants.push_back(name.clone());
         if let Some(holder) = claimants.front()
             && holder != name

@@ -1,6 +1,6 @@
 //! One family's own maps: frontends, slots and source prefixes.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
@@ -26,7 +26,8 @@ use crate::{
         slices::{Slice, Slices},
         table::{SourcePrefix, Table},
     },
-    model::plan::PortPlan,
+    model::plan::{Endpoints, PortPlan},
+    sorted::SortedMap,
 };
 
 /// One family's own maps, as they are opened.
@@ -39,7 +40,7 @@ pub(super) struct FamilyTables<F: MapFamily> {
 impl<F: MapFamily> FamilyTables<F> {
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
-            frontends: Box::new(F::frontends(pins)?),
+            frontends: Box::new(maps::table(pins, &format!("frontends_{}", F::SUFFIX))?),
             sources: Box::new(F::sources(pins)?),
             backends: maps::mmap(pins, &format!("backends_{}", F::SUFFIX))?,
         })
@@ -67,13 +68,21 @@ impl<F: MapFamily> FamilyMaps<F> {
     ) -> Result<()> {
         let affinity = affinity_timeout(plan);
         if state.affinity == affinity && is_published(state, plan) {
+            // Equal lists are kept once.
+            for (set, endpoints) in state.sets.iter_mut().zip(lists(plan)) {
+                set.endpoints = Arc::clone(endpoints);
+            }
             return Ok(());
         }
         let members = members(plan);
-        let born: Vec<SocketAddr> =
-            members.keys().filter(|endpoint| !state.backends.contains_key(endpoint)).copied().collect();
-        for endpoint in &born {
-            match shared.birth(members[endpoint]) {
+        let mut born = Vec::new();
+        for (endpoint, roles) in
+            members.iter().filter(|(endpoint, _)| !state.backends.contains_key(*endpoint))
+        {
+            born.push((*endpoint, *roles));
+        }
+        for (endpoint, roles) in &born {
+            match shared.birth(*roles) {
                 Some(member) => state.backends.insert(*endpoint, member),
                 None => {
                     shared.unborn(&plan.name, state, &born);
@@ -85,10 +94,10 @@ impl<F: MapFamily> FamilyMaps<F> {
         let before = state.slices();
         let Some(sets) = self.make_sets(state, plan) else {
             shared.unborn(&plan.name, state, &born);
-            bail!("no room for {} endpoints in a row", members.len());
+            bail!("no room for {} endpoints in a row", plan.serving.len());
         };
         // Who is chosen from a set is known as its member before, and until after.
-        for (endpoint, member) in &mut state.backends {
+        for (endpoint, member) in state.backends.iter_mut() {
             shared.set_roles(member, member.roles | members.get(endpoint).unwrap_or(&0));
         }
         if state.affinity != affinity {
@@ -101,7 +110,8 @@ impl<F: MapFamily> FamilyMaps<F> {
             }
         }
         state.sets = sets;
-        for slice in before.difference(&state.slices()) {
+        let now = state.slices();
+        for slice in before.iter().filter(|slice| !now.contains(slice)) {
             shared.quarantine.push(Freed::Slots(F::FAMILY, (slice.base, slice.len)));
         }
         state.backends.retain(|endpoint, member| match members.get(endpoint) {
@@ -123,8 +133,8 @@ impl<F: MapFamily> FamilyMaps<F> {
         let mut new: Vec<Slice> = Vec::new();
         for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)) {
             let known = made.iter().chain(&state.sets).find(|set| *set.endpoints == **endpoints);
-            let (slice, endpoints) = match known {
-                Some(set) => (set.slice(), set.endpoints.clone()),
+            let slice = match known {
+                Some(set) => set.slice(),
                 None => {
                     let Some(slice) = self.slices.take(endpoints.len() as u32) else {
                         // Nobody has seen them.
@@ -133,10 +143,10 @@ impl<F: MapFamily> FamilyMaps<F> {
                     };
                     new.push(slice);
                     self.write_slots(slice, endpoints, state);
-                    (slice, endpoints.as_slice().into())
+                    slice
                 }
             };
-            made.push(SetState { set: set(role, slice, plan), endpoints });
+            made.push(SetState { set: set(role, slice, plan), endpoints: Arc::clone(endpoints) });
         }
         made.try_into().ok()
     }
@@ -187,16 +197,18 @@ fn source_prefix<F: MapFamily>(service: Id, clients: &IpNet) -> Result<SourcePre
 }
 
 /// The endpoints of each set, by [`SetRole`].
-fn lists(plan: &PortPlan) -> [&Vec<SocketAddr>; ROLES] {
+fn lists(plan: &PortPlan) -> [&Endpoints; ROLES] {
     [&plan.internal, &plan.external, &plan.cluster, &plan.serving]
 }
 
 /// All endpoints, with the bits of the sets they are in.
-fn members(plan: &PortPlan) -> BTreeMap<SocketAddr, u8> {
-    let mut members = BTreeMap::new();
-    for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)) {
-        for endpoint in endpoints {
-            *members.entry(*endpoint).or_insert(0) |= role.bit();
+fn members(plan: &PortPlan) -> SortedMap<SocketAddr, u8> {
+    let mut members = SortedMap::default();
+    // The longest list first: all others are parts of it.
+    for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)).rev() {
+        for endpoint in endpoints.iter() {
+            let known = members.get(endpoint).copied().unwrap_or(0);
+            members.insert(*endpoint, known | role.bit());
         }
     }
     members

@@ -1,10 +1,9 @@
 //! What is known of a service port that is in the maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -19,7 +18,8 @@ use crate::{
         address::{protocol_number, protocol_of},
         slices::Slice,
     },
-    model::plan::{Frontend, IpFamily, PortName, PortPlan},
+    model::plan::{Endpoints, Frontend, IpFamily, PortName, PortPlan},
+    sorted::SortedMap,
 };
 
 /// Sets of a service port.
@@ -32,10 +32,10 @@ pub(super) struct PortState {
     /// Its name is in the map.
     pub(super) is_named: bool,
     /// What it claims, with `FRONTEND_*` bits. It has those whose first claimant it is.
-    pub(super) frontends: BTreeMap<Claim, u32>,
+    pub(super) frontends: SortedMap<Claim, u32>,
     /// By [`SetRole`]. Roles with the same endpoints share one slice.
     pub(super) sets: [SetState; ROLES],
-    pub(super) backends: HashMap<SocketAddr, Member>,
+    pub(super) backends: SortedMap<SocketAddr, Member>,
     /// How long clients keep their backend, in jiffies; 0: they do not.
     pub(super) affinity: u32,
     /// Clients that may use frontends with source ranges.
@@ -54,7 +54,7 @@ pub(super) struct Member {
 #[derive(Clone, Debug, Default)]
 pub(super) struct SetState {
     pub(super) set: Set,
-    pub(super) endpoints: Arc<[SocketAddr]>,
+    pub(super) endpoints: Endpoints,
 }
 
 impl SetState {
@@ -65,8 +65,12 @@ impl SetState {
 
 impl PortState {
     /// The distinct slices.
-    pub(super) fn slices(&self) -> HashSet<Slice> {
-        self.sets.iter().map(SetState::slice).filter(|slice| slice.len > 0).collect()
+    pub(super) fn slices(&self) -> Vec<Slice> {
+        let mut slices: Vec<Slice> = self.sets.iter().map(SetState::slice).collect();
+        slices.retain(|slice| slice.len > 0);
+        slices.sort_unstable_by_key(|slice| slice.base);
+        slices.dedup();
+        slices
     }
 }
 
@@ -111,13 +115,14 @@ impl fmt::Display for Claim {
 }
 
 /// What a plan's frontends are in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
-pub(super) fn claims(plan: &PortPlan) -> BTreeMap<Claim, u32> {
+pub(super) fn claims(plan: &PortPlan) -> SortedMap<Claim, u32> {
     let sources = if plan.sources.is_some() { FRONTEND_SOURCES } else { 0 };
-    let mut claims = BTreeMap::new();
+    let mut claims = SortedMap::default();
     for frontend in &plan.frontends {
         let (claim, flags) = claim(&plan.name, *frontend);
         let sources = if matches!(frontend, Frontend::LoadBalancer(_)) { sources } else { 0 };
-        *claims.entry(claim).or_insert(0) |= flags | sources;
+        let known = claims.get(&claim).copied().unwrap_or(0);
+        claims.insert(claim, known | flags | sources);
     }
     claims
 }

@@ -1,6 +1,10 @@
 //! Takes over what an earlier agent left in the maps.
 
-use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -125,15 +129,19 @@ fn read_sets<F: MapFamily>(state: &mut PortState, sets: &MmapArray<Set>, backend
     state.affinity = sets.read(Set::affinity_index(state.id)).unwrap_or_default().0 as u32;
     for role in SetRole::ALL {
         let set = sets.read(Set::index(state.id, role)).unwrap_or_default();
+        let before = state.sets[..role as usize].iter().find(|known| known.set == set);
+        let shared = before.map(|known| Arc::clone(&known.endpoints));
         let slots = set.base()..set.base().saturating_add(set.count());
         let mut endpoints = Vec::with_capacity(slots.len());
         for backend in slots.filter_map(|slot| backends.read(slot)) {
             let endpoint = F::to_socket(&backend.addr, backend.port);
-            let member = state.backends.entry(endpoint).or_insert(Member { id: backend.id, roles: 0 });
-            member.roles |= role.bit();
+            let known = state.backends.get(&endpoint).copied();
+            let Member { id, roles } = known.unwrap_or(Member { id: backend.id, roles: 0 });
+            state.backends.insert(endpoint, Member { id, roles: roles | role.bit() });
             endpoints.push(endpoint);
         }
-        state.sets[role as usize] = SetState { set, endpoints: endpoints.into() };
+        let endpoints = shared.unwrap_or_else(|| endpoints.into());
+        state.sets[role as usize] = SetState { set, endpoints };
     }
 }
 
@@ -146,8 +154,9 @@ impl Services {
     /// Notes claims and filter bits of what was taken over.
     pub(super) fn adopt(&mut self) {
         for (name, state) in &self.ports {
-            for (claim, flags) in &state.frontends {
-                self.claims.entry(*claim).or_default().push_back(name.clone());
+            for (claim, flags) in state.frontends.iter() {
+                let claimants = self.claims.entry(*claim).or_insert_with(|| VecDeque::with_capacity(1));
+                claimants.push_back(name.clone());
                 self.shared.add_marks(claim, *flags);
             }
         }

@@ -86,8 +86,8 @@ impl Shared {
     }
 
     /// Takes back what was born for nothing.
-    pub(super) fn unborn(&mut self, name: &PortName, state: &mut PortState, born: &[SocketAddr]) {
-        for endpoint in born {
+    pub(super) fn unborn(&mut self, name: &PortName, state: &mut PortState, born: &[(SocketAddr, u8)]) {
+        for (endpoint, _) in born {
             if let Some(member) = state.backends.remove(endpoint) {
                 self.bury(name, *endpoint, member.id);
             }

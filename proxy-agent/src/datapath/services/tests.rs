@@ -19,7 +19,10 @@ use crate::{
         address::{UserFamily as _, protocol_number},
         table::{SourcePrefix, memory::Memory},
     },
-    model::{objects::ObjectName, plan::Frontend},
+    model::{
+        objects::ObjectName,
+        plan::{Endpoints, Frontend},
+    },
 };
 
 const NODE: &str = "192.168.0.1";
@@ -134,7 +137,7 @@ impl Node {
 }
 
 /// Endpoints 10.244.0.x:8080, by the digits of their ends.
-fn endpoints(ends: &str) -> Vec<SocketAddr> {
+fn endpoints(ends: &str) -> Endpoints {
     ends.chars().map(|end| format!("10.244.0.{end}:8080").parse().unwrap()).collect()
 }
 
@@ -201,7 +204,7 @@ fn a_backend_that_leaves_a_set_but_serves_keeps_its_id() {
     let mut node = Node::new();
     let mut plan = port("web", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
     node.apply(&plan);
-    let id = node.services.ports[&plan.name].backends[&endpoints("1")[0]].id;
+    let id = node.services.ports[&plan.name].backends.get(&endpoints("1")[0]).unwrap().id;
     for list in [&mut plan.internal, &mut plan.external, &mut plan.cluster] {
         *list = endpoints("2");
     }
@@ -423,9 +426,9 @@ fn too_many_endpoints_leave_what_was_there() {
     let mut node = Node::new();
     let mut plan = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
     node.apply(&plan);
-    let many: Vec<SocketAddr> = (0..100).map(|i| at(&format!("10.244.1.{i}:80"))).collect();
+    let many: Endpoints = (0..100).map(|i| at(&format!("10.244.1.{i}:80"))).collect();
     (plan.cluster, plan.serving) = (many.clone(), many);
     node.services.apply(&plan).unwrap_err();
     assert_eq!(node.all_offered(&plan), "12|12|12|12");
-    assert_eq!(node.services.ports[&plan.name].backends.len(), 2);
+    assert_eq!(node.services.ports[&plan.name].backends.values().count(), 2);
 }

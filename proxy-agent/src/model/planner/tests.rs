@@ -42,10 +42,10 @@ fn slice(port: (&str, Protocol, u16), endpoints: &[&str]) -> EndpointSlice {
             let mut words = text.split(' ');
             let (address, flags) = (words.next().unwrap(), words.next().unwrap());
             let (nodes, zones): (Vec<_>, Vec<_>) = words.partition(|word| word.starts_with("n:"));
-            let hints = Hints {
-                zones: zones.into_iter().map(Into::into).collect(),
-                nodes: nodes.iter().map(|node| node[2..].into()).collect(),
-            };
+            let hints = Hints::new(
+                zones.into_iter().map(Into::into).collect(),
+                nodes.iter().map(|node| node[2..].into()).collect(),
+            );
             Endpoint {
                 address: address.parse().unwrap(),
                 node: Some(if flags.contains('@') { NODE.into() } else { "elsewhere".into() }),

@@ -13,9 +13,9 @@ use kube::core::ObjectMeta;
 pub use self::{
     address::{parse_cidr, parse_ip},
     node::node,
-    service::{SERVICE_PROXY_NAME, service},
+    service::service,
     service_cidr::{service_cidr, service_cidr_name},
-    slice::{HEADLESS, endpoint_slice},
+    slice::endpoint_slice,
 };
 use crate::model::objects::{Change, ObjectName, Protocol};
 

@@ -5,11 +5,9 @@ use std::net::IpAddr;
 use super::{Converted, label, parse_all, parse_ip};
 use crate::{
     model::objects::{Change, Node},
-    source::lite::NodeLite,
+    source::lite::{NodeLite, ZONE},
 };
 
-/// The zone of a Node.
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// The cluster autoscaler is about to delete the Node (KEP-3836).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 

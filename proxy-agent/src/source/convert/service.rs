@@ -5,11 +5,8 @@ use std::{net::IpAddr, time::Duration};
 use super::{Converted, has_label, object_name, parse_all, parse_cidr, parse_ip, protocol};
 use crate::{
     model::objects::{Change, Service, ServicePort, TrafficPolicy},
-    source::lite::{ServiceLite, ServicePortLite, ServiceSpecLite},
+    source::lite::{SERVICE_PROXY_NAME, ServiceLite, ServicePortLite, ServiceSpecLite},
 };
-
-/// Presence of this label, whatever its value, gives a Service to another proxy.
-pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// How a headless Service says so instead of an address.
 const NONE: &str = "None";
@@ -76,7 +73,7 @@ fn clusters(spec: &ServiceSpecLite) -> &[String] {
 /// API servers) `clusterIP` alone counts. A family without an address is not served at all.
 fn cluster_ips(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Vec<IpAddr> {
     let listed = clusters(spec);
-    let mut found: Vec<IpAddr> = Vec::new();
+    let mut found: Vec<IpAddr> = Vec::with_capacity(listed.len().max(1));
     let mut add = |text: &str, wanted: Option<&str>| {
         let Some(address) = parse_ip(text) else {
             problems.push(format!("clusterIP `{text}` is not an IP address"));

@@ -5,13 +5,10 @@ use std::{sync::Arc, time::SystemTime};
 use super::{Converted, has_label, label, object_name, parse_ip, protocol};
 use crate::{
     model::objects::{Change, Endpoint, EndpointSlice, Hints, ObjectName, SlicePort},
-    source::lite::{EndpointLite, EndpointSliceLite, HintLite, LAST_CHANGE, SlicePortLite},
+    source::lite::{
+        EndpointLite, EndpointSliceLite, HEADLESS, HintLite, LAST_CHANGE, SERVICE_NAME, SlicePortLite,
+    },
 };
-
-/// Presence of this label says that an EndpointSlice belongs to a headless Service.
-pub const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Names the Service of an EndpointSlice.
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Converts an EndpointSlice. One of no Service, of a headless one, or of host names is gone.
 pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
@@ -35,11 +32,18 @@ pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
         service: ObjectName::new(&name.namespace, service),
         name,
         ipv6,
-        ports: lite.ports.iter().filter_map(|port| slice_port(port, &mut problems)).collect(),
-        endpoints: lite.endpoints.iter().filter_map(|lite| endpoint(lite, ipv6, &mut problems)).collect(),
+        ports: in_one_piece(&lite.ports, |port| slice_port(port, &mut problems)),
+        endpoints: in_one_piece(&lite.endpoints, |lite| endpoint(lite, ipv6, &mut problems)),
         triggered: triggered(lite, &mut problems),
     };
     Converted { change: Change::EndpointSlice(slice), problems }
+}
+
+/// What all of them become, without room for more: it is kept for long.
+fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U> {
+    let mut converted = Vec::with_capacity(all.len());
+    converted.extend(all.iter().filter_map(convert));
+    converted
 }
 
 fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Option<SlicePort> {
@@ -57,7 +61,7 @@ fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Option<SliceP
 }
 
 fn endpoint(lite: &EndpointLite, ipv6: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
-    let Some(text) = lite.addresses.first() else {
+    let Some(text) = &lite.address else {
         problems.push("an endpoint without an address is ignored".to_owned());
         return None;
     };
@@ -72,11 +76,11 @@ fn endpoint(lite: &EndpointLite, ipv6: bool, problems: &mut Vec<String>) -> Opti
         ready: lite.conditions.ready.unwrap_or(true),
         serving: lite.conditions.serving.unwrap_or(true),
         terminating: lite.conditions.terminating.unwrap_or(false),
-        hints: Hints { zones: names(&lite.hints.for_zones), nodes: names(&lite.hints.for_nodes) },
+        hints: Hints::new(names(&lite.hints.for_zones), names(&lite.hints.for_nodes)),
     })
 }
 
-fn names(hints: &[HintLite]) -> Box<[Arc<str>]> {
+fn names(hints: &[HintLite]) -> Vec<Arc<str>> {
     hints.iter().map(|hint| hint.name.as_str().into()).collect()
 }
 

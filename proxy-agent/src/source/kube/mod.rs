@@ -23,7 +23,7 @@ use self::{
 };
 use super::{
     SourceState, convert,
-    lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
+    lite::{EndpointSliceLite, HEADLESS, NodeLite, SERVICE_PROXY_NAME, ServiceCidrLite, ServiceLite},
 };
 use crate::model::objects::{Change, Kind};
 
@@ -70,35 +70,45 @@ impl Default for Timing {
     }
 }
 
-/// A connection to the same API server, for the rest that there is to tell it.
-///
-/// # Errors
-///
-/// As for [`run`].
-pub async fn client(settings: &KubeSettings) -> anyhow::Result<Client> {
-    let config = client::config(settings).await?;
-    Client::try_from(config).context("cannot set up the connection to the API server")
+/// An API server, to be watched and told things.
+pub struct Connection {
+    client: Client,
+    /// Its URL, for messages.
+    server: String,
+    settings: KubeSettings,
 }
 
-/// Watches until `cancel` or until nobody receives `changes`, through outages of any length.
-///
-/// # Errors
-///
-/// Only when the settings cannot work: no credentials, an unreadable kubeconfig, a wrong URL. What may pass is waited
-/// for, logged and shown in `state`.
-pub async fn run(
-    settings: KubeSettings,
-    changes: mpsc::Sender<Change>,
-    state: state_watch::Sender<SourceState>,
-    cancel: CancellationToken,
-) -> anyhow::Result<()> {
-    let config = client::config(&settings).await?;
-    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-    info!("watching the API server at {server}");
-    let client = Client::try_from(config).context("cannot set up the connection to the API server")?;
-    let follow = follow(&client, &server, &settings.node_name, settings.timing, &changes, &state);
-    cancel.run_until_cancelled(follow).await;
-    Ok(())
+impl Connection {
+    /// Reads credentials; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// When the settings cannot work: no credentials, an unreadable kubeconfig, a wrong URL.
+    pub async fn new(settings: KubeSettings) -> anyhow::Result<Self> {
+        let config = client::config(&settings).await?;
+        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let client = Client::try_from(config).context("cannot set up the connection to the API server")?;
+        Ok(Self { client, server, settings })
+    }
+
+    /// For the rest that there is to tell the API server.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Watches until `cancel` or until nobody receives `changes`, through outages of any length. What is wrong is logged
+    /// and shown in `state`.
+    pub async fn watch(
+        self,
+        changes: mpsc::Sender<Change>,
+        state: state_watch::Sender<SourceState>,
+        cancel: CancellationToken,
+    ) {
+        let Self { client, server, settings } = self;
+        info!("watching the API server at {server}");
+        let follow = follow(&client, &server, &settings.node_name, settings.timing, &changes, &state);
+        cancel.run_until_cancelled(follow).await;
+    }
 }
 
 /// Watches over a connection until nobody receives `changes`. `server` is for messages.
@@ -115,7 +125,7 @@ pub async fn follow(
         convert: convert::service,
         gone: Change::ServiceGone,
         selectors: Selectors {
-            labels: Some(format!("!{}", convert::SERVICE_PROXY_NAME)),
+            labels: Some(format!("!{}", SERVICE_PROXY_NAME)),
             fields: Some("spec.clusterIP!=None".to_owned()),
         },
     };
@@ -123,7 +133,7 @@ pub async fn follow(
         objects: Objects::Listed(Kind::EndpointSlice),
         convert: convert::endpoint_slice,
         gone: Change::EndpointSliceGone,
-        selectors: Selectors { labels: Some(format!("!{}", convert::HEADLESS)), fields: None },
+        selectors: Selectors { labels: Some(format!("!{}", HEADLESS)), fields: None },
     };
     let node = Subject {
         objects: Objects::ThisNode,

@@ -112,7 +112,7 @@ where
             send_initial_events: listing,
         };
         let from = self.version.as_ref().unwrap_or(&self.list_from).clone();
-        let mut events = pin!(self.api.watch(&params, &from).await?);
+        let mut events = pin!(self.answer(self.api.watch(&params, &from)).await?);
         if listing {
             self.list_begins().await?;
         } else {
@@ -162,7 +162,7 @@ where
         self.list_begins().await?;
         let mut objects = 0;
         loop {
-            let page = self.api.list(&params).await?;
+            let page = self.answer(self.api.list(&params)).await?;
             objects += page.items.len();
             for object in &page.items {
                 self.applied(object).await?;
@@ -174,6 +174,12 @@ where
                 return self.list_ends(objects).await;
             }
         }
+    }
+
+    /// The answer to a request: a server may take it and never answer.
+    async fn answer<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+        let patience = self.timing.watch + SLACK;
+        Ok(timeout(patience, request).await.map_err(|_| Failure::Silent)??)
     }
 
     async fn applied(&self, object: &K) -> Result<(), Failure> {

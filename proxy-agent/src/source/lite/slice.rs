@@ -3,7 +3,7 @@
 use kube::core::{NamespaceResourceScope, ObjectMeta};
 use serde::Deserialize;
 
-use super::{or_default, trimmed};
+use super::{first, or_default, trimmed};
 
 /// When the change that an EndpointSlice shows happened.
 pub const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -12,7 +12,7 @@ pub const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time"
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSliceLite {
-    /// Name, namespace, labels, version and [`LAST_CHANGE`] only.
+    /// Name, namespace, version, labels that are read, and [`LAST_CHANGE`] only.
     #[serde(deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
     /// IPv4, IPv6 or FQDN.
@@ -29,9 +29,9 @@ pub struct EndpointSliceLite {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointLite {
-    /// Only the first has a meaning.
-    #[serde(deserialize_with = "or_default")]
-    pub addresses: Vec<String>,
+    /// The first of `addresses`: only that has a meaning.
+    #[serde(rename = "addresses", deserialize_with = "first")]
+    pub address: Option<String>,
     /// Its state.
     #[serde(deserialize_with = "or_default")]
     pub conditions: ConditionsLite,

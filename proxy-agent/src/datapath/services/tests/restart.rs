@@ -25,13 +25,13 @@ fn plans() -> Vec<PortPlan> {
     v6.frontends = vec![Frontend::LoadBalancer(at("[2001:db8::1]:80"))];
     v6.sources = nets(&["2001:db8:1::/48"]);
     for list in [&mut v6.internal, &mut v6.external, &mut v6.cluster, &mut v6.serving] {
-        *list = vec![at("[fd00::1]:8080")];
+        *list = [at("[fd00::1]:8080")].into();
     }
     let sctp = port("web", Protocol::Sctp, &[Frontend::ClusterIp(at("10.96.0.1:80")), address]);
     let mut nobody = port("nobody", Protocol::Udp, &[Frontend::LoadBalancer(at("198.51.100.2:53"))]);
     nobody.sources = nets(&[]);
     for list in [&mut nobody.internal, &mut nobody.external, &mut nobody.cluster, &mut nobody.serving] {
-        list.clear();
+        *list = endpoints("");
     }
     let bare = port("bare", Protocol::Tcp, &[]);
     vec![web, v6, sctp, nobody, bare]
@@ -81,7 +81,7 @@ fn what_changed_meanwhile_is_seen() {
     let mut node = node.restart();
     let ids = |addresses: &str| -> Vec<Id> {
         let backends = &node.services.ports[&web.name].backends;
-        endpoints(addresses).iter().map(|endpoint| backends[endpoint].id).collect()
+        endpoints(addresses).iter().map(|endpoint| backends.get(endpoint).unwrap().id).collect()
     };
     let left = ids("34");
     web.affinity = None;
@@ -112,7 +112,7 @@ fn traces_of_an_agent_that_was_killed_go() {
     Table::insert(&mut node.sources, (40, Source { service: stranger, addr: 10 }), 1).unwrap();
     let alive = &node.services.shared.alive;
     alive.half(40).unwrap().store(0x0103, Ordering::Relaxed);
-    let member = node.services.ports[&web.name].backends[&endpoints("2")[0]];
+    let member = node.services.ports[&web.name].backends.get(&endpoints("2")[0]).unwrap();
     // It left a set that it is said to be in, or joined one it is said not to be in.
     alive
         .half(member.id.index())

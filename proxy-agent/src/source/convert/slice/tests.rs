@@ -98,8 +98,8 @@ fn hints_name_zones_and_nodes() {
     let found: Vec<_> = slice.endpoints.into_iter().map(|endpoint| endpoint.hints).collect();
     let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
     let expected = [
-        Hints { zones: names(&["a", "b"]), nodes: names(&[]) },
-        Hints { zones: names(&[]), nodes: names(&["n1"]) },
+        Hints::new(names(&["a", "b"]), names(&[])),
+        Hints::new(names(&[]), names(&["n1"])),
         Hints::default(),
     ];
     assert_eq!(found, expected);

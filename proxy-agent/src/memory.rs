@@ -1,0 +1,13 @@
+//! Memory that is no longer needed.
+
+/// Gives what was freed back to the kernel. glibc keeps it unless it is at the end of the heap: after the programs are
+/// loaded (the kernel's types were read for that) and after the first lists that is more than what is in use.
+///
+/// Takes milliseconds; not for the thread that applies changes, once it has begun.
+pub(crate) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer, and may come from any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

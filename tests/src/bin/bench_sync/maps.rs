@@ -1,0 +1,138 @@
+//! The agent's maps, seen from outside: mapped into memory or looked up, while the agent writes them.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+    ptr::NonNull,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use proxy_common::{
+    V4,
+    layout::{
+        ABI,
+        backend::Backend,
+        frontend::{Frontend, FrontendKey},
+        id::Id,
+        set::{Set, SetRole},
+    },
+};
+
+use crate::objects::{PORT, Service, TARGET_PORT};
+
+const TCP: u8 = 6;
+
+/// The maps of services.
+pub(crate) struct Maps {
+    frontends: HashMap<MapData, FrontendKey<V4>, Frontend<V4>>,
+    sets: View<u64>,
+    backends: View<Backend<V4>>,
+}
+
+impl Maps {
+    /// Opens the maps below an agent's `--bpffs`; fails while they are not all there.
+    pub(crate) fn open(bpffs: &Path) -> Result<Self> {
+        let open = |name: &str| MapData::from_pin(directory(bpffs).join(name)).context(name.to_owned());
+        Ok(Self {
+            frontends: Map::HashMap(open("frontends_v4")?).try_into()?,
+            sets: View::new(&open("sets")?)?,
+            backends: View::new(&open("backends_v4")?)?,
+        })
+    }
+
+    /// The id of a service's port, if its cluster IP is a frontend.
+    pub(crate) fn cluster_ip(&self, service: &Service) -> Option<Id> {
+        self.frontend(service.cluster_ip(), PORT)
+    }
+
+    /// The id of the service port that has a nodePort.
+    pub(crate) fn node_port(&self, port: u16) -> Option<Id> {
+        self.frontend(Ipv4Addr::UNSPECIFIED, port)
+    }
+
+    fn frontend(&self, address: Ipv4Addr, port: u16) -> Option<Id> {
+        let key = FrontendKey::new(u32::from_ne_bytes(address.octets()), port.to_be(), TCP);
+        Some(self.frontends.get(&key, 0).ok()?.checked(&key)?.service())
+    }
+
+    /// The word that publishes a service port's endpoints. No system call.
+    pub(crate) fn published(&self, id: Id) -> Set {
+        Set(self.sets.get(Set::index(id, SetRole::ClusterIp)).unwrap_or_default())
+    }
+
+    /// Fails unless a set has exactly the endpoints that a service has.
+    pub(crate) fn check(&self, id: Id, service: &Service) -> Result<()> {
+        let set = self.published(id);
+        let slots = set.base()..set.base() + set.count();
+        let mut found: Vec<_> = slots
+            .filter_map(|slot| self.backends.get(slot))
+            .map(|slot| (Ipv4Addr::from(slot.addr.to_ne_bytes()), u16::from_be(slot.port)))
+            .collect();
+        let mut expected: Vec<_> =
+            (0..service.endpoints).map(|number| (service.endpoint(number), TARGET_PORT)).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        ensure!(found == expected, "service {}: {found:?} is published, not {expected:?}", service.index);
+        Ok(())
+    }
+}
+
+fn directory(bpffs: &Path) -> std::path::PathBuf {
+    bpffs.join(format!("maps-v{ABI}"))
+}
+
+/// Bytes of kernel memory that each pinned map takes, by name.
+pub(crate) fn memory(bpffs: &Path) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    for pin in fs::read_dir(directory(bpffs))? {
+        let pin = pin?;
+        let map = MapData::from_pin(pin.path())?;
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+        let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
+        found.push((pin.file_name().to_string_lossy().into_owned(), memory.trim().parse()?));
+    }
+    Ok(found)
+}
+
+/// An array map, mapped for reading.
+///
+/// Invariant: `base` is the start of `len` elements of plain data, each at a multiple of 8 bytes.
+struct View<T> {
+    base: NonNull<T>,
+    len: usize,
+}
+
+impl<T: aya::Pod> View<T> {
+    fn new(map: &MapData) -> Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        let len = map.info()?.max_entries() as usize;
+        // SAFETY: a new mapping; the kernel checks the length against the descriptor.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len * size_of::<T>(),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        ensure!(base != libc::MAP_FAILED, std::io::Error::last_os_error());
+        Ok(Self { base: NonNull::new(base.cast()).context("mapped at 0")?, len })
+    }
+
+    fn get(&self, index: u32) -> Option<T> {
+        // SAFETY: within the mapping; volatile, because the agent writes it at any time.
+        ((index as usize) < self.len).then(|| unsafe { self.base.add(index as usize).read_volatile() })
+    }
+}
+
+impl<T> Drop for View<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; nothing refers to it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len * size_of::<T>()) };
+    }
+}
