@@ -24,6 +24,11 @@ impl Kind {
         }
     }
 
+    /// In what its rate is told, and how many of a sample's that is.
+    fn rate(self) -> (Unit, f64) {
+        if self == Self::Bulk { (Unit::MegabitsPerSecond, 1e6) } else { (Unit::PerSecond, 1.0) }
+    }
+
     /// Of what CPU time is told: an operation, or this many bytes.
     fn operation(self) -> (&'static str, f64) {
         match self {
@@ -39,6 +44,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
     let mut figures = Vec::new();
     let mut tables: Vec<(usize, Kind)> = samples.keys().map(|(row, _)| (row.services, row.kind)).collect();
     tables.dedup();
+    let mut floors = Vec::new();
     for (services, kind) in tables {
         let of = |row: &Row| row.services == services && row.kind == kind;
         let title = format!("{}, {services} services", kind.title());
@@ -54,20 +60,18 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
                 better,
                 value,
             };
-            figures.push(match (variant, kind) {
-                (Variant::Direct, Kind::Bulk) => {
-                    let rates = measured.iter().map(|sample| sample.rate / 1e6);
-                    figure(title.clone(), Unit::MegabitsPerSecond, Better::More, Summary::median(rates))
-                }
-                (Variant::Direct, _) => {
-                    let rates = measured.iter().map(|sample| sample.rate);
-                    figure(title.clone(), Unit::PerSecond, Better::More, Summary::median(rates))
-                }
-                _ => {
-                    let ratio = against(samples, *row, *variant, Variant::Direct);
-                    figure(title.clone(), Unit::Ratio, Better::More, ratio)
-                }
-            });
+            if *variant == Variant::Direct {
+                let (unit, scale) = kind.rate();
+                let rates = Summary::median(measured.iter().map(|sample| sample.rate / scale));
+                let table = format!("Rates without a service proxy, {services} services");
+                floors.push(Figure {
+                    column: kind.title().to_owned(),
+                    ..figure(table, unit, Better::More, rates)
+                });
+            } else {
+                let ratio = against(samples, *row, *variant, Variant::Direct);
+                figures.push(figure(format!("{title}: rate over direct"), Unit::Ratio, Better::More, ratio));
+            }
             cpu.push(figure(
                 format!("{title}: CPU time of a {operation}"),
                 Unit::Microseconds,
@@ -94,6 +98,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
         better: Better::More,
         value: Summary::median(rates.iter().copied()),
     }));
+    let figures = floors.into_iter().chain(figures).collect();
     let targets = targets(samples, rates);
     Part { bench: "traffic".to_owned(), method: method.to_string(), figures, targets }
 }
