@@ -39,10 +39,30 @@ pub fn update_udp(checksum: u16, difference: u32) -> u16 {
     }
 }
 
+/// Are two words the same in one's complement, which has two zeros?
+#[inline(always)]
+pub fn same(a: u16, b: u16) -> bool {
+    let one_zero = |word: u16| if word == 0xffff { 0 } else { word };
+    one_zero(a) == one_zero(b)
+}
+
+/// The sum of a TCP or UDP pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1), folded; `addresses` is the
+/// [`sum_of_addresses`], `length` that of the transport header and payload in bytes.
+#[inline(always)]
+pub fn pseudo_header(addresses: u32, protocol: u8, length: u16) -> u16 {
+    fold(addresses + (protocol as u16).to_be() as u32 + length.to_be() as u32) as u16
+}
+
+/// The sum of both addresses, not folded.
+#[inline(always)]
+pub fn sum_of_addresses<F: Family>(tuple: &Tuple<F>) -> u32 {
+    F::sum(&tuple.src) + F::sum(&tuple.dst)
+}
+
 /// What translating the addresses of a packet adds to its sums.
 #[inline(always)]
 pub fn addresses<F: Family>(from: &Tuple<F>, to: &Tuple<F>) -> u32 {
-    difference(F::sum(&from.src) + F::sum(&from.dst), F::sum(&to.src) + F::sum(&to.dst))
+    difference(sum_of_addresses(from), sum_of_addresses(to))
 }
 
 /// What translating the ports adds.

@@ -101,7 +101,9 @@ impl Family for V6 {
 
     #[inline(always)]
     fn sum(addr: &[u32; 4]) -> u32 {
-        V4::sum(&addr[0]) + V4::sum(&addr[1]) + V4::sum(&addr[2]) + V4::sum(&addr[3])
+        // 2^16 and 2^32 are 1 in one's complement of 16 bits, so wider words may be added first.
+        let sum = addr[0] as u64 + addr[1] as u64 + addr[2] as u64 + addr[3] as u64;
+        (sum & 0xffff) as u32 + (sum >> 16 & 0xffff) as u32 + (sum >> 32) as u32
     }
 
     #[inline(always)]

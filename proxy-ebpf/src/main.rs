@@ -33,21 +33,21 @@ mod tc;
 mod xdp;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    macros::{cgroup_sock_addr, xdp},
+    bindings::{__sk_buff, xdp_md},
+    macros::cgroup_sock_addr,
     programs::{SockAddrContext, TcContext, XdpContext},
 };
 use proxy_common::{V4, V6, packet::ETHERNET};
 
-/// Not aya's macro: that calls a function in a function, and each call takes 32 bytes of a program's 512 of stack.
+/// Not aya's macro: that calls a function in a function, and each call takes time, and 32 bytes of a program's 512 of stack.
 macro_rules! tc_programs {
-    ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $steps4:ident, $steps6:ident;)*) => { $(
+    ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $read4:ident, $read6:ident, $apply4:ident, $apply6:ident;)*) => { $(
         $(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
         pub fn $name(skb: *mut __sk_buff) -> i32 {
-            let v4 = tc::Steps { unusual: $v4, apply: $steps4 };
-            let v6 = tc::Steps { unusual: $v6, apply: $steps6 };
+            let v4 = tc::Steps { read: $read4, unusual: $v4, apply: $apply4 };
+            let v6 = tc::Steps { read: $read6, unusual: $v6, apply: $apply6 };
             tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
         }
 
@@ -67,34 +67,41 @@ macro_rules! tc_programs {
 
 tc_programs! {
     /// What a pod sends.
-    pod_ingress, pod_ingress_unusual4, pod_ingress_unusual6 => tc::FromPod, ETHERNET, apply4, apply6;
+    pod_ingress, pod_ingress_unusual4, pod_ingress_unusual6 => tc::FromPod, ETHERNET, read4, read6, apply4, apply6;
     /// What a pod gets.
-    pod_egress, pod_egress_unusual4, pod_egress_unusual6 => tc::ToClient, ETHERNET, apply4, apply6;
+    pod_egress, pod_egress_unusual4, pod_egress_unusual6 => tc::ToClient, ETHERNET, read4, read6, apply4, apply6;
     /// What comes in from outside.
-    uplink_ingress, uplink_ingress_unusual4, uplink_ingress_unusual6 => tc::FromUplink, ETHERNET, apply4, apply6;
+    uplink_ingress, uplink_ingress_unusual4, uplink_ingress_unusual6 => tc::FromUplink, ETHERNET, read4, read6, apply4, apply6;
     /// What leaves to outside.
-    uplink_egress, uplink_egress_unusual4, uplink_egress_unusual6 => tc::ToOutside, ETHERNET, apply4, apply6;
+    uplink_egress, uplink_egress_unusual4, uplink_egress_unusual6 => tc::ToOutside, ETHERNET, read4, read6, apply4, apply6;
     /// What comes in from outside, without Ethernet header.
-    uplink_l3_ingress, uplink_l3_ingress_unusual4, uplink_l3_ingress_unusual6 => tc::FromUplink, 0, apply4_l3, apply6_l3;
+    uplink_l3_ingress, uplink_l3_ingress_unusual4, uplink_l3_ingress_unusual6 => tc::FromUplink, 0, read4_l3, read6_l3, apply4_l3, apply6_l3;
     /// What leaves to outside, without Ethernet header.
-    uplink_l3_egress, uplink_l3_egress_unusual4, uplink_l3_egress_unusual6 => tc::ToOutside, 0, apply4_l3, apply6_l3;
+    uplink_l3_egress, uplink_l3_egress_unusual4, uplink_l3_egress_unusual6 => tc::ToOutside, 0, read4_l3, read6_l3, apply4_l3, apply6_l3;
 }
 
-macro_rules! apply {
-    ($($name:ident => $family:ty, $link:expr;)*) => { $(
+macro_rules! steps {
+    ($($read:ident, $apply:ident => $family:ty, $link:expr;)*) => { $(
+        /// Takes a packet apart that the quick parse leaves.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $read(skb: *mut __sk_buff) -> u64 {
+            tc::read::<$family>(skb, { $link });
+            0
+        }
+
         /// Translates a packet and sends it, as was decided.
         #[unsafe(no_mangle)]
-        pub extern "C" fn $name(skb: *mut __sk_buff) -> u64 {
+        pub extern "C" fn $apply(skb: *mut __sk_buff) -> u64 {
             tc::apply::<$family, { $link }>(&TcContext::new(skb))
         }
     )* };
 }
 
-apply! {
-    apply4 => V4, ETHERNET;
-    apply6 => V6, ETHERNET;
-    apply4_l3 => V4, 0;
-    apply6_l3 => V6, 0;
+steps! {
+    read4, apply4 => V4, ETHERNET;
+    read6, apply6 => V6, ETHERNET;
+    read4_l3, apply4_l3 => V4, 0;
+    read6_l3, apply6_l3 => V6, 0;
 }
 
 /// Tells what this kernel can do.
@@ -105,15 +112,18 @@ pub fn probe(skb: *mut __sk_buff) -> i32 {
 }
 
 /// What comes in from outside, before the kernel makes a packet of it.
-#[xdp]
-pub fn uplink_xdp(ctx: XdpContext) -> u32 {
-    xdp::run(&ctx)
+// Not aya's macro, as above.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp")]
+pub fn uplink_xdp(ctx: *mut xdp_md) -> u32 {
+    xdp::run(&XdpContext::new(ctx))
 }
 
 /// The same where the kernel knows packets in several buffers (5.18): else it would refuse devices with large MTUs.
-#[xdp(frags)]
-pub fn uplink_xdp_frags(ctx: XdpContext) -> u32 {
-    xdp::run(&ctx)
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+pub fn uplink_xdp_frags(ctx: *mut xdp_md) -> u32 {
+    xdp::run(&XdpContext::new(ctx))
 }
 
 macro_rules! socket_hooks {

@@ -3,6 +3,7 @@
 use proxy_common::{
     Family,
     decide::{Translation, Verdict},
+    layout::flow::FlowKey,
     packet::Dissected,
 };
 
@@ -11,8 +12,12 @@ use crate::maps::FamilyMaps;
 /// What a packet is and what is to become of it.
 #[repr(C)]
 pub(crate) struct Scratch<F: Family> {
+    /// Of the flow entry that is looked for.
+    pub(crate) key: FlowKey<F>,
     /// The packet.
     pub(crate) dissected: Dissected<F>,
+    /// Of a packet that was taken apart: whether that is all there is to know of it.
+    pub(crate) is_known: u32,
     /// What was decided.
     pub(crate) verdict: Verdict,
     /// And how.

@@ -23,7 +23,7 @@ use proxy_common::{
         config::Settings,
         counter::Counter,
         device::Device,
-        filter,
+        filter::{self, Mark},
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey, Target},
@@ -298,11 +298,8 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        let bit = |bit: u32| {
-            let (element, bit) = filter::position(bit);
-            VIP_FILTER.get(element).is_some_and(|word| *word >> bit & 1 != 0)
-        };
-        bit(filter::of_address::<F>(addr)) || bit(filter::of_frontend::<F>(addr, port, protocol))
+        let holds = |mark: Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
+        holds(filter::of_address::<F>(addr)) || holds(filter::of_frontend::<F>(addr, port, protocol))
     }
 
     #[inline(always)]

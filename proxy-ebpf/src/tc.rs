@@ -3,6 +3,8 @@
 mod apply;
 mod checksums;
 mod hold;
+mod in_place;
+mod quick;
 mod unusual;
 
 use aya_ebpf::{
@@ -12,23 +14,33 @@ use aya_ebpf::{
 };
 use proxy_common::{
     V4, V6,
-    decide::{self, Translation, Verdict},
+    decide::{
+        self, Translation, Verdict,
+        steady::{self, Steady},
+    },
+    layout::flow::FlowKey,
     packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
 };
 
-use self::checksums::TcFamily;
-pub(crate) use self::{apply::apply, unusual::unusual};
+pub(crate) use self::{
+    apply::apply,
+    unusual::{read, unusual},
+};
+use self::{checksums::TcFamily, quick::quick};
 use crate::{
     log::Note,
     maps::DEVICES,
     refuse::{Answer, Asked, answer},
     rewrite::LONGEST_MASK,
     scratch::{Scratch, scratch},
-    tables::{Kernel, KernelFamily},
+    tables::{FlowEntry, Kernel, KernelFamily},
 };
 
 /// The same value for TCX (next program) and clsact (as if the filter did not match).
 const NEXT: i32 = -1;
+
+/// `skb->pkt_type` of a frame for another host.
+const PACKET_OTHERHOST: u32 = 3;
 
 /// Longest headers up to the ports and TCP's flags: IPv6, or IPv4 with all options.
 const LONGEST: usize = ETHERNET + 60 + TCP;
@@ -46,10 +58,17 @@ pub(crate) trait Hook {
         ifindex: u32,
         out: &mut Translation<F>,
     ) -> Verdict;
+
+    /// The core's shortcut for that.
+    fn steady<F: KernelFamily>(
+        kernel: &Kernel,
+        packet: &Packet<F>,
+        key: &mut FlowKey<F>,
+    ) -> Steady<FlowEntry<F>>;
 }
 
 macro_rules! hooks {
-    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr;)*) => { $(
+    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr, |$key:ident| $steady:expr;)*) => { $(
         pub(crate) struct $hook;
 
         impl Hook for $hook {
@@ -65,20 +84,31 @@ macro_rules! hooks {
             ) -> Verdict {
                 $decide
             }
+
+            #[inline(always)]
+            fn steady<F: KernelFamily>(
+                $kernel: &Kernel,
+                $packet: &Packet<F>,
+                $key: &mut FlowKey<F>,
+            ) -> Steady<FlowEntry<F>> {
+                $steady
+            }
         }
     )* };
 }
 
 hooks! {
-    FromPod: leaving false, overhearing false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out);
-    FromUplink: leaving false, overhearing true, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out);
-    ToClient: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out);
-    ToOutside: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out);
+    FromPod: leaving false, overhearing false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out), |key| steady::from_pod(kernel, packet, key);
+    FromUplink: leaving false, overhearing true, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out), |key| steady::from_uplink(kernel, packet, key);
+    ToClient: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out), |key| steady::to_client(kernel, packet, key);
+    ToOutside: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out), |key| steady::to_outside(kernel, packet, key);
 }
 
 /// Global functions of a program: the verifier goes through each once, and not from each call with all that is known there.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
+    /// [`unusual::read`].
+    pub(crate) read: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`unusual::unusual`].
     pub(crate) unusual: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`apply::apply`].
@@ -101,9 +131,13 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps;
 // What is done with a packet comes one after the other and not one in the other: a chain of calls has 512 bytes of stack.
 #[inline(always)]
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, steps: Steps) -> i32 {
+    if let Some(result) = quick::<F, H, LINK>(ctx) {
+        return result;
+    }
     let skb = ctx.skb.skb;
     let mut done = usual::<F, H, LINK>(ctx);
     if done.is(Done::UNUSUAL) {
+        (steps.read)(skb);
         done = Done((steps.unusual)(skb));
     }
     if done.is(Done::APPLY) {
@@ -180,7 +214,7 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     skb: *mut __sk_buff,
     scratch: &mut Scratch<F>,
 ) -> Done {
-    let Scratch { dissected, verdict, out } = scratch;
+    let Scratch { dissected, verdict, out, .. } = scratch;
     let packet = &dissected.packet;
     out.begin();
     // SAFETY: the context is readable.
@@ -218,13 +252,20 @@ fn usual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext
 /// VLAN's own interface. A tag with number 0 has a priority and no VLAN.
 #[inline(always)]
 fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
-    const PACKET_OTHERHOST: u32 = 3;
     const VLAN: u32 = 0xfff;
     // SAFETY: the context is readable.
     let (ifindex, pkt_type) = unsafe { ((*skb).ifindex, (*skb).pkt_type) };
     // SAFETY: as above.
     let in_vlan = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN != 0 };
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
+}
+
+/// The same, as far as the frame itself tells.
+#[inline(always)]
+fn is_plainly_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context is readable.
+    let (pkt_type, in_vlan) = unsafe { ((*skb).pkt_type, (*skb).vlan_present != 0) };
+    !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST)
 }
 
 /// At a port of a bridge every frame is for another: for the bridge, as well.

@@ -1,5 +1,7 @@
 //! The XDP program: the same core, for what can be finished without the stack. The rest goes on *untouched* to tc.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
@@ -7,9 +9,16 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use proxy_common::{
-    V4, V6, checksum,
-    decide::{self, RouteKind, Tables, Translation, Verdict},
-    layout::{counter::Counter, device::DEVICE_XDP_REDIRECT, flow::Tuple},
+    Family, V4, V6, checksum,
+    decide::{
+        self, Route, RouteKind, Tables, Translation, Verdict,
+        steady::{self, Steady},
+    },
+    layout::{
+        counter::Counter,
+        device::DEVICE_XDP_REDIRECT,
+        flow::{FlowKey, Tuple},
+    },
     packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, read},
 };
 
@@ -41,6 +50,9 @@ fn bounds(ctx: &XdpContext) -> (*mut u8, *mut u8) {
 
 #[inline(always)]
 fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
+    if let Some(action) = quick::<F>(ctx) {
+        return action;
+    }
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet. What does not parse is tc's to count.
     let Ok(parsed) = (unsafe { F::parse(data, end, ETHERNET) }) else {
@@ -73,6 +85,43 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     }
 }
 
+/// Nearly all packets, as at tc; none if the packet needs more than this.
+#[inline(always)]
+fn quick<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
+    let Scratch { key, out, .. } = scratch::<F>()?;
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    let packet = unsafe { F::parse_plain(data, end, ETHERNET)? };
+    let kernel = Kernel::before_tc(ctx.as_ptr());
+    let flow = match steady::from_uplink(&kernel, &packet, key) {
+        Steady::Pass => return Some(XDP_PASS),
+        Steady::Follow(flow) => flow,
+        Steady::Further => return None,
+    };
+    match steady::verdict(&flow) {
+        Verdict::Translate => {
+            count(steady::counter(&flow));
+            // SAFETY: the bounds of the packet.
+            let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 0) };
+            Some(if done { XDP_PASS } else { failed() })
+        }
+        Verdict::Forward => {
+            // SAFETY: the context is readable.
+            let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+            let is_sent = steady::route(&kernel, &packet, &flow, ifindex, out)
+                && can_send::<F>(&kernel, &out.route, ifindex);
+            if !is_sent {
+                return None;
+            }
+            count(steady::counter(&flow));
+            // SAFETY: the bounds of the packet.
+            let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 1) };
+            Some(if done { send::<F>(ctx, &out.route, ifindex) } else { failed() })
+        }
+        _ => None,
+    }
+}
+
 /// For a backend on this node: the stack takes it from here.
 #[inline(always)]
 fn translate<F: Header>(ctx: &XdpContext, packet: &Packet<F>, translation: &Translation<F>) -> u32 {
@@ -90,25 +139,37 @@ fn forward<F: KernelFamily + Header>(
     translation: &Translation<F>,
     ifindex: u32,
 ) -> u32 {
-    let route = &translation.route;
-    let same = route.ifindex == ifindex;
-    let able = same
-        || Tables::<F>::device(kernel, route.ifindex)
-            .is_some_and(|device| device.flags & DEVICE_XDP_REDIRECT != 0);
-    if !matches!(route.kind, RouteKind::Neighbour) || !able {
+    if !can_send::<F>(kernel, &translation.route, ifindex) {
         count(Counter::XdpToTc);
         return XDP_PASS;
     }
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet.
-    let done = unsafe {
-        write(data, end, packet, &translation.to, 1)
-            && rewrite::macs(data, end, Some(route.to), Some(route.from))
-    };
-    if !done {
+    if unsafe { write(data, end, packet, &translation.to, 1) } {
+        send::<F>(ctx, &translation.route, ifindex)
+    } else {
+        failed()
+    }
+}
+
+/// Can a frame be sent this way from here? The neighbour must be known, and another device must take frames from XDP.
+#[inline(always)]
+fn can_send<F: KernelFamily>(kernel: &Kernel, route: &Route<F>, ifindex: u32) -> bool {
+    matches!(route.kind, RouteKind::Neighbour)
+        && (route.ifindex == ifindex
+            || Tables::<F>::device(kernel, route.ifindex)
+                .is_some_and(|device| device.flags & DEVICE_XDP_REDIRECT != 0))
+}
+
+/// Sends a translated frame.
+#[inline(always)]
+fn send<F: Family>(ctx: &XdpContext, route: &Route<F>, ifindex: u32) -> u32 {
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    if !unsafe { rewrite::macs(data, end, Some(route.to), Some(route.from)) } {
         return failed();
     }
-    if same {
+    if route.ifindex == ifindex {
         return XDP_TX;
     }
     // SAFETY: plain arguments.
@@ -145,5 +206,34 @@ unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: 
         };
         rewrite::write(field, updated);
         rewrite::headers(data, end, ETHERNET, packet.transport, from, to, hops)
+    }
+}
+
+/// The same for plain headers, where all offsets are constants.
+///
+/// # Safety
+/// The packet is that of the key.
+#[inline(always)]
+unsafe fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>, hops: u8) -> bool {
+    let (data, end) = bounds(ctx);
+    let transport = ETHERNET + F::HEADER;
+    let is_tcp = key.protocol == PROTOCOL_TCP;
+    let field = data.wrapping_add(transport + if is_tcp { 16 } else { 6 });
+    if field.wrapping_add(2) > end {
+        return false;
+    }
+    let from = &key.tuple;
+    // One after the other: there are few registers.
+    let was = checksum::sum_of_addresses(from);
+    compiler_fence(Ordering::SeqCst);
+    let is = checksum::sum_of_addresses(to);
+    compiler_fence(Ordering::SeqCst);
+    let change = checksum::difference(was, is) + checksum::ports(from, to);
+    // SAFETY: the field was just checked; the rest is the caller's promise.
+    unsafe {
+        let sum = read::<u16>(field);
+        let updated = if is_tcp { checksum::update(sum, change) } else { checksum::update_udp(sum, change) };
+        rewrite::write(field, updated);
+        rewrite::headers(data, end, ETHERNET, transport, from, to, hops)
     }
 }

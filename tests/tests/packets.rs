@@ -352,14 +352,17 @@ fn packet_checksum_of_the_whole_frame<F: PacketFamily>() -> Result<()> {
         if csum_ipv6 && !kernel.knows_csum_ipv6()? {
             continue;
         }
-        for transport in [SYN, Transport::Udp] {
+        // The first two rounds open the flow, the third finds it open.
+        let tcp = [(SYN, SYN_ACK), (ACK, ACK), (ACK, ACK)];
+        let udp = [(Transport::Udp, Transport::Udp); 3];
+        for (transport, answer) in tcp.into_iter().chain(udp) {
             let local = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
             let sent = local.between(local.src, Host::PodB.at::<F>(8080));
             let hairpin = frame::<F>((Host::PodA, 40_001), (Host::HairpinVip, 80), transport);
             let odd = frame::<F>((Host::PodA, 40_002), (Host::OddVip, 80), transport);
             for (program, device, frame) in [
                 ("pod_ingress", Device::PodA, local),
-                ("pod_egress", Device::PodA, sent.reply()),
+                ("pod_egress", Device::PodA, Frame { transport: answer, ..sent.reply() }),
                 ("pod_ingress", Device::PodA, odd),
                 ("pod_ingress", Device::PodA, hairpin),
             ] {

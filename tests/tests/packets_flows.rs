@@ -264,6 +264,7 @@ fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
 
 /// One a second: 15 at once.
 const LIMITED: Options = Options {
+    max_services: 4096,
     max_flows: 1 << 16,
     csum_ipv6: false,
     reject_with_reset: false,

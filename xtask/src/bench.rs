@@ -1,14 +1,23 @@
-//! Measurements. The programs that measure are in `tests`; here they are built as they should be, and run.
+//! Measurements. The programs that measure are in `tests`; here they are built as they should be, run, and what they
+//! measured is shown, compared and written into the document.
 
-use std::path::PathBuf;
+mod compare;
+mod document;
+mod grid;
+mod measure;
+mod plot;
+mod results;
+mod terminal;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::{
-    build,
-    workspace::{cargo, is_root, root, run, say, target_dir},
-};
+use crate::workspace::{is_root, say, target_dir};
+use compare::Comparison;
+use measure::Bench;
+use results::Results;
 
 /// Arguments of `bench`.
 #[derive(Args)]
@@ -19,39 +28,133 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// Nanoseconds per packet of each program, against an empty one. Writes docs/benchmarks.md.
-    Packet {
-        /// Write the numbers here, too.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        /// How often all cases are measured.
-        #[arg(long, value_name = "N", default_value_t = 21)]
-        runs: u32,
-    },
+    /// Nanoseconds per packet of each program, against programs that do less.
+    Packet(OneArgs),
+    /// Connections, requests and bytes through services in network namespaces, against none and against other proxies.
+    Traffic(OneArgs),
+    /// How long it takes from the API server into the maps, with many services.
+    Sync(OneArgs),
+    /// What agent and maps hold, with many services.
+    Memory(OneArgs),
+    /// All of these, into docs/benchmarks.md.
+    All(MeasureArgs),
+    /// Show numbers of an earlier run.
+    Report(ReportArgs),
+}
+
+#[derive(Args)]
+struct MeasureArgs {
+    /// How often everything is measured. Default: what the benchmark says.
+    #[arg(long, value_name = "N")]
+    runs: Option<u32>,
+    /// Write the numbers here, instead of into the target directory.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    compare: CompareArgs,
+}
+
+#[derive(Args)]
+struct OneArgs {
+    #[command(flatten)]
+    measure: MeasureArgs,
+    /// Renew this part of docs/benchmarks.md.
+    #[arg(long)]
+    document: bool,
+}
+
+#[derive(Args)]
+struct ReportArgs {
+    /// The numbers, as `--json` of the others has them.
+    #[arg(long, value_name = "FILE")]
+    json: PathBuf,
+    #[command(flatten)]
+    compare: CompareArgs,
+    /// Renew these parts of docs/benchmarks.md.
+    #[arg(long)]
+    document: bool,
+}
+
+#[derive(Args)]
+struct CompareArgs {
+    /// Show what is worse than in this earlier run, which may be one of all benchmarks.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Fail if something is.
+    #[arg(long, requires = "compare")]
+    fail_on_regression: bool,
 }
 
 /// `cargo xtask bench`.
 pub(crate) fn main(args: &BenchArgs) -> Result<()> {
-    let What::Packet { json, runs } = &args.what;
+    match &args.what {
+        What::Packet(args) => one(Bench::Packet, args),
+        What::Traffic(args) => one(Bench::Traffic, args),
+        What::Sync(args) => one(Bench::Sync, args),
+        What::Memory(args) => one(Bench::Memory, args),
+        What::All(args) => measure(&Bench::ALL, args, "all", true),
+        What::Report(args) => {
+            let results = Results::load(&args.json)?;
+            show(&results, &args.compare, args.document)
+        }
+    }
+}
+
+fn one(bench: Bench, args: &OneArgs) -> Result<()> {
+    measure(&[bench], &args.measure, bench.name(), args.document)
+}
+
+fn measure(benches: &[Bench], args: &MeasureArgs, name: &str, in_document: bool) -> Result<()> {
     if !is_root() {
         bail!("measuring loads BPF programs into the kernel: run it as root");
     }
-    build::programs(false)?;
-    // A package alone, so that the agent is not built for it.
-    run(cargo().args(["build", "--quiet", "--release", "--package", "proxy-tests"]).args([
-        "--features",
-        "packets",
-        "--bin",
-        "bench_packet",
-    ]))?;
-    let document = root().join("docs/benchmarks.md");
-    let mut bench = std::process::Command::new(target_dir().join("release/bench_packet"));
-    bench.env("PROXY_AGENT_BPF_DIR", target_dir().join("bpf"));
-    bench.args(["--runs", &runs.to_string(), "--document"]).arg(&document);
-    if let Some(json) = json {
-        bench.arg("--json").arg(json);
+    // Rather now than after minutes of measuring.
+    if let Some(earlier) = &args.compare.compare {
+        Results::load(earlier)?;
     }
-    run(&mut bench)?;
-    say(format!("wrote {}", document.display()));
+    let folder = target_dir().join("bench");
+    let json = args.json.clone().unwrap_or_else(|| folder.join(format!("{name}.json")));
+    let built = measure::build(benches)?;
+    let mut results = Results::default();
+    let mut failed = Vec::new();
+    for bench in benches {
+        say(format!("measuring: {}", bench.name()));
+        match built.run(*bench, args.runs, &folder) {
+            Ok(measured) => {
+                results.put(measured);
+                results.save(&json)?;
+            }
+            // The others may still tell something.
+            Err(error) => {
+                say(format!("error: {}: {error:#}", bench.name()));
+                failed.push(bench.name());
+            }
+        }
+    }
+    show(&results, &args.compare, in_document && !results.parts.is_empty())?;
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    say(format!("wrote {}", json.display()));
     Ok(())
+}
+
+fn show(results: &Results, compare: &CompareArgs, in_document: bool) -> Result<()> {
+    terminal::show(results);
+    if in_document {
+        let file = document::write(results)?;
+        say(format!("wrote {}", file.display()));
+    }
+    let Some(earlier) = &compare.compare else { return Ok(()) };
+    let comparison = compare_with(earlier, results)?;
+    if compare.fail_on_regression && !comparison.regressions.is_empty() {
+        bail!("{} figures are worse than in {}", comparison.regressions.len(), earlier.display());
+    }
+    Ok(())
+}
+
+fn compare_with(earlier: &Path, results: &Results) -> Result<Comparison> {
+    let comparison = Comparison::of(&Results::load(earlier)?, results);
+    terminal::show_comparison(&comparison, earlier);
+    Ok(comparison)
 }

@@ -78,6 +78,7 @@ const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("iptables-legacy", "iptables"),
     ("ethtool", "ethtool"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("dpkg-deb", "dpkg"),

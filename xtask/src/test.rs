@@ -190,7 +190,7 @@ fn result_line(line: &str) -> Option<(u64, u64)> {
 }
 
 /// The tests pin maps.
-fn mount_bpffs() -> Result<()> {
+pub(crate) fn mount_bpffs() -> Result<()> {
     const BPFFS: &str = "/sys/fs/bpf";
     let mounts = fs::read_to_string("/proc/mounts").context("cannot read the mount table")?;
     if mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(BPFFS)) {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_common::layout::filter::{self, ELEMENTS};
+use proxy_common::layout::filter::{self, ELEMENTS, Mark};
 
 use super::array::MmapArray;
 
@@ -30,18 +30,19 @@ impl VipFilter {
         Self { map, counts: HashMap::new(), given_up: Vec::new(), retired: VecDeque::new() }
     }
 
-    /// One more frontend wants the bit.
-    pub(super) fn add(&mut self, bit: u32) {
-        *self.counts.entry(bit).or_insert(0) += 1;
-        let (element, bit) = filter::position(bit);
-        if let Some(word) = self.map.word(element) {
-            word.fetch_or(1 << bit, Ordering::Release);
+    /// One more frontend wants the mark.
+    pub(super) fn add(&mut self, mark: Mark) {
+        for bit in mark.bits() {
+            *self.counts.entry(bit).or_insert(0) += 1;
+        }
+        if let Some(word) = self.map.word(mark.element) {
+            word.fetch_or(mark.mask, Ordering::Release);
         }
     }
 
-    /// A frontend that wanted the bit is gone: it stays for an hour.
-    pub(super) fn give_up(&mut self, bit: u32) {
-        self.given_up.push(bit);
+    /// A frontend that wanted the mark is gone: it stays for an hour.
+    pub(super) fn give_up(&mut self, mark: Mark) {
+        self.given_up.extend(mark.bits());
     }
 
     /// The same for bits that nobody added: an earlier agent's.
@@ -82,11 +83,10 @@ impl VipFilter {
         }
     }
 
-    /// Is the bit set?
+    /// Is the mark there?
     #[cfg(test)]
-    pub(super) fn holds(&self, bit: u32) -> bool {
-        let (element, bit) = filter::position(bit);
-        self.map.word(element).is_some_and(|word| word.load(Ordering::Relaxed) >> bit & 1 != 0)
+    pub(super) fn holds(&self, mark: Mark) -> bool {
+        self.map.word(mark.element).is_some_and(|word| mark.is_in(word.load(Ordering::Relaxed)))
     }
 
     /// The array, for the next agent.
@@ -98,43 +98,50 @@ impl VipFilter {
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::V4;
+
     use super::*;
 
-    #[test]
-    fn a_bit_outlives_its_last_frontend_by_an_hour() {
-        let mut filter = VipFilter::new(MmapArray::anonymous(ELEMENTS));
-        let start = Instant::now();
-        filter.add(7);
-        filter.add(7);
-        filter.give_up(7);
-        filter.retire(start);
-        filter.retire(start + GRACE);
-        assert!(filter.holds(7), "another frontend wants it");
-        filter.give_up(7);
-        filter.retire(start + GRACE);
-        filter.retire(start + 2 * GRACE - Duration::from_secs(1));
-        assert!(filter.holds(7));
-        filter.add(7);
-        filter.retire(start + 2 * GRACE);
-        assert!(filter.holds(7), "it came back in time");
-        filter.give_up(7);
-        filter.retire(start + 2 * GRACE);
-        filter.retire(start + 3 * GRACE);
-        assert!(!filter.holds(7));
+    fn mark(address: u32) -> Mark {
+        filter::of_address::<V4>(&address)
     }
 
     #[test]
-    fn bits_of_an_earlier_agent_retire_unless_they_are_wanted() {
+    fn a_mark_outlives_its_last_frontend_by_an_hour() {
+        let mark = mark(7);
+        let mut filter = VipFilter::new(MmapArray::anonymous(ELEMENTS));
+        let start = Instant::now();
+        filter.add(mark);
+        filter.add(mark);
+        filter.give_up(mark);
+        filter.retire(start);
+        filter.retire(start + GRACE);
+        assert!(filter.holds(mark), "another frontend wants it");
+        filter.give_up(mark);
+        filter.retire(start + GRACE);
+        filter.retire(start + 2 * GRACE - Duration::from_secs(1));
+        assert!(filter.holds(mark));
+        filter.add(mark);
+        filter.retire(start + 2 * GRACE);
+        assert!(filter.holds(mark), "it came back in time");
+        filter.give_up(mark);
+        filter.retire(start + 2 * GRACE);
+        filter.retire(start + 3 * GRACE);
+        assert!(!filter.holds(mark));
+    }
+
+    #[test]
+    fn marks_of_an_earlier_agent_retire_unless_they_are_wanted() {
         let mut before = VipFilter::new(MmapArray::anonymous(ELEMENTS));
-        before.add(1);
-        before.add(2);
+        before.add(mark(1));
+        before.add(mark(2));
         let mut filter = VipFilter::new(before.into_map());
-        filter.add(2);
+        filter.add(mark(2));
         filter.give_up_strangers();
         let start = Instant::now();
         filter.retire(start);
-        assert!(filter.holds(1) && filter.holds(2));
+        assert!(filter.holds(mark(1)) && filter.holds(mark(2)));
         filter.retire(start + GRACE);
-        assert!(!filter.holds(1) && filter.holds(2));
+        assert!(!filter.holds(mark(1)) && filter.holds(mark(2)));
     }
 }

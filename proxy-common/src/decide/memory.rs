@@ -23,7 +23,7 @@ use crate::{
         config::Settings,
         counter::Counter,
         device::Device,
-        filter,
+        filter::{self, Mark},
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
@@ -65,8 +65,8 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub settings: Settings,
     /// Frontends; see [`MemoryTables::add_frontend`].
     pub frontends: HashMap<FrontendKey<F>, Target>,
-    /// Bits of the filter that are set.
-    pub filter: HashSet<u32>,
+    /// Marks in the filter.
+    pub filter: HashSet<Mark>,
     /// Sets by [`Set::index`]; see [`MemoryTables::publish`].
     pub sets: HashMap<u32, Set>,
     /// Slots.
@@ -160,7 +160,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
         }
     }
 
-    /// Adds a frontend and its bits of the filter. NodePorts need the node's addresses to be there before.
+    /// Adds a frontend and its marks in the filter. NodePorts need the node's addresses to be there before.
     pub fn add_frontend(&mut self, key: FrontendKey<F>, target: Target) {
         if target.flags() & FRONTEND_CLUSTER_IP != 0 {
             let address = Target::new(target.service(), FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS);

@@ -10,6 +10,7 @@ mod frontend;
 pub mod memory;
 mod packet;
 mod socket;
+pub mod steady;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod fragments;
 mod pod;
 mod refusals;
 mod socket;
+mod steady;
 mod uplink;
 mod world;
 

@@ -6,39 +6,70 @@
 
 use crate::Family;
 
-/// Bits in the filter.
-pub const BITS: u32 = 1 << 20;
+/// Bits in the filter: 1 MiB, so that of a hundred thousand frontends one address in a thousand is mistaken for one.
+pub const BITS: u32 = 1 << 23;
 
 /// Elements (64 bits each) of the array.
-pub const ELEMENTS: u32 = BITS / 64;
+pub const ELEMENTS: u32 = BITS / u64::BITS;
 
-/// Element and bit of a position.
+/// What stands for an address or a frontend: two bits of one element, so that one look tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// The element.
+    pub element: u32,
+    /// Its bits.
+    pub mask: u64,
+}
+
+impl Mark {
+    /// Fibonacci hashing: the upper bits of a product depend on all bits of the factor.
+    #[inline(always)]
+    fn of(word: u32) -> Self {
+        const ELEMENT: u32 = ELEMENTS.trailing_zeros();
+        const BIT: u32 = u64::BITS.trailing_zeros();
+        let word = (word ^ word >> 15) as u64;
+        let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let bit = |shift: u32| 1u64 << (hash >> shift & 63);
+        Self {
+            element: (hash >> (u64::BITS - ELEMENT)) as u32,
+            mask: bit(u64::BITS - ELEMENT - BIT) | bit(u64::BITS - ELEMENT - 2 * BIT),
+        }
+    }
+
+    /// Are its bits set in this element?
+    #[inline(always)]
+    pub const fn is_in(&self, element: u64) -> bool {
+        element & self.mask == self.mask
+    }
+
+    /// Its bits, counted from the first one of the filter; twice the same if there is but one.
+    pub const fn bits(&self) -> [u32; 2] {
+        let first = self.element * u64::BITS;
+        [first + self.mask.trailing_zeros(), first + u64::BITS - 1 - self.mask.leading_zeros()]
+    }
+}
+
+/// Element and bit of a bit that is counted from the first one.
 #[inline(always)]
 pub const fn position(bit: u32) -> (u32, u32) {
-    (bit / 64, bit % 64)
+    (bit / u64::BITS, bit % u64::BITS)
 }
 
-/// The bit of an address.
+/// The mark of an address.
 #[inline(always)]
-pub fn of_address<F: Family>(addr: &F::Addr) -> u32 {
-    mix(F::fold(addr))
+pub fn of_address<F: Family>(addr: &F::Addr) -> Mark {
+    Mark::of(F::fold(addr))
 }
 
-/// The bit of a frontend; the port in network byte order.
+/// The mark of a frontend; the port in network byte order.
 #[inline(always)]
-pub fn of_frontend<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> u32 {
-    mix(F::fold(addr) ^ ((port as u32) << 8 | protocol as u32).wrapping_mul(0xcc9e_2d51))
-}
-
-/// Fibonacci hashing: the upper bits of a product depend on all bits of the factor.
-#[inline(always)]
-const fn mix(word: u32) -> u32 {
-    (word ^ (word >> 15)).wrapping_mul(0x9e37_79b1) >> (32 - BITS.trailing_zeros())
+pub fn of_frontend<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> Mark {
+    Mark::of(F::fold(addr) ^ ((port as u32) << 8 | protocol as u32).wrapping_mul(0xcc9e_2d51))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, vec, vec::Vec};
 
     use super::*;
     use crate::V4;
@@ -46,16 +77,44 @@ mod tests {
     #[test]
     fn neighbouring_addresses_spread() {
         let addresses = (0..20_000u32).map(|i| (0x0a60_0000 + i).to_be());
-        let bits: HashSet<u32> = addresses.map(|a| of_address::<V4>(&a)).collect();
-        assert!(bits.iter().all(|&bit| bit < BITS));
-        assert!(bits.len() > 19_000, "{} distinct bits for 20000 addresses", bits.len());
+        let marks: HashSet<Mark> = addresses.map(|addr| of_address::<V4>(&addr)).collect();
+        assert!(marks.iter().all(|mark| mark.element < ELEMENTS));
+        assert!(marks.len() > 19_950, "{} distinct marks for 20000 addresses", marks.len());
     }
 
     #[test]
     fn ports_and_protocols_of_one_address_spread() {
-        let bits: HashSet<u32> = (30_000..32_768u16)
+        let marks: HashSet<Mark> = (30_000..32_768u16)
             .flat_map(|port| [6, 17].map(|protocol| of_frontend::<V4>(&7, port.to_be(), protocol)))
             .collect();
-        assert!(bits.len() > 5_300, "{} distinct bits for 5536 frontends", bits.len());
+        assert!(marks.len() > 5_500, "{} distinct marks for 5536 frontends", marks.len());
+    }
+
+    #[test]
+    fn a_mark_is_its_bits() {
+        for word in [0, 1, 0x0a60_0001, u32::MAX] {
+            let mark = Mark::of(word);
+            let mut filter = vec![0u64; ELEMENTS as usize];
+            for bit in mark.bits() {
+                let (element, bit) = position(bit);
+                filter[element as usize] |= 1 << bit;
+            }
+            assert_eq!(filter[mark.element as usize], mark.mask);
+            assert!(mark.is_in(filter[mark.element as usize]) && !mark.is_in(0));
+        }
+    }
+
+    #[test]
+    fn few_strangers_are_mistaken_for_one_of_a_hundred_thousand() {
+        let mut filter = vec![0u64; ELEMENTS as usize];
+        for i in 0..100_000u32 {
+            let mark = of_address::<V4>(&(0x0a60_0000 + i).to_be());
+            filter[mark.element as usize] |= mark.mask;
+        }
+        let strangers: Vec<u32> = (0..100_000u32).map(|i| (0x0af4_0000 + 3 * i).to_be()).collect();
+        let mistaken =
+            strangers.iter().map(of_address::<V4>).filter(|mark| mark.is_in(filter[mark.element as usize]));
+        let mistaken = mistaken.count();
+        assert!(mistaken < 400, "{mistaken} of 100000");
     }
 }

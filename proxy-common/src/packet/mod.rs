@@ -145,6 +145,14 @@ impl<F: Family> Packet<F> {
     }
 }
 
+impl<F: Parse> Packet<F> {
+    /// TCP or UDP, behind a network header without options that starts at this offset?
+    #[inline(always)]
+    pub fn is_plain(&self, network: usize) -> bool {
+        self.transport == network + F::HEADER && matches!(self.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
+    }
+}
+
 /// Why there is no [`Packet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unparsed {
@@ -188,7 +196,34 @@ pub trait Parse: Family {
     ///
     /// # Safety
     /// All bytes from `data` up to `end` are readable.
-    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed>;
+    #[inline(always)]
+    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::parse_as::<false>(data, end, network) }
+    }
+
+    /// The same for TCP and UDP behind a network header of [`Self::HEADER`] bytes alone: all offsets are constants.
+    ///
+    /// # Safety
+    /// All bytes from `data` up to `end` are readable.
+    #[inline(always)]
+    unsafe fn parse_plain(data: *const u8, end: *const u8, network: usize) -> Option<Packet<Self>> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::parse_as::<true>(data, end, network).ok() }
+    }
+
+    /// Either of them.
+    ///
+    /// # Errors
+    /// See [`Unparsed`].
+    ///
+    /// # Safety
+    /// All bytes from `data` up to `end` are readable.
+    unsafe fn parse_as<const PLAIN: bool>(
+        data: *const u8,
+        end: *const u8,
+        network: usize,
+    ) -> Result<Packet<Self>, Unparsed>;
 }
 
 /// Reads a word from an address that need not be aligned: a single load in the kernel programs.
@@ -234,7 +269,11 @@ impl Parse for V4 {
     }
 
     #[inline(always)]
-    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
+    unsafe fn parse_as<const PLAIN: bool>(
+        data: *const u8,
+        end: *const u8,
+        network: usize,
+    ) -> Result<Packet<Self>, Unparsed> {
         const FRAGMENT: u16 = 0x3fff; // more fragments, or an offset
         let ip = data.wrapping_add(network);
         if ip.wrapping_add(IPV4) > end {
@@ -251,15 +290,24 @@ impl Parse for V4 {
                 read::<u32>(ip.wrapping_add(16)),
             )
         };
-        let length = ((version_ihl & 0xf) as usize) * 4;
-        if version_ihl >> 4 != 4 || length < IPV4 {
+        let length = if PLAIN { IPV4 } else { ((version_ihl & 0xf) as usize) * 4 };
+        if version_ihl >> 4 != 4 || length < IPV4 || PLAIN && version_ihl != 0x45 {
             return Err(Unparsed::NotOurs);
         }
         if u16::from_be(fragment) & FRAGMENT != 0 {
             return Err(Unparsed::Unusual);
         }
         // SAFETY: the caller's promise.
-        unsafe { transport(Bounds { data, end, echo: 8 }, network + length, protocol, hop_limit, src, dst) }
+        unsafe {
+            transport::<_, PLAIN>(
+                Bounds { data, end, echo: 8 },
+                network + length,
+                protocol,
+                hop_limit,
+                src,
+                dst,
+            )
+        }
     }
 }
 
@@ -287,7 +335,11 @@ impl Parse for V6 {
     }
 
     #[inline(always)]
-    unsafe fn parse(data: *const u8, end: *const u8, network: usize) -> Result<Packet<Self>, Unparsed> {
+    unsafe fn parse_as<const PLAIN: bool>(
+        data: *const u8,
+        end: *const u8,
+        network: usize,
+    ) -> Result<Packet<Self>, Unparsed> {
         let ip = data.wrapping_add(network);
         if ip.wrapping_add(IPV6) > end {
             return Err(Unparsed::Short);
@@ -310,7 +362,9 @@ impl Parse for V6 {
             return Err(Unparsed::Unusual);
         }
         // SAFETY: the caller's promise.
-        unsafe { transport(Bounds { data, end, echo: 128 }, network + IPV6, next, hop_limit, src, dst) }
+        unsafe {
+            transport::<_, PLAIN>(Bounds { data, end, echo: 128 }, network + IPV6, next, hop_limit, src, dst)
+        }
     }
 }
 
@@ -325,7 +379,7 @@ struct Bounds {
 /// # Safety
 /// All bytes from `data` up to `end` are readable.
 #[inline(always)]
-unsafe fn transport<F: Parse>(
+unsafe fn transport<F: Parse, const PLAIN: bool>(
     bounds: Bounds,
     offset: usize,
     protocol: u8,
@@ -349,14 +403,14 @@ unsafe fn transport<F: Parse>(
             }
             0
         }
-        PROTOCOL_SCTP => {
+        PROTOCOL_SCTP if !PLAIN => {
             if header.wrapping_add(SCTP) > end {
                 return Err(Unparsed::Short);
             }
             // SAFETY: within the 16 bytes just checked.
             flags_of_chunk(unsafe { read::<u8>(header.wrapping_add(12)) })
         }
-        protocol if protocol == F::ICMP => {
+        protocol if !PLAIN && protocol == F::ICMP => {
             if header.wrapping_add(ICMP) > end {
                 return Err(Unparsed::Short);
             }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_common::{
-    decide::{Translation, Verdict},
+    decide::{Route, Verdict},
     layout::{
         counter::Counter,
         flow::{Mac, Tuple},
@@ -17,6 +17,7 @@ use proxy_common::{
 use super::{
     Done, NEXT, bounds,
     checksums::{TcFamily, update_checksum},
+    in_place::translate,
     unusual,
 };
 use crate::{
@@ -29,10 +30,13 @@ use crate::{
 /// Does what was decided.
 #[inline(always)]
 pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcContext) -> u64 {
-    let Some(Scratch { dissected, verdict, out }) = scratch::<F>() else { return failed().0 };
+    let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return failed().0 };
     let packet = &dissected.packet;
     let hops = matches!(verdict, Verdict::Forward) as u8;
     let written = match dissected.part {
+        Part::Usual if packet.is_plain(LINK) => {
+            translate::<F, LINK>(ctx, packet.protocol, &packet.tuple, &out.to, hops)
+        }
         Part::Usual => write::<F, LINK>(ctx, packet, &out.to, hops),
         _ => unusual::write::<F>(ctx.skb.skb, LINK, dissected, &out.to, hops),
     };
@@ -40,12 +44,15 @@ pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcConte
         return failed().0;
     }
     let note = Note::translated::<F>(&packet.tuple, &out.to);
-    send::<F, LINK>(ctx, *verdict, out, note).0
+    match send::<F, LINK>(ctx, *verdict, &out.route, out.mac) {
+        Some(result) => Done::with(result, note).0,
+        None => failed().0,
+    }
 }
 
 /// Writes the translation into the packet, whose headers are where the quick parse found them.
 #[inline(always)]
-fn write<F: KernelFamily + TcFamily, const LINK: usize>(
+pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     ctx: &TcContext,
     packet: &Packet<F>,
     to: &Tuple<F>,
@@ -63,44 +70,39 @@ fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     unsafe { rewrite::headers(data, end, LINK, transport, &packet.tuple, to, hops) }
 }
 
-/// Sends a translated packet its way.
+/// Sends a translated packet its way; none if that failed.
 #[inline(always)]
-fn send<F: KernelFamily, const LINK: usize>(
+pub(super) fn send<F: KernelFamily, const LINK: usize>(
     ctx: &TcContext,
     verdict: Verdict,
-    translation: &Translation<F>,
-    note: Note,
-) -> Done {
-    let result = match verdict {
+    route: &Route<F>,
+    mac: Mac,
+) -> Option<i32> {
+    match verdict {
         Verdict::Switch => {
             let (data, end) = bounds(ctx);
             // SAFETY: the bounds of the packet.
-            if LINK != 0 && !unsafe { rewrite::macs(data, end, Some(translation.mac), None) } {
-                return failed();
-            }
-            NEXT
+            let is_written = LINK == 0 || unsafe { rewrite::macs(data, end, Some(mac), None) };
+            is_written.then_some(NEXT)
         }
         Verdict::Return => {
             let (data, end) = bounds(ctx);
             // SAFETY: the bounds of the packet.
-            if LINK != 0 && !unsafe { rewrite::swap_macs(data, end) } {
-                return failed();
-            }
+            let is_written = LINK == 0 || unsafe { rewrite::swap_macs(data, end) };
             // SAFETY: the context is readable; plain arguments.
-            unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+            is_written.then(|| unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
         }
         Verdict::Forward => {
             if LINK == 0 && !add_ethernet(ctx) {
-                return failed();
+                return None;
             }
-            let mut neighbour = F::neighbour(&translation.route.next_hop);
+            let mut neighbour = F::neighbour(&route.next_hop);
             let size = size_of::<bpf_redir_neigh>() as i32;
             // SAFETY: parameters of the size that is given.
-            unsafe { bpf_redirect_neigh(translation.route.ifindex, &mut neighbour, size, 0) as i32 }
+            Some(unsafe { bpf_redirect_neigh(route.ifindex, &mut neighbour, size, 0) as i32 })
         }
-        _ => NEXT,
-    };
-    Done::with(result, note)
+        _ => Some(NEXT),
+    }
 }
 
 /// A packet that is half rewritten must not go on.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use proxy_common::{
     V4, V6, checksum, crc32c,
@@ -29,6 +29,9 @@ pub(crate) trait TcFamily: Header + Answers {
     fn csum_flags() -> u64;
     /// Writes addresses where `csum_flags` alone would leave the sum of the whole packet wrong.
     fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool;
+    /// Tells the kernel of addresses that were written in place with the checksum that makes up for them, and added
+    /// so much, folded.
+    fn tell(skb: *mut __sk_buff, addresses: u32);
 }
 
 impl TcFamily for V4 {
@@ -48,6 +51,15 @@ impl TcFamily for V4 {
         // The header's own checksum makes up for its addresses: the sum of the packet stays.
         true
     }
+
+    /// The header's own checksum makes up for its addresses, and so does the transport's: once too often for the sum of
+    /// the whole packet, if a device made one.
+    #[inline(always)]
+    fn tell(skb: *mut __sk_buff, addresses: u32) {
+        let less = !addresses as u16;
+        // SAFETY: the context, and a number.
+        unsafe { bpf_csum_update(skb, less as u32) };
+    }
 }
 
 impl TcFamily for V6 {
@@ -62,6 +74,11 @@ impl TcFamily for V6 {
         /// Kernel 6.16 and later (commit ead7f9b8de65).
         const BPF_F_IPV6: u64 = 1 << 7;
         BPF_F_PSEUDO_HDR as u64 | if HAS_CSUM_IPV6.load() != 0 { BPF_F_IPV6 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn tell(_: *mut __sk_buff, _: u32) {
+        // The transport checksum makes up for all that changes: the sum of the packet stays.
     }
 
     /// With a checksum of the whole packet from the device, older kernels count new IPv6 addresses although the

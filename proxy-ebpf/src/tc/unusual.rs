@@ -20,10 +20,9 @@ use super::{
     checksums::update_checksum,
     decide,
     hold::{hold, release},
-    is_for_us,
 };
 use crate::{
-    scratch::scratch,
+    scratch::{Scratch, scratch},
     tables::{Kernel, KernelFamily, count},
 };
 
@@ -63,16 +62,22 @@ impl Skb {
     }
 }
 
-/// Runs a hook on such a packet.
+/// Takes such a packet apart, and finds the ports of a fragment.
+#[inline(always)]
+pub(crate) fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize) {
+    let Some(Scratch { dissected, is_known, .. }) = scratch::<F>() else { return };
+    let known = dissect(&Skb(skb), link, dissected) && complete(&Kernel::of_skb(skb, link), dissected);
+    *is_known = known as u32;
+}
+
+/// Runs a hook on such a packet, when it has been read.
 #[inline(always)]
 pub(crate) fn unusual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> u64 {
     let next = Done::with(NEXT, Note::Nothing);
-    let skb = ctx.skb.skb;
+    // Not every hook needs it, and the compiler would not pass what is not needed; the verifier insists.
+    let skb = core::hint::black_box(ctx.skb.skb);
     let Some(scratch) = scratch::<F>() else { return next.0 };
-    if !is_for_us::<H>(skb) {
-        return next.0;
-    }
-    let is_known = read::<F>(skb, LINK, &mut scratch.dissected);
+    let is_known = scratch.is_known != 0;
     let dissected = &scratch.dissected;
     // What leaves has been put together and cut by the host, or by one sender: in order.
     let is_over = !H::IS_LEAVING
@@ -91,13 +96,6 @@ pub(crate) fn unusual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ct
         return next.0;
     }
     decide::<F, H, LINK>(skb, scratch).0
-}
-
-/// Takes the packet apart, and finds the ports of a fragment.
-// Not inlined: its stack is free again for the decision.
-#[inline(never)]
-fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize, dissected: &mut Dissected<F>) -> bool {
-    dissect(&Skb(skb), link, dissected) && complete(&Kernel::of_skb(skb, link), dissected)
 }
 
 /// Writes the translation into the packet.

@@ -3,6 +3,7 @@
 
 mod figure;
 mod place;
+pub mod rules;
 
 pub use figure::{Better, Figure, Summary, Unit, quantile};
 pub use place::{Place, pin};

@@ -71,7 +71,7 @@ fn load_xdp_pass() -> io::Result<OwnedFd> {
     bpf::load(bpf::XDP, "pass", &[0x0000_0002_0000_00b7, 0x0000_0000_0000_0095])
 }
 
-fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+pub(super) fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
     const BPF_XDP: u32 = 37;
     const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
     bpf::attach(program, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)

@@ -87,7 +87,7 @@ fn attach_filter(netns: &Netns, device: &str, direction: &str, pin: &Path) -> Re
 }
 
 /// Counts in the first element of the array, and returns the number.
-fn counting(counter: &OwnedFd, result: i32) -> [u64; 11] {
+pub(super) fn counting(counter: &OwnedFd, result: i32) -> [u64; 11] {
     use std::os::fd::AsRawFd;
     let word = |op: u64, dst: u64, src: u64, offset: i16, immediate: i32| {
         op | dst << 8 | src << 12 | u64::from(offset as u16) << 16 | u64::from(immediate as u32) << 32

@@ -94,6 +94,11 @@ impl Netns {
             .with_context(|| format!("nft in {}:\n{script}", self.name))
     }
 
+    /// Runs a program in the namespace with this as its input.
+    pub fn feed(&self, program: &str, args: &[&str], input: &str) -> Result<String> {
+        pipe(self.command(program)?.args(args), input)
+    }
+
     /// Writes `net.*` kernel parameters, given as in `sysctl` but with slashes: `ipv4/ip_forward`.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.run(|| {

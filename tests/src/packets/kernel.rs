@@ -27,7 +27,6 @@ use proxy_common::{
         config::names,
         counter::Counter,
         device::Device,
-        filter,
         flow::{Flow, FlowKey},
         fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
         frontend::{Frontend, FrontendKey},
@@ -50,6 +49,8 @@ const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
 /// How to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Entries of each map that services fill; of the array of their sets this is eight times the most that there can be.
+    pub max_services: u32,
     /// Entries of each flow map.
     pub max_flows: u32,
     /// Let the programs use `BPF_F_IPV6`: needs 6.16.
@@ -69,6 +70,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            max_services: 4096,
             max_flows: 1 << 16,
             csum_ipv6: false,
             reject_with_reset: false,
@@ -109,7 +111,7 @@ impl Kernel {
             "sources_v4",
             "sources_v6",
         ] {
-            loader.map_max_entries(name, 4096);
+            loader.map_max_entries(name, options.max_services);
         }
         for name in ["flows_v4", "flows_v6"] {
             loader.map_max_entries(name, options.max_flows);
@@ -144,9 +146,12 @@ impl Kernel {
         self.put_all(&family_map::<F>("backends"), (0..).zip(tables.backends.iter().copied()))?;
         let mut alive =
             self.read_array::<Alive>("alive", tables.alive.iter().map(|id| Alive::position(*id).0))?;
+        let mut roles = StdHashMap::<Id, u8>::new();
+        for (member, role) in &tables.members {
+            *roles.entry(*member).or_default() |= role;
+        }
         for id in &tables.alive {
-            let roles = tables.members.iter().filter(|(member, _)| member == id);
-            let entry = Alive::entry(*id, roles.fold(0, |roles, (_, role)| roles | role));
+            let entry = Alive::entry(*id, roles.get(id).copied().unwrap_or(0));
             let (element, half) = Alive::position(*id);
             let word = alive.entry(element).or_default();
             word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
@@ -159,10 +164,10 @@ impl Kernel {
         )?;
         self.put_sources(tables)?;
         self.put_service_addresses(tables)?;
-        let positions = || tables.filter.iter().map(|bit| filter::position(*bit));
-        let mut words = self.read_array::<u64>("vip_filter", positions().map(|(element, _)| element))?;
-        for (element, bit) in positions() {
-            *words.entry(element).or_default() |= 1 << bit;
+        let elements = tables.filter.iter().map(|mark| mark.element);
+        let mut words = self.read_array::<u64>("vip_filter", elements)?;
+        for mark in &tables.filter {
+            *words.entry(mark.element).or_default() |= mark.mask;
         }
         self.put_all("vip_filter", words.into_iter())?;
         let frontends = tables.frontends.iter().map(|(key, target)| (*key, Frontend::new(*key, *target)));
@@ -304,6 +309,16 @@ impl Kernel {
             .into_iter()
             .map(|(key, flow)| (key, Flow { last_seen: flow.last_seen.wrapping_sub(jiffies), ..flow }));
         self.put_hash(&family_map::<F>("flows"), aged)
+    }
+
+    /// Changes all flow entries of a family.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn change_flows<F: PacketFamily>(&mut self, change: impl Fn(&mut Flow<F>)) -> Result<()> {
+        let mut flows = self.flows::<F>()?;
+        flows.values_mut().for_each(change);
+        self.put_hash(&family_map::<F>("flows"), flows.into_iter())
     }
 
     /// The affinity entries of a family.

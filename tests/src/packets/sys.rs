@@ -1,8 +1,13 @@
 //! The bpf(2) calls that packet tests and benchmarks need and aya does not have in this form.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
 };
 
 /// A program's type.
@@ -111,11 +116,68 @@ pub fn run(
     Ok(Run { result: attr.get(4), packet: out, nanoseconds: attr.get(36) })
 }
 
+/// Runs an XDP program on copies of a frame, and does with them what it says, as if the device with index `ifindex` of
+/// this network namespace had received them.
+///
+/// # Errors
+/// The kernel's.
+pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<()> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    // `xdp_md`: where the frame ends, and the device it came in by.
+    let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    Attr::new()
+        .u32(0, program.as_raw_fd() as u32)
+        .u32(8, frame.len() as u32)
+        .u64(16, frame.as_ptr() as u64)
+        .u32(32, repeat)
+        .u32(40, size_of_val(&context) as u32)
+        .u64(48, context.as_ptr() as u64)
+        .u32(64, BPF_F_TEST_XDP_LIVE_FRAMES)
+        .call(BPF_PROG_TEST_RUN)
+        .map(drop)
+}
+
+/// The program of a pinned link, if the link is one of XDP.
+///
+/// # Errors
+/// The kernel's.
+pub fn xdp_of_link(pin: &Path) -> io::Result<Option<OwnedFd>> {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    const BPF_LINK_TYPE_XDP: u32 = 6;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let link = Attr::new().u64(0, path.as_ptr() as u64).call_for_fd(BPF_OBJ_GET)?;
+    // The start of `bpf_link_info`: type, link, program.
+    let mut info = [0u32; 4];
+    Attr::new()
+        .u32(0, link.as_raw_fd() as u32)
+        .u32(4, size_of_val(&info) as u32)
+        .u64(8, info.as_mut_ptr() as u64)
+        .call(BPF_OBJ_GET_INFO_BY_FD)?;
+    if info[0] != BPF_LINK_TYPE_XDP {
+        return Ok(None);
+    }
+    Attr::new().u32(0, info[2]).call_for_fd(BPF_PROG_GET_FD_BY_ID).map(Some)
+}
+
 /// Loads a program of raw instructions.
 ///
 /// # Errors
 /// The kernel's; the verifier's log goes into the message.
 pub fn load(kind: Kind, instructions: &[u64]) -> io::Result<OwnedFd> {
+    load_with(kind, instructions, 0)
+}
+
+/// `BPF_F_XDP_HAS_FRAGS`, for programs that call others that have it.
+pub const XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// The same with flags of `BPF_PROG_LOAD`.
+///
+/// # Errors
+/// The kernel's.
+pub fn load_with(kind: Kind, instructions: &[u64], flags: u32) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: libc::c_int = 5;
     let mut log = vec![0u8; 1 << 16];
     const BPF_XDP: u32 = 37;
@@ -132,6 +194,7 @@ pub fn load(kind: Kind, instructions: &[u64]) -> io::Result<OwnedFd> {
         .u32(24, 1)
         .u32(28, log.len() as u32)
         .u64(32, log.as_mut_ptr() as u64)
+        .u32(44, flags)
         .u32(68, attach_type)
         .call_for_fd(BPF_PROG_LOAD);
     loaded.map_err(|error| {
@@ -140,20 +203,37 @@ pub fn load(kind: Kind, instructions: &[u64]) -> io::Result<OwnedFd> {
     })
 }
 
+/// Types of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`
+    Array = 2,
+    /// `BPF_MAP_TYPE_PROG_ARRAY`
+    ProgramArray = 3,
+    /// `BPF_MAP_TYPE_LRU_HASH`
+    LruHash = 9,
+}
+
+/// Makes a map with keys and values of so many bytes, and room for so many entries.
+///
+/// # Errors
+/// The kernel's.
+pub fn create_map(kind: MapKind, key: usize, value: usize, max_entries: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    let (key, value) = (key as u32, value as u32);
+    Attr::new().u32(0, kind as u32).u32(4, key).u32(8, value).u32(12, max_entries).call_for_fd(BPF_MAP_CREATE)
+}
+
 /// Makes an array of programs with one element, which is this program.
 ///
 /// # Errors
 /// The kernel's.
 pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    const BPF_MAP_CREATE: libc::c_int = 0;
     const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
-    const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
-    let map = Attr::new()
-        .u32(0, BPF_MAP_TYPE_PROG_ARRAY)
-        .u32(4, 4)
-        .u32(8, 4)
-        .u32(12, 1)
-        .call_for_fd(BPF_MAP_CREATE)?;
+    let map = create_map(MapKind::ProgramArray, 4, 4, 1)?;
     let (key, value) = (0u32, program.as_raw_fd() as u32);
     Attr::new()
         .u32(0, map.as_raw_fd() as u32)

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{
     Services,
     port::{Claim, PortState},
-    shared::frontend_bit,
+    shared::frontend_mark,
 };
 use crate::{
     model::plan::{IpFamily, PortName},
@@ -38,7 +38,7 @@ impl Services {
                 Some(wanted) if *wanted != flags => {
                     if self.has(name, &claim) {
                         self.write_frontend(state.id, &claim, *wanted)?;
-                        self.shared.give_up_bits(&claim, flags);
+                        self.shared.give_up_marks(&claim, flags);
                     }
                     state.frontends.insert(claim, *wanted);
                 }
@@ -102,20 +102,20 @@ impl Services {
                 }
             }
         };
-        self.shared.give_up_bits(claim, flags);
+        self.shared.give_up_marks(claim, flags);
         result
     }
 
     /// Writes a frontend and adds its bits to the filter.
     fn write_frontend(&mut self, id: Id, claim: &Claim, flags: u32) -> Result<()> {
         // First: the filter is asked first.
-        self.shared.add_bits(claim, flags);
+        self.shared.add_marks(claim, flags);
         let result = match claim.family() {
             IpFamily::V4 => self.v4.write_frontend(id, claim, flags),
             IpFamily::V6 => self.v6.write_frontend(id, claim, flags),
         };
         if result.is_err() {
-            self.shared.give_up_bits(claim, flags);
+            self.shared.give_up_marks(claim, flags);
         }
         result
     }
@@ -124,12 +124,12 @@ impl Services {
     pub(in crate::datapath) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         let before = std::mem::replace(&mut self.shared.node_addresses, addresses.clone());
         for claim in self.claims.keys().filter(|claim| claim.is_node_port()) {
-            let bit = |ip: &IpAddr| frontend_bit(*ip, claim.address.port(), claim.protocol);
+            let mark = |ip: &IpAddr| frontend_mark(*ip, claim.address.port(), claim.protocol);
             for ip in addresses.difference(&before).filter(|ip| IpFamily::of(ip) == claim.family()) {
-                self.shared.filter.add(bit(ip));
+                self.shared.filter.add(mark(ip));
             }
             for ip in before.difference(&addresses).filter(|ip| IpFamily::of(ip) == claim.family()) {
-                self.shared.filter.give_up(bit(ip));
+                self.shared.filter.give_up(mark(ip));
             }
         }
     }

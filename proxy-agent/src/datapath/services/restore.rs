@@ -157,7 +157,7 @@ impl Services {
             for (claim, flags) in state.frontends.iter() {
                 let claimants = self.claims.entry(*claim).or_insert_with(|| VecDeque::with_capacity(1));
                 claimants.push_back(name.clone());
-                self.shared.add_bits(claim, *flags);
+                self.shared.add_marks(claim, *flags);
             }
         }
     }

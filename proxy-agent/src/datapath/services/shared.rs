@@ -9,7 +9,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use proxy_common::{
     V4, V6,
-    layout::{backend::Alive, filter, frontend::FRONTEND_CLUSTER_IP, id::Id, name::ServiceName, set::Set},
+    layout::{
+        backend::Alive,
+        filter::{self, Mark},
+        frontend::FRONTEND_CLUSTER_IP,
+        id::Id,
+        name::ServiceName,
+        set::Set,
+    },
 };
 
 use super::{
@@ -46,28 +53,28 @@ impl Shared {
         self.names.insert(id.0, value).context("cannot note the service's name")
     }
 
-    /// The bits of a frontend in the filter: see `proxy_common::layout::filter`.
-    fn bits(&self, claim: &Claim, flags: u32) -> Vec<u32> {
+    /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.
+    fn marks(&self, claim: &Claim, flags: u32) -> Vec<Mark> {
         let Claim { address, protocol } = *claim;
         if flags & FRONTEND_CLUSTER_IP != 0 {
-            vec![address_bit(address.ip())]
+            vec![address_mark(address.ip())]
         } else if claim.is_node_port() {
             let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());
-            addresses.map(|ip| frontend_bit(*ip, address.port(), protocol)).collect()
+            addresses.map(|ip| frontend_mark(*ip, address.port(), protocol)).collect()
         } else {
-            vec![frontend_bit(address.ip(), address.port(), protocol)]
+            vec![frontend_mark(address.ip(), address.port(), protocol)]
         }
     }
 
-    pub(super) fn add_bits(&mut self, claim: &Claim, flags: u32) {
-        for bit in self.bits(claim, flags) {
-            self.filter.add(bit);
+    pub(super) fn add_marks(&mut self, claim: &Claim, flags: u32) {
+        for mark in self.marks(claim, flags) {
+            self.filter.add(mark);
         }
     }
 
-    pub(super) fn give_up_bits(&mut self, claim: &Claim, flags: u32) {
-        for bit in self.bits(claim, flags) {
-            self.filter.give_up(bit);
+    pub(super) fn give_up_marks(&mut self, claim: &Claim, flags: u32) {
+        for mark in self.marks(claim, flags) {
+            self.filter.give_up(mark);
         }
     }
 
@@ -107,16 +114,16 @@ impl Shared {
     }
 }
 
-fn address_bit(ip: IpAddr) -> u32 {
-    fn bit<F: MapFamily>(ip: IpAddr) -> Option<u32> {
+fn address_mark(ip: IpAddr) -> Mark {
+    fn mark<F: MapFamily>(ip: IpAddr) -> Option<Mark> {
         F::from_ip(ip).map(|addr| filter::of_address::<F>(&addr))
     }
-    bit::<V4>(ip).or_else(|| bit::<V6>(ip)).unwrap_or_default()
+    mark::<V4>(ip).or_else(|| mark::<V6>(ip)).unwrap_or_default()
 }
 
-pub(super) fn frontend_bit(ip: IpAddr, port: u16, protocol: u8) -> u32 {
-    fn bit<F: MapFamily>(ip: IpAddr, port: u16, protocol: u8) -> Option<u32> {
+pub(super) fn frontend_mark(ip: IpAddr, port: u16, protocol: u8) -> Mark {
+    fn mark<F: MapFamily>(ip: IpAddr, port: u16, protocol: u8) -> Option<Mark> {
         F::from_ip(ip).map(|addr| filter::of_frontend::<F>(&addr, port.to_be(), protocol))
     }
-    bit::<V4>(ip, port, protocol).or_else(|| bit::<V6>(ip, port, protocol)).unwrap_or_default()
+    mark::<V4>(ip, port, protocol).or_else(|| mark::<V6>(ip, port, protocol)).unwrap_or_default()
 }

@@ -97,11 +97,11 @@ impl Node {
     fn may_be_frontend(&self, address: &str) -> bool {
         let address: SocketAddr = address.parse().unwrap();
         let addr = V4::from_ip(address.ip()).unwrap();
-        let bits = [
+        let marks = [
             filter::of_address::<V4>(&addr),
             filter::of_frontend::<V4>(&addr, address.port().to_be(), protocol_number(Protocol::Tcp)),
         ];
-        bits.into_iter().any(|bit| self.services.shared.filter.holds(bit))
+        marks.into_iter().any(|mark| self.services.shared.filter.holds(mark))
     }
 
     fn set(&self, plan: &PortPlan, role: SetRole) -> Set {

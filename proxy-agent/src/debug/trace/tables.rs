@@ -124,12 +124,9 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
     }
 
     fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        [filter::of_address::<F>(addr), filter::of_frontend::<F>(addr, port, protocol)].into_iter().any(
-            |bit| {
-                let (element, bit) = filter::position(bit);
-                self.maps.filter(element) >> bit & 1 != 0
-            },
-        )
+        [filter::of_address::<F>(addr), filter::of_frontend::<F>(addr, port, protocol)]
+            .into_iter()
+            .any(|mark| mark.is_in(self.maps.filter(mark.element)))
     }
 
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Target> {

@@ -7,7 +7,7 @@ use proxy_common::{
         backend::{Alive, Backend},
         cidr::{Cidr, ServiceCidrs},
         device::{DEVICE_UPLINK, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
-        filter,
+        filter::{self, Mark},
         flow::{Edge, Flow, FlowKey, Mac, Pair, Tuple},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend, FrontendKey, Target},
         id::Id,
@@ -77,9 +77,8 @@ impl Node {
         node
     }
 
-    fn mark(&mut self, bit: u32) {
-        let (element, bit) = filter::position(bit);
-        *self.filter.entry(element).or_default() |= 1 << bit;
+    fn mark(&mut self, mark: Mark) {
+        *self.filter.entry(mark.element).or_default() |= mark.mask;
     }
 
     fn only(mut self, slot: u32) -> Self {

@@ -155,8 +155,8 @@ fn node_ports_only_at_node_addresses<F: TestFamily>() {
     // Even if the filter errs.
     for number in [OTHER_NODE_ADDRESS, GATEWAY] {
         let tuple = tuple::<F>(CLIENT_END, (number, NODE_PORT));
-        let bit = crate::layout::filter::of_frontend::<F>(&tuple.dst, tuple.dport, PROTOCOL_TCP);
-        world.filter.insert(bit);
+        let mark = crate::layout::filter::of_frontend::<F>(&tuple.dst, tuple.dport, PROTOCOL_TCP);
+        world.filter.insert(mark);
         assert_eq!(world.pod_sends(&packet(tuple, PROTOCOL_TCP, SYN)).verdict, Verdict::Pass);
     }
     // A wildcard frontend outside the nodePort range is none.

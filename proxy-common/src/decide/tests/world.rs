@@ -5,14 +5,15 @@ use core::ops::{Deref, DerefMut};
 use crate::{
     V4, V6,
     decide::{
-        self, NodeAddress, Route, RouteKind, Translation, Verdict,
+        self, NodeAddress, Route, RouteKind, Tables, Translation, Verdict,
         memory::{MemoryFamily, MemoryTables},
+        steady::{self, Steady},
     },
     layout::{
         backend::Backend,
         config::Settings,
         device::{DEVICE_UPLINK, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
-        flow::{Mac, Tuple},
+        flow::{FlowKey, Mac, Tuple},
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         set::SetRole,
@@ -219,26 +220,85 @@ impl<F: TestFamily> World<F> {
         self.routes.insert(F::addr(pod), route);
     }
 
-    fn say(&self, decide: impl FnOnce(&MemoryTables<F>, &mut Translation<F>) -> Verdict) -> Said<F> {
+    /// Asks the core; and before that its shortcut, as programs do, which must say the same or nothing.
+    fn say(
+        &self,
+        packet: &Packet<F>,
+        ifindex: u32,
+        steady: impl FnOnce(&MemoryTables<F>, &mut FlowKey<F>) -> Steady<<MemoryTables<F> as Tables<F>>::Flow>,
+        decide: impl FnOnce(&MemoryTables<F>, &mut Translation<F>) -> Verdict,
+    ) -> Said<F> {
+        let (mut key, mut way) = (FlowKey::default(), Translation::default());
+        let is_plain = matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP);
+        let shortcut = if is_plain { steady(&self.0, &mut key) } else { Steady::Further };
+        let known = match &shortcut {
+            Steady::Follow(flow) => Some((**flow, steady::verdict(flow), steady::counter(flow))),
+            _ => None,
+        };
+        let counted = known.map(|(_, _, counter)| self.counter(counter));
+        let has_way =
+            known.is_some_and(|(flow, ..)| steady::route(&self.0, packet, &flow, ifindex, &mut way));
+
         let mut out = Translation::default();
         let verdict = decide(&self.0, &mut out);
+
+        if matches!(shortcut, Steady::Pass) {
+            assert_eq!(verdict, Verdict::Pass, "the shortcut lets {packet:?} pass");
+        }
+        match known {
+            Some((flow, expected, counter)) if expected != Verdict::Forward || has_way => {
+                assert_eq!(
+                    (verdict, out.to),
+                    (expected, flow.tuple),
+                    "the shortcut has a flow of {packet:?}"
+                );
+                assert_eq!(self.flows.borrow()[&key].get(), flow, "it was left alone");
+                assert_eq!(Some(self.counter(counter) - 1), counted);
+                match verdict {
+                    Verdict::Switch => assert_eq!(out.mac, flow.mac),
+                    Verdict::Forward => assert_eq!(out.route, way.route),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
         Said { verdict, out }
     }
 
     pub(super) fn pod_sends(&self, packet: &Packet<F>) -> Said<F> {
-        self.say(|tables, out| decide::from_pod(tables, packet, POD_A_DEVICE, out))
+        self.say(
+            packet,
+            POD_A_DEVICE,
+            |tables, key| steady::from_pod(tables, packet, key),
+            |tables, out| decide::from_pod(tables, packet, POD_A_DEVICE, out),
+        )
     }
 
     pub(super) fn uplink_gets(&self, packet: &Packet<F>) -> Said<F> {
-        self.say(|tables, out| decide::from_uplink(tables, packet, UPLINK, out))
+        self.say(
+            packet,
+            UPLINK,
+            |tables, key| steady::from_uplink(tables, packet, key),
+            |tables, out| decide::from_uplink(tables, packet, UPLINK, out),
+        )
     }
 
     pub(super) fn to_outside(&self, packet: &Packet<F>) -> Said<F> {
-        self.say(|tables, out| decide::to_outside(tables, packet, out))
+        self.say(
+            packet,
+            UPLINK,
+            |tables, key| steady::to_outside(tables, packet, key),
+            |tables, out| decide::to_outside(tables, packet, out),
+        )
     }
 
     pub(super) fn to_client(&self, packet: &Packet<F>) -> Said<F> {
-        self.say(|tables, out| decide::to_client(tables, packet, out))
+        self.say(
+            packet,
+            POD_A_DEVICE,
+            |tables, key| steady::to_client(tables, packet, key),
+            |tables, out| decide::to_client(tables, packet, out),
+        )
     }
 
     /// Lets so much time pass that flows are refreshed.

@@ -1,0 +1,173 @@
+//! The shortcut for nearly all packets: those that are surely not for a service, and those of a flow that is there and about
+//! which they tell nothing new.
+//!
+//! What it says is what the [packet path](super::packet) would say, which everything else is left to. Programs ask here
+//! first because it takes little: hardly any stack, no other memory, no calls but one look-up.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::{
+    tables::{RouteKind, Tables},
+    verdict::{Translation, Verdict},
+};
+use crate::{
+    Family,
+    layout::{
+        counter::Counter,
+        flow::{Edge, Flow, FlowKey, FlowState, REFRESH, flags},
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
+};
+
+/// What can be said of a packet without further ado.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steady<E> {
+    /// It is surely not for a service.
+    Pass,
+    /// It goes the way of this entry's flow.
+    Follow(E),
+    /// Nothing: ask the packet path.
+    Further,
+}
+
+/// For [`from_pod`](super::from_pod). The key of the entry is put together where the caller says.
+#[inline(always)]
+pub fn from_pod<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> Steady<T::Flow> {
+    if tables.settings().is_snat_port(packet.tuple.dport) {
+        return Steady::Further;
+    }
+    request(tables, packet, key)
+}
+
+/// For [`from_uplink`](super::from_uplink).
+#[inline(always)]
+pub fn from_uplink<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> Steady<T::Flow> {
+    if tables.settings().is_snat_port(packet.tuple.dport) {
+        return match answer(tables, packet, Edge::ReverseIngress, key) {
+            // Whose answer it is must be known first.
+            Steady::Pass => Steady::Further,
+            known => known,
+        };
+    }
+    request(tables, packet, key)
+}
+
+/// For [`to_client`](super::to_client).
+#[inline(always)]
+pub fn to_client<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> Steady<T::Flow> {
+    answer(tables, packet, Edge::ReverseEgress, key)
+}
+
+/// For [`to_outside`](super::to_outside).
+#[inline(always)]
+pub fn to_outside<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> Steady<T::Flow> {
+    match answer(tables, packet, Edge::ReverseEgress, key) {
+        Steady::Pass if tables.is_service_address(&key.tuple.dst) => Steady::Further,
+        known => known,
+    }
+}
+
+/// What is done with a packet of such a flow, but for [`Verdict::Forward`] its route.
+#[inline(always)]
+pub fn verdict<F: Family>(flow: &Flow<F>) -> Verdict {
+    if flow.flags & flags::SNAT != 0 {
+        Verdict::Forward
+    } else if flow.flags & (flags::SWITCHED | flags::REVERSE) == flags::SWITCHED {
+        Verdict::Switch
+    } else {
+        Verdict::Translate
+    }
+}
+
+/// Finds the way of a packet with [`Verdict::Forward`]; false if there is more to say of it.
+#[inline(always)]
+pub fn route<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    flow: &Flow<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> bool {
+    if packet.hop_limit <= 1 {
+        return false;
+    }
+    let to = &flow.tuple;
+    tables.route(ifindex, &to.src, &to.dst, tables.size(packet), &mut out.route);
+    matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
+}
+
+/// What counts a packet of such a flow.
+#[inline(always)]
+pub fn counter<F: Family>(flow: &Flow<F>) -> Counter {
+    if flow.flags & flags::REVERSE != 0 { Counter::FlowReverse } else { Counter::FlowForward }
+}
+
+#[inline(always)]
+fn request<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut FlowKey<F>) -> Steady<T::Flow> {
+    write(key, packet, Edge::Forward);
+    if !tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol) {
+        return Steady::Pass;
+    }
+    let Some(flow) = tables.flow(key) else { return Steady::Further };
+    // A datagram chooses anew when its endpoint is gone.
+    let stays = match key.protocol {
+        PROTOCOL_UDP => tables.is_alive(flow.backend),
+        PROTOCOL_TCP => !tables.settings().reset_removed_tcp || tables.is_alive(flow.backend),
+        _ => true,
+    };
+    let needs_mac = flow.flags & flags::SWITCHED != 0 && flow.mac.is_none();
+    let is_known = packet.tcp_flags == 0 || flow.state != FlowState::New as u8;
+    let is_usual = flow.flags & flags::HAIRPIN == 0;
+    if stays && !needs_mac && is_known && is_usual && has_no_news(tables, packet, &flow) {
+        Steady::Follow(flow)
+    } else {
+        Steady::Further
+    }
+}
+
+#[inline(always)]
+fn answer<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    edge: Edge,
+    key: &mut FlowKey<F>,
+) -> Steady<T::Flow> {
+    write(key, packet, edge);
+    let Some(flow) = tables.flow(key) else { return Steady::Pass };
+    let last = if packet.tcp_flags == 0 { FlowState::Established } else { FlowState::Assured };
+    if flow.state >= last as u8 && flow.flags & flags::HAIRPIN == 0 && has_no_news(tables, packet, &flow) {
+        Steady::Follow(flow)
+    } else {
+        Steady::Further
+    }
+}
+
+/// It neither opens nor ends the flow, which was marked as seen not long ago.
+#[inline(always)]
+fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
+    const TURNS: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+    packet.tcp_flags & TURNS == 0 && !packet.follows && tables.now().wrapping_sub(flow.last_seen) < REFRESH
+}
+
+/// Writes the key, from which the tuple is read from then on: keeping it elsewhere would take stack.
+#[inline(always)]
+fn write<F: Family>(key: &mut FlowKey<F>, packet: &Packet<F>, edge: Edge) {
+    *key = FlowKey::new(packet.tuple, packet.protocol, edge);
+    compiler_fence(Ordering::SeqCst);
+}

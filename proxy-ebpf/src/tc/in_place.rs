@@ -1,0 +1,123 @@
+//! Writing a translation into a packet with plain headers, where all offsets are constants.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0},
+    helpers::generated::bpf_l4_csum_replace,
+    programs::TcContext,
+};
+use proxy_common::{
+    checksum,
+    layout::flow::Tuple,
+    packet::{PROTOCOL_TCP, read},
+};
+
+use super::{bounds, checksums::TcFamily};
+use crate::rewrite::{self, write};
+
+/// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false if that failed, half-way perhaps.
+#[inline(always)]
+pub(super) fn translate<F: TcFamily, const LINK: usize>(
+    ctx: &TcContext,
+    protocol: u8,
+    from: &Tuple<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    let skb = ctx.skb.skb;
+    let is_tcp = protocol == PROTOCOL_TCP;
+    let transport = LINK + F::HEADER;
+    let field = transport + if is_tcp { 16 } else { 6 };
+    let Some(before) = checksum_at(ctx, field) else { return false };
+    // One after the other, and once: there are few registers, and hardly any stack.
+    let was = checksum::sum_of_addresses(from);
+    compiler_fence(Ordering::SeqCst);
+    let is = checksum::sum_of_addresses(to);
+    compiler_fence(Ordering::SeqCst);
+    let addresses = checksum::fold(checksum::difference(was, is));
+    if may_be_left::<F, LINK>(ctx, was, protocol, before) {
+        let zero = if is_tcp { 0 } else { BPF_F_MARK_MANGLED_0 as u64 };
+        if !replace(ctx, field, addresses, (from, to), zero) || !F::store_addresses(skb, LINK, to) {
+            return false;
+        }
+        compiler_fence(Ordering::SeqCst);
+        let (data, end) = bounds(ctx);
+        // SAFETY: the bounds of the packet.
+        return unsafe { rewrite::headers(data, end, LINK, transport, from, to, hops) };
+    }
+    let (data, end) = bounds(ctx);
+    // Of UDP none.
+    if before != 0 || is_tcp {
+        let change = addresses + checksum::ports(from, to);
+        let after =
+            if is_tcp { checksum::update(before, change) } else { checksum::update_udp(before, change) };
+        let at = data.wrapping_add(field);
+        if at.wrapping_add(2) > end {
+            return false;
+        }
+        // SAFETY: within the bounds just checked.
+        unsafe { write(at, after) };
+        F::tell(skb, addresses);
+    }
+    // What is written is read anew: keeping it would take stack.
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: the bounds of the packet.
+    unsafe { rewrite::headers(data, end, LINK, transport, from, to, hops) }
+}
+
+#[inline(always)]
+fn checksum_at(ctx: &TcContext, field: usize) -> Option<u16> {
+    let (data, end) = bounds(ctx);
+    let at = data.wrapping_add(field);
+    // SAFETY: within the bounds checked before.
+    (at.wrapping_add(2) <= end).then(|| unsafe { read(at) })
+}
+
+/// May the checksum be left to a device? Then its field has the sum of the pseudo header: with anything else there the
+/// device would make a wrong one. Large packets that a device will cut may have another length there.
+#[inline(always)]
+fn may_be_left<F: TcFamily, const LINK: usize>(
+    ctx: &TcContext,
+    addresses: u32,
+    protocol: u8,
+    field: u16,
+) -> bool {
+    let (data, end) = bounds(ctx);
+    let header = data.wrapping_add(LINK);
+    if header.wrapping_add(F::HEADER) > end {
+        return true;
+    }
+    // SAFETY: the context is readable, and the header was just checked.
+    let (segment, length) = unsafe { ((*ctx.skb.skb).gso_size, F::total_length(header)) };
+    let length = length.wrapping_sub(F::HEADER as u32) as u16;
+    segment != 0 || checksum::same(field, checksum::pseudo_header(addresses, protocol, length))
+}
+
+/// Has the kernel update a checksum that may be left to a device.
+#[inline(always)]
+fn replace<F: TcFamily>(
+    ctx: &TcContext,
+    field: usize,
+    addresses: u32,
+    (from, to): (&Tuple<F>, &Tuple<F>),
+    zero: u64,
+) -> bool {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    let Some(before) = checksum_at(ctx, field) else { return false };
+    // SAFETY: the context, and an offset that the helper checks.
+    if unsafe { bpf_l4_csum_replace(skb, field as u32, 0, addresses as u64, F::csum_flags() | zero) } != 0 {
+        return false;
+    }
+    if from.sport == to.sport && from.dport == to.dport {
+        return true;
+    }
+    let Some(after) = checksum_at(ctx, field) else { return false };
+    // A sum that is left to a device grew with the addresses, and ports are no part of it; a checksum shrank.
+    let grew = checksum::fold(before as u32 + addresses) as u16;
+    if checksum::same(after, grew) && !checksum::same(addresses as u16, 0) {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { bpf_l4_csum_replace(skb, field as u32, 0, checksum::ports(from, to) as u64, zero) == 0 }
+}

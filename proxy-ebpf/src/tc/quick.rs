@@ -1,0 +1,64 @@
+//! Nearly all packets: what they need is plain to see, and done without a step of its own.
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use proxy_common::{
+    decide::{
+        Translation, Verdict,
+        steady::{self, Steady},
+    },
+    layout::{counter::Counter, flow::FlowKey},
+    packet::Packet,
+};
+
+use super::{Hook, NEXT, apply::send, bounds, checksums::TcFamily, in_place::translate, is_plainly_for_us};
+use crate::{
+    scratch::{Scratch, scratch},
+    tables::{FlowEntry, Kernel, KernelFamily, count},
+};
+
+/// Runs a hook; none if the packet needs more than this.
+#[inline(always)]
+pub(super) fn quick<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+    // The log is told of translations later on.
+    if cfg!(feature = "kernel-log") || !is_plainly_for_us::<H>(ctx.skb.skb) {
+        return None;
+    }
+    let Scratch { key, out, .. } = scratch::<F>()?;
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    let packet = unsafe { F::parse_plain(data, end, LINK)? };
+    match H::steady::<F>(&Kernel::of_skb(ctx.skb.skb, LINK), &packet, key) {
+        Steady::Pass => Some(NEXT),
+        Steady::Follow(flow) => follow::<F, LINK>(ctx, &packet, key, &flow, out),
+        Steady::Further => None,
+    }
+}
+
+#[inline(always)]
+fn follow<F: KernelFamily + TcFamily, const LINK: usize>(
+    ctx: &TcContext,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &FlowEntry<F>,
+    out: &mut Translation<F>,
+) -> Option<i32> {
+    let verdict = steady::verdict(flow);
+    let is_forwarded = matches!(verdict, Verdict::Forward);
+    if is_forwarded {
+        // SAFETY: the context is readable.
+        let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        if !steady::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex, out) {
+            return None;
+        }
+    }
+    count(steady::counter(flow));
+    let sent = translate::<F, LINK>(ctx, key.protocol, &key.tuple, &flow.tuple, is_forwarded as u8)
+        .then(|| send::<F, LINK>(ctx, verdict, &out.route, flow.mac))
+        .flatten();
+    if sent.is_none() {
+        // A packet that is half rewritten must not go on.
+        count(Counter::RewriteFailed);
+        return Some(TC_ACT_SHOT);
+    }
+    sent
+}

@@ -1,0 +1,142 @@
+//! The shape of kube-proxy's nftables mode, of 1.36: one rule per service port, which chooses an endpoint by a map.
+
+use std::fmt::Write as _;
+
+use super::{Service, Site, service_ports};
+
+/// A script for `nft -f` that makes the table anew.
+pub fn nftables(site: &Site, services: &[Service]) -> String {
+    let mut chains = String::new();
+    let (mut service_ips, mut node_ports, mut hairpins) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, service, port) in service_ports(services) {
+        let protocol = port.protocol;
+        let name = format!("{number:08}-default/{}/{protocol}/{}", service.name, port.name);
+        service_ips
+            .push(format!("{} . {protocol} . {} : goto service-{name}", service.cluster_ip, port.port));
+        if let Some(node_port) = port.node_port {
+            node_ports.push(format!("{protocol} . {node_port} : goto external-{name}"));
+            let _ = writeln!(
+                chains,
+                "chain external-{name} {{\nmeta mark set meta mark or 0x4000\ngoto service-{name}\n}}"
+            );
+        }
+        let to = |address| format!("{address} . {}", port.target_port);
+        let endpoints: Vec<_> = service.endpoints.iter().map(|endpoint| to(endpoint.address)).collect();
+        let choice = match endpoints.as_slice() {
+            [one] => one.replace(" . ", ":"),
+            many => {
+                let numbered = many.iter().enumerate().map(|(number, to)| format!("{number} : {to}"));
+                format!(
+                    "numgen random mod {} map {{ {} }}",
+                    many.len(),
+                    numbered.collect::<Vec<_>>().join(", ")
+                )
+            }
+        };
+        let dnat = if endpoints.len() == 1 { "dnat to" } else { "dnat ip addr . port to" };
+        let _ = writeln!(chains, "chain service-{name} {{\nmeta l4proto {protocol} {dnat} {choice}\n}}");
+        for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.node == site.node_name) {
+            let address = endpoint.address;
+            hairpins.push(format!("{address} . {address} . {protocol} . {}", port.target_port));
+        }
+    }
+    // Service ports of one service may share endpoints.
+    hairpins.sort_unstable();
+    hairpins.dedup();
+    let cluster_ips: Vec<_> = services.iter().map(|service| service.cluster_ip.to_string()).collect();
+    let mut text =
+        String::from("add table ip kube-proxy\ndelete table ip kube-proxy\ntable ip kube-proxy {\n");
+    text += &elements("set", "cluster-ips", "ipv4_addr", &cluster_ips);
+    text += &elements("set", "nodeport-ips", "ipv4_addr", &[site.node.to_string()]);
+    text += &elements(
+        "set",
+        "hairpin-connections",
+        "ipv4_addr . ipv4_addr . inet_proto . inet_service",
+        &hairpins,
+    );
+    let by_address = "ipv4_addr . inet_proto . inet_service : verdict";
+    let by_port = "inet_proto . inet_service : verdict";
+    text += &elements("map", "no-endpoint-services", by_address, &[]);
+    text += &elements("map", "no-endpoint-nodeports", by_port, &[]);
+    text += &elements("map", "firewall-ips", by_address, &[]);
+    text += &chains;
+    text += &elements("map", "service-ips", by_address, &service_ips);
+    text += &elements("map", "service-nodeports", by_port, &node_ports);
+    text + &base(site) + "}\n"
+}
+
+fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
+    let mut text = format!("{kind} {name} {{\ntype {of}\n");
+    if !elements.is_empty() {
+        let _ = writeln!(text, "elements = {{ {} }}", elements.join(",\n"));
+    }
+    text + "}\n"
+}
+
+/// What is there without any service.
+fn base(site: &Site) -> String {
+    let Site { cluster_cidr, service_cidr, .. } = site;
+    format!(
+        "chain firewall-check {{
+            ip daddr . meta l4proto . th dport vmap @firewall-ips
+        }}
+        chain reject-chain {{
+            reject
+        }}
+        chain service-endpoints-check {{
+            ip daddr . meta l4proto . th dport vmap @no-endpoint-services
+        }}
+        chain nodeport-endpoints-check {{
+            ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
+        }}
+        chain cluster-ips-check {{
+            ip daddr @cluster-ips reject
+            ip daddr {{ {service_cidr} }} drop
+        }}
+        chain services {{
+            ip daddr @cluster-ips ip saddr != {cluster_cidr} meta mark set meta mark or 0x4000
+            ip daddr . meta l4proto . th dport vmap @service-ips
+            ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+        }}
+        chain masquerading {{
+            meta mark and 0x4000 != 0 meta mark set meta mark xor 0x4000 masquerade fully-random
+            ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
+        }}
+        chain filter-prerouting-pre-dnat {{
+            type filter hook prerouting priority -110; policy accept;
+            ct state new jump firewall-check
+        }}
+        chain filter-output-pre-dnat {{
+            type filter hook output priority -110; policy accept;
+            ct state new jump firewall-check
+        }}
+        chain filter-input {{
+            type filter hook input priority 0; policy accept;
+            ct state new jump nodeport-endpoints-check
+            ct state new jump service-endpoints-check
+        }}
+        chain filter-forward {{
+            type filter hook forward priority 0; policy accept;
+            ct state new jump service-endpoints-check
+            ct state new jump cluster-ips-check
+        }}
+        chain filter-output {{
+            type filter hook output priority 0; policy accept;
+            ct state new jump service-endpoints-check
+            ct state new jump cluster-ips-check
+        }}
+        chain nat-prerouting {{
+            type nat hook prerouting priority -100; policy accept;
+            jump services
+        }}
+        chain nat-output {{
+            type nat hook output priority -100; policy accept;
+            jump services
+        }}
+        chain nat-postrouting {{
+            type nat hook postrouting priority 100; policy accept;
+            jump masquerading
+        }}
+        "
+    )
+}

@@ -1,0 +1,105 @@
+//! Takes the time.
+
+use std::{
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use anyhow::{Result, ensure};
+use nix::time::{ClockId, clock_gettime};
+use proxy_tests::{
+    bench::Summary,
+    packets::sys::{self, Kind},
+};
+
+use crate::{
+    cases::{After, Case},
+    wrapper::empty,
+};
+
+/// Nanoseconds of a case.
+#[derive(Default)]
+struct Times {
+    with: Vec<f64>,
+    floor: Vec<f64>,
+}
+
+/// What was measured.
+pub(crate) struct Measured {
+    /// Of each case: nanoseconds above the empty program.
+    pub(crate) above: Vec<Summary>,
+    /// Of the empty program alone, of XDP and of tc.
+    pub(crate) empty: [Summary; 2],
+    /// Of the empty program behind a wrapper for IPv4, of XDP and of tc.
+    pub(crate) wrapped: [Summary; 2],
+}
+
+/// Measures all cases in turn, so many times.
+pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
+    const REPEAT: u32 = 20_000;
+    let kinds = [Kind::Xdp, Kind::Tc];
+    let nothing = [empty(Kind::Xdp)?, empty(Kind::Tc)?];
+    let mut alone = [Vec::new(), Vec::new()];
+    let mut times: Vec<Times> = cases.iter().map(|_| Times::default()).collect();
+    for run in 1..=runs {
+        if io::stderr().is_terminal() {
+            eprint!("\r{} cases, run {run} of {runs} ", cases.len());
+        }
+        for ((program, kind), times) in nothing.iter().zip(kinds).zip(&mut alone) {
+            times.push(sample(program.as_fd(), kind, &[0; 128], 0, REPEAT)?);
+        }
+        for (case, times) in cases.iter().zip(&mut times) {
+            let Case { kind, frame, device, repeat, warm_up, .. } = case;
+            let opened = |case: &Case<'_>| case.opened.as_ref().map(|count| count()).transpose();
+            let before = opened(case)?;
+            for (program, times) in [(&case.wrapper, &mut times.with), (&case.floor, &mut times.floor)] {
+                if *warm_up > 0 {
+                    sample(program.fd(), *kind, frame, *device, *warm_up)?;
+                }
+                times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+            }
+            if let (Some(before), Some(after)) = (before, opened(case)?) {
+                let (new, all) = (after - before, u64::from(*repeat));
+                ensure!(new * 100 >= all * 99, "{}: {new} of {all} packets opened flows", case.row);
+            }
+            match &case.after {
+                After::Nothing => {}
+                After::Undo(undo) => {
+                    sample(undo.fd(), *kind, frame, *device, *repeat)?;
+                }
+                After::Call(clean) => clean()?,
+            }
+        }
+    }
+    if io::stderr().is_terminal() {
+        eprintln!();
+    }
+    let wrapped = kinds.map(|kind| {
+        let one = cases.iter().zip(&times).find(|(case, _)| case.kind == kind);
+        Summary::minimum(one.iter().flat_map(|(_, times)| times.floor.iter().copied()))
+    });
+    Ok(Measured {
+        above: times.iter().map(Times::above).collect(),
+        empty: alone.map(Summary::minimum),
+        wrapped,
+    })
+}
+
+impl Times {
+    /// The difference of the smallest, and the quartiles of the differences of each run.
+    fn above(&self) -> Summary {
+        let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
+        let differences = self.with.iter().zip(&self.floor).map(|(with, floor)| with - floor);
+        Summary { value: least(&self.with) - least(&self.floor), ..Summary::median(differences) }
+    }
+}
+
+/// Nanoseconds per repetition. The kernel's own measurement is in whole nanoseconds, so this takes the time that the thread
+/// was running during the call.
+fn sample(program: BorrowedFd<'_>, kind: Kind, frame: &[u8], device: u32, repeat: u32) -> Result<f64> {
+    let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    sys::run(program, kind, frame, device, repeat, 0, 0)?;
+    let after = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    let elapsed = after - before;
+    Ok((elapsed.tv_sec() as f64 * 1e9 + elapsed.tv_nsec() as f64) / f64::from(repeat))
+}

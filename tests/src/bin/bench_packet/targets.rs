@@ -1,0 +1,170 @@
+//! What was to be reached, computed from the floors of the same run.
+
+use proxy_tests::{
+    bench::{Better, Summary, Target, Unit},
+    packets::sys::Kind,
+};
+
+use crate::{
+    cases::{Case, FloorSort, Sort, Table},
+    report::thousands,
+};
+
+/// What a hash hit adds on the machine that limits in nanoseconds were set for; elsewhere they are scaled by it.
+pub(crate) const REFERENCE_HIT: f64 = 15.0;
+
+/// What the FIB helper adds there, at the loopback interface.
+const REFERENCE_FIB: f64 = 12.0;
+
+const DNAT: f64 = 25.0;
+const SNAT: f64 = 45.0;
+const OTHER_AT_POD: f64 = 15.0;
+const OTHER_AT_UPLINK: f64 = 8.0;
+/// Over one insertion per entry.
+const NEW: f64 = 2.5;
+/// IPv6 over IPv4.
+const FAMILIES: f64 = 1.35;
+/// Over plain look-ups in a table of the same size.
+const MANY: f64 = 1.3;
+/// The largest number of services over the smallest.
+const FLAT: f64 = 1.1;
+
+/// All cases with what they took above the empty program.
+pub(crate) struct Results<'r> {
+    pub(crate) cases: &'r [Case<'r>],
+    pub(crate) above: &'r [Summary],
+}
+
+impl Results<'_> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Case<'_>, f64)> {
+        self.cases.iter().zip(self.above).map(|(case, above)| (case, above.value))
+    }
+
+    fn floor(&self, sort: FloorSort, kind: Kind, is_v4: bool) -> f64 {
+        let is_it =
+            |case: &Case<'_>| case.sort == Sort::Floor(sort) && case.kind == kind && case.is_v4 == is_v4;
+        self.iter().find(|(case, _)| is_it(case)).map_or(f64::NAN, |(_, above)| above)
+    }
+
+    /// What something adds to parsing.
+    fn added(&self, sort: FloorSort, kind: Kind, is_v4: bool) -> f64 {
+        self.floor(sort, kind, is_v4) - self.floor(FloorSort::Parse, kind, is_v4)
+    }
+
+    /// What a hit adds in a hash with keys of 16 bytes.
+    pub(crate) fn hit(&self) -> f64 {
+        self.added(FloorSort::Hit, Kind::Xdp, true)
+    }
+
+    fn other(&self, table: Table, row: &str, is_v4: bool) -> Option<f64> {
+        let is_it = |case: &Case<'_>| case.table == table && case.row == row && case.is_v4 == is_v4;
+        self.iter().find(|(case, _)| is_it(case)).map(|(_, above)| above)
+    }
+
+    /// All targets.
+    pub(crate) fn targets(&self, services: [u32; 2]) -> Vec<Target> {
+        let mut targets = Vec::new();
+        targets.extend(self.iter().filter_map(|(case, above)| self.scaled(case, above)));
+        targets.extend(self.iter().filter_map(|(case, above)| self.new_flow(case, above)));
+        targets.extend(self.iter().filter_map(|(case, above)| self.many(case, above)));
+        targets.extend(self.iter().filter_map(|(case, above)| self.families(case, above)));
+        targets.extend(self.iter().filter_map(|(case, above)| self.flat(case, above, services)));
+        targets
+    }
+
+    /// Limits in nanoseconds, for IPv4; for IPv6 they follow from [`Results::families`].
+    fn scaled(&self, case: &Case<'_>, above: f64) -> Option<Target> {
+        if case.table != Table::One || !case.is_v4 {
+            return None;
+        }
+        let limit = match case.sort {
+            Sort::NotOurs if case.row.ends_with("a pod") => OTHER_AT_POD,
+            Sort::NotOurs => OTHER_AT_UPLINK,
+            Sort::Established { snat: false } => DNAT,
+            Sort::Established { snat: true } => SNAT,
+            _ => return None,
+        };
+        let scale = self.hit() / REFERENCE_HIT;
+        let added = |sort| self.added(sort, case.kind, case.is_v4);
+        let reason = match case.sort {
+            Sort::Established { snat: true } => Some(format!(
+                "the FIB look-up of a route and its neighbour alone adds {:.0} ns. The limit has room for {:.0} ns; \
+                 the helper takes {:.0} ns here where it looks nothing up, because the interface does not forward",
+                added(FloorSort::Fib),
+                REFERENCE_FIB * scale,
+                added(FloorSort::FibNone),
+            )),
+            // On its way out a packet may be an answer.
+            Sort::NotOurs if case.row.contains(", to ") => Some(format!(
+                "whether it is an answer, its flow tells: a look-up that finds none adds {:.0} ns",
+                added(FloorSort::Miss)
+            )),
+            _ => None,
+        };
+        Some(nanoseconds(format!("{}, IPv4 ({limit} ns scaled)", case.row), limit * scale, above, reason))
+    }
+
+    fn new_flow(&self, case: &Case<'_>, above: f64) -> Option<Target> {
+        let (Sort::New { entries }, true) = (case.sort, case.is_v4) else { return None };
+        let (insertion, state) = match case.table {
+            Table::One => (FloorSort::Insert, ""),
+            Table::Full => (FloorSort::InsertFull, ", full flow map"),
+            _ => return None,
+        };
+        let limit = NEW * entries * self.added(insertion, case.kind, case.is_v4);
+        let what = format!("{}, IPv4{state} ({NEW} x {entries:.0} insertions)", case.row);
+        Some(nanoseconds(what, limit, above, None))
+    }
+
+    fn many(&self, case: &Case<'_>, above: f64) -> Option<Target> {
+        (case.table == Table::Many).then(|| {
+            let limit = MANY * self.floor(FloorSort::Many, case.kind, case.is_v4);
+            let what = format!("{}, {}, 65,536 flows ({MANY} x look-ups)", case.row, family(case));
+            let fib = self.added(FloorSort::Fib, case.kind, case.is_v4);
+            let is_routed = case.sort == Sort::Established { snat: true };
+            let reason = is_routed.then(|| format!("it has a FIB look-up, too, which adds {fib:.0} ns"));
+            nanoseconds(what, limit, above, reason)
+        })
+    }
+
+    fn families(&self, case: &Case<'_>, above: f64) -> Option<Target> {
+        if case.table != Table::One || case.is_v4 {
+            return None;
+        }
+        let ratio = above / self.other(case.table, &case.row, true)?;
+        let [v4, v6] = [true, false].map(|is_v4| self.added(FloorSort::Fib, case.kind, is_v4));
+        let reason = case.row.contains("remote").then(|| {
+            format!(
+                "the FIB look-up alone adds {v6:.0} ns for IPv6, {:.2} times what it adds for IPv4",
+                v6 / v4
+            )
+        });
+        Some(ratio_of(format!("{}: IPv6 over IPv4", case.row), FAMILIES, ratio, reason))
+    }
+
+    fn flat(&self, case: &Case<'_>, above: f64, [few, many]: [u32; 2]) -> Option<Target> {
+        if case.table != Table::Services(many) || case.row.ends_with("services in turn") {
+            return None;
+        }
+        let ratio = above / self.other(Table::Services(few), &case.row, case.is_v4)?;
+        Some(ratio_of(
+            format!("{}, {}: {} services over {}", case.row, family(case), thousands(many), thousands(few)),
+            FLAT,
+            ratio,
+            None,
+        ))
+    }
+}
+
+/// The family's name.
+pub(crate) fn family(case: &Case<'_>) -> &'static str {
+    if case.is_v4 { "IPv4" } else { "IPv6" }
+}
+
+fn nanoseconds(what: String, limit: f64, measured: f64, reason: Option<String>) -> Target {
+    Target { what, unit: Unit::Nanoseconds, better: Better::Less, limit, measured, reason }
+}
+
+fn ratio_of(what: String, limit: f64, measured: f64, reason: Option<String>) -> Target {
+    Target { what, unit: Unit::Ratio, better: Better::Less, limit, measured, reason }
+}

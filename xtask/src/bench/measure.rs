@@ -1,0 +1,115 @@
+//! Builds and runs the programs that measure.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+use proxy_tests::bench::{Part, Place};
+
+use super::results::Measured;
+use crate::{
+    build, setup, test,
+    workspace::{cargo, output, root, run, target_dir},
+};
+
+/// The benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bench {
+    Packet,
+    Traffic,
+    Sync,
+    Memory,
+}
+
+impl Bench {
+    /// In the order of the document.
+    pub(super) const ALL: [Self; 4] = [Self::Packet, Self::Traffic, Self::Sync, Self::Memory];
+
+    /// Its name, on the command line and in results.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::Traffic => "traffic",
+            Self::Sync => "sync",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The program that measures, and what it is to measure if it can do several things.
+    fn program(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Packet => ("bench_packet", None),
+            Self::Traffic => ("bench_traffic", None),
+            Self::Sync | Self::Memory => ("bench_sync", Some(self.name())),
+        }
+    }
+
+    /// Does it run agents? Else the programs are enough.
+    fn needs_agent(self) -> bool {
+        self != Self::Packet
+    }
+}
+
+/// Everything is built, optimised.
+pub(super) struct Built {
+    /// The agent, if it is needed.
+    agent: Option<PathBuf>,
+}
+
+/// Builds what these benchmarks need.
+pub(super) fn build(benches: &[Bench]) -> Result<Built> {
+    let agent = if benches.iter().any(|bench| bench.needs_agent()) {
+        setup::tests()?;
+        test::mount_bpffs()?;
+        Some(build::release(false)?)
+    } else {
+        build::programs(false)?;
+        None
+    };
+    let mut bins: Vec<_> = benches.iter().map(|bench| bench.program().0).collect();
+    if agent.is_some() {
+        bins.extend(["peer", "apiserver"]);
+    }
+    // A package alone, so that the agent is not built for it once more; and always with the same features.
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--package", "proxy-tests", "--features", "packets"]);
+    for bin in bins {
+        build.args(["--bin", bin]);
+    }
+    run(&mut build)?;
+    Ok(Built { agent })
+}
+
+impl Built {
+    /// Runs a benchmark; its own numbers go into this folder.
+    pub(super) fn run(&self, bench: Bench, runs: Option<u32>, folder: &Path) -> Result<Measured> {
+        let (program, what) = bench.program();
+        let json = folder.join(format!("{}.part.json", bench.name()));
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let release = target_dir().join("release");
+        let mut command = Command::new(release.join(program));
+        command.args(what).arg("--json").arg(&json);
+        if let Some(runs) = runs {
+            command.args(["--runs", &runs.to_string()]);
+        }
+        command.env("PROXY_AGENT_BPF_DIR", target_dir().join("bpf"));
+        command.env("PROXY_PEER_BIN", release.join("peer"));
+        if let Some(agent) = &self.agent {
+            command.env("PROXY_AGENT_BIN", agent);
+        }
+        run(&mut command)?;
+        let text = fs::read(&json).with_context(|| format!("cannot read {}", json.display()))?;
+        let part: Part = serde_json::from_slice(&text).with_context(|| json.display().to_string())?;
+        fs::remove_file(&json)?;
+        Ok(Measured { place: Place::here()?, revision: revision(), part })
+    }
+}
+
+/// The revision, and whether there were changes beside it.
+fn revision() -> String {
+    let git = output(Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()));
+    git.map_or_else(|_| "unknown".to_owned(), |text| text.trim().replace("-dirty", " with changes"))
+}
