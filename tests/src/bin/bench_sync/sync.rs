@@ -182,7 +182,8 @@ fn targets(report: &mut Report, sizes: &[Size]) {
             0.0,
         );
     }
-    // Independent of their number: no more than noise between the fewest and the most services.
+    // Independent of their number: in proportion to it would be ten. Between runs it is 0.8 to 1.3, for the caches that a
+    // change after a rest finds cold.
     let most = sizes.iter().max_by_key(|size| size.services);
     let least = sizes.iter().filter(|size| most.is_some_and(|most| most.endpoints == size.endpoints));
     if let (Some(most), Some(least)) = (most, least.min_by_key(|size| size.services))
@@ -194,6 +195,6 @@ fn targets(report: &mut Report, sizes: &[Size]) {
             grouped(least.services)
         );
         let rows = [most, least].map(|size| format!("{size}, idle"));
-        report.target_ratio(&what, 2, [&rows[0], &rows[1]], CPU, 1.25);
+        report.target_ratio(&what, 2, [&rows[0], &rows[1]], CPU, 1.5);
     }
 }
