@@ -191,6 +191,25 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
+/// Cookies of the socket's network namespace and of the node's.
+#[inline(always)]
+fn network_namespaces(ctx: &SockAddrContext) -> (u64, u64) {
+    // SAFETY: the context, or none for the machine's first network namespace.
+    unsafe {
+        let node = match NODE_NETNS.load() {
+            0 => bpf_get_netns_cookie(core::ptr::null_mut()),
+            cookie => cookie,
+        };
+        (bpf_get_netns_cookie(ctx.as_ptr()), node)
+    }
+}
+
+#[inline(always)]
+fn is_of_pod(ctx: &SockAddrContext) -> bool {
+    let (netns, node) = network_namespaces(ctx);
+    netns != node
+}
+
 /// Who uses the socket; `None` if it is to be left alone.
 #[inline(always)]
 fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
@@ -203,14 +222,7 @@ fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<
     if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 || F::is_loopback(&bound) {
         return None;
     }
-    // SAFETY: the context, or none for the machine's first network namespace.
-    let (netns, node) = unsafe {
-        let node = match NODE_NETNS.load() {
-            0 => bpf_get_netns_cookie(core::ptr::null_mut()),
-            cookie => cookie,
-        };
-        (bpf_get_netns_cookie(ctx.as_ptr()), node)
-    };
+    let (netns, node) = network_namespaces(ctx);
     let origin = if netns != node {
         if SOCKETS_OF_NODE_ONLY.load() != 0 {
             return None;
@@ -340,23 +352,14 @@ fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn recvmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
-    let (addr, port) = (P::get(ctx), port(ctx));
-    let kernel = Kernel::new(ctx.as_ptr());
-    match decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
-        Some(peer) => {
-            P::set(ctx, &peer.addr);
-            set_port(ctx, peer.port);
-            ALLOW
-        }
-        None => restore_connected::<F, P>(ctx, &addr, port),
+    // Pods' sockets have nothing to find then.
+    if SOCKETS_OF_NODE_ONLY.load() != 0 && is_of_pod(ctx) {
+        return ALLOW;
     }
-}
-
-#[inline(always)]
-fn getpeername<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
     let (addr, port) = (P::get(ctx), port(ctx));
-    if HAS_SK_STORAGE.load() != 0 {
-        return restore_connected::<F, P>(ctx, &addr, port);
+    // What a socket keeps itself is found sooner.
+    if restore_connected::<F, P>(ctx, &addr, port) {
+        return ALLOW;
     }
     let kernel = Kernel::new(ctx.as_ptr());
     if let Some(peer) = decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
@@ -366,19 +369,35 @@ fn getpeername<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Shows a connected socket the VIP it asked for.
 #[inline(always)]
-fn restore_connected<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext, addr: &F::Addr, port: u16) -> i32 {
-    if HAS_SK_STORAGE.load() == 0 {
+fn getpeername<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = (P::get(ctx), port(ctx));
+    if HAS_SK_STORAGE.load() != 0 {
+        restore_connected::<F, P>(ctx, &addr, port);
         return ALLOW;
+    }
+    let kernel = Kernel::new(ctx.as_ptr());
+    if let Some(peer) = decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
+        P::set(ctx, &peer.addr);
+        set_port(ctx, peer.port);
+    }
+    ALLOW
+}
+
+/// Shows a connected socket the VIP it asked for; false if it keeps none for this peer.
+#[inline(always)]
+fn restore_connected<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext, addr: &F::Addr, port: u16) -> bool {
+    if HAS_SK_STORAGE.load() == 0 {
+        return false;
     }
     // SAFETY: the hooks give a socket; the storage lives as long as that.
     let Some(peer) = (unsafe { F::peers().get_ptr_mut(ctx).as_ref() }) else {
-        return ALLOW;
+        return false;
     };
-    if F::same(&peer.backend, addr) && peer.backend_port == port {
+    let is_backend = F::same(&peer.backend, addr) && peer.backend_port == port;
+    if is_backend {
         P::set(ctx, &peer.vip);
         set_port(ctx, peer.vip_port);
     }
-    ALLOW
+    is_backend
 }

@@ -99,7 +99,7 @@ fn rows<F: UserFamily>(entries: HashMap<FlowKey<F>, Flow<F>>, names: &Names, lif
 
 fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, life: Life) -> FlowRow {
     let age_seconds = life.clock.map(|clock| clock.seconds_since(flow.last_seen));
-    let timeout = u64::from(life.timeouts.of(key.protocol, flow.state));
+    let timeout = u64::from(life.timeouts.of(key.protocol, flow.state, flow.flags));
     FlowRow {
         service: names.get(flow.service),
         protocol: protocol_text(protocol_of(key.protocol)),

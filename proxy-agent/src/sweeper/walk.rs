@@ -76,7 +76,7 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
     }
 
     fn is_over(&self, key: &FlowKey<F>, flow: &Flow<F>, clock: Clock) -> bool {
-        clock.seconds_since(flow.last_seen) >= self.timeouts.of(key.protocol, flow.state).into()
+        clock.seconds_since(flow.last_seen) >= self.timeouts.of(key.protocol, flow.state, flow.flags).into()
     }
 
     /// Removes a flow's two entries if they are over still, each looked at once more just before. That for requests goes first:

@@ -14,6 +14,9 @@ use crate::{
 /// How many source ports are tried before a flow is given up.
 const PROBES: u32 = 8;
 
+/// From this one on, any closed connection that was idle gives its port: there seems to be no other.
+const LAST_PROBES: u32 = 6;
+
 /// Inserts both entries of a new flow, of which `key` and `flow` are filled in, with the tuple as it would be sent.
 ///
 /// Its source port is changed where needed: for SNAT and hairpin it comes from the reserved range, by which answers are
@@ -29,7 +32,7 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
     if pair.flow.flags & (flags::SNAT | flags::HAIRPIN) != 0 {
         pair.flow.tuple.sport = settings.snat_first.wrapping_add(probe as u16).to_be();
     }
-    for _ in 0..PROBES {
+    for attempt in 0..PROBES {
         pair.make_twin();
         let inserted =
             if is_taken(tables, pair) { None } else { Some(tables.insert_flow(&pair.twin_key, &pair.twin)) };
@@ -52,7 +55,9 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
                 let is_ours = existing.tuple.same(&pair.twin.tuple) || (!is_shared && is_closed);
                 let idle = tables.now().wrapping_sub(existing.last_seen);
                 let may_go = is_closed || pair.key.protocol == PROTOCOL_UDP;
-                if !is_ours && may_go && idle >= settings.idle {
+                let is_resting = pair.key.protocol != PROTOCOL_UDP && attempt < LAST_PROBES;
+                let rest = if is_resting { settings.rest() } else { settings.idle };
+                if !is_ours && may_go && idle >= rest {
                     // Both entries go: what another client still sent by the old one would be answered to this one.
                     pair.twin.tuple.set_reversed(&existing.tuple);
                     tables.remove_flow(&pair.twin_key);

@@ -1,6 +1,6 @@
 //! Settings that are constants of a loaded program (`.rodata`), so that the verifier removes what is switched off.
 
-use super::flow::FlowState;
+use super::flow::{FlowState, flags};
 use crate::packet::PROTOCOL_TCP;
 
 /// Names of the constants, as the loader sets them.
@@ -79,8 +79,10 @@ pub struct Timeouts {
     pub tcp_established: u32,
     /// TCP that one side closed.
     pub tcp_half_closed: u32,
-    /// TCP that is over. More than [`Settings::idle`], which is how long its source port rests.
+    /// TCP that is over.
     pub closed: u32,
+    /// The same with a source port that we gave: more than [`Settings::rest`].
+    pub closed_snat: u32,
     /// Datagrams without answer.
     pub datagram_new: u32,
     /// Datagrams with answers.
@@ -94,12 +96,13 @@ impl Timeouts {
         tcp_established: 24 * 3600,
         tcp_half_closed: 3600,
         closed: 12,
+        closed_snat: 65,
         datagram_new: 30,
         datagram_answered: 120,
     };
 
-    /// That of a flow.
-    pub fn of(&self, protocol: u8, state: u8) -> u32 {
+    /// That of a flow with these [`flags`].
+    pub fn of(&self, protocol: u8, state: u8, flags: u8) -> u32 {
         const NEW: u8 = FlowState::New as u8;
         const ANSWERED: u8 = FlowState::Answered as u8;
         const CLIENT: u8 = FlowState::ClosingByClient as u8;
@@ -107,6 +110,7 @@ impl Timeouts {
         const CLOSED: u8 = FlowState::Closed as u8;
         let is_tcp = protocol == PROTOCOL_TCP;
         match state {
+            CLOSED if flags & flags::SNAT != 0 => self.closed_snat,
             CLOSED => self.closed,
             NEW | ANSWERED if is_tcp => self.tcp_new,
             CLIENT | SERVER if is_tcp => self.tcp_half_closed,
@@ -134,7 +138,7 @@ impl StoredSettings {
 
 super::plain!(StoredSettings, Timeouts);
 
-const _: () = assert!(size_of::<StoredSettings>() == 44);
+const _: () = assert!(size_of::<StoredSettings>() == 48);
 
 /// The constants that the decision core needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +151,9 @@ pub struct Settings {
     pub nodeport_first: u16,
     /// Last one.
     pub nodeport_last: u16,
-    /// Jiffies without a packet after which a datagram flow, or a closed connection, gives its source port to another flow
-    /// that wants it. More than two of [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
+    /// Jiffies without a packet after which a datagram flow gives its source port to another flow that wants it, and a
+    /// closed connection if nothing else is found; see [`Self::rest`]. More than two of
+    /// [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
     pub idle: u32,
     /// Translate cluster IPs for clients outside.
     pub external_cluster_ips: bool,
@@ -162,6 +167,14 @@ impl Settings {
     pub fn is_snat_port(&self, port: u16) -> bool {
         let port = u16::from_be(port);
         (port >= self.snat_first) & (port <= self.snat_last)
+    }
+
+    /// Jiffies without a packet after which a closed connection gives its source port away: with 10 seconds of `idle`
+    /// 60, for which Linux keeps TIME-WAIT at the backend's end. There the first packet of another flow could seem to be
+    /// an old one of this, and would be refused (RFC 7323 section 5.3).
+    #[inline(always)]
+    pub fn rest(&self) -> u32 {
+        self.idle.wrapping_mul(6)
     }
 
     /// Is it in the nodePort range? In network byte order.

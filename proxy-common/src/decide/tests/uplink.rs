@@ -27,6 +27,7 @@ for_both_families! {
     followers_need_a_flow
     snat_exhaustion
     idle_flows_give_their_source_ports
+    a_closed_connection_s_port_rests_while_there_is_another
     a_socket_s_port_is_not_given_away
     the_source_is_the_one_that_the_route_prefers
     unknown_snat_port
@@ -238,6 +239,25 @@ fn idle_flows_give_their_source_ports<F: TestFamily>() {
     world.uplink_gets(&tcp((CLIENT, 50_000), FRONTEND, RST));
     world.now.set(world.now.get() + world.settings.idle);
     assert_eq!(open(&world, &syn(50_002)), Verdict::Forward, "closed and idle");
+}
+
+/// Once seen as handshakes that took a second: the backend, in TIME-WAIT, took the SYN for an old one.
+fn a_closed_connection_s_port_rests_while_there_is_another<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    (world.settings.snat_first, world.settings.snat_last) = (20_000, 20_001);
+    let open = |world: &World<F>, port| {
+        let said = world.uplink_gets(&tcp((CLIENT, port), FRONTEND, SYN));
+        (said.verdict, said.out.to.sport)
+    };
+    let (_, closed) = open(&world, 50_000);
+    world.uplink_gets(&tcp((CLIENT, 50_000), FRONTEND, RST));
+    world.now.set(world.now.get() + world.settings.idle);
+    let (verdict, other) = open(&world, 50_001);
+    assert_eq!((verdict, other == closed), (Verdict::Forward, false), "another is free");
+    assert_eq!(open(&world, 50_002), (Verdict::Forward, closed), "rather that than none");
+    world.uplink_gets(&tcp((CLIENT, 50_001), FRONTEND, RST));
+    world.now.set(world.now.get() + world.settings.rest());
+    assert_eq!(open(&world, 50_003), (Verdict::Forward, other), "it rested long enough");
 }
 
 fn a_socket_s_port_is_not_given_away<F: TestFamily>() {
