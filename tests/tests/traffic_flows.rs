@@ -9,7 +9,7 @@ use proxy_tests::{
 };
 
 /// The agent goes over all flows twice a minute.
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(150);
 
 /// States of the flows of a protocol, as `debug flows` shows them.
 fn states(agent: &Agent, protocol: &str) -> Result<Vec<String>> {
