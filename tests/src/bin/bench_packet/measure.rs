@@ -60,7 +60,8 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
             }
             if let (Some(before), Some(after)) = (before, opened(case)?) {
                 let (new, all) = (after - before, u64::from(*repeat));
-                ensure!(new * 100 >= all * 99, "{}: {new} of {all} packets opened flows", case.row);
+                // In a full map some meet a flow of before.
+                ensure!(new * 100 >= all * 95, "{}: {new} of {all} packets opened flows", case.row);
             }
             match &case.after {
                 After::Nothing => {}
