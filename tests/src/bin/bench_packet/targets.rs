@@ -180,10 +180,12 @@ impl Results<'_> {
         }
         let before = self.other(Table::Services(few), &case.row, case.is_v4)?;
         let ratio = above / before;
-        let reason = format!(
-            "{:.0} ns more. One stranger in a thousand is looked up for nothing; the rest is noise, or the caches",
-            above - before
-        );
+        let cause = if case.sort == Sort::NotOurs {
+            "One stranger in a thousand is looked up for nothing; the rest is noise, or the caches"
+        } else {
+            "Noise, as far as other runs of the same programs tell"
+        };
+        let reason = format!("{:.0} ns more. {cause}", above - before);
         Some(ratio_of(
             format!("{}, {}: {} services over {}", case.row, family(case), thousands(many), thousands(few)),
             FLAT,
