@@ -18,6 +18,7 @@
     reason = "the macros of the entry points drop their comments and want `pub`"
 )]
 
+mod answers;
 mod budget;
 mod log;
 mod maps;

@@ -9,6 +9,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         affinity::{Affinity, AffinityKey},
+        answers,
         backend::{Alive, Backend},
         budget::Budget,
         cidr::ServiceCidrs,
@@ -28,7 +29,10 @@ use proxy_common::{
     packet::Parse,
 };
 
-use crate::scratch::Scratch;
+use crate::{
+    route::known::{KEPT, KnownRoute},
+    scratch::Scratch,
+};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -39,6 +43,8 @@ pub(crate) static SETS: Array<Set, 2, MMAPABLE> = Array::new();
 pub(crate) static ALIVE: Array<Alive, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "vip_filter")]
 pub(crate) static VIP_FILTER: Array<u64, { filter::ELEMENTS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "answers")]
+pub(crate) static ANSWERS: Array<answers::Line, { answers::ELEMENTS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "devices")]
 pub(crate) static DEVICES: HashMap<u32, Device, 1024, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "counters")]
@@ -65,7 +71,7 @@ macro_rules! family_maps {
      $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
      $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
      $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
-     $held:ident $held_name:literal) => {
+     $held:ident $held_name:literal, $routes:ident $routes_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
         #[btf_map(name = $backends_name)]
@@ -97,6 +103,8 @@ macro_rules! family_maps {
         static $pair: PerCpuArray<Pair<$family>, 1> = PerCpuArray::new();
         #[btf_map(name = $scratch_name)]
         static $scratch: PerCpuArray<Scratch<$family>, 1> = PerCpuArray::new();
+        #[btf_map(name = $routes_name)]
+        static $routes: PerCpuArray<KnownRoute<$family>, KEPT> = PerCpuArray::new();
 
         impl FamilyMaps for $family {
             #[inline(always)]
@@ -151,6 +159,10 @@ macro_rules! family_maps {
                 $scratch.get_ptr_mut(0)
             }
             #[inline(always)]
+            fn known_route(place: u32) -> Option<*mut KnownRoute<Self>> {
+                $routes.get_ptr_mut(place)
+            }
+            #[inline(always)]
             fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>> {
                 $sockets.get_ptr(key)
             }
@@ -196,11 +208,11 @@ macro_rules! family_maps {
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
     SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
     AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
-    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4");
+    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4", ROUTES_V4 "routes_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
     SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
     AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
-    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6");
+    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6", ROUTES_V6 "routes_v6");
 
 /// The maps that each family has its own of.
 pub(crate) trait FamilyMaps: Parse {
@@ -216,6 +228,7 @@ pub(crate) trait FamilyMaps: Parse {
     fn let_go(key: &HeldKey<Self>);
     fn pair() -> Option<*mut Pair<Self>>;
     fn scratch() -> Option<*mut Scratch<Self>>;
+    fn known_route(place: u32) -> Option<*mut KnownRoute<Self>>;
     fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>>;
     fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool;
     fn peers() -> &'static SkStorage<ConnectedPeer<Self>>;

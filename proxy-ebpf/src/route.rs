@@ -1,5 +1,7 @@
 //! Routing by the kernel's own tables.
 
+pub(crate) mod known;
+
 use core::{ffi::c_void, mem};
 
 use aya_ebpf::{

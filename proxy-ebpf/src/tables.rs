@@ -19,11 +19,12 @@ use proxy_common::{
     },
     layout::{
         affinity::{Affinity, AffinityKey},
+        answers::Mark,
         backend::{Alive, Backend},
         config::Settings,
         counter::Counter,
         device::Device,
-        filter::{self, Mark},
+        filter,
         flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey, Target},
@@ -35,10 +36,13 @@ use proxy_common::{
 };
 
 use crate::{
-    budget,
+    answers, budget,
     log::Logged,
     maps::{ALIVE, COUNTERS, DEVICES, FamilyMaps, SETS, VIP_FILTER},
-    route::{self, Routed},
+    route::{
+        self, Routed,
+        known::{self, Question, route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
+    },
     settings::settings,
 };
 
@@ -240,6 +244,10 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32;
+    /// Answers the question after a route that stands at this place of the known ones, at tc.
+    fn route_of_skb(skb: *mut __sk_buff, place: u32);
+    /// The same at XDP.
+    fn route_of_frame(ctx: *mut xdp_md, place: u32);
     /// The device's source address for connections passed on.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
@@ -253,6 +261,16 @@ impl KernelFamily for V4 {
     #[inline(always)]
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
         open_flow4_of_frame(ctx)
+    }
+
+    #[inline(always)]
+    fn route_of_skb(skb: *mut __sk_buff, place: u32) {
+        route4_of_skb(skb, place);
+    }
+
+    #[inline(always)]
+    fn route_of_frame(ctx: *mut xdp_md, place: u32) {
+        route4_of_frame(ctx, place);
     }
 
     #[inline(always)]
@@ -271,6 +289,16 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
         open_flow6_of_frame(ctx)
+    }
+
+    #[inline(always)]
+    fn route_of_skb(skb: *mut __sk_buff, place: u32) {
+        route6_of_skb(skb, place);
+    }
+
+    #[inline(always)]
+    fn route_of_frame(ctx: *mut xdp_md, place: u32) {
+        route6_of_frame(ctx, place);
     }
 
     #[inline(always)]
@@ -298,7 +326,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        let holds = |mark: Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
+        let holds = |mark: filter::Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
         holds(filter::of_address::<F>(addr)) || holds(filter::of_frontend::<F>(addr, port, protocol))
     }
 
@@ -398,8 +426,14 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        answers::holds(Mark::of::<F>(addr, port, protocol))
+    }
+
+    #[inline(always)]
     fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
         const EEXIST: i32 = -17;
+        answers::announce(key);
         match F::put_flow(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Inserted::Yes,
             Err(EEXIST) => Inserted::Exists,
@@ -409,6 +443,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        answers::announce(key);
         F::put_flow(key, flow, 0).is_ok()
     }
 
@@ -447,7 +482,15 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
-        route::look_up(self.ctx, ifindex, src, dst, size, route);
+        if size == 0 {
+            route::look_up(self.ctx, ifindex, src, dst, 0, route);
+        } else {
+            let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
+            known::look_up(&question, route, |place| match self.layer {
+                Layer::Xdp => F::route_of_frame(self.ctx.cast(), place),
+                _ => F::route_of_skb(self.ctx.cast(), place),
+            });
+        }
     }
 
     #[inline(always)]

@@ -310,6 +310,8 @@ pub(super) const MAPS: &[&str] = &[
     "peers_v4",
     "peers_v6",
     "refusals",
+    "routes_v4",
+    "routes_v6",
     "scratch_v4",
     "scratch_v6",
     "service_cidrs_v4",

@@ -19,12 +19,13 @@ use crate::{
     Family, V4, V6,
     layout::{
         affinity::{Affinity, AffinityKey},
+        answers,
         backend::Backend,
         config::Settings,
         counter::Counter,
         device::Device,
         filter::{self, Mark},
-        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        flow::{Edge, Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
@@ -107,6 +108,8 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub size: Cell<u32>,
     /// Flow entries.
     pub flows: RefCell<FlowEntries<F>>,
+    /// Marks of where their answers come from.
+    pub answers: RefCell<HashSet<answers::Mark>>,
     /// How many flow entries there may be. Unlike the kernel's map, this one forgets none.
     pub max_flows: usize,
     /// Sockets' entries. They are leaked, because the core borrows them; tests are short.
@@ -150,6 +153,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
             fragments: RefCell::default(),
             size: Cell::new(100),
             flows: RefCell::default(),
+            answers: RefCell::default(),
             max_flows: usize::MAX,
             sockets: RefCell::default(),
             counts: RefCell::default(),
@@ -327,6 +331,10 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         self.flows.borrow().get(key).map(|entry| MemoryFlow { seen: entry.get(), entry: Rc::clone(entry) })
     }
 
+    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        self.answers.borrow().contains(&answers::Mark::of::<F>(addr, port, protocol))
+    }
+
     fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
         if self.flows.borrow().contains_key(key) {
             Inserted::Exists
@@ -338,6 +346,9 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
     }
 
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        if key.edge == Edge::ReverseEgress as u8 {
+            self.answers.borrow_mut().insert(answers::Mark::of_source(key));
+        }
         let mut flows = self.flows.borrow_mut();
         if flows.len() >= self.max_flows && !flows.contains_key(key) {
             return false;

@@ -51,7 +51,8 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
     if tables.settings().is_snat_port(packet.tuple.dport) {
-        return match answer(tables, packet, Edge::ReverseIngress, key) {
+        write(key, packet, Edge::ReverseIngress);
+        return match answer(tables, packet, key) {
             // Whose answer it is must be known first.
             Steady::Pass => Steady::Further,
             known => known,
@@ -67,7 +68,7 @@ pub fn to_client<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
-    answer(tables, packet, Edge::ReverseEgress, key)
+    leaving(tables, packet, key)
 }
 
 /// For [`to_outside`](super::to_outside).
@@ -77,7 +78,7 @@ pub fn to_outside<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
-    match answer(tables, packet, Edge::ReverseEgress, key) {
+    match leaving(tables, packet, key) {
         Steady::Pass if tables.is_service_address(&key.tuple.dst) => Steady::Further,
         known => known,
     }
@@ -141,14 +142,19 @@ fn request<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut Fl
     }
 }
 
+/// An answer on its way out, if it is one.
 #[inline(always)]
-fn answer<F: Family, T: Tables<F>>(
-    tables: &T,
-    packet: &Packet<F>,
-    edge: Edge,
-    key: &mut FlowKey<F>,
-) -> Steady<T::Flow> {
-    write(key, packet, edge);
+fn leaving<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut FlowKey<F>) -> Steady<T::Flow> {
+    write(key, packet, Edge::ReverseEgress);
+    if tables.may_be_answer(&key.tuple.src, key.tuple.sport, key.protocol) {
+        answer(tables, packet, key)
+    } else {
+        Steady::Pass
+    }
+}
+
+#[inline(always)]
+fn answer<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> Steady<T::Flow> {
     let Some(flow) = tables.flow(key) else { return Steady::Pass };
     let last = if packet.tcp_flags == 0 { FlowState::Established } else { FlowState::Assured };
     if flow.state >= last as u8 && flow.flags & flags::HAIRPIN == 0 && has_no_news(tables, packet, &flow) {

@@ -191,6 +191,9 @@ pub trait Tables<F: Family> {
     fn device(&self, ifindex: u32) -> Option<&Device>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
+    /// What answers of flows come from, as far as it is marked: false means that surely no flow is found by a packet from
+    /// there with [`Edge::ReverseEgress`](crate::layout::flow::Edge::ReverseEgress). The port in network byte order.
+    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
     /// Inserts a flow entry if there is none with that key.
     fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted;
     /// Inserts or replaces a flow entry; false if the map takes no more.
@@ -206,7 +209,8 @@ pub trait Tables<F: Family> {
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts);
     /// How long a packet is in bytes, from the network header on; if devices are to cut it, the longest piece.
     fn size(&self, packet: &Packet<F>) -> u32;
-    /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size.
+    /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size. For
+    /// packets with a size it may be what was so a moment ago.
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);
     /// The source address that the route of such a packet prefers; false if that is not known.
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;

@@ -22,13 +22,11 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Fibonacci hashing: the upper bits of a product depend on all bits of the factor.
     #[inline(always)]
     fn of(word: u32) -> Self {
         const ELEMENT: u32 = ELEMENTS.trailing_zeros();
         const BIT: u32 = u64::BITS.trailing_zeros();
-        let word = (word ^ word >> 15) as u64;
-        let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = hash(word);
         let bit = |shift: u32| 1u64 << (hash >> shift & 63);
         Self {
             element: (hash >> (u64::BITS - ELEMENT)) as u32,
@@ -49,6 +47,19 @@ impl Mark {
     }
 }
 
+/// Fibonacci hashing: the upper bits of a product depend on all bits of the factor.
+#[inline(always)]
+pub(super) fn hash(word: u32) -> u64 {
+    let word = (word ^ word >> 15) as u64;
+    word.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// An address with a port (network byte order) and a protocol, mixed into one word.
+#[inline(always)]
+pub(super) fn word<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> u32 {
+    F::fold(addr) ^ ((port as u32) << 8 | protocol as u32).wrapping_mul(0xcc9e_2d51)
+}
+
 /// Element and bit of a bit that is counted from the first one.
 #[inline(always)]
 pub const fn position(bit: u32) -> (u32, u32) {
@@ -64,7 +75,7 @@ pub fn of_address<F: Family>(addr: &F::Addr) -> Mark {
 /// The mark of a frontend; the port in network byte order.
 #[inline(always)]
 pub fn of_frontend<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> Mark {
-    Mark::of(F::fold(addr) ^ ((port as u32) << 8 | protocol as u32).wrapping_mul(0xcc9e_2d51))
+    Mark::of(word::<F>(addr, port, protocol))
 }
 
 #[cfg(test)]

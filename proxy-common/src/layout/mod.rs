@@ -4,6 +4,7 @@
 //! asserted in size and offset. A change here must raise [`ABI`].
 
 pub mod affinity;
+pub mod answers;
 pub mod backend;
 pub mod budget;
 pub mod cidr;
@@ -22,7 +23,7 @@ pub mod socket;
 pub mod source;
 
 /// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

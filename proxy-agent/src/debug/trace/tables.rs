@@ -182,6 +182,11 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         if self.without_flows { None } else { self.maps.flow(key).map(FlowCopy) }
     }
 
+    /// The shortcut's question. The flow map knows better, and time does not matter here.
+    fn may_be_answer(&self, _addr: &F::Addr, _port: u16, _protocol: u8) -> bool {
+        true
+    }
+
     fn insert_flow(&self, key: &FlowKey<F>, _flow: &Flow<F>) -> Inserted {
         if self.flow(key).is_some() { Inserted::Exists } else { Inserted::Yes }
     }

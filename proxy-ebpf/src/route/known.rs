@@ -1,0 +1,122 @@
+//! Routes that were asked for a moment ago.
+//!
+//! The kernel's look-up takes longer than everything else that is done with a packet of a known flow. What it said is kept
+//! for [`FRESH`], by each CPU for itself: flows with more packets than that hardly ever ask, others do not need to.
+//! Nobody has to be told when routes or neighbours change: a change is followed a moment later, whether or not an agent runs.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use proxy_common::{
+    Family, V4, V6,
+    decide::{Route, RouteKind},
+};
+
+use super::Routed;
+
+/// How many routes a CPU keeps of each family.
+pub(crate) const KEPT: usize = 1 << KEPT_BITS;
+const KEPT_BITS: u32 = 9;
+
+/// How long a route is used without asking again, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
+const FRESH: u32 = 32;
+
+/// What was asked last of what has the same place, and the answer. All zero is nothing: no packet comes in by a device with
+/// index 0.
+#[repr(C)]
+pub(crate) struct KnownRoute<F: Family> {
+    src: F::Addr,
+    dst: F::Addr,
+    ifindex: u32,
+    /// Of the packet, in bytes.
+    size: u32,
+    /// When, in jiffies, truncated.
+    asked: u32,
+    route: Route<F>,
+}
+
+/// A packet whose route is asked for.
+pub(crate) struct Question<'q, F: Family> {
+    /// The device it comes in by.
+    pub(crate) ifindex: u32,
+    pub(crate) src: &'q F::Addr,
+    pub(crate) dst: &'q F::Addr,
+    /// In bytes.
+    pub(crate) size: u32,
+    /// In jiffies.
+    pub(crate) now: u32,
+}
+
+impl<F: Family> Question<'_, F> {
+    #[inline(always)]
+    fn place(&self) -> u32 {
+        let word = F::fold(self.src).rotate_left(u32::BITS / 2) ^ F::fold(self.dst);
+        word.wrapping_mul(0x9e37_79b9) >> (u32::BITS - KEPT_BITS)
+    }
+
+    /// Is this known?
+    #[inline(always)]
+    fn is_answered(&self, known: &KnownRoute<F>) -> bool {
+        self.now.wrapping_sub(known.asked) < FRESH
+            && known.ifindex == self.ifindex
+            && self.size <= known.size
+            && F::same(&known.dst, self.dst)
+            && F::same(&known.src, self.src)
+            && matches!(known.route.kind, RouteKind::Neighbour)
+    }
+}
+
+/// As [`super::look_up`], by what this CPU knows or else by `ask`, one of the functions below.
+#[inline(always)]
+pub(crate) fn look_up<F: Routed>(question: &Question<'_, F>, route: &mut Route<F>, ask: impl FnOnce(u32)) {
+    let place = question.place();
+    let Some(known) = F::known_route(place) else {
+        route.kind = RouteKind::None;
+        return;
+    };
+    // SAFETY: this CPU's own: programs run with bottom halves off. What is there was written as this type, or is zero,
+    // which is the first variant of the enum in it.
+    let known = unsafe { &mut *known };
+    if !question.is_answered(known) {
+        known.src = *question.src;
+        known.dst = *question.dst;
+        known.ifindex = question.ifindex;
+        known.size = question.size;
+        known.asked = question.now;
+        ask(place);
+    }
+    *route = known.route;
+}
+
+/// Answers the question at this place.
+#[inline(always)]
+fn answer<F: Routed>(ctx: *mut c_void, place: u32) -> u32 {
+    let Some(known) = F::known_route(place) else { return 0 };
+    // SAFETY: as above.
+    let KnownRoute { src, dst, ifindex, size, route, .. } = unsafe { &mut *known };
+    super::look_up(ctx, *ifindex, src, dst, *size, route);
+    1
+}
+
+macro_rules! answer {
+    ($($family:ident, $of_skb:ident, $of_frame:ident;)*) => { $(
+        // Global functions: the verifier goes through them once, and their stack is free again afterwards.
+
+        /// For tc.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $of_skb(skb: *mut __sk_buff, place: u32) -> u32 {
+            answer::<$family>(skb.cast(), place)
+        }
+
+        /// For XDP.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $of_frame(ctx: *mut xdp_md, place: u32) -> u32 {
+            answer::<$family>(ctx.cast(), place)
+        }
+    )* };
+}
+
+answer! {
+    V4, route4_of_skb, route4_of_frame;
+    V6, route6_of_skb, route6_of_frame;
+}
