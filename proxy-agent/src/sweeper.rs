@@ -3,6 +3,8 @@
 //! The maps would forget the least recently used by themselves, but only when they are full, and then a flood makes them
 //! forget in its favour. Nothing else depends on the sweep: while no agent runs, flows stay.
 //!
+//! On the way it keeps the marks of where their answers come from.
+//!
 //! A thread of its own goes over the maps again and again, a slice at a time with pauses between, so that it is never long at
 //! it. What it looks at is not used by that, as far as the maps' order of forgetting goes.
 
@@ -23,6 +25,7 @@ use self::walk::{Census, Step, Walk};
 use crate::{
     clock::Clock,
     datapath::{
+        answers::Answers,
         flows::{self, FlowTable, STATES},
         maps::MapFamily,
         pins::Pins,
@@ -77,7 +80,8 @@ impl Sweeper {
     pub fn start(pins: &Pins, timeouts: Timeouts, counts: Counts) -> Result<Self> {
         let (v4, v6) = flows::open(pins)?;
         let (stop, stopped) = channel();
-        let mut rounds = Rounds { v4: Walk::new(v4, timeouts), v6: Walk::new(v6, timeouts), counts };
+        let (v4, v6) = (Walk::new(v4, timeouts), Walk::new(v6, timeouts));
+        let mut rounds = Rounds { v4, v6, answers: Answers::open(pins)?, counts };
         let thread = thread::Builder::new()
             .name("flow-sweep".to_owned())
             .spawn(move || rounds.go_on(&stopped))
@@ -98,6 +102,7 @@ impl Drop for Sweeper {
 struct Rounds<A, B> {
     v4: A,
     v6: B,
+    answers: Answers,
     counts: Counts,
 }
 
@@ -132,12 +137,20 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         let slices = self.v4.expected(SLICE).max(self.v6.expected(SLICE));
         let rest = (ROUND / slices).max(REST);
         let (mut has_v4, mut has_v6) = (true, true);
+        // After one that failed halfway, the rest is not all.
+        let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
+        if is_whole {
+            self.answers.begin();
+        }
         loop {
             // Read anew each time: a round is long.
             let clock = Clock::read().context("the kernel does not tell its clock any more")?;
-            has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE)?);
-            has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE)?);
+            has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.answers)?);
+            has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.answers)?);
             if !has_v4 && !has_v6 {
+                if is_whole {
+                    self.answers.end();
+                }
                 return Ok(true);
             }
             if !pause(stopped, rest) {

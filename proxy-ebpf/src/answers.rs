@@ -3,7 +3,7 @@
 use proxy_common::{
     Family,
     layout::{
-        answers::{Line, Mark, ROUND},
+        answers::{LINE, Line, Mark, ROUND},
         flow::{Edge, FlowKey},
     },
 };
@@ -22,26 +22,35 @@ pub(crate) fn holds(mark: Mark) -> bool {
 /// Marks the source of a flow entry that is about to be inserted, if that is what it is found by.
 #[inline(always)]
 pub(crate) fn announce<F: Family>(key: &FlowKey<F>) {
-    if key.edge != Edge::ReverseEgress as u8 {
-        return;
+    let Mark { line, bytes: [first, second] } = Mark::of_source(key);
+    announce_answers(key.edge.into(), line, first, second);
+}
+
+/// Marks these bytes of a line, if the edge is the one that they are for.
+// A global function, which the verifier goes through once: its many ways would be followed at each insertion.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn announce_answers(edge: u32, line: u32, first: u32, second: u32) -> u32 {
+    if edge != Edge::ReverseEgress as u32 {
+        return 0;
     }
-    let mark = Mark::of_source(key);
-    let (Some(round), Some(line)) = (ANSWERS.get_ptr(ROUND), ANSWERS.get_ptr_mut(mark.line)) else { return };
+    let (Some(round), Some(line)) = (ANSWERS.get_ptr(ROUND), ANSWERS.get_ptr_mut(line)) else { return 0 };
     // SAFETY: the kernel gave the pointer.
     let round = match unsafe { byte(round, 0).read_volatile() } {
         0 => 1,
         round => round,
     };
-    for at in mark.bytes {
-        // SAFETY: as above; others store their own number in the same byte at most.
+    for at in [first, second] {
+        // SAFETY: as above, masked; others store a number in the same byte at most.
         unsafe {
-            let byte = byte(line, at).cast_mut();
+            let byte = byte(line, at & (LINE - 1)).cast_mut();
             // Not to take the line from other CPUs each time.
             if byte.read_volatile() != round {
                 byte.write_volatile(round);
             }
         }
     }
+    1
 }
 
 /// # Safety

@@ -326,7 +326,8 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        let holds = |mark: filter::Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
+        let holds =
+            |mark: filter::Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
         holds(filter::of_address::<F>(addr)) || holds(filter::of_frontend::<F>(addr, port, protocol))
     }
 

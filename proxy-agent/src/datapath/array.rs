@@ -5,7 +5,7 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU16, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering},
 };
 
 use aya::{
@@ -84,6 +84,15 @@ impl<T: Pod> MmapArray<T> {
         const { assert!(size_of::<T>() == 8) };
         // SAFETY: `at` is within the mapping and aligned to 8; the mapping lives as long as the reference.
         self.at(index).map(|at| unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) })
+    }
+
+    /// A byte of an element, which others may write at any time; `None` beyond the end.
+    pub(super) fn byte(&self, index: u32, at: u32) -> Option<&AtomicU8> {
+        let within = (at as usize) < size_of::<T>();
+        // SAFETY: within the element, and so within the mapping, which lives as long as the reference.
+        within.then(|| {
+            self.at(index).map(|start| unsafe { AtomicU8::from_ptr(start.add(at as usize).as_ptr()) })
+        })?
     }
 
     /// Half-word `index` of the whole array, for arrays without gaps between elements.

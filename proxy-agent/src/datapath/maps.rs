@@ -11,6 +11,7 @@ use proxy_common::{
     Family, V4, V6,
     layout::{
         affinity::{Affinity, AffinityKey},
+        answers::Line,
         backend::{Alive, Backend},
         cidr::ServiceCidrs,
         config::StoredSettings,
@@ -160,6 +161,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         sets(pins)?;
         alive(pins)?;
         vip_filter(pins)?;
+        array::<Line>(pins, "answers")?;
         settings(pins)?;
         Ok(())
     };

@@ -1,6 +1,7 @@
 //! The data path, seen from the agent: maps, programs, and where they are attached. aya and bpf(2) end here.
 
 pub mod address;
+pub(crate) mod answers;
 mod array;
 mod filter;
 pub(crate) mod flows;

@@ -286,6 +286,7 @@ pub(super) const MAPS: &[&str] = &[
     "affinity_v4",
     "affinity_v6",
     "alive",
+    "answers",
     "backends_v4",
     "backends_v6",
     "counters",

@@ -84,7 +84,9 @@ impl FlowTable<V4> for Memory {
 }
 
 fn sweep(map: &Memory) -> Step {
-    Walk::new(map.clone(), Timeouts::DEFAULT).step(Clock::fixed(NOW, HZ), 1_000).unwrap()
+    Walk::new(map.clone(), Timeouts::DEFAULT)
+        .step(Clock::fixed(NOW, HZ), 1_000, &Answers::anonymous())
+        .unwrap()
 }
 
 #[test]
@@ -129,9 +131,9 @@ fn all_are_seen_slice_by_slice_and_counted() {
     let map = Memory::new(&pairs);
     let mut walk = Walk::new(map.clone(), Timeouts::DEFAULT);
     assert_eq!(walk.expected(7), 15, "as many as there may be");
-    let counts = Counts::default();
+    let (counts, answers) = (Counts::default(), Answers::anonymous());
     let mut steps = 1;
-    while !counts.take(IpFamily::V4, walk.step(Clock::fixed(NOW, HZ), 7).unwrap()) {
+    while !counts.take(IpFamily::V4, walk.step(Clock::fixed(NOW, HZ), 7, &answers).unwrap()) {
         steps += 1;
     }
     assert!(steps > 5, "{steps}");
@@ -211,8 +213,9 @@ fn a_map_of_the_kernel() {
     let Some(map) = FlowMap::<V4>::filled(1 << 16, entries) else { return };
     let mut walk = Walk::new(map, Timeouts::DEFAULT);
     let (mut expired, mut steps) = (0, 0);
+    let answers = Answers::anonymous();
     let census = loop {
-        let step = walk.step(clock, 256).unwrap();
+        let step = walk.step(clock, 256, &answers).unwrap();
         (expired, steps) = (expired + step.expired, steps + 1);
         if let Some(census) = step.census {
             break census;
@@ -226,7 +229,8 @@ fn a_map_of_the_kernel() {
 fn it_stops_when_it_is_told_to() {
     let (stop, stopped) = channel();
     let walk = || Walk::new(Memory::new(&[pair(1, PROTOCOL_TCP, FlowState::Closed, 100)]), Timeouts::DEFAULT);
-    let mut rounds = Rounds { v4: walk(), v6: walk(), counts: Counts::default() };
+    let mut rounds =
+        Rounds { v4: walk(), v6: walk(), answers: Answers::anonymous(), counts: Counts::default() };
     let thread = thread::spawn(move || rounds.go_on(&stopped));
     drop(stop);
     thread.join().unwrap();
@@ -237,6 +241,7 @@ fn it_stops_when_it_is_told_to() {
 #[ignore = "a measurement: prints what a round over a million flows' entries costs"]
 fn cost_of_a_round() {
     const ENTRIES: u32 = 1 << 20;
+    let answers = Answers::anonymous();
     let clock = Clock::read().unwrap();
     let flows = |count: u32| {
         (0..count / 2).flat_map(move |client| {
@@ -254,7 +259,7 @@ fn cost_of_a_round() {
             let before = busy();
             loop {
                 let start = busy();
-                let step = walk.step(clock, SLICE).unwrap();
+                let step = walk.step(clock, SLICE, &answers).unwrap();
                 slices += 1;
                 longest = longest.max(busy() - start);
                 if step.census.is_some() {

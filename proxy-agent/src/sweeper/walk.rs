@@ -11,6 +11,7 @@ use proxy_common::layout::{
 use crate::{
     clock::Clock,
     datapath::{
+        answers::Answers,
         flows::{FlowTable, state_name},
         maps::MapFamily,
     },
@@ -51,13 +52,19 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         u32::try_from(self.last_seen.div_ceil(slice)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Looks at the next slice, and removes what is over.
-    pub(super) fn step(&mut self, clock: Clock, slice: usize) -> Result<Step> {
+    /// Is the next slice the first one?
+    pub(super) fn is_at_start(&self) -> bool {
+        self.at.is_none()
+    }
+
+    /// Looks at the next slice, removes what is over, and marks where answers of the rest come from.
+    pub(super) fn step(&mut self, clock: Clock, slice: usize, answers: &Answers) -> Result<Step> {
         let (entries, next) = self.table.slice(self.at, slice)?;
         self.at = next;
         self.seen += entries.len();
         let mut step = Step::default();
         for (key, flow) in &entries {
+            answers.mark(key);
             let fate =
                 if self.is_over(key, flow, clock) { self.expire(key, flow, clock)? } else { Fate::Lives };
             match fate {

@@ -104,12 +104,14 @@ macro_rules! answer {
 
         /// For tc.
         #[unsafe(no_mangle)]
+        #[inline(never)]
         pub extern "C" fn $of_skb(skb: *mut __sk_buff, place: u32) -> u32 {
             answer::<$family>(skb.cast(), place)
         }
 
         /// For XDP.
         #[unsafe(no_mangle)]
+        #[inline(never)]
         pub extern "C" fn $of_frame(ctx: *mut xdp_md, place: u32) -> u32 {
             answer::<$family>(ctx.cast(), place)
         }

@@ -1,0 +1,132 @@
+//! The marks of where answers of flows come from, as the agent keeps them: `proxy_common::layout::answers` tells the rules.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use proxy_common::{
+    Family,
+    layout::{
+        answers::{LINE, LINES, Line, Mark, ROUND, next_round},
+        flow::{Edge, FlowKey},
+    },
+};
+
+use super::{array::MmapArray, maps, pins::Pins};
+
+/// The map `answers`. The data path marks what it opens meanwhile.
+pub(crate) struct Answers {
+    map: MmapArray<Line>,
+}
+
+impl Answers {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another version.
+    pub(crate) fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self { map: maps::mmap(pins, "answers")? })
+    }
+
+    /// Begins a round, in which every flow is to be marked.
+    pub(crate) fn begin(&self) {
+        if let Some(round) = self.map.byte(ROUND, 0) {
+            round.store(next_round(round.load(Ordering::Relaxed)), Ordering::Release);
+        }
+    }
+
+    /// Marks an entry's source, if that is what it is found by.
+    pub(crate) fn mark<F: Family>(&self, key: &FlowKey<F>) {
+        if key.edge != Edge::ReverseEgress as u8 {
+            return;
+        }
+        let round = self.round();
+        let Mark { line, bytes } = Mark::of_source(key);
+        for byte in bytes.into_iter().filter_map(|at| self.map.byte(line, at)) {
+            byte.store(round, Ordering::Release);
+        }
+    }
+
+    /// Ends a round in which every flow was marked: what has none any more is cleared. What was marked in the round before
+    /// stays, because a program may have read the number just before it was raised.
+    pub(crate) fn end(&self) {
+        let round = self.round();
+        let is_old = |mark: u8| mark != 0 && mark != round && next_round(mark) != round;
+        for line in 0..LINES {
+            for byte in (0..LINE).filter_map(|at| self.map.byte(line, at)) {
+                let mark = byte.load(Ordering::Relaxed);
+                if is_old(mark) {
+                    // Only if no program has marked it anew meanwhile.
+                    let _ = byte.compare_exchange(mark, 0, Ordering::Release, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn round(&self) -> u8 {
+        self.map.byte(ROUND, 0).map_or(1, |round| round.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+impl Answers {
+    /// Marks that no program sees.
+    pub(crate) fn anonymous() -> Self {
+        Self { map: MmapArray::anonymous(proxy_common::layout::answers::ELEMENTS) }
+    }
+
+    /// Are answers found that are looked up with this key?
+    pub(crate) fn hold<F: Family>(&self, key: &FlowKey<F>) -> bool {
+        let Mark { line, bytes } = Mark::of_source(key);
+        let is_marked = |at| self.map.byte(line, at).is_some_and(|byte| byte.load(Ordering::Relaxed) != 0);
+        bytes.into_iter().all(is_marked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::{V4, layout::flow::Tuple};
+
+    use super::*;
+
+    fn key(backend: u32, edge: Edge) -> FlowKey<V4> {
+        FlowKey::new(Tuple { src: backend, dst: 1, sport: 2, dport: 3 }, 6, edge)
+    }
+
+    #[test]
+    fn a_mark_stays_while_its_flow_is_met_in_each_round() {
+        let answers = Answers::anonymous();
+        let (lives, over) = (key(1, Edge::ReverseEgress), key(2, Edge::ReverseEgress));
+        answers.begin();
+        answers.mark(&lives);
+        answers.mark(&over);
+        answers.end();
+        // More often than there are numbers.
+        for round in 0..600 {
+            answers.begin();
+            answers.mark(&lives);
+            answers.end();
+            assert!(answers.hold(&lives), "round {round}");
+            assert_eq!(answers.hold(&over), round == 0, "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_round_that_was_broken_off_clears_nothing() {
+        let answers = Answers::anonymous();
+        let key = key(1, Edge::ReverseEgress);
+        answers.begin();
+        answers.mark(&key);
+        answers.begin();
+        answers.begin();
+        assert!(answers.hold(&key));
+    }
+
+    #[test]
+    fn other_entries_are_not_marked() {
+        let answers = Answers::anonymous();
+        for edge in [Edge::Forward, Edge::ReverseIngress] {
+            answers.mark(&key(1, edge));
+            assert!(!answers.hold(&key(1, edge)));
+        }
+    }
+}
