@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, TcpListener, UdpSocket},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -37,6 +38,7 @@ for_both_families! {
     packet_unanswered_flows_are_limited
     packet_answered_flows_are_not_limited
     packet_source_that_the_route_prefers
+    packet_a_changed_route_is_followed_soon
 }
 
 /// What became of a packet that was to be passed on.
@@ -347,13 +349,8 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
         }
         let (remote, next_hop) = (Host::Remote.ip::<F>(), Host::OtherNode.ip::<F>());
         let nodad = if F::IS_V4 { "" } else { " nodad" };
-        for line in [
-            format!("{flag} addr add {other}/{length} dev uplink{nodad}"),
-            format!("{flag} route replace {remote} via {next_hop} src {other}"),
-        ] {
-            let output = Command::new("ip").args(line.split(' ')).output()?;
-            ensure!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-        }
+        ip(&format!("{flag} addr add {other}/{length} dev uplink{nodad}"))?;
+        ip(&format!("{flag} route replace {remote} via {next_hop} src {other}"))?;
         if is_known {
             let mut tables = memory_tables::<F>(Device::index)?;
             tables.node_addresses.insert(F::from_ip(other), NodeAddress(NODE_ADDR_SNAT));
@@ -374,5 +371,35 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
             .sent()?;
         }
     }
+    Ok(())
+}
+
+/// Routes are kept for a moment: the packets after a change may go the way of before, but not for long.
+fn packet_a_changed_route_is_followed_soon<F: PacketFamily>() -> Result<()> {
+    const SOON: Duration = Duration::from_secs(2);
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    let request = Frame::new(Host::Client.at::<F>(50_000), Host::Node.at::<F>(AT_REMOTE), SYN);
+    let goes_to = |frame: &Frame| -> Result<[u8; 6]> {
+        let to = frame.between(Host::Node.at::<F>(0), Host::Remote.at::<F>(8080));
+        Ok(pass_on(&kernel, "uplink_xdp", frame, &to)?.sent()?.to)
+    };
+    assert_eq!(goes_to(&request)?, Host::OtherNode.mac());
+    let more = Frame { transport: ACK, ..request.clone() };
+    let flag = if F::IS_V4 { "-4" } else { "-6" };
+    for next_hop in [Host::Gateway, Host::OtherNode] {
+        ip(&format!("{flag} route replace {} via {}", Host::Remote.ip::<F>(), next_hop.ip::<F>()))?;
+        let changed = Instant::now();
+        while goes_to(&more)? != next_hop.mac() {
+            ensure!(changed.elapsed() < SOON, "still not to {next_hop:?}");
+        }
+        // And it stays so.
+        assert_eq!(goes_to(&more)?, next_hop.mac());
+    }
+    Ok(())
+}
+
+fn ip(line: &str) -> Result<()> {
+    let output = Command::new("ip").args(line.split(' ')).output()?;
+    ensure!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

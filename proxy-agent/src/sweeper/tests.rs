@@ -226,6 +226,37 @@ fn a_map_of_the_kernel() {
 }
 
 #[test]
+fn marks_stay_while_their_flows_do() {
+    let now = Clock::read().unwrap().now();
+    let [lives, over] = [1, 2].map(|client| {
+        let mut pair = pair(client, PROTOCOL_TCP, FlowState::Assured, 0);
+        pair.twin_key.tuple.src = 8 + client;
+        (pair.flow.last_seen, pair.twin.last_seen) = (now, now);
+        pair
+    });
+    let map = Memory::new(&[lives, over]);
+    let (_stop, stopped) = channel();
+    let walk = || Walk::new(map.clone(), Timeouts::DEFAULT);
+    let mut rounds =
+        Rounds { v4: walk(), v6: walk(), answers: Answers::anonymous(), counts: Counts::default() };
+    let mut round = |is_whole: bool| {
+        if !is_whole {
+            // What is left of one that failed halfway.
+            rounds.v4.step(Clock::fixed(now, HZ), 1, &rounds.answers).unwrap();
+        }
+        assert!(rounds.round(&stopped).unwrap());
+        [lives, over].map(|pair| rounds.answers.hold(&pair.twin_key))
+    };
+    assert_eq!(round(true), [true, true]);
+    map.entries.lock().unwrap().retain(|key, _| *key != over.key && *key != over.twin_key);
+    for _ in 0..4 {
+        assert_eq!(round(false), [true, true], "that was not all");
+    }
+    assert_eq!(round(true), [true, true], "a program may have read the number before");
+    assert_eq!(round(true), [true, false]);
+}
+
+#[test]
 fn it_stops_when_it_is_told_to() {
     let (stop, stopped) = channel();
     let walk = || Walk::new(Memory::new(&[pair(1, PROTOCOL_TCP, FlowState::Closed, 100)]), Timeouts::DEFAULT);
