@@ -19,6 +19,8 @@ pub(crate) enum Table {
     Full,
     /// With so many services.
     Services(u32),
+    /// With the fewest services, in programs that were loaded once more: shows what the measurement can tell apart.
+    Again,
 }
 
 /// What a case is about: targets are set by it.
@@ -41,6 +43,8 @@ pub(crate) enum FloorSort {
     Hit,
     Miss,
     Many,
+    ManyScattered,
+    ManyWhole,
     Insert,
     InsertLru,
     InsertFull,

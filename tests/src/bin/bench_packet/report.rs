@@ -26,8 +26,9 @@ pub(crate) fn part(cases: &[Case<'_>], measured: &Measured, runs: u32) -> Part {
     let mut in_order: Vec<_> = cases.iter().zip(&measured.above).collect();
     // One table for all numbers of services.
     in_order.sort_by_key(|(case, _)| match case.table {
-        Table::Services(_) => (Table::Services(0), !case.is_v4),
-        table => (table, false),
+        Table::Services(_) => (Table::Services(0), !case.is_v4, false),
+        Table::Again => (Table::Services(0), !case.is_v4, true),
+        table => (table, false, false),
     });
     figures.extend(in_order.into_iter().map(|(case, above)| of_case(case, *above)));
     Part {
@@ -48,11 +49,14 @@ fn of_case(case: &Case<'_>, above: Summary) -> Figure {
         Table::One => ("One flow at a time, above the empty program".to_owned(), family.to_owned()),
         Table::Many => ("65,536 flows in turn, above the empty program".to_owned(), family.to_owned()),
         Table::Full => ("Full flow map, above the empty program".to_owned(), family.to_owned()),
-        Table::Services(services) => {
-            (format!("Numbers of services, {family}, above the empty program"), thousands(services))
-        }
+        Table::Services(services) => (services_of(family), thousands(services)),
+        Table::Again => (services_of(family), format!("{}, again", thousands(SERVICES[0]))),
     };
     figure(table, case.row.clone(), column, above)
+}
+
+fn services_of(family: &str) -> String {
+    format!("Numbers of services, {family}, above the empty program")
 }
 
 fn figure(table: String, row: String, column: String, value: Summary) -> Figure {
