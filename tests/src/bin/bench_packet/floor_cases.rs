@@ -84,7 +84,7 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
         (FloorSort::ManyScattered, SCATTERED_ROW, Floor::Hit(maps.scattered.as_fd())),
         (FloorSort::ManyWhole, WHOLE_ROW, Floor::Whole(maps.scattered.as_fd())),
     ] {
-        cases.push(case(sort, row, &in_turn, floor)?.through_many());
+        cases.push(case(sort, row, &in_turn, floor)?.through_entries());
     }
     let fib = Floor::Fib(device, Route::Neighbour);
     cases.push(case(FloorSort::Fib, "parse, FIB look-up, route and neighbour", &one, fib)?);

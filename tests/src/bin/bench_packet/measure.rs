@@ -13,7 +13,7 @@ use proxy_tests::{
 };
 
 use crate::{
-    cases::{After, Case},
+    cases::{After, Case, Estimate},
     wrapper::empty,
 };
 
@@ -80,18 +80,22 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
         Summary::minimum(one.iter().flat_map(|(_, times)| times.floor.iter().copied()))
     });
     Ok(Measured {
-        above: times.iter().map(Times::above).collect(),
+        above: cases.iter().zip(&times).map(|(case, times)| times.above(case.estimate)).collect(),
         empty: alone.map(Summary::minimum),
         wrapped,
     })
 }
 
 impl Times {
-    /// The difference of the smallest, and the quartiles of the differences of each run.
-    fn above(&self) -> Summary {
+    /// The number for all runs, and the quartiles of the differences of each run.
+    fn above(&self, estimate: Estimate) -> Summary {
         let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
         let differences = self.with.iter().zip(&self.floor).map(|(with, floor)| with - floor);
-        Summary { value: least(&self.with) - least(&self.floor), ..Summary::median(differences) }
+        let median = Summary::median(differences);
+        match estimate {
+            Estimate::Smallest => Summary { value: least(&self.with) - least(&self.floor), ..median },
+            Estimate::Median => median,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use proxy_tests::packets::{Kernel, PacketFamily, sys};
 use crate::{
     cases::{After, Case, MANY, REPEAT_NEW, Sort, Table},
     paths::{Path, PathKind, paths},
+    strangers::Filter,
     world::{MANY_REMOTE, SERVICES, SMALL, World, establish, filler_address},
     wrapper::{Vary, Wrapper},
 };
@@ -68,8 +69,9 @@ fn run(kernel: &Kernel, path: &Path, varied: Vec<Vary>, repeat: u32) -> Result<(
 fn of_family<'w, F: PacketFamily>(world: &'w World, paths: &Paths) -> Result<Vec<Case<'w>>> {
     let mut cases = Vec::new();
     with_one_flow::<F>(&mut cases, &world.one, &paths.one)?;
-    for ((kernel, paths), services) in world.kernels.iter().zip(&paths.by_services).zip(SERVICES) {
-        with_services::<F>(&mut cases, kernel, paths, services)?;
+    for (number, services) in SERVICES.into_iter().enumerate() {
+        let (kernel, filter) = (&world.kernels[number], &world.filters[number]);
+        with_services::<F>(&mut cases, (kernel, filter), &paths.by_services[number], services)?;
     }
     with_many_flows::<F>(&mut cases, &world.crowded, &paths.crowded)?;
     with_full_map::<F>(&mut cases, world, &paths.full)?;
@@ -98,7 +100,7 @@ fn with_one_flow<'w, F: PacketFamily>(
 
 fn with_services<'w, F: PacketFamily>(
     cases: &mut Vec<Case<'w>>,
-    kernel: &'w RefCell<Kernel>,
+    (kernel, filter): (&'w RefCell<Kernel>, &Filter),
     paths: &[Path],
     services: u32,
 ) -> Result<()> {
@@ -108,7 +110,10 @@ fn with_services<'w, F: PacketFamily>(
         cases.push(if path.kind == PathKind::New {
             opened.new_flow(table, path, path.fresh())?
         } else {
-            of_known_flow::<F>(&kernel.borrow(), table, path)?
+            let mut case = of_known_flow::<F>(&kernel.borrow(), table, path)?;
+            let is_filtered = path.kind == PathKind::NotOurs && !path.program.ends_with("egress");
+            case.mistaken = is_filtered.then(|| filter.mistaken::<F>(&path.frame));
+            case
         });
     }
     let path = paths.iter().find(|path| path.kind == PathKind::New).context("no new flows")?;
@@ -153,7 +158,7 @@ fn with_many_flows<F: PacketFamily>(
             PathKind::Request { snat: true } => path.frame.dst.set_port(MANY_REMOTE),
             PathKind::Request { .. } | PathKind::Answer { .. } => {}
         }
-        let case = path.case::<F>(kernel, Table::Many, path.in_turn())?.through_many();
+        let case = path.case::<F>(kernel, Table::Many, path.in_turn())?.through_entries();
         case.run(MANY)?;
         cases.push(case);
     }

@@ -83,7 +83,9 @@ each program runs behind a wrapper that writes all headers anew, puts the number
 ports where cases have many flows, and goes over by a tail call. Right after it the same wrapper runs with an empty
 program behind it; the difference, *above the empty program*, is what the program itself costs. The time is that of the
 thread's clock around the call, over the repetitions. All cases run in turn in each of {runs} runs, on one CPU. Values
-are the difference of the smallest times; in brackets are the quartiles of the differences of each run.
+are the difference of the smallest times; in brackets are the quartiles of the differences of each run. Look-ups of 65,536
+keys or flows in turn depend on how much of the caches others leave, so that their smallest times are a matter of luck:
+theirs, and limits that follow from them, are the medians of the differences.
 
 Floors are programs of a few instructions: parsing Ethernet, IP and TCP without options; one look-up or insertion of the
 packet's ends after that, in a map with the keys (IPv4: 16 bytes, IPv6: 40 bytes) and values of the flow map; one FIB look-up
@@ -100,15 +102,17 @@ to all services in turn.
 A flow that is opened right after others were removed gets their memory, which the caches still hold. So programs with
 each number of services are loaded once, each with maps of its own, and go through the same cases in the same order. Those
 with {few} services that open no flows are loaded *again*: by how much the same program differs there that looks no flows
-up tells the resolution, in this run {resolution:.1} ns ({coarsest} ns if it is more). Costs do not grow with services if
-the ratio is within the limit, or else if the difference is within the resolution; the row says so.
+up tells the resolution: in this run {xdp:.1} ns at XDP and {tc:.1} ns at tc, where {coarsest} ns stand for all that is more.
+Costs do not grow with services if the ratio is within the limit, or else if the difference is within the resolution; the
+row says so.
 
 Limits in nanoseconds were set for a machine where a hit in a hash with keys of 16 bytes adds {REFERENCE_HIT} ns to parsing. Here it
 adds {hit:.1} ns, so they are {scale:.2} times that. New flows are compared with as many insertions as entries were counted
 per new flow: into a plain hash while there is room, into a full LRU hash when there is none.",
         new = crate::cases::REPEAT_NEW,
         few = thousands(SERVICES[0]),
-        resolution = results.resolution(SERVICES[0]),
+        xdp = results.resolution(Kind::Xdp, SERVICES[0]),
+        tc = results.resolution(Kind::Tc, SERVICES[0]),
         coarsest = COARSEST,
         large = thousands(LARGE),
         small = thousands(SMALL),

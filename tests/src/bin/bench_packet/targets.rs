@@ -6,7 +6,7 @@ use proxy_tests::{
 };
 
 use crate::{
-    cases::{Case, FloorSort, Sort, Table},
+    cases::{Case, FloorSort, MANY as FLOWS, Sort, Table},
     report::thousands,
 };
 
@@ -148,7 +148,8 @@ impl Results<'_> {
 
     fn why_many(&self, case: &Case<'_>, above: f64) -> Option<String> {
         let floor = |sort| self.floor(sort, case.kind, case.is_v4);
-        let [scattered, whole] = [FloorSort::ManyScattered, FloorSort::ManyWhole].map(floor);
+        let [ordered, scattered, whole] =
+            [FloorSort::Many, FloorSort::ManyScattered, FloorSort::ManyWhole].map(floor);
         let rest = self.other(Table::One, &case.row, case.is_v4)? - floor(FloorSort::Hit);
         let fib = if case.sort == (Sort::Established { snat: true }) {
             format!(
@@ -159,9 +160,9 @@ impl Results<'_> {
             String::new()
         };
         Some(format!(
-            "the limit is from entries that lie in memory in the order of their keys; those of the flows are scattered. \
-             Plain look-ups of entries scattered alike take {scattered:.0} ns, with all of their values {whole:.0} ns; the \
-             program takes {:.2} times the latter. With one flow at a time it takes {rest:.0} ns beside its look-up{fib}",
+            "the limit is from entries that lie in memory in the order of their keys: {ordered:.0} ns. Those of the flows \
+             are scattered; look-ups of such take {scattered:.0} ns, with all of the value {whole:.0} ns, and the program \
+             {:.2} times that. With one flow at a time it takes {rest:.0} ns beside its look-up{fib}",
             above / whole,
         ))
     }
@@ -194,7 +195,7 @@ impl Results<'_> {
         let before = self.other(Table::Services(few), &case.row, case.is_v4)?;
         let what =
             format!("{}, {}: {} services over {}", case.row, family(case), thousands(many), thousands(few));
-        let (resolution, difference) = (self.resolution(few), above - before);
+        let (resolution, difference) = (self.resolution(case.kind, few), above - before);
         if is_within(before, above, resolution) {
             let what =
                 format!("{what}: {:.2}, but a difference that is within the resolution", above / before);
@@ -203,18 +204,25 @@ impl Results<'_> {
         // New flows were measured with as few services in the other table.
         let again = [Table::Again, Table::One].map(|table| self.other(table, &case.row, case.is_v4));
         let again = again.into_iter().flatten().next().map_or_else(String::new, |again| {
-            format!("; the same with {} services, loaded once more, takes {:.1} ns", thousands(few), again)
+            format!("; the same with {} services, loaded once more, takes {again:.1} ns", thousands(few))
         });
-        let reason = format!(
-            "{difference:.1} ns more than {before:.1} ns, with a resolution of {resolution:.1} ns{again}"
-        );
+        let mistaken = case.mistaken.map_or_else(String::new, |mistaken| {
+            format!(
+                ". Of {} strangers {} are looked up for nothing, because the filter takes them for a service's",
+                thousands(FLOWS),
+                thousands(mistaken as u32),
+            )
+        });
+        let reason =
+            format!("{difference:.1} ns more, with a resolution of {resolution:.1} ns{again}{mistaken}");
         Some(ratio_of(what, FLAT, above / before, Some(reason)))
     }
 
     /// By how many nanoseconds the same program differs that was loaded and measured twice, at most: of those that go
     /// through many destinations without looking flows up. Never more than [`COARSEST`].
-    pub(crate) fn resolution(&self, few: u32) -> f64 {
-        let is_small = |case: &Case<'_>| case.sort == Sort::NotOurs && !looks_flows_up(case);
+    pub(crate) fn resolution(&self, kind: Kind, few: u32) -> f64 {
+        let is_small =
+            |case: &Case<'_>| case.kind == kind && case.sort == Sort::NotOurs && !looks_flows_up(case);
         let again = self.iter().filter(|(case, _)| case.table == Table::Again && is_small(case));
         let differences = again.filter_map(|(case, above)| {
             let first = self.other(Table::Services(few), &case.row, case.is_v4)?;
