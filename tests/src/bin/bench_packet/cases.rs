@@ -87,6 +87,8 @@ pub(crate) struct Case<'w> {
     pub(crate) repeat: u32,
     /// Repetitions that are not timed, before each sample.
     pub(crate) warm_up: u32,
+    /// Samples per run, one after the other.
+    pub(crate) samples: u32,
     pub(crate) after: After<'w>,
     pub(crate) estimate: Estimate,
     /// Of [`MANY`] packets that are not for a service, how many are looked up as if they were, if they go by the filter.
@@ -126,6 +128,7 @@ impl<'w> Case<'w> {
             floor: Wrapper::new(kind, nothing.as_fd(), packet)?,
             repeat: REPEAT,
             warm_up: 0,
+            samples: 1,
             after: After::Nothing,
             estimate: Estimate::Smallest,
             mistaken: None,

@@ -49,14 +49,16 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
             times.push(sample(program.as_fd(), kind, &[0; 128], 0, REPEAT)?);
         }
         for (case, times) in cases.iter().zip(&mut times) {
-            let Case { kind, frame, device, repeat, warm_up, .. } = case;
+            let Case { kind, frame, device, repeat, warm_up, samples, .. } = case;
             let opened = |case: &Case<'_>| case.opened.as_ref().map(|count| count()).transpose();
             let before = opened(case)?;
             for (program, times) in [(&case.wrapper, &mut times.with), (&case.floor, &mut times.floor)] {
                 if *warm_up > 0 {
                     sample(program.fd(), *kind, frame, *device, *warm_up)?;
                 }
-                times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+                for _ in 0..*samples {
+                    times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+                }
             }
             if let (Some(before), Some(after)) = (before, opened(case)?) {
                 let (new, all) = (after - before, u64::from(*repeat));

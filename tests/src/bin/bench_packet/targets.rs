@@ -141,12 +141,12 @@ impl Results<'_> {
         (case.table == Table::Many).then(|| {
             let limit = MANY * self.floor(FloorSort::Many, case.kind, case.is_v4);
             let what = format!("{}, {}, 65,536 flows ({MANY} x look-ups)", case.row, family(case));
-            let reason = self.why_many(case, above);
+            let reason = self.why_many(case);
             nanoseconds(what, limit, above, reason)
         })
     }
 
-    fn why_many(&self, case: &Case<'_>, above: f64) -> Option<String> {
+    fn why_many(&self, case: &Case<'_>) -> Option<String> {
         let floor = |sort| self.floor(sort, case.kind, case.is_v4);
         let [ordered, scattered, whole] =
             [FloorSort::Many, FloorSort::ManyScattered, FloorSort::ManyWhole].map(floor);
@@ -161,9 +161,9 @@ impl Results<'_> {
         };
         Some(format!(
             "the limit is from entries that lie in memory in the order of their keys: {ordered:.0} ns. Those of the flows \
-             are scattered; look-ups of such take {scattered:.0} ns, with all of the value {whole:.0} ns, and the program \
-             {:.2} times that. With one flow at a time it takes {rest:.0} ns beside its look-up{fib}",
-            above / whole,
+             are scattered; look-ups of such take {scattered:.0} ns, with all of the value {whole:.0} ns. With one flow at a \
+             time the program takes {rest:.0} ns beside its look-up{fib}; that makes {:.0} ns",
+            whole + rest,
         ))
     }
 
