@@ -102,9 +102,13 @@ impl Results<'_> {
             )),
             Sort::Established { snat: false } => self.other(case.table, &case.row, false).map(|v6| {
                 let rest = |above: f64, is_v4| above - self.added(FloorSort::Hit, case.kind, is_v4);
+                let why = if case.kind == Kind::Tc {
+                    ", because there the kernel need not be told of the packet's sum, which is a call of its own at tc"
+                } else {
+                    ""
+                };
                 format!(
-                    "the look-up adds {:.0} ns. All else takes {:.0} ns; with IPv6 it takes {:.0} ns, because there the \
-                     kernel need not be told of the packet's sum, which is a call of its own at tc",
+                    "the look-up adds {:.0} ns. All else takes {:.0} ns; with IPv6 it takes {:.0} ns{why}",
                     self.added(FloorSort::Hit, case.kind, true),
                     rest(above, true),
                     rest(v6, false),
