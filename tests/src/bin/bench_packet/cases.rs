@@ -19,6 +19,8 @@ pub(crate) enum Table {
     Full,
     /// With so many services.
     Services(u32),
+    /// With the fewest services, in programs that were loaded once more: shows what the measurement can tell apart.
+    Again,
 }
 
 /// What a case is about: targets are set by it.
@@ -34,6 +36,13 @@ pub(crate) enum Sort {
     New { entries: f64 },
 }
 
+impl Sort {
+    /// Does it take so little time that a nanosecond decides whether targets are met?
+    fn is_short(self) -> bool {
+        matches!(self, Self::NotOurs | Self::Floor(FloorSort::Parse | FloorSort::Hit | FloorSort::Miss))
+    }
+}
+
 /// Floors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FloorSort {
@@ -41,6 +50,8 @@ pub(crate) enum FloorSort {
     Hit,
     Miss,
     Many,
+    ManyScattered,
+    ManyWhole,
     Insert,
     InsertLru,
     InsertFull,
@@ -55,6 +66,16 @@ pub(crate) enum After<'w> {
     Undo(Wrapper),
     /// Calls this.
     Call(Box<dyn Fn() -> Result<()> + 'w>),
+}
+
+/// Which number stands for all runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Estimate {
+    /// The difference of the smallest times: noise only adds.
+    Smallest,
+    /// The median of the differences: what needs more memory than the caches hold for sure is much faster when nobody else
+    /// uses them, which happens to one case and not to another.
+    Median,
 }
 
 /// A case, ready to be run.
@@ -73,13 +94,21 @@ pub(crate) struct Case<'w> {
     pub(crate) repeat: u32,
     /// Repetitions that are not timed, before each sample.
     pub(crate) warm_up: u32,
+    /// Samples per run, one after the other.
+    pub(crate) samples: u32,
     pub(crate) after: After<'w>,
+    pub(crate) estimate: Estimate,
+    /// Of [`MANY`] packets that are not for a service, how many are looked up as if they were, if they go by the filter.
+    pub(crate) mistaken: Option<usize>,
     /// How many flows have been opened, where each repetition must open one.
     pub(crate) opened: Option<Box<dyn Fn() -> Result<u64> + 'w>>,
 }
 
 /// Repetitions where nothing is left behind.
 const REPEAT: u32 = 20_000;
+
+/// Samples per run where a nanosecond matters.
+const SAMPLES_OF_SHORT: u32 = 4;
 
 /// Repetitions where each adds something.
 pub(crate) const REPEAT_NEW: u32 = 4096;
@@ -109,7 +138,10 @@ impl<'w> Case<'w> {
             floor: Wrapper::new(kind, nothing.as_fd(), packet)?,
             repeat: REPEAT,
             warm_up: 0,
+            samples: if sort.is_short() { SAMPLES_OF_SHORT } else { 1 },
             after: After::Nothing,
+            estimate: Estimate::Smallest,
+            mistaken: None,
             opened: None,
         };
         // Twice: the second repetition must find the packet restored.
@@ -128,6 +160,11 @@ impl<'w> Case<'w> {
     /// Goes through all values of what varies before each sample, and in it.
     pub(crate) fn through_many(self) -> Self {
         Self { repeat: MANY, warm_up: MANY, ..self }
+    }
+
+    /// Goes through more entries than the caches hold for sure.
+    pub(crate) fn through_entries(self) -> Self {
+        Self { estimate: Estimate::Median, ..self.through_many() }
     }
 
     /// Opens a flow each time, as this counts.

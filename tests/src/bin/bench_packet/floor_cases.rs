@@ -5,7 +5,8 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use proxy_common::{
     V4, V6,
     layout::flow::{Flow, FlowKey},
@@ -65,7 +66,10 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
     let original = Vary { first: u16_at(&one.frame, address), values: FILLED, ..Vary::word(address, 16) };
     fill(&maps.few, &some, 5000)?;
     fill(&maps.few, &one, 1)?;
-    fill(&maps.many, &with(vec![Vary::word(ports, 0), original]), FILLED * MANY)?;
+    let filled = with(vec![Vary::word(ports, 0), original]);
+    fill(&maps.many, &filled, FILLED * MANY)?;
+    fill(&maps.scattered, &filled, FILLED * MANY)?;
+    scatter::<F>(&maps.scattered)?;
     fill(&maps.full, &fresh, 2 * SMALL)?;
 
     let hit = Floor::Hit(maps.few.as_fd());
@@ -75,8 +79,13 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
     ];
     let elsewhere = Packet { frame: frame.reply().build()?, ..one.clone() };
     cases.push(case(FloorSort::Miss, "parse, hash miss", &elsewhere, Floor::Miss(maps.few.as_fd()))?);
-    let many = Floor::Hit(maps.many.as_fd());
-    cases.push(case(FloorSort::Many, MANY_ROW, &in_turn, many)?.through_many());
+    for (sort, row, floor) in [
+        (FloorSort::Many, MANY_ROW, Floor::Hit(maps.many.as_fd())),
+        (FloorSort::ManyScattered, SCATTERED_ROW, Floor::Hit(maps.scattered.as_fd())),
+        (FloorSort::ManyWhole, WHOLE_ROW, Floor::Whole(maps.scattered.as_fd())),
+    ] {
+        cases.push(case(sort, row, &in_turn, floor)?.through_entries());
+    }
     let fib = Floor::Fib(device, Route::Neighbour);
     cases.push(case(FloorSort::Fib, "parse, FIB look-up, route and neighbour", &one, fib)?);
     let fib = Floor::Fib(still(Device::Bridge)?, Route::None);
@@ -114,6 +123,25 @@ fn still(device: Device) -> Result<u32> {
 
 /// The row of plain look-ups of as many keys as there are flows.
 const MANY_ROW: &str = "parse, 65,536 keys in turn among 393,216 entries";
+
+/// The same, where entries lie as those of established flows do.
+const SCATTERED_ROW: &str = "parse, 65,536 keys in turn, entries scattered in memory";
+
+/// The least that a flow map does.
+const WHOLE_ROW: &str = "parse, 65,536 keys in turn, entries scattered, and their whole values";
+
+/// Puts all entries anew, in no order, as [`establish`](crate::world::establish) does with flows. A new value gets new
+/// memory in an LRU map, so that from then on neighbouring keys do not have neighbouring entries.
+fn scatter<F: PacketFamily>(map: &OwnedFd) -> Result<()> {
+    let map = Map::LruHashMap(MapData::from_fd(map.try_clone()?)?);
+    let mut map: HashMap<MapData, FlowKey<F>, Flow<F>> = map.try_into()?;
+    let entries: std::collections::HashMap<_, _> = map.iter().collect::<Result<_, _>>()?;
+    ensure!(entries.len() == (FILLED * MANY) as usize, "{} entries in the floor's map", entries.len());
+    for (key, value) in entries {
+        map.insert(key, value, 0)?;
+    }
+    Ok(())
+}
 
 fn u16_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))

@@ -40,6 +40,8 @@ pub(crate) enum Floor<'m> {
     Parse,
     /// Looks the packet's ends up, finds them, and reads a word of the value.
     Hit(BorrowedFd<'m>),
+    /// The same, and reads all of the value.
+    Whole(BorrowedFd<'m>),
     /// The same without finding them.
     Miss(BorrowedFd<'m>),
     /// Inserts them.
@@ -65,6 +67,13 @@ pub(crate) fn program(kind: Kind, layout: Layout, floor: Floor<'_>) -> io::Resul
             program.call(Helper::MapLookup).expect_some(0);
             // Of no consequence, but it must be there.
             program.load(Size::Word, 1, 0, 0);
+        }
+        Floor::Whole(map) => {
+            key(&mut program, layout, map);
+            program.call(Helper::MapLookup).expect_some(0);
+            for at in (0..layout.value).step_by(8) {
+                program.load(Size::Double, 1, 0, at as i16);
+            }
         }
         Floor::Miss(map) => {
             key(&mut program, layout, map);
@@ -145,7 +154,9 @@ pub(crate) struct Maps {
     pub(crate) few: OwnedFd,
     /// As large as the flow map, filled like it.
     pub(crate) many: OwnedFd,
-    /// The same, for what is inserted and removed again.
+    /// The same, with entries that do not lie in the order of their keys.
+    pub(crate) scattered: OwnedFd,
+    /// As large, for what is inserted and removed again.
     pub(crate) fresh: OwnedFd,
     /// The same with LRU.
     pub(crate) fresh_lru: OwnedFd,
@@ -158,6 +169,7 @@ impl Maps {
         Ok(Self {
             few: layout.map(MapKind::Hash, 8192)?,
             many: layout.map(MapKind::LruHash, large)?,
+            scattered: layout.map(MapKind::LruHash, large)?,
             fresh: layout.map(MapKind::Hash, large)?,
             fresh_lru: layout.map(MapKind::LruHash, large)?,
             full: layout.map(MapKind::LruHash, full)?,

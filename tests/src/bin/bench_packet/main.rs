@@ -8,6 +8,7 @@ mod measure;
 mod ours;
 mod paths;
 mod report;
+mod strangers;
 mod targets;
 mod world;
 mod wrapper;

@@ -13,7 +13,7 @@ use proxy_tests::{
 };
 
 use crate::{
-    cases::{After, Case},
+    cases::{After, Case, Estimate},
     wrapper::empty,
 };
 
@@ -49,14 +49,16 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
             times.push(sample(program.as_fd(), kind, &[0; 128], 0, REPEAT)?);
         }
         for (case, times) in cases.iter().zip(&mut times) {
-            let Case { kind, frame, device, repeat, warm_up, .. } = case;
+            let Case { kind, frame, device, repeat, warm_up, samples, .. } = case;
             let opened = |case: &Case<'_>| case.opened.as_ref().map(|count| count()).transpose();
             let before = opened(case)?;
             for (program, times) in [(&case.wrapper, &mut times.with), (&case.floor, &mut times.floor)] {
                 if *warm_up > 0 {
                     sample(program.fd(), *kind, frame, *device, *warm_up)?;
                 }
-                times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+                for _ in 0..*samples {
+                    times.push(sample(program.fd(), *kind, frame, *device, *repeat)?);
+                }
             }
             if let (Some(before), Some(after)) = (before, opened(case)?) {
                 let (new, all) = (after - before, u64::from(*repeat));
@@ -80,18 +82,22 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
         Summary::minimum(one.iter().flat_map(|(_, times)| times.floor.iter().copied()))
     });
     Ok(Measured {
-        above: times.iter().map(Times::above).collect(),
+        above: cases.iter().zip(&times).map(|(case, times)| times.above(case.estimate)).collect(),
         empty: alone.map(Summary::minimum),
         wrapped,
     })
 }
 
 impl Times {
-    /// The difference of the smallest, and the quartiles of the differences of each run.
-    fn above(&self) -> Summary {
+    /// The number for all runs, and the quartiles of the differences of each run.
+    fn above(&self, estimate: Estimate) -> Summary {
         let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
         let differences = self.with.iter().zip(&self.floor).map(|(with, floor)| with - floor);
-        Summary { value: least(&self.with) - least(&self.floor), ..Summary::median(differences) }
+        let median = Summary::median(differences);
+        match estimate {
+            Estimate::Smallest => Summary { value: least(&self.with) - least(&self.floor), ..median },
+            Estimate::Median => median,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use proxy_tests::packets::{Kernel, PacketFamily, sys};
 use crate::{
     cases::{After, Case, MANY, REPEAT_NEW, Sort, Table},
     paths::{Path, PathKind, paths},
+    strangers::Filter,
     world::{MANY_REMOTE, SERVICES, SMALL, World, establish, filler_address},
     wrapper::{Vary, Wrapper},
 };
@@ -23,6 +24,7 @@ pub(crate) fn all(world: &mut World) -> Result<Vec<Case<'_>>> {
     for kernel in &world.kernels {
         establish(&mut kernel.borrow_mut())?;
     }
+    establish(&mut world.one.borrow_mut())?;
     establish(&mut world.crowded)?;
     establish(&mut world.full)?;
     let mut cases = of_family::<V4>(world, &v4)?;
@@ -33,6 +35,7 @@ pub(crate) fn all(world: &mut World) -> Result<Vec<Case<'_>>> {
 /// Packets for each of the kernels.
 struct Paths {
     by_services: Vec<Vec<Path>>,
+    one: Vec<Path>,
     crowded: Vec<Path>,
     full: Vec<Path>,
 }
@@ -51,7 +54,8 @@ fn open<F: PacketFamily>(world: &World) -> Result<Paths> {
         let path = paths.iter().find(|path| path.kind == PathKind::New).context("no new flows")?;
         run(kernel, path, path.fresh(), 2 * SMALL)?;
     }
-    Ok(Paths { by_services, crowded, full: paths::<F>(&world.full)? })
+    let one = paths::<F>(&world.one.borrow())?;
+    Ok(Paths { by_services, one, crowded, full: paths::<F>(&world.full)? })
 }
 
 fn run(kernel: &Kernel, path: &Path, varied: Vec<Vary>, repeat: u32) -> Result<()> {
@@ -64,43 +68,52 @@ fn run(kernel: &Kernel, path: &Path, varied: Vec<Vary>, repeat: u32) -> Result<(
 
 fn of_family<'w, F: PacketFamily>(world: &'w World, paths: &Paths) -> Result<Vec<Case<'w>>> {
     let mut cases = Vec::new();
-    for ((kernel, paths), services) in world.kernels.iter().zip(&paths.by_services).zip(SERVICES) {
-        with_services::<F>(&mut cases, kernel, paths, services)?;
+    with_one_flow::<F>(&mut cases, &world.one, &paths.one)?;
+    for (number, services) in SERVICES.into_iter().enumerate() {
+        let (kernel, filter) = (&world.kernels[number], &world.filters[number]);
+        with_services::<F>(&mut cases, (kernel, filter), &paths.by_services[number], services)?;
     }
     with_many_flows::<F>(&mut cases, &world.crowded, &paths.crowded)?;
     with_full_map::<F>(&mut cases, world, &paths.full)?;
     Ok(cases)
 }
 
-/// With the smallest number of services: one flow at a time, too.
-fn with_services<'w, F: PacketFamily>(
+/// One flow at a time; and what else does not open flows and is compared over numbers of services.
+fn with_one_flow<'w, F: PacketFamily>(
     cases: &mut Vec<Case<'w>>,
     kernel: &'w RefCell<Kernel>,
+    paths: &[Path],
+) -> Result<()> {
+    let opened = Opened::<F>::of(kernel)?;
+    for path in paths {
+        cases.push(if path.kind == PathKind::New {
+            opened.new_flow(Table::One, path, path.fresh())?
+        } else {
+            path.case::<F>(&kernel.borrow(), Table::One, Vec::new())?
+        });
+        if path.shows_services() && path.kind != PathKind::New {
+            cases.push(of_known_flow::<F>(&kernel.borrow(), Table::Again, path)?);
+        }
+    }
+    Ok(())
+}
+
+fn with_services<'w, F: PacketFamily>(
+    cases: &mut Vec<Case<'w>>,
+    (kernel, filter): (&'w RefCell<Kernel>, &Filter),
     paths: &[Path],
     services: u32,
 ) -> Result<()> {
     let table = Table::Services(services);
     let opened = Opened::<F>::of(kernel)?;
-    for path in paths {
-        let is_new = path.kind == PathKind::New;
-        if services == SERVICES[0] {
-            cases.push(if is_new {
-                opened.new_flow(Table::One, path, path.fresh())?
-            } else {
-                path.case::<F>(&kernel.borrow(), Table::One, Vec::new())?
-            });
-        }
-        if !path.shows_services() {
-            continue;
-        }
-        cases.push(if is_new {
+    for path in paths.iter().filter(|path| path.shows_services()) {
+        cases.push(if path.kind == PathKind::New {
             opened.new_flow(table, path, path.fresh())?
-        } else if path.kind == PathKind::NotOurs {
-            let mut case = path.case::<F>(&kernel.borrow(), table, path.in_turn())?.through_many();
-            case.row.push_str(", 65,536 destinations in turn");
-            case
         } else {
-            path.case::<F>(&kernel.borrow(), table, Vec::new())?
+            let mut case = of_known_flow::<F>(&kernel.borrow(), table, path)?;
+            let is_filtered = path.kind == PathKind::NotOurs && !path.program.ends_with("egress");
+            case.mistaken = is_filtered.then(|| filter.mistaken::<F>(&path.frame));
+            case
         });
     }
     let path = paths.iter().find(|path| path.kind == PathKind::New).context("no new flows")?;
@@ -112,6 +125,16 @@ fn with_services<'w, F: PacketFamily>(
     varied.push(Vary { at, bytes: 4, first: last_word(first), shift: 0, values: services });
     cases.push(opened.new_flow(table, &path, varied)?);
     Ok(())
+}
+
+/// A packet that opens nothing, as numbers of services are compared with: strangers go to many destinations.
+fn of_known_flow<'w, F: PacketFamily>(kernel: &Kernel, table: Table, path: &Path) -> Result<Case<'w>> {
+    if path.kind != PathKind::NotOurs {
+        return path.case::<F>(kernel, table, Vec::new());
+    }
+    let mut case = path.case::<F>(kernel, table, path.in_turn())?.through_many();
+    case.row.push_str(", 65,536 destinations in turn");
+    Ok(case)
 }
 
 fn last_word(ip: IpAddr) -> u32 {
@@ -135,7 +158,7 @@ fn with_many_flows<F: PacketFamily>(
             PathKind::Request { snat: true } => path.frame.dst.set_port(MANY_REMOTE),
             PathKind::Request { .. } | PathKind::Answer { .. } => {}
         }
-        let case = path.case::<F>(kernel, Table::Many, path.in_turn())?.through_many();
+        let case = path.case::<F>(kernel, Table::Many, path.in_turn())?.through_entries();
         case.run(MANY)?;
         cases.push(case);
     }

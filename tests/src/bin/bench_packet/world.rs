@@ -17,6 +17,8 @@ use proxy_common::{
 };
 use proxy_tests::packets::{Host, Kernel, Node, Options, PacketFamily};
 
+use crate::strangers::Filter;
+
 /// Entries of the large flow maps.
 pub(crate) const LARGE: u32 = 1 << 19;
 
@@ -35,6 +37,11 @@ const REMOTES: u32 = 32;
 pub(crate) struct World {
     /// With so many services as [`SERVICES`] says, and few flows.
     pub(crate) kernels: Vec<RefCell<Kernel>>,
+    /// What their programs take for a service's.
+    pub(crate) filters: Vec<Filter>,
+    /// With few services and few flows, once more: flows that one case removes lie in the caches, and the next one that
+    /// opens some finds their memory there. What is compared with other numbers of services must find what they find.
+    pub(crate) one: RefCell<Kernel>,
     /// With few services and many flows.
     pub(crate) crowded: Kernel,
     /// With a full flow map.
@@ -47,10 +54,14 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Result<Self> {
         let node = Node::new(Options::default())?;
-        let load = |services: u32, max_flows: u32| -> Result<Kernel> {
+        let tables = |services: u32| -> Result<(MemoryTables<V4>, MemoryTables<V6>)> {
             let (mut v4, mut v6) = (node.v4.clone(), node.v6.clone());
             fill(&mut v4, services)?;
             fill(&mut v6, services)?;
+            Ok((v4, v6))
+        };
+        let load = |services: u32, max_flows: u32| -> Result<Kernel> {
+            let (v4, v6) = tables(services)?;
             let options = Options {
                 max_services: SetRole::STRIDE * filler(services, false).index(),
                 max_flows,
@@ -61,9 +72,12 @@ impl World {
             };
             Kernel::load(options, &v4, &v6)
         };
+        let filters = SERVICES.map(|services| tables(services).map(|(v4, v6)| Filter::new(&v4, &v6)));
         let kernels = SERVICES.map(|services| Ok(RefCell::new(load(services, LARGE)?)));
         Ok(Self {
             kernels: kernels.into_iter().collect::<Result<_>>()?,
+            filters: filters.into_iter().collect::<Result<_>>()?,
+            one: RefCell::new(load(SERVICES[0], LARGE)?),
             crowded: load(SERVICES[0], LARGE)?,
             full: load(SERVICES[0], SMALL)?,
             evicting: load(SERVICES[0], SMALL)?,
