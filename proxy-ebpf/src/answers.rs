@@ -1,12 +1,6 @@
 //! The marks of where answers of flows come from; `proxy_common::layout::answers` tells how they come and go.
 
-use proxy_common::{
-    Family,
-    layout::{
-        answers::{LINE, Line, Mark, ROUND},
-        flow::{Edge, FlowKey},
-    },
-};
+use proxy_common::layout::answers::{LINE, Line, Mark, ROUND};
 
 use crate::maps::ANSWERS;
 
@@ -19,21 +13,18 @@ pub(crate) fn holds(mark: Mark) -> bool {
     unsafe { byte(line, first).read_volatile() != 0 && byte(line, second).read_volatile() != 0 }
 }
 
-/// Marks the source of a flow entry that is about to be inserted, if that is what it is found by.
+/// Sets a mark.
 #[inline(always)]
-pub(crate) fn announce<F: Family>(key: &FlowKey<F>) {
-    let Mark { line, bytes: [first, second] } = Mark::of_source(key);
-    announce_answers(key.edge.into(), line, first, second);
+pub(crate) fn announce(mark: Mark) {
+    let Mark { line, bytes: [first, second] } = mark;
+    announce_answers(line, first, second);
 }
 
-/// Marks these bytes of a line, if the edge is the one that they are for.
-// A global function, which the verifier goes through once: its many ways would be followed at each insertion.
+/// Marks these bytes of a line with the number of the round.
+// A global function, which the verifier goes through once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn announce_answers(edge: u32, line: u32, first: u32, second: u32) -> u32 {
-    if edge != Edge::ReverseEgress as u32 {
-        return 0;
-    }
+pub extern "C" fn announce_answers(line: u32, first: u32, second: u32) -> u32 {
     let (Some(round), Some(line)) = (ANSWERS.get_ptr(ROUND), ANSWERS.get_ptr_mut(line)) else { return 0 };
     // SAFETY: the kernel gave the pointer.
     let round = match unsafe { byte(round, 0).read_volatile() } {

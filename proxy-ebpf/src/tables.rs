@@ -432,9 +432,13 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8) {
+        answers::announce(Mark::of::<F>(addr, port, protocol));
+    }
+
+    #[inline(always)]
     fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
         const EEXIST: i32 = -17;
-        answers::announce(key);
         match F::put_flow(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Inserted::Yes,
             Err(EEXIST) => Inserted::Exists,
@@ -444,7 +448,6 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-        answers::announce(key);
         F::put_flow(key, flow, 0).is_ok()
     }
 

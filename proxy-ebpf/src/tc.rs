@@ -51,6 +51,10 @@ pub(crate) trait Hook {
     const IS_LEAVING: bool;
     /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all.
     const MAY_OVERHEAR: bool;
+    /// A device may have told the kernel the sum of a packet (`CHECKSUM_COMPLETE`). Of packets that are from a pod none has:
+    /// not of what its own stack sends, and what it forwards has lost its sum (`skb_forward_csum`). Answers that leave by an
+    /// uplink are from pods or processes of this node.
+    const MAY_BE_SUMMED: bool;
 
     fn decide<F: KernelFamily>(
         kernel: &Kernel,
@@ -68,12 +72,13 @@ pub(crate) trait Hook {
 }
 
 macro_rules! hooks {
-    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr, |$key:ident| $steady:expr;)*) => { $(
+    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, summed $may_be_summed:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr, |$key:ident| $steady:expr;)*) => { $(
         pub(crate) struct $hook;
 
         impl Hook for $hook {
             const IS_LEAVING: bool = $is_leaving;
             const MAY_OVERHEAR: bool = $may_overhear;
+            const MAY_BE_SUMMED: bool = $may_be_summed;
 
             #[inline(always)]
             fn decide<F: KernelFamily>(
@@ -98,10 +103,10 @@ macro_rules! hooks {
 }
 
 hooks! {
-    FromPod: leaving false, overhearing false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out), |key| steady::from_pod(kernel, packet, key);
-    FromUplink: leaving false, overhearing true, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out), |key| steady::from_uplink(kernel, packet, key);
-    ToClient: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out), |key| steady::to_client(kernel, packet, key);
-    ToOutside: leaving true, overhearing false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out), |key| steady::to_outside(kernel, packet, key);
+    FromPod: leaving false, overhearing false, summed false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out), |key| steady::from_pod(kernel, packet, key);
+    FromUplink: leaving false, overhearing true, summed true, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out), |key| steady::from_uplink(kernel, packet, key);
+    ToClient: leaving true, overhearing false, summed true, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out), |key| steady::to_client(kernel, packet, key);
+    ToOutside: leaving true, overhearing false, summed false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out), |key| steady::to_outside(kernel, packet, key);
 }
 
 /// Global functions of a program: the verifier goes through each once, and not from each call with all that is known there.

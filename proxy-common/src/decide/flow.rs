@@ -103,6 +103,10 @@ pub(super) fn refresh<F: Family, T: Tables<F>>(
                 Some(_) => {}
                 None => {
                     pair.twin.last_seen = now;
+                    let FlowKey { tuple, protocol, edge, .. } = &pair.twin_key;
+                    if *edge == Edge::ReverseEgress as u8 {
+                        tables.announce_answers(&tuple.src, tuple.sport, *protocol);
+                    }
                     if tables.replace_flow(&pair.twin_key, &pair.twin) {
                         tables.count(Counter::FlowRepaired);
                     }

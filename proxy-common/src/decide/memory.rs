@@ -25,7 +25,7 @@ use crate::{
         counter::Counter,
         device::Device,
         filter::{self, Mark},
-        flow::{Edge, Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
@@ -335,6 +335,10 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         self.answers.borrow().contains(&answers::Mark::of::<F>(addr, port, protocol))
     }
 
+    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8) {
+        self.answers.borrow_mut().insert(answers::Mark::of::<F>(addr, port, protocol));
+    }
+
     fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
         if self.flows.borrow().contains_key(key) {
             Inserted::Exists
@@ -346,9 +350,6 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
     }
 
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-        if key.edge == Edge::ReverseEgress as u8 {
-            self.answers.borrow_mut().insert(answers::Mark::of_source(key));
-        }
         let mut flows = self.flows.borrow_mut();
         if flows.len() >= self.max_flows && !flows.contains_key(key) {
             return false;

@@ -335,6 +335,9 @@ fn new_flow<F: Family, T: Tables<F>>(
     flow.state = FlowState::New as u8;
     flow.flags = flags;
     flow.mac = if flags == flags::SWITCHED { out.mac } else { Mac::NONE };
+    if flags & (flags::SNAT | flags::HAIRPIN) == 0 {
+        tables.announce_answers(&backend.addr, backend.port, key.protocol);
+    }
     if let Some(reason) = tables.open_flow(&mut pair) {
         return tables.drop(reason);
     }

@@ -191,9 +191,11 @@ pub trait Tables<F: Family> {
     fn device(&self, ifindex: u32) -> Option<&Device>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// What answers of flows come from, as far as it is marked: false means that surely no flow is found by a packet from
-    /// there with [`Edge::ReverseEgress`](crate::layout::flow::Edge::ReverseEgress). The port in network byte order.
+    /// May a packet from there be an answer that [`Edge::ReverseEgress`](crate::layout::flow::Edge::ReverseEgress) tells? False
+    /// means that none is announced. The port in network byte order.
     fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
+    /// Announces such answers. To be called before their entry is inserted.
+    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8);
     /// Inserts a flow entry if there is none with that key.
     fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted;
     /// Inserts or replaces a flow entry; false if the map takes no more.

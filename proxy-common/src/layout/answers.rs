@@ -3,7 +3,7 @@
 //! Says "surely no answer" before the flow map is asked, of most packets on their way out. A backend's address, port and
 //! protocol have two bytes in a line; bytes and not bits, because a byte can be stored without reading its neighbours.
 //!
-//! Whoever inserts a flow entry of [`Edge::ReverseEgress`] marks its source before, with the number of the current round. The
+//! A program that inserts a flow entry of [`Edge::ReverseEgress`] marks its source before, with the number of the current round. The
 //! agent goes through all flows again and again; with each round it raises the number, marks anew what it meets, and at
 //! the end clears bytes that were last marked two rounds ago or earlier. Flows that were opened meanwhile have marked their
 //! own. Without an agent marks stay, which costs look-ups and nothing else.

@@ -35,7 +35,7 @@ pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcConte
     let hops = matches!(verdict, Verdict::Forward) as u8;
     let written = match dissected.part {
         Part::Usual if packet.is_plain(LINK) => {
-            translate::<F, LINK>(ctx, packet.protocol, &packet.tuple, &out.to, hops)
+            translate::<F, LINK>(ctx, packet.protocol, (&packet.tuple, &out.to), hops, true)
         }
         Part::Usual => write::<F, LINK>(ctx, packet, &out.to, hops),
         _ => unusual::write::<F>(ctx.skb.skb, LINK, dissected, &out.to, hops),

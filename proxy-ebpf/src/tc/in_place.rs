@@ -17,13 +17,14 @@ use super::{bounds, checksums::TcFamily};
 use crate::rewrite::{self, write};
 
 /// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false if that failed, half-way perhaps.
+/// `may_be_summed`: a device may have told the kernel the sum of the packet.
 #[inline(always)]
 pub(super) fn translate<F: TcFamily, const LINK: usize>(
     ctx: &TcContext,
     protocol: u8,
-    from: &Tuple<F>,
-    to: &Tuple<F>,
+    (from, to): (&Tuple<F>, &Tuple<F>),
     hops: u8,
+    may_be_summed: bool,
 ) -> bool {
     let skb = ctx.skb.skb;
     let is_tcp = protocol == PROTOCOL_TCP;
@@ -58,7 +59,9 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
         }
         // SAFETY: within the bounds just checked.
         unsafe { write(at, after) };
-        F::tell(skb, addresses);
+        if may_be_summed {
+            F::tell(skb, addresses);
+        }
     }
     // What is written is read anew: keeping it would take stack.
     compiler_fence(Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use proxy_common::{
     decide::{
-        Translation, Verdict,
+        Verdict,
         steady::{self, Steady},
     },
     layout::{counter::Counter, flow::FlowKey},
@@ -23,27 +23,28 @@ pub(super) fn quick<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx:
     if cfg!(feature = "kernel-log") || !is_plainly_for_us::<H>(ctx.skb.skb) {
         return None;
     }
-    let Scratch { key, out, .. } = scratch::<F>()?;
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet.
     let packet = unsafe { F::parse_plain(data, end, LINK)? };
+    // What else is needed has room on the stack, and a look-up of other memory takes longer.
+    let key = &mut FlowKey::<F>::default();
     match H::steady::<F>(&Kernel::of_skb(ctx.skb.skb, LINK), &packet, key) {
         Steady::Pass => Some(NEXT),
-        Steady::Follow(flow) => follow::<F, LINK>(ctx, &packet, key, &flow, out),
+        Steady::Follow(flow) => follow::<F, H, LINK>(ctx, &packet, key, &flow),
         Steady::Further => None,
     }
 }
 
 #[inline(always)]
-fn follow<F: KernelFamily + TcFamily, const LINK: usize>(
+fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     ctx: &TcContext,
     packet: &Packet<F>,
     key: &FlowKey<F>,
     flow: &FlowEntry<F>,
-    out: &mut Translation<F>,
 ) -> Option<i32> {
     let verdict = steady::verdict(flow);
     let is_forwarded = matches!(verdict, Verdict::Forward);
+    let Scratch { out, .. } = scratch::<F>()?;
     if is_forwarded {
         // SAFETY: the context is readable.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -52,7 +53,8 @@ fn follow<F: KernelFamily + TcFamily, const LINK: usize>(
         }
     }
     count(steady::counter(flow));
-    let sent = translate::<F, LINK>(ctx, key.protocol, &key.tuple, &flow.tuple, is_forwarded as u8)
+    let tuples = (&key.tuple, &flow.tuple);
+    let sent = translate::<F, LINK>(ctx, key.protocol, tuples, is_forwarded as u8, H::MAY_BE_SUMMED)
         .then(|| send::<F, LINK>(ctx, verdict, &out.route, flow.mac))
         .flatten();
     if sent.is_none() {

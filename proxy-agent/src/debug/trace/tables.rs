@@ -187,6 +187,8 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         true
     }
 
+    fn announce_answers(&self, _addr: &F::Addr, _port: u16, _protocol: u8) {}
+
     fn insert_flow(&self, key: &FlowKey<F>, _flow: &Flow<F>) -> Inserted {
         if self.flow(key).is_some() { Inserted::Exists } else { Inserted::Yes }
     }
