@@ -358,15 +358,20 @@ fn packet_checksum_of_the_whole_frame<F: PacketFamily>() -> Result<()> {
         for (transport, answer) in tcp.into_iter().chain(udp) {
             let local = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
             let sent = local.between(local.src, Host::PodB.at::<F>(8080));
-            let hairpin = frame::<F>((Host::PodA, 40_001), (Host::HairpinVip, 80), transport);
-            let odd = frame::<F>((Host::PodA, 40_002), (Host::OddVip, 80), transport);
-            for (program, device, frame) in [
-                ("pod_ingress", Device::PodA, local),
-                ("pod_egress", Device::PodA, Frame { transport: answer, ..sent.reply() }),
-                ("pod_ingress", Device::PodA, odd),
-                ("pod_ingress", Device::PodA, hairpin),
+            let from_client = |port| frame::<F>((Host::Client, 50_000), (Host::Node, port), transport);
+            // A device tells the sum of what it received, and no other than what is handed on to a pod keeps it.
+            for (program, device, frame, flags) in [
+                ("pod_ingress", Device::PodA, local, 0),
+                (
+                    "pod_egress",
+                    Device::PodA,
+                    Frame { transport: answer, ..sent.reply() },
+                    sys::CHECKSUM_COMPLETE,
+                ),
+                ("uplink_ingress", Device::Uplink, from_client(30_001), sys::CHECKSUM_COMPLETE),
+                ("uplink_ingress", Device::Uplink, from_client(30_008), sys::CHECKSUM_COMPLETE),
             ] {
-                let run = kernel.run(program, &frame.build()?, device.index()?, sys::CHECKSUM_COMPLETE);
+                let run = kernel.run(program, &frame.build()?, device.index()?, flags);
                 let run = match run {
                     Err(error) if is_errno(&error, libc_einval()) => {
                         Lack::ChecksumComplete.note();
