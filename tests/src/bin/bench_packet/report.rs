@@ -95,15 +95,18 @@ filled by a program has its entries in memory in the order of the keys; in one t
 order.
 
 Flows are open, and both sides were heard, where packets are *established* or *answers*: each of their entries was put
-anew to say so, in no order, and their memory is scattered, too. The flow map has room for {large} entries of each family;
+anew to say so, in no order, and their memory is scattered, too: the limit for 65,536 flows is from look-ups of scattered
+entries. (Of entries in order, it would be from the row above.) A CPU that asked for a route within the last 32 jiffies does
+not ask again, so nearly all packets to and from remote backends find theirs known here; one that does not takes the FIB
+look-up, too. The flow map has room for {large} entries of each family;
 *new flows* are removed after each run of {new} of them. A *full* one has {small} entries, and each new flow pushes others
 out. Services are ClusterIPs of both families with one backend each, beside nine that the packets are for, unless they go
 to all services in turn.
 
 A flow that is opened right after others were removed gets their memory, which the caches still hold. So programs with
 each number of services are loaded once, each with maps of its own, and go through the same cases in the same order. Those
-with {few} services that open no flows are loaded *again*: by how much the same program differs there that looks no flows
-up tells the resolution: in this run {xdp:.1} ns at XDP and {tc:.1} ns at tc, where {coarsest} ns stand for all that is more.
+with {few} services that open no flows are loaded *again*: by how much the same program differs there with packets that are
+not for a service tells the resolution: in this run {xdp:.1} ns at XDP and {tc:.1} ns at tc, where {coarsest} ns stand for all that is more.
 Costs do not grow with services if the ratio is within the limit, or else if the difference is within the resolution; the
 row says so.
 

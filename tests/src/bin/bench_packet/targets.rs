@@ -24,7 +24,7 @@ const OTHER_AT_UPLINK: f64 = 8.0;
 const NEW: f64 = 2.5;
 /// IPv6 over IPv4.
 const FAMILIES: f64 = 1.35;
-/// Over plain look-ups in a table of the same size.
+/// Over plain look-ups in a table of the same size, whose entries are as scattered.
 const MANY: f64 = 1.3;
 /// The largest number of services over the smallest.
 const FLAT: f64 = 1.1;
@@ -90,15 +90,12 @@ impl Results<'_> {
         let added = |sort| self.added(sort, case.kind, case.is_v4);
         let reason = match case.sort {
             Sort::Established { snat: true } => Some(format!(
-                "the FIB look-up of a route and its neighbour alone adds {:.0} ns. The limit has room for {:.0} ns; \
-                 the helper takes {:.0} ns here where it looks nothing up, because the interface does not forward",
+                "a packet whose route is not known adds {:.0} ns for the FIB look-up of the route and its neighbour. The \
+                 limit has room for {:.0} ns; the helper takes {:.0} ns here where it looks nothing up, because the interface \
+                 does not forward",
                 added(FloorSort::Fib),
                 REFERENCE_FIB * scale,
                 added(FloorSort::FibNone),
-            )),
-            Sort::NotOurs if looks_flows_up(case) => Some(format!(
-                "whether it is an answer, its flow tells: a look-up that finds none adds {:.0} ns",
-                added(FloorSort::Miss)
             )),
             Sort::Established { snat: false } => self.other(case.table, &case.row, false).map(|v6| {
                 let rest = |above: f64, is_v4| above - self.added(FloorSort::Hit, case.kind, is_v4);
@@ -143,7 +140,7 @@ impl Results<'_> {
 
     fn many(&self, case: &Case<'_>, above: f64) -> Option<Target> {
         (case.table == Table::Many).then(|| {
-            let limit = MANY * self.floor(FloorSort::Many, case.kind, case.is_v4);
+            let limit = MANY * self.floor(FloorSort::ManyScattered, case.kind, case.is_v4);
             let what = format!("{}, {}, 65,536 flows ({MANY} x look-ups)", case.row, family(case));
             let reason = self.why_many(case);
             nanoseconds(what, limit, above, reason)
@@ -152,21 +149,11 @@ impl Results<'_> {
 
     fn why_many(&self, case: &Case<'_>) -> Option<String> {
         let floor = |sort| self.floor(sort, case.kind, case.is_v4);
-        let [ordered, scattered, whole] =
-            [FloorSort::Many, FloorSort::ManyScattered, FloorSort::ManyWhole].map(floor);
+        let [scattered, whole] = [FloorSort::ManyScattered, FloorSort::ManyWhole].map(floor);
         let rest = self.other(Table::One, &case.row, case.is_v4)? - floor(FloorSort::Hit);
-        let fib = if case.sort == (Sort::Established { snat: true }) {
-            format!(
-                ", of which the FIB look-up adds {:.0} ns",
-                self.added(FloorSort::Fib, case.kind, case.is_v4)
-            )
-        } else {
-            String::new()
-        };
         Some(format!(
-            "the limit is from entries that lie in memory in the order of their keys: {ordered:.0} ns. Those of the flows \
-             are scattered; look-ups of such take {scattered:.0} ns, with all of the value {whole:.0} ns. With one flow at a \
-             time the program takes {rest:.0} ns beside its look-up{fib}; that makes {:.0} ns",
+            "look-ups alone take {scattered:.0} ns, with all of the value {whole:.0} ns. With one flow at a time the program \
+             takes {rest:.0} ns beside its look-up; that makes {:.0} ns",
             whole + rest,
         ))
     }
@@ -223,10 +210,9 @@ impl Results<'_> {
     }
 
     /// By how many nanoseconds the same program differs that was loaded and measured twice, at most: of those that go
-    /// through many destinations without looking flows up. Never more than [`COARSEST`].
+    /// through many destinations without finding anything. Never more than [`COARSEST`].
     pub(crate) fn resolution(&self, kind: Kind, few: u32) -> f64 {
-        let is_small =
-            |case: &Case<'_>| case.kind == kind && case.sort == Sort::NotOurs && !looks_flows_up(case);
+        let is_small = |case: &Case<'_>| case.kind == kind && case.sort == Sort::NotOurs;
         let again = self.iter().filter(|(case, _)| case.table == Table::Again && is_small(case));
         let differences = again.filter_map(|(case, above)| {
             let first = self.other(Table::Services(few), &case.row, case.is_v4)?;
@@ -239,11 +225,6 @@ impl Results<'_> {
 /// Are these too much apart for the ratio, but less than can be told?
 fn is_within(few: f64, many: f64, resolution: f64) -> bool {
     many > FLAT * few && many - few <= resolution
-}
-
-/// On its way out a packet that is not for a service may be an answer.
-fn looks_flows_up(case: &Case<'_>) -> bool {
-    case.row.contains(", to ")
 }
 
 /// The family's name.
