@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::Result;
+use aya::maps::{Map, SkStorage};
 use proxy_agent::{
     cli::{PortRange, XdpMode},
     datapath::{
@@ -21,8 +22,8 @@ use proxy_agent::{
     model::objects::Protocol,
     net::{netns, sock_diag::Transport},
     reaper::{
-        Counts, Reaper,
-        end::{Suspect, end},
+        Counts, Reaper, Records,
+        end::{Outcome, Suspect, Target},
     },
 };
 use proxy_common::{
@@ -30,7 +31,7 @@ use proxy_common::{
     layout::{
         config::Timeouts,
         id::Id,
-        socket::{SocketDirection, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
     },
 };
 use proxy_tests::cluster::{Netns, until};
@@ -103,6 +104,11 @@ fn suspect_udp(client: &UdpSocket) -> Suspect {
     Suspect { transport: Transport::Udp, cookie: cookie(client), peer: client.peer_addr().unwrap() }
 }
 
+/// Ends sockets by their names.
+fn end(suspects: &HashSet<Suspect>) -> io::Result<Outcome> {
+    proxy_agent::reaper::end::end(&suspects.iter().copied().map(Target::Socket).collect(), None)
+}
+
 fn is_aborted<T>(result: io::Result<T>) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
 }
@@ -143,7 +149,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
 
         let suspect = Suspect { cookie: cookie(&ours), peer, transport: Transport::Udp };
         let outcome = end(&[suspect].into()).unwrap();
-        assert_eq!((outcome.ended, outcome.unsupported), ([suspect].into(), false), "{family}");
+        assert_eq!((outcome.ended, outcome.walked.unsupported), ([suspect].into(), false), "{family}");
         assert!(is_aborted(ours.recv(&mut [0])), "{family}");
 
         let to = others.peer_addr().unwrap();
@@ -264,7 +270,7 @@ fn each_of_fifty_namespaces_is_walked_through_once() {
     let started = Instant::now();
     let outcome = end(&suspects).unwrap();
     let took = started.elapsed();
-    println!("{} namespaces, {} sockets ended: {took:?}", outcome.namespaces, outcome.ended.len());
+    println!("{} namespaces, {} sockets ended: {took:?}", outcome.walked.namespaces, outcome.ended.len());
     assert_eq!(outcome.ended, suspects);
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
@@ -315,17 +321,31 @@ fn addresses_are_known_by_namespace() {
     assert_eq!(found[&netns_cookie().unwrap()], ips(&["192.0.2.1", "2001:db8::1"]), "the node's own");
 }
 
-/// Maps as the agent and its programs have them; nothing is attached.
 /// Backends.
 const DEAD: Id = Id::new(1, 1);
 const ALIVE: Id = Id::new(2, 1);
 
-struct Notes(Pins);
+const VIP: &str = "10.96.0.10";
 
-impl Notes {
-    fn new(name: &str) -> Self {
-        let pins =
-            Pins::new(&Path::new("/sys/fs/bpf").join(format!("sockets-{}-{name}", std::process::id())));
+/// Where the programs write what a connected socket got.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// Sockets keep it themselves.
+    Storage,
+    /// Notes, on kernels without socket storage.
+    Notes,
+}
+
+/// Maps as the agent and its programs have them; nothing is attached.
+struct Maps {
+    pins: Pins,
+    how: How,
+}
+
+impl Maps {
+    fn new(name: &str, how: How) -> Self {
+        let name = format!("sockets-{}-{name}-{how:?}", std::process::id());
+        let pins = Pins::new(&Path::new("/sys/fs/bpf").join(name));
         let config = ObjectConfig {
             snat_ports: PortRange { first: 20000, last: 29999 },
             nodeports: PortRange { first: 30000, last: 32767 },
@@ -340,32 +360,43 @@ impl Notes {
             kernel_log: None,
         };
         Datapath::open(&config, &pins, XdpMode::Off).unwrap();
-        Self(pins)
+        Self { pins, how }
+    }
+
+    fn reaper(&self, counts: Counts) -> Result<Reaper> {
+        Ok(Reaper::start(Records::open(&self.pins, matches!(self.how, How::Storage))?, counts))
     }
 
     /// What the programs write when a socket connects to a VIP.
-    fn note(&self, socket: &UdpSocket, backend: SocketAddr, id: Id) {
+    fn keep(&self, socket: &UdpSocket, backend: SocketAddr, id: Id) {
         let addr = |ip| V4::from_ip(ip).unwrap();
-        let key = SocketKey::<V4>::new(
-            cookie(socket),
-            addr(backend.ip()),
-            backend.port().to_be(),
-            SocketDirection::Receive,
-        );
-        let vip = SocketPeer {
-            addr: addr("10.96.0.10".parse().unwrap()),
-            port: 53u16.to_be(),
-            zero: 0,
-            backend: id,
-            service: Id::new(1, 1),
-        };
-        V4::sockets(&self.0).unwrap().insert(key, vip, 0).unwrap();
+        let (vip, vip_port, service) = (addr(VIP.parse().unwrap()), 53u16.to_be(), Id::new(1, 1));
+        let (ip, port) = (addr(backend.ip()), backend.port().to_be());
+        match self.how {
+            How::Storage => {
+                let peer = ConnectedPeer::<V4> {
+                    vip,
+                    backend: ip,
+                    vip_port,
+                    backend_port: port,
+                    backend_id: id,
+                    service,
+                };
+                let map = Map::SkStorage(V4::peers(&self.pins).unwrap());
+                SkStorage::try_from(map).unwrap().insert(socket, peer, 0).unwrap();
+            }
+            How::Notes => {
+                let key = SocketKey::<V4>::new(cookie(socket), ip, port, SocketDirection::Receive);
+                let answer = SocketPeer { addr: vip, port: vip_port, zero: 0, backend: id, service };
+                V4::sockets(&self.pins).unwrap().insert(key, answer, 0).unwrap();
+            }
+        }
     }
 }
 
-impl Drop for Notes {
+impl Drop for Maps {
     fn drop(&mut self) {
-        let _ = clean_up(&self.0, &[]);
+        let _ = clean_up(&self.pins, &[]);
     }
 }
 
@@ -383,49 +414,98 @@ async fn received(socket: UdpSocket) -> io::Result<usize> {
     tokio::task::spawn_blocking(move || socket.recv(&mut [0])).await?
 }
 
+fn is_untouched(socket: &UdpSocket) -> bool {
+    socket.peer_addr().is_ok() && socket.take_error().unwrap().is_none()
+}
+
 #[tokio::test]
 async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Result<()> {
-    let notes = Notes::new("dead");
-    let room = Room::new("dead");
-    let ((ours, server), (others, _other_server)) = (room.udp(), room.udp());
-    let direct = room.run(|| UdpSocket::bind("127.0.0.1:0"));
-    let late = room.run(|| UdpSocket::bind("127.0.0.1:0"));
-    late.set_read_timeout(Some(PATIENCE))?;
-    let backend = server.local_addr()?;
-    direct.connect(backend)?;
-    notes.note(&ours, backend, DEAD);
-    notes.note(&others, others.peer_addr()?, ALIVE);
-    // Its thread was stopped between program and kernel.
-    notes.note(&late, backend, DEAD);
+    for how in [How::Storage, How::Notes] {
+        let maps = Maps::new("dead", how);
+        let room = Room::new("dead");
+        let ((ours, server), (others, _other_server)) = (room.udp(), room.udp());
+        let [direct, late, moved] = [(); 3].map(|()| room.run(|| UdpSocket::bind("127.0.0.1:0")));
+        late.set_read_timeout(Some(PATIENCE))?;
+        let backend = server.local_addr()?;
+        direct.connect(backend)?;
+        maps.keep(&ours, backend, DEAD);
+        maps.keep(&others, others.peer_addr()?, ALIVE);
+        // Its thread was stopped between program and kernel.
+        maps.keep(&late, backend, DEAD);
+        // No program saw it connect elsewhere, or what it kept would be gone.
+        maps.keep(&moved, backend, DEAD);
+        moved.connect(others.peer_addr()?)?;
 
-    let counts = Counts::default();
-    let reaper = Reaper::start(notes.0.clone(), counts.clone());
-    reaper.dead([(Protocol::Udp, DEAD)]);
-    assert!(is_aborted(received(ours).await));
-    ended(&counts, 1).await?;
-    late.connect(backend)?;
-    assert!(is_aborted(received(late).await));
-    ended(&counts, 2).await?;
-    for (socket, why) in [(&direct, "it asked for the endpoint itself"), (&others, "its endpoint serves")] {
-        assert!(socket.peer_addr().is_ok() && socket.take_error()?.is_none(), "{why}");
+        let counts = Counts::default();
+        let reaper = maps.reaper(counts.clone())?;
+        reaper.dead([(Protocol::Udp, DEAD)]);
+        assert!(is_aborted(received(ours).await), "{how:?}");
+        ended(&counts, 1).await?;
+        late.connect(backend)?;
+        assert!(is_aborted(received(late).await), "{how:?}");
+        ended(&counts, 2).await?;
+        for (socket, why) in [
+            (&direct, "it asked for the endpoint itself"),
+            (&moved, "it is connected elsewhere"),
+            (&others, "its endpoint serves"),
+        ] {
+            assert!(is_untouched(socket), "{how:?}: {why}");
+        }
+        assert_eq!(counts.failed.get(), 0, "{how:?}");
     }
     Ok(())
 }
 
+/// The storage of an IPv6 socket that talks to IPv4 is that of IPv4.
+#[tokio::test]
+async fn ipv6_sockets_that_talk_ipv4_are_ended_too() -> Result<()> {
+    let maps = Maps::new("mapped", How::Storage);
+    let room = Room::new("mapped");
+    let (client, server) = room.run(|| {
+        let server = UdpSocket::bind("127.0.0.1:0")?;
+        let client = UdpSocket::bind("[::]:0")?;
+        client.connect(at("::ffff:127.0.0.1", server.local_addr()?.port()))?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        Ok((client, server))
+    });
+    maps.keep(&client, server.local_addr()?, DEAD);
+    let reaper = maps.reaper(Counts::default())?;
+    reaper.dead([(Protocol::Tcp, DEAD), (Protocol::Udp, DEAD)]);
+    assert!(is_aborted(received(client).await));
+    Ok(())
+}
+
+/// After a restart.
 #[tokio::test]
 async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
-    let notes = Notes::new("sweep");
-    let room = Room::new("sweep");
-    let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
-    let served = alive.peer_addr()?;
-    notes.note(&dead, dead.peer_addr()?, DEAD);
-    notes.note(&alive, served, ALIVE);
-    let reaper = Reaper::start(notes.0.clone(), Counts::default());
-    let noted = reaper.noted().await?;
-    assert_eq!(noted.len(), 2);
-    assert!(noted.iter().all(|noted| noted.vip == "10.96.0.10:53".parse().unwrap()), "{noted:?}");
-    reaper.sweep(&noted, &[Protocol::Udp], |_, noted| noted.backend == served);
-    assert!(is_aborted(received(dead).await));
-    assert!(alive.peer_addr().is_ok());
+    for how in [How::Storage, How::Notes] {
+        let maps = Maps::new("sweep", how);
+        let room = Room::new("sweep");
+        let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
+        maps.keep(&dead, dead.peer_addr()?, DEAD);
+        maps.keep(&alive, alive.peer_addr()?, ALIVE);
+        let reaper = maps.reaper(Counts::default())?;
+        let backends = reaper.backends(&[Protocol::Udp]).await?;
+        assert_eq!(backends, [DEAD, ALIVE].into(), "{how:?}");
+        reaper.dead([(Protocol::Udp, DEAD)]);
+        assert!(is_aborted(received(dead).await), "{how:?}");
+        assert!(is_untouched(&alive), "{how:?}");
+    }
+    Ok(())
+}
+
+/// Its thread was stopped between program and kernel while the agent looked.
+#[tokio::test]
+async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Result<()> {
+    let maps = Maps::new("late", How::Storage);
+    let room = Room::new("late");
+    let (late, server) = room.run(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("127.0.0.1:0")?)));
+    maps.keep(&late, server.local_addr()?, DEAD);
+    let reaper = maps.reaper(Counts::default())?;
+    let looking = tokio::spawn(async move { reaper.backends(&[Protocol::Udp]).await });
+    // The first look is over long before the second.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    late.connect(server.local_addr()?)?;
+    assert_eq!(looking.await??, [DEAD].into());
     Ok(())
 }

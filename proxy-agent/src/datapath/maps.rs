@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie},
@@ -20,7 +20,7 @@ use proxy_common::{
         frontend::{Frontend, FrontendKey},
         name::ServiceName,
         set::Set,
-        socket::{SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SocketKey, SocketPeer},
         source::Source,
     },
 };
@@ -46,6 +46,8 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
     /// `sockets`.
     fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
+    /// `peers`: sock_diag reads it, socket by socket.
+    fn peers(pins: &Pins) -> Result<MapData>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
     /// `affinity`.
@@ -74,6 +76,9 @@ macro_rules! map_family {
             }
             fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
+            }
+            fn peers(pins: &Pins) -> Result<MapData> {
+                storage::<ConnectedPeer<Self>>(pins, concat!("peers_", $suffix))
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
                 hash(pins, concat!("node_addrs_", $suffix))
@@ -142,6 +147,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::backends(pins)?;
         F::flows(pins)?;
         F::sockets(pins)?;
+        F::peers(pins)?;
         F::node_addrs(pins)?;
         F::affinity(pins)?;
         F::sources(pins)?;
@@ -212,4 +218,16 @@ fn lru<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {
 
 fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
     Ok(Map::Array(open(pins, name)?).try_into()?)
+}
+
+/// aya's type for these gives no file descriptor away, so its check of the size is made here.
+fn storage<V: Pod>(pins: &Pins, name: &str) -> Result<MapData> {
+    let map = open(pins, name)?;
+    let size = map.info()?.value_size() as usize;
+    ensure!(
+        size == size_of::<V>(),
+        "the map `{name}` has values of {size} bytes instead of {}",
+        size_of::<V>()
+    );
+    Ok(map)
 }

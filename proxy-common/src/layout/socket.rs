@@ -1,5 +1,5 @@
-//! `sockets_v4`, `sockets_v6`: LRU HASH, unconnected UDP sockets. `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets.
-//! Written by the socket programs.
+//! `sockets_v4`, `sockets_v6`: LRU HASH, unconnected UDP sockets. `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets,
+//! which kernels without socket storage keep among the others. Written by the socket programs.
 //!
 //! `netns_v4`, `netns_v6`: HASH by network namespace cookie (`u64`) with an address as value, written by the agent: where a
 //! socket that is bound to no address will send from. Read only for frontends with source ranges. A namespace that is
@@ -57,7 +57,8 @@ pub struct SocketPeer<F: Family> {
     pub service: Id,
 }
 
-/// Kept with a connected socket: what it asked for and what it got.
+/// Kept with a connected socket: what it asked for and what it got. It may have connected elsewhere since: it is of a
+/// socket only while the backend is its peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ConnectedPeer<F: Family> {
@@ -69,6 +70,10 @@ pub struct ConnectedPeer<F: Family> {
     pub vip_port: u16,
     /// The backend's port, network byte order.
     pub backend_port: u16,
+    /// The backend.
+    pub backend_id: Id,
+    /// The service port.
+    pub service: Id,
 }
 
 super::plain!(SocketKey<F>, SocketPeer<F>, ConnectedPeer<F>);
@@ -76,5 +81,5 @@ super::plain!(SocketKey<F>, SocketPeer<F>, ConnectedPeer<F>);
 const _: () = {
     assert!(size_of::<SocketKey<V4>>() == 16 && size_of::<SocketKey<V6>>() == 32);
     assert!(size_of::<SocketPeer<V4>>() == 16 && size_of::<SocketPeer<V6>>() == 28);
-    assert!(size_of::<ConnectedPeer<V4>>() == 12 && size_of::<ConnectedPeer<V6>>() == 36);
+    assert!(size_of::<ConnectedPeer<V4>>() == 20 && size_of::<ConnectedPeer<V6>>() == 44);
 };
