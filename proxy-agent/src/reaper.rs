@@ -23,7 +23,6 @@
 pub mod end;
 pub mod noted;
 pub mod records;
-pub mod storage;
 pub mod walk;
 
 use std::{
@@ -229,7 +228,7 @@ fn round(
     }
     let targets = first.union(&second).copied().collect();
     let outcome =
-        end::end(&targets, records.storage()).context("cannot walk through the network namespaces")?;
+        end::end(&targets, records.reader()).context("cannot walk through the network namespaces")?;
     first.retain(|target| !matches!(target, Target::Socket(socket) if outcome.ended.contains(socket)));
     Ok((outcome, first))
 }

@@ -170,7 +170,8 @@ impl Agent {
             settings.xdp,
             datapath.features()
         );
-        let reaper = Reaper::start(Records::open(&pins, datapath.features().sk_storage)?, counts.clone());
+        let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
+        let reaper = Reaper::start(records, counts.clone());
         let health = Arc::new(Health::new(source.clone()));
         let sweeps = sweeper::Counts::default();
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));

@@ -308,7 +308,7 @@ fn remember_connected<F: KernelFamily>(
         let _ = kernel.remember_socket(&key, &answer);
         return;
     }
-    let mut connected = ConnectedPeer { vip: *vip, backend, vip_port, backend_port, backend_id, service };
+    let mut connected = ConnectedPeer { vip: *vip, backend, vip_port, backend_port, backend_id };
     // SAFETY: the hooks give a socket, and storage of its own.
     unsafe {
         let stored = F::peers().get_or_insert_ptr_mut(ctx, Some(&mut connected));

@@ -1,12 +1,10 @@
 //! Connected sockets of a network namespace, listed and ended by netlink: sock_diag(7).
 
-mod storage;
-
-use std::{io, net::SocketAddr, os::fd::BorrowedFd};
+use std::{io, net::SocketAddr};
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable, Parseable as _,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, Parseable as _,
 };
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SockDiagDestroy, SockDiagMessage,
@@ -14,7 +12,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
-pub use self::storage::Stored;
+use crate::model::objects::Protocol;
 
 /// Which kind of socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +21,15 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
+        }
+    }
 }
 
 impl Transport {
@@ -58,8 +65,8 @@ pub struct Connected {
     pub cookie: u64,
     /// Who it is connected to. An IPv4 address for IPv6 sockets that use one.
     pub peer: SocketAddr,
-    /// What programs keep with it, in the maps that were asked for.
-    pub stored: Vec<Stored>,
+    /// Its own address, of the same family.
+    pub local: SocketAddr,
     /// `AF_INET` or `AF_INET6`.
     family: u8,
     id: SocketId,
@@ -101,22 +108,20 @@ impl SockDiag {
         })
     }
 
-    /// Connected sockets of both families that are `wanted`, with what they have in these `maps` of socket storage.
+    /// Connected sockets of both families that are `wanted`.
     ///
     /// # Errors
     /// When the kernel cannot list sockets.
     pub fn connected(
         &self,
         transport: Transport,
-        maps: &[BorrowedFd<'_>],
         wanted: impl Fn(&Connected) -> bool,
     ) -> Result<Vec<Connected>, SockDiagError> {
         let mut found = Vec::new();
         for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-            let message = inet_request(transport, family, socket_id);
-            let request = ListRequest { message, attributes: storage::request(maps) };
-            self.request(request, NLM_F_DUMP, |listed| {
-                let socket = Connected::new(transport, listed);
+            let request = inet_request(transport, family, socket_id);
+            self.request(request, NLM_F_DUMP, |header| {
+                let socket = Connected::new(transport, header);
                 if wanted(&socket) {
                     found.push(socket);
                 }
@@ -154,7 +159,7 @@ impl SockDiag {
         &self,
         message: M,
         flags: u16,
-        mut take: impl FnMut(Listed),
+        mut take: impl FnMut(InetResponseHeader),
     ) -> io::Result<()> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -176,12 +181,15 @@ impl SockDiag {
 ///
 /// # Errors
 /// When it cannot be read.
-fn read_answers(mut rest: &[u8], mut take: impl FnMut(Listed)) -> Result<Option<i32>, DecodeError> {
+fn read_answers(
+    mut rest: &[u8],
+    mut take: impl FnMut(InetResponseHeader),
+) -> Result<Option<i32>, DecodeError> {
     const ALIGNMENT: usize = 4;
     while !rest.is_empty() {
         let answer = NetlinkMessage::<Listed>::deserialize(rest)?;
         match answer.payload {
-            NetlinkPayload::InnerMessage(listed) => take(listed),
+            NetlinkPayload::InnerMessage(Listed(header)) => take(header),
             NetlinkPayload::Done(done) => return Ok(Some(done.code)),
             NetlinkPayload::Error(error) => return Ok(Some(error.raw_code())),
             _ => {}
@@ -198,7 +206,7 @@ fn read_answers(mut rest: &[u8], mut take: impl FnMut(Listed)) -> Result<Option<
 /// When it cannot be read.
 pub fn sockets_of(message: &[u8], transport: Transport) -> io::Result<Vec<Connected>> {
     let mut found = Vec::new();
-    let take = |listed| found.push(Connected::new(transport, listed));
+    let take = |header| found.push(Connected::new(transport, header));
     match read_answers(message, take).map_err(io::Error::other)? {
         Some(code) => result(code).map(|()| found),
         None => Ok(found),
@@ -206,13 +214,13 @@ pub fn sockets_of(message: &[u8], transport: Transport) -> io::Result<Vec<Connec
 }
 
 impl Connected {
-    fn new(transport: Transport, Listed { header, stored }: Listed) -> Self {
+    fn new(transport: Transport, header: InetResponseHeader) -> Self {
         let id = header.socket_id;
         Self {
             transport,
             cookie: cookie(id.cookie),
             peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
-            stored,
+            local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             family: header.family,
             id,
         }
@@ -240,43 +248,51 @@ fn result(code: i32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.saturating_abs())) }
 }
 
-/// A request for sockets, and attributes that are made here.
-struct ListRequest {
-    message: SockDiagMessage,
-    attributes: Vec<u8>,
-}
-
-impl NetlinkSerializable for ListRequest {
-    fn message_type(&self) -> u16 {
-        self.message.message_type()
-    }
-
-    fn buffer_len(&self) -> usize {
-        Emitable::buffer_len(&self.message) + self.attributes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        let (message, attributes) = buffer.split_at_mut(Emitable::buffer_len(&self.message));
-        self.message.emit(message);
-        attributes.copy_from_slice(&self.attributes);
-    }
-}
-
-/// A socket in the answer. Attributes follow, which depend on the kernel; of those only what programs keep is looked at.
-struct Listed {
-    header: InetResponseHeader,
-    stored: Vec<Stored>,
-}
+/// A socket in the answer. Attributes follow, which depend on the kernel; they are not looked at.
+struct Listed(InetResponseHeader);
 
 impl NetlinkDeserializable for Listed {
     type Error = DecodeError;
 
     fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let header = InetResponseHeader::parse(payload)?;
-        let attributes = payload.get(header.buffer_len()..).unwrap_or_default();
-        Ok(Self { header, stored: storage::parse(attributes)? })
+        InetResponseHeader::parse(payload).map(Self)
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn the_low_word_of_a_cookie_comes_first() {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&7u32.to_ne_bytes());
+        bytes[4..].copy_from_slice(&1u32.to_ne_bytes());
+        assert_eq!(cookie(bytes), 0x1_0000_0007);
+    }
+
+    #[test]
+    fn any_code_is_an_answer() {
+        for code in [0, -libc::ENOENT, libc::ENOENT, i32::MIN, i32::MAX] {
+            let mut done = vec![20, 0, 0, 0, 3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            done.extend(code.to_ne_bytes());
+            assert_eq!(sockets_of(&done, Transport::Udp).is_ok(), code == 0, "{code}");
+        }
+    }
+
+    /// Listing needs no privileges.
+    #[test]
+    fn connected_sockets_are_found_by_their_peer() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let peer = server.local_addr().unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sock_diag = SockDiag::open().unwrap();
+        let found = || sock_diag.connected(Transport::Udp, |socket| socket.peer == peer).unwrap();
+        assert_eq!(found(), [], "not connected yet");
+        client.connect(peer).unwrap();
+        let locals: Vec<_> = found().iter().map(|socket| socket.local).collect();
+        assert_eq!(locals, [client.local_addr().unwrap()]);
+    }
+}

@@ -4,11 +4,11 @@ use std::{collections::HashSet, io, net::SocketAddr};
 
 use proxy_common::layout::id::Id;
 
-use super::{
-    storage::Storage,
-    walk::{Walked, walk},
+use super::walk::{Walked, walk};
+use crate::{
+    datapath::SocketReader,
+    net::sock_diag::{Connected, SockDiag, SockDiagError, Transport},
 };
-use crate::net::sock_diag::{Connected, SockDiag, SockDiagError, Transport};
 
 /// A socket to be ended, if it is still connected to that peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,52 +54,63 @@ pub struct Outcome {
     pub walked: Walked,
 }
 
-/// Ends the sockets, wherever they are. `storage` is where sockets keep what they were translated to; without it, only
-/// sockets that are named can be found. For use where blocking is allowed.
+/// Ends the sockets, wherever they are. Without a reader only sockets that are named can be found. For use where blocking
+/// is allowed.
 ///
 /// # Errors
 /// When no thread can be made. A namespace that fails is counted, and the others are still walked through.
-pub fn end(targets: &HashSet<Target>, storage: Option<&Storage>) -> io::Result<Outcome> {
+pub fn end(targets: &HashSet<Target>, reader: Option<&SocketReader>) -> io::Result<Outcome> {
     let mut ended = HashSet::new();
     if targets.is_empty() {
         return Ok(Outcome::default());
     }
     let transports: HashSet<Transport> = targets.iter().map(Target::transport).collect();
-    let maps = storage.map(Storage::maps);
-    let maps = maps.as_ref().map_or(&[][..], |maps| maps);
-    let is_target = |socket: &Connected| {
-        let translation = storage.and_then(|storage| storage.translation(socket));
-        let backend = translation.map(|got| Target::Backend(socket.transport, got.backend_id));
-        targets.contains(&Target::Socket(socket.into())) || backend.is_some_and(|it| targets.contains(&it))
-    };
     let walked = walk(|sock_diag| {
-        for transport in transports.iter().copied() {
-            end_all(sock_diag, sock_diag.connected(transport, maps, is_target)?, &mut ended)?;
-        }
-        Ok(())
+        transports
+            .iter()
+            .try_for_each(|transport| end_here(sock_diag, *transport, targets, reader, &mut ended))
     })?;
     Ok(Outcome { ended, walked })
 }
 
-/// Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other: again while that brings on.
-fn end_all(
+/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so it is
+/// tried again while that brings on, and each time anew whether what is found there is a target.
+fn end_here(
     sock_diag: &SockDiag,
-    mut left: Vec<Connected>,
+    transport: Transport,
+    targets: &HashSet<Target>,
+    reader: Option<&SocketReader>,
     ended: &mut HashSet<Suspect>,
 ) -> Result<(), SockDiagError> {
+    let is_named = |socket: &Connected| targets.contains(&Target::Socket(socket.into()));
+    let mut left = sock_diag.connected(transport, |socket| reader.is_some() || is_named(socket))?;
     loop {
-        let before = left.len();
+        let before = ended.len();
         let mut hidden = Vec::new();
         for socket in left {
+            if !is_named(&socket) && !keeps_target(&socket, targets, reader)? {
+                continue;
+            }
             if sock_diag.end(&socket)? {
                 ended.insert((&socket).into());
             } else {
                 hidden.push(socket);
             }
         }
-        if hidden.is_empty() || hidden.len() == before {
+        if hidden.is_empty() || ended.len() == before {
             return Ok(());
         }
         left = hidden;
     }
+}
+
+/// Does it keep one of these backends?
+fn keeps_target(
+    socket: &Connected,
+    targets: &HashSet<Target>,
+    reader: Option<&SocketReader>,
+) -> io::Result<bool> {
+    let Some(reader) = reader else { return Ok(false) };
+    let backend = reader.backend(socket.transport.into(), socket.local, socket.peer)?;
+    Ok(backend.is_some_and(|backend| targets.contains(&Target::Backend(socket.transport, backend))))
 }

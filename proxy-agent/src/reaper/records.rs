@@ -1,4 +1,4 @@
-//! Where it is kept which sockets were translated to which backend.
+//! Where it is kept which backend a connected socket was translated to.
 
 use std::collections::HashSet;
 
@@ -8,32 +8,26 @@ use proxy_common::layout::id::Id;
 use super::{
     end::{Suspect, Target},
     noted::{self, Noted},
-    storage::Storage,
-    walk,
+    walk::walk,
 };
-use crate::{datapath::pins::Pins, net::sock_diag::Transport};
+use crate::{
+    datapath::{SocketReader, pins::Pins},
+    net::sock_diag::Transport,
+};
 
 /// One of the two ways, as the kernel allows.
 #[derive(Debug)]
 pub enum Records {
-    /// With each socket: socket storage.
-    Sockets(Storage),
-    /// In maps, by cookie: on kernels without socket storage.
+    /// Sockets keep it themselves: socket storage.
+    Sockets(SocketReader),
+    /// Notes in maps, by the sockets' cookies: on kernels without socket storage.
     Notes(Pins),
 }
 
 impl Records {
-    /// Whatever the programs of this agent write.
-    ///
-    /// # Errors
-    /// When the maps cannot be opened.
-    pub fn open(pins: &Pins, has_storage: bool) -> Result<Self> {
-        Ok(if has_storage { Self::Sockets(Storage::open(pins)?) } else { Self::Notes(pins.clone()) })
-    }
-
-    pub(super) fn storage(&self) -> Option<&Storage> {
+    pub(super) fn reader(&self) -> Option<&SocketReader> {
         match self {
-            Self::Sockets(storage) => Some(storage),
+            Self::Sockets(reader) => Some(reader),
             Self::Notes(_) => None,
         }
     }
@@ -48,19 +42,27 @@ impl Records {
         })
     }
 
-    /// All backends that connected sockets were translated to; and how many network namespaces could not be looked at.
+    /// All backends that connected sockets were translated to, and how many network namespaces could not be looked at.
     pub(super) fn backends(&self, transports: &HashSet<Transport>) -> Result<(HashSet<Id>, usize)> {
-        Ok(match self {
-            Self::Sockets(storage) => {
-                // Where sockets cannot be listed, the first that is to be ended tells.
-                let (sockets, walked) = walk::translated(storage, transports)
-                    .context("cannot walk through the network namespaces")?;
-                let backends = sockets.iter().map(|socket| socket.translation.backend_id);
-                (backends.collect(), walked.failed)
-            }
-            Self::Notes(pins) => (noted::read(pins)?.iter().map(|noted| noted.backend_id).collect(), 0),
-        })
+        match self {
+            Self::Sockets(reader) => backends(reader, transports),
+            Self::Notes(pins) => Ok((noted::read(pins)?.iter().map(|noted| noted.backend_id).collect(), 0)),
+        }
     }
+}
+
+fn backends(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(HashSet<Id>, usize)> {
+    let mut found = HashSet::new();
+    let walked = walk(|sock_diag| {
+        for transport in transports.iter().copied() {
+            for socket in sock_diag.connected(transport, |_| true)? {
+                found.extend(reader.backend(transport.into(), socket.local, socket.peer)?);
+            }
+        }
+        Ok(())
+    });
+    // Where sockets cannot be listed, the first that is to be ended tells.
+    Ok((found, walked.context("cannot walk through the network namespaces")?.failed))
 }
 
 /// Which of the noted sockets may be connected to a dead backend.

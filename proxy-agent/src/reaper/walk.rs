@@ -1,13 +1,12 @@
 //! Looks at connected sockets in all network namespaces.
 
-use std::{collections::HashSet, io, ops::ControlFlow};
+use std::{io, ops::ControlFlow};
 
 use tracing::debug;
 
-use super::storage::{Storage, Translation};
 use crate::net::{
     netns,
-    sock_diag::{SockDiag, SockDiagError, Transport},
+    sock_diag::{SockDiag, SockDiagError},
 };
 
 /// How a walk went.
@@ -43,39 +42,4 @@ pub fn walk(mut work: impl FnMut(&SockDiag) -> Result<(), SockDiagError> + Send)
     walked.namespaces = walk.entered;
     walked.failed += walk.failed;
     Ok(walked)
-}
-
-/// A socket that was translated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translated {
-    /// Which kind of socket.
-    pub transport: Transport,
-    /// The kernel's cookie of it.
-    pub cookie: u64,
-    /// To what.
-    pub translation: Translation,
-}
-
-/// Connected sockets that were translated, wherever they are. For use where blocking is allowed.
-///
-/// # Errors
-/// When no thread can be made.
-pub fn translated(
-    storage: &Storage,
-    transports: &HashSet<Transport>,
-) -> io::Result<(Vec<Translated>, Walked)> {
-    let mut found = Vec::new();
-    let maps = storage.maps();
-    let walked = walk(|sock_diag| {
-        for transport in transports.iter().copied() {
-            let translated = |socket: &_| storage.translation(socket);
-            let sockets = sock_diag.connected(transport, &maps, |socket| translated(socket).is_some())?;
-            found.extend(sockets.iter().filter_map(|socket| {
-                let translation = translated(socket)?;
-                Some(Translated { transport, cookie: socket.cookie, translation })
-            }));
-        }
-        Ok(())
-    })?;
-    Ok((found, walked))
 }
