@@ -17,6 +17,9 @@
 //! A socket that is between (2) and (4) while it is still connected to an earlier endpoint is nobody's: it has not
 //! stored what its peer is. After (4) it has.
 //!
+//! What a socket has stored is asked of a program ([`SocketReader`](crate::datapath::SocketReader)): sock_diag does not tell
+//! it of UDP sockets.
+//!
 //! On kernels without socket storage, step (2) is a note in a map, and (c) begins with reading the notes: which sockets,
 //! by their cookies, got that endpoint. That map forgets the oldest when it is full.
 

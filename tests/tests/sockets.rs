@@ -490,8 +490,7 @@ fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
         let targets = [Target::Backend(Transport::Udp, DEAD)].into();
         let reader = maps.datapath.socket_reader()?;
         let outcome = proxy_agent::reaper::end::end(&targets, reader.as_ref())?;
-        let is_ended =
-            |i: &usize| is_aborted(clients[*i].take_error().map(|it| it.map_or(Ok(()), Err)).flatten());
+        let is_ended = |i: &usize| is_aborted(clients[*i].take_error().and_then(|it| it.map_or(Ok(()), Err)));
         let ended: Vec<usize> = (0..clients.len()).filter(is_ended).collect();
         assert!(ended.iter().all(|i| is_ours(*i)), "{direct:?}: {ended:?}");
         assert_eq!(ended.len(), outcome.ended.len());
