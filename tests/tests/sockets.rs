@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     ops::ControlFlow,
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::{AsFd, AsRawFd},
     path::Path,
     process::{Child, Command},
     time::{Duration, Instant},
@@ -16,9 +16,7 @@ use anyhow::Result;
 use aya::maps::{Map, SkStorage};
 use proxy_agent::{
     cli::{PortRange, XdpMode},
-    datapath::{
-        Datapath, ObjectConfig, address::UserFamily as _, clean_up, maps::MapFamily as _, pins::Pins,
-    },
+    datapath::{Datapath, ObjectConfig, clean_up, maps::MapFamily, pins::Pins},
     model::objects::Protocol,
     net::{netns, sock_diag::Transport},
     reaper::{
@@ -27,7 +25,7 @@ use proxy_agent::{
     },
 };
 use proxy_common::{
-    V4,
+    V4, V6,
     layout::{
         config::Timeouts,
         id::Id,
@@ -328,8 +326,6 @@ fn addresses_are_known_by_namespace() {
 const DEAD: Id = Id::new(1, 1);
 const ALIVE: Id = Id::new(2, 1);
 
-const VIP: &str = "10.96.0.10";
-
 /// Where the programs write what a connected socket got.
 #[derive(Clone, Copy, Debug)]
 enum How {
@@ -376,21 +372,29 @@ impl Maps {
     }
 
     /// What the programs write when a socket connects to a VIP.
-    fn keep(&self, socket: &UdpSocket, backend: SocketAddr, id: Id) {
-        let addr = |ip| V4::from_ip(ip).unwrap();
-        let (vip, vip_port, service) = (addr(VIP.parse().unwrap()), 53u16.to_be(), Id::new(1, 1));
+    fn keep(&self, socket: &(impl AsFd + AsRawFd), backend: SocketAddr, id: Id) {
+        match backend.ip() {
+            IpAddr::V4(_) => self.keep_as::<V4>(socket, "10.96.0.10", backend, id),
+            IpAddr::V6(_) => self.keep_as::<V6>(socket, "fd00:10:96::a", backend, id),
+        }
+    }
+
+    fn keep_as<F: MapFamily>(&self, socket: &(impl AsFd + AsRawFd), vip: &str, backend: SocketAddr, id: Id) {
+        let addr = |ip| F::from_ip(ip).unwrap();
+        let (vip, vip_port) = (addr(vip.parse().unwrap()), 53u16.to_be());
         let (ip, port) = (addr(backend.ip()), backend.port().to_be());
         match self.how {
             How::Storage => {
                 let peer =
-                    ConnectedPeer::<V4> { vip, backend: ip, vip_port, backend_port: port, backend_id: id };
-                let map = Map::SkStorage(V4::peers(&self.pins).unwrap());
+                    ConnectedPeer::<F> { vip, backend: ip, vip_port, backend_port: port, backend_id: id };
+                let map = Map::SkStorage(F::peers(&self.pins).unwrap());
                 SkStorage::try_from(map).unwrap().insert(socket, peer, 0).unwrap();
             }
             How::Notes => {
-                let key = SocketKey::<V4>::new(cookie(socket), ip, port, SocketDirection::Receive);
+                let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);
+                let service = Id::new(1, 1);
                 let answer = SocketPeer { addr: vip, port: vip_port, zero: 0, backend: id, service };
-                V4::sockets(&self.pins).unwrap().insert(key, answer, 0).unwrap();
+                F::sockets(&self.pins).unwrap().insert(key, answer, 0).unwrap();
             }
         }
     }
@@ -458,22 +462,40 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
 }
 
 /// The storage of an IPv6 socket that talks to IPv4 is that of IPv4.
-#[tokio::test]
-async fn ipv6_sockets_that_talk_ipv4_are_ended_too() -> Result<()> {
-    let mut maps = Maps::new("mapped", How::Storage);
-    let room = Room::new("mapped");
-    let (client, server) = room.run(|| {
-        let server = UdpSocket::bind("127.0.0.1:0")?;
-        let client = UdpSocket::bind("[::]:0")?;
-        client.connect(at("::ffff:127.0.0.1", server.local_addr()?.port()))?;
-        client.set_read_timeout(Some(PATIENCE))?;
-        Ok((client, server))
-    });
-    maps.keep(&client, server.local_addr()?, DEAD);
-    let reaper = maps.reaper(Counts::default())?;
-    reaper.dead([(Protocol::Tcp, DEAD), (Protocol::Udp, DEAD)]);
-    assert!(is_aborted(received(client).await));
-    Ok(())
+#[test]
+fn what_sockets_keep_is_found_for_each_family_and_protocol() {
+    let mut maps = Maps::new("families", How::Storage);
+    let reader = maps.datapath.socket_reader().unwrap();
+    let end = |transport| {
+        let targets = [Target::Backend(transport, DEAD)].into();
+        proxy_agent::reaper::end::end(&targets, reader.as_ref()).unwrap().ended.len()
+    };
+    let room = Room::new("families");
+    for (family, listen, connect) in FAMILIES {
+        let (udp_server, udp) = room.run(|| {
+            let server = UdpSocket::bind(at(listen, 0))?;
+            let to = at(connect, server.local_addr()?.port());
+            let client = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+            client.connect(to)?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            Ok((server, client))
+        });
+        let (tcp_server, mut tcp) = room.run(|| {
+            let server = TcpListener::bind(at(listen, 0))?;
+            let client = TcpStream::connect(at(connect, server.local_addr()?.port()))?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            Ok((server, client))
+        });
+        maps.keep(&udp, udp_server.local_addr().unwrap(), ALIVE);
+        maps.keep(&tcp, tcp_server.local_addr().unwrap(), ALIVE);
+        assert_eq!((end(Transport::Udp), end(Transport::Tcp)), (0, 0), "{family}");
+        maps.keep(&udp, udp_server.local_addr().unwrap(), DEAD);
+        maps.keep(&tcp, tcp_server.local_addr().unwrap(), DEAD);
+        assert_eq!(end(Transport::Udp), 1, "{family}");
+        assert!(is_aborted(udp.recv(&mut [0])), "{family}");
+        assert_eq!(end(Transport::Tcp), 1, "{family}");
+        assert!(is_aborted(tcp.read(&mut [0])), "{family}");
+    }
 }
 
 /// The kernel finds one of them. It has to be ours, and when it is gone the next may not be.
