@@ -13,7 +13,6 @@ use std::{
 };
 
 use anyhow::Result;
-use aya::maps::{Map, SkStorage};
 use proxy_agent::{
     cli::{PortRange, XdpMode},
     datapath::{Datapath, ObjectConfig, clean_up, maps::MapFamily, pins::Pins},
@@ -387,8 +386,7 @@ impl Maps {
             How::Storage => {
                 let peer =
                     ConnectedPeer::<F> { vip, backend: ip, vip_port, backend_port: port, backend_id: id };
-                let map = Map::SkStorage(F::peers(&self.pins).unwrap());
-                SkStorage::try_from(map).unwrap().insert(socket, peer, 0).unwrap();
+                F::peers(&self.pins).unwrap().insert(socket, peer, 0).unwrap();
             }
             How::Notes => {
                 let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
 };
 use proxy_common::{
     Family, V4, V6,
@@ -46,8 +46,8 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
     /// `sockets`.
     fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
-    /// `peers`: sock_diag reads it, socket by socket.
-    fn peers(pins: &Pins) -> Result<MapData>;
+    /// `peers`.
+    fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
     /// `affinity`.
@@ -77,8 +77,8 @@ macro_rules! map_family {
             fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
             }
-            fn peers(pins: &Pins) -> Result<MapData> {
-                storage::<ConnectedPeer<Self>>(pins, concat!("peers_", $suffix))
+            fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>> {
+                Ok(Map::SkStorage(open(pins, concat!("peers_", $suffix))?).try_into()?)
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
                 hash(pins, concat!("node_addrs_", $suffix))
@@ -218,16 +218,4 @@ fn lru<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {
 
 fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
     Ok(Map::Array(open(pins, name)?).try_into()?)
-}
-
-/// aya's type for these gives no file descriptor away, so its check of the size is made here.
-fn storage<V: Pod>(pins: &Pins, name: &str) -> Result<MapData> {
-    let map = open(pins, name)?;
-    let size = map.info()?.value_size() as usize;
-    ensure!(
-        size == size_of::<V>(),
-        "the map `{name}` has values of {size} bytes instead of {}",
-        size_of::<V>()
-    );
-    Ok(map)
 }
