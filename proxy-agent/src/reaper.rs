@@ -3,20 +3,30 @@
 //! The socket programs translate a destination once, when a socket connects. A UDP socket would then send to a dead
 //! endpoint for ever: nothing tells its process. So the agent ends such sockets in whichever network namespace they are
 //! in; their processes see an error and connect anew, to an endpoint that serves. Only sockets are ended that the programs
-//! noted as translated to that endpoint, never one that connected to the endpoint's own address.
+//! translated to that endpoint, never one that connected to the endpoint's own address.
 //!
 //! # No socket is missed
-//! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it notes socket and endpoint, (3) it
-//! ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the new set,
-//! (b) waits until no program runs that may have read the old one, (c) reads the notes, (d) walks through the namespaces.
-//! After (b) every program that chose the dead endpoint has noted it, and no later one chooses it: what (c) finds is
-//! complete, as far as the map, which forgets the oldest when full, remembers. But between (3) and (4) the thread may
-//! have been preempted, for which there is no grace period, and (d) would not find its socket. So what was noted and not
-//! found is looked for once more, [`SECOND_LOOK`] later. Most of it is sockets that were closed: nothing removes their
-//! notes.
+//! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it stores the endpoint with the
+//! socket, (3) it ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the
+//! new set, (b) waits until no program runs that may have read the old one, (c) walks through the namespaces and ends each
+//! connected socket that has stored the dead endpoint and has that endpoint's address as its peer. After (b) every
+//! program that chose the dead endpoint has stored it, and no later one chooses it; so (c) finds all that have got to
+//! (4). But between (3) and (4) the thread may have been preempted, for which there is no grace period. So there is a
+//! second walk, [`SECOND_LOOK`] later.
+//!
+//! A socket that is between (2) and (4) while it is still connected to an earlier endpoint is nobody's: it has not
+//! stored what its peer is. After (4) it has.
+//!
+//! What a socket has stored is asked of a program ([`SocketReader`](crate::datapath::SocketReader)): sock_diag does not tell
+//! it of UDP sockets.
+//!
+//! On kernels without socket storage, step (2) is a note in a map, and (c) begins with reading the notes: which sockets,
+//! by their cookies, got that endpoint. That map forgets the oldest when it is full.
 
 pub mod end;
 pub mod noted;
+pub mod records;
+pub mod walk;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -34,13 +44,12 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use self::end::{Outcome, Suspect};
-pub use self::noted::Noted;
-use crate::{
-    datapath::{pins::Pins, wait_for_readers},
-    model::objects::Protocol,
-    net::sock_diag::Transport,
+pub use self::records::Records;
+use self::{
+    end::{Outcome, Target},
+    walk::Walked,
 };
+use crate::{datapath::wait_for_readers, model::objects::Protocol, net::sock_diag::Transport};
 
 /// Longer than a thread waits for a processor: a control group that used up its quota (`cpu.max`) waits 100 ms.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
@@ -57,17 +66,23 @@ pub struct Counts {
 /// Ends sockets in the background until dropped.
 #[derive(Debug)]
 pub struct Reaper {
-    pins: Pins,
+    records: Arc<Records>,
+    counts: Counts,
     queue: Arc<Queue>,
     task: JoinHandle<()>,
 }
 
 impl Reaper {
     /// Starts with nothing to do. Needs a tokio runtime.
-    pub fn start(pins: Pins, counts: Counts) -> Self {
-        let queue = Arc::<Queue>::default();
-        let worker = Worker { pins: pins.clone(), queue: queue.clone(), counts, said_unsupported: false };
-        Self { pins, queue, task: tokio::spawn(worker.work()) }
+    pub fn start(records: Records, counts: Counts) -> Self {
+        let (records, queue) = (Arc::new(records), Arc::<Queue>::default());
+        let worker = Worker {
+            records: records.clone(),
+            queue: queue.clone(),
+            counts: counts.clone(),
+            said_unsupported: false,
+        };
+        Self { records, counts, queue, task: tokio::spawn(worker.work()) }
     }
 
     /// These backends serve no more, and the data path has been told: their sockets are to be ended. Never waits; what
@@ -77,32 +92,32 @@ impl Reaper {
     pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, Id)>) {
         let dead =
             backends.into_iter().filter_map(|(protocol, backend)| Some((transport(protocol)?, backend)));
-        self.queue.add(|pending| pending.dead.extend(dead));
+        self.queue.add(dead);
     }
 
-    /// The sockets that were translated, for [`Reaper::sweep`].
+    /// All backends that connected sockets of these protocols were translated to: for after a restart, when backends may
+    /// have gone that this agent never knew. Name those to [`Reaper::dead`] that are not served then.
+    ///
+    /// To be called when the data path knows what is served; takes as long as [`SECOND_LOOK`], because there are two looks
+    /// here, too, and for the same reason.
     ///
     /// # Errors
-    /// When the maps cannot be read.
-    pub async fn noted(&self) -> Result<Vec<Noted>> {
-        let pins = self.pins.clone();
-        spawn_blocking(move || noted::read(&pins)).await.context("cannot read the notes of sockets")?
-    }
-
-    /// Ends those sockets among `noted` whose backend is not served by any of `protocols`: for after a restart, when backends
-    /// may have gone that this agent never knew. The notes do not say which protocol a socket has: `is_served` is asked
-    /// for each, and must know what is served now, after the notes were read.
-    pub fn sweep(
-        &self,
-        noted: &[Noted],
-        protocols: &[Protocol],
-        is_served: impl Fn(Protocol, &Noted) -> bool,
-    ) {
-        let suspects = noted.iter().flat_map(|noted| {
-            let unserved = protocols.iter().filter(|protocol| !is_served(**protocol, noted));
-            unserved.filter_map(|protocol| Some(suspect(noted, transport(*protocol)?)))
-        });
-        self.queue.add(|pending| pending.suspects.extend(suspects));
+    /// When sockets or notes cannot be read.
+    pub async fn backends(&self, protocols: &[Protocol]) -> Result<HashSet<Id>> {
+        let look = || {
+            let records = self.records.clone();
+            let transports = protocols.iter().copied().filter_map(transport).collect();
+            spawn_blocking(move || {
+                wait_for_readers();
+                records.backends(&transports)
+            })
+        };
+        let (mut found, failed) = look().await.context("looking at sockets was broken off")??;
+        sleep(SECOND_LOOK).await;
+        let (second, failed_again) = look().await.context("looking at sockets was broken off")??;
+        found.extend(second);
+        self.counts.failed.inc_by(failed.max(failed_again) as u64);
+        Ok(found)
     }
 }
 
@@ -112,42 +127,30 @@ impl Drop for Reaper {
     }
 }
 
-/// What waits to be done.
-#[derive(Debug, Default)]
-struct Pending {
-    dead: HashSet<(Transport, Id)>,
-    suspects: HashSet<Suspect>,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.dead.is_empty() && self.suspects.is_empty()
-    }
-}
-
-/// Sets instead of a channel: as large as there are different backends, so it needs no bound.
+/// Backends whose sockets are to be ended. A set instead of a channel: as large as there are different backends, so it
+/// needs no bound.
 #[derive(Debug, Default)]
 struct Queue {
-    pending: Mutex<Pending>,
+    dead: Mutex<HashSet<(Transport, Id)>>,
     news: Notify,
 }
 
 impl Queue {
-    fn add(&self, add: impl FnOnce(&mut Pending)) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        add(&mut pending);
-        if !pending.is_empty() {
+    fn add(&self, more: impl Iterator<Item = (Transport, Id)>) {
+        let mut dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        dead.extend(more);
+        if !dead.is_empty() {
             self.news.notify_one();
         }
     }
 
-    fn take(&self) -> Pending {
-        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> HashSet<(Transport, Id)> {
+        std::mem::take(&mut *self.dead.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 struct Worker {
-    pins: Pins,
+    records: Arc<Records>,
     queue: Arc<Queue>,
     counts: Counts,
     said_unsupported: bool,
@@ -156,30 +159,30 @@ struct Worker {
 impl Worker {
     async fn work(mut self) {
         // What is to be looked for once more, and when; the soonest first.
-        let mut second_looks: VecDeque<(Instant, HashSet<Suspect>)> = VecDeque::new();
+        let mut second_looks: VecDeque<(Instant, HashSet<Target>)> = VecDeque::new();
         loop {
             let due = second_looks.front().map(|(due, _)| *due);
             tokio::select! {
                 () = self.queue.news.notified() => {}
                 () = reached(due) => {}
             }
-            let Pending { dead, suspects: first } = self.queue.take();
+            let dead = self.queue.take();
             let mut second = HashSet::new();
-            while let Some((due, suspects)) = second_looks.pop_front() {
+            while let Some((due, targets)) = second_looks.pop_front() {
                 if due > Instant::now() {
-                    second_looks.push_front((due, suspects));
+                    second_looks.push_front((due, targets));
                     break;
                 }
-                second.extend(suspects);
+                second.extend(targets);
             }
             let started = Instant::now();
-            let pins = self.pins.clone();
-            let round = spawn_blocking(move || round(&pins, &dead, first, second)).await;
+            let records = self.records.clone();
+            let round = spawn_blocking(move || round(&records, &dead, second)).await;
             match round.context("ending sockets was broken off").flatten() {
-                Ok((outcome, missing)) => {
+                Ok((outcome, again)) => {
                     self.report(&outcome, started.elapsed());
-                    if !missing.is_empty() && !outcome.unsupported {
-                        second_looks.push_back((Instant::now() + SECOND_LOOK, missing));
+                    if !again.is_empty() && !outcome.walked.unsupported {
+                        second_looks.push_back((Instant::now() + SECOND_LOOK, again));
                     }
                 }
                 Err(error) => {
@@ -193,7 +196,7 @@ impl Worker {
     }
 
     fn report(&mut self, outcome: &Outcome, took: Duration) {
-        let Outcome { ended, namespaces, failed, unsupported } = outcome;
+        let Outcome { ended, walked: Walked { namespaces, failed, unsupported } } = outcome;
         self.counts.ended.inc_by(ended.len() as u64);
         self.counts.failed.inc_by(*failed as u64);
         if *unsupported && !self.said_unsupported {
@@ -215,36 +218,22 @@ impl Worker {
     }
 }
 
-/// One walk. Returns also what was looked for the first time and not found.
+/// One walk. Returns also what was looked for the first time, to be looked for again.
 fn round(
-    pins: &Pins,
+    records: &Records,
     dead: &HashSet<(Transport, Id)>,
-    mut first: HashSet<Suspect>,
-    second: HashSet<Suspect>,
-) -> Result<(Outcome, HashSet<Suspect>)> {
+    second: HashSet<Target>,
+) -> Result<(Outcome, HashSet<Target>)> {
+    let mut first = HashSet::new();
     if !dead.is_empty() {
         wait_for_readers();
-        first.extend(suspects(&noted::read(pins)?, dead));
+        first = records.targets(dead)?;
     }
-    let mut missing = first.clone();
-    first.extend(second);
-    let outcome = end::end(&first).context("cannot walk through the network namespaces")?;
-    missing.retain(|suspect| !outcome.ended.contains(suspect));
-    Ok((outcome, missing))
-}
-
-/// Which of the noted sockets may be connected to a dead backend.
-fn suspects(noted: &[Noted], dead: &HashSet<(Transport, Id)>) -> impl Iterator<Item = Suspect> {
-    noted.iter().flat_map(|noted| {
-        [Transport::Tcp, Transport::Udp]
-            .into_iter()
-            .filter(|transport| dead.contains(&(*transport, noted.backend_id)))
-            .map(|transport| suspect(noted, transport))
-    })
-}
-
-fn suspect(noted: &Noted, transport: Transport) -> Suspect {
-    Suspect { transport, cookie: noted.cookie, peer: noted.backend }
+    let targets = first.union(&second).copied().collect();
+    let outcome =
+        end::end(&targets, records.reader()).context("cannot walk through the network namespaces")?;
+    first.retain(|target| !matches!(target, Target::Socket(socket) if outcome.ended.contains(socket)));
+    Ok((outcome, first))
 }
 
 /// `None` for SCTP: socket programs do not see it.

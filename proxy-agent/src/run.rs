@@ -38,7 +38,7 @@ use crate::{
     },
     observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, endpoints, events::Event, http::Server},
     pace::Pace,
-    reaper::{Counts, Reaper},
+    reaper::{Counts, Reaper, Records},
     source::SourceState,
     sweeper::{self, Sweeper},
     sync::{NoLocalEndpoints, Sync},
@@ -170,6 +170,8 @@ impl Agent {
             settings.xdp,
             datapath.features()
         );
+        let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
+        let reaper = Reaper::start(records, counts.clone());
         let health = Arc::new(Health::new(source.clone()));
         let sweeps = sweeper::Counts::default();
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
@@ -192,7 +194,7 @@ impl Agent {
             searched: BTreeSet::new(),
             eligible_unknown: settings.manifests.is_some(),
             service_cidrs: settings.service_cidrs.clone(),
-            sockets: Sockets::new(Reaper::start(pins, counts), settings.reset_removed_tcp),
+            sockets: Sockets::new(reaper, settings.reset_removed_tcp),
             knows_namespaces: false,
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,

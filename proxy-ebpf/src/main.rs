@@ -8,6 +8,7 @@
 //! | `uplink_xdp`, `uplink_xdp_frags` | XDP on uplinks, in front of `uplink_ingress` |
 //! | `connect4` ... `getpeername6` | cgroup socket hooks |
 //! | `probe` | never attached: run once at start to see what the kernel can do |
+//! | `socket_backend4`, `socket_backend6` | never attached: run to find sockets whose endpoint is gone |
 #![no_std]
 #![no_main]
 // Atomic addition: the standard library's does not exist for BPF.
@@ -29,6 +30,7 @@ mod route;
 mod scratch;
 mod settings;
 mod socket;
+mod socket_backend;
 mod tables;
 mod tc;
 mod xdp;
@@ -110,6 +112,20 @@ steps! {
 #[unsafe(link_section = "classifier")]
 pub fn probe(skb: *mut __sk_buff) -> i32 {
     probe::run(&TcContext::new(skb))
+}
+
+/// Tells which backend an IPv4 socket keeps.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub fn socket_backend4(skb: *mut __sk_buff) -> i32 {
+    socket_backend::run::<V4>(&TcContext::new(skb))
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub fn socket_backend6(skb: *mut __sk_buff) -> i32 {
+    socket_backend::run::<V6>(&TcContext::new(skb))
 }
 
 /// What comes in from outside, before the kernel makes a packet of it.

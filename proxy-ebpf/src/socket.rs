@@ -17,10 +17,7 @@ use proxy_common::{
 use crate::log::Loggable as _;
 use crate::{
     log::record,
-    settings::{
-        HAS_SET_RETVAL, HAS_SK_STORAGE, LOCALHOST_NODEPORTS, NODE_NETNS, RESET_REMOVED_TCP,
-        SOCKETS_OF_NODE_ONLY,
-    },
+    settings::{HAS_SET_RETVAL, HAS_SK_STORAGE, LOCALHOST_NODEPORTS, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
     tables::{Kernel, KernelFamily},
 };
 
@@ -303,18 +300,15 @@ fn remember_connected<F: KernelFamily>(
     vip_port: u16,
     peer: &SocketPeer<F>,
 ) {
-    // Where the agent finds, by their cookies, sockets whose endpoint is gone. Storage is seen from the socket only.
-    let may_be_ended = protocol(ctx) == PROTOCOL_UDP || RESET_REMOVED_TCP.load() != 0;
-    if HAS_SK_STORAGE.load() == 0 || may_be_ended {
-        let key = SocketKey::<F>::new(cookie(ctx), peer.addr, peer.port, SocketDirection::Receive);
-        let SocketPeer { backend, service, .. } = *peer;
-        let answer = SocketPeer { addr: *vip, port: vip_port, zero: 0, backend, service };
-        let _ = kernel.remember_socket(&key, &answer);
-    }
+    let SocketPeer { addr: backend, port: backend_port, backend: backend_id, service, .. } = *peer;
+    // Once only: the agent finds sockets whose endpoint is gone in either of them.
     if HAS_SK_STORAGE.load() == 0 {
+        let key = SocketKey::<F>::new(cookie(ctx), backend, backend_port, SocketDirection::Receive);
+        let answer = SocketPeer { addr: *vip, port: vip_port, zero: 0, backend: backend_id, service };
+        let _ = kernel.remember_socket(&key, &answer);
         return;
     }
-    let mut connected = ConnectedPeer { vip: *vip, backend: peer.addr, vip_port, backend_port: peer.port };
+    let mut connected = ConnectedPeer { vip: *vip, backend, vip_port, backend_port, backend_id };
     // SAFETY: the hooks give a socket, and storage of its own.
     unsafe {
         let stored = F::peers().get_or_insert_ptr_mut(ctx, Some(&mut connected));

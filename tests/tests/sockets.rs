@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     ops::ControlFlow,
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::{AsFd, AsRawFd},
     path::Path,
     process::{Child, Command},
     time::{Duration, Instant},
@@ -15,22 +15,20 @@ use std::{
 use anyhow::Result;
 use proxy_agent::{
     cli::{PortRange, XdpMode},
-    datapath::{
-        Datapath, ObjectConfig, address::UserFamily as _, clean_up, maps::MapFamily as _, pins::Pins,
-    },
+    datapath::{Datapath, ObjectConfig, clean_up, maps::MapFamily, pins::Pins},
     model::objects::Protocol,
     net::{netns, sock_diag::Transport},
     reaper::{
-        Counts, Reaper,
-        end::{Suspect, end},
+        Counts, Reaper, Records,
+        end::{Outcome, Suspect, Target},
     },
 };
 use proxy_common::{
-    V4,
+    V4, V6,
     layout::{
         config::Timeouts,
         id::Id,
-        socket::{SocketDirection, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
     },
 };
 use proxy_tests::cluster::{Netns, until};
@@ -103,6 +101,11 @@ fn suspect_udp(client: &UdpSocket) -> Suspect {
     Suspect { transport: Transport::Udp, cookie: cookie(client), peer: client.peer_addr().unwrap() }
 }
 
+/// Ends sockets by their names.
+fn end(suspects: &HashSet<Suspect>) -> io::Result<Outcome> {
+    proxy_agent::reaper::end::end(&suspects.iter().copied().map(Target::Socket).collect(), None)
+}
+
 fn is_aborted<T>(result: io::Result<T>) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
 }
@@ -143,7 +146,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
 
         let suspect = Suspect { cookie: cookie(&ours), peer, transport: Transport::Udp };
         let outcome = end(&[suspect].into()).unwrap();
-        assert_eq!((outcome.ended, outcome.unsupported), ([suspect].into(), false), "{family}");
+        assert_eq!((outcome.ended, outcome.walked.unsupported), ([suspect].into(), false), "{family}");
         assert!(is_aborted(ours.recv(&mut [0])), "{family}");
 
         let to = others.peer_addr().unwrap();
@@ -215,21 +218,24 @@ fn a_tcp_connection_that_nobody_answers_is_given_up() {
 #[test]
 fn sockets_with_the_same_addresses_are_all_ended() {
     let room = Room::new("reuse");
-    let (clients, _server) = room.run(|| {
-        let server = UdpSocket::bind("127.0.0.1:0")?;
-        let mut clients: Vec<UdpSocket> = Vec::new();
-        for _ in 0..4 {
-            let port = clients.first().map_or(Ok(0), |first| first.local_addr().map(|addr| addr.port()))?;
-            clients.push(reusing_port(port)?);
-        }
-        // Not in the order in which they were bound, so that they are listed in another order than found.
-        for i in [2, 0, 3, 1] {
-            clients[i].connect(server.local_addr()?)?;
-        }
-        Ok((clients, server))
-    });
+    let (clients, _server) = room.run(with_the_same_addresses);
     let suspects: HashSet<Suspect> = clients.iter().map(suspect_udp).collect();
     assert_eq!(end(&suspects).unwrap().ended, suspects);
+}
+
+/// Four clients, and the server.
+fn with_the_same_addresses() -> io::Result<(Vec<UdpSocket>, UdpSocket)> {
+    let server = UdpSocket::bind("127.0.0.1:0")?;
+    let mut clients: Vec<UdpSocket> = Vec::new();
+    for _ in 0..4 {
+        let port = clients.first().map_or(Ok(0), |first| first.local_addr().map(|addr| addr.port()))?;
+        clients.push(reusing_port(port)?);
+    }
+    // Not in the order in which they were bound, so that they are listed in another order than found.
+    for i in [2, 0, 3, 1] {
+        clients[i].connect(server.local_addr()?)?;
+    }
+    Ok((clients, server))
 }
 
 fn reusing_port(port: u16) -> io::Result<UdpSocket> {
@@ -264,7 +270,7 @@ fn each_of_fifty_namespaces_is_walked_through_once() {
     let started = Instant::now();
     let outcome = end(&suspects).unwrap();
     let took = started.elapsed();
-    println!("{} namespaces, {} sockets ended: {took:?}", outcome.namespaces, outcome.ended.len());
+    println!("{} namespaces, {} sockets ended: {took:?}", outcome.walked.namespaces, outcome.ended.len());
     assert_eq!(outcome.ended, suspects);
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
@@ -315,17 +321,30 @@ fn addresses_are_known_by_namespace() {
     assert_eq!(found[&netns_cookie().unwrap()], ips(&["192.0.2.1", "2001:db8::1"]), "the node's own");
 }
 
-/// Maps as the agent and its programs have them; nothing is attached.
 /// Backends.
 const DEAD: Id = Id::new(1, 1);
 const ALIVE: Id = Id::new(2, 1);
 
-struct Notes(Pins);
+/// Where the programs write what a connected socket got.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// Sockets keep it themselves.
+    Storage,
+    /// Notes, on kernels without socket storage.
+    Notes,
+}
 
-impl Notes {
-    fn new(name: &str) -> Self {
-        let pins =
-            Pins::new(&Path::new("/sys/fs/bpf").join(format!("sockets-{}-{name}", std::process::id())));
+/// Maps as the agent and its programs have them; nothing is attached.
+struct Maps {
+    pins: Pins,
+    how: How,
+    datapath: Datapath,
+}
+
+impl Maps {
+    fn new(name: &str, how: How) -> Self {
+        let name = format!("sockets-{}-{name}-{how:?}", std::process::id());
+        let pins = Pins::new(&Path::new("/sys/fs/bpf").join(name));
         let config = ObjectConfig {
             snat_ports: PortRange { first: 20000, last: 29999 },
             nodeports: PortRange { first: 30000, last: 32767 },
@@ -339,33 +358,49 @@ impl Notes {
             localhost_nodeports: true,
             kernel_log: None,
         };
-        Datapath::open(&config, &pins, XdpMode::Off).unwrap();
-        Self(pins)
+        let datapath = Datapath::open(&config, &pins, XdpMode::Off).unwrap();
+        Self { pins, how, datapath }
+    }
+
+    fn reaper(&mut self, counts: Counts) -> Result<Reaper> {
+        let records = match self.how {
+            How::Storage => Records::Sockets(self.datapath.socket_reader()?.unwrap()),
+            How::Notes => Records::Notes(self.pins.clone()),
+        };
+        Ok(Reaper::start(records, counts))
     }
 
     /// What the programs write when a socket connects to a VIP.
-    fn note(&self, socket: &UdpSocket, backend: SocketAddr, id: Id) {
-        let addr = |ip| V4::from_ip(ip).unwrap();
-        let key = SocketKey::<V4>::new(
-            cookie(socket),
-            addr(backend.ip()),
-            backend.port().to_be(),
-            SocketDirection::Receive,
-        );
-        let vip = SocketPeer {
-            addr: addr("10.96.0.10".parse().unwrap()),
-            port: 53u16.to_be(),
-            zero: 0,
-            backend: id,
-            service: Id::new(1, 1),
-        };
-        V4::sockets(&self.0).unwrap().insert(key, vip, 0).unwrap();
+    fn keep(&self, socket: &(impl AsFd + AsRawFd), backend: SocketAddr, id: Id) {
+        match backend.ip() {
+            IpAddr::V4(_) => self.keep_as::<V4>(socket, "10.96.0.10", backend, id),
+            IpAddr::V6(_) => self.keep_as::<V6>(socket, "fd00:10:96::a", backend, id),
+        }
+    }
+
+    fn keep_as<F: MapFamily>(&self, socket: &(impl AsFd + AsRawFd), vip: &str, backend: SocketAddr, id: Id) {
+        let addr = |ip| F::from_ip(ip).unwrap();
+        let (vip, vip_port) = (addr(vip.parse().unwrap()), 53u16.to_be());
+        let (ip, port) = (addr(backend.ip()), backend.port().to_be());
+        match self.how {
+            How::Storage => {
+                let peer =
+                    ConnectedPeer::<F> { vip, backend: ip, vip_port, backend_port: port, backend_id: id };
+                F::peers(&self.pins).unwrap().insert(socket, peer, 0).unwrap();
+            }
+            How::Notes => {
+                let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);
+                let service = Id::new(1, 1);
+                let answer = SocketPeer { addr: vip, port: vip_port, zero: 0, backend: id, service };
+                F::sockets(&self.pins).unwrap().insert(key, answer, 0).unwrap();
+            }
+        }
     }
 }
 
-impl Drop for Notes {
+impl Drop for Maps {
     fn drop(&mut self) {
-        let _ = clean_up(&self.0, &[]);
+        let _ = clean_up(&self.pins, &[]);
     }
 }
 
@@ -383,49 +418,140 @@ async fn received(socket: UdpSocket) -> io::Result<usize> {
     tokio::task::spawn_blocking(move || socket.recv(&mut [0])).await?
 }
 
+fn is_untouched(socket: &UdpSocket) -> bool {
+    socket.peer_addr().is_ok() && socket.take_error().unwrap().is_none()
+}
+
 #[tokio::test]
 async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Result<()> {
-    let notes = Notes::new("dead");
-    let room = Room::new("dead");
-    let ((ours, server), (others, _other_server)) = (room.udp(), room.udp());
-    let direct = room.run(|| UdpSocket::bind("127.0.0.1:0"));
-    let late = room.run(|| UdpSocket::bind("127.0.0.1:0"));
-    late.set_read_timeout(Some(PATIENCE))?;
-    let backend = server.local_addr()?;
-    direct.connect(backend)?;
-    notes.note(&ours, backend, DEAD);
-    notes.note(&others, others.peer_addr()?, ALIVE);
-    // Its thread was stopped between program and kernel.
-    notes.note(&late, backend, DEAD);
+    for how in [How::Storage, How::Notes] {
+        let mut maps = Maps::new("dead", how);
+        let room = Room::new("dead");
+        let ((ours, server), (others, _other_server)) = (room.udp(), room.udp());
+        let [direct, late, moved] = [(); 3].map(|()| room.run(|| UdpSocket::bind("127.0.0.1:0")));
+        late.set_read_timeout(Some(PATIENCE))?;
+        let backend = server.local_addr()?;
+        direct.connect(backend)?;
+        maps.keep(&ours, backend, DEAD);
+        maps.keep(&others, others.peer_addr()?, ALIVE);
+        // Its thread was stopped between program and kernel.
+        maps.keep(&late, backend, DEAD);
+        // No program saw it connect elsewhere, or what it kept would be gone.
+        maps.keep(&moved, backend, DEAD);
+        moved.connect(others.peer_addr()?)?;
 
-    let counts = Counts::default();
-    let reaper = Reaper::start(notes.0.clone(), counts.clone());
-    reaper.dead([(Protocol::Udp, DEAD)]);
-    assert!(is_aborted(received(ours).await));
-    ended(&counts, 1).await?;
-    late.connect(backend)?;
-    assert!(is_aborted(received(late).await));
-    ended(&counts, 2).await?;
-    for (socket, why) in [(&direct, "it asked for the endpoint itself"), (&others, "its endpoint serves")] {
-        assert!(socket.peer_addr().is_ok() && socket.take_error()?.is_none(), "{why}");
+        let counts = Counts::default();
+        let reaper = maps.reaper(counts.clone())?;
+        reaper.dead([(Protocol::Udp, DEAD)]);
+        assert!(is_aborted(received(ours).await), "{how:?}");
+        ended(&counts, 1).await?;
+        late.connect(backend)?;
+        assert!(is_aborted(received(late).await), "{how:?}");
+        ended(&counts, 2).await?;
+        for (socket, why) in [
+            (&direct, "it asked for the endpoint itself"),
+            (&moved, "it is connected elsewhere"),
+            (&others, "its endpoint serves"),
+        ] {
+            assert!(is_untouched(socket), "{how:?}: {why}");
+        }
     }
     Ok(())
 }
 
+/// The storage of an IPv6 socket that talks to IPv4 is that of IPv4.
+#[test]
+fn what_sockets_keep_is_found_for_each_family_and_protocol() {
+    let mut maps = Maps::new("families", How::Storage);
+    let reader = maps.datapath.socket_reader().unwrap();
+    let end = |transport| {
+        let targets = [Target::Backend(transport, DEAD)].into();
+        proxy_agent::reaper::end::end(&targets, reader.as_ref()).unwrap().ended.len()
+    };
+    let room = Room::new("families");
+    for (family, listen, connect) in FAMILIES {
+        let (udp_server, udp) = room.run(|| {
+            let server = UdpSocket::bind(at(listen, 0))?;
+            let to = at(connect, server.local_addr()?.port());
+            let client = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+            client.connect(to)?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            Ok((server, client))
+        });
+        let (tcp_server, mut tcp) = room.run(|| {
+            let server = TcpListener::bind(at(listen, 0))?;
+            let client = TcpStream::connect(at(connect, server.local_addr()?.port()))?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            Ok((server, client))
+        });
+        maps.keep(&udp, udp_server.local_addr().unwrap(), ALIVE);
+        maps.keep(&tcp, tcp_server.local_addr().unwrap(), ALIVE);
+        assert_eq!((end(Transport::Udp), end(Transport::Tcp)), (0, 0), "{family}");
+        maps.keep(&udp, udp_server.local_addr().unwrap(), DEAD);
+        maps.keep(&tcp, tcp_server.local_addr().unwrap(), DEAD);
+        assert_eq!(end(Transport::Udp), 1, "{family}");
+        assert!(is_aborted(udp.recv(&mut [0])), "{family}");
+        assert_eq!(end(Transport::Tcp), 1, "{family}");
+        assert!(is_aborted(tcp.read(&mut [0])), "{family}");
+    }
+}
+
+/// The kernel finds one of them. It has to be ours, and when it is gone the next may not be.
+#[test]
+fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
+    let mut maps = Maps::new("reuse", How::Storage);
+    for direct in [None, Some(0), Some(1), Some(2), Some(3)] {
+        let room = Room::new("reuse-storage");
+        let (clients, server) = room.run(with_the_same_addresses);
+        let is_ours = |i: usize| Some(i) != direct;
+        for (_, client) in clients.iter().enumerate().filter(|(i, _)| is_ours(*i)) {
+            maps.keep(client, server.local_addr()?, DEAD);
+        }
+        let targets = [Target::Backend(Transport::Udp, DEAD)].into();
+        let reader = maps.datapath.socket_reader()?;
+        let outcome = proxy_agent::reaper::end::end(&targets, reader.as_ref())?;
+        let is_ended = |i: &usize| is_aborted(clients[*i].take_error().and_then(|it| it.map_or(Ok(()), Err)));
+        let ended: Vec<usize> = (0..clients.len()).filter(is_ended).collect();
+        assert!(ended.iter().all(|i| is_ours(*i)), "{direct:?}: {ended:?}");
+        assert_eq!(ended.len(), outcome.ended.len());
+        if direct.is_none() {
+            assert_eq!(ended.len(), 4);
+        }
+    }
+    Ok(())
+}
+
+/// After a restart.
 #[tokio::test]
 async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
-    let notes = Notes::new("sweep");
-    let room = Room::new("sweep");
-    let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
-    let served = alive.peer_addr()?;
-    notes.note(&dead, dead.peer_addr()?, DEAD);
-    notes.note(&alive, served, ALIVE);
-    let reaper = Reaper::start(notes.0.clone(), Counts::default());
-    let noted = reaper.noted().await?;
-    assert_eq!(noted.len(), 2);
-    assert!(noted.iter().all(|noted| noted.vip == "10.96.0.10:53".parse().unwrap()), "{noted:?}");
-    reaper.sweep(&noted, &[Protocol::Udp], |_, noted| noted.backend == served);
-    assert!(is_aborted(received(dead).await));
-    assert!(alive.peer_addr().is_ok());
+    for how in [How::Storage, How::Notes] {
+        let mut maps = Maps::new("sweep", how);
+        let room = Room::new("sweep");
+        let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
+        maps.keep(&dead, dead.peer_addr()?, DEAD);
+        maps.keep(&alive, alive.peer_addr()?, ALIVE);
+        let reaper = maps.reaper(Counts::default())?;
+        let backends = reaper.backends(&[Protocol::Udp]).await?;
+        assert_eq!(backends, [DEAD, ALIVE].into(), "{how:?}");
+        reaper.dead([(Protocol::Udp, DEAD)]);
+        assert!(is_aborted(received(dead).await), "{how:?}");
+        assert!(is_untouched(&alive), "{how:?}");
+    }
+    Ok(())
+}
+
+/// Its thread was stopped between program and kernel while the agent looked.
+#[tokio::test]
+async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Result<()> {
+    let mut maps = Maps::new("late", How::Storage);
+    let room = Room::new("late");
+    let (late, server) = room.run(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("127.0.0.1:0")?)));
+    maps.keep(&late, server.local_addr()?, DEAD);
+    let reaper = maps.reaper(Counts::default())?;
+    let looking = tokio::spawn(async move { reaper.backends(&[Protocol::Udp]).await });
+    // The first look is over long before the second.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    late.connect(server.local_addr()?)?;
+    assert_eq!(looking.await??, [DEAD].into());
     Ok(())
 }

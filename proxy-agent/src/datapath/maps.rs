@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
 };
 use proxy_common::{
     Family, V4, V6,
@@ -21,7 +21,7 @@ use proxy_common::{
         frontend::{Frontend, FrontendKey},
         name::ServiceName,
         set::Set,
-        socket::{SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SocketKey, SocketPeer},
         source::Source,
     },
 };
@@ -47,6 +47,8 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
     /// `sockets`.
     fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
+    /// `peers`.
+    fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
     /// `affinity`.
@@ -75,6 +77,9 @@ macro_rules! map_family {
             }
             fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
+            }
+            fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>> {
+                Ok(Map::SkStorage(open(pins, concat!("peers_", $suffix))?).try_into()?)
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
                 hash(pins, concat!("node_addrs_", $suffix))
@@ -143,6 +148,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::backends(pins)?;
         F::flows(pins)?;
         F::sockets(pins)?;
+        F::peers(pins)?;
         F::node_addrs(pins)?;
         F::affinity(pins)?;
         F::sources(pins)?;

@@ -14,6 +14,7 @@ mod object;
 pub mod pins;
 pub mod services;
 mod slices;
+mod socket_reader;
 mod surroundings;
 mod sys;
 mod table;
@@ -39,6 +40,7 @@ use tracing::{info, warn};
 pub use hooks::Hook;
 pub use object::{Features, ObjectConfig};
 pub use services::Services;
+pub use socket_reader::SocketReader;
 pub(crate) use sys::netns_cookie;
 
 use self::{
@@ -85,6 +87,15 @@ impl Datapath {
     /// What this kernel can do.
     pub fn features(&self) -> Features {
         self.object.features
+    }
+
+    /// For asking connected sockets which backend they keep; `None` on kernels without socket storage, where the programs
+    /// write it to the maps `sockets_v4` and `sockets_v6`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the programs.
+    pub fn socket_reader(&mut self) -> Result<Option<SocketReader>> {
+        self.features().sk_storage.then(|| SocketReader::load(&mut self.object)).transpose()
     }
 
     /// Attaches the socket hooks to everything below a cgroup.

@@ -12,6 +12,8 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
+use crate::model::objects::Protocol;
+
 /// Which kind of socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
@@ -19,6 +21,15 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
+        }
+    }
 }
 
 impl Transport {
@@ -54,6 +65,8 @@ pub struct Connected {
     pub cookie: u64,
     /// Who it is connected to. An IPv4 address for IPv6 sockets that use one.
     pub peer: SocketAddr,
+    /// Its own address, of the same family.
+    pub local: SocketAddr,
     /// `AF_INET` or `AF_INET6`.
     family: u8,
     id: SocketId,
@@ -95,20 +108,17 @@ impl SockDiag {
         })
     }
 
-    /// Connected sockets of both families that are `wanted`; with `port`, only those with that port at the other end, which
-    /// the kernel is quicker to find.
+    /// Connected sockets of both families that are `wanted`.
     ///
     /// # Errors
     /// When the kernel cannot list sockets.
     pub fn connected(
         &self,
         transport: Transport,
-        port: Option<u16>,
         wanted: impl Fn(&Connected) -> bool,
     ) -> Result<Vec<Connected>, SockDiagError> {
         let mut found = Vec::new();
-        for (family, mut socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-            socket_id.destination_port = port.unwrap_or(0);
+        for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
             let request = inet_request(transport, family, socket_id);
             self.request(request, NLM_F_DUMP, |header| {
                 let socket = Connected::new(transport, header);
@@ -210,6 +220,7 @@ impl Connected {
             transport,
             cookie: cookie(id.cookie),
             peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+            local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             family: header.family,
             id,
         }
@@ -278,10 +289,10 @@ mod tests {
         let peer = server.local_addr().unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         let sock_diag = SockDiag::open().unwrap();
-        let count =
-            |port| sock_diag.connected(Transport::Udp, port, |socket| socket.peer == peer).unwrap().len();
-        assert_eq!(count(Some(peer.port())), 0, "not connected yet");
+        let found = || sock_diag.connected(Transport::Udp, |socket| socket.peer == peer).unwrap();
+        assert_eq!(found(), [], "not connected yet");
         client.connect(peer).unwrap();
-        assert_eq!((count(Some(peer.port())), count(None), count(Some(1))), (1, 1, 0));
+        let locals: Vec<_> = found().iter().map(|socket| socket.local).collect();
+        assert_eq!(locals, [client.local_addr().unwrap()]);
     }
 }

@@ -1,16 +1,17 @@
 //! Finds sockets in all network namespaces and ends them.
 
-use std::{collections::HashSet, io, net::SocketAddr, ops::ControlFlow};
+use std::{collections::HashSet, io, net::SocketAddr};
 
-use tracing::debug;
+use proxy_common::layout::id::Id;
 
-use crate::net::{
-    netns,
-    sock_diag::{Connected, SockDiag, SockDiagError, Transport},
+use super::walk::{Walked, walk};
+use crate::{
+    datapath::SocketReader,
+    net::sock_diag::{Connected, SockDiag, SockDiagError, Transport},
 };
 
 /// A socket to be ended, if it is still connected to that peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Suspect {
     /// Which kind of socket.
     pub transport: Transport,
@@ -26,84 +27,90 @@ impl From<&Connected> for Suspect {
     }
 }
 
+/// What is to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// This socket.
+    Socket(Suspect),
+    /// Every socket that keeps that it was translated to this backend, and is still connected to it.
+    Backend(Transport, Id),
+}
+
+impl Target {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Socket(suspect) => suspect.transport,
+            Self::Backend(transport, _) => *transport,
+        }
+    }
+}
+
 /// How ending sockets went.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Sockets that were ended.
     pub ended: HashSet<Suspect>,
-    /// Network namespaces walked through; none where there was nothing to look for.
-    pub namespaces: usize,
-    /// How often a network namespace could not be entered, or its sockets not be listed or ended.
-    pub failed: usize,
-    /// This kernel cannot do it at all.
-    pub unsupported: bool,
+    /// No namespace was walked through where there was nothing to look for.
+    pub walked: Walked,
 }
 
-/// Ends the sockets, wherever they are. For use where blocking is allowed.
+/// Ends the sockets, wherever they are. Without a reader only sockets that are named can be found. For use where blocking
+/// is allowed.
 ///
 /// # Errors
 /// When no thread can be made. A namespace that fails is counted, and the others are still walked through.
-pub fn end(suspects: &HashSet<Suspect>) -> io::Result<Outcome> {
-    let mut outcome = Outcome::default();
-    if suspects.is_empty() {
-        return Ok(outcome);
+pub fn end(targets: &HashSet<Target>, reader: Option<&SocketReader>) -> io::Result<Outcome> {
+    let mut ended = HashSet::new();
+    if targets.is_empty() {
+        return Ok(Outcome::default());
     }
-    let searches = searches(suspects);
-    let walk = netns::walk(|| {
-        match end_here(suspects, &searches, &mut outcome.ended) {
-            Ok(()) => {}
-            Err(SockDiagError::Unsupported) => outcome.unsupported = true,
-            Err(error) => {
-                debug!("sockets of a network namespace cannot be ended: {error}");
-                outcome.failed += 1;
-            }
-        }
-        if outcome.unsupported || outcome.ended.len() == suspects.len() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+    let transports: HashSet<Transport> = targets.iter().map(Target::transport).collect();
+    let walked = walk(|sock_diag| {
+        transports
+            .iter()
+            .try_for_each(|transport| end_here(sock_diag, *transport, targets, reader, &mut ended))
     })?;
-    outcome.namespaces = walk.entered;
-    outcome.failed += walk.failed;
-    Ok(outcome)
+    Ok(Outcome { ended, walked })
 }
 
-/// What to ask the kernel for: which kinds of sockets, and the port at their other end, if they have one in common.
-fn searches(suspects: &HashSet<Suspect>) -> Vec<(Transport, Option<u16>)> {
-    let search = |transport| {
-        let mut ports = suspects.iter().filter(|suspect| suspect.transport == transport);
-        let port = ports.next()?.peer.port();
-        Some((transport, ports.all(|suspect| suspect.peer.port() == port).then_some(port)))
-    };
-    [Transport::Udp, Transport::Tcp].into_iter().filter_map(search).collect()
-}
-
-/// Ends those of this thread's network namespace.
+/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so it is
+/// tried again while that brings on, and each time anew whether what is found there is a target.
 fn end_here(
-    suspects: &HashSet<Suspect>,
-    searches: &[(Transport, Option<u16>)],
+    sock_diag: &SockDiag,
+    transport: Transport,
+    targets: &HashSet<Target>,
+    reader: Option<&SocketReader>,
     ended: &mut HashSet<Suspect>,
 ) -> Result<(), SockDiagError> {
-    let sock_diag = SockDiag::open()?;
-    for (transport, port) in searches.iter().copied() {
-        let mut left = sock_diag.connected(transport, port, |socket| suspects.contains(&socket.into()))?;
-        // Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other: again while that brings on.
-        loop {
-            let before = left.len();
-            let mut hidden = Vec::new();
-            for socket in left {
-                if sock_diag.end(&socket)? {
-                    ended.insert((&socket).into());
-                } else {
-                    hidden.push(socket);
-                }
+    let is_named = |socket: &Connected| targets.contains(&Target::Socket(socket.into()));
+    let mut left = sock_diag.connected(transport, |socket| reader.is_some() || is_named(socket))?;
+    loop {
+        let before = ended.len();
+        let mut hidden = Vec::new();
+        for socket in left {
+            if !is_named(&socket) && !keeps_target(&socket, targets, reader)? {
+                continue;
             }
-            if hidden.is_empty() || hidden.len() == before {
-                break;
+            if sock_diag.end(&socket)? {
+                ended.insert((&socket).into());
+            } else {
+                hidden.push(socket);
             }
-            left = hidden;
         }
+        if hidden.is_empty() || ended.len() == before {
+            return Ok(());
+        }
+        left = hidden;
     }
-    Ok(())
+}
+
+/// Does it keep one of these backends?
+fn keeps_target(
+    socket: &Connected,
+    targets: &HashSet<Target>,
+    reader: Option<&SocketReader>,
+) -> io::Result<bool> {
+    let Some(reader) = reader else { return Ok(false) };
+    let backend = reader.backend(socket.transport.into(), socket.local, socket.peer)?;
+    Ok(backend.is_some_and(|backend| targets.contains(&Target::Backend(socket.transport, backend))))
 }

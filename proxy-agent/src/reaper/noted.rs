@@ -1,4 +1,5 @@
-//! What the socket programs noted: which socket was translated to which backend.
+//! What the socket programs note of connected sockets where those cannot keep it themselves: on kernels without socket
+//! storage.
 
 use std::net::SocketAddr;
 
@@ -15,14 +16,10 @@ use crate::datapath::{maps::MapFamily, pins::Pins};
 pub struct Noted {
     /// The kernel's cookie of the socket.
     pub cookie: u64,
-    /// What its process asked for.
-    pub vip: SocketAddr,
     /// What it got.
     pub backend: SocketAddr,
     /// The backend's id at that time.
     pub backend_id: Id,
-    /// The service port's id at that time.
-    pub service: Id,
 }
 
 /// Everything that is noted. For use where blocking is allowed: two system calls for each socket.
@@ -46,10 +43,8 @@ fn family<F: MapFamily>(pins: &Pins) -> Result<Vec<Noted>> {
         if key.direction == SocketDirection::Receive as u16 {
             noted.push(Noted {
                 cookie: key.cookie,
-                vip: F::to_socket(&peer.addr, peer.port),
                 backend: F::to_socket(&key.addr, key.port),
                 backend_id: peer.backend,
-                service: peer.service,
             });
         }
     }

@@ -2,7 +2,8 @@ use std::{net::SocketAddr, path::Path};
 
 use proxy_common::layout::id::Id;
 
-use super::*;
+use super::{noted::Noted, records::suspects, *};
+use crate::datapath::pins::Pins;
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -13,18 +14,11 @@ const B: Id = Id::new(2, 1);
 const C: Id = Id::new(3, 1);
 
 fn noted(cookie: u64, backend: &str, backend_id: Id) -> Noted {
-    Noted {
-        cookie,
-        vip: address("10.96.0.10:53"),
-        backend: address(backend),
-        backend_id,
-        service: Id::new(1, 1),
-    }
+    Noted { cookie, backend: address(backend), backend_id }
 }
 
-fn reaper() -> Reaper {
-    // Its worker never gets to run: the tests do not wait.
-    Reaper::start(Pins::new(Path::new("/nowhere")), Counts::default())
+fn notes_of_nowhere() -> Records {
+    Records::Notes(Pins::new(Path::new("/nowhere")))
 }
 
 #[test]
@@ -40,30 +34,19 @@ fn sockets_of_the_dead_backend_are_suspects_and_no_others() {
 
 #[tokio::test]
 async fn what_waits_already_takes_no_more_room() {
-    let reaper = reaper();
+    // Its worker never gets to run: the test does not wait.
+    let reaper = Reaper::start(notes_of_nowhere(), Counts::default());
     for _ in 0..1000 {
         reaper.dead([Protocol::Udp, Protocol::Tcp, Protocol::Sctp].map(|protocol| (protocol, A)));
     }
-    let pending = reaper.queue.take();
-    assert_eq!(pending.dead.len(), 2, "no socket of SCTP is ever translated");
+    assert_eq!(reaper.queue.take().len(), 2, "no socket of SCTP is ever translated");
     assert!(reaper.queue.take().is_empty());
-}
-
-#[tokio::test]
-async fn a_sweep_asks_for_each_protocol_and_socket() {
-    let reaper = reaper();
-    let all = [noted(1, "10.244.0.3:53", A), noted(2, "10.244.0.4:53", B)];
-    reaper.sweep(&all, &[Protocol::Udp, Protocol::Tcp], |protocol, noted| {
-        protocol == Protocol::Tcp || noted.cookie == 2
-    });
-    let suspects: Vec<_> = reaper.queue.take().suspects.into_iter().collect();
-    assert_eq!(suspects, [suspect(&all[0], Transport::Udp)]);
 }
 
 #[tokio::test]
 async fn notes_that_cannot_be_read_are_counted_and_work_goes_on() {
     let counts = Counts::default();
-    let reaper = Reaper::start(Pins::new(Path::new("/nowhere")), counts.clone());
+    let reaper = Reaper::start(notes_of_nowhere(), counts.clone());
     for failed in 1..=2 {
         reaper.dead([(Protocol::Udp, A)]);
         let counted = async {

@@ -1,18 +1,18 @@
 //! What the running agent does about sockets: ends those whose endpoint is gone, and learns which addresses they send
 //! from.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use proxy_common::layout::id::Id;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::{
-    model::objects::Protocol,
-    net::netns,
-    reaper::{Noted, Reaper},
-};
+use crate::{model::objects::Protocol, net::netns, reaper::Reaper};
 
 /// Addresses of network namespaces by their cookies.
 pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
@@ -21,8 +21,8 @@ pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
 pub(super) enum Found {
     /// The addresses of all network namespaces.
     Namespaces(Namespaces),
-    /// The sockets that were translated, at the end of the first round.
-    Noted(Vec<Noted>),
+    /// The backends that sockets are connected to, after the first round.
+    Backends(HashSet<Id>),
 }
 
 /// Ends sockets and looks at network namespaces, in the background.
@@ -30,7 +30,7 @@ pub(super) struct Sockets {
     reaper: Arc<Reaper>,
     resets_tcp: bool,
     looking: Option<JoinHandle<Result<Namespaces>>>,
-    looking_back: Option<JoinHandle<Result<Vec<Noted>>>>,
+    looking_back: Option<JoinHandle<Result<HashSet<Id>>>>,
     /// The last complaint: it is the same at every look.
     said: String,
 }
@@ -47,15 +47,17 @@ impl Sockets {
         self.reaper.dead(dead.into_iter().filter(|(protocol, _)| protocols.contains(protocol)));
     }
 
-    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells which sockets there are.
+    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells which ones sockets have.
     pub(super) fn look_back(&mut self) {
-        let reaper = self.reaper.clone();
-        self.looking_back = Some(tokio::spawn(async move { reaper.noted().await }));
+        let (reaper, protocols) = (self.reaper.clone(), self.protocols());
+        self.looking_back = Some(tokio::spawn(async move { reaper.backends(protocols).await }));
     }
 
-    /// Ends those of these sockets whose endpoint serves no more.
-    pub(super) fn sweep(&self, noted: &[Noted], is_served: impl Fn(Id) -> bool) {
-        self.reaper.sweep(noted, self.protocols(), |_, noted| is_served(noted.backend_id));
+    /// Ends the sockets of those of these backends that serve no more.
+    pub(super) fn sweep(&self, backends: &HashSet<Id>, is_served: impl Fn(Id) -> bool) {
+        let dead = backends.iter().copied().filter(|backend| !is_served(*backend));
+        // Which protocol a backend had is not known any more.
+        self.reaper.dead(dead.flat_map(|backend| self.protocols().iter().map(move |it| (*it, backend))));
     }
 
     /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
@@ -78,7 +80,7 @@ impl Sockets {
         loop {
             let result = tokio::select! {
                 result = finished(&mut self.looking) => result.map(Found::Namespaces),
-                result = finished(&mut self.looking_back) => result.map(Found::Noted),
+                result = finished(&mut self.looking_back) => result.map(Found::Backends),
             };
             match result {
                 Ok(found) => return found,

@@ -71,7 +71,7 @@ impl Guest {
 
 /// Is this program of tests run in every machine?
 fn is_for_guests(name: &str) -> bool {
-    name == "packets" || name.starts_with("packets_") || name == "smoke"
+    name == "packets" || name.starts_with("packets_") || name == "smoke" || name == "traffic_sockets"
 }
 
 /// A program without what only debuggers read: most of it, and the machine is small.

@@ -1,0 +1,88 @@
+//! Asks sockets which backend they keep: runs the programs `socket_backend4` and `socket_backend6`.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
+
+use anyhow::Result;
+use aya::programs::ProgramFd;
+use proxy_common::{
+    V4, V6,
+    layout::{id::Id, socket::SocketQuestion},
+};
+
+use super::{address::protocol_number, object::Object, sys};
+use crate::model::objects::Protocol;
+
+/// Tells of connected sockets which backend they were translated to. Only on kernels with socket storage.
+#[derive(Debug)]
+pub struct SocketReader {
+    v4: ProgramFd,
+    v6: ProgramFd,
+}
+
+impl SocketReader {
+    pub(super) fn load(object: &mut Object) -> Result<Self> {
+        Ok(Self { v4: object.program("socket_backend4")?, v6: object.program("socket_backend6")? })
+    }
+
+    /// The backend of the socket with these addresses in this thread's network namespace; `None` if it was not
+    /// translated, or has connected elsewhere since. An IPv6 socket that talks to IPv4 has IPv4 addresses here.
+    ///
+    /// Of several sockets with the same addresses it is the one that a datagram of the peer would go to.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn backend(&self, protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Id>> {
+        let Some(question) = question(protocol, local, peer) else { return Ok(None) };
+        let program = if peer.is_ipv4() { &self.v4 } else { &self.v6 };
+        let id = Id(sys::run_once(program.as_fd(), &question)?);
+        Ok((id != Id::NONE).then_some(id))
+    }
+}
+
+/// A [`SocketQuestion`] as a packet; `None` for addresses of different families, which no connected socket has.
+fn question(protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> Option<Vec<u8>> {
+    // The kernel takes no packet without an Ethernet header, and it looks at a network header behind it.
+    const SIZE: usize = 128;
+    let (offset, peer_ip, local_ip) = match (peer.ip(), local.ip()) {
+        (IpAddr::V4(peer), IpAddr::V4(local)) => {
+            (SocketQuestion::<V4>::OFFSET, peer.octets().to_vec(), local.octets().to_vec())
+        }
+        (IpAddr::V6(peer), IpAddr::V6(local)) => {
+            (SocketQuestion::<V6>::OFFSET, peer.octets().to_vec(), local.octets().to_vec())
+        }
+        _ => return None,
+    };
+    let mut packet = vec![0; offset];
+    packet.extend(peer_ip);
+    packet.extend(local_ip);
+    packet.extend(peer.port().to_be_bytes());
+    packet.extend(local.port().to_be_bytes());
+    packet.extend(u32::from(protocol_number(protocol)).to_ne_bytes());
+    packet.resize(SIZE, 0);
+    Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_laid_out_as_the_programs_read_it() {
+        let asked = |protocol, local: &str, peer: &str| {
+            question(protocol, local.parse().unwrap(), peer.parse().unwrap())
+        };
+        let packet = asked(Protocol::Udp, "10.244.1.2:40000", "10.244.0.3:53").unwrap();
+        let v4 = [10, 244, 0, 3, 10, 244, 1, 2, 0, 53, 0x9c, 0x40];
+        assert_eq!(packet[14..26], v4);
+        assert_eq!(packet[26..30], 17u32.to_ne_bytes());
+        let packet = asked(Protocol::Tcp, "[fd00::2]:1", "[fd00::3]:2").unwrap();
+        assert_eq!((packet[14 + 15], packet[14 + 31]), (3, 2));
+        assert_eq!(packet[46..50], [0, 2, 0, 1]);
+        assert_eq!(packet[50..54], 6u32.to_ne_bytes());
+        assert_eq!(asked(Protocol::Udp, "0.0.0.0:1", "[fd00::3]:2"), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! Run by the agent, never attached: which backend a connected socket keeps. The kernel tells socket storage by a socket's
+//! file descriptor, which the agent has not, and by sock_diag, but not that of UDP sockets; a program may look at that of
+//! every socket it finds.
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{
+        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get, bpf_skb_load_bytes,
+    },
+    programs::TcContext,
+};
+use proxy_common::{
+    layout::{
+        id::Id,
+        socket::{ConnectedPeer, SocketQuestion},
+    },
+    packet::PROTOCOL_TCP,
+};
+
+use crate::tables::KernelFamily;
+
+/// Answers a [`SocketQuestion`], which the packet is, about the network namespace of the caller.
+#[inline(always)]
+pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
+    /// `BPF_F_CURRENT_NETNS`.
+    const CURRENT_NETNS: u64 = u64::MAX;
+    let mut asked = SocketQuestion::<F>::default();
+    let (offset, size) = (SocketQuestion::<F>::OFFSET as u32, size_of::<SocketQuestion<F>>() as u32);
+    // SAFETY: the context, and a buffer of the size that is given.
+    if unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, (&raw mut asked).cast(), size) } != 0 {
+        return Id::NONE.0 as i32;
+    }
+    let (tuple, size) = ((&raw mut asked).cast(), SocketQuestion::<F>::TUPLE as u32);
+    // SAFETY: the context, and a tuple of the size that is given.
+    let socket = unsafe {
+        if asked.protocol == PROTOCOL_TCP as u32 {
+            bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0)
+        }
+    };
+    if socket.is_null() {
+        return Id::NONE.0 as i32;
+    }
+    let peers = ptr::from_ref(F::peers()).cast_mut().cast();
+    // SAFETY: a map and a socket that is held; its storage lives as long.
+    let kept = unsafe {
+        bpf_sk_storage_get(peers, socket.cast(), ptr::null_mut(), 0).cast::<ConnectedPeer<F>>().as_ref()
+    };
+    let backend = match kept {
+        // It may have connected elsewhere since.
+        Some(kept) if F::same(&kept.backend, &asked.peer) && kept.backend_port == asked.peer_port => {
+            kept.backend_id
+        }
+        _ => Id::NONE,
+    };
+    // SAFETY: what was found above, and is used no more.
+    unsafe { bpf_sk_release(socket.cast()) };
+    backend.0 as i32
+}
