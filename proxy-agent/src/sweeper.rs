@@ -139,17 +139,15 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         let (mut has_v4, mut has_v6) = (true, true);
         // After one that failed halfway, the rest is not all.
         let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
-        if is_whole {
-            self.answers.begin();
-        }
+        let begun = is_whole.then(|| self.answers.begin());
         loop {
             // Read anew each time: a round is long.
             let clock = Clock::read().context("the kernel does not tell its clock any more")?;
             has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.answers)?);
             has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.answers)?);
             if !has_v4 && !has_v6 {
-                if is_whole {
-                    self.answers.end();
+                if let Some(begun) = begun {
+                    self.answers.end(begun);
                 }
                 return Ok(true);
             }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use proxy_common::{
     Family,
     layout::{
-        answers::{LINE, LINES, Line, Mark, ROUND, next_round},
+        answers::{LINE, LINES, Line, Mark, ROUND, next_round, rounds_since},
         flow::{Edge, FlowKey},
     },
 };
@@ -27,11 +27,13 @@ impl Answers {
         Ok(Self { map: maps::mmap(pins, "answers")? })
     }
 
-    /// Begins a round, in which every flow is to be marked.
-    pub(crate) fn begin(&self) {
+    /// Begins a round, in which every flow is to be marked; returns its number.
+    pub(crate) fn begin(&self) -> u8 {
+        let begun = next_round(self.round());
         if let Some(round) = self.map.byte(ROUND, 0) {
-            round.store(next_round(round.load(Ordering::Relaxed)), Ordering::Release);
+            round.store(begun, Ordering::Release);
         }
+        begun
     }
 
     /// Marks an entry's source, if that is what it is found by.
@@ -46,11 +48,12 @@ impl Answers {
         }
     }
 
-    /// Ends a round in which every flow was marked: what has none any more is cleared. What was marked in the round before
-    /// stays, because a program may have read the number just before it was raised.
-    pub(crate) fn end(&self) {
+    /// Ends the round with this number, in which every flow was marked: what has none any more is cleared. What was marked in
+    /// the round before stays, because a program may have read the number just before it was raised; and what was marked since,
+    /// even if another agent has begun rounds meanwhile.
+    pub(crate) fn end(&self, begun: u8) {
         let round = self.round();
-        let is_old = |mark: u8| mark != 0 && mark != round && next_round(mark) != round;
+        let is_old = |mark: u8| mark != 0 && rounds_since(mark, round) > rounds_since(begun, round) + 1;
         for line in 0..LINES {
             for byte in (0..LINE).filter_map(|at| self.map.byte(line, at)) {
                 let mark = byte.load(Ordering::Relaxed);
@@ -96,15 +99,15 @@ mod tests {
     fn a_mark_stays_while_its_flow_is_met_in_each_round() {
         let answers = Answers::anonymous();
         let (lives, over) = (key(1, Edge::ReverseEgress), key(2, Edge::ReverseEgress));
-        answers.begin();
+        let begun = answers.begin();
         answers.mark(&lives);
         answers.mark(&over);
-        answers.end();
+        answers.end(begun);
         // More often than there are numbers.
         for round in 0..600 {
-            answers.begin();
+            let begun = answers.begin();
             answers.mark(&lives);
-            answers.end();
+            answers.end(begun);
             assert!(answers.hold(&lives), "round {round}");
             assert_eq!(answers.hold(&over), round == 0, "round {round}");
         }
@@ -118,6 +121,20 @@ mod tests {
         answers.mark(&key);
         answers.begin();
         answers.begin();
+        assert!(answers.hold(&key));
+    }
+
+    #[test]
+    fn another_agent_s_rounds_clear_nothing_of_this_one_s() {
+        let answers = Answers::anonymous();
+        let key = key(1, Edge::ReverseEgress);
+        let begun = answers.begin();
+        answers.mark(&key);
+        // Started and ended again and again.
+        for _ in 0..20 {
+            answers.begin();
+        }
+        answers.end(begun);
         assert!(answers.hold(&key));
     }
 

@@ -66,6 +66,11 @@ pub const fn next_round(round: u8) -> u8 {
     if round == u8::MAX { 1 } else { round + 1 }
 }
 
+/// How many rounds ago this was the number, if it is `now` now.
+pub const fn rounds_since(round: u8, now: u8) -> u8 {
+    if now >= round { now - round } else { now + (u8::MAX - round) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::HashSet, vec};
@@ -76,6 +81,13 @@ mod tests {
     #[test]
     fn rounds_go_on_without_zero() {
         assert_eq!([0, 1, 254, 255].map(next_round), [1, 2, 255, 1]);
+        for round in [1, 100, 255] {
+            let (mut now, mut since) = (round, 0);
+            while since < 254 {
+                assert_eq!(rounds_since(round, now), since, "from {round} to {now}");
+                (now, since) = (next_round(now), since + 1);
+            }
+        }
     }
 
     #[test]
