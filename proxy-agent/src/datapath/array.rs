@@ -88,11 +88,9 @@ impl<T: Pod> MmapArray<T> {
 
     /// A byte of an element, which others may write at any time; `None` beyond the end.
     pub(super) fn byte(&self, index: u32, at: u32) -> Option<&AtomicU8> {
-        let within = (at as usize) < size_of::<T>();
+        let start = self.at(index).filter(|_| (at as usize) < size_of::<T>())?;
         // SAFETY: within the element, and so within the mapping, which lives as long as the reference.
-        within.then(|| {
-            self.at(index).map(|start| unsafe { AtomicU8::from_ptr(start.add(at as usize).as_ptr()) })
-        })?
+        Some(unsafe { AtomicU8::from_ptr(start.add(at as usize).as_ptr()) })
     }
 
     /// Half-word `index` of the whole array, for arrays without gaps between elements.
