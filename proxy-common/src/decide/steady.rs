@@ -125,6 +125,10 @@ fn request<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut Fl
     if !tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol) {
         return Steady::Pass;
     }
+    // The packet path looks for the flow itself.
+    if is_turn(packet) {
+        return Steady::Further;
+    }
     let Some(flow) = tables.flow(key) else { return Steady::Further };
     // A datagram chooses anew when its endpoint is gone.
     let stays = match key.protocol {
@@ -164,11 +168,17 @@ fn answer<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey
     }
 }
 
+/// Does it open or end a connection?
+#[inline(always)]
+fn is_turn<F: Family>(packet: &Packet<F>) -> bool {
+    const TURNS: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+    packet.tcp_flags & TURNS != 0
+}
+
 /// It neither opens nor ends the flow, which was marked as seen not long ago.
 #[inline(always)]
 fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
-    const TURNS: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
-    packet.tcp_flags & TURNS == 0 && !packet.follows && tables.now().wrapping_sub(flow.last_seen) < REFRESH
+    !is_turn(packet) && !packet.follows && tables.now().wrapping_sub(flow.last_seen) < REFRESH
 }
 
 /// Writes the key, from which the tuple is read from then on: keeping it elsewhere would take stack.
