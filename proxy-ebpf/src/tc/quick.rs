@@ -26,7 +26,7 @@ pub(super) fn quick<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx:
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet.
     let packet = unsafe { F::parse_plain(data, end, LINK)? };
-    // What else is needed has room on the stack, and a look-up of other memory takes longer.
+    // On the stack: the scratch is a look-up away, and most packets need nothing else of it.
     let key = &mut FlowKey::<F>::default();
     match H::steady::<F>(&Kernel::of_skb(ctx.skb.skb, LINK), &packet, key) {
         Steady::Pass => Some(NEXT),
