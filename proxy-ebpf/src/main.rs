@@ -21,6 +21,7 @@
 
 mod answers;
 mod budget;
+mod family;
 mod log;
 mod maps;
 mod probe;

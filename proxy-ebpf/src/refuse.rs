@@ -24,12 +24,7 @@ use proxy_common::{
 
 pub(crate) use self::headers::Answers;
 use self::headers::{QUOTED, word};
-use crate::{
-    maps::REFUSALS,
-    rewrite,
-    settings::REJECT_WITH_RESET,
-    tables::{KernelFamily, count},
-};
+use crate::{family::KernelFamily, maps::REFUSALS, rewrite, settings::REJECT_WITH_RESET, tables::count};
 
 /// Which answer.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -16,9 +16,10 @@ use proxy_common::{
 #[cfg(feature = "kernel-log")]
 use crate::log::Loggable as _;
 use crate::{
+    family::KernelFamily,
     log::record,
     settings::{HAS_SET_RETVAL, HAS_SK_STORAGE, LOCALHOST_NODEPORTS, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
-    tables::{Kernel, KernelFamily},
+    tables::Kernel,
 };
 
 const ALLOW: i32 = 1;

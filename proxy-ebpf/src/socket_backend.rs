@@ -19,7 +19,7 @@ use proxy_common::{
     packet::PROTOCOL_TCP,
 };
 
-use crate::tables::KernelFamily;
+use crate::family::KernelFamily;
 
 /// Answers a [`SocketQuestion`], which the packet is, about the network namespace of the caller.
 #[inline(always)]

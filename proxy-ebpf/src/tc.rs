@@ -28,12 +28,13 @@ pub(crate) use self::{
 };
 use self::{checksums::TcFamily, quick::quick};
 use crate::{
+    family::KernelFamily,
     log::Note,
     maps::DEVICES,
     refuse::{Answer, Asked, answer},
     rewrite::LONGEST_MASK,
     scratch::{Scratch, scratch},
-    tables::{FlowEntry, Kernel, KernelFamily},
+    tables::{FlowEntry, Kernel},
 };
 
 /// The same value for TCX (next program) and clsact (as if the filter did not match).

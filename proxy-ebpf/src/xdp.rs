@@ -23,9 +23,10 @@ use proxy_common::{
 };
 
 use crate::{
+    family::KernelFamily,
     rewrite::{self, Header, LONGEST_MASK},
     scratch::{Scratch, scratch},
-    tables::{Kernel, KernelFamily, count},
+    tables::{Kernel, count},
 };
 
 /// Runs on an uplink.

@@ -16,7 +16,7 @@ use crate::Family;
 /// Bytes in a line: those of a cache line.
 pub const LINE: u32 = 64;
 
-/// Lines with marks: 512 KiB, so that of strangers one in 600 is mistaken when flows have ten thousand backends.
+/// Lines with marks: 512 KiB, so that of a thousand strangers two are mistaken when flows have ten thousand backends.
 pub const LINES: u32 = 1 << LINE_BITS;
 const LINE_BITS: u32 = 13;
 

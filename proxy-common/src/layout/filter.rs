@@ -6,7 +6,8 @@
 
 use crate::Family;
 
-/// Bits in the filter: 1 MiB, so that of a hundred thousand frontends one address in a thousand is mistaken for one.
+/// Bits in the filter: 1 MiB, so that with a hundred thousand frontends two strangers in a thousand are looked up for
+/// nothing: their address is mistaken for one, or their address with port and protocol is.
 pub const BITS: u32 = 1 << 23;
 
 /// Elements (64 bits each) of the array.

@@ -21,10 +21,11 @@ use super::{
     unusual,
 };
 use crate::{
+    family::KernelFamily,
     log::Note,
     rewrite::{self, LONGEST_MASK},
     scratch::{Scratch, scratch},
-    tables::{KernelFamily, count},
+    tables::count,
 };
 
 /// Does what was decided.
@@ -44,7 +45,7 @@ pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcConte
         return failed().0;
     }
     let note = Note::translated::<F>(&packet.tuple, &out.to);
-    match send::<F, LINK>(ctx, *verdict, &out.route, out.mac) {
+    match send::<F, LINK>(ctx, *verdict, Some(&out.route), out.mac) {
         Some(result) => Done::with(result, note).0,
         None => failed().0,
     }
@@ -70,12 +71,12 @@ pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     unsafe { rewrite::headers(data, end, LINK, transport, &packet.tuple, to, hops) }
 }
 
-/// Sends a translated packet its way; none if that failed.
+/// Sends a translated packet its way, with [`Verdict::Forward`] by the route; none if that failed.
 #[inline(always)]
 pub(super) fn send<F: KernelFamily, const LINK: usize>(
     ctx: &TcContext,
     verdict: Verdict,
-    route: &Route<F>,
+    route: Option<&Route<F>>,
     mac: Mac,
 ) -> Option<i32> {
     match verdict {
@@ -93,6 +94,7 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
             is_written.then(|| unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
         }
         Verdict::Forward => {
+            let route = route?;
             if LINK == 0 && !add_ethernet(ctx) {
                 return None;
             }

@@ -9,10 +9,7 @@ use proxy_common::layout::{
     fragment::{FragmentKey, Held, HeldKey, MAX_HELD},
 };
 
-use crate::{
-    maps::HOLDING,
-    tables::{KernelFamily, count},
-};
+use crate::{family::KernelFamily, maps::HOLDING, tables::count};
 
 /// Keeps a copy of the frame; false if that cannot be.
 // A function of its own, as the next: their stack is free again for what else there is to do.

@@ -12,8 +12,9 @@ use proxy_common::{
 
 use super::{Hook, NEXT, apply::send, bounds, checksums::TcFamily, in_place::translate, is_plainly_for_us};
 use crate::{
+    family::KernelFamily,
     scratch::{Scratch, scratch},
-    tables::{FlowEntry, Kernel, KernelFamily, count},
+    tables::{FlowEntry, Kernel, count},
 };
 
 /// Runs a hook; none if the packet needs more than this.
@@ -43,19 +44,20 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     flow: &FlowEntry<F>,
 ) -> Option<i32> {
     let verdict = steady::verdict(flow);
-    let is_forwarded = matches!(verdict, Verdict::Forward);
-    let Scratch { out, .. } = scratch::<F>()?;
-    if is_forwarded {
+    let mut route = None;
+    if matches!(verdict, Verdict::Forward) {
+        let Scratch { out, .. } = scratch::<F>()?;
         // SAFETY: the context is readable.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
         if !steady::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex, out) {
             return None;
         }
+        route = Some(&out.route);
     }
     count(steady::counter(flow));
     let tuples = (&key.tuple, &flow.tuple);
-    let sent = translate::<F, LINK>(ctx, key.protocol, tuples, is_forwarded as u8, H::MAY_BE_SUMMED)
-        .then(|| send::<F, LINK>(ctx, verdict, &out.route, flow.mac))
+    let sent = translate::<F, LINK>(ctx, key.protocol, tuples, route.is_some() as u8, H::MAY_BE_SUMMED)
+        .then(|| send::<F, LINK>(ctx, verdict, route, flow.mac))
         .flatten();
     if sent.is_none() {
         // A packet that is half rewritten must not go on.

@@ -22,8 +22,9 @@ use super::{
     hold::{hold, release},
 };
 use crate::{
+    family::KernelFamily,
     scratch::{Scratch, scratch},
-    tables::{Kernel, KernelFamily, count},
+    tables::{Kernel, count},
 };
 
 /// The bytes of a packet at tc.
