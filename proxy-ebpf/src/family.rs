@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     Family as _, V4, V6,
-    decide::{self, DropReason},
+    decide::{self, Attempt, DropReason},
     layout::device::Device,
 };
 
@@ -14,8 +14,25 @@ use crate::{
         Routed,
         known::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
     },
+    settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
     tables::Kernel,
 };
+
+/// What an [`Attempt`] is as a number.
+#[inline(always)]
+fn attempt_flow<F: KernelFamily>(kernel: &Kernel, seize: bool) -> u32 {
+    let Some(pair) = F::pair() else { return Attempt::NoRoom as u32 };
+    // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
+    decide::attempt::<F, _>(kernel, unsafe { &mut *pair }, seize) as u32
+}
+
+/// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
+#[inline(always)]
+fn confirm_flow<F: KernelFamily>() -> u32 {
+    let Some(pair) = F::pair() else { return 0 };
+    // SAFETY: as above.
+    decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), unsafe { &mut *pair }) as u32
+}
 
 /// Opens the flow that the CPU's pair has; returns a [`DropReason::code`] or 0.
 #[inline(always)]
@@ -26,7 +43,7 @@ fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
 }
 
 macro_rules! open_flow {
-    ($($family:ident, $of_skb:ident, $of_frame:ident;)*) => { $(
+    ($($family:ident, $of_skb:ident, $of_frame:ident, $attempt_of_skb:ident, $attempt_of_frame:ident, $confirm:ident;)*) => { $(
         // Global functions, which the verifier goes through once: their many ways out would each be followed to the end.
 
         /// For tc.
@@ -40,12 +57,33 @@ macro_rules! open_flow {
         pub extern "C" fn $of_frame(ctx: *mut xdp_md) -> u32 {
             open_flow::<$family>(&Kernel::before_tc(ctx.cast()))
         }
+
+        /// Tries one source port, for tc.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32 {
+            attempt_flow::<$family>(&Kernel::of_skb(skb, 0), seize != 0)
+        }
+
+        /// For XDP.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
+            attempt_flow::<$family>(&Kernel::before_tc(ctx.cast()), seize != 0)
+        }
+
+        /// Confirms a flow.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $confirm() -> u32 {
+            confirm_flow::<$family>()
+        }
     )* };
 }
 
 open_flow! {
-    V4, open_flow4_of_skb, open_flow4_of_frame;
-    V6, open_flow6_of_skb, open_flow6_of_frame;
+    V4, open_flow4_of_skb, open_flow4_of_frame, attempt_flow4_of_skb, attempt_flow4_of_frame, confirm_flow4;
+    V6, open_flow6_of_skb, open_flow6_of_frame, attempt_flow6_of_skb, attempt_flow6_of_frame, confirm_flow6;
 }
 
 /// What else differs between the families in the kernel.
@@ -54,6 +92,14 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32;
+    /// Tries to open it with one source port, at tc; returns an [`Attempt`].
+    fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32;
+    /// The same at XDP.
+    fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32;
+    /// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
+    fn confirm() -> u32;
+    /// How many source addresses were given for connections to remote endpoints.
+    fn snat_sources() -> u32;
     /// Answers the question after a route that stands at this place of the known ones, at tc.
     fn route_of_skb(skb: *mut __sk_buff, place: u32);
     /// The same at XDP.
@@ -71,6 +117,26 @@ impl KernelFamily for V4 {
     #[inline(always)]
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
         open_flow4_of_frame(ctx)
+    }
+
+    #[inline(always)]
+    fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32 {
+        attempt_flow4_of_skb(skb, seize)
+    }
+
+    #[inline(always)]
+    fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
+        attempt_flow4_of_frame(ctx, seize)
+    }
+
+    #[inline(always)]
+    fn confirm() -> u32 {
+        confirm_flow4()
+    }
+
+    #[inline(always)]
+    fn snat_sources() -> u32 {
+        SNAT_SOURCES_V4_COUNT.load()
     }
 
     #[inline(always)]
@@ -99,6 +165,26 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32 {
         open_flow6_of_frame(ctx)
+    }
+
+    #[inline(always)]
+    fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32 {
+        attempt_flow6_of_skb(skb, seize)
+    }
+
+    #[inline(always)]
+    fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
+        attempt_flow6_of_frame(ctx, seize)
+    }
+
+    #[inline(always)]
+    fn confirm() -> u32 {
+        confirm_flow6()
+    }
+
+    #[inline(always)]
+    fn snat_sources() -> u32 {
+        SNAT_SOURCES_V6_COUNT.load()
     }
 
     #[inline(always)]

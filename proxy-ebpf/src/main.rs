@@ -11,8 +11,6 @@
 //! | `socket_backend4`, `socket_backend6` | never attached: run to find sockets whose endpoint is gone |
 #![no_std]
 #![no_main]
-// Atomic addition: the standard library's does not exist for BPF.
-#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     unreachable_pub,
@@ -20,7 +18,6 @@
 )]
 
 mod answers;
-mod budget;
 mod family;
 mod log;
 mod maps;

@@ -11,9 +11,8 @@ use proxy_common::{
         affinity::{Affinity, AffinityKey},
         answers,
         backend::{Alive, Backend},
-        budget::Budget,
         cidr::ServiceCidrs,
-        config::StoredSettings,
+        config::{self, StoredSettings},
         counter::Counter,
         device::Device,
         filter,
@@ -22,6 +21,7 @@ use proxy_common::{
         frontend::{Frontend, FrontendKey},
         id::Id,
         name::ServiceName,
+        outbound::{self, Outbound},
         set::Set,
         socket::{ConnectedPeer, SocketKey, SocketPeer},
         source::Source,
@@ -54,12 +54,9 @@ pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
 #[btf_map(name = "names")]
 pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
 
-#[btf_map(name = "new_flows")]
-pub(crate) static NEW_FLOWS: Array<Budget, 2> = Array::new();
-
 /// How many refusals were sent in which window of time; see [`crate::refuse`].
 #[btf_map(name = "refusals")]
-pub(crate) static REFUSALS: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub(crate) static REFUSALS: PerCpuArray<u64, 2> = PerCpuArray::new();
 
 /// A fragment on its way into or out of `held`: too large for the stack.
 #[btf_map(name = "holding")]
@@ -71,13 +68,22 @@ macro_rules! family_maps {
      $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
      $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
      $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
-     $held:ident $held_name:literal, $routes:ident $routes_name:literal) => {
+     $held:ident $held_name:literal, $routes:ident $routes_name:literal, $pending:ident $pending_name:literal,
+     $outbound:ident $outbound_name:literal, $snat:ident $snat_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
         #[btf_map(name = $backends_name)]
         static $backends: Array<Backend<$family>, 1, MMAPABLE> = Array::new();
         #[btf_map(name = $flows_name)]
         static $flows: LruHashMap<FlowKey<$family>, Flow<$family>, 1024> = LruHashMap::new();
+        #[btf_map(name = $pending_name)]
+        static $pending: LruHashMap<FlowKey<$family>, Flow<$family>, 1024> = LruHashMap::new();
+        #[btf_map(name = $outbound_name)]
+        static $outbound: LruHashMap<FlowKey<$family>, Outbound, { outbound::ENTRIES as usize }> =
+            LruHashMap::new();
+        #[btf_map(name = $snat_name)]
+        static $snat: Array<<$family as proxy_common::Family>::Addr, { config::MAX_SNAT_SOURCES as usize }> =
+            Array::new();
         #[btf_map(name = $sockets_name)]
         static $sockets: LruHashMap<SocketKey<$family>, SocketPeer<$family>, 1024> = LruHashMap::new();
         #[btf_map(name = $peers_name)]
@@ -122,6 +128,32 @@ macro_rules! family_maps {
             #[inline(always)]
             fn put_flow(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32> {
                 $flows.insert(key, flow, flags)
+            }
+            #[inline(always)]
+            fn pending(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
+                $pending.get_ptr_mut(key)
+            }
+            #[inline(always)]
+            fn put_pending(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32> {
+                $pending.insert(key, flow, flags)
+            }
+            #[inline(always)]
+            fn remove_pending(key: &FlowKey<Self>) {
+                // As below.
+                let _ = $pending.remove(key);
+            }
+            #[inline(always)]
+            fn outbound(key: &FlowKey<Self>) -> Option<*const Outbound> {
+                $outbound.get_ptr(key)
+            }
+            #[inline(always)]
+            fn put_outbound(key: &FlowKey<Self>, outbound: &Outbound) {
+                // Without room a reply may be taken for a request.
+                let _ = $outbound.insert(key, outbound, 0);
+            }
+            #[inline(always)]
+            fn snat_source(index: u32) -> Option<*const Self::Addr> {
+                $snat.get_ptr(index)
             }
             #[inline(always)]
             fn remove_flow(key: &FlowKey<Self>) {
@@ -208,11 +240,13 @@ macro_rules! family_maps {
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
     SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
     AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
-    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4", ROUTES_V4 "routes_v4");
+    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4", ROUTES_V4 "routes_v4", PENDING_V4 "pending_v4",
+    OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
     SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
     AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
-    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6", ROUTES_V6 "routes_v6");
+    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6", ROUTES_V6 "routes_v6", PENDING_V6 "pending_v6",
+    OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6");
 
 /// The maps that each family has its own of.
 pub(crate) trait FamilyMaps: Parse {
@@ -221,6 +255,12 @@ pub(crate) trait FamilyMaps: Parse {
     fn flow(key: &FlowKey<Self>) -> Option<*mut Flow<Self>>;
     fn put_flow(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32>;
     fn remove_flow(key: &FlowKey<Self>);
+    fn pending(key: &FlowKey<Self>) -> Option<*mut Flow<Self>>;
+    fn put_pending(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32>;
+    fn remove_pending(key: &FlowKey<Self>);
+    fn outbound(key: &FlowKey<Self>) -> Option<*const Outbound>;
+    fn put_outbound(key: &FlowKey<Self>, outbound: &Outbound);
+    fn snat_source(index: u32) -> Option<*const Self::Addr>;
     fn fragment(key: &FragmentKey<Self>) -> Option<*const FragmentPorts>;
     fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts);
     fn held(key: &HeldKey<Self>) -> Option<*const Held>;

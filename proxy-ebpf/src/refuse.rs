@@ -88,7 +88,7 @@ pub(crate) fn answer<F: KernelFamily + Answers, const LINK: usize>(
     let done = match answer {
         Answer::None => return TC_ACT_SHOT,
         Answer::Echo => echo::<F, LINK>(skb, asked.transport as usize),
-        _ if !may_refuse() => {
+        _ if !may_refuse(answer) => {
             count(Counter::RejectLimited);
             return TC_ACT_SHOT;
         }
@@ -107,15 +107,23 @@ pub(crate) fn answer<F: KernelFamily + Answers, const LINK: usize>(
     unsafe { bpf_redirect((*skb).ifindex, flags) as i32 }
 }
 
-/// May a refusal be sent, or were there too many already?
+/// The same for messages that a packet is too big, which Linux does not limit (`icmpv4_mask_allow`, `icmpv6_mask_allow`): without them
+/// connections hang. Each costs its sender a large packet.
+const LIMIT_OF_TOO_BIG: u64 = 10_000;
+
+/// May a refusal be sent, or were there too many already? Those that a packet is too big are counted apart.
 #[inline(always)]
-fn may_refuse() -> bool {
-    let Some(sent) = REFUSALS.get_ptr_mut(0) else { return false };
+fn may_refuse(answer: Answer) -> bool {
+    let (kind, limit) = match answer {
+        Answer::TooBig => (1, LIMIT_OF_TOO_BIG),
+        _ => (0, LIMIT),
+    };
+    let Some(sent) = REFUSALS.get_ptr_mut(kind) else { return false };
     // SAFETY: this CPU's own value, and no arguments.
     unsafe {
         let window = (bpf_jiffies64() >> 6) << 32;
         let before = if *sent >> 32 == window >> 32 { *sent } else { window };
-        if before as u32 as u64 >= LIMIT {
+        if before as u32 as u64 >= limit {
             return false;
         }
         *sent = before + 1;

@@ -2,7 +2,7 @@
 
 use proxy_common::{
     Family,
-    decide::{Translation, Verdict},
+    decide::{Completion, Translation, Verdict},
     layout::flow::FlowKey,
     packet::Dissected,
 };
@@ -16,8 +16,8 @@ pub(crate) struct Scratch<F: Family> {
     pub(crate) key: FlowKey<F>,
     /// The packet.
     pub(crate) dissected: Dissected<F>,
-    /// Of a packet that was taken apart: whether that is all there is to know of it.
-    pub(crate) is_known: u32,
+    /// Of a packet that was taken apart: what is known of it.
+    pub(crate) completion: Completion,
     /// What was decided.
     pub(crate) verdict: Verdict,
     /// And how.

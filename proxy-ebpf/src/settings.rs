@@ -11,13 +11,13 @@ macro_rules! constants {
 }
 
 constants! {
-    SNAT_FIRST: u16 = 20_000;
+    SNAT_FIRST: u16 = 1_024;
     SNAT_LAST: u16 = 29_999;
     NODEPORT_FIRST: u16 = 30_000;
     NODEPORT_LAST: u16 = 32_767;
     IDLE: u32 = 10_000;
-    NEW_FLOWS: u32 = 0;
-    JIFFIES: u32 = 1_000;
+    SNAT_SOURCES_V4_COUNT: u32 = 0;
+    SNAT_SOURCES_V6_COUNT: u32 = 0;
     EXTERNAL_CLUSTER_IPS: u8 = 0;
     RESET_REMOVED_TCP: u8 = 0;
     REJECT_WITH_RESET: u8 = 0;
@@ -30,14 +30,16 @@ constants! {
     HAS_FIB_SRC: u8 = 0;
 }
 
+/// Those of a family, of which so many source addresses were given.
 #[inline(always)]
-pub(crate) fn settings() -> Settings {
+pub(crate) fn settings(snat_sources: u32) -> Settings {
     Settings {
         snat_first: SNAT_FIRST.load(),
         snat_last: SNAT_LAST.load(),
         nodeport_first: NODEPORT_FIRST.load(),
         nodeport_last: NODEPORT_LAST.load(),
         idle: IDLE.load(),
+        snat_sources,
         external_cluster_ips: EXTERNAL_CLUSTER_IPS.load() != 0,
         reset_removed_tcp: RESET_REMOVED_TCP.load() != 0,
     }

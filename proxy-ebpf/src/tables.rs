@@ -14,7 +14,7 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6,
     decide::{
-        AffinityHandle, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables, Verdict,
+        AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables, Verdict,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -28,22 +28,41 @@ use proxy_common::{
         fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey, Target},
         id::Id,
+        outbound::Outbound,
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
-    packet::{ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP, UDP},
+    packet::{Bytes, ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP, UDP, read, timestamp},
 };
 
 use crate::{
-    answers, budget,
+    answers,
     family::KernelFamily,
     maps::{ALIVE, COUNTERS, DEVICES, SETS, VIP_FILTER},
     route::{
         self,
         known::{self, Question},
     },
+    rewrite::LONGEST_MASK,
     settings::settings,
+    tc::Skb,
 };
+
+/// The bytes of a frame at XDP, as far as its headers may reach.
+struct Frame(*mut xdp_md);
+
+impl Bytes for Frame {
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: the context is readable, and so are the bounds it gives.
+        unsafe {
+            let (data, end) = ((*self.0).data as usize as *const u8, (*self.0).data_end as usize as *const u8);
+            // As in `rewrite`: what is not on the stack may be anything to the verifier.
+            let at = data.wrapping_add(core::hint::black_box(offset) & LONGEST_MASK);
+            (at.wrapping_add(size_of::<T>()) <= end).then(|| read(at))
+        }
+    }
+}
 
 /// The maps, and the context that some helpers want.
 pub(crate) struct Kernel {
@@ -165,6 +184,24 @@ impl<F: Family> FlowHandle<F> for FlowEntry<F> {
             (*self.0).mac.0[2] = mac.0[2];
         }
     }
+
+    #[inline(always)]
+    fn set_isn(&self, isn: u32) {
+        // SAFETY: as above.
+        unsafe { (*self.0).isn = isn };
+    }
+
+    #[inline(always)]
+    fn set_acknowledged(&self, acknowledged: u32) {
+        // SAFETY: as above.
+        unsafe { (*self.0).acknowledged = acknowledged };
+    }
+
+    #[inline(always)]
+    fn set_timestamp(&self, timestamp: u32) {
+        // SAFETY: as above.
+        unsafe { (*self.0).timestamp = timestamp };
+    }
 }
 
 /// An entry of an affinity map.
@@ -219,7 +256,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
 
     #[inline(always)]
     fn settings(&self) -> Settings {
-        settings()
+        settings(F::snat_sources())
     }
 
     #[inline(always)]
@@ -335,16 +372,6 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
-        const EEXIST: i32 = -17;
-        match F::put_flow(key, flow, BPF_NOEXIST as u64) {
-            Ok(()) => Inserted::Yes,
-            Err(EEXIST) => Inserted::Exists,
-            Err(_) => Inserted::NoRoom,
-        }
-    }
-
-    #[inline(always)]
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
         F::put_flow(key, flow, 0).is_ok()
     }
@@ -352,6 +379,125 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey<F>) {
         F::remove_flow(key);
+    }
+
+    #[inline(always)]
+    fn pending(&self, key: &FlowKey<F>) -> Option<FlowEntry<F>> {
+        F::pending(key).map(FlowEntry)
+    }
+
+    #[inline(always)]
+    fn insert_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
+        const EEXIST: i32 = -17;
+        match F::put_pending(key, flow, BPF_NOEXIST as u64) {
+            Ok(()) => Inserted::Yes,
+            Err(EEXIST) => Inserted::Exists,
+            Err(_) => Inserted::NoRoom,
+        }
+    }
+
+    #[inline(always)]
+    fn replace_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        F::put_pending(key, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_pending(&self, key: &FlowKey<F>) {
+        F::remove_pending(key);
+    }
+
+    #[inline(always)]
+    fn attempt(&self, _: &mut Pair<F>, seize: bool) -> Attempt {
+        const OPENED: u32 = Attempt::Opened as u32;
+        const TAKEN: u32 = Attempt::Taken as u32;
+        let attempt = match self.layer {
+            Layer::Xdp => F::attempt_of_frame(self.ctx.cast(), seize as u32),
+            _ => F::attempt_of_skb(self.ctx.cast(), seize as u32),
+        };
+        match attempt {
+            OPENED => Attempt::Opened,
+            TAKEN => Attempt::Taken,
+            _ => Attempt::NoRoom,
+        }
+    }
+
+    #[inline(always)]
+    fn confirm_flow(&self, _: &mut Pair<F>) -> bool {
+        F::confirm() != 0
+    }
+
+    #[inline(always)]
+    fn snat_source(&self, index: u32) -> Option<F::Addr> {
+        // SAFETY: the kernel gave the pointer; written before programs are attached.
+        F::snat_source(index).map(|addr| unsafe { *addr })
+    }
+
+    #[inline(always)]
+    fn may_be_snat_source(&self, addr: &F::Addr) -> bool {
+        let mark = filter::of_snat_source::<F>(addr);
+        VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element))
+    }
+
+    #[inline(always)]
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
+        // SAFETY: the kernel gave the pointer. Two words, of which the second hardly ever changes.
+        F::outbound(key).map(|outbound| unsafe { *outbound })
+    }
+
+    #[inline(always)]
+    fn remember_outbound(&self, key: &FlowKey<F>, outbound: &Outbound) {
+        F::put_outbound(key, outbound);
+    }
+
+    #[inline(always)]
+    fn came_in(&self) -> u32 {
+        match self.layer {
+            // SAFETY: the context is readable.
+            Layer::Tc(_) => unsafe { (*self.ctx.cast::<__sk_buff>()).ingress_ifindex },
+            Layer::Xdp | Layer::Socket => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn leaves(&self) -> u32 {
+        match self.layer {
+            // SAFETY: the context is readable.
+            Layer::Tc(_) => unsafe { (*self.ctx.cast::<__sk_buff>()).ifindex },
+            Layer::Xdp | Layer::Socket => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn acknowledgment(&self, _: &Packet<F>) -> u32 {
+        const ACKNOWLEDGMENT: usize = 8;
+        let (data, end, link) = match self.layer {
+            // SAFETY: the context is readable.
+            Layer::Tc(link) => unsafe {
+                let skb = self.ctx.cast::<__sk_buff>();
+                ((*skb).data as usize as *const u8, (*skb).data_end as usize as *const u8, link)
+            },
+            // SAFETY: as above.
+            Layer::Xdp => unsafe {
+                let frame = self.ctx.cast::<xdp_md>();
+                ((*frame).data as usize as *const u8, (*frame).data_end as usize as *const u8, ETHERNET)
+            },
+            Layer::Socket => return 0,
+        };
+        let at = data.wrapping_add(link + F::HEADER + ACKNOWLEDGMENT);
+        if at.wrapping_add(size_of::<u32>()) > end {
+            return 0;
+        }
+        // SAFETY: within the bounds just checked.
+        u32::from_be(unsafe { read(at) })
+    }
+
+    #[inline(always)]
+    fn timestamp(&self, packet: &Packet<F>) -> u32 {
+        match self.layer {
+            Layer::Tc(_) => timestamp(&Skb(self.ctx.cast()), packet.transport, packet.is_syn()),
+            Layer::Xdp => timestamp(&Frame(self.ctx.cast()), packet.transport, packet.is_syn()),
+            Layer::Socket => 0,
+        }
     }
 
     #[inline(always)]
@@ -398,16 +544,6 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool {
         route::preferred_source::<F>(self.ctx, ifindex, src, dst, preferred)
-    }
-
-    #[inline(always)]
-    fn admit_flow(&self) -> bool {
-        budget::admit::<F>()
-    }
-
-    #[inline(always)]
-    fn flow_answered(&self) {
-        budget::answered::<F>();
     }
 
     #[inline(always)]

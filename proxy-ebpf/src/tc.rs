@@ -24,7 +24,7 @@ use proxy_common::{
 
 pub(crate) use self::{
     apply::apply,
-    unusual::{read, unusual},
+    unusual::{Skb, read, unusual},
 };
 use self::{checksums::TcFamily, quick::quick};
 use crate::{

@@ -1,192 +1,216 @@
-//! Pairs of flow entries: made together, refreshed together, repaired from either side.
+//! Flows: opened with a source port that nobody else has, and moved once they are confirmed.
 
-use super::tables::{FlowHandle, Inserted, Tables};
+use super::tables::{Attempt, Inserted, Tables};
 use super::verdict::DropReason;
 use crate::{
     Family,
     layout::{
         counter::Counter,
-        flow::{Edge, FlowKey, FlowState, Pair, REFRESH, flags},
+        flow::{Edge, Flow, FlowKey, FlowState, Pair, Spare, flags},
+        outbound::key_of_reply,
     },
-    packet::{PROTOCOL_SCTP, PROTOCOL_UDP, Packet},
+    packet::{PROTOCOL_SCTP, PROTOCOL_UDP},
 };
 
-/// How many source ports are tried before a flow is given up.
-const PROBES: u32 = 8;
+/// How many source ports are tried before a flow is given up: with nine of ten ports taken, one flow in a million finds none.
+const ATTEMPTS: u32 = 128;
 
-/// From this one on, any closed connection that was idle gives its port: there seems to be no other.
-const LAST_PROBES: u32 = 6;
+/// After so many, the next of several source addresses is tried.
+const ATTEMPTS_PER_SOURCE: u32 = 16;
 
-/// Inserts both entries of a new flow, of which `key` and `flow` are filled in, with the tuple as it would be sent.
+/// Opens the flow of which `key` and `flow` are filled in, with the tuple as it would be sent, as an unconfirmed one.
 ///
-/// Its source port is changed where needed: for SNAT and hairpin it comes from the reserved range, by which answers are
-/// known to be such; else it only changes when another flow has the same answers. Returns why it could not be.
+/// With SNAT and hairpin its source port comes from the reserved range. The first choice is the client's port, mapped one to one
+/// into the range: then the client's kernel keeps the rules of TIME-WAIT, sequence numbers and timestamps for us. Other flows keep their
+/// port unless another one has the same replies. Returns why it could not be.
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<DropReason> {
     let settings = tables.settings();
-    let ports = settings.snat_last.wrapping_sub(settings.snat_first) as u32 + 1;
+    let client = u16::from_be(pair.key.tuple.sport) as u32;
     let random = tables.random();
-    let mut probe = ((random as u64 * ports as u64) >> 32) as u32;
+    let mut position = ((random as u64 * settings.snat_count() as u64) >> 32) as u32;
     // Random, so that two flows that met once do not meet at every step.
     let stride = (random & 0xff) | 1;
-    if pair.flow.flags & (flags::SNAT | flags::HAIRPIN) != 0 {
-        pair.flow.tuple.sport = settings.snat_first.wrapping_add(probe as u16).to_be();
+    let has_sources = pair.flow.flags & flags::SNAT != 0 && settings.snat_sources != 0;
+    let mut source = F::fold(&pair.key.tuple.src);
+    pair.spare = Spare::default();
+    if has_sources {
+        set_source(tables, pair, source);
     }
-    for attempt in 0..PROBES {
-        pair.make_twin();
-        let inserted =
-            if is_taken(tables, pair) { None } else { Some(tables.insert_flow(&pair.twin_key, &pair.twin)) };
-        match inserted {
-            None => {}
-            Some(Inserted::Yes) => {
-                if tables.replace_flow(&pair.key, &pair.flow) {
-                    return None;
-                }
-                tables.remove_flow(&pair.twin_key);
-                return Some(DropReason::FlowMapFull);
-            }
-            Some(Inserted::NoRoom) => return Some(DropReason::FlowMapFull),
-            Some(Inserted::Exists) => {
-                let Some(existing) = tables.flow(&pair.twin_key) else { continue };
-                let is_closed = FlowState::is_closed(existing.state);
-                let is_shared = pair.flow.flags & (flags::SNAT | flags::HAIRPIN) != 0;
-                // Ours from before, when only the forward entry was lost or outlived? Or the client's own, of a
-                // connection that is over?
-                let is_ours = existing.tuple.same(&pair.twin.tuple) || (!is_shared && is_closed);
-                let idle = tables.now().wrapping_sub(existing.last_seen);
-                let may_go = is_closed || pair.key.protocol == PROTOCOL_UDP;
-                let is_resting = pair.key.protocol != PROTOCOL_UDP && attempt < LAST_PROBES;
-                let rest = if is_resting { settings.rest() } else { settings.idle };
-                if !is_ours && may_go && idle >= rest {
-                    // Both entries go: what another client still sent by the old one would be answered to this one.
-                    pair.twin.tuple.set_reversed(&existing.tuple);
-                    tables.remove_flow(&pair.twin_key);
-                    pair.twin_key.tuple = pair.twin.tuple;
-                    pair.twin_key.edge = Edge::Forward as u8;
-                    tables.remove_flow(&pair.twin_key);
-                    continue;
-                }
-                if is_ours {
-                    let replaced = tables.replace_flow(&pair.twin_key, &pair.twin)
-                        && tables.replace_flow(&pair.key, &pair.flow);
-                    return if replaced { None } else { Some(DropReason::FlowMapFull) };
-                }
-            }
-        }
-        probe += stride;
-        if probe >= ports {
-            probe %= ports;
-        }
-        pair.flow.tuple.sport = settings.snat_first.wrapping_add(probe as u16).to_be();
+    if is_shared(&pair.flow) {
+        pair.flow.tuple.sport = settings.snat_port(client);
     }
-    Some(DropReason::SnatExhausted)
+    for number in 0..ATTEMPTS {
+        match tables.attempt(pair, false) {
+            Attempt::Opened => return None,
+            Attempt::NoRoom => return Some(DropReason::FlowMapFull),
+            Attempt::Taken => {}
+        }
+        if has_sources && number % ATTEMPTS_PER_SOURCE == ATTEMPTS_PER_SOURCE - 1 {
+            source = source.wrapping_add(1);
+            set_source(tables, pair, source);
+        }
+        pair.flow.tuple.sport = settings.snat_port(position);
+        position = position.wrapping_add(stride);
+    }
+    if pair.spare.idle == 0 {
+        return Some(DropReason::SnatExhausted);
+    }
+    pair.flow.tuple.sport = pair.spare.port;
+    match tables.attempt(pair, true) {
+        Attempt::Opened => None,
+        Attempt::NoRoom => Some(DropReason::FlowMapFull),
+        Attempt::Taken => Some(DropReason::SnatExhausted),
+    }
 }
 
-/// Brings an entry up to date with a packet it was found for: about once a second both entries are marked as
-/// seen, and a lost one is made again, because the map forgets the silent one first.
+/// Does the flow have a source that is not its client's, and so shares ports with others?
 #[inline(always)]
-pub(super) fn refresh<F: Family, T: Tables<F>>(
-    tables: &T,
-    packet: &Packet<F>,
-    key: &FlowKey<F>,
-    flow: &T::Flow,
-) {
-    let now = tables.now();
-    if now.wrapping_sub(flow.last_seen) >= REFRESH {
-        flow.touch(now);
-        if let Some(mut pair) = tables.pair() {
-            pair.begin(key, flow);
-            pair.make_twin();
-            match tables.flow(&pair.twin_key) {
-                Some(other) if other.tuple.same(&pair.twin.tuple) => other.touch(now),
-                // Another flow's by now: it has this one's answers.
-                Some(_) => {}
-                None => {
-                    pair.twin.last_seen = now;
-                    let FlowKey { tuple, protocol, edge, .. } = &pair.twin_key;
-                    if *edge == Edge::ReverseEgress as u8 {
-                        tables.announce_answers(&tuple.src, tuple.sport, *protocol);
-                    }
-                    if tables.replace_flow(&pair.twin_key, &pair.twin) {
-                        tables.count(Counter::FlowRepaired);
-                    }
-                }
-            }
-        }
-    }
-    // Neither an error nor a fragment without flags is an answer.
-    if !packet.follows {
-        follow_state(tables, packet, key, flow);
+fn is_shared<F: Family>(flow: &Flow<F>) -> bool {
+    flow.flags & (flags::SNAT | flags::HAIRPIN) != 0
+}
+
+#[inline(always)]
+fn set_source<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, number: u32) {
+    let count = tables.settings().snat_sources;
+    if count != 0
+        && let Some(addr) = tables.snat_source(number % count)
+    {
+        pair.flow.tuple.src = addr;
     }
 }
 
-/// Would the answers go to a socket of this node that sends from the same port? SCTP's cannot be looked up.
+/// Inserts both entries of the flow in the pair, if its replies are nobody else's. With `seize`, a flow that is not missed gives way.
+#[inline(always)]
+pub fn attempt<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: bool) -> Attempt {
+    pair.make_twin();
+    if let Some(existing) = tables.flow(&pair.twin_key) {
+        if !may_replace(tables, pair, &existing, false, seize) {
+            return Attempt::Taken;
+        }
+        let forward = forward_key(&pair.twin_key, &existing);
+        // Both entries go: what another client still sent by the old one would be answered to this one.
+        tables.remove_flow(&forward);
+        tables.remove_flow(&pair.twin_key);
+    }
+    if let Some(existing) = tables.pending(&pair.twin_key) {
+        if !may_replace(tables, pair, &existing, true, seize) {
+            return Attempt::Taken;
+        }
+        let forward = forward_key(&pair.twin_key, &existing);
+        tables.remove_pending(&forward);
+        tables.remove_pending(&pair.twin_key);
+    }
+    if is_taken(tables, pair) {
+        return Attempt::Taken;
+    }
+    match tables.insert_pending(&pair.twin_key, &pair.twin) {
+        Inserted::Yes => {}
+        Inserted::Exists => return Attempt::Taken,
+        Inserted::NoRoom => return Attempt::NoRoom,
+    }
+    if tables.replace_pending(&pair.key, &pair.flow) {
+        return Attempt::Opened;
+    }
+    tables.remove_pending(&pair.twin_key);
+    Attempt::NoRoom
+}
+
+/// The key of the other entry of a flow, of which this is the reverse one.
+#[inline(always)]
+fn forward_key<F: Family>(reverse: &FlowKey<F>, flow: &Flow<F>) -> FlowKey<F> {
+    FlowKey::new(flow.tuple.reversed(), reverse.protocol, Edge::Forward)
+}
+
+/// May a flow that has the same replies give way to the one in the pair? Notes the one that is missed least.
+#[inline(always)]
+fn may_replace<F: Family, T: Tables<F>>(
+    tables: &T,
+    pair: &mut Pair<F>,
+    existing: &Flow<F>,
+    is_pending: bool,
+    seize: bool,
+) -> bool {
+    // Ours from before, when only the forward entry was lost or is over.
+    if existing.tuple.same(&pair.twin.tuple) {
+        return true;
+    }
+    let settings = tables.settings();
+    let idle = tables.now().wrapping_sub(existing.last_seen);
+    let state = existing.state;
+    if state == FlowState::Closed as u8 {
+        return true;
+    }
+    if state == FlowState::Reset as u8 && (is_pending || idle >= settings.unconfirmed()) {
+        return true;
+    }
+    if state == FlowState::TimeWait as u8 {
+        return idle >= settings.rest() || is_later(&pair.flow, existing);
+    }
+    let is_missed = if is_pending {
+        idle < settings.unconfirmed()
+    } else {
+        pair.key.protocol != PROTOCOL_UDP || idle < settings.idle
+    };
+    if is_missed || !is_shared(&pair.flow) {
+        return false;
+    }
+    if idle > pair.spare.idle {
+        pair.spare.idle = idle;
+        pair.spare.port = pair.flow.tuple.sport;
+    }
+    seize
+}
+
+/// Will an endpoint in TIME-WAIT take the SYN of this flow for that of a new connection? As Linux has it
+/// (`tcp_timewait_state_process`; RFC 9293 section 3.10.7.4, RFC 7323 section 5.3): by the timestamps if both have one, else by the
+/// sequence numbers.
+#[inline(always)]
+fn is_later<F: Family>(new: &Flow<F>, old: &Flow<F>) -> bool {
+    if new.timestamp != 0 && old.timestamp != 0 {
+        return (new.timestamp.wrapping_sub(old.timestamp) as i32) > 0;
+    }
+    old.acknowledged != 0 && (new.isn.wrapping_sub(old.acknowledged) as i32) > 0
+}
+
+/// Would the replies go to a socket of this node that sends from the same port, or to a connection of kernel NAT? SCTP's sockets cannot be
+/// looked up.
 #[inline(always)]
 fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) -> bool {
     let Pair { key, flow, twin_key, .. } = pair;
-    flow.flags & flags::SNAT != 0
-        && key.protocol != PROTOCOL_SCTP
-        && tables.has_socket(&twin_key.tuple, key.protocol)
+    if flow.flags & flags::SNAT == 0 {
+        return false;
+    }
+    if key.protocol != PROTOCOL_SCTP && tables.has_socket(&twin_key.tuple, key.protocol) {
+        return true;
+    }
+    let now = tables.now();
+    tables
+        .outbound(&key_of_reply(&flow.tuple, key.protocol))
+        .is_some_and(|outbound| now.wrapping_sub(outbound.last_seen) < tables.settings().outbound())
 }
 
-/// Notes what the packet says about its flow's state, in both entries: the next packet of the other side is looked up in the
-/// other one.
+/// Moves the flow of which the pair has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no
+/// more.
 #[inline(always)]
-fn follow_state<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>, flow: &T::Flow) {
-    const NEW: u8 = FlowState::New as u8;
-    const ESTABLISHED: u8 = FlowState::Established as u8;
-    const ASSURED: u8 = FlowState::Assured as u8;
-    let is_answer = flow.flags & flags::REVERSE != 0;
-    let state = flow.state;
-    let mut next = FlowState::Established;
-    if packet.is_closing() {
-        let (own, others) = if is_answer {
-            (FlowState::ClosingByServer, FlowState::ClosingByClient)
-        } else {
-            (FlowState::ClosingByClient, FlowState::ClosingByServer)
-        };
-        if FlowState::is_closed(state) || (state == own as u8 && !packet.is_reset()) {
-            return;
-        }
-        let is_over = packet.is_reset() || state == others as u8;
-        next = if is_over { FlowState::Closed } else { own };
-    } else if state >= ASSURED || packet.is_syn() {
-        return;
-    } else if packet.is_syn_ack() {
-        if is_answer && state == NEW {
-            flow.set_state(FlowState::Answered);
-        }
-        return;
-    } else if is_answer {
-        let is_datagram = packet.tcp_flags == 0;
-        if is_datagram && state == ESTABLISHED {
-            return;
-        }
-        tables.flow_answered();
-        if state == ESTABLISHED {
-            flow.set_state(FlowState::Assured);
-            return;
-        }
-    } else if packet.tcp_flags == 0 || state != NEW {
-        return;
-    }
-    // Not in `refresh` already: this is rare.
-    let Some(mut pair) = tables.pair() else { return };
-    pair.begin(key, flow);
+pub fn confirm<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> bool {
     pair.make_twin();
-    let twin = tables.flow(&pair.twin_key).filter(|twin| twin.tuple.same(&pair.twin.tuple));
-    let goes_on = matches!(next, FlowState::Established) && !is_answer;
-    if let Some(twin) = twin {
-        // A client that goes on before the backend answered is none, or its answer came another way.
-        if goes_on && twin.state == NEW {
-            return;
-        }
-        twin.set_state(next);
-    } else if goes_on {
-        return;
+    if let Some(other) = tables.pending(&pair.twin_key)
+        && other.tuple.same(&pair.twin.tuple)
+    {
+        pair.twin.isn = other.isn;
+        pair.twin.acknowledged = other.acknowledged;
+        pair.twin.mac = other.mac;
     }
-    if is_answer && packet.tcp_flags != 0 && matches!(next, FlowState::Established) {
-        next = FlowState::Assured;
+    if !tables.replace_flow(&pair.twin_key, &pair.twin) {
+        return false;
     }
-    flow.set_state(next);
+    if !tables.replace_flow(&pair.key, &pair.flow) {
+        tables.remove_flow(&pair.twin_key);
+        return false;
+    }
+    tables.remove_pending(&pair.key);
+    tables.remove_pending(&pair.twin_key);
+    tables.count(Counter::FlowConfirmed);
+    true
 }

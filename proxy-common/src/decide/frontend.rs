@@ -58,11 +58,21 @@ pub(super) fn find<F: Family, T: Tables<F>>(
 /// Is the address a cluster IP, whatever the port?
 #[inline(always)]
 pub(super) fn is_cluster_ip<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
-    let Some(target) = tables.frontend(&FrontendKey::of_address(*addr)) else {
-        return false;
-    };
-    tables.step(Step::UndefinedPort(target));
-    true
+    match tables.frontend(&FrontendKey::of_address(*addr)) {
+        Some(target) if target.flags() & FRONTEND_CLUSTER_IP != 0 => {
+            tables.step(Step::UndefinedPort(target));
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Is it a load balancer's, and not the node's?
+#[inline(always)]
+pub(super) fn is_load_balancer<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
+    tables
+        .frontend(&FrontendKey::of_address(*addr))
+        .is_some_and(|target| target.flags() & FRONTEND_CLUSTER_IP == 0)
 }
 
 /// Chooses a backend for a new flow or socket of a client: an address (unspecified for sockets that have none yet)

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::tables::{
-    AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+    AffinityHandle, Attempt, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
 };
 use super::{flow, verdict::DropReason};
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
+        outbound::Outbound,
         set::{Set, SetKind, SetRole},
         socket::{SocketKey, SocketPeer},
     },
@@ -96,10 +97,16 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub default_route: Route<F>,
     /// Source addresses that routes prefer, by destination.
     pub preferred_sources: HashMap<F::Addr, F::Addr>,
-    /// Flows that nobody answered yet, and how many there may be; time does not matter here.
-    pub unanswered: Cell<u32>,
-    /// See [`MemoryTables::unanswered`].
-    pub max_unanswered: u32,
+    /// Source addresses that were given for connections to remote endpoints.
+    pub snat_sources: Vec<F::Addr>,
+    /// What the node sent itself, by the tuples of replies.
+    pub outbound: RefCell<HashMap<FlowKey<F>, Outbound>>,
+    /// Index of the device by which packets that leave came in.
+    pub came_in: Cell<u32>,
+    /// Index of the device by which packets leave.
+    pub leaves: Cell<u32>,
+    /// The timestamp of TCP packets.
+    pub timestamp: Cell<u32>,
     /// Local address, port (network byte order) and protocol of the node's sockets.
     pub listening: HashSet<(F::Addr, u16, u8)>,
     /// Ports of first fragments.
@@ -108,9 +115,11 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub size: Cell<u32>,
     /// Flow entries.
     pub flows: RefCell<FlowEntries<F>>,
+    /// Entries of flows that are not confirmed.
+    pub pending: RefCell<FlowEntries<F>>,
     /// Marks of where their answers come from.
     pub answers: RefCell<HashSet<answers::Mark>>,
-    /// How many flow entries there may be. Unlike the kernel's map, this one forgets none.
+    /// How many flow entries of each kind there may be. Unlike the kernel's map, this one forgets none.
     pub max_flows: usize,
     /// Sockets' entries. They are leaked, because the core borrows them; tests are short.
     sockets: RefCell<HashMap<SocketKey<F>, &'static SocketPeer<F>>>,
@@ -147,12 +156,16 @@ impl<F: MemoryFamily> MemoryTables<F> {
             routes: HashMap::new(),
             default_route: Route::default(),
             preferred_sources: HashMap::new(),
-            unanswered: Cell::new(0),
-            max_unanswered: u32::MAX,
+            snat_sources: Vec::new(),
+            outbound: RefCell::default(),
+            came_in: Cell::new(0),
+            leaves: Cell::new(0),
+            timestamp: Cell::new(0),
             listening: HashSet::new(),
             fragments: RefCell::default(),
             size: Cell::new(100),
             flows: RefCell::default(),
+            pending: RefCell::default(),
             answers: RefCell::default(),
             max_flows: usize::MAX,
             sockets: RefCell::default(),
@@ -196,9 +209,20 @@ impl<F: MemoryFamily> MemoryTables<F> {
         self.counts.borrow().get(&counter).copied().unwrap_or(0)
     }
 
-    /// A copy of a flow entry.
+    /// A copy of a flow entry, confirmed or not.
     pub fn flow_entry(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
-        self.flows.borrow().get(key).map(|flow| flow.get())
+        let copy = |entries: &RefCell<FlowEntries<F>>| entries.borrow().get(key).map(|flow| flow.get());
+        copy(&self.flows).or_else(|| copy(&self.pending))
+    }
+
+    /// Inserts or replaces an entry; false if there is no room.
+    fn replace(&self, entries: &RefCell<FlowEntries<F>>, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        let mut entries = entries.borrow_mut();
+        if entries.len() >= self.max_flows && !entries.contains_key(key) {
+            return false;
+        }
+        entries.insert(*key, Rc::new(Cell::new(*flow)));
+        true
     }
 }
 
@@ -207,6 +231,10 @@ impl<F: MemoryFamily> MemoryTables<F> {
 pub struct MemoryFlow<F: Family> {
     seen: Flow<F>,
     entry: Rc<Cell<Flow<F>>>,
+}
+
+fn found<F: Family>(entries: &RefCell<FlowEntries<F>>, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
+    entries.borrow().get(key).map(|entry| MemoryFlow { seen: entry.get(), entry: Rc::clone(entry) })
 }
 
 impl<F: Family> MemoryFlow<F> {
@@ -236,6 +264,18 @@ impl<F: Family> FlowHandle<F> for MemoryFlow<F> {
 
     fn set_mac(&self, mac: Mac) {
         self.change(|flow| flow.mac = mac);
+    }
+
+    fn set_isn(&self, isn: u32) {
+        self.change(|flow| flow.isn = isn);
+    }
+
+    fn set_acknowledged(&self, acknowledged: u32) {
+        self.change(|flow| flow.acknowledged = acknowledged);
+    }
+
+    fn set_timestamp(&self, timestamp: u32) {
+        self.change(|flow| flow.timestamp = timestamp);
     }
 }
 
@@ -328,7 +368,7 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
     }
 
     fn flow(&self, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
-        self.flows.borrow().get(key).map(|entry| MemoryFlow { seen: entry.get(), entry: Rc::clone(entry) })
+        found(&self.flows, key)
     }
 
     fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
@@ -339,31 +379,78 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         self.answers.borrow_mut().insert(answers::Mark::of::<F>(addr, port, protocol));
     }
 
-    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
-        if self.flows.borrow().contains_key(key) {
-            Inserted::Exists
-        } else if self.replace_flow(key, flow) {
-            Inserted::Yes
-        } else {
-            Inserted::NoRoom
-        }
-    }
-
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-        let mut flows = self.flows.borrow_mut();
-        if flows.len() >= self.max_flows && !flows.contains_key(key) {
-            return false;
-        }
-        flows.insert(*key, Rc::new(Cell::new(*flow)));
-        true
+        self.replace(&self.flows, key, flow)
     }
 
     fn remove_flow(&self, key: &FlowKey<F>) {
         self.flows.borrow_mut().remove(key);
     }
 
+    fn pending(&self, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
+        found(&self.pending, key)
+    }
+
+    fn insert_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
+        if self.pending.borrow().contains_key(key) {
+            Inserted::Exists
+        } else if self.replace_pending(key, flow) {
+            Inserted::Yes
+        } else {
+            Inserted::NoRoom
+        }
+    }
+
+    fn replace_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        self.replace(&self.pending, key, flow)
+    }
+
+    fn remove_pending(&self, key: &FlowKey<F>) {
+        self.pending.borrow_mut().remove(key);
+    }
+
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
         flow::open(self, pair)
+    }
+
+    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
+        flow::attempt(self, pair, seize)
+    }
+
+    fn confirm_flow(&self, pair: &mut Pair<F>) -> bool {
+        flow::confirm(self, pair)
+    }
+
+    fn snat_source(&self, index: u32) -> Option<F::Addr> {
+        self.snat_sources.get(index as usize).copied()
+    }
+
+    fn may_be_snat_source(&self, addr: &F::Addr) -> bool {
+        self.filter.contains(&filter::of_snat_source::<F>(addr))
+    }
+
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
+        self.outbound.borrow().get(key).copied()
+    }
+
+    fn remember_outbound(&self, key: &FlowKey<F>, outbound: &Outbound) {
+        self.outbound.borrow_mut().insert(*key, *outbound);
+    }
+
+    fn came_in(&self) -> u32 {
+        self.came_in.get()
+    }
+
+    fn leaves(&self) -> u32 {
+        self.leaves.get()
+    }
+
+    fn acknowledgment(&self, packet: &Packet<F>) -> u32 {
+        packet.acknowledgment
+    }
+
+    fn timestamp(&self, _packet: &Packet<F>) -> u32 {
+        self.timestamp.get()
     }
 
     fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts> {
@@ -393,18 +480,6 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         preferred: &mut F::Addr,
     ) -> bool {
         self.preferred_sources.get(dst).map(|known| *preferred = *known).is_some()
-    }
-
-    fn admit_flow(&self) -> bool {
-        let unanswered = self.unanswered.get();
-        if unanswered < self.max_unanswered {
-            self.unanswered.set(unanswered + 1);
-        }
-        unanswered < self.max_unanswered
-    }
-
-    fn flow_answered(&self) {
-        self.unanswered.set(self.unanswered.get().saturating_sub(1));
     }
 
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {

@@ -4,6 +4,7 @@
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
 
 mod flow;
+mod track;
 mod fragment;
 mod frontend;
 #[cfg(any(test, feature = "memory"))]
@@ -16,11 +17,11 @@ mod tables;
 mod tests;
 mod verdict;
 
-pub use flow::open;
-pub use fragment::{complete, may_be_for_service};
+pub use flow::{attempt, confirm, open};
+pub use fragment::{Completion, complete, may_be_for_service};
 pub use packet::{from_pod, from_uplink, to_client, to_outside};
 pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
 pub use tables::{
-    AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+    AffinityHandle, Attempt, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
 };
 pub use verdict::{DropReason, SocketVerdict, Translation, Verdict};

@@ -1,9 +1,9 @@
 //! The packet path: what the tc and XDP programs run.
 
 use super::{
-    flow,
     frontend::{self, Choice},
     tables::{FlowHandle, RouteKind, Step, Tables},
+    track,
     verdict::{DropReason, Translation, Verdict},
 };
 use crate::{
@@ -12,8 +12,9 @@ use crate::{
         backend::Backend,
         counter::Counter,
         device::{DEVICE_UPLINK, Device},
-        flow::{Edge, FlowKey, FlowState, Mac, Tuple, flags},
+        flow::{Edge, FlowKey, FlowState, Mac, REFRESH, Tuple, flags},
         frontend::FRONTEND_SOURCES,
+        outbound::{OUTBOUND_ONCE, Outbound, key_of_reply},
         set::Scope,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
@@ -28,8 +29,8 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     out: &mut Translation<F>,
 ) -> Verdict {
     let tuple = &packet.tuple;
-    // What a pod answers itself goes to the VIP, so it may be an answer and not a request.
-    if tables.settings().is_snat_port(tuple.dport)
+    // What a pod answers itself goes to the VIP, so it may be a reply and not a request.
+    if may_be_reply(tables, packet)
         && let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress)
     {
         out.to = flow.tuple;
@@ -76,30 +77,29 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
 /// Bytes of the longest packet that every route takes (RFC 8200 section 5).
 const ALWAYS_FITS: u32 = 1280;
 
-/// The answer of a remote backend, to an address that we gave as source.
+/// The reply of a remote backend, to an address that we gave as source.
 #[inline(always)]
 fn answer_of_remote<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     out: &mut Translation<F>,
 ) -> Verdict {
-    let tuple = &packet.tuple;
-    if !tables.settings().is_snat_port(tuple.dport) {
-        return Verdict::Pass;
-    }
-    if let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress) {
+    if may_be_reply(tables, packet)
+        && let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress)
+    {
         out.to = flow.tuple;
         return Verdict::Forward;
     }
-    // An address of the node may be a load balancer's as well, with such a port.
-    if !packet.follows
-        && tables.node_address(&tuple.dst).is_snat_source()
-        && !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol)
-        && !tables.has_socket(tuple, packet.protocol)
-    {
-        return tables.drop(DropReason::SnatUnknown);
-    }
     Verdict::Pass
+}
+
+/// May a packet that comes in be the reply of a flow with a source port of ours? False means surely not: the range is wide, and
+/// most packets to ports in it are for others.
+#[inline(always)]
+pub(super) fn may_be_reply<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let tuple = &packet.tuple;
+    tables.settings().is_snat_port(tuple.dport)
+        && tables.may_be_answer(&tuple.src, tuple.sport, packet.protocol)
 }
 
 /// What a client outside sends.
@@ -122,8 +122,8 @@ fn request_from_outside<F: Family, T: Tables<F>>(
     }
 }
 
-/// A packet that leaves by an uplink: the source of an answer becomes the VIP again, and what was meant for a cluster IP
-/// but was not translated goes no further.
+/// A packet that leaves by an uplink: the source of a reply becomes the VIP again, and what is still addressed to a service goes no
+/// further: the stack neither delivered nor translated it.
 #[inline(always)]
 pub fn to_outside<F: Family, T: Tables<F>>(
     tables: &T,
@@ -131,19 +131,132 @@ pub fn to_outside<F: Family, T: Tables<F>>(
     out: &mut Translation<F>,
 ) -> Verdict {
     let verdict = to_client(tables, packet, out);
-    if !matches!(verdict, Verdict::Pass) || !tables.is_service_address(&packet.tuple.dst) {
+    if !matches!(verdict, Verdict::Pass) {
         return verdict;
     }
+    let tuple = &packet.tuple;
+    if tables.is_service_address(&tuple.dst) {
+        return to_service_address(tables, packet);
+    }
+    if tables.came_in() != 0
+        && tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol)
+        && returns(tables)
+    {
+        return back_to_outside(tables, packet);
+    }
+    Verdict::Pass
+}
+
+/// A packet to an address in the range of service addresses leaves the node: nobody else has it.
+#[inline(always)]
+fn to_service_address<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if packet.is_echo_request() {
         return match ping(tables, packet) {
             Verdict::Pass => tables.drop(DropReason::Unallocated),
             verdict => verdict,
         };
     }
-    if !packet.follows && frontend::is_cluster_ip(tables, &packet.tuple.dst) {
+    if packet.follows || !frontend::is_cluster_ip(tables, &packet.tuple.dst) {
+        return tables.drop(DropReason::Unallocated);
+    }
+    if packet.protocol != PROTOCOL_TCP || packet.is_request() {
         return tables.answer(Counter::UndefinedPort, Verdict::Reject);
     }
-    tables.drop(DropReason::Unallocated)
+    reset_unknown(tables, packet)
+}
+
+/// Did the packet come in by an uplink, so that it is on its way back to where it came from?
+#[inline(always)]
+fn returns<F: Family, T: Tables<F>>(tables: &T) -> bool {
+    let came_in = tables.came_in();
+    came_in == tables.leaves()
+        || tables.device(came_in).is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
+}
+
+/// A packet from outside that was not translated and is about to leave again. If a Service has its address, only the next router's hop limit
+/// would end its way.
+#[inline(always)]
+fn back_to_outside<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
+    let tuple = &packet.tuple;
+    if !packet.is_echo_request()
+        && !packet.follows
+        && frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false).is_some()
+    {
+        return if packet.protocol == PROTOCOL_TCP && !packet.is_request() {
+            reset_unknown(tables, packet)
+        } else {
+            // It was left alone on purpose: as a reply to this node, or because the client may not use this frontend.
+            Verdict::Pass
+        };
+    }
+    if frontend::is_load_balancer(tables, &tuple.dst) {
+        return tables.drop(DropReason::Loop);
+    }
+    Verdict::Pass
+}
+
+/// A TCP packet of a connection that neither we nor the kernel know: its sender shall open another one at once.
+#[inline(always)]
+fn reset_unknown<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
+    if packet.is_reset() {
+        return tables.drop(DropReason::ConnectionUnknown);
+    }
+    tables.answer(Counter::ConnectionUnknown, Verdict::Reset)
+}
+
+/// Remembers what leaves from a frontend's own address and port, or from an address and port that we might give as source, without a
+/// flow of ours: a socket of the node or kernel NAT sends it. Replies to it are no requests, and the port is taken.
+#[inline(always)]
+fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
+    let tuple = &packet.tuple;
+    let is_datagram = packet.protocol == PROTOCOL_UDP;
+    if !is_datagram && !packet.is_syn() {
+        return;
+    }
+    let reply = key_of_reply(tuple, packet.protocol);
+    let from_frontend = is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, packet.protocol);
+    if from_frontend {
+        if is_flow(tables, &reply) {
+            return;
+        }
+    } else {
+        let translated = FlowKey::new(reply.tuple, packet.protocol, Edge::ReverseIngress);
+        if !may_be_snat(tables, packet) || is_flow(tables, &translated) {
+            return;
+        }
+    }
+    let now = tables.now();
+    match tables.outbound(&reply) {
+        Some(known) if now.wrapping_sub(known.last_seen) < REFRESH => {}
+        _ => tables.remember_outbound(&reply, &Outbound { last_seen: now, flags: 0 }),
+    }
+}
+
+#[inline(always)]
+fn is_flow<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
+    tables.flow(key).is_some() || tables.pending(key).is_some()
+}
+
+/// Does a packet leave from where we might send a connection to a remote endpoint from?
+#[inline(always)]
+pub(super) fn may_be_snat<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let tuple = &packet.tuple;
+    tables.settings().is_snat_port(tuple.sport) && tables.may_be_snat_source(&tuple.src)
+}
+
+/// Is a datagram to a frontend the reply to what this node sent from there?
+#[inline(always)]
+fn is_reply_to_node<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
+    let Some(sent) = tables.outbound(key) else { return false };
+    let now = tables.now();
+    let age = now.wrapping_sub(sent.last_seen);
+    if age >= tables.settings().outbound() {
+        return false;
+    }
+    if age >= REFRESH && sent.flags & OUTBOUND_ONCE == 0 {
+        tables.remember_outbound(key, &Outbound { last_seen: now, flags: 0 });
+    }
+    true
 }
 
 /// A ping is answered for cluster IPs: nobody else has the address.
@@ -156,7 +269,7 @@ fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     }
 }
 
-/// A packet that leaves to a pod: the source of an answer becomes the VIP again.
+/// A packet that leaves to a pod: the source of a reply becomes the VIP again.
 #[inline(always)]
 pub fn to_client<F: Family, T: Tables<F>>(
     tables: &T,
@@ -166,29 +279,65 @@ pub fn to_client<F: Family, T: Tables<F>>(
     if packet.is_echo_request() {
         return Verdict::Pass;
     }
-    match known_reverse(tables, packet, Edge::ReverseEgress) {
-        Some(flow) => {
-            out.to = flow.tuple;
-            Verdict::Translate
-        }
-        None => Verdict::Pass,
+    let tuple = &packet.tuple;
+    if tables.may_be_answer(&tuple.src, tuple.sport, packet.protocol)
+        && let Some(flow) = known_reverse(tables, packet, Edge::ReverseEgress)
+    {
+        out.to = flow.tuple;
+        return Verdict::Translate;
     }
+    if !packet.follows {
+        note_outbound(tables, packet);
+    }
+    Verdict::Pass
 }
 
-/// The flow that a packet is an answer of, if it is known at this edge.
+/// The flow that a packet is a reply of, if it is known at this edge.
 #[inline(always)]
 fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: Edge) -> Option<T::Flow> {
     let key = FlowKey::new(packet.tuple, packet.protocol, edge);
-    let flow = tables.flow(&key)?;
-    if FlowState::is_ending(flow.state) && packet.is_syn_ack() {
-        // Our client would have opened the flow anew: this answers somebody who talks to the backend directly.
-        tables.step(Step::StaleFlow(*flow));
-        return None;
-    }
-    tables.step(Step::KnownFlow(*flow));
-    flow::refresh(tables, packet, &key, &flow);
+    let flow = match tables.flow(&key) {
+        Some(flow) => {
+            if packet.is_syn_ack()
+                && FlowState::is_ending(flow.state)
+                && !is_late_copy(tables, packet, &key, &flow)
+            {
+                tables.step(Step::StaleFlow(*flow));
+                if FlowState::is_closed(flow.state) {
+                    // What follows is of the other connection, too.
+                    let forward = FlowKey::new(flow.tuple.reversed(), key.protocol, Edge::Forward);
+                    tables.remove_flow(&forward);
+                    tables.remove_flow(&key);
+                }
+                return None;
+            }
+            tables.step(Step::KnownFlow(*flow));
+            track::confirmed(tables, packet, &key, &flow);
+            flow
+        }
+        None => {
+            let flow = tables.pending(&key)?;
+            tables.step(Step::KnownFlow(*flow));
+            if track::unconfirmed(tables, packet, &key, &flow) { tables.flow(&key)? } else { flow }
+        }
+    };
     tables.count(Counter::FlowReverse);
     Some(flow)
+}
+
+/// Is a SYN-ACK one of this flow that was sent again? Else the endpoint answers somebody who talks to it directly, from the same port: our
+/// client would have opened the flow anew.
+#[inline(always)]
+fn is_late_copy<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) -> bool {
+    let forward = FlowKey::new(flow.tuple.reversed(), key.protocol, Edge::Forward);
+    tables.flow(&forward).is_some_and(|forward| {
+        forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1)
+    })
 }
 
 /// The flow that a packet belongs to; none if there is none, or if it must choose anew.
@@ -198,18 +347,53 @@ fn known_forward<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &FlowKey<F>,
 ) -> Option<T::Flow> {
-    let flow = tables.flow(key)?;
-    // TCP stays with an endpoint that is going away until it closes; the next connection from the same port does not.
-    let begins = !packet.follows && (packet.protocol == PROTOCOL_UDP || packet.is_syn());
-    let over = packet.is_syn() && FlowState::is_ending(flow.state);
-    if begins && (over || !tables.is_alive(flow.backend)) {
-        tables.step(Step::StaleFlow(*flow));
-        return None;
-    }
-    tables.step(Step::KnownFlow(*flow));
-    flow::refresh(tables, packet, key, &flow);
+    let flow = match tables.flow(key) {
+        Some(flow) => {
+            if must_choose(tables, packet, &flow) {
+                tables.remove_flow(key);
+                return None;
+            }
+            tables.step(Step::KnownFlow(*flow));
+            track::confirmed(tables, packet, key, &flow);
+            flow
+        }
+        None => {
+            let flow = tables.pending(key)?;
+            if must_choose(tables, packet, &flow) {
+                return None;
+            }
+            tables.step(Step::KnownFlow(*flow));
+            if track::unconfirmed(tables, packet, key, &flow) { tables.flow(key)? } else { flow }
+        }
+    };
     tables.count(Counter::FlowForward);
     Some(flow)
+}
+
+/// Must a packet choose an endpoint anew, although it has a flow? TCP stays with an endpoint that is going away until it closes; the next
+/// connection from the same port does not. Datagrams move at once.
+#[inline(always)]
+fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
+    if !packet.is_request() {
+        return false;
+    }
+    let is_copy = flow.isn != 0 && flow.isn == packet.sequence;
+    let is_over = packet.is_syn() && FlowState::is_ending(flow.state) && !is_copy;
+    let must = is_over || !tables.is_alive(flow.backend) || has_moved(tables, packet, flow);
+    if must {
+        tables.step(Step::StaleFlow(**flow));
+    }
+    must
+}
+
+/// Has the frontend of a datagram's flow gone to another Service, or away? Looked up when the flow is refreshed, about once a second.
+#[inline(always)]
+fn has_moved<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
+    let tuple = &packet.tuple;
+    packet.protocol == PROTOCOL_UDP
+        && tables.now().wrapping_sub(flow.last_seen) >= REFRESH
+        && frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false)
+            .is_none_or(|target| target.service() != flow.service)
 }
 
 /// Sends a packet the way of its flow.
@@ -259,7 +443,8 @@ fn new_flow<F: Family, T: Tables<F>>(
     scope: Scope,
     out: &mut Translation<F>,
 ) -> Verdict {
-    if packet.follows {
+    if !packet.is_request() {
+        tables.step(Step::NoRequest);
         return Verdict::Pass;
     }
     let tuple = &packet.tuple;
@@ -271,6 +456,10 @@ fn new_flow<F: Family, T: Tables<F>>(
             Verdict::Pass
         };
     };
+    if packet.protocol == PROTOCOL_UDP && is_reply_to_node(tables, key) {
+        tables.step(Step::ReplyToNode);
+        return tables.answer(Counter::ReplyToNode, Verdict::Pass);
+    }
     if target.flags() & FRONTEND_SOURCES != 0 && !tables.allows_source(target.service(), &tuple.src) {
         return tables.drop(DropReason::SourceDenied);
     }
@@ -320,9 +509,6 @@ fn new_flow<F: Family, T: Tables<F>>(
             verdict = Verdict::Switch;
         }
     }
-    if !tables.admit_flow() {
-        return tables.drop(DropReason::NewFlowLimited);
-    }
     let Some(mut pair) = tables.pair() else {
         return tables.drop(DropReason::FlowMapFull);
     };
@@ -335,13 +521,19 @@ fn new_flow<F: Family, T: Tables<F>>(
     flow.state = FlowState::New as u8;
     flow.flags = flags;
     flow.mac = if flags == flags::SWITCHED { out.mac } else { Mac::NONE };
-    if flags & (flags::SNAT | flags::HAIRPIN) == 0 {
-        tables.announce_answers(&backend.addr, backend.port, key.protocol);
-    }
+    flow.isn = packet.sequence;
+    flow.acknowledged = 0;
+    flow.timestamp = if packet.protocol == PROTOCOL_TCP && flags & flags::SNAT != 0 {
+        tables.timestamp(packet)
+    } else {
+        0
+    };
+    tables.announce_answers(&backend.addr, backend.port, key.protocol);
     if let Some(reason) = tables.open_flow(&mut pair) {
         return tables.drop(reason);
     }
-    // The source port may be another now.
+    // The source may be another now.
+    out.to.src = pair.flow.tuple.src;
     out.to.sport = pair.flow.tuple.sport;
     tables.step(Step::Answer(out.to.reversed()));
     tables.count(Counter::FlowNew);

@@ -7,7 +7,8 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
-    tables::{RouteKind, Tables},
+    packet::may_be_reply,
+    tables::{FlowHandle as _, RouteKind, Tables},
     verdict::{Translation, Verdict},
 };
 use crate::{
@@ -37,7 +38,7 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
-    if tables.settings().is_snat_port(packet.tuple.dport) {
+    if may_be_reply(tables, packet) {
         return Steady::Further;
     }
     request(tables, packet, key)
@@ -50,13 +51,12 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
-    if tables.settings().is_snat_port(packet.tuple.dport) {
+    if may_be_reply(tables, packet) {
         write(key, packet, Edge::ReverseIngress);
-        return match answer(tables, packet, key) {
-            // Whose answer it is must be known first.
-            Steady::Pass => Steady::Further,
-            known => known,
-        };
+        match answer(tables, packet, key) {
+            Steady::Pass => {}
+            known => return known,
+        }
     }
     request(tables, packet, key)
 }
@@ -68,7 +68,10 @@ pub fn to_client<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
-    leaving(tables, packet, key)
+    match leaving(tables, packet, key) {
+        Steady::Pass if may_be_outbound(tables, packet, key) => Steady::Further,
+        known => known,
+    }
 }
 
 /// For [`to_outside`](super::to_outside).
@@ -79,9 +82,35 @@ pub fn to_outside<F: Family, T: Tables<F>>(
     key: &mut FlowKey<F>,
 ) -> Steady<T::Flow> {
     match leaving(tables, packet, key) {
-        Steady::Pass if tables.is_service_address(&key.tuple.dst) => Steady::Further,
+        Steady::Pass
+            if tables.is_service_address(&key.tuple.dst)
+                || may_be_outbound(tables, packet, key)
+                || may_be_returning(tables, key) =>
+        {
+            Steady::Further
+        }
         known => known,
     }
+}
+
+/// Must it be remembered that the node sent this? Not what we sent on ourselves, which leaves by the uplink that it came by.
+#[inline(always)]
+fn may_be_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> bool {
+    let is_datagram = key.protocol == PROTOCOL_UDP;
+    if !is_datagram && packet.tcp_flags & tcp_flags::SYN == 0 {
+        return false;
+    }
+    let tuple = &key.tuple;
+    is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, key.protocol)
+        || tables.settings().is_snat_port(tuple.sport)
+            && tables.may_be_snat_source(&tuple.src)
+            && tables.came_in() != tables.leaves()
+}
+
+/// Did it come from outside, and is it for a service still?
+#[inline(always)]
+fn may_be_returning<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
+    tables.came_in() != 0 && tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol)
 }
 
 /// What is done with a packet of such a flow, but for [`Verdict::Forward`] its route.
@@ -137,9 +166,9 @@ fn request<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut Fl
         _ => true,
     };
     let needs_mac = flow.flags & flags::SWITCHED != 0 && flow.mac.is_none();
-    let is_known = packet.tcp_flags == 0 || flow.state != FlowState::New as u8;
     let is_usual = flow.flags & flags::HAIRPIN == 0;
-    if stays && !needs_mac && is_known && is_usual && has_no_news(tables, packet, &flow) {
+    if stays && !needs_mac && is_usual && has_no_news(tables, packet, &flow) {
+        note_acknowledgment(tables, packet, key, &flow);
         Steady::Follow(flow)
     } else {
         Steady::Further
@@ -159,12 +188,30 @@ fn leaving<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut Fl
 
 #[inline(always)]
 fn answer<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> Steady<T::Flow> {
-    let Some(flow) = tables.flow(key) else { return Steady::Pass };
-    let last = if packet.tcp_flags == 0 { FlowState::Established } else { FlowState::Assured };
-    if flow.state >= last as u8 && flow.flags & flags::HAIRPIN == 0 && has_no_news(tables, packet, &flow) {
+    let Some(flow) = tables.flow(key) else {
+        // Of TCP's unconfirmed flows, endpoints send SYN-ACKs and resets alone.
+        let may_be_pending =
+            is_turn(packet) || key.protocol == PROTOCOL_UDP && tables.pending(key).is_some();
+        return if may_be_pending { Steady::Further } else { Steady::Pass };
+    };
+    if flow.flags & flags::HAIRPIN == 0 && has_no_news(tables, packet, &flow) {
+        note_acknowledgment(tables, packet, key, &flow);
         Steady::Follow(flow)
     } else {
         Steady::Further
+    }
+}
+
+/// As [`track`](super::track) does. A reset is judged by it.
+#[inline(always)]
+fn note_acknowledgment<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) {
+    if key.protocol == PROTOCOL_TCP {
+        flow.set_acknowledged(tables.acknowledgment(packet));
     }
 }
 
@@ -175,10 +222,12 @@ fn is_turn<F: Family>(packet: &Packet<F>) -> bool {
     packet.tcp_flags & TURNS != 0
 }
 
-/// It neither opens nor ends the flow, which was marked as seen not long ago.
+/// It neither opens nor ends the flow, which was not reset, and was marked as seen not long ago.
 #[inline(always)]
 fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
-    !is_turn(packet) && !packet.follows && tables.now().wrapping_sub(flow.last_seen) < REFRESH
+    !is_turn(packet)
+        && flow.state > FlowState::Reset as u8
+        && !packet.follows && tables.now().wrapping_sub(flow.last_seen) < REFRESH
 }
 
 /// Writes the key, from which the tuple is read from then on: keeping it elsewhere would take stack.

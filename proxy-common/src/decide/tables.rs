@@ -15,6 +15,7 @@ use crate::{
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
+        outbound::Outbound,
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
@@ -29,6 +30,12 @@ pub trait FlowHandle<F: Family>: Deref<Target = Flow<F>> {
     fn set_state(&self, state: FlowState);
     /// Notes the backend's MAC.
     fn set_mac(&self, mac: Mac);
+    /// Notes the initial sequence number of the side whose packets the entry translates.
+    fn set_isn(&self, isn: u32);
+    /// Notes that side's last acknowledgment number.
+    fn set_acknowledged(&self, acknowledged: u32);
+    /// Notes the timestamp of the client's FIN.
+    fn set_timestamp(&self, timestamp: u32);
 }
 
 /// An affinity entry that was found, read where it is. Others may be changing it.
@@ -47,6 +54,18 @@ pub enum Inserted {
     Exists,
     /// The map takes no more.
     NoRoom,
+}
+
+/// What an attempt to open a flow with a certain source port came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Attempt {
+    /// The flow is open.
+    Opened = 0,
+    /// Another flow, a socket or kernel NAT has the port.
+    Taken = 1,
+    /// The map takes no more.
+    NoRoom = 2,
 }
 
 /// What a node address is for: `NODE_ADDR_*` bits.
@@ -133,6 +152,10 @@ pub enum Step<F: Family> {
     UndefinedPort(Target),
     /// A cluster IP, and the client is outside.
     ClusterIpFromOutside(Target),
+    /// A packet to a frontend that belongs to no flow and asks for none: the kernel's business.
+    NoRequest,
+    /// A datagram to a frontend that is a reply to what this node sent from there.
+    ReplyToNode,
     /// The set for this frontend and client.
     Set(SetRole, Set),
     /// The backend that was chosen.
@@ -196,15 +219,43 @@ pub trait Tables<F: Family> {
     fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
     /// Announces such answers. To be called before their entry is inserted.
     fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8);
-    /// Inserts a flow entry if there is none with that key.
-    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted;
     /// Inserts or replaces a flow entry; false if the map takes no more.
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
     /// Removes a flow entry.
     fn remove_flow(&self, key: &FlowKey<F>);
+    /// A flow that is not confirmed.
+    fn pending(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
+    /// Inserts an entry of an unconfirmed flow if there is none with that key.
+    fn insert_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted;
+    /// Inserts or replaces an entry of an unconfirmed flow; false if the map takes no more.
+    fn replace_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
+    /// Removes an entry of an unconfirmed flow.
+    fn remove_pending(&self, key: &FlowKey<F>);
     /// Opens the flow that [`Tables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
+    /// Tries to open the flow that [`Tables::pair`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
+    /// function of its own.
+    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt;
+    /// Moves the flow of which [`Tables::pair`] has an entry to the confirmed ones, with [`confirm`](super::confirm). In the kernel a
+    /// function of its own.
+    fn confirm_flow(&self, pair: &mut Pair<F>) -> bool;
+    /// A source address for connections to remote endpoints, of those that were given.
+    fn snat_source(&self, index: u32) -> Option<F::Addr>;
+    /// May the address be one that connections to remote endpoints have as source? False means surely not.
+    fn may_be_snat_source(&self, addr: &F::Addr) -> bool;
+    /// When the node last sent what this is the tuple of a reply to, from an address and port that are ours as well.
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound>;
+    /// Remembers it.
+    fn remember_outbound(&self, key: &FlowKey<F>, outbound: &Outbound);
+    /// Index of the device by which a packet that leaves came in; 0 if it is the node's own.
+    fn came_in(&self) -> u32;
+    /// Index of the device by which a packet that leaves does so.
+    fn leaves(&self) -> u32;
+    /// The acknowledgment number of a TCP packet with plain headers. Read where the packet is: keeping it from the parse would take stack.
+    fn acknowledgment(&self, packet: &Packet<F>) -> u32;
+    /// The timestamp of a TCP packet with SYN or FIN, where it stands in the headers that common systems write; 0: none.
+    fn timestamp(&self, packet: &Packet<F>) -> u32;
     /// The ports that the first fragment of a packet had.
     fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts>;
     /// Remembers them.
@@ -216,10 +267,6 @@ pub trait Tables<F: Family> {
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);
     /// The source address that the route of such a packet prefers; false if that is not known.
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;
-    /// May one more flow be opened? Counts it as one that nobody answers.
-    fn admit_flow(&self) -> bool;
-    /// A flow that was admitted has been answered.
-    fn flow_answered(&self);
     /// Would a socket of this node take the packet?
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool;
     /// 32 random bits.

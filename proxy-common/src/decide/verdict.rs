@@ -29,7 +29,7 @@ pub enum Verdict {
     Return,
     /// Refuse it: tell the sender that nothing listens there. What to refuse has been counted.
     Reject,
-    /// Reset the TCP connection: its endpoint is gone.
+    /// Reset the TCP connection: its endpoint is gone, or nobody knows it. What to reset has been counted.
     Reset,
     /// Answer the ping.
     Echo,
@@ -66,8 +66,6 @@ impl<F: Family> Translation<F> {
 pub enum DropReason {
     /// No free source port towards the backend.
     SnatExhausted,
-    /// A translated source port that no flow has: the stack would answer with a reset.
-    SnatUnknown,
     /// No route.
     NoRoute,
     /// No address to send from.
@@ -78,8 +76,6 @@ pub enum DropReason {
     TooBig,
     /// The flow map took no entry.
     FlowMapFull,
-    /// Too many new flows that nobody answers.
-    NewFlowLimited,
     /// A set names a slot that is not there.
     BadSlot,
     /// The traffic policy is Local, and the endpoints are elsewhere.
@@ -88,6 +84,10 @@ pub enum DropReason {
     SourceDenied,
     /// In the range of service addresses, but no service's, and about to leave the node.
     Unallocated,
+    /// For a load balancer's address, but for no port of a Service, and about to leave the node by which it came in.
+    Loop,
+    /// A TCP packet of an unknown connection, about to leave the node again, and nobody may be told.
+    ConnectionUnknown,
 }
 
 impl DropReason {
@@ -112,17 +112,17 @@ impl DropReason {
     pub fn counter(self) -> Counter {
         match self {
             Self::SnatExhausted => Counter::SnatExhausted,
-            Self::SnatUnknown => Counter::SnatUnknown,
             Self::NoRoute => Counter::NoRoute,
             Self::NoSnatAddress => Counter::NoSnatAddress,
             Self::HopLimit => Counter::HopLimit,
             Self::TooBig => Counter::TooBig,
             Self::FlowMapFull => Counter::FlowMapFull,
-            Self::NewFlowLimited => Counter::NewFlowLimited,
             Self::BadSlot => Counter::BadSlot,
             Self::NoLocalEndpoints => Counter::NoLocalEndpoints,
             Self::SourceDenied => Counter::SourceDenied,
             Self::Unallocated => Counter::Unallocated,
+            Self::Loop => Counter::Loop,
+            Self::ConnectionUnknown => Counter::ConnectionUnknown,
         }
     }
 }

@@ -15,10 +15,10 @@ pub mod names {
     pub const NODEPORT_LAST: &str = "NODEPORT_LAST";
     /// `u32`: see [`Settings::idle`](super::Settings::idle).
     pub const IDLE: &str = "IDLE";
-    /// `u32`: flows per second that may be opened without an answer; 0: no limit.
-    pub const NEW_FLOWS: &str = "NEW_FLOWS";
-    /// `u32`: jiffies per second.
-    pub const JIFFIES: &str = "JIFFIES";
+    /// `u32`: see [`Settings::snat_sources`](super::Settings::snat_sources).
+    pub const SNAT_SOURCES_V4: &str = "SNAT_SOURCES_V4_COUNT";
+    /// `u32`: the same for IPv6.
+    pub const SNAT_SOURCES_V6: &str = "SNAT_SOURCES_V6_COUNT";
     /// `u8`: translate cluster IPs for clients outside.
     pub const EXTERNAL_CLUSTER_IPS: &str = "EXTERNAL_CLUSTER_IPS";
     /// `u8`: see [`Settings::reset_removed_tcp`](super::Settings::reset_removed_tcp).
@@ -40,6 +40,10 @@ pub mod names {
     /// `u8`: `bpf_fib_lookup` tells the source address that a route prefers (6.7).
     pub const HAS_FIB_SRC: &str = "HAS_FIB_SRC";
 }
+
+/// `snat_sources_v4`, `snat_sources_v6`: ARRAY of so many addresses, written by the agent: source addresses that were given for
+/// connections to remote endpoints.
+pub const MAX_SNAT_SOURCES: u32 = 16;
 
 /// `settings`: ARRAY of one, written by the agent for `debug`; the programs have the same as constants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,8 +67,8 @@ pub struct StoredSettings {
     pub reset_removed_tcp: u8,
     /// 1: TCP connections are refused with a reset.
     pub reject_with_reset: u8,
-    /// Flows per second that may be opened without an answer; 0: no limit.
-    pub max_new_flows: u32,
+    /// How many source addresses were given for connections to remote endpoints, by family; 0: the route's.
+    pub snat_sources: [u16; 2],
     /// How long flows stay without a packet.
     pub timeouts: Timeouts,
 }
@@ -81,8 +85,8 @@ pub struct Timeouts {
     pub tcp_half_closed: u32,
     /// TCP that is over.
     pub closed: u32,
-    /// The same with a source port that we gave: more than [`Settings::rest`].
-    pub closed_snat: u32,
+    /// TCP that is over, with a source port that we gave, while the endpoint keeps TIME-WAIT: more than [`Settings::rest`].
+    pub time_wait_snat: u32,
     /// Datagrams without answer.
     pub datagram_new: u32,
     /// Datagrams with answers.
@@ -96,7 +100,7 @@ impl Timeouts {
         tcp_established: 24 * 3600,
         tcp_half_closed: 3600,
         closed: 12,
-        closed_snat: 65,
+        time_wait_snat: 65,
         datagram_new: 30,
         datagram_answered: 120,
     };
@@ -104,18 +108,18 @@ impl Timeouts {
     /// That of a flow with these [`flags`].
     pub fn of(&self, protocol: u8, state: u8, flags: u8) -> u32 {
         const NEW: u8 = FlowState::New as u8;
-        const ANSWERED: u8 = FlowState::Answered as u8;
+        const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
         const CLIENT: u8 = FlowState::ClosingByClient as u8;
         const SERVER: u8 = FlowState::ClosingByServer as u8;
-        const CLOSED: u8 = FlowState::Closed as u8;
+        const TIME_WAIT: u8 = FlowState::TimeWait as u8;
         let is_tcp = protocol == PROTOCOL_TCP;
         match state {
-            CLOSED if flags & flags::SNAT != 0 => self.closed_snat,
-            CLOSED => self.closed,
-            NEW | ANSWERED if is_tcp => self.tcp_new,
+            TIME_WAIT if flags & flags::SNAT != 0 => self.time_wait_snat,
+            state if FlowState::is_closed(state) => self.closed,
+            NEW | SYN_RECEIVED if is_tcp => self.tcp_new,
             CLIENT | SERVER if is_tcp => self.tcp_half_closed,
             _ if is_tcp => self.tcp_established,
-            NEW | ANSWERED => self.datagram_new,
+            NEW | SYN_RECEIVED => self.datagram_new,
             _ => self.datagram_answered,
         }
     }
@@ -123,13 +127,16 @@ impl Timeouts {
 
 impl StoredSettings {
     /// What the decision core needs of it.
-    pub fn settings(&self) -> Settings {
+    ///
+    /// `family` is the index of the family: 0 for IPv4.
+    pub fn settings(&self, family: usize) -> Settings {
         Settings {
             snat_first: self.snat_first,
             snat_last: self.snat_last,
             nodeport_first: self.nodeport_first,
             nodeport_last: self.nodeport_last,
             idle: self.idle,
+            snat_sources: self.snat_sources[family].into(),
             external_cluster_ips: self.external_cluster_ips != 0,
             reset_removed_tcp: self.reset_removed_tcp != 0,
         }
@@ -151,10 +158,11 @@ pub struct Settings {
     pub nodeport_first: u16,
     /// Last one.
     pub nodeport_last: u16,
-    /// Jiffies without a packet after which a datagram flow gives its source port to another flow that wants it, and a
-    /// closed connection if nothing else is found; see [`Self::rest`]. More than two of
-    /// [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
+    /// Jiffies without a packet (10 seconds) after which a datagram flow gives its source port to another one if nothing
+    /// else is found. More than two of [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
     pub idle: u32,
+    /// How many source addresses were given for connections to remote endpoints; 0: the one of the route.
+    pub snat_sources: u32,
     /// Translate cluster IPs for clients outside.
     pub external_cluster_ips: bool,
     /// Reset TCP connections whose endpoint is gone, instead of leaving them to end by themselves.
@@ -169,12 +177,36 @@ impl Settings {
         (port >= self.snat_first) & (port <= self.snat_last)
     }
 
-    /// Jiffies without a packet after which a closed connection gives its source port away: with 10 seconds of `idle`
-    /// 60, for which Linux keeps TIME-WAIT at the backend's end. There the first packet of another flow could seem to be
-    /// an old one of this, and would be refused (RFC 7323 section 5.3).
+    /// Jiffies for which Linux keeps TIME-WAIT at the endpoint: 60 s with 10 s of `idle`.
     #[inline(always)]
     pub fn rest(&self) -> u32 {
         self.idle.wrapping_mul(6)
+    }
+
+    /// Jiffies after which a flow that nobody confirmed gives its source port to another one: about a second.
+    #[inline(always)]
+    pub fn unconfirmed(&self) -> u32 {
+        self.idle >> 3
+    }
+
+    /// Jiffies for which a tuple in `outbound` stands for a flow of kernel NAT: three minutes, longer than its timeout for
+    /// datagrams (120 s).
+    #[inline(always)]
+    pub fn outbound(&self) -> u32 {
+        self.idle.wrapping_mul(18)
+    }
+
+    /// How many source ports there are to give.
+    #[inline(always)]
+    pub fn snat_count(&self) -> u32 {
+        self.snat_last.wrapping_sub(self.snat_first) as u32 + 1
+    }
+
+    /// The source port at a position in the range, which it is taken modulo; network byte order.
+    #[inline(always)]
+    pub fn snat_port(&self, position: u32) -> u16 {
+        let position = position % self.snat_count();
+        self.snat_first.wrapping_add(position as u16).to_be()
     }
 
     /// Is it in the nodePort range? In network byte order.

@@ -57,12 +57,19 @@ counters! {
     EchoReply = "echo_reply",
     /// TCP connections that were reset because their endpoint is gone.
     FlowReset = "flow_reset",
+    /// TCP packets to a frontend of connections that neither the proxy nor the kernel knows, answered by a reset when they were about to
+    /// leave the node again.
+    ConnectionUnknown = "connection_unknown",
+    /// Dropped: for a load balancer's address, but for no port of a Service, and about to leave the node again.
+    Loop = "loop",
+    /// Flows that were confirmed, by the client's ACK or by a reply.
+    FlowConfirmed = "flow_confirmed",
+    /// Datagrams to a frontend that are replies to what this node sent, and were left alone.
+    ReplyToNode = "reply_to_node",
     /// New flows and sockets that kept the backend their client had before.
     AffinityKept = "affinity_kept",
     /// Dropped: no free source port towards the backend.
     SnatExhausted = "snat_exhausted",
-    /// Dropped: sent to a translated source port that no flow has.
-    SnatUnknown = "snat_unknown",
     /// Dropped: no route to the backend or back to the client.
     NoRoute = "no_route",
     /// Dropped: no address to send from towards the backend.
@@ -73,8 +80,6 @@ counters! {
     TooBig = "too_big",
     /// Dropped: the flow map took no entry.
     FlowMapFull = "flow_map_full",
-    /// Dropped: too many new flows that nobody answers (`--max-new-flows`).
-    NewFlowLimited = "new_flow_limited",
     /// Dropped: a packet could not be rewritten.
     RewriteFailed = "rewrite_failed",
     /// ICMP errors about packets of flows that were translated.

@@ -1,8 +1,9 @@
 //! `vip_filter`: mmap-able ARRAY of bits, written by the agent, read for every packet.
 //!
 //! Says "surely no VIP" before any hash look-up. Cluster IPs are entered by address (so that packets to
-//! any of their ports are looked at), every other frontend by address, port and protocol (so that other traffic of the
-//! node's own addresses is not).
+//! any of their ports are looked at) and so are load balancers' addresses that are not the node's; every other frontend by address, port
+//! and protocol (so that other traffic of the node's own addresses is not). Source addresses for connections to remote endpoints are
+//! entered with port and protocol 0.
 
 use crate::Family;
 
@@ -71,6 +72,12 @@ pub const fn position(bit: u32) -> (u32, u32) {
 #[inline(always)]
 pub fn of_address<F: Family>(addr: &F::Addr) -> Mark {
     Mark::of(F::fold(addr))
+}
+
+/// The mark of an address that connections to remote endpoints may have as source: no frontend has port 0.
+#[inline(always)]
+pub fn of_snat_source<F: Family>(addr: &F::Addr) -> Mark {
+    of_frontend::<F>(addr, 0, 0)
 }
 
 /// The mark of a frontend; the port in network byte order.

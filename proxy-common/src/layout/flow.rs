@@ -1,4 +1,8 @@
-//! `flows_v4`, `flows_v6`: LRU HASH, written by the packet programs.
+//! `flows_v4`, `flows_v6`: LRU HASH of confirmed flows; `pending_v4`, `pending_v6`: LRU HASH of those that are not confirmed yet.
+//! Written by the packet programs.
+//!
+//! A TCP flow is confirmed by the client's ACK of the endpoint's SYN-ACK, a UDP flow by a reply. Until then anybody can open
+//! flows from forged addresses, so they live in a map of their own: a flood pushes out other unconfirmed flows only.
 //!
 //! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
 //! of a flow are each other's mirror, so that either can be made again from the other.
@@ -97,38 +101,40 @@ pub mod flags {
     pub const REVERSE: u8 = 8;
 }
 
-/// What a flow has come to. Both entries say the same, up to where it says otherwise.
+/// Connection-tracking state of a flow. Both entries have the same, except that `SynReceived` is noted in the reverse entry alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
     /// Only the client was heard.
     New = 0,
-    /// TCP: the SYN was answered. In the entry for answers only; the other one still says new.
-    Answered = 1,
-    /// TCP: the client went on after the answer. Datagrams: there was an answer.
-    Established = 2,
-    /// TCP: the backend went on, too, which it does for a client that got its answer: not for one that sends from the
-    /// addresses of others. In the entry for answers only; the other one says established.
-    Assured = 3,
+    /// TCP: the endpoint sent its SYN-ACK. In the reverse entry; the forward entry is still `New`.
+    SynReceived = 1,
+    /// TCP: a reset in the window. A packet of either side makes the flow established again: an endpoint answers a reset
+    /// that it does not accept (RFC 5961 section 3.2).
+    Reset = 2,
+    /// TCP: the client acknowledged the SYN-ACK. Datagrams: there was a reply. From here on the flow is confirmed.
+    Established = 3,
     /// FIN by the client. From here on the next SYN is another connection.
     ClosingByClient = 4,
-    /// FIN by the backend.
+    /// FIN by the endpoint.
     ClosingByServer = 5,
-    /// FIN by both, or a reset.
-    Closed = 6,
+    /// FIN by both, the endpoint's first: its kernel keeps TIME-WAIT.
+    TimeWait = 6,
+    /// FIN by both, the client's first: the endpoint keeps nothing.
+    Closed = 7,
 }
 
 impl FlowState {
-    /// Has one side ended it, or both?
+    /// Has one side ended it, or both? Then the next SYN is another connection.
     #[inline(always)]
     pub fn is_ending(state: u8) -> bool {
-        state >= Self::ClosingByClient as u8
+        state >= Self::ClosingByClient as u8 || state == Self::Reset as u8
     }
 
     /// Is nothing more to come?
     #[inline(always)]
     pub fn is_closed(state: u8) -> bool {
-        state == Self::Closed as u8
+        state >= Self::TimeWait as u8 || state == Self::Reset as u8
     }
 }
 
@@ -166,7 +172,18 @@ pub struct Flow<F: Family> {
     pub flags: u8,
     /// With [`flags::SWITCHED`]: the backend's MAC, or none until a neighbour entry tells.
     pub mac: Mac,
+    /// TCP: initial sequence number of the side whose packets this entry translates; 0: not known.
+    pub isn: u32,
+    /// TCP: the last acknowledgment number of that side; 0: not known. A reset of the other side must be in the window that starts here.
+    pub acknowledged: u32,
+    /// TCP, reverse entry, with [`flags::SNAT`]: timestamp of the client's FIN (RFC 7323); 0: it has none. In an entry that is being
+    /// made: that of the client's SYN.
+    pub timestamp: u32,
 }
+
+/// Window in which a reset is taken for one, in bytes behind what the other side acknowledged last: what may be in flight. An
+/// endpoint takes a reset with the exact number only, and answers others in its window.
+pub const RESET_WINDOW: u32 = 1 << 20;
 
 /// An entry is refreshed when it was last refreshed this many jiffies ago: between 0.25 s (HZ 1000) and 2.6 s
 /// (HZ 100), so that a busy flow writes to its entries about once a second.
@@ -184,6 +201,20 @@ pub struct Pair<F: Family> {
     pub twin_key: FlowKey<F>,
     /// The other one.
     pub twin: Flow<F>,
+    /// While a source port is looked for: the flow that gives its port if there is no better one.
+    pub spare: Spare,
+}
+
+/// A source port of a flow that nobody may miss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Spare {
+    /// How long that flow has been idle, in jiffies; 0: there is none.
+    pub idle: u32,
+    /// Its port, network byte order.
+    pub port: u16,
+    /// Always 0.
+    pub zero: u16,
 }
 
 impl<F: Family> Pair<F> {
@@ -197,7 +228,7 @@ impl<F: Family> Pair<F> {
     /// Makes the other entry from the one at hand: what is sent comes back reversed, and becomes what was seen, reversed.
     #[inline(always)]
     pub fn make_twin(&mut self) {
-        let Self { key, flow, twin_key, twin } = self;
+        let Self { key, flow, twin_key, twin, .. } = self;
         let edge = if flow.flags & flags::REVERSE != 0 {
             Edge::Forward
         } else if flow.flags & (flags::SNAT | flags::HAIRPIN) != 0 {
@@ -215,6 +246,9 @@ impl<F: Family> Pair<F> {
         twin.service = flow.service;
         twin.state = flow.state;
         twin.mac = flow.mac;
+        twin.isn = 0;
+        twin.acknowledged = 0;
+        twin.timestamp = 0;
         twin.flags = flow.flags ^ flags::REVERSE;
     }
 }
@@ -226,9 +260,9 @@ const _: () = {
     assert!(size_of::<Tuple<V4>>() == 12 && size_of::<Tuple<V6>>() == 36);
     assert!(size_of::<FlowKey<V4>>() == 16 && size_of::<FlowKey<V6>>() == 40);
     assert!(offset_of!(FlowKey<V4>, edge) == 13 && offset_of!(FlowKey<V6>, edge) == 37);
-    assert!(size_of::<Flow<V4>>() == 32 && size_of::<Flow<V6>>() == 56);
+    assert!(size_of::<Flow<V4>>() == 44 && size_of::<Flow<V6>>() == 68);
     assert!(offset_of!(Flow<V4>, last_seen) == 12 && offset_of!(Flow<V4>, mac) == 26);
-    assert!(size_of::<Pair<V4>>() == 96 && size_of::<Pair<V6>>() == 192);
+    assert!(size_of::<Pair<V4>>() == 128 && size_of::<Pair<V6>>() == 224);
     assert!(offset_of!(Flow<V6>, last_seen) == 36 && offset_of!(Flow<V6>, mac) == 50);
 };
 

@@ -27,7 +27,7 @@ pub struct FragmentPorts {
     pub sport: u16,
     /// Destination port, network byte order.
     pub dport: u16,
-    /// IP protocol number of the transport header.
+    /// IP protocol number of the transport header; 0: nothing that services have.
     pub protocol: u32,
 }
 

@@ -26,7 +26,7 @@ impl<F: Family> FrontendKey<F> {
         Self { addr, port, protocol, zero: 0 }
     }
 
-    /// The key under which an address as such is known as a cluster IP: no frontend has port 0.
+    /// The key under which an address as such is known as a cluster IP or a load balancer's: no frontend has port 0.
     #[inline(always)]
     pub fn of_address(addr: F::Addr) -> Self {
         Self::new(addr, 0, 0)
@@ -97,7 +97,7 @@ impl Target {
 pub const FRONTEND_CLUSTER_IP: u32 = 1;
 /// Only clients in the service port's source ranges may use it: see [`super::source`].
 pub const FRONTEND_SOURCES: u32 = 2;
-/// Not a frontend, but every other port of a cluster IP: under [`FrontendKey::of_address`].
+/// Not a frontend, but every other port of a cluster IP or of a load balancer's address: under [`FrontendKey::of_address`].
 pub const FRONTEND_ADDRESS: u32 = 4;
 
 impl<F: Family> Frontend<F> {

@@ -6,7 +6,6 @@
 pub mod affinity;
 pub mod answers;
 pub mod backend;
-pub mod budget;
 pub mod cidr;
 pub mod config;
 pub mod counter;
@@ -17,13 +16,14 @@ pub mod fragment;
 pub mod frontend;
 pub mod id;
 pub mod name;
+pub mod outbound;
 pub mod probe;
 pub mod set;
 pub mod socket;
 pub mod source;
 
 /// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

@@ -78,6 +78,8 @@ impl<F: Family> Default for Dissected<F> {
                 protocol: 0,
                 tcp_flags: 0,
                 hop_limit: 0,
+                sequence: 0,
+                acknowledgment: 0,
                 transport: 0,
                 follows: false,
             },
@@ -105,6 +107,8 @@ pub struct Network<F: Family> {
     fragmented: u32,
 }
 
+/// Offset of TCP's sequence and acknowledgment numbers.
+const TCP_NUMBERS: usize = 4;
 /// Bytes of TCP's header up to its flags.
 const TCP_FLAGS: usize = 13;
 /// Where an SCTP packet's first chunk has its type.
@@ -118,6 +122,8 @@ pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut
     // `out` may be left from another packet.
     out.part = Part::Usual;
     out.packet.tcp_flags = 0;
+    out.packet.sequence = 0;
+    out.packet.acknowledgment = 0;
     out.packet.follows = false;
     let Some(outer) = read_network::<F, _>(bytes, network) else { return false };
     out.packet.tuple.src = outer.src;
@@ -147,6 +153,13 @@ pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut
     };
     let Some(flags) = flags else { return false };
     out.packet.tcp_flags = flags;
+    if outer.protocol == PROTOCOL_TCP {
+        let Some([sequence, acknowledgment]) = bytes.load::<[u32; 2]>(outer.transport + TCP_NUMBERS) else {
+            return false;
+        };
+        out.packet.sequence = u32::from_be(sequence);
+        out.packet.acknowledgment = u32::from_be(acknowledgment);
+    }
     true
 }
 
@@ -249,6 +262,7 @@ pub(super) fn ipv6<B: Bytes + ?Sized>(words: &[u32; 10], at: usize, bytes: &B) -
                 network.identification = second;
                 if head & OFFSET != 0 {
                     // What follows is not headers.
+                    network.protocol = (head >> 24) as u8;
                     network.part = Part::Later;
                     return Some(network);
                 }

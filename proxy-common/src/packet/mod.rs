@@ -95,6 +95,10 @@ pub struct Packet<F: Family> {
     pub tcp_flags: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// TCP: sequence number, host byte order; else 0.
+    pub sequence: u32,
+    /// TCP: acknowledgment number, host byte order; else 0.
+    pub acknowledgment: u32,
     /// Offset of the transport header from the start of the frame.
     pub transport: usize,
     /// It goes the way of a flow that is there, and never opens one: a fragment other than the first, or an ICMP error
@@ -113,6 +117,14 @@ impl<F: Family> Packet<F> {
     #[inline(always)]
     pub fn is_syn_ack(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN | tcp_flags::ACK
+    }
+
+    /// Does it ask for a new connection? TCP with SYN and without ACK, RST and FIN, an SCTP INIT, or any datagram that is not part of
+    /// another one. Nothing else is a request to a frontend.
+    #[inline(always)]
+    pub fn is_request(&self) -> bool {
+        const OPENING: u8 = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN;
+        !self.follows && (self.protocol == PROTOCOL_UDP || self.tcp_flags & OPENING == tcp_flags::SYN)
     }
 
     /// Somebody asks whether the address is there?
@@ -389,13 +401,18 @@ unsafe fn transport<F: Parse, const PLAIN: bool>(
 ) -> Result<Packet<F>, Unparsed> {
     let Bounds { data, end, echo } = bounds;
     let header = data.wrapping_add(offset);
+    let (mut sequence, mut acknowledgment) = (0, 0);
     let tcp_flags = match protocol {
         PROTOCOL_TCP => {
             if header.wrapping_add(TCP) > end {
                 return Err(Unparsed::Short);
             }
             // SAFETY: within the 20 bytes just checked.
-            unsafe { read::<u8>(header.wrapping_add(13)) }
+            unsafe {
+                sequence = u32::from_be(read(header.wrapping_add(4)));
+                acknowledgment = u32::from_be(read(header.wrapping_add(8)));
+                read::<u8>(header.wrapping_add(13))
+            }
         }
         PROTOCOL_UDP => {
             if header.wrapping_add(UDP) > end {
@@ -428,6 +445,8 @@ unsafe fn transport<F: Parse, const PLAIN: bool>(
                 protocol,
                 tcp_flags: 0,
                 hop_limit,
+                sequence: 0,
+                acknowledgment: 0,
                 transport: offset,
                 follows: false,
             });
@@ -437,7 +456,36 @@ unsafe fn transport<F: Parse, const PLAIN: bool>(
     // SAFETY: all these headers begin with the ports and were found to be readable.
     let (sport, dport) = unsafe { (read::<u16>(header), read::<u16>(header.wrapping_add(2))) };
     let tuple = Tuple { src, dst, sport, dport };
-    Ok(Packet { tuple, protocol, tcp_flags, hop_limit, transport: offset, follows: false })
+    let (transport, follows) = (offset, false);
+    Ok(Packet { tuple, protocol, tcp_flags, hop_limit, sequence, acknowledgment, transport, follows })
+}
+
+/// The timestamp of a TCP packet with SYN or FIN whose header starts at offset `transport` (RFC 7323); 0: none.
+///
+/// It is looked for only where common systems write it: no loop over options. With SYN behind MSS and SACK-permitted (Linux), or behind MSS
+/// and window scale (BSD, macOS); else behind two of padding (RFC 7323 appendix A).
+#[inline(always)]
+pub fn timestamp<B: Bytes + ?Sized>(bytes: &B, transport: usize, is_syn: bool) -> u32 {
+    /// Offset of the word with the header's length.
+    const LENGTH: usize = 12;
+    /// Kind and length of the option.
+    const TIMESTAMP: u32 = 0x080a;
+    let is_option = |word: u32| u32::from_be(word) & 0xffff == TIMESTAMP;
+    if is_syn {
+        let Some(words) = bytes.load::<[u32; 6]>(transport + LENGTH) else { return 0 };
+        let length = u32::from_be(words[0]) >> 28;
+        if length >= 9 && is_option(words[3]) {
+            return u32::from_be(words[4]);
+        }
+        if length >= 10 && is_option(words[4]) {
+            return u32::from_be(words[5]);
+        }
+        return 0;
+    }
+    match bytes.load::<[u32; 4]>(transport + LENGTH) {
+        Some(words) if u32::from_be(words[0]) >> 28 >= 8 && is_option(words[2]) => u32::from_be(words[3]),
+        _ => 0,
+    }
 }
 
 /// What an SCTP chunk means for its association, in TCP's words.

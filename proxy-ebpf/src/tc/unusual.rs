@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Family, checksum,
-    decide::{complete, may_be_for_service},
+    decide::{Completion, complete, may_be_for_service},
     layout::{counter::Counter, flow::Tuple},
     packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
 };
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The bytes of a packet at tc.
-struct Skb(*mut __sk_buff);
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
 impl Bytes for Skb {
     #[inline(always)]
@@ -66,9 +66,9 @@ impl Skb {
 /// Takes such a packet apart, and finds the ports of a fragment.
 #[inline(always)]
 pub(crate) fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize) {
-    let Some(Scratch { dissected, is_known, .. }) = scratch::<F>() else { return };
-    let known = dissect(&Skb(skb), link, dissected) && complete(&Kernel::of_skb(skb, link), dissected);
-    *is_known = known as u32;
+    let Some(Scratch { dissected, completion, .. }) = scratch::<F>() else { return };
+    let is_parsed = dissect(&Skb(skb), link, dissected);
+    *completion = complete(&Kernel::of_skb(skb, link), dissected, is_parsed);
 }
 
 /// Runs a hook on such a packet, when it has been read.
@@ -78,22 +78,22 @@ pub(crate) fn unusual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ct
     // Not every hook needs it, and the compiler would not pass what is not needed; the verifier insists.
     let skb = core::hint::black_box(ctx.skb.skb);
     let Some(scratch) = scratch::<F>() else { return next.0 };
-    let is_known = scratch.is_known != 0;
+    let completion = scratch.completion;
     let dissected = &scratch.dissected;
     // What leaves has been put together and cut by the host, or by one sender: in order.
     let is_over = !H::IS_LEAVING
         && match dissected.part {
-            Part::Later if !is_known => {
+            Part::Later if matches!(completion, Completion::Early) => {
                 may_be_for_service::<F, _>(&Kernel::of_skb(skb, LINK), &dissected.packet.tuple.dst)
                     && hold(skb, &dissected.fragment_key())
             }
-            Part::First if is_known => release(skb, &dissected.fragment_key()),
+            Part::First => release(skb, &dissected.fragment_key()),
             _ => false,
         };
     if is_over {
         return Done::with(TC_ACT_SHOT, Note::Nothing).0;
     }
-    if !is_known {
+    if !matches!(completion, Completion::Complete) {
         return next.0;
     }
     decide::<F, H, LINK>(skb, scratch).0

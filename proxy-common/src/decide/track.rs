@@ -1,0 +1,228 @@
+//! Connection tracking: what a packet says about its flow. Both entries are refreshed together, and repaired from either side.
+
+use super::tables::{FlowHandle as _, Tables};
+use crate::{
+    Family,
+    layout::{
+        counter::Counter,
+        flow::{FlowKey, FlowState, REFRESH, RESET_WINDOW, flags},
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
+};
+
+/// How far behind the endpoint's initial sequence number the client's first acknowledgment may be: what an endpoint may send with its
+/// SYN-ACK (RFC 7413).
+const FIRST_ACKNOWLEDGMENT: u32 = 1 << 16;
+
+/// Brings an entry of a confirmed flow up to date with a packet it was found for: about once a second both entries are marked as
+/// seen, and a lost one is made again, because the map forgets the silent one first.
+#[inline(always)]
+pub(super) fn confirmed<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) {
+    let now = tables.now();
+    if now.wrapping_sub(flow.last_seen) >= REFRESH {
+        flow.touch(now);
+        if let Some(mut pair) = tables.pair() {
+            pair.begin(key, flow);
+            pair.make_twin();
+            match tables.flow(&pair.twin_key) {
+                Some(other) if other.tuple.same(&pair.twin.tuple) => other.touch(now),
+                // Another flow's by now: it has this one's replies.
+                Some(_) => {}
+                // The client may have opened another flow meanwhile, which is not confirmed yet.
+                None if tables.pending(&pair.twin_key).is_some() => {}
+                None => {
+                    pair.twin.last_seen = now;
+                    let FlowKey { tuple, protocol, .. } = &pair.twin_key;
+                    if pair.twin.flags & flags::REVERSE != 0 {
+                        tables.announce_answers(&tuple.src, tuple.sport, *protocol);
+                    }
+                    if tables.replace_flow(&pair.twin_key, &pair.twin) {
+                        tables.count(Counter::FlowRepaired);
+                    }
+                }
+            }
+        }
+    }
+    // Neither an error nor a fragment without flags says anything about the connection.
+    if packet.follows || packet.protocol == PROTOCOL_UDP {
+        return;
+    }
+    note_acknowledgment::<F, T>(packet, flow);
+    const RESET: u8 = FlowState::Reset as u8;
+    const CLOSES: u8 = tcp_flags::FIN | tcp_flags::RST;
+    if packet.tcp_flags & CLOSES != 0 {
+        close(tables, packet, key, flow, now);
+    } else if flow.state == RESET && !packet.is_syn() {
+        // The receiver of the reset goes on, or its sender does: the connection lives (RFC 5961 section 3.2).
+        set_both(tables, key, flow, FlowState::Established, now, 0);
+    }
+}
+
+#[inline(always)]
+fn note_acknowledgment<F: Family, T: Tables<F>>(packet: &Packet<F>, flow: &T::Flow) {
+    if packet.protocol == PROTOCOL_TCP && packet.tcp_flags & tcp_flags::ACK != 0 {
+        flow.set_acknowledged(packet.acknowledgment);
+    }
+}
+
+/// A FIN or a reset.
+#[inline(always)]
+fn close<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+    now: u32,
+) {
+    const BY_CLIENT: u8 = FlowState::ClosingByClient as u8;
+    const BY_SERVER: u8 = FlowState::ClosingByServer as u8;
+    const TIME_WAIT: u8 = FlowState::TimeWait as u8;
+    const RESET: u8 = FlowState::Reset as u8;
+    let state = flow.state;
+    if state >= TIME_WAIT {
+        return;
+    }
+    if packet.is_reset() {
+        if state != RESET && is_in_window(tables, packet, key, flow) {
+            set_both(tables, key, flow, FlowState::Reset, now, 0);
+        }
+        return;
+    }
+    let is_reply = flow.flags & flags::REVERSE != 0;
+    let next = match (is_reply, state) {
+        (true, BY_SERVER) | (false, BY_CLIENT) => return,
+        (true, BY_CLIENT) => FlowState::Closed,
+        (false, BY_SERVER) => FlowState::TimeWait,
+        (true, _) => FlowState::ClosingByServer,
+        (false, _) => FlowState::ClosingByClient,
+    };
+    let is_dated = !is_reply && flow.flags & flags::SNAT != 0;
+    let timestamp = if is_dated { tables.timestamp(packet) } else { 0 };
+    set_both(tables, key, flow, next, now, timestamp);
+}
+
+/// Is the reset one that its receiver may take? What the receiver acknowledged last is known from its own packets.
+#[inline(always)]
+fn is_in_window<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) -> bool {
+    if packet.protocol != PROTOCOL_TCP {
+        return true;
+    }
+    let Some(mut pair) = tables.pair() else { return true };
+    pair.begin(key, flow);
+    pair.make_twin();
+    match tables.flow(&pair.twin_key) {
+        Some(twin) if twin.acknowledged != 0 && twin.tuple.same(&pair.twin.tuple) => {
+            packet.sequence.wrapping_sub(twin.acknowledged) <= RESET_WINDOW
+        }
+        _ => true,
+    }
+}
+
+/// Notes a state in both entries: the next packet of the other side is looked up in the other one. A timestamp that is not 0 goes into
+/// that one.
+// Not in `confirmed` already: this is rare.
+#[inline(always)]
+fn set_both<F: Family, T: Tables<F>>(
+    tables: &T,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+    state: FlowState,
+    now: u32,
+    timestamp: u32,
+) {
+    flow.set_state(state);
+    flow.touch(now);
+    let Some(mut pair) = tables.pair() else { return };
+    pair.begin(key, flow);
+    pair.make_twin();
+    if let Some(twin) = tables.flow(&pair.twin_key)
+        && twin.tuple.same(&pair.twin.tuple)
+    {
+        twin.set_state(state);
+        twin.touch(now);
+        if timestamp != 0 {
+            twin.set_timestamp(timestamp);
+        }
+    }
+}
+
+/// Brings an entry of an unconfirmed flow up to date with a packet it was found for; true if the flow is confirmed now, and so is found
+/// among the others.
+#[inline(always)]
+pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) -> bool {
+    let now = tables.now();
+    let is_reply = flow.flags & flags::REVERSE != 0;
+    if now.wrapping_sub(flow.last_seen) >= REFRESH {
+        flow.touch(now);
+    }
+    if packet.follows {
+        return false;
+    }
+    let Some(mut pair) = tables.pair() else { return false };
+    pair.begin(key, flow);
+    pair.make_twin();
+    let mut state = FlowState::Established;
+    if packet.protocol == PROTOCOL_UDP {
+        if !is_reply {
+            // One that keeps sending keeps its port.
+            if let Some(twin) = tables.pending(&pair.twin_key) {
+                twin.touch(now);
+            }
+            return false;
+        }
+    } else if packet.is_reset() {
+        flow.set_state(FlowState::Reset);
+        if let Some(twin) = tables.pending(&pair.twin_key) {
+            twin.set_state(FlowState::Reset);
+        }
+        return false;
+    } else if packet.is_syn_ack() {
+        if is_reply {
+            flow.set_state(FlowState::SynReceived);
+            flow.set_isn(packet.sequence);
+            flow.set_acknowledged(packet.acknowledgment);
+        }
+        return false;
+    } else if packet.is_syn() {
+        flow.set_isn(packet.sequence);
+        return false;
+    } else {
+        if is_reply || !is_acknowledged(tables, packet, &pair.twin_key) {
+            return false;
+        }
+        if packet.is_closing() {
+            state = FlowState::ClosingByClient;
+        }
+        pair.flow.acknowledged = packet.acknowledgment;
+    }
+    pair.flow.state = state as u8;
+    pair.flow.last_seen = now;
+    tables.confirm_flow(&mut pair)
+}
+
+/// Does the client's packet acknowledge the endpoint's SYN-ACK? Who sends from the addresses of others cannot know its sequence number.
+#[inline(always)]
+fn is_acknowledged<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, reverse: &FlowKey<F>) -> bool {
+    let Some(twin) = tables.pending(reverse) else { return false };
+    if packet.protocol != PROTOCOL_TCP {
+        return twin.state == FlowState::SynReceived as u8;
+    }
+    // Behind the SYN, which counts as one.
+    let acknowledged = packet.acknowledgment.wrapping_sub(twin.isn).wrapping_sub(1);
+    twin.isn != 0 && acknowledged < FIRST_ACKNOWLEDGMENT
+}
