@@ -4,7 +4,6 @@
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
 
 mod flow;
-mod track;
 mod fragment;
 mod frontend;
 #[cfg(any(test, feature = "memory"))]
@@ -15,6 +14,7 @@ pub mod steady;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod track;
 mod verdict;
 
 pub use flow::{attempt, confirm, open};

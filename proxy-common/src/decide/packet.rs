@@ -335,9 +335,9 @@ fn is_late_copy<F: Family, T: Tables<F>>(
     flow: &T::Flow,
 ) -> bool {
     let forward = FlowKey::new(flow.tuple.reversed(), key.protocol, Edge::Forward);
-    tables.flow(&forward).is_some_and(|forward| {
-        forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1)
-    })
+    tables
+        .flow(&forward)
+        .is_some_and(|forward| forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1))
 }
 
 /// The flow that a packet belongs to; none if there is none, or if it must choose anew.
