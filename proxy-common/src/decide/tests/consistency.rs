@@ -36,7 +36,10 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (any::<u8>(), 0u8..3, any::<u8>(), any::<bool>(), flags())
             .prop_map(|(client, port, frontend, is_tcp, flags)| Event::Request { client, port, frontend, is_tcp, flags }),
-        6 => (any::<u16>(), flags()).prop_map(|(which, flags)| Event::Reply { which, flags }),
+        // An endpoint answers; a SYN alone would be a request.
+        6 => (any::<u16>(), flags()).prop_map(|(which, flags)| {
+            Event::Reply { which, flags: if flags == SYN { SYN_ACK } else { flags } }
+        }),
         1 => (1u8..8).prop_map(|mask| Event::Endpoints { mask }),
         1 => Just(Event::Wait),
         1 => any::<u16>().prop_map(|which| Event::Forget { which }),
