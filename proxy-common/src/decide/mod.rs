@@ -19,7 +19,7 @@ mod verdict;
 
 pub use flow::{attempt, confirm, open};
 pub use fragment::{Completion, complete, may_be_for_service};
-pub use packet::{from_pod, from_uplink, to_client, to_outside};
+pub use packet::{from_pod, from_uplink, opened, to_client, to_outside};
 pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
 pub use tables::{
     AffinityHandle, Attempt, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
