@@ -146,7 +146,6 @@ impl Agent {
             external_cluster_ips: settings.external_cluster_ips,
             sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
             max_flows: settings.max_flows,
-            max_new_flows: settings.max_new_flows,
             timeouts: settings.timeouts,
             kernel_log: settings.kernel_log,
             reset_removed_tcp: settings.reset_removed_tcp,

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
-use proxy_common::layout::config::Timeouts;
+use proxy_common::{V4, V6, layout::config::Timeouts};
 use tracing::{debug, error, warn};
 
 use self::walk::{Census, Step, Walk};
@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     datapath::{
         answers::Answers,
-        flows::{self, FlowTable, STATES},
+        flows::{FlowMap, FlowTable, STATES},
         maps::MapFamily,
         pins::Pins,
     },
@@ -78,9 +78,9 @@ impl Sweeper {
     /// # Errors
     /// When the maps cannot be opened, or there can be no thread.
     pub fn start(pins: &Pins, timeouts: Timeouts, counts: Counts) -> Result<Self> {
-        let (v4, v6) = flows::open(pins)?;
         let (stop, stopped) = channel();
-        let (v4, v6) = (Walk::new(v4, timeouts), Walk::new(v6, timeouts));
+        let v4 = Walk::new(FlowMap::<V4>::open(pins)?, timeouts);
+        let v6 = Walk::new(FlowMap::<V6>::open(pins)?, timeouts);
         let mut rounds = Rounds { v4, v6, answers: Answers::open(pins)?, counts };
         let thread = thread::Builder::new()
             .name("flow-sweep".to_owned())
@@ -98,7 +98,7 @@ impl Drop for Sweeper {
     }
 }
 
-/// Both maps, one round after the other.
+/// The maps of both families, one round after the other.
 struct Rounds<A, B> {
     v4: A,
     v6: B,

@@ -130,12 +130,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub max_flows: Option<u32>,
 
-    /// How many flows may be opened per second that nobody answers; bursts of 15 seconds' worth are let through. New
-    /// flows beyond are dropped, so that a flood of SYNs does not push established flows out of the flow map: those
-    /// that are answered do not count. 0: no limit. Default: a 512th of the flow map.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000_000))]
-    pub max_new_flows: Option<u32>,
-
     /// Established TCP flows end after this long without a packet, as kube-proxy has it.
     #[arg(long, value_name = "DURATION", value_parser = values::duration, hide = true)]
     pub conntrack_tcp_timeout_established: Option<Duration>,

@@ -45,7 +45,6 @@ pub fn configz(settings: &Settings) -> Value {
                 "kernelLog": settings.kernel_log.map(|level| format!("{level:?}").to_lowercase()),
                 "manifests": settings.manifests,
                 "maxFlows": settings.max_flows,
-                "maxNewFlows": settings.max_new_flows,
                 "minSyncPeriod": format!("{:?}", settings.min_sync_period),
                 "nodePortRange": settings.nodeport_range.to_string(),
                 "podDatapath": format!("{:?}", settings.pod_datapath).to_lowercase(),

@@ -72,8 +72,6 @@ pub struct Settings {
     pub bind_address_hard_fail: bool,
     /// Entries of the flow map of each family; a flow takes two.
     pub max_flows: u32,
-    /// Flows per second that may be opened without an answer; 0: no limit.
-    pub max_new_flows: u32,
     /// How long flows stay without a packet.
     pub timeouts: Timeouts,
     /// For the kernel, when memory runs out.
@@ -154,7 +152,6 @@ impl Settings {
                 .or(file.bind_address_hard_fail)
                 .unwrap_or_default(),
             max_flows,
-            max_new_flows: args.max_new_flows.unwrap_or((max_flows / ENTRIES_PER_NEW_FLOW).max(1)),
             timeouts: timeouts(args, &file.conntrack, &mut notices),
             oom_score_adj: args.oom_score_adj.or(file.oom_score_adj).unwrap_or(OOM_SCORE_ADJ),
             kernel_log: args.kernel_log,
@@ -280,11 +277,6 @@ fn max_flows(
     }
     wanted.clamp(FEWEST, most)
 }
-
-/// A flow that nobody answers has two entries and stays for up to 110 s: 60 s after the backend's last try to answer it, which
-/// is half a minute after the first, and until the agent's next round. 15 s' worth may come at once. So a flood takes half of
-/// the map, about: as much as the kernel's LRU lets go before it takes from flows that were used more than once.
-const ENTRIES_PER_NEW_FLOW: u32 = 512;
 
 /// As given; zero leaves what is usual, as with kube-proxy.
 fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {

@@ -38,7 +38,7 @@ impl Answers {
 
     /// Marks an entry's source, if that is what it is found by.
     pub(crate) fn mark<F: Family>(&self, key: &FlowKey<F>) {
-        if key.edge != Edge::ReverseEgress as u8 {
+        if key.edge == Edge::Forward as u8 {
             return;
         }
         let round = self.round();
@@ -139,11 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn other_entries_are_not_marked() {
-        let answers = Answers::anonymous();
-        for edge in [Edge::Forward, Edge::ReverseIngress] {
+    fn entries_for_answers_are_marked() {
+        for (edge, expected) in
+            [(Edge::Forward, false), (Edge::ReverseEgress, true), (Edge::ReverseIngress, true)]
+        {
+            let answers = Answers::anonymous();
+            answers.begin();
             answers.mark(&key(1, edge));
-            assert!(!answers.hold(&key(1, edge)));
+            assert_eq!(answers.hold(&key(1, edge)), expected, "{edge:?}");
         }
     }
 }

@@ -3,27 +3,31 @@
 use std::io;
 
 use anyhow::{Context as _, Result};
-use proxy_common::{
-    V4, V6,
-    layout::flow::{Flow, FlowKey, FlowState},
-};
+use proxy_common::layout::flow::{Flow, FlowKey, FlowState};
 
 use super::{maps::MapFamily, pins::Pins, sys::RawHash};
 
 /// States of flows, for people and metrics.
-pub(crate) const STATES: [&str; 5] = ["new", "answered", "established", "half-closed", "closed"];
+pub(crate) const STATES: [&str; 7] =
+    ["new", "syn-received", "established", "half-closed", "time-wait", "closed", "reset"];
 
 /// The name of a [`FlowState`], one of [`STATES`].
 pub(crate) fn state_name(state: u8) -> &'static str {
-    const ANSWERED: u8 = FlowState::Answered as u8;
+    const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
     const ESTABLISHED: u8 = FlowState::Established as u8;
-    const ASSURED: u8 = FlowState::Assured as u8;
-    let [new, answered, established, half_closed, closed] = STATES;
+    const BY_CLIENT: u8 = FlowState::ClosingByClient as u8;
+    const BY_SERVER: u8 = FlowState::ClosingByServer as u8;
+    const TIME_WAIT: u8 = FlowState::TimeWait as u8;
+    const CLOSED: u8 = FlowState::Closed as u8;
+    const RESET: u8 = FlowState::Reset as u8;
+    let [new, syn_received, established, half_closed, time_wait, closed, reset] = STATES;
     match state {
-        ANSWERED => answered,
-        ESTABLISHED | ASSURED => established,
-        state if FlowState::is_closed(state) => closed,
-        state if FlowState::is_ending(state) => half_closed,
+        SYN_RECEIVED => syn_received,
+        ESTABLISHED => established,
+        BY_CLIENT | BY_SERVER => half_closed,
+        TIME_WAIT => time_wait,
+        CLOSED => closed,
+        RESET => reset,
         _ => new,
     }
 }
@@ -51,15 +55,20 @@ pub(crate) struct FlowMap<F: MapFamily> {
     values: Vec<Flow<F>>,
 }
 
+/// Maps of flows of a family, in the order in which a flow is moved from one to the next: unconfirmed, then confirmed.
+const NAMES: [&str; 2] = ["pending", "flows"];
+
 impl<F: MapFamily> FlowMap<F> {
-    /// Opens the pinned map.
+    /// Opens a family's pinned maps: that of unconfirmed flows first.
     ///
     /// # Errors
     /// When there is none, or it is of another version.
-    pub(crate) fn open(pins: &Pins) -> Result<Self> {
-        let path = pins.map(&format!("flows_{}", F::SUFFIX));
-        let map = RawHash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self::of(map))
+    pub(crate) fn open(pins: &Pins) -> Result<[Self; 2]> {
+        let [pending, flows] = NAMES.map(|name| {
+            let path = pins.map(&format!("{name}_{}", F::SUFFIX));
+            RawHash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))
+        });
+        Ok([Self::of(pending?), Self::of(flows?)])
     }
 
     fn of(map: RawHash<FlowKey<F>, Flow<F>>) -> Self {
@@ -105,14 +114,6 @@ impl<F: MapFamily> FlowTable<F> for FlowMap<F> {
     fn remove(&mut self, key: &FlowKey<F>) -> Result<()> {
         self.map.remove(key).map(drop).context("cannot remove from the flow map")
     }
-}
-
-/// The flow maps of both families.
-///
-/// # Errors
-/// As [`FlowMap::open`].
-pub(crate) fn open(pins: &Pins) -> Result<(FlowMap<V4>, FlowMap<V6>)> {
-    Ok((FlowMap::open(pins)?, FlowMap::open(pins)?))
 }
 
 #[cfg(test)]

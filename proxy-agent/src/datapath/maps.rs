@@ -20,6 +20,7 @@ use proxy_common::{
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
         name::ServiceName,
+        outbound::Outbound,
         set::Set,
         socket::{ConnectedPeer, SocketKey, SocketPeer},
         source::Source,
@@ -45,6 +46,12 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn backends(pins: &Pins) -> Result<Array<MapData, Backend<Self>>>;
     /// `flows`.
     fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
+    /// `pending`.
+    fn pending(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
+    /// `outbound`.
+    fn outbound(pins: &Pins) -> Result<Hash<FlowKey<Self>, Outbound>>;
+    /// `snat_sources`.
+    fn snat_sources(pins: &Pins) -> Result<Array<MapData, <Self as Family>::Addr>>;
     /// `sockets`.
     fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
     /// `peers`.
@@ -74,6 +81,15 @@ macro_rules! map_family {
             }
             fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>> {
                 lru(pins, concat!("flows_", $suffix))
+            }
+            fn pending(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>> {
+                lru(pins, concat!("pending_", $suffix))
+            }
+            fn outbound(pins: &Pins) -> Result<Hash<FlowKey<Self>, Outbound>> {
+                lru(pins, concat!("outbound_", $suffix))
+            }
+            fn snat_sources(pins: &Pins) -> Result<Array<MapData, <Self as Family>::Addr>> {
+                array(pins, concat!("snat_sources_", $suffix))
             }
             fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
@@ -147,6 +163,9 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::frontends(pins)?;
         F::backends(pins)?;
         F::flows(pins)?;
+        F::pending(pins)?;
+        F::outbound(pins)?;
+        F::snat_sources(pins)?;
         F::sockets(pins)?;
         F::peers(pins)?;
         F::node_addrs(pins)?;

@@ -109,6 +109,8 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be written. Programs that cannot be attached are logged and tried again the next time.
     pub fn follow(&mut self, topology: &Topology) -> Result<()> {
+        // First: what the programs see leave from there is remembered.
+        self.services.set_snat_sources(topology.snat_sources.clone());
         let native = self.hooks.attach_interfaces(&mut self.object, topology);
         self.write_devices(topology, &native)?;
         self.write_node_addresses::<V4>(topology)?;

@@ -56,8 +56,6 @@ pub struct ObjectConfig {
     pub localhost_nodeports: bool,
     /// Flows per family.
     pub max_flows: u32,
-    /// Flows per second that may be opened without an answer; 0: no limit.
-    pub max_new_flows: u32,
     /// How long flows stay without a packet.
     pub timeouts: Timeouts,
     /// Load the variant that logs.
@@ -72,6 +70,9 @@ const MAX_SOCKETS: u32 = 1 << 16;
 const MAX_AFFINITIES: u32 = 1 << 16;
 const MAX_SOURCES: u32 = 1 << 14;
 const MAX_NETNS: u32 = 4096;
+
+/// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
+const MIN_PENDING: u32 = 1 << 16;
 
 /// What a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl ObjectConfig {
             sockets_of_node_only: self.sockets_of_node_only as u8,
             reset_removed_tcp: self.reset_removed_tcp as u8,
             reject_with_reset: self.reject_with_reset as u8,
-            max_new_flows: self.max_new_flows,
+            snat_sources: [0; 2],
             timeouts: self.timeouts,
         }
     }
@@ -162,7 +163,6 @@ impl Object {
         let localhost_nodeports = flag(config.localhost_nodeports);
         let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
         let (csum_ipv6, fib_src) = (flag(features.csum_ipv6), flag(features.fib_src));
-        let jiffies = clock::jiffies(1);
         let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
             0
@@ -182,8 +182,6 @@ impl Object {
             .override_global(names::NODEPORT_FIRST, &config.nodeports.first, true)
             .override_global(names::NODEPORT_LAST, &config.nodeports.last, true)
             .override_global(names::IDLE, &idle, true)
-            .override_global(names::NEW_FLOWS, &config.max_new_flows, true)
-            .override_global(names::JIFFIES, &jiffies, true)
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
             .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
             .override_global(names::RESET_REMOVED_TCP, &reset_removed_tcp, true)
@@ -303,13 +301,16 @@ pub(super) const MAPS: &[&str] = &[
     "names",
     "netns_v4",
     "netns_v6",
-    "new_flows",
     "node_addrs_v4",
     "node_addrs_v6",
+    "outbound_v4",
+    "outbound_v6",
     "pair_v4",
     "pair_v6",
     "peers_v4",
     "peers_v6",
+    "pending_v4",
+    "pending_v6",
     "refusals",
     "routes_v4",
     "routes_v6",
@@ -319,6 +320,8 @@ pub(super) const MAPS: &[&str] = &[
     "service_cidrs_v6",
     "sets",
     "settings",
+    "snat_sources_v4",
+    "snat_sources_v6",
     "sockets_v4",
     "sockets_v6",
     "sources_v4",
@@ -327,6 +330,7 @@ pub(super) const MAPS: &[&str] = &[
 ];
 
 fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
+    let max_pending = (config.max_flows / 4).max(MIN_PENDING);
     vec![
         ("sets", MAX_SERVICE_PORTS * SetRole::STRIDE),
         ("names", MAX_SERVICE_PORTS),
@@ -337,6 +341,8 @@ fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
         ("backends_v6", MAX_BACKENDS),
         ("flows_v4", config.max_flows),
         ("flows_v6", config.max_flows),
+        ("pending_v4", max_pending),
+        ("pending_v6", max_pending),
         ("sockets_v4", MAX_SOCKETS),
         ("sockets_v6", MAX_SOCKETS),
         ("affinity_v4", MAX_AFFINITIES),

@@ -139,6 +139,7 @@ impl Services {
             service_ids,
             backend_ids,
             node_addresses: BTreeSet::new(),
+            snat_sources: BTreeSet::new(),
             quarantine: Vec::new(),
             buried: Vec::new(),
         };

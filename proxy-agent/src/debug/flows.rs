@@ -7,7 +7,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         config::Timeouts,
-        flow::{Flow, FlowKey, Pair, flags},
+        flow::{Flow, FlowKey, FlowState, Pair, flags},
     },
 };
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::datapath::{
     address::{UserFamily, protocol_of},
     flows::state_name,
-    maps::{self, MapFamily},
+    maps::{self, Hash, MapFamily},
     pins::Pins,
 };
 
@@ -65,8 +65,8 @@ impl Row for FlowRow {
 pub(super) fn read(pins: &Pins) -> Result<Vec<FlowRow>> {
     let names = Names::read(pins)?;
     let life = Life { clock: Clock::read(), timeouts: maps::settings(pins)?.timeouts };
-    let mut rows = rows(entries::<V4>(pins)?, &names, life);
-    rows.extend(self::rows(entries::<V6>(pins)?, &names, life));
+    let mut rows = family::<V4>(pins, &names, life)?;
+    rows.extend(family::<V6>(pins, &names, life)?);
     rows.sort_by(|a, b| (&a.service, a.vip, a.client).cmp(&(&b.service, b.vip, b.client)));
     Ok(rows)
 }
@@ -78,10 +78,24 @@ struct Life {
     timeouts: Timeouts,
 }
 
-/// All entries of a family's map. Walking a map that changes can begin anew: duplicates go, and there is an end.
-fn entries<F: MapFamily>(pins: &Pins) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
+/// Confirmed flows and those that are not yet. One that is confirmed in between shows as confirmed; a client may have a new flow beside
+/// one that is over.
+fn family<F: MapFamily>(pins: &Pins, names: &Names, life: Life) -> Result<Vec<FlowRow>> {
+    let pending = entries(F::pending(pins)?)?;
+    let confirmed = entries(F::flows(pins)?)?;
+    let is_moved = |key: &FlowKey<F>, flow: &Flow<F>| {
+        confirmed.get(key).is_some_and(|confirmed| confirmed.tuple.same(&flow.tuple))
+    };
+    let pending = pending.into_iter().filter(|(key, flow)| !is_moved(key, flow)).collect();
+    let mut rows = rows(pending, names, life);
+    rows.extend(self::rows(confirmed, names, life));
+    Ok(rows)
+}
+
+/// All entries of a map. Walking a map that changes can begin anew: duplicates go, and there is an end.
+fn entries<F: MapFamily>(map: Hash<FlowKey<F>, Flow<F>>) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
     const PATIENCE: usize = 1 << 24;
-    Ok(F::flows(pins)?.iter().take(PATIENCE).collect::<Result<_, _>>()?)
+    Ok(map.iter().take(PATIENCE).collect::<Result<_, _>>()?)
 }
 
 /// One row per flow, which has two entries: the one for requests is shown, or made again from the other.
@@ -92,7 +106,11 @@ fn rows<F: UserFamily>(entries: HashMap<FlowKey<F>, Flow<F>>, names: &Names, lif
         let mut pair = Pair::default();
         pair.begin(&key, &flow);
         pair.make_twin();
-        requests.entry(pair.twin_key).or_insert(pair.twin);
+        let request = requests.entry(pair.twin_key).or_insert(pair.twin);
+        // Noted there alone.
+        if flow.state == FlowState::SynReceived as u8 && request.tuple.same(&pair.twin.tuple) {
+            request.state = flow.state;
+        }
     }
     requests.iter().map(|(key, flow)| row(key, flow, names, life)).collect()
 }
@@ -158,6 +176,17 @@ mod tests {
         pair.begin(&key, &flow);
         pair.make_twin();
         pair
+    }
+
+    #[test]
+    fn a_handshake_is_shown_as_far_as_it_is() {
+        let mut pair = pair(1000);
+        pair.flow.state = FlowState::New as u8;
+        pair.twin.state = FlowState::SynReceived as u8;
+        let entries = HashMap::from([(pair.key, pair.flow), (pair.twin_key, pair.twin)]);
+        let names: Names = std::iter::empty::<(Id, ServiceName)>().collect();
+        let rows = rows(entries, &names, Life { clock: None, timeouts: Timeouts::DEFAULT });
+        assert_eq!(rows.iter().map(|row| row.state).collect::<Vec<_>>(), ["syn-received"]);
     }
 
     #[test]

@@ -11,15 +11,11 @@ use proxy_common::layout::counter::Counter;
 const QUIET: Duration = Duration::from_secs(60);
 
 /// What to warn of, behind the number of packets.
-const WATCHED: [(Counter, &str); 3] = [
+const WATCHED: [(Counter, &str); 2] = [
     (
         Counter::SnatExhausted,
         "were dropped because no source port was free towards a backend on another node: widen --snat-ports, or give \
          the Service more endpoints",
-    ),
-    (
-        Counter::NewFlowLimited,
-        "of new flows that nobody answered were dropped: a flood, or clients that send one way only (--max-new-flows)",
     ),
     (Counter::FlowMapFull, "were dropped because the flow map took no entry: raise --max-flows"),
 ];
@@ -70,18 +66,18 @@ mod tests {
     fn drops_are_told_at_most_once_a_minute() {
         let start = Instant::now();
         let mut drops = Drops::default();
-        for (seconds, exhausted, limited, expected) in [
+        for (seconds, exhausted, full, expected) in [
             (0, 7, 0, &[][..]),
             (5, 7, 0, &[]),
             (10, 9, 0, &["2 packets were dropped because no source port"]),
-            (15, 20, 3, &["3 packets of new flows"]),
+            (15, 20, 3, &["3 packets were dropped because the flow map"]),
             (60, 30, 3, &[]),
             (70, 30, 3, &["21 packets were dropped because no source port"]),
-            (75, 30, 4, &["1 packets of new flows"]),
+            (75, 30, 4, &["1 packets were dropped because the flow map"]),
             (200, 30, 4, &[]),
             (205, 1, 0, &["1 packets were dropped"]),
         ] {
-            let counts = [(Counter::SnatExhausted, exhausted), (Counter::NewFlowLimited, limited)];
+            let counts = [(Counter::SnatExhausted, exhausted), (Counter::FlowMapFull, full)];
             let now = start + Duration::from_secs(seconds);
             let warnings = drops.look(&counts, now);
             assert_eq!(warnings.len(), expected.len(), "{seconds} s: {warnings:?}");

@@ -84,26 +84,29 @@ impl FlowTable<V4> for Memory {
 }
 
 fn sweep(map: &Memory) -> Step {
-    Walk::new(map.clone(), Timeouts::DEFAULT)
+    Walk::new([map.clone()], Timeouts::DEFAULT)
         .step(Clock::fixed(NOW, HZ), 1_000, &Answers::anonymous())
         .unwrap()
 }
 
 #[test]
 fn each_state_has_its_time() {
-    use FlowState::{Answered, Assured, Closed, ClosingByClient, ClosingByServer, Established, New};
+    use FlowState::{
+        Closed, ClosingByClient, ClosingByServer, Established, New, Reset, SynReceived, TimeWait,
+    };
     for (protocol, state, seconds) in [
         (PROTOCOL_TCP, New, 60),
-        (PROTOCOL_TCP, Answered, 60),
+        (PROTOCOL_TCP, SynReceived, 60),
         (PROTOCOL_TCP, Established, 86_400),
-        (PROTOCOL_TCP, Assured, 86_400),
         (PROTOCOL_TCP, ClosingByClient, 3_600),
         (PROTOCOL_TCP, ClosingByServer, 3_600),
+        (PROTOCOL_TCP, TimeWait, 12),
         (PROTOCOL_TCP, Closed, 12),
+        (PROTOCOL_TCP, Reset, 12),
         (PROTOCOL_UDP, New, 30),
         (PROTOCOL_UDP, Established, 120),
         (PROTOCOL_SCTP, New, 30),
-        (PROTOCOL_SCTP, Assured, 120),
+        (PROTOCOL_SCTP, Established, 120),
         (PROTOCOL_SCTP, Closed, 12),
     ] {
         for (age, left) in [(0, 2), (seconds - 1, 2), (seconds, 0), (seconds + 99, 0)] {
@@ -122,14 +125,14 @@ fn each_state_has_its_time() {
 fn all_are_seen_slice_by_slice_and_counted() {
     let pairs: Vec<_> = (1..=40)
         .map(|client| match client % 4 {
-            0 => pair(client, PROTOCOL_TCP, FlowState::Assured, 10),
+            0 => pair(client, PROTOCOL_TCP, FlowState::Established, 10),
             1 => pair(client, PROTOCOL_TCP, FlowState::Closed, 100),
             2 => pair(client, PROTOCOL_UDP, FlowState::New, 1),
             _ => pair(client, PROTOCOL_TCP, FlowState::ClosingByClient, 1),
         })
         .collect();
     let map = Memory::new(&pairs);
-    let mut walk = Walk::new(map.clone(), Timeouts::DEFAULT);
+    let mut walk = Walk::new([map.clone()], Timeouts::DEFAULT);
     assert_eq!(walk.expected(7), 15, "as many as there may be");
     let (counts, answers) = (Counts::default(), Answers::anonymous());
     let mut steps = 1;
@@ -139,7 +142,7 @@ fn all_are_seen_slice_by_slice_and_counted() {
     assert!(steps > 5, "{steps}");
     assert_eq!((map.len(), counts.expired.get()), (60, 10));
     for (state, flows) in
-        [("new", 10), ("answered", 0), ("established", 10), ("half-closed", 10), ("closed", 0)]
+        [("new", 10), ("syn-received", 0), ("established", 10), ("half-closed", 10), ("closed", 0)]
     {
         let gauge = counts.flows.get_or_create(&[("ip_family", "IPv4"), ("state", state)]).get();
         assert_eq!(gauge, flows, "{state}");
@@ -190,6 +193,54 @@ fn another_flow_s_entry_stays() {
 }
 
 #[test]
+fn both_maps_are_walked_over_and_counted_together() {
+    let syn_received = |client| {
+        let mut pair = pair(client, PROTOCOL_TCP, FlowState::New, 1);
+        pair.twin.state = FlowState::SynReceived as u8;
+        pair
+    };
+    let pending = Memory::new(&[
+        pair(1, PROTOCOL_TCP, FlowState::New, 1),
+        syn_received(2),
+        pair(3, PROTOCOL_TCP, FlowState::New, 61),
+        pair(4, PROTOCOL_TCP, FlowState::Reset, 1),
+    ]);
+    // The first client opens another flow, while the one from the same port is over.
+    let flows = Memory::new(&[
+        pair(1, PROTOCOL_TCP, FlowState::Closed, 20),
+        pair(5, PROTOCOL_TCP, FlowState::TimeWait, 1),
+        pair(6, PROTOCOL_TCP, FlowState::Established, 1),
+    ]);
+    let mut walk = Walk::new([pending.clone(), flows.clone()], Timeouts::DEFAULT);
+    let answers = Answers::anonymous();
+    answers.begin();
+    for _ in 0..2 {
+        let mut expired = 0;
+        let census = loop {
+            let step = walk.step(Clock::fixed(NOW, HZ), 1_000, &answers).unwrap();
+            expired += step.expired;
+            if let Some(census) = step.census {
+                break census;
+            }
+            assert!(!walk.is_at_start());
+        };
+        assert!(walk.is_at_start() && expired <= 2);
+        let expected = Census::from([
+            ("new", 1),
+            ("syn-received", 1),
+            ("reset", 1),
+            ("time-wait", 1),
+            ("established", 1),
+        ]);
+        assert_eq!(census, expected);
+    }
+    assert_eq!((pending.len(), flows.len()), (6, 4), "each in its own map");
+    for pair in [syn_received(2), pair(6, PROTOCOL_TCP, FlowState::Established, 1)] {
+        assert!(answers.hold(&pair.twin_key));
+    }
+}
+
+#[test]
 fn half_a_flow_goes_too() {
     let old = pair(1, PROTOCOL_TCP, FlowState::Closed, 20);
     for lost in [old.key, old.twin_key] {
@@ -211,7 +262,7 @@ fn a_map_of_the_kernel() {
     });
     // Without the permission there is nothing to test.
     let Some(map) = FlowMap::<V4>::filled(1 << 16, entries) else { return };
-    let mut walk = Walk::new(map, Timeouts::DEFAULT);
+    let mut walk = Walk::new([map], Timeouts::DEFAULT);
     let (mut expired, mut steps) = (0, 0);
     let answers = Answers::anonymous();
     let census = loop {
@@ -229,14 +280,14 @@ fn a_map_of_the_kernel() {
 fn marks_stay_while_their_flows_do() {
     let now = Clock::read().unwrap().now();
     let [lives, over] = [1, 2].map(|client| {
-        let mut pair = pair(client, PROTOCOL_TCP, FlowState::Assured, 0);
+        let mut pair = pair(client, PROTOCOL_TCP, FlowState::Established, 0);
         pair.twin_key.tuple.src = 8 + client;
         (pair.flow.last_seen, pair.twin.last_seen) = (now, now);
         pair
     });
     let map = Memory::new(&[lives, over]);
     let (_stop, stopped) = channel();
-    let walk = || Walk::new(map.clone(), Timeouts::DEFAULT);
+    let walk = || Walk::new([map.clone()], Timeouts::DEFAULT);
     let mut rounds =
         Rounds { v4: walk(), v6: walk(), answers: Answers::anonymous(), counts: Counts::default() };
     let mut round = |is_whole: bool| {
@@ -259,7 +310,8 @@ fn marks_stay_while_their_flows_do() {
 #[test]
 fn it_stops_when_it_is_told_to() {
     let (stop, stopped) = channel();
-    let walk = || Walk::new(Memory::new(&[pair(1, PROTOCOL_TCP, FlowState::Closed, 100)]), Timeouts::DEFAULT);
+    let walk =
+        || Walk::new([Memory::new(&[pair(1, PROTOCOL_TCP, FlowState::Closed, 100)])], Timeouts::DEFAULT);
     let mut rounds =
         Rounds { v4: walk(), v6: walk(), answers: Answers::anonymous(), counts: Counts::default() };
     let thread = thread::spawn(move || rounds.go_on(&stopped));
@@ -276,14 +328,14 @@ fn cost_of_a_round() {
     let clock = Clock::read().unwrap();
     let flows = |count: u32| {
         (0..count / 2).flat_map(move |client| {
-            let mut pair = pair(client, PROTOCOL_TCP, FlowState::Assured, 0);
+            let mut pair = pair(client, PROTOCOL_TCP, FlowState::Established, 0);
             (pair.flow.last_seen, pair.twin.last_seen) = (clock.now(), clock.now());
             [(pair.key, pair.flow), (pair.twin_key, pair.twin)]
         })
     };
     for count in [0, 1_000, 100_000, 1_000_000] {
         let Some(map) = FlowMap::<V4>::filled(ENTRIES, flows(count)) else { return };
-        let mut walk = Walk::new(map, Timeouts::DEFAULT);
+        let mut walk = Walk::new([map], Timeouts::DEFAULT);
         for _ in 0..3 {
             let (mut slices, mut longest) = (0, Duration::ZERO);
             let busy = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());

@@ -1,18 +1,18 @@
-//! Over one map, slice by slice.
+//! Over the maps of one family, slice by slice.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
 use anyhow::Result;
 use proxy_common::layout::{
     config::Timeouts,
-    flow::{Flow, FlowKey, Pair, flags},
+    flow::{Flow, FlowKey, FlowState, Pair, flags},
 };
 
 use crate::{
     clock::Clock,
     datapath::{
         answers::Answers,
-        flows::{FlowTable, state_name},
+        flows::{FlowTable, STATES, state_name},
         maps::MapFamily,
     },
 };
@@ -25,13 +25,16 @@ pub(super) type Census = BTreeMap<&'static str, i64>;
 pub(super) struct Step {
     /// Flows that were removed.
     pub(super) expired: u64,
-    /// At the end of the map: all flows that are left.
+    /// At the end of the last map: all flows that are left.
     pub(super) census: Option<Census>,
 }
 
-/// A walk over a map, again and again.
+/// A walk over a family's maps, one after the other, again and again. A flow has both entries in one of them.
 pub(super) struct Walk<F, T> {
-    table: T,
+    /// In the order in which a flow is moved: one that is moved meanwhile is met in one of them.
+    tables: Vec<T>,
+    /// Which one is walked over.
+    current: usize,
     timeouts: Timeouts,
     at: Option<u32>,
     census: Census,
@@ -42,9 +45,19 @@ pub(super) struct Walk<F, T> {
 }
 
 impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
-    pub(super) fn new(table: T, timeouts: Timeouts) -> Self {
-        let last_seen = table.capacity() as usize;
-        Self { table, timeouts, at: None, census: Census::new(), seen: 0, last_seen, family: PhantomData }
+    pub(super) fn new(tables: impl IntoIterator<Item = T>, timeouts: Timeouts) -> Self {
+        let tables: Vec<T> = tables.into_iter().collect();
+        let last_seen = tables.iter().map(|table| table.capacity() as usize).sum();
+        Self {
+            tables,
+            current: 0,
+            timeouts,
+            at: None,
+            census: Census::new(),
+            seen: 0,
+            last_seen,
+            family: PhantomData,
+        }
     }
 
     /// About how many steps a round will take, at least one.
@@ -54,32 +67,51 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
 
     /// Is the next slice the first one?
     pub(super) fn is_at_start(&self) -> bool {
-        self.at.is_none()
+        self.at.is_none() && self.current == 0
     }
 
     /// Looks at the next slice, removes what is over, and marks where answers of the rest come from.
     pub(super) fn step(&mut self, clock: Clock, slice: usize, answers: &Answers) -> Result<Step> {
-        let (entries, next) = self.table.slice(self.at, slice)?;
+        let mut step = Step::default();
+        let (entries, next) = match self.tables.get_mut(self.current) {
+            Some(table) => table.slice(self.at, slice)?,
+            None => (Vec::new(), None),
+        };
         self.at = next;
         self.seen += entries.len();
-        let mut step = Step::default();
         for (key, flow) in &entries {
             answers.mark(key);
             let fate =
                 if self.is_over(key, flow, clock) { self.expire(key, flow, clock)? } else { Fate::Lives };
             match fate {
                 Fate::Removed => step.expired += 1,
-                Fate::Lives if flow.flags & flags::REVERSE == 0 => {
-                    *self.census.entry(state_name(flow.state)).or_default() += 1;
-                }
-                Fate::Lives | Fate::Gone => {}
+                Fate::Lives => self.count(flow),
+                Fate::Gone => {}
             }
         }
         if next.is_none() {
+            self.current += 1;
+        }
+        if self.current >= self.tables.len() {
+            self.current = 0;
             self.last_seen = std::mem::take(&mut self.seen);
+            self.census.retain(|_, count| *count > 0);
             step.census = Some(std::mem::take(&mut self.census));
         }
         Ok(step)
+    }
+
+    /// Counts a flow by its forward entry. `SynReceived` is noted in the reverse entry alone.
+    fn count(&mut self, flow: &Flow<F>) {
+        let [new, ..] = STATES;
+        let is_reply = flow.flags & flags::REVERSE != 0;
+        if is_reply && flow.state != FlowState::SynReceived as u8 {
+            return;
+        }
+        *self.census.entry(state_name(flow.state)).or_default() += 1;
+        if is_reply {
+            *self.census.entry(new).or_default() -= 1;
+        }
     }
 
     fn is_over(&self, key: &FlowKey<F>, flow: &Flow<F>, clock: Clock) -> bool {
@@ -108,7 +140,9 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
             if !self.is_over(&entry.0, &now, clock) {
                 return Ok(Fate::Lives);
             }
-            self.table.remove(&entry.0)?;
+            if let Some(table) = self.tables.get_mut(self.current) {
+                table.remove(&entry.0)?;
+            }
             fate = Fate::Removed;
         }
         Ok(fate)
@@ -116,7 +150,8 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
 
     /// An entry as it is now; `None` if it is gone, or another flow's by now.
     fn look_again(&self, (key, flow): &(FlowKey<F>, Flow<F>)) -> Result<Option<Flow<F>>> {
-        Ok(self.table.get(key)?.filter(|now| now.tuple.same(&flow.tuple)))
+        let Some(table) = self.tables.get(self.current) else { return Ok(None) };
+        Ok(table.get(key)?.filter(|now| now.tuple.same(&flow.tuple)))
     }
 }
 

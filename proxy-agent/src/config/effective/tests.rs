@@ -182,19 +182,6 @@ fn flows_are_counted_as_kube_proxy_does() {
 }
 
 #[test]
-fn new_flows_are_limited_by_the_size_of_the_map() {
-    for (flags, expected) in [
-        ("--max-flows 65536", 128),
-        ("--max-flows 1048576", 2_048),
-        ("--max-flows 100", 1),
-        ("--max-flows 65536 --max-new-flows 7", 7),
-        ("--max-new-flows 0", 0),
-    ] {
-        assert_eq!(settings(flags, "").max_new_flows, expected, "{flags}");
-    }
-}
-
-#[test]
 fn timeouts_that_cannot_be_kept_are_told() {
     let (settings, notices) =
         load("--conntrack-udp-timeout=1ms", "conntrack: {tcpEstablishedTimeout: 1000h}").unwrap();

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{
     Services,
     port::{Claim, PortState},
-    shared::frontend_mark,
+    shared::{frontend_mark, snat_source_mark},
 };
 use crate::{
     model::plan::{IpFamily, PortName},
@@ -118,6 +118,17 @@ impl Services {
             self.shared.give_up_marks(claim, flags);
         }
         result
+    }
+
+    /// Says which addresses connections to remote endpoints may have as source.
+    pub(in crate::datapath) fn set_snat_sources(&mut self, addresses: BTreeSet<IpAddr>) {
+        let before = std::mem::replace(&mut self.shared.snat_sources, addresses.clone());
+        for ip in addresses.difference(&before) {
+            self.shared.filter.add(snat_source_mark(*ip));
+        }
+        for ip in before.difference(&addresses) {
+            self.shared.filter.give_up(snat_source_mark(*ip));
+        }
     }
 
     /// Says where nodePorts are served.

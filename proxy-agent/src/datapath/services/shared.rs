@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub(super) backend_ids: Ids,
     /// Where nodePorts are served, for the filter.
     pub(super) node_addresses: BTreeSet<IpAddr>,
+    /// Addresses that connections to remote endpoints may have as source, for the filter.
+    pub(super) snat_sources: BTreeSet<IpAddr>,
     pub(super) quarantine: Vec<Freed>,
     /// Backends that were buried since they were last asked for, and whose they were.
     pub(super) buried: Vec<(PortName, SocketAddr, Id)>,
@@ -119,6 +121,11 @@ fn address_mark(ip: IpAddr) -> Mark {
         F::from_ip(ip).map(|addr| filter::of_address::<F>(&addr))
     }
     mark::<V4>(ip).or_else(|| mark::<V6>(ip)).unwrap_or_default()
+}
+
+/// See [`filter::of_snat_source`].
+pub(super) fn snat_source_mark(ip: IpAddr) -> Mark {
+    frontend_mark(ip, 0, 0)
 }
 
 pub(super) fn frontend_mark(ip: IpAddr, port: u16, protocol: u8) -> Mark {

@@ -81,6 +81,12 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             Step::ClusterIpFromOutside(_) => {
                 "it is a cluster IP, and the client is outside the cluster: left alone".to_owned()
             }
+            Step::NoRequest => {
+                "it asks for no new connection, and no known flow has it: left to the kernel".to_owned()
+            }
+            Step::ReplyToNode => {
+                "it is a reply to what this node sent from there: left to the kernel".to_owned()
+            }
             Step::Set(role, set) => match set.count() {
                 0 if set.is_withheld() => {
                     format!(
@@ -183,19 +189,18 @@ pub(super) fn for_whom(role: SetRole) -> &'static str {
 pub(super) fn drop_text(reason: DropReason) -> &'static str {
     match reason {
         DropReason::SnatExhausted => "no source port is free towards the backend",
-        DropReason::SnatUnknown => {
-            "the port is one for connections passed on, and no flow has it (a process of this node that uses it would \
-             get the packet)"
-        }
         DropReason::NoRoute => "there is no route",
         DropReason::NoSnatAddress => "the interface has no address to send from",
         DropReason::NoLocalEndpoints => "the traffic policy is Local, and all endpoints are on other nodes",
         DropReason::SourceDenied => "the client is in none of the load balancer's source ranges",
         DropReason::Unallocated => "the address is in the service range, but no service has it",
+        DropReason::Loop => {
+            "it is a load balancer's address, no Service has the port, and it would leave by an uplink again"
+        }
+        DropReason::ConnectionUnknown => "no known flow has it, and it would leave by an uplink again",
         DropReason::HopLimit => "the hop limit ran out",
         DropReason::TooBig => "it is too big for the way on",
         DropReason::FlowMapFull => "the flow map is full",
-        DropReason::NewFlowLimited => "there are too many new flows that nobody answers (--max-new-flows)",
         DropReason::BadSlot => "the set names a backend that is not there: a defect",
     }
 }

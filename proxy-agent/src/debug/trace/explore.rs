@@ -12,7 +12,7 @@ use proxy_common::{
         set::Set,
         socket::SocketPeer,
     },
-    packet::{PROTOCOL_TCP, Packet, tcp_flags},
+    packet::{PROTOCOL_UDP, Packet, tcp_flags},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     answer::Verdict,
     live::{LiveMaps, is_uplink},
     routing::Routing,
-    tables::LiveTables,
+    tables::{LiveTables, Way},
 };
 use crate::{datapath::address::UserFamily, debug::names::Names};
 
@@ -194,8 +194,9 @@ impl<M, R: Routing> Explorer<'_, M, R> {
     where
         M: LiveMaps<F>,
     {
-        let tables = LiveTables::new(self.maps, self.routing, self.settings, random, without_flows);
         let Question { from, to, protocol, .. } = *self.question;
+        let way = if path == Path::Leaving { self.way() } else { Way::default() };
+        let tables = LiveTables::new(self.maps, self.routing, self.settings, random, without_flows, way);
         let addr = |ip| F::from_ip(ip).context("an address of the other family");
         let (src, dst) = (addr(from.ip())?, addr(to.ip())?);
         if path == Path::Socket {
@@ -212,8 +213,11 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         let packet = Packet {
             tuple: Tuple { src, dst, sport: from.port().to_be(), dport: to.port().to_be() },
             protocol,
-            tcp_flags: if protocol == PROTOCOL_TCP { tcp_flags::SYN } else { 0 },
+            // An SCTP INIT is like a SYN.
+            tcp_flags: if protocol == PROTOCOL_UDP { 0 } else { tcp_flags::SYN },
             hop_limit: HOP_LIMIT,
+            sequence: 0,
+            acknowledgment: 0,
             follows: false,
             transport: 0,
         };
@@ -254,6 +258,20 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         let hop = self.routing.lookup(None, None, self.question.to.ip());
         let device = hop.filter(|hop| !hop.is_local).and_then(|hop| self.maps.devices().get(&hop.ifindex));
         self.client != Client::Outside && device.is_some_and(is_uplink)
+    }
+
+    /// Of a packet that leaves.
+    fn way<F: UserFamily>(&self) -> Way
+    where
+        M: LiveMaps<F>,
+    {
+        let came_in = match self.client {
+            Client::Node => 0,
+            Client::Pod => self.ifindex(Path::Pod),
+            Client::Outside => self.ifindex(Path::Uplink),
+        };
+        let leaves = self.routing.lookup(None, None, self.question.to.ip()).map_or(0, |hop| hop.ifindex);
+        Way { came_in, leaves }
     }
 
     /// The source of a socket: its own, or the one the kernel chooses for the backend.

@@ -15,6 +15,7 @@ use proxy_common::{
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
+        outbound::Outbound,
         set::Set,
         source::Source,
     },
@@ -38,6 +39,10 @@ pub(super) trait LiveMaps<F: Family> {
     fn alive(&self, element: u32) -> Alive;
     fn node_address(&self, addr: &F::Addr) -> NodeAddress;
     fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>>;
+    /// A flow that is not confirmed.
+    fn pending(&self, key: &FlowKey<F>) -> Option<Flow<F>>;
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound>;
+    fn snat_source(&self, index: u32) -> Option<F::Addr>;
     fn devices(&self) -> &HashMap<u32, Device>;
     fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>>;
     /// Is the client in one of the service port's source ranges?
@@ -64,6 +69,9 @@ pub(super) struct PinnedMaps<F: MapFamily> {
     alive: Array<MapData, Alive>,
     node_addresses: Hash<F::Addr, u32>,
     flows: Hash<FlowKey<F>, Flow<F>>,
+    pending: Hash<FlowKey<F>, Flow<F>>,
+    outbound: Hash<FlowKey<F>, Outbound>,
+    snat_sources: Array<MapData, F::Addr>,
     /// All of them: the core wants references.
     devices: HashMap<u32, Device>,
     affinity: Hash<AffinityKey<F>, Affinity<F>>,
@@ -87,6 +95,9 @@ impl<F: MapFamily> PinnedMaps<F> {
             alive: maps::alive(pins)?,
             node_addresses: F::node_addrs(pins)?,
             flows: F::flows(pins)?,
+            pending: F::pending(pins)?,
+            outbound: F::outbound(pins)?,
+            snat_sources: F::snat_sources(pins)?,
             devices: maps::devices(pins)?.iter().collect::<Result<_, _>>()?,
             affinity: F::affinity(pins)?,
             sources: F::sources(pins)?,
@@ -145,6 +156,18 @@ impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
 
     fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
         self.found(self.flows.get(key, 0))
+    }
+
+    fn pending(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
+        self.found(self.pending.get(key, 0))
+    }
+
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
+        self.found(self.outbound.get(key, 0))
+    }
+
+    fn snat_source(&self, index: u32) -> Option<F::Addr> {
+        self.found(self.snat_sources.get(&index, 0))
     }
 
     fn devices(&self) -> &HashMap<u32, Device> {

@@ -110,7 +110,8 @@ fn over_pins<F: MapFamily>(pins: &Pins, question: &Question) -> Result<Answer> {
         // Only then does the agent enter devices other than uplinks.
         pods: pinned.devices().values().any(|device| !live::is_uplink(device)),
     };
-    let answer = answer(&pinned, &routing, &names, stored.settings(), attached, question)?;
+    let family = if F::FAMILY == IpFamily::V4 { 0 } else { 1 };
+    let answer = answer(&pinned, &routing, &names, stored.settings(family), attached, question)?;
     pinned.check()?;
     Ok(answer)
 }

@@ -9,8 +9,8 @@ use std::{
 use proxy_common::{
     V4, V6,
     decide::{
-        self, AffinityHandle, DropReason, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables,
-        Step, Tables,
+        self, AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, RouteKind,
+        SocketTables, Step, Tables,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -23,6 +23,7 @@ use proxy_common::{
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
+        outbound::Outbound,
         set::{Set, SetRole},
         socket::{SocketKey, SocketPeer},
     },
@@ -31,6 +32,13 @@ use proxy_common::{
 
 use super::{live::LiveMaps, routing::Routing};
 use crate::{datapath::address::UserFamily, model::plan::IpFamily};
+
+/// The interfaces by which a packet that leaves came in and leaves; 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    pub(super) came_in: u32,
+    pub(super) leaves: u32,
+}
 
 /// Tables of one run of the core.
 pub(super) struct LiveTables<'t, F: UserFamily, M, R> {
@@ -41,6 +49,7 @@ pub(super) struct LiveTables<'t, F: UserFamily, M, R> {
     pub(super) random: u32,
     /// As if nothing was known of this client yet.
     pub(super) without_flows: bool,
+    pub(super) way: Way,
     steps: RefCell<Vec<Step<F>>>,
     /// A run chooses one backend at most; the core wants a reference.
     chosen: OnceCell<(u32, Option<Backend<F>>)>,
@@ -53,9 +62,10 @@ impl<'t, F: UserFamily, M: LiveMaps<F>, R: Routing> LiveTables<'t, F, M, R> {
         settings: Settings,
         random: u32,
         without_flows: bool,
+        way: Way,
     ) -> Self {
         let (steps, chosen) = (RefCell::default(), OnceCell::new());
-        Self { maps, routing, settings, random, without_flows, steps, chosen }
+        Self { maps, routing, settings, random, without_flows, way, steps, chosen }
     }
 
     /// The steps that were taken.
@@ -79,6 +89,9 @@ impl<F: UserFamily> FlowHandle<F> for FlowCopy<F> {
     fn touch(&self, _now: u32) {}
     fn set_state(&self, _state: FlowState) {}
     fn set_mac(&self, _mac: Mac) {}
+    fn set_isn(&self, _isn: u32) {}
+    fn set_acknowledged(&self, _acknowledged: u32) {}
+    fn set_timestamp(&self, _timestamp: u32) {}
 }
 
 /// A copy of an affinity entry.
@@ -189,18 +202,69 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
 
     fn announce_answers(&self, _addr: &F::Addr, _port: u16, _protocol: u8) {}
 
-    fn insert_flow(&self, key: &FlowKey<F>, _flow: &Flow<F>) -> Inserted {
-        if self.flow(key).is_some() { Inserted::Exists } else { Inserted::Yes }
-    }
-
     fn replace_flow(&self, _key: &FlowKey<F>, _flow: &Flow<F>) -> bool {
         true
     }
 
     fn remove_flow(&self, _key: &FlowKey<F>) {}
 
+    fn pending(&self, key: &FlowKey<F>) -> Option<FlowCopy<F>> {
+        if self.without_flows { None } else { self.maps.pending(key).map(FlowCopy) }
+    }
+
+    fn insert_pending(&self, _key: &FlowKey<F>, _flow: &Flow<F>) -> Inserted {
+        // The core has looked, and removed what gives way, which is not removed here.
+        Inserted::Yes
+    }
+
+    fn replace_pending(&self, _key: &FlowKey<F>, _flow: &Flow<F>) -> bool {
+        true
+    }
+
+    fn remove_pending(&self, _key: &FlowKey<F>) {}
+
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
         decide::open(self, pair)
+    }
+
+    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
+        decide::attempt(self, pair, seize)
+    }
+
+    fn confirm_flow(&self, _pair: &mut Pair<F>) -> bool {
+        // It stays where it is, and its entry is as good there.
+        false
+    }
+
+    fn snat_source(&self, index: u32) -> Option<F::Addr> {
+        self.maps.snat_source(index)
+    }
+
+    fn may_be_snat_source(&self, addr: &F::Addr) -> bool {
+        let mark = filter::of_snat_source::<F>(addr);
+        mark.is_in(self.maps.filter(mark.element))
+    }
+
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
+        self.maps.outbound(key)
+    }
+
+    fn remember_outbound(&self, _key: &FlowKey<F>, _outbound: &Outbound) {}
+
+    fn came_in(&self) -> u32 {
+        self.way.came_in
+    }
+
+    fn leaves(&self) -> u32 {
+        self.way.leaves
+    }
+
+    fn acknowledgment(&self, packet: &Packet<F>) -> u32 {
+        packet.acknowledgment
+    }
+
+    fn timestamp(&self, _packet: &Packet<F>) -> u32 {
+        0
     }
 
     fn fragment(&self, _key: &FragmentKey<F>) -> Option<FragmentPorts> {
@@ -253,12 +317,6 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         // The device's is told instead.
         false
     }
-
-    fn admit_flow(&self) -> bool {
-        true
-    }
-
-    fn flow_answered(&self) {}
 
     fn has_socket(&self, _tuple: &Tuple<F>, _protocol: u8) -> bool {
         // Cannot be known without asking the kernel's socket tables; the explanation says so.

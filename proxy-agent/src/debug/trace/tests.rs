@@ -12,6 +12,7 @@ use proxy_common::{
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend, FrontendKey, Target},
         id::Id,
         name::ServiceName,
+        outbound::Outbound,
         set::{Set, SetKind, SetRole},
     },
 };
@@ -36,6 +37,8 @@ struct Node {
     backends: Vec<Backend<V4>>,
     node_addresses: HashMap<u32, NodeAddress>,
     flows: HashMap<FlowKey<V4>, Flow<V4>>,
+    pending: HashMap<FlowKey<V4>, Flow<V4>>,
+    outbound: HashMap<FlowKey<V4>, Outbound>,
     devices: HashMap<u32, Device>,
     affinity: HashMap<AffinityKey<V4>, Affinity<V4>>,
     sources: HashSet<(Id, u32)>,
@@ -106,6 +109,7 @@ impl Node {
             nodeport_first: 30_000,
             nodeport_last: 32_767,
             idle: 2_500,
+            snat_sources: 0,
             external_cluster_ips: false,
             reset_removed_tcp: false,
         };
@@ -135,6 +139,15 @@ impl LiveMaps<V4> for Node {
     }
     fn flow(&self, key: &FlowKey<V4>) -> Option<Flow<V4>> {
         self.flows.get(key).copied()
+    }
+    fn pending(&self, key: &FlowKey<V4>) -> Option<Flow<V4>> {
+        self.pending.get(key).copied()
+    }
+    fn outbound(&self, key: &FlowKey<V4>) -> Option<Outbound> {
+        self.outbound.get(key).copied()
+    }
+    fn snat_source(&self, _index: u32) -> Option<u32> {
+        None
     }
     fn devices(&self) -> &HashMap<u32, Device> {
         &self.devices
