@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -32,6 +32,7 @@ pub struct Outcome {
 pub struct Battery<'a> {
     fixture: &'a Fixture,
     round: usize,
+    begin: Instant,
     outcomes: Vec<Outcome>,
 }
 
@@ -44,7 +45,7 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
 impl<'a> Battery<'a> {
     /// Runs everything once. Each round in a fixture has a number of its own, up to the number of [`OUTSIDE_PORTS`].
     pub fn run(fixture: &'a Fixture, round: usize) -> Result<Vec<Outcome>> {
-        let mut battery = Self { fixture, round, outcomes: Vec::new() };
+        let mut battery = Self { fixture, round, begin: Instant::now(), outcomes: Vec::new() };
         for ipv4 in [true, false] {
             battery.many_to_outside(ipv4)?;
             battery.by_source_ports(ipv4)?;
@@ -60,6 +61,7 @@ impl<'a> Battery<'a> {
     }
 
     fn note(&mut self, what: String, succeeded: u64, tried: u64) {
+        println!("{:8.2?} round {}: {what}: {succeeded} of {tried}", self.begin.elapsed(), self.round);
         self.outcomes.push(Outcome { what, succeeded, tried });
     }
 
@@ -74,6 +76,7 @@ impl<'a> Battery<'a> {
             }
             let report = call.many(count, 16)?;
             let source = source.map_or_else(String::new, |port| format!(" from port {port}"));
+            let to = if OUTSIDE_PORTS.contains(&to.port()) { to.ip().to_string() } else { to.to_string() };
             self.note(format!("{} -> {to}{source}, {protocol:?}", from.name), report.ok, count);
         }
         Ok(())
@@ -130,7 +133,6 @@ impl<'a> Battery<'a> {
         for (from, to) in [("pod-1a", "pod-1b"), ("pod-1a", "pod-2a"), ("pod-2b", "pod-1b")] {
             let to = SocketAddr::new(address(cluster.pod(to)?), TARGET_PORT);
             self.talk(cluster.pod(from)?, to, None, 4)?;
-            self.talk(cluster.pod(from)?, to, Some(node_port(WEB) + self.round as u16 + 40), 1)?;
         }
         Ok(())
     }
@@ -142,7 +144,8 @@ impl<'a> Battery<'a> {
         let (node, address) = self.node(ipv4)?;
         let cluster = &self.fixture.scenario.cluster;
         // pod-1a is its own client there.
-        let clients = [&cluster.client, cluster.pod("pod-1a")?, cluster.pod("pod-1b")?, cluster.pod("pod-2a")?];
+        let clients =
+            [&cluster.client, cluster.pod("pod-1a")?, cluster.pod("pod-1b")?, cluster.pod("pod-2a")?];
         for from in clients.into_iter().chain([node]) {
             for port in HOST_PORTS {
                 self.talk(from, (address, port).into(), None, 8)?;

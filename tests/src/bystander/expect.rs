@@ -22,6 +22,9 @@ pub fn equal(before: &[Outcome], with: &[Outcome]) -> Result<()> {
 
 /// Everything was tried at least this often and nothing failed.
 pub fn all_ok(report: &LoadReport, at_least: u64) -> Result<()> {
-    ensure!(report.failed == 0 && report.ok >= at_least, "at least {at_least} and no failure wanted: {report:?}");
+    ensure!(
+        report.failed == 0 && report.ok >= at_least,
+        "at least {at_least} and no failure wanted: {report:?}"
+    );
     Ok(())
 }

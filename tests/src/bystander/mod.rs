@@ -7,6 +7,7 @@
 //! Port numbers are chosen to look like a Service's wherever that can be: the nodePorts of the cluster's Services as source ports,
 //! numbers from `--snat-ports`, and numbers of the nodePort range that no Service has.
 
+mod balancer;
 mod battery;
 mod expect;
 mod raw;
@@ -14,9 +15,12 @@ mod segment;
 mod setup;
 mod steady;
 
+pub use balancer::{BALANCER, BALANCER_PORT, packets_to_balancer, route_balancer};
 pub use battery::{Battery, Outcome};
 pub use expect::{all_ok, equal};
 pub use raw::{multicast, raw_packets};
 pub use segment::{ACK, FIN, RST, SYN, Segment, Tap};
-pub use setup::{Fixture, HOST_PORTS, OTHER_CLUSTER_IP, OTHER_NODE_PORT, OUTSIDE_PORTS, OWN_PORTS, Setup};
+pub use setup::{
+    Fixture, HOST_PORTS, OTHER_CLUSTER_IP, OTHER_NODE_PORT, OUTSIDE_PORTS, OWN_PORTS, Setup, kube_proxy,
+};
 pub use steady::{Steady, steady};

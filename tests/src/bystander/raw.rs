@@ -26,7 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// whole, after fragmentation by the sender and reassembly by the receiver.
 ///
 /// The first bytes are those of a packet from port 40000 to port 30080, in case somebody takes them for ports.
-pub fn raw_packets(from: &Place, to: IpAddr, at: &Netns, protocol: u8, size: usize, count: u8) -> Result<u64> {
+pub fn raw_packets(
+    from: &Place,
+    to: IpAddr,
+    at: &Netns,
+    protocol: u8,
+    size: usize,
+    count: u8,
+) -> Result<u64> {
     let receiver = raw_socket(at, to.is_ipv4(), protocol)?;
     setsockopt(&receiver, ReceiveTimeout, &TimeVal::milliseconds(20))?;
     let sender = raw_socket(&from.netns, to.is_ipv4(), protocol)?;
@@ -69,7 +76,7 @@ fn raw_socket(netns: &Netns, ipv4: bool, protocol: u8) -> Result<OwnedFd> {
 }
 
 /// A place that multicast is sent from or joined at: its namespace, device, and the device's IPv4 address.
-pub type On<'a> = (&'a Netns, &'a str, Ipv4Addr);
+pub(super) type On<'a> = (&'a Netns, &'a str, Ipv4Addr);
 
 /// Sends datagrams to a multicast group of the link, from and to the same port, and counts those that arrive.
 pub fn multicast(from: On<'_>, to: On<'_>, port: u16, ipv4: bool, count: u8) -> Result<u64> {

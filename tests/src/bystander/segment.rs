@@ -75,7 +75,8 @@ impl Segment {
         packet[34..36].copy_from_slice(&[0xff, 0xff]);
         // Addresses, ports and flags, with the pseudo header's protocol and length.
         let words = packet[12..].chunks_exact(2);
-        let mut sum = words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>() + 6 + 20;
+        let mut sum =
+            words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>() + 6 + 20;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }

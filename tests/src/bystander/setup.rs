@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     bench::rules,
-    cluster::{Agent, Cluster, Masquerade, Server},
-    traffic::{SINGLE, Scenario, TARGET_PORT},
+    cluster::{Agent, Cluster, Masquerade, Place, Server},
+    traffic::{SERVICE_PORT, SINGLE, Scenario, TARGET_PORT, cluster_ip, node_port},
 };
 
 /// Ports of the servers outside. Each round of the battery uses another, so that source ports that are in TIME-WAIT can be used again.
@@ -137,8 +137,31 @@ fn other_proxy(cluster: &Cluster) -> Result<String> {
     Ok(rules::nftables(&site(cluster)?, &[service]))
 }
 
+/// kube-proxy's table at node-1 for one Service of a [`Scenario`], IPv4.
+pub fn kube_proxy(scenario: &Scenario, service: u8) -> Result<String> {
+    let IpAddr::V4(cluster_ip) = cluster_ip(service, true) else { bail!("IPv4") };
+    let port = |protocol| rules::Port {
+        name: protocol,
+        protocol,
+        port: SERVICE_PORT,
+        target_port: TARGET_PORT,
+        node_port: Some(node_port(service)),
+    };
+    let endpoint = |place: &Place| rules::Endpoint {
+        address: place.v4,
+        node: place.node.map_or_else(String::new, |index| format!("node-{}", index + 1)),
+    };
+    let service = rules::Service {
+        name: "known".to_owned(),
+        cluster_ip,
+        ports: vec![port("tcp"), port("udp")],
+        endpoints: scenario.backends(service)?.into_iter().map(endpoint).collect(),
+    };
+    Ok(rules::nftables(&site(&scenario.cluster)?, &[service]))
+}
+
 /// node-1, as kube-proxy sees it.
-pub(super) fn site(cluster: &Cluster) -> Result<rules::Site> {
+fn site(cluster: &Cluster) -> Result<rules::Site> {
     let node = &cluster.node(0)?.place;
     Ok(rules::Site {
         node: node.v4,

@@ -79,7 +79,10 @@ impl Steady {
         for (what, load) in self.0 {
             let report = load.stop()?;
             if report.failed > 0 || report.ok == 0 {
-                lost.push(format!("{what}: {} of {} failed, {:?}", report.failed, report.sent, report.first_error));
+                lost.push(format!(
+                    "{what}: {} of {} failed, {:?}",
+                    report.failed, report.sent, report.first_error
+                ));
             }
         }
         if !lost.is_empty() {

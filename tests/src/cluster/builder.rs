@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cluster, Manifests, Masquerade, Narrow, Netns, Node, NodeDevice, Overlay, Place, PodNetwork, SecondUplink,
-    SourcePorts, XdpPass, addresses as addr,
+    Cluster, Manifests, Masquerade, Narrow, Netns, Node, NodeDevice, Overlay, Place, PodNetwork,
+    SecondUplink, SourcePorts, XdpPass, addresses as addr,
     cgroup::{BPFFS, cgroup2_mount, ensure_bpffs},
     device::set_checksum_offload,
     nodes, remove, remove_stale,

@@ -52,7 +52,8 @@ fn answered(to: IpAddr, timeout: Duration, size: usize) -> nix::Result<bool> {
             Ok(length) => {
                 let message = buffer.get(skip..length).unwrap_or_default();
                 let is_whole = message.len() == sent.len();
-                if is_whole && message.first() == Some(&reply) && message.get(4..6) == Some(&id.to_be_bytes()) {
+                if is_whole && message.first() == Some(&reply) && message.get(4..6) == Some(&id.to_be_bytes())
+                {
                     return Ok(true);
                 }
             }
