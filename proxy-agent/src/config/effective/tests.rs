@@ -287,7 +287,7 @@ fn source_translation() {
         notices.len() == 1 && notices[0].is_warning && notices[0].text.contains("999 ports"),
         "{notices:?}"
     );
-    let addresses: [std::net::IpAddr; 2] = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap());
+    let addresses: [IpAddr; 2] = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap());
     assert_eq!(settings.snat_addresses, addresses);
     let list = |count| (1..=count).map(|i| format!("10.0.0.{i}")).collect::<Vec<_>>().join(",");
     assert_eq!(load(&format!("--snat-address {},fd00::1", list(16)), "").unwrap().0.snat_addresses.len(), 17);
