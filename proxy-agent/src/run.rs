@@ -132,8 +132,9 @@ impl Agent {
         source: &watch::Receiver<SourceState>,
         events: Events,
     ) -> Result<Self> {
-        if let Err(error) = reserved_ports::reserve(&[settings.snat_ports, settings.nodeport_range]) {
-            warn!("{error:#}; local sockets may be given ports that the data path uses");
+        match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
+            Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),
+            Err(error) => warn!("{error:#}; local sockets may be given ports that the data path uses"),
         }
         for file in forwarding::switched_off() {
             warn!(
@@ -143,6 +144,7 @@ impl Agent {
         let config = ObjectConfig {
             snat_ports: settings.snat_ports,
             nodeports: settings.nodeport_range,
+            snat_addresses: settings.snat_addresses.clone(),
             external_cluster_ips: settings.external_cluster_ips,
             sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
             max_flows: settings.max_flows,
@@ -183,6 +185,7 @@ impl Agent {
                 pod_datapath: settings.pod_datapath,
                 nodeport_addresses: settings.nodeport_addresses.clone(),
                 bind_address: settings.bind_address,
+                snat_addresses: settings.snat_addresses.clone(),
             },
             datapath,
             sync: Sync::new(&settings.node_name),

@@ -32,7 +32,8 @@ pub struct Sync {
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// Services whose last change the maps did not take: tried again with every change.
     failed: BTreeSet<ObjectName>,
-    /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us.
+    /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us; a load
+    /// balancer's has ports of the node besides those of Services.
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
     /// When this began: what happened before says nothing about how fast we are.
@@ -135,10 +136,9 @@ impl Sync {
         let changed: BTreeSet<IpAddr> =
             self.local_addresses.symmetric_difference(addresses).copied().collect();
         self.local_addresses.clone_from(addresses);
-        let affected = self
-            .store
-            .all_services()
-            .filter(|service| service.cluster_ips.iter().any(|ip| changed.contains(ip)));
+        let affected = self.store.all_services().filter(|service| {
+            service.cluster_ips.iter().chain(&service.load_balancer_ips).any(|ip| changed.contains(ip))
+        });
         self.failed.extend(affected.map(|service| service.name.clone()));
     }
 
@@ -201,7 +201,10 @@ impl Sync {
                     }
                     !is_local
                 }
-                Frontend::ClusterAddress(ip) => !self.local_addresses.contains(ip),
+                // The node's own packets to its own address are for its own sockets.
+                Frontend::ClusterAddress(ip) | Frontend::LoadBalancerAddress(ip) => {
+                    !self.local_addresses.contains(ip)
+                }
                 _ => true,
             });
         }

@@ -31,6 +31,7 @@ use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
+        config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
     },
@@ -109,6 +110,8 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be written. Programs that cannot be attached are logged and tried again the next time.
     pub fn follow(&mut self, topology: &Topology) -> Result<()> {
+        self.write_snat_sources::<V4>(topology)?;
+        self.write_snat_sources::<V6>(topology)?;
         // First: what the programs see leave from there is remembered.
         self.services.set_snat_sources(topology.snat_sources.clone());
         let native = self.hooks.attach_interfaces(&mut self.object, topology);
@@ -214,6 +217,24 @@ impl Datapath {
         let gone: Vec<u32> = map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
         for index in gone {
             map.remove(&index).context("cannot write the map `devices`")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the source addresses that were given, again and again until the map is full: so each of the programs' numbers means
+    /// one. Where none of them is there, it is the one of an uplink.
+    fn write_snat_sources<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
+        let of_uplinks = topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
+        let mut sources: Vec<F::Addr> =
+            topology.given_snat_sources.iter().filter_map(|ip| F::from_ip(*ip)).collect();
+        if sources.is_empty() {
+            sources.extend(of_uplinks.filter_map(|ip| F::from_ip(*ip)).take(1));
+        }
+        let mut map = F::snat_sources(&self.pins)?;
+        for (index, addr) in (0..MAX_SNAT_SOURCES).zip(sources.iter().cycle()) {
+            if map.get(&index, 0).ok() != Some(*addr) {
+                map.set(index, *addr, 0).context("cannot write the map `snat_sources`")?;
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -26,6 +27,7 @@ use super::{pins::Pins, sys};
 use crate::{
     cli::{KernelLogLevel, PortRange},
     clock,
+    model::plan::IpFamily,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
@@ -40,8 +42,10 @@ mod aya_ebpf_helpers {
 /// What the agent decides before loading.
 #[derive(Clone, Debug)]
 pub struct ObjectConfig {
-    /// Ports for connections passed on.
+    /// Source ports for connections to remote endpoints.
     pub snat_ports: PortRange,
+    /// Source addresses for them that were given.
+    pub snat_addresses: Vec<IpAddr>,
     /// Ports that nodePorts come from.
     pub nodeports: PortRange,
     /// Translate cluster IPs for clients outside.
@@ -96,6 +100,11 @@ pub(super) struct Object {
 }
 
 impl ObjectConfig {
+    /// How many source addresses of a family were given.
+    fn snat_sources(&self, family: IpFamily) -> u16 {
+        self.snat_addresses.iter().filter(|ip| IpFamily::of(ip) == family).count() as u16
+    }
+
     /// For the map `settings`.
     pub(super) fn stored(&self) -> StoredSettings {
         StoredSettings {
@@ -108,7 +117,7 @@ impl ObjectConfig {
             sockets_of_node_only: self.sockets_of_node_only as u8,
             reset_removed_tcp: self.reset_removed_tcp as u8,
             reject_with_reset: self.reject_with_reset as u8,
-            snat_sources: [0; 2],
+            snat_sources: [IpFamily::V4, IpFamily::V6].map(|family| self.snat_sources(family)),
             timeouts: self.timeouts,
         }
     }
@@ -167,6 +176,7 @@ impl Object {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
             0
         });
+        let snat_sources = [IpFamily::V4, IpFamily::V6].map(|family| u32::from(config.snat_sources(family)));
         let level = config.kernel_log.map_or(0u8, log_level);
 
         loader.verifier_log_level(log);
@@ -182,6 +192,8 @@ impl Object {
             .override_global(names::NODEPORT_FIRST, &config.nodeports.first, true)
             .override_global(names::NODEPORT_LAST, &config.nodeports.last, true)
             .override_global(names::IDLE, &idle, true)
+            .override_global(names::SNAT_SOURCES_V4, &snat_sources[0], true)
+            .override_global(names::SNAT_SOURCES_V6, &snat_sources[1], true)
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
             .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
             .override_global(names::RESET_REMOVED_TCP, &reset_removed_tcp, true)

@@ -33,6 +33,7 @@ struct Work {
     /// When the oldest change came that is not applied yet.
     pending: Option<Instant>,
     apply_error: Option<String>,
+    network: Vec<String>,
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
@@ -110,6 +111,11 @@ impl Health {
         work.apply_error = Some(format!("{error:#}"));
     }
 
+    /// What was asked for and the node's network does not have, for people; empty when it has all.
+    pub fn set_network(&self, complaints: Vec<String>) {
+        self.work().network = complaints;
+    }
+
     /// Programs that are not attached where they should be, for people; empty when all are.
     pub fn set_failed_hooks(&self, failed: Vec<String>) {
         self.work().failed_hooks = failed;
@@ -172,8 +178,8 @@ impl Health {
             problems.push(format!("Services and EndpointSlices {what}"));
         }
         problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
-        problems
-            .extend(work.failed_hooks.iter().chain(&work.failed_service_health).chain(&work.drops).cloned());
+        let others = [&work.network, &work.failed_hooks, &work.failed_service_health, &work.drops];
+        problems.extend(others.into_iter().flatten().cloned());
         problems
     }
 
@@ -259,12 +265,14 @@ mod tests {
         assert_eq!(serde_json::to_value(health.live()).unwrap().get("nodeEligible"), None);
 
         health.failed(&anyhow::anyhow!("no room"));
+        health.set_network(vec!["no interface has the address 192.0.2.7".into()]);
         health.set_failed_hooks(vec!["uplink_ingress at eth9: no such device".into()]);
         health.set_failed_service_health(vec!["port taken".into()]);
         health.set_drops(vec!["3 packets were dropped".into()]);
         let json = serde_json::to_value(health.ready()).unwrap();
         let expected = serde_json::json!([
             "cannot apply changes: no room",
+            "no interface has the address 192.0.2.7",
             "uplink_ingress at eth9: no such device",
             "port taken",
             "3 packets were dropped"

@@ -84,6 +84,7 @@ impl Agent {
             }
         }
         self.said.clone_from(&topology.complaints);
+        self.health.set_network(topology.complaints.clone());
         if topology.nodeport_addresses != self.topology.nodeport_addresses {
             let addresses: Vec<String> =
                 topology.nodeport_addresses.iter().map(ToString::to_string).collect();

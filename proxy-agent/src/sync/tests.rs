@@ -14,6 +14,7 @@ fn knowing(protocol: Protocol) -> (Sync, ObjectName) {
     sync.take(Change::Service(Service {
         name: name.clone(),
         cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        load_balancer_ips: vec!["198.51.100.1".parse().unwrap()],
         ports: vec![ServicePort { name: "a".into(), protocol, port: 80, node_port: Some(30_080) }],
         internal_policy: TrafficPolicy::Local,
         external_policy: TrafficPolicy::Local,
@@ -57,11 +58,25 @@ fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
     let (mut sync, name) = knowing(Protocol::Tcp);
     let frontends = |sync: &Sync| sync.plan(&name).ports[0].frontends.clone();
     let vip: SocketAddr = VIP.parse().unwrap();
-    let all = [Frontend::ClusterIp(vip), Frontend::ClusterAddress(vip.ip()), Frontend::NodePort(30_080)];
+    let balancer: SocketAddr = "198.51.100.1:80".parse().unwrap();
+    let all = [
+        Frontend::ClusterIp(vip),
+        Frontend::ClusterAddress(vip.ip()),
+        Frontend::LoadBalancer(balancer),
+        Frontend::LoadBalancerAddress(balancer.ip()),
+        Frontend::NodePort(30_080),
+    ];
     assert_eq!(frontends(&sync), all);
     sync.set_local_addresses(&[vip.ip()].into());
-    assert!(sync.has_failed(), "it is planned again");
-    assert_eq!(frontends(&sync), [Frontend::NodePort(30_080)]);
+    assert!(std::mem::take(&mut sync.failed).len() == 1, "it is planned again");
+    assert_eq!(frontends(&sync), all[2..]);
+    // A load balancer's address that the node has itself: other ports of it are the node's.
+    sync.set_local_addresses(&[balancer.ip()].into());
+    assert!(std::mem::take(&mut sync.failed).len() == 1);
+    assert_eq!(frontends(&sync), [all[0], all[1], all[2], all[4]]);
+    sync.set_local_addresses(&BTreeSet::new());
+    assert!(std::mem::take(&mut sync.failed).len() == 1);
+    assert_eq!(frontends(&sync), all);
 }
 
 #[test]

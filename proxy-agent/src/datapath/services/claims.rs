@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::Result;
-use proxy_common::layout::id::Id;
+use proxy_common::layout::{
+    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
+    id::Id,
+};
 use tracing::warn;
 
 use super::{
@@ -66,8 +69,10 @@ impl Services {
         if let Some(holder) = claimants.front()
             && holder != name
         {
-            // All ports of a Service claim its cluster IPs as such.
-            if holder.service != name.service {
+            // All ports of a Service claim its addresses as such, and Services may share a load balancer's.
+            if holder.service != name.service
+                && flags & (FRONTEND_ADDRESS | FRONTEND_CLUSTER_IP) != FRONTEND_ADDRESS
+            {
                 warn!("services {holder} and {name} both want {claim}: {holder} keeps it");
             }
             return Ok(());

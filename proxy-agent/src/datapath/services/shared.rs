@@ -12,7 +12,7 @@ use proxy_common::{
     layout::{
         backend::Alive,
         filter::{self, Mark},
-        frontend::FRONTEND_CLUSTER_IP,
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
         id::Id,
         name::ServiceName,
         set::Set,
@@ -58,7 +58,7 @@ impl Shared {
     /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.
     fn marks(&self, claim: &Claim, flags: u32) -> Vec<Mark> {
         let Claim { address, protocol } = *claim;
-        if flags & FRONTEND_CLUSTER_IP != 0 {
+        if flags & (FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS) != 0 {
             vec![address_mark(address.ip())]
         } else if claim.is_node_port() {
             let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use proxy_common::layout::{
     filter,
-    frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend as FrontendValue, FrontendKey, Target},
+    frontend::{
+        FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend as FrontendValue, FrontendKey,
+        Target,
+    },
     source::Source,
 };
 
@@ -310,6 +313,34 @@ fn ports_of_a_service_share_its_address() {
     assert!(node.may_be_frontend("10.96.0.1:1"));
     node.services.remove(&udp.name).unwrap();
     assert_eq!(owner(&node), None);
+}
+
+#[test]
+fn a_load_balancer_s_address_is_known_as_such_and_may_be_shared() {
+    let mut node = Node::new();
+    let frontends = |port| {
+        let address = at(&format!("198.51.100.1:{port}"));
+        [Frontend::LoadBalancer(address), Frontend::LoadBalancerAddress(address.ip())]
+    };
+    let (web, mail) =
+        (port("web", Protocol::Tcp, &frontends(80)), port("mail", Protocol::Tcp, &frontends(25)));
+    assert!(!node.may_be_frontend("198.51.100.1:81"));
+    node.apply(&web);
+    node.apply(&mail);
+    let owner = |node: &Node| node.frontend("198.51.100.1:0", Protocol::Tcp);
+    assert_eq!(owner(&node), Some((node.id(&web), FRONTEND_ADDRESS)), "not a cluster IP");
+    assert_eq!(node.frontend("198.51.100.1:25", Protocol::Tcp), Some((node.id(&mail), 0)));
+    assert!(node.may_be_frontend("198.51.100.1:81"), "whatever the port");
+    node.services.remove(&web.name).unwrap();
+    assert_eq!(owner(&node), Some((node.id(&mail), FRONTEND_ADDRESS)));
+    // It became the node's own.
+    let mut local = mail.clone();
+    local.frontends.pop();
+    node.apply(&local);
+    assert_eq!(
+        (owner(&node), node.frontend("198.51.100.1:25", Protocol::Tcp)),
+        (None, Some((node.id(&mail), 0)))
+    );
 }
 
 #[test]
