@@ -14,8 +14,8 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6,
     decide::{
-        AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables,
-        Verdict,
+        AffinityHandle, Attempt, DropReason, FlowHandle, Found, Inserted, NodeAddress, Route, SocketTables,
+        Tables, Verdict,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -45,6 +45,7 @@ use crate::{
         self,
         known::{self, Question},
     },
+    scratch::scratch,
     settings::settings,
     tc::Skb,
 };
@@ -409,7 +410,24 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn defers_opening(&self) -> bool {
+    fn find_flow(&self, _: &Packet<F>, key: &FlowKey<F>) -> Option<FlowEntry<F>> {
+        const CONFIRMED: u32 = Found::Confirmed as u32;
+        const PENDING: u32 = Found::Pending as u32;
+        // The packet is in the CPU's scratch already.
+        scratch::<F>()?.key = *key;
+        let found = match self.layer {
+            Layer::Xdp => F::find_of_frame(self.ctx.cast()),
+            _ => F::find_of_skb(self.ctx.cast()),
+        };
+        match found {
+            CONFIRMED => F::flow(key).map(FlowEntry),
+            PENDING => F::pending(key).map(FlowEntry),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn defers(&self) -> bool {
         matches!(self.layer, Layer::Tc(_))
     }
 

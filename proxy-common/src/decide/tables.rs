@@ -68,6 +68,18 @@ pub enum Attempt {
     NoRoom = 2,
 }
 
+/// Where the flow of a packet was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Found {
+    /// Nowhere, or the packet must choose anew.
+    None = 0,
+    /// Among the confirmed flows.
+    Confirmed = 1,
+    /// Among the others.
+    Pending = 2,
+}
+
 /// What a node address is for: `NODE_ADDR_*` bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeAddress(pub u32);
@@ -234,10 +246,23 @@ pub trait Tables<F: Family> {
     /// Opens the flow that [`Tables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
-    /// Is a flow opened later, by the caller? In the kernel, what is done with a packet comes one after the other and not one in the
+    /// The flow that a packet belongs to, with [`find`](super::find). In the kernel a function of its own, so that the verifier goes through
+    /// connection tracking once.
+    #[inline(always)]
+    fn find_flow(&self, packet: &Packet<F>, key: &FlowKey<F>) -> Option<Self::Flow>
+    where
+        Self: Sized,
+    {
+        match super::find(self, packet, key) {
+            Found::None => None,
+            Found::Confirmed => self.flow(key),
+            Found::Pending => self.pending(key),
+        }
+    }
+    /// Is the caller asked to choose a backend, and to open a flow? In the kernel, what is done with a packet comes one after the other and not one in the
     /// other: a chain of calls has 512 bytes of stack.
     #[inline(always)]
-    fn defers_opening(&self) -> bool {
+    fn defers(&self) -> bool {
         false
     }
     /// Tries to open the flow that [`Tables::pair`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
