@@ -13,6 +13,9 @@ use crate::{
     wire::Kind,
 };
 
+/// The benchmark's name.
+pub(crate) const NAME: &str = "traffic";
+
 impl Kind {
     pub(crate) fn title(self) -> &'static str {
         match self {
@@ -100,7 +103,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
     }));
     let figures = floors.into_iter().chain(figures).collect();
     let targets = targets(samples, rates);
-    Part { bench: "traffic".to_owned(), method: method.to_string(), figures, targets }
+    Part { bench: NAME.to_owned(), method: method.to_string(), figures, targets }
 }
 
 /// Pods have no part in what is forwarded: only how a packet is met at the uplink matters.
