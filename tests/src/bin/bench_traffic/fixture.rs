@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::Result;
 use proxy_tests::{
-    bench::rules::{Endpoint, Port, Service, nftables},
+    bench::rules::{Endpoint, Port, Service, Site, nftables},
     cluster::{Agent, Cluster, Node, Process},
 };
 
@@ -19,20 +19,18 @@ use crate::{
 pub(crate) enum Proxy {
     /// The agent.
     Ours,
-    /// kube-proxy's rules in nftables mode: DNAT and masquerade.
+    /// kube-proxy's rules in nftables mode, with masquerade that keeps source ports: what the kernel does best.
+    Masquerade,
+    /// The same with random source ports, as kube-proxy has it.
     Nftables,
 }
 
 impl Proxy {
-    /// One after the other, and for each case another one first.
-    pub(crate) fn in_turn(case: usize) -> [Self; 2] {
-        if case.is_multiple_of(2) { [Self::Ours, Self::Nftables] } else { [Self::Nftables, Self::Ours] }
-    }
-
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Ours => "ours",
-            Self::Nftables => "nftables, masquerade",
+            Self::Masquerade => "kernel masquerade",
+            Self::Nftables => "nftables",
         }
     }
 }
@@ -66,9 +64,11 @@ impl Fixture {
                 cluster.manifests.write("services.json", &manifest(&services))?;
                 agents = cluster.start_agents(&[])?;
             }
-            Proxy::Nftables => {
+            Proxy::Masquerade | Proxy::Nftables => {
                 for (index, node) in cluster.nodes.iter().enumerate() {
-                    node.place.netns.nft(&nftables(&site(index, node.place.v4), &services))?;
+                    let keeps_ports = proxy == Proxy::Masquerade;
+                    let site = Site { keeps_ports, ..site(index, node.place.v4) };
+                    node.place.netns.nft(&nftables(&site, &services))?;
                 }
             }
         }

@@ -43,7 +43,6 @@ pub(crate) fn add(part: &mut Part, measured: &[Measured]) {
             part.figures.push(figure("SYNs reached", Unit::PerSecond, Better::More, flood.rate()));
         }
     }
-    part.figures.sort_by_key(|figure| figure.table.ends_with("SYNs reached"));
     part.targets.extend(targets(measured));
 }
 

@@ -131,6 +131,7 @@ fn bench(args: Args) -> Result<()> {
     if sections.contains(&Section::Flood) {
         flood_report::add(&mut part, &flood::measure()?);
     }
+    report::group(&mut part.figures);
     print!("{}", report::tables(&part));
     if let Some(path) = args.json {
         let json = serde_json::to_string_pretty(&part)? + "\n";

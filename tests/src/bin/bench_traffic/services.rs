@@ -102,6 +102,7 @@ pub(crate) fn site(node: usize, address: Ipv4Addr) -> Site {
         node_name: format!("node-{}", node + 1),
         cluster_cidr: CLUSTER_CIDR,
         service_cidr: SERVICE_CIDR,
+        keeps_ports: false,
     }
 }
 

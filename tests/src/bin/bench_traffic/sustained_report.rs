@@ -63,7 +63,7 @@ fn failed(tally: &Tally) -> Summary {
 fn targets(measured: &[Measured]) -> Vec<Target> {
     let mut compared = Vec::new();
     for ours in measured.iter().filter(|measured| measured.proxy == Proxy::Ours) {
-        let is_peer = |other: &&Measured| other.case == ours.case && other.proxy == Proxy::Nftables;
+        let is_peer = |other: &&Measured| other.case == ours.case && other.proxy == Proxy::Masquerade;
         if let Some(peer) = measured.iter().find(is_peer) {
             compared.push((ours.case, &ours.tally, &peer.tally));
         }
@@ -102,7 +102,7 @@ fn failures(title: &str, (case, ours, peer): Compared<'_>) -> Target {
 
 fn rates(title: &str, (case, ours, peer): Compared<'_>) -> Target {
     Target {
-        what: format!("sustained load, rate against {}, {title}", Proxy::Nftables.title()),
+        what: format!("sustained load, rate against {}, {title}", Proxy::Masquerade.title()),
         unit: Unit::Ratio,
         better: Better::More,
         limit: 1.0,
@@ -119,7 +119,7 @@ fn reason((case, ours, peer): Compared<'_>) -> Option<String> {
     let of = |tally: &Tally| {
         format!("{:.0}/s with {} of {} failed", tally.rate(), tally.failures.total(), tally.tried())
     };
-    Some(format!("{}: {}; {}: {}", case.title(), of(ours), Proxy::Nftables.title(), of(peer)))
+    Some(format!("{}: {}; {}: {}", case.title(), of(ours), Proxy::Masquerade.title(), of(peer)))
 }
 
 fn method(time: Duration) -> String {
@@ -129,14 +129,14 @@ fn method(time: Duration) -> String {
          request, or a datagram from a new socket; it fails when it has no reply within a second. It lasts {} s \
          with one client address and one endpoint, {} s in the other cases; many clients are {MANY_CLIENTS} addresses of one \
          machine. Each case and way to serve has a cluster of its own, made for it, with the kernel's usual TIME-WAIT \
-         and conntrack timeouts; the two ways to serve a case follow each other, another one first each time. All CPUs are used. \
-         {} is the rules of *nftables* above, whose NAT is the kernel's. The clients' machine reuses ports in TIME-WAIT \
+         and conntrack timeouts; the ways to serve a case follow each other, another one first each time. All CPUs are used. \
+         *kernel masquerade* is the rules of *nftables*, but with masquerade that keeps source ports; kube-proxy's takes \
+         random ones, which is *nftables* here as above. The clients' machine reuses ports in TIME-WAIT \
          after a second (`tcp_tw_reuse`), or {} would end at 470 a second by the client alone. A rate is successes over \
          the whole time, with the quartiles of its seconds. A time to connect includes attempts that timed out, as a second; \
          for UDP it is the time to the reply.",
         time.as_secs(),
         (time / SHORTER).as_secs_f64(),
-        format_args!("*{}*", Proxy::Nftables.title()),
         Case { transport: Transport::TcpClientCloses, clients: 1, endpoints: 1 }.title(),
     )
 }
