@@ -162,6 +162,11 @@ fn forged_resets_end_no_connection() {
         let to = v4(&scenario, Entry::NodePort(0), service).unwrap();
         let mut idle = hold(&scenario, client, Entry::NodePort(0), service, IDLE).unwrap();
         let ends: Vec<_> = idle.iter().map(|held| held.local().unwrap()).collect();
+        let closed = || {
+            let living = living_flows(&scenario, to).unwrap();
+            ends.iter().filter(|end| !living.contains(*end)).count()
+        };
+        assert_eq!(closed(), 0, "to {to}, before there was any reset");
         client
             .netns
             .run(|| {
@@ -177,14 +182,7 @@ fn forged_resets_end_no_connection() {
             })
             .unwrap();
         // What is closed goes after seconds of silence, or a minute: too long to wait for here.
-        let living = living_flows(&scenario, to).unwrap();
-        let gone: Vec<_> = ends.iter().filter(|end| !living.contains(*end)).collect();
-        assert!(
-            gone.is_empty(),
-            "{} of {} idle connections to {to} count as closed: {gone:?}",
-            gone.len(),
-            ends.len()
-        );
+        assert_eq!(closed(), 0, "of {IDLE} idle connections to {to} count as closed");
         idle.iter_mut().for_each(Held::ask);
         let lost: Vec<_> = idle.iter().filter_map(Held::lost).collect();
         assert!(lost.is_empty(), "{lost:#?}");

@@ -53,7 +53,7 @@ struct Args {
     /// Only these paths.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
-    /// How long sustained load lasts with one client and one endpoint; the other cases last a quarter of it.
+    /// How long sustained load lasts with one client and one endpoint; the other cases last a sixth of that.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Only these parts.

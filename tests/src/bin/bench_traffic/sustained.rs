@@ -14,7 +14,7 @@ pub(crate) const MANY_CLIENTS: usize = 16;
 /// Endpoints of a Service that has several.
 pub(crate) const MANY_ENDPOINTS: usize = 4;
 
-/// Of the time of cases with one client and one endpoint, the others have one part of so many.
+/// How many times shorter cases with several clients or endpoints are than those with one of each.
 pub(crate) const SHORTER: u32 = 6;
 
 /// What is done over and over.

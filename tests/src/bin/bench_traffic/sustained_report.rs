@@ -132,7 +132,7 @@ fn method(time: Duration) -> String {
          and conntrack timeouts; the ways to serve a case follow each other, another one first each time. All CPUs are used. \
          *kernel masquerade* is the rules of *nftables*, but with masquerade that keeps source ports; kube-proxy's takes \
          random ones, which is *nftables* here as above. The clients' machine reuses ports in TIME-WAIT \
-         after a second (`tcp_tw_reuse`), or {} would end at 470 a second by the client alone. A rate is successes over \
+         after a second (`tcp_tw_reuse`), or its ports would limit {} to 470 a second. A rate is successes over \
          the whole time, with the quartiles of its seconds. A time to connect includes attempts that timed out, as a second; \
          for UDP it is the time to the reply.",
         time.as_secs(),
