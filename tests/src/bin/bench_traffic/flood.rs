@@ -14,8 +14,10 @@ use crate::fixture::{Fixture, Proxy};
 
 /// Forged SYNs per second; without any, all clients must succeed.
 pub(crate) const RATES: [u32; 4] = [0, 2_000, 20_000, 200_000];
-/// How long each flood lasts.
-pub(crate) const TIME: Duration = Duration::from_secs(10);
+/// How many times shorter each flood is than the hardest cases of sustained load.
+pub(crate) const SHORTER: u32 = 2;
+/// The same for the one of no packets, which shows only that clients succeed here.
+const NO_FLOOD_SHORTER: u32 = 12;
 /// New connections per second of each Service's clients.
 pub(crate) const CONNECTIONS: u32 = 100;
 /// Connections to each Service that are there before the flood. Every other one is silent during it.
@@ -42,14 +44,15 @@ pub(crate) struct Measured {
 }
 
 /// All floods, each on clusters of its own.
-pub(crate) fn measure() -> Result<Vec<Measured>> {
+pub(crate) fn measure(time: Duration) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for (index, rate) in RATES.into_iter().enumerate() {
+        let time = time / if rate == 0 { NO_FLOOD_SHORTER } else { SHORTER };
         let mut proxies = [Proxy::Ours, Proxy::Nftables];
         proxies.rotate_left(index % 2);
         for proxy in proxies {
             let title = format!("{}: {rate} SYN/s", proxy.title());
-            let measured = one(rate, proxy).with_context(|| title.clone())?;
+            let measured = one(rate, proxy, time).with_context(|| title.clone())?;
             let Measured { flood, other, same, lost, .. } = &measured;
             println!(
                 "{title} ({:.0} reached): another Service: {other}; the same: {same}; {lost} of {} connections lost",
@@ -62,7 +65,7 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
     Ok(all)
 }
 
-fn one(rate: u32, proxy: Proxy) -> Result<Measured> {
+fn one(rate: u32, proxy: Proxy, time: Duration) -> Result<Measured> {
     let fixture = Fixture::new(proxy, ENDPOINTS, ENDPOINTS)?;
     route_forged_sources(&fixture.cluster)?;
     let client = &fixture.cluster.client.netns;
@@ -79,7 +82,7 @@ fn one(rate: u32, proxy: Proxy) -> Result<Measured> {
     let stop = AtomicBool::new(false);
     let connect = |to| {
         let attempts = Attempts::new(Transport::TcpClientCloses, to);
-        client.run(|| Ok(attempts.open_loop(CONNECTIONS, TIME)?))
+        client.run(|| Ok(attempts.open_loop(CONNECTIONS, time)?))
     };
     let (flood, other, same) = thread::scope(|scope| {
         let flood = scope.spawn(|| match rate {

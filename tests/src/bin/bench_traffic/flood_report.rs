@@ -1,15 +1,17 @@
 //! Floods, in the form of all benchmarks.
 
+use std::time::Duration;
+
 use proxy_tests::bench::{Better, Figure, Part, Summary, Target, Unit};
 
 use crate::{
     fixture::Proxy,
-    flood::{CONNECTIONS, ENDPOINTS, HELD, Measured, TIME},
+    flood::{CONNECTIONS, ENDPOINTS, HELD, Measured, SHORTER},
 };
 
 /// Adds method, tables and targets.
-pub(crate) fn add(part: &mut Part, measured: &[Measured]) {
-    part.method += &method();
+pub(crate) fn add(part: &mut Part, measured: &[Measured], time: Duration) {
+    part.method += &method(time);
     for Measured { rate, proxy, flood, other, same, lost } in measured {
         let figure = |table: &str, unit, better, value| Figure {
             table: format!("Flood of forged SYNs to one Service: {table}"),
@@ -90,7 +92,7 @@ fn title(rate: u32) -> String {
     }
 }
 
-fn method() -> String {
+fn method(time: Duration) -> String {
     format!(
         "\n\nFloods: forged SYNs, each from another address and port, go from outside to the nodePort of one Service for \
          {} s, at the wanted rate or as fast as this machine makes and forwards them; replies to them end in silence. \
@@ -98,6 +100,6 @@ fn method() -> String {
          reply within a second has failed. {HELD} connections to each Service are there before; half of them talk during the \
          flood, the others are asked after it. Both Services have {ENDPOINTS} endpoints on each node. Attacker, clients, nodes \
          and endpoints share this machine's CPUs, so the largest flood is also one of CPU time.",
-        TIME.as_secs()
+        (time / SHORTER).as_secs_f64()
     )
 }

@@ -53,7 +53,7 @@ struct Args {
     /// Only these paths.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
-    /// How long sustained load lasts with one client and one endpoint; the other cases last a sixth of that.
+    /// How long sustained load lasts with one client and one endpoint; other cases last a sixth of that, floods half.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Only these parts.
@@ -124,12 +124,12 @@ fn bench(args: Args) -> Result<()> {
             targets: Vec::new(),
         }
     };
+    let time = Duration::from_secs(args.seconds);
     if sections.contains(&Section::Sustained) {
-        let time = Duration::from_secs(args.seconds);
         sustained_report::add(&mut part, &sustained::measure(time)?, time);
     }
     if sections.contains(&Section::Flood) {
-        flood_report::add(&mut part, &flood::measure()?);
+        flood_report::add(&mut part, &flood::measure(time)?, time);
     }
     report::group(&mut part.figures);
     print!("{}", report::tables(&part));
