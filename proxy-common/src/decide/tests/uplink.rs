@@ -33,6 +33,7 @@ for_both_families! {
     a_range_that_is_nearly_full_still_yields
     idle_flows_give_their_source_ports
     flows_give_their_port_when_it_is_safe
+    the_last_free_port_is_found
     given_source_addresses_are_used
     kernel_nat_s_port_is_not_given_away
     a_socket_s_port_is_not_given_away
@@ -347,6 +348,19 @@ fn flows_give_their_port_when_it_is_safe<F: TestFamily>() {
                 (CLIENT, 50_001),
             );
         }
+    }
+}
+
+/// Whatever their number has as divisors.
+fn the_last_free_port_is_found<F: TestFamily>() {
+    for count in [1, 2, 10, 64, 100, 125] {
+        let mut world = World::<F>::new(&[REMOTE]);
+        (world.settings.snat_first, world.settings.snat_last) = (20_000, 20_000 + (count - 1));
+        // All of one client from ports that are mapped to the same one.
+        for number in 0..count {
+            open(&world, (CLIENT, 1_000 + number * count));
+        }
+        assert_eq!(world.uplink_gets(&tcp((CLIENT, 50_000), FRONTEND, SYN)).verdict, Verdict::Drop, "{count}");
     }
 }
 
