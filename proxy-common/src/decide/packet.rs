@@ -219,8 +219,12 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
             return;
         }
     } else {
+        // What leaves by the uplink that it came by, we sent on ourselves.
+        if tables.came_in() == tables.leaves() || !may_be_snat(tables, packet) {
+            return;
+        }
         let translated = FlowKey::new(reply.tuple, packet.protocol, Edge::ReverseIngress);
-        if !may_be_snat(tables, packet) || is_flow(tables, &translated) {
+        if is_flow(tables, &translated) {
             return;
         }
     }
