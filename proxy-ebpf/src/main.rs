@@ -47,8 +47,8 @@ macro_rules! tc_programs {
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
         pub fn $name(skb: *mut __sk_buff) -> i32 {
-            let v4 = tc::Steps { read: $read4, unusual: $v4, apply: $apply4 };
-            let v6 = tc::Steps { read: $read6, unusual: $v6, apply: $apply6 };
+            let v4 = tc::Steps { read: $read4, unusual: $v4, open: open4, apply: $apply4 };
+            let v6 = tc::Steps { read: $read6, unusual: $v6, open: open6, apply: $apply6 };
             tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
         }
 
@@ -103,6 +103,18 @@ steps! {
     read6, apply6 => V6, ETHERNET;
     read4_l3, apply4_l3 => V4, 0;
     read6_l3, apply6_l3 => V6, 0;
+}
+
+/// Opens the flow of an IPv4 packet, as was decided.
+#[unsafe(no_mangle)]
+pub extern "C" fn open4(skb: *mut __sk_buff) -> u64 {
+    tc::open::<V4>(skb)
+}
+
+/// Opens the flow of an IPv6 packet, as was decided.
+#[unsafe(no_mangle)]
+pub extern "C" fn open6(skb: *mut __sk_buff) -> u64 {
+    tc::open::<V6>(skb)
 }
 
 /// Tells what this kernel can do.

@@ -14,7 +14,8 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6,
     decide::{
-        AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables, Verdict,
+        AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables,
+        Verdict,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -39,11 +40,11 @@ use crate::{
     answers,
     family::KernelFamily,
     maps::{ALIVE, COUNTERS, DEVICES, SETS, VIP_FILTER},
+    rewrite::LONGEST_MASK,
     route::{
         self,
         known::{self, Question},
     },
-    rewrite::LONGEST_MASK,
     settings::settings,
     tc::Skb,
 };
@@ -56,7 +57,8 @@ impl Bytes for Frame {
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         // SAFETY: the context is readable, and so are the bounds it gives.
         unsafe {
-            let (data, end) = ((*self.0).data as usize as *const u8, (*self.0).data_end as usize as *const u8);
+            let (data, end) =
+                ((*self.0).data as usize as *const u8, (*self.0).data_end as usize as *const u8);
             // As in `rewrite`: what is not on the stack may be anything to the verifier.
             let at = data.wrapping_add(core::hint::black_box(offset) & LONGEST_MASK);
             (at.wrapping_add(size_of::<T>()) <= end).then(|| read(at))
@@ -404,6 +406,11 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
     fn remove_pending(&self, key: &FlowKey<F>) {
         F::remove_pending(key);
+    }
+
+    #[inline(always)]
+    fn defers_opening(&self) -> bool {
+        matches!(self.layer, Layer::Tc(_))
     }
 
     #[inline(always)]

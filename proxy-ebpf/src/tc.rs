@@ -117,6 +117,8 @@ pub(crate) struct Steps {
     pub(crate) read: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`unusual::unusual`].
     pub(crate) unusual: extern "C" fn(*mut __sk_buff) -> u64,
+    /// [`open`].
+    pub(crate) open: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`apply::apply`].
     pub(crate) apply: extern "C" fn(*mut __sk_buff) -> u64,
 }
@@ -146,6 +148,9 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
         (steps.read)(skb);
         done = Done((steps.unusual)(skb));
     }
+    if done.is(Done::OPEN) {
+        done = Done((steps.open)(skb));
+    }
     if done.is(Done::APPLY) {
         done = Done((steps.apply)(skb));
     }
@@ -167,6 +172,8 @@ pub(crate) struct Done(u64);
 impl Done {
     /// To be taken apart as an unusual packet.
     const UNUSUAL: Self = Self(0xff << 40);
+    /// A flow is to be opened first, as the CPU's pair and [`Scratch`] say.
+    const OPEN: Self = Self(0xfd << 40);
     /// To be translated and sent, as the CPU's [`Scratch`] says.
     const APPLY: Self = Self(0xfe << 40);
 
@@ -228,11 +235,28 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     match H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out) {
         Verdict::Pass => Done::with(NEXT, Note::Nothing),
         Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
+        Verdict::Open => Done::OPEN,
         decided @ (Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return) => {
             *verdict = decided;
             Done::APPLY
         }
         asked => Done::answered(Answer::of(asked, packet), packet, out.route.mtu),
+    }
+}
+
+/// Opens the flow of the packet in the CPU's scratch.
+#[inline(always)]
+pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
+    let next = Done::with(NEXT, Note::Nothing);
+    let (Some(Scratch { dissected, verdict, out, .. }), Some(pair)) = (scratch::<F>(), F::pair()) else {
+        return next.0;
+    };
+    let after = out.opened;
+    // SAFETY: this CPU's own; the decision left the flow in it.
+    *verdict = decide::opened(&Kernel::of_skb(skb, 0), unsafe { &mut *pair }, after, out);
+    match *verdict {
+        Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&dissected.packet.tuple)).0,
+        _ => Done::APPLY.0,
     }
 }
 

@@ -82,7 +82,8 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
         | Verdict::TimeExceeded
         | Verdict::TooBig
         | Verdict::Switch
-        | Verdict::Return => XDP_PASS,
+        | Verdict::Return
+        | Verdict::Open => XDP_PASS,
     }
 }
 

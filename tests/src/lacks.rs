@@ -14,6 +14,8 @@ pub const MARK: &str = "not possible on this kernel: ";
 pub enum Lack {
     /// `BPF_PROG_TEST_RUN` tells an XDP program no device (5.15).
     XdpTestDevice,
+    /// `BPF_PROG_TEST_RUN` cannot be told by which device a packet came in.
+    TestIngress,
     /// XDP programs for packets of several buffers cannot be loaded (5.18).
     XdpFrags,
     /// `BPF_PROG_TEST_RUN` does not check the sum of the whole packet.
@@ -29,6 +31,7 @@ impl fmt::Display for Lack {
         f.write_str(MARK)?;
         match self {
             Self::XdpTestDevice => f.write_str("test runs give XDP programs no device (Linux 5.15)"),
+            Self::TestIngress => f.write_str("test runs do not tell where packets came in"),
             Self::XdpFrags => f.write_str("no XDP programs for packets of several buffers (Linux 5.18)"),
             Self::ChecksumComplete => f.write_str("test runs do not check CHECKSUM_COMPLETE"),
             Self::NetnsCookie => f.write_str("programs cannot tell network namespaces apart (Linux 5.14)"),
@@ -49,7 +52,7 @@ impl Lack {
             Self::XdpTestDevice => (5, 15),
             Self::XdpFrags => (5, 18),
             Self::NetnsCookie => (5, 14),
-            Self::ChecksumComplete | Self::Device(_) => bail!("{self:?} came with no release: try it"),
+            Self::ChecksumComplete | Self::TestIngress | Self::Device(_) => bail!("{self:?} came with no release: try it"),
         };
         Ok(release()? < since)
     }

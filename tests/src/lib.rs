@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod bystander;
 pub mod cluster;
 pub mod conformance;
 #[cfg(feature = "fuzz")]

@@ -21,7 +21,6 @@ fn config(kernel_log: Option<KernelLogLevel>) -> ObjectConfig {
         reject_with_reset: true,
         localhost_nodeports: true,
         max_flows: 1024,
-        max_new_flows: 10,
         timeouts: Timeouts::DEFAULT,
         kernel_log,
     }

@@ -351,7 +351,6 @@ impl Maps {
             external_cluster_ips: false,
             sockets_of_node_only: false,
             max_flows: 1024,
-            max_new_flows: 10,
             timeouts: Timeouts::DEFAULT,
             reset_removed_tcp: true,
             reject_with_reset: false,

@@ -32,7 +32,7 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
     // Random, so that two flows that met once do not meet at every step.
     let stride = (random & 0xff) | 1;
     let has_sources = pair.flow.flags & flags::SNAT != 0 && settings.snat_sources != 0;
-    let mut source = F::fold(&pair.key.tuple.src);
+    let mut source = spread(F::fold(&pair.key.tuple.src));
     pair.spare = Spare::default();
     if has_sources {
         set_source(tables, pair, source);
@@ -62,6 +62,12 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
         Attempt::NoRoom => Some(DropReason::FlowMapFull),
         Attempt::Taken => Some(DropReason::SnatExhausted),
     }
+}
+
+/// A number whose lower bits depend on all bits of the word.
+#[inline(always)]
+fn spread(word: u32) -> u32 {
+    (word ^ word >> 16).wrapping_mul(0x9e37_79b9) >> 16
 }
 
 /// Does the flow have a source that is not its client's, and so shares ports with others?
@@ -191,16 +197,20 @@ fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) -> bool {
 }
 
 /// Moves the flow of which the pair has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no
-/// more.
+/// more, or if the other entry is another flow's by now.
 #[inline(always)]
 pub fn confirm<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> bool {
     pair.make_twin();
-    if let Some(other) = tables.pending(&pair.twin_key)
-        && other.tuple.same(&pair.twin.tuple)
-    {
-        pair.twin.isn = other.isn;
-        pair.twin.acknowledged = other.acknowledged;
-        pair.twin.mac = other.mac;
+    match tables.pending(&pair.twin_key) {
+        Some(other) if other.tuple.same(&pair.twin.tuple) => {
+            pair.twin.isn = other.isn;
+            pair.twin.acknowledged = other.acknowledged;
+            pair.twin.mac = other.mac;
+        }
+        // A late reply: the client has another endpoint now.
+        Some(_) => return false,
+        None if tables.flow(&pair.twin_key).is_some() => return false,
+        None => {}
     }
     if !tables.replace_flow(&pair.twin_key, &pair.twin) {
         return false;

@@ -4,7 +4,6 @@
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
 
 mod flow;
-mod track;
 mod fragment;
 mod frontend;
 #[cfg(any(test, feature = "memory"))]
@@ -15,11 +14,12 @@ pub mod steady;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod track;
 mod verdict;
 
 pub use flow::{attempt, confirm, open};
 pub use fragment::{Completion, complete, may_be_for_service};
-pub use packet::{from_pod, from_uplink, to_client, to_outside};
+pub use packet::{from_pod, from_uplink, opened, to_client, to_outside};
 pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
 pub use tables::{
     AffinityHandle, Attempt, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,

@@ -12,7 +12,7 @@ use crate::{
         backend::Backend,
         counter::Counter,
         device::{DEVICE_UPLINK, Device},
-        flow::{Edge, FlowKey, FlowState, Mac, REFRESH, Tuple, flags},
+        flow::{Edge, FlowKey, FlowState, Mac, Pair, REFRESH, Tuple, flags},
         frontend::FRONTEND_SOURCES,
         outbound::{OUTBOUND_ONCE, Outbound, key_of_reply},
         set::Scope,
@@ -62,16 +62,11 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     if packet.is_echo_request() {
         return Verdict::Pass;
     }
-    let verdict = match answer_of_remote(tables, packet, out) {
+    match answer_of_remote(tables, packet, out) {
         Verdict::Pass => request_from_outside(tables, packet, ifindex, out),
+        Verdict::Forward => forward(tables, packet, ifindex, out),
         verdict => verdict,
-    };
-    // A new flow has its route already; only a long packet must ask for more than that.
-    let is_routed = !matches!(out.route.kind, RouteKind::None);
-    if matches!(verdict, Verdict::Forward) && (!is_routed || tables.size(packet) > ALWAYS_FITS) {
-        return forward(tables, packet, ifindex, out);
     }
-    verdict
 }
 
 /// Bytes of the longest packet that every route takes (RFC 8200 section 5).
@@ -117,7 +112,10 @@ fn request_from_outside<F: Family, T: Tables<F>>(
     }
     let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
     match known_forward(tables, packet, &key) {
-        Some(flow) => follow(tables, packet, &flow, ifindex, out),
+        Some(flow) => match follow(tables, packet, &flow, ifindex, out) {
+            Verdict::Forward => forward(tables, packet, ifindex, out),
+            verdict => verdict,
+        },
         None => new_flow(tables, packet, &key, ifindex, Scope::External, out),
     }
 }
@@ -335,9 +333,9 @@ fn is_late_copy<F: Family, T: Tables<F>>(
     flow: &T::Flow,
 ) -> bool {
     let forward = FlowKey::new(flow.tuple.reversed(), key.protocol, Edge::Forward);
-    tables.flow(&forward).is_some_and(|forward| {
-        forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1)
-    })
+    tables
+        .flow(&forward)
+        .is_some_and(|forward| forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1))
 }
 
 /// The flow that a packet belongs to; none if there is none, or if it must choose anew.
@@ -493,6 +491,13 @@ fn new_flow<F: Family, T: Tables<F>>(
                     if packet.hop_limit <= 1 {
                         return tables.answer(Counter::HopLimit, Verdict::TimeExceeded);
                     }
+                    // The route that is known by now fits nearly all packets.
+                    if tables.size(packet) > ALWAYS_FITS {
+                        let sent = forward(tables, packet, ifindex, out);
+                        if !matches!(sent, Verdict::Forward) {
+                            return sent;
+                        }
+                    }
                     flags = flags::SNAT;
                     verdict = Verdict::Forward;
                 }
@@ -529,7 +534,23 @@ fn new_flow<F: Family, T: Tables<F>>(
         0
     };
     tables.announce_answers(&backend.addr, backend.port, key.protocol);
-    if let Some(reason) = tables.open_flow(&mut pair) {
+    if tables.defers_opening() {
+        out.opened = verdict;
+        return Verdict::Open;
+    }
+    opened(tables, &mut pair, verdict, out)
+}
+
+/// Opens the flow in the pair: what is left to do after [`Verdict::Open`]. Says what becomes of the packet, `verdict` if nothing is in the
+/// way.
+#[inline(always)]
+pub fn opened<F: Family, T: Tables<F>>(
+    tables: &T,
+    pair: &mut Pair<F>,
+    verdict: Verdict,
+    out: &mut Translation<F>,
+) -> Verdict {
+    if let Some(reason) = tables.open_flow(pair) {
         return tables.drop(reason);
     }
     // The source may be another now.

@@ -189,10 +189,7 @@ fn leaving<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut Fl
 #[inline(always)]
 fn answer<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> Steady<T::Flow> {
     let Some(flow) = tables.flow(key) else {
-        // Of TCP's unconfirmed flows, endpoints send SYN-ACKs and resets alone.
-        let may_be_pending =
-            is_turn(packet) || key.protocol == PROTOCOL_UDP && tables.pending(key).is_some();
-        return if may_be_pending { Steady::Further } else { Steady::Pass };
+        return if tables.pending(key).is_some() { Steady::Further } else { Steady::Pass };
     };
     if flow.flags & flags::HAIRPIN == 0 && has_no_news(tables, packet, &flow) {
         note_acknowledgment(tables, packet, key, &flow);
@@ -227,7 +224,8 @@ fn is_turn<F: Family>(packet: &Packet<F>) -> bool {
 fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
     !is_turn(packet)
         && flow.state > FlowState::Reset as u8
-        && !packet.follows && tables.now().wrapping_sub(flow.last_seen) < REFRESH
+        && !packet.follows
+        && tables.now().wrapping_sub(flow.last_seen) < REFRESH
 }
 
 /// Writes the key, from which the tuple is read from then on: keeping it elsewhere would take stack.

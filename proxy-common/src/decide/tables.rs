@@ -234,6 +234,12 @@ pub trait Tables<F: Family> {
     /// Opens the flow that [`Tables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
+    /// Is a flow opened later, by the caller? In the kernel, what is done with a packet comes one after the other and not one in the
+    /// other: a chain of calls has 512 bytes of stack.
+    #[inline(always)]
+    fn defers_opening(&self) -> bool {
+        false
+    }
     /// Tries to open the flow that [`Tables::pair`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
     /// function of its own.
     fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt;

@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// What to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Verdict {
     /// Nothing: it is not for a service.
+    #[default]
     Pass,
     /// Rewrite it and let it go its way, through the host's stack.
     Translate,
@@ -39,6 +40,8 @@ pub enum Verdict {
     TooBig,
     /// Drop it. The reason has been counted.
     Drop,
+    /// First open the flow that is described in the pair, by [`opened`](super::opened).
+    Open,
 }
 
 /// How to rewrite a packet, as far as the verdict asks for it.
@@ -50,6 +53,8 @@ pub struct Translation<F: Family> {
     pub route: Route<F>,
     /// Destination MAC, with [`Verdict::Switch`].
     pub mac: Mac,
+    /// What to do when the flow is open, with [`Verdict::Open`].
+    pub opened: Verdict,
 }
 
 impl<F: Family> Translation<F> {

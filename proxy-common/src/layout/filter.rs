@@ -3,7 +3,7 @@
 //! Says "surely no VIP" before any hash look-up. Cluster IPs are entered by address (so that packets to
 //! any of their ports are looked at) and so are load balancers' addresses that are not the node's; every other frontend by address, port
 //! and protocol (so that other traffic of the node's own addresses is not). Source addresses for connections to remote endpoints are
-//! entered with port and protocol 0.
+//! entered with a protocol that no packet has.
 
 use crate::Family;
 
@@ -74,10 +74,11 @@ pub fn of_address<F: Family>(addr: &F::Addr) -> Mark {
     Mark::of(F::fold(addr))
 }
 
-/// The mark of an address that connections to remote endpoints may have as source: no frontend has port 0.
+/// The mark of an address that connections to remote endpoints may have as source: no frontend has this protocol.
 #[inline(always)]
 pub fn of_snat_source<F: Family>(addr: &F::Addr) -> Mark {
-    of_frontend::<F>(addr, 0, 0)
+    const RESERVED: u8 = 255;
+    of_frontend::<F>(addr, 0, RESERVED)
 }
 
 /// The mark of a frontend; the port in network byte order.

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cluster, Manifests, Narrow, Netns, Node, NodeDevice, Overlay, Place, PodNetwork, SecondUplink,
-    SourcePorts, XdpPass, addresses as addr,
+    Cluster, Manifests, Masquerade, Narrow, Netns, Node, NodeDevice, Overlay, Place, PodNetwork,
+    SecondUplink, SourcePorts, XdpPass, addresses as addr,
     cgroup::{BPFFS, cgroup2_mount, ensure_bpffs},
     device::set_checksum_offload,
     nodes, remove, remove_stale,
@@ -30,6 +30,7 @@ pub struct Builder {
     pub(super) shape: Shape,
     pub(super) rp_filter: u8,
     pub(super) bridge_nf_call: bool,
+    pub(super) masquerade: Masquerade,
     offload: bool,
     xdp_pass: bool,
 }
@@ -44,6 +45,7 @@ impl Default for Builder {
             shape: Shape::default(),
             rp_filter: 1,
             bridge_nf_call: true,
+            masquerade: Masquerade::Plain,
             offload: true,
             xdp_pass: false,
         }
@@ -115,6 +117,12 @@ impl Builder {
     /// `net.bridge.bridge-nf-call-ip(6)tables` of the nodes, where the kernel has it (default: on).
     pub fn bridge_nf_call(mut self, on: bool) -> Self {
         self.bridge_nf_call = on;
+        self
+    }
+
+    /// How nodes masquerade what pods send out of the cluster (default: plain).
+    pub fn masquerade(mut self, masquerade: Masquerade) -> Self {
+        self.masquerade = masquerade;
         self
     }
 

@@ -144,8 +144,17 @@ impl Place {
     /// # Errors
     /// Names what the socket was told instead of an answer.
     pub fn ping(&self, to: IpAddr, timeout: Duration) -> Result<bool> {
+        self.ping_with(to, 0, timeout)
+    }
+
+    /// The same with this many bytes after the ICMP header, all of which must come back.
+    ///
+    /// # Errors
+    /// Names what the socket was told instead of an answer.
+    pub fn ping_with(&self, to: IpAddr, size: usize, timeout: Duration) -> Result<bool> {
         let mut command = self.peer("ping")?;
         command.args(["--to", &to.to_string(), "--timeout-ms", &timeout.as_millis().to_string()]);
+        command.args(["--size", &size.to_string()]);
         let said = pipe(&mut command, "")?;
         said.trim().parse().with_context(|| format!("ping to {to}: {}", said.trim()))
     }
@@ -269,6 +278,22 @@ impl Call<'_> {
         command.stdin(Stdio::null()).stdout(output.try_clone()?);
         let process = Process::new(command.spawn().context("cannot start `peer load`")?);
         Ok(Load { process, output })
+    }
+
+    /// Makes so many requests, `parallel` at a time, each from a new socket.
+    pub fn many(&self, count: u64, parallel: usize) -> Result<LoadReport> {
+        let mut command = self.command("many")?;
+        command.args(["--count", &count.to_string(), "--parallel", &parallel.to_string()]);
+        parse(&pipe(&mut command, "")?)
+    }
+
+    /// Makes requests for some time, `parallel` at a time, each from a new socket. Who closes TCP connections first decides
+    /// where they are in TIME-WAIT.
+    pub fn many_for(&self, time: Duration, parallel: usize, server_closes: bool) -> Result<LoadReport> {
+        let mut command = self.command("many")?;
+        command.args(["--milliseconds", &time.as_millis().to_string(), "--parallel", &parallel.to_string()]);
+        command.args(server_closes.then_some("--server-closes"));
+        parse(&pipe(&mut command, "")?)
     }
 
     /// Sends bytes over one connection and gets as many back; both sides compare each one.

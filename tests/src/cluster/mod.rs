@@ -52,7 +52,7 @@ pub use netns::Netns;
 pub(crate) use netns::pipe;
 pub use place::{Place, Process, SourcePorts};
 pub use reply::{Answer, BulkReport, LoadReport, Reply};
-pub use shape::{NARROW_MTU, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink};
+pub use shape::{Masquerade, NARROW_MTU, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink};
 pub use sink::Sink;
 pub use teardown::{remove, remove_stale};
 pub use uplink::Uplink;

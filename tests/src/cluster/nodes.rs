@@ -70,7 +70,7 @@ pub(super) fn connect_pods(builder: &Builder, node: &Node, nodes: usize) -> Resu
         }
         pod.netns.ip(&pod_lines(shape.pods, index, pod))?;
     }
-    netns.nft(&cni_rules(index))?;
+    netns.nft(&cni_rules(index, builder.masquerade.statement()))?;
     Ok(())
 }
 
@@ -98,13 +98,13 @@ fn pod_lines(network: PodNetwork, node: usize, pod: &super::Place) -> Vec<String
 ///
 /// Routers also tell of fragments other than the first, and no NAT can tell whose those are: such ICMP errors are INVALID
 /// without any service as well, and are counted apart.
-fn cni_rules(node: usize) -> String {
+fn cni_rules(node: usize, masquerade: &str) -> String {
     format!(
         "table inet cni {{
             chain postrouting {{
                 type nat hook postrouting priority srcnat; policy accept;
-                ip saddr {v4} ip daddr != {all_v4} counter masquerade
-                ip6 saddr {v6} ip6 daddr != {all_v6} counter masquerade
+                ip saddr {v4} ip daddr != {all_v4} counter {masquerade}
+                ip6 saddr {v6} ip6 daddr != {all_v6} counter {masquerade}
             }}
             chain forward {{
                 type filter hook forward priority filter; policy accept;

@@ -58,6 +58,28 @@ pub enum Narrow {
     Pods,
 }
 
+/// How a node masquerades what pods send out of the cluster: which source ports its NAT gives out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// The pod's own port where that is free.
+    Plain,
+    /// A random port where the pod's own is taken (`masquerade random`).
+    Random,
+    /// Any port from 1024 to 65535 (`masquerade fully-random`): flannel, Calico, kube-router, Antrea, ip-masq-agent.
+    FullyRandom,
+}
+
+impl Masquerade {
+    /// The statement in an nftables rule.
+    pub(super) fn statement(self) -> &'static str {
+        match self {
+            Self::Plain => "masquerade",
+            Self::Random => "masquerade random",
+            Self::FullyRandom => "masquerade fully-random",
+        }
+    }
+}
+
 /// The MTU of [`Narrow`] links.
 pub const NARROW_MTU: u16 = 1300;
 

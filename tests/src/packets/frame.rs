@@ -64,7 +64,19 @@ pub struct Frame {
     pub options: usize,
     /// What is carried.
     pub payload: Vec<u8>,
+    /// TCP: initial sequence numbers of the sender and of the receiver. Sequence and acknowledgment number follow from them, as of a
+    /// packet behind the handshake.
+    pub initial: [u32; 2],
+    /// TCP: how much farther sequence and acknowledgment number are.
+    pub skew: [u32; 2],
+    /// TCP: options, a multiple of 4 bytes up to 40.
+    pub tcp_options: Vec<u8>,
 }
+
+/// Initial sequence number of who sends what [`Frame::new`] makes.
+pub const CLIENT_ISN: u32 = 0x1234_5678;
+/// That of the other side.
+pub const SERVER_ISN: u32 = 0x8765_4321;
 
 impl Frame {
     /// A frame with everything else as usual.
@@ -79,7 +91,25 @@ impl Frame {
             traffic_class: 0xb9,
             options: 0,
             payload: b"payload".to_vec(),
+            initial: [CLIENT_ISN, SERVER_ISN],
+            skew: [0; 2],
+            tcp_options: Vec::new(),
         }
+    }
+
+    /// The same with sequence and acknowledgment number farther on.
+    pub fn skewed(self, sequence: u32, acknowledgment: u32) -> Self {
+        Self { skew: [sequence, acknowledgment], ..self }
+    }
+
+    /// Sequence and acknowledgment number of a TCP packet.
+    fn numbers(&self, flags: u8) -> [u32; 2] {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let [own, other] = self.initial;
+        let sequence = own.wrapping_add(u32::from(flags & SYN == 0));
+        let acknowledgment = if flags & ACK == 0 { 0 } else { other.wrapping_add(1) };
+        [sequence.wrapping_add(self.skew[0]), acknowledgment.wrapping_add(self.skew[1])]
     }
 
     /// The same with other ends.
@@ -89,7 +119,8 @@ impl Frame {
 
     /// The answer to it: ends swapped.
     pub fn reply(&self) -> Self {
-        self.between(self.dst, self.src)
+        let [own, other] = self.initial;
+        Self { initial: [other, own], skew: [0; 2], tcp_options: Vec::new(), ..self.between(self.dst, self.src) }
     }
 
     /// The same as a router passes it on.
@@ -118,11 +149,16 @@ impl Frame {
         let mut bytes = Vec::new();
         match self.transport {
             Transport::Tcp(flags) => {
-                let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), 0x1234_5678, 0xffff);
+                let [sequence, acknowledgment] = self.numbers(flags);
+                let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), sequence, 0xffff);
+                tcp.acknowledgment_number = acknowledgment;
                 tcp.fin = flags & 1 != 0;
                 tcp.syn = flags & 2 != 0;
                 tcp.rst = flags & 4 != 0;
+                tcp.psh = flags & 8 != 0;
                 tcp.ack = flags & 16 != 0;
+                tcp.urg = flags & 32 != 0;
+                tcp.set_options_raw(&self.tcp_options)?;
                 builder.tcp_header(tcp).write(&mut bytes, &self.payload)?;
             }
             Transport::Udp | Transport::UdpUnchecked => {

@@ -14,6 +14,7 @@ use proxy_common::{
         backend::Backend,
         config::Settings,
         device::{self, DEVICE_UPLINK, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
+        filter,
         flow::Mac,
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
@@ -217,10 +218,12 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
         nodeport_first: 30_000,
         nodeport_last: 32_767,
         idle: 2_500,
+        snat_sources: 0,
         external_cluster_ips: false,
         reset_removed_tcp: false,
     });
     tables.node_addresses.insert(Host::Node.addr::<F>(), NodeAddress(NODE_ADDR_NODEPORT | NODE_ADDR_SNAT));
+    tables.filter.insert(filter::of_snat_source::<F>(&Host::Node.addr::<F>()));
     for device in [Device::Uplink, Device::PodA, Device::PodB, Device::PortC] {
         let mut value = device::Device::default();
         match device {

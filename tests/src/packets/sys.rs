@@ -70,8 +70,25 @@ impl Attr {
     }
 }
 
-/// Runs a program on a packet that came in by the device with index `ifindex`, or on no particular one (0). With a
-/// `segment`, at tc, the packet is to be cut by a device into pieces with so many bytes of payload.
+/// What a test run says of the packet besides its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around {
+    /// Index of the device it is at; 0: no particular one.
+    pub ifindex: u32,
+    /// At tc, for what leaves: index of the device by which it came in; 0: it is the node's own.
+    pub came_in: u32,
+    /// Flags of the command.
+    pub flags: u32,
+    /// At tc: a device is to cut the packet into pieces with so many bytes of payload; 0: it is not.
+    pub segment: u32,
+}
+
+/// At a device, and nothing else.
+pub fn at(ifindex: u32) -> Around {
+    Around { ifindex, ..Around::default() }
+}
+
+/// Runs a program on a packet so many times.
 ///
 /// # Errors
 /// The kernel's. Frames shorter than an Ethernet header are refused by the kernel itself.
@@ -79,10 +96,8 @@ pub fn run(
     program: BorrowedFd<'_>,
     kind: Kind,
     packet: &[u8],
-    ifindex: u32,
+    around: Around,
     repeat: u32,
-    flags: u32,
-    segment: u32,
 ) -> io::Result<Run> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;
     const GSO_SIZE: usize = 44;
@@ -91,13 +106,14 @@ pub fn run(
     let mut context = [0u32; 48];
     let size = match kind {
         Kind::Tc => {
-            context[10] = ifindex;
-            context[GSO_SIZE] = segment;
+            context[9] = around.came_in;
+            context[10] = around.ifindex;
+            context[GSO_SIZE] = around.segment;
             size_of_val(&context)
         }
         Kind::Xdp => {
             context[1] = packet.len() as u32;
-            context[3] = ifindex;
+            context[3] = around.ifindex;
             24
         }
     };
@@ -110,7 +126,7 @@ pub fn run(
         .u32(32, repeat)
         .u32(40, size as u32)
         .u64(48, context.as_ptr() as u64)
-        .u32(64, flags);
+        .u32(64, around.flags);
     attr.call(BPF_PROG_TEST_RUN)?;
     out.truncate(attr.get(12) as usize);
     Ok(Run { result: attr.get(4), packet: out, nanoseconds: attr.get(36) })

@@ -113,6 +113,7 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
         nodeport_first: 30_000,
         nodeport_last: 32_767,
         idle: 2500,
+        snat_sources: 0,
         external_cluster_ips: false,
         reset_removed_tcp: false,
     });

@@ -44,6 +44,9 @@ pub(crate) enum Outcome {
     NotOurs,
 }
 
+/// Initial sequence number of all.
+const ISN: u32 = 0x0102_0304;
+
 /// One attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
@@ -115,6 +118,9 @@ impl Attempt {
             protocol: self.number::<F>(),
             tcp_flags: if matches!(self.protocol, Protocol::Tcp | Protocol::Sctp) { begins } else { 0 },
             hop_limit: 64,
+            // Of the client's first packet, and of the one behind an endpoint's SYN-ACK.
+            sequence: ISN.wrapping_add(u32::from(self.is_open)),
+            acknowledgment: if self.is_open { ISN.wrapping_add(1) } else { 0 },
             follows: false,
             transport: 34,
         })

@@ -322,7 +322,8 @@ impl From<decide::Verdict> for Verdict {
             Core::Translate | Core::Forward | Core::Switch | Core::Return => Self::Translate,
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
-            Core::Drop | Core::TimeExceeded | Core::TooBig => Self::Drop,
+            // What is traced opens its flows at once.
+            Core::Drop | Core::TimeExceeded | Core::TooBig | Core::Open => Self::Drop,
         }
     }
 }

@@ -32,7 +32,7 @@ fn world<F: TestFamily>(backends: &[u8]) -> World<F> {
 /// Where `count` new connections of a client go.
 fn chosen<F: TestFamily>(world: &World<F>, client: u8, to: End, count: u16) -> HashSet<F::Addr> {
     // Source ports of their own: each is a new flow.
-    let first = 10_000 + world.flows.borrow().len() as u16;
+    let first = 10_000 + world.entries().1 as u16;
     let packets = (0..count).map(|i| tcp((client, first + i), to, SYN));
     packets.map(|packet| world.pod_sends(&packet).out.to.dst).collect()
 }

@@ -32,11 +32,14 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let flags = || prop_oneof![Just(SYN), Just(ACK), Just(FIN), Just(RST)];
+    let flags = || prop_oneof![Just(SYN), Just(SYN_ACK), Just(ACK), Just(FIN), Just(RST)];
     prop_oneof![
         6 => (any::<u8>(), 0u8..3, any::<u8>(), any::<bool>(), flags())
             .prop_map(|(client, port, frontend, is_tcp, flags)| Event::Request { client, port, frontend, is_tcp, flags }),
-        6 => (any::<u16>(), flags()).prop_map(|(which, flags)| Event::Reply { which, flags }),
+        // An endpoint answers; a SYN alone would be a request.
+        6 => (any::<u16>(), flags()).prop_map(|(which, flags)| {
+            Event::Reply { which, flags: if flags == SYN { SYN_ACK } else { flags } }
+        }),
         1 => (1u8..8).prop_map(|mask| Event::Endpoints { mask }),
         1 => Just(Event::Wait),
         1 => any::<u16>().prop_map(|which| Event::Forget { which }),
@@ -58,6 +61,7 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
     // Connections that ended, by what the client sent: the next packet there is a SYN.
     let mut closed = HashSet::<(Tuple<F>, u8)>::new();
     let mut over = HashSet::<(Tuple<F>, u8)>::new();
+    let mut isn = ISN;
     for event in events {
         match *event {
             Event::Request { client, port, frontend, is_tcp, flags } => {
@@ -78,8 +82,15 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                 if is_tcp && flags & (FIN | RST) & !ACK != 0 {
                     closed.insert(connection);
                 }
-                let request = packet::<F>(connection.0, protocol, flags);
+                let mut request = packet::<F>(connection.0, protocol, flags);
+                if is_tcp && flags == SYN {
+                    isn += 1_000;
+                    request.sequence = isn;
+                }
                 let said = if is_inside { world.pod_sends(&request) } else { world.uplink_gets(&request) };
+                if said.verdict == Verdict::Pass && !request.is_request() {
+                    continue;
+                }
                 prop_assert!(!matches!(said.verdict, Verdict::Pass | Verdict::Reject | Verdict::Drop));
                 let sent = said.out.to;
                 prop_assert!(POOL.iter().any(|&number| sent.dst == F::addr(number)));
@@ -130,7 +141,8 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
             }
             Event::Wait => world.wait(),
             Event::Forget { which } => {
-                let mut flows = world.flows.borrow_mut();
+                let entries = if which % 2 == 0 { &world.flows } else { &world.pending };
+                let mut flows = entries.borrow_mut();
                 let mut keys: Vec<_> = flows.keys().copied().collect();
                 keys.sort_by_key(|key| std::format!("{key:?}"));
                 let Some(key) = keys.get(which as usize % keys.len().max(1)) else { continue };

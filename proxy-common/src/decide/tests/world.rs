@@ -13,7 +13,8 @@ use crate::{
         backend::Backend,
         config::Settings,
         device::{DEVICE_UPLINK, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
-        flow::{FlowKey, Mac, Tuple},
+        filter,
+        flow::{Flow, FlowKey, Mac, Tuple},
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         set::SetRole,
@@ -85,8 +86,28 @@ pub(super) fn tuple<F: TestFamily>(src: End, dst: End) -> Tuple<F> {
     Tuple { src: F::addr(src.0), dst: F::addr(dst.0), sport: src.1.to_be(), dport: dst.1.to_be() }
 }
 
+/// The initial sequence number of both sides of a connection.
+pub(super) const ISN: u32 = 1_000;
+
+/// Of a TCP connection that sends no data: what follows the SYN has the next number, and acknowledges the other side's SYN.
 pub(super) fn packet<F: TestFamily>(tuple: Tuple<F>, protocol: u8, tcp_flags: u8) -> Packet<F> {
-    Packet { tuple, protocol, tcp_flags, hop_limit: 64, transport: 34, follows: false }
+    let is_tcp = protocol == PROTOCOL_TCP;
+    let sequence = if tcp_flags & SYN == 0 { ISN + 1 } else { ISN };
+    Packet {
+        tuple,
+        protocol,
+        tcp_flags,
+        hop_limit: 64,
+        sequence: if is_tcp { sequence } else { 0 },
+        acknowledgment: if is_tcp && tcp_flags & ACK != 0 { ISN + 1 } else { 0 },
+        transport: 34,
+        follows: false,
+    }
+}
+
+/// The SYN of the next connection between the same ends.
+pub(super) fn next_syn<F: TestFamily>(src: End, dst: End) -> Packet<F> {
+    Packet { sequence: 2 * ISN, ..tcp(src, dst, SYN) }
 }
 
 pub(super) fn tcp<F: TestFamily>(src: End, dst: End, flags: u8) -> Packet<F> {
@@ -148,6 +169,7 @@ impl<F: TestFamily> World<F> {
             nodeport_first: 30_000,
             nodeport_last: 32_767,
             idle: 2_500,
+            snat_sources: 0,
             external_cluster_ips: false,
             reset_removed_tcp: false,
         });
@@ -158,6 +180,8 @@ impl<F: TestFamily> World<F> {
         uplink.snat_v4 = V4::addr(NODE);
         uplink.snat_v6 = V6::addr(NODE);
         tables.devices.insert(UPLINK, uplink);
+        tables.filter.insert(filter::of_snat_source::<F>(&F::addr(NODE)));
+        tables.leaves.set(UPLINK);
         for device in [POD_A_DEVICE, POD_B_DEVICE] {
             tables.devices.insert(device, Device::default());
         }
@@ -195,6 +219,29 @@ impl<F: TestFamily> World<F> {
     pub(super) fn set(&mut self, service: Id, role: SetRole, backends: &[u8]) {
         let backends: std::vec::Vec<_> = backends.iter().map(|&number| backend(number)).collect();
         self.publish(service, role, &backends);
+    }
+
+    /// How many entries there are, of confirmed flows and others.
+    pub(super) fn entries(&self) -> (usize, usize) {
+        (self.flows.borrow().len(), self.pending.borrow().len())
+    }
+
+    /// A pod opens a connection to a cluster IP, and the endpoint takes it; returns the tuple of replies.
+    pub(super) fn pod_connects(&self, client: End, vip: End) -> Tuple<F> {
+        let reply = self.pod_sends(&tcp(client, vip, SYN)).out.to.reversed();
+        assert_eq!(self.to_client(&packet(reply, PROTOCOL_TCP, SYN_ACK)).verdict, Verdict::Translate);
+        self.pod_sends(&tcp(client, vip, ACK));
+        reply
+    }
+
+    /// A client outside opens one to a nodePort with a remote endpoint.
+    pub(super) fn client_connects(&self, client: End, frontend: End) -> Tuple<F> {
+        let said = self.uplink_gets(&tcp(client, frontend, SYN));
+        assert_eq!(said.verdict, Verdict::Forward, "{client:?}");
+        let reply = said.out.to.reversed();
+        assert_eq!(self.uplink_gets(&packet(reply, PROTOCOL_TCP, SYN_ACK)).verdict, Verdict::Forward);
+        self.uplink_gets(&tcp(client, frontend, ACK));
+        reply
     }
 
     /// Puts both pods on the bridge.
@@ -252,7 +299,8 @@ impl<F: TestFamily> World<F> {
                     (expected, flow.tuple),
                     "the shortcut has a flow of {packet:?}"
                 );
-                assert_eq!(self.flows.borrow()[&key].get(), flow, "it was left alone");
+                let noted = Flow { acknowledged: packet.acknowledgment, ..flow };
+                assert_eq!(self.flows.borrow()[&key].get(), noted, "it was left alone");
                 assert_eq!(Some(self.counter(counter) - 1), counted);
                 match verdict {
                     Verdict::Switch => assert_eq!(out.mac, flow.mac),

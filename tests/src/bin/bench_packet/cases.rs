@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use anyhow::{Result, ensure};
-use proxy_tests::packets::sys::{self, Kind};
+use proxy_tests::packets::sys::{self, Kind, at};
 
 use crate::wrapper::{Packet, Wrapper, empty};
 
@@ -146,7 +146,7 @@ impl<'w> Case<'w> {
         };
         // Twice: the second repetition must find the packet restored.
         for repeat in [1, 2] {
-            let run = |program| sys::run(program, kind, &case.frame, device, repeat, 0, 0);
+            let run = |program| sys::run(program, kind, &case.frame, at(device), repeat);
             let (ran, left) = (run(case.wrapper.fd())?, run(case.floor.fd())?);
             ensure!(ran.result == result, "{}: result {} instead of {result}", case.row, ran.result);
             let is_translated = matches!(case.sort, Sort::Established { .. } | Sort::New { .. });
@@ -179,7 +179,7 @@ impl<'w> Case<'w> {
 
     /// Runs the program so often, for what it leaves behind.
     pub(crate) fn run(&self, repeat: u32) -> Result<()> {
-        sys::run(self.wrapper.fd(), self.kind, &self.frame, self.device, repeat, 0, 0)?;
+        sys::run(self.wrapper.fd(), self.kind, &self.frame, at(self.device), repeat)?;
         Ok(())
     }
 }

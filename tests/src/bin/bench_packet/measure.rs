@@ -105,7 +105,7 @@ impl Times {
 /// was running during the call.
 fn sample(program: BorrowedFd<'_>, kind: Kind, frame: &[u8], device: u32, repeat: u32) -> Result<f64> {
     let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-    sys::run(program, kind, frame, device, repeat, 0, 0)?;
+    sys::run(program, kind, frame, sys::at(device), repeat)?;
     let after = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     let elapsed = after - before;
     Ok((elapsed.tv_sec() as f64 * 1e9 + elapsed.tv_nsec() as f64) / f64::from(repeat))

@@ -41,7 +41,7 @@ struct Paths {
 }
 
 /// Opens the flows.
-fn open<F: PacketFamily>(world: &World) -> Result<Paths> {
+fn open<F: PacketFamily>(world: &mut World) -> Result<Paths> {
     let by_services = world.kernels.iter().map(|kernel| paths::<F>(&kernel.borrow()));
     let by_services = by_services.collect::<Result<_>>()?;
     let crowded = paths::<F>(&world.crowded)?;
@@ -54,6 +54,7 @@ fn open<F: PacketFamily>(world: &World) -> Result<Paths> {
         let path = paths.iter().find(|path| path.kind == PathKind::New).context("no new flows")?;
         run(kernel, path, path.fresh(), 2 * SMALL)?;
     }
+    establish(&mut world.full)?;
     let one = paths::<F>(&world.one.borrow())?;
     Ok(Paths { by_services, one, crowded, full: paths::<F>(&world.full)? })
 }
@@ -62,7 +63,7 @@ fn run(kernel: &Kernel, path: &Path, varied: Vec<Vary>, repeat: u32) -> Result<(
     let kind = Kernel::kind(path.program);
     let packet = path.packet(varied)?;
     let wrapper = Wrapper::new(kind, kernel.program(path.program)?.as_fd(), &packet)?;
-    sys::run(wrapper.fd(), kind, &packet.frame, path.device().index()?, repeat, 0, 0)?;
+    sys::run(wrapper.fd(), kind, &packet.frame, sys::at(path.device().index()?), repeat)?;
     Ok(())
 }
 
@@ -192,7 +193,7 @@ fn with_full_map<'w, F: PacketFamily>(
     Ok(())
 }
 
-/// A kernel with flows that stay; those that are opened while measuring are removed.
+/// A kernel with flows that stay, all of them confirmed; those that are opened while measuring are removed.
 struct Opened<'w, F: PacketFamily> {
     kernel: &'w RefCell<Kernel>,
     keep: Rc<HashSet<FlowKey<F>>>,

@@ -8,7 +8,6 @@ use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
         backend::Backend,
-        flow::{FlowState, flags},
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         set::SetRole,
@@ -19,7 +18,7 @@ use proxy_tests::packets::{Host, Kernel, Node, Options, PacketFamily};
 
 use crate::strangers::Filter;
 
-/// Entries of the large flow maps.
+/// Entries of the large flow maps, those of unconfirmed flows as well.
 pub(crate) const LARGE: u32 = 1 << 19;
 
 /// Entries of the flow maps that are full.
@@ -44,9 +43,9 @@ pub(crate) struct World {
     pub(crate) one: RefCell<Kernel>,
     /// With few services and many flows.
     pub(crate) crowded: Kernel,
-    /// With a full flow map.
+    /// With a full map of confirmed flows.
     pub(crate) full: Kernel,
-    /// The same, to open flows in.
+    /// With a full map of unconfirmed ones, to open flows in.
     pub(crate) evicting: Kernel,
     _node: Node,
 }
@@ -65,6 +64,7 @@ impl World {
             let options = Options {
                 max_services: SetRole::STRIDE * filler(services, false).index(),
                 max_flows,
+                max_pending: max_flows,
                 // As the agent would load them on this kernel.
                 csum_ipv6: node.kernel.knows_csum_ipv6()?,
                 fib_src: node.kernel.knows_fib_src()?,
@@ -129,16 +129,8 @@ fn fill<F: PacketFamily>(tables: &mut MemoryTables<F>, services: u32) -> Result<
     Ok(())
 }
 
-/// Makes all flows look as if both sides had been heard: what follows the handshake is measured, not the handshake.
+/// Confirms all flows: what follows the handshake is measured, not the handshake.
 pub(crate) fn establish(kernel: &mut Kernel) -> Result<()> {
-    establish_of::<V4>(kernel)?;
-    establish_of::<V6>(kernel)
-}
-
-fn establish_of<F: PacketFamily>(kernel: &mut Kernel) -> Result<()> {
-    kernel.change_flows::<F>(|flow| {
-        let is_answer = flow.flags & flags::REVERSE != 0;
-        let state = if is_answer { FlowState::Assured } else { FlowState::Established };
-        flow.state = state as u8;
-    })
+    kernel.confirm_flows::<V4>()?;
+    kernel.confirm_flows::<V6>()
 }

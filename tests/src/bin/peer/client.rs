@@ -15,7 +15,7 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
         socket::{
             AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-            sockopt::{ReceiveTimeout, SendTimeout},
+            sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout},
         },
         time::{TimeVal, TimeValLike},
     },
@@ -163,6 +163,8 @@ pub(crate) fn connect_tcp(target: &Target, source: Option<SocketAddr>) -> io::Re
     setsockopt(&socket, SendTimeout, &timeout)?;
     setsockopt(&socket, ReceiveTimeout, &timeout)?;
     if let Some(address) = source {
+        // Connections to others that are in TIME-WAIT do not keep the port.
+        setsockopt(&socket, ReuseAddr, &true)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     }
     connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
@@ -171,7 +173,7 @@ pub(crate) fn connect_tcp(target: &Target, source: Option<SocketAddr>) -> io::Re
     Ok(stream)
 }
 
-fn over_tcp(stream: &mut BufReader<TcpStream>, text: &str) -> io::Result<(Answer, SocketAddr)> {
+pub(crate) fn over_tcp(stream: &mut BufReader<TcpStream>, text: &str) -> io::Result<(Answer, SocketAddr)> {
     stream.get_mut().write_all(text.as_bytes())?;
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {

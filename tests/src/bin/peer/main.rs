@@ -3,6 +3,7 @@
 mod bulk;
 mod client;
 mod datagram;
+mod many;
 mod ping;
 mod server;
 
@@ -50,6 +51,23 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         interval_ms: u64,
     },
+    /// Make requests from many sockets at once, each from a new one, and print a summary of all.
+    Many {
+        #[command(flatten)]
+        target: Target,
+        /// How many; without it until the time has passed.
+        #[arg(long, default_value_t = u64::MAX)]
+        count: u64,
+        /// For how long at most.
+        #[arg(long, default_value_t = 60_000)]
+        milliseconds: u64,
+        /// How many at a time.
+        #[arg(long, default_value_t = 16)]
+        parallel: usize,
+        /// Have the server close TCP connections first (default: the client does).
+        #[arg(long)]
+        server_closes: bool,
+    },
     /// Send bytes over TCP and get as many back, both compared.
     Bulk {
         #[command(flatten)]
@@ -77,6 +95,9 @@ enum Command {
         /// How long to wait for an answer.
         #[arg(long, default_value_t = 1000)]
         timeout_ms: u64,
+        /// Bytes after the ICMP header.
+        #[arg(long, default_value_t = 0)]
+        size: usize,
     },
 }
 
@@ -131,6 +152,10 @@ fn main() -> io::Result<()> {
         Command::Load { target, interval_ms } => client::load(&target, Duration::from_millis(interval_ms)),
         Command::Bulk { target, bytes } => bulk::client(&target, bytes),
         Command::Datagram { target, path_mtu, attempts } => datagram::datagram(&target, path_mtu, attempts),
-        Command::Ping { to, timeout_ms } => ping::ping(to, Duration::from_millis(timeout_ms)),
+        Command::Many { target, count, milliseconds, parallel, server_closes } => {
+            let limit = many::Limit { count, time: Duration::from_millis(milliseconds) };
+            many::many(&target, &limit, parallel, server_closes)
+        }
+        Command::Ping { to, timeout_ms, size } => ping::ping(to, Duration::from_millis(timeout_ms), size),
     }
 }

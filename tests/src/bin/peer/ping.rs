@@ -23,15 +23,15 @@ const IPV4: usize = 20;
 const SEQUENCE: u16 = 1;
 
 /// Sends it and prints `true` if it is answered in time, `false` if not, and the name of an error.
-pub(crate) fn ping(to: IpAddr, timeout: Duration) -> io::Result<()> {
-    let said = match answered(to, timeout) {
+pub(crate) fn ping(to: IpAddr, timeout: Duration, size: usize) -> io::Result<()> {
+    let said = match answered(to, timeout, size) {
         Ok(is_answered) => is_answered.to_string(),
         Err(errno) => errno.to_string(),
     };
     writeln!(io::stdout(), "{said}")
 }
 
-fn answered(to: IpAddr, timeout: Duration) -> nix::Result<bool> {
+fn answered(to: IpAddr, timeout: Duration, size: usize) -> nix::Result<bool> {
     let (family, protocol, request, reply, skip) = match to {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0, IPV4),
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129, 0),
@@ -41,14 +41,19 @@ fn answered(to: IpAddr, timeout: Duration) -> nix::Result<bool> {
     connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0)))?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(timeout.as_millis() as i64))?;
     let id = std::process::id() as u16;
-    send(socket.as_raw_fd(), &message(request, id), MsgFlags::empty())?;
+    let mut sent = message(request, id).to_vec();
+    // Zeroes do not change the checksum.
+    sent.resize(sent.len() + size, 0);
+    send(socket.as_raw_fd(), &sent, MsgFlags::empty())?;
     let begin = Instant::now();
     while begin.elapsed() < timeout {
-        let mut buffer = [0; 1500];
+        let mut buffer = [0; 65_536];
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) => {
                 let message = buffer.get(skip..length).unwrap_or_default();
-                if message.first() == Some(&reply) && message.get(4..6) == Some(&id.to_be_bytes()) {
+                let is_whole = message.len() == sent.len();
+                if is_whole && message.first() == Some(&reply) && message.get(4..6) == Some(&id.to_be_bytes())
+                {
                     return Ok(true);
                 }
             }

@@ -10,6 +10,9 @@ use proxy_tests::cluster::Answer;
 
 use crate::bulk;
 
+/// How a request begins after whose answer the server closes the connection.
+pub(crate) const CLOSE: &str = "close ";
+
 /// Serves until the process is ended.
 pub(crate) fn serve(name: &str, listen: &[SocketAddr]) -> io::Result<()> {
     let sockets: Vec<_> = listen
@@ -61,6 +64,9 @@ fn serve_stream(name: &str, stream: TcpStream) -> io::Result<()> {
         } else {
             answer.extend_from_slice(line.as_bytes());
             writer.write_all(&answer)?;
+            if line.starts_with(CLOSE) {
+                return Ok(());
+            }
         }
         line.clear();
     }

@@ -5,6 +5,7 @@
 
 mod oracle;
 mod replay;
+mod shape;
 mod steps;
 mod world;
 
@@ -72,12 +73,16 @@ pub struct Report {
 /// # Errors
 /// When kernel and core differ; the message has all that is needed to see it again.
 pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> {
-    let options = Options { max_flows: 1 << 13, reject_with_reset: everything, ..Options::default() };
+    let options = Options {
+        max_flows: 1 << 13,
+        max_pending: 1 << 13,
+        reject_with_reset: everything,
+        idle: steps::IDLE,
+        ..Options::default()
+    };
     let node = Node::with(options, |v4, v6| {
         add_services(v4);
         add_services(v6);
-        world::add_sctp_listeners(v4);
-        world::add_sctp_listeners(v6);
         world::add_mtus(v4);
         world::add_mtus(v6);
         for settings in [&mut v4.settings, &mut v6.settings] {
@@ -87,8 +92,8 @@ pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> 
     })?;
     let Node { mut kernel, mut v4, mut v6 } = node;
     match F::NUMBER {
-        4 => runs(plan, everything, &mut Site::new(&mut kernel, &mut v4)),
-        _ => runs(plan, everything, &mut Site::new(&mut kernel, &mut v6)),
+        4 => runs(plan, everything, &mut Site::new(&mut kernel, &mut v4)?),
+        _ => runs(plan, everything, &mut Site::new(&mut kernel, &mut v6)?),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use proxy_common::{
     crc32c,
-    decide::{self, Tables as _, Translation, Verdict, memory::MemoryTables},
+    decide::{self, Completion, Translation, Verdict, memory::MemoryTables},
     layout::{
         flow::{Mac, Tuple},
-        fragment::{FragmentKey, Held},
+        fragment::Held,
     },
     packet::{Dissected, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part, Unparsed, dissect},
 };
@@ -19,44 +19,49 @@ pub(super) fn parse<F: PacketFamily>(bytes: &[u8], network: usize) -> Result<Pac
     unsafe { F::parse(range.start, range.end, network) }
 }
 
-/// What a program has to do with: what the quick parse reads, or what is taken apart, with the ports of its first fragment.
+/// What a program makes of the headers: what the quick parse reads, or what is taken apart, with the ports of its first fragment.
+pub(super) struct Read<F: PacketFamily> {
+    pub(super) dissected: Dissected<F>,
+    pub(super) completion: Completion,
+    /// The quick parse left it.
+    pub(super) is_unusual: bool,
+}
+
+/// Reads the headers as the program of this name does; none if they are nothing for it.
 pub(super) fn read<F: PacketFamily>(
     tables: &MemoryTables<F>,
     program: &str,
     bytes: &[u8],
     network: usize,
-) -> Option<Dissected<F>> {
+) -> Option<Read<F>> {
+    let mut dissected = Dissected::default();
     match parse::<F>(bytes, network) {
-        Ok(packet) => Some(Dissected { packet, ..Dissected::default() }),
+        Ok(packet) => {
+            dissected.packet = packet;
+            Some(Read { dissected, completion: Completion::Complete, is_unusual: false })
+        }
         // Left to tc.
         Err(Unparsed::Unusual) if Kernel::kind(program) == Kind::Xdp => None,
         Err(Unparsed::Unusual) => {
-            let mut dissected = Dissected::default();
-            let is_ours = dissect(bytes, network, &mut dissected);
-            (is_ours && decide::complete(tables, &mut dissected)).then_some(dissected)
+            let is_parsed = dissect(bytes, network, &mut dissected);
+            let completion = decide::complete(tables, &mut dissected, is_parsed);
+            Some(Read { dissected, completion, is_unusual: true })
         }
         Err(_) => None,
     }
 }
 
-/// A fragment that the program of this name holds, or the first one for which it would have held others.
-pub(super) fn waiting<F: PacketFamily>(
+/// Does the program of this name hold such a fragment?
+pub(super) fn is_held<F: PacketFamily>(
     tables: &MemoryTables<F>,
     program: &str,
     bytes: &[u8],
-    network: usize,
-) -> Option<(FragmentKey<F>, Part)> {
-    let mut dissected = Dissected::<F>::default();
-    let is_unusual = parse::<F>(bytes, network) == Err(Unparsed::Unusual);
-    if !program.ends_with("_ingress") || !is_unusual || !dissect(bytes, network, &mut dissected) {
-        return None;
-    }
-    let key = dissected.fragment_key();
-    let is_held = dissected.part == Part::Later
-        && tables.fragment(&key).is_none()
+    read: &Read<F>,
+) -> bool {
+    program.ends_with("_ingress")
+        && read.completion == Completion::Early
         && bytes.len() <= Held::LONGEST as usize
-        && decide::may_be_for_service(tables, &dissected.packet.tuple.dst);
-    (is_held || dissected.part == Part::First).then_some((key, dissected.part))
+        && decide::may_be_for_service(tables, &read.dissected.packet.tuple.dst)
 }
 
 /// Asks the core what the program of this name asks it.

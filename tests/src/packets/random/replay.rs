@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context as _, Result};
 use proxy_common::{
-    decide::{RouteKind, Tables as _, Translation, Verdict, memory::MemoryTables},
+    decide::{Completion, RouteKind, Tables as _, Translation, Verdict, memory::MemoryTables},
     layout::{
         counter::Counter,
         flow::{Edge, Flow, FlowKey, Pair, flags},
@@ -13,16 +13,24 @@ use proxy_common::{
         id::Id,
         set::{Set, SetRole},
     },
-    packet::{Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, Packet, Part, dissect},
+    packet::{
+        Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, Part, dissect,
+        timestamp,
+    },
 };
 
 use super::{
-    oracle::{self, bytes, parse, results, rewrite, same},
-    steps::{Shape, Step, What, error},
+    oracle::{self, Read, bytes, parse, results, rewrite, same},
+    shape::Shape,
+    steps::{Segment, Step, What, error},
     world,
 };
-use crate::packets::{
-    Device, Frame, Kernel, PacketFamily, SNAT, Transport, checksums_are_valid, same_frame, sys::Kind,
+use crate::{
+    lacks::Lack,
+    packets::{
+        Device, Frame, Kernel, PacketFamily, SNAT, Transport, checksums_are_valid, same_frame,
+        sys::{Around, Kind},
+    },
 };
 
 /// A frame as each side sees it: they differ in the source ports that each chose by chance.
@@ -36,13 +44,14 @@ struct Both {
 pub(super) type Met = BTreeMap<String, u64>;
 
 /// Counted where the answer is sent.
-const ANSWERS: [Counter; 6] = [
+const ANSWERS: [Counter; 7] = [
     Counter::NoEndpoints,
     Counter::UndefinedPort,
     Counter::EchoReply,
     Counter::FlowReset,
     Counter::HopLimit,
     Counter::TooBig,
+    Counter::ReplyToNode,
 ];
 
 /// The step at which the two sides differ, and how.
@@ -60,18 +69,27 @@ pub(super) struct Site<'a, F: PacketFamily> {
     /// Backends as they are at the start of a run.
     serving: HashSet<Id>,
     backends: Vec<Id>,
+    /// Can the kernel be told by which device a packet came in?
+    tells_ingress: bool,
 }
 
 impl<'a, F: PacketFamily> Site<'a, F> {
-    pub(super) fn new(kernel: &'a mut Kernel, native: &'a mut MemoryTables<F>) -> Self {
+    pub(super) fn new(kernel: &'a mut Kernel, native: &'a mut MemoryTables<F>) -> Result<Self> {
         let (serving, backends) = (native.alive.clone(), world::backends(native));
-        Self { kernel, native, serving, backends }
+        let tells_ingress = kernel.tells_ingress()?;
+        if !tells_ingress {
+            Lack::TestIngress.note();
+        }
+        Ok(Self { kernel, native, serving, backends, tells_ingress })
     }
 
     /// Runs from the same beginning, whatever was before.
     pub(super) fn run(&mut self, steps: &[(usize, Step)], met: &mut Met) -> Result<Option<Failure>> {
         self.kernel.forget_clients::<F>()?;
         self.native.flows.borrow_mut().clear();
+        self.native.pending.borrow_mut().clear();
+        self.native.outbound.borrow_mut().clear();
+        self.native.answers.borrow_mut().clear();
         self.native.affinity.borrow_mut().clear();
         self.native.fragments.borrow_mut().clear();
         self.native.counts.borrow_mut().clear();
@@ -99,15 +117,27 @@ impl<'a, F: PacketFamily> Site<'a, F> {
 
     /// How what is left of a run differs.
     fn differences(&self, before: &[u64]) -> Result<Option<String>> {
-        let kernel = normal(self.kernel.flows::<F>()?.into_iter());
-        let flows = self.native.flows.borrow();
-        let native = normal(flows.iter().map(|(key, flow)| (*key, flow.get())));
-        if kernel != native {
-            let without = |a: &[String], b: &[String]| -> Vec<String> {
-                a.iter().filter(|flow| !b.contains(flow)).cloned().collect()
-            };
-            let (extra, missing) = (without(&kernel, &native), without(&native, &kernel));
-            return Ok(Some(format!("flow entries: in the kernel {extra:#?}, natively {missing:#?}")));
+        for (what, kernel, native) in [
+            ("confirmed", self.kernel.confirmed::<F>()?, &self.native.flows),
+            ("unconfirmed", self.kernel.pending::<F>()?, &self.native.pending),
+        ] {
+            let kernel = normal(kernel.into_iter());
+            let native = normal(native.borrow().iter().map(|(key, flow)| (*key, flow.get())));
+            if kernel != native {
+                let without = |a: &[String], b: &[String]| -> Vec<String> {
+                    a.iter().filter(|flow| !b.contains(flow)).cloned().collect()
+                };
+                let (extra, missing) = (without(&kernel, &native), without(&native, &kernel));
+                return Ok(Some(format!(
+                    "entries of {what} flows: in the kernel {extra:#?}, natively {missing:#?}"
+                )));
+            }
+        }
+        let sent: HashSet<_> = self.kernel.outbound::<F>()?.into_keys().collect();
+        let expected: HashSet<_> = self.native.outbound.borrow().keys().copied().collect();
+        if sent != expected {
+            let differ: Vec<_> = sent.symmetric_difference(&expected).collect();
+            return Ok(Some(format!("what the node sent: only on one side {differ:?}")));
         }
         let kept: HashMap<_, _> =
             self.kernel.affinity::<F>()?.iter().map(|(key, kept)| (*key, kept.backend)).collect();
@@ -153,10 +183,11 @@ fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -
                 hide(&mut key.tuple.dport);
             }
             let ((src, dst), (sent_src, sent_dst)) = (F::ends(&key.tuple), F::ends(&flow.tuple));
-            let Flow { backend, service, state, flags, mac, .. } = flow;
+            let Flow { backend, service, state, flags, mac, isn, acknowledged, timestamp, .. } = flow;
             format!(
                 "edge {} protocol {}: {src} > {dst} becomes {sent_src} > {sent_dst}; \
-                 {backend:?} {service:?} state {state} flags {flags} {mac:?}",
+                 {backend:?} {service:?} state {state} flags {flags} {mac:?}, isn {isn:#x}, \
+                 acknowledged {acknowledged:#x}, timestamp {timestamp}",
                 key.edge, key.protocol
             )
         })
@@ -184,6 +215,8 @@ struct Sent<'s> {
     number: usize,
     program: &'static str,
     device: Device,
+    /// By which device a packet came in that leaves; none: it is the node's own.
+    came_in: Option<Device>,
     both: Option<Both>,
     shape: &'s Shape,
 }
@@ -207,10 +240,11 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                 native.now.set(native.now.get().wrapping_add(*jiffies));
             }
             Step::Forget(which) => self.forget(*which)?,
-            Step::Packet { program, device, what, shape } => {
-                let with_flags = |mut frame: Frame, flags: u8| {
+            Step::Packet { program, device, came_in, what, shape } => {
+                let with_flags = |mut frame: Frame, Segment { flags, skew }: Segment| {
                     if let Transport::Tcp(_) = frame.transport {
                         frame.transport = Transport::Tcp(flags);
+                        frame.skew = skew;
                     }
                     frame
                 };
@@ -220,15 +254,15 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                 };
                 let both = match what {
                     What::Request(frame) => Some(Both { kernel: frame.clone(), native: frame.clone() }),
-                    What::Answer { to, flags } => {
+                    What::Answer { to, segment } => {
                         let Some(sent) = self.sent.get(to) else { return Ok(Ok(())) };
                         let answer =
-                            |frame: &Frame| Frame { hop_limit: 60, ..with_flags(frame.reply(), *flags) };
+                            |frame: &Frame| Frame { hop_limit: 60, ..with_flags(frame.reply(), *segment) };
                         Some(each(sent, &answer))
                     }
-                    What::Again { of, flags } => {
+                    What::Again { of, segment } => {
                         let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
-                        Some(each(given, &|frame| with_flags(frame.clone(), *flags)))
+                        Some(each(given, &|frame| with_flags(frame.clone(), *segment)))
                     }
                     What::Garbage(_) | What::Error { .. } => None,
                 };
@@ -249,7 +283,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                 let shape = if matches!(what, What::Garbage(_)) { &Shape::Whole } else { shape };
                 let skip = if program.contains("_l3_") { ETHERNET } else { 0 };
                 let trim = |frame: Vec<u8>| shape.apply(frame).split_off_at(skip);
-                let sent = Sent { number, program, device: *device, both, shape };
+                let sent = Sent { number, program, device: *device, came_in: *came_in, both, shape };
                 return self.packet(&sent, &trim(for_kernel), &trim(for_native));
             }
         }
@@ -273,61 +307,79 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         };
         let (gone, gone_natively) = (twin(&kernel), twin(&native));
         self.site.kernel.retain_flows::<F>(|other| *other != key && *other != gone)?;
-        self.site.native.remove_flow(&key);
-        self.site.native.remove_flow(&gone_natively);
+        for key in [&key, &gone_natively] {
+            self.site.native.remove_flow(key);
+            self.site.native.remove_pending(key);
+        }
         Ok(())
     }
 
     fn packet(&mut self, sent: &Sent<'_>, input: &[u8], natively: &[u8]) -> Result<Agreed> {
-        let Sent { number, program, device, shape, .. } = *sent;
+        let Sent { number, program, device, came_in, shape, .. } = *sent;
         let ifindex = device.index()?;
         let kind = Kernel::kind(program);
         let (pass, drop, redirect) = results(kind);
         if self.site.kernel.possible(&[program])?.is_empty() {
             return Ok(Ok(()));
         }
-        let run = match self.site.kernel.run(program, input, ifindex, 0) {
+        let came_in = match came_in {
+            Some(device) if self.site.tells_ingress => device.index()?,
+            _ => 0,
+        };
+        let around = Around { ifindex, came_in, ..Around::default() };
+        let run = match self.site.kernel.run_around(program, input, around) {
             Ok(run) => run,
             // The kernel itself refuses to make a packet of less than its headers.
             Err(_) if input.len() < ETHERNET + F::HEADER => return Ok(Ok(())),
             Err(error) => return Err(error),
         };
         let network = if program.contains("_l3_") { 0 } else { ETHERNET };
-        let waiting = oracle::waiting::<F>(self.site.native, program, natively, network);
-        let is_unseen = !self.is_ours(sent, natively);
-        let dissected = self.for_us(sent, natively, network);
-        match waiting.filter(|_| !is_unseen) {
-            Some((key, Part::First)) if self.held.remove(&key).is_some() => {
-                return Ok(agree(run.result == drop, || format!("not released: {run:02x?}")));
-            }
-            Some((key, Part::Later)) => {
-                let held = self.held.entry(key).or_default();
-                if *held < MAX_HELD {
-                    *held += 1;
-                    return Ok(agree(run.result == drop, || format!("not held: {run:02x?}")));
-                }
-            }
-            _ => {}
-        }
-        let Some(dissected) = dissected else {
+        let Some(read) = self.read(sent, natively, network) else {
             let is_same = run.result == pass && run.packet == input;
             return Ok(agree(is_same, || format!("not left alone: {run:02x?}")));
         };
+        let dissected = read.dissected;
+        if oracle::is_held(self.site.native, program, natively, &read) {
+            let held = self.held.entry(dissected.fragment_key()).or_default();
+            if *held < MAX_HELD {
+                *held += 1;
+                return Ok(agree(run.result == drop, || format!("not held: {run:02x?}")));
+            }
+        }
+        let is_first = read.is_unusual && dissected.part == Part::First;
+        if is_first
+            && program.ends_with("_ingress")
+            && self.held.remove(&dissected.fragment_key()).is_some()
+        {
+            return Ok(agree(run.result == drop, || format!("not released: {run:02x?}")));
+        }
+        if read.completion != Completion::Complete {
+            let is_same = run.result == pass && run.packet == input;
+            return Ok(agree(is_same, || format!("not left alone: {run:02x?}")));
+        }
         let packet = dissected.packet;
         let chance = self.choose_as_the_kernel_did(number, &packet)?;
         self.site.native.fixed_random.set(Some(chance));
+        let is_xdp = kind == Kind::Xdp;
         self.site.native.size.set(oracle::size::<F>(kind, natively, network));
+        self.site.native.came_in.set(if is_xdp { 0 } else { came_in });
+        self.site.native.leaves.set(if is_xdp { 0 } else { ifindex });
+        let dated = if packet.protocol == PROTOCOL_TCP && !packet.follows {
+            timestamp(natively, packet.transport, packet.is_syn())
+        } else {
+            0
+        };
+        self.site.native.timestamp.set(dated);
         let before = self.site.native.counts.borrow().clone();
         let (verdict, out) = oracle::decide(self.site.native, program, ifindex, &packet);
         *self.met.entry(format!("{program}: {verdict:?}")).or_default() += 1;
         let differs = |how: &str| format!("{how}: natively {verdict:?} {out:?}, in the kernel {run:02x?}");
         // XDP sends only back by the device itself, and knows neither bridges nor hairpin.
-        let is_xdp = kind == Kind::Xdp;
         let is_answer = matches!(
             verdict,
             Verdict::Reject | Verdict::Reset | Verdict::Echo | Verdict::TimeExceeded | Verdict::TooBig
         );
-        if is_xdp && is_answer {
+        if is_xdp && verdict != Verdict::Drop {
             // tc will count it.
             let mut counts = self.site.native.counts.borrow_mut();
             for counter in ANSWERS {
@@ -368,15 +420,15 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             .map_err(|how| differs(&how)))
     }
 
-    /// The packet, if the program has to do with it.
-    fn for_us(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Dissected<F>> {
+    /// What the program makes of the headers, if it has to do with the packet.
+    fn read(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Read<F>> {
         let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
         if !self.is_ours(sent, input) {
             return None;
         }
         // SCTP's checksum is of the whole packet: tc's affair.
-        let dissected = oracle::read::<F>(self.site.native, sent.program, input, network)?;
-        (!is_xdp || dissected.packet.protocol != PROTOCOL_SCTP).then_some(dissected)
+        let read = oracle::read::<F>(self.site.native, sent.program, input, network)?;
+        (!is_xdp || read.dissected.packet.protocol != PROTOCOL_SCTP).then_some(read)
     }
 
     /// Is it a frame of the family, and not for another host?

@@ -4,7 +4,15 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 
-use crate::packets::{Device, Frame, Host, PacketFamily, SNAT, Transport};
+use super::shape::{DESTINATION, ETHERNET, HOP_BY_HOP, ROUTING, Shape};
+use crate::packets::{CLIENT_ISN, Device, Frame, Host, PacketFamily, SNAT, Transport};
+
+/// Jiffies until a flow gives its port away: so many that no time that passes by itself in a run makes a difference.
+pub(super) const IDLE: u32 = 4_000;
+
+/// Jiffies that pass at once: past the time after which entries are refreshed, past that of unconfirmed flows, past [`IDLE`], past
+/// TIME-WAIT, and past what the node sent; never close to one of them, nor are their sums.
+const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
 
 /// A generator of random numbers (xorshift), good enough to choose packets.
 pub(super) struct Random(u64);
@@ -37,7 +45,14 @@ impl Random {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// A program gets a frame.
-    Packet { program: &'static str, device: Device, what: What, shape: Shape },
+    Packet {
+        program: &'static str,
+        device: Device,
+        /// By which device it came in, if it leaves and is not the node's own.
+        came_in: Option<Device>,
+        what: What,
+        shape: Shape,
+    },
     /// The backend with this number (modulo what there is) no longer serves.
     Bury(usize),
     /// It serves again.
@@ -48,44 +63,27 @@ pub(super) enum Step {
     Forget(usize),
 }
 
+/// Of a frame with TCP: its flags, and how far sequence and acknowledgment number are from those behind the handshake.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub(super) flags: u8,
+    pub(super) skew: [u32; 2],
+}
+
 /// Which frame.
 #[derive(Clone, Debug)]
 pub(super) enum What {
     /// A new one.
     Request(Frame),
-    /// The answer to what became of the frame of a step, with these TCP flags if it is TCP.
-    Answer { to: usize, flags: u8 },
-    /// The frame of a step again, with these TCP flags if it is TCP.
-    Again { of: usize, flags: u8 },
+    /// The answer to what became of the frame of a step.
+    Answer { to: usize, segment: Segment },
+    /// The frame of a step again.
+    Again { of: usize, segment: Segment },
     /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
     /// bytes of the packet it quotes at most.
     Error { about: usize, from: Host, which: usize, quoted: usize },
     /// Bytes, whatever they are.
     Garbage(Vec<u8>),
-}
-
-/// What is done to the bytes of a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// Nothing.
-    Whole,
-    /// So many bytes follow the packet.
-    Padded(usize),
-    /// Cut off at this length, if it is longer.
-    Cut(usize),
-    /// A VLAN tag is in the frame.
-    Tagged,
-    /// It is for another host.
-    Overheard,
-    /// These extension headers follow the IPv6 header; an IPv4 packet stays as it is.
-    Extended(Vec<u8>),
-    /// Only its first fragment, or only the others.
-    Fragment {
-        /// The first?
-        is_first: bool,
-    },
-    /// Bytes behind the Ethernet header are changed: where, modulo the length, and by which bits.
-    Noise(Vec<(usize, u8)>),
 }
 
 const PROGRAMS: [(&str, Device); 12] = [
@@ -114,27 +112,101 @@ const ANSWERED: [(&str, Device); 6] = [
 
 /// The steps of a run.
 pub(super) fn steps<F: PacketFamily>(random: &mut Random, count: usize) -> Vec<Step> {
-    (0..count).map(|number| step::<F>(random, number)).collect()
+    let mut steps = Vec::new();
+    while steps.len() < count {
+        if random.below(12) == 0 {
+            conversation::<F>(random, &mut steps);
+        } else {
+            let number = steps.len();
+            steps.push(step::<F>(random, number));
+        }
+    }
+    steps
 }
 
 fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
     match random.below(200) {
         0 => Step::Bury(random.below(256)),
         1 => Step::Revive(random.below(256)),
-        2 => Step::Wait(random.of(&[300, 3_000])),
+        2 => Step::Wait(random.of(&WAITS)),
         3 => Step::Forget(random.below(number)),
         _ => packet::<F>(random, number),
     }
+}
+
+/// A connection: its handshake, and what may follow.
+fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
+    let (program, device) = random.of(&PROGRAMS);
+    let transport = random.of(&[Transport::Tcp(2), Transport::Tcp(2), Transport::Udp, Transport::Sctp(1)]);
+    let mut frame = request::<F>(random, program);
+    frame.transport = transport;
+    frame.hop_limit = 64;
+    frame.tcp_options = if transport == Transport::Tcp(2) { options(random, 2) } else { Vec::new() };
+    let first = steps.len();
+    // Of both hooks that look for replies one finds it.
+    let replies = if program.starts_with("pod") {
+        [("pod_egress", Device::PodA), (program, device)]
+    } else {
+        [("uplink_egress", Device::Uplink), ("uplink_ingress", Device::Uplink)]
+    };
+    let mut push = |(program, device), what| {
+        steps.push(Step::Packet { program, device, came_in: None, what, shape: Shape::Whole });
+    };
+    let plain = |flags| Segment { flags, skew: [0; 2] };
+    push((program, device), What::Request(frame));
+    for reply in replies {
+        push(reply, What::Answer { to: first, segment: plain(18) });
+    }
+    if random.below(6) > 0 {
+        push((program, device), What::Again { of: first, segment: plain(16) });
+    }
+    for _ in 0..random.below(8) {
+        let segment = segment(random);
+        if random.below(2) == 0 {
+            push((program, device), What::Again { of: first, segment });
+        } else {
+            for reply in replies {
+                push(reply, What::Answer { to: first, segment });
+            }
+        }
+    }
+}
+
+/// Mostly of a connection that goes on, sometimes as others would forge it.
+fn segment(random: &mut Random) -> Segment {
+    let flags = random.of(&[16, 16, 16, 24, 18, 2, 17, 17, 4, 20, 0, 1, 3, 6]);
+    let skew = [(); 2].map(|()| random.of(&[0, 0, 0, 0, 0, 1, 7, 1 << 15, 1 << 18, 1 << 21, u32::MAX, 1 << 31]));
+    Segment { flags, skew }
+}
+
+/// Timestamps where Linux and BSD put them, and elsewhere; the client's clock is one of three.
+fn options(random: &mut Random, flags: u8) -> Vec<u8> {
+    const SYN: u8 = 2;
+    let time = random.of(&[100, 200, 300u32]).to_be_bytes();
+    let dated = [&[8, 10][..], &time, &[0; 4]].concat();
+    let layouts: [&[u8]; 4] = if flags & SYN != 0 {
+        [&[2, 4, 5, 180, 4, 2], &[2, 4, 5, 180, 1, 3, 3, 6, 1, 1], &[], &[1, 1]]
+    } else {
+        [&[1, 1], &[1, 1], &[1, 1, 1, 1], &[]]
+    };
+    let mut options = match random.below(6) {
+        0 => Vec::new(),
+        1 => vec![2, 4, 5, 180],
+        _ => [random.of(&layouts), &dated].concat(),
+    };
+    // No-operation.
+    options.resize(options.len().next_multiple_of(4), 1);
+    options
 }
 
 fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
     let (mut program, mut device) = random.of(&PROGRAMS);
     // Late packets are mostly of flows that are still young.
     let before = |random: &mut Random| number.saturating_sub(1 + random.below(100));
-    let flags = random.of(&[16, 16, 16, 18, 2, 17, 4]);
+    let segment = segment(random);
     let what = match random.below(20) {
         0..10 => {
-            let mut frame = request::<F>(random);
+            let mut frame = request::<F>(random, program);
             if program == "uplink_l3_ingress" {
                 // By the test run's first look the client's address says which family it is.
                 frame.src.set_ip(Host::L3Client.ip::<F>());
@@ -146,7 +218,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
             if random.below(2) == 0 {
                 (program, device) = random.of(&ANSWERED);
             }
-            What::Answer { to: before(random), flags }
+            What::Answer { to: before(random), segment }
         }
         16 => What::Error {
             about: before(random),
@@ -154,7 +226,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
             which: random.below(4),
             quoted: random.of(&[28, 48, 200, 200]),
         },
-        17 | 18 => What::Again { of: before(random), flags },
+        17 | 18 => What::Again { of: before(random), segment },
         _ => What::Garbage(garbage::<F>(random)),
     };
     let shape = match random.below(20) {
@@ -176,7 +248,9 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         }
         _ => Shape::Whole,
     };
-    Step::Packet { program, device, what, shape }
+    let is_leaving = program.ends_with("egress");
+    let came_in = random.of(&[None, Some(Device::Uplink), Some(Device::PodA)]).filter(|_| is_leaving);
+    Step::Packet { program, device, came_in, what, shape }
 }
 
 /// An ICMP error about a frame, as a router or the receiver makes it.
@@ -208,7 +282,7 @@ pub(super) fn error<F: PacketFamily>(
     Ok(frame)
 }
 
-fn request<F: PacketFamily>(random: &mut Random) -> Frame {
+fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
     const SOURCES: [Host; 8] = [
         Host::PodA,
         Host::PodA,
@@ -242,7 +316,8 @@ fn request<F: PacketFamily>(random: &mut Random) -> Frame {
         30_001, 30_002, 30_003, 30_005, 30_006, 30_008, 30_583, 30_590, 30_600, 30_610, 30_620, 30_640,
         30_999, 22,
     ];
-    const OTHERS: [(Host, u16); 6] = [
+    const OTHERS: [(Host, u16); 7] = [
+        (Host::GuardedIp, 81),
         (Host::LocalVip, 81),
         (Host::SpreadVip, 81),
         (Host::OtherNode, 30_001),
@@ -261,6 +336,7 @@ fn request<F: PacketFamily>(random: &mut Random) -> Frame {
         }
         _ => random.of(&OTHERS),
     };
+    let flags = random.of(&[0, 1, 3, 6, 20, 24]);
     let (chunk, is_reply) = (random.of(&[0, 2, 6, 14]), random.below(4) == 0);
     let transport = random.of(&[
         Transport::Tcp(2),
@@ -269,6 +345,7 @@ fn request<F: PacketFamily>(random: &mut Random) -> Frame {
         Transport::Tcp(17),
         Transport::Tcp(4),
         Transport::Tcp(18),
+        Transport::Tcp(flags),
         Transport::Udp,
         Transport::Udp,
         if F::IS_V4 { Transport::UdpUnchecked } else { Transport::Udp },
@@ -276,14 +353,29 @@ fn request<F: PacketFamily>(random: &mut Random) -> Frame {
         Transport::Sctp(chunk),
         Transport::Echo(is_reply),
     ]);
-    let mut frame =
-        Frame::new(source.at::<F>(random.of(&[40_000, 40_001, 0xffff])), host.at::<F>(port), transport);
+    let source = source.at::<F>(random.of(&PORTS));
+    let mut frame = Frame::new(source, host.at::<F>(port), transport);
+    if program.ends_with("egress") && random.below(3) == 0 {
+        frame = frame.between(frame.dst, frame.src);
+        if random.below(3) == 0 {
+            // From where connections to remote endpoints are sent, to one.
+            frame.src = Host::Node.at::<F>(*SNAT.start() + random.of(&PORTS) % SNAT.len() as u16);
+            frame.dst = random.of(&[Host::Remote, Host::Client]).at::<F>(8080);
+        }
+    }
+    frame.initial[0] = random.of(&[CLIENT_ISN, CLIENT_ISN, 0x4000_0000, 0xffff_fff0]);
+    if let Transport::Tcp(flags) = transport {
+        frame.tcp_options = options(random, flags);
+    }
     // A packet whose backend was chosen by chance must not be dropped for its hop limit: its choice would stay unknown.
     frame.hop_limit = if is_by_chance::<F>(&frame) { 64 } else { random.of(&[64, 64, 64, 64, 2, 1]) };
     frame.payload = vec![random.below(256) as u8; random.below(40)];
     frame.options = if F::IS_V4 { random.of(&[0, 0, 0, 4, 40]) } else { 0 };
     frame
 }
+
+/// Ports of clients.
+const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
 
 /// Is it for a service with two backends?
 fn is_by_chance<F: PacketFamily>(frame: &Frame) -> bool {
@@ -306,98 +398,4 @@ fn garbage<F: PacketFamily>(random: &mut Random) -> Vec<u8> {
         }
     }
     bytes
-}
-
-const ETHERNET: usize = 14;
-
-// Numbers of IPv6's extension headers (RFC 8200 section 4).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
-
-fn is_ipv6(frame: &[u8]) -> bool {
-    frame[12..14] == [0x86, 0xdd]
-}
-
-/// Puts an extension header of 8 bytes behind the IPv6 header: `rest` is what follows its first byte.
-fn extend(frame: &mut Vec<u8>, header: u8, rest: [u8; 7]) {
-    const NEXT: usize = ETHERNET + 6;
-    let next = std::mem::replace(&mut frame[NEXT], header);
-    let transport = ETHERNET + 40;
-    frame.splice(transport..transport, std::iter::once(next).chain(rest));
-    set_length(frame);
-}
-
-/// Writes the length that a frame has into its network header, and that header's checksum.
-fn set_length(frame: &mut [u8]) {
-    let length = (frame.len() - ETHERNET) as u16;
-    if is_ipv6(frame) {
-        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&(length - 40).to_be_bytes());
-        return;
-    }
-    frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
-    frame[ETHERNET + 10..ETHERNET + 12].fill(0);
-    let header = &frame[ETHERNET..][..(frame[ETHERNET] & 0xf) as usize * 4];
-    let sum: u32 = header.chunks(2).map(|word| u16::from_be_bytes([word[0], word[1]]) as u32).sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// Makes the first fragment of a packet, or what is left. Packets without so much in them become a fragment alone.
-fn fragment(frame: &mut Vec<u8>, is_first: bool) {
-    /// Bytes of the first fragment, in its unit of 8.
-    const UNITS: u16 = 4;
-    let is_ipv6 = is_ipv6(frame);
-    let transport = ETHERNET + if is_ipv6 { 40 } else { (frame[ETHERNET] & 0xf) as usize * 4 };
-    let cut = frame.len().min(transport + 8 * UNITS as usize);
-    if is_first {
-        frame.truncate(cut);
-    } else {
-        frame.drain(transport..cut);
-    }
-    if is_ipv6 {
-        let place = if is_first { 1u16 } else { UNITS << 3 }.to_be_bytes();
-        extend(frame, FRAGMENT, [0, place[0], place[1], 0xbe, 0xef, 0, 1]);
-    } else {
-        let place = if is_first { 1u16 << 13 } else { UNITS }.to_be_bytes();
-        frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&place);
-        set_length(frame);
-    }
-}
-
-impl Shape {
-    /// Does it leave a frame that is what its headers say?
-    pub(super) fn is_sound(&self) -> bool {
-        matches!(self, Self::Whole | Self::Padded(_))
-    }
-
-    /// Does it to the bytes of a frame.
-    pub(super) fn apply(&self, mut frame: Vec<u8>) -> Vec<u8> {
-        match self {
-            Self::Whole => {}
-            Self::Padded(bytes) => frame.extend(std::iter::repeat_n(0xa5, *bytes)),
-            Self::Cut(length) => frame.truncate(*length),
-            Self::Tagged => drop(frame.splice(12..12, [0x81, 0, 0, 7])),
-            Self::Overheard => frame[..6].copy_from_slice(&[2, 0, 0, 0, 9, 9]),
-            Self::Extended(headers) if is_ipv6(&frame) => {
-                // From the last to the first, each in front of the others.
-                headers.iter().rev().for_each(|header| extend(&mut frame, *header, [0; 7]));
-            }
-            Self::Extended(_) => {}
-            Self::Fragment { is_first } => fragment(&mut frame, *is_first),
-            Self::Noise(changes) => {
-                let length = frame.len() - ETHERNET;
-                let is_ipv6 = is_ipv6(&frame);
-                // A packet whose source is a multicast address the kernel routes nowhere, as IPv6 has it.
-                let is_source = |at: usize| is_ipv6 && at == 8;
-                let changes = changes.iter().map(|(at, bits)| (at % length, bits));
-                for (at, bits) in changes.filter(|(at, _)| !is_source(*at)) {
-                    frame[ETHERNET + at] ^= bits;
-                }
-            }
-        }
-        frame
-    }
 }

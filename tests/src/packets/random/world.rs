@@ -4,14 +4,15 @@ use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
         backend::Backend,
-        frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, FrontendKey, Target},
+        filter,
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
     },
     packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
-use crate::packets::{Host, PacketFamily, SNAT};
+use crate::packets::{Host, PacketFamily};
 
 /// A service with one backend or two; of two, the second is one of [`SECONDS`].
 struct Service {
@@ -87,15 +88,16 @@ pub fn add_services<F: PacketFamily>(tables: &mut MemoryTables<F>) {
             }
         }
     }
+    // Nobody but the load balancer has it.
+    let addr = Host::GuardedIp.addr::<F>();
+    if let Some(guarded) = SERVICES.iter().position(|service| service.vip == Host::GuardedVip) {
+        let target = Target::new(Id::new(20 * F::NUMBER + guarded as u32, 1), FRONTEND_ADDRESS);
+        tables.frontends.extend(target.map(|target| (FrontendKey::of_address(addr), target)));
+        tables.filter.insert(filter::of_address::<F>(&addr));
+    }
     tables.service_addresses = [Host::LocalVip, Host::EmptyVip, Host::SpreadVip, Host::UnallocatedVip]
         .map(|host| host.addr::<F>())
         .into();
-}
-
-/// The kernel cannot be asked who listens for SCTP, so somebody might.
-pub(super) fn add_sctp_listeners<F: PacketFamily>(tables: &mut MemoryTables<F>) {
-    let ports = SNAT.map(|port| (Host::Node.addr::<F>(), port.to_be(), PROTOCOL_SCTP));
-    tables.listening.extend(ports);
 }
 
 /// The MTU of all devices.

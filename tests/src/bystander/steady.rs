@@ -1,0 +1,93 @@
+//! Conversations that go on while the agent comes and goes.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+use super::{Fixture, HOST_PORTS, OUTSIDE_PORTS, Setup};
+use crate::{
+    cluster::{Load, Place, Protocol},
+    traffic::{SINGLE, TARGET_PORT, WEB, node_port},
+};
+
+/// Connections and sockets that are used all the time.
+#[derive(Debug)]
+pub struct Steady(Vec<(String, Load)>);
+
+/// Opens them, over TCP and UDP: pods to outside from the number of a nodePort, from one of the range for source ports and from any
+/// other, the node itself to outside, outside to the node's own server and its hostPorts.
+pub fn steady(fixture: &Fixture) -> Result<Steady> {
+    let cluster = &fixture.scenario.cluster;
+    let (client, node) = (&cluster.client, &cluster.node(0)?.place);
+    let (a, b) = (cluster.pod("pod-1a")?, cluster.pod("pod-1b")?);
+    let mut steady = Steady(Vec::new());
+    for ipv4 in [true, false] {
+        let address = |place: &Place| if ipv4 { IpAddr::from(place.v4) } else { place.v6.into() };
+        let outside = SocketAddr::new(address(client), OUTSIDE_PORTS[0]);
+        for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
+            steady.begin(a, outside, Some(node_port(WEB)), protocol)?;
+            steady.begin(a, outside, Some(25_000), protocol)?;
+            steady.begin(b, outside, Some(node_port(SINGLE)), protocol)?;
+            steady.begin(b, outside, None, protocol)?;
+            steady.begin(node, outside, Some(node_port(WEB) + 2), protocol)?;
+            steady.begin(client, (address(node), TARGET_PORT).into(), None, protocol)?;
+            steady.begin(a, (address(b), TARGET_PORT).into(), Some(node_port(WEB) + 3), protocol)?;
+            if fixture.setup == Setup::HostPorts {
+                for port in HOST_PORTS {
+                    steady.begin(client, (address(node), port).into(), None, protocol)?;
+                }
+            }
+        }
+    }
+    Ok(steady)
+}
+
+impl Steady {
+    /// None yet.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Opens one and keeps it busy.
+    pub fn begin(
+        &mut self,
+        from: &Place,
+        to: SocketAddr,
+        source: Option<u16>,
+        protocol: Protocol,
+    ) -> Result<()> {
+        let mut call = from.call(to).protocol(protocol).keep_alive().every(Duration::from_millis(20));
+        if let Some(port) = source {
+            call = call.bind((from.address_like(to.ip()), port).into());
+        }
+        let source = source.map_or_else(String::new, |port| format!(" from port {port}"));
+        self.0.push((format!("{} -> {to}{source}, {protocol:?}", from.name), call.load()?));
+        Ok(())
+    }
+
+    /// Waits until each has had some more requests, answered or not.
+    pub fn go_on(&self) -> Result<()> {
+        self.0.iter().try_for_each(|(_, load)| load.wait_for(5))
+    }
+
+    /// Ends them; names all that lost a request or their connection.
+    pub fn end(self) -> Result<()> {
+        let (mut lost, count) = (Vec::new(), self.0.len());
+        for (what, load) in self.0 {
+            let report = load.stop()?;
+            if report.failed > 0 || report.ok == 0 {
+                lost.push(format!(
+                    "{what}: {} of {} failed, {:?}",
+                    report.failed, report.sent, report.first_error
+                ));
+            }
+        }
+        if !lost.is_empty() {
+            bail!("{} of {count} did not live on:\n  {}", lost.len(), lost.join("\n  "));
+        }
+        Ok(())
+    }
+}
