@@ -1,5 +1,6 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod failures;
 mod network;
 mod origin;
 mod others;
@@ -311,17 +312,6 @@ impl Agent {
         }
     }
 
-    /// Warns of packets that were dropped since the last look.
-    fn tell_of_drops(&mut self) {
-        match self.datapath.counters() {
-            Ok(counts) => {
-                self.drops.look(&counts, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
-                self.health.set_drops(self.drops.recent());
-            }
-            Err(error) => debug!("{error:#}"),
-        }
-    }
-
     /// Something changed. Before the first lists are complete nothing is applied, and nothing is late: a restart would
     /// not make the source faster.
     fn want_to_apply(&mut self) {
@@ -341,16 +331,12 @@ impl Agent {
         let cidrs = self.datapath.set_service_cidrs(&cidrs.collect::<Vec<_>>());
         let usage = self.datapath.services.usage();
         self.metrics.set_usage(&usage);
-        match round.error.or(cidrs.err()) {
-            None => {
-                self.health.applied();
-                self.metrics.applied(started.elapsed(), !*synced);
-            }
-            Some(error) => {
-                self.health.failed(&error);
-                self.metrics.failed();
-            }
+        if round.failed == 0 && cidrs.is_ok() {
+            self.metrics.applied(started.elapsed(), !*synced);
+        } else {
+            self.metrics.failed();
         }
+        self.tell_of_failures(cidrs);
         for trigger in &round.triggers {
             self.metrics.programmed(trigger.family, trigger.at);
         }

@@ -123,6 +123,23 @@ fn changes_have_their_time_once_they_are_applied_unless_they_are_older_than_the_
 }
 
 #[test]
+fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
+    let (mut sync, name) = knowing(Protocol::Tcp);
+    let other = ObjectName::new("default", "other");
+    for name in [&name, &other] {
+        sync.note_plan(name.clone(), sync.plan(&ObjectName::new("default", "web")));
+    }
+    assert!(sync.note_problems(&name, "") && !sync.has_failed());
+    assert!(!sync.note_problems(&name, "no room"));
+    assert!(sync.has_failed() && !sync.fails_wholly());
+    assert_eq!(sync.problems().collect::<Vec<_>>(), ["no room"]);
+    assert!(!sync.note_problems(&other, "no room either"));
+    assert!(sync.fails_wholly());
+    assert!(sync.note_problems(&name, "") && sync.note_problems(&other, ""));
+    assert!(sync.problems().next().is_none() && !sync.fails_wholly());
+}
+
+#[test]
 fn a_node_is_eligible_unless_it_leaves_or_is_gone() {
     let node = |leaving| Change::Node(Node { leaving, ..Node::default() });
     let mut sync = Sync::new("node");

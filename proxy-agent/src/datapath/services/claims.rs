@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::Result;
 use proxy_common::layout::{
-    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
+    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
     id::Id,
+    set::SetRole,
 };
 use tracing::warn;
 
@@ -22,9 +23,25 @@ use crate::{
     sorted::SortedMap,
 };
 
+/// Flags that keep clients out.
+const STRICT: u32 = FRONTEND_SOURCES | FRONTEND_CLUSTER_IP;
+
+/// The sets that clients of a frontend with these flags are served from.
+fn roles(flags: u32) -> &'static [SetRole] {
+    if flags & FRONTEND_CLUSTER_IP != 0 {
+        &[SetRole::ClusterIp]
+    } else {
+        &[SetRole::External, SetRole::Cluster]
+    }
+}
+
 impl Services {
-    /// Brings a service port's frontends in step with what it wants.
-    pub(super) fn frontends(
+    /// The half of a change that closes: takes the frontends from a service port that it is to have no more, and makes those stricter
+    /// that are for fewer clients now. Where that fails, its endpoints are withheld from the frontend's clients.
+    ///
+    /// # Errors
+    /// The last write that the kernel refused.
+    pub(super) fn close_frontends(
         &mut self,
         name: &PortName,
         state: &mut PortState,
@@ -32,28 +49,62 @@ impl Services {
     ) -> Result<()> {
         let known: Vec<(Claim, u32)> =
             state.frontends.iter().map(|(claim, flags)| (*claim, *flags)).collect();
+        let mut result = Ok(());
         for (claim, flags) in known {
-            match wanted.get(&claim) {
-                None => {
+            let closed = match wanted.get(&claim) {
+                None => self.release(name, &claim, flags).map(|()| {
                     state.frontends.remove(&claim);
-                    self.release(name, &claim, flags)?;
-                }
-                Some(wanted) if *wanted != flags => {
-                    if self.has(name, &claim) {
-                        self.write_frontend(state.id, &claim, *wanted)?;
-                        self.shared.give_up_marks(&claim, flags);
-                    }
-                    state.frontends.insert(claim, *wanted);
-                }
-                Some(_) => {}
+                }),
+                Some(wanted) => self.change_frontend(name, state, &claim, flags | wanted & STRICT),
+            };
+            if let Err(error) = closed {
+                self.shared.withhold(name.family, state, roles(flags));
+                result = Err(error);
             }
         }
+        result
+    }
+
+    /// The half that opens: new frontends, and those that are for more clients now.
+    ///
+    /// # Errors
+    /// The last write that the kernel refused.
+    pub(super) fn open_frontends(
+        &mut self,
+        name: &PortName,
+        state: &mut PortState,
+        wanted: &SortedMap<Claim, u32>,
+    ) -> Result<()> {
+        let mut result = Ok(());
         for (claim, flags) in wanted.iter() {
-            if !state.frontends.contains_key(claim) {
-                self.claim(name, state.id, claim, *flags)?;
-                state.frontends.insert(*claim, *flags);
-            }
+            let opened = if state.frontends.contains_key(claim) {
+                self.change_frontend(name, state, claim, *flags)
+            } else {
+                self.claim(name, state.id, claim, *flags).map(|()| {
+                    state.frontends.insert(*claim, *flags);
+                })
+            };
+            result = opened.and(result);
         }
+        result
+    }
+
+    /// Gives a frontend of a port other flags, if it has others.
+    fn change_frontend(
+        &mut self,
+        name: &PortName,
+        state: &mut PortState,
+        claim: &Claim,
+        flags: u32,
+    ) -> Result<()> {
+        let Some(known) = state.frontends.get(claim).copied().filter(|known| *known != flags) else {
+            return Ok(());
+        };
+        if self.has(name, claim) {
+            self.write_frontend(state.id, claim, flags)?;
+            self.shared.give_up_marks(claim, known);
+        }
+        state.frontends.insert(*claim, flags);
         Ok(())
     }
 
@@ -86,29 +137,32 @@ impl Services {
     }
 
     /// Gives a frontend up; who waits for it gets it.
+    ///
+    /// # Errors
+    /// When the kernel refuses the write: then the port has it still.
     pub(super) fn release(&mut self, name: &PortName, claim: &Claim, flags: u32) -> Result<()> {
-        let Some(claimants) = self.claims.get_mut(claim) else { return Ok(()) };
-        let was_holder = claimants.front() == Some(name);
-        claimants.retain(|claimant| claimant != name);
-        if !was_holder {
-            return Ok(());
-        }
-        let next = claimants.front().and_then(|next| {
-            let state = self.ports.get(next)?;
-            Some((state.id, *state.frontends.get(claim)?))
-        });
-        let result = match next {
-            Some((id, flags)) => self.write_frontend(id, claim, flags),
-            None => {
-                self.claims.remove(claim);
-                match claim.family() {
-                    IpFamily::V4 => self.v4.remove_frontend(claim),
-                    IpFamily::V6 => self.v6.remove_frontend(claim),
-                }
+        let Some(claimants) = self.claims.get(claim) else { return Ok(()) };
+        if claimants.front() == Some(name) {
+            let next = claimants.get(1).and_then(|next| {
+                let state = self.ports.get(next)?;
+                Some((state.id, *state.frontends.get(claim)?))
+            });
+            match next {
+                Some((id, flags)) => self.write_frontend(id, claim, flags)?,
+                None => match claim.family() {
+                    IpFamily::V4 => self.v4.remove_frontend(claim)?,
+                    IpFamily::V6 => self.v6.remove_frontend(claim)?,
+                },
             }
-        };
-        self.shared.give_up_marks(claim, flags);
-        result
+            self.shared.give_up_marks(claim, flags);
+        }
+        if let Some(claimants) = self.claims.get_mut(claim) {
+            claimants.retain(|claimant| claimant != name);
+            if claimants.is_empty() {
+                self.claims.remove(claim);
+            }
+        }
+        Ok(())
     }
 
     /// Writes a frontend and adds its bits to the filter.

@@ -15,13 +15,13 @@ use proxy_common::{
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
         id::Id,
         name::ServiceName,
-        set::Set,
+        set::{Set, SetRole},
     },
 };
 
 use super::{
     Freed,
-    port::{Claim, Member, PortState},
+    port::{Claim, Member, PortState, SetState},
 };
 use crate::{
     datapath::{
@@ -93,6 +93,19 @@ impl Shared {
             if let Some(member) = state.backends.remove(endpoint) {
                 self.bury(name, *endpoint, member.id);
             }
+        }
+    }
+
+    /// Withholds a service port's endpoints from the clients of some sets, whatever the kernel says to writes: these are stores.
+    pub(super) fn withhold(&mut self, family: IpFamily, state: &mut PortState, roles: &[SetRole]) {
+        let before = state.slices();
+        for role in roles {
+            self.sets.publish(Set::index(state.id, *role), Set::WITHHELD.0);
+            state.sets[*role as usize] = SetState { set: Set::WITHHELD, ..SetState::default() };
+        }
+        let now = state.slices();
+        for slice in before.iter().filter(|slice| !now.contains(slice)) {
+            self.quarantine.push(Freed::Slots(family, (slice.base, slice.len)));
         }
     }
 
