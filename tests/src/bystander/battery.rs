@@ -120,6 +120,11 @@ impl<'a> Battery<'a> {
         let cluster = &self.fixture.scenario.cluster;
         for from in [&cluster.client, cluster.pod("pod-1a")?, cluster.pod("pod-2a")?] {
             for port in [TARGET_PORT].into_iter().chain(OWN_PORTS) {
+                // Where the policy blocks the answers, each try takes all of its time: one of them shows it.
+                let is_blocked = self.fixture.setup == Setup::BlockPolicy && from.name == "pod-2a";
+                if is_blocked && port != TARGET_PORT {
+                    continue;
+                }
                 self.talk(from, (address, port).into(), None, 4)?;
             }
         }
@@ -129,7 +134,6 @@ impl<'a> Battery<'a> {
     fn between_pods(&mut self, ipv4: bool) -> Result<()> {
         let cluster = &self.fixture.scenario.cluster;
         let address = |pod: &Place| if ipv4 { IpAddr::from(pod.v4) } else { pod.v6.into() };
-        // Where a policy blocks, each try takes all of the time.
         for (from, to) in [("pod-1a", "pod-1b"), ("pod-1a", "pod-2a"), ("pod-2b", "pod-1b")] {
             let to = SocketAddr::new(address(cluster.pod(to)?), TARGET_PORT);
             self.talk(cluster.pod(from)?, to, None, 4)?;
