@@ -15,7 +15,7 @@ use proxy_tests::{
     traffic::{Entry, HOST_NETWORK, SINGLE, Scenario, cluster_ip},
 };
 
-/// Longer than Linux keeps a used port in TIME-WAIT would be better; `cargo xtask bench traffic` does that.
+/// `cargo xtask bench traffic` runs for longer than the 60 s of TIME-WAIT.
 const TIME: Duration = Duration::from_secs(20);
 
 /// Loads that take all CPUs run one after the other: what they measure is not what another takes from them.
