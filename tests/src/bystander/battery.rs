@@ -129,7 +129,6 @@ impl<'a> Battery<'a> {
     fn between_pods(&mut self, ipv4: bool) -> Result<()> {
         let cluster = &self.fixture.scenario.cluster;
         let address = |pod: &Place| if ipv4 { IpAddr::from(pod.v4) } else { pod.v6.into() };
-        // Where a policy blocks, each try takes all of the time.
         for (from, to) in [("pod-1a", "pod-1b"), ("pod-1a", "pod-2a"), ("pod-2b", "pod-1b")] {
             let to = SocketAddr::new(address(cluster.pod(to)?), TARGET_PORT);
             self.talk(cluster.pod(from)?, to, None, 4)?;

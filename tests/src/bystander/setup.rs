@@ -108,7 +108,7 @@ fn host_ports(cluster: &Cluster) -> Result<String> {
                 fib daddr type local jump hostports
             }}
             chain output {{
-                type nat hook output priority dstnat; policy accept;
+                type nat hook output priority -100; policy accept;
                 fib daddr type local jump hostports
             }}
             chain postrouting {{
