@@ -21,7 +21,7 @@ use proxy_common::{
         frontend::{Frontend, FrontendKey},
         name::ServiceName,
         set::Set,
-        socket::{ConnectedPeer, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
     },
 };
@@ -46,9 +46,11 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     /// `flows`.
     fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
     /// `sockets`.
-    fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
+    fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>>;
     /// `peers`.
     fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>>;
+    /// `udp_peers`.
+    fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
     /// `affinity`.
@@ -75,11 +77,14 @@ macro_rules! map_family {
             fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>> {
                 lru(pins, concat!("flows_", $suffix))
             }
-            fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
+            fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
             }
             fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>> {
                 Ok(Map::SkStorage(open(pins, concat!("peers_", $suffix))?).try_into()?)
+            }
+            fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>> {
+                Ok(Map::SkStorage(open(pins, concat!("udp_peers_", $suffix))?).try_into()?)
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
                 hash(pins, concat!("node_addrs_", $suffix))
@@ -149,6 +154,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::flows(pins)?;
         F::sockets(pins)?;
         F::peers(pins)?;
+        F::udp_peers(pins)?;
         F::node_addrs(pins)?;
         F::affinity(pins)?;
         F::sources(pins)?;

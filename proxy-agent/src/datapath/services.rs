@@ -17,6 +17,7 @@ mod shared;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     sync::atomic::Ordering,
     time::Instant,
 };
@@ -64,6 +65,15 @@ impl Freed {
             Self::Backend(_) | Self::Service(_) => 1,
         }
     }
+}
+
+/// A UDP frontend that a service port had, and has no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LostFrontend {
+    /// The service port that had it.
+    pub service: Id,
+    /// Its address; the unspecified one stands for all nodePort addresses of the node.
+    pub address: SocketAddr,
 }
 
 /// The maps of services, as they are opened.
@@ -141,6 +151,7 @@ impl Services {
             node_addresses: BTreeSet::new(),
             quarantine: Vec::new(),
             buried: Vec::new(),
+            lost: Vec::new(),
         };
         let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
         services.adopt();
@@ -215,7 +226,7 @@ impl Services {
         let mut result = Ok(());
         // Frontends first: nobody finds the port any more, whatever becomes of the rest.
         for (claim, flags) in state.frontends.iter() {
-            result = self.release(name, claim, *flags).and(result);
+            result = self.release(name, state.id, claim, *flags).and(result);
         }
         let shared = &mut self.shared;
         for role in SetRole::ALL {

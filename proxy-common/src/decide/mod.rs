@@ -9,7 +9,9 @@ mod frontend;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 mod packet;
+mod shared_peers;
 mod socket;
+mod socket_seen;
 pub mod steady;
 mod tables;
 #[cfg(test)]
@@ -19,7 +21,8 @@ mod verdict;
 pub use flow::open;
 pub use fragment::{complete, may_be_for_service};
 pub use packet::{from_pod, from_uplink, to_client, to_outside};
-pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
+pub use socket::{SocketClient, SocketOrigin, connect, send};
+pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{
     AffinityHandle, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
 };

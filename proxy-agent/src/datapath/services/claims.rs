@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use anyhow::Result;
@@ -10,12 +10,16 @@ use proxy_common::layout::id::Id;
 use tracing::warn;
 
 use super::{
-    Services,
+    LostFrontend, Services,
     port::{Claim, PortState},
     shared::frontend_mark,
 };
 use crate::{
-    model::plan::{IpFamily, PortName},
+    datapath::address::{protocol_number, protocol_of},
+    model::{
+        objects::Protocol,
+        plan::{IpFamily, PortName},
+    },
     sorted::SortedMap,
 };
 
@@ -33,7 +37,7 @@ impl Services {
             match wanted.get(&claim) {
                 None => {
                     state.frontends.remove(&claim);
-                    self.release(name, &claim, flags)?;
+                    self.release(name, state.id, &claim, flags)?;
                 }
                 Some(wanted) if *wanted != flags => {
                     if self.has(name, &claim) {
@@ -52,6 +56,24 @@ impl Services {
             }
         }
         Ok(())
+    }
+
+    /// UDP frontends that service ports lost since the last call: sockets that connected through them should be ended. Not
+    /// those that came back meanwhile.
+    pub fn take_lost_frontends(&mut self) -> Vec<LostFrontend> {
+        let mut lost = std::mem::take(&mut self.shared.lost);
+        lost.retain(|(name, claim, _)| !self.has(name, claim));
+        lost.into_iter().map(|(_, claim, service)| LostFrontend { service, address: claim.address }).collect()
+    }
+
+    /// Does this UDP address lead to the service port?
+    pub fn leads_to(&self, address: SocketAddr, service: Id) -> bool {
+        let protocol = protocol_number(Protocol::Udp);
+        let node_port = Claim::node_port(IpFamily::of(&address.ip()), address.port(), protocol);
+        [Claim { address, protocol }, node_port].iter().any(|claim| {
+            let holder = self.claims.get(claim).and_then(|claimants| self.ports.get(claimants.front()?));
+            holder.is_some_and(|state| state.id == service)
+        })
     }
 
     fn has(&self, name: &PortName, claim: &Claim) -> bool {
@@ -81,12 +103,15 @@ impl Services {
     }
 
     /// Gives a frontend up; who waits for it gets it.
-    pub(super) fn release(&mut self, name: &PortName, claim: &Claim, flags: u32) -> Result<()> {
+    pub(super) fn release(&mut self, name: &PortName, id: Id, claim: &Claim, flags: u32) -> Result<()> {
         let Some(claimants) = self.claims.get_mut(claim) else { return Ok(()) };
         let was_holder = claimants.front() == Some(name);
         claimants.retain(|claimant| claimant != name);
         if !was_holder {
             return Ok(());
+        }
+        if protocol_of(claim.protocol) == Some(Protocol::Udp) {
+            self.shared.lost.push((name.clone(), *claim, id));
         }
         let next = claimants.front().and_then(|next| {
             let state = self.ports.get(next)?;
