@@ -3,6 +3,7 @@
 mod bulk;
 mod client;
 mod datagram;
+mod parked;
 mod ping;
 mod server;
 
@@ -69,6 +70,27 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         attempts: usize,
     },
+    /// Send a request to each address by one unconnected UDP socket, print `sent`, and receive after a line of input.
+    Park {
+        /// A server (may be repeated).
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        /// Connect the socket to the first one before.
+        #[arg(long)]
+        connected: bool,
+        /// How long to wait for a reply.
+        #[arg(long, default_value_t = 3000)]
+        timeout_ms: u64,
+    },
+    /// Open many unconnected UDP sockets, and send a datagram to each address by each.
+    Sockets {
+        /// A server (may be repeated).
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        /// How many sockets.
+        #[arg(long)]
+        count: usize,
+    },
     /// Send one echo request; print `true` if it is answered, `false` if not.
     Ping {
         /// Whom.
@@ -131,6 +153,10 @@ fn main() -> io::Result<()> {
         Command::Load { target, interval_ms } => client::load(&target, Duration::from_millis(interval_ms)),
         Command::Bulk { target, bytes } => bulk::client(&target, bytes),
         Command::Datagram { target, path_mtu, attempts } => datagram::datagram(&target, path_mtu, attempts),
+        Command::Park { to, connected, timeout_ms } => {
+            parked::park(&to, connected, Duration::from_millis(timeout_ms))
+        }
+        Command::Sockets { to, count } => parked::sockets(&to, count),
         Command::Ping { to, timeout_ms } => ping::ping(to, Duration::from_millis(timeout_ms)),
     }
 }
