@@ -29,6 +29,7 @@ mod scratch;
 mod settings;
 mod socket;
 mod socket_backend;
+mod socket_tables;
 mod tables;
 mod tc;
 mod xdp;
@@ -146,7 +147,7 @@ pub fn probe(skb: *mut __sk_buff) -> i32 {
     probe::run(&TcContext::new(skb))
 }
 
-/// Tells which backend an IPv4 socket keeps.
+/// Tells what an IPv4 socket that is connected keeps.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub fn socket_backend4(skb: *mut __sk_buff) -> i32 {

@@ -338,6 +338,8 @@ pub(super) const MAPS: &[&str] = &[
     "sockets_v6",
     "sources_v4",
     "sources_v6",
+    "udp_peers_v4",
+    "udp_peers_v6",
     "vip_filter",
 ];
 
@@ -398,7 +400,7 @@ fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     let mut packet = [0u8; 128];
     packet[12..14].copy_from_slice(&[0x86, 0xdd]);
     packet[14] = 0x60;
-    sys::run_once(program.fd()?.as_fd(), &packet).context("cannot run the probe program")
+    sys::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
 }
 
 /// Says what a failed load means for the person who reads it.

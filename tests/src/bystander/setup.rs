@@ -168,5 +168,6 @@ fn site(cluster: &Cluster) -> Result<rules::Site> {
         node_name: node.name.clone(),
         cluster_cidr: "10.244.0.0/16",
         service_cidr: "10.96.0.0/16",
+        keeps_ports: true,
     })
 }
