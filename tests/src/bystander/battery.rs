@@ -49,7 +49,7 @@ impl<'a> Battery<'a> {
         for ipv4 in [true, false] {
             battery.many_to_outside(ipv4)?;
             battery.by_source_ports(ipv4)?;
-            battery.to_own_servers(ipv4)?;
+            battery.own_servers(ipv4)?;
             battery.between_pods(ipv4)?;
             battery.host_ports(ipv4)?;
             battery.pings(ipv4)?;
@@ -115,7 +115,7 @@ impl<'a> Battery<'a> {
         self.talk(node, to, None, 20)
     }
 
-    fn to_own_servers(&mut self, ipv4: bool) -> Result<()> {
+    fn own_servers(&mut self, ipv4: bool) -> Result<()> {
         let (_, address) = self.node(ipv4)?;
         let cluster = &self.fixture.scenario.cluster;
         for from in [&cluster.client, cluster.pod("pod-1a")?, cluster.pod("pod-2a")?] {
