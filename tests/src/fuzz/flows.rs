@@ -7,7 +7,7 @@ use proxy_common::{
     V4, V6,
     decide::{
         self, SocketClient, SocketOrigin, SocketVerdict, Tables as _, Translation, Verdict,
-        memory::MemoryTables,
+        memory::{FlowEntries, MemoryTables},
     },
     layout::{
         backend::Backend,
@@ -60,6 +60,9 @@ const DESTINATIONS: [(Host, u16); 24] = [
     (Host::Node, 30_610),
     (Host::Node, 25_000),
 ];
+
+/// Initial sequence number of all.
+const ISN: u32 = 0x0102_0304;
 
 fn index(device: Device) -> Result<u32> {
     Ok(device as u32 + 2)
@@ -129,16 +132,13 @@ fn ends_it(protocol: u8, flags: u8) -> bool {
 
 impl<F: PacketFamily> World<F> {
     fn packet(&self, tuple: Tuple<F>, protocol: u8, tcp_flags: u8, hop_limit: u8) -> Packet<F> {
-        Packet {
-            tuple,
-            protocol,
-            tcp_flags,
-            hop_limit,
-            sequence: 1_001,
-            acknowledgment: 1_001,
-            transport: 34,
-            follows: false,
-        }
+        let is_tcp = protocol == PROTOCOL_TCP;
+        let acknowledges = is_tcp && tcp_flags & tcp_flags::ACK != 0;
+        let sequence = ISN + u32::from(tcp_flags & tcp_flags::SYN == 0);
+        let (sequence, acknowledgment) =
+            (if is_tcp { sequence } else { 0 }, if acknowledges { ISN + 1 } else { 0 });
+        let (transport, follows) = (34, false);
+        Packet { tuple, protocol, tcp_flags, hop_limit, sequence, acknowledgment, transport, follows }
     }
 
     /// What a hook says.
@@ -165,7 +165,11 @@ impl<F: PacketFamily> World<F> {
             self.over.swap_remove(place);
             flags = tcp_flags::SYN;
         }
-        let packet = self.packet(tuple, protocol, flags, choices.of(&[64, 64, 2, 1]));
+        let mut packet = self.packet(tuple, protocol, flags, choices.of(&[64, 64, 2, 1]));
+        // Another connection, or what others would forge.
+        let skew = choices.of(&[0, 0, 0, 1, 1 << 17, 1 << 21, u32::MAX]);
+        packet.sequence = packet.sequence.wrapping_add(skew);
+        packet.acknowledgment = packet.acknowledgment.wrapping_add(choices.of(&[0, 0, 0, skew]));
         let (verdict, out) = self.ask(device, &packet);
         self.check_entries();
         if !is_translated(verdict) {
@@ -277,10 +281,12 @@ impl<F: PacketFamily> World<F> {
     /// The map forgets both entries of a flow. One alone may give out a tuple that another has taken meanwhile, for a second:
     /// that the core does not promise.
     fn forget(&mut self, which: u8) {
-        let mut flows = self.tables.flows.borrow_mut();
+        let tables = &self.tables;
+        let entries = if which % 2 == 0 { &tables.flows } else { &tables.pending };
+        let mut flows = entries.borrow_mut();
         let mut keys: Vec<_> = flows.keys().copied().collect();
         keys.sort_by_key(|key| (F::ends(&key.tuple), key.protocol, key.edge));
-        let Some(key) = keys.get(which as usize % keys.len().max(1)) else { return };
+        let Some(key) = keys.get((which / 2) as usize % keys.len().max(1)) else { return };
         let Some(flow) = flows.remove(key) else { return };
         let twin = twin(key, &flow.get());
         if flows.get(&twin.twin_key).is_some_and(|other| other.get().tuple == twin.twin.tuple) {
@@ -292,7 +298,11 @@ impl<F: PacketFamily> World<F> {
     }
 
     fn check_entries(&self) {
-        let flows = self.tables.flows.borrow();
+        self.check_entries_of(&self.tables.flows.borrow());
+        self.check_entries_of(&self.tables.pending.borrow());
+    }
+
+    fn check_entries_of(&self, flows: &FlowEntries<F>) {
         assert!(flows.len() <= self.tables.max_flows);
         for (key, flow) in flows.iter() {
             let flow = flow.get();

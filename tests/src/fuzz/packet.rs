@@ -2,7 +2,7 @@
 
 use proxy_common::{
     V4, V6,
-    packet::{Dissected, Packet, Parse, Part, Unparsed, dissect},
+    packet::{Dissected, Packet, Parse, Part, Unparsed, dissect, timestamp},
 };
 
 /// The first byte says where the network header starts; the rest is the frame. Reads outside are for the sanitizer to
@@ -33,6 +33,8 @@ fn check_dissected<F: Parse>(frame: &[u8], network: usize) {
     {
         assert!(is_ours, "{parsed:?}");
         assert_eq!((packet, part), (parsed, Part::Whole));
+        let dated = timestamp(frame, packet.transport, packet.is_syn());
+        assert!(dated == 0 || packet.transport + 32 <= frame.len());
     }
     if !is_ours {
         return;
