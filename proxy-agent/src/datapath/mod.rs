@@ -11,6 +11,7 @@ mod kernel_log;
 mod link;
 pub mod maps;
 mod object;
+pub(crate) mod outbound;
 pub mod pins;
 pub mod services;
 mod slices;
