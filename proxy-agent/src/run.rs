@@ -330,7 +330,8 @@ impl Agent {
         self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
-        self.sockets.end(self.datapath.services.take_dead());
+        let lost = self.datapath.services.take_lost_frontends();
+        self.sockets.end(self.datapath.services.take_dead(), lost);
         self.know_namespaces().await;
         let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
         let cidrs = self.datapath.set_service_cidrs(&cidrs.collect::<Vec<_>>());

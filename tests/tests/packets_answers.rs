@@ -11,11 +11,12 @@ use proxy_common::layout::{
     set::{Set, SetRole},
 };
 use proxy_tests::packets::{
-    Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid, same_frame,
+    CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid,
+    same_frame,
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, NEXT, REDIRECT, SHOT, SYN, XDP_PASS},
+    packets::words::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
 };
 
 for_both_families! {
@@ -89,7 +90,7 @@ fn gives(
 fn packet_refused_with_port_unreachable<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut refused = 0;
-    for transport in [SYN, ACK, Transport::Udp, Transport::Sctp(1)] {
+    for transport in [SYN, Transport::Udp, Transport::Sctp(1)] {
         for options in if F::IS_V4 { vec![0, 12] } else { vec![0] } {
             for (program, device, src, dst) in [
                 ("pod_ingress", Device::PodA, (Host::PodA, 40_000), (Host::EmptyVip, 80)),
@@ -131,8 +132,7 @@ fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
 fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options { reject_with_reset: true, ..Options::default() })?;
     let asked = |transport| frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), transport);
-    // Frames here have sequence 0x12345678 and acknowledge 0.
-    for (transport, expected) in [(SYN, (0, 0x1234_5679, 20)), (ACK, (0, 0, 4))] {
+    for (transport, expected) in [(SYN, (0, CLIENT_ISN + 1, 20))] {
         let run = kernel.run("pod_ingress", &asked(transport).build()?, Device::PodA.index()?, 0)?;
         assert_eq!(run.result, REDIRECT);
         assert_eq!(numbers(&run.packet), expected);
@@ -144,8 +144,11 @@ fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
         let macs = [reply.from, reply.to].concat();
         assert_eq!(run.packet[..12], macs);
     }
-    // A reset is not answered, and UDP is refused as ever.
-    gives(&kernel, "pod_ingress", Device::PodA, &asked(Transport::Tcp(4)), SHOT, &[])?;
+    // What asks for nothing is not answered, and UDP is refused as ever.
+    for transport in [ACK, RST, FIN, SYN_ACK, NULL] {
+        let asked = asked(transport);
+        gives(&kernel, "pod_ingress", Device::PodA, &asked, NEXT, &asked.build()?)?;
+    }
     let asked = asked(Transport::Udp);
     gives(&kernel, "pod_ingress", Device::PodA, &asked, REDIRECT, &port_unreachable(&asked)?)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use proxy_common::layout::counter::Counter;
 use proxy_tests::packets::{
     Device, Frame, Host, IcmpError, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid,
-    fragments, header, icmp_error, same_frame, with_extensions,
+    ends, fragments, header, icmp_error, same_frame, talk, with_extensions,
 };
 use proxy_tests::{
     for_both_families,
@@ -33,21 +33,6 @@ fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transpo
     let transport =
         if transport == Transport::UdpUnchecked && !F::IS_V4 { Transport::Udp } else { transport };
     Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
-}
-
-/// The tuple of a translated frame, with the ports that the program chose.
-fn tuple_of<F: PacketFamily>(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
-    let transport = 14 + header(F::IS_V4);
-    let addr = |at: usize| -> IpAddr {
-        if F::IS_V4 {
-            std::array::from_fn::<u8, 4, _>(|i| bytes[at + i]).into()
-        } else {
-            std::array::from_fn::<u8, 16, _>(|i| bytes[at + i]).into()
-        }
-    };
-    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    let (src, dst) = if F::IS_V4 { (26, 30) } else { (22, 38) };
-    (SocketAddr::new(addr(src), port(transport)), SocketAddr::new(addr(dst), port(transport + 2)))
 }
 
 /// A way through the node: where requests come in, where their answers go out, and who is at the ends.
@@ -99,10 +84,12 @@ impl Way {
         transport: Transport,
     ) -> Result<(Frame, Frame)> {
         let request = frame::<F>((self.client, port), self.frontend, transport);
-        let run = kernel.run(self.request.0, &request.build()?, self.request.1.index()?, 0)?;
-        ensure!(run.result == self.result(), "{self:?}: {}", run.result);
-        let (src, dst) = tuple_of::<F>(&run.packet);
-        Ok((request.clone(), request.between(src, dst)))
+        let sent = if transport == ACK {
+            talk::open(kernel, self.request, self.answer, &request)?
+        } else {
+            talk::translated(kernel, self.request, &request)?
+        };
+        Ok((request, sent))
     }
 }
 
@@ -348,6 +335,9 @@ fn packet_fragments_follow_the_first_one<F: PacketFamily>() -> Result<()> {
             port += 1;
             let mut request = frame::<F>((way.client, port), way.frontend, transport);
             request.payload = (0..LARGE).map(|i| i as u8).collect();
+            if transport == ACK {
+                way.open::<F>(&kernel, port, ACK)?;
+            }
             // The first packet of a flow, and a later one.
             for _ in 0..2 {
                 follow::<F>(&kernel, way.request, way.result(), &request, |first| {
@@ -370,13 +360,13 @@ fn packet_fragments_follow_the_first_one<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// Like [`tuple_of`], of a first fragment.
+/// Like [`ends`], of a first fragment.
 fn tuple_of_fragment<F: PacketFamily>(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
     let mut bytes = bytes.to_vec();
     if !F::IS_V4 {
         bytes.drain(54..62);
     }
-    tuple_of::<F>(&bytes)
+    ends(&bytes)
 }
 
 fn packet_fragments_of_answers<F: PacketFamily>() -> Result<()> {
@@ -564,7 +554,7 @@ fn packet_extension_headers_stay() -> Result<()> {
             assert_eq!(run.result, way.result(), "{way:?} {transport:?}");
             let mut plain = run.packet.clone();
             plain.drain(54..54 + 8 * types.len());
-            let (src, dst) = tuple_of::<F>(&plain);
+            let (src, dst) = ends(&plain);
             let sent = request.between(src, dst);
             let sent = if way.is_forwarded { sent.one_hop_less() } else { sent };
             let expected = with_extensions(&sent.build()?, types);

@@ -14,6 +14,7 @@ mod object;
 pub(crate) mod outbound;
 pub mod pins;
 pub mod services;
+mod sizes;
 mod slices;
 mod socket_reader;
 mod surroundings;
@@ -41,9 +42,9 @@ use tracing::{info, warn};
 
 pub use hooks::Hook;
 pub use object::{Features, ObjectConfig};
-pub use services::Services;
-pub use socket_reader::SocketReader;
-pub(crate) use sys::netns_cookie;
+pub use services::{LostFrontend, Services};
+pub use socket_reader::{Kept, SocketReader};
+pub(crate) use sys::{netns_cookie, open_process, socket_cookie, take_descriptor};
 
 use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins,
@@ -91,7 +92,7 @@ impl Datapath {
         self.object.features
     }
 
-    /// For asking connected sockets which backend they keep; `None` on kernels without socket storage, where the programs
+    /// For asking connected sockets what they keep; `None` on kernels without socket storage, where the programs
     /// write it to the maps `sockets_v4` and `sockets_v6`.
     ///
     /// # Errors

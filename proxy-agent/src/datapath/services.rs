@@ -17,6 +17,7 @@ mod shared;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     sync::atomic::Ordering,
     time::Instant,
 };
@@ -65,6 +66,15 @@ impl Freed {
             Self::Backend(_) | Self::Service(_) => 1,
         }
     }
+}
+
+/// A UDP frontend that a service port had, and has no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LostFrontend {
+    /// The service port that had it.
+    pub service: Id,
+    /// Its address; the unspecified one stands for all nodePort addresses of the node.
+    pub address: SocketAddr,
 }
 
 /// The maps of services, as they are opened.
@@ -143,6 +153,7 @@ impl Services {
             snat_sources: BTreeSet::new(),
             quarantine: Vec::new(),
             buried: Vec::new(),
+            lost: Vec::new(),
         };
         let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
         services.adopt();

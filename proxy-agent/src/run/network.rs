@@ -59,8 +59,8 @@ impl Agent {
     pub(super) fn learn_of_sockets(&mut self, found: Found) {
         let result = match found {
             Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
-            Found::Backends(backends) => {
-                self.sockets.sweep(&backends, |backend| self.datapath.services.is_served(backend));
+            Found::Kept(kept) => {
+                self.sockets.sweep(&kept, &self.datapath.services);
                 Ok(())
             }
         };

@@ -29,8 +29,7 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
     let client = u16::from_be(pair.key.tuple.sport) as u32;
     let random = tables.random();
     let mut position = ((random as u64 * settings.snat_count() as u64) >> 32) as u32;
-    // Random, so that two flows that met once do not meet at every step.
-    let stride = (random & 0xff) | 1;
+    let stride = stride(random, settings.snat_count());
     let has_sources = pair.flow.flags & flags::SNAT != 0 && settings.snat_sources != 0;
     let mut source = spread(F::fold(&pair.key.tuple.src));
     pair.spare = Spare::default();
@@ -62,6 +61,15 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
         Attempt::NoRoom => Some(DropReason::FlowMapFull),
         Attempt::Taken => Some(DropReason::SnatExhausted),
     }
+}
+
+/// By how much each next port is farther on: one of eight, so that two flows that met once do not meet at every step, and a prime that is
+/// no divisor of their number, so that the way leads to each of them.
+#[inline(always)]
+fn stride(random: u32, count: u32) -> u32 {
+    const PRIMES: [u8; 8] = [131, 137, 139, 149, 151, 157, 163, 167];
+    let prime = (u64::from_le_bytes(PRIMES) >> ((random & 7) * 8)) as u8 as u32;
+    if count % prime == 0 { 1 } else { prime }
 }
 
 /// A number whose lower bits depend on all bits of the word.

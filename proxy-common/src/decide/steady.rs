@@ -207,7 +207,7 @@ fn note_acknowledgment<F: Family, T: Tables<F>>(
     key: &FlowKey<F>,
     flow: &T::Flow,
 ) {
-    if key.protocol == PROTOCOL_TCP {
+    if key.protocol == PROTOCOL_TCP && packet.tcp_flags & tcp_flags::ACK != 0 {
         flow.set_acknowledged(tables.acknowledgment(packet));
     }
 }

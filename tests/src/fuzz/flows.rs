@@ -129,7 +129,16 @@ fn ends_it(protocol: u8, flags: u8) -> bool {
 
 impl<F: PacketFamily> World<F> {
     fn packet(&self, tuple: Tuple<F>, protocol: u8, tcp_flags: u8, hop_limit: u8) -> Packet<F> {
-        Packet { tuple, protocol, tcp_flags, hop_limit, transport: 34, follows: false }
+        Packet {
+            tuple,
+            protocol,
+            tcp_flags,
+            hop_limit,
+            sequence: 1_001,
+            acknowledgment: 1_001,
+            transport: 34,
+            follows: false,
+        }
     }
 
     /// What a hook says.

@@ -120,7 +120,12 @@ impl Frame {
     /// The answer to it: ends swapped.
     pub fn reply(&self) -> Self {
         let [own, other] = self.initial;
-        Self { initial: [other, own], skew: [0; 2], tcp_options: Vec::new(), ..self.between(self.dst, self.src) }
+        Self {
+            initial: [other, own],
+            skew: [0; 2],
+            tcp_options: Vec::new(),
+            ..self.between(self.dst, self.src)
+        }
     }
 
     /// The same as a router passes it on.
@@ -217,6 +222,22 @@ impl Frame {
             _ => anyhow::bail!("{} and {} are of two families", self.src, self.dst),
         })
     }
+}
+
+/// Both ends of a frame's packet: of its network header and of the four bytes behind it.
+pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+    let is_v4 = bytes[12..14] == [8, 0];
+    let transport = if is_v4 { 14 + usize::from(bytes[14] & 0xf) * 4 } else { 54 };
+    let addr = |at: usize| -> IpAddr {
+        if is_v4 {
+            std::array::from_fn::<u8, 4, _>(|i| bytes[at + i]).into()
+        } else {
+            std::array::from_fn::<u8, 16, _>(|i| bytes[at + i]).into()
+        }
+    };
+    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let (src, dst) = if is_v4 { (26, 30) } else { (22, 38) };
+    (SocketAddr::new(addr(src), port(transport)), SocketAddr::new(addr(dst), port(transport + 2)))
 }
 
 /// Where the checksums of a frame are: of the IPv4 header, and of the transport header.

@@ -7,11 +7,12 @@ mod kernel;
 mod node;
 pub mod random;
 pub mod sys;
+pub mod talk;
 mod unusual;
 pub mod words;
 
 pub use family::{Host, PacketFamily};
-pub use frame::{CLIENT_ISN, Frame, SERVER_ISN, Transport, checksums_are_valid, same_frame};
+pub use frame::{CLIENT_ISN, Frame, SERVER_ISN, Transport, checksums_are_valid, ends, same_frame};
 pub use kernel::{Kernel, Options};
 pub use node::{Device, Node, SNAT, memory_tables};
 pub use unusual::{IcmpError, fragments, header, icmp_error, with_extensions};

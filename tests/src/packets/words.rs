@@ -13,6 +13,9 @@ pub const FIN: Transport = Transport::Tcp(17);
 /// Resets it.
 pub const RST: Transport = Transport::Tcp(4);
 
+/// No flags at all.
+pub const NULL: Transport = Transport::Tcp(0);
+
 /// tc: the next program, as if there were none of ours.
 pub const NEXT: u32 = u32::MAX;
 /// tc: dropped.

@@ -17,12 +17,16 @@ use proxy_common::{
 use tracing::warn;
 
 use super::{
-    Services,
+    LostFrontend, Services,
     port::{Claim, PortState},
     shared::{frontend_mark, snat_source_mark},
 };
 use crate::{
-    model::plan::{IpFamily, PortName},
+    datapath::address::{protocol_number, protocol_of},
+    model::{
+        objects::Protocol,
+        plan::{IpFamily, PortName},
+    },
     sorted::SortedMap,
 };
 
@@ -55,7 +59,7 @@ impl Services {
         let mut result = Ok(());
         for (claim, flags) in known {
             let closed = match wanted.get(&claim) {
-                None => self.release(name, &claim, flags).map(|()| {
+                None => self.release(name, state.id, &claim, flags).map(|()| {
                     state.frontends.remove(&claim);
                 }),
                 Some(wanted) => self.change_frontend(name, state, &claim, flags | wanted & STRICT),
@@ -111,6 +115,24 @@ impl Services {
         Ok(())
     }
 
+    /// UDP frontends that service ports lost since the last call: sockets that connected through them should be ended. Not
+    /// those that came back meanwhile.
+    pub fn take_lost_frontends(&mut self) -> Vec<LostFrontend> {
+        let mut lost = std::mem::take(&mut self.shared.lost);
+        lost.retain(|(name, claim, _)| !self.has(name, claim));
+        lost.into_iter().map(|(_, claim, service)| LostFrontend { service, address: claim.address }).collect()
+    }
+
+    /// Does this UDP address lead to the service port?
+    pub fn leads_to(&self, address: SocketAddr, service: Id) -> bool {
+        let protocol = protocol_number(Protocol::Udp);
+        let node_port = Claim::node_port(IpFamily::of(&address.ip()), address.port(), protocol);
+        [Claim { address, protocol }, node_port].iter().any(|claim| {
+            let holder = self.claims.get(claim).and_then(|claimants| self.ports.get(claimants.front()?));
+            holder.is_some_and(|state| state.id == service)
+        })
+    }
+
     fn has(&self, name: &PortName, claim: &Claim) -> bool {
         self.claims.get(claim).and_then(|claimants| claimants.front()) == Some(name)
     }
@@ -143,7 +165,7 @@ impl Services {
     ///
     /// # Errors
     /// When the kernel refuses the write: then the port has it still.
-    pub(super) fn release(&mut self, name: &PortName, claim: &Claim, flags: u32) -> Result<()> {
+    pub(super) fn release(&mut self, name: &PortName, id: Id, claim: &Claim, flags: u32) -> Result<()> {
         let Some(claimants) = self.claims.get(claim) else { return Ok(()) };
         if claimants.front() == Some(name) {
             let next = claimants.get(1).and_then(|next| {
@@ -158,6 +180,9 @@ impl Services {
                 },
             }
             self.shared.give_up_marks(claim, flags);
+            if protocol_of(claim.protocol) == Some(Protocol::Udp) {
+                self.shared.lost.push((name.clone(), *claim, id));
+            }
         }
         if let Some(claimants) = self.claims.get_mut(claim) {
             claimants.retain(|claimant| claimant != name);

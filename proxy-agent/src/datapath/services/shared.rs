@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) quarantine: Vec<Freed>,
     /// Backends that were buried since they were last asked for, and whose they were.
     pub(super) buried: Vec<(PortName, SocketAddr, Id)>,
+    /// UDP frontends that service ports lost since they were last asked for.
+    pub(super) lost: Vec<(PortName, Claim, Id)>,
 }
 
 impl Shared {

@@ -393,3 +393,41 @@ fn too_many_endpoints_leave_what_was_there() {
     assert_eq!(node.all_offered(&plan), "12|12|12|12");
     assert_eq!(node.services.ports[&plan.name].backends.values().count(), 2);
 }
+
+/// UDP sockets that connected through it are to be ended, unless it came back meanwhile.
+#[test]
+fn a_udp_frontend_is_lost_when_it_goes_or_moves() {
+    let mut node = Node::new();
+    let vip = Frontend::ClusterIp(at("10.96.0.1:80"));
+    let mut web = port("web", Protocol::Udp, &[vip, Frontend::NodePort(30_080)]);
+    let mut other = port("other", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.2:80"))]);
+    let mut tcp = port("tcp", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    for plan in [&web, &other, &tcp] {
+        node.apply(plan);
+    }
+    let (web_id, other_id) = (node.id(&web), node.id(&other));
+    assert!(node.services.take_lost_frontends().is_empty());
+    assert!(node.services.leads_to(at("10.96.0.1:80"), web_id));
+    assert!(node.services.leads_to(at("192.168.0.1:30080"), web_id), "a nodePort");
+    // It moves, while the other waits for it or comes later.
+    other.frontends.push(vip);
+    node.apply(&other);
+    assert!(node.services.take_lost_frontends().is_empty(), "the first keeps it");
+    web.frontends.retain(|frontend| *frontend != vip);
+    node.apply(&web);
+    let lost = |service, address| LostFrontend { service, address: at(address) };
+    assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "10.96.0.1:80")]);
+    assert!(node.services.leads_to(at("10.96.0.1:80"), other_id));
+    assert!(!node.services.leads_to(at("10.96.0.1:80"), web_id));
+    // Gone and back before anybody asked.
+    web.frontends.clear();
+    node.apply(&web);
+    web.frontends.push(Frontend::NodePort(30_080));
+    node.apply(&web);
+    assert!(node.services.take_lost_frontends().is_empty());
+    node.services.remove(&web.name).unwrap();
+    assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "0.0.0.0:30080")]);
+    tcp.frontends.clear();
+    node.apply(&tcp);
+    assert!(node.services.take_lost_frontends().is_empty(), "TCP goes on");
+}

@@ -6,7 +6,7 @@ use crate::{
         Verdict,
         steady::{self, Steady},
     },
-    layout::flow::{FlowKey, flags},
+    layout::flow::{Edge, FlowKey, flags},
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
 };
 
@@ -106,6 +106,17 @@ fn what_has_news_goes_further<F: TestFamily>() {
         assert!(!from_pod(&world, &tcp(POD_END, (VIP, PORT), flags)), "flags {flags}");
         assert!(!to_client(&world, &Packet { tcp_flags: flags, ..answer }), "flags {flags}");
     }
+    // Only what acknowledges says what was acknowledged.
+    let acknowledged = || {
+        let flows = world.flows.borrow();
+        flows[&FlowKey::new(tcp::<F>(POD_END, (VIP, PORT), ACK).tuple, PROTOCOL_TCP, Edge::Forward)]
+            .get()
+            .acknowledged
+    };
+    let before = acknowledged();
+    let null = Packet { acknowledgment: 7, ..tcp(POD_END, (VIP, PORT), 0) };
+    assert!(from_pod(&world, &null) && before != 0);
+    assert_eq!(acknowledged(), before);
     assert!(!from_pod(&world, &Packet { follows: true, ..tcp(POD_END, (VIP, PORT), ACK) }));
     world.wait();
     assert!(!from_pod(&world, &tcp(POD_END, (VIP, PORT), ACK)), "to be marked as seen");

@@ -33,6 +33,7 @@ for_both_families! {
     a_range_that_is_nearly_full_still_yields
     idle_flows_give_their_source_ports
     flows_give_their_port_when_it_is_safe
+    the_last_free_port_is_found
     given_source_addresses_are_used
     kernel_nat_s_port_is_not_given_away
     a_socket_s_port_is_not_given_away
@@ -350,6 +351,23 @@ fn flows_give_their_port_when_it_is_safe<F: TestFamily>() {
     }
 }
 
+/// Whatever their number has as divisors.
+fn the_last_free_port_is_found<F: TestFamily>() {
+    for count in [1, 2, 10, 64, 100, 125] {
+        let mut world = World::<F>::new(&[REMOTE]);
+        (world.settings.snat_first, world.settings.snat_last) = (20_000, 20_000 + (count - 1));
+        // All of one client from ports that are mapped to the same one.
+        for number in 0..count {
+            open(&world, (CLIENT, 1_000 + number * count));
+        }
+        assert_eq!(
+            world.uplink_gets(&tcp((CLIENT, 50_000), FRONTEND, SYN)).verdict,
+            Verdict::Drop,
+            "{count}"
+        );
+    }
+}
+
 fn given_source_addresses_are_used<F: TestFamily>() {
     let mut world = World::<F>::new(&[REMOTE]);
     world.snat_sources = std::vec![F::addr(NODE), F::addr(OTHER_NODE_ADDRESS)];
@@ -385,6 +403,14 @@ fn kernel_nat_s_port_is_not_given_away<F: TestFamily>() {
         // What we send on ourselves is not remembered.
         let own = packet(said.out.to, protocol, flags);
         assert_eq!(world.to_outside(&own).verdict, Verdict::Pass);
+        assert_eq!(world.outbound.borrow().len(), 1);
+        // Nor is what came in by the uplink that it leaves by, as the shortcut has it.
+        world.leaves.set(UPLINK);
+        world.came_in.set(UPLINK);
+        assert_eq!(
+            world.to_outside(&packet(tuple((NODE, 20_001), (CLIENT, 9)), protocol, flags)).verdict,
+            Verdict::Pass
+        );
         assert_eq!(world.outbound.borrow().len(), 1);
         world.now.set(world.now.get() + world.settings.outbound());
         assert_eq!(world.uplink_gets(&request(50_002)).verdict, Verdict::Forward, "long ago");
