@@ -4,6 +4,7 @@ mod failures;
 mod network;
 mod origin;
 mod others;
+mod outbound;
 mod quarantine;
 mod sockets;
 
@@ -25,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{network::describe, origin::Origin, quarantine::Quarantine, sockets::Sockets};
+use self::{network::describe, origin::Origin, outbound::Seeder, quarantine::Quarantine, sockets::Sockets};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
@@ -117,6 +118,7 @@ struct Agent {
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
     sockets: Sockets,
+    seeder: Seeder,
     knows_namespaces: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
@@ -198,6 +200,7 @@ impl Agent {
             eligible_unknown: settings.manifests.is_some(),
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(reaper, settings.reset_removed_tcp),
+            seeder: Seeder { pins, snat_ports: settings.snat_ports },
             knows_namespaces: false,
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
@@ -323,6 +326,8 @@ impl Agent {
 
     /// Brings the maps up to date. True if now other interfaces need programs than before.
     async fn apply(&mut self, synced: &mut bool) -> bool {
+        let coming = self.sync.coming_udp_frontends(&self.topology.nodeport_addresses);
+        self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
         let lost = self.datapath.services.take_lost_frontends();

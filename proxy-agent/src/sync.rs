@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::SystemTime,
 };
 
@@ -13,7 +13,7 @@ use crate::{
     datapath::Services,
     model::{
         changes::changes,
-        objects::{Change, Node, ObjectName},
+        objects::{Change, Node, ObjectName, Protocol},
         plan::{Frontend, HealthCheck, IpFamily, PortName, ServicePlan},
         planner,
         store::{Store, Trigger},
@@ -156,6 +156,34 @@ impl Sync {
             service.cluster_ips.iter().chain(&service.load_balancer_ips).any(|ip| changed.contains(ip))
         });
         self.failed.extend(affected.map(|service| service.name.clone()));
+    }
+
+    /// UDP frontends that the next [`Sync::apply`] will add and that clients outside may use; node ports at each of these addresses.
+    pub fn coming_udp_frontends(&self, node_addresses: &BTreeSet<IpAddr>) -> HashSet<SocketAddr> {
+        let mut coming = HashSet::new();
+        if !self.store.is_complete() {
+            return coming;
+        }
+        for service in self.store.changed().chain(&self.failed).filter_map(|name| self.store.service(name)) {
+            let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Udp);
+            let planned = self.planned.get(&service.name).map_or(&[][..], |plan| &plan.ports);
+            let is_planned =
+                |frontend: Frontend| planned.iter().any(|plan| plan.frontends.contains(&frontend));
+            for port in ports {
+                let node_port = port.node_port.filter(|port| !is_planned(Frontend::NodePort(*port)));
+                coming.extend(
+                    node_port
+                        .iter()
+                        .flat_map(|port| node_addresses.iter().map(|ip| SocketAddr::new(*ip, *port))),
+                );
+                let addresses = service.external_ips.iter().chain(&service.load_balancer_ips);
+                coming.extend(addresses.map(|ip| SocketAddr::new(*ip, port.port)).filter(|address| {
+                    !is_planned(Frontend::ExternalIp(*address))
+                        && !is_planned(Frontend::LoadBalancer(*address))
+                }));
+            }
+        }
+        coming
     }
 
     /// Brings the data path up to date with the store. Does nothing before the first lists are complete: until then

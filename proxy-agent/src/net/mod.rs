@@ -1,5 +1,6 @@
 //! What the node's network looks like, and what that means for the hooks.
 
+pub mod conntrack;
 pub mod filters;
 pub mod forwarding;
 pub mod interfaces;

@@ -1,6 +1,6 @@
 //! The running agent and the node's network: interfaces, addresses, network namespaces.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::Result;
 use tracing::{error, info, warn};
@@ -89,6 +89,13 @@ impl Agent {
             let addresses: Vec<String> =
                 topology.nodeport_addresses.iter().map(ToString::to_string).collect();
             info!("nodePorts are served at {}", addresses.join(", "));
+        }
+        let gains = |new: &BTreeSet<IpAddr>, old: &BTreeSet<IpAddr>| !new.is_subset(old);
+        if gains(&topology.nodeport_addresses, &self.topology.nodeport_addresses)
+            || gains(&topology.snat_sources, &self.topology.snat_sources)
+        {
+            let frontends = self.datapath.services.udp_frontends(&topology.nodeport_addresses);
+            self.seeder.seed(frontends, topology.snat_sources.clone()).await;
         }
         self.datapath.follow(&topology)?;
         self.look_for_others(&topology).await;

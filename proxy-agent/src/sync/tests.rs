@@ -2,7 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::model::objects::{
-    Endpoint, EndpointSlice, Hints, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
+    Endpoint, EndpointSlice, Hints, Kind, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
 };
 
 const VIP: &str = "10.96.0.10:80";
@@ -120,6 +120,35 @@ fn changes_have_their_time_once_they_are_applied_unless_they_are_older_than_the_
     sync.failed.clear();
     assert_eq!(applied(&mut sync), [later]);
     assert_eq!(applied(&mut sync), []);
+}
+
+fn complete(sync: &mut Sync) {
+    let services: Vec<Service> = sync.store.all_services().cloned().collect();
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        sync.take(Change::ListStart(kind));
+        services.iter().for_each(|service| sync.take(Change::Service(service.clone())));
+        sync.take(Change::ListDone(kind));
+    }
+}
+
+#[test]
+fn udp_frontends_are_told_before_they_come() {
+    let nodes: BTreeSet<IpAddr> = ["192.168.0.1", "fd00::10"].map(|ip| ip.parse().unwrap()).into();
+    let coming = |sync: &Sync| {
+        let mut coming: Vec<String> =
+            sync.coming_udp_frontends(&nodes).iter().map(ToString::to_string).collect();
+        coming.sort();
+        coming
+    };
+    let (mut sync, name) = knowing(Protocol::Udp);
+    assert_eq!(coming(&sync), [""; 0], "nothing is applied before all is listed");
+    complete(&mut sync);
+    assert_eq!(coming(&sync), ["192.168.0.1:30080", "198.51.100.1:80", "[fd00::10]:30080"]);
+    sync.note_plan(name.clone(), sync.plan(&name));
+    assert_eq!(coming(&sync), [""; 0], "an endpoint changes");
+    let (mut tcp, _) = knowing(Protocol::Tcp);
+    complete(&mut tcp);
+    assert_eq!(coming(&tcp), [""; 0]);
 }
 
 #[test]

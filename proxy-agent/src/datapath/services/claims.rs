@@ -1,15 +1,18 @@
 //! Who has which frontend. Who comes later waits until it is free.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
 };
 
 use anyhow::Result;
-use proxy_common::layout::{
-    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
-    id::Id,
-    set::SetRole,
+use proxy_common::{
+    layout::{
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
+        id::Id,
+        set::SetRole,
+    },
+    packet::PROTOCOL_UDP,
 };
 use tracing::warn;
 
@@ -202,6 +205,28 @@ impl Services {
             self.shared.give_up_marks(claim, flags);
         }
         result
+    }
+
+    /// UDP frontends that clients outside may use, node ports at each of these addresses.
+    pub(crate) fn udp_frontends(&self, node_addresses: &BTreeSet<IpAddr>) -> HashSet<SocketAddr> {
+        let is_outside = |claim: &Claim, holder: &PortName| {
+            let flags = self.ports.get(holder).and_then(|state| state.frontends.get(claim));
+            claim.protocol == PROTOCOL_UDP && flags.is_some_and(|flags| flags & FRONTEND_CLUSTER_IP == 0)
+        };
+        let claims = self
+            .claims
+            .iter()
+            .filter(|(claim, claimants)| claimants.front().is_some_and(|holder| is_outside(claim, holder)));
+        let mut found = HashSet::new();
+        for (claim, _) in claims {
+            if claim.is_node_port() {
+                let addresses = node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());
+                found.extend(addresses.map(|ip| SocketAddr::new(*ip, claim.address.port())));
+            } else {
+                found.insert(claim.address);
+            }
+        }
+        found
     }
 
     /// Says which addresses connections to remote endpoints may have as source.
