@@ -244,7 +244,7 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
 
 /// The client's port is free again when its connection is over, and may be that of one to the endpoint itself.
 fn packet_of_a_direct_connection_is_none_of_a_closed_flow<F: PacketFamily>() -> Result<()> {
-    let Node { mut kernel, .. } = Node::new(Options::default())?;
+    let Node { kernel, .. } = Node::new(Options::default())?;
     for way in ways(&kernel)? {
         let request = way.frame::<F>(40_000, FIN);
         let sent = talk::open(&kernel, way.request, way.reply, &request)?;
