@@ -3,6 +3,7 @@
 //! A run of some hundred steps depends on its number only. One that fails is shortened, step by step, to those that it
 //! takes, and printed with the number that brings it back.
 
+mod bystanders;
 mod oracle;
 mod replay;
 mod shape;
@@ -16,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::world::add_services;
+pub use self::{bystanders::{Passed, bystanders}, world::add_services};
 use self::{
     replay::{Failure, Met, Site},
     steps::{Random, Step, steps},
