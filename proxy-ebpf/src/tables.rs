@@ -419,7 +419,8 @@ impl<F: KernelFamily> Tables<F> for Kernel {
         };
         match found {
             CONFIRMED => F::flow(key).map(FlowEntry),
-            PENDING => F::pending(key).map(FlowEntry),
+            // Another CPU may have confirmed it meanwhile.
+            PENDING => F::pending(key).or_else(|| F::flow(key)).map(FlowEntry),
             _ => None,
         }
     }

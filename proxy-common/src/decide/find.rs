@@ -28,12 +28,19 @@ pub fn find<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowK
         track::confirmed(tables, packet, key, &flow);
         return Found::Confirmed;
     }
-    let Some(flow) = tables.pending(key) else { return Found::None };
+    let Some(flow) = tables.pending(key) else { return moved(tables, key) };
     if is_forward && must_choose(tables, packet, &flow) {
         return Found::None;
     }
     tables.step(Step::KnownFlow(*flow));
-    if track::unconfirmed(tables, packet, key, &flow) { Found::Confirmed } else { Found::Pending }
+    track::unconfirmed(tables, packet, key, &flow)
+}
+
+/// Looks once more among the confirmed flows: another CPU may have moved it there since. Else the packet would open another flow, or be
+/// reset by the stack.
+#[inline(always)]
+pub(super) fn moved<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> Found {
+    if tables.flow(key).is_some() { Found::Confirmed } else { Found::None }
 }
 
 /// Is a packet that looks like a reply of this flow a SYN-ACK of another connection? The endpoint answers somebody who talks to it

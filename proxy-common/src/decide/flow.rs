@@ -7,7 +7,7 @@ use crate::{
     layout::{
         counter::Counter,
         flow::{Edge, Flow, FlowKey, FlowState, Pair, Spare, flags},
-        outbound::key_of_reply,
+        outbound::{OUTBOUND_ESTABLISHED, key_of_reply},
     },
     packet::{PROTOCOL_SCTP, PROTOCOL_UDP},
 };
@@ -57,6 +57,9 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
         return Some(DropReason::SnatExhausted);
     }
     pair.flow.tuple.sport = pair.spare.port;
+    if has_sources {
+        set_source(tables, pair, pair.spare.source.into());
+    }
     match tables.attempt(pair, true) {
         Attempt::Opened => None,
         Attempt::NoRoom => Some(DropReason::FlowMapFull),
@@ -91,10 +94,13 @@ fn is_shared<F: Family>(flow: &Flow<F>) -> bool {
 #[inline(always)]
 fn set_source<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, number: u32) {
     let count = tables.settings().snat_sources;
-    if count != 0
-        && let Some(addr) = tables.snat_source(number % count)
-    {
+    if count == 0 {
+        return;
+    }
+    let number = number % count;
+    if let Some(addr) = tables.snat_source(number) {
         pair.flow.tuple.src = addr;
+        pair.spare.tried = number as u8;
     }
 }
 
@@ -119,7 +125,7 @@ pub fn attempt<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: b
         tables.remove_pending(&forward);
         tables.remove_pending(&pair.twin_key);
     }
-    if is_taken(tables, pair) {
+    if is_taken(tables, pair, seize) {
         return Attempt::Taken;
     }
     match tables.insert_pending(&pair.twin_key, &pair.twin) {
@@ -173,11 +179,18 @@ fn may_replace<F: Family, T: Tables<F>>(
     if is_missed || !is_shared(&pair.flow) {
         return false;
     }
+    note_spare(pair, idle);
+    seize
+}
+
+/// Notes that the source port in the pair would not be missed, if it is the one that would be missed least.
+#[inline(always)]
+fn note_spare<F: Family>(pair: &mut Pair<F>, idle: u32) {
     if idle > pair.spare.idle {
         pair.spare.idle = idle;
         pair.spare.port = pair.flow.tuple.sport;
+        pair.spare.source = pair.spare.tried;
     }
-    seize
 }
 
 /// Will an endpoint in TIME-WAIT take the SYN of this flow for that of a new connection? As Linux has it
@@ -192,20 +205,29 @@ fn is_later<F: Family>(new: &Flow<F>, old: &Flow<F>) -> bool {
 }
 
 /// Would the replies go to a socket of this node that sends from the same port, or to a connection of kernel NAT? SCTP's sockets cannot be
-/// looked up.
+/// looked up. With `seize`, a connection that may be over gives way.
 #[inline(always)]
-fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) -> bool {
-    let Pair { key, flow, twin_key, .. } = pair;
+fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: bool) -> bool {
+    let Pair { key, flow, twin_key, .. } = &*pair;
     if flow.flags & flags::SNAT == 0 {
         return false;
     }
     if key.protocol != PROTOCOL_SCTP && tables.has_socket(&twin_key.tuple, key.protocol) {
         return true;
     }
-    let now = tables.now();
-    tables
-        .outbound(&key_of_reply(&flow.tuple, key.protocol))
-        .is_some_and(|outbound| now.wrapping_sub(outbound.last_seen) < tables.settings().outbound())
+    let Some(sent) = tables.outbound(&key_of_reply(&flow.tuple, key.protocol)) else { return false };
+    if sent.flags & OUTBOUND_ESTABLISHED != 0 {
+        return true;
+    }
+    let idle = tables.now().wrapping_sub(sent.last_seen);
+    if idle >= tables.settings().outbound() {
+        return false;
+    }
+    if key.protocol == PROTOCOL_UDP || idle < tables.settings().unconfirmed() {
+        return true;
+    }
+    note_spare(pair, idle);
+    !seize
 }
 
 /// Moves the flow of which the pair has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no

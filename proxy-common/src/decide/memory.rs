@@ -118,6 +118,8 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub flows: RefCell<FlowEntries<F>>,
     /// Entries of flows that are not confirmed.
     pub pending: RefCell<FlowEntries<F>>,
+    /// Entries that another CPU moves to the confirmed ones just before the next look-up of an unconfirmed one that is not there.
+    pub arriving: RefCell<FlowEntries<F>>,
     /// Marks of where their answers come from.
     pub answers: RefCell<HashSet<answers::Mark>>,
     /// How many flow entries of each kind there may be. Unlike the kernel's map, this one forgets none.
@@ -179,6 +181,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
             size: Cell::new(100),
             flows: RefCell::default(),
             pending: RefCell::default(),
+            arriving: RefCell::default(),
             answers: RefCell::default(),
             max_flows: usize::MAX,
             socket: Cell::new(7),
@@ -407,7 +410,11 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
     }
 
     fn pending(&self, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
-        found(&self.pending, key)
+        let found = found(&self.pending, key);
+        if found.is_none() {
+            self.flows.borrow_mut().extend(self.arriving.borrow_mut().drain());
+        }
+        found
     }
 
     fn insert_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {

@@ -13,7 +13,7 @@ use crate::{
         device::{DEVICE_UPLINK, Device},
         flow::{Edge, FlowKey, FlowState, Mac, Pair, REFRESH, Tuple, flags},
         frontend::FRONTEND_SOURCES,
-        outbound::{OUTBOUND_ONCE, Outbound, key_of_reply},
+        outbound::{OUTBOUND_CLOSED, OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound, key_of_reply},
         set::Scope,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
@@ -209,8 +209,12 @@ fn reset_unknown<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Ver
 fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
     let tuple = &packet.tuple;
     let is_datagram = packet.protocol == PROTOCOL_UDP;
+    let mut flags = 0;
     if !is_datagram && !packet.is_syn() {
-        return;
+        if !is_in_use(tables, packet) {
+            return;
+        }
+        flags = if packet.is_closing() { OUTBOUND_CLOSED } else { OUTBOUND_ESTABLISHED };
     }
     let reply = key_of_reply(tuple, packet.protocol);
     let from_frontend = is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, packet.protocol);
@@ -229,10 +233,23 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
         }
     }
     let now = tables.now();
-    match tables.outbound(&reply) {
-        Some(known) if now.wrapping_sub(known.last_seen) < REFRESH => {}
-        _ => tables.remember_outbound(&reply, &Outbound { last_seen: now, flags: 0 }),
+    if let Some(known) = tables.outbound(&reply) {
+        if flags == OUTBOUND_ESTABLISHED && known.flags & OUTBOUND_CLOSED != 0 {
+            flags = OUTBOUND_CLOSED;
+        }
+        let is_same = is_datagram || known.flags == flags;
+        if is_same && now.wrapping_sub(known.last_seen) < REFRESH {
+            return;
+        }
     }
+    tables.remember_outbound(&reply, &Outbound { last_seen: now, flags });
+}
+
+/// Is the TCP packet of a connection with an endpoint that we send connections to, too?
+#[inline(always)]
+pub(super) fn is_in_use<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let tuple = &packet.tuple;
+    packet.protocol == PROTOCOL_TCP && tables.may_be_answer(&tuple.dst, tuple.dport, packet.protocol)
 }
 
 #[inline(always)]

@@ -97,14 +97,14 @@ pub fn to_outside<F: Family, T: Tables<F>>(
 #[inline(always)]
 fn may_be_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> bool {
     let is_datagram = key.protocol == PROTOCOL_UDP;
-    if !is_datagram && packet.tcp_flags & tcp_flags::SYN == 0 {
-        return false;
-    }
     let tuple = &key.tuple;
     is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, key.protocol)
         || tables.settings().is_snat_port(tuple.sport)
             && tables.may_be_snat_source(&tuple.src)
             && tables.came_in() != tables.leaves()
+            && (is_datagram
+                || packet.tcp_flags & tcp_flags::SYN != 0
+                || tables.may_be_answer(&tuple.dst, tuple.dport, key.protocol))
 }
 
 /// Did it come from outside, and is it for a service still?

@@ -256,7 +256,8 @@ pub trait Tables<F: Family> {
         match super::find(self, packet, key) {
             Found::None => None,
             Found::Confirmed => self.flow(key),
-            Found::Pending => self.pending(key),
+            // Confirmed meanwhile, maybe.
+            Found::Pending => self.pending(key).or_else(|| self.flow(key)),
         }
     }
     /// Is the caller asked to choose a backend, and to open a flow? In the kernel, what is done with a packet comes one after the other and not one in the

@@ -1,6 +1,7 @@
 //! The core against tables in memory, for both families.
 
 mod affinity;
+mod attacks;
 mod consistency;
 mod flows;
 mod fragments;

@@ -1,11 +1,14 @@
 //! Connection tracking: what a packet says about its flow. Both entries are refreshed together, and repaired from either side.
 
-use super::tables::{FlowHandle as _, Tables};
+use super::{
+    find::moved,
+    tables::{FlowHandle as _, Found, Inserted, Tables},
+};
 use crate::{
     Family,
     layout::{
         counter::Counter,
-        flow::{FlowKey, FlowState, REFRESH, RESET_WINDOW, flags},
+        flow::{FIN_WINDOW, Flow, FlowKey, FlowState, Pair, REFRESH, RESET_WINDOW, flags},
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
 };
@@ -13,6 +16,9 @@ use crate::{
 /// How far behind the endpoint's initial sequence number the client's first acknowledgment may be: what an endpoint may send with its
 /// SYN-ACK (RFC 7413).
 const FIRST_ACKNOWLEDGMENT: u32 = 1 << 16;
+
+/// How much of a segment with FIN, sent again together with what was before it, may have been acknowledged: the longest segment.
+const FIN_OVERLAP: u32 = 1 << 16;
 
 /// Brings an entry of a confirmed flow up to date with a packet it was found for: about once a second both entries are marked as
 /// seen, and a lost one is made again, because the map forgets the silent one first.
@@ -88,7 +94,7 @@ fn close<F: Family, T: Tables<F>>(
         return;
     }
     if packet.is_reset() {
-        if state != RESET && is_in_window(tables, packet, key, flow) {
+        if state != RESET && is_in_window(tables, packet, key, flow, 0, RESET_WINDOW) {
             set_both(tables, key, flow, FlowState::Reset, now, 0);
         }
         return;
@@ -101,18 +107,25 @@ fn close<F: Family, T: Tables<F>>(
         (true, _) => FlowState::ClosingByServer,
         (false, _) => FlowState::ClosingByClient,
     };
+    // Whoever made an end with a forged FIN could give the connection another endpoint with a forged SYN.
+    if !is_in_window(tables, packet, key, flow, FIN_OVERLAP, FIN_WINDOW) {
+        return;
+    }
     let is_dated = !is_reply && flow.flags & flags::SNAT != 0;
     let timestamp = if is_dated { tables.timestamp(packet) } else { 0 };
     set_both(tables, key, flow, next, now, timestamp);
 }
 
-/// Is the reset one that its receiver may take? What the receiver acknowledged last is known from its own packets.
+/// Is the reset or FIN one that its receiver may take, at most so far behind what it acknowledged last, or so little before? That is known
+/// from its own packets.
 #[inline(always)]
 fn is_in_window<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     key: &FlowKey<F>,
     flow: &T::Flow,
+    before: u32,
+    window: u32,
 ) -> bool {
     if packet.protocol != PROTOCOL_TCP {
         return true;
@@ -122,7 +135,7 @@ fn is_in_window<F: Family, T: Tables<F>>(
     pair.make_twin();
     match tables.flow(&pair.twin_key) {
         Some(twin) if twin.acknowledged != 0 && twin.tuple.same(&pair.twin.tuple) => {
-            packet.sequence.wrapping_sub(twin.acknowledged) <= RESET_WINDOW
+            packet.sequence.wrapping_sub(twin.acknowledged).wrapping_add(before) <= window
         }
         _ => true,
     }
@@ -156,54 +169,65 @@ fn set_both<F: Family, T: Tables<F>>(
     }
 }
 
-/// Brings an entry of an unconfirmed flow up to date with a packet it was found for; true if the flow is confirmed now, and so is found
-/// among the others.
+/// Brings an entry of an unconfirmed flow up to date with a packet it was found for; says where the flow is found now. Nowhere: the entry for
+/// replies is lost, and the packet opens the flow anew.
 #[inline(always)]
 pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     key: &FlowKey<F>,
     flow: &T::Flow,
-) -> bool {
+) -> Found {
     let now = tables.now();
     let is_reply = flow.flags & flags::REVERSE != 0;
     if now.wrapping_sub(flow.last_seen) >= REFRESH {
         flow.touch(now);
     }
     if packet.follows {
-        return false;
+        return Found::Pending;
     }
-    let Some(mut pair) = tables.pair() else { return false };
+    let Some(mut pair) = tables.pair() else { return Found::Pending };
     pair.begin(key, flow);
     pair.make_twin();
     let mut state = FlowState::Established;
     if packet.protocol == PROTOCOL_UDP {
         if !is_reply {
+            let Some(twin) = twin(tables, &pair) else { return moved(tables, key) };
             // One that keeps sending keeps its port.
-            if let Some(twin) = tables.pending(&pair.twin_key) {
-                twin.touch(now);
-            }
-            return false;
+            twin.touch(now);
+            return Found::Pending;
         }
     } else if packet.is_reset() {
         flow.set_state(FlowState::Reset);
         if let Some(twin) = tables.pending(&pair.twin_key) {
             twin.set_state(FlowState::Reset);
         }
-        return false;
+        return Found::Pending;
     } else if packet.is_syn_ack() {
         if is_reply {
             flow.set_state(FlowState::SynReceived);
             flow.set_isn(packet.sequence);
             flow.set_acknowledged(packet.acknowledgment);
+            pair.twin.state = FlowState::New as u8;
+            restore(tables, &pair);
         }
-        return false;
+        return Found::Pending;
     } else if packet.is_syn() {
         flow.set_isn(packet.sequence);
-        return false;
+        if !is_reply && twin(tables, &pair).is_none() {
+            return moved(tables, key);
+        }
+        return Found::Pending;
     } else {
-        if is_reply || !is_acknowledged(tables, packet, &pair.twin_key) {
-            return false;
+        if is_reply {
+            return Found::Pending;
+        }
+        let Some(twin) = twin(tables, &pair) else {
+            restore(tables, &pair);
+            return Found::Pending;
+        };
+        if !is_acknowledged(packet, &twin) {
+            return Found::Pending;
         }
         if packet.is_closing() {
             state = FlowState::ClosingByClient;
@@ -212,13 +236,33 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
     }
     pair.flow.state = state as u8;
     pair.flow.last_seen = now;
-    tables.confirm_flow(&mut pair)
+    if tables.confirm_flow(&mut pair) { Found::Confirmed } else { Found::Pending }
+}
+
+/// The other entry of the unconfirmed flow in the pair.
+#[inline(always)]
+fn twin<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) -> Option<T::Flow> {
+    tables.pending(&pair.twin_key).filter(|twin| twin.tuple.same(&pair.twin.tuple))
+}
+
+/// Makes the other entry of the unconfirmed flow in the pair again, if the map forgot it: it forgets one at a time.
+#[inline(always)]
+fn restore<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) {
+    let FlowKey { tuple, protocol, .. } = &pair.twin_key;
+    if tables.pending(&pair.twin_key).is_some() || tables.flow(&pair.twin_key).is_some() {
+        return;
+    }
+    if pair.twin.flags & flags::REVERSE != 0 {
+        tables.announce_answers(&tuple.src, tuple.sport, *protocol);
+    }
+    if matches!(tables.insert_pending(&pair.twin_key, &pair.twin), Inserted::Yes) {
+        tables.count(Counter::FlowRepaired);
+    }
 }
 
 /// Does the client's packet acknowledge the endpoint's SYN-ACK? Who sends from the addresses of others cannot know its sequence number.
 #[inline(always)]
-fn is_acknowledged<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, reverse: &FlowKey<F>) -> bool {
-    let Some(twin) = tables.pending(reverse) else { return false };
+fn is_acknowledged<F: Family>(packet: &Packet<F>, twin: &Flow<F>) -> bool {
     if packet.protocol != PROTOCOL_TCP {
         return twin.state == FlowState::SynReceived as u8;
     }

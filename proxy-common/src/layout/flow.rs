@@ -185,6 +185,10 @@ pub struct Flow<F: Family> {
 /// endpoint takes a reset with the exact number only, and answers others in its window.
 pub const RESET_WINDOW: u32 = 1 << 20;
 
+/// The same for a FIN, which may be far behind: all that fits into a receiver's buffer may be in flight. Only one of 256 numbers
+/// is in it.
+pub const FIN_WINDOW: u32 = 1 << 24;
+
 /// An entry is refreshed when it was last refreshed this many jiffies ago: between 0.25 s (HZ 1000) and 2.6 s
 /// (HZ 100), so that a busy flow writes to its entries about once a second.
 pub const REFRESH: u32 = 256;
@@ -213,8 +217,10 @@ pub struct Spare {
     pub idle: u32,
     /// Its port, network byte order.
     pub port: u16,
-    /// Always 0.
-    pub zero: u16,
+    /// Which of several source addresses it has.
+    pub source: u8,
+    /// Which of them is tried.
+    pub tried: u8,
 }
 
 impl<F: Family> Pair<F> {

@@ -24,6 +24,13 @@ pub struct Outbound {
 /// nobody knows how long they will.
 pub const OUTBOUND_ONCE: u32 = 1;
 
+/// TCP: in use, and nobody knows how long it is silent at times. Connections are known from their SYN; whether they are in use is
+/// noted only of those to endpoints that we send connections to, too.
+pub const OUTBOUND_ESTABLISHED: u32 = 2;
+
+/// TCP: there was a FIN or a reset. What follows until the next SYN tells nothing.
+pub const OUTBOUND_CLOSED: u32 = 4;
+
 /// The key of the replies to a packet that leaves.
 #[inline(always)]
 pub fn key_of_reply<F: Family>(sent: &Tuple<F>, protocol: u8) -> FlowKey<F> {
