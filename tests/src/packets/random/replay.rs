@@ -22,7 +22,7 @@ use proxy_common::{
 use super::{
     oracle::{self, Read, bytes, parse, results, rewrite, same},
     shape::Shape,
-    steps::{Segment, Step, What, error},
+    steps::{self, Segment, Step, What, error},
     world,
 };
 use crate::{
@@ -100,13 +100,21 @@ impl<'a, F: PacketFamily> Site<'a, F> {
         }
         self.native.alive.clone_from(&self.serving);
         let counters = self.counters()?;
-        let mut run =
-            Run { site: self, given: HashMap::new(), sent: HashMap::new(), held: HashMap::new(), met };
+        let mut run = Run {
+            site: self,
+            given: HashMap::new(),
+            sent: HashMap::new(),
+            held: HashMap::new(),
+            met: &mut *met,
+        };
         for (number, step) in steps {
             let failed = run.step(*number, step).with_context(|| format!("step {number}: {step:?}"))?;
             if let Err(what) = failed {
                 return Ok(Some(Failure { step: Some(*number), what }));
             }
+        }
+        for (counter, count) in self.native.counts.borrow().iter() {
+            *met.entry(format!("counted: {}", counter.name())).or_default() += count;
         }
         Ok(self.differences(&counters)?.map(|what| Failure { step: None, what }))
     }
@@ -239,7 +247,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                 kernel.age_flows::<F>(*jiffies)?;
                 native.now.set(native.now.get().wrapping_add(*jiffies));
             }
-            Step::Forget(which) => self.forget(*which)?,
+            Step::Forget(which, part) => self.forget(*which, *part)?,
             Step::Packet { program, device, came_in, what, shape } => {
                 let with_flags = |mut frame: Frame, Segment { flags, skew }: Segment| {
                     if let Transport::Tcp(_) = frame.transport {
@@ -263,6 +271,10 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                     What::Again { of, segment } => {
                         let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
                         Some(each(given, &|frame| with_flags(frame.clone(), *segment)))
+                    }
+                    What::Back { of } => {
+                        let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
+                        Some(each(given, &Frame::reply))
                     }
                     What::Garbage(_) | What::Error { .. } => None,
                 };
@@ -290,8 +302,8 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         Ok(Ok(()))
     }
 
-    /// Removes both entries of the flow of a step, on both sides.
-    fn forget(&mut self, step: usize) -> Result<()> {
+    /// Removes entries of the flow of a step, on both sides.
+    fn forget(&mut self, step: usize, part: steps::Part) -> Result<()> {
         let Some(given) = self.given.get(&step) else { return Ok(()) };
         let tuple = F::tuple(given.kernel.src, given.kernel.dst);
         let key = FlowKey::new(tuple, given.kernel.transport.protocol(), Edge::Forward);
@@ -306,8 +318,12 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             pair.twin_key
         };
         let (gone, gone_natively) = (twin(&kernel), twin(&native));
-        self.site.kernel.retain_flows::<F>(|other| *other != key && *other != gone)?;
-        for key in [&key, &gone_natively] {
+        let (forward, reverse) = (part != steps::Part::Reverse, part != steps::Part::Forward);
+        self.site
+            .kernel
+            .retain_flows::<F>(|other| !(forward && *other == key || reverse && *other == gone))?;
+        let natively = [(forward, &key), (reverse, &gone_natively)];
+        for (_, key) in natively.into_iter().filter(|(is_gone, _)| *is_gone) {
             self.site.native.remove_flow(key);
             self.site.native.remove_pending(key);
         }

@@ -59,8 +59,16 @@ pub(super) enum Step {
     Revive(usize),
     /// So many jiffies pass.
     Wait(u32),
-    /// The flow map forgets both entries of the flow that the packet of a step belonged to.
-    Forget(usize),
+    /// The map forgets entries of the flow that the packet of a step belonged to.
+    Forget(usize, Part),
+}
+
+/// Which entries of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Both,
+    Forward,
+    Reverse,
 }
 
 /// Of a frame with TCP: its flags, and how far sequence and acknowledgment number are from those behind the handshake.
@@ -79,6 +87,8 @@ pub(super) enum What {
     Answer { to: usize, segment: Segment },
     /// The frame of a step again.
     Again { of: usize, segment: Segment },
+    /// The answer to the frame of a step as it was.
+    Back { of: usize },
     /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
     /// bytes of the packet it quotes at most.
     Error { about: usize, from: Host, which: usize, quoted: usize },
@@ -110,12 +120,16 @@ const ANSWERED: [(&str, Device); 6] = [
     ("uplink_l3_egress", Device::Uplink),
 ];
 
+const PARTS: [Part; 3] = [Part::Both, Part::Forward, Part::Reverse];
+
 /// The steps of a run.
 pub(super) fn steps<F: PacketFamily>(random: &mut Random, count: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     while steps.len() < count {
         if random.below(12) == 0 {
             conversation::<F>(random, &mut steps);
+        } else if random.below(60) == 0 {
+            own_conversation::<F>(random, &mut steps);
         } else {
             let number = steps.len();
             steps.push(step::<F>(random, number));
@@ -129,7 +143,7 @@ fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         0 => Step::Bury(random.below(256)),
         1 => Step::Revive(random.below(256)),
         2 => Step::Wait(random.of(&WAITS)),
-        3 => Step::Forget(random.below(number)),
+        3 => Step::Forget(random.below(number), random.of(&PARTS)),
         _ => packet::<F>(random, number),
     }
 }
@@ -149,26 +163,57 @@ fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
     } else {
         [("uplink_egress", Device::Uplink), ("uplink_ingress", Device::Uplink)]
     };
-    let mut push = |(program, device), what| {
-        steps.push(Step::Packet { program, device, came_in: None, what, shape: Shape::Whole });
-    };
     let plain = |flags| Segment { flags, skew: [0; 2] };
-    push((program, device), What::Request(frame));
+    steps.push(whole((program, device), What::Request(frame)));
     for reply in replies {
-        push(reply, What::Answer { to: first, segment: plain(18) });
+        steps.push(whole(reply, What::Answer { to: first, segment: plain(18) }));
     }
     if random.below(6) > 0 {
-        push((program, device), What::Again { of: first, segment: plain(16) });
+        steps.push(whole((program, device), What::Again { of: first, segment: plain(16) }));
     }
     for _ in 0..random.below(8) {
         let segment = segment(random);
-        if random.below(2) == 0 {
-            push((program, device), What::Again { of: first, segment });
+        if random.below(16) == 0 {
+            // Its other entry is made again.
+            steps.push(Step::Forget(first, random.of(&PARTS)));
+            steps.push(Step::Wait(WAITS[0]));
+        } else if random.below(2) == 0 {
+            steps.push(whole((program, device), What::Again { of: first, segment }));
         } else {
             for reply in replies {
-                push(reply, What::Answer { to: first, segment });
+                steps.push(whole(reply, What::Answer { to: first, segment }));
             }
         }
+    }
+}
+
+/// A packet as it is, of the node if it leaves.
+fn whole((program, device): (&'static str, Device), what: What) -> Step {
+    Step::Packet { program, device, came_in: None, what, shape: Shape::Whole }
+}
+
+/// The node, or kernel NAT for it, talks from a frontend's own address and port.
+fn own_conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
+    let frontend = random.of(&[
+        Host::Node.at::<F>(30_001),
+        Host::Node.at::<F>(30_002),
+        Host::LocalVip.at::<F>(80),
+        Host::GuardedIp.at::<F>(80),
+    ]);
+    let (out, back, to) = random.of(&[
+        (("uplink_egress", Device::Uplink), ("uplink_ingress", Device::Uplink), Host::Client),
+        (("uplink_egress", Device::Uplink), ("uplink_xdp", Device::Uplink), Host::Client),
+        (("pod_egress", Device::PodA), ("pod_ingress", Device::PodA), Host::PodA),
+    ]);
+    let transport = random.of(&[Transport::Udp, Transport::Udp, Transport::Udp, Transport::Tcp(2)]);
+    let first = steps.len();
+    let frame = Frame::new(frontend, to.at::<F>(random.of(&PORTS)), transport);
+    steps.push(whole(out, What::Request(frame)));
+    for _ in 0..=random.below(3) {
+        if random.below(4) == 0 {
+            steps.push(Step::Wait(random.of(&WAITS)));
+        }
+        steps.push(whole(back, What::Back { of: first }));
     }
 }
 
