@@ -52,7 +52,9 @@ impl Lack {
             Self::XdpTestDevice => (5, 15),
             Self::XdpFrags => (5, 18),
             Self::NetnsCookie => (5, 14),
-            Self::ChecksumComplete | Self::TestIngress | Self::Device(_) => bail!("{self:?} came with no release: try it"),
+            Self::ChecksumComplete | Self::TestIngress | Self::Device(_) => {
+                bail!("{self:?} came with no release: try it")
+            }
         };
         Ok(release()? < since)
     }

@@ -11,7 +11,8 @@ use proxy_common::layout::{
     set::{Set, SetRole},
 };
 use proxy_tests::packets::{
-    CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid, same_frame,
+    CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid,
+    same_frame,
 };
 use proxy_tests::{
     for_both_families,

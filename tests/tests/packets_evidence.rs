@@ -120,9 +120,12 @@ fn packet_that_is_no_request_passes<F: PacketFamily>() -> Result<()> {
 fn packet_that_answers_the_node_passes<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
     let mut hooks = vec![(FROM_POD, TO_POD), (UPLINK, OUT)];
-    hooks.extend(kernel.possible(&["uplink_xdp", "uplink_xdp_frags"])?.iter().map(|program| {
-        ((*program, Device::Uplink), OUT)
-    }));
+    hooks.extend(
+        kernel
+            .possible(&["uplink_xdp", "uplink_xdp_frags"])?
+            .iter()
+            .map(|program| ((*program, Device::Uplink), OUT)),
+    );
     for ((way_in, way_out), port) in hooks.iter().copied().zip(53..) {
         let sent = Frame::new(Host::Node.at::<F>(30_001), Host::Client.at::<F>(port), Transport::Udp);
         passes(&kernel, way_out, &sent.build()?, "what the node sends")?;
@@ -206,11 +209,7 @@ fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
                 talk::translated(&kernel, way.request, &request.clone().skewed(0, acknowledged))?;
                 talk::translated(&kernel, way.reply, &reply.clone().skewed(0, acknowledged))?;
                 let (hook, frame) = if by_client { (way.request, &request) } else { (way.reply, &reply) };
-                talk::translated(
-                    &kernel,
-                    hook,
-                    &Frame { transport: RST, ..frame.clone() }.skewed(skew, 0),
-                )?;
+                talk::translated(&kernel, hook, &Frame { transport: RST, ..frame.clone() }.skewed(skew, 0))?;
                 let expected = if is_reset { FlowState::Reset } else { FlowState::Established };
                 let flows = kernel.confirmed::<F>()?;
                 let states: Vec<_> = flows.values().map(|flow| flow.state).collect();

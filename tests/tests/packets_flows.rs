@@ -125,7 +125,8 @@ fn packet_each_backend_has_all_source_ports<F: PacketFamily>() -> Result<()> {
 
 fn packet_source_ports_run_out_and_come_back<F: PacketFamily>() -> Result<()> {
     const PORTS: u16 = 4;
-    let Node { mut kernel, .. } = Node::new(Options { snat_ports: PORTS, idle: 60_000, ..Options::default() })?;
+    let Node { mut kernel, .. } =
+        Node::new(Options { snat_ports: PORTS, idle: 60_000, ..Options::default() })?;
     let clients = 50_000..50_000 + PORTS;
     let mut used = std::collections::BTreeSet::new();
     let mut sent = Vec::new();
@@ -211,7 +212,9 @@ fn packet_ports_of_sockets_are_not_given_away<F: PacketFamily>() -> Result<()> {
 }
 
 fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
-    use FlowState::{Closed, ClosingByClient, ClosingByServer, Established, New, Reset, SynReceived, TimeWait};
+    use FlowState::{
+        Closed, ClosingByClient, ClosingByServer, Established, New, Reset, SynReceived, TimeWait,
+    };
     let Node { mut kernel, .. } = Node::new(Options::default())?;
     let states = |kernel: &Kernel| -> Result<(u8, u8)> {
         let flows = kernel.flows::<F>()?;

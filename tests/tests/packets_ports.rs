@@ -91,8 +91,7 @@ fn packet_ports_are_found_in_a_crowded_range<F: PacketFamily>() -> Result<()> {
 
 /// A timestamp where Linux writes it, and where BSD does.
 fn dated(time: u32, is_linux: bool) -> Vec<u8> {
-    let front: &[u8] =
-        if is_linux { &[2, 4, 5, 180, 4, 2] } else { &[2, 4, 5, 180, 1, 3, 3, 6, 1, 1] };
+    let front: &[u8] = if is_linux { &[2, 4, 5, 180, 4, 2] } else { &[2, 4, 5, 180, 1, 3, 3, 6, 1, 1] };
     let behind: &[u8] = if is_linux { &[1, 3, 3, 7] } else { &[4, 2, 0, 0] };
     [front, &[8, 10], &time.to_be_bytes(), &[0; 4], behind].concat()
 }
@@ -107,8 +106,7 @@ fn packet_ports_of_time_wait_are_reused_when_the_endpoint_takes_them<F: PacketFa
     const SENT: u32 = 5_000;
     const TIME: u32 = 1_000;
     let (earlier, later) = (CLIENT_ISN.wrapping_add(SENT), CLIENT_ISN.wrapping_add(SENT + 3));
-    let Node { mut kernel, .. } =
-        Node::new(Options { snat_ports: 1, idle: 1 << 20, ..Options::default() })?;
+    let Node { mut kernel, .. } = Node::new(Options { snat_ports: 1, idle: 1 << 20, ..Options::default() })?;
     for hook in hooks(&kernel)? {
         for (is_dated, initial, options, is_given) in [
             (false, later, vec![], true),

@@ -42,7 +42,8 @@ fn packet_fragments_of_other_protocols_are_not_held<F: PacketFamily>() -> Result
             let ping = frame.build()?;
             let mut all = vec![("ping", ping.clone())];
             let protocol = if F::IS_V4 { 23 } else { 20 };
-            for (what, value) in [("esp", 50), ("gre", 47), ("ipip", 4), ("sctp", 132), ("experimental", 253)] {
+            for (what, value) in [("esp", 50), ("gre", 47), ("ipip", 4), ("sctp", 132), ("experimental", 253)]
+            {
                 let mut bytes = ping.clone();
                 bytes[protocol] = value;
                 all.push((what, bytes));
@@ -71,8 +72,7 @@ fn packet_first_fragments_of_unknown_protocols_are_remembered() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let uplink = Device::Uplink.index()?;
     for (number, protocol) in (1u16..).zip([58u8, 50, 47, 132]) {
-        let mut frame =
-            Frame::new(Host::Client.at::<F>(7), Host::Node.at::<F>(80), Transport::Echo(false));
+        let mut frame = Frame::new(Host::Client.at::<F>(7), Host::Node.at::<F>(80), Transport::Echo(false));
         frame.payload = vec![1; 4_000];
         let mut bytes = frame.build()?;
         bytes[20] = protocol;

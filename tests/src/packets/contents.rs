@@ -241,9 +241,10 @@ impl Kernel {
     /// The kernel's.
     pub fn age_flows<F: PacketFamily>(&mut self, jiffies: u32) -> Result<()> {
         self.change_flows::<F>(|flow| flow.last_seen = flow.last_seen.wrapping_sub(jiffies))?;
-        let aged = self.outbound::<F>()?.into_iter().map(|(key, sent)| {
-            (key, Outbound { last_seen: sent.last_seen.wrapping_sub(jiffies), ..sent })
-        });
+        let aged = self
+            .outbound::<F>()?
+            .into_iter()
+            .map(|(key, sent)| (key, Outbound { last_seen: sent.last_seen.wrapping_sub(jiffies), ..sent }));
         self.put_hash(&family_map::<F>("outbound"), aged)
     }
 

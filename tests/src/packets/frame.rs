@@ -120,7 +120,12 @@ impl Frame {
     /// The answer to it: ends swapped.
     pub fn reply(&self) -> Self {
         let [own, other] = self.initial;
-        Self { initial: [other, own], skew: [0; 2], tcp_options: Vec::new(), ..self.between(self.dst, self.src) }
+        Self {
+            initial: [other, own],
+            skew: [0; 2],
+            tcp_options: Vec::new(),
+            ..self.between(self.dst, self.src)
+        }
     }
 
     /// The same as a router passes it on.

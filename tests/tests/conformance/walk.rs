@@ -179,7 +179,8 @@ fn by_packet<F: CoreFamily>(
         }
         Verdict::Reject | Verdict::Reset => Outcome::Refused,
         Verdict::Echo => Outcome::Echo,
-        Verdict::TimeExceeded | Verdict::TooBig => Outcome::Dropped(None),
+        // Tables in memory defer nothing.
+        Verdict::TimeExceeded | Verdict::TooBig | Verdict::Open => Outcome::Dropped(None),
         Verdict::Drop => {
             let steps = tables.steps.borrow();
             let reason = steps.iter().find_map(|step| match step {

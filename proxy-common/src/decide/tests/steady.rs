@@ -109,7 +109,9 @@ fn what_has_news_goes_further<F: TestFamily>() {
     // Only what acknowledges says what was acknowledged.
     let acknowledged = || {
         let flows = world.flows.borrow();
-        flows[&FlowKey::new(tcp::<F>(POD_END, (VIP, PORT), ACK).tuple, PROTOCOL_TCP, Edge::Forward)].get().acknowledged
+        flows[&FlowKey::new(tcp::<F>(POD_END, (VIP, PORT), ACK).tuple, PROTOCOL_TCP, Edge::Forward)]
+            .get()
+            .acknowledged
     };
     let before = acknowledged();
     let null = Packet { acknowledgment: 7, ..tcp(POD_END, (VIP, PORT), 0) };

@@ -406,7 +406,10 @@ fn kernel_nat_s_port_is_not_given_away<F: TestFamily>() {
         // Nor is what came in by the uplink that it leaves by, as the shortcut has it.
         world.leaves.set(UPLINK);
         world.came_in.set(UPLINK);
-        assert_eq!(world.to_outside(&packet(tuple((NODE, 20_001), (CLIENT, 9)), protocol, flags)).verdict, Verdict::Pass);
+        assert_eq!(
+            world.to_outside(&packet(tuple((NODE, 20_001), (CLIENT, 9)), protocol, flags)).verdict,
+            Verdict::Pass
+        );
         assert_eq!(world.outbound.borrow().len(), 1);
         world.now.set(world.now.get() + world.settings.outbound());
         assert_eq!(world.uplink_gets(&request(50_002)).verdict, Verdict::Forward, "long ago");

@@ -100,7 +100,13 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
         // What the test of the case inserted: one and two packets, as it takes out.
         let undo = removes(map)?;
         if let After::Undo(undo) = &undo {
-            proxy_tests::packets::sys::run(undo.fd(), kind, &case.frame, proxy_tests::packets::sys::at(device), 3)?;
+            proxy_tests::packets::sys::run(
+                undo.fd(),
+                kind,
+                &case.frame,
+                proxy_tests::packets::sys::at(device),
+                3,
+            )?;
         }
         case = case.cleaned_by(undo);
         cases.push(case);

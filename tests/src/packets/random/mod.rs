@@ -17,7 +17,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::{bystanders::{Passed, bystanders}, world::add_services};
+pub use self::{
+    bystanders::{Passed, bystanders},
+    world::add_services,
+};
 use self::{
     replay::{Failure, Met, Site},
     steps::{Random, Step, steps},

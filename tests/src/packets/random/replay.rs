@@ -14,8 +14,8 @@ use proxy_common::{
         set::{Set, SetRole},
     },
     packet::{
-        Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, Part, dissect,
-        timestamp,
+        Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, Part,
+        dissect, timestamp,
     },
 };
 
@@ -363,9 +363,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             }
         }
         let is_first = read.is_unusual && dissected.part == Part::First;
-        if is_first
-            && program.ends_with("_ingress")
-            && self.held.remove(&dissected.fragment_key()).is_some()
+        if is_first && program.ends_with("_ingress") && self.held.remove(&dissected.fragment_key()).is_some()
         {
             return Ok(agree(run.result == drop, || format!("not released: {run:02x?}")));
         }

@@ -220,7 +220,8 @@ fn own_conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>)
 /// Mostly of a connection that goes on, sometimes as others would forge it.
 fn segment(random: &mut Random) -> Segment {
     let flags = random.of(&[16, 16, 16, 24, 18, 2, 17, 17, 4, 20, 0, 1, 3, 6]);
-    let skew = [(); 2].map(|()| random.of(&[0, 0, 0, 0, 0, 1, 7, 1 << 15, 1 << 18, 1 << 21, u32::MAX, 1 << 31]));
+    let skew =
+        [(); 2].map(|()| random.of(&[0, 0, 0, 0, 0, 1, 7, 1 << 15, 1 << 18, 1 << 21, u32::MAX, 1 << 31]));
     Segment { flags, skew }
 }
 
