@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 
-use super::shape::{DESTINATION, ETHERNET, HOP_BY_HOP, ROUTING, Shape};
+use super::{
+    conversations::{conversation, own_conversation},
+    shape::{DESTINATION, ETHERNET, HOP_BY_HOP, ROUTING, Shape},
+};
 use crate::packets::{CLIENT_ISN, Device, Frame, Host, PacketFamily, SNAT, Transport};
 
 /// Jiffies until a flow gives its port away: so many that no time that passes by itself in a run makes a difference.
@@ -12,7 +15,7 @@ pub(super) const IDLE: u32 = 4_000;
 
 /// Jiffies that pass at once: past the time after which entries are refreshed, past that of unconfirmed flows, past [`IDLE`], past
 /// TIME-WAIT, and past what the node sent; never close to one of them, nor are their sums.
-const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
+pub(super) const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
 
 /// A generator of random numbers (xorshift), good enough to choose packets.
 pub(super) struct Random(u64);
@@ -96,7 +99,7 @@ pub(super) enum What {
     Garbage(Vec<u8>),
 }
 
-const PROGRAMS: [(&str, Device); 12] = [
+pub(super) const PROGRAMS: [(&str, Device); 12] = [
     ("pod_ingress", Device::PodA),
     ("pod_ingress", Device::PodB),
     ("pod_ingress", Device::PortC),
@@ -120,7 +123,7 @@ const ANSWERED: [(&str, Device); 6] = [
     ("uplink_l3_egress", Device::Uplink),
 ];
 
-const PARTS: [Part; 3] = [Part::Both, Part::Forward, Part::Reverse];
+pub(super) const PARTS: [Part; 3] = [Part::Both, Part::Forward, Part::Reverse];
 
 /// The steps of a run.
 pub(super) fn steps<F: PacketFamily>(random: &mut Random, count: usize) -> Vec<Step> {
@@ -148,77 +151,8 @@ fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
     }
 }
 
-/// A connection: its handshake, and what may follow.
-fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
-    let (program, device) = random.of(&PROGRAMS);
-    let transport = random.of(&[Transport::Tcp(2), Transport::Tcp(2), Transport::Udp, Transport::Sctp(1)]);
-    let mut frame = request::<F>(random, program);
-    frame.transport = transport;
-    frame.hop_limit = 64;
-    frame.tcp_options = if transport == Transport::Tcp(2) { options(random, 2) } else { Vec::new() };
-    let first = steps.len();
-    // Of both hooks that look for replies one finds it.
-    let replies = if program.starts_with("pod") {
-        [("pod_egress", Device::PodA), (program, device)]
-    } else {
-        [("uplink_egress", Device::Uplink), ("uplink_ingress", Device::Uplink)]
-    };
-    let plain = |flags| Segment { flags, skew: [0; 2] };
-    steps.push(whole((program, device), What::Request(frame)));
-    for reply in replies {
-        steps.push(whole(reply, What::Answer { to: first, segment: plain(18) }));
-    }
-    if random.below(6) > 0 {
-        steps.push(whole((program, device), What::Again { of: first, segment: plain(16) }));
-    }
-    for _ in 0..random.below(8) {
-        let segment = segment(random);
-        if random.below(16) == 0 {
-            // Its other entry is made again.
-            steps.push(Step::Forget(first, random.of(&PARTS)));
-            steps.push(Step::Wait(WAITS[0]));
-        } else if random.below(2) == 0 {
-            steps.push(whole((program, device), What::Again { of: first, segment }));
-        } else {
-            for reply in replies {
-                steps.push(whole(reply, What::Answer { to: first, segment }));
-            }
-        }
-    }
-}
-
-/// A packet as it is, of the node if it leaves.
-fn whole((program, device): (&'static str, Device), what: What) -> Step {
-    Step::Packet { program, device, came_in: None, what, shape: Shape::Whole }
-}
-
-/// The node, or kernel NAT for it, talks from a frontend's own address and port.
-fn own_conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
-    let frontend = random.of(&[
-        Host::Node.at::<F>(30_001),
-        Host::Node.at::<F>(30_002),
-        Host::LocalVip.at::<F>(80),
-        Host::GuardedIp.at::<F>(80),
-    ]);
-    let (out, back, to) = random.of(&[
-        (("uplink_egress", Device::Uplink), ("uplink_ingress", Device::Uplink), Host::Client),
-        (("uplink_egress", Device::Uplink), ("uplink_xdp", Device::Uplink), Host::Client),
-        (("pod_egress", Device::PodA), ("pod_ingress", Device::PodA), Host::PodA),
-    ]);
-    let transport = random.of(&[Transport::Udp, Transport::Udp, Transport::Udp, Transport::Tcp(2)]);
-    let first = steps.len();
-    let frame = Frame::new(frontend, to.at::<F>(random.of(&PORTS)), transport);
-    steps.push(whole(out, What::Request(frame)));
-    for _ in 0..=random.below(3) {
-        if random.below(4) == 0 {
-            steps.push(Step::Wait(random.of(&WAITS)));
-        }
-        steps.push(whole(back, What::Back { of: first }));
-    }
-}
-
 /// Mostly of a connection that goes on, sometimes as others would forge it.
-fn segment(random: &mut Random) -> Segment {
+pub(super) fn segment(random: &mut Random) -> Segment {
     let flags = random.of(&[16, 16, 16, 24, 18, 2, 17, 17, 4, 20, 0, 1, 3, 6]);
     let skew =
         [(); 2].map(|()| random.of(&[0, 0, 0, 0, 0, 1, 7, 1 << 15, 1 << 18, 1 << 21, u32::MAX, 1 << 31]));
@@ -226,7 +160,7 @@ fn segment(random: &mut Random) -> Segment {
 }
 
 /// Timestamps where Linux and BSD put them, and elsewhere; the client's clock is one of three.
-fn options(random: &mut Random, flags: u8) -> Vec<u8> {
+pub(super) fn options(random: &mut Random, flags: u8) -> Vec<u8> {
     const SYN: u8 = 2;
     let time = random.of(&[100, 200, 300u32]).to_be_bytes();
     let dated = [&[8, 10][..], &time, &[0; 4]].concat();
@@ -328,7 +262,7 @@ pub(super) fn error<F: PacketFamily>(
     Ok(frame)
 }
 
-fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
+pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
     const SOURCES: [Host; 8] = [
         Host::PodA,
         Host::PodA,
@@ -421,7 +355,7 @@ fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
 }
 
 /// Ports of clients.
-const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
+pub(super) const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
 
 /// Is it for a service with two backends?
 fn is_by_chance<F: PacketFamily>(frame: &Frame) -> bool {
