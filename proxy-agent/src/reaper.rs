@@ -1,11 +1,14 @@
-//! Ends sockets whose endpoint stopped serving.
+//! Ends sockets whose endpoint stopped serving, and UDP sockets whose frontend left the Service.
 //!
 //! The socket programs translate a destination once, when a socket connects. A UDP socket would then send to a dead
 //! endpoint for ever: nothing tells its process. So the agent ends such sockets in whichever network namespace they are
 //! in; their processes see an error and connect anew, to an endpoint that serves. Only sockets are ended that the programs
-//! translated to that endpoint, never one that connected to the endpoint's own address.
+//! translated to that endpoint, never one that connected to the endpoint's own address. The same goes for a UDP socket that
+//! connected through a frontend that is gone, or leads to another Service now, though the endpoint serves on.
 //!
 //! # No socket is missed
+//! Of endpoints; it is the same with frontends.
+//!
 //! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it stores the endpoint with the
 //! socket, (3) it ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the
 //! new set, (b) waits until no program runs that may have read the old one, (c) walks through the namespaces and ends each
@@ -49,7 +52,11 @@ use self::{
     end::{Outcome, Target},
     walk::Walked,
 };
-use crate::{datapath::wait_for_readers, model::objects::Protocol, net::sock_diag::Transport};
+use crate::{
+    datapath::{Kept, LostFrontend, wait_for_readers},
+    model::objects::Protocol,
+    net::sock_diag::Transport,
+};
 
 /// Longer than a thread waits for a processor: a control group that used up its quota (`cpu.max`) waits 100 ms.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
@@ -90,26 +97,33 @@ impl Reaper {
     ///
     /// Name a TCP backend only where its connections are to be reset.
     pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, Id)>) {
-        let dead =
-            backends.into_iter().filter_map(|(protocol, backend)| Some((transport(protocol)?, backend)));
+        let dead = backends
+            .into_iter()
+            .filter_map(|(protocol, backend)| Some(Target::Backend(transport(protocol)?, backend)));
         self.queue.add(dead);
     }
 
-    /// All backends that connected sockets of these protocols were translated to: for after a restart, when backends may
-    /// have gone that this agent never knew. Name those to [`Reaper::dead`] that are not served then.
+    /// The same for UDP frontends that service ports lost.
+    pub fn lost(&self, frontends: impl IntoIterator<Item = LostFrontend>) {
+        self.queue.add(frontends.into_iter().map(Target::Frontend));
+    }
+
+    /// All that connected sockets of these protocols keep: for after a restart, when backends and frontends may have gone
+    /// without this agent. Name those to [`Reaper::dead`] that are not served then, and to [`Reaper::lost`] those that lead
+    /// elsewhere.
     ///
     /// To be called when the data path knows what is served; takes as long as [`SECOND_LOOK`], because there are two looks
     /// here, too, and for the same reason.
     ///
     /// # Errors
     /// When sockets or notes cannot be read.
-    pub async fn backends(&self, protocols: &[Protocol]) -> Result<HashSet<Id>> {
+    pub async fn kept(&self, protocols: &[Protocol]) -> Result<HashSet<Kept>> {
         let look = || {
             let records = self.records.clone();
             let transports = protocols.iter().copied().filter_map(transport).collect();
             spawn_blocking(move || {
                 wait_for_readers();
-                records.backends(&transports)
+                records.kept(&transports)
             })
         };
         let (mut found, failed) = look().await.context("looking at sockets was broken off")??;
@@ -127,25 +141,25 @@ impl Drop for Reaper {
     }
 }
 
-/// Backends whose sockets are to be ended. A set instead of a channel: as large as there are different backends, so it
-/// needs no bound.
+/// Backends and frontends whose sockets are to be ended. A set instead of a channel: as large as there are different ones, so
+/// it needs no bound.
 #[derive(Debug, Default)]
 struct Queue {
-    dead: Mutex<HashSet<(Transport, Id)>>,
+    gone: Mutex<HashSet<Target>>,
     news: Notify,
 }
 
 impl Queue {
-    fn add(&self, more: impl Iterator<Item = (Transport, Id)>) {
-        let mut dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
-        dead.extend(more);
-        if !dead.is_empty() {
+    fn add(&self, more: impl Iterator<Item = Target>) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.extend(more);
+        if !gone.is_empty() {
             self.news.notify_one();
         }
     }
 
-    fn take(&self) -> HashSet<(Transport, Id)> {
-        std::mem::take(&mut *self.dead.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> HashSet<Target> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -166,7 +180,7 @@ impl Worker {
                 () = self.queue.news.notified() => {}
                 () = reached(due) => {}
             }
-            let dead = self.queue.take();
+            let gone = self.queue.take();
             let mut second = HashSet::new();
             while let Some((due, targets)) = second_looks.pop_front() {
                 if due > Instant::now() {
@@ -177,7 +191,7 @@ impl Worker {
             }
             let started = Instant::now();
             let records = self.records.clone();
-            let round = spawn_blocking(move || round(&records, &dead, second)).await;
+            let round = spawn_blocking(move || round(&records, gone, second)).await;
             match round.context("ending sockets was broken off").flatten() {
                 Ok((outcome, again)) => {
                     self.report(&outcome, started.elapsed());
@@ -187,7 +201,7 @@ impl Worker {
                 }
                 Err(error) => {
                     self.counts.failed.inc();
-                    error!("{error:#}; sockets may stay connected to endpoints that are gone");
+                    error!("{error:#}; sockets may stay connected to endpoints or frontends that are gone");
                 }
             }
             // At most half of one processor, whatever the rate at which endpoints come and go.
@@ -221,13 +235,13 @@ impl Worker {
 /// One walk. Returns also what was looked for the first time, to be looked for again.
 fn round(
     records: &Records,
-    dead: &HashSet<(Transport, Id)>,
+    gone: HashSet<Target>,
     second: HashSet<Target>,
 ) -> Result<(Outcome, HashSet<Target>)> {
     let mut first = HashSet::new();
-    if !dead.is_empty() {
+    if !gone.is_empty() {
         wait_for_readers();
-        first = records.targets(dead)?;
+        first = records.targets(gone)?;
     }
     let targets = first.union(&second).copied().collect();
     let outcome =

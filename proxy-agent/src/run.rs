@@ -1,8 +1,10 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod failures;
 mod network;
 mod origin;
 mod others;
+mod outbound;
 mod quarantine;
 mod sockets;
 
@@ -24,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{network::describe, origin::Origin, quarantine::Quarantine, sockets::Sockets};
+use self::{network::describe, origin::Origin, outbound::Seeder, quarantine::Quarantine, sockets::Sockets};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
@@ -116,6 +118,7 @@ struct Agent {
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
     sockets: Sockets,
+    seeder: Seeder,
     knows_namespaces: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
@@ -132,8 +135,9 @@ impl Agent {
         source: &watch::Receiver<SourceState>,
         events: Events,
     ) -> Result<Self> {
-        if let Err(error) = reserved_ports::reserve(&[settings.snat_ports, settings.nodeport_range]) {
-            warn!("{error:#}; local sockets may be given ports that the data path uses");
+        match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
+            Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),
+            Err(error) => warn!("{error:#}; local sockets may be given ports that the data path uses"),
         }
         for file in forwarding::switched_off() {
             warn!(
@@ -143,6 +147,7 @@ impl Agent {
         let config = ObjectConfig {
             snat_ports: settings.snat_ports,
             nodeports: settings.nodeport_range,
+            snat_addresses: settings.snat_addresses.clone(),
             external_cluster_ips: settings.external_cluster_ips,
             sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
             max_flows: settings.max_flows,
@@ -183,6 +188,7 @@ impl Agent {
                 pod_datapath: settings.pod_datapath,
                 nodeport_addresses: settings.nodeport_addresses.clone(),
                 bind_address: settings.bind_address,
+                snat_addresses: settings.snat_addresses.clone(),
             },
             datapath,
             sync: Sync::new(&settings.node_name),
@@ -194,6 +200,7 @@ impl Agent {
             eligible_unknown: settings.manifests.is_some(),
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(reaper, settings.reset_removed_tcp),
+            seeder: Seeder { pins, snat_ports: settings.snat_ports },
             knows_namespaces: false,
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
@@ -308,17 +315,6 @@ impl Agent {
         }
     }
 
-    /// Warns of packets that were dropped since the last look.
-    fn tell_of_drops(&mut self) {
-        match self.datapath.counters() {
-            Ok(counts) => {
-                self.drops.look(&counts, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
-                self.health.set_drops(self.drops.recent());
-            }
-            Err(error) => debug!("{error:#}"),
-        }
-    }
-
     /// Something changed. Before the first lists are complete nothing is applied, and nothing is late: a restart would
     /// not make the source faster.
     fn want_to_apply(&mut self) {
@@ -330,24 +326,23 @@ impl Agent {
 
     /// Brings the maps up to date. True if now other interfaces need programs than before.
     async fn apply(&mut self, synced: &mut bool) -> bool {
+        let coming = self.sync.coming_udp_frontends(&self.topology.nodeport_addresses);
+        self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
         let round = self.sync.apply(&mut self.datapath.services);
-        self.sockets.end(self.datapath.services.take_dead());
+        let lost = self.datapath.services.take_lost_frontends();
+        self.sockets.end(self.datapath.services.take_dead(), lost);
         self.know_namespaces().await;
         let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
         let cidrs = self.datapath.set_service_cidrs(&cidrs.collect::<Vec<_>>());
         let usage = self.datapath.services.usage();
         self.metrics.set_usage(&usage);
-        match round.error.or(cidrs.err()) {
-            None => {
-                self.health.applied();
-                self.metrics.applied(started.elapsed(), !*synced);
-            }
-            Some(error) => {
-                self.health.failed(&error);
-                self.metrics.failed();
-            }
+        if round.failed == 0 && cidrs.is_ok() {
+            self.metrics.applied(started.elapsed(), !*synced);
+        } else {
+            self.metrics.failed();
         }
+        self.tell_of_failures(cidrs);
         for trigger in &round.triggers {
             self.metrics.programmed(trigger.family, trigger.at);
         }

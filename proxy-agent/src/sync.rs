@@ -2,18 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::SystemTime,
 };
 
 use ipnet::IpNet;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     datapath::Services,
     model::{
         changes::changes,
-        objects::{Change, Node, ObjectName},
+        objects::{Change, Node, ObjectName, Protocol},
         plan::{Frontend, HealthCheck, IpFamily, PortName, ServicePlan},
         planner,
         store::{Store, Trigger},
@@ -32,7 +32,12 @@ pub struct Sync {
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// Services whose last change the maps did not take: tried again with every change.
     failed: BTreeSet<ObjectName>,
-    /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us.
+    /// What was wrong with them, as it was logged.
+    problems: BTreeMap<ObjectName, String>,
+    /// Ports that are to be removed and could not be.
+    unremoved: BTreeSet<PortName>,
+    /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us; a load
+    /// balancer's has ports of the node besides those of Services.
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
     /// When this began: what happened before says nothing about how fast we are.
@@ -46,12 +51,12 @@ pub struct Sync {
 pub struct Round {
     /// Services that were looked at.
     pub services: usize,
-    /// The changes of endpoints that are in the maps now, since the agent began; those of services in `error` come later.
+    /// The changes of endpoints that are in the maps now, since the agent began; those of services that failed come later.
     pub triggers: Vec<Trigger>,
     /// [`Sync::health_checks`] are others now.
     pub health_checks_changed: bool,
-    /// Why the maps of some service port could not be written: the last such error. All are logged.
-    pub error: Option<anyhow::Error>,
+    /// Services that the maps did not take.
+    pub failed: usize,
 }
 
 impl Sync {
@@ -64,6 +69,8 @@ impl Sync {
             tally: Tally::default(),
             health_checks: BTreeMap::new(),
             failed: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            unremoved: BTreeSet::new(),
             local_addresses: BTreeSet::new(),
             pruned: false,
             started: SystemTime::now(),
@@ -122,6 +129,16 @@ impl Sync {
         !self.failed.is_empty()
     }
 
+    /// What is wrong with such services, for people.
+    pub fn problems(&self) -> impl Iterator<Item = &String> {
+        self.problems.values()
+    }
+
+    /// Is that so of every service there is?
+    pub fn fails_wholly(&self) -> bool {
+        !self.problems.is_empty() && self.planned.keys().all(|name| self.problems.contains_key(name))
+    }
+
     /// Has everything been listed?
     pub fn is_complete(&self) -> bool {
         self.store.is_complete()
@@ -135,11 +152,38 @@ impl Sync {
         let changed: BTreeSet<IpAddr> =
             self.local_addresses.symmetric_difference(addresses).copied().collect();
         self.local_addresses.clone_from(addresses);
-        let affected = self
-            .store
-            .all_services()
-            .filter(|service| service.cluster_ips.iter().any(|ip| changed.contains(ip)));
+        let affected = self.store.all_services().filter(|service| {
+            service.cluster_ips.iter().chain(&service.load_balancer_ips).any(|ip| changed.contains(ip))
+        });
         self.failed.extend(affected.map(|service| service.name.clone()));
+    }
+
+    /// UDP frontends that the next [`Sync::apply`] will add and that clients outside may use; node ports at each of these addresses.
+    pub fn coming_udp_frontends(&self, node_addresses: &BTreeSet<IpAddr>) -> HashSet<SocketAddr> {
+        let mut coming = HashSet::new();
+        if !self.store.is_complete() {
+            return coming;
+        }
+        for service in self.store.changed().chain(&self.failed).filter_map(|name| self.store.service(name)) {
+            let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Udp);
+            let planned = self.planned.get(&service.name).map_or(&[][..], |plan| &plan.ports);
+            let is_planned =
+                |frontend: Frontend| planned.iter().any(|plan| plan.frontends.contains(&frontend));
+            for port in ports {
+                let node_port = port.node_port.filter(|port| !is_planned(Frontend::NodePort(*port)));
+                coming.extend(
+                    node_port
+                        .iter()
+                        .flat_map(|port| node_addresses.iter().map(|ip| SocketAddr::new(*ip, *port))),
+                );
+                let addresses = service.external_ips.iter().chain(&service.load_balancer_ips);
+                coming.extend(addresses.map(|ip| SocketAddr::new(*ip, port.port)).filter(|address| {
+                    !is_planned(Frontend::ExternalIp(*address))
+                        && !is_planned(Frontend::LoadBalancer(*address))
+                }));
+            }
+        }
+        coming
     }
 
     /// Brings the data path up to date with the store. Does nothing before the first lists are complete: until then
@@ -155,10 +199,7 @@ impl Sync {
             round.services += 1;
             let plan = self.plan(&name);
             round.health_checks_changed |= self.note_health_check(&name, plan.health_check);
-            if let Some(error) = self.apply_service(services, &name, plan) {
-                self.failed.insert(name);
-                round.error = Some(error);
-            }
+            round.failed += usize::from(!self.apply_service(services, &name, plan));
         }
         round.triggers = self.applied_triggers();
         if !self.pruned {
@@ -201,20 +242,18 @@ impl Sync {
                     }
                     !is_local
                 }
-                Frontend::ClusterAddress(ip) => !self.local_addresses.contains(ip),
+                // The node's own packets to its own address are for its own sockets.
+                Frontend::ClusterAddress(ip) | Frontend::LoadBalancerAddress(ip) => {
+                    !self.local_addresses.contains(ip)
+                }
                 _ => true,
             });
         }
         plan
     }
 
-    /// Applies a service's plan; returns the last error, if any of its ports failed.
-    fn apply_service(
-        &mut self,
-        services: &mut Services,
-        name: &ObjectName,
-        plan: ServicePlan,
-    ) -> Option<anyhow::Error> {
+    /// Applies a service's plan; false if that failed and is to be tried again. What fails concerns this service alone.
+    fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> bool {
         let before = self.planned.remove(name).unwrap_or_default();
         self.tally.remove(&before);
         let before = before.ports;
@@ -222,22 +261,39 @@ impl Sync {
             info!("{change}");
         }
         let kept: HashSet<&PortName> = plan.ports.iter().map(|port| &port.name).collect();
-        let mut failed = None;
+        let mut errors = Vec::new();
         // Removals first: a frontend may pass from one port to another.
-        for old in before.iter().filter(|old| !kept.contains(&old.name)) {
-            if let Err(error) = services.remove(&old.name) {
-                error!("{error:#}");
-                failed = Some(error);
+        let unremoved = self.unremoved.iter().filter(|port| port.service == *name);
+        let mut gone: BTreeSet<PortName> =
+            before.iter().map(|old| &old.name).chain(unremoved).cloned().collect();
+        self.unremoved.retain(|port| !gone.contains(port));
+        gone.retain(|port| !kept.contains(port));
+        for port in gone {
+            if let Err(error) = services.remove(&port) {
+                errors.push(format!("{error:#}"));
+                self.unremoved.insert(port);
             }
         }
-        for port in &plan.ports {
-            if let Err(error) = services.apply(port) {
-                error!("{error:#}");
-                failed = Some(error);
-            }
-        }
+        errors
+            .extend(plan.ports.iter().filter_map(|port| Some(format!("{:#}", services.apply(port).err()?))));
         self.note_plan(name.clone(), plan);
-        failed
+        self.note_problems(name, &errors.join("; "))
+    }
+
+    /// Notes what is wrong with a service, and logs it if that is news; true if nothing is.
+    fn note_problems(&mut self, name: &ObjectName, text: &str) -> bool {
+        if text.is_empty() {
+            if self.problems.remove(name).is_some() {
+                info!("service {name}: the maps took it now");
+            }
+            return true;
+        }
+        self.failed.insert(name.clone());
+        if self.problems.get(name).is_none_or(|known| known != text) {
+            error!("{text}");
+            self.problems.insert(name.clone(), text.to_owned());
+        }
+        false
     }
 
     /// Keeps a plan that is in effect, where there was none.
@@ -257,7 +313,9 @@ impl Sync {
         for name in gone {
             info!("service {name} ({}) removed: it went while no agent ran", name.protocol);
             if let Err(error) = services.remove(&name) {
-                warn!("{error:#}");
+                let service = name.service.clone();
+                self.unremoved.insert(name);
+                self.note_problems(&service, &format!("{error:#}"));
             }
         }
         services.give_up_stale_filter_bits();

@@ -14,6 +14,7 @@ use crate::{
         Routed,
         known::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
     },
+    scratch::{Scratch, scratch},
     settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
     tables::Kernel,
 };
@@ -24,6 +25,13 @@ fn attempt_flow<F: KernelFamily>(kernel: &Kernel, seize: bool) -> u32 {
     let Some(pair) = F::pair() else { return Attempt::NoRoom as u32 };
     // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
     decide::attempt::<F, _>(kernel, unsafe { &mut *pair }, seize) as u32
+}
+
+/// Looks for the flow of the packet in the CPU's scratch, by the key there; returns a [`Found`](decide::Found).
+#[inline(always)]
+fn find_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
+    let Some(Scratch { dissected, key, .. }) = scratch::<F>() else { return 0 };
+    decide::find::<F, _>(kernel, &dissected.packet, key) as u32
 }
 
 /// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
@@ -43,7 +51,7 @@ fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
 }
 
 macro_rules! open_flow {
-    ($($family:ident, $of_skb:ident, $of_frame:ident, $attempt_of_skb:ident, $attempt_of_frame:ident, $confirm:ident;)*) => { $(
+    ($($family:ident, $of_skb:ident, $of_frame:ident, $attempt_of_skb:ident, $attempt_of_frame:ident, $confirm:ident, $find_of_skb:ident, $find_of_frame:ident;)*) => { $(
         // Global functions, which the verifier goes through once: their many ways out would each be followed to the end.
 
         /// For tc.
@@ -72,6 +80,20 @@ macro_rules! open_flow {
             attempt_flow::<$family>(&Kernel::before_tc(ctx.cast()), seize != 0)
         }
 
+        /// Finds a flow, for tc.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $find_of_skb(skb: *mut __sk_buff) -> u32 {
+            find_flow::<$family>(&Kernel::of_skb(skb, 0))
+        }
+
+        /// For XDP.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $find_of_frame(ctx: *mut xdp_md) -> u32 {
+            find_flow::<$family>(&Kernel::before_tc(ctx.cast()))
+        }
+
         /// Confirms a flow.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -82,8 +104,8 @@ macro_rules! open_flow {
 }
 
 open_flow! {
-    V4, open_flow4_of_skb, open_flow4_of_frame, attempt_flow4_of_skb, attempt_flow4_of_frame, confirm_flow4;
-    V6, open_flow6_of_skb, open_flow6_of_frame, attempt_flow6_of_skb, attempt_flow6_of_frame, confirm_flow6;
+    V4, open_flow4_of_skb, open_flow4_of_frame, attempt_flow4_of_skb, attempt_flow4_of_frame, confirm_flow4, find_flow4_of_skb, find_flow4_of_frame;
+    V6, open_flow6_of_skb, open_flow6_of_frame, attempt_flow6_of_skb, attempt_flow6_of_frame, confirm_flow6, find_flow6_of_skb, find_flow6_of_frame;
 }
 
 /// What else differs between the families in the kernel.
@@ -96,6 +118,10 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
     fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32;
     /// The same at XDP.
     fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32;
+    /// Looks for the flow of the packet in the CPU's scratch, at tc; returns a [`Found`](decide::Found).
+    fn find_of_skb(skb: *mut __sk_buff) -> u32;
+    /// The same at XDP.
+    fn find_of_frame(ctx: *mut xdp_md) -> u32;
     /// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
     fn confirm() -> u32;
     /// How many source addresses were given for connections to remote endpoints.
@@ -127,6 +153,16 @@ impl KernelFamily for V4 {
     #[inline(always)]
     fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
         attempt_flow4_of_frame(ctx, seize)
+    }
+
+    #[inline(always)]
+    fn find_of_skb(skb: *mut __sk_buff) -> u32 {
+        find_flow4_of_skb(skb)
+    }
+
+    #[inline(always)]
+    fn find_of_frame(ctx: *mut xdp_md) -> u32 {
+        find_flow4_of_frame(ctx)
     }
 
     #[inline(always)]
@@ -175,6 +211,16 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
         attempt_flow6_of_frame(ctx, seize)
+    }
+
+    #[inline(always)]
+    fn find_of_skb(skb: *mut __sk_buff) -> u32 {
+        find_flow6_of_skb(skb)
+    }
+
+    #[inline(always)]
+    fn find_of_frame(ctx: *mut xdp_md) -> u32 {
+        find_flow6_of_frame(ctx)
     }
 
     #[inline(always)]

@@ -29,6 +29,7 @@ mod scratch;
 mod settings;
 mod socket;
 mod socket_backend;
+mod socket_tables;
 mod tables;
 mod tc;
 mod xdp;
@@ -38,17 +39,17 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::{SockAddrContext, TcContext, XdpContext},
 };
-use proxy_common::{V4, V6, packet::ETHERNET};
+use proxy_common::{V4, V6, layout::set::Scope, packet::ETHERNET};
 
 /// Not aya's macro: that calls a function in a function, and each call takes time, and 32 bytes of a program's 512 of stack.
 macro_rules! tc_programs {
-    ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $read4:ident, $read6:ident, $apply4:ident, $apply6:ident;)*) => { $(
+    ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $read4:ident, $read6:ident, $new_flow4:ident, $new_flow6:ident, $apply4:ident, $apply6:ident;)*) => { $(
         $(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
         pub fn $name(skb: *mut __sk_buff) -> i32 {
-            let v4 = tc::Steps { read: $read4, unusual: $v4, open: open4, apply: $apply4 };
-            let v6 = tc::Steps { read: $read6, unusual: $v6, open: open6, apply: $apply6 };
+            let v4 = tc::Steps { read: $read4, unusual: $v4, new_flow: $new_flow4, open: open4, apply: $apply4 };
+            let v6 = tc::Steps { read: $read6, unusual: $v6, new_flow: $new_flow6, open: open6, apply: $apply6 };
             tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
         }
 
@@ -68,17 +69,17 @@ macro_rules! tc_programs {
 
 tc_programs! {
     /// What a pod sends.
-    pod_ingress, pod_ingress_unusual4, pod_ingress_unusual6 => tc::FromPod, ETHERNET, read4, read6, apply4, apply6;
+    pod_ingress, pod_ingress_unusual4, pod_ingress_unusual6 => tc::FromPod, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
     /// What a pod gets.
-    pod_egress, pod_egress_unusual4, pod_egress_unusual6 => tc::ToClient, ETHERNET, read4, read6, apply4, apply6;
+    pod_egress, pod_egress_unusual4, pod_egress_unusual6 => tc::ToClient, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
     /// What comes in from outside.
-    uplink_ingress, uplink_ingress_unusual4, uplink_ingress_unusual6 => tc::FromUplink, ETHERNET, read4, read6, apply4, apply6;
+    uplink_ingress, uplink_ingress_unusual4, uplink_ingress_unusual6 => tc::FromUplink, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
     /// What leaves to outside.
-    uplink_egress, uplink_egress_unusual4, uplink_egress_unusual6 => tc::ToOutside, ETHERNET, read4, read6, apply4, apply6;
+    uplink_egress, uplink_egress_unusual4, uplink_egress_unusual6 => tc::ToOutside, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
     /// What comes in from outside, without Ethernet header.
-    uplink_l3_ingress, uplink_l3_ingress_unusual4, uplink_l3_ingress_unusual6 => tc::FromUplink, 0, read4_l3, read6_l3, apply4_l3, apply6_l3;
+    uplink_l3_ingress, uplink_l3_ingress_unusual4, uplink_l3_ingress_unusual6 => tc::FromUplink, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
     /// What leaves to outside, without Ethernet header.
-    uplink_l3_egress, uplink_l3_egress_unusual4, uplink_l3_egress_unusual6 => tc::ToOutside, 0, read4_l3, read6_l3, apply4_l3, apply6_l3;
+    uplink_l3_egress, uplink_l3_egress_unusual4, uplink_l3_egress_unusual6 => tc::ToOutside, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
 }
 
 macro_rules! steps {
@@ -105,6 +106,28 @@ steps! {
     read6_l3, apply6_l3 => V6, 0;
 }
 
+macro_rules! new_flows {
+    ($($v4:ident, $v6:ident => $scope:expr, $link:expr;)*) => { $(
+        /// Chooses a backend for an IPv4 packet.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $v4(skb: *mut __sk_buff) -> u64 {
+            tc::new_flow::<V4, { $link }>(skb, $scope)
+        }
+
+        /// Chooses a backend for an IPv6 packet.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $v6(skb: *mut __sk_buff) -> u64 {
+            tc::new_flow::<V6, { $link }>(skb, $scope)
+        }
+    )* };
+}
+
+new_flows! {
+    pod_new_flow4, pod_new_flow6 => Scope::Internal, ETHERNET;
+    uplink_new_flow4, uplink_new_flow6 => Scope::External, ETHERNET;
+    uplink_l3_new_flow4, uplink_l3_new_flow6 => Scope::External, 0;
+}
+
 /// Opens the flow of an IPv4 packet, as was decided.
 #[unsafe(no_mangle)]
 pub extern "C" fn open4(skb: *mut __sk_buff) -> u64 {
@@ -124,7 +147,7 @@ pub fn probe(skb: *mut __sk_buff) -> i32 {
     probe::run(&TcContext::new(skb))
 }
 
-/// Tells which backend an IPv4 socket keeps.
+/// Tells what an IPv4 socket that is connected keeps.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub fn socket_backend4(skb: *mut __sk_buff) -> i32 {

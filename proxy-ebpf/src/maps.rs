@@ -23,7 +23,7 @@ use proxy_common::{
         name::ServiceName,
         outbound::{self, Outbound},
         set::Set,
-        socket::{ConnectedPeer, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
     },
     packet::Parse,
@@ -65,6 +65,7 @@ pub(crate) static HOLDING: PerCpuArray<Held, 1> = PerCpuArray::new();
 macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
      $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $peers:ident $peers_name:literal,
+     $udp_peers:ident $udp_peers_name:literal,
      $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
      $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
      $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
@@ -85,9 +86,11 @@ macro_rules! family_maps {
         static $snat: Array<<$family as proxy_common::Family>::Addr, { config::MAX_SNAT_SOURCES as usize }> =
             Array::new();
         #[btf_map(name = $sockets_name)]
-        static $sockets: LruHashMap<SocketKey<$family>, SocketPeer<$family>, 1024> = LruHashMap::new();
+        static $sockets: LruHashMap<SharedKey, SharedPeer<$family>, 1024> = LruHashMap::new();
         #[btf_map(name = $peers_name)]
         static $peers: SkStorage<ConnectedPeer<$family>> = SkStorage::new();
+        #[btf_map(name = $udp_peers_name)]
+        static $udp_peers: SkStorage<UdpPeers<$family>> = SkStorage::new();
         #[btf_map(name = $addrs_name)]
         static $addrs: HashMap<<$family as proxy_common::Family>::Addr, u32, 4096, ON_DEMAND> =
             HashMap::new();
@@ -195,16 +198,20 @@ macro_rules! family_maps {
                 $routes.get_ptr_mut(place)
             }
             #[inline(always)]
-            fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>> {
+            fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>> {
                 $sockets.get_ptr(key)
             }
             #[inline(always)]
-            fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool {
+            fn set_shared_peer(key: &SharedKey, peer: &SharedPeer<Self>) -> bool {
                 $sockets.insert(key, peer, 0).is_ok()
             }
             #[inline(always)]
             fn peers() -> &'static SkStorage<ConnectedPeer<Self>> {
                 &$peers
+            }
+            #[inline(always)]
+            fn udp_peers() -> &'static SkStorage<UdpPeers<Self>> {
+                &$udp_peers
             }
             #[inline(always)]
             fn node_address(addr: &Self::Addr) -> u32 {
@@ -238,12 +245,12 @@ macro_rules! family_maps {
 }
 
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
-    SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
+    SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", UDP_PEERS_V4 "udp_peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
     AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
     FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4", ROUTES_V4 "routes_v4", PENDING_V4 "pending_v4",
     OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
-    SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
+    SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
     AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
     FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6", ROUTES_V6 "routes_v6", PENDING_V6 "pending_v6",
     OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6");
@@ -269,9 +276,10 @@ pub(crate) trait FamilyMaps: Parse {
     fn pair() -> Option<*mut Pair<Self>>;
     fn scratch() -> Option<*mut Scratch<Self>>;
     fn known_route(place: u32) -> Option<*mut KnownRoute<Self>>;
-    fn socket(key: &SocketKey<Self>) -> Option<*const SocketPeer<Self>>;
-    fn put_socket(key: &SocketKey<Self>, peer: &SocketPeer<Self>) -> bool;
+    fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>>;
+    fn set_shared_peer(key: &SharedKey, peer: &SharedPeer<Self>) -> bool;
     fn peers() -> &'static SkStorage<ConnectedPeer<Self>>;
+    fn udp_peers() -> &'static SkStorage<UdpPeers<Self>>;
     fn node_address(addr: &Self::Addr) -> u32;
     fn affinity(key: &AffinityKey<Self>) -> Option<*mut Affinity<Self>>;
     fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>);

@@ -3,13 +3,13 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use proxy_common::{
     Family, V4, V6,
-    decide::{self, SocketClient, SocketOrigin, SocketTables as _, SocketVerdict},
-    layout::socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
+    decide::{self, Seen, SocketClient, SocketOrigin, SocketVerdict},
+    layout::socket::SocketPeer,
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
@@ -18,7 +18,8 @@ use crate::log::Loggable as _;
 use crate::{
     family::KernelFamily,
     log::record,
-    settings::{HAS_SET_RETVAL, HAS_SK_STORAGE, LOCALHOST_NODEPORTS, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
+    settings::{HAS_SET_RETVAL, LOCALHOST_NODEPORTS, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
+    socket_tables::forget,
     tables::Kernel,
 };
 
@@ -183,10 +184,13 @@ fn protocol(ctx: &SockAddrContext) -> u8 {
     unsafe { (*ctx.sock_addr).protocol as u8 }
 }
 
+/// Has a datagram socket a peer?
 #[inline(always)]
-fn cookie(ctx: &SockAddrContext) -> u64 {
-    // SAFETY: the context.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    /// `TCP_ESTABLISHED`, which connected UDP sockets are in, too.
+    const ESTABLISHED: u32 = 1;
+    // SAFETY: the hooks give a socket.
+    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).state == ESTABLISHED }
 }
 
 /// Cookies of the socket's network namespace and of the node's.
@@ -262,11 +266,8 @@ fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
     match decide::connect(&kernel, &addr, port, protocol(ctx), &client, &mut peer) {
         SocketVerdict::Pass => {
             // A datagram socket that connects anew: what it asked for before is no longer its peer.
-            if HAS_SK_STORAGE.load() != 0 && protocol(ctx) == PROTOCOL_UDP {
-                // SAFETY: the hooks give a socket.
-                unsafe {
-                    let _ = F::peers().delete((*ctx.sock_addr).__bindgen_anon_1.sk);
-                }
+            if protocol(ctx) == PROTOCOL_UDP {
+                forget::<F>(ctx);
             }
             ALLOW
         }
@@ -280,7 +281,7 @@ fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
                 peer.addr.ip(),
                 u16::from_be(peer.port)
             );
-            remember_connected::<F>(ctx, &kernel, &addr, port, &peer);
+            decide::remember_connected::<F, _>(&kernel, &addr, port, &peer);
             P::set(ctx, &peer.addr);
             set_port(ctx, peer.port);
             ALLOW
@@ -292,40 +293,13 @@ fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
     }
 }
 
-/// Keeps what a connected socket asked for. Without room the connection works, and shows the backend as its peer.
-#[inline(always)]
-fn remember_connected<F: KernelFamily>(
-    ctx: &SockAddrContext,
-    kernel: &Kernel,
-    vip: &F::Addr,
-    vip_port: u16,
-    peer: &SocketPeer<F>,
-) {
-    let SocketPeer { addr: backend, port: backend_port, backend: backend_id, service, .. } = *peer;
-    // Once only: the agent finds sockets whose endpoint is gone in either of them.
-    if HAS_SK_STORAGE.load() == 0 {
-        let key = SocketKey::<F>::new(cookie(ctx), backend, backend_port, SocketDirection::Receive);
-        let answer = SocketPeer { addr: *vip, port: vip_port, zero: 0, backend: backend_id, service };
-        let _ = kernel.remember_socket(&key, &answer);
-        return;
-    }
-    let mut connected = ConnectedPeer { vip: *vip, backend, vip_port, backend_port, backend_id };
-    // SAFETY: the hooks give a socket, and storage of its own.
-    unsafe {
-        let stored = F::peers().get_or_insert_ptr_mut(ctx, Some(&mut connected));
-        if !stored.is_null() {
-            *stored = connected;
-        }
-    }
-}
-
 #[inline(always)]
 fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
     let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
     let mut peer = SocketPeer::<F>::default();
-    match decide::send(&kernel, cookie(ctx), &addr, port, protocol(ctx), &client, &mut peer) {
+    match decide::send(&kernel, &addr, port, protocol(ctx), &client, is_connected(ctx), &mut peer) {
         SocketVerdict::Pass => ALLOW,
         SocketVerdict::Translate => {
             record!(
@@ -351,48 +325,20 @@ fn recvmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
     if SOCKETS_OF_NODE_ONLY.load() != 0 && is_of_pod(ctx) {
         return ALLOW;
     }
-    let (addr, port) = (P::get(ctx), port(ctx));
-    // What a socket keeps itself is found sooner.
-    if restore_connected::<F, P>(ctx, &addr, port) {
-        return ALLOW;
-    }
-    let kernel = Kernel::new(ctx.as_ptr());
-    if let Some(peer) = decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
-        P::set(ctx, &peer.addr);
-        set_port(ctx, peer.port);
+    let mut seen = Seen::default();
+    if decide::datagram_source::<F, _>(&Kernel::new(ctx.as_ptr()), &P::get(ctx), port(ctx), &mut seen) {
+        P::set(ctx, &seen.addr);
+        set_port(ctx, seen.port);
     }
     ALLOW
 }
 
 #[inline(always)]
 fn getpeername<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
-    let (addr, port) = (P::get(ctx), port(ctx));
-    if HAS_SK_STORAGE.load() != 0 {
-        restore_connected::<F, P>(ctx, &addr, port);
-        return ALLOW;
-    }
-    let kernel = Kernel::new(ctx.as_ptr());
-    if let Some(peer) = decide::peer_of_datagram::<F, _>(&kernel, cookie(ctx), &addr, port) {
-        P::set(ctx, &peer.addr);
-        set_port(ctx, peer.port);
+    let mut seen = Seen::default();
+    if decide::peer_name::<F, _>(&Kernel::new(ctx.as_ptr()), &P::get(ctx), port(ctx), &mut seen) {
+        P::set(ctx, &seen.addr);
+        set_port(ctx, seen.port);
     }
     ALLOW
-}
-
-/// Shows a connected socket the VIP it asked for; false if it keeps none for this peer.
-#[inline(always)]
-fn restore_connected<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext, addr: &F::Addr, port: u16) -> bool {
-    if HAS_SK_STORAGE.load() == 0 {
-        return false;
-    }
-    // SAFETY: the hooks give a socket; the storage lives as long as that.
-    let Some(peer) = (unsafe { F::peers().get_ptr_mut(ctx).as_ref() }) else {
-        return false;
-    };
-    let is_backend = F::same(&peer.backend, addr) && peer.backend_port == port;
-    if is_backend {
-        P::set(ctx, &peer.vip);
-        set_port(ctx, peer.vip_port);
-    }
-    is_backend
 }

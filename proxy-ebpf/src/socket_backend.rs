@@ -1,4 +1,4 @@
-//! Run by the agent, never attached: which backend a connected socket keeps. The kernel tells socket storage by a socket's
+//! Run by the agent, never attached: what a connected socket keeps. The kernel tells socket storage by a socket's
 //! file descriptor, which the agent has not, and by sock_diag, but not that of UDP sockets; a program may look at that of
 //! every socket it finds.
 
@@ -8,6 +8,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{
         bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -49,14 +50,21 @@ pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
     let kept = unsafe {
         bpf_sk_storage_get(peers, socket.cast(), ptr::null_mut(), 0).cast::<ConnectedPeer<F>>().as_ref()
     };
-    let backend = match kept {
-        // It may have connected elsewhere since.
-        Some(kept) if F::same(&kept.backend, &asked.peer) && kept.backend_port == asked.peer_port => {
-            kept.backend_id
+    let mut answer = ConnectedPeer::<F>::default();
+    // It may have connected elsewhere since.
+    if let Some(kept) = kept
+        && F::same(&kept.backend, &asked.peer)
+        && kept.backend_port == asked.peer_port
+    {
+        answer = *kept;
+    }
+    let size = size_of::<ConnectedPeer<F>>() as u32;
+    // SAFETY: what was found above, and is used no more; the context, and a buffer of the size that is given.
+    unsafe {
+        bpf_sk_release(socket.cast());
+        if bpf_skb_store_bytes(ctx.as_ptr().cast(), offset, (&raw const answer).cast(), size, 0) != 0 {
+            return Id::NONE.0 as i32;
         }
-        _ => Id::NONE,
-    };
-    // SAFETY: what was found above, and is used no more.
-    unsafe { bpf_sk_release(socket.cast()) };
-    backend.0 as i32
+    }
+    answer.backend_id.0 as i32
 }

@@ -14,8 +14,7 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6,
     decide::{
-        AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, SocketTables, Tables,
-        Verdict,
+        AffinityHandle, Attempt, DropReason, FlowHandle, Found, Inserted, NodeAddress, Route, Tables, Verdict,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -31,7 +30,6 @@ use proxy_common::{
         id::Id,
         outbound::Outbound,
         set::{Set, SetRole},
-        socket::{SocketKey, SocketPeer},
     },
     packet::{Bytes, ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP, UDP, read, timestamp},
 };
@@ -45,6 +43,7 @@ use crate::{
         self,
         known::{self, Question},
     },
+    scratch::scratch,
     settings::settings,
     tc::Skb,
 };
@@ -68,7 +67,7 @@ impl Bytes for Frame {
 
 /// The maps, and the context that some helpers want.
 pub(crate) struct Kernel {
-    ctx: *mut c_void,
+    pub(crate) ctx: *mut c_void,
     layer: Layer,
 }
 
@@ -409,7 +408,24 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn defers_opening(&self) -> bool {
+    fn find_flow(&self, _: &Packet<F>, key: &FlowKey<F>) -> Option<FlowEntry<F>> {
+        const CONFIRMED: u32 = Found::Confirmed as u32;
+        const PENDING: u32 = Found::Pending as u32;
+        // The packet is in the CPU's scratch already.
+        scratch::<F>()?.key = *key;
+        let found = match self.layer {
+            Layer::Xdp => F::find_of_frame(self.ctx.cast()),
+            _ => F::find_of_skb(self.ctx.cast()),
+        };
+        match found {
+            CONFIRMED => F::flow(key).map(FlowEntry),
+            PENDING => F::pending(key).map(FlowEntry),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn defers(&self) -> bool {
         matches!(self.layer, Layer::Tc(_))
     }
 
@@ -607,30 +623,5 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
         <F as KernelFamily>::snat_address(device, addr)
-    }
-}
-
-impl<F: KernelFamily> SocketTables<F> for Kernel {
-    #[inline(always)]
-    fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>> {
-        // SAFETY: the kernel gave the pointer. Torn values are possible only for a socket that races with itself.
-        F::socket(key).map(|peer| unsafe { &*peer })
-    }
-
-    #[inline(always)]
-    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool {
-        F::put_socket(key, peer)
-    }
-
-    #[inline(always)]
-    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool {
-        match F::netns(netns) {
-            Some(known) => {
-                // SAFETY: the kernel gave the pointer; the agent replaces whole elements.
-                *addr = unsafe { *known };
-                true
-            }
-            None => false,
-        }
     }
 }

@@ -18,7 +18,7 @@ use proxy_common::{
         self, Translation, Verdict,
         steady::{self, Steady},
     },
-    layout::flow::FlowKey,
+    layout::{flow::FlowKey, set::Scope},
     packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
 };
 
@@ -117,6 +117,8 @@ pub(crate) struct Steps {
     pub(crate) read: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`unusual::unusual`].
     pub(crate) unusual: extern "C" fn(*mut __sk_buff) -> u64,
+    /// [`new_flow`].
+    pub(crate) new_flow: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`open`].
     pub(crate) open: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`apply::apply`].
@@ -148,6 +150,9 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
         (steps.read)(skb);
         done = Done((steps.unusual)(skb));
     }
+    if done.is(Done::NEW_FLOW) {
+        done = Done((steps.new_flow)(skb));
+    }
     if done.is(Done::OPEN) {
         done = Done((steps.open)(skb));
     }
@@ -172,6 +177,8 @@ pub(crate) struct Done(u64);
 impl Done {
     /// To be taken apart as an unusual packet.
     const UNUSUAL: Self = Self(0xff << 40);
+    /// A backend is to be chosen.
+    const NEW_FLOW: Self = Self(0xfc << 40);
     /// A flow is to be opened first, as the CPU's pair and [`Scratch`] say.
     const OPEN: Self = Self(0xfd << 40);
     /// To be translated and sent, as the CPU's [`Scratch`] says.
@@ -232,16 +239,36 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     out.begin();
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*skb).ifindex };
-    match H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out) {
-        Verdict::Pass => Done::with(NEXT, Note::Nothing),
-        Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
-        Verdict::Open => Done::OPEN,
-        decided @ (Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return) => {
-            *verdict = decided;
-            Done::APPLY
+    let decided = H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out);
+    *verdict = decided;
+    Done::of(decided, packet, out)
+}
+
+impl Done {
+    /// What is to be done with a packet of which this was decided.
+    #[inline(always)]
+    fn of<F: KernelFamily>(decided: Verdict, packet: &Packet<F>, out: &Translation<F>) -> Self {
+        match decided {
+            Verdict::Pass => Done::with(NEXT, Note::Nothing),
+            Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
+            Verdict::NewFlow => Done::NEW_FLOW,
+            Verdict::Open => Done::OPEN,
+            Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return => Done::APPLY,
+            asked => Done::answered(Answer::of(asked, packet), packet, out.route.mtu),
         }
-        asked => Done::answered(Answer::of(asked, packet), packet, out.route.mtu),
     }
+}
+
+/// Chooses a backend for the packet in the CPU's scratch, for whose flow was looked by the key there.
+#[inline(always)]
+pub(crate) fn new_flow<F: KernelFamily, const LINK: usize>(skb: *mut __sk_buff, scope: Scope) -> u64 {
+    let next = Done::with(NEXT, Note::Nothing);
+    let Some(Scratch { dissected, key, verdict, out, .. }) = scratch::<F>() else { return next.0 };
+    let packet = &dissected.packet;
+    // SAFETY: the context is readable.
+    let ifindex = unsafe { (*skb).ifindex };
+    *verdict = decide::new_flow(&Kernel::of_skb(skb, LINK), packet, key, ifindex, scope, out);
+    Done::of(*verdict, packet, out).0
 }
 
 /// Opens the flow of the packet in the CPU's scratch.
@@ -254,10 +281,7 @@ pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
     let after = out.opened;
     // SAFETY: this CPU's own; the decision left the flow in it.
     *verdict = decide::opened(&Kernel::of_skb(skb, 0), unsafe { &mut *pair }, after, out);
-    match *verdict {
-        Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&dissected.packet.tuple)).0,
-        _ => Done::APPLY.0,
-    }
+    Done::of(*verdict, &dissected.packet, out).0
 }
 
 /// Nearly all packets.

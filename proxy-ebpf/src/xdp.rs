@@ -83,6 +83,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
         | Verdict::TooBig
         | Verdict::Switch
         | Verdict::Return
+        | Verdict::NewFlow
         | Verdict::Open => XDP_PASS,
     }
 }

@@ -8,6 +8,7 @@ pub mod conformance;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod lacks;
+pub mod load;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

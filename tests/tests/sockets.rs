@@ -15,7 +15,7 @@ use std::{
 use anyhow::Result;
 use proxy_agent::{
     cli::{PortRange, XdpMode},
-    datapath::{Datapath, ObjectConfig, clean_up, maps::MapFamily, pins::Pins},
+    datapath::{Datapath, Kept, LostFrontend, ObjectConfig, clean_up, maps::MapFamily, pins::Pins},
     model::objects::Protocol,
     net::{netns, sock_diag::Transport},
     reaper::{
@@ -28,7 +28,7 @@ use proxy_common::{
     layout::{
         config::Timeouts,
         id::Id,
-        socket::{ConnectedPeer, SocketDirection, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, SocketDirection, SocketKey, SocketPeer},
     },
 };
 use proxy_tests::cluster::{Netns, until};
@@ -324,6 +324,9 @@ fn addresses_are_known_by_namespace() {
 /// Backends.
 const DEAD: Id = Id::new(1, 1);
 const ALIVE: Id = Id::new(2, 1);
+/// The service port that all sockets asked for, and where.
+const SERVICE: Id = Id::new(1, 1);
+const VIPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 
 /// Where the programs write what a connected socket got.
 #[derive(Clone, Copy, Debug)]
@@ -347,6 +350,7 @@ impl Maps {
         let pins = Pins::new(&Path::new("/sys/fs/bpf").join(name));
         let config = ObjectConfig {
             snat_ports: PortRange { first: 20000, last: 29999 },
+            snat_addresses: Vec::new(),
             nodeports: PortRange { first: 30000, last: 32767 },
             external_cluster_ips: false,
             sockets_of_node_only: false,
@@ -372,8 +376,8 @@ impl Maps {
     /// What the programs write when a socket connects to a VIP.
     fn keep(&self, socket: &(impl AsFd + AsRawFd), backend: SocketAddr, id: Id) {
         match backend.ip() {
-            IpAddr::V4(_) => self.keep_as::<V4>(socket, "10.96.0.10", backend, id),
-            IpAddr::V6(_) => self.keep_as::<V6>(socket, "fd00:10:96::a", backend, id),
+            IpAddr::V4(_) => self.keep_as::<V4>(socket, VIPS[0], backend, id),
+            IpAddr::V6(_) => self.keep_as::<V6>(socket, VIPS[1], backend, id),
         }
     }
 
@@ -383,15 +387,23 @@ impl Maps {
         let (ip, port) = (addr(backend.ip()), backend.port().to_be());
         match self.how {
             How::Storage => {
-                let peer =
-                    ConnectedPeer::<F> { vip, backend: ip, vip_port, backend_port: port, backend_id: id };
+                let service = SERVICE;
+                let peer = ConnectedPeer::<F> {
+                    vip,
+                    backend: ip,
+                    vip_port,
+                    backend_port: port,
+                    backend_id: id,
+                    service,
+                };
                 F::peers(&self.pins).unwrap().insert(socket, peer, 0).unwrap();
             }
             How::Notes => {
                 let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);
-                let service = Id::new(1, 1);
-                let answer = SocketPeer { addr: vip, port: vip_port, zero: 0, backend: id, service };
-                F::sockets(&self.pins).unwrap().insert(key, answer, 0).unwrap();
+                let answer =
+                    SocketPeer { addr: vip, port: vip_port, checked: 0, backend: id, service: SERVICE };
+                let place = SharedKey::new(1, key.bucket());
+                F::sockets(&self.pins).unwrap().insert(place, SharedPeer::new(key, answer), 0).unwrap();
             }
         }
     }
@@ -453,6 +465,58 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
             (&others, "its endpoint serves"),
         ] {
             assert!(is_untouched(socket), "{how:?}: {why}");
+        }
+    }
+    Ok(())
+}
+
+/// What a socket keeps that asked for the VIP of a family.
+fn kept(family: usize, backend: Id) -> Kept {
+    Kept { vip: at(VIPS[family], 53), service: SERVICE, backend }
+}
+
+/// The endpoint serves on; the address is another Service's now.
+#[tokio::test]
+async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
+    for how in [How::Storage, How::Notes] {
+        let mut maps = Maps::new("lost", how);
+        let room = Room::new("lost");
+        for (family, listen, to) in FAMILIES {
+            let (server, [ours, direct], tcp_server, tcp) = room.run(|| {
+                let server = UdpSocket::bind(at(listen, 0))?;
+                let port = server.local_addr()?.port();
+                let client = || {
+                    let client = UdpSocket::bind(at(if to == "127.0.0.1" { "0.0.0.0" } else { "::" }, 0))?;
+                    client.connect(at(to, port))?;
+                    client.set_read_timeout(Some(PATIENCE))?;
+                    Ok::<_, io::Error>(client)
+                };
+                let tcp_server = TcpListener::bind(at(listen, 0))?;
+                let tcp = TcpStream::connect(at(to, tcp_server.local_addr()?.port()))?;
+                Ok((server, [client()?, client()?], tcp_server, tcp))
+            });
+            maps.keep(&ours, server.local_addr()?, ALIVE);
+            maps.keep(&tcp, tcp_server.local_addr()?, ALIVE);
+            let vip = at(VIPS[usize::from(listen == "::1")], 53);
+            let counts = Counts::default();
+            let reaper = maps.reaper(counts.clone())?;
+            // Another Service's, another port, another address.
+            reaper.lost([
+                LostFrontend { service: Id::new(2, 1), address: vip },
+                LostFrontend { service: SERVICE, address: SocketAddr::new(vip.ip(), 54) },
+                LostFrontend { service: SERVICE, address: at("192.0.2.1", 53) },
+            ]);
+            // So that the walk is over.
+            let (other, other_server) = room.udp();
+            maps.keep(&other, other_server.local_addr()?, DEAD);
+            reaper.dead([(Protocol::Udp, DEAD)]);
+            ended(&counts, 1).await?;
+            assert!(is_untouched(&ours), "{how:?}, {family}");
+            reaper.lost([LostFrontend { service: SERVICE, address: vip }]);
+            assert!(is_aborted(received(ours).await), "{how:?}, {family}");
+            ended(&counts, 2).await?;
+            assert!(is_untouched(&direct), "{how:?}, {family}: it asked for the endpoint itself");
+            assert!(tcp.take_error()?.is_none() && tcp.peer_addr().is_ok(), "{how:?}, {family}: TCP goes on");
         }
     }
     Ok(())
@@ -530,8 +594,8 @@ async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
         maps.keep(&dead, dead.peer_addr()?, DEAD);
         maps.keep(&alive, alive.peer_addr()?, ALIVE);
         let reaper = maps.reaper(Counts::default())?;
-        let backends = reaper.backends(&[Protocol::Udp]).await?;
-        assert_eq!(backends, [DEAD, ALIVE].into(), "{how:?}");
+        let found = reaper.kept(&[Protocol::Udp]).await?;
+        assert_eq!(found, [kept(0, DEAD), kept(0, ALIVE)].into(), "{how:?}");
         reaper.dead([(Protocol::Udp, DEAD)]);
         assert!(is_aborted(received(dead).await), "{how:?}");
         assert!(is_untouched(&alive), "{how:?}");
@@ -547,10 +611,10 @@ async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Re
     let (late, server) = room.run(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("127.0.0.1:0")?)));
     maps.keep(&late, server.local_addr()?, DEAD);
     let reaper = maps.reaper(Counts::default())?;
-    let looking = tokio::spawn(async move { reaper.backends(&[Protocol::Udp]).await });
+    let looking = tokio::spawn(async move { reaper.kept(&[Protocol::Udp]).await });
     // The first look is over long before the second.
     tokio::time::sleep(Duration::from_millis(500)).await;
     late.connect(server.local_addr()?)?;
-    assert_eq!(looking.await??, [DEAD].into());
+    assert_eq!(looking.await??, [kept(0, DEAD)].into());
     Ok(())
 }

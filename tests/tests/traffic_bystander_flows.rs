@@ -158,7 +158,7 @@ enum End {
 /// Opens a connection, has some requests answered, and ends it.
 fn converse(from: SocketAddr, to: SocketAddr, end: End) -> Result<()> {
     let stream = connect_from(from, to)?;
-    stream.set_read_timeout(Some(SOON))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut stream = BufReader::new(stream);
     for number in 0..3 {
         let last = number == 2 && matches!(end, End::Server);
@@ -211,6 +211,18 @@ fn a_port_is_used_for_a_service_and_then_for_its_endpoint() -> Result<()> {
             .fabric
             .ip(&[format!("route add {v4} via {}", place.v4), format!("route add {v6} via {}", place.v6)])?;
     }
+    // It works without an agent.
+    for (client, endpoint) in
+        [(&cluster.client, "pod-1b"), (cluster.pod("pod-1a")?, "pod-1b"), (cluster.pod("pod-1a")?, "pod-2a")]
+    {
+        for address in [cluster.pod(endpoint)?.v4.into(), cluster.pod(endpoint)?.v6.into()] {
+            let (from, to) = (
+                SocketAddr::new(client.address_like(address), 39_999),
+                SocketAddr::new(address, TARGET_PORT),
+            );
+            client.netns.run(|| converse(from, to, End::Client))?;
+        }
+    }
     let _agent = cluster.start_agent(0, &["--pod-datapath", "tc"])?;
     let mut failures = proxy_tests::cluster::Failures::default();
     let mut port = 40_000;
@@ -252,7 +264,8 @@ fn a_port_is_used_for_a_service_and_then_for_its_endpoint() -> Result<()> {
 fn a_late_syn_ack_is_translated() -> Result<()> {
     const HELD_PORT: u16 = 8099;
     const NODE_PORT: u16 = 30_190;
-    let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "both")?;
+    // No router drops it for its source, whatever that is.
+    let scenario = Scenario::without_agents(Cluster::builder().nodes(2).rp_filter(0), "both")?;
     let cluster = &scenario.cluster;
     let endpoint = cluster.pod("pod-1b")?;
     let held = Service::new("held", &[cluster_ip(90, true)]).tcp_and_udp(80, HELD_PORT, Some(NODE_PORT));

@@ -1,229 +1,206 @@
-//! A flood of SYNs from addresses that are nobody's: connections that are there do not notice.
+//! Attacks from outside: floods of SYNs from forged addresses, and forged resets. Clients of Services do not notice.
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
-    os::fd::AsRawFd as _,
+    collections::HashSet,
+    net::{SocketAddr, SocketAddrV4},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
-};
 use proxy_tests::{
-    cluster::{Agent, Cluster, Place, until},
-    traffic::{Entry, HOST_NETWORK, Scenario, WEB},
+    cluster::{Cluster, Place},
+    load::{Attempts, Flood, Forger, Held, Tally, Transport, route_forged_sources},
+    traffic::{Entry, HOST_NETWORK, SINGLE, Scenario, WEB},
 };
 
 /// The fewest that there are by default.
-const MAX_FLOWS: &str = "65536";
+const MAX_FLOWS: u64 = 65_536;
+const SYNS_PER_SECOND: u32 = 20_000;
+const FLOOD: Duration = Duration::from_secs(5);
+/// New connections per second of each kind of client during the flood.
+const NEW_PER_SECOND: u32 = 40;
+/// Established connections of each kind; half of them talk during the flood, half are silent.
+const HELD: usize = 40;
 
-/// With two entries each, nine times what the map holds.
-const SYNS: u32 = 300_000;
-
-/// Connections of each kind; half of them talk during the flood, half are silent.
-const CONNECTIONS: usize = 60;
-
-/// A connection that is kept.
-struct Connection {
-    what: String,
-    stream: BufReader<TcpStream>,
-    lost: Option<String>,
-}
-
-impl Connection {
-    fn open(from: &Place, to: SocketAddr, what: &str) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))
-            .with_context(|| format!("{} -> {to}", from.name))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
-        Ok(Self { what: what.to_owned(), stream: BufReader::new(stream), lost: None })
-    }
-
-    /// A request and its answer. One that was lost stays lost.
-    fn ask(&mut self) {
-        if self.lost.is_none() {
-            self.lost = self.try_ask().err().map(|error| format!("{}: {error:#}", self.what));
-        }
-    }
-
-    fn try_ask(&mut self) -> Result<()> {
-        self.stream.get_mut().write_all(b"still there?\n")?;
-        let mut line = String::new();
-        let read = self.stream.read_line(&mut line)?;
-        ensure!(read > 0 && line.ends_with("still there?\n"), "{line:?}");
-        Ok(())
+fn v4(scenario: &Scenario, entry: Entry, service: u8) -> Result<SocketAddrV4> {
+    match scenario.target(entry, service, true)? {
+        SocketAddr::V4(target) => Ok(target),
+        SocketAddr::V6(target) => bail!("{target} is no IPv4 address"),
     }
 }
 
-/// Opens connections through the first node in every way that packets take there.
-fn connections(scenario: &Scenario) -> Result<Vec<Connection>> {
-    let cluster = &scenario.cluster;
-    let ways = [
-        // Backends here and on the other node.
-        (&cluster.client, Entry::NodePort(0), WEB),
-        // On the other node only.
-        (&cluster.client, Entry::NodePort(0), HOST_NETWORK),
-        (cluster.pod("pod-1a")?, Entry::ClusterIp, WEB),
-    ];
-    let mut all = Vec::new();
-    for (from, entry, service) in ways {
-        let to = scenario.target(entry, service, true)?;
-        let what = format!("{} -> {entry} ({to})", from.name);
-        all.extend(from.netns.run(|| {
-            (0..CONNECTIONS).map(|_| Connection::open(from, to, &what)).collect::<Result<Vec<_>>>()
-        })?);
-    }
-    all.iter_mut().for_each(Connection::ask);
-    Ok(all)
+/// Opens connections from a place.
+fn hold(scenario: &Scenario, from: &Place, entry: Entry, service: u8, count: usize) -> Result<Vec<Held>> {
+    let to = scenario.target(entry, service, true)?;
+    let what = format!("{} -> {entry} ({to})", from.name);
+    from.netns.run(|| (0..count).map(|_| Held::open(to, &what)).collect())
 }
 
-/// Sends SYNs to some ports, each from another address and port of the client's network.
-fn flood(cluster: &Cluster, to: &[SocketAddrV4]) -> Result<Duration> {
-    cluster.client.netns.run(|| {
-        // With this protocol the packets are whole, headers included.
-        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
-        let start = Instant::now();
-        for number in 0..SYNS {
-            let to = to[number as usize % to.len()];
-            // 200 hosts that nobody is.
-            let from = SocketAddrV4::new(
-                Ipv4Addr::new(172, 31, 0, 10 + (number % 200) as u8),
-                1024 + (number / 200) as u16,
-            );
-            match sendto(raw.as_raw_fd(), &syn(from, to), &SockaddrIn::from(to), MsgFlags::empty()) {
-                // The device's queue is full, as a flood's is.
-                Ok(_) | Err(nix::errno::Errno::ENOBUFS) => {}
-                Err(error) => bail!("cannot send a SYN to {to}: {error}"),
-            }
-        }
-        Ok(start.elapsed())
+/// New connections during the flood.
+struct Clients<'s> {
+    what: &'static str,
+    from: &'s Place,
+    attempts: Attempts,
+    /// The part that must succeed within a second.
+    least: f64,
+}
+
+impl<'s> Clients<'s> {
+    fn all(scenario: &'s Scenario) -> Result<Vec<Self>> {
+        let client = &scenario.cluster.client;
+        let pod = scenario.cluster.pod("pod-1a")?;
+        let all = [
+            ("the flooded Service", client, Entry::NodePort(0), WEB, 0.95),
+            ("another Service, local endpoint", client, Entry::NodePort(0), SINGLE, 0.99),
+            ("another Service, remote endpoint", client, Entry::NodePort(0), HOST_NETWORK, 0.99),
+            ("a cluster IP, from a pod", pod, Entry::ClusterIp, WEB, 0.95),
+        ];
+        let all = all.map(|(what, from, entry, service, least)| {
+            let attempts = Attempts::new(Transport::TcpClientCloses, v4(scenario, entry, service)?);
+            Ok(Self { what, from, attempts, least })
+        });
+        all.into_iter().collect()
+    }
+
+    fn connect(&self, time: Duration) -> Result<Tally> {
+        self.from.netns.run(|| Ok(self.attempts.open_loop(NEW_PER_SECOND, time)?))
+    }
+}
+
+/// Floods a target until the work is done.
+fn during_flood<T>(cluster: &Cluster, to: SocketAddrV4, work: impl FnOnce() -> T) -> Result<(Flood, T)> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flood =
+            scope.spawn(|| cluster.client.netns.run(|| Forger::new()?.flood(&[to], SYNS_PER_SECOND, &stop)));
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        Ok((flood.join().ok().context("the flood panicked")??, done))
     })
 }
 
-/// An IPv4 packet with a SYN. The kernel fills in length and checksum of the IP header.
-fn syn(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 40] {
-    let mut packet = [0; 40];
-    packet[0] = 0x45;
-    packet[8] = 64;
-    packet[9] = 6;
-    packet[12..16].copy_from_slice(&from.ip().octets());
-    packet[16..20].copy_from_slice(&to.ip().octets());
-    packet[20..22].copy_from_slice(&from.port().to_be_bytes());
-    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    packet[24..28].copy_from_slice(&u32::from(from.port()).wrapping_mul(0x9e37_79b9).to_be_bytes());
-    packet[32] = 5 << 4;
-    packet[33] = 2;
-    packet[34..36].copy_from_slice(&[0xff, 0xff]);
-    // Addresses, ports and flags, with the pseudo header's protocol and length.
-    let words = packet[12..].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let mut sum = words.sum::<u32>() + 6 + 20;
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+#[test]
+fn clients_do_not_notice_a_flood() {
+    let args = ["--max-flows", &MAX_FLOWS.to_string()];
+    let scenario = Scenario::start(Cluster::builder().nodes(2), "tc", &args).unwrap();
+    let cluster = &scenario.cluster;
+    route_forged_sources(cluster).unwrap();
+    let pod = cluster.pod("pod-1a").unwrap();
+    let mut talking = Vec::new();
+    for (from, entry, service) in [
+        // Backends here and on the other node; on the other node only; from a pod.
+        (&cluster.client, Entry::NodePort(0), WEB),
+        (&cluster.client, Entry::NodePort(0), HOST_NETWORK),
+        (pod, Entry::ClusterIp, WEB),
+    ] {
+        talking.extend(hold(&scenario, from, entry, service, HELD).unwrap());
     }
-    packet[36..38].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    packet
-}
-
-fn counter(agent: &Agent, name: &str) -> Result<u64> {
-    let counters = agent.debug(&["counters"])?;
-    let line = counters.lines().find(|line| line.split_whitespace().next() == Some(name));
-    line.and_then(|line| line.split_whitespace().nth(1))
-        .context("no such counter")?
-        .parse()
-        .context("no number")
-}
-
-/// What a flood left.
-struct Aftermath {
-    lost: Vec<String>,
-    limited: u64,
-    scenario: Scenario,
-}
-
-fn survive(args: &[&str]) -> Result<Aftermath> {
-    let args = [&["--max-flows", MAX_FLOWS], args].concat();
-    let scenario = Scenario::start(Cluster::builder().nodes(2), "tc", &args)?;
-    let mut busy = connections(&scenario)?;
     // Every other one, of each kind.
     let mut number = 0;
-    let mut silent: Vec<_> = busy
+    let mut silent: Vec<_> = talking
         .extract_if(.., |_| {
             number += 1;
             number % 2 == 0
         })
         .collect();
-    let mut to = Vec::new();
-    for service in [WEB, WEB, HOST_NETWORK] {
-        let SocketAddr::V4(target) = scenario.target(Entry::NodePort(0), service, true)? else {
-            bail!("IPv4")
-        };
-        to.push(target);
-    }
+    let clients = Clients::all(&scenario).unwrap();
+    let flooded = v4(&scenario, Entry::NodePort(0), WEB).unwrap();
     let over = AtomicBool::new(false);
-    let took = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                busy.iter_mut().for_each(Connection::ask);
-                thread::sleep(Duration::from_millis(50));
-            }
-        });
-        let took = flood(&scenario.cluster, &to);
-        over.store(true, Ordering::Relaxed);
-        took
-    })?;
-    silent.iter_mut().chain(&mut busy).for_each(Connection::ask);
-    let agent = &scenario.agents[0];
-    let limited = counter(agent, "new_flow_limited")?;
-    let lost: Vec<_> =
-        silent.iter_mut().chain(&mut busy).filter_map(|connection| connection.lost.take()).collect();
-    println!(
-        "{SYNS} SYNs in {took:?}: {} of {} connections lost, new_flow_limited {limited}, flow_new {}, snat_exhausted {}",
-        lost.len(),
-        3 * CONNECTIONS,
-        counter(agent, "flow_new")?,
-        counter(agent, "snat_exhausted")?,
-    );
-    Ok(Aftermath { lost, limited, scenario })
-}
-
-#[test]
-fn a_flood_takes_no_connection_away() {
-    let Aftermath { lost, limited, scenario } = survive(&[]).unwrap();
-    assert!(lost.is_empty(), "{} lost: {:#?}", lost.len(), lost.iter().take(5).collect::<Vec<_>>());
-    assert!(limited > u64::from(SYNS) * 9 / 10, "{limited}");
-    // And then all is as before.
-    for (service, entry) in
-        [(WEB, Entry::NodePort(0)), (HOST_NETWORK, Entry::NodePort(0)), (WEB, Entry::ClusterIp)]
-    {
-        let from = if entry == Entry::ClusterIp {
-            scenario.cluster.pod("pod-1a").unwrap()
-        } else {
-            &scenario.cluster.client
-        };
-        let to = scenario.target(entry, service, true).unwrap();
-        until(Duration::from_secs(10), "new connections", || {
-            let replies = from.call(to).times(5)?;
-            Ok((replies.len() == 5 && replies.iter().all(|reply| reply.error.is_none())).then_some(()))
+    let (flood, tallies) = during_flood(cluster, flooded, || {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    talking.iter_mut().for_each(Held::ask);
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let running: Vec<_> =
+                clients.iter().map(|clients| scope.spawn(|| clients.connect(FLOOD))).collect();
+            let tallies: Vec<_> = running.into_iter().map(|running| running.join().unwrap()).collect();
+            over.store(true, Ordering::Relaxed);
+            tallies
         })
-        .unwrap();
+    })
+    .unwrap();
+    println!("{} SYNs, {:.0} a second", flood.sent, flood.rate());
+    assert!(2 * flood.sent > MAX_FLOWS, "the flood was too small to fill the map: {flood:?}");
+
+    silent.iter_mut().chain(&mut talking).for_each(Held::ask);
+    let lost: Vec<_> = silent.iter().chain(&talking).filter_map(Held::lost).collect();
+    let mut failures = Vec::new();
+    if !lost.is_empty() {
+        let some: Vec<_> = lost.iter().take(5).collect();
+        failures.push(format!("{} of {} established connections lost: {some:#?}", lost.len(), 3 * HELD));
     }
-    // The agent looks every five seconds.
-    let agent = &scenario.agents[0];
-    let told = |log: String| {
-        log.lines().find(|line| line.contains("of new flows that nobody answered")).map(str::to_owned)
-    };
-    let warning = until(Duration::from_secs(15), "a warning", || Ok(told(agent.log()))).unwrap();
-    assert!(warning.contains("--max-new-flows"), "{warning}");
+    for (clients, tally) in clients.iter().zip(tallies) {
+        let tally = tally.unwrap();
+        println!("{}: {tally}", clients.what);
+        if tally.success() < clients.least {
+            failures.push(format!("{}: {tally}", clients.what));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    // And then all is as before.
+    for clients in &clients {
+        let tally = clients.connect(Duration::from_millis(250)).unwrap();
+        assert_eq!(tally.failures.total(), 0, "after the flood, {}: {tally}", clients.what);
+    }
 }
 
-/// What the limit is for, and that the other test can fail.
+/// Idle connections that forged resets are about, half with endpoints on either node.
+const IDLE: usize = 8;
+/// Forged resets of each connection.
+const RESETS: u32 = 400;
+
 #[test]
-fn without_the_limit_it_does() {
-    let Aftermath { lost, limited, .. } = survive(&["--max-new-flows", "0"]).unwrap();
-    assert_eq!(limited, 0);
-    assert!(!lost.is_empty(), "the flood was too small");
+fn forged_resets_end_no_connection() {
+    let scenario = Scenario::start(Cluster::builder().nodes(2), "tc", &[]).unwrap();
+    let client = &scenario.cluster.client;
+    for service in [SINGLE, HOST_NETWORK] {
+        let to = v4(&scenario, Entry::NodePort(0), service).unwrap();
+        let mut idle = hold(&scenario, client, Entry::NodePort(0), service, IDLE).unwrap();
+        let ends: Vec<_> = idle.iter().map(|held| held.local().unwrap()).collect();
+        let closed = || {
+            let living = living_flows(&scenario, to).unwrap();
+            ends.iter().filter(|end| !living.contains(*end)).count()
+        };
+        assert_eq!(closed(), 0, "to {to}, before there was any reset");
+        client
+            .netns
+            .run(|| {
+                let forger = Forger::new()?;
+                for end in &ends {
+                    let SocketAddr::V4(end) = *end else { bail!("{end} is no IPv4 address") };
+                    for number in 0..RESETS {
+                        // All over the sequence space. The endpoint takes only the one that it expects next.
+                        forger.reset(end, to, number.wrapping_mul(u32::MAX / RESETS))?;
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        // What is closed goes after seconds of silence, or a minute: too long to wait for here.
+        assert_eq!(closed(), 0, "of {IDLE} idle connections to {to} count as closed");
+        idle.iter_mut().for_each(Held::ask);
+        let lost: Vec<_> = idle.iter().filter_map(Held::lost).collect();
+        assert!(lost.is_empty(), "{lost:#?}");
+    }
+}
+
+/// Clients' ends of flows to a target that stay for an hour without a packet, as established ones do.
+fn living_flows(scenario: &Scenario, to: SocketAddrV4) -> Result<HashSet<SocketAddr>> {
+    let text = scenario.agents[0].debug(&["flows", "--output", "json"])?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    let flows = json.as_array().context("no list of flows")?;
+    let mut living = HashSet::new();
+    for flow in flows.iter().filter(|flow| flow["vip"] == to.to_string()) {
+        let expires = flow["expiresSeconds"].as_u64().with_context(|| format!("no end: {flow}"))?;
+        if expires >= 3600 {
+            living.insert(flow["client"].as_str().context("no client")?.parse()?);
+        }
+    }
+    ensure!(!flows.is_empty(), "no flows");
+    Ok(living)
 }

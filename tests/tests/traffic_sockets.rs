@@ -7,7 +7,7 @@ use proxy_agent::datapath::{maps::MapFamily, pins::Pins};
 use proxy_common::{V4, V6};
 use proxy_tests::{
     cluster::{Agent, Cluster, Load, Place, Protocol, until},
-    traffic::{Entry, Scenario, TARGET_PORT, WEB},
+    traffic::{Entry, HOST_NETWORK, SINGLE, Scenario, TARGET_PORT, WEB},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -36,10 +36,18 @@ fn connected_sockets_leave_nothing_behind() -> Result<()> {
     }
     kept.iter().try_for_each(|load| load.wait_for(1))?;
     ensure!((entries::<V4>(&pins)?, entries::<V6>(&pins)?) == (0, 0), "entries of connected sockets");
-    // Those that are not connected have their entries as ever.
+    // Those that are not connected keep theirs as well, as long as they live.
     pod.call(scenario.target(Entry::ClusterIp, WEB, true)?).protocol(Protocol::Udp).once()?;
+    ensure!((entries::<V4>(&pins)?, entries::<V6>(&pins)?) == (0, 0), "entries of unconnected sockets");
+    // All but the first two.
+    let all = [WEB, SINGLE, HOST_NETWORK].map(|service| scenario.target(Entry::ClusterIp, service, true));
+    let socket = pod.park(&all.into_iter().collect::<Result<Vec<_>>>()?)?;
     ensure!(entries::<V4>(&pins)? == 2);
-    Ok(())
+    let listed = scenario.agents.first().context("an agent")?.debug(&["sockets"])?;
+    for service in ["default/web:", "default/single:", "default/host-network:"] {
+        ensure!(listed.matches(service).count() == 1, "{service} in {listed}");
+    }
+    socket.receive().map(drop)
 }
 
 /// Waits until the load has its answers from this endpoint.

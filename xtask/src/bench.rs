@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 use crate::workspace::{is_root, say, target_dir};
 use compare::Comparison;
-use measure::Bench;
+use measure::{Bench, Options};
 use results::Results;
 
 /// Arguments of `bench`.
@@ -31,13 +31,13 @@ enum What {
     /// Nanoseconds per packet of each program, against programs that do less.
     Packet(OneArgs),
     /// Connections, requests and bytes through services in network namespaces, against none and against other proxies.
-    Traffic(OneArgs),
+    Traffic(TrafficArgs),
     /// How long it takes from the API server into the maps, with many services.
     Sync(OneArgs),
     /// What agent and maps hold, with many services.
     Memory(OneArgs),
     /// All of these, into docs/benchmarks.md.
-    All(MeasureArgs),
+    All(AllArgs),
     /// Show numbers of an earlier run.
     Report(ReportArgs),
 }
@@ -61,6 +61,27 @@ struct OneArgs {
     /// Renew this part of docs/benchmarks.md.
     #[arg(long)]
     document: bool,
+}
+
+#[derive(Args)]
+struct TrafficArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// How long sustained load lasts, with one client and one endpoint. Default: what the benchmark says.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u32>,
+    /// Only these parts: slices, forwarding, sustained, flood.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', conflicts_with = "document")]
+    only: Vec<String>,
+}
+
+#[derive(Args)]
+struct AllArgs {
+    #[command(flatten)]
+    measure: MeasureArgs,
+    /// How long sustained load lasts, with one client and one endpoint. Default: what the benchmark says.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u32>,
 }
 
 #[derive(Args)]
@@ -89,10 +110,16 @@ struct CompareArgs {
 pub(crate) fn main(args: &BenchArgs) -> Result<()> {
     match &args.what {
         What::Packet(args) => one(Bench::Packet, args),
-        What::Traffic(args) => one(Bench::Traffic, args),
+        What::Traffic(TrafficArgs { one, seconds, only }) => {
+            let options = Options { runs: one.measure.runs, seconds: *seconds, only };
+            measure(&[Bench::Traffic], &one.measure, options, Bench::Traffic.name(), one.document)
+        }
         What::Sync(args) => one(Bench::Sync, args),
         What::Memory(args) => one(Bench::Memory, args),
-        What::All(args) => measure(&Bench::ALL, args, "all", true),
+        What::All(AllArgs { measure: args, seconds }) => {
+            let options = Options { runs: args.runs, seconds: *seconds, only: &[] };
+            measure(&Bench::ALL, args, options, "all", true)
+        }
         What::Report(args) => {
             let results = Results::load(&args.json)?;
             show(&results, &args.compare, args.document)
@@ -101,10 +128,17 @@ pub(crate) fn main(args: &BenchArgs) -> Result<()> {
 }
 
 fn one(bench: Bench, args: &OneArgs) -> Result<()> {
-    measure(&[bench], &args.measure, bench.name(), args.document)
+    let options = Options { runs: args.measure.runs, ..Options::default() };
+    measure(&[bench], &args.measure, options, bench.name(), args.document)
 }
 
-fn measure(benches: &[Bench], args: &MeasureArgs, name: &str, in_document: bool) -> Result<()> {
+fn measure(
+    benches: &[Bench],
+    args: &MeasureArgs,
+    options: Options<'_>,
+    name: &str,
+    in_document: bool,
+) -> Result<()> {
     if !is_root() {
         bail!("measuring loads BPF programs into the kernel: run it as root");
     }
@@ -119,7 +153,7 @@ fn measure(benches: &[Bench], args: &MeasureArgs, name: &str, in_document: bool)
     let mut failed = Vec::new();
     for bench in benches {
         say(format!("measuring: {}", bench.name()));
-        match built.run(*bench, args.runs, &folder) {
+        match built.run(*bench, options, &folder) {
             Ok(measured) => {
                 results.put(measured);
                 results.save(&json)?;

@@ -87,9 +87,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
     pub nodeport_range: PortRange,
 
-    /// Ports for connections passed on to another node; reserved from automatic use by local sockets.
-    #[arg(long, value_name = "FROM-TO", default_value = "20000-29999")]
+    /// Source ports for connections to endpoints of other nodes; reserved from automatic use by local sockets. The more there are, the
+    /// more connections to one endpoint are possible at a time.
+    #[arg(long, value_name = "FROM-TO", default_value = "1024-29999")]
     pub snat_ports: PortRange,
+
+    /// A source address for connections to endpoints of other nodes, in place of the one of the route (may be repeated; up to 16 of each
+    /// family). It must be an address of this node to which the pod network returns. Several multiply the source ports.
+    #[arg(long = "snat-address", value_name = "ADDR,...", value_delimiter = ',')]
+    pub snat_addresses: Vec<IpAddr>,
 
     /// Translate cluster IPs for clients outside the cluster too.
     #[arg(long)]

@@ -113,9 +113,9 @@ impl PortRange {
         (self.first..=self.last).contains(&port)
     }
 
-    /// Have they a port in common?
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.first <= other.last && other.first <= self.last
+    /// How many ports it has.
+    pub fn count(&self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
     }
 }
 
@@ -148,10 +148,10 @@ mod tests {
         for wrong in ["", "1", "0-5", "9-8", "1-70000", "a-b"] {
             assert!(range(wrong).is_err(), "{wrong}");
         }
-        let (a, b, c) = (range("1-9").unwrap(), range("9-12").unwrap(), range("10-12").unwrap());
-        assert!(a.overlaps(&b) && b.overlaps(&a) && b.overlaps(&c));
-        assert!(!a.overlaps(&c) && !c.overlaps(&a));
-        assert_eq!(a.to_string(), "1-9");
+        for (text, count) in [("1-9", 9), ("9-9", 1), ("1-65535", 65_535)] {
+            let range = range(text).unwrap();
+            assert_eq!((range.to_string(), range.count()), (text.to_owned(), count));
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub fn configz(settings: &Settings) -> Value {
                 },
                 "resetRemovedTCP": settings.reset_removed_tcp,
                 "serviceCIDRs": display(&mut settings.service_cidrs.iter().map(ToString::to_string)),
+                "snatAddresses": settings.snat_addresses,
                 "snatPorts": settings.snat_ports.to_string(),
                 "uplinks": texts(&settings.uplinks),
                 "xdp": format!("{:?}", settings.xdp).to_lowercase(),

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use proxy_common::layout::config::Timeouts;
+use proxy_common::layout::config::{MAX_SNAT_SOURCES, Timeouts};
 
 use super::{
     Notice,
@@ -20,6 +20,7 @@ use crate::cli::{
     BindAddress, KernelLogLevel, LogArgs, LogFormat, NodePortAddresses, PodDatapath, PortRange, Reject,
     RunArgs, XdpMode,
 };
+use crate::model::plan::IpFamily;
 
 /// Everything the agent is told, with nothing left open.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,8 +53,10 @@ pub struct Settings {
     pub localhost_nodeports: bool,
     /// Ports that nodePorts come from.
     pub nodeport_range: PortRange,
-    /// Ports for connections passed on.
+    /// Source ports for connections to remote endpoints.
     pub snat_ports: PortRange,
+    /// Source addresses for them; none of a family: that of the route.
+    pub snat_addresses: Vec<IpAddr>,
     /// Translate cluster IPs for clients outside.
     pub external_cluster_ips: bool,
     /// Ranges of cluster IPs, besides those of ServiceCIDR objects.
@@ -96,13 +99,6 @@ impl Settings {
         file: &KubeProxyConfiguration,
         machine: &Machine,
     ) -> Result<(Self, Vec<Notice>)> {
-        if args.snat_ports.overlaps(&args.nodeport_range) {
-            bail!(
-                "--snat-ports {} and --nodeport-range {} have ports in common: answers could not be told from requests",
-                args.snat_ports,
-                args.nodeport_range
-            );
-        }
         let mut notices = notices(args, file);
         let bind_address = args.bind_address.or(file.bind_address);
         let (any, loopback): (IpAddr, IpAddr) = match bind_address {
@@ -135,6 +131,7 @@ impl Settings {
                 .unwrap_or(true),
             nodeport_range: args.nodeport_range,
             snat_ports: args.snat_ports,
+            snat_addresses: snat_addresses(args)?,
             external_cluster_ips: args.external_cluster_ips,
             service_cidrs: args.service_cidrs.clone(),
             reject: args.reject,
@@ -170,6 +167,26 @@ impl Settings {
 const HEALTHZ: u16 = 10256;
 const METRICS: u16 = 10249;
 const OOM_SCORE_ADJ: i32 = -999;
+
+/// Each once.
+fn snat_addresses(args: &RunArgs) -> Result<Vec<IpAddr>> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for ip in &args.snat_addresses {
+        let is_usable = !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast();
+        ensure!(is_usable, "--snat-address {ip}: no other node can send to it");
+        if !addresses.contains(ip) {
+            addresses.push(*ip);
+        }
+    }
+    for family in [IpFamily::V4, IpFamily::V6] {
+        let count = addresses.iter().filter(|ip| IpFamily::of(ip) == family).count();
+        ensure!(
+            count <= MAX_SNAT_SOURCES as usize,
+            "--snat-address: {count} addresses of one family, but at most {MAX_SNAT_SOURCES} can be used"
+        );
+    }
+    Ok(addresses)
+}
 
 fn or_else<T: Clone>(flag: &[T], file: &[T]) -> Vec<T> {
     if flag.is_empty() { file } else { flag }.to_vec()
@@ -214,9 +231,20 @@ fn min_sync_period(file: &KubeProxyConfiguration) -> Option<Duration> {
     }
 }
 
-/// What is asked for in vain, apart from fields that [`KubeProxyConfiguration`] does not have.
+/// With fewer source ports than this there is a warning: each connection to an endpoint needs one of its own.
+const FEW_SNAT_PORTS: u32 = 1_000;
+
+/// What is asked for in vain, apart from fields that [`KubeProxyConfiguration`] does not have; and what will hardly do.
 fn notices(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<Notice> {
     let mut notices = Vec::new();
+    let snat_ports = args.snat_ports.count();
+    if snat_ports < FEW_SNAT_PORTS {
+        notices.push(Notice::warning(format!(
+            "--snat-ports {} are only {snat_ports} ports: so many connections to one endpoint of another node are possible at a \
+             time (with one source address)",
+            args.snat_ports
+        )));
+    }
     for given in &args.unused.0 {
         // Said at its default, such a flag asks for nothing.
         let text = format!("--{}={} is not used: {}", given.flag.name, given.value, given.flag.why);

@@ -22,7 +22,7 @@ use proxy_common::{
         name::ServiceName,
         outbound::Outbound,
         set::Set,
-        socket::{ConnectedPeer, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
     },
 };
@@ -53,9 +53,11 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     /// `snat_sources`.
     fn snat_sources(pins: &Pins) -> Result<Array<MapData, <Self as Family>::Addr>>;
     /// `sockets`.
-    fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>>;
+    fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>>;
     /// `peers`.
     fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>>;
+    /// `udp_peers`.
+    fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
     /// `affinity`.
@@ -91,11 +93,14 @@ macro_rules! map_family {
             fn snat_sources(pins: &Pins) -> Result<Array<MapData, <Self as Family>::Addr>> {
                 array(pins, concat!("snat_sources_", $suffix))
             }
-            fn sockets(pins: &Pins) -> Result<Hash<SocketKey<Self>, SocketPeer<Self>>> {
+            fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
             }
             fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>> {
                 Ok(Map::SkStorage(open(pins, concat!("peers_", $suffix))?).try_into()?)
+            }
+            fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>> {
+                Ok(Map::SkStorage(open(pins, concat!("udp_peers_", $suffix))?).try_into()?)
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
                 hash(pins, concat!("node_addrs_", $suffix))
@@ -168,6 +173,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::snat_sources(pins)?;
         F::sockets(pins)?;
         F::peers(pins)?;
+        F::udp_peers(pins)?;
         F::node_addrs(pins)?;
         F::affinity(pins)?;
         F::sources(pins)?;

@@ -11,8 +11,10 @@ mod kernel_log;
 mod link;
 pub mod maps;
 mod object;
+pub(crate) mod outbound;
 pub mod pins;
 pub mod services;
+mod sizes;
 mod slices;
 mod socket_reader;
 mod surroundings;
@@ -31,6 +33,7 @@ use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
+        config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
     },
@@ -39,9 +42,9 @@ use tracing::{info, warn};
 
 pub use hooks::Hook;
 pub use object::{Features, ObjectConfig};
-pub use services::Services;
-pub use socket_reader::SocketReader;
-pub(crate) use sys::netns_cookie;
+pub use services::{LostFrontend, Services};
+pub use socket_reader::{Kept, SocketReader};
+pub(crate) use sys::{netns_cookie, open_process, socket_cookie, take_descriptor};
 
 use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins,
@@ -89,7 +92,7 @@ impl Datapath {
         self.object.features
     }
 
-    /// For asking connected sockets which backend they keep; `None` on kernels without socket storage, where the programs
+    /// For asking connected sockets what they keep; `None` on kernels without socket storage, where the programs
     /// write it to the maps `sockets_v4` and `sockets_v6`.
     ///
     /// # Errors
@@ -109,6 +112,8 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be written. Programs that cannot be attached are logged and tried again the next time.
     pub fn follow(&mut self, topology: &Topology) -> Result<()> {
+        self.write_snat_sources::<V4>(topology)?;
+        self.write_snat_sources::<V6>(topology)?;
         // First: what the programs see leave from there is remembered.
         self.services.set_snat_sources(topology.snat_sources.clone());
         let native = self.hooks.attach_interfaces(&mut self.object, topology);
@@ -214,6 +219,24 @@ impl Datapath {
         let gone: Vec<u32> = map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
         for index in gone {
             map.remove(&index).context("cannot write the map `devices`")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the source addresses that were given, again and again until the map is full: so each of the programs' numbers means
+    /// one. Where none of them is there, it is the one of an uplink.
+    fn write_snat_sources<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
+        let of_uplinks = topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
+        let mut sources: Vec<F::Addr> =
+            topology.given_snat_sources.iter().filter_map(|ip| F::from_ip(*ip)).collect();
+        if sources.is_empty() {
+            sources.extend(of_uplinks.filter_map(|ip| F::from_ip(*ip)).take(1));
+        }
+        let mut map = F::snat_sources(&self.pins)?;
+        for (index, addr) in (0..MAX_SNAT_SOURCES).zip(sources.iter().cycle()) {
+            if map.get(&index, 0).ok() != Some(*addr) {
+                map.set(index, *addr, 0).context("cannot write the map `snat_sources`")?;
+            }
         }
         Ok(())
     }

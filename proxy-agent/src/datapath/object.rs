@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -15,17 +16,20 @@ use aya::{
 use aya_ebpf_helpers::{BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::layout::{
-    backend::Alive,
     config::{StoredSettings, Timeouts, names},
     probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
-    set::SetRole,
 };
 use tracing::{debug, info, warn};
 
-use super::{pins::Pins, sys};
+use super::{
+    pins::Pins,
+    sizes::{MAPS, map_sizes},
+    sys,
+};
 use crate::{
     cli::{KernelLogLevel, PortRange},
     clock,
+    model::plan::IpFamily,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
@@ -40,8 +44,10 @@ mod aya_ebpf_helpers {
 /// What the agent decides before loading.
 #[derive(Clone, Debug)]
 pub struct ObjectConfig {
-    /// Ports for connections passed on.
+    /// Source ports for connections to remote endpoints.
     pub snat_ports: PortRange,
+    /// Source addresses for them that were given.
+    pub snat_addresses: Vec<IpAddr>,
     /// Ports that nodePorts come from.
     pub nodeports: PortRange,
     /// Translate cluster IPs for clients outside.
@@ -61,18 +67,6 @@ pub struct ObjectConfig {
     /// Load the variant that logs.
     pub kernel_log: Option<KernelLogLevel>,
 }
-
-/// Entries of the maps that the agent fills; the flow maps are sized by [`ObjectConfig::max_flows`].
-const MAX_FRONTENDS: u32 = 1 << 18;
-const MAX_SERVICE_PORTS: u32 = 1 << 17;
-const MAX_BACKENDS: u32 = 1 << 19;
-const MAX_SOCKETS: u32 = 1 << 16;
-const MAX_AFFINITIES: u32 = 1 << 16;
-const MAX_SOURCES: u32 = 1 << 14;
-const MAX_NETNS: u32 = 4096;
-
-/// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
-const MIN_PENDING: u32 = 1 << 16;
 
 /// What a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +90,11 @@ pub(super) struct Object {
 }
 
 impl ObjectConfig {
+    /// How many source addresses of a family were given.
+    fn snat_sources(&self, family: IpFamily) -> u16 {
+        self.snat_addresses.iter().filter(|ip| IpFamily::of(ip) == family).count() as u16
+    }
+
     /// For the map `settings`.
     pub(super) fn stored(&self) -> StoredSettings {
         StoredSettings {
@@ -108,7 +107,7 @@ impl ObjectConfig {
             sockets_of_node_only: self.sockets_of_node_only as u8,
             reset_removed_tcp: self.reset_removed_tcp as u8,
             reject_with_reset: self.reject_with_reset as u8,
-            snat_sources: [0; 2],
+            snat_sources: [IpFamily::V4, IpFamily::V6].map(|family| self.snat_sources(family)),
             timeouts: self.timeouts,
         }
     }
@@ -167,6 +166,7 @@ impl Object {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
             0
         });
+        let snat_sources = [IpFamily::V4, IpFamily::V6].map(|family| u32::from(config.snat_sources(family)));
         let level = config.kernel_log.map_or(0u8, log_level);
 
         loader.verifier_log_level(log);
@@ -182,6 +182,8 @@ impl Object {
             .override_global(names::NODEPORT_FIRST, &config.nodeports.first, true)
             .override_global(names::NODEPORT_LAST, &config.nodeports.last, true)
             .override_global(names::IDLE, &idle, true)
+            .override_global(names::SNAT_SOURCES_V4, &snat_sources[0], true)
+            .override_global(names::SNAT_SOURCES_V6, &snat_sources[1], true)
             .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
             .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
             .override_global(names::RESET_REMOVED_TCP, &reset_removed_tcp, true)
@@ -279,81 +281,6 @@ fn count_by_log(load: impl FnOnce() -> Result<()>) -> Result<u32> {
     count.with_context(|| format!("the verifier tells no number of instructions: {log}"))
 }
 
-/// Every map of the object, and so everything that is pinned.
-pub(super) const MAPS: &[&str] = &[
-    "affinity_v4",
-    "affinity_v6",
-    "alive",
-    "answers",
-    "backends_v4",
-    "backends_v6",
-    "counters",
-    "devices",
-    "flows_v4",
-    "flows_v6",
-    "fragments_v4",
-    "fragments_v6",
-    "frontends_v4",
-    "frontends_v6",
-    "held_v4",
-    "held_v6",
-    "holding",
-    "names",
-    "netns_v4",
-    "netns_v6",
-    "node_addrs_v4",
-    "node_addrs_v6",
-    "outbound_v4",
-    "outbound_v6",
-    "pair_v4",
-    "pair_v6",
-    "peers_v4",
-    "peers_v6",
-    "pending_v4",
-    "pending_v6",
-    "refusals",
-    "routes_v4",
-    "routes_v6",
-    "scratch_v4",
-    "scratch_v6",
-    "service_cidrs_v4",
-    "service_cidrs_v6",
-    "sets",
-    "settings",
-    "snat_sources_v4",
-    "snat_sources_v6",
-    "sockets_v4",
-    "sockets_v6",
-    "sources_v4",
-    "sources_v6",
-    "vip_filter",
-];
-
-fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
-    let max_pending = (config.max_flows / 4).max(MIN_PENDING);
-    vec![
-        ("sets", MAX_SERVICE_PORTS * SetRole::STRIDE),
-        ("names", MAX_SERVICE_PORTS),
-        ("alive", MAX_BACKENDS / Alive::PER_ELEMENT),
-        ("frontends_v4", MAX_FRONTENDS),
-        ("frontends_v6", MAX_FRONTENDS),
-        ("backends_v4", MAX_BACKENDS),
-        ("backends_v6", MAX_BACKENDS),
-        ("flows_v4", config.max_flows),
-        ("flows_v6", config.max_flows),
-        ("pending_v4", max_pending),
-        ("pending_v6", max_pending),
-        ("sockets_v4", MAX_SOCKETS),
-        ("sockets_v6", MAX_SOCKETS),
-        ("affinity_v4", MAX_AFFINITIES),
-        ("affinity_v6", MAX_AFFINITIES),
-        ("sources_v4", MAX_SOURCES),
-        ("sources_v6", MAX_SOURCES),
-        ("netns_v4", MAX_NETNS),
-        ("netns_v6", MAX_NETNS),
-    ]
-}
-
 /// See `Settings::idle`, for this kernel.
 fn idle() -> u32 {
     const SECONDS: u32 = 10;
@@ -386,7 +313,7 @@ fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     let mut packet = [0u8; 128];
     packet[12..14].copy_from_slice(&[0x86, 0xdd]);
     packet[14] = 0x60;
-    sys::run_once(program.fd()?.as_fd(), &packet).context("cannot run the probe program")
+    sys::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
 }
 
 /// Says what a failed load means for the person who reads it.

@@ -17,6 +17,7 @@ mod shared;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     sync::atomic::Ordering,
     time::Instant,
 };
@@ -44,6 +45,7 @@ use crate::model::{
     objects::Protocol,
     plan::{IpFamily, PortName, PortPlan},
 };
+use crate::sorted::SortedMap;
 
 /// Something that readers may still use.
 #[derive(Debug)]
@@ -64,6 +66,15 @@ impl Freed {
             Self::Backend(_) | Self::Service(_) => 1,
         }
     }
+}
+
+/// A UDP frontend that a service port had, and has no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LostFrontend {
+    /// The service port that had it.
+    pub service: Id,
+    /// Its address; the unspecified one stands for all nodePort addresses of the node.
+    pub address: SocketAddr,
 }
 
 /// The maps of services, as they are opened.
@@ -142,6 +153,7 @@ impl Services {
             snat_sources: BTreeSet::new(),
             quarantine: Vec::new(),
             buried: Vec::new(),
+            lost: Vec::new(),
         };
         let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
         services.adopt();
@@ -168,7 +180,8 @@ impl Services {
     /// Brings one service port into the maps. Costs what differs from before.
     ///
     /// # Errors
-    /// When a map is full or the kernel refuses a write. What was there before keeps working.
+    /// When a map is full or the kernel refuses a write. What was there before keeps working, except for clients that are to be kept out:
+    /// they are, in any case.
     pub fn apply(&mut self, plan: &PortPlan) -> Result<()> {
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
@@ -187,37 +200,92 @@ impl Services {
             self.shared.name(state.id, &plan.name)?;
             state.is_named = true;
         }
+        let frontends = port::claims(plan);
+        let sources = plan.sources.iter().flatten().map(IpNet::trunc);
+        let sources: BTreeSet<IpNet> =
+            sources.filter(|net| IpFamily::of(&net.addr()) == plan.name.family).collect();
+        // Who may use a frontend is known before the frontend asks, if there is room. It asks in any case.
+        let mut admitted = self.admit_ranges(state, &sources);
+        self.close_frontends(&plan.name, state, &frontends)?;
+        let asks = plan.sources.is_some();
+        if asks {
+            self.turn_ranges_away(&plan.name, state, &sources)?;
+        }
+        if admitted.is_err() {
+            // There may be room now.
+            admitted = self.admit_ranges(state, &sources);
+        }
         match plan.name.family {
             IpFamily::V4 => self.v4.endpoints(&mut self.shared, state, plan)?,
             IpFamily::V6 => self.v6.endpoints(&mut self.shared, state, plan)?,
         }
-        // Who may use a frontend is known before the frontend asks, and until it asks no more.
-        let sources = plan.sources.iter().flatten().map(IpNet::trunc);
-        let sources: BTreeSet<IpNet> =
-            sources.filter(|net| IpFamily::of(&net.addr()) == plan.name.family).collect();
-        for clients in sources.difference(&state.sources.clone()) {
-            self.admit(state.id, clients)?;
-            state.sources.insert(*clients);
+        self.open_frontends(&plan.name, state, &frontends)?;
+        if !asks {
+            // Until no frontend asks any more.
+            self.turn_ranges_away(&plan.name, state, &sources)?;
         }
-        self.frontends(&plan.name, state, &port::claims(plan))?;
-        for clients in state.sources.clone().difference(&sources) {
-            self.turn_away(state.id, clients)?;
-            state.sources.remove(clients);
+        admitted
+    }
+
+    /// Lets clients of these ranges in; without room for all of them none that were not let in before, so that others find room.
+    fn admit_ranges(&mut self, state: &mut PortState, ranges: &BTreeSet<IpNet>) -> Result<()> {
+        let new: Vec<IpNet> = ranges.difference(&state.sources).copied().collect();
+        for (done, clients) in new.iter().enumerate() {
+            let Err(error) = self.admit(state.id, clients) else {
+                state.sources.insert(*clients);
+                continue;
+            };
+            for clients in &new[..done] {
+                // One that cannot be taken back is allowed all the same.
+                if self.turn_away(state.id, clients).is_ok() {
+                    state.sources.remove(clients);
+                }
+            }
+            return Err(error.context(format!(
+                "clients in {} of {} source ranges are kept out",
+                new.len(),
+                ranges.len()
+            )));
         }
         Ok(())
     }
 
-    /// Removes a service port, as far as the kernel lets it.
+    /// Lets clients of other ranges than these in no more; where that fails, nobody outside the cluster.
+    fn turn_ranges_away(
+        &mut self,
+        name: &PortName,
+        state: &mut PortState,
+        ranges: &BTreeSet<IpNet>,
+    ) -> Result<()> {
+        let mut result = Ok(());
+        let stale: Vec<IpNet> = state.sources.difference(ranges).copied().collect();
+        for clients in stale {
+            match self.turn_away(state.id, &clients) {
+                Ok(()) => drop(state.sources.remove(&clients)),
+                Err(error) => {
+                    self.shared.withhold(name.family, state, &[SetRole::External, SetRole::Cluster]);
+                    result = Err(error);
+                }
+            }
+        }
+        result
+    }
+
+    /// Removes a service port.
     ///
     /// # Errors
-    /// The last write that the kernel refused.
+    /// The last write that the kernel refused. If it was that of a frontend, the port is there still, its endpoints withheld from
+    /// the frontend's clients: to be tried again.
     pub fn remove(&mut self, name: &PortName) -> Result<()> {
-        let Some(state) = self.ports.remove(name) else { return Ok(()) };
-        let mut result = Ok(());
-        // Frontends first: nobody finds the port any more, whatever becomes of the rest.
-        for (claim, flags) in state.frontends.iter() {
-            result = self.release(name, claim, *flags).and(result);
+        let Some(mut state) = self.ports.remove(name) else { return Ok(()) };
+        let context = || format!("cannot remove the service {name} ({})", name.protocol);
+        // Frontends first: nobody finds the port any more.
+        if let Err(error) = self.close_frontends(name, &mut state, &SortedMap::default()) {
+            // Its id must not become another port's while a frontend leads to it.
+            self.ports.insert(name.clone(), state);
+            return Err(error).with_context(context);
         }
+        let mut result = Ok(());
         let shared = &mut self.shared;
         for role in SetRole::ALL {
             shared.sets.publish(Set::index(state.id, role), Set::EMPTY.0);
@@ -235,7 +303,7 @@ impl Services {
         let shared = &mut self.shared;
         result = shared.names.remove(&state.id.0).and(result);
         shared.quarantine.push(Freed::Service(state.id));
-        result.with_context(|| format!("cannot remove the service {name} ({})", name.protocol))
+        result.with_context(context)
     }
 
     fn admit(&mut self, id: Id, clients: &IpNet) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Asks sockets which backend they keep: runs the programs `socket_backend4` and `socket_backend6`.
+//! Asks connected sockets what they keep: runs the programs `socket_backend4` and `socket_backend6`.
 
 use std::{
     io,
@@ -10,13 +10,31 @@ use anyhow::Result;
 use aya::programs::ProgramFd;
 use proxy_common::{
     V4, V6,
-    layout::{id::Id, socket::SocketQuestion},
+    layout::{
+        id::Id,
+        socket::{ConnectedPeer, SocketQuestion},
+    },
 };
 
-use super::{address::protocol_number, object::Object, sys};
+use super::{
+    address::{UserFamily, protocol_number},
+    object::Object,
+    sys,
+};
 use crate::model::objects::Protocol;
 
-/// Tells of connected sockets which backend they were translated to. Only on kernels with socket storage.
+/// What a connected socket asked for, and what it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kept {
+    /// The VIP.
+    pub vip: SocketAddr,
+    /// The service port that it led to.
+    pub service: Id,
+    /// The backend.
+    pub backend: Id,
+}
+
+/// Tells of connected sockets what they keep. Only on kernels with socket storage.
 #[derive(Debug)]
 pub struct SocketReader {
     v4: ProgramFd,
@@ -28,19 +46,32 @@ impl SocketReader {
         Ok(Self { v4: object.program("socket_backend4")?, v6: object.program("socket_backend6")? })
     }
 
-    /// The backend of the socket with these addresses in this thread's network namespace; `None` if it was not
+    /// What the socket with these addresses in this thread's network namespace keeps; `None` if it was not
     /// translated, or has connected elsewhere since. An IPv6 socket that talks to IPv4 has IPv4 addresses here.
     ///
     /// Of several sockets with the same addresses it is the one that a datagram of the peer would go to.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn backend(&self, protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Id>> {
-        let Some(question) = question(protocol, local, peer) else { return Ok(None) };
+    pub fn kept(&self, protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Kept>> {
+        let Some(mut packet) = question(protocol, local, peer) else { return Ok(None) };
         let program = if peer.is_ipv4() { &self.v4 } else { &self.v6 };
-        let id = Id(sys::run_once(program.as_fd(), &question)?);
-        Ok((id != Id::NONE).then_some(id))
+        if Id(sys::run_once(program.as_fd(), &mut packet)?) == Id::NONE {
+            return Ok(None);
+        }
+        Ok(if peer.is_ipv4() { answer::<V4>(&packet) } else { answer::<V6>(&packet) })
     }
+}
+
+/// Reads the answer, which stands where the question was.
+fn answer<F: UserFamily>(packet: &[u8]) -> Option<Kept> {
+    let from = SocketQuestion::<F>::OFFSET;
+    let kept: ConnectedPeer<F> = sys::read(packet.get(from..)?)?;
+    Some(Kept {
+        vip: F::to_socket(&kept.vip, kept.vip_port),
+        service: kept.service,
+        backend: kept.backend_id,
+    })
 }
 
 /// A [`SocketQuestion`] as a packet; `None` for addresses of different families, which no connected socket has.

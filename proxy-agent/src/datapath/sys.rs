@@ -267,10 +267,18 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Runs a tc program once on a packet and returns its result.
-pub(super) fn run_once(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+/// Reads a plain type from the beginning of bytes; `None` if there are too few.
+pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: so many bytes are there, and any are a value of a plain type.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Runs a tc program once on a packet, which becomes what the program made of it, and returns its result.
+pub(super) fn run_once(program: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<u32> {
+    let (length, at) = (packet.len() as u32, packet.as_mut_ptr() as u64);
     let mut attr =
-        Attr::new().fd(0, program).u32(8, packet.len() as u32).u64(16, packet.as_ptr() as u64).u32(32, 1);
+        Attr::new().fd(0, program).u32(8, length).u32(12, length).u64(16, at).u64(24, at).u32(32, 1);
     attr.call(BPF_PROG_TEST_RUN)?;
     Ok(attr.get_u32(4))
 }
@@ -326,20 +334,44 @@ pub(super) fn wait_for_readers() -> io::Result<()> {
 pub(crate) fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     // Any socket will do; this one takes no port and needs no interface.
-    let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    let mut cookie = 0u64;
+    socket_option(std::os::unix::net::UnixDatagram::unbound()?.as_fd(), SO_NETNS_COOKIE)
+}
+
+/// The kernel's cookie of a socket.
+pub(crate) fn socket_cookie(socket: &OwnedFd) -> io::Result<u64> {
+    socket_option(socket.as_fd(), libc::SO_COOKIE)
+}
+
+/// A socket option of 64 bits.
+fn socket_option(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<u64> {
+    let mut value = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
+    let at = (&raw mut value).cast();
     // SAFETY: the buffer has the length that is given.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &mut length,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, at, &mut length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// A handle of a process (kernel 5.3).
+pub(crate) fn open_process(id: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the call returns a new descriptor.
+    unsafe { descriptor(libc::syscall(libc::SYS_pidfd_open, id, 0)) }
+}
+
+/// A copy of another process's descriptor (kernel 5.6).
+pub(crate) fn take_descriptor(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: as above.
+    unsafe { descriptor(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0)) }
+}
+
+/// # Safety
+/// The result of a call that returns a new descriptor.
+unsafe fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 
 #[cfg(test)]

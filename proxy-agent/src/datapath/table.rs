@@ -86,17 +86,23 @@ pub(super) mod memory {
         entries: HashMap<K, V>,
         writes: usize,
         room: usize,
+        refuses: bool,
     }
 
     impl<K, V> Memory<K, V> {
         /// With room for so many entries.
         pub(in crate::datapath) fn new(room: usize) -> Self {
-            Self(Arc::new(Mutex::new(Contents { entries: HashMap::new(), writes: 0, room })))
+            Self(Arc::new(Mutex::new(Contents { entries: HashMap::new(), writes: 0, room, refuses: false })))
         }
 
         /// How often it was written.
         pub(in crate::datapath) fn writes(&self) -> usize {
             self.0.lock().unwrap().writes
+        }
+
+        /// Refuses to change or remove what is there, or no longer does.
+        pub(in crate::datapath) fn set_refuses(&self, refuses: bool) {
+            self.0.lock().unwrap().refuses = refuses;
         }
 
         /// Makes room, or takes it away.
@@ -126,6 +132,7 @@ pub(super) mod memory {
         fn insert(&mut self, key: K, value: V) -> Result<()> {
             let mut contents = self.0.lock().unwrap();
             ensure!(contents.entries.len() < contents.room || contents.entries.contains_key(&key), "full");
+            ensure!(!contents.refuses || !contents.entries.contains_key(&key), "refused");
             contents.writes += 1;
             contents.entries.insert(key, value);
             Ok(())
@@ -133,6 +140,7 @@ pub(super) mod memory {
 
         fn remove(&mut self, key: &K) -> Result<()> {
             let mut contents = self.0.lock().unwrap();
+            ensure!(!contents.refuses, "refused");
             contents.writes += 1;
             contents.entries.remove(key);
             Ok(())

@@ -1,11 +1,13 @@
-//! `debug sockets`: the unconnected UDP sockets that are being translated.
+//! `debug sockets`: the unconnected UDP sockets that are being translated. They keep that themselves, so the sockets of all
+//! processes are looked at; further VIPs of one, and everything on kernels without socket storage, are in a map.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, os::fd::OwnedFd};
 
 use anyhow::Result;
+use aya::maps::{MapData, SkStorage};
 use proxy_common::{
     V4, V6,
-    layout::socket::{SocketDirection, SocketKey, SocketPeer},
+    layout::socket::{SharedPeer, SocketDirection, SocketKey, SocketPeer, UdpPeers},
 };
 use serde::Serialize;
 
@@ -13,7 +15,10 @@ use super::{
     names::Names,
     output::{Row, or_dash},
 };
-use crate::datapath::{address::UserFamily, maps::MapFamily, pins::Pins};
+use crate::{
+    datapath::{address::UserFamily, maps::MapFamily, pins::Pins, socket_cookie},
+    net::processes,
+};
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct SocketRow {
@@ -35,20 +40,38 @@ impl Row for SocketRow {
 
 pub(super) fn read(pins: &Pins) -> Result<Vec<SocketRow>> {
     let names = Names::read(pins)?;
-    let mut rows = rows(entries::<V4>(pins)?, &names);
-    rows.extend(self::rows(entries::<V6>(pins)?, &names));
+    let (mut v4, mut v6) = (entries::<V4>(pins)?, entries::<V6>(pins)?);
+    let (kept_v4, kept_v6) = (V4::udp_peers(pins)?, V6::udp_peers(pins)?);
+    processes::for_each_socket(|socket| {
+        v4.extend(kept(&kept_v4, socket));
+        v6.extend(kept(&kept_v6, socket));
+    });
+    let mut rows = rows(v4, &names);
+    rows.extend(self::rows(v6, &names));
     rows.sort_by(|a, b| (&a.service, a.vip, a.cookie).cmp(&(&b.service, b.vip, b.cookie)));
     rows.dedup();
     Ok(rows)
 }
 
+type Entry<F> = (SocketKey<F>, SocketPeer<F>);
+
 /// All entries of a family's map. Walking a map that changes can begin anew: duplicates go, and there is an end.
-fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<(SocketKey<F>, SocketPeer<F>)>> {
+fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
     const PATIENCE: usize = 1 << 20;
-    Ok(F::sockets(pins)?.iter().take(PATIENCE).collect::<Result<_, _>>()?)
+    let entry = |(_, SharedPeer { key, peer, .. })| (key, peer);
+    Ok(F::sockets(pins)?.iter().take(PATIENCE).map(|it| it.map(entry)).collect::<Result<_, _>>()?)
 }
 
-fn rows<F: UserFamily>(entries: Vec<(SocketKey<F>, SocketPeer<F>)>, names: &Names) -> Vec<SocketRow> {
+/// What a socket keeps itself.
+fn kept<F: MapFamily>(map: &SkStorage<MapData, UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
+    // One that is none of UDP's, or never sent to a VIP, keeps nothing.
+    let (Ok(kept), Ok(cookie)) = (map.get(socket, 0), socket_cookie(socket)) else { return Vec::new() };
+    let whole = kept.peers.iter().filter(|entry| entry.is_whole());
+    let key = |vip, port| SocketKey::new(cookie, vip, port, SocketDirection::Send);
+    whole.map(|entry| (key(entry.vip, entry.vip_port), entry.peer)).collect()
+}
+
+fn rows<F: UserFamily>(entries: Vec<Entry<F>>, names: &Names) -> Vec<SocketRow> {
     let sends = entries.into_iter().filter(|(key, _)| key.direction == SocketDirection::Send as u16);
     sends
         .map(|(key, peer)| SocketRow {
@@ -73,7 +96,7 @@ mod tests {
         let ip = |text: &str| V4::from_ip(text.parse().unwrap()).unwrap();
         let (vip, backend) = (ip("10.96.0.10"), ip("10.244.0.3"));
         let port = 53u16.to_be();
-        let peer = |addr| SocketPeer { addr, port, zero: 0, backend: Id::new(1, 1), service: dns };
+        let peer = |addr| SocketPeer { addr, port, checked: 0, backend: Id::new(1, 1), service: dns };
         let entries = vec![
             (SocketKey::<V4>::new(0x1f, vip, port, SocketDirection::Send), peer(backend)),
             (SocketKey::new(0x1f, backend, port, SocketDirection::Receive), peer(vip)),

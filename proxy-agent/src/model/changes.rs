@@ -62,8 +62,8 @@ impl fmt::Display for Frontends<'_> {
         let mut between = "";
         for frontend in &self.0.frontends {
             match frontend {
-                // Said by the cluster IP.
-                Frontend::ClusterAddress(_) => continue,
+                // Said by the cluster IP, or the load balancer's frontend.
+                Frontend::ClusterAddress(_) | Frontend::LoadBalancerAddress(_) => continue,
                 Frontend::ClusterIp(address) => write!(f, "{between}ClusterIP {address}")?,
                 Frontend::ExternalIp(address) => write!(f, "{between}externalIP {address}")?,
                 Frontend::LoadBalancer(address) => write!(f, "{between}LoadBalancer {address}")?,

@@ -62,6 +62,9 @@ pub enum Frontend {
     ExternalIp(SocketAddr),
     /// An address of a load balancer, with the port. The only one that source ranges govern.
     LoadBalancer(SocketAddr),
+    /// Every other port of a load balancer's address: what would leave this node again goes no further, because the router sent it here.
+    /// Claimed like [`Frontend::ClusterAddress`], and Services may share it.
+    LoadBalancerAddress(IpAddr),
     /// A port on every nodePort address of this node.
     NodePort(u16),
 }

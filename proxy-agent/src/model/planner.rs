@@ -137,6 +137,14 @@ fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<F
     };
     add(&service.load_balancer_ips, Frontend::LoadBalancer);
     add(&service.external_ips, Frontend::ExternalIp);
+    let balancers: Vec<Frontend> = all
+        .iter()
+        .filter_map(|frontend| match frontend {
+            Frontend::LoadBalancer(address) => Some(Frontend::LoadBalancerAddress(address.ip())),
+            _ => None,
+        })
+        .collect();
+    all.extend(balancers);
     all.extend(port.node_port.map(Frontend::NodePort));
     all
 }

@@ -99,6 +99,11 @@ impl Store {
         }
     }
 
+    /// The Services that [`Store::take_changed`] will tell.
+    pub fn changed(&self) -> impl Iterator<Item = &ObjectName> {
+        self.changed.iter()
+    }
+
     /// The Services that changed, themselves or in their slices, since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.changed)

@@ -21,6 +21,8 @@ pub struct Wishes {
     pub nodeport_addresses: Vec<NodePortAddresses>,
     /// `--bind-address`: the node's primary address of that family, whatever the Node object says.
     pub bind_address: Option<IpAddr>,
+    /// `--snat-address`.
+    pub snat_addresses: Vec<IpAddr>,
 }
 
 /// An interface that leads off the node.
@@ -60,9 +62,11 @@ pub struct Topology {
     pub uplinks: Vec<Uplink>,
     /// Interfaces of pods, if packets are to be translated there.
     pub pods: Vec<PodPort>,
-    /// All addresses that connections may be passed on from: those of [`Uplink::sources`], and those that the kernel may find
-    /// for a route.
+    /// All addresses that connections to remote endpoints may have as source: those that were given, those of [`Uplink::sources`],
+    /// and those that the kernel may find for a route.
     pub snat_sources: BTreeSet<IpAddr>,
+    /// Those of `--snat-address` that are there.
+    pub given_snat_sources: Vec<IpAddr>,
     /// Where nodePorts are served.
     pub nodeport_addresses: BTreeSet<IpAddr>,
     /// All addresses of the node, for telling its own from others'.
@@ -103,6 +107,13 @@ impl Topology {
         if let Some(ip) = wishes.bind_address.filter(|ip| !is_local(interfaces, ip)) {
             complaints.push(format!("no interface has the address {ip} (--bind-address)"));
         }
+        let (given_snat_sources, missing): (Vec<IpAddr>, Vec<IpAddr>) =
+            wishes.snat_addresses.iter().partition(|ip| is_local(interfaces, ip));
+        complaints.extend(
+            missing
+                .iter()
+                .map(|ip| format!("no interface has the address {ip} (--snat-address): it is not used")),
+        );
         if own.is_empty() && wishes.uplinks.is_empty() {
             complaints.push(
                 "no interface has a default route or the node's address: name one with --uplink".to_owned(),
@@ -143,7 +154,8 @@ impl Topology {
             .filter(|interface| is_port(interface) && !is_uplink(interface) && !is_overlay(interface));
         let leaving: Vec<&Interface> = own.iter().copied().chain(ports).chain(overlays).collect();
         let uplinks: Vec<Uplink> = leaving.iter().copied().map(uplink).collect();
-        let snat_sources = snat_sources(interfaces, &leaving, &uplinks);
+        let mut snat_sources = snat_sources(interfaces, &leaving, &uplinks);
+        snat_sources.extend(&given_snat_sources);
 
         let pods = match wishes.pod_datapath {
             PodDatapath::Socket => Vec::new(),
@@ -154,7 +166,15 @@ impl Topology {
         let of_uplinks: BTreeSet<IpAddr> =
             own.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
         let nodeport_addresses = nodeport_addresses(&of_uplinks, &local_addresses, &node_addresses, wishes);
-        Self { uplinks, pods, snat_sources, nodeport_addresses, local_addresses, complaints }
+        Self {
+            uplinks,
+            pods,
+            snat_sources,
+            given_snat_sources,
+            nodeport_addresses,
+            local_addresses,
+            complaints,
+        }
     }
 }
 

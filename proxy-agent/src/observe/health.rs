@@ -33,6 +33,8 @@ struct Work {
     /// When the oldest change came that is not applied yet.
     pending: Option<Instant>,
     apply_error: Option<String>,
+    failed_services: Vec<String>,
+    network: Vec<String>,
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
@@ -103,11 +105,22 @@ impl Health {
         work.apply_error = None;
     }
 
-    /// Applying failed and will be tried again.
+    /// Applying failed as a whole, and will be tried again.
     pub fn failed(&self, error: &anyhow::Error) {
         let mut work = self.work();
         work.pending.get_or_insert_with(Instant::now);
         work.apply_error = Some(format!("{error:#}"));
+    }
+
+    /// Services that could not be programmed as they should be, for people; empty when all are. Each is its own problem: the node
+    /// serves the others.
+    pub fn set_failed_services(&self, failed: Vec<String>) {
+        self.work().failed_services = failed;
+    }
+
+    /// What was asked for and the node's network does not have, for people; empty when it has all.
+    pub fn set_network(&self, complaints: Vec<String>) {
+        self.work().network = complaints;
     }
 
     /// Programs that are not attached where they should be, for people; empty when all are.
@@ -172,8 +185,14 @@ impl Health {
             problems.push(format!("Services and EndpointSlices {what}"));
         }
         problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
-        problems
-            .extend(work.failed_hooks.iter().chain(&work.failed_service_health).chain(&work.drops).cloned());
+        let others = [
+            &work.failed_services,
+            &work.network,
+            &work.failed_hooks,
+            &work.failed_service_health,
+            &work.drops,
+        ];
+        problems.extend(others.into_iter().flatten().cloned());
         problems
     }
 
@@ -217,6 +236,8 @@ mod tests {
         health.queued();
         health.applied();
         assert_eq!(both(&health), (true, true));
+        health.set_failed_services(vec!["service default/web: no room".into()]);
+        assert_eq!(both(&health), (true, true), "the others are served");
         health.failed(&anyhow::anyhow!("no room"));
         assert_eq!(both(&health), (true, true), "it may yet succeed");
         long_ago(&health);
@@ -259,12 +280,16 @@ mod tests {
         assert_eq!(serde_json::to_value(health.live()).unwrap().get("nodeEligible"), None);
 
         health.failed(&anyhow::anyhow!("no room"));
+        health.set_failed_services(vec!["service default/web: full".into()]);
+        health.set_network(vec!["no interface has the address 192.0.2.7".into()]);
         health.set_failed_hooks(vec!["uplink_ingress at eth9: no such device".into()]);
         health.set_failed_service_health(vec!["port taken".into()]);
         health.set_drops(vec!["3 packets were dropped".into()]);
         let json = serde_json::to_value(health.ready()).unwrap();
         let expected = serde_json::json!([
             "cannot apply changes: no room",
+            "service default/web: full",
+            "no interface has the address 192.0.2.7",
             "uplink_ingress at eth9: no such device",
             "port taken",
             "3 packets were dropped"

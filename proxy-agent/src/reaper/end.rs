@@ -1,12 +1,16 @@
 //! Finds sockets in all network namespaces and ends them.
 
-use std::{collections::HashSet, io, net::SocketAddr};
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use proxy_common::layout::id::Id;
 
 use super::walk::{Walked, walk};
 use crate::{
-    datapath::SocketReader,
+    datapath::{Kept, LostFrontend, SocketReader},
     net::sock_diag::{Connected, SockDiag, SockDiagError, Transport},
 };
 
@@ -34,6 +38,8 @@ pub enum Target {
     Socket(Suspect),
     /// Every socket that keeps that it was translated to this backend, and is still connected to it.
     Backend(Transport, Id),
+    /// Every UDP socket that keeps that it was translated by this frontend, and is still connected to what it got.
+    Frontend(LostFrontend),
 }
 
 impl Target {
@@ -41,8 +47,21 @@ impl Target {
         match self {
             Self::Socket(suspect) => suspect.transport,
             Self::Backend(transport, _) => *transport,
+            Self::Frontend(_) => Transport::Udp,
         }
     }
+}
+
+/// Is a socket that keeps this to be ended?
+pub(super) fn is_target(targets: &HashSet<Target>, transport: Transport, kept: &Kept) -> bool {
+    let Kept { vip, service, backend } = *kept;
+    let any: IpAddr = match vip {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let frontend = |address| targets.contains(&Target::Frontend(LostFrontend { service, address }));
+    targets.contains(&Target::Backend(transport, backend))
+        || transport == Transport::Udp && (frontend(vip) || frontend(SocketAddr::new(any, vip.port())))
 }
 
 /// How ending sockets went.
@@ -104,13 +123,13 @@ fn end_here(
     }
 }
 
-/// Does it keep one of these backends?
+/// Does it keep one of these?
 fn keeps_target(
     socket: &Connected,
     targets: &HashSet<Target>,
     reader: Option<&SocketReader>,
 ) -> io::Result<bool> {
     let Some(reader) = reader else { return Ok(false) };
-    let backend = reader.backend(socket.transport.into(), socket.local, socket.peer)?;
-    Ok(backend.is_some_and(|backend| targets.contains(&Target::Backend(socket.transport, backend))))
+    let kept = reader.kept(socket.transport.into(), socket.local, socket.peer)?;
+    Ok(kept.is_some_and(|kept| is_target(targets, socket.transport, &kept)))
 }

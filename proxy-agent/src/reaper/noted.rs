@@ -4,22 +4,19 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
-use proxy_common::{
-    V4, V6,
-    layout::{id::Id, socket::SocketDirection},
-};
+use proxy_common::{V4, V6, layout::socket::SocketDirection};
 
-use crate::datapath::{maps::MapFamily, pins::Pins};
+use crate::datapath::{Kept, maps::MapFamily, pins::Pins};
 
 /// A socket that was translated to a backend. It may have been closed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Noted {
     /// The kernel's cookie of the socket.
     pub cookie: u64,
-    /// What it got.
+    /// The address that it got.
     pub backend: SocketAddr,
-    /// The backend's id at that time.
-    pub backend_id: Id,
+    /// What it asked for, and the ids of what it got.
+    pub kept: Kept,
 }
 
 /// Everything that is noted. For use where blocking is allowed: two system calls for each socket.
@@ -38,13 +35,15 @@ fn family<F: MapFamily>(pins: &Pins) -> Result<Vec<Noted>> {
     let map = F::sockets(pins)?;
     let mut noted = Vec::new();
     for entry in map.iter().take(PATIENCE) {
-        let (key, peer) = entry.context("cannot read the sockets that were translated")?;
+        let (_, entry) = entry.context("cannot read the sockets that were translated")?;
+        let (key, peer) = (entry.key, entry.peer);
         // Unconnected sockets have these too, but then no backend is their peer.
         if key.direction == SocketDirection::Receive as u16 {
+            let vip = F::to_socket(&peer.addr, peer.port);
             noted.push(Noted {
                 cookie: key.cookie,
                 backend: F::to_socket(&key.addr, key.port),
-                backend_id: peer.backend,
+                kept: Kept { vip, service: peer.service, backend: peer.backend },
             });
         }
     }

@@ -1,17 +1,16 @@
-//! Where it is kept which backend a connected socket was translated to.
+//! Where it is kept what a connected socket was translated to.
 
 use std::collections::HashSet;
 
 use anyhow::{Context as _, Result};
-use proxy_common::layout::id::Id;
 
 use super::{
-    end::{Suspect, Target},
+    end::{Suspect, Target, is_target},
     noted::{self, Noted},
     walk::walk,
 };
 use crate::{
-    datapath::{SocketReader, pins::Pins},
+    datapath::{Kept, SocketReader, pins::Pins},
     net::sock_diag::Transport,
 };
 
@@ -32,31 +31,30 @@ impl Records {
         }
     }
 
-    /// How to find the sockets of backends.
-    pub(super) fn targets(&self, dead: &HashSet<(Transport, Id)>) -> Result<HashSet<Target>> {
+    /// How to find the sockets of backends and frontends that are gone.
+    pub(super) fn targets(&self, gone: HashSet<Target>) -> Result<HashSet<Target>> {
         Ok(match self {
-            Self::Sockets(_) => {
-                dead.iter().map(|(transport, backend)| Target::Backend(*transport, *backend)).collect()
-            }
-            Self::Notes(pins) => suspects(&noted::read(pins)?, dead).map(Target::Socket).collect(),
+            Self::Sockets(_) => gone,
+            Self::Notes(pins) => suspects(&noted::read(pins)?, &gone).map(Target::Socket).collect(),
         })
     }
 
-    /// All backends that connected sockets were translated to, and how many network namespaces could not be looked at.
-    pub(super) fn backends(&self, transports: &HashSet<Transport>) -> Result<(HashSet<Id>, usize)> {
+    /// All that connected sockets keep, and how many network namespaces could not be looked at. Of notes it is not known
+    /// which kind of socket they are of.
+    pub(super) fn kept(&self, transports: &HashSet<Transport>) -> Result<(HashSet<Kept>, usize)> {
         match self {
-            Self::Sockets(reader) => backends(reader, transports),
-            Self::Notes(pins) => Ok((noted::read(pins)?.iter().map(|noted| noted.backend_id).collect(), 0)),
+            Self::Sockets(reader) => kept(reader, transports),
+            Self::Notes(pins) => Ok((noted::read(pins)?.iter().map(|noted| noted.kept).collect(), 0)),
         }
     }
 }
 
-fn backends(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(HashSet<Id>, usize)> {
+fn kept(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(HashSet<Kept>, usize)> {
     let mut found = HashSet::new();
     let walked = walk(|sock_diag| {
         for transport in transports.iter().copied() {
             for socket in sock_diag.connected(transport, |_| true)? {
-                found.extend(reader.backend(transport.into(), socket.local, socket.peer)?);
+                found.extend(reader.kept(transport.into(), socket.local, socket.peer)?);
             }
         }
         Ok(())
@@ -65,12 +63,12 @@ fn backends(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(H
     Ok((found, walked.context("cannot walk through the network namespaces")?.failed))
 }
 
-/// Which of the noted sockets may be connected to a dead backend.
-pub(super) fn suspects(noted: &[Noted], dead: &HashSet<(Transport, Id)>) -> impl Iterator<Item = Suspect> {
+/// Which of the noted sockets may be connected to a backend, or by a frontend, that is gone.
+pub(super) fn suspects(noted: &[Noted], gone: &HashSet<Target>) -> impl Iterator<Item = Suspect> {
     noted.iter().flat_map(|noted| {
         [Transport::Tcp, Transport::Udp]
             .into_iter()
-            .filter(|transport| dead.contains(&(*transport, noted.backend_id)))
+            .filter(|transport| is_target(gone, *transport, &noted.kept))
             .map(|transport| Suspect { transport, cookie: noted.cookie, peer: noted.backend })
     })
 }

@@ -1,6 +1,6 @@
 //! The running agent and the node's network: interfaces, addresses, network namespaces.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::Result;
 use tracing::{error, info, warn};
@@ -59,8 +59,8 @@ impl Agent {
     pub(super) fn learn_of_sockets(&mut self, found: Found) {
         let result = match found {
             Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
-            Found::Backends(backends) => {
-                self.sockets.sweep(&backends, |backend| self.datapath.services.is_served(backend));
+            Found::Kept(kept) => {
+                self.sockets.sweep(&kept, &self.datapath.services);
                 Ok(())
             }
         };
@@ -84,10 +84,18 @@ impl Agent {
             }
         }
         self.said.clone_from(&topology.complaints);
+        self.health.set_network(topology.complaints.clone());
         if topology.nodeport_addresses != self.topology.nodeport_addresses {
             let addresses: Vec<String> =
                 topology.nodeport_addresses.iter().map(ToString::to_string).collect();
             info!("nodePorts are served at {}", addresses.join(", "));
+        }
+        let gains = |new: &BTreeSet<IpAddr>, old: &BTreeSet<IpAddr>| !new.is_subset(old);
+        if gains(&topology.nodeport_addresses, &self.topology.nodeport_addresses)
+            || gains(&topology.snat_sources, &self.topology.snat_sources)
+        {
+            let frontends = self.datapath.services.udp_frontends(&topology.nodeport_addresses);
+            self.seeder.seed(frontends, topology.snat_sources.clone()).await;
         }
         self.datapath.follow(&topology)?;
         self.look_for_others(&topology).await;

@@ -12,7 +12,12 @@ use proxy_common::layout::id::Id;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::{model::objects::Protocol, net::netns, reaper::Reaper};
+use crate::{
+    datapath::{Kept, LostFrontend, Services},
+    model::objects::Protocol,
+    net::netns,
+    reaper::Reaper,
+};
 
 /// Addresses of network namespaces by their cookies.
 pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
@@ -21,8 +26,8 @@ pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
 pub(super) enum Found {
     /// The addresses of all network namespaces.
     Namespaces(Namespaces),
-    /// The backends that sockets are connected to, after the first round.
-    Backends(HashSet<Id>),
+    /// What connected sockets keep, after the first round.
+    Kept(HashSet<Kept>),
 }
 
 /// Ends sockets and looks at network namespaces, in the background.
@@ -30,7 +35,7 @@ pub(super) struct Sockets {
     reaper: Arc<Reaper>,
     resets_tcp: bool,
     looking: Option<JoinHandle<Result<Namespaces>>>,
-    looking_back: Option<JoinHandle<Result<HashSet<Id>>>>,
+    looking_back: Option<JoinHandle<Result<HashSet<Kept>>>>,
     /// The last complaint: it is the same at every look.
     said: String,
 }
@@ -41,23 +46,29 @@ impl Sockets {
         Self { reaper, resets_tcp, looking: None, looking_back: None, said: String::new() }
     }
 
-    /// Ends what is connected to these: they serve no more. TCP only where that was asked for.
-    pub(super) fn end(&self, dead: Vec<(Protocol, Id)>) {
+    /// Ends what is connected to these: they serve no more. TCP only where that was asked for. And UDP sockets that connected
+    /// through these frontends, which lead elsewhere or nowhere now.
+    pub(super) fn end(&self, dead: Vec<(Protocol, Id)>, lost: Vec<LostFrontend>) {
         let protocols = self.protocols();
         self.reaper.dead(dead.into_iter().filter(|(protocol, _)| protocols.contains(protocol)));
+        self.reaper.lost(lost);
     }
 
-    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells which ones sockets have.
+    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells what sockets have.
     pub(super) fn look_back(&mut self) {
         let (reaper, protocols) = (self.reaper.clone(), self.protocols());
-        self.looking_back = Some(tokio::spawn(async move { reaper.backends(protocols).await }));
+        self.looking_back = Some(tokio::spawn(async move { reaper.kept(protocols).await }));
     }
 
-    /// Ends the sockets of those of these backends that serve no more.
-    pub(super) fn sweep(&self, backends: &HashSet<Id>, is_served: impl Fn(Id) -> bool) {
-        let dead = backends.iter().copied().filter(|backend| !is_served(*backend));
+    /// Ends the sockets of those of these that serve no more, or lead elsewhere.
+    pub(super) fn sweep(&self, kept: &HashSet<Kept>, services: &Services) {
+        let backends: HashSet<Id> = kept.iter().map(|kept| kept.backend).collect();
+        let dead = backends.into_iter().filter(|backend| !services.is_served(*backend));
         // Which protocol a backend had is not known any more.
         self.reaper.dead(dead.flat_map(|backend| self.protocols().iter().map(move |it| (*it, backend))));
+        // Nor which kind of socket this is; frontends are lost to UDP sockets alone.
+        let lost = kept.iter().filter(|kept| !services.leads_to(kept.vip, kept.service));
+        self.reaper.lost(lost.map(|kept| LostFrontend { service: kept.service, address: kept.vip }));
     }
 
     /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
@@ -80,7 +91,7 @@ impl Sockets {
         loop {
             let result = tokio::select! {
                 result = finished(&mut self.looking) => result.map(Found::Namespaces),
-                result = finished(&mut self.looking_back) => result.map(Found::Backends),
+                result = finished(&mut self.looking_back) => result.map(Found::Kept),
             };
             match result {
                 Ok(found) => return found,

@@ -2,7 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::model::objects::{
-    Endpoint, EndpointSlice, Hints, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
+    Endpoint, EndpointSlice, Hints, Kind, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
 };
 
 const VIP: &str = "10.96.0.10:80";
@@ -14,6 +14,7 @@ fn knowing(protocol: Protocol) -> (Sync, ObjectName) {
     sync.take(Change::Service(Service {
         name: name.clone(),
         cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        load_balancer_ips: vec!["198.51.100.1".parse().unwrap()],
         ports: vec![ServicePort { name: "a".into(), protocol, port: 80, node_port: Some(30_080) }],
         internal_policy: TrafficPolicy::Local,
         external_policy: TrafficPolicy::Local,
@@ -57,11 +58,25 @@ fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
     let (mut sync, name) = knowing(Protocol::Tcp);
     let frontends = |sync: &Sync| sync.plan(&name).ports[0].frontends.clone();
     let vip: SocketAddr = VIP.parse().unwrap();
-    let all = [Frontend::ClusterIp(vip), Frontend::ClusterAddress(vip.ip()), Frontend::NodePort(30_080)];
+    let balancer: SocketAddr = "198.51.100.1:80".parse().unwrap();
+    let all = [
+        Frontend::ClusterIp(vip),
+        Frontend::ClusterAddress(vip.ip()),
+        Frontend::LoadBalancer(balancer),
+        Frontend::LoadBalancerAddress(balancer.ip()),
+        Frontend::NodePort(30_080),
+    ];
     assert_eq!(frontends(&sync), all);
     sync.set_local_addresses(&[vip.ip()].into());
-    assert!(sync.has_failed(), "it is planned again");
-    assert_eq!(frontends(&sync), [Frontend::NodePort(30_080)]);
+    assert!(std::mem::take(&mut sync.failed).len() == 1, "it is planned again");
+    assert_eq!(frontends(&sync), all[2..]);
+    // A load balancer's address that the node has itself: other ports of it are the node's.
+    sync.set_local_addresses(&[balancer.ip()].into());
+    assert!(std::mem::take(&mut sync.failed).len() == 1);
+    assert_eq!(frontends(&sync), [all[0], all[1], all[2], all[4]]);
+    sync.set_local_addresses(&BTreeSet::new());
+    assert!(std::mem::take(&mut sync.failed).len() == 1);
+    assert_eq!(frontends(&sync), all);
 }
 
 #[test]
@@ -105,6 +120,52 @@ fn changes_have_their_time_once_they_are_applied_unless_they_are_older_than_the_
     sync.failed.clear();
     assert_eq!(applied(&mut sync), [later]);
     assert_eq!(applied(&mut sync), []);
+}
+
+fn complete(sync: &mut Sync) {
+    let services: Vec<Service> = sync.store.all_services().cloned().collect();
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        sync.take(Change::ListStart(kind));
+        services.iter().for_each(|service| sync.take(Change::Service(service.clone())));
+        sync.take(Change::ListDone(kind));
+    }
+}
+
+#[test]
+fn udp_frontends_are_told_before_they_come() {
+    let nodes: BTreeSet<IpAddr> = ["192.168.0.1", "fd00::10"].map(|ip| ip.parse().unwrap()).into();
+    let coming = |sync: &Sync| {
+        let mut coming: Vec<String> =
+            sync.coming_udp_frontends(&nodes).iter().map(ToString::to_string).collect();
+        coming.sort();
+        coming
+    };
+    let (mut sync, name) = knowing(Protocol::Udp);
+    assert_eq!(coming(&sync), [""; 0], "nothing is applied before all is listed");
+    complete(&mut sync);
+    assert_eq!(coming(&sync), ["192.168.0.1:30080", "198.51.100.1:80", "[fd00::10]:30080"]);
+    sync.note_plan(name.clone(), sync.plan(&name));
+    assert_eq!(coming(&sync), [""; 0], "an endpoint changes");
+    let (mut tcp, _) = knowing(Protocol::Tcp);
+    complete(&mut tcp);
+    assert_eq!(coming(&tcp), [""; 0]);
+}
+
+#[test]
+fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
+    let (mut sync, name) = knowing(Protocol::Tcp);
+    let other = ObjectName::new("default", "other");
+    for name in [&name, &other] {
+        sync.note_plan(name.clone(), sync.plan(&ObjectName::new("default", "web")));
+    }
+    assert!(sync.note_problems(&name, "") && !sync.has_failed());
+    assert!(!sync.note_problems(&name, "no room"));
+    assert!(sync.has_failed() && !sync.fails_wholly());
+    assert_eq!(sync.problems().collect::<Vec<_>>(), ["no room"]);
+    assert!(!sync.note_problems(&other, "no room either"));
+    assert!(sync.fails_wholly());
+    assert!(sync.note_problems(&name, "") && sync.note_problems(&other, ""));
+    assert!(sync.problems().next().is_none() && !sync.fails_wholly());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use core::{
     cell::{Cell, RefCell},
     ops::Deref,
+    ptr::NonNull,
 };
 use std::{
     boxed::Box,
@@ -31,7 +32,7 @@ use crate::{
         id::Id,
         outbound::Outbound,
         set::{Set, SetKind, SetRole},
-        socket::{SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers, UdpPeersRef},
     },
     packet::Packet,
 };
@@ -121,8 +122,20 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub answers: RefCell<HashSet<answers::Mark>>,
     /// How many flow entries of each kind there may be. Unlike the kernel's map, this one forgets none.
     pub max_flows: usize,
-    /// Sockets' entries. They are leaked, because the core borrows them; tests are short.
-    sockets: RefCell<HashMap<SocketKey<F>, &'static SocketPeer<F>>>,
+    /// Cookie of the socket at hand.
+    pub socket: Cell<u64>,
+    /// Cookie of its network namespace.
+    pub socket_netns: Cell<u64>,
+    /// Can sockets keep something themselves?
+    pub socket_storage: bool,
+    /// Is there memory for it?
+    pub socket_memory: bool,
+    /// What connected sockets keep.
+    pub connected: RefCell<HashMap<u64, ConnectedPeer<F>>>,
+    /// What unconnected sockets keep.
+    pub udp_peers: RefCell<HashMap<u64, Rc<Cell<UdpPeers<F>>>>>,
+    /// Entries that sockets share. They are leaked, because the core borrows them; tests are short.
+    pub shared_peers: RefCell<HashMap<SharedKey, &'static SharedPeer<F>>>,
     /// What was counted.
     pub counts: RefCell<HashMap<Counter, u64>>,
     /// Steps since they were last cleared.
@@ -168,7 +181,13 @@ impl<F: MemoryFamily> MemoryTables<F> {
             pending: RefCell::default(),
             answers: RefCell::default(),
             max_flows: usize::MAX,
-            sockets: RefCell::default(),
+            socket: Cell::new(7),
+            socket_netns: Cell::new(1),
+            socket_storage: true,
+            socket_memory: true,
+            connected: RefCell::default(),
+            udp_peers: RefCell::default(),
+            shared_peers: RefCell::default(),
             counts: RefCell::default(),
             steps: RefCell::default(),
             now: Cell::new(1_000),
@@ -516,12 +535,46 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
 }
 
 impl<F: MemoryFamily> SocketTables<F> for MemoryTables<F> {
-    fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>> {
-        self.sockets.borrow().get(key).copied()
+    fn cookie(&self) -> u64 {
+        self.socket.get()
     }
 
-    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool {
-        self.sockets.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
+    fn netns(&self) -> u64 {
+        self.socket_netns.get()
+    }
+
+    fn has_socket_storage(&self) -> bool {
+        self.socket_storage
+    }
+
+    fn connected(&self) -> Option<ConnectedPeer<F>> {
+        self.connected.borrow().get(&self.socket.get()).copied()
+    }
+
+    fn set_connected(&self, peer: &mut ConnectedPeer<F>) {
+        self.connected.borrow_mut().insert(self.socket.get(), *peer);
+    }
+
+    fn udp_peers_or_new(&self) -> Option<UdpPeersRef<'_, F>> {
+        if self.socket_storage && self.socket_memory {
+            self.udp_peers.borrow_mut().entry(self.socket.get()).or_default();
+        }
+        self.udp_peers()
+    }
+
+    fn udp_peers(&self) -> Option<UdpPeersRef<'_, F>> {
+        let udp_peers = self.udp_peers.borrow();
+        let at = NonNull::new(udp_peers.get(&self.socket.get())?.as_ptr())?;
+        // SAFETY: the tables keep it, and give out no reference to it.
+        Some(unsafe { UdpPeersRef::new(at) })
+    }
+
+    fn shared_peer(&self, key: &SharedKey) -> Option<&SharedPeer<F>> {
+        self.shared_peers.borrow().get(key).copied()
+    }
+
+    fn set_shared_peer(&self, key: &SharedKey, peer: &SharedPeer<F>) -> bool {
+        self.shared_peers.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
         true
     }
 

@@ -3,13 +3,16 @@
 //! It is written once, for both families, over [`Tables`]. In the kernel the tables are BPF maps and helpers;
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
 
+mod find;
 mod flow;
 mod fragment;
 mod frontend;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 mod packet;
+mod shared_peers;
 mod socket;
+mod socket_seen;
 pub mod steady;
 mod tables;
 #[cfg(test)]
@@ -17,11 +20,14 @@ mod tests;
 mod track;
 mod verdict;
 
+pub use find::find;
 pub use flow::{attempt, confirm, open};
 pub use fragment::{Completion, complete, may_be_for_service};
-pub use packet::{from_pod, from_uplink, opened, to_client, to_outside};
-pub use socket::{SocketClient, SocketOrigin, connect, peer_of_datagram, send};
+pub use packet::{from_pod, from_uplink, new_flow, opened, to_client, to_outside};
+pub use socket::{SocketClient, SocketOrigin, connect, send};
+pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{
-    AffinityHandle, Attempt, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+    AffinityHandle, Attempt, FlowHandle, Found, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step,
+    Tables,
 };
 pub use verdict::{DropReason, SocketVerdict, Translation, Verdict};

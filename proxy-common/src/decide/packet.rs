@@ -3,7 +3,6 @@
 use super::{
     frontend::{self, Choice},
     tables::{FlowHandle, RouteKind, Step, Tables},
-    track,
     verdict::{DropReason, Translation, Verdict},
 };
 use crate::{
@@ -46,6 +45,7 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
     match known_forward(tables, packet, &key) {
         Some(flow) => follow(tables, packet, &flow, ifindex, out),
+        None if tables.defers() => Verdict::NewFlow,
         None => new_flow(tables, packet, &key, ifindex, Scope::Internal, out),
     }
 }
@@ -116,6 +116,7 @@ fn request_from_outside<F: Family, T: Tables<F>>(
             Verdict::Forward => forward(tables, packet, ifindex, out),
             verdict => verdict,
         },
+        None if tables.defers() => Verdict::NewFlow,
         None => new_flow(tables, packet, &key, ifindex, Scope::External, out),
     }
 }
@@ -297,49 +298,9 @@ pub fn to_client<F: Family, T: Tables<F>>(
 /// The flow that a packet is a reply of, if it is known at this edge.
 #[inline(always)]
 fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: Edge) -> Option<T::Flow> {
-    let key = FlowKey::new(packet.tuple, packet.protocol, edge);
-    let flow = match tables.flow(&key) {
-        Some(flow) => {
-            if packet.is_syn_ack()
-                && FlowState::is_ending(flow.state)
-                && !is_late_copy(tables, packet, &key, &flow)
-            {
-                tables.step(Step::StaleFlow(*flow));
-                if FlowState::is_closed(flow.state) {
-                    // What follows is of the other connection, too.
-                    let forward = FlowKey::new(flow.tuple.reversed(), key.protocol, Edge::Forward);
-                    tables.remove_flow(&forward);
-                    tables.remove_flow(&key);
-                }
-                return None;
-            }
-            tables.step(Step::KnownFlow(*flow));
-            track::confirmed(tables, packet, &key, &flow);
-            flow
-        }
-        None => {
-            let flow = tables.pending(&key)?;
-            tables.step(Step::KnownFlow(*flow));
-            if track::unconfirmed(tables, packet, &key, &flow) { tables.flow(&key)? } else { flow }
-        }
-    };
+    let flow = tables.find_flow(packet, &FlowKey::new(packet.tuple, packet.protocol, edge))?;
     tables.count(Counter::FlowReverse);
     Some(flow)
-}
-
-/// Is a SYN-ACK one of this flow that was sent again? Else the endpoint answers somebody who talks to it directly, from the same port: our
-/// client would have opened the flow anew.
-#[inline(always)]
-fn is_late_copy<F: Family, T: Tables<F>>(
-    tables: &T,
-    packet: &Packet<F>,
-    key: &FlowKey<F>,
-    flow: &T::Flow,
-) -> bool {
-    let forward = FlowKey::new(flow.tuple.reversed(), key.protocol, Edge::Forward);
-    tables
-        .flow(&forward)
-        .is_some_and(|forward| forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1))
 }
 
 /// The flow that a packet belongs to; none if there is none, or if it must choose anew.
@@ -349,53 +310,9 @@ fn known_forward<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     key: &FlowKey<F>,
 ) -> Option<T::Flow> {
-    let flow = match tables.flow(key) {
-        Some(flow) => {
-            if must_choose(tables, packet, &flow) {
-                tables.remove_flow(key);
-                return None;
-            }
-            tables.step(Step::KnownFlow(*flow));
-            track::confirmed(tables, packet, key, &flow);
-            flow
-        }
-        None => {
-            let flow = tables.pending(key)?;
-            if must_choose(tables, packet, &flow) {
-                return None;
-            }
-            tables.step(Step::KnownFlow(*flow));
-            if track::unconfirmed(tables, packet, key, &flow) { tables.flow(key)? } else { flow }
-        }
-    };
+    let flow = tables.find_flow(packet, key)?;
     tables.count(Counter::FlowForward);
     Some(flow)
-}
-
-/// Must a packet choose an endpoint anew, although it has a flow? TCP stays with an endpoint that is going away until it closes; the next
-/// connection from the same port does not. Datagrams move at once.
-#[inline(always)]
-fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
-    if !packet.is_request() {
-        return false;
-    }
-    let is_copy = flow.isn != 0 && flow.isn == packet.sequence;
-    let is_over = packet.is_syn() && FlowState::is_ending(flow.state) && !is_copy;
-    let must = is_over || !tables.is_alive(flow.backend) || has_moved(tables, packet, flow);
-    if must {
-        tables.step(Step::StaleFlow(**flow));
-    }
-    must
-}
-
-/// Has the frontend of a datagram's flow gone to another Service, or away? Looked up when the flow is refreshed, about once a second.
-#[inline(always)]
-fn has_moved<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
-    let tuple = &packet.tuple;
-    packet.protocol == PROTOCOL_UDP
-        && tables.now().wrapping_sub(flow.last_seen) >= REFRESH
-        && frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false)
-            .is_none_or(|target| target.service() != flow.service)
 }
 
 /// Sends a packet the way of its flow.
@@ -435,9 +352,10 @@ fn follow<F: Family, T: Tables<F>>(
     Verdict::Switch
 }
 
-/// Chooses a backend and opens a flow.
+/// Chooses a backend and opens a flow, if the packet is a request: what is left to do after [`Verdict::NewFlow`]. `key`: the packet's own, of
+/// [`Edge::Forward`].
 #[inline(always)]
-fn new_flow<F: Family, T: Tables<F>>(
+pub fn new_flow<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     key: &FlowKey<F>,
@@ -538,7 +456,7 @@ fn new_flow<F: Family, T: Tables<F>>(
         0
     };
     tables.announce_answers(&backend.addr, backend.port, key.protocol);
-    if tables.defers_opening() {
+    if tables.defers() {
         out.opened = verdict;
         return Verdict::Open;
     }

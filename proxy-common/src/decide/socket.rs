@@ -2,6 +2,7 @@
 
 use super::{
     frontend::{self, Choice},
+    shared_peers,
     tables::{SocketTables, Step},
     verdict::{DropReason, SocketVerdict},
 };
@@ -10,9 +11,9 @@ use crate::{
     layout::{
         backend::Backend,
         counter::Counter,
-        frontend::FRONTEND_SOURCES,
+        frontend::{FRONTEND_SOURCES, Target},
         set::Scope,
-        socket::{SocketDirection, SocketKey, SocketPeer},
+        socket::{SharedPeer, SocketDirection, SocketKey, SocketPeer, UdpPeers, UdpPeersRef},
     },
 };
 
@@ -37,6 +38,14 @@ pub struct SocketClient<F: Family> {
     pub bound: F::Addr,
 }
 
+impl<F: Family> SocketClient<F> {
+    /// Is it an address where node ports are served to this client alone?
+    #[inline(always)]
+    fn is_node_loopback(&self, addr: &F::Addr) -> bool {
+        F::is_loopback(addr) && matches!(self.origin, SocketOrigin::Node)
+    }
+}
+
 /// A socket connects to an address; the port in network byte order. `peer` becomes the backend.
 #[inline(always)]
 pub fn connect<F: Family, T: SocketTables<F>>(
@@ -54,80 +63,154 @@ pub fn connect<F: Family, T: SocketTables<F>>(
     verdict
 }
 
-/// An unconnected UDP socket (`cookie`) sends to an address; the port in network byte order. `peer` becomes the backend.
+/// A socket sends a datagram to an address that it names; the port in network byte order. `peer` becomes the backend.
 ///
-/// The socket keeps its backend while that serves, and answers from it will seem to come from the VIP.
+/// The socket keeps its backend while that serves and the frontend leads to the same service port; replies from it will
+/// seem to come from the VIP. One that is connected to that VIP (`is_connected`) hears nobody else: it gets the same backend.
 #[inline(always)]
 pub fn send<F: Family, T: SocketTables<F>>(
     tables: &T,
-    cookie: u64,
     addr: &F::Addr,
     port: u16,
     protocol: u8,
     client: &SocketClient<F>,
+    is_connected: bool,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
     if !F::is_loopback(addr) && !tables.may_be_frontend(addr, port, protocol) {
         tables.step(Step::NoFrontendSurely);
         return SocketVerdict::Pass;
     }
-    let key = SocketKey::new(cookie, *addr, port, SocketDirection::Send);
-    let mut known = false;
-    if let Some(before) = tables.socket(&key)
-        && tables.is_alive(before.backend)
+    if is_connected
+        && let Some(connected) = tables.connected()
+        && F::same(&connected.vip, addr)
+        && connected.vip_port == port
+        && tables.is_alive(connected.backend_id)
     {
-        *peer = *before;
-        known = true;
+        peer.addr = connected.backend;
+        peer.port = connected.backend_port;
+        tables.count(Counter::SocketSend);
+        return SocketVerdict::Translate;
     }
-    if !known {
+    let own = tables.udp_peers_or_new();
+    if own.is_none() && tables.has_socket_storage() {
+        // No memory. Replies would come from a stranger, so rather nothing is sent.
+        tables.count(Counter::FlowMapFull);
+        return SocketVerdict::Reject;
+    }
+    let place = own.as_ref().map_or(Place::Shared, |own| place(tables, own, addr, port, peer));
+    let mut entry = SharedPeer::default();
+    let is_known = match place {
+        Place::Kept(_) => true,
+        Place::Free(_) => false,
+        Place::Shared => {
+            entry.key = SocketKey::new(tables.cookie(), *addr, port, SocketDirection::Send);
+            let is_known = shared_peers::get(tables, &mut entry);
+            *peer = entry.peer;
+            is_known
+        }
+    };
+    let stamp = SocketPeer::<F>::stamp(tables.now());
+    let is_checked = peer.checked == stamp;
+    let is_current = is_known && is_current(tables, addr, port, protocol, client, is_checked, peer);
+    if !is_current {
+        if let (Some(own), Place::Kept(slot)) = (&own, place) {
+            own.clear(slot);
+        }
         let verdict = translate(tables, addr, port, protocol, client, peer);
         if !matches!(verdict, SocketVerdict::Translate) {
             return verdict;
         }
-        if !tables.remember_socket(&key, peer) {
+    }
+    peer.checked = stamp;
+    if let (Some(own), Place::Kept(slot) | Place::Free(slot)) = (&own, place) {
+        if !is_current || !is_checked {
+            own.set(slot, addr, port, peer);
+        }
+        own.set_last(slot as u16);
+    } else {
+        entry.peer = *peer;
+        if !share(tables, &mut entry) {
             tables.count(Counter::FlowMapFull);
             return SocketVerdict::Reject;
         }
-    }
-    // Checked on each datagram: the map forgets this entry first, because it is read only when answers come. Without
-    // it the process would get answers from a stranger, so rather nothing is sent.
-    if !remember_answer(tables, cookie, addr, port, peer) {
-        tables.count(Counter::FlowMapFull);
-        return SocketVerdict::Reject;
+        if let Some(own) = &own {
+            own.set_last(UdpPeers::<F>::SHARED);
+        }
     }
     tables.count(Counter::SocketSend);
     SocketVerdict::Translate
 }
 
-/// Where a datagram for an unconnected socket seems to come from, if not from where it does.
-#[inline(always)]
-pub fn peer_of_datagram<'t, F: Family, T: SocketTables<F>>(
-    tables: &'t T,
-    cookie: u64,
-    addr: &F::Addr,
-    port: u16,
-) -> Option<&'t SocketPeer<F>> {
-    tables.socket(&SocketKey::new(cookie, *addr, port, SocketDirection::Receive))
+/// Where the socket has an entry for an address, or is to have it.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It keeps it, in this slot.
+    Kept(u32),
+    /// It has room, in this slot.
+    Free(u32),
+    /// Among others'.
+    Shared,
 }
 
 #[inline(always)]
-fn remember_answer<F: Family, T: SocketTables<F>>(
+fn place<F: Family, T: SocketTables<F>>(
     tables: &T,
-    cookie: u64,
-    vip: &F::Addr,
-    vip_port: u16,
+    own: &UdpPeersRef<'_, F>,
+    addr: &F::Addr,
+    port: u16,
+    peer: &mut SocketPeer<F>,
+) -> Place {
+    if own.find_to(0, addr, port, peer) {
+        Place::Kept(0)
+    } else if own.find_to(1, addr, port, peer) {
+        Place::Kept(1)
+    } else if !tables.is_alive(own.backend(0)) {
+        // An entry whose backend is gone is of no use.
+        Place::Free(0)
+    } else if !tables.is_alive(own.backend(1)) {
+        Place::Free(1)
+    } else {
+        Place::Shared
+    }
+}
+
+/// Does the backend serve, and may the client still use the frontend that led to it? The latter is checked once in 64
+/// jiffies only: it takes a look-up.
+#[inline(always)]
+fn is_current<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    protocol: u8,
+    client: &SocketClient<F>,
+    is_checked: bool,
     peer: &SocketPeer<F>,
 ) -> bool {
-    let key = SocketKey::new(cookie, peer.addr, peer.port, SocketDirection::Receive);
-    if let Some(answer) = tables.socket(&key)
-        && F::same(&answer.addr, vip)
-        && answer.port == vip_port
-    {
-        return true;
+    if !tables.is_alive(peer.backend) {
+        return false;
     }
-    let answer =
-        SocketPeer { addr: *vip, port: vip_port, zero: 0, backend: peer.backend, service: peer.service };
-    tables.remember_socket(&key, &answer)
+    is_checked
+        || frontend::find(tables, addr, port, protocol, client.is_node_loopback(addr)).is_some_and(|target| {
+            target.service() == peer.service && matches!(source(tables, target, client), Source::Allowed)
+        })
+}
+
+/// Writes an entry among others', and the one for replies: for each datagram, because another socket of the namespace may
+/// have taken either's place. Without the latter the process would get replies from a stranger, so rather nothing is sent.
+/// False: there is no room.
+#[inline(always)]
+fn share<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedPeer<F>) -> bool {
+    if !shared_peers::set(tables, entry) {
+        return false;
+    }
+    let (vip, vip_port) = (entry.key.addr, entry.key.port);
+    entry.key.addr = entry.peer.addr;
+    entry.key.port = entry.peer.port;
+    entry.key.direction = SocketDirection::Receive as u16;
+    entry.peer.addr = vip;
+    entry.peer.port = vip_port;
+    shared_peers::set(tables, entry)
 }
 
 #[inline(always)]
@@ -139,7 +222,7 @@ fn translate<F: Family, T: SocketTables<F>>(
     client: &SocketClient<F>,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
-    let is_node_loopback = F::is_loopback(addr) && matches!(client.origin, SocketOrigin::Node);
+    let is_node_loopback = client.is_node_loopback(addr);
     if !is_node_loopback && !tables.may_be_frontend(addr, port, protocol) {
         tables.step(Step::NoFrontendSurely);
         return SocketVerdict::Pass;
@@ -151,14 +234,14 @@ fn translate<F: Family, T: SocketTables<F>>(
         }
         return SocketVerdict::Pass;
     };
-    if target.flags() & FRONTEND_SOURCES != 0 {
-        let mut source = client.bound;
-        if F::same(&source, &F::UNSPECIFIED) && !tables.netns_address(client.netns, &mut source) {
+    match source(tables, target, client) {
+        Source::Allowed => {}
+        Source::Unknown => {
             // Whoever gets the packets, in this node's packet path or behind the load balancer, knows the source.
             tables.count(Counter::SourceUnknown);
             return SocketVerdict::Pass;
         }
-        if !tables.allows_source(target.service(), &source) {
+        Source::Denied => {
             tables.drop(DropReason::SourceDenied);
             return SocketVerdict::Denied;
         }
@@ -169,7 +252,7 @@ fn translate<F: Family, T: SocketTables<F>>(
             *peer = SocketPeer {
                 addr: backend.addr,
                 port: backend.port,
-                zero: 0,
+                checked: 0,
                 backend: backend.id,
                 service: target.service(),
             };
@@ -186,4 +269,23 @@ fn translate<F: Family, T: SocketTables<F>>(
         }
         Choice::Broken => SocketVerdict::Reject,
     }
+}
+
+/// May a client use a frontend?
+enum Source {
+    Allowed,
+    Unknown,
+    Denied,
+}
+
+#[inline(always)]
+fn source<F: Family, T: SocketTables<F>>(tables: &T, target: Target, client: &SocketClient<F>) -> Source {
+    if target.flags() & FRONTEND_SOURCES == 0 {
+        return Source::Allowed;
+    }
+    let mut source = client.bound;
+    if F::same(&source, &F::UNSPECIFIED) && !tables.netns_address(client.netns, &mut source) {
+        return Source::Unknown;
+    }
+    if tables.allows_source(target.service(), &source) { Source::Allowed } else { Source::Denied }
 }

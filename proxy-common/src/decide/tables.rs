@@ -17,7 +17,7 @@ use crate::{
         id::Id,
         outbound::Outbound,
         set::{Set, SetRole},
-        socket::{SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeersRef},
     },
     packet::Packet,
 };
@@ -66,6 +66,18 @@ pub enum Attempt {
     Taken = 1,
     /// The map takes no more.
     NoRoom = 2,
+}
+
+/// Where the flow of a packet was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Found {
+    /// Nowhere, or the packet must choose anew.
+    None = 0,
+    /// Among the confirmed flows.
+    Confirmed = 1,
+    /// Among the others.
+    Pending = 2,
 }
 
 /// What a node address is for: `NODE_ADDR_*` bits.
@@ -234,10 +246,23 @@ pub trait Tables<F: Family> {
     /// Opens the flow that [`Tables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
-    /// Is a flow opened later, by the caller? In the kernel, what is done with a packet comes one after the other and not one in the
+    /// The flow that a packet belongs to, with [`find`](super::find). In the kernel a function of its own, so that the verifier goes through
+    /// connection tracking once.
+    #[inline(always)]
+    fn find_flow(&self, packet: &Packet<F>, key: &FlowKey<F>) -> Option<Self::Flow>
+    where
+        Self: Sized,
+    {
+        match super::find(self, packet, key) {
+            Found::None => None,
+            Found::Confirmed => self.flow(key),
+            Found::Pending => self.pending(key),
+        }
+    }
+    /// Is the caller asked to choose a backend, and to open a flow? In the kernel, what is done with a packet comes one after the other and not one in the
     /// other: a chain of calls has 512 bytes of stack.
     #[inline(always)]
-    fn defers_opening(&self) -> bool {
+    fn defers(&self) -> bool {
         false
     }
     /// Tries to open the flow that [`Tables::pair`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
@@ -303,12 +328,26 @@ pub trait Tables<F: Family> {
     }
 }
 
-/// The map that unconnected sockets need besides.
+/// What sockets need besides. All but the map is of the socket at hand.
 pub trait SocketTables<F: Family>: Tables<F> {
-    /// What a socket's address is translated to.
-    fn socket(&self, key: &SocketKey<F>) -> Option<&SocketPeer<F>>;
-    /// Remembers it; false if the map takes no more.
-    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) -> bool;
+    /// The kernel's cookie of the socket.
+    fn cookie(&self) -> u64;
+    /// The cookie of its network namespace.
+    fn netns(&self) -> u64;
+    /// Can sockets keep something themselves?
+    fn has_socket_storage(&self) -> bool;
+    /// What it asked for and got when it connected.
+    fn connected(&self) -> Option<ConnectedPeer<F>>;
+    /// Keeps that, if there is memory.
+    fn set_connected(&self, peer: &mut ConnectedPeer<F>);
+    /// What it keeps of the VIPs that it sends to, made if need be; `None` where that cannot be.
+    fn udp_peers_or_new(&self) -> Option<UdpPeersRef<'_, F>>;
+    /// The same, not made.
+    fn udp_peers(&self) -> Option<UdpPeersRef<'_, F>>;
+    /// What stands at a place of the map that all sockets share.
+    fn shared_peer(&self, key: &SharedKey) -> Option<&SharedPeer<F>>;
+    /// Writes it; false if the map takes no more.
+    fn set_shared_peer(&self, key: &SharedKey, peer: &SharedPeer<F>) -> bool;
     /// The address that sockets of a network namespace send from, by the namespace's cookie; false if it is not known.
     fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool;
 }

@@ -40,6 +40,8 @@ pub enum Verdict {
     TooBig,
     /// Drop it. The reason has been counted.
     Drop,
+    /// It has no flow: ask [`new_flow`](super::new_flow).
+    NewFlow,
     /// First open the flow that is described in the pair, by [`opened`](super::opened).
     Open,
 }

@@ -1,47 +1,27 @@
-//! `sockets_v4`, `sockets_v6`: LRU HASH, unconnected UDP sockets. `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets,
-//! which kernels without socket storage keep among the others. Written by the socket programs.
+//! What sockets talk to. Written by the socket programs.
+//!
+//! * `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets.
+//! * `udp_peers_v4`, `udp_peers_v6`: SK_STORAGE, the first VIPs that an unconnected UDP socket sends to. No other socket
+//!   can push them out, and they go with the socket.
+//! * `sockets_v4`, `sockets_v6`: LRU HASH, what does not fit there: further VIPs of a socket, sockets for which the kernel has
+//!   no memory for storage, and all sockets on kernels without socket storage. A network namespace has at most
+//!   [`SharedKey::PER_NETNS`] entries, so that a pod pushes out its own.
 //!
 //! `netns_v4`, `netns_v6`: HASH by network namespace cookie (`u64`) with an address as value, written by the agent: where a
 //! socket that is bound to no address will send from. Read only for frontends with source ranges. A namespace that is
 //! missing is not known yet.
 
+mod shared;
+mod stored;
+
+pub use self::{
+    shared::{SharedKey, SharedPeer, SocketDirection, SocketKey},
+    stored::{UdpPeer, UdpPeers, UdpPeersRef},
+};
 use super::id::Id;
 use crate::{Family, V4, V6, packet::ETHERNET};
 
-/// In which direction a socket's entry translates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
-pub enum SocketDirection {
-    /// VIP to backend: the socket keeps its backend from datagram to datagram.
-    Send = 0,
-    /// Backend to VIP: where an answer seems to come from.
-    Receive = 1,
-}
-
-/// One address a socket talks to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct SocketKey<F: Family> {
-    /// The kernel's cookie of the socket.
-    pub cookie: u64,
-    /// Where the datagram goes to, or comes from.
-    pub addr: F::Addr,
-    /// Network byte order.
-    pub port: u16,
-    /// A [`SocketDirection`].
-    pub direction: u16,
-    pad: F::Pad,
-}
-
-impl<F: Family> SocketKey<F> {
-    /// A key; the port in network byte order.
-    #[inline(always)]
-    pub fn new(cookie: u64, addr: F::Addr, port: u16, direction: SocketDirection) -> Self {
-        Self { cookie, addr, port, direction: direction as u16, pad: F::Pad::default() }
-    }
-}
-
-/// What that address is translated to.
+/// What an address is translated to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SocketPeer<F: Family> {
@@ -49,12 +29,31 @@ pub struct SocketPeer<F: Family> {
     pub addr: F::Addr,
     /// Network byte order.
     pub port: u16,
-    /// Always 0.
-    pub zero: u16,
+    /// When it was last found that the frontend leads to the service port: a [`SocketPeer::stamp`].
+    pub checked: u16,
     /// The backend.
     pub backend: Id,
     /// The service port.
     pub service: Id,
+}
+
+impl<F: Family> SocketPeer<F> {
+    /// The part of time in which a check of the frontend holds: 64 jiffies. It repeats after more than an hour (4.7 hours at
+    /// 250 Hz), when one datagram in so long may go unchecked.
+    #[inline(always)]
+    pub const fn stamp(now: u32) -> u16 {
+        (now >> 6) as u16
+    }
+
+    /// Equality by words.
+    #[inline(always)]
+    pub fn same(&self, other: &Self) -> bool {
+        F::same(&self.addr, &other.addr)
+            & (self.port == other.port)
+            & (self.checked == other.checked)
+            & (self.backend.0 == other.backend.0)
+            & (self.service.0 == other.service.0)
+    }
 }
 
 /// Kept with a connected socket: what it asked for and what it got. It may have connected elsewhere since: it is of a
@@ -72,10 +71,13 @@ pub struct ConnectedPeer<F: Family> {
     pub backend_port: u16,
     /// The backend.
     pub backend_id: Id,
+    /// The service port.
+    pub service: Id,
 }
 
-/// What the agent asks the programs `socket_backend4` and `socket_backend6`: which backend does the socket with these
-/// addresses keep? They return its [`Id`], or [`Id::NONE`] if it keeps none or that is not its peer.
+/// What the agent asks the programs `socket_backend4` and `socket_backend6`: what does the socket with these addresses keep?
+/// They return its backend's [`Id`], or [`Id::NONE`] if it keeps none or that is not its peer, and put the
+/// [`ConnectedPeer`] where the question was.
 ///
 /// The kernel's `struct bpf_sock_tuple`, seen from the peer, and the protocol behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,12 +102,11 @@ impl<F: Family> SocketQuestion<F> {
     pub const TUPLE: usize = 2 * size_of::<F::Addr>() + 2 * size_of::<u16>();
 }
 
-super::plain!(SocketKey<F>, SocketPeer<F>, ConnectedPeer<F>);
+super::plain!(SocketPeer<F>, ConnectedPeer<F>);
 
 const _: () = {
-    assert!(size_of::<SocketKey<V4>>() == 16 && size_of::<SocketKey<V6>>() == 32);
     assert!(size_of::<SocketPeer<V4>>() == 16 && size_of::<SocketPeer<V6>>() == 28);
-    assert!(size_of::<ConnectedPeer<V4>>() == 16 && size_of::<ConnectedPeer<V6>>() == 40);
+    assert!(size_of::<ConnectedPeer<V4>>() == 20 && size_of::<ConnectedPeer<V6>>() == 44);
     assert!(size_of::<SocketQuestion<V4>>() == 16 && size_of::<SocketQuestion<V6>>() == 40);
     assert!(SocketQuestion::<V4>::TUPLE == 12 && SocketQuestion::<V6>::TUPLE == 36);
 };

@@ -22,6 +22,8 @@ pub enum Unit {
     Mebibytes,
     /// One number over another, like a rate over that of the floor.
     Ratio,
+    /// Of a whole.
+    Percent,
     /// Of anything else, like system calls.
     Count,
 }

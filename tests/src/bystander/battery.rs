@@ -49,7 +49,7 @@ impl<'a> Battery<'a> {
         for ipv4 in [true, false] {
             battery.many_to_outside(ipv4)?;
             battery.by_source_ports(ipv4)?;
-            battery.to_own_servers(ipv4)?;
+            battery.own_servers(ipv4)?;
             battery.between_pods(ipv4)?;
             battery.host_ports(ipv4)?;
             battery.pings(ipv4)?;
@@ -115,7 +115,7 @@ impl<'a> Battery<'a> {
         self.talk(node, to, None, 20)
     }
 
-    fn to_own_servers(&mut self, ipv4: bool) -> Result<()> {
+    fn own_servers(&mut self, ipv4: bool) -> Result<()> {
         let (_, address) = self.node(ipv4)?;
         let cluster = &self.fixture.scenario.cluster;
         for from in [&cluster.client, cluster.pod("pod-1a")?, cluster.pod("pod-2a")?] {
@@ -129,7 +129,6 @@ impl<'a> Battery<'a> {
     fn between_pods(&mut self, ipv4: bool) -> Result<()> {
         let cluster = &self.fixture.scenario.cluster;
         let address = |pod: &Place| if ipv4 { IpAddr::from(pod.v4) } else { pod.v6.into() };
-        // Where a policy blocks, each try takes all of the time.
         for (from, to) in [("pod-1a", "pod-1b"), ("pod-1a", "pod-2a"), ("pod-2b", "pod-1b")] {
             let to = SocketAddr::new(address(cluster.pod(to)?), TARGET_PORT);
             self.talk(cluster.pod(from)?, to, None, 4)?;

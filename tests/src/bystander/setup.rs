@@ -108,7 +108,7 @@ fn host_ports(cluster: &Cluster) -> Result<String> {
                 fib daddr type local jump hostports
             }}
             chain output {{
-                type nat hook output priority dstnat; policy accept;
+                type nat hook output priority -100; policy accept;
                 fib daddr type local jump hostports
             }}
             chain postrouting {{
@@ -168,5 +168,6 @@ fn site(cluster: &Cluster) -> Result<rules::Site> {
         node_name: node.name.clone(),
         cluster_cidr: "10.244.0.0/16",
         service_cidr: "10.96.0.0/16",
+        keeps_ports: true,
     })
 }

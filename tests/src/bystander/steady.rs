@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use super::{Fixture, HOST_PORTS, OUTSIDE_PORTS, Setup};
 use crate::{
-    cluster::{Load, Place, Protocol},
+    cluster::{Load, Place, Protocol, until},
     traffic::{SINGLE, TARGET_PORT, WEB, node_port},
 };
 
@@ -68,9 +68,15 @@ impl Steady {
         Ok(())
     }
 
-    /// Waits until each has had some more requests, answered or not.
+    /// Waits until each has had some more requests. One that has failed is not waited for: its verdict is known.
     pub fn go_on(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(_, load)| load.wait_for(5))
+        let reports = || self.0.iter().map(|(_, load)| load.report()).collect::<Result<Vec<_>>>();
+        let before = reports()?;
+        until(Duration::from_secs(20), "requests of all conversations", || {
+            let mut all = before.iter().zip(reports()?);
+            let is_done = all.all(|(before, now)| now.failed > 0 || now.ok >= before.ok + 5);
+            Ok(is_done.then_some(()))
+        })
     }
 
     /// Ends them; names all that lost a request or their connection.

@@ -119,7 +119,7 @@ fn add_frontends<F: CoreFamily>(tables: &mut MemoryTables<F>, plan: &PortPlan, s
         let (address, flags) = match *frontend {
             Frontend::ClusterIp(address) => (address, FRONTEND_CLUSTER_IP),
             // Comes with the cluster IP.
-            Frontend::ClusterAddress(_) => continue,
+            Frontend::ClusterAddress(_) | Frontend::LoadBalancerAddress(_) => continue,
             Frontend::ExternalIp(address) => (address, 0),
             Frontend::LoadBalancer(address) => {
                 (address, if plan.sources.is_some() { FRONTEND_SOURCES } else { 0 })

@@ -148,8 +148,9 @@ impl Attempt {
             decide::connect(tables, &addr, port, protocol, &client, &mut peer)
         } else {
             // Cookies are the machine's: no two places share one.
-            let cookie = u64::from(device_of(self.from)) << 16 | u64::from(self.socket);
-            decide::send(tables, cookie, &addr, port, protocol, &client, &mut peer)
+            tables.socket.set(u64::from(device_of(self.from)) << 16 | u64::from(self.socket));
+            tables.socket_netns.set(client.netns);
+            decide::send(tables, &addr, port, protocol, &client, false, &mut peer)
         };
         Some(match verdict {
             SocketVerdict::Pass => Outcome::NotOurs,
@@ -179,8 +180,8 @@ fn by_packet<F: CoreFamily>(
         }
         Verdict::Reject | Verdict::Reset => Outcome::Refused,
         Verdict::Echo => Outcome::Echo,
-        // Tables in memory defer nothing.
-        Verdict::TimeExceeded | Verdict::TooBig | Verdict::Open => Outcome::Dropped(None),
+        // The tables in memory open flows at once.
+        Verdict::TimeExceeded | Verdict::TooBig | Verdict::NewFlow | Verdict::Open => Outcome::Dropped(None),
         Verdict::Drop => {
             let steps = tables.steps.borrow();
             let reason = steps.iter().find_map(|step| match step {

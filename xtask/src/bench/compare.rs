@@ -94,8 +94,10 @@ impl Comparison {
         if before.start() <= now.end() && now.start() <= before.end() {
             return;
         }
-        // A ratio to nothing, or to what lies below the floor, says nothing.
-        if !(change.before > 0.0 && change.now > 0.0) {
+        // What is counted may be none, like failures. Of other units, a ratio to nothing, or to what lies below the floor,
+        // says nothing.
+        let is_counted = change.unit == Unit::Count && change.before >= 0.0 && change.now >= 0.0;
+        if !(is_counted || change.before > 0.0 && change.now > 0.0) {
             return;
         }
         if change.loss() >= LEAST {

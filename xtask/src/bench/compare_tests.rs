@@ -51,6 +51,20 @@ fn worse_by_a_tenth_and_by_more_than_it_varies() {
 }
 
 #[test]
+fn none_is_a_count() {
+    let of = |count: f64| {
+        let mut results = results("6.18", &[("failures", Better::Less, [count; 3])]);
+        results.parts[0].part.figures[0].unit = Unit::Count;
+        results
+    };
+    for (before, now, regressions, improvements) in [(0.0, 0.0, 0, 0), (0.0, 3.0, 1, 0), (3.0, 0.0, 0, 1)] {
+        let comparison = Comparison::of(&of(before), &of(now));
+        let got = (comparison.regressions.len(), comparison.improvements);
+        assert_eq!(got, (regressions, improvements), "{before} to {now}");
+    }
+}
+
+#[test]
 fn the_worst_comes_first_and_the_rest_is_told() {
     let before = results(
         "6.12",

@@ -96,6 +96,7 @@ pub(super) fn symbol(unit: Unit) -> &'static str {
         Unit::PerSecond => "/s",
         Unit::MegabitsPerSecond => "Mbit/s",
         Unit::Mebibytes => "MiB",
+        Unit::Percent => "%",
         Unit::Ratio | Unit::Count => "",
     }
 }
@@ -103,6 +104,8 @@ pub(super) fn symbol(unit: Unit) -> &'static str {
 /// A number as text, about as precise as it was measured.
 pub(super) fn number(unit: Unit, value: f64) -> String {
     let decimals = match (unit, value.abs()) {
+        // Successes may lack little of all.
+        (Unit::Percent, _) => 2,
         (Unit::Ratio, size) if size < 100.0 => 2,
         (Unit::Count, _) | (_, 100.0..) => 0,
         (Unit::Nanoseconds, _) | (_, 10.0..) => 1,
@@ -145,6 +148,8 @@ mod tests {
             (Unit::PerSecond, 1_234_567.8, "1,234,568 /s"),
             (Unit::Ratio, 0.973, "0.97"),
             (Unit::Count, 3.0, "3"),
+            (Unit::Percent, 99.95, "99.95 %"),
+            (Unit::Percent, 100.0, "100.00 %"),
             (Unit::Mebibytes, 99.96, "100.0 MiB"),
             (Unit::Mebibytes, f64::NAN, "NaN MiB"),
         ] {

@@ -53,6 +53,36 @@ impl Bench {
     }
 }
 
+/// What the programs are told besides where to write.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options<'a> {
+    /// How often everything is measured.
+    pub(super) runs: Option<u32>,
+    /// How long sustained load of `traffic` lasts.
+    pub(super) seconds: Option<u32>,
+    /// Only these parts of `traffic`.
+    pub(super) only: &'a [String],
+}
+
+impl Options<'_> {
+    /// As the benchmark's program takes them.
+    fn args(&self, bench: Bench) -> Vec<String> {
+        let mut args = Vec::new();
+        if let Some(runs) = self.runs {
+            args.extend(["--runs".to_owned(), runs.to_string()]);
+        }
+        if bench == Bench::Traffic {
+            if let Some(seconds) = self.seconds {
+                args.extend(["--seconds".to_owned(), seconds.to_string()]);
+            }
+            if !self.only.is_empty() {
+                args.extend(["--only".to_owned(), self.only.join(",")]);
+            }
+        }
+        args
+    }
+}
+
 /// Everything is built, optimised.
 pub(super) struct Built {
     /// The agent, if it is needed.
@@ -85,16 +115,13 @@ pub(super) fn build(benches: &[Bench]) -> Result<Built> {
 
 impl Built {
     /// Runs a benchmark; its own numbers go into this folder.
-    pub(super) fn run(&self, bench: Bench, runs: Option<u32>, folder: &Path) -> Result<Measured> {
+    pub(super) fn run(&self, bench: Bench, options: Options<'_>, folder: &Path) -> Result<Measured> {
         let (program, what) = bench.program();
         let json = folder.join(format!("{}.part.json", bench.name()));
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let release = target_dir().join("release");
         let mut command = Command::new(release.join(program));
-        command.args(what).arg("--json").arg(&json);
-        if let Some(runs) = runs {
-            command.args(["--runs", &runs.to_string()]);
-        }
+        command.args(what).arg("--json").arg(&json).args(options.args(bench));
         command.env("PROXY_AGENT_BPF_DIR", target_dir().join("bpf"));
         command.env("PROXY_PEER_BIN", release.join("peer"));
         if let Some(agent) = &self.agent {

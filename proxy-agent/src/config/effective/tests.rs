@@ -250,7 +250,11 @@ fn what_cannot_work_is_an_error() {
         ("--cleanup", "--cleanup"),
         ("--init-only", "--init-only"),
         ("--no-such-flag=1", "--no-such-flag"),
-        ("--snat-ports 30000-30001", "have ports in common"),
+        ("--snat-ports 0-30001", "0-30001"),
+        ("--snat-address ::1", "no other node"),
+        ("--snat-address 10.0.0.1,0.0.0.0", "no other node"),
+        ("--snat-address eth0", "eth0"),
+        ("--max-new-flows 5", "--max-new-flows"),
         ("--metrics-bind-address=x", "is not an address"),
         ("--min-sync-period=soon", "is not a duration"),
         ("--oom-score-adj=1001", "1001"),
@@ -269,6 +273,26 @@ fn settings_of_our_own() {
     assert_eq!(settings.reject, Reject::TcpReset);
     assert!(settings.reset_removed_tcp);
     assert_eq!(settings.service_cidrs.len(), 2);
+}
+
+#[test]
+fn source_translation() {
+    let (settings, notices) = load("", "").unwrap();
+    assert_eq!((settings.snat_ports.to_string().as_str(), settings.snat_addresses.len()), ("1024-29999", 0));
+    assert_eq!(notices, []);
+    // Replies are known by their tuples, so it may meet the nodePorts.
+    let (settings, notices) =
+        load("--snat-ports 30000-30998 --snat-address 10.0.0.1,fd00::1 --snat-address 10.0.0.1", "").unwrap();
+    assert!(
+        notices.len() == 1 && notices[0].is_warning && notices[0].text.contains("999 ports"),
+        "{notices:?}"
+    );
+    let addresses: [IpAddr; 2] = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap());
+    assert_eq!(settings.snat_addresses, addresses);
+    let list = |count| (1..=count).map(|i| format!("10.0.0.{i}")).collect::<Vec<_>>().join(",");
+    assert_eq!(load(&format!("--snat-address {},fd00::1", list(16)), "").unwrap().0.snat_addresses.len(), 17);
+    let error = load(&format!("--snat-address {}", list(17)), "").unwrap_err();
+    assert!(error.contains("17 addresses of one family"), "{error}");
 }
 
 #[test]

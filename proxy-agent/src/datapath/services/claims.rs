@@ -1,27 +1,54 @@
 //! Who has which frontend. Who comes later waits until it is free.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    net::IpAddr,
+    collections::{BTreeSet, HashSet, VecDeque},
+    net::{IpAddr, SocketAddr},
 };
 
 use anyhow::Result;
-use proxy_common::layout::id::Id;
+use proxy_common::{
+    layout::{
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
+        id::Id,
+        set::SetRole,
+    },
+    packet::PROTOCOL_UDP,
+};
 use tracing::warn;
 
 use super::{
-    Services,
+    LostFrontend, Services,
     port::{Claim, PortState},
     shared::{frontend_mark, snat_source_mark},
 };
 use crate::{
-    model::plan::{IpFamily, PortName},
+    datapath::address::{protocol_number, protocol_of},
+    model::{
+        objects::Protocol,
+        plan::{IpFamily, PortName},
+    },
     sorted::SortedMap,
 };
 
+/// Flags that keep clients out.
+const STRICT: u32 = FRONTEND_SOURCES | FRONTEND_CLUSTER_IP;
+
+/// The sets that clients of a frontend with these flags are served from.
+fn roles(flags: u32) -> &'static [SetRole] {
+    if flags & FRONTEND_CLUSTER_IP != 0 {
+        &[SetRole::ClusterIp]
+    } else {
+        &[SetRole::External, SetRole::Cluster]
+    }
+}
+
 impl Services {
-    /// Brings a service port's frontends in step with what it wants.
-    pub(super) fn frontends(
+    /// The half of a change that closes: takes the frontends from a service port that it is to have no more, and makes those stricter
+    /// that are for fewer clients now. Where that fails, its endpoints are withheld from the frontend's clients.
+    ///
+    /// # Errors
+    /// The last write that the kernel refused.
+    pub(super) fn close_frontends(
         &mut self,
         name: &PortName,
         state: &mut PortState,
@@ -29,29 +56,81 @@ impl Services {
     ) -> Result<()> {
         let known: Vec<(Claim, u32)> =
             state.frontends.iter().map(|(claim, flags)| (*claim, *flags)).collect();
+        let mut result = Ok(());
         for (claim, flags) in known {
-            match wanted.get(&claim) {
-                None => {
+            let closed = match wanted.get(&claim) {
+                None => self.release(name, state.id, &claim, flags).map(|()| {
                     state.frontends.remove(&claim);
-                    self.release(name, &claim, flags)?;
-                }
-                Some(wanted) if *wanted != flags => {
-                    if self.has(name, &claim) {
-                        self.write_frontend(state.id, &claim, *wanted)?;
-                        self.shared.give_up_marks(&claim, flags);
-                    }
-                    state.frontends.insert(claim, *wanted);
-                }
-                Some(_) => {}
+                }),
+                Some(wanted) => self.change_frontend(name, state, &claim, flags | wanted & STRICT),
+            };
+            if let Err(error) = closed {
+                self.shared.withhold(name.family, state, roles(flags));
+                result = Err(error);
             }
         }
+        result
+    }
+
+    /// The half that opens: new frontends, and those that are for more clients now.
+    ///
+    /// # Errors
+    /// The last write that the kernel refused.
+    pub(super) fn open_frontends(
+        &mut self,
+        name: &PortName,
+        state: &mut PortState,
+        wanted: &SortedMap<Claim, u32>,
+    ) -> Result<()> {
+        let mut result = Ok(());
         for (claim, flags) in wanted.iter() {
-            if !state.frontends.contains_key(claim) {
-                self.claim(name, state.id, claim, *flags)?;
-                state.frontends.insert(*claim, *flags);
-            }
+            let opened = if state.frontends.contains_key(claim) {
+                self.change_frontend(name, state, claim, *flags)
+            } else {
+                self.claim(name, state.id, claim, *flags).map(|()| {
+                    state.frontends.insert(*claim, *flags);
+                })
+            };
+            result = opened.and(result);
         }
+        result
+    }
+
+    /// Gives a frontend of a port other flags, if it has others.
+    fn change_frontend(
+        &mut self,
+        name: &PortName,
+        state: &mut PortState,
+        claim: &Claim,
+        flags: u32,
+    ) -> Result<()> {
+        let Some(known) = state.frontends.get(claim).copied().filter(|known| *known != flags) else {
+            return Ok(());
+        };
+        if self.has(name, claim) {
+            self.write_frontend(state.id, claim, flags)?;
+            self.shared.give_up_marks(claim, known);
+        }
+        state.frontends.insert(*claim, flags);
         Ok(())
+    }
+
+    /// UDP frontends that service ports lost since the last call: sockets that connected through them should be ended. Not
+    /// those that came back meanwhile.
+    pub fn take_lost_frontends(&mut self) -> Vec<LostFrontend> {
+        let mut lost = std::mem::take(&mut self.shared.lost);
+        lost.retain(|(name, claim, _)| !self.has(name, claim));
+        lost.into_iter().map(|(_, claim, service)| LostFrontend { service, address: claim.address }).collect()
+    }
+
+    /// Does this UDP address lead to the service port?
+    pub fn leads_to(&self, address: SocketAddr, service: Id) -> bool {
+        let protocol = protocol_number(Protocol::Udp);
+        let node_port = Claim::node_port(IpFamily::of(&address.ip()), address.port(), protocol);
+        [Claim { address, protocol }, node_port].iter().any(|claim| {
+            let holder = self.claims.get(claim).and_then(|claimants| self.ports.get(claimants.front()?));
+            holder.is_some_and(|state| state.id == service)
+        })
     }
 
     fn has(&self, name: &PortName, claim: &Claim) -> bool {
@@ -66,8 +145,10 @@ impl Services {
         if let Some(holder) = claimants.front()
             && holder != name
         {
-            // All ports of a Service claim its cluster IPs as such.
-            if holder.service != name.service {
+            // All ports of a Service claim its addresses as such, and Services may share a load balancer's.
+            if holder.service != name.service
+                && flags & (FRONTEND_ADDRESS | FRONTEND_CLUSTER_IP) != FRONTEND_ADDRESS
+            {
                 warn!("services {holder} and {name} both want {claim}: {holder} keeps it");
             }
             return Ok(());
@@ -81,29 +162,35 @@ impl Services {
     }
 
     /// Gives a frontend up; who waits for it gets it.
-    pub(super) fn release(&mut self, name: &PortName, claim: &Claim, flags: u32) -> Result<()> {
-        let Some(claimants) = self.claims.get_mut(claim) else { return Ok(()) };
-        let was_holder = claimants.front() == Some(name);
-        claimants.retain(|claimant| claimant != name);
-        if !was_holder {
-            return Ok(());
-        }
-        let next = claimants.front().and_then(|next| {
-            let state = self.ports.get(next)?;
-            Some((state.id, *state.frontends.get(claim)?))
-        });
-        let result = match next {
-            Some((id, flags)) => self.write_frontend(id, claim, flags),
-            None => {
-                self.claims.remove(claim);
-                match claim.family() {
-                    IpFamily::V4 => self.v4.remove_frontend(claim),
-                    IpFamily::V6 => self.v6.remove_frontend(claim),
-                }
+    ///
+    /// # Errors
+    /// When the kernel refuses the write: then the port has it still.
+    pub(super) fn release(&mut self, name: &PortName, id: Id, claim: &Claim, flags: u32) -> Result<()> {
+        let Some(claimants) = self.claims.get(claim) else { return Ok(()) };
+        if claimants.front() == Some(name) {
+            let next = claimants.get(1).and_then(|next| {
+                let state = self.ports.get(next)?;
+                Some((state.id, *state.frontends.get(claim)?))
+            });
+            match next {
+                Some((id, flags)) => self.write_frontend(id, claim, flags)?,
+                None => match claim.family() {
+                    IpFamily::V4 => self.v4.remove_frontend(claim)?,
+                    IpFamily::V6 => self.v6.remove_frontend(claim)?,
+                },
             }
-        };
-        self.shared.give_up_marks(claim, flags);
-        result
+            self.shared.give_up_marks(claim, flags);
+            if protocol_of(claim.protocol) == Some(Protocol::Udp) {
+                self.shared.lost.push((name.clone(), *claim, id));
+            }
+        }
+        if let Some(claimants) = self.claims.get_mut(claim) {
+            claimants.retain(|claimant| claimant != name);
+            if claimants.is_empty() {
+                self.claims.remove(claim);
+            }
+        }
+        Ok(())
     }
 
     /// Writes a frontend and adds its bits to the filter.
@@ -118,6 +205,28 @@ impl Services {
             self.shared.give_up_marks(claim, flags);
         }
         result
+    }
+
+    /// UDP frontends that clients outside may use, node ports at each of these addresses.
+    pub(crate) fn udp_frontends(&self, node_addresses: &BTreeSet<IpAddr>) -> HashSet<SocketAddr> {
+        let is_outside = |claim: &Claim, holder: &PortName| {
+            let flags = self.ports.get(holder).and_then(|state| state.frontends.get(claim));
+            claim.protocol == PROTOCOL_UDP && flags.is_some_and(|flags| flags & FRONTEND_CLUSTER_IP == 0)
+        };
+        let claims = self
+            .claims
+            .iter()
+            .filter(|(claim, claimants)| claimants.front().is_some_and(|holder| is_outside(claim, holder)));
+        let mut found = HashSet::new();
+        for (claim, _) in claims {
+            if claim.is_node_port() {
+                let addresses = node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());
+                found.extend(addresses.map(|ip| SocketAddr::new(*ip, claim.address.port())));
+            } else {
+                found.insert(claim.address);
+            }
+        }
+        found
     }
 
     /// Says which addresses connections to remote endpoints may have as source.

@@ -59,13 +59,33 @@ impl<F: MapFamily> FamilyMaps<F> {
         Self { tables, slices }
     }
 
-    /// Publishes a port's endpoints, if they differ.
+    /// Publishes a port's endpoints, if they differ. Without room for them what is published stays, except where a traffic policy
+    /// does not allow it any more: there none is better than another node's.
     pub(super) fn endpoints(
         &mut self,
         shared: &mut Shared,
         state: &mut PortState,
         plan: &PortPlan,
     ) -> Result<()> {
+        let result = self.publish(shared, state, plan);
+        if result.is_err() {
+            let roles: Vec<SetRole> =
+                [(SetRole::ClusterIp, &plan.internal), (SetRole::External, &plan.external)]
+                    .into_iter()
+                    .filter(|(role, allowed)| {
+                        let published = &state.sets[*role as usize].endpoints;
+                        published
+                            .iter()
+                            .any(|endpoint| !allowed.contains(endpoint) && plan.cluster.contains(endpoint))
+                    })
+                    .map(|(role, _)| role)
+                    .collect();
+            shared.withhold(F::FAMILY, state, &roles);
+        }
+        result
+    }
+
+    fn publish(&mut self, shared: &mut Shared, state: &mut PortState, plan: &PortPlan) -> Result<()> {
         let affinity = affinity_timeout(plan);
         if state.affinity == affinity && is_published(state, plan) {
             // Equal lists are kept once.

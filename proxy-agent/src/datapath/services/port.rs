@@ -78,7 +78,7 @@ impl PortState {
 /// load balancers look alike here, as they do in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Claim {
-    /// The unspecified address stands for all nodePort addresses of the node; port 0 for all ports of a cluster IP.
+    /// The unspecified address stands for all nodePort addresses of the node; port 0 for all ports of an address.
     pub(super) address: SocketAddr,
     /// IP protocol number; 0 with port 0.
     pub(super) protocol: u8,
@@ -134,6 +134,9 @@ fn claim(name: &PortName, frontend: Frontend) -> (Claim, u32) {
         Frontend::ClusterAddress(ip) => {
             let address = SocketAddr::new(ip, 0);
             (Claim { address, protocol: 0 }, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS)
+        }
+        Frontend::LoadBalancerAddress(ip) => {
+            (Claim { address: SocketAddr::new(ip, 0), protocol: 0 }, FRONTEND_ADDRESS)
         }
         Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => (Claim { address, protocol }, 0),
         Frontend::NodePort(port) => (Claim::node_port(name.family, port, protocol), 0),

@@ -12,16 +12,16 @@ use proxy_common::{
     layout::{
         backend::Alive,
         filter::{self, Mark},
-        frontend::FRONTEND_CLUSTER_IP,
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
         id::Id,
         name::ServiceName,
-        set::Set,
+        set::{Set, SetRole},
     },
 };
 
 use super::{
     Freed,
-    port::{Claim, Member, PortState},
+    port::{Claim, Member, PortState, SetState},
 };
 use crate::{
     datapath::{
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) quarantine: Vec<Freed>,
     /// Backends that were buried since they were last asked for, and whose they were.
     pub(super) buried: Vec<(PortName, SocketAddr, Id)>,
+    /// UDP frontends that service ports lost since they were last asked for.
+    pub(super) lost: Vec<(PortName, Claim, Id)>,
 }
 
 impl Shared {
@@ -58,7 +60,7 @@ impl Shared {
     /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.
     fn marks(&self, claim: &Claim, flags: u32) -> Vec<Mark> {
         let Claim { address, protocol } = *claim;
-        if flags & FRONTEND_CLUSTER_IP != 0 {
+        if flags & (FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS) != 0 {
             vec![address_mark(address.ip())]
         } else if claim.is_node_port() {
             let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());
@@ -93,6 +95,19 @@ impl Shared {
             if let Some(member) = state.backends.remove(endpoint) {
                 self.bury(name, *endpoint, member.id);
             }
+        }
+    }
+
+    /// Withholds a service port's endpoints from the clients of some sets, whatever the kernel says to writes: these are stores.
+    pub(super) fn withhold(&mut self, family: IpFamily, state: &mut PortState, roles: &[SetRole]) {
+        let before = state.slices();
+        for role in roles {
+            self.sets.publish(Set::index(state.id, *role), Set::WITHHELD.0);
+            state.sets[*role as usize] = SetState { set: Set::WITHHELD, ..SetState::default() };
+        }
+        let now = state.slices();
+        for slice in before.iter().filter(|slice| !now.contains(slice)) {
+            self.quarantine.push(Freed::Slots(family, (slice.base, slice.len)));
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the programs would see in the maps.
 
+mod closed;
+mod owners;
 mod restart;
 
 use std::net::SocketAddr;
@@ -296,47 +298,6 @@ fn the_stricter_of_two_frontends_at_one_address_holds() {
 }
 
 #[test]
-fn ports_of_a_service_share_its_address() {
-    let mut node = Node::new();
-    let address = Frontend::ClusterAddress("10.96.0.1".parse().unwrap());
-    let tcp = port("dns", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:53")), address]);
-    let udp = port("dns", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.1:53")), address]);
-    node.apply(&tcp);
-    node.apply(&udp);
-    let owner = |node: &Node| node.frontend("10.96.0.1:0", Protocol::Tcp).map(|(id, _)| id);
-    assert_eq!(owner(&node), Some(node.id(&tcp)));
-    node.services.remove(&tcp.name).unwrap();
-    assert_eq!(owner(&node), Some(node.id(&udp)));
-    assert!(node.may_be_frontend("10.96.0.1:1"));
-    node.services.remove(&udp.name).unwrap();
-    assert_eq!(owner(&node), None);
-}
-
-#[test]
-fn who_comes_later_waits_for_a_frontend() {
-    let mut node = Node::new();
-    let address = at("192.0.2.7:80");
-    let first = port("first", Protocol::Tcp, &[Frontend::ExternalIp(address)]);
-    let mut second = port("second", Protocol::Tcp, &[Frontend::LoadBalancer(address)]);
-    second.sources = nets(&["10.0.0.0/8"]);
-    let third = port("third", Protocol::Udp, &[Frontend::ExternalIp(address)]);
-    for plan in [&first, &second, &third, &second] {
-        node.apply(plan);
-    }
-    let has = |node: &Node, protocol| node.frontend("192.0.2.7:80", protocol);
-    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
-    assert_eq!(has(&node, Protocol::Udp), Some((node.id(&third), 0)));
-    let mut emptied = first.clone();
-    emptied.frontends.clear();
-    node.apply(&emptied);
-    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
-    node.apply(&first);
-    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
-    node.services.remove(&second.name).unwrap();
-    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
-}
-
-#[test]
 fn the_filter_knows_frontends_until_an_hour_after_they_are_gone() {
     let mut node = Node::new();
     let addresses = ["10.96.0.1:80", "192.168.0.1:30080", "192.0.2.7:80"];
@@ -431,4 +392,42 @@ fn too_many_endpoints_leave_what_was_there() {
     node.services.apply(&plan).unwrap_err();
     assert_eq!(node.all_offered(&plan), "12|12|12|12");
     assert_eq!(node.services.ports[&plan.name].backends.values().count(), 2);
+}
+
+/// UDP sockets that connected through it are to be ended, unless it came back meanwhile.
+#[test]
+fn a_udp_frontend_is_lost_when_it_goes_or_moves() {
+    let mut node = Node::new();
+    let vip = Frontend::ClusterIp(at("10.96.0.1:80"));
+    let mut web = port("web", Protocol::Udp, &[vip, Frontend::NodePort(30_080)]);
+    let mut other = port("other", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.2:80"))]);
+    let mut tcp = port("tcp", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    for plan in [&web, &other, &tcp] {
+        node.apply(plan);
+    }
+    let (web_id, other_id) = (node.id(&web), node.id(&other));
+    assert!(node.services.take_lost_frontends().is_empty());
+    assert!(node.services.leads_to(at("10.96.0.1:80"), web_id));
+    assert!(node.services.leads_to(at("192.168.0.1:30080"), web_id), "a nodePort");
+    // It moves, while the other waits for it or comes later.
+    other.frontends.push(vip);
+    node.apply(&other);
+    assert!(node.services.take_lost_frontends().is_empty(), "the first keeps it");
+    web.frontends.retain(|frontend| *frontend != vip);
+    node.apply(&web);
+    let lost = |service, address| LostFrontend { service, address: at(address) };
+    assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "10.96.0.1:80")]);
+    assert!(node.services.leads_to(at("10.96.0.1:80"), other_id));
+    assert!(!node.services.leads_to(at("10.96.0.1:80"), web_id));
+    // Gone and back before anybody asked.
+    web.frontends.clear();
+    node.apply(&web);
+    web.frontends.push(Frontend::NodePort(30_080));
+    node.apply(&web);
+    assert!(node.services.take_lost_frontends().is_empty());
+    node.services.remove(&web.name).unwrap();
+    assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "0.0.0.0:30080")]);
+    tcp.frontends.clear();
+    node.apply(&tcp);
+    assert!(node.services.take_lost_frontends().is_empty(), "TCP goes on");
 }

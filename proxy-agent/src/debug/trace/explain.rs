@@ -113,9 +113,12 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 to.ip()
             ),
             Step::Drop(reason) => format!("dropped: {}", drop_text(*reason)),
-            Step::Answer(answer) if self.settings.is_snat_port(answer.dport) => {
+            Step::Answer(answer) if F::to_ip(&answer.dst) != self.question.from.ip() => {
                 let (first, last) = (self.settings.snat_first, self.settings.snat_last);
-                format!("sent with source {}, port {first}-{last}", F::to_ip(&answer.dst))
+                format!(
+                    "sent with source {}; if something of this node has that port, with another of {first}-{last}",
+                    F::to_socket(&answer.dst, answer.dport)
+                )
             }
             Step::Answer(answer) => format!(
                 "its answers, {} to {}, get their source back",

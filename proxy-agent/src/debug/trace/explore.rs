@@ -323,7 +323,7 @@ impl From<decide::Verdict> for Verdict {
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
             // What is traced opens its flows at once.
-            Core::Drop | Core::TimeExceeded | Core::TooBig | Core::Open => Self::Drop,
+            Core::Drop | Core::TimeExceeded | Core::TooBig | Core::NewFlow | Core::Open => Self::Drop,
         }
     }
 }

@@ -25,7 +25,7 @@ use proxy_common::{
         id::Id,
         outbound::Outbound,
         set::{Set, SetRole},
-        socket::{SocketKey, SocketPeer},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeersRef},
     },
     packet::Packet,
 };
@@ -110,11 +110,37 @@ impl<F: UserFamily> AffinityHandle<F> for AffinityCopy<F> {
 }
 
 impl<F: UserFamily, M: LiveMaps<F>, R: Routing> SocketTables<F> for LiveTables<'_, F, M, R> {
-    fn socket(&self, _key: &SocketKey<F>) -> Option<&SocketPeer<F>> {
+    fn cookie(&self) -> u64 {
+        0
+    }
+
+    fn netns(&self) -> u64 {
+        0
+    }
+
+    fn has_socket_storage(&self) -> bool {
+        true
+    }
+
+    fn connected(&self) -> Option<ConnectedPeer<F>> {
         None
     }
 
-    fn remember_socket(&self, _key: &SocketKey<F>, _peer: &SocketPeer<F>) -> bool {
+    fn set_connected(&self, _peer: &mut ConnectedPeer<F>) {}
+
+    fn udp_peers_or_new(&self) -> Option<UdpPeersRef<'_, F>> {
+        None
+    }
+
+    fn udp_peers(&self) -> Option<UdpPeersRef<'_, F>> {
+        None
+    }
+
+    fn shared_peer(&self, _key: &SharedKey) -> Option<&SharedPeer<F>> {
+        None
+    }
+
+    fn set_shared_peer(&self, _key: &SharedKey, _peer: &SharedPeer<F>) -> bool {
         true
     }
 

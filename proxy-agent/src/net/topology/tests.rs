@@ -31,6 +31,7 @@ fn node() -> Vec<Interface> {
 
 fn wishes() -> Wishes {
     Wishes {
+        snat_addresses: Vec::new(),
         uplinks: Vec::new(),
         pod_interfaces: Vec::new(),
         pod_datapath: PodDatapath::Socket,
@@ -67,6 +68,16 @@ fn a_wrong_name_is_told_with_the_right_ones() {
     assert_eq!(topology.complaints.len(), 1);
     assert!(topology.complaints[0].contains("`eth9`") && topology.complaints[0].contains("eth0"));
     assert_eq!(topology.uplinks[0].name, "eth0", "the rest works");
+}
+
+#[test]
+fn given_source_addresses_are_used_if_they_are_there() {
+    let given = ["192.0.2.77", "10.1.0.10"].map(|ip| ip.parse().unwrap());
+    let topology = Topology::new(&node(), &[], &Wishes { snat_addresses: given.to_vec(), ..wishes() });
+    assert_eq!(topology.given_snat_sources, given[1..]);
+    assert!(topology.snat_sources.contains(&given[1]) && !topology.snat_sources.contains(&given[0]));
+    assert_eq!(topology.complaints.len(), 1);
+    assert!(topology.complaints[0].contains("192.0.2.77 (--snat-address)"), "{:?}", topology.complaints);
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub struct Metrics {
     registry: Registry,
     kube_proxy: KubeProxy,
     apply_errors: Counter,
+    service_failures: Gauge,
     service_ports: Gauge,
     frontends: Gauge,
     backends: Gauge,
@@ -58,6 +59,7 @@ impl Metrics {
             registry,
             kube_proxy,
             apply_errors: Counter::default(),
+            service_failures: Gauge::default(),
             service_ports: Gauge::default(),
             frontends: Gauge::default(),
             backends: Gauge::default(),
@@ -98,6 +100,11 @@ impl Metrics {
             "proxy_agent_apply_errors",
             "Batches of changes that could not be brought into the data path",
             self.apply_errors.clone(),
+        );
+        registry.register(
+            "proxy_agent_service_failures",
+            "Services that are not programmed as they should be",
+            self.service_failures.clone(),
         );
         registry.register(
             "proxy_agent_service_ports",
@@ -174,6 +181,11 @@ impl Metrics {
     pub fn set_hooks<'h>(&self, attached: impl IntoIterator<Item = &'h Hook>, failed: usize) {
         *self.hooks.lock().unwrap_or_else(PoisonError::into_inner) = attached.into_iter().cloned().collect();
         self.hook_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// How many Services the maps did not take as they should be.
+    pub fn set_service_failures(&self, failed: usize) {
+        self.service_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
     /// How many Services' health check node ports cannot be answered.

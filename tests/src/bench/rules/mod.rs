@@ -23,6 +23,8 @@ pub struct Site {
     pub cluster_cidr: &'static str,
     /// All cluster IPs.
     pub service_cidr: &'static str,
+    /// Whether masquerade keeps source ports where it can, as without kube-proxy's `fully-random`; nftables only.
+    pub keeps_ports: bool,
 }
 
 /// A Service with its endpoints.

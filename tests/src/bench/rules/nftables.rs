@@ -76,6 +76,7 @@ fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
 /// What is there without any service.
 fn base(site: &Site) -> String {
     let Site { cluster_cidr, service_cidr, .. } = site;
+    let masquerade = if site.keeps_ports { "masquerade" } else { "masquerade fully-random" };
     format!(
         "chain firewall-check {{
             ip daddr . meta l4proto . th dport vmap @firewall-ips
@@ -99,8 +100,8 @@ fn base(site: &Site) -> String {
             ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
         }}
         chain masquerading {{
-            meta mark and 0x4000 != 0 meta mark set meta mark xor 0x4000 masquerade fully-random
-            ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
+            meta mark and 0x4000 != 0 meta mark set meta mark xor 0x4000 {masquerade}
+            ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections {masquerade}
         }}
         chain filter-prerouting-pre-dnat {{
             type filter hook prerouting priority -110; policy accept;

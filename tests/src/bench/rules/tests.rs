@@ -8,6 +8,7 @@ fn site() -> Site {
         node_name: "node-1".to_owned(),
         cluster_cidr: "10.244.0.0/16",
         service_cidr: "10.96.0.0/12",
+        keeps_ports: false,
     }
 }
 

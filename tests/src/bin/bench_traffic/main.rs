@@ -1,5 +1,9 @@
 //! Services under load, beside no service proxy at all and kube-proxy's rules. `cargo xtask bench traffic` runs it.
 
+mod echo;
+mod fixture;
+mod flood;
+mod flood_report;
 mod forward;
 mod load;
 mod measure;
@@ -9,6 +13,8 @@ mod report;
 mod serve;
 mod services;
 mod stand;
+mod sustained;
+mod sustained_report;
 mod targets;
 mod wire;
 
@@ -16,7 +22,7 @@ use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use proxy_tests::bench::pin;
+use proxy_tests::bench::{Part, pin};
 
 use forward::Rates;
 use measure::{Path, Plan, Samples};
@@ -47,15 +53,28 @@ struct Args {
     /// Only these paths.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
-    /// Leave out how many packets a node forwards.
-    #[arg(long)]
-    no_forwarding: bool,
-    /// Measure only that.
-    #[arg(long, conflicts_with = "no_forwarding")]
-    only_forwarding: bool,
+    /// How long sustained load lasts with one client and one endpoint; other cases last a sixth of that, floods half.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Section>,
     /// Write the numbers here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// Slices of load, all ways to serve in turn.
+    Slices,
+    /// How many packets a node forwards.
+    Forwarding,
+    /// New connections for as long as `--seconds` says.
+    Sustained,
+    /// Clients during floods of forged SYNs.
+    Flood,
 }
 
 /// What the benchmark runs of itself in other namespaces.
@@ -67,6 +86,8 @@ enum Command {
         cpu: usize,
         addresses: Vec<Ipv4Addr>,
     },
+    #[command(hide = true)]
+    Echo { addresses: Vec<Ipv4Addr> },
     #[command(hide = true)]
     Load {
         #[arg(long)]
@@ -82,6 +103,7 @@ fn main() -> Result<()> {
             pin(cpu)?;
             Ok(serve::serve(&addresses)?)
         }
+        Some(Command::Echo { addresses }) => Ok(echo::serve(&addresses)?),
         Some(Command::Load { cpu }) => {
             pin(cpu)?;
             Ok(load::follow_orders()?)
@@ -90,29 +112,54 @@ fn main() -> Result<()> {
 }
 
 fn bench(args: Args) -> Result<()> {
-    let cpus = std::thread::available_parallelism()?.get();
-    let mut variants = chosen(args.variants);
-    variants.retain(|variant| *variant != Variant::Direct);
-    variants.insert(0, Variant::Direct);
-    let stands = variants.into_iter().map(|variant| Stand::new(variant, cpus - 1));
-    let mut stands = stands.collect::<Result<Vec<_>>>()?;
-    let plan = Plan {
-        kinds: chosen(args.kinds),
-        paths: chosen(args.paths),
-        services: args.services,
-        rounds: args.runs.max(1),
-        slice: Duration::from_millis(args.slice),
+    let sections = chosen(args.only.clone());
+    let mut part = if sections.iter().any(|section| matches!(section, Section::Slices | Section::Forwarding))
+    {
+        compare_variants(&args, &sections)?
+    } else {
+        Part {
+            bench: report::NAME.to_owned(),
+            method: String::new(),
+            figures: Vec::new(),
+            targets: Vec::new(),
+        }
     };
-    let rates = if args.no_forwarding { Rates::new() } else { forward(&mut stands, &plan, cpus - 1)? };
-    let samples = if args.only_forwarding { Samples::new() } else { measure::measure(&mut stands, &plan)? };
-    let iptables = stands.iter().find_map(|stand| stand.iptables());
-    let part = report::part(&samples, &rates, &Method { plan: &plan, iptables });
+    let time = Duration::from_secs(args.seconds);
+    if sections.contains(&Section::Sustained) {
+        sustained_report::add(&mut part, &sustained::measure(time)?, time);
+    }
+    if sections.contains(&Section::Flood) {
+        flood_report::add(&mut part, &flood::measure(time)?, time);
+    }
+    report::group(&mut part.figures);
     print!("{}", report::tables(&part));
     if let Some(path) = args.json {
         let json = serde_json::to_string_pretty(&part)? + "\n";
         fs::write(&path, json).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// Slices and forwarding.
+fn compare_variants(args: &Args, sections: &[Section]) -> Result<Part> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let mut variants = chosen(args.variants.clone());
+    variants.retain(|variant| *variant != Variant::Direct);
+    variants.insert(0, Variant::Direct);
+    let stands = variants.into_iter().map(|variant| Stand::new(variant, cpus - 1));
+    let mut stands = stands.collect::<Result<Vec<_>>>()?;
+    let plan = Plan {
+        kinds: chosen(args.kinds.clone()),
+        paths: chosen(args.paths.clone()),
+        services: args.services.clone(),
+        rounds: args.runs.max(1),
+        slice: Duration::from_millis(args.slice),
+    };
+    let has = |section| sections.contains(&section);
+    let rates = if has(Section::Forwarding) { forward(&mut stands, &plan, cpus - 1)? } else { Rates::new() };
+    let samples = if has(Section::Slices) { measure::measure(&mut stands, &plan)? } else { Samples::new() };
+    let iptables = stands.iter().find_map(|stand| stand.iptables());
+    Ok(report::part(&samples, &rates, &Method { plan: &plan, iptables }))
 }
 
 /// With the first number of services. XDP needs a cluster of its own.

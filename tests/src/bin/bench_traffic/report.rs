@@ -1,6 +1,6 @@
 //! What was measured, in the form of all benchmarks.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use proxy_tests::bench::{Better, Figure, Part, Summary, Unit};
 
@@ -12,6 +12,9 @@ use crate::{
     targets::targets,
     wire::Kind,
 };
+
+/// The benchmark's name.
+pub(crate) const NAME: &str = "traffic";
 
 impl Kind {
     pub(crate) fn title(self) -> &'static str {
@@ -100,7 +103,15 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
     }));
     let figures = floors.into_iter().chain(figures).collect();
     let targets = targets(samples, rates);
-    Part { bench: "traffic".to_owned(), method: method.to_string(), figures, targets }
+    Part { bench: NAME.to_owned(), method: method.to_string(), figures, targets }
+}
+
+/// Figures of a table one after the other, tables in the order in which they came.
+pub(crate) fn group(figures: &mut [Figure]) {
+    let mut tables: Vec<String> = figures.iter().map(|figure| figure.table.clone()).collect();
+    let mut known = BTreeSet::new();
+    tables.retain(|table| known.insert(table.clone()));
+    figures.sort_by_key(|figure| tables.iter().position(|table| *table == figure.table));
 }
 
 /// Pods have no part in what is forwarded: only how a packet is met at the uplink matters.
@@ -141,6 +152,7 @@ pub(crate) fn tables(part: &Part) -> String {
         let Summary { value, low, high, .. } = figure.value;
         let _ = match figure.unit {
             Unit::Ratio => write!(text, "  {}: {value:.3} ({low:.2}-{high:.2})", figure.column),
+            Unit::Percent => write!(text, "  {}: {value:.2} %", figure.column),
             Unit::Microseconds => write!(text, "  {}: {value:.2} µs", figure.column),
             _ => write!(text, "  {}: {value:.0} ({low:.0}-{high:.0})", figure.column),
         };

@@ -40,6 +40,11 @@ impl Where {
         30_000 + 100 * u16::from(self.number()) + service_port
     }
 
+    /// The endpoints' node.
+    pub(crate) fn node(self) -> String {
+        format!("node-{}", 1 + self.number())
+    }
+
     /// The endpoints' addresses.
     pub(crate) fn endpoints(self) -> impl Iterator<Item = Ipv4Addr> {
         (0..ENDPOINTS).map(move |last| Ipv4Addr::new(10, 244, 1 + self.number(), 100 + last))
@@ -53,7 +58,7 @@ impl Where {
             target_port,
             node_port: Some(self.node_port(port)),
         };
-        let node = format!("node-{}", 1 + self.number());
+        let node = self.node();
         Service {
             name: format!("measured-{}", self.number()),
             cluster_ip: self.cluster_ip(),
@@ -97,6 +102,7 @@ pub(crate) fn site(node: usize, address: Ipv4Addr) -> Site {
         node_name: format!("node-{}", node + 1),
         cluster_cidr: CLUSTER_CIDR,
         service_cidr: SERVICE_CIDR,
+        keeps_ports: false,
     }
 }
 

@@ -195,7 +195,7 @@ pub(crate) fn over_udp(target: &Target, socket: &UdpSocket, text: &str) -> io::R
 }
 
 /// The server's answer, if it is the answer to this request.
-fn parse(reply: &str, request: &str) -> io::Result<Answer> {
+pub(crate) fn parse(reply: &str, request: &str) -> io::Result<Answer> {
     match reply.split_once('\t') {
         Some((answer, echo)) if echo == request => Ok(serde_json::from_str(answer)?),
         _ => Err(Errno::EBADMSG.into()),

@@ -4,6 +4,7 @@ mod bulk;
 mod client;
 mod datagram;
 mod many;
+mod parked;
 mod ping;
 mod server;
 
@@ -87,6 +88,27 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         attempts: usize,
     },
+    /// Send a request to each address by one unconnected UDP socket, print `sent`, and receive after a line of input.
+    Park {
+        /// A server (may be repeated).
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        /// Connect the socket to the first one before.
+        #[arg(long)]
+        connected: bool,
+        /// How long to wait for a reply.
+        #[arg(long, default_value_t = 3000)]
+        timeout_ms: u64,
+    },
+    /// Open many unconnected UDP sockets, and send a datagram to each address by each.
+    Sockets {
+        /// A server (may be repeated).
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        /// How many sockets.
+        #[arg(long)]
+        count: usize,
+    },
     /// Send one echo request; print `true` if it is answered, `false` if not.
     Ping {
         /// Whom.
@@ -157,5 +179,9 @@ fn main() -> io::Result<()> {
             many::many(&target, &limit, parallel, server_closes)
         }
         Command::Ping { to, timeout_ms, size } => ping::ping(to, Duration::from_millis(timeout_ms), size),
+        Command::Park { to, connected, timeout_ms } => {
+            parked::park(&to, connected, Duration::from_millis(timeout_ms))
+        }
+        Command::Sockets { to, count } => parked::sockets(&to, count),
     }
 }

@@ -11,6 +11,7 @@ fn short(frontend: &Frontend) -> String {
         Frontend::ClusterAddress(ip) => format!("a {ip}"),
         Frontend::ExternalIp(address) => format!("e {address}"),
         Frontend::LoadBalancer(address) => format!("l {address}"),
+        Frontend::LoadBalancerAddress(ip) => format!("b {ip}"),
         Frontend::NodePort(port) => format!("n {port}"),
     }
 }
@@ -30,10 +31,22 @@ fn every_port_of_every_family_has_its_frontends() {
     };
     let (v4, v6) = (IpFamily::V4, IpFamily::V6);
     let expected = [
-        ("http", v4, "c 10.0.0.1:80, a 10.0.0.1, l 192.0.2.2:80, l 192.0.2.3:80, e 192.0.2.1:80, n 30080"),
-        ("dns", v4, "c 10.0.0.1:53, a 10.0.0.1, l 192.0.2.2:53, l 192.0.2.3:53, e 192.0.2.1:53"),
-        ("http", v6, "c [fd00::1]:80, a fd00::1, l [2001:db8::2]:80, e [2001:db8::1]:80, n 30080"),
-        ("dns", v6, "c [fd00::1]:53, a fd00::1, l [2001:db8::2]:53, e [2001:db8::1]:53"),
+        (
+            "http",
+            v4,
+            "c 10.0.0.1:80, a 10.0.0.1, l 192.0.2.2:80, l 192.0.2.3:80, e 192.0.2.1:80, b 192.0.2.2, b 192.0.2.3, n 30080",
+        ),
+        (
+            "dns",
+            v4,
+            "c 10.0.0.1:53, a 10.0.0.1, l 192.0.2.2:53, l 192.0.2.3:53, e 192.0.2.1:53, b 192.0.2.2, b 192.0.2.3",
+        ),
+        (
+            "http",
+            v6,
+            "c [fd00::1]:80, a fd00::1, l [2001:db8::2]:80, e [2001:db8::1]:80, b 2001:db8::2, n 30080",
+        ),
+        ("dns", v6, "c [fd00::1]:53, a fd00::1, l [2001:db8::2]:53, e [2001:db8::1]:53, b 2001:db8::2"),
     ];
     assert_eq!(all(&full), expected.map(|(port, family, list)| (port.to_owned(), family, list.to_owned())));
 
@@ -47,9 +60,9 @@ fn every_port_of_every_family_has_its_frontends() {
 #[test]
 fn an_address_of_several_roles_has_one_frontend() {
     let cases: &[(&str, &[&str], &[&str], &str)] = &[
-        ("source ranges stay effective", &["192.0.2.1"], &["192.0.2.1"], "l 192.0.2.1:80"),
+        ("source ranges stay effective", &["192.0.2.1"], &["192.0.2.1"], "l 192.0.2.1:80, b 192.0.2.1"),
         ("external IP is the cluster IP", &["10.0.0.1", "192.0.2.1"], &[], "e 192.0.2.1:80"),
-        ("load balancer is the cluster IP", &[], &["10.0.0.1", "192.0.2.1"], "l 192.0.2.1:80"),
+        ("load balancer is the cluster IP", &[], &["10.0.0.1", "192.0.2.1"], "l 192.0.2.1:80, b 192.0.2.1"),
     ];
     for (what, external, balancer, expected) in cases {
         let service = Service { external_ips: ips(external), load_balancer_ips: ips(balancer), ..service() };

@@ -52,7 +52,7 @@ fn is_strictly_sorted<T: Ord>(list: &[T]) -> bool {
 fn socket(frontend: &Frontend) -> Option<SocketAddr> {
     match frontend {
         Frontend::ClusterIp(a) | Frontend::ExternalIp(a) | Frontend::LoadBalancer(a) => Some(*a),
-        Frontend::ClusterAddress(_) | Frontend::NodePort(_) => None,
+        Frontend::ClusterAddress(_) | Frontend::LoadBalancerAddress(_) | Frontend::NodePort(_) => None,
     }
 }
 

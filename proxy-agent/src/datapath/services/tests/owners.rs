@@ -1,0 +1,74 @@
+//! Who has a frontend that several want.
+
+use proxy_common::layout::frontend::FRONTEND_ADDRESS;
+
+use super::*;
+
+#[test]
+fn ports_of_a_service_share_its_address() {
+    let mut node = Node::new();
+    let address = Frontend::ClusterAddress("10.96.0.1".parse().unwrap());
+    let tcp = port("dns", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:53")), address]);
+    let udp = port("dns", Protocol::Udp, &[Frontend::ClusterIp(at("10.96.0.1:53")), address]);
+    node.apply(&tcp);
+    node.apply(&udp);
+    let owner = |node: &Node| node.frontend("10.96.0.1:0", Protocol::Tcp).map(|(id, _)| id);
+    assert_eq!(owner(&node), Some(node.id(&tcp)));
+    node.services.remove(&tcp.name).unwrap();
+    assert_eq!(owner(&node), Some(node.id(&udp)));
+    assert!(node.may_be_frontend("10.96.0.1:1"));
+    node.services.remove(&udp.name).unwrap();
+    assert_eq!(owner(&node), None);
+}
+
+#[test]
+fn a_load_balancer_s_address_is_known_as_such_and_may_be_shared() {
+    let mut node = Node::new();
+    let frontends = |port| {
+        let address = at(&format!("198.51.100.1:{port}"));
+        [Frontend::LoadBalancer(address), Frontend::LoadBalancerAddress(address.ip())]
+    };
+    let (web, mail) =
+        (port("web", Protocol::Tcp, &frontends(80)), port("mail", Protocol::Tcp, &frontends(25)));
+    assert!(!node.may_be_frontend("198.51.100.1:81"));
+    node.apply(&web);
+    node.apply(&mail);
+    let owner = |node: &Node| node.frontend("198.51.100.1:0", Protocol::Tcp);
+    assert_eq!(owner(&node), Some((node.id(&web), FRONTEND_ADDRESS)), "not a cluster IP");
+    assert_eq!(node.frontend("198.51.100.1:25", Protocol::Tcp), Some((node.id(&mail), 0)));
+    assert!(node.may_be_frontend("198.51.100.1:81"), "whatever the port");
+    node.services.remove(&web.name).unwrap();
+    assert_eq!(owner(&node), Some((node.id(&mail), FRONTEND_ADDRESS)));
+    // It became the node's own.
+    let mut local = mail.clone();
+    local.frontends.pop();
+    node.apply(&local);
+    assert_eq!(
+        (owner(&node), node.frontend("198.51.100.1:25", Protocol::Tcp)),
+        (None, Some((node.id(&mail), 0)))
+    );
+}
+
+#[test]
+fn who_comes_later_waits_for_a_frontend() {
+    let mut node = Node::new();
+    let address = at("192.0.2.7:80");
+    let first = port("first", Protocol::Tcp, &[Frontend::ExternalIp(address)]);
+    let mut second = port("second", Protocol::Tcp, &[Frontend::LoadBalancer(address)]);
+    second.sources = nets(&["10.0.0.0/8"]);
+    let third = port("third", Protocol::Udp, &[Frontend::ExternalIp(address)]);
+    for plan in [&first, &second, &third, &second] {
+        node.apply(plan);
+    }
+    let has = |node: &Node, protocol| node.frontend("192.0.2.7:80", protocol);
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
+    assert_eq!(has(&node, Protocol::Udp), Some((node.id(&third), 0)));
+    let mut emptied = first.clone();
+    emptied.frontends.clear();
+    node.apply(&emptied);
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
+    node.apply(&first);
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
+    node.services.remove(&second.name).unwrap();
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
+}

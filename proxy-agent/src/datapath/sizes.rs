@@ -1,0 +1,95 @@
+//! The maps and their sizes.
+
+use proxy_common::layout::{backend::Alive, set::SetRole};
+
+use super::object::ObjectConfig;
+
+/// Entries of the maps that the agent fills; the flow maps are sized by [`ObjectConfig::max_flows`].
+const MAX_FRONTENDS: u32 = 1 << 18;
+const MAX_SERVICE_PORTS: u32 = 1 << 17;
+const MAX_BACKENDS: u32 = 1 << 19;
+const MAX_SOCKETS: u32 = 1 << 16;
+const MAX_AFFINITIES: u32 = 1 << 16;
+const MAX_SOURCES: u32 = 1 << 14;
+const MAX_NETNS: u32 = 4096;
+
+/// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
+const MIN_PENDING: u32 = 1 << 16;
+
+/// Every map of the object, and so everything that is pinned.
+pub(super) const MAPS: &[&str] = &[
+    "affinity_v4",
+    "affinity_v6",
+    "alive",
+    "answers",
+    "backends_v4",
+    "backends_v6",
+    "counters",
+    "devices",
+    "flows_v4",
+    "flows_v6",
+    "fragments_v4",
+    "fragments_v6",
+    "frontends_v4",
+    "frontends_v6",
+    "held_v4",
+    "held_v6",
+    "holding",
+    "names",
+    "netns_v4",
+    "netns_v6",
+    "node_addrs_v4",
+    "node_addrs_v6",
+    "outbound_v4",
+    "outbound_v6",
+    "pair_v4",
+    "pair_v6",
+    "peers_v4",
+    "peers_v6",
+    "pending_v4",
+    "pending_v6",
+    "refusals",
+    "routes_v4",
+    "routes_v6",
+    "scratch_v4",
+    "scratch_v6",
+    "service_cidrs_v4",
+    "service_cidrs_v6",
+    "sets",
+    "settings",
+    "snat_sources_v4",
+    "snat_sources_v6",
+    "sockets_v4",
+    "sockets_v6",
+    "sources_v4",
+    "sources_v6",
+    "udp_peers_v4",
+    "udp_peers_v6",
+    "vip_filter",
+];
+
+/// Entries of the maps that are not sized in the object.
+pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
+    let max_pending = (config.max_flows / 4).max(MIN_PENDING);
+    vec![
+        ("sets", MAX_SERVICE_PORTS * SetRole::STRIDE),
+        ("names", MAX_SERVICE_PORTS),
+        ("alive", MAX_BACKENDS / Alive::PER_ELEMENT),
+        ("frontends_v4", MAX_FRONTENDS),
+        ("frontends_v6", MAX_FRONTENDS),
+        ("backends_v4", MAX_BACKENDS),
+        ("backends_v6", MAX_BACKENDS),
+        ("flows_v4", config.max_flows),
+        ("flows_v6", config.max_flows),
+        ("pending_v4", max_pending),
+        ("pending_v6", max_pending),
+        ("sockets_v4", MAX_SOCKETS),
+        ("sockets_v6", MAX_SOCKETS),
+        ("affinity_v4", MAX_AFFINITIES),
+        ("affinity_v6", MAX_AFFINITIES),
+        ("sources_v4", MAX_SOURCES),
+        ("sources_v6", MAX_SOURCES),
+        ("netns_v4", MAX_NETNS),
+        ("netns_v6", MAX_NETNS),
+    ]
+}

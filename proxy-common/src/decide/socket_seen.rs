@@ -1,0 +1,109 @@
+//! What processes see: the VIP that they asked for, not the backend that they got.
+
+use super::{shared_peers, tables::SocketTables};
+use crate::{
+    Family,
+    layout::socket::{ConnectedPeer, SharedPeer, SocketDirection, SocketKey, SocketPeer, UdpPeers},
+};
+
+/// An address that a process is to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen<F: Family> {
+    /// The VIP.
+    pub addr: F::Addr,
+    /// Network byte order.
+    pub port: u16,
+}
+
+/// A socket connected to a VIP, and got a backend. Without room the connection works, and shows the backend as its peer.
+#[inline(always)]
+pub fn remember_connected<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    vip: &F::Addr,
+    vip_port: u16,
+    peer: &SocketPeer<F>,
+) {
+    let SocketPeer { addr: backend, port: backend_port, backend: backend_id, service, .. } = *peer;
+    // Once only: the agent finds sockets whose endpoint is gone in either of them.
+    if tables.has_socket_storage() {
+        tables.set_connected(&mut ConnectedPeer {
+            vip: *vip,
+            backend,
+            vip_port,
+            backend_port,
+            backend_id,
+            service,
+        });
+        return;
+    }
+    let key = SocketKey::new(tables.cookie(), backend, backend_port, SocketDirection::Receive);
+    let seen = SocketPeer { addr: *vip, port: vip_port, ..*peer };
+    let _ = shared_peers::set(tables, &SharedPeer::new(key, seen));
+}
+
+/// Which peer a connected socket shows, if not this one; the port in network byte order.
+#[inline(always)]
+pub fn peer_name<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    seen: &mut Seen<F>,
+) -> bool {
+    if tables.has_socket_storage() {
+        connected(tables, addr, port, seen)
+    } else {
+        shared(tables, addr, port, seen)
+    }
+}
+
+/// Where a datagram for a socket seems to come from, if not from this address; the port in network byte order.
+#[inline(always)]
+pub fn datagram_source<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    seen: &mut Seen<F>,
+) -> bool {
+    let mut is_own = false;
+    if tables.has_socket_storage() {
+        if connected(tables, addr, port, seen) {
+            return true;
+        }
+        let Some(own) = tables.udp_peers() else { return false };
+        // More than one may have this backend: then it replies for the VIP that was sent to last.
+        let last = own.last();
+        let first = u32::from(last == 1);
+        is_own = own.find_from(first, addr, port, &mut seen.addr, &mut seen.port)
+            || own.find_from(1 - first, addr, port, &mut seen.addr, &mut seen.port);
+        if !own.shares() || is_own && last != UdpPeers::<F>::SHARED {
+            return is_own;
+        }
+    }
+    shared(tables, addr, port, seen) || is_own
+}
+
+#[inline(always)]
+fn connected<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    seen: &mut Seen<F>,
+) -> bool {
+    let Some(kept) = tables.connected() else { return false };
+    let is_backend = F::same(&kept.backend, addr) && kept.backend_port == port;
+    if is_backend {
+        *seen = Seen { addr: kept.vip, port: kept.vip_port };
+    }
+    is_backend
+}
+
+#[inline(always)]
+fn shared<F: Family, T: SocketTables<F>>(tables: &T, addr: &F::Addr, port: u16, seen: &mut Seen<F>) -> bool {
+    let key = SocketKey::new(tables.cookie(), *addr, port, SocketDirection::Receive);
+    let mut entry = SharedPeer::new(key, SocketPeer::default());
+    let is_found = shared_peers::get(tables, &mut entry);
+    if is_found {
+        *seen = Seen { addr: entry.peer.addr, port: entry.peer.port };
+    }
+    is_found
+}

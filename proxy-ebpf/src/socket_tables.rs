@@ -1,0 +1,111 @@
+//! What the core needs of sockets, in the kernel: socket storage, and the map that sockets share.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockAddrContext,
+};
+use proxy_common::{
+    decide::SocketTables,
+    layout::socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeersRef},
+};
+
+use crate::{family::KernelFamily, settings::HAS_SK_STORAGE, tables::Kernel};
+
+impl<F: KernelFamily> SocketTables<F> for Kernel {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context.
+        unsafe { bpf_get_socket_cookie(self.ctx) }
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: the context.
+        unsafe { bpf_get_netns_cookie(self.ctx) }
+    }
+
+    #[inline(always)]
+    fn has_socket_storage(&self) -> bool {
+        HAS_SK_STORAGE.load() != 0
+    }
+
+    #[inline(always)]
+    fn connected(&self) -> Option<ConnectedPeer<F>> {
+        // SAFETY: the hooks give a socket; its storage lives as long as that.
+        unsafe { F::peers().get_ptr_mut(&SockAddrContext::new(self.ctx.cast())).as_ref() }.copied()
+    }
+
+    #[inline(always)]
+    fn set_connected(&self, peer: &mut ConnectedPeer<F>) {
+        // SAFETY: as above.
+        unsafe {
+            let stored = F::peers().get_or_insert_ptr_mut(&SockAddrContext::new(self.ctx.cast()), Some(peer));
+            if !stored.is_null() {
+                *stored = *peer;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn udp_peers_or_new(&self) -> Option<UdpPeersRef<'_, F>> {
+        if HAS_SK_STORAGE.load() == 0 {
+            return None;
+        }
+        // SAFETY: the hooks give a socket; its storage lives as long as that, and only `UdpPeersRef` touches it.
+        unsafe {
+            let stored = F::udp_peers().get_or_insert_ptr_mut(&SockAddrContext::new(self.ctx.cast()), None);
+            NonNull::new(stored).map(|at| UdpPeersRef::new(at))
+        }
+    }
+
+    #[inline(always)]
+    fn udp_peers(&self) -> Option<UdpPeersRef<'_, F>> {
+        if HAS_SK_STORAGE.load() == 0 {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe {
+            let stored = F::udp_peers().get_ptr_mut(&SockAddrContext::new(self.ctx.cast()));
+            NonNull::new(stored).map(|at| UdpPeersRef::new(at))
+        }
+    }
+
+    #[inline(always)]
+    fn shared_peer(&self, key: &SharedKey) -> Option<&SharedPeer<F>> {
+        // SAFETY: the kernel gave the pointer. Torn values are possible only for a socket that races with itself.
+        F::shared_peer(key).map(|peer| unsafe { &*peer })
+    }
+
+    #[inline(always)]
+    fn set_shared_peer(&self, key: &SharedKey, peer: &SharedPeer<F>) -> bool {
+        F::set_shared_peer(key, peer)
+    }
+
+    #[inline(always)]
+    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool {
+        match F::netns(netns) {
+            Some(known) => {
+                // SAFETY: the kernel gave the pointer; the agent replaces whole elements.
+                *addr = unsafe { *known };
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Forgets what a socket kept: it connects to what is no VIP.
+#[inline(always)]
+pub(crate) fn forget<F: KernelFamily>(ctx: &SockAddrContext) {
+    if HAS_SK_STORAGE.load() == 0 {
+        return;
+    }
+    // SAFETY: the hooks give a socket.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        let _ = F::peers().delete(socket);
+        let _ = F::udp_peers().delete(socket);
+    }
+}

@@ -1,0 +1,72 @@
+//! Unconnected UDP sockets that receive when they are told to, and crowds of them.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Place, Process, Reply, netns::pipe, peer_binary};
+
+/// A socket that has sent a request to some addresses, and has not received yet.
+#[derive(Debug)]
+pub struct Parked {
+    /// Ends the process.
+    _process: Process,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Place {
+    /// Sends a request to each of these addresses by one unconnected UDP socket.
+    pub fn park(&self, to: &[SocketAddr]) -> Result<Parked> {
+        self.park_by(self.peer_to("park", to)?)
+    }
+
+    /// The same by a socket that is connected to the first address.
+    pub fn park_connected(&self, to: &[SocketAddr]) -> Result<Parked> {
+        let mut command = self.peer_to("park", to)?;
+        command.arg("--connected");
+        self.park_by(command)
+    }
+
+    fn park_by(&self, mut command: Command) -> Result<Parked> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start `peer park`")?;
+        let input = child.stdin.take().context("no input")?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        let process = Process::new(child);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        ensure!(line == "sent\n", "`peer park` printed {line:?}");
+        Ok(Parked { _process: process, input, output })
+    }
+
+    /// Opens this many unconnected UDP sockets, not all at once, and sends a datagram to each of these addresses by each.
+    pub fn open_sockets(&self, to: &[SocketAddr], count: usize) -> Result<()> {
+        pipe(self.peer_to("sockets", to)?.args(["--count", &count.to_string()]), "").map(drop)
+    }
+
+    fn peer_to(&self, what: &str, to: &[SocketAddr]) -> Result<Command> {
+        let mut command = self.command(&peer_binary()?.to_string_lossy())?;
+        command.arg(what);
+        for address in to {
+            command.args(["--to", &address.to_string()]);
+        }
+        Ok(command)
+    }
+}
+
+impl Parked {
+    /// Receives: a reply for each address, in the order in which they came.
+    pub fn receive(mut self) -> Result<Vec<Reply>> {
+        self.input.write_all(b"\n")?;
+        let lines = self.output.lines();
+        lines.map(|line| serde_json::from_str(&line?).context("`peer park`")).collect()
+    }
+}

@@ -1,0 +1,184 @@
+//! UDP sockets that go on: others do not push them out, and they follow an address to another Service.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_tests::{
+    cluster::{Cluster, Endpoint, Load, Place, Protocol, Service, until},
+    traffic::{EMPTY, Entry, HAIRPIN, HOST_NETWORK, SERVICE_PORT, Scenario, TARGET_PORT, WEB},
+};
+
+/// How soon a socket must have followed.
+const SOON: Duration = Duration::from_secs(3);
+
+fn start() -> Result<Scenario> {
+    Scenario::start(Cluster::builder().nodes(2), "socket", &[])
+}
+
+/// A pod opens sockets, far more than any map has room for, while another's socket waits for its replies: those still come
+/// from where it sent to. One socket sends to a single address, another to more than it can keep itself.
+#[test]
+fn a_pod_with_many_sockets_does_not_push_out_those_of_others() -> Result<()> {
+    const SOCKETS: usize = 25_000;
+    let scenario = start()?;
+    let (quiet, busy) = (scenario.cluster.pod("pod-1b")?, scenario.cluster.pod("pod-1a")?);
+    // Each has an endpoint of its own, so that replies tell which Service they are of.
+    scenario.apply(WEB, &[scenario.cluster.pod("pod-2a")?])?;
+    scenario.apply(EMPTY, &[scenario.cluster.pod("pod-2b")?])?;
+    for (service, expected) in [(WEB, "pod-2a"), (EMPTY, "pod-2b")] {
+        let call = busy.call(scenario.target(Entry::ClusterIp, service, false)?).protocol(Protocol::Udp);
+        until(Duration::from_secs(10), expected, || {
+            Ok(call.servers(9).is_ok_and(|all| all.iter().all(|server| server == expected)).then_some(()))
+        })?;
+    }
+    for is_v4 in [true, false] {
+        let target = |service| scenario.target(Entry::ClusterIp, service, is_v4);
+        let all = [WEB, EMPTY, HOST_NETWORK, HAIRPIN].map(target);
+        let all = all.into_iter().collect::<Result<Vec<SocketAddr>>>()?;
+        let waiting = [quiet.park(&all[..1])?, quiet.park(&all)?];
+        busy.open_sockets(&all, SOCKETS)?;
+        for (socket, expected) in waiting.into_iter().zip([&all[..1], &all[..]]) {
+            let replies = socket.receive()?;
+            let mut seen: Vec<_> = replies.iter().filter_map(|reply| reply.peer).collect();
+            let mut expected = expected.to_vec();
+            seen.sort();
+            expected.sort();
+            ensure!(seen == expected, "{replies:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Two Services, each with an endpoint of its own.
+struct Two {
+    scenario: Scenario,
+    first: Place,
+    second: Place,
+}
+
+fn ips(number: u8) -> [IpAddr; 2] {
+    [
+        Ipv4Addr::new(10, 96, 1, number).into(),
+        Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 1, u16::from(number)).into(),
+    ]
+}
+
+/// The address that moves.
+const MOVING: u8 = 1;
+const FIRST_NODE_PORT: u16 = 30_171;
+
+impl Two {
+    fn start() -> Result<Self> {
+        let scenario = start()?;
+        let (first, second) =
+            (scenario.cluster.pod("pod-2a")?.clone(), scenario.cluster.pod("pod-2b")?.clone());
+        let two = Self { scenario, first, second };
+        two.apply(MOVING, 2)?;
+        let call = two.client()?.call(two.moving(true)).protocol(Protocol::Udp).timeout(SHORT);
+        until(Duration::from_secs(10), "the first Service", || {
+            Ok(call.servers(1).is_ok_and(|servers| servers == [two.first.name.clone()]).then_some(()))
+        })?;
+        Ok(two)
+    }
+
+    /// Gives the Services their addresses.
+    fn apply(&self, first: u8, second: u8) -> Result<()> {
+        for (name, number, node_port, place) in
+            [("first", first, Some(FIRST_NODE_PORT), &self.first), ("second", second, None, &self.second)]
+        {
+            let service = Service::new(name, &ips(number)).tcp_and_udp(SERVICE_PORT, TARGET_PORT, node_port);
+            self.scenario.cluster.manifests.apply(&service, &[Endpoint::from(place)])?;
+        }
+        Ok(())
+    }
+
+    fn client(&self) -> Result<&Place> {
+        self.scenario.cluster.pod("pod-1a")
+    }
+
+    fn moving(&self, is_v4: bool) -> SocketAddr {
+        SocketAddr::new(ips(MOVING)[usize::from(!is_v4)], SERVICE_PORT)
+    }
+}
+
+/// Longer than any reply takes: while the address is nobody's, datagrams to it are lost.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn served_by(load: &Load, place: &Place, within: Duration) -> Result<()> {
+    until(within, &format!("answers from {}", place.name), || {
+        let report = load.report()?;
+        Ok(report.last_server.is_some_and(|server| place.owns(server.ip())).then_some(()))
+    })
+    .with_context(|| format!("{:?}", load.report()))
+}
+
+/// The Service that lost the address goes on, and so does its endpoint, with sockets that asked for it by other ways.
+#[test]
+fn sockets_follow_an_address_to_another_service() -> Result<()> {
+    let two = Two::start()?;
+    let client = two.client()?;
+    let node = &two.scenario.cluster.node(0)?.place;
+    let load = |to, protocol| {
+        client.call(to).protocol(protocol).keep_alive().every(Duration::from_millis(20)).timeout(SHORT).load()
+    };
+    let mut moving = Vec::new();
+    let mut staying = Vec::new();
+    for is_v4 in [true, false] {
+        for protocol in [Protocol::Udp, Protocol::ConnectedUdp] {
+            moving.push(load(two.moving(is_v4), protocol)?);
+            let node_port = SocketAddr::new(node.address_like(two.moving(is_v4).ip()), FIRST_NODE_PORT);
+            let endpoint = SocketAddr::new(two.first.address_like(two.moving(is_v4).ip()), TARGET_PORT);
+            staying.push(load(node_port, protocol)?);
+            staying.push(load(endpoint, protocol)?);
+        }
+        staying.push(load(two.moving(is_v4), Protocol::Tcp)?);
+    }
+    moving.iter().chain(&staying).try_for_each(|load| served_by(load, &two.first, SOON))?;
+    two.apply(3, MOVING)?;
+    moving.iter().try_for_each(|load| served_by(load, &two.second, SOON))?;
+    for load in moving {
+        let report = load.stop()?;
+        // It was nobody's for a moment.
+        ensure!(report.failed < 20, "{report:?}");
+    }
+    for load in staying {
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
+        ensure!(report.last_server.is_some_and(|server| two.first.owns(server.ip())), "{report:?}");
+    }
+    Ok(())
+}
+
+/// The address moved while no agent ran.
+#[test]
+fn sockets_follow_after_a_restart() -> Result<()> {
+    let mut two = Two::start()?;
+    let load = |two: &Two, protocol| {
+        let call = two.client()?.call(two.moving(true)).protocol(protocol);
+        call.keep_alive().every(Duration::from_millis(20)).timeout(SHORT).load()
+    };
+    let loads = [load(&two, Protocol::Udp)?, load(&two, Protocol::ConnectedUdp)?];
+    loads.iter().try_for_each(|load| served_by(load, &two.first, SOON))?;
+    two.scenario.agents.iter_mut().try_for_each(proxy_tests::cluster::Agent::kill)?;
+    two.apply(3, MOVING)?;
+    two.scenario.agents.iter_mut().try_for_each(proxy_tests::cluster::Agent::start)?;
+    loads.iter().try_for_each(|load| served_by(load, &two.second, Duration::from_secs(10)))
+}
+
+/// A process that connects, and then names the same address in each datagram, hears one endpoint only.
+#[test]
+fn a_connected_socket_that_names_its_peer_gets_replies() -> Result<()> {
+    let scenario = start()?;
+    let client = scenario.cluster.pod("pod-1a")?;
+    for is_v4 in [true, false] {
+        let target = scenario.target(Entry::ClusterIp, WEB, is_v4)?;
+        for _ in 0..10 {
+            let replies = client.park_connected(&[target])?.receive()?;
+            ensure!(replies.iter().all(|reply| reply.peer == Some(target)), "{replies:?}");
+        }
+    }
+    Ok(())
+}
