@@ -217,7 +217,7 @@ impl<'k, F: PacketFamily> Site<'k, F> {
             let mut frame = self.frame(random);
             let kind = random.below(16);
             if kind == 0 {
-                return Ok((Kept { stays: false, is_garbage: true }, vec![garbage::<F>(random)]));
+                return Ok((Kept { stays: false, is_garbage: true }, vec![garbage(random)]));
             }
             let protocol = frame.transport.protocol();
             let tuple = F::tuple(frame.src, frame.dst);
@@ -340,7 +340,7 @@ fn anybody<F: PacketFamily>(random: &mut Random) -> std::net::IpAddr {
 }
 
 /// Bytes of another family, of none, or of nothing.
-fn garbage<F: PacketFamily>(random: &mut Random) -> Vec<u8> {
+fn garbage(random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..14 + random.below(200)).map(|_| random.next() as u8).collect();
     let ether_type: u16 = random.of(&[0x0806, 0x8100, 0x88cc, 0x8847, 0x0800, 0x86dd, 0x88e5]);
     bytes[12..14].copy_from_slice(&ether_type.to_be_bytes());

@@ -4,9 +4,11 @@
 //! takes, and printed with the number that brings it back.
 
 mod bystanders;
+mod conversations;
 mod oracle;
 mod replay;
 mod shape;
+mod site;
 mod steps;
 mod world;
 
@@ -22,7 +24,7 @@ pub use self::{
     world::add_services,
 };
 use self::{
-    replay::{Failure, Met, Site},
+    site::{Failure, Met, Site},
     steps::{Random, Step, steps},
 };
 use super::{Node, Options, PacketFamily};
