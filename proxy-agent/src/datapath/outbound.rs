@@ -13,7 +13,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         flow::{Edge, FlowKey, Tuple},
-        outbound::{OUTBOUND_ONCE, Outbound},
+        outbound::{OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound},
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -46,7 +46,7 @@ impl Ours {
     /// The tuple of packets to this node by which a connection must be known, and flags. Of a frontend's first: there a reply
     /// would be taken for a request.
     fn tuple(&self, connection: &Connection) -> Option<(conntrack::Tuple, u32)> {
-        let Connection { protocol, original, reply } = connection;
+        let Connection { protocol, original, reply, is_established } = connection;
         if *protocol == PROTOCOL_UDP {
             if self.frontends.contains(&reply.dst) {
                 return Some((*reply, 0));
@@ -59,7 +59,7 @@ impl Ours {
         let may_be_snat = matches!(*protocol, PROTOCOL_TCP | PROTOCOL_UDP)
             && self.snat_ports.contains(reply.dst.port())
             && self.snat_sources.contains(&reply.dst.ip());
-        may_be_snat.then_some((*reply, 0))
+        may_be_snat.then_some((*reply, if *is_established { OUTBOUND_ESTABLISHED } else { 0 }))
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
                 TCP,
                 "10.244.1.5:4000 192.0.2.9:443",
                 "192.0.2.9:443 192.168.0.1:4000",
-                Some(("192.0.2.9:443 192.168.0.1:4000", 0)),
+                Some(("192.0.2.9:443 192.168.0.1:4000", OUTBOUND_ESTABLISHED)),
             ),
             ("another port", TCP, "10.244.1.5:40000 192.0.2.9:443", "192.0.2.9:443 192.168.0.1:40000", None),
             ("another address", TCP, "10.244.1.5:4000 192.0.2.9:443", "192.0.2.9:443 10.244.1.5:4000", None),
@@ -173,7 +173,12 @@ mod tests {
                 let (src, dst) = text.split_once(' ').unwrap();
                 conntrack::Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap() }
             };
-            let connection = Connection { protocol, original: tuple(original), reply: tuple(reply) };
+            let connection = Connection {
+                protocol,
+                original: tuple(original),
+                reply: tuple(reply),
+                is_established: protocol == TCP,
+            };
             let expected = expected.map(|(text, flags)| (tuple(text), flags));
             assert_eq!(ours.tuple(&connection), expected, "{what}");
         }

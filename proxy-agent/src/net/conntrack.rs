@@ -32,6 +32,8 @@ pub struct Connection {
     pub original: Tuple,
     /// What comes back. Not the reverse of the other with address translation.
     pub reply: Tuple,
+    /// TCP: both sides may still send. Unlike attempts, and what is over and only remembered.
+    pub is_established: bool,
 }
 
 /// Numbers of `include/uapi/linux/netfilter/nfnetlink.h` and `nfnetlink_conntrack.h`.
@@ -43,6 +45,11 @@ mod uapi {
     pub(super) const NFGENMSG: usize = 4;
     pub(super) const CTA_TUPLE_ORIG: u16 = 1;
     pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+    pub(super) const CTA_PROTOINFO: u16 = 4;
+    pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
+    pub(super) const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+    /// Of `enum tcp_conntrack` in `nf_conntrack_tcp.h`: established, and closed by one side.
+    pub(super) const TCP_CONNTRACK_ALIVE: std::ops::RangeInclusive<u8> = 3..=5;
     pub(super) const CTA_TUPLE_IP: u16 = 1;
     pub(super) const CTA_TUPLE_PROTO: u16 = 2;
     pub(super) const CTA_IP_V4_SRC: u16 = 1;
@@ -134,19 +141,43 @@ fn read(mut rest: &[u8], mut take: impl FnMut(&Connection)) -> Result<Option<i32
 
 /// A connection by its attributes; `None` for one without ports.
 fn connection(attributes: &[u8]) -> Result<Option<Connection>, DecodeError> {
-    let (mut original, mut reply) = (None, None);
+    let (mut original, mut reply, mut is_established) = (None, None, false);
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         match attribute.kind() {
             uapi::CTA_TUPLE_ORIG => original = tuple(attribute.value())?,
             uapi::CTA_TUPLE_REPLY => reply = tuple(attribute.value())?,
+            uapi::CTA_PROTOINFO => is_established = is_alive(attribute.value())?,
             _ => {}
         }
     }
     Ok(match (original, reply) {
-        (Some((protocol, original)), Some((_, reply))) => Some(Connection { protocol, original, reply }),
+        (Some((protocol, original)), Some((_, reply))) => {
+            Some(Connection { protocol, original, reply, is_established })
+        }
+
         _ => None,
     })
+}
+
+/// Does what is told of the protocol say that a TCP connection lives?
+fn is_alive(attributes: &[u8]) -> Result<bool, DecodeError> {
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute?;
+        if attribute.kind() != uapi::CTA_PROTOINFO_TCP {
+            continue;
+        }
+        for inner in NlasIterator::new(attribute.value()) {
+            let inner = inner?;
+            if inner.kind() == uapi::CTA_PROTOINFO_TCP_STATE {
+                return Ok(inner
+                    .value()
+                    .first()
+                    .is_some_and(|state| uapi::TCP_CONNTRACK_ALIVE.contains(state)));
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Protocol and tuple; `None` for one without ports, like that of a ping.
@@ -257,6 +288,7 @@ mod tests {
             protocol: 17,
             original: tuple("10.244.1.5:4000", "192.0.2.9:53"),
             reply: tuple("192.0.2.9:53", "192.168.0.1:30080"),
+            is_established: false,
         };
         let attributes = [
             tuple_of(uapi::CTA_TUPLE_ORIG, 17, &connection.original),
@@ -275,18 +307,26 @@ mod tests {
             protocol: 6,
             original: tuple("[fd00::1]:1", "[fd00::2]:2"),
             reply: tuple("[fd00::2]:2", "[fd00::1]:1"),
+            is_established: true,
         };
-        let v6_bytes = new_message(&[
-            tuple_of(uapi::CTA_TUPLE_ORIG, 6, &v6.original),
-            tuple_of(uapi::CTA_TUPLE_REPLY, 6, &v6.reply),
-        ]);
+        let with_state = |state| {
+            let state = attribute(uapi::CTA_PROTOINFO_TCP_STATE, &[state]);
+            let info = nested(uapi::CTA_PROTOINFO, &[nested(uapi::CTA_PROTOINFO_TCP, &[state])]);
+            new_message(&[
+                tuple_of(uapi::CTA_TUPLE_ORIG, 6, &v6.original),
+                tuple_of(uapi::CTA_TUPLE_REPLY, 6, &v6.reply),
+                info,
+            ])
+        };
+        let (v6_bytes, over) = (with_state(3), with_state(7));
+        let v6_over = Connection { is_established: false, ..v6 };
         let ping = new_message(&[nested(
             uapi::CTA_TUPLE_ORIG,
             &[nested(uapi::CTA_TUPLE_PROTO, &[attribute(uapi::CTA_PROTO_NUM, &[1]), attribute(4, &[0, 1])])],
         )]);
         let end = message(NLMSG_DONE, &0i32.to_ne_bytes());
-        let all = [bytes.clone(), ping, v6_bytes, end, bytes].concat();
-        assert_eq!(connections_of(&all).unwrap(), [v4, v6], "nothing comes behind the end");
+        let all = [bytes.clone(), ping, v6_bytes, over, end, bytes].concat();
+        assert_eq!(connections_of(&all).unwrap(), [v4, v6, v6_over], "nothing comes behind the end");
     }
 
     #[test]

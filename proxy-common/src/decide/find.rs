@@ -2,7 +2,7 @@
 
 use super::{
     frontend,
-    tables::{Found, Step, Tables},
+    tables::{FlowHandle as _, Found, Step, Tables},
     track,
 };
 use crate::{
@@ -76,7 +76,7 @@ fn is_another_s<F: Family, T: Tables<F>>(
 /// Must a packet choose an endpoint anew, although it has a flow? TCP stays with an endpoint that is going away until it closes; the next
 /// connection from the same port does not. Datagrams move at once.
 #[inline(always)]
-fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
+fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
     if !packet.is_request() {
         return false;
     }
@@ -84,17 +84,19 @@ fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &F
     let is_over = packet.is_syn() && FlowState::is_ending(flow.state) && !is_copy;
     let must = is_over || !tables.is_alive(flow.backend) || has_moved(tables, packet, flow);
     if must {
-        tables.step(Step::StaleFlow(*flow));
+        tables.step(Step::StaleFlow(**flow));
     }
     must
 }
 
-/// Has the frontend of a datagram's flow gone to another Service, or away? Looked up when the flow is refreshed, about once a second.
+/// Has the frontend of a datagram's flow gone to another Service, or away? Looked up about once a second, whichever side sends more.
 #[inline(always)]
-fn has_moved<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
-    let tuple = &packet.tuple;
-    packet.protocol == PROTOCOL_UDP
-        && tables.now().wrapping_sub(flow.last_seen) >= REFRESH
-        && frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false)
+fn has_moved<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
+    let (tuple, now) = (&packet.tuple, tables.now());
+    if packet.protocol != PROTOCOL_UDP || now.wrapping_sub(flow.isn) < REFRESH {
+        return false;
+    }
+    flow.set_isn(now);
+    frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false)
             .is_none_or(|target| target.service() != flow.service)
 }

@@ -465,7 +465,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     flow.state = FlowState::New as u8;
     flow.flags = flags;
     flow.mac = if flags == flags::SWITCHED { out.mac } else { Mac::NONE };
-    flow.isn = packet.sequence;
+    flow.isn = if packet.protocol == PROTOCOL_UDP { flow.last_seen } else { packet.sequence };
     flow.acknowledged = 0;
     flow.timestamp = if packet.protocol == PROTOCOL_TCP && flags & flags::SNAT != 0 {
         tables.timestamp(packet)

@@ -159,9 +159,9 @@ fn request<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &mut Fl
         return Steady::Further;
     }
     let Some(flow) = tables.flow(key) else { return Steady::Further };
-    // A datagram chooses anew when its endpoint is gone.
+    // A datagram chooses anew when its endpoint is gone, or its frontend, which is looked at about once a second.
     let stays = match key.protocol {
-        PROTOCOL_UDP => tables.is_alive(flow.backend),
+        PROTOCOL_UDP => tables.is_alive(flow.backend) && tables.now().wrapping_sub(flow.isn) < REFRESH,
         PROTOCOL_TCP => !tables.settings().reset_removed_tcp || tables.is_alive(flow.backend),
         _ => true,
     };

@@ -214,8 +214,9 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
         return Found::Pending;
     } else if packet.is_syn() {
         flow.set_isn(packet.sequence);
-        if !is_reply && twin(tables, &pair).is_none() {
-            return moved(tables, key);
+        if !is_reply {
+            let Some(twin) = twin(tables, &pair) else { return moved(tables, key) };
+            twin.touch(now);
         }
         return Found::Pending;
     } else {

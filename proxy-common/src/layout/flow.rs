@@ -172,7 +172,8 @@ pub struct Flow<F: Family> {
     pub flags: u8,
     /// With [`flags::SWITCHED`]: the backend's MAC, or none until a neighbour entry tells.
     pub mac: Mac,
-    /// TCP: initial sequence number of the side whose packets this entry translates; 0: not known.
+    /// TCP: initial sequence number of the side whose packets this entry translates; 0: not known. UDP, entry for requests: when the
+    /// frontend was last looked up, as `last_seen` has it.
     pub isn: u32,
     /// TCP: the last acknowledgment number of that side; 0: not known. A reset of the other side must be in the window that starts here.
     pub acknowledged: u32,

@@ -4,7 +4,9 @@ use super::{for_both_families, world::*};
 use crate::{
     decide::Verdict,
     layout::{
+        counter::Counter,
         flow::{Edge, FlowKey, FlowState},
+        frontend::FRONTEND_CLUSTER_IP,
         set::SetRole,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
@@ -20,6 +22,7 @@ for_both_families! {
     a_syn_ack_brings_the_way_there_back
     an_ack_brings_the_way_back_back
     the_spare_port_belongs_to_its_source
+    a_frontend_that_moved_takes_a_download_along
 }
 
 const CLIENT_END: End = (CLIENT, 50_000);
@@ -182,4 +185,18 @@ fn the_spare_port_belongs_to_its_source<F: TestFamily>() {
         world.uplink_gets(&packet(replies[idle].1, PROTOCOL_UDP, 0));
         replies[idle].0 = new;
     }
+}
+
+/// The endpoint sends nearly all, so that its datagrams refresh the flow.
+fn a_frontend_that_moved_takes_a_download_along<F: TestFamily>() {
+    let mut world = World::<F>::new(&[POD_B]);
+    world.set(SERVICE2, SetRole::ClusterIp, &[REMOTE]);
+    let request = udp((POD_A, 40_000), (VIP, PORT));
+    let reply = packet(world.pod_sends(&request).out.to.reversed(), PROTOCOL_UDP, 0);
+    assert_eq!(world.to_client(&reply).verdict, Verdict::Translate);
+    world.frontend(F::addr(VIP), PORT, SERVICE2, FRONTEND_CLUSTER_IP);
+    world.wait();
+    assert_eq!(world.to_client(&reply).verdict, Verdict::Translate);
+    world.pod_sends(&request).is(Verdict::Translate, (POD_A, 40_000), (REMOTE, TARGET_PORT));
+    assert_eq!(world.counter(Counter::FlowNew), 2);
 }
