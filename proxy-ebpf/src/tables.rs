@@ -24,7 +24,7 @@ use proxy_common::{
         counter::Counter,
         device::Device,
         filter,
-        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        flow::{Edge, Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{Frontend, FrontendKey, Target},
         id::Id,
@@ -408,11 +408,12 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn find_flow(&self, _: &Packet<F>, key: &FlowKey<F>) -> Option<FlowEntry<F>> {
+    fn find_flow(&self, packet: &Packet<F>, edge: Edge) -> Option<FlowEntry<F>> {
         const CONFIRMED: u32 = Found::Confirmed as u32;
         const PENDING: u32 = Found::Pending as u32;
         // The packet is in the CPU's scratch already.
-        scratch::<F>()?.key = *key;
+        let key = &mut scratch::<F>()?.key;
+        *key = FlowKey::new(packet.tuple, packet.protocol, edge);
         let found = match self.layer {
             Layer::Xdp => F::find_of_frame(self.ctx.cast()),
             _ => F::find_of_skb(self.ctx.cast()),

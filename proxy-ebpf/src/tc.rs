@@ -259,15 +259,15 @@ impl Done {
     }
 }
 
-/// Chooses a backend for the packet in the CPU's scratch, for whose flow was looked by the key there.
+/// Chooses a backend for the packet in the CPU's scratch.
 #[inline(always)]
 pub(crate) fn new_flow<F: KernelFamily, const LINK: usize>(skb: *mut __sk_buff, scope: Scope) -> u64 {
     let next = Done::with(NEXT, Note::Nothing);
-    let Some(Scratch { dissected, key, verdict, out, .. }) = scratch::<F>() else { return next.0 };
+    let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return next.0 };
     let packet = &dissected.packet;
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*skb).ifindex };
-    *verdict = decide::new_flow(&Kernel::of_skb(skb, LINK), packet, key, ifindex, scope, out);
+    *verdict = decide::new_flow(&Kernel::of_skb(skb, LINK), packet, ifindex, scope, out);
     Done::of(*verdict, packet, out).0
 }
 

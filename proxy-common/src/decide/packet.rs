@@ -42,11 +42,10 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     if packet.is_echo_request() {
         return ping(tables, packet);
     }
-    let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-    match known_forward(tables, packet, &key) {
+    match known_forward(tables, packet) {
         Some(flow) => follow(tables, packet, &flow, ifindex, out),
         None if tables.defers() => Verdict::NewFlow,
-        None => new_flow(tables, packet, &key, ifindex, Scope::Internal, out),
+        None => new_flow(tables, packet, ifindex, Scope::Internal, out),
     }
 }
 
@@ -110,14 +109,13 @@ fn request_from_outside<F: Family, T: Tables<F>>(
         tables.step(Step::NoFrontendSurely);
         return Verdict::Pass;
     }
-    let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-    match known_forward(tables, packet, &key) {
+    match known_forward(tables, packet) {
         Some(flow) => match follow(tables, packet, &flow, ifindex, out) {
             Verdict::Forward => forward(tables, packet, ifindex, out),
             verdict => verdict,
         },
         None if tables.defers() => Verdict::NewFlow,
-        None => new_flow(tables, packet, &key, ifindex, Scope::External, out),
+        None => new_flow(tables, packet, ifindex, Scope::External, out),
     }
 }
 
@@ -266,15 +264,16 @@ pub(super) fn may_be_snat<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F
 
 /// Is a datagram to a frontend the reply to what this node sent from there?
 #[inline(always)]
-fn is_reply_to_node<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
-    let Some(sent) = tables.outbound(key) else { return false };
+fn is_reply_to_node<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let key = FlowKey::new(packet.tuple, packet.protocol, Edge::Forward);
+    let Some(sent) = tables.outbound(&key) else { return false };
     let now = tables.now();
     let age = now.wrapping_sub(sent.last_seen);
     if age >= tables.settings().outbound() {
         return false;
     }
     if age >= REFRESH && sent.flags & OUTBOUND_ONCE == 0 {
-        tables.remember_outbound(key, &Outbound { last_seen: now, flags: 0 });
+        tables.remember_outbound(&key, &Outbound { last_seen: now, flags: 0 });
     }
     true
 }
@@ -315,19 +314,15 @@ pub fn to_client<F: Family, T: Tables<F>>(
 /// The flow that a packet is a reply of, if it is known at this edge.
 #[inline(always)]
 fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: Edge) -> Option<T::Flow> {
-    let flow = tables.find_flow(packet, &FlowKey::new(packet.tuple, packet.protocol, edge))?;
+    let flow = tables.find_flow(packet, edge)?;
     tables.count(Counter::FlowReverse);
     Some(flow)
 }
 
 /// The flow that a packet belongs to; none if there is none, or if it must choose anew.
 #[inline(always)]
-fn known_forward<F: Family, T: Tables<F>>(
-    tables: &T,
-    packet: &Packet<F>,
-    key: &FlowKey<F>,
-) -> Option<T::Flow> {
-    let flow = tables.find_flow(packet, key)?;
+fn known_forward<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
+    let flow = tables.find_flow(packet, Edge::Forward)?;
     tables.count(Counter::FlowForward);
     Some(flow)
 }
@@ -369,13 +364,11 @@ fn follow<F: Family, T: Tables<F>>(
     Verdict::Switch
 }
 
-/// Chooses a backend and opens a flow, if the packet is a request: what is left to do after [`Verdict::NewFlow`]. `key`: the packet's own, of
-/// [`Edge::Forward`].
+/// Chooses a backend and opens a flow, if the packet is a request: what is left to do after [`Verdict::NewFlow`].
 #[inline(always)]
 pub fn new_flow<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
-    key: &FlowKey<F>,
     ifindex: u32,
     scope: Scope,
     out: &mut Translation<F>,
@@ -393,7 +386,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
             Verdict::Pass
         };
     };
-    if packet.protocol == PROTOCOL_UDP && is_reply_to_node(tables, key) {
+    if packet.protocol == PROTOCOL_UDP && is_reply_to_node(tables, packet) {
         tables.step(Step::ReplyToNode);
         return tables.answer(Counter::ReplyToNode, Verdict::Pass);
     }
@@ -456,7 +449,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     let Some(mut pair) = tables.pair() else {
         return tables.drop(DropReason::FlowMapFull);
     };
-    pair.key = *key;
+    pair.key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
     let flow = &mut pair.flow;
     flow.tuple = out.to;
     flow.last_seen = tables.now();
@@ -472,7 +465,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     } else {
         0
     };
-    tables.announce_answers(&backend.addr, backend.port, key.protocol);
+    tables.announce_answers(&backend.addr, backend.port, packet.protocol);
     if tables.defers() {
         out.opened = verdict;
         return Verdict::Open;

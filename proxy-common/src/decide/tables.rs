@@ -11,7 +11,7 @@ use crate::{
         config::Settings,
         counter::Counter,
         device::{Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
-        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        flow::{Edge, Flow, FlowKey, FlowState, Mac, Pair, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
@@ -226,7 +226,7 @@ pub trait Tables<F: Family> {
     fn device(&self, ifindex: u32) -> Option<&Device>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// May a packet from there be an answer that [`Edge::ReverseEgress`](crate::layout::flow::Edge::ReverseEgress) tells? False
+    /// May a packet from there be an answer that [`Edge::ReverseEgress`] tells? False
     /// means that none is announced. The port in network byte order.
     fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
     /// Announces such answers. To be called before their entry is inserted.
@@ -246,13 +246,14 @@ pub trait Tables<F: Family> {
     /// Opens the flow that [`Tables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
-    /// The flow that a packet belongs to, with [`find`](super::find). In the kernel a function of its own, so that the verifier goes through
+    /// The flow that a packet belongs to at a lookup point, with [`find`](super::find). In the kernel a function of its own, so that the verifier goes through
     /// connection tracking once.
     #[inline(always)]
-    fn find_flow(&self, packet: &Packet<F>, key: &FlowKey<F>) -> Option<Self::Flow>
+    fn find_flow(&self, packet: &Packet<F>, edge: Edge) -> Option<Self::Flow>
     where
         Self: Sized,
     {
+        let key = &FlowKey::new(packet.tuple, packet.protocol, edge);
         match super::find(self, packet, key) {
             Found::None => None,
             Found::Confirmed => self.flow(key),
