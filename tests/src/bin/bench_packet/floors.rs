@@ -22,6 +22,14 @@ impl Layout {
     pub(crate) fn map(self, kind: MapKind, max_entries: u32) -> io::Result<OwnedFd> {
         sys::create_map(kind, self.key, self.value, max_entries)
     }
+
+    /// The words of a value, and where they are: it is a multiple of 4 bytes long.
+    fn words(self) -> impl Iterator<Item = (Size, i16)> {
+        let value = self.value;
+        (0..value)
+            .step_by(8)
+            .map(move |at| (if value - at < 8 { Size::Word } else { Size::Double }, at as i16))
+    }
 }
 
 /// What there is to find.
@@ -53,7 +61,7 @@ pub(crate) enum Floor<'m> {
 }
 
 const KEY: i16 = -64;
-const VALUE: i16 = -128;
+const VALUE: i16 = -144;
 const DATA: u8 = 7;
 
 /// Builds the program of a floor.
@@ -71,8 +79,8 @@ pub(crate) fn program(kind: Kind, layout: Layout, floor: Floor<'_>) -> io::Resul
         Floor::Whole(map) => {
             key(&mut program, layout, map);
             program.call(Helper::MapLookup).expect_some(0);
-            for at in (0..layout.value).step_by(8) {
-                program.load(Size::Double, 1, 0, at as i16);
+            for (size, at) in layout.words() {
+                program.load(size, 1, 0, at);
             }
         }
         Floor::Miss(map) => {
@@ -81,8 +89,8 @@ pub(crate) fn program(kind: Kind, layout: Layout, floor: Floor<'_>) -> io::Resul
         }
         Floor::Insert(map) => {
             program.set(1, 0);
-            for at in (0..layout.value).step_by(8) {
-                program.store(Size::Double, 10, VALUE + at as i16, 1);
+            for (size, at) in layout.words() {
+                program.store(size, 10, VALUE + at, 1);
             }
             key(&mut program, layout, map);
             program.copy(3, 10).add(3, VALUE.into()).set(4, 0).call(Helper::MapUpdate).expect(0, 0);
