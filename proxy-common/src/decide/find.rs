@@ -98,5 +98,5 @@ fn has_moved<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::
     }
     flow.set_isn(now);
     frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false)
-            .is_none_or(|target| target.service() != flow.service)
+        .is_none_or(|target| target.service() != flow.service)
 }
