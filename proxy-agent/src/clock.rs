@@ -50,6 +50,11 @@ impl Clock {
         self.now
     }
 
+    /// So many seconds ago, in jiffies, truncated.
+    pub(crate) fn ago(self, seconds: u32) -> u32 {
+        self.now.wrapping_sub(seconds.wrapping_mul(self.hz))
+    }
+
     /// So many jiffies in seconds, rounded down.
     pub(crate) fn seconds(self, jiffies: u32) -> u32 {
         jiffies / self.hz
@@ -83,6 +88,7 @@ mod tests {
         // 301 s after boot with 250 ticks a second: the counter wrapped a second ago.
         let clock = Clock::at(301 * NANOSECONDS, 4_000_000).unwrap();
         assert_eq!(clock, Clock { now: 250, hz: 250 });
+        assert_eq!([clock.ago(0), clock.ago(1), clock.ago(2)], [250, 0, 0u32.wrapping_sub(250)]);
         for (then, expected) in [(250, 0), (0, 1), (0u32.wrapping_sub(500), 3), (300, 0)] {
             assert_eq!(clock.seconds_since(then), expected, "{then}");
         }

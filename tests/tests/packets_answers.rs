@@ -132,7 +132,7 @@ fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
 fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options { reject_with_reset: true, ..Options::default() })?;
     let asked = |transport| frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), transport);
-    for (transport, expected) in [(SYN, (0, CLIENT_ISN + 1, 20))] {
+    for (transport, expected) in [SYN, Transport::Tcp(10)].map(|syn| (syn, (0, CLIENT_ISN + 1, 20))) {
         let run = kernel.run("pod_ingress", &asked(transport).build()?, Device::PodA.index()?, 0)?;
         assert_eq!(run.result, REDIRECT);
         assert_eq!(numbers(&run.packet), expected);

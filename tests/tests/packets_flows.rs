@@ -27,7 +27,6 @@ use proxy_tests::{
 /// NodePorts, by backend.
 const AT_REMOTE: u16 = 30_002;
 const AT_UNRESOLVED: u16 = 30_005;
-const AT_POD: u16 = 30_001;
 
 for_both_families! {
     packet_each_backend_has_all_source_ports
@@ -323,6 +322,7 @@ fn packet_a_changed_route_is_followed_soon<F: PacketFamily>() -> Result<()> {
     assert_eq!(goes_to(&request)?, Host::OtherNode.mac());
     let to = request.between(Host::Node.at::<F>(0), Host::Remote.at::<F>(8080));
     let sent = pass_on(&kernel, "uplink_xdp", &request, &to)?.sent()?;
+    let sent = sent.with_macs(request.to, request.from);
     answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, SYN_ACK)?;
     let more = Frame { transport: ACK, ..request.clone() };
     let flag = if F::IS_V4 { "-4" } else { "-6" };

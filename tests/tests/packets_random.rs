@@ -4,7 +4,7 @@
 //! it back: `PROXY_AGENT_RANDOM_SEED=<number> cargo xtask test packets --filter random`.
 
 use anyhow::Result;
-use proxy_common::{V4, V6};
+use proxy_common::{V4, V6, layout::counter::Counter};
 use proxy_tests::packets::{
     PacketFamily,
     random::{Plan, compare},
@@ -25,15 +25,32 @@ fn packet_random<F: PacketFamily>(everything: bool) -> Result<()> {
     let all = hooks.into_iter().chain(l3);
     let verdicts = |hook: &str| match hook {
         "pod_ingress" => vec!["Pass", "Translate", "Switch", "Return", "Reject", "Echo", "Drop"],
-        "pod_egress" | "uplink_egress" => vec!["Pass", "Translate"],
+        "pod_egress" => vec!["Pass", "Translate"],
+        "uplink_egress" => vec!["Pass", "Translate", "Reject", "Reset", "Drop"],
         "uplink_l3_egress" => vec!["Pass"],
-        _ => vec!["Pass", "Translate", "Forward"],
+        "uplink_ingress" => vec!["Pass", "Translate", "Forward", "Reject", "Drop"],
+        _ => vec!["Pass", "Translate", "Forward", "Drop"],
     };
     for hook in all {
         for verdict in verdicts(hook) {
             let name = format!("{hook}: {verdict}");
             assert!(report.met.iter().any(|(met, _)| *met == name), "never met {name}: {:?}", report.met);
         }
+    }
+    // Every part of a flow's life as well.
+    for counter in [
+        Counter::FlowNew,
+        Counter::FlowConfirmed,
+        Counter::FlowRepaired,
+        Counter::ReplyToNode,
+        Counter::ConnectionUnknown,
+        Counter::AffinityKept,
+        Counter::UndefinedPort,
+        Counter::Unallocated,
+        Counter::SourceDenied,
+    ] {
+        let name = format!("counted: {}", counter.name());
+        assert!(report.met.iter().any(|(met, _)| *met == name), "never {name}: {:?}", report.met);
     }
     Ok(())
 }

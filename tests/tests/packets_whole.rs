@@ -106,14 +106,14 @@ fn packet_too_big_has_a_limit_of_its_own<F: PacketFamily>() -> Result<()> {
     let long = Frame { payload: vec![1; 1_600], ..request }.build()?;
     let refused = Frame::new(Host::PodA.at::<F>(40_000), Host::EmptyVip.at::<F>(80), Transport::Udp);
     let (refused, pod, uplink) = (refused.build()?, Device::PodA.index()?, Device::Uplink.index()?);
-    let mut limited = 0;
+    let mut limited = 0u64;
     // Windows of time pass meanwhile, and the limit begins anew.
     for _ in 0..2_000 {
-        limited += u32::from(kernel.run("pod_ingress", &refused, pod, 0)?.result == SHOT);
+        limited += u64::from(kernel.run("pod_ingress", &refused, pod, 0)?.result == SHOT);
         assert_eq!(kernel.run("uplink_ingress", &long, uplink, 0)?.result, REDIRECT, "after {limited}");
     }
     assert!(limited > 0);
-    assert_eq!(kernel.counter(Counter::RejectLimited)?, limited.into());
+    assert_eq!(kernel.counter(Counter::RejectLimited)?, limited);
     assert_eq!(kernel.counter(Counter::TooBig)?, 2_000);
     Ok(())
 }

@@ -75,6 +75,10 @@ pub(crate) fn seed(pins: &Pins, ours: &Ours) {
     }
 }
 
+/// Connections are entered as seen so many seconds ago: this clock may be a little ahead of the kernel's, and to the programs what was
+/// seen in the future was seen very long ago.
+const BEFORE: u32 = 10;
+
 fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {
     let mut found = HashMap::new();
     conntrack::connections(F::FAMILY, |connection| {
@@ -84,7 +88,7 @@ fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {
         found.extend(key);
     })?;
     let mut map = F::outbound(pins)?;
-    let last_seen = Clock::read().map_or(0, Clock::now);
+    let last_seen = Clock::read().map_or(0, |clock| clock.ago(BEFORE));
     // The map forgets those first that were entered first.
     let mut entries: Vec<(FlowKey<F>, u32, bool)> = found
         .into_iter()

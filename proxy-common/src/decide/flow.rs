@@ -28,8 +28,9 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
     let settings = tables.settings();
     let client = u16::from_be(pair.key.tuple.sport) as u32;
     let random = tables.random();
-    let mut position = ((random as u64 * settings.snat_count() as u64) >> 32) as u32;
-    let stride = stride(random, settings.snat_count());
+    let count = settings.snat_count();
+    let mut position = ((random as u64 * count as u64) >> 32) as u32;
+    let mut draw = random as u64;
     let has_sources = pair.flow.flags & flags::SNAT != 0 && settings.snat_sources != 0;
     let mut source = spread(F::fold(&pair.key.tuple.src));
     pair.spare = Spare::default();
@@ -50,7 +51,7 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
             set_source(tables, pair, source);
         }
         pair.flow.tuple.sport = settings.snat_port(position);
-        position = position.wrapping_add(stride);
+        position = next_position(position, count, &mut draw);
     }
     if pair.spare.idle == 0 {
         return Some(DropReason::SnatExhausted);
@@ -66,13 +67,16 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
     }
 }
 
-/// By how much each next port is farther on: one of eight, so that two flows that met once do not meet at every step, and a prime that is
-/// no divisor of their number, so that the way leads to each of them.
+/// The position to try next. Of few ports each in turn. Of many any one: neighbours are often taken together, because the ports of one client
+/// follow one another.
 #[inline(always)]
-fn stride(random: u32, count: u32) -> u32 {
-    const PRIMES: [u8; 8] = [131, 137, 139, 149, 151, 157, 163, 167];
-    let prime = (u64::from_le_bytes(PRIMES) >> ((random & 7) * 8)) as u8 as u32;
-    if count % prime == 0 { 1 } else { prime }
+fn next_position(position: u32, count: u32, draw: &mut u64) -> u32 {
+    if count <= ATTEMPTS_PER_SOURCE {
+        return position.wrapping_add(1);
+    }
+    // Knuth's MMIX generator; the upper half is the better one.
+    *draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    ((*draw >> 32).wrapping_mul(count as u64) >> 32) as u32
 }
 
 /// A number whose lower bits depend on all bits of the word.

@@ -1,4 +1,5 @@
-//! Random packets through the programs in the kernel and through the core: run by `cargo xtask nightly`.
+//! Random packets through the programs in the kernel and through the core, and some that are none of their business: run by
+//! `cargo xtask nightly`.
 
 use std::{process::ExitCode, thread};
 
@@ -7,13 +8,13 @@ use clap::Parser;
 use proxy_common::{V4, V6};
 use proxy_tests::packets::{
     PacketFamily,
-    random::{Plan, compare},
+    random::{Passed, Plan, bystanders, compare},
 };
 
 /// Compares the programs in the kernel with the core, on random packets. Needs root.
 #[derive(Parser)]
 struct Args {
-    /// Packets of each family, half of them with everything switched on.
+    /// Packets of each family, half of them with everything switched on; and as many that are nobody's.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     packets: usize,
     /// Where to begin: the number that a failure names brings it back.
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let Args { packets, seed, verdicts } = Args::parse();
     println!("{packets} packets of each family from seed {seed} on");
-    let plan = Plan { packets: packets / 2, seed };
+    let plan = Plan { packets, seed };
     // A node lives in the namespace of the thread that made it; there is a CPU for each family.
     let v4 = thread::spawn(move || family::<V4>(plan, verdicts));
     let v6 = thread::spawn(move || family::<V6>(plan, verdicts));
@@ -46,6 +47,14 @@ fn run() -> Result<()> {
 }
 
 fn family<F: PacketFamily>(plan: Plan, verdicts: bool) -> Result<()> {
+    let Passed { packets, runs, flows, took } = bystanders::<F>(plan)?;
+    println!(
+        "IPv{}: {packets} packets of no frontend and no flow left as they were, {runs} runs of a program beside {flows} flows, \
+         in {:.1} s",
+        F::NUMBER,
+        took.as_secs_f64(),
+    );
+    let plan = Plan { packets: plan.packets / 2, ..plan };
     for everything in [false, true] {
         let report = compare::<F>(plan, everything)?;
         let rate = report.steps as f64 / report.took.as_secs_f64();

@@ -12,7 +12,10 @@ use proxy_agent::{
         planner::plan_stored,
         store::Store,
     },
-    net::sock_diag::{Transport, sockets_of},
+    net::{
+        conntrack::connections_of,
+        sock_diag::{Transport, sockets_of},
+    },
     source::{
         convert,
         lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
@@ -99,9 +102,10 @@ fn check(plan: &ServicePlan) {
     }
 }
 
-/// An answer of the kernel's `sock_diag`.
+/// An answer of the kernel's `sock_diag`, or of its connection tracking.
 pub fn sock_diag(bytes: &[u8]) {
     for transport in [Transport::Tcp, Transport::Udp] {
         let _ = sockets_of(bytes, transport);
     }
+    let _ = connections_of(bytes);
 }

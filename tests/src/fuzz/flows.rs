@@ -282,7 +282,7 @@ impl<F: PacketFamily> World<F> {
     /// that the core does not promise.
     fn forget(&mut self, which: u8) {
         let tables = &self.tables;
-        let entries = if which % 2 == 0 { &tables.flows } else { &tables.pending };
+        let entries = if which.is_multiple_of(2) { &tables.flows } else { &tables.pending };
         let mut flows = entries.borrow_mut();
         let mut keys: Vec<_> = flows.keys().copied().collect();
         keys.sort_by_key(|key| (F::ends(&key.tuple), key.protocol, key.edge));

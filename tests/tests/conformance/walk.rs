@@ -180,7 +180,8 @@ fn by_packet<F: CoreFamily>(
         }
         Verdict::Reject | Verdict::Reset => Outcome::Refused,
         Verdict::Echo => Outcome::Echo,
-        Verdict::TimeExceeded | Verdict::TooBig => Outcome::Dropped(None),
+        // The tables in memory open flows at once.
+        Verdict::TimeExceeded | Verdict::TooBig | Verdict::NewFlow | Verdict::Open => Outcome::Dropped(None),
         Verdict::Drop => {
             let steps = tables.steps.borrow();
             let reason = steps.iter().find_map(|step| match step {

@@ -3,9 +3,12 @@
 //! A run of some hundred steps depends on its number only. One that fails is shortened, step by step, to those that it
 //! takes, and printed with the number that brings it back.
 
+mod bystanders;
+mod conversations;
 mod oracle;
 mod replay;
 mod shape;
+mod site;
 mod steps;
 mod world;
 
@@ -16,9 +19,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::world::add_services;
+pub use self::{
+    bystanders::{Passed, bystanders},
+    world::add_services,
+};
 use self::{
-    replay::{Failure, Met, Site},
+    site::{Failure, Met, Site},
     steps::{Random, Step, steps},
 };
 use super::{Node, Options, PacketFamily};

@@ -7,10 +7,13 @@ use proxy_common::{
         flow::{Mac, Tuple},
         fragment::Held,
     },
-    packet::{Dissected, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part, Unparsed, dissect},
+    packet::{
+        Dissected, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part,
+        Unparsed, dissect,
+    },
 };
 
-use crate::packets::{Kernel, PacketFamily, sys::Kind};
+use crate::packets::{Frame, Kernel, PacketFamily, checksums_are_valid, sys::Kind};
 
 /// Parses the packet whose network header is at this offset.
 pub(super) fn parse<F: PacketFamily>(bytes: &[u8], network: usize) -> Result<Packet<F>, Unparsed> {
@@ -252,4 +255,24 @@ pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissecte
         bytes
     };
     normal(a) == normal(b)
+}
+
+/// Is it an answer to this frame, with the right checksums?
+pub(super) fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
+    let is_v4 = asked.src.is_ipv4();
+    let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    let Some(ip) = answer.get(network..).filter(|ip| ip.len() >= if is_v4 { 20 } else { 40 }) else {
+        return false;
+    };
+    let length = |at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]) as usize;
+    let length = if is_v4 { length(2) } else { 40 + length(4) };
+    let Some(ip) = ip.get(..length) else { return false };
+    let whole = [&[0; 12][..], &ether_type.to_be_bytes(), ip].concat();
+    let addresses = match (asked.src.ip(), asked.dst.ip()) {
+        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => [dst.octets(), src.octets()].concat(),
+        (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => [dst.octets(), src.octets()].concat(),
+        _ => return false,
+    };
+    let at = if is_v4 { 12 } else { 8 };
+    ip[at..at + addresses.len()] == addresses && checksums_are_valid(&whole)
 }

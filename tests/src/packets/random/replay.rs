@@ -1,16 +1,15 @@
 //! A run: each step goes to the program in the kernel and to the core, and both must agree.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use proxy_common::{
-    decide::{Completion, RouteKind, Tables as _, Translation, Verdict, memory::MemoryTables},
+    decide::{Completion, RouteKind, Tables as _, Translation, Verdict},
     layout::{
         counter::Counter,
-        flow::{Edge, Flow, FlowKey, Pair, flags},
+        flow::{Edge, Flow, FlowKey, Pair},
         fragment::{FragmentKey, MAX_HELD},
         frontend::FrontendKey,
-        id::Id,
         set::{Set, SetRole},
     },
     packet::{
@@ -22,15 +21,13 @@ use proxy_common::{
 use super::{
     oracle::{self, Read, bytes, parse, results, rewrite, same},
     shape::Shape,
-    steps::{Segment, Step, What, error},
+    site::{Met, Site},
+    steps::{self, Segment, Step, What, error},
     world,
 };
-use crate::{
-    lacks::Lack,
-    packets::{
-        Device, Frame, Kernel, PacketFamily, SNAT, Transport, checksums_are_valid, same_frame,
-        sys::{Around, Kind},
-    },
+use crate::packets::{
+    Device, Frame, Kernel, PacketFamily, SNAT, Transport, checksums_are_valid, same_frame,
+    sys::{Around, Kind},
 };
 
 /// A frame as each side sees it: they differ in the source ports that each chose by chance.
@@ -39,9 +36,6 @@ struct Both {
     kernel: Frame,
     native: Frame,
 }
-
-/// What was met, to see that nothing is missing.
-pub(super) type Met = BTreeMap<String, u64>;
 
 /// Counted where the answer is sent.
 const ANSWERS: [Counter; 7] = [
@@ -54,152 +48,10 @@ const ANSWERS: [Counter; 7] = [
     Counter::ReplyToNode,
 ];
 
-/// The step at which the two sides differ, and how.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    /// Its number; none: what is left at the end differs.
-    pub(super) step: Option<usize>,
-    pub(super) what: String,
-}
-
-/// Both sides.
-pub(super) struct Site<'a, F: PacketFamily> {
-    pub(super) kernel: &'a mut Kernel,
-    pub(super) native: &'a mut MemoryTables<F>,
-    /// Backends as they are at the start of a run.
-    serving: HashSet<Id>,
-    backends: Vec<Id>,
-    /// Can the kernel be told by which device a packet came in?
-    tells_ingress: bool,
-}
-
-impl<'a, F: PacketFamily> Site<'a, F> {
-    pub(super) fn new(kernel: &'a mut Kernel, native: &'a mut MemoryTables<F>) -> Result<Self> {
-        let (serving, backends) = (native.alive.clone(), world::backends(native));
-        let tells_ingress = kernel.tells_ingress()?;
-        if !tells_ingress {
-            Lack::TestIngress.note();
-        }
-        Ok(Self { kernel, native, serving, backends, tells_ingress })
-    }
-
-    /// Runs from the same beginning, whatever was before.
-    pub(super) fn run(&mut self, steps: &[(usize, Step)], met: &mut Met) -> Result<Option<Failure>> {
-        self.kernel.forget_clients::<F>()?;
-        self.native.flows.borrow_mut().clear();
-        self.native.pending.borrow_mut().clear();
-        self.native.outbound.borrow_mut().clear();
-        self.native.answers.borrow_mut().clear();
-        self.native.affinity.borrow_mut().clear();
-        self.native.fragments.borrow_mut().clear();
-        self.native.counts.borrow_mut().clear();
-        self.native.steps.borrow_mut().clear();
-        self.native.now.set(1_000);
-        for id in self.serving.difference(&self.native.alive) {
-            self.kernel.revive(*id, self.native)?;
-        }
-        self.native.alive.clone_from(&self.serving);
-        let counters = self.counters()?;
-        let mut run =
-            Run { site: self, given: HashMap::new(), sent: HashMap::new(), held: HashMap::new(), met };
-        for (number, step) in steps {
-            let failed = run.step(*number, step).with_context(|| format!("step {number}: {step:?}"))?;
-            if let Err(what) = failed {
-                return Ok(Some(Failure { step: Some(*number), what }));
-            }
-        }
-        Ok(self.differences(&counters)?.map(|what| Failure { step: None, what }))
-    }
-
-    fn counters(&self) -> Result<Vec<u64>> {
-        Counter::ALL.iter().map(|counter| self.kernel.counter(*counter)).collect()
-    }
-
-    /// How what is left of a run differs.
-    fn differences(&self, before: &[u64]) -> Result<Option<String>> {
-        for (what, kernel, native) in [
-            ("confirmed", self.kernel.confirmed::<F>()?, &self.native.flows),
-            ("unconfirmed", self.kernel.pending::<F>()?, &self.native.pending),
-        ] {
-            let kernel = normal(kernel.into_iter());
-            let native = normal(native.borrow().iter().map(|(key, flow)| (*key, flow.get())));
-            if kernel != native {
-                let without = |a: &[String], b: &[String]| -> Vec<String> {
-                    a.iter().filter(|flow| !b.contains(flow)).cloned().collect()
-                };
-                let (extra, missing) = (without(&kernel, &native), without(&native, &kernel));
-                return Ok(Some(format!(
-                    "entries of {what} flows: in the kernel {extra:#?}, natively {missing:#?}"
-                )));
-            }
-        }
-        let sent: HashSet<_> = self.kernel.outbound::<F>()?.into_keys().collect();
-        let expected: HashSet<_> = self.native.outbound.borrow().keys().copied().collect();
-        if sent != expected {
-            let differ: Vec<_> = sent.symmetric_difference(&expected).collect();
-            return Ok(Some(format!("what the node sent: only on one side {differ:?}")));
-        }
-        let kept: HashMap<_, _> =
-            self.kernel.affinity::<F>()?.iter().map(|(key, kept)| (*key, kept.backend)).collect();
-        let affinity = self.native.affinity.borrow();
-        let expected: HashMap<_, _> = affinity.iter().map(|(key, kept)| (*key, kept.get().backend)).collect();
-        if kept != expected {
-            return Ok(Some(format!("affinity: in the kernel {kept:?}, natively {expected:?}")));
-        }
-        // Of what the programs count, and not the core.
-        const OTHERS: [Counter; 8] = [
-            Counter::RejectSent,
-            Counter::RejectLimited,
-            Counter::FragmentFollowed,
-            Counter::FragmentReleased,
-            Counter::IcmpError,
-            Counter::XdpToTc,
-            Counter::FrontendTorn,
-            Counter::RewriteFailed,
-        ];
-        for (counter, (before, after)) in Counter::ALL.iter().zip(before.iter().zip(self.counters()?)) {
-            let (kernel, native) = (after - before, self.native.counter(*counter));
-            if !OTHERS.contains(counter) && kernel != native {
-                return Ok(Some(format!("{}: {kernel} in the kernel, {native} natively", counter.name())));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Flow entries without what each side chose for itself: ports and times.
-fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -> Vec<String> {
-    let hide = |port: &mut u16| {
-        if SNAT.contains(&u16::from_be(*port)) {
-            *port = 0;
-        }
-    };
-    let mut all: Vec<_> = flows
-        .map(|(mut key, mut flow)| {
-            flow.last_seen = 0;
-            if flow.flags & flags::REVERSE == 0 {
-                hide(&mut flow.tuple.sport);
-            } else {
-                hide(&mut key.tuple.dport);
-            }
-            let ((src, dst), (sent_src, sent_dst)) = (F::ends(&key.tuple), F::ends(&flow.tuple));
-            let Flow { backend, service, state, flags, mac, isn, acknowledged, timestamp, .. } = flow;
-            format!(
-                "edge {} protocol {}: {src} > {dst} becomes {sent_src} > {sent_dst}; \
-                 {backend:?} {service:?} state {state} flags {flags} {mac:?}, isn {isn:#x}, \
-                 acknowledged {acknowledged:#x}, timestamp {timestamp}",
-                key.edge, key.protocol
-            )
-        })
-        .collect();
-    all.sort();
-    all
-}
-
 /// A step's outcome: in words how the sides differ.
-type Agreed = Result<(), String>;
+pub(super) type Agreed = Result<(), String>;
 
-struct Run<'r, 'a, F: PacketFamily> {
+pub(super) struct Run<'r, 'a, F: PacketFamily> {
     site: &'r mut Site<'a, F>,
     /// What programs were given, by step.
     given: HashMap<usize, Both>,
@@ -221,8 +73,13 @@ struct Sent<'s> {
     shape: &'s Shape,
 }
 
-impl<F: PacketFamily> Run<'_, '_, F> {
-    fn step(&mut self, number: usize, step: &Step) -> Result<Agreed> {
+impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
+    pub(super) fn new(site: &'r mut Site<'a, F>, met: &'r mut Met) -> Self {
+        Self { site, given: HashMap::new(), sent: HashMap::new(), held: HashMap::new(), met }
+    }
+
+    /// Takes a step on both sides.
+    pub(super) fn step(&mut self, number: usize, step: &Step) -> Result<Agreed> {
         let Site { kernel, native, backends, .. } = &mut *self.site;
         match step {
             Step::Bury(which) => {
@@ -239,7 +96,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                 kernel.age_flows::<F>(*jiffies)?;
                 native.now.set(native.now.get().wrapping_add(*jiffies));
             }
-            Step::Forget(which) => self.forget(*which)?,
+            Step::Forget(which, part) => self.forget(*which, *part)?,
             Step::Packet { program, device, came_in, what, shape } => {
                 let with_flags = |mut frame: Frame, Segment { flags, skew }: Segment| {
                     if let Transport::Tcp(_) = frame.transport {
@@ -263,6 +120,10 @@ impl<F: PacketFamily> Run<'_, '_, F> {
                     What::Again { of, segment } => {
                         let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
                         Some(each(given, &|frame| with_flags(frame.clone(), *segment)))
+                    }
+                    What::Back { of } => {
+                        let Some(given) = self.given.get(of) else { return Ok(Ok(())) };
+                        Some(each(given, &Frame::reply))
                     }
                     What::Garbage(_) | What::Error { .. } => None,
                 };
@@ -290,8 +151,8 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         Ok(Ok(()))
     }
 
-    /// Removes both entries of the flow of a step, on both sides.
-    fn forget(&mut self, step: usize) -> Result<()> {
+    /// Removes entries of the flow of a step, on both sides.
+    fn forget(&mut self, step: usize, part: steps::Part) -> Result<()> {
         let Some(given) = self.given.get(&step) else { return Ok(()) };
         let tuple = F::tuple(given.kernel.src, given.kernel.dst);
         let key = FlowKey::new(tuple, given.kernel.transport.protocol(), Edge::Forward);
@@ -306,8 +167,12 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             pair.twin_key
         };
         let (gone, gone_natively) = (twin(&kernel), twin(&native));
-        self.site.kernel.retain_flows::<F>(|other| *other != key && *other != gone)?;
-        for key in [&key, &gone_natively] {
+        let (forward, reverse) = (part != steps::Part::Reverse, part != steps::Part::Forward);
+        self.site
+            .kernel
+            .retain_flows::<F>(|other| !(forward && *other == key || reverse && *other == gone))?;
+        let natively = [(forward, &key), (reverse, &gone_natively)];
+        for (_, key) in natively.into_iter().filter(|(is_gone, _)| *is_gone) {
             self.site.native.remove_flow(key);
             self.site.native.remove_pending(key);
         }
@@ -400,7 +265,9 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         if is_answer {
             // What is sent back has tests of its own. Too many at once are dropped.
             let is_right = match (run.result == redirect, &sent.both) {
-                (true, Some(both)) if shape.is_sound() => is_answered(&both.kernel, &run.packet, network),
+                (true, Some(both)) if shape.is_sound() => {
+                    oracle::is_answered(&both.kernel, &run.packet, network)
+                }
                 (true, _) => true,
                 (false, _) => run.result == drop,
             };
@@ -533,26 +400,6 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         self.sent.insert(sent.number, Both { native: plain.between(src, dst), kernel: plain });
         Ok(())
     }
-}
-
-/// Is it an answer to this frame, with the right checksums?
-fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
-    let is_v4 = asked.src.is_ipv4();
-    let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-    let Some(ip) = answer.get(network..).filter(|ip| ip.len() >= if is_v4 { 20 } else { 40 }) else {
-        return false;
-    };
-    let length = |at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]) as usize;
-    let length = if is_v4 { length(2) } else { 40 + length(4) };
-    let Some(ip) = ip.get(..length) else { return false };
-    let whole = [&[0; 12][..], &ether_type.to_be_bytes(), ip].concat();
-    let addresses = match (asked.src.ip(), asked.dst.ip()) {
-        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => [dst.octets(), src.octets()].concat(),
-        (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => [dst.octets(), src.octets()].concat(),
-        _ => return false,
-    };
-    let at = if is_v4 { 12 } else { 8 };
-    ip[at..at + addresses.len()] == addresses && checksums_are_valid(&whole)
 }
 
 fn agree(is_so: bool, otherwise: impl FnOnce() -> String) -> Agreed {

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 
-use super::shape::{DESTINATION, ETHERNET, HOP_BY_HOP, ROUTING, Shape};
+use super::{
+    conversations::{conversation, own_conversation},
+    shape::{DESTINATION, ETHERNET, HOP_BY_HOP, ROUTING, Shape},
+};
 use crate::packets::{CLIENT_ISN, Device, Frame, Host, PacketFamily, SNAT, Transport};
 
 /// Jiffies until a flow gives its port away: so many that no time that passes by itself in a run makes a difference.
@@ -12,7 +15,7 @@ pub(super) const IDLE: u32 = 4_000;
 
 /// Jiffies that pass at once: past the time after which entries are refreshed, past that of unconfirmed flows, past [`IDLE`], past
 /// TIME-WAIT, and past what the node sent; never close to one of them, nor are their sums.
-const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
+pub(super) const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
 
 /// A generator of random numbers (xorshift), good enough to choose packets.
 pub(super) struct Random(u64);
@@ -59,8 +62,16 @@ pub(super) enum Step {
     Revive(usize),
     /// So many jiffies pass.
     Wait(u32),
-    /// The flow map forgets both entries of the flow that the packet of a step belonged to.
-    Forget(usize),
+    /// The map forgets entries of the flow that the packet of a step belonged to.
+    Forget(usize, Part),
+}
+
+/// Which entries of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Both,
+    Forward,
+    Reverse,
 }
 
 /// Of a frame with TCP: its flags, and how far sequence and acknowledgment number are from those behind the handshake.
@@ -79,6 +90,8 @@ pub(super) enum What {
     Answer { to: usize, segment: Segment },
     /// The frame of a step again.
     Again { of: usize, segment: Segment },
+    /// The answer to the frame of a step as it was.
+    Back { of: usize },
     /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
     /// bytes of the packet it quotes at most.
     Error { about: usize, from: Host, which: usize, quoted: usize },
@@ -86,7 +99,7 @@ pub(super) enum What {
     Garbage(Vec<u8>),
 }
 
-const PROGRAMS: [(&str, Device); 12] = [
+pub(super) const PROGRAMS: [(&str, Device); 12] = [
     ("pod_ingress", Device::PodA),
     ("pod_ingress", Device::PodB),
     ("pod_ingress", Device::PortC),
@@ -110,12 +123,16 @@ const ANSWERED: [(&str, Device); 6] = [
     ("uplink_l3_egress", Device::Uplink),
 ];
 
+pub(super) const PARTS: [Part; 3] = [Part::Both, Part::Forward, Part::Reverse];
+
 /// The steps of a run.
 pub(super) fn steps<F: PacketFamily>(random: &mut Random, count: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     while steps.len() < count {
         if random.below(12) == 0 {
             conversation::<F>(random, &mut steps);
+        } else if random.below(60) == 0 {
+            own_conversation::<F>(random, &mut steps);
         } else {
             let number = steps.len();
             steps.push(step::<F>(random, number));
@@ -129,51 +146,13 @@ fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         0 => Step::Bury(random.below(256)),
         1 => Step::Revive(random.below(256)),
         2 => Step::Wait(random.of(&WAITS)),
-        3 => Step::Forget(random.below(number)),
+        3 => Step::Forget(random.below(number), random.of(&PARTS)),
         _ => packet::<F>(random, number),
     }
 }
 
-/// A connection: its handshake, and what may follow.
-fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
-    let (program, device) = random.of(&PROGRAMS);
-    let transport = random.of(&[Transport::Tcp(2), Transport::Tcp(2), Transport::Udp, Transport::Sctp(1)]);
-    let mut frame = request::<F>(random, program);
-    frame.transport = transport;
-    frame.hop_limit = 64;
-    frame.tcp_options = if transport == Transport::Tcp(2) { options(random, 2) } else { Vec::new() };
-    let first = steps.len();
-    // Of both hooks that look for replies one finds it.
-    let replies = if program.starts_with("pod") {
-        [("pod_egress", Device::PodA), (program, device)]
-    } else {
-        [("uplink_egress", Device::Uplink), ("uplink_ingress", Device::Uplink)]
-    };
-    let mut push = |(program, device), what| {
-        steps.push(Step::Packet { program, device, came_in: None, what, shape: Shape::Whole });
-    };
-    let plain = |flags| Segment { flags, skew: [0; 2] };
-    push((program, device), What::Request(frame));
-    for reply in replies {
-        push(reply, What::Answer { to: first, segment: plain(18) });
-    }
-    if random.below(6) > 0 {
-        push((program, device), What::Again { of: first, segment: plain(16) });
-    }
-    for _ in 0..random.below(8) {
-        let segment = segment(random);
-        if random.below(2) == 0 {
-            push((program, device), What::Again { of: first, segment });
-        } else {
-            for reply in replies {
-                push(reply, What::Answer { to: first, segment });
-            }
-        }
-    }
-}
-
 /// Mostly of a connection that goes on, sometimes as others would forge it.
-fn segment(random: &mut Random) -> Segment {
+pub(super) fn segment(random: &mut Random) -> Segment {
     let flags = random.of(&[16, 16, 16, 24, 18, 2, 17, 17, 4, 20, 0, 1, 3, 6]);
     let skew =
         [(); 2].map(|()| random.of(&[0, 0, 0, 0, 0, 1, 7, 1 << 15, 1 << 18, 1 << 21, u32::MAX, 1 << 31]));
@@ -181,7 +160,7 @@ fn segment(random: &mut Random) -> Segment {
 }
 
 /// Timestamps where Linux and BSD put them, and elsewhere; the client's clock is one of three.
-fn options(random: &mut Random, flags: u8) -> Vec<u8> {
+pub(super) fn options(random: &mut Random, flags: u8) -> Vec<u8> {
     const SYN: u8 = 2;
     let time = random.of(&[100, 200, 300u32]).to_be_bytes();
     let dated = [&[8, 10][..], &time, &[0; 4]].concat();
@@ -283,7 +262,7 @@ pub(super) fn error<F: PacketFamily>(
     Ok(frame)
 }
 
-fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
+pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
     const SOURCES: [Host; 8] = [
         Host::PodA,
         Host::PodA,
@@ -376,7 +355,7 @@ fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Frame {
 }
 
 /// Ports of clients.
-const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
+pub(super) const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
 
 /// Is it for a service with two backends?
 fn is_by_chance<F: PacketFamily>(frame: &Frame) -> bool {
