@@ -10,6 +10,7 @@ use proxy_common::{
         flow::{Flow, FlowKey, flags},
         id::Id,
     },
+    packet::PROTOCOL_UDP,
 };
 
 use super::{replay::Run, steps::Step, world};
@@ -146,6 +147,9 @@ fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -
     let mut all: Vec<_> = flows
         .map(|(mut key, mut flow)| {
             flow.last_seen = 0;
+            if key.protocol == PROTOCOL_UDP {
+                flow.isn = 0;
+            }
             if flow.flags & flags::REVERSE == 0 {
                 hide(&mut flow.tuple.sport);
             } else {
