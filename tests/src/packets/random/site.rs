@@ -51,13 +51,12 @@ impl<'a, F: PacketFamily> Site<'a, F> {
         Ok(Self { kernel, native, serving, backends, tells_ingress })
     }
 
-    /// Runs from the same beginning, whatever was before.
+    /// Runs from the same beginning, whatever was before; but for the reply filter, which no program clears.
     pub(super) fn run(&mut self, steps: &[(usize, Step)], met: &mut Met) -> Result<Option<Failure>> {
         self.kernel.forget_clients::<F>()?;
         self.native.flows.borrow_mut().clear();
         self.native.pending.borrow_mut().clear();
         self.native.outbound.borrow_mut().clear();
-        self.native.answers.borrow_mut().clear();
         self.native.affinity.borrow_mut().clear();
         self.native.fragments.borrow_mut().clear();
         self.native.counts.borrow_mut().clear();
