@@ -357,6 +357,11 @@ impl Agent {
         if !*synced {
             *synced = true;
             self.sockets.look_back();
+            match self.seeder.pins.remove_other_layouts() {
+                Ok(0) => {}
+                Ok(count) => info!("removed {count} maps that another release left"),
+                Err(error) => warn!("maps that another release left take memory: {error:#}"),
+            }
             tokio::task::spawn_blocking(memory::give_back);
             info!(
                 "in step with the source: {} service ports, {} endpoints",

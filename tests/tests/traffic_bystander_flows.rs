@@ -327,6 +327,34 @@ fn connections_that_the_node_lost_are_reset() -> Result<()> {
     Ok(())
 }
 
+/// Who knows a connection's addresses and ports, but not its sequence numbers, sends a FIN and then a SYN in the client's name: the
+/// endpoint takes neither, and the connection must not move to another endpoint.
+#[test]
+fn a_forged_end_moves_no_connection() -> Result<()> {
+    const CONNECTIONS: u16 = 8;
+    let scenario = Scenario::without_agents(Cluster::builder().nodes(2).rp_filter(0), "both")?;
+    let cluster = &scenario.cluster;
+    let _agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
+    let tap = Tap::open(&cluster.client.netns)?;
+    let service = SocketAddrV4::new(cluster.node(0)?.place.v4, node_port(WEB));
+    for port in 41_000..41_000 + CONNECTIONS {
+        let client = SocketAddrV4::new(cluster.client.v4, port);
+        let stream = cluster.client.netns.run(|| connect_from(client.into(), service.into()))?;
+        stream.set_read_timeout(Some(SOON))?;
+        let mut stream = BufReader::new(stream);
+        let first = tap.wait(SOON, "the SYN-ACK", |seen| seen.flags == SYN | ACK && seen.to == client)?;
+        ask(&mut stream).context("before")?;
+        let seq = first.ack.wrapping_add(1 << 31);
+        for flags in [FIN | ACK, SYN] {
+            Segment { from: client, to: service, seq, ack: 77, flags }.send(&cluster.client.netns)?;
+        }
+        for _ in 0..2 {
+            ask(&mut stream).with_context(|| format!("{client}: after the forged segments"))?;
+        }
+    }
+    Ok(())
+}
+
 /// A request and its answer.
 fn ask(stream: &mut BufReader<TcpStream>) -> std::io::Result<()> {
     stream.get_mut().write_all(b"still there?\n")?;

@@ -67,6 +67,27 @@ impl Pins {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
+    /// Removes maps of other layouts, which programs of an earlier release used: they take memory, and a later downgrade would find
+    /// flows and services of long ago in them. To be called when this release serves. Returns how many there were.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn remove_other_layouts(&self) -> Result<usize> {
+        let own = format!("maps-v{ABI}");
+        let mut removed = 0;
+        for entry in
+            std::fs::read_dir(&self.root).with_context(|| format!("cannot read {}", self.root.display()))?
+        {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("maps-v") && *name != *own {
+                removed += remove_directory(&entry.path())?;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Removes every pin; links first, so that no program is left without its maps. Returns how many there were.
     pub fn remove_all(&self) -> Result<usize> {
         let mut removed = 0;
@@ -83,17 +104,24 @@ impl Pins {
             .collect();
         directories.sort();
         for directory in directories {
-            for pin in std::fs::read_dir(&directory)? {
-                let pin = pin?.path();
-                std::fs::remove_file(&pin).with_context(|| format!("cannot unpin {}", pin.display()))?;
-                removed += 1;
-            }
-            std::fs::remove_dir(&directory)?;
+            removed += remove_directory(&directory)?;
         }
         // Ours only if nothing else is in it.
         let _ = std::fs::remove_dir(&self.root);
         Ok(removed)
     }
+}
+
+/// Removes a directory of pins; returns how many there were.
+fn remove_directory(directory: &Path) -> Result<usize> {
+    let mut removed = 0;
+    for pin in std::fs::read_dir(directory)? {
+        let pin = pin?.path();
+        std::fs::remove_file(&pin).with_context(|| format!("cannot unpin {}", pin.display()))?;
+        removed += 1;
+    }
+    std::fs::remove_dir(directory)?;
+    Ok(removed)
 }
 
 /// Where the bpf file system belongs; systemd mounts it there.
@@ -129,4 +157,25 @@ fn require_bpffs(root: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_maps_of_this_layout_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let pins = Pins::new(root.path());
+        for name in ["links/a", &format!("maps-v{ABI}/b"), "maps-v1/b", "maps-v1/c", "maps-v999/b", "other/b"]
+        {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        assert_eq!(pins.remove_other_layouts().unwrap(), 3);
+        assert!(pins.map("b").exists() && pins.link("a").exists() && root.path().join("other/b").exists());
+        assert!(!root.path().join("maps-v1").exists() && !root.path().join("maps-v999").exists());
+        assert_eq!(pins.remove_other_layouts().unwrap(), 0);
+    }
 }

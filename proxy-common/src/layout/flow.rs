@@ -182,9 +182,11 @@ pub struct Flow<F: Family> {
     pub timestamp: u32,
 }
 
-/// Window in which a reset is taken for one, in bytes behind what the other side acknowledged last: what may be in flight. An
-/// endpoint takes a reset with the exact number only, and answers others in its window.
-pub const RESET_WINDOW: u32 = 1 << 20;
+/// Window in which a reset is taken for one, in bytes behind what the other side acknowledged last: what it may have received and not
+/// acknowledged yet, two of the longest segments (RFC 9293 section 3.8.6.3). It acknowledges more at once, and then the sender's stack, which
+/// does not know the connection any more, resets it once more with the exact number. Not wider than receive windows: an endpoint takes a
+/// reset with the exact number only, answers others in its window, and is silent about the rest (RFC 5961 section 3.2).
+pub const RESET_WINDOW: u32 = 1 << 15;
 
 /// The same for a FIN, which may be far behind: all that fits into a receiver's buffer may be in flight. Only one of 256 numbers
 /// is in it.

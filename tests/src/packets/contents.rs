@@ -22,6 +22,7 @@ use proxy_common::{
         set::Set,
         source::Source,
     },
+    packet::PROTOCOL_UDP,
 };
 
 use super::{family::PacketFamily, kernel::Kernel};
@@ -240,7 +241,17 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn age_flows<F: PacketFamily>(&mut self, jiffies: u32) -> Result<()> {
-        self.change_flows::<F>(|flow| flow.last_seen = flow.last_seen.wrapping_sub(jiffies))?;
+        for map in FLOWS.map(family_map::<F>) {
+            let mut flows = self.entries::<FlowKey<F>, Flow<F>>(&map)?;
+            for (key, flow) in &mut flows {
+                flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
+                // When its frontend was looked up.
+                if key.protocol == PROTOCOL_UDP {
+                    flow.isn = flow.isn.wrapping_sub(jiffies);
+                }
+            }
+            self.put_hash(&map, flows.into_iter())?;
+        }
         let aged = self
             .outbound::<F>()?
             .into_iter()

@@ -5,7 +5,7 @@ use crate::{
     decide::Verdict,
     layout::{
         counter::Counter,
-        flow::{Edge, FlowKey, FlowState},
+        flow::{Edge, FlowKey, FlowState, RESET_WINDOW},
         set::SetRole,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
@@ -343,8 +343,8 @@ fn resets_that_nobody_takes_end_nothing<F: TestFamily>() {
     let established = FlowState::Established as u8;
     for (offset, expected) in [
         (0, FlowState::Reset as u8),
-        (1 << 20, FlowState::Reset as u8),
-        ((1 << 20) + 1, established),
+        (RESET_WINDOW, FlowState::Reset as u8),
+        (RESET_WINDOW + 1, established),
         (1 << 31, established),
         (u32::MAX, established),
     ] {

@@ -10,6 +10,7 @@ use proxy_common::{
         flow::{Flow, FlowKey, flags},
         id::Id,
     },
+    packet::PROTOCOL_UDP,
 };
 
 use super::{replay::Run, steps::Step, world};
@@ -50,13 +51,12 @@ impl<'a, F: PacketFamily> Site<'a, F> {
         Ok(Self { kernel, native, serving, backends, tells_ingress })
     }
 
-    /// Runs from the same beginning, whatever was before.
+    /// Runs from the same beginning, whatever was before; but for the reply filter, which no program clears.
     pub(super) fn run(&mut self, steps: &[(usize, Step)], met: &mut Met) -> Result<Option<Failure>> {
         self.kernel.forget_clients::<F>()?;
         self.native.flows.borrow_mut().clear();
         self.native.pending.borrow_mut().clear();
         self.native.outbound.borrow_mut().clear();
-        self.native.answers.borrow_mut().clear();
         self.native.affinity.borrow_mut().clear();
         self.native.fragments.borrow_mut().clear();
         self.native.counts.borrow_mut().clear();
@@ -146,6 +146,9 @@ fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -
     let mut all: Vec<_> = flows
         .map(|(mut key, mut flow)| {
             flow.last_seen = 0;
+            if key.protocol == PROTOCOL_UDP {
+                flow.isn = 0;
+            }
             if flow.flags & flags::REVERSE == 0 {
                 hide(&mut flow.tuple.sport);
             } else {
