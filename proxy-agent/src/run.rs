@@ -241,7 +241,7 @@ impl Agent {
         mut source: JoinHandle<Result<()>>,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut network = interfaces::changes()?;
+        let mut network = network::changes()?;
         let mut network_changed: Option<tokio::time::Instant> = None;
         let mut batch = Vec::new();
         let mut quarantine = Quarantine::default();
@@ -270,9 +270,9 @@ impl Agent {
                     self.want_to_apply();
                 }
                 change = network.next() => {
-                    if change.is_none() {
+                    if change.flatten().is_none() {
                         warn!("lost track of the interfaces; looking again");
-                        network = interfaces::changes()?;
+                        network = network::changes()?;
                     }
                     network_changed.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
                 }

@@ -8,3 +8,4 @@ pub mod processes;
 pub mod reserved_ports;
 pub mod sock_diag;
 pub mod topology;
+pub mod xfrm;

@@ -403,7 +403,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
         match out.route.kind {
             RouteKind::Local => {}
             RouteKind::None => return tables.drop(DropReason::NoRoute),
-            RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::TooBig => {
+            RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::TooBig | RouteKind::Stack => {
                 if let Some(device) = tables.device(out.route.ifindex)
                     && device.flags & DEVICE_UPLINK != 0
                 {
@@ -539,7 +539,7 @@ fn forward<F: Family, T: Tables<F>>(
     tables.route(ifindex, &src, &dst, tables.size(packet), &mut out.route);
     tables.step(Step::Route(out.route));
     match out.route.kind {
-        RouteKind::Neighbour | RouteKind::Unresolved => Verdict::Forward,
+        RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => Verdict::Forward,
         RouteKind::Local => Verdict::Translate,
         RouteKind::TooBig if packet.follows => tables.drop(DropReason::TooBig),
         RouteKind::TooBig => tables.answer(Counter::TooBig, Verdict::TooBig),
