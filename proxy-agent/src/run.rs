@@ -296,7 +296,7 @@ impl Agent {
                     self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
-                    if self.datapath.failed_hooks().next().is_some() {
+                    if self.datapath.failed_hooks().next().is_some() || self.lost_rule() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {

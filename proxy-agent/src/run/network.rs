@@ -14,7 +14,7 @@ use crate::{
     net::{
         forwarding, interfaces,
         topology::{Topology, Wishes},
-        xfrm,
+        untracked, xfrm,
     },
     observe::service_health::Addresses,
 };
@@ -86,6 +86,9 @@ impl Agent {
         };
         if policies.is_empty() {
             if !before.is_empty() {
+                if let Err(error) = untracked::remove() {
+                    warn!("cannot remove the nftables table `proxy-agent`: {error}");
+                }
                 info!("there are no IPsec policies any more: all packets are sent past the kernel's stack");
             }
             return policies;
@@ -96,7 +99,18 @@ impl Agent {
         if let Err(error) = forwarding::accept_from_loopback() {
             complaints.push(format!("{error:#}: services' packets to the destinations of IPsec policies are lost"));
         }
+        if let Err(error) = untracked::ensure() {
+            complaints.push(format!(
+                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
+                 drop services' TCP packets to the destinations of IPsec policies"
+            ));
+        }
         policies
+    }
+
+    /// Is the rule that packets of [`Self::ipsec_policies`] need gone? Firewalls that load their rules anew remove those of others.
+    pub(super) fn lost_rule(&self) -> bool {
+        !self.topology.policies.is_empty() && !untracked::is_there()
     }
 
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
