@@ -103,6 +103,13 @@ fn with_policies(builder: Builder, args: &[&str]) -> Result<()> {
         Ok(by_stack(&scenario)?[2..].iter().all(|&count| count > 200).then_some(()))
     })?;
 
+    let tables = || netns.feed("nft", &["list", "tables"], "");
+    ensure!(tables()?.contains("inet proxy-agent"), "{}", tables()?);
+    netns.nft("delete table inet proxy-agent")?;
+    until(Duration::from_secs(30), "the rule that a firewall removed", || {
+        Ok(tables()?.contains("inet proxy-agent").then_some(()))
+    })?;
+
     for selectors in [&PODS, &CLIENT] {
         netns.ip(&policies("delete", selectors, "out", "proto sctp"))?;
     }
@@ -112,6 +119,7 @@ fn with_policies(builder: Builder, args: &[&str]) -> Result<()> {
     let before = by_stack(&scenario)?;
     serves(&scenario, &agent).context("without policies, again")?;
     ensure!(by_stack(&scenario)? == before, "{before:?}");
+    ensure!(!tables()?.contains("proxy-agent"), "{}", tables()?);
     Ok(())
 }
 

@@ -63,8 +63,8 @@ fn get(socket: &Socket) -> io::Result<()> {
 /// When the kernel refuses.
 pub fn remove() -> io::Result<()> {
     const NONE: [i32; 4] = [libc::ENOENT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL];
-    let removed = open()
-        .and_then(|socket| talk(&socket, &batch(&[(DELETE_TABLE, NLM_F_ACK, attribute(1, TABLE))])));
+    let removed =
+        open().and_then(|socket| talk(&socket, &batch(&[(DELETE_TABLE, NLM_F_ACK, attribute(1, TABLE))])));
     match removed {
         Err(error) if error.raw_os_error().is_some_and(|code| NONE.contains(&code)) => Ok(()),
         result => result,

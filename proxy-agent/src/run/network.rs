@@ -94,10 +94,13 @@ impl Agent {
             return policies;
         }
         if before.is_empty() {
-            info!("there are IPsec policies: what is forwarded to their destinations goes through the kernel's stack");
+            info!(
+                "there are IPsec policies: what is forwarded to their destinations goes through the kernel's stack"
+            );
         }
         if let Err(error) = forwarding::accept_from_loopback() {
-            complaints.push(format!("{error:#}: services' packets to the destinations of IPsec policies are lost"));
+            complaints
+                .push(format!("{error:#}: services' packets to the destinations of IPsec policies are lost"));
         }
         if let Err(error) = untracked::ensure() {
             complaints.push(format!(

@@ -99,7 +99,7 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
                 return None;
             }
             if matches!(route.kind, RouteKind::Stack) {
-                return hand_to_stack::<LINK>(ctx);
+                return hand_to_stack(ctx);
             }
             let mut neighbour = F::neighbour(&route.next_hop);
             let size = size_of::<bpf_redir_neigh>() as i32;
@@ -110,15 +110,12 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
     }
 }
 
-/// Has the stack route and send a translated packet, as one that the loopback interface received: there alone the kernel takes packets from
+/// Has the stack route and send a translated packet with an Ethernet header, as one that the loopback interface received: there alone the kernel takes packets from
 /// its own addresses (`accept_local`), whatever `rp_filter` says (`__fib_validate_source`).
 #[inline(always)]
-fn hand_to_stack<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+fn hand_to_stack(ctx: &TcContext) -> Option<i32> {
     /// The index of the loopback interface, in every network namespace.
     const LOOPBACK: u32 = 1;
-    if LINK == 0 && !add_ethernet(ctx) {
-        return None;
-    }
     let (data, end) = bounds(ctx);
     // The loopback interface's own address: frames for others are dropped (`eth_type_trans`).
     // SAFETY: the bounds of the packet.

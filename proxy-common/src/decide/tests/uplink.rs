@@ -146,7 +146,11 @@ fn what_the_stack_must_send<F: TestFamily>() {
         let acknowledged = world.uplink_gets(&tcp(CLIENT_END, FRONTEND, ACK));
         assert_eq!((acknowledged.verdict, acknowledged.out.route.kind), (Verdict::Forward, RouteKind::Stack));
         let last = Packet { hop_limit: 1, ..tcp(CLIENT_END, FRONTEND, ACK) };
-        assert_eq!(world.uplink_gets(&last).verdict, Verdict::TimeExceeded, "the client is told, not this node");
+        assert_eq!(
+            world.uplink_gets(&last).verdict,
+            Verdict::TimeExceeded,
+            "the client is told, not this node"
+        );
         // The stack sends it by the same uplink; it came in by another interface then.
         world.came_in.set(1);
         for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
