@@ -153,3 +153,26 @@ fn policies_for_others() -> Result<()> {
     ensure!(by_stack(&scenario)? == [0; 4], "{:?}", by_stack(&scenario)?);
     Ok(())
 }
+
+/// The kernel asks for policies of direction `fwd` as well, of IPv4 where the loopback interface is not exempt from them.
+#[test]
+fn forward_policies_hold() -> Result<()> {
+    let scenario = scenario(Cluster::builder())?;
+    let netns = &scenario.cluster.node(0)?.place.netns;
+    netns.sysctl(&[("ipv4/conf/lo/disable_policy", "0")])?;
+    let lines = policies("add", &PODS, "fwd", "");
+    netns.ip(&lines.into_iter().map(|line| line + " action block").collect::<Vec<_>>())?;
+    let agent = scenario.cluster.start_agent(0, &[])?;
+    for ipv4 in [true, false] {
+        let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
+        for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
+            let call =
+                scenario.cluster.client.call(to).protocol(protocol).timeout(Duration::from_millis(700));
+            let report = call.many(10, 10)?;
+            ensure!(report.ok == 0, "{to}, {protocol:?}: {report:?}");
+        }
+    }
+    netns.ip(&policies("delete", &PODS, "fwd", ""))?;
+    agent.wait_for_log("no IPsec policies any more")?;
+    serves(&scenario, &agent)
+}
