@@ -1,16 +1,17 @@
 //! `proxy-agent cleanup`.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
     cli::PinArgs,
     datapath::{clean_up, pins::Pins},
-    net::interfaces,
+    net::{interfaces, untracked},
 };
 
 /// Detaches every program and removes every pinned map; says what it did.
 pub async fn run(args: &PinArgs) -> Result<()> {
     let interfaces = interfaces::read(&interfaces::connect()?).await?;
+    untracked::remove().context("cannot remove the nftables table `proxy-agent`")?;
     let removed = clean_up(&Pins::new(&args.bpffs), &interfaces)?;
     if removed == 0 {
         println!("nothing was pinned below {}", args.bpffs.display());

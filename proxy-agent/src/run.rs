@@ -244,7 +244,7 @@ impl Agent {
         mut source: JoinHandle<Result<()>>,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut network = interfaces::changes()?;
+        let mut network = network::changes()?;
         let mut network_changed: Option<tokio::time::Instant> = None;
         let mut batch = Vec::new();
         let mut quarantine = Quarantine::default();
@@ -273,9 +273,9 @@ impl Agent {
                     self.want_to_apply();
                 }
                 change = network.next() => {
-                    if change.is_none() {
+                    if change.flatten().is_none() {
                         warn!("lost track of the interfaces; looking again");
-                        network = interfaces::changes()?;
+                        network = network::changes()?;
                     }
                     network_changed.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
                 }
@@ -299,7 +299,7 @@ impl Agent {
                     self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
-                    if self.datapath.failed_hooks().next().is_some() {
+                    if self.datapath.failed_hooks().next().is_some() || self.lost_rule() {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {

@@ -131,6 +131,20 @@ pub(crate) unsafe fn macs(
     true
 }
 
+/// Writes the type of an Ethernet header, in network byte order; false if there is none.
+///
+/// # Safety
+/// All bytes from `data` up to `end` are writable.
+#[inline(always)]
+pub(crate) unsafe fn ethertype(data: *mut u8, end: *mut u8, ethertype: u16) -> bool {
+    if data.wrapping_add(ETHERNET) > end {
+        return false;
+    }
+    // SAFETY: within the header just checked.
+    unsafe { write(data.wrapping_add(12), ethertype) };
+    true
+}
+
 /// Exchanges source and destination MAC; false if there is no Ethernet header.
 ///
 /// # Safety

@@ -14,7 +14,10 @@ use aya_ebpf::{
 use proxy_common::{
     V4, V6,
     decide::{Route, RouteKind},
-    layout::flow::{Mac, Pair},
+    layout::{
+        device::{DEVICE_POLICIES, DEVICE_STACK},
+        flow::{Mac, Pair},
+    },
     packet::read,
 };
 
@@ -124,6 +127,11 @@ pub(crate) fn look_up<F: Routed>(
     route.from = mac(&params.smac);
     route.to = mac(&params.dmac);
     route.kind = match result as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH
+            if is_for_stack::<F>(params.ifindex, ifindex, dst) =>
+        {
+            RouteKind::Stack
+        }
         BPF_FIB_LKUP_RET_SUCCESS => RouteKind::Neighbour,
         BPF_FIB_LKUP_RET_NO_NEIGH => {
             route.to = Mac::NONE;
@@ -145,6 +153,17 @@ pub(crate) fn look_up<F: Routed>(
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => RouteKind::Local,
         _ => RouteKind::None,
     };
+}
+
+/// Must the stack send what leaves to there? A device that the agent does not know is judged as the one that the packet came in by: IPsec
+/// policies are for all.
+#[inline(always)]
+fn is_for_stack<F: Routed>(leaves: u32, came_in: u32, dst: &F::Addr) -> bool {
+    // SAFETY: the agent replaces whole elements.
+    let Some(device) = (unsafe { DEVICES.get(leaves).or_else(|| DEVICES.get(came_in)) }) else {
+        return false;
+    };
+    device.flags & DEVICE_STACK != 0 || device.flags & DEVICE_POLICIES != 0 && F::has_policy(dst)
 }
 
 /// Fills the parameters in and asks the kernel.

@@ -21,6 +21,7 @@ use proxy_common::{
         frontend::{Frontend, FrontendKey},
         name::ServiceName,
         outbound::Outbound,
+        policy::Destination,
         set::Set,
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
@@ -64,6 +65,8 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn affinity(pins: &Pins) -> Result<Hash<AffinityKey<Self>, Affinity<Self>>>;
     /// `sources`.
     fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>>;
+    /// `policies`.
+    fn policies(pins: &Pins) -> Result<Trie<Destination<Self>, u32>>;
     /// `service_cidrs`.
     fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>>;
     /// `netns`.
@@ -110,6 +113,9 @@ macro_rules! map_family {
             }
             fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>> {
                 Ok(Map::LpmTrie(open(pins, concat!("sources_", $suffix))?).try_into()?)
+            }
+            fn policies(pins: &Pins) -> Result<Trie<Destination<Self>, u32>> {
+                Ok(Map::LpmTrie(open(pins, concat!("policies_", $suffix))?).try_into()?)
             }
             fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>> {
                 array(pins, concat!("service_cidrs_", $suffix))
@@ -177,6 +183,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::node_addrs(pins)?;
         F::affinity(pins)?;
         F::sources(pins)?;
+        F::policies(pins)?;
         F::service_cidrs(pins)?;
         F::netns(pins)?;
         Ok(())

@@ -13,6 +13,7 @@ pub mod maps;
 mod object;
 pub(crate) mod outbound;
 pub mod pins;
+mod policies;
 pub mod services;
 mod sizes;
 mod slices;
@@ -35,7 +36,10 @@ use proxy_common::{
     layout::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
-        device::{DEVICE_L3, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
+        device::{
+            DEVICE_L3, DEVICE_POLICIES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT,
+            NODE_ADDR_SNAT,
+        },
     },
 };
 use tracing::{info, warn};
@@ -117,7 +121,12 @@ impl Datapath {
         // First: what the programs see leave from there is remembered.
         self.services.set_snat_sources(topology.snat_sources.clone());
         let native = self.hooks.attach_interfaces(&mut self.object, topology);
+        // New ones before a device asks for them, old ones when none does any more.
+        let stale_v4 = policies::write::<V4>(&self.pins, &topology.policies)?;
+        let stale_v6 = policies::write::<V6>(&self.pins, &topology.policies)?;
         self.write_devices(topology, &native)?;
+        stale_v4.remove()?;
+        stale_v6.remove()?;
         self.write_node_addresses::<V4>(topology)?;
         self.write_node_addresses::<V6>(topology)?;
         self.services.set_node_addresses(topology.nodeport_addresses.clone());
@@ -196,6 +205,9 @@ impl Datapath {
                 Device { flags: DEVICE_UPLINK, bridge: uplink.bridge, mtu: uplink.mtu, ..Device::default() };
             if !uplink.has_link_header {
                 device.flags |= DEVICE_L3;
+            }
+            if !topology.policies.is_empty() {
+                device.flags |= DEVICE_POLICIES;
             }
             if native.contains(&uplink.index) && !uplink.is_virtual {
                 device.flags |= DEVICE_XDP_REDIRECT;

@@ -11,6 +11,8 @@ const MAX_BACKENDS: u32 = 1 << 19;
 const MAX_SOCKETS: u32 = 1 << 16;
 const MAX_AFFINITIES: u32 = 1 << 16;
 const MAX_SOURCES: u32 = 1 << 14;
+/// Prefixes of IPsec policies; with more of them the stack sends everything.
+pub(super) const MAX_POLICIES: u32 = 4096;
 const MAX_NETNS: u32 = 4096;
 
 /// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
@@ -48,6 +50,8 @@ pub(super) const MAPS: &[&str] = &[
     "peers_v6",
     "pending_v4",
     "pending_v6",
+    "policies_v4",
+    "policies_v6",
     "refusals",
     "routes_v4",
     "routes_v6",
@@ -87,6 +91,8 @@ pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
         ("sockets_v6", MAX_SOCKETS),
         ("affinity_v4", MAX_AFFINITIES),
         ("affinity_v6", MAX_AFFINITIES),
+        ("policies_v4", MAX_POLICIES),
+        ("policies_v6", MAX_POLICIES),
         ("sources_v4", MAX_SOURCES),
         ("sources_v6", MAX_SOURCES),
         ("netns_v4", MAX_NETNS),

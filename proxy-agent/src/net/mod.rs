@@ -9,3 +9,5 @@ pub mod processes;
 pub mod reserved_ports;
 pub mod sock_diag;
 pub mod topology;
+pub mod untracked;
+pub mod xfrm;

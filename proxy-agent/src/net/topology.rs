@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnet::IpNet;
+
 use super::interfaces::Interface;
 use crate::{
     cli::{NodePortAddresses, PodDatapath},
@@ -71,6 +73,8 @@ pub struct Topology {
     pub nodeport_addresses: BTreeSet<IpAddr>,
     /// All addresses of the node, for telling its own from others'.
     pub local_addresses: BTreeSet<IpAddr>,
+    /// Destinations of IPsec policies: what is for them the stack must send. Not worked out here.
+    pub policies: BTreeSet<IpNet>,
     /// What was asked for and is not there, in words.
     pub complaints: Vec<String>,
 }
@@ -173,6 +177,7 @@ impl Topology {
             given_snat_sources,
             nodeport_addresses,
             local_addresses,
+            policies: BTreeSet::new(),
             complaints,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use futures::{Stream, StreamExt as _, stream};
+use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::{Agent, sockets::Found};
@@ -10,8 +12,9 @@ use crate::{
     cli::PodDatapath,
     model::plan::IpFamily,
     net::{
-        interfaces,
+        forwarding, interfaces,
         topology::{Topology, Wishes},
+        untracked, xfrm,
     },
     observe::service_health::Addresses,
 };
@@ -69,6 +72,50 @@ impl Agent {
         }
     }
 
+    /// Destinations of IPsec policies; as before if the kernel does not tell.
+    fn ipsec_policies(&self, complaints: &mut Vec<String>) -> BTreeSet<IpNet> {
+        let before = &self.topology.policies;
+        let policies = match xfrm::destinations() {
+            Ok(policies) => policies,
+            Err(error) => {
+                complaints.push(format!(
+                    "cannot list IPsec policies: {error}; what is forwarded to remote endpoints may not obey them"
+                ));
+                return before.clone();
+            }
+        };
+        if policies.is_empty() {
+            if !before.is_empty() {
+                if let Err(error) = untracked::remove() {
+                    warn!("cannot remove the nftables table `proxy-agent`: {error}");
+                }
+                info!("there are no IPsec policies any more: all packets are sent past the kernel's stack");
+            }
+            return policies;
+        }
+        if before.is_empty() {
+            info!(
+                "there are IPsec policies: what is forwarded to their destinations goes through the kernel's stack"
+            );
+        }
+        if let Err(error) = forwarding::accept_from_loopback() {
+            complaints
+                .push(format!("{error:#}: services' packets to the destinations of IPsec policies are lost"));
+        }
+        if let Err(error) = untracked::ensure() {
+            complaints.push(format!(
+                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
+                 drop services' TCP packets to the destinations of IPsec policies"
+            ));
+        }
+        policies
+    }
+
+    /// Is the rule that packets of [`Self::ipsec_policies`] need gone? Firewalls that load their rules anew remove those of others.
+    pub(super) fn lost_rule(&self) -> bool {
+        !self.topology.policies.is_empty() && !untracked::is_there()
+    }
+
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
     pub(super) async fn look_at_network(&mut self) -> Result<()> {
         let interfaces = interfaces::read(&self.netlink).await?;
@@ -77,7 +124,8 @@ impl Agent {
             info!("pods: {}", describe(pod_datapath));
         }
         let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
-        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
+        let mut topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
+        topology.policies = self.ipsec_policies(&mut topology.complaints);
         for complaint in &topology.complaints {
             if !self.said.contains(complaint) {
                 warn!("{complaint}");
@@ -122,4 +170,11 @@ pub(super) fn describe(pod_datapath: PodDatapath) -> &'static str {
         PodDatapath::Tc => "tc programs",
         PodDatapath::Both => "socket hooks and tc programs",
     }
+}
+
+/// Says when the node's network may have changed: interfaces, addresses, routes, IPsec policies.
+pub(super) fn changes() -> Result<impl Stream<Item = Option<()>> + Unpin> {
+    let interfaces = interfaces::changes()?.map(Some).chain(stream::once(std::future::ready(None)));
+    let policies = xfrm::changes().context("cannot follow IPsec policies")?;
+    Ok(stream::select(interfaces, policies.map(Some)))
 }

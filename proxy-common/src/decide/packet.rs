@@ -413,7 +413,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
         match out.route.kind {
             RouteKind::Local => {}
             RouteKind::None => return tables.drop(DropReason::NoRoute),
-            RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::TooBig => {
+            RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::TooBig | RouteKind::Stack => {
                 if let Some(device) = tables.device(out.route.ifindex)
                     && device.flags & DEVICE_UPLINK != 0
                 {
@@ -521,8 +521,8 @@ fn is_switched<F: Family, T: Tables<F>>(tables: &T, ifindex: u32, out: &mut Tran
     if bridge == 0 {
         return false;
     }
-    let Tuple { src, dst, .. } = out.to;
-    tables.route(bridge, &src, &dst, 0, &mut out.route);
+    // Not copies: there is little stack.
+    tables.route(bridge, &out.to.src, &out.to.dst, 0, &mut out.route);
     tables.step(Step::Route(out.route));
     out.mac = out.route.to;
     out.route.ifindex == bridge && matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
@@ -545,11 +545,11 @@ fn forward<F: Family, T: Tables<F>>(
             tables.answer(Counter::HopLimit, Verdict::TimeExceeded)
         };
     }
-    let Tuple { src, dst, .. } = out.to;
-    tables.route(ifindex, &src, &dst, tables.size(packet), &mut out.route);
+    // Not copies, as above.
+    tables.route(ifindex, &out.to.src, &out.to.dst, tables.size(packet), &mut out.route);
     tables.step(Step::Route(out.route));
     match out.route.kind {
-        RouteKind::Neighbour | RouteKind::Unresolved => Verdict::Forward,
+        RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => Verdict::Forward,
         RouteKind::Local => Verdict::Translate,
         RouteKind::TooBig if packet.follows => tables.drop(DropReason::TooBig),
         RouteKind::TooBig => tables.answer(Counter::TooBig, Verdict::TooBig),

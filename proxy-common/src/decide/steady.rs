@@ -139,7 +139,7 @@ pub fn route<F: Family, T: Tables<F>>(
     }
     let to = &flow.tuple;
     tables.route(ifindex, &to.src, &to.dst, tables.size(packet), &mut out.route);
-    matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
+    matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack)
 }
 
 /// What counts a packet of such a flow.

@@ -110,6 +110,9 @@ pub enum RouteKind {
     Unresolved,
     /// Out of a device, but the packet is longer than [`Route::mtu`].
     TooBig,
+    /// Out of a device, but only the kernel's IP stack may send it: programs cannot send there, or an IPsec policy is for the
+    /// destination.
+    Stack,
     /// Nowhere, or routing is for the stack to decide.
     None,
 }
@@ -129,6 +132,14 @@ pub struct Route<F: Family> {
     pub to: Mac,
     /// Longest IP packet in bytes, with [`RouteKind::TooBig`].
     pub mtu: u32,
+}
+
+impl<F: Family> Route<F> {
+    /// How much whoever sends a packet this way must take off its hop limit: the stack does it itself.
+    #[inline(always)]
+    pub fn hops(&self) -> u8 {
+        !matches!(self.kind, RouteKind::Stack) as u8
+    }
 }
 
 impl<F: Family> Default for Route<F> {

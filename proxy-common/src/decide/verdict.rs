@@ -22,7 +22,8 @@ pub enum Verdict {
     /// Rewrite it and let it go its way, through the host's stack.
     Translate,
     /// Rewrite it and send it by [`Translation::route`], past the stack, which would take a packet from its own address
-    /// for a martian.
+    /// for a martian. With [`RouteKind::Stack`] hand it to the stack as the loopback interface's: the stack routes it, takes one off its
+    /// hop limit, and asks for IPsec policies.
     Forward,
     /// Rewrite it and let it go its way, but as a frame for [`Translation::mac`], so that the bridge switches it.
     Switch,

@@ -22,6 +22,10 @@ pub const DEVICE_UPLINK: u32 = 1;
 pub const DEVICE_XDP_REDIRECT: u32 = 2;
 /// Packets have no Ethernet header there.
 pub const DEVICE_L3: u32 = 4;
+/// Programs cannot send by it: the kernel's IP stack does.
+pub const DEVICE_STACK: u32 = 8;
+/// There are IPsec policies: the stack sends what one of them is for ([`policy`](super::policy)).
+pub const DEVICE_POLICIES: u32 = 16;
 
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;

@@ -17,6 +17,7 @@ pub mod frontend;
 pub mod id;
 pub mod name;
 pub mod outbound;
+pub mod policy;
 pub mod probe;
 pub mod set;
 pub mod socket;

@@ -62,7 +62,7 @@ impl<F: Family> Question<'_, F> {
             && self.size <= known.size
             && F::same(&known.dst, self.dst)
             && F::same(&known.src, self.src)
-            && matches!(known.route.kind, RouteKind::Neighbour)
+            && matches!(known.route.kind, RouteKind::Neighbour | RouteKind::Stack)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Writing a translation into a packet, and sending it its way.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, bpf_redir_neigh},
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_redir_neigh},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
     programs::TcContext,
 };
 use proxy_common::{
-    decide::{Route, Verdict},
+    decide::{Route, RouteKind, Verdict},
     layout::{
         counter::Counter,
         flow::{Mac, Tuple},
@@ -33,7 +33,7 @@ use crate::{
 pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcContext) -> u64 {
     let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return failed().0 };
     let packet = &dissected.packet;
-    let hops = matches!(verdict, Verdict::Forward) as u8;
+    let hops = if matches!(verdict, Verdict::Forward) { out.route.hops() } else { 0 };
     let written = match dissected.part {
         Part::Usual if packet.is_plain(LINK) => {
             translate::<F, LINK>(ctx, packet.protocol, (&packet.tuple, &out.to), hops, true)
@@ -98,6 +98,9 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
             if LINK == 0 && !add_ethernet(ctx) {
                 return None;
             }
+            if matches!(route.kind, RouteKind::Stack) {
+                return hand_to_stack(ctx);
+            }
             let mut neighbour = F::neighbour(&route.next_hop);
             let size = size_of::<bpf_redir_neigh>() as i32;
             // SAFETY: parameters of the size that is given.
@@ -105,6 +108,20 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
         }
         _ => Some(NEXT),
     }
+}
+
+/// Has the stack route and send a translated packet with an Ethernet header, as one that the loopback interface received: there alone the kernel takes packets from
+/// its own addresses (`accept_local`), whatever `rp_filter` says (`__fib_validate_source`).
+#[inline(always)]
+fn hand_to_stack(ctx: &TcContext) -> Option<i32> {
+    /// The index of the loopback interface, in every network namespace.
+    const LOOPBACK: u32 = 1;
+    let (data, end) = bounds(ctx);
+    // The loopback interface's own address: frames for others are dropped (`eth_type_trans`).
+    // SAFETY: the bounds of the packet.
+    let is_written = unsafe { rewrite::macs(data, end, Some(Mac::NONE), None) };
+    // SAFETY: plain arguments.
+    is_written.then(|| unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS as u64) as i32 })
 }
 
 /// A packet that is half rewritten must not go on.
@@ -123,6 +140,9 @@ fn add_ethernet(ctx: &TcContext) -> bool {
         return false;
     }
     let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    unsafe { rewrite::macs(data, end, Some(ANY_UNICAST), Some(ANY_UNICAST)) }
+    // SAFETY: the context is readable, and the bounds are those of the packet.
+    unsafe {
+        rewrite::macs(data, end, Some(ANY_UNICAST), Some(ANY_UNICAST))
+            && rewrite::ethertype(data, end, (*ctx.skb.skb).protocol as u16)
+    }
 }

@@ -44,7 +44,7 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     flow: &FlowEntry<F>,
 ) -> Option<i32> {
     let verdict = steady::verdict(flow);
-    let mut route = None;
+    let (mut route, mut hops) = (None, 0);
     if matches!(verdict, Verdict::Forward) {
         let Scratch { out, .. } = scratch::<F>()?;
         // SAFETY: the context is readable.
@@ -52,11 +52,12 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
         if !steady::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex, out) {
             return None;
         }
+        hops = out.route.hops();
         route = Some(&out.route);
     }
     count(steady::counter(flow));
     let tuples = (&key.tuple, &flow.tuple);
-    let sent = translate::<F, LINK>(ctx, key.protocol, tuples, route.is_some() as u8, H::MAY_BE_SUMMED)
+    let sent = translate::<F, LINK>(ctx, key.protocol, tuples, hops, H::MAY_BE_SUMMED)
         .then(|| send::<F, LINK>(ctx, verdict, route, flow.mac))
         .flatten();
     if sent.is_none() {

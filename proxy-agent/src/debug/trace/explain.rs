@@ -149,6 +149,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 format!("routed by {device}, next hop {via} (its MAC is not known yet: the kernel will ask)")
             }
             RouteKind::TooBig => format!("routed by {device}, but longer than its {} bytes", route.mtu),
+            RouteKind::Stack => format!("routed by {device}, handed to the kernel's IP stack"),
             RouteKind::None => "there is no route".to_owned(),
         }
     }

@@ -23,6 +23,7 @@ for_both_families! {
     cluster_ip_from_outside_when_allowed
     external_set_from_outside
     unresolved_neighbour_is_forwarded_all_the_same
+    what_the_stack_must_send
     no_route_drops
     no_snat_address_drops
     hop_limit
@@ -125,6 +126,40 @@ fn unresolved_neighbour_is_forwarded_all_the_same<F: TestFamily>() {
     for _ in 0..2 {
         let said = world.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN));
         assert_eq!((said.verdict, said.out.route.kind), (Verdict::Forward, RouteKind::Unresolved));
+    }
+}
+
+/// It is translated as by any other route, and the stack takes one off its hop limit.
+fn what_the_stack_must_send<F: TestFamily>() {
+    for is_there_before in [true, false] {
+        let mut world = World::<F>::new(&[REMOTE]);
+        let known = is_there_before.then(|| open(&world, CLIENT_END));
+        let before = world.default_route.hops();
+        world.default_route.kind = RouteKind::Stack;
+        assert_eq!((before, world.default_route.hops()), (1, 0));
+        let sent = open(&world, CLIENT_END);
+        assert_eq!((sent.tuple.src, sent.tuple.dst), (F::addr(NODE), F::addr(REMOTE)));
+        assert!(known.is_none_or(|known| known == sent), "the flow stays");
+        let back = world.uplink_gets(&packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK));
+        back.is(Verdict::Forward, FRONTEND, CLIENT_END);
+        assert_eq!(back.out.route.kind, RouteKind::Stack);
+        let acknowledged = world.uplink_gets(&tcp(CLIENT_END, FRONTEND, ACK));
+        assert_eq!((acknowledged.verdict, acknowledged.out.route.kind), (Verdict::Forward, RouteKind::Stack));
+        let last = Packet { hop_limit: 1, ..tcp(CLIENT_END, FRONTEND, ACK) };
+        assert_eq!(
+            world.uplink_gets(&last).verdict,
+            Verdict::TimeExceeded,
+            "the client is told, not this node"
+        );
+        // The stack sends it by the same uplink; it came in by another interface then.
+        world.came_in.set(1);
+        for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
+            let flags = if protocol == PROTOCOL_TCP { SYN } else { 0 };
+            let request = packet(tuple((CLIENT, 50_007), FRONTEND), protocol, flags);
+            let sent = world.uplink_gets(&request).sent(&request);
+            assert_eq!(world.to_outside(&sent).verdict, Verdict::Pass);
+        }
+        assert!(world.outbound.borrow().is_empty(), "nothing else has sent it");
     }
 }
 

@@ -1,0 +1,187 @@
+//! Keeps conntrack away from packets that programs hand to the stack at the loopback interface.
+//!
+//! Programs translate and send replies before conntrack would see them, so of each connection it would see one direction, and call the
+//! client's ACK INVALID; firewalls drop that. As nft writes it:
+//!
+//! ```text
+//! table inet proxy-agent {
+//!     chain loopback { type filter hook prerouting priority raw; iif lo notrack }
+//! }
+//! ```
+//!
+//! What sockets send over the loopback interface has been tracked when it arrives, and stays so (`nft_notrack_eval`).
+
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+const TABLE: &[u8] = b"proxy-agent\0";
+const CHAIN: &[u8] = b"loopback\0";
+
+// From `linux/netlink.h`, `linux/netfilter/nfnetlink.h` and `linux/netfilter/nf_tables.h`.
+const NLMSG_ERROR: u16 = 2;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+const NLA_F_NESTED: u16 = 0x8000;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NFTABLES: u16 = 10;
+const NEW_TABLE: u16 = NFTABLES << 8;
+const GET_TABLE: u16 = NEW_TABLE | 1;
+const DELETE_TABLE: u16 = NEW_TABLE | 2;
+const NEW_CHAIN: u16 = NEW_TABLE | 3;
+const NEW_RULE: u16 = NEW_TABLE | 6;
+const NFPROTO_INET: u8 = 1;
+
+/// Makes the rule, if it is not there.
+///
+/// # Errors
+/// When the kernel refuses, or has no nftables.
+pub fn ensure() -> io::Result<()> {
+    let socket = open()?;
+    match get(&socket) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        result => return result,
+    }
+    talk(&socket, &batch(&[(NEW_TABLE, NLM_F_CREATE, attribute(1, TABLE)), chain(), rule()]))
+}
+
+/// Is it there?
+pub fn is_there() -> bool {
+    open().and_then(|socket| get(&socket)).is_ok()
+}
+
+fn get(socket: &Socket) -> io::Result<()> {
+    talk(socket, &message(GET_TABLE, 0, NFPROTO_INET, &attribute(1, TABLE)))
+}
+
+/// Removes it. None is as good.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove() -> io::Result<()> {
+    const NONE: [i32; 4] = [libc::ENOENT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL];
+    let removed =
+        open().and_then(|socket| talk(&socket, &batch(&[(DELETE_TABLE, NLM_F_ACK, attribute(1, TABLE))])));
+    match removed {
+        Err(error) if error.raw_os_error().is_some_and(|code| NONE.contains(&code)) => Ok(()),
+        result => result,
+    }
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// Sends messages, and takes the first answer: an error, the acknowledgment that one message asks for, or what was asked for.
+fn talk(socket: &Socket, messages: &[u8]) -> io::Result<()> {
+    socket.send(messages, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+    let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    match (kind, code) {
+        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+        (Some(NLMSG_ERROR), Some(code)) => Err(io::Error::from_raw_os_error(code.saturating_abs())),
+        (Some(_), _) => Ok(()),
+        (None, _) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Type, flags, attributes.
+type Message = (u16, u16, Vec<u8>);
+
+fn batch(messages: &[Message]) -> Vec<u8> {
+    let mut bytes = message(BATCH_BEGIN, 0, 0, &[]);
+    for (kind, flags, attributes) in messages {
+        bytes.extend(message(*kind, *flags, NFPROTO_INET, attributes));
+    }
+    bytes.extend(message(BATCH_END, 0, 0, &[]));
+    bytes
+}
+
+fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
+    const HEADERS: usize = 16 + 4;
+    let mut bytes = Vec::new();
+    bytes.extend(((HEADERS + attributes.len()) as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    // Sequence number and port.
+    bytes.extend([0; 8]);
+    // `struct nfgenmsg`; of a batch, whose it is.
+    bytes.extend([family, 0]);
+    let resource = if matches!(kind, BATCH_BEGIN | BATCH_END) { NFTABLES } else { 0 };
+    bytes.extend(resource.to_be_bytes());
+    bytes.extend(attributes);
+    bytes
+}
+
+fn attribute(kind: u16, contents: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend((4 + contents.len() as u16).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(contents);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+    attribute(kind | NLA_F_NESTED, &attributes.concat())
+}
+
+fn number(kind: u16, value: u32) -> Vec<u8> {
+    attribute(kind, &value.to_be_bytes())
+}
+
+fn chain() -> Message {
+    const PRE_ROUTING: u32 = 0;
+    const RAW: i32 = -300;
+    let hook = nested(4, &[number(1, PRE_ROUTING), number(2, RAW as u32)]);
+    let attributes = [attribute(1, TABLE), attribute(3, CHAIN), hook, attribute(7, b"filter\0")];
+    (NEW_CHAIN, NLM_F_CREATE, attributes.concat())
+}
+
+fn rule() -> Message {
+    const REGISTER: u32 = 1;
+    const INCOMING_INTERFACE: u32 = 4;
+    const EQUAL: u32 = 0;
+    const LOOPBACK: u32 = 1;
+    let expression = |name: &[u8], data: &[Vec<u8>]| {
+        let mut attributes = vec![attribute(1, name)];
+        if !data.is_empty() {
+            attributes.push(nested(2, data));
+        }
+        nested(1, &attributes)
+    };
+    let value = nested(3, &[attribute(1, &LOOPBACK.to_ne_bytes())]);
+    let expressions = [
+        expression(b"meta\0", &[number(1, REGISTER), number(2, INCOMING_INTERFACE)]),
+        expression(b"cmp\0", &[number(1, REGISTER), number(2, EQUAL), value]),
+        expression(b"notrack\0", &[]),
+    ];
+    let attributes = [attribute(1, TABLE), attribute(2, CHAIN), nested(4, &expressions)];
+    (NEW_RULE, NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK, attributes.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_aligned_and_say_how_long_they_are() {
+        let bytes = batch(&[(NEW_TABLE, NLM_F_CREATE, attribute(1, TABLE)), chain(), rule()]);
+        let (mut rest, mut kinds) = (bytes.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            assert_eq!(length % 4, 0);
+            kinds.push(u16::from_ne_bytes(rest[4..6].try_into().unwrap()));
+            rest = &rest[length..];
+        }
+        assert_eq!(kinds, [BATCH_BEGIN, 0xa00, 0xa03, 0xa06, BATCH_END]);
+        assert_eq!(attribute(1, b"abc"), [7, 0, 1, 0, b'a', b'b', b'c', 0]);
+    }
+}
