@@ -186,7 +186,8 @@ fn back_to_outside<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> V
             Verdict::Pass
         };
     }
-    if frontend::is_load_balancer(tables, &tuple.dst) {
+    // By another uplink it may reach somebody who has the address: the node may be a router.
+    if tables.came_in() == tables.leaves() && frontend::is_load_balancer(tables, &tuple.dst) {
         return tables.drop(DropReason::Loop);
     }
     Verdict::Pass

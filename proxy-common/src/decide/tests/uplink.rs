@@ -589,6 +589,10 @@ fn what_would_loop_is_dropped<F: TestFamily>() {
         world.came_in.set(UPLINK);
         assert_eq!(world.to_outside(&packet).verdict, Verdict::Drop, "{packet:?}");
     }
+    let uplink = world.devices[&UPLINK];
+    world.devices.insert(UPLINK + 1, uplink);
+    world.came_in.set(UPLINK + 1);
+    assert_eq!(world.to_outside(&to(9)).verdict, Verdict::Pass, "the node is a router between two uplinks");
     assert_eq!(world.counter(Counter::Loop), 4);
     assert_eq!(world.pod_sends(&to(9)).verdict, Verdict::Pass, "no cluster IP");
 }
