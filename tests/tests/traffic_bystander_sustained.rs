@@ -29,7 +29,11 @@ fn alone() -> MutexGuard<'static, ()> {
 fn scenario() -> Result<Scenario> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "both")?;
     scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
-    scenario.cluster.client.netns.sysctl(&[("ipv4/tcp_tw_reuse", "1")])?;
+    scenario
+        .cluster
+        .client
+        .netns
+        .sysctl(&[("ipv4/tcp_tw_reuse", "1"), ("ipv4/ip_local_port_range", "32768 60999")])?;
     Ok(scenario)
 }
 

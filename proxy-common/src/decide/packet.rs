@@ -228,7 +228,11 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
         }
         let translated = FlowKey::new(reply.tuple, packet.protocol, Edge::ReverseIngress);
         if is_flow(tables, &translated) {
-            return;
+            // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
+            if !is_datagram || tables.came_in() != 0 {
+                return;
+            }
+            give_way(tables, &translated);
         }
     }
     let now = tables.now();
@@ -242,6 +246,20 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
         }
     }
     tables.remember_outbound(&reply, &Outbound { last_seen: now, flags });
+}
+
+/// Removes a datagram flow, by the key of its reverse entry.
+#[inline(always)]
+fn give_way<F: Family, T: Tables<F>>(tables: &T, reverse: &FlowKey<F>) {
+    let Some(mut pair) = tables.pair() else { return };
+    if let Some(flow) = tables.flow(reverse).or_else(|| tables.pending(reverse)) {
+        pair.begin(reverse, &flow);
+        pair.make_twin();
+        tables.remove_flow(&pair.twin_key);
+        tables.remove_pending(&pair.twin_key);
+    }
+    tables.remove_flow(reverse);
+    tables.remove_pending(reverse);
 }
 
 /// Is the TCP packet of a connection with an endpoint that we send connections to, too?

@@ -54,7 +54,7 @@ impl SourcePorts {
     /// Families and protocols have nothing to do with each other, except that an IPv6 socket bound to no address keeps
     /// IPv4 from its port: at any one time the families are at different ends of the range.
     pub(super) fn take(&self, count: usize, ipv4: bool, tcp: bool) -> u16 {
-        const FIRST: u32 = 11_000;
+        const FIRST: u32 = 33_000;
         const COUNT: u32 = 9_000;
         const FURTHER: u32 = 61_000;
         const FURTHER_COUNT: u32 = 4_500;

@@ -7,13 +7,15 @@ use super::{
 };
 
 /// The parameters every namespace gets before it has devices; devices inherit them.
-const COMMON: [(&str, &str); 5] = [
+const COMMON: [(&str, &str); 6] = [
     // No duplicate address detection: addresses work at once.
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/all/disable_ipv6", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
+    // Not the ports that `SourcePorts` gives out.
+    ("ipv4/ip_local_port_range", "45000 60999"),
 ];
 
 const ROUTER: [(&str, &str); 5] = [

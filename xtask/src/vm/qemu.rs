@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 
 use super::{VmArgs, kernel::KernelFiles, report::Report};
 
-/// Plenty: without hardware support a machine takes one or two minutes.
-const LIMIT: Duration = Duration::from_secs(900);
+/// Plenty: without hardware support a machine takes about ten minutes.
+const LIMIT: Duration = Duration::from_secs(1500);
 
 /// Everything the accelerator can do but one instruction: a software-emulated CMPXCHG16B that is interrupted before its
 /// result is tested leaves rubbish in the flags register (seen with QEMU 7.2), and the kernel, which allocates memory with

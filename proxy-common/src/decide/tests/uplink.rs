@@ -37,6 +37,7 @@ for_both_families! {
     free_ports_are_found
     given_source_addresses_are_used
     kernel_nat_s_port_is_not_given_away
+    a_datagram_flow_gives_way_to_a_socket_of_the_node
     a_socket_s_port_is_not_given_away
     the_source_is_the_one_that_the_route_prefers
     what_is_no_request_passes
@@ -419,6 +420,31 @@ fn given_source_addresses_are_used<F: TestFamily>() {
     world.settings.snat_sources = 2;
     let ours = (100..120).filter(|client| open(&world, (*client, 50_000)).tuple.src == F::addr(NODE)).count();
     assert!((5..16).contains(&ours), "{ours} of 20");
+}
+
+/// Once seen: a socket that was bound to the source port of a flow got no replies from the flow's endpoint.
+fn a_datagram_flow_gives_way_to_a_socket_of_the_node<F: TestFamily>() {
+    for is_answered in [false, true] {
+        let world = World::<F>::new(&[REMOTE]);
+        let request = udp(CLIENT_END, FRONTEND);
+        let sent = world.uplink_gets(&request).sent(&request);
+        let reply = packet(sent.tuple.reversed(), PROTOCOL_UDP, 0);
+        if is_answered {
+            assert_eq!(world.uplink_gets(&reply).verdict, Verdict::Forward);
+        }
+        // What is sent on for the client leaves as it did, and so does what the stack sends on for us.
+        for came_in in [UPLINK, 1] {
+            world.came_in.set(came_in);
+            assert_eq!(world.to_outside(&packet(sent.tuple, PROTOCOL_UDP, 0)).verdict, Verdict::Pass);
+            assert_eq!(world.uplink_gets(&request).out.to, sent.tuple);
+        }
+        world.came_in.set(0);
+        assert_eq!(world.to_outside(&packet(sent.tuple, PROTOCOL_UDP, 0)).verdict, Verdict::Pass);
+        assert_eq!(world.uplink_gets(&reply).verdict, Verdict::Pass, "the socket's");
+        let said = world.uplink_gets(&request);
+        assert_eq!(said.verdict, Verdict::Forward);
+        assert_ne!(said.out.to.sport, sent.tuple.sport, "the client has another one");
+    }
 }
 
 /// Kernel NAT takes any port, and replies to it must not be taken for an endpoint's.

@@ -53,7 +53,10 @@ impl Fixture {
         let own = |last| format!("addr add {}/24 dev eth0", Ipv4Addr::new(172, 31, 0, last));
         cluster.client.netns.ip(&FURTHER_CLIENTS.map(own).collect::<Vec<_>>())?;
         // A client that closes first could make 470 connections a second to a Service otherwise: its ports rest for a minute.
-        cluster.client.netns.sysctl(&[("ipv4/tcp_tw_reuse", "1")])?;
+        cluster
+            .client
+            .netns
+            .sysctl(&[("ipv4/tcp_tw_reuse", "1"), ("ipv4/ip_local_port_range", "32768 60999")])?;
         let local: Vec<_> = endpoints(Where::Local, local).collect();
         let remote: Vec<_> = endpoints(Where::Remote, remote).collect();
         let servers = [servers(first, &local)?, servers(second, &remote)?];
