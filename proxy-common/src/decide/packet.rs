@@ -215,7 +215,8 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
         }
         flags = if packet.is_closing() { OUTBOUND_CLOSED } else { OUTBOUND_ESTABLISHED };
     }
-    let reply = key_of_reply(tuple, packet.protocol);
+    // One key for both look-ups: there is little stack.
+    let mut reply = key_of_reply(tuple, packet.protocol);
     let from_frontend = is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, packet.protocol);
     if from_frontend {
         if is_flow(tables, &reply) {
@@ -226,14 +227,15 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
         if tables.came_in() == tables.leaves() || !may_be_snat(tables, packet) {
             return;
         }
-        let translated = FlowKey::new(reply.tuple, packet.protocol, Edge::ReverseIngress);
-        if is_flow(tables, &translated) {
+        reply.edge = Edge::ReverseIngress as u8;
+        if is_flow(tables, &reply) {
             // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
             if !is_datagram || tables.came_in() != 0 {
                 return;
             }
-            give_way(tables, &translated);
+            give_way(tables, &reply);
         }
+        reply.edge = Edge::Forward as u8;
     }
     let now = tables.now();
     if let Some(known) = tables.outbound(&reply) {
