@@ -17,7 +17,7 @@ use nix::{
     },
 };
 
-use crate::cluster::{Netns, Place};
+use crate::cluster::{Netns, Place, until};
 
 /// How long a receiver waits for what is still missing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ pub fn multicast(from: On<'_>, to: On<'_>, port: u16, ipv4: bool, count: u8) -> 
     const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 7, 7);
     let receiver = to.0.run(|| {
         let any: IpAddr = if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, port))?;
+        let socket = bind((any, port).into())?;
         if ipv4 {
             socket.join_multicast_v4(&GROUP_V4, &to.2)?;
         } else {
@@ -96,7 +96,7 @@ pub fn multicast(from: On<'_>, to: On<'_>, port: u16, ipv4: bool, count: u8) -> 
     from.0.run(|| {
         // By IPv4 the source address chooses the device, by IPv6 the scope of the destination does.
         let source: IpAddr = if ipv4 { from.2.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((source, port))?;
+        let socket = bind((source, port).into())?;
         let group: SocketAddr = if ipv4 {
             (GROUP_V4, port).into()
         } else {
@@ -117,6 +117,16 @@ pub fn multicast(from: On<'_>, to: On<'_>, port: u16, ipv4: bool, count: u8) -> 
         }
     }
     Ok(arrived)
+}
+
+/// A socket at this address, as soon as it is free: a process that another test is just starting may hold the one before for a moment, from
+/// `fork` to `exec`.
+fn bind(address: SocketAddr) -> Result<UdpSocket> {
+    until(5 * PATIENCE, "an address to be free", || match UdpSocket::bind(address) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error.into()),
+    })
 }
 
 fn is_timeout(error: &io::Error) -> bool {
