@@ -114,7 +114,10 @@ fn files(part: Part) -> Result<Vec<String>> {
     for file in fs::read_dir(root().join("tests/tests"))? {
         let path = file?.path();
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        if path.extension().is_some_and(|extension| extension == "rs") && Part::of_file(&name) == part {
+        // A file, or a folder with the file that cargo looks for.
+        let is_program =
+            path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+        if is_program && Part::of_file(&name) == part {
             select.extend(["--test".to_owned(), name.into_owned()]);
         }
     }

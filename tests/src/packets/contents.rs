@@ -81,8 +81,9 @@ impl Kernel {
 
     fn put_sources<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
         let map = family_map::<F>("sources");
+        let mut ebpf = self.ebpf();
         let mut trie: LpmTrie<&mut MapData, Source<F>, u32> =
-            self.ebpf.get_mut().map_mut(&map).with_context(|| map.clone())?.try_into()?;
+            ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
         for (service, addr) in &tables.sources {
             let whole = 8 * size_of::<Source<F>>() as u32;
             trie.insert(&Key::new(whole, Source { service: *service, addr: *addr }), 1, 0)
@@ -102,8 +103,9 @@ impl Kernel {
     }
 
     fn put_all<V: Pod>(&mut self, map: &str, elements: impl Iterator<Item = (u32, V)>) -> Result<()> {
+        let mut ebpf = self.ebpf();
         let mut array: Array<&mut MapData, V> =
-            self.ebpf.get_mut().map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for (index, value) in elements {
             array.set(index, value, 0).with_context(|| format!("{map} at {index}"))?;
         }
@@ -115,14 +117,15 @@ impl Kernel {
         map: &str,
         indices: impl Iterator<Item = u32>,
     ) -> Result<StdHashMap<u32, V>> {
-        let ebpf = self.ebpf.borrow();
+        let ebpf = self.ebpf();
         let array: Array<&MapData, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
         indices.map(|index| Ok((index, array.get(&index, 0)?))).collect()
     }
 
     fn put_hash<K: Pod, V: Pod>(&mut self, map: &str, entries: impl Iterator<Item = (K, V)>) -> Result<()> {
+        let mut ebpf = self.ebpf();
         let mut hash: HashMap<&mut MapData, K, V> =
-            self.ebpf.get_mut().map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for (key, value) in entries {
             hash.insert(key.borrow(), value.borrow(), 0).with_context(|| map.to_owned())?;
         }
@@ -156,14 +159,15 @@ impl Kernel {
     }
 
     fn entries<K: Pod + Eq + std::hash::Hash, V: Pod>(&self, map: &str) -> Result<Entries<K, V>> {
-        let ebpf = self.ebpf.borrow();
+        let ebpf = self.ebpf();
         let hash: HashMap<&MapData, K, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
         Ok(hash.iter().collect::<Result<_, _>>()?)
     }
 
     fn remove<K: Pod, V: Pod>(&mut self, map: &str, keys: impl IntoIterator<Item = K>) -> Result<()> {
+        let mut ebpf = self.ebpf();
         let mut hash: HashMap<&mut MapData, K, V> =
-            self.ebpf.get_mut().map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for key in keys {
             hash.remove(&key)?;
         }
@@ -171,7 +175,7 @@ impl Kernel {
     }
 
     fn entry<K: Pod, V: Pod>(&self, map: &str, key: &K) -> Result<Option<V>> {
-        let ebpf = self.ebpf.borrow();
+        let ebpf = self.ebpf();
         let hash: HashMap<&MapData, K, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
         match hash.get(key, 0) {
             Ok(value) => Ok(Some(value)),

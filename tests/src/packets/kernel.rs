@@ -1,10 +1,10 @@
 //! The kernel programs, loaded, with maps that are filled from tables in memory.
 
 use std::{
-    cell::RefCell,
     env, fs, io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +25,10 @@ use proxy_common::{
     },
 };
 
-use super::sys::{self, Around, Kind, Run};
+use super::{
+    pool::{self, Loaded},
+    sys::{self, Around, Kind, Run},
+};
 use crate::lacks::Lack;
 
 /// XDP programs of the object.
@@ -70,62 +73,24 @@ impl Default for Options {
 /// The loaded object.
 pub struct Kernel {
     /// Its maps are loaded, its programs as they are asked for: the verifier takes its time.
-    pub(super) ebpf: RefCell<Ebpf>,
+    loaded: Loaded,
 }
 
 impl Kernel {
-    /// Loads the programs with the settings and contents of these tables.
+    /// Loads the programs with the settings and contents of these tables, or takes those that a test before loaded so.
     ///
     /// # Errors
     /// When there is no object, or the kernel refuses it.
     pub fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Self> {
-        let settings = v4.settings;
-        let (external, csum) = (settings.external_cluster_ips as u8, options.csum_ipv6 as u8);
-        let fib_src = options.fib_src as u8;
-        let (removed, reject) = (settings.reset_removed_tcp as u8, options.reject_with_reset as u8);
-        let mut loader = EbpfLoader::new();
-        // A log of every instruction would take longer than the check; without any, aya's second try is an error.
-        loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
-        for name in [
-            "sets",
-            "alive",
-            "frontends_v4",
-            "frontends_v6",
-            "backends_v4",
-            "backends_v6",
-            "sources_v4",
-            "sources_v6",
-        ] {
-            loader.map_max_entries(name, options.max_services);
-        }
-        for (name, entries) in [
-            ("flows_v4", options.max_flows),
-            ("flows_v6", options.max_flows),
-            ("pending_v4", options.max_pending),
-            ("pending_v6", options.max_pending),
-        ] {
-            loader.map_max_entries(name, entries);
-        }
-        loader
-            .override_global(names::SNAT_FIRST, &settings.snat_first, true)
-            .override_global(names::SNAT_LAST, &settings.snat_last, true)
-            .override_global(names::NODEPORT_FIRST, &settings.nodeport_first, true)
-            .override_global(names::NODEPORT_LAST, &settings.nodeport_last, true)
-            .override_global(names::IDLE, &settings.idle, true)
-            .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
-            .override_global(names::RESET_REMOVED_TCP, &removed, true)
-            .override_global(names::REJECT_WITH_RESET, &reject, true)
-            .override_global(names::SNAT_SOURCES_V4, &v4.settings.snat_sources, true)
-            .override_global(names::SNAT_SOURCES_V6, &v6.settings.snat_sources, true)
-            .override_global(names::HAS_FIB_SRC, &fib_src, true)
-            .override_global(names::HAS_CSUM_IPV6, &csum, true);
-        let path = object()?;
-        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        let ebpf = loader.load(&bytes).context("cannot load the kernel programs")?;
-        let mut kernel = Self { ebpf: RefCell::new(ebpf) };
+        let how = format!("{options:?} {:?} {:?}", v4.settings, v6.settings);
+        let mut kernel = Self { loaded: pool::lease(&how, || load(options, v4, v6))? };
         kernel.install(v4)?;
         kernel.install(v6)?;
         Ok(kernel)
+    }
+
+    pub(super) fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a counter stands at, on all CPUs together.
@@ -133,7 +98,7 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn counter(&self, counter: Counter) -> Result<u64> {
-        let ebpf = self.ebpf.borrow();
+        let ebpf = self.ebpf();
         let counters: PerCpuArray<&MapData, u64> = ebpf.map("counters").context("counters")?.try_into()?;
         Ok(counters.get(&(counter as u32), 0)?.iter().sum())
     }
@@ -242,7 +207,7 @@ impl Kernel {
         if name.ends_with("_frags") && Lack::XdpFrags.is_here()? {
             return Err(Lack::XdpFrags.into());
         }
-        let mut ebpf = self.ebpf.borrow_mut();
+        let mut ebpf = self.ebpf();
         let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
         let fd: &ProgramFd = match Self::kind(name) {
             Kind::Tc => {
@@ -262,6 +227,52 @@ impl Kernel {
         };
         Ok(fd.as_fd().try_clone_to_owned()?)
     }
+}
+
+fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Ebpf> {
+    let settings = v4.settings;
+    let (external, csum) = (settings.external_cluster_ips as u8, options.csum_ipv6 as u8);
+    let fib_src = options.fib_src as u8;
+    let (removed, reject) = (settings.reset_removed_tcp as u8, options.reject_with_reset as u8);
+    let mut loader = EbpfLoader::new();
+    // A log of every instruction would take longer than the check; without any, aya's second try is an error.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
+    for name in [
+        "sets",
+        "alive",
+        "frontends_v4",
+        "frontends_v6",
+        "backends_v4",
+        "backends_v6",
+        "sources_v4",
+        "sources_v6",
+    ] {
+        loader.map_max_entries(name, options.max_services);
+    }
+    for (name, entries) in [
+        ("flows_v4", options.max_flows),
+        ("flows_v6", options.max_flows),
+        ("pending_v4", options.max_pending),
+        ("pending_v6", options.max_pending),
+    ] {
+        loader.map_max_entries(name, entries);
+    }
+    loader
+        .override_global(names::SNAT_FIRST, &settings.snat_first, true)
+        .override_global(names::SNAT_LAST, &settings.snat_last, true)
+        .override_global(names::NODEPORT_FIRST, &settings.nodeport_first, true)
+        .override_global(names::NODEPORT_LAST, &settings.nodeport_last, true)
+        .override_global(names::IDLE, &settings.idle, true)
+        .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
+        .override_global(names::RESET_REMOVED_TCP, &removed, true)
+        .override_global(names::REJECT_WITH_RESET, &reject, true)
+        .override_global(names::SNAT_SOURCES_V4, &v4.settings.snat_sources, true)
+        .override_global(names::SNAT_SOURCES_V6, &v6.settings.snat_sources, true)
+        .override_global(names::HAS_FIB_SRC, &fib_src, true)
+        .override_global(names::HAS_CSUM_IPV6, &csum, true);
+    let path = object()?;
+    let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+    loader.load(&bytes).context("cannot load the kernel programs")
 }
 
 /// The verifier gives up with EAGAIN when a signal comes in meanwhile; it need only be asked again.

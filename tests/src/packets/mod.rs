@@ -5,6 +5,7 @@ mod family;
 mod frame;
 mod kernel;
 mod node;
+mod pool;
 pub mod random;
 pub mod sys;
 pub mod talk;

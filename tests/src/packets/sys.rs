@@ -258,3 +258,62 @@ pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         .call(BPF_MAP_UPDATE_ELEM)?;
     Ok(map)
 }
+
+/// The key of a map, so many bytes long, that comes after this one, or the first.
+///
+/// # Errors
+/// The kernel's.
+pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, size: usize) -> io::Result<Option<Vec<u8>>> {
+    const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+    let mut next = vec![0u8; size];
+    let mut attr = Attr::new()
+        .u32(0, map.as_raw_fd() as u32)
+        .u64(8, key.map_or(0, |key| key.as_ptr() as u64))
+        .u64(16, next.as_mut_ptr() as u64);
+    match attr.call(BPF_MAP_GET_NEXT_KEY) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes an entry of a map.
+///
+/// # Errors
+/// The kernel's.
+pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
+    let mut attr = Attr::new().u32(0, map.as_raw_fd() as u32).u64(8, key.as_ptr() as u64);
+    attr.call(BPF_MAP_DELETE_ELEM).map(drop)
+}
+
+/// Writes an element of an array; of one per CPU, the values of all CPUs.
+///
+/// # Errors
+/// The kernel's.
+pub fn update(map: BorrowedFd<'_>, index: u32, value: &[u8]) -> io::Result<()> {
+    const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+    Attr::new()
+        .u32(0, map.as_raw_fd() as u32)
+        .u64(8, &raw const index as u64)
+        .u64(16, value.as_ptr() as u64)
+        .call(BPF_MAP_UPDATE_ELEM)
+        .map(drop)
+}
+
+/// Sets all elements of an array, so many bytes long, to zero.
+///
+/// # Errors
+/// The kernel's.
+pub fn zero_all(map: BorrowedFd<'_>, elements: u32, size: usize) -> io::Result<()> {
+    const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+    let keys: Vec<u32> = (0..elements).collect();
+    let values = vec![0u8; elements as usize * size.next_multiple_of(8)];
+    Attr::new()
+        .u64(16, keys.as_ptr() as u64)
+        .u64(24, values.as_ptr() as u64)
+        .u32(32, elements)
+        .u32(36, map.as_raw_fd() as u32)
+        .call(BPF_MAP_UPDATE_BATCH)
+        .map(drop)
+}

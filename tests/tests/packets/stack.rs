@@ -63,7 +63,7 @@ fn packet_by_a_device_that_the_stack_must_send_by<F: PacketFamily>() -> Result<(
     Ok(())
 }
 
-/// It gets one, of its protocol. See the test of the same name in `packets.rs`.
+/// It gets one, of its protocol. See the test of the same name in `translate.rs`.
 fn packet_without_ethernet_header<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = node()?;
     let request = Frame::new(Host::L3Client.at::<F>(50_001), Host::Node.at::<F>(30_002), SYN);

@@ -1,0 +1,86 @@
+//! Loaded objects that tests use one after the other: most of the time of a test would be the verifier's, above all on an
+//! emulated processor.
+
+use std::{
+    collections::HashMap,
+    iter,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, MapInfo, MapType},
+};
+
+use super::sys;
+
+/// An object whose user is alone with it.
+pub(super) type Loaded = Arc<Mutex<Ebpf>>;
+
+/// By how they were loaded. Objects that only the pool has are free.
+static POOL: Mutex<Option<HashMap<String, Vec<Loaded>>>> = Mutex::new(None);
+
+/// An object that was loaded this way, with nothing in its maps; loads one if none is free.
+pub(super) fn lease(how: &str, load: impl FnOnce() -> Result<Ebpf>) -> Result<Loaded> {
+    if let Some(free) = free(how) {
+        let ebpf = free.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, map) in ebpf.maps() {
+            empty(map).with_context(|| format!("map `{name}` of the test before"))?;
+        }
+        drop(ebpf);
+        return Ok(free);
+    }
+    let loaded = Arc::new(Mutex::new(load()?));
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.get_or_insert_default().entry(how.to_owned()).or_default().push(loaded.clone());
+    Ok(loaded)
+}
+
+fn free(how: &str) -> Option<Loaded> {
+    let pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody gets one elsewhere, so one that only the pool has stays free while the pool is locked.
+    pool.as_ref()?.get(how)?.iter().find(|loaded| Arc::strong_count(loaded) == 1).cloned()
+}
+
+/// Empties a map, or sets all its elements to zero.
+fn empty(map: &Map) -> Result<()> {
+    let data: &MapData = match map {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuHashMap(data)
+        | Map::PerCpuLruHashMap(data) => data,
+        // Rings of events, which nobody reads here, and storage of sockets, which goes with them.
+        _ => return Ok(()),
+    };
+    let (info, fd) = (data.info()?, data.fd().as_fd());
+    match info.map_type()? {
+        // Constants; nobody can write them any more.
+        MapType::Array if info.name_as_str().is_some_and(|name| name.starts_with('.')) => Ok(()),
+        MapType::Array => zero(fd, &info, info.value_size() as usize),
+        MapType::PerCpuArray => {
+            let size = info.value_size().next_multiple_of(8) as usize;
+            zero(fd, &info, size * aya::util::nr_cpus().map_err(|(_, error)| error)?)
+        }
+        _ => {
+            let size = info.key_size() as usize;
+            let after = |key: &Vec<u8>| sys::next_key(fd, Some(key), size).transpose();
+            let first = sys::next_key(fd, None, size)?;
+            let keys: Vec<_> = iter::successors(first.map(Ok), |key| after(key.as_ref().ok()?))
+                .collect::<Result<_, std::io::Error>>()?;
+            Ok(keys.iter().try_for_each(|key| sys::delete(fd, key))?)
+        }
+    }
+}
+
+fn zero(fd: BorrowedFd<'_>, info: &MapInfo, size: usize) -> Result<()> {
+    let value = vec![0; size];
+    if size > 64 {
+        return Ok((0..info.max_entries()).try_for_each(|index| sys::update(fd, index, &value))?);
+    }
+    Ok(sys::zero_all(fd, info.max_entries(), size)?)
+}

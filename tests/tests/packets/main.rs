@@ -1,0 +1,14 @@
+//! Each program in the kernel on single packets, by `BPF_PROG_TEST_RUN`. Needs root.
+//!
+//! One program of tests, so that what the verifier has taken serves one test after the other.
+
+mod answers;
+mod bystanders;
+mod evidence;
+mod flows;
+mod ports;
+mod random;
+mod stack;
+mod translate;
+mod unusual;
+mod whole;
