@@ -7,6 +7,7 @@ mod others;
 mod outbound;
 mod quarantine;
 mod sockets;
+mod stack;
 
 use std::{
     collections::BTreeSet,

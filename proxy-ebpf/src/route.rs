@@ -7,7 +7,8 @@ use core::{ffi::c_void, mem};
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT, bpf_fib_lookup,
+        bpf_redir_neigh,
     },
     helpers::generated,
 };
@@ -15,7 +16,7 @@ use proxy_common::{
     V4, V6,
     decide::{Route, RouteKind},
     layout::{
-        device::{DEVICE_POLICIES, DEVICE_STACK},
+        device::{DEVICE_L3, DEVICE_POLICIES, DEVICE_STACK, Device},
         flow::{Mac, Pair},
     },
     packet::read,
@@ -28,11 +29,12 @@ use crate::{
 
 /// Asks for the source address (6.7).
 pub(crate) const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// Where a family's addresses stand in the kernel's structures.
 pub(crate) trait Routed: FamilyMaps {
+    /// As the kernel calls the family.
+    const ADDRESS_FAMILY: u8;
+
     fn set(params: &mut bpf_fib_lookup, src: &Self::Addr, dst: &Self::Addr);
     fn next_hop(params: &bpf_fib_lookup) -> Self::Addr;
     fn source(params: &bpf_fib_lookup) -> Self::Addr;
@@ -40,9 +42,12 @@ pub(crate) trait Routed: FamilyMaps {
 }
 
 impl Routed for V4 {
+    /// `AF_INET`
+    const ADDRESS_FAMILY: u8 = 2;
+
     #[inline(always)]
     fn set(params: &mut bpf_fib_lookup, src: &u32, dst: &u32) {
-        params.family = AF_INET;
+        params.family = Self::ADDRESS_FAMILY;
         params.__bindgen_anon_3.ipv4_src = *src;
         params.__bindgen_anon_4.ipv4_dst = *dst;
     }
@@ -63,16 +68,19 @@ impl Routed for V4 {
     fn neighbour(next_hop: &u32) -> bpf_redir_neigh {
         // SAFETY: all zero is a valid value of these integers.
         let mut params: bpf_redir_neigh = unsafe { mem::zeroed() };
-        params.nh_family = AF_INET as u32;
+        params.nh_family = Self::ADDRESS_FAMILY.into();
         params.__bindgen_anon_1.ipv4_nh = *next_hop;
         params
     }
 }
 
 impl Routed for V6 {
+    /// `AF_INET6`
+    const ADDRESS_FAMILY: u8 = 10;
+
     #[inline(always)]
     fn set(params: &mut bpf_fib_lookup, src: &[u32; 4], dst: &[u32; 4]) {
-        params.family = AF_INET6;
+        params.family = Self::ADDRESS_FAMILY;
         params.__bindgen_anon_3.ipv6_src = *src;
         params.__bindgen_anon_4.ipv6_dst = *dst;
     }
@@ -93,7 +101,7 @@ impl Routed for V6 {
     fn neighbour(next_hop: &[u32; 4]) -> bpf_redir_neigh {
         // SAFETY: as above.
         let mut params: bpf_redir_neigh = unsafe { mem::zeroed() };
-        params.nh_family = AF_INET6 as u32;
+        params.nh_family = Self::ADDRESS_FAMILY.into();
         params.__bindgen_anon_1.ipv6_nh = *next_hop;
         params
     }
@@ -124,15 +132,19 @@ pub(crate) fn look_up<F: Routed>(
     let result = ask::<F>(ctx, params, ifindex, (src, dst), size, 0);
     route.ifindex = params.ifindex;
     route.next_hop = F::next_hop(params);
+    // SAFETY: the agent replaces whole elements.
+    let device = unsafe { DEVICES.get(params.ifindex) };
+    route.names_next_hop =
+        params.family == F::ADDRESS_FAMILY && device.is_none_or(|device| device.flags & DEVICE_L3 == 0);
     route.from = mac(&params.smac);
     route.to = mac(&params.dmac);
     route.kind = match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH
-            if is_for_stack::<F>(params.ifindex, ifindex, dst) =>
-        {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if is_for_stack::<F>(device, ifindex, dst) => {
             RouteKind::Stack
         }
         BPF_FIB_LKUP_RET_SUCCESS => RouteKind::Neighbour,
+        // Encapsulation by the route (`encap` of ip-route(8)) is the stack's work.
+        BPF_FIB_LKUP_RET_UNSUPP_LWT => RouteKind::Stack,
         BPF_FIB_LKUP_RET_NO_NEIGH => {
             route.to = Mac::NONE;
             RouteKind::Unresolved
@@ -158,9 +170,9 @@ pub(crate) fn look_up<F: Routed>(
 /// Must the stack send what leaves to there? A device that the agent does not know is judged as the one that the packet came in by: IPsec
 /// policies are for all.
 #[inline(always)]
-fn is_for_stack<F: Routed>(leaves: u32, came_in: u32, dst: &F::Addr) -> bool {
+fn is_for_stack<F: Routed>(leaves: Option<&Device>, came_in: u32, dst: &F::Addr) -> bool {
     // SAFETY: the agent replaces whole elements.
-    let Some(device) = (unsafe { DEVICES.get(leaves).or_else(|| DEVICES.get(came_in)) }) else {
+    let Some(device) = leaves.or_else(|| unsafe { DEVICES.get(came_in) }) else {
         return false;
     };
     device.flags & DEVICE_STACK != 0 || device.flags & DEVICE_POLICIES != 0 && F::has_policy(dst)

@@ -253,7 +253,9 @@ impl Done {
             Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
             Verdict::NewFlow => Done::NEW_FLOW,
             Verdict::Open => Done::OPEN,
-            Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return => Done::APPLY,
+            Verdict::Translate | Verdict::Forward | Verdict::Divert | Verdict::Switch | Verdict::Return => {
+                Done::APPLY
+            }
             asked => Done::answered(Answer::of(asked, packet), packet, out.route.mtu),
         }
     }

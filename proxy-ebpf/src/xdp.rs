@@ -84,6 +84,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
         | Verdict::Switch
         | Verdict::Return
         | Verdict::NewFlow
+        | Verdict::Divert
         | Verdict::Open => XDP_PASS,
     }
 }

@@ -37,8 +37,8 @@ use proxy_common::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{
-            DEVICE_L3, DEVICE_POLICIES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT,
-            NODE_ADDR_SNAT,
+            DEVICE_L3, DEVICE_POLICIES, DEVICE_RULES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device,
+            NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
         },
     },
 };
@@ -208,6 +208,9 @@ impl Datapath {
             }
             if !topology.policies.is_empty() {
                 device.flags |= DEVICE_POLICIES;
+            }
+            if topology.rules {
+                device.flags |= DEVICE_RULES;
             }
             if native.contains(&uplink.index) && !uplink.is_virtual {
                 device.flags |= DEVICE_XDP_REDIRECT;

@@ -133,7 +133,12 @@ fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, life: Lif
 }
 
 fn flag_texts(bits: u8) -> Vec<&'static str> {
-    let known = [(flags::SNAT, "snat"), (flags::HAIRPIN, "hairpin"), (flags::SWITCHED, "switched")];
+    let known = [
+        (flags::SNAT, "snat"),
+        (flags::HAIRPIN, "hairpin"),
+        (flags::SWITCHED, "switched"),
+        (flags::BY_SOURCE, "by-source"),
+    ];
     known.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, text)| text).collect()
 }
 

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::model::{
         objects::{ObjectName, Protocol},
-        plan::{Endpoints, IpFamily, PortName},
+        plan::{Endpoints, IpFamily, Places, PortName},
     };
 
     fn plan(port: &str, endpoints: &[&str]) -> PortPlan {
@@ -150,6 +150,7 @@ mod tests {
             external: endpoints.clone(),
             serving: endpoints.clone(),
             cluster: endpoints,
+            places: Places::default(),
             affinity: None,
             sources: None,
         }

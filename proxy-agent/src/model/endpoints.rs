@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     objects::{Endpoint, EndpointSlice, ServicePort},
-    plan::IpFamily,
+    plan::{IpFamily, Places},
     planner::Here,
     topology::Topology,
 };
@@ -71,6 +71,14 @@ impl<'a> Candidates<'a> {
     /// Endpoints that serve, whoever may use them, sorted.
     pub(super) fn serving(&self) -> Vec<SocketAddr> {
         self.pick(|endpoint| endpoint.serving)
+    }
+
+    /// Where those run that serve.
+    pub(super) fn places(&self) -> Places {
+        Places {
+            local: self.pick(|endpoint| self.is_local(endpoint) && endpoint.serving).into(),
+            unknown: self.pick(|endpoint| endpoint.node.is_none() && endpoint.serving).into(),
+        }
     }
 
     /// Addresses of the ready endpoints of this node; one may come several times.

@@ -69,6 +69,39 @@ pub enum Frontend {
     NodePort(u16),
 }
 
+/// Where an endpoint runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On this node.
+    Local,
+    /// On another node.
+    Remote,
+    /// Its EndpointSlice does not say: the route decides.
+    Unknown,
+}
+
+/// Where endpoints run: those that are in neither list run on other nodes, which most do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Those of this node, sorted.
+    pub local: Endpoints,
+    /// Those without `nodeName`, sorted.
+    pub unknown: Endpoints,
+}
+
+impl Places {
+    /// Where an endpoint runs.
+    pub fn of(&self, endpoint: &SocketAddr) -> Place {
+        if self.local.binary_search(endpoint).is_ok() {
+            Place::Local
+        } else if self.unknown.binary_search(endpoint).is_ok() {
+            Place::Unknown
+        } else {
+            Place::Remote
+        }
+    }
+}
+
 /// One Service port of one family: its frontends and who answers.
 ///
 /// Where `cluster` is empty, connections are refused; where it is
@@ -89,6 +122,8 @@ pub struct PortPlan {
     /// Endpoints that may keep the flows they have: all of the above, and those that serve but get no new ones (policies,
     /// topology and termination ignored, as kube-proxy's conntrack cleanup does). UDP flows leave every other one.
     pub serving: Endpoints,
+    /// Which of `serving` run where, by their `nodeName`.
+    pub places: Places,
     /// How long a client keeps its endpoint, if it does.
     pub affinity: Option<Duration>,
     /// Who may use [`Frontend::LoadBalancer`] frontends; `None`: everyone.

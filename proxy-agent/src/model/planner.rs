@@ -108,6 +108,7 @@ fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Can
         external,
         cluster,
         serving,
+        places: candidates.places(),
         affinity: service.affinity,
         sources: None,
     }

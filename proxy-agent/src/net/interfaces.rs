@@ -36,6 +36,8 @@ pub struct Interface {
     pub has_default_route: bool,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,
+    /// A route by it has an encapsulation (`encap`, ip-route(8)).
+    pub encapsulates: bool,
     /// Source addresses that routes by it were given (`ip route ... src`), the default route's first.
     pub preferred_sources: Vec<IpAddr>,
 }
@@ -133,8 +135,10 @@ async fn read_routes(handle: &Handle, interfaces: &mut [Interface]) -> Result<()
             let is_default = route.header.destination_prefix_length == 0;
             let preferred = preferred_source(&route);
             let devices = devices(&route);
+            let encapsulates = has_encapsulation(&route.attributes);
             for interface in interfaces.iter_mut().filter(|interface| devices.contains(&interface.index)) {
                 interface.has_default_route |= is_default;
+                interface.encapsulates |= encapsulates;
                 // That of the default route comes first.
                 let at = if is_default { 0 } else { interface.preferred_sources.len() };
                 preferred.into_iter().for_each(|source| interface.preferred_sources.insert(at, source));
@@ -153,6 +157,14 @@ fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
         RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some((*ip).into()),
         RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some((*ip).into()),
         _ => None,
+    })
+}
+
+fn has_encapsulation(attributes: &[RouteAttribute]) -> bool {
+    attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::EncapType(_) => true,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| has_encapsulation(&hop.attributes)),
+        _ => false,
     })
 }
 
@@ -190,6 +202,8 @@ pub fn changes() -> Result<impl Stream<Item = ()> + Unpin> {
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
     ];
     let (connection, _, messages) =
         new_multicast_connection(&groups).context("cannot follow the interfaces by netlink")?;

@@ -7,6 +7,7 @@ pub mod interfaces;
 pub mod netns;
 pub mod processes;
 pub mod reserved_ports;
+pub mod rules;
 pub mod sock_diag;
 pub mod topology;
 pub mod untracked;

@@ -75,6 +75,10 @@ pub struct Topology {
     pub local_addresses: BTreeSet<IpAddr>,
     /// Destinations of IPsec policies: what is for them the stack must send. Not worked out here.
     pub policies: BTreeSet<IpNet>,
+    /// A route has an encapsulation, which is the stack's work. Not worked out here.
+    pub encapsulates: bool,
+    /// Rules choose routes by more than the destination. Not worked out here.
+    pub rules: bool,
     /// What was asked for and is not there, in words.
     pub complaints: Vec<String>,
 }
@@ -178,8 +182,17 @@ impl Topology {
             nodeport_addresses,
             local_addresses,
             policies: BTreeSet::new(),
+            encapsulates: false,
+            rules: false,
             complaints,
         }
+    }
+}
+
+impl Topology {
+    /// Is there anything that only the kernel's IP stack can send?
+    pub fn needs_stack(&self) -> bool {
+        self.encapsulates || !self.policies.is_empty()
     }
 }
 

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream};
-use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::{Agent, sockets::Found};
@@ -12,9 +11,9 @@ use crate::{
     cli::PodDatapath,
     model::plan::IpFamily,
     net::{
-        forwarding, interfaces,
+        interfaces, rules,
         topology::{Topology, Wishes},
-        untracked, xfrm,
+        xfrm,
     },
     observe::service_health::Addresses,
 };
@@ -72,50 +71,6 @@ impl Agent {
         }
     }
 
-    /// Destinations of IPsec policies; as before if the kernel does not tell.
-    fn ipsec_policies(&self, complaints: &mut Vec<String>) -> BTreeSet<IpNet> {
-        let before = &self.topology.policies;
-        let policies = match xfrm::destinations() {
-            Ok(policies) => policies,
-            Err(error) => {
-                complaints.push(format!(
-                    "cannot list IPsec policies: {error}; what is forwarded to remote endpoints may not obey them"
-                ));
-                return before.clone();
-            }
-        };
-        if policies.is_empty() {
-            if !before.is_empty() {
-                if let Err(error) = untracked::remove() {
-                    warn!("cannot remove the nftables table `proxy-agent`: {error}");
-                }
-                info!("there are no IPsec policies any more: all packets are sent past the kernel's stack");
-            }
-            return policies;
-        }
-        if before.is_empty() {
-            info!(
-                "there are IPsec policies: what is forwarded to their destinations goes through the kernel's stack"
-            );
-        }
-        if let Err(error) = forwarding::accept_from_loopback() {
-            complaints
-                .push(format!("{error:#}: services' packets to the destinations of IPsec policies are lost"));
-        }
-        if let Err(error) = untracked::ensure() {
-            complaints.push(format!(
-                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
-                 drop services' TCP packets to the destinations of IPsec policies"
-            ));
-        }
-        policies
-    }
-
-    /// Is the rule that packets of [`Self::ipsec_policies`] need gone? Firewalls that load their rules anew remove those of others.
-    pub(super) fn lost_rule(&self) -> bool {
-        !self.topology.policies.is_empty() && !untracked::is_there()
-    }
-
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
     pub(super) async fn look_at_network(&mut self) -> Result<()> {
         let interfaces = interfaces::read(&self.netlink).await?;
@@ -125,7 +80,8 @@ impl Agent {
         }
         let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
         let mut topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
-        topology.policies = self.ipsec_policies(&mut topology.complaints);
+        self.prepare_stack(&interfaces, &mut topology);
+        topology.rules = rules::choose_by_source(&self.netlink).await?;
         for complaint in &topology.complaints {
             if !self.said.contains(complaint) {
                 warn!("{complaint}");

@@ -111,7 +111,7 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
         let affinity = Affinity {
             addr: backend.addr,
             port: backend.port,
-            zero: 0,
+            flags: backend.flags,
             backend: backend.id,
             last_used: tables.now(),
         };
@@ -138,6 +138,7 @@ fn keep<F: Family, T: Tables<F>>(
     }
     backend.addr = kept.addr;
     backend.port = kept.port;
+    backend.flags = kept.flags;
     backend.id = kept.backend;
     kept.touch(now);
     tables.count(Counter::AffinityKept);

@@ -8,9 +8,9 @@ use super::{
 use crate::{
     Family,
     layout::{
-        backend::Backend,
+        backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         counter::Counter,
-        device::{DEVICE_UPLINK, Device},
+        device::{DEVICE_RULES, DEVICE_UPLINK, LOOPBACK},
         flow::{Edge, FlowKey, FlowState, Mac, Pair, REFRESH, Tuple, flags},
         frontend::FRONTEND_SOURCES,
         outbound::{OUTBOUND_CLOSED, OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound, key_of_reply},
@@ -127,9 +127,16 @@ pub fn to_outside<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     out: &mut Translation<F>,
 ) -> Verdict {
-    let verdict = to_client(tables, packet, out);
-    if !matches!(verdict, Verdict::Pass) {
-        return verdict;
+    if let Some(flow) = answer_of_local(tables, packet) {
+        out.to = flow.tuple;
+        return if flow.flags & flags::BY_SOURCE != 0 && leaves_elsewhere(tables, out) {
+            Verdict::Divert
+        } else {
+            Verdict::Translate
+        };
+    }
+    if !packet.is_echo_request() && !packet.follows {
+        note_outbound(tables, packet);
     }
     let tuple = &packet.tuple;
     if tables.is_service_address(&tuple.dst) {
@@ -142,6 +149,16 @@ pub fn to_outside<F: Family, T: Tables<F>>(
         return back_to_outside(tables, packet);
     }
     Verdict::Pass
+}
+
+/// Does the route of the translated packet leave by another device than the one that the packet is leaving by?
+#[inline(always)]
+fn leaves_elsewhere<F: Family, T: Tables<F>>(tables: &T, out: &mut Translation<F>) -> bool {
+    // As what the node itself sends.
+    tables.route(LOOPBACK, &out.to.src, &out.to.dst, 0, &mut out.route);
+    tables.step(Step::Route(out.route));
+    matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack)
+        && out.route.ifindex != tables.leaves()
 }
 
 /// A packet to an address in the range of service addresses leaves the node: nobody else has it.
@@ -166,8 +183,7 @@ fn to_service_address<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -
 #[inline(always)]
 fn returns<F: Family, T: Tables<F>>(tables: &T) -> bool {
     let came_in = tables.came_in();
-    came_in == tables.leaves()
-        || tables.device(came_in).is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
+    came_in == tables.leaves() || leads_off(tables, came_in)
 }
 
 /// A packet from outside that was not translated and is about to leave again. If a Service has its address, only the next router's hop limit
@@ -316,20 +332,24 @@ pub fn to_client<F: Family, T: Tables<F>>(
     packet: &Packet<F>,
     out: &mut Translation<F>,
 ) -> Verdict {
-    if packet.is_echo_request() {
-        return Verdict::Pass;
-    }
-    let tuple = &packet.tuple;
-    if tables.may_be_answer(&tuple.src, tuple.sport, packet.protocol)
-        && let Some(flow) = known_reverse(tables, packet, Edge::ReverseEgress)
-    {
+    if let Some(flow) = answer_of_local(tables, packet) {
         out.to = flow.tuple;
         return Verdict::Translate;
     }
-    if !packet.follows {
+    if !packet.is_echo_request() && !packet.follows {
         note_outbound(tables, packet);
     }
     Verdict::Pass
+}
+
+/// The flow that a packet which leaves to a client is a reply of, if it is one.
+#[inline(always)]
+fn answer_of_local<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
+    let tuple = &packet.tuple;
+    if packet.is_echo_request() || !tables.may_be_answer(&tuple.src, tuple.sport, packet.protocol) {
+        return None;
+    }
+    known_reverse(tables, packet, Edge::ReverseEgress)
 }
 
 /// The flow that a packet is a reply of, if it is known at this edge.
@@ -366,7 +386,7 @@ fn follow<F: Family, T: Tables<F>>(
         return tables.answer(Counter::FlowReset, Verdict::Reset);
     }
     out.to = flow.tuple;
-    if flow.flags == 0 {
+    if flow.flags & !flags::BY_SOURCE == 0 {
         return Verdict::Translate;
     }
     if flow.flags & flags::SNAT != 0 {
@@ -429,16 +449,15 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     let mut verdict = Verdict::Translate;
     let mut flags = 0;
     if matches!(scope, Scope::External) {
-        tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
-        tables.step(Step::Route(out.route));
-        match out.route.kind {
-            RouteKind::Local => {}
-            RouteKind::None => return tables.drop(DropReason::NoRoute),
-            RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::TooBig | RouteKind::Stack => {
-                if let Some(device) = tables.device(out.route.ifindex)
-                    && device.flags & DEVICE_UPLINK != 0
-                {
-                    if !snat_source(tables, device, tuple, ifindex, out) {
+        // The stack knows the way to the node's own endpoints.
+        if backend.flags & BACKEND_LOCAL == 0 {
+            tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
+            tables.step(Step::Route(out.route));
+            match out.route.kind {
+                RouteKind::Local => {}
+                RouteKind::None => return tables.drop(DropReason::NoRoute),
+                _ if backend.flags & BACKEND_REMOTE != 0 || leads_off(tables, out.route.ifindex) => {
+                    if !snat_source(tables, tuple, ifindex, out) {
                         return tables.drop(DropReason::NoSnatAddress);
                     }
                     if packet.hop_limit <= 1 {
@@ -454,7 +473,11 @@ pub fn new_flow<F: Family, T: Tables<F>>(
                     flags = flags::SNAT;
                     verdict = Verdict::Forward;
                 }
+                _ => {}
             }
+        }
+        if flags == 0 && tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_RULES != 0) {
+            flags = flags::BY_SOURCE;
         }
     } else if F::same(&backend.addr, &tuple.src) {
         tables.step(Step::Hairpin);
@@ -514,19 +537,29 @@ pub fn opened<F: Family, T: Tables<F>>(
     verdict
 }
 
+/// Does a device lead to other nodes?
+#[inline(always)]
+fn leads_off<F: Family, T: Tables<F>>(tables: &T, ifindex: u32) -> bool {
+    tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
+}
+
 /// The address to send from to the backend `out.to.dst`: the one that the route prefers, if late answers to it are known as
-/// such; else that of the device. False if there is none.
+/// such; else that of the device, or of the one that the request came in by. False if there is none.
 #[inline(always)]
 fn snat_source<F: Family, T: Tables<F>>(
     tables: &T,
-    device: &Device,
     tuple: &Tuple<F>,
     ifindex: u32,
     out: &mut Translation<F>,
 ) -> bool {
-    (tables.preferred_source(ifindex, &tuple.src, &out.to.dst, &mut out.to.src)
-        && tables.node_address(&out.to.src).is_snat_source())
-        || T::snat_address(device, &mut out.to.src)
+    if tables.preferred_source(ifindex, &tuple.src, &out.to.dst, &mut out.to.src)
+        && tables.node_address(&out.to.src).is_snat_source()
+    {
+        return true;
+    }
+    let mut is_of =
+        |device| tables.device(device).is_some_and(|device| T::snat_address(device, &mut out.to.src));
+    is_of(out.route.ifindex) || is_of(ifindex)
 }
 
 /// Is the backend behind the same bridge as the client? Then also says its MAC, none if it is not resolved yet.

@@ -89,6 +89,7 @@ pub fn to_outside<F: Family, T: Tables<F>>(
         {
             Steady::Further
         }
+        Steady::Follow(flow) if flow.flags & flags::BY_SOURCE != 0 => Steady::Further,
         known => known,
     }
 }

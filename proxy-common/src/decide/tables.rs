@@ -124,8 +124,11 @@ pub struct Route<F: Family> {
     pub kind: RouteKind,
     /// Index of the device it leaves by.
     pub ifindex: u32,
-    /// The neighbour.
+    /// The neighbour, if [`Self::names_next_hop`].
     pub next_hop: F::Addr,
+    /// False where the kernel must find the neighbour when it sends: it has an address of the other family (RFC 5549), or the device is a
+    /// tunnel that takes its remote end from the route.
+    pub names_next_hop: bool,
     /// Source MAC, with [`RouteKind::Neighbour`].
     pub from: Mac,
     /// Destination MAC, with [`RouteKind::Neighbour`].
@@ -149,6 +152,7 @@ impl<F: Family> Default for Route<F> {
             kind: RouteKind::None,
             ifindex: 0,
             next_hop: F::UNSPECIFIED,
+            names_next_hop: false,
             from: Mac::NONE,
             to: Mac::NONE,
             mtu: 0,

@@ -5,6 +5,7 @@ mod attacks;
 mod consistency;
 mod flows;
 mod fragments;
+mod places;
 mod pod;
 mod refusals;
 mod socket;

@@ -25,6 +25,8 @@ pub enum Verdict {
     /// for a martian. With [`RouteKind::Stack`] hand it to the stack as the loopback interface's: the stack routes it, takes one off its
     /// hop limit, and asks for IPsec policies.
     Forward,
+    /// Rewrite it and send it by [`Translation::route`] instead of the device it was about to leave by; its hop limit stays.
+    Divert,
     /// Rewrite it and let it go its way, but as a frame for [`Translation::mac`], so that the bridge switches it.
     Switch,
     /// Rewrite it and send it out of the device it came in by.
@@ -52,7 +54,7 @@ pub enum Verdict {
 pub struct Translation<F: Family> {
     /// The new addresses and ports.
     pub to: Tuple<F>,
-    /// Where it leaves, with [`Verdict::Forward`].
+    /// Where it leaves, with [`Verdict::Forward`] and [`Verdict::Divert`].
     pub route: Route<F>,
     /// Destination MAC, with [`Verdict::Switch`].
     pub mac: Mac,

@@ -32,8 +32,8 @@ pub struct Affinity<F: Family> {
     pub addr: F::Addr,
     /// Network byte order.
     pub port: u16,
-    /// Always 0.
-    pub zero: u16,
+    /// `BACKEND_*` bits.
+    pub flags: u16,
     /// The backend: it is kept only while it is a member of the set that is chosen from.
     pub backend: Id,
     /// When the client opened its last flow, in jiffies, truncated. After 2^32 jiffies (at least 49 days) an

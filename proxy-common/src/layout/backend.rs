@@ -13,8 +13,8 @@ pub struct Backend<F: Family> {
     pub addr: F::Addr,
     /// Network byte order.
     pub port: u16,
-    /// Zero; kept for flags.
-    pub zero: u16,
+    /// `BACKEND_*` bits.
+    pub flags: u16,
     /// Tells endpoints apart in flows; see [`Alive`].
     pub id: Id,
     pad: F::SlotPad,
@@ -24,9 +24,21 @@ impl<F: Family> Backend<F> {
     /// A slot; the port in network byte order.
     #[inline(always)]
     pub fn new(addr: F::Addr, port: u16, id: Id) -> Self {
-        Self { addr, port, zero: 0, id, pad: F::SlotPad::default() }
+        Self { addr, port, flags: 0, id, pad: F::SlotPad::default() }
+    }
+
+    /// The same with these `BACKEND_*` bits.
+    #[inline(always)]
+    #[must_use]
+    pub fn with_flags(self, flags: u16) -> Self {
+        Self { flags, ..self }
     }
 }
+
+/// The endpoint runs on this node (`nodeName` of its EndpointSlice).
+pub const BACKEND_LOCAL: u16 = 1;
+/// It runs on another node. With neither bit nobody said where: the route decides.
+pub const BACKEND_REMOTE: u16 = 2;
 
 /// State of four backends; element `index / 4` of `alive`.
 ///

@@ -16,7 +16,7 @@ pub struct Device {
     pub mtu: u32,
 }
 
-/// Leads off the node: backends behind it are remote, and answers to outside leave by it.
+/// Leads off the node: answers to outside leave by it, and endpoints behind it of which nobody says on which node they are, are remote.
 pub const DEVICE_UPLINK: u32 = 1;
 /// XDP may redirect to it. Others lose redirected frames silently (VXLAN, bridges, WireGuard).
 pub const DEVICE_XDP_REDIRECT: u32 = 2;
@@ -26,6 +26,12 @@ pub const DEVICE_L3: u32 = 4;
 pub const DEVICE_STACK: u32 = 8;
 /// There are IPsec policies: the stack sends what one of them is for ([`policy`](super::policy)).
 pub const DEVICE_POLICIES: u32 = 16;
+/// Rules of the node choose routes by more than the destination: an endpoint's packets may leave by another device than those of
+/// the frontend that clients know.
+pub const DEVICE_RULES: u32 = 32;
+
+/// Index of the loopback interface, in every network namespace.
+pub const LOOPBACK: u32 = 1;
 
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;

@@ -99,6 +99,8 @@ pub mod flags {
     pub const SWITCHED: u8 = 4;
     /// In the entry for answers.
     pub const REVERSE: u8 = 8;
+    /// The node routes by source: answers are sent where packets from the frontend's address go, not those from the endpoint's.
+    pub const BY_SOURCE: u8 = 16;
 }
 
 /// Connection-tracking state of a flow. Both entries have the same, except that `SynReceived` is noted in the reverse entry alone.

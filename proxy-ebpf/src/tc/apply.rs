@@ -1,5 +1,7 @@
 //! Writing a translation into a packet, and sending it its way.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_redir_neigh},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
@@ -9,6 +11,7 @@ use proxy_common::{
     decide::{Route, RouteKind, Verdict},
     layout::{
         counter::Counter,
+        device::LOOPBACK,
         flow::{Mac, Tuple},
     },
     packet::{ETHERNET, Packet, Part},
@@ -71,7 +74,7 @@ pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     unsafe { rewrite::headers(data, end, LINK, transport, &packet.tuple, to, hops) }
 }
 
-/// Sends a translated packet its way, with [`Verdict::Forward`] by the route; none if that failed.
+/// Sends a translated packet its way, with [`Verdict::Forward`] and [`Verdict::Divert`] by the route; none if that failed.
 #[inline(always)]
 pub(super) fn send<F: KernelFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -93,13 +96,17 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
             // SAFETY: the context is readable; plain arguments.
             is_written.then(|| unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
         }
-        Verdict::Forward => {
+        Verdict::Forward | Verdict::Divert => {
             let route = route?;
             if LINK == 0 && !add_ethernet(ctx) {
                 return None;
             }
             if matches!(route.kind, RouteKind::Stack) {
                 return hand_to_stack(ctx);
+            }
+            if !route.names_next_hop {
+                // SAFETY: plain arguments; the kernel looks the route up and gives it to the packet.
+                return Some(unsafe { bpf_redirect_neigh(route.ifindex, ptr::null_mut(), 0, 0) as i32 });
             }
             let mut neighbour = F::neighbour(&route.next_hop);
             let size = size_of::<bpf_redir_neigh>() as i32;
@@ -114,8 +121,6 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
 /// its own addresses (`accept_local`), whatever `rp_filter` says (`__fib_validate_source`).
 #[inline(always)]
 fn hand_to_stack(ctx: &TcContext) -> Option<i32> {
-    /// The index of the loopback interface, in every network namespace.
-    const LOOPBACK: u32 = 1;
     let (data, end) = bounds(ctx);
     // The loopback interface's own address: frames for others are dropped (`eth_type_trans`).
     // SAFETY: the bounds of the packet.

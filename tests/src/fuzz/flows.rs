@@ -329,7 +329,10 @@ fn twin<F: PacketFamily>(key: &FlowKey<F>, flow: &Flow<F>) -> Pair<F> {
 }
 
 fn is_translated(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return)
+    matches!(
+        verdict,
+        Verdict::Translate | Verdict::Forward | Verdict::Divert | Verdict::Switch | Verdict::Return
+    )
 }
 
 /// The device that a host's packets come in by.

@@ -243,6 +243,7 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
             kind: RouteKind::Neighbour,
             ifindex: index(device)?,
             next_hop: neighbour.addr::<F>(),
+            names_next_hop: true,
             from: words(device.mac()),
             to: words(neighbour.mac()),
             mtu: 0,

@@ -4,12 +4,12 @@ use std::{collections::HashMap, hash::Hash, net::SocketAddr};
 
 use proxy_agent::model::{
     objects::Protocol,
-    plan::{Frontend, PortName, PortPlan},
+    plan::{Frontend, Place, PortName, PortPlan},
 };
 use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
-        backend::Backend,
+        backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, FrontendKey, Target},
         id::Id,
         set::{Set, SetRole},
@@ -100,7 +100,13 @@ pub(crate) fn fill<F: CoreFamily>(tables: &mut MemoryTables<F>, plans: &[PortPla
                 .iter()
                 .filter_map(|endpoint| {
                     let id = ids.backends.of((plan.name.clone(), *endpoint));
-                    Some(Backend::new(F::address(endpoint.ip())?, endpoint.port().to_be(), id))
+                    let flags = match plan.places.of(endpoint) {
+                        Place::Local => BACKEND_LOCAL,
+                        Place::Remote => BACKEND_REMOTE,
+                        Place::Unknown => 0,
+                    };
+                    let backend = Backend::new(F::address(endpoint.ip())?, endpoint.port().to_be(), id);
+                    Some(backend.with_flags(flags))
                 })
                 .collect();
             tables.publish(service, role, &backends);

@@ -124,6 +124,7 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
         kind,
         ifindex,
         next_hop,
+        names_next_hop: true,
         from: Mac([1; 3]),
         to: Mac([2; 3]),
         mtu: 0,

@@ -173,7 +173,7 @@ fn by_packet<F: CoreFamily>(
     let mut out = Translation::default();
     match decide(&mut out) {
         Verdict::Pass => Outcome::NotOurs,
-        Verdict::Translate | Verdict::Forward | Verdict::Switch | Verdict::Return => {
+        Verdict::Translate | Verdict::Forward | Verdict::Divert | Verdict::Switch | Verdict::Return => {
             let end = |addr, port| SocketAddr::new(F::ip(addr), u16::from_be(port));
             let to = out.to;
             Outcome::To { endpoint: end(to.dst, to.dport), client: end(to.src, to.sport) }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use proxy_common::layout::{
-    backend::Backend,
+    backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
     frontend::{Frontend as FrontendValue, FrontendKey, Target},
     id::Id,
     set::{Set, SetKind, SetRole},
@@ -26,7 +26,7 @@ use crate::{
         slices::{Slice, Slices},
         table::{SourcePrefix, Table},
     },
-    model::plan::{Endpoints, PortPlan},
+    model::plan::{Endpoints, Place, PortPlan},
     sorted::SortedMap,
 };
 
@@ -92,6 +92,7 @@ impl<F: MapFamily> FamilyMaps<F> {
             for (set, endpoints) in state.sets.iter_mut().zip(lists(plan)) {
                 set.endpoints = Arc::clone(endpoints);
             }
+            self.place(state, plan);
             return Ok(());
         }
         let members = members(plan);
@@ -116,6 +117,8 @@ impl<F: MapFamily> FamilyMaps<F> {
             shared.unborn(&plan.name, state, &born);
             bail!("no room for {} endpoints in a row", plan.serving.len());
         };
+        // Slices that stay.
+        self.place(state, plan);
         // Who is chosen from a set is known as its member before, and until after.
         for (endpoint, member) in state.backends.iter_mut() {
             shared.set_roles(member, member.roles | members.get(endpoint).unwrap_or(&0));
@@ -162,7 +165,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                         return None;
                     };
                     new.push(slice);
-                    self.write_slots(slice, endpoints, state);
+                    self.write_slots(slice, endpoints, state, plan);
                     slice
                 }
             };
@@ -171,12 +174,32 @@ impl<F: MapFamily> FamilyMaps<F> {
         made.try_into().ok()
     }
 
-    fn write_slots(&mut self, slice: Slice, endpoints: &[SocketAddr], state: &PortState) {
+    fn write_slots(&mut self, slice: Slice, endpoints: &[SocketAddr], state: &PortState, plan: &PortPlan) {
         for (slot, endpoint) in (slice.base..).zip(endpoints) {
             if let (Some(addr), Some(member)) = (F::from_ip(endpoint.ip()), state.backends.get(endpoint)) {
-                self.tables.backends.write(slot, Backend::new(addr, endpoint.port().to_be(), member.id));
+                let backend = Backend::new(addr, endpoint.port().to_be(), member.id);
+                self.tables.backends.write(slot, backend.with_flags(flags(plan, endpoint)));
             }
         }
+    }
+
+    /// Says in the published slots where endpoints run, if that has changed. Readers may see it before or after: all else in a slot stays
+    /// as it is.
+    fn place(&mut self, state: &mut PortState, plan: &PortPlan) {
+        if state.places.as_ref() == Some(&plan.places) {
+            return;
+        }
+        for set in &state.sets {
+            for (slot, endpoint) in (set.set.base()..).zip(set.endpoints.iter()) {
+                let flags = flags(plan, endpoint);
+                if let Some(backend) = self.tables.backends.read(slot)
+                    && backend.flags != flags
+                {
+                    self.tables.backends.write(slot, backend.with_flags(flags));
+                }
+            }
+        }
+        state.places = Some(plan.places.clone());
     }
 
     fn key(claim: &Claim) -> Result<FrontendKey<F>> {
@@ -219,6 +242,15 @@ fn source_prefix<F: MapFamily>(service: Id, clients: &IpNet) -> Result<SourcePre
 /// The endpoints of each set, by [`SetRole`].
 fn lists(plan: &PortPlan) -> [&Endpoints; ROLES] {
     [&plan.internal, &plan.external, &plan.cluster, &plan.serving]
+}
+
+/// What a slot says of where an endpoint runs.
+fn flags(plan: &PortPlan, endpoint: &SocketAddr) -> u16 {
+    match plan.places.of(endpoint) {
+        Place::Local => BACKEND_LOCAL,
+        Place::Remote => BACKEND_REMOTE,
+        Place::Unknown => 0,
+    }
 }
 
 /// All endpoints, with the bits of the sets they are in.

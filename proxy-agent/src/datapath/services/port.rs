@@ -18,7 +18,7 @@ use crate::{
         address::{protocol_number, protocol_of},
         slices::Slice,
     },
-    model::plan::{Endpoints, Frontend, IpFamily, PortName, PortPlan},
+    model::plan::{Endpoints, Frontend, IpFamily, Places, PortName, PortPlan},
     sorted::SortedMap,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct PortState {
     /// By [`SetRole`]. Roles with the same endpoints share one slice.
     pub(super) sets: [SetState; ROLES],
     pub(super) backends: SortedMap<SocketAddr, Member>,
+    /// What the slots say of where endpoints run; none if that is not known.
+    pub(super) places: Option<Places>,
     /// How long clients keep their backend, in jiffies; 0: they do not.
     pub(super) affinity: u32,
     /// Clients that may use frontends with source ranges.

@@ -23,7 +23,7 @@ use crate::{
     },
     model::{
         objects::ObjectName,
-        plan::{Endpoints, Frontend},
+        plan::{Endpoints, Frontend, Places},
     },
 };
 
@@ -156,6 +156,7 @@ fn port(service: &str, protocol: Protocol, frontends: &[Frontend]) -> PortPlan {
         external: endpoints("12"),
         cluster: endpoints("12"),
         serving: endpoints("12"),
+        places: Places::default(),
         affinity: None,
         sources: None,
     }

@@ -319,7 +319,7 @@ impl From<decide::Verdict> for Verdict {
         use decide::Verdict as Core;
         match verdict {
             Core::Pass => Self::Pass,
-            Core::Translate | Core::Forward | Core::Switch | Core::Return => Self::Translate,
+            Core::Translate | Core::Forward | Core::Divert | Core::Switch | Core::Return => Self::Translate,
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
             // What is traced opens its flows at once.

@@ -3,7 +3,7 @@
 use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
-        backend::Backend,
+        backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         filter,
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, FrontendKey, Target},
         id::Id,
@@ -75,7 +75,10 @@ pub fn add_services<F: PacketFamily>(tables: &mut MemoryTables<F>) {
         }
         let backend = |(place, host): (u32, &Host)| {
             let id = Id::new(50 * F::NUMBER + 2 * number + place, 1);
-            Backend::new(host.addr::<F>(), 8080u16.to_be(), id)
+            // Of some it is not known where they run, and some are said to run where they do not.
+            const PLACES: [u16; 4] = [0, BACKEND_LOCAL, BACKEND_REMOTE, BACKEND_REMOTE];
+            let flags = PLACES[(number + place) as usize % PLACES.len()];
+            Backend::new(host.addr::<F>(), 8080u16.to_be(), id).with_flags(flags)
         };
         let all: Vec<_> = (0..).zip(*backends).map(backend).collect();
         for role in SetRole::ALL {
