@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use proxy_tests::{
     bystander::all_ok,
-    cluster::{Agent, Builder, Cluster, Failures, PodNetwork, Protocol, SecondUplink},
+    cluster::{Agent, Builder, Cluster, Failures, Narrow, PodNetwork, Protocol, SecondUplink},
     traffic::{Entry, HAIRPIN, SINGLE, Scenario},
 };
 
@@ -65,21 +65,27 @@ fn next_hop_of_the_other_family() -> Result<()> {
 #[test]
 fn route_with_encapsulation() -> Result<()> {
     for (args, offload) in MODES {
-        let scenario = remote(Cluster::builder().offload(offload))?;
+        // Pods leave room for the outer headers, as with any CNI that encapsulates.
+        let scenario = remote(Cluster::builder().narrow(Narrow::Pods).offload(offload))?;
         let cluster = &scenario.cluster;
         let (here, there) = (cluster.node(0)?, cluster.node(1)?);
-        for (node, mac) in [(here, "02:00:00:00:07:01"), (there, "02:00:00:00:07:02")] {
+        for (number, node) in [(1, here), (2, there)] {
             node.place.netns.ip(&[
-                format!("link add vx0 address {mac} type vxlan external dstport 4790"),
+                format!("link add vx0 address 02:00:00:00:07:0{number} type vxlan external dstport 4790"),
                 "link set vx0 up".to_owned(),
+                // Without any, even loose source checks let nothing in.
+                format!("addr add 10.9.9.{number}/32 dev vx0"),
+                format!("addr add fd00:9::{number}/128 dev vx0 nodad"),
             ])?;
         }
-        let (v4, v6) = (there.place.v4, there.place.v6);
+        let outer = there.place.v4;
         here.place.netns.ip(&[
             "neigh add 10.9.9.2 lladdr 02:00:00:00:07:02 dev vx0 nud permanent".to_owned(),
             "neigh add fd00:9::2 lladdr 02:00:00:00:07:02 dev vx0 nud permanent".to_owned(),
-            format!("route replace 10.244.2.0/24 encap ip id 7 dst {v4} via 10.9.9.2 dev vx0 onlink mtu 1400"),
-            format!("route replace fd00:10:244:2::/64 encap ip6 id 7 dst {v6} via fd00:9::2 dev vx0 onlink mtu 1400"),
+            format!("route replace 10.244.2.0/24 encap ip id 7 dst {outer} via 10.9.9.2 dev vx0 onlink"),
+            format!(
+                "route replace fd00:10:244:2::/64 encap ip id 7 dst {outer} via fd00:9::2 dev vx0 onlink"
+            ),
         ])?;
         let agent = cluster.start_agent(0, args)?;
         serves(&scenario, &agent, SINGLE, "pod-2a", &[true, false]).with_context(|| format!("{args:?}"))?;
