@@ -160,10 +160,13 @@ fn by_a_further_interface(with_vlan: bool) -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
     scenario.agents = scenario.cluster.start_agents(&[])?;
     let cluster = &scenario.cluster;
-    let neighbour = further_network(cluster, with_vlan).map_err(|error| match format!("{error:#}") {
-        text if text.contains("Unknown device type") => Lack::Device("vlan").into(),
-        _ => error,
-    })?;
+    let neighbour = match further_network(cluster, with_vlan) {
+        Err(error) if format!("{error:#}").contains("Unknown device type") => {
+            Lack::Device("vlan").note();
+            return Ok(());
+        }
+        network => network?,
+    };
     let external = ["203.0.113.7", "203.0.113.8", "2001:db8::7", "2001:db8::8"];
     for ip in external {
         let via = if ip.contains(':') { "fd00:97::11" } else { "192.168.97.11" };
@@ -309,9 +312,8 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
             format!("addr add 10.244.{own}.1/32 dev cilium_host"),
             format!("addr add fd00:10:244:{own}::1/128 dev cilium_host nodad"),
             format!("route replace 10.244.{other}.0/24 via 10.244.{other}.1 dev cilium_host onlink"),
-            format!(
-                "route replace fd00:10:244:{other}::/64 via fd00:10:244:{other}::1 dev cilium_host onlink"
-            ),
+            format!("route del fd00:10:244:{other}::/64"),
+            format!("route add fd00:10:244:{other}::/64 via fd00:10:244:{other}::1 dev cilium_host onlink"),
         ])?;
     }
     scenario.agents = scenario.cluster.start_agents(&[])?;

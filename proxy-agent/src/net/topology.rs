@@ -169,6 +169,7 @@ impl Topology {
                 .iter()
                 .filter(|interface| interface.name != IPVS)
                 .flat_map(|interface| interface.addresses.iter().copied())
+                .filter(|ip| !ip.is_loopback())
                 .collect(),
             given_snat_sources: wishes
                 .snat_addresses
