@@ -110,7 +110,7 @@ struct Agent {
     topology: Topology,
     /// How pods were served when the interfaces were looked at last.
     followed: PodDatapath,
-    /// Complaints that were logged already.
+    /// Warnings about the network that were logged already.
     said: Vec<String>,
     /// Interfaces, by index, where others' programs were looked for already.
     searched: BTreeSet<u32>,
@@ -147,7 +147,6 @@ impl Agent {
         }
         let config = ObjectConfig {
             snat_ports: settings.snat_ports,
-            nodeports: settings.nodeport_range,
             snat_addresses: settings.snat_addresses.clone(),
             external_cluster_ips: settings.external_cluster_ips,
             sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,

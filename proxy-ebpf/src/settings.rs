@@ -13,8 +13,6 @@ macro_rules! constants {
 constants! {
     SNAT_FIRST: u16 = 1_024;
     SNAT_LAST: u16 = 29_999;
-    NODEPORT_FIRST: u16 = 30_000;
-    NODEPORT_LAST: u16 = 32_767;
     IDLE: u32 = 10_000;
     SNAT_SOURCES_V4_COUNT: u32 = 0;
     SNAT_SOURCES_V6_COUNT: u32 = 0;
@@ -36,8 +34,6 @@ pub(crate) fn settings(snat_sources: u32) -> Settings {
     Settings {
         snat_first: SNAT_FIRST.load(),
         snat_last: SNAT_LAST.load(),
-        nodeport_first: NODEPORT_FIRST.load(),
-        nodeport_last: NODEPORT_LAST.load(),
         idle: IDLE.load(),
         snat_sources,
         external_cluster_ips: EXTERNAL_CLUSTER_IPS.load() != 0,

@@ -15,7 +15,6 @@ fn config(kernel_log: Option<KernelLogLevel>) -> ObjectConfig {
     ObjectConfig {
         snat_ports: PortRange { first: 20000, last: 29999 },
         snat_addresses: Vec::new(),
-        nodeports: PortRange { first: 30000, last: 32767 },
         external_cluster_ips: false,
         sockets_of_node_only: false,
         reset_removed_tcp: true,

@@ -351,7 +351,6 @@ impl Maps {
         let config = ObjectConfig {
             snat_ports: PortRange { first: 20000, last: 29999 },
             snat_addresses: Vec::new(),
-            nodeports: PortRange { first: 30000, last: 32767 },
             external_cluster_ips: false,
             sockets_of_node_only: false,
             max_flows: 1024,

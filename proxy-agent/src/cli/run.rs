@@ -49,12 +49,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = PodDatapath::Socket)]
     pub pod_datapath: PodDatapath,
 
-    /// An interface to the world outside (may be repeated). Default: those with the default routes and the node's addresses.
+    /// An interface that leads off the node (may be repeated): with it no others are served by, overlays excepted. Default: every
+    /// interface that is neither loopback nor a pod's.
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,
 
     /// A pod-side interface for `--pod-datapath tc|both` (may be repeated; a trailing * matches any ending).
-    /// Default: every veth that is not an uplink.
+    /// Default: every veth whose other end is in another network namespace, and that has no network or router of its own.
     #[arg(long = "pod-interface", value_name = "IF")]
     pub pod_interfaces: Vec<String>,
 
@@ -62,7 +63,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PREFIX")]
     pub pod_interface_name_prefix: Option<String>,
 
-    /// XDP on uplinks: `auto` uses the driver's where it has one (virtual interfaces excepted), `native` insists on it, `generic` uses the
+    /// XDP on interfaces with a default route or the node's address, and on those named with `--uplink`: `auto` uses the driver's where it has one (virtual interfaces excepted), `native` insists on it, `generic` uses the
     /// kernel's emulation, `off` leaves everything to tc.
     #[arg(long, value_enum, default_value_t = XdpMode::Auto)]
     pub xdp: XdpMode,
@@ -72,7 +73,7 @@ pub struct RunArgs {
     pub bind_address: Option<IpAddr>,
 
     /// Which of the node's addresses serve node ports: CIDRs, or `primary` for the node's primary ones.
-    /// Default: all addresses of the uplinks.
+    /// Default: all of its addresses but those of loopback.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub nodeport_addresses: Vec<NodePortAddresses>,
 
@@ -83,7 +84,7 @@ pub struct RunArgs {
     )]
     pub localhost_nodeports: Option<bool>,
 
-    /// Ports that node ports come from; reserved from automatic use by local sockets.
+    /// Ports that are reserved from automatic use by local sockets, because node ports come from there. Others are served, too.
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
     pub nodeport_range: PortRange,
 

@@ -201,13 +201,11 @@ fn steps(verbosity: u8) -> u8 {
     }
 }
 
-/// The host's name and that of the file are taken in lower case, as kubelet and kube-proxy do.
+/// In lower case and without spaces around, as kubelet and kube-proxy take it, wherever it is from.
 fn node_name(args: &RunArgs, file: &KubeProxyConfiguration, machine: &Machine) -> Result<String> {
-    let given = args.node_name.as_deref().map(str::trim).filter(|name| !name.is_empty());
-    let name = match given {
-        Some(name) => name.to_owned(),
-        None => file.hostname_override.as_ref().unwrap_or(&machine.hostname).trim().to_lowercase(),
-    };
+    let given = args.node_name.as_deref().filter(|name| !name.trim().is_empty());
+    let name = given.or(file.hostname_override.as_deref()).unwrap_or(&machine.hostname);
+    let name = name.trim().to_lowercase();
     ensure!(!name.is_empty(), "the host has no name: give the node's with --node-name");
     Ok(name)
 }

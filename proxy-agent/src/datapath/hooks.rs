@@ -109,7 +109,9 @@ impl Hooks {
             };
             wanted.insert(self.tc(object, uplink.index, &uplink.name, egress, TcAttachType::Egress));
             wanted.insert(self.tc(object, uplink.index, &uplink.name, ingress, TcAttachType::Ingress));
-            if let Some(name) = self.xdp(object, uplink, &mut native) {
+            if uplink.may_have_xdp
+                && let Some(name) = self.xdp(object, uplink, &mut native)
+            {
                 wanted.insert(name);
             }
         }
@@ -161,7 +163,8 @@ impl Hooks {
     ) -> String {
         let is_ingress = matches!(direction, TcAttachType::Ingress);
         let name = format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" });
-        if self.attached.contains_key(&name) {
+        // An interface may become an uplink that looked like a pod's.
+        if self.attached.get(&name).is_some_and(|hook| hook.program == program) {
             return name;
         }
         let (result, how) = if object.features.tcx {

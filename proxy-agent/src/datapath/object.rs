@@ -48,8 +48,6 @@ pub struct ObjectConfig {
     pub snat_ports: PortRange,
     /// Source addresses for them that were given.
     pub snat_addresses: Vec<IpAddr>,
-    /// Ports that nodePorts come from.
-    pub nodeports: PortRange,
     /// Translate cluster IPs for clients outside.
     pub external_cluster_ips: bool,
     /// Socket programs serve the node's own sockets only.
@@ -100,8 +98,6 @@ impl ObjectConfig {
         StoredSettings {
             snat_first: self.snat_ports.first,
             snat_last: self.snat_ports.last,
-            nodeport_first: self.nodeports.first,
-            nodeport_last: self.nodeports.last,
             idle: idle(),
             external_cluster_ips: self.external_cluster_ips as u8,
             sockets_of_node_only: self.sockets_of_node_only as u8,
@@ -179,8 +175,6 @@ impl Object {
         loader
             .override_global(names::SNAT_FIRST, &config.snat_ports.first, true)
             .override_global(names::SNAT_LAST, &config.snat_ports.last, true)
-            .override_global(names::NODEPORT_FIRST, &config.nodeports.first, true)
-            .override_global(names::NODEPORT_LAST, &config.nodeports.last, true)
             .override_global(names::IDLE, &idle, true)
             .override_global(names::SNAT_SOURCES_V4, &snat_sources[0], true)
             .override_global(names::SNAT_SOURCES_V6, &snat_sources[1], true)

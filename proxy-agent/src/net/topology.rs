@@ -1,9 +1,12 @@
 //! From interfaces to what the data path needs: uplinks, pod interfaces, addresses. Pure.
 
+mod roles;
+
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
+use self::roles::{Role, Roles};
 use super::interfaces::Interface;
 use crate::{
     cli::{NodePortAddresses, PodDatapath},
@@ -40,6 +43,8 @@ pub struct Uplink {
     pub is_virtual: bool,
     /// Index of the bridge it is a port of, or 0.
     pub bridge: u32,
+    /// XDP may be attached: it has a default route, the node's address, or a name that was given, or belongs to one that has.
+    pub may_have_xdp: bool,
     /// Source addresses for connections passed on by it, one per family at most.
     pub sources: Vec<IpAddr>,
     /// Its MTU in bytes; 0: not known.
@@ -60,7 +65,7 @@ pub struct PodPort {
 /// What the data path needs to know of the node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
-    /// Interfaces to the world, overlays included.
+    /// All interfaces that may lead off the node, overlays included; those with default routes or the node's addresses first.
     pub uplinks: Vec<Uplink>,
     /// Interfaces of pods, if packets are to be translated there.
     pub pods: Vec<PodPort>,
@@ -81,65 +86,52 @@ pub struct Topology {
     pub rules: bool,
     /// What was asked for and is not there, in words.
     pub complaints: Vec<String>,
+    /// What is worth a warning, and no problem.
+    pub warnings: Vec<String>,
 }
 
-/// Kinds of interface whose packets go to other nodes in packets of another interface.
-const OVERLAYS: [&str; 9] = ["vxlan", "geneve", "ipip", "sit", "gre", "ip6gre", "ip6tnl", "wireguard", "tun"];
+/// What kube-proxy in IPVS mode leaves: the addresses of all Services are on it, and are not the node's for that.
+const IPVS: &str = "kube-ipvs0";
 
 impl Topology {
     /// Works the topology out. `node_addresses` are those of the Node object, if it is known.
     pub fn new(interfaces: &[Interface], node_addresses: &[IpAddr], wishes: &Wishes) -> Self {
-        let mut complaints = Vec::new();
         let node_addresses: Vec<IpAddr> =
             wishes.bind_address.into_iter().chain(node_addresses.iter().copied()).collect();
-        let is_uplink = |interface: &&Interface| {
-            !interface.is_loopback
-                && if wishes.uplinks.is_empty() {
-                    interface.has_default_route
-                        || interface.addresses.iter().any(|ip| node_addresses.contains(ip))
-                } else {
-                    wishes.uplinks.contains(&interface.name)
+        let interfaces_of_node = interfaces.iter().filter(|interface| interface.name != IPVS);
+        let roles = Roles::new(interfaces_of_node.clone(), &node_addresses, wishes);
+        let local_addresses: BTreeSet<IpAddr> = interfaces_of_node
+            .clone()
+            .flat_map(|interface| interface.addresses.iter().chain(&interface.narrow_addresses).copied())
+            .collect();
+        let (mut leaving, mut pods) = (Vec::new(), Vec::new());
+        for interface in interfaces_of_node {
+            match roles.of(interface) {
+                Role::Pod => pods.push(interface),
+                Role::Idle => {}
+                role @ (Role::Uplink | Role::Port | Role::Overlay | Role::Further) => {
+                    leaving.push((role, interface));
                 }
-        };
-        let is_overlay = |interface: &&Interface| OVERLAYS.contains(&interface.kind.as_str());
-        for name in &wishes.uplinks {
-            if !interfaces.iter().any(|interface| interface.name == *name) {
-                let known: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
-                complaints.push(format!(
-                    "there is no interface `{name}` (--uplink); there are: {}",
-                    known.join(", ")
-                ));
             }
         }
-        let own: Vec<&Interface> = interfaces.iter().filter(is_uplink).collect();
-        if let Some(ip) = wishes.bind_address.filter(|ip| !is_local(interfaces, ip)) {
-            complaints.push(format!("no interface has the address {ip} (--bind-address)"));
-        }
-        let (given_snat_sources, missing): (Vec<IpAddr>, Vec<IpAddr>) =
-            wishes.snat_addresses.iter().partition(|ip| is_local(interfaces, ip));
-        complaints.extend(
-            missing
-                .iter()
-                .map(|ip| format!("no interface has the address {ip} (--snat-address): it is not used")),
-        );
-        if own.is_empty() && wishes.uplinks.is_empty() {
-            complaints.push(
-                "no interface has a default route or the node's address: name one with --uplink".to_owned(),
-            );
-        }
+        // Stable: within a role as they are.
+        leaving.sort_by_key(|(role, _)| match role {
+            Role::Uplink => 0,
+            Role::Port => 1,
+            Role::Overlay => 2,
+            _ => 3,
+        });
         let primary = |family| {
-            let of_uplinks = own.iter().flat_map(|interface| &interface.addresses);
-            node_addresses
-                .iter()
-                .chain(of_uplinks)
-                .find(|ip| IpFamily::of(ip) == family && is_local(interfaces, ip))
-                .copied()
+            let of_uplinks = leaving.iter().filter(|(role, _)| *role == Role::Uplink);
+            let of_uplinks = of_uplinks.flat_map(|(_, interface)| &interface.addresses);
+            let mut all = node_addresses.iter().chain(of_uplinks);
+            all.find(|ip| IpFamily::of(ip) == family && local_addresses.contains(ip)).copied()
         };
-        let uplink = |interface: &Interface| {
+        let uplink = |(role, interface): &(Role, &Interface)| {
             let sources = [IpFamily::V4, IpFamily::V6].into_iter().filter_map(|family| {
                 let of_family = |ip: &&IpAddr| IpFamily::of(ip) == family;
-                let preferred = interface.preferred_sources.iter().filter(|ip| is_local(interfaces, ip));
-                // An overlay without an address of its own answers to the node's.
+                let preferred = interface.preferred_sources.iter().filter(|ip| local_addresses.contains(ip));
+                // One without an address of its own answers to the node's.
                 preferred.chain(&interface.addresses).find(of_family).copied().or_else(|| primary(family))
             });
             Uplink {
@@ -147,44 +139,55 @@ impl Topology {
                 name: interface.name.clone(),
                 has_link_header: interface.has_link_header,
                 is_virtual: !interface.kind.is_empty(),
-                bridge: bridge(interfaces, interface.master),
+                bridge: roles.bridge(interface),
+                may_have_xdp: *role != Role::Further,
                 sources: sources.collect(),
                 mtu: interface.mtu,
             }
         };
-        let overlays = interfaces.iter().filter(|interface| is_overlay(interface) && !is_uplink(interface));
-        // What enters by a port of a bridge may have met the host's conntrack before it is seen on the bridge.
-        let is_port = |interface: &&Interface| {
-            own.iter().any(|uplink| uplink.kind == "bridge" && uplink.index == interface.master)
-        };
-        let ports = interfaces
-            .iter()
-            .filter(|interface| is_port(interface) && !is_uplink(interface) && !is_overlay(interface));
-        let leaving: Vec<&Interface> = own.iter().copied().chain(ports).chain(overlays).collect();
-        let uplinks: Vec<Uplink> = leaving.iter().copied().map(uplink).collect();
-        let mut snat_sources = snat_sources(interfaces, &leaving, &uplinks);
-        snat_sources.extend(&given_snat_sources);
-
+        let uplinks: Vec<Uplink> = leaving.iter().map(uplink).collect();
         let pods = match wishes.pod_datapath {
             PodDatapath::Socket => Vec::new(),
-            PodDatapath::Tc | PodDatapath::Both => pods(interfaces, &uplinks, wishes),
+            PodDatapath::Tc | PodDatapath::Both => pods
+                .into_iter()
+                .map(|interface| PodPort {
+                    index: interface.index,
+                    name: interface.name.clone(),
+                    bridge: roles.bridge(interface),
+                })
+                .collect(),
         };
-        let local_addresses: BTreeSet<IpAddr> =
-            interfaces.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
-        let of_uplinks: BTreeSet<IpAddr> =
-            own.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
-        let nodeport_addresses = nodeport_addresses(&of_uplinks, &local_addresses, &node_addresses, wishes);
+        let complaints = complaints(interfaces, &local_addresses, leaving.is_empty(), wishes);
+        let is_ipvs = |interface: &Interface| interface.name == IPVS && !interface.addresses.is_empty();
+        let warning = || {
+            format!(
+                "the interface {IPVS} has addresses of Services, left by kube-proxy in IPVS mode: they do not count as the node's own. \
+                 `ip link delete {IPVS}` removes it when kube-proxy is gone"
+            )
+        };
         Self {
             uplinks,
             pods,
-            snat_sources,
-            given_snat_sources,
-            nodeport_addresses,
+            // The kernel may choose any of them, where an interface has none of its own.
+            snat_sources: interfaces
+                .iter()
+                .filter(|interface| interface.name != IPVS)
+                .flat_map(|interface| interface.addresses.iter().copied())
+                .filter(|ip| !ip.is_loopback())
+                .collect(),
+            given_snat_sources: wishes
+                .snat_addresses
+                .iter()
+                .filter(|ip| local_addresses.contains(ip))
+                .copied()
+                .collect(),
+            nodeport_addresses: nodeport_addresses(&local_addresses, &node_addresses, wishes),
             local_addresses,
             policies: BTreeSet::new(),
             encapsulates: false,
             rules: false,
             complaints,
+            warnings: interfaces.iter().any(is_ipvs).then(warning).into_iter().collect(),
         }
     }
 }
@@ -196,67 +199,34 @@ impl Topology {
     }
 }
 
-fn snat_sources(interfaces: &[Interface], leaving: &[&Interface], uplinks: &[Uplink]) -> BTreeSet<IpAddr> {
-    let of_routes = leaving.iter().flat_map(|interface| &interface.preferred_sources);
-    let of_routes = of_routes.filter(|ip| is_local(interfaces, ip));
-    let of_interfaces = leaving.iter().flat_map(|interface| &interface.addresses);
-    let of_uplinks = uplinks.iter().flat_map(|uplink| &uplink.sources);
-    of_routes.chain(of_interfaces).chain(of_uplinks).copied().collect()
-}
-
-fn is_local(interfaces: &[Interface], ip: &IpAddr) -> bool {
-    interfaces.iter().any(|interface| interface.addresses.contains(ip))
-}
-
-/// The index of a master that is a bridge, or 0.
-fn bridge(interfaces: &[Interface], master: u32) -> u32 {
-    let is_bridge =
-        interfaces.iter().any(|interface| interface.index == master && interface.kind == "bridge");
-    if is_bridge { master } else { 0 }
-}
-
-fn pods(interfaces: &[Interface], uplinks: &[Uplink], wishes: &Wishes) -> Vec<PodPort> {
-    let is_uplink = |index: u32| uplinks.iter().any(|uplink| uplink.index == index);
-    // An uplink's frames pass what it stands above, too.
-    let carries_uplink = |index: u32| {
-        let mut above = interfaces.iter().filter(|interface| interface.parent == index);
-        above.any(|interface| is_uplink(interface.index) && !OVERLAYS.contains(&interface.kind.as_str()))
-    };
-    interfaces
-        .iter()
-        .filter(|interface| {
-            let is_pod = if wishes.pod_interfaces.is_empty() {
-                interface.kind == "veth"
-            } else {
-                wishes.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name))
-            };
-            let is_outside =
-                is_uplink(interface.index) || is_uplink(interface.master) || carries_uplink(interface.index);
-            is_pod && interface.has_link_header && !is_outside
-        })
-        .map(|interface| PodPort {
-            index: interface.index,
-            name: interface.name.clone(),
-            bridge: bridge(interfaces, interface.master),
-        })
-        .collect()
-}
-
-/// A name, or the beginning of one followed by `*`.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => pattern == name,
-    }
-}
-
-/// Addresses that serve nodePorts. As kube-proxy has it, a family that no CIDR is given for is not restricted.
-fn nodeport_addresses(
-    of_uplinks: &BTreeSet<IpAddr>,
+/// What was asked for and is not there.
+fn complaints(
+    interfaces: &[Interface],
     local: &BTreeSet<IpAddr>,
-    node: &[IpAddr],
+    has_no_uplinks: bool,
     wishes: &Wishes,
-) -> BTreeSet<IpAddr> {
+) -> Vec<String> {
+    let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let missing = wishes.uplinks.iter().filter(|name| !names.contains(&name.as_str()));
+    let mut complaints: Vec<String> = missing
+        .map(|name| format!("there is no interface `{name}` (--uplink); there are: {}", names.join(", ")))
+        .collect();
+    if let Some(ip) = wishes.bind_address.filter(|ip| !local.contains(ip)) {
+        complaints.push(format!("no interface has the address {ip} (--bind-address)"));
+    }
+    let missing = wishes.snat_addresses.iter().filter(|ip| !local.contains(ip));
+    complaints.extend(
+        missing.map(|ip| format!("no interface has the address {ip} (--snat-address): it is not used")),
+    );
+    if has_no_uplinks && wishes.uplinks.is_empty() {
+        complaints.push("no interface leads off the node: only this node and its pods are served".to_owned());
+    }
+    complaints
+}
+
+/// Addresses that serve nodePorts: by default all of the node, as kube-proxy has it with iptables. A family that no CIDR is given for is not
+/// restricted.
+fn nodeport_addresses(local: &BTreeSet<IpAddr>, node: &[IpAddr], wishes: &Wishes) -> BTreeSet<IpAddr> {
     let wanted = &wishes.nodeport_addresses;
     if wanted.contains(&NodePortAddresses::Primary) {
         let first = |family| node.iter().find(|ip| IpFamily::of(ip) == family).copied();
@@ -271,11 +241,7 @@ fn nodeport_addresses(
             })
             .filter(|net| IpFamily::of(&net.addr()) == IpFamily::of(ip))
             .peekable();
-        if of_family.peek().is_none() {
-            of_uplinks.contains(ip)
-        } else {
-            of_family.any(|net| net.contains(ip))
-        }
+        of_family.peek().is_none() || of_family.any(|net| net.contains(ip))
     };
     local.iter().filter(|ip| !ip.is_loopback() && is_wanted(ip)).copied().collect()
 }

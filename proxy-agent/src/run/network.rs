@@ -82,13 +82,13 @@ impl Agent {
         let mut topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
         self.prepare_stack(&interfaces, &mut topology);
         topology.rules = rules::choose_by_source(&self.netlink).await?;
-        for complaint in &topology.complaints {
-            if !self.said.contains(complaint) {
-                warn!("{complaint}");
-            }
+        let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
+        for warning in warnings.iter().filter(|warning| !self.said.contains(warning)) {
+            warn!("{warning}");
         }
-        self.said.clone_from(&topology.complaints);
+        self.said = warnings;
         self.health.set_network(topology.complaints.clone());
+        self.metrics.set_network_problems(topology.complaints.len());
         if topology.nodeport_addresses != self.topology.nodeport_addresses {
             let addresses: Vec<String> =
                 topology.nodeport_addresses.iter().map(ToString::to_string).collect();

@@ -44,8 +44,7 @@ pub(super) fn find<F: Family, T: Tables<F>>(
         tables.step(Step::Frontend(target));
         return Some(target);
     }
-    if tables.settings().is_nodeport(port)
-        && (is_node_loopback || tables.node_address(addr).serves_nodeports())
+    if (is_node_loopback || tables.node_address(addr).serves_nodeports())
         && let Some(target) = tables.frontend(&FrontendKey::new(F::UNSPECIFIED, port, protocol))
     {
         tables.step(Step::NodePort(target));

@@ -9,10 +9,6 @@ pub mod names {
     pub const SNAT_FIRST: &str = "SNAT_FIRST";
     /// `u16`: last one.
     pub const SNAT_LAST: &str = "SNAT_LAST";
-    /// `u16`: first nodePort, host byte order.
-    pub const NODEPORT_FIRST: &str = "NODEPORT_FIRST";
-    /// `u16`: last one.
-    pub const NODEPORT_LAST: &str = "NODEPORT_LAST";
     /// `u32`: see [`Settings::idle`](super::Settings::idle).
     pub const IDLE: &str = "IDLE";
     /// `u32`: see [`Settings::snat_sources`](super::Settings::snat_sources).
@@ -53,10 +49,6 @@ pub struct StoredSettings {
     pub snat_first: u16,
     /// Last one.
     pub snat_last: u16,
-    /// First nodePort, host byte order.
-    pub nodeport_first: u16,
-    /// Last one.
-    pub nodeport_last: u16,
     /// See [`Settings::idle`].
     pub idle: u32,
     /// 1: cluster IPs are translated for clients outside.
@@ -133,8 +125,6 @@ impl StoredSettings {
         Settings {
             snat_first: self.snat_first,
             snat_last: self.snat_last,
-            nodeport_first: self.nodeport_first,
-            nodeport_last: self.nodeport_last,
             idle: self.idle,
             snat_sources: self.snat_sources[family].into(),
             external_cluster_ips: self.external_cluster_ips != 0,
@@ -145,7 +135,7 @@ impl StoredSettings {
 
 super::plain!(StoredSettings, Timeouts);
 
-const _: () = assert!(size_of::<StoredSettings>() == 48);
+const _: () = assert!(size_of::<StoredSettings>() == 44);
 
 /// The constants that the decision core needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +144,6 @@ pub struct Settings {
     pub snat_first: u16,
     /// Last one.
     pub snat_last: u16,
-    /// First nodePort, host byte order.
-    pub nodeport_first: u16,
-    /// Last one.
-    pub nodeport_last: u16,
     /// Jiffies without a packet (10 seconds) after which a datagram flow gives its source port to another one if nothing
     /// else is found. More than two of [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
     pub idle: u32,
@@ -207,12 +193,5 @@ impl Settings {
     pub fn snat_port(&self, position: u32) -> u16 {
         let position = position % self.snat_count();
         self.snat_first.wrapping_add(position as u16).to_be()
-    }
-
-    /// Is it in the nodePort range? In network byte order.
-    #[inline(always)]
-    pub fn is_nodeport(&self, port: u16) -> bool {
-        let port = u16::from_be(port);
-        (port >= self.nodeport_first) & (port <= self.nodeport_last)
     }
 }

@@ -215,8 +215,8 @@ pub(super) const RULES: &[Rule] = &[
         &["proxy-agent: nodeport_addresses_follow_the_flag", "proxy-agent: a_bind_address_is_the_primary_one_of_its_family"],
     )
     .deviates(
-        "Without the option all addresses of the uplinks serve nodePorts, as in the iptables backend; the nftables backend serves \
-         the primary addresses only.",
+        "Without the option all addresses of the node serve nodePorts, as in the iptables backend, but for link-local ones of IPv6; the \
+         nftables backend serves the primary addresses only.",
     ),
     Rule::by_tests(
         "no-netfilter-rules",

@@ -260,8 +260,6 @@ fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Resul
     loader
         .override_global(names::SNAT_FIRST, &settings.snat_first, true)
         .override_global(names::SNAT_LAST, &settings.snat_last, true)
-        .override_global(names::NODEPORT_FIRST, &settings.nodeport_first, true)
-        .override_global(names::NODEPORT_LAST, &settings.nodeport_last, true)
         .override_global(names::IDLE, &settings.idle, true)
         .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
         .override_global(names::RESET_REMOVED_TCP, &removed, true)

@@ -215,8 +215,6 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
     let mut tables = MemoryTables::new(Settings {
         snat_first: *SNAT.start(),
         snat_last: *SNAT.end(),
-        nodeport_first: 30_000,
-        nodeport_last: 32_767,
         idle: 2_500,
         snat_sources: 0,
         external_cluster_ips: false,

@@ -110,8 +110,6 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
     let mut tables = MemoryTables::new(Settings {
         snat_first: 20_000,
         snat_last: 29_999,
-        nodeport_first: 30_000,
-        nodeport_last: 32_767,
         idle: 2500,
         snat_sources: 0,
         external_cluster_ips: false,

@@ -39,7 +39,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     let cases: &[(&str, &str, Shown, [&str; 4])] = &[
         // The flag, the field; then the default, the flag alone, the field alone, and both.
         (
-            "--hostname-override=a",
+            "--hostname-override=A",
             "hostnameOverride: B",
             |settings| settings.node_name.clone(),
             ["host-1", "a", "b", "a"],

@@ -106,8 +106,6 @@ impl Node {
         let settings = Settings {
             snat_first: 20_000,
             snat_last: 29_999,
-            nodeport_first: 30_000,
-            nodeport_last: 32_767,
             idle: 2_500,
             snat_sources: 0,
             external_cluster_ips: false,

@@ -8,6 +8,7 @@ fn interface(index: u32, name: &str, kind: &str, addresses: &[&str]) -> Interfac
         has_link_header: !["tun", "wireguard", "ipip"].contains(&kind),
         is_loopback: name == "lo",
         is_up: true,
+        has_peer_elsewhere: kind == "veth",
         addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         ..Interface::default()
     }
@@ -44,21 +45,200 @@ fn ips(list: &[&str]) -> BTreeSet<IpAddr> {
     list.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
+fn names(topology: &Topology) -> String {
+    topology.uplinks.iter().map(|uplink| uplink.name.clone()).collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn uplinks_are_found_or_named() {
-    let names = |topology: &Topology| {
-        topology.uplinks.iter().map(|uplink| uplink.name.clone()).collect::<Vec<_>>().join(" ")
-    };
     let node_address = ["10.1.0.10".parse().unwrap()];
-    for (node_addresses, uplinks, expected) in [
-        (&[][..], vec![], "eth0 flannel.1 wg0"),
-        (&node_address[..], vec![], "eth0 eth1 flannel.1 wg0"),
-        (&[][..], vec!["eth1".to_owned()], "eth1 flannel.1 wg0"),
+    for (node_addresses, uplinks, expected, with_xdp) in [
+        (&[][..], vec![], "eth0 flannel.1 wg0 eth1", "eth0 flannel.1 wg0"),
+        (&node_address[..], vec![], "eth0 eth1 flannel.1 wg0", "eth0 eth1 flannel.1 wg0"),
+        (&[][..], vec!["eth1".to_owned()], "eth1 flannel.1 wg0", "eth1 flannel.1 wg0"),
     ] {
-        let topology = Topology::new(&node(), node_addresses, &Wishes { uplinks, ..wishes() });
+        let mut topology = Topology::new(&node(), node_addresses, &Wishes { uplinks, ..wishes() });
         assert_eq!(names(&topology), expected);
         assert!(topology.complaints.is_empty(), "{:?}", topology.complaints);
+        topology.uplinks.retain(|uplink| uplink.may_have_xdp);
+        assert_eq!(names(&topology), with_xdp);
     }
+}
+
+/// What each kind of interface is for, beside `eth0` with the default route, in `--pod-datapath tc`.
+#[test]
+fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
+    type Change = fn(&mut Vec<Interface>);
+    let cases: &[(&str, Change, &str, &str)] = &[
+        ("nothing", |_| {}, "eth0", ""),
+        ("without an address", |all| all.push(interface(9, "eth1", "", &[])), "eth0 eth1", ""),
+        (
+            "down",
+            |all| all.push(Interface { is_up: false, ..interface(9, "eth1", "", &["10.1.0.10"]) }),
+            "eth0",
+            "",
+        ),
+        (
+            "VLAN, macvlan, ipvlan, openvswitch",
+            |all| {
+                for (index, kind) in (9..).zip(["vlan", "macvlan", "ipvlan", "openvswitch"]) {
+                    all.push(Interface { parent: 2, ..interface(index, kind, kind, &["10.1.0.10"]) });
+                }
+            },
+            "eth0 vlan macvlan ipvlan openvswitch",
+            "",
+        ),
+        (
+            "a VLAN above a veth",
+            |all| {
+                all.push(interface(9, "eth1", "veth", &[]));
+                all.push(Interface { parent: 9, ..interface(10, "eth1.5", "vlan", &["10.1.0.10"]) });
+            },
+            "eth0 eth1 eth1.5",
+            "",
+        ),
+        (
+            "a bond and its slaves",
+            |all| {
+                all.push(interface(9, "bond0", "bond", &["10.1.0.10"]));
+                all.push(Interface { master: 9, ..interface(10, "eth1", "", &[]) });
+                all.push(Interface { master: 9, ..interface(11, "eth2", "veth", &[]) });
+            },
+            "eth0 bond0",
+            "",
+        ),
+        (
+            "a VRF and its slaves",
+            |all| {
+                all.push(interface(9, "red", "vrf", &[]));
+                all.push(Interface { master: 9, ..interface(10, "eth1", "", &["10.1.0.10"]) });
+                all.push(Interface { master: 9, ..interface(11, "veth1", "veth", &[]) });
+            },
+            "eth0 eth1",
+            "veth1",
+        ),
+        (
+            "a pair within the node",
+            |all| {
+                for (index, name, ips) in [(9, "cilium_net", &[][..]), (10, "cilium_host", &["10.244.1.5"])] {
+                    all.push(Interface { has_peer_elsewhere: false, ..interface(index, name, "veth", ips) });
+                }
+            },
+            "eth0 cilium_net cilium_host",
+            "",
+        ),
+        ("a pod's gateway", |all| all.push(interface(9, "veth1", "veth", &["10.244.1.1"])), "eth0", "veth1"),
+        (
+            "a network behind a veth",
+            |all| {
+                all.push(Interface { has_network: true, ..interface(9, "eth1", "veth", &["10.1.0.10"]) });
+            },
+            "eth0 eth1",
+            "",
+        ),
+        (
+            "a router behind a veth",
+            |all| all.push(Interface { has_gateway: true, ..interface(9, "eth1", "veth", &[]) }),
+            "eth0 eth1",
+            "",
+        ),
+        (
+            "a bridge of pods",
+            |all| {
+                all.push(Interface { has_network: true, ..interface(9, "cni0", "bridge", &["10.244.1.1"]) });
+                all.push(Interface { master: 9, ..interface(10, "veth1", "veth", &[]) });
+            },
+            "eth0",
+            "veth1",
+        ),
+        (
+            "a bridge of pods and others",
+            |all| {
+                all.push(Interface { has_network: true, ..interface(9, "weave", "bridge", &["10.32.0.1"]) });
+                all.push(Interface { master: 9, ..interface(10, "veth1", "veth", &[]) });
+                let within = Interface { has_peer_elsewhere: false, ..interface(11, "vethwe", "veth", &[]) };
+                all.push(Interface { master: 9, ..within });
+            },
+            "eth0 weave vethwe",
+            "veth1",
+        ),
+        (
+            "a bridge without an address",
+            |all| {
+                all.push(interface(9, "br0", "bridge", &[]));
+                all.push(Interface { master: 9, ..interface(10, "eth1", "", &[]) });
+            },
+            "eth0",
+            "",
+        ),
+        (
+            "ports of a switch",
+            |all| {
+                all.push(Interface { is_up: false, ..interface(9, "ovs-system", "openvswitch", &[]) });
+                all.push(Interface { master: 9, ..interface(10, "eth1", "", &[]) });
+                all.push(Interface { master: 9, ..interface(11, "veth1", "veth", &[]) });
+                all.push(interface(12, "antrea-gw0", "openvswitch", &["10.244.1.1"]));
+            },
+            "eth0 antrea-gw0",
+            "veth1",
+        ),
+        (
+            "dummies and the like",
+            |all| {
+                all.push(interface(9, "dummy0", "dummy", &["10.1.0.10"]));
+                all.push(interface(10, "ifb0", "ifb", &[]));
+            },
+            "eth0",
+            "",
+        ),
+    ];
+    for (name, change, uplinks, pods) in cases {
+        let mut interfaces = vec![interface(2, "eth0", "", &["192.168.1.10"])];
+        interfaces[0].has_default_route = true;
+        change(&mut interfaces);
+        let mut wishes = Wishes { pod_datapath: PodDatapath::Tc, ..wishes() };
+        let topology = Topology::new(&interfaces, &[], &wishes);
+        assert_eq!(names(&topology), *uplinks, "{name}");
+        let found: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
+        assert_eq!(found.join(" "), *pods, "{name}");
+        let sources = ["192.168.1.10", "10.1.0.10", "10.244.1.1", "10.244.1.5", "10.32.0.1"];
+        for uplink in &topology.uplinks {
+            let source = uplink.sources.first().map(ToString::to_string).unwrap_or_default();
+            assert!(sources.contains(&source.as_str()), "{name}: {} has {source:?}", uplink.name);
+            assert_eq!(uplink.may_have_xdp, uplink.name == "eth0", "{name}: {}", uplink.name);
+        }
+        wishes.uplinks = vec!["eth0".to_owned()];
+        assert_eq!(names(&Topology::new(&interfaces, &[], &wishes)), "eth0", "{name}, by --uplink");
+    }
+}
+
+#[test]
+fn what_is_told_to_be_a_pod_s_is_none() {
+    let mut interfaces = node();
+    interfaces.push(interface(9, "tap0", "tun", &[]));
+    interfaces[7].has_link_header = true;
+    let pod_interfaces = vec!["eth1".to_owned(), "tap*".to_owned()];
+    let wishes = Wishes { pod_interfaces, pod_datapath: PodDatapath::Tc, ..wishes() };
+    let mut topology = Topology::new(&interfaces, &[], &wishes);
+    assert_eq!(names(&topology), "eth0 flannel.1 wg0");
+    topology.pods.retain(|pod| pod.name != "tap0");
+    assert_eq!(topology.pods.len(), 1, "{:?}", topology.pods);
+}
+
+#[test]
+fn addresses_of_ipvs_are_not_the_node_s() {
+    let mut interfaces = node();
+    let before = Topology::new(&interfaces, &[], &wishes());
+    assert!(before.warnings.is_empty(), "{:?}", before.warnings);
+    interfaces.push(interface(9, "kube-ipvs0", "dummy", &["10.96.0.1", "10.96.0.10", "192.168.1.10"]));
+    let after = Topology::new(&interfaces, &[], &wishes());
+    assert_eq!(after.local_addresses, before.local_addresses);
+    assert_eq!(after.nodeport_addresses, before.nodeport_addresses);
+    assert_eq!(after.snat_sources, before.snat_sources);
+    assert!(after.complaints.is_empty() && after.warnings.len() == 1, "{:?}", after.warnings);
+    assert!(after.warnings[0].contains("kube-ipvs0"));
+    interfaces[8].addresses.clear();
+    assert!(Topology::new(&interfaces, &[], &wishes()).warnings.is_empty(), "an empty one");
 }
 
 #[test]
@@ -88,6 +268,7 @@ fn sources_are_the_interface_s_own_or_the_node_s() {
         uplink.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(sources("eth0"), "192.168.1.10 fd00::10");
+    assert_eq!(sources("eth1"), "10.1.0.10 fd00::10");
     assert_eq!(sources("flannel.1"), "10.244.1.0 fd00::10");
     assert_eq!(sources("wg0"), "192.168.1.10 fd00::10");
 }
@@ -108,14 +289,9 @@ fn routes_may_prefer_a_source() {
         let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
         assert_eq!(sources.join(" "), expected, "{preferred:?}");
         // Whatever the kernel finds, late answers to it are known.
-        let mut all = ips(&["192.168.1.10", "192.168.1.11", "fd00::10", "10.244.1.0"]);
-        all.extend(
-            preferred
-                .iter()
-                .map(|ip| ip.parse::<IpAddr>().unwrap())
-                .filter(|ip| ip.to_string() != "192.168.1.77"),
-        );
-        assert_eq!(topology.snat_sources, all, "{preferred:?}");
+        let all =
+            ["192.168.1.10", "192.168.1.11", "fd00::10", "10.1.0.10", "10.244.1.1", "10.244.1.0", "10.9.9.9"];
+        assert_eq!(topology.snat_sources, ips(&all), "{preferred:?}");
     }
 }
 
@@ -186,16 +362,27 @@ fn nodeport_addresses_follow_the_flag() {
     let node_addresses = ["192.168.1.11".parse().unwrap(), "fd00::10".parse().unwrap()];
     let within = |net: &str| NodePortAddresses::Within(net.parse().unwrap());
     for (wanted, expected) in [
-        (vec![], &["192.168.1.10", "192.168.1.11", "fd00::10"][..]),
+        (
+            vec![],
+            &[
+                "192.168.1.10",
+                "192.168.1.11",
+                "10.1.0.10",
+                "10.244.1.0",
+                "10.244.1.1",
+                "10.9.9.9",
+                "fd00::10",
+            ][..],
+        ),
         (vec![NodePortAddresses::Primary], &["192.168.1.11", "fd00::10"]),
         (vec![within("10.1.0.0/16")], &["10.1.0.10", "fd00::10"]),
         (vec![within("192.168.1.10/32"), within("fd01::/16")], &["192.168.1.10"]),
     ] {
-        let topology = Topology::new(
-            &node(),
-            &node_addresses,
-            &Wishes { nodeport_addresses: wanted.clone(), ..wishes() },
-        );
+        let mut interfaces = node();
+        // The host's own of loopback are none; a further one may be the node's primary address.
+        interfaces[0].addresses = ["127.0.0.1", "10.9.9.9"].map(|ip| ip.parse().unwrap()).to_vec();
+        let wishes = Wishes { nodeport_addresses: wanted.clone(), ..wishes() };
+        let topology = Topology::new(&interfaces, &node_addresses, &wishes);
         assert_eq!(topology.nodeport_addresses, ips(expected), "{wanted:?}");
     }
 }

@@ -42,6 +42,7 @@ pub struct Metrics {
     map_entries: Family<Label, Gauge>,
     hook_failures: Gauge,
     service_health_failures: Gauge,
+    network_problems: Gauge,
     hooks: Arc<Mutex<Vec<Hook>>>,
 }
 
@@ -66,6 +67,7 @@ impl Metrics {
             map_entries: Family::default(),
             hook_failures: Gauge::default(),
             service_health_failures: Gauge::default(),
+            network_problems: Gauge::default(),
             hooks: Arc::default(),
         };
         metrics.register();
@@ -127,6 +129,11 @@ impl Metrics {
             "proxy_agent_service_health_failures",
             "Services whose health check node port cannot be answered",
             self.service_health_failures.clone(),
+        );
+        registry.register(
+            "proxy_agent_network_problems",
+            "Interfaces, addresses and the like that were asked for and are not there",
+            self.network_problems.clone(),
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("proxy_agent_build", "The agent itself", version);
@@ -191,6 +198,11 @@ impl Metrics {
     /// How many Services' health check node ports cannot be answered.
     pub fn set_service_health_failures(&self, failed: usize) {
         self.service_health_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// How much that was asked for the node's network does not have.
+    pub fn set_network_problems(&self, problems: usize) {
+        self.network_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
     }
 
     /// All metrics as text.

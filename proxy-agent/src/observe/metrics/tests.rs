@@ -28,12 +28,14 @@ fn hooks_and_usage_are_those_of_now() {
     metrics.set_hooks(&[hook("eth1")], 0);
     metrics.set_usage(&Usage { service_ports: 2, backends: 3, slots: [5, 0], frontends: 4 });
     metrics.set_service_health_failures(2);
+    metrics.set_network_problems(1);
     assert_lines(
         &metrics,
         &[
             "proxy_agent_hooks{at=\"eth1\",program=\"uplink_ingress\",how=\"tcx\"} 1",
             "proxy_agent_hook_failures 0",
             "proxy_agent_service_health_failures 2",
+            "proxy_agent_network_problems 1",
             "proxy_agent_service_ports 2",
             "proxy_agent_frontends 4",
             "proxy_agent_map_entries{map=\"backends_v4\"} 5",

@@ -160,9 +160,17 @@ fn node_ports_only_at_node_addresses<F: TestFamily>() {
         world.filter.insert(mark);
         assert_eq!(world.pod_sends(&packet(tuple, PROTOCOL_TCP, SYN)).verdict, Verdict::Pass);
     }
-    // A wildcard frontend outside the nodePort range is none.
-    world.frontend(F::UNSPECIFIED, 443, SERVICE, 0);
-    assert_eq!(world.pod_sends(&tcp(CLIENT_END, (NODE, 443), SYN)).verdict, Verdict::Pass);
+    // Whatever range nodePorts are from in this cluster.
+    for port in [443, 8_443, 25_000, 65_535] {
+        assert_eq!(world.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict, Verdict::Pass);
+        world.frontend(F::UNSPECIFIED, port, SERVICE, 0);
+        assert_eq!(
+            world.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict,
+            Verdict::Translate,
+            "{port}"
+        );
+        assert_eq!(world.pod_sends(&tcp(CLIENT_END, (GATEWAY, port), SYN)).verdict, Verdict::Pass);
+    }
 }
 
 fn choices_spread_evenly<F: TestFamily>() {

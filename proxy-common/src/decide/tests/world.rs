@@ -166,8 +166,6 @@ impl<F: TestFamily> World<F> {
         let mut tables = MemoryTables::new(Settings {
             snat_first: *SNAT.start(),
             snat_last: *SNAT.end(),
-            nodeport_first: 30_000,
-            nodeport_last: 32_767,
             idle: 2_500,
             snat_sources: 0,
             external_cluster_ips: false,

@@ -1,0 +1,469 @@
+//! Interfaces and addresses that the agent finds by itself: no `--uplink` but where it is the subject. Needs root.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_tests::{
+    cluster::{Agent, Builder, Cluster, Endpoint, Failures, Place, Protocol, SecondUplink, Service, until},
+    lacks::Lack,
+    traffic::{Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT, node_port},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const FAMILIES: [bool; 2] = [true, false];
+
+fn builder() -> Builder {
+    Cluster::builder().nodes(2).names_uplinks(false)
+}
+
+/// The endpoints one after the other, so that each answers: local to node-1, then remote.
+const ENDPOINTS: [&str; 2] = ["pod-1b", "pod-2a"];
+
+/// The addresses answer at the port, TCP and UDP, with each endpoint of `SINGLE`.
+fn served(
+    scenario: &Scenario,
+    client: &Place,
+    addresses: &[&str],
+    port: u16,
+    failures: &mut Failures,
+) -> Result<()> {
+    for endpoint in ENDPOINTS {
+        scenario.apply(SINGLE, &[scenario.cluster.pod(endpoint)?])?;
+        for address in addresses {
+            let to = SocketAddr::new(address.parse()?, port);
+            for protocol in Protocol::ALL {
+                failures.case(format!("{} -> {to}, {protocol:?}, to {endpoint}", client.name), || {
+                    answers(client, to, protocol, endpoint)
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Soon this endpoint answers, and then every time, from the address that the client used.
+fn answers(client: &Place, to: SocketAddr, protocol: Protocol, endpoint: &str) -> Result<()> {
+    let call = client.call(to).protocol(protocol);
+    until(SOON, "the endpoint", || {
+        let reply = call.clone().timeout(Duration::from_millis(500)).once()?;
+        Ok(reply.answer.filter(|answer| answer.server == endpoint))
+    })?;
+    for reply in call.times(10)? {
+        let answer = reply.answer.with_context(|| format!("{:?}", reply.error))?;
+        ensure!(answer.server == endpoint, "{} answers", answer.server);
+        ensure!(reply.peer == Some(to), "the client sees {:?} as its peer", reply.peer);
+    }
+    Ok(())
+}
+
+fn conclude(failures: Failures, agents: &[Agent]) -> Result<()> {
+    let verdict = failures.verdict();
+    if verdict.is_err() {
+        for agent in agents {
+            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
+        }
+    }
+    verdict
+}
+
+/// `lo` has what BGP announces to hosts, and what the administrator puts there; also when the agent runs already.
+#[test]
+fn node_ports_at_addresses_of_loopback() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let node = scenario.cluster.node(0)?.place.clone();
+    let add = |ip: &str| -> Result<()> {
+        node.netns.ip(&[format!("addr add {ip} dev lo")])?;
+        scenario.cluster.fabric.ip(&[format!("route add {ip} via {}", node.address_like(ip.parse()?))])
+    };
+    add("10.99.0.1")?;
+    let agent = scenario.cluster.start_agent(0, &[])?;
+    for ip in ["fd00:99:9::1", "10.99.0.2"] {
+        add(ip)?;
+    }
+    let mut failures = Failures::default();
+    let client = scenario.cluster.client.clone();
+    let addresses = ["10.99.0.1", "10.99.0.2", "fd00:99:9::1"];
+    served(&scenario, &client, &addresses, node_port(SINGLE), &mut failures)?;
+    scenario.agents.push(agent);
+    conclude(failures, &scenario.agents)
+}
+
+/// A further network of the nodes, 192.168.97.0/24 and fd00:97::/64, with a machine in it (the router, which is .1) and no router.
+/// By cables of its own, or a VLAN.
+fn further_network(cluster: &Cluster, with_vlan: bool) -> Result<Place> {
+    let mut lines = vec![
+        "link add br7 type bridge".to_owned(),
+        "link set br7 up".to_owned(),
+        "addr add 192.168.97.1/24 dev br7".to_owned(),
+        "addr add fd00:97::1/64 dev br7 nodad".to_owned(),
+    ];
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let (name, netns) = (&node.place.name, &node.place.netns);
+        let device = if with_vlan {
+            lines.push(format!("link add link to-{name} name seven-{name} type vlan id 7"));
+            "eth0.7"
+        } else {
+            lines.push(format!("link add seven-{name} type veth peer name eth7 netns {}", netns.name()));
+            "eth7"
+        };
+        lines.push(format!("link set seven-{name} master br7 up"));
+        cluster.fabric.ip(&std::mem::take(&mut lines))?;
+        let mut own = vec![format!("link set {device} up")];
+        if with_vlan {
+            own.insert(0, format!("link add link eth0 name {device} type vlan id 7"));
+        }
+        own.push(format!("addr add 192.168.97.{}/24 dev {device}", 11 + index));
+        own.push(format!("addr add fd00:97::{}/64 dev {device} nodad", 11 + index));
+        netns.ip(&own)?;
+    }
+    Ok(Place {
+        name: "neighbour".to_owned(),
+        netns: cluster.fabric.clone(),
+        v4: "192.168.97.1".parse()?,
+        v6: "fd00:97::1".parse()?,
+        ..cluster.client.clone()
+    })
+}
+
+/// External IPs and load balancer addresses; the endpoints are those of `SINGLE`.
+fn external_addresses(cluster: &Cluster, endpoint: &str) -> Result<()> {
+    let pod = cluster.pod(endpoint)?;
+    let mut text = String::new();
+    for (family, address, external, balanced) in [
+        ("IPv4", IpAddr::from(pod.v4), "203.0.113.7", "203.0.113.8"),
+        ("IPv6", pod.v6.into(), "2001:db8::7", "2001:db8::8"),
+    ] {
+        let name = format!("external-{}", family.to_lowercase());
+        let cluster_ip = if family == "IPv4" { "10.96.0.77" } else { "fd00:10:96::77" };
+        text += &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: LoadBalancer\n  \
+             clusterIP: \"{cluster_ip}\"\n  clusterIPs: [\"{cluster_ip}\"]\n  ipFamilies: [{family}]\n  externalIPs: [\"{external}\"]\n  \
+             ports:\n  - {{name: t, protocol: TCP, port: 80, targetPort: {TARGET_PORT}}}\n  - {{name: u, protocol: UDP, port: 80, \
+             targetPort: {TARGET_PORT}}}\nstatus: {{loadBalancer: {{ingress: [{{ip: \"{balanced}\"}}]}}}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}\n  namespace: default\n  \
+             labels: {{kubernetes.io/service-name: {name}}}\naddressType: {family}\nports:\n- {{name: t, protocol: TCP, port: \
+             {TARGET_PORT}}}\n- {{name: u, protocol: UDP, port: {TARGET_PORT}}}\nendpoints:\n- addresses: [\"{address}\"]\n  \
+             nodeName: node-{}\n---\n",
+            pod.node.unwrap_or_default() + 1
+        );
+    }
+    cluster.manifests.write("external.yaml", &text)
+}
+
+/// By an interface without a default route, which appears while the agents run: nodePorts at its address, external IPs, load balancer
+/// addresses.
+fn by_a_further_interface(with_vlan: bool) -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    scenario.agents = scenario.cluster.start_agents(&[])?;
+    let cluster = &scenario.cluster;
+    let neighbour = match further_network(cluster, with_vlan) {
+        Err(error) if format!("{error:#}").contains("Unknown device type") => {
+            Lack::Device("vlan").note();
+            return Ok(());
+        }
+        network => network?,
+    };
+    let external = ["203.0.113.7", "203.0.113.8", "2001:db8::7", "2001:db8::8"];
+    for ip in external {
+        let via = if ip.contains(':') { "fd00:97::11" } else { "192.168.97.11" };
+        cluster.fabric.ip(&[format!("route add {ip} via {via}")])?;
+    }
+    let mut failures = Failures::default();
+    served(&scenario, &neighbour, &["192.168.97.11", "fd00:97::11"], node_port(SINGLE), &mut failures)?;
+    for endpoint in ENDPOINTS {
+        external_addresses(cluster, endpoint)?;
+        for ip in external {
+            let to = SocketAddr::new(ip.parse()?, 80);
+            for protocol in Protocol::ALL {
+                failures.case(format!("neighbour -> {to}, {protocol:?}, to {endpoint}"), || {
+                    answers(&neighbour, to, protocol, endpoint)
+                });
+            }
+        }
+    }
+    conclude(failures, &scenario.agents)
+}
+
+#[test]
+fn external_addresses_by_an_interface_without_a_default_route() -> Result<()> {
+    by_a_further_interface(false)
+}
+
+#[test]
+fn external_addresses_by_a_vlan_without_a_default_route() -> Result<()> {
+    by_a_further_interface(true)
+}
+
+/// Bytes that an interface of a namespace has sent.
+fn sent(place: &Place, interface: &str) -> Result<u64> {
+    let text = place.netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().nth(8))
+        .context("no such interface")?
+        .parse()
+        .context("bytes")
+}
+
+/// The reply of a pod whose address has a routing table of its own leaves by another interface than the request came by: a secondary
+/// interface of a cloud's CNI. The client is told the address that it used.
+#[test]
+fn replies_by_another_interface() -> Result<()> {
+    let builder = builder().second_uplink(SecondUplink::PolicyRouted).rp_filter(0);
+    let scenario = Scenario::start(builder, "socket", &[])?;
+    let cluster = &scenario.cluster;
+    let node = &cluster.node(0)?.place;
+    let before = sent(node, "eth1")?;
+    let mut failures = Failures::default();
+    for ipv4 in FAMILIES {
+        for protocol in Protocol::ALL {
+            let to = scenario.target(Entry::NodePort(0), HAIRPIN, ipv4)?;
+            failures.case(format!("client -> {to}, {protocol:?}"), || {
+                answers(&cluster.client, to, protocol, "pod-1a")
+            });
+        }
+        failures.case(format!("in bulk, IPv4: {ipv4}"), || {
+            let report = cluster.client.call(scenario.target(Entry::NodePort(0), HAIRPIN, ipv4)?);
+            let report = report.bulk(5_000_000)?;
+            ensure!(report.bytes == 5_000_000, "{report:?}");
+            Ok(())
+        });
+    }
+    failures.case("replies leave by the second interface", || {
+        let bytes = sent(node, "eth1")? - before;
+        ensure!(bytes > 10_000_000, "{bytes} bytes");
+        Ok(())
+    });
+    conclude(failures, &scenario.agents)
+}
+
+/// Whatever `--service-node-port-range` the cluster has.
+#[test]
+fn node_ports_of_any_range() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let ips = ["10.96.0.88".parse()?, "fd00:10:96::88".parse()?];
+    // One of them is a port that connections to endpoints of other nodes are given as source.
+    let ports = [443, 8443, 65_535];
+    for port in ports {
+        let service = Service::new(&format!("port-{port}"), &ips).tcp_and_udp(port, TARGET_PORT, Some(port));
+        let endpoints = ENDPOINTS.map(|name| scenario.cluster.pod(name).map(Endpoint::from));
+        let endpoints = endpoints.into_iter().collect::<Result<Vec<_>>>()?;
+        scenario.cluster.manifests.apply(&service, &endpoints)?;
+    }
+    scenario.agents = scenario.cluster.start_agents(&[])?;
+    let cluster = &scenario.cluster;
+    let mut failures = Failures::default();
+    for (client, is_inside) in [
+        (&cluster.client, false),
+        (cluster.pod("pod-1a")?, true),
+        (&cluster.node(0)?.place, true),
+        (&cluster.node(1)?.place, true),
+    ] {
+        for port in ports {
+            let mut targets = vec![IpAddr::from(cluster.node(0)?.place.v4), cluster.node(0)?.place.v6.into()];
+            if is_inside && client.name == "node-1" {
+                targets.push("127.0.0.1".parse()?);
+            }
+            for (ip, protocol) in targets.iter().flat_map(|ip| Protocol::ALL.map(|protocol| (*ip, protocol)))
+            {
+                failures.case(format!("{} -> {ip}:{port}, {protocol:?}", client.name), || {
+                    let mut servers = client.call((ip, port).into()).protocol(protocol).servers(40)?;
+                    servers.sort();
+                    servers.dedup();
+                    ensure!(servers == ENDPOINTS, "{servers:?} answer");
+                    Ok(())
+                });
+            }
+        }
+    }
+    failures.case("many at a time, by a port of --snat-ports", || {
+        let to = (cluster.node(0)?.place.v4, 8443).into();
+        let report = cluster.client.call(to).many(500, 16)?;
+        ensure!(report.failed == 0, "{report:?}");
+        Ok(())
+    });
+    conclude(failures, &scenario.agents)
+}
+
+/// A pair of interfaces within the node leads to the pods of other nodes, as `cilium_host` and `cilium_net` do. What a CNI does behind it
+/// by programs of its own is done by a bridge here.
+#[test]
+fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let cluster = &scenario.cluster;
+    cluster.fabric.ip(&["link add br8 type bridge".to_owned(), "link set br8 up".to_owned()])?;
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let (name, netns) = (&node.place.name, &node.place.netns);
+        cluster.fabric.ip(&[
+            format!("link add eight-{name} type veth peer name tunnel netns {}", netns.name()),
+            format!("link set eight-{name} master br8 up"),
+        ])?;
+        let (own, other) = (index + 1, 2 - index);
+        netns.ip(&[
+            "link add cilium_host type veth peer name cilium_net".to_owned(),
+            "link add between type bridge".to_owned(),
+            "link set between up".to_owned(),
+            "link set cilium_net master between up".to_owned(),
+            "link set tunnel master between up".to_owned(),
+            "link set cilium_host up".to_owned(),
+            format!("addr add 10.244.{own}.1/32 dev cilium_host"),
+            format!("addr add fd00:10:244:{own}::1/128 dev cilium_host nodad"),
+            format!("route replace 10.244.{other}.0/24 via 10.244.{other}.1 dev cilium_host onlink"),
+            format!("route del fd00:10:244:{other}::/64"),
+            format!("route add fd00:10:244:{other}::/64 via fd00:10:244:{other}::1 dev cilium_host onlink"),
+        ])?;
+    }
+    scenario.agents = scenario.cluster.start_agents(&[])?;
+    let cluster = &scenario.cluster;
+    let (mut failures, node) = (Failures::default(), &cluster.node(0)?.place);
+    let before = sent(node, "cilium_host")?;
+    let addresses = [node.v4.to_string(), node.v6.to_string()];
+    served(
+        &scenario,
+        &cluster.client,
+        &addresses.each_ref().map(String::as_str),
+        node_port(SINGLE),
+        &mut failures,
+    )?;
+    failures.case("in bulk", || {
+        let report = cluster.client.call(scenario.target(Entry::NodePort(0), SINGLE, true)?);
+        let report = report.bulk(5_000_000)?;
+        ensure!(report.bytes == 5_000_000 && report.server == "pod-2a", "{report:?}");
+        Ok(())
+    });
+    failures.case("by the pair", || {
+        let bytes = sent(node, "cilium_host")? - before;
+        ensure!(bytes > 5_000_000, "{bytes} bytes");
+        Ok(())
+    });
+    conclude(failures, &scenario.agents)
+}
+
+/// The API server knows nodes in lower case; an endpoint of this node is not another's.
+#[test]
+fn names_of_nodes_in_upper_case() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let cluster = &scenario.cluster;
+    let pod = cluster.pod("pod-1b")?;
+    cluster.manifests.write(
+        "local.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: local, namespace: default}}\nspec:\n  type: NodePort\n  clusterIP: \
+             10.96.0.99\n  clusterIPs: [10.96.0.99]\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n  ports:\n  \
+             - {{name: t, port: 80, targetPort: {TARGET_PORT}, nodePort: 30099}}\n---\napiVersion: discovery.k8s.io/v1\nkind: \
+             EndpointSlice\nmetadata:\n  name: local\n  namespace: default\n  labels: {{kubernetes.io/service-name: \
+             local}}\naddressType: IPv4\nports:\n- {{name: t, port: {TARGET_PORT}}}\nendpoints:\n- addresses: [{}]\n  nodeName: \
+             node-1\n",
+            pod.v4
+        ),
+    )?;
+    let agent = scenario.cluster.start_agent(0, &["--node-name", " NODE-1 "])?;
+    scenario.agents.push(agent);
+    let cluster = &scenario.cluster;
+    let reply = cluster.client.call((cluster.node(0)?.place.v4, 30099).into()).once()?;
+    let answer = reply.answer.with_context(|| format!("{:?}", reply.error))?;
+    ensure!(answer.server == pod.name && cluster.client.owns(answer.client.ip()), "{answer:?}");
+    let inside = cluster.pod("pod-1a")?.call("10.96.0.99:80".parse()?).servers(3)?;
+    ensure!(inside.iter().all(|server| *server == pod.name), "{inside:?}");
+    Ok(())
+}
+
+/// An answer to a GET at the node itself.
+fn get(place: &Place, address: &str, path: &str) -> Result<String> {
+    place.netns.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
+
+/// `--uplink` with a name that is not there: a problem that is told, and everything else works. When it comes, it is used.
+#[test]
+fn an_uplink_that_is_not_there() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let agent = scenario.cluster.start_agent(0, &["--uplink", "eth0", "--uplink", "eth7"])?;
+    scenario.agents.push(agent);
+    let cluster = &scenario.cluster;
+    let node = &cluster.node(0)?.place;
+    let health = get(node, "127.0.0.1:10256", "/healthz")?;
+    ensure!(
+        health.starts_with("HTTP/1.1 200") && health.contains("no interface `eth7` (--uplink)"),
+        "{health}"
+    );
+    let metrics = get(node, "127.0.0.1:10249", "/metrics")?;
+    ensure!(metrics.contains("\nproxy_agent_network_problems 1\n"), "{metrics}");
+    let mut failures = Failures::default();
+    served(&scenario, &cluster.client, &[&node.v4.to_string()], node_port(SINGLE), &mut failures)?;
+    let neighbour = further_network(cluster, false)?;
+    served(&scenario, &neighbour, &["192.168.97.11"], node_port(SINGLE), &mut failures)?;
+    failures.case("the problem is over", || {
+        until(SOON, "health", || {
+            let is_over = !get(node, "127.0.0.1:10256", "/healthz")?.contains("eth7")
+                && get(node, "127.0.0.1:10249", "/metrics")?.contains("\nproxy_agent_network_problems 0\n");
+            Ok(is_over.then_some(()))
+        })
+    });
+    conclude(failures, &scenario.agents)
+}
+
+/// What kube-proxy in IPVS mode leaves: all cluster IPs are on an interface of the node. (A bridge here: it is known by its name.)
+#[test]
+fn addresses_left_by_ipvs() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let netns = &scenario.cluster.node(0)?.place.netns;
+    let mut lines = vec!["link add kube-ipvs0 type bridge".to_owned()];
+    let vips = [true, false].map(|ipv4| scenario.target(Entry::ClusterIp, SINGLE, ipv4));
+    let vips = vips.into_iter().collect::<Result<Vec<_>>>()?;
+    lines.extend(vips.iter().map(|vip| format!("addr add {} dev kube-ipvs0", vip.ip())));
+    netns.ip(&lines)?;
+    scenario.agents = scenario.cluster.start_agents(&[])?;
+    let cluster = &scenario.cluster;
+    let mut failures = Failures::default();
+    for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.place] {
+        for vip in &vips {
+            for protocol in Protocol::ALL {
+                failures.case(format!("{} -> {vip}, {protocol:?}", client.name), || {
+                    answers(client, *vip, protocol, "pod-1b")
+                });
+            }
+        }
+    }
+    failures.case("one warning, no problem", || {
+        let log = scenario.agents[0].log();
+        let warnings = log.lines().filter(|line| line.contains("kube-ipvs0") && line.contains("WARN"));
+        ensure!(warnings.count() == 1, "{log}");
+        let health = get(&cluster.node(0)?.place, "127.0.0.1:10256", "/healthz")?;
+        ensure!(!health.contains("kube-ipvs0"), "{health}");
+        Ok(())
+    });
+    conclude(failures, &scenario.agents)
+}
+
+/// The source towards an endpoint of another node is one that the kernel would choose, too.
+#[test]
+fn deprecated_addresses_are_no_sources() -> Result<()> {
+    let mut scenario = Scenario::without_agents(builder(), "socket")?;
+    let node = scenario.cluster.node(0)?.place.clone();
+    // The kernel lists the newest one first.
+    node.netns.ip(&["addr add fd00:99::dead/64 dev eth0 nodad preferred_lft 0".to_owned()])?;
+    scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
+    let agent = scenario.cluster.start_agent(0, &[])?;
+    scenario.agents.push(agent);
+    let to = scenario.target(Entry::NodePort(0), SINGLE, false)?;
+    for protocol in Protocol::ALL {
+        let reply = scenario.cluster.client.call(to).protocol(protocol).once()?;
+        let answer = reply.answer.with_context(|| format!("{protocol:?}: {:?}", reply.error))?;
+        ensure!(
+            answer.client.ip() == IpAddr::from(node.v6),
+            "{protocol:?}: the endpoint sees {}",
+            answer.client
+        );
+    }
+    Ok(())
+}
