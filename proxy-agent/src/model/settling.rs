@@ -84,8 +84,9 @@ impl Settling {
         // No clock goes that far: then it is of no use to wait.
         let until = now.checked_add(self.time).unwrap_or(now);
         for service in std::mem::take(&mut self.fresh) {
-            let departed = self.departed.get_mut(&service).into_iter().flatten();
-            departed.for_each(|departed| drop(departed.until.get_or_insert(until)));
+            for departed in self.departed.get_mut(&service).into_iter().flatten() {
+                departed.until.get_or_insert(until);
+            }
             self.deadlines.push_back((until, service));
         }
         let mut settled = BTreeSet::new();
