@@ -68,11 +68,19 @@ impl World {
     /// Loads from a pod, and from outside to the nodePort of the node without the endpoint.
     fn loads(&self) -> Result<Vec<(String, Load)>> {
         let node = self.scenario.cluster.node(0)?.place.v4;
-        let clients = [(self.pod("pod-1a")?, IpAddr::from(VIP), SERVICE_PORT), (&self.scenario.cluster.client, node.into(), NODE_PORT)];
+        let clients = [
+            (self.pod("pod-1a")?, IpAddr::from(VIP), SERVICE_PORT),
+            (&self.scenario.cluster.client, node.into(), NODE_PORT),
+        ];
         let mut loads = Vec::new();
         for (client, ip, port) in clients {
-            for (protocol, keeps) in [(Protocol::Tcp, false), (Protocol::ConnectedUdp, true), (Protocol::Udp, true)] {
-                let mut call = client.call(SocketAddr::new(ip, port)).protocol(protocol).timeout(Duration::from_millis(500));
+            for (protocol, keeps) in
+                [(Protocol::Tcp, false), (Protocol::ConnectedUdp, true), (Protocol::Udp, true)]
+            {
+                let mut call = client
+                    .call(SocketAddr::new(ip, port))
+                    .protocol(protocol)
+                    .timeout(Duration::from_millis(500));
                 if keeps {
                     call = call.keep_alive();
                 }
@@ -163,7 +171,10 @@ fn other_endpoints_take_over_at_once() -> Result<()> {
     world.slice("a", &[(second, false)])?;
     world.served_by(&["pod-2b"], LONG / 2)?;
     let report = load.report()?;
-    ensure!(report.failed == 0 && report.last_server.map(|server| server.ip()) == Some(first.v4.into()), "{report:?}");
+    ensure!(
+        report.failed == 0 && report.last_server.map(|server| server.ip()) == Some(first.v4.into()),
+        "{report:?}"
+    );
     until(LONG * 2, "the socket to be served by the other", || {
         let report = load.report()?;
         Ok((report.last_server.map(|server| server.ip()) == Some(second.v4.into())).then_some(()))

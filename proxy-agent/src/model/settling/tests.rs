@@ -96,6 +96,9 @@ impl World {
     }
 }
 
+/// What is there, what happens; then who is there at once, and who after the settle time.
+type Case = (&'static str, Vec<Change>, Vec<Change>, &'static str, &'static str);
+
 #[test]
 fn what_leaves_all_slices_stays_for_a_while() {
     let with = |change: fn(&mut Endpoint)| {
@@ -111,15 +114,18 @@ fn what_leaves_all_slices_stays_for_a_while() {
         endpoint.ready = false;
         endpoint.serving = false;
     };
-    // What is there, what happens; then who is there at once, and who after the settle time.
-    let cases: Vec<(&str, Vec<Change>, Vec<Change>, &str, &str)> = vec![
+    let cases: Vec<Case> = vec![
         ("others are there", vec![ready("a", &[1, 2])], vec![ready("a", &[2])], "2 | 2 | 1 2", "2 | 2 | 2"),
         ("it was the last one", vec![ready("a", &[1])], vec![ready("a", &[])], "1 | 1 | 1", " |  | "),
         ("its slice is gone", vec![ready("a", &[1])], vec![gone("a")], "1 | 1 | 1", " |  | "),
         (
             "a list without its slice",
             vec![ready("a", &[1]), ready("b", &[2])],
-            vec![Change::ListStart(Kind::EndpointSlice), ready("b", &[2]), Change::ListDone(Kind::EndpointSlice)],
+            vec![
+                Change::ListStart(Kind::EndpointSlice),
+                ready("b", &[2]),
+                Change::ListDone(Kind::EndpointSlice),
+            ],
             "2 | 2 | 1 2",
             "2 | 2 | 2",
         ),

@@ -35,7 +35,9 @@ pub fn endpoints(lite: &EndpointsLite) -> (Result<Mirrored, String>, Vec<String>
         let ports: Vec<_> = subset.ports.iter().filter_map(|port| slice_port(port, &mut problems)).collect();
         let ready = subset.addresses.iter().filter_map(|lite| endpoint(lite, true, &mut problems));
         let mut endpoints: Vec<Endpoint> = ready.collect();
-        endpoints.extend(subset.not_ready_addresses.iter().filter_map(|lite| endpoint(lite, false, &mut problems)));
+        endpoints.extend(
+            subset.not_ready_addresses.iter().filter_map(|lite| endpoint(lite, false, &mut problems)),
+        );
         for ipv6 in [false, true] {
             let of_family = endpoints.iter().filter(|endpoint| endpoint.address.is_ipv6() == ipv6);
             let endpoints: Vec<Endpoint> = of_family.cloned().collect();

@@ -158,7 +158,9 @@ impl Parsed {
             return Ok(());
         };
         match header.meaning(default, node).map_err(|what| Problem { line, column: 1, what })? {
-            Meaning::Service => self.add::<core::v1::Service>(&source, convert::service(&source.parse::<ServiceLite>()?)),
+            Meaning::Service => {
+                self.add::<core::v1::Service>(&source, convert::service(&source.parse::<ServiceLite>()?))
+            }
             Meaning::EndpointSlice => {
                 let converted = convert::endpoint_slice(&source.parse::<EndpointSliceLite>()?);
                 self.add::<discovery::v1::EndpointSlice>(&source, converted);

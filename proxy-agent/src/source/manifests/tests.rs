@@ -259,10 +259,11 @@ async fn endpoints_serve_where_there_are_no_slices() {
         slices.flat_map(|slice| &slice.endpoints).map(|endpoint| endpoint.address.to_string()).collect()
     };
     let mut follower = Follower::start(dir.path());
-    follower.until("both", |store| {
-        store.is_complete() && served(store, "a") == ["10.1.0.1"] && served(store, "b") == ["10.1.0.3"]
-    })
-    .await;
+    follower
+        .until("both", |store| {
+            store.is_complete() && served(store, "a") == ["10.1.0.1"] && served(store, "b") == ["10.1.0.3"]
+        })
+        .await;
     follower.until_trouble("twice.yaml:1: Endpoints default/a is ignored: it is already in").await;
 
     fs::remove_file(path("twice.yaml")).unwrap();
@@ -278,7 +279,10 @@ async fn endpoints_serve_where_there_are_no_slices() {
 #[test]
 fn what_is_ignored_is_said_once() {
     let dir = folder(&[
-        ("a.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n".to_owned() + &service("a", "1")),
+        (
+            "a.yaml",
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n".to_owned() + &service("a", "1"),
+        ),
         ("b.yaml", service("b", "2").replace("spec: {", "spec: {port: 80, ")),
     ]);
     let mut folder = Folder::new(dir.path().to_owned(), NODE.to_owned());

@@ -45,7 +45,12 @@ fn each_subset_is_a_slice_of_each_family() {
         ]
     );
     assert_eq!(mirrored.service, ObjectName::new("shop", "web"));
-    assert!(mirrored.slices.iter().all(|slice| slice.service == mirrored.service && &*slice.name.namespace == "shop"));
+    assert!(
+        mirrored
+            .slices
+            .iter()
+            .all(|slice| slice.service == mirrored.service && &*slice.name.namespace == "shop")
+    );
     assert_eq!(mirrored.slices[0].ports[0].protocol, Protocol::Tcp);
     assert_eq!(problems, [""; 0]);
 }

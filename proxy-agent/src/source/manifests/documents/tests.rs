@@ -106,7 +106,8 @@ items:
     assert_eq!(names(&parse(json, Format::Json, NODE)), ["2:service x/a"]);
 }
 
-const SERVICE: &str = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"NAME"},"spec":{"clusterIP":"10.0.0.1"}}"#;
+const SERVICE: &str =
+    r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"NAME"},"spec":{"clusterIP":"10.0.0.1"}}"#;
 
 fn service(name: &str) -> String {
     SERVICE.replace("NAME", name)
@@ -120,7 +121,8 @@ fn everything_that_kubectl_takes_is_taken() {
         format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.0.0.1}}\n")
     };
     let (x, y) = (yaml("x"), yaml("y"));
-    let list = |items: &[&str]| format!(r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#, items.join(",\n"));
+    let list =
+        |items: &[&str]| format!(r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#, items.join(",\n"));
     let yaml_list = "apiVersion: v1\nkind: List\nitems:\n";
     let cases: &[(&str, String, &[&str])] = &[
         ("JSON, one after the other", format!("{a}\n{b}{c}\n\n"), &["1:a", "2:b", "2:c"]),
@@ -131,7 +133,11 @@ fn everything_that_kubectl_takes_is_taken() {
         ("a mark after a separator", format!("{x}---\n\u{feff}{y}"), &["1:x", "6:y"]),
         ("a mark before a separator", format!("\u{feff}{x}\u{feff}---\n{y}"), &["1:x", "6:y"]),
         ("marks in JSON", format!("\u{feff}{a}\n\u{feff}{b}\u{feff}{c}"), &["1:a", "2:b", "2:c"]),
-        ("YAML in flow style", "{apiVersion: v1, kind: Service, metadata: {name: f}, spec: {}} # .\n".into(), &["1:f"]),
+        (
+            "YAML in flow style",
+            "{apiVersion: v1, kind: Service, metadata: {name: f}, spec: {}} # .\n".into(),
+            &["1:f"],
+        ),
         ("JSON with a comment is YAML", format!("{a}\n# the end\n"), &["1:a"]),
         ("a list in a list", list(&[&a, &list(&[&b, &list(&[&c])])]), &["1:a", "2:b", "3:c"]),
         (
@@ -165,12 +171,19 @@ fn what_is_wrong_in_a_stream_or_list_is_named_by_its_place() {
     let (a, b) = (service("a"), service("b"));
     let bad = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"x"},"spec":{"ports":[{"port":"eighty"}]}}"#;
     let cases: &[(&str, String, &[&str], &[&str])] = &[
-        ("in a stream", format!("{a}\n  {bad}\n{b}"), &["1:a", "3:b"], &["2:95: invalid type: string \"eighty\", expected i64"]),
+        (
+            "in a stream",
+            format!("{a}\n  {bad}\n{b}"),
+            &["1:a", "3:b"],
+            &["2:95: invalid type: string \"eighty\", expected i64"],
+        ),
         ("it breaks off", format!("{a}\n{{\"kind\":\n"), &["1:a"], &["3:1: EOF while parsing a value"]),
         ("rubbish behind", format!("{a}\n}} {b}"), &["1:a"], &["2:1: expected value"]),
         (
             "in a list",
-            format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{a},\n {bad},\n{b}, 7, {{\"kind\":\"List\"}}]}}"),
+            format!(
+                "{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{a},\n {bad},\n{b}, 7, {{\"kind\":\"List\"}}]}}"
+            ),
             &["1:a", "3:b"],
             &[
                 "2:94: items[1]: invalid type: string \"eighty\", expected i64",
@@ -182,7 +195,11 @@ fn what_is_wrong_in_a_stream_or_list_is_named_by_its_place() {
     for (what, text, good, bad) in cases {
         let parsed = parse(text, Format::Json, NODE);
         let good: Vec<_> = good.iter().map(|name| name.replace(':', ":service default/")).collect();
-        assert_eq!((names(&parsed), problems(&parsed)), (good, bad.iter().map(|&b| b.to_owned()).collect()), "{what}");
+        assert_eq!(
+            (names(&parsed), problems(&parsed)),
+            (good, bad.iter().map(|&b| b.to_owned()).collect()),
+            "{what}"
+        );
     }
 }
 
@@ -236,7 +253,16 @@ subsets: [{adresses: [{ip: 10.1.0.1}]}]
     ];
     expected.sort();
     assert_eq!(found, expected);
-    assert_eq!((names(&parsed), problems(&parsed)), (vec!["2:service x/a".into(), "13:EndpointSliceGone(ObjectName { namespace: \"default\", name: \"b\" })".into()], vec![]));
+    assert_eq!(
+        (names(&parsed), problems(&parsed)),
+        (
+            vec![
+                "2:service x/a".into(),
+                "13:EndpointSliceGone(ObjectName { namespace: \"default\", name: \"b\" })".into()
+            ],
+            vec![]
+        )
+    );
     let warnings = parsed.ignored.iter().filter(|notice| notice.is_warning).count();
     assert_eq!(warnings, 7, "fields are warned of");
 }
