@@ -25,6 +25,11 @@ impl Pace {
         self.wanted = true;
     }
 
+    /// Is there something to apply?
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
     /// Resolves when there is something to apply, and it may be.
     pub(crate) async fn due(&self) {
         if !self.wanted {

@@ -191,7 +191,7 @@ impl Agent {
                 snat_addresses: settings.snat_addresses.clone(),
             },
             datapath,
-            sync: Sync::new(&settings.node_name),
+            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
             pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
             followed: settings.pod_datapath,
@@ -284,6 +284,9 @@ impl Agent {
                     if let Err(error) = self.look_at_network().await {
                         error!("{error:#}");
                     }
+                    self.want_to_apply();
+                }
+                () = settled(self.sync.settles_at().map(Into::into)), if !self.pace.is_wanted() => {
                     self.want_to_apply();
                 }
                 () = self.pace.due() => {

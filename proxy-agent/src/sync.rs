@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -60,11 +60,11 @@ pub struct Round {
 }
 
 impl Sync {
-    /// Nothing known, nothing planned.
-    pub fn new(node_name: &str) -> Self {
+    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are gone after `settle_time`.
+    pub fn new(node_name: &str, settle_time: Duration) -> Self {
         Self {
             node_name: node_name.to_owned(),
-            store: Store::new(),
+            store: Store::with_settle_time(settle_time),
             planned: HashMap::new(),
             tally: Tally::default(),
             health_checks: BTreeMap::new(),
@@ -76,6 +76,11 @@ impl Sync {
             started: SystemTime::now(),
             triggers: Vec::new(),
         }
+    }
+
+    /// When [`Self::apply`] has something to do, if no source says anything: endpoints are gone for good then.
+    pub fn settles_at(&self) -> Option<Instant> {
+        self.store.settles_at()
     }
 
     /// Takes in what a source says.
@@ -193,6 +198,7 @@ impl Sync {
         if !self.store.is_complete() {
             return round;
         }
+        self.store.settle(Instant::now());
         let mut changed = self.store.take_changed();
         changed.append(&mut self.failed);
         for name in changed {

@@ -212,6 +212,15 @@ fn is_of_pod(ctx: &SockAddrContext) -> bool {
     netns != node
 }
 
+/// Did the process bind it (`SO_BINDTODEVICE`) to `lo`?
+#[inline(always)]
+fn is_bound_to_loopback_device(ctx: &SockAddrContext) -> bool {
+    /// `LOOPBACK_IFINDEX`: the index of `lo` in every network namespace.
+    const LOOPBACK: u32 = 1;
+    // SAFETY: the hooks give a socket.
+    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if == LOOPBACK }
+}
+
 /// Who uses the socket; `None` if it is to be left alone.
 #[inline(always)]
 fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
@@ -220,8 +229,9 @@ fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<
         return None;
     }
     let bound = P::bound(ctx);
-    // SAFETY: the hooks give a socket. One that is bound to a device or to loopback could not reach the backend.
-    if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 || F::is_loopback(&bound) {
+    // No endpoint is reached from loopback. By any other device the socket reaches its endpoint where the VIP would have led it,
+    // within the same VRF if the device is one.
+    if is_bound_to_loopback_device(ctx) || F::is_loopback(&bound) {
         return None;
     }
     let (netns, node) = network_namespaces(ctx);

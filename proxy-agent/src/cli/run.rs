@@ -118,6 +118,11 @@ pub struct RunArgs {
     #[arg(long, alias = "iptables-min-sync-period", value_name = "DURATION", value_parser = values::duration)]
     pub min_sync_period: Option<Duration>,
 
+    /// An endpoint that is in no EndpointSlice of its Service any more is gone after this long; until then it keeps its sockets and
+    /// flows, and is used for new ones only where no other endpoint is ready. 0s: at once.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::duration)]
+    pub endpoint_settle_time: Duration,
+
     /// Where to answer /healthz and /livez. Default: 0.0.0.0:10256.
     #[arg(long, value_name = "ADDR:PORT")]
     pub healthz_bind_address: Option<BindAddress>,

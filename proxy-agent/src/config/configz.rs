@@ -41,6 +41,7 @@ pub fn configz(settings: &Settings) -> Value {
                 "apiServer": settings.api_server,
                 "bpffs": settings.bpffs,
                 "cgroupRoot": settings.cgroup_root,
+                "endpointSettleTime": format!("{:?}", settings.endpoint_settle_time),
                 "externalClusterIPs": settings.external_cluster_ips,
                 "kernelLog": settings.kernel_log.map(|level| format!("{level:?}").to_lowercase()),
                 "manifests": settings.manifests,

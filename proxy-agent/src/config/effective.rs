@@ -67,6 +67,8 @@ pub struct Settings {
     pub reset_removed_tcp: bool,
     /// From the end of one application of changes to the start of the next, at least.
     pub min_sync_period: Duration,
+    /// How long an endpoint may be missing in all EndpointSlices of its Service before it is gone.
+    pub endpoint_settle_time: Duration,
     /// Where health checks are answered.
     pub healthz_bind_address: SocketAddr,
     /// Where metrics are answered.
@@ -137,6 +139,7 @@ impl Settings {
             reject: args.reject,
             reset_removed_tcp: args.reset_removed_tcp,
             min_sync_period: args.min_sync_period.or_else(|| min_sync_period(file)).unwrap_or_default(),
+            endpoint_settle_time: args.endpoint_settle_time,
             healthz_bind_address: listen(args.healthz_bind_address, file.healthz_bind_address, any, HEALTHZ),
             metrics_bind_address: listen(
                 args.metrics_bind_address,

@@ -6,5 +6,6 @@ mod intern;
 pub mod objects;
 pub mod plan;
 pub mod planner;
+mod settling;
 pub mod store;
 mod topology;

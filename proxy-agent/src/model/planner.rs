@@ -73,7 +73,7 @@ pub fn plan_stored(store: &Store, name: &ObjectName, node: &str) -> ServicePlan 
     let Some(service) = store.service(name) else {
         return ServicePlan::default();
     };
-    let slices: Vec<_> = store.slices(name).collect();
+    let slices: Vec<_> = store.slices(name).chain(store.departed(name)).collect();
     plan(service, slices.iter().copied(), Here::new(node, store))
 }
 

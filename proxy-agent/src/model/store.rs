@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use super::{
     intern::Interner,
     objects::{Change, EndpointSlice, Kind, Node, ObjectName, Service, ServiceCidr},
     plan::IpFamily,
+    settling::Settling,
 };
 use crate::sorted::SortedMap;
 
@@ -31,6 +32,7 @@ pub struct Store {
     node_is_gone: bool,
     service_cidrs: BTreeMap<ObjectName, Seen<ServiceCidr>>,
     names: Interner,
+    settling: Settling,
 }
 
 /// Something happened to endpoints, as an EndpointSlice tells.
@@ -71,9 +73,14 @@ struct Listing {
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store, where an endpoint is gone at once.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store, where endpoints that leave all EndpointSlices stay as terminating ones for this long: see [`Self::settle`].
+    pub fn with_settle_time(time: Duration) -> Self {
+        Self { settling: Settling::new(time), ..Self::default() }
     }
 
     /// Takes in what a source says. Ask [`Self::take_changed`] for the effect.
@@ -138,6 +145,22 @@ impl Store {
             .flat_map(|entry| entry.slices.values().map(|seen| &seen.object))
     }
 
+    /// Endpoints that left the slices of a Service a moment ago, as terminating ones: to be considered after [`Self::slices`].
+    pub fn departed(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.settling.slices(service)
+    }
+
+    /// It is `now`: endpoints that were missing for the settle time are gone. Those that left since the last call have it from
+    /// now on.
+    pub fn settle(&mut self, now: Instant) {
+        self.changed.extend(self.settling.settle(now));
+    }
+
+    /// When [`Self::settle`] has something to do, if nothing else happens.
+    pub fn settles_at(&self) -> Option<Instant> {
+        self.settling.due()
+    }
+
     /// All Services, in no particular order.
     pub fn all_services(&self) -> impl Iterator<Item = &Service> {
         self.services.values().filter_map(|entry| entry.service.as_ref().map(|seen| &seen.object))
@@ -198,6 +221,7 @@ impl Store {
         if entry.service.take().is_some() {
             self.changed.insert(name.clone());
         }
+        self.settling.forget(name);
         self.drop_if_empty(name);
     }
 
@@ -221,10 +245,14 @@ impl Store {
         }
         self.owners.insert(slice.name.clone(), service.clone());
 
-        let known = &mut self.services.entry(service.clone()).or_default().slices;
-        let same = known.get(&slice.name.name).is_some_and(|seen| seen.object == slice);
+        let entry = self.services.entry(service.clone()).or_default();
+        let before = entry.slices.get(&slice.name.name).map(|seen| &seen.object);
+        let same = before.is_some_and(|before| *before == slice);
+        if let Some(before) = before.filter(|_| !same && entry.service.is_some()) {
+            self.settling.replaced(before, Some(&slice));
+        }
         let family = family_of(&slice);
-        known.insert(Arc::clone(&slice.name.name), Seen { object: slice, list });
+        entry.slices.insert(Arc::clone(&slice.name.name), Seen { object: slice, list });
         if !same {
             if let Some(at) = triggered {
                 self.triggers.entry((service.clone(), family)).or_default().push(at);
@@ -237,9 +265,13 @@ impl Store {
         let Some(service) = self.owners.remove(name) else {
             return;
         };
-        let slice = self.services.get_mut(&service).and_then(|entry| entry.slices.remove(&name.name));
-        if let Some(seen) = slice {
+        if let Some(entry) = self.services.get_mut(&service)
+            && let Some(seen) = entry.slices.remove(&name.name)
+        {
             self.triggers.remove(&(service.clone(), family_of(&seen.object)));
+            if entry.service.is_some() {
+                self.settling.replaced(&seen.object, None);
+            }
         }
         self.drop_if_empty(&service);
         self.changed.insert(service);

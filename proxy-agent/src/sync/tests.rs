@@ -10,7 +10,7 @@ const VIP: &str = "10.96.0.10:80";
 /// A Service `web` with the policies Local, and one endpoint elsewhere.
 fn knowing(protocol: Protocol) -> (Sync, ObjectName) {
     let name = ObjectName::new("default", "web");
-    let mut sync = Sync::new("node");
+    let mut sync = Sync::new("node", Duration::ZERO);
     sync.take(Change::Service(Service {
         name: name.clone(),
         cluster_ips: vec!["10.96.0.10".parse().unwrap()],
@@ -171,7 +171,7 @@ fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
 #[test]
 fn a_node_is_eligible_unless_it_leaves_or_is_gone() {
     let node = |leaving| Change::Node(Node { leaving, ..Node::default() });
-    let mut sync = Sync::new("node");
+    let mut sync = Sync::new("node", Duration::ZERO);
     assert_eq!(sync.node_is_eligible(), None);
     for (change, expected) in
         [(node(false), true), (node(true), false), (Change::NodeGone, false), (node(false), true)]

@@ -75,6 +75,7 @@ pub struct Call<'a> {
     v4_mapped: bool,
     keep_alive: bool,
     bind: Option<SocketAddr>,
+    device: Option<&'a str>,
     timeout: Duration,
     interval: Option<Duration>,
     size: usize,
@@ -133,6 +134,7 @@ impl Place {
             v4_mapped: false,
             keep_alive: false,
             bind: None,
+            device: None,
             timeout: Duration::from_secs(2),
             interval: None,
             size: 0,
@@ -166,7 +168,7 @@ impl Place {
     }
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// How to talk.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
@@ -188,6 +190,12 @@ impl Call<'_> {
     /// Binds the socket to an address first.
     pub fn bind(mut self, address: SocketAddr) -> Self {
         self.bind = Some(address);
+        self
+    }
+
+    /// Binds the socket to a network interface of the place (SO_BINDTODEVICE).
+    pub fn device(mut self, device: &'a str) -> Self {
+        self.device = Some(device);
         self
     }
 
@@ -238,6 +246,9 @@ impl Call<'_> {
         command.args(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag));
         if let Some(address) = self.bind {
             command.args(["--bind", &address.to_string()]);
+        }
+        if let Some(device) = self.device {
+            command.args(["--device", device]);
         }
         Ok(command)
     }

@@ -42,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "slice-port-must-match",
         Topic::EndpointSlice,
-        "Slice ports without a name or without a number (or 0) are not read; name and protocol must both be the Service port's.",
+        "A slice port without a name has the empty one; those without a number (or 0) are not read; name and protocol must both be the Service port's.",
         |site| {
             let slice =
                 |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));

@@ -3,6 +3,7 @@
 //! A wrong part is dropped alone and named in [`Converted::problems`]; the rest of the object works.
 
 mod address;
+mod endpoints;
 mod node;
 mod service;
 mod service_cidr;
@@ -12,6 +13,7 @@ use kube::core::ObjectMeta;
 
 pub use self::{
     address::{parse_cidr, parse_ip},
+    endpoints::{Mirrored, endpoints},
     node::node,
     service::service,
     service_cidr::{service_cidr, service_cidr_name},

@@ -46,9 +46,10 @@ fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U>
     converted
 }
 
-fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Option<SlicePort> {
-    // Neither is an error: such ports are for other readers of the slice.
-    let (name, number) = (lite.name.as_deref()?, lite.port.filter(|port| *port != 0)?);
+/// A port of a slice; none if it has no number, which is no error: such ports are for other readers of the slice.
+pub(super) fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Option<SlicePort> {
+    // The API server makes the empty name of none.
+    let (name, number) = (lite.name.as_deref().unwrap_or_default(), lite.port.filter(|port| *port != 0)?);
     let port = match u16::try_from(number) {
         Ok(port) => port,
         Err(_) => {

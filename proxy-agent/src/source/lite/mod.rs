@@ -36,6 +36,7 @@ macro_rules! resource {
     };
 }
 
+mod endpoints;
 mod node;
 mod service;
 mod service_cidr;
@@ -51,6 +52,7 @@ use serde::{
 };
 
 pub use self::{
+    endpoints::{EndpointAddressLite, EndpointsLite, LEADER, SKIP_MIRROR, SubsetLite},
     node::{NodeAddressLite, NodeLite, NodeSpecLite, NodeStatusLite, TaintLite},
     service::{
         AffinityConfigLite, ClientIpLite, IngressLite, LoadBalancerLite, ServiceLite, ServicePortLite,

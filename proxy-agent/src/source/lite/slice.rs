@@ -78,7 +78,7 @@ pub struct ConditionsLite {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SlicePortLite {
-    /// None means that the port is to be ignored; the empty string is a name.
+    /// None means the empty one, which the API server makes of it.
     pub name: Option<String>,
     /// TCP if none.
     pub protocol: Option<String>,

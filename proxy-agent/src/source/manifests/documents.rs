@@ -1,15 +1,26 @@
-//! From the text of a file to objects, each with its line.
+//! From the text of a file to objects, each with its line, as kubectl reads it: YAML documents, JSON objects one after the
+//! other, lists, lists in lists.
 //!
 //! Documents, and the items of lists, stand alone: a bad one does not spoil its neighbours.
 
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
-use serde_saphyr::{Spanned, budget, options};
-use tracing::debug;
+mod header;
+mod json;
+mod unknown;
+mod yaml;
 
-use crate::source::{
-    convert::{self, Converted},
-    lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
+use std::borrow::Cow;
+
+use k8s_openapi::api::{core, discovery, networking};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use self::header::{Header, Meaning};
+use crate::{
+    model::objects::Change,
+    source::{
+        convert::{self, Converted, Mirrored},
+        lite::{EndpointSliceLite, EndpointsLite, NodeLite, ServiceCidrLite, ServiceLite},
+    },
 };
 
 /// What a file holds.
@@ -19,13 +30,26 @@ pub(super) struct Parsed {
     pub(super) objects: Vec<Object>,
     /// What could not be read. Not empty: the file may have meant more objects than `objects`.
     pub(super) problems: Vec<Problem>,
+    /// What was read and has no effect.
+    pub(super) ignored: Vec<Notice>,
 }
 
 /// One object.
 #[derive(Debug)]
 pub(super) struct Object {
     pub(super) line: u64,
-    pub(super) converted: Converted,
+    pub(super) content: Content,
+    /// Parts that were dropped and why, for people.
+    pub(super) problems: Vec<String>,
+}
+
+/// What an object is.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// An object of the API that the proxy follows.
+    Change(Change),
+    /// The EndpointSlices that `v1` Endpoints stand for.
+    Endpoints(Mirrored),
 }
 
 /// Where something is wrong, counted from 1, and what.
@@ -36,252 +60,169 @@ pub(super) struct Problem {
     pub(super) what: String,
 }
 
-/// How the text of a file is to be understood.
+/// What has no effect, and on which line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Notice {
+    pub(super) line: u64,
+    pub(super) what: String,
+    /// Hardly what was meant.
+    pub(super) is_warning: bool,
+}
+
+/// How the text of a file is to be understood if its content does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// JSON: one document.
+    /// JSON.
     Json,
-    /// YAML: any number of them.
+    /// YAML.
     Yaml,
 }
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Reads all documents of a file. `node` is the one Node that is for us.
 pub(super) fn parse(text: &str, format: Format, node: &str) -> Parsed {
     let mut parsed = Parsed::default();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let documents = match format {
-        Format::Json => vec![(0, text)],
-        Format::Yaml => split(text),
-    };
-    for (lines_before, text) in documents {
-        let document = Document { text, format, lines_before, node };
-        if let Err(problem) = document.read(&mut parsed) {
-            parsed.problems.push(problem);
+    let text = without_marks(text);
+    for document in yaml::split(&text, &mut parsed.ignored) {
+        if document.content().trim_start().starts_with('{') {
+            parsed.append(read_json(document, format, node));
+        } else {
+            parsed.append(read_yaml(document, node));
         }
     }
     parsed
 }
 
-/// Splits at the `---` lines (YAML 1.2.2, 9.1.2: they end any document, even within a block scalar).
-/// Gives each document with the number of lines before it.
-fn split(text: &str) -> Vec<(u64, &str)> {
-    let mut documents = Vec::new();
-    let (mut start, mut start_line, mut offset) = (0, 0, 0);
-    for (number, line) in (0..).zip(text.split_inclusive('\n')) {
-        let marker = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if marker && offset > start {
-            documents.push((start_line, &text[start..offset]));
-            (start, start_line) = (offset, number);
+/// Byte order marks may begin the file and each document (YAML 1.2.2, 5.2), as where such files were put together.
+fn without_marks(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    if text.contains("\n\u{feff}") { text.replace("\n\u{feff}", "\n").into() } else { text.into() }
+}
+
+fn read_yaml(document: yaml::Document<'_>, node: &str) -> Parsed {
+    let mut parsed = Parsed::default();
+    parsed.read(document, Meaning::Other, node);
+    parsed
+}
+
+/// What begins like JSON may also be YAML, in flow style.
+fn read_json(document: yaml::Document<'_>, format: Format, node: &str) -> Parsed {
+    let (pieces, problem) = json::stream(document.content(), document.lines_before);
+    let is_json = format == Format::Json || !pieces.is_empty();
+    if problem.is_some() && format == Format::Yaml {
+        let parsed = read_yaml(document, node);
+        if parsed.problems.is_empty() || !is_json {
+            return parsed;
         }
-        offset += line.len();
     }
-    documents.push((start_line, &text[start..]));
-    documents.retain(|(_, document)| document.lines().any(has_content));
-    documents
+    let mut parsed = Parsed::default();
+    pieces.into_iter().for_each(|piece| parsed.read(piece, Meaning::Other, node));
+    parsed.problems.extend(problem);
+    parsed
 }
 
-/// Is there more in the line than comments, directives and markers?
-fn has_content(line: &str) -> bool {
-    let line = line.strip_prefix("---").unwrap_or(line).trim();
-    !line.is_empty() && !line.starts_with(['#', '%']) && line != "..."
+/// Something that is one object.
+trait Source: Sized {
+    /// What the items of a list are read from.
+    type Item: Source;
+
+    /// Where it begins.
+    fn line(&self) -> u64;
+
+    /// What it is as such.
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem>;
+
+    /// If it is a list, its items.
+    fn items(self) -> Result<Vec<Self::Item>, Problem>;
 }
 
-#[derive(Clone, Copy)]
-struct Document<'a> {
-    text: &'a str,
-    format: Format,
-    lines_before: u64,
-    node: &'a str,
-}
+impl Parsed {
+    fn append(&mut self, other: Self) {
+        self.objects.extend(other.objects);
+        self.problems.extend(other.problems);
+        self.ignored.extend(other.ignored);
+    }
 
-/// What every object has.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Header {
-    api_version: Option<String>,
-    kind: Option<String>,
-    metadata: Option<Metadata>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct List<T> {
-    items: Option<Vec<T>>,
-}
-
-/// What an object is to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
-    Service,
-    EndpointSlice,
-    Node,
-    ServiceCidr,
-    List,
-    Other,
-}
-
-impl Header {
-    fn meaning(&self, default: Meaning, node: &str) -> Result<Meaning, String> {
-        let meaning = self.kind_of_object(default)?;
-        let name = self.metadata.as_ref().and_then(|metadata| metadata.name.as_deref()).unwrap_or_default();
-        match meaning {
-            Meaning::List | Meaning::Other => Ok(meaning),
-            _ if name.is_empty() => {
-                let kind = self.kind.as_deref().unwrap_or("object");
-                Err(format!("the {kind} has no `metadata.name`"))
-            }
-            Meaning::Node if name != node => Ok(Meaning::Other),
-            _ => Ok(meaning),
+    /// Reads an object or list. `default` is what it is if it does not say so.
+    fn read<S: Source>(&mut self, source: S, default: Meaning, node: &str) {
+        if let Err(problem) = self.try_read(source, default, node) {
+            self.problems.push(problem);
         }
     }
 
-    fn kind_of_object(&self, default: Meaning) -> Result<Meaning, String> {
-        let Some(kind) = self.kind.as_deref() else {
-            return if default == Meaning::Other {
-                Err("the document has no `kind`".to_owned())
-            } else {
-                Ok(default)
-            };
-        };
-        let version = self.api_version.as_deref().ok_or_else(|| format!("the {kind} has no `apiVersion`"))?;
-        Ok(match (version, kind) {
-            ("v1", "Service") => Meaning::Service,
-            ("discovery.k8s.io/v1", "EndpointSlice") => Meaning::EndpointSlice,
-            ("v1", "Node") => Meaning::Node,
-            ("networking.k8s.io/v1", "ServiceCIDR") => Meaning::ServiceCidr,
-            ("discovery.k8s.io/v1beta1", "EndpointSlice") => {
-                return Err("apiVersion of the EndpointSlice must be discovery.k8s.io/v1".to_owned());
-            }
-            ("v1", "List" | "ServiceList" | "NodeList")
-            | ("discovery.k8s.io/v1", "EndpointSliceList")
-            | ("networking.k8s.io/v1", "ServiceCIDRList") => Meaning::List,
-            _ => Meaning::Other,
-        })
-    }
-
-    /// What the items of a list are if they do not say so, as those of `kubectl get --raw` do not.
-    fn items(&self) -> Meaning {
-        match self.kind.as_deref() {
-            Some("ServiceList") => Meaning::Service,
-            Some("EndpointSliceList") => Meaning::EndpointSlice,
-            Some("NodeList") => Meaning::Node,
-            Some("ServiceCIDRList") => Meaning::ServiceCidr,
-            _ => Meaning::Other,
-        }
-    }
-}
-
-impl Document<'_> {
-    fn read(self, parsed: &mut Parsed) -> Result<(), Problem> {
-        let Some(header) = self.parse::<Option<Header>>()? else {
+    fn try_read<S: Source>(&mut self, source: S, default: Meaning, node: &str) -> Result<(), Problem> {
+        let line = source.line();
+        let Some(header) = source.parse::<Option<Header>>()? else {
+            self.ignore(line, "an empty object is ignored".to_owned());
             return Ok(());
         };
-        let line = self.first_line();
-        let here = |what| Problem { line, column: 1, what };
-        let converted = match header.meaning(Meaning::Other, self.node).map_err(here)? {
-            Meaning::Service => convert::service(&self.parse::<ServiceLite>()?),
-            Meaning::EndpointSlice => convert::endpoint_slice(&self.parse::<EndpointSliceLite>()?),
-            Meaning::Node => convert::node(&self.parse::<NodeLite>()?),
-            Meaning::ServiceCidr => convert::service_cidr(&self.parse::<ServiceCidrLite>()?),
-            Meaning::List => return self.read_items(header.items(), parsed),
-            Meaning::Other => {
-                debug!("line {line}: a {} is none of our business", header.kind.unwrap_or_default());
-                return Ok(());
+        match header.meaning(default, node).map_err(|what| Problem { line, column: 1, what })? {
+            Meaning::Service => {
+                self.add::<core::v1::Service>(&source, convert::service(&source.parse::<ServiceLite>()?))
             }
-        };
-        parsed.objects.push(Object { line, converted });
-        Ok(())
-    }
-
-    fn read_items(self, default: Meaning, parsed: &mut Parsed) -> Result<(), Problem> {
-        let items: Vec<(u64, Value)> = match self.format {
-            Format::Json => {
-                let items = self.parse::<List<Value>>()?.items.unwrap_or_default();
-                items.into_iter().map(|item| (1, item)).collect()
+            Meaning::EndpointSlice => {
+                let converted = convert::endpoint_slice(&source.parse::<EndpointSliceLite>()?);
+                self.add::<discovery::v1::EndpointSlice>(&source, converted);
             }
-            Format::Yaml => {
-                let items = self.parse::<List<Spanned<Value>>>()?.items.unwrap_or_default();
-                items
-                    .into_iter()
-                    .map(|item| (self.lines_before + item.referenced.line(), item.value))
-                    .collect()
+            Meaning::Endpoints => self.add_endpoints(&source)?,
+            Meaning::Node => {
+                let Converted { change, problems } = convert::node(&source.parse::<NodeLite>()?);
+                self.objects.push(Object { line, content: Content::Change(change), problems });
             }
-        };
-        for (n, (line, item)) in items.into_iter().enumerate() {
-            match read_item(item, default, self.node) {
-                Ok(Some(converted)) => parsed.objects.push(Object { line, converted }),
-                Ok(None) => {}
-                Err(what) => {
-                    parsed.problems.push(Problem { line, column: 1, what: format!("items[{n}]: {what}") });
+            Meaning::ServiceCidr => {
+                let converted = convert::service_cidr(&source.parse::<ServiceCidrLite>()?);
+                self.add::<networking::v1::ServiceCIDR>(&source, converted);
+            }
+            Meaning::List => {
+                for (n, item) in source.items()?.into_iter().enumerate() {
+                    if let Err(problem) = self.try_read(item, header.items(), node) {
+                        let what = format!("items[{n}]: {}", problem.what);
+                        self.problems.push(Problem { what, ..problem });
+                    }
                 }
             }
+            Meaning::OtherNode => {}
+            Meaning::Other => self.ignore(line, format!("{header} is ignored: the proxy has no use for it")),
         }
         Ok(())
     }
 
-    fn parse<T: DeserializeOwned>(self) -> Result<T, Problem> {
-        match self.format {
-            Format::Json => serde_json::from_str(self.text).map_err(|error| Problem {
-                line: error.line() as u64,
-                column: error.column() as u64,
-                what: without_location(&error.to_string()),
-            }),
-            Format::Yaml => {
-                // Whoever can write into the folder rules the node's services anyway: a large list is no attack.
-                let options = options! {
-                    with_snippet: false,
-                    budget: budget! {
-                        max_events: usize::MAX, max_nodes: usize::MAX, max_total_scalar_bytes: usize::MAX,
-                        max_total_comment_bytes: usize::MAX,
-                    },
-                };
-                serde_saphyr::from_str_with_options(self.text, options)
-                    .map_err(|error| self.yaml_problem(&error))
+    /// `T` is the API's full type.
+    fn add<T: DeserializeOwned + Serialize>(&mut self, source: &impl Source, converted: Converted) {
+        self.tell_unknown::<T>(source);
+        let Converted { change, problems } = converted;
+        self.objects.push(Object { line: source.line(), content: Content::Change(change), problems });
+    }
+
+    fn add_endpoints(&mut self, source: &impl Source) -> Result<(), Problem> {
+        self.tell_unknown::<core::v1::Endpoints>(source);
+        let line = source.line();
+        let (mirrored, problems) = convert::endpoints(&source.parse::<EndpointsLite>()?);
+        match mirrored {
+            Ok(mirrored) => {
+                self.objects.push(Object { line, content: Content::Endpoints(mirrored), problems });
             }
+            Err(reason) => self.ignore(line, reason),
         }
+        Ok(())
     }
 
-    fn yaml_problem(self, error: &serde_saphyr::Error) -> Problem {
-        let location = error.location();
-        let line = location.map_or(1, |location| location.line().max(1));
-        let said = without_location(&error.to_string());
-        let text = self.text.lines().nth(line as usize - 1).unwrap_or_default().trim();
-        Problem {
-            line: self.lines_before + line,
-            column: location.map_or(1, |location| location.column().max(1)),
-            what: format!("{said} (`{}`)", text.chars().take(LONGEST_QUOTE).collect::<String>()),
-        }
+    fn ignore(&mut self, line: u64, what: String) {
+        self.ignored.push(Notice { line, what, is_warning: false });
     }
 
-    /// Where the document's content begins.
-    fn first_line(self) -> u64 {
-        let before = self.text.lines().take_while(|line| !has_content(line)).count();
-        self.lines_before + before as u64 + 1
+    /// The API server refuses or warns of fields that it does not know; here they are ignored, and said to be.
+    fn tell_unknown<T: DeserializeOwned + Serialize>(&mut self, source: &impl Source) {
+        let Ok(value) = source.parse::<Value>() else { return };
+        let line = source.line();
+        let unknown = unknown::fields::<T>(&value).into_iter();
+        self.ignored.extend(unknown.map(|field| Notice {
+            line,
+            what: format!("field `{field}` is ignored: the API has none of that name"),
+            is_warning: true,
+        }));
     }
-}
-
-/// Characters of a bad line that a message shows.
-const LONGEST_QUOTE: usize = 60;
-
-fn read_item(item: Value, default: Meaning, node: &str) -> Result<Option<Converted>, String> {
-    fn parse<T: DeserializeOwned>(item: Value) -> Result<T, String> {
-        serde_json::from_value(item).map_err(|error| error.to_string())
-    }
-    let header = Header::deserialize(&item).map_err(|error| error.to_string())?;
-    Ok(match header.meaning(default, node)? {
-        Meaning::Service => Some(convert::service(&parse::<ServiceLite>(item)?)),
-        Meaning::EndpointSlice => Some(convert::endpoint_slice(&parse::<EndpointSliceLite>(item)?)),
-        Meaning::Node => Some(convert::node(&parse::<NodeLite>(item)?)),
-        Meaning::ServiceCidr => Some(convert::service_cidr(&parse::<ServiceCidrLite>(item)?)),
-        Meaning::List => return Err("a list in a list is not supported".to_owned()),
-        Meaning::Other => None,
-    })
 }
 
 /// The message alone: the location is said in front of it, in lines of the file.

@@ -42,6 +42,12 @@ impl Touched {
         self.all || self.files.contains(name)
     }
 
+    /// All files.
+    #[cfg(test)]
+    pub(super) fn touch_all(&mut self) {
+        self.all = true;
+    }
+
     fn add(&mut self, event: Event) {
         self.all |= event.need_rescan();
         let done = !matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)));

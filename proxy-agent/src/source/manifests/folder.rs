@@ -11,12 +11,12 @@ use std::{
 };
 
 use super::{
-    documents::{self, Format, Object},
+    documents::{self, Content, Format, Notice, Object},
     events::Touched,
 };
 use crate::{
     model::objects::{Change, Kind, ObjectName},
-    source::convert::Converted,
+    source::convert::Mirrored,
 };
 
 /// A file that just changed may still be being written: inotify, or the next look, will tell.
@@ -32,6 +32,7 @@ pub(super) struct Folder {
     files: BTreeMap<OsString, File>,
     served: BTreeMap<Key, Change>,
     problems: BTreeSet<String>,
+    notices: BTreeSet<Said>,
     listed: bool,
 }
 
@@ -42,13 +43,23 @@ pub(super) struct Reading {
     pub(super) changes: Vec<Change>,
     /// Problems that were not there before.
     pub(super) new_problems: Vec<String>,
+    /// What has no effect and was not there before.
+    pub(super) new_notices: Vec<Said>,
     /// One of the problems there are.
     pub(super) worst: Option<String>,
     /// The folder was read completely, at least once.
     pub(super) complete: bool,
 }
 
-/// Which object is defined.
+/// Something that has no effect, for people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Said {
+    pub(super) text: String,
+    /// Hardly what was meant.
+    pub(super) is_warning: bool,
+}
+
+/// Which object is served.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     ThisNode,
@@ -84,11 +95,29 @@ impl fmt::Display for Key {
     }
 }
 
+/// Which object is defined.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Object(Key),
+    /// `v1` Endpoints, which stand for EndpointSlices.
+    Endpoints(ObjectName),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(key) => key.fmt(f),
+            Self::Endpoints(name) => write!(f, "Endpoints {name}"),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
     objects: Vec<Defined>,
     problems: Vec<String>,
+    ignored: Vec<Notice>,
 }
 
 /// Tells two states of a file apart, cheaply.
@@ -102,9 +131,9 @@ struct Stamp {
 
 #[derive(Debug)]
 struct Defined {
-    key: Key,
+    name: Name,
     line: u64,
-    converted: Converted,
+    content: Content,
     /// From before the file was broken.
     stale: bool,
 }
@@ -117,15 +146,16 @@ impl Folder {
             files: BTreeMap::new(),
             served: BTreeMap::new(),
             problems: BTreeSet::new(),
+            notices: BTreeSet::new(),
             listed: false,
         }
     }
 
     /// Reads what changed. A folder that cannot be read changes nothing.
     pub(super) fn read(&mut self, touched: &Touched) -> Reading {
-        let mut problems = Vec::new();
+        let (mut problems, mut notices) = (Vec::new(), BTreeSet::new());
         let changes = match self.read_files(touched) {
-            Ok(()) => self.evaluate(&mut problems),
+            Ok(()) => self.evaluate(&mut problems, &mut notices),
             Err(error) => {
                 let kept = if self.listed { "everything stays as it was" } else { "waiting for it" };
                 problems.push(format!("cannot read the folder {}: {error}; {kept}", self.path.display()));
@@ -137,7 +167,9 @@ impl Folder {
             problems.iter().filter(|problem| !self.problems.contains(*problem)).cloned().collect();
         let worst = problems.first().cloned();
         self.problems = problems.into_iter().collect();
-        Reading { changes, new_problems, worst, complete: self.listed }
+        let new_notices = notices.difference(&self.notices).cloned().collect();
+        self.notices = notices;
+        Reading { changes, new_problems, new_notices, worst, complete: self.listed }
     }
 
     fn read_files(&mut self, touched: &Touched) -> io::Result<()> {
@@ -171,35 +203,46 @@ impl Folder {
     }
 
     /// Puts the files together and finds what is different from last time.
-    fn evaluate(&mut self, problems: &mut Vec<String>) -> Vec<Change> {
-        let mut defined: BTreeMap<&Key, String> = BTreeMap::new();
+    fn evaluate(&mut self, problems: &mut Vec<String>, notices: &mut BTreeSet<Said>) -> Vec<Change> {
+        let mut defined: BTreeMap<&Name, String> = BTreeMap::new();
         let mut served = BTreeMap::new();
+        let mut mirrored: Vec<(String, &Mirrored)> = Vec::new();
         // What is written now comes before what was written in files that are broken now.
         for stale in [false, true] {
             for (name, file) in &self.files {
                 let path = self.path.join(name).display().to_string();
                 for object in file.objects.iter().filter(|object| object.stale == stale) {
-                    let key = &object.key;
+                    let name = &object.name;
                     let place = format!("{path}:{}", object.line);
-                    match defined.entry(&object.key) {
-                        Entry::Vacant(entry) => drop(entry.insert(place)),
+                    match defined.entry(name) {
+                        Entry::Vacant(entry) => drop(entry.insert(place.clone())),
                         Entry::Occupied(_) if stale => continue,
                         Entry::Occupied(first) => {
                             let first = first.get();
-                            problems.push(format!("{place}: {key} is ignored: it is already in {first}"));
+                            problems.push(format!("{place}: {name} is ignored: it is already in {first}"));
                             continue;
                         }
                     }
-                    if !matches!(
-                        object.converted.change,
-                        Change::ServiceGone(_) | Change::EndpointSliceGone(_)
-                    ) {
-                        served.insert(object.key.clone(), object.converted.change.clone());
+                    match (name, &object.content) {
+                        (_, Content::Change(Change::ServiceGone(_) | Change::EndpointSliceGone(_))) => {}
+                        (Name::Object(key), Content::Change(change)) => {
+                            served.insert(key.clone(), change.clone());
+                        }
+                        (_, Content::Change(_)) => {}
+                        (_, Content::Endpoints(object)) => mirrored.push((place, object)),
                     }
                 }
             }
         }
-        problems.extend(self.files.values().flat_map(|file| &file.problems).cloned());
+        mirror(mirrored, &mut served, notices);
+        for (name, file) in &self.files {
+            problems.extend(file.problems.iter().cloned());
+            let path = self.path.join(name).display().to_string();
+            notices.extend(file.ignored.iter().map(|Notice { line, what, is_warning }| Said {
+                text: format!("{path}:{line}: {what}"),
+                is_warning: *is_warning,
+            }));
+        }
 
         let before = std::mem::replace(&mut self.served, served);
         if self.listed {
@@ -225,21 +268,21 @@ impl File {
         let parsed = documents::parse(text, format, node);
         let before = std::mem::take(&mut self.objects);
         self.problems.clear();
+        self.ignored = parsed.ignored;
 
-        for Object { line, converted } in parsed.objects {
-            let Some(key) = key_of(&converted.change) else {
+        for Object { line, content, problems } in parsed.objects {
+            let Some(name) = name_of(&content) else {
                 continue;
             };
-            let problems = converted.problems.iter();
-            self.problems.extend(problems.map(|what| format!("{path}:{line}: {key}: {what}")));
-            self.objects.push(Defined { key, line, converted, stale: false });
+            self.problems.extend(problems.iter().map(|what| format!("{path}:{line}: {name}: {what}")));
+            self.objects.push(Defined { name, line, content, stale: false });
         }
         for documents::Problem { line, column, what } in &parsed.problems {
             self.problems.push(format!("{path}:{line}:{column}: {what}; {KEPT}"));
         }
         if !parsed.problems.is_empty() {
-            let now: BTreeSet<_> = self.objects.iter().map(|object| object.key.clone()).collect();
-            let lost = before.into_iter().filter(|object| !now.contains(&object.key));
+            let now: BTreeSet<_> = self.objects.iter().map(|object| object.name.clone()).collect();
+            let lost = before.into_iter().filter(|object| !now.contains(&object.name));
             self.objects.extend(lost.map(|object| Defined { stale: true, ..object }));
         }
     }
@@ -269,6 +312,39 @@ fn format_of(name: &OsString) -> Option<Format> {
         "yaml" | "yml" => Some(Format::Yaml),
         "json" => Some(Format::Json),
         _ => None,
+    }
+}
+
+/// Serves what Endpoints stand for, where their Service has no EndpointSlices.
+fn mirror(
+    mirrored: Vec<(String, &Mirrored)>,
+    served: &mut BTreeMap<Key, Change>,
+    notices: &mut BTreeSet<Said>,
+) {
+    let sliced: BTreeSet<ObjectName> = served
+        .values()
+        .filter_map(|change| match change {
+            Change::EndpointSlice(slice) => Some(slice.service.clone()),
+            _ => None,
+        })
+        .collect();
+    for (place, Mirrored { service, slices }) in mirrored {
+        if sliced.contains(service) {
+            let text = format!("{place}: Endpoints {service} is ignored: the Service has EndpointSlices");
+            notices.insert(Said { text, is_warning: false });
+            continue;
+        }
+        for slice in slices {
+            let key = Key::Listed(Kind::EndpointSlice, slice.name.clone());
+            served.insert(key, Change::EndpointSlice(slice.clone()));
+        }
+    }
+}
+
+fn name_of(content: &Content) -> Option<Name> {
+    match content {
+        Content::Change(change) => key_of(change).map(Name::Object),
+        Content::Endpoints(mirrored) => Some(Name::Endpoints(mirrored.service.clone())),
     }
 }
 

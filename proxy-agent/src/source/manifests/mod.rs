@@ -20,24 +20,30 @@ use tracing::{info, warn};
 pub use self::documents::Format;
 pub(crate) use self::events::FolderWatch;
 use self::{
-    documents::{Object, Parsed, Problem},
+    documents::{Content, Notice, Object, Parsed, Problem},
     events::Touched,
-    folder::{Folder, Reading},
+    folder::{Folder, Reading, Said},
 };
 use super::{SourceState, state::Reporter};
 use crate::model::objects::Change;
 
-/// What the text of a file says, and what of it could not be read, each problem with its line: what [`run`] makes of one
+/// What the text of a file says, and what of it could not be read or is ignored, each with its line: what [`run`] makes of one
 /// file, without the folder. `node` is the one Node that counts.
 pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<String>) {
-    let Parsed { objects, problems } = documents::parse(text, format, node);
+    let Parsed { objects, problems, ignored } = documents::parse(text, format, node);
     let problems = problems.into_iter();
     let mut said: Vec<_> =
         problems.map(|Problem { line, column, what }| format!("{line}:{column}: {what}")).collect();
     let mut changes = Vec::with_capacity(objects.len());
-    for Object { line, converted } in objects {
-        said.extend(converted.problems.into_iter().map(|problem| format!("{line}: {problem}")));
-        changes.push(converted.change);
+    said.extend(ignored.into_iter().map(|Notice { line, what, .. }| format!("{line}: {what}")));
+    for Object { line, content, problems } in objects {
+        said.extend(problems.into_iter().map(|problem| format!("{line}: {problem}")));
+        match content {
+            Content::Change(change) => changes.push(change),
+            Content::Endpoints(mirrored) => {
+                changes.extend(mirrored.slices.into_iter().map(Change::EndpointSlice));
+            }
+        }
     }
     (changes, said)
 }
@@ -98,9 +104,12 @@ async fn follow(
 
 /// Sends the changes and tells the problems. Says whether anybody listens.
 async fn publish(reading: Reading, changes: &mpsc::Sender<Change>, reporter: &Reporter) -> bool {
-    let Reading { changes: found, new_problems, worst, complete } = reading;
+    let Reading { changes: found, new_problems, new_notices, worst, complete } = reading;
     for problem in new_problems {
         warn!("{problem}");
+    }
+    for Said { text, is_warning } in new_notices {
+        if is_warning { warn!("{text}") } else { info!("{text}") }
     }
     for change in found {
         if changes.send(change).await.is_err() {

@@ -232,6 +232,77 @@ async fn of_two_definitions_the_first_file_wins() {
     follower.until_well().await;
 }
 
+/// The control plane mirrors Endpoints only where nobody else makes EndpointSlices; here nobody mirrors them but us.
+#[tokio::test]
+async fn endpoints_serve_where_there_are_no_slices() {
+    let endpoints = |name: &str, ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}}}\nsubsets: [{{addresses: [{{ip: {ip}}}], ports: [{{port: 8080}}]}}]\n"
+        )
+    };
+    let slice = |service: &str, ip: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+             addressType: IPv4\nports: [{{port: 8080}}]\nendpoints: [{{addresses: [{ip}]}}]\n"
+        )
+    };
+    let dir = folder(&[
+        ("a.yaml", service("a", "1") + "---\n" + &endpoints("a", "10.1.0.1")),
+        ("b.yaml", service("b", "2") + "---\n" + &endpoints("b", "10.1.0.2")),
+        ("bs.yaml", slice("b", "10.1.0.3")),
+        ("twice.yaml", endpoints("a", "10.1.0.9")),
+    ]);
+    let path = |name: &str| dir.path().join(name);
+    let served = |store: &Store, service: &str| -> Vec<String> {
+        let service = ObjectName::new("default", service);
+        let slices = store.slices(&service);
+        slices.flat_map(|slice| &slice.endpoints).map(|endpoint| endpoint.address.to_string()).collect()
+    };
+    let mut follower = Follower::start(dir.path());
+    follower
+        .until("both", |store| {
+            store.is_complete() && served(store, "a") == ["10.1.0.1"] && served(store, "b") == ["10.1.0.3"]
+        })
+        .await;
+    follower.until_trouble("twice.yaml:1: Endpoints default/a is ignored: it is already in").await;
+
+    fs::remove_file(path("twice.yaml")).unwrap();
+    fs::remove_file(path("bs.yaml")).unwrap();
+    follower.until("the slice goes", |store| served(store, "b") == ["10.1.0.2"]).await;
+    follower.until_well().await;
+    fs::write(path("bs.yaml"), slice("b", "10.1.0.4")).unwrap();
+    follower.until("the slice comes", |store| served(store, "b") == ["10.1.0.4"]).await;
+    fs::write(path("a.yaml"), service("a", "1")).unwrap();
+    follower.until("the endpoints go", |store| served(store, "a").is_empty()).await;
+}
+
+#[test]
+fn what_is_ignored_is_said_once() {
+    let dir = folder(&[
+        (
+            "a.yaml",
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n".to_owned() + &service("a", "1"),
+        ),
+        ("b.yaml", service("b", "2").replace("spec: {", "spec: {port: 80, ")),
+    ]);
+    let mut folder = Folder::new(dir.path().to_owned(), NODE.to_owned());
+    let mut read = |touched: Touched| -> Vec<String> {
+        let Reading { new_notices, new_problems, worst, .. } = folder.read(&touched);
+        assert_eq!((new_problems, worst), (vec![], None), "it is no trouble");
+        new_notices.into_iter().map(|said| said.text.replace(&dir.path().display().to_string(), "")).collect()
+    };
+    let first = [
+        "/a.yaml:1: Deployment d is ignored: the proxy has no use for it",
+        "/b.yaml:2: field `spec.port` is ignored: the API has none of that name",
+    ];
+    assert_eq!(read(Touched::default()), first);
+    assert_eq!(read(Touched::default()), [""; 0]);
+    fs::write(dir.path().join("c.yaml"), "{kind: Pod, apiVersion: v1, metadata: {name: p}}").unwrap();
+    let mut touched = Touched::default();
+    touched.touch_all();
+    assert_eq!(read(touched), ["/c.yaml:1: Pod p is ignored: the proxy has no use for it"]);
+}
+
 #[tokio::test]
 async fn an_object_with_a_wrong_part_works_and_is_reported() {
     let dir = folder(&[("a.yaml", service("a", "1").replace("port: 80", "port: 80000"))]);

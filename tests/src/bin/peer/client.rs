@@ -3,7 +3,7 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
         socket::{
             AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-            sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout},
+            sockopt::{BindToDevice, ReceiveTimeout, ReuseAddr, SendTimeout},
         },
         time::{TimeVal, TimeValLike},
     },
@@ -145,11 +145,20 @@ fn open(target: &Target, source: Option<SocketAddr>) -> io::Result<Socket> {
             let to = destination(target);
             let socket = UdpSocket::bind(source.unwrap_or((any(&to), 0).into()))?;
             socket.set_read_timeout(Some(target.timeout()))?;
+            bind_to_device(target, &socket)?;
             if target.connected_udp {
                 socket.connect(to)?;
             }
             Ok(Socket::Udp(socket))
         }
+    }
+}
+
+/// Binds the socket to a network interface if that was asked for.
+fn bind_to_device(target: &Target, socket: &impl AsFd) -> io::Result<()> {
+    match &target.device {
+        Some(device) => Ok(setsockopt(socket, BindToDevice, &device.into())?),
+        None => Ok(()),
     }
 }
 
@@ -162,6 +171,7 @@ pub(crate) fn connect_tcp(target: &Target, source: Option<SocketAddr>) -> io::Re
     // The time to send is the time to connect, too.
     setsockopt(&socket, SendTimeout, &timeout)?;
     setsockopt(&socket, ReceiveTimeout, &timeout)?;
+    bind_to_device(target, &socket)?;
     if let Some(address) = source {
         // Connections to others that are in TIME-WAIT do not keep the port.
         setsockopt(&socket, ReuseAddr, &true)?;

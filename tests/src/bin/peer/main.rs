@@ -143,6 +143,9 @@ struct Target {
     /// Bind the socket first.
     #[arg(long)]
     bind: Option<SocketAddr>,
+    /// Bind the socket to a network interface (SO_BINDTODEVICE).
+    #[arg(long)]
+    device: Option<String>,
 
     /// Binds the socket of each request to a port of its own, from this one on.
     #[arg(long)]

@@ -20,7 +20,7 @@ fn a_slice_is_converted_with_the_defaults_of_its_conditions() {
     let converted = slice(json!({
         "ports": [
             {"name": "http", "port": 8080}, {"name": "", "protocol": "UDP", "port": 53},
-            {"port": 1}, {"name": null, "port": 1}, {"name": "none"}, {"name": "zero", "port": 0},
+            {"port": 1}, {"name": null, "port": 2}, {"name": "none"}, {"name": "zero", "port": 0},
         ],
         "endpoints": [
             {"addresses": ["10.1.0.1", "10.1.0.9"], "nodeName": "n1"},
@@ -48,6 +48,8 @@ fn a_slice_is_converted_with_the_defaults_of_its_conditions() {
             ports: vec![
                 SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 },
                 SlicePort { name: "".into(), protocol: Protocol::Udp, port: 53 },
+                SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 1 },
+                SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 2 },
             ],
             endpoints: vec![
                 endpoint(1, Some("n1"), true, true, false),

@@ -1,0 +1,117 @@
+//! Endpoints that left all EndpointSlices of their Service a moment ago.
+//!
+//! An endpoint may move from one EndpointSlice to another, and watches show the removal first as often as not. In between it
+//! is in none, though nothing happened to it. So an endpoint that was ready counts for some time more as one that
+//! terminates and still serves (KEP-1669): it keeps its flows and sockets, and gets new ones only where no endpoint is
+//! ready. What EndpointSlices say takes effect at once: this is about what they no longer mention.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::objects::{Endpoint, EndpointSlice, ObjectName};
+
+/// Endpoints that left, until they are settled.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    /// How long they stay.
+    time: Duration,
+    departed: BTreeMap<ObjectName, Vec<Departed>>,
+    /// Services of those without a deadline yet.
+    fresh: BTreeSet<ObjectName>,
+    /// Deadlines, the first in front: all stay for the same time.
+    deadlines: VecDeque<(Instant, ObjectName)>,
+}
+
+/// Endpoints that left one EndpointSlice at one time.
+#[derive(Debug)]
+struct Departed {
+    slice: EndpointSlice,
+    until: Option<Instant>,
+}
+
+impl Settling {
+    pub(super) fn new(time: Duration) -> Self {
+        Self { time, ..Self::default() }
+    }
+
+    /// An EndpointSlice becomes another, or none.
+    pub(super) fn replaced(&mut self, before: &EndpointSlice, after: Option<&EndpointSlice>) {
+        if self.time.is_zero() {
+            return;
+        }
+        // With other ports, all of its endpoints left the ones that they had.
+        let stays = after.filter(|after| after.ports == before.ports);
+        let stays: HashSet<IpAddr> = stays.into_iter().flat_map(addresses).collect();
+        let endpoints: Vec<Endpoint> = before
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ready && !endpoint.terminating && !stays.contains(&endpoint.address))
+            .map(|endpoint| Endpoint { ready: false, serving: true, terminating: true, ..endpoint.clone() })
+            .collect();
+        if endpoints.is_empty() {
+            return;
+        }
+        let service = before.service.clone();
+        let slice = EndpointSlice {
+            name: before.name.clone(),
+            service: service.clone(),
+            ipv6: before.ipv6,
+            ports: before.ports.clone(),
+            endpoints,
+            triggered: None,
+        };
+        self.departed.entry(service.clone()).or_default().push(Departed { slice, until: None });
+        self.fresh.insert(service);
+    }
+
+    /// The Service is gone, and its endpoints with it.
+    pub(super) fn forget(&mut self, service: &ObjectName) {
+        self.departed.remove(service);
+        self.fresh.remove(service);
+    }
+
+    /// What left a Service and is not settled. An endpoint may be in an EndpointSlice again, which is the truth then.
+    pub(super) fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.departed.get(service).into_iter().flatten().map(|departed| &departed.slice)
+    }
+
+    /// It is `now`: gives the Services some of whose departed endpoints are settled. Those that left since the last call
+    /// have their time from now on.
+    pub(super) fn settle(&mut self, now: Instant) -> BTreeSet<ObjectName> {
+        // No clock goes that far: then it is of no use to wait.
+        let until = now.checked_add(self.time).unwrap_or(now);
+        for service in std::mem::take(&mut self.fresh) {
+            for departed in self.departed.get_mut(&service).into_iter().flatten() {
+                departed.until.get_or_insert(until);
+            }
+            self.deadlines.push_back((until, service));
+        }
+        let mut settled = BTreeSet::new();
+        while self.due().is_some_and(|until| until <= now)
+            && let Some((_, service)) = self.deadlines.pop_front()
+        {
+            let Some(departed) = self.departed.get_mut(&service) else { continue };
+            departed.retain(|departed| departed.until.is_none_or(|until| until > now));
+            if departed.is_empty() {
+                self.departed.remove(&service);
+            }
+            settled.insert(service);
+        }
+        settled
+    }
+
+    /// When [`Self::settle`] has something to tell.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(until, _)| *until)
+    }
+}
+
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    slice.endpoints.iter().map(|endpoint| endpoint.address)
+}
+
+#[cfg(test)]
+mod tests;
