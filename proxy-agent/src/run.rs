@@ -5,6 +5,7 @@ mod network;
 mod origin;
 mod others;
 mod outbound;
+mod pods;
 mod quarantine;
 mod sockets;
 
@@ -26,12 +27,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{network::describe, origin::Origin, outbound::Seeder, quarantine::Quarantine, sockets::Sockets};
+use self::{
+    network::describe, origin::Origin, outbound::Seeder, pods::Pods, quarantine::Quarantine, sockets::Sockets,
+};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
     config::{self, Loaded, LoadedFile, Settings},
-    datapath::{Datapath, ObjectConfig, pins::Pins},
+    datapath::{Datapath, ObjectConfig, netns_cookie, pins::Pins},
     memory,
     model::{objects::Change, plan::IpFamily},
     net::{
@@ -118,8 +121,11 @@ struct Agent {
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
     sockets: Sockets,
+    pods: Pods,
     seeder: Seeder,
     knows_namespaces: bool,
+    /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
+    knows_cookies: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
@@ -180,6 +186,7 @@ impl Agent {
         let sweeps = sweeper::Counts::default();
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
         let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
+        let pods = Pods::new(settings.pod_datapath == PodDatapath::Auto, datapath.packet_pods());
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -201,7 +208,9 @@ impl Agent {
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(reaper, settings.reset_removed_tcp),
             seeder: Seeder { pins, snat_ports: settings.snat_ports },
+            pods,
             knows_namespaces: false,
+            knows_cookies: netns_cookie().is_ok(),
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
             metrics,
@@ -211,6 +220,7 @@ impl Agent {
         };
         agent.judge_node();
         agent.look_at_network().await?;
+        agent.attach_first();
         agent.events.send(Event::starting());
         Ok(agent)
     }
@@ -292,6 +302,8 @@ impl Agent {
                     }
                     self.pace.done();
                 }
+                pods = self.pods.found() => self.follow_pods(pods),
+                () = tokio::task::yield_now(), if self.datapath.has_pending_hooks() => self.attach_more(),
                 found = self.sockets.found() => self.learn_of_sockets(found),
                 freed = quarantine.over() => self.datapath.services.give_back(freed),
                 _ = retry.tick() => {

@@ -1,10 +1,11 @@
 //! Which programs are attached where, kept in step with what the node looks like.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -12,12 +13,13 @@ use aya::programs::{
     SchedClassifier, TcAttachType,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     link::{self, Attached, Target},
     object::Object,
     pins::Pins,
+    rcu::Expedited,
 };
 use crate::{
     cli::XdpMode,
@@ -58,11 +60,23 @@ pub(super) struct Hooks {
     attached: BTreeMap<String, Hook>,
     /// What could not be attached, and why; tried again when the interfaces change.
     failed: BTreeMap<String, String>,
+    /// What is to be done at pods' interfaces: there may be many.
+    pending: VecDeque<Pending>,
 }
+
+/// A change that waits.
+enum Pending {
+    Attach(PodPort),
+    /// By the name of its link.
+    Detach(String),
+}
+
+/// With more changes than these, grace periods are made short.
+const FEW: usize = 8;
 
 impl Hooks {
     pub(super) fn new(pins: Pins, xdp: XdpMode) -> Self {
-        Self { pins, xdp, attached: BTreeMap::new(), failed: BTreeMap::new() }
+        Self { pins, xdp, attached: BTreeMap::new(), failed: BTreeMap::new(), pending: VecDeque::new() }
     }
 
     /// What is attached.
@@ -92,7 +106,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to the interfaces of a topology and detaches from others. Returns the interfaces with native XDP.
+    /// Attaches to the uplinks of a topology. What is to be attached to or detached from pods' interfaces waits for
+    /// [`Self::work`]. Returns the interfaces with native XDP.
     ///
     /// What fails is logged and noted; the rest is attached.
     pub(super) fn attach_interfaces(&mut self, object: &mut Object, topology: &Topology) -> BTreeSet<u32> {
@@ -113,20 +128,72 @@ impl Hooks {
                 wanted.insert(name);
             }
         }
-        for PodPort { index, name, .. } in &topology.pods {
-            // Answers must be translated back before anything is translated forth.
-            wanted.insert(self.tc(object, *index, name, "pod_egress", TcAttachType::Egress));
-            wanted.insert(self.tc(object, *index, name, "pod_ingress", TcAttachType::Ingress));
+        self.pending.clear();
+        for pod in &topology.pods {
+            let names = [link_name(pod.index, true), link_name(pod.index, false)];
+            if names.iter().any(|name| !self.attached.contains_key(name)) {
+                self.pending.push_back(Pending::Attach(pod.clone()));
+            }
+            wanted.extend(names);
         }
         self.detach_others(&wanted);
         native
     }
 
+    /// Is there anything for [`Self::work`]?
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Are both programs at the interface of a pod?
+    pub(super) fn serves_pod(&self, index: u32) -> bool {
+        [true, false].into_iter().all(|is_ingress| self.attached.contains_key(&link_name(index, is_ingress)))
+    }
+
+    /// Attaches and detaches at pods' interfaces until it is done, or that time.
+    pub(super) fn work(&mut self, object: &mut Object, until: Instant) {
+        let _expedited = (self.pending.len() > FEW).then(Expedited::begin);
+        let (mut attached, mut detached) = (0, 0);
+        while let Some(change) = self.pending.pop_front() {
+            match change {
+                Pending::Attach(PodPort { index, name, .. }) => {
+                    // Answers must be translated back before anything is translated forth.
+                    self.tc(object, index, &name, "pod_egress", TcAttachType::Egress);
+                    self.tc(object, index, &name, "pod_ingress", TcAttachType::Ingress);
+                    attached += 1;
+                }
+                Pending::Detach(name) => {
+                    match link::detach_now(&self.pins, &name) {
+                        Ok(()) => drop(self.attached.remove(&name)),
+                        Err(error) => warn!("{error:#}"),
+                    }
+                    detached += 1;
+                }
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        let left = self.pending.len();
+        if attached > 0 {
+            info!("attached programs at {attached} pod interfaces; {left} changes are left");
+        }
+        if detached > 0 {
+            info!("detached {detached} programs from pod interfaces; {left} changes are left");
+        }
+    }
+
     /// Detaches from interfaces that are not in `wanted`, an earlier agent's included.
     fn detach_others(&mut self, wanted: &BTreeSet<String>) {
         let pinned = self.pins.link_names().unwrap_or_default();
-        for name in pinned {
-            if name.starts_with("cgroup-") || wanted.contains(&name) {
+        let stale: Vec<String> = pinned
+            .into_iter()
+            .filter(|name| !name.starts_with("cgroup-") && !wanted.contains(name))
+            .collect();
+        let count = stale.len();
+        for name in stale {
+            if name.starts_with("tc-") && count > FEW {
+                self.pending.push_back(Pending::Detach(name));
                 continue;
             }
             match link::detach(&self.pins, &name) {
@@ -139,7 +206,8 @@ impl Hooks {
             }
         }
         self.attached.retain(|name, hook| {
-            let keep = name.starts_with("cgroup-") || wanted.contains(name);
+            let is_filter = hook.how == CLSACT;
+            let keep = name.starts_with("cgroup-") || wanted.contains(name) || (!is_filter && count > FEW);
             // Filters are not pinned.
             if !keep && hook.how == CLSACT {
                 detach_clsact(&hook.at);
@@ -160,7 +228,7 @@ impl Hooks {
         direction: TcAttachType,
     ) -> String {
         let is_ingress = matches!(direction, TcAttachType::Ingress);
-        let name = format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" });
+        let name = link_name(index, is_ingress);
         if self.attached.contains_key(&name) {
             return name;
         }
@@ -235,7 +303,12 @@ impl Hooks {
         match result {
             Ok(attached) => {
                 let verb = if attached == Attached::New { "attached" } else { "took over" };
-                info!("{verb} {program} at {interface} ({how})");
+                if program.starts_with("pod_") {
+                    // There may be many: `work` says how many.
+                    debug!("{verb} {program} at {interface} ({how})");
+                } else {
+                    info!("{verb} {program} at {interface} ({how})");
+                }
                 self.failed.remove(&name);
                 let hook = Hook { at: interface.into(), program: program.into(), how };
                 self.attached.insert(name, hook);
@@ -249,6 +322,11 @@ impl Hooks {
             }
         }
     }
+}
+
+/// What the link of a tc program is pinned as.
+pub(crate) fn link_name(index: u32, is_ingress: bool) -> String {
+    format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" })
 }
 
 /// [`Hook::how`] of filters.

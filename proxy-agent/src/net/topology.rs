@@ -163,7 +163,7 @@ impl Topology {
 
         let pods = match wishes.pod_datapath {
             PodDatapath::Socket => Vec::new(),
-            PodDatapath::Tc | PodDatapath::Both => pods(interfaces, &uplinks, wishes),
+            PodDatapath::Auto | PodDatapath::Tc | PodDatapath::Both => pods(interfaces, &uplinks, wishes),
         };
         let local_addresses: BTreeSet<IpAddr> =
             interfaces.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
