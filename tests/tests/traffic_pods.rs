@@ -15,9 +15,9 @@ use proxy_tests::{
 const SOON: Duration = Duration::from_secs(10);
 const FAMILIES: [bool; 2] = [true, false];
 
-/// A cluster of one node whose pods are a plain client, a server, and two to be made something else.
+/// A cluster whose first node has a plain client, a server, and two pods to be made something else.
 fn scenario() -> Result<Scenario> {
-    let scenario = Scenario::without_agents(Cluster::builder().nodes(1).pods_per_node(4), "auto")?;
+    let scenario = Scenario::without_agents(Cluster::builder().nodes(2).pods_per_node(4), "auto")?;
     scenario.apply(WEB, &[scenario.cluster.pod("pod-1b")?])?;
     Ok(scenario)
 }
@@ -41,7 +41,12 @@ fn behind(cluster: &Cluster, pod: &Place) -> Result<Place> {
     ])?;
     pod.netns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
     pod.netns.nft(
-        "table inet vpn { chain out { type nat hook postrouting priority srcnat; oifname eth0 masquerade } }",
+        "table inet vpn {
+            chain out {
+                type nat hook postrouting priority srcnat;
+                oifname eth0 masquerade
+            }
+        }",
     )?;
     Ok(Place {
         name: "vpn-client".to_owned(),
@@ -101,7 +106,7 @@ fn each_pod_is_served_by_the_way_that_fits_it() -> Result<()> {
     let _proxy = mesh.mesh_proxy()?;
     mesh.redirect(SERVICE_PORT, MeshRules::Nftables)?;
     let vpn_client = behind(cluster, vpn)?;
-    scenario.agents = cluster.start_agents(&[])?;
+    scenario.agents.push(cluster.start_agent(0, &[])?);
     // From the first request on.
     goes_through_mesh(&scenario, mesh)?;
     is_served(&scenario, &vpn_client, vpn)?;
@@ -125,7 +130,7 @@ fn each_pod_is_served_by_the_way_that_fits_it() -> Result<()> {
 fn rules_that_come_later_are_noticed() -> Result<()> {
     for rules in [MeshRules::Nftables, MeshRules::IptablesNft, MeshRules::IptablesLegacy] {
         let mut scenario = scenario()?;
-        scenario.agents = scenario.cluster.start_agents(&[])?;
+        scenario.agents.push(scenario.cluster.start_agent(0, &[])?);
         let (plain, mesh) = (scenario.cluster.pod("pod-1a")?, scenario.cluster.pod("pod-1c")?);
         is_served(&scenario, mesh, mesh)?;
         let _proxy = mesh.mesh_proxy()?;
@@ -172,7 +177,7 @@ fn programs_at_pods(node: &Node) -> Result<usize> {
 fn source_ranges_need_no_programs_at_pods() -> Result<()> {
     const VIP: &str = "10.96.0.60";
     let mut scenario = scenario()?;
-    scenario.agents = scenario.cluster.start_agents(&[])?;
+    scenario.agents.push(scenario.cluster.start_agent(0, &[])?);
     let cluster = &scenario.cluster;
     let (allowed, server) = (cluster.pod("pod-1a")?, cluster.pod("pod-1b")?);
     cluster.manifests.write(

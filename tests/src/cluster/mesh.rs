@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Place, Server};
 
 /// Where the proxy listens.
-pub const MESH_PORT: u16 = 15_001;
+const MESH_PORT: u16 = 15_001;
 /// The mark of the proxy's own packets, which are not redirected.
 pub const MESH_MARK: u32 = 1337;
 
