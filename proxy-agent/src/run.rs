@@ -1,5 +1,6 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod ends;
 mod failures;
 mod network;
 mod origin;
@@ -15,12 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
 };
@@ -28,12 +28,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::{
-    network::describe, origin::Origin, outbound::Seeder, pods::Pods, quarantine::Quarantine, sockets::Sockets,
+    ends::{configuration_changed, stop_on_signal},
+    network::describe,
+    origin::Origin,
+    outbound::Seeder,
+    pods::Pods,
+    quarantine::Quarantine,
+    sockets::Sockets,
 };
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
-    config::{self, Loaded, LoadedFile, Settings},
+    config::{self, Loaded, Settings},
     datapath::{Datapath, ObjectConfig, netns_cookie, pins::Pins},
     memory,
     model::{objects::Change, plan::IpFamily},
@@ -89,17 +95,6 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     stop.abort();
     info!("stopped; services go on working as they are (`proxy-agent cleanup` ends them)");
     result
-}
-
-/// Resolves when the configuration file changed, to the reason to end.
-async fn configuration_changed(file: Option<&LoadedFile>) -> anyhow::Error {
-    let Some(file) = file else {
-        return std::future::pending().await;
-    };
-    config::watch::changed(file).await;
-    let path = file.path.display();
-    info!("the configuration {path} changed: ending, to be started again with it");
-    anyhow!("the configuration {path} changed: the agent must be started again")
 }
 
 /// The running agent.
@@ -390,17 +385,4 @@ async fn settled(changed: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        info!("{name}: stopping");
-        cancel.cancel();
-    }))
 }

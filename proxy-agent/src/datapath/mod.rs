@@ -3,6 +3,7 @@
 pub mod address;
 pub(crate) mod answers;
 mod array;
+mod clsact;
 mod filter;
 pub(crate) mod flows;
 mod hooks;
@@ -222,7 +223,7 @@ impl Datapath {
 
     /// Is a filter of the clsact qdisc ours?
     pub fn is_own_filter(filter: &Filter) -> bool {
-        hooks::is_own_filter(filter)
+        clsact::is_own_filter(filter)
     }
 
     /// What the programs counted, summed over CPUs.
@@ -334,7 +335,7 @@ pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(Str
 pub fn clean_up(pins: &Pins, interfaces: &[Interface]) -> Result<usize> {
     let removed = pins.remove_all()?;
     for interface in interfaces {
-        hooks::detach_clsact(&interface.name);
+        clsact::detach_clsact(&interface.name);
     }
     Ok(removed)
 }

@@ -25,6 +25,8 @@ use crate::net::{
 const TOGETHER: Duration = Duration::from_millis(10);
 /// A look that took long is not taken again before so many times as long: at most a fifth of a processor.
 const REST: u32 = 4;
+/// After this a look that failed is taken again.
+const RETRY: Duration = Duration::from_secs(1);
 /// So long programs are attached before anything else has its turn.
 const TURN: Duration = Duration::from_millis(50);
 /// The same before the agent begins its work.
@@ -149,7 +151,11 @@ impl Pods {
             if self.looking.is_some() {
                 match self.finished().await {
                     Ok(pods) => return pods,
-                    Err(error) => self.complain(&format!("{error:#}")),
+                    Err(error) => {
+                        self.complain(&format!("{error:#}"));
+                        self.changed.anywhere = true;
+                        self.not_before = Instant::now() + RETRY;
+                    }
                 }
                 continue;
             }
@@ -264,11 +270,6 @@ impl Agent {
     /// Attaches programs to pods' interfaces for a moment; there may be more.
     pub(super) fn attach_more(&mut self) {
         self.attach_for(TURN);
-        if !self.datapath.has_pending_hooks() {
-            self.report_hooks();
-            let topology = self.topology.clone();
-            self.look_for_others(&topology);
-        }
     }
 
     /// The same before the agent begins to work.
@@ -289,6 +290,11 @@ impl Agent {
         let excluded = self.pods.excluded(|index| self.datapath.serves_packets_of(index));
         if let Err(error) = self.datapath.set_packet_pods(&excluded) {
             error!("{error:#}");
+        }
+        if !self.datapath.has_pending_hooks() {
+            self.report_hooks();
+            let topology = self.topology.clone();
+            self.look_for_others(&topology);
         }
     }
 

@@ -1,6 +1,6 @@
 //! By which way a pod is served: what its network namespace shows. Pure.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -106,8 +106,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Judges; `None` if what speaks against sockets may only be that the pod is being made (until it `is_settled`).
-pub fn judge(evidence: &Evidence, is_settled: bool) -> Option<Reason> {
+/// So long a pod may be without process while it is made or removed.
+pub(super) const WITHOUT_PROCESS: Duration = Duration::from_secs(3);
+/// So long one with processes may be without address: runtimes start the first one when the interface has its address.
+pub(super) const WITHOUT_ADDRESS: Duration = Duration::from_millis(500);
+
+/// Judges. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because the pod is
+/// being made or removed.
+pub fn judge(evidence: &Evidence, lacks_for: Duration) -> Option<Reason> {
     if let Some(rule) = &evidence.redirect {
         return Some(Reason::Redirects(rule.clone()));
     }
@@ -122,9 +128,9 @@ pub fn judge(evidence: &Evidence, is_settled: bool) -> Option<Reason> {
     }
     match (evidence.has_address, evidence.has_process) {
         (true, true) => Some(Reason::Plain),
-        _ if !is_settled => None,
-        (false, _) => Some(Reason::NoAddress),
-        (true, false) => Some(Reason::NoProcess),
+        (false, true) => (lacks_for >= WITHOUT_ADDRESS).then_some(Reason::NoAddress),
+        (false, false) => (lacks_for >= WITHOUT_PROCESS).then_some(Reason::NoAddress),
+        (true, false) => (lacks_for >= WITHOUT_PROCESS).then_some(Reason::NoProcess),
     }
 }
 
@@ -142,36 +148,38 @@ mod tests {
 
     #[test]
     fn what_a_namespace_shows_decides() {
+        const SHORT: Duration = Duration::from_millis(100);
+        const LONG: Duration = WITHOUT_PROCESS;
         let tunnel = |name: &str, kind: &str| Some(Reason::Tunnel(name.into(), kind.into()));
         let redirects = Evidence { redirect: Some("nftables, table mesh".into()), ..plain() };
-        for (what, evidence, settled, expected) in [
-            ("a plain pod", plain(), true, Some(Reason::Plain)),
-            ("a new one", plain(), false, Some(Reason::Plain)),
+        for (what, evidence, lacks_for, expected) in [
+            ("a plain pod", plain(), LONG, Some(Reason::Plain)),
+            ("a new one", plain(), SHORT, Some(Reason::Plain)),
             (
                 "forwarding inherited from the node",
                 Evidence { forwards: true, ..plain() },
-                true,
+                LONG,
                 Some(Reason::Plain),
             ),
-            ("a mesh", redirects.clone(), true, Some(Reason::Redirects("nftables, table mesh".into()))),
-            ("a mesh, at once", redirects, false, Some(Reason::Redirects("nftables, table mesh".into()))),
-            ("wireguard", with("wg0", "wireguard", false), false, tunnel("wg0", "wireguard")),
-            ("a virtual machine", with("tap0", "tun", false), false, tunnel("tap0", "tun")),
-            ("Kata with macvtap", with("tap0_kata", "macvtap", false), false, tunnel("tap0_kata", "macvtap")),
-            ("a second network", with("net1", "macvlan", false), true, Some(Reason::Plain)),
+            ("a mesh", redirects.clone(), LONG, Some(Reason::Redirects("nftables, table mesh".into()))),
+            ("a mesh, at once", redirects, SHORT, Some(Reason::Redirects("nftables, table mesh".into()))),
+            ("wireguard", with("wg0", "wireguard", false), SHORT, tunnel("wg0", "wireguard")),
+            ("a virtual machine", with("tap0", "tun", false), SHORT, tunnel("tap0", "tun")),
+            ("Kata with macvtap", with("tap0_kata", "macvtap", false), SHORT, tunnel("tap0_kata", "macvtap")),
+            ("a second network", with("net1", "macvlan", false), LONG, Some(Reason::Plain)),
             (
                 "a second network, forwarding",
                 with("net1", "macvlan", true),
-                true,
+                LONG,
                 Some(Reason::Forwards("net1".into())),
             ),
-            ("an address on a dummy", with("dummy0", "dummy", true), true, Some(Reason::Plain)),
-            ("gVisor", Evidence { has_address: false, ..plain() }, true, Some(Reason::NoAddress)),
-            ("a pod without address yet", Evidence { has_address: false, ..plain() }, false, None),
-            ("a sandbox", Evidence { has_process: false, ..plain() }, true, Some(Reason::NoProcess)),
-            ("a pod without process yet", Evidence { has_process: false, ..plain() }, false, None),
+            ("an address on a dummy", with("dummy0", "dummy", true), LONG, Some(Reason::Plain)),
+            ("gVisor", Evidence { has_address: false, ..plain() }, LONG, Some(Reason::NoAddress)),
+            ("a pod without address yet", Evidence { has_address: false, ..plain() }, SHORT, None),
+            ("a sandbox", Evidence { has_process: false, ..plain() }, LONG, Some(Reason::NoProcess)),
+            ("a pod without process yet", Evidence { has_process: false, ..plain() }, SHORT, None),
         ] {
-            assert_eq!(judge(&evidence, settled), expected, "{what}");
+            assert_eq!(judge(&evidence, lacks_for), expected, "{what}");
         }
     }
 

@@ -16,10 +16,13 @@ use std::{
 
 use tracing::debug;
 
-use self::links::{Link, Routing};
 pub use self::{
     events::{Changed, Events},
     judge::{Evidence, Reason, Way, judge},
+};
+use self::{
+    judge::WITHOUT_PROCESS,
+    links::{Link, Routing},
 };
 use super::{
     netns::{self, Namespace},
@@ -27,8 +30,6 @@ use super::{
 };
 use crate::datapath::netns_cookie;
 
-/// So long a pod may be without address or process while it is made.
-const SETTLED: Duration = Duration::from_secs(3);
 /// How soon a new pod is looked at again, then after twice as long, and so on.
 const FIRST: Duration = Duration::from_millis(250);
 /// What changes without a message (sysctls, iptables' own rules, processes) is found within this time.
@@ -66,7 +67,8 @@ struct Port {
     namespace: Option<Namespace>,
     /// What this namespace calls that one.
     name: Option<i32>,
-    since: Instant,
+    /// Since when it has no address, or no process.
+    lacks_since: Option<Instant>,
     pause: Duration,
     next: Instant,
 }
@@ -125,7 +127,7 @@ impl Pods {
                 },
                 namespace: None,
                 name: None,
-                since: now,
+                lacks_since: None,
                 pause: FIRST,
                 next: now,
             });
@@ -155,14 +157,24 @@ impl Pods {
     fn judge(&mut self, due: &[u32], mut found: HashMap<u32, Found>, now: Instant) {
         for index in due {
             let Some(port) = self.ports.get_mut(index) else { continue };
-            let is_settled = now.saturating_duration_since(port.since) >= SETTLED;
-            let judged = match found.remove(index) {
+            let found = found.remove(index);
+            let lacks = found.as_ref().is_none_or(|it| !it.evidence.has_address || !it.evidence.has_process);
+            if lacks && port.lacks_since.is_none() {
+                port.lacks_since = Some(now);
+                // It will be looked at again soon.
+                port.pause = FIRST;
+            } else if !lacks {
+                port.lacks_since = None;
+            }
+            let lacks_for =
+                port.lacks_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            let judged = match found {
                 Some(found) => {
                     port.pod.cookie = found.cookie;
                     port.pod.addresses = found.addresses;
-                    judge(&found.evidence, is_settled)
+                    judge(&found.evidence, lacks_for)
                 }
-                None => is_settled.then_some(Reason::NotFound),
+                None => (lacks_for >= WITHOUT_PROCESS).then_some(Reason::NotFound),
             };
             let is_first = matches!(port.pod.reason, Reason::Young);
             match judged {
@@ -186,7 +198,7 @@ impl Pods {
     }
 }
 
-/// Looks at all pods once, as if they were settled.
+/// Looks at all pods once: what one lacks it has lacked for long.
 ///
 /// For use where blocking is allowed.
 ///
@@ -200,8 +212,11 @@ pub fn look_once(is_pod: impl Fn(u32) -> bool) -> io::Result<Vec<Pod>> {
     let ports: Vec<PodPort> =
         of_pods.map(|link| PodPort { index: link.index, name: link.name, bridge: 0 }).collect();
     let mut pods = Pods::new(HashSet::new());
-    let past = Instant::now().checked_sub(SETTLED).unwrap_or_else(Instant::now);
-    pods.follow(&ports, past);
+    let now = Instant::now();
+    pods.follow(&ports, now);
+    for port in pods.ports.values_mut() {
+        port.lacks_since = now.checked_sub(WITHOUT_PROCESS);
+    }
     pods.look(&ports, &Changed::default())
 }
 
