@@ -86,6 +86,8 @@ pub struct PinArgs {
 /// `--pod-datapath`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PodDatapath {
+    /// Socket hooks, or tc programs for those pods that need them.
+    Auto,
     /// Socket hooks.
     Socket,
     /// tc programs on pod interfaces.
@@ -166,6 +168,8 @@ pub enum DebugCommand {
     Flows,
     /// The unconnected UDP sockets that are being translated.
     Sockets,
+    /// By which way each pod is served, and why.
+    Pods,
     /// Which endpoint clients keep by session affinity.
     Affinity,
     /// What the programs counted.

@@ -1,10 +1,12 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod ends;
 mod failures;
 mod network;
 mod origin;
 mod others;
 mod outbound;
+mod pods;
 mod quarantine;
 mod sockets;
 mod stack;
@@ -15,24 +17,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{network::describe, origin::Origin, outbound::Seeder, quarantine::Quarantine, sockets::Sockets};
+use self::{
+    ends::{configuration_changed, stop_on_signal},
+    network::describe,
+    origin::Origin,
+    outbound::Seeder,
+    pods::Pods,
+    quarantine::Quarantine,
+    sockets::Sockets,
+};
 use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
-    config::{self, Loaded, LoadedFile, Settings},
-    datapath::{Datapath, ObjectConfig, pins::Pins},
+    config::{self, Loaded, Settings},
+    datapath::{Datapath, ObjectConfig, netns_cookie, pins::Pins},
     memory,
     model::{objects::Change, plan::IpFamily},
     net::{
@@ -89,17 +98,6 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     result
 }
 
-/// Resolves when the configuration file changed, to the reason to end.
-async fn configuration_changed(file: Option<&LoadedFile>) -> anyhow::Error {
-    let Some(file) = file else {
-        return std::future::pending().await;
-    };
-    config::watch::changed(file).await;
-    let path = file.path.display();
-    info!("the configuration {path} changed: ending, to be started again with it");
-    anyhow!("the configuration {path} changed: the agent must be started again")
-}
-
 /// The running agent.
 struct Agent {
     netlink: Handle,
@@ -119,8 +117,11 @@ struct Agent {
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
     sockets: Sockets,
+    pods: Pods,
     seeder: Seeder,
     knows_namespaces: bool,
+    /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
+    knows_cookies: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
@@ -180,6 +181,7 @@ impl Agent {
         let sweeps = sweeper::Counts::default();
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
         let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
+        let pods = Pods::new(settings.pod_datapath == PodDatapath::Auto, datapath.packet_pods());
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -201,7 +203,9 @@ impl Agent {
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(reaper, settings.reset_removed_tcp),
             seeder: Seeder { pins, snat_ports: settings.snat_ports },
+            pods,
             knows_namespaces: false,
+            knows_cookies: netns_cookie().is_ok(),
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
             metrics,
@@ -211,6 +215,7 @@ impl Agent {
         };
         agent.judge_node();
         agent.look_at_network().await?;
+        agent.attach_first();
         agent.events.send(Event::starting());
         Ok(agent)
     }
@@ -295,6 +300,8 @@ impl Agent {
                     }
                     self.pace.done();
                 }
+                pods = self.pods.found() => self.follow_pods(pods),
+                () = tokio::task::yield_now(), if self.datapath.has_pending_hooks() => self.attach_more(),
                 found = self.sockets.found() => self.learn_of_sockets(found),
                 freed = quarantine.over() => self.datapath.services.give_back(freed),
                 _ = retry.tick() => {
@@ -381,17 +388,4 @@ async fn settled(changed: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        info!("{name}: stopping");
-        cancel.cancel();
-    }))
 }

@@ -124,9 +124,10 @@ impl Sync {
         self.tally.with_source_ranges() > 0
     }
 
-    /// Is there a service that sockets alone do not serve: of SCTP, or for some clients only?
-    pub fn needs_packets(&self) -> bool {
-        self.tally.sctp() > 0 || self.has_source_ranges()
+    /// Is there a service that sockets alone do not serve: of SCTP, or for some clients only, unless it is known from which
+    /// addresses sockets send (`knows_sources`)?
+    pub fn needs_packets(&self, knows_sources: bool) -> bool {
+        self.tally.sctp() > 0 || (!knows_sources && self.has_source_ranges())
     }
 
     /// Is there a service whose last change the maps did not take?

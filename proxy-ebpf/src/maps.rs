@@ -55,6 +55,10 @@ pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
 #[btf_map(name = "names")]
 pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
 
+/// Cookies of network namespaces whose sockets are left alone: packets serve them.
+#[btf_map(name = "packet_pods")]
+pub(crate) static PACKET_PODS: HashMap<u64, u32, 4096, ON_DEMAND> = HashMap::new();
+
 /// How many refusals were sent in which window of time; see [`crate::refuse`].
 #[btf_map(name = "refusals")]
 pub(crate) static REFUSALS: PerCpuArray<u64, 2> = PerCpuArray::new();

@@ -18,6 +18,7 @@ use crate::log::Loggable as _;
 use crate::{
     family::KernelFamily,
     log::record,
+    maps::PACKET_PODS,
     settings::{HAS_SET_RETVAL, LOCALHOST_NODEPORTS, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
     socket_tables::forget,
     tables::Kernel,
@@ -236,7 +237,7 @@ fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<
     }
     let (netns, node) = network_namespaces(ctx);
     let origin = if netns != node {
-        if SOCKETS_OF_NODE_ONLY.load() != 0 {
+        if SOCKETS_OF_NODE_ONLY.load() != 0 || PACKET_PODS.get_ptr(netns).is_some() {
             return None;
         }
         SocketOrigin::Pod

@@ -45,8 +45,10 @@ pub struct RunArgs {
     pub cgroup_root: Option<PathBuf>,
 
     /// How pods reach cluster IPs and node ports: `socket` translates in connect() and sendmsg(), `tc` each packet
-    /// at the pod's interface (processes of the node still use the socket hooks), `both` does both.
-    #[arg(long, value_enum, default_value_t = PodDatapath::Socket)]
+    /// at the pod's interface (processes of the node still use the socket hooks), `both` does both. `auto` serves a pod by `socket`
+    /// unless its network namespace shows that this cannot be (it redirects packets, forwards, is a virtual machine or a sandbox),
+    /// and those by `tc`.
+    #[arg(long, value_enum, default_value_t = PodDatapath::Auto)]
     pub pod_datapath: PodDatapath,
 
     /// An interface that leads off the node (may be repeated): with it no others are served by, overlays excepted. Default: every
@@ -54,7 +56,7 @@ pub struct RunArgs {
     #[arg(long = "uplink", value_name = "IF")]
     pub uplinks: Vec<String>,
 
-    /// A pod-side interface for `--pod-datapath tc|both` (may be repeated; a trailing * matches any ending).
+    /// A pod-side interface for `--pod-datapath auto|tc|both` (may be repeated; a trailing * matches any ending).
     /// Default: every veth whose other end is in another network namespace, and that has no network or router of its own.
     #[arg(long = "pod-interface", value_name = "IF")]
     pub pod_interfaces: Vec<String>,

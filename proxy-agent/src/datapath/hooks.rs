@@ -1,30 +1,27 @@
 //! Which programs are attached where, kept in step with what the node looks like.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use aya::programs::{
-    SchedClassifier, TcAttachType,
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
-};
-use tracing::{info, warn};
+use aya::programs::TcAttachType;
+use tracing::{debug, info, warn};
 
 use super::{
+    clsact::{CLSACT, attach_clsact, detach_clsact, detach_stale_clsact},
     link::{self, Attached, Target},
     object::Object,
     pins::Pins,
+    rcu::Expedited,
 };
 use crate::{
     cli::XdpMode,
-    net::{
-        filters::Filter,
-        topology::{PodPort, Topology, Uplink},
-    },
+    net::topology::{PodPort, Topology, Uplink},
 };
 
 /// The socket hooks: program name and `bpf_attach_type`.
@@ -58,11 +55,23 @@ pub(super) struct Hooks {
     attached: BTreeMap<String, Hook>,
     /// What could not be attached, and why; tried again when the interfaces change.
     failed: BTreeMap<String, String>,
+    /// What is to be done at pods' interfaces: there may be many.
+    pending: VecDeque<Pending>,
 }
+
+/// A change that waits.
+enum Pending {
+    Attach(PodPort),
+    /// By the name of its link.
+    Detach(String),
+}
+
+/// With more changes than these, grace periods are made short.
+const FEW: usize = 8;
 
 impl Hooks {
     pub(super) fn new(pins: Pins, xdp: XdpMode) -> Self {
-        Self { pins, xdp, attached: BTreeMap::new(), failed: BTreeMap::new() }
+        Self { pins, xdp, attached: BTreeMap::new(), failed: BTreeMap::new(), pending: VecDeque::new() }
     }
 
     /// What is attached.
@@ -92,7 +101,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to the interfaces of a topology and detaches from others. Returns the interfaces with native XDP.
+    /// Attaches to the uplinks of a topology. What is to be attached to or detached from pods' interfaces waits for
+    /// [`Self::work`]. Returns the interfaces with native XDP.
     ///
     /// What fails is logged and noted; the rest is attached.
     pub(super) fn attach_interfaces(&mut self, object: &mut Object, topology: &Topology) -> BTreeSet<u32> {
@@ -115,20 +125,74 @@ impl Hooks {
                 wanted.insert(name);
             }
         }
-        for PodPort { index, name, .. } in &topology.pods {
-            // Answers must be translated back before anything is translated forth.
-            wanted.insert(self.tc(object, *index, name, "pod_egress", TcAttachType::Egress));
-            wanted.insert(self.tc(object, *index, name, "pod_ingress", TcAttachType::Ingress));
+        self.pending.clear();
+        for pod in &topology.pods {
+            if !self.serves_pod(pod.index) {
+                self.pending.push_back(Pending::Attach(pod.clone()));
+            }
+            wanted.extend([true, false].map(|is_ingress| link_name(pod.index, is_ingress)));
         }
         self.detach_others(&wanted);
         native
     }
 
+    /// Is there anything for [`Self::work`]?
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Are both programs at the interface of a pod?
+    pub(super) fn serves_pod(&self, index: u32) -> bool {
+        // An interface may look like a pod's that was an uplink.
+        [(true, "pod_ingress"), (false, "pod_egress")].into_iter().all(|(is_ingress, program)| {
+            self.attached.get(&link_name(index, is_ingress)).is_some_and(|hook| hook.program == program)
+        })
+    }
+
+    /// Attaches and detaches at pods' interfaces until it is done, or that time.
+    pub(super) fn work(&mut self, object: &mut Object, until: Instant) {
+        let _expedited = (self.pending.len() > FEW).then(Expedited::begin);
+        let (mut attached, mut detached) = (0, 0);
+        while let Some(change) = self.pending.pop_front() {
+            match change {
+                Pending::Attach(PodPort { index, name, .. }) => {
+                    // Answers must be translated back before anything is translated forth.
+                    self.tc(object, index, &name, "pod_egress", TcAttachType::Egress);
+                    self.tc(object, index, &name, "pod_ingress", TcAttachType::Ingress);
+                    attached += 1;
+                }
+                Pending::Detach(name) => {
+                    match link::detach_now(&self.pins, &name) {
+                        Ok(()) => drop(self.attached.remove(&name)),
+                        Err(error) => warn!("{error:#}"),
+                    }
+                    detached += 1;
+                }
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        let left = self.pending.len();
+        if attached > 0 {
+            info!("attached programs at {attached} pod interfaces; {left} changes are left");
+        }
+        if detached > 0 {
+            info!("detached {detached} programs from pod interfaces; {left} changes are left");
+        }
+    }
+
     /// Detaches from interfaces that are not in `wanted`, an earlier agent's included.
     fn detach_others(&mut self, wanted: &BTreeSet<String>) {
         let pinned = self.pins.link_names().unwrap_or_default();
-        for name in pinned {
-            if name.starts_with("cgroup-") || wanted.contains(&name) {
+        let stale: Vec<String> = pinned
+            .into_iter()
+            .filter(|name| !name.starts_with("cgroup-") && !wanted.contains(name))
+            .collect();
+        let count = stale.len();
+        for name in stale {
+            if name.starts_with("tc-") && count > FEW {
+                self.pending.push_back(Pending::Detach(name));
                 continue;
             }
             match link::detach(&self.pins, &name) {
@@ -141,7 +205,8 @@ impl Hooks {
             }
         }
         self.attached.retain(|name, hook| {
-            let keep = name.starts_with("cgroup-") || wanted.contains(name);
+            let is_filter = hook.how == CLSACT;
+            let keep = name.starts_with("cgroup-") || wanted.contains(name) || (!is_filter && count > FEW);
             // Filters are not pinned.
             if !keep && hook.how == CLSACT {
                 detach_clsact(&hook.at);
@@ -162,7 +227,7 @@ impl Hooks {
         direction: TcAttachType,
     ) -> String {
         let is_ingress = matches!(direction, TcAttachType::Ingress);
-        let name = format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" });
+        let name = link_name(index, is_ingress);
         // An interface may become an uplink that looked like a pod's.
         if self.attached.get(&name).is_some_and(|hook| hook.program == program) {
             return name;
@@ -238,7 +303,12 @@ impl Hooks {
         match result {
             Ok(attached) => {
                 let verb = if attached == Attached::New { "attached" } else { "took over" };
-                info!("{verb} {program} at {interface} ({how})");
+                if program.starts_with("pod_") {
+                    // There may be many: `work` says how many.
+                    debug!("{verb} {program} at {interface} ({how})");
+                } else {
+                    info!("{verb} {program} at {interface} ({how})");
+                }
                 self.failed.remove(&name);
                 let hook = Hook { at: interface.into(), program: program.into(), how };
                 self.attached.insert(name, hook);
@@ -254,75 +324,7 @@ impl Hooks {
     }
 }
 
-/// [`Hook::how`] of filters.
-const CLSACT: &str = "clsact";
-/// Before every program of a CNI; 0 would let the kernel choose.
-const CLSACT_PRIORITY: u16 = 1;
-/// Marks our filters, so that a later agent finds them.
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x7078);
-
-/// Is it one of ours?
-pub(super) fn is_own_filter(filter: &Filter) -> bool {
-    (filter.priority, filter.handle) == (CLSACT_PRIORITY, u32::from(CLSACT_HANDLE))
-}
-
-/// Attaches by a filter of the clsact qdisc, which outlives the agent by itself; replaces an earlier agent's.
-fn attach_clsact(
-    object: &mut Object,
-    interface: &str,
-    program: &str,
-    direction: TcAttachType,
-) -> Result<Attached> {
-    object.program(program)?;
-    if let Err(error) = qdisc_add_clsact(interface) {
-        let error = anyhow::Error::from(error);
-        let exists = error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|error| error.raw_os_error() == Some(libc::EEXIST));
-        if !exists && !format!("{error:#}").contains("exists") {
-            return Err(error.context("cannot add a clsact qdisc"));
-        }
-    }
-    let program: &mut SchedClassifier =
-        object.ebpf().program_mut(program).context("no such program")?.try_into()?;
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: CLSACT_PRIORITY,
-        handle: CLSACT_HANDLE,
-        ..NlOptions::default()
-    });
-    let (link, attached) = match program.attach_with_options(interface, direction, options) {
-        Ok(id) => (program.take_link(id)?, Attached::New),
-        // An earlier agent's filter is there.
-        Err(_) => {
-            let there =
-                SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)?;
-            let id = program.attach_to_link(there)?;
-            (program.take_link(id)?, Attached::Updated)
-        }
-    };
-    // Dropping the link would remove the filter.
-    std::mem::forget(link);
-    Ok(attached)
-}
-
-/// Removes what an earlier agent left at interfaces that are not in the topology: filters leave no pin to find them by.
-fn detach_stale_clsact(topology: &Topology) {
-    let uplinks = topology.uplinks.iter().map(|uplink| uplink.name.as_str());
-    let wanted: BTreeSet<&str> = uplinks.chain(topology.pods.iter().map(|pod| pod.name.as_str())).collect();
-    let Ok(interfaces) = nix::net::if_::if_nameindex() else { return };
-    let names = interfaces.iter().filter_map(|interface| interface.name().to_str().ok());
-    names.filter(|name| !wanted.contains(name)).for_each(detach_clsact);
-}
-
-/// Removes our clsact filters from an interface.
-pub(super) fn detach_clsact(interface: &str) {
-    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-        // Dropping a link to a filter removes it; where there is none there is nothing to do.
-        if let Ok(link) =
-            SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)
-        {
-            drop(link);
-        }
-    }
+/// What the link of a tc program is pinned as.
+pub(crate) fn link_name(index: u32, is_ingress: bool) -> String {
+    format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" })
 }

@@ -83,6 +83,16 @@ pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Targe
     Ok(Attached::New)
 }
 
+/// Detaches what is pinned under a name, at once: without that the kernel does it some time after [`detach`].
+pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
+    if let Ok(link) = sys::open_pinned(&pins.link(name))
+        && let Err(error) = sys::detach_link(link.as_fd())
+    {
+        tracing::debug!("cannot detach the link {name}: {error}");
+    }
+    detach(pins, name)
+}
+
 /// Detaches what is pinned under a name.
 pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
     let path = pins.link(name);

@@ -140,6 +140,11 @@ pub fn devices(pins: &Pins) -> Result<Hash<u32, Device>> {
     hash(pins, "devices")
 }
 
+/// `packet_pods`, to look at.
+pub fn packet_pods(pins: &Pins) -> Result<Hash<u64, u32>> {
+    hash(pins, "packet_pods")
+}
+
 /// `sets`, to look at.
 pub fn sets(pins: &Pins) -> Result<Array<MapData, Set>> {
     array(pins, "sets")

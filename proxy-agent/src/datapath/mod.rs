@@ -3,6 +3,7 @@
 pub mod address;
 pub(crate) mod answers;
 mod array;
+mod clsact;
 mod filter;
 pub(crate) mod flows;
 mod hooks;
@@ -12,8 +13,10 @@ mod link;
 pub mod maps;
 mod object;
 pub(crate) mod outbound;
+mod packet_pods;
 pub mod pins;
 mod policies;
+mod rcu;
 pub mod services;
 mod sizes;
 mod slices;
@@ -26,6 +29,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     path::Path,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -45,14 +49,15 @@ use proxy_common::{
 use tracing::{info, warn};
 
 pub use hooks::Hook;
+pub(crate) use hooks::link_name;
 pub use object::{Features, ObjectConfig};
 pub use services::{LostFrontend, Services};
 pub use socket_reader::{Kept, SocketReader};
 pub(crate) use sys::{netns_cookie, open_process, socket_cookie, take_descriptor};
 
 use self::{
-    address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, pins::Pins,
-    surroundings::Surroundings,
+    address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, packet_pods::PacketPods,
+    pins::Pins, surroundings::Surroundings,
 };
 use crate::{
     cli::XdpMode,
@@ -69,6 +74,7 @@ pub struct Datapath {
     object: Object,
     hooks: Hooks,
     surroundings: Surroundings,
+    packet_pods: PacketPods,
     /// What is in the maps of services.
     pub services: Services,
 }
@@ -87,8 +93,9 @@ impl Datapath {
             .and_then(|maps| Services::restore(maps, generation()))
             .context("cannot read the pinned maps")?;
         let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
+        let packet_pods = PacketPods::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
-        Ok(Self { pins: pins.clone(), object, hooks, surroundings, services })
+        Ok(Self { pins: pins.clone(), object, hooks, surroundings, packet_pods, services })
     }
 
     /// What this kernel can do.
@@ -153,6 +160,39 @@ impl Datapath {
         self.surroundings.set_netns_addresses(addresses)
     }
 
+    /// Cookies of the network namespaces whose sockets are left alone.
+    pub fn packet_pods(&self) -> &BTreeSet<u64> {
+        self.packet_pods.known()
+    }
+
+    /// Leaves the sockets of these network namespaces alone, by their cookies, and of no others.
+    ///
+    /// # Errors
+    /// When the map cannot be written; what could be is.
+    pub fn set_packet_pods(&mut self, cookies: &BTreeSet<u64>) -> Result<()> {
+        self.packet_pods.set(cookies)
+    }
+
+    /// Is anything to be attached to or detached from pods' interfaces?
+    pub fn has_pending_hooks(&self) -> bool {
+        self.hooks.has_pending()
+    }
+
+    /// Does that, until it is done or that time has come.
+    pub fn attach_pending_hooks(&mut self, until: Instant) {
+        self.hooks.work(&mut self.object, until);
+    }
+
+    /// Are packets translated at the interface of a pod?
+    pub fn serves_packets_of(&self, index: u32) -> bool {
+        self.hooks.serves_pod(index)
+    }
+
+    /// The kernel's ids of our programs that are loaded; `None` where there are no TCX links.
+    pub fn tcx_program_ids(&self) -> Option<BTreeSet<u32>> {
+        self.object.features.tcx.then(|| self.object.program_ids())
+    }
+
     /// What is attached.
     pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
         self.hooks.attached()
@@ -163,12 +203,14 @@ impl Datapath {
         self.hooks.failed()
     }
 
-    /// The TCX programs at an interface in the order they run: names of others', none for ours. Below 6.6 there are none.
-    pub fn tcx_programs(&self, interface: &str, direction: Direction) -> Vec<Option<String>> {
-        if !self.object.features.tcx {
-            return Vec::new();
-        }
-        let own = self.object.program_ids();
+    /// The TCX programs at an interface in the order they run: names of others', none for ours, which
+    /// have these ids ([`Self::tcx_program_ids`]).
+    pub fn tcx_programs(
+        own: Option<&BTreeSet<u32>>,
+        interface: &str,
+        direction: Direction,
+    ) -> Vec<Option<String>> {
+        let Some(own) = own else { return Vec::new() };
         let direction = match direction {
             Direction::Ingress => TcAttachType::Ingress,
             Direction::Egress => TcAttachType::Egress,
@@ -181,7 +223,7 @@ impl Datapath {
 
     /// Is a filter of the clsact qdisc ours?
     pub fn is_own_filter(filter: &Filter) -> bool {
-        hooks::is_own_filter(filter)
+        clsact::is_own_filter(filter)
     }
 
     /// What the programs counted, summed over CPUs.
@@ -296,7 +338,7 @@ pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(Str
 pub fn clean_up(pins: &Pins, interfaces: &[Interface]) -> Result<usize> {
     let removed = pins.remove_all()?;
     for interface in interfaces {
-        hooks::detach_clsact(&interface.name);
+        clsact::detach_clsact(&interface.name);
     }
     Ok(removed)
 }

@@ -14,6 +14,7 @@ const MAX_SOURCES: u32 = 1 << 14;
 /// Prefixes of IPsec policies; with more of them the stack sends everything.
 pub(super) const MAX_POLICIES: u32 = 4096;
 const MAX_NETNS: u32 = 4096;
+const MAX_DEVICES: u32 = 4096;
 
 /// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
 const MIN_PENDING: u32 = 1 << 16;
@@ -44,6 +45,7 @@ pub(super) const MAPS: &[&str] = &[
     "node_addrs_v6",
     "outbound_v4",
     "outbound_v6",
+    "packet_pods",
     "pair_v4",
     "pair_v6",
     "peers_v4",
@@ -97,5 +99,7 @@ pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
         ("sources_v6", MAX_SOURCES),
         ("netns_v4", MAX_NETNS),
         ("netns_v6", MAX_NETNS),
+        ("packet_pods", MAX_NETNS),
+        ("devices", MAX_DEVICES),
     ]
 }

@@ -25,6 +25,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// A `bpf_attr`, zeroed up to the size of the largest one used here.
 #[repr(C, align(8))]
@@ -97,6 +98,11 @@ pub(super) fn create_link(
 /// Replaces the program of a link, at once.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     Attr::new().fd(0, link).fd(4, program).call(BPF_LINK_UPDATE).map(drop)
+}
+
+/// Detaches a link at once: one whose last reference goes is detached some time later.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::new().fd(0, link).call(BPF_LINK_DETACH).map(drop)
 }
 
 /// What a link is attached to: the words of `bpf_link_info` behind the common part.

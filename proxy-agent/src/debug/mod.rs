@@ -6,6 +6,7 @@ mod counters;
 mod flows;
 mod names;
 mod output;
+mod pods;
 mod services;
 mod sockets;
 mod trace;
@@ -28,6 +29,7 @@ pub fn run(args: &DebugArgs) -> Result<()> {
         DebugCommand::Backends => output::render(&backends::read(&pins)?, args.output)?,
         DebugCommand::Flows => output::render(&flows::read(&pins)?, args.output)?,
         DebugCommand::Sockets => output::render(&sockets::read(&pins)?, args.output)?,
+        DebugCommand::Pods => output::render(&pods::read(&pins)?, args.output)?,
         DebugCommand::Affinity => output::render(&affinity::read(&pins)?, args.output)?,
         DebugCommand::Counters => output::render(&counters::read(&pins)?, args.output)?,
         DebugCommand::Trace(trace) => trace::run(&pins, trace)?.render(args.output)?,

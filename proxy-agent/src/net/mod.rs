@@ -5,6 +5,7 @@ pub mod filters;
 pub mod forwarding;
 pub mod interfaces;
 pub mod netns;
+pub mod pods;
 pub mod processes;
 pub mod reserved_ports;
 pub mod rules;

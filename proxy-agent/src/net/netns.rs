@@ -50,7 +50,7 @@ pub fn walk(mut work: impl FnMut() -> ControlFlow<()> + Send) -> io::Result<Walk
         let walker = walker.spawn_scoped(scope, || {
             let mut walk = Walk::default();
             let mut seen = HashSet::new();
-            for path in files() {
+            for (path, _) in files() {
                 match enter(&path, &mut seen) {
                     Ok(false) => {}
                     Ok(true) => {
@@ -68,6 +68,75 @@ pub fn walk(mut work: impl FnMut() -> ControlFlow<()> + Send) -> io::Result<Walk
             walk
         })?;
         walker.join().map_err(|_| io::Error::other("work in a network namespace panicked"))
+    })
+}
+
+/// A network namespace, by a file that stands for it. Keeps nothing open: that would keep the namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Device and inode, the same for all of its files while it lives.
+    pub id: (u64, u64),
+    /// Whether a visible process is in it.
+    pub has_process: bool,
+    path: PathBuf,
+}
+
+impl Namespace {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Also when the file stands for another namespace by now.
+    pub fn open(&self) -> io::Result<File> {
+        let file = File::open(&self.path)?;
+        let metadata = file.metadata()?;
+        if (metadata.dev(), metadata.ino()) == self.id {
+            Ok(file)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+}
+
+/// The network namespaces that can be found, each once; see [`walk`].
+pub fn find() -> Vec<Namespace> {
+    let mut found: HashMap<(u64, u64), Namespace> = HashMap::new();
+    let Ok(own) = fs::metadata(OWN) else { return Vec::new() };
+    for (path, has_process) in files() {
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        // All namespaces are on one file system.
+        if metadata.dev() != own.dev() {
+            continue;
+        }
+        let id = (metadata.dev(), metadata.ino());
+        found.entry(id).or_insert_with(|| Namespace { id, has_process, path }).has_process |= has_process;
+    }
+    found.into_values().collect()
+}
+
+/// Does `work` within each of these namespaces, with the item's second part. What is gone is left out.
+///
+/// For use where blocking is allowed.
+///
+/// # Errors
+/// When no thread can be made, or when `work` panics.
+pub fn visit<T: Send>(
+    items: Vec<(Namespace, T)>,
+    mut work: impl FnMut(&Namespace, T) + Send,
+) -> io::Result<()> {
+    // As in `walk`.
+    thread::scope(|scope| {
+        let visitor = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
+            for (namespace, item) in items {
+                let entered = namespace.open().and_then(|file| Ok(setns(&file, CloneFlags::CLONE_NEWNET)?));
+                match entered {
+                    Ok(()) => work(&namespace, item),
+                    Err(error) => {
+                        debug!("cannot enter the network namespace {}: {error}", namespace.path.display());
+                    }
+                }
+            }
+        })?;
+        visitor.join().map_err(|_| io::Error::other("work in a network namespace panicked"))
     })
 }
 
@@ -94,15 +163,18 @@ pub fn addresses(primary: &[IpAddr]) -> io::Result<HashMap<u64, Vec<IpAddr>>> {
     Ok(found)
 }
 
-/// Files that may stand for a network namespace; many for the same one.
-fn files() -> impl Iterator<Item = PathBuf> {
+/// This namespace.
+const OWN: &str = "/proc/self/ns/net";
+
+/// Files that may stand for a network namespace, many for the same one, and whether each is a process's.
+fn files() -> impl Iterator<Item = (PathBuf, bool)> {
     let entries = |directory: &str| fs::read_dir(directory).into_iter().flatten().flatten();
-    let named = NAMED.into_iter().flat_map(entries).map(|entry| entry.path());
+    let named = NAMED.into_iter().flat_map(entries).map(|entry| (entry.path(), false));
     let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let of_processes = entries("/proc")
         .filter(move |entry| entry.file_name().to_str().is_some_and(is_process))
-        .map(|entry| entry.path().join("ns/net"));
-    std::iter::once(PathBuf::from("/proc/self/ns/net")).chain(of_processes).chain(named)
+        .map(|entry| (entry.path().join("ns/net"), true));
+    std::iter::once((PathBuf::from(OWN), true)).chain(of_processes).chain(named)
 }
 
 /// Enters the namespace that a file stands for, unless it was `seen` (device and inode), is none, or is gone.
@@ -140,7 +212,7 @@ fn is_gone(error: &io::Error, path: &Path) -> bool {
 }
 
 /// Addresses of interfaces that are up, in the kernel's order, which sources are chosen in.
-fn global_addresses() -> io::Result<Vec<IpAddr>> {
+pub(super) fn global_addresses() -> io::Result<Vec<IpAddr>> {
     let usable = |flags: InterfaceFlags| {
         flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
     };

@@ -148,7 +148,7 @@ impl Topology {
         let uplinks: Vec<Uplink> = leaving.iter().map(uplink).collect();
         let pods = match wishes.pod_datapath {
             PodDatapath::Socket => Vec::new(),
-            PodDatapath::Tc | PodDatapath::Both => pods
+            PodDatapath::Auto | PodDatapath::Tc | PodDatapath::Both => pods
                 .into_iter()
                 .map(|interface| PodPort {
                     index: interface.index,

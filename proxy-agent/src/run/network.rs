@@ -22,9 +22,16 @@ impl Agent {
     /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
     pub(super) fn pod_datapath(&self) -> PodDatapath {
         match self.wishes.pod_datapath {
-            PodDatapath::Socket if self.sync.needs_packets() => PodDatapath::Both,
+            PodDatapath::Auto | PodDatapath::Socket if self.sync.needs_packets(self.knows_cookies) => {
+                PodDatapath::Both
+            }
             wished => wished,
         }
+    }
+
+    /// Do all pods' interfaces need programs?
+    pub(super) fn all_pods_need_packets(&self) -> bool {
+        self.pod_datapath() != PodDatapath::Auto
     }
 
     /// The first time that source ranges ask for it, finds out which address each network namespace has: sockets that are
@@ -60,7 +67,12 @@ impl Agent {
 
     pub(super) fn learn_of_sockets(&mut self, found: Found) {
         let result = match found {
-            Found::Namespaces(addresses) => self.datapath.set_netns_addresses(&addresses),
+            Found::Namespaces(mut addresses) => {
+                // Those of pods may be newer.
+                self.pods.namespaces.clone_from(&addresses);
+                self.pods.add_addresses(&mut addresses);
+                self.datapath.set_netns_addresses(&addresses)
+            }
             Found::Kept(kept) => {
                 self.sockets.sweep(&kept, &self.datapath.services);
                 Ok(())
@@ -80,6 +92,8 @@ impl Agent {
         }
         let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
         let mut topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
+        self.pods.first_look(&topology.pods).await?;
+        self.pods.choose(&mut topology.pods, self.all_pods_need_packets());
         self.prepare_stack(&interfaces, &mut topology);
         topology.rules = rules::choose_by_source(&self.netlink).await?;
         let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
@@ -102,11 +116,7 @@ impl Agent {
             self.seeder.seed(frontends, topology.snat_sources.clone()).await;
         }
         self.datapath.follow(&topology)?;
-        self.look_for_others(&topology).await;
-        let failed: Vec<String> =
-            self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
-        self.metrics.set_hooks(self.datapath.hooks(), failed.len());
-        self.health.set_failed_hooks(failed);
+        self.report_hooks();
         self.sync.set_local_addresses(&topology.local_addresses);
         let restricted = !self.wishes.nodeport_addresses.is_empty();
         let at =
@@ -114,6 +124,7 @@ impl Agent {
         self.service_health.set_addresses(at).await;
         self.topology = topology;
         self.followed = pod_datapath;
+        self.attach_more();
         self.look_for_namespaces();
         Ok(())
     }
@@ -122,6 +133,7 @@ impl Agent {
 /// In words, for the log.
 pub(super) fn describe(pod_datapath: PodDatapath) -> &'static str {
     match pod_datapath {
+        PodDatapath::Auto => "socket hooks, and tc programs where those cannot serve",
         PodDatapath::Socket => "socket hooks",
         PodDatapath::Tc => "tc programs",
         PodDatapath::Both => "socket hooks and tc programs",

@@ -96,7 +96,7 @@ fn what_is_planned_is_told() {
     sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, "node", None)));
     assert_eq!(tell(&mut sync), (1, NoLocalEndpoints::default()));
     assert_eq!(sync.health_checks()[&name].port, 31_000);
-    assert!(!sync.needs_packets());
+    assert!(!sync.needs_packets(false));
     sync.take(Change::ServiceGone(name.clone()));
     assert!(sync.note_health_check(&name, sync.plan(&name).health_check));
     assert!(sync.health_checks().is_empty());

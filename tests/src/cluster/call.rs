@@ -58,6 +58,25 @@ pub enum PathMtu {
 #[derive(Debug)]
 pub struct Server(pub Process);
 
+impl Server {
+    /// Starts a server, which says `ready` when it listens.
+    pub(super) fn start(mut command: Command, what: &str) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {what}"))?;
+        let output = child.stdout.take();
+        let server = Self(Process::new(child));
+        let mut line = String::new();
+        BufReader::new(output.context("no output")?).read_line(&mut line)?;
+        if line.trim() != "ready" {
+            bail!("cannot serve: {what}");
+        }
+        Ok(server)
+    }
+}
+
 /// A load that is running.
 #[derive(Debug)]
 pub struct Load {
@@ -110,19 +129,7 @@ impl Place {
         for address in listen {
             command.args(["--listen", &address.to_string()]);
         }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start `peer serve`")?;
-        let output = child.stdout.take();
-        let server = Server(Process::new(child));
-        let mut line = String::new();
-        BufReader::new(output.context("no output")?).read_line(&mut line)?;
-        if line.trim() != "ready" {
-            bail!("{name} cannot serve {listen:?}");
-        }
-        Ok(server)
+        Server::start(command, &format!("{name} at {listen:?}"))
     }
 
     /// A request to an address; TCP unless told otherwise.
@@ -161,7 +168,7 @@ impl Place {
         said.trim().parse().with_context(|| format!("ping to {to}: {}", said.trim()))
     }
 
-    fn peer(&self, what: &str) -> Result<Command> {
+    pub(super) fn peer(&self, what: &str) -> Result<Command> {
         let mut command = self.command(&peer_binary()?.to_string_lossy())?;
         command.arg(what);
         Ok(command)

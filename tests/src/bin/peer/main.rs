@@ -4,6 +4,7 @@ mod bulk;
 mod client;
 mod datagram;
 mod many;
+mod mesh;
 mod parked;
 mod ping;
 mod server;
@@ -109,6 +110,12 @@ enum Command {
         #[arg(long)]
         count: usize,
     },
+    /// Be the proxy of a service mesh; print `ready` once listening.
+    Mesh {
+        /// Where redirected connections come.
+        #[arg(long)]
+        port: u16,
+    },
     /// Send one echo request; print `true` if it is answered, `false` if not.
     Ping {
         /// Whom.
@@ -181,6 +188,7 @@ fn main() -> io::Result<()> {
             let limit = many::Limit { count, time: Duration::from_millis(milliseconds) };
             many::many(&target, &limit, parallel, server_closes)
         }
+        Command::Mesh { port } => mesh::mesh(port),
         Command::Ping { to, timeout_ms, size } => ping::ping(to, Duration::from_millis(timeout_ms), size),
         Command::Park { to, connected, timeout_ms } => {
             parked::park(&to, connected, Duration::from_millis(timeout_ms))
