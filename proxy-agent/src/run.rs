@@ -215,6 +215,11 @@ impl Agent {
         };
         agent.judge_node();
         agent.look_at_network().await?;
+        if settings.pod_datapath == PodDatapath::Auto
+            && let Err(error) = agent.datapath.load_pod_programs()
+        {
+            warn!("{error:#}; pods that sockets cannot serve are not served");
+        }
         agent.attach_first();
         agent.events.send(Event::starting());
         Ok(agent)

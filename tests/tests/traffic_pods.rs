@@ -60,6 +60,30 @@ fn behind(cluster: &Cluster, pod: &Place) -> Result<Place> {
     })
 }
 
+/// A virtual machine in a pod, with the pod's addresses, behind a bridge in the pod's network namespace.
+fn virtual_machine(cluster: &Cluster, pod: &Place) -> Result<Place> {
+    let netns = Netns::create(&format!("{}-vm", cluster.name()))?;
+    pod.netns.ip(&[
+        "addr flush dev eth0".to_owned(),
+        "link add br0 type bridge".to_owned(),
+        format!("link add vm0 type veth peer name eth0 netns {}", netns.name()),
+        "link set eth0 master br0".to_owned(),
+        "link set vm0 master br0 up".to_owned(),
+        "link set br0 up".to_owned(),
+    ])?;
+    netns.ip(&[
+        "link set lo up".to_owned(),
+        "link set eth0 up".to_owned(),
+        format!("addr add {}/32 dev eth0", pod.v4),
+        format!("addr add {}/128 dev eth0 nodad", pod.v6),
+        "route add 169.254.1.1 dev eth0 scope link".to_owned(),
+        "route add default via 169.254.1.1 dev eth0".to_owned(),
+        "route add default via fe80::1 dev eth0".to_owned(),
+    ])?;
+    // Sockets of a guest are none of the node's.
+    Ok(Place { name: "vm".to_owned(), netns, cgroup: cluster.client.cgroup.clone(), ..pod.clone() })
+}
+
 /// Does the mesh's proxy see the cluster IP, and reach an endpoint by it?
 fn goes_through_mesh(scenario: &Scenario, pod: &Place) -> Result<()> {
     for ipv4 in FAMILIES {
@@ -150,6 +174,22 @@ fn rules_that_come_later_are_noticed() -> Result<()> {
         goes_through_mesh(&scenario, scenario.cluster.pod("pod-1c")?)?;
     }
     Ok(())
+}
+
+#[test]
+fn a_virtual_machine_is_served() -> Result<()> {
+    let mut scenario = scenario()?;
+    scenario.agents.push(scenario.cluster.start_agent(0, &[])?);
+    let cluster = &scenario.cluster;
+    let (plain, pod) = (cluster.pod("pod-1a")?, cluster.pod("pod-1d")?);
+    let machine = virtual_machine(cluster, pod)?;
+    until(SOON, "the virtual machine to be noticed", || {
+        Ok((served_by(&scenario, "veth-d")?.0 == "packets").then_some(()))
+    })?;
+    let (_, why) = served_by(&scenario, "veth-d")?;
+    ensure!(why == "has the interface br0 (bridge)", "{why}");
+    is_served(&scenario, &machine, pod)?;
+    is_served(&scenario, plain, plain)
 }
 
 /// The body of a GET on the node.

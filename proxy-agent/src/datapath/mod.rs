@@ -173,6 +173,15 @@ impl Datapath {
         self.packet_pods.set(cookies)
     }
 
+    /// Loads the programs for pods' interfaces, which are loaded else when one needs them first: the verifier takes its time.
+    ///
+    /// # Errors
+    /// When the kernel refuses them.
+    pub fn load_pod_programs(&mut self) -> Result<()> {
+        self.object.program("pod_egress")?;
+        self.object.program("pod_ingress").map(drop)
+    }
+
     /// Is anything to be attached to or detached from pods' interfaces?
     pub fn has_pending_hooks(&self) -> bool {
         self.hooks.has_pending()

@@ -76,6 +76,17 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
     Ok(pods.into_iter().map(|pod| row(pod, &programs)).collect())
 }
 
+/// Are the sockets of the pod with this address left alone?
+pub(super) fn has_sockets_left_alone(pins: &Pins, address: IpAddr) -> Result<bool> {
+    let excluded: BTreeSet<u64> = maps::packet_pods(pins)?.keys().collect::<Result<_, _>>()?;
+    if excluded.is_empty() {
+        return Ok(false);
+    }
+    let pods = pods::look_once(|_| true).context("cannot look at the pods")?;
+    let is_excluded = |pod: &Pod| pod.cookie.is_some_and(|cookie| excluded.contains(&cookie));
+    Ok(pods.iter().any(|pod| pod.addresses.contains(&address) && is_excluded(pod)))
+}
+
 fn row(pod: Pod, programs: &Programs) -> PodRow {
     let packets = programs.interfaces.contains(&pod.index);
     let is_excluded = pod.cookie.is_some_and(|cookie| programs.excluded.contains(&cookie));

@@ -30,7 +30,7 @@ use self::{
     live::{LiveMaps, PinnedMaps},
     routing::{Routing, Rtnetlink},
 };
-use super::names::Names;
+use super::{names::Names, pods};
 use crate::{
     cli::{TraceArgs, TraceProtocol},
     datapath::{
@@ -106,7 +106,9 @@ fn over_pins<F: MapFamily>(pins: &Pins, question: &Question) -> Result<Answer> {
     let sockets = pins.link_names()?.iter().any(|name| name.starts_with("cgroup-connect"));
     let attached = Attached {
         sockets,
-        pod_sockets: sockets && (stored.sockets_of_node_only == 0),
+        pod_sockets: sockets
+            && (stored.sockets_of_node_only == 0)
+            && !pods::has_sockets_left_alone(pins, question.from.ip())?,
         // Only then does the agent enter devices other than uplinks.
         pods: pinned.devices().values().any(|device| !live::is_uplink(device)),
     };
