@@ -238,10 +238,7 @@ impl Folder {
         for (name, file) in &self.files {
             problems.extend(file.problems.iter().cloned());
             let path = self.path.join(name).display().to_string();
-            notices.extend(file.ignored.iter().map(|Notice { line, what, is_warning }| LogNotice {
-                text: format!("{path}:{line}: {what}"),
-                is_warning: *is_warning,
-            }));
+            notices.extend(file.notices(&path));
         }
 
         let before = std::mem::replace(&mut self.served, served);
@@ -260,6 +257,9 @@ impl Folder {
         of(None).chain(lists).collect()
     }
 }
+
+/// Notices of one file that are logged: a dump of a whole cluster has thousands.
+const MOST_NOTICES: usize = 50;
 
 const KEPT: &str = "what it defined before is kept";
 
@@ -285,6 +285,20 @@ impl File {
             let lost = before.into_iter().filter(|object| !now.contains(&object.name));
             self.objects.extend(lost.map(|object| Defined { stale: true, ..object }));
         }
+    }
+
+    /// The parts that have no effect, warnings first; beyond [`MOST_NOTICES`] only how many there are.
+    fn notices(&self, path: &str) -> Vec<LogNotice> {
+        let mut ignored: Vec<&Notice> = self.ignored.iter().collect();
+        ignored.sort_by_key(|notice| !notice.is_warning);
+        let shown = ignored.iter().take(MOST_NOTICES).map(|Notice { line, what, is_warning }| LogNotice {
+            text: format!("{path}:{line}: {what}"),
+            is_warning: *is_warning,
+        });
+        let rest = ignored.len().saturating_sub(MOST_NOTICES);
+        let rest = (rest > 0)
+            .then(|| LogNotice { text: format!("{path}: {rest} more parts are ignored"), is_warning: false });
+        shown.chain(rest).collect()
     }
 
     fn unreadable(&mut self, problem: String) {

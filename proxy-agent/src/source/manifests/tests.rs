@@ -304,6 +304,19 @@ fn what_is_ignored_is_said_once() {
     let mut touched = Touched::default();
     touched.touch_all();
     assert_eq!(read(touched), ["/c.yaml:1: Pod p is ignored: a service proxy does not use its kind"]);
+
+    let pods = "---\n{kind: Pod, apiVersion: v1, metadata: {name: p}}\n".repeat(1000);
+    fs::write(dir.path().join("d.yaml"), pods + &service("d", "3").replace("spec: {", "spec: {prot: 1, "))
+        .unwrap();
+    let mut touched = Touched::default();
+    touched.touch_all();
+    let notices = read(touched);
+    assert_eq!(notices.len(), 51);
+    for expected in
+        ["/d.yaml: 951 more parts are ignored", "/d.yaml:2002: unknown field `spec.prot` is ignored"]
+    {
+        assert!(notices.iter().any(|notice| notice == expected), "{expected}: {notices:?}");
+    }
 }
 
 #[tokio::test]
