@@ -120,8 +120,8 @@ pub struct RunArgs {
     #[arg(long, alias = "iptables-min-sync-period", value_name = "DURATION", value_parser = values::duration)]
     pub min_sync_period: Option<Duration>,
 
-    /// An endpoint that is in no EndpointSlice of its Service any more is gone after this long; until then it keeps its sockets and
-    /// flows, and is used for new ones only where no other endpoint is ready. 0s: at once.
+    /// An endpoint that left all EndpointSlices of its Service keeps its sockets and flows for this long; new ones get it only where no
+    /// endpoint is ready. 0s: it is removed at once.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::duration)]
     pub endpoint_settle_time: Duration,
 

@@ -67,7 +67,7 @@ pub struct Settings {
     pub reset_removed_tcp: bool,
     /// From the end of one application of changes to the start of the next, at least.
     pub min_sync_period: Duration,
-    /// How long an endpoint may be missing in all EndpointSlices of its Service before it is gone.
+    /// How long an endpoint that left all EndpointSlices of its Service keeps its sockets and flows.
     pub endpoint_settle_time: Duration,
     /// Where health checks are answered.
     pub healthz_bind_address: SocketAddr,

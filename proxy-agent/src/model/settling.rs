@@ -1,9 +1,9 @@
 //! Endpoints that left all EndpointSlices of their Service a moment ago.
 //!
-//! An endpoint may move from one EndpointSlice to another, and watches show the removal first as often as not. In between it
-//! is in none, though nothing happened to it. So an endpoint that was ready counts for some time more as one that
+//! An endpoint may move from one EndpointSlice to another, and the watch may deliver the removal first. In between the
+//! endpoint is in no slice, although it serves as before. So an endpoint that was ready counts, for the settle time, as one that
 //! terminates and still serves (KEP-1669): it keeps its flows and sockets, and gets new ones only where no endpoint is
-//! ready. What EndpointSlices say takes effect at once: this is about what they no longer mention.
+//! ready. Conditions of endpoints that are in a slice take effect at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
@@ -81,7 +81,7 @@ impl Settling {
     /// It is `now`: gives the Services some of whose departed endpoints are settled. Those that left since the last call
     /// have their time from now on.
     pub(super) fn settle(&mut self, now: Instant) -> BTreeSet<ObjectName> {
-        // No clock goes that far: then it is of no use to wait.
+        // A time beyond the clock's range cannot be waited for.
         let until = now.checked_add(self.time).unwrap_or(now);
         for service in std::mem::take(&mut self.fresh) {
             for departed in self.departed.get_mut(&service).into_iter().flatten() {

@@ -30,7 +30,7 @@ pub(super) struct Parsed {
     pub(super) objects: Vec<Object>,
     /// What could not be read. Not empty: the file may have meant more objects than `objects`.
     pub(super) problems: Vec<Problem>,
-    /// What was read and has no effect.
+    /// Parts that were read and have no effect.
     pub(super) ignored: Vec<Notice>,
 }
 
@@ -60,16 +60,16 @@ pub(super) struct Problem {
     pub(super) what: String,
 }
 
-/// What has no effect, and on which line.
+/// A part of the file that has no effect, and its line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Notice {
     pub(super) line: u64,
     pub(super) what: String,
-    /// Hardly what was meant.
+    /// Probably a mistake.
     pub(super) is_warning: bool,
 }
 
-/// How the text of a file is to be understood if its content does not tell.
+/// The format of a file, where its content leaves that open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// JSON.
@@ -122,18 +122,18 @@ fn read_json(document: yaml::Document<'_>, format: Format, node: &str) -> Parsed
     parsed
 }
 
-/// Something that is one object.
+/// The text or value of one object.
 trait Source: Sized {
     /// What the items of a list are read from.
     type Item: Source;
 
-    /// Where it begins.
+    /// The line of the file where it begins.
     fn line(&self) -> u64;
 
-    /// What it is as such.
+    /// Deserializes it.
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem>;
 
-    /// If it is a list, its items.
+    /// The items of a list.
     fn items(self) -> Result<Vec<Self::Item>, Problem>;
 }
 
@@ -144,7 +144,7 @@ impl Parsed {
         self.ignored.extend(other.ignored);
     }
 
-    /// Reads an object or list. `default` is what it is if it does not say so.
+    /// Reads an object or list. `default` applies where it has no `kind`.
     fn read<S: Source>(&mut self, source: S, default: Meaning, node: &str) {
         if let Err(problem) = self.try_read(source, default, node) {
             self.problems.push(problem);
@@ -183,20 +183,22 @@ impl Parsed {
                 }
             }
             Meaning::OtherNode => {}
-            Meaning::Other => self.ignore(line, format!("{header} is ignored: the proxy has no use for it")),
+            Meaning::Other => {
+                self.ignore(line, format!("{header} is ignored: a service proxy does not use its kind"))
+            }
         }
         Ok(())
     }
 
     /// `T` is the API's full type.
     fn add<T: DeserializeOwned + Serialize>(&mut self, source: &impl Source, converted: Converted) {
-        self.tell_unknown::<T>(source);
+        self.note_unknown_fields::<T>(source);
         let Converted { change, problems } = converted;
         self.objects.push(Object { line: source.line(), content: Content::Change(change), problems });
     }
 
     fn add_endpoints(&mut self, source: &impl Source) -> Result<(), Problem> {
-        self.tell_unknown::<core::v1::Endpoints>(source);
+        self.note_unknown_fields::<core::v1::Endpoints>(source);
         let line = source.line();
         let (mirrored, problems) = convert::endpoints(&source.parse::<EndpointsLite>()?);
         match mirrored {
@@ -212,20 +214,20 @@ impl Parsed {
         self.ignored.push(Notice { line, what, is_warning: false });
     }
 
-    /// The API server refuses or warns of fields that it does not know; here they are ignored, and said to be.
-    fn tell_unknown<T: DeserializeOwned + Serialize>(&mut self, source: &impl Source) {
+    /// The API server rejects unknown fields or warns of them (`fieldValidation`). Here each is a warning.
+    fn note_unknown_fields<T: DeserializeOwned + Serialize>(&mut self, source: &impl Source) {
         let Ok(value) = source.parse::<Value>() else { return };
         let line = source.line();
         let unknown = unknown::fields::<T>(&value).into_iter();
         self.ignored.extend(unknown.map(|field| Notice {
             line,
-            what: format!("field `{field}` is ignored: the API has none of that name"),
+            what: format!("unknown field `{field}` is ignored"),
             is_warning: true,
         }));
     }
 }
 
-/// The message alone: the location is said in front of it, in lines of the file.
+/// The message alone: the caller puts the location in the file in front of it.
 fn without_location(message: &str) -> String {
     let end = [" at line ", ", set DuplicateKeyPolicy"].iter().filter_map(|mark| message.find(mark)).min();
     let message = &message[..end.unwrap_or(message.len())];

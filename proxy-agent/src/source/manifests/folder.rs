@@ -32,7 +32,7 @@ pub(super) struct Folder {
     files: BTreeMap<OsString, File>,
     served: BTreeMap<Key, Change>,
     problems: BTreeSet<String>,
-    notices: BTreeSet<Said>,
+    notices: BTreeSet<LogNotice>,
     listed: bool,
 }
 
@@ -44,18 +44,18 @@ pub(super) struct Reading {
     /// Problems that were not there before.
     pub(super) new_problems: Vec<String>,
     /// What has no effect and was not there before.
-    pub(super) new_notices: Vec<Said>,
+    pub(super) new_notices: Vec<LogNotice>,
     /// One of the problems there are.
     pub(super) worst: Option<String>,
     /// The folder was read completely, at least once.
     pub(super) complete: bool,
 }
 
-/// Something that has no effect, for people.
+/// A part of a file that has no effect, as it is logged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Said {
+pub(super) struct LogNotice {
     pub(super) text: String,
-    /// Hardly what was meant.
+    /// Probably a mistake.
     pub(super) is_warning: bool,
 }
 
@@ -203,7 +203,7 @@ impl Folder {
     }
 
     /// Puts the files together and finds what is different from last time.
-    fn evaluate(&mut self, problems: &mut Vec<String>, notices: &mut BTreeSet<Said>) -> Vec<Change> {
+    fn evaluate(&mut self, problems: &mut Vec<String>, notices: &mut BTreeSet<LogNotice>) -> Vec<Change> {
         let mut defined: BTreeMap<&Name, String> = BTreeMap::new();
         let mut served = BTreeMap::new();
         let mut mirrored: Vec<(String, &Mirrored)> = Vec::new();
@@ -238,10 +238,7 @@ impl Folder {
         for (name, file) in &self.files {
             problems.extend(file.problems.iter().cloned());
             let path = self.path.join(name).display().to_string();
-            notices.extend(file.ignored.iter().map(|Notice { line, what, is_warning }| Said {
-                text: format!("{path}:{line}: {what}"),
-                is_warning: *is_warning,
-            }));
+            notices.extend(file.notices(&path));
         }
 
         let before = std::mem::replace(&mut self.served, served);
@@ -260,6 +257,9 @@ impl Folder {
         of(None).chain(lists).collect()
     }
 }
+
+/// Notices of one file that are logged: a dump of a whole cluster has thousands.
+const MOST_NOTICES: usize = 50;
 
 const KEPT: &str = "what it defined before is kept";
 
@@ -285,6 +285,20 @@ impl File {
             let lost = before.into_iter().filter(|object| !now.contains(&object.name));
             self.objects.extend(lost.map(|object| Defined { stale: true, ..object }));
         }
+    }
+
+    /// The parts that have no effect, warnings first; beyond [`MOST_NOTICES`] only how many there are.
+    fn notices(&self, path: &str) -> Vec<LogNotice> {
+        let mut ignored: Vec<&Notice> = self.ignored.iter().collect();
+        ignored.sort_by_key(|notice| !notice.is_warning);
+        let shown = ignored.iter().take(MOST_NOTICES).map(|Notice { line, what, is_warning }| LogNotice {
+            text: format!("{path}:{line}: {what}"),
+            is_warning: *is_warning,
+        });
+        let rest = ignored.len().saturating_sub(MOST_NOTICES);
+        let rest = (rest > 0)
+            .then(|| LogNotice { text: format!("{path}: {rest} more parts are ignored"), is_warning: false });
+        shown.chain(rest).collect()
     }
 
     fn unreadable(&mut self, problem: String) {
@@ -319,7 +333,7 @@ fn format_of(name: &OsString) -> Option<Format> {
 fn mirror(
     mirrored: Vec<(String, &Mirrored)>,
     served: &mut BTreeMap<Key, Change>,
-    notices: &mut BTreeSet<Said>,
+    notices: &mut BTreeSet<LogNotice>,
 ) {
     let sliced: BTreeSet<ObjectName> = served
         .values()
@@ -331,7 +345,7 @@ fn mirror(
     for (place, Mirrored { service, slices }) in mirrored {
         if sliced.contains(service) {
             let text = format!("{place}: Endpoints {service} is ignored: the Service has EndpointSlices");
-            notices.insert(Said { text, is_warning: false });
+            notices.insert(LogNotice { text, is_warning: false });
             continue;
         }
         for slice in slices {

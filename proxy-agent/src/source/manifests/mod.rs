@@ -22,7 +22,7 @@ pub(crate) use self::events::FolderWatch;
 use self::{
     documents::{Content, Notice, Object, Parsed, Problem},
     events::Touched,
-    folder::{Folder, Reading, Said},
+    folder::{Folder, LogNotice, Reading},
 };
 use super::{SourceState, state::Reporter};
 use crate::model::objects::Change;
@@ -108,7 +108,7 @@ async fn publish(reading: Reading, changes: &mpsc::Sender<Change>, reporter: &Re
     for problem in new_problems {
         warn!("{problem}");
     }
-    for Said { text, is_warning } in new_notices {
+    for LogNotice { text, is_warning } in new_notices {
         if is_warning { warn!("{text}") } else { info!("{text}") }
     }
     for change in found {

@@ -289,18 +289,34 @@ fn what_is_ignored_is_said_once() {
     let mut read = |touched: Touched| -> Vec<String> {
         let Reading { new_notices, new_problems, worst, .. } = folder.read(&touched);
         assert_eq!((new_problems, worst), (vec![], None), "it is no trouble");
-        new_notices.into_iter().map(|said| said.text.replace(&dir.path().display().to_string(), "")).collect()
+        new_notices
+            .into_iter()
+            .map(|notice| notice.text.replace(&dir.path().display().to_string(), ""))
+            .collect()
     };
     let first = [
-        "/a.yaml:1: Deployment d is ignored: the proxy has no use for it",
-        "/b.yaml:2: field `spec.port` is ignored: the API has none of that name",
+        "/a.yaml:1: Deployment d is ignored: a service proxy does not use its kind",
+        "/b.yaml:2: unknown field `spec.port` is ignored",
     ];
     assert_eq!(read(Touched::default()), first);
     assert_eq!(read(Touched::default()), [""; 0]);
     fs::write(dir.path().join("c.yaml"), "{kind: Pod, apiVersion: v1, metadata: {name: p}}").unwrap();
     let mut touched = Touched::default();
     touched.touch_all();
-    assert_eq!(read(touched), ["/c.yaml:1: Pod p is ignored: the proxy has no use for it"]);
+    assert_eq!(read(touched), ["/c.yaml:1: Pod p is ignored: a service proxy does not use its kind"]);
+
+    let pods = "---\n{kind: Pod, apiVersion: v1, metadata: {name: p}}\n".repeat(1000);
+    fs::write(dir.path().join("d.yaml"), pods + &service("d", "3").replace("spec: {", "spec: {prot: 1, "))
+        .unwrap();
+    let mut touched = Touched::default();
+    touched.touch_all();
+    let notices = read(touched);
+    assert_eq!(notices.len(), 51);
+    for expected in
+        ["/d.yaml: 951 more parts are ignored", "/d.yaml:2002: unknown field `spec.prot` is ignored"]
+    {
+        assert!(notices.iter().any(|notice| notice == expected), "{expected}: {notices:?}");
+    }
 }
 
 #[tokio::test]

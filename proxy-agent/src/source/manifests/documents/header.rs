@@ -1,4 +1,4 @@
-//! What an object says it is.
+//! Kind and name of an object.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ struct Metadata {
     namespace: Option<String>,
 }
 
-/// What an object is to us.
+/// What the proxy does with an object, by its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Service,
@@ -28,15 +28,15 @@ pub(super) enum Meaning {
     Node,
     ServiceCidr,
     List,
-    /// Another machine.
+    /// Another node's.
     OtherNode,
-    /// Nothing.
+    /// Not used.
     Other,
 }
 
 impl Header {
     /// # Errors
-    /// Says what is missing.
+    /// Names the field that is missing.
     pub(super) fn meaning(&self, default: Meaning, node: &str) -> Result<Meaning, String> {
         let meaning = self.kind_of_object(default)?;
         match meaning {

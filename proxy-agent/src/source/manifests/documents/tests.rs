@@ -64,8 +64,8 @@ fn a_file_may_hold_several_documents_of_all_kinds() {
         ignored(&parsed),
         [
             "15:an empty document is ignored",
-            "18:Deployment web is ignored: the proxy has no use for it",
-            "25:Service not-ours is ignored: the proxy has no use for it",
+            "18:Deployment web is ignored: a service proxy does not use its kind",
+            "25:Service not-ours is ignored: a service proxy does not use its kind",
         ]
     );
 
@@ -237,7 +237,7 @@ subsets: [{adresses: [{ip: 10.1.0.1}]}]
     let parsed = parse(yaml, Format::Yaml, NODE);
     let mut found = ignored(&parsed);
     found.sort();
-    let field = |line, name| format!("{line}:field `{name}` is ignored: the API has none of that name");
+    let field = |line, name| format!("{line}:unknown field `{name}` is ignored");
     let mut expected = vec![
         field(2, "metadata.label"),
         field(2, "spec.clusterIp"),
@@ -245,7 +245,7 @@ subsets: [{adresses: [{ip: 10.1.0.1}]}]
         field(2, "spec.ports[0].targetport"),
         field(13, "endpoints[0].address"),
         field(13, "endpoints[0].conditions.servng"),
-        "20:ConfigMap x/c is ignored: the proxy has no use for it".to_owned(),
+        "20:ConfigMap x/c is ignored: a service proxy does not use its kind".to_owned(),
         "22:an empty object is ignored".to_owned(),
         // An empty list says nothing.
         field(24, "subsets[0].adresses"),
