@@ -1,6 +1,7 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
 mod failures;
+mod fragments;
 mod network;
 mod origin;
 mod others;
@@ -33,6 +34,7 @@ use crate::{
     config::{self, Loaded, LoadedFile, Settings},
     datapath::{Datapath, ObjectConfig, pins::Pins},
     memory,
+    neighbours::Prober,
     model::{objects::Change, plan::IpFamily},
     net::{
         forwarding, interfaces, reserved_ports,
@@ -120,12 +122,15 @@ struct Agent {
     sockets: Sockets,
     seeder: Seeder,
     knows_namespaces: bool,
+    /// Whether the stack could not be made to cut packets when that was tried last.
+    fragments_failed: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
     events: Events,
     drops: Drops,
     _sweeper: Sweeper,
+    _prober: Prober,
 }
 
 impl Agent {
@@ -180,6 +185,7 @@ impl Agent {
         let sweeps = sweeper::Counts::default();
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
         let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
+        let prober = Prober::start(&pins)?;
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -202,12 +208,14 @@ impl Agent {
             sockets: Sockets::new(reaper, settings.reset_removed_tcp),
             seeder: Seeder { pins, snat_ports: settings.snat_ports },
             knows_namespaces: false,
+            fragments_failed: false,
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
             metrics,
             events,
             drops: Drops::default(),
             _sweeper: sweeper,
+            _prober: prober,
         };
         agent.judge_node();
         agent.look_at_network().await?;
@@ -299,7 +307,10 @@ impl Agent {
                     self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
-                    if self.datapath.failed_hooks().next().is_some() || self.lost_rule() {
+                    if self.datapath.failed_hooks().next().is_some()
+                        || self.lost_rule()
+                        || self.lost_rule_for_fragments()
+                    {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {

@@ -10,6 +10,7 @@ mod ids;
 mod kernel_log;
 mod link;
 pub mod maps;
+pub(crate) mod next_hops;
 mod object;
 pub(crate) mod outbound;
 pub mod pins;
@@ -37,7 +38,7 @@ use proxy_common::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{
-            DEVICE_L3, DEVICE_POLICIES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT,
+            DEVICE_FRAGMENTS, DEVICE_L3, DEVICE_POLICIES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT,
             NODE_ADDR_SNAT,
         },
     },
@@ -208,6 +209,9 @@ impl Datapath {
             }
             if !topology.policies.is_empty() {
                 device.flags |= DEVICE_POLICIES;
+            }
+            if topology.fragments {
+                device.flags |= DEVICE_FRAGMENTS;
             }
             if native.contains(&uplink.index) && !uplink.is_virtual {
                 device.flags |= DEVICE_XDP_REDIRECT;

@@ -24,8 +24,6 @@ pub fn accept_from_loopback() -> Result<()> {
         return Ok(());
     }
     fs::write(SWITCH, "1").with_context(|| format!("cannot write 1 to {SWITCH}"))?;
-    info!(
-        "net.ipv4.conf.lo.accept_local=1: services' packets to the destinations of IPsec policies come from there"
-    );
+    info!("net.ipv4.conf.lo.accept_local=1: what the kernel's stack is to send for services comes from there");
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! What the node's network looks like, and what that means for the hooks.
 
 pub mod conntrack;
+pub(crate) mod driver;
 pub mod filters;
 pub mod forwarding;
 pub mod interfaces;
+pub(crate) mod neighbour;
 pub mod netns;
+pub(crate) mod probe;
 pub mod processes;
 pub mod reserved_ports;
 pub mod sock_diag;

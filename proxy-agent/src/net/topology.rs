@@ -75,6 +75,8 @@ pub struct Topology {
     pub local_addresses: BTreeSet<IpAddr>,
     /// Destinations of IPsec policies: what is for them the stack must send. Not worked out here.
     pub policies: BTreeSet<IpNet>,
+    /// The stack cuts IPv4 packets that are longer than their way. Not worked out here.
+    pub fragments: bool,
     /// What was asked for and is not there, in words.
     pub complaints: Vec<String>,
 }
@@ -178,6 +180,7 @@ impl Topology {
             nodeport_addresses,
             local_addresses,
             policies: BTreeSet::new(),
+            fragments: false,
             complaints,
         }
     }

@@ -126,6 +126,7 @@ impl Agent {
         let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
         let mut topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
         topology.policies = self.ipsec_policies(&mut topology.complaints);
+        topology.fragments = self.prepare_fragments(&topology);
         for complaint in &topology.complaints {
             if !self.said.contains(complaint) {
                 warn!("{complaint}");

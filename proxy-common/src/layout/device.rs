@@ -26,6 +26,8 @@ pub const DEVICE_L3: u32 = 4;
 pub const DEVICE_STACK: u32 = 8;
 /// There are IPsec policies: the stack sends what one of them is for ([`policy`](super::policy)).
 pub const DEVICE_POLICIES: u32 = 16;
+/// The stack cuts IPv4 packets that came in by it and are longer than their way, if they may be cut.
+pub const DEVICE_FRAGMENTS: u32 = 1 << 8;
 
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;
