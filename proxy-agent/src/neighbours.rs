@@ -32,7 +32,7 @@ const IN_USE: u32 = 3;
 
 /// Probes in the background until dropped.
 #[derive(Debug)]
-pub struct Prober {
+pub(crate) struct Prober {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,7 +42,7 @@ impl Prober {
     ///
     /// # Errors
     /// When the maps cannot be opened, or there can be no thread.
-    pub fn start(pins: &Pins) -> Result<Self> {
+    pub(crate) fn start(pins: &Pins) -> Result<Self> {
         let (stop, stopped) = channel();
         let next_hops = NextHops::open(pins)?;
         let thread = thread::Builder::new()
