@@ -34,8 +34,8 @@ use crate::{
     config::{self, Loaded, LoadedFile, Settings},
     datapath::{Datapath, ObjectConfig, pins::Pins},
     memory,
-    neighbours::Prober,
     model::{objects::Change, plan::IpFamily},
+    neighbours::Prober,
     net::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},

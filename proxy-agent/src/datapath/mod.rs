@@ -38,8 +38,8 @@ use proxy_common::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{
-            DEVICE_FRAGMENTS, DEVICE_L3, DEVICE_POLICIES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT,
-            NODE_ADDR_SNAT,
+            DEVICE_FRAGMENTS, DEVICE_L3, DEVICE_POLICIES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device,
+            NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
         },
     },
 };

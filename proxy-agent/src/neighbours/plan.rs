@@ -16,6 +16,9 @@ const INTERVAL: Duration = Duration::from_millis(900);
 /// How long a unicast probe may stay without a reply. A little less than a tick.
 const PATIENCE: Duration = Duration::from_millis(400);
 
+/// The kernel stamps a reply with jiffies, of 10 ms at most: it may seem to be a little older than the probe.
+const JIFFY: Duration = Duration::from_millis(12);
+
 /// Probes of one tick that all hosts of a network receive.
 const MAX_BROADCASTS: u32 = 32;
 
@@ -76,13 +79,18 @@ impl Plan {
             None => unicast,
             Some(last) => {
                 let age = now.saturating_duration_since(last.at);
-                let has_replied = confirmed <= age;
-                let is_believed = last.mac != mac || has_replied && (last.broadcasts == 0 || last.broadcasts >= BROADCASTS);
+                let has_replied = confirmed <= age + JIFFY;
+                let is_believed =
+                    last.mac != mac || has_replied && (last.broadcasts == 0 || last.broadcasts >= BROADCASTS);
                 let wait = if is_believed || last.broadcasts > 0 { INTERVAL } else { PATIENCE };
                 if age < wait {
                     return Probe::None;
                 }
-                if is_believed { unicast } else { Sent { broadcasts: last.broadcasts.saturating_add(1), ..unicast } }
+                if is_believed {
+                    unicast
+                } else {
+                    Sent { broadcasts: last.broadcasts.saturating_add(1), ..unicast }
+                }
             }
         };
         if next.broadcasts > 0 {
@@ -134,7 +142,8 @@ mod tests {
     #[test]
     fn one_that_does_not_is_sought_among_all() {
         let probes = sent(|tick, _| Some((OLD, 9_000 + 500 * tick)), 8);
-        let expected = [(0, Probe::Unicast(OLD)), (1, Probe::All), (3, Probe::All), (5, Probe::All), (7, Probe::All)];
+        let expected =
+            [(0, Probe::Unicast(OLD)), (1, Probe::All), (3, Probe::All), (5, Probe::All), (7, Probe::All)];
         assert_eq!(probes, expected);
     }
 

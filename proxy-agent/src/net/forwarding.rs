@@ -24,6 +24,8 @@ pub fn accept_from_loopback() -> Result<()> {
         return Ok(());
     }
     fs::write(SWITCH, "1").with_context(|| format!("cannot write 1 to {SWITCH}"))?;
-    info!("net.ipv4.conf.lo.accept_local=1: what the kernel's stack is to send for services comes from there");
+    info!(
+        "net.ipv4.conf.lo.accept_local=1: what the kernel's stack is to send for services comes from there"
+    );
     Ok(())
 }

@@ -145,7 +145,8 @@ fn solicitation(own: Mac, source: Ipv6Addr, target: Ipv6Addr, destination: Ipv6A
     message.extend(own);
     let length = message.len() as u16;
     // RFC 8200 section 8.1.
-    let pseudo = [&source.octets()[..], &destination.octets(), &[0, 0], &length.to_be_bytes(), &[0, 0, 0, ICMPV6]];
+    let pseudo =
+        [&source.octets()[..], &destination.octets(), &[0, 0], &length.to_be_bytes(), &[0, 0, 0, ICMPV6]];
     let checksum = !sum(pseudo.concat().iter().chain(&message));
     message[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
     let mut packet = vec![0x60, 0, 0, 0];
@@ -159,7 +160,8 @@ fn solicitation(own: Mac, source: Ipv6Addr, target: Ipv6Addr, destination: Ipv6A
 
 /// The sum of an even number of bytes (RFC 1071).
 fn sum<'a>(bytes: impl Iterator<Item = &'a u8>) -> u16 {
-    let total: u32 = (0..).zip(bytes).map(|(at, byte)| u32::from(*byte) << if at % 2 == 0 { 8 } else { 0 }).sum();
+    let total: u32 =
+        (0..).zip(bytes).map(|(at, byte)| u32::from(*byte) << if at % 2 == 0 { 8 } else { 0 }).sum();
     let folded = (total & 0xffff) + (total >> 16);
     ((folded & 0xffff) + (folded >> 16)) as u16
 }
@@ -173,8 +175,7 @@ mod tests {
     #[test]
     fn requests_as_the_kernel_makes_them() {
         let request = arp_request(OWN, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 9));
-        let expected =
-            [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 9];
+        let expected = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 9];
         assert_eq!(request, expected);
     }
 

@@ -21,8 +21,7 @@ impl Agent {
             }
             return false;
         }
-        let ready = forwarding::accept_from_loopback()
-            .and_then(|()| Ok(untracked::ensure_for_fragments()?));
+        let ready = forwarding::accept_from_loopback().and_then(|()| Ok(untracked::ensure_for_fragments()?));
         match &ready {
             Ok(()) if !was_ready => info!(
                 "IPv4 packets that are longer than the way to their endpoint are fragmented by the kernel's stack"

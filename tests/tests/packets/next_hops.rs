@@ -30,7 +30,11 @@ fn packet_next_hops_are_marked<F: PacketFamily>() -> Result<()> {
     let client = Frame::new(Host::Client.at::<F>(50_000), Host::Node.at::<F>(30_002), SYN);
     let sent = talk::translated(&kernel, ("uplink_ingress", Device::Uplink), &client)?;
     assert_eq!(marked()?, [Host::OtherNode.addr::<F>()], "a new flow");
-    talk::translated(&kernel, ("uplink_ingress", Device::Uplink), &Frame { transport: Transport::Tcp(18), ..sent.reply() })?;
+    talk::translated(
+        &kernel,
+        ("uplink_ingress", Device::Uplink),
+        &Frame { transport: Transport::Tcp(18), ..sent.reply() },
+    )?;
     let mut both = marked()?;
     both.sort_by_key(|addr| *addr == Host::Gateway.addr::<F>());
     assert_eq!(both, [Host::OtherNode, Host::Gateway].map(|host| host.addr::<F>()), "and its reply");
@@ -111,7 +115,8 @@ fn set_dont_fragment(packet: &mut [u8], on: bool) {
     const HEADER: std::ops::Range<usize> = 14..34;
     packet[20] = if on { 0x40 } else { 0 };
     packet[24..26].fill(0);
-    let sum: u32 = packet[HEADER].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let sum: u32 =
+        packet[HEADER].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     packet[24..26].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
