@@ -12,6 +12,7 @@ use crate::{
 pub async fn run(args: &PinArgs) -> Result<()> {
     let interfaces = interfaces::read(&interfaces::connect()?).await?;
     untracked::remove().context("cannot remove the nftables table `proxy-agent`")?;
+    untracked::remove_for_fragments().context("cannot remove the nftables table `proxy-agent-fragments`")?;
     let removed = clean_up(&Pins::new(&args.bpffs), &interfaces)?;
     if removed == 0 {
         println!("nothing was pinned below {}", args.bpffs.display());

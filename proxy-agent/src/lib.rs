@@ -10,6 +10,7 @@ pub mod debug;
 pub mod logging;
 mod memory;
 pub mod model;
+mod neighbours;
 pub mod net;
 pub mod observe;
 mod pace;

@@ -2,6 +2,7 @@
 
 mod ends;
 mod failures;
+mod fragments;
 mod network;
 mod origin;
 mod others;
@@ -44,6 +45,7 @@ use crate::{
     datapath::{Datapath, ObjectConfig, netns_cookie, pins::Pins},
     memory,
     model::{objects::Change, plan::IpFamily},
+    neighbours::Prober,
     net::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
@@ -122,12 +124,15 @@ struct Agent {
     knows_namespaces: bool,
     /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
     knows_cookies: bool,
+    /// Whether the stack could not be made to cut packets when that was tried last.
+    fragments_failed: bool,
     health: Arc<Health>,
     service_health: ServiceHealth,
     metrics: Arc<Metrics>,
     events: Events,
     drops: Drops,
     _sweeper: Sweeper,
+    _prober: Prober,
 }
 
 impl Agent {
@@ -182,6 +187,7 @@ impl Agent {
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
         let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
         let pods = Pods::new(settings.pod_datapath == PodDatapath::Auto, datapath.packet_pods());
+        let prober = Prober::start(&pins)?;
         let mut agent = Self {
             netlink,
             wishes: Wishes {
@@ -206,12 +212,14 @@ impl Agent {
             pods,
             knows_namespaces: false,
             knows_cookies: netns_cookie().is_ok(),
+            fragments_failed: false,
             service_health: ServiceHealth::new(health.clone(), events.clone()),
             health,
             metrics,
             events,
             drops: Drops::default(),
             _sweeper: sweeper,
+            _prober: prober,
         };
         agent.judge_node();
         agent.look_at_network().await?;
@@ -314,7 +322,10 @@ impl Agent {
                     self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
-                    if self.datapath.failed_hooks().next().is_some() || self.lost_rule() {
+                    if self.datapath.failed_hooks().next().is_some()
+                        || self.lost_rule()
+                        || self.lost_rule_for_fragments()
+                    {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     if self.sync.has_failed() {

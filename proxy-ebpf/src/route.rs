@@ -1,6 +1,7 @@
 //! Routing by the kernel's own tables.
 
 pub(crate) mod known;
+pub(crate) mod next_hop;
 
 use core::{ffi::c_void, mem};
 

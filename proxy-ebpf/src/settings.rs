@@ -28,6 +28,12 @@ constants! {
     HAS_FIB_SRC: u8 = 0;
 }
 
+/// About a second in jiffies.
+#[inline(always)]
+pub(crate) fn second() -> u32 {
+    IDLE.load() >> 3
+}
+
 /// Those of a family, of which so many source addresses were given.
 #[inline(always)]
 pub(crate) fn settings(snat_sources: u32) -> Settings {

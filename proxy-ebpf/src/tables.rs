@@ -42,6 +42,7 @@ use crate::{
     route::{
         self,
         known::{self, Question},
+        next_hop,
     },
     scratch::scratch,
     settings::settings,
@@ -554,9 +555,23 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn may_be_cut(&self, _: &Packet<F>) -> bool {
+        const FLAGS: usize = 6;
+        const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
+        match self.layer {
+            Layer::Tc(link) if size_of::<F::Addr>() == size_of::<u32>() => Skb(self.ctx.cast())
+                .load::<u16>(link + FLAGS)
+                .is_some_and(|flags| flags & DO_NOT_FRAGMENT == 0),
+            // XDP leaves it to tc. Routers do not cut what is IPv6.
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
         if size == 0 {
             route::look_up(self.ctx, ifindex, src, dst, 0, route);
+            next_hop::mark(route, Tables::<F>::now(self));
         } else {
             let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
             known::look_up(&question, route, |place| match self.layer {

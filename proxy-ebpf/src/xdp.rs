@@ -112,12 +112,14 @@ fn quick<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
         Verdict::Forward => {
             // SAFETY: the context is readable.
             let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-            let is_sent = steady::route(&kernel, &packet, &flow, ifindex, out)
-                && can_send::<F>(&kernel, &out.route, ifindex);
-            if !is_sent {
+            if !steady::route(&kernel, &packet, &flow, ifindex, out) {
                 return None;
             }
             count(steady::counter(&flow));
+            if !can_send::<F>(&kernel, &out.route, ifindex) {
+                count(Counter::XdpToTc);
+                return Some(XDP_PASS);
+            }
             // SAFETY: the bounds of the packet.
             let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 1) };
             Some(if done { send::<F>(ctx, &out.route, ifindex) } else { failed() })

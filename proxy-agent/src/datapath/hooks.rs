@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     cli::XdpMode,
-    net::topology::{PodPort, Topology, Uplink},
+    net::{
+        driver,
+        topology::{PodPort, Topology, Uplink},
+    },
 };
 
 /// The socket hooks: program name and `bpf_attach_type`.
@@ -285,8 +288,18 @@ impl Hooks {
             info!("{interface} has no native XDP ({}): tc serves it", error.root_cause());
             return None;
         }
-        if result.is_ok() && flags == link::XDP_NATIVE {
+        if let Ok(attached) = &result
+            && flags == link::XDP_NATIVE
+        {
             native.insert(*index);
+            if *attached == Attached::New {
+                let driver = driver::name(interface).unwrap_or_else(|_| "unknown".to_owned());
+                warn!(
+                    "native XDP at {interface} (driver {driver}): many drivers reset the link when it is attached and switch LRO \
+                     off, and some lose frames that XDP sends to another interface; `--xdp off` leaves all to tc (see \
+                     docs/operations.md, Native XDP)"
+                );
+            }
         }
         self.note(name.clone(), interface, program, how, result);
         Some(name)

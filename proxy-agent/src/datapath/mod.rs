@@ -11,6 +11,7 @@ mod ids;
 mod kernel_log;
 mod link;
 pub mod maps;
+pub(crate) mod next_hops;
 mod object;
 pub(crate) mod outbound;
 mod packet_pods;
@@ -41,8 +42,8 @@ use proxy_common::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{
-            DEVICE_L3, DEVICE_POLICIES, DEVICE_RULES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device,
-            NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
+            DEVICE_FRAGMENTS, DEVICE_L3, DEVICE_POLICIES, DEVICE_RULES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT,
+            Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
         },
     },
 };
@@ -262,6 +263,9 @@ impl Datapath {
             }
             if topology.rules {
                 device.flags |= DEVICE_RULES;
+            }
+            if topology.fragments {
+                device.flags |= DEVICE_FRAGMENTS;
             }
             if native.contains(&uplink.index) && !uplink.is_virtual {
                 device.flags |= DEVICE_XDP_REDIRECT;

@@ -41,6 +41,8 @@ pub(super) const MAPS: &[&str] = &[
     "names",
     "netns_v4",
     "netns_v6",
+    "next_hops_v4",
+    "next_hops_v6",
     "node_addrs_v4",
     "node_addrs_v6",
     "outbound_v4",

@@ -25,7 +25,7 @@ pub fn accept_from_loopback() -> Result<()> {
     }
     fs::write(SWITCH, "1").with_context(|| format!("cannot write 1 to {SWITCH}"))?;
     info!(
-        "net.ipv4.conf.lo.accept_local=1: services' packets that the stack must send come from there (IPsec policies, routes with encapsulation)"
+        "net.ipv4.conf.lo.accept_local=1: what the kernel's stack is to send for services comes from there"
     );
     Ok(())
 }

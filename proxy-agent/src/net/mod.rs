@@ -1,11 +1,14 @@
 //! What the node's network looks like, and what that means for the hooks.
 
 pub mod conntrack;
+pub(crate) mod driver;
 pub mod filters;
 pub mod forwarding;
 pub mod interfaces;
+pub(crate) mod neighbour;
 pub mod netns;
 pub mod pods;
+pub(crate) mod probe;
 pub mod processes;
 pub mod reserved_ports;
 pub mod rules;

@@ -84,6 +84,8 @@ pub struct Topology {
     pub encapsulates: bool,
     /// Rules choose routes by more than the destination. Not worked out here.
     pub rules: bool,
+    /// The stack cuts IPv4 packets that are longer than their way. Not worked out here.
+    pub fragments: bool,
     /// What was asked for and is not there, in words.
     pub complaints: Vec<String>,
     /// What is worth a warning, and no problem.
@@ -186,6 +188,7 @@ impl Topology {
             policies: BTreeSet::new(),
             encapsulates: false,
             rules: false,
+            fragments: false,
             complaints,
             warnings: interfaces.iter().any(is_ipvs).then(warning).into_iter().collect(),
         }

@@ -10,12 +10,43 @@
 //! ```
 //!
 //! What sockets send over the loopback interface has been tracked when it arrives, and stays so (`nft_notrack_eval`).
+//!
+//! Fragments that the stack is to cut once more are a case of their own: reassembled there, they would wait for those that fit, which were
+//! sent already. What is untracked before the kernel reassembles (priority -400) stays in pieces (`ipv4_conntrack_defrag`). IPsec
+//! policies, though, look at ports, which only whole packets have. So there is a table for each, and never both.
 
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-const TABLE: &[u8] = b"proxy-agent\0";
+/// Why packets are handed to the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// IPsec policies.
+    Policies,
+    /// IPv4 packets that are longer than their way.
+    Fragments,
+}
+
+impl Purpose {
+    fn table(self) -> &'static [u8] {
+        match self {
+            Self::Policies => b"proxy-agent\0",
+            Self::Fragments => b"proxy-agent-fragments\0",
+        }
+    }
+
+    /// From `linux/netfilter_ipv4.h`.
+    fn priority(self) -> i32 {
+        const RAW: i32 = -300;
+        const RAW_BEFORE_DEFRAG: i32 = -450;
+        match self {
+            Self::Policies => RAW,
+            Self::Fragments => RAW_BEFORE_DEFRAG,
+        }
+    }
+}
+
 const CHAIN: &[u8] = b"loopback\0";
 
 // From `linux/netlink.h`, `linux/netfilter/nfnetlink.h` and `linux/netfilter/nf_tables.h`.
@@ -35,26 +66,17 @@ const NEW_CHAIN: u16 = NEW_TABLE | 3;
 const NEW_RULE: u16 = NEW_TABLE | 6;
 const NFPROTO_INET: u8 = 1;
 
-/// Makes the rule, if it is not there.
+/// Makes the rule for packets that IPsec policies are for, if it is not there.
 ///
 /// # Errors
 /// When the kernel refuses, or has no nftables.
 pub fn ensure() -> io::Result<()> {
-    let socket = open()?;
-    match get(&socket) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-        result => return result,
-    }
-    talk(&socket, &batch(&[(NEW_TABLE, NLM_F_CREATE, attribute(1, TABLE)), chain(), rule()]))
+    make(Purpose::Policies)
 }
 
 /// Is it there?
 pub fn is_there() -> bool {
-    open().and_then(|socket| get(&socket)).is_ok()
-}
-
-fn get(socket: &Socket) -> io::Result<()> {
-    talk(socket, &message(GET_TABLE, 0, NFPROTO_INET, &attribute(1, TABLE)))
+    exists(Purpose::Policies)
 }
 
 /// Removes it. None is as good.
@@ -62,9 +84,52 @@ fn get(socket: &Socket) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn remove() -> io::Result<()> {
+    delete(Purpose::Policies)
+}
+
+/// Makes the rule for packets that are longer than their way, if it is not there.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_for_fragments() -> io::Result<()> {
+    make(Purpose::Fragments)
+}
+
+/// Is it there?
+pub fn is_there_for_fragments() -> bool {
+    exists(Purpose::Fragments)
+}
+
+/// Removes it. None is as good.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_for_fragments() -> io::Result<()> {
+    delete(Purpose::Fragments)
+}
+
+fn make(purpose: Purpose) -> io::Result<()> {
+    let socket = open()?;
+    match get(&socket, purpose) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        result => return result,
+    }
+    let table = (NEW_TABLE, NLM_F_CREATE, attribute(1, purpose.table()));
+    talk(&socket, &batch(&[table, chain(purpose), rule(purpose)]))
+}
+
+fn exists(purpose: Purpose) -> bool {
+    open().and_then(|socket| get(&socket, purpose)).is_ok()
+}
+
+fn get(socket: &Socket, purpose: Purpose) -> io::Result<()> {
+    talk(socket, &message(GET_TABLE, 0, NFPROTO_INET, &attribute(1, purpose.table())))
+}
+
+fn delete(purpose: Purpose) -> io::Result<()> {
     const NONE: [i32; 4] = [libc::ENOENT, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL];
-    let removed =
-        open().and_then(|socket| talk(&socket, &batch(&[(DELETE_TABLE, NLM_F_ACK, attribute(1, TABLE))])));
+    let table = (DELETE_TABLE, NLM_F_ACK, attribute(1, purpose.table()));
+    let removed = open().and_then(|socket| talk(&socket, &batch(&[table])));
     match removed {
         Err(error) if error.raw_os_error().is_some_and(|code| NONE.contains(&code)) => Ok(()),
         result => result,
@@ -137,15 +202,14 @@ fn number(kind: u16, value: u32) -> Vec<u8> {
     attribute(kind, &value.to_be_bytes())
 }
 
-fn chain() -> Message {
+fn chain(purpose: Purpose) -> Message {
     const PRE_ROUTING: u32 = 0;
-    const RAW: i32 = -300;
-    let hook = nested(4, &[number(1, PRE_ROUTING), number(2, RAW as u32)]);
-    let attributes = [attribute(1, TABLE), attribute(3, CHAIN), hook, attribute(7, b"filter\0")];
+    let hook = nested(4, &[number(1, PRE_ROUTING), number(2, purpose.priority() as u32)]);
+    let attributes = [attribute(1, purpose.table()), attribute(3, CHAIN), hook, attribute(7, b"filter\0")];
     (NEW_CHAIN, NLM_F_CREATE, attributes.concat())
 }
 
-fn rule() -> Message {
+fn rule(purpose: Purpose) -> Message {
     const REGISTER: u32 = 1;
     const INCOMING_INTERFACE: u32 = 4;
     const EQUAL: u32 = 0;
@@ -163,7 +227,7 @@ fn rule() -> Message {
         expression(b"cmp\0", &[number(1, REGISTER), number(2, EQUAL), value]),
         expression(b"notrack\0", &[]),
     ];
-    let attributes = [attribute(1, TABLE), attribute(2, CHAIN), nested(4, &expressions)];
+    let attributes = [attribute(1, purpose.table()), attribute(2, CHAIN), nested(4, &expressions)];
     (NEW_RULE, NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK, attributes.concat())
 }
 
@@ -173,7 +237,9 @@ mod tests {
 
     #[test]
     fn messages_are_aligned_and_say_how_long_they_are() {
-        let bytes = batch(&[(NEW_TABLE, NLM_F_CREATE, attribute(1, TABLE)), chain(), rule()]);
+        let purpose = Purpose::Fragments;
+        let table = (NEW_TABLE, NLM_F_CREATE, attribute(1, purpose.table()));
+        let bytes = batch(&[table, chain(purpose), rule(purpose)]);
         let (mut rest, mut kinds) = (bytes.as_slice(), Vec::new());
         while !rest.is_empty() {
             let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;

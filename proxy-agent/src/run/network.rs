@@ -95,6 +95,7 @@ impl Agent {
         self.pods.first_look(&topology.pods).await?;
         self.pods.choose(&mut topology.pods, self.all_pods_need_packets());
         self.prepare_stack(&interfaces, &mut topology);
+        topology.fragments = self.prepare_fragments(&topology);
         topology.rules = rules::choose_by_source(&self.netlink).await?;
         let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
         for warning in warnings.iter().filter(|warning| !self.said.contains(warning)) {

@@ -114,6 +114,8 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub fragments: RefCell<HashMap<FragmentKey<F>, FragmentPorts>>,
     /// How long packets are, in bytes.
     pub size: Cell<u32>,
+    /// May packets be cut?
+    pub may_be_cut: Cell<bool>,
     /// Flow entries.
     pub flows: RefCell<FlowEntries<F>>,
     /// Entries of flows that are not confirmed.
@@ -179,6 +181,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
             listening: HashSet::new(),
             fragments: RefCell::default(),
             size: Cell::new(100),
+            may_be_cut: Cell::new(false),
             flows: RefCell::default(),
             pending: RefCell::default(),
             arriving: RefCell::default(),
@@ -489,6 +492,10 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
 
     fn size(&self, _packet: &Packet<F>) -> u32 {
         self.size.get()
+    }
+
+    fn may_be_cut(&self, _packet: &Packet<F>) -> bool {
+        self.may_be_cut.get()
     }
 
     fn route(&self, _ifindex: u32, _src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {

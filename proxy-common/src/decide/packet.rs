@@ -10,7 +10,7 @@ use crate::{
     layout::{
         backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         counter::Counter,
-        device::{DEVICE_RULES, DEVICE_UPLINK, LOOPBACK},
+        device::{DEVICE_FRAGMENTS, DEVICE_RULES, DEVICE_UPLINK, LOOPBACK},
         flow::{Edge, FlowKey, FlowState, Mac, Pair, REFRESH, Tuple, flags},
         frontend::FRONTEND_SOURCES,
         outbound::{OUTBOUND_CLOSED, OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound, key_of_reply},
@@ -605,8 +605,26 @@ fn forward<F: Family, T: Tables<F>>(
     match out.route.kind {
         RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => Verdict::Forward,
         RouteKind::Local => Verdict::Translate,
+        RouteKind::TooBig if is_cut(tables, packet, ifindex, out) => {
+            out.route.kind = RouteKind::Stack;
+            Verdict::Forward
+        }
         RouteKind::TooBig if packet.follows => tables.drop(DropReason::TooBig),
         RouteKind::TooBig => tables.answer(Counter::TooBig, Verdict::TooBig),
         RouteKind::None => tables.drop(DropReason::NoRoute),
     }
+}
+
+/// Does the stack cut a packet that is too long for its way? It takes those alone that leave from an address of the node: others would
+/// have to come by the device that leads to their source (`rp_filter`).
+#[inline(always)]
+fn is_cut<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &Translation<F>,
+) -> bool {
+    tables.may_be_cut(packet)
+        && tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_FRAGMENTS != 0)
+        && tables.node_address(&out.to.src).0 != 0
 }

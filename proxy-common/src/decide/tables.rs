@@ -310,6 +310,11 @@ pub trait Tables<F: Family> {
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts);
     /// How long a packet is in bytes, from the network header on; if devices are to cut it, the longest piece.
     fn size(&self, packet: &Packet<F>) -> u32;
+    /// Is it an IPv4 packet without "don't fragment", where the stack can be handed one?
+    fn may_be_cut(&self, packet: &Packet<F>) -> bool {
+        let _ = packet;
+        false
+    }
     /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size. For
     /// packets with a size it may be what was so a moment ago.
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);

@@ -32,6 +32,8 @@ pub const DEVICE_RULES: u32 = 32;
 
 /// Index of the loopback interface, in every network namespace.
 pub const LOOPBACK: u32 = 1;
+/// The stack cuts IPv4 packets that came in by it and are longer than their way, if they may be cut.
+pub const DEVICE_FRAGMENTS: u32 = 1 << 8;
 
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;

@@ -16,6 +16,7 @@ pub mod fragment;
 pub mod frontend;
 pub mod id;
 pub mod name;
+pub mod next_hop;
 pub mod outbound;
 pub mod policy;
 pub mod probe;

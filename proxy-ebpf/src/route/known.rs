@@ -12,7 +12,8 @@ use proxy_common::{
     decide::{Route, RouteKind},
 };
 
-use super::Routed;
+use super::{Routed, next_hop};
+use crate::settings::second;
 
 /// How many routes a CPU keeps of each family.
 pub(crate) const KEPT: usize = 1 << KEPT_BITS;
@@ -90,11 +91,17 @@ pub(crate) fn look_up<F: Routed>(question: &Question<'_, F>, route: &mut Route<F
 
 /// Answers the question at this place.
 #[inline(always)]
-fn answer<F: Routed>(ctx: *mut c_void, place: u32) -> u32 {
+fn answer<F: Routed>(ctx: *mut c_void, place: u32, is_xdp: bool) -> u32 {
     let Some(known) = F::known_route(place) else { return 0 };
     // SAFETY: as above.
-    let KnownRoute { src, dst, ifindex, size, route, .. } = unsafe { &mut *known };
+    let KnownRoute { src, dst, ifindex, size, route, asked } = unsafe { &mut *known };
     super::look_up(ctx, *ifindex, src, dst, *size, route);
+    if !is_xdp {
+        next_hop::mark(route, *asked);
+    } else if next_hop::must_hand_over(route, *asked, second()) {
+        // What is not resolved is left to tc, and asked for again.
+        route.kind = RouteKind::Unresolved;
+    }
     1
 }
 
@@ -106,14 +113,14 @@ macro_rules! answer {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $of_skb(skb: *mut __sk_buff, place: u32) -> u32 {
-            answer::<$family>(skb.cast(), place)
+            answer::<$family>(skb.cast(), place, false)
         }
 
         /// For XDP.
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $of_frame(ctx: *mut xdp_md, place: u32) -> u32 {
-            answer::<$family>(ctx.cast(), place)
+            answer::<$family>(ctx.cast(), place, true)
         }
     )* };
 }

@@ -18,6 +18,7 @@ use proxy_common::{
         fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
+        next_hop::{HEARTBEAT, NextHop, SLOTS},
         outbound::Outbound,
         set::Set,
         source::Source,
@@ -25,7 +26,7 @@ use proxy_common::{
     packet::PROTOCOL_UDP,
 };
 
-use super::{family::PacketFamily, kernel::Kernel};
+use super::{family::PacketFamily, kernel::Kernel, pool};
 
 /// Entries of a map.
 type Entries<K, V> = StdHashMap<K, V>;
@@ -294,6 +295,34 @@ impl Kernel {
     /// The kernel's.
     pub fn outbound<F: PacketFamily>(&self) -> Result<Entries<FlowKey<F>, Outbound>> {
         self.entries(&family_map::<F>("outbound"))
+    }
+
+    /// The neighbours that programs sent to, in no order.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn next_hops<F: PacketFamily>(&self) -> Result<Vec<NextHop<F>>> {
+        let slots = self.read_array::<NextHop<F>>(&family_map::<F>("next_hops"), 0..SLOTS)?;
+        Ok(slots.into_values().filter(|hop| hop.ifindex != 0).collect())
+    }
+
+    /// Writes such neighbours into their slots, and the agent's heartbeat.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn put_next_hops<F: PacketFamily>(&mut self, hops: &[NextHop<F>], heartbeat: u32) -> Result<()> {
+        let beat = (HEARTBEAT, NextHop { last_used: heartbeat, ..NextHop::default() });
+        let slots = hops.iter().map(|hop| (NextHop::<F>::slot(&hop.addr, hop.ifindex), *hop));
+        self.put_all(&family_map::<F>("next_hops"), slots.chain([beat]))
+    }
+
+    /// Makes all CPUs forget the routes that they know.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_routes<F: PacketFamily>(&mut self) -> Result<()> {
+        let ebpf = self.ebpf();
+        pool::empty(ebpf.map(&family_map::<F>("routes")).context("routes")?)
     }
 
     /// The affinity entries of a family.

@@ -45,7 +45,7 @@ fn free(how: &str) -> Option<Loaded> {
 }
 
 /// Empties a map, or sets all its elements to zero.
-fn empty(map: &Map) -> Result<()> {
+pub(super) fn empty(map: &Map) -> Result<()> {
     let data: &MapData = match map {
         Map::Array(data)
         | Map::PerCpuArray(data)

@@ -6,6 +6,7 @@ mod answers;
 mod bystanders;
 mod evidence;
 mod flows;
+mod next_hops;
 mod ports;
 mod random;
 mod stack;

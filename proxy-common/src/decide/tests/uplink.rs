@@ -5,7 +5,7 @@ use crate::{
     decide::{NodeAddress, RouteKind, Verdict},
     layout::{
         counter::Counter,
-        device::{Device, NODE_ADDR_SNAT},
+        device::{DEVICE_FRAGMENTS, Device, NODE_ADDR_SNAT},
         filter,
         flow::{Edge, FlowKey},
         frontend::{FRONTEND_ADDRESS, FrontendKey, Target},
@@ -27,6 +27,7 @@ for_both_families! {
     no_route_drops
     no_snat_address_drops
     hop_limit
+    packets_that_may_be_cut
     packets_too_big_for_the_route
     followers_need_a_flow
     snat_exhaustion
@@ -202,6 +203,29 @@ fn hop_limit<F: TestFamily>() {
         let local = World::<F>::new(&[POD_A]);
         assert_eq!(local.uplink_gets(&request).verdict, Verdict::Translate);
     }
+}
+
+/// The stack cuts what leaves from an address of the node, where it takes such packets; nobody is told then.
+fn packets_that_may_be_cut<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    world.default_route.mtu = 1400;
+    world.size.set(1401);
+    world.may_be_cut.set(true);
+    let request = udp(CLIENT_END, FRONTEND);
+    assert_eq!(world.uplink_gets(&request).verdict, Verdict::TooBig, "the stack takes none");
+    for device in world.devices.values_mut() {
+        device.flags |= DEVICE_FRAGMENTS;
+    }
+    let sent = world.uplink_gets(&request);
+    assert_eq!((sent.verdict, sent.out.route.kind), (Verdict::Forward, RouteKind::Stack), "new flow");
+    let again = world.uplink_gets(&request);
+    assert_eq!((again.verdict, again.out.route.kind), (Verdict::Forward, RouteKind::Stack), "known flow");
+    let follower = Packet { follows: true, ..request };
+    let later = world.uplink_gets(&follower);
+    assert_eq!((later.verdict, later.out.route.kind), (Verdict::Forward, RouteKind::Stack), "later fragment");
+    world.may_be_cut.set(false);
+    assert_eq!(world.uplink_gets(&request).verdict, Verdict::TooBig, "don't fragment");
+    assert_eq!(world.counter(Counter::TooBig), 2);
 }
 
 /// A router in our place would say so. Nothing was sent, so no flow is opened; smaller packets go on.

@@ -1,0 +1,100 @@
+//! Datagrams that are longer than the way to a remote endpoint. Needs root.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use proxy_tests::{
+    cluster::{Builder, Cluster, Failures, Overlay, PathMtu, PodNetwork, Protocol},
+    traffic::{Entry, SINGLE, Scenario},
+};
+
+/// Bytes of the narrow way.
+const WAY: u32 = 1_400;
+
+/// SINGLE has its endpoint on node-2, behind an overlay of 1,400 bytes.
+fn scenario(builder: Builder, args: &[&str]) -> Result<Scenario> {
+    let mut scenario = Scenario::without_agents(builder.overlay(Overlay::Vxlan).nodes(2), "socket")?;
+    for node in &scenario.cluster.nodes {
+        node.place.netns.ip(&[format!("link set vxlan.1 mtu {WAY}")])?;
+    }
+    scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
+    scenario.agents = scenario.cluster.start_agents(args)?;
+    Ok(scenario)
+}
+
+fn is_served(builder: Builder, args: &[&str]) -> Result<()> {
+    let scenario = scenario(builder, args)?;
+    let mut failures = Failures::default();
+    for (ipv4, mode) in [(true, PathMtu::Dont), (true, PathMtu::Want), (false, PathMtu::Want)] {
+        let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
+        // One that fits, one that is too long and comes whole, and ones that come in fragments, of which the last one fits or not.
+        for size in [800, 1_440, 2_900, 3_000, 4_400, 20_000] {
+            failures.case(format!("{to}, {mode:?}, {size} bytes"), || {
+                let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(size);
+                // Who may not cut (with DF or IPv6) is told first.
+                let attempts = if mode == PathMtu::Dont { 1 } else { 3 };
+                for _ in 0..10 {
+                    let reply = call.clone().timeout(Duration::from_secs(1)).datagram(mode, attempts)?;
+                    ensure!(reply.answer.is_some(), "{reply:?}");
+                }
+                Ok(())
+            });
+        }
+        failures.case(format!("{to}, TCP"), || {
+            const BYTES: u64 = 5_000_000;
+            let report = scenario.cluster.client.call(to).bulk(BYTES)?;
+            ensure!(report.bytes == BYTES, "{report:?}");
+            Ok(())
+        });
+    }
+    failures.case("nothing is INVALID to conntrack", || {
+        for node in &scenario.cluster.nodes {
+            let dropped = node.invalid_packets()?;
+            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+        }
+        Ok(())
+    });
+    let verdict = failures.verdict();
+    if verdict.is_err() {
+        for agent in &scenario.agents {
+            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
+        }
+    }
+    verdict
+}
+
+#[test]
+fn datagrams_that_may_be_cut() {
+    is_served(Cluster::builder(), &["--pod-datapath", "tc"]).unwrap();
+}
+
+#[test]
+fn datagrams_that_may_be_cut_with_xdp() {
+    is_served(Cluster::builder().pods(PodNetwork::Bridged).offload(false), &["--xdp", "generic"]).unwrap();
+}
+
+/// The stack must take packets that come from the node's own address, whatever its checks, and forget no rule of others.
+#[test]
+fn without_strict_source_checks() {
+    is_served(Cluster::builder().rp_filter(0), &[]).unwrap();
+}
+
+/// With "don't fragment" the sender is told, as before; the rule goes with the agent's clean-up.
+#[test]
+fn datagrams_that_may_not_be_cut() -> Result<()> {
+    let mut scenario = scenario(Cluster::builder(), &[])?;
+    let to = scenario.target(Entry::NodePort(0), SINGLE, true)?;
+    let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(1_440);
+    let reply = call.timeout(Duration::from_secs(1)).datagram(PathMtu::Do, 3)?;
+    ensure!(reply.answer.is_some(), "{reply:?}");
+    let counters = scenario.agents[0].debug(&["counters"])?;
+    let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
+    ensure!(!told.split_whitespace().any(|word| word == "0"), "{counters}");
+    let netns = &scenario.cluster.node(0)?.place.netns;
+    let tables = || netns.feed("nft", &["list", "tables"], "");
+    ensure!(tables()?.contains("inet proxy-agent-fragments"), "{}", tables()?);
+    scenario.agents[0].terminate()?;
+    scenario.agents[0].cleanup()?;
+    ensure!(!tables()?.contains("proxy-agent"), "{}", tables()?);
+    Ok(())
+}
