@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(10);
 const FAMILIES: [bool; 2] = [true, false];
 
 fn builder() -> Builder {
-    Cluster::builder().nodes(2).names_uplinks(false)
+    Cluster::builder().nodes(2)
 }
 
 /// The endpoints one after the other, so that each answers: local to node-1, then remote.
