@@ -1,95 +1,25 @@
 //! Interfaces and addresses that the agent finds by itself: no `--uplink` but where it is the subject. Needs root.
 
 use std::{
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Agent, Builder, Cluster, Endpoint, Failures, Place, Protocol, SecondUplink, Service, until},
+    cluster::{Builder, Cluster, Failures, Place, Protocol, SecondUplink, until},
     lacks::Lack,
-    traffic::{Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT, node_port},
+    traffic::{
+        Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT, node_port,
+        single::{ENDPOINTS, answers, conclude, get, served},
+    },
 };
 
 const SOON: Duration = Duration::from_secs(10);
 const FAMILIES: [bool; 2] = [true, false];
 
 fn builder() -> Builder {
-    Cluster::builder().nodes(2).names_uplinks(false)
-}
-
-/// The endpoints one after the other, so that each answers: local to node-1, then remote.
-const ENDPOINTS: [&str; 2] = ["pod-1b", "pod-2a"];
-
-/// The addresses answer at the port, TCP and UDP, with each endpoint of `SINGLE`.
-fn served(
-    scenario: &Scenario,
-    client: &Place,
-    addresses: &[&str],
-    port: u16,
-    failures: &mut Failures,
-) -> Result<()> {
-    for endpoint in ENDPOINTS {
-        scenario.apply(SINGLE, &[scenario.cluster.pod(endpoint)?])?;
-        for address in addresses {
-            let to = SocketAddr::new(address.parse()?, port);
-            for protocol in Protocol::ALL {
-                failures.case(format!("{} -> {to}, {protocol:?}, to {endpoint}", client.name), || {
-                    answers(client, to, protocol, endpoint)
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Soon this endpoint answers, and then every time, from the address that the client used.
-fn answers(client: &Place, to: SocketAddr, protocol: Protocol, endpoint: &str) -> Result<()> {
-    let call = client.call(to).protocol(protocol);
-    until(SOON, "the endpoint", || {
-        let reply = call.clone().timeout(Duration::from_millis(500)).once()?;
-        Ok(reply.answer.filter(|answer| answer.server == endpoint))
-    })?;
-    for reply in call.times(10)? {
-        let answer = reply.answer.with_context(|| format!("{:?}", reply.error))?;
-        ensure!(answer.server == endpoint, "{} answers", answer.server);
-        ensure!(reply.peer == Some(to), "the client sees {:?} as its peer", reply.peer);
-    }
-    Ok(())
-}
-
-fn conclude(failures: Failures, agents: &[Agent]) -> Result<()> {
-    let verdict = failures.verdict();
-    if verdict.is_err() {
-        for agent in agents {
-            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
-        }
-    }
-    verdict
-}
-
-/// `lo` has what BGP announces to hosts, and what the administrator puts there; also when the agent runs already.
-#[test]
-fn node_ports_at_addresses_of_loopback() -> Result<()> {
-    let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let node = scenario.cluster.node(0)?.place.clone();
-    let add = |ip: &str| -> Result<()> {
-        node.netns.ip(&[format!("addr add {ip} dev lo")])?;
-        scenario.cluster.fabric.ip(&[format!("route add {ip} via {}", node.address_like(ip.parse()?))])
-    };
-    add("10.99.0.1")?;
-    let agent = scenario.cluster.start_agent(0, &[])?;
-    for ip in ["fd00:99:9::1", "10.99.0.2"] {
-        add(ip)?;
-    }
-    let mut failures = Failures::default();
-    let client = scenario.cluster.client.clone();
-    let addresses = ["10.99.0.1", "10.99.0.2", "fd00:99:9::1"];
-    served(&scenario, &client, &addresses, node_port(SINGLE), &mut failures)?;
-    scenario.agents.push(agent);
-    conclude(failures, &scenario.agents)
+    Cluster::builder().nodes(2)
 }
 
 /// A further network of the nodes, 192.168.97.0/24 and fd00:97::/64, with a machine in it (the router, which is .1) and no router.
@@ -240,54 +170,6 @@ fn replies_by_another_interface() -> Result<()> {
     conclude(failures, &scenario.agents)
 }
 
-/// Whatever `--service-node-port-range` the cluster has.
-#[test]
-fn node_ports_of_any_range() -> Result<()> {
-    let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let ips = ["10.96.0.88".parse()?, "fd00:10:96::88".parse()?];
-    // One of them is a port that connections to endpoints of other nodes are given as source.
-    let ports = [443, 8443, 65_535];
-    for port in ports {
-        let service = Service::new(&format!("port-{port}"), &ips).tcp_and_udp(port, TARGET_PORT, Some(port));
-        let endpoints = ENDPOINTS.map(|name| scenario.cluster.pod(name).map(Endpoint::from));
-        let endpoints = endpoints.into_iter().collect::<Result<Vec<_>>>()?;
-        scenario.cluster.manifests.apply(&service, &endpoints)?;
-    }
-    scenario.agents = scenario.cluster.start_agents(&[])?;
-    let cluster = &scenario.cluster;
-    let mut failures = Failures::default();
-    for (client, is_inside) in [
-        (&cluster.client, false),
-        (cluster.pod("pod-1a")?, true),
-        (&cluster.node(0)?.place, true),
-        (&cluster.node(1)?.place, true),
-    ] {
-        for port in ports {
-            let mut targets = vec![IpAddr::from(cluster.node(0)?.place.v4), cluster.node(0)?.place.v6.into()];
-            if is_inside && client.name == "node-1" {
-                targets.push("127.0.0.1".parse()?);
-            }
-            for (ip, protocol) in targets.iter().flat_map(|ip| Protocol::ALL.map(|protocol| (*ip, protocol)))
-            {
-                failures.case(format!("{} -> {ip}:{port}, {protocol:?}", client.name), || {
-                    let mut servers = client.call((ip, port).into()).protocol(protocol).servers(40)?;
-                    servers.sort();
-                    servers.dedup();
-                    ensure!(servers == ENDPOINTS, "{servers:?} answer");
-                    Ok(())
-                });
-            }
-        }
-    }
-    failures.case("many at a time, by a port of --snat-ports", || {
-        let to = (cluster.node(0)?.place.v4, 8443).into();
-        let report = cluster.client.call(to).many(500, 16)?;
-        ensure!(report.failed == 0, "{report:?}");
-        Ok(())
-    });
-    conclude(failures, &scenario.agents)
-}
-
 /// A pair of interfaces within the node leads to the pods of other nodes, as `cilium_host` and `cilium_net` do. What a CNI does behind it
 /// by programs of its own is done by a bridge here.
 #[test]
@@ -342,47 +224,6 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
     conclude(failures, &scenario.agents)
 }
 
-/// The API server knows nodes in lower case; an endpoint of this node is not another's.
-#[test]
-fn names_of_nodes_in_upper_case() -> Result<()> {
-    let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let cluster = &scenario.cluster;
-    let pod = cluster.pod("pod-1b")?;
-    cluster.manifests.write(
-        "local.yaml",
-        &format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: local, namespace: default}}\nspec:\n  type: NodePort\n  clusterIP: \
-             10.96.0.99\n  clusterIPs: [10.96.0.99]\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n  ports:\n  \
-             - {{name: t, port: 80, targetPort: {TARGET_PORT}, nodePort: 30099}}\n---\napiVersion: discovery.k8s.io/v1\nkind: \
-             EndpointSlice\nmetadata:\n  name: local\n  namespace: default\n  labels: {{kubernetes.io/service-name: \
-             local}}\naddressType: IPv4\nports:\n- {{name: t, port: {TARGET_PORT}}}\nendpoints:\n- addresses: [{}]\n  nodeName: \
-             node-1\n",
-            pod.v4
-        ),
-    )?;
-    let agent = scenario.cluster.start_agent(0, &["--node-name", " NODE-1 "])?;
-    scenario.agents.push(agent);
-    let cluster = &scenario.cluster;
-    let reply = cluster.client.call((cluster.node(0)?.place.v4, 30099).into()).once()?;
-    let answer = reply.answer.with_context(|| format!("{:?}", reply.error))?;
-    ensure!(answer.server == pod.name && cluster.client.owns(answer.client.ip()), "{answer:?}");
-    let inside = cluster.pod("pod-1a")?.call("10.96.0.99:80".parse()?).servers(3)?;
-    ensure!(inside.iter().all(|server| *server == pod.name), "{inside:?}");
-    Ok(())
-}
-
-/// An answer to a GET at the node itself.
-fn get(place: &Place, address: &str, path: &str) -> Result<String> {
-    place.netns.run(|| {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })
-}
-
 /// `--uplink` with a name that is not there: a problem that is told, and everything else works. When it comes, it is used.
 #[test]
 fn an_uplink_that_is_not_there() -> Result<()> {
@@ -410,60 +251,4 @@ fn an_uplink_that_is_not_there() -> Result<()> {
         })
     });
     conclude(failures, &scenario.agents)
-}
-
-/// What kube-proxy in IPVS mode leaves: all cluster IPs are on an interface of the node. (A bridge here: it is known by its name.)
-#[test]
-fn addresses_left_by_ipvs() -> Result<()> {
-    let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let netns = &scenario.cluster.node(0)?.place.netns;
-    let mut lines = vec!["link add kube-ipvs0 type bridge".to_owned()];
-    let vips = [true, false].map(|ipv4| scenario.target(Entry::ClusterIp, SINGLE, ipv4));
-    let vips = vips.into_iter().collect::<Result<Vec<_>>>()?;
-    lines.extend(vips.iter().map(|vip| format!("addr add {} dev kube-ipvs0", vip.ip())));
-    netns.ip(&lines)?;
-    scenario.agents = scenario.cluster.start_agents(&[])?;
-    let cluster = &scenario.cluster;
-    let mut failures = Failures::default();
-    for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.place] {
-        for vip in &vips {
-            for protocol in Protocol::ALL {
-                failures.case(format!("{} -> {vip}, {protocol:?}", client.name), || {
-                    answers(client, *vip, protocol, "pod-1b")
-                });
-            }
-        }
-    }
-    failures.case("one warning, no problem", || {
-        let log = scenario.agents[0].log();
-        let warnings = log.lines().filter(|line| line.contains("kube-ipvs0") && line.contains("WARN"));
-        ensure!(warnings.count() == 1, "{log}");
-        let health = get(&cluster.node(0)?.place, "127.0.0.1:10256", "/healthz")?;
-        ensure!(!health.contains("kube-ipvs0"), "{health}");
-        Ok(())
-    });
-    conclude(failures, &scenario.agents)
-}
-
-/// The source towards an endpoint of another node is one that the kernel would choose, too.
-#[test]
-fn deprecated_addresses_are_no_sources() -> Result<()> {
-    let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let node = scenario.cluster.node(0)?.place.clone();
-    // The kernel lists the newest one first.
-    node.netns.ip(&["addr add fd00:99::dead/64 dev eth0 nodad preferred_lft 0".to_owned()])?;
-    scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
-    let agent = scenario.cluster.start_agent(0, &[])?;
-    scenario.agents.push(agent);
-    let to = scenario.target(Entry::NodePort(0), SINGLE, false)?;
-    for protocol in Protocol::ALL {
-        let reply = scenario.cluster.client.call(to).protocol(protocol).once()?;
-        let answer = reply.answer.with_context(|| format!("{protocol:?}: {:?}", reply.error))?;
-        ensure!(
-            answer.client.ip() == IpAddr::from(node.v6),
-            "{protocol:?}: the endpoint sees {}",
-            answer.client
-        );
-    }
-    Ok(())
 }

@@ -83,7 +83,9 @@ fn asymmetric_uplinks() {
 #[test]
 fn policy_routing() {
     let builder = routed().second_uplink(SecondUplink::PolicyRouted).rp_filter(2);
-    run(builder, "tc", &[], Transfers { bytes: MANY, has_second_address: true }).unwrap();
+    let transfers = Transfers { bytes: MANY, has_second_address: true };
+    run(builder.clone(), "tc", &[], transfers).unwrap();
+    run(builder.names_uplinks(true), "tc", &[], transfers).unwrap();
 }
 
 #[test]

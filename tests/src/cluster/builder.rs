@@ -49,7 +49,7 @@ impl Default for Builder {
             masquerade: Masquerade::Plain,
             offload: true,
             xdp_pass: false,
-            names_uplinks: true,
+            names_uplinks: false,
         }
     }
 }
@@ -140,7 +140,7 @@ impl Builder {
         self
     }
 
-    /// Do agents get `--uplink` for the interfaces that lead off their nodes (default), or do they find them?
+    /// Do agents get `--uplink` for the interfaces that lead off their nodes, or do they find them (default)?
     pub fn names_uplinks(mut self, on: bool) -> Self {
         self.names_uplinks = on;
         self

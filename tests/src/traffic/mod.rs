@@ -2,6 +2,7 @@
 
 mod cases;
 mod expect;
+pub mod single;
 mod smoke;
 mod transfers;
 

@@ -1,0 +1,77 @@
+//! One endpoint of `SINGLE` after the other, and what clients and the node itself see.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{SINGLE, Scenario};
+use crate::cluster::{Agent, Failures, Place, Protocol, until};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// The endpoints one after the other, so that each answers: local to node-1, then remote.
+pub const ENDPOINTS: [&str; 2] = ["pod-1b", "pod-2a"];
+
+/// The addresses answer at the port, TCP and UDP, with each endpoint of `SINGLE`.
+pub fn served(
+    scenario: &Scenario,
+    client: &Place,
+    addresses: &[&str],
+    port: u16,
+    failures: &mut Failures,
+) -> Result<()> {
+    for endpoint in ENDPOINTS {
+        scenario.apply(SINGLE, &[scenario.cluster.pod(endpoint)?])?;
+        for address in addresses {
+            let to = SocketAddr::new(address.parse()?, port);
+            for protocol in Protocol::ALL {
+                failures.case(format!("{} -> {to}, {protocol:?}, to {endpoint}", client.name), || {
+                    answers(client, to, protocol, endpoint)
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Soon this endpoint answers, and then every time, from the address that the client used.
+pub fn answers(client: &Place, to: SocketAddr, protocol: Protocol, endpoint: &str) -> Result<()> {
+    let call = client.call(to).protocol(protocol);
+    until(SOON, "the endpoint", || {
+        let reply = call.clone().timeout(Duration::from_millis(500)).once()?;
+        Ok(reply.answer.filter(|answer| answer.server == endpoint))
+    })?;
+    for reply in call.times(10)? {
+        let answer = reply.answer.with_context(|| format!("{:?}", reply.error))?;
+        ensure!(answer.server == endpoint, "{} answers", answer.server);
+        ensure!(reply.peer == Some(to), "the client sees {:?} as its peer", reply.peer);
+    }
+    Ok(())
+}
+
+/// What failed, with the agents' logs and counters.
+pub fn conclude(failures: Failures, agents: &[Agent]) -> Result<()> {
+    let verdict = failures.verdict();
+    if verdict.is_err() {
+        for agent in agents {
+            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
+        }
+    }
+    verdict
+}
+
+/// An answer to a GET at the node itself.
+pub fn get(place: &Place, address: &str, path: &str) -> Result<String> {
+    place.netns.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
