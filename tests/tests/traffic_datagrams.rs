@@ -98,3 +98,27 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     ensure!(!tables()?.contains("proxy-agent"), "{}", tables()?);
     Ok(())
 }
+
+/// The MTU of a route holds if it is locked; what the kernel's forwarding makes of others, its look-up for programs does not tell.
+#[test]
+fn a_route_with_a_locked_mtu() -> Result<()> {
+    let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "socket")?;
+    scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
+    let agent = scenario.cluster.start_agent(0, &[])?;
+    let other = &scenario.cluster.node(1)?.place;
+    scenario.cluster.node(0)?.place.netns.ip(&[
+        format!("route replace 10.244.2.0/24 via {} dev eth0 mtu lock {WAY}", other.v4),
+        format!("route replace fd00:10:244:2::/64 via {} dev eth0 mtu lock {WAY}", other.v6),
+    ])?;
+    for (number, ipv4) in (1..).zip([true, false]) {
+        let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
+        let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(1_440);
+        let reply = call.timeout(Duration::from_secs(1)).datagram(PathMtu::Do, 3)?;
+        ensure!(reply.answer.is_some(), "{to}: {reply:?}");
+        let counters = agent.debug(&["counters"])?;
+        let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
+        let told = told.split_whitespace().find_map(|word| word.parse::<u32>().ok());
+        ensure!(told.is_some_and(|told| told >= number), "{to}: {counters}");
+    }
+    Ok(())
+}

@@ -92,6 +92,10 @@ impl Site {
 
 fn follows(mode: Mode) -> Result<()> {
     let mut site = Site::start(mode)?;
+    if matches!(mode, Mode::NativeXdp) {
+        // What that may do to a real device is said where it is done.
+        site.agent.wait_for_log("native XDP at eth0 (driver veth)")?;
+    }
     for ipv4 in [true, false] {
         let to = site.scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
         let connection = site.scenario.cluster.client.call(to).keep_alive().timeout(Duration::from_secs(9));
