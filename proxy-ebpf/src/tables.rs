@@ -14,7 +14,8 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6,
     decide::{
-        AffinityHandle, Attempt, DropReason, FlowHandle, Found, Inserted, NodeAddress, Route, Tables, Verdict,
+        AffinityHandle, Attempt, DropReason, FlowHandle, Found, Inserted, NodeAddress, Route, RouteKind,
+        Tables, Verdict,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -45,7 +46,7 @@ use crate::{
         next_hop,
     },
     scratch::scratch,
-    settings::settings,
+    settings::{second, settings},
     tc::Skb,
 };
 
@@ -571,7 +572,12 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
         if size == 0 {
             route::look_up(self.ctx, ifindex, src, dst, 0, route);
-            next_hop::mark(route, Tables::<F>::now(self));
+            let now = Tables::<F>::now(self);
+            if !matches!(self.layer, Layer::Xdp) {
+                next_hop::mark(route, now);
+            } else if next_hop::must_hand_over(route, now, second()) {
+                route.kind = RouteKind::Unresolved;
+            }
         } else {
             let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
             known::look_up(&question, route, |place| match self.layer {

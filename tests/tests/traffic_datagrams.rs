@@ -31,10 +31,9 @@ fn is_served(builder: Builder, args: &[&str]) -> Result<()> {
         for size in [800, 1_440, 2_900, 3_000, 4_400, 20_000] {
             failures.case(format!("{to}, {mode:?}, {size} bytes"), || {
                 let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(size);
-                // Who may not cut (with DF or IPv6) is told first.
-                let attempts = if mode == PathMtu::Dont { 1 } else { 3 };
                 for _ in 0..10 {
-                    let reply = call.clone().timeout(Duration::from_secs(1)).datagram(mode, attempts)?;
+                    // With "don't fragment" and with IPv6 the sender is told first; others would never be answered.
+                    let reply = call.clone().timeout(Duration::from_secs(1)).datagram(mode, 3)?;
                     ensure!(reply.answer.is_some(), "{reply:?}");
                 }
                 Ok(())
@@ -96,5 +95,29 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     scenario.agents[0].terminate()?;
     scenario.agents[0].cleanup()?;
     ensure!(!tables()?.contains("proxy-agent"), "{}", tables()?);
+    Ok(())
+}
+
+/// The MTU of a route holds if it is locked; what the kernel's forwarding makes of others, its look-up for programs does not tell.
+#[test]
+fn a_route_with_a_locked_mtu() -> Result<()> {
+    let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "socket")?;
+    scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
+    let agent = scenario.cluster.start_agent(0, &[])?;
+    let other = &scenario.cluster.node(1)?.place;
+    scenario.cluster.node(0)?.place.netns.ip(&[
+        format!("route replace 10.244.2.0/24 via {} dev eth0 mtu lock {WAY}", other.v4),
+        format!("route replace fd00:10:244:2::/64 via {} dev eth0 mtu lock {WAY}", other.v6),
+    ])?;
+    for (number, ipv4) in (1..).zip([true, false]) {
+        let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
+        let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(1_440);
+        let reply = call.timeout(Duration::from_secs(1)).datagram(PathMtu::Do, 3)?;
+        ensure!(reply.answer.is_some(), "{to}: {reply:?}");
+        let counters = agent.debug(&["counters"])?;
+        let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
+        let told = told.split_whitespace().find_map(|word| word.parse::<u32>().ok());
+        ensure!(told.is_some_and(|told| told >= number), "{to}: {counters}");
+    }
     Ok(())
 }

@@ -92,6 +92,10 @@ impl Site {
 
 fn follows(mode: Mode) -> Result<()> {
     let mut site = Site::start(mode)?;
+    if matches!(mode, Mode::NativeXdp) {
+        // What that may do to a real device is said where it is done.
+        site.agent.wait_for_log("native XDP at eth0 (driver veth)")?;
+    }
     for ipv4 in [true, false] {
         let to = site.scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
         let connection = site.scenario.cluster.client.call(to).keep_alive().timeout(Duration::from_secs(9));
@@ -205,15 +209,13 @@ fn next_hops_are_asked_once_a_second() -> Result<()> {
 fn agents_that_end() -> Result<()> {
     let mut site = Site::start(Mode::GenericXdp)?;
     site.netns(0)?.sysctl(&[
-        ("ipv4/neigh/eth0/base_reachable_time_ms", "1000"),
         ("ipv4/neigh/eth0/delay_first_probe_time", "1"),
         ("ipv4/neigh/eth0/retrans_time_ms", "300"),
     ])?;
-    // What is known by now has longer timers.
-    site.netns(0)?.ip(&["neigh flush dev eth0".to_owned()])?;
     let load = site.load(true)?;
     load.wait_for(100)?;
     site.agent.kill()?;
+    site.doubt_next_hop(true)?;
     let gap = site.gap(&load, Duration::from_secs(40))?;
     eprintln!("without an agent: followed after {gap:?}");
     load.wait_for(100)?;
