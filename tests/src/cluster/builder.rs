@@ -33,6 +33,7 @@ pub struct Builder {
     pub(super) masquerade: Masquerade,
     offload: bool,
     xdp_pass: bool,
+    names_uplinks: bool,
 }
 
 impl Default for Builder {
@@ -48,6 +49,7 @@ impl Default for Builder {
             masquerade: Masquerade::Plain,
             offload: true,
             xdp_pass: false,
+            names_uplinks: true,
         }
     }
 }
@@ -138,6 +140,12 @@ impl Builder {
         self
     }
 
+    /// Gives agents no `--uplink`: they find out which interfaces lead off their nodes.
+    pub fn unnamed_uplinks(mut self) -> Self {
+        self.names_uplinks = false;
+        self
+    }
+
     /// Makes it. Whatever fails, nothing is left behind.
     pub fn build(self) -> Result<Cluster> {
         ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
@@ -174,7 +182,7 @@ impl Builder {
             },
             nodes: Vec::new(),
             manifests: Manifests::new(folder.join("manifests"))?,
-            uplinks: self.shape.uplinks(),
+            uplinks: if self.names_uplinks { self.shape.uplinks() } else { Vec::new() },
             xdp_pass: Vec::new(),
             logs: make_dir(folder.join("logs"))?,
             _folder: temporary,
