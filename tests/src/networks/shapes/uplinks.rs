@@ -70,14 +70,17 @@ fn above(network: &Network, kind: &str) -> Result<()> {
     replaced(network, |_| vec![format!("link add link eth0 name {DEVICE} type {kind}")])
 }
 
-/// What is for others than the device's own addresses comes in by `eth0`, and leaves by the device.
+/// What is for others than the device's own addresses comes in by `eth0`, and leaves by the device. An interface without
+/// addresses accepts nothing but with source checks off (`__fib_validate_source`, `no_addr`).
 fn ipvlan(network: &Network) -> Result<()> {
-    source_check(network, "2")?;
+    source_check(network, "0")?;
     above(network, "ipvlan mode l2")
 }
 
 fn source_check(network: &Network, mode: &str) -> Result<()> {
-    both().into_iter().try_for_each(|ends| network.node(ends).sysctl(&[("ipv4/conf/eth0/rp_filter", mode)]))
+    both().into_iter().try_for_each(|ends| {
+        network.node(ends).sysctl(&[("ipv4/conf/all/rp_filter", mode), ("ipv4/conf/eth0/rp_filter", mode)])
+    })
 }
 
 fn bridge(network: &Network) -> Result<()> {
