@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod fuzz;
 pub mod lacks;
 pub mod load;
+pub mod networks;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;

@@ -77,6 +77,7 @@ const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 /// A program that tests run, and the Debian package it is in.
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("wg", "wireguard-tools"),
     ("nft", "nftables"),
     ("iptables-legacy", "iptables"),
     ("ethtool", "ethtool"),

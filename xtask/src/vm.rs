@@ -2,6 +2,7 @@
 
 mod initramfs;
 mod kernel;
+mod networks;
 mod qemu;
 mod record;
 mod report;
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use self::{initramfs::Guest, kernel::Kernel, qemu::Run, record::Record, report::Report};
+use self::{initramfs::Guest, kernel::Kernel, networks::Networks, qemu::Run, record::Record, report::Report};
 use crate::{
     build::{self, Executables},
     setup,
@@ -43,9 +44,10 @@ pub(crate) struct VmArgs {
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
     /// Run nothing but the programs of tests whose name contains this.
-    #[arg(long, value_name = "NAME", conflicts_with = "bless")]
+    #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Write what the machines report to docs/kernels.md instead of comparing with it.
+    /// Write what the machines report to docs/kernels.md and docs/networks.md instead of comparing with them; with
+    /// `--only networks` to the latter alone.
     #[arg(long)]
     bless: bool,
 }
@@ -85,22 +87,26 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
     }
     let cache = target_dir().join("vm");
     let guest = Guest::new(built, args.agent.as_deref(), &cache)?;
-    let mut record = Record::committed()?;
+    let (mut record, mut networks) = (Record::committed()?, Networks::committed()?);
     let (mut passed, mut failed) = (0, 0);
     for (kernel, machine) in machines(kernels, &cache, args, &guest)? {
         let Machine { release, log, mut run } =
             machine.with_context(|| format!("kernel {}", kernel.name()))?;
-        if !args.bless && args.only.is_none() {
-            compare(&record, kernel, &mut run.report);
+        if !args.bless {
+            compare(&record, &networks, kernel, &mut run.report, args.only.is_none());
         }
         record.replace(kernel, &run.report);
+        networks.replace(kernel, &run.report);
         print(kernel, &release, &run, &log, args.keep_log);
         passed += run.report.passed;
         failed += run.report.failed.len() as u64;
     }
     println!("\n{}", record.verified());
     if args.bless {
-        say(format!("wrote {}", record.write()?.display()));
+        if args.only.is_none() {
+            say(format!("wrote {}", record.write()?.display()));
+        }
+        say(format!("wrote {}", networks.write()?.display()));
     }
     Ok((passed, failed))
 }
@@ -139,19 +145,26 @@ fn machines(
 fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result<Machine> {
     let files = kernel::fetch(kernel, cache, args.mirror.as_deref())?;
     let initramfs = cache.join(format!("initramfs-{}.cpio", kernel.name()));
-    initramfs::write(&initramfs, &files, guest)?;
+    initramfs::write(&initramfs, kernel, &files, guest)?;
     let log = cache.join(format!("console-{}.log", kernel.name()));
     let run = qemu::run(&files, &initramfs, &log, args)?;
     Ok(Machine { release: files.release, log, run })
 }
 
-/// Each of the document's tables is a check.
-fn compare(record: &Record, kernel: Kernel, report: &mut Report) {
+/// Each of the documents' tables is a check. A machine that ran but some of its programs reported little of them.
+fn compare(record: &Record, networks: &Networks, kernel: Kernel, report: &mut Report, is_whole: bool) {
     // A machine that ended early has told half of it.
     if !report.is_done {
         return;
     }
-    for differences in record.compare(kernel, report) {
+    let mut tables = Vec::new();
+    if is_whole {
+        tables.extend(record.compare(kernel, report));
+    }
+    if kernel.runs_networks() && (is_whole || !report.networks.is_empty()) {
+        tables.push(networks.compare(kernel, report));
+    }
+    for differences in tables {
         report.passed += u64::from(differences.is_empty());
         for difference in differences {
             report.fail(format!("{difference} (is it meant to be so? `cargo xtask vm --bless`)"));

@@ -2,19 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub(super) const FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
-pub(super) const FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
+pub(crate) const FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
+pub(crate) const FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 /// The router's side of the nodes' second network.
-pub(super) const SECOND_FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 98, 1);
+pub(crate) const SECOND_FABRIC_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 98, 1);
 /// The same.
-pub(super) const SECOND_FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1);
-pub(super) const OUTSIDE_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
-pub(super) const OUTSIDE_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 1);
+pub(crate) const SECOND_FABRIC_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1);
+pub(crate) const OUTSIDE_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
+pub(crate) const OUTSIDE_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 1);
 pub(crate) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
 pub(crate) const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 2);
 /// All pods of the cluster.
-pub(super) const CLUSTER_CIDR_V4: &str = "10.244.0.0/16";
-pub(super) const CLUSTER_CIDR_V6: &str = "fd00:10:244::/48";
+pub(crate) const CLUSTER_CIDR_V4: &str = "10.244.0.0/16";
+pub(crate) const CLUSTER_CIDR_V6: &str = "fd00:10:244::/48";
 
 pub(crate) fn node_v4(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 99, 11 + node as u8)
@@ -35,17 +35,17 @@ pub(crate) fn second_v6(node: usize) -> Ipv6Addr {
 }
 
 /// The node's address on its overlay device, if that has one: the first of its pods' range.
-pub(super) fn overlay_v4(node: usize) -> Ipv4Addr {
+pub(crate) fn overlay_v4(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, node as u8 + 1, 0)
 }
 
 /// The node's address on its overlay device, if that has one: the first of its pods' range.
-pub(super) fn overlay_v6(node: usize) -> Ipv6Addr {
+pub(crate) fn overlay_v6(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16 + 1, 0, 0, 0, 0)
 }
 
 /// All addresses that a node may have.
-pub(super) fn of_node(node: usize) -> [IpAddr; 8] {
+pub(crate) fn of_node(node: usize) -> [IpAddr; 8] {
     [
         node_v4(node).into(),
         node_v6(node).into(),
@@ -58,21 +58,21 @@ pub(super) fn of_node(node: usize) -> [IpAddr; 8] {
     ]
 }
 
-pub(super) fn pod_cidr_v4(node: usize) -> String {
+pub(crate) fn pod_cidr_v4(node: usize) -> String {
     format!("10.244.{}.0/24", node + 1)
 }
 
-pub(super) fn pod_cidr_v6(node: usize) -> String {
+pub(crate) fn pod_cidr_v6(node: usize) -> String {
     format!("fd00:10:244:{}::/64", node + 1)
 }
 
 /// The node's side of the pod network: its address on the pods' bridge.
-pub(super) fn pod_gateway_v4(node: usize) -> Ipv4Addr {
+pub(crate) fn pod_gateway_v4(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, node as u8 + 1, 1)
 }
 
 /// The node's side of the pod network: its address on the pods' bridge.
-pub(super) fn pod_gateway_v6(node: usize) -> Ipv6Addr {
+pub(crate) fn pod_gateway_v6(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16 + 1, 0, 0, 0, 1)
 }
 

@@ -16,8 +16,8 @@ use anyhow::{Context, Result, bail};
 use super::{Cluster, Netns, Node, Place, Process, netns::pipe, until};
 
 const HEALTHZ: &str = "127.0.0.1:10256";
-/// Enough for a machine that is emulated, and whose verifier is slow.
-const START_DEADLINE: Duration = Duration::from_secs(120);
+/// Enough for a machine that is emulated on a busy host, and whose verifier is slow.
+const START_DEADLINE: Duration = Duration::from_secs(300);
 
 /// The agent's binary: PROXY_AGENT_BIN, else the newest of the target directory's release and debug builds.
 pub fn agent_binary() -> Result<PathBuf> {

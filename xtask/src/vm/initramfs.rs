@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::kernel::KernelFiles;
+use super::kernel::{Kernel, KernelFiles};
 use crate::{
     build::Executables,
     workspace::{find_program, target_dir},
@@ -37,8 +37,35 @@ const MODULES: &[&str] = &[
     "tcp_diag",
 ];
 
+/// The same for the networks of `tests/tests/networks.rs`, in the machines that run it.
+const NETWORK_MODULES: &[&str] = &[
+    "sit",
+    "ip_gre",
+    "ip6_tunnel",
+    "ip6_gre",
+    "geneve",
+    "wireguard",
+    "ipvlan",
+    "vrf",
+    "dummy",
+    "sch_netem",
+    "sctp",
+    "xfrm_user",
+    "esp4",
+    "esp6",
+    // What `rfc4106(gcm(aes))` is made of: nothing in the machine loads modules on demand.
+    "ctr",
+    "gcm",
+    "ghash-generic",
+    "seqiv",
+    "echainiv",
+];
+
+/// The program of tests that only the machines of [`Kernel::runs_networks`] get.
+const NETWORKS: &str = "networks";
+
 /// Programs of this machine that the init and the tests run.
-const HOST_PROGRAMS: &[&str] = &["ip", "ethtool", "nft"];
+const HOST_PROGRAMS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "wg"];
 
 const DIRECTORIES: &[&str] =
     &["dev", "etc", "manifests", "modules", "proc", "run", "sys", "tests", "tmp", "var", "var/run"];
@@ -69,9 +96,9 @@ impl Guest {
     }
 }
 
-/// Is this program of tests run in every machine?
+/// Is this program of tests run in machines?
 fn is_for_guests(name: &str) -> bool {
-    ["packets", "packets_verifier", "smoke", "traffic_sockets"].contains(&name)
+    ["packets", "packets_verifier", "smoke", "traffic_sockets", NETWORKS].contains(&name)
 }
 
 /// A program without what only debuggers read: most of it, and the machine is small.
@@ -84,17 +111,21 @@ fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Writes the archive.
-pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
+pub(super) fn write(archive: &Path, version: Kernel, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     let mut files = BTreeMap::new();
-    for (name, program) in &guest.programs {
+    let runs_networks = version.runs_networks();
+    let networks = format!("tests/{NETWORKS}");
+    for (name, program) in guest.programs.iter().filter(|(name, _)| runs_networks || **name != networks) {
         add_program(&mut files, name.into(), program)?;
     }
     files.insert("bpf/proxy-agent.bpf.o".into(), read(&guest.object)?);
-    for (number, module) in load_order(&kernel.modules)?.iter().enumerate() {
+    for (number, module) in
+        load_order(&kernel.modules, if runs_networks { NETWORK_MODULES } else { &[] })?.iter().enumerate()
+    {
         let name = module.file_stem().unwrap_or_default().to_string_lossy();
         let name = name.trim_end_matches(".ko");
         // The init loads them by the order of their names.
-        files.insert(format!("modules/{number:02}-{name}.ko").into(), decompressed(module)?);
+        files.insert(format!("modules/{number:03}-{name}.ko").into(), decompressed(module)?);
     }
     for name in HOST_PROGRAMS {
         let program = find_program(name).with_context(|| format!("there is no program `{name}`"))?;
@@ -148,7 +179,7 @@ fn pad(cpio: &mut Vec<u8>) {
 }
 
 /// The module files to load, dependencies first.
-fn load_order(modules: &Path) -> Result<Vec<PathBuf>> {
+fn load_order(modules: &Path, further: &[&str]) -> Result<Vec<PathBuf>> {
     let dependencies = modules.join("modules.dep");
     let mut order = Vec::new();
     if !dependencies.exists() {
@@ -173,7 +204,7 @@ fn load_order(modules: &Path) -> Result<Vec<PathBuf>> {
         .filter_map(|line| line.split_once(':'))
         .map(|(module, needs)| (module, needs.split_whitespace().collect()))
         .collect();
-    for name in MODULES {
+    for name in MODULES.iter().chain(further) {
         let is_wanted =
             |path: &&&str| path.rsplit('/').next().and_then(|file| file.split('.').next()) == Some(*name);
         // Not there: built in, or the init will show what is missing.

@@ -40,6 +40,11 @@ impl Kernel {
         }
     }
 
+    /// Does its machine try the networks of `docs/networks.md`? That takes minutes: an old one and the newest do.
+    pub(super) fn runs_networks(self) -> bool {
+        matches!(self, Self::V6_1 | Self::Newest)
+    }
+
     /// The Debian suite that has it.
     fn suite(self) -> &'static str {
         match self {

@@ -13,6 +13,8 @@ pub(super) struct Report {
     pub(super) verified: BTreeMap<String, String>,
     /// By program: the ways in which it was attached.
     pub(super) attached: BTreeMap<String, BTreeSet<String>>,
+    /// By shape of a network, then by path and family: `yes`, or `no` and a reason.
+    pub(super) networks: BTreeMap<String, BTreeMap<String, String>>,
     /// Did it get to its end?
     pub(super) is_done: bool,
     /// A failure whose output may go on.
@@ -59,6 +61,14 @@ impl Report {
                     self.attached.entry(program.to_owned()).or_default().insert(how.to_owned());
                 }
             }
+            "NETWORK" => {
+                if let [shape, column, cell] = rest.splitn(3, " | ").collect::<Vec<_>>()[..] {
+                    self.networks
+                        .entry(shape.to_owned())
+                        .or_default()
+                        .insert(column.to_owned(), cell.to_owned());
+                }
+            }
             _ => {}
         }
     }
@@ -96,7 +106,8 @@ mod tests {
         let mut report = Report::default();
         "CHECK PASS one\nCHECK FAIL two: because\n    of this\n    and that\nnoise\n    indented\n\
          CHECK PART a test v4::x: no eggs\nCHECK NOT a test v6::x: no ham\n\
-         VERIFIED probe 12\nATTACHED probe tcx\nATTACHED probe clsact\nDONE"
+         VERIFIED probe 12\nATTACHED probe tcx\nATTACHED probe clsact\n\
+         NETWORK a tunnel, remote | pod v4 | no TCP: a | b\nDONE"
             .lines()
             .for_each(|line| report.line(line));
         assert!(report.is_done);
@@ -108,5 +119,6 @@ mod tests {
         assert_eq!((lacking(0), lacking(1)), (("a test v4::x", "no eggs"), ("a test v6::x", "no ham")));
         assert_eq!(report.verified["probe"], "12");
         assert_eq!(report.attached["probe"].len(), 2);
+        assert_eq!(report.networks["a tunnel, remote"]["pod v4"], "no TCP: a | b");
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn prepare() -> Result<()> {
     fs::remove_dir("/var/run")?;
     std::os::unix::fs::symlink("/run", "/var/run")?;
     // Else each namespace gets devices for tunnels with the modules.
-    fs::write("/proc/sys/net/core/fb_tunnels_only_for_init_net", "1").context("tunnels")?;
+    fs::write("/proc/sys/net/core/fb_tunnels_only_for_init_net", "2").context("tunnels")?;
     let mut modules = fs::read_dir("/modules")?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
     modules.sort();
     for module in modules {

@@ -1,0 +1,86 @@
+//! SCTP, one-to-one sockets: an association, and bytes both ways.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::{
+    socket::{
+        AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, accept, bind, connect,
+        listen, setsockopt, socket,
+        sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout},
+    },
+    time::{TimeVal, TimeValLike},
+};
+
+use super::paths::PATIENCE;
+use crate::cluster::Place;
+
+const MESSAGE: usize = 4_000;
+const MESSAGES: usize = 250;
+
+/// Can there be such sockets?
+pub(super) fn probe() -> Result<()> {
+    open(AddressFamily::Inet).map(drop)
+}
+
+fn open(family: AddressFamily) -> Result<OwnedFd> {
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp)
+        .map_err(|error| anyhow!("an SCTP socket: {error:?}"))?;
+    let limit = TimeVal::milliseconds(PATIENCE.as_millis() as i64);
+    setsockopt(&socket, ReceiveTimeout, &limit)?;
+    setsockopt(&socket, SendTimeout, &limit)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    Ok(socket)
+}
+
+/// One association from the client to the target, which the server must accept: messages there and back.
+pub(super) fn exchange(client: &Place, target: SocketAddr, server: &Place, port: u16) -> Result<()> {
+    let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let own: SocketAddr = (server.address_like(target.ip()), port).into();
+    let listener = server.netns.run(|| {
+        let listener = open(family)?;
+        bind(listener.as_raw_fd(), &SockaddrStorage::from(own))?;
+        listen(&listener, Backlog::new(1)?)?;
+        Ok(listener)
+    })?;
+    thread::scope(|scope| {
+        let echo = scope.spawn(move || echo(&listener));
+        let sent = client.netns.run(|| talk(family, target));
+        let echoed = echo.join().map_err(|_| anyhow!("the server panicked"))?;
+        sent.and(echoed)
+    })
+}
+
+fn echo(listener: &OwnedFd) -> Result<()> {
+    let fd = accept(listener.as_raw_fd()).context("accept")?;
+    // SAFETY: accept has just made this descriptor, and nothing else owns it.
+    let mut stream = File::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+    let mut message = [0; MESSAGE];
+    for _ in 0..MESSAGES {
+        stream.read_exact(&mut message).context("the server's receive")?;
+        stream.write_all(&message).context("the server's send")?;
+    }
+    // The client closes first.
+    let _ = stream.read(&mut message);
+    Ok(())
+}
+
+fn talk(family: AddressFamily, target: SocketAddr) -> Result<()> {
+    let socket = open(family)?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(target)).context("connect")?;
+    let mut stream = File::from(socket);
+    let mut answer = [0; MESSAGE];
+    for number in 0..MESSAGES {
+        let message = [number as u8; MESSAGE];
+        stream.write_all(&message).context("send")?;
+        stream.read_exact(&mut answer).context("receive")?;
+        ensure!(answer == message, "message {number} arrived with other content");
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! Networks of many kinds, and the paths of services through them: the table of `docs/networks.md`. Needs root.
+//!
+//! One after the other under the same running agents: starting an agent takes an emulated processor long.
+
+use std::env;
+
+use anyhow::Result;
+use proxy_tests::{
+    cluster::{Builder, Cluster, Failures, Masquerade, Narrow, PodNetwork},
+    networks::{Known, Network, Shape, shapes},
+};
+
+/// Tries but the shapes whose name contains this.
+const ONLY: &str = "PROXY_AGENT_NETWORKS_ONLY";
+
+/// Makes the shapes alone.
+const NO_AGENTS: &str = "PROXY_AGENT_NETWORKS_WITHOUT_AGENTS";
+
+/// Pods' interfaces leave room for every tunnel; masquerade is what flannel and Calico do.
+fn cluster(pods: PodNetwork) -> Builder {
+    Cluster::builder().pods(pods).narrow(Narrow::Pods).masquerade(Masquerade::FullyRandom)
+}
+
+fn run(builder: Builder, shapes: &[&[Shape]]) -> Result<()> {
+    let known = Known::committed();
+    let mut network = Network::start(builder, env::var_os(NO_AGENTS).is_none())?;
+    let mut failures = Failures::default();
+    let only = env::var(ONLY).unwrap_or_default();
+    for shape in shapes.iter().copied().flatten().filter(|shape| shape.name.contains(&only)) {
+        failures.case(shape.name, || network.try_shape(shape, &known));
+    }
+    failures.verdict()
+}
+
+#[test]
+fn pods_by_routes() -> Result<()> {
+    run(cluster(PodNetwork::Routed), shapes::ROUTED)
+}
+
+#[test]
+fn pods_on_a_bridge() -> Result<()> {
+    // With it the kernel puts IPv6 fragments together, and forgets that they were to fit 1,300 bytes.
+    run(cluster(PodNetwork::Bridged).bridge_nf_call(false), shapes::BRIDGED)
+}

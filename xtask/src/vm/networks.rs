@@ -1,0 +1,207 @@
+//! What is known of networks: the tables of `docs/networks.md`, one per kernel, and what a run may differ from them.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use super::{kernel::Kernel, report::Report};
+use crate::workspace::{root, write_if_changed};
+
+/// The columns: paths and families, as `tests/src/networks/paths.rs` names them.
+const COLUMNS: [&str; 8] = [
+    "pod v4",
+    "pod v6",
+    "node v4",
+    "node v6",
+    "nodePort-local v4",
+    "nodePort-local v6",
+    "nodePort-remote v4",
+    "nodePort-remote v6",
+];
+
+const INTRODUCTION: &str = "\
+# Networks
+
+Written by `cargo xtask vm --bless --only networks` from what virtual machines with Debian's kernels report; `newest` is
+the newest that Debian packages. `cargo xtask vm` compares with these tables: a cell that is `yes` here and is not there is
+a failure. `cargo xtask test traffic` compares what the machine's own kernel can make.
+
+Two nodes with a pod each, an agent per node, and a client outside, behind a router. The agents are told no interface, and
+keep running while the network between the nodes changes from shape to shape. `--pod-datapath tc`: pods' packets are
+translated at their own interfaces. A path is tried with the network's own connections first, without a service; then a
+connection, 20,000,000 bytes in each direction over it (2,000,000 in the machines, whose processors are emulated), all
+compared, and datagrams of 64, 1,200 and 9,000 bytes, there and back. Pods' interfaces have 1,300 bytes.
+
+| path | client | by | endpoint |
+|---|---|---|---|
+| `pod` | a pod | cluster IP | on the other node |
+| `node` | a process of the node | cluster IP | on the other node |
+| `nodePort-local` | outside | nodePort at the node | on that node |
+| `nodePort-remote` | outside | nodePort at the node | on the other node |
+
+`yes`: all of that. `no`: the reason is below the table. `-`: the shape has no such path or family. `NBMA` is a tunnel device
+without a remote address: the route's next hop is the other end. The name of a CNI in a row says that its documented mode
+of that name makes such devices and routes; its own programs do not run here. Nodes masquerade `fully-random`, as flannel and
+Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the node's own are not served.
+";
+
+/// By shape, then by column: `yes`, or `no` and a reason.
+type Table = BTreeMap<String, BTreeMap<String, String>>;
+
+/// By kernel.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Networks(BTreeMap<String, Table>);
+
+impl Networks {
+    /// What is committed; empty if there is nothing.
+    pub(super) fn committed() -> Result<Self> {
+        let path = file();
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self::parse(&text))
+    }
+
+    /// Puts what a kernel reported in the place of what was known of it.
+    pub(super) fn replace(&mut self, kernel: Kernel, report: &Report) {
+        if !report.networks.is_empty() {
+            self.0.insert(kernel.name().to_owned(), report.networks.clone());
+        }
+    }
+
+    /// What was possible, and is not.
+    pub(super) fn compare(&self, kernel: Kernel, report: &Report) -> Vec<String> {
+        let mut worse = Vec::new();
+        for (shape, row) in self.0.get(kernel.name()).into_iter().flatten() {
+            for (column, _) in row.iter().filter(|(_, cell)| *cell == "yes") {
+                let now = report.networks.get(shape).and_then(|row| row.get(column));
+                let now = now.map_or("not tried", String::as_str);
+                if now != "yes" {
+                    worse.push(format!("network `{shape}`, {column}: {now}; it was `yes`"));
+                }
+            }
+        }
+        worse
+    }
+
+    /// Writes the document.
+    pub(super) fn write(&self) -> Result<PathBuf> {
+        let path = file();
+        write_if_changed(&path, self.text().as_bytes())?;
+        Ok(path)
+    }
+
+    fn text(&self) -> String {
+        let mut text = INTRODUCTION.to_owned();
+        for kernel in Kernel::value_variants() {
+            let Some(table) = self.0.get(kernel.name()) else { continue };
+            let _ = write!(text, "\n{}{}\n\n{}", HEADING, kernel.name(), markdown(table));
+            let reasons = reasons(table);
+            if !reasons.is_empty() {
+                let _ = write!(text, "\n{reasons}");
+            }
+        }
+        text
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut networks = Self::default();
+        let heading = format!("\n{HEADING}");
+        let sections = text.split(&heading).skip(1);
+        for (kernel, section) in sections.filter_map(|section| section.split_once('\n')) {
+            networks.0.insert(kernel.trim().to_owned(), parse(section));
+        }
+        networks
+    }
+}
+
+const HEADING: &str = "## Linux ";
+const REASON: &str = "- `";
+
+fn file() -> PathBuf {
+    root().join("docs/networks.md")
+}
+
+fn markdown(table: &Table) -> String {
+    let mut text = format!("| shape | {} |\n|---|{}\n", COLUMNS.join(" | "), "---|".repeat(COLUMNS.len()));
+    for (shape, row) in table {
+        let cells = COLUMNS.map(|column| match row.get(column) {
+            Some(cell) => cell.split(' ').next().unwrap_or_default(),
+            None => "-",
+        });
+        let _ = writeln!(text, "| {shape} | {} |", cells.join(" | "));
+    }
+    text
+}
+
+/// Why cells are `no`.
+fn reasons(table: &Table) -> String {
+    let mut text = String::new();
+    for (shape, row) in table {
+        for (column, cell) in row {
+            if let Some(reason) = cell.strip_prefix("no ") {
+                let _ = writeln!(text, "{REASON}{shape}`, {column}: {reason}");
+            }
+        }
+    }
+    text
+}
+
+fn parse(section: &str) -> Table {
+    let mut table = Table::new();
+    let rows = section.lines().filter_map(|line| line.strip_prefix('|')).skip(2);
+    for row in rows {
+        let fields: Vec<_> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+        let Some((shape, cells)) = fields.split_first() else { continue };
+        let cells = COLUMNS.iter().zip(cells).filter(|(_, cell)| **cell != "-");
+        let cells = cells.map(|(column, cell)| ((*column).to_owned(), (*cell).to_owned())).collect();
+        table.insert((*shape).to_owned(), cells);
+    }
+    let reasons = section.lines().filter_map(|line| line.strip_prefix(REASON)?.split_once("`, "));
+    for (shape, (column, reason)) in reasons.filter_map(|(shape, rest)| Some((shape, rest.split_once(": ")?)))
+    {
+        if let Some(cell) = table.get_mut(shape).and_then(|row| row.get_mut(column)) {
+            *cell = format!("no {reason}");
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(console: &str) -> Report {
+        let mut report = Report::default();
+        console.lines().for_each(|line| report.line(line));
+        report
+    }
+
+    const CONSOLE: &str = "NETWORK routes | pod v4 | yes\nNETWORK routes | nodePort-remote v6 | yes\n\
+        NETWORK ipip, NBMA | pod v4 | yes\nNETWORK ipip, NBMA | nodePort-remote v4 | no connect: ETIMEDOUT";
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let mut networks = Networks::default();
+        networks.replace(Kernel::V6_1, &report(CONSOLE));
+        networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "no connect: a, b: c")));
+        assert_eq!(Networks::parse(&networks.text()), networks);
+        // A machine that tried no networks changes nothing.
+        networks.replace(Kernel::V6_1, &Report::default());
+        assert_eq!(Networks::parse(&networks.text()), networks);
+    }
+
+    #[test]
+    fn what_was_possible_must_be() {
+        let mut networks = Networks::default();
+        networks.replace(Kernel::V6_1, &report(CONSOLE));
+        let worse = |kernel, console: &str| networks.compare(kernel, &report(console)).len();
+        assert_eq!(worse(Kernel::V6_1, CONSOLE), 0);
+        assert_eq!(worse(Kernel::V6_1, &CONSOLE.replace("no connect: ETIMEDOUT", "yes")), 0);
+        assert_eq!(worse(Kernel::V6_1, &CONSOLE.replacen("yes", "no connect: ETIMEDOUT", 2)), 2);
+        assert_eq!(worse(Kernel::V6_1, ""), 3);
+        assert_eq!(worse(Kernel::Newest, ""), 0);
+    }
+}
