@@ -32,7 +32,7 @@ fn slot<F: Routed>(route: &Route<F>, now: u32) -> Option<&'static mut NextHop<F>
 /// Marks a route's neighbour as used.
 #[inline(always)]
 pub(crate) fn mark<F: Routed>(route: &Route<F>, now: u32) {
-    if matches!(route.kind, RouteKind::Neighbour) {
+    if matches!(route.kind, RouteKind::Neighbour) && route.names_next_hop {
         slot(route, now);
     }
 }
@@ -43,6 +43,10 @@ pub(crate) fn mark<F: Routed>(route: &Route<F>, now: u32) {
 pub(crate) fn must_hand_over<F: Routed>(route: &Route<F>, now: u32, second: u32) -> bool {
     if !matches!(route.kind, RouteKind::Neighbour) {
         return false;
+    }
+    // A neighbour of the other family: nobody would probe it.
+    if !route.names_next_hop {
+        return true;
     }
     let (Some(slot), Some(agent)) = (slot(route, now), F::next_hop_slot(HEARTBEAT)) else { return false };
     // SAFETY: as above; one word, which the agent writes at any time.

@@ -26,6 +26,10 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// minutes, and what they find is not the kernel's.
 const MANY_PACKETS: [&str; 4] = ["bystanders::", "ports::", "stack::", "whole::"];
 
+/// What [`NETWORKS`] has as well, where it is run.
+const ALSO_NETWORKS: [&str; 2] = ["vlan_uplinks", "bonded_uplinks"];
+const NETWORKS: &str = "/tests/networks";
+
 /// What tests find by variables. Fewer random packets and bytes than elsewhere: this processor is an emulated one.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/bin"),
@@ -96,6 +100,12 @@ impl Suite {
         let mut child = Command::new(program)
             .args(["--test-threads=1", "--show-output", "--color=never"])
             .args(MANY_PACKETS.iter().flat_map(|name| ["--skip", name]))
+            .args(
+                ALSO_NETWORKS
+                    .iter()
+                    .filter(|_| Path::new(NETWORKS).exists())
+                    .flat_map(|name| ["--skip", name]),
+            )
             .envs(ENVIRONMENT)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
