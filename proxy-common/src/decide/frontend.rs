@@ -40,15 +40,18 @@ pub(super) fn find<F: Family, T: Tables<F>>(
     protocol: u8,
     is_node_loopback: bool,
 ) -> Option<Target> {
-    if let Some(target) = tables.frontend(&FrontendKey::new(*addr, port, protocol)) {
+    // One key for both: there is little stack.
+    let mut key = FrontendKey::new(*addr, port, protocol);
+    if let Some(target) = tables.frontend(&key) {
         tables.step(Step::Frontend(target));
         return Some(target);
     }
-    if (is_node_loopback || tables.node_address(addr).serves_nodeports())
-        && let Some(target) = tables.frontend(&FrontendKey::new(F::UNSPECIFIED, port, protocol))
-    {
-        tables.step(Step::NodePort(target));
-        return Some(target);
+    if is_node_loopback || tables.node_address(addr).serves_nodeports() {
+        key.addr = F::UNSPECIFIED;
+        if let Some(target) = tables.frontend(&key) {
+            tables.step(Step::NodePort(target));
+            return Some(target);
+        }
     }
     tables.step(Step::NoFrontend);
     None

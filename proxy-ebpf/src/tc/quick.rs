@@ -43,7 +43,8 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     key: &FlowKey<F>,
     flow: &FlowEntry<F>,
 ) -> Option<i32> {
-    let verdict = steady::verdict(flow);
+    // What leaves to a client is a reply of a local endpoint: it is translated, and goes its way. Saying so spares stack.
+    let verdict = if H::IS_LEAVING { Verdict::Translate } else { steady::verdict(flow) };
     let (mut route, mut hops) = (None, 0);
     if matches!(verdict, Verdict::Forward) {
         let Scratch { out, .. } = scratch::<F>()?;
