@@ -1,6 +1,7 @@
 //! Builds the programs, and the agent with the programs inside.
 
 mod guard;
+mod stack;
 
 use std::{
     collections::BTreeMap,
@@ -149,6 +150,14 @@ pub(crate) fn programs(verbose: bool) -> Result<()> {
         }
     }
     let logging = compile(&toolchain, &["--features", "kernel-log"])?;
+    let deep =
+        [&plain, &logging].into_iter().map(|elf| stack::too_deep(elf)).collect::<Result<Vec<_>>>()?.concat();
+    if !deep.is_empty() {
+        bail!(
+            "calls take more than 512 bytes of stack, which kernels up to 6.2 refuse:\n  {}",
+            deep.join("\n  ")
+        );
+    }
     let dir = target_dir().join("bpf");
     write_if_changed(&dir.join("proxy-agent.bpf.o"), &plain)?;
     write_if_changed(&dir.join("proxy-agent-log.bpf.o"), &logging)?;

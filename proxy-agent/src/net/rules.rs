@@ -11,15 +11,15 @@ use rtnetlink::{Handle, IpVersion};
 /// # Errors
 /// The kernel's.
 pub async fn choose_by_source(handle: &Handle) -> Result<bool> {
+    let mut found = false;
     for family in [IpVersion::V4, IpVersion::V6] {
         let mut rules = handle.rule().get(family).execute();
+        // To the end: the socket takes no other request before.
         while let Some(rule) = rules.try_next().await.context("cannot list rules of routing")? {
-            if chooses_by_source(&rule) {
-                return Ok(true);
-            }
+            found |= chooses_by_source(&rule);
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// By the source, by where packets come from, or by a mark that rules of netfilter gave them.

@@ -10,6 +10,7 @@ use crate::{
     datapath::Datapath,
     net::{
         filters::{self, Direction},
+        interfaces,
         topology::Topology,
     },
 };
@@ -29,7 +30,11 @@ impl Agent {
         let new: Vec<Interface> =
             new.map(|(index, name, is_pod)| Interface { index, name: name.clone(), is_pod }).collect();
         if !new.is_empty() {
-            tokio::spawn(search(self.netlink.clone(), self.datapath.tcx_program_ids(), new));
+            // By a socket of its own: the kernel lists one thing at a time for a socket (EBUSY, `__netlink_dump_start`).
+            match interfaces::connect() {
+                Ok(netlink) => drop(tokio::spawn(search(netlink, self.datapath.tcx_program_ids(), new))),
+                Err(error) => warn!("{error:#}"),
+            }
         }
     }
 }

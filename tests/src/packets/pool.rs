@@ -19,6 +19,9 @@ use super::sys;
 /// An object whose user is alone with it.
 pub(super) type Loaded = Arc<Mutex<Ebpf>>;
 
+/// Elements of no more bytes are many, and set to zero all at once.
+const SMALL: usize = 64;
+
 /// By how they were loaded. Objects that only the pool has are free.
 static POOL: Mutex<Option<HashMap<String, Vec<Loaded>>>> = Mutex::new(None);
 
@@ -61,7 +64,11 @@ pub(super) fn empty(map: &Map) -> Result<()> {
     match info.map_type()? {
         // Constants; nobody can write them any more.
         MapType::Array if info.name_as_str().is_some_and(|name| name.starts_with('.')) => Ok(()),
+        MapType::Array if (info.value_size() as usize) <= SMALL => {
+            Ok(sys::zero_all(fd, info.max_entries(), info.value_size() as usize)?)
+        }
         MapType::Array => zero(fd, &info, info.value_size() as usize),
+        // Old kernels write one element of those at a time.
         MapType::PerCpuArray => {
             let size = info.value_size().next_multiple_of(8) as usize;
             zero(fd, &info, size * aya::util::nr_cpus().map_err(|(_, error)| error)?)
@@ -79,8 +86,5 @@ pub(super) fn empty(map: &Map) -> Result<()> {
 
 fn zero(fd: BorrowedFd<'_>, info: &MapInfo, size: usize) -> Result<()> {
     let value = vec![0; size];
-    if size > 64 {
-        return Ok((0..info.max_entries()).try_for_each(|index| sys::update(fd, index, &value))?);
-    }
-    Ok(sys::zero_all(fd, info.max_entries(), size)?)
+    Ok((0..info.max_entries()).try_for_each(|index| sys::update(fd, index, &value))?)
 }

@@ -7,22 +7,36 @@ use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex
 const MEMORY_FUNCTIONS: &[&str] = &["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 
 /// Size of an instruction in bytes (RFC 9669, section 3).
-const INSTRUCTION: usize = 8;
+pub(super) const INSTRUCTION: usize = 8;
 const OPCODE_CALL: u8 = 0x85;
 /// In the source register of a call: the callee is a function of the object, not a helper of the kernel.
 const PSEUDO_CALL: u8 = 1;
 
-struct Function<'data> {
-    name: &'data str,
-    section: SectionIndex,
-    start: u64,
-    end: u64,
+pub(super) struct Function<'data> {
+    pub(super) name: &'data str,
+    pub(super) section: SectionIndex,
+    pub(super) start: u64,
+    pub(super) end: u64,
 }
 
 /// The calls to memory functions, as "caller calls callee". Functions nobody calls are left alone: the loader drops them.
 pub(crate) fn memory_calls(elf: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(elf).context("the object is not an ELF file")?;
-    let functions = functions(&file)?;
+    let is_memory = |name: &str| MEMORY_FUNCTIONS.contains(&name);
+    let mut calls: Vec<String> = calls(&file)?
+        .into_iter()
+        // memmove and memcpy may share code; what matters is who calls them.
+        .filter(|(caller, callee)| is_memory(callee) && !is_memory(caller))
+        .map(|(caller, callee)| format!("{caller} calls {callee}"))
+        .collect();
+    calls.sort();
+    calls.dedup();
+    Ok(calls)
+}
+
+/// Who calls whom.
+pub(super) fn calls<'data>(file: &object::File<'data>) -> Result<Vec<(&'data str, &'data str)>> {
+    let functions = functions(file)?;
     let find = |section: SectionIndex, offset: u64| {
         functions
             .iter()
@@ -53,17 +67,10 @@ pub(crate) fn memory_calls(elf: &[u8]) -> Result<Vec<String>> {
                 }
                 _ => find(section.index(), distance(offset)).map(|callee| callee.name),
             };
-            if let Some(callee) = callee.filter(|callee| MEMORY_FUNCTIONS.contains(callee)) {
-                let caller = find(section.index(), offset).map_or("?", |function| function.name);
-                // memmove and memcpy may share code; what matters is who calls them.
-                if !MEMORY_FUNCTIONS.contains(&caller) {
-                    calls.push(format!("{caller} calls {callee}"));
-                }
-            }
+            let caller = find(section.index(), offset).map_or("?", |function| function.name);
+            calls.extend(callee.map(|callee| (caller, callee)));
         }
     }
-    calls.sort();
-    calls.dedup();
     Ok(calls)
 }
 
@@ -77,7 +84,7 @@ pub(crate) fn program_sizes(elf: &[u8]) -> Result<Vec<(String, u64)>> {
     Ok(sizes)
 }
 
-fn functions<'data>(file: &object::File<'data>) -> Result<Vec<Function<'data>>> {
+pub(super) fn functions<'data>(file: &object::File<'data>) -> Result<Vec<Function<'data>>> {
     let symbols = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text);
     symbols
         .filter_map(|symbol| symbol.section_index().map(|section| (symbol, section)))
