@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::kernel::{Kernel, KernelFiles};
+use super::kernel::KernelFiles;
 use crate::{
     build::Executables,
     workspace::{find_program, target_dir},
@@ -61,8 +61,8 @@ const NETWORK_MODULES: &[&str] = &[
     "echainiv",
 ];
 
-/// The program of tests that only the machines of [`Kernel::runs_networks`] get.
-const NETWORKS: &str = "networks";
+/// The program of tests that machines get only if it is asked for.
+pub(super) const NETWORKS: &str = "networks";
 
 /// Programs of this machine that the init and the tests run.
 const HOST_PROGRAMS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "wg"];
@@ -111,9 +111,8 @@ fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Writes the archive.
-pub(super) fn write(archive: &Path, version: Kernel, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
+pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, runs_networks: bool) -> Result<()> {
     let mut files = BTreeMap::new();
-    let runs_networks = version.runs_networks();
     let networks = format!("tests/{NETWORKS}");
     for (name, program) in guest.programs.iter().filter(|(name, _)| runs_networks || **name != networks) {
         add_program(&mut files, name.into(), program)?;
