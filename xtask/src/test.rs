@@ -3,9 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    num::NonZero,
     process::{Command, Stdio},
-    thread,
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,9 +17,6 @@ use crate::{
 
 /// A part that takes longer has hung.
 const LIMIT_SECONDS: u32 = 30 * 60;
-
-/// How many tests with traffic run at once, for each processor: they wait more than they compute.
-const TRAFFIC_PER_PROCESSOR: usize = 2;
 
 /// Arguments of `test`.
 #[derive(Args)]
@@ -138,10 +133,6 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
     }
     cargo_test(&select, filter, |command| {
         command.env("PROXY_AGENT_BIN", agent);
-        if part == Part::Traffic {
-            let processors = thread::available_parallelism().map_or(1, NonZero::get);
-            command.env("RUST_TEST_THREADS", (processors * TRAFFIC_PER_PROCESSOR).to_string());
-        }
         if part == Part::Deploy {
             command.env("PROXY_AGENT_IMAGE", image::default_archive(&build::release(false)?)?);
         }
