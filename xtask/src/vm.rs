@@ -100,6 +100,7 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
     let guest = Guest::new(built, args.agent.as_deref(), &cache)?;
     let (mut record, mut networks) = (Record::committed()?, Networks::committed()?);
     let (mut passed, mut failed) = (0, 0);
+    let mut has_networks = false;
     for (kernel, machine) in machines(kernels, &cache, args, &guest)? {
         let Machine { release, log, mut run } =
             machine.with_context(|| format!("kernel {}", kernel.name()))?;
@@ -107,6 +108,7 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
             compare(&record, &networks, kernel, &mut run.report, args.only.is_none());
         }
         record.replace(kernel, &run.report);
+        has_networks |= !run.report.networks.is_empty();
         networks.replace(kernel, &run.report);
         print(kernel, &release, &run, &log, args.keep_log);
         passed += run.report.passed;
@@ -117,7 +119,9 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
         if args.only.is_none() {
             say(format!("wrote {}", record.write()?.display()));
         }
-        say(format!("wrote {}", networks.write()?.display()));
+        if has_networks {
+            say(format!("wrote {}", networks.write()?.display()));
+        }
     }
     Ok((passed, failed))
 }
