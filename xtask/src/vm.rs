@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
-    initramfs::{Guest, NETWORKS},
+    initramfs::{Guest, NETWORKS, SOCKETS},
     kernel::Kernel,
     networks::Networks,
     qemu::Run,
@@ -164,9 +164,15 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
     let run = if args.last {
         qemu::read(&log)?
     } else {
+        let mut left_out = Vec::new();
         // They take longer than all else, so they are run when they are asked for.
-        let networks = kernel.runs_networks() && args.only.as_deref() == Some(NETWORKS);
-        initramfs::write(&initramfs, &files, guest, networks)?;
+        if !kernel.runs_networks() || args.only.as_deref() != Some(NETWORKS) {
+            left_out.push(NETWORKS);
+        }
+        if args.only.is_none() && !kernel.is_at_an_end() {
+            left_out.push(SOCKETS);
+        }
+        initramfs::write(&initramfs, &files, guest, &left_out)?;
         qemu::run(&files, &initramfs, &log, args)?
     };
     Ok(Machine { release: files.release, log, run })

@@ -64,6 +64,9 @@ const NETWORK_MODULES: &[&str] = &[
 /// The program of tests that machines get only if it is asked for.
 pub(super) const NETWORKS: &str = "networks";
 
+/// The program of tests of sockets whose endpoints go.
+pub(super) const SOCKETS: &str = "traffic_sockets";
+
 /// Programs of this machine that the init and the tests run.
 const HOST_PROGRAMS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "wg"];
 
@@ -98,7 +101,7 @@ impl Guest {
 
 /// Is this program of tests run in machines?
 fn is_for_guests(name: &str) -> bool {
-    ["packets", "packets_verifier", "smoke", "traffic_sockets", NETWORKS].contains(&name)
+    ["packets", "packets_verifier", "smoke", SOCKETS, NETWORKS].contains(&name)
 }
 
 /// A program without what only debuggers read: most of it, and the machine is small.
@@ -110,16 +113,18 @@ fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     Ok(if strip.is_ok_and(|output| output.status.success()) { file } else { program.to_owned() })
 }
 
-/// Writes the archive.
-pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, runs_networks: bool) -> Result<()> {
+/// Writes the archive, without the programs of tests that are left out.
+pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, left_out: &[&str]) -> Result<()> {
     let mut files = BTreeMap::new();
-    let networks = format!("tests/{NETWORKS}");
-    for (name, program) in guest.programs.iter().filter(|(name, _)| runs_networks || **name != networks) {
+    let is_left_out = |place: &str| place.strip_prefix("tests/").is_some_and(|name| left_out.contains(&name));
+    for (name, program) in guest.programs.iter().filter(|(name, _)| !is_left_out(name)) {
         add_program(&mut files, name.into(), program)?;
     }
     files.insert("bpf/proxy-agent.bpf.o".into(), read(&guest.object)?);
     for (number, module) in
-        load_order(&kernel.modules, if runs_networks { NETWORK_MODULES } else { &[] })?.iter().enumerate()
+        load_order(&kernel.modules, if left_out.contains(&NETWORKS) { &[] } else { NETWORK_MODULES })?
+            .iter()
+            .enumerate()
     {
         let name = module.file_stem().unwrap_or_default().to_string_lossy();
         let name = name.trim_end_matches(".ko");

@@ -40,6 +40,11 @@ impl Kernel {
         }
     }
 
+    /// Is it the oldest or the newest? What those two have, those between have, too.
+    pub(super) fn is_at_an_end(self) -> bool {
+        matches!(self, Self::V5_10 | Self::Newest)
+    }
+
     /// Does its machine try the networks of `docs/networks.md`? That takes minutes: an old one and the newest do.
     pub(super) fn runs_networks(self) -> bool {
         matches!(self, Self::V6_1 | Self::Newest)
