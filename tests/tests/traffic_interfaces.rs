@@ -138,8 +138,8 @@ fn sent(place: &Place, interface: &str) -> Result<u64> {
         .context("bytes")
 }
 
-/// The reply of a pod whose address has a routing table of its own leaves by another interface than the request came by: a secondary
-/// interface of a cloud's CNI. The client is told the address that it used.
+/// A pod whose address has a routing table of its own, which leads to another interface than the request came by: a secondary interface of a
+/// cloud's CNI. The client is told the address that it used, from where that address belongs.
 #[test]
 fn replies_by_another_interface() -> Result<()> {
     let builder = builder().second_uplink(SecondUplink::PolicyRouted).rp_filter(0);
@@ -162,9 +162,10 @@ fn replies_by_another_interface() -> Result<()> {
             Ok(())
         });
     }
-    failures.case("replies leave by the second interface", || {
+    // Where the node's own address belongs, and not where the pod's rule leads.
+    failures.case("replies leave by the first interface", || {
         let bytes = sent(node, "eth1")? - before;
-        ensure!(bytes > 10_000_000, "{bytes} bytes");
+        ensure!(bytes < 100_000, "{bytes} bytes by the second one");
         Ok(())
     });
     conclude(failures, &scenario.agents)
@@ -198,7 +199,8 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
             format!("route add fd00:10:244:{other}::/64 via fd00:10:244:{other}::1 dev cilium_host onlink"),
         ])?;
     }
-    scenario.agents = scenario.cluster.start_agents(&[])?;
+    // By default the other end of the tunnel, which is a namespace here, would be taken for a pod that forwards.
+    scenario.agents = scenario.cluster.start_agents(&["--pod-datapath", "socket"])?;
     let cluster = &scenario.cluster;
     let (mut failures, node) = (Failures::default(), &cluster.node(0)?.place);
     let before = sent(node, "cilium_host")?;
