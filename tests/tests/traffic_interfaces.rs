@@ -199,8 +199,8 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
             format!("route add fd00:10:244:{other}::/64 via fd00:10:244:{other}::1 dev cilium_host onlink"),
         ])?;
     }
-    // By default the other end of the tunnel, which is a namespace here, would be taken for a pod that forwards.
-    scenario.agents = scenario.cluster.start_agents(&["--pod-datapath", "socket"])?;
+    // The other end of the tunnel is a namespace here, and to the agents a pod that forwards.
+    scenario.agents = scenario.cluster.start_agents(&[])?;
     let cluster = &scenario.cluster;
     let (mut failures, node) = (Failures::default(), &cluster.node(0)?.place);
     let before = sent(node, "cilium_host")?;

@@ -71,7 +71,7 @@ fn connections_to_removed_endpoints_are_reset() -> Result<()> {
         for ((client, to), load) in clients.iter().zip(&loads) {
             let what = format!("{pod_datapath}: the end of the connection {} -> {to}", client.name);
             // It ends with an error, at once: a reset, or a socket that has no peer any more.
-            let error = until(SOON, &what, || Ok(load.report()?.first_error))?;
+            let error = until(SOON, &what, || Ok(load.report()?.errors.into_iter().next()))?;
             ensure!(!error.contains("ETIMEDOUT"), "{what}: {error}");
             let expected = cluster.pod("pod-3b")?;
             until(SOON, &what, || {

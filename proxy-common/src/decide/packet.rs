@@ -27,14 +27,24 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     ifindex: u32,
     out: &mut Translation<F>,
 ) -> Verdict {
-    let tuple = &packet.tuple;
-    // What a pod answers itself goes to the VIP, so it may be a reply and not a request.
-    if may_be_reply(tables, packet)
-        && let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress)
-    {
-        out.to = flow.tuple;
-        return Verdict::Return;
+    // What a pod answers itself goes to the VIP, so it may be a reply and not a request. And behind a namespace that forwards there may
+    // be remote endpoints.
+    match replies_to(tables, packet, out) {
+        Some(flow) if flow & flags::HAIRPIN != 0 => Verdict::Return,
+        Some(_) => forward(tables, packet, ifindex, out),
+        None => request_of_pod(tables, packet, ifindex, out),
     }
+}
+
+/// What a client in a pod sends.
+#[inline(always)]
+fn request_of_pod<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    let tuple = &packet.tuple;
     if !tables.may_be_frontend(&tuple.dst, tuple.dport, packet.protocol) {
         tables.step(Step::NoFrontendSurely);
         return Verdict::Pass;
@@ -61,30 +71,28 @@ pub fn from_uplink<F: Family, T: Tables<F>>(
     if packet.is_echo_request() {
         return Verdict::Pass;
     }
-    match answer_of_remote(tables, packet, out) {
-        Verdict::Pass => request_from_outside(tables, packet, ifindex, out),
-        Verdict::Forward => forward(tables, packet, ifindex, out),
-        verdict => verdict,
+    match replies_to(tables, packet, out) {
+        Some(_) => forward(tables, packet, ifindex, out),
+        None => request_from_outside(tables, packet, ifindex, out),
     }
 }
 
 /// Bytes of the longest packet that every route takes (RFC 8200 section 5).
 const ALWAYS_FITS: u32 = 1280;
 
-/// The reply of a remote backend, to an address that we gave as source.
+/// The flags of the flow whose reply a packet is, to an address that we gave as source: of a pod to itself, or of a remote endpoint.
 #[inline(always)]
-fn answer_of_remote<F: Family, T: Tables<F>>(
+fn replies_to<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     out: &mut Translation<F>,
-) -> Verdict {
-    if may_be_reply(tables, packet)
-        && let Some(flow) = known_reverse(tables, packet, Edge::ReverseIngress)
-    {
-        out.to = flow.tuple;
-        return Verdict::Forward;
+) -> Option<u8> {
+    if !may_be_reply(tables, packet) {
+        return None;
     }
-    Verdict::Pass
+    let flow = known_reverse(tables, packet, Edge::ReverseIngress)?;
+    out.to = flow.tuple;
+    Some(flow.flags)
 }
 
 /// May a packet that comes in be the reply of a flow with a source port of ours? False means surely not: the range is wide, and

@@ -87,7 +87,7 @@ impl Steady {
             if report.failed > 0 || report.ok == 0 {
                 lost.push(format!(
                     "{what}: {} of {} failed, {:?}",
-                    report.failed, report.sent, report.first_error
+                    report.failed, report.sent, report.errors
                 ));
             }
         }

@@ -37,12 +37,25 @@ pub struct LoadReport {
     pub ok: u64,
     /// Requests that failed.
     pub failed: u64,
-    /// The first error and the number of the request that had it.
-    pub first_error: Option<String>,
+    /// The first [`LoadReport::ERRORS`] errors, each with the number of the request that had it.
+    pub errors: Vec<String>,
     /// Where the last answer came from, in the server's own eyes.
     pub last_server: Option<SocketAddr>,
     /// The longest time an answer took, in milliseconds.
     pub slowest_ms: u64,
+}
+
+impl LoadReport {
+    /// How many errors are told; all are counted.
+    const ERRORS: usize = 8;
+
+    /// Counts a request that failed.
+    pub fn fail(&mut self, number: u64, error: &str) {
+        self.failed += 1;
+        if self.errors.len() < Self::ERRORS {
+            self.errors.push(format!("request {number}: {error}"));
+        }
+    }
 }
 
 /// The result of `peer bulk`.

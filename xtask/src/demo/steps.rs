@@ -129,7 +129,7 @@ fn without_loss(loads: Vec<Load>) -> Result<String> {
     let mut requests = 0;
     for load in loads {
         let report = load.stop()?;
-        ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.sent, report.first_error);
+        ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.sent, report.errors);
         requests += report.ok;
     }
     Ok(format!("{requests} requests, all answered"))

@@ -56,8 +56,7 @@ pub(crate) fn load(target: &Target, interval: Duration) -> io::Result<()> {
                 report.last_server = reply.answer.map(|answer| answer.local);
             }
             Some(error) => {
-                report.failed += 1;
-                report.first_error.get_or_insert(format!("request {}: {error}", report.sent));
+                report.fail(report.sent, &error);
             }
         }
         // Whoever watches can tell how far it is.

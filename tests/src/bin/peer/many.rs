@@ -54,10 +54,7 @@ fn note(report: &mut LoadReport, number: u64, begin: Instant, result: io::Result
     report.slowest_ms = report.slowest_ms.max(begin.elapsed().as_millis() as u64);
     match result {
         Ok(()) => report.ok += 1,
-        Err(error) => {
-            report.failed += 1;
-            report.first_error.get_or_insert(format!("request {number}: {}", error_name(&error)));
-        }
+        Err(error) => report.fail(number, &error_name(&error)),
     }
 }
 
