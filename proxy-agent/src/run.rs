@@ -42,7 +42,7 @@ use crate::{
     cgroup,
     cli::{PodDatapath, Reject},
     config::{self, Loaded, Settings},
-    datapath::{Datapath, ObjectConfig, netns_cookie, pins::Pins},
+    datapath::{Datapath, ObjectConfig, in_step, netns_cookie, pins::Pins},
     memory,
     model::{objects::Change, plan::IpFamily},
     neighbours::Prober,
@@ -116,6 +116,8 @@ struct Agent {
     searched: BTreeSet<u32>,
     /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
     eligible_unknown: bool,
+    /// The maps were in step with a source when this agent found them.
+    inherited: bool,
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
     sockets: Sockets,
@@ -182,7 +184,7 @@ impl Agent {
         );
         let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
         let reaper = Reaper::start(records, counts.clone());
-        let health = Arc::new(Health::new(source.clone()));
+        let health = Arc::new(Health::new(source.clone(), settings.min_sync_period));
         let sweeps = sweeper::Counts::default();
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
         let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
@@ -206,6 +208,7 @@ impl Agent {
             said: Vec::new(),
             searched: BTreeSet::new(),
             eligible_unknown: settings.manifests.is_some(),
+            inherited: false,
             service_cidrs: settings.service_cidrs.clone(),
             sockets: Sockets::new(reaper, settings.reset_removed_tcp),
             seeder: Seeder { pins, snat_ports: settings.snat_ports },
@@ -221,6 +224,10 @@ impl Agent {
             _sweeper: sweeper,
             _prober: prober,
         };
+        if in_step::is_marked(&agent.seeder.pins) {
+            agent.inherited = true;
+            agent.health.inherit();
+        }
         agent.judge_node();
         agent.look_at_network().await?;
         if settings.pod_datapath == PodDatapath::Auto
@@ -249,9 +256,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Whether load balancers should send new connections here, by the Node object.
+    /// Whether load balancers should send new connections here, by the Node object. After a restart, an API server that is away says
+    /// nothing against a node that served before.
     fn judge_node(&self) {
-        self.health.set_node_eligible(self.sync.node_is_eligible().unwrap_or(self.eligible_unknown));
+        let unknown = self.eligible_unknown || (self.inherited && !self.sync.is_complete());
+        self.health.set_node_eligible(self.sync.node_is_eligible().unwrap_or(unknown));
     }
 
     /// Takes in changes until told to stop.
@@ -269,6 +278,7 @@ impl Agent {
         let mut synced = false;
         let mut retry = tokio::time::interval(RETRY);
         loop {
+            self.health.turns();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 ended = &mut source => {
@@ -383,6 +393,11 @@ impl Agent {
         if !*synced {
             *synced = true;
             self.sockets.look_back();
+            if let Err(error) = in_step::mark(&self.seeder.pins) {
+                warn!(
+                    "cannot note that the maps are in step: {error}; after a restart without API server this node is not ready"
+                );
+            }
             match self.seeder.pins.remove_other_layouts() {
                 Ok(0) => {}
                 Ok(count) => info!("removed {count} maps that another release left"),

@@ -250,6 +250,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     type Flow = FlowEntry<F>;
     type Affinity = AffinityEntry<F>;
     type Pair = &'static mut Pair<F>;
+    type KnownRoute = &'static Route<F>;
 
     #[inline(always)]
     fn pair(&self) -> Option<&'static mut Pair<F>> {
@@ -578,13 +579,26 @@ impl<F: KernelFamily> Tables<F> for Kernel {
             } else if next_hop::must_hand_over(route, now, second()) {
                 route.kind = RouteKind::Unresolved;
             }
+        } else if let Some(known) = self.known_route(ifindex, src, dst, size) {
+            *route = *known;
         } else {
-            let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
-            known::look_up(&question, route, |place| match self.layer {
-                Layer::Xdp => F::route_of_frame(self.ctx.cast(), place),
-                _ => F::route_of_skb(self.ctx.cast(), place),
-            });
+            route.kind = RouteKind::None;
         }
+    }
+
+    #[inline(always)]
+    fn known_route(
+        &self,
+        ifindex: u32,
+        src: &F::Addr,
+        dst: &F::Addr,
+        size: u32,
+    ) -> Option<&'static Route<F>> {
+        let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
+        known::look_up(&question, |place| match self.layer {
+            Layer::Xdp => F::route_of_frame(self.ctx.cast(), place),
+            _ => F::route_of_skb(self.ctx.cast(), place),
+        })
     }
 
     #[inline(always)]

@@ -92,7 +92,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
 /// Nearly all packets, as at tc; none if the packet needs more than this.
 #[inline(always)]
 fn quick<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
-    let Scratch { key, out, .. } = scratch::<F>()?;
+    let Scratch { key, .. } = scratch::<F>()?;
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet.
     let packet = unsafe { F::parse_plain(data, end, ETHERNET)? };
@@ -112,17 +112,15 @@ fn quick<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
         Verdict::Forward => {
             // SAFETY: the context is readable.
             let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-            if !steady::route(&kernel, &packet, &flow, ifindex, out) {
-                return None;
-            }
+            let route = steady::route(&kernel, &packet, &flow, ifindex)?;
             count(steady::counter(&flow));
-            if !can_send::<F>(&kernel, &out.route, ifindex) {
+            if !can_send::<F>(&kernel, route, ifindex) {
                 count(Counter::XdpToTc);
                 return Some(XDP_PASS);
             }
             // SAFETY: the bounds of the packet.
             let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 1) };
-            Some(if done { send::<F>(ctx, &out.route, ifindex) } else { failed() })
+            Some(if done { send::<F>(ctx, route, ifindex) } else { failed() })
         }
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! The agent's Kubernetes Events against a stand-in API server over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proxy_agent::{
     model::{objects::ObjectName, plan::HealthCheck},
@@ -103,7 +103,7 @@ async fn a_health_check_port_that_is_taken_is_told_once() {
     let address = blocker.local_addr().unwrap();
     let server = ApiServer::start().await.unwrap();
     let (events, _cancel) = events_to(&server).await;
-    let health = Arc::new(Health::new(watch::channel(SourceState::default()).1));
+    let health = Arc::new(Health::new(watch::channel(SourceState::default()).1, Duration::ZERO));
     let mut servers = ServiceHealth::new(health, events.clone());
     servers.set_addresses(Addresses::These([address.ip()].into())).await;
     let check = HealthCheck { port: address.port(), local_endpoints: 1 };

@@ -1,6 +1,7 @@
 //! What load balancers and monitoring see of real agents: health check nodePorts, kube-proxy's URLs. Needs root.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
@@ -125,5 +126,56 @@ fn kube_proxys_urls_answer() -> Result<()> {
             Ok((head.starts_with("HTTP/1.1 200 ") && body.contains(expected)).then_some(()))
         })?;
     }
+    Ok(())
+}
+
+/// What keeps a node from serving is told to load balancers, and what does not, is not. The folder of manifests stands for the API
+/// server: both are a source that is away.
+#[test]
+fn ready_is_a_node_that_serves() -> Result<()> {
+    let cluster = Cluster::builder().nodes(1).build()?;
+    let mut agents = cluster.start_agents(&[])?;
+    let agent = &mut agents[0];
+    let pod = cluster.pod("pod-1a")?;
+    let _server = pod.serve(8080)?;
+    let node = &cluster.node(0)?.place;
+    let target = SocketAddr::new(node.v4.into(), NODE_PORT);
+    let is_served = || -> Result<bool> {
+        Ok(cluster.client.call(target).timeout(Duration::from_millis(700)).once()?.answer.is_some())
+    };
+    let alive = || -> Result<bool> {
+        let (head, _) = get(node, SocketAddr::from(([127, 0, 0, 1], 10256)), "GET /livez")?;
+        Ok(head.starts_with("HTTP/1.1 200 "))
+    };
+    cluster.manifests.write("web.yaml", &service(pod.v4.into(), "Cluster", "ready: true"))?;
+    until(SOON, "the nodePort", || Ok(is_served()?.then_some(())))?;
+
+    agent.kill()?;
+    let (folder, away) = (cluster.manifests.path(), cluster.manifests.path().with_extension("away"));
+    fs::rename(folder, &away)?;
+    let restarted = agent.start_until("healthy without its source", |status, body| {
+        status == 200 && body.contains("not fully listed")
+    });
+    fs::rename(&away, folder)?;
+    restarted?;
+    ensure!(is_served()? && alive()?);
+
+    // After a reboot nothing is there.
+    agent.terminate()?;
+    agent.cleanup()?;
+    fs::rename(folder, &away)?;
+    let rebooted = agent.start_until("not ready without its source", |status, body| {
+        status == 503 && body.contains("not fully listed")
+    });
+    fs::rename(&away, folder)?;
+    rebooted?;
+    ensure!(alive()?, "a restart would not help");
+    agent.terminate()?;
+
+    agent.set_args(cluster.agent_args(cluster.node(0)?, &["--uplink", "eth9"]));
+    agent.start_until("not ready without an uplink", |status, body| {
+        status == 503 && body.contains("no program is attached at an uplink")
+    })?;
+    ensure!(alive()?, "a restart would not help");
     Ok(())
 }

@@ -8,6 +8,7 @@ mod filter;
 pub(crate) mod flows;
 mod hooks;
 mod ids;
+pub(crate) mod in_step;
 mod kernel_log;
 mod link;
 pub mod maps;
@@ -206,6 +207,11 @@ impl Datapath {
     /// What is attached.
     pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
         self.hooks.attached()
+    }
+
+    /// Is any program attached that serves clients outside?
+    pub fn serves_outside(&self) -> bool {
+        self.hooks.attached().any(|hook| hook.program.starts_with("uplink_"))
     }
 
     /// Links that could not be made, and why.

@@ -16,20 +16,29 @@ use tokio::sync::watch;
 
 use crate::source::SourceState;
 
-/// A change that is not applied for longer than this makes the node unhealthy: twice kube-proxy's default sync period.
+/// A change that may be applied and is not for longer than this makes the node unhealthy, and a loop that does not turn the agent:
+/// twice kube-proxy's default sync period.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// The state of the agent's work. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Health {
     source: watch::Receiver<SourceState>,
+    /// How long changes may wait.
+    patience: Duration,
     work: Mutex<Work>,
     node_eligible: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Work {
+    /// When the agent's loop last began a turn.
+    last_turn: Instant,
     last_applied: Option<Timestamp>,
+    /// An earlier agent left complete maps.
+    inherited: bool,
+    /// No program serves clients outside.
+    deaf: bool,
     /// When the oldest change came that is not applied yet.
     pending: Option<Instant>,
     apply_error: Option<String>,
@@ -81,9 +90,25 @@ struct FamilyStatus {
 }
 
 impl Health {
-    /// Nothing applied yet, the node eligible; follows the state of the source.
-    pub fn new(source: watch::Receiver<SourceState>) -> Self {
-        Self { source, work: Mutex::default(), node_eligible: AtomicBool::new(true) }
+    /// Nothing applied yet, the node eligible; follows the state of the source. Changes may be made to wait for `min_sync_period`.
+    pub fn new(source: watch::Receiver<SourceState>, min_sync_period: Duration) -> Self {
+        let patience = STUCK_AFTER.saturating_add(min_sync_period);
+        Self { source, patience, work: Mutex::new(Work::new()), node_eligible: AtomicBool::new(true) }
+    }
+
+    /// The agent's loop begins a turn.
+    pub fn turns(&self) {
+        self.work().last_turn = Instant::now();
+    }
+
+    /// The maps are those of an earlier agent that was in step with its source: services are programmed, though nothing was applied yet.
+    pub fn inherit(&self) {
+        self.work().inherited = true;
+    }
+
+    /// Whether any program is attached that serves clients outside.
+    pub fn set_serves_outside(&self, serves: bool) {
+        self.work().deaf = !serves;
     }
 
     /// Whether load balancers should send new connections to this node (KEP-3836). Not while its object is unknown, is
@@ -138,25 +163,25 @@ impl Health {
         self.work().drops = drops;
     }
 
-    /// For `/healthz`: 503 until services are programmed for the first time, so that nobody relies on this node too
-    /// early, and while the node is not eligible.
+    /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that nobody relies on this node too
+    /// early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes nothing.
     pub fn ready(&self) -> Report {
         let eligible = self.node_eligible.load(Ordering::Relaxed);
         let work = self.work();
-        self.report(&work, work.is_programmed(), Some(eligible))
+        self.report(&work, work.is_programmed(self.patience), Some(eligible))
     }
 
     /// Whether services are programmed as they should be, whatever becomes of the node: what the health checks of
     /// Services say of the proxy.
     pub fn is_programmed(&self) -> bool {
-        self.work().is_programmed()
+        self.work().is_programmed(self.patience)
     }
 
-    /// For `/livez`: a restart could help. It does not while the API server is away, so that does not count.
+    /// For `/livez`: the agent's loop turns. Nothing else: no Service, no API server and no kernel gets better by a restart.
     pub fn live(&self) -> Report {
         let work = self.work();
-        let healthy = !work.is_stuck(Instant::now());
-        self.report(&work, healthy, None)
+        let turns = work.last_turn.elapsed() <= STUCK_AFTER;
+        self.report(&work, turns, None)
     }
 
     fn report(&self, work: &Work, well: bool, node_eligible: Option<bool>) -> Report {
@@ -180,6 +205,9 @@ impl Health {
             let detail = if trouble.detail.is_empty() { "" } else { ": " };
             problems.push(format!("{}{detail}{}", trouble.message, trouble.detail));
         }
+        if work.deaf {
+            problems.push("no program is attached at an uplink: clients outside are not served".to_owned());
+        }
         if work.last_applied.is_none() {
             let what = if source.is_synced() { "are not applied yet" } else { "are not fully listed yet" };
             problems.push(format!("Services and EndpointSlices {what}"));
@@ -202,12 +230,25 @@ impl Health {
 }
 
 impl Work {
-    fn is_programmed(&self) -> bool {
-        self.last_applied.is_some() && !self.is_stuck(Instant::now())
+    fn new() -> Self {
+        Self {
+            last_turn: Instant::now(),
+            last_applied: None,
+            inherited: false,
+            deaf: false,
+            pending: None,
+            apply_error: None,
+            failed_services: Vec::new(),
+            network: Vec::new(),
+            failed_hooks: Vec::new(),
+            failed_service_health: Vec::new(),
+            drops: Vec::new(),
+        }
     }
 
-    fn is_stuck(&self, now: Instant) -> bool {
-        self.pending.is_some_and(|since| now.saturating_duration_since(since) > STUCK_AFTER)
+    fn is_programmed(&self, patience: Duration) -> bool {
+        let is_stuck = self.pending.is_some_and(|since| since.elapsed() > patience);
+        (self.last_applied.is_some() || self.inherited) && !self.deaf && !is_stuck
     }
 }
 
@@ -217,7 +258,7 @@ mod tests {
 
     fn health() -> Health {
         // The last state of a source stays readable after the source is gone.
-        Health::new(watch::channel(SourceState::default()).1)
+        Health::new(watch::channel(SourceState::default()).1, Duration::ZERO)
     }
 
     fn long_ago(health: &Health) {
@@ -225,12 +266,45 @@ mod tests {
         health.work().pending = Some(since.unwrap());
     }
 
+    #[test]
+    fn alive_while_the_loop_turns_and_only_then() {
+        let health = health();
+        assert!(health.live().is_healthy());
+        let since = Instant::now().checked_sub(STUCK_AFTER + Duration::from_secs(1));
+        health.work().last_turn = since.unwrap();
+        assert!(!health.live().is_healthy());
+        health.turns();
+        long_ago(&health);
+        health.failed(&anyhow::anyhow!("no room"));
+        health.set_serves_outside(false);
+        assert!(health.live().is_healthy(), "a restart gives nobody room");
+    }
+
+    #[test]
+    fn changes_may_wait_as_long_as_they_are_told_to() {
+        let health = Health::new(watch::channel(SourceState::default()).1, Duration::from_secs(120));
+        health.applied();
+        long_ago(&health);
+        assert_eq!(both(&health), (true, true));
+    }
+
+    #[test]
+    fn what_an_earlier_agent_left_serves() {
+        let health = health();
+        health.inherit();
+        assert_eq!(both(&health), (true, true));
+        health.set_serves_outside(false);
+        assert_eq!(both(&health), (false, true));
+        let json = serde_json::to_value(health.ready()).unwrap();
+        assert!(json["problems"][0].as_str().unwrap().contains("uplink"));
+    }
+
     fn both(health: &Health) -> (bool, bool) {
         (health.ready().is_healthy(), health.live().is_healthy())
     }
 
     #[test]
-    fn ready_once_applied_and_ill_when_stuck() {
+    fn ready_once_applied_and_not_when_stuck() {
         let health = health();
         assert_eq!(both(&health), (false, true), "not programmed yet, but a restart would not help");
         health.queued();
@@ -241,10 +315,10 @@ mod tests {
         health.failed(&anyhow::anyhow!("no room"));
         assert_eq!(both(&health), (true, true), "it may yet succeed");
         long_ago(&health);
-        assert_eq!(both(&health), (false, false));
+        assert_eq!(both(&health), (false, true));
         health.failed(&anyhow::anyhow!("no room"));
         health.queued();
-        assert_eq!(both(&health), (false, false), "trying again does not start the clock anew");
+        assert_eq!(both(&health), (false, true), "trying again does not start the clock anew");
         health.applied();
         assert_eq!(both(&health), (true, true));
     }

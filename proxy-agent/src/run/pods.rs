@@ -302,6 +302,7 @@ impl Agent {
     pub(super) fn report_hooks(&self) {
         let failed: Vec<String> =
             self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
+        self.health.set_serves_outside(self.datapath.serves_outside());
         self.metrics.set_hooks(self.datapath.hooks(), failed.len());
         self.health.set_failed_hooks(failed);
     }

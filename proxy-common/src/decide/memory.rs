@@ -329,6 +329,7 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
     type Flow = MemoryFlow<F>;
     type Affinity = MemoryAffinity<F>;
     type Pair = Box<Pair<F>>;
+    type KnownRoute = Box<Route<F>>;
 
     fn pair(&self) -> Option<Box<Pair<F>>> {
         Some(Box::default())
@@ -503,6 +504,12 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         if route.mtu != 0 && size > route.mtu {
             route.kind = RouteKind::TooBig;
         }
+    }
+
+    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
+        let mut route = Route::default();
+        self.route(ifindex, src, dst, size, &mut route);
+        Some(Box::new(route))
     }
 
     fn preferred_source(

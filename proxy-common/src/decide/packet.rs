@@ -28,9 +28,11 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     out: &mut Translation<F>,
 ) -> Verdict {
     // What a pod answers itself goes to the VIP, so it may be a reply and not a request. And behind a namespace that forwards there may
-    // be remote endpoints.
+    // be remote endpoints: what they reply by a bridge is for the interface behind it that the request left by, or the host's conntrack
+    // would see half of the connection.
     match replies_to(tables, packet, out) {
         Some(flow) if flow & flags::HAIRPIN != 0 => Verdict::Return,
+        Some(_) if tables.device(ifindex).is_some_and(|device| device.bridge != 0) => Verdict::Pass,
         Some(_) => forward(tables, packet, ifindex, out),
         None => request_of_pod(tables, packet, ifindex, out),
     }

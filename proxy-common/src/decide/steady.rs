@@ -9,7 +9,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use super::{
     packet::may_be_reply,
     tables::{FlowHandle as _, RouteKind, Tables},
-    verdict::{Translation, Verdict},
+    verdict::Verdict,
 };
 use crate::{
     Family,
@@ -126,21 +126,20 @@ pub fn verdict<F: Family>(flow: &Flow<F>) -> Verdict {
     }
 }
 
-/// Finds the way of a packet with [`Verdict::Forward`]; false if there is more to say of it.
+/// Finds the way of a packet with [`Verdict::Forward`]; none if there is more to say of it.
 #[inline(always)]
 pub fn route<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     flow: &Flow<F>,
     ifindex: u32,
-    out: &mut Translation<F>,
-) -> bool {
+) -> Option<T::KnownRoute> {
     if packet.hop_limit <= 1 {
-        return false;
+        return None;
     }
     let to = &flow.tuple;
-    tables.route(ifindex, &to.src, &to.dst, tables.size(packet), &mut out.route);
-    matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack)
+    let route = tables.known_route(ifindex, &to.src, &to.dst, tables.size(packet))?;
+    matches!(route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack).then_some(route)
 }
 
 /// What counts a packet of such a flow.

@@ -207,6 +207,8 @@ pub trait Tables<F: Family> {
     type Affinity: AffinityHandle<F>;
     /// Room for both entries of a flow.
     type Pair: DerefMut<Target = Pair<F>>;
+    /// A route that was asked for a moment ago, where it is kept.
+    type KnownRoute: Deref<Target = Route<F>>;
 
     /// Room for both entries of a flow, with anything in it; none is a defect.
     fn pair(&self) -> Option<Self::Pair>;
@@ -318,6 +320,8 @@ pub trait Tables<F: Family> {
     /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size. For
     /// packets with a size it may be what was so a moment ago.
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);
+    /// The same of a packet that has a size, without a copy; none is a defect.
+    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Self::KnownRoute>;
     /// The source address that the route of such a packet prefers; false if that is not known.
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;
     /// Would a socket of this node take the packet?

@@ -67,14 +67,15 @@ impl<F: Family> Question<'_, F> {
     }
 }
 
-/// As [`super::look_up`], by what this CPU knows or else by `ask`, one of the functions below.
+/// As [`super::look_up`], by what this CPU knows or else by `ask`, one of the functions below. What is found is this CPU's until
+/// the program ends or asks again.
 #[inline(always)]
-pub(crate) fn look_up<F: Routed>(question: &Question<'_, F>, route: &mut Route<F>, ask: impl FnOnce(u32)) {
+pub(crate) fn look_up<F: Routed>(
+    question: &Question<'_, F>,
+    ask: impl FnOnce(u32),
+) -> Option<&'static Route<F>> {
     let place = question.place();
-    let Some(known) = F::known_route(place) else {
-        route.kind = RouteKind::None;
-        return;
-    };
+    let known = F::known_route(place)?;
     // SAFETY: this CPU's own: programs run with bottom halves off. What is there was written as this type, or is zero,
     // which is the first variant of the enum in it.
     let known = unsafe { &mut *known };
@@ -86,7 +87,7 @@ pub(crate) fn look_up<F: Routed>(question: &Question<'_, F>, route: &mut Route<F
         known.asked = question.now;
         ask(place);
     }
-    *route = known.route;
+    Some(&known.route)
 }
 
 /// Answers the question at this place.

@@ -13,7 +13,6 @@ use proxy_common::{
 use super::{Hook, NEXT, apply::send, bounds, checksums::TcFamily, in_place::translate, is_plainly_for_us};
 use crate::{
     family::KernelFamily,
-    scratch::{Scratch, scratch},
     tables::{FlowEntry, Kernel, count},
 };
 
@@ -47,14 +46,11 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     let verdict = if H::IS_LEAVING { Verdict::Translate } else { steady::verdict(flow) };
     let (mut route, mut hops) = (None, 0);
     if matches!(verdict, Verdict::Forward) {
-        let Scratch { out, .. } = scratch::<F>()?;
         // SAFETY: the context is readable.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-        if !steady::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex, out) {
-            return None;
-        }
-        hops = out.route.hops();
-        route = Some(&out.route);
+        let known = steady::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex)?;
+        hops = known.hops();
+        route = Some(known);
     }
     count(steady::counter(flow));
     let tuples = (&key.tuple, &flow.tuple);

@@ -117,23 +117,34 @@ impl Cluster {
 }
 
 impl Agent {
-    /// Starts it (again) and waits until it says it is healthy.
+    /// Starts it (again) and waits until it says that it is healthy and in step with its source.
     pub fn start(&mut self) -> Result<()> {
+        self.start_until("healthy and in step", |status, body| status == 200 && !body.contains(" are not "))
+    }
+
+    /// Starts it (again) and waits until `/healthz` answers as wanted.
+    pub fn start_until(&mut self, what: &str, is_right: impl Fn(u16, &str) -> bool) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Nothing from the environment of the test may decide.
         command.env_remove("KUBECONFIG").env_remove("NODE_NAME");
         let mut process = Process::new(command.spawn().context("cannot start the agent")?);
-        let what = format!("the agent of {} to be healthy", self.place.name);
+        let what = format!("the agent of {} to be {what}", self.place.name);
         let healthy = until(START_DEADLINE, &what, || {
             if let Some(status) = process.child().try_wait()? {
                 bail!("the agent of {} ended: {status}", self.place.name);
             }
-            Ok((http_status(&self.place.netns, HEALTHZ, "/healthz").ok() == Some(200)).then_some(()))
+            let answer = http_get(&self.place.netns, HEALTHZ, "/healthz");
+            Ok(answer.is_ok_and(|(status, body)| is_right(status, &body)).then_some(()))
         });
         self.process = Some(process);
         healthy.with_context(|| format!("its log:\n{}", self.log()))
+    }
+
+    /// The arguments of its next start.
+    pub fn set_args(&mut self, args: Vec<String>) {
+        self.args = args;
     }
 
     /// Ends it with SIGKILL.
@@ -195,15 +206,16 @@ impl Drop for Agent {
     }
 }
 
-/// The status of a GET inside a namespace.
-fn http_status(netns: &Netns, address: &str, path: &str) -> Result<u16> {
+/// The status and body of a GET inside a namespace.
+fn http_get(netns: &Netns, address: &str, path: &str) -> Result<(u16, String)> {
     netns.run(|| {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut head = [0; 12];
-        stream.read_exact(&mut head)?;
-        let head = String::from_utf8_lossy(&head).into_owned();
-        head.split(' ').nth(1).context("no status")?.parse().context(head.clone())
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
+        let status = head.split(' ').nth(1).context("no status")?;
+        Ok((status.parse().with_context(|| head.to_owned())?, body.to_owned()))
     })
 }

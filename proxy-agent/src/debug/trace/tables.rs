@@ -153,6 +153,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
     type Flow = FlowCopy<F>;
     type Affinity = AffinityCopy<F>;
     type Pair = Box<Pair<F>>;
+    type KnownRoute = Box<Route<F>>;
 
     fn pair(&self) -> Option<Box<Pair<F>>> {
         Some(Box::default())
@@ -331,6 +332,12 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
             }
             None => route.kind = RouteKind::Unresolved,
         }
+    }
+
+    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
+        let mut route = Route::default();
+        self.route(ifindex, src, dst, size, &mut route);
+        Some(Box::new(route))
     }
 
     fn preferred_source(

@@ -23,7 +23,7 @@ struct Agent {
 impl Agent {
     fn new() -> Self {
         let (source, state) = watch::channel(SourceState::default());
-        let health = Arc::new(Health::new(state.clone()));
+        let health = Arc::new(Health::new(state.clone(), Duration::ZERO));
         let metrics = Arc::new(Metrics::new(
             Pins::new(Path::new("/nowhere")),
             state,

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::*;
@@ -21,7 +23,7 @@ fn wanted(services: &[(&str, u16, usize)]) -> BTreeMap<ObjectName, HealthCheck> 
 
 /// Servers on 127.0.0.1 of a proxy that is well.
 async fn servers() -> ServiceHealth {
-    let health = Arc::new(Health::new(watch::channel(SourceState::default()).1));
+    let health = Arc::new(Health::new(watch::channel(SourceState::default()).1, Duration::ZERO));
     health.applied();
     let mut servers = ServiceHealth::new(health, Events::nowhere());
     servers.set_addresses(Addresses::These([LOOPBACK].into())).await;
@@ -83,7 +85,7 @@ async fn without_endpoints_or_a_proxy_that_works_load_balancers_stay_away() {
     servers.health.set_node_eligible(false);
     assert_eq!(asked(port).await.0, 200, "the node's taints do not matter here");
 
-    let starting = Arc::new(Health::new(watch::channel(SourceState::default()).1));
+    let starting = Arc::new(Health::new(watch::channel(SourceState::default()).1, Duration::ZERO));
     let [other] = free_ports();
     let mut servers = ServiceHealth::new(starting, Events::nowhere());
     servers.set_addresses(Addresses::These([LOOPBACK].into())).await;

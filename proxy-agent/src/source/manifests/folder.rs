@@ -173,9 +173,14 @@ impl Folder {
     }
 
     fn read_files(&mut self, touched: &Touched) -> io::Result<()> {
-        let mut present = BTreeSet::new();
+        // A file that is being replaced may be missing in the list (readdir(3) leaves that open). So the files that were there are
+        // asked for by their names.
+        let mut names: BTreeSet<OsString> = self.files.keys().cloned().collect();
         for entry in std::fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
+            names.insert(entry?.file_name());
+        }
+        let mut present = BTreeSet::new();
+        for name in names {
             let Some(format) = format_of(&name) else { continue };
             let path = self.path.join(&name);
             let stamp = match std::fs::metadata(&path) {

@@ -18,6 +18,7 @@ use crate::{
 for_both_families! {
     local_backend_and_back
     remote_backend_and_back
+    remote_endpoint_behind_a_pods_interface
     snat_ports_come_from_the_range
     cluster_ip_from_outside_passes
     cluster_ip_from_outside_when_allowed
@@ -83,6 +84,15 @@ fn remote_backend_and_back<F: TestFamily>() {
     back.is(Verdict::Forward, FRONTEND, CLIENT_END);
     assert_eq!(back.out.route.next_hop, F::addr(GATEWAY));
     assert_eq!(world.to_client(&reply).verdict, Verdict::Pass, "never at the other edge");
+}
+
+fn remote_endpoint_behind_a_pods_interface<F: TestFamily>() {
+    let reply_of = |world: &World<F>| packet(open(world, CLIENT_END).tuple.reversed(), PROTOCOL_TCP, SYN_ACK);
+    let world = World::<F>::new(&[REMOTE]);
+    world.pod_sends(&reply_of(&world)).is(Verdict::Forward, FRONTEND, CLIENT_END);
+    // The request left by an interface behind the bridge, which translates the reply.
+    let world = World::<F>::new(&[REMOTE]).bridged();
+    assert_eq!(world.pod_sends(&reply_of(&world)).verdict, Verdict::Pass);
 }
 
 fn snat_ports_come_from_the_range<F: TestFamily>() {
