@@ -67,12 +67,28 @@ pub enum Command {
     /// Maps and programs are pinned: when the agent ends, traffic goes on as it was. `proxy-agent cleanup`
     /// removes everything.
     Run(Box<RunArgs>),
+    /// Ask the running agent how it is doing: one page, with what is wrong, what it watches and how full its maps are.
+    ///
+    /// Exits with 1 if no agent answers, or if this node is not ready.
+    Status(StatusArgs),
     /// Look into the pinned maps. Works whether or not an agent is running.
     Debug(DebugArgs),
     /// Detach every program and remove every pinned map of this node's agent.
     ///
     /// Services stop working on this node at once, unless another proxy serves them.
     Cleanup(PinArgs),
+}
+
+/// Arguments of `status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Where the agent answers scrapes: its `--metrics-bind-address`.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
+    pub metrics_address: SocketAddr,
+
+    /// Format of what is printed.
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
+    pub output: OutputFormat,
 }
 
 /// Where the maps and links are pinned.

@@ -18,6 +18,7 @@ pub mod reaper;
 pub mod run;
 mod sorted;
 pub mod source;
+pub mod status;
 pub mod sweeper;
 pub mod sync;
 mod tally;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use proxy_agent::{
     cleanup,
     cli::{Cli, Command, normalise},
-    config, debug, logging, run,
+    config, debug, logging, run, status,
 };
 
 fn main() -> ExitCode {
@@ -29,6 +29,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
             // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
             runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })
         }
+        Command::Status(args) => runtime()?.block_on(status::run(args)),
         Command::Debug(args) => debug::run(args),
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args)),
     }

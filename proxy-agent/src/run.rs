@@ -243,7 +243,8 @@ impl Agent {
     /// Answers health checks and scrapes until cancelled.
     async fn serve(&mut self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
         let health = endpoints::health(&self.health, &self.metrics);
-        let metrics = endpoints::metrics(&self.metrics, &self.health, &config::configz(settings));
+        let metrics =
+            endpoints::metrics(&self.metrics, &self.health, &config::configz(settings), &settings.node_name);
         for (what, address, handler, reason) in [
             ("health checks", settings.healthz_bind_address, health, "FailedToStartProxierHealthcheck"),
             ("metrics", settings.metrics_bind_address, metrics, "FailedToStartMetricServer"),

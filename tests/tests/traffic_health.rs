@@ -143,14 +143,24 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     let is_served = || -> Result<bool> {
         Ok(cluster.client.call(target).timeout(Duration::from_millis(700)).once()?.answer.is_some())
     };
-    let alive = || -> Result<bool> {
-        let (head, _) = get(node, SocketAddr::from(([127, 0, 0, 1], 10256)), "GET /livez")?;
-        Ok(head.starts_with("HTTP/1.1 200 "))
+    let alive = || -> Result<()> {
+        until(SOON, "/livez to say that a restart would not help", || {
+            let answer = get(node, SocketAddr::from(([127, 0, 0, 1], 10256)), "GET /livez");
+            Ok(answer.is_ok_and(|(head, _)| head.starts_with("HTTP/1.1 200 ")).then_some(()))
+        })
     };
     cluster.manifests.write("web.yaml", &service(pod.v4.into(), "Cluster", "ready: true"))?;
     until(SOON, "the nodePort", || Ok(is_served()?.then_some(())))?;
 
+    let status = |code: i32, expected: &[&str]| -> Result<()> {
+        let (exit, page) = cluster.try_agent(cluster.node(0)?, &["status".to_owned()], SOON)?;
+        ensure!(exit == Some(code) && expected.iter().all(|text| page.contains(text)), "{exit:?}: {page}");
+        Ok(())
+    };
+    status(0, &["on node node-1", "ready, alive", "1 service ports", "1 endpoints", " missing", "names "])?;
+
     agent.kill()?;
+    status(1, &["error: no agent answers at 127.0.0.1:10249"])?;
     let (folder, away) = (cluster.manifests.path(), cluster.manifests.path().with_extension("away"));
     fs::rename(folder, &away)?;
     let restarted = agent.start_until("healthy without its source", |status, body| {
@@ -158,7 +168,8 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     });
     fs::rename(&away, folder)?;
     restarted?;
-    ensure!(is_served()? && alive()?);
+    ensure!(is_served()?);
+    alive()?;
 
     // After a reboot nothing is there.
     agent.terminate()?;
@@ -169,13 +180,14 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     });
     fs::rename(&away, folder)?;
     rebooted?;
-    ensure!(alive()?, "a restart would not help");
+    alive()?;
     agent.terminate()?;
 
     agent.set_args(cluster.agent_args(cluster.node(0)?, &["--uplink", "eth9"]));
     agent.start_until("not ready without an uplink", |status, body| {
         status == 503 && body.contains("no program is attached at an uplink")
     })?;
-    ensure!(alive()?, "a restart would not help");
+    alive()?;
+    status(1, &["NOT READY, alive", "no program is attached at an uplink", "error: this node is not ready"])?;
     Ok(())
 }

@@ -5,7 +5,7 @@ mod backends;
 mod counters;
 mod flows;
 mod names;
-mod output;
+pub(crate) mod output;
 mod pods;
 mod services;
 mod sockets;

@@ -29,14 +29,15 @@ pub(super) fn render<R: Row>(rows: &[R], format: OutputFormat) -> Result<String>
 }
 
 /// Formats a value as a document; a table of one cannot be made here and becomes JSON.
-pub(super) fn document<T: Serialize>(value: &T, format: OutputFormat) -> Result<String> {
+pub(crate) fn document<T: Serialize>(value: &T, format: OutputFormat) -> Result<String> {
     Ok(match format {
         OutputFormat::Yaml => serde_saphyr::to_string(value)?,
         OutputFormat::Json | OutputFormat::Table => serde_json::to_string_pretty(value)? + "\n",
     })
 }
 
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+/// Formats columns.
+pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
@@ -54,7 +55,7 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 /// Prints; a reader that has seen enough (`| head`) is no error.
-pub(super) fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use hyper::{StatusCode, header::ACCEPT, http::request::Parts};
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{
@@ -10,6 +12,7 @@ use super::{
     health::Report,
     http::{Answer, Handler, Page, pages},
     metrics::{Format, Probe},
+    status::Status,
 };
 
 /// What kube-proxy calls its mode; scripts ask for it.
@@ -24,10 +27,15 @@ pub fn health(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Handler {
     pages(vec![("/healthz", healthz(health, metrics)), ("/livez", livez)])
 }
 
-/// `/metrics`, `/healthz`, `/proxyMode` and `/configz`, for `--metrics-bind-address`.
+/// `/metrics`, `/healthz`, `/status`, `/proxyMode` and `/configz`, for `--metrics-bind-address`.
 ///
 /// `config` is what `/configz` shows, in kube-proxy's form: `{"kubeproxy.config.k8s.io": {...}}`.
-pub fn metrics(metrics: &Arc<Metrics>, health: &Arc<Health>, config: &Value) -> Handler {
+pub fn metrics(metrics: &Arc<Metrics>, health: &Arc<Health>, config: &Value, node: &str) -> Handler {
+    let status: Page = {
+        let (health, metrics, node) = (health.clone(), metrics.clone(), node.to_owned());
+        let started = Timestamp::now();
+        Box::new(move |_| json(&Status::now(&node, started, &health, &metrics), StatusCode::OK))
+    };
     let scrape: Page = {
         let metrics = metrics.clone();
         Box::new(move |request| scraped(&metrics, request))
@@ -36,6 +44,7 @@ pub fn metrics(metrics: &Arc<Metrics>, health: &Arc<Health>, config: &Value) -> 
     pages(vec![
         ("/metrics", scrape),
         ("/healthz", healthz(health, metrics)),
+        ("/status", status),
         ("/proxyMode", Box::new(|_| Answer::text(StatusCode::OK, PROXY_MODE))),
         ("/configz", Box::new(move |_| Answer::json(StatusCode::OK, config.clone()))),
     ])
@@ -49,7 +58,11 @@ fn healthz(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Page {
 fn probed(metrics: &Metrics, probe: Probe, report: &Report) -> Answer {
     let status = if report.is_healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     metrics.probed(probe, status.as_u16());
-    match serde_json::to_string(report) {
+    json(report, status)
+}
+
+fn json(value: &impl Serialize, status: StatusCode) -> Answer {
+    match serde_json::to_string(value) {
         Ok(body) => Answer::json(status, body),
         Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }

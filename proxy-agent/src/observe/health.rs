@@ -71,6 +71,11 @@ impl Report {
     pub fn is_healthy(&self) -> bool {
         self.healthy
     }
+
+    /// Whether the answer is 200, and what is wrong.
+    pub(super) fn into_parts(self) -> (bool, Vec<String>) {
+        (self.healthy, self.problems)
+    }
 }
 
 /// Both families are applied together, so they are well or ill together.
@@ -94,6 +99,11 @@ impl Health {
     pub fn new(source: watch::Receiver<SourceState>, min_sync_period: Duration) -> Self {
         let patience = STUCK_AFTER.saturating_add(min_sync_period);
         Self { source, patience, work: Mutex::new(Work::new()), node_eligible: AtomicBool::new(true) }
+    }
+
+    /// How the source is doing.
+    pub(super) fn source(&self) -> SourceState {
+        self.source.borrow().clone()
     }
 
     /// The agent's loop begins a turn.

@@ -1,4 +1,4 @@
-//! What the agent tells those who watch it: health checks and metrics over HTTP, Kubernetes Events.
+//! What the agent tells those who watch it: health checks, status and metrics over HTTP, Kubernetes Events.
 
 pub mod drops;
 pub mod endpoints;
@@ -7,6 +7,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod service_health;
+pub mod status;
 #[cfg(test)]
 mod test_client;
 

@@ -18,6 +18,12 @@ pub struct WatchState {
     pub synced: bool,
     /// What keeps it from being up to date right now.
     pub trouble: Option<Trouble>,
+    /// When the source last said anything about it: an object, a bookmark, the end of a list.
+    pub last_event: Option<SystemTime>,
+    /// How often it was begun.
+    pub starts: u64,
+    /// How often it failed.
+    pub failures: u64,
 }
 
 /// An outage.
@@ -59,6 +65,24 @@ impl Reporter {
         Self { watch: watch.to_owned(), state: state.clone() }
     }
 
+    /// It begins, or begins again. Nobody waits for that, nor for the next.
+    pub(super) fn begins(&self) {
+        self.note(|watch| watch.starts += 1);
+    }
+
+    /// The source said something about it.
+    pub(super) fn heard(&self) {
+        self.note(|watch| watch.last_event = Some(SystemTime::now()));
+    }
+
+    /// Notes what is no change of the state.
+    fn note(&self, note: impl FnOnce(&mut WatchState)) {
+        self.state.send_if_modified(|state| {
+            state.watches.get_mut(&self.watch).map(note);
+            false
+        });
+    }
+
     /// The list is complete.
     pub(super) fn synced(&self) {
         self.change(|watch| watch.synced = true);
@@ -79,6 +103,7 @@ impl Reporter {
             let since = watch.trouble.as_ref().map_or_else(SystemTime::now, |trouble| trouble.since);
             let trouble = Some(Trouble { message: message.to_owned(), detail: detail.to_owned(), since });
             let changed = watch.trouble != trouble;
+            watch.failures += 1;
             watch.trouble = trouble;
             changed
         });
@@ -139,5 +164,19 @@ mod tests {
         assert_eq!(a.recovered().unwrap().message, "refused");
         assert_eq!(a.recovered(), None);
         assert_eq!(receiver.borrow().trouble(), None);
+    }
+
+    #[test]
+    fn what_is_noted_wakes_nobody() {
+        let (sender, mut receiver) = watch::channel(SourceState::default());
+        let reporter = Reporter::new("services", &sender);
+        receiver.mark_unchanged();
+        reporter.begins();
+        reporter.heard();
+        assert!(!receiver.has_changed().unwrap());
+        reporter.failed("refused", "");
+        let state = receiver.borrow().watches["services"].clone();
+        assert_eq!((state.starts, state.failures), (1, 1));
+        assert!(state.last_event.is_some());
     }
 }

@@ -38,7 +38,7 @@ impl Agent {
     }
 
     fn metrics(&self) -> Handler {
-        metrics(&self.metrics, &self.health, &json!({"kubeproxy.config.k8s.io": {"mode": "ebpf"}}))
+        metrics(&self.metrics, &self.health, &json!({"kubeproxy.config.k8s.io": {"mode": "ebpf"}}), "node-1")
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::UNIX_EPOCH,
 };
 
 use aya::maps::MapInfo;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     datapath::{Hook, maps, pins::Pins},
-    source::SourceState,
+    source::{SourceState, WatchState},
 };
 
 /// Maps whose capacity is shown.
@@ -38,6 +39,11 @@ pub(super) struct AtScrape {
     pub(super) hooks: Arc<Mutex<Vec<Hook>>>,
 }
 
+/// How many entries a map has room for.
+pub(super) fn capacity(pins: &Pins, map: &str) -> Option<u32> {
+    Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
+}
+
 impl Collector for AtScrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let synced = ConstGauge::new(i64::from(self.source.borrow().is_synced()));
@@ -47,6 +53,7 @@ impl Collector for AtScrape {
             None,
             MetricType::Gauge,
         )?)?;
+        self.encode_watches(&mut encoder)?;
         self.encode_hooks(&mut encoder)?;
         self.encode_capacities(&mut encoder)?;
         self.encode_packets(&mut encoder)
@@ -54,6 +61,41 @@ impl Collector for AtScrape {
 }
 
 impl AtScrape {
+    fn encode_watches(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let state = self.source.borrow().clone();
+        type Figure = fn(&WatchState) -> Option<u64>;
+        let figures: [(&str, &str, MetricType, Figure); 4] = [
+            ("proxy_agent_watch_synced", "1 when it was listed completely", MetricType::Gauge, |watch| {
+                Some(watch.synced.into())
+            }),
+            (
+                "proxy_agent_watch_last_event_timestamp_seconds",
+                "When the source last said anything about it",
+                MetricType::Gauge,
+                |watch| Some(watch.last_event?.duration_since(UNIX_EPOCH).ok()?.as_secs()),
+            ),
+            ("proxy_agent_watch_starts", "How often it was begun", MetricType::Counter, |watch| {
+                Some(watch.starts)
+            }),
+            ("proxy_agent_watch_failures", "How often it failed", MetricType::Counter, |watch| {
+                Some(watch.failures)
+            }),
+        ];
+        for (name, help, kind, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (watch, state) in &state.watches {
+                let Some(value) = figure(state) else { continue };
+                let labels = [("watch", watch.as_str())];
+                match kind {
+                    MetricType::Counter => ConstCounter::new(value).encode(family.encode_family(&labels)?)?,
+                    _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+                        .encode(family.encode_family(&labels)?)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn encode_hooks(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
         let help = "Programs that are attached";
@@ -70,9 +112,8 @@ impl AtScrape {
         let mut family =
             encoder.encode_descriptor("proxy_agent_map_capacity", help, None, MetricType::Gauge)?;
         for map in MAPS {
-            if let Ok(info) = MapInfo::from_pin(self.pins.map(map)) {
-                let capacity = ConstGauge::new(i64::from(info.max_entries()));
-                capacity.encode(family.encode_family(&[("map", map)])?)?;
+            if let Some(capacity) = capacity(&self.pins, map) {
+                ConstGauge::new(i64::from(capacity)).encode(family.encode_family(&[("map", map)])?)?;
             }
         }
         Ok(())

@@ -166,6 +166,23 @@ impl KubeProxy {
         }
     }
 
+    /// Changes that were not looked at yet.
+    pub(super) fn pending(&self) -> i64 {
+        let of_kind = |changes: &Changes| {
+            FAMILIES
+                .iter()
+                .map(|family| changes.pending.get(&of(*family)).map_or(0, |pending| pending.get()))
+                .sum::<i64>()
+        };
+        of_kind(&self.services) + of_kind(&self.slices)
+    }
+
+    /// When changes were applied last; both families are applied together.
+    pub(super) fn last_applied(&self) -> Option<SystemTime> {
+        let seconds = self.last_applied.get(&of(IpFamily::V4))?.get();
+        Some(SystemTime::UNIX_EPOCH + Duration::try_from_secs_f64(seconds).ok()?)
+    }
+
     /// Changes were looked at, with whatever success.
     pub(super) fn taken(&self) {
         for family in FAMILIES {

@@ -5,6 +5,7 @@ mod kube_proxy;
 mod text;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -18,8 +19,9 @@ use tokio::sync::watch;
 
 use self::{at_scrape::AtScrape, kube_proxy::KubeProxy};
 pub use self::{kube_proxy::Probe, text::Format};
+use super::status::{self, HookStatus, MapStatus, ServiceStatus};
 use crate::{
-    datapath::{Hook, pins::Pins, services::Usage},
+    datapath::{Hook, flows::STATES, pins::Pins, services::Usage},
     model::{objects::Change, plan::IpFamily},
     reaper,
     source::SourceState,
@@ -44,6 +46,8 @@ pub struct Metrics {
     service_health_failures: Gauge,
     network_problems: Gauge,
     hooks: Arc<Mutex<Vec<Hook>>>,
+    flows: Family<[(&'static str, &'static str); 2], Gauge>,
+    pins: Pins,
 }
 
 impl Metrics {
@@ -69,6 +73,8 @@ impl Metrics {
             service_health_failures: Gauge::default(),
             network_problems: Gauge::default(),
             hooks: Arc::default(),
+            flows: sweeper.flows.clone(),
+            pins: pins.clone(),
         };
         metrics.register();
         metrics.registry.register(
@@ -203,6 +209,65 @@ impl Metrics {
     /// How much that was asked for the node's network does not have.
     pub fn set_network_problems(&self, problems: usize) {
         self.network_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+    }
+
+    /// What is served, and what waits to be.
+    pub(super) fn services(&self) -> ServiceStatus {
+        ServiceStatus {
+            ports: self.service_ports.get(),
+            frontends: self.frontends.get(),
+            endpoints: self.backends.get(),
+            failed: self.service_failures.get(),
+            pending_changes: self.kube_proxy.pending(),
+            last_applied: self.kube_proxy.last_applied().and_then(status::timestamp),
+        }
+    }
+
+    /// What is attached, in order.
+    pub(super) fn hooks(&self) -> Vec<HookStatus> {
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hooks: Vec<HookStatus> = hooks.iter().map(HookStatus::from).collect();
+        hooks.sort();
+        hooks
+    }
+
+    /// Programs that are not attached where they should be.
+    pub(super) fn missing_hooks(&self) -> i64 {
+        self.hook_failures.get()
+    }
+
+    /// Flows by state.
+    pub(super) fn flows(&self) -> BTreeMap<String, i64> {
+        let count = |state: &'static str| {
+            ["IPv4", "IPv6"].iter().map(|family| self.flows_of(family, state)).sum::<i64>()
+        };
+        STATES.iter().map(|state| ((*state).to_owned(), count(state))).collect()
+    }
+
+    fn flows_of(&self, family: &'static str, state: &'static str) -> i64 {
+        self.flows.get(&[("ip_family", family), ("state", state)]).map_or(0, |flows| flows.get())
+    }
+
+    /// How full the maps are whose entries are counted.
+    pub(super) fn maps(&self) -> Vec<MapStatus> {
+        let filled = |name: &'static str| {
+            let entries = self.map_entries.get(&[("map", name)]).map_or(0, |entries| entries.get());
+            (name, entries)
+        };
+        let flows = |name, family| (name, STATES.iter().map(|state| self.flows_of(family, state)).sum());
+        let maps = [
+            filled("names"),
+            filled("backends_v4"),
+            filled("backends_v6"),
+            flows("flows_v4", "IPv4"),
+            flows("flows_v6", "IPv6"),
+        ];
+        maps.into_iter()
+            .filter_map(|(name, entries)| {
+                let capacity = at_scrape::capacity(&self.pins, name)?;
+                Some(MapStatus { name: name.to_owned(), entries, capacity })
+            })
+            .collect()
     }
 
     /// All metrics as text.

@@ -87,6 +87,7 @@ where
     /// Watches until nobody listens.
     pub(super) async fn run(mut self) {
         loop {
+            self.reporter.begins();
             let began = Instant::now();
             match self.round().await {
                 // The server ends every watch after a while; one that ends each at once must not make us spin.
@@ -129,6 +130,7 @@ where
                 Err(_) if listing => return Err(Failure::Endless),
                 Err(_) => return Err(Failure::Silent),
             };
+            self.reporter.heard();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     objects += 1;
@@ -163,6 +165,7 @@ where
         let mut objects = 0;
         loop {
             let page = self.answer(self.api.list(&params)).await?;
+            self.reporter.heard();
             objects += page.items.len();
             for object in &page.items {
                 self.applied(object).await?;

@@ -75,6 +75,7 @@ async fn follow(
     changes: mpsc::Sender<Change>,
     reporter: Reporter,
 ) -> anyhow::Result<()> {
+    reporter.begins();
     info!("reading manifests from {}", path.display());
     let mut events = FolderWatch::new(path.clone());
     let mut folder = Folder::new(path, node);
@@ -89,6 +90,7 @@ async fn follow(
         };
         // Before reading, so that what changes while we read is seen as well.
         events.attach();
+        reporter.heard();
         let reading;
         (folder, reading) = tokio::task::spawn_blocking(move || {
             let reading = folder.read(&touched);

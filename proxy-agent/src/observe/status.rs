@@ -1,0 +1,148 @@
+//! The running agent's own account of itself: what `/status` answers and `proxy-agent status` shows.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Health, Metrics};
+use crate::{datapath::Hook, source::SourceState};
+
+/// Everything on one page.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The agent's release.
+    pub version: String,
+    /// Its node's name.
+    pub node: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it began.
+    pub started: Timestamp,
+    /// When this was said.
+    pub now: Timestamp,
+    /// What `/healthz` answers.
+    pub ready: bool,
+    /// What `/livez` answers.
+    pub alive: bool,
+    /// What is wrong, in words.
+    pub problems: Vec<String>,
+    /// What is watched.
+    pub watches: Vec<WatchStatus>,
+    /// What is served.
+    pub services: ServiceStatus,
+    /// What is attached.
+    pub hooks: Vec<HookStatus>,
+    /// Programs that are not attached where they should be.
+    pub missing_hooks: i64,
+    /// Maps whose fill is known.
+    pub maps: Vec<MapStatus>,
+    /// Flows by state, both families together, as they were counted last: about twice a minute.
+    pub flows: BTreeMap<String, i64>,
+}
+
+/// One thing that is watched.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchStatus {
+    /// Its name in the API, or the folder's path.
+    pub name: String,
+    /// It was listed completely.
+    pub synced: bool,
+    /// When the source last said anything about it.
+    pub last_event: Option<Timestamp>,
+    /// How often it was begun.
+    pub starts: u64,
+    /// How often it failed.
+    pub failures: u64,
+    /// What is wrong with it now.
+    pub trouble: Option<String>,
+}
+
+/// What is served, and what waits to be.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// Service ports, counted per family.
+    pub ports: i64,
+    /// Addresses with port, and nodePorts.
+    pub frontends: i64,
+    /// Endpoints of service ports.
+    pub endpoints: i64,
+    /// Services that are not programmed as they should be.
+    pub failed: i64,
+    /// Changes of Services and EndpointSlices that nobody looked at yet, counted per family.
+    pub pending_changes: i64,
+    /// When changes were applied last.
+    pub last_applied: Option<Timestamp>,
+}
+
+/// An attached program.
+#[derive(Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookStatus {
+    /// Where.
+    pub at: String,
+    /// Which.
+    pub program: String,
+    /// By what means.
+    pub how: String,
+}
+
+impl From<&Hook> for HookStatus {
+    fn from(hook: &Hook) -> Self {
+        Self { at: hook.at.clone(), program: hook.program.clone(), how: hook.how.to_owned() }
+    }
+}
+
+/// How full a map is.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapStatus {
+    /// The map.
+    pub name: String,
+    /// Entries in use.
+    pub entries: i64,
+    /// Entries that it has room for.
+    pub capacity: u32,
+}
+
+impl Status {
+    /// As things are now, of an agent that began at `started`.
+    pub fn now(node: &str, started: Timestamp, health: &Health, metrics: &Metrics) -> Self {
+        let (ready, problems) = health.ready().into_parts();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: node.to_owned(),
+            pid: std::process::id(),
+            started,
+            now: Timestamp::now(),
+            ready,
+            alive: health.live().is_healthy(),
+            problems,
+            watches: watches(&health.source()),
+            services: metrics.services(),
+            hooks: metrics.hooks(),
+            missing_hooks: metrics.missing_hooks(),
+            maps: metrics.maps(),
+            flows: metrics.flows(),
+        }
+    }
+}
+
+fn watches(source: &SourceState) -> Vec<WatchStatus> {
+    let status = |(name, watch): (&String, &crate::source::WatchState)| WatchStatus {
+        name: name.clone(),
+        synced: watch.synced,
+        last_event: watch.last_event.and_then(timestamp),
+        starts: watch.starts,
+        failures: watch.failures,
+        trouble: watch.trouble.as_ref().map(|trouble| trouble.message.clone()),
+    };
+    source.watches.iter().map(status).collect()
+}
+
+pub(super) fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(time).ok()
+}

@@ -1,0 +1,71 @@
+//! `proxy-agent status`: one page from the running agent.
+
+mod page;
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    cli::{OutputFormat, StatusArgs},
+    debug::output::{document, print},
+    observe::status::Status,
+};
+
+/// How long the agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A node with a thousand interfaces has a page of a few hundred kilobytes.
+const LONGEST: usize = 16 << 20;
+
+/// Asks the agent and prints what it says.
+///
+/// # Errors
+/// When no agent answers there, and when it is not ready: so that scripts can tell.
+pub async fn run(args: &StatusArgs) -> Result<()> {
+    let address = args.metrics_address;
+    let body = timeout(PATIENCE, get(address, "/status"))
+        .await
+        .with_context(|| format!("the agent at {address} did not answer within {PATIENCE:?}"))?
+        .with_context(|| {
+            format!("no agent answers at {address}; is it running, and is that its --metrics-bind-address?")
+        })?;
+    let status: Status = serde_json::from_slice(&body)
+        .with_context(|| format!("what answers at {address} is no proxy-agent of this release"))?;
+    print(&match args.output {
+        OutputFormat::Table => page::render(&status),
+        format => document(&status, format)?,
+    })?;
+    if !status.ready {
+        bail!("this node is not ready");
+    }
+    Ok(())
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<Bytes> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+    let answer = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        if status != StatusCode::OK {
+            bail!("{path}: {status}");
+        }
+        match Limited::new(answer.into_body(), LONGEST).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) => bail!("{path}: {error}"),
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        // It ends first only if the other side ends it.
+        ended = connection => match ended {
+            Ok(()) => bail!("the connection was closed"),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
