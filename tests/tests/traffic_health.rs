@@ -154,6 +154,7 @@ fn ready_is_a_node_that_serves() -> Result<()> {
 
     let status = |code: i32, expected: &[&str]| -> Result<()> {
         let (exit, page) = cluster.try_agent(cluster.node(0)?, &["status".to_owned()], SOON)?;
+        eprintln!("{page}");
         ensure!(exit == Some(code) && expected.iter().all(|text| page.contains(text)), "{exit:?}: {page}");
         Ok(())
     };
