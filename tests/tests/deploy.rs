@@ -108,7 +108,7 @@ fn every_value() -> Value {
         "logVerbosity": 4,
         "extraArgs": ["--pod-datapath=tc", "--nodeport-addresses=192.0.2.0/24,primary"],
         "check": true,
-        "resources": {"limits": {"cpu": 2}},
+        "resources": {"limits": {"cpu": "2"}},
         "updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "20%"}},
         "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}],
         "affinity": {"nodeAffinity": {}},

@@ -16,7 +16,7 @@ use proxy_agent::{
     source::SourceState,
     sweeper,
 };
-use proxy_common::layout::Counter;
+use proxy_common::layout::counter::Counter;
 use serde_json::Value;
 
 /// Metrics that Prometheus makes itself.
@@ -57,6 +57,7 @@ fn metrics() -> BTreeSet<String> {
     );
     // Families appear with their first member.
     metrics.queued(&Change::Service(Default::default()));
+    metrics.queued(&Change::EndpointSlice(Default::default()));
     metrics.applied(Duration::ZERO, true);
     metrics.applied(Duration::ZERO, false);
     metrics.programmed(IpFamily::V4, SystemTime::now() + Duration::from_secs(1));

@@ -13,7 +13,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Cluster, Netns, Process, cgroup::BPFFS, netns::pipe, until};
+use super::{
+    Cluster, Netns, Process,
+    cgroup::{BPFFS, cgroup2_mount},
+    netns::pipe,
+    until,
+};
 
 /// The default profile of CRI-O and podman. containerd's and Docker's have the same rules.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
@@ -51,13 +56,18 @@ impl Cluster {
         let mut args = vec![Value::from("/proxy-agent")];
         args.extend(container["args"].as_array().context("no arguments")?.iter().cloned());
         args.extend(own.map(Value::from));
-        let cgroup = node.cgroup.display().to_string();
+        let cgroup =
+            Path::new(CGROUPS).join(node.cgroup.strip_prefix(cgroup2_mount()?)?).display().to_string();
         let mut mounts = standard_mounts();
         for mount in container["volumeMounts"].as_array().context("no mounts")? {
-            let source = match mount["name"].as_str() {
-                Some("bpffs") => BPFFS,
-                Some("cgroup") => &cgroup,
-                other => bail!("a volume {other:?}"),
+            let volumes = pod["volumes"].as_array().context("no volumes")?;
+            let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
+            let source = match (mount["name"].as_str(), volume.and_then(|it| it["hostPath"]["path"].as_str()))
+            {
+                (Some("bpffs"), _) => BPFFS,
+                (Some("cgroup"), _) => &cgroup,
+                (_, Some(path)) => path,
+                (name, None) => bail!("a volume {name:?}"),
             };
             mounts.push(bind(source, &mount["mountPath"], mount["readOnly"] == true));
         }
@@ -67,14 +77,9 @@ impl Cluster {
         fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
 
         let (state, log) = (bundle.join("state"), bundle.join("log"));
-        let mut command = node.place.command("crun")?;
         // The node's control group and network are those of the process that starts it.
-        command
-            .arg("--root")
-            .arg(&state)
-            .args(["--cgroup-manager=disabled", "run", "--bundle"])
-            .arg(&bundle)
-            .arg(&name);
+        let mut command = node.place.command(SHELL)?;
+        crun(&mut command, &state)?.arg("run").arg("--bundle").arg(&bundle).arg(&name);
         let output = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let process =
@@ -94,8 +99,8 @@ impl Cluster {
 impl Container {
     /// The agent's process.
     pub fn agent(&self) -> Result<u32> {
-        let mut command = Command::new("crun");
-        let state = pipe(command.arg("--root").arg(&self.state).args(["state", &self.name]), "")?;
+        let mut command = Command::new(SHELL);
+        let state = pipe(crun(&mut command, &self.state)?.args(["state", &self.name]), "")?;
         let state: Value = serde_json::from_str(&state)?;
         state["pid"].as_u64().and_then(|id| id.try_into().ok()).context("no process")
     }
@@ -119,13 +124,8 @@ impl Container {
 
     /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; what it prints.
     pub fn exec(&self, args: &[&str]) -> Result<String> {
-        let mut command = self.netns.command("crun")?;
-        command.arg("--root").arg(&self.state).args([
-            "--cgroup-manager=disabled",
-            "exec",
-            &self.name,
-            "/proxy-agent",
-        ]);
+        let mut command = self.netns.command(SHELL)?;
+        crun(&mut command, &self.state)?.args(["exec", &self.name, "/proxy-agent"]);
         pipe(command.args(args), "")
     }
 
@@ -135,14 +135,55 @@ impl Container {
     }
 }
 
+/// What runs crun(1).
+const SHELL: &str = "unshare";
+/// Where crun looks for control groups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Completes a command that runs crun where cgroup v2 is at the usual place: it refuses hybrid hosts.
+fn crun<'c>(command: &'c mut Command, state: &Path) -> Result<&'c mut Command> {
+    let script = format!("mount --bind \"$1\" {CGROUPS} && shift && exec crun \"$@\"");
+    command.args(["--mount", "--propagation=private", "sh", "-c", &script, "sh"]);
+    command.arg(cgroup2_mount()?).arg("--root").arg(state).arg("--cgroup-manager=disabled");
+    Ok(command)
+}
+
+/// From `linux/capability.h`.
+const CAPABILITIES: [(&str, u32); 8] = [
+    ("DAC_READ_SEARCH", 2),
+    ("NET_BROADCAST", 11),
+    ("NET_ADMIN", 12),
+    ("SYS_PTRACE", 19),
+    ("SYS_ADMIN", 21),
+    ("SYS_RESOURCE", 24),
+    ("PERFMON", 38),
+    ("BPF", 39),
+];
+
+/// Capabilities that a process started from here can have.
+fn bounding_set() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    Ok(u64::from_str_radix(line.context("no CapBnd")?.trim(), 16)?)
+}
+
 fn config(pod: &Value, args: Vec<Value>, node: &str, rootfs: &Path, mounts: Vec<Value>) -> Result<Value> {
     ensure!(pod["hostNetwork"] == true && pod["hostPID"] == true, "namespaces of the node: {pod}");
     let security = &pod["containers"][0]["securityContext"];
     ensure!(security["privileged"] != true, "a privileged container needs no test of its privileges");
     ensure!(security["capabilities"]["drop"] == json!(["ALL"]), "{security}");
     let added = security["capabilities"]["add"].as_array().context("no capabilities")?;
-    let capabilities: Vec<String> =
-        added.iter().filter_map(Value::as_str).map(|name| format!("CAP_{name}")).collect();
+    let possible = bounding_set()?;
+    let mut capabilities = Vec::new();
+    for name in added.iter().filter_map(Value::as_str) {
+        let known = CAPABILITIES.iter().find(|(known, _)| *known == name);
+        let (_, number) = known.with_context(|| format!("the capability {name} has no number here"))?;
+        if possible & (1 << number) == 0 {
+            eprintln!("this machine gives nobody CAP_{name}: the container runs without it");
+        } else {
+            capabilities.push(format!("CAP_{name}"));
+        }
+    }
     ensure!(security["seccompProfile"]["type"] == "RuntimeDefault", "{security}");
     Ok(json!({
         "ociVersion": "1.0.2",
@@ -155,8 +196,6 @@ fn config(pod: &Value, args: Vec<Value>, node: &str, rootfs: &Path, mounts: Vec<
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
             },
             "noNewPrivileges": false,
-            // What kubelet gives to critical pods.
-            "oomScoreAdj": -997,
         },
         "root": { "path": rootfs, "readonly": security["readOnlyRootFilesystem"] },
         "mounts": mounts,
