@@ -35,8 +35,8 @@ pub struct Container {
 }
 
 impl Cluster {
-    /// Starts the container of a pod template (`spec.template.spec` of a DaemonSet) on a node, from an unpacked image, and waits until
-    /// its `/healthz` at this address says 200. Host paths become those of the node. Services come from the cluster's manifests.
+    /// Starts the agent of a pod template (`spec.template.spec` of a DaemonSet) on a node, from an unpacked image, and waits until its
+    /// `/healthz` at this address says 200. Host paths become those of the node. Services come from the cluster's manifests.
     pub fn start_container(
         &self,
         node: usize,
@@ -44,18 +44,49 @@ impl Cluster {
         rootfs: &Path,
         healthz: SocketAddr,
     ) -> Result<Container> {
+        let folder = self.manifests.path().display().to_string();
+        let manifests = bind(&folder, &folder.clone().into(), true);
+        let args = vec![format!("--manifests={folder}")];
+        let mut container =
+            self.container(node, pod, &pod["containers"][0], rootfs, args, vec![manifests])?;
+        let healthy = until(START_DEADLINE, "the container to be healthy", || {
+            if let Some(status) = container.process.child().try_wait()? {
+                bail!("it ended: {status}");
+            }
+            Ok(container.is_healthy(healthz).unwrap_or(false).then_some(()))
+        });
+        healthy.with_context(|| format!("its log:\n{}", container.log()))?;
+        Ok(container)
+    }
+
+    /// Runs the first init container of a pod template on a node to its end; what it printed.
+    pub fn run_init_container(&self, node: usize, pod: &Value, rootfs: &Path) -> Result<String> {
+        let mut container = self.container(node, pod, &pod["initContainers"][0], rootfs, vec![], vec![])?;
+        let ended =
+            until(START_DEADLINE, "the container to end", || Ok(container.process.child().try_wait()?))?;
+        let log = container.log();
+        ensure!(ended.success(), "{ended}: {log}");
+        Ok(log)
+    }
+
+    fn container(
+        &self,
+        node: usize,
+        pod: &Value,
+        container: &Value,
+        rootfs: &Path,
+        further_args: Vec<String>,
+        further_mounts: Vec<Value>,
+    ) -> Result<Container> {
         let node = self.node(node)?;
-        let name = format!("{}-{}", self.name, node.place.name);
+        let name =
+            format!("{}-{}-{}", self.name, node.place.name, container["name"].as_str().unwrap_or_default());
         let bundle = self.logs.join(&name);
         fs::create_dir_all(&bundle)?;
-        let container = &pod["containers"][0];
-        let own = [
-            format!("--manifests={}", self.manifests.path().display()),
-            format!("--bpffs={}", node.bpffs.display()),
-        ];
         let mut args = vec![Value::from("/proxy-agent")];
         args.extend(container["args"].as_array().context("no arguments")?.iter().cloned());
-        args.extend(own.map(Value::from));
+        args.push(format!("--bpffs={}", node.bpffs.display()).into());
+        args.extend(further_args.into_iter().map(Value::from));
         let cgroup =
             Path::new(CGROUPS).join(node.cgroup.strip_prefix(cgroup2_mount()?)?).display().to_string();
         let mut mounts = standard_mounts();
@@ -71,9 +102,8 @@ impl Cluster {
             };
             mounts.push(bind(source, &mount["mountPath"], mount["readOnly"] == true));
         }
-        let manifests = self.manifests.path().display().to_string();
-        mounts.push(bind(&manifests, &manifests.clone().into(), true));
-        let config = config(pod, args, &node.place.name, rootfs, mounts)?;
+        mounts.extend(further_mounts);
+        let config = config(pod, container, args, &node.place.name, rootfs, mounts)?;
         fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
 
         let (state, log) = (bundle.join("state"), bundle.join("log"));
@@ -84,15 +114,7 @@ impl Cluster {
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let process =
             Process::new(command.spawn().context("cannot start crun: `cargo xtask setup` installs it")?);
-        let mut container = Container { process, log, netns: node.place.netns.clone(), state, name };
-        let healthy = until(START_DEADLINE, "the container to be healthy", || {
-            if let Some(status) = container.process.child().try_wait()? {
-                bail!("it ended: {status}");
-            }
-            Ok(container.is_healthy(healthz).unwrap_or(false).then_some(()))
-        });
-        healthy.with_context(|| format!("its log:\n{}", container.log()))?;
-        Ok(container)
+        Ok(Container { process, log, netns: node.place.netns.clone(), state, name })
     }
 }
 
@@ -167,9 +189,16 @@ fn bounding_set() -> Result<u64> {
     Ok(u64::from_str_radix(line.context("no CapBnd")?.trim(), 16)?)
 }
 
-fn config(pod: &Value, args: Vec<Value>, node: &str, rootfs: &Path, mounts: Vec<Value>) -> Result<Value> {
+fn config(
+    pod: &Value,
+    container: &Value,
+    args: Vec<Value>,
+    node: &str,
+    rootfs: &Path,
+    mounts: Vec<Value>,
+) -> Result<Value> {
     ensure!(pod["hostNetwork"] == true && pod["hostPID"] == true, "namespaces of the node: {pod}");
-    let security = &pod["containers"][0]["securityContext"];
+    let security = &container["securityContext"];
     ensure!(security["privileged"] != true, "a privileged container needs no test of its privileges");
     ensure!(security["capabilities"]["drop"] == json!(["ALL"]), "{security}");
     let added = security["capabilities"]["add"].as_array().context("no capabilities")?;

@@ -1,10 +1,9 @@
 //! Alerts, dashboard and runbooks agree with each other and with the agent's metrics.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -19,14 +18,12 @@ use proxy_agent::{
 use proxy_common::layout::counter::Counter;
 use serde_json::Value;
 
+use super::root;
+
 /// Metrics that Prometheus makes itself.
 const PROMETHEUS: [&str; 1] = ["up"];
 /// Those that appear in an agent's answer only when maps are pinned.
 const FROM_MAPS: [&str; 2] = ["proxy_agent_map_capacity", "proxy_agent_packets_total"];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).expect(path)

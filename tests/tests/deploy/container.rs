@@ -1,60 +1,23 @@
 //! The DaemonSet's container does its work with the privileges that the manifest gives it, and no others. Needs root and crun.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    env, fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    chart::Chart,
     cluster::{Cluster, Container, Failures, MeshRules, Place, Protocol, until},
     traffic::{self, Entry, SERVICE_PORT, SINGLE, Scenario, WEB},
 };
 use serde_json::{Value, json};
 
+use super::{chart, image};
+
 const SOON: Duration = Duration::from_secs(10);
 const NOBODY: u32 = 65_534;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// The pod template that the chart renders with these values.
+/// The pod template that the chart renders with these values; there is one DaemonSet.
 fn pod(values: &Value) -> Result<Value> {
-    let objects = Chart::open(&root().join("deploy/chart"))?.objects(values)?;
-    let mut sets = objects.into_iter().filter(|object| object["kind"] == "DaemonSet");
+    let mut sets = chart().objects(values)?.into_iter().filter(|object| object["kind"] == "DaemonSet");
     Ok(sets.next().context("a DaemonSet")?["spec"]["template"]["spec"].take())
-}
-
-/// Unpacks the image.
-fn unpack(dir: &Path) -> Result<PathBuf> {
-    let image = match env::var_os("PROXY_AGENT_IMAGE") {
-        Some(image) => image.into(),
-        None => {
-            let image = dir.join("image.tar");
-            let mut xtask = Command::new(env!("CARGO"));
-            xtask.current_dir(root()).args(["xtask", "image", "--output"]).arg(&image);
-            ensure!(xtask.status()?.success());
-            image
-        }
-    };
-    let layout = dir.join("layout");
-    tar::Archive::new(fs::File::open(image)?).unpack(&layout)?;
-    let json = |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
-    let blob = |descriptor: &Value| {
-        let digest = descriptor["digest"].as_str().unwrap_or_default().replace(':', "/");
-        layout.join("blobs").join(digest)
-    };
-    let manifest = json(blob(&json(layout.join("index.json"))?["manifests"][0]))?;
-    let layer = fs::File::open(blob(&manifest["layers"][0]))?;
-    let rootfs = dir.join("rootfs");
-    tar::Archive::new(flate2::read::GzDecoder::new(layer)).unpack(&rootfs)?;
-    Ok(rootfs)
 }
 
 /// The status of this process's capabilities and mode, as the kernel has it.
@@ -118,8 +81,8 @@ fn pods_are_looked_into(scenario: &Scenario, container: &Container) -> Result<()
 #[test]
 fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let rootfs = unpack(dir.path())?;
-    let mut scenario = Scenario::without_agents(Cluster::builder().nodes(2).pods_per_node(3), "auto")?;
+    let rootfs = image::unpack(dir.path()).rootfs;
+    let scenario = Scenario::without_agents(Cluster::builder().nodes(2).pods_per_node(3), "auto")?;
     let [plain, ipv6_only] = [json!({}), json!({ "ipv6Only": true })].map(|values| pod(&values));
     let (plain, ipv6_only) = (plain?, ipv6_only?);
     let cluster = &scenario.cluster;
@@ -167,9 +130,17 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         ensure!(complaints.is_empty(), "{complaints:?}");
         Ok(())
     });
-    // Services go on without the agents, and the cleanup has the privileges to remove them.
+    // Services go on without the agents, until the cleanup has removed them.
     containers.iter_mut().try_for_each(Container::terminate)?;
     traffic::smoke(&scenario, "after the containers ended", &[Protocol::Tcp], &mut failures)?;
-    scenario.agents.clear();
-    failures.verdict()
+    failures.verdict()?;
+    let cleanup = pod(&json!({ "cleanup": { "enabled": true } }))?;
+    for (number, node) in scenario.cluster.nodes.iter().enumerate() {
+        let said = scenario.cluster.run_init_container(number, &cleanup, &rootfs)?;
+        ensure!(!node.bpffs.join("links").exists(), "{said}");
+    }
+    let reply =
+        scenario.cluster.pod("pod-1a")?.call(scenario.target(Entry::ClusterIp, SINGLE, true)?).once()?;
+    ensure!(reply.answer.is_none(), "services without programs: {reply:?}");
+    Ok(())
 }
