@@ -46,12 +46,9 @@ fn text<'a>(rule: &'a Value, path: &str) -> &'a str {
 /// Names of samples in an agent's answer.
 fn metrics() -> BTreeSet<String> {
     let (_, source) = tokio::sync::watch::channel(SourceState::default());
-    let metrics = Metrics::new(
-        Pins::new(Path::new("/nowhere")),
-        source,
-        &reaper::Counts::default(),
-        &sweeper::Counts::default(),
-    );
+    let flows = sweeper::Counts::default();
+    flows.flows.get_or_create(&[("ip_family", "IPv4"), ("state", "new")]).set(0);
+    let metrics = Metrics::new(Pins::new(Path::new("/nowhere")), source, &reaper::Counts::default(), &flows);
     // Families appear with their first member.
     metrics.queued(&Change::Service(Default::default()));
     metrics.queued(&Change::EndpointSlice(Default::default()));
