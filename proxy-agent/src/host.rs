@@ -13,7 +13,7 @@ const HOST: &str = "/host";
 pub(crate) fn write(path: &str, value: &str) -> io::Result<()> {
     match fs::write(path, value) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            // The first error says more: the second one is about a path that nobody chose.
+            // The first error is the useful one: the second is about a path that no user configured.
             fs::write(format!("{HOST}{path}"), value).map_err(|_| error)
         }
         result => result,

@@ -1,4 +1,4 @@
-//! Kustomize's side, generated: a base with default values, components that say what other values change, and the cleanup.
+//! Generated files for kustomize: a base with default values, components with the changes of other values, and the cleanup.
 
 use std::{
     collections::BTreeMap,

@@ -208,7 +208,7 @@ fn config(
         let known = CAPABILITIES.iter().find(|(known, _)| *known == name);
         let (_, number) = known.with_context(|| format!("the capability {name} has no number here"))?;
         if possible & (1 << number) == 0 {
-            eprintln!("this machine gives nobody CAP_{name}: the container runs without it");
+            eprintln!("CAP_{name} is not in this machine's bounding set: the container runs without it");
         } else {
             capabilities.push(format!("CAP_{name}"));
         }

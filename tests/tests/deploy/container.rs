@@ -130,7 +130,7 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         ensure!(complaints.is_empty(), "{complaints:?}");
         Ok(())
     });
-    // Services go on without the agents, until the cleanup has removed them.
+    // Services keep working without the agents, until the cleanup has removed them.
     containers.iter_mut().try_for_each(Container::terminate)?;
     traffic::smoke(&scenario, "after the containers ended", &[Protocol::Tcp], &mut failures)?;
     failures.verdict()?;
