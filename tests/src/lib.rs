@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod bench;
 pub mod bystander;
+pub mod chart;
 pub mod cluster;
 pub mod conformance;
 #[cfg(feature = "fuzz")]

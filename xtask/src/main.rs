@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod deploy;
 mod fuzz;
 mod image;
 mod setup;
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
     Vm(vm::VmArgs),
+    /// Generate the kustomize base and components from the Helm chart.
+    Deploy(deploy::DeployArgs),
     /// Make a container image, as an OCI archive. Needs no container tools.
     Image(image::ImageArgs),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Nightly(args) => fuzz::nightly(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Vm(args) => vm::main(&args),
+        Command::Deploy(args) => deploy::main(&args),
         Command::Image(args) => image::main(&args),
     };
     match result {

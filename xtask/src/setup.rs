@@ -74,13 +74,15 @@ impl Toolchain {
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 
-/// A program that tests run, and the Debian package it is in.
+/// A program that tests run, or the path of a file, and the Debian package it is in.
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("wg", "wireguard-tools"),
     ("nft", "nftables"),
     ("iptables-legacy", "iptables"),
     ("ethtool", "ethtool"),
+    ("crun", "crun"),
+    ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("dpkg-deb", "dpkg"),
     ("depmod", "kmod"),

@@ -327,7 +327,7 @@ fn explain_load(error: aya::EbpfError) -> anyhow::Error {
     if is_denied {
         error.context(
             "no permission to use BPF: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (in Kubernetes: \
-             privileged: true)",
+             the securityContext of deploy/base/daemonset.yaml)",
         )
     } else {
         error

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use crate::host;
+
 /// Makes grace periods short (`/sys/kernel/rcu_expedited`, by inter-processor interrupts) until it is dropped.
 pub(super) struct Expedited(());
 
@@ -12,13 +14,13 @@ impl Expedited {
     /// Begins; `None` if somebody else did, or it may not be: then all takes its time.
     pub(super) fn begin() -> Option<Self> {
         let is_off = fs::read_to_string(FILE).is_ok_and(|value| value.trim() == "0");
-        (is_off && fs::write(FILE, "1").is_ok()).then_some(Self(()))
+        (is_off && host::write(FILE, "1").is_ok()).then_some(Self(()))
     }
 }
 
 impl Drop for Expedited {
     fn drop(&mut self) {
-        if let Err(error) = fs::write(FILE, "0") {
+        if let Err(error) = host::write(FILE, "0") {
             tracing::warn!("cannot write 0 to {FILE}: {error}");
         }
     }

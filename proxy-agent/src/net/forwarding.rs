@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result};
 use tracing::info;
 
+use crate::host;
+
 const SWITCHES: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
 
 /// The switches that are off. One that is not there belongs to a family that the kernel does not have.
@@ -23,7 +25,7 @@ pub fn accept_from_loopback() -> Result<()> {
     if !Path::new(SWITCH).exists() || fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() == "1") {
         return Ok(());
     }
-    fs::write(SWITCH, "1").with_context(|| format!("cannot write 1 to {SWITCH}"))?;
+    host::write(SWITCH, "1").with_context(|| format!("cannot write 1 to {SWITCH}"))?;
     info!(
         "net.ipv4.conf.lo.accept_local=1: what the kernel's stack is to send for services comes from there"
     );

@@ -3,11 +3,9 @@
 //! Reserved ports can still be bound on purpose; they are not given out by themselves. The data path asks for sockets before it uses a
 //! port, so this only keeps the two from being in each other's way.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 
-use crate::cli::PortRange;
+use crate::{cli::PortRange, host};
 
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const LOCAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -27,7 +25,7 @@ pub fn reserve(nodeports: PortRange, snat: PortRange) -> Result<Option<String>> 
     let local = local_range(&read(LOCAL)?);
     let (after, left_out) = plan(before, local, nodeports, snat);
     if after != before {
-        std::fs::write(Path::new(RESERVED), &after)
+        host::write(RESERVED, &after)
             .with_context(|| format!("cannot reserve ports {after} in {RESERVED}"))?;
     }
     let warning = left_out.map(|shared| {

@@ -98,6 +98,7 @@ pub struct Call<'a> {
     timeout: Duration,
     interval: Option<Duration>,
     size: usize,
+    user: Option<u32>,
 }
 
 /// A bulk transfer that went well: see [`BulkReport`].
@@ -145,6 +146,7 @@ impl Place {
             timeout: Duration::from_secs(2),
             interval: None,
             size: 0,
+            user: None,
         }
     }
 
@@ -218,6 +220,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Makes them as a user other than root.
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// Makes requests at least this long, in bytes; answers are longer.
     pub fn size(mut self, size: usize) -> Self {
         self.size = size;
@@ -256,6 +264,9 @@ impl<'a> Call<'a> {
         }
         if let Some(device) = self.device {
             command.args(["--device", device]);
+        }
+        if let Some(user) = self.user {
+            command.args(["--user", &user.to_string()]);
         }
         Ok(command)
     }

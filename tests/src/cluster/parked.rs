@@ -25,6 +25,13 @@ impl Place {
         self.park_by(self.peer_to("park", to)?)
     }
 
+    /// The same as a user other than root.
+    pub fn park_as(&self, user: u32, to: &[SocketAddr]) -> Result<Parked> {
+        let mut command = self.peer_to("park", to)?;
+        command.args(["--user", &user.to_string()]);
+        self.park_by(command)
+    }
+
     /// The same by a socket that is connected to the first address.
     pub fn park_connected(&self, to: &[SocketAddr]) -> Result<Parked> {
         let mut command = self.peer_to("park", to)?;

@@ -16,6 +16,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::{
+    sys::prctl::set_dumpable,
+    unistd::{Gid, Uid, setgid, setuid},
+};
 
 use datagram::PathMtu;
 
@@ -24,6 +28,9 @@ use datagram::PathMtu;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Be this user first, as a pod's process mostly is one that is not root.
+    #[arg(long, global = true)]
+    user: Option<u32>,
 }
 
 #[derive(Subcommand)]
@@ -177,8 +184,18 @@ enum Protocol {
     Udp,
 }
 
+/// As a container runtime does it: the process belongs to the user in /proc as well.
+fn become_user(user: u32) -> io::Result<()> {
+    setgid(Gid::from_raw(user))?;
+    setuid(Uid::from_raw(user))?;
+    set_dumpable(true)?;
+    Ok(())
+}
+
 fn main() -> io::Result<()> {
-    match Cli::parse().command {
+    let Cli { command, user } = Cli::parse();
+    user.map_or(Ok(()), become_user)?;
+    match command {
         Command::Serve { name, listen } => server::serve(&name, &listen),
         Command::Call { target, count } => client::call(&target, count),
         Command::Load { target, interval_ms } => client::load(&target, Duration::from_millis(interval_ms)),
