@@ -12,6 +12,8 @@ use crate::{
 
 /// For a request. The processor may be an emulated one.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// For all bytes of a connection. Links that lose and reorder take their time.
+pub(super) const TRANSFER: Duration = Duration::from_secs(40);
 /// Datagrams, in bytes: the last one takes several fragments on every link.
 const DATAGRAMS: [usize; 3] = [64, 1_200, 9_000];
 /// The first may be lost on each link whose MTU must be learnt, in each direction; and links may lose some.
@@ -86,7 +88,7 @@ impl Network {
         })
         .map_err(|_| anyhow::anyhow!("connect: {last}"))?;
         let bytes = env::var(BYTES_VARIABLE).map_or(Ok(BYTES), |bytes| bytes.parse())?;
-        let report = call.bulk(bytes).with_context(|| format!("{bytes} bytes over TCP"))?;
+        let report = call.bulk_within(bytes, TRANSFER).with_context(|| format!("{bytes} bytes over TCP"))?;
         ensure!(report.bytes == bytes && report.server == server.name, "{report:?}");
         for size in DATAGRAMS {
             let reply = client

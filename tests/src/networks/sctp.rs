@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -18,7 +19,7 @@ use nix::sys::{
     time::{TimeVal, TimeValLike},
 };
 
-use super::paths::PATIENCE;
+use super::paths::{PATIENCE, TRANSFER};
 use crate::cluster::Place;
 
 const MESSAGE: usize = 4_000;
@@ -62,7 +63,9 @@ fn echo(listener: &OwnedFd) -> Result<()> {
     // SAFETY: accept has just made this descriptor, and nothing else owns it.
     let mut stream = File::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
     let mut message = [0; MESSAGE];
-    for _ in 0..MESSAGES {
+    let end = Instant::now() + TRANSFER;
+    for number in 0..MESSAGES {
+        ensure!(Instant::now() < end, "only {number} messages arrived in {} s", TRANSFER.as_secs());
         stream.read_exact(&mut message).context("the server's receive")?;
         stream.write_all(&message).context("the server's send")?;
     }
@@ -76,7 +79,9 @@ fn talk(family: AddressFamily, target: SocketAddr) -> Result<()> {
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target)).context("connect")?;
     let mut stream = File::from(socket);
     let mut answer = [0; MESSAGE];
+    let end = Instant::now() + TRANSFER;
     for number in 0..MESSAGES {
+        ensure!(Instant::now() < end, "only {number} messages came back in {} s", TRANSFER.as_secs());
         let message = [number as u8; MESSAGE];
         stream.write_all(&message).context("send")?;
         stream.read_exact(&mut answer).context("receive")?;

@@ -40,13 +40,13 @@ compared, and datagrams of 64, 1,200 and 9,000 bytes, there and back. Pods' inte
 | `nodePort-local` | outside | nodePort at the node | on that node |
 | `nodePort-remote` | outside | nodePort at the node | on the other node |
 
-`yes`: all of that. `no`: the reason is below the table. `-`: the shape has no such path or family. `NBMA` is a tunnel device
+`yes`: all of that. `no`: the reason is below the table. `error`: the network itself does not work there, without services. `-`: the shape has no such path or family. `NBMA` is a tunnel device
 without a remote address: the route's next hop is the other end. The name of a CNI in a row says that its documented mode
 of that name makes such devices and routes; its own programs do not run here. Nodes masquerade `fully-random`, as flannel and
 Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the node's own are not served.
 ";
 
-/// By shape, then by column: `yes`, or `no` and a reason.
+/// By shape, then by column: `yes`, or `no` or `error` and a reason.
 type Table = BTreeMap<String, BTreeMap<String, String>>;
 
 /// By kernel.
@@ -71,10 +71,11 @@ impl Networks {
         }
     }
 
-    /// What was possible, and is not.
-    pub(super) fn compare(&self, kernel: Kernel, report: &Report) -> Vec<String> {
+    /// What was possible, and is not; with all shapes, also those that were not tried.
+    pub(super) fn compare(&self, kernel: Kernel, report: &Report, has_all: bool) -> Vec<String> {
         let mut worse = Vec::new();
-        for (shape, row) in self.0.get(kernel.name()).into_iter().flatten() {
+        let known = self.0.get(kernel.name()).into_iter().flatten();
+        for (shape, row) in known.filter(|(shape, _)| has_all || report.networks.contains_key(*shape)) {
             for (column, _) in row.iter().filter(|(_, cell)| *cell == "yes") {
                 let now = report.networks.get(shape).and_then(|row| row.get(column));
                 let now = now.map_or("not tried", String::as_str);
@@ -136,12 +137,12 @@ fn markdown(table: &Table) -> String {
     text
 }
 
-/// Why cells are `no`.
+/// Why cells are not `yes`.
 fn reasons(table: &Table) -> String {
     let mut text = String::new();
     for (shape, row) in table {
         for (column, cell) in row {
-            if let Some(reason) = cell.strip_prefix("no ") {
+            if let Some((_, reason)) = cell.split_once(' ') {
                 let _ = writeln!(text, "{REASON}{shape}`, {column}: {reason}");
             }
         }
@@ -163,7 +164,7 @@ fn parse(section: &str) -> Table {
     for (shape, (column, reason)) in reasons.filter_map(|(shape, rest)| Some((shape, rest.split_once(": ")?)))
     {
         if let Some(cell) = table.get_mut(shape).and_then(|row| row.get_mut(column)) {
-            *cell = format!("no {reason}");
+            *cell = format!("{cell} {reason}");
         }
     }
     table
@@ -186,7 +187,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let mut networks = Networks::default();
         networks.replace(Kernel::V6_1, &report(CONSOLE));
-        networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "no connect: a, b: c")));
+        networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "error connect: a, b: c")));
         assert_eq!(Networks::parse(&networks.text()), networks);
         // A machine that tried no networks changes nothing.
         networks.replace(Kernel::V6_1, &Report::default());
@@ -197,11 +198,12 @@ mod tests {
     fn what_was_possible_must_be() {
         let mut networks = Networks::default();
         networks.replace(Kernel::V6_1, &report(CONSOLE));
-        let worse = |kernel, console: &str| networks.compare(kernel, &report(console)).len();
+        let worse = |kernel, console: &str| networks.compare(kernel, &report(console), true).len();
         assert_eq!(worse(Kernel::V6_1, CONSOLE), 0);
         assert_eq!(worse(Kernel::V6_1, &CONSOLE.replace("no connect: ETIMEDOUT", "yes")), 0);
         assert_eq!(worse(Kernel::V6_1, &CONSOLE.replacen("yes", "no connect: ETIMEDOUT", 2)), 2);
         assert_eq!(worse(Kernel::V6_1, ""), 3);
+        assert_eq!(networks.compare(Kernel::V6_1, &report(""), false), [""; 0]);
         assert_eq!(worse(Kernel::Newest, ""), 0);
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     networks::{
         Network,
         ends::{Ends, both},
+        sctp,
     },
 };
 
@@ -27,6 +28,12 @@ pub(super) const ALL: &[Shape] = &[
     Shape::new("ip6tnl, remote", "ip6tnl", ip6tnl),
     Shape::new("ip6gre, remote", "ip6gre", ip6gre),
     Shape::new("vxlan, static entries (calico vxlan)", "vxlan", vxlan),
+    // The tunnel's device has no offload of SCTP's checksum: the kernel makes it in front.
+    Shape::new("vxlan, SCTP", "sctp", |network| {
+        sctp::probe()?;
+        vxlan(network)
+    })
+    .sctp(),
     Shape::new("geneve, remote", "geneve", |network| ethernet(network, "geneve id 1")),
     Shape::new("wireguard", "wireguard", wireguard),
 ];
