@@ -20,7 +20,7 @@ use crate::Report;
 const TESTS: &str = "/tests";
 
 /// A program of tests that takes longer has hung, or the host is too busy.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Tests that are left out: they ask the decision core for thousands of packets, for which an emulated processor takes
 /// minutes, and what they find is not the kernel's.
