@@ -32,9 +32,7 @@ use proxy_common::{
         outbound::Outbound,
         set::{Set, SetRole},
     },
-    packet::{
-        Bytes, ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, SCTP_HEADER, TCP, UDP, read, timestamp,
-    },
+    packet::{Bytes, ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, SCTP_HEADER, TCP, UDP, read, timestamp},
 };
 
 use crate::{

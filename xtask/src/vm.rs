@@ -53,8 +53,8 @@ pub(crate) struct VmArgs {
     /// Run nothing but the programs of tests whose name contains this.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// With `--only networks`: nothing but the shapes whose name contains this.
-    #[arg(long, value_name = "NAME", requires = "only", conflicts_with = "bless")]
+    /// With `--only networks`: nothing but the shapes whose name contains this, also with `--bless`.
+    #[arg(long, value_name = "NAME", requires = "only")]
     shape: Option<String>,
     /// Write what the machines report to docs/kernels.md and docs/networks.md instead of comparing with them; with
     /// `--only networks` to the latter alone.
@@ -113,7 +113,7 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
         }
         record.replace(kernel, &run.report);
         has_networks |= !run.report.networks.is_empty();
-        networks.replace(kernel, &run.report);
+        networks.replace(kernel, &run.report, args.shape.is_none());
         print(kernel, &release, &run, &log, args.keep_log);
         passed += run.report.passed;
         failed += run.report.failed.len() as u64;

@@ -35,7 +35,7 @@ const REMOTE: (u8, u16) = (22, 30_092);
 /// Where pods listen.
 const TARGET_PORT: u16 = 8080;
 /// For a network that is complete, and for agents that follow it. The processor may be an emulated one.
-const SETTLED: Duration = Duration::from_secs(15);
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// Names of the families in the table.
 pub const FAMILIES: [&str; 2] = ["v4", "v6"];
@@ -97,7 +97,8 @@ impl Network {
     /// When there is an error in this sense, or when something does not work that is known to.
     pub fn try_shape(&mut self, shape: &Shape, known: &Known) -> Result<()> {
         let start = Instant::now();
-        let result = self.forget_ways().and_then(|()| (shape.make)(self)).and_then(|()| self.forget_neighbours());
+        let result =
+            self.forget_ways().and_then(|()| (shape.make)(self)).and_then(|()| self.forget_neighbours());
         let result = match result {
             Ok(()) => self.try_paths(shape, known),
             Err(error) => match lack(shape, &error) {
@@ -225,7 +226,8 @@ impl Network {
             })?;
         }
         if shape.is_sctp {
-            sctp::exchange(cluster.pod("pod-1a")?, (to, TARGET_PORT).into(), server, TARGET_PORT).context("SCTP")?;
+            sctp::exchange(cluster.pod("pod-1a")?, (to, TARGET_PORT).into(), server, TARGET_PORT)
+                .context("SCTP")?;
         }
         let node = shape.node_address(is_ipv4);
         until(SETTLED, &format!("the client to reach {node}"), || {

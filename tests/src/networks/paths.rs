@@ -15,11 +15,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// For all bytes of a connection. Links that lose and reorder take their time.
 pub(super) const TRANSFER: Duration = Duration::from_secs(40);
 /// Datagrams, in bytes: the last one takes several fragments on every link.
-const DATAGRAMS: [usize; 3] = [64, 1_200, 9_000];
+const DATAGRAMS: [usize; 2] = [1_200, 9_000];
 /// The first may be lost on each link whose MTU must be learnt, in each direction; and links may lose some.
 const ATTEMPTS: usize = 5;
 /// For one of them.
-const DATAGRAM_PATIENCE: Duration = Duration::from_millis(800);
+const DATAGRAM_PATIENCE: Duration = Duration::from_millis(1_500);
 /// Bytes over a connection in each direction. Fewer where the environment says so: emulated processors take their time.
 const BYTES: u64 = 20_000_000;
 const BYTES_VARIABLE: &str = "PROXY_AGENT_NETWORKS_BYTES";
@@ -80,7 +80,7 @@ impl Network {
         let call = client.call(target).timeout(PATIENCE);
         // The agents follow the network's change: this may take a moment, and once it works nothing may be lost.
         let mut last = String::new();
-        until(SETTLED / 2, "a connection", || {
+        until(SETTLED, "a connection", || {
             let reply = call.once()?;
             let is_right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name);
             last = reply.error.unwrap_or_else(|| "answered by another".to_owned());

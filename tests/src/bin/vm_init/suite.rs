@@ -37,7 +37,7 @@ const ENVIRONMENT: [(&str, &str); 6] = [
     ("PROXY_AGENT_BPF_DIR", "/bpf"),
     ("PROXY_PEER_BIN", "/peer"),
     ("PROXY_AGENT_RANDOM_PACKETS", "2000"),
-    ("PROXY_AGENT_NETWORKS_BYTES", "2000000"),
+    ("PROXY_AGENT_NETWORKS_BYTES", "500000"),
 ];
 
 /// The shapes that [`NETWORKS`] tries.
