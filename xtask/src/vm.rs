@@ -53,7 +53,8 @@ pub(crate) struct VmArgs {
     /// Run nothing but the programs of tests whose name contains this.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// With `--only networks`: nothing but the shapes whose name contains this, also with `--bless`.
+    /// With `--only networks`: nothing but the shapes whose name contains this, or one of several that `|`
+    /// separates; also with `--bless`.
     #[arg(long, value_name = "NAME", requires = "only")]
     shape: Option<String>,
     /// Write what the machines report to docs/kernels.md and docs/networks.md instead of comparing with them; with

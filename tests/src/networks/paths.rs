@@ -2,7 +2,7 @@
 
 use std::{env, fmt, net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{LOCAL, Network, REMOTE, SETTLED, Shape, TARGET_PORT, sctp};
 use crate::{
@@ -91,15 +91,24 @@ impl Network {
         let report = call.bulk_within(bytes, TRANSFER).with_context(|| format!("{bytes} bytes over TCP"))?;
         ensure!(report.bytes == bytes && report.server == server.name, "{report:?}");
         for size in DATAGRAMS {
-            let reply = client
-                .call(target)
-                .size(size)
-                .timeout(DATAGRAM_PATIENCE)
-                .datagram(PathMtu::Want, ATTEMPTS)?;
-            let right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name)
-                && reply.peer == Some(target);
-            ensure!(right, "datagram of {size} bytes: {}", reply.error.unwrap_or_default());
+            let error = datagram(client, target, server, size)?;
+            let Some(error) = error else { continue };
+            // Is it the network's? From inside, the endpoint can be asked directly.
+            let direct = (server.address_like(target.ip()), TARGET_PORT).into();
+            let is_inside = matches!(path, Path::Pod | Path::Node);
+            let is_networks = is_inside && datagram(client, direct, server, size)?.is_some();
+            let also = if is_networks { ", and so it is without a service" } else { "" };
+            bail!("datagram of {size} bytes: {error}{also}");
         }
         Ok(())
     }
+}
+
+/// Sends a datagram that the server must answer; what went wrong.
+fn datagram(client: &Place, target: SocketAddr, server: &Place, size: usize) -> Result<Option<String>> {
+    let call = client.call(target).size(size).timeout(DATAGRAM_PATIENCE);
+    let reply = call.datagram(PathMtu::Want, ATTEMPTS)?;
+    let is_right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name)
+        && reply.peer == Some(target);
+    Ok((!is_right).then(|| reply.error.unwrap_or_else(|| "answered by another".to_owned())))
 }
