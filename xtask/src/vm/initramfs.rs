@@ -59,6 +59,10 @@ const NETWORK_MODULES: &[&str] = &[
     "ghash-generic",
     "seqiv",
     "echainiv",
+    // Random numbers for the initial vectors.
+    "jitterentropy_rng",
+    "sha512_generic",
+    "drbg",
 ];
 
 /// The program of tests that machines get only if it is asked for.
