@@ -108,9 +108,12 @@ impl Networks {
 
     fn text(&self) -> String {
         let mut text = INTRODUCTION.to_owned();
-        for kernel in Kernel::value_variants() {
-            let Some(table) = self.0.get(kernel.name()) else { continue };
-            let _ = write!(text, "\n{}{}\n\n{}", HEADING, kernel.name(), markdown(table));
+        let names: Vec<_> = Kernel::value_variants().iter().map(|kernel| kernel.name()).collect();
+        // Tables of kernels that no machine has stay.
+        let others = self.0.keys().map(String::as_str).filter(|name| !names.contains(name));
+        for kernel in names.iter().copied().chain(others) {
+            let Some(table) = self.0.get(kernel) else { continue };
+            let _ = write!(text, "\n{HEADING}{kernel}\n\n{}", markdown(table));
             let reasons = reasons(table);
             if !reasons.is_empty() {
                 let _ = write!(text, "\n{reasons}");
