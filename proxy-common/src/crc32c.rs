@@ -55,8 +55,15 @@ const fn multiply(a: u32, b: u32) -> u32 {
 /// The checksum after the first four bytes of a packet of `length` bytes changed by `difference` (old xor new).
 ///
 /// Checksum and difference as little-endian words of the packet; `length` from the SCTP header on.
+///
+/// Zero stays zero. Either the checksum is left to a device (`CHECKSUM_PARTIAL`): where the kernel computes it instead, it
+/// includes what stands in the field (`skb_crc32c_csum_help`). Or the peers agreed to have none (RFC 9653). One packet in
+/// 2^32 has a checksum of zero, and is lost.
 #[inline(always)]
 pub fn update(checksum: u32, difference: u32, length: u16) -> u32 {
+    if checksum == 0 {
+        return 0;
+    }
     // The remainder of the word itself is its product with x^32: as if it went past its own four bytes too.
     let mut change = difference;
     let mut step = 0;
@@ -111,6 +118,11 @@ mod tests {
             packet[..4].copy_from_slice(&ports);
             prop_assert_eq!(update(before, difference, packet.len() as u16), crc32c(&packet));
         }
+    }
+
+    #[test]
+    fn a_checksum_that_is_left_to_a_device_stays() {
+        assert_eq!(update(0, 0x5a, 1_000), 0);
     }
 
     #[test]

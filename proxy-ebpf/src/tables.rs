@@ -32,7 +32,7 @@ use proxy_common::{
         outbound::Outbound,
         set::{Set, SetRole},
     },
-    packet::{Bytes, ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP, UDP, read, timestamp},
+    packet::{Bytes, ETHERNET, PROTOCOL_TCP, PROTOCOL_UDP, Packet, SCTP_HEADER, TCP, UDP, read, timestamp},
 };
 
 use crate::{
@@ -47,7 +47,7 @@ use crate::{
     },
     scratch::scratch,
     settings::{second, settings},
-    tc::Skb,
+    tc::{GSO_BY_FRAGS, Skb},
 };
 
 /// The bytes of a frame at XDP, as far as its headers may reach.
@@ -107,11 +107,20 @@ impl Kernel {
     #[inline(always)]
     fn size_of_skb<F: Family>(&self, link: usize, packet: &Packet<F>) -> u32 {
         const WORDS: usize = 12;
+        /// Offset of the first chunk's length in an SCTP packet.
+        const CHUNK_LENGTH: usize = 14;
         let skb = self.ctx.cast::<__sk_buff>();
         // SAFETY: the context is readable.
         let (length, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
         if segment == 0 {
             return length.wrapping_sub(link as u32);
+        }
+        if segment == GSO_BY_FRAGS {
+            // Segments differ. The first one has this chunk at least, and nothing but it where a long message is sent.
+            let chunk = Skb(skb).load::<u16>(packet.transport + CHUNK_LENGTH).unwrap_or_default();
+            let first = (packet.transport - link + SCTP_HEADER) as u32 + u16::from_be(chunk) as u32;
+            let whole = length.wrapping_sub(link as u32);
+            return if first < whole { first } else { whole };
         }
         let mut words = 0u8;
         let header = if packet.protocol == PROTOCOL_TCP {

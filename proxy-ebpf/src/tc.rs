@@ -43,6 +43,9 @@ const NEXT: i32 = -1;
 /// `skb->pkt_type` of a frame for another host.
 const PACKET_OTHERHOST: u32 = 3;
 
+/// `skb_shinfo(skb)->gso_size` of a packet whose segments differ in size.
+pub(crate) const GSO_BY_FRAGS: u32 = 0xffff;
+
 /// Longest headers up to the ports and TCP's flags: IPv6, or IPv4 with all options.
 const LONGEST: usize = ETHERNET + 60 + TCP;
 
@@ -336,6 +339,14 @@ fn bounds(ctx: &TcContext) -> (*mut u8, *mut u8) {
     (ctx.data() as *mut u8, ctx.data_end() as *mut u8)
 }
 
+/// Is it a GSO packet of SCTP, whose linear part ends behind the SCTP header? Each buffer of its `frag_list` is a segment (`GSO_BY_FRAGS`):
+/// pulling bytes of the first one would spoil the segmentation, and the receiver that takes it whole (`sctp_inq_pop`) would lose a chunk.
+#[inline(always)]
+fn is_gso_by_frags(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context is readable.
+    unsafe { (*skb).gso_size == GSO_BY_FRAGS }
+}
+
 /// Parses; pulls headers that lie outside the linear part in first.
 #[inline(always)]
 fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F>, Unparsed> {
@@ -344,6 +355,9 @@ fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F
     let parsed = unsafe { F::parse(data, end, LINK) };
     if !matches!(parsed, Err(Unparsed::Short)) {
         return parsed;
+    }
+    if is_gso_by_frags(ctx.skb.skb) {
+        return Err(Unparsed::Unusual);
     }
     let length = ctx.len();
     let wanted = if length < LONGEST as u32 { length } else { LONGEST as u32 };

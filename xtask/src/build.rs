@@ -88,9 +88,19 @@ pub(crate) type Executables = BTreeMap<String, PathBuf>;
 
 /// Builds all that tests run, and returns the binaries and the integration tests. Not optimised: quicker in sum.
 pub(crate) fn for_tests() -> Result<Executables> {
+    executables(&["--all-targets".to_owned()])
+}
+
+/// The same for these integration tests alone.
+pub(crate) fn for_some_tests(names: &[&str]) -> Result<Executables> {
+    let tests = names.iter().flat_map(|name| ["--test".to_owned(), (*name).to_owned()]);
+    executables(&["--bins".to_owned()].into_iter().chain(tests).collect::<Vec<_>>())
+}
+
+fn executables(select: &[String]) -> Result<Executables> {
     programs(false)?;
     let mut build = cargo();
-    build.arg("build").args(WORKSPACE).args(["--all-targets", "--message-format=json-render-diagnostics"]);
+    build.arg("build").args(WORKSPACE).args(select).arg("--message-format=json-render-diagnostics");
     let output = build.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!("{} failed: {}", line(&build), output.status);

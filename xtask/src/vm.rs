@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
-    initramfs::{Guest, NETWORKS, SOCKETS},
+    initramfs::{Guest, NETWORKS, PROGRAMS, SOCKETS},
     kernel::Kernel,
     networks::Networks,
     qemu::Run,
@@ -53,6 +53,10 @@ pub(crate) struct VmArgs {
     /// Run nothing but the programs of tests whose name contains this.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// With `--only networks`: nothing but the shapes whose name contains this, or one of several that `|`
+    /// separates; also with `--bless`.
+    #[arg(long, value_name = "NAME", requires = "only")]
+    shape: Option<String>,
     /// Write what the machines report to docs/kernels.md and docs/networks.md instead of comparing with them; with
     /// `--only networks` to the latter alone.
     #[arg(long)]
@@ -69,7 +73,7 @@ const AT_A_TIME: usize = 2;
 pub(crate) fn main(args: &VmArgs) -> Result<()> {
     setup::tests()?;
     let kernels = if args.kernels.is_empty() { Kernel::value_variants() } else { &args.kernels };
-    let (_, failed) = boot(kernels, &build::for_tests()?, args)?;
+    let (_, failed) = boot(kernels, &build::for_some_tests(&PROGRAMS)?, args)?;
     if failed > 0 {
         bail!("{failed} checks failed");
     }
@@ -86,6 +90,7 @@ pub(crate) fn all(built: &Executables) -> Result<(u64, u64)> {
         kvm: false,
         agent: None,
         only: None,
+        shape: None,
         bless: false,
         last: false,
     };
@@ -105,11 +110,11 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
         let Machine { release, log, mut run } =
             machine.with_context(|| format!("kernel {}", kernel.name()))?;
         if !args.bless {
-            compare(&record, &networks, kernel, &mut run.report, args.only.is_none());
+            compare(&record, &networks, kernel, &mut run.report, args);
         }
         record.replace(kernel, &run.report);
         has_networks |= !run.report.networks.is_empty();
-        networks.replace(kernel, &run.report);
+        networks.replace(kernel, &run.report, args.shape.is_none());
         print(kernel, &release, &run, &log, args.keep_log);
         passed += run.report.passed;
         failed += run.report.failed.len() as u64;
@@ -179,17 +184,17 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
 }
 
 /// Each of the documents' tables is a check. A machine that ran but some of its programs reported little of them.
-fn compare(record: &Record, networks: &Networks, kernel: Kernel, report: &mut Report, is_whole: bool) {
+fn compare(record: &Record, networks: &Networks, kernel: Kernel, report: &mut Report, args: &VmArgs) {
     // A machine that ended early has told half of it.
     if !report.is_done {
         return;
     }
     let mut tables = Vec::new();
-    if is_whole {
+    if args.only.is_none() {
         tables.extend(record.compare(kernel, report));
     }
     if kernel.runs_networks() && !report.networks.is_empty() {
-        tables.push(networks.compare(kernel, report));
+        tables.push(networks.compare(kernel, report, args.shape.is_none()));
     }
     for differences in tables {
         report.passed += u64::from(differences.is_empty());

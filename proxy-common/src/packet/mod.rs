@@ -21,6 +21,9 @@ pub const UDP: usize = 8;
 
 /// Bytes of an ICMP or ICMPv6 header.
 pub const ICMP: usize = 8;
+/// Bytes of an SCTP header.
+pub const SCTP_HEADER: usize = 12;
+
 /// Bytes of an SCTP header with the head of its first chunk.
 pub const SCTP: usize = 16;
 

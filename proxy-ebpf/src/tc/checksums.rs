@@ -103,8 +103,7 @@ impl TcFamily for V6 {
     }
 }
 
-/// Updates SCTP's checksum, which knows nothing of addresses. Where it was left to the device it will be
-/// computed whatever stands there.
+/// Updates SCTP's checksum, which knows nothing of addresses.
 ///
 /// A global function, which the verifier goes through once and not from each call: it is thousands of instructions.
 #[unsafe(no_mangle)]

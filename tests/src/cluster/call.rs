@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader},
     net::{IpAddr, SocketAddr},
     os::unix::fs::FileExt,
@@ -329,6 +329,20 @@ impl<'a> Call<'a> {
     pub fn bulk(&self, bytes: u64) -> Result<Bulk> {
         let mut command = self.command("bulk")?;
         parse(&pipe(command.args(["--bytes", &bytes.to_string()]), "")?)
+    }
+
+    /// The same; ended when it takes longer than this.
+    pub fn bulk_within(&self, bytes: u64, limit: Duration) -> Result<Bulk> {
+        let (output, errors) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+        let mut command = self.command("bulk")?;
+        command.args(["--bytes", &bytes.to_string()]);
+        command.stdin(Stdio::null()).stdout(output.reopen()?).stderr(errors.reopen()?);
+        let mut process = Process::new(command.spawn().context("cannot start `peer bulk`")?);
+        let status = until(limit, "the end of a transfer", || Ok(process.child().try_wait()?))?;
+        if !status.success() {
+            bail!("{status}: {}", fs::read_to_string(errors.path())?.trim());
+        }
+        parse(&fs::read_to_string(output.path())?)
     }
 }
 

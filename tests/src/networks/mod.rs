@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Write as _},
     net::IpAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,7 +35,7 @@ const REMOTE: (u8, u16) = (22, 30_092);
 /// Where pods listen.
 const TARGET_PORT: u16 = 8080;
 /// For a network that is complete, and for agents that follow it. The processor may be an emulated one.
-const SETTLED: Duration = Duration::from_secs(15);
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// Names of the families in the table.
 pub const FAMILIES: [&str; 2] = ["v4", "v6"];
@@ -90,24 +90,32 @@ impl Network {
     }
 
     /// Makes a shape, tries all its paths, and removes it. Prints a line for each cell of the table:
-    /// `NETWORK <shape> | <path> <family> | yes`, or `no` and a reason.
+    /// `NETWORK <shape> | <path> <family> | <cell>`. A cell is `yes`, or `no` or `error` with a reason; an error is one of the network or
+    /// of the test, and says nothing of the agent.
     ///
     /// # Errors
-    /// When the network itself does not work, without any service: then the table would say nothing of the agent.
+    /// When there is an error in this sense, or when something does not work that is known to.
     pub fn try_shape(&mut self, shape: &Shape, known: &Known) -> Result<()> {
-        self.forget_ways()?;
-        let made = (shape.make)(self).and_then(|()| self.forget_neighbours());
-        let result = match made {
+        let start = Instant::now();
+        let result =
+            self.forget_ways().and_then(|()| (shape.make)(self)).and_then(|()| self.forget_neighbours());
+        let result = match result {
             Ok(()) => self.try_paths(shape, known),
             Err(error) => match lack(shape, &error) {
                 Some(lack) => {
                     lack.note();
                     Ok(())
                 }
-                None => Err(error.context("it cannot be made")),
+                None => {
+                    let error = error.context("it cannot be made");
+                    shape.cells().for_each(|cell| show(&cell, "error", &format!("{error:#}")));
+                    Err(error)
+                }
             },
         };
         let undone = (shape.undo)(self).and_then(|()| self.reset()).context("it cannot be removed");
+        // Whoever does not read it is not interested.
+        let _ = writeln!(io::stderr(), "TOOK {} {:.1} s", shape.name, start.elapsed().as_secs_f32());
         for agent in &mut self.agents {
             ensure!(agent.is_running(), "an agent ended:\n{}", agent.log());
         }
@@ -115,23 +123,27 @@ impl Network {
     }
 
     fn try_paths(&self, shape: &Shape, known: &Known) -> Result<()> {
-        let mut worse = Vec::new();
+        let (mut worse, mut errors) = (Vec::new(), Vec::new());
         for (family, name) in FAMILIES.iter().enumerate().filter(|(family, _)| shape.families[*family]) {
             let is_ipv4 = family == 0;
-            self.works_without_services(shape, is_ipv4)
-                .with_context(|| format!("{name}, without services"))?;
-            if self.agents.is_empty() {
-                show(&format!("{} | without services {name} | yes", shape.name));
+            let paths = Path::ALL.into_iter().filter(|path| !shape.without.contains(path));
+            if let Err(error) = self.works_without_services(shape, is_ipv4) {
+                let reason = format!("without services: {error:#}");
+                paths.for_each(|path| show(&shape.cell(path, name), "error", &reason));
+                errors.push(format!("{name}, {reason}"));
                 continue;
             }
-            for path in Path::ALL.into_iter().filter(|path| !shape.without.contains(path)) {
-                let outcome = self.try_path(shape, path, is_ipv4);
-                let cell = format!("{} | {path} {name}", shape.name);
-                match outcome {
-                    Ok(()) => show(&format!("{cell} | yes")),
+            if self.agents.is_empty() {
+                show(&format!("{} | without services {name}", shape.name), "yes", "");
+                continue;
+            }
+            for path in paths {
+                let cell = shape.cell(path, name);
+                match self.try_path(shape, path, is_ipv4) {
+                    Ok(()) => show(&cell, "yes", ""),
                     Err(error) => {
-                        let reason = format!("{error:#}").replace('\n', " ");
-                        show(&format!("{cell} | no {reason}"));
+                        let reason = format!("{error:#}");
+                        show(&cell, "no", &reason);
                         if known.works(shape.name, path, name) {
                             worse.push(format!("{cell}: {reason}"));
                         }
@@ -139,6 +151,7 @@ impl Network {
                 }
             }
         }
+        ensure!(errors.is_empty(), "{}", errors.join("\n"));
         if !worse.is_empty() {
             let logs: Vec<_> = self.agents.iter().map(Agent::log).collect();
             bail!("docs/networks.md says that these work:\n{}\n{}", worse.join("\n"), logs.join("\n"));
@@ -212,6 +225,10 @@ impl Network {
                 Ok(call.once()?.answer.filter(|answer| answer.server == server.name).map(drop))
             })?;
         }
+        if shape.is_sctp {
+            sctp::exchange(cluster.pod("pod-1a")?, (to, TARGET_PORT).into(), server, TARGET_PORT)
+                .context("SCTP")?;
+        }
         let node = shape.node_address(is_ipv4);
         until(SETTLED, &format!("the client to reach {node}"), || {
             Ok(cluster.client.ping(node, paths::PATIENCE)?.then_some(()))
@@ -220,9 +237,10 @@ impl Network {
 }
 
 /// Prints a cell at once, past what tests capture: a machine may take minutes, and may not get to its end.
-fn show(cell: &str) {
+fn show(cell: &str, verdict: &str, reason: &str) {
+    let line = format!("NETWORK {cell} | {verdict} {}", reason.replace('\n', " "));
     // Whoever does not read it is not interested.
-    let _ = writeln!(io::stderr(), "NETWORK {cell}");
+    let _ = writeln!(io::stderr(), "{}", line.trim_end());
 }
 
 fn cluster_ips(number: u8) -> [IpAddr; 2] {

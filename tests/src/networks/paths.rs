@@ -2,7 +2,7 @@
 
 use std::{env, fmt, net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{LOCAL, Network, REMOTE, SETTLED, Shape, TARGET_PORT, sctp};
 use crate::{
@@ -12,12 +12,14 @@ use crate::{
 
 /// For a request. The processor may be an emulated one.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// For all bytes of a connection. Links that lose and reorder take their time.
+pub(super) const TRANSFER: Duration = Duration::from_secs(40);
 /// Datagrams, in bytes: the last one takes several fragments on every link.
-const DATAGRAMS: [usize; 3] = [64, 1_200, 9_000];
+const DATAGRAMS: [usize; 2] = [1_200, 9_000];
 /// The first may be lost on each link whose MTU must be learnt, in each direction; and links may lose some.
 const ATTEMPTS: usize = 5;
 /// For one of them.
-const DATAGRAM_PATIENCE: Duration = Duration::from_millis(800);
+const DATAGRAM_PATIENCE: Duration = Duration::from_millis(1_500);
 /// Bytes over a connection in each direction. Fewer where the environment says so: emulated processors take their time.
 const BYTES: u64 = 20_000_000;
 const BYTES_VARIABLE: &str = "PROXY_AGENT_NETWORKS_BYTES";
@@ -78,7 +80,7 @@ impl Network {
         let call = client.call(target).timeout(PATIENCE);
         // The agents follow the network's change: this may take a moment, and once it works nothing may be lost.
         let mut last = String::new();
-        until(SETTLED / 2, "a connection", || {
+        until(SETTLED, "a connection", || {
             let reply = call.once()?;
             let is_right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name);
             last = reply.error.unwrap_or_else(|| "answered by another".to_owned());
@@ -86,18 +88,27 @@ impl Network {
         })
         .map_err(|_| anyhow::anyhow!("connect: {last}"))?;
         let bytes = env::var(BYTES_VARIABLE).map_or(Ok(BYTES), |bytes| bytes.parse())?;
-        let report = call.bulk(bytes).with_context(|| format!("{bytes} bytes over TCP"))?;
+        let report = call.bulk_within(bytes, TRANSFER).with_context(|| format!("{bytes} bytes over TCP"))?;
         ensure!(report.bytes == bytes && report.server == server.name, "{report:?}");
         for size in DATAGRAMS {
-            let reply = client
-                .call(target)
-                .size(size)
-                .timeout(DATAGRAM_PATIENCE)
-                .datagram(PathMtu::Want, ATTEMPTS)?;
-            let right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name)
-                && reply.peer == Some(target);
-            ensure!(right, "datagram of {size} bytes: {}", reply.error.unwrap_or_default());
+            let error = datagram(client, target, server, size)?;
+            let Some(error) = error else { continue };
+            // Is it the network's? From inside, the endpoint can be asked directly.
+            let direct = (server.address_like(target.ip()), TARGET_PORT).into();
+            let is_inside = matches!(path, Path::Pod | Path::Node);
+            let is_networks = is_inside && datagram(client, direct, server, size)?.is_some();
+            let also = if is_networks { ", and so it is without a service" } else { "" };
+            bail!("datagram of {size} bytes: {error}{also}");
         }
         Ok(())
     }
+}
+
+/// Sends a datagram that the server must answer; what went wrong.
+fn datagram(client: &Place, target: SocketAddr, server: &Place, size: usize) -> Result<Option<String>> {
+    let call = client.call(target).size(size).timeout(DATAGRAM_PATIENCE);
+    let reply = call.datagram(PathMtu::Want, ATTEMPTS)?;
+    let is_right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name)
+        && reply.peer == Some(target);
+    Ok((!is_right).then(|| reply.error.unwrap_or_else(|| "answered by another".to_owned())))
 }

@@ -6,23 +6,31 @@ use std::{
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::sys::{
-    socket::{
-        AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, accept, bind, connect,
-        listen, setsockopt, socket,
-        sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout},
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, accept, bind, connect,
+            listen, setsockopt, socket,
+            sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout},
+        },
+        time::{TimeVal, TimeValLike},
     },
-    time::{TimeVal, TimeValLike},
 };
 
-use super::paths::PATIENCE;
+use super::paths::{PATIENCE, TRANSFER};
 use crate::cluster::Place;
 
 const MESSAGE: usize = 4_000;
 const MESSAGES: usize = 250;
+/// Of one chunk, so that no packet needs IP fragments when a smaller path MTU becomes known: chunks that were made before are
+/// sent in fragments then, and those of SCTP are not translated.
+const CHUNK: u32 = 1_200;
 
 /// Can there be such sockets?
 pub(super) fn probe() -> Result<()> {
@@ -36,7 +44,27 @@ fn open(family: AddressFamily) -> Result<OwnedFd> {
     setsockopt(&socket, ReceiveTimeout, &limit)?;
     setsockopt(&socket, SendTimeout, &limit)?;
     setsockopt(&socket, ReuseAddr, &true)?;
+    limit_chunks(&socket)?;
     Ok(socket)
+}
+
+/// `SCTP_MAXSEG` (RFC 6458, 8.1.16).
+fn limit_chunks(socket: &OwnedFd) -> Result<()> {
+    const SCTP_MAXSEG: i32 = 13;
+    // `struct sctp_assoc_value`: of all associations, so many bytes.
+    let value = [0, CHUNK];
+    // SAFETY: an open socket, and the address and size of the option's value.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_SCTP,
+            SCTP_MAXSEG,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).context("SCTP_MAXSEG")?;
+    Ok(())
 }
 
 /// One association from the client to the target, which the server must accept: messages there and back.
@@ -62,7 +90,9 @@ fn echo(listener: &OwnedFd) -> Result<()> {
     // SAFETY: accept has just made this descriptor, and nothing else owns it.
     let mut stream = File::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
     let mut message = [0; MESSAGE];
-    for _ in 0..MESSAGES {
+    let end = Instant::now() + TRANSFER;
+    for number in 0..MESSAGES {
+        ensure!(Instant::now() < end, "only {number} messages arrived in {} s", TRANSFER.as_secs());
         stream.read_exact(&mut message).context("the server's receive")?;
         stream.write_all(&message).context("the server's send")?;
     }
@@ -76,7 +106,9 @@ fn talk(family: AddressFamily, target: SocketAddr) -> Result<()> {
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target)).context("connect")?;
     let mut stream = File::from(socket);
     let mut answer = [0; MESSAGE];
+    let end = Instant::now() + TRANSFER;
     for number in 0..MESSAGES {
+        ensure!(Instant::now() < end, "only {number} messages came back in {} s", TRANSFER.as_secs());
         let message = [number as u8; MESSAGE];
         stream.write_all(&message).context("send")?;
         stream.read_exact(&mut answer).context("receive")?;

@@ -367,6 +367,17 @@ fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
             gives(&kernel, "pod_egress", Device::PodA, &sent.reply(), NEXT, &asked.reply().build()?)?;
         }
     }
+    // Left to a device: the field stays empty, because what stands there would become part of the sum.
+    let asked = frame::<F>((Host::PodA, 45_000), (Host::LocalVip, 80), Transport::Sctp(1));
+    let without = |frame: &Frame| -> Result<Vec<u8>> {
+        let mut bytes = frame.build()?;
+        let checksum = bytes.len() - frame.payload.len() - 8..bytes.len() - frame.payload.len() - 4;
+        bytes[checksum].fill(0);
+        Ok(bytes)
+    };
+    let sent = without(&asked.between(asked.src, Host::PodB.at::<F>(8080)))?;
+    let run = kernel.run("pod_ingress", &without(&asked)?, Device::PodA.index()?, 0)?;
+    assert_eq!((run.result, run.packet), (NEXT, sent), "a checksum that is left to a device");
     // Through a node port to another node: both ports change.
     let asked = frame::<F>((Host::Client, 50_000), (Host::Node, 30_002), Transport::Sctp(1));
     let run = kernel.run("uplink_ingress", &asked.build()?, Device::Uplink.index()?, 0)?;

@@ -59,6 +59,10 @@ const NETWORK_MODULES: &[&str] = &[
     "ghash-generic",
     "seqiv",
     "echainiv",
+    // Random numbers for the initial vectors.
+    "jitterentropy_rng",
+    "sha512_generic",
+    "drbg",
 ];
 
 /// The program of tests that machines get only if it is asked for.
@@ -92,17 +96,15 @@ impl Guest {
         {
             programs.insert(place.to_owned(), stripped(program, &cache.join("stripped"), place)?);
         }
-        for (name, program) in built.iter().filter(|(name, _)| is_for_guests(name)) {
+        for (name, program) in built.iter().filter(|(name, _)| PROGRAMS.contains(&name.as_str())) {
             programs.insert(format!("tests/{name}"), stripped(program, &cache.join("stripped"), name)?);
         }
         Ok(Self { programs, object: target_dir().join("bpf/proxy-agent.bpf.o") })
     }
 }
 
-/// Is this program of tests run in machines?
-fn is_for_guests(name: &str) -> bool {
-    ["packets", "packets_verifier", "smoke", SOCKETS, NETWORKS].contains(&name)
-}
+/// The programs of tests that are run in machines.
+pub(super) const PROGRAMS: [&str; 5] = ["packets", "packets_verifier", "smoke", SOCKETS, NETWORKS];
 
 /// A program without what only debuggers read: most of it, and the machine is small.
 fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {

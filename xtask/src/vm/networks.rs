@@ -30,8 +30,8 @@ a failure. `cargo xtask test traffic` compares what the machine's own kernel can
 Two nodes with a pod each, an agent per node, and a client outside, behind a router. The agents are told no interface, and
 keep running while the network between the nodes changes from shape to shape. `--pod-datapath tc`: pods' packets are
 translated at their own interfaces. A path is tried with the network's own connections first, without a service; then a
-connection, 20,000,000 bytes in each direction over it (2,000,000 in the machines, whose processors are emulated), all
-compared, and datagrams of 64, 1,200 and 9,000 bytes, there and back. Pods' interfaces have 1,300 bytes.
+connection, 20,000,000 bytes in each direction over it (500,000 in the machines, whose processors are emulated), all
+compared, and datagrams of 1,200 and 9,000 bytes, there and back. Pods' interfaces have 1,300 bytes.
 
 | path | client | by | endpoint |
 |---|---|---|---|
@@ -40,13 +40,20 @@ compared, and datagrams of 64, 1,200 and 9,000 bytes, there and back. Pods' inte
 | `nodePort-local` | outside | nodePort at the node | on that node |
 | `nodePort-remote` | outside | nodePort at the node | on the other node |
 
-`yes`: all of that. `no`: the reason is below the table. `-`: the shape has no such path or family. `NBMA` is a tunnel device
+`yes`: all of that. `no`: the reason is below the table. `error`: the network itself does not work there, without services. `-`: the shape has no such path or family. `NBMA` is a tunnel device
 without a remote address: the route's next hop is the other end. The name of a CNI in a row says that its documented mode
 of that name makes such devices and routes; its own programs do not run here. Nodes masquerade `fully-random`, as flannel and
 Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the node's own are not served.
+
+Reasons:
+
+- `gre, NBMA`, nodePort-remote: such a device hands packets in with their outer header in front (`ipgre_header_ops`), where the programs
+  expect none: replies are not found. They pass untranslated. Pods and the node, whose packets are translated elsewhere, are served.
+- `routes with encapsulation`, nodePort-remote v4: the source is not the tunnel's address, because `bpf_fib_lookup` tells nothing of such a route
+  (`BPF_FIB_LKUP_RET_UNSUPP_LWT`), and the other node's strict source check (`rp_filter` 1) drops the packet. `--snat-address` names a source that fits.
 ";
 
-/// By shape, then by column: `yes`, or `no` and a reason.
+/// By shape, then by column: `yes`, or `no` or `error` and a reason.
 type Table = BTreeMap<String, BTreeMap<String, String>>;
 
 /// By kernel.
@@ -64,17 +71,23 @@ impl Networks {
         Ok(Self::parse(&text))
     }
 
-    /// Puts what a kernel reported in the place of what was known of it.
-    pub(super) fn replace(&mut self, kernel: Kernel, report: &Report) {
-        if !report.networks.is_empty() {
-            self.0.insert(kernel.name().to_owned(), report.networks.clone());
+    /// Puts what a kernel reported in the place of what was known of it: of all shapes, or of those that were tried.
+    pub(super) fn replace(&mut self, kernel: Kernel, report: &Report, has_all: bool) {
+        if report.networks.is_empty() {
+            return;
         }
+        let table = self.0.entry(kernel.name().to_owned()).or_default();
+        if has_all {
+            table.clear();
+        }
+        table.extend(report.networks.clone());
     }
 
-    /// What was possible, and is not.
-    pub(super) fn compare(&self, kernel: Kernel, report: &Report) -> Vec<String> {
+    /// What was possible, and is not; with all shapes, also those that were not tried.
+    pub(super) fn compare(&self, kernel: Kernel, report: &Report, has_all: bool) -> Vec<String> {
         let mut worse = Vec::new();
-        for (shape, row) in self.0.get(kernel.name()).into_iter().flatten() {
+        let known = self.0.get(kernel.name()).into_iter().flatten();
+        for (shape, row) in known.filter(|(shape, _)| has_all || report.networks.contains_key(*shape)) {
             for (column, _) in row.iter().filter(|(_, cell)| *cell == "yes") {
                 let now = report.networks.get(shape).and_then(|row| row.get(column));
                 let now = now.map_or("not tried", String::as_str);
@@ -95,9 +108,12 @@ impl Networks {
 
     fn text(&self) -> String {
         let mut text = INTRODUCTION.to_owned();
-        for kernel in Kernel::value_variants() {
-            let Some(table) = self.0.get(kernel.name()) else { continue };
-            let _ = write!(text, "\n{}{}\n\n{}", HEADING, kernel.name(), markdown(table));
+        let names: Vec<_> = Kernel::value_variants().iter().map(|kernel| kernel.name()).collect();
+        // Tables of kernels that no machine has stay.
+        let others = self.0.keys().map(String::as_str).filter(|name| !names.contains(name));
+        for kernel in names.iter().copied().chain(others) {
+            let Some(table) = self.0.get(kernel) else { continue };
+            let _ = write!(text, "\n{HEADING}{kernel}\n\n{}", markdown(table));
             let reasons = reasons(table);
             if !reasons.is_empty() {
                 let _ = write!(text, "\n{reasons}");
@@ -136,12 +152,12 @@ fn markdown(table: &Table) -> String {
     text
 }
 
-/// Why cells are `no`.
+/// Why cells are not `yes`.
 fn reasons(table: &Table) -> String {
     let mut text = String::new();
     for (shape, row) in table {
         for (column, cell) in row {
-            if let Some(reason) = cell.strip_prefix("no ") {
+            if let Some((_, reason)) = cell.split_once(' ') {
                 let _ = writeln!(text, "{REASON}{shape}`, {column}: {reason}");
             }
         }
@@ -163,7 +179,7 @@ fn parse(section: &str) -> Table {
     for (shape, (column, reason)) in reasons.filter_map(|(shape, rest)| Some((shape, rest.split_once(": ")?)))
     {
         if let Some(cell) = table.get_mut(shape).and_then(|row| row.get_mut(column)) {
-            *cell = format!("no {reason}");
+            *cell = format!("{cell} {reason}");
         }
     }
     table
@@ -185,23 +201,28 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let mut networks = Networks::default();
-        networks.replace(Kernel::V6_1, &report(CONSOLE));
-        networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "no connect: a, b: c")));
+        networks.replace(Kernel::V6_1, &report(CONSOLE), true);
+        networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "error connect: a, b: c")), true);
         assert_eq!(Networks::parse(&networks.text()), networks);
         // A machine that tried no networks changes nothing.
-        networks.replace(Kernel::V6_1, &Report::default());
+        networks.replace(Kernel::V6_1, &Report::default(), true);
         assert_eq!(Networks::parse(&networks.text()), networks);
+        // One that tried some changes these.
+        networks.replace(Kernel::V6_1, &report("NETWORK routes | pod v4 | no bytes"), false);
+        assert_eq!(networks.0["6.1"]["routes"]["pod v4"], "no bytes");
+        assert_eq!(networks.0["6.1"]["ipip, NBMA"].len(), 2);
     }
 
     #[test]
     fn what_was_possible_must_be() {
         let mut networks = Networks::default();
-        networks.replace(Kernel::V6_1, &report(CONSOLE));
-        let worse = |kernel, console: &str| networks.compare(kernel, &report(console)).len();
+        networks.replace(Kernel::V6_1, &report(CONSOLE), true);
+        let worse = |kernel, console: &str| networks.compare(kernel, &report(console), true).len();
         assert_eq!(worse(Kernel::V6_1, CONSOLE), 0);
         assert_eq!(worse(Kernel::V6_1, &CONSOLE.replace("no connect: ETIMEDOUT", "yes")), 0);
         assert_eq!(worse(Kernel::V6_1, &CONSOLE.replacen("yes", "no connect: ETIMEDOUT", 2)), 2);
         assert_eq!(worse(Kernel::V6_1, ""), 3);
+        assert_eq!(networks.compare(Kernel::V6_1, &report(""), false), [""; 0]);
         assert_eq!(worse(Kernel::Newest, ""), 0);
     }
 }

@@ -57,11 +57,12 @@ pub(super) fn read(log: &Path) -> Result<Run> {
 pub(super) fn run(kernel: &KernelFiles, initramfs: &Path, log: &Path, args: &VmArgs) -> Result<Run> {
     let caches = if kernel.release.starts_with(['5', '6']) { "" } else { CHECKED_CACHES };
     let only = args.only.as_ref().map(|only| format!(" only={only}")).unwrap_or_default();
+    let shape = args.shape.as_ref().map(|shape| format!(" shape=\"{shape}\"")).unwrap_or_default();
     let start = Instant::now();
     let mut child = Command::new("qemu-system-x86_64")
         .args(["-accel", if args.kvm { "kvm" } else { "tcg" }, "-cpu", CPU, "-smp", "1", "-m", "1G"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
-        .args(["-append", &format!("{COMMAND_LINE}{caches}{only}")])
+        .args(["-append", &format!("{COMMAND_LINE}{caches}{only}{shape}")])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")

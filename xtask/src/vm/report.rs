@@ -13,7 +13,7 @@ pub(super) struct Report {
     pub(super) verified: BTreeMap<String, String>,
     /// By program: the ways in which it was attached.
     pub(super) attached: BTreeMap<String, BTreeSet<String>>,
-    /// By shape of a network, then by path and family: `yes`, or `no` and a reason.
+    /// By shape of a network, then by path and family: `yes`, or `no` or `error` and a reason.
     pub(super) networks: BTreeMap<String, BTreeMap<String, String>>,
     /// Did it get to its end?
     pub(super) is_done: bool,

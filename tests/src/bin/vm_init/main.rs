@@ -4,7 +4,8 @@
 //! xtask reads what it prints: a line `CHECK PASS|PART|NOT|FAIL name[: reason]` a check (with part or all of it not
 //! possible on this kernel; the lines of a failure that follow are indented), `ATTACHED program how`, what tests print,
 //! among it `VERIFIED program instructions`, and `DONE` at the end. With `only=NAME` on the kernel's command line it does
-//! nothing but run the programs of tests whose name contains this.
+//! nothing but run the programs of tests whose name contains this; with `shape=NAME` `networks` tries nothing but the shapes whose name
+//! contains that.
 
 mod bpf;
 mod node;
@@ -55,7 +56,8 @@ fn main() {
         }
     }
     report.mode.clear();
-    suite::run_all(&mut report, only.as_deref().unwrap_or_default());
+    let shape = std::env::var("shape").unwrap_or_default();
+    suite::run_all(&mut report, only.as_deref().unwrap_or_default(), &shape);
     println!("DONE");
     let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
     println!("cannot reboot: {error}");

@@ -20,7 +20,7 @@ use crate::Report;
 const TESTS: &str = "/tests";
 
 /// A program of tests that takes longer has hung, or the host is too busy.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Tests that are left out: they ask the decision core for thousands of packets, for which an emulated processor takes
 /// minutes, and what they find is not the kernel's.
@@ -37,11 +37,14 @@ const ENVIRONMENT: [(&str, &str); 6] = [
     ("PROXY_AGENT_BPF_DIR", "/bpf"),
     ("PROXY_PEER_BIN", "/peer"),
     ("PROXY_AGENT_RANDOM_PACKETS", "2000"),
-    ("PROXY_AGENT_NETWORKS_BYTES", "2000000"),
+    ("PROXY_AGENT_NETWORKS_BYTES", "500000"),
 ];
 
+/// The shapes that [`NETWORKS`] tries.
+const SHAPES: &str = "PROXY_AGENT_NETWORKS_ONLY";
+
 /// Runs the programs of tests whose name contains this, one after the other, and in each one test after the other.
-pub(crate) fn run_all(report: &mut Report, only: &str) {
+pub(crate) fn run_all(report: &mut Report, only: &str, shape: &str) {
     let programs = || -> Result<Vec<PathBuf>> {
         let mut files = fs::read_dir(TESTS)?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
         files.retain(|file| file.to_string_lossy().contains(only));
@@ -49,16 +52,16 @@ pub(crate) fn run_all(report: &mut Report, only: &str) {
         Ok(files)
     };
     match programs() {
-        Ok(programs) => programs.iter().for_each(|program| run(report, program)),
+        Ok(programs) => programs.iter().for_each(|program| run(report, program, shape)),
         Err(error) => drop(report.check::<()>("tests are found", Err(error))),
     }
 }
 
-fn run(report: &mut Report, program: &Path) {
+fn run(report: &mut Report, program: &Path, shape: &str) {
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let start = Instant::now();
     let mut suite = Suite::default();
-    let ended = suite.follow(program);
+    let ended = suite.follow(program, shape);
     println!("{name} took {:.1} s", start.elapsed().as_secs_f32());
     for (test, Test { verdict, output }) in &suite.tests {
         report.test(&format!("{name} {test}"), *verdict, output);
@@ -96,7 +99,7 @@ struct Suite {
 
 impl Suite {
     /// Runs the program and reads what it prints; the console gets it too.
-    fn follow(&mut self, program: &Path) -> Result<()> {
+    fn follow(&mut self, program: &Path, shape: &str) -> Result<()> {
         let mut child = Command::new(program)
             .args(["--test-threads=1", "--show-output", "--color=never"])
             .args(MANY_PACKETS.iter().flat_map(|name| ["--skip", name]))
@@ -107,6 +110,7 @@ impl Suite {
                     .flat_map(|name| ["--skip", name]),
             )
             .envs(ENVIRONMENT)
+            .env(SHAPES, shape)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

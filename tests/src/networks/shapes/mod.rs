@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
-use super::{Network, Path};
+use super::{FAMILIES, Network, Path};
 use crate::cluster::addresses as addr;
 
 /// A network between two nodes.
@@ -67,6 +67,26 @@ impl Shape {
     const fn undo(mut self, undo: fn(&Network) -> Result<()>) -> Self {
         self.undo = undo;
         self
+    }
+
+    /// The name of a cell, as it is printed.
+    pub(super) fn cell(&self, path: Path, family: &str) -> String {
+        format!("{} | {path} {family}", self.name)
+    }
+
+    /// The names of all cells that it has.
+    pub(super) fn cells(&self) -> impl Iterator<Item = String> {
+        let families = FAMILIES.into_iter().zip(self.families).filter(|(_, has)| *has);
+        families.flat_map(move |(family, _)| {
+            let paths = Path::ALL.into_iter().filter(|path| !self.without.contains(path));
+            paths.map(move |path| self.cell(path, family))
+        })
+    }
+
+    /// It is tried by SCTP. The node's own SCTP sockets are not served: the socket hooks are for TCP and UDP.
+    const fn sctp(mut self) -> Self {
+        self.is_sctp = true;
+        self.without(&[Path::Node])
     }
 
     /// The address of `node-1` that clients use.

@@ -8,7 +8,7 @@ use super::Shape;
 use crate::{
     cluster::pipe,
     networks::{
-        Network, Path,
+        Network,
         ends::{Ends, both},
         sctp,
     },
@@ -24,14 +24,6 @@ pub(super) const ALL: &[Shape] = &[
     })
     .sctp(),
 ];
-
-impl Shape {
-    /// The node's own SCTP sockets are not served: the socket hooks are for TCP and UDP.
-    const fn sctp(mut self) -> Self {
-        self.is_sctp = true;
-        self.without(&[Path::Node])
-    }
-}
 
 fn link_local(node: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x99, 0x11 + node as u16)

@@ -1,6 +1,6 @@
 //! Tunnel devices: to one other end, or to the next hop of the route (non-broadcast multiple access).
 
-use std::process::Command;
+use std::{net::Ipv6Addr, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -10,6 +10,7 @@ use crate::{
     networks::{
         Network,
         ends::{Ends, both},
+        sctp,
     },
 };
 
@@ -23,10 +24,16 @@ pub(super) const ALL: &[Shape] = &[
     Shape::new("gre, NBMA", "gre", gre_nbma),
     Shape::new("gre, remote", "gre", |network| point_to_point(network, "gre")),
     Shape::new("gretap, remote", "gretap", |network| ethernet(network, "gretap")),
-    Shape::new("ip6tnl, NBMA", "ip6tnl", ip6tnl_nbma).ipv6_only(),
+    Shape::new("ip6tnl, NBMA", "ip6tnl", ip6tnl_nbma).ipv6_only().undo(remove_underlay),
     Shape::new("ip6tnl, remote", "ip6tnl", ip6tnl),
     Shape::new("ip6gre, remote", "ip6gre", ip6gre),
     Shape::new("vxlan, static entries (calico vxlan)", "vxlan", vxlan),
+    // The tunnel's device has no offload of SCTP's checksum: the kernel makes it in front.
+    Shape::new("vxlan, SCTP", "sctp", |network| {
+        sctp::probe()?;
+        vxlan(network)
+    })
+    .sctp(),
     Shape::new("geneve, remote", "geneve", |network| ethernet(network, "geneve id 1")),
     Shape::new("wireguard", "wireguard", wireguard),
 ];
@@ -106,13 +113,31 @@ fn ip6tnl(network: &Network) -> Result<()> {
     })
 }
 
+/// The other end of the tunnel on the underlay. Not one of the link's own addresses: the kernel takes no next hop by the tunnel's device
+/// that it would reach by another one without the default route (`ip6_route_check_nh_onlink`).
+fn underlay(ends: Ends) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x91, 0, 0, 0, 0, 0, 0x11 + ends.own as u16)
+}
+
 fn ip6tnl_nbma(network: &Network) -> Result<()> {
+    for ends in both() {
+        let route = format!("route replace {} via {}", underlay(ends), ends.node6());
+        network.cluster.fabric.ip(&[route])?;
+    }
     network.each(|ends| {
-        let mut lines = vec![format!("link add {DEVICE} type ip6tnl mode any local {}", ends.node6())];
+        let (own, peer) = (underlay(ends), underlay(ends.reversed()));
+        let mut lines = vec![
+            format!("addr add {own}/128 dev lo nodad"),
+            format!("link add {DEVICE} type ip6tnl mode any local {own}"),
+        ];
         lines.extend(ends.numbered(DEVICE));
-        lines.push(format!("route replace {} via {} dev {DEVICE} onlink", ends.pods6(), ends.peer6()));
+        lines.push(format!("route replace {} via {peer} dev {DEVICE} onlink", ends.pods6()));
         lines
     })
+}
+
+fn remove_underlay(network: &Network) -> Result<()> {
+    network.each(|ends| vec![format!("addr del {}/128 dev lo", underlay(ends))])
 }
 
 fn ip6gre(network: &Network) -> Result<()> {
