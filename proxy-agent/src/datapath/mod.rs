@@ -22,6 +22,7 @@ pub mod services;
 mod sizes;
 mod slices;
 mod socket_reader;
+pub(crate) mod survey;
 mod surroundings;
 mod sys;
 mod table;

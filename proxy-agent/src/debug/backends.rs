@@ -28,9 +28,9 @@ use crate::{
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct BackendRow {
-    service: String,
+    pub(super) service: String,
     protocol: &'static str,
-    endpoint: SocketAddr,
+    pub(super) endpoint: SocketAddr,
     /// Which clients may get it.
     sets: Vec<&'static str>,
     /// It serves; else it only finishes what it has.

@@ -3,9 +3,10 @@
 mod affinity;
 mod backends;
 mod counters;
+mod filter;
 mod flows;
 mod names;
-mod output;
+pub(crate) mod output;
 mod pods;
 mod services;
 mod sockets;
@@ -13,6 +14,7 @@ mod trace;
 
 use anyhow::Result;
 
+use self::filter::{by_backend, by_service};
 use crate::{
     cli::{DebugArgs, DebugCommand},
     datapath::pins::Pins,
@@ -25,12 +27,22 @@ use crate::{
 pub fn run(args: &DebugArgs) -> Result<()> {
     let pins = Pins::new(&args.pins.bpffs);
     let text = match &args.what {
-        DebugCommand::Services => output::render(&services::read(&pins)?, args.output)?,
-        DebugCommand::Backends => output::render(&backends::read(&pins)?, args.output)?,
-        DebugCommand::Flows => output::render(&flows::read(&pins)?, args.output)?,
-        DebugCommand::Sockets => output::render(&sockets::read(&pins)?, args.output)?,
+        DebugCommand::Services(filter) => {
+            output::render(&by_service(services::read(&pins)?, filter), args.output)?
+        }
+        DebugCommand::Backends(filter) => {
+            output::render(&by_backend(backends::read(&pins)?, filter), args.output)?
+        }
+        DebugCommand::Flows(filter) => {
+            output::render(&by_backend(flows::read(&pins)?, filter), args.output)?
+        }
+        DebugCommand::Sockets(filter) => {
+            output::render(&by_backend(sockets::read(&pins)?, filter), args.output)?
+        }
         DebugCommand::Pods => output::render(&pods::read(&pins)?, args.output)?,
-        DebugCommand::Affinity => output::render(&affinity::read(&pins)?, args.output)?,
+        DebugCommand::Affinity(filter) => {
+            output::render(&by_backend(affinity::read(&pins)?, filter), args.output)?
+        }
         DebugCommand::Counters => output::render(&counters::read(&pins)?, args.output)?,
         DebugCommand::Trace(trace) => trace::run(&pins, trace)?.render(args.output)?,
     };

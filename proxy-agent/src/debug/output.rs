@@ -12,7 +12,7 @@ use crate::cli::OutputFormat;
 const GAP: u16 = 3;
 
 /// One line of a table, one object in JSON and YAML.
-pub(super) trait Row: Serialize {
+pub(crate) trait Row: Serialize {
     /// Titles of the columns.
     const HEADER: &'static [&'static str];
 
@@ -21,7 +21,7 @@ pub(super) trait Row: Serialize {
 }
 
 /// Formats rows.
-pub(super) fn render<R: Row>(rows: &[R], format: OutputFormat) -> Result<String> {
+pub(crate) fn render<R: Row>(rows: &[R], format: OutputFormat) -> Result<String> {
     match format {
         OutputFormat::Table => Ok(table(R::HEADER, rows.iter().map(Row::cells))),
         _ => document(&rows, format),
@@ -29,7 +29,7 @@ pub(super) fn render<R: Row>(rows: &[R], format: OutputFormat) -> Result<String>
 }
 
 /// Formats a value as a document; a table of one cannot be made here and becomes JSON.
-pub(super) fn document<T: Serialize>(value: &T, format: OutputFormat) -> Result<String> {
+pub(crate) fn document<T: Serialize>(value: &T, format: OutputFormat) -> Result<String> {
     Ok(match format {
         OutputFormat::Yaml => serde_saphyr::to_string(value)?,
         OutputFormat::Json | OutputFormat::Table => serde_json::to_string_pretty(value)? + "\n",
@@ -49,12 +49,12 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 /// What stands in a table where there is nothing to say.
-pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 /// Prints; a reader that has seen enough (`| head`) is no error.
-pub(super) fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

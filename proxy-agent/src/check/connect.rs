@@ -1,0 +1,122 @@
+//! A connection by a process in a cgroup of its own.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{SockaddrLike as _, SockaddrStorage},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+/// A cgroup that is removed with this value.
+pub(super) struct OwnCgroup(PathBuf);
+
+impl OwnCgroup {
+    /// Makes one below another.
+    pub(super) fn create(above: &Path) -> io::Result<Self> {
+        let path = above.join(format!("proxy-agent-check-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        // Its processes have been waited for, so it is empty.
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("cannot remove the cgroup {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Exit code of a process that could not enter the cgroup; others are `errno`.
+const NOT_ENTERED: i32 = 255;
+
+/// Connects by TCP from an address to another, in a process in that cgroup. That one ends after three seconds at most.
+///
+/// # Errors
+/// That of `connect()`, and those of making the process.
+pub(super) fn connect_from(cgroup: &OwnCgroup, from: IpAddr, to: SocketAddr) -> io::Result<()> {
+    let processes = File::options().write(true).open(cgroup.path().join("cgroup.procs"))?;
+    let from = SockaddrStorage::from(SocketAddr::new(from, 0));
+    let to = SockaddrStorage::from(to);
+    // SAFETY: the child calls nothing but async-signal-safe functions, and ends by `_exit`.
+    let child = unsafe { libc::fork() };
+    match child {
+        0 => {
+            let code = attempt(processes.as_raw_fd(), &from, &to);
+            // SAFETY: no pointers.
+            unsafe { libc::_exit(code) }
+        }
+        error if error < 0 => Err(io::Error::last_os_error()),
+        child => match waitpid(Pid::from_raw(child), None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, NOT_ENTERED) => Err(io::Error::other("a process cannot enter the cgroup")),
+            WaitStatus::Exited(_, code) => Err(io::Error::from_raw_os_error(code)),
+            status => Err(io::Error::other(format!("the connecting process ended by {status:?}"))),
+        },
+    }
+}
+
+/// What the child does: system calls alone. The result is its exit code.
+fn attempt(processes: i32, from: &SockaddrStorage, to: &SockaddrStorage) -> i32 {
+    let patience = libc::timeval { tv_sec: 3, tv_usec: 0 };
+    let size = size_of::<libc::timeval>() as libc::socklen_t;
+    // SAFETY: plain system calls; what the pointers lead to has the length that is given, and outlives the calls.
+    unsafe {
+        if libc::write(processes, c"0".as_ptr().cast(), 1) != 1 {
+            return NOT_ENTERED;
+        }
+        let family = i32::from((*to.as_ptr()).sa_family);
+        // It belongs to the cgroup that it was made in.
+        let socket = libc::socket(family, libc::SOCK_STREAM, 0);
+        let at = (&raw const patience).cast();
+        let is_connected = socket >= 0
+            && libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, at, size) == 0
+            && libc::bind(socket, from.as_ptr(), from.len()) == 0
+            && libc::connect(socket, to.as_ptr(), to.len()) == 0;
+        if is_connected { 0 } else { Errno::last_raw() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_process_connects_and_ends() {
+        // Any folder with such a file will do for what is not about cgroups.
+        let folder = tempfile::tempdir().unwrap();
+        let cgroup = OwnCgroup::create(folder.path()).unwrap();
+        let processes = cgroup.path().join("cgroup.procs");
+        fs::write(&processes, "").unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let to = listener.local_addr().unwrap();
+            connect_from(&cgroup, to.ip(), to).unwrap();
+            listener.accept().unwrap();
+            drop(listener);
+            let error = connect_from(&cgroup, to.ip(), to).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}");
+        }
+        fs::remove_file(&processes).unwrap();
+        let path = cgroup.path().to_owned();
+        drop(cgroup);
+        assert!(!path.exists());
+    }
+}
