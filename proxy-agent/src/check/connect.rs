@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
@@ -45,19 +45,18 @@ impl Drop for OwnCgroup {
 /// Exit code of a process that could not enter the cgroup; others are `errno`.
 const NOT_ENTERED: i32 = 255;
 
-/// Connects by TCP from an address to another, in a process in that cgroup. That one ends after three seconds at most.
+/// Connects by TCP, in a process in that cgroup. That one ends after three seconds at most.
 ///
 /// # Errors
 /// That of `connect()`, and those of making the process.
-pub(super) fn connect_from(cgroup: &OwnCgroup, from: IpAddr, to: SocketAddr) -> io::Result<()> {
+pub(super) fn connect_from(cgroup: &OwnCgroup, to: SocketAddr) -> io::Result<()> {
     let processes = File::options().write(true).open(cgroup.path().join("cgroup.procs"))?;
-    let from = SockaddrStorage::from(SocketAddr::new(from, 0));
     let to = SockaddrStorage::from(to);
     // SAFETY: the child calls nothing but async-signal-safe functions, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     match child {
         0 => {
-            let code = attempt(processes.as_raw_fd(), &from, &to);
+            let code = attempt(processes.as_raw_fd(), &to);
             // SAFETY: no pointers.
             unsafe { libc::_exit(code) }
         }
@@ -72,7 +71,7 @@ pub(super) fn connect_from(cgroup: &OwnCgroup, from: IpAddr, to: SocketAddr) -> 
 }
 
 /// What the child does: system calls alone. The result is its exit code.
-fn attempt(processes: i32, from: &SockaddrStorage, to: &SockaddrStorage) -> i32 {
+fn attempt(processes: i32, to: &SockaddrStorage) -> i32 {
     let patience = libc::timeval { tv_sec: 3, tv_usec: 0 };
     let size = size_of::<libc::timeval>() as libc::socklen_t;
     // SAFETY: plain system calls; what the pointers lead to has the length that is given, and outlives the calls.
@@ -86,7 +85,6 @@ fn attempt(processes: i32, from: &SockaddrStorage, to: &SockaddrStorage) -> i32 
         let at = (&raw const patience).cast();
         let is_connected = socket >= 0
             && libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, at, size) == 0
-            && libc::bind(socket, from.as_ptr(), from.len()) == 0
             && libc::connect(socket, to.as_ptr(), to.len()) == 0;
         if is_connected { 0 } else { Errno::last_raw() }
     }
@@ -108,10 +106,10 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let to = listener.local_addr().unwrap();
-            connect_from(&cgroup, to.ip(), to).unwrap();
+            connect_from(&cgroup, to).unwrap();
             listener.accept().unwrap();
             drop(listener);
-            let error = connect_from(&cgroup, to.ip(), to).unwrap_err();
+            let error = connect_from(&cgroup, to).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}");
         }
         fs::remove_file(&processes).unwrap();

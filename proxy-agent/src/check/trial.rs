@@ -69,11 +69,8 @@ const PINS: &str = "/sys/fs/bpf/proxy-agent-check";
 /// Enough for one connection.
 const FLOWS: u32 = 1024;
 
-/// Test VIPs: addresses for documentation (RFC 5737, RFC 3849), which no node has.
-const VIPS: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53)),
-];
+/// Test VIPs. What is sent there stays on the node, translated or not.
+const VIPS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 99, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Loads all programs, and connects through a test VIP from below a cgroup, if there is one. For use where blocking is allowed.
 ///
@@ -142,19 +139,21 @@ fn connect(datapath: &mut Datapath, cgroup: &Path) -> Result<Vec<Connection>> {
     let own = OwnCgroup::create(cgroup)
         .with_context(|| format!("cannot make a cgroup below {}", cgroup.display()))?;
     datapath.attach_sockets(own.path())?;
-    VIPS.into_iter().map(|vip| connect_to(datapath, &own, SocketAddr::new(vip, 80))).collect()
+    VIPS.into_iter().map(|vip| connect_to(datapath, &own, vip)).collect()
 }
 
-fn connect_to(datapath: &mut Datapath, cgroup: &OwnCgroup, vip: SocketAddr) -> Result<Connection> {
+fn connect_to(datapath: &mut Datapath, cgroup: &OwnCgroup, ip: IpAddr) -> Result<Connection> {
     let local: IpAddr =
-        if vip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let Ok(listener) = TcpListener::bind((local, 0)) else {
-        return Ok(Connection { vip, outcome: Outcome::NoFamily });
+        return Ok(Connection { vip: SocketAddr::new(ip, 0), outcome: Outcome::NoFamily });
     };
     listener.set_nonblocking(true)?;
+    // A port at which nothing listens.
+    let free = TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr());
+    let vip = free.with_context(|| format!("there is no free port at {ip}"))?;
     datapath.services.apply(&plan(vip, listener.local_addr()?))?;
-    // Bound to a loopback address: where it is not translated, it does not leave the node.
-    let outcome = match connect_from(cgroup, local, vip) {
+    let outcome = match connect_from(cgroup, vip) {
         Ok(()) if listener.accept().is_ok() => Outcome::Translated,
         Ok(()) => Outcome::NotTranslated(None),
         Err(error) => Outcome::NotTranslated(Some(error)),
