@@ -86,9 +86,16 @@ fn a_node_that_is_well_and_then_has_an_agent() {
     for finding in &checked.findings {
         assert!(["pass", "warn", "skipped"].contains(&finding["state"].as_str().unwrap()), "{finding}");
     }
-    for check in
-        ["kernel", "capabilities", "programs", "bpf file system", "running agent", "socket hooks", "kube-proxy", "uplinks"]
-    {
+    for check in [
+        "kernel",
+        "capabilities",
+        "programs",
+        "bpf file system",
+        "running agent",
+        "socket hooks",
+        "kube-proxy",
+        "uplinks",
+    ] {
         checked.expect(check, "pass", "", "");
     }
     checked.expect("socket hooks", "pass", "127.99.0.1:", "");
@@ -108,7 +115,8 @@ fn a_node_that_is_well_and_then_has_an_agent() {
     }
     assert!(table.trim_end().lines().last().unwrap().contains(" pass"), "{table}");
 
-    let (code, output) = cluster.try_agent(node, &arguments(&cluster, node, &["--nosuch"]), PATIENCE).unwrap();
+    let (code, output) =
+        cluster.try_agent(node, &arguments(&cluster, node, &["--nosuch"]), PATIENCE).unwrap();
     assert_eq!(code, Some(2), "{output}");
 
     // Its programs are no others', and it goes on.
@@ -138,13 +146,21 @@ fn what_is_wrong_is_named_with_what_to_do() {
     checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
     // What others left or run on the node: warnings, all at once.
-    node.place.netns.nft("table ip nat { chain KUBE-SERVICES { } }").unwrap();
-    let mesh = "table ip mesh { chain in { type nat hook prerouting priority dstnat; tcp dport 7 dnat to 127.0.0.1:7; } }";
+    node.place.netns.nft("add table ip nat; add chain ip nat KUBE-SERVICES").unwrap();
+    let mesh = "table ip mesh {\n chain in {\n type nat hook prerouting priority dstnat\n tcp dport 7 dnat to 10.0.0.1:7\n }\n }";
     node.place.netns.nft(mesh).unwrap();
-    node.place.netns.ip(&["link add kube-ipvs0 type dummy".into(), "addr add 10.96.0.10/32 dev kube-ipvs0".into()]).unwrap();
+    node.place
+        .netns
+        .ip(&["link add kube-ipvs0 type bridge".into(), "addr add 10.96.0.10/32 dev kube-ipvs0".into()])
+        .unwrap();
     node.place.netns.sysctl(&[("ipv4/ip_forward", "0")]).unwrap();
-    let foreign =
-        ForeignProgram::attach(&node.place.netns, "eth0", true, Position::Clsact, &node.bpffs.parent().unwrap());
+    let foreign = ForeignProgram::attach(
+        &node.place.netns,
+        "eth0",
+        true,
+        Position::Clsact,
+        &node.bpffs.parent().unwrap(),
+    );
     let _foreign = foreign.unwrap();
     let checked = Checked::run(&cluster, &[]).unwrap();
     checked.expect_code(0);

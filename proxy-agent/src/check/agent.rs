@@ -23,7 +23,11 @@ pub(super) struct Facts {
 pub(super) fn gather(bpffs: &Path, processes: &[Process]) -> Facts {
     let links = Pins::new(bpffs).link_names();
     Facts {
-        agents: processes.iter().filter(|process| is_agent(process, bpffs)).map(|process| process.id).collect(),
+        agents: processes
+            .iter()
+            .filter(|process| is_agent(process, bpffs))
+            .map(|process| process.id)
+            .collect(),
         links: links.map(|names| names.len()).map_err(|error| error.to_string()),
     }
 }

@@ -113,7 +113,9 @@ fn address_in(server: &str) -> Option<IpAddr> {
 }
 
 fn is_of_service(facts: &Facts) -> bool {
-    let by_name = |name: &str| matches!(name, "kubernetes" | "kubernetes.default") || name.starts_with("kubernetes.default.svc");
+    let by_name = |name: &str| {
+        matches!(name, "kubernetes" | "kubernetes.default") || name.starts_with("kubernetes.default.svc")
+    };
     match address_in(&facts.server) {
         Some(address) => facts.service_addresses.contains(&address),
         None => facts.server.parse::<http::Uri>().is_ok_and(|url| url.host().is_some_and(by_name)),
@@ -146,7 +148,9 @@ pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
         (_, true) => Finding::warn(
             REACHED,
             format!("{server} is the address of the Service default/kubernetes"),
-            format!("it works as long as another proxy serves it, and not when the node starts with this one alone: {advice}"),
+            format!(
+                "it works as long as another proxy serves it, and not when the node starts with this one alone: {advice}"
+            ),
         ),
         (_, false) => Finding::pass(REACHED, format!("{server} answers")),
     }
@@ -174,7 +178,11 @@ pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
             }
             // The agent goes without these.
             Answer::Refused(code, message) if name == "servicecidrs" && !is_missing_kind(name, *code) => {
-                return Finding::warn(RIGHTS, format!("{name}: {message}"), format!("{role}, or give --service-cidr"));
+                return Finding::warn(
+                    RIGHTS,
+                    format!("{name}: {message}"),
+                    format!("{role}, or give --service-cidr"),
+                );
             }
             Answer::Refused(code, message) if !is_missing_kind(name, *code) => {
                 return Finding::fail(RIGHTS, format!("{name}: {message}"), role);
@@ -246,8 +254,14 @@ mod tests {
             (with(|facts, answer| facts.nodes = answer, forbidden()), State::Fail),
             (with(|facts, answer| facts.nodes = answer, Answer::Listed(0)), State::Warn),
             (with(|facts, answer| facts.service_cidrs = answer, forbidden()), State::Warn),
-            (with(|facts, answer| facts.service_cidrs = answer, Answer::Refused(404, "no".into())), State::Pass),
-            (with(|facts, answer| facts.endpoint_slices = answer, Answer::Failed("cut".into())), State::Unknown),
+            (
+                with(|facts, answer| facts.service_cidrs = answer, Answer::Refused(404, "no".into())),
+                State::Pass,
+            ),
+            (
+                with(|facts, answer| facts.endpoint_slices = answer, Answer::Failed("cut".into())),
+                State::Unknown,
+            ),
         ] {
             let finding = judge_rights(&facts);
             assert_eq!(finding.state, expected, "{finding:?}");

@@ -42,11 +42,10 @@ pub(super) async fn read(
     let of_xdp = xdp_programs(netlink).await?;
     for uplink in &topology.uplinks {
         for direction in [Direction::Ingress, Direction::Egress] {
-            let mut programs: Vec<Program> =
-                Datapath::tcx_programs(Some(&own), &uplink.name, direction)
-                    .into_iter()
-                    .map(|name| Program { is_ours: name.is_none(), name: name.unwrap_or_default() })
-                    .collect();
+            let mut programs: Vec<Program> = Datapath::tcx_programs(Some(&own), &uplink.name, direction)
+                .into_iter()
+                .map(|name| Program { is_ours: name.is_none(), name: name.unwrap_or_default() })
+                .collect();
             // One without a clsact qdisc has no filters.
             let filters = filters::read(netlink, uplink.index, direction).await.unwrap_or_default();
             programs.extend(filters.into_iter().map(|filter| Program {

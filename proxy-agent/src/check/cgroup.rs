@@ -124,7 +124,9 @@ pub(super) fn judge(facts: &Facts, processes: &[Process]) -> Finding {
     let is_pod = |process: &&&Process| process.cgroups.contains("kubepods");
     let advice = "mount the host's hierarchy and name its root: --cgroup-root /host/cgroup";
     let not_root = format!("{shown} is not the root of the hierarchy");
-    if let Some(process) = outside.iter().find(|process| process.name == "kubelet").or(outside.iter().find(is_pod)) {
+    if let Some(process) =
+        outside.iter().find(|process| process.name == "kubelet").or(outside.iter().find(is_pod))
+    {
         let seen = format!("{not_root}, and not above {} (process {})", process.name, process.id);
         return Finding::fail(ROOT, seen, advice);
     }
@@ -152,7 +154,10 @@ pub(super) fn judge_classes(facts: &Facts, processes: &[Process], version: Optio
     };
     let in_group = |process: &&Process| process.cgroup1(controller).is_some_and(|group| group != "/");
     let Some(process) = processes.iter().find(in_group) else {
-        return Finding::pass(CLASSES, format!("{controller} is mounted, and no visible process is in a group of it"));
+        return Finding::pass(
+            CLASSES,
+            format!("{controller} is mounted, and no visible process is in a group of it"),
+        );
     };
     let seen = format!("{controller} is in use, by {} (process {}) for one", process.name, process.id);
     if version.is_some_and(|version| version >= (5, 15)) || facts.is_hierarchy_root {
@@ -222,7 +227,11 @@ mod tests {
             (facts(false, "/a"), &[pod], State::Fail),
             (Facts { is_cgroup2: Ok(false), ..facts(false, "/") }, &[], State::Fail),
             (Facts { path: None, ..facts(false, "/") }, &[], State::Fail),
-            (Facts { is_cgroup2: Err(io::ErrorKind::NotFound.into()), ..facts(false, "/") }, &[], State::Fail),
+            (
+                Facts { is_cgroup2: Err(io::ErrorKind::NotFound.into()), ..facts(false, "/") },
+                &[],
+                State::Fail,
+            ),
         ] {
             let finding = judge(&facts, processes);
             assert_eq!(finding.state, expected, "{finding:?}");
@@ -233,7 +242,8 @@ mod tests {
 
     #[test]
     fn classes_matter_on_old_kernels_below_the_root() {
-        let with = |is_root| Facts { v1_controllers: vec!["rw".into(), "net_cls".into()], ..facts(is_root, "/a") };
+        let with =
+            |is_root| Facts { v1_controllers: vec!["rw".into(), "net_cls".into()], ..facts(is_root, "/a") };
         let used = [process(7, "dockerd", "3:net_cls:/docker\n")];
         let unused = [process(7, "dockerd", "3:net_cls:/\n")];
         for (facts, processes, version, expected) in [
@@ -243,7 +253,11 @@ mod tests {
             (with(true), &used, (5, 10), State::Pass),
             (with(false), &used, (5, 15), State::Pass),
         ] {
-            assert_eq!(judge_classes(&facts, processes, Some(version)).state, expected, "{processes:?} {version:?}");
+            assert_eq!(
+                judge_classes(&facts, processes, Some(version)).state,
+                expected,
+                "{processes:?} {version:?}"
+            );
         }
     }
 
@@ -251,7 +265,10 @@ mod tests {
     fn lines_of_the_mount_table() {
         let line = "31 24 0:27 /../.. /host/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
         let mount = Mount::parse(line).unwrap();
-        assert_eq!((mount.root.as_str(), mount.at.to_str(), mount.kind.as_str()), ("/../..", Some("/host/cgroup"), "cgroup2"));
+        assert_eq!(
+            (mount.root.as_str(), mount.at.to_str(), mount.kind.as_str()),
+            ("/../..", Some("/host/cgroup"), "cgroup2")
+        );
         assert_eq!(mount.options, "rw,nsdelegate");
         assert!(Mount::parse("31 24 0:27 /").is_none());
     }

@@ -52,19 +52,11 @@ impl Finding {
         Self { check, state: State::Pass, seen: seen.into(), advice: None }
     }
 
-    pub(super) fn warn(
-        check: &'static str,
-        seen: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
+    pub(super) fn warn(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { check, state: State::Warn, seen: seen.into(), advice: Some(advice.into()) }
     }
 
-    pub(super) fn fail(
-        check: &'static str,
-        seen: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
+    pub(super) fn fail(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { check, state: State::Fail, seen: seen.into(), advice: Some(advice.into()) }
     }
 

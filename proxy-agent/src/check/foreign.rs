@@ -21,10 +21,15 @@ pub(super) struct Hook {
 /// What kind of hook it is, and so whether a program of ours finds room beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Cgroup { has_room: bool },
+    Cgroup {
+        has_room: bool,
+    },
     Tc,
     /// One program only.
-    Xdp { is_wanted: bool, is_required: bool },
+    Xdp {
+        is_wanted: bool,
+        is_required: bool,
+    },
 }
 
 /// A program.
@@ -105,7 +110,8 @@ pub(super) fn judge_proxies(hooks: &Result<Vec<Hook>, String>) -> Finding {
         Ok(hooks) => hooks,
         Err(why) => return Finding::unknown(PROXIES, why),
     };
-    let owner = |name: &str| OTHER_PROXIES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, who)| *who);
+    let owner =
+        |name: &str| OTHER_PROXIES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, who)| *who);
     let in_sockets = hooks.iter().filter(|hook| matches!(hook.kind, Kind::Cgroup { .. }));
     let found = in_sockets.flat_map(|hook| hook.others().map(move |name| (hook, name)));
     let found = found.into_iter().find_map(|(hook, name)| Some((hook, name, owner(name)?)));
@@ -115,8 +121,12 @@ pub(super) fn judge_proxies(hooks: &Result<Vec<Hook>, String>) -> Finding {
             PROXIES,
             format!("`{name}` of {owner} at {}", hook.at),
             match owner {
-                "Cilium" => "switch its service proxy off: kubeProxyReplacement=false, socketLB.enabled=false",
-                _ => "switch its service proxy off: bpfConnectTimeLoadBalancing=Disabled, or leave its eBPF data plane",
+                "Cilium" => {
+                    "switch its service proxy off: kubeProxyReplacement=false, socketLB.enabled=false"
+                }
+                _ => {
+                    "switch its service proxy off: bpfConnectTimeLoadBalancing=Disabled, or leave its eBPF data plane"
+                }
             },
         ),
     }
@@ -130,8 +140,7 @@ mod tests {
     const CGROUP: Kind = Kind::Cgroup { has_room: true };
 
     fn hook(at: &str, kind: Kind, programs: &[&str]) -> Hook {
-        let program =
-            |name: &&str| Program { name: (*name).to_owned(), is_ours: *name == "ours" };
+        let program = |name: &&str| Program { name: (*name).to_owned(), is_ours: *name == "ours" };
         Hook { at: at.to_owned(), kind, programs: programs.iter().map(program).collect() }
     }
 
@@ -141,7 +150,11 @@ mod tests {
         for (hooks, expected, part) in [
             (vec![], State::Pass, "none"),
             (vec![hook("ingress of eth0", Kind::Tc, &["ours"])], State::Pass, "none"),
-            (vec![hook("ingress of eth0", Kind::Tc, &["ours", "cil_from_netdev"])], State::Warn, "ours, `cil_from_netdev`"),
+            (
+                vec![hook("ingress of eth0", Kind::Tc, &["ours", "cil_from_netdev"])],
+                State::Warn,
+                "ours, `cil_from_netdev`",
+            ),
             (vec![hook("connect4", CGROUP, &["x"])], State::Warn, "`x`"),
             (vec![hook("connect4", Kind::Cgroup { has_room: false }, &["x"])], State::Fail, "`x`"),
             (vec![hook("XDP of eth0", xdp(true, true), &["x"])], State::Fail, "XDP of eth0"),

@@ -25,7 +25,11 @@ pub(super) fn judge(trial: &Result<Trial, String>) -> Finding {
         } else {
             "a program of others at the same hooks may have changed the destination: see `foreign programs`, and `bpftool cgroup tree`"
         };
-        return Finding::fail(NAME, format!("a connection to the test VIP {vip} is not translated: {why}"), advice);
+        return Finding::fail(
+            NAME,
+            format!("a connection to the test VIP {vip} is not translated: {why}"),
+            advice,
+        );
     }
     let translated: Vec<String> = connections
         .iter()

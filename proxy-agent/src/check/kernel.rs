@@ -72,7 +72,9 @@ fn describe(features: Features) -> String {
     };
     match (names(true), names(false)) {
         (all, none) if none.is_empty() => all,
-        (none, all) if none.is_empty() => format!("none of the optional ones: {all}; the agent works without"),
+        (none, all) if none.is_empty() => {
+            format!("none of the optional ones: {all}; the agent works without")
+        }
         (there, missing) => format!("{there}; the agent works without {missing}"),
     }
 }

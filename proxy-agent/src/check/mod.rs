@@ -62,7 +62,8 @@ pub async fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
 }
 
 async fn findings(settings: &Settings) -> Result<Vec<Finding>> {
-    let release = uname().context("cannot read the kernel's release")?.release().to_string_lossy().into_owned();
+    let release =
+        uname().context("cannot read the kernel's release")?.release().to_string_lossy().into_owned();
     let version = kernel::parse(&release);
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let processes = processes::list();

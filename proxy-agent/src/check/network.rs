@@ -114,7 +114,10 @@ pub(super) fn judge_mtu(uplinks: &[Uplink], addresses: &BTreeSet<IpAddr>) -> Fin
     if all.iter().all(|uplink| uplink.mtu == first) {
         return Finding::pass(MTU, list);
     }
-    Finding::pass(MTU, format!("{list}; they differ: the kernel's stack fragments IPv4 packets that are too long"))
+    Finding::pass(
+        MTU,
+        format!("{list}; they differ: the kernel's stack fragments IPv4 packets that are too long"),
+    )
 }
 
 #[cfg(test)]

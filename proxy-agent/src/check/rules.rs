@@ -78,9 +78,13 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
             "stop it before the agent starts, which listens at the same ports 10249 and 10256: `kubectl -n kube-system delete daemonset \
              kube-proxy` (docs/migration.md)",
         ),
-        (None, Some(place), _) => Finding::warn(KUBE_PROXY, format!("rules are there: {place}"), rules_are_left),
+        (None, Some(place), _) => {
+            Finding::warn(KUBE_PROXY, format!("rules are there: {place}"), rules_are_left)
+        }
         (None, None, Err(why)) => Finding::unknown(KUBE_PROXY, why),
-        (None, None, Ok(_)) => Finding::pass(KUBE_PROXY, "no process of it is visible, and no rules of it are there"),
+        (None, None, Ok(_)) => {
+            Finding::pass(KUBE_PROXY, "no process of it is visible, and no rules of it are there")
+        }
     }
 }
 
@@ -90,9 +94,10 @@ pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]
     let interface = interfaces.iter().find(|interface| interface.name == INTERFACE);
     let (seen, command) = match (interface, has_servers) {
         (None, false) => return Finding::pass(IPVS, "no virtual servers, no kube-ipvs0"),
-        (Some(interface), false) => {
-            (format!("{INTERFACE} with {} addresses", interface.addresses.len()), format!("ip link delete {INTERFACE}"))
-        }
+        (Some(interface), false) => (
+            format!("{INTERFACE} with {} addresses", interface.addresses.len()),
+            format!("ip link delete {INTERFACE}"),
+        ),
         (None, true) => ("virtual servers".to_owned(), "ipvsadm --clear".to_owned()),
         (Some(_), true) => (
             format!("virtual servers, and {INTERFACE}"),
@@ -117,7 +122,11 @@ pub(super) fn judge_nat(facts: &Result<Facts, String>) -> Finding {
     // Rules there have no chains to tell them by.
     places.extend(facts.legacy_redirect.clone().filter(|_| !facts.has_legacy_chain));
     if places.is_empty() {
-        let seen = if host_ports.is_empty() { "none that change the destination" } else { "hostPorts of the CNI alone" };
+        let seen = if host_ports.is_empty() {
+            "none that change the destination"
+        } else {
+            "hostPorts of the CNI alone"
+        };
         return Finding::pass(NAT, seen);
     }
     Finding::warn(
@@ -190,7 +199,8 @@ mod tests {
             (&[], Some("iptables, table nat, DNAT"), true, State::Pass),
         ] {
             let legacy_redirect = legacy.map(str::to_owned);
-            let facts = Facts { redirects: places(redirects), legacy_redirect, has_legacy_chain, ..Facts::default() };
+            let facts =
+                Facts { redirects: places(redirects), legacy_redirect, has_legacy_chain, ..Facts::default() };
             assert_eq!(judge_nat(&Ok(facts)).state, expected, "{redirects:?} {legacy:?}");
         }
     }

@@ -99,7 +99,8 @@ pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial,
         pins.remove_all()?;
         Ok(Trial { features, loaded, refused, connections })
     };
-    let thread = thread::Builder::new().name("check".into()).spawn(work).map_err(|error| error.to_string())?;
+    let thread =
+        thread::Builder::new().name("check".into()).spawn(work).map_err(|error| error.to_string())?;
     let result = thread.join().map_err(|_| "the check panicked".to_owned())?;
     result.map_err(|error| format!("{error:#}"))
 }
@@ -143,8 +144,7 @@ fn connect(datapath: &mut Datapath, cgroup: &Path) -> Result<Vec<Connection>> {
 }
 
 fn connect_to(datapath: &mut Datapath, cgroup: &OwnCgroup, ip: IpAddr) -> Result<Connection> {
-    let local: IpAddr =
-        if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let local: IpAddr = if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let Ok(listener) = TcpListener::bind((local, 0)) else {
         return Ok(Connection { vip: SocketAddr::new(ip, 0), outcome: Outcome::NoFamily });
     };

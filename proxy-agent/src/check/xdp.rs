@@ -10,8 +10,33 @@ const NAME: &str = "XDP";
 
 /// Drivers that have native XDP, by the names that `ethtool -i` shows. Others are tried by `--xdp auto` as well.
 const NATIVE: &[&str] = &[
-    "atlantic", "bnxt_en", "dpaa2-eth", "ena", "fsl_enetc", "gve", "hv_netvsc", "i40e", "iavf", "ice", "igb", "igc", "ixgbe", "ixgbevf",
-    "mana", "mlx4_en", "mlx5_core", "mvneta", "mvpp2", "nfp", "qede", "sfc", "stmmac", "tun", "veth", "virtio_net", "vmxnet3",
+    "atlantic",
+    "bnxt_en",
+    "dpaa2-eth",
+    "ena",
+    "fsl_enetc",
+    "gve",
+    "hv_netvsc",
+    "i40e",
+    "iavf",
+    "ice",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "mana",
+    "mlx4_en",
+    "mlx5_core",
+    "mvneta",
+    "mvpp2",
+    "nfp",
+    "qede",
+    "sfc",
+    "stmmac",
+    "tun",
+    "veth",
+    "virtio_net",
+    "vmxnet3",
 ];
 
 /// An uplink where XDP is asked for.

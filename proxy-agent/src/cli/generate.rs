@@ -52,7 +52,8 @@ pub fn manual_page(subcommand: &[String]) -> Result<Vec<u8>> {
     let wanted = wanted.collect::<Vec<_>>().join("-");
     let names: Vec<String> = pages.iter().map(|(name, _)| name.replace('-', " ")).collect();
     let at = pages.iter().position(|(name, _)| *name == wanted);
-    let at = at.with_context(|| format!("there is no manual page `{wanted}`; there are {}", names.join(", ")))?;
+    let at =
+        at.with_context(|| format!("there is no manual page `{wanted}`; there are {}", names.join(", ")))?;
     Ok(pages.swap_remove(at).1)
 }
 
@@ -104,7 +105,10 @@ mod tests {
     }
 
     fn flags(command: &Command) -> impl Iterator<Item = &str> {
-        command.get_arguments().filter(|argument| !argument.is_hide_set()).filter_map(|argument| argument.get_long())
+        command
+            .get_arguments()
+            .filter(|argument| !argument.is_hide_set())
+            .filter_map(|argument| argument.get_long())
     }
 
     #[test]
@@ -114,9 +118,8 @@ mod tests {
         let mut commands = Vec::new();
         all(&root, &[], &mut commands);
         assert!(commands.len() > 10);
-        let scripts = [Shell::Bash, Shell::Zsh, Shell::Fish].map(|shell| {
-            (shell, String::from_utf8(completions(shell)).unwrap())
-        });
+        let scripts = [Shell::Bash, Shell::Zsh, Shell::Fish]
+            .map(|shell| (shell, String::from_utf8(completions(shell)).unwrap()));
         for (path, command) in commands {
             let page = String::from_utf8(manual_page(&path).unwrap()).unwrap().replace("\\-", "-");
             for flag in flags(command) {

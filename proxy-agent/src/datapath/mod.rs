@@ -22,8 +22,8 @@ pub mod services;
 mod sizes;
 mod slices;
 mod socket_reader;
-pub(crate) mod survey;
 mod surroundings;
+pub(crate) mod survey;
 mod sys;
 mod table;
 

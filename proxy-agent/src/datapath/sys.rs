@@ -146,11 +146,8 @@ pub(super) fn query_cgroup(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Resu
     /// As many as the kernel allows (`BPF_CGROUP_MAX_PROGS`).
     const MAX: usize = 64;
     let mut ids = vec![0u32; MAX];
-    let mut attr = Attr::new()
-        .fd(0, cgroup)
-        .u32(4, attach_type)
-        .u64(16, ids.as_mut_ptr() as u64)
-        .u32(COUNT, MAX as u32);
+    let mut attr =
+        Attr::new().fd(0, cgroup).u32(4, attach_type).u64(16, ids.as_mut_ptr() as u64).u32(COUNT, MAX as u32);
     attr.call(BPF_PROG_QUERY)?;
     ids.truncate(attr.get_u32(COUNT) as usize);
     Ok(CgroupPrograms { flags: attr.get_u32(FLAGS), ids })

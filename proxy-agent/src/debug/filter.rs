@@ -87,9 +87,15 @@ mod tests {
     fn the_limit_counts_what_is_left() {
         let rows = || {
             let row = |name, port| Plain(name, SocketAddr::new([10, 0, 0, 1].into(), port));
-            vec![row(None, 1), row(Some("default/web:a"), 1), row(Some("default/web:b"), 2), row(Some("default/db"), 2)]
+            vec![
+                row(None, 1),
+                row(Some("default/web:a"), 1),
+                row(Some("default/web:b"), 2),
+                row(Some("default/db"), 2),
+            ]
         };
-        let service = |service: Option<&str>, limit| ServiceFilter { service: service.map(str::to_owned), limit };
+        let service =
+            |service: Option<&str>, limit| ServiceFilter { service: service.map(str::to_owned), limit };
         let count = |filter: ServiceFilter| by_service(rows(), &filter).len();
         assert_eq!(count(service(None, None)), 4);
         assert_eq!(count(service(Some("default/web"), None)), 2);

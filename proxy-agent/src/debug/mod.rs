@@ -33,9 +33,7 @@ pub fn run(args: &DebugArgs) -> Result<()> {
         DebugCommand::Backends(filter) => {
             output::render(&by_backend(backends::read(&pins)?, filter), args.output)?
         }
-        DebugCommand::Flows(filter) => {
-            output::render(&by_backend(flows::read(&pins)?, filter), args.output)?
-        }
+        DebugCommand::Flows(filter) => output::render(&by_backend(flows::read(&pins)?, filter), args.output)?,
         DebugCommand::Sockets(filter) => {
             output::render(&by_backend(sockets::read(&pins)?, filter), args.output)?
         }
