@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::values::duration;
 pub use self::{
     arguments::normalise,
-    check::CheckArgs,
+    check::{CheckArgs, ExplainArgs},
     filter::{BackendAddress, BackendFilter, ServiceFilter},
     generate::{CompletionsArgs, ManArgs, completions, manual_page, write_manual_pages},
     run::RunArgs,
@@ -190,6 +190,9 @@ pub enum DebugCommand {
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
     Trace(TraceArgs),
+    /// Each endpoint of a Service: is it used on this node, and why? Reads the Service where the agent does, so it takes the flags of
+    /// `run` that say where that is.
+    Explain(Box<ExplainArgs>),
 }
 
 /// Arguments of `debug trace`.

@@ -1,8 +1,8 @@
-//! The flags of `proxy-agent check`.
+//! The flags of `proxy-agent check` and `debug explain`: those of `run`, and a few.
 
 use clap::Args;
 
-use super::{OutputFormat, RunArgs};
+use super::{OutputFormat, RunArgs, filter};
 
 /// Arguments of `check`: those of `run`, so that an init container takes them over as they are.
 #[derive(Args, Debug)]
@@ -12,6 +12,18 @@ pub struct CheckArgs {
     pub output: OutputFormat,
 
     /// What the agent would be run with.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of `debug explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// The Service.
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = filter::parse_service)]
+    pub service: String,
+
+    /// What the agent is run with.
     #[command(flatten)]
     pub run: RunArgs,
 }

@@ -58,7 +58,7 @@ impl FromStr for BackendAddress {
     }
 }
 
-fn parse_service(text: &str) -> Result<String, String> {
+pub(super) fn parse_service(text: &str) -> Result<String, String> {
     let is_whole =
         text.split_once('/').is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     if is_whole { Ok(text.to_owned()) } else { Err(format!("`{text}` is not a Service like default/web")) }

@@ -84,7 +84,8 @@ fn add(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     // Built commands have names like `proxy-agent-debug-services`.
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
     let mut page = Vec::new();
-    Man::new(command.clone()).render(&mut page)?;
+    let release = format!("{NAME} {}", env!("CARGO_PKG_VERSION"));
+    Man::new(command.clone()).source(release).render(&mut page)?;
     pages.push((name.to_owned(), page));
     for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
         add(subcommand, pages)?;

@@ -3,6 +3,7 @@
 mod affinity;
 mod backends;
 mod counters;
+mod explain;
 mod filter;
 mod flows;
 mod names;
@@ -20,7 +21,7 @@ use crate::{
     datapath::pins::Pins,
 };
 
-/// Prints what was asked for to standard output. Not for use within an async runtime: `trace` starts one.
+/// Prints what was asked for to standard output. Not for use within an async runtime: `trace` and `explain` start one.
 ///
 /// # Errors
 /// When no agent has pinned maps there, or they cannot be read.
@@ -42,6 +43,7 @@ pub fn run(args: &DebugArgs) -> Result<()> {
             output::render(&by_backend(affinity::read(&pins)?, filter), args.output)?
         }
         DebugCommand::Counters => output::render(&counters::read(&pins)?, args.output)?,
+        DebugCommand::Explain(explain) => explain::run(&pins, explain, args.output)?,
         DebugCommand::Trace(trace) => trace::run(&pins, trace)?.render(args.output)?,
     };
     output::print(&text)
