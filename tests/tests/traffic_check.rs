@@ -90,7 +90,7 @@ fn a_node_that_is_well_and_then_has_an_agent() {
         "kernel",
         "capabilities",
         "programs",
-        "bpf file system",
+        "bpffs",
         "running agent",
         "socket hooks",
         "kube-proxy",
@@ -142,7 +142,7 @@ fn what_is_wrong_is_named_with_what_to_do() {
     checked.expect_code(1);
     checked.expect("cgroup root", "fail", "is not cgroup2", "--cgroup-root");
     checked.expect("socket hooks", "unknown", "no cgroup2", "");
-    checked.expect("bpf file system", "fail", folder, "mount -t bpf");
+    checked.expect("bpffs", "fail", folder, "mount -t bpf");
     checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
     // What others left or run on the node: warnings, all at once.

@@ -63,8 +63,8 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let kubernetes = one.clone().fields("metadata.name=kubernetes,metadata.namespace=default");
     let (services, objects) = list::<ServiceLite>(&client, &kubernetes).await;
     let from_objects = objects.iter().flat_map(|service| service.spec.cluster_ips.clone());
-    // The address that every pod is told.
-    let from_environment = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+    // In pods it is that address, unless somebody gave another one.
+    let from_environment = std::env::var("KUBERNETES_SERVICE_HOST").ok().filter(|_| objects.is_empty());
     let service_addresses = from_objects.chain(from_environment);
     let is_reached = !matches!(services, Answer::Failed(_));
     let mut facts = Facts {

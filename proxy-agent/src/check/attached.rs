@@ -40,20 +40,24 @@ pub(super) async fn read(
         }));
     }
     let of_xdp = xdp_programs(netlink).await?;
-    for uplink in &topology.uplinks {
+    let uplinks = topology.uplinks.iter().map(|uplink| (uplink.index, uplink.name.as_str()));
+    let pods = topology.pods.iter().map(|pod| (pod.index, pod.name.as_str()));
+    for (index, interface) in uplinks.chain(pods) {
         for direction in [Direction::Ingress, Direction::Egress] {
-            let mut programs: Vec<Program> = Datapath::tcx_programs(Some(&own), &uplink.name, direction)
+            let mut programs: Vec<Program> = Datapath::tcx_programs(Some(&own), interface, direction)
                 .into_iter()
                 .map(|name| Program { is_ours: name.is_none(), name: name.unwrap_or_default() })
                 .collect();
             // One without a clsact qdisc has no filters.
-            let filters = filters::read(netlink, uplink.index, direction).await.unwrap_or_default();
+            let filters = filters::read(netlink, index, direction).await.unwrap_or_default();
             programs.extend(filters.into_iter().map(|filter| Program {
                 is_ours: Datapath::is_own_filter(&filter),
                 name: format!("{} (clsact, priority {})", filter.name, filter.priority),
             }));
-            hooks.push(Hook { at: format!("{direction} of {}", uplink.name), kind: Kind::Tc, programs });
+            hooks.push(Hook { at: format!("{direction} of {interface}"), kind: Kind::Tc, programs });
         }
+    }
+    for uplink in &topology.uplinks {
         if let Some(id) = of_xdp.get(&uplink.index) {
             let is_wanted = uplink.may_have_xdp && xdp != XdpMode::Off;
             hooks.push(Hook {

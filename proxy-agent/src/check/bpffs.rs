@@ -9,7 +9,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::finding::Finding;
 
-const NAME: &str = "bpf file system";
+const NAME: &str = "bpffs";
 
 /// Where the agent mounts one by itself.
 const USUAL: &str = "/sys/fs/bpf";

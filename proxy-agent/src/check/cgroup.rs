@@ -10,7 +10,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use super::{finding::Finding, processes::Process};
 
 const ROOT: &str = "cgroup root";
-const CLASSES: &str = "cgroup v1 classes";
+const CLASSES: &str = "net_cls, net_prio";
 
 /// What is at the directory.
 #[derive(Debug)]

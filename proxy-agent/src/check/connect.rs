@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
@@ -21,9 +22,10 @@ use nix::{
 pub(super) struct OwnCgroup(PathBuf);
 
 impl OwnCgroup {
-    /// Makes one below another.
+    /// Makes one below another, and removes those that checks left which were killed.
     pub(super) fn create(above: &Path) -> io::Result<Self> {
-        let path = above.join(format!("proxy-agent-check-{}", std::process::id()));
+        remove_stale(above);
+        let path = above.join(format!("{NAME}{}", std::process::id()));
         fs::create_dir(&path)?;
         Ok(Self(path))
     }
@@ -38,6 +40,22 @@ impl Drop for OwnCgroup {
         // Its processes have been waited for, so it is empty.
         if let Err(error) = fs::remove_dir(&self.0) {
             eprintln!("cannot remove the cgroup {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// How such cgroups are named, before the process id.
+const NAME: &str = "proxy-agent-check-";
+
+/// Removes cgroups of earlier checks. One that is in use cannot be removed, and one of a check that just begins is younger.
+fn remove_stale(above: &Path) {
+    const OLD: Duration = Duration::from_secs(60);
+    for entry in fs::read_dir(above).into_iter().flatten().flatten() {
+        let is_old =
+            || entry.metadata()?.modified()?.elapsed().map_err(io::Error::other).map(|age| age > OLD);
+        if entry.file_name().to_string_lossy().starts_with(NAME) && is_old().unwrap_or(false) {
+            // It may be in use.
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }
@@ -95,6 +113,23 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn cgroups_of_checks_that_were_killed_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, young, other] =
+            ["proxy-agent-check-1", "proxy-agent-check-2", "pods"].map(|name| folder.path().join(name));
+        let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        for path in [&old, &young, &other] {
+            fs::create_dir(path).unwrap();
+            if path != &young {
+                File::open(path).unwrap().set_modified(hour_ago).unwrap();
+            }
+        }
+        let own = OwnCgroup::create(folder.path()).unwrap();
+        assert_eq!([&old, &young, &other].map(|path| path.exists()), [false, true, true]);
+        assert!(own.path().exists());
+    }
 
     #[test]
     fn a_process_connects_and_ends() {

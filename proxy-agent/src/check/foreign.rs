@@ -62,6 +62,8 @@ pub(super) fn named(ids: &[u32], names: &BTreeMap<u32, String>, own: &BTreeSet<u
 }
 
 pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
+    /// A node may have hundreds of pods with the same programs.
+    const NAMED: usize = 4;
     let hooks = match hooks {
         Ok(hooks) => hooks,
         Err(why) => return Finding::unknown(PROGRAMS, why),
@@ -75,8 +77,15 @@ pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
     for hook in &foreign {
         by_order.entry(hook.order()).or_default().push(&hook.at);
     }
-    let seen: Vec<String> =
-        by_order.iter().map(|(order, at)| format!("at {}, in this order: {order}", at.join(", "))).collect();
+    let seen: Vec<String> = by_order
+        .iter()
+        .map(|(order, at)| {
+            let more = at.len().saturating_sub(NAMED);
+            let names = at.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("at {names}{more}, in this order: {order}")
+        })
+        .collect();
     let seen = seen.join("; ");
     if let Some(full) = foreign.iter().find(|hook| hook.kind == Kind::Cgroup { has_room: false }) {
         let advice = format!(
@@ -168,6 +177,9 @@ mod tests {
         assert_eq!(judge(&Err("no permission".into())).state, State::Unknown);
         let same = judge(&Ok(vec![hook("connect4", CGROUP, &["x"]), hook("connect6", CGROUP, &["x"])]));
         assert_eq!(same.seen, "at connect4, connect6, in this order: `x`");
+        let names: Vec<String> = (0..100).map(|number| format!("egress of veth{number:02}")).collect();
+        let many = judge(&Ok(names.iter().map(|name| hook(name, Kind::Tc, &["x"])).collect()));
+        assert!(many.seen.contains("veth03 and 96 more, in this order: `x`"), "{}", many.seen);
     }
 
     #[test]

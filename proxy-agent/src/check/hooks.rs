@@ -2,12 +2,12 @@
 
 use super::{
     finding::Finding,
-    trial::{Connection, Outcome, Trial},
+    trial::{Connection, Failure, Outcome, Trial},
 };
 
 const NAME: &str = "socket hooks";
 
-pub(super) fn judge(trial: &Result<Trial, String>) -> Finding {
+pub(super) fn judge(trial: &Result<Trial, Failure>) -> Finding {
     let connections = match trial.as_ref().map(|trial| &trial.connections) {
         Err(why) => return Finding::unknown(NAME, format!("not tried: {why}")),
         Ok(Err(why)) => return Finding::unknown(NAME, format!("not tried: {why}")),
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::{check::finding::State, datapath::Features};
 
-    fn trial(outcomes: Vec<Outcome>) -> Result<Trial, String> {
+    fn trial(outcomes: Vec<Outcome>) -> Result<Trial, Failure> {
         let vip = "192.0.2.53:80".parse().unwrap();
         let connections = outcomes.into_iter().map(|outcome| Connection { vip, outcome }).collect();
         let features =
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_was_not_tried_is_unknown() {
-        assert_eq!(judge(&Err("no permission".into())).state, State::Unknown);
+        assert_eq!(judge(&Err(Failure::Refused("no permission".into()))).state, State::Unknown);
         let mut untried = trial(vec![]);
         if let Ok(trial) = &mut untried {
             trial.connections = Err("the cgroup hierarchy is mounted read-only".into());

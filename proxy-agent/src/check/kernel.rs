@@ -2,12 +2,12 @@
 
 use super::{
     finding::Finding,
-    trial::{Refused, Trial},
+    trial::{Failure, Refused, Trial},
 };
 use crate::datapath::Features;
 
 const KERNEL: &str = "kernel";
-const MEMLOCK: &str = "locked memory";
+const MEMLOCK: &str = "RLIMIT_MEMLOCK";
 const FEATURES: &str = "kernel features";
 const PROGRAMS: &str = "programs";
 
@@ -50,10 +50,10 @@ pub(super) fn locked_memory(version: Option<(u32, u32)>, limit: Option<u64>) -> 
     }
 }
 
-pub(super) fn features(trial: &Result<Trial, String>) -> Finding {
+pub(super) fn features(trial: &Result<Trial, Failure>) -> Finding {
     match trial {
         Ok(trial) => Finding::pass(FEATURES, describe(trial.features)),
-        Err(why) => Finding::unknown(FEATURES, why),
+        Err(why) => Finding::unknown(FEATURES, format!("not tried: {why}")),
     }
 }
 
@@ -80,14 +80,15 @@ fn describe(features: Features) -> String {
 }
 
 /// Does the verifier take the programs?
-pub(super) fn programs(trial: &Result<Trial, String>, version: Option<(u32, u32)>) -> Finding {
+pub(super) fn programs(trial: &Result<Trial, Failure>, version: Option<(u32, u32)>) -> Finding {
     let trial = match trial {
         Ok(trial) => trial,
-        Err(why) => {
+        Err(Failure::Impossible(why)) => return Finding::unknown(PROGRAMS, format!("not tried: {why}")),
+        Err(Failure::Refused(why)) => {
             return Finding::fail(
                 PROGRAMS,
                 format!("the kernel does not take them: {why}"),
-                "see `capabilities`, `kernel` and `locked memory`; in a container run privileged",
+                "see `capabilities`, `kernel` and `RLIMIT_MEMLOCK`; in a container run privileged",
             );
         }
     };
@@ -138,7 +139,7 @@ mod tests {
         }
     }
 
-    fn trial(refused: &[&str]) -> Result<Trial, String> {
+    fn trial(refused: &[&str]) -> Result<Trial, Failure> {
         let features =
             Features { set_retval: true, sk_storage: false, csum_ipv6: false, fib_src: false, tcx: true };
         let refused =
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(finding.state, State::Pass);
         let (there, missing) = finding.seen.split_once("; the agent works without").unwrap();
         assert!(there.contains("TCX") && missing.contains("socket storage"), "{there} | {missing}");
-        assert_eq!(features(&Err("no permission".into())).state, State::Unknown);
+        assert_eq!(features(&Err(Failure::Refused("no permission".into()))).state, State::Unknown);
     }
 
     #[test]
@@ -165,6 +166,11 @@ mod tests {
         ] {
             assert_eq!(programs(&trial(refused), Some(version)).state, expected, "{refused:?}");
         }
-        assert_eq!(programs(&Err("no".into()), None).state, State::Fail);
+        for (failure, expected) in [
+            (Failure::Refused("no".into()), State::Fail),
+            (Failure::Impossible("no mount namespace".into()), State::Unknown),
+        ] {
+            assert_eq!(programs(&Err(failure), None).state, expected);
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::net::topology::{Topology, Uplink};
 
 const UPLINKS: &str = "uplinks";
 const FORWARDING: &str = "forwarding";
-const SOURCES: &str = "source checks";
+const SOURCES: &str = "rp_filter";
 const MTU: &str = "MTU";
 
 fn names(uplinks: &[Uplink]) -> String {
@@ -79,9 +79,9 @@ pub(super) fn judge_source_checks(checks: &SourceChecks) -> Finding {
         .map(|(name, _)| name.as_str())
         .collect();
     if strict.is_empty() {
-        return Finding::pass(SOURCES, "rp_filter is not strict at any uplink");
+        return Finding::pass(SOURCES, "not strict at any uplink");
     }
-    let seen = format!("rp_filter is strict (1) at {}", strict.join(", "));
+    let seen = format!("strict (1) at {}", strict.join(", "));
     if checks.uplinks.len() < 2 {
         return Finding::pass(SOURCES, format!("{seen}, the only uplink"));
     }

@@ -2,7 +2,7 @@
 //! with the thread that made it, and the socket hooks are at a cgroup that only the connecting process is in.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
@@ -62,6 +62,22 @@ pub(super) enum Outcome {
     NoFamily,
 }
 
+/// Why there is no [`Trial`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// It cannot be made here.
+    Impossible(String),
+    /// Not even the maps can be made.
+    Refused(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Impossible(why) | Self::Refused(why)) = self;
+        f.write_str(why)
+    }
+}
+
 /// Where the bpf file system of the trial is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/proxy-agent-check";
@@ -75,14 +91,15 @@ const VIPS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 99, 0, 1)), IpAddr::V6(
 /// Loads all programs, and connects through a test VIP from below a cgroup, if there is one. For use where blocking is allowed.
 ///
 /// # Errors
-/// Why not even the maps could be made.
-pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial, String> {
+/// Why there is none.
+pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial, Failure> {
     let config = config(settings);
     let xdp = settings.xdp;
-    let work = move || -> Result<Trial> {
-        own_mounts()?;
+    let work = move || -> Result<Trial, Failure> {
+        own_mounts().map_err(|error| Failure::Impossible(format!("{error:#}")))?;
         let pins = Pins::new(Path::new(PINS));
-        let mut datapath = Datapath::open(&config, &pins, xdp)?;
+        let mut datapath =
+            Datapath::open(&config, &pins, xdp).map_err(|error| Failure::Refused(first_line(&error)))?;
         let features = datapath.features();
         let (mut loaded, mut refused) = (0, Vec::new());
         for (program, result) in datapath.try_programs() {
@@ -95,14 +112,13 @@ pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial,
             Some(cgroup) => connect(&mut datapath, cgroup).map_err(|error| format!("{error:#}")),
             None => Err("there is no cgroup2 hierarchy to attach to".to_owned()),
         };
-        // They would go with the mount, some time after this process.
-        pins.remove_all()?;
+        // They go with the mount as well, but some time after this process.
+        let _ = pins.remove_all();
         Ok(Trial { features, loaded, refused, connections })
     };
-    let thread =
-        thread::Builder::new().name("check".into()).spawn(work).map_err(|error| error.to_string())?;
-    let result = thread.join().map_err(|_| "the check panicked".to_owned())?;
-    result.map_err(|error| format!("{error:#}"))
+    let thread = thread::Builder::new().name("check".into()).spawn(work);
+    let thread = thread.map_err(|error| Failure::Impossible(error.to_string()))?;
+    thread.join().unwrap_or_else(|_| Err(Failure::Impossible("the check panicked".to_owned())))
 }
 
 fn config(settings: &Settings) -> ObjectConfig {

@@ -86,6 +86,7 @@ fn why(
         (true, ..) => "ready",
         (_, true, true) if is_used => "terminating, and used because it serves and no other is ready",
         (_, true, true) => return "terminating: it keeps the connections it has".to_owned(),
+        (_, true, false) => return "not ready: it keeps the connections it has".to_owned(),
         (_, false, true) => return "terminating, and does not serve any more".to_owned(),
         _ => return "not ready".to_owned(),
     };
