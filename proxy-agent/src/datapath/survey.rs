@@ -54,14 +54,22 @@ pub(crate) fn own_programs(pins: &Pins) -> BTreeSet<u32> {
     links.filter_map(|link| Some(sys::link_info(link.as_fd()).ok()?.program_id)).collect()
 }
 
-/// Names of all programs in this kernel, by their ids; 15 bytes of each are kept.
+/// Names of all programs in this kernel, by their ids; 15 bytes of each are kept. One that goes meanwhile is left out.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's, if there is no name for it.
 pub(crate) fn program_names() -> Result<BTreeMap<u32, String>> {
-    let name = |program: Result<aya::programs::ProgramInfo, _>| {
-        let program = program?;
-        Ok((program.id(), program.name_as_str().unwrap_or_default().to_owned()))
-    };
-    loaded_programs().map(name).collect()
+    let (mut names, mut failed) = (BTreeMap::new(), None);
+    for program in loaded_programs() {
+        match program {
+            Ok(program) => {
+                names.insert(program.id(), program.name_as_str().unwrap_or_default().to_owned());
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if names.is_empty() => Err(error.into()),
+        _ => Ok(names),
+    }
 }
