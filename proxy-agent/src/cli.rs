@@ -1,6 +1,9 @@
 //! The command line.
 
 mod arguments;
+mod check;
+mod filter;
+mod generate;
 mod run;
 mod unused;
 mod values;
@@ -12,6 +15,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::values::duration;
 pub use self::{
     arguments::normalise,
+    check::{CheckArgs, ExplainArgs},
+    filter::{BackendAddress, BackendFilter, ServiceFilter},
+    generate::{CompletionsArgs, ManArgs, completions, manual_page, write_manual_pages},
     run::RunArgs,
     unused::{Given, UnusedFlags},
     values::{BindAddress, NodePortAddresses, PortRange},
@@ -71,12 +77,20 @@ pub enum Command {
     ///
     /// Exits with 1 if no agent answers, or if this node is not ready.
     Status(StatusArgs),
+    /// Check whether the agent would work on this node with the same flags, and what to do where it would not.
+    ///
+    /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
+    Check(Box<CheckArgs>),
     /// Look into the pinned maps. Works whether or not an agent is running.
     Debug(DebugArgs),
     /// Detach every program and remove every pinned map of this node's agent.
     ///
     /// Services stop working on this node at once, unless another proxy serves them.
     Cleanup(PinArgs),
+    /// Print a script that completes this command line in a shell.
+    Completions(CompletionsArgs),
+    /// Print manual pages, in roff.
+    Man(ManArgs),
 }
 
 /// Arguments of `status`.
@@ -177,21 +191,24 @@ pub enum OutputFormat {
 #[derive(Debug, Subcommand)]
 pub enum DebugCommand {
     /// Every frontend and how many endpoints answer it.
-    Services,
+    Services(ServiceFilter),
     /// Every endpoint of every service port.
-    Backends,
+    Backends(BackendFilter),
     /// The flows that are being translated, packet by packet.
-    Flows,
+    Flows(BackendFilter),
     /// The unconnected UDP sockets that are being translated.
-    Sockets,
+    Sockets(BackendFilter),
     /// By which way each pod is served, and why.
     Pods,
     /// Which endpoint clients keep by session affinity.
-    Affinity,
+    Affinity(BackendFilter),
     /// What the programs counted.
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
     Trace(TraceArgs),
+    /// Each endpoint of a Service: is it used on this node, and why? Reads the Service where the agent does, so it takes the flags of
+    /// `run` that say where that is.
+    Explain(Box<ExplainArgs>),
 }
 
 /// Arguments of `debug trace`.

@@ -1,6 +1,7 @@
 //! The agent: sources -> store -> model -> plan -> data path.
 
 pub mod cgroup;
+pub mod check;
 pub mod cleanup;
 pub mod cli;
 mod clock;

@@ -1,19 +1,19 @@
 //! The command line of proxy-agent.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser as _;
 use proxy_agent::{
-    cleanup,
-    cli::{Cli, Command, normalise},
+    check, cleanup,
+    cli::{Cli, Command, completions, manual_page, normalise, write_manual_pages},
     config, debug, logging, run, status,
 };
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(normalise(std::env::args_os()));
     match dispatch(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -21,17 +21,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: &Cli) -> Result<()> {
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Run(args) => {
             let loaded = config::load(args, &cli.log)?;
             logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
             // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
-            runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })
+            runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })?;
         }
-        Command::Status(args) => runtime()?.block_on(status::run(args)),
-        Command::Debug(args) => debug::run(args),
-        Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args)),
+        Command::Status(args) => runtime()?.block_on(status::run(args))?,
+        Command::Check(args) => {
+            let is_well = runtime()?.block_on(check::run(args, &cli.log))?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Debug(args) => debug::run(args)?,
+        Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args))?,
+        Command::Completions(args) => print(&completions(args.shell))?,
+        Command::Man(args) => match &args.to {
+            Some(folder) => {
+                let count = write_manual_pages(folder)?;
+                println!("wrote {count} pages to {}", folder.display());
+            }
+            None => print(&manual_page(&args.subcommand)?)?,
+        },
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has seen enough (`| head`) is no error.
+fn print(text: &[u8]) -> Result<()> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
     }
 }
 

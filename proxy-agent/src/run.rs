@@ -4,7 +4,7 @@ mod ends;
 mod failures;
 mod fragments;
 mod network;
-mod origin;
+pub(crate) mod origin;
 mod others;
 mod outbound;
 mod pods;

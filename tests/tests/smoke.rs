@@ -42,6 +42,21 @@ fn pods_by_packets_and_generic_xdp() -> Result<()> {
     verdict(&scenario, failures)
 }
 
+/// What this kernel lacks is no fault.
+#[test]
+fn a_check_fails_nowhere() -> Result<()> {
+    // The verifier of an emulated processor is slow.
+    const VERIFIED: Duration = Duration::from_secs(300);
+    let cluster = Cluster::builder().nodes(1).build()?;
+    let node = cluster.node(0)?;
+    let mut args = cluster.agent_args(node, &[]);
+    args[0] = "check".to_owned();
+    let (code, table) = cluster.try_agent(node, &args, VERIFIED)?;
+    println!("{table}");
+    anyhow::ensure!(code == Some(0), "exit code {code:?}");
+    Ok(())
+}
+
 /// Clusters whose uplinks are such devices; none if the kernel has no such devices, which is said.
 fn stacked(uplink: Uplink) -> Result<Option<(Scenario, Failures)>> {
     let mut scenario = Scenario::without_agents(two_nodes(), "socket")?;

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The socket hooks: program name and `bpf_attach_type`.
-const SOCKET_HOOKS: [(&str, u32); 8] = [
+pub(super) const SOCKET_HOOKS: [(&str, u32); 8] = [
     ("connect4", 10),
     ("connect6", 11),
     ("sendmsg4", 14),

@@ -24,6 +24,7 @@ mod sizes;
 mod slices;
 mod socket_reader;
 mod surroundings;
+pub(crate) mod survey;
 mod sys;
 mod table;
 

@@ -22,6 +22,7 @@ const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -107,6 +108,8 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// What a link is attached to: the words of `bpf_link_info` behind the common part.
 pub(super) struct LinkInfo {
+    /// The kernel's id of its program.
+    pub(super) program_id: u32,
     /// `bpf_link_info.cgroup.cgroup_id`, for links of cgroups.
     pub(super) cgroup_id: u64,
     /// `bpf_link_info.{xdp,tcx}.ifindex`, for links of interfaces; 0 when the interface is gone.
@@ -115,6 +118,7 @@ pub(super) struct LinkInfo {
 
 /// Asks a link what it is attached to.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    const PROGRAM: usize = 8;
     const TARGET: usize = 16;
     let mut info = Attr::new();
     Attr::new()
@@ -124,7 +128,29 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         .call(BPF_OBJ_GET_INFO_BY_FD)?;
     let low = info.get_u32(TARGET);
     let cgroup_id = (info.get_u32(TARGET + 4) as u64) << 32 | low as u64;
-    Ok(LinkInfo { cgroup_id, ifindex: low })
+    Ok(LinkInfo { program_id: info.get_u32(PROGRAM), cgroup_id, ifindex: low })
+}
+
+/// The programs at a hook of a cgroup, without those of the cgroups above.
+pub(super) struct CgroupPrograms {
+    /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI` of whoever attached the first one; 0: no others may be attached.
+    pub(super) flags: u32,
+    /// The kernel's ids, in the order they run.
+    pub(super) ids: Vec<u32>,
+}
+
+/// Reads which programs are at a hook of a cgroup.
+pub(super) fn query_cgroup(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<CgroupPrograms> {
+    const FLAGS: usize = 12;
+    const COUNT: usize = 24;
+    /// As many as the kernel allows (`BPF_CGROUP_MAX_PROGS`).
+    const MAX: usize = 64;
+    let mut ids = vec![0u32; MAX];
+    let mut attr =
+        Attr::new().fd(0, cgroup).u32(4, attach_type).u64(16, ids.as_mut_ptr() as u64).u32(COUNT, MAX as u32);
+    attr.call(BPF_PROG_QUERY)?;
+    ids.truncate(attr.get_u32(COUNT) as usize);
+    Ok(CgroupPrograms { flags: attr.get_u32(FLAGS), ids })
 }
 
 /// A hash map, LRU or not: entries are looked at in batches, and looking at one is no use of it, so that an LRU map forgets

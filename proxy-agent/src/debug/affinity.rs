@@ -21,12 +21,12 @@ use crate::{
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AffinityRow {
-    service: Option<String>,
+    pub(super) service: Option<String>,
     /// None for sockets that were bound to no address when they connected.
     client: Option<IpAddr>,
     /// Cookie of the network namespace, of sockets only.
     netns: Option<u64>,
-    endpoint: SocketAddr,
+    pub(super) endpoint: SocketAddr,
     /// Since the client last opened a flow. After the timeout (`debug services`) it chooses anew.
     unused_seconds: Option<u64>,
 }

@@ -28,11 +28,11 @@ use crate::{
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct BackendRow {
-    service: String,
-    protocol: &'static str,
-    endpoint: SocketAddr,
+    pub(super) service: String,
+    pub(super) protocol: &'static str,
+    pub(super) endpoint: SocketAddr,
     /// Which clients may get it.
-    sets: Vec<&'static str>,
+    pub(super) sets: Vec<&'static str>,
     /// It serves; else it only finishes what it has.
     alive: bool,
 }

@@ -27,11 +27,11 @@ use crate::datapath::{
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct FlowRow {
-    service: Option<String>,
+    pub(super) service: Option<String>,
     protocol: &'static str,
     client: SocketAddr,
     vip: SocketAddr,
-    backend: SocketAddr,
+    pub(super) backend: SocketAddr,
     /// The source that the backend sees.
     source: SocketAddr,
     state: &'static str,

@@ -12,7 +12,7 @@ use crate::cli::OutputFormat;
 const GAP: u16 = 3;
 
 /// One line of a table, one object in JSON and YAML.
-pub(super) trait Row: Serialize {
+pub(crate) trait Row: Serialize {
     /// Titles of the columns.
     const HEADER: &'static [&'static str];
 
@@ -21,7 +21,7 @@ pub(super) trait Row: Serialize {
 }
 
 /// Formats rows.
-pub(super) fn render<R: Row>(rows: &[R], format: OutputFormat) -> Result<String> {
+pub(crate) fn render<R: Row>(rows: &[R], format: OutputFormat) -> Result<String> {
     match format {
         OutputFormat::Table => Ok(table(R::HEADER, rows.iter().map(Row::cells))),
         _ => document(&rows, format),
@@ -50,7 +50,7 @@ pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) ->
 }
 
 /// What stands in a table where there is nothing to say.
-pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 

@@ -33,7 +33,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceRow {
-    service: Option<String>,
+    pub(super) service: Option<String>,
     #[serde(rename = "type")]
     kind: Kind,
     address: String,

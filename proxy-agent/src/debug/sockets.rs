@@ -24,9 +24,9 @@ use crate::{
 pub(super) struct SocketRow {
     /// The kernel's; `ss -e` shows it as `sk`, in hexadecimal.
     cookie: u64,
-    service: Option<String>,
+    pub(super) service: Option<String>,
     vip: SocketAddr,
-    backend: SocketAddr,
+    pub(super) backend: SocketAddr,
 }
 
 impl Row for SocketRow {

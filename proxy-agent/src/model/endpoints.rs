@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Candidates<'a> {
     /// Sorted by address, of which each comes once.
-    found: Vec<(SocketAddr, &'a Endpoint)>,
+    pub(super) found: Vec<(SocketAddr, &'a Endpoint)>,
     here: Here<'a>,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Candidates<'a> {
         self.found.iter().map(|(_, endpoint)| *endpoint)
     }
 
-    fn is_local(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_local(&self, endpoint: &Endpoint) -> bool {
         endpoint.node.as_deref() == Some(self.here.node)
     }
 

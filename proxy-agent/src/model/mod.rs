@@ -2,6 +2,7 @@
 
 pub mod changes;
 mod endpoints;
+pub mod explain;
 mod intern;
 pub mod objects;
 pub mod plan;

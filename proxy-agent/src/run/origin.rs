@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Where Services come from.
-pub(super) struct Origin {
+pub(crate) struct Origin {
     node_name: String,
     kind: Kind,
 }
@@ -34,7 +34,7 @@ enum Kind {
 impl Origin {
     /// # Errors
     /// When an API server cannot be reached by any means with these settings.
-    pub(super) async fn of(settings: &Settings) -> Result<Self> {
+    pub(crate) async fn of(settings: &Settings) -> Result<Self> {
         let node_name = settings.node_name.clone();
         let kind = match &settings.manifests {
             Some(folder) => Kind::Manifests(folder.clone()),
@@ -60,7 +60,7 @@ impl Origin {
     }
 
     /// Begins to send changes.
-    pub(super) fn start(
+    pub(crate) fn start(
         self,
         changes: mpsc::Sender<Change>,
         state: watch::Sender<SourceState>,

@@ -8,17 +8,28 @@ use super::entries::{IptablesFamily, iptables_entries};
 const TABLES: [&str; 2] = ["nat", "mangle"];
 
 /// The first rule that changes where packets go; `None` if there is none, or none can be read.
-pub(super) fn redirect() -> Option<String> {
-    [IptablesFamily::V4, IptablesFamily::V6].into_iter().find_map(|family| {
+pub(crate) fn redirect() -> Option<String> {
+    tables().find_map(|(family, table, entries)| {
+        let target =
+            targets(&entries, family.target_offset()).find(|name| super::is_redirect_target(name))?;
+        Some(format!("iptables, table {table}, {target}"))
+    })
+}
+
+/// Is there a chain of this name in one of the tables?
+pub(crate) fn has_chain(name: &str) -> bool {
+    // The name is within the chain's first entry, ended by a zero (`struct xt_error_target`).
+    let name = [name.as_bytes(), &[0]].concat();
+    tables().any(|(.., entries)| entries.windows(name.len()).any(|window| window == name))
+}
+
+/// The entries of those of [`TABLES`] that are there and can be read.
+fn tables() -> impl Iterator<Item = (IptablesFamily, &'static str, Vec<u8>)> {
+    [IptablesFamily::V4, IptablesFamily::V6].into_iter().flat_map(|family| {
         let there = fs::read_to_string(family.tables_file()).unwrap_or_default();
         // To ask for a table makes it, and with it conntrack's hooks: only those that are there are asked for.
-        let tables = TABLES.into_iter().filter(|table| there.lines().any(|line| line == *table));
-        tables.into_iter().find_map(|table| {
-            let entries = iptables_entries(family, table).ok()?;
-            let target =
-                targets(&entries, family.target_offset()).find(|name| super::is_redirect_target(name))?;
-            Some(format!("iptables, table {table}, {target}"))
-        })
+        let tables = TABLES.into_iter().filter(move |table| there.lines().any(|line| line == *table));
+        tables.filter_map(move |table| Some((family, table, iptables_entries(family, table).ok()?)))
     })
 }
 

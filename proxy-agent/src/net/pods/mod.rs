@@ -2,10 +2,10 @@
 
 mod entries;
 mod events;
-mod iptables;
+pub(crate) mod iptables;
 mod judge;
 mod links;
-mod nftables;
+pub(crate) mod nftables;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -1,6 +1,6 @@
 //! Does the network namespace that this thread is in redirect packets, by rules of nftables? Those of `iptables-nft` are such, too.
 
-use std::io;
+use std::{collections::BTreeSet, fmt, io, ops::ControlFlow};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
@@ -11,9 +11,14 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
+const GET_CHAIN: u16 = 10 << 8 | 4;
 const GET_RULE: u16 = 10 << 8 | 7;
+/// Of rules and chains.
 const TABLE: u16 = 1;
+/// Of rules.
 const CHAIN: u16 = 2;
+/// Of chains.
+const CHAIN_NAME: u16 = 3;
 const EXPRESSIONS: u16 = 4;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -27,29 +32,83 @@ const TARGET_NAME: u16 = 1;
 /// # Errors
 /// The kernel's.
 pub(super) fn redirect() -> io::Result<Option<String>> {
+    let mut found = None;
+    list(GET_RULE, |rule| match redirecting(rule) {
+        Some(place) => {
+            found = Some(place.to_string());
+            ControlFlow::Break(())
+        }
+        None => ControlFlow::Continue(()),
+    })?;
+    Ok(found)
+}
+
+/// A chain, or where a rule is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ChainName {
+    /// Its table.
+    pub(crate) table: String,
+    /// Its name.
+    pub(crate) chain: String,
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nftables, table {}, chain {}", self.table, self.chain)
+    }
+}
+
+/// Where all rules are that change where packets go.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn redirects() -> io::Result<BTreeSet<ChainName>> {
+    let mut found = BTreeSet::new();
+    list(GET_RULE, |rule| {
+        found.extend(redirecting(rule));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// All chains.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn chains() -> io::Result<BTreeSet<ChainName>> {
+    let mut found = BTreeSet::new();
+    list(GET_CHAIN, |chain| {
+        found.insert(named(chain, CHAIN_NAME));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// Lists what there is of a kind, until `take` breaks off. Nothing, on a kernel without nftables.
+fn list(request: u16, mut take: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(), 0)?;
+    socket.send(&message_for(request), 0)?;
     loop {
         let (answers, _) = socket.recv_from_full()?;
         let mut rest = answers.as_slice();
         while let Some((kind, payload, further)) = message(rest) {
             rest = further;
             match kind {
-                NLMSG_DONE => return Ok(None),
+                NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => {
                     let code = payload.get(..4).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
                     return match code.map(i32::saturating_abs) {
                         // A kernel without nftables.
-                        Some(0 | libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => Ok(None),
+                        Some(0 | libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => Ok(()),
                         code => Err(io::Error::from_raw_os_error(code.unwrap_or(libc::EPROTO))),
                     };
                 }
                 _ => {
                     // The rest of the list goes with the socket.
-                    if let Some(place) = payload.get(NFGENMSG..).and_then(redirecting) {
-                        return Ok(Some(place));
+                    if payload.get(NFGENMSG..).is_some_and(|payload| take(payload).is_break()) {
+                        return Ok(());
                     }
                 }
             }
@@ -57,10 +116,10 @@ pub(super) fn redirect() -> io::Result<Option<String>> {
     }
 }
 
-fn request() -> Vec<u8> {
+fn message_for(request: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(((NLMSG_HEADER + NFGENMSG) as u32).to_ne_bytes());
-    bytes.extend(GET_RULE.to_ne_bytes());
+    bytes.extend(request.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     // Sequence number and port; then `struct nfgenmsg`: of all families.
     bytes.extend([0; 8 + NFGENMSG]);
@@ -98,8 +157,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Where a rule is, in words, if it redirects.
-fn redirecting(rule: &[u8]) -> Option<String> {
+/// The table and the chain that a rule or a chain names.
+fn named(message: &[u8], chain: u16) -> ChainName {
+    let name = |kind| find(message, kind).map(text).unwrap_or_default();
+    ChainName { table: name(TABLE), chain: name(chain) }
+}
+
+/// Where a rule is, if it redirects.
+fn redirecting(rule: &[u8]) -> Option<ChainName> {
     let expressions = find(rule, EXPRESSIONS)?;
     let redirects = attributes(expressions).any(|(_, expression)| {
         let name = find(expression, EXPRESSION_NAME).map(text).unwrap_or_default();
@@ -113,8 +178,7 @@ fn redirecting(rule: &[u8]) -> Option<String> {
             _ => false,
         }
     });
-    let name = |kind| find(rule, kind).map(text).unwrap_or_default();
-    redirects.then(|| format!("nftables, table {}, chain {}", name(TABLE), name(CHAIN)))
+    redirects.then(|| named(rule, CHAIN))
 }
 
 #[cfg(test)]
@@ -157,7 +221,7 @@ mod tests {
         ] {
             let rule = rule(&[("cmp", vec![]), (name, data)]);
             let place = expected.then(|| "nftables, table mesh, chain out".to_owned());
-            assert_eq!(redirecting(&rule), place, "{name}");
+            assert_eq!(redirecting(&rule).map(|place| place.to_string()), place, "{name}");
         }
         // Cut anywhere, it is read without a panic.
         let whole = rule(&[("redir", vec![])]);

@@ -96,6 +96,11 @@ impl Connection {
         self.client.clone()
     }
 
+    /// The API server's URL.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Watches until `cancel` or until nobody receives `changes`, through outages of any length. What is wrong is logged
     /// and shown in `state`.
     pub async fn watch(

@@ -1,0 +1,135 @@
+//! `proxy-agent check`: would the agent work on this node, with these flags? Needs no running agent and leaves nothing behind.
+//!
+//! Each check is a pure judgement over facts, and thin functions gather the facts:
+//!
+//! * [`kernel`], [`capabilities`], [`bpffs`], [`cgroup`]: what the agent stands on.
+//! * [`trial`], [`connect`], [`hooks`]: the programs are loaded, and a real connection is made through them.
+//! * [`foreign`], [`attached`], [`rules`], [`agent`]: who else translates or sees packets.
+//! * [`network`], [`xdp`]: interfaces and sysctls.
+//! * [`api_server`]: where Services come from.
+
+mod agent;
+mod api_server;
+mod attached;
+mod bpffs;
+mod capabilities;
+mod cgroup;
+mod connect;
+mod finding;
+mod foreign;
+mod hooks;
+mod kernel;
+mod network;
+mod processes;
+mod rules;
+mod trial;
+mod xdp;
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use nix::sys::{
+    resource::{RLIM_INFINITY, Resource, getrlimit},
+    utsname::uname,
+};
+
+use self::finding::Finding;
+use crate::{
+    cli::{CheckArgs, LogArgs, OutputFormat},
+    config::{self, Settings},
+    datapath::pins::Pins,
+    debug::output,
+    net::{
+        forwarding,
+        interfaces::{self, Interface},
+        topology::{Topology, Wishes},
+    },
+};
+
+/// Makes all checks and prints what they found to standard output. True if none failed.
+///
+/// # Errors
+/// When the flags or the configuration file cannot be used, or the output cannot be written.
+pub async fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
+    let loaded = config::load(&args.run, log)?;
+    let findings = findings(&loaded.settings).await?;
+    let mut text = output::render(&findings, args.output)?;
+    if args.output == OutputFormat::Table {
+        text += &format!("\n{}\n", finding::summary(&findings));
+    }
+    output::print(&text)?;
+    Ok(!finding::has_failures(&findings))
+}
+
+async fn findings(settings: &Settings) -> Result<Vec<Finding>> {
+    let release =
+        uname().context("cannot read the kernel's release")?.release().to_string_lossy().into_owned();
+    let version = kernel::parse(&release);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let processes = processes::list();
+    let cgroup = cgroup::gather(settings.cgroup_root.as_deref());
+    let cgroup_root = cgroup.path.clone().filter(|_| matches!(cgroup.is_cgroup2, Ok(true)));
+    let trial = trial::run(settings, cgroup_root.clone());
+    let mut findings = vec![
+        kernel::judge(&release),
+        kernel::locked_memory(version, locked_memory()?),
+        capabilities::judge(capabilities::parse(&status)),
+        kernel::features(&trial),
+        kernel::programs(&trial, version),
+        bpffs::judge(&bpffs::gather(&settings.bpffs)),
+        agent::judge(&agent::gather(&settings.bpffs, &processes), &settings.bpffs),
+        cgroup::judge(&cgroup, &processes),
+        cgroup::judge_classes(&cgroup, &processes, version),
+        hooks::judge(&trial),
+    ];
+
+    let netlink = interfaces::connect()?;
+    let interfaces = interfaces::read(&netlink).await?;
+    let topology = topology(settings, &interfaces);
+    let pins = Pins::new(&settings.bpffs);
+    let hooks = attached::read(&netlink, cgroup_root.as_deref(), &topology, &pins, settings.xdp).await;
+    let hooks = hooks.map_err(|error| format!("{error:#}"));
+    let rules = rules::gather();
+    let switched_off: Vec<&str> = forwarding::switched_off().collect();
+    findings.extend([
+        foreign::judge(&hooks),
+        foreign::judge_proxies(&hooks),
+        rules::judge_kube_proxy(&rules, &processes),
+        rules::judge_ipvs(&rules, &interfaces),
+        rules::judge_nat(&rules),
+        network::judge_uplinks(&topology, !settings.uplinks.is_empty()),
+        network::judge_forwarding(&topology.local_addresses, &switched_off),
+        network::judge_source_checks(&network::source_checks(&topology.uplinks)),
+        network::judge_mtu(&topology.uplinks, &topology.local_addresses),
+        xdp::judge(&xdp::gather(&topology.uplinks), settings.xdp, version),
+    ]);
+    findings.extend(of_api_server(settings).await);
+    Ok(findings)
+}
+
+async fn of_api_server(settings: &Settings) -> [Finding; 2] {
+    if settings.manifests.is_some() {
+        return api_server::skipped();
+    }
+    let facts = api_server::gather(settings).await;
+    [api_server::judge(&facts), api_server::judge_rights(&facts)]
+}
+
+/// The limit of locked memory in bytes; `None` if there is none.
+fn locked_memory() -> Result<Option<u64>> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).context("cannot read the limit of locked memory")?;
+    Ok((soft != RLIM_INFINITY).then_some(soft))
+}
+
+/// As `run` has it before it knows the Node object.
+fn topology(settings: &Settings, interfaces: &[Interface]) -> Topology {
+    let wishes = Wishes {
+        uplinks: settings.uplinks.clone(),
+        pod_interfaces: settings.pod_interfaces.clone(),
+        pod_datapath: settings.pod_datapath,
+        nodeport_addresses: settings.nodeport_addresses.clone(),
+        bind_address: settings.bind_address,
+        snat_addresses: settings.snat_addresses.clone(),
+    };
+    Topology::new(interfaces, &[], &wishes)
+}

@@ -1,0 +1,29 @@
+//! The flags of `proxy-agent check` and `debug explain`: those of `run`, and a few.
+
+use clap::Args;
+
+use super::{OutputFormat, RunArgs, filter};
+
+/// Arguments of `check`: those of `run`, so that an init container takes them over as they are.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
+    pub output: OutputFormat,
+
+    /// What the agent would be run with.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of `debug explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// The Service.
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = filter::parse_service)]
+    pub service: String,
+
+    /// What the agent is run with.
+    #[command(flatten)]
+    pub run: RunArgs,
+}

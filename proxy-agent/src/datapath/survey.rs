@@ -1,0 +1,75 @@
+//! What is attached in this kernel, by this agent and by others, and which of this agent's programs it takes. For `proxy-agent check`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use anyhow::Result;
+use aya::programs::loaded_programs;
+
+use super::{Datapath, hooks::SOCKET_HOOKS, pins::Pins, sys};
+
+/// The programs at a hook of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CgroupHook {
+    /// Like `connect4`.
+    pub(crate) name: &'static str,
+    /// Another program can be attached beside those that are there.
+    pub(crate) has_room: bool,
+    /// The kernel's ids, in the order they run.
+    pub(crate) ids: Vec<u32>,
+}
+
+impl Datapath {
+    /// Loads every program, attached to nothing.
+    pub(crate) fn try_programs(&mut self) -> Vec<(String, Result<()>)> {
+        let names: Vec<String> = self.object.ebpf().programs().map(|(name, _)| name.to_owned()).collect();
+        let object = &mut self.object;
+        names.into_iter().map(|name| (name.clone(), object.program(&name).map(drop))).collect()
+    }
+}
+
+/// The hooks of a cgroup that this agent uses.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn cgroup_hooks(cgroup: &Path) -> io::Result<Vec<CgroupHook>> {
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    let directory = File::open(cgroup)?;
+    let read = |(name, attach_type): &(&'static str, u32)| {
+        let sys::CgroupPrograms { flags, ids } = sys::query_cgroup(directory.as_fd(), *attach_type)?;
+        Ok(CgroupHook { name, has_room: ids.is_empty() || flags & BPF_F_ALLOW_MULTI != 0, ids })
+    };
+    SOCKET_HOOKS.iter().map(read).collect()
+}
+
+/// The kernel's ids of the programs that an agent attached by links with pins.
+pub(crate) fn own_programs(pins: &Pins) -> BTreeSet<u32> {
+    let names = pins.link_names().unwrap_or_default();
+    let links = names.iter().filter_map(|name| sys::open_pinned(&pins.link(name)).ok());
+    links.filter_map(|link| Some(sys::link_info(link.as_fd()).ok()?.program_id)).collect()
+}
+
+/// Names of all programs in this kernel, by their ids; 15 bytes of each are kept. One that goes meanwhile is left out.
+///
+/// # Errors
+/// The kernel's, if there is no name for it.
+pub(crate) fn program_names() -> Result<BTreeMap<u32, String>> {
+    let (mut names, mut failed) = (BTreeMap::new(), None);
+    for program in loaded_programs() {
+        match program {
+            Ok(program) => {
+                names.insert(program.id(), program.name_as_str().unwrap_or_default().to_owned());
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if names.is_empty() => Err(error.into()),
+        _ => Ok(names),
+    }
+}
