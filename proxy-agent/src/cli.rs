@@ -71,8 +71,24 @@ pub enum Command {
     Debug(DebugArgs),
     /// Detach every program and remove every pinned map of this node's agent.
     ///
-    /// Services stop working on this node at once, unless another proxy serves them.
-    Cleanup(PinArgs),
+    /// Services stop working on this node at once, unless another proxy serves them. It refuses while an agent runs.
+    Cleanup(CleanupArgs),
+}
+
+/// Arguments of `cleanup`.
+#[derive(Args, Clone, Debug)]
+pub struct CleanupArgs {
+    /// Where the maps are.
+    #[command(flatten)]
+    pub pins: PinArgs,
+
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do it while an agent runs. The agent ends; whatever started it should start it again.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Where the maps and links are pinned.

@@ -7,6 +7,7 @@ mod clock;
 pub mod config;
 pub mod datapath;
 pub mod debug;
+mod handover;
 pub mod logging;
 mod memory;
 pub mod model;

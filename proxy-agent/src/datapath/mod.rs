@@ -3,12 +3,14 @@
 pub mod address;
 pub(crate) mod answers;
 mod array;
+mod checks;
 mod clsact;
 mod filter;
 pub(crate) mod flows;
 mod hooks;
 mod ids;
 mod kernel_log;
+mod leftovers;
 mod link;
 pub mod maps;
 pub(crate) mod next_hops;
@@ -17,6 +19,7 @@ pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
 mod policies;
+mod prepared;
 mod rcu;
 pub mod services;
 mod sizes;
@@ -29,7 +32,7 @@ mod table;
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -51,7 +54,9 @@ use tracing::{info, warn};
 
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
+pub use leftovers::Leftover;
 pub use object::{Features, ObjectConfig};
+pub use prepared::Prepared;
 pub use services::{LostFrontend, Services};
 pub use socket_reader::{Kept, SocketReader};
 pub(crate) use sys::{netns_cookie, open_process, socket_cookie, take_descriptor};
@@ -76,6 +81,8 @@ pub struct Datapath {
     hooks: Hooks,
     surroundings: Surroundings,
     packet_pods: PacketPods,
+    /// What has the socket hooks.
+    cgroup: Option<PathBuf>,
     /// What is in the maps of services.
     pub services: Services,
 }
@@ -86,9 +93,20 @@ impl Datapath {
     /// # Errors
     /// When the kernel or its permissions do not allow it; with a hint of what to do.
     pub fn open(config: &ObjectConfig, pins: &Pins, xdp: XdpMode) -> Result<Self> {
-        pins.create()?;
-        maps::check_layouts(pins)?;
-        let object = Object::load(config, pins)?;
+        Self::open_prepared(Prepared::maps_only(config, pins)?, config, pins, xdp)
+    }
+
+    /// The same with programs that were loaded for it.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn open_prepared(
+        prepared: Prepared,
+        config: &ObjectConfig,
+        pins: &Pins,
+        xdp: XdpMode,
+    ) -> Result<Self> {
+        let Prepared(object) = prepared;
         maps::write_settings(pins, config.stored())?;
         let services = services::Maps::open(pins)
             .and_then(|maps| Services::restore(maps, generation()))
@@ -96,7 +114,8 @@ impl Datapath {
         let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
         let packet_pods = PacketPods::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
-        Ok(Self { pins: pins.clone(), object, hooks, surroundings, packet_pods, services })
+        let pins = pins.clone();
+        Ok(Self { pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
     }
 
     /// What this kernel can do.
@@ -116,6 +135,7 @@ impl Datapath {
     /// Attaches the socket hooks to everything below a cgroup.
     pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<()> {
         warn_if_not_root(cgroup);
+        self.cgroup = Some(cgroup.to_owned());
         self.hooks.attach_sockets(&mut self.object, cgroup)
     }
 

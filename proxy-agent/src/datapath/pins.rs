@@ -13,6 +13,9 @@ use nix::{
 use proxy_common::layout::ABI;
 use tracing::info;
 
+/// The directory by which an agent that waits asks for its turn.
+pub(crate) const SUCCESSOR: &str = "successor";
+
 /// The directories of one agent on the bpf file system.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -46,7 +49,7 @@ impl Pins {
     }
 
     /// Makes the directories.
-    pub(super) fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         if self.root.starts_with(BPFFS) {
             mount_bpffs()?;
         }
@@ -88,12 +91,14 @@ impl Pins {
         Ok(removed)
     }
 
-    /// Removes every pin; links first, so that no program is left without its maps. Returns how many there were.
-    pub fn remove_all(&self) -> Result<usize> {
-        let mut removed = 0;
-        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v");
+    /// The directories of pins that there are, links first.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub(super) fn directories(&self) -> Result<Vec<PathBuf>> {
+        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v") || name == SUCCESSOR;
         let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot read {}", self.root.display()))?,
         };
         let mut directories: Vec<PathBuf> = entries
@@ -103,7 +108,13 @@ impl Pins {
             })
             .collect();
         directories.sort();
-        for directory in directories {
+        Ok(directories)
+    }
+
+    /// Removes every pin; links first, so that no program is left without its maps. Returns how many there were.
+    pub fn remove_all(&self) -> Result<usize> {
+        let mut removed = 0;
+        for directory in self.directories()? {
             removed += remove_directory(&directory)?;
         }
         // Ours only if nothing else is in it.

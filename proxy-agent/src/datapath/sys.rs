@@ -107,6 +107,8 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// What a link is attached to: the words of `bpf_link_info` behind the common part.
 pub(super) struct LinkInfo {
+    /// `bpf_link_info.prog_id`.
+    pub(super) program_id: u32,
     /// `bpf_link_info.cgroup.cgroup_id`, for links of cgroups.
     pub(super) cgroup_id: u64,
     /// `bpf_link_info.{xdp,tcx}.ifindex`, for links of interfaces; 0 when the interface is gone.
@@ -115,6 +117,7 @@ pub(super) struct LinkInfo {
 
 /// Asks a link what it is attached to.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    const PROGRAM: usize = 8;
     const TARGET: usize = 16;
     let mut info = Attr::new();
     Attr::new()
@@ -124,7 +127,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         .call(BPF_OBJ_GET_INFO_BY_FD)?;
     let low = info.get_u32(TARGET);
     let cgroup_id = (info.get_u32(TARGET + 4) as u64) << 32 | low as u64;
-    Ok(LinkInfo { cgroup_id, ifindex: low })
+    Ok(LinkInfo { program_id: info.get_u32(PROGRAM), cgroup_id, ifindex: low })
 }
 
 /// A hash map, LRU or not: entries are looked at in batches, and looking at one is no use of it, so that an LRU map forgets

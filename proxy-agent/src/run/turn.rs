@@ -1,0 +1,181 @@
+//! Which of several agents with one `--bpffs` this is: waits for its turn, and hands over.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::interval,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Agent, QUEUE, object_config, servers::Servers};
+use crate::{
+    config::Settings,
+    datapath::{Prepared, pins::Pins},
+    handover::{Holder, Lock, Request, Waiting, is_free},
+    model::objects::Change,
+    observe::{Health, Listeners, Metrics, Role},
+    reaper,
+    source::SourceState,
+    sweeper,
+    sync::Sync,
+};
+
+/// How often a standby tries what it could not do.
+const RETRY: Duration = Duration::from_secs(1);
+/// The lock is free for a moment whenever it changes hands; after this its holder is gone.
+const VACANT: Duration = Duration::from_secs(1);
+
+/// What others see of this agent, whether it is its turn or not.
+pub(super) struct Observed {
+    pub(super) pins: Pins,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) counts: reaper::Counts,
+    pub(super) sweeps: sweeper::Counts,
+    pub(super) listeners: Listeners,
+}
+
+impl Observed {
+    pub(super) fn new(settings: &Settings, source: &watch::Receiver<SourceState>) -> Self {
+        let pins = Pins::new(&settings.bpffs);
+        let (counts, sweeps) = (reaper::Counts::default(), sweeper::Counts::default());
+        let health = Arc::new(Health::new(source.clone()));
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
+        Self { pins, health, metrics, counts, sweeps, listeners: Listeners::default() }
+    }
+}
+
+/// This agent's turn to write.
+pub(super) struct Turn {
+    pub(super) holder: Holder,
+    /// The agent before waits for it to be dropped.
+    pub(super) request: Option<Request>,
+    /// What the source said meanwhile.
+    pub(super) sync: Sync,
+    /// Programs that are loaded already.
+    pub(super) prepared: Option<Prepared>,
+}
+
+impl Turn {
+    /// Waits until no other agent writes. Asks the one that does to hand over once this one knows what to write.
+    ///
+    /// # Errors
+    /// When the kernel refuses the programs, or the source of services ends.
+    pub(super) async fn wait(
+        settings: &Settings,
+        observed: &Observed,
+        servers: &mut Servers,
+        inbox: &mut mpsc::Receiver<Change>,
+        source: &mut JoinHandle<Result<()>>,
+    ) -> Result<Self> {
+        let root = observed.pins.root();
+        let mut sync = Sync::new(&settings.node_name, settings.endpoint_settle_time);
+        if let Some(lock) = Lock::attempt_below(&observed.pins)? {
+            observed.metrics.set_active(true);
+            return Ok(Self { holder: Holder::new(root, lock), request: None, sync, prepared: None });
+        }
+        info!(
+            "another agent with the same --bpffs, {}, runs: standing by until it hands over or ends",
+            root.display()
+        );
+        observed.health.set_role(Role::Standby);
+        // What the kernel refuses is to be known while the other one serves.
+        let prepared = Prepared::load(&object_config(settings), &observed.pins)?;
+        let mut waiting = Waiting::start(&observed.pins)?;
+        let mut request = None;
+        let mut batch = Vec::new();
+        let mut retry = interval(RETRY);
+        let lock = loop {
+            tokio::select! {
+                lock = waiting.lock() => break lock?,
+                ended = &mut *source => {
+                    ended.context("the source of services ended unexpectedly")??;
+                    return Err(anyhow!("the source of services ended"));
+                }
+                // When nobody sends any more, the source says why.
+                count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
+                    tracing::debug!("took in {count} changes");
+                    for change in batch.drain(..) {
+                        observed.metrics.queued(&change);
+                        sync.take(change);
+                    }
+                }
+                _ = retry.tick() => servers.try_to_start(),
+            }
+            if request.is_none() && sync.is_complete() {
+                request =
+                    Request::attempt(root).with_context(|| format!("cannot ask for {}", root.display()))?;
+                if request.is_some() {
+                    info!("ready to serve: asking the other agent to hand over");
+                }
+            }
+        };
+        info!("the other agent handed over or ended: taking over");
+        observed.listeners.join();
+        observed.health.set_role(Role::Active);
+        observed.metrics.set_active(true);
+        Ok(Self { holder: Holder::new(root, lock), request, sync, prepared: Some(prepared) })
+    }
+}
+
+impl Agent {
+    /// Applies what a standby knows already. True if that is everything.
+    pub(super) async fn catch_up(&mut self) -> bool {
+        let mut synced = false;
+        if self.sync.is_complete() {
+            self.apply(&mut synced).await;
+        }
+        synced
+    }
+
+    /// Ends all writing for good, and answers health checks until another agent does. Returns when this one is cancelled.
+    ///
+    /// # Errors
+    /// When the agent that took over is gone: this one must be started again.
+    pub(super) async fn hand_over(
+        self,
+        holder: Holder,
+        reading: &CancellationToken,
+        servers: &mut Servers,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        info!("another agent with the same --bpffs asks for it: handing over");
+        self.metrics.set_active(false);
+        self.health.set_role(Role::Overtaken);
+        reading.cancel();
+        if let Err(error) = servers.listeners().share() {
+            warn!("health checks will have a gap: the listeners cannot be shared: {error}");
+        }
+        // All else of the agent ends here, threads included.
+        let Self { service_health, health, .. } = self;
+        let mut service_health = Some(service_health);
+        let (root, mut watch) = holder.release();
+        let mut vacant_since: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                () = watch.changed() => {}
+            }
+            if is_free(&root) {
+                if vacant_since.get_or_insert_with(Instant::now).elapsed() >= VACANT {
+                    return Err(anyhow!("the agent that took over is gone: this one must be started again"));
+                }
+                continue;
+            }
+            vacant_since = None;
+            if service_health.is_some() && !Request::is_there(&root) {
+                info!("the other agent serves now; this one waits to be ended");
+                service_health = None;
+                health.set_role(Role::Retired);
+                servers.step_aside();
+            }
+        }
+    }
+}
