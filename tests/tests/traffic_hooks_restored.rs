@@ -17,18 +17,20 @@ use proxy_tests::{
 const SOON: Duration = Duration::from_secs(20);
 const UPLINK: &str = "eth0";
 
-fn metrics(place: &Place) -> Result<String> {
-    place.netns.run(|| {
-        let mut stream = TcpStream::connect("127.0.0.1:10249")?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+fn get(place: &Place, address: &str, path: &str) -> Result<(String, String)> {
+    let text = place.netns.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)
-    })
+    })?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+    Ok((head.to_owned(), body.to_owned()))
 }
 
 fn restored(place: &Place) -> Result<u64> {
-    let text = metrics(place)?;
+    let (_, text) = get(place, "127.0.0.1:10249", "/metrics")?;
     let line = text.lines().find_map(|line| line.strip_prefix("proxy_agent_hooks_restored_total "));
     line.context("no such metric")?.parse().context(text.clone())
 }
@@ -71,6 +73,23 @@ fn served(scenario: &Scenario, what: &str) -> Result<()> {
     until(SOON, what, || Ok((is_served(scenario)? == [true, true]).then_some(())))
 }
 
+/// An `ingress` qdisc in the place of clsact: no program lands there, `/healthz` says why, and all is well when it is gone.
+fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
+    let place = &scenario.cluster.nodes[0].place;
+    tc(place, &["qdisc", "replace", "dev", UPLINK, "clsact"])?;
+    tc(place, &["qdisc", "del", "dev", UPLINK, "clsact"])?;
+    tc(place, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
+    place.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
+    until(SOON, "the problem to be said", || {
+        let (_, text) = get(place, "127.0.0.1:10256", "/healthz")?;
+        Ok(text.contains("in the place of clsact").then_some(()))
+    })?;
+    let filters = tc(place, &["filter", "show", "dev", UPLINK, "ingress"])?;
+    ensure!(filters.is_empty(), "{filters}");
+    tc(place, &["qdisc", "del", "dev", UPLINK, "ingress"])?;
+    served(scenario, "the programs to be back without the qdisc")
+}
+
 #[test]
 fn programs_come_back() -> Result<()> {
     let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &["--xdp", "generic"])?;
@@ -89,6 +108,10 @@ fn programs_come_back() -> Result<()> {
     let log = scenario.agents[0].log();
     ensure!(log.contains("uplink_ingress is not at eth0 any more"), "{log}");
     ensure!(log.contains("connect4 is not at cgroup any more"), "{log}");
+
+    if log.contains("(clsact)") {
+        taken_by_ingress(&scenario)?;
+    }
 
     // Refused: nothing changes. What would be removed has names.
     let error = format!("{:#}", scenario.agents[0].cleanup().err().context("not refused")?);
