@@ -42,13 +42,13 @@ use self::{
     quarantine::Quarantine,
     servers::Servers,
     sockets::Sockets,
-    turn::{Observed, Turn},
+    turn::{Known, Observed, Turn, object_config},
 };
 use crate::{
     cgroup,
-    cli::{PodDatapath, Reject},
+    cli::PodDatapath,
     config::{self, Loaded, Settings},
-    datapath::{Datapath, ObjectConfig, Prepared, netns_cookie},
+    datapath::{Datapath, Prepared, netns_cookie},
     handover::{Holder, Notice},
     memory,
     model::{objects::Change, plan::IpFamily},
@@ -102,14 +102,14 @@ pub async fn run(loaded: Loaded) -> Result<()> {
         turn = Turn::wait(settings, &observed, &mut servers, &mut inbox, &mut source) => turn?,
         () = cancel.cancelled() => return Ok(()),
     };
-    let Turn { mut holder, request, sync, prepared } = turn;
-    let mut agent = Agent::start(settings, interfaces::connect()?, observed, events, sync, prepared).await?;
-    let synced = agent.catch_up().await;
+    let Turn { mut holder, request, known } = turn;
+    let mut agent = Agent::start(settings, interfaces::connect()?, observed, events, known).await?;
+    agent.catch_up().await;
     servers.start().await?;
     drop(request);
     memory::give_back();
     let end = tokio::select! {
-        end = agent.follow(inbox, source_state, source, &cancel, &mut holder, synced) => end,
+        end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
         error = configuration_changed(loaded.file.as_ref()) => Err(error),
     };
     let result = match end {
@@ -128,6 +128,8 @@ struct Agent {
     wishes: Wishes,
     datapath: Datapath,
     sync: Sync,
+    /// Everything that the source had was written once.
+    synced: bool,
     pace: Pace,
     topology: Topology,
     /// How pods were served when the interfaces were looked at last.
@@ -164,9 +166,9 @@ impl Agent {
         netlink: Handle,
         observed: Observed,
         events: Events,
-        sync: Sync,
-        prepared: Option<Prepared>,
+        known: Known,
     ) -> Result<Self> {
+        let Known { sync, prepared, fills_first } = known;
         match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
             Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),
             Err(error) => warn!("{error:#}; local sockets may be given ports that the data path uses"),
@@ -187,7 +189,9 @@ impl Agent {
             Some(cgroup) => cgroup.clone(),
             None => cgroup::find_root()?,
         };
-        datapath.attach_sockets(&cgroup)?;
+        if !fills_first {
+            datapath.attach_sockets(&cgroup)?;
+        }
         info!(
             "pods: {}; node: socket hooks; xdp: {:?}; kernel: {:?}",
             describe(settings.pod_datapath),
@@ -211,6 +215,7 @@ impl Agent {
             },
             datapath,
             sync,
+            synced: false,
             pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
             followed: settings.pod_datapath,
@@ -234,6 +239,10 @@ impl Agent {
             _prober: prober,
         };
         agent.judge_node();
+        if fills_first {
+            agent.fill().await?;
+            agent.datapath.attach_sockets(&cgroup)?;
+        }
         agent.look_at_network().await?;
         if settings.pod_datapath == PodDatapath::Auto
             && let Err(error) = agent.datapath.load_pod_programs()
@@ -258,11 +267,10 @@ impl Agent {
         mut source: JoinHandle<Result<()>>,
         cancel: &CancellationToken,
         holder: &mut Holder,
-        mut synced: bool,
     ) -> Result<End> {
         let mut network = network::changes()?;
         // What is served decides which interfaces need programs.
-        let mut network_changed = synced.then(tokio::time::Instant::now);
+        let mut network_changed = self.synced.then(tokio::time::Instant::now);
         let mut batch = Vec::new();
         let mut quarantine = Quarantine::default();
         let mut retry = tokio::time::interval(RETRY);
@@ -310,7 +318,7 @@ impl Agent {
                     self.want_to_apply();
                 }
                 () = self.pace.due() => {
-                    if self.apply(&mut synced).await {
+                    if self.apply().await {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     self.pace.done();
@@ -354,7 +362,7 @@ impl Agent {
     }
 
     /// Brings the maps up to date. True if now other interfaces need programs than before.
-    async fn apply(&mut self, synced: &mut bool) -> bool {
+    async fn apply(&mut self) -> bool {
         let coming = self.sync.coming_udp_frontends(&self.topology.nodeport_addresses);
         self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
@@ -367,7 +375,7 @@ impl Agent {
         let usage = self.datapath.services.usage();
         self.metrics.set_usage(&usage);
         if round.failed == 0 && cidrs.is_ok() {
-            self.metrics.applied(started.elapsed(), !*synced);
+            self.metrics.applied(started.elapsed(), !self.synced);
         } else {
             self.metrics.failed();
         }
@@ -383,8 +391,8 @@ impl Agent {
             self.service_health.update(self.sync.health_checks().clone()).await;
         }
         debug!(services = round.services, elapsed = ?started.elapsed(), "applied");
-        if !*synced {
-            *synced = true;
+        if !self.synced {
+            self.synced = true;
             self.sockets.look_back();
             match self.seeder.pins.remove_other_layouts() {
                 Ok(0) => {}
@@ -398,22 +406,6 @@ impl Agent {
             );
         }
         self.pod_datapath() != self.followed
-    }
-}
-
-/// What the programs are told when they are loaded.
-fn object_config(settings: &Settings) -> ObjectConfig {
-    ObjectConfig {
-        snat_ports: settings.snat_ports,
-        snat_addresses: settings.snat_addresses.clone(),
-        external_cluster_ips: settings.external_cluster_ips,
-        sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
-        max_flows: settings.max_flows,
-        timeouts: settings.timeouts,
-        kernel_log: settings.kernel_log,
-        reset_removed_tcp: settings.reset_removed_tcp,
-        reject_with_reset: settings.reject == Reject::TcpReset,
-        localhost_nodeports: settings.localhost_nodeports,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Two agents on one node: one serves, the other waits, and takes over without anybody noticing. Needs root.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
@@ -190,4 +191,51 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
         ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
     }
     Ok(())
+}
+
+/// The maps have another layout than those that programs use, and nobody says which services there are: the programs that are there go on
+/// with their maps until the new ones are filled.
+#[test]
+fn another_layout_is_filled_before_programs_use_it() -> Result<()> {
+    let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &[])?;
+    let cluster = &scenario.cluster;
+    let pod = cluster.pod("pod-1a")?;
+    let inside = pod.call(scenario.target(Entry::ClusterIp, WEB, true)?).load()?;
+    let outside = cluster.client.call(scenario.target(Entry::NodePort(0), WEB, true)?).load()?;
+    let first = &mut scenario.agents[0];
+    first.terminate()?;
+    let bpffs = &cluster.node(0)?.bpffs;
+    let own = fs::read_dir(bpffs)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.to_string_lossy().contains("/maps-v"))
+        .context("no maps")?;
+    let other = bpffs.join("maps-v1");
+    fs::rename(&own, &other)?;
+    let manifests = cluster.manifests.path();
+    let away = manifests.with_extension("away");
+    fs::rename(manifests, &away)?;
+
+    let netns = &cluster.node(0)?.place.netns;
+    let mut second = cluster.start_another_agent(0, &[], "-second")?;
+    second.wait_for_log_for(SOON, "filling them before programs use them")?;
+    until(SOON, "the maps to be there", || Ok(own.join("frontends_v4").exists().then_some(())))?;
+    let status = until(SOON, "an answer", || Ok(get(netns, HEALTHZ, "/healthz").ok()))?.0;
+    ensure!(status == 503, "{status}");
+    inside.wait_for(50)?;
+    outside.wait_for(50)?;
+    ensure!(inside.report()?.failed == 0 && outside.report()?.failed == 0, "nothing was to change yet");
+
+    fs::rename(&away, manifests)?;
+    until(SOON, "the agent to serve", || {
+        Ok((get(netns, HEALTHZ, "/healthz").ok().map(|(status, _)| status) == Some(200)).then_some(()))
+    })?;
+    ensure!(!other.exists(), "the old maps take memory");
+    inside.wait_for(50)?;
+    outside.wait_for(50)?;
+    let (inside, outside) = (inside.stop()?, outside.stop()?);
+    ensure!(inside.failed == 0, "{inside:?}");
+    // The one that was open when programs changed: flows are not carried over.
+    ensure!(outside.failed <= 1, "{outside:?}");
+    second.terminate()?;
+    scenario.agents[0].start()
 }

@@ -70,6 +70,17 @@ impl Pins {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
+    /// Are programs attached that may use maps of another layout? What is in those of this one then is of long ago, if anything.
+    pub(crate) fn has_other_layouts(&self) -> bool {
+        let own = format!("maps-v{ABI}");
+        let directories = self.directories().unwrap_or_default();
+        let is_other = |directory: &PathBuf| {
+            let name = directory.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("maps-v") && *name != *own
+        };
+        directories.iter().any(is_other) && self.link_names().is_ok_and(|names| !names.is_empty())
+    }
+
     /// Removes maps of other layouts, which programs of an earlier release used: they take memory, and a later downgrade would find
     /// flows and services of long ago in them. To be called when this release serves. Returns how many there were.
     ///
@@ -184,7 +195,9 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
+        assert!(pins.has_other_layouts());
         assert_eq!(pins.remove_other_layouts().unwrap(), 3);
+        assert!(!pins.has_other_layouts());
         assert!(pins.map("b").exists() && pins.link("a").exists() && root.path().join("other/b").exists());
         assert!(!root.path().join("maps-v1").exists() && !root.path().join("maps-v999").exists());
         assert_eq!(pins.remove_other_layouts().unwrap(), 0);

@@ -79,12 +79,12 @@ impl Servers {
         &self.listeners
     }
 
-    /// A standby answers where nobody else does.
+    /// Before it serves, an agent answers where nobody else does.
     pub(super) fn try_to_start(&mut self) {
         for one in self.all.iter_mut().filter(|one| !one.is_open) {
             match self.listeners.bind(one.address) {
                 Ok(listener) => {
-                    info!("answering {} at {}, standing by", one.what, one.address);
+                    info!("answering {} at {}", one.what, one.address);
                     tokio::spawn(http::serve(listener, one.handler.clone(), self.in_front.clone()));
                     one.is_open = true;
                 }

@@ -12,14 +12,16 @@ use tokio::{
     time::interval,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Agent, QUEUE, object_config, servers::Servers};
+use super::{Agent, QUEUE, servers::Servers};
 use crate::{
+    cli::{PodDatapath, Reject},
     config::Settings,
-    datapath::{Prepared, pins::Pins},
+    datapath::{ObjectConfig, Prepared, pins::Pins},
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,
+    net::{interfaces, topology::Topology},
     observe::{Health, Listeners, Metrics, Role},
     reaper,
     source::SourceState,
@@ -57,10 +59,17 @@ pub(super) struct Turn {
     pub(super) holder: Holder,
     /// The agent before waits for it to be dropped.
     pub(super) request: Option<Request>,
+    pub(super) known: Known,
+}
+
+/// What an agent knows when its turn comes.
+pub(super) struct Known {
     /// What the source said meanwhile.
     pub(super) sync: Sync,
     /// Programs that are loaded already.
     pub(super) prepared: Option<Prepared>,
+    /// Programs that use maps of another layout are attached: they serve until those of this one are filled.
+    pub(super) fills_first: bool,
 }
 
 impl Turn {
@@ -76,63 +85,112 @@ impl Turn {
         source: &mut JoinHandle<Result<()>>,
     ) -> Result<Self> {
         let root = observed.pins.root();
-        let mut sync = Sync::new(&settings.node_name, settings.endpoint_settle_time);
-        if let Some(lock) = Lock::attempt_below(&observed.pins)? {
-            observed.metrics.set_active(true);
-            return Ok(Self { holder: Holder::new(root, lock), request: None, sync, prepared: None });
+        let mut lock = Lock::attempt_below(&observed.pins)?;
+        let fills_first = observed.pins.has_other_layouts();
+        let mut waiting = None;
+        let mut known = Known {
+            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
+            prepared: None,
+            fills_first,
+        };
+        if lock.is_none() {
+            info!(
+                "another agent with the same --bpffs, {}, runs: standing by until it hands over or ends",
+                root.display()
+            );
+            observed.health.set_role(Role::Standby);
+            waiting = Some(Waiting::start(&observed.pins)?);
+        } else if fills_first {
+            info!("the maps have another layout than those in use: filling them before programs use them");
         }
-        info!(
-            "another agent with the same --bpffs, {}, runs: standing by until it hands over or ends",
-            root.display()
-        );
-        observed.health.set_role(Role::Standby);
-        // What the kernel refuses is to be known while the other one serves.
-        let prepared = Prepared::load(&object_config(settings), &observed.pins)?;
-        let mut waiting = Waiting::start(&observed.pins)?;
+        if lock.is_none() || fills_first {
+            // What the kernel refuses is to be known while other programs serve.
+            known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
+        }
         let mut request = None;
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
         let lock = loop {
-            tokio::select! {
-                lock = waiting.lock() => break lock?,
-                ended = &mut *source => {
-                    ended.context("the source of services ended unexpectedly")??;
-                    return Err(anyhow!("the source of services ended"));
-                }
-                // When nobody sends any more, the source says why.
-                count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
-                    tracing::debug!("took in {count} changes");
-                    for change in batch.drain(..) {
-                        observed.metrics.queued(&change);
-                        sync.take(change);
-                    }
-                }
-                _ = retry.tick() => servers.try_to_start(),
-            }
-            if request.is_none() && sync.is_complete() {
+            lock = match lock {
+                Some(lock) if !fills_first || known.sync.is_complete() => break lock,
+                lock => lock,
+            };
+            if lock.is_none() && request.is_none() && known.sync.is_complete() {
                 request =
                     Request::attempt(root).with_context(|| format!("cannot ask for {}", root.display()))?;
                 if request.is_some() {
                     info!("ready to serve: asking the other agent to hand over");
                 }
             }
+            tokio::select! {
+                taken = taken(&mut waiting), if lock.is_none() => {
+                    lock = Some(taken?);
+                    info!("the other agent handed over or ended: taking over");
+                    observed.listeners.join();
+                    observed.health.set_role(Role::Active);
+                }
+                ended = &mut *source => {
+                    ended.context("the source of services ended unexpectedly")??;
+                    return Err(anyhow!("the source of services ended"));
+                }
+                // When nobody sends any more, the source says why.
+                count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
+                    debug!("took in {count} changes");
+                    for change in batch.drain(..) {
+                        observed.metrics.queued(&change);
+                        known.sync.take(change);
+                    }
+                }
+                _ = retry.tick() => servers.try_to_start(),
+            }
         };
-        info!("the other agent handed over or ended: taking over");
-        observed.listeners.join();
-        observed.health.set_role(Role::Active);
         observed.metrics.set_active(true);
-        Ok(Self { holder: Holder::new(root, lock), request, sync, prepared: Some(prepared) })
+        Ok(Self { holder: Holder::new(root, lock), request, known })
+    }
+}
+
+/// What the programs are told when they are loaded.
+pub(super) fn object_config(settings: &Settings) -> ObjectConfig {
+    ObjectConfig {
+        snat_ports: settings.snat_ports,
+        snat_addresses: settings.snat_addresses.clone(),
+        external_cluster_ips: settings.external_cluster_ips,
+        sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
+        max_flows: settings.max_flows,
+        timeouts: settings.timeouts,
+        kernel_log: settings.kernel_log,
+        reset_removed_tcp: settings.reset_removed_tcp,
+        reject_with_reset: settings.reject == Reject::TcpReset,
+        localhost_nodeports: settings.localhost_nodeports,
+    }
+}
+
+async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {
+    match waiting {
+        Some(waiting) => waiting.lock().await,
+        None => std::future::pending().await,
     }
 }
 
 impl Agent {
-    /// Applies what a standby knows already. True if that is everything.
-    pub(super) async fn catch_up(&mut self) -> bool {
-        let mut synced = false;
-        if self.sync.is_complete() {
-            self.apply(&mut synced).await;
+    /// Applies what is known when the agent starts, if that is everything.
+    pub(super) async fn catch_up(&mut self) {
+        if self.sync.is_complete() && !self.synced {
+            self.apply().await;
         }
-        synced
+    }
+
+    /// Fills the maps, before programs use them.
+    ///
+    /// # Errors
+    /// When the network cannot be looked at, or maps not be written.
+    pub(super) async fn fill(&mut self) -> Result<()> {
+        let interfaces = interfaces::read(&self.netlink).await?;
+        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &self.wishes);
+        self.sync.set_local_addresses(&topology.local_addresses);
+        self.datapath.fill(&topology)?;
+        self.catch_up().await;
+        Ok(())
     }
 
     /// Ends all writing for good, and answers health checks until another agent does. Returns when this one is cancelled.
