@@ -1,6 +1,6 @@
 //! What the agent answers over HTTP, and when.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +10,7 @@ use super::turn::Observed;
 use crate::{
     config::{self, Settings},
     observe::{
-        Events, Listeners, endpoints,
+        Events, Health, Listeners, Role, endpoints,
         events::Event,
         http::{self, Handler, Server},
     },
@@ -114,14 +114,17 @@ impl Servers {
     }
 
     /// Leaves the addresses to the agent that took over. Those that it does not use are answered again.
-    pub(super) fn step_aside(&mut self) {
+    pub(super) fn step_aside(&mut self, health: &Arc<Health>) {
         self.in_front.cancel();
         for one in &self.all {
             let (address, handler, cancel) = (one.address, one.handler.clone(), self.cancel.clone());
+            let health = health.clone();
             let answer = async move {
                 let listeners = Listeners::default();
                 loop {
                     tokio::time::sleep(AGAIN).await;
+                    // Not before: the last connections of the shared listeners are answered as before.
+                    health.set_role(Role::Retired);
                     if let Ok(listener) = listeners.bind(address) {
                         return http::serve(listener, handler, cancel).await;
                     }

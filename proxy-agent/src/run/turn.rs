@@ -231,8 +231,7 @@ impl Agent {
             if service_health.is_some() && !Request::is_there(&root) {
                 info!("the other agent serves now; this one waits to be ended");
                 service_health = None;
-                health.set_role(Role::Retired);
-                servers.step_aside();
+                servers.step_aside(&health);
             }
         }
     }
