@@ -42,10 +42,9 @@ use self::{
     quarantine::Quarantine,
     servers::Servers,
     sockets::Sockets,
-    turn::{Known, Observed, Turn, object_config},
+    turn::{Known, Observed, Turn, cgroup_root, object_config},
 };
 use crate::{
-    cgroup,
     cli::PodDatapath,
     config::{self, Loaded, Settings},
     datapath::{Datapath, Prepared, netns_cookie},
@@ -185,10 +184,7 @@ impl Agent {
         if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
         }
-        let cgroup = match &settings.cgroup_root {
-            Some(cgroup) => cgroup.clone(),
-            None => cgroup::find_root()?,
-        };
+        let cgroup = cgroup_root(settings)?;
         if !fills_first {
             datapath.attach_sockets(&cgroup)?;
         }

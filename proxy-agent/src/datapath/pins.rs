@@ -61,6 +61,11 @@ impl Pins {
         Ok(())
     }
 
+    /// Are the directories there?
+    pub(crate) fn are_there(&self) -> bool {
+        self.links().is_dir() && self.root.join(format!("maps-v{ABI}")).is_dir()
+    }
+
     /// Names of the pinned links.
     pub fn link_names(&self) -> io::Result<Vec<String>> {
         let entries = match std::fs::read_dir(self.links()) {

@@ -107,7 +107,10 @@ impl Waiting {
 
 /// Has nobody the lock? It is not kept.
 pub(crate) fn is_free(root: &Path) -> bool {
-    File::open(root).is_ok_and(|directory| directory.try_lock_shared().is_ok())
+    match File::open(root) {
+        Ok(directory) => directory.try_lock_shared().is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 pub(super) fn is_at(file: &File, path: &Path) -> bool {

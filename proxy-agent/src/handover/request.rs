@@ -10,7 +10,10 @@ use std::{
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::lock::{Lock, is_at};
-use crate::{datapath::pins::SUCCESSOR, source::manifests::FolderWatch};
+use crate::{
+    datapath::pins::{Pins, SUCCESSOR},
+    source::manifests::FolderWatch,
+};
 
 /// How often to look for what inotify does not show.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -67,20 +70,21 @@ impl Drop for Request {
 pub(crate) enum Notice {
     /// Another agent asks for the lock.
     Asked,
-    /// The directory is gone, and all pins with it.
+    /// Directories of pins are gone.
     Gone,
 }
 
 /// The lock, and what its holder is told.
 pub(crate) struct Holder {
+    pins: Pins,
     lock: Lock,
     watch: Watch,
 }
 
 impl Holder {
     /// Needs a tokio runtime.
-    pub(crate) fn new(root: &Path, lock: Lock) -> Self {
-        Self { lock, watch: Watch::new(root) }
+    pub(crate) fn new(pins: &Pins, lock: Lock) -> Self {
+        Self { pins: pins.clone(), lock, watch: Watch::new(pins.root()) }
     }
 
     /// Resolves when there is something to do; may be dropped midway.
@@ -88,10 +92,10 @@ impl Holder {
         loop {
             // Before looking, so that what changes in the meantime is seen as well.
             self.watch.events.attach();
-            if !self.lock.is_at(&self.watch.root) {
+            if !self.lock.is_at(self.pins.root()) || !self.pins.are_there() {
                 return Notice::Gone;
             }
-            if Request::is_there(&self.watch.root) {
+            if Request::is_there(self.pins.root()) {
                 return Notice::Asked;
             }
             self.watch.changed().await;
@@ -100,13 +104,12 @@ impl Holder {
 
     /// Releases the lock; the directory can still be watched.
     pub(crate) fn release(self) -> (PathBuf, Watch) {
-        (self.watch.root.clone(), self.watch)
+        (self.pins.root().to_owned(), self.watch)
     }
 }
 
 /// Watches the directory.
 pub(crate) struct Watch {
-    root: PathBuf,
     events: FolderWatch,
     recheck: Interval,
 }
@@ -115,7 +118,7 @@ impl Watch {
     fn new(root: &Path) -> Self {
         let mut recheck = interval(RECHECK);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { root: root.to_owned(), events: FolderWatch::new(root.to_owned()), recheck }
+        Self { events: FolderWatch::new(root.to_owned()), recheck }
     }
 
     /// Resolves when something changed, and once a second.

@@ -3,6 +3,7 @@ use std::{fs, path::Path, time::Duration};
 use tokio::time::timeout;
 
 use super::{lock::Lock, *};
+use crate::datapath::pins::Pins;
 
 /// Long enough on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,17 +63,24 @@ fn one_asks_at_a_time_and_a_directory_that_is_left_asks_nothing() {
 #[tokio::test]
 async fn the_holder_is_told() {
     let root = root();
-    let path = root.path().join("pins");
-    fs::create_dir(&path).unwrap();
-    let lock = take(&path);
-    let mut holder = Holder::new(&path, lock);
+    let pins = Pins::new(&root.path().join("pins"));
+    let maps = pins.map("any").parent().unwrap().to_owned();
+    let links = pins.root().join("links");
+    fs::create_dir_all(&maps).unwrap();
+    fs::create_dir_all(&links).unwrap();
+    let mut holder = Holder::new(&pins, take(pins.root()));
     let nothing = timeout(Duration::from_millis(100), holder.notice()).await;
     assert!(nothing.is_err(), "{nothing:?}");
-    let request = Request::attempt(&path).unwrap();
+    let request = Request::attempt(pins.root()).unwrap();
     assert_eq!(timeout(PATIENCE, holder.notice()).await, Ok(Notice::Asked));
     drop(request);
     let nothing = timeout(Duration::from_millis(100), holder.notice()).await;
     assert!(nothing.is_err(), "{nothing:?}");
-    fs::remove_dir(&path).unwrap();
+    fs::remove_dir(&links).unwrap();
     assert_eq!(timeout(PATIENCE, holder.notice()).await, Ok(Notice::Gone));
+    fs::create_dir(&links).unwrap();
+    fs::rename(pins.root(), root.path().join("away")).unwrap();
+    assert_eq!(timeout(PATIENCE, holder.notice()).await, Ok(Notice::Gone));
+    let (path, _watch) = holder.release();
+    assert!(is_free(&path));
 }

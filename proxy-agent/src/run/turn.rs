@@ -1,6 +1,7 @@
 //! Which of several agents with one `--bpffs` this is: waits for its turn, and hands over.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,13 +17,14 @@ use tracing::{debug, info, warn};
 
 use super::{Agent, QUEUE, servers::Servers};
 use crate::{
+    cgroup,
     cli::{PodDatapath, Reject},
     config::Settings,
-    datapath::{ObjectConfig, Prepared, pins::Pins},
+    datapath::{ObjectConfig, Prepared, pins::Pins, wait_for_readers},
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,
     net::{interfaces, topology::Topology},
-    observe::{Health, Listeners, Metrics, Role},
+    observe::{Health, Listeners, Metrics, Role, ServiceHealth},
     reaper,
     source::SourceState,
     sweeper,
@@ -105,6 +107,7 @@ impl Turn {
         }
         if lock.is_none() || fills_first {
             // What the kernel refuses is to be known while other programs serve.
+            cgroup_root(settings)?;
             known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
         }
         let mut request = None;
@@ -145,8 +148,13 @@ impl Turn {
             }
         };
         observed.metrics.set_active(true);
-        Ok(Self { holder: Holder::new(root, lock), request, known })
+        Ok(Self { holder: Holder::new(&observed.pins, lock), request, known })
     }
+}
+
+/// What the socket hooks serve.
+pub(super) fn cgroup_root(settings: &Settings) -> Result<PathBuf> {
+    settings.cgroup_root.clone().map_or_else(cgroup::find_root, Ok)
 }
 
 /// What the programs are told when they are loaded.
@@ -193,6 +201,12 @@ impl Agent {
         Ok(())
     }
 
+    /// Ends all else, threads included: what is not returned is dropped here.
+    fn end_but_for_health(self) -> (Arc<Health>, ServiceHealth) {
+        let Self { health, service_health, .. } = self;
+        (health, service_health)
+    }
+
     /// Ends all writing for good, and answers health checks until another agent does. Returns when this one is cancelled.
     ///
     /// # Errors
@@ -211,9 +225,12 @@ impl Agent {
         if let Err(error) = servers.listeners().share() {
             warn!("health checks will have a gap: the listeners cannot be shared: {error}");
         }
-        // All else of the agent ends here, threads included.
-        let Self { service_health, health, .. } = self;
+        let (health, service_health) = self.end_but_for_health();
         let mut service_health = Some(service_health);
+        // The successor uses slots and ids again that no program may still be reading.
+        tokio::task::spawn_blocking(wait_for_readers)
+            .await
+            .context("waiting for programs ended unexpectedly")?;
         let (root, mut watch) = holder.release();
         let mut vacant_since: Option<Instant> = None;
         loop {
