@@ -87,18 +87,17 @@ impl Holder {
         Self { pins: pins.clone(), lock, watch: Watch::new(pins.root()) }
     }
 
-    /// Resolves when there is something to do; may be dropped midway.
+    /// Resolves when there is something to do; may be dropped midway. Takes no system call before something changes, or a second is
+    /// over: it is asked for again with each change of a Service.
     pub(crate) async fn notice(&mut self) -> Notice {
         loop {
-            // Before looking, so that what changes in the meantime is seen as well.
-            self.watch.events.attach();
+            self.watch.changed().await;
             if !self.lock.is_at(self.pins.root()) || !self.pins.are_there() {
                 return Notice::Gone;
             }
             if Request::is_there(self.pins.root()) {
                 return Notice::Asked;
             }
-            self.watch.changed().await;
         }
     }
 
@@ -123,10 +122,12 @@ impl Watch {
 
     /// Resolves when something changed, and once a second.
     pub(crate) async fn changed(&mut self) {
-        self.events.attach();
         tokio::select! {
             _ = self.events.settled() => {}
+            // At once the first time.
             _ = self.recheck.tick() => {}
         }
+        // Before anyone looks, so that what changes in the meantime is seen as well.
+        self.events.attach();
     }
 }
