@@ -3,7 +3,6 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use futures::FutureExt as _;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -14,15 +13,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::listen::{Listeners, is_shared};
+use super::listen::{Listener, Listeners};
 
 /// How long to wait before an address that is taken is tried again for the first time; later longer.
 const BIND_SOON: Duration = Duration::from_millis(50);
@@ -30,7 +25,7 @@ const BIND_SOON: Duration = Duration::from_millis(50);
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// How long a client may take to send its request, and how long an idle connection is kept.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long connections may take to end when another agent took over.
+/// How long the last connections may take when another agent took over.
 const LINGER: Duration = Duration::from_secs(1);
 /// Connections served at the same time; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -134,7 +129,7 @@ impl Server {
     }
 }
 
-async fn bind_later(what: &str, address: SocketAddr, listeners: &Listeners) -> Arc<TcpListener> {
+async fn bind_later(what: &str, address: SocketAddr, listeners: &Listeners) -> Listener {
     // An agent that ends may take a moment to let go of its ports.
     let mut wait = BIND_SOON;
     loop {
@@ -152,7 +147,7 @@ async fn bind_later(what: &str, address: SocketAddr, listeners: &Listeners) -> A
 
 /// Answers at a listener until cancelled. Then it is closed, and its connections are cut; those of a listener that another agent
 /// shares, which answers from then on, may end first.
-pub async fn serve(listener: impl Into<Arc<TcpListener>>, handler: Handler, cancel: CancellationToken) {
+pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: CancellationToken) {
     let listener = listener.into();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -161,7 +156,7 @@ pub async fn serve(listener: impl Into<Arc<TcpListener>>, handler: Handler, canc
             // Closed never: `slots` lives as long as this.
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
-            match listener.accept().await {
+            match listener.socket().accept().await {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
                     connections.spawn(async move {
@@ -177,17 +172,11 @@ pub async fn serve(listener: impl Into<Arc<TcpListener>>, handler: Handler, canc
             }
         }
     };
-    cancel.run_until_cancelled(accept).await;
-    if is_shared(&listener) {
-        // The kernel gave these connections to this listener before it is closed.
-        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-            connections.spawn(converse(stream, handler.clone()));
-        }
-        drop(listener);
-        // What waits for this waits for the port alone.
-        tokio::spawn(tokio::time::timeout(LINGER, async move {
-            while connections.join_next().await.is_some() {}
-        }));
+    let mut accept = std::pin::pin!(accept);
+    cancel.run_until_cancelled(&mut accept).await;
+    if listener.leave_to_successor() {
+        // For those that began to connect before.
+        let _ = tokio::time::timeout(LINGER, accept).await;
     }
 }
 

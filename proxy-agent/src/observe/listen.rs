@@ -5,6 +5,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use nix::sys::socket::{
-    getsockopt, setsockopt,
+    setsockopt,
     sockopt::{Ipv6V6Only, ReusePort},
 };
 use tokio::net::{TcpListener, TcpSocket};
@@ -27,7 +28,56 @@ pub struct Listeners(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     joins: AtomicBool,
+    shares: AtomicBool,
     open: Mutex<Vec<Weak<TcpListener>>>,
+}
+
+/// A listener.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Arc<TcpListener>,
+    /// Whose it is.
+    state: Arc<State>,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Self {
+        Self { socket: Arc::new(socket), state: Arc::default() }
+    }
+}
+
+impl Listener {
+    /// The socket.
+    pub fn socket(&self) -> &TcpListener {
+        &self.socket
+    }
+
+    /// If another agent shares the port: has the kernel give it all new connections. True if so. Those whose handshake has begun still
+    /// come here; a listener that is closed resets them.
+    pub(super) fn leave_to_successor(&self) -> bool {
+        /// Of the sockets that share a port the successor's is the second, because it came last.
+        const SUCCESSOR: u32 = 1;
+        self.state.shares.load(Ordering::Relaxed) && choose(&self.socket, SUCCESSOR).is_ok()
+    }
+}
+
+/// Of the sockets that share a port with this one, has the kernel choose the one of this number (`SO_ATTACH_REUSEPORT_CBPF`). If there is
+/// none, it chooses as without.
+fn choose(listener: &TcpListener, number: u32) -> io::Result<()> {
+    const RETURN: u16 = 0x06;
+    let mut filter = libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: number };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut filter };
+    // SAFETY: the kernel reads the program, and through its pointer one instruction, for the time of the call; both are alive.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Listeners {
@@ -41,16 +91,18 @@ impl Listeners {
     /// # Errors
     /// The first one of the kernel; the other listeners are shared all the same.
     pub fn share(&self) -> io::Result<()> {
+        self.0.shares.store(true, Ordering::Relaxed);
         let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let results = open.iter().filter_map(Weak::upgrade).map(|listener| share(&listener));
-        results.fold(Ok(()), |all, one| all.and(one.map_err(io::Error::from)))
+        let results: Vec<_> =
+            open.iter().filter_map(Weak::upgrade).map(|listener| share(&listener)).collect();
+        Ok(results.into_iter().collect::<nix::Result<()>>()?)
     }
 
     /// Listens.
     ///
     /// # Errors
     /// When the address cannot be had.
-    pub fn bind(&self, address: SocketAddr) -> io::Result<Arc<TcpListener>> {
+    pub fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
         self.bind_with(address, false)
     }
 
@@ -58,11 +110,11 @@ impl Listeners {
     ///
     /// # Errors
     /// When the address cannot be had.
-    pub fn bind_one_family(&self, address: SocketAddr) -> io::Result<Arc<TcpListener>> {
+    pub fn bind_one_family(&self, address: SocketAddr) -> io::Result<Listener> {
         self.bind_with(address, true)
     }
 
-    fn bind_with(&self, address: SocketAddr, one_family: bool) -> io::Result<Arc<TcpListener>> {
+    fn bind_with(&self, address: SocketAddr, one_family: bool) -> io::Result<Listener> {
         let listener = match listen(address, one_family, false) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse && self.0.joins.load(Ordering::Relaxed) =>
@@ -75,13 +127,8 @@ impl Listeners {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|listener| listener.strong_count() > 0);
         open.push(Arc::downgrade(&listener));
-        Ok(listener)
+        Ok(Listener { socket: listener, state: self.0.clone() })
     }
-}
-
-/// May other processes listen at the same port?
-pub(super) fn is_shared(listener: &TcpListener) -> bool {
-    getsockopt(listener, ReusePort).unwrap_or(false)
 }
 
 fn share(listener: &TcpListener) -> nix::Result<()> {
@@ -108,18 +155,36 @@ mod tests {
     async fn a_port_is_shared_at_a_hand_over_only() {
         let old = Listeners::default();
         let first = old.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = first.local_addr().unwrap();
+        let address = first.socket().local_addr().unwrap();
         let new = Listeners::default();
         new.join();
         assert_eq!(new.bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse, "not handed over");
         old.share().unwrap();
         let refused = Listeners::default().bind(address).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "does not take over");
+        assert!(!first.leave_to_successor(), "there is none");
         let second = new.bind(address).unwrap();
+        assert!(first.leave_to_successor());
+        for _ in 0..32 {
+            let client = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = second.socket().accept().await.unwrap();
+            assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
+        }
         drop(first);
         let client = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (accepted, _) = second.accept().await.unwrap();
+        let (accepted, _) = second.socket().accept().await.unwrap();
         assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
+        assert!(!second.leave_to_successor(), "not handed over");
+        // The next one.
         new.share().unwrap();
+        let newest = Listeners::default();
+        newest.join();
+        let third = newest.bind(address).unwrap();
+        assert!(second.leave_to_successor());
+        for _ in 0..32 {
+            let client = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = third.socket().accept().await.unwrap();
+            assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
+        }
     }
 }
