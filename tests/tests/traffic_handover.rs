@@ -1,4 +1,4 @@
-//! Two agents on one node: one serves, the other waits, and takes over without anybody noticing. Needs root.
+//! Two agents on one node: one serves, the other waits, and takes over without a failed request. Needs root.
 
 use std::{
     fs,
@@ -193,7 +193,7 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     Ok(())
 }
 
-/// The maps have another layout than those that programs use, and nobody says which services there are: the programs that are there go on
+/// The maps have another layout than those that programs use, and the source is away: the attached programs go on
 /// with their maps until the new ones are filled.
 #[test]
 fn another_layout_is_filled_before_programs_use_it() -> Result<()> {

@@ -100,7 +100,7 @@ fn programs_come_back() -> Result<()> {
     let count = detach_all(node)?;
     ensure!(count >= 8 + 2, "{count} programs");
     until(SOON, "the programs to be gone", || Ok((is_served(&scenario)? == [false, false]).then_some(())))?;
-    // Whoever does this changes interfaces, too: without that it takes a minute.
+    // A change of the interfaces makes the agent look within 5 s; without one it takes a minute.
     node.place.netns.ip(&["link add other type veth peer name further".to_owned()])?;
     served(&scenario, "the programs to be back")?;
     let metric = restored(&node.place)?;

@@ -20,7 +20,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of a directory if nobody has it.
+    /// Takes the lock of a directory if it is free.
     ///
     /// # Errors
     /// `NotFound` without such a directory.
@@ -78,7 +78,7 @@ impl Lock {
     }
 }
 
-/// Waits for the lock on a thread of its own, which does not keep the process from ending.
+/// Waits for the lock on a separate thread, which does not keep the process from ending.
 #[derive(Debug)]
 pub(crate) struct Waiting(oneshot::Receiver<Result<Lock>>);
 
@@ -90,7 +90,7 @@ impl Waiting {
         let pins = pins.clone();
         thread::Builder::new()
             .name("lock".to_owned())
-            // Whoever waited may be gone: then the lock is released at once.
+            // If the receiver is gone, the lock is released at once.
             .spawn(move || drop(sender.send(Lock::wait(&pins))))
             .context("cannot start the thread that waits for the lock")?;
         Ok(Self(receiver))
@@ -105,7 +105,7 @@ impl Waiting {
     }
 }
 
-/// Has nobody the lock? It is not kept.
+/// Is the lock free? It is not taken.
 pub(crate) fn is_free(root: &Path) -> bool {
     match File::open(root) {
         Ok(directory) => directory.try_lock_shared().is_ok(),

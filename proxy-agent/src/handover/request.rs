@@ -127,7 +127,7 @@ impl Watch {
             // At once the first time.
             _ = self.recheck.tick() => {}
         }
-        // Before anyone looks, so that what changes in the meantime is seen as well.
+        // Before the caller looks, so that a change in the meantime is seen as well.
         self.events.attach();
     }
 }

@@ -1,6 +1,6 @@
 //! Listeners that another agent can share for a moment, so that health checks are answered without a gap when it takes over.
 //!
-//! A port is this agent's alone until it hands over: only then its sockets get `SO_REUSEPORT`, without which nobody else can bind there.
+//! A port is this agent's alone until it hands over: only then its sockets get `SO_REUSEPORT`, without which no other process can bind there.
 
 use std::{
     io,

@@ -41,7 +41,7 @@ impl Default for Checks {
 }
 
 impl Checks {
-    /// Interfaces changed: whoever changed them may have detached programs.
+    /// Interfaces changed: what changed them may have detached programs.
     pub(super) fn suspect(&mut self) {
         self.is_due = true;
     }

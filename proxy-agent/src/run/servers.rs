@@ -79,7 +79,7 @@ impl Servers {
         &self.listeners
     }
 
-    /// Before it serves, an agent answers where nobody else does.
+    /// Before it serves, an agent answers at addresses that are free.
     pub(super) fn try_to_start(&mut self) {
         for one in self.all.iter_mut().filter(|one| !one.is_open) {
             match self.listeners.bind(one.address) {

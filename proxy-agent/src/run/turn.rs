@@ -136,7 +136,7 @@ impl Turn {
                     ended.context("the source of services ended unexpectedly")??;
                     return Err(anyhow!("the source of services ended"));
                 }
-                // When nobody sends any more, the source says why.
+                // When all senders are gone, the source says why.
                 count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
                     debug!("took in {count} changes");
                     for change in batch.drain(..) {
