@@ -85,8 +85,8 @@ pub enum Command {
     Debug(DebugArgs),
     /// Detach every program and remove every pinned map of this node's agent.
     ///
-    /// Services stop working on this node at once, unless another proxy serves them.
-    Cleanup(PinArgs),
+    /// Services stop working on this node at once, unless another proxy serves them. It refuses while an agent runs.
+    Cleanup(CleanupArgs),
     /// Print a script that completes this command line in a shell.
     Completions(CompletionsArgs),
     /// Print manual pages, in roff.
@@ -103,6 +103,22 @@ pub struct StatusArgs {
     /// Format of what is printed.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Args, Clone, Debug)]
+pub struct CleanupArgs {
+    /// Where the maps are.
+    #[command(flatten)]
+    pub pins: PinArgs,
+
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do it while an agent runs. The agent ends; whatever started it should start it again.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Where the maps and links are pinned.

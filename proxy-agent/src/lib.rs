@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 pub mod datapath;
 pub mod debug;
+mod handover;
 mod host;
 pub mod logging;
 mod memory;

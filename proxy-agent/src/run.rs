@@ -1,5 +1,6 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
+mod check;
 mod ends;
 mod failures;
 mod fragments;
@@ -9,8 +10,10 @@ mod others;
 mod outbound;
 mod pods;
 mod quarantine;
+mod servers;
 mod sockets;
 mod stack;
+mod turn;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
@@ -27,22 +30,25 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use self::{
-    ends::{configuration_changed, stop_on_signal},
+    check::Checks,
+    ends::{End, configuration_changed, stop_on_signal},
     network::describe,
     origin::Origin,
     outbound::Seeder,
     pods::Pods,
     quarantine::Quarantine,
+    servers::Servers,
     sockets::Sockets,
+    turn::{Known, Observed, Turn, cgroup_root, object_config},
 };
 use crate::{
-    cgroup,
-    cli::{PodDatapath, Reject},
+    cli::PodDatapath,
     config::{self, Loaded, Settings},
-    datapath::{Datapath, ObjectConfig, in_step, netns_cookie, pins::Pins},
+    datapath::{Datapath, Prepared, in_step, netns_cookie},
+    handover::{Holder, Notice},
     memory,
     model::{objects::Change, plan::IpFamily},
     neighbours::Prober,
@@ -50,11 +56,11 @@ use crate::{
         forwarding, interfaces, reserved_ports,
         topology::{Topology, Wishes},
     },
-    observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, endpoints, events::Event, http::Server},
+    observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, events::Event},
     pace::Pace,
-    reaper::{Counts, Reaper, Records},
+    reaper::{Reaper, Records},
     source::SourceState,
-    sweeper::{self, Sweeper},
+    sweeper::Sweeper,
     sync::{NoLocalEndpoints, Sync},
 };
 
@@ -82,17 +88,32 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     let cancel = CancellationToken::new();
     let stop = stop_on_signal(cancel.clone())?;
 
-    let (changes, inbox) = mpsc::channel(QUEUE);
+    let (changes, mut inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
     let origin = Origin::of(settings).await?;
     let events = origin.events(cancel.clone());
-    let mut agent = Agent::start(settings, interfaces::connect()?, &source_state, events).await?;
-    agent.serve(settings, &cancel).await?;
-    let source = origin.start(changes, state, cancel.clone());
+    let observed = Observed::new(settings, &source_state);
+    let mut servers = Servers::new(settings, &observed, &events, &cancel);
+    // What lists and watches ends before this agent does if another one takes over.
+    let reading = cancel.child_token();
+    let mut source = origin.start(changes, state, reading.clone());
+    let turn = tokio::select! {
+        turn = Turn::wait(settings, &observed, &mut servers, &mut inbox, &mut source) => turn?,
+        () = cancel.cancelled() => return Ok(()),
+    };
+    let Turn { mut holder, request, known } = turn;
+    let mut agent = Agent::start(settings, interfaces::connect()?, observed, events, known).await?;
+    agent.catch_up().await;
+    servers.start().await?;
+    drop(request);
     memory::give_back();
-    let result = tokio::select! {
-        result = agent.follow(inbox, source_state, source, &cancel) => result,
+    let end = tokio::select! {
+        end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
         error = configuration_changed(loaded.file.as_ref()) => Err(error),
+    };
+    let result = match end {
+        Ok(End::HandOver) => agent.hand_over(holder, &reading, &mut servers, &cancel).await,
+        end => end.map(drop),
     };
     cancel.cancel();
     stop.abort();
@@ -106,6 +127,8 @@ struct Agent {
     wishes: Wishes,
     datapath: Datapath,
     sync: Sync,
+    /// Everything that the source had was written once.
+    synced: bool,
     pace: Pace,
     topology: Topology,
     /// How pods were served when the interfaces were looked at last.
@@ -133,6 +156,7 @@ struct Agent {
     metrics: Arc<Metrics>,
     events: Events,
     drops: Drops,
+    checks: Checks,
     _sweeper: Sweeper,
     _prober: Prober,
 }
@@ -141,9 +165,11 @@ impl Agent {
     async fn start(
         settings: &Settings,
         netlink: Handle,
-        source: &watch::Receiver<SourceState>,
+        observed: Observed,
         events: Events,
+        known: Known,
     ) -> Result<Self> {
+        let Known { sync, prepared, fills_first } = known;
         match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
             Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),
             Err(error) => warn!("{error:#}; local sockets may be given ports that the data path uses"),
@@ -153,29 +179,17 @@ impl Agent {
                 "{file} is 0: the kernel passes no packet on, so nodePorts reach no pod; CNI plugins usually set it to 1"
             );
         }
-        let config = ObjectConfig {
-            snat_ports: settings.snat_ports,
-            snat_addresses: settings.snat_addresses.clone(),
-            external_cluster_ips: settings.external_cluster_ips,
-            sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
-            max_flows: settings.max_flows,
-            timeouts: settings.timeouts,
-            kernel_log: settings.kernel_log,
-            reset_removed_tcp: settings.reset_removed_tcp,
-            reject_with_reset: settings.reject == Reject::TcpReset,
-            localhost_nodeports: settings.localhost_nodeports,
-        };
-        let pins = Pins::new(&settings.bpffs);
-        let counts = Counts::default();
-        let mut datapath = Datapath::open(&config, &pins, settings.xdp)?;
+        let config = object_config(settings);
+        let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
+        let prepared = prepared.map_or_else(|| Prepared::maps_only(&config, &pins), Ok)?;
+        let mut datapath = Datapath::open_prepared(prepared, &config, &pins, settings.xdp)?;
         if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
         }
-        let cgroup = match &settings.cgroup_root {
-            Some(cgroup) => cgroup.clone(),
-            None => cgroup::find_root()?,
-        };
-        datapath.attach_sockets(&cgroup)?;
+        let cgroup = cgroup_root(settings)?;
+        if !fills_first {
+            datapath.attach_sockets(&cgroup)?;
+        }
         info!(
             "pods: {}; node: socket hooks; xdp: {:?}; kernel: {:?}",
             describe(settings.pod_datapath),
@@ -184,9 +198,6 @@ impl Agent {
         );
         let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
         let reaper = Reaper::start(records, counts.clone());
-        let health = Arc::new(Health::new(source.clone(), settings.min_sync_period));
-        let sweeps = sweeper::Counts::default();
-        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
         let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
         let pods = Pods::new(settings.pod_datapath == PodDatapath::Auto, datapath.packet_pods());
         let prober = Prober::start(&pins)?;
@@ -201,7 +212,8 @@ impl Agent {
                 snat_addresses: settings.snat_addresses.clone(),
             },
             datapath,
-            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
+            sync,
+            synced: false,
             pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
             followed: settings.pod_datapath,
@@ -216,11 +228,12 @@ impl Agent {
             knows_namespaces: false,
             knows_cookies: netns_cookie().is_ok(),
             fragments_failed: false,
-            service_health: ServiceHealth::new(health.clone(), events.clone()),
+            service_health: ServiceHealth::new(health.clone(), events.clone()).with_listeners(listeners),
             health,
             metrics,
             events,
             drops: Drops::default(),
+            checks: Checks::default(),
             _sweeper: sweeper,
             _prober: prober,
         };
@@ -229,6 +242,10 @@ impl Agent {
             agent.health.inherit();
         }
         agent.judge_node();
+        if fills_first {
+            agent.fill().await?;
+            agent.datapath.attach_sockets(&cgroup)?;
+        }
         agent.look_at_network().await?;
         if settings.pod_datapath == PodDatapath::Auto
             && let Err(error) = agent.datapath.load_pod_programs()
@@ -238,23 +255,6 @@ impl Agent {
         agent.attach_first();
         agent.events.send(Event::starting());
         Ok(agent)
-    }
-
-    /// Answers health checks and scrapes until cancelled.
-    async fn serve(&mut self, settings: &Settings, cancel: &CancellationToken) -> Result<()> {
-        let health = endpoints::health(&self.health, &self.metrics);
-        let metrics =
-            endpoints::metrics(&self.metrics, &self.health, &config::configz(settings), &settings.node_name);
-        for (what, address, handler, reason) in [
-            ("health checks", settings.healthz_bind_address, health, "FailedToStartProxierHealthcheck"),
-            ("metrics", settings.metrics_bind_address, metrics, "FailedToStartMetricServer"),
-        ] {
-            let events = self.events.clone();
-            let on_failure = Box::new(move |why: &str| events.send(Event::server_failed(reason, why)));
-            let must_bind = settings.bind_address_hard_fail;
-            Server { what, address, handler, must_bind, on_failure }.start(cancel.clone()).await?;
-        }
-        Ok(())
     }
 
     /// Whether load balancers should send new connections here, by the Node object. After a restart, an API server that is away says
@@ -271,24 +271,31 @@ impl Agent {
         mut source_state: watch::Receiver<SourceState>,
         mut source: JoinHandle<Result<()>>,
         cancel: &CancellationToken,
-    ) -> Result<()> {
+        holder: &mut Holder,
+    ) -> Result<End> {
         let mut network = network::changes()?;
-        let mut network_changed: Option<tokio::time::Instant> = None;
+        // What is served decides which interfaces need programs.
+        let mut network_changed = self.synced.then(tokio::time::Instant::now);
         let mut batch = Vec::new();
         let mut quarantine = Quarantine::default();
-        let mut synced = false;
         let mut retry = tokio::time::interval(RETRY);
         loop {
             self.health.turns();
             tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
+                () = cancel.cancelled() => return Ok(End::Stopped),
+                notice = holder.notice() => match notice {
+                    Notice::Asked => return Ok(End::HandOver),
+                    Notice::Gone => bail!("the pinned maps and links were removed: the agent must be started again"),
+                },
                 ended = &mut source => {
-                    return ended.context("the source of services ended unexpectedly")?;
+                    ended.context("the source of services ended unexpectedly")??;
+                    return Ok(End::Stopped);
                 }
                 count = inbox.recv_many(&mut batch, QUEUE) => {
                     if count == 0 {
                         // Nobody sends any more: the source says why.
-                        return (&mut source).await.context("the source of services ended unexpectedly")?;
+                        (&mut source).await.context("the source of services ended unexpectedly")??;
+                        return Ok(End::Stopped);
                     }
                     let knew_node = self.sync.node_addresses().to_vec();
                     for change in batch.drain(..) {
@@ -306,20 +313,18 @@ impl Agent {
                         warn!("lost track of the interfaces; looking again");
                         network = network::changes()?;
                     }
+                    self.checks.suspect();
                     network_changed.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
                 }
                 () = settled(network_changed) => {
-                    network_changed = None;
-                    if let Err(error) = self.look_at_network().await {
-                        error!("{error:#}");
-                    }
+                    network_changed = self.look_or_retry().await;
                     self.want_to_apply();
                 }
                 () = settled(self.sync.settles_at().map(Into::into)), if !self.pace.is_wanted() => {
                     self.want_to_apply();
                 }
                 () = self.pace.due() => {
-                    if self.apply(&mut synced).await {
+                    if self.apply().await {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     self.pace.done();
@@ -333,7 +338,8 @@ impl Agent {
                     self.tell_of_drops();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
-                    if self.datapath.failed_hooks().next().is_some()
+                    if self.check_hooks().await
+                        || self.datapath.failed_hooks().next().is_some()
                         || self.lost_rule()
                         || self.lost_rule_for_fragments()
                     {
@@ -362,7 +368,7 @@ impl Agent {
     }
 
     /// Brings the maps up to date. True if now other interfaces need programs than before.
-    async fn apply(&mut self, synced: &mut bool) -> bool {
+    async fn apply(&mut self) -> bool {
         let coming = self.sync.coming_udp_frontends(&self.topology.nodeport_addresses);
         self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
@@ -375,7 +381,7 @@ impl Agent {
         let usage = self.datapath.services.usage();
         self.metrics.set_usage(&usage);
         if round.failed == 0 && cidrs.is_ok() {
-            self.metrics.applied(started.elapsed(), !*synced);
+            self.metrics.applied(started.elapsed(), !self.synced);
         } else {
             self.metrics.failed();
         }
@@ -391,8 +397,8 @@ impl Agent {
             self.service_health.update(self.sync.health_checks().clone()).await;
         }
         debug!(services = round.services, elapsed = ?started.elapsed(), "applied");
-        if !*synced {
-            *synced = true;
+        if !self.synced {
+            self.synced = true;
             self.sockets.look_back();
             if let Err(error) = in_step::mark(&self.seeder.pins) {
                 warn!(

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::programs::{
     SchedClassifier, TcAttachType,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
 };
+use nix::net::if_::if_nametoindex;
 
 use super::{link::Attached, object::Object};
-use crate::net::{filters::Filter, topology::Topology};
+use crate::net::{
+    filters::{Direction, Filter},
+    qdisc,
+    topology::Topology,
+};
 
 /// [`Hook::how`](super::Hook::how) of filters.
 pub(super) const CLSACT: &str = "clsact";
@@ -20,7 +25,8 @@ const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x7078);
 
 /// Is it one of ours?
 pub(super) fn is_own_filter(filter: &Filter) -> bool {
-    (filter.priority, filter.handle) == (CLSACT_PRIORITY, u32::from(CLSACT_HANDLE))
+    let is_name = ["uplink_", "pod_"].iter().any(|start| filter.name.starts_with(start));
+    is_name && (filter.priority, filter.handle) == (CLSACT_PRIORITY, u32::from(CLSACT_HANDLE))
 }
 
 /// Attaches by a filter of the clsact qdisc, which outlives the agent by itself; replaces an earlier agent's.
@@ -39,6 +45,16 @@ pub(super) fn attach_clsact(
             .any(|error| error.raw_os_error() == Some(libc::EEXIST));
         if !exists && !format!("{error:#}").contains("exists") {
             return Err(error.context("cannot add a clsact qdisc"));
+        }
+        // A filter for what leaves would land among those for what comes in, without an error.
+        let index = if_nametoindex(interface).context("no such interface")?;
+        if let Some(kind) = qdisc::at_ingress(index).context("cannot look at the qdiscs")?
+            && kind != "clsact"
+        {
+            bail!(
+                "another program has made a qdisc `{kind}` in the place of clsact, which has no egress: `tc qdisc del dev \
+                 {interface} {kind}` removes it, and Linux 6.6 needs none"
+            );
         }
     }
     let program: &mut SchedClassifier =
@@ -70,6 +86,18 @@ pub(super) fn detach_stale_clsact(topology: &Topology) {
     let Ok(interfaces) = nix::net::if_::if_nameindex() else { return };
     let names = interfaces.iter().filter_map(|interface| interface.name().to_str().ok());
     names.filter(|name| !wanted.contains(name)).for_each(detach_clsact);
+}
+
+/// Removes our filter from one direction of an interface.
+pub(super) fn detach_filter(interface: &str, direction: Direction) -> Result<()> {
+    let direction = match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    };
+    // Dropping a link to a filter removes it.
+    SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+        .map(drop)
+        .with_context(|| format!("cannot detach the filter from {interface}"))
 }
 
 /// Removes our clsact filters from an interface.

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
+use nix::net::if_::if_nametoindex;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -49,6 +50,16 @@ pub struct Hook {
     /// How: `cgroup link`, `tcx`, `clsact`, `xdp native`, `xdp generic`.
     pub how: &'static str,
 }
+
+impl Hook {
+    /// Is it at a cgroup?
+    pub fn is_of_sockets(&self) -> bool {
+        self.how == CGROUP
+    }
+}
+
+/// [`Hook::how`] of socket hooks.
+const CGROUP: &str = "cgroup link";
 
 /// What is attached.
 pub(super) struct Hooks {
@@ -98,10 +109,41 @@ impl Hooks {
             let target = Target::Cgroup { directory: directory.as_fd(), id, attach_type };
             link::attach(&self.pins, &name, &fd, target)
                 .with_context(|| format!("cannot attach {program} to the cgroup {}", cgroup.display()))?;
-            let hook = Hook { at: "cgroup".into(), program: program.into(), how: "cgroup link" };
+            let hook = Hook { at: "cgroup".into(), program: program.into(), how: CGROUP };
             self.attached.insert(name, hook);
         }
         Ok(())
+    }
+
+    /// What was attached by a link that the kernel does not have any more, or that has another program. It counts as not attached
+    /// from now on. What was at an interface that is gone is left out: it goes with the topology.
+    pub(super) fn forget_lost_links(&mut self, object: &Object) -> Vec<Hook> {
+        let is_lost = |name: &str, hook: &Hook| {
+            let is_there = || hook.is_of_sockets() || if_nametoindex(hook.at.as_str()).ok() == index_of(name);
+            hook.how != CLSACT
+                && !link::is_attached(&self.pins, name, object.program_id(&hook.program))
+                && is_there()
+        };
+        let lost: Vec<String> = self
+            .attached
+            .iter()
+            .filter(|(name, hook)| is_lost(name, hook))
+            .map(|(name, _)| name.clone())
+            .collect();
+        lost.iter().filter_map(|name| self.attached.remove(name)).collect()
+    }
+
+    /// What was attached by filters, with the index of the interface.
+    pub(super) fn filters(&self) -> Vec<(u32, Hook)> {
+        let filters = self.attached.iter().filter(|(_, hook)| hook.how == CLSACT);
+        filters.filter_map(|(name, hook)| Some((index_of(name)?, hook.clone()))).collect()
+    }
+
+    /// A filter is gone.
+    pub(super) fn forget_filter(&mut self, index: u32, hook: &Hook) {
+        self.attached.retain(|name, other| {
+            other != hook || !["ingress", "egress"].iter().any(|way| *name == format!("tc-{index}-{way}"))
+        });
     }
 
     /// Attaches to the uplinks of a topology. What is to be attached to or detached from pods' interfaces waits for
@@ -335,6 +377,11 @@ impl Hooks {
             }
         }
     }
+}
+
+/// The interface of a link, by its name.
+fn index_of(link: &str) -> Option<u32> {
+    link.split('-').nth(1)?.parse().ok()
 }
 
 /// What the link of a tc program is pinned as.

@@ -83,6 +83,16 @@ pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Targe
     Ok(Attached::New)
 }
 
+/// Is what is pinned under a name attached to anything, with this program if its id is known?
+pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool {
+    let info = sys::open_pinned(&pins.link(name)).and_then(|link| sys::link_info(link.as_fd()));
+    info.is_ok_and(|info| {
+        // 0 when the kernel has detached it.
+        let target = if name.starts_with("cgroup-") { info.cgroup_id } else { info.ifindex.into() };
+        target != 0 && program.is_none_or(|program| program == info.program_id)
+    })
+}
+
 /// Detaches what is pinned under a name, at once: without that the kernel does it some time after [`detach`].
 pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
     if let Ok(link) = sys::open_pinned(&pins.link(name))

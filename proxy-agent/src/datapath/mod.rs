@@ -3,6 +3,7 @@
 pub mod address;
 pub(crate) mod answers;
 mod array;
+mod checks;
 mod clsact;
 mod filter;
 pub(crate) mod flows;
@@ -10,6 +11,7 @@ mod hooks;
 mod ids;
 pub(crate) mod in_step;
 mod kernel_log;
+mod leftovers;
 mod link;
 pub mod maps;
 pub(crate) mod next_hops;
@@ -18,6 +20,7 @@ pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
 mod policies;
+mod prepared;
 mod rcu;
 pub mod services;
 mod sizes;
@@ -31,12 +34,11 @@ mod table;
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
@@ -53,7 +55,9 @@ use tracing::{info, warn};
 
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
+pub use leftovers::{Leftover, clean_up};
 pub use object::{Features, ObjectConfig};
+pub use prepared::Prepared;
 pub use services::{LostFrontend, Services};
 pub use socket_reader::{Kept, SocketReader};
 pub(crate) use sys::{netns_cookie, open_process, socket_cookie, take_descriptor};
@@ -62,14 +66,7 @@ use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, packet_pods::PacketPods,
     pins::Pins, surroundings::Surroundings,
 };
-use crate::{
-    cli::XdpMode,
-    net::{
-        filters::{Direction, Filter},
-        interfaces::Interface,
-        topology::Topology,
-    },
-};
+use crate::{cli::XdpMode, net::topology::Topology};
 
 /// The running data path of this node.
 pub struct Datapath {
@@ -78,6 +75,8 @@ pub struct Datapath {
     hooks: Hooks,
     surroundings: Surroundings,
     packet_pods: PacketPods,
+    /// What has the socket hooks.
+    cgroup: Option<PathBuf>,
     /// What is in the maps of services.
     pub services: Services,
 }
@@ -88,9 +87,20 @@ impl Datapath {
     /// # Errors
     /// When the kernel or its permissions do not allow it; with a hint of what to do.
     pub fn open(config: &ObjectConfig, pins: &Pins, xdp: XdpMode) -> Result<Self> {
-        pins.create()?;
-        maps::check_layouts(pins)?;
-        let object = Object::load(config, pins)?;
+        Self::open_prepared(Prepared::maps_only(config, pins)?, config, pins, xdp)
+    }
+
+    /// The same with programs that were loaded for it.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn open_prepared(
+        prepared: Prepared,
+        config: &ObjectConfig,
+        pins: &Pins,
+        xdp: XdpMode,
+    ) -> Result<Self> {
+        let Prepared(object) = prepared;
         maps::write_settings(pins, config.stored())?;
         let services = services::Maps::open(pins)
             .and_then(|maps| Services::restore(maps, generation()))
@@ -98,7 +108,8 @@ impl Datapath {
         let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
         let packet_pods = PacketPods::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
-        Ok(Self { pins: pins.clone(), object, hooks, surroundings, packet_pods, services })
+        let pins = pins.clone();
+        Ok(Self { pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
     }
 
     /// What this kernel can do.
@@ -118,6 +129,7 @@ impl Datapath {
     /// Attaches the socket hooks to everything below a cgroup.
     pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<()> {
         warn_if_not_root(cgroup);
+        self.cgroup = Some(cgroup.to_owned());
         self.hooks.attach_sockets(&mut self.object, cgroup)
     }
 
@@ -126,15 +138,33 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be written. Programs that cannot be attached are logged and tried again the next time.
     pub fn follow(&mut self, topology: &Topology) -> Result<()> {
+        self.write_sources(topology)?;
+        let native = self.hooks.attach_interfaces(&mut self.object, topology);
+        self.write_network(topology, &native)
+    }
+
+    /// Writes what programs that are not attached yet need to know of the node's network.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn fill(&mut self, topology: &Topology) -> Result<()> {
+        self.write_sources(topology)?;
+        self.write_network(topology, &BTreeSet::new())
+    }
+
+    fn write_sources(&mut self, topology: &Topology) -> Result<()> {
         self.write_snat_sources::<V4>(topology)?;
         self.write_snat_sources::<V6>(topology)?;
         // First: what the programs see leave from there is remembered.
         self.services.set_snat_sources(topology.snat_sources.clone());
-        let native = self.hooks.attach_interfaces(&mut self.object, topology);
+        Ok(())
+    }
+
+    fn write_network(&mut self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
         // New ones before a device asks for them, old ones when none does any more.
         let stale_v4 = policies::write::<V4>(&self.pins, &topology.policies)?;
         let stale_v6 = policies::write::<V6>(&self.pins, &topology.policies)?;
-        self.write_devices(topology, &native)?;
+        self.write_devices(topology, native)?;
         stale_v4.remove()?;
         stale_v6.remove()?;
         self.write_node_addresses::<V4>(topology)?;
@@ -198,49 +228,6 @@ impl Datapath {
     /// Are packets translated at the interface of a pod?
     pub fn serves_packets_of(&self, index: u32) -> bool {
         self.hooks.serves_pod(index)
-    }
-
-    /// The kernel's ids of our programs that are loaded; `None` where there are no TCX links.
-    pub fn tcx_program_ids(&self) -> Option<BTreeSet<u32>> {
-        self.object.features.tcx.then(|| self.object.program_ids())
-    }
-
-    /// What is attached.
-    pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
-        self.hooks.attached()
-    }
-
-    /// Is any program attached that serves clients outside?
-    pub fn serves_outside(&self) -> bool {
-        self.hooks.attached().any(|hook| hook.program.starts_with("uplink_"))
-    }
-
-    /// Links that could not be made, and why.
-    pub fn failed_hooks(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.hooks.failed()
-    }
-
-    /// The TCX programs at an interface in the order they run: names of others', none for ours, which
-    /// have these ids ([`Self::tcx_program_ids`]).
-    pub fn tcx_programs(
-        own: Option<&BTreeSet<u32>>,
-        interface: &str,
-        direction: Direction,
-    ) -> Vec<Option<String>> {
-        let Some(own) = own else { return Vec::new() };
-        let direction = match direction {
-            Direction::Ingress => TcAttachType::Ingress,
-            Direction::Egress => TcAttachType::Egress,
-        };
-        // An interface that goes meanwhile has none.
-        let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap_or_default();
-        let name = |program: ProgramInfo| program.name_as_str().unwrap_or_default().to_owned();
-        programs.into_iter().map(|program| (!own.contains(&program.id())).then(|| name(program))).collect()
-    }
-
-    /// Is a filter of the clsact qdisc ours?
-    pub fn is_own_filter(filter: &Filter) -> bool {
-        clsact::is_own_filter(filter)
     }
 
     /// What the programs counted, summed over CPUs.
@@ -352,15 +339,6 @@ impl Datapath {
 pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
     pins.create()?;
     Object::load_all(config, pins)
-}
-
-/// Removes everything an agent left: links, filters, maps. Returns the number of pins removed.
-pub fn clean_up(pins: &Pins, interfaces: &[Interface]) -> Result<usize> {
-    let removed = pins.remove_all()?;
-    for interface in interfaces {
-        clsact::detach_clsact(&interface.name);
-    }
-    Ok(removed)
 }
 
 /// Waits until no program that was running still runs; for use where blocking is allowed.

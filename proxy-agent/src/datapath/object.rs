@@ -203,6 +203,11 @@ impl Object {
         self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
     }
 
+    /// The kernel's id of a program; none if it is not loaded.
+    pub(super) fn program_id(&self, name: &str) -> Option<u32> {
+        self.ebpf.program(name)?.info().ok().map(|info| info.id())
+    }
+
     /// Loads every program. Tells by name how many instructions the verifier went through.
     pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
         let mut object = Self::load(config, pins)?;

@@ -13,6 +13,9 @@ use nix::{
 use proxy_common::layout::ABI;
 use tracing::info;
 
+/// The directory by which an agent that waits asks for its turn.
+pub(crate) const SUCCESSOR: &str = "successor";
+
 /// The directories of one agent on the bpf file system.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -46,7 +49,7 @@ impl Pins {
     }
 
     /// Makes the directories.
-    pub(super) fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         if self.root.starts_with(BPFFS) {
             mount_bpffs()?;
         }
@@ -58,6 +61,11 @@ impl Pins {
         Ok(())
     }
 
+    /// Are the directories there?
+    pub(crate) fn are_there(&self) -> bool {
+        self.links().is_dir() && self.root.join(format!("maps-v{ABI}")).is_dir()
+    }
+
     /// Names of the pinned links.
     pub fn link_names(&self) -> io::Result<Vec<String>> {
         let entries = match std::fs::read_dir(self.links()) {
@@ -65,6 +73,17 @@ impl Pins {
             entries => entries?,
         };
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// Are programs attached that may use maps of another layout? What is in those of this one then is of long ago, if anything.
+    pub(crate) fn has_other_layouts(&self) -> bool {
+        let own = format!("maps-v{ABI}");
+        let directories = self.directories().unwrap_or_default();
+        let is_other = |directory: &PathBuf| {
+            let name = directory.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("maps-v") && *name != *own
+        };
+        directories.iter().any(is_other) && self.link_names().is_ok_and(|names| !names.is_empty())
     }
 
     /// Removes maps of other layouts, which programs of an earlier release used: they take memory, and a later downgrade would find
@@ -88,12 +107,14 @@ impl Pins {
         Ok(removed)
     }
 
-    /// Removes every pin; links first, so that no program is left without its maps. Returns how many there were.
-    pub fn remove_all(&self) -> Result<usize> {
-        let mut removed = 0;
-        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v");
+    /// The directories of pins that there are, links first.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub(super) fn directories(&self) -> Result<Vec<PathBuf>> {
+        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v") || name == SUCCESSOR;
         let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot read {}", self.root.display()))?,
         };
         let mut directories: Vec<PathBuf> = entries
@@ -103,7 +124,13 @@ impl Pins {
             })
             .collect();
         directories.sort();
-        for directory in directories {
+        Ok(directories)
+    }
+
+    /// Removes every pin; links first, so that no program is left without its maps. Returns how many there were.
+    pub fn remove_all(&self) -> Result<usize> {
+        let mut removed = 0;
+        for directory in self.directories()? {
             removed += remove_directory(&directory)?;
         }
         // Ours only if nothing else is in it.
@@ -173,7 +200,9 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
+        assert!(pins.has_other_layouts());
         assert_eq!(pins.remove_other_layouts().unwrap(), 3);
+        assert!(!pins.has_other_layouts());
         assert!(pins.map("b").exists() && pins.link("a").exists() && root.path().join("other/b").exists());
         assert!(!root.path().join("maps-v1").exists() && !root.path().join("maps-v999").exists());
         assert_eq!(pins.remove_other_layouts().unwrap(), 0);

@@ -108,7 +108,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// What a link is attached to: the words of `bpf_link_info` behind the common part.
 pub(super) struct LinkInfo {
-    /// The kernel's id of its program.
+    /// `bpf_link_info.prog_id`.
     pub(super) program_id: u32,
     /// `bpf_link_info.cgroup.cgroup_id`, for links of cgroups.
     pub(super) cgroup_id: u64,

@@ -10,6 +10,7 @@ pub mod netns;
 pub mod pods;
 pub(crate) mod probe;
 pub mod processes;
+pub mod qdisc;
 pub mod reserved_ports;
 pub mod rules;
 pub mod sock_diag;

@@ -30,8 +30,33 @@ pub struct Health {
     node_eligible: AtomicBool,
 }
 
+/// Which of the agents with one `--bpffs` this is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// The one that writes.
+    #[default]
+    Active,
+    /// Waits for another one to end or to hand over.
+    Standby,
+    /// Handed over to one that does not answer yet.
+    Overtaken,
+    /// Handed over.
+    Retired,
+}
+
+impl Role {
+    fn problem(self) -> Option<&'static str> {
+        match self {
+            Self::Active => None,
+            Self::Standby => Some("standing by: another agent with the same --bpffs runs"),
+            Self::Overtaken | Self::Retired => Some("handed over to another agent with the same --bpffs"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Work {
+    role: Role,
     /// When the agent's loop last began a turn.
     last_turn: Instant,
     last_applied: Option<Timestamp>,
@@ -44,6 +69,7 @@ struct Work {
     apply_error: Option<String>,
     failed_services: Vec<String>,
     network: Vec<String>,
+    network_failure: Option<String>,
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
@@ -127,6 +153,14 @@ impl Health {
         self.node_eligible.store(eligible, Ordering::Relaxed);
     }
 
+    /// Which of several agents this is now. One that handed over says what it said before, until its successor answers; that has
+    /// as long as any change.
+    pub fn set_role(&self, role: Role) {
+        let mut work = self.work();
+        work.role = role;
+        work.pending = (role == Role::Overtaken).then(Instant::now);
+    }
+
     /// A change has come that is to be applied.
     pub fn queued(&self) {
         self.work().pending.get_or_insert_with(Instant::now);
@@ -158,6 +192,11 @@ impl Health {
         self.work().network = complaints;
     }
 
+    /// Why the node's network cannot be followed; none if it can.
+    pub fn set_network_failure(&self, failure: Option<String>) {
+        self.work().network_failure = failure;
+    }
+
     /// Programs that are not attached where they should be, for people; empty when all are.
     pub fn set_failed_hooks(&self, failed: Vec<String>) {
         self.work().failed_hooks = failed;
@@ -178,7 +217,8 @@ impl Health {
     pub fn ready(&self) -> Report {
         let eligible = self.node_eligible.load(Ordering::Relaxed);
         let work = self.work();
-        self.report(&work, work.is_programmed(self.patience), Some(eligible))
+        let is_serving = matches!(work.role, Role::Active | Role::Overtaken);
+        self.report(&work, is_serving && work.is_programmed(self.patience), Some(eligible))
     }
 
     /// Whether services are programmed as they should be, whatever becomes of the node: what the health checks of
@@ -190,7 +230,9 @@ impl Health {
     /// For `/livez`: the agent's loop turns. Nothing else: no Service, no API server and no kernel gets better by a restart.
     pub fn live(&self) -> Report {
         let work = self.work();
-        let turns = work.last_turn.elapsed() <= STUCK_AFTER;
+        // After a hand-over there is nothing left to do.
+        let is_done = matches!(work.role, Role::Overtaken | Role::Retired);
+        let turns = is_done || work.last_turn.elapsed() <= STUCK_AFTER;
         self.report(&work, turns, None)
     }
 
@@ -207,6 +249,7 @@ impl Health {
 
     fn problems(&self, work: &Work, node_eligible: Option<bool>) -> Vec<String> {
         let mut problems = Vec::new();
+        problems.extend(work.role.problem().map(str::to_owned));
         if node_eligible == Some(false) {
             problems.push("the Node object is unknown, or says that the node is going".to_owned());
         }
@@ -223,6 +266,7 @@ impl Health {
             problems.push(format!("Services and EndpointSlices {what}"));
         }
         problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
+        problems.extend(work.network_failure.clone());
         let others = [
             &work.failed_services,
             &work.network,
@@ -242,6 +286,7 @@ impl Health {
 impl Work {
     fn new() -> Self {
         Self {
+            role: Role::default(),
             last_turn: Instant::now(),
             last_applied: None,
             inherited: false,
@@ -251,6 +296,7 @@ impl Work {
             failed_services: Vec::new(),
             network: Vec::new(),
             failed_hooks: Vec::new(),
+            network_failure: None,
             failed_service_health: Vec::new(),
             drops: Vec::new(),
         }
@@ -331,6 +377,24 @@ mod tests {
         assert_eq!(both(&health), (false, true), "trying again does not start the clock anew");
         health.applied();
         assert_eq!(both(&health), (true, true));
+    }
+
+    #[test]
+    fn one_of_several_agents_is_ready() {
+        let health = health();
+        health.set_role(Role::Standby);
+        assert_eq!(both(&health), (false, true), "a restart would not help");
+        let json = serde_json::to_value(health.ready()).unwrap();
+        assert!(json["problems"][0].as_str().unwrap().starts_with("standing by"), "{json}");
+        health.set_role(Role::Active);
+        health.applied();
+        assert_eq!(both(&health), (true, true));
+        health.set_role(Role::Overtaken);
+        assert_eq!(both(&health), (true, true), "the successor begins in a moment");
+        long_ago(&health);
+        assert_eq!(both(&health), (false, false), "it does not");
+        health.set_role(Role::Retired);
+        assert_eq!(both(&health), (false, true), "restarted, it would take over again");
     }
 
     #[test]

@@ -13,18 +13,20 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// How long to wait before an address that is taken is tried again.
+use super::listen::{Listener, Listeners};
+
+/// How long to wait before an address that is taken is tried again for the first time; later longer.
+const BIND_SOON: Duration = Duration::from_millis(50);
+/// How long to wait at most.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// How long a client may take to send its request, and how long an idle connection is kept.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the last connections may take when another agent took over.
+const LINGER: Duration = Duration::from_secs(1);
 /// Connections served at the same time; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -102,9 +104,9 @@ impl Server {
     /// # Errors
     ///
     /// If the address cannot be had and `must_bind`.
-    pub async fn start(self, cancel: CancellationToken) -> Result<()> {
+    pub async fn start(self, listeners: &Listeners, cancel: CancellationToken) -> Result<()> {
         let Self { what, address, handler, must_bind, on_failure } = self;
-        let error = match TcpListener::bind(address).await {
+        let error = match listeners.bind(address) {
             Ok(listener) => {
                 info!("answering {what} at {address}");
                 tokio::spawn(serve(listener, handler, cancel));
@@ -117,8 +119,9 @@ impl Server {
             return Err(error).with_context(|| format!("cannot answer {what} at {address}"));
         }
         warn!("cannot answer {what} at {address}: {error}; trying again every {BIND_AGAIN:?}");
+        let listeners = listeners.clone();
         tokio::spawn(async move {
-            if let Some(listener) = cancel.run_until_cancelled(bind_later(what, address)).await {
+            if let Some(listener) = cancel.run_until_cancelled(bind_later(what, address, &listeners)).await {
                 serve(listener, handler, cancel).await;
             }
         });
@@ -126,10 +129,13 @@ impl Server {
     }
 }
 
-async fn bind_later(what: &str, address: SocketAddr) -> TcpListener {
+async fn bind_later(what: &str, address: SocketAddr, listeners: &Listeners) -> Listener {
+    // An agent that ends may take a moment to let go of its ports.
+    let mut wait = BIND_SOON;
     loop {
-        tokio::time::sleep(BIND_AGAIN).await;
-        match TcpListener::bind(address).await {
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(BIND_AGAIN);
+        match listeners.bind(address) {
             Ok(listener) => {
                 info!("answering {what} at {address} now");
                 return listener;
@@ -139,8 +145,10 @@ async fn bind_later(what: &str, address: SocketAddr) -> TcpListener {
     }
 }
 
-/// Answers at a listener until cancelled. Then it is closed, and its connections are cut.
-pub async fn serve(listener: TcpListener, handler: Handler, cancel: CancellationToken) {
+/// Answers at a listener until cancelled. Then it is closed, and its connections are cut; those of a listener that another agent
+/// shares, which answers from then on, may end first.
+pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: CancellationToken) {
+    let listener = listener.into();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let accept = async {
@@ -148,7 +156,7 @@ pub async fn serve(listener: TcpListener, handler: Handler, cancel: Cancellation
             // Closed never: `slots` lives as long as this.
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
-            match listener.accept().await {
+            match listener.socket().accept().await {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
                     connections.spawn(async move {
@@ -164,7 +172,12 @@ pub async fn serve(listener: TcpListener, handler: Handler, cancel: Cancellation
             }
         }
     };
-    cancel.run_until_cancelled(accept).await;
+    let mut accept = std::pin::pin!(accept);
+    cancel.run_until_cancelled(&mut accept).await;
+    if listener.leave_to_successor() {
+        // For those that began to connect before.
+        let _ = tokio::time::timeout(LINGER, accept).await;
+    }
 }
 
 async fn converse(stream: TcpStream, handler: Handler) {

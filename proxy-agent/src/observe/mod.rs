@@ -5,6 +5,7 @@ pub mod endpoints;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod listen;
 pub mod metrics;
 pub mod service_health;
 pub mod status;
@@ -12,6 +13,7 @@ pub mod status;
 mod test_client;
 
 pub use events::Events;
-pub use health::Health;
+pub use health::{Health, Role};
+pub use listen::Listeners;
 pub use metrics::Metrics;
 pub use service_health::ServiceHealth;

@@ -13,16 +13,12 @@ use std::{
 };
 
 use hyper::{StatusCode, header::HeaderName};
-use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Events, Health,
+    Events, Health, Listeners,
     events::Event,
     http::{self, Answer, Handler},
 };
@@ -30,9 +26,6 @@ use crate::model::{objects::ObjectName, plan::HealthCheck};
 
 /// How many endpoints a load balancer may weigh this node by.
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
-
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 128;
 
 /// Where health checks are answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +41,7 @@ pub enum Addresses {
 pub struct ServiceHealth {
     health: Arc<Health>,
     events: Events,
+    listeners: Listeners,
     addresses: Addresses,
     wanted: BTreeMap<ObjectName, HealthCheck>,
     open: BTreeMap<SocketAddr, Open>,
@@ -73,11 +67,19 @@ impl ServiceHealth {
         Self {
             health,
             events,
+            listeners: Listeners::default(),
             addresses: Addresses::default(),
             wanted: BTreeMap::new(),
             open: BTreeMap::new(),
             problems: BTreeMap::new(),
         }
+    }
+
+    /// Listens by these.
+    #[must_use]
+    pub fn with_listeners(mut self, listeners: Listeners) -> Self {
+        self.listeners = listeners;
+        self
     }
 
     /// Answers at these addresses from now on.
@@ -167,7 +169,7 @@ impl ServiceHealth {
     }
 
     fn open(&mut self, address: SocketAddr, service: &ObjectName) -> io::Result<()> {
-        let listener = match listen(address) {
+        let listener = match self.listeners.bind_one_family(address) {
             Ok(listener) => listener,
             // A node of one family.
             Err(error) if address.ip().is_unspecified() && is_family_missing(&error) => return Ok(()),
@@ -205,21 +207,6 @@ impl Drop for ServiceHealth {
     fn drop(&mut self) {
         self.open.values().for_each(|open| open.cancel.cancel());
     }
-}
-
-/// Listens on one family only: `[::]` leaves IPv4 to `0.0.0.0`.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv6() {
-        let socket = TcpSocket::new_v6()?;
-        setsockopt(&socket, Ipv6V6Only, &true)?;
-        socket
-    } else {
-        TcpSocket::new_v4()?
-    };
-    // Connections of a server that was here before do not keep the port.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 fn is_family_missing(error: &io::Error) -> bool {

@@ -10,6 +10,15 @@ use tracing::info;
 
 use crate::config::{self, LoadedFile};
 
+/// Why the agent has nothing more to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Another agent asks for its place.
+    HandOver,
+}
+
 /// Resolves when the configuration file changed, to the reason to end.
 pub(super) async fn configuration_changed(file: Option<&LoadedFile>) -> anyhow::Error {
     let Some(file) = file else {

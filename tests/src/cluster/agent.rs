@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::{Cluster, Netns, Node, Place, Process, netns::pipe, until};
 
@@ -48,16 +49,27 @@ pub struct Agent {
 impl Cluster {
     /// Starts the agent of a node with further arguments for `run`, and waits until it says it is healthy.
     pub fn start_agent(&self, node: usize, args: &[&str]) -> Result<Agent> {
+        let mut agent = self.agent(node, args, "")?;
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// Starts a further agent on a node, which has one already, and waits for nothing. `name` makes its log another one.
+    pub fn start_another_agent(&self, node: usize, args: &[&str], name: &str) -> Result<Agent> {
+        let mut agent = self.agent(node, args, name)?;
+        agent.process = Some(agent.spawn()?);
+        Ok(agent)
+    }
+
+    fn agent(&self, node: usize, args: &[&str], name: &str) -> Result<Agent> {
         let node = self.node(node)?;
-        let mut agent = Agent {
+        Ok(Agent {
             place: node.place.clone(),
             bpffs: node.bpffs.clone(),
             args: self.agent_args(node, args),
-            log: self.logs.join(format!("{}.log", node.place.name)),
+            log: self.logs.join(format!("{}{name}.log", node.place.name)),
             process: None,
-        };
-        agent.start()?;
-        Ok(agent)
+        })
     }
 
     /// Starts an agent on every node.
@@ -124,12 +136,7 @@ impl Agent {
 
     /// Starts it (again) and waits until `/healthz` answers as wanted.
     pub fn start_until(&mut self, what: &str, is_right: impl Fn(u16, &str) -> bool) -> Result<()> {
-        let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
-        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // Nothing from the environment of the test may decide.
-        command.env_remove("KUBECONFIG").env_remove("NODE_NAME");
-        let mut process = Process::new(command.spawn().context("cannot start the agent")?);
+        let mut process = self.spawn()?;
         let what = format!("the agent of {} to be {what}", self.place.name);
         let healthy = until(START_DEADLINE, &what, || {
             if let Some(status) = process.child().try_wait()? {
@@ -147,6 +154,15 @@ impl Agent {
         self.args = args;
     }
 
+    fn spawn(&self) -> Result<Process> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
+        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // Nothing from the environment of the test may decide.
+        command.env_remove("KUBECONFIG").env_remove("NODE_NAME");
+        Ok(Process::new(command.spawn().context("cannot start the agent")?))
+    }
+
     /// Ends it with SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("the agent is not running")?.kill()
@@ -155,6 +171,17 @@ impl Agent {
     /// Ends it with SIGTERM.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.take().context("the agent is not running")?.terminate()
+    }
+
+    /// Stops it as it is (SIGSTOP), like an agent that hangs.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().context("the agent is not running")?.signal(Signal::SIGSTOP)
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub fn wait(&mut self, time: Duration) -> Result<Option<i32>> {
+        let mut process = self.process.take().context("the agent is not running")?;
+        Ok(until(time, "the agent to end", || Ok(process.child().try_wait()?))?.code())
     }
 
     /// Is its process running?
@@ -169,7 +196,12 @@ impl Agent {
 
     /// Waits until the log has some text, and returns its line.
     pub fn wait_for_log(&self, text: &str) -> Result<String> {
-        until(Duration::from_secs(5), &format!("{text:?} in the log of {}", self.place.name), || {
+        self.wait_for_log_for(Duration::from_secs(5), text)
+    }
+
+    /// The same with another deadline.
+    pub fn wait_for_log_for(&self, time: Duration, text: &str) -> Result<String> {
+        until(time, &format!("{text:?} in the log of {}", self.place.name), || {
             Ok(self.log().lines().find(|line| line.contains(text)).map(str::to_owned))
         })
     }
@@ -181,7 +213,12 @@ impl Agent {
 
     /// Runs `proxy-agent cleanup` on its node.
     pub fn cleanup(&self) -> Result<String> {
-        self.tool("cleanup", &[])
+        self.cleanup_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn cleanup_with(&self, args: &[&str]) -> Result<String> {
+        self.tool("cleanup", args)
     }
 
     fn tool(&self, what: &str, args: &[&str]) -> Result<String> {

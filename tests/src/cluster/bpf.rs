@@ -124,6 +124,15 @@ pub(super) fn attach(program: &OwnedFd, ifindex: u32, attach_type: u32, flags: u
     bpf_for_fd(BPF_LINK_CREATE, &attributes)
 }
 
+/// Detaches what a pinned link attached; the pin stays.
+pub fn detach_link(pin: &Path) -> io::Result<()> {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    const BPF_LINK_DETACH: libc::c_int = 34;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let link = bpf_for_fd(BPF_OBJ_GET, &ObjPin { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
+    bpf(BPF_LINK_DETACH, &(link.as_raw_fd() as u32)).map(drop)
+}
+
 fn bpf_for_fd<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
     let fd = bpf(command, attributes)?;
     // SAFETY: the commands this is used for return a new descriptor.

@@ -46,6 +46,7 @@ use std::{net::IpAddr, path::PathBuf};
 use anyhow::{Context, Result};
 
 pub use agent::{Agent, agent_binary};
+pub use bpf::detach_link;
 pub use builder::Builder;
 pub use call::{Bulk, Call, Load, PathMtu, Protocol, Server, peer_binary};
 pub use container::Container;

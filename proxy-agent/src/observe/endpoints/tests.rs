@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     datapath::pins::Pins,
     observe::{
+        Listeners,
         http::Server,
         test_client::{get, request, start},
     },
@@ -158,7 +159,7 @@ async fn a_taken_address_is_tried_again() {
     let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = blocker.local_addr().unwrap();
     let (server, told) = server(&Agent::new(), address, false);
-    server.start(cancel.clone()).await.unwrap();
+    server.start(&Listeners::default(), cancel.clone()).await.unwrap();
     let why = told.try_recv().unwrap();
     assert!(why.contains("health checks") && why.contains("in use"), "{why}");
     drop(blocker);
@@ -172,7 +173,7 @@ async fn a_taken_address_is_tried_again() {
 async fn a_taken_address_is_an_error_where_it_must_be_had() {
     let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (server, told) = server(&Agent::new(), blocker.local_addr().unwrap(), true);
-    let error = server.start(CancellationToken::new()).await.unwrap_err();
+    let error = server.start(&Listeners::default(), CancellationToken::new()).await.unwrap_err();
     assert!(format!("{error:#}").contains("cannot answer health checks at 127.0.0.1"), "{error:#}");
     assert!(told.try_recv().is_ok(), "it is told all the same");
 }

@@ -36,6 +36,7 @@ type Label = [(&'static str, &'static str); 1];
 pub struct Metrics {
     registry: Registry,
     kube_proxy: KubeProxy,
+    active: Gauge,
     apply_errors: Counter,
     service_failures: Gauge,
     service_ports: Gauge,
@@ -43,6 +44,7 @@ pub struct Metrics {
     backends: Gauge,
     map_entries: Family<Label, Gauge>,
     hook_failures: Gauge,
+    hooks_restored: Counter,
     service_health_failures: Gauge,
     network_problems: Gauge,
     hooks: Arc<Mutex<Vec<Hook>>>,
@@ -63,6 +65,7 @@ impl Metrics {
         let mut metrics = Self {
             registry,
             kube_proxy,
+            active: Gauge::default(),
             apply_errors: Counter::default(),
             service_failures: Gauge::default(),
             service_ports: Gauge::default(),
@@ -70,6 +73,7 @@ impl Metrics {
             backends: Gauge::default(),
             map_entries: Family::default(),
             hook_failures: Gauge::default(),
+            hooks_restored: Counter::default(),
             service_health_failures: Gauge::default(),
             network_problems: Gauge::default(),
             hooks: Arc::default(),
@@ -105,6 +109,11 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register(
+            "proxy_agent_active",
+            "1 if this agent writes the maps; 0 while it stands by for another one, and when it handed over",
+            self.active.clone(),
+        );
+        registry.register(
             "proxy_agent_apply_errors",
             "Batches of changes that could not be brought into the data path",
             self.apply_errors.clone(),
@@ -132,6 +141,11 @@ impl Metrics {
             self.hook_failures.clone(),
         );
         registry.register(
+            "proxy_agent_hooks_restored",
+            "Programs that something else had detached, and that were attached again",
+            self.hooks_restored.clone(),
+        );
+        registry.register(
             "proxy_agent_service_health_failures",
             "Services whose health check node port cannot be answered",
             self.service_health_failures.clone(),
@@ -143,6 +157,11 @@ impl Metrics {
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("proxy_agent_build", "The agent itself", version);
+    }
+
+    /// Whether this agent writes the maps.
+    pub fn set_active(&self, active: bool) {
+        self.active.set(active.into());
     }
 
     /// A change came that is to be applied.
@@ -194,6 +213,11 @@ impl Metrics {
     pub fn set_hooks<'h>(&self, attached: impl IntoIterator<Item = &'h Hook>, failed: usize) {
         *self.hooks.lock().unwrap_or_else(PoisonError::into_inner) = attached.into_iter().cloned().collect();
         self.hook_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// So many programs had been detached by something else.
+    pub fn restored_hooks(&self, count: usize) {
+        self.hooks_restored.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// How many Services the maps did not take as they should be.

@@ -1,0 +1,36 @@
+//! Programs that are loaded before anything is attached or written.
+
+use anyhow::Result;
+
+use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins};
+
+/// Programs of uplinks with Ethernet headers: nearly every node needs them.
+const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
+
+/// Programs and maps for [`Datapath::open_prepared`](super::Datapath::open_prepared).
+pub struct Prepared(pub(super) Object);
+
+impl Prepared {
+    /// Makes the maps that are not there, and loads the programs that every node needs. What is attached and what is in the maps
+    /// stays as it is: another agent may be running.
+    ///
+    /// # Errors
+    /// When the kernel or its permissions do not allow it; with a hint of what to do.
+    pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        let mut prepared = Self::maps_only(config, pins)?;
+        for name in hooks::SOCKET_HOOKS.map(|(name, _)| name).into_iter().chain(UPLINK) {
+            prepared.0.program(name)?;
+        }
+        Ok(prepared)
+    }
+
+    /// The same without programs: they are loaded when they are needed.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn maps_only(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        pins.create()?;
+        maps::check_layouts(pins)?;
+        Ok(Self(Object::load(config, pins)?))
+    }
+}

@@ -1,0 +1,256 @@
+//! Which of several agents with one `--bpffs` this is: waits for its turn, and hands over.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::interval,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Agent, QUEUE, servers::Servers};
+use crate::{
+    cgroup,
+    cli::{PodDatapath, Reject},
+    config::Settings,
+    datapath::{ObjectConfig, Prepared, pins::Pins, wait_for_readers},
+    handover::{Holder, Lock, Request, Waiting, is_free},
+    model::objects::Change,
+    net::{interfaces, topology::Topology},
+    observe::{Health, Listeners, Metrics, Role, ServiceHealth},
+    reaper,
+    source::SourceState,
+    sweeper,
+    sync::Sync,
+};
+
+/// How often a standby tries what it could not do.
+const RETRY: Duration = Duration::from_secs(1);
+/// The lock is free for a moment whenever it changes hands; after this its holder is gone.
+const VACANT: Duration = Duration::from_secs(1);
+
+/// What others see of this agent, whether it is its turn or not.
+pub(super) struct Observed {
+    pub(super) pins: Pins,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) counts: reaper::Counts,
+    pub(super) sweeps: sweeper::Counts,
+    pub(super) listeners: Listeners,
+}
+
+impl Observed {
+    pub(super) fn new(settings: &Settings, source: &watch::Receiver<SourceState>) -> Self {
+        let pins = Pins::new(&settings.bpffs);
+        let (counts, sweeps) = (reaper::Counts::default(), sweeper::Counts::default());
+        let health = Arc::new(Health::new(source.clone(), settings.min_sync_period));
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
+        Self { pins, health, metrics, counts, sweeps, listeners: Listeners::default() }
+    }
+}
+
+/// This agent's turn to write.
+pub(super) struct Turn {
+    pub(super) holder: Holder,
+    /// The agent before waits for it to be dropped.
+    pub(super) request: Option<Request>,
+    pub(super) known: Known,
+}
+
+/// What an agent knows when its turn comes.
+pub(super) struct Known {
+    /// What the source said meanwhile.
+    pub(super) sync: Sync,
+    /// Programs that are loaded already.
+    pub(super) prepared: Option<Prepared>,
+    /// Programs that use maps of another layout are attached: they serve until those of this one are filled.
+    pub(super) fills_first: bool,
+}
+
+impl Turn {
+    /// Waits until no other agent writes. Asks the one that does to hand over once this one knows what to write.
+    ///
+    /// # Errors
+    /// When the kernel refuses the programs, or the source of services ends.
+    pub(super) async fn wait(
+        settings: &Settings,
+        observed: &Observed,
+        servers: &mut Servers,
+        inbox: &mut mpsc::Receiver<Change>,
+        source: &mut JoinHandle<Result<()>>,
+    ) -> Result<Self> {
+        let root = observed.pins.root();
+        let mut lock = Lock::attempt_below(&observed.pins)?;
+        let fills_first = observed.pins.has_other_layouts();
+        let mut waiting = None;
+        let mut known = Known {
+            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
+            prepared: None,
+            fills_first,
+        };
+        if lock.is_none() {
+            info!(
+                "another agent with the same --bpffs, {}, runs: standing by until it hands over or ends",
+                root.display()
+            );
+            observed.health.set_role(Role::Standby);
+            waiting = Some(Waiting::start(&observed.pins)?);
+        } else if fills_first {
+            info!("the maps have another layout than those in use: filling them before programs use them");
+        }
+        if lock.is_none() || fills_first {
+            // What the kernel refuses is to be known while other programs serve.
+            cgroup_root(settings)?;
+            known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
+        }
+        let mut request = None;
+        let mut batch = Vec::new();
+        let mut retry = interval(RETRY);
+        let lock = loop {
+            observed.health.turns();
+            lock = match lock {
+                Some(lock) if !fills_first || known.sync.is_complete() => break lock,
+                lock => lock,
+            };
+            if lock.is_none() && request.is_none() && known.sync.is_complete() {
+                request =
+                    Request::attempt(root).with_context(|| format!("cannot ask for {}", root.display()))?;
+                if request.is_some() {
+                    info!("ready to serve: asking the other agent to hand over");
+                }
+            }
+            tokio::select! {
+                taken = taken(&mut waiting), if lock.is_none() => {
+                    lock = Some(taken?);
+                    info!("the other agent handed over or ended: taking over");
+                    observed.listeners.join();
+                    observed.health.set_role(Role::Active);
+                }
+                ended = &mut *source => {
+                    ended.context("the source of services ended unexpectedly")??;
+                    return Err(anyhow!("the source of services ended"));
+                }
+                // When all senders are gone, the source says why.
+                count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
+                    debug!("took in {count} changes");
+                    for change in batch.drain(..) {
+                        observed.metrics.queued(&change);
+                        known.sync.take(change);
+                    }
+                }
+                _ = retry.tick() => servers.try_to_start(),
+            }
+        };
+        observed.metrics.set_active(true);
+        Ok(Self { holder: Holder::new(&observed.pins, lock), request, known })
+    }
+}
+
+/// What the socket hooks serve.
+pub(super) fn cgroup_root(settings: &Settings) -> Result<PathBuf> {
+    settings.cgroup_root.clone().map_or_else(cgroup::find_root, Ok)
+}
+
+/// What the programs are told when they are loaded.
+pub(super) fn object_config(settings: &Settings) -> ObjectConfig {
+    ObjectConfig {
+        snat_ports: settings.snat_ports,
+        snat_addresses: settings.snat_addresses.clone(),
+        external_cluster_ips: settings.external_cluster_ips,
+        sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
+        max_flows: settings.max_flows,
+        timeouts: settings.timeouts,
+        kernel_log: settings.kernel_log,
+        reset_removed_tcp: settings.reset_removed_tcp,
+        reject_with_reset: settings.reject == Reject::TcpReset,
+        localhost_nodeports: settings.localhost_nodeports,
+    }
+}
+
+async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {
+    match waiting {
+        Some(waiting) => waiting.lock().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Agent {
+    /// Applies what is known when the agent starts, if that is everything.
+    pub(super) async fn catch_up(&mut self) {
+        if self.sync.is_complete() && !self.synced {
+            self.apply().await;
+        }
+    }
+
+    /// Fills the maps, before programs use them.
+    ///
+    /// # Errors
+    /// When the network cannot be looked at, or maps not be written.
+    pub(super) async fn fill(&mut self) -> Result<()> {
+        let interfaces = interfaces::read(&self.netlink).await?;
+        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &self.wishes);
+        self.sync.set_local_addresses(&topology.local_addresses);
+        self.datapath.fill(&topology)?;
+        self.catch_up().await;
+        Ok(())
+    }
+
+    /// Ends all else, threads included: what is not returned is dropped here.
+    fn end_but_for_health(self) -> (Arc<Health>, ServiceHealth) {
+        let Self { health, service_health, .. } = self;
+        (health, service_health)
+    }
+
+    /// Ends all writing for good, and answers health checks until another agent does. Returns when this one is cancelled.
+    ///
+    /// # Errors
+    /// When the agent that took over is gone: this one must be started again.
+    pub(super) async fn hand_over(
+        self,
+        holder: Holder,
+        reading: &CancellationToken,
+        servers: &mut Servers,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        info!("another agent with the same --bpffs asks for it: handing over");
+        self.metrics.set_active(false);
+        self.health.set_role(Role::Overtaken);
+        reading.cancel();
+        if let Err(error) = servers.listeners().share() {
+            warn!("health checks will have a gap: the listeners cannot be shared: {error}");
+        }
+        let (health, service_health) = self.end_but_for_health();
+        let mut service_health = Some(service_health);
+        // The successor uses slots and ids again that no program may still be reading.
+        tokio::task::spawn_blocking(wait_for_readers)
+            .await
+            .context("waiting for programs ended unexpectedly")?;
+        let (root, mut watch) = holder.release();
+        let mut vacant_since: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                () = watch.changed() => {}
+            }
+            if is_free(&root) {
+                if vacant_since.get_or_insert_with(Instant::now).elapsed() >= VACANT {
+                    return Err(anyhow!("the agent that took over is gone: this one must be started again"));
+                }
+                continue;
+            }
+            vacant_since = None;
+            if service_health.is_some() && !Request::is_there(&root) {
+                info!("the other agent serves now; this one waits to be ended");
+                service_health = None;
+                servers.step_aside(&health);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Programs that something else detaches come back; `cleanup` beside a running agent. Needs root.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_agent::net::qdisc;
+use proxy_tests::{
+    cluster::{Cluster, Node, Place, detach_link, until},
+    traffic::{Entry, SINGLE, Scenario, WEB},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const UPLINK: &str = "eth0";
+
+fn get(place: &Place, address: &str, path: &str) -> Result<(String, String)> {
+    let text = place.netns.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+    Ok((head.to_owned(), body.to_owned()))
+}
+
+fn restored(place: &Place) -> Result<u64> {
+    let (_, text) = get(place, "127.0.0.1:10249", "/metrics")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("proxy_agent_hooks_restored_total "));
+    line.context("no such metric")?.parse().context(text.clone())
+}
+
+/// Is the service reached from inside and outside, by node 1?
+fn is_served(scenario: &Scenario) -> Result<[bool; 2]> {
+    let soon = Duration::from_millis(500);
+    let ask = |from: &Place, entry, service| -> Result<bool> {
+        Ok(from.call(scenario.target(entry, service, true)?).timeout(soon).once()?.answer.is_some())
+    };
+    let inside = ask(scenario.cluster.pod("pod-1a")?, Entry::ClusterIp, WEB)?;
+    Ok([inside, ask(&scenario.cluster.client, Entry::NodePort(0), SINGLE)?])
+}
+
+/// Detaches every program of a node as something else might. Returns how many there were.
+fn detach_all(node: &Node) -> Result<u64> {
+    let mut count = 0;
+    for pin in fs::read_dir(node.bpffs.join("links"))? {
+        let pin = pin?.path();
+        // Some detach, others remove what they do not know.
+        if count % 2 == 0 {
+            detach_link(&pin)?
+        } else {
+            fs::remove_file(&pin)?
+        }
+        count += 1;
+    }
+    // Before Linux 6.6. A CNI that sets up the interface anew does this.
+    if tc(&node.place, &["qdisc", "del", "dev", UPLINK, "clsact"]).is_ok() {
+        count += 2;
+    }
+    Ok(count)
+}
+
+fn tc(place: &Place, args: &[&str]) -> Result<String> {
+    place.netns.feed("tc", args, "")
+}
+
+fn served(scenario: &Scenario, what: &str) -> Result<()> {
+    until(SOON, what, || Ok((is_served(scenario)? == [true, true]).then_some(())))
+}
+
+/// An `ingress` qdisc in the place of clsact: no program lands there, `/healthz` says why, and all is well when it is gone.
+fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
+    let place = &scenario.cluster.nodes[0].place;
+    tc(place, &["qdisc", "replace", "dev", UPLINK, "clsact"])?;
+    tc(place, &["qdisc", "del", "dev", UPLINK, "clsact"])?;
+    tc(place, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
+    place.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
+    until(SOON, "the problem to be said", || {
+        let (_, text) = get(place, "127.0.0.1:10256", "/healthz")?;
+        Ok(text.contains("in the place of clsact").then_some(()))
+    })?;
+    let filters = tc(place, &["filter", "show", "dev", UPLINK, "ingress"])?;
+    ensure!(filters.is_empty(), "{filters}");
+    tc(place, &["qdisc", "del", "dev", UPLINK, "ingress"])?;
+    served(scenario, "the programs to be back without the qdisc")
+}
+
+#[test]
+fn programs_come_back() -> Result<()> {
+    let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &["--xdp", "generic"])?;
+    let node = &scenario.cluster.nodes[0];
+    served(&scenario, "the services to be there")?;
+    ensure!(restored(&node.place)? == 0);
+
+    let count = detach_all(node)?;
+    ensure!(count >= 8 + 2, "{count} programs");
+    until(SOON, "the programs to be gone", || Ok((is_served(&scenario)? == [false, false]).then_some(())))?;
+    // A change of the interfaces makes the agent look within 5 s; without one it takes a minute.
+    node.place.netns.ip(&["link add other type veth peer name further".to_owned()])?;
+    served(&scenario, "the programs to be back")?;
+    let metric = restored(&node.place)?;
+    ensure!(metric == count, "{metric} of {count}");
+    let log = scenario.agents[0].log();
+    ensure!(log.contains("uplink_ingress is not at eth0 any more"), "{log}");
+    ensure!(log.contains("connect4 is not at cgroup any more"), "{log}");
+
+    if log.contains("(clsact)") {
+        taken_by_ingress(&scenario)?;
+    }
+
+    // Refused: nothing changes. What would be removed has names.
+    let error = format!("{:#}", scenario.agents[0].cleanup().err().context("not refused")?);
+    ensure!(error.contains("an agent runs") && error.contains("--force"), "{error}");
+    let shown = scenario.agents[0].cleanup_with(&["--dry-run"])?;
+    for what in
+        ["would remove", "socket hook connect4", "the ingress of eth0", "map flows_v4", "only --force"]
+    {
+        ensure!(shown.contains(what), "{what}:\n{shown}");
+    }
+    ensure!(is_served(&scenario)? == [true, true]);
+
+    // Forced: the agent notices, ends, and serves when it is started again.
+    let removed = scenario.agents[0].cleanup_with(&["--force"])?;
+    ensure!(removed.contains("removing"), "{removed}");
+    ensure!(scenario.agents[0].wait(SOON)? == Some(1));
+    scenario.agents[0].start()?;
+    served(&scenario, "the services to be there again")?;
+
+    scenario.agents[0].terminate()?;
+    let removed = scenario.agents[0].cleanup()?;
+    ensure!(removed.contains("the egress of eth0"), "{removed}");
+    let nothing = scenario.agents[0].cleanup_with(&["--dry-run"])?;
+    ensure!(nothing.contains("nothing to remove"), "{nothing}");
+    ensure!(is_served(&scenario)? == [false, false]);
+    Ok(())
+}
+
+/// Before Linux 6.6 programs are filters of the clsact qdisc, whose place may be taken.
+#[test]
+fn the_qdisc_in_the_place_of_clsact_is_known() -> Result<()> {
+    let cluster = Cluster::builder().nodes(1).build()?;
+    let place = &cluster.node(0)?.place;
+    place.netns.ip(&["link add other type veth peer name further".to_owned()])?;
+    let kind = || place.netns.run(|| Ok(qdisc::at_ingress(nix::net::if_::if_nametoindex("other")?)?));
+    ensure!(kind()?.is_none(), "{:?}", kind()?);
+    for qdisc in ["ingress", "clsact"] {
+        tc(place, &["qdisc", "add", "dev", "other", qdisc])?;
+        ensure!(kind()?.as_deref() == Some(qdisc), "{qdisc}: {:?}", kind()?);
+        tc(place, &["qdisc", "del", "dev", "other", qdisc])?;
+        ensure!(kind()?.is_none(), "{qdisc} is gone: {:?}", kind()?);
+    }
+    Ok(())
+}
