@@ -179,7 +179,9 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     until(SOON, "the standby to be ready", || {
         Ok((get(netns, ELSEWHERE[1], "/healthz").ok().map(|(status, _)| status) == Some(200)).then_some(()))
     })?;
-    ensure!(standby.debug(&["services"])?.contains("changing-40"));
+    until(SOON, "what changed meanwhile", || {
+        Ok(standby.debug(&["services"])?.contains("changing-40").then_some(()))
+    })?;
     // A third one comes, and is killed when it has taken over: the one that handed over ends, to be started again.
     let mut third = cluster.start_another_agent(0, &[], "-third")?;
     standby.wait_for_log_for(SOON, "the other agent serves now")?;
