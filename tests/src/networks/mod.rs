@@ -99,6 +99,7 @@ impl Network {
         let start = Instant::now();
         let result =
             self.forget_ways().and_then(|()| (shape.make)(self)).and_then(|()| self.forget_neighbours());
+        let is_whole = result.is_ok();
         let result = match result {
             Ok(()) => self.try_paths(shape, known),
             Err(error) => match lack(shape, &error) {
@@ -113,7 +114,11 @@ impl Network {
                 }
             },
         };
-        let undone = (shape.undo)(self).and_then(|()| self.reset()).context("it cannot be removed");
+        // Of a network that was made in part, not all is there to be removed.
+        let undone = (shape.undo)(self)
+            .or_else(|error| if is_whole { Err(error) } else { Ok(()) })
+            .and_then(|()| self.reset())
+            .context("it cannot be removed");
         // Whoever does not read it is not interested.
         let _ = writeln!(io::stderr(), "TOOK {} {:.1} s", shape.name, start.elapsed().as_secs_f32());
         for agent in &mut self.agents {
