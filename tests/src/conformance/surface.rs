@@ -44,7 +44,7 @@ pub(super) const RULES: &[Rule] = &[
         &[
             "proxy-agent: a_node_that_goes_is_not_ready_but_its_proxy_is_well",
             "proxy-agent: the_answer_has_kube_proxys_fields_and_says_what_is_wrong",
-            "proxy-agent: ready_once_applied_and_ill_when_stuck",
+            "proxy-agent: ready_once_applied_and_not_when_stuck",
             "proxy-tests: kube_proxys_urls_answer",
         ],
     ),
