@@ -13,7 +13,7 @@ use proxy_tests::{
 const SOON: Duration = Duration::from_secs(10);
 
 fn start() -> Result<Scenario> {
-    Scenario::start(Cluster::builder().nodes(2), "socket", &[])
+    Scenario::start(Cluster::builder().nodes(2), "socket", &["-v"])
 }
 
 fn entries<F: MapFamily>(pins: &Pins) -> Result<usize> {
@@ -94,6 +94,6 @@ fn connected_sockets_leave_an_endpoint_that_is_gone() -> Result<()> {
     ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
     // An error for each endpoint that it lost; never a silence.
     let report = through_service.stop()?;
-    ensure!(report.failed == 2, "{report:?}");
+    ensure!(report.failed == 2, "{report:?}, the agent's log:\n{}", scenario.agents[0].log());
     Ok(())
 }

@@ -230,8 +230,8 @@ impl Health {
     /// For `/livez`: the agent's loop turns. Nothing else: no Service, no API server and no kernel gets better by a restart.
     pub fn live(&self) -> Report {
         let work = self.work();
-        // After a hand-over there is nothing left to do.
-        let is_done = matches!(work.role, Role::Overtaken | Role::Retired);
+        // After a hand-over there is nothing left to do. Until then the successor has as long as a turn.
+        let is_done = matches!(work.role, Role::Retired);
         let turns = is_done || work.last_turn.elapsed() <= STUCK_AFTER;
         self.report(&work, turns, None)
     }
@@ -322,12 +322,16 @@ mod tests {
         health.work().pending = Some(since.unwrap());
     }
 
+    fn no_turn(health: &Health) {
+        let since = Instant::now().checked_sub(STUCK_AFTER + Duration::from_secs(1));
+        health.work().last_turn = since.unwrap();
+    }
+
     #[test]
     fn alive_while_the_loop_turns_and_only_then() {
         let health = health();
         assert!(health.live().is_healthy());
-        let since = Instant::now().checked_sub(STUCK_AFTER + Duration::from_secs(1));
-        health.work().last_turn = since.unwrap();
+        no_turn(&health);
         assert!(!health.live().is_healthy());
         health.turns();
         long_ago(&health);
@@ -392,6 +396,7 @@ mod tests {
         health.set_role(Role::Overtaken);
         assert_eq!(both(&health), (true, true), "the successor begins in a moment");
         long_ago(&health);
+        no_turn(&health);
         assert_eq!(both(&health), (false, false), "it does not");
         health.set_role(Role::Retired);
         assert_eq!(both(&health), (false, true), "restarted, it would take over again");
