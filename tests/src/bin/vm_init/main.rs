@@ -31,7 +31,7 @@ use nix::sys::{
 use crate::suite::Verdict;
 
 /// A machine without hardware support is slow, and the verifier takes its time.
-const READY_LIMIT: Duration = Duration::from_secs(90);
+const READY_LIMIT: Duration = Duration::from_secs(240);
 const HEALTHZ: &str = "127.0.0.1:10256";
 const METRICS: &str = "127.0.0.1:10249";
 
@@ -136,7 +136,7 @@ fn start_agent(pod_datapath: &str, xdp: &str) -> Result<Child> {
     command.spawn().context("cannot run the agent")
 }
 
-/// Waits until /healthz says yes.
+/// Waits until /healthz says yes, and that the agent is in step with its source: one that takes over complete maps serves before that.
 fn wait_until_ready(agent: &mut Child) -> Result<()> {
     let end = Instant::now() + READY_LIMIT;
     loop {
@@ -145,7 +145,9 @@ fn wait_until_ready(agent: &mut Child) -> Result<()> {
         }
         let answer = healthz();
         match answer {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200") => return Ok(()),
+            Ok(answer) if answer.starts_with("HTTP/1.1 200") && !answer.contains(" are not ") => {
+                return Ok(());
+            }
             Ok(answer) if Instant::now() > end => bail!("still not healthy: {answer}"),
             Err(error) if Instant::now() > end => return Err(error.context("no answer from /healthz")),
             _ => thread::sleep(Duration::from_millis(50)),
@@ -176,7 +178,8 @@ fn tell_hooks() -> Result<()> {
 
 fn get(server: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    // An agent that the verifier keeps busy answers late.
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

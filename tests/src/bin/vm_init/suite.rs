@@ -111,6 +111,7 @@ impl Suite {
             )
             .envs(ENVIRONMENT)
             .env(SHAPES, shape)
+            .env("PROXY_TESTS_EMULATED", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
