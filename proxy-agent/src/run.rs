@@ -13,6 +13,7 @@ mod quarantine;
 mod servers;
 mod sockets;
 mod stack;
+pub(crate) mod told;
 mod turn;
 
 use std::{
@@ -42,7 +43,8 @@ use self::{
     quarantine::Quarantine,
     servers::Servers,
     sockets::Sockets,
-    turn::{Known, Observed, Turn, cgroup_root, object_config},
+    told::{object_config, wishes},
+    turn::{Known, Observed, Turn, cgroup_root},
 };
 use crate::{
     cli::PodDatapath,
@@ -203,14 +205,7 @@ impl Agent {
         let prober = Prober::start(&pins)?;
         let mut agent = Self {
             netlink,
-            wishes: Wishes {
-                uplinks: settings.uplinks.clone(),
-                pod_interfaces: settings.pod_interfaces.clone(),
-                pod_datapath: settings.pod_datapath,
-                nodeport_addresses: settings.nodeport_addresses.clone(),
-                bind_address: settings.bind_address,
-                snat_addresses: settings.snat_addresses.clone(),
-            },
+            wishes: wishes(settings),
             datapath,
             sync,
             synced: false,

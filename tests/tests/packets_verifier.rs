@@ -7,7 +7,7 @@ use std::path::Path;
 use aya::util::KernelVersion;
 use proxy_agent::{
     cli::{KernelLogLevel, PortRange},
-    datapath::{ObjectConfig, clean_up, load_every_program, pins::Pins},
+    datapath::{ObjectConfig, load_every_program, pins::Pins},
 };
 use proxy_common::layout::config::Timeouts;
 
@@ -31,7 +31,7 @@ fn load_all(variant: &str, kernel_log: Option<KernelLogLevel>) {
     let directory = format!("verifier-test-{}{variant}", std::process::id());
     let pins = Pins::new(&Path::new("/sys/fs/bpf").join(directory));
     let programs = load_every_program(&config(kernel_log), &pins);
-    clean_up(&pins, &[]).unwrap();
+    pins.remove_all().unwrap();
     let multi_buffer = KernelVersion::current().unwrap() >= KernelVersion::new(5, 18, 0);
     let mut refused = Vec::new();
     // Not behind the name of the test.

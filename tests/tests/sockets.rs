@@ -15,7 +15,7 @@ use std::{
 use anyhow::Result;
 use proxy_agent::{
     cli::{PortRange, XdpMode},
-    datapath::{Datapath, Kept, LostFrontend, ObjectConfig, clean_up, maps::MapFamily, pins::Pins},
+    datapath::{Datapath, Kept, LostFrontend, ObjectConfig, maps::MapFamily, pins::Pins},
     model::objects::Protocol,
     net::{netns, sock_diag::Transport},
     reaper::{
@@ -410,7 +410,7 @@ impl Maps {
 
 impl Drop for Maps {
     fn drop(&mut self) {
-        let _ = clean_up(&self.pins, &[]);
+        let _ = self.pins.remove_all();
     }
 }
 

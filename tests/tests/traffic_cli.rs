@@ -111,6 +111,8 @@ fn served_from_an_api_server() {
     const SERVER: &str = "127.0.0.1:8001";
     let scenario = Scenario::without_agents(Cluster::builder(), "socket").unwrap();
     let (cluster, node) = (&scenario.cluster, scenario.cluster.node(0).unwrap());
+    let of_node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.place.name);
+    cluster.manifests.write("node.yaml", &of_node).unwrap();
     let binary = peer_binary().unwrap().with_file_name("apiserver");
     let mut server = node.place.command(&binary.to_string_lossy()).unwrap();
     server.arg(SERVER).arg(cluster.manifests.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -125,6 +127,14 @@ fn served_from_an_api_server() {
     let mut agent = node.place.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
     let _agent = Process::new(agent.args(&args).spawn().unwrap());
     until(SOON, "answers", || Ok(served(&scenario)?.then_some(()))).unwrap();
+
+    let (code, page) = cluster.try_agent(node, &["status".to_owned()], SOON).unwrap();
+    println!("{page}");
+    for watch in ["services", "endpointslices", "nodes"] {
+        let is_row = |line: &str| line.split_whitespace().take(2).eq([watch, "yes"]);
+        assert!(page.lines().any(is_row), "{watch} in {page}");
+    }
+    assert_eq!(code, Some(0), "{page}");
 
     writeln!(commands, "delete service default/single").unwrap();
     assert_eq!(answers.next().unwrap().unwrap(), "ok");

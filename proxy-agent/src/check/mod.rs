@@ -42,8 +42,9 @@ use crate::{
     net::{
         forwarding,
         interfaces::{self, Interface},
-        topology::{Topology, Wishes},
+        topology::Topology,
     },
+    run::told::wishes,
 };
 
 /// Makes all checks and prints what they found to standard output. True if none failed.
@@ -123,13 +124,5 @@ fn locked_memory() -> Result<Option<u64>> {
 
 /// As `run` has it before it knows the Node object.
 fn topology(settings: &Settings, interfaces: &[Interface]) -> Topology {
-    let wishes = Wishes {
-        uplinks: settings.uplinks.clone(),
-        pod_interfaces: settings.pod_interfaces.clone(),
-        pod_datapath: settings.pod_datapath,
-        nodeport_addresses: settings.nodeport_addresses.clone(),
-        bind_address: settings.bind_address,
-        snat_addresses: settings.snat_addresses.clone(),
-    };
-    Topology::new(interfaces, &[], &wishes)
+    Topology::new(interfaces, &[], &wishes(settings))
 }

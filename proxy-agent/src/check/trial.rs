@@ -17,13 +17,13 @@ use nix::{
 
 use super::connect::{OwnCgroup, connect_from};
 use crate::{
-    cli::{PodDatapath, Reject},
     config::Settings,
     datapath::{Datapath, Features, ObjectConfig, pins::Pins},
     model::{
         objects::{ObjectName, Protocol},
         plan::{Endpoints, Frontend, IpFamily, Places, PortName, PortPlan},
     },
+    run::told::object_config,
 };
 
 /// What came of it.
@@ -121,20 +121,9 @@ pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial,
     thread.join().unwrap_or_else(|_| Err(Failure::Impossible("the check panicked".to_owned())))
 }
 
+/// As in earnest, but for the size.
 fn config(settings: &Settings) -> ObjectConfig {
-    ObjectConfig {
-        snat_ports: settings.snat_ports,
-        snat_addresses: settings.snat_addresses.clone(),
-        external_cluster_ips: settings.external_cluster_ips,
-        // The connection comes from this network namespace.
-        sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
-        reset_removed_tcp: settings.reset_removed_tcp,
-        reject_with_reset: settings.reject == Reject::TcpReset,
-        localhost_nodeports: settings.localhost_nodeports,
-        max_flows: FLOWS,
-        timeouts: settings.timeouts,
-        kernel_log: settings.kernel_log,
-    }
+    ObjectConfig { max_flows: FLOWS, ..object_config(settings) }
 }
 
 /// The verifier's log is long.

@@ -8,10 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{clsact, link, pins::Pins};
-use crate::net::{
-    filters::{Direction, Filter},
-    interfaces::Interface,
-};
+use crate::net::filters::{Direction, Filter};
 
 /// Something that an agent left. The order is that in which to remove: no program is left without its maps.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,15 +95,6 @@ impl Leftover {
         let is_ours = clsact::is_own_filter(&filter);
         is_ours.then(|| Self::Filter { interface: interface.to_owned(), direction, program: filter.name })
     }
-}
-
-/// Removes everything an agent left: links, filters, maps. Returns the number of pins removed.
-pub fn clean_up(pins: &Pins, interfaces: &[Interface]) -> Result<usize> {
-    let removed = pins.remove_all()?;
-    for interface in interfaces {
-        clsact::detach_clsact(&interface.name);
-    }
-    Ok(removed)
 }
 
 fn file_name(path: &Path) -> String {

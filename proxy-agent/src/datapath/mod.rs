@@ -55,7 +55,7 @@ use tracing::{info, warn};
 
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
-pub use leftovers::{Leftover, clean_up};
+pub use leftovers::Leftover;
 pub use object::{Features, ObjectConfig};
 pub use prepared::Prepared;
 pub use services::{LostFrontend, Services};

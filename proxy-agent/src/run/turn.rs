@@ -15,12 +15,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Agent, QUEUE, servers::Servers};
+use super::{Agent, QUEUE, servers::Servers, told::object_config};
 use crate::{
     cgroup,
-    cli::{PodDatapath, Reject},
     config::Settings,
-    datapath::{ObjectConfig, Prepared, pins::Pins, wait_for_readers},
+    datapath::{Prepared, pins::Pins, wait_for_readers},
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,
     net::{interfaces, topology::Topology},
@@ -156,22 +155,6 @@ impl Turn {
 /// What the socket hooks serve.
 pub(super) fn cgroup_root(settings: &Settings) -> Result<PathBuf> {
     settings.cgroup_root.clone().map_or_else(cgroup::find_root, Ok)
-}
-
-/// What the programs are told when they are loaded.
-pub(super) fn object_config(settings: &Settings) -> ObjectConfig {
-    ObjectConfig {
-        snat_ports: settings.snat_ports,
-        snat_addresses: settings.snat_addresses.clone(),
-        external_cluster_ips: settings.external_cluster_ips,
-        sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
-        max_flows: settings.max_flows,
-        timeouts: settings.timeouts,
-        kernel_log: settings.kernel_log,
-        reset_removed_tcp: settings.reset_removed_tcp,
-        reject_with_reset: settings.reject == Reject::TcpReset,
-        localhost_nodeports: settings.localhost_nodeports,
-    }
 }
 
 async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {

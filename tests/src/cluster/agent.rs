@@ -119,7 +119,8 @@ impl Cluster {
         time: Duration,
     ) -> Result<(Option<i32>, String)> {
         let log = tempfile::NamedTempFile::new_in(&self.logs)?;
-        let (output, errors) = (log.reopen()?, log.as_file().try_clone()?);
+        // With one offset: neither writes over the other.
+        let (output, errors) = (log.as_file().try_clone()?, log.as_file().try_clone()?);
         command.args(args).stdin(Stdio::null()).stdout(output).stderr(errors);
         let mut process = Process::new(command.spawn()?);
         let status = until(time, "the program to end", || Ok(process.child().try_wait()?)).ok();
