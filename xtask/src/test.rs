@@ -43,19 +43,20 @@ enum Part {
     Deploy,
 }
 
-impl Part {
-    /// The part that a file in tests/tests belongs to, by its name.
-    fn of_file(name: &str) -> Self {
-        if ["conformance_core", "fuzz_replay"].contains(&name) {
-            return Self::Unit;
-        }
-        match name.split('_').next() {
-            Some("packet" | "packets") => Self::Packets,
-            Some("deploy") => Self::Deploy,
-            _ => Self::Traffic,
-        }
-    }
-}
+/// The programs of tests, a folder of tests/tests each, by their part.
+const PROGRAMS: [(&str, Part); 5] = [
+    ("core", Part::Unit),
+    ("packets", Part::Packets),
+    ("traffic", Part::Traffic),
+    (SUSTAINED, Part::Traffic),
+    ("deploy", Part::Deploy),
+];
+
+/// The program of tests that take all processors.
+const SUSTAINED: &str = "sustained";
+
+/// Tests of traffic that run at a time: most of their time they wait.
+const TRAFFIC_AT_A_TIME: usize = 4;
 
 #[derive(Clone, Copy, Default)]
 struct Score {
@@ -104,52 +105,49 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
 
 fn unit(filter: Option<&str>) -> Result<Score> {
     let mut select = vec!["--lib".to_owned(), "--bins".to_owned()];
-    select.extend(files(Part::Unit)?);
-    cargo_test(&select, filter, |_| Ok(()))
+    select.extend(programs(Part::Unit).flat_map(|name| ["--test".to_owned(), name.to_owned()]));
+    cargo_test(&select, None, filter, |_| Ok(()))
 }
 
-/// Selects the files of a part.
-fn files(part: Part) -> Result<Vec<String>> {
-    let mut select = Vec::new();
-    for file in fs::read_dir(root().join("tests/tests"))? {
-        let path = file?.path();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        // A file, or a folder with the file that cargo looks for.
-        let is_program =
-            path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
-        if is_program && Part::of_file(&name) == part {
-            select.extend(["--test".to_owned(), name.into_owned()]);
-        }
-    }
-    Ok(select)
+/// The programs of tests of a part.
+fn programs(part: Part) -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().filter(move |(_, of)| *of == part).map(|(name, _)| *name)
 }
 
 fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<Score> {
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
-    let select = files(part)?;
-    if select.is_empty() {
-        say(format!("there are no tests of the part {part:?} yet"));
-        return Ok(Score::default());
+    let mut score = Score::default();
+    for program in programs(part) {
+        let at_a_time = match (part, program) {
+            (_, SUSTAINED) => Some(1),
+            (Part::Traffic, _) => Some(TRAFFIC_AT_A_TIME),
+            _ => None,
+        };
+        let select = ["--test".to_owned(), program.to_owned()];
+        let of_program = cargo_test(&select, at_a_time, filter, |command| {
+            command.env("PROXY_AGENT_BIN", agent);
+            if part == Part::Deploy {
+                command.env("PROXY_AGENT_IMAGE", image::default_archive(&build::release(false)?)?);
+            }
+            if !is_root() {
+                let sudo = find_program("sudo")
+                    .context("these tests need root: there is no sudo, so run this as root")?;
+                // Only the test programs run as root; what cargo builds stays ours.
+                let triple = host_triple()?.to_uppercase().replace('-', "_");
+                command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
+            }
+            Ok(())
+        })?;
+        score.passed += of_program.passed;
+        score.failed += of_program.failed;
     }
-    cargo_test(&select, filter, |command| {
-        command.env("PROXY_AGENT_BIN", agent);
-        if part == Part::Deploy {
-            command.env("PROXY_AGENT_IMAGE", image::default_archive(&build::release(false)?)?);
-        }
-        if !is_root() {
-            let sudo = find_program("sudo")
-                .context("these tests need root: there is no sudo, so run this as root")?;
-            // Only the test programs run as root; what cargo builds stays ours.
-            let triple = host_triple()?.to_uppercase().replace('-', "_");
-            command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
-        }
-        Ok(())
-    })
+    Ok(score)
 }
 
 /// Runs `cargo test` and counts. A program that crashes or hangs counts as one failure.
 fn cargo_test(
     select: &[String],
+    at_a_time: Option<usize>,
     filter: Option<&str>,
     configure: impl Fn(&mut Command) -> Result<()>,
 ) -> Result<Score> {
@@ -160,6 +158,7 @@ fn cargo_test(
         .args(WORKSPACE)
         .args(select)
         .args(["--", "--color=never"])
+        .args(at_a_time.map(|count| format!("--test-threads={count}")))
         .args(filter);
     configure(&mut command)?;
     let mut child = command
@@ -228,14 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn files_belong_to_parts() {
-        assert_eq!(Part::of_file("packets_nodeport"), Part::Packets);
-        assert_eq!(Part::of_file("deploy"), Part::Deploy);
-        assert_eq!(Part::of_file("traffic_clusterip"), Part::Traffic);
-        assert_eq!(Part::of_file("kube_source"), Part::Traffic);
-        assert_eq!(Part::of_file("smoke"), Part::Traffic);
-        assert_eq!(Part::of_file("conformance_core"), Part::Unit);
-        assert_eq!(Part::of_file("fuzz_replay"), Part::Unit);
-        assert_eq!(Part::of_file("conformance_traffic"), Part::Traffic);
+    fn every_folder_of_tests_belongs_to_a_part() {
+        let folders = fs::read_dir(root().join("tests/tests")).unwrap();
+        let mut folders: Vec<_> =
+            folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect();
+        folders.sort();
+        let mut known: Vec<_> = PROGRAMS.iter().map(|(name, _)| *name).collect();
+        known.sort_unstable();
+        assert_eq!(folders, known);
     }
 }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
-    initramfs::{Guest, NETWORKS, PROGRAMS, SOCKETS},
+    initramfs::{Guest, TEST_PROGRAMS},
     kernel::Kernel,
     networks::Networks,
     qemu::Run,
@@ -50,9 +50,10 @@ pub(crate) struct VmArgs {
     /// Run this agent in the machines instead of the one built with the tests.
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
-    /// Run nothing but the programs of tests whose name contains this.
-    #[arg(long, value_name = "NAME")]
-    only: Option<String>,
+    /// Run nothing but this suite: `node`, `packets`, `verifier`, or a file of `tests/tests/traffic`, such as
+    /// `smoke` or `networks` (may be repeated).
+    #[arg(long, value_name = "SUITE", value_delimiter = ',')]
+    only: Vec<String>,
     /// With `--only networks`: nothing but the shapes whose name contains this, or one of several that `|`
     /// separates; also with `--bless`.
     #[arg(long, value_name = "NAME", requires = "only")]
@@ -66,6 +67,9 @@ pub(crate) struct VmArgs {
     last: bool,
 }
 
+/// The suite that needs devices of many kinds.
+const NETWORKS: &str = "networks";
+
 /// How many machines run at a time: each has one processor.
 const AT_A_TIME: usize = 2;
 
@@ -73,7 +77,7 @@ const AT_A_TIME: usize = 2;
 pub(crate) fn main(args: &VmArgs) -> Result<()> {
     setup::tests()?;
     let kernels = if args.kernels.is_empty() { Kernel::value_variants() } else { &args.kernels };
-    let (_, failed) = boot(kernels, &build::for_some_tests(&PROGRAMS)?, args)?;
+    let (_, failed) = boot(kernels, &build::for_some_tests(&TEST_PROGRAMS)?, args)?;
     if failed > 0 {
         bail!("{failed} checks failed");
     }
@@ -89,7 +93,7 @@ pub(crate) fn all(built: &Executables) -> Result<(u64, u64)> {
         mirror,
         kvm: false,
         agent: None,
-        only: None,
+        only: Vec::new(),
         shape: None,
         bless: false,
         last: false,
@@ -121,7 +125,7 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
     }
     println!("\n{}", record.verified());
     if args.bless {
-        if args.only.is_none() {
+        if args.only.is_empty() {
             say(format!("wrote {}", record.write()?.display()));
         }
         if has_networks {
@@ -169,18 +173,20 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
     let run = if args.last {
         qemu::read(&log)?
     } else {
-        let mut left_out = Vec::new();
-        // They take longer than all else, so they are run when they are asked for.
-        if !kernel.runs_networks() || args.only.as_deref() != Some(NETWORKS) {
-            left_out.push(NETWORKS);
-        }
-        if args.only.is_none() && !kernel.is_at_an_end() {
-            left_out.push(SOCKETS);
-        }
-        initramfs::write(&initramfs, &files, guest, &left_out)?;
-        qemu::run(&files, &initramfs, &log, args)?
+        let suites = suites(kernel, &args.only);
+        initramfs::write(&initramfs, &files, guest, suites.contains(&NETWORKS))?;
+        qemu::run(&files, &initramfs, &log, &suites, args)?
     };
     Ok(Machine { release: files.release, log, run })
+}
+
+/// What a kernel's machine runs, in this order: what was asked for, or all but networks, which take longer than all else.
+fn suites(kernel: Kernel, only: &[String]) -> Vec<&str> {
+    if !only.is_empty() {
+        return only.iter().map(String::as_str).collect();
+    }
+    let at_an_end = kernel.is_at_an_end().then_some("socket_endpoints");
+    ["node", "packets", "verifier", "smoke"].into_iter().chain(at_an_end).collect()
 }
 
 /// Each of the documents' tables is a check. A machine that ran but some of its programs reported little of them.
@@ -190,7 +196,7 @@ fn compare(record: &Record, networks: &Networks, kernel: Kernel, report: &mut Re
         return;
     }
     let mut tables = Vec::new();
-    if args.only.is_none() {
+    if args.only.is_empty() {
         tables.extend(record.compare(kernel, report));
     }
     if kernel.runs_networks() && !report.networks.is_empty() {

@@ -9,11 +9,11 @@ const HEAD: &str = "\
 
 What a Service proxy must do, rule by rule, and how each rule is shown to hold. The reference is kube-proxy 1.36 with its
 nftables backend. This file is written from the tables in `tests/src/conformance` by
-`PROXY_AGENT_BLESS=1 cargo test -p proxy-tests --test conformance_core`.
+`PROXY_AGENT_BLESS=1 cargo test -p proxy-tests --test core`.
 
 - **core**: objects through the agent's own conversion and planner into tables in memory, every connection decided by the code that
-  runs in the kernel (`conformance_core.rs`: `every_rule_holds_in_the_core`), IPv4 and IPv6, sockets and packets.
-- **traffic**: the same rows as real TCP, UDP and ICMP in a cluster of three nodes with real agents (`conformance_traffic.rs`:
+  runs in the kernel (`core/rules.rs`: `every_rule_holds_in_the_core`), IPv4 and IPv6, sockets and packets.
+- **traffic**: the same rows as real TCP, UDP and ICMP in a cluster of three nodes with real agents (`traffic/conformance.rs`:
   `every_rule_holds_by_sockets`, `every_rule_holds_by_packets`).
 - Else the tests that show it are named.
 ";

@@ -1,5 +1,5 @@
 //! Networks of many kinds between two nodes, one after the other under the same running agents, and the paths that
-//! services take through them: `tests/tests/networks.rs` makes the table of `docs/networks.md` from it.
+//! services take through them: `tests/tests/traffic/networks.rs` makes the table of `docs/networks.md` from it.
 
 mod ends;
 mod known;

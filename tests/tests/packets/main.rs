@@ -12,4 +12,5 @@ mod random;
 mod stack;
 mod translate;
 mod unusual;
+mod verifier;
 mod whole;

@@ -37,7 +37,7 @@ const MODULES: &[&str] = &[
     "tcp_diag",
 ];
 
-/// The same for the networks of `tests/tests/networks.rs`, in the machines that run it.
+/// The same for the networks of `tests/tests/traffic/networks.rs`, in the machines that run it.
 const NETWORK_MODULES: &[&str] = &[
     "sit",
     "ip_gre",
@@ -65,12 +65,6 @@ const NETWORK_MODULES: &[&str] = &[
     "drbg",
 ];
 
-/// The program of tests that machines get only if it is asked for.
-pub(super) const NETWORKS: &str = "networks";
-
-/// The program of tests of sockets whose endpoints go.
-pub(super) const SOCKETS: &str = "traffic_sockets";
-
 /// Programs of this machine that the init and the tests run.
 const HOST_PROGRAMS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "wg"];
 
@@ -96,15 +90,15 @@ impl Guest {
         {
             programs.insert(place.to_owned(), stripped(program, &cache.join("stripped"), place)?);
         }
-        for (name, program) in built.iter().filter(|(name, _)| PROGRAMS.contains(&name.as_str())) {
+        for (name, program) in built.iter().filter(|(name, _)| TEST_PROGRAMS.contains(&name.as_str())) {
             programs.insert(format!("tests/{name}"), stripped(program, &cache.join("stripped"), name)?);
         }
         Ok(Self { programs, object: target_dir().join("bpf/proxy-agent.bpf.o") })
     }
 }
 
-/// The programs of tests that are run in machines.
-pub(super) const PROGRAMS: [&str; 5] = ["packets", "packets_verifier", "smoke", SOCKETS, NETWORKS];
+/// The programs of tests that machines get.
+pub(super) const TEST_PROGRAMS: [&str; 2] = ["packets", "traffic"];
 
 /// A program without what only debuggers read: most of it, and the machine is small.
 fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
@@ -115,16 +109,20 @@ fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     Ok(if strip.is_ok_and(|output| output.status.success()) { file } else { program.to_owned() })
 }
 
-/// Writes the archive, without the programs of tests that are left out.
-pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, left_out: &[&str]) -> Result<()> {
+/// Writes the archive.
+pub(super) fn write(
+    archive: &Path,
+    kernel: &KernelFiles,
+    guest: &Guest,
+    needs_network_modules: bool,
+) -> Result<()> {
     let mut files = BTreeMap::new();
-    let is_left_out = |place: &str| place.strip_prefix("tests/").is_some_and(|name| left_out.contains(&name));
-    for (name, program) in guest.programs.iter().filter(|(name, _)| !is_left_out(name)) {
+    for (name, program) in &guest.programs {
         add_program(&mut files, name.into(), program)?;
     }
     files.insert("bpf/proxy-agent.bpf.o".into(), read(&guest.object)?);
     for (number, module) in
-        load_order(&kernel.modules, if left_out.contains(&NETWORKS) { &[] } else { NETWORK_MODULES })?
+        load_order(&kernel.modules, if needs_network_modules { NETWORK_MODULES } else { &[] })?
             .iter()
             .enumerate()
     {

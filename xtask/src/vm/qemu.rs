@@ -54,15 +54,21 @@ pub(super) fn read(log: &Path) -> Result<Run> {
 }
 
 /// Boots a kernel and returns what its init reported.
-pub(super) fn run(kernel: &KernelFiles, initramfs: &Path, log: &Path, args: &VmArgs) -> Result<Run> {
+pub(super) fn run(
+    kernel: &KernelFiles,
+    initramfs: &Path,
+    log: &Path,
+    suites: &[&str],
+    args: &VmArgs,
+) -> Result<Run> {
     let caches = if kernel.release.starts_with(['5', '6']) { "" } else { CHECKED_CACHES };
-    let only = args.only.as_ref().map(|only| format!(" only={only}")).unwrap_or_default();
+    let suites = format!(" suites={}", suites.join(","));
     let shape = args.shape.as_ref().map(|shape| format!(" shape=\"{shape}\"")).unwrap_or_default();
     let start = Instant::now();
     let mut child = Command::new("qemu-system-x86_64")
         .args(["-accel", if args.kvm { "kvm" } else { "tcg" }, "-cpu", CPU, "-smp", "1", "-m", "1G"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
-        .args(["-append", &format!("{COMMAND_LINE}{caches}{only}{shape}")])
+        .args(["-append", &format!("{COMMAND_LINE}{caches}{suites}{shape}")])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")

@@ -3,9 +3,8 @@
 //!
 //! xtask reads what it prints: a line `CHECK PASS|PART|NOT|FAIL name[: reason]` a check (with part or all of it not
 //! possible on this kernel; the lines of a failure that follow are indented), `ATTACHED program how`, what tests print,
-//! among it `VERIFIED program instructions`, and `DONE` at the end. With `only=NAME` on the kernel's command line it does
-//! nothing but run the programs of tests whose name contains this; with `shape=NAME` `networks` tries nothing but the shapes whose name
-//! contains that.
+//! among it `VERIFIED program instructions`, and `DONE` at the end. The kernel's command line has `suites=NAME,...`: what to
+//! run, the node being one of them; with `shape=NAME` `networks` tries nothing but the shapes whose name contains that.
 
 mod bpf;
 mod node;
@@ -35,6 +34,9 @@ const READY_LIMIT: Duration = Duration::from_secs(240);
 const HEALTHZ: &str = "127.0.0.1:10256";
 const METRICS: &str = "127.0.0.1:10249";
 
+/// The suite that this init runs itself.
+const NODE: &str = "node";
+
 /// The ways to run the agent that are tried, one after the other: `--pod-datapath` and `--xdp`.
 const MODES: [(&str, &str); 2] = [("both", "generic"), ("socket", "native")];
 
@@ -45,8 +47,9 @@ fn main() {
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     report.check("memory is not limited", unlimited.map_err(Into::into));
     // What stands on the kernel's command line and means nothing to it.
-    let only = std::env::var("only").ok();
-    if only.is_none()
+    let suites = std::env::var("suites").unwrap_or_default();
+    let suites: Vec<_> = suites.split(',').filter(|suite| !suite.is_empty()).collect();
+    if suites.contains(&NODE)
         && report.check("network is set up", node::connect())
         && report.check("servers run", traffic::serve())
     {
@@ -57,7 +60,9 @@ fn main() {
     }
     report.mode.clear();
     let shape = std::env::var("shape").unwrap_or_default();
-    suite::run_all(&mut report, only.as_deref().unwrap_or_default(), &shape);
+    for suite in suites.into_iter().filter(|suite| *suite != NODE) {
+        suite::run(&mut report, suite, &shape);
+    }
     println!("DONE");
     let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
     println!("cannot reboot: {error}");

@@ -1,34 +1,25 @@
-//! Runs the integration tests that were put into the machine, and reports each of their tests as a check.
+//! Runs suites of the integration tests that were put into the machine, and reports each of their tests as a check.
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use proxy_tests::lacks::MARK;
 
 use crate::Report;
 
-/// Where the test programs are.
-const TESTS: &str = "/tests";
-
-/// A program of tests that takes longer has hung, or the host is too busy.
+/// A suite that takes longer has hung, or the host is too busy.
 const LIMIT: Duration = Duration::from_secs(1200);
 
-/// Tests that are left out: they ask the decision core for thousands of packets, for which an emulated processor takes
-/// minutes, and what they find is not the kernel's.
+/// Tests of packets that are left out: they ask the decision core for thousands of packets, for which an emulated processor
+/// takes minutes, and what they find is not the kernel's.
 const MANY_PACKETS: [&str; 4] = ["bystanders::", "ports::", "stack::", "whole::"];
-
-/// What [`NETWORKS`] has as well, where it is run.
-const ALSO_NETWORKS: [&str; 2] = ["vlan_uplinks", "bonded_uplinks"];
-const NETWORKS: &str = "/tests/networks";
 
 /// What tests find by variables. Fewer random packets and bytes than elsewhere: this processor is an emulated one.
 const ENVIRONMENT: [(&str, &str); 6] = [
@@ -40,28 +31,28 @@ const ENVIRONMENT: [(&str, &str); 6] = [
     ("PROXY_AGENT_NETWORKS_BYTES", "500000"),
 ];
 
-/// The shapes that [`NETWORKS`] tries.
+/// The shapes that the suite `networks` tries.
 const SHAPES: &str = "PROXY_AGENT_NETWORKS_ONLY";
 
-/// Runs the programs of tests whose name contains this, one after the other, and in each one test after the other.
-pub(crate) fn run_all(report: &mut Report, only: &str, shape: &str) {
-    let programs = || -> Result<Vec<PathBuf>> {
-        let mut files = fs::read_dir(TESTS)?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
-        files.retain(|file| file.to_string_lossy().contains(only));
-        files.sort();
-        Ok(files)
-    };
-    match programs() {
-        Ok(programs) => programs.iter().for_each(|program| run(report, program, shape)),
-        Err(error) => drop(report.check::<()>("tests are found", Err(error))),
+/// The program that has a suite's tests, and what selects them in it.
+fn program(suite: &str) -> (&'static str, Vec<String>) {
+    const VERIFIER: &str = "verifier::";
+    match suite {
+        "packets" => {
+            let skip = MANY_PACKETS.iter().chain([&VERIFIER]).flat_map(|name| ["--skip", name]);
+            ("/tests/packets", skip.map(str::to_owned).collect())
+        }
+        "verifier" => ("/tests/packets", vec![VERIFIER.to_owned()]),
+        // A file of tests.
+        topic => ("/tests/traffic", vec![format!("{topic}::")]),
     }
 }
 
-fn run(report: &mut Report, program: &Path, shape: &str) {
-    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+/// Runs a suite, one test after the other.
+pub(crate) fn run(report: &mut Report, name: &str, shape: &str) {
     let start = Instant::now();
     let mut suite = Suite::default();
-    let ended = suite.follow(program, shape);
+    let ended = suite.follow(name, shape);
     println!("{name} took {:.1} s", start.elapsed().as_secs_f32());
     for (test, Test { verdict, output }) in &suite.tests {
         report.test(&format!("{name} {test}"), *verdict, output);
@@ -69,6 +60,8 @@ fn run(report: &mut Report, program: &Path, shape: &str) {
     // One that fails has told so.
     if let Err(error) = ended {
         report.check::<()>(&format!("{name} runs to its end"), Err(error));
+    } else if suite.tests.is_empty() {
+        report.check::<()>(name, Err(anyhow!("there is no such suite")));
     }
 }
 
@@ -98,24 +91,19 @@ struct Suite {
 }
 
 impl Suite {
-    /// Runs the program and reads what it prints; the console gets it too.
-    fn follow(&mut self, program: &Path, shape: &str) -> Result<()> {
+    /// Runs a suite's program and reads what it prints; the console gets it too.
+    fn follow(&mut self, suite: &str, shape: &str) -> Result<()> {
+        let (program, selection) = program(suite);
         let mut child = Command::new(program)
             .args(["--test-threads=1", "--show-output", "--color=never"])
-            .args(MANY_PACKETS.iter().flat_map(|name| ["--skip", name]))
-            .args(
-                ALSO_NETWORKS
-                    .iter()
-                    .filter(|_| Path::new(NETWORKS).exists())
-                    .flat_map(|name| ["--skip", name]),
-            )
+            .args(selection)
             .envs(ENVIRONMENT)
             .env(SHAPES, shape)
             .env("PROXY_TESTS_EMULATED", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot run {}", program.display()))?;
+            .with_context(|| format!("cannot run {program}"))?;
         let output = child.stdout.take().context("no output")?;
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {

@@ -3,6 +3,10 @@
 //! Each test builds a cluster in one set-up, runs the battery of conversations without an agent, then again while the agent of node-1
 //! runs, and compares. See `tests/src/bystander` for both.
 
+mod flows;
+mod many;
+mod migration;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};

@@ -1,9 +1,8 @@
 //! The conformance table on the pure core, and the document written from it.
 
-mod conformance;
-
 use std::{collections::BTreeSet, env, fs, io, path::Path};
 
+use crate::conformance;
 use proxy_tests::conformance::{E2E, Proven, document, rules, sites};
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -1,0 +1,4 @@
+//! Traffic that takes all processors: these tests run one after the other. Needs root.
+
+mod flood;
+mod source_ports;

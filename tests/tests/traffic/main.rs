@@ -1,0 +1,36 @@
+//! Real traffic in network namespaces, and the agent against a stand-in for the API server. Needs root.
+//!
+//! One program of tests: cargo links it once, and tests of all topics fill the time that others wait.
+
+mod addresses;
+mod baseline;
+mod bystander;
+mod check;
+mod cli;
+mod conformance;
+mod datagrams;
+mod debug;
+mod events;
+mod flows;
+mod fragments;
+mod handover;
+mod health;
+mod hooks_restored;
+mod interfaces;
+mod ipsec;
+mod kube_source;
+mod neighbours;
+mod networks;
+mod options;
+mod pods;
+mod remote;
+mod restart;
+mod services;
+mod settling;
+mod shapes;
+mod smoke;
+mod socket_endpoints;
+mod socket_programs;
+mod sockets_bound;
+mod source_addresses;
+mod udp_sockets;
