@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{
     Health, Metrics,
-    health::Report,
-    http::{Answer, Handler, Page, pages},
+    health::{Audience, Report},
+    http::{Answer, Client, Handler, Page, pages},
     metrics::{Format, Probe},
     status::Status,
 };
@@ -22,7 +22,7 @@ pub const PROXY_MODE: &str = "ebpf";
 pub fn health(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Handler {
     let livez: Page = {
         let (health, metrics) = (health.clone(), metrics.clone());
-        Box::new(move |_| probed(&metrics, Probe::Livez, &health.live()))
+        Box::new(move |request| probed(&metrics, Probe::Livez, &health.live(audience(request))))
     };
     pages(vec![("/healthz", healthz(health, metrics)), ("/livez", livez)])
 }
@@ -34,7 +34,10 @@ pub fn metrics(metrics: &Arc<Metrics>, health: &Arc<Health>, config: &Value, nod
     let status: Page = {
         let (health, metrics, node) = (health.clone(), metrics.clone(), node.to_owned());
         let started = Timestamp::now();
-        Box::new(move |_| json(&Status::now(&node, started, &health, &metrics), StatusCode::OK))
+        Box::new(move |request| match audience(request) {
+            Audience::Node => json(&Status::now(&node, started, &health, &metrics), StatusCode::OK),
+            Audience::Anyone => Answer::text(StatusCode::FORBIDDEN, "only for clients of the node itself\n"),
+        })
     };
     let scrape: Page = {
         let metrics = metrics.clone();
@@ -52,7 +55,12 @@ pub fn metrics(metrics: &Arc<Metrics>, health: &Arc<Health>, config: &Value, nod
 
 fn healthz(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Page {
     let (health, metrics) = (health.clone(), metrics.clone());
-    Box::new(move |_| probed(&metrics, Probe::Healthz, &health.ready()))
+    Box::new(move |request| probed(&metrics, Probe::Healthz, &health.ready(audience(request))))
+}
+
+fn audience(request: &Parts) -> Audience {
+    let is_of_this_node = request.extensions.get::<Client>().is_some_and(|client| client.is_of_this_node());
+    if is_of_this_node { Audience::Node } else { Audience::Anyone }
 }
 
 fn probed(metrics: &Metrics, probe: Probe, report: &Report) -> Answer {

@@ -30,6 +30,15 @@ pub struct Health {
     node_eligible: AtomicBool,
 }
 
+/// Whom an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Processes of the node: names of objects, interfaces and addresses are theirs to know.
+    Node,
+    /// Whoever reaches the node's port: what kind of problem there is, and how many.
+    Anyone,
+}
+
 /// Which of the agents with one `--bpffs` this is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
@@ -214,11 +223,12 @@ impl Health {
 
     /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that nobody relies on this node too
     /// early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes nothing.
-    pub fn ready(&self) -> Report {
+    pub fn ready(&self, audience: Audience) -> Report {
         let eligible = self.node_eligible.load(Ordering::Relaxed);
         let work = self.work();
         let is_serving = matches!(work.role, Role::Active | Role::Overtaken);
-        self.report(&work, is_serving && work.is_programmed(self.patience), Some(eligible))
+        let well = is_serving && work.is_programmed(self.patience);
+        self.report(&work, well, Some(eligible), audience)
     }
 
     /// Whether services are programmed as they should be, whatever becomes of the node: what the health checks of
@@ -228,26 +238,26 @@ impl Health {
     }
 
     /// For `/livez`: the agent's loop turns. Nothing else: no Service, no API server and no kernel gets better by a restart.
-    pub fn live(&self) -> Report {
+    pub fn live(&self, audience: Audience) -> Report {
         let work = self.work();
         // After a hand-over there is nothing left to do. Until then the successor has as long as a turn.
         let is_done = matches!(work.role, Role::Retired);
         let turns = is_done || work.last_turn.elapsed() <= STUCK_AFTER;
-        self.report(&work, turns, None)
+        self.report(&work, turns, None, audience)
     }
 
-    fn report(&self, work: &Work, well: bool, node_eligible: Option<bool>) -> Report {
+    fn report(&self, work: &Work, well: bool, node_eligible: Option<bool>, audience: Audience) -> Report {
         let now = Timestamp::now();
         let last_updated = |well| if well { Some(now) } else { work.last_applied };
         let family = FamilyStatus { last_updated: last_updated(well), healthy: well };
         let status = Families { v4: family, v6: family };
-        let problems = self.problems(work, node_eligible);
+        let problems = self.problems(work, node_eligible, audience);
         let healthy = well && node_eligible.unwrap_or(true);
         let last_updated = last_updated(healthy);
         Report { last_updated, current_time: now, node_eligible, healthy, status, problems }
     }
 
-    fn problems(&self, work: &Work, node_eligible: Option<bool>) -> Vec<String> {
+    fn problems(&self, work: &Work, node_eligible: Option<bool>, audience: Audience) -> Vec<String> {
         let mut problems = Vec::new();
         problems.extend(work.role.problem().map(str::to_owned));
         if node_eligible == Some(false) {
@@ -256,7 +266,10 @@ impl Health {
         let source = self.source.borrow();
         if let Some(trouble) = source.trouble() {
             let detail = if trouble.detail.is_empty() { "" } else { ": " };
-            problems.push(format!("{}{detail}{}", trouble.message, trouble.detail));
+            problems.push(match audience {
+                Audience::Node => format!("{}{detail}{}", trouble.message, trouble.detail),
+                Audience::Anyone => "the source of Services cannot be followed".to_owned(),
+            });
         }
         if work.deaf {
             problems.push("no program is attached at an uplink: clients outside are not served".to_owned());
@@ -265,16 +278,32 @@ impl Health {
             let what = if source.is_synced() { "are not applied yet" } else { "are not fully listed yet" };
             problems.push(format!("Services and EndpointSlices {what}"));
         }
-        problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
-        problems.extend(work.network_failure.clone());
+        if let Some(error) = &work.apply_error {
+            problems.push(match audience {
+                Audience::Node => format!("cannot apply changes: {error}"),
+                Audience::Anyone => "cannot apply changes".to_owned(),
+            });
+        }
+        if let Some(failure) = &work.network_failure {
+            problems.push(match audience {
+                Audience::Node => failure.clone(),
+                Audience::Anyone => "the node's network cannot be followed".to_owned(),
+            });
+        }
         let others = [
-            &work.failed_services,
-            &work.network,
-            &work.failed_hooks,
-            &work.failed_service_health,
-            &work.drops,
+            ("Services could not be programmed as they should be", &work.failed_services),
+            ("names of interfaces or addresses are none of this node's", &work.network),
+            ("programs could not be attached", &work.failed_hooks),
+            ("health check ports could not be opened", &work.failed_service_health),
+            ("kinds of packets were dropped lately", &work.drops),
         ];
-        problems.extend(others.into_iter().flatten().cloned());
+        for (what, details) in others {
+            match audience {
+                Audience::Node => problems.extend(details.iter().cloned()),
+                Audience::Anyone if details.is_empty() => {}
+                Audience::Anyone => problems.push(format!("{what}: {}", details.len())),
+            }
+        }
         problems
     }
 
@@ -309,144 +338,4 @@ impl Work {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn health() -> Health {
-        // The last state of a source stays readable after the source is gone.
-        Health::new(watch::channel(SourceState::default()).1, Duration::ZERO)
-    }
-
-    fn long_ago(health: &Health) {
-        let since = Instant::now().checked_sub(STUCK_AFTER + Duration::from_secs(1));
-        health.work().pending = Some(since.unwrap());
-    }
-
-    fn no_turn(health: &Health) {
-        let since = Instant::now().checked_sub(STUCK_AFTER + Duration::from_secs(1));
-        health.work().last_turn = since.unwrap();
-    }
-
-    #[test]
-    fn alive_while_the_loop_turns_and_only_then() {
-        let health = health();
-        assert!(health.live().is_healthy());
-        no_turn(&health);
-        assert!(!health.live().is_healthy());
-        health.turns();
-        long_ago(&health);
-        health.failed(&anyhow::anyhow!("no room"));
-        health.set_serves_outside(false);
-        assert!(health.live().is_healthy(), "a restart gives nobody room");
-    }
-
-    #[test]
-    fn changes_may_wait_as_long_as_they_are_told_to() {
-        let health = Health::new(watch::channel(SourceState::default()).1, Duration::from_secs(120));
-        health.applied();
-        long_ago(&health);
-        assert_eq!(both(&health), (true, true));
-    }
-
-    #[test]
-    fn what_an_earlier_agent_left_serves() {
-        let health = health();
-        health.inherit();
-        assert_eq!(both(&health), (true, true));
-        health.set_serves_outside(false);
-        assert_eq!(both(&health), (false, true));
-        let json = serde_json::to_value(health.ready()).unwrap();
-        assert!(json["problems"][0].as_str().unwrap().contains("uplink"));
-    }
-
-    fn both(health: &Health) -> (bool, bool) {
-        (health.ready().is_healthy(), health.live().is_healthy())
-    }
-
-    #[test]
-    fn ready_once_applied_and_not_when_stuck() {
-        let health = health();
-        assert_eq!(both(&health), (false, true), "not programmed yet, but a restart would not help");
-        health.queued();
-        health.applied();
-        assert_eq!(both(&health), (true, true));
-        health.set_failed_services(vec!["service default/web: no room".into()]);
-        assert_eq!(both(&health), (true, true), "the others are served");
-        health.failed(&anyhow::anyhow!("no room"));
-        assert_eq!(both(&health), (true, true), "it may yet succeed");
-        long_ago(&health);
-        assert_eq!(both(&health), (false, true));
-        health.failed(&anyhow::anyhow!("no room"));
-        health.queued();
-        assert_eq!(both(&health), (false, true), "trying again does not start the clock anew");
-        health.applied();
-        assert_eq!(both(&health), (true, true));
-    }
-
-    #[test]
-    fn one_of_several_agents_is_ready() {
-        let health = health();
-        health.set_role(Role::Standby);
-        assert_eq!(both(&health), (false, true), "a restart would not help");
-        let json = serde_json::to_value(health.ready()).unwrap();
-        assert!(json["problems"][0].as_str().unwrap().starts_with("standing by"), "{json}");
-        health.set_role(Role::Active);
-        health.applied();
-        assert_eq!(both(&health), (true, true));
-        health.set_role(Role::Overtaken);
-        assert_eq!(both(&health), (true, true), "the successor begins in a moment");
-        long_ago(&health);
-        no_turn(&health);
-        assert_eq!(both(&health), (false, false), "it does not");
-        health.set_role(Role::Retired);
-        assert_eq!(both(&health), (false, true), "restarted, it would take over again");
-    }
-
-    #[test]
-    fn a_node_that_goes_is_not_ready_but_its_proxy_is_well() {
-        let health = health();
-        health.applied();
-        health.set_node_eligible(false);
-        assert_eq!(both(&health), (false, true));
-        assert!(health.is_programmed());
-        let json = serde_json::to_value(health.ready()).unwrap();
-        assert_eq!(json["nodeEligible"], false);
-        assert_eq!(json["healthy"], false);
-        assert_eq!(json["status"]["IPv6"]["healthy"], true, "the families are not to blame");
-        assert!(json["problems"][0].as_str().unwrap().contains("Node object"));
-        health.set_node_eligible(true);
-        assert_eq!(both(&health), (true, true));
-        long_ago(&health);
-        assert!(!health.is_programmed());
-    }
-
-    #[test]
-    fn the_answer_has_kube_proxys_fields_and_says_what_is_wrong() {
-        let health = health();
-        health.applied();
-        let json = serde_json::to_value(health.ready()).unwrap();
-        assert_eq!(json["healthy"], true);
-        assert_eq!(json["nodeEligible"], true);
-        assert_eq!(json["status"]["IPv4"]["healthy"], true);
-        assert!(json["lastUpdated"].as_str().unwrap().ends_with('Z'));
-        assert_eq!(json.get("problems"), None);
-        assert_eq!(serde_json::to_value(health.live()).unwrap().get("nodeEligible"), None);
-
-        health.failed(&anyhow::anyhow!("no room"));
-        health.set_failed_services(vec!["service default/web: full".into()]);
-        health.set_network(vec!["no interface has the address 192.0.2.7".into()]);
-        health.set_failed_hooks(vec!["uplink_ingress at eth9: no such device".into()]);
-        health.set_failed_service_health(vec!["port taken".into()]);
-        health.set_drops(vec!["3 packets were dropped".into()]);
-        let json = serde_json::to_value(health.ready()).unwrap();
-        let expected = serde_json::json!([
-            "cannot apply changes: no room",
-            "service default/web: full",
-            "no interface has the address 192.0.2.7",
-            "uplink_ingress at eth9: no such device",
-            "port taken",
-            "3 packets were dropped"
-        ]);
-        assert_eq!(json["problems"], expected);
-    }
-}
+mod tests;

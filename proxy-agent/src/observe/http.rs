@@ -1,6 +1,13 @@
 //! A small HTTP server for probes and scrapes.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+mod connections;
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use http_body_util::Full;
@@ -13,10 +20,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::connections::Connections;
 use super::listen::{Listener, Listeners};
 
 /// How long to wait before an address that is taken is tried again for the first time; later longer.
@@ -25,10 +33,28 @@ const BIND_SOON: Duration = Duration::from_millis(50);
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// How long a client may take to send its request, and how long an idle connection is kept.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest head of a request that is read: a probe's is a few hundred bytes, a scrape's not much longer.
+const MAX_REQUEST: usize = 16 * 1024;
 /// How long the last connections may take when another agent took over.
 const LINGER: Duration = Duration::from_secs(1);
-/// Connections served at the same time; more wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 64;
+
+/// Who asks: among the extensions of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The client's address.
+    pub address: IpAddr,
+    /// Where it asks.
+    pub server: IpAddr,
+}
+
+impl Client {
+    /// Is it a process of this node? Those have the address that they connect to as their own, or a loopback one; no other host
+    /// can have a connection with either. `kubectl exec` and `kubectl port-forward` are of the node.
+    pub fn is_of_this_node(self) -> bool {
+        let address = self.address.to_canonical();
+        address.is_loopback() || address == self.server.to_canonical()
+    }
+}
 
 /// What is sent for a request.
 #[derive(Debug)]
@@ -149,20 +175,16 @@ async fn bind_later(what: &str, address: SocketAddr, listeners: &Listeners) -> L
 /// shares, which answers from then on, may end first.
 pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: CancellationToken) {
     let listener = listener.into();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
     let accept = async {
         loop {
-            // Closed never: `slots` lives as long as this.
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            while connections.try_join_next().is_some() {}
             match listener.socket().accept().await {
-                Ok((stream, _)) => {
-                    let handler = handler.clone();
-                    connections.spawn(async move {
-                        converse(stream, handler).await;
-                        drop(slot);
-                    });
+                Ok((stream, peer)) => {
+                    // One that is over already has no address to be asked at.
+                    let server =
+                        stream.local_addr().map_or(IpAddr::from(Ipv6Addr::UNSPECIFIED), |at| at.ip());
+                    let client = Client { address: peer.ip(), server };
+                    connections.spawn(client.address, converse(stream, client, handler.clone()));
                 }
                 Err(error) => {
                     // Out of files, most likely: that passes when connections end.
@@ -180,14 +202,17 @@ pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: Canc
     }
 }
 
-async fn converse(stream: TcpStream, handler: Handler) {
+async fn converse(stream: TcpStream, client: Client, handler: Handler) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(handler(&request.into_parts().0));
+        let mut request = request.into_parts().0;
+        request.extensions.insert(client);
+        let response = respond(handler(&request));
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
+        .max_buf_size(MAX_REQUEST)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         debug!("a connection for health or metrics ended: {error}");

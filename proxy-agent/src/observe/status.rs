@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Health, Metrics};
+use super::{Health, Metrics, health::Audience};
 use crate::{datapath::Hook, source::SourceState};
 
 /// Everything on one page.
@@ -111,7 +111,7 @@ pub struct MapStatus {
 impl Status {
     /// As things are now, of an agent that began at `started`.
     pub fn now(node: &str, started: Timestamp, health: &Health, metrics: &Metrics) -> Self {
-        let (ready, problems) = health.ready().into_parts();
+        let (ready, problems) = health.ready(Audience::Node).into_parts();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: node.to_owned(),
@@ -119,7 +119,7 @@ impl Status {
             started,
             now: Timestamp::now(),
             ready,
-            alive: health.live().is_healthy(),
+            alive: health.live(Audience::Node).is_healthy(),
             problems,
             watches: watches(&health.source()),
             services: metrics.services(),

@@ -177,3 +177,49 @@ async fn a_taken_address_is_an_error_where_it_must_be_had() {
     assert!(format!("{error:#}").contains("cannot answer health checks at 127.0.0.1"), "{error:#}");
     assert!(told.try_recv().is_ok(), "it is told all the same");
 }
+
+#[tokio::test]
+async fn connections_that_ask_nothing_do_not_keep_probes_away() {
+    let (agent, cancel) = (Agent::new(), CancellationToken::new());
+    agent.health.applied();
+    let address = start(agent.health(), &cancel).await;
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    assert_eq!(get(address, "/healthz").await.status, 200);
+}
+
+#[test]
+fn names_are_for_the_node_alone() {
+    let agent = Agent::new();
+    agent.health.applied();
+    agent
+        .health
+        .set_failed_services(vec!["default/web: no room".to_owned(), "default/db: no room".to_owned()]);
+    agent.health.set_network(vec!["eth9 is not there".to_owned()]);
+    agent.health.failed(&anyhow::anyhow!("bad file"));
+    let body = |client: &str, path: &str| {
+        let mut request = hyper::Request::get(path).body(()).unwrap().into_parts().0;
+        request
+            .extensions
+            .insert(Client { address: client.parse().unwrap(), server: "198.51.100.1".parse().unwrap() });
+        agent.health()(&request).body
+    };
+    for path in ["/healthz", "/livez"] {
+        for client in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "198.51.100.1"] {
+            let body = body(client, path);
+            assert!(
+                body.contains("default/web") && body.contains("eth9") && body.contains("bad file"),
+                "{body}"
+            );
+        }
+        for client in ["192.0.2.1", "2001:db8::1"] {
+            let body = body(client, path);
+            let names = ["default", "web", "eth9", "bad file"].into_iter().find(|name| body.contains(name));
+            assert_eq!(names, None, "{body}");
+            assert!(body.contains("Services could not be programmed as they should be: 2"), "{body}");
+            assert!(body.contains("cannot apply changes"), "{body}");
+        }
+    }
+}

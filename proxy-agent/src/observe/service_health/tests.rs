@@ -4,7 +4,10 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    observe::test_client::{get, request},
+    observe::{
+        health::Audience,
+        test_client::{get, request},
+    },
     source::SourceState,
 };
 
@@ -126,7 +129,7 @@ async fn a_port_that_is_taken_is_told_and_had_later() {
     servers.update(wanted(&[("api", other, 1), ("web", port, 1)])).await;
     assert_eq!(asked(other).await.0, 200, "the others are not concerned");
     assert_eq!(servers.problems().keys().collect::<Vec<_>>(), [&name("web")]);
-    let report = serde_json::to_string(&servers.health.ready()).unwrap();
+    let report = serde_json::to_string(&servers.health.ready(Audience::Node)).unwrap();
     assert!(report.contains("health check of default/web: cannot listen on 127.0.0.1"), "{report}");
     servers.retry().await;
     assert_eq!(servers.problems().len(), 1);
@@ -135,7 +138,7 @@ async fn a_port_that_is_taken_is_told_and_had_later() {
     servers.retry().await;
     assert_eq!(asked(port).await.0, 200);
     assert!(servers.problems().is_empty());
-    assert!(!serde_json::to_string(&servers.health.ready()).unwrap().contains("problems"));
+    assert!(!serde_json::to_string(&servers.health.ready(Audience::Node)).unwrap().contains("problems"));
 }
 
 #[tokio::test]
