@@ -14,3 +14,8 @@ pub mod networks;
 #[cfg(feature = "packets")]
 pub mod packets;
 pub mod traffic;
+
+/// How often a test does again what it tries: as often as `cargo xtask nightly` asks for, or as usual.
+pub fn rounds(usual: usize) -> usize {
+    std::env::var("PROXY_TESTS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
+}

@@ -1,18 +1,17 @@
-//! Fuzzing, and what else runs for longer than a developer waits.
+//! Fuzzing.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    build, setup,
-    workspace::{cargo, find_program, host_triple, is_root, output, root, run, say, target_dir},
+    setup,
+    workspace::{cargo, find_program, host_triple, output, root, run, say, target_dir},
 };
 
 /// The version of cargo-fuzz that is installed when there is none.
@@ -29,6 +28,13 @@ pub(crate) struct FuzzArgs {
     /// Default: address, if the compiler has it.
     #[arg(long, value_enum)]
     sanitizer: Option<Sanitizer>,
+}
+
+impl FuzzArgs {
+    /// Every target, each for so long.
+    pub(crate) fn every_target(seconds: u32) -> Self {
+        Self { targets: Vec::new(), seconds, sanitizer: None }
+    }
 }
 
 /// What watches the memory. `parse_packet`, which reads by raw pointers, is the one that needs it.
@@ -152,43 +158,4 @@ fn fuzz(fuzzers: &Path, target: &str, seconds: u32) -> Result<()> {
         .arg(&corpus)
         .arg(dir().join("seeds").join(target));
     run(&mut command).with_context(|| format!("the input is in {}", found.display()))
-}
-
-/// Arguments of `nightly`.
-#[derive(Args)]
-pub(crate) struct NightlyArgs {
-    /// Random packets of each family.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    packets: u64,
-    /// For how long to run each fuzz target.
-    #[arg(long, value_name = "N", default_value_t = 180)]
-    seconds: u32,
-    /// Where the random packets begin. Default: the day's own.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-}
-
-/// `cargo xtask nightly`.
-pub(crate) fn nightly(args: &NightlyArgs) -> Result<()> {
-    if !is_root() {
-        bail!("this loads BPF programs into the kernel: run it as root");
-    }
-    let packets = random_packets(args).inspect_err(|error| say(format!("error: {error:#}")));
-    let fuzzed = main(&FuzzArgs { targets: Vec::new(), seconds: args.seconds, sanitizer: None });
-    packets.and(fuzzed)
-}
-
-fn random_packets(args: &NightlyArgs) -> Result<()> {
-    build::programs(false)?;
-    // A package alone, so that the agent is not built for it. Not optimised: most of the time is the kernel's, and the core
-    // is to run with its overflow checks.
-    let package = ["--package", "proxy-tests", "--features", "packets", "--bin", "random_packets"];
-    run(cargo().args(["build", "--quiet"]).args(package))?;
-    let days = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() / 86_400);
-    // Far apart: each number is that of one short run, and a night has thousands.
-    let seed = args.seed.unwrap_or_else(|| days() * 1_000_000);
-    let mut command = Command::new(target_dir().join("debug/random_packets"));
-    command.env("PROXY_AGENT_BPF_DIR", target_dir().join("bpf"));
-    run(command.args(["--packets", &args.packets.to_string(), "--seed", &seed.to_string()]))
-        .context("the message above names the seed that brings it back: `cargo xtask nightly --seed`")
 }

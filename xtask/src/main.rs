@@ -6,6 +6,7 @@ mod demo;
 mod deploy;
 mod fuzz;
 mod image;
+mod nightly;
 mod setup;
 mod test;
 mod vm;
@@ -35,8 +36,9 @@ enum Command {
     Test(test::TestArgs),
     /// Feed random input to whatever reads foreign input.
     Fuzz(fuzz::FuzzArgs),
-    /// What takes longer: a million random packets through the programs and the core, and each fuzz target for minutes.
-    Nightly(fuzz::NightlyArgs),
+    /// What takes longer: random packets by the million, agents that are ended a thousand times under load, and each fuzz
+    /// target for minutes.
+    Nightly(nightly::NightlyArgs),
     /// Measure.
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
-        Command::Nightly(args) => fuzz::nightly(&args),
+        Command::Nightly(args) => nightly::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Deploy(args) => deploy::main(&args),

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
     cluster::{Cluster, Endpoint, Load, Netns, Place, Protocol, Service, until},
+    rounds,
     traffic::{Entry, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
 
@@ -108,7 +109,7 @@ fn agents_overlap() -> Result<()> {
     let (asked, failures) = thread::scope(|scope| -> Result<_> {
         let asking = scope.spawn(|| ask_often(&netns, &end));
         let rolled = (|| -> Result<()> {
-            for round in 0..4 {
+            for round in 0..rounds(4) {
                 let name = format!("-{round}");
                 let new = cluster.start_another_agent(0, &["--pod-datapath", "socket"], &name)?;
                 let mut turn = round;

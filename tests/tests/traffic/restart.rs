@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use proxy_tests::{
     cluster::{Cluster, Load, Protocol, until},
+    rounds,
     traffic::{Entry, Scenario, WEB},
 };
 
@@ -36,9 +37,9 @@ fn survives(pod_datapath: &'static str, args: &[&str], xdp: bool) -> Result<()> 
     let loads = loads(&scenario)?;
     let go_on = || loads.iter().try_for_each(|(_, load)| load.wait_for(20));
     go_on()?;
-    for round in 0..3 {
+    for round in 0..rounds(3) {
         for agent in &mut scenario.agents {
-            if round == 1 { agent.terminate()? } else { agent.kill()? }
+            if round % 3 == 1 { agent.terminate()? } else { agent.kill()? }
         }
         go_on()?;
         for agent in &mut scenario.agents {
