@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::{
     config::Settings,
     source::{
-        kube::{Connection, KubeSettings, Timing},
+        kube::{Connection, KubeSettings, RequestCounts, Timing},
         lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
     },
 };
@@ -52,11 +52,12 @@ enum Answer {
 pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let kube = KubeSettings {
         kubeconfig: settings.kubeconfig.clone(),
-        api_server: settings.api_server.clone(),
+        api_servers: settings.api_servers.clone(),
         node_name: settings.node_name.clone(),
         timing: Timing::default(),
     };
-    let connection = Connection::new(kube).await.map_err(|error| format!("{error:#}"))?;
+    let connection =
+        Connection::new(kube, RequestCounts::default()).await.map_err(|error| format!("{error:#}"))?;
     let client = connection.client();
     let one = ListParams::default().limit(1);
     let this_node = one.clone().fields(&format!("metadata.name={}", settings.node_name));
@@ -68,7 +69,7 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let service_addresses = from_objects.chain(from_environment);
     let is_reached = !matches!(services, Answer::Failed(_));
     let mut facts = Facts {
-        server: connection.server().to_owned(),
+        server: connection.server(),
         service_addresses: service_addresses.filter_map(|text| text.parse().ok()).collect(),
         endpoint_slices: services.clone(),
         nodes: services.clone(),

@@ -10,6 +10,7 @@ fn metrics() -> Metrics {
         source,
         &reaper::Counts::default(),
         &sweeper::Counts::default(),
+        &RequestCounts::default(),
     )
 }
 
