@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub watch_cache: bool,
     /// Watches from versions that are not there yet are granted, and bring nothing until then, as from a watch cache.
     pub future_watches: bool,
+    /// Etcd's quorum answers; otherwise lists of the newest version are refused with 504, and the cache may be old.
+    pub quorum: bool,
     /// What [`Mode::Fail`] says in `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
     /// The bearer token that requests must have.
@@ -65,6 +67,7 @@ impl Default for Behaviour {
             mute_watches: false,
             watch_cache: true,
             future_watches: true,
+            quorum: true,
             retry_after: None,
             token: None,
         }

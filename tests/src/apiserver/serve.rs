@@ -148,6 +148,11 @@ async fn answer(
     if selector.has_special_fields() && !shared.lock().behaviour.field_selectors {
         return Ok(refusal(400, "BadRequest", "field label not supported"));
     }
+    let wants_newest =
+        !request.query.contains_key("resourceVersion") && !request.query.contains_key("continue");
+    if wants_newest && !shared.lock().behaviour.quorum {
+        return Ok(refusal(504, "Timeout", "etcdserver: request timed out"));
+    }
     if request.is_watch() {
         let watch = match WatchRequest::new(&shared.lock(), &request, selector) {
             Ok(watch) => watch,
@@ -157,9 +162,8 @@ async fn answer(
         tokio::spawn(watch::run(watch, sender, shared));
         return Ok(respond(StatusCode::OK, Answer::Stream(lines)));
     }
-    let cut = resource.is_cut()
-        && request.query.contains_key("continue")
-        && shared.lock().behaviour.cuts_list();
+    let cut =
+        resource.is_cut() && request.query.contains_key("continue") && shared.lock().behaviour.cuts_list();
     if cut {
         shared.cut_connections();
         std::future::pending::<()>().await;

@@ -127,7 +127,9 @@ impl State {
         self.history.retain(|past| past.version <= version);
         self.objects.clear();
         for past in self.history.iter().filter(|past| past.injected.is_none()) {
-            if let Some(key) = past.now.as_ref().or(past.before.as_ref()).and_then(|object| key_of(object).ok()) {
+            if let Some(key) =
+                past.now.as_ref().or(past.before.as_ref()).and_then(|object| key_of(object).ok())
+            {
                 match &past.now {
                     Some(object) => drop(self.objects.insert(key, object.clone())),
                     None => drop(self.objects.remove(&key)),

@@ -106,7 +106,14 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
                 let list = inner.state.list(watch.resource, &watch.selector);
                 let cut = &mut inner.behaviour.cut_next_list_after;
                 let all = inner.behaviour.cut_all_lists;
-                (list, cut.filter(|_| watch.resource.is_cut()).inspect(|_| if !all { *cut = None }))
+                (
+                    list,
+                    cut.filter(|_| watch.resource.is_cut()).inspect(|_| {
+                        if !all {
+                            *cut = None
+                        }
+                    }),
+                )
             };
             for (n, object) in list.items.iter().enumerate() {
                 if cut_after == Some(n) {

@@ -34,7 +34,8 @@ async fn lists_that_break_off_come_less_and_less_often() {
         behaviour.cut_next_list_after = Some(1);
         behaviour.cut_all_lists = true;
     });
-    let timing = Timing { first_retry: Duration::from_millis(50), longest_retry: Duration::from_secs(2), ..TIMING };
+    let timing =
+        Timing { first_retry: Duration::from_millis(50), longest_retry: Duration::from_secs(2), ..TIMING };
     let mut source = Source::with(settings(&[&server], timing));
     let six = |requests: &[Request]| lists(requests, Resource::Services) >= 6;
     source.during("six lists", server.wait_for_requests("six lists", six)).await.unwrap();
@@ -145,32 +146,39 @@ async fn what_is_restored_from_a_backup_is_listed() {
 }
 
 #[tokio::test]
-async fn a_list_never_goes_back_to_what_an_older_server_has() {
-    let old = server().await;
-    let new = server().await;
+async fn a_server_that_is_behind_does_not_take_the_agent_back() {
+    let [new, old] = [server().await, server().await];
+    old.set(|behaviour| behaviour.quorum = false);
     new.apply(web("c")).unwrap();
     new.apply(slice("c-1", "c", &[3])).unwrap();
     let all: [(&str, &[&str]); 3] = [A_AND_B[0], A_AND_B[1], ("c", &["10.244.0.3:8080"])];
-    let timing = Timing { watch: Duration::from_secs(60), ..TIMING };
-    let mut source = Source::with(settings(&[&new, &old], timing));
-    source.until_served(&all).await;
-    source.until_well().await;
-    // The new one goes, and the old one says that it does not have that version: another is asked.
-    new.compact();
-    new.expire_watches();
-    new.set(|behaviour| behaviour.mode = Mode::Refuse);
-    let refused = |requests: &[Request]| lists(requests, Resource::Services) >= 1;
-    source.during("asked", old.wait_for_requests("the old one is asked", refused)).await.unwrap();
-    new.set(|behaviour| behaviour.mode = Mode::Serve);
-    source.until_well().await;
-    source.until_served(&all).await;
+    let timing = Timing { watch: Duration::from_secs(60), silence: Duration::from_millis(500), ..TIMING };
+    // Whether the old one grants a watch from what is its future, or refuses it so that a list is needed.
+    for grants in [true, false] {
+        old.set(|behaviour| behaviour.future_watches = grants);
+        let mut source = Source::with(settings(&[&new, &old], timing));
+        source.until_served(&all).await;
+        source.until_well().await;
+        let before = old.requests().len();
+        new.set(|behaviour| behaviour.mode = Mode::Refuse);
+        let newest = |requests: &[Request]| {
+            requests[before..].iter().any(|request| !request.query.contains_key("resourceVersion"))
+        };
+        source.during("asked", old.wait_for_requests("the newest version", newest)).await.unwrap();
+        new.set(|behaviour| behaviour.mode = Mode::Serve);
+        source.until_well().await;
+        new.apply(web("d")).unwrap();
+        source.until_served(&[all[0], all[1], all[2], ("d", &[])]).await;
+        let state = source.state.borrow().clone();
+        assert!(state.watches.values().all(|watch| watch.regressions == 0), "{grants}: {state:#?}");
+        new.delete(Resource::Services, "default", "d");
+    }
 }
 
 #[tokio::test]
 async fn a_watch_that_stays_silent_is_made_again() {
     let server = server().await;
-    let timing =
-        Timing { watch: Duration::from_secs(60), silence: Duration::from_millis(500), ..TIMING };
+    let timing = Timing { watch: Duration::from_secs(60), silence: Duration::from_millis(500), ..TIMING };
     let mut source = Source::with(settings(&[&server], timing));
     source.until_served(A_AND_B).await;
     source.until_well().await;
@@ -180,7 +188,11 @@ async fn a_watch_that_stays_silent_is_made_again() {
     source.during("again", server.wait_for_requests("another watch", again)).await.unwrap();
     server.set(|behaviour| behaviour.mute_watches = false);
     source.until_served(&[("a", &["10.244.0.7:8080"]), A_AND_B[1]]).await;
-    assert_eq!(lists(&server.requests(), Resource::EndpointSlices), 1 + checks(&server), "no list was needed");
+    assert_eq!(
+        lists(&server.requests(), Resource::EndpointSlices),
+        1 + checks(&server),
+        "no list was needed"
+    );
     assert!(source.state.borrow().watches["endpointslices"].silences >= 1);
     assert_eq!(source.state.borrow().trouble(), None);
 }
@@ -198,7 +210,12 @@ async fn the_next_address_is_used_at_once_and_kept() {
     // Refused connections, then a server that takes requests and does not answer.
     for mode in [Mode::Refuse, Mode::Hang] {
         first.set(|behaviour| behaviour.mode = mode);
-        let slow = Timing { first_retry: Duration::from_secs(60), longest_retry: Duration::from_secs(60), ..TIMING };
+        let slow = Timing {
+            settled: Duration::ZERO,
+            first_retry: Duration::from_secs(60),
+            longest_retry: Duration::from_secs(60),
+            ..TIMING
+        };
         let mut source = Source::with(settings(&[&first, &second], slow));
         source.until_served(A_AND_B).await;
         source.until_well().await;
