@@ -195,3 +195,6 @@ pub async fn follow(
     let cidrs = Watcher::<ServiceCidrLite>::new(client, cidrs, servers, timing, changes, state);
     join4(services.run(), slices.run(), node.run(), cidrs.run()).await;
 }
+
+#[cfg(test)]
+mod tests;
