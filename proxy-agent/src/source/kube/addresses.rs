@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::Uri;
-use tracing::{info, warn};
+use tracing::info;
 
 /// Addresses in order of preference. The one that answered last stays in use until it fails.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Addresses {
         let current = all.iter().position(|address| Some(address) == current).unwrap_or(0);
         *in_use = InUse { all, current };
         drop(in_use);
-        warn!("the API server's address has changed: {}", self.all());
+        info!("the API server's address has changed: {}", self.all());
     }
 
     fn lock(&self) -> MutexGuard<'_, InUse> {

@@ -11,9 +11,11 @@ use prometheus_client::{
 /// Counts requests. Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct RequestCounts {
-    requests: Family<[(&'static str, String); 3], Counter>,
-    durations: Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>,
+    requests: Family<[Label; 3], Counter>,
+    durations: Family<[Label; 2], Histogram, fn() -> Histogram>,
 }
+
+type Label = (&'static str, String);
 
 impl Default for RequestCounts {
     fn default() -> Self {

@@ -14,37 +14,38 @@ use hyper::body::Frame;
 use kube::{Client, client::Body};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::sleep,
 };
 
 use super::{Addresses, Timing, follow};
 use crate::source::SourceState;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
+type Answers = dyn Fn(&Query) -> Answer + Send + Sync;
+type Query = BTreeMap<String, String>;
 
 /// Answers requests for Services; others stay without an answer.
 #[derive(Clone)]
 struct Script {
-    requests: Arc<Mutex<Vec<(Instant, BTreeMap<String, String>)>>>,
-    answer: Arc<dyn Fn(&BTreeMap<String, String>) -> Answer + Send + Sync>,
+    requests: Arc<Mutex<Vec<Query>>>,
+    answer: Arc<Answers>,
 }
 
 impl Script {
-    fn new(answer: impl Fn(&BTreeMap<String, String>) -> Answer + Send + Sync + 'static) -> Self {
+    fn new(answer: impl Fn(&Query) -> Answer + Send + Sync + 'static) -> Self {
         Self { requests: Arc::default(), answer: Arc::new(answer) }
     }
 
     /// The requests that come within this time, and how the watch of Services is then.
-    async fn run(self, time: Duration) -> (Vec<(Instant, BTreeMap<String, String>)>, SourceState) {
+    async fn run(self, time: Duration) -> (Vec<Query>, SourceState) {
         let service = tower::service_fn({
             let this = self.clone();
             move |request: Request<Body>| {
                 let answer = (request.uri().path() == "/api/v1/services").then(|| {
                     let query = request.uri().query().unwrap_or_default();
-                    let query: BTreeMap<_, _> =
-                        form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+                    let query: Query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
                     let answer = (this.answer)(&query);
-                    this.requests.lock().unwrap().push((Instant::now(), query));
+                    this.requests.lock().unwrap().push(query);
                     answer
                 });
                 async move {
@@ -121,7 +122,7 @@ fn added(version: u32) -> String {
 const NOW: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn is_list(query: &BTreeMap<String, String>) -> bool {
+fn is_list(query: &Query) -> bool {
     query.contains_key("sendInitialEvents")
 }
 
@@ -145,7 +146,7 @@ async fn a_list_and_a_watch_that_ends_at_once_are_no_reason_to_hurry() {
     .run(HOUR)
     .await;
     assert!((110..=250).contains(&requests.len()), "{}", requests.len());
-    assert_eq!(requests.iter().filter(|(_, query)| is_list(query)).count(), 1);
+    assert_eq!(requests.iter().filter(|query| is_list(query)).count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,8 +161,7 @@ async fn watches_that_last_are_begun_again_without_a_pause() {
     .await;
     assert!((12..=13).contains(&requests.len()), "{}", requests.len());
     assert_eq!(state.watches["services"].failures, 0);
-    let lifetimes: Vec<u64> =
-        requests.iter().map(|(_, query)| query["timeoutSeconds"].parse().unwrap()).collect();
+    let lifetimes: Vec<u64> = requests.iter().map(|query| query["timeoutSeconds"].parse().unwrap()).collect();
     assert!(lifetimes.iter().all(|lifetime| (300..=600).contains(lifetime)), "{lifetimes:?}");
     assert!(lifetimes.iter().any(|lifetime| *lifetime != lifetimes[0]), "{lifetimes:?}");
 }
@@ -183,7 +183,7 @@ async fn silence_is_checked_and_is_no_trouble() {
     })
     .run(HOUR)
     .await;
-    let checks = requests.iter().filter(|(_, query)| query.contains_key("limit")).count();
+    let checks = requests.iter().filter(|query| query.contains_key("limit")).count();
     assert_eq!(checks, 3600 / 180 - 1, "every three minutes");
     assert_eq!(requests.len(), 1 + 2 * checks);
     let services = &state.watches["services"];
@@ -216,8 +216,8 @@ async fn an_older_version_takes_one_list_of_the_newest() {
         })
         .run(HOUR)
         .await;
-        let newest = |query: &BTreeMap<_, _>| is_list(query) && !query.contains_key("resourceVersion");
-        assert_eq!(requests.iter().filter(|(_, query)| newest(query)).count(), 1, "{seen}: {requests:#?}");
+        let newest = |query: &&Query| is_list(query) && !query.contains_key("resourceVersion");
+        assert_eq!(requests.iter().filter(newest).count(), 1, "{seen}: {requests:#?}");
         let services = &state.watches["services"];
         assert_eq!((services.regressions, services.failures), (1, 0), "{seen}");
         assert!(services.synced && services.trouble.is_none());
@@ -241,8 +241,8 @@ async fn streaming_is_tried_again_after_half_an_hour() {
     })
     .run(2 * HOUR)
     .await;
-    let streaming = requests.iter().filter(|(_, query)| is_list(query)).count();
-    let plain: Vec<_> = requests.iter().filter(|(_, query)| query.contains_key("limit")).collect();
+    let streaming = requests.iter().filter(|query| is_list(query)).count();
+    let plain: Vec<_> = requests.iter().filter(|query| query.contains_key("limit")).collect();
     assert!((3..=4).contains(&streaming), "{streaming}");
-    assert_eq!(plain[0].1["resourceVersion"], "0");
+    assert_eq!(plain[0]["resourceVersion"], "0");
 }
