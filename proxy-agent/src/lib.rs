@@ -25,3 +25,12 @@ pub mod status;
 pub mod sweeper;
 pub mod sync;
 mod tally;
+
+/// Operating system and architecture in Go's names, as all components of Kubernetes have them.
+pub(crate) const PLATFORM: &str = if cfg!(target_arch = "x86_64") {
+    "linux/amd64"
+} else if cfg!(target_arch = "aarch64") {
+    "linux/arm64"
+} else {
+    "linux/unknown"
+};

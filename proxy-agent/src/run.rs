@@ -94,7 +94,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     let (state, source_state) = watch::channel(SourceState::default());
     let origin = Origin::of(settings).await?;
     let events = origin.events(cancel.clone());
-    let observed = Observed::new(settings, &source_state);
+    let observed = Observed::new(settings, &source_state, origin.requests());
     let mut servers = Servers::new(settings, &observed, &events, &cancel);
     // What lists and watches ends before this agent does if another one takes over.
     let reading = cancel.child_token();

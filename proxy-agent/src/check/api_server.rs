@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::{
     config::Settings,
     source::{
-        kube::{Connection, KubeSettings, Timing},
+        kube::{Connection, KubeSettings, RequestCounts, Timing},
         lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
     },
 };
@@ -19,12 +19,16 @@ const RIGHTS: &str = "API rights";
 
 /// For one request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For an address, where there are more.
+const NEXT_ADDRESS: Duration = Duration::from_secs(4);
 
 /// What the API server answered.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// Its URL.
     server: String,
+    /// Of several addresses those that are not reached, and why.
+    unreached: Vec<(String, String)>,
     /// Addresses of the Service `default/kubernetes`, as far as they are known.
     service_addresses: Vec<IpAddr>,
     services: Answer,
@@ -50,13 +54,7 @@ enum Answer {
 /// # Errors
 /// When the settings cannot work.
 pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
-    let kube = KubeSettings {
-        kubeconfig: settings.kubeconfig.clone(),
-        api_server: settings.api_server.clone(),
-        node_name: settings.node_name.clone(),
-        timing: Timing::default(),
-    };
-    let connection = Connection::new(kube).await.map_err(|error| format!("{error:#}"))?;
+    let connection = connect(settings, settings.api_servers.clone()).await?;
     let client = connection.client();
     let one = ListParams::default().limit(1);
     let this_node = one.clone().fields(&format!("metadata.name={}", settings.node_name));
@@ -68,7 +66,8 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let service_addresses = from_objects.chain(from_environment);
     let is_reached = !matches!(services, Answer::Failed(_));
     let mut facts = Facts {
-        server: connection.server().to_owned(),
+        server: connection.server(),
+        unreached: Vec::new(),
         service_addresses: service_addresses.filter_map(|text| text.parse().ok()).collect(),
         endpoint_slices: services.clone(),
         nodes: services.clone(),
@@ -81,8 +80,31 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
         facts.endpoint_slices = list::<EndpointSliceLite>(&client, &one).await.0;
         facts.nodes = list::<NodeLite>(&client, &this_node).await.0;
         facts.service_cidrs = list::<ServiceCidrLite>(&client, &one).await.0;
+        facts.unreached = unreached(settings, &one).await?;
     }
     Ok(facts)
+}
+
+async fn connect(settings: &Settings, api_servers: Vec<String>) -> Result<Connection, String> {
+    let kube = KubeSettings {
+        kubeconfig: settings.kubeconfig.clone(),
+        api_servers,
+        node_name: settings.node_name.clone(),
+        timing: Timing { next_address: NEXT_ADDRESS, ..Timing::default() },
+    };
+    Connection::new(kube, RequestCounts::default()).await.map_err(|error| format!("{error:#}"))
+}
+
+/// Tries each of several addresses.
+async fn unreached(settings: &Settings, one: &ListParams) -> Result<Vec<(String, String)>, String> {
+    let mut unreached = Vec::new();
+    for address in settings.api_servers.iter().filter(|_| settings.api_servers.len() > 1) {
+        let client = connect(settings, vec![address.clone()]).await?.client();
+        if let (Answer::Failed(why), _) = list::<ServiceLite>(&client, one).await {
+            unreached.push((address.clone(), why));
+        }
+    }
+    Ok(unreached)
 }
 
 async fn list<K>(client: &Client, parameters: &ListParams) -> (Answer, Vec<K>)
@@ -152,6 +174,18 @@ pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
                 "it works as long as another proxy serves it, and not when the node starts with this one alone: {advice}"
             ),
         ),
+        (_, false) if !facts.unreached.is_empty() => {
+            let failures: Vec<_> = facts
+                .unreached
+                .iter()
+                .map(|(address, why)| format!("{address} is not reached: {why}"))
+                .collect();
+            Finding::warn(
+                REACHED,
+                format!("{server} answers; {}", failures.join("; ")),
+                "the agent uses the addresses that answer: correct or remove the others in --api-server",
+            )
+        }
         (_, false) => Finding::pass(REACHED, format!("{server} answers")),
     }
 }
@@ -210,6 +244,7 @@ mod tests {
     fn facts(server: &str, services: Answer) -> Facts {
         Facts {
             server: server.to_owned(),
+            unreached: Vec::new(),
             service_addresses: vec!["10.96.0.1".parse().unwrap(), "fd00:96::1".parse().unwrap()],
             services,
             endpoint_slices: LISTED,
@@ -237,6 +272,9 @@ mod tests {
             assert_eq!(finding.state, expected, "{finding:?}");
         }
         assert_eq!(judge(&Err("cannot use kubeconfig /x".into())).state, State::Fail);
+        let mut one_of_two = facts("https://192.0.2.1:6443", LISTED);
+        one_of_two.unreached.push(("https://192.0.2.2:6443".into(), "connection refused".into()));
+        assert_eq!(judge(&Ok(one_of_two)).state, State::Warn);
     }
 
     #[test]

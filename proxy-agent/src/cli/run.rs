@@ -24,17 +24,24 @@ pub struct RunArgs {
 
     /// Read Services and EndpointSlices from the YAML files of this folder (watched for changes)
     /// instead of from an API server.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_servers"])]
     pub manifests: Option<PathBuf>,
 
     /// Credentials for the API server. Without it the pod's service account is used.
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// The API server's real address, like https://10.0.0.1:6443. Overrides the one in the kubeconfig or the pod's
+    /// The API server's real address, like https://10.0.0.1:6443. May be repeated, or have several addresses separated by
+    /// commas: one that does not answer is left for the next. Overrides the one in the kubeconfig or the pod's
     /// environment: that one may be a Service address, which only works once this agent has made it work.
-    #[arg(long, visible_alias = "master", env = "PROXY_AGENT_API_SERVER", value_name = "URL")]
-    pub api_server: Option<String>,
+    #[arg(
+        long = "api-server",
+        visible_alias = "master",
+        env = "PROXY_AGENT_API_SERVER",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub api_servers: Vec<String>,
 
     /// Where the maps are.
     #[command(flatten)]

@@ -38,7 +38,7 @@ pub fn configz(settings: &Settings) -> Value {
             "nodePortAddresses": display(&mut settings.nodeport_addresses.iter().map(ToString::to_string)),
             "oomScoreAdj": settings.oom_score_adj,
             "proxyAgent": {
-                "apiServer": settings.api_server,
+                "apiServers": settings.api_servers,
                 "bpffs": settings.bpffs,
                 "cgroupRoot": settings.cgroup_root,
                 "endpointSettleTime": format!("{:?}", settings.endpoint_settle_time),

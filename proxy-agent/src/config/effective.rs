@@ -32,7 +32,7 @@ pub struct Settings {
     /// Credentials for the API server; without it the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// The API server's address; without it that of the credentials.
-    pub api_server: Option<String>,
+    pub api_servers: Vec<String>,
     /// Where maps and links are pinned.
     pub bpffs: PathBuf,
     /// The cgroup of all processes to serve; without it, where cgroup2 is mounted.
@@ -118,7 +118,7 @@ impl Settings {
             node_name: node_name(args, file, machine)?,
             manifests: args.manifests.clone(),
             kubeconfig: args.kubeconfig.clone().or(kubeconfig.map(Into::into)),
-            api_server: args.api_server.clone(),
+            api_servers: args.api_servers.clone(),
             bpffs: args.pins.bpffs.clone(),
             cgroup_root: args.cgroup_root.clone(),
             pod_datapath: args.pod_datapath,

@@ -28,6 +28,12 @@ pub struct Status {
     pub alive: bool,
     /// What is wrong, in words.
     pub problems: Vec<String>,
+    /// The API server in use.
+    #[serde(default)]
+    pub api_server: Option<String>,
+    /// Its release.
+    #[serde(default)]
+    pub api_server_version: Option<String>,
     /// What is watched.
     pub watches: Vec<WatchStatus>,
     /// What is served.
@@ -112,6 +118,7 @@ impl Status {
     /// As things are now, of an agent that began at `started`.
     pub fn now(node: &str, started: Timestamp, health: &Health, metrics: &Metrics) -> Self {
         let (ready, problems) = health.ready(Audience::Node).into_parts();
+        let source = health.source();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: node.to_owned(),
@@ -121,7 +128,9 @@ impl Status {
             ready,
             alive: health.live(Audience::Node).is_healthy(),
             problems,
-            watches: watches(&health.source()),
+            watches: watches(&source),
+            api_server: source.server,
+            api_server_version: source.release.map(|release| release.git_version),
             services: metrics.services(),
             hooks: metrics.hooks(),
             missing_hooks: metrics.missing_hooks(),

@@ -16,7 +16,7 @@ use crate::{
     observe::Events,
     source::{
         self, SourceState,
-        kube::{Connection, KubeSettings},
+        kube::{Connection, KubeSettings, RequestCounts},
     },
 };
 
@@ -24,6 +24,8 @@ use crate::{
 pub(crate) struct Origin {
     node_name: String,
     kind: Kind,
+    /// Requests to the API server.
+    requests: RequestCounts,
 }
 
 enum Kind {
@@ -36,19 +38,25 @@ impl Origin {
     /// When an API server cannot be reached by any means with these settings.
     pub(crate) async fn of(settings: &Settings) -> Result<Self> {
         let node_name = settings.node_name.clone();
+        let requests = RequestCounts::default();
         let kind = match &settings.manifests {
             Some(folder) => Kind::Manifests(folder.clone()),
             None => {
                 let settings = KubeSettings {
                     kubeconfig: settings.kubeconfig.clone(),
-                    api_server: settings.api_server.clone(),
+                    api_servers: settings.api_servers.clone(),
                     node_name: node_name.clone(),
                     timing: source::kube::Timing::default(),
                 };
-                Kind::Kubernetes(Box::new(Connection::new(settings).await?))
+                Kind::Kubernetes(Box::new(Connection::new(settings, requests.clone()).await?))
             }
         };
-        Ok(Self { node_name, kind })
+        Ok(Self { node_name, kind, requests })
+    }
+
+    /// Counts of the requests to the API server.
+    pub(super) fn requests(&self) -> &RequestCounts {
+        &self.requests
     }
 
     /// Where Events go to: nowhere without an API server.

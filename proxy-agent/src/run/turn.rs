@@ -25,7 +25,7 @@ use crate::{
     net::{interfaces, topology::Topology},
     observe::{Health, Listeners, Metrics, Role, ServiceHealth},
     reaper,
-    source::SourceState,
+    source::{SourceState, kube::RequestCounts},
     sweeper,
     sync::Sync,
 };
@@ -46,11 +46,15 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn new(settings: &Settings, source: &watch::Receiver<SourceState>) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        source: &watch::Receiver<SourceState>,
+        requests: &RequestCounts,
+    ) -> Self {
         let pins = Pins::new(&settings.bpffs);
         let (counts, sweeps) = (reaper::Counts::default(), sweeper::Counts::default());
         let health = Arc::new(Health::new(source.clone(), settings.min_sync_period));
-        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps));
+        let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps, requests));
         Self { pins, health, metrics, counts, sweeps, listeners: Listeners::default() }
     }
 }

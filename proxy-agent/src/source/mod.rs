@@ -9,4 +9,4 @@ pub mod lite;
 pub mod manifests;
 mod state;
 
-pub use state::{SourceState, Trouble, WatchState};
+pub use state::{Release, SourceState, Trouble, WatchState};

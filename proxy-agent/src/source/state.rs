@@ -9,6 +9,21 @@ use tokio::sync::watch;
 pub struct SourceState {
     /// Each thing that is watched, by its name in the API (`services`) or the folder's path.
     pub watches: BTreeMap<String, WatchState>,
+    /// The URL of the API server that answered last.
+    pub server: Option<String>,
+    /// Its release.
+    pub release: Option<Release>,
+}
+
+/// A release of Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    /// `1`.
+    pub major: String,
+    /// `35`, or what a vendor makes of it.
+    pub minor: String,
+    /// `v1.35.0`, or what a vendor makes of it.
+    pub git_version: String,
 }
 
 /// How one watch is doing.
@@ -24,6 +39,10 @@ pub struct WatchState {
     pub starts: u64,
     /// How often it failed.
     pub failures: u64,
+    /// How often nothing came for so long that it was made again.
+    pub silences: u64,
+    /// How often the source went back to an older version.
+    pub regressions: u64,
 }
 
 /// An outage.
@@ -73,6 +92,31 @@ impl Reporter {
     /// The source said something about it.
     pub(super) fn heard(&self) {
         self.note(|watch| watch.last_event = Some(SystemTime::now()));
+    }
+
+    /// It failed in a way that is expected to pass.
+    pub(super) fn failed_quietly(&self) {
+        self.note(|watch| watch.failures += 1);
+    }
+
+    /// Nothing came for too long.
+    pub(super) fn silent(&self) {
+        self.note(|watch| watch.silences += 1);
+    }
+
+    /// The source went back to an older version.
+    pub(super) fn backwards(&self) {
+        self.note(|watch| watch.regressions += 1);
+    }
+
+    /// This API server answers. Nobody waits for that either.
+    pub(super) fn served_by(&self, server: &str) {
+        self.state.send_if_modified(|state| {
+            if state.server.as_deref() != Some(server) {
+                state.server = Some(server.to_owned());
+            }
+            false
+        });
     }
 
     /// Notes what is no change of the state.

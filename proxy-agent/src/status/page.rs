@@ -24,6 +24,11 @@ pub(super) fn render(status: &Status) -> String {
     for problem in &status.problems {
         line(&mut page, "", problem);
     }
+    if let Some(server) = &status.api_server {
+        let version = status.api_server_version.as_ref();
+        let version = version.map_or_else(String::new, |version| format!(" ({version})"));
+        line(&mut page, "source", &format!("{server}{version}"));
+    }
     let services = &status.services;
     let applied =
         services.last_applied.map_or("never".to_owned(), |at| format!("{} ago", age(at, status.now)));
@@ -123,6 +128,8 @@ mod tests {
             ready: false,
             alive: true,
             problems: vec!["the API server does not answer".to_owned()],
+            api_server: Some("https://192.0.2.1:6443".to_owned()),
+            api_server_version: Some("v1.35.0".to_owned()),
             watches: vec![WatchStatus {
                 name: "services".to_owned(),
                 synced: true,
@@ -145,6 +152,7 @@ mod tests {
         for expected in [
             "proxy-agent 0.1.0 on node node-1, pid 7, up 2h\n",
             "health    NOT READY, alive\n          the API server does not answer\n",
+            "source    https://192.0.2.1:6443 (v1.35.0)\n",
             "services  20 service ports, 0 frontends, 0 endpoints; 0 Services failed\n",
             "changes   0 wait, last applied 5m ago\n",
             "programs  1 attached (1 tcx), 1 missing\n",

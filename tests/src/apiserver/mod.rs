@@ -1,17 +1,18 @@
 //! A stand-in for the API server: Services, EndpointSlices, Nodes and ServiceCIDRs over real HTTP, and every way it can fail.
 //!
 //! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
-//! 410 Gone) as the real one does, as far as a service proxy can tell. It keeps the Events that it is sent. There is no TLS
-//! and no authentication.
+//! 410 Gone) as the real one does, as far as a service proxy can tell. It keeps the Events that it is sent. It can
+//! speak TLS and ask for a bearer token.
 
+mod behaviour;
 mod events;
+mod request;
 mod selector;
 mod serve;
 mod state;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
     fmt::Debug,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
@@ -26,90 +27,20 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use self::state::State;
-pub use self::state::{EventType, Resource};
-
-/// How the server treats requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Answers.
-    #[default]
-    Serve,
-    /// Takes connections and requests and never answers; running watches fall silent.
-    Hang,
-    /// Is not there: connections are refused.
-    Refuse,
-    /// Answers every new request with this HTTP status.
-    Fail(u16),
-}
-
-/// What the server can do and does wrong.
-#[derive(Clone, Copy, Debug)]
-pub struct Behaviour {
-    /// How it treats requests.
-    pub mode: Mode,
-    /// Lists can be streamed; otherwise they are refused with 422.
-    pub streaming_lists: bool,
-    /// Streaming lists get the bookmark that ends them.
-    pub initial_bookmark: bool,
-    /// Field selectors other than `metadata.name` are known; otherwise they are refused with 400.
-    pub field_selectors: bool,
-    /// There are ServiceCIDRs; otherwise requests for them get 404, as from servers before 1.33.
-    pub service_cidrs: bool,
-    /// 410 Gone is an HTTP status; otherwise an ERROR event in a watch.
-    pub gone_as_status: bool,
-    /// The next list of Services or EndpointSlices breaks off, once: a streaming one after this many objects, one in
-    /// pages after the first page. All connections are cut.
-    pub cut_next_list_after: Option<usize>,
-    /// How often watches get a bookmark.
-    pub bookmark_every: Duration,
-}
-
-impl Default for Behaviour {
-    fn default() -> Self {
-        Self {
-            mode: Mode::Serve,
-            streaming_lists: true,
-            initial_bookmark: true,
-            field_selectors: true,
-            service_cidrs: true,
-            gone_as_status: false,
-            cut_next_list_after: None,
-            bookmark_every: Duration::from_secs(60),
-        }
-    }
-}
-
-/// A request that came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// What it is about.
-    pub resource: Resource,
-    /// Its query parameters, decoded.
-    pub query: BTreeMap<String, String>,
-}
-
-impl Request {
-    /// Is it a watch (a streaming list too)?
-    pub fn is_watch(&self) -> bool {
-        self.query.get("watch").is_some_and(|value| value != "false" && value != "0")
-    }
-
-    /// Does it list, in pages or streaming? Pages after the first do not count.
-    pub fn is_list(&self) -> bool {
-        if self.is_watch() {
-            self.query.contains_key("sendInitialEvents")
-        } else {
-            !self.query.contains_key("continue")
-        }
-    }
-}
+pub use self::{
+    behaviour::{Behaviour, Mode},
+    request::Request,
+    state::{EventType, Resource},
+};
 
 /// The server. Ends with its last handle.
 #[derive(Debug)]
 pub struct ApiServer {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
     acceptor: JoinHandle<()>,
 }
@@ -168,6 +99,20 @@ impl ApiServer {
     ///
     /// If the address cannot be had.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::bind_with(address, None).await
+    }
+
+    /// Starts a server on a free port of 127.0.0.1 that speaks TLS.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such port.
+    pub async fn start_tls(tls: Arc<ServerConfig>) -> anyhow::Result<Self> {
+        Self::bind_with(SocketAddr::from(([127, 0, 0, 1], 0)), Some(tls.into())).await
+    }
+
+    async fn bind_with(address: SocketAddr, tls: Option<TlsAcceptor>) -> anyhow::Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr()?;
@@ -176,13 +121,13 @@ impl ApiServer {
             changed: signal::Sender::new(0),
             cut: signal::Sender::new(0),
         });
-        let acceptor = tokio::spawn(serve::accept(address, listener, Arc::clone(&shared)));
-        Ok(Self { address, shared, acceptor })
+        let acceptor = tokio::spawn(serve::accept(address, listener, tls, Arc::clone(&shared)));
+        Ok(Self { address, scheme, shared, acceptor })
     }
 
     /// Its address as `--api-server` takes it.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Creates or replaces an object. Gives its resource version.
@@ -236,6 +181,13 @@ impl ApiServer {
     /// Forgets the history: watches from older versions get 410 Gone from now on. Running ones go on.
     pub fn compact(&self) {
         self.shared.lock().state.compact();
+    }
+
+    /// Goes back to what was at a version, as from a backup of etcd, and cuts all connections.
+    pub fn restore(&self, version: u64) {
+        self.shared.lock().state.restore(version);
+        self.shared.notify();
+        self.shared.cut_connections();
     }
 
     /// Ends all running watches with 410 Gone.

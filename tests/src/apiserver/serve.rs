@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -20,19 +20,26 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::mpsc,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Mode, Request, Resource, Shared, events,
+    Behaviour, Inner, Mode, Request, Resource, Shared, events,
     selector::Selector,
     state::{Resources as _, status},
     watch::{self, WatchRequest},
 };
 
 /// Accepts connections, except while the mode is to refuse them.
-pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(
+    address: SocketAddr,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) {
     let mut listener = Some(listener);
     let mut cut = shared.cut.subscribe();
     loop {
@@ -55,7 +62,16 @@ pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: A
             Some(listener) => tokio::select! {
                 _ = cut.changed() => {}
                 accepted = listener.accept() => if let Ok((stream, _)) = accepted {
-                    tokio::spawn(connection(stream, Arc::clone(&shared)));
+                    let shared = Arc::clone(&shared);
+                    match tls.clone() {
+                        None => drop(tokio::spawn(connection(stream, shared))),
+                        Some(tls) => drop(tokio::spawn(async move {
+                            // Clients that do not like the certificate end the handshake.
+                            if let Ok(stream) = tls.accept(stream).await {
+                                connection(stream, shared).await;
+                            }
+                        })),
+                    }
                 },
             },
         }
@@ -63,7 +79,7 @@ pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: A
 }
 
 /// Serves a connection until it ends or is cut.
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let mut cut = shared.cut.subscribe();
     let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
     let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -101,16 +117,29 @@ async fn answer(
     if let Some(namespace) = events::namespace(&request) {
         return Ok(create_event(request, &namespace, &shared).await);
     }
+    if request.uri().path() == "/version" {
+        let release = json!({"major": "1", "minor": "35", "gitVersion": "v1.35.1"});
+        return Ok(respond(StatusCode::OK, whole(&release)));
+    }
     let query = parse_query(request.uri().query().unwrap_or_default());
     let Some(resource) = resource_of(request.uri().path()) else {
         return Ok(refusal(404, "NotFound", "there is no such resource"));
     };
-    let request = Request { resource, query };
+    let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let headers = request.headers().iter().map(header).collect();
+    let request = Request { resource, query, headers, at: Instant::now() };
     shared.lock().requests.push(request.clone());
     shared.notify();
 
     if let Some(refusal) = treated_badly(&shared).await {
         return Ok(refusal);
+    }
+    let token = shared.lock().behaviour.token;
+    let given = request.headers.get("authorization").map(String::as_str);
+    if token.is_some_and(|token| given != Some(&format!("Bearer {token}"))) {
+        return Ok(refusal(401, "Unauthorized", "Unauthorized"));
     }
     if resource == Resource::ServiceCidrs && !shared.lock().behaviour.service_cidrs {
         return Ok(refusal(404, "NotFound", "the server could not find the requested resource"));
@@ -118,6 +147,11 @@ async fn answer(
     let selector = Selector::parse(request.query.get("labelSelector"), request.query.get("fieldSelector"));
     if selector.has_special_fields() && !shared.lock().behaviour.field_selectors {
         return Ok(refusal(400, "BadRequest", "field label not supported"));
+    }
+    let wants_newest =
+        !request.query.contains_key("resourceVersion") && !request.query.contains_key("continue");
+    if wants_newest && !shared.lock().behaviour.quorum {
+        return Ok(refusal(504, "Timeout", "etcdserver: request timed out"));
     }
     if request.is_watch() {
         let watch = match WatchRequest::new(&shared.lock(), &request, selector) {
@@ -128,9 +162,8 @@ async fn answer(
         tokio::spawn(watch::run(watch, sender, shared));
         return Ok(respond(StatusCode::OK, Answer::Stream(lines)));
     }
-    let cut = resource.is_cut()
-        && request.query.contains_key("continue")
-        && shared.lock().behaviour.cut_next_list_after.take().is_some();
+    let cut =
+        resource.is_cut() && request.query.contains_key("continue") && shared.lock().behaviour.cuts_list();
     if cut {
         shared.cut_connections();
         std::future::pending::<()>().await;
@@ -140,9 +173,15 @@ async fn answer(
 
 /// The answer, if the mode is not to serve.
 async fn treated_badly(shared: &Shared) -> Option<Response<Answer>> {
-    let mode = shared.lock().behaviour.mode;
+    let Behaviour { mode, retry_after, .. } = shared.lock().behaviour;
     match mode {
-        Mode::Fail(code) => Some(refusal(code, "InternalError", "the stand-in was told to fail")),
+        Mode::Fail(code) => {
+            let mut refusal = refusal(code, "InternalError", "the stand-in was told to fail");
+            if let Some(seconds) = retry_after {
+                refusal.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+            }
+            Some(refusal)
+        }
         // Until the connection is cut.
         Mode::Hang => std::future::pending().await,
         Mode::Serve | Mode::Refuse => None,
@@ -173,7 +212,11 @@ async fn create_event(
 }
 
 fn list(request: &Request, selector: &Selector, shared: &Shared) -> Response<Answer> {
-    let state = &mut shared.lock().state;
+    let Inner { state, behaviour, .. } = &mut *shared.lock();
+    let oldest = request.query.get("resourceVersion");
+    if oldest.and_then(|oldest| oldest.parse().ok()).is_some_and(|oldest: u64| oldest > state.version()) {
+        return refusal(504, "Timeout", "Too large resource version");
+    }
     let mut page = match request.query.get("continue") {
         None => state.list(request.resource, selector),
         Some(token) => match state.take_rest(token) {
@@ -181,7 +224,9 @@ fn list(request: &Request, selector: &Selector, shared: &Shared) -> Response<Ans
             None => return refusal(410, "Expired", "the provided continue parameter is too old"),
         },
     };
-    let limit = request.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
+    let is_cached = behaviour.watch_cache && oldest.is_some_and(|oldest| oldest == "0");
+    let limit = request.query.get("limit").filter(|_| !is_cached);
+    let limit = limit.and_then(|limit| limit.parse().ok()).unwrap_or(0);
     let token = state.cut_page(&mut page, limit);
     let body = json!({
         "kind": format!("{}List", request.resource.kind()),

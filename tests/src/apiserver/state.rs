@@ -122,6 +122,25 @@ impl State {
         self.pages.clear();
     }
 
+    /// Forgets everything after a version.
+    pub(super) fn restore(&mut self, version: u64) {
+        self.history.retain(|past| past.version <= version);
+        self.objects.clear();
+        for past in self.history.iter().filter(|past| past.injected.is_none()) {
+            if let Some(key) =
+                past.now.as_ref().or(past.before.as_ref()).and_then(|object| key_of(object).ok())
+            {
+                match &past.now {
+                    Some(object) => drop(self.objects.insert(key, object.clone())),
+                    None => drop(self.objects.remove(&key)),
+                }
+            }
+        }
+        self.version = version;
+        self.compacted = self.compacted.min(version);
+        self.pages.clear();
+    }
+
     pub(super) fn apply(&mut self, mut object: Value) -> anyhow::Result<u64> {
         let key = key_of(&object)?;
         self.version += 1;

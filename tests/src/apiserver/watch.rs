@@ -51,7 +51,9 @@ impl WatchRequest {
                 Some(version.parse().map_err(|_| (400, "BadRequest", "invalid resource version"))?)
             }
         };
-        if version.is_some_and(|version| version > inner.state.version()) {
+        let oldest = query("resourceVersion").and_then(|oldest| oldest.parse().ok()).unwrap_or(0);
+        let is_future = oldest > inner.state.version();
+        if is_future && (streaming_list || !inner.behaviour.future_watches) {
             return Err((504, "Timeout", "Too large resource version"));
         }
         let gone = version.is_some_and(|version| !inner.state.remembers(version));
@@ -102,7 +104,16 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             let (list, cut_after) = {
                 let inner = &mut *shared.lock();
                 let list = inner.state.list(watch.resource, &watch.selector);
-                (list, inner.behaviour.cut_next_list_after.take_if(|_| watch.resource.is_cut()))
+                let cut = &mut inner.behaviour.cut_next_list_after;
+                let all = inner.behaviour.cut_all_lists;
+                (
+                    list,
+                    cut.filter(|_| watch.resource.is_cut()).inspect(|_| {
+                        if !all {
+                            *cut = None
+                        }
+                    }),
+                )
             };
             for (n, object) in list.items.iter().enumerate() {
                 if cut_after == Some(n) {
@@ -128,7 +139,7 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
         changed.mark_unchanged();
         let (events, bookmark_due, expired, every, now) = {
             let inner = shared.lock();
-            if inner.behaviour.mode == Mode::Hang {
+            if inner.behaviour.mode == Mode::Hang || inner.behaviour.mute_watches {
                 (Vec::new(), false, false, Duration::MAX, version)
             } else {
                 let events = inner.state.events_after(version, watch.resource, &watch.selector);
@@ -138,7 +149,9 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
                 (events, due, expired, inner.behaviour.bookmark_every, inner.state.version())
             }
         };
-        version = now;
+        // From the future: nothing until then.
+        let is_behind = now < version;
+        version = version.max(now);
         for event in events {
             if !send(event).await {
                 return;
@@ -148,7 +161,7 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             send(event("ERROR", &status(410, "Expired", TOO_OLD))).await;
             return;
         }
-        if bookmark_due && watch.bookmarks && !send(watch.bookmark(version, &json!({}))).await {
+        if bookmark_due && watch.bookmarks && !is_behind && !send(watch.bookmark(version, &json!({}))).await {
             return;
         }
         tokio::select! {
@@ -156,7 +169,8 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             () = sleep_until(end), if every != Duration::MAX => return,
             () = sender.closed() => return,
             waited = timeout(every, changed.changed()) => {
-                if waited.is_err() && watch.bookmarks && !send(watch.bookmark(version, &json!({}))).await {
+                let is_due = waited.is_err() && watch.bookmarks && !is_behind;
+                if is_due && !send(watch.bookmark(version, &json!({}))).await {
                     return;
                 }
             }

@@ -14,7 +14,7 @@ use proxy_agent::{
     model::store::Store,
     source::{
         SourceState,
-        kube::{Timing, follow},
+        kube::{Addresses, Timing, follow},
     },
 };
 use tokio::sync::{Notify, mpsc, watch as state_watch};
@@ -80,7 +80,8 @@ async fn serve(server: Server, store: &mut Store) {
     let client = Client::new(service, "default");
     let (changes, mut received) = mpsc::channel(64);
     let state = state_watch::Sender::new(SourceState::default());
-    let follow = follow(&client, "http://server", "here", Timing::default(), &changes, &state);
+    let servers = Arc::new(Addresses::new(vec![http::Uri::from_static("http://server")]));
+    let follow = follow(&client, &servers, "here", Timing::default(), &changes, &state);
     tokio::pin!(follow);
     loop {
         tokio::select! {

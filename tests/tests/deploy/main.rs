@@ -51,7 +51,7 @@ fn every_value() -> Value {
             "digest": format!("sha256:{}", "a".repeat(64)),
         },
         "apiServers": ["https://192.0.2.10:6443", "https://[fd00::10]:6443"],
-        "apiServerFailover": true,
+        "apiServerFailover": false,
         "ipv6Only": true,
         "metricsOnNodeAddress": true,
         "cgroupRoot": "/sys/fs/cgroup/unified",

@@ -12,7 +12,7 @@ use proxy_agent::{
     model::{objects::Change, plan::IpFamily},
     observe::metrics::{Format, Metrics, Probe},
     reaper,
-    source::SourceState,
+    source::{SourceState, kube::RequestCounts},
     sweeper,
 };
 use proxy_common::layout::counter::Counter;
@@ -48,7 +48,13 @@ fn metrics() -> BTreeSet<String> {
     let (_, source) = tokio::sync::watch::channel(SourceState::default());
     let flows = sweeper::Counts::default();
     flows.flows.get_or_create(&[("ip_family", "IPv4"), ("state", "new")]).set(0);
-    let metrics = Metrics::new(Pins::new(Path::new("/nowhere")), source, &reaper::Counts::default(), &flows);
+    let metrics = Metrics::new(
+        Pins::new(Path::new("/nowhere")),
+        source,
+        &reaper::Counts::default(),
+        &flows,
+        &RequestCounts::default(),
+    );
     // Families appear with their first member.
     metrics.queued(&Change::Service(Default::default()));
     metrics.queued(&Change::EndpointSlice(Default::default()));

@@ -200,9 +200,15 @@ fn values_reach_the_pod() {
     assert_eq!(pod["tolerations"][0]["tolerationSeconds"], 9);
     assert_eq!(container["securityContext"].get("seLinuxOptions"), None);
     assert_eq!(set["template"]["metadata"]["annotations"]["note"], "with: colon");
-    // One address, for agents that take one.
-    let values = json!({"apiServers": ["https://192.0.2.10:6443", "https://192.0.2.11:6443"]});
-    let objects = by_key(chart().objects(&values).unwrap());
-    let config = &objects[&("ConfigMap".to_owned(), "proxy-agent".to_owned())];
-    assert_eq!(config["data"]["PROXY_AGENT_API_SERVER"], "https://192.0.2.10:6443");
+    // All addresses, unless only the first one is wanted.
+    let servers = ["https://192.0.2.10:6443", "https://192.0.2.11:6443"];
+    for (failover, expected) in [(None, servers.join(",")), (Some(false), servers[0].to_owned())] {
+        let mut values = json!({"apiServers": servers});
+        if let Some(failover) = failover {
+            values["apiServerFailover"] = failover.into();
+        }
+        let objects = by_key(chart().objects(&values).unwrap());
+        let config = &objects[&("ConfigMap".to_owned(), "proxy-agent".to_owned())];
+        assert_eq!(config["data"]["PROXY_AGENT_API_SERVER"], expected);
+    }
 }

@@ -122,7 +122,9 @@ fn served_from_an_api_server() {
     let _server = Process::new(server);
     assert!(answers.next().unwrap().unwrap().starts_with("listening"));
 
-    let mut args = cluster.agent_args(node, &["--api-server", &format!("http://{SERVER}")]);
+    // Nothing listens at the first address.
+    let servers = format!("http://127.0.0.1:1,http://{SERVER}");
+    let mut args = cluster.agent_args(node, &["--api-server", &servers]);
     without_manifests(&mut args);
     let mut agent = node.place.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
     let _agent = Process::new(agent.args(&args).spawn().unwrap());
@@ -135,6 +137,7 @@ fn served_from_an_api_server() {
         assert!(page.lines().any(is_row), "{watch} in {page}");
     }
     assert_eq!(code, Some(0), "{page}");
+    assert!(page.contains(&format!("source    http://{SERVER}")), "{page}");
 
     writeln!(commands, "delete service default/single").unwrap();
     assert_eq!(answers.next().unwrap().unwrap(), "ok");

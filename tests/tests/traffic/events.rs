@@ -8,7 +8,7 @@ use proxy_agent::{
     observe::{Events, Health, ServiceHealth, events::Event, service_health::Addresses},
     source::{
         SourceState,
-        kube::{Connection, KubeSettings, Timing},
+        kube::{Connection, KubeSettings, RequestCounts, Timing},
     },
 };
 use proxy_tests::apiserver::{ApiServer, Mode};
@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 async fn events_to(server: &ApiServer) -> (Events, CancellationToken) {
     let settings = KubeSettings {
         kubeconfig: None,
-        api_server: Some(server.url()),
+        api_servers: vec![server.url()],
         node_name: "node-1".into(),
         timing: Timing::default(),
     };
     let cancel = CancellationToken::new();
-    let client = Connection::new(settings).await.unwrap().client();
+    let client = Connection::new(settings, RequestCounts::default()).await.unwrap().client();
     (Events::to(client, "node-1", cancel.clone()), cancel)
 }
 

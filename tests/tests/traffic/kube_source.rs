@@ -11,7 +11,7 @@ use proxy_agent::{
     },
     source::{
         SourceState,
-        kube::{Connection, KubeSettings, Timing},
+        kube::{Connection, KubeSettings, RequestCounts, Timing},
     },
 };
 use proxy_tests::apiserver::{ApiServer, EventType, Mode, Request, Resource};
@@ -22,50 +22,67 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const NODE: &str = "node-1";
+pub(super) const NODE: &str = "node-1";
 
 /// Patience of the tests: longer than any reconnection, even after silence.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// In more of a hurry than in production.
+pub(super) const TIMING: Timing = Timing {
+    watch: Duration::from_secs(2),
+    silence: Duration::from_secs(5),
+    answer: Duration::from_secs(2),
+    next_address: Duration::from_millis(300),
+    list_silence: Duration::from_millis(500),
+    plain_lists: Duration::from_secs(1800),
+    settled: Duration::from_millis(100),
+    long_outage: Duration::from_millis(500),
+    forbidden_grace: Duration::from_millis(300),
+    first_retry: Duration::from_millis(20),
+    longest_retry: Duration::from_millis(200),
+    reload: Duration::from_millis(200),
+    page_size: 2,
+};
 
 /// A running source and the store it feeds.
-struct Source {
+pub(super) struct Source {
     changes: mpsc::Receiver<Change>,
-    state: watch::Receiver<SourceState>,
-    store: Store,
+    pub(super) state: watch::Receiver<SourceState>,
+    pub(super) store: Store,
     seen: Vec<Change>,
     cancel: CancellationToken,
+    pub(super) requests: RequestCounts,
 }
 
 impl Source {
-    fn start(server: &ApiServer) -> Self {
-        let settings = KubeSettings {
+    pub(super) fn start(server: &ApiServer) -> Self {
+        Self::with(KubeSettings {
             kubeconfig: None,
-            api_server: Some(server.url()),
+            api_servers: vec![server.url()],
             node_name: NODE.into(),
-            timing: Timing {
-                watch: Duration::from_secs(2),
-                list_silence: Duration::from_millis(500),
-                first_retry: Duration::from_millis(20),
-                longest_retry: Duration::from_millis(200),
-                page_size: 2,
-            },
-        };
+            timing: TIMING,
+        })
+    }
+
+    pub(super) fn with(settings: KubeSettings) -> Self {
+        let requests = RequestCounts::default();
+        let counts = requests.clone();
         let (sender, changes) = mpsc::channel(4);
         let (state_sender, state) = watch::channel(SourceState::default());
         let cancel = CancellationToken::new();
         let end = cancel.clone();
         tokio::spawn(async move {
-            Connection::new(settings)
+            Connection::new(settings, counts)
                 .await
                 .expect("settings that work")
                 .watch(sender, state_sender, end)
                 .await;
         });
-        Self { changes, state, store: Store::new(), seen: Vec::new(), cancel }
+        Self { changes, state, store: Store::new(), seen: Vec::new(), cancel, requests }
     }
 
     /// Takes in changes until the condition holds.
-    async fn until(&mut self, what: &str, condition: impl Fn(&Store) -> bool) {
+    pub(super) async fn until(&mut self, what: &str, condition: impl Fn(&Store) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !condition(&self.store) {
             let Ok(change) = timeout_at(deadline, self.changes.recv()).await else {
@@ -82,13 +99,13 @@ impl Source {
     }
 
     /// Waits until exactly these Services are there, each with its endpoints.
-    async fn until_served(&mut self, expected: &[(&str, &[&str])]) {
+    pub(super) async fn until_served(&mut self, expected: &[(&str, &[&str])]) {
         let what = format!("{expected:?}");
         self.until(&what, |store| store.is_complete() && is_served(store, expected)).await;
     }
 
     /// Runs something while changes are taken in.
-    async fn during<T>(&mut self, what: &str, action: impl Future<Output = T>) -> T {
+    pub(super) async fn during<T>(&mut self, what: &str, action: impl Future<Output = T>) -> T {
         let mut action = Box::pin(action);
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -103,7 +120,7 @@ impl Source {
         }
     }
 
-    async fn until_trouble(&mut self, part: &str) {
+    pub(super) async fn until_trouble(&mut self, part: &str) {
         let mut state = self.state.clone();
         let condition =
             |state: &SourceState| state.trouble().is_some_and(|trouble| trouble.message.contains(part));
@@ -113,7 +130,7 @@ impl Source {
         self.during(part, waiting).await;
     }
 
-    async fn until_well(&mut self) {
+    pub(super) async fn until_well(&mut self) {
         let mut state = self.state.clone();
         let condition = |state: &SourceState| state.is_synced() && state.trouble().is_none();
         let waiting = async {
@@ -122,7 +139,7 @@ impl Source {
         self.during("well", waiting).await;
     }
 
-    fn lists_done(&self, kind: Kind) -> usize {
+    pub(super) fn lists_done(&self, kind: Kind) -> usize {
         self.seen.iter().filter(|change| **change == Change::ListDone(kind)).count()
     }
 }
@@ -155,7 +172,7 @@ fn is_served(store: &Store, expected: &[(&str, &[&str])]) -> bool {
             .all(|(served, expected)| served.0 == expected.0 && served.1 == expected.1)
 }
 
-fn service(name: &str, cluster_ip: &str, labels: Value) -> Value {
+pub(super) fn service(name: &str, cluster_ip: &str, labels: Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "namespace": "default", "labels": labels, "managedFields": [{"manager": "x"}]},
@@ -164,12 +181,12 @@ fn service(name: &str, cluster_ip: &str, labels: Value) -> Value {
     })
 }
 
-fn web(name: &str) -> Value {
+pub(super) fn web(name: &str) -> Value {
     service(name, "10.96.0.1", json!({}))
 }
 
 /// A slice of a Service with endpoints 10.244.0.x:8080.
-fn slice(name: &str, service: &str, endpoints: &[u8]) -> Value {
+pub(super) fn slice(name: &str, service: &str, endpoints: &[u8]) -> Value {
     let endpoints: Vec<_> =
         endpoints.iter().map(|last| json!({"addresses": [format!("10.244.0.{last}")]})).collect();
     json!({
@@ -179,7 +196,7 @@ fn slice(name: &str, service: &str, endpoints: &[u8]) -> Value {
     })
 }
 
-fn node(name: &str, address: &str) -> Value {
+pub(super) fn node(name: &str, address: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
         "status": {"addresses": [{"type": "InternalIP", "address": address}]},
@@ -187,7 +204,7 @@ fn node(name: &str, address: &str) -> Value {
 }
 
 /// A server with Services `a` and `b` of one endpoint each, and this node.
-async fn server() -> ApiServer {
+pub(super) async fn server() -> ApiServer {
     let server = ApiServer::start().await.unwrap();
     for object in
         [web("a"), web("b"), slice("a-1", "a", &[1]), slice("b-1", "b", &[2]), node(NODE, "192.0.2.1")]
@@ -197,14 +214,14 @@ async fn server() -> ApiServer {
     server
 }
 
-const A_AND_B: &[(&str, &[&str])] = &[("a", &["10.244.0.1:8080"]), ("b", &["10.244.0.2:8080"])];
+pub(super) const A_AND_B: &[(&str, &[&str])] = &[("a", &["10.244.0.1:8080"]), ("b", &["10.244.0.2:8080"])];
 
-fn lists(requests: &[Request], resource: Resource) -> usize {
+pub(super) fn lists(requests: &[Request], resource: Resource) -> usize {
     requests.iter().filter(|request| request.resource == resource && request.is_list()).count()
 }
 
 /// Watches that go on from a version.
-fn resumptions(requests: &[Request], resource: Resource) -> usize {
+pub(super) fn resumptions(requests: &[Request], resource: Resource) -> usize {
     let watches = requests.iter().filter(|request| request.resource == resource && request.is_watch());
     watches.filter(|request| !request.is_list()).count()
 }
@@ -331,7 +348,10 @@ async fn lists_come_in_pages_where_they_cannot_be_streamed() {
     for name in ["c", "d", "e"] {
         server.apply(web(name)).unwrap();
     }
-    server.set(|behaviour| behaviour.streaming_lists = false);
+    server.set(|behaviour| {
+        behaviour.streaming_lists = false;
+        behaviour.watch_cache = false;
+    });
     let mut source = Source::start(&server);
     let all: [(&str, &[&str]); 5] = [A_AND_B[0], A_AND_B[1], ("c", &[]), ("d", &[]), ("e", &[])];
     source.until_served(&all).await;
@@ -469,6 +489,7 @@ async fn a_list_that_breaks_off_does_not_count() {
         server.apply(slice("c-1", "c", &[3])).unwrap();
         server.set(|behaviour| {
             behaviour.streaming_lists = streaming;
+            behaviour.watch_cache = false;
             behaviour.cut_next_list_after = Some(1);
         });
         let mut source = Source::start(&server);

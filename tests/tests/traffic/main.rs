@@ -18,6 +18,8 @@ mod health;
 mod hooks_restored;
 mod interfaces;
 mod ipsec;
+mod kube_credentials;
+mod kube_servers;
 mod kube_source;
 mod neighbours;
 mod networks;

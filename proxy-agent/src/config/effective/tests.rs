@@ -213,7 +213,7 @@ fn what_kube_proxy_s_daemon_sets_say_is_accepted() {
                  --config-sync-period=15m --oom-score-adj=-998 --masquerade-all";
     let (settings, notices) = load(flags, "").unwrap();
     assert_eq!(settings.node_name, "n");
-    assert_eq!(settings.api_server.as_deref(), Some("https://10.0.0.1:6443"));
+    assert_eq!(settings.api_servers, ["https://10.0.0.1:6443"]);
     assert_eq!(settings.min_sync_period, Duration::from_secs(1));
     assert_eq!(settings.max_flows, 2 * 8 * 32_768);
     assert_eq!(settings.oom_score_adj, -998);

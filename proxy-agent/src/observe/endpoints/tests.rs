@@ -30,6 +30,7 @@ impl Agent {
             state,
             &crate::reaper::Counts::default(),
             &crate::sweeper::Counts::default(),
+            &crate::source::kube::RequestCounts::default(),
         ));
         Self { health, metrics, source }
     }

@@ -15,6 +15,7 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
+    PLATFORM,
     datapath::{Hook, maps, pins::Pins},
     source::{SourceState, WatchState},
 };
@@ -54,6 +55,7 @@ impl Collector for AtScrape {
             MetricType::Gauge,
         )?)?;
         self.encode_watches(&mut encoder)?;
+        self.encode_release(&mut encoder)?;
         self.encode_hooks(&mut encoder)?;
         self.encode_capacities(&mut encoder)?;
         self.encode_packets(&mut encoder)
@@ -64,7 +66,7 @@ impl AtScrape {
     fn encode_watches(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let state = self.source.borrow().clone();
         type Figure = fn(&WatchState) -> Option<u64>;
-        let figures: [(&str, &str, MetricType, Figure); 4] = [
+        let figures: [(&str, &str, MetricType, Figure); 6] = [
             ("proxy_agent_watch_synced", "1 when it was listed completely", MetricType::Gauge, |watch| {
                 Some(watch.synced.into())
             }),
@@ -80,6 +82,18 @@ impl AtScrape {
             ("proxy_agent_watch_failures", "How often it failed", MetricType::Counter, |watch| {
                 Some(watch.failures)
             }),
+            (
+                "proxy_agent_watch_silences",
+                "How often it was made again because neither events nor bookmarks came",
+                MetricType::Counter,
+                |watch| Some(watch.silences),
+            ),
+            (
+                "proxy_agent_watch_version_regressions",
+                "How often the source went back to an older version: etcd was restored, or an API server is behind",
+                MetricType::Counter,
+                |watch| Some(watch.regressions),
+            ),
         ];
         for (name, help, kind, figure) in figures {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -94,6 +108,23 @@ impl AtScrape {
             }
         }
         Ok(())
+    }
+
+    /// kube-proxy says of which release it is, which is that of its API server or nearly. Alerts compare it with other
+    /// components; our own version would only set them off.
+    fn encode_release(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some(release) = self.source.borrow().release.clone() else { return Ok(()) };
+        let help =
+            "The release of Kubernetes that the API server tells; proxy_agent_build_info has the agent's own";
+        let mut family = encoder.encode_descriptor("kubernetes_build_info", help, None, MetricType::Gauge)?;
+        let labels = [
+            ("major", release.major.as_str()),
+            ("minor", release.minor.as_str()),
+            ("git_version", release.git_version.as_str()),
+            ("compiler", "rustc"),
+            ("platform", PLATFORM),
+        ];
+        ConstGauge::new(1i64).encode(family.encode_family(&labels)?)
     }
 
     fn encode_hooks(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {

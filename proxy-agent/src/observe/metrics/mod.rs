@@ -2,6 +2,7 @@
 
 mod at_scrape;
 mod kube_proxy;
+mod process;
 mod text;
 
 use std::{
@@ -17,14 +18,14 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use self::{at_scrape::AtScrape, kube_proxy::KubeProxy};
+use self::{at_scrape::AtScrape, kube_proxy::KubeProxy, process::Process};
 pub use self::{kube_proxy::Probe, text::Format};
 use super::status::{self, HookStatus, MapStatus, ServiceStatus};
 use crate::{
     datapath::{Hook, flows::STATES, pins::Pins, services::Usage},
     model::{objects::Change, plan::IpFamily},
     reaper,
-    source::SourceState,
+    source::{SourceState, kube::RequestCounts},
     sweeper,
 };
 
@@ -59,6 +60,7 @@ impl Metrics {
         source: watch::Receiver<SourceState>,
         reaper: &reaper::Counts,
         sweeper: &sweeper::Counts,
+        requests: &RequestCounts,
     ) -> Self {
         let mut registry = Registry::default();
         let kube_proxy = KubeProxy::new(&mut registry, SystemTime::now());
@@ -81,6 +83,7 @@ impl Metrics {
             pins: pins.clone(),
         };
         metrics.register();
+        requests.register(&mut metrics.registry);
         metrics.registry.register(
             "proxy_agent_sockets_ended",
             "Sockets that were ended because their endpoint is gone",
@@ -101,6 +104,7 @@ impl Metrics {
             "Flows that were removed because no packet came for too long",
             sweeper.expired.clone(),
         );
+        metrics.registry.register_collector(Box::new(Process));
         let at_scrape = AtScrape { pins, source, hooks: metrics.hooks.clone() };
         metrics.registry.register_collector(Box::new(at_scrape));
         metrics

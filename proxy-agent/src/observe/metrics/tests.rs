@@ -1,7 +1,10 @@
 use std::path::Path;
 
 use super::*;
-use crate::model::objects::{EndpointSlice, ObjectName, Service};
+use crate::{
+    model::objects::{EndpointSlice, ObjectName, Service},
+    source::Release,
+};
 
 fn metrics() -> Metrics {
     let (_, source) = watch::channel(SourceState::default());
@@ -10,6 +13,7 @@ fn metrics() -> Metrics {
         source,
         &reaper::Counts::default(),
         &sweeper::Counts::default(),
+        &RequestCounts::default(),
     )
 }
 
@@ -18,6 +22,36 @@ fn assert_lines(metrics: &Metrics, lines: &[&str]) {
     for line in lines {
         assert!(text.lines().any(|other| other == *line), "{line} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn the_process_and_the_release_of_the_api_server_are_shown() {
+    let release = Release { major: "1".into(), minor: "35".into(), git_version: "v1.35.1".into() };
+    let (_state, source) = watch::channel(SourceState { release: Some(release), ..SourceState::default() });
+    let metrics = Metrics::new(
+        Pins::new(Path::new("/nowhere")),
+        source,
+        &reaper::Counts::default(),
+        &sweeper::Counts::default(),
+        &RequestCounts::default(),
+    );
+    let text = metrics.encode(Format::Prometheus).unwrap();
+    let release = format!(
+        "kubernetes_build_info{{major=\"1\",minor=\"35\",git_version=\"v1.35.1\",compiler=\"rustc\",platform=\"{}\"}} 1",
+        crate::PLATFORM
+    );
+    assert!(text.lines().any(|line| line == release), "{text}");
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is missing in {text}")).parse().unwrap()
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(value("process_cpu_seconds_total") >= 0.0);
+    // The boot time is one of whole seconds.
+    assert!((now - 3600.0..now + 2.0).contains(&value("process_start_time_seconds")));
+    assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_max_fds") >= value("process_open_fds") && value("process_open_fds") >= 3.0);
 }
 
 #[test]

@@ -22,15 +22,20 @@ impl Backoff {
     pub(super) fn delay(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(self.longest);
-        // The keys of a fresh hasher are random: no generator of our own is needed.
-        let random = RandomState::new().hash_one(()) as u32;
-        full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+        full / 2 + jittered(full / 2)
     }
 
     /// All is well: begin with the first delay again.
     pub(super) fn reset(&mut self) {
         self.next = self.first;
     }
+}
+
+/// Anything from nothing to this.
+pub(super) fn jittered(longest: Duration) -> Duration {
+    // The keys of a fresh hasher are random: no generator of our own is needed.
+    let random = RandomState::new().hash_one(()) as u32;
+    longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! Why a list or watch ended, and how to say it.
 
+use std::time::Duration;
+
 use kube::core::Status;
+
+use super::addresses::Addresses;
 
 /// Why a list or watch ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -17,9 +21,20 @@ pub(super) enum Failure {
     /// A streaming list came to a halt.
     #[error("the list does not end")]
     Endless,
-    /// Nothing at all came for longer than the server lets a watch live.
-    #[error("the connection is dead")]
+    /// A request was not answered in time.
+    #[error("no answer")]
+    NoAnswer,
+    /// A watch brought nothing for long, not even a bookmark.
+    #[error("the watch is silent")]
     Silent,
+    /// The server's version is older than one that was seen.
+    #[error("resource version {got} after {had}")]
+    Backwards {
+        /// The newest version seen.
+        had: String,
+        /// The version that came after it.
+        got: String,
+    },
     /// A list without a resource version: nothing to watch from.
     #[error("the list has no resourceVersion")]
     NoVersion,
@@ -37,17 +52,32 @@ impl Failure {
         }
     }
 
-    /// Did we miss events, so that only a new list gives the truth?
+    /// How long the API server wants to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let (Self::Request(kube::Error::Api(status)) | Self::Event(status)) = self else { return None };
+        let seconds = status.details.as_ref()?.retry_after_seconds;
+        Some(Duration::from_secs(seconds.into()).min(LONGEST_RETRY_AFTER)).filter(|wait| !wait.is_zero())
+    }
+
+    /// Are events lost, so that only a new list gives the truth?
     pub(super) fn lost_events(&self) -> bool {
         let unreadable = matches!(self, Self::Request(kube::Error::SerdeError(_)));
-        // 504 with this reason: the version is from a future that a restored backup does not know.
-        let future = matches!(self, Self::Request(kube::Error::Api(status)) | Self::Event(status)
-            if status.message.contains("Too large resource version"));
-        self.code() == Some(410) || unreadable || future
+        self.code() == Some(410) || unreadable || self.is_too_new()
+    }
+
+    /// Is the version that was asked for newer than the server's? It is behind, or etcd was restored from a backup.
+    pub(super) fn is_too_new(&self) -> bool {
+        matches!(self, Self::Request(kube::Error::Api(status)) | Self::Event(status)
+            if status.message.contains("Too large resource version"))
     }
 
     /// What is wrong, the same for every watch and attempt that suffers from it, and what was seen of it this time.
-    pub(super) fn describe(&self, server: &str, plural: &str) -> (String, String) {
+    /// `verb` is what was asked for.
+    pub(super) fn describe(&self, servers: &Addresses, verb: &str, plural: &str) -> (String, String) {
+        let server = match self.code() {
+            Some(400..=428) => servers.current(),
+            _ => servers.all(),
+        };
         let (code, message) = match self {
             Self::Request(kube::Error::Api(status)) | Self::Event(status) => (status.code, &status.message),
             Self::Request(kube::Error::SerdeError(error)) => {
@@ -60,12 +90,17 @@ impl Failure {
         };
         let what = match code {
             401 => format!("the API server at {server} does not accept our credentials"),
-            403 => format!("the API server at {server} does not let us watch {plural}"),
+            403 => format!(
+                "the API server at {server} does not let us {verb} {plural}: see the ClusterRole proxy-agent and its binding"
+            ),
             _ => format!("the API server at {server} answers {code}"),
         };
         (what, message.clone())
     }
 }
+
+/// A longer wait than this is a mistake.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// The innermost error: what wraps it says "service error" and the like.
 fn root_cause(failure: &Failure) -> String {
@@ -90,15 +125,32 @@ mod tests {
     #[test]
     fn failures_are_told_by_what_can_be_done_about_them() {
         let cases = [
-            (refused(401, "who?"), "the API server at U does not accept our credentials"),
-            (refused(403, "no"), "the API server at U does not let us watch services"),
-            (refused(503, "busy"), "the API server at U answers 503"),
-            (Failure::Silent, "cannot reach the API server at U"),
-            (Failure::CutOff, "cannot reach the API server at U"),
+            (refused(401, "who?"), "the API server at http://u does not accept our credentials"),
+            (
+                refused(403, "no"),
+                "the API server at http://u does not let us watch services: see the ClusterRole proxy-agent and its binding",
+            ),
+            (refused(503, "busy"), "the API server at http://u answers 503"),
+            (Failure::NoAnswer, "cannot reach the API server at http://u"),
+            (Failure::CutOff, "cannot reach the API server at http://u"),
         ];
+        let servers = Addresses::new(vec![http::Uri::from_static("http://u")]);
         for (failure, expected) in cases {
-            assert_eq!(failure.describe("U", "services").0, expected);
+            assert_eq!(failure.describe(&servers, "watch", "services").0, expected);
         }
+    }
+
+    #[test]
+    fn the_server_says_how_long_to_wait() {
+        let after = |seconds| {
+            let status = serde_json::json!({"code": 429, "details": {"retryAfterSeconds": seconds}});
+            let status = serde_json::from_value::<Status>(status).unwrap();
+            Failure::Request(kube::Error::Api(Box::new(status))).retry_after()
+        };
+        assert_eq!(after(30), Some(Duration::from_secs(30)));
+        assert_eq!(after(1_000_000), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(after(0), None);
+        assert_eq!(refused(503, "busy").retry_after(), None);
     }
 
     #[test]

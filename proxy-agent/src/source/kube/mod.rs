@@ -3,22 +3,31 @@
 //! Each kind is listed and then watched ([`watch`]) over a connection of its own, with the selectors that kube-proxy
 //! uses. No object is kept here: each is converted and passed on at once.
 
+mod addresses;
 mod backoff;
-mod client;
+mod counts;
+mod credentials;
 mod failure;
+mod requests;
 mod subject;
+mod transport;
+mod trouble;
+mod upkeep;
+mod version;
 mod watch;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use kube::{Api, Client};
+use futures::future::join4;
+use kube::Client;
 use tokio::sync::{mpsc, watch as state_watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+pub use self::{addresses::Addresses, counts::RequestCounts};
 use self::{
     subject::{Objects, Selectors, Subject},
+    transport::Transport,
     watch::Watcher,
 };
 use super::{
@@ -35,8 +44,8 @@ pub const REDUNDANT_LOGS: &str = "kube_client=off";
 pub struct KubeSettings {
     /// Credentials; without it the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// The API server's address; without it that of the credentials. `http://` needs no credentials.
-    pub api_server: Option<String>,
+    /// The API servers' addresses; without any that of the credentials. `http://` needs no credentials.
+    pub api_servers: Vec<String>,
     /// Which Node to watch.
     pub node_name: String,
     /// How patient to be.
@@ -46,14 +55,30 @@ pub struct KubeSettings {
 /// How patient the source is. The default suits production; tests are in more of a hurry.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// The server ends a watch after this long (whole seconds); a connection that is silent for much longer is dead.
+    /// The server ends a watch after this long, or up to twice as long (whole seconds).
     pub watch: Duration,
-    /// A streaming list that is silent for this long will never end: the server cannot do it.
+    /// A watch that brings nothing for this long, although the server sends bookmarks every minute, is doubted.
+    pub silence: Duration,
+    /// A request is answered within this time; a plain list is complete.
+    pub answer: Duration,
+    /// Where there are several addresses, an answer begins within this time, or the next one is asked.
+    pub next_address: Duration,
+    /// A streaming list that is silent for this long will not end.
     pub list_silence: Duration,
+    /// How long a server that does not stream lists is not asked for a streaming list.
+    pub plain_lists: Duration,
+    /// A watch that lives this long ends an outage: the next one begins with the first delay.
+    pub settled: Duration,
+    /// After an outage this long the server's version is compared with the one that was seen.
+    pub long_outage: Duration,
+    /// How long "forbidden" may be that of an API server that is starting.
+    pub forbidden_grace: Duration,
     /// Before the first repetition after a failure; doubles from there.
     pub first_retry: Duration,
     /// Between repetitions at most.
     pub longest_retry: Duration,
+    /// How often the files with credentials are read again.
+    pub reload: Duration,
     /// Objects in a page, where lists come in pages.
     pub page_size: u32,
 }
@@ -61,10 +86,18 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            watch: Duration::from_secs(60),
+            watch: Duration::from_secs(300),
+            silence: Duration::from_secs(180),
+            answer: Duration::from_secs(65),
+            next_address: Duration::from_secs(15),
             list_silence: Duration::from_secs(30),
+            plain_lists: Duration::from_secs(30 * 60),
+            settled: Duration::from_secs(10),
+            long_outage: Duration::from_secs(20),
+            forbidden_grace: Duration::from_secs(10),
             first_retry: Duration::from_millis(400),
-            longest_retry: Duration::from_secs(15),
+            longest_retry: Duration::from_secs(30),
+            reload: Duration::from_secs(60),
             page_size: 500,
         }
     }
@@ -73,22 +106,19 @@ impl Default for Timing {
 /// An API server, to be watched and told things.
 pub struct Connection {
     client: Client,
-    /// Its URL, for messages.
-    server: String,
+    transport: Arc<Transport>,
     settings: KubeSettings,
 }
 
 impl Connection {
-    /// Reads credentials; nothing is sent yet.
+    /// Reads credentials; nothing is sent yet. Requests are counted in `counts`.
     ///
     /// # Errors
     ///
     /// When the settings cannot work: no credentials, an unreadable kubeconfig, a wrong URL.
-    pub async fn new(settings: KubeSettings) -> anyhow::Result<Self> {
-        let config = client::config(&settings).await?;
-        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client = Client::try_from(config).context("cannot set up the connection to the API server")?;
-        Ok(Self { client, server, settings })
+    pub async fn new(settings: KubeSettings, counts: RequestCounts) -> anyhow::Result<Self> {
+        let transport = Transport::new(settings.clone(), counts).await?;
+        Ok(Self { client: transport.client(), transport, settings })
     }
 
     /// For the rest that there is to tell the API server.
@@ -96,9 +126,9 @@ impl Connection {
         self.client.clone()
     }
 
-    /// The API server's URL.
-    pub fn server(&self) -> &str {
-        &self.server
+    /// The URL of the API server in use.
+    pub fn server(&self) -> String {
+        self.transport.addresses().current()
     }
 
     /// Watches until `cancel` or until nobody receives `changes`, through outages of any length. What is wrong is logged
@@ -109,17 +139,23 @@ impl Connection {
         state: state_watch::Sender<SourceState>,
         cancel: CancellationToken,
     ) {
-        let Self { client, server, settings } = self;
-        info!("watching the API server at {server}");
-        let follow = follow(&client, &server, &settings.node_name, settings.timing, &changes, &state);
-        cancel.run_until_cancelled(follow).await;
+        let Self { client, transport, settings } = self;
+        let servers = transport.addresses();
+        info!("watching the API server at {}", servers.all());
+        let follow = follow(&client, servers, &settings.node_name, settings.timing, &changes, &state);
+        let upkeep = upkeep::run(&transport, &client, settings.timing, &state);
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = follow => {}
+            () = upkeep => {}
+        }
     }
 }
 
-/// Watches over a connection until nobody receives `changes`. `server` is for messages.
+/// Watches over a connection until nobody receives `changes`. `servers` is for messages.
 pub async fn follow(
     client: &Client,
-    server: &str,
+    servers: &Arc<Addresses>,
     node_name: &str,
     timing: Timing,
     changes: &mpsc::Sender<Change>,
@@ -153,12 +189,12 @@ pub async fn follow(
         selectors: Selectors { labels: None, fields: None },
     };
 
-    let services =
-        Watcher::new(Api::<ServiceLite>::all(client.clone()), services, server, timing, changes, state);
-    let slices =
-        Watcher::new(Api::<EndpointSliceLite>::all(client.clone()), slices, server, timing, changes, state);
-    let node = Watcher::new(Api::<NodeLite>::all(client.clone()), node, server, timing, changes, state);
-    let cidrs =
-        Watcher::new(Api::<ServiceCidrLite>::all(client.clone()), cidrs, server, timing, changes, state);
-    futures::future::join4(services.run(), slices.run(), node.run(), cidrs.run()).await;
+    let services = Watcher::<ServiceLite>::new(client, services, servers, timing, changes, state);
+    let slices = Watcher::<EndpointSliceLite>::new(client, slices, servers, timing, changes, state);
+    let node = Watcher::<NodeLite>::new(client, node, servers, timing, changes, state);
+    let cidrs = Watcher::<ServiceCidrLite>::new(client, cidrs, servers, timing, changes, state);
+    join4(services.run(), slices.run(), node.run(), cidrs.run()).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,13 +4,13 @@
 //! not fall back where streaming lists or a field selector are unknown, and reconnects without a pause to a server that
 //! ends each watch at once.
 
-use std::{fmt::Debug, pin::pin, time::Duration};
+use std::{fmt::Debug, marker::PhantomData, pin::pin, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{AsyncReadExt as _, StreamExt as _};
 use kube::{
-    Api,
-    api::{ListParams, WatchEvent, WatchParams},
-    core::Resource,
+    Client,
+    api::WatchEvent,
+    core::{ObjectList, Resource},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -21,10 +21,12 @@ use tracing::{debug, info, warn};
 
 use super::{
     Timing,
-    backoff::Backoff,
-    client::SLACK,
+    addresses::Addresses,
+    backoff::{Backoff, jittered},
     failure::Failure,
+    requests,
     subject::{Objects, Subject},
+    version::{ListFrom, Position},
 };
 use crate::{
     model::objects::{Change, ObjectName},
@@ -36,22 +38,32 @@ use crate::{
 };
 
 pub(super) struct Watcher<K> {
-    api: Api<K>,
-    subject: Subject<K>,
-    /// Its URL, for messages.
-    server: String,
-    timing: Timing,
-    changes: mpsc::Sender<Change>,
-    reporter: Reporter,
-    backoff: Backoff,
-    /// Where to go on watching; none: a list is needed.
-    version: Option<String>,
-    /// A list must not be older than what was already seen; "0" is anything.
-    list_from: String,
-    /// Lists come as a stream of events (KEP-3157), else in pages.
-    streaming: bool,
+    pub(super) client: Client,
+    pub(super) subject: Subject<K>,
+    /// For messages.
+    pub(super) servers: Arc<Addresses>,
+    pub(super) timing: Timing,
+    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) reporter: Reporter,
+    pub(super) backoff: Backoff,
+    pub(super) position: Position,
+    /// Until then lists do not come as a stream of events (KEP-3157).
+    pub(super) plain_until: Option<Instant>,
+    /// The current watch lives since then.
+    pub(super) watching_since: Option<Instant>,
+    /// Before resuming, ask for the version of the server: it may be older than ours.
+    pub(super) is_doubtful: bool,
+    /// Nothing has worked since then.
+    pub(super) failing_since: Option<Instant>,
+    /// The server has said 403, and nothing else, since then.
+    pub(super) forbidden_since: Option<Instant>,
+    /// A version that went backwards was reported, and a new list is not complete yet.
+    pub(super) reported_backwards: bool,
     /// It was said that the server does not have, or does not show, what is optional.
-    told_refusal: bool,
+    pub(super) told_refusal: bool,
+    /// What was asked for last, as RBAC names it.
+    pub(super) verb: &'static str,
+    pub(super) kind: PhantomData<fn() -> K>,
 }
 
 impl<K> Watcher<K>
@@ -59,9 +71,9 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     pub(super) fn new(
-        api: Api<K>,
+        client: &Client,
         subject: Subject<K>,
-        server: &str,
+        servers: &Arc<Addresses>,
         timing: Timing,
         changes: &mpsc::Sender<Change>,
         state: &watch::Sender<SourceState>,
@@ -70,17 +82,23 @@ where
         let unseen = watch::Sender::default();
         let state = if matches!(subject.objects, Objects::Optional(_)) { &unseen } else { state };
         Self {
-            api,
+            client: client.clone(),
             subject,
-            server: server.to_owned(),
+            servers: Arc::clone(servers),
             timing,
             changes: changes.clone(),
             reporter: Reporter::new(&K::plural(&()), state),
             backoff: Backoff::new(timing.first_retry, timing.longest_retry),
-            version: None,
-            list_from: ANY_VERSION.to_owned(),
-            streaming: true,
+            position: Position::default(),
+            plain_until: None,
+            watching_since: None,
+            is_doubtful: false,
+            failing_since: None,
+            forbidden_since: None,
+            reported_backwards: false,
             told_refusal: false,
+            verb: "list",
+            kind: PhantomData,
         }
     }
 
@@ -88,11 +106,16 @@ where
     pub(super) async fn run(mut self) {
         loop {
             self.reporter.begins();
-            let began = Instant::now();
-            match self.round().await {
+            let end = self.round().await;
+            let settled =
+                self.watching_since.take().is_some_and(|since| since.elapsed() >= self.timing.settled);
+            if settled {
+                self.backoff.reset();
+            }
+            match end {
                 // The server ends every watch after a while; one that ends each at once must not make us spin.
-                Ok(()) if began.elapsed() > SHORT => {}
-                Ok(()) => self.pause().await,
+                Ok(()) if settled => {}
+                Ok(()) => self.pause(None).await,
                 Err(Failure::Closed) => return,
                 Err(failure) => self.handle(failure).await,
             }
@@ -101,28 +124,30 @@ where
 
     /// One list, if needed, and one watch, until it ends.
     async fn round(&mut self) -> Result<(), Failure> {
-        if self.version.is_none() && !self.streaming {
+        if self.is_doubtful && self.position.version.is_some() {
+            self.check_version().await?;
+        }
+        if self.position.version.is_none() && !self.streams() {
             self.list_pages().await?;
         }
-        let mut listing = self.version.is_none();
-        let params = WatchParams {
-            label_selector: self.subject.selectors.labels.clone(),
-            field_selector: self.subject.selectors.fields.clone(),
-            timeout: Some(self.timing.watch.as_secs().try_into().unwrap_or(MAX_WATCH_SECONDS)),
-            bookmarks: true,
-            send_initial_events: listing,
+        let selectors = &self.subject.selectors;
+        // Not all agents' watches end at once.
+        let lifetime = self.timing.watch + jittered(self.timing.watch);
+        let (mut listing, request) = match &self.position.version {
+            Some(version) => (false, requests::watch::<K>(selectors, version, lifetime)?),
+            None => (true, requests::streaming_list::<K>(selectors, &self.position.list_from, lifetime)?),
         };
-        let from = self.version.as_ref().unwrap_or(&self.list_from).clone();
-        let mut events = pin!(self.answer(self.api.watch(&params, &from)).await?);
+        self.verb = "watch";
+        let mut events = pin!(self.answer(self.client.request_events::<K>(request)).await?);
         if listing {
             self.list_begins().await?;
         } else {
-            self.healthy();
+            self.lives();
         }
 
         let mut objects = 0_usize;
         loop {
-            let patience = if listing { self.timing.list_silence } else { self.timing.watch + SLACK };
+            let patience = if listing { self.timing.list_silence } else { self.timing.silence };
             let event = match timeout(patience, events.next()).await {
                 Ok(Some(event)) => event?,
                 Ok(None) if listing => return Err(Failure::CutOff),
@@ -134,55 +159,93 @@ where
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     objects += 1;
+                    self.seen(listing, object.meta().resource_version.as_deref())?;
                     self.applied(&object).await?;
-                    self.seen(listing, object.meta().resource_version.as_deref());
                 }
                 WatchEvent::Deleted(object) => {
+                    self.seen(listing, object.meta().resource_version.as_deref())?;
                     self.deleted(&object).await?;
-                    self.seen(listing, object.meta().resource_version.as_deref());
                 }
                 WatchEvent::Bookmark(bookmark) => {
+                    let version = &bookmark.metadata.resource_version;
                     if listing && bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END) {
                         listing = false;
-                        self.list_ends(objects).await?;
+                        self.list_ends(objects, version).await?;
+                        self.lives();
+                    } else {
+                        self.seen(listing, Some(version))?;
                     }
-                    self.seen(listing, Some(&bookmark.metadata.resource_version));
                 }
                 WatchEvent::Error(status) => return Err(Failure::Event(status.boxed())),
             }
         }
     }
 
-    /// A list in pages, all of one version: the server keeps it for us, and says 410 if it cannot any longer.
+    /// A list at once, or in pages, all of one version: the server keeps it for us, and says 410 if it cannot any longer.
     async fn list_pages(&mut self) -> Result<(), Failure> {
-        let mut params = ListParams {
-            label_selector: self.subject.selectors.labels.clone(),
-            field_selector: self.subject.selectors.fields.clone(),
-            limit: Some(self.timing.page_size),
-            ..ListParams::default()
-        };
-        self.list_begins().await?;
+        self.verb = "list";
         let mut objects = 0;
+        let mut next = None;
         loop {
-            let page = self.answer(self.api.list(&params)).await?;
+            let request = requests::list::<K>(
+                &self.subject.selectors,
+                &self.position.list_from,
+                self.timing.page_size,
+                next.as_deref(),
+            )?;
+            let page = self.page(request).await?;
             self.reporter.heard();
+            let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+            let version = version.ok_or(Failure::NoVersion)?;
+            if next.is_none() {
+                // Better no list than an old one.
+                if self.position.list_from != ListFrom::Newest {
+                    self.is_newest(&version)?;
+                }
+                self.list_begins().await?;
+            }
             objects += page.items.len();
             for object in &page.items {
                 self.applied(object).await?;
             }
-            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
-            if params.continue_token.is_none() {
-                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
-                self.version = Some(version.ok_or(Failure::NoVersion)?);
-                return self.list_ends(objects).await;
+            next = page.metadata.continue_.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return self.list_ends(objects, &version).await;
             }
         }
     }
 
+    /// Is the server where we were, or ahead?
+    async fn check_version(&mut self) -> Result<(), Failure> {
+        self.verb = "list";
+        let page = self.page(requests::newest_version::<K>()?).await?;
+        self.is_newest(&page.metadata.resource_version.unwrap_or_default())?;
+        self.is_doubtful = false;
+        Ok(())
+    }
+
+    fn is_newest(&self, version: &str) -> Result<(), Failure> {
+        match self.position.newer_than(version) {
+            Some(had) => Err(Failure::Backwards { had: had.to_owned(), got: version.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The list may be one of tens of megabytes: its text is kept once.
+    async fn page(&self, request: http::Request<Vec<u8>>) -> Result<ObjectList<K>, Failure> {
+        let body = async {
+            let mut body = Vec::new();
+            let mut stream = pin!(self.client.request_stream(request).await?);
+            stream.read_to_end(&mut body).await.map_err(kube::Error::ReadEvents)?;
+            Ok(body)
+        };
+        let body = self.answer(body).await?;
+        Ok(serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?)
+    }
+
     /// The answer to a request: a server may take it and never answer.
     async fn answer<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-        let patience = self.timing.watch + SLACK;
-        Ok(timeout(patience, request).await.map_err(|_| Failure::Silent)??)
+        Ok(timeout(self.timing.answer, request).await.map_err(|_| Failure::NoAnswer)??)
     }
 
     async fn applied(&self, object: &K) -> Result<(), Failure> {
@@ -204,7 +267,17 @@ where
         }
     }
 
-    async fn list_ends(&mut self, objects: usize) -> Result<(), Failure> {
+    async fn list_ends(&mut self, objects: usize, version: &str) -> Result<(), Failure> {
+        let is_final = self.position.list_from == ListFrom::Newest;
+        if let Some(had) = self.position.listed(version) {
+            let backwards = Failure::Backwards { had, got: version.to_owned() };
+            if !is_final {
+                return Err(backwards);
+            }
+            self.report_backwards(&backwards);
+        }
+        self.reported_backwards = false;
+        self.is_doubtful = false;
         match self.subject.objects.kind() {
             Some(kind) => self.send(Change::ListDone(kind)).await?,
             None if objects == 0 => {
@@ -223,99 +296,46 @@ where
         self.changes.send(change).await.map_err(|_| Failure::Closed)
     }
 
-    /// Something came: remembers where to go on. Within a list only its end counts.
-    fn seen(&mut self, listing: bool, version: Option<&str>) {
-        self.backoff.reset();
-        if let Some(version) = version.filter(|version| !listing && !version.is_empty()) {
-            self.version = Some(version.to_owned());
+    /// Something came: remembers where to resume. Within a list only its end counts.
+    fn seen(&mut self, listing: bool, version: Option<&str>) -> Result<(), Failure> {
+        let Some(version) = version.filter(|version| !listing && !version.is_empty()) else { return Ok(()) };
+        match self.position.advance(version) {
+            Some(had) => Err(Failure::Backwards { had, got: version.to_owned() }),
+            None => Ok(()),
         }
     }
 
-    fn healthy(&self) {
+    /// The watch goes on.
+    fn lives(&mut self) {
+        self.watching_since = Some(Instant::now());
+        self.healthy();
+    }
+
+    fn healthy(&mut self) {
+        self.failing_since = None;
+        self.forbidden_since = None;
+        self.reporter.served_by(&self.servers.current());
         if let Some(trouble) = self.reporter.recovered().filter(|_| !self.is_optional()) {
             let length = trouble.since.elapsed().unwrap_or_default();
-            info!("the API server at {} is well again after {:.1} s", self.server, length.as_secs_f64());
+            let server = self.servers.current();
+            info!("the API server at {server} is well again after {:.1} s", length.as_secs_f64());
         }
     }
 
-    /// Falls back, lists anew or just waits, as the failure demands.
-    async fn handle(&mut self, failure: Failure) {
-        let plural = K::plural(&());
-        if self.fall_back(&failure) {
-            return;
-        }
-        if failure.lost_events()
-            && let Some(version) = self.version.take()
-        {
-            debug!("{plural}: {failure}: listing anew");
-            self.list_from = version;
-            // All agents of a cluster get here together when the server forgets its history.
-            return self.pause().await;
-        }
-        // If even a list fails, its condition may be what is wrong.
-        if self.version.is_none() {
-            ANY_VERSION.clone_into(&mut self.list_from);
-        }
-        let (message, detail) = failure.describe(&self.server, &plural);
-        if self.is_optional() {
-            // An outage is told by the other watches.
-            let is_refusal = matches!(failure.code(), Some(403 | 404));
-            if is_refusal && !self.told_refusal {
-                self.told_refusal = true;
-                info!("the API server does not offer {plural}: going without ({message}: {detail})");
-            }
-            debug!("{plural}: {message}: {detail}; retrying");
-            return if is_refusal { tokio::time::sleep(REFUSED).await } else { self.pause().await };
-        }
-        if self.reporter.failed(&message, &detail) {
-            warn!("{message}: {detail}; retrying");
-        } else {
-            debug!("{plural}: {message}: {detail}; retrying");
-        }
-        self.pause().await;
+    fn streams(&self) -> bool {
+        self.plain_until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// Asks for less if the server does not understand the request. Says whether anything changed.
-    fn fall_back(&mut self, failure: &Failure) -> bool {
-        // This node cannot do without its name.
-        let optional_fields =
-            self.subject.objects != Objects::ThisNode && self.subject.selectors.fields.is_some();
-        let about_fields = matches!(failure, Failure::Request(kube::Error::Api(status))
-            if status.message.contains("field label") || status.message.contains("field selector"));
-        let refused_fields = failure.code() == Some(400) && optional_fields;
-        let refused_stream = self.version.is_none()
-            && self.streaming
-            && (matches!(failure, Failure::Endless) || matches!(failure.code(), Some(400 | 422)));
-
-        let plural = K::plural(&());
-        if refused_fields && (about_fields || !refused_stream) {
-            info!("the API server does not know the field selector for {plural}: filtering here");
-            self.subject.selectors.fields = None;
-        } else if refused_stream {
-            info!("the API server does not stream lists of {plural}: listing in pages ({failure})");
-            self.streaming = false;
-        } else {
-            return false;
-        }
-        true
-    }
-
-    fn is_optional(&self) -> bool {
+    pub(super) fn is_optional(&self) -> bool {
         matches!(self.subject.objects, Objects::Optional(_))
     }
 
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.backoff.delay()).await;
+    /// Waits as long as the back-off says, or longer if the server wants that.
+    pub(super) async fn pause(&mut self, at_least: Option<Duration>) {
+        let asked = at_least.unwrap_or_default();
+        tokio::time::sleep(self.backoff.delay().max(asked + jittered(asked / 4))).await;
     }
 }
 
-/// A list from any version, as old as it may be.
-const ANY_VERSION: &str = "0";
 /// Marks the bookmark that ends a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-/// What kube accepts.
-const MAX_WATCH_SECONDS: u32 = 294;
-/// Before asking again for what the server does not offer: an upgrade may bring it.
-const REFUSED: Duration = Duration::from_secs(300);
-/// A watch that ends sooner is suspicious.
-const SHORT: Duration = Duration::from_secs(1);
