@@ -3,6 +3,7 @@
 //! Path, port and format are a contract with cloud load balancers (KEP-3836).
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -73,6 +74,8 @@ struct Work {
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
+    /// By what they are about.
+    others: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// The answer to a health check.
@@ -212,6 +215,11 @@ impl Health {
         self.work().drops = drops;
     }
 
+    /// Whatever else is wrong with a part of the agent's work, for people; empty when nothing is. It makes no node unhealthy.
+    pub fn set_problems(&self, about: &'static str, problems: Vec<String>) {
+        self.work().others.insert(about, problems);
+    }
+
     /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that nobody relies on this node too
     /// early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes nothing.
     pub fn ready(&self) -> Report {
@@ -274,7 +282,7 @@ impl Health {
             &work.failed_service_health,
             &work.drops,
         ];
-        problems.extend(others.into_iter().flatten().cloned());
+        problems.extend(others.into_iter().chain(work.others.values()).flatten().cloned());
         problems
     }
 
@@ -299,6 +307,7 @@ impl Work {
             network_failure: None,
             failed_service_health: Vec::new(),
             drops: Vec::new(),
+            others: BTreeMap::new(),
         }
     }
 
