@@ -164,6 +164,10 @@ fn from_kube_proxy_and_back() -> Result<()> {
         if mode != Mode::Nftables {
             place.netns.feed(&mode.iptables("restore"), &["--noflush"], OF_OTHERS)?;
         }
+        if mode == Mode::Nftables {
+            // kube-proxy's table is the last of those that keep the kernel translating.
+            place.netns.nft("delete table inet cni")?;
+        }
         place.netns.nft("table inet others { chain output { type filter hook output priority 0; }; }")?;
         mode.install(&scenario, node)?;
         before.push(mode.rules(place)?);
