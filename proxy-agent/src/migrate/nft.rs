@@ -13,13 +13,13 @@ use crate::net::{
         attributes, find, list, text,
     },
     untracked::{
-        DELETE_TABLE, Message, NEW_CHAIN, NEW_TABLE, NLM_F_ACK, NLM_F_CREATE, attribute, batch_of, nested,
-        number, open, talk,
+        DELETE_TABLE, Message, NEW_CHAIN, NEW_RULE, NEW_TABLE, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE,
+        attribute, batch_of, nested, number, open, talk,
     },
 };
 
-/// A table that has a chain of the type `nat` and nothing else. The kernel translates packets of known connections only while some
-/// table of the family has one (`nf_nat_register_fn`), and kube-proxy's may be the last.
+/// A table that keeps the kernel translating what it knows. That ends in a network namespace with the last chain of the type `nat`
+/// of a family (`nf_nat_register_fn`), and with the last rule that uses connection tracking (`nf_ct_netns_get`). kube-proxy's may be the last.
 pub(crate) const KEEPER: &str = "proxy-agent-nat";
 
 /// A family that kube-proxy has tables of.
@@ -184,16 +184,24 @@ fn name(text: &str) -> Vec<u8> {
     [text.as_bytes(), &[0]].concat()
 }
 
-/// A table with an empty chain: `chain nat { type nat hook postrouting priority srcnat; }`.
+/// `chain nat { type nat hook postrouting priority srcnat; }`, with a rule that reads the state of connection tracking and does nothing
+/// with it.
 fn keeper() -> Vec<Message> {
     const POST_ROUTING: u32 = 4;
     const SOURCE_NAT: u32 = 100;
+    const REGISTER: u32 = 1;
+    const CT_STATE: u32 = 0;
+    let table = attribute(TABLE, &name(KEEPER));
+    let chain = b"nat\0";
     let hook = nested(4, &[number(1, POST_ROUTING), number(2, SOURCE_NAT)]);
-    let chain =
-        [attribute(TABLE, &name(KEEPER)), attribute(CHAIN_NAME, b"nat\0"), hook, attribute(7, b"nat\0")];
+    let data = nested(EXPRESSION_DATA, &[number(1, REGISTER), number(2, CT_STATE)]);
+    let read_state = nested(1, &[attribute(EXPRESSION_NAME, b"ct\0"), data]);
+    let new_chain = [table.clone(), attribute(CHAIN_NAME, chain), hook, attribute(7, b"nat\0")];
+    let new_rule = [table.clone(), attribute(CHAIN, chain), nested(EXPRESSIONS, &[read_state])];
     vec![
-        (NEW_TABLE, NLM_F_CREATE, attribute(TABLE, &name(KEEPER))),
-        (NEW_CHAIN, NLM_F_CREATE, chain.concat()),
+        (NEW_TABLE, NLM_F_CREATE, table),
+        (NEW_CHAIN, NLM_F_CREATE, new_chain.concat()),
+        (NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, new_rule.concat()),
     ]
 }
 
@@ -207,7 +215,7 @@ pub(crate) fn has_keeper(family: NftFamily) -> bool {
     listed.is_ok() && found
 }
 
-/// Removes it. Connections that it was for are not translated any more, if no other table of the family has a chain of the type `nat`.
+/// Removes it. Connections that it was for are not translated any more, if no other table does for them what it did.
 ///
 /// # Errors
 /// The kernel's.

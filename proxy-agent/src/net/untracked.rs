@@ -54,7 +54,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
 pub(crate) const NLM_F_ACK: u16 = 4;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -63,7 +63,7 @@ pub(crate) const NEW_TABLE: u16 = NFTABLES << 8;
 const GET_TABLE: u16 = NEW_TABLE | 1;
 pub(crate) const DELETE_TABLE: u16 = NEW_TABLE | 2;
 pub(crate) const NEW_CHAIN: u16 = NEW_TABLE | 3;
-const NEW_RULE: u16 = NEW_TABLE | 6;
+pub(crate) const NEW_RULE: u16 = NEW_TABLE | 6;
 const NFPROTO_INET: u8 = 1;
 
 /// Makes the rule for packets that IPsec policies are for, if it is not there.
