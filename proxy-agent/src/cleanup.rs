@@ -8,6 +8,7 @@ use crate::{
     cli::CleanupArgs,
     datapath::{Leftover, pins::Pins},
     handover::Lock,
+    migrate::nft::{self, NftFamily},
     net::{
         filters::{self, Direction},
         interfaces::{self, Interface},
@@ -15,8 +16,8 @@ use crate::{
     },
 };
 
-/// The nftables tables that an agent makes.
-const TABLES: [Table; 2] = [
+/// The nftables tables that an agent or `migrate` makes.
+const TABLES: [Table; 4] = [
     Table {
         name: "nftables table inet proxy-agent",
         is_there: untracked::is_there,
@@ -26,6 +27,16 @@ const TABLES: [Table; 2] = [
         name: "nftables table inet proxy-agent-fragments",
         is_there: untracked::is_there_for_fragments,
         remove: untracked::remove_for_fragments,
+    },
+    Table {
+        name: "nftables table ip proxy-agent-nat",
+        is_there: || nft::has_keeper(NftFamily::V4),
+        remove: || nft::remove_keeper(NftFamily::V4),
+    },
+    Table {
+        name: "nftables table ip6 proxy-agent-nat",
+        is_there: || nft::has_keeper(NftFamily::V6),
+        remove: || nft::remove_keeper(NftFamily::V6),
     },
 ];
 

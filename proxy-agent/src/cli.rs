@@ -4,6 +4,7 @@ mod arguments;
 mod check;
 mod filter;
 mod generate;
+mod migrate;
 mod run;
 mod unused;
 mod values;
@@ -18,6 +19,7 @@ pub use self::{
     check::{CheckArgs, ExplainArgs},
     filter::{BackendAddress, BackendFilter, ServiceFilter},
     generate::{CompletionsArgs, ManArgs, completions, manual_page, write_manual_pages},
+    migrate::MigrateArgs,
     run::RunArgs,
     unused::{Given, UnusedFlags},
     values::{BindAddress, NodePortAddresses, PortRange},
@@ -87,6 +89,10 @@ pub enum Command {
     ///
     /// Services stop working on this node at once, unless another proxy serves them. It refuses while an agent runs.
     Cleanup(CleanupArgs),
+    /// Take this node from kube-proxy, whose rules are still in the kernel: show them, and remove them when the agent serves.
+    ///
+    /// Without --commit nothing is changed. Connections that the rules translated go on: the kernel's connection tracking knows them.
+    Migrate(MigrateArgs),
     /// Print a script that completes this command line in a shell.
     Completions(CompletionsArgs),
     /// Print manual pages, in roff.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::Parser as _;
 use proxy_agent::{
     check, cleanup,
-    cli::{Cli, Command, completions, manual_page, normalise, write_manual_pages},
-    config, debug, logging, run, status,
+    cli::{CleanupArgs, Cli, Command, completions, manual_page, normalise, write_manual_pages},
+    config, debug, init, logging, migrate, run, status,
 };
 
 fn main() -> ExitCode {
@@ -25,6 +25,20 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Run(args) => {
             let loaded = config::load(args, &cli.log)?;
+            // As kube-proxy has these, the first one wins.
+            if let Some(path) = &args.write_config_to {
+                config::write(path, args, &loaded)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            if args.cleanup {
+                let args = CleanupArgs { pins: args.pins.clone(), dry_run: false, force: false };
+                runtime()?.block_on(cleanup::run(&args))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            if args.init_only {
+                init::run(&loaded)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
             // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
             runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })?;
@@ -36,6 +50,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         }
         Command::Debug(args) => debug::run(args)?,
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args))?,
+        Command::Migrate(args) => runtime()?.block_on(migrate::run(args))?,
         Command::Completions(args) => print(&completions(args.shell))?,
         Command::Man(args) => match &args.to {
             Some(folder) => {

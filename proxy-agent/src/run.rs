@@ -1,6 +1,8 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
 
 mod check;
+mod configuration;
+mod conntrack;
 mod ends;
 mod failures;
 mod fragments;
@@ -35,7 +37,9 @@ use tracing::{debug, info, warn};
 
 use self::{
     check::Checks,
-    ends::{End, configuration_changed, stop_on_signal},
+    configuration::{Told, configuration_changed},
+    conntrack::Conntrack,
+    ends::{End, stop_on_signal},
     network::describe,
     origin::Origin,
     outbound::Seeder,
@@ -104,6 +108,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
         () = cancel.cancelled() => return Ok(()),
     };
     let Turn { mut holder, request, known } = turn;
+    let told = Told::by(&observed);
     let mut agent = Agent::start(settings, interfaces::connect()?, observed, events, known).await?;
     agent.catch_up().await;
     servers.start().await?;
@@ -111,7 +116,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     memory::give_back();
     let end = tokio::select! {
         end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
-        error = configuration_changed(loaded.file.as_ref()) => Err(error),
+        error = configuration_changed(&loaded, told) => Err(error),
     };
     let result = match end {
         Ok(End::HandOver) => agent.hand_over(holder, &reading, &mut servers, &cancel).await,
@@ -159,6 +164,7 @@ struct Agent {
     events: Events,
     drops: Drops,
     checks: Checks,
+    conntrack: Conntrack,
     _sweeper: Sweeper,
     _prober: Prober,
 }
@@ -229,6 +235,7 @@ impl Agent {
             events,
             drops: Drops::default(),
             checks: Checks::default(),
+            conntrack: Conntrack::new(settings.conntrack),
             _sweeper: sweeper,
             _prober: prober,
         };
@@ -237,6 +244,7 @@ impl Agent {
             agent.health.inherit();
         }
         agent.judge_node();
+        agent.set_conntrack();
         if fills_first {
             agent.fill().await?;
             agent.datapath.attach_sockets(&cgroup)?;
@@ -331,6 +339,7 @@ impl Agent {
                 _ = retry.tick() => {
                     self.service_health.retry().await;
                     self.tell_of_drops();
+                    self.set_conntrack();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
                     if self.check_hooks().await

@@ -71,7 +71,8 @@
         - name: cgroup
           mountPath: /host/cgroup
           readOnly: true
-        # The container's own /proc/sys and /sys are read-only. Written: source ports that are kept off local sockets, accept_local of lo.
+        # The container's own /proc/sys and /sys are read-only. Written: source ports that are kept off local sockets, accept_local of lo,
+        # limits and timeouts of conntrack as kube-proxy sets them.
         - name: net-settings
           mountPath: /host/proc/sys/net
         # Written while many programs are attached.

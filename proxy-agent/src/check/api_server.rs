@@ -5,7 +5,7 @@ use std::{fmt::Debug, net::IpAddr, time::Duration};
 use kube::{Api, Client, Error, Resource, api::ListParams};
 use serde::de::DeserializeOwned;
 
-use super::finding::Finding;
+use super::finding::{Finding, State};
 use crate::{
     config::Settings,
     source::{
@@ -144,6 +144,18 @@ fn is_of_service(facts: &Facts) -> bool {
     }
 }
 
+/// Why an agent with these settings would not get what it needs; none if it would. `needs_node`: a Node of this name must be there.
+pub(crate) async fn trouble(settings: &Settings, needs_node: bool) -> Option<String> {
+    let facts = gather(settings).await;
+    if let Ok(Facts { nodes: Answer::Listed(0), node_name, .. }) = &facts
+        && needs_node
+    {
+        return Some(format!("the API server has no Node `{node_name}`"));
+    }
+    let findings = [judge(&facts), judge_rights(&facts)];
+    findings.into_iter().find(|finding| finding.state == State::Fail).map(|finding| finding.seen)
+}
+
 /// Without an API server.
 pub(super) fn skipped() -> [Finding; 2] {
     [REACHED, RIGHTS].map(|name| Finding::skipped(name, "--manifests: no API server is used"))
@@ -237,7 +249,6 @@ pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::finding::State;
 
     const LISTED: Answer = Answer::Listed(1);
 

@@ -20,7 +20,7 @@ mod foreign;
 mod hooks;
 mod kernel;
 mod network;
-mod processes;
+pub(crate) mod processes;
 mod rules;
 mod trial;
 mod xdp;
@@ -33,6 +33,7 @@ use nix::sys::{
     utsname::uname,
 };
 
+pub(crate) use self::api_server::trouble as api_server_trouble;
 use self::finding::Finding;
 use crate::{
     cli::{CheckArgs, LogArgs, OutputFormat},

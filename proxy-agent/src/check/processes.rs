@@ -4,14 +4,14 @@ use std::{fs, path::PathBuf};
 
 /// A process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) id: u32,
+pub(crate) struct Process {
+    pub(crate) id: u32,
     /// Its name, 15 bytes at most.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its control groups, as in `/proc/PID/cgroup`.
-    pub(super) cgroups: String,
+    pub(crate) cgroups: String,
     /// Program and arguments.
-    pub(super) arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Process {
@@ -31,7 +31,7 @@ impl Process {
 }
 
 /// All of them but this one; one that ends meanwhile is left out.
-pub(super) fn list() -> Vec<Process> {
+pub(crate) fn list() -> Vec<Process> {
     let own = std::process::id();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -69,8 +69,8 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
         let legacy = || facts.has_legacy_chain.then(|| format!("iptables (legacy), chain {SERVICES}"));
         facts.chains.iter().find(of_services).map(ToString::to_string).or_else(legacy)
     });
-    let rules_are_left = "they go on translating what was connected by them. When the agent serves, drain and reboot the node, or run \
-                          `kube-proxy --cleanup`; open connections that use them break then (docs/migration.md)";
+    let rules_are_left = "they go on translating what was connected by them. When the agent serves, `proxy-agent migrate` shows them and \
+                          `proxy-agent migrate --commit` removes them; open connections live on (docs/migration.md)";
     match (process, rules, facts) {
         (Some(process), ..) => Finding::warn(
             KUBE_PROXY,
@@ -92,19 +92,18 @@ pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]
     const INTERFACE: &str = "kube-ipvs0";
     let has_servers = facts.as_ref().is_ok_and(|facts| facts.has_virtual_servers);
     let interface = interfaces.iter().find(|interface| interface.name == INTERFACE);
-    let (seen, command) = match (interface, has_servers) {
+    let seen = match (interface, has_servers) {
         (None, false) => return Finding::pass(IPVS, "no virtual servers, no kube-ipvs0"),
-        (Some(interface), false) => (
-            format!("{INTERFACE} with {} addresses", interface.addresses.len()),
-            format!("ip link delete {INTERFACE}"),
-        ),
-        (None, true) => ("virtual servers".to_owned(), "ipvsadm --clear".to_owned()),
-        (Some(_), true) => (
-            format!("virtual servers, and {INTERFACE}"),
-            format!("ipvsadm --clear; ip link delete {INTERFACE}"),
-        ),
+        (Some(interface), false) => format!("{INTERFACE} with {} addresses", interface.addresses.len()),
+        (None, true) => "virtual servers".to_owned(),
+        (Some(_), true) => format!("virtual servers, and {INTERFACE}"),
     };
-    let advice = format!("left by kube-proxy in IPVS mode; when kube-proxy is gone: `{command}`");
+    let advice = match interface {
+        Some(_) => {
+            "left by kube-proxy in IPVS mode: `proxy-agent migrate` shows what is its, and removes it with --commit"
+        }
+        None => "without kube-ipvs0 they are not told apart from those of others: `ipvsadm --list`",
+    };
     Finding::warn(IPVS, seen, advice)
 }
 

@@ -167,13 +167,20 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = values::duration, hide = true)]
     pub conntrack_udp_timeout_stream: Option<Duration>,
 
-    /// Flows for each CPU, as kube-proxy has it; 0: no wish.
+    /// Flows for each CPU, and entries of the kernel's conntrack, as kube-proxy has it; 0: unset.
     #[arg(long, value_name = "N", hide = true)]
     pub conntrack_max_per_core: Option<u32>,
 
-    /// Flows at least, as kube-proxy has it. Only with `--conntrack-max-per-core`.
+    /// Flows and entries at least, as kube-proxy has it. Only with `--conntrack-max-per-core`.
     #[arg(long, value_name = "N", hide = true)]
     pub conntrack_min: Option<u32>,
+
+    /// The kernel's conntrack is not to mind sequence numbers that are out of the window, as kube-proxy has it.
+    #[arg(
+        long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", hide = true
+    )]
+    pub conntrack_tcp_be_liberal: Option<bool>,
 
     /// How soon the kernel ends this process when memory runs out: -1000 (never) to 1000. Default: -999.
     #[arg(
@@ -185,6 +192,24 @@ pub struct RunArgs {
     /// Load the variant of the programs that logs, at this level.
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub kernel_log: Option<KernelLogLevel>,
+
+    /// Write the settings in effect as a configuration file of kube-proxy, and exit.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub write_config_to: Option<PathBuf>,
+
+    /// Remove what an agent left on this node, as `proxy-agent cleanup` does, and exit.
+    #[arg(
+        long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value_t = false, hide = true, action = clap::ArgAction::Set
+    )]
+    pub cleanup: bool,
+
+    /// Set on this node what takes all privileges (conntrack, reserved ports, the bpf file system), and exit.
+    #[arg(
+        long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value_t = false, hide = true, action = clap::ArgAction::Set
+    )]
+    pub init_only: bool,
 
     /// What means nothing here.
     #[command(flatten)]

@@ -18,6 +18,7 @@ pub fn configz(settings: &Settings) -> Value {
             "bindAddress": settings.bind_address,
             "bindAddressHardFail": settings.bind_address_hard_fail,
             "conntrack": {
+                "tcpBeLiberal": settings.conntrack.tcp_be_liberal,
                 "tcpCloseWaitTimeout": seconds(settings.timeouts.tcp_half_closed),
                 "tcpEstablishedTimeout": seconds(settings.timeouts.tcp_established),
                 "udpStreamTimeout": seconds(settings.timeouts.datagram_answered),

@@ -12,7 +12,8 @@ use proxy_common::layout::config::{MAX_SNAT_SOURCES, Timeouts};
 
 use super::{
     Notice,
-    file::{Conntrack, KubeProxyConfiguration},
+    conntrack::{max_flows, sysctls, timeouts},
+    file::KubeProxyConfiguration,
     machine::Machine,
     unused,
 };
@@ -20,7 +21,7 @@ use crate::cli::{
     BindAddress, KernelLogLevel, LogArgs, LogFormat, NodePortAddresses, PodDatapath, PortRange, Reject,
     RunArgs, XdpMode,
 };
-use crate::model::plan::IpFamily;
+use crate::{model::plan::IpFamily, net::conntrack_sysctls::ConntrackSysctls};
 
 /// Everything the agent is told, with nothing left open.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +80,8 @@ pub struct Settings {
     pub max_flows: u32,
     /// How long flows stay without a packet.
     pub timeouts: Timeouts,
+    /// Limits and timeouts of the kernel's connection tracking.
+    pub conntrack: ConntrackSysctls,
     /// For the kernel, when memory runs out.
     pub oom_score_adj: i32,
     /// Load the variant of the programs that logs.
@@ -153,6 +156,7 @@ impl Settings {
                 .unwrap_or_default(),
             max_flows,
             timeouts: timeouts(args, &file.conntrack, &mut notices),
+            conntrack: sysctls(args, &file.conntrack, machine),
             oom_score_adj: args.oom_score_adj.or(file.oom_score_adj).unwrap_or(OOM_SCORE_ADJ),
             kernel_log: args.kernel_log,
             log_format: log.log_format.or(file.logging.format).unwrap_or_default(),
@@ -262,96 +266,6 @@ fn notices(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<Notice> {
         }
     }
     notices
-}
-
-/// Memory for a flow map entry of both families together, about, and how much of it may go there.
-const ENTRY_BYTES: u64 = 250;
-const DEFAULT_SHARE: u64 = 176;
-const LARGEST_SHARE: u64 = 50;
-const FEWEST: u32 = 1 << 16;
-const DEFAULT_MOST: u32 = 1 << 20;
-/// kube-proxy's bound for the kernel's table, and its defaults, in flows.
-const MOST_FLOWS: u32 = 1 << 20;
-const PER_CORE: u32 = 32_768;
-const MIN: u32 = 131_072;
-
-/// As given; or as kube-proxy would size the kernel's table, within what memory allows; or a small share of memory.
-fn max_flows(
-    args: &RunArgs,
-    file: &KubeProxyConfiguration,
-    machine: &Machine,
-    notices: &mut Vec<Notice>,
-) -> u32 {
-    if let Some(entries) = args.max_flows {
-        return entries;
-    }
-    let share = |share| u32::try_from(machine.memory / share / ENTRY_BYTES).unwrap_or(u32::MAX);
-    let conntrack = Conntrack {
-        max_per_core: args.conntrack_max_per_core.or(file.conntrack.max_per_core),
-        min: args.conntrack_min.or(file.conntrack.min),
-        ..Conntrack::default()
-    };
-    let per_core = conntrack.max_per_core.unwrap_or(PER_CORE);
-    if (conntrack.max_per_core.is_none() && conntrack.min.is_none()) || per_core == 0 {
-        return share(DEFAULT_SHARE).clamp(FEWEST, DEFAULT_MOST);
-    }
-    let flows = per_core.saturating_mul(machine.cpus).max(conntrack.min.unwrap_or(MIN)).min(MOST_FLOWS);
-    let (wanted, most) = (flows * 2, share(LARGEST_SHARE).max(FEWEST));
-    if wanted > most {
-        notices.push(Notice::warning(format!(
-            "conntrack: {flows} flows would take more than a {LARGEST_SHARE}th of the memory; there is room for {} \
-             (--max-flows decides otherwise)",
-            most / 2
-        )));
-    }
-    wanted.clamp(FEWEST, most)
-}
-
-/// As given; zero leaves what is usual, as with kube-proxy.
-fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {
-    /// Well below the time after which the 32 bits of jiffies that flows are stamped with begin anew, 49 days.
-    const LONGEST: Duration = Duration::from_secs(20 * 24 * 3600);
-    /// Flows are stamped at intervals of up to 2.6 s.
-    const SHORTEST: Duration = Duration::from_secs(5);
-    let mut seconds = |flag: Option<Duration>, file: Option<Duration>, name: &str, default: u32| {
-        let Some(given) = flag.or(file).filter(|given| !given.is_zero()) else { return default };
-        let used = given.clamp(SHORTEST, LONGEST);
-        if used != given {
-            let text = format!(
-                "conntrack.{name} is {given:?}: {used:?} is used instead, it is the nearest possible"
-            );
-            notices.push(Notice::warning(text));
-        }
-        u32::try_from(used.as_secs()).unwrap_or(u32::MAX)
-    };
-    let default = Timeouts::DEFAULT;
-    Timeouts {
-        tcp_established: seconds(
-            args.conntrack_tcp_timeout_established,
-            file.tcp_established_timeout,
-            "tcpEstablishedTimeout",
-            default.tcp_established,
-        ),
-        tcp_half_closed: seconds(
-            args.conntrack_tcp_timeout_close_wait,
-            file.tcp_close_wait_timeout,
-            "tcpCloseWaitTimeout",
-            default.tcp_half_closed,
-        ),
-        datagram_new: seconds(
-            args.conntrack_udp_timeout,
-            file.udp_timeout,
-            "udpTimeout",
-            default.datagram_new,
-        ),
-        datagram_answered: seconds(
-            args.conntrack_udp_timeout_stream,
-            file.udp_stream_timeout,
-            "udpStreamTimeout",
-            default.datagram_answered,
-        ),
-        ..default
-    }
 }
 
 #[cfg(test)]

@@ -71,9 +71,11 @@ pub struct ClientConnection {
 pub struct Conntrack {
     pub max_per_core: Option<u32>,
     pub min: Option<u32>,
-    #[serde(deserialize_with = "period")]
+    pub tcp_be_liberal: Option<bool>,
+    /// Zero is no default here: it leaves the kernel's setting as it is.
+    #[serde(deserialize_with = "period_or_zero")]
     pub tcp_close_wait_timeout: Option<Duration>,
-    #[serde(deserialize_with = "period")]
+    #[serde(deserialize_with = "period_or_zero")]
     pub tcp_established_timeout: Option<Duration>,
     #[serde(deserialize_with = "period")]
     pub udp_stream_timeout: Option<Duration>,
@@ -212,7 +214,11 @@ fn text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) ->
 }
 
 fn period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    Ok(parsed(deserializer, crate::cli::duration)?.filter(|period| !period.is_zero()))
+    Ok(period_or_zero(deserializer)?.filter(|period: &Duration| !period.is_zero()))
+}
+
+fn period_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    parsed(deserializer, crate::cli::duration)
 }
 
 fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LogFormat>, D::Error> {

@@ -4,18 +4,20 @@
 //! makes the settings out of both, which [`configz`] shows. [`watch`] tells when the file changed.
 
 mod configz;
+mod conntrack;
 pub mod effective;
 pub mod file;
 pub mod machine;
 pub mod unused;
 pub mod watch;
+mod write;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
-pub use self::{configz::configz, effective::Settings};
+pub use self::{configz::configz, effective::Settings, write::write};
 use self::{file::KubeProxyConfiguration, machine::Machine};
 use crate::cli::{LogArgs, RunArgs};
 
@@ -56,6 +58,12 @@ pub struct Loaded {
     pub notices: Vec<Notice>,
     /// The configuration file.
     pub file: Option<LoadedFile>,
+    /// What the file says.
+    pub configuration: KubeProxyConfiguration,
+    /// The flags.
+    pub args: RunArgs,
+    /// Those of the log.
+    pub log: LogArgs,
 }
 
 /// A configuration file as it was read.
@@ -73,16 +81,28 @@ pub struct LoadedFile {
 ///
 /// When the file cannot be read or understood, or the settings cannot work together.
 pub fn load(args: &RunArgs, log: &LogArgs) -> Result<Loaded> {
-    let mut notices = Vec::new();
-    let mut config = KubeProxyConfiguration::default();
-    let mut file = None;
-    if let Some(path) = &args.config {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        (config, notices) = KubeProxyConfiguration::parse(path, &text)?;
-        file = Some(LoadedFile { path: path.clone(), text });
-    }
-    let (settings, more) = Settings::new(args, log, &config, &Machine::this()?)?;
+    let file = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+            Some(LoadedFile { path: path.clone(), text })
+        }
+        None => None,
+    };
+    understand(args, log, file)
+}
+
+/// The same with a file that was read already.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn understand(args: &RunArgs, log: &LogArgs, file: Option<LoadedFile>) -> Result<Loaded> {
+    let (configuration, mut notices) = match &file {
+        Some(file) => KubeProxyConfiguration::parse(&file.path, &file.text)?,
+        None => Default::default(),
+    };
+    let (settings, more) = Settings::new(args, log, &configuration, &Machine::this()?)?;
     notices.extend(more);
-    Ok(Loaded { settings, notices, file })
+    Ok(Loaded { settings, notices, file, configuration, args: args.clone(), log: log.clone() })
 }

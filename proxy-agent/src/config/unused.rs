@@ -15,8 +15,6 @@ pub struct Unused {
 
 const NO_IPTABLES: &str = "there is no iptables, ipvs or nftables here";
 const CLIENTS: &str = "where a client is follows from the hook that sees its packet, not from an address";
-const CONNTRACK: &str =
-    "this data path looks at no sequence numbers, and leaves the kernel's connection tracking alone";
 const API: &str = "the connection to the API server needs no tuning: it only lists and watches";
 const WATCHES: &str =
     "watches are followed at once and listed again when they end; there is no resynchronisation";
@@ -44,15 +42,13 @@ const fn field(name: &'static str, why: &'static str) -> Unused {
     Unused { name, is_bool: false, why, matters: false }
 }
 
-/// Flags of kube-proxy. All others that it has are either flags of `run` or, as they ask for something else than serving
-/// services (`--cleanup`, `--init-only`, `--write-config-to`), errors.
+/// Flags of kube-proxy. All others that it has are flags of `run`.
 pub const FLAGS: &[Unused] = &[
     flag("proxy-mode", MODE),
     flag("cluster-cidr", CLIENTS),
     flag("detect-local-mode", CLIENTS),
     flag("pod-bridge-interface", CLIENTS),
     flag("config-sync-period", WATCHES),
-    bool_flag("conntrack-tcp-be-liberal", CONNTRACK),
     flag("feature-gates", GATES),
     flag("iptables-masquerade-bit", NO_IPTABLES),
     flag("iptables-sync-period", NO_IPTABLES),
@@ -79,7 +75,6 @@ pub const FIELDS: &[Unused] = &[
     field("clientConnection", API),
     field("clusterCIDR", CLIENTS),
     field("configSyncPeriod", WATCHES),
-    field("conntrack", CONNTRACK),
     field("detectLocal", CLIENTS),
     field("detectLocalMode", CLIENTS),
     field("enableProfiling", PROFILING),

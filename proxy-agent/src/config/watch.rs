@@ -2,38 +2,53 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::error;
 
-use super::{LoadedFile, file::KubeProxyConfiguration};
+use super::LoadedFile;
 use crate::source::manifests::FolderWatch;
 
 /// How often to look for what inotify does not show, as behind symbolic links.
 const RECHECK: Duration = Duration::from_secs(5);
+/// How often a text that could not be used is tried again: what was in its way may be gone, as an API server that did not answer.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-/// Waits until the file says something else that can be used. A ConfigMap's exchange of its volume is such a change.
+/// Waits until the file says something else that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
 ///
 /// A file that is away, or cannot be used, changes nothing: it is told, and the agent goes on with what it was told
-/// before, rather than not starting again.
-pub async fn changed(file: &LoadedFile) {
+/// before, rather than not starting again. `tell` takes why, or that all is well again.
+pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
+    file: &LoadedFile,
+    trial: impl Fn(String) -> F,
+    tell: impl Fn(Option<String>),
+) {
     let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut events = FolderWatch::new(folder.unwrap_or(Path::new(".")).to_owned());
     let mut recheck = interval(RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = file.text.clone();
+    let mut tried: Option<Instant> = None;
+    let mut said = None;
     loop {
         // Before reading, so that what changes in the meantime is seen as well.
         events.attach();
-        if let Ok(text) = tokio::fs::read_to_string(&file.path).await
-            && text != seen
-        {
-            if text != file.text {
-                match KubeProxyConfiguration::parse(&file.path, &text) {
-                    Ok(_) => return,
-                    Err(error) => error!("{error:#}; going on with what it said before"),
+        if let Ok(text) = tokio::fs::read_to_string(&file.path).await {
+            let is_due = tried.is_some_and(|at| at.elapsed() >= TRY_AGAIN);
+            if text == file.text {
+                (seen, tried) = (text, None);
+                if said.take().is_some() {
+                    tell(None);
                 }
+            } else if text != seen || is_due {
+                let Err(error) = trial(text.clone()).await else { return };
+                let error = format!("{error:#}");
+                if said.as_ref() != Some(&error) {
+                    error!("{error}; going on with what the configuration said before");
+                    tell(Some(error.clone()));
+                    said = Some(error);
+                }
+                (seen, tried) = (text, Some(Instant::now()));
             }
-            seen = text;
         }
         tokio::select! {
             _ = events.settled() => {}
@@ -44,11 +59,12 @@ pub async fn changed(file: &LoadedFile) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, path::PathBuf};
+    use std::{cell::RefCell, fs, os::unix::fs::symlink, path::PathBuf};
 
     use tokio::time::timeout;
 
     use super::*;
+    use crate::config::file::KubeProxyConfiguration;
 
     const ONE: &str = "{apiVersion: kubeproxy.config.k8s.io/v1alpha1, kind: KubeProxyConfiguration}";
     const TWO: &str = "{apiVersion: kubeproxy.config.k8s.io/v1alpha1, kind: KubeProxyConfiguration, mode: x}";
@@ -59,18 +75,29 @@ mod tests {
         LoadedFile { text: fs::read_to_string(&path).unwrap(), path }
     }
 
+    async fn parses(text: String) -> anyhow::Result<()> {
+        KubeProxyConfiguration::parse(Path::new("config.conf"), &text).map(drop)
+    }
+
     #[tokio::test]
     async fn a_file_that_is_written_to_ends_the_wait_once_it_can_be_used() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.conf");
         fs::write(&path, ONE).unwrap();
         let file = load(path.clone());
-        let wait = changed(&file);
+        let told = RefCell::new(Vec::new());
+        let wait = changed(&file, parses, |why| told.borrow_mut().push(why.is_some()));
         tokio::pin!(wait);
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "nothing changed");
-        for same_or_worse in [ONE, "kind: [", "{kind: Pod}"] {
-            fs::write(&path, same_or_worse).unwrap();
-            assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "{same_or_worse}");
+        for (text, expected) in [
+            (ONE, vec![]),
+            ("kind: [", vec![true]),
+            ("{kind: Pod}", vec![true, true]),
+            (ONE, vec![true, true, false]),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "{text}");
+            assert_eq!(*told.borrow(), expected, "{text}");
         }
         fs::remove_file(&path).unwrap();
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "it is away");
@@ -89,7 +116,7 @@ mod tests {
         symlink("..1", at("..data")).unwrap();
         symlink("..data/config.conf", at("config.conf")).unwrap();
         let file = load(at("config.conf"));
-        let wait = changed(&file);
+        let wait = changed(&file, parses, |_| ());
         tokio::pin!(wait);
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "nothing changed");
         symlink("..2", at("..data_tmp")).unwrap();

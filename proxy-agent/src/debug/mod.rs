@@ -9,7 +9,7 @@ mod flows;
 mod names;
 pub(crate) mod output;
 mod pods;
-mod services;
+pub(crate) mod services;
 mod sockets;
 mod trace;
 

@@ -1,6 +1,9 @@
 //! `debug services`: every frontend and how many endpoints answer it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -134,6 +137,18 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<ServiceRow>> {
     rows.extend(family::<V6>(frontends::<V6>(pins)?, &lookup)?);
     rows.sort();
     Ok(rows)
+}
+
+/// Cluster IPs of TCP that have endpoints: the service port's name, and where it is reached.
+///
+/// # Errors
+/// When the maps cannot be read.
+pub(crate) fn tcp_cluster_ips(pins: &Pins) -> Result<Vec<(String, SocketAddr)>> {
+    let is_wanted = |row: &ServiceRow| {
+        row.kind == Kind::ClusterIp && row.protocol == "TCP" && row.endpoints.cluster_ip > 0
+    };
+    let rows = read(pins)?.into_iter().filter(is_wanted);
+    Ok(rows.filter_map(|row| Some((row.service?, row.address.parse().ok()?))).collect())
 }
 
 fn frontends<F: MapFamily>(pins: &Pins) -> Result<Vec<(FrontendKey<F>, Frontend<F>)>> {

@@ -1,6 +1,7 @@
 //! What the node's network looks like, and what that means for the hooks.
 
 pub mod conntrack;
+pub mod conntrack_sysctls;
 pub(crate) mod driver;
 pub mod filters;
 pub mod forwarding;
@@ -17,3 +18,4 @@ pub mod sock_diag;
 pub mod topology;
 pub mod untracked;
 pub mod xfrm;
+pub(crate) mod xtables;

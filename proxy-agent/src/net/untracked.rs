@@ -52,18 +52,18 @@ const CHAIN: &[u8] = b"loopback\0";
 // From `linux/netlink.h`, `linux/netfilter/nfnetlink.h` and `linux/netfilter/nf_tables.h`.
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
+pub(crate) const NLM_F_ACK: u16 = 4;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NFTABLES: u16 = 10;
-const NEW_TABLE: u16 = NFTABLES << 8;
+pub(crate) const NEW_TABLE: u16 = NFTABLES << 8;
 const GET_TABLE: u16 = NEW_TABLE | 1;
-const DELETE_TABLE: u16 = NEW_TABLE | 2;
-const NEW_CHAIN: u16 = NEW_TABLE | 3;
-const NEW_RULE: u16 = NEW_TABLE | 6;
+pub(crate) const DELETE_TABLE: u16 = NEW_TABLE | 2;
+pub(crate) const NEW_CHAIN: u16 = NEW_TABLE | 3;
+pub(crate) const NEW_RULE: u16 = NEW_TABLE | 6;
 const NFPROTO_INET: u8 = 1;
 
 /// Makes the rule for packets that IPsec policies are for, if it is not there.
@@ -136,7 +136,8 @@ fn delete(purpose: Purpose) -> io::Result<()> {
     }
 }
 
-fn open() -> io::Result<Socket> {
+/// Opens a socket for such messages.
+pub(crate) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -144,7 +145,7 @@ fn open() -> io::Result<Socket> {
 }
 
 /// Sends messages, and takes the first answer: an error, the acknowledgment that one message asks for, or what was asked for.
-fn talk(socket: &Socket, messages: &[u8]) -> io::Result<()> {
+pub(crate) fn talk(socket: &Socket, messages: &[u8]) -> io::Result<()> {
     socket.send(messages, 0)?;
     let (answer, _) = socket.recv_from_full()?;
     let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
@@ -158,12 +159,17 @@ fn talk(socket: &Socket, messages: &[u8]) -> io::Result<()> {
 }
 
 /// Type, flags, attributes.
-type Message = (u16, u16, Vec<u8>);
+pub(crate) type Message = (u16, u16, Vec<u8>);
 
 fn batch(messages: &[Message]) -> Vec<u8> {
+    batch_of(NFPROTO_INET, messages)
+}
+
+/// What the kernel does wholly or not at all, in tables of a family.
+pub(crate) fn batch_of(family: u8, messages: &[Message]) -> Vec<u8> {
     let mut bytes = message(BATCH_BEGIN, 0, 0, &[]);
     for (kind, flags, attributes) in messages {
-        bytes.extend(message(*kind, *flags, NFPROTO_INET, attributes));
+        bytes.extend(message(*kind, *flags, family, attributes));
     }
     bytes.extend(message(BATCH_END, 0, 0, &[]));
     bytes
@@ -185,7 +191,8 @@ fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn attribute(kind: u16, contents: &[u8]) -> Vec<u8> {
+/// An attribute of a message.
+pub(crate) fn attribute(kind: u16, contents: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend((4 + contents.len() as u16).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -194,11 +201,13 @@ fn attribute(kind: u16, contents: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+/// An attribute of a message.
+pub(crate) fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
     attribute(kind | NLA_F_NESTED, &attributes.concat())
 }
 
-fn number(kind: u16, value: u32) -> Vec<u8> {
+/// An attribute of a message.
+pub(crate) fn number(kind: u16, value: u32) -> Vec<u8> {
     attribute(kind, &value.to_be_bytes())
 }
 

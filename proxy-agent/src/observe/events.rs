@@ -69,6 +69,12 @@ impl Event {
         Self { about: About::Node, warning: true, reason, action: "StartKubeProxy", note: note.into() }
     }
 
+    /// The kernel's connection tracking cannot be set. kube-proxy has a reason for want of a mount that can be written to.
+    pub fn conntrack_failed(is_read_only: bool, note: &str) -> Self {
+        let reason = if is_read_only { "readOnlySysFS" } else { "FailedToSetConntrack" };
+        Self::server_failed(reason, note)
+    }
+
     /// The health check node port of a Service cannot be had.
     pub fn service_health_failed(service: ObjectName, note: &str) -> Self {
         Self {

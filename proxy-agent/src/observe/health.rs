@@ -3,6 +3,7 @@
 //! Path, port and format are a contract with cloud load balancers (KEP-3836).
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -82,6 +83,8 @@ struct Work {
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
+    /// By what they are about.
+    others: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// The answer to a health check.
@@ -221,6 +224,11 @@ impl Health {
         self.work().drops = drops;
     }
 
+    /// Whatever else is wrong with a part of the agent's work, for people; empty when nothing is. It makes no node unhealthy.
+    pub fn set_problems(&self, about: &'static str, problems: Vec<String>) {
+        self.work().others.insert(about, problems);
+    }
+
     /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that nobody relies on this node too
     /// early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes nothing.
     pub fn ready(&self, audience: Audience) -> Report {
@@ -297,7 +305,8 @@ impl Health {
             ("health check ports could not be opened", &work.failed_service_health),
             ("kinds of packets were dropped lately", &work.drops),
         ];
-        for (what, details) in others {
+        let parts = work.others.iter().map(|(about, problems)| (*about, problems));
+        for (what, details) in others.into_iter().chain(parts) {
             match audience {
                 Audience::Node => problems.extend(details.iter().cloned()),
                 Audience::Anyone if details.is_empty() => {}
@@ -328,6 +337,7 @@ impl Work {
             network_failure: None,
             failed_service_health: Vec::new(),
             drops: Vec::new(),
+            others: BTreeMap::new(),
         }
     }
 

@@ -1,14 +1,12 @@
-//! What ends the agent: signals, and a configuration that changed.
+//! What ends the agent.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-
-use crate::config::{self, LoadedFile};
 
 /// Why the agent has nothing more to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,17 +15,6 @@ pub(super) enum End {
     Stopped,
     /// Another agent asks for its place.
     HandOver,
-}
-
-/// Resolves when the configuration file changed, to the reason to end.
-pub(super) async fn configuration_changed(file: Option<&LoadedFile>) -> anyhow::Error {
-    let Some(file) = file else {
-        return std::future::pending().await;
-    };
-    config::watch::changed(file).await;
-    let path = file.path.display();
-    info!("the configuration {path} changed: ending, to be started again with it");
-    anyhow!("the configuration {path} changed: the agent must be started again")
 }
 
 /// Cancels when a signal says so.

@@ -26,15 +26,7 @@ const LONGEST: usize = 16 << 20;
 /// # Errors
 /// When no agent answers there, and when it is not ready: so that scripts can tell.
 pub async fn run(args: &StatusArgs) -> Result<()> {
-    let address = args.metrics_address;
-    let body = timeout(PATIENCE, get(address, "/status"))
-        .await
-        .with_context(|| format!("the agent at {address} did not answer within {PATIENCE:?}"))?
-        .with_context(|| {
-            format!("no agent answers at {address}; is it running, and is that its --metrics-bind-address?")
-        })?;
-    let status: Status = serde_json::from_slice(&body)
-        .with_context(|| format!("what answers at {address} is no proxy-agent of this release"))?;
+    let status = ask(args.metrics_address).await?;
     print(&match args.output {
         OutputFormat::Table => page::render(&status),
         format => document(&status, format)?,
@@ -43,6 +35,21 @@ pub async fn run(args: &StatusArgs) -> Result<()> {
         bail!("this node is not ready");
     }
     Ok(())
+}
+
+/// What the agent that answers there says of itself.
+///
+/// # Errors
+/// When none does.
+pub(crate) async fn ask(address: SocketAddr) -> Result<Status> {
+    let body = timeout(PATIENCE, get(address, "/status"))
+        .await
+        .with_context(|| format!("the agent at {address} did not answer within {PATIENCE:?}"))?
+        .with_context(|| {
+            format!("no agent answers at {address}; is it running, and is that its --metrics-bind-address?")
+        })?;
+    serde_json::from_slice(&body)
+        .with_context(|| format!("what answers at {address} is no proxy-agent of this release"))
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<Bytes> {

@@ -22,5 +22,6 @@ pub use raw::{multicast, raw_packets};
 pub use segment::{ACK, FIN, RST, SYN, Segment, Tap};
 pub use setup::{
     Fixture, HOST_PORTS, OTHER_CLUSTER_IP, OTHER_NODE_PORT, OUTSIDE_PORTS, OWN_PORTS, Setup, kube_proxy,
+    kube_proxy_at,
 };
 pub use steady::{Steady, steady};

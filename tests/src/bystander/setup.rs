@@ -139,6 +139,17 @@ fn other_proxy(cluster: &Cluster) -> Result<String> {
 
 /// kube-proxy's table at node-1 for one Service of a [`Scenario`], IPv4.
 pub fn kube_proxy(scenario: &Scenario, service: u8) -> Result<String> {
+    Ok(rules::nftables(&site(&scenario.cluster)?, &[known(scenario, service)?]))
+}
+
+/// The same at any node, in kube-proxy's nftables mode (first) and iptables mode (second).
+pub fn kube_proxy_at(scenario: &Scenario, service: u8, node: usize) -> Result<[String; 2]> {
+    let (site, services) = (site_at(&scenario.cluster, node)?, [known(scenario, service)?]);
+    Ok([rules::nftables(&site, &services), rules::iptables(&site, &services)])
+}
+
+/// A Service of a [`Scenario`], as kube-proxy's rules are made of.
+fn known(scenario: &Scenario, service: u8) -> Result<rules::Service> {
     let IpAddr::V4(cluster_ip) = cluster_ip(service, true) else { bail!("IPv4") };
     let port = |protocol| rules::Port {
         name: protocol,
@@ -151,18 +162,21 @@ pub fn kube_proxy(scenario: &Scenario, service: u8) -> Result<String> {
         address: place.v4,
         node: place.node.map_or_else(String::new, |index| format!("node-{}", index + 1)),
     };
-    let service = rules::Service {
+    Ok(rules::Service {
         name: "known".to_owned(),
         cluster_ip,
         ports: vec![port("tcp"), port("udp")],
         endpoints: scenario.backends(service)?.into_iter().map(endpoint).collect(),
-    };
-    Ok(rules::nftables(&site(&scenario.cluster)?, &[service]))
+    })
 }
 
 /// node-1, as kube-proxy sees it.
 fn site(cluster: &Cluster) -> Result<rules::Site> {
-    let node = &cluster.node(0)?.place;
+    site_at(cluster, 0)
+}
+
+fn site_at(cluster: &Cluster, node: usize) -> Result<rules::Site> {
+    let node = &cluster.node(node)?.place;
     Ok(rules::Site {
         node: node.v4,
         node_name: node.name.clone(),

@@ -97,11 +97,19 @@ pub(super) const RULES: &[Rule] = &[
         "`cleanup` takes away all that the agent left on the node.",
         &["proxy-tests: cleanup_leaves_nothing"],
     ),
-    Rule::absent(
+    Rule::by_tests(
         "conntrack-sysctls",
         Topic::Surface,
-        "nf_conntrack_max, TCP timeouts and be_liberal are set by the proxy.",
-        "Not set: the proxy does not use the kernel's connection tracking, so its size and timeouts are for those who do (CNI, \
-         network policies).",
+        "nf_conntrack_max, timeouts of TCP and UDP and be_liberal are set by the proxy.",
+        &[
+            "proxy-tests: connection_tracking_is_set",
+            "proxy-agent: the_kernel_s_connection_tracking_is_set_as_by_kube_proxy",
+            "proxy-agent: what_differs_is_set_and_no_more",
+        ],
+    )
+    .deviates(
+        "nf_conntrack_max is raised and never made smaller: the agent has its own table, and others may have asked for more. The hash is \
+         sized by nf_conntrack_buckets, which needs no mount of /sys. What cannot be set is a warning, a problem in `/healthz` and an \
+         Event; the agent goes on.",
     ),
 ];

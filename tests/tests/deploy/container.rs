@@ -114,6 +114,12 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         ensure!(reserved.trim() == "1024-32767", "{reserved}");
         Ok(())
     });
+    failures.case("conntrack is set on the node", || {
+        let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+        let seconds = scenario.cluster.node(0)?.place.netns.run(|| Ok(fs::read_to_string(file)?))?;
+        ensure!(seconds.trim() == "3600", "{seconds}");
+        Ok(())
+    });
     failures.case("sockets of other users are ended", || sockets_of_other_users_are_ended(&scenario));
     failures.case("sockets of other users are listed", || {
         sockets_of_other_users_are_listed(&scenario, &containers[0])

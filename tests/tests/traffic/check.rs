@@ -165,9 +165,9 @@ fn what_is_wrong_is_named_with_what_to_do() {
     let _foreign = foreign.unwrap();
     let checked = Checked::run(&cluster, &[]).unwrap();
     checked.expect_code(0);
-    checked.expect("kube-proxy", "warn", "KUBE-SERVICES", "kube-proxy --cleanup");
+    checked.expect("kube-proxy", "warn", "KUBE-SERVICES", "proxy-agent migrate --commit");
     checked.expect("NAT rules", "warn", "table mesh, chain in", "nft list ruleset");
-    checked.expect("IPVS", "warn", "kube-ipvs0", "ip link delete kube-ipvs0");
+    checked.expect("IPVS", "warn", "kube-ipvs0", "proxy-agent migrate");
     checked.expect("forwarding", "warn", "ip_forward", "sysctl -w net.ipv4.ip_forward=1");
     checked.expect("foreign programs", "warn", "ingress of eth0", "tc");
 }

@@ -182,6 +182,42 @@ fn flows_are_counted_as_kube_proxy_does() {
 }
 
 #[test]
+fn the_kernel_s_connection_tracking_is_set_as_by_kube_proxy() {
+    type Field = fn(&ConntrackSysctls) -> Option<u32>;
+    let (max, established): (Field, Field) = (|it| it.max, |it| it.tcp_established);
+    let (close_wait, udp, stream): (Field, Field, Field) =
+        (|it| it.tcp_close_wait, |it| it.udp, |it| it.udp_stream);
+    for (field, flags, file, expected) in [
+        // Eight CPUs.
+        (max, "", "{}", Some(262_144)),
+        (max, "", "{maxPerCore: 1000}", Some(131_072)),
+        (max, "--conntrack-max-per-core=30000 --conntrack-min=5", "{maxPerCore: 0}", Some(240_000)),
+        (max, "", "{maxPerCore: 1, min: 0}", Some(8)),
+        (max, "", "{maxPerCore: 0, min: 7}", None),
+        (established, "", "{}", Some(86_400)),
+        (established, "", "{tcpEstablishedTimeout: 0s}", None),
+        (established, "--conntrack-tcp-timeout-established=1h", "{tcpEstablishedTimeout: 0s}", Some(3_600)),
+        (close_wait, "", "{tcpCloseWaitTimeout: null}", Some(3_600)),
+        (close_wait, "--conntrack-tcp-timeout-close-wait=0", "{tcpCloseWaitTimeout: 1m}", None),
+        (udp, "", "{}", None),
+        (udp, "--conntrack-udp-timeout=40s", "{}", Some(40)),
+        (stream, "", "{udpStreamTimeout: 250s}", Some(250)),
+    ] {
+        let found = field(&settings(flags, &format!("conntrack: {file}")).conntrack);
+        assert_eq!(found, expected, "{flags} {file}");
+    }
+    for (flags, file, expected) in [
+        ("", "{}", false),
+        ("--conntrack-tcp-be-liberal", "{}", true),
+        ("", "{tcpBeLiberal: true}", true),
+        ("--conntrack-tcp-be-liberal=false", "{tcpBeLiberal: true}", false),
+    ] {
+        let found = settings(flags, &format!("conntrack: {file}")).conntrack.tcp_be_liberal;
+        assert_eq!(found, expected, "{flags} {file}");
+    }
+}
+
+#[test]
 fn timeouts_that_cannot_be_kept_are_told() {
     let (settings, notices) =
         load("--conntrack-udp-timeout=1ms", "conntrack: {tcpEstablishedTimeout: 1000h}").unwrap();
@@ -247,8 +283,6 @@ fn masquerading_everything_is_refused_with_a_warning() {
 #[test]
 fn what_cannot_work_is_an_error() {
     for (flags, expected) in [
-        ("--cleanup", "--cleanup"),
-        ("--init-only", "--init-only"),
         ("--no-such-flag=1", "--no-such-flag"),
         ("--snat-ports 0-30001", "0-30001"),
         ("--snat-address ::1", "no other node"),

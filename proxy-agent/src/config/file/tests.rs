@@ -24,6 +24,7 @@ fn kubeadm_s_own_file_says_little() {
         client_connection: ClientConnection {
             kubeconfig: Some("/var/lib/kube-proxy/kubeconfig.conf".into()),
         },
+        conntrack: Conntrack { tcp_be_liberal: Some(false), ..Conntrack::default() },
         iptables: Rules { masquerade_all: Some(false), ..Rules::default() },
         nftables: Rules { masquerade_all: Some(false), ..Rules::default() },
         ..KubeProxyConfiguration::default()
@@ -88,7 +89,8 @@ fn what_is_passed_over_is_told_once_each() {
         ("ipvs: {scheduler: ''}", None),
         ("featureGates: {A: true}", Some((false, "featureGates is not used: this program has no feature"))),
         ("clientConnection: {qps: 50}", Some((false, "clientConnection.qps is not used"))),
-        ("conntrack: {tcpBeLiberal: true}", Some((false, "conntrack.tcpBeLiberal is not used"))),
+        ("conntrack: {tcpBeLiberal: true}", None),
+        ("conntrack: {tcpLiberal: true}", Some((true, "conntrack.tcpLiberal is no field"))),
         ("detectLocalMode: NodeCIDR", Some((false, "detectLocalMode is not used: where a client is"))),
         ("winkernel: {enableDSR: true}", Some((false, "winkernel is not used"))),
         ("clusterCidr: 10.0.0.0/8", Some((true, "clusterCidr is no field"))),

@@ -1,6 +1,5 @@
 //! Pods, by the node's side of their interfaces: which network namespace is behind each, and what that shows of the pod.
 
-mod entries;
 mod events;
 pub(crate) mod iptables;
 mod judge;

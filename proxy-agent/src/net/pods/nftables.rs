@@ -11,17 +11,17 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
-const GET_CHAIN: u16 = 10 << 8 | 4;
-const GET_RULE: u16 = 10 << 8 | 7;
+pub(crate) const GET_CHAIN: u16 = 10 << 8 | 4;
+pub(crate) const GET_RULE: u16 = 10 << 8 | 7;
 /// Of rules and chains.
-const TABLE: u16 = 1;
+pub(crate) const TABLE: u16 = 1;
 /// Of rules.
-const CHAIN: u16 = 2;
+pub(crate) const CHAIN: u16 = 2;
 /// Of chains.
-const CHAIN_NAME: u16 = 3;
-const EXPRESSIONS: u16 = 4;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
+pub(crate) const CHAIN_NAME: u16 = 3;
+pub(crate) const EXPRESSIONS: u16 = 4;
+pub(crate) const EXPRESSION_NAME: u16 = 1;
+pub(crate) const EXPRESSION_DATA: u16 = 2;
 const NAT_TYPE: u16 = 1;
 const NAT_DESTINATION: [u8; 4] = [0, 0, 0, 1];
 const TARGET_NAME: u16 = 1;
@@ -33,7 +33,7 @@ const TARGET_NAME: u16 = 1;
 /// The kernel's.
 pub(super) fn redirect() -> io::Result<Option<String>> {
     let mut found = None;
-    list(GET_RULE, |rule| match redirecting(rule) {
+    list(GET_RULE, |_, rule| match redirecting(rule) {
         Some(place) => {
             found = Some(place.to_string());
             ControlFlow::Break(())
@@ -64,7 +64,7 @@ impl fmt::Display for ChainName {
 /// The kernel's.
 pub(crate) fn redirects() -> io::Result<BTreeSet<ChainName>> {
     let mut found = BTreeSet::new();
-    list(GET_RULE, |rule| {
+    list(GET_RULE, |_, rule| {
         found.extend(redirecting(rule));
         ControlFlow::Continue(())
     })?;
@@ -77,15 +77,19 @@ pub(crate) fn redirects() -> io::Result<BTreeSet<ChainName>> {
 /// The kernel's.
 pub(crate) fn chains() -> io::Result<BTreeSet<ChainName>> {
     let mut found = BTreeSet::new();
-    list(GET_CHAIN, |chain| {
+    list(GET_CHAIN, |_, chain| {
         found.insert(named(chain, CHAIN_NAME));
         ControlFlow::Continue(())
     })?;
     Ok(found)
 }
 
-/// Lists what there is of a kind, until `take` breaks off. Nothing, on a kernel without nftables.
-fn list(request: u16, mut take: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+/// Lists what there is of a kind, until `take` breaks off. It gets the family, as `NFPROTO_*`, and the attributes. Nothing, on a kernel
+/// without nftables.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn list(request: u16, mut take: impl FnMut(u8, &[u8]) -> ControlFlow<()>) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -107,7 +111,8 @@ fn list(request: u16, mut take: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Res
                 }
                 _ => {
                     // The rest of the list goes with the socket.
-                    if payload.get(NFGENMSG..).is_some_and(|payload| take(payload).is_break()) {
+                    let Some((header, attributes)) = payload.split_at_checked(NFGENMSG) else { continue };
+                    if take(header[0], attributes).is_break() {
                         return Ok(());
                     }
                 }
@@ -135,7 +140,7 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 /// Type and contents of each attribute.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` are no part of the type.
     const TYPE: u16 = 0x3fff;
     let mut rest = bytes;
@@ -148,11 +153,11 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, contents)| contents)
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(bytes).into_owned()
 }

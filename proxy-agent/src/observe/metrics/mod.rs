@@ -48,6 +48,8 @@ pub struct Metrics {
     hooks_restored: Counter,
     service_health_failures: Gauge,
     network_problems: Gauge,
+    conntrack_failures: Gauge,
+    configuration_rejected: Gauge,
     hooks: Arc<Mutex<Vec<Hook>>>,
     flows: Family<[(&'static str, &'static str); 2], Gauge>,
     pins: Pins,
@@ -78,6 +80,8 @@ impl Metrics {
             hooks_restored: Counter::default(),
             service_health_failures: Gauge::default(),
             network_problems: Gauge::default(),
+            conntrack_failures: Gauge::default(),
+            configuration_rejected: Gauge::default(),
             hooks: Arc::default(),
             flows: sweeper.flows.clone(),
             pins: pins.clone(),
@@ -159,6 +163,16 @@ impl Metrics {
             "Interfaces, addresses and the like that were asked for and are not there",
             self.network_problems.clone(),
         );
+        registry.register(
+            "proxy_agent_conntrack_failures",
+            "Settings of the kernel's connection tracking that could not be set",
+            self.conntrack_failures.clone(),
+        );
+        registry.register(
+            "proxy_agent_configuration_rejected",
+            "1 if the configuration file says something that cannot work, and the agent goes on with what it said before",
+            self.configuration_rejected.clone(),
+        );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("proxy_agent_build", "The agent itself", version);
     }
@@ -237,6 +251,16 @@ impl Metrics {
     /// How much that was asked for the node's network does not have.
     pub fn set_network_problems(&self, problems: usize) {
         self.network_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+    }
+
+    /// How many settings of the kernel's connection tracking could not be set.
+    pub fn set_conntrack_failures(&self, failed: usize) {
+        self.conntrack_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the configuration file says something that cannot work.
+    pub fn set_configuration_rejected(&self, rejected: bool) {
+        self.configuration_rejected.set(rejected.into());
     }
 
     /// What is served, and what waits to be.

@@ -1,0 +1,36 @@
+//! The flags of `proxy-agent migrate`.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::PinArgs;
+
+/// Arguments of `migrate`.
+#[derive(Args, Clone, Debug)]
+pub struct MigrateArgs {
+    /// Where the maps are.
+    #[command(flatten)]
+    pub pins: PinArgs,
+
+    /// Where the agent answers scrapes: its `--metrics-bind-address`.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
+    pub metrics_address: SocketAddr,
+
+    /// Show what there is and what would happen, and change nothing. This is the default.
+    #[arg(long, conflicts_with = "commit")]
+    pub dry_run: bool,
+
+    /// Remove kube-proxy's rules, if kube-proxy is gone and the agent serves.
+    #[arg(long)]
+    pub commit: bool,
+
+    /// Remove them although it could not be shown that the agent serves, and what IPVS still translates with them. Never while
+    /// kube-proxy runs.
+    #[arg(long, requires = "commit")]
+    pub force: bool,
+
+    /// The way back: with --commit, remove what the agent left, if kube-proxy runs, its rules are there and the agent is gone.
+    #[arg(long, conflicts_with = "force")]
+    pub back: bool,
+}

@@ -1,0 +1,125 @@
+//! Does the agent serve this node? Asked before anything of kube-proxy is removed, and after.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    cli::MigrateArgs, datapath::pins::Pins, debug::services::tcp_cluster_ips, observe::status::Status, status,
+};
+
+/// How many Services are tried: the first that answers is enough.
+const ATTEMPTS: usize = 5;
+/// How long each may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What was asked, and what the answer was.
+#[derive(Debug)]
+pub(super) struct Proof {
+    pub(super) what: &'static str,
+    pub(super) result: Result<String>,
+}
+
+/// Asks everything.
+pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
+    let in_step = status::ask(args.metrics_address).await.and_then(|status| judge(&status));
+    vec![
+        Proof { what: "agent in step", result: in_step },
+        Proof { what: "a connection", result: connection(&Pins::new(&args.pins.bpffs)) },
+    ]
+}
+
+/// Does the running agent say that everything is done?
+fn judge(status: &Status) -> Result<String> {
+    ensure!(status.ready, "it says that it is not ready: {}", status.problems.join("; "));
+    let unsynced: Vec<&str> =
+        status.watches.iter().filter(|watch| !watch.synced).map(|watch| watch.name.as_str()).collect();
+    ensure!(unsynced.is_empty(), "these are not listed completely: {}", unsynced.join(", "));
+    let services = &status.services;
+    ensure!(services.last_applied.is_some(), "no Services were applied since it started");
+    ensure!(services.failed == 0, "{} Services are not programmed as they should be", services.failed);
+    ensure!(status.missing_hooks == 0, "{} programs are not attached", status.missing_hooks);
+    ensure!(!status.hooks.is_empty(), "no programs are attached");
+    Ok(format!(
+        "pid {}, {} service ports, {} programs attached",
+        status.pid,
+        services.ports,
+        status.hooks.len()
+    ))
+}
+
+/// Connects to a Service as any process of the node, and looks in the kernel whether a socket hook translated it: then the socket's
+/// peer is an endpoint. With rules of the kernel it would be the Service's address.
+fn connection(pins: &Pins) -> Result<String> {
+    let mut services = tcp_cluster_ips(pins).context("the maps cannot be read")?;
+    ensure!(!services.is_empty(), "there is no Service with endpoints to connect to");
+    // It is there on every node, and a connection that sends nothing does it no harm.
+    services.sort_by_key(|(name, _)| !name.starts_with("default/kubernetes:"));
+    let mut failures = Vec::new();
+    for (name, address) in services.into_iter().take(ATTEMPTS) {
+        match attempt(address) {
+            Ok(peer) => return Ok(format!("to {name} at {address} came to {peer}")),
+            Err(error) => failures.push(format!("{name} at {address}: {error:#}")),
+        }
+    }
+    bail!("{}", failures.join("; "))
+}
+
+fn attempt(to: SocketAddr) -> Result<SocketAddr> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let own = stream.local_addr()?;
+    let peer = peer_of(own).context("the kernel does not list the socket")?;
+    ensure!(peer != to, "connected, but not by the agent's programs");
+    Ok(peer)
+}
+
+/// What the kernel has as the peer of the connected socket at an address. `getpeername()` says what the process asked for.
+fn peer_of(own: SocketAddr) -> Option<SocketAddr> {
+    let table = if own.is_ipv4() { "/proc/thread-self/net/tcp" } else { "/proc/thread-self/net/tcp6" };
+    let table = fs::read_to_string(table).ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, peer) = (words.next()?, words.next()?);
+        (parse(local)? == own).then(|| parse(peer))?
+    })
+}
+
+/// `0100007F:1F90`: each 32 bits of the address as the machine has them.
+fn parse(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::new();
+    for at in (0..address.len()).step_by(8) {
+        bytes.extend(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    }
+    let ip: IpAddr = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(v4) => v4.into(),
+        Err(_) => <[u8; 16]>::try_from(bytes.as_slice()).ok()?.into(),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_peer_of_a_socket() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let to = listener.local_addr().unwrap();
+            let stream = TcpStream::connect(to).unwrap();
+            assert_eq!(peer_of(stream.local_addr().unwrap()), Some(to));
+            // Nothing translates here.
+            assert!(attempt(to).is_err_and(|error| error.to_string().contains("not by the agent")));
+        }
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("zz:1"), None);
+    }
+}

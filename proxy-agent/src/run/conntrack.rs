@@ -1,0 +1,55 @@
+//! The kernel's connection tracking, set as kube-proxy sets it.
+
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::{
+    net::conntrack_sysctls::{ConntrackSysctls, Outcome},
+    observe::events::Event,
+};
+
+/// What is to be set, once there is connection tracking.
+#[derive(Debug)]
+pub(super) struct Conntrack {
+    wanted: ConntrackSysctls,
+    is_done: bool,
+    /// What was logged last.
+    said: Vec<String>,
+}
+
+impl Conntrack {
+    pub(super) fn new(wanted: ConntrackSysctls) -> Self {
+        Self { wanted, is_done: false, said: Vec::new() }
+    }
+}
+
+impl Agent {
+    /// Sets what is not set yet: once, so that whoever changes it later has the last word.
+    pub(super) fn set_conntrack(&mut self) {
+        if self.conntrack.is_done {
+            return;
+        }
+        let Outcome { is_loaded, changed, of_host, failed, is_read_only } = self.conntrack.wanted.apply();
+        self.conntrack.is_done = is_loaded && failed.is_empty();
+        for change in &changed {
+            info!("conntrack: {change}");
+        }
+        self.metrics.set_conntrack_failures(failed.len());
+        let problems = failed.iter().map(|failure| format!("conntrack: {failure}")).collect::<Vec<_>>();
+        if self.conntrack.said != problems {
+            for problem in &problems {
+                warn!("{problem}");
+            }
+            if !problems.is_empty() {
+                self.events.send(Event::conntrack_failed(is_read_only, &problems.join("; ")));
+            }
+            self.conntrack.said.clone_from(&problems);
+        }
+        if self.conntrack.is_done {
+            for setting in &of_host {
+                info!("conntrack: {setting}: only the host's first network namespace can set it");
+            }
+        }
+        self.health.set_problems("conntrack", problems);
+    }
+}
