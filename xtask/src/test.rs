@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A part that takes longer has hung.
-const LIMIT_SECONDS: u32 = 30 * 60;
+const LIMIT_SECONDS: u32 = 40 * 60;
 
 /// Arguments of `test`.
 #[derive(Args)]
