@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, watch as signal},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -63,12 +63,14 @@ pub(super) async fn accept(
                 _ = cut.changed() => {}
                 accepted = listener.accept() => if let Ok((stream, _)) = accepted {
                     let shared = Arc::clone(&shared);
+                    // What it has not seen yet: a cut may come before the connection's task runs.
+                    let cut = cut.clone();
                     match tls.clone() {
-                        None => drop(tokio::spawn(connection(stream, shared))),
+                        None => drop(tokio::spawn(connection(stream, cut, shared))),
                         Some(tls) => drop(tokio::spawn(async move {
                             // Clients that do not like the certificate end the handshake.
                             if let Ok(stream) = tls.accept(stream).await {
-                                connection(stream, shared).await;
+                                connection(stream, cut, shared).await;
                             }
                         })),
                     }
@@ -79,8 +81,11 @@ pub(super) async fn accept(
 }
 
 /// Serves a connection until it ends or is cut.
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
-    let mut cut = shared.cut.subscribe();
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut cut: signal::Receiver<u64>,
+    shared: Arc<Shared>,
+) {
     let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
     let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {

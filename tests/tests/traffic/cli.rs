@@ -11,13 +11,15 @@ use std::{
 use anyhow::Result;
 use proxy_tests::{
     cluster::{Cluster, Node, PodNetwork, Process, agent_binary, peer_binary, until},
-    traffic::{Entry, SINGLE, Scenario, WEB},
+    traffic::{Entry, SINGLE, Scenario, WEB, single},
 };
 use serde_json::Value;
 
 /// How long an agent is watched that may go on running.
 const A_MOMENT: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(5);
+/// An agent that is not optimised, on a machine that is busy.
+const STARTED: Duration = Duration::from_secs(20);
 
 fn small() -> Result<Scenario> {
     Scenario::start(Cluster::builder(), "socket", &[])
@@ -128,7 +130,7 @@ fn served_from_an_api_server() {
     without_manifests(&mut args);
     let mut agent = node.place.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
     let _agent = Process::new(agent.args(&args).spawn().unwrap());
-    until(SOON, "answers", || Ok(served(&scenario)?.then_some(()))).unwrap();
+    until(STARTED, "answers", || Ok(served(&scenario)?.then_some(()))).unwrap();
 
     let (code, page) = cluster.try_agent(node, &["status".to_owned()], SOON).unwrap();
     println!("{page}");
@@ -138,6 +140,20 @@ fn served_from_an_api_server() {
     }
     assert_eq!(code, Some(0), "{page}");
     assert!(page.contains(&format!("source    http://{SERVER}")), "{page}");
+
+    until(SOON, "metrics", || {
+        let metrics = single::get(&node.place, "127.0.0.1:10249", "/metrics")?;
+        let expected = [
+            "rest_client_requests_total{code=\"<error>\",method=\"GET\",host=\"127.0.0.1:1\"} ",
+            "rest_client_requests_total{code=\"200\",method=\"GET\",host=\"127.0.0.1:8001\"} ",
+            "rest_client_request_duration_seconds_count{verb=\"GET\",host=\"127.0.0.1:8001\"} ",
+            "kubernetes_build_info{major=\"1\",minor=\"35\",git_version=\"v1.35.1\"",
+            "process_resident_memory_bytes ",
+            "proxy_agent_watch_version_regressions_total{watch=\"services\"} 0",
+        ];
+        Ok(expected.iter().all(|text| metrics.contains(text)).then_some(()))
+    })
+    .unwrap();
 
     writeln!(commands, "delete service default/single").unwrap();
     assert_eq!(answers.next().unwrap().unwrap(), "ok");

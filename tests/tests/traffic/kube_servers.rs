@@ -1,5 +1,4 @@
 //! The agent's source for API servers that are weak, stale, restored from a backup, or several.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
