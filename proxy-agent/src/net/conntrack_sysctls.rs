@@ -56,18 +56,18 @@ impl ConntrackSysctls {
         if !outcome.is_loaded {
             return outcome;
         }
-        let at_least = |before: u32, wanted: u32| before >= wanted;
-        let exactly = |before: u32, wanted: u32| before == wanted;
+        let (at_least, exactly): (IsWell, IsWell) =
+            (|before, wanted| before >= wanted, |before, wanted| before == wanted);
         let liberal = self.tcp_be_liberal.then_some(1);
-        let settings: [(&str, Option<u32>, &dyn Fn(u32, u32) -> bool); 7] = [
-            (MAX, self.max, &at_least),
+        let settings: [(&str, Option<u32>, IsWell); 7] = [
+            (MAX, self.max, at_least),
             // kube-proxy writes the module parameter `hashsize`, which is the same number, in a place that takes another mount.
-            (BUCKETS, self.max.map(|max| max / PER_BUCKET), &at_least),
-            ("nf_conntrack_tcp_timeout_established", self.tcp_established, &exactly),
-            ("nf_conntrack_tcp_timeout_close_wait", self.tcp_close_wait, &exactly),
-            ("nf_conntrack_tcp_be_liberal", liberal, &exactly),
-            ("nf_conntrack_udp_timeout", self.udp, &exactly),
-            ("nf_conntrack_udp_timeout_stream", self.udp_stream, &exactly),
+            (BUCKETS, self.max.map(|max| max / PER_BUCKET), at_least),
+            ("nf_conntrack_tcp_timeout_established", self.tcp_established, exactly),
+            ("nf_conntrack_tcp_timeout_close_wait", self.tcp_close_wait, exactly),
+            ("nf_conntrack_tcp_be_liberal", liberal, exactly),
+            ("nf_conntrack_udp_timeout", self.udp, exactly),
+            ("nf_conntrack_udp_timeout_stream", self.udp_stream, exactly),
         ];
         for (name, wanted, is_well) in settings {
             let Some(wanted) = wanted else { continue };
@@ -94,6 +94,9 @@ impl ConntrackSysctls {
         outcome
     }
 }
+
+/// Is a value that is there as good as the wanted one?
+type IsWell = fn(u32, u32) -> bool;
 
 const MAX: &str = "nf_conntrack_max";
 const BUCKETS: &str = "nf_conntrack_buckets";

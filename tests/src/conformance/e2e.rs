@@ -209,7 +209,7 @@ pub const E2E: &[E2eTest] = &[
     no(
         "kube_proxy.go",
         "timeout of CLOSE_WAIT in the kernel's connection tracking",
-        NotOurs("The proxy does not use it."),
+        Rules(&["conntrack-sysctls"]),
     ),
     no(
         "kube_proxy.go",
