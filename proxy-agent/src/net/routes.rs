@@ -77,18 +77,15 @@ pub(super) async fn read(handle: &Handle, interfaces: &mut [Interface]) -> Resul
 /// The hints that routes give; `None` if there are too many of them. A longer prefix without anything of the kind has a hint of its own
 /// below one that has: the longest one decides.
 ///
-/// A route's MTU that is not locked counts for IPv4 alone: the kernel's forwarding obeys it there (`ip_dst_mtu_maybe_forward`, Linux 5.9) and not
-/// in IPv6 (`ip6_dst_mtu_maybe_forward`). Where a route has an encapsulation, its interface's MTU counts in both, because `bpf_fib_lookup` knows of no
-/// interface then.
+/// Where a route has an encapsulation, its interface's MTU counts, too: `bpf_fib_lookup` knows of no interface then.
 #[must_use]
 pub fn hints(routes: &[Route], interfaces: &[Interface]) -> Option<BTreeMap<IpNet, Hint>> {
     let mtus: HashMap<u32, u32> =
         interfaces.iter().map(|interface| (interface.index, interface.mtu)).collect();
     let hint = |route: &Route| {
-        let of_route = route.mtu.filter(|_| route.net.addr().is_ipv4());
         let of_interface =
             route.encapsulates_by.and_then(|index| mtus.get(&index).copied()).filter(|mtu| *mtu != 0);
-        Hint { mtu: of_route.into_iter().chain(of_interface).min(), encapsulates_by: route.encapsulates_by }
+        Hint { mtu: route.mtu.into_iter().chain(of_interface).min(), encapsulates_by: route.encapsulates_by }
     };
     let given: BTreeMap<IpNet, Hint> = routes
         .iter()
@@ -256,11 +253,7 @@ mod tests {
             hints.iter().map(|(net, hint)| (net.to_string(), hint.mtu, hint.encapsulates_by)).collect()
         };
         let name = |net: &str| net.to_owned();
-        assert_eq!(
-            of(&[nothing, route("fd00::/64", Some(1400), None)]),
-            [],
-            "IPv6 is forwarded whatever it says"
-        );
+        assert_eq!(of(&[nothing, route("fd00::/64", None, None)]), [], "IPv6 is forwarded whatever it says");
         assert_eq!(
             of(&[
                 nothing,
@@ -277,7 +270,7 @@ mod tests {
                 (name("10.245.2.0/24"), Some(1450), Some(7)),
                 (name("10.246.2.0/24"), Some(1300), Some(7)),
                 (name("10.247.2.0/24"), None, Some(8)),
-                (name("fd00:1::/64"), Some(1450), Some(7)),
+                (name("fd00:1::/64"), Some(1300), Some(7)),
             ]
         );
         let many: Vec<Route> =
