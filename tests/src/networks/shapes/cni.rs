@@ -43,7 +43,17 @@ fn tunnel_at_bridge(network: &Network) -> Result<()> {
             format!("route replace {} dev {BRIDGE}", ends.pods4()),
             format!("route replace {} dev {BRIDGE}", ends.pods6()),
         ]
-    })
+    })?;
+    pods_routes(network, "add", &[addr::CLUSTER_CIDR_V4, addr::CLUSTER_CIDR_V6])
+}
+
+/// Pods reach all others without a router.
+fn pods_routes(network: &Network, verb: &str, nets: &[&str]) -> Result<()> {
+    for pod in network.cluster.nodes.iter().flat_map(|node| &node.pods) {
+        let lines: Vec<_> = nets.iter().map(|net| format!("route {verb} {net} dev eth0")).collect();
+        pod.netns.ip(&lines)?;
+    }
+    Ok(())
 }
 
 fn without_tunnel_at_bridge(network: &Network) -> Result<()> {
@@ -52,7 +62,8 @@ fn without_tunnel_at_bridge(network: &Network) -> Result<()> {
             format!("route del {} dev {BRIDGE}", ends.pods4()),
             format!("route del {} dev {BRIDGE}", ends.pods6()),
         ]
-    })
+    })?;
+    pods_routes(network, "del", &[addr::CLUSTER_CIDR_V4, addr::CLUSTER_CIDR_V6])
 }
 
 const HOST: &str = "cilium_host";
