@@ -46,8 +46,8 @@ use proxy_common::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{
-            DEVICE_DESTINATIONS, DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, DEVICE_L3, DEVICE_RULES,
-            DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
+            DEVICE_DESTINATIONS, DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, DEVICE_GRE, DEVICE_L3,
+            DEVICE_RULES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
         },
     },
 };
@@ -257,6 +257,9 @@ impl Datapath {
             }
             if !topology.policies.is_empty() || !topology.hints.is_empty() {
                 device.flags |= DEVICE_DESTINATIONS;
+            }
+            if uplink.is_gre {
+                device.flags |= DEVICE_GRE;
             }
             if topology.rules {
                 device.flags |= DEVICE_RULES;

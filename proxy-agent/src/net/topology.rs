@@ -42,6 +42,8 @@ pub struct Uplink {
     pub name: String,
     /// Frames have an Ethernet header.
     pub has_link_header: bool,
+    /// Is a GRE tunnel.
+    pub is_gre: bool,
     /// Made of software: native XDP there loses frames or is not there.
     pub is_virtual: bool,
     /// Index of the bridge it is a port of, or 0.
@@ -157,6 +159,7 @@ impl Topology {
                 index: interface.index,
                 name: interface.name.clone(),
                 has_link_header: interface.has_link_header,
+                is_gre: matches!(interface.kind.as_str(), "gre" | "ip6gre"),
                 is_virtual: !interface.kind.is_empty(),
                 bridge: roles.bridge(interface),
                 may_have_xdp: *role != Role::Further,

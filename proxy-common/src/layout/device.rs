@@ -37,6 +37,9 @@ pub const DEVICE_FRAGMENTS: u32 = 1 << 8;
 /// The same, of whole packets alone: fragments would be put together at the loopback interface, and wait for those that are sent directly.
 pub const DEVICE_FRAGMENTS_WHOLE: u32 = 1 << 9;
 
+/// A GRE device: without a remote address it hands packets in with their outer header in front.
+pub const DEVICE_GRE: u32 = 1 << 10;
+
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;
 /// The address is given as source to connections that are passed on.

@@ -6,17 +6,18 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_skb_load_bytes_relative},
     programs::TcContext,
 };
-use proxy_common::packet::Bytes as _;
+use proxy_common::{layout::device::DEVICE_GRE, packet::Bytes as _};
 
 use super::{bounds, unusual::Skb};
+use crate::maps::DEVICES;
 
 /// Does the packet begin with an outer header?
 #[inline(always)]
 pub(super) fn has_outer_header(ctx: &TcContext) -> bool {
-    may_be_gre(ctx) && is_in_front_of_network_header(ctx)
+    may_be_gre(ctx) && is_gre_device(ctx) && is_in_front_of_network_header(ctx)
 }
 
-/// Nearly always no. GRE within something that is not in front is found out later.
+/// Nearly always no.
 #[inline(always)]
 fn may_be_gre(ctx: &TcContext) -> bool {
     const GRE: u8 = 47;
@@ -35,6 +36,12 @@ fn may_be_gre(ctx: &TcContext) -> bool {
         6 => matches!(byte(NEXT_HEADER), GRE | DESTINATION_OPTIONS),
         _ => false,
     }
+}
+
+#[inline(always)]
+fn is_gre_device(ctx: &TcContext) -> bool {
+    // SAFETY: the context is readable; the agent replaces whole elements.
+    unsafe { DEVICES.get((*ctx.skb.skb).ifindex) }.is_some_and(|device| device.flags & DEVICE_GRE != 0)
 }
 
 /// Headers of different packets differ in their lengths at least.
