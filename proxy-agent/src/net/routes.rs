@@ -228,7 +228,7 @@ mod tests {
         let of = |message: &RouteMessage| Route::of(message, &hops(message)).unwrap();
         let (mtu, lock) = (RouteMetric::Mtu(1400), RouteMetric::Lock(1 << 2));
         assert_eq!(of(&message(&[])), route("10.244.2.0/24", None, None));
-        assert_eq!(of(&message(&[mtu.clone()])), route("10.244.2.0/24", Some(1400), None));
+        assert_eq!(of(&message(std::slice::from_ref(&mtu))), route("10.244.2.0/24", Some(1400), None));
         assert_eq!(
             of(&message(&[mtu.clone(), RouteMetric::Lock(1)])).mtu,
             Some(1400),
