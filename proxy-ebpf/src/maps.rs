@@ -14,6 +14,7 @@ use proxy_common::{
         cidr::ServiceCidrs,
         config::{self, StoredSettings},
         counter::Counter,
+        destination::{Destination, RouteHint},
         device::Device,
         filter,
         flow::{Flow, FlowKey, Pair},
@@ -23,7 +24,6 @@ use proxy_common::{
         name::ServiceName,
         next_hop::{self, NextHop},
         outbound::{self, Outbound},
-        policy::Destination,
         set::Set,
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
@@ -76,7 +76,7 @@ macro_rules! family_maps {
      $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
      $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
      $held:ident $held_name:literal, $routes:ident $routes_name:literal, $pending:ident $pending_name:literal,
-     $outbound:ident $outbound_name:literal, $snat:ident $snat_name:literal, $policies:ident $policies_name:literal,
+     $outbound:ident $outbound_name:literal, $snat:ident $snat_name:literal, $destinations:ident $destinations_name:literal,
      $next_hops:ident $next_hops_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
@@ -105,8 +105,8 @@ macro_rules! family_maps {
         static $affinity: LruHashMap<AffinityKey<$family>, Affinity<$family>, 1024> = LruHashMap::new();
         #[btf_map(name = $sources_name)]
         static $sources: LpmTrie<Source<$family>, u32, 1> = LpmTrie::new();
-        #[btf_map(name = $policies_name)]
-        static $policies: LpmTrie<Destination<$family>, u32, 1> = LpmTrie::new();
+        #[btf_map(name = $destinations_name)]
+        static $destinations: LpmTrie<Destination<$family>, RouteHint, 1> = LpmTrie::new();
         #[btf_map(name = $next_hops_name)]
         static $next_hops: Array<NextHop<$family>, { next_hop::ELEMENTS as usize }, MMAPABLE> = Array::new();
         #[btf_map(name = $cidrs_name)]
@@ -244,9 +244,9 @@ macro_rules! family_maps {
                 $sources.get(&Key::new(whole, Source { service, addr: *addr })).is_some()
             }
             #[inline(always)]
-            fn has_policy(dst: &Self::Addr) -> bool {
+            fn hint(dst: &Self::Addr) -> Option<&'static RouteHint> {
                 let whole = 8 * size_of::<Destination<Self>>() as u32;
-                $policies.get(&Key::new(whole, Destination { addr: *dst })).is_some()
+                $destinations.get(&Key::new(whole, Destination { addr: *dst }))
             }
             #[inline(always)]
             fn next_hop_slot(index: u32) -> Option<*mut NextHop<Self>> {
@@ -268,13 +268,13 @@ family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V
     SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", UDP_PEERS_V4 "udp_peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
     AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
     FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4", ROUTES_V4 "routes_v4", PENDING_V4 "pending_v4",
-    OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4", POLICIES_V4 "policies_v4",
+    OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4", DESTINATIONS_V4 "destinations_v4",
     NEXT_HOPS_V4 "next_hops_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
     SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
     AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
     FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6", ROUTES_V6 "routes_v6", PENDING_V6 "pending_v6",
-    OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", POLICIES_V6 "policies_v6",
+    OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", DESTINATIONS_V6 "destinations_v6",
     NEXT_HOPS_V6 "next_hops_v6");
 
 /// The maps that each family has its own of.
@@ -306,7 +306,7 @@ pub(crate) trait FamilyMaps: Parse {
     fn affinity(key: &AffinityKey<Self>) -> Option<*mut Affinity<Self>>;
     fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>);
     fn has_source(service: Id, addr: &Self::Addr) -> bool;
-    fn has_policy(dst: &Self::Addr) -> bool;
+    fn hint(dst: &Self::Addr) -> Option<&'static RouteHint>;
     fn next_hop_slot(index: u32) -> Option<*mut NextHop<Self>>;
     fn service_cidrs() -> Option<&'static ServiceCidrs<Self>>;
     fn netns(cookie: u64) -> Option<*const Self::Addr>;

@@ -17,7 +17,8 @@ use proxy_common::{
     V4, V6,
     decide::{Route, RouteKind},
     layout::{
-        device::{DEVICE_L3, DEVICE_POLICIES, DEVICE_STACK, Device},
+        destination::{HINT_STACK, RouteHint},
+        device::{DEVICE_DESTINATIONS, DEVICE_L3, DEVICE_STACK, Device},
         flow::{Mac, Pair},
     },
     packet::read,
@@ -131,6 +132,7 @@ pub(crate) fn look_up<F: Routed>(
     // What the kernel takes. Longer packets are too big in any case.
     let size = if size > u16::MAX as u32 { u16::MAX } else { size as u16 };
     let result = ask::<F>(ctx, params, ifindex, (src, dst), size, 0);
+    // Of a route with an encapsulation the kernel reports nothing: the index stays that of the device the packet came in by.
     route.ifindex = params.ifindex;
     route.next_hop = F::next_hop(params);
     // SAFETY: the agent replaces whole elements.
@@ -139,13 +141,20 @@ pub(crate) fn look_up<F: Routed>(
         params.family == F::ADDRESS_FAMILY && device.is_none_or(|device| device.flags & DEVICE_L3 == 0);
     route.from = mac(&params.smac);
     route.to = mac(&params.dmac);
+    let hint = hint::<F>(device, ifindex, dst);
+    route.by_stack = device.is_some_and(|device| device.flags & DEVICE_STACK != 0)
+        || hint.is_some_and(|hint| hint.flags & HINT_STACK != 0);
     route.kind = match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if is_for_stack::<F>(device, ifindex, dst) => {
-            RouteKind::Stack
-        }
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if route.by_stack => RouteKind::Stack,
         BPF_FIB_LKUP_RET_SUCCESS => RouteKind::Neighbour,
         // Encapsulation by the route (`encap` of ip-route(8)) is the stack's work.
-        BPF_FIB_LKUP_RET_UNSUPP_LWT => RouteKind::Stack,
+        BPF_FIB_LKUP_RET_UNSUPP_LWT => {
+            route.by_stack = true;
+            if let Some(hint) = hint.filter(|hint| hint.ifindex != 0) {
+                route.ifindex = hint.ifindex;
+            }
+            RouteKind::Stack
+        }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
             route.to = Mac::NONE;
             RouteKind::Unresolved
@@ -166,17 +175,32 @@ pub(crate) fn look_up<F: Routed>(
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => RouteKind::Local,
         _ => RouteKind::None,
     };
+    if let Some(hint) = hint {
+        obey_mtu(hint.mtu, size, route);
+    }
 }
 
-/// Must the stack send what leaves to there? A device that the agent does not know is judged as the one that the packet came in by: IPsec
+/// Compares a packet's size with the MTU of its route (0: unset), which the kernel did not.
+#[inline(always)]
+fn obey_mtu<F: Routed>(mtu: u32, size: u16, route: &mut Route<F>) {
+    let is_shorter = match route.kind {
+        RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => true,
+        RouteKind::TooBig => mtu < route.mtu,
+        RouteKind::Local | RouteKind::None => false,
+    };
+    if mtu != 0 && size as u32 > mtu && is_shorter {
+        route.mtu = mtu;
+        route.kind = RouteKind::TooBig;
+    }
+}
+
+/// What holds for a destination besides. A device that the agent does not know is judged as the one that the packet came in by: IPsec
 /// policies are for all.
 #[inline(always)]
-fn is_for_stack<F: Routed>(leaves: Option<&Device>, came_in: u32, dst: &F::Addr) -> bool {
+fn hint<F: Routed>(leaves: Option<&Device>, came_in: u32, dst: &F::Addr) -> Option<&'static RouteHint> {
     // SAFETY: the agent replaces whole elements.
-    let Some(device) = leaves.or_else(|| unsafe { DEVICES.get(came_in) }) else {
-        return false;
-    };
-    device.flags & DEVICE_STACK != 0 || device.flags & DEVICE_POLICIES != 0 && F::has_policy(dst)
+    let device = leaves.or_else(|| unsafe { DEVICES.get(came_in) })?;
+    if device.flags & DEVICE_DESTINATIONS != 0 { F::hint(dst) } else { None }
 }
 
 /// Fills the parameters in and asks the kernel.

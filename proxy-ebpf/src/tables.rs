@@ -14,8 +14,8 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6,
     decide::{
-        AffinityHandle, Attempt, DropReason, FlowHandle, Found, Inserted, NodeAddress, Route, RouteKind,
-        Tables, Verdict,
+        AffinityHandle, Attempt, DropReason, FlowHandle, Found, Fragmentable, Inserted, NodeAddress, Route,
+        RouteKind, Tables, Verdict,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -566,15 +566,21 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn may_be_cut(&self, _: &Packet<F>) -> bool {
+    fn fragmentable(&self, _: &Packet<F>) -> Fragmentable {
         const FLAGS: usize = 6;
         const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
+        const MORE_AND_OFFSET: u16 = 0x3fffu16.to_be();
         match self.layer {
-            Layer::Tc(link) if size_of::<F::Addr>() == size_of::<u32>() => Skb(self.ctx.cast())
-                .load::<u16>(link + FLAGS)
-                .is_some_and(|flags| flags & DO_NOT_FRAGMENT == 0),
-            // XDP leaves it to tc. Routers do not cut what is IPv6.
-            _ => false,
+            Layer::Tc(link) if size_of::<F::Addr>() == size_of::<u32>() => {
+                match Skb(self.ctx.cast()).load::<u16>(link + FLAGS) {
+                    Some(flags) if flags & DO_NOT_FRAGMENT != 0 => Fragmentable::No,
+                    Some(flags) if flags & MORE_AND_OFFSET == 0 => Fragmentable::Whole,
+                    Some(_) => Fragmentable::Fragment,
+                    None => Fragmentable::No,
+                }
+            }
+            // XDP leaves it to tc.
+            _ => Fragmentable::No,
         }
     }
 

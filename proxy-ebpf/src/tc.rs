@@ -4,6 +4,7 @@ mod apply;
 mod checksums;
 mod hold;
 mod in_place;
+mod outer;
 mod quick;
 mod unusual;
 
@@ -132,6 +133,9 @@ pub(crate) struct Steps {
 #[inline(always)]
 pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps; 2]) -> i32 {
     let skb = ctx.skb.skb;
+    if LINK == 0 && !H::IS_LEAVING && outer::has_outer_header(ctx) {
+        return outer::receive_without(ctx);
+    }
     // SAFETY: the context is readable.
     let protocol = unsafe { (*skb).protocol };
     match u16::from_be(protocol as u16) {

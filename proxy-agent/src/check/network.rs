@@ -130,6 +130,7 @@ mod tests {
             index: 2,
             name: name.into(),
             has_link_header: true,
+            is_gre: false,
             is_virtual: false,
             bridge: 0,
             may_have_xdp: true,

@@ -16,12 +16,12 @@ use proxy_common::{
         cidr::ServiceCidrs,
         config::StoredSettings,
         counter::Counter,
+        destination::{Destination, RouteHint},
         device::Device,
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
         name::ServiceName,
         outbound::Outbound,
-        policy::Destination,
         set::Set,
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
@@ -65,8 +65,8 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn affinity(pins: &Pins) -> Result<Hash<AffinityKey<Self>, Affinity<Self>>>;
     /// `sources`.
     fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>>;
-    /// `policies`.
-    fn policies(pins: &Pins) -> Result<Trie<Destination<Self>, u32>>;
+    /// `destinations`.
+    fn destinations(pins: &Pins) -> Result<Trie<Destination<Self>, RouteHint>>;
     /// `service_cidrs`.
     fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>>;
     /// `netns`.
@@ -114,8 +114,8 @@ macro_rules! map_family {
             fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>> {
                 Ok(Map::LpmTrie(open(pins, concat!("sources_", $suffix))?).try_into()?)
             }
-            fn policies(pins: &Pins) -> Result<Trie<Destination<Self>, u32>> {
-                Ok(Map::LpmTrie(open(pins, concat!("policies_", $suffix))?).try_into()?)
+            fn destinations(pins: &Pins) -> Result<Trie<Destination<Self>, RouteHint>> {
+                Ok(Map::LpmTrie(open(pins, concat!("destinations_", $suffix))?).try_into()?)
             }
             fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>> {
                 array(pins, concat!("service_cidrs_", $suffix))
@@ -188,7 +188,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
         F::node_addrs(pins)?;
         F::affinity(pins)?;
         F::sources(pins)?;
-        F::policies(pins)?;
+        F::destinations(pins)?;
         F::service_cidrs(pins)?;
         F::netns(pins)?;
         Ok(())

@@ -5,6 +5,7 @@ pub(crate) mod answers;
 mod array;
 mod checks;
 mod clsact;
+mod destinations;
 mod filter;
 pub(crate) mod flows;
 mod hooks;
@@ -19,7 +20,6 @@ mod object;
 pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
-mod policies;
 mod prepared;
 mod rcu;
 pub mod services;
@@ -46,8 +46,8 @@ use proxy_common::{
         config::MAX_SNAT_SOURCES,
         counter::Counter,
         device::{
-            DEVICE_FRAGMENTS, DEVICE_L3, DEVICE_POLICIES, DEVICE_RULES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT,
-            Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
+            DEVICE_DESTINATIONS, DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, DEVICE_GRE, DEVICE_L3,
+            DEVICE_RULES, DEVICE_UPLINK, DEVICE_XDP_REDIRECT, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT,
         },
     },
 };
@@ -66,7 +66,10 @@ use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, packet_pods::PacketPods,
     pins::Pins, surroundings::Surroundings,
 };
-use crate::{cli::XdpMode, net::topology::Topology};
+use crate::{
+    cli::XdpMode,
+    net::topology::{Fragments, Topology},
+};
 
 /// The running data path of this node.
 pub struct Datapath {
@@ -162,8 +165,8 @@ impl Datapath {
 
     fn write_network(&mut self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
         // New ones before a device asks for them, old ones when none does any more.
-        let stale_v4 = policies::write::<V4>(&self.pins, &topology.policies)?;
-        let stale_v6 = policies::write::<V6>(&self.pins, &topology.policies)?;
+        let stale_v4 = destinations::write::<V4>(&self.pins, topology)?;
+        let stale_v6 = destinations::write::<V6>(&self.pins, topology)?;
         self.write_devices(topology, native)?;
         stale_v4.remove()?;
         stale_v6.remove()?;
@@ -252,15 +255,20 @@ impl Datapath {
             if !uplink.has_link_header {
                 device.flags |= DEVICE_L3;
             }
-            if !topology.policies.is_empty() {
-                device.flags |= DEVICE_POLICIES;
+            if !topology.policies.is_empty() || !topology.hints.is_empty() {
+                device.flags |= DEVICE_DESTINATIONS;
+            }
+            if uplink.is_gre {
+                device.flags |= DEVICE_GRE;
             }
             if topology.rules {
                 device.flags |= DEVICE_RULES;
             }
-            if topology.fragments {
-                device.flags |= DEVICE_FRAGMENTS;
-            }
+            device.flags |= match topology.fragments {
+                Fragments::None => 0,
+                Fragments::Whole => DEVICE_FRAGMENTS_WHOLE,
+                Fragments::All => DEVICE_FRAGMENTS,
+            };
             if native.contains(&uplink.index) && !uplink.is_virtual {
                 device.flags |= DEVICE_XDP_REDIRECT;
             }

@@ -3,6 +3,7 @@
 use proxy_common::layout::{backend::Alive, set::SetRole};
 
 use super::object::ObjectConfig;
+use crate::net::routes::MAX_HINTS;
 
 /// Entries of the maps that the agent fills; the flow maps are sized by [`ObjectConfig::max_flows`].
 const MAX_FRONTENDS: u32 = 1 << 18;
@@ -11,8 +12,11 @@ const MAX_BACKENDS: u32 = 1 << 19;
 const MAX_SOCKETS: u32 = 1 << 16;
 const MAX_AFFINITIES: u32 = 1 << 16;
 const MAX_SOURCES: u32 = 1 << 14;
+/// Prefixes of which more is known than the FIB reports: room for those of IPsec policies and routes, and as many of before.
+pub(super) const MAX_DESTINATIONS: u32 = 8192;
 /// Prefixes of IPsec policies; with more of them the stack sends everything.
-pub(super) const MAX_POLICIES: u32 = 4096;
+pub(super) const MAX_POLICIES: usize = MAX_DESTINATIONS as usize / 4;
+const _: () = assert!(2 * (MAX_POLICIES + MAX_HINTS) <= MAX_DESTINATIONS as usize);
 const MAX_NETNS: u32 = 4096;
 const MAX_DEVICES: u32 = 4096;
 
@@ -28,6 +32,8 @@ pub(super) const MAPS: &[&str] = &[
     "backends_v4",
     "backends_v6",
     "counters",
+    "destinations_v4",
+    "destinations_v6",
     "devices",
     "flows_v4",
     "flows_v6",
@@ -54,8 +60,6 @@ pub(super) const MAPS: &[&str] = &[
     "peers_v6",
     "pending_v4",
     "pending_v6",
-    "policies_v4",
-    "policies_v6",
     "refusals",
     "routes_v4",
     "routes_v6",
@@ -95,8 +99,8 @@ pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
         ("sockets_v6", MAX_SOCKETS),
         ("affinity_v4", MAX_AFFINITIES),
         ("affinity_v6", MAX_AFFINITIES),
-        ("policies_v4", MAX_POLICIES),
-        ("policies_v6", MAX_POLICIES),
+        ("destinations_v4", MAX_DESTINATIONS),
+        ("destinations_v6", MAX_DESTINATIONS),
         ("sources_v4", MAX_SOURCES),
         ("sources_v6", MAX_SOURCES),
         ("netns_v4", MAX_NETNS),

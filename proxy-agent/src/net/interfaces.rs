@@ -7,9 +7,10 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
 };
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
+use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+
+use super::routes::{self, Route};
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,14 +46,17 @@ pub struct Interface {
     pub has_gateway: bool,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,
-    /// A route by it has an encapsulation (`encap`, ip-route(8)).
-    pub encapsulates: bool,
     /// Source addresses that routes by it were given (`ip route ... src`), the default route's first.
     pub preferred_sources: Vec<IpAddr>,
 }
 
 /// Reads all interfaces.
 pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
+    Ok(read_with_routes(handle).await?.0)
+}
+
+/// Reads all interfaces, and the routes of the main table.
+pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Route>)> {
     let mut interfaces = Vec::new();
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
@@ -88,8 +92,8 @@ pub async fn read(handle: &Handle) -> Result<Vec<Interface>> {
         interfaces.push(interface);
     }
     read_addresses(handle, &mut interfaces).await?;
-    read_routes(handle, &mut interfaces).await?;
-    Ok(interfaces)
+    let routes = routes::read(handle, &mut interfaces).await?;
+    Ok((interfaces, routes))
 }
 
 fn kind_name(kind: &InfoKind) -> String {
@@ -97,7 +101,7 @@ fn kind_name(kind: &InfoKind) -> String {
 }
 
 /// Positions of interfaces by their indexes.
-fn positions(interfaces: &[Interface]) -> HashMap<u32, usize> {
+pub(super) fn positions(interfaces: &[Interface]) -> HashMap<u32, usize> {
     interfaces.iter().enumerate().map(|(position, interface)| (interface.index, position)).collect()
 }
 
@@ -177,89 +181,6 @@ impl Address {
     }
 }
 
-/// Notes which interfaces routes with a next hop and default routes leave by, and which source addresses routes prefer.
-async fn read_routes(handle: &Handle, interfaces: &mut [Interface]) -> Result<()> {
-    let positions = positions(interfaces);
-    for message in [
-        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-    ] {
-        let mut routes = handle.route().get(message).execute();
-        while let Some(route) = routes.try_next().await.context("cannot list routes")? {
-            if route.header.kind != RouteType::Unicast {
-                continue;
-            }
-            let is_main = is_of_main_table(&route);
-            let is_default = is_main && route.header.destination_prefix_length == 0;
-            let preferred = preferred_source(&route).filter(|_| is_main);
-            for hop in hops(&route) {
-                let position = positions.get(&hop.interface).copied();
-                let Some(interface) = position.and_then(|position| interfaces.get_mut(position)) else {
-                    continue;
-                };
-                interface.has_default_route |= is_default;
-                interface.encapsulates |= is_main && hop.encapsulates;
-                interface.has_gateway |= hop.has_gateway;
-                // That of the default route comes first.
-                let at = if is_default { 0 } else { interface.preferred_sources.len() };
-                preferred.into_iter().for_each(|source| interface.preferred_sources.insert(at, source));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The source address that somebody gave a route. The kernel's own routes to the networks of its addresses have theirs.
-fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
-    if route.header.protocol == RouteProtocol::Kernel {
-        return None;
-    }
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some((*ip).into()),
-        RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some((*ip).into()),
-        _ => None,
-    })
-}
-
-fn is_of_main_table(route: &RouteMessage) -> bool {
-    const MAIN_TABLE: u8 = 254;
-    route.header.table == MAIN_TABLE
-}
-
-/// One way of a route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Hop {
-    interface: u32,
-    has_gateway: bool,
-    /// Packets are wrapped on the way (`encap`, ip-route(8)).
-    encapsulates: bool,
-}
-
-impl Hop {
-    fn new(interface: u32, attributes: &[RouteAttribute]) -> Self {
-        let has = |is_it: fn(&RouteAttribute) -> bool| attributes.iter().any(is_it);
-        Self {
-            interface,
-            has_gateway: has(|it| matches!(it, RouteAttribute::Gateway(_) | RouteAttribute::Via(_))),
-            encapsulates: has(|it| matches!(it, RouteAttribute::EncapType(_))),
-        }
-    }
-}
-
-fn hops(route: &RouteMessage) -> Vec<Hop> {
-    let mut found = Vec::new();
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => found.push(Hop::new(*index, &route.attributes)),
-            RouteAttribute::MultiPath(hops) => {
-                found.extend(hops.iter().map(|hop| Hop::new(hop.interface_index, &hop.attributes)));
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
 /// A connection to read with.
 pub fn connect() -> Result<Handle> {
     let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
@@ -288,33 +209,7 @@ pub fn changes() -> Result<impl Stream<Item = ()> + Unpin> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-
-    #[test]
-    fn the_source_that_a_route_was_given() {
-        let source = Ipv4Addr::new(10, 1, 0, 10);
-        let route = |protocol| {
-            let builder = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).pref_source(source);
-            builder.protocol(protocol).build()
-        };
-        for protocol in [RouteProtocol::Static, RouteProtocol::Boot, RouteProtocol::Bgp, RouteProtocol::Dhcp]
-        {
-            let route = route(protocol);
-            assert_eq!(
-                (preferred_source(&route), hops(&route)),
-                (Some(source.into()), vec![Hop { interface: 2, ..Hop::default() }]),
-                "{protocol:?}"
-            );
-        }
-        assert_eq!(preferred_source(&route(RouteProtocol::Kernel)), None, "the network of any address");
-        let without = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).build();
-        assert_eq!(preferred_source(&without), None);
-        let router = Ipv4Addr::new(10, 1, 0, 1);
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(3).gateway(router).build();
-        assert_eq!(hops(&route), [Hop { interface: 3, has_gateway: true, ..Hop::default() }]);
-    }
 
     #[test]
     fn addresses_as_the_kernel_would_choose_them() {

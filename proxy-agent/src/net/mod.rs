@@ -13,6 +13,7 @@ pub(crate) mod probe;
 pub mod processes;
 pub mod qdisc;
 pub mod reserved_ports;
+pub mod routes;
 pub mod rules;
 pub mod sock_diag;
 pub mod topology;

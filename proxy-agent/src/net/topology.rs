@@ -2,12 +2,15 @@
 
 mod roles;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
 use self::roles::{Role, Roles};
-use super::interfaces::Interface;
+use super::{interfaces::Interface, routes::Hint};
 use crate::{
     cli::{NodePortAddresses, PodDatapath},
     model::plan::IpFamily,
@@ -39,6 +42,8 @@ pub struct Uplink {
     pub name: String,
     /// Frames have an Ethernet header.
     pub has_link_header: bool,
+    /// Is a GRE tunnel.
+    pub is_gre: bool,
     /// Made of software: native XDP there loses frames or is not there.
     pub is_virtual: bool,
     /// Index of the bridge it is a port of, or 0.
@@ -62,6 +67,18 @@ pub struct PodPort {
     pub bridge: u32,
 }
 
+/// Which IPv4 packets the kernel's stack fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragments {
+    /// None: their senders are told.
+    #[default]
+    None,
+    /// Those that are no fragments already.
+    Whole,
+    /// All.
+    All,
+}
+
 /// What the data path needs to know of the node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
@@ -80,12 +97,14 @@ pub struct Topology {
     pub local_addresses: BTreeSet<IpAddr>,
     /// Destinations of IPsec policies: what is for them the stack must send. Not worked out here.
     pub policies: BTreeSet<IpNet>,
+    /// What `bpf_fib_lookup` does not report of routes: MTUs, encapsulations. Not worked out here.
+    pub hints: BTreeMap<IpNet, Hint>,
     /// A route has an encapsulation, which is the stack's work. Not worked out here.
     pub encapsulates: bool,
     /// Rules choose routes by more than the destination. Not worked out here.
     pub rules: bool,
-    /// The stack cuts IPv4 packets that are longer than their way. Not worked out here.
-    pub fragments: bool,
+    /// IPv4 packets that the stack fragments where they are longer than their route's MTU. Not worked out here.
+    pub fragments: Fragments,
     /// What was asked for and is not there, in words.
     pub complaints: Vec<String>,
     /// What is worth a warning, and no problem.
@@ -140,6 +159,7 @@ impl Topology {
                 index: interface.index,
                 name: interface.name.clone(),
                 has_link_header: interface.has_link_header,
+                is_gre: matches!(interface.kind.as_str(), "gre" | "ip6gre"),
                 is_virtual: !interface.kind.is_empty(),
                 bridge: roles.bridge(interface),
                 may_have_xdp: *role != Role::Further,
@@ -186,9 +206,10 @@ impl Topology {
             nodeport_addresses: nodeport_addresses(&local_addresses, &node_addresses, wishes),
             local_addresses,
             policies: BTreeSet::new(),
+            hints: BTreeMap::new(),
             encapsulates: false,
             rules: false,
-            fragments: false,
+            fragments: Fragments::None,
             complaints,
             warnings: interfaces.iter().any(is_ipvs).then(warning).into_iter().collect(),
         }

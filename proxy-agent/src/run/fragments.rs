@@ -3,23 +3,29 @@
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::net::{forwarding, topology::Topology, untracked};
+use crate::net::{
+    forwarding,
+    topology::{Fragments, Topology},
+    untracked,
+};
 
 impl Agent {
-    /// Prepares the stack for packets that it is to cut, where uplinks differ in how long their packets are; false if there are none, or if
-    /// the stack does not take them: then their senders are told.
+    /// Prepares the stack for packets that it is to fragment, where uplinks or routes differ in their MTU. Which it takes; of others the
+    /// senders are told.
     ///
-    /// With IPsec policies, whose packets the stack must put together, and routes with encapsulation there is nothing of the kind.
-    pub(super) fn prepare_fragments(&mut self, topology: &Topology) -> bool {
-        let was_ready = self.topology.fragments;
-        let lengths = || topology.uplinks.iter().map(|uplink| uplink.mtu).filter(|mtu| *mtu != 0);
-        if topology.needs_stack() || lengths().min() == lengths().max() {
+    /// With IPsec policies and routes with an encapsulation it takes whole packets alone: there it must put fragments together.
+    pub(super) fn prepare_fragments(&mut self, topology: &Topology) -> Fragments {
+        let was_ready = self.topology.fragments == Fragments::All;
+        let of_routes = || topology.hints.values().filter_map(|hint| hint.mtu);
+        let mtus =
+            || topology.uplinks.iter().map(|uplink| uplink.mtu).filter(|mtu| *mtu != 0).chain(of_routes());
+        if topology.needs_stack() || mtus().min() == mtus().max() {
             if untracked::is_there_for_fragments()
                 && let Err(error) = untracked::remove_for_fragments()
             {
                 warn!("cannot remove the nftables table `proxy-agent-fragments`: {error}");
             }
-            return false;
+            return if topology.needs_stack() { Fragments::Whole } else { Fragments::None };
         }
         let ready = forwarding::accept_from_loopback().and_then(|()| Ok(untracked::ensure_for_fragments()?));
         match &ready {
@@ -32,11 +38,11 @@ impl Agent {
             _ => {}
         }
         self.fragments_failed = ready.is_err();
-        ready.is_ok()
+        if ready.is_ok() { Fragments::All } else { Fragments::None }
     }
 
     /// Is the rule that they need gone? Firewalls that load their rules anew remove those of others.
     pub(super) fn lost_rule_for_fragments(&self) -> bool {
-        self.topology.fragments && !untracked::is_there_for_fragments()
+        self.topology.fragments == Fragments::All && !untracked::is_there_for_fragments()
     }
 }

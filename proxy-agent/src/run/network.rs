@@ -11,7 +11,9 @@ use crate::{
     cli::PodDatapath,
     model::plan::IpFamily,
     net::{
-        interfaces, rules,
+        interfaces::{self, Interface},
+        routes::{self, MAX_HINTS, Route},
+        rules,
         topology::{Topology, Wishes},
         xfrm,
     },
@@ -85,7 +87,7 @@ impl Agent {
 
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
     pub(super) async fn look_at_network(&mut self) -> Result<()> {
-        let interfaces = interfaces::read(&self.netlink).await?;
+        let (interfaces, routes) = interfaces::read_with_routes(&self.netlink).await?;
         let pod_datapath = self.pod_datapath();
         if pod_datapath != self.followed {
             info!("pods: {}", describe(pod_datapath));
@@ -94,7 +96,8 @@ impl Agent {
         let mut topology = Topology::new(&interfaces, self.sync.node_addresses(), &wishes);
         self.pods.first_look(&topology.pods).await?;
         self.pods.choose(&mut topology.pods, self.all_pods_need_packets());
-        self.prepare_stack(&interfaces, &mut topology);
+        learn_from_routes(&routes, &interfaces, &mut topology);
+        self.prepare_stack(&mut topology);
         topology.fragments = self.prepare_fragments(&topology);
         topology.rules = rules::choose_by_source(&self.netlink).await?;
         let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
@@ -128,6 +131,18 @@ impl Agent {
         self.attach_more();
         self.look_for_namespaces();
         Ok(())
+    }
+}
+
+/// Notes what `bpf_fib_lookup` does not report of routes.
+fn learn_from_routes(routes: &[Route], interfaces: &[Interface], topology: &mut Topology) {
+    topology.encapsulates = routes.iter().any(|route| route.encapsulates_by.is_some());
+    match routes::hints(routes, interfaces) {
+        Some(hints) => topology.hints = hints,
+        None => topology.warnings.push(format!(
+            "more than {MAX_HINTS} routes have an MTU or an encapsulation, or are below one that has: services' packets do not obey the MTU of \
+             routes (but locked ones), and those to routes with an encapsulation have the address of another interface as source"
+        )),
     }
 }
 

@@ -6,13 +6,12 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::net::{forwarding, interfaces::Interface, topology::Topology, untracked, xfrm};
+use crate::net::{forwarding, topology::Topology, untracked, xfrm};
 
 impl Agent {
     /// Finds out what the stack must send, and lets it take packets from programs while there is such.
-    pub(super) fn prepare_stack(&self, interfaces: &[Interface], topology: &mut Topology) {
+    pub(super) fn prepare_stack(&self, topology: &mut Topology) {
         topology.policies = self.ipsec_policies(&mut topology.complaints);
-        topology.encapsulates = interfaces.iter().any(|interface| interface.encapsulates);
         let before = self.topology.needs_stack();
         if !topology.needs_stack() {
             if before {

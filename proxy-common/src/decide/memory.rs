@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::tables::{
-    AffinityHandle, Attempt, FlowHandle, Inserted, NodeAddress, Route, RouteKind, SocketTables, Step, Tables,
+    AffinityHandle, Attempt, FlowHandle, Fragmentable, Inserted, NodeAddress, Route, RouteKind, SocketTables,
+    Step, Tables,
 };
 use super::{flow, verdict::DropReason};
 use crate::{
@@ -115,7 +116,7 @@ pub struct MemoryTables<F: MemoryFamily> {
     /// How long packets are, in bytes.
     pub size: Cell<u32>,
     /// May packets be cut?
-    pub may_be_cut: Cell<bool>,
+    pub fragmentable: Cell<Fragmentable>,
     /// Flow entries.
     pub flows: RefCell<FlowEntries<F>>,
     /// Entries of flows that are not confirmed.
@@ -181,7 +182,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
             listening: HashSet::new(),
             fragments: RefCell::default(),
             size: Cell::new(100),
-            may_be_cut: Cell::new(false),
+            fragmentable: Cell::new(Fragmentable::No),
             flows: RefCell::default(),
             pending: RefCell::default(),
             arriving: RefCell::default(),
@@ -495,8 +496,8 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         self.size.get()
     }
 
-    fn may_be_cut(&self, _packet: &Packet<F>) -> bool {
-        self.may_be_cut.get()
+    fn fragmentable(&self, _packet: &Packet<F>) -> Fragmentable {
+        self.fragmentable.get()
     }
 
     fn route(&self, _ifindex: u32, _src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {

@@ -2,7 +2,7 @@
 
 use super::{
     frontend::{self, Choice},
-    tables::{FlowHandle, RouteKind, Step, Tables},
+    tables::{FlowHandle, Fragmentable, RouteKind, Step, Tables},
     verdict::{DropReason, Translation, Verdict},
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     layout::{
         backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         counter::Counter,
-        device::{DEVICE_FRAGMENTS, DEVICE_RULES, DEVICE_UPLINK, LOOPBACK},
+        device::{DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, DEVICE_RULES, DEVICE_UPLINK, LOOPBACK},
         flow::{Edge, FlowKey, FlowState, Mac, Pair, REFRESH, Tuple, flags},
         frontend::FRONTEND_SOURCES,
         outbound::{OUTBOUND_CLOSED, OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound, key_of_reply},
@@ -625,8 +625,8 @@ fn forward<F: Family, T: Tables<F>>(
     }
 }
 
-/// Does the stack cut a packet that is too long for its way? It takes those alone that leave from an address of the node: others would
-/// have to come by the device that leads to their source (`rp_filter`).
+/// Does the stack fragment a packet that is too long for its route? What the stack sends in any case, it does. Else it takes packets alone
+/// that leave from an address of the node: others would have to come in by the device that leads to their source (`rp_filter`).
 #[inline(always)]
 fn is_cut<F: Family, T: Tables<F>>(
     tables: &T,
@@ -634,7 +634,12 @@ fn is_cut<F: Family, T: Tables<F>>(
     ifindex: u32,
     out: &Translation<F>,
 ) -> bool {
-    tables.may_be_cut(packet)
-        && tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_FRAGMENTS != 0)
+    let wanted = match tables.fragmentable(packet) {
+        Fragmentable::No => return false,
+        _ if out.route.by_stack => return true,
+        Fragmentable::Fragment => DEVICE_FRAGMENTS,
+        Fragmentable::Whole => DEVICE_FRAGMENTS | DEVICE_FRAGMENTS_WHOLE,
+    };
+    tables.device(ifindex).is_some_and(|device| device.flags & wanted != 0)
         && tables.node_address(&out.to.src).0 != 0
 }

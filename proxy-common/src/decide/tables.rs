@@ -80,6 +80,18 @@ pub enum Found {
     Pending = 2,
 }
 
+/// May routers fragment a packet?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Fragmentable {
+    /// No: it is IPv6, or says "don't fragment".
+    No,
+    /// Yes, and it is a fragment already.
+    Fragment,
+    /// Yes, and it is whole.
+    Whole,
+}
+
 /// What a node address is for: `NODE_ADDR_*` bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeAddress(pub u32);
@@ -129,6 +141,8 @@ pub struct Route<F: Family> {
     /// False where the kernel must find the neighbour when it sends: it has an address of the other family (RFC 5549), or the device is a
     /// tunnel that takes its remote end from the route.
     pub names_next_hop: bool,
+    /// The stack sends what takes this route, whatever its size: it is [`RouteKind::Stack`], or would be if the packet were shorter.
+    pub by_stack: bool,
     /// Source MAC, with [`RouteKind::Neighbour`].
     pub from: Mac,
     /// Destination MAC, with [`RouteKind::Neighbour`].
@@ -153,6 +167,7 @@ impl<F: Family> Default for Route<F> {
             ifindex: 0,
             next_hop: F::UNSPECIFIED,
             names_next_hop: false,
+            by_stack: false,
             from: Mac::NONE,
             to: Mac::NONE,
             mtu: 0,
@@ -312,10 +327,10 @@ pub trait Tables<F: Family> {
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts);
     /// How long a packet is in bytes, from the network header on; if devices are to cut it, the longest piece.
     fn size(&self, packet: &Packet<F>) -> u32;
-    /// Is it an IPv4 packet without "don't fragment", where the stack can be handed one?
-    fn may_be_cut(&self, packet: &Packet<F>) -> bool {
+    /// May routers fragment the packet, where the stack can be handed one?
+    fn fragmentable(&self, packet: &Packet<F>) -> Fragmentable {
         let _ = packet;
-        false
+        Fragmentable::No
     }
     /// Routing of what comes in by the device with index `ifindex`: of a packet of `size` bytes, or with 0 whatever its size. For
     /// packets with a size it may be what was so a moment ago.

@@ -24,8 +24,8 @@ pub const DEVICE_XDP_REDIRECT: u32 = 2;
 pub const DEVICE_L3: u32 = 4;
 /// Programs cannot send by it: the kernel's IP stack does.
 pub const DEVICE_STACK: u32 = 8;
-/// There are IPsec policies: the stack sends what one of them is for ([`policy`](super::policy)).
-pub const DEVICE_POLICIES: u32 = 16;
+/// Some destinations have more to them than the FIB reports ([`destination`](super::destination)): IPsec policies, encapsulations, MTUs.
+pub const DEVICE_DESTINATIONS: u32 = 16;
 /// Rules of the node choose routes by more than the destination: an endpoint's packets may leave by another device than those of
 /// the frontend that clients know.
 pub const DEVICE_RULES: u32 = 32;
@@ -34,6 +34,11 @@ pub const DEVICE_RULES: u32 = 32;
 pub const LOOPBACK: u32 = 1;
 /// The stack cuts IPv4 packets that came in by it and are longer than their way, if they may be cut.
 pub const DEVICE_FRAGMENTS: u32 = 1 << 8;
+/// The same, of whole packets alone: fragments would be put together at the loopback interface, and wait for those that are sent directly.
+pub const DEVICE_FRAGMENTS_WHOLE: u32 = 1 << 9;
+
+/// A GRE device: without a remote address it hands packets in with their outer header in front.
+pub const DEVICE_GRE: u32 = 1 << 10;
 
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod cidr;
 pub mod config;
 pub mod counter;
+pub mod destination;
 pub mod device;
 pub mod filter;
 pub mod flow;
@@ -18,14 +19,13 @@ pub mod id;
 pub mod name;
 pub mod next_hop;
 pub mod outbound;
-pub mod policy;
 pub mod probe;
 pub mod set;
 pub mod socket;
 pub mod source;
 
 /// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

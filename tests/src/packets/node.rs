@@ -242,6 +242,7 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
             ifindex: index(device)?,
             next_hop: neighbour.addr::<F>(),
             names_next_hop: true,
+            by_stack: false,
             from: words(device.mac()),
             to: words(neighbour.mac()),
             mtu: 0,

@@ -7,6 +7,7 @@ mod bystanders;
 mod evidence;
 mod flows;
 mod next_hops;
+mod outer;
 mod ports;
 mod random;
 mod stack;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use proxy_tests::{
-    cluster::{Builder, Cluster, Failures, Overlay, PathMtu, PodNetwork, Protocol},
+    cluster::{Agent, Builder, Cluster, Failures, Overlay, PathMtu, PodNetwork, Protocol, until},
     traffic::{Entry, SINGLE, Scenario},
 };
 
@@ -98,26 +98,60 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     Ok(())
 }
 
-/// The MTU of a route holds if it is locked; what the kernel's forwarding makes of others, its look-up for programs does not tell.
+/// How many senders were told that a datagram was too long.
+fn senders_told(agent: &Agent) -> Result<u32> {
+    let counters = agent.debug(&["counters"])?;
+    let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
+    told.split_whitespace().find_map(|word| word.parse().ok()).context("no number")
+}
+
+/// `bpf_fib_lookup` reports the MTU of a route only if it is locked; the kernel's forwarding obeys others as well. A longer prefix without an MTU
+/// decides for what is in it.
 #[test]
-fn a_route_with_a_locked_mtu() -> Result<()> {
+fn a_route_with_an_mtu() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "socket")?;
-    scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
     let agent = scenario.cluster.start_agent(0, &[])?;
-    let other = &scenario.cluster.node(1)?.place;
-    scenario.cluster.node(0)?.place.netns.ip(&[
-        format!("route replace 10.244.2.0/24 via {} dev eth0 mtu lock {WAY}", other.v4),
-        format!("route replace fd00:10:244:2::/64 via {} dev eth0 mtu lock {WAY}", other.v6),
-    ])?;
-    for (number, ipv4) in (1..).zip([true, false]) {
-        let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
-        let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(1_440);
-        let reply = call.timeout(Duration::from_secs(1)).datagram(PathMtu::Do, 3)?;
-        ensure!(reply.answer.is_some(), "{to}: {reply:?}");
-        let counters = agent.debug(&["counters"])?;
-        let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
-        let told = told.split_whitespace().find_map(|word| word.parse::<u32>().ok());
-        ensure!(told.is_some_and(|told| told >= number), "{to}: {counters}");
+    let (node, other) = (&scenario.cluster.node(0)?.place, &scenario.cluster.node(1)?.place);
+    let (near, far) = (scenario.cluster.pod("pod-2a")?, scenario.cluster.pod("pod-2b")?);
+    let call = |to, size| {
+        let call = scenario.cluster.client.call(to).protocol(Protocol::Udp);
+        call.timeout(Duration::from_secs(1)).size(size)
+    };
+    for kind in ["mtu lock", "mtu"] {
+        node.netns.ip(&[
+            format!("route replace 10.244.2.0/24 via {} dev eth0 {kind} {WAY}", other.v4),
+            format!("route replace fd00:10:244:2::/64 via {} dev eth0 {kind} {WAY}", other.v6),
+            format!("route replace {}/32 via {} dev eth0", far.v4, other.v4),
+            format!("route replace {}/128 via {} dev eth0", far.v6, other.v6),
+        ])?;
+        for (pod, is_told) in [(near, true), (far, false)] {
+            scenario.apply(SINGLE, &[pod])?;
+            for ipv4 in [true, false] {
+                let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
+                let what = format!("{kind}, {to}, {}", pod.name);
+                until(Duration::from_secs(10), &what, || {
+                    Ok(call(to, 100).once()?.answer.filter(|answer| answer.server == pod.name))
+                })?;
+                // A client that was told remembers it.
+                let family = if ipv4 { "-4" } else { "-6" };
+                let forget = ["route flush cache".to_owned()];
+                scenario.cluster.client.netns.ip_with(&[family], &forget)?;
+                let before = senders_told(&agent)?;
+                let reply = call(to, 1_440).datagram(PathMtu::Do, 3)?;
+                ensure!(reply.answer.is_some(), "{what}: {reply:?}");
+                let told = senders_told(&agent)? - before;
+                ensure!((told > 0) == is_told, "{what}: {told} senders were told");
+            }
+        }
     }
+    // Without "don't fragment" the stack fragments them.
+    scenario.apply(SINGLE, &[near])?;
+    let to = scenario.target(Entry::NodePort(0), SINGLE, true)?;
+    let before = senders_told(&agent)?;
+    for size in [1_440, 9_000] {
+        let reply = call(to, size).datagram(PathMtu::Dont, 3)?;
+        ensure!(reply.answer.is_some(), "{size} bytes: {reply:?}");
+    }
+    ensure!(senders_told(&agent)? == before, "{}", agent.debug(&["counters"])?);
     Ok(())
 }

@@ -44,13 +44,6 @@ compared, and datagrams of 1,200 and 9,000 bytes, there and back. Pods' interfac
 without a remote address: the route's next hop is the other end. The name of a CNI in a row says that its documented mode
 of that name makes such devices and routes; its own programs do not run here. Nodes masquerade `fully-random`, as flannel and
 Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the node's own are not served.
-
-Reasons:
-
-- `gre, NBMA`, nodePort-remote: such a device hands packets in with their outer header in front (`ipgre_header_ops`), where the programs
-  expect none: replies are not found. They pass untranslated. Pods and the node, whose packets are translated elsewhere, are served.
-- `routes with encapsulation`, nodePort-remote v4: the source is not the tunnel's address, because `bpf_fib_lookup` tells nothing of such a route
-  (`BPF_FIB_LKUP_RET_UNSUPP_LWT`), and the other node's strict source check (`rp_filter` 1) drops the packet. `--snat-address` names a source that fits.
 ";
 
 /// By shape, then by column: `yes`, or `no` or `error` and a reason.

@@ -2,10 +2,10 @@
 
 use super::{for_both_families, world::*};
 use crate::{
-    decide::{NodeAddress, RouteKind, Verdict},
+    decide::{Fragmentable, NodeAddress, RouteKind, Verdict},
     layout::{
         counter::Counter,
-        device::{DEVICE_FRAGMENTS, Device, NODE_ADDR_SNAT},
+        device::{DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, Device, NODE_ADDR_SNAT},
         filter,
         flow::{Edge, FlowKey},
         frontend::{FRONTEND_ADDRESS, FrontendKey, Target},
@@ -28,7 +28,9 @@ for_both_families! {
     no_route_drops
     no_snat_address_drops
     hop_limit
-    packets_that_may_be_cut
+    packets_that_may_be_fragmented
+    whole_packets_that_may_be_fragmented
+    what_the_stack_sends_it_fragments
     packets_too_big_for_the_route
     followers_need_a_flow
     snat_exhaustion
@@ -216,11 +218,11 @@ fn hop_limit<F: TestFamily>() {
 }
 
 /// The stack cuts what leaves from an address of the node, where it takes such packets; nobody is told then.
-fn packets_that_may_be_cut<F: TestFamily>() {
+fn packets_that_may_be_fragmented<F: TestFamily>() {
     let mut world = World::<F>::new(&[REMOTE]);
     world.default_route.mtu = 1400;
     world.size.set(1401);
-    world.may_be_cut.set(true);
+    world.fragmentable.set(Fragmentable::Fragment);
     let request = udp(CLIENT_END, FRONTEND);
     assert_eq!(world.uplink_gets(&request).verdict, Verdict::TooBig, "the stack takes none");
     for device in world.devices.values_mut() {
@@ -233,9 +235,42 @@ fn packets_that_may_be_cut<F: TestFamily>() {
     let follower = Packet { follows: true, ..request };
     let later = world.uplink_gets(&follower);
     assert_eq!((later.verdict, later.out.route.kind), (Verdict::Forward, RouteKind::Stack), "later fragment");
-    world.may_be_cut.set(false);
+    world.fragmentable.set(Fragmentable::No);
     assert_eq!(world.uplink_gets(&request).verdict, Verdict::TooBig, "don't fragment");
     assert_eq!(world.counter(Counter::TooBig), 2);
+}
+
+/// Where the stack puts fragments together, it takes whole packets alone.
+fn whole_packets_that_may_be_fragmented<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    world.default_route.mtu = 1400;
+    world.size.set(1401);
+    world.devices.values_mut().for_each(|device| device.flags |= DEVICE_FRAGMENTS_WHOLE);
+    let request = udp(CLIENT_END, FRONTEND);
+    for (fragmentable, verdict) in [
+        (Fragmentable::Whole, Verdict::Forward),
+        (Fragmentable::Fragment, Verdict::TooBig),
+        (Fragmentable::No, Verdict::TooBig),
+    ] {
+        world.fragmentable.set(fragmentable);
+        assert_eq!(world.uplink_gets(&request).verdict, verdict, "{fragmentable:?}");
+    }
+}
+
+/// By an encapsulation, or for a policy: fragments too, and by interfaces that differ in nothing. Who allows none is told.
+fn what_the_stack_sends_it_fragments<F: TestFamily>() {
+    let mut world = World::<F>::new(&[REMOTE]);
+    world.default_route.mtu = 1400;
+    world.default_route.by_stack = true;
+    world.size.set(1401);
+    let request = udp(CLIENT_END, FRONTEND);
+    for fragmentable in [Fragmentable::Whole, Fragmentable::Fragment] {
+        world.fragmentable.set(fragmentable);
+        let sent = world.uplink_gets(&request);
+        assert_eq!((sent.verdict, sent.out.route.kind), (Verdict::Forward, RouteKind::Stack));
+    }
+    world.fragmentable.set(Fragmentable::No);
+    assert_eq!(world.uplink_gets(&request).verdict, Verdict::TooBig);
 }
 
 /// A router in our place would say so. Nothing was sent, so no flow is opened; smaller packets go on.

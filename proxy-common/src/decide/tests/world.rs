@@ -188,6 +188,7 @@ impl<F: TestFamily> World<F> {
             ifindex,
             next_hop: F::addr(next_hop),
             names_next_hop: true,
+            by_stack: false,
             from: Mac([1; 3]),
             mtu: 0,
             to: Mac([next_hop as u16; 3]),

@@ -16,6 +16,8 @@ use crate::{
 pub(super) const BRIDGED: &[Shape] = &[
     Shape::new("flannel host-gw (bridged pods)", "route", routes::plain),
     Shape::new("flannel vxlan (bridged pods)", "vxlan", tunnels::vxlan),
+    Shape::new("weave (bridged pods, the tunnel is a port)", "vxlan", tunnel_at_bridge)
+        .undo(without_tunnel_at_bridge),
 ];
 
 /// Of CNIs with a route per pod.
@@ -25,6 +27,44 @@ pub(super) const ROUTED: &[Shape] = &[
         .ipv4_only()
         .undo(one_interface),
 ];
+
+const BRIDGE: &str = "cni0";
+
+/// One Ethernet for all pods, as Weave Net's documentation has it ("How Weave Net Works"): each node's bridge has its pods and a tunnel.
+fn tunnel_at_bridge(network: &Network) -> Result<()> {
+    network.each(|ends| {
+        vec![
+            format!(
+                "link add {TUNNEL} type vxlan id 1 local {} remote {} dstport 6784",
+                ends.node4(),
+                ends.peer4()
+            ),
+            format!("link set {TUNNEL} master {BRIDGE} up"),
+            format!("route replace {} dev {BRIDGE}", ends.pods4()),
+            format!("route replace {} dev {BRIDGE}", ends.pods6()),
+        ]
+    })?;
+    pods_routes(network, "add", &[addr::CLUSTER_CIDR_V4, addr::CLUSTER_CIDR_V6])
+}
+
+/// Pods reach all others without a router.
+fn pods_routes(network: &Network, verb: &str, nets: &[&str]) -> Result<()> {
+    for pod in network.cluster.nodes.iter().flat_map(|node| &node.pods) {
+        let lines: Vec<_> = nets.iter().map(|net| format!("route {verb} {net} dev eth0")).collect();
+        pod.netns.ip(&lines)?;
+    }
+    Ok(())
+}
+
+fn without_tunnel_at_bridge(network: &Network) -> Result<()> {
+    network.each(|ends| {
+        vec![
+            format!("route del {} dev {BRIDGE}", ends.pods4()),
+            format!("route del {} dev {BRIDGE}", ends.pods6()),
+        ]
+    })?;
+    pods_routes(network, "del", &[addr::CLUSTER_CIDR_V4, addr::CLUSTER_CIDR_V6])
+}
 
 const HOST: &str = "cilium_host";
 const INNER: &str = "cilium_net";

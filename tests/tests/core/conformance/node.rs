@@ -123,6 +123,7 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
         ifindex,
         next_hop,
         names_next_hop: true,
+        by_stack: false,
         from: Mac([1; 3]),
         to: Mac([2; 3]),
         mtu: 0,

@@ -52,6 +52,12 @@ fn connections_of_kube_proxy_live_on_with_both() {
     live_on(&["both"]).unwrap();
 }
 
+/// The default.
+#[test]
+fn connections_of_kube_proxy_live_on_with_auto() {
+    live_on(&["auto"]).unwrap();
+}
+
 #[test]
 fn connections_of_kube_proxy_live_on_from_socket_to_both() {
     live_on(&["socket", "both"]).unwrap();

@@ -1,0 +1,64 @@
+//! Tunnels that take their remote end from the route (GRE without a remote address) hand packets in with their outer header in front: the
+//! kernel keeps it as link-layer header (`ipgre_header_ops`, `ip6gre_header_ops`).
+
+use aya_ebpf::{
+    bindings::{BPF_F_INGRESS, bpf_hdr_start_off::BPF_HDR_START_NET},
+    helpers::generated::{bpf_redirect, bpf_skb_load_bytes_relative},
+    programs::TcContext,
+};
+use proxy_common::{layout::device::DEVICE_GRE, packet::Bytes as _};
+
+use super::{bounds, unusual::Skb};
+use crate::maps::DEVICES;
+
+/// Does the packet begin with an outer header?
+#[inline(always)]
+pub(super) fn has_outer_header(ctx: &TcContext) -> bool {
+    may_be_gre(ctx) && is_gre_device(ctx) && is_in_front_of_network_header(ctx)
+}
+
+/// Nearly always no.
+#[inline(always)]
+fn may_be_gre(ctx: &TcContext) -> bool {
+    const GRE: u8 = 47;
+    const DESTINATION_OPTIONS: u8 = 60;
+    const NEXT_HEADER: usize = 6;
+    const PROTOCOL: usize = 9;
+    let (data, end) = bounds(ctx);
+    if data.wrapping_add(PROTOCOL + 1) > end {
+        return false;
+    }
+    // SAFETY: within the bounds just checked.
+    let byte = |at: usize| unsafe { *data.wrapping_add(at) };
+    match byte(0) >> 4 {
+        4 => byte(PROTOCOL) == GRE,
+        // The tunnel's encapsulation limit (RFC 2473) is an option.
+        6 => matches!(byte(NEXT_HEADER), GRE | DESTINATION_OPTIONS),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn is_gre_device(ctx: &TcContext) -> bool {
+    // SAFETY: the context is readable; the agent replaces whole elements.
+    unsafe { DEVICES.get((*ctx.skb.skb).ifindex) }.is_some_and(|device| device.flags & DEVICE_GRE != 0)
+}
+
+/// Headers of different packets differ in their lengths at least.
+#[inline(always)]
+fn is_in_front_of_network_header(ctx: &TcContext) -> bool {
+    let skb = ctx.skb.skb;
+    let mut network = [0u32; 2];
+    let (to, size) = ((&raw mut network).cast(), size_of_val(&network) as u32);
+    // SAFETY: the context, and so many bytes on the stack.
+    let result = unsafe { bpf_skb_load_bytes_relative(skb.cast(), 0, to, size, BPF_HDR_START_NET) };
+    result == 0 && Skb(skb).load::<[u32; 2]>(0).is_some_and(|first| first != network)
+}
+
+/// Has the packet received once more by the same device, without the outer header: `bpf_redirect` removes what is in front of the network
+/// header where the device has no Ethernet headers (`__bpf_redirect_no_mac`).
+#[inline(always)]
+pub(super) fn receive_without(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is readable; plain arguments.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, BPF_F_INGRESS as u64) as i32 }
+}
