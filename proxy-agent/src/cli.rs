@@ -4,6 +4,7 @@ mod arguments;
 mod check;
 mod filter;
 mod generate;
+mod monitor;
 mod run;
 mod unused;
 mod values;
@@ -12,12 +13,13 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::values::duration;
+pub(crate) use self::{filter::is_of_service, values::duration};
 pub use self::{
     arguments::normalise,
     check::{CheckArgs, ExplainArgs},
     filter::{BackendAddress, BackendFilter, ServiceFilter},
     generate::{CompletionsArgs, ManArgs, completions, manual_page, write_manual_pages},
+    monitor::{LogLevelArgs, MonitorArgs, MonitorVerdict, TopArgs},
     run::RunArgs,
     unused::{Given, UnusedFlags},
     values::{BindAddress, NodePortAddresses, PortRange},
@@ -81,6 +83,20 @@ pub enum Command {
     ///
     /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
     Check(Box<CheckArgs>),
+    /// Show what is decided, as it is decided: new flows, refusals and drops, with addresses, Service and reason.
+    ///
+    /// Attaches programs to those of the agent for as long as it runs, and costs nothing else. Several may run at a time. Events that come
+    /// faster than they may, or than they are read, are lost and counted. Needs a kernel that can attach to BPF programs (x86-64: all,
+    /// arm64: 6.0), and no agent.
+    Monitor(MonitorArgs),
+    /// Show rates, like top(1): Services, endpoints, refusals and drops. Keys: q ends it.
+    ///
+    /// Counts in the same way as `monitor` looks on, in the kernel: nothing is lost.
+    Top(TopArgs),
+    /// Print or change what the running agent logs, until it is started again.
+    ///
+    /// The request goes through the directory of the pinned maps, which only root can write to: no port is needed.
+    LogLevel(LogLevelArgs),
     /// Look into the pinned maps. Works whether or not an agent is running.
     Debug(DebugArgs),
     /// Detach every program and remove every pinned map of this node's agent.

@@ -7,7 +7,9 @@ use clap::Parser as _;
 use proxy_agent::{
     check, cleanup,
     cli::{Cli, Command, completions, manual_page, normalise, write_manual_pages},
-    config, debug, logging, run, status,
+    config,
+    datapath::pins::Pins,
+    debug, logging, monitor, run, status, top,
 };
 
 fn main() -> ExitCode {
@@ -25,15 +27,22 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Run(args) => {
             let loaded = config::load(args, &cli.log)?;
-            logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
+            let control = logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
+            let pins = Pins::new(&args.pins.bpffs);
             // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
-            runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })?;
+            runtime()?.block_on(async {
+                tokio::spawn(logging::follow(control, pins));
+                tokio::spawn(run::run(loaded)).await?
+            })?;
         }
         Command::Status(args) => runtime()?.block_on(status::run(args))?,
         Command::Check(args) => {
             let is_well = runtime()?.block_on(check::run(args, &cli.log))?;
             return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Monitor(args) => runtime()?.block_on(monitor::run(args))?,
+        Command::Top(args) => top::run(args)?,
+        Command::LogLevel(args) => logging::ask(args)?,
         Command::Debug(args) => debug::run(args)?,
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args))?,
         Command::Completions(args) => print(&completions(args.shell))?,

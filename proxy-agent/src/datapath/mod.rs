@@ -5,6 +5,7 @@ pub(crate) mod answers;
 mod array;
 mod checks;
 mod clsact;
+mod fentry;
 mod filter;
 pub(crate) mod flows;
 mod hooks;
@@ -13,9 +14,11 @@ pub(crate) mod in_step;
 mod kernel_log;
 mod leftovers;
 mod link;
+pub(crate) mod mailbox;
 pub mod maps;
 pub(crate) mod next_hops;
 mod object;
+pub(crate) mod observer;
 pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
@@ -30,6 +33,7 @@ mod surroundings;
 pub(crate) mod survey;
 mod sys;
 mod table;
+
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -339,6 +343,11 @@ impl Datapath {
 pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
     pins.create()?;
     Object::load_all(config, pins)
+}
+
+/// An event as the programs reported it; none if it is too short.
+pub(crate) fn read_event(bytes: &[u8]) -> Option<proxy_common::layout::event::Event> {
+    sys::read(bytes)
 }
 
 /// Waits until no program that was running still runs; for use where blocking is allowed.

@@ -10,6 +10,7 @@ pub mod cidr;
 pub mod config;
 pub mod counter;
 pub mod device;
+pub mod event;
 pub mod filter;
 pub mod flow;
 pub mod fragment;
