@@ -6,10 +6,9 @@ use std::{
 };
 
 /// The objects, and the variables that tell the source where they are.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 2] = [
     ("proxy-agent.bpf.o", "PROXY_AGENT_BPF_OBJECT"),
     ("proxy-agent-log.bpf.o", "PROXY_AGENT_BPF_OBJECT_LOG"),
-    ("proxy-agent-observe.bpf.o", "PROXY_AGENT_BPF_OBJECT_OBSERVE"),
 ];
 
 fn main() -> std::io::Result<()> {

@@ -13,7 +13,6 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::{filter::is_of_service, values::duration};
 pub use self::{
     arguments::normalise,
     check::{CheckArgs, ExplainArgs},
@@ -24,6 +23,7 @@ pub use self::{
     unused::{Given, UnusedFlags},
     values::{BindAddress, NodePortAddresses, PortRange},
 };
+pub(crate) use self::{filter::is_of_service, values::duration};
 
 /// A Kubernetes service proxy in eBPF: ClusterIP and NodePort on any cluster, with any CNI, without iptables.
 ///

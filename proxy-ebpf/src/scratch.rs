@@ -1,8 +1,28 @@
 //! What packet programs have no room for on the stack.
 
-pub(crate) use proxy_common::decide::Scratch;
+use proxy_common::{
+    Family,
+    decide::{Completion, Translation, Verdict},
+    layout::flow::FlowKey,
+    packet::Dissected,
+};
 
 use crate::maps::FamilyMaps;
+
+/// What a packet is and what is to become of it.
+#[repr(C)]
+pub(crate) struct Scratch<F: Family> {
+    /// Of the flow entry that is looked for.
+    pub(crate) key: FlowKey<F>,
+    /// The packet.
+    pub(crate) dissected: Dissected<F>,
+    /// Of a packet that was taken apart: what is known of it.
+    pub(crate) completion: Completion,
+    /// What was decided.
+    pub(crate) verdict: Verdict,
+    /// And how.
+    pub(crate) out: Translation<F>,
+}
 
 /// This CPU's.
 #[inline(always)]

@@ -140,8 +140,7 @@ struct Profile {
 /// Builds both variants of the programs and puts them where the agent's build script looks.
 pub(crate) fn programs(verbose: bool) -> Result<()> {
     let (toolchain, _) = setup::bpf()?;
-    let plain = compile(&toolchain, &[], "proxy-ebpf")?;
-    let observing = compile(&toolchain, &[], "proxy-observe")?;
+    let plain = compile(&toolchain, &[])?;
     // The log records of the other variant are built by memcpy; nobody loads that one for speed.
     let calls = guard::memory_calls(&plain)?;
     if !calls.is_empty() {
@@ -160,9 +159,9 @@ pub(crate) fn programs(verbose: bool) -> Result<()> {
             say(format!("{instructions:6} instructions in {program}"));
         }
     }
-    let logging = compile(&toolchain, &["--features", "kernel-log"], "proxy-ebpf")?;
+    let logging = compile(&toolchain, &["--features", "kernel-log"])?;
     let deep =
-        [&plain, &logging, &observing].into_iter().map(|elf| stack::too_deep(elf)).collect::<Result<Vec<_>>>()?.concat();
+        [&plain, &logging].into_iter().map(|elf| stack::too_deep(elf)).collect::<Result<Vec<_>>>()?.concat();
     if !deep.is_empty() {
         bail!(
             "calls take more than 512 bytes of stack, which kernels up to 6.2 refuse:\n  {}",
@@ -172,16 +171,15 @@ pub(crate) fn programs(verbose: bool) -> Result<()> {
     let dir = target_dir().join("bpf");
     write_if_changed(&dir.join("proxy-agent.bpf.o"), &plain)?;
     write_if_changed(&dir.join("proxy-agent-log.bpf.o"), &logging)?;
-    write_if_changed(&dir.join("proxy-agent-observe.bpf.o"), &observing)?;
     Ok(())
 }
 
-fn compile(toolchain: &Toolchain, features: &[&str], binary: &str) -> Result<Vec<u8>> {
+fn compile(toolchain: &Toolchain, features: &[&str]) -> Result<Vec<u8>> {
     // Each variant has its directory, else they would be rebuilt in turns.
     let dir = target_dir().join("bpf").join(if features.is_empty() { "plain" } else { "log" });
     run(toolchain
         .cargo_build()
-        .args(["--package", "proxy-ebpf", "--bin", binary, "--profile", "bpf"])
+        .args(["--package", "proxy-ebpf", "--profile", "bpf"])
         .args(features)
         .env("CARGO_TARGET_DIR", &dir)
         // BTF comes from debug information. v3 instructions (32-bit arithmetic) are known to all kernels we support.
@@ -194,7 +192,7 @@ fn compile(toolchain: &Toolchain, features: &[&str], binary: &str) -> Result<Vec
             ),
         ))
     .context("cannot build the programs")?;
-    read(&dir.join(BPF_TARGET).join("bpf").join(binary))
+    read(&dir.join(BPF_TARGET).join("bpf/proxy-ebpf"))
 }
 
 /// In continuous integration warnings in the programs are errors: clippy does not see them, it has no `core` for BPF.

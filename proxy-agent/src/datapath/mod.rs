@@ -5,7 +5,6 @@ pub(crate) mod answers;
 mod array;
 mod checks;
 mod clsact;
-mod fentry;
 mod filter;
 pub(crate) mod flows;
 mod hooks;
@@ -33,7 +32,6 @@ mod surroundings;
 pub(crate) mod survey;
 mod sys;
 mod table;
-
 
 use std::{
     collections::{BTreeSet, HashMap},

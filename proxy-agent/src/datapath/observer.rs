@@ -20,8 +20,8 @@ use proxy_common::layout::event::{EventFilter, RateKey, Reported};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    pins::Pins,
     fentry::{self, AttachType},
+    pins::Pins,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT_OBSERVE"));
@@ -116,8 +116,9 @@ impl Observer {
                 newest.entry(name).or_default().insert(program.id());
             }
             if self.seen.insert(program.id()) && is_of(&program, self.mark) {
-                self.attach(&program)
-                    .with_context(|| format!("cannot look on at {}", String::from_utf8_lossy(program.name())))?;
+                self.attach(&program).with_context(|| {
+                    format!("cannot look on at {}", String::from_utf8_lossy(program.name()))
+                })?;
             }
         }
         for ids in newest.into_values() {
@@ -200,7 +201,15 @@ fn is_of(program: &ProgramInfo, map: u32) -> bool {
 fn maps(object: &Object, pins: &Pins) -> Result<HashMap<String, MapData>> {
     let map = |name: &str, map: &aya_obj::Map| -> Result<MapData> {
         if !SHARED.contains(&name) {
-            return Ok(MapData::create(map.clone(), name, None)?);
+            // Without the types, which the kernel would want to have loaded first.
+            let plain = aya_obj::Map::new_from_params(
+                map.map_type(),
+                map.key_size(),
+                map.value_size(),
+                map.max_entries(),
+                map.map_flags(),
+            );
+            return Ok(MapData::create(plain, name, None)?);
         }
         let path = pins.map(name);
         let shared = MapData::from_pin(&path)?;
@@ -217,15 +226,11 @@ fn maps(object: &Object, pins: &Pins) -> Result<HashMap<String, MapData>> {
 }
 
 /// The programs' instructions with these maps, by name.
-fn relocate(
-    object: &mut Object,
-    maps: &HashMap<String, OwnedFd>,
-) -> Result<BTreeMap<String, Vec<bpf_insn>>> {
+fn relocate(object: &mut Object, maps: &HashMap<String, OwnedFd>) -> Result<BTreeMap<String, Vec<bpf_insn>>> {
     let sections = object.functions.keys().map(|(section, _)| *section).collect();
     let definitions = object.maps.clone();
-    let maps = definitions
-        .iter()
-        .filter_map(|(name, map)| Some((name.as_str(), maps.get(name)?.as_raw_fd(), map)));
+    let maps =
+        definitions.iter().filter_map(|(name, map)| Some((name.as_str(), maps.get(name)?.as_raw_fd(), map)));
     object.relocate_maps(maps, &sections)?;
     object.relocate_calls(&sections)?;
     let code = |(name, program): (&String, &aya_obj::Program)| {

@@ -29,6 +29,7 @@ pub(super) const MAPS: &[&str] = &[
     "backends_v6",
     "counters",
     "devices",
+    "event",
     "flows_v4",
     "flows_v6",
     "fragments_v4",
@@ -74,6 +75,10 @@ pub(super) const MAPS: &[&str] = &[
     "udp_peers_v4",
     "udp_peers_v6",
     "vip_filter",
+    "watch_rates",
+    "watch_reports",
+    "watch_rings",
+    "watches",
 ];
 
 /// Entries of the maps that are not sized in the object.

@@ -21,8 +21,7 @@ const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
-pub(super) const BPF_PROG_LOAD: libc::c_int = 5;
-pub(super) const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -31,24 +30,24 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// A `bpf_attr`, zeroed up to the size of the largest one used here.
 #[repr(C, align(8))]
-pub(super) struct Attr([u8; 128]);
+struct Attr([u8; 128]);
 
 impl Attr {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self([0; 128])
     }
 
-    pub(super) fn u32(mut self, offset: usize, value: u32) -> Self {
+    fn u32(mut self, offset: usize, value: u32) -> Self {
         self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
         self
     }
 
-    pub(super) fn u64(mut self, offset: usize, value: u64) -> Self {
+    fn u64(mut self, offset: usize, value: u64) -> Self {
         self.0[offset..offset + 8].copy_from_slice(&value.to_ne_bytes());
         self
     }
 
-    pub(super) fn fd(self, offset: usize, fd: BorrowedFd<'_>) -> Self {
+    fn fd(self, offset: usize, fd: BorrowedFd<'_>) -> Self {
         self.u32(offset, fd.as_raw_fd() as u32)
     }
 
@@ -58,13 +57,13 @@ impl Attr {
         u32::from_ne_bytes(bytes)
     }
 
-    pub(super) fn call(&mut self, command: libc::c_int) -> io::Result<i64> {
+    fn call(&mut self, command: libc::c_int) -> io::Result<i64> {
         // SAFETY: the attribute is zero where the caller said nothing; pointers in it outlive the call.
         let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
     }
 
-    pub(super) fn call_for_fd(&mut self, command: libc::c_int) -> io::Result<OwnedFd> {
+    fn call_for_fd(&mut self, command: libc::c_int) -> io::Result<OwnedFd> {
         let fd = self.call(command)?;
         // SAFETY: these commands return a new descriptor.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
@@ -321,6 +320,7 @@ pub(super) fn run_once(program: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result
 /// # Errors
 /// When the kernel refuses for another reason than the helper.
 pub(super) fn cgroup_sock_addr_has_helper(helper: u32) -> io::Result<bool> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
     const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
     const BPF_CGROUP_INET4_CONNECT: u32 = 10;
     const LOG: usize = 4096;

@@ -84,8 +84,7 @@ struct Process {
 impl Decision {
     /// None if it is none.
     pub(super) fn new(event: &Event, time: Timestamp, lookup: &Lookup) -> Option<Self> {
-        let service =
-            lookup.service(event.version, &event.frontend, event.frontend_port, event.protocol);
+        let service = lookup.service(event.version, &event.frontend, event.frontend_port, event.protocol);
         Self::named(event, time, service)
     }
 
@@ -192,12 +191,8 @@ mod tests {
     fn a_line_has_the_whole_tuple() {
         let translated = event();
         let from_node = Event { source: words("192.168.0.1".parse().unwrap()).1, ..translated };
-        let refused = Event {
-            endpoint: [0; 4],
-            endpoint_port: 0,
-            decision: Counter::NoEndpoints as u8,
-            ..translated
-        };
+        let refused =
+            Event { endpoint: [0; 4], endpoint_port: 0, decision: Counter::NoEndpoints as u8, ..translated };
         let mut comm = [0; 16];
         comm[..4].copy_from_slice(b"curl");
         let socket = Event { is_socket: 1, pid: 7, comm, protocol: 17, ..translated };
@@ -214,11 +209,7 @@ mod tests {
                 format!("translated  TCP   {tuple} -> 10.244.1.7:8080 from 192.168.0.1:40000  default/web"),
             ),
             (refused, None, format!("refused     TCP   {tuple}  -  no_endpoints")),
-            (
-                socket,
-                None,
-                "translated  UDP   curl[7] -> 10.96.0.10:80 -> 10.244.1.7:8080  -".to_owned(),
-            ),
+            (socket, None, "translated  UDP   curl[7] -> 10.96.0.10:80 -> 10.244.1.7:8080  -".to_owned()),
         ] {
             assert_eq!(line(&event, service), format!("01:02:03.004  {expected}\n"));
         }

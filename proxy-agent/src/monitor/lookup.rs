@@ -55,10 +55,11 @@ impl Lookup {
             let target = frontends.get(&key, 0).ok()?.checked(&key)?;
             self.name(target.service())
         };
-        let is_port = |name: String| name.split_once(':').map_or(name.clone(), |(service, _)| service.to_owned());
+        let without_port =
+            |name: String| name.split_once(':').map_or(name.clone(), |(service, _)| service.to_owned());
         service(FrontendKey::new(addr, port, protocol))
             .or_else(|| service(FrontendKey::new(<F as Family>::UNSPECIFIED, port, protocol)))
-            .or_else(|| service(FrontendKey::of_address(addr)).map(is_port))
+            .or_else(|| service(FrontendKey::of_address(addr)).map(without_port))
     }
 
     /// The name of a service port.

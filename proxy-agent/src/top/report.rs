@@ -155,9 +155,7 @@ impl Report {
             .map(|(service, (rates, flows))| ServiceRate { service, rates, flows })
             .collect();
         // Stable: what is as busy stays in the order of names.
-        services.sort_by(|a, b| {
-            b.rates.sum().total_cmp(&a.rates.sum()).then_with(|| b.flows.cmp(&a.flows))
-        });
+        services.sort_by(|a, b| b.rates.sum().total_cmp(&a.rates.sum()).then_with(|| b.flows.cmp(&a.flows)));
         services.truncate(limit);
         let mut endpoints: Vec<_> = endpoints
             .into_iter()

@@ -10,7 +10,6 @@ mod frontend;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 mod packet;
-mod scratch;
 mod shared_peers;
 mod socket;
 mod socket_seen;
@@ -25,7 +24,6 @@ pub use find::find;
 pub use flow::{attempt, confirm, open};
 pub use fragment::{Completion, complete, may_be_for_service};
 pub use packet::{from_pod, from_uplink, new_flow, opened, to_client, to_outside};
-pub use scratch::Scratch;
 pub use socket::{SocketClient, SocketOrigin, connect, send};
 pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{

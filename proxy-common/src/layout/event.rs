@@ -1,5 +1,11 @@
-//! What `proxy-agent monitor` and `proxy-agent top` observe. No part of [`ABI`](super::ABI): the maps with these types belong to the command that
-//! looks on, and go with it.
+//! What `proxy-agent monitor` and `proxy-agent top` are told.
+//!
+//! * `watches`: ARRAY, written by these commands. The first element says until when anybody watches, and is all that the programs read while
+//!   nobody does; the others are a watch each.
+//! * `watch_rings`: ARRAY_OF_MAPS with a ring buffer of [`Event`]s for each watch that wants them.
+//! * `watch_rates`: ARRAY_OF_MAPS with an LRU_PERCPU_HASH of [`RateKey`]s for each watch that wants them.
+//! * `watch_reports`: PERCPU_ARRAY of [`Reported`] for each watch.
+//! * `event`: PERCPU_ARRAY: an event in the making, of packets and of sockets.
 
 use super::counter::Counter;
 use crate::{Family, V4, V6};
@@ -47,34 +53,20 @@ const _: () = assert!(Counter::COUNT < TRANSLATED as usize);
 pub struct Event {
     /// When, by `CLOCK_MONOTONIC`, in nanoseconds.
     pub time: u64,
+    /// What of what.
+    pub key: RateKey,
     /// The client's address, as it came.
     pub client: Words,
-    /// What it talks to.
-    pub frontend: Words,
     /// The source that the endpoint sees.
     pub source: Words,
-    /// The endpoint.
-    pub endpoint: Words,
     /// The client's port.
     pub client_port: u16,
-    /// The frontend's port.
-    pub frontend_port: u16,
     /// The source's port.
     pub source_port: u16,
-    /// The endpoint's port.
-    pub endpoint_port: u16,
     /// Of a socket: the process.
     pub pid: u32,
     /// Of a socket: the process's name.
     pub comm: [u8; 16],
-    /// What was decided.
-    pub decision: Decision,
-    /// 4 or 6.
-    pub version: u8,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// 1: decided for a socket, 0: for a packet.
-    pub is_socket: u8,
 }
 
 /// Which decisions are observed, and how.
@@ -87,13 +79,13 @@ pub struct EventFilter {
     pub address: Words,
     /// 0: any address.
     pub version: u32,
-    /// Events that each CPU reports in a window of [`WINDOW_BITS`]; 0: none, they are only counted.
+    /// Events that each CPU reports in a window of [`WINDOW_BITS`].
     pub limit: u32,
     /// Port of client, frontend or endpoint; 0: any.
     pub port: u16,
     /// 0: any.
     pub protocol: u8,
-    /// 1: [`RateKey`]s are counted.
+    /// 1: [`RateKey`]s are counted, and no events reported.
     pub counts: u8,
     /// Always 0.
     pub zero: u32,
@@ -103,24 +95,25 @@ impl EventFilter {
     /// Is an event observed?
     #[inline(always)]
     pub fn matches(&self, event: &Event) -> bool {
-        if self.decisions >> event.decision & 1 == 0 {
+        let key = &event.key;
+        if self.decisions >> (key.decision & TRANSLATED) & 1 == 0 {
             return false;
         }
-        if self.protocol != 0 && self.protocol != event.protocol {
+        if self.protocol != 0 && self.protocol != key.protocol {
             return false;
         }
         if self.port != 0
             && self.port != event.client_port
-            && self.port != event.frontend_port
-            && self.port != event.endpoint_port
+            && self.port != key.frontend_port
+            && self.port != key.endpoint_port
         {
             return false;
         }
         self.version == 0
-            || self.version == event.version as u32
+            || self.version == key.version as u32
                 && (V6::same(&self.address, &event.client)
-                    || V6::same(&self.address, &event.frontend)
-                    || V6::same(&self.address, &event.endpoint))
+                    || V6::same(&self.address, &key.frontend)
+                    || V6::same(&self.address, &key.endpoint))
     }
 }
 
@@ -161,21 +154,24 @@ pub struct RateKey {
     pub is_socket: u8,
 }
 
-impl From<&Event> for RateKey {
-    #[inline(always)]
-    fn from(event: &Event) -> Self {
-        Self {
-            frontend: event.frontend,
-            endpoint: event.endpoint,
-            frontend_port: event.frontend_port,
-            endpoint_port: event.endpoint_port,
-            decision: event.decision,
-            version: event.version,
-            protocol: event.protocol,
-            is_socket: event.is_socket,
-        }
-    }
+/// How many may watch at a time.
+pub const WATCHES: u32 = 8;
+
+/// An element of `watches`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Watch {
+    /// Until when, by `CLOCK_MONOTONIC`, in nanoseconds; 0: nobody. A watch says so again and again, so that one that was killed ends.
+    pub until: u64,
+    /// What of.
+    pub filter: EventFilter,
 }
+
+/// Bytes of a ring buffer: two thousand events.
+pub const RING_BYTES: u32 = 1 << 18;
+
+/// Frontends with their endpoints that are counted apart.
+pub const RATES: u32 = 1 << 14;
 
 /// What the socket programs pass on beside two addresses: ports in network byte order, protocol and decision in one word, because a function
 /// in the kernel takes five words.
@@ -229,10 +225,10 @@ pub const fn from_halves(low: u64, high: u64) -> Words {
     [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]
 }
 
-super::plain!(Event, EventFilter, Reported, RateKey);
+super::plain!(Event, EventFilter, Reported, RateKey, Watch);
 
 const _: () = {
-    assert!(size_of::<Event>() == 104 && size_of::<EventFilter>() == 40);
+    assert!(size_of::<Event>() == 104 && size_of::<Watch>() == 48 && size_of::<EventFilter>() == 40);
     assert!(size_of::<Reported>() == 24 && size_of::<RateKey>() == 40);
 };
 
@@ -242,18 +238,17 @@ mod tests {
 
     #[test]
     fn a_filter_asks_for_all_that_is_given() {
-        let event = Event {
-            client: [1, 0, 0, 0],
+        let key = RateKey {
             frontend: [2, 0, 0, 0],
             endpoint: [3, 0, 0, 0],
-            client_port: 10,
             frontend_port: 20,
             endpoint_port: 30,
             decision: TRANSLATED,
             version: 4,
             protocol: 6,
-            ..Event::default()
+            is_socket: 0,
         };
+        let event = Event { key, client: [1, 0, 0, 0], client_port: 10, ..Event::default() };
         let all = EventFilter { decisions: u64::MAX, ..EventFilter::default() };
         for (filter, expected) in [
             (all, true),

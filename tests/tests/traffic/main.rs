@@ -21,6 +21,7 @@ mod ipsec;
 mod kube_source;
 mod neighbours;
 mod networks;
+mod operators;
 mod options;
 mod pods;
 mod remote;
