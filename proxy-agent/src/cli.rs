@@ -85,13 +85,12 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Show what is decided, as it is decided: new flows, refusals and drops, with addresses, Service and reason.
     ///
-    /// Attaches programs to those of the agent for as long as it runs, and costs nothing else. Several may run at a time. Events that come
-    /// faster than they may, or than they are read, are lost and counted. Needs a kernel that can attach to BPF programs (x86-64: all,
-    /// arm64: 6.0), and no agent.
+    /// The programs report only while somebody watches. Up to eight may. Events that come faster than they may, or than they are read, are lost
+    /// and counted. Works whether or not an agent is running.
     Monitor(MonitorArgs),
     /// Show rates, like top(1): Services, endpoints, refusals and drops. Keys: q ends it.
     ///
-    /// Counts in the same way as `monitor` looks on, in the kernel: nothing is lost.
+    /// The programs count only while somebody watches, and none is lost. Works whether or not an agent is running.
     Top(TopArgs),
     /// Print or change what the running agent logs, until it is started again.
     ///

@@ -26,10 +26,8 @@ static WATCH: Array<Watch, { WATCHES as usize + 1 }> = Array::new();
 static WATCH_RINGS: ArrayOfMaps<RingBuf<Event, { RING_BYTES as usize }>, { WATCHES as usize }> =
     ArrayOfMaps::new();
 #[btf_map(name = "watch_rates")]
-static WATCH_RATES: ArrayOfMaps<
-    LruPerCpuHashMap<RateKey, u64, { RATES as usize }>,
-    { WATCHES as usize },
-> = ArrayOfMaps::new();
+static WATCH_RATES: ArrayOfMaps<LruPerCpuHashMap<RateKey, u64, { RATES as usize }>, { WATCHES as usize }> =
+    ArrayOfMaps::new();
 #[btf_map(name = "watch_reports")]
 static WATCH_REPORTS: PerCpuArray<Reported, { WATCHES as usize }> = PerCpuArray::new();
 #[btf_map(name = "event")]

@@ -17,7 +17,6 @@ pub(crate) mod mailbox;
 pub mod maps;
 pub(crate) mod next_hops;
 mod object;
-pub(crate) mod observer;
 pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
@@ -32,6 +31,7 @@ mod surroundings;
 pub(crate) mod survey;
 mod sys;
 mod table;
+pub(crate) mod watch;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -53,7 +53,7 @@ use proxy_common::{
         },
     },
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
@@ -240,6 +240,14 @@ impl Datapath {
         maps::counters(&self.pins)
     }
 
+    /// Removes what watches left that were killed: see [`watch`].
+    pub fn remove_expired_watches(&mut self) {
+        if let Err(error) = watch::Watches::open(&self.pins).and_then(|mut watches| watches.remove_expired())
+        {
+            debug!("cannot look after watches: {error:#}");
+        }
+    }
+
     /// Prints what the programs log, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
         kernel_log::follow(self.object.ebpf())
@@ -341,11 +349,6 @@ impl Datapath {
 pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
     pins.create()?;
     Object::load_all(config, pins)
-}
-
-/// An event as the programs reported it; none if it is too short.
-pub(crate) fn read_event(bytes: &[u8]) -> Option<proxy_common::layout::event::Event> {
-    sys::read(bytes)
 }
 
 /// Waits until no program that was running still runs; for use where blocking is allowed.

@@ -161,7 +161,8 @@ impl Object {
         let reject_with_reset = flag(config.reject_with_reset);
         let localhost_nodeports = flag(config.localhost_nodeports);
         let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
-        let has_current = [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
+        let has_current =
+            [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
         let has_current = flag(has_current);
         let (csum_ipv6, fib_src) = (flag(features.csum_ipv6), flag(features.fib_src));
         let node_netns = sys::netns_cookie().unwrap_or_else(|error| {

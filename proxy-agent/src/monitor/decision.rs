@@ -84,25 +84,28 @@ struct Process {
 impl Decision {
     /// None if it is none.
     pub(super) fn new(event: &Event, time: Timestamp, lookup: &Lookup) -> Option<Self> {
-        let service = lookup.service(event.version, &event.frontend, event.frontend_port, event.protocol);
+        let key = &event.key;
+        let service = lookup.service(key.version, &key.frontend, key.frontend_port, key.protocol);
         Self::named(event, time, service)
     }
 
     fn named(event: &Event, time: Timestamp, service: Option<String>) -> Option<Self> {
-        let is_socket = event.is_socket != 0;
-        let socket = |addr, port| lookup::socket(event.version, addr, port);
+        let key = &event.key;
+        let is_socket = key.is_socket != 0;
+        let socket = |addr, port| lookup::socket(key.version, addr, port);
         let client = (!is_socket).then(|| socket(&event.client, event.client_port));
         let source = socket(&event.source, event.source_port);
-        let has_endpoint = event.endpoint_port != 0;
+        let has_endpoint = key.endpoint_port != 0;
         Some(Self {
             time,
-            verdict: verdict(event.decision, is_socket)?,
-            reason: counter(event.decision).map(Counter::name),
-            protocol: protocol_of(event.protocol),
+            verdict: verdict(key.decision, is_socket)?,
+            reason: counter(key.decision).map(Counter::name),
+            protocol: protocol_of(key.protocol),
             client,
-            process: is_socket.then(|| Process { pid: event.pid, name: name_of(&event.comm) }),
-            frontend: socket(&event.frontend, event.frontend_port),
-            endpoint: has_endpoint.then(|| socket(&event.endpoint, event.endpoint_port)),
+            process: (is_socket && event.pid != 0)
+                .then(|| Process { pid: event.pid, name: name_of(&event.comm) }),
+            frontend: socket(&key.frontend, key.frontend_port),
+            endpoint: has_endpoint.then(|| socket(&key.endpoint, key.endpoint_port)),
             source: (has_endpoint && client.is_some_and(|client| client != source)).then_some(source),
             service,
         })
@@ -113,7 +116,8 @@ impl Decision {
         let from = match (&self.client, &self.process) {
             (Some(client), _) => client.to_string(),
             (None, Some(Process { pid, name })) => format!("{name}[{pid}]"),
-            (None, None) => "?".to_owned(),
+            // The kernel does not tell whose.
+            (None, None) => "socket".to_owned(),
         };
         let mut tuple = format!("{from} -> {}", self.frontend);
         if let Some(endpoint) = self.endpoint {
@@ -161,23 +165,29 @@ fn protocol_as_text<S: serde::Serializer>(
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::layout::event::RateKey;
+
     use super::*;
     use crate::monitor::lookup::words;
 
     fn event() -> Event {
         let words = |ip: &str| words(ip.parse().unwrap()).1;
-        Event {
-            client: words("10.244.0.5"),
+        let key = RateKey {
             frontend: words("10.96.0.10"),
-            source: words("10.244.0.5"),
             endpoint: words("10.244.1.7"),
-            client_port: 40_000u16.to_be(),
             frontend_port: 80u16.to_be(),
-            source_port: 40_000u16.to_be(),
             endpoint_port: 8080u16.to_be(),
             decision: TRANSLATED,
             version: 4,
             protocol: 6,
+            is_socket: 0,
+        };
+        Event {
+            key,
+            client: words("10.244.0.5"),
+            source: words("10.244.0.5"),
+            client_port: 40_000u16.to_be(),
+            source_port: 40_000u16.to_be(),
             ..Event::default()
         }
     }
@@ -191,11 +201,14 @@ mod tests {
     fn a_line_has_the_whole_tuple() {
         let translated = event();
         let from_node = Event { source: words("192.168.0.1".parse().unwrap()).1, ..translated };
-        let refused =
-            Event { endpoint: [0; 4], endpoint_port: 0, decision: Counter::NoEndpoints as u8, ..translated };
+        let decision = Counter::NoEndpoints as u8;
+        let key = RateKey { endpoint: [0; 4], endpoint_port: 0, decision, ..translated.key };
+        let refused = Event { key, ..translated };
         let mut comm = [0; 16];
         comm[..4].copy_from_slice(b"curl");
-        let socket = Event { is_socket: 1, pid: 7, comm, protocol: 17, ..translated };
+        let key = RateKey { is_socket: 1, protocol: 17, ..translated.key };
+        let socket = Event { key, pid: 7, comm, ..translated };
+        let unknown = Event { pid: 0, ..socket };
         let tuple = "10.244.0.5:40000 -> 10.96.0.10:80";
         for (event, service, expected) in [
             (
@@ -210,6 +223,7 @@ mod tests {
             ),
             (refused, None, format!("refused     TCP   {tuple}  -  no_endpoints")),
             (socket, None, "translated  UDP   curl[7] -> 10.96.0.10:80 -> 10.244.1.7:8080  -".to_owned()),
+            (unknown, None, "translated  UDP   socket -> 10.96.0.10:80 -> 10.244.1.7:8080  -".to_owned()),
         ] {
             assert_eq!(line(&event, service), format!("01:02:03.004  {expected}\n"));
         }
@@ -231,7 +245,9 @@ mod tests {
 
     #[test]
     fn documents_leave_out_what_is_not_there() {
-        let event = Event { endpoint_port: 0, decision: Counter::UndefinedPort as u8, ..event() };
+        let decision = Counter::UndefinedPort as u8;
+        let key = RateKey { endpoint_port: 0, decision, ..event().key };
+        let event = Event { key, ..event() };
         let decision = Decision::named(&event, Timestamp::UNIX_EPOCH, None).unwrap();
         let expected = serde_json::json!({
             "time": "1970-01-01T00:00:00Z", "verdict": "refused", "reason": "undefined_port", "protocol": "TCP",

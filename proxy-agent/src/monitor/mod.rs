@@ -22,11 +22,11 @@ pub(crate) use self::decision::{counter, mask, verdict};
 use self::{decision::Decision, lookup::Lookup};
 use crate::{
     cli::{MonitorArgs, TraceProtocol, is_of_service},
-    datapath::{observer::Observer, pins::Pins, read_event},
+    datapath::{
+        pins::Pins,
+        watch::{self, Watch, read_event},
+    },
 };
-
-/// How often to look for programs that were loaded since, and for events that were lost.
-const RECHECK: Duration = Duration::from_secs(1);
 
 /// Prints decisions until a signal, or what the arguments say.
 ///
@@ -35,13 +35,13 @@ const RECHECK: Duration = Duration::from_secs(1);
 pub async fn run(args: &MonitorArgs) -> Result<()> {
     let pins = Pins::new(&args.pins.bpffs);
     let lookup = Lookup::open(&pins)?;
-    let mut observer = Observer::start(&pins, &filter(args))?;
-    let mut events = observer.events()?;
+    let mut watch = Watch::start(&pins, filter(args))?;
+    let mut events = watch.events()?;
     let mut printer = Printer::new(args, lookup)?;
-    eprintln!("looking on at {} programs", observer.programs());
+    eprintln!("watching; Ctrl-C ends it");
     let end = args.time.map(|time| Instant::now() + time);
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut recheck = interval(RECHECK);
+    let mut recheck = interval(watch::RENEW);
     while !printer.is_done {
         tokio::select! {
             ready = events.readable_mut() => {
@@ -50,9 +50,9 @@ pub async fn run(args: &MonitorArgs) -> Result<()> {
                 ready.clear_ready();
             }
             _ = recheck.tick() => {
-                observer.attach_new()?;
+                watch.renew()?;
                 printer.drain(events.get_mut())?;
-                printer.lost(observer.lost()?)?;
+                printer.lost(watch.lost()?)?;
             }
             () = until(end) => break,
             _ = terminate.recv() => break,
@@ -63,7 +63,7 @@ pub async fn run(args: &MonitorArgs) -> Result<()> {
         }
     }
     printer.drain(events.get_mut())?;
-    printer.lost(observer.lost()?)
+    printer.lost(watch.lost()?)
 }
 
 async fn until(end: Option<Instant>) {

@@ -4,7 +4,7 @@ mod report;
 mod sample;
 mod screen;
 
-use std::{io::IsTerminal as _, time::Instant};
+use std::io::IsTerminal as _;
 
 use anyhow::{Result, bail};
 
@@ -31,8 +31,10 @@ pub fn run(args: &TopArgs) -> Result<()> {
         return screen::run(args, &mut sampler, &lookup);
     }
     let before = sampler.sample()?;
-    let end = Instant::now() + args.interval;
-    std::thread::sleep(end.saturating_duration_since(Instant::now()));
+    sampler.wait(before.at + args.interval, |time| {
+        std::thread::sleep(time);
+        Ok(true)
+    })?;
     let report = Report::new(&before, &sampler.sample()?, &lookup, args.limit);
     print(&if args.json { document(&report, OutputFormat::Json)? } else { text(&report) })
 }

@@ -1,6 +1,9 @@
 //! What was counted at a point in time.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use proxy_common::{
@@ -17,8 +20,8 @@ use crate::{
     datapath::{
         flows::{FlowMap, FlowTable as _},
         maps::{self, MapFamily},
-        observer::Observer,
         pins::Pins,
+        watch::{RENEW, Watch},
     },
     monitor::mask,
 };
@@ -38,25 +41,40 @@ pub(super) struct Sample {
 /// Takes samples.
 pub(super) struct Sampler {
     pins: Pins,
-    observer: Observer,
+    watch: Watch,
 }
 
 impl Sampler {
     /// Counts from now on.
     pub(super) fn start(pins: Pins) -> Result<Self> {
         let filter = EventFilter { decisions: mask(&[]), counts: 1, ..EventFilter::default() };
-        let observer = Observer::start(&pins, &filter)?;
-        Ok(Self { pins, observer })
+        let watch = Watch::start(&pins, filter)?;
+        Ok(Self { pins, watch })
+    }
+
+    /// Lets time pass, by a function that does so for as long as it is told, or less. It may end the wait: then this is false.
+    pub(super) fn wait(
+        &mut self,
+        until: Instant,
+        mut pass: impl FnMut(Duration) -> Result<bool>,
+    ) -> Result<bool> {
+        while let Some(rest) = until.checked_duration_since(Instant::now()) {
+            if !pass(rest.min(RENEW))? {
+                return Ok(false);
+            }
+            self.watch.renew()?;
+        }
+        Ok(true)
     }
 
     pub(super) fn sample(&mut self) -> Result<Sample> {
-        self.observer.attach_new()?;
+        self.watch.renew()?;
         let mut flows = HashMap::new();
         count_flows::<V4>(&self.pins, &mut flows)?;
         count_flows::<V6>(&self.pins, &mut flows)?;
         Ok(Sample {
             at: Instant::now(),
-            rates: self.observer.rates()?,
+            rates: self.watch.rates()?,
             counters: maps::counters(&self.pins)?.into_iter().collect(),
             flows,
         })

@@ -1,6 +1,6 @@
 //! The terminal.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use ratatui::{
@@ -42,16 +42,19 @@ fn show(
     draw(&report)?;
     loop {
         let next = before.at + args.interval.max(Duration::from_millis(100));
-        while let Some(rest) = next.checked_duration_since(Instant::now()) {
-            if !event::poll(rest)? {
-                break;
+        let goes_on = sampler.wait(next, |time| {
+            if !event::poll(time)? {
+                return Ok(true);
             }
-            let event = event::read()?;
-            if is_end(&event) {
-                return Ok(());
+            if is_end(&event::read()?) {
+                return Ok(false);
             }
             // The window may have another size.
             draw(&report)?;
+            Ok(true)
+        })?;
+        if !goes_on {
+            return Ok(());
         }
         let after = sampler.sample()?;
         report = Report::new(&before, &after, lookup, args.limit);

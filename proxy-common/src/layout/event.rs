@@ -87,8 +87,8 @@ pub struct EventFilter {
     pub protocol: u8,
     /// 1: [`RateKey`]s are counted, and no events reported.
     pub counts: u8,
-    /// Always 0.
-    pub zero: u32,
+    /// Whose it is: differs from that of another watch.
+    pub token: u32,
 }
 
 impl EventFilter {

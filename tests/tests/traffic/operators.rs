@@ -10,7 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{maps::MapInfo, programs::loaded_programs};
+use aya::maps::{Array, Map, MapData};
+use proxy_common::layout::event::Watch as Watching;
 use proxy_tests::{
     cluster::{Agent, Cluster, Node, Process, Protocol, agent_binary, peer_binary, until},
     traffic::{EMPTY, Entry, SINGLE, Scenario, WEB},
@@ -30,14 +31,14 @@ const AWAY: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: away, namesp
                     TCP, port: 8080}\nendpoints:\n- {addresses: [10.244.2.10], nodeName: node-2, conditions: \
                     {ready: true, serving: true, terminating: false}}\n";
 
-/// A command that looks on.
+/// A command that watches.
 struct Watch {
     process: Process,
     output: PathBuf,
 }
 
 impl Watch {
-    /// Starts it and waits until it looks on.
+    /// Starts it and waits until it watches.
     fn start(node: &Node, output: &Path, args: &[&str]) -> Result<Self> {
         let mut command = node.place.command(&agent_binary()?.to_string_lossy())?;
         command.args(args).arg("--bpffs").arg(&node.bpffs).stdin(Stdio::null()).stdout(File::create(output)?);
@@ -45,7 +46,7 @@ impl Watch {
         let errors = child.stderr.take().context("no standard error")?;
         let process = Process::new(child);
         let first = BufReader::new(errors).lines().next().context("it ended")??;
-        ensure!(first.starts_with("looking on"), "{first}");
+        ensure!(first.starts_with("watching"), "{first}");
         Ok(Self { process, output: output.to_owned() })
     }
 
@@ -74,21 +75,15 @@ impl Watch {
     }
 }
 
-/// How many programs look on at those of a node: they use its maps.
-fn looking_on(node: &Node) -> Result<usize> {
-    /// `BPF_PROG_TYPE_TRACING`
-    const TRACING: u32 = 26;
+/// Does anybody watch the programs of a node?
+fn is_watched(node: &Node) -> Result<bool> {
     let directory = fs::read_dir(&node.bpffs)?
         .filter_map(Result::ok)
         .find(|entry| entry.file_name().to_string_lossy().starts_with("maps-v"))
         .context("no maps")?;
-    let map = |name: &str| Ok::<_, anyhow::Error>(MapInfo::from_pin(directory.path().join(name))?.id());
-    let maps = [map("scratch_v4")?, map("pair_v4")?];
-    let is_looking = |program: &aya::programs::ProgramInfo| {
-        program.program_type() as u32 == TRACING
-            && matches!(program.map_ids(), Ok(Some(ids)) if maps.iter().any(|map| ids.contains(map)))
-    };
-    Ok(loaded_programs().filter_map(Result::ok).filter(is_looking).count())
+    let map = MapData::from_pin(directory.path().join("watches"))?;
+    let map: Array<MapData, Watching> = Map::Array(map).try_into()?;
+    Ok(map.get(&0, 0)?.until != 0)
 }
 
 fn tool(node: &Node, args: &[&str]) -> Result<(bool, String)> {
@@ -99,7 +94,7 @@ fn tool(node: &Node, args: &[&str]) -> Result<(bool, String)> {
 }
 
 #[test]
-fn decisions_are_shown_while_somebody_looks() {
+fn decisions_are_shown_while_somebody_watches() {
     let mut scenario = Scenario::without_agents(Cluster::builder(), "socket").unwrap();
     scenario.cluster.manifests.write("away.yaml", AWAY).unwrap();
     scenario.agents = scenario.cluster.start_agents(&["--pod-datapath", "socket"]).unwrap();
@@ -107,12 +102,12 @@ fn decisions_are_shown_while_somebody_looks() {
     let logs = tempfile::tempdir().unwrap();
     let output = |name: &str| logs.path().join(name);
     let target = |entry, service, ipv4| scenario.target(entry, service, ipv4).unwrap();
-    assert_eq!(looking_on(node).unwrap(), 0);
+    assert!(!is_watched(node).unwrap());
 
     let mut all = Watch::start(node, &output("all"), &["monitor"]).unwrap();
     let refused = ["monitor", "--json", "--verdict", "refused", "--service", "default/empty", "--count", "2"];
     let refused = Watch::start(node, &output("refused"), &refused).unwrap();
-    assert!(looking_on(node).unwrap() > 0);
+    assert!(is_watched(node).unwrap());
 
     // Packets: to an endpoint here and to one on another node, of both families and protocols.
     let client = &cluster.client;
@@ -174,9 +169,9 @@ fn decisions_are_shown_while_somebody_looks() {
     assert!(lost > 100, "{text}");
     assert!(text.lines().filter(|line| line.contains("translated")).count() < 60, "{text}");
 
-    // Nothing is left of a watch that was killed, and another agent is looked on at as well.
+    // Nothing is left of a watch that was killed, and the next agent's programs are watched as well.
     all.process.kill().unwrap();
-    until(SOON, "nobody to look on", || Ok((looking_on(node)? == 0).then_some(()))).unwrap();
+    until(SOON, "nobody to watch", || Ok((!is_watched(node)?).then_some(()))).unwrap();
     let again = Watch::start(node, &output("again"), &["monitor", "--port", "30081"]).unwrap();
     scenario.agents[0].kill().unwrap();
     scenario.agents[0].start().unwrap();
@@ -262,7 +257,7 @@ fn documents_show_what_commands_print() {
     assert!(json["services"][0]["sockets"].as_f64().unwrap() > 1.0, "{json}");
     assert_eq!(json["reasons"][0]["reason"], "no_endpoints", "{json}");
     drop(loads);
-    assert_eq!(looking_on(node).unwrap(), 0);
+    assert!(!is_watched(node).unwrap());
     let (ok, status) = tool(node, &["status"]).unwrap();
     assert!(ok, "{status}");
 
