@@ -77,7 +77,7 @@ impl Mailbox {
     /// Answers; what is too long is cut.
     pub(crate) fn reply(mut self, answer: &str) -> Result<()> {
         let end = (0..size_of::<Text>()).rev().find(|end| answer.is_char_boundary(*end)).unwrap_or(0);
-        Ok(self.map.set(ANSWER, text(&answer[..end.min(answer.len())])?, 0)?)
+        Ok(self.map.set(ANSWER, text(&answer[..end])?, 0)?)
     }
 }
 
@@ -104,4 +104,18 @@ fn text(from: &str) -> Result<Text> {
 fn string(text: &Text) -> String {
     let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
     String::from_utf8_lossy(&text[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_back_and_long_ones_are_refused() {
+        for request in ["", "info", "proxy_agent=debug,größer=trace"] {
+            assert_eq!(string(&text(request).unwrap()), request);
+        }
+        assert!(text(&"x".repeat(size_of::<Text>() - 1)).is_ok());
+        assert!(text(&"x".repeat(size_of::<Text>())).is_err());
+    }
 }

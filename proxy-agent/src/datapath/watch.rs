@@ -8,6 +8,8 @@ use std::{
     fs::File,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -25,8 +27,8 @@ use super::{pins::Pins, sys};
 
 /// How long a watch is told something after it last said that it lives.
 const LEASE: Duration = Duration::from_secs(5);
-/// How often it is to say so.
-pub(crate) const RENEW: Duration = Duration::from_secs(1);
+/// How often it says so.
+const RENEW: Duration = Duration::from_secs(1);
 
 /// The element of `watches` that says whether there are any.
 const SUMMARY: u32 = 0;
@@ -103,17 +105,72 @@ impl Watches {
     }
 }
 
-/// A watch, until it is dropped.
-pub(crate) struct Watch {
+/// Keeps a watch's place, until it is dropped.
+struct Lease {
     pins: Pins,
     maps: Watches,
-    reports: PerCpuArray<MapData, Reported>,
     index: u32,
     element: Element,
+}
+
+impl Lease {
+    fn write(&mut self) -> Result<()> {
+        self.element.until = now()? + LEASE.as_nanos() as u64;
+        self.maps.elements.set(self.index + 1, self.element, 0)?;
+        self.maps.elements.set(SUMMARY, Element { until: 1, ..Element::default() }, 0)?;
+        Ok(())
+    }
+
+    fn is_there(&self) -> bool {
+        let element = self.maps.elements.get(&(self.index + 1), 0);
+        element.is_ok_and(|element| element.until != 0 && element.filter.token == self.element.filter.token)
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        let _lock = lock(&self.pins)?;
+        if !self.is_there() {
+            bail!("another watch may have its place");
+        }
+        self.write()
+    }
+
+    /// Renews until told to stop, or until it is too late. On a thread of its own: who reads events may be held up by who reads them.
+    fn keep(mut self, stop: &Receiver<()>) {
+        while stop.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
+            if let Err(error) = self.renew() {
+                tracing::debug!("a watch ended: {error:#}");
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut end = || -> Result<()> {
+            let _lock = lock(&self.pins)?;
+            if self.is_there() {
+                self.maps.remove(self.index)?;
+            }
+            self.maps.remove_expired()
+        };
+        if let Err(error) = end() {
+            tracing::debug!("cannot end a watch: {error:#}");
+        }
+    }
+}
+
+/// A watch, until it is dropped.
+pub(crate) struct Watch {
+    reports: PerCpuArray<MapData, Reported>,
+    index: u32,
     /// Lost before it began.
     lost: u64,
     events: Option<RingBuf<MapData>>,
     rates: Option<PerCpuHashMap<MapData, RateKey, u64>>,
+    /// Dropped to end the thread.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
@@ -127,11 +184,13 @@ impl Watch {
         let mut maps = Watches::open(pins)?;
         let reports: PerCpuArray<MapData, Reported> =
             Map::PerCpuArray(MapData::from_pin(pins.map("watch_reports"))?).try_into()?;
-        let _lock = lock(pins)?;
+        let guard = lock(pins)?;
         maps.remove_expired()?;
         let begun = now()?;
-        let is_free =
-            |index: &u32| matches!(maps.elements.get(&(index + 1), 0), Ok(element) if element.until == 0);
+        let is_free = |index: &u32| {
+            let element = maps.elements.get(&(index + 1), 0);
+            element.is_ok_and(|element| element.until == 0)
+        };
         let Some(index) = (0..WATCHES).find(is_free) else {
             bail!("{WATCHES} watch already, which is as many as can");
         };
@@ -148,36 +207,27 @@ impl Watch {
             maps.rates.set(index, &map, 0)?;
             rates = Some(Map::PerCpuLruHashMap(map).try_into()?);
         }
+        let lost = lost(&reports, index)?;
         // Tells it from one that has the same place later.
         let element = Element { until: 0, filter: EventFilter { token: begun as u32, ..filter } };
-        let mut watch = Self { pins: pins.clone(), maps, reports, index, element, lost: 0, events, rates };
-        watch.lost = watch.lost()?;
-        watch.write()?;
-        Ok(watch)
+        let mut lease = Lease { pins: pins.clone(), maps, index, element };
+        lease.write()?;
+        drop(guard);
+        let (stop, stopped) = channel();
+        let thread = thread::Builder::new().name("lease".to_owned()).spawn(move || lease.keep(&stopped));
+        let thread = Some(thread.context("cannot start a thread")?);
+        Ok(Self { reports, index, lost, events, rates, stop: Some(stop), thread })
     }
 
-    fn write(&mut self) -> Result<()> {
-        self.element.until = now()? + LEASE.as_nanos() as u64;
-        self.maps.elements.set(self.index + 1, self.element, 0)?;
-        self.maps.elements.set(SUMMARY, Element { until: 1, ..Element::default() }, 0)?;
-        Ok(())
-    }
-
-    fn is_there(&self) -> bool {
-        let token = self.element.filter.token;
-        matches!(self.maps.elements.get(&(self.index + 1), 0), Ok(element) if element.until != 0 && element.filter.token == token)
-    }
-
-    /// Says that it lives.
+    /// Is it still told what is decided?
     ///
     /// # Errors
-    /// When it was away for too long.
-    pub(crate) fn renew(&mut self) -> Result<()> {
-        let _lock = lock(&self.pins)?;
-        if !self.is_there() {
+    /// When it was stopped for too long.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
             bail!("this watch was stopped for more than {LEASE:?}: start it again");
         }
-        self.write()
+        Ok(())
     }
 
     /// The events. To be called once, within a tokio runtime.
@@ -195,9 +245,7 @@ impl Watch {
     /// # Errors
     /// The kernel's.
     pub(crate) fn lost(&self) -> Result<u64> {
-        let reports = self.reports.get(&self.index, 0)?;
-        let lost: u64 = reports.iter().map(|reported| reported.lost).sum();
-        Ok(lost.saturating_sub(self.lost))
+        Ok(lost(&self.reports, self.index)?.saturating_sub(self.lost))
     }
 
     /// What was counted so far.
@@ -217,17 +265,18 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut end = || -> Result<()> {
-            let _lock = lock(&self.pins)?;
-            if self.is_there() {
-                self.maps.remove(self.index)?;
-            }
-            self.maps.remove_expired()
-        };
-        if let Err(error) = end() {
-            tracing::debug!("cannot end a watch: {error:#}");
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::debug!("the thread of a watch panicked");
         }
     }
+}
+
+/// How many events a place has lost since there are these maps.
+fn lost(reports: &PerCpuArray<MapData, Reported>, index: u32) -> Result<u64> {
+    Ok(reports.get(&index, 0)?.iter().map(|reported| reported.lost).sum())
 }
 
 /// Of those that write `watches`.

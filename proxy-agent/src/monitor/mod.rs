@@ -24,9 +24,12 @@ use crate::{
     cli::{MonitorArgs, TraceProtocol, is_of_service},
     datapath::{
         pins::Pins,
-        watch::{self, Watch, read_event},
+        watch::{Watch, read_event},
     },
 };
+
+/// How often to look for events that were lost.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// Prints decisions until a signal, or what the arguments say.
 ///
@@ -41,7 +44,7 @@ pub async fn run(args: &MonitorArgs) -> Result<()> {
     eprintln!("watching; Ctrl-C ends it");
     let end = args.time.map(|time| Instant::now() + time);
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut recheck = interval(watch::RENEW);
+    let mut recheck = interval(RECHECK);
     while !printer.is_done {
         tokio::select! {
             ready = events.readable_mut() => {
@@ -50,7 +53,7 @@ pub async fn run(args: &MonitorArgs) -> Result<()> {
                 ready.clear_ready();
             }
             _ = recheck.tick() => {
-                watch.renew()?;
+                watch.check()?;
                 printer.drain(events.get_mut())?;
                 printer.lost(watch.lost()?)?;
             }

@@ -26,15 +26,12 @@ pub fn run(args: &TopArgs) -> Result<()> {
     }
     let pins = Pins::new(&args.pins.bpffs);
     let lookup = Lookup::open(&pins)?;
-    let mut sampler = Sampler::start(pins)?;
+    let sampler = Sampler::start(pins)?;
     if !args.once {
-        return screen::run(args, &mut sampler, &lookup);
+        return screen::run(args, &sampler, &lookup);
     }
     let before = sampler.sample()?;
-    sampler.wait(before.at + args.interval, |time| {
-        std::thread::sleep(time);
-        Ok(true)
-    })?;
+    std::thread::sleep(args.interval);
     let report = Report::new(&before, &sampler.sample()?, &lookup, args.limit);
     print(&if args.json { document(&report, OutputFormat::Json)? } else { text(&report) })
 }

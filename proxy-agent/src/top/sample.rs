@@ -1,9 +1,6 @@
 //! What was counted at a point in time.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use anyhow::Result;
 use proxy_common::{
@@ -21,7 +18,7 @@ use crate::{
         flows::{FlowMap, FlowTable as _},
         maps::{self, MapFamily},
         pins::Pins,
-        watch::{RENEW, Watch},
+        watch::Watch,
     },
     monitor::mask,
 };
@@ -52,23 +49,8 @@ impl Sampler {
         Ok(Self { pins, watch })
     }
 
-    /// Lets time pass, by a function that does so for as long as it is told, or less. It may end the wait: then this is false.
-    pub(super) fn wait(
-        &mut self,
-        until: Instant,
-        mut pass: impl FnMut(Duration) -> Result<bool>,
-    ) -> Result<bool> {
-        while let Some(rest) = until.checked_duration_since(Instant::now()) {
-            if !pass(rest.min(RENEW))? {
-                return Ok(false);
-            }
-            self.watch.renew()?;
-        }
-        Ok(true)
-    }
-
-    pub(super) fn sample(&mut self) -> Result<Sample> {
-        self.watch.renew()?;
+    pub(super) fn sample(&self) -> Result<Sample> {
+        self.watch.check()?;
         let mut flows = HashMap::new();
         count_flows::<V4>(&self.pins, &mut flows)?;
         count_flows::<V6>(&self.pins, &mut flows)?;

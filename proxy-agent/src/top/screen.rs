@@ -1,6 +1,6 @@
 //! The terminal.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ratatui::{
@@ -21,7 +21,7 @@ use super::{
 use crate::{cli::TopArgs, monitor::lookup::Lookup};
 
 /// Shows a report for each interval, until a key ends it.
-pub(super) fn run(args: &TopArgs, sampler: &mut Sampler, lookup: &Lookup) -> Result<()> {
+pub(super) fn run(args: &TopArgs, sampler: &Sampler, lookup: &Lookup) -> Result<()> {
     let mut terminal = ratatui::try_init()?;
     let result = show(args, sampler, lookup, |report| {
         terminal.draw(|frame| draw(frame, report))?;
@@ -33,7 +33,7 @@ pub(super) fn run(args: &TopArgs, sampler: &mut Sampler, lookup: &Lookup) -> Res
 
 fn show(
     args: &TopArgs,
-    sampler: &mut Sampler,
+    sampler: &Sampler,
     lookup: &Lookup,
     mut draw: impl FnMut(&Report) -> Result<()>,
 ) -> Result<()> {
@@ -42,19 +42,15 @@ fn show(
     draw(&report)?;
     loop {
         let next = before.at + args.interval.max(Duration::from_millis(100));
-        let goes_on = sampler.wait(next, |time| {
-            if !event::poll(time)? {
-                return Ok(true);
+        while let Some(rest) = next.checked_duration_since(Instant::now()) {
+            if !event::poll(rest)? {
+                break;
             }
             if is_end(&event::read()?) {
-                return Ok(false);
+                return Ok(());
             }
             // The window may have another size.
             draw(&report)?;
-            Ok(true)
-        })?;
-        if !goes_on {
-            return Ok(());
         }
         let after = sampler.sample()?;
         report = Report::new(&before, &after, lookup, args.limit);
