@@ -5,6 +5,7 @@ mod check;
 mod filter;
 mod generate;
 mod migrate;
+mod monitor;
 mod run;
 mod unused;
 mod values;
@@ -13,17 +14,18 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::values::duration;
 pub use self::{
     arguments::normalise,
     check::{CheckArgs, ExplainArgs},
     filter::{BackendAddress, BackendFilter, ServiceFilter},
     generate::{CompletionsArgs, ManArgs, completions, manual_page, write_manual_pages},
     migrate::MigrateArgs,
+    monitor::{LogLevelArgs, MonitorArgs, MonitorVerdict, TopArgs},
     run::RunArgs,
     unused::{Given, UnusedFlags},
     values::{BindAddress, NodePortAddresses, PortRange},
 };
+pub(crate) use self::{filter::is_of_service, values::duration};
 
 /// A Kubernetes service proxy in eBPF: ClusterIP and NodePort on any cluster, with any CNI, without iptables.
 ///
@@ -83,6 +85,19 @@ pub enum Command {
     ///
     /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
     Check(Box<CheckArgs>),
+    /// Show what is decided, as it is decided: new flows, refusals and drops, with addresses, Service and reason.
+    ///
+    /// The programs report only while somebody watches. Up to eight may. Events that come faster than they may, or than they are read, are lost
+    /// and counted. Works whether or not an agent is running.
+    Monitor(MonitorArgs),
+    /// Show rates, like top(1): Services, endpoints, refusals and drops. Keys: q ends it.
+    ///
+    /// The programs count only while somebody watches, and none is lost. Works whether or not an agent is running.
+    Top(TopArgs),
+    /// Print or change what the running agent logs, until it is started again.
+    ///
+    /// The request goes through the directory of the pinned maps, which only root can write to: no port is needed.
+    LogLevel(LogLevelArgs),
     /// Look into the pinned maps. Works whether or not an agent is running.
     Debug(DebugArgs),
     /// Detach every program and remove every pinned map of this node's agent.

@@ -15,6 +15,7 @@ pub mod logging;
 mod memory;
 pub mod migrate;
 pub mod model;
+pub mod monitor;
 mod neighbours;
 pub mod net;
 pub mod observe;
@@ -27,6 +28,7 @@ pub mod status;
 pub mod sweeper;
 pub mod sync;
 mod tally;
+pub mod top;
 
 /// Operating system and architecture in Go's names, as all components of Kubernetes have them.
 pub(crate) const PLATFORM: &str = if cfg!(target_arch = "x86_64") {

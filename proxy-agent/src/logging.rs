@@ -1,28 +1,91 @@
 //! The agent's log.
 
+mod request;
+
 use anyhow::{Result, anyhow};
 use tracing_subscriber::EnvFilter;
 
+pub use self::request::{ask, follow};
 use crate::{cli::LogFormat, source::kube::REDUNDANT_LOGS};
 
-/// Starts logging to standard error. `RUST_LOG`, when set, decides what is logged, else `verbose`.
-pub fn init(verbose: u8, format: LogFormat) -> Result<()> {
-    let level = match verbose {
+/// Changes what is logged.
+pub struct LogControl {
+    default: String,
+    present: Box<dyn Fn() -> Result<String> + Send>,
+    change: Box<dyn Fn(EnvFilter) -> Result<()> + Send>,
+}
+
+impl std::fmt::Debug for LogControl {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LogControl").field("default", &self.default).finish_non_exhaustive()
+    }
+}
+
+impl LogControl {
+    /// Logs by another filter from now on; none leaves it. Returns the one that is in use then.
+    ///
+    /// # Errors
+    /// When it is none.
+    fn set(&self, filter: Option<&str>) -> Result<String> {
+        if let Some(text) = filter {
+            let text = if text == DEFAULT { &self.default } else { text };
+            (self.change)(parse(text)?)?;
+        }
+        (self.present)()
+    }
+}
+
+/// The filter that the agent began with.
+const DEFAULT: &str = "default";
+
+/// A filter: a level's name, or as RUST_LOG has it.
+fn parse(text: &str) -> Result<EnvFilter> {
+    let level = |verbose| format!("{},{REDUNDANT_LOGS}", level(verbose));
+    Ok(EnvFilter::try_new(match text {
+        "info" => level(0),
+        "debug" => level(1),
+        "trace" => level(2),
+        _ => text.to_owned(),
+    })?)
+}
+
+fn level(verbose: u8) -> &'static str {
+    match verbose {
         0 => "info",
         1 => "info,proxy_agent=debug",
         _ => "debug,proxy_agent=trace",
-    };
+    }
+}
+
+/// Starts logging to standard error. `RUST_LOG`, when set, decides what is logged, else `verbose`.
+///
+/// # Errors
+/// When `RUST_LOG` is no filter.
+pub fn init(verbose: u8, format: LogFormat) -> Result<LogControl> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,
-        _ => EnvFilter::try_new(format!("{level},{REDUNDANT_LOGS}"))?,
+        _ => EnvFilter::try_new(format!("{},{REDUNDANT_LOGS}", level(verbose)))?,
     };
+    let default = filter.to_string();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let result = match format {
+    /// The types of the two formats differ.
+    macro_rules! start {
+        ($builder:expr) => {{
+            let builder = $builder.with_filter_reloading();
+            let (present, change) = (builder.reload_handle(), builder.reload_handle());
+            builder.try_init().map_err(|error| anyhow!("cannot start logging: {error}"))?;
+            LogControl {
+                default,
+                present: Box::new(move || Ok(present.with_current(ToString::to_string)?)),
+                change: Box::new(move |filter| Ok(change.reload(filter)?)),
+            }
+        }};
+    }
+    Ok(match format {
         LogFormat::Text => {
             let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(ansi).with_target(false).try_init()
+            start!(builder.with_ansi(ansi).with_target(false))
         }
-        LogFormat::Json => builder.json().try_init(),
-    };
-    result.map_err(|error| anyhow!("cannot start logging: {error}"))
+        LogFormat::Json => start!(builder.json()),
+    })
 }

@@ -7,7 +7,9 @@ use clap::Parser as _;
 use proxy_agent::{
     check, cleanup,
     cli::{CleanupArgs, Cli, Command, completions, manual_page, normalise, write_manual_pages},
-    config, debug, init, logging, migrate, run, status,
+    config,
+    datapath::pins::Pins,
+    debug, init, logging, migrate, monitor, run, status, top,
 };
 
 fn main() -> ExitCode {
@@ -39,15 +41,22 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
                 init::run(&loaded)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
+            let control = logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
+            let pins = Pins::new(&args.pins.bpffs);
             // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
-            runtime()?.block_on(async { tokio::spawn(run::run(loaded)).await? })?;
+            runtime()?.block_on(async {
+                tokio::spawn(logging::follow(control, pins));
+                tokio::spawn(run::run(loaded)).await?
+            })?;
         }
         Command::Status(args) => runtime()?.block_on(status::run(args))?,
         Command::Check(args) => {
             let is_well = runtime()?.block_on(check::run(args, &cli.log))?;
             return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Monitor(args) => runtime()?.block_on(monitor::run(args))?,
+        Command::Top(args) => top::run(args)?,
+        Command::LogLevel(args) => logging::ask(args)?,
         Command::Debug(args) => debug::run(args)?,
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args))?,
         Command::Migrate(args) => runtime()?.block_on(migrate::run(args))?,

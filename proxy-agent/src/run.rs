@@ -340,6 +340,7 @@ impl Agent {
                     self.service_health.retry().await;
                     self.tell_of_drops();
                     self.set_conntrack();
+                    self.datapath.remove_expired_watches();
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
                     if self.check_hooks().await

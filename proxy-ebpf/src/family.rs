@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     Family as _, V4, V6,
     decide::{self, Attempt, DropReason},
-    layout::device::Device,
+    layout::{device::Device, event::EventFamily},
 };
 
 use crate::{
@@ -109,7 +109,7 @@ open_flow! {
 }
 
 /// What else differs between the families in the kernel.
-pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged {
+pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     /// Opens the flow that the CPU's pair has, at tc; returns a [`DropReason::code`] or 0.
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.

@@ -23,6 +23,7 @@ mod log;
 mod maps;
 mod probe;
 mod refuse;
+mod report;
 mod rewrite;
 mod route;
 mod scratch;

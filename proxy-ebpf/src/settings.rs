@@ -26,6 +26,7 @@ constants! {
     HAS_SK_STORAGE: u8 = 0;
     HAS_CSUM_IPV6: u8 = 0;
     HAS_FIB_SRC: u8 = 0;
+    HAS_CURRENT: u8 = 0;
 }
 
 /// About a second in jiffies.

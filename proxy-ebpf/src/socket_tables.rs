@@ -8,10 +8,13 @@ use aya_ebpf::{
 };
 use proxy_common::{
     decide::SocketTables,
-    layout::socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeersRef},
+    layout::{
+        counter::Counter,
+        socket::{ConnectedPeer, SharedKey, SharedPeer, SocketPeer, UdpPeersRef},
+    },
 };
 
-use crate::{family::KernelFamily, settings::HAS_SK_STORAGE, tables::Kernel};
+use crate::{family::KernelFamily, report, settings::HAS_SK_STORAGE, tables::Kernel};
 
 impl<F: KernelFamily> SocketTables<F> for Kernel {
     #[inline(always)]
@@ -93,6 +96,16 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
             }
             None => false,
         }
+    }
+
+    #[inline(always)]
+    fn chosen(&self, addr: &F::Addr, port: u16, protocol: u8, peer: &SocketPeer<F>) {
+        report::socket_chosen::<F>(addr, port, protocol, peer);
+    }
+
+    #[inline(always)]
+    fn refuse(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
+        report::socket_refused::<F>(counter, addr, port, protocol);
     }
 }
 

@@ -39,6 +39,7 @@ use crate::{
     answers,
     family::KernelFamily,
     maps::{ALIVE, COUNTERS, DEVICES, SETS, VIP_FILTER},
+    report,
     rewrite::LONGEST_MASK,
     route::{
         self,
@@ -153,7 +154,13 @@ impl Kernel {
 /// Counts on this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+    count_index(counter as u32);
+}
+
+/// The same, by the counter's index.
+#[inline(always)]
+pub(crate) fn count_index(counter: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: this CPU's own value; a nested program may lose a count, no more.
         unsafe { *value += 1 };
     }
@@ -665,9 +672,19 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn drop(&self, reason: DropReason) -> Verdict {
+        match self.layer {
+            Layer::Xdp | Layer::Tc(_) => report::refused::<F>(reason.counter()),
+            // No packet is there to be looked at.
+            Layer::Socket => count(reason.counter()),
+        }
+        Verdict::Drop
+    }
+
+    #[inline(always)]
     fn answer(&self, counter: Counter, verdict: Verdict) -> Verdict {
         if !matches!(self.layer, Layer::Xdp) {
-            count(counter);
+            report::refused::<F>(counter);
         }
         verdict
     }

@@ -33,6 +33,7 @@ use crate::{
     log::Note,
     maps::DEVICES,
     refuse::{Answer, Asked, answer},
+    report,
     rewrite::LONGEST_MASK,
     scratch::{Scratch, scratch},
     tables::{FlowEntry, Kernel},
@@ -290,6 +291,10 @@ pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
     let after = out.opened;
     // SAFETY: this CPU's own; the decision left the flow in it.
     *verdict = decide::opened(&Kernel::of_skb(skb, 0), unsafe { &mut *pair }, after, out);
+    // A drop is reported where it is counted.
+    if !matches!(*verdict, Verdict::Drop) {
+        report::flow_opened::<F>();
+    }
     Done::of(*verdict, &dissected.packet, out).0
 }
 

@@ -67,10 +67,15 @@ pub(super) fn parse_service(text: &str) -> Result<String, String> {
 impl ServiceFilter {
     /// Is a service port, like `default/web:http`, of the Service?
     pub fn matches(&self, name: Option<&str>) -> bool {
-        let Some(wanted) = &self.service else { return true };
-        let rest = name.and_then(|name| name.strip_prefix(wanted.as_str()));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        is_of_service(self.service.as_deref(), name)
     }
+}
+
+/// Is a service port, like `default/web:http`, of the Service or service port that is asked for?
+pub(crate) fn is_of_service(wanted: Option<&str>, name: Option<&str>) -> bool {
+    let Some(wanted) = wanted else { return true };
+    let rest = name.and_then(|name| name.strip_prefix(wanted));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub(crate) mod in_step;
 mod kernel_log;
 mod leftovers;
 mod link;
+pub(crate) mod mailbox;
 pub mod maps;
 pub(crate) mod next_hops;
 mod object;
@@ -30,6 +31,7 @@ mod surroundings;
 pub(crate) mod survey;
 mod sys;
 mod table;
+pub(crate) mod watch;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -51,7 +53,7 @@ use proxy_common::{
         },
     },
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
@@ -239,6 +241,14 @@ impl Datapath {
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         maps::counters(&self.pins)
+    }
+
+    /// Removes what watches left that were killed: see [`watch`].
+    pub fn remove_expired_watches(&mut self) {
+        if let Err(error) = watch::Watches::open(&self.pins).and_then(|mut watches| watches.remove_expired())
+        {
+            debug!("cannot look after watches: {error:#}");
+        }
     }
 
     /// Prints what the programs log, from now on.

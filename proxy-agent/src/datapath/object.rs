@@ -13,7 +13,9 @@ use aya::{
     maps::MapInfo,
     programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
-use aya_ebpf_helpers::{BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET};
+use aya_ebpf_helpers::{
+    BPF_FUNC_GET_CURRENT_COMM, BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::layout::{
     config::{StoredSettings, Timeouts, names},
@@ -37,6 +39,8 @@ static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF
 
 /// Helper numbers, from the kernel's `include/uapi/linux/bpf.h`.
 mod aya_ebpf_helpers {
+    pub(super) const BPF_FUNC_GET_CURRENT_PID_TGID: u32 = 14;
+    pub(super) const BPF_FUNC_GET_CURRENT_COMM: u32 = 16;
     pub(super) const BPF_FUNC_SK_STORAGE_GET: u32 = 107;
     pub(super) const BPF_FUNC_SET_RETVAL: u32 = 187;
 }
@@ -157,6 +161,9 @@ impl Object {
         let reject_with_reset = flag(config.reject_with_reset);
         let localhost_nodeports = flag(config.localhost_nodeports);
         let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
+        let has_current =
+            [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
+        let has_current = flag(has_current);
         let (csum_ipv6, fib_src) = (flag(features.csum_ipv6), flag(features.fib_src));
         let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
@@ -188,6 +195,7 @@ impl Object {
             .override_global(names::HAS_SK_STORAGE, &sk_storage, true)
             .override_global(names::HAS_CSUM_IPV6, &csum_ipv6, true)
             .override_global(names::HAS_FIB_SRC, &fib_src, true)
+            .override_global(names::HAS_CURRENT, &has_current, true)
             .override_global("AYA_LOG_LEVEL", &level, config.kernel_log.is_some());
         let ebpf = loader.load(bytes).map_err(explain_load)?;
         Ok(Self { ebpf, features })

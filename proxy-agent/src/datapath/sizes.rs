@@ -35,6 +35,7 @@ pub(super) const MAPS: &[&str] = &[
     "destinations_v4",
     "destinations_v6",
     "devices",
+    "event",
     "flows_v4",
     "flows_v6",
     "fragments_v4",
@@ -78,6 +79,10 @@ pub(super) const MAPS: &[&str] = &[
     "udp_peers_v4",
     "udp_peers_v6",
     "vip_filter",
+    "watch_rates",
+    "watch_reports",
+    "watch_rings",
+    "watches",
 ];
 
 /// Entries of the maps that are not sized in the object.

@@ -299,6 +299,12 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Removes an element of an array of maps, if there is one.
+pub(super) fn delete_element(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let result = Attr::new().fd(0, map).u64(8, &raw const index as u64).call(BPF_MAP_DELETE_ELEM);
+    present(result).map(drop)
+}
+
 /// Reads a plain type from the beginning of bytes; `None` if there are too few.
 pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     let bytes = bytes.get(..size_of::<T>())?;

@@ -6,7 +6,7 @@ mod counters;
 mod explain;
 mod filter;
 mod flows;
-mod names;
+pub(crate) mod names;
 pub(crate) mod output;
 mod pods;
 pub(crate) mod services;

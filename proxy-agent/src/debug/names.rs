@@ -52,7 +52,7 @@ impl FromIterator<(Id, ServiceName)> for Names {
 }
 
 /// A protocol as Services spell it.
-pub(super) fn protocol_text(protocol: Option<Protocol>) -> &'static str {
+pub(crate) fn protocol_text(protocol: Option<Protocol>) -> &'static str {
     match protocol {
         Some(Protocol::Tcp) => "TCP",
         Some(Protocol::Udp) => "UDP",

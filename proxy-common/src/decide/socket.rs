@@ -229,7 +229,7 @@ fn translate<F: Family, T: SocketTables<F>>(
     }
     let Some(target) = frontend::find(tables, addr, port, protocol, is_node_loopback) else {
         if frontend::is_cluster_ip(tables, addr) {
-            tables.count(Counter::UndefinedPort);
+            tables.refuse(Counter::UndefinedPort, addr, port, protocol);
             return SocketVerdict::Reject;
         }
         return SocketVerdict::Pass;
@@ -242,7 +242,7 @@ fn translate<F: Family, T: SocketTables<F>>(
             return SocketVerdict::Pass;
         }
         Source::Denied => {
-            tables.drop(DropReason::SourceDenied);
+            refuse_for(tables, DropReason::SourceDenied, addr, port, protocol);
             return SocketVerdict::Denied;
         }
     }
@@ -256,19 +256,33 @@ fn translate<F: Family, T: SocketTables<F>>(
                 backend: backend.id,
                 service: target.service(),
             };
+            tables.chosen(addr, port, protocol, peer);
             SocketVerdict::Translate
         }
         Choice::NotOurs => SocketVerdict::Pass,
         Choice::Nobody => {
-            tables.count(Counter::NoEndpoints);
+            tables.refuse(Counter::NoEndpoints, addr, port, protocol);
             SocketVerdict::Reject
         }
         Choice::Withheld => {
-            tables.drop(DropReason::NoLocalEndpoints);
+            refuse_for(tables, DropReason::NoLocalEndpoints, addr, port, protocol);
             SocketVerdict::Unreachable
         }
         Choice::Broken => SocketVerdict::Reject,
     }
+}
+
+/// Refuses for what a packet would be dropped for.
+#[inline(always)]
+fn refuse_for<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    reason: DropReason,
+    addr: &F::Addr,
+    port: u16,
+    protocol: u8,
+) {
+    tables.refuse(reason.counter(), addr, port, protocol);
+    tables.step(Step::Drop(reason));
 }
 
 /// May a client use a frontend?

@@ -17,7 +17,7 @@ use crate::{
         id::Id,
         outbound::Outbound,
         set::{Set, SetRole},
-        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeersRef},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, SocketPeer, UdpPeersRef},
     },
     packet::Packet,
 };
@@ -391,4 +391,16 @@ pub trait SocketTables<F: Family>: Tables<F> {
     fn set_shared_peer(&self, key: &SharedKey, peer: &SharedPeer<F>) -> bool;
     /// The address that sockets of a network namespace send from, by the namespace's cookie; false if it is not known.
     fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool;
+    /// The socket asked for an address (port in network byte order) and got an endpoint that it did not have yet. In the kernel
+    /// `proxy-agent monitor` may look on.
+    #[inline(always)]
+    fn chosen(&self, addr: &F::Addr, port: u16, protocol: u8, peer: &SocketPeer<F>) {
+        let _ = (addr, port, protocol, peer);
+    }
+    /// The socket asked for an address and is refused: counts it. In the kernel `proxy-agent monitor` may look on.
+    #[inline(always)]
+    fn refuse(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
+        let _ = (addr, port, protocol);
+        self.count(counter);
+    }
 }

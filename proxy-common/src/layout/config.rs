@@ -35,6 +35,8 @@ pub mod names {
     pub const HAS_CSUM_IPV6: &str = "HAS_CSUM_IPV6";
     /// `u8`: `bpf_fib_lookup` tells the source address that a route prefers (6.7).
     pub const HAS_FIB_SRC: &str = "HAS_FIB_SRC";
+    /// `u8`: socket address programs may ask for the process (`bpf_get_current_pid_tgid`, `bpf_get_current_comm`).
+    pub const HAS_CURRENT: &str = "HAS_CURRENT";
 }
 
 /// `snat_sources_v4`, `snat_sources_v6`: ARRAY of so many addresses, written by the agent: source addresses that were given for

@@ -11,6 +11,7 @@ pub mod config;
 pub mod counter;
 pub mod destination;
 pub mod device;
+pub mod event;
 pub mod filter;
 pub mod flow;
 pub mod fragment;

@@ -24,6 +24,7 @@ mod kube_source;
 mod migrate;
 mod neighbours;
 mod networks;
+mod operators;
 mod options;
 mod pods;
 mod remote;
