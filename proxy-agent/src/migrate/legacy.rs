@@ -177,3 +177,121 @@ impl Rules {
         (after, kept)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAMILY: IptablesFamily = IptablesFamily::V4;
+
+    /// What is in a table.
+    enum Line {
+        /// A chain begins.
+        Chain(&'static str),
+        /// A jump to a chain.
+        Jump(&'static str),
+        /// A rule of another target.
+        Target(&'static str),
+        /// The end of a chain.
+        Return,
+    }
+
+    /// A table as the kernel lays it out; its first chain is PREROUTING, its last entry the end.
+    fn table(lines: &[Line]) -> Table {
+        const HEAD: usize = 112;
+        let size = |line: &Line| HEAD + if matches!(line, Line::Chain(_)) { 64 } else { 40 };
+        let mut first_rules = BTreeMap::new();
+        let mut at = 0;
+        for line in lines {
+            at += size(line);
+            if let Line::Chain(name) = line {
+                first_rules.insert(*name, at as i32);
+            }
+        }
+        let mut entries = Vec::new();
+        for line in lines.iter().chain([&Line::Chain("ERROR")]) {
+            let mut entry = vec![0u8; size(line)];
+            let length = entry.len() as u16;
+            entry[88..90].copy_from_slice(&(HEAD as u16).to_ne_bytes());
+            entry[90..92].copy_from_slice(&length.to_ne_bytes());
+            let (name, verdict) = match line {
+                Line::Chain(chain) => {
+                    entry[HEAD + TARGET..HEAD + TARGET + chain.len()].copy_from_slice(chain.as_bytes());
+                    ("ERROR", None)
+                }
+                Line::Jump(to) => ("", Some(first_rules[to])),
+                Line::Target(name) => (*name, None),
+                Line::Return => ("", Some(-5)),
+            };
+            entry[HEAD + 2..HEAD + 2 + name.len()].copy_from_slice(name.as_bytes());
+            if let Some(verdict) = verdict {
+                entry[HEAD + TARGET..HEAD + TARGET + 4].copy_from_slice(&verdict.to_ne_bytes());
+            }
+            entries.extend(entry);
+        }
+        let policy = lines.iter().position(|line| matches!(line, Line::Return)).unwrap_or(0);
+        let underflow: usize = lines[..policy].iter().map(size).sum();
+        Table {
+            valid_hooks: 1,
+            hook_entry: [0; HOOKS],
+            underflow: [underflow as u32, 0, 0, 0, 0],
+            count: lines.len() as u32 + 1,
+            entries,
+        }
+    }
+
+    fn jumps(table: &Table) -> Vec<(String, String)> {
+        let rules = Rules::parse(FAMILY, table);
+        rules.jumps().map(|(from, to)| (from.to_owned(), to.to_owned())).collect()
+    }
+
+    fn lines(with_plugin: bool) -> Vec<Line> {
+        let mark = if with_plugin { Line::Jump("KUBE-MARK-MASQ") } else { Line::Target("LOG") };
+        vec![
+            Line::Jump("KUBE-SERVICES"),
+            Line::Jump("CNI"),
+            Line::Return,
+            Line::Chain("KUBE-SERVICES"),
+            Line::Jump("KUBE-MARK-MASQ"),
+            Line::Target("DNAT"),
+            Line::Return,
+            Line::Chain("CNI"),
+            mark,
+            Line::Return,
+            Line::Chain("KUBE-MARK-MASQ"),
+            Line::Target("MARK"),
+            Line::Return,
+        ]
+    }
+
+    #[test]
+    fn what_stays_leads_where_it_led() {
+        for (with_plugin, count, expected) in [
+            (false, 6, vec![("PREROUTING", "CNI")]),
+            (true, 9, vec![("PREROUTING", "CNI"), ("CNI", "KUBE-MARK-MASQ")]),
+        ] {
+            let before = table(&lines(with_plugin));
+            let rules = Rules::parse(FAMILY, &before);
+            let doomed = rules.doomed();
+            assert!(doomed.has("KUBE-SERVICES") && doomed.has("KUBE-MARK-MASQ") != with_plugin, "{doomed:?}");
+            let (after, kept) = rules.without(&before, &doomed);
+            assert_eq!((after.count, kept.len()), (count, count as usize));
+            let expected: Vec<_> =
+                expected.into_iter().map(|(from, to)| (from.to_owned(), to.to_owned())).collect();
+            assert_eq!(jumps(&after), expected);
+            // The policy is the second entry by now.
+            assert_eq!((after.hook_entry[0], after.underflow[0]), (0, 152));
+            assert!(!Rules::parse(FAMILY, &after).doomed().has("KUBE-SERVICES"));
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_cut_off_is_read_without_a_panic() {
+        let whole = table(&lines(true));
+        for length in 0..whole.entries.len() {
+            let cut = Table { entries: whole.entries[..length].to_vec(), ..whole.clone() };
+            let rules = Rules::parse(FAMILY, &cut);
+            let _ = rules.without(&cut, &rules.doomed());
+        }
+    }
+}
