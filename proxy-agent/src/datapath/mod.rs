@@ -244,9 +244,8 @@ impl Datapath {
     }
 
     /// Removes what watches left that were killed: see [`watch`].
-    pub fn remove_expired_watches(&mut self) {
-        if let Err(error) = watch::Watches::open(&self.pins).and_then(|mut watches| watches.remove_expired())
-        {
+    pub fn remove_expired_watches(&self) {
+        if let Err(error) = watch::remove_expired(&self.pins) {
             debug!("cannot look after watches: {error:#}");
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{File, TryLockError},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -34,7 +34,7 @@ const RENEW: Duration = Duration::from_secs(1);
 const SUMMARY: u32 = 0;
 
 /// The maps that all watches share.
-pub(crate) struct Watches {
+struct Watches {
     elements: Array<MapData, Element>,
     rings: ArrayOfMaps<MapData>,
     rates: ArrayOfMaps<MapData>,
@@ -47,7 +47,7 @@ impl Watches {
     ///
     /// # Errors
     /// When there are none.
-    pub(crate) fn open(pins: &Pins) -> Result<Self> {
+    fn open(pins: &Pins) -> Result<Self> {
         let open = |name: &str| {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| {
@@ -73,11 +73,8 @@ impl Watches {
         })
     }
 
-    /// Removes watches whose lease is over. To be called now and then, or under the lock.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn remove_expired(&mut self) -> Result<()> {
+    /// Removes watches whose lease is over. Only under the lock: a new one may be written meanwhile.
+    fn remove_expired(&mut self) -> Result<()> {
         if self.elements.get(&SUMMARY, 0)?.until == 0 {
             return Ok(());
         }
@@ -103,6 +100,25 @@ impl Watches {
         sys::delete_element(self.descriptors[1].as_fd(), index)?;
         Ok(())
     }
+}
+
+/// Removes what watches left that were killed. To be called now and then.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn remove_expired(pins: &Pins) -> Result<()> {
+    let elements: Array<MapData, Element> = Map::Array(MapData::from_pin(pins.map("watches"))?).try_into()?;
+    if elements.get(&SUMMARY, 0)?.until == 0 {
+        return Ok(());
+    }
+    let directory = open_lock(pins)?;
+    match directory.try_lock() {
+        Ok(()) => {}
+        // A watch begins or ends, and does the same.
+        Err(TryLockError::WouldBlock) => return Ok(()),
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    Watches::open(pins)?.remove_expired()
 }
 
 /// Keeps a watch's place, until it is dropped.
@@ -281,11 +297,16 @@ fn lost(reports: &PerCpuArray<MapData, Reported>, index: u32) -> Result<u64> {
 
 /// Of those that write `watches`.
 fn lock(pins: &Pins) -> Result<File> {
+    let file = open_lock(pins)?;
+    file.lock().context("cannot lock the directory of the maps")?;
+    Ok(file)
+}
+
+/// What is locked: the directory of the maps.
+fn open_lock(pins: &Pins) -> Result<File> {
     let path = pins.map("watches");
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-    let file = File::open(directory).with_context(|| directory.display().to_string())?;
-    file.lock().with_context(|| format!("cannot lock {}", directory.display()))?;
-    Ok(file)
+    File::open(directory).with_context(|| format!("cannot open {}", directory.display()))
 }
 
 fn now() -> Result<u64> {
