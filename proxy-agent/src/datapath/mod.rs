@@ -7,6 +7,7 @@ mod checks;
 mod clsact;
 mod filter;
 pub(crate) mod flows;
+mod grow;
 mod hooks;
 mod ids;
 pub(crate) mod in_step;
@@ -22,6 +23,7 @@ pub mod pins;
 mod policies;
 mod prepared;
 mod rcu;
+pub mod room;
 pub mod services;
 mod sizes;
 mod slices;
@@ -55,6 +57,7 @@ use tracing::{info, warn};
 
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
+pub use grow::{Growth, Larger};
 pub use leftovers::Leftover;
 pub use object::{Features, ObjectConfig};
 pub use prepared::Prepared;
@@ -70,6 +73,7 @@ use crate::{cli::XdpMode, net::topology::Topology};
 
 /// The running data path of this node.
 pub struct Datapath {
+    config: ObjectConfig,
     pins: Pins,
     object: Object,
     hooks: Hooks,
@@ -100,6 +104,9 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
+        // Another agent may have replaced maps since: this one holds the lock now, and nobody else does any more.
+        let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
+        pins.remove_larger()?;
         let Prepared(object) = prepared;
         maps::write_settings(pins, config.stored())?;
         let services = services::Maps::open(pins)
@@ -108,8 +115,8 @@ impl Datapath {
         let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
         let packet_pods = PacketPods::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
-        let pins = pins.clone();
-        Ok(Self { pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
+        let (config, pins) = (config.clone(), pins.clone());
+        Ok(Self { config, pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
     }
 
     /// What this kernel can do.

@@ -7,10 +7,12 @@
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
 //! * [`claims`]: who has which frontend.
+//! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
 
 mod claims;
 mod family;
+mod grown;
 mod port;
 mod restore;
 mod shared;
@@ -40,7 +42,16 @@ use self::{
     restore::Restored,
     shared::Shared,
 };
-use super::{array::MmapArray, filter::VipFilter, ids::Ids, maps, pins::Pins, slices::Slice, table::Table};
+use super::{
+    array::MmapArray,
+    filter::VipFilter,
+    ids::Ids,
+    maps,
+    pins::Pins,
+    room::{Full, Part},
+    slices::Slice,
+    table::Table,
+};
 use crate::model::{
     objects::Protocol,
     plan::{IpFamily, PortName, PortPlan},
@@ -186,7 +197,7 @@ impl Services {
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
             None => PortState {
-                id: self.shared.service_ids.take().context("no room for another service port")?,
+                id: self.shared.service_ids.take().ok_or(Full(Part::ServicePorts))?,
                 ..PortState::default()
             },
         };
