@@ -4,6 +4,7 @@ mod check;
 mod ends;
 mod failures;
 mod fragments;
+mod growth;
 mod network;
 pub(crate) mod origin;
 mod others;
@@ -36,6 +37,7 @@ use tracing::{debug, info, warn};
 use self::{
     check::Checks,
     ends::{End, configuration_changed, stop_on_signal},
+    growth::Growing,
     network::describe,
     origin::Origin,
     outbound::Seeder,
@@ -105,7 +107,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     };
     let Turn { mut holder, request, known } = turn;
     let mut agent = Agent::start(settings, interfaces::connect()?, observed, events, known).await?;
-    agent.catch_up().await;
+    agent.catch_up().await?;
     servers.start().await?;
     drop(request);
     memory::give_back();
@@ -159,6 +161,7 @@ struct Agent {
     events: Events,
     drops: Drops,
     checks: Checks,
+    growing: Growing,
     _sweeper: Sweeper,
     _prober: Prober,
 }
@@ -229,6 +232,7 @@ impl Agent {
             events,
             drops: Drops::default(),
             checks: Checks::default(),
+            growing: Growing::default(),
             _sweeper: sweeper,
             _prober: prober,
         };
@@ -319,7 +323,7 @@ impl Agent {
                     self.want_to_apply();
                 }
                 () = self.pace.due() => {
-                    if self.apply().await {
+                    if self.apply().await? {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     self.pace.done();
@@ -331,6 +335,7 @@ impl Agent {
                 _ = retry.tick() => {
                     self.service_health.retry().await;
                     self.tell_of_drops();
+                    self.sync.look_at_journal(Instant::now());
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
                     if self.check_hooks().await
@@ -363,11 +368,14 @@ impl Agent {
     }
 
     /// Brings the maps up to date. True if now other interfaces need programs than before.
-    async fn apply(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// When the agent must be started again.
+    async fn apply(&mut self) -> Result<bool> {
         let coming = self.sync.coming_udp_frontends(&self.topology.nodeport_addresses);
         self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
-        let round = self.sync.apply(&mut self.datapath.services);
+        let (round, has_lost_hooks) = self.apply_services().await?;
         let lost = self.datapath.services.take_lost_frontends();
         self.sockets.end(self.datapath.services.take_dead(), lost);
         self.know_namespaces().await;
@@ -411,7 +419,7 @@ impl Agent {
                 usage.service_ports, usage.backends
             );
         }
-        self.pod_datapath() != self.followed
+        Ok(has_lost_hooks || self.pod_datapath() != self.followed)
     }
 }
 

@@ -13,13 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
-use super::{
-    Datapath, Features, Hook, ObjectConfig,
-    object::Object,
-    pins::Pins,
-    room::Room,
-    services::Maps,
-};
+use super::{Datapath, Features, Hook, ObjectConfig, object::Object, pins::Pins, room::Room, services::Maps};
 
 /// What is to be loaded.
 #[derive(Debug)]

@@ -55,9 +55,9 @@ use proxy_common::{
 };
 use tracing::{info, warn};
 
+pub use grow::{Grown, Growth, Larger};
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
-pub use grow::{Growth, Larger};
 pub use leftovers::Leftover;
 pub use object::{Features, ObjectConfig};
 pub use prepared::Prepared;

@@ -167,7 +167,8 @@ impl Pins {
     /// # Errors
     /// When they cannot be listed.
     pub(super) fn directories(&self) -> Result<Vec<PathBuf>> {
-        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v") || [SUCCESSOR, LARGER].contains(&name);
+        let is_ours =
+            |name: &str| name == "links" || name.starts_with("maps-v") || [SUCCESSOR, LARGER].contains(&name);
         let entries = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot read {}", self.root.display()))?,

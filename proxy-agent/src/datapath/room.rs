@@ -100,6 +100,13 @@ impl Room {
         self.set(part, self.of(part).saturating_add(amount));
     }
 
+    /// The larger amount of each part.
+    pub fn max(&self, other: &Self) -> Self {
+        let mut most = *self;
+        Part::GROWING.iter().for_each(|part| most.set(*part, self.of(*part).max(other.of(*part))));
+        most
+    }
+
     /// What new maps have room for.
     pub(super) fn initial() -> Self {
         Self(Part::GROWING.map(|part| part.limits().0))
@@ -107,7 +114,9 @@ impl Room {
 
     /// Is more than four fifths of any part used that can grow?
     pub fn is_short(&self, used: &Self) -> bool {
-        Part::GROWING.iter().any(|part| self.of(*part) < part.limits().1 && !is_ample(self.of(*part), used.of(*part)))
+        Part::GROWING
+            .iter()
+            .any(|part| self.of(*part) < part.limits().1 && !is_ample(self.of(*part), used.of(*part)))
     }
 
     /// What there should be room for if so much is wanted, and these were found full. None if that is no more than there is.

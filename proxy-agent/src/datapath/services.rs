@@ -119,6 +119,10 @@ pub struct Services {
     ports: HashMap<PortName, PortState>,
     /// Who wants a frontend, the holder first.
     claims: HashMap<Claim, VecDeque<PortName>>,
+    /// Frontends that Services wait for which others have; some may be free by now.
+    contested: BTreeSet<Claim>,
+    /// Frontends of IPv4 and IPv6 that are claimed.
+    claimed: [usize; 2],
 }
 
 /// How full the maps are.
@@ -166,7 +170,15 @@ impl Services {
             buried: Vec::new(),
             lost: Vec::new(),
         };
-        let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
+        let mut services = Self {
+            v4,
+            v6,
+            shared,
+            ports,
+            claims: HashMap::new(),
+            contested: BTreeSet::new(),
+            claimed: [0; 2],
+        };
         services.adopt();
         services.mend_alive();
         restored.drop_orphans(&mut services);

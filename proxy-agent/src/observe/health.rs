@@ -68,6 +68,7 @@ struct Work {
     pending: Option<Instant>,
     apply_error: Option<String>,
     failed_services: Vec<String>,
+    growth_failure: Option<String>,
     network: Vec<String>,
     network_failure: Option<String>,
     failed_hooks: Vec<String>,
@@ -187,6 +188,11 @@ impl Health {
         self.work().failed_services = failed;
     }
 
+    /// Why maps cannot grow that should; none if they can.
+    pub fn set_growth_failure(&self, failure: Option<String>) {
+        self.work().growth_failure = failure;
+    }
+
     /// What was asked for and the node's network does not have, for people; empty when it has all.
     pub fn set_network(&self, complaints: Vec<String>) {
         self.work().network = complaints;
@@ -267,6 +273,7 @@ impl Health {
         }
         problems.extend(work.apply_error.iter().map(|error| format!("cannot apply changes: {error}")));
         problems.extend(work.network_failure.clone());
+        problems.extend(work.growth_failure.clone());
         let others = [
             &work.failed_services,
             &work.network,
@@ -294,6 +301,7 @@ impl Work {
             pending: None,
             apply_error: None,
             failed_services: Vec::new(),
+            growth_failure: None,
             network: Vec::new(),
             failed_hooks: Vec::new(),
             network_failure: None,

@@ -15,7 +15,7 @@ use crate::{
         topology::{Topology, Wishes},
         xfrm,
     },
-    observe::service_health::Addresses,
+    observe::{events::Event, service_health::Addresses},
 };
 
 impl Agent {
@@ -100,6 +100,9 @@ impl Agent {
         let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
         for warning in warnings.iter().filter(|warning| !self.said.contains(warning)) {
             warn!("{warning}");
+            if topology.complaints.contains(warning) {
+                self.events.send(Event::of_node("NetworkProblem", "FollowNetwork", warning));
+            }
         }
         self.said = warnings;
         self.health.set_network(topology.complaints.clone());

@@ -25,7 +25,7 @@ pub mod socket;
 pub mod source;
 
 /// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

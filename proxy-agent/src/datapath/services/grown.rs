@@ -32,13 +32,9 @@ impl Services {
         let mut used = Room::default();
         used.set(Part::ServicePorts, usage.service_ports);
         used.set(Part::Backends, usage.backends);
-        let v4 = self.claims.keys().filter(|claim| claim.family() == IpFamily::V4).count();
-        for (family, slots, frontends) in [
-            (IpFamily::V4, usage.slots[0], v4),
-            (IpFamily::V6, usage.slots[1], self.claims.len() - v4),
-        ] {
-            used.set(Part::Slots(family), slots);
-            used.add(Part::Frontends(family), frontends);
+        for family in [IpFamily::V4, IpFamily::V6] {
+            used.set(Part::Slots(family), usage.slots[family as usize]);
+            used.add(Part::Frontends(family), self.claimed[family as usize]);
         }
         used
     }

@@ -60,7 +60,9 @@ impl Shared {
         let version = if name.family == IpFamily::V4 { 4 } else { 6 };
         let value = ServiceName::new(&name.to_string(), protocol_number(name.protocol), version);
         let written = self.names.insert(id.0, value);
-        written.map_err(|error| write_error(error, Part::ServicePorts)).context("cannot note the service's name")
+        written
+            .map_err(|error| write_error(error, Part::ServicePorts))
+            .context("cannot note the service's name")
     }
 
     /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.
