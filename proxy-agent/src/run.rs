@@ -38,7 +38,7 @@ use self::{
     check::Checks,
     ends::{End, configuration_changed, stop_on_signal},
     growth::Growing,
-    network::describe,
+    network::{Routes, describe},
     origin::Origin,
     outbound::Seeder,
     pods::Pods,
@@ -57,7 +57,9 @@ use crate::{
     model::{objects::Change, plan::IpFamily},
     neighbours::Prober,
     net::{
-        forwarding, interfaces, reserved_ports,
+        forwarding,
+        interfaces::{self, Happened},
+        reserved_ports,
         topology::{Topology, Wishes},
     },
     observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, events::Event},
@@ -135,6 +137,7 @@ struct Agent {
     synced: bool,
     pace: Pace,
     topology: Topology,
+    routes: Routes,
     /// How pods were served when the interfaces were looked at last.
     followed: PodDatapath,
     /// Warnings about the network that were logged already.
@@ -214,6 +217,7 @@ impl Agent {
             synced: false,
             pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
+            routes: Routes::default(),
             followed: settings.pod_datapath,
             said: Vec::new(),
             searched: BTreeSet::new(),
@@ -308,12 +312,18 @@ impl Agent {
                     self.want_to_apply();
                 }
                 change = network.next() => {
-                    if change.flatten().is_none() {
+                    let happened = change.flatten();
+                    if happened.is_none() {
                         warn!("lost track of the interfaces; looking again");
                         network = network::changes()?;
                     }
-                    self.checks.suspect();
-                    network_changed.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                    let happened = happened.unwrap_or(Happened::Other);
+                    if !matches!(happened, Happened::NewRoute(_) | Happened::LostRoute(_)) {
+                        self.checks.suspect();
+                    }
+                    if let Some(at) = self.routes.look_at(&happened) {
+                        network_changed = Some(network_changed.map_or(at, |before| before.min(at)));
+                    }
                 }
                 () = settled(network_changed) => {
                     network_changed = self.look_or_retry().await;
@@ -331,7 +341,10 @@ impl Agent {
                 pods = self.pods.found() => self.follow_pods(pods),
                 () = tokio::task::yield_now(), if self.datapath.has_pending_hooks() => self.attach_more(),
                 found = self.sockets.found() => self.learn_of_sockets(found),
-                freed = quarantine.over() => self.datapath.services.give_back(freed),
+                freed = quarantine.over() => {
+                    self.datapath.services.give_back(freed);
+                    self.metrics.set_usage(&self.datapath.services.usage());
+                }
                 _ = retry.tick() => {
                     self.service_health.retry().await;
                     self.tell_of_drops();

@@ -3,6 +3,7 @@
 //! One program of tests: cargo links it once, and tests of all topics fill the time that others wait.
 
 mod addresses;
+mod bad_objects;
 mod baseline;
 mod bystander;
 mod check;
@@ -19,6 +20,7 @@ mod hooks_restored;
 mod interfaces;
 mod ipsec;
 mod kube_source;
+mod larger_maps;
 mod neighbours;
 mod networks;
 mod options;
