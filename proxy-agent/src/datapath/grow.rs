@@ -75,7 +75,8 @@ impl Datapath {
     /// Moves to larger maps.
     ///
     /// # Errors
-    /// When only some of the pins could be replaced: nothing may be written any more, and the agent must be started again.
+    /// When only some of the pins, or none of the socket hooks, could be replaced: nothing may be written any more, and the agent must be
+    /// started again.
     pub fn move_to(&mut self, larger: Larger) -> Result<Grown> {
         let started = Instant::now();
         let Larger { pins, maps, mut object } = larger;
@@ -86,7 +87,9 @@ impl Datapath {
         let larger = match copied.context("cannot copy what is in the maps") {
             Ok(larger) => larger,
             Err(error) => {
-                self.pins.remove_larger()?;
+                if let Err(error) = self.pins.remove_larger() {
+                    warn!("{error:#}");
+                }
                 return Ok(Grown::Refused(error));
             }
         };

@@ -48,7 +48,7 @@ mod tests {
     fn names_survive_and_long_ones_are_cut() {
         assert_eq!(ServiceName::new("default/web:http", 6, 4).as_str(), "default/web:http");
         let label = "a".repeat(63);
-        let longest = format!("{label}/{label}:{label}");
+        let longest = [&*label, "/", &*label, ":", &*label].concat();
         assert_eq!(ServiceName::new(&longest, 6, 4).as_str(), longest);
         let long = "é".repeat(100);
         assert_eq!(ServiceName::new(&long, 6, 4).as_str(), "é".repeat(96));

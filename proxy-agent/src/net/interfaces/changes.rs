@@ -51,7 +51,13 @@ impl Known {
     pub fn news(&self, happened: &Happened) -> News {
         match happened {
             Happened::Other => News::Much,
-            Happened::NewRoute(route) => if self.adds(route) { News::Much } else { News::None },
+            Happened::NewRoute(route) => {
+                if self.adds(route) {
+                    News::Much
+                } else {
+                    News::None
+                }
+            }
             Happened::LostRoute(route) => lost(route),
         }
     }
@@ -107,8 +113,12 @@ pub fn changes() -> Result<impl Stream<Item = Happened> + Unpin> {
         new_multicast_connection(&groups).context("cannot follow the interfaces by netlink")?;
     tokio::spawn(connection);
     Ok(messages.map(|(message, _)| match message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => Happened::NewRoute(Box::new(route)),
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => Happened::LostRoute(Box::new(route)),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+            Happened::NewRoute(Box::new(route))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
+            Happened::LostRoute(Box::new(route))
+        }
         _ => Happened::Other,
     }))
 }
@@ -132,8 +142,12 @@ mod tests {
     fn most_routes_decide_nothing() {
         let router = Ipv4Addr::new(10, 1, 0, 1);
         let source = Ipv4Addr::new(10, 1, 0, 10);
-        let uplink =
-            Interface { index: 2, has_gateway: true, preferred_sources: vec![source.into()], ..Interface::default() };
+        let uplink = Interface {
+            index: 2,
+            has_gateway: true,
+            preferred_sources: vec![source.into()],
+            ..Interface::default()
+        };
         let pod = Interface { index: 3, ..Interface::default() };
         let known = Known::new(&[uplink, pod]);
         let default = Builder::new().output_interface(2).gateway(router);
@@ -145,7 +159,12 @@ mod tests {
             ("the default route", default, News::Much, News::Much),
             ("a source that is known", by(2).pref_source(source), News::None, News::Much),
             ("another source", by(3).pref_source(source), News::Much, News::Much),
-            ("the kernel's own", by(3).pref_source(source).protocol(RouteProtocol::Kernel), News::None, News::None),
+            (
+                "the kernel's own",
+                by(3).pref_source(source).protocol(RouteProtocol::Kernel),
+                News::None,
+                News::None,
+            ),
             ("a blackhole", by(3).gateway(router).kind(RouteType::BlackHole), News::None, News::None),
         ] {
             let route = Box::new(route.build());
