@@ -1,7 +1,7 @@
 //! Replaces maps of services by larger ones while programs use them.
 //!
 //! 1. Larger maps are made, empty, and pinned beside the others; programs that use them are loaded. That takes the verifier a second
-//!    or so. Meanwhile the agent goes on with the maps there are.
+//!    or so, on another thread. Meanwhile what is there is served, and changes wait.
 //! 2. Without a write in between: their contents are copied, their pins take the place of the others' (each by one rename), and each link
 //!    gets its program. Both kinds of programs see the same services, and the same flows, which stay in their maps.
 //! 3. From now on the larger maps are written. The smaller ones go with their last program.

@@ -155,9 +155,9 @@ fn maps_grow_while_they_are_used() -> Result<()> {
         before = large;
     }
     // Without being killed; a restart keeps what there is room for.
-    apply(&scenario.cluster, "many-3.yaml", 2 * SERVICES..4 * SERVICES)?;
-    in_step(&scenario, 4 * SERVICES)?;
-    answer(&scenario, 3 * SERVICES..4 * SERVICES)?;
+    apply(&scenario.cluster, "many-3.yaml", 2 * SERVICES..3 * SERVICES)?;
+    in_step(&scenario, 3 * SERVICES)?;
+    answer(&scenario, 2 * SERVICES..3 * SERVICES)?;
     let text = metrics(&scenario.cluster.node(0)?.place)?;
     ensure!(value(&text, "proxy_agent_service_failures")? == 0, "{text}");
     ensure!(value(&text, "proxy_agent_map_growths_total")? > 0, "{text}");

@@ -38,8 +38,9 @@ fn what_is_full_has_a_name() {
     let mut balanced = port("lb", Protocol::Tcp, &[Frontend::LoadBalancer(at("198.51.100.1:80"))]);
     balanced.sources = nets(&["10.0.0.0/8"]);
     assert_eq!(full(node.services.apply(&balanced)), Some(Part::Sources(IpFamily::V4)));
-    let ports =
-        (0..20).find_map(|number| full(node.services.apply(&port(&number.to_string(), Protocol::Tcp, &[]))));
+    let without_endpoints =
+        |number: u8| with_endpoints(&number.to_string(), &format!("10.96.1.{number}:80"), 0);
+    let ports = (0..20).find_map(|number| full(node.services.apply(&without_endpoints(number))));
     assert_eq!(ports, Some(Part::ServicePorts));
 }
 
