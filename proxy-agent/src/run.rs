@@ -6,6 +6,7 @@ mod conntrack;
 mod ends;
 mod failures;
 mod fragments;
+mod growth;
 mod network;
 pub(crate) mod origin;
 mod others;
@@ -40,7 +41,8 @@ use self::{
     configuration::{Told, configuration_changed},
     conntrack::Conntrack,
     ends::{End, stop_on_signal},
-    network::describe,
+    growth::Growing,
+    network::{Routes, describe},
     origin::Origin,
     outbound::Seeder,
     pods::Pods,
@@ -59,7 +61,9 @@ use crate::{
     model::{objects::Change, plan::IpFamily},
     neighbours::Prober,
     net::{
-        forwarding, interfaces, reserved_ports,
+        forwarding,
+        interfaces::{self, Happened},
+        reserved_ports,
         topology::{Topology, Wishes},
     },
     observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, events::Event},
@@ -110,7 +114,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     let Turn { mut holder, request, known } = turn;
     let told = Told::by(&observed);
     let mut agent = Agent::start(settings, interfaces::connect()?, observed, events, known).await?;
-    agent.catch_up().await;
+    agent.catch_up().await?;
     servers.start().await?;
     drop(request);
     memory::give_back();
@@ -138,6 +142,7 @@ struct Agent {
     synced: bool,
     pace: Pace,
     topology: Topology,
+    routes: Routes,
     /// How pods were served when the interfaces were looked at last.
     followed: PodDatapath,
     /// Warnings about the network that were logged already.
@@ -165,6 +170,7 @@ struct Agent {
     drops: Drops,
     checks: Checks,
     conntrack: Conntrack,
+    growing: Growing,
     _sweeper: Sweeper,
     _prober: Prober,
 }
@@ -217,6 +223,7 @@ impl Agent {
             synced: false,
             pace: Pace::new(settings.min_sync_period),
             topology: Topology::default(),
+            routes: Routes::default(),
             followed: settings.pod_datapath,
             said: Vec::new(),
             searched: BTreeSet::new(),
@@ -236,6 +243,7 @@ impl Agent {
             drops: Drops::default(),
             checks: Checks::default(),
             conntrack: Conntrack::new(settings.conntrack),
+            growing: Growing::default(),
             _sweeper: sweeper,
             _prober: prober,
         };
@@ -312,12 +320,18 @@ impl Agent {
                     self.want_to_apply();
                 }
                 change = network.next() => {
-                    if change.flatten().is_none() {
+                    let happened = change.flatten();
+                    if happened.is_none() {
                         warn!("lost track of the interfaces; looking again");
                         network = network::changes()?;
                     }
-                    self.checks.suspect();
-                    network_changed.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                    let happened = happened.unwrap_or(Happened::Other);
+                    if !matches!(happened, Happened::NewRoute(_) | Happened::LostRoute(_)) {
+                        self.checks.suspect();
+                    }
+                    if let Some(at) = self.routes.look_at(&happened) {
+                        network_changed = Some(network_changed.map_or(at, |before| before.min(at)));
+                    }
                 }
                 () = settled(network_changed) => {
                     network_changed = self.look_or_retry().await;
@@ -327,7 +341,7 @@ impl Agent {
                     self.want_to_apply();
                 }
                 () = self.pace.due() => {
-                    if self.apply().await {
+                    if self.apply().await? {
                         network_changed.get_or_insert_with(tokio::time::Instant::now);
                     }
                     self.pace.done();
@@ -335,12 +349,16 @@ impl Agent {
                 pods = self.pods.found() => self.follow_pods(pods),
                 () = tokio::task::yield_now(), if self.datapath.has_pending_hooks() => self.attach_more(),
                 found = self.sockets.found() => self.learn_of_sockets(found),
-                freed = quarantine.over() => self.datapath.services.give_back(freed),
+                freed = quarantine.over() => {
+                    self.datapath.services.give_back(freed);
+                    self.metrics.set_usage(&self.datapath.services.usage());
+                }
                 _ = retry.tick() => {
                     self.service_health.retry().await;
                     self.tell_of_drops();
                     self.set_conntrack();
                     self.datapath.remove_expired_watches();
+                    self.sync.look_at_journal(Instant::now());
                     self.datapath.services.retire_filter_bits(Instant::now());
                     self.look_for_namespaces();
                     if self.check_hooks().await
@@ -373,11 +391,14 @@ impl Agent {
     }
 
     /// Brings the maps up to date. True if now other interfaces need programs than before.
-    async fn apply(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// When the agent must be started again.
+    async fn apply(&mut self) -> Result<bool> {
         let coming = self.sync.coming_udp_frontends(&self.topology.nodeport_addresses);
         self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
-        let round = self.sync.apply(&mut self.datapath.services);
+        let (round, has_lost_hooks) = self.apply_services().await?;
         let lost = self.datapath.services.take_lost_frontends();
         self.sockets.end(self.datapath.services.take_dead(), lost);
         self.know_namespaces().await;
@@ -421,7 +442,7 @@ impl Agent {
                 usage.service_ports, usage.backends
             );
         }
-        self.pod_datapath() != self.followed
+        Ok(has_lost_hooks || self.pod_datapath() != self.followed)
     }
 }
 

@@ -1,17 +1,26 @@
 //! From the store to the data path: plans what changed, and applies what differs.
 
+mod journal;
+mod problems;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant, SystemTime},
 };
 
+use anyhow::Error;
 use ipnet::IpNet;
-use tracing::{error, info};
+use tracing::info;
 
+use self::{journal::Journal, problems::Problems};
 use crate::{
-    datapath::Services,
+    datapath::{
+        Services,
+        room::{Full, Part, Room},
+    },
     model::{
+        budget,
         changes::changes,
         objects::{Change, Node, ObjectName, Protocol},
         plan::{Frontend, HealthCheck, IpFamily, PortName, ServicePlan},
@@ -21,6 +30,7 @@ use crate::{
     tally::Tally,
 };
 
+pub use self::problems::{Problem, Reason};
 pub use crate::tally::NoLocalEndpoints;
 
 /// The store, and what was planned from it.
@@ -32,8 +42,8 @@ pub struct Sync {
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// Services whose last change the maps did not take: tried again with every change.
     failed: BTreeSet<ObjectName>,
-    /// What was wrong with them, as it was logged.
-    problems: BTreeMap<ObjectName, String>,
+    problems: Problems,
+    journal: Journal,
     /// Ports that are to be removed and could not be.
     unremoved: BTreeSet<PortName>,
     /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us; a load
@@ -57,6 +67,22 @@ pub struct Round {
     pub health_checks_changed: bool,
     /// Services that the maps did not take.
     pub failed: usize,
+    /// What there was no room for.
+    pub full: BTreeSet<Part>,
+}
+
+impl Round {
+    /// This round, after which another one tried again what failed.
+    pub fn followed_by(mut self, next: Self) -> Self {
+        self.triggers.extend(next.triggers);
+        Self {
+            services: self.services.max(next.services),
+            triggers: self.triggers,
+            health_checks_changed: self.health_checks_changed || next.health_checks_changed,
+            failed: next.failed,
+            full: next.full,
+        }
+    }
 }
 
 impl Sync {
@@ -69,7 +95,8 @@ impl Sync {
             tally: Tally::default(),
             health_checks: BTreeMap::new(),
             failed: BTreeSet::new(),
-            problems: BTreeMap::new(),
+            problems: Problems::default(),
+            journal: Journal::new(Instant::now()),
             unremoved: BTreeSet::new(),
             local_addresses: BTreeSet::new(),
             pruned: false,
@@ -135,14 +162,40 @@ impl Sync {
         !self.failed.is_empty()
     }
 
-    /// What is wrong with such services, for people.
-    pub fn problems(&self) -> impl Iterator<Item = &String> {
-        self.problems.values()
+    /// What is wrong with services, in order.
+    pub fn problems(&self, services: &mut Services) -> BTreeSet<Problem> {
+        self.problems.all(services.conflicts())
     }
 
-    /// Is that so of every service there is?
+    /// What is new of these problems since the last call, and how many services have none any more.
+    pub fn report(&mut self, problems: &BTreeSet<Problem>) -> (Vec<Problem>, usize) {
+        self.problems.report(problems)
+    }
+
+    /// Does the kernel refuse what is written for every service there is? That is the node's problem.
     pub fn fails_wholly(&self) -> bool {
-        !self.problems.is_empty() && self.planned.keys().all(|name| self.problems.contains_key(name))
+        !self.planned.is_empty() && self.planned.keys().all(|name| self.problems.is_refused(name))
+    }
+
+    /// Says how many changes were not logged, if it is time. To be called now and then.
+    pub fn look_at_journal(&mut self, now: Instant) {
+        self.journal.look(now);
+    }
+
+    /// How much the plans take in the maps. Looks at all of them.
+    pub fn demand(&self) -> Room {
+        let mut demand = Room::default();
+        for plan in self.planned.values().flat_map(|plan| &plan.ports) {
+            let family = plan.name.family;
+            demand.add(Part::ServicePorts, 1);
+            demand.add(Part::Backends, plan.serving.len());
+            demand.add(Part::Frontends(family), plan.frontends.len());
+            let mut lists = vec![&plan.internal, &plan.external, &plan.cluster, &plan.serving];
+            // Equal lists share their slots.
+            lists.dedup();
+            demand.add(Part::Slots(family), lists.iter().map(|list| list.len()).sum());
+        }
+        demand
     }
 
     /// Has everything been listed?
@@ -204,9 +257,12 @@ impl Sync {
         changed.append(&mut self.failed);
         for name in changed {
             round.services += 1;
-            let plan = self.plan(&name);
+            let mut plan = self.plan(&name);
+            self.problems.set_excess(&name, budget::fit(&mut plan));
             round.health_checks_changed |= self.note_health_check(&name, plan.health_check);
-            round.failed += usize::from(!self.apply_service(services, &name, plan));
+            let errors = self.apply_service(services, &name, plan);
+            round.full.extend(errors.iter().filter_map(|error| Some(error.downcast_ref::<Full>()?.0)));
+            round.failed += usize::from(!self.note_failure(&name, &errors));
         }
         round.triggers = self.applied_triggers();
         if !self.pruned {
@@ -259,13 +315,13 @@ impl Sync {
         plan
     }
 
-    /// Applies a service's plan; false if that failed and is to be tried again. What fails concerns this service alone.
-    fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> bool {
+    /// Applies a service's plan; returns what failed and is to be tried again. It concerns this service alone.
+    fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> Vec<Error> {
         let before = self.planned.remove(name).unwrap_or_default();
         self.tally.remove(&before);
         let before = before.ports;
         for change in changes(&before, &plan.ports) {
-            info!("{change}");
+            self.journal.note(change);
         }
         let kept: HashSet<&PortName> = plan.ports.iter().map(|port| &port.name).collect();
         let mut errors = Vec::new();
@@ -277,30 +333,22 @@ impl Sync {
         gone.retain(|port| !kept.contains(port));
         for port in gone {
             if let Err(error) = services.remove(&port) {
-                errors.push(format!("{error:#}"));
+                errors.push(error);
                 self.unremoved.insert(port);
             }
         }
-        errors
-            .extend(plan.ports.iter().filter_map(|port| Some(format!("{:#}", services.apply(port).err()?))));
+        errors.extend(plan.ports.iter().filter_map(|port| services.apply(port).err()));
         self.note_plan(name.clone(), plan);
-        self.note_problems(name, &errors.join("; "))
+        errors
     }
 
-    /// Notes what is wrong with a service, and logs it if that is news; true if nothing is.
-    fn note_problems(&mut self, name: &ObjectName, text: &str) -> bool {
-        if text.is_empty() {
-            if self.problems.remove(name).is_some() {
-                info!("service {name}: the maps took it now");
-            }
-            return true;
+    /// Notes what failed of a service; true if nothing did.
+    fn note_failure(&mut self, name: &ObjectName, errors: &[Error]) -> bool {
+        self.problems.set_failure(name, errors);
+        if !errors.is_empty() {
+            self.failed.insert(name.clone());
         }
-        self.failed.insert(name.clone());
-        if self.problems.get(name).is_none_or(|known| known != text) {
-            error!("{text}");
-            self.problems.insert(name.clone(), text.to_owned());
-        }
-        false
+        errors.is_empty()
     }
 
     /// Keeps a plan that is in effect, where there was none.
@@ -318,11 +366,12 @@ impl Sync {
         let gone: Vec<PortName> =
             services.port_names().filter(|name| !planned.contains(name)).cloned().collect();
         for name in gone {
-            info!("service {name} ({}) removed: it went while no agent ran", name.protocol);
+            self.journal
+                .note(format_args!("service {name} ({}) removed: it went while no agent ran", name.protocol));
             if let Err(error) = services.remove(&name) {
                 let service = name.service.clone();
                 self.unremoved.insert(name);
-                self.note_problems(&service, &format!("{error:#}"));
+                self.note_failure(&service, &[error]);
             }
         }
         services.give_up_stale_filter_bits();

@@ -79,6 +79,15 @@ impl<T: Pod> MmapArray<T> {
         self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().read_volatile() })
     }
 
+    /// Writes what is here into a larger array that no reader uses yet.
+    pub(super) fn copy_to(&self, larger: &Self) {
+        for index in 0..self.len.min(larger.len) {
+            if let Some(value) = self.read(index) {
+                larger.write(index, value);
+            }
+        }
+    }
+
     /// The element as one atomic word, for elements of 8 bytes.
     pub(super) fn word(&self, index: u32) -> Option<&AtomicU64> {
         const { assert!(size_of::<T>() == 8) };

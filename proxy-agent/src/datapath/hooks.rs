@@ -5,7 +5,7 @@ use std::{
     fs::File,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -19,6 +19,7 @@ use super::{
     object::Object,
     pins::Pins,
     rcu::Expedited,
+    sys,
 };
 use crate::{
     cli::XdpMode,
@@ -131,6 +132,36 @@ impl Hooks {
             .map(|(name, _)| name.clone())
             .collect();
         lost.iter().filter_map(|name| self.attached.remove(name)).collect()
+    }
+
+    /// Gives everything that is attached the programs of another object, each at once, and attaches what waits. Returns what could not
+    /// be: it counts as not attached from now on.
+    pub(super) fn replace_programs(&mut self, object: &mut Object) -> Vec<Hook> {
+        let mut lost = Vec::new();
+        for (name, hook) in self.attached.clone() {
+            if let Err(error) = self.replace_program(object, &name, &hook) {
+                debug!("{} at {}: {error:#}", hook.program, hook.at);
+                self.attached.remove(&name);
+                lost.push(hook);
+            }
+        }
+        while let Some(far) = Instant::now().checked_add(Duration::from_secs(3600))
+            && self.has_pending()
+        {
+            self.work(object, far);
+        }
+        lost
+    }
+
+    fn replace_program(&self, object: &mut Object, name: &str, hook: &Hook) -> Result<()> {
+        if hook.how == CLSACT {
+            let is_ingress = name.ends_with("ingress");
+            let direction = if is_ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+            return attach_clsact(object, &hook.at, &hook.program, direction).map(drop);
+        }
+        let program = object.program(&hook.program)?;
+        let link = sys::open_pinned(&self.pins.link(name))?;
+        Ok(sys::update_link(link.as_fd(), program.as_fd())?)
     }
 
     /// What was attached by filters, with the index of the interface.

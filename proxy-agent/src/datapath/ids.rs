@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use proxy_common::layout::id::Id;
 
-/// Hands ids out. A freed index comes back with the next generation, and the longest-freed first.
+/// Hands ids out. Indices that were never used come first, then the longest-freed one, with its next generation: what is stored in
+/// flows, sockets and affinity entries must not name a later owner, and there are only 255 generations.
 #[derive(Debug)]
 pub(super) struct Ids {
     /// Indices from here on were never used by this agent.
@@ -35,15 +36,17 @@ impl Ids {
 
     /// A new id; `None` when all are taken.
     pub(super) fn take(&mut self) -> Option<Id> {
-        if let Some(id) = self.free.pop_front() {
-            return Some(id.next());
-        }
-        if self.fresh == self.capacity {
-            return None;
+        if self.fresh >= self.capacity {
+            return self.free.pop_front().map(Id::next);
         }
         let id = Id::new(self.fresh, self.first_generation);
         self.fresh += 1;
         Some(id)
+    }
+
+    /// There is room for so many now, if that is more than before.
+    pub(super) fn grow(&mut self, capacity: u32) {
+        self.capacity = self.capacity.max(capacity.min(Id::INDICES));
     }
 
     /// Gives an id back that no reader uses any more.
@@ -78,7 +81,22 @@ mod tests {
     fn ids_of_an_earlier_agent_stay_taken() {
         let mut ids = Ids::new(8, 7, [Id::new(1, 3), Id::new(3, 9)].into_iter());
         let taken: Vec<u32> = std::iter::from_fn(|| ids.take()).map(Id::index).collect();
-        assert_eq!(taken, [0, 2, 4, 5, 6, 7]);
+        assert_eq!(taken, [4, 5, 6, 7, 0, 2]);
+    }
+
+    #[test]
+    fn an_id_does_not_come_back_while_others_are_free() {
+        let mut ids = Ids::new(1024, 7, std::iter::empty());
+        let first = ids.take().unwrap();
+        ids.give_back(first);
+        // An endpoint that is replaced again and again.
+        for _ in 0..3 * 255 {
+            let id = ids.take().unwrap();
+            assert_ne!(id.index(), first.index());
+            ids.give_back(id);
+        }
+        ids.grow(2048);
+        assert!((0..1024).map(|_| ids.take().unwrap()).all(|id| id != first));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod clsact;
 mod destinations;
 mod filter;
 pub(crate) mod flows;
+mod grow;
 mod hooks;
 mod ids;
 pub(crate) mod in_step;
@@ -23,6 +24,7 @@ mod packet_pods;
 pub mod pins;
 mod prepared;
 mod rcu;
+pub mod room;
 pub mod services;
 mod sizes;
 mod slices;
@@ -55,6 +57,7 @@ use proxy_common::{
 };
 use tracing::{debug, info, warn};
 
+pub use grow::{Grown, Growth, Larger};
 pub use hooks::Hook;
 pub(crate) use hooks::link_name;
 pub use leftovers::Leftover;
@@ -75,6 +78,7 @@ use crate::{
 
 /// The running data path of this node.
 pub struct Datapath {
+    config: ObjectConfig,
     pins: Pins,
     object: Object,
     hooks: Hooks,
@@ -105,6 +109,9 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
+        // Another agent may have replaced maps since: this one holds the lock now, and nobody else does any more.
+        let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
+        pins.remove_larger()?;
         let Prepared(object) = prepared;
         maps::write_settings(pins, config.stored())?;
         let services = services::Maps::open(pins)
@@ -113,8 +120,8 @@ impl Datapath {
         let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
         let packet_pods = PacketPods::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
-        let pins = pins.clone();
-        Ok(Self { pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
+        let (config, pins) = (config.clone(), pins.clone());
+        Ok(Self { config, pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
     }
 
     /// What this kernel can do.

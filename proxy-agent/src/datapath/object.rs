@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::MapInfo,
+    maps::{Map, MapInfo},
     programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use aya_ebpf_helpers::{
@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     pins::Pins,
+    room::growing_maps,
     sizes::{MAPS, map_sizes},
     sys,
 };
@@ -121,28 +122,45 @@ impl Object {
     }
 
     fn load_with_log(config: &ObjectConfig, pins: &Pins, log: VerifierLogLevel) -> Result<Self> {
+        Self::load_maps(config, pins, log, &[], None)
+    }
+
+    /// Once more, with some larger maps, which `pins` have elsewhere, and the programs of these names.
+    pub(super) fn load_larger(
+        config: &ObjectConfig,
+        pins: &Pins,
+        larger: &[(&'static str, u32)],
+        features: Features,
+        programs: &[String],
+    ) -> Result<Self> {
+        let mut object = Self::load_maps(config, pins, VerifierLogLevel::DEBUG, larger, Some(features))?;
+        for program in programs {
+            object.program(program)?;
+        }
+        Ok(object)
+    }
+
+    fn load_maps(
+        config: &ObjectConfig,
+        pins: &Pins,
+        log: VerifierLogLevel,
+        larger: &[(&'static str, u32)],
+        known: Option<Features>,
+    ) -> Result<Self> {
         let bytes = if config.kernel_log.is_some() { LOGGING_OBJECT } else { OBJECT };
         if bytes.is_empty() {
             bail!("this binary was built without its kernel programs: build it with `cargo xtask build`");
         }
-        let mut features = Features {
-            set_retval: has_helper(BPF_FUNC_SET_RETVAL),
-            sk_storage: has_helper(BPF_FUNC_SK_STORAGE_GET),
-            csum_ipv6: false,
-            fib_src: false,
-            tcx: aya::util::KernelVersion::current()
-                .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
-        };
         // One loader for both: making one reads all of the kernel's types.
         let mut loader = EbpfLoader::new();
         loader.btf(None);
-        let probed = probe(&mut loader, bytes)?;
-        features.csum_ipv6 = probed & PROBED_CSUM_IPV6 != 0;
-        features.fib_src = probed & PROBED_FIB_SRC != 0;
-        debug!(?features, "kernel features");
+        let features = match known {
+            Some(features) => features,
+            None => find_features(&mut loader, bytes)?,
+        };
 
-        let sizes = map_sizes(config);
-        for (name, wanted) in &sizes {
+        let mut sizes = map_sizes(config);
+        for (name, wanted) in sizes.iter().filter(|(name, _)| !growing_maps().any(|grows| grows == *name)) {
             if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
                 && pinned.max_entries() != *wanted
             {
@@ -152,6 +170,8 @@ impl Object {
                 );
             }
         }
+        // The last size that is given counts.
+        sizes.extend_from_slice(larger);
         let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
         let flag = |on: bool| on as u8;
         let idle = idle();
@@ -209,6 +229,20 @@ impl Object {
     /// The kernel's ids of the programs that are loaded.
     pub(super) fn program_ids(&self) -> BTreeSet<u32> {
         self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
+    }
+
+    /// Names of the programs that are loaded.
+    pub(super) fn loaded(&self) -> Vec<String> {
+        let loaded = self.ebpf.programs().filter(|(_, program)| program.info().is_ok());
+        loaded.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The kernel's id of a map that the agent fills.
+    pub(super) fn map_id(&self, name: &str) -> Option<u32> {
+        match self.ebpf.map(name)? {
+            Map::Array(map) | Map::HashMap(map) => map.info().ok().map(|info| info.id()),
+            _ => None,
+        }
     }
 
     /// The kernel's id of a program; none if it is not loaded.
@@ -301,6 +335,20 @@ fn log_level(level: KernelLogLevel) -> u8 {
         KernelLogLevel::Info => 3,
         KernelLogLevel::Debug => 4,
     }
+}
+
+fn find_features(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<Features> {
+    let probed = probe(loader, bytes)?;
+    let features = Features {
+        set_retval: has_helper(BPF_FUNC_SET_RETVAL),
+        sk_storage: has_helper(BPF_FUNC_SK_STORAGE_GET),
+        csum_ipv6: probed & PROBED_CSUM_IPV6 != 0,
+        fib_src: probed & PROBED_FIB_SRC != 0,
+        tcx: aya::util::KernelVersion::current()
+            .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
+    };
+    debug!(?features, "kernel features");
+    Ok(features)
 }
 
 fn has_helper(helper: u32) -> bool {

@@ -1,6 +1,7 @@
 //! Where maps and links are pinned, and what is found there.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
@@ -16,16 +17,26 @@ use tracing::info;
 /// The directory by which an agent that waits asks for its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
 
+/// The directory of maps that are to replace smaller ones.
+const LARGER: &str = "maps-larger";
+
 /// The directories of one agent on the bpf file system.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+    /// Maps whose larger successors are meant.
+    growing: BTreeSet<&'static str>,
 }
 
 impl Pins {
     /// Pins below `root`.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), growing: BTreeSet::new() }
+    }
+
+    /// The same pins, but those of larger maps in the place of these.
+    pub(super) fn with_larger(&self, maps: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { root: self.root.clone(), growing: maps.into_iter().collect() }
     }
 
     /// The directory itself.
@@ -35,7 +46,51 @@ impl Pins {
 
     /// Where a map is pinned. Maps of another layout have another directory.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.root.join(format!("maps-v{ABI}")).join(name)
+        let directory =
+            if self.growing.contains(name) { self.larger() } else { self.root.join(format!("maps-v{ABI}")) };
+        directory.join(name)
+    }
+
+    /// Where larger maps are pinned until they take the place of the smaller ones.
+    fn larger(&self) -> PathBuf {
+        self.root.join(LARGER)
+    }
+
+    /// Makes the directory for larger maps, without what an agent left there that was killed.
+    ///
+    /// # Errors
+    /// When the bpf file system refuses.
+    pub(super) fn make_room_for_larger(&self) -> Result<()> {
+        self.remove_larger()?;
+        std::fs::create_dir_all(self.larger())
+            .with_context(|| format!("cannot make the directory {}", self.larger().display()))
+    }
+
+    /// Removes the directory for larger maps, with what is in it.
+    ///
+    /// # Errors
+    /// When the bpf file system refuses.
+    pub(super) fn remove_larger(&self) -> Result<()> {
+        if self.larger().is_dir() {
+            remove_directory(&self.larger())?;
+        }
+        Ok(())
+    }
+
+    /// Pins larger maps in the place of the smaller ones. Each pin changes at once; as long as both maps have the same contents, it does
+    /// not matter which of them an agent finds that starts in between.
+    ///
+    /// # Errors
+    /// When the bpf file system refuses; some may be replaced by then.
+    pub(super) fn replace_by_larger(&self) -> Result<()> {
+        let own = Self::new(&self.root);
+        for name in &self.growing {
+            std::fs::rename(self.map(name), own.map(name))
+                .with_context(|| format!("cannot pin the larger map `{name}`"))?;
+        }
+        // Empty now. What is left is removed by the next agent.
+        let _ = std::fs::remove_dir(self.larger());
+        Ok(())
     }
 
     /// Where links are pinned.
@@ -112,7 +167,8 @@ impl Pins {
     /// # Errors
     /// When they cannot be listed.
     pub(super) fn directories(&self) -> Result<Vec<PathBuf>> {
-        let is_ours = |name: &str| name == "links" || name.starts_with("maps-v") || name == SUCCESSOR;
+        let is_ours =
+            |name: &str| name == "links" || name.starts_with("maps-v") || [SUCCESSOR, LARGER].contains(&name);
         let entries = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot read {}", self.root.display()))?,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins};
+use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
@@ -22,6 +22,12 @@ impl Prepared {
             prepared.0.program(name)?;
         }
         Ok(prepared)
+    }
+
+    /// Were maps that these programs use replaced by larger ones since?
+    pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
+        let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
+        room::were_replaced(pins, ids)
     }
 
     /// The same without programs: they are loaded when they are needed.

@@ -7,10 +7,12 @@
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
 //! * [`claims`]: who has which frontend.
+//! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
 
 mod claims;
 mod family;
+mod grown;
 mod port;
 mod restore;
 mod shared;
@@ -40,7 +42,16 @@ use self::{
     restore::Restored,
     shared::Shared,
 };
-use super::{array::MmapArray, filter::VipFilter, ids::Ids, maps, pins::Pins, slices::Slice, table::Table};
+use super::{
+    array::MmapArray,
+    filter::VipFilter,
+    ids::Ids,
+    maps,
+    pins::Pins,
+    room::{Full, Part},
+    slices::Slice,
+    table::Table,
+};
 use crate::model::{
     objects::Protocol,
     plan::{IpFamily, PortName, PortPlan},
@@ -108,6 +119,10 @@ pub struct Services {
     ports: HashMap<PortName, PortState>,
     /// Who wants a frontend, the holder first.
     claims: HashMap<Claim, VecDeque<PortName>>,
+    /// Frontends that Services wait for which others have; some may be free by now.
+    contested: BTreeSet<Claim>,
+    /// Frontends of IPv4 and IPv6 that are claimed.
+    claimed: [usize; 2],
 }
 
 /// How full the maps are.
@@ -155,7 +170,15 @@ impl Services {
             buried: Vec::new(),
             lost: Vec::new(),
         };
-        let mut services = Self { v4, v6, shared, ports, claims: HashMap::new() };
+        let mut services = Self {
+            v4,
+            v6,
+            shared,
+            ports,
+            claims: HashMap::new(),
+            contested: BTreeSet::new(),
+            claimed: [0; 2],
+        };
         services.adopt();
         services.mend_alive();
         restored.drop_orphans(&mut services);
@@ -186,7 +209,7 @@ impl Services {
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
             None => PortState {
-                id: self.shared.service_ids.take().context("no room for another service port")?,
+                id: self.shared.service_ids.take().ok_or(Full(Part::ServicePorts))?,
                 ..PortState::default()
             },
         };

@@ -1,17 +1,13 @@
 //! The maps and their sizes.
 
-use proxy_common::layout::{backend::Alive, set::SetRole};
-
-use super::object::ObjectConfig;
+use super::{object::ObjectConfig, room::Room};
 use crate::net::routes::MAX_HINTS;
 
-/// Entries of the maps that the agent fills; the flow maps are sized by [`ObjectConfig::max_flows`].
-const MAX_FRONTENDS: u32 = 1 << 18;
-const MAX_SERVICE_PORTS: u32 = 1 << 17;
-const MAX_BACKENDS: u32 = 1 << 19;
+/// Entries of maps that keep their size; the flow maps are sized by [`ObjectConfig::max_flows`], those of services by [`Room`].
 const MAX_SOCKETS: u32 = 1 << 16;
 const MAX_AFFINITIES: u32 = 1 << 16;
-const MAX_SOURCES: u32 = 1 << 14;
+/// A trie takes memory for what is in it alone.
+pub(super) const MAX_SOURCES: u32 = 1 << 18;
 /// Prefixes of which more is known than the FIB reports: room for those of IPsec policies and routes, and as many of before.
 pub(super) const MAX_DESTINATIONS: u32 = 8192;
 /// Prefixes of IPsec policies; with more of them the stack sends everything.
@@ -88,14 +84,8 @@ pub(super) const MAPS: &[&str] = &[
 /// Entries of the maps that are not sized in the object.
 pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
     let max_pending = (config.max_flows / 4).max(MIN_PENDING);
-    vec![
-        ("sets", MAX_SERVICE_PORTS * SetRole::STRIDE),
-        ("names", MAX_SERVICE_PORTS),
-        ("alive", MAX_BACKENDS / Alive::PER_ELEMENT),
-        ("frontends_v4", MAX_FRONTENDS),
-        ("frontends_v6", MAX_FRONTENDS),
-        ("backends_v4", MAX_BACKENDS),
-        ("backends_v6", MAX_BACKENDS),
+    let mut sizes = Room::initial().maps();
+    sizes.extend([
         ("flows_v4", config.max_flows),
         ("flows_v6", config.max_flows),
         ("pending_v4", max_pending),
@@ -112,5 +102,6 @@ pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
         ("netns_v6", MAX_NETNS),
         ("packet_pods", MAX_NETNS),
         ("devices", MAX_DEVICES),
-    ]
+    ]);
+    sizes
 }

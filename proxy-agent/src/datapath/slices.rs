@@ -23,6 +23,7 @@ pub(super) struct Slices {
     /// The same: length and start.
     by_length: BTreeSet<(u32, u32)>,
     used: u32,
+    capacity: u32,
 }
 
 impl Slices {
@@ -30,7 +31,7 @@ impl Slices {
     pub(super) fn new(capacity: u32, used: impl Iterator<Item = Slice>) -> Self {
         let mut used: Vec<Slice> = used.filter(|slice| slice.len > 0).collect();
         used.sort_unstable_by_key(|slice| slice.base);
-        let mut slices = Self::default();
+        let mut slices = Self { capacity, ..Self::default() };
         let mut start = 0;
         for Slice { base, len } in used {
             if base > start {
@@ -90,6 +91,16 @@ impl Slices {
         self.insert(base, len);
     }
 
+    /// There is room for so many now, if that is more than before.
+    pub(super) fn grow(&mut self, capacity: u32) {
+        if let Some(len) = capacity.checked_sub(self.capacity).filter(|len| *len > 0) {
+            let base = self.capacity;
+            self.capacity = capacity;
+            self.used += len;
+            self.give_back(Slice { base, len });
+        }
+    }
+
     /// How many slots are taken.
     pub(super) fn used(&self) -> u32 {
         self.used
@@ -138,5 +149,15 @@ mod tests {
         assert_eq!(slices.take(3), Some(Slice { base: 1, len: 3 }));
         assert_eq!(slices.take(3), None);
         assert_eq!(slices.take(2), Some(Slice { base: 6, len: 2 }));
+    }
+
+    #[test]
+    fn room_that_is_new_joins_what_is_free() {
+        let mut slices = Slices::new(8, std::iter::once(Slice { base: 0, len: 5 }));
+        assert_eq!(slices.take(6), None);
+        slices.grow(16);
+        assert_eq!((slices.used(), slices.take(11)), (5, Some(Slice { base: 5, len: 11 })));
+        slices.grow(8);
+        assert_eq!(slices.take(1), None);
     }
 }

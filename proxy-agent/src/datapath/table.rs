@@ -1,5 +1,7 @@
 //! Hash maps and tries as the agent writes them: the kernel's, or in memory for tests.
 
+use std::io;
+
 use anyhow::Result;
 use aya::{
     Pod,
@@ -9,6 +11,7 @@ use proxy_common::layout::source::Source;
 
 use super::{
     maps::{MapFamily, Trie},
+    room::{Full, Part},
     sys::RawHash,
 };
 
@@ -20,6 +23,19 @@ pub(super) trait Table<K, V>: Send {
     fn insert(&mut self, key: K, value: V) -> Result<()>;
     /// Takes an entry out. One that is not there is gone already.
     fn remove(&mut self, key: &K) -> Result<()>;
+    /// How many entries it has room for, if that is known.
+    fn capacity(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// The error of a write: [`Full`] if there is no room for an entry.
+pub(super) fn write_error(error: anyhow::Error, part: Part) -> anyhow::Error {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    // Hash maps say E2BIG, tries ENOSPC.
+    let is_full =
+        causes.into_iter().any(|cause| matches!(cause.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)));
+    if is_full { Full(part).into() } else { error }
 }
 
 impl<K: Pod, V: Pod> Table<K, V> for RawHash<K, V> {
@@ -34,6 +50,10 @@ impl<K: Pod, V: Pod> Table<K, V> for RawHash<K, V> {
     fn remove(&mut self, key: &K) -> Result<()> {
         RawHash::remove(self, key)?;
         Ok(())
+    }
+
+    fn capacity(&self) -> Option<u32> {
+        Some(self.max_entries())
     }
 }
 
@@ -72,6 +92,7 @@ pub(super) mod memory {
     use std::{
         collections::HashMap,
         hash::Hash,
+        io,
         sync::{Arc, Mutex},
     };
 
@@ -131,7 +152,9 @@ pub(super) mod memory {
 
         fn insert(&mut self, key: K, value: V) -> Result<()> {
             let mut contents = self.0.lock().unwrap();
-            ensure!(contents.entries.len() < contents.room || contents.entries.contains_key(&key), "full");
+            if contents.entries.len() >= contents.room && !contents.entries.contains_key(&key) {
+                return Err(io::Error::from_raw_os_error(libc::E2BIG).into());
+            }
             ensure!(!contents.refuses || !contents.entries.contains_key(&key), "refused");
             contents.writes += 1;
             contents.entries.insert(key, value);
@@ -144,6 +167,10 @@ pub(super) mod memory {
             contents.writes += 1;
             contents.entries.remove(key);
             Ok(())
+        }
+
+        fn capacity(&self) -> Option<u32> {
+            u32::try_from(self.0.lock().unwrap().room).ok()
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Kubernetes semantics: objects in, plans out. Pure: no I/O, no kernel, no clock.
 
+pub mod budget;
 pub mod changes;
 mod endpoints;
 pub mod explain;

@@ -3,12 +3,16 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use anyhow::{Context as _, Result};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType},
 };
-use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use rtnetlink::{Handle, new_connection};
+
+mod changes;
+
+pub use changes::{Happened, Known, News, changes};
 
 use super::routes::{self, Route};
 
@@ -186,25 +190,6 @@ pub fn connect() -> Result<Handle> {
     let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
     tokio::spawn(connection);
     Ok(handle)
-}
-
-/// Says when something may have changed; what it is is for [`read`] to find out.
-///
-/// A lost notification shows as an end of the stream.
-pub fn changes() -> Result<impl Stream<Item = ()> + Unpin> {
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-        MulticastGroup::Ipv4Rule,
-        MulticastGroup::Ipv6Rule,
-    ];
-    let (connection, _, messages) =
-        new_multicast_connection(&groups).context("cannot follow the interfaces by netlink")?;
-    tokio::spawn(connection);
-    Ok(messages.map(|_| ()))
 }
 
 #[cfg(test)]

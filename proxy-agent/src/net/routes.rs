@@ -102,7 +102,12 @@ pub fn hints(routes: &[Route], interfaces: &[Interface]) -> Option<BTreeMap<IpNe
 }
 
 impl Route {
-    fn of(message: &RouteMessage, hops: &[Hop]) -> Option<Self> {
+    /// Does the FIB say less of it than there is?
+    pub(super) fn has_hint(&self) -> bool {
+        self.mtu.is_some() || self.encapsulates_by.is_some()
+    }
+
+    pub(super) fn of(message: &RouteMessage, hops: &[Hop]) -> Option<Self> {
         let is_ipv4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
         let unspecified: IpAddr =
             if is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -131,7 +136,7 @@ impl Route {
 }
 
 /// The source address that somebody gave a route. The kernel's own routes to the networks of its addresses have theirs.
-fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
+pub(super) fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
     if route.header.protocol == RouteProtocol::Kernel {
         return None;
     }
@@ -142,16 +147,16 @@ fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
     })
 }
 
-fn is_of_main_table(route: &RouteMessage) -> bool {
+pub(super) fn is_of_main_table(route: &RouteMessage) -> bool {
     const MAIN_TABLE: u8 = 254;
     route.header.table == MAIN_TABLE
 }
 
 /// One way of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Hop {
-    interface: u32,
-    has_gateway: bool,
+pub(super) struct Hop {
+    pub(super) interface: u32,
+    pub(super) has_gateway: bool,
     /// Packets are wrapped on the way (`encap`, ip-route(8)).
     encapsulates: bool,
 }
@@ -167,7 +172,7 @@ impl Hop {
     }
 }
 
-fn hops(route: &RouteMessage) -> Vec<Hop> {
+pub(super) fn hops(route: &RouteMessage) -> Vec<Hop> {
     let mut found = Vec::new();
     for attribute in &route.attributes {
         match attribute {

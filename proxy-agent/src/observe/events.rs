@@ -75,6 +75,22 @@ impl Event {
         Self::server_failed(reason, note)
     }
 
+    /// A Service is not served as it should be.
+    pub fn service_problem(service: ObjectName, reason: &'static str, note: &str) -> Self {
+        let about = About::Service(service);
+        Self { about, warning: true, reason, action: "Program", note: shorten(note) }
+    }
+
+    /// Something else detached programs, which were attached again.
+    pub fn hooks_restored(note: &str) -> Self {
+        Self::of_node("HooksRestored", "Attach", note)
+    }
+
+    /// Something is wrong with this node.
+    pub fn of_node(reason: &'static str, action: &'static str, note: &str) -> Self {
+        Self { about: About::Node, warning: true, reason, action, note: shorten(note) }
+    }
+
     /// The health check node port of a Service cannot be had.
     pub fn service_health_failed(service: ObjectName, note: &str) -> Self {
         Self {
@@ -85,6 +101,13 @@ impl Event {
             note: note.into(),
         }
     }
+}
+
+/// The API server takes notes of 1,024 bytes.
+fn shorten(note: &str) -> String {
+    const MOST: usize = 1000;
+    let end = (0..=MOST.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
+    if end < note.len() { format!("{}...", &note[..end]) } else { note.to_owned() }
 }
 
 /// Takes Events. Clones send to the same place.
@@ -107,6 +130,7 @@ impl Events {
             recorder: Recorder::new(client, reporter),
             node_name: node_name.to_owned(),
             said: HashMap::new(),
+            allowance: Allowance::new(Instant::now()),
             failed_before: false,
         };
         tokio::spawn(async move { cancel.run_until_cancelled(sending.run(inbox)).await });
@@ -129,7 +153,40 @@ struct Sending {
     node_name: String,
     /// What was sent when.
     said: HashMap<(About, &'static str), Instant>,
+    allowance: Allowance,
     failed_before: bool,
+}
+
+/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that say the same.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    /// So many at once.
+    const MOST: u32 = 25;
+    /// After this time there is one more.
+    const REFILL: Duration = Duration::from_secs(10);
+
+    fn new(now: Instant) -> Self {
+        Self { left: Self::MOST, since: now }
+    }
+
+    /// May one be sent now?
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < Self::MOST && now.saturating_duration_since(self.since) >= Self::REFILL {
+            self.left += 1;
+            self.since += Self::REFILL;
+        }
+        if self.left == Self::MOST {
+            self.since = now;
+        }
+        let may = self.left > 0;
+        self.left -= u32::from(may);
+        may
+    }
 }
 
 impl Sending {
@@ -138,6 +195,10 @@ impl Sending {
             self.said.retain(|_, at| at.elapsed() < REPEAT_AFTER);
             let key = (event.about.clone(), event.reason);
             if self.said.contains_key(&key) {
+                continue;
+            }
+            if matches!(event.about, About::Service(_)) && !self.allowance.take(Instant::now()) {
+                debug!("an Event {} is not sent: there were too many", event.reason);
                 continue;
             }
             if self.publish(event).await {
@@ -191,5 +252,28 @@ impl Sending {
                 ..ObjectReference::default()
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_not_very_many_events_about_services() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        let count = |allowance: &mut Allowance, now| (0..100).filter(|_| allowance.take(now)).count();
+        assert_eq!(count(&mut allowance, start), 25);
+        assert_eq!(count(&mut allowance, start + Duration::from_secs(60)), 6);
+        assert_eq!(count(&mut allowance, start + Duration::from_secs(65)), 0);
+        assert_eq!(count(&mut allowance, start + Duration::from_secs(3600)), 25);
+    }
+
+    #[test]
+    fn notes_fit() {
+        assert_eq!(shorten("no room"), "no room");
+        let long = shorten(&"\u{e9}".repeat(2000));
+        assert!(long.ends_with("\u{e9}...") && long.len() <= 1003, "{}", long.len());
     }
 }

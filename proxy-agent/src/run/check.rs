@@ -12,6 +12,7 @@ use super::Agent;
 use crate::{
     datapath::{Datapath, Hook},
     net::filters::{self, Direction},
+    observe::events::Event,
 };
 
 /// How often, if nothing happens at the interfaces.
@@ -106,6 +107,12 @@ impl Agent {
             } else {
                 debug!("{program} is not at {at} once more ({how})");
             }
+        }
+        if !lost.is_empty() {
+            let named: Vec<String> =
+                lost.iter().map(|hook| format!("{} at {}", hook.program, hook.at)).collect();
+            let note = format!("something else detached {}; attached again", named.join(", "));
+            self.events.send(Event::hooks_restored(&note));
         }
         if lost.iter().any(Hook::is_of_sockets)
             && let Err(error) = self.datapath.attach_sockets_again()

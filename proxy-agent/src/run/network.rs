@@ -1,24 +1,48 @@
 //! The running agent and the node's network: interfaces, addresses, network namespaces.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Agent, sockets::Found};
+use super::{Agent, SETTLE, sockets::Found};
 use crate::{
     cli::PodDatapath,
     model::plan::IpFamily,
     net::{
-        interfaces::{self, Interface},
+        interfaces::{self, Happened, Interface, Known, News},
         routes::{self, MAX_HINTS, Route},
         rules,
         topology::{Topology, Wishes},
         xfrm,
     },
-    observe::service_health::Addresses,
+    observe::{events::Event, service_health::Addresses},
 };
+
+/// What is known of routes.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    known: Known,
+    /// How long it took to read the network.
+    cost: Duration,
+}
+
+impl Routes {
+    /// Looks for what matters little take a twentieth of the time at most.
+    const REST: u32 = 20;
+
+    /// When to look at the network because of what happened; none: it decides nothing.
+    pub(super) fn look_at(&self, happened: &Happened) -> Option<Instant> {
+        let wait = match self.known.news(happened) {
+            News::None => return None,
+            News::Little => SETTLE.max(self.cost * Self::REST),
+            News::Much => SETTLE,
+        };
+        Some(Instant::now() + wait)
+    }
+}
 
 impl Agent {
     /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
@@ -87,7 +111,9 @@ impl Agent {
 
     /// Looks at interfaces and addresses, and attaches and writes what they ask for.
     pub(super) async fn look_at_network(&mut self) -> Result<()> {
+        let started = Instant::now();
         let (interfaces, routes) = interfaces::read_with_routes(&self.netlink).await?;
+        self.routes = Routes { known: Known::new(&interfaces, &routes), cost: started.elapsed() };
         let pod_datapath = self.pod_datapath();
         if pod_datapath != self.followed {
             info!("pods: {}", describe(pod_datapath));
@@ -103,6 +129,9 @@ impl Agent {
         let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
         for warning in warnings.iter().filter(|warning| !self.said.contains(warning)) {
             warn!("{warning}");
+            if topology.complaints.contains(warning) {
+                self.events.send(Event::of_node("NetworkProblem", "FollowNetwork", warning));
+            }
         }
         self.said = warnings;
         self.health.set_network(topology.complaints.clone());
@@ -157,8 +186,8 @@ pub(super) fn describe(pod_datapath: PodDatapath) -> &'static str {
 }
 
 /// Says when the node's network may have changed: interfaces, addresses, routes, IPsec policies.
-pub(super) fn changes() -> Result<impl Stream<Item = Option<()>> + Unpin> {
+pub(super) fn changes() -> Result<impl Stream<Item = Option<Happened>> + Unpin> {
     let interfaces = interfaces::changes()?.map(Some).chain(stream::once(std::future::ready(None)));
     let policies = xfrm::changes().context("cannot follow IPsec policies")?;
-    Ok(stream::select(interfaces, policies.map(Some)))
+    Ok(stream::select(interfaces, policies.map(|()| Some(Happened::Other))))
 }

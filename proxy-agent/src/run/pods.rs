@@ -16,9 +16,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::Agent;
-use crate::net::{
-    pods::{self, Changed, Events, Pod, Way},
-    topology::PodPort,
+use crate::{
+    net::{
+        pods::{self, Changed, Events, Pod, Way},
+        topology::PodPort,
+    },
+    observe::events::Event,
 };
 
 /// What comes within this time is looked at together.
@@ -302,6 +305,10 @@ impl Agent {
     pub(super) fn report_hooks(&self) {
         let failed: Vec<String> =
             self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
+        if let Some(first) = failed.first() {
+            let note = format!("{} programs are not attached, among them {first}", failed.len());
+            self.events.send(Event::of_node("HookFailed", "Attach", &note));
+        }
         self.health.set_serves_outside(self.datapath.serves_outside());
         self.metrics.set_hooks(self.datapath.hooks(), failed.len());
         self.health.set_failed_hooks(failed);

@@ -170,10 +170,14 @@ async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {
 
 impl Agent {
     /// Applies what is known when the agent starts, if that is everything.
-    pub(super) async fn catch_up(&mut self) {
+    ///
+    /// # Errors
+    /// When the agent must be started again.
+    pub(super) async fn catch_up(&mut self) -> Result<()> {
         if self.sync.is_complete() && !self.synced {
-            self.apply().await;
+            self.apply().await?;
         }
+        Ok(())
     }
 
     /// Fills the maps, before programs use them.
@@ -185,8 +189,7 @@ impl Agent {
         let topology = Topology::new(&interfaces, self.sync.node_addresses(), &self.wishes);
         self.sync.set_local_addresses(&topology.local_addresses);
         self.datapath.fill(&topology)?;
-        self.catch_up().await;
-        Ok(())
+        self.catch_up().await
     }
 
     /// Ends all else, threads included: what is not returned is dropped here.

@@ -158,14 +158,17 @@ fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
     for name in [&name, &other] {
         sync.note_plan(name.clone(), sync.plan(&ObjectName::new("default", "web")));
     }
-    assert!(sync.note_problems(&name, "") && !sync.has_failed());
-    assert!(!sync.note_problems(&name, "no room"));
+    let refused = || [anyhow::anyhow!("not permitted")];
+    assert!(sync.note_failure(&name, &[]) && !sync.has_failed());
+    assert!(!sync.note_failure(&name, &refused()));
     assert!(sync.has_failed() && !sync.fails_wholly());
-    assert_eq!(sync.problems().collect::<Vec<_>>(), ["no room"]);
-    assert!(!sync.note_problems(&other, "no room either"));
+    assert_eq!(sync.problems.all(Vec::new()).len(), 1);
+    assert!(!sync.note_failure(&other, &[Full(Part::ServicePorts).into()]));
+    assert!(!sync.fails_wholly(), "full maps are the problem of who finds no room");
+    assert!(!sync.note_failure(&other, &refused()));
     assert!(sync.fails_wholly());
-    assert!(sync.note_problems(&name, "") && sync.note_problems(&other, ""));
-    assert!(sync.problems().next().is_none() && !sync.fails_wholly());
+    assert!(sync.note_failure(&name, &[]) && sync.note_failure(&other, &[]));
+    assert!(sync.problems.all(Vec::new()).is_empty() && !sync.fails_wholly());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `names`: HASH by service id, written by the agent for people: the programs never read it.
 
-/// The longest name: namespace and Service (63 bytes each), port (15), separators.
-pub const NAME_LEN: usize = 149;
+/// Enough for the longest name: namespace, Service and port (63 bytes each, DNS labels), and separators. By it the next agent knows which
+/// port an id is.
+pub const NAME_LEN: usize = 193;
 
 /// Name of a service port, like `default/web:http`.
 #[derive(Clone, Copy)]
@@ -19,7 +20,7 @@ pub struct ServiceName {
 
 super::plain!(ServiceName);
 
-const _: () = assert!(size_of::<ServiceName>() == 152);
+const _: () = assert!(size_of::<ServiceName>() == 196);
 
 impl ServiceName {
     /// Puts a name in; what does not fit is cut.
@@ -46,7 +47,10 @@ mod tests {
     #[test]
     fn names_survive_and_long_ones_are_cut() {
         assert_eq!(ServiceName::new("default/web:http", 6, 4).as_str(), "default/web:http");
+        let label = "a".repeat(63);
+        let longest = [&*label, "/", &*label, ":", &*label].concat();
+        assert_eq!(ServiceName::new(&longest, 6, 4).as_str(), longest);
         let long = "é".repeat(100);
-        assert_eq!(ServiceName::new(&long, 6, 4).as_str(), "é".repeat(74));
+        assert_eq!(ServiceName::new(&long, 6, 4).as_str(), "é".repeat(96));
     }
 }

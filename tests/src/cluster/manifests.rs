@@ -164,13 +164,21 @@ impl Manifests {
 
     /// Writes a service and its endpoints as one file, `NAME.yaml`.
     pub fn apply(&self, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
-        let mut documents = vec![service.yaml()];
-        for ipv4 in [true, false] {
-            if service.cluster_ips.iter().any(|ip| ip.is_ipv4() == ipv4) {
-                documents.push(service.slice_yaml(ipv4, endpoints));
+        self.apply_all(&format!("{}.yaml", service.name), std::slice::from_ref(service), endpoints)
+    }
+
+    /// Writes services, all with the same endpoints, as one file.
+    pub fn apply_all(&self, file: &str, services: &[Service], endpoints: &[Endpoint]) -> Result<()> {
+        let mut documents = Vec::new();
+        for service in services {
+            documents.push(service.yaml());
+            for ipv4 in [true, false] {
+                if service.cluster_ips.iter().any(|ip| ip.is_ipv4() == ipv4) {
+                    documents.push(service.slice_yaml(ipv4, endpoints));
+                }
             }
         }
-        self.write(&format!("{}.yaml", service.name), &documents.join("---\n"))
+        self.write(file, &documents.join("---\n"))
     }
 
     /// Writes a file so that readers see the old or the new one, never a part.

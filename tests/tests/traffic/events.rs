@@ -70,6 +70,34 @@ async fn events_name_the_node_or_the_service() {
     );
 }
 
+/// A Service that cannot be served as it should be, and programs that something else detached.
+#[tokio::test]
+async fn problems_of_services_and_of_the_node_are_told() {
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    events.send(Event::service_problem(ObjectName::new("shop", "web"), "ServiceTooLarge", "5000 ports"));
+    events.send(Event::hooks_restored("something else detached connect4 at cgroup; attached again"));
+    server.wait_for_events("two events", |events| events.len() == 2).await.unwrap();
+    let all = server.events();
+    assert_eq!((&all[0]["type"], &all[0]["reason"]), (&json!("Warning"), &json!("ServiceTooLarge")));
+    assert_eq!((&all[0]["regarding"]["kind"], &all[0]["note"]), (&json!("Service"), &json!("5000 ports")));
+    assert_eq!((&all[1]["regarding"]["kind"], &all[1]["reason"]), (&json!("Node"), &json!("HooksRestored")));
+    assert!(all[1]["note"].as_str().unwrap().contains("connect4"), "{}", all[1]);
+}
+
+/// Many Services with a problem are not many Events.
+#[tokio::test]
+async fn many_services_are_not_many_events() {
+    let server = ApiServer::start().await.unwrap();
+    let (events, _cancel) = events_to(&server).await;
+    for number in 0..50 {
+        events.send(taken(&number.to_string()));
+    }
+    events.send(Event::starting());
+    server.wait_for_events("the last one", |events| about(events).contains(&"node-1".into())).await.unwrap();
+    assert_eq!(server.events().len(), 25 + 1);
+}
+
 #[tokio::test]
 async fn the_same_is_not_said_again_and_again() {
     let server = ApiServer::start().await.unwrap();

@@ -3,6 +3,7 @@
 //! One program of tests: cargo links it once, and tests of all topics fill the time that others wait.
 
 mod addresses;
+mod bad_objects;
 mod baseline;
 mod bystander;
 mod check;
@@ -21,6 +22,7 @@ mod ipsec;
 mod kube_credentials;
 mod kube_servers;
 mod kube_source;
+mod larger_maps;
 mod migrate;
 mod neighbours;
 mod networks;

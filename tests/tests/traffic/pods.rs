@@ -209,7 +209,8 @@ fn get(node: &Node, port: u16, path: &str, timeout: Duration) -> Result<String> 
 fn programs_at_pods(node: &Node) -> Result<usize> {
     let metrics = get(node, 10249, "/metrics", SOON)?;
     let is_at_pod = |line: &&str| line.starts_with("proxy_agent_hooks{") && line.contains("program=\"pod_");
-    Ok(metrics.lines().filter(is_at_pod).count())
+    let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok());
+    Ok(metrics.lines().filter(is_at_pod).filter_map(count).sum())
 }
 
 /// A Service for some clients only needs no programs at pods: it is known from which address their sockets send.

@@ -5,17 +5,6 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::Result;
-use proxy_common::{
-    layout::{
-        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
-        id::Id,
-        set::SetRole,
-    },
-    packet::PROTOCOL_UDP,
-};
-use tracing::warn;
-
 use super::{
     LostFrontend, Services,
     port::{Claim, PortState},
@@ -24,10 +13,19 @@ use super::{
 use crate::{
     datapath::address::{protocol_number, protocol_of},
     model::{
-        objects::Protocol,
+        objects::{ObjectName, Protocol},
         plan::{IpFamily, PortName},
     },
     sorted::SortedMap,
+};
+use anyhow::Result;
+use proxy_common::{
+    layout::{
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
+        id::Id,
+        set::SetRole,
+    },
+    packet::PROTOCOL_UDP,
 };
 
 /// Flags that keep clients out.
@@ -140,7 +138,10 @@ impl Services {
     /// Takes a frontend for a port, or queues behind who has it.
     fn claim(&mut self, name: &PortName, id: Id, claim: &Claim, flags: u32) -> Result<()> {
         // Mostly nobody waits.
-        let claimants = self.claims.entry(*claim).or_insert_with(|| VecDeque::with_capacity(1));
+        let claimants = self.claims.entry(*claim).or_insert_with(|| {
+            self.claimed[claim.family() as usize] += 1;
+            VecDeque::with_capacity(1)
+        });
         claimants.push_back(name.clone());
         if let Some(holder) = claimants.front()
             && holder != name
@@ -149,16 +150,49 @@ impl Services {
             if holder.service != name.service
                 && flags & (FRONTEND_ADDRESS | FRONTEND_CLUSTER_IP) != FRONTEND_ADDRESS
             {
-                warn!("services {holder} and {name} both want {claim}: {holder} keeps it");
+                self.contested.insert(*claim);
             }
             return Ok(());
         }
         let result = self.write_frontend(id, claim, flags);
         if result.is_err() {
             // It will be tried again.
-            self.claims.remove(claim);
+            self.forget_claim(claim);
         }
         result
+    }
+
+    /// Nobody wants a frontend any more.
+    fn forget_claim(&mut self, claim: &Claim) {
+        if self.claims.remove(claim).is_some() {
+            self.claimed[claim.family() as usize] -= 1;
+        }
+    }
+
+    /// Services that wait for a frontend which another one has, and what that is in words.
+    pub fn conflicts(&mut self) -> Vec<(ObjectName, String)> {
+        let claims = &self.claims;
+        let rivals = |claim: &Claim| -> Vec<(PortName, PortName)> {
+            let mut claimants = claims.get(claim).into_iter().flatten();
+            let Some(holder) = claimants.next() else { return Vec::new() };
+            claimants
+                .filter(|waiting| waiting.service != holder.service)
+                .map(|waiting| (waiting.clone(), holder.clone()))
+                .collect()
+        };
+        self.contested.retain(|claim| !rivals(claim).is_empty());
+        let mut found = Vec::new();
+        for claim in &self.contested {
+            let text = |waiting: &PortName, holder: &PortName| {
+                format!("service {waiting}: {claim} is served for service {holder}, which had it first")
+            };
+            found.extend(
+                rivals(claim)
+                    .iter()
+                    .map(|(waiting, holder)| (waiting.service.clone(), text(waiting, holder))),
+            );
+        }
+        found
     }
 
     /// Gives a frontend up; who waits for it gets it.
@@ -187,7 +221,7 @@ impl Services {
         if let Some(claimants) = self.claims.get_mut(claim) {
             claimants.retain(|claimant| claimant != name);
             if claimants.is_empty() {
-                self.claims.remove(claim);
+                self.forget_claim(claim);
             }
         }
         Ok(())

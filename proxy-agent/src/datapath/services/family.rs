@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result};
 use ipnet::IpNet;
 use proxy_common::layout::{
     backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
@@ -23,8 +23,9 @@ use crate::{
         array::MmapArray,
         maps::{self, MapFamily},
         pins::Pins,
+        room::{Full, Part},
         slices::{Slice, Slices},
-        table::{SourcePrefix, Table},
+        table::{SourcePrefix, Table, write_error},
     },
     model::plan::{Endpoints, Place, PortPlan},
     sorted::SortedMap,
@@ -107,7 +108,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                 Some(member) => state.backends.insert(*endpoint, member),
                 None => {
                     shared.unborn(&plan.name, state, &born);
-                    bail!("no room for another backend");
+                    return Err(Full(Part::Backends).into());
                 }
             };
         }
@@ -115,7 +116,8 @@ impl<F: MapFamily> FamilyMaps<F> {
         let before = state.slices();
         let Some(sets) = self.make_sets(state, plan) else {
             shared.unborn(&plan.name, state, &born);
-            bail!("no room for {} endpoints in a row", plan.serving.len());
+            return Err(Error::from(Full(Part::Slots(F::FAMILY)))
+                .context(format!("{} endpoints want slots in a row", plan.serving.len())));
         };
         // Slices that stay.
         self.place(state, plan);
@@ -212,7 +214,10 @@ impl<F: MapFamily> FamilyMaps<F> {
         let key = Self::key(claim)?;
         let target = Target::new(id, flags).context("a service port without id")?;
         let value = FrontendValue::new(key, target);
-        self.tables.frontends.insert(key, value).with_context(|| format!("cannot write the frontend {claim}"))
+        let written = self.tables.frontends.insert(key, value);
+        written
+            .map_err(|error| write_error(error, Part::Frontends(F::FAMILY)))
+            .with_context(|| format!("cannot write the frontend {claim}"))
     }
 
     pub(super) fn remove_frontend(&mut self, claim: &Claim) -> Result<()> {
@@ -223,7 +228,10 @@ impl<F: MapFamily> FamilyMaps<F> {
     /// Lets clients in.
     pub(super) fn admit(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
-        self.tables.sources.insert(key, 1).with_context(|| format!("cannot write the source range {clients}"))
+        let written = self.tables.sources.insert(key, 1);
+        written
+            .map_err(|error| write_error(error, Part::Sources(F::FAMILY)))
+            .with_context(|| format!("cannot write the source range {clients}"))
     }
 
     /// No longer lets them in.

@@ -155,7 +155,10 @@ impl Services {
     pub(super) fn adopt(&mut self) {
         for (name, state) in &self.ports {
             for (claim, flags) in state.frontends.iter() {
-                let claimants = self.claims.entry(*claim).or_insert_with(|| VecDeque::with_capacity(1));
+                let claimants = self.claims.entry(*claim).or_insert_with(|| {
+                    self.claimed[claim.family() as usize] += 1;
+                    VecDeque::with_capacity(1)
+                });
                 claimants.push_back(name.clone());
                 self.shared.add_marks(claim, *flags);
             }

@@ -25,8 +25,13 @@ use super::{
 };
 use crate::{
     datapath::{
-        address::protocol_number, array::MmapArray, filter::VipFilter, ids::Ids, maps::MapFamily,
-        table::Table,
+        address::protocol_number,
+        array::MmapArray,
+        filter::VipFilter,
+        ids::Ids,
+        maps::MapFamily,
+        room::Part,
+        table::{Table, write_error},
     },
     model::plan::{IpFamily, PortName},
 };
@@ -54,7 +59,10 @@ impl Shared {
     pub(super) fn name(&mut self, id: Id, name: &PortName) -> Result<()> {
         let version = if name.family == IpFamily::V4 { 4 } else { 6 };
         let value = ServiceName::new(&name.to_string(), protocol_number(name.protocol), version);
-        self.names.insert(id.0, value).context("cannot note the service's name")
+        let written = self.names.insert(id.0, value);
+        written
+            .map_err(|error| write_error(error, Part::ServicePorts))
+            .context("cannot note the service's name")
     }
 
     /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.

@@ -1,6 +1,7 @@
 //! What the programs would see in the maps.
 
 mod closed;
+mod larger;
 mod owners;
 mod restart;
 

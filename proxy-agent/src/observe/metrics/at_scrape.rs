@@ -1,6 +1,7 @@
 //! What is looked up at each scrape, rather than kept.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::UNIX_EPOCH,
@@ -60,6 +61,16 @@ impl Collector for AtScrape {
         self.encode_capacities(&mut encoder)?;
         self.encode_packets(&mut encoder)
     }
+}
+
+/// Hooks by place, program and means. A node may have a thousand pods, which come and go: they are one place.
+fn counted(hooks: &[Hook]) -> BTreeMap<(&str, &str, &'static str), i64> {
+    let mut counts = BTreeMap::new();
+    for hook in hooks {
+        let at = if hook.program.starts_with("pod_") { "pods" } else { hook.at.as_str() };
+        *counts.entry((at, hook.program.as_str(), hook.how)).or_insert(0) += 1;
+    }
+    counts
 }
 
 impl AtScrape {
@@ -129,11 +140,11 @@ impl AtScrape {
 
     fn encode_hooks(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
-        let help = "Programs that are attached";
+        let help = "Programs that are attached; those at pods' interfaces together";
         let mut family = encoder.encode_descriptor("proxy_agent_hooks", help, None, MetricType::Gauge)?;
-        for hook in hooks.iter() {
-            let labels = [("at", hook.at.as_str()), ("program", hook.program.as_str()), ("how", hook.how)];
-            ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
+        for ((at, program, how), count) in counted(&hooks) {
+            let labels = [("at", at), ("program", program), ("how", how)];
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

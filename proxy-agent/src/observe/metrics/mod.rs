@@ -27,6 +27,7 @@ use crate::{
     reaper,
     source::{SourceState, kube::RequestCounts},
     sweeper,
+    sync::Reason,
 };
 
 /// A label set of one label.
@@ -40,6 +41,9 @@ pub struct Metrics {
     active: Gauge,
     apply_errors: Counter,
     service_failures: Gauge,
+    service_problems: Family<Label, Gauge>,
+    maps_grown: Counter,
+    map_growth_failures: Counter,
     service_ports: Gauge,
     frontends: Gauge,
     backends: Gauge,
@@ -72,6 +76,9 @@ impl Metrics {
             active: Gauge::default(),
             apply_errors: Counter::default(),
             service_failures: Gauge::default(),
+            service_problems: Family::default(),
+            maps_grown: Counter::default(),
+            map_growth_failures: Counter::default(),
             service_ports: Gauge::default(),
             frontends: Gauge::default(),
             backends: Gauge::default(),
@@ -130,6 +137,21 @@ impl Metrics {
             "proxy_agent_service_failures",
             "Services that are not programmed as they should be",
             self.service_failures.clone(),
+        );
+        registry.register(
+            "proxy_agent_service_problems",
+            "What is wrong with Services, by reason; a Service may have several",
+            self.service_problems.clone(),
+        );
+        registry.register(
+            "proxy_agent_map_growths",
+            "How often maps of services were replaced by larger ones",
+            self.maps_grown.clone(),
+        );
+        registry.register(
+            "proxy_agent_map_growth_failures",
+            "How often the kernel refused larger maps",
+            self.map_growth_failures.clone(),
         );
         registry.register(
             "proxy_agent_service_ports",
@@ -241,6 +263,17 @@ impl Metrics {
     /// How many Services the maps did not take as they should be.
     pub fn set_service_failures(&self, failed: usize) {
         self.service_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// How many Services have a problem of this kind.
+    pub fn set_service_problems(&self, reason: Reason, count: usize) {
+        let gauge = self.service_problems.get_or_create(&[("reason", reason.name())]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Maps were replaced by larger ones, or could not be.
+    pub fn maps_grew(&self, succeeded: bool) {
+        if succeeded { &self.maps_grown } else { &self.map_growth_failures }.inc();
     }
 
     /// How many Services' health check node ports cannot be answered.

@@ -59,7 +59,8 @@ fn hooks_and_usage_are_those_of_now() {
     let metrics = metrics();
     let hook = |at: &str| Hook { at: at.into(), program: "uplink_ingress".into(), how: "tcx" };
     metrics.set_hooks(&[hook("eth0"), hook("eth1")], 1);
-    metrics.set_hooks(&[hook("eth1")], 0);
+    let pods = ["veth1", "veth2"].map(|at| Hook { at: at.into(), program: "pod_egress".into(), how: "tcx" });
+    metrics.set_hooks([&hook("eth1")].into_iter().chain(&pods), 0);
     metrics.set_usage(&Usage { service_ports: 2, backends: 3, slots: [5, 0], frontends: 4 });
     metrics.set_service_health_failures(2);
     metrics.set_network_problems(1);
@@ -67,6 +68,7 @@ fn hooks_and_usage_are_those_of_now() {
         &metrics,
         &[
             "proxy_agent_hooks{at=\"eth1\",program=\"uplink_ingress\",how=\"tcx\"} 1",
+            "proxy_agent_hooks{at=\"pods\",program=\"pod_egress\",how=\"tcx\"} 2",
             "proxy_agent_hook_failures 0",
             "proxy_agent_service_health_failures 2",
             "proxy_agent_network_problems 1",

@@ -4,12 +4,12 @@ use std::{
     fs,
     net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
+    path::{Path, PathBuf},
     ptr::NonNull,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
 use proxy_common::{
     V4,
     layout::{
@@ -25,8 +25,13 @@ use crate::objects::{PORT, Service, TARGET_PORT};
 
 const TCP: u8 = 6;
 
+const NAMES: [&str; 3] = ["frontends_v4", "sets", "backends_v4"];
+
 /// The maps of services.
 pub(crate) struct Maps {
+    bpffs: PathBuf,
+    /// The kernel's ids of the maps.
+    ids: [u32; 3],
     frontends: HashMap<MapData, FrontendKey<V4>, Frontend<V4>>,
     sets: View<u64>,
     backends: View<Backend<V4>>,
@@ -36,11 +41,25 @@ impl Maps {
     /// Opens the maps below an agent's `--bpffs`; fails while they are not all there.
     pub(crate) fn open(bpffs: &Path) -> Result<Self> {
         let open = |name: &str| MapData::from_pin(directory(bpffs).join(name)).context(name.to_owned());
+        let [frontends, sets, backends] = [open(NAMES[0])?, open(NAMES[1])?, open(NAMES[2])?];
         Ok(Self {
-            frontends: Map::HashMap(open("frontends_v4")?).try_into()?,
-            sets: View::new(&open("sets")?)?,
-            backends: View::new(&open("backends_v4")?)?,
+            bpffs: bpffs.to_owned(),
+            ids: [frontends.info()?.id(), sets.info()?.id(), backends.info()?.id()],
+            sets: View::new(&sets)?,
+            backends: View::new(&backends)?,
+            frontends: Map::HashMap(frontends).try_into()?,
         })
+    }
+
+    /// Opens them again if the agent has replaced any by a larger one.
+    pub(crate) fn follow(&mut self) -> Result<()> {
+        let is_pinned = |(name, id): (&str, &u32)| {
+            MapInfo::from_pin(directory(&self.bpffs).join(name)).is_ok_and(|info| info.id() == *id)
+        };
+        if !NAMES.into_iter().zip(&self.ids).all(is_pinned) {
+            *self = Self::open(&self.bpffs)?;
+        }
+        Ok(())
     }
 
     /// The id of a service's port, if its cluster IP is a frontend.
@@ -80,7 +99,7 @@ impl Maps {
     }
 }
 
-fn directory(bpffs: &Path) -> std::path::PathBuf {
+fn directory(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("maps-v{ABI}"))
 }
 

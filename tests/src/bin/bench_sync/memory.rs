@@ -49,8 +49,8 @@ fn measure(site: &Site, size: Size, report: &mut Report) -> Result<()> {
     let mut world = World::new(site, size);
     site.clean_up()?;
     let agent = site.start()?;
-    let open = site.maps(&agent)?;
-    let (_, ids) = world.until_programmed(&agent, &open)?;
+    let mut open = site.maps(&agent)?;
+    let (_, ids) = world.until_programmed(&agent, &mut open)?;
     let steady = at_rest(&agent)?;
     changes::rolling((site, &agent, &open), &mut world, &ids)?;
     let later = at_rest(&agent)?;

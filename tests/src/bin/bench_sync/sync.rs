@@ -74,8 +74,8 @@ fn measure(site: &Site, size: Size, count_calls: bool) -> Result<Measured> {
     site.clean_up()?;
 
     let agent = site.start()?;
-    let maps = site.maps(&agent)?;
-    let (programmed, ids) = world.until_programmed(&agent, &maps)?;
+    let mut maps = site.maps(&agent)?;
+    let (programmed, ids) = world.until_programmed(&agent, &mut maps)?;
     let ready = agent.until_healthy()?;
     let cpu = agent.cpu()?;
     world.check(&maps, &ids)?;

@@ -35,10 +35,11 @@ impl World {
     }
 
     /// Waits until every service is in the maps; since when, and their ids.
-    pub(crate) fn until_programmed(&self, agent: &Agent, maps: &Maps) -> Result<(Instant, Vec<Id>)> {
+    pub(crate) fn until_programmed(&self, agent: &Agent, maps: &mut Maps) -> Result<(Instant, Vec<Id>)> {
         let mut ids = Vec::with_capacity(self.services.len());
         agent
             .until("all services", || {
+                maps.follow()?;
                 while let Some(service) = self.services.get(ids.len()) {
                     let id = maps.cluster_ip(service);
                     let Some(id) = id.filter(|id| maps.published(*id).count() as usize == service.endpoints)

@@ -72,3 +72,26 @@ fn who_comes_later_waits_for_a_frontend() {
     node.services.remove(&second.name).unwrap();
     assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
 }
+
+#[test]
+fn who_waits_for_a_frontend_is_told() {
+    let mut node = Node::new();
+    let of = |service, address| {
+        port(service, Protocol::Tcp, &[Frontend::ClusterIp(at(address)), Frontend::NodePort(30_080)])
+    };
+    let (web, late) = (of("web", "10.96.0.1:80"), of("late", "10.96.0.2:80"));
+    node.apply(&web);
+    assert_eq!(node.services.conflicts(), []);
+    node.apply(&late);
+    let conflicts = node.services.conflicts();
+    assert_eq!(conflicts.len(), 1);
+    let (service, text) = &conflicts[0];
+    assert_eq!(*service, late.name.service);
+    assert_eq!(
+        text,
+        "service default/late:web: node port 30080 (TCP) is served for service default/web:web, which had it first"
+    );
+    node.services.remove(&web.name).unwrap();
+    assert_eq!(node.services.conflicts(), []);
+    assert_eq!(node.frontend("0.0.0.0:30080", Protocol::Tcp).map(|(id, _)| id), Some(node.id(&late)));
+}

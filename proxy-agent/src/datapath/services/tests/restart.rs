@@ -141,3 +141,22 @@ fn connections_to_frontends_that_went_while_no_agent_ran_live_on() {
     node.services.retire_filter_bits(start + HOUR);
     assert!(!node.may_be_frontend("192.0.2.7:80"));
 }
+
+#[test]
+fn ports_with_the_longest_names_stay_apart() {
+    let mut node = Node::new();
+    let label = |end: char| format!("{}{end}", "n".repeat(62));
+    let of = |end: char| {
+        let mut plan =
+            port("web", Protocol::Tcp, &[Frontend::ClusterIp(at(&format!("10.96.0.1:{}", end as u16)))]);
+        plan.name.service = ObjectName::new(&label('n'), &label('s'));
+        plan.name.port = label(end).into();
+        plan
+    };
+    let (a, b) = (of('a'), of('b'));
+    node.apply(&a);
+    node.apply(&b);
+    let ids = [node.id(&a), node.id(&b)];
+    let node = node.restart();
+    assert_eq!([node.id(&a), node.id(&b)], ids);
+}

@@ -1,0 +1,116 @@
+//! Replaces maps of services by larger ones while programs use them.
+//!
+//! 1. Larger maps are made, empty, and pinned beside the others; programs that use them are loaded. That takes the verifier a second
+//!    or so, on another thread. Meanwhile what is there is served, and changes wait.
+//! 2. Without a write in between: their contents are copied, their pins take the place of the others' (each by one rename), and each link
+//!    gets its program. Both kinds of programs see the same services, and the same flows, which stay in their maps.
+//! 3. From now on the larger maps are written. The smaller ones go with their last program.
+//!
+//! An agent that is killed leaves maps with the same contents, whichever pins it had replaced; the next one gives all links programs for those.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tracing::{info, warn};
+
+use super::{Datapath, Features, Hook, ObjectConfig, object::Object, pins::Pins, room::Room, services::Maps};
+
+/// What is to be loaded.
+#[derive(Debug)]
+pub struct Growth {
+    config: ObjectConfig,
+    pins: Pins,
+    maps: Vec<(&'static str, u32)>,
+    features: Features,
+    programs: Vec<String>,
+}
+
+/// Larger maps, empty, and programs for them.
+pub struct Larger {
+    pins: Pins,
+    maps: Vec<(&'static str, u32)>,
+    object: Object,
+}
+
+/// What became of larger maps.
+#[derive(Debug)]
+pub enum Grown {
+    /// They are in use. These programs could not be replaced: they are to be attached again.
+    Done(Vec<Hook>),
+    /// The maps stay as they are.
+    Refused(anyhow::Error),
+}
+
+impl Growth {
+    /// Makes the maps and loads the programs; for use where blocking is allowed.
+    ///
+    /// # Errors
+    /// When the kernel has no memory, or refuses.
+    pub fn load(self) -> Result<Larger> {
+        let Self { config, pins, maps, features, programs } = self;
+        pins.make_room_for_larger()?;
+        let larger = pins.with_larger(maps.iter().map(|(name, _)| *name));
+        let loaded = Object::load_larger(&config, &larger, &maps, features, &programs);
+        if loaded.is_err()
+            && let Err(error) = pins.remove_larger()
+        {
+            warn!("{error:#}");
+        }
+        Ok(Larger { pins: larger, maps, object: loaded? })
+    }
+}
+
+impl Datapath {
+    /// What it takes to have so much room.
+    pub fn growth(&self, room: &Room) -> Growth {
+        Growth {
+            config: self.config.clone(),
+            pins: self.pins.clone(),
+            maps: room.larger_maps(&self.services.room()),
+            features: self.object.features,
+            programs: self.object.loaded(),
+        }
+    }
+
+    /// Moves to larger maps.
+    ///
+    /// # Errors
+    /// When only some of the pins, or none of the socket hooks, could be replaced: nothing may be written any more, and the agent must be
+    /// started again.
+    pub fn move_to(&mut self, larger: Larger) -> Result<Grown> {
+        let started = Instant::now();
+        let Larger { pins, maps, mut object } = larger;
+        let copied = Maps::open(&pins).and_then(|mut larger| {
+            self.services.copy_to(&mut larger)?;
+            Ok(larger)
+        });
+        let larger = match copied.context("cannot copy what is in the maps") {
+            Ok(larger) => larger,
+            Err(error) => {
+                if let Err(error) = self.pins.remove_larger() {
+                    warn!("{error:#}");
+                }
+                return Ok(Grown::Refused(error));
+            }
+        };
+        pins.replace_by_larger()?;
+        let lost = self.hooks.replace_programs(&mut object);
+        self.services.move_to(larger);
+        self.object = object;
+        if self.config.kernel_log.is_some()
+            && let Err(error) = self.follow_kernel_log()
+        {
+            warn!("{error:#}");
+        }
+        if lost.iter().any(Hook::is_of_sockets) {
+            self.attach_sockets_again()?;
+        }
+        report(&maps, started.elapsed());
+        Ok(Grown::Done(lost))
+    }
+}
+
+fn report(maps: &[(&'static str, u32)], took: Duration) {
+    let maps: Vec<String> = maps.iter().map(|(name, entries)| format!("{name} {entries}")).collect();
+    info!("maps grew, {took:.0?} without a write: {}", maps.join(", "));
+}

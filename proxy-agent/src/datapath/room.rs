@@ -1,0 +1,218 @@
+//! How much the maps hold that only the agent writes, and when they grow.
+//!
+//! They begin small. Before one is more than four fifths full, or when a Service finds no room, it is replaced by a larger one
+//! ([`super::grow`]). They never shrink: what was needed once may be needed again.
+
+use std::collections::BTreeSet;
+
+use proxy_common::layout::{backend::Alive, set::SetRole};
+
+use super::pins::Pins;
+use crate::model::plan::IpFamily;
+
+/// Something that there is only so much room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Ids of service ports, of both families.
+    ServicePorts,
+    /// Ids of endpoints of service ports, of both families.
+    Backends,
+    /// Slots of a family: endpoints in the sets of its service ports.
+    Slots(IpFamily),
+    /// Frontends of a family.
+    Frontends(IpFamily),
+    /// Source ranges of a family; there is room for [`MAX_SOURCES`](super::sizes::MAX_SOURCES) from the beginning.
+    Sources(IpFamily),
+}
+
+/// A map has no room for what was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for another {}", .0.one())]
+pub struct Full(pub Part);
+
+impl Part {
+    /// Those that grow.
+    const GROWING: [Self; 6] = [
+        Self::ServicePorts,
+        Self::Backends,
+        Self::Slots(IpFamily::V4),
+        Self::Slots(IpFamily::V6),
+        Self::Frontends(IpFamily::V4),
+        Self::Frontends(IpFamily::V6),
+    ];
+
+    fn one(self) -> &'static str {
+        match self {
+            Self::ServicePorts => "service port",
+            Self::Backends => "endpoint",
+            Self::Slots(IpFamily::V4) => "IPv4 endpoint",
+            Self::Slots(IpFamily::V6) => "IPv6 endpoint",
+            Self::Frontends(IpFamily::V4) => "IPv4 frontend",
+            Self::Frontends(IpFamily::V6) => "IPv6 frontend",
+            Self::Sources(_) => "source range",
+        }
+    }
+
+    /// How much there is room for at first, and at most.
+    fn limits(self) -> (u32, u32) {
+        match self {
+            Self::ServicePorts => (1 << 12, 1 << 20),
+            Self::Backends | Self::Slots(_) => (1 << 14, 1 << 22),
+            Self::Frontends(_) => (1 << 13, 1 << 21),
+            Self::Sources(_) => (super::sizes::MAX_SOURCES, super::sizes::MAX_SOURCES),
+        }
+    }
+
+    /// The maps that hold it, with the entries that they take for so many.
+    fn maps(self, room: u32) -> Vec<(&'static str, u32)> {
+        match self {
+            Self::ServicePorts => vec![("sets", room * SetRole::STRIDE), ("names", room)],
+            Self::Backends => vec![("alive", room / Alive::PER_ELEMENT)],
+            Self::Slots(IpFamily::V4) => vec![("backends_v4", room)],
+            Self::Slots(IpFamily::V6) => vec![("backends_v6", room)],
+            Self::Frontends(IpFamily::V4) => vec![("frontends_v4", room)],
+            Self::Frontends(IpFamily::V6) => vec![("frontends_v6", room)],
+            Self::Sources(_) => Vec::new(),
+        }
+    }
+}
+
+/// An amount of each part: what there is room for, or what is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room([u32; Part::GROWING.len()]);
+
+impl Room {
+    /// How much of a part.
+    pub fn of(&self, part: Part) -> u32 {
+        position(part).map_or(0, |at| self.0[at])
+    }
+
+    /// Sets how much of a part.
+    pub fn set(&mut self, part: Part, amount: u32) {
+        if let Some(at) = position(part) {
+            self.0[at] = amount;
+        }
+    }
+
+    /// Adds to a part.
+    pub fn add(&mut self, part: Part, amount: usize) {
+        let amount = u32::try_from(amount).unwrap_or(u32::MAX);
+        self.set(part, self.of(part).saturating_add(amount));
+    }
+
+    /// The larger amount of each part.
+    pub fn max(&self, other: &Self) -> Self {
+        let mut most = *self;
+        Part::GROWING.iter().for_each(|part| most.set(*part, self.of(*part).max(other.of(*part))));
+        most
+    }
+
+    /// What new maps have room for.
+    pub(super) fn initial() -> Self {
+        Self(Part::GROWING.map(|part| part.limits().0))
+    }
+
+    /// Is more than four fifths of any part used that can grow?
+    pub fn is_short(&self, used: &Self) -> bool {
+        Part::GROWING
+            .iter()
+            .any(|part| self.of(*part) < part.limits().1 && !is_ample(self.of(*part), used.of(*part)))
+    }
+
+    /// What there should be room for if so much is wanted, and these were found full. None if that is no more than there is.
+    pub fn grown(&self, wanted: &Self, full: &BTreeSet<Part>) -> Option<Self> {
+        let mut grown = *self;
+        for part in Part::GROWING {
+            let (now, most) = (self.of(part), part.limits().1);
+            // Room may be in pieces that are too small, or not free yet.
+            let mut room = if full.contains(&part) { now.saturating_mul(2) } else { now };
+            while room < most && !is_ample(room, wanted.of(part)) {
+                room = room.saturating_mul(2);
+            }
+            grown.set(part, room.min(most).max(now));
+        }
+        (grown != *self).then_some(grown)
+    }
+
+    /// The maps that are larger in this one, with their entries.
+    pub(super) fn larger_maps(&self, before: &Self) -> Vec<(&'static str, u32)> {
+        let larger = Part::GROWING.into_iter().filter(|part| self.of(*part) > before.of(*part));
+        larger.flat_map(|part| part.maps(self.of(part))).collect()
+    }
+
+    /// All maps of this room, with their entries.
+    pub(super) fn maps(&self) -> Vec<(&'static str, u32)> {
+        Part::GROWING.into_iter().flat_map(|part| part.maps(self.of(part))).collect()
+    }
+}
+
+/// Do so many leave a fifth of the room?
+fn is_ample(room: u32, used: u32) -> bool {
+    u64::from(used) * 5 <= u64::from(room) * 4
+}
+
+fn position(part: Part) -> Option<usize> {
+    Part::GROWING.iter().position(|known| *known == part)
+}
+
+/// Names of the maps that may be replaced by larger ones.
+pub(super) fn growing_maps() -> impl Iterator<Item = &'static str> {
+    Room::initial().maps().into_iter().map(|(name, _)| name)
+}
+
+/// Is a map pinned that is none of these any more? `ids` are the kernel's, by name.
+pub(super) fn were_replaced(pins: &Pins, ids: impl Iterator<Item = (&'static str, u32)>) -> bool {
+    let pinned = |name: &str| aya::maps::MapInfo::from_pin(pins.map(name)).ok().map(|info| info.id());
+    ids.into_iter().any(|(name, id)| pinned(name) != Some(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(part: Part, amount: u32) -> Room {
+        let mut room = Room::initial();
+        room.set(part, amount);
+        room
+    }
+
+    #[test]
+    fn room_grows_by_doubling_until_a_fifth_is_left() {
+        let part = Part::ServicePorts;
+        let initial = Room::initial();
+        for (wanted, full, expected) in [
+            (100, false, None),
+            (3276, false, None),
+            (3277, false, Some(8192)),
+            (100, true, Some(8192)),
+            (10_000, true, Some(16_384)),
+            (10_000_000, true, Some(1 << 20)),
+        ] {
+            let mut demand = Room::default();
+            demand.set(part, wanted);
+            let full = full.then_some(part).into_iter().collect();
+            let grown = initial.grown(&demand, &full);
+            assert_eq!(grown, expected.map(|room| with(part, room)), "{wanted} {full:?}");
+            assert_eq!(initial.is_short(&demand), wanted > 3276, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn there_is_an_end() {
+        let most = Room(Part::GROWING.map(|part| part.limits().1));
+        let full = Part::GROWING.into_iter().collect();
+        assert_eq!(most.grown(&most, &full), None);
+        assert!(!most.is_short(&most));
+        // Maps of an earlier agent may be larger than any of this one.
+        let larger = with(Part::Backends, 1 << 23);
+        assert_eq!(larger.grown(&Room::default(), &[Part::Backends].into()), None);
+    }
+
+    #[test]
+    fn maps_of_what_grows() {
+        let initial = Room::initial();
+        let grown = with(Part::ServicePorts, 8192);
+        assert_eq!(grown.larger_maps(&initial), [("sets", 8192 * SetRole::STRIDE), ("names", 8192)]);
+        assert_eq!(growing_maps().count(), 7);
+    }
+}

@@ -1,0 +1,71 @@
+//! A line of log for each change, while there are few. A cluster may have thousands of changes a second.
+
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+
+/// Lines within [`WINDOW`] at most.
+const LINES: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Logs changes, and counts those beyond.
+#[derive(Debug)]
+pub(super) struct Journal {
+    since: Instant,
+    lines: u32,
+    hidden: u64,
+}
+
+impl Journal {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, lines: 0, hidden: 0 }
+    }
+
+    /// Logs a change, if that is not one too many.
+    pub(super) fn note(&mut self, change: impl std::fmt::Display) {
+        if self.lines < LINES {
+            self.lines += 1;
+            info!("{change}");
+        } else {
+            self.hidden += 1;
+            debug!("{change}");
+        }
+    }
+
+    /// Says how many were not logged when the time is over. To be called now and then.
+    pub(super) fn look(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.since) < WINDOW {
+            return;
+        }
+        if let Some(text) = self.begin(now) {
+            info!("{text}");
+        }
+    }
+
+    /// Begins anew; in words, what was hidden before.
+    fn begin(&mut self, now: Instant) -> Option<String> {
+        let Self { hidden, since, .. } = std::mem::replace(self, Self::new(now));
+        let seconds = now.saturating_duration_since(since).as_secs();
+        (hidden > 0)
+            .then(|| format!("{hidden} more changes of services in {seconds} s (level debug logs each)"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_changes_have_a_line_each() {
+        let start = Instant::now();
+        let mut journal = Journal::new(start);
+        (0..LINES).for_each(|number| journal.note(number));
+        assert_eq!(journal.hidden, 0);
+        (0..80).for_each(|number| journal.note(number));
+        journal.look(start + WINDOW / 2);
+        assert_eq!((journal.hidden, journal.lines), (80, LINES));
+        let text = journal.begin(start + WINDOW).unwrap();
+        assert_eq!(text, "80 more changes of services in 60 s (level debug logs each)");
+        assert_eq!((journal.hidden, journal.lines, journal.begin(start)), (0, 0, None));
+    }
+}

@@ -1,0 +1,175 @@
+//! Far more services than the maps have room for at first: they grow while they are used. Needs root.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_tests::{
+    cluster::{Cluster, Endpoint, Load, Place, Protocol, Service, ServicePort, until},
+    traffic::{Entry, Scenario, TARGET_PORT, WEB},
+};
+
+/// Enough for an agent that is not optimised, on a busy machine.
+const SOON: Duration = Duration::from_secs(120);
+/// Ports of each service: with all their endpoints more than new maps have room for.
+const PORTS: u16 = 100;
+const SERVICES: u8 = 44;
+const ENDPOINTS: u64 = 4;
+/// Those that must grow by it.
+const MAPS: [&str; 2] = ["names", "backends_v4"];
+
+fn vip(service: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 97, 0, service)
+}
+
+/// Services of many ports, as one file.
+fn apply(cluster: &Cluster, file: &str, services: Range<u8>) -> Result<()> {
+    let port = |port: u16| ServicePort {
+        name: format!("p{port}"),
+        protocol: "TCP",
+        port,
+        target_port: TARGET_PORT,
+        node_port: None,
+    };
+    let service = |number: u8| Service {
+        ports: (1..=PORTS).map(port).collect(),
+        ..Service::new(&format!("many-{number}"), &[vip(number).into()])
+    };
+    let services: Vec<Service> = services.map(service).collect();
+    let pods = ["pod-1a", "pod-1b", "pod-2a", "pod-2b"].map(|name| cluster.pod(name).map(Endpoint::from));
+    cluster.manifests.apply_all(file, &services, &pods.into_iter().collect::<Result<Vec<_>>>()?)
+}
+
+/// By packets and, where the pod's sockets are served, by sockets: short and long connections of both protocols.
+fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
+    let mut loads = Vec::new();
+    for (place, entry) in [
+        (scenario.cluster.pod("pod-1a")?, Entry::ClusterIp),
+        (&scenario.cluster.node(0)?.place, Entry::ClusterIp),
+        (&scenario.cluster.client, Entry::NodePort(0)),
+    ] {
+        for protocol in Protocol::ALL {
+            for keep_alive in [false, true] {
+                let call = place.call(scenario.target(entry, WEB, true)?).protocol(protocol);
+                let call = if keep_alive { call.keep_alive() } else { call };
+                let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", place.name);
+                loads.push((what, call.load()?));
+            }
+        }
+    }
+    Ok(loads)
+}
+
+fn metrics(place: &Place) -> Result<String> {
+    place.netns.run(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:10249")?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
+
+fn value(text: &str, metric: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+    line.with_context(|| format!("no {metric}"))?.trim().parse().with_context(|| metric.to_owned())
+}
+
+/// So many of these services are served, with all their endpoints.
+fn in_step(scenario: &Scenario, services: u8) -> Result<()> {
+    let place = &scenario.cluster.node(0)?.place;
+    let ports = u64::from(services) * u64::from(PORTS);
+    until(SOON, &format!("{ports} service ports"), || {
+        let text = metrics(place).unwrap_or_default();
+        // Those of the scenario besides.
+        let is =
+            |metric, count| value(&text, metric).is_ok_and(|value| (count..count + 100).contains(&value));
+        let in_step = is("proxy_agent_service_ports", ports) && is("proxy_agent_backends", ENDPOINTS * ports);
+        Ok(in_step.then_some(()))
+    })
+    .with_context(|| scenario.agents[0].log())
+}
+
+/// Connects to each port of these services once from a pod, whose packets are translated at its interface.
+fn answer(scenario: &Scenario, services: Range<u8>) -> Result<()> {
+    scenario.cluster.pod("pod-1a")?.netns.run(|| {
+        for address in services.flat_map(|service| (1..=PORTS).map(move |port| (vip(service), port))) {
+            TcpStream::connect_timeout(&SocketAddr::from(address), Duration::from_secs(2))
+                .with_context(|| format!("{address:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Entries that maps have room for, by what is pinned now.
+fn capacities(scenario: &Scenario) -> Result<BTreeMap<&'static str, u64>> {
+    let text = metrics(&scenario.cluster.node(0)?.place)?;
+    let capacity = |map| Ok((map, value(&text, &format!("proxy_agent_map_capacity{{map=\"{map}\"}}"))?));
+    MAPS.into_iter().map(capacity).collect()
+}
+
+/// Kills the agent when larger maps are there (`is_there`), while it loads programs for them; or when they have just taken the place of
+/// the smaller ones, while it gives links those programs.
+fn kill_while_growing(scenario: &mut Scenario, is_there: bool) -> Result<()> {
+    let larger = scenario.cluster.node(0)?.bpffs.join("maps-larger");
+    let wait = |wanted: bool| {
+        let deadline = Instant::now() + SOON;
+        while larger.exists() != wanted {
+            ensure!(Instant::now() < deadline, "maps do not grow");
+            std::thread::yield_now();
+        }
+        Ok(())
+    };
+    wait(true)?;
+    if !is_there {
+        wait(false)?;
+    }
+    scenario.agents[0].kill()
+}
+
+#[test]
+fn maps_grow_while_they_are_used() -> Result<()> {
+    let mut scenario = Scenario::start(Cluster::builder().nodes(2), "both", &[])?;
+    let small = capacities(&scenario)?;
+    let loads = loads(&scenario)?;
+    let go_on = || loads.iter().try_for_each(|(_, load)| load.wait_for(20));
+    go_on()?;
+
+    // Killed while it grows, the next agent starts well, and nothing is lost.
+    let mut before = small;
+    for (round, is_there) in [(1, true), (2, false)] {
+        let new = (round - 1) * SERVICES..round * SERVICES;
+        apply(&scenario.cluster, &format!("many-{round}.yaml"), new.clone())?;
+        kill_while_growing(&mut scenario, is_there)?;
+        go_on()?;
+        scenario.agents[0].start()?;
+        in_step(&scenario, round * SERVICES)?;
+        answer(&scenario, new)?;
+        let large = capacities(&scenario)?;
+        ensure!(MAPS.iter().all(|map| large[map] >= 2 * before[map]), "{before:?} {large:?}");
+        before = large;
+    }
+    // Without being killed; a restart keeps what there is room for.
+    apply(&scenario.cluster, "many-3.yaml", 2 * SERVICES..3 * SERVICES)?;
+    in_step(&scenario, 3 * SERVICES)?;
+    answer(&scenario, 2 * SERVICES..3 * SERVICES)?;
+    let text = metrics(&scenario.cluster.node(0)?.place)?;
+    ensure!(value(&text, "proxy_agent_service_failures")? == 0, "{text}");
+    ensure!(value(&text, "proxy_agent_map_growths_total")? > 0, "{text}");
+    let large = capacities(&scenario)?;
+    scenario.agents[0].kill()?;
+    go_on()?;
+    scenario.agents[0].start()?;
+    ensure!(capacities(&scenario)? == large, "{large:?} {:?}", capacities(&scenario)?);
+    answer(&scenario, 0..1)?;
+    for (what, load) in loads {
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
+    }
+    Ok(())
+}
