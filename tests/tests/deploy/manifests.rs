@@ -66,7 +66,7 @@ fn the_role_allows_exactly_what_is_watched_and_events() {
     let mut watched = BTreeSet::new();
     for file in fs::read_dir(root().join("proxy-agent/src/source/kube")).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();
-        for after in text.split("Api::<").skip(1) {
+        for after in text.split("Watcher::<").skip(1) {
             let name = after.split('>').next().unwrap();
             watched.insert(format!("{}s", name.trim_end_matches("Lite").to_lowercase()));
         }

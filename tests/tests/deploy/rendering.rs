@@ -179,7 +179,7 @@ fn collect(values: &Value, path: String, paths: &mut Vec<String>) {
 fn values_reach_the_pod() {
     let objects = by_key(chart().objects(&every_value()).unwrap());
     let config = &objects[&("ConfigMap".to_owned(), "proxy-agent".to_owned())];
-    assert_eq!(config["data"]["PROXY_AGENT_API_SERVER"], "https://192.0.2.10:6443,https://[fd00::10]:6443");
+    assert_eq!(config["data"]["PROXY_AGENT_API_SERVER"], "https://192.0.2.10:6443");
     let set = &objects[&("DaemonSet".to_owned(), "proxy-agent".to_owned())]["spec"];
     assert_eq!(set["updateStrategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": "20%"}));
     let pod = &set["template"]["spec"];
