@@ -61,7 +61,8 @@ fn next_hop_of_the_other_family() -> Result<()> {
     Ok(())
 }
 
-/// The route says in what the stack wraps packets: no program can.
+/// The route says in what the stack wraps packets: no program can. As with any such route, the source is the address of its interface, to which
+/// the other node answers in the same way.
 #[test]
 fn route_with_encapsulation() -> Result<()> {
     for (args, offload) in MODES {
@@ -86,6 +87,13 @@ fn route_with_encapsulation() -> Result<()> {
             format!(
                 "route replace fd00:10:244:2::/64 encap ip id 7 dst {outer} via fd00:9::2 dev vx0 onlink"
             ),
+        ])?;
+        let outer = here.place.v4;
+        there.place.netns.ip(&[
+            "neigh add 10.9.9.1 lladdr 02:00:00:00:07:01 dev vx0 nud permanent".to_owned(),
+            "neigh add fd00:9::1 lladdr 02:00:00:00:07:01 dev vx0 nud permanent".to_owned(),
+            format!("route replace 10.9.9.1/32 encap ip id 7 dst {outer} dev vx0"),
+            format!("route replace fd00:9::1/128 encap ip id 7 dst {outer} dev vx0"),
         ])?;
         let agent = cluster.start_agent(0, args)?;
         serves(&scenario, &agent, SINGLE, "pod-2a", &[true, false]).with_context(|| format!("{args:?}"))?;

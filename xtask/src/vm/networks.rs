@@ -44,6 +44,10 @@ compared, and datagrams of 1,200 and 9,000 bytes, there and back. Pods' interfac
 without a remote address: the route's next hop is the other end. The name of a CNI in a row says that its documented mode
 of that name makes such devices and routes; its own programs do not run here. Nodes masquerade `fully-random`, as flannel and
 Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the node's own are not served.
+
+`no`, \"and so it is without a service\": the same datagrams to the endpoint's own address are lost, too. The agent has no part in it.
+
+IP fragments of SCTP are not tried: they are not translated ([known limits](architecture.md#known-limits)).
 ";
 
 /// By shape, then by column: `yes`, or `no` or `error` and a reason.
