@@ -3,16 +3,19 @@
 use std::io;
 
 use anyhow::{Context as _, Result};
-use proxy_common::layout::flow::{Flow, FlowKey, FlowState};
+use proxy_common::{
+    layout::flow::{Flow, FlowKey, FlowState},
+    packet::PROTOCOL_UDP,
+};
 
 use super::{maps::MapFamily, pins::Pins, sys::RawHash};
 
 /// States of flows, for people and metrics.
-pub(crate) const STATES: [&str; 7] =
-    ["new", "syn-received", "established", "half-closed", "time-wait", "closed", "reset"];
+pub(crate) const STATES: [&str; 8] =
+    ["new", "syn-received", "replied", "established", "half-closed", "time-wait", "closed", "reset"];
 
 /// The name of a [`FlowState`], one of [`STATES`].
-pub(crate) fn state_name(state: u8) -> &'static str {
+pub(crate) fn state_name(protocol: u8, state: u8) -> &'static str {
     const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
     const ESTABLISHED: u8 = FlowState::Established as u8;
     const BY_CLIENT: u8 = FlowState::ClosingByClient as u8;
@@ -20,8 +23,10 @@ pub(crate) fn state_name(state: u8) -> &'static str {
     const TIME_WAIT: u8 = FlowState::TimeWait as u8;
     const CLOSED: u8 = FlowState::Closed as u8;
     const RESET: u8 = FlowState::Reset as u8;
-    let [new, syn_received, established, half_closed, time_wait, closed, reset] = STATES;
+    let [new, syn_received, replied, established, half_closed, time_wait, closed, reset] = STATES;
     match state {
+        // `FlowState::REPLIED`.
+        SYN_RECEIVED if protocol == PROTOCOL_UDP => replied,
         SYN_RECEIVED => syn_received,
         ESTABLISHED => established,
         BY_CLIENT | BY_SERVER => half_closed,

@@ -125,7 +125,7 @@ fn row<F: UserFamily>(key: &FlowKey<F>, flow: &Flow<F>, names: &Names, life: Lif
         vip: F::to_socket(&key.tuple.dst, key.tuple.dport),
         backend: F::to_socket(&flow.tuple.dst, flow.tuple.dport),
         source: F::to_socket(&flow.tuple.src, flow.tuple.sport),
-        state: state_name(flow.state),
+        state: state_name(key.protocol, flow.state),
         flags: flag_texts(flow.flags),
         age_seconds,
         expires_seconds: age_seconds.map(|age| timeout.saturating_sub(age)),

@@ -104,6 +104,7 @@ fn each_state_has_its_time() {
         (PROTOCOL_TCP, Closed, 12),
         (PROTOCOL_TCP, Reset, 12),
         (PROTOCOL_UDP, New, 30),
+        (PROTOCOL_UDP, FlowState::REPLIED, 30),
         (PROTOCOL_UDP, Established, 120),
         (PROTOCOL_SCTP, New, 30),
         (PROTOCOL_SCTP, Established, 120),
@@ -210,6 +211,7 @@ fn both_maps_are_walked_over_and_counted_together() {
         pair(1, PROTOCOL_TCP, FlowState::Closed, 20),
         pair(5, PROTOCOL_TCP, FlowState::TimeWait, 1),
         pair(6, PROTOCOL_TCP, FlowState::Established, 1),
+        pair(7, PROTOCOL_UDP, FlowState::REPLIED, 1),
     ]);
     let mut walk = Walk::new([pending.clone(), flows.clone()], Timeouts::DEFAULT);
     let answers = Answers::anonymous();
@@ -228,13 +230,14 @@ fn both_maps_are_walked_over_and_counted_together() {
         let expected = Census::from([
             ("new", 1),
             ("syn-received", 1),
+            ("replied", 1),
             ("reset", 1),
             ("time-wait", 1),
             ("established", 1),
         ]);
         assert_eq!(census, expected);
     }
-    assert_eq!((pending.len(), flows.len()), (6, 4), "each in its own map");
+    assert_eq!((pending.len(), flows.len()), (6, 6), "each in its own map");
     for pair in [syn_received(2), pair(6, PROTOCOL_TCP, FlowState::Established, 1)] {
         assert!(answers.hold(&pair.twin_key));
     }

@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, marker::PhantomData};
 
 use anyhow::Result;
-use proxy_common::layout::{
-    config::Timeouts,
-    flow::{Flow, FlowKey, FlowState, Pair, flags},
+use proxy_common::{
+    layout::{
+        config::Timeouts,
+        flow::{Flow, FlowKey, FlowState, Pair, flags},
+    },
+    packet::PROTOCOL_UDP,
 };
 
 use crate::{
@@ -85,7 +88,7 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
                 if self.is_over(key, flow, clock) { self.expire(key, flow, clock)? } else { Fate::Lives };
             match fate {
                 Fate::Removed => step.expired += 1,
-                Fate::Lives => self.count(flow),
+                Fate::Lives => self.count(key, flow),
                 Fate::Gone => {}
             }
         }
@@ -101,14 +104,15 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         Ok(step)
     }
 
-    /// Counts a flow by its forward entry. `SynReceived` is noted in the reverse entry alone.
-    fn count(&mut self, flow: &Flow<F>) {
+    /// Counts a flow by its forward entry. `SynReceived` is noted in the reverse entry alone, but for datagrams.
+    fn count(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
         let [new, ..] = STATES;
         let is_reply = flow.flags & flags::REVERSE != 0;
-        if is_reply && flow.state != FlowState::SynReceived as u8 {
+        let is_noted_here = flow.state == FlowState::SynReceived as u8 && key.protocol != PROTOCOL_UDP;
+        if is_reply && !is_noted_here {
             return;
         }
-        *self.census.entry(state_name(flow.state)).or_default() += 1;
+        *self.census.entry(state_name(key.protocol, flow.state)).or_default() += 1;
         if is_reply {
             *self.census.entry(new).or_default() -= 1;
         }

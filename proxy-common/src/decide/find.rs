@@ -67,7 +67,9 @@ fn is_another_s<F: Family, T: Tables<F>>(
     }
     tables.step(Step::StaleFlow(*flow));
     if FlowState::is_closed(flow.state) {
-        tables.remove_flow(&pair.twin_key);
+        if tables.flow(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(key)) {
+            tables.remove_flow(&pair.twin_key);
+        }
         tables.remove_flow(key);
     }
     true

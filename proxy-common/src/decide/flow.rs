@@ -15,6 +15,9 @@ use crate::{
 /// How many source ports are tried before a flow is given up: with nine of ten ports taken, one flow in a million finds none.
 const ATTEMPTS: u32 = 128;
 
+/// How many ports of flows that may be over are tried: another CPU may take the same one.
+const SEIZURES: u32 = 16;
+
 /// After so many, the next of several source addresses is tried.
 const ATTEMPTS_PER_SOURCE: u32 = 16;
 
@@ -53,18 +56,23 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<D
         pair.flow.tuple.sport = settings.snat_port(position);
         position = next_position(position, count, &mut draw);
     }
-    if pair.spare.idle == 0 {
+    if pair.spare.rank == 0 {
         return Some(DropReason::SnatExhausted);
     }
     pair.flow.tuple.sport = pair.spare.port;
     if has_sources {
         set_source(tables, pair, pair.spare.source.into());
     }
-    match tables.attempt(pair, true) {
-        Attempt::Opened => None,
-        Attempt::NoRoom => Some(DropReason::FlowMapFull),
-        Attempt::Taken => Some(DropReason::SnatExhausted),
+    for _ in 0..SEIZURES {
+        match tables.attempt(pair, true) {
+            Attempt::Opened => return None,
+            Attempt::NoRoom => return Some(DropReason::FlowMapFull),
+            Attempt::Taken => {}
+        }
+        pair.flow.tuple.sport = settings.snat_port(position);
+        position = next_position(position, count, &mut draw);
     }
+    Some(DropReason::SnatExhausted)
 }
 
 /// The position to try next. Of few ports each in turn. Of many any one: neighbours are often taken together, because the ports of one client
@@ -104,29 +112,36 @@ fn set_source<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, number: u
     }
 }
 
-/// Inserts both entries of the flow in the pair, if its replies are nobody else's. With `seize`, a flow that is not missed gives way.
+/// Inserts both entries of the flow in the pair, if no other flow has the same replies. With `seize`, one that may be over gives way.
 #[inline(always)]
 pub fn attempt<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: bool) -> Attempt {
     pair.make_twin();
-    if let Some(existing) = tables.flow(&pair.twin_key) {
-        if !may_replace(tables, pair, &existing, false, seize) {
-            return Attempt::Taken;
-        }
-        let forward = forward_key(&pair.twin_key, &existing);
-        // Both entries go: what another client still sent by the old one would be answered to this one.
-        tables.remove_flow(&forward);
-        tables.remove_flow(&pair.twin_key);
+    let confirmed = tables.flow(&pair.twin_key);
+    if confirmed.as_ref().is_some_and(|existing| !may_replace(tables, pair, existing, false, seize)) {
+        return Attempt::Taken;
     }
-    if let Some(existing) = tables.pending(&pair.twin_key) {
-        if !may_replace(tables, pair, &existing, true, seize) {
-            return Attempt::Taken;
-        }
-        let forward = forward_key(&pair.twin_key, &existing);
-        tables.remove_pending(&forward);
-        tables.remove_pending(&pair.twin_key);
+    let unconfirmed = tables.pending(&pair.twin_key);
+    if unconfirmed.as_ref().is_some_and(|existing| !may_replace(tables, pair, existing, true, seize)) {
+        return Attempt::Taken;
     }
+    // Before anything is removed: a flow must not go for nothing.
     if is_taken(tables, pair, seize) {
         return Attempt::Taken;
+    }
+    // Both entries go: what another client still sent by the old one would be answered to this one.
+    if let Some(existing) = confirmed {
+        let forward = forward_key(&pair.twin_key, &existing);
+        if tables.flow(&forward).is_some_and(|flow| flow.is_twin_of(&pair.twin_key)) {
+            tables.remove_flow(&forward);
+        }
+        tables.remove_flow(&pair.twin_key);
+    }
+    if let Some(existing) = unconfirmed {
+        let forward = forward_key(&pair.twin_key, &existing);
+        if tables.pending(&forward).is_some_and(|flow| flow.is_twin_of(&pair.twin_key)) {
+            tables.remove_pending(&forward);
+        }
+        tables.remove_pending(&pair.twin_key);
     }
     match tables.insert_pending(&pair.twin_key, &pair.twin) {
         Inserted::Yes => {}
@@ -146,7 +161,7 @@ fn forward_key<F: Family>(reverse: &FlowKey<F>, flow: &Flow<F>) -> FlowKey<F> {
     FlowKey::new(flow.tuple.reversed(), reverse.protocol, Edge::Forward)
 }
 
-/// May a flow that has the same replies give way to the one in the pair? Notes the one that is missed least.
+/// May a flow that has the same replies give way to the one in the pair? Notes its port if the flow may be over.
 #[inline(always)]
 fn may_replace<F: Family, T: Tables<F>>(
     tables: &T,
@@ -171,23 +186,29 @@ fn may_replace<F: Family, T: Tables<F>>(
     if state == FlowState::TimeWait as u8 {
         return idle >= settings.rest() || is_later(&pair.flow, existing);
     }
-    let is_missed = if is_pending {
-        idle < settings.unconfirmed()
-    } else {
-        pair.key.protocol != PROTOCOL_UDP || idle < settings.idle
-    };
-    if is_missed || !is_shared(&pair.flow) {
+    if !is_shared(&pair.flow) || !is_pending && pair.key.protocol != PROTOCOL_UDP {
         return false;
     }
-    note_spare(pair, idle);
+    let is_assured = !is_pending && state != FlowState::REPLIED as u8;
+    let least = if is_pending {
+        settings.unconfirmed()
+    } else if is_assured {
+        settings.idle
+    } else {
+        settings.replied()
+    };
+    if idle < least {
+        return false;
+    }
+    note_spare(pair, if is_assured { idle } else { idle | Spare::EXPENDABLE });
     seize
 }
 
-/// Notes that the source port in the pair would not be missed, if it is the one that would be missed least.
+/// Notes the source port in the pair, if its flow would be missed less than that of the port noted before.
 #[inline(always)]
-fn note_spare<F: Family>(pair: &mut Pair<F>, idle: u32) {
-    if idle > pair.spare.idle {
-        pair.spare.idle = idle;
+fn note_spare<F: Family>(pair: &mut Pair<F>, rank: u32) {
+    if rank > pair.spare.rank {
+        pair.spare.rank = rank;
         pair.spare.port = pair.flow.tuple.sport;
         pair.spare.source = pair.spare.tried;
     }

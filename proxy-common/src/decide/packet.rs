@@ -244,15 +244,16 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
     // One key for both look-ups: there is little stack.
     let mut reply = key_of_reply(tuple, packet.protocol);
     let from_frontend = is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, packet.protocol);
-    if from_frontend {
-        if is_flow(tables, &reply) {
-            return;
-        }
-    } else {
-        // What leaves by the uplink that it came by, we sent on ourselves.
-        if tables.came_in() == tables.leaves() || !may_be_snat(tables, packet) {
-            return;
-        }
+    if from_frontend && is_flow(tables, &reply) {
+        return;
+    }
+    let from_source = may_be_snat(tables, packet);
+    // What leaves by the uplink that it came by, we sent on ourselves.
+    if !from_frontend && (!from_source || tables.came_in() == tables.leaves()) {
+        return;
+    }
+    // A nodePort may be in the range.
+    if from_source {
         reply.edge = Edge::ReverseIngress as u8;
         if is_flow(tables, &reply) {
             // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
@@ -283,8 +284,13 @@ fn give_way<F: Family, T: Tables<F>>(tables: &T, reverse: &FlowKey<F>) {
     if let Some(flow) = tables.flow(reverse).or_else(|| tables.pending(reverse)) {
         pair.begin(reverse, &flow);
         pair.make_twin();
-        tables.remove_flow(&pair.twin_key);
-        tables.remove_pending(&pair.twin_key);
+        // The client's next flow, with another endpoint, may have that key by now.
+        if tables.flow(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(reverse)) {
+            tables.remove_flow(&pair.twin_key);
+        }
+        if tables.pending(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(reverse)) {
+            tables.remove_pending(&pair.twin_key);
+        }
     }
     tables.remove_flow(reverse);
     tables.remove_pending(reverse);

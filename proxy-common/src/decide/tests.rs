@@ -7,6 +7,7 @@ mod flows;
 mod fragments;
 mod places;
 mod pod;
+mod ports;
 mod refusals;
 mod socket;
 mod steady;

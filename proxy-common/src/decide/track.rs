@@ -55,7 +55,14 @@ pub(super) fn confirmed<F: Family, T: Tables<F>>(
         }
     }
     // Neither an error nor a fragment without flags says anything about the connection.
-    if packet.follows || packet.protocol == PROTOCOL_UDP {
+    if packet.follows {
+        return;
+    }
+    if packet.protocol == PROTOCOL_UDP {
+        const REPLIED: u8 = FlowState::REPLIED as u8;
+        if flow.state == REPLIED {
+            set_both(tables, key, flow, FlowState::Established, now, 0);
+        }
         return;
     }
     note_acknowledgment::<F, T>(packet, flow);
@@ -197,6 +204,7 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
             twin.touch(now);
             return Found::Pending;
         }
+        state = FlowState::REPLIED;
     } else if packet.is_reset() {
         flow.set_state(FlowState::Reset);
         if let Some(twin) = tables.pending(&pair.twin_key) {
@@ -217,6 +225,12 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
         if !is_reply {
             let Some(twin) = twin(tables, &pair) else { return moved(tables, key) };
             twin.touch(now);
+            // An endpoint that still waits for the last ACK of the port's former owner answers a SYN with an ACK, which the client resets before
+            // it sends its SYN again (RFC 5961 section 4.2): the port is in use.
+            if flow.state == FlowState::Reset as u8 {
+                flow.set_state(FlowState::New);
+                twin.set_state(FlowState::New);
+            }
         }
         return Found::Pending;
     } else {

@@ -81,9 +81,9 @@ pub struct Timeouts {
     pub closed: u32,
     /// TCP that is over, with a source port that we gave, while the endpoint keeps TIME-WAIT: more than [`Settings::rest`].
     pub time_wait_snat: u32,
-    /// Datagrams without answer.
+    /// Datagrams without a reply, or with one and nothing since.
     pub datagram_new: u32,
-    /// Datagrams with answers.
+    /// Datagrams in both directions.
     pub datagram_answered: u32,
 }
 
@@ -175,6 +175,13 @@ impl Settings {
     #[inline(always)]
     pub fn unconfirmed(&self) -> u32 {
         self.idle >> 3
+    }
+
+    /// Jiffies after which a datagram flow of a request and its reply gives its source port to another one if nothing else is found:
+    /// about 80 ms, for a reply of several datagrams.
+    #[inline(always)]
+    pub fn replied(&self) -> u32 {
+        self.idle >> 7
     }
 
     /// Jiffies for which a tuple in `outbound` stands for a flow of kernel NAT: three minutes, longer than its timeout for

@@ -103,18 +103,19 @@ pub mod flags {
     pub const BY_SOURCE: u8 = 16;
 }
 
-/// Connection-tracking state of a flow. Both entries have the same, except that `SynReceived` is noted in the reverse entry alone.
+/// Connection-tracking state of a flow. Both entries have the same, except that TCP's `SynReceived` is noted in the reverse entry alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
     /// Only the client was heard.
     New = 0,
-    /// TCP: the endpoint sent its SYN-ACK. In the reverse entry; the forward entry is still `New`.
+    /// TCP: the endpoint sent its SYN-ACK. In the reverse entry; the forward entry is still `New`. Datagrams: [`FlowState::REPLIED`].
     SynReceived = 1,
     /// TCP: a reset in the window. A packet of either side makes the flow established again: an endpoint answers a reset
     /// that it does not accept (RFC 5961 section 3.2).
     Reset = 2,
-    /// TCP: the client acknowledged the SYN-ACK. Datagrams: there was a reply. From here on the flow is confirmed.
+    /// TCP: the client acknowledged the SYN-ACK; from here on the flow is confirmed. Datagrams: more than a request and its reply
+    /// (conntrack: ASSURED).
     Established = 3,
     /// FIN by the client. From here on the next SYN is another connection.
     ClosingByClient = 4,
@@ -127,6 +128,10 @@ pub enum FlowState {
 }
 
 impl FlowState {
+    /// Datagrams: a request and its reply, and nothing since. The flow is confirmed, but most likely over: conntrack keeps such flows as
+    /// short as those without a reply. Its packets take the slow path (the state is below `Established`), so that the next one is seen.
+    pub const REPLIED: Self = Self::SynReceived;
+
     /// Has one side ended it, or both? Then the next SYN is another connection.
     #[inline(always)]
     pub fn is_ending(state: u8) -> bool {
@@ -184,6 +189,19 @@ pub struct Flow<F: Family> {
     pub timestamp: u32,
 }
 
+impl<F: Family> Flow<F> {
+    /// Is this the other entry of the flow with an entry of that key? One of another flow may have taken its place: a client's next
+    /// connection from the same port has the same forward key, but mostly another endpoint or source port.
+    #[inline(always)]
+    pub fn is_twin_of(&self, key: &FlowKey<F>) -> bool {
+        let (sent, seen) = (&self.tuple, &key.tuple);
+        F::same(&sent.src, &seen.dst)
+            & F::same(&sent.dst, &seen.src)
+            & (sent.sport == seen.dport)
+            & (sent.dport == seen.sport)
+    }
+}
+
 /// Window in which a reset is taken for one, in bytes behind what the other side acknowledged last: what it may have received and not
 /// acknowledged yet, two of the longest segments (RFC 9293 section 3.8.6.3). It acknowledges more at once, and then the sender's stack, which
 /// does not know the connection any more, resets it once more with the exact number. Not wider than receive windows: an endpoint takes a
@@ -214,18 +232,23 @@ pub struct Pair<F: Family> {
     pub spare: Spare,
 }
 
-/// A source port of a flow that nobody may miss.
+/// A source port of a flow that may be over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Spare {
-    /// How long that flow has been idle, in jiffies; 0: there is none.
-    pub idle: u32,
+    /// How little the flow would be missed: for how many jiffies it has been idle, with [`Spare::EXPENDABLE`]; 0: there is no such port.
+    pub rank: u32,
     /// Its port, network byte order.
     pub port: u16,
     /// Which of several source addresses it has.
     pub source: u8,
     /// Which of them is tried.
     pub tried: u8,
+}
+
+impl Spare {
+    /// Bit of flows that were never more than a request and its reply: those give way before all others.
+    pub const EXPENDABLE: u32 = 1 << 31;
 }
 
 impl<F: Family> Pair<F> {

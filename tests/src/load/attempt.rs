@@ -19,8 +19,8 @@ use tokio::{
 
 use super::Tally;
 
-/// A request that begins with this byte asks the benchmark's server to close first.
-pub const CLOSE: u8 = b'S';
+/// A request that begins like this asks the server to close first.
+pub const CLOSE: &str = "close ";
 
 /// How long a client waits before it tries again after a failure.
 const BACK_OFF: Duration = Duration::from_millis(1);
@@ -141,7 +141,8 @@ impl Attempts {
         let mut stream = socket.connect(self.to.into()).await?;
         *connect = Some(begin.elapsed());
         let server_closes = self.transport == Transport::TcpServerCloses;
-        stream.write_all(&[if server_closes { CLOSE } else { b'C' }, b'\n']).await?;
+        let request = format!("{}C\n", if server_closes { CLOSE } else { "" });
+        stream.write_all(request.as_bytes()).await?;
         let mut reply = [0; 512];
         if stream.read(&mut reply).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -264,8 +264,10 @@ fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
     }
     assert_eq!(kernel.count_flows::<F>()?, (0, 2));
     answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, Transport::Udp)?;
-    assert_eq!(states(&kernel)?, (Established as u8, Established as u8));
+    assert_eq!(states(&kernel)?, (FlowState::REPLIED as u8, FlowState::REPLIED as u8));
     assert_eq!(kernel.count_flows::<F>()?, (2, 0));
+    ask::<F>(&kernel, 50_000, REMOTE, Transport::Udp)?.sent()?;
+    assert_eq!(states(&kernel)?, (Established as u8, Established as u8));
     assert_eq!(kernel.counter(Counter::FlowConfirmed)?, 5);
     Ok(())
 }

@@ -24,6 +24,7 @@ for_both_families! {
     packet_ports_are_found_in_a_crowded_range
     packet_ports_of_time_wait_are_reused_when_the_endpoint_takes_them
     packet_ports_of_kernel_nat_are_not_given_away
+    packet_ports_of_one_reply_are_used_again
     packet_sources_are_those_that_were_given
     packet_of_a_moved_frontend_moves
 }
@@ -181,6 +182,39 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// All ports are used, by datagram flows of a request and its reply, but for one that talks.
+fn packet_ports_of_one_reply_are_used_again<F: PacketFamily>() -> Result<()> {
+    const PORTS: u16 = 40;
+    const IDLE: u32 = 1 << 20;
+    // Longer than flows of one reply must be idle, and shorter than others.
+    const A_WHILE: u32 = IDLE / 100;
+    let Node { mut kernel, .. } = Node::new(Options { snat_ports: PORTS, idle: IDLE, ..Options::default() })?;
+    for hook in hooks(&kernel)? {
+        let exchange = |kernel: &Kernel, port: u16| {
+            let request = request::<F>(Host::Client, port, Transport::Udp);
+            let sent = talk::translated(kernel, hook, &request)?;
+            let reply = talk::translated(kernel, hook, &sent.reply())?;
+            assert_eq!((reply.src, reply.dst), (request.dst, request.src), "{}", hook.0);
+            anyhow::Ok(sent.src)
+        };
+        let stream = exchange(&kernel, 39_000)?;
+        for port in 40_000..40_000 + 5 * PORTS {
+            assert_ne!(exchange(&kernel, port)?, stream, "{}", hook.0);
+            kernel.age_flows::<F>(A_WHILE)?;
+            assert_eq!(exchange(&kernel, 39_000)?, stream, "{}", hook.0);
+        }
+        assert_eq!(kernel.count_flows::<F>()?, (2 * usize::from(PORTS), 0), "{}", hook.0);
+        // Now all were heard just now.
+        for port in 50_000..50_000 + PORTS - 1 {
+            exchange(&kernel, port)?;
+        }
+        let last = talk::translated(&kernel, hook, &request::<F>(Host::Client, 51_000, Transport::Udp));
+        assert!(last.is_err(), "{last:?}");
+        kernel.retain_flows::<F>(|_| false)?;
     }
     Ok(())
 }

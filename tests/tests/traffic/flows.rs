@@ -20,7 +20,7 @@ fn states(agent: &Agent, protocol: &str) -> Result<Vec<String>> {
 
 #[test]
 fn flows_end_when_they_are_over() -> Result<()> {
-    let args = ["--conntrack-udp-timeout-stream=5s"];
+    let args = ["--conntrack-udp-timeout=5s", "--conntrack-udp-timeout-stream=5s"];
     let scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &args)?;
     let agent = &scenario.agents[0];
     let client = &scenario.cluster.client;
@@ -34,7 +34,8 @@ fn flows_end_when_they_are_over() -> Result<()> {
     client.call(to).protocol(Protocol::Udp).servers(5)?;
     client.call(to).servers(5)?;
     let udp = states(agent, "UDP")?;
-    assert!(udp.len() == 6 && udp.iter().all(|state| state == "established"), "{udp:?}");
+    // The sixth may have had its second request.
+    assert!(udp.len() == 6 && udp.iter().filter(|state| *state == "replied").count() >= 5, "{udp:?}");
     let tcp = states(agent, "TCP")?;
     assert!(tcp.len() == 6 && tcp.iter().filter(|state| *state == "closed").count() == 5, "{tcp:?}");
     until(SOON, "flows that are over to go", || {

@@ -148,7 +148,10 @@ fn address_mark(ip: IpAddr) -> Mark {
 
 /// See [`filter::of_snat_source`].
 pub(super) fn snat_source_mark(ip: IpAddr) -> Mark {
-    frontend_mark(ip, 0, 0)
+    fn mark<F: MapFamily>(ip: IpAddr) -> Option<Mark> {
+        F::from_ip(ip).map(|addr| filter::of_snat_source::<F>(&addr))
+    }
+    mark::<V4>(ip).or_else(|| mark::<V6>(ip)).unwrap_or_default()
 }
 
 pub(super) fn frontend_mark(ip: IpAddr, port: u16, protocol: u8) -> Mark {

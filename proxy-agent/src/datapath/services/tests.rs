@@ -299,6 +299,23 @@ fn the_stricter_of_two_frontends_at_one_address_holds() {
     }
 }
 
+/// Once it did not: the mark that was made was that of the address, so that the programs took all of the node's own traffic for a Service's, and
+/// none for kernel NAT's.
+#[test]
+fn the_filter_knows_source_addresses_as_such() {
+    let mut node = Node::new();
+    let [first, second] = ["192.168.0.1", "192.168.0.7"];
+    let is_source = |node: &Node, ip: &str| {
+        let addr = V4::from_ip(ip.parse().unwrap()).unwrap();
+        node.services.shared.filter.holds(filter::of_snat_source::<V4>(&addr))
+    };
+    node.services.set_snat_sources([first.parse().unwrap()].into());
+    assert_eq!([first, second].map(|ip| is_source(&node, ip)), [true, false]);
+    assert!(!node.may_be_frontend(&format!("{first}:20000")));
+    node.services.set_snat_sources([first, second].map(|ip| ip.parse().unwrap()).into());
+    assert_eq!([first, second].map(|ip| is_source(&node, ip)), [true, true]);
+}
+
 #[test]
 fn the_filter_knows_frontends_until_an_hour_after_they_are_gone() {
     let mut node = Node::new();

@@ -134,7 +134,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             F::to_socket(&flow.tuple.dst, flow.tuple.dport),
         );
         let whose = if flow.flags & flags::REVERSE != 0 { "an answer in" } else { "part of" };
-        let state = state_name(flow.state);
+        let state = state_name(self.question.protocol, flow.state);
         let service = self.service(flow.service);
         format!("it is {whose} a known flow ({state}) of {service}: sent as {from} to {to}")
     }

@@ -122,13 +122,15 @@ fn what_has_news_goes_further<F: TestFamily>() {
     assert!(!from_pod(&world, &tcp(POD_END, (VIP, PORT), ACK)), "to be marked as seen");
     world.pod_sends(&tcp(POD_END, (VIP, PORT), ACK));
     assert!(from_pod(&world, &tcp(POD_END, (VIP, PORT), ACK)));
-    // Datagrams: until there was an answer.
+    // Datagrams: until there was more than a request and a reply.
     let request = udp(POD_END, (VIP, PORT));
     let said = world.pod_sends(&request);
     let answer = packet(said.out.to.reversed(), PROTOCOL_UDP, 0);
     assert!(!from_pod(&world, &request));
     assert!(!to_client(&world, &answer));
     world.to_client(&answer);
+    assert!(!from_pod(&world, &request) && !to_client(&world, &answer));
+    world.pod_sends(&request);
     assert!(from_pod(&world, &request) && to_client(&world, &answer));
 }
 
@@ -139,7 +141,9 @@ fn endpoints_that_are_gone<F: TestFamily>() {
         open(&world);
         let (stream, datagram) = (tcp(POD_END, (VIP, PORT), ACK), udp(POD_END, (VIP, PORT)));
         let said = world.pod_sends(&datagram);
-        world.to_client(&packet(said.out.to.reversed(), PROTOCOL_UDP, 0));
+        for _ in 0..2 {
+            world.to_client(&packet(said.out.to.reversed(), PROTOCOL_UDP, 0));
+        }
         assert!(from_pod(&world, &stream) && from_pod(&world, &datagram));
         world.alive.clear();
         assert_eq!(from_pod(&world, &stream), !reset_removed_tcp);

@@ -58,7 +58,7 @@ async fn converse(mut stream: TcpStream) -> io::Result<()> {
             return Ok(());
         }
         stream.write_all(&buffer[..length]).await?;
-        if buffer[0] == CLOSE {
+        if buffer[..length].starts_with(CLOSE.as_bytes()) {
             return Ok(());
         }
     }

@@ -12,12 +12,11 @@ use std::{
 };
 
 use nix::errno::Errno;
-use proxy_tests::cluster::LoadReport;
+use proxy_tests::{cluster::LoadReport, load::CLOSE};
 
 use crate::{
     Protocol, Target,
     client::{any, connect_tcp, destination, error_name, over_tcp, over_udp, request_text, source},
-    server::CLOSE,
 };
 
 /// What ends it: whichever comes first.

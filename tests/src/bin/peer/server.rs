@@ -6,12 +6,9 @@ use std::{
     thread,
 };
 
-use proxy_tests::cluster::Answer;
+use proxy_tests::{cluster::Answer, load::CLOSE};
 
 use crate::bulk;
-
-/// How a request begins after whose answer the server closes the connection.
-pub(crate) const CLOSE: &str = "close ";
 
 /// Serves until the process is ended.
 pub(crate) fn serve(name: &str, listen: &[SocketAddr]) -> io::Result<()> {

@@ -6,6 +6,7 @@
 mod flows;
 mod many;
 mod migration;
+mod ports;
 
 use std::time::Duration;
 
