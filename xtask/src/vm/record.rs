@@ -66,22 +66,30 @@ impl Record {
         Ok(Self { attached: table(ATTACHED), verified: table(VERIFIED), lacking: table(LACKING) })
     }
 
-    /// Puts what a kernel reported in the place of what was known of it.
-    pub(super) fn replace(&mut self, kernel: Kernel, report: &Report) {
+    /// Puts what a kernel reported in the place of what was known of it; where its machine ran some suites alone, only what the verifier
+    /// said.
+    pub(super) fn replace(&mut self, kernel: Kernel, report: &Report, is_whole: bool) {
         let kernel = kernel.name();
-        for table in [&mut self.attached, &mut self.verified, &mut self.lacking] {
+        let mut replaced = Vec::new();
+        if !report.verified.is_empty() {
+            replaced.push(&mut self.verified);
+        }
+        if is_whole {
+            replaced.extend([&mut self.attached, &mut self.lacking]);
+        }
+        for table in replaced {
             table.values_mut().for_each(|row| drop(row.remove(kernel)));
         }
         let set = |table: &mut Table, row: &str, cell: String| {
             table.entry(row.to_owned()).or_default().insert(kernel.to_owned(), cell);
         };
-        for (program, ways) in &report.attached {
+        for (program, ways) in report.attached.iter().filter(|_| is_whole) {
             set(&mut self.attached, program, cell(ways));
         }
         for (program, count) in &report.verified {
             set(&mut self.verified, program, count.clone());
         }
-        for reason in reasons(report) {
+        for reason in reasons(report).into_iter().filter(|_| is_whole) {
             let count = |in_part| {
                 report.lacking.iter().filter(|test| test.reason == reason && test.in_part == in_part).count()
             };
@@ -208,7 +216,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let mut record = Record::default();
-        record.replace(Kernel::V5_10, &report(CONSOLE));
+        record.replace(Kernel::V5_10, &report(CONSOLE), true);
         let text = record.text();
         assert_eq!(parse(&text, ATTACHED), record.attached);
         assert_eq!(parse(&text, VERIFIED), record.verified);
@@ -218,7 +226,7 @@ mod tests {
     #[test]
     fn differences_are_told() {
         let mut record = Record::default();
-        record.replace(Kernel::V5_10, &report(CONSOLE));
+        record.replace(Kernel::V5_10, &report(CONSOLE), true);
         let differences = |console: &str| {
             record.compare(Kernel::V5_10, &report(console)).map(|differences| differences.len())
         };
