@@ -375,6 +375,8 @@ impl Sync {
             }
         }
         services.give_up_stale_filter_bits();
+        // All that there was at the start is told by now.
+        self.journal.turn_page(Instant::now());
     }
 }
 

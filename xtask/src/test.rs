@@ -55,9 +55,6 @@ const PROGRAMS: [(&str, Part); 5] = [
 /// The program of tests that take all processors.
 const SUSTAINED: &str = "sustained";
 
-/// Tests of traffic that run at a time: most of their time they wait.
-const TRAFFIC_AT_A_TIME: usize = 4;
-
 #[derive(Clone, Copy, Default)]
 struct Score {
     passed: u64,
@@ -118,11 +115,7 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
     let mut score = Score::default();
     for program in programs(part) {
-        let at_a_time = match (part, program) {
-            (_, SUSTAINED) => Some(1),
-            (Part::Traffic, _) => Some(TRAFFIC_AT_A_TIME),
-            _ => None,
-        };
+        let at_a_time = (program == SUSTAINED).then_some(1);
         let select = ["--test".to_owned(), program.to_owned()];
         let of_program = cargo_test(&select, at_a_time, filter, |command| {
             command.env("PROXY_AGENT_BIN", agent);

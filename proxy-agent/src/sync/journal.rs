@@ -34,9 +34,13 @@ impl Journal {
 
     /// Says how many were not logged when the time is over. To be called now and then.
     pub(super) fn look(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.since) < WINDOW {
-            return;
+        if now.saturating_duration_since(self.since) >= WINDOW {
+            self.turn_page(now);
         }
+    }
+
+    /// The same at once, so that what comes next has lines whatever came before.
+    pub(super) fn turn_page(&mut self, now: Instant) {
         if let Some(text) = self.begin(now) {
             info!("{text}");
         }
