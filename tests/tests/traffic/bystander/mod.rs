@@ -4,7 +4,6 @@
 //! runs, and compares. See `tests/src/bystander` for both.
 
 mod flows;
-mod many;
 mod migration;
 mod ports;
 
