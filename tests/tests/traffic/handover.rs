@@ -47,6 +47,9 @@ fn ask_often(netns: &Netns, end: &AtomicBool) -> (usize, Vec<String>) {
     (asked, failures)
 }
 
+/// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
+const PACE: Duration = Duration::from_millis(20);
+
 fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
     let client = &scenario.cluster.client;
     let pod = scenario.cluster.pod("pod-1a")?;
@@ -55,7 +58,7 @@ fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
         for protocol in Protocol::ALL {
             for keep_alive in [false, true] {
                 let call = place.call(scenario.target(entry, WEB, true)?).protocol(protocol);
-                let call = if keep_alive { call.keep_alive() } else { call };
+                let call = if keep_alive { call.keep_alive() } else { call }.every(PACE);
                 let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", place.name);
                 loads.push((what, call.load()?));
             }

@@ -45,6 +45,9 @@ fn apply(cluster: &Cluster, file: &str, services: Range<u8>) -> Result<()> {
     cluster.manifests.apply_all(file, &services, &pods.into_iter().collect::<Result<Vec<_>>>()?)
 }
 
+/// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
+const PACE: Duration = Duration::from_millis(20);
+
 /// By packets and, where the pod's sockets are served, by sockets: short and long connections of both protocols.
 fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
     let mut loads = Vec::new();
@@ -56,7 +59,7 @@ fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
         for protocol in Protocol::ALL {
             for keep_alive in [false, true] {
                 let call = place.call(scenario.target(entry, WEB, true)?).protocol(protocol);
-                let call = if keep_alive { call.keep_alive() } else { call };
+                let call = if keep_alive { call.keep_alive() } else { call }.every(PACE);
                 let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", place.name);
                 loads.push((what, call.load()?));
             }

@@ -1,11 +1,16 @@
 //! The agent may end and come back at any moment: traffic does not notice.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use proxy_tests::{
     cluster::{Cluster, Load, Protocol, until},
     rounds,
     traffic::{Entry, Scenario, WEB},
 };
+
+/// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
+const PACE: Duration = Duration::from_millis(20);
 
 /// How a stop looks, and what follows.
 fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
@@ -22,7 +27,7 @@ fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
         for protocol in Protocol::ALL {
             for keep_alive in [false, true] {
                 let call = client.call(scenario.target(entry, WEB, true)?).protocol(protocol);
-                let call = if keep_alive { call.keep_alive() } else { call };
+                let call = if keep_alive { call.keep_alive() } else { call }.every(PACE);
                 let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", client.name);
                 loads.push((what, call.load()?));
             }
@@ -82,7 +87,7 @@ fn killed_while_starting() {
     let node = &scenario.cluster.nodes[0];
     let args = scenario.cluster.agent_args(node, &["--pod-datapath", "socket"]);
     for milliseconds in [1, 5, 10, 20, 50, 100, 200, 400] {
-        let time = std::time::Duration::from_millis(milliseconds);
+        let time = Duration::from_millis(milliseconds);
         let (code, output) = scenario.cluster.try_agent(node, &args, time).unwrap();
         assert_eq!(code, None, "ended by itself: {output}");
     }
@@ -111,7 +116,7 @@ fn catches_up() {
     scenario.agents.iter_mut().for_each(|agent| agent.start().unwrap());
     let pod = scenario.cluster.pod("pod-1a").unwrap();
     let call = pod.call(scenario.target(Entry::NodePort(0), WEB, true).unwrap());
-    until(std::time::Duration::from_secs(5), "the service to go", || {
+    until(Duration::from_secs(5), "the service to go", || {
         Ok((call.once()?.error.as_deref() == Some("ECONNREFUSED")).then_some(()))
     })
     .unwrap();
