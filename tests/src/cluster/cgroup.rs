@@ -51,8 +51,8 @@ pub(crate) fn remove_group(group: &Path) -> Result<()> {
         // Below 5.14, one by one.
         end_processes(group)?;
     }
-    // A group can be removed once its processes have been reaped.
-    until(Duration::from_secs(5), &format!("{} to be empty", group.display()), || {
+    // A group can be removed once its processes have ended: on a busy machine it takes seconds until the kernel has let go of an agent's maps.
+    until(Duration::from_secs(60), &format!("{} to be empty", group.display()), || {
         Ok(remove_tree(group).is_ok().then_some(()))
     })
 }
