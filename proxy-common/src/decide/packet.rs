@@ -257,7 +257,9 @@ fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
         reply.edge = Edge::ReverseIngress as u8;
         if is_flow(tables, &reply) {
             // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
-            if !is_datagram || tables.came_in() != 0 {
+            // That a packet came in by no device does not show it: fragments that the stack makes of what we sent on have lost theirs
+            // (`ip6_copy_metadata`).
+            if !is_datagram || tables.came_in() != 0 || !tables.has_socket(&reply.tuple, packet.protocol) {
                 return;
             }
             give_way(tables, &reply);

@@ -48,9 +48,6 @@ Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the 
 `no`, \"and so it is without a service\": the same datagrams to the endpoint's own address are lost, too. The agent has no part in it.
 
 IP fragments of SCTP are not tried: they are not translated ([known limits](architecture.md#known-limits)).
-
-`vxlan, routes with encapsulation`, nodePort-remote v6: large datagrams are lost on Linux 6.18, where the reply to a datagram that came in
-fragments is not translated and the node rejects it. Why is not known yet. On 6.1 the same passed.
 ";
 
 /// By shape, then by column: `yes`, or `no` or `error` and a reason.

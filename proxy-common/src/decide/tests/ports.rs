@@ -117,6 +117,7 @@ fn a_socket_of_the_node_ends_no_later_flow<F: TestFamily>() {
         if is_answered {
             world.uplink_gets(&packet(second.reversed(), PROTOCOL_UDP, 0));
         }
+        world.listening.insert((F::addr(NODE), first.to_be(), PROTOCOL_UDP));
         world.to_outside(&udp((NODE, first), (REMOTE, TARGET_PORT)));
         assert_eq!(reply(&world, first).verdict, Verdict::Pass, "the socket's");
         let key = FlowKey::new(tuple(client, FRONTEND), PROTOCOL_UDP, Edge::Forward);
