@@ -3,8 +3,6 @@
 use std::{
     env,
     fs::{self, File},
-    io::{Read, Write},
-    net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -14,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Cluster, Netns, Node, Place, Process, netns::pipe, until};
+use super::{Cluster, Node, Place, Process, netns::pipe, until};
 
 const HEALTHZ: &str = "127.0.0.1:10256";
 /// Enough for a machine that is emulated on a busy host, and whose verifier is slow.
@@ -143,8 +141,8 @@ impl Agent {
             if let Some(status) = process.child().try_wait()? {
                 bail!("the agent of {} ended: {status}", self.place.name);
             }
-            let answer = http_get(&self.place.netns, HEALTHZ, "/healthz");
-            Ok(answer.is_ok_and(|(status, body)| is_right(status, &body)).then_some(()))
+            let answer = self.place.netns.get(HEALTHZ, "/healthz");
+            Ok(answer.is_ok_and(|answer| is_right(answer.status, &answer.body)).then_some(()))
         });
         self.process = Some(process);
         healthy.with_context(|| format!("its log:\n{}", self.log()))
@@ -242,18 +240,4 @@ impl Drop for Agent {
             eprintln!("--- log of the agent of {}\n{}---", self.place.name, self.log());
         }
     }
-}
-
-/// The status and body of a GET inside a namespace.
-fn http_get(netns: &Netns, address: &str, path: &str) -> Result<(u16, String)> {
-    netns.run(|| {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
-        let status = head.split(' ').nth(1).context("no status")?;
-        Ok((status.parse().with_context(|| head.to_owned())?, body.to_owned()))
-    })
 }

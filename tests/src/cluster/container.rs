@@ -3,8 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -134,14 +133,7 @@ impl Container {
 
     /// Does `/healthz` at this address of the node say 200?
     pub fn is_healthy(&self, address: SocketAddr) -> Result<bool> {
-        self.netns.run(|| {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            write!(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-            let mut head = [0; 12];
-            stream.read_exact(&mut head)?;
-            Ok(head == *b"HTTP/1.1 200")
-        })
+        Ok(self.netns.get(&address.to_string(), "/healthz")?.status == 200)
     }
 
     /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; what it prints.

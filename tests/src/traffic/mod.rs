@@ -2,6 +2,7 @@
 
 mod cases;
 mod expect;
+mod loads;
 pub mod single;
 mod smoke;
 mod transfers;
@@ -12,6 +13,7 @@ use anyhow::Result;
 
 pub use cases::{all, bulk, endpoints_come_and_go};
 pub use expect::Entry;
+pub use loads::Loads;
 pub use smoke::{BOTH, smoke, smoke_over_restart};
 pub use transfers::{Transfers, transfers};
 

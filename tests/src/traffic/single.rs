@@ -1,10 +1,6 @@
 //! One endpoint of `SINGLE` after the other, and what clients and the node itself see.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -64,14 +60,14 @@ pub fn conclude(failures: Failures, agents: &[Agent]) -> Result<()> {
     verdict
 }
 
-/// An answer to a GET at the node itself.
-pub fn get(place: &Place, address: &str, path: &str) -> Result<String> {
-    place.netns.run(|| {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })
+/// The same, and that no firewall which drops what conntrack calls invalid had anything to drop.
+pub fn conclude_with_conntrack(scenario: &Scenario, mut failures: Failures) -> Result<()> {
+    failures.case("nothing is INVALID to conntrack", || {
+        for node in &scenario.cluster.nodes {
+            let dropped = node.invalid_packets()?;
+            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+        }
+        Ok(())
+    });
+    conclude(failures, &scenario.agents)
 }

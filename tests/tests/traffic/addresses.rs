@@ -7,7 +7,7 @@ use proxy_tests::{
     cluster::{Builder, Cluster, Endpoint, Failures, Protocol, Service},
     traffic::{
         Entry, SINGLE, Scenario, TARGET_PORT, node_port,
-        single::{ENDPOINTS, answers, conclude, get, served},
+        single::{ENDPOINTS, answers, conclude, served},
     },
 };
 
@@ -140,7 +140,7 @@ fn addresses_left_by_ipvs() -> Result<()> {
         let log = scenario.agents[0].log();
         let warnings = log.lines().filter(|line| line.contains("kube-ipvs0") && line.contains("WARN"));
         ensure!(warnings.count() == 1, "{log}");
-        let health = get(&cluster.node(0)?.place, "127.0.0.1:10256", "/healthz")?;
+        let health = cluster.node(0)?.place.netns.get("127.0.0.1:10256", "/healthz")?.body;
         ensure!(!health.contains("kube-ipvs0"), "{health}");
         Ok(())
     });

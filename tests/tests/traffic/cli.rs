@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use proxy_tests::{
     cluster::{Cluster, Node, PodNetwork, Process, agent_binary, peer_binary, until},
-    traffic::{Entry, SINGLE, Scenario, WEB, single},
+    traffic::{Entry, SINGLE, Scenario, WEB},
 };
 use serde_json::Value;
 
@@ -142,7 +142,7 @@ fn served_from_an_api_server() {
     assert!(page.contains(&format!("source    http://{SERVER}")), "{page}");
 
     until(SOON, "metrics", || {
-        let metrics = single::get(&node.place, "127.0.0.1:10249", "/metrics")?;
+        let metrics = node.place.netns.get("127.0.0.1:10249", "/metrics")?.body;
         let expected = [
             "rest_client_requests_total{code=\"<error>\",method=\"GET\",host=\"127.0.0.1:1\"} ",
             "rest_client_requests_total{code=\"200\",method=\"GET\",host=\"127.0.0.1:8001\"} ",

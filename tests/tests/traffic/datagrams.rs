@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use proxy_tests::{
     cluster::{Agent, Builder, Cluster, Failures, Overlay, PathMtu, PodNetwork, Protocol, until},
-    traffic::{Entry, SINGLE, Scenario},
+    traffic::{Entry, SINGLE, Scenario, single::conclude_with_conntrack},
 };
 
 /// Bytes of the narrow way.
@@ -46,20 +46,7 @@ fn is_served(builder: Builder, args: &[&str]) -> Result<()> {
             Ok(())
         });
     }
-    failures.case("nothing is INVALID to conntrack", || {
-        for node in &scenario.cluster.nodes {
-            let dropped = node.invalid_packets()?;
-            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
-        }
-        Ok(())
-    });
-    let verdict = failures.verdict();
-    if verdict.is_err() {
-        for agent in &scenario.agents {
-            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
-        }
-    }
-    verdict
+    conclude_with_conntrack(&scenario, failures)
 }
 
 #[test]

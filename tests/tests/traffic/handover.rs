@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -11,26 +10,17 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Endpoint, Load, Netns, Place, Protocol, Service, until},
+    cluster::{Cluster, Endpoint, Netns, Place, Service, until},
     rounds,
-    traffic::{Entry, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
+    traffic::{Entry, Loads, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
 
 /// Enough for a verifier on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 const HEALTHZ: &str = "127.0.0.1:10256";
 
-/// Status and body of a GET in a namespace.
-fn get(netns: &Netns, address: &str, path: &str) -> Result<(u16, String)> {
-    netns.run(|| {
-        let mut stream = TcpStream::connect_timeout(&address.parse()?, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let status = text.split(' ').nth(1).context("no status")?.parse().context(text.clone())?;
-        Ok((status, text))
-    })
+fn is_ready(netns: &Netns, address: &str) -> bool {
+    netns.get(address, "/healthz").is_ok_and(|answer| answer.status == 200)
 }
 
 /// What a load balancer sees that asks often: everything but 200.
@@ -38,8 +28,8 @@ fn ask_often(netns: &Netns, end: &AtomicBool) -> (usize, Vec<String>) {
     let (mut asked, mut failures) = (0, Vec::new());
     while !end.load(Ordering::Relaxed) {
         asked += 1;
-        match get(netns, HEALTHZ, "/healthz") {
-            Ok((200, _)) => {}
+        match netns.get(HEALTHZ, "/healthz") {
+            Ok(answer) if answer.status == 200 => {}
             other => failures.push(format!("{other:?}")),
         }
         thread::sleep(Duration::from_millis(5));
@@ -47,24 +37,10 @@ fn ask_often(netns: &Netns, end: &AtomicBool) -> (usize, Vec<String>) {
     (asked, failures)
 }
 
-/// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
-const PACE: Duration = Duration::from_millis(20);
-
-fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
-    let client = &scenario.cluster.client;
-    let pod = scenario.cluster.pod("pod-1a")?;
-    let mut loads = Vec::new();
-    for (place, entry) in [(pod, Entry::ClusterIp), (client, Entry::NodePort(0))] {
-        for protocol in Protocol::ALL {
-            for keep_alive in [false, true] {
-                let call = place.call(scenario.target(entry, WEB, true)?).protocol(protocol);
-                let call = if keep_alive { call.keep_alive() } else { call }.every(PACE);
-                let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", place.name);
-                loads.push((what, call.load()?));
-            }
-        }
-    }
-    Ok(loads)
+fn loads(scenario: &Scenario) -> Result<Loads> {
+    let cluster = &scenario.cluster;
+    let ways = [(cluster.pod("pod-1a")?, Entry::ClusterIp), (&cluster.client, Entry::NodePort(0))];
+    Loads::start(scenario, &ways)
 }
 
 /// Services that change all the time, each with one endpoint.
@@ -135,7 +111,7 @@ fn agents_overlap() -> Result<()> {
                 ensure!(agent.is_running());
                 agent.terminate()?;
                 lead_to(cluster, last)?;
-                loads.iter().try_for_each(|(_, load)| load.wait_for(20))?;
+                loads.wait_for(20)?;
                 agent = new;
             }
             Ok(())
@@ -145,10 +121,7 @@ fn agents_overlap() -> Result<()> {
         rolled.map(|()| asked)
     })?;
     ensure!(failures.is_empty() && asked > 100, "{} of {asked} health checks: {failures:?}", failures.len());
-    for (what, load) in loads {
-        let report = load.stop()?;
-        ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
-    }
+    loads.none_failed()?;
     ensure!(agent.is_running());
     Ok(())
 }
@@ -163,26 +136,24 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     let cluster = &scenario.cluster;
     let netns = &cluster.node(0)?.place.netns;
     let first = &mut scenario.agents[0];
-    let (status, metrics) = get(netns, "127.0.0.1:10249", "/metrics")?;
-    ensure!(status == 200 && metrics.contains("\nproxy_agent_active 1"), "{metrics}");
+    let metrics = netns.get("127.0.0.1:10249", "/metrics")?;
+    ensure!(metrics.status == 200 && metrics.body.contains("\nproxy_agent_active 1"), "{metrics:?}");
     first.freeze()?;
     let mut standby = cluster.start_another_agent(0, &ELSEWHERE, "-standby")?;
     standby.wait_for_log_for(SOON, "asking the other agent to hand over")?;
     let hooks = first.debug(&["services"])?;
     change(cluster, CHANGING.start, cluster.pod("pod-2a")?)?;
-    let said = until(SOON, "the standby to answer", || Ok(get(netns, ELSEWHERE[1], "/healthz").ok()))?;
-    ensure!(said.0 == 503 && said.1.contains("standing by"), "{said:?}");
-    ensure!(get(netns, ELSEWHERE[1], "/livez")?.0 == 200);
-    let (_, metrics) = get(netns, ELSEWHERE[3], "/metrics")?;
+    let said = until(SOON, "the standby to answer", || Ok(netns.get(ELSEWHERE[1], "/healthz").ok()))?;
+    ensure!(said.status == 503 && said.body.contains("standing by"), "{said:?}");
+    ensure!(netns.get(ELSEWHERE[1], "/livez")?.status == 200);
+    let metrics = netns.get(ELSEWHERE[3], "/metrics")?.body;
     ensure!(metrics.contains("\nproxy_agent_active 0"), "{metrics}");
     ensure!(standby.log().matches("standing by until").count() == 1, "{}", standby.log());
     // It has had the time to write what changed, and did not.
-    loads.iter().try_for_each(|(_, load)| load.wait_for(100))?;
+    loads.wait_for(100)?;
     ensure!(first.debug(&["services"])? == hooks);
     first.kill()?;
-    until(SOON, "the standby to be ready", || {
-        Ok((get(netns, ELSEWHERE[1], "/healthz").ok().map(|(status, _)| status) == Some(200)).then_some(()))
-    })?;
+    until(SOON, "the standby to be ready", || Ok(is_ready(netns, ELSEWHERE[1]).then_some(())))?;
     until(SOON, "what changed meanwhile", || {
         Ok(standby.debug(&["services"])?.contains("changing-40").then_some(()))
     })?;
@@ -192,11 +163,7 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     third.kill()?;
     ensure!(standby.wait(SOON)? == Some(1), "{}", standby.log());
     first.start()?;
-    for (what, load) in loads {
-        let report = load.stop()?;
-        ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
-    }
-    Ok(())
+    loads.none_failed()
 }
 
 /// The maps have another layout than those that programs use, and the source is away: the attached programs go on
@@ -225,16 +192,14 @@ fn another_layout_is_filled_before_programs_use_it() -> Result<()> {
     let mut second = cluster.start_another_agent(0, &[], "-second")?;
     second.wait_for_log_for(SOON, "filling them before programs use them")?;
     until(SOON, "the maps to be there", || Ok(own.join("frontends_v4").exists().then_some(())))?;
-    let status = until(SOON, "an answer", || Ok(get(netns, HEALTHZ, "/healthz").ok()))?.0;
+    let status = until(SOON, "an answer", || Ok(netns.get(HEALTHZ, "/healthz").ok()))?.status;
     ensure!(status == 503, "{status}");
     inside.wait_for(50)?;
     outside.wait_for(50)?;
     ensure!(inside.report()?.failed == 0 && outside.report()?.failed == 0, "nothing was to change yet");
 
     fs::rename(&away, manifests)?;
-    until(SOON, "the agent to serve", || {
-        Ok((get(netns, HEALTHZ, "/healthz").ok().map(|(status, _)| status) == Some(200)).then_some(()))
-    })?;
+    until(SOON, "the agent to serve", || Ok(is_ready(netns, HEALTHZ).then_some(())))?;
     ensure!(!other.exists(), "the old maps take memory");
     inside.wait_for(50)?;
     outside.wait_for(50)?;

@@ -2,13 +2,12 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use proxy_tests::cluster::{Cluster, Place, until};
+use anyhow::{Result, ensure};
+use proxy_tests::cluster::{Cluster, until};
 
 const SOON: Duration = Duration::from_secs(10);
 const CHECK_PORT: u16 = 31_500;
@@ -36,32 +35,20 @@ fn service(endpoint: IpAddr, policy: &str, conditions: &str) -> String {
     )
 }
 
-/// Status line, headers and body of an answer.
-fn get(from: &Place, address: SocketAddr, request: &str) -> Result<(String, String)> {
-    from.netns.run(|| {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
-        Ok((head.to_owned(), body.to_owned()))
-    })
-}
-
 /// Do load balancers hear this status and this many endpoints from the node? Status 0: nobody listens.
 fn hears(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
     let address = SocketAddr::new(cluster.node(node)?.place.v4.into(), CHECK_PORT);
     let what = format!("{status} and {endpoints} endpoints from node {}", node + 1);
     until(SOON, &what, || {
         // Any path and method.
-        let answer = get(&cluster.client, address, "POST /whatever");
+        let answer = cluster.client.netns.ask(&address.to_string(), "POST /whatever");
         if status == 0 {
             return Ok(answer.is_err().then_some(()));
         }
-        let Ok((head, body)) = answer else { return Ok(None) };
-        let is_right = head.starts_with(&format!("HTTP/1.1 {status} "))
-            && head.to_lowercase().contains(&format!("x-load-balancing-endpoint-weight: {endpoints}"))
+        let Ok(answer) = answer else { return Ok(None) };
+        let body = &answer.body;
+        let is_right = answer.status == status
+            && answer.head.to_lowercase().contains(&format!("x-load-balancing-endpoint-weight: {endpoints}"))
             && body.contains(&format!("\"localEndpoints\": {endpoints}"))
             && body.contains("\"namespace\": \"shop\"");
         Ok(is_right.then_some(()))
@@ -120,10 +107,9 @@ fn kube_proxys_urls_answer() -> Result<()> {
         (10249, "/metrics", "kubeproxy_proxy_healthz_total{code=\"200\"}"),
         (10249, "/metrics", "proxy_agent_service_ports 1"),
     ] {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         until(SOON, &format!("{path} with {expected}"), || {
-            let (head, body) = get(node, address, &format!("GET {path}"))?;
-            Ok((head.starts_with("HTTP/1.1 200 ") && body.contains(expected)).then_some(()))
+            let answer = node.netns.get(&format!("127.0.0.1:{port}"), path)?;
+            Ok((answer.status == 200 && answer.body.contains(expected)).then_some(()))
         })?;
     }
     Ok(())
@@ -145,8 +131,8 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     };
     let alive = || -> Result<()> {
         until(SOON, "/livez to say that a restart would not help", || {
-            let answer = get(node, SocketAddr::from(([127, 0, 0, 1], 10256)), "GET /livez");
-            Ok(answer.is_ok_and(|(head, _)| head.starts_with("HTTP/1.1 200 ")).then_some(()))
+            let answer = node.netns.get("127.0.0.1:10256", "/livez");
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
         })
     };
     cluster.manifests.write("web.yaml", &service(pod.v4.into(), "Cluster", "ready: true"))?;

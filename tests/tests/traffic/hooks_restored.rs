@@ -1,11 +1,6 @@
 //! Programs that something else detaches come back; `cleanup` beside a running agent. Needs root.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_agent::net::qdisc;
@@ -17,20 +12,8 @@ use proxy_tests::{
 const SOON: Duration = Duration::from_secs(20);
 const UPLINK: &str = "eth0";
 
-fn get(place: &Place, address: &str, path: &str) -> Result<(String, String)> {
-    let text = place.netns.run(|| {
-        let mut stream = TcpStream::connect(address)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })?;
-    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
-    Ok((head.to_owned(), body.to_owned()))
-}
-
 fn restored(place: &Place) -> Result<u64> {
-    let (_, text) = get(place, "127.0.0.1:10249", "/metrics")?;
+    let text = place.netns.get("127.0.0.1:10249", "/metrics")?.body;
     let line = text.lines().find_map(|line| line.strip_prefix("proxy_agent_hooks_restored_total "));
     line.context("no such metric")?.parse().context(text.clone())
 }
@@ -81,7 +64,7 @@ fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
     tc(place, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
     place.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
     until(SOON, "the problem to be said", || {
-        let (_, text) = get(place, "127.0.0.1:10256", "/healthz")?;
+        let text = place.netns.get("127.0.0.1:10256", "/healthz")?.body;
         Ok(text.contains("in the place of clsact").then_some(()))
     })?;
     let filters = tc(place, &["filter", "show", "dev", UPLINK, "ingress"])?;

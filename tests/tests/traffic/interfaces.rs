@@ -11,7 +11,7 @@ use proxy_tests::{
     lacks::Lack,
     traffic::{
         Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT, node_port,
-        single::{ENDPOINTS, answers, conclude, get, served},
+        single::{ENDPOINTS, answers, conclude, served},
     },
 };
 
@@ -234,12 +234,12 @@ fn an_uplink_that_is_not_there() -> Result<()> {
     scenario.agents.push(agent);
     let cluster = &scenario.cluster;
     let node = &cluster.node(0)?.place;
-    let health = get(node, "127.0.0.1:10256", "/healthz")?;
+    let health = node.netns.get("127.0.0.1:10256", "/healthz")?.body;
     ensure!(
         health.starts_with("HTTP/1.1 200") && health.contains("no interface `eth7` (--uplink)"),
         "{health}"
     );
-    let metrics = get(node, "127.0.0.1:10249", "/metrics")?;
+    let metrics = node.netns.get("127.0.0.1:10249", "/metrics")?.body;
     ensure!(metrics.contains("\nproxy_agent_network_problems 1\n"), "{metrics}");
     let mut failures = Failures::default();
     served(&scenario, &cluster.client, &[&node.v4.to_string()], node_port(SINGLE), &mut failures)?;
@@ -247,8 +247,12 @@ fn an_uplink_that_is_not_there() -> Result<()> {
     served(&scenario, &neighbour, &["192.168.97.11"], node_port(SINGLE), &mut failures)?;
     failures.case("the problem is over", || {
         until(SOON, "health", || {
-            let is_over = !get(node, "127.0.0.1:10256", "/healthz")?.contains("eth7")
-                && get(node, "127.0.0.1:10249", "/metrics")?.contains("\nproxy_agent_network_problems 0\n");
+            let is_over = !node.netns.get("127.0.0.1:10256", "/healthz")?.body.contains("eth7")
+                && node
+                    .netns
+                    .get("127.0.0.1:10249", "/metrics")?
+                    .body
+                    .contains("\nproxy_agent_network_problems 0\n");
             Ok(is_over.then_some(()))
         })
     });

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     ops::Range,
     time::{Duration, Instant},
@@ -10,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Endpoint, Load, Place, Protocol, Service, ServicePort, until},
-    traffic::{Entry, Scenario, TARGET_PORT, WEB},
+    cluster::{Cluster, Endpoint, Place, Service, ServicePort, until},
+    traffic::{Entry, Loads, Scenario, TARGET_PORT},
 };
 
 /// Enough for an agent that is not optimised, on a busy machine.
@@ -45,37 +44,8 @@ fn apply(cluster: &Cluster, file: &str, services: Range<u8>) -> Result<()> {
     cluster.manifests.apply_all(file, &services, &pods.into_iter().collect::<Result<Vec<_>>>()?)
 }
 
-/// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
-const PACE: Duration = Duration::from_millis(20);
-
-/// By packets and, where the pod's sockets are served, by sockets: short and long connections of both protocols.
-fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
-    let mut loads = Vec::new();
-    for (place, entry) in [
-        (scenario.cluster.pod("pod-1a")?, Entry::ClusterIp),
-        (&scenario.cluster.node(0)?.place, Entry::ClusterIp),
-        (&scenario.cluster.client, Entry::NodePort(0)),
-    ] {
-        for protocol in Protocol::ALL {
-            for keep_alive in [false, true] {
-                let call = place.call(scenario.target(entry, WEB, true)?).protocol(protocol);
-                let call = if keep_alive { call.keep_alive() } else { call }.every(PACE);
-                let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", place.name);
-                loads.push((what, call.load()?));
-            }
-        }
-    }
-    Ok(loads)
-}
-
 fn metrics(place: &Place) -> Result<String> {
-    place.netns.run(|| {
-        let mut stream = TcpStream::connect("127.0.0.1:10249")?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })
+    Ok(place.netns.get("127.0.0.1:10249", "/metrics")?.body)
 }
 
 fn value(text: &str, metric: &str) -> Result<u64> {
@@ -139,9 +109,14 @@ fn kill_while_growing(scenario: &mut Scenario, is_there: bool) -> Result<()> {
 fn maps_grow_while_they_are_used() -> Result<()> {
     let mut scenario = Scenario::start(Cluster::builder().nodes(2), "both", &[])?;
     let small = capacities(&scenario)?;
-    let loads = loads(&scenario)?;
-    let go_on = || loads.iter().try_for_each(|(_, load)| load.wait_for(20));
-    go_on()?;
+    // By packets and, where the pod's sockets are served, by sockets.
+    let loads = {
+        let cluster = &scenario.cluster;
+        let (pod, node) = (cluster.pod("pod-1a")?, &cluster.node(0)?.place);
+        let ways = [(pod, Entry::ClusterIp), (node, Entry::ClusterIp), (&cluster.client, Entry::NodePort(0))];
+        Loads::start(&scenario, &ways)?
+    };
+    loads.wait_for(20)?;
 
     // Killed while it grows, the next agent starts well, and nothing is lost.
     let mut before = small;
@@ -149,7 +124,7 @@ fn maps_grow_while_they_are_used() -> Result<()> {
         let new = (round - 1) * SERVICES..round * SERVICES;
         apply(&scenario.cluster, &format!("many-{round}.yaml"), new.clone())?;
         kill_while_growing(&mut scenario, is_there)?;
-        go_on()?;
+        loads.wait_for(20)?;
         scenario.agents[0].start()?;
         in_step(&scenario, round * SERVICES)?;
         answer(&scenario, new)?;
@@ -166,13 +141,9 @@ fn maps_grow_while_they_are_used() -> Result<()> {
     ensure!(value(&text, "proxy_agent_map_growths_total")? > 0, "{text}");
     let large = capacities(&scenario)?;
     scenario.agents[0].kill()?;
-    go_on()?;
+    loads.wait_for(20)?;
     scenario.agents[0].start()?;
     ensure!(capacities(&scenario)? == large, "{large:?} {:?}", capacities(&scenario)?);
     answer(&scenario, 0..1)?;
-    for (what, load) in loads {
-        let report = load.stop()?;
-        ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
-    }
-    Ok(())
+    loads.none_failed()
 }

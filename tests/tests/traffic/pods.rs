@@ -1,8 +1,7 @@
 //! Pods that sockets cannot serve, beside those that they can, in the default mode. Needs root.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, TcpStream},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -192,22 +191,8 @@ fn a_virtual_machine_is_served() -> Result<()> {
     is_served(&scenario, plain, plain)
 }
 
-/// The body of a GET on the node.
-fn get(node: &Node, port: u16, path: &str, timeout: Duration) -> Result<String> {
-    node.place.netns.run(|| {
-        let address = ([127, 0, 0, 1], port).into();
-        let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-        stream.set_read_timeout(Some(timeout))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        ensure!(text.starts_with("HTTP/1.1 200 "), "{text}");
-        Ok(text)
-    })
-}
-
 fn programs_at_pods(node: &Node) -> Result<usize> {
-    let metrics = get(node, 10249, "/metrics", SOON)?;
+    let metrics = node.place.netns.get("127.0.0.1:10249", "/metrics")?.body;
     let is_at_pod = |line: &&str| line.starts_with("proxy_agent_hooks{") && line.contains("program=\"pod_");
     let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok());
     Ok(metrics.lines().filter(is_at_pod).filter_map(count).sum())
@@ -285,7 +270,8 @@ fn many_interfaces_do_not_keep_the_agent_from_its_work() -> Result<()> {
     let (started, mut longest) = (Instant::now(), Duration::ZERO);
     until(DEADLINE, "programs at all interfaces", || {
         let asked = Instant::now();
-        get(node, 10256, "/livez", SILENCE).context("/livez")?;
+        let alive = node.place.netns.get("127.0.0.1:10256", "/livez").context("/livez")?;
+        ensure!(alive.status == 200, "{alive:?}");
         longest = longest.max(asked.elapsed());
         Ok((programs_at_pods(node)? >= 2 * pairs).then_some(()))
     })?;

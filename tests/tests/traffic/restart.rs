@@ -2,61 +2,40 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use proxy_tests::{
-    cluster::{Cluster, Load, Protocol, until},
+    cluster::{Cluster, until},
     rounds,
-    traffic::{Entry, Scenario, WEB},
+    traffic::{Entry, Loads, Scenario, WEB},
 };
-
-/// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
-const PACE: Duration = Duration::from_millis(20);
-
-/// How a stop looks, and what follows.
-fn loads(scenario: &Scenario) -> Result<Vec<(String, Load)>> {
-    let cluster = &scenario.cluster;
-    let ways = [
-        (cluster.pod("pod-1a")?, Entry::ClusterIp),
-        (&cluster.node(0)?.place, Entry::ClusterIp),
-        (&cluster.node(0)?.place, Entry::Localhost),
-        (&cluster.client, Entry::NodePort(0)),
-        (&cluster.client, Entry::NodePort(2)),
-    ];
-    let mut loads = Vec::new();
-    for (client, entry) in ways {
-        for protocol in Protocol::ALL {
-            for keep_alive in [false, true] {
-                let call = client.call(scenario.target(entry, WEB, true)?).protocol(protocol);
-                let call = if keep_alive { call.keep_alive() } else { call }.every(PACE);
-                let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", client.name);
-                loads.push((what, call.load()?));
-            }
-        }
-    }
-    Ok(loads)
-}
 
 fn survives(pod_datapath: &'static str, args: &[&str], xdp: bool) -> Result<()> {
     let builder = Cluster::builder().offload(!xdp).xdp_pass(xdp);
     let mut scenario = Scenario::start(builder, pod_datapath, args)?;
-    let loads = loads(&scenario)?;
-    let go_on = || loads.iter().try_for_each(|(_, load)| load.wait_for(20));
-    go_on()?;
+    let loads = {
+        let cluster = &scenario.cluster;
+        let (pod, node) = (cluster.pod("pod-1a")?, &cluster.node(0)?.place);
+        let ways = [
+            (pod, Entry::ClusterIp),
+            (node, Entry::ClusterIp),
+            (node, Entry::Localhost),
+            (&cluster.client, Entry::NodePort(0)),
+            (&cluster.client, Entry::NodePort(2)),
+        ];
+        Loads::start(&scenario, &ways)?
+    };
+    loads.wait_for(20)?;
     for round in 0..rounds(3) {
         for agent in &mut scenario.agents {
             if round % 3 == 1 { agent.terminate()? } else { agent.kill()? }
         }
-        go_on()?;
+        loads.wait_for(20)?;
         for agent in &mut scenario.agents {
             agent.start()?;
         }
-        go_on()?;
+        loads.wait_for(20)?;
     }
-    for (what, load) in loads {
-        let report = load.stop()?;
-        ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
-    }
-    Ok(())
+    loads.none_failed()
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proxy_tests::{
         Builder, Cluster, Failures, ForeignProgram, Narrow, NodeDevice, Overlay, PodNetwork, Position,
         SecondUplink,
     },
-    traffic::{Scenario, Transfers, transfers},
+    traffic::{Scenario, Transfers, single::conclude_with_conntrack, transfers},
 };
 
 const MANY: u64 = 20_000_000;
@@ -22,25 +22,7 @@ fn run(builder: Builder, pod_datapath: &'static str, args: &[&str], what: Transf
     let scenario = Scenario::start(builder.nodes(2), pod_datapath, args)?;
     let mut failures = Failures::default();
     transfers(&scenario, what, &mut failures)?;
-    conclude(&scenario, failures)
-}
-
-/// What holds in the end, and the agents' logs if something does not.
-fn conclude(scenario: &Scenario, mut failures: Failures) -> Result<()> {
-    failures.case("nothing is INVALID to conntrack", || {
-        for node in &scenario.cluster.nodes {
-            let dropped = node.invalid_packets()?;
-            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
-        }
-        Ok(())
-    });
-    let verdict = failures.verdict();
-    if verdict.is_err() {
-        for agent in &scenario.agents {
-            eprintln!("{}\n{}", agent.log(), agent.debug(&["counters"]).unwrap_or_default());
-        }
-    }
-    verdict
+    conclude_with_conntrack(&scenario, failures)
 }
 
 fn routed() -> Builder {
@@ -172,7 +154,7 @@ fn programs_of_others() -> Result<()> {
             Ok(())
         });
     }
-    conclude(&scenario, failures)
+    conclude_with_conntrack(&scenario, failures)
 }
 
 /// Attaches to the uplink of a node and to its first pod's interface, in both directions.

@@ -5,6 +5,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use anyhow::Result;
+use proxy_common::{
+    layout::{
+        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
+        id::Id,
+        set::SetRole,
+    },
+    packet::PROTOCOL_UDP,
+};
+
 use super::{
     LostFrontend, Services,
     port::{Claim, PortState},
@@ -17,15 +27,6 @@ use crate::{
         plan::{IpFamily, PortName},
     },
     sorted::SortedMap,
-};
-use anyhow::Result;
-use proxy_common::{
-    layout::{
-        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
-        id::Id,
-        set::SetRole,
-    },
-    packet::PROTOCOL_UDP,
 };
 
 /// Flags that keep clients out.
