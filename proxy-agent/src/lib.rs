@@ -11,6 +11,7 @@ pub mod debug;
 mod handover;
 mod host;
 pub mod init;
+mod kube_proxy;
 pub mod logging;
 mod memory;
 pub mod migrate;

@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use crate::kube_proxy;
+
 /// A process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -15,6 +17,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Is it kube-proxy?
+    pub(crate) fn is_kube_proxy(&self) -> bool {
+        kube_proxy::is_process(&self.name, &self.arguments)
+    }
+
     /// Its group in the cgroup2 hierarchy.
     pub(super) fn cgroup2(&self) -> Option<&str> {
         self.cgroups.lines().find_map(|line| line.strip_prefix("0::"))

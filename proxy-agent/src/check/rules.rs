@@ -3,11 +3,14 @@
 use std::{collections::BTreeSet, fs};
 
 use super::{finding::Finding, processes::Process};
-use crate::net::{
-    interfaces::Interface,
-    pods::{
-        iptables,
-        nftables::{self, ChainName},
+use crate::{
+    kube_proxy::{IPVS_INTERFACE, NFT_TABLE},
+    net::{
+        interfaces::Interface,
+        pods::{
+            iptables,
+            nftables::{self, ChainName},
+        },
     },
 };
 
@@ -15,8 +18,6 @@ const KUBE_PROXY: &str = "kube-proxy";
 const IPVS: &str = "IPVS";
 const NAT: &str = "NAT rules";
 
-/// The table of kube-proxy in nftables mode.
-const TABLE: &str = "kube-proxy";
 /// Chains of kube-proxy in iptables and IPVS mode begin so.
 const CHAINS: &str = "KUBE-";
 /// The one that both modes have.
@@ -59,13 +60,13 @@ fn has_virtual_servers(table: &str) -> bool {
 }
 
 fn is_of_kube_proxy(place: &ChainName) -> bool {
-    place.table == TABLE || place.chain.starts_with(CHAINS)
+    place.table == NFT_TABLE || place.chain.starts_with(CHAINS)
 }
 
 pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Process]) -> Finding {
-    let process = processes.iter().find(|process| process.name == KUBE_PROXY);
+    let process = processes.iter().find(|process| process.is_kube_proxy());
     let rules = facts.as_ref().ok().and_then(|facts| {
-        let of_services = |it: &&ChainName| it.table == TABLE || it.chain == SERVICES;
+        let of_services = |it: &&ChainName| it.table == NFT_TABLE || it.chain == SERVICES;
         let legacy = || facts.has_legacy_chain.then(|| format!("iptables (legacy), chain {SERVICES}"));
         facts.chains.iter().find(of_services).map(ToString::to_string).or_else(legacy)
     });
@@ -89,14 +90,13 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
 }
 
 pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]) -> Finding {
-    const INTERFACE: &str = "kube-ipvs0";
     let has_servers = facts.as_ref().is_ok_and(|facts| facts.has_virtual_servers);
-    let interface = interfaces.iter().find(|interface| interface.name == INTERFACE);
+    let interface = interfaces.iter().find(|interface| interface.name == IPVS_INTERFACE);
     let seen = match (interface, has_servers) {
         (None, false) => return Finding::pass(IPVS, "no virtual servers, no kube-ipvs0"),
-        (Some(interface), false) => format!("{INTERFACE} with {} addresses", interface.addresses.len()),
+        (Some(interface), false) => format!("{IPVS_INTERFACE} with {} addresses", interface.addresses.len()),
         (None, true) => "virtual servers".to_owned(),
-        (Some(_), true) => format!("virtual servers, and {INTERFACE}"),
+        (Some(_), true) => format!("virtual servers, and {IPVS_INTERFACE}"),
     };
     let advice = match interface {
         Some(_) => {

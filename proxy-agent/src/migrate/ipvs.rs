@@ -12,14 +12,13 @@ use netlink_packet_route::address::AddressAttribute;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_GENERIC};
 use rtnetlink::Handle;
 
+use crate::kube_proxy::IPVS_INTERFACE;
 use crate::net::{
     interfaces::Interface,
     pods::nftables::find,
     untracked::{attribute, nested},
 };
 
-/// The interface that has the addresses of all Services.
-pub(super) const INTERFACE: &str = "kube-ipvs0";
 const SERVERS: &str = "/proc/thread-self/net/ip_vs";
 
 /// A virtual server.
@@ -47,9 +46,9 @@ const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 /// What there is of kube-proxy, and of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The index of [`INTERFACE`], and how many addresses it has.
+    /// The index of [`IPVS_INTERFACE`], and how many addresses it has.
     pub(super) interface: Option<(u32, usize)>,
-    /// Servers at addresses of this node, [`INTERFACE`] among them. None counts as kube-proxy's without that interface.
+    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. None counts as kube-proxy's without that interface.
     pub(super) servers: Vec<Server>,
     /// How many others there are.
     pub(super) others: usize,
@@ -69,7 +68,7 @@ impl Found {
 /// # Errors
 /// When addresses cannot be listed.
 pub(super) async fn find_all(netlink: &Handle, interfaces: &[Interface]) -> Result<Found> {
-    let interface = interfaces.iter().find(|interface| interface.name == INTERFACE);
+    let interface = interfaces.iter().find(|interface| interface.name == IPVS_INTERFACE);
     let (mut local, mut count) = (BTreeSet::new(), 0);
     let mut addresses = netlink.address().get().execute();
     while let Some(message) = addresses.try_next().await.context("cannot list addresses")? {
@@ -146,7 +145,7 @@ pub(super) async fn remove(netlink: &Handle, found: &Found) -> Result<()> {
     remove_servers(&found.servers).context("cannot remove virtual servers of IPVS")?;
     if let Some((index, _)) = found.interface {
         let removed = netlink.link().del(index).execute().await;
-        removed.with_context(|| format!("cannot remove the interface {INTERFACE}"))?;
+        removed.with_context(|| format!("cannot remove the interface {IPVS_INTERFACE}"))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
     io,
 };
 
-use super::names::{Doomed, TABLES};
+use super::doomed::{Doomed, TABLES};
 use crate::net::xtables::{self, Entry, HOOKS, IptablesFamily, TARGET, Table};
 
 /// What of a table is kube-proxy's.

@@ -4,9 +4,9 @@
 //! rules no more. It must be left something to do it with, though: see [`nft::KEEPER`]. IPVS is another matter: it drops the packets of
 //! connections whose virtual server is gone.
 
+mod doomed;
 mod ipvs;
 mod legacy;
-mod names;
 pub(crate) mod nft;
 mod proof;
 
@@ -15,11 +15,12 @@ use std::{fmt::Write as _, fs};
 use anyhow::{Context as _, Result, bail, ensure};
 use rtnetlink::Handle;
 
-use self::{names::Doomed, proof::Proof};
+use self::{doomed::Doomed, proof::Proof};
 use crate::{
     check::processes::{self, Process},
     cleanup,
     cli::{CleanupArgs, MigrateArgs},
+    kube_proxy::{IPVS_INTERFACE, NFT_TABLE},
     net::{
         interfaces::{self, Interface},
         xtables::IptablesFamily,
@@ -80,7 +81,7 @@ async fn remove(mut found: Found, netlink: &Handle, args: &MigrateArgs) -> Resul
         println!(
             "removed the rules. {active} connections still go through IPVS, which would drop their packets: virtual servers and \
              {} stay. Run this again when they have ended, or with --force",
-            ipvs::INTERFACE
+            IPVS_INTERFACE
         );
     } else {
         ipvs::remove(netlink, &found.ipvs).await?;
@@ -131,16 +132,8 @@ fn running(processes: &[Process]) -> Vec<Process> {
     let network = |id: &str| fs::read_link(format!("/proc/{id}/ns/net"));
     let own = network("thread-self").ok();
     let is_here = |process: &&Process| network(&process.id.to_string()).is_ok_and(|of| Some(of) == own);
-    let is_one = |process: &&Process| is_kube_proxy(process);
+    let is_one = |process: &&Process| process.is_kube_proxy();
     processes.iter().filter(is_one).filter(is_here).cloned().collect()
-}
-
-/// By its name or by what was started. An agent in its place may be called by its name.
-fn is_kube_proxy(process: &Process) -> bool {
-    const NAME: &str = "kube-proxy";
-    let program = process.arguments.first().map(|path| path.rsplit('/').next().unwrap_or(path));
-    let is_agent = process.name == "proxy-agent";
-    !is_agent && (process.name == NAME || program == Some(NAME))
 }
 
 /// What there is of kube-proxy in this network namespace.
@@ -199,10 +192,7 @@ impl Found {
         for found in &self.nft {
             match found {
                 nft::Found::Own { family, chains, rules } => {
-                    line(
-                        "nftables",
-                        format!("table {family} {}: {chains} chains, {rules} rules", names::NFT_TABLE),
-                    );
+                    line("nftables", format!("table {family} {}: {chains} chains, {rules} rules", NFT_TABLE));
                 }
                 nft::Found::Shared { family, table, doomed, jumps } => {
                     line("iptables (nft)", format!("{family} {table}: {}", describe(doomed, jumps.len())));
@@ -215,7 +205,7 @@ impl Found {
         }
         let ipvs = &self.ipvs;
         if let Some((_, addresses)) = ipvs.interface {
-            line("IPVS", format!("interface {} with {addresses} addresses", ipvs::INTERFACE));
+            line("IPVS", format!("interface {} with {addresses} addresses", IPVS_INTERFACE));
         }
         if !ipvs.servers.is_empty() {
             let first: Vec<String> = ipvs.servers.iter().take(3).map(ToString::to_string).collect();
@@ -269,20 +259,6 @@ mod tests {
     fn process(name: &str, arguments: &str) -> Process {
         let arguments = arguments.split(' ').map(str::to_owned).collect();
         Process { id: 7, name: name.to_owned(), arguments, ..Process::default() }
-    }
-
-    #[test]
-    fn kube_proxy_by_name_and_command_line() {
-        for (name, arguments, expected) in [
-            ("kube-proxy", "/usr/local/bin/kube-proxy --config=/c", true),
-            ("kube-proxy", "", true),
-            ("exe", "/usr/bin/kube-proxy --v=2", true),
-            ("proxy-agent", "kube-proxy --config /c", false),
-            ("bash", "bash kube-proxy", false),
-            ("kube-proxy-test", "/kube-proxy-test", false),
-        ] {
-            assert_eq!(is_kube_proxy(&process(name, arguments)), expected, "{name} {arguments}");
-        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::{
     ops::ControlFlow,
 };
 
-use super::names::{Doomed, NFT_TABLE, TABLES};
+use super::doomed::{Doomed, TABLES};
+use crate::kube_proxy::NFT_TABLE;
 use crate::net::{
     pods::nftables::{
         CHAIN, CHAIN_NAME, EXPRESSION_DATA, EXPRESSION_NAME, EXPRESSIONS, GET_CHAIN, GET_RULE, TABLE,

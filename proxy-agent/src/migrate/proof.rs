@@ -1,8 +1,7 @@
 //! Does the agent serve this node? Asked before anything of kube-proxy is removed, and after.
 
 use std::{
-    fs,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -72,35 +71,16 @@ fn connection(pins: &Pins) -> Result<String> {
 fn attempt(to: SocketAddr) -> Result<SocketAddr> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     let own = stream.local_addr()?;
-    let peer = peer_of(own).context("the kernel does not list the socket")?;
+    let peer = peer_of(own)?;
     ensure!(peer != to, "connected, but not by the agent's programs");
     Ok(peer)
 }
 
 /// What the kernel has as the peer of the connected socket at an address. `getpeername()` says what the process asked for.
-fn peer_of(own: SocketAddr) -> Option<SocketAddr> {
-    let table = if own.is_ipv4() { "/proc/thread-self/net/tcp" } else { "/proc/thread-self/net/tcp6" };
-    let table = fs::read_to_string(table).ok()?;
-    table.lines().skip(1).find_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, peer) = (words.next()?, words.next()?);
-        (parse(local)? == own).then(|| parse(peer))?
-    })
-}
-
-/// `0100007F:1F90`: each 32 bits of the address as the machine has them.
-fn parse(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = Vec::new();
-    for at in (0..address.len()).step_by(8) {
-        bytes.extend(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
-    }
-    let ip: IpAddr = match <[u8; 4]>::try_from(bytes.as_slice()) {
-        Ok(v4) => v4.into(),
-        Err(_) => <[u8; 16]>::try_from(bytes.as_slice()).ok()?.into(),
-    };
-    Some(SocketAddr::new(ip, port))
+fn peer_of(own: SocketAddr) -> Result<SocketAddr> {
+    let sockets = if own.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
+    let socket = sockets?.into_iter().find(|socket| socket.local_address == own);
+    Ok(socket.context("the kernel does not list the socket")?.remote_address)
 }
 
 #[cfg(test)]
@@ -115,11 +95,9 @@ mod tests {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let to = listener.local_addr().unwrap();
             let stream = TcpStream::connect(to).unwrap();
-            assert_eq!(peer_of(stream.local_addr().unwrap()), Some(to));
+            assert_eq!(peer_of(stream.local_addr().unwrap()).unwrap(), to);
             // Nothing translates here.
             assert!(attempt(to).is_err_and(|error| error.to_string().contains("not by the agent")));
         }
-        assert_eq!(parse(""), None);
-        assert_eq!(parse("zz:1"), None);
     }
 }

@@ -13,6 +13,7 @@ use self::roles::{Role, Roles};
 use super::{interfaces::Interface, routes::Hint};
 use crate::{
     cli::{NodePortAddresses, PodDatapath},
+    kube_proxy::IPVS_INTERFACE,
     model::plan::IpFamily,
 };
 
@@ -111,15 +112,12 @@ pub struct Topology {
     pub warnings: Vec<String>,
 }
 
-/// What kube-proxy in IPVS mode leaves: the addresses of all Services are on it, and are not the node's for that.
-const IPVS: &str = "kube-ipvs0";
-
 impl Topology {
     /// Works the topology out. `node_addresses` are those of the Node object, if it is known.
     pub fn new(interfaces: &[Interface], node_addresses: &[IpAddr], wishes: &Wishes) -> Self {
         let node_addresses: Vec<IpAddr> =
             wishes.bind_address.into_iter().chain(node_addresses.iter().copied()).collect();
-        let interfaces_of_node = interfaces.iter().filter(|interface| interface.name != IPVS);
+        let interfaces_of_node = interfaces.iter().filter(|interface| interface.name != IPVS_INTERFACE);
         let roles = Roles::new(interfaces_of_node.clone(), &node_addresses, wishes);
         let local_addresses: BTreeSet<IpAddr> = interfaces_of_node
             .clone()
@@ -180,11 +178,12 @@ impl Topology {
                 .collect(),
         };
         let complaints = complaints(interfaces, &local_addresses, leaving.is_empty(), wishes);
-        let is_ipvs = |interface: &Interface| interface.name == IPVS && !interface.addresses.is_empty();
+        let is_ipvs =
+            |interface: &Interface| interface.name == IPVS_INTERFACE && !interface.addresses.is_empty();
         let warning = || {
             format!(
-                "the interface {IPVS} has addresses of Services, left by kube-proxy in IPVS mode: they do not count as the node's own. \
-                 `ip link delete {IPVS}` removes it when kube-proxy is gone"
+                "the interface {IPVS_INTERFACE} has addresses of Services, left by kube-proxy in IPVS mode: they do not count as the node's own. \
+                 `proxy-agent migrate` shows it, and removes it when kube-proxy is gone"
             )
         };
         Self {
@@ -193,7 +192,7 @@ impl Topology {
             // The kernel may choose any of them, where an interface has none of its own.
             snat_sources: interfaces
                 .iter()
-                .filter(|interface| interface.name != IPVS)
+                .filter(|interface| interface.name != IPVS_INTERFACE)
                 .flat_map(|interface| interface.addresses.iter().copied())
                 .filter(|ip| !ip.is_loopback())
                 .collect(),

@@ -1,44 +1,14 @@
-//! Which chains are kube-proxy's, by the names that it gives them, and what of a table goes with them.
+//! What of a table goes with kube-proxy's chains.
 
 use std::collections::BTreeSet;
 
-/// The table of the nftables mode, of `ip` and of `ip6`.
-pub(super) const NFT_TABLE: &str = "kube-proxy";
+use crate::kube_proxy::{MARK_MASQ, POSTROUTING, has_chain};
 
 /// Tables of iptables that have chains of kube-proxy.
 pub(super) const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
 
-/// Chains of the iptables and IPVS modes. kubelet's are not among them: KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT,
-/// KUBE-MARK-DROP.
-const CHAINS: &[&str] = &[
-    "KUBE-SERVICES",
-    "KUBE-EXTERNAL-SERVICES",
-    "KUBE-NODEPORTS",
-    "KUBE-FORWARD",
-    "KUBE-PROXY-FIREWALL",
-    "KUBE-PROXY-CANARY",
-    POSTROUTING,
-    MARK_MASQ,
-    // IPVS.
-    "KUBE-NODE-PORT",
-    "KUBE-LOAD-BALANCER",
-    "KUBE-SOURCE-RANGES-FIREWALL",
-    "KUBE-IPVS-FILTER",
-    "KUBE-IPVS-OUT-FILTER",
-];
-
-/// Chains of Services and endpoints, with a hash behind. `KUBE-XLB-` is what `KUBE-EXT-` was before Kubernetes 1.24.
-const PREFIXES: &[&str] = &["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
-
-const MARK_MASQ: &str = "KUBE-MARK-MASQ";
-const POSTROUTING: &str = "KUBE-POSTROUTING";
-
 /// Chains that every table has by itself.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
-
-pub(super) fn is_of_kube_proxy(chain: &str) -> bool {
-    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
-}
 
 /// What of a table goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,8 +29,8 @@ impl Doomed {
         mut jumps: impl Iterator<Item = (&'t str, &'t str)>,
     ) -> Self {
         let is_used =
-            jumps.any(|(from, to)| to == MARK_MASQ && !is_of_kube_proxy(from) && !BUILT_IN.contains(&from));
-        let of_kube_proxy = chains.into_iter().filter(|chain| is_of_kube_proxy(chain)).map(str::to_owned);
+            jumps.any(|(from, to)| to == MARK_MASQ && !has_chain(from) && !BUILT_IN.contains(&from));
+        let of_kube_proxy = chains.into_iter().filter(|chain| has_chain(chain)).map(str::to_owned);
         let (kept, chains) =
             of_kube_proxy.partition(|chain| is_used && [MARK_MASQ, POSTROUTING].contains(&chain.as_str()));
         Self { chains, kept }
@@ -80,34 +50,6 @@ impl Doomed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chains_by_their_names() {
-        for chain in [
-            "KUBE-SERVICES",
-            "KUBE-SVC-TCOU7JCQXEZGVUNU",
-            "KUBE-SVL-TCOU7JCQXEZGVUNU",
-            "KUBE-SEP-AYQ4PW4U2WTYYL6C",
-            "KUBE-EXT-TCOU7JCQXEZGVUNU",
-            "KUBE-FW-TCOU7JCQXEZGVUNU",
-            "KUBE-PROXY-CANARY",
-            "KUBE-IPVS-FILTER",
-        ] {
-            assert!(is_of_kube_proxy(chain), "{chain}");
-        }
-        for chain in [
-            "KUBE-FIREWALL",
-            "KUBE-KUBELET-CANARY",
-            "KUBE-MARK-DROP",
-            "KUBE-IPTABLES-HINT",
-            "KUBE-ROUTER-INPUT",
-            "CNI-HOSTPORT-DNAT",
-            "PREROUTING",
-            "cali-PREROUTING",
-        ] {
-            assert!(!is_of_kube_proxy(chain), "{chain}");
-        }
-    }
 
     #[test]
     fn a_mark_that_others_set_stays() {
