@@ -56,7 +56,7 @@ fn debug(verbose: bool) -> Result<PathBuf> {
 /// Builds the agent as it is shipped and returns the binary's path.
 pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     programs(verbose)?;
-    let built = static_agent()?;
+    let built = static_agent(&["--release"])?.join("release/proxy-agent");
     let agent = target_dir().join("release/proxy-agent");
     let content = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     // A running agent keeps the old file: a text file in use cannot be written.
@@ -69,14 +69,21 @@ pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Builds the agent so that it needs no shared library, optimised.
-fn static_agent() -> Result<PathBuf> {
+/// Builds the agent as it is shipped but for the optimisation, which takes minutes, and returns the binary's path.
+pub(crate) fn unoptimised_release() -> Result<PathBuf> {
+    programs(false)?;
+    Ok(static_agent(&["--config", "profile.dev.strip='debuginfo'"])?.join("debug/proxy-agent"))
+}
+
+/// Builds the agent so that it needs no shared library, and returns the directory of the target.
+fn static_agent(profile: &[&str]) -> Result<PathBuf> {
     let triple = host_triple()?;
     // By naming the target, the flags are kept off build scripts and procedural macros, which must stay dynamic.
     run(cargo()
-        .args(["build", "--release", "--package", "proxy-agent", "--target", &triple])
+        .args(["build", "--package", "proxy-agent", "--target", &triple])
+        .args(profile)
         .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(target_dir().join(triple).join("release/proxy-agent"))
+    Ok(target_dir().join(triple))
 }
 
 /// Selects what is built and tested by the machine's own compiler. Always selected together: with fewer packages cargo
@@ -175,8 +182,7 @@ pub(crate) fn programs(verbose: bool) -> Result<()> {
 }
 
 fn compile(toolchain: &Toolchain, features: &[&str]) -> Result<Vec<u8>> {
-    // Each variant has its directory, else they would be rebuilt in turns.
-    let dir = target_dir().join("bpf").join(if features.is_empty() { "plain" } else { "log" });
+    let dir = target_dir().join("bpf").join("build");
     run(toolchain
         .cargo_build()
         .args(["--package", "proxy-ebpf", "--profile", "bpf"])

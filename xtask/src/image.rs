@@ -45,7 +45,7 @@ pub(crate) fn main(args: &ImageArgs) -> Result<()> {
     };
     let output = match &args.output {
         Some(output) => write(&agent, output).map(|()| output.clone())?,
-        None => default_archive(&agent)?,
+        None => archive(&agent, "proxy-agent.oci.tar")?,
     };
     let file = output.display();
     say(format!("wrote {NAME}:{VERSION} to {file}. To load it:"));
@@ -57,9 +57,13 @@ pub(crate) fn main(args: &ImageArgs) -> Result<()> {
     Ok(())
 }
 
-/// Makes the archive at its default place and returns that.
-pub(crate) fn default_archive(agent: &Path) -> Result<PathBuf> {
-    let output = target_dir().join("proxy-agent.oci.tar");
+/// Makes the archive for tests, which is nobody's to load, and returns it.
+pub(crate) fn archive_of_tests(agent: &Path) -> Result<PathBuf> {
+    archive(agent, "proxy-agent-tests.oci.tar")
+}
+
+fn archive(agent: &Path, name: &str) -> Result<PathBuf> {
+    let output = target_dir().join(name);
     write(agent, &output)?;
     Ok(output)
 }

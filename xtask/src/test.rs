@@ -39,7 +39,7 @@ enum Part {
     Vm,
     /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
     Traffic,
-    /// The manifests, and the image: needs the optimised build.
+    /// The manifests, and the image with the agent in a container: linked as it is shipped, but not optimised.
     Deploy,
 }
 
@@ -120,7 +120,7 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
         let of_program = cargo_test(&select, at_a_time, filter, |command| {
             command.env("PROXY_AGENT_BIN", agent);
             if part == Part::Deploy {
-                command.env("PROXY_AGENT_IMAGE", image::default_archive(&build::release(false)?)?);
+                command.env("PROXY_AGENT_IMAGE", image::archive_of_tests(&build::unoptimised_release()?)?);
             }
             if !is_root() {
                 let sudo = find_program("sudo")

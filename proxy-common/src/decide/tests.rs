@@ -3,12 +3,15 @@
 mod affinity;
 mod attacks;
 mod consistency;
+mod ends;
+mod evidence;
 mod flows;
 mod fragments;
 mod places;
 mod pod;
 mod ports;
 mod refusals;
+mod snat;
 mod socket;
 mod steady;
 mod uplink;

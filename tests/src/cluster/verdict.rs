@@ -1,11 +1,14 @@
 //! Collecting what went wrong, so that one failure does not hide the others.
 
-use std::fmt::Display;
+use std::{fmt::Display, thread};
 
 use anyhow::{Result, bail};
 
 /// So many failures say enough, and each may take seconds.
 const ENOUGH: usize = 30;
+
+/// How many cases run at a time, of those that may.
+const AT_A_TIME: usize = 8;
 
 /// The failures of a table of cases.
 #[derive(Debug, Default)]
@@ -21,6 +24,25 @@ impl Failures {
             return;
         }
         self.note(what, case());
+    }
+
+    /// Runs cases side by side: those that wait rather than work, and do not disturb each other.
+    pub fn side_by_side<T: Send>(&mut self, cases: Vec<(String, T)>, case: impl Fn(T) -> Result<()> + Sync) {
+        let mut cases = cases.into_iter().peekable();
+        while cases.peek().is_some() && self.failed.len() < ENOUGH {
+            let results = thread::scope(|scope| {
+                let started = cases.by_ref().take(AT_A_TIME).map(|(what, input)| {
+                    let case = &case;
+                    (what, scope.spawn(move || case(input)))
+                });
+                let started: Vec<_> = started.collect();
+                let ended = started.into_iter().map(|(what, thread)| (what, thread.join()));
+                ended.collect::<Vec<_>>()
+            });
+            for (what, result) in results {
+                self.note(what, result.unwrap_or_else(|_| bail!("the case panicked")));
+            }
+        }
     }
 
     /// Takes down how something went.

@@ -73,29 +73,33 @@ fn combinations<const N: usize>(services: [u8; N]) -> Vec<(u8, bool, Protocol)> 
 }
 
 /// A service without endpoints refuses; sockets learn it at once.
+///
+/// Where packets are refused, the ICMP message is there before `connect()` has released its socket, which then learns it only from the
+/// answer to the next SYN, a second later. So cases run side by side.
 fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
+    let mut cases = Vec::new();
     for (client, entry) in ways(scenario)? {
         for (service, ipv4, protocol) in combinations([EMPTY]) {
             let what = format!("{} -> {entry} without endpoints, {} {protocol:?}", client.name, family(ipv4));
-            failures.case(what, || {
-                let target = scenario.target(entry, service, ipv4)?;
-                // Other nodes' nodePorts and outside clients are served packet by packet, and so may pods be.
-                let at_once = match (client.node, entry) {
-                    (None, _) => false,
-                    (Some(node), Entry::NodePort(at)) if at != node => false,
-                    _ => scenario.pod_datapath != "tc" || client.name.starts_with("node"),
-                };
-                // Nobody tells an unconnected UDP socket what an ICMP message says of its datagrams.
-                let hears = at_once || protocol != Protocol::Udp;
-                let timeout = Duration::from_millis(if hears { 2900 } else { 50 });
-                let reply = client.call(target).protocol(protocol).timeout(timeout).once()?;
-                let expected = if hears { "ECONNREFUSED" } else { "ETIMEDOUT" };
-                ensure!(reply.error.as_deref() == Some(expected), "{reply:?}");
-                ensure!(!at_once || reply.elapsed_ms < 500, "only after {} ms", reply.elapsed_ms);
-                Ok(())
-            });
+            cases.push((what, (client, entry, scenario.target(entry, service, ipv4)?, protocol)));
         }
     }
+    failures.side_by_side(cases, |(client, entry, target, protocol)| {
+        // Other nodes' nodePorts and outside clients are served packet by packet, and so may pods be.
+        let at_once = match (client.node, entry) {
+            (None, _) => false,
+            (Some(node), Entry::NodePort(at)) if at != node => false,
+            _ => scenario.pod_datapath != "tc" || client.name.starts_with("node"),
+        };
+        // Nobody tells an unconnected UDP socket what an ICMP message says of its datagrams.
+        let hears = at_once || protocol != Protocol::Udp;
+        let timeout = Duration::from_millis(if hears { 2900 } else { 50 });
+        let reply = client.call(target).protocol(protocol).timeout(timeout).once()?;
+        let expected = if hears { "ECONNREFUSED" } else { "ETIMEDOUT" };
+        ensure!(reply.error.as_deref() == Some(expected), "{reply:?}");
+        ensure!(!at_once || reply.elapsed_ms < 500, "only after {} ms", reply.elapsed_ms);
+        Ok(())
+    });
     Ok(())
 }
 

@@ -4,8 +4,13 @@
 
 mod answers;
 mod bystanders;
+mod checksums;
 mod evidence;
+mod expect;
 mod flows;
+mod fragments;
+mod icmp_errors;
+mod left_alone;
 mod next_hops;
 mod outer;
 mod ports;
@@ -14,4 +19,5 @@ mod stack;
 mod translate;
 mod unusual;
 mod verifier;
+mod ways;
 mod whole;

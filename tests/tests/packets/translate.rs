@@ -5,20 +5,16 @@ use proxy_common::layout::{
     counter::Counter,
     flow::{Edge, FlowState},
 };
+use proxy_tests::packets::{
+    CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SERVER_ISN, SNAT, Transport,
+    checksums_are_valid, same_frame, sys::Kind,
+};
 use proxy_tests::{
     for_both_families,
     packets::words::{ACK, FIN, NEXT, REDIRECT, RST, SYN, SYN_ACK, XDP_PASS, XDP_TX},
 };
-use proxy_tests::{
-    lacks::Lack,
-    packets::{
-        CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SERVER_ISN, SNAT, Transport,
-        checksums_are_valid, same_frame,
-        sys::{self, Kind},
-    },
-};
 
-const ALL: [Transport; 3] = [SYN, Transport::Udp, Transport::UdpUnchecked];
+use crate::expect::{ALL, Expect, frame};
 
 for_both_families! {
     packet_cluster_ip_of_a_local_backend
@@ -30,91 +26,9 @@ for_both_families! {
     packet_hairpin
     packet_bridge
     packet_life_of_a_connection
-    packet_checksums_at_carry_boundaries
-    packet_checksum_of_the_whole_frame
-    packet_of_any_length
-    packet_of_others_is_left_alone
     packet_hop_limit
-    packet_to_a_port_that_we_might_give
     packet_without_ethernet_header
     packet_two_vips_from_one_port
-}
-
-/// A frame of a family; TCP over IPv4 carries options, so that every program meets both header lengths.
-fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
-    // Zero means "no checksum" in IPv4 only.
-    let transport =
-        if transport == Transport::UdpUnchecked && !F::IS_V4 { Transport::Udp } else { transport };
-    let mut frame = Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport);
-    frame.options = if F::IS_V4 && transport == SYN { 12 } else { 0 };
-    frame
-}
-
-trait Expect {
-    fn gives(
-        &self,
-        program: &str,
-        device: Device,
-        input: &Frame,
-        result: u32,
-        expected: &Frame,
-    ) -> Result<()>;
-    fn gives_bytes(
-        &self,
-        program: &str,
-        device: Device,
-        input: &[u8],
-        result: u32,
-        expected: &[u8],
-    ) -> Result<()>;
-    fn forwards(&self, program: &str, input: &Frame, result: u32, expected: Frame) -> Result<Frame>;
-}
-
-impl Expect for Kernel {
-    /// Runs a program on a frame and compares result and frame, byte by byte.
-    #[track_caller]
-    fn gives(
-        &self,
-        program: &str,
-        device: Device,
-        input: &Frame,
-        result: u32,
-        expected: &Frame,
-    ) -> Result<()> {
-        self.gives_bytes(program, device, &input.build()?, result, &expected.build()?)
-    }
-
-    #[track_caller]
-    fn gives_bytes(
-        &self,
-        program: &str,
-        device: Device,
-        input: &[u8],
-        result: u32,
-        expected: &[u8],
-    ) -> Result<()> {
-        let run = self.run(program, input, device.index()?, 0)?;
-        assert_eq!(run.result, result, "result of {program}");
-        assert!(
-            same_frame(expected, &run.packet),
-            "{program}\n{input:02x?}\n{expected:02x?}\n{:02x?}",
-            run.packet
-        );
-        Ok(())
-    }
-
-    /// The same for a source port chosen from the range; returns the frame that was sent.
-    #[track_caller]
-    fn forwards(&self, program: &str, input: &Frame, result: u32, mut expected: Frame) -> Result<Frame> {
-        let run = self.run(program, &input.build()?, Device::Uplink.index()?, 0)?;
-        assert_eq!(run.result, result, "result of {program}");
-        let at = expected.transport_offset();
-        let port = u16::from_be_bytes([run.packet[at], run.packet[at + 1]]);
-        assert!(SNAT.contains(&port), "{port}");
-        expected.src.set_port(port);
-        assert!(same_frame(&expected.build()?, &run.packet), "{program}: {expected:?}\n{:02x?}", run.packet);
-        Ok(expected)
-    }
 }
 
 fn packet_cluster_ip_of_a_local_backend<F: PacketFamily>() -> Result<()> {
@@ -302,182 +216,6 @@ fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_checksums_at_carry_boundaries<F: PacketFamily>() -> Result<()> {
-    let Node { kernel, .. } = Node::new(Options::default())?;
-    let mut flip = 0u8;
-    for client_port in [0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff] {
-        for payload in [vec![], vec![0xff; 2], vec![0xff; 3], vec![0; 1], vec![0x80, 0, 0x7f, 0xff]] {
-            for transport in [SYN, ACK, Transport::Udp] {
-                flip = flip.wrapping_add(41);
-                let mut request = frame::<F>((Host::PodA, client_port), (Host::OddVip, 80), transport);
-                request.payload = payload.clone();
-                request.traffic_class = flip;
-                let sent = request.between(request.src, Host::OddPod.at::<F>(8080));
-                kernel.gives("pod_ingress", Device::PodA, &request, NEXT, &sent)?;
-                kernel.gives("pod_egress", Device::PodA, &sent.reply(), NEXT, &request.reply())?;
-                let mut request = frame::<F>((Host::Client, client_port), (Host::Node, 30_008), transport);
-                request.payload = payload.clone();
-                let sent = request.between(request.src, Host::OddPod.at::<F>(8080));
-                for program in kernel.possible(&["uplink_xdp"])? {
-                    kernel.gives(program, Device::Uplink, &request, XDP_PASS, &sent)?;
-                }
-            }
-        }
-    }
-    // A payload that brings the checksum to its edges: it must stay valid, whichever zero it becomes.
-    for word in (0..=u16::MAX).step_by(97).chain([0xfffe, 0xffff]) {
-        let mut request = frame::<F>((Host::Client, 7), (Host::Node, 30_002), Transport::Udp);
-        request.payload = word.to_be_bytes().to_vec();
-        for program in kernel.possible(&["uplink_xdp", "uplink_ingress"])? {
-            let run = kernel.run(program, &request.build()?, Device::Uplink.index()?, 0)?;
-            assert!(checksums_are_valid(&run.packet), "{program} with {word:#x}");
-        }
-    }
-    Ok(())
-}
-
-/// With a sum of the whole frame from the device, the kernel checks that it is kept right.
-fn packet_checksum_of_the_whole_frame<F: PacketFamily>() -> Result<()> {
-    for csum_ipv6 in [false, true] {
-        let Node { kernel, .. } = Node::new(Options { csum_ipv6, ..Options::default() })?;
-        if csum_ipv6 && !kernel.knows_csum_ipv6()? {
-            continue;
-        }
-        // The first two rounds open the flow and confirm it, the third finds it so.
-        let tcp = [(SYN, SYN_ACK), (ACK, ACK), (ACK, ACK)];
-        let udp = [(Transport::Udp, Transport::Udp); 3];
-        for (transport, answer) in tcp.into_iter().chain(udp) {
-            let local = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
-            let sent = local.between(local.src, Host::PodB.at::<F>(8080));
-            let from_client = |port| frame::<F>((Host::Client, 50_000), (Host::Node, port), transport);
-            let answered = |port, host: Host| {
-                let sent = from_client(port).between(Host::Client.at::<F>(50_000), host.at::<F>(8080));
-                Frame { transport: answer, ..sent.reply() }
-            };
-            // A device tells the sum of what it received, and no other than what is handed on to a pod keeps it.
-            for (program, device, frame, flags) in [
-                ("pod_ingress", Device::PodA, local, 0),
-                (
-                    "pod_egress",
-                    Device::PodA,
-                    Frame { transport: answer, ..sent.reply() },
-                    sys::CHECKSUM_COMPLETE,
-                ),
-                ("uplink_ingress", Device::Uplink, from_client(30_001), sys::CHECKSUM_COMPLETE),
-                ("uplink_ingress", Device::Uplink, from_client(30_008), sys::CHECKSUM_COMPLETE),
-                ("uplink_egress", Device::Uplink, answered(30_001, Host::PodB), 0),
-                ("uplink_egress", Device::Uplink, answered(30_008, Host::OddPod), 0),
-            ] {
-                let run = kernel.run(program, &frame.build()?, device.index()?, flags);
-                let run = match run {
-                    Err(error) if is_errno(&error, libc_einval()) => {
-                        Lack::ChecksumComplete.note();
-                        return Ok(());
-                    }
-                    run => run?,
-                };
-                assert_ne!(run.packet, frame.build()?, "{program}");
-                assert!(checksums_are_valid(&run.packet), "{program}");
-            }
-        }
-    }
-    Ok(())
-}
-
-fn libc_einval() -> i32 {
-    nix::errno::Errno::EINVAL as i32
-}
-
-fn is_errno(error: &anyhow::Error, errno: i32) -> bool {
-    error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) == Some(errno)
-}
-
-fn packet_of_any_length<F: PacketFamily>() -> Result<()> {
-    let Node { kernel, .. } = Node::new(Options::default())?;
-    let transports = [ACK, Transport::Udp];
-    let programs = [
-        "pod_ingress",
-        "pod_egress",
-        "uplink_ingress",
-        "uplink_egress",
-        "uplink_l3_ingress",
-        "uplink_l3_egress",
-        "uplink_xdp",
-        "uplink_xdp_frags",
-    ];
-    for program in kernel.possible(&programs)? {
-        let device = if program.starts_with("pod") { Device::PodA } else { Device::Uplink };
-        let pass = if Kernel::kind(program) == Kind::Xdp { XDP_PASS } else { NEXT };
-        for transport in transports {
-            let request = frame::<F>((Host::Client, 50_000), (Host::LocalVip, 80), transport);
-            let bytes = request.build()?;
-            let transport_header = if transport == ACK { 20 } else { 8 };
-            let whole = request.transport_offset() + transport_header;
-            for length in 0..whole.min(80) {
-                match kernel.run(program, &bytes[..length], device.index()?, 0) {
-                    Ok(run) => {
-                        assert_eq!(run.result, pass, "{program} on {length} bytes");
-                        assert_eq!(run.packet, bytes[..length], "{program} on {length} bytes");
-                    }
-                    // The kernel itself refuses to make a packet of less than its headers.
-                    Err(error) => assert!(length < request.transport_offset(), "{length}: {error:#}"),
-                }
-            }
-        }
-    }
-    assert!(kernel.flows::<F>()?.is_empty());
-    Ok(())
-}
-
-fn packet_of_others_is_left_alone<F: PacketFamily>() -> Result<()> {
-    let Node { kernel, .. } = Node::new(Options::default())?;
-    let request = frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), Transport::Udp);
-    let bytes = request.build()?;
-    let protocol = if F::IS_V4 { 23 } else { 20 };
-    let with = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut bytes = bytes.clone();
-        change(&mut bytes);
-        bytes
-    };
-    let mut others = vec![
-        ("arp", with(&|bytes| bytes[12..14].copy_from_slice(&[8, 6]))),
-        ("icmp", with(&|bytes| bytes[protocol] = if F::IS_V4 { 1 } else { 58 })),
-        ("esp", with(&|bytes| bytes[protocol] = 50)),
-        ("too short for sctp", with(&|bytes| bytes[protocol] = 132)),
-        ("no service", frame::<F>((Host::PodA, 1), (Host::PodB, 80), SYN).build()?),
-        ("outside", frame::<F>((Host::PodA, 1), (Host::Client, 443), SYN).build()?),
-        ("other node's nodePort", frame::<F>((Host::PodA, 1), (Host::OtherNode, 30_001), SYN).build()?),
-        ("wrong version", with(&|bytes| bytes[14] ^= 0xf0)),
-    ];
-    if F::IS_V4 {
-        others.push(("short header length", with(&|bytes| bytes[14] = 0x44)));
-        others.push(("header longer than the packet", with(&|bytes| bytes[14] = 0x4f)));
-    } else {
-        others.push(("extension header of a routing", with(&|bytes| bytes[protocol] = 43)));
-    }
-    let programs =
-        kernel.possible(&["pod_ingress", "pod_egress", "uplink_ingress", "uplink_egress", "uplink_xdp"])?;
-    for (what, bytes) in &others {
-        for &program in &programs {
-            let pass = if Kernel::kind(program) == Kind::Xdp { XDP_PASS } else { NEXT };
-            match kernel.run(program, bytes, Device::Uplink.index()?, 0) {
-                Ok(run) => assert_eq!((run.result, &run.packet), (pass, bytes), "{program}: {what}"),
-                // Newer kernels check headers before they run a program.
-                Err(error) => {
-                    assert!(what.contains("header") || what.contains("version"), "{what}: {error:#}")
-                }
-            }
-        }
-    }
-    let mut tagged = bytes.clone();
-    tagged.splice(12..12, [0x81, 0, 0, 5]);
-    for program in kernel.possible(&["uplink_xdp"])? {
-        kernel.gives_bytes(program, Device::Uplink, &tagged, XDP_PASS, &tagged)?;
-    }
-    assert!(kernel.flows::<F>()?.is_empty());
-    Ok(())
-}
-
 fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let programs = kernel.possible(&["uplink_ingress", "uplink_xdp"])?;
@@ -501,21 +239,6 @@ fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
         }
     }
     assert_eq!(kernel.counter(Counter::HopLimit)?, 2);
-    Ok(())
-}
-
-/// Kernel NAT and sockets of the node use any port.
-fn packet_to_a_port_that_we_might_give<F: PacketFamily>() -> Result<()> {
-    let Node { kernel, .. } = Node::new(Options::default())?;
-    let stray = frame::<F>((Host::Remote, 8080), (Host::Node, *SNAT.start()), Transport::Udp);
-    for is_socket in [false, true] {
-        let _socket = is_socket.then(|| std::net::UdpSocket::bind(stray.dst)).transpose()?;
-        for program in kernel.possible(&["uplink_ingress", "uplink_xdp"])? {
-            let pass = if Kernel::kind(program) == Kind::Xdp { XDP_PASS } else { NEXT };
-            kernel.gives(program, Device::Uplink, &stray, pass, &stray)?;
-        }
-    }
-    assert_eq!(kernel.count_flows::<F>()?, (0, 0));
     Ok(())
 }
 

@@ -1,0 +1,82 @@
+//! Ways through the node, for requests and what belongs to them.
+
+use anyhow::Result;
+use proxy_tests::packets::words::{ACK, NEXT, REDIRECT, SYN};
+use proxy_tests::packets::{Device, Frame, Host, Kernel, PacketFamily, Transport, talk};
+
+/// A frame of a family. UDP without a checksum there is with IPv4 alone.
+pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
+    let transport =
+        if transport == Transport::UdpUnchecked && !F::IS_V4 { Transport::Udp } else { transport };
+    Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
+}
+
+/// A way through the node: where requests come in, where their answers go out, and who is at the ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// The hook that requests come to.
+    pub(crate) request: (&'static str, Device),
+    /// The hook that translates answers.
+    pub(crate) answer: (&'static str, Device),
+    /// Who asks.
+    pub(crate) client: Host,
+    /// Where to.
+    pub(crate) frontend: (Host, u16),
+    /// Requests and answers are sent on past the stack.
+    pub(crate) is_forwarded: bool,
+}
+
+/// To an endpoint on this node from a pod and from outside, and to one on another node.
+pub(crate) const WAYS: [Way; 3] = [
+    Way {
+        request: ("pod_ingress", Device::PodA),
+        answer: ("pod_egress", Device::PodA),
+        client: Host::PodA,
+        frontend: (Host::LocalVip, 80),
+        is_forwarded: false,
+    },
+    Way {
+        request: ("uplink_ingress", Device::Uplink),
+        answer: ("uplink_egress", Device::Uplink),
+        client: Host::Client,
+        frontend: (Host::Node, 30_001),
+        is_forwarded: false,
+    },
+    Way {
+        request: ("uplink_ingress", Device::Uplink),
+        answer: ("uplink_ingress", Device::Uplink),
+        client: Host::Client,
+        frontend: (Host::Node, 30_002),
+        is_forwarded: true,
+    },
+];
+
+impl Way {
+    /// What the program that translates a request returns.
+    pub(crate) fn result(self) -> u32 {
+        if self.is_forwarded { REDIRECT } else { NEXT }
+    }
+
+    /// Opens a flow. Returns the request and what became of it.
+    pub(crate) fn open<F: PacketFamily>(
+        self,
+        kernel: &Kernel,
+        port: u16,
+        transport: Transport,
+    ) -> Result<(Frame, Frame)> {
+        let request = frame::<F>((self.client, port), self.frontend, transport);
+        let sent = if transport == ACK {
+            talk::open(kernel, self.request, self.answer, &request)?
+        } else {
+            talk::translated(kernel, self.request, &request)?
+        };
+        Ok((request, sent))
+    }
+}
+
+/// What flows are of.
+pub(crate) const TRANSPORTS: [Transport; 4] =
+    [SYN, Transport::Udp, Transport::UdpUnchecked, Transport::Sctp(1)];
+
+/// More than any packet has.
+pub(crate) const ALL: usize = 4_000;
