@@ -11,7 +11,7 @@ use aya_ebpf::{
 use proxy_common::{
     Family, V4, V6, checksum,
     decide::{
-        self, Route, RouteKind, Tables, Translation, Verdict,
+        self, NodeTables, Route, RouteKind, Translation, Verdict,
         steady::{self, Steady},
     },
     layout::{
@@ -161,7 +161,7 @@ fn forward<F: KernelFamily + Header>(
 fn can_send<F: KernelFamily>(kernel: &Kernel, route: &Route<F>, ifindex: u32) -> bool {
     matches!(route.kind, RouteKind::Neighbour)
         && (route.ifindex == ifindex
-            || Tables::<F>::device(kernel, route.ifindex)
+            || NodeTables::<F>::device(kernel, route.ifindex)
                 .is_some_and(|device| device.flags & DEVICE_XDP_REDIRECT != 0))
 }
 

@@ -1,22 +1,17 @@
 //! Tables in memory: for tests of the core, and for comparing the programs in the kernel with it.
 
-use core::{
-    cell::{Cell, RefCell},
-    ops::Deref,
-    ptr::NonNull,
-};
+mod entries;
+mod packets;
+mod sockets;
+
+use core::cell::{Cell, RefCell};
 use std::{
-    boxed::Box,
     collections::{HashMap, HashSet},
     rc::Rc,
     vec::Vec,
 };
 
-use super::tables::{
-    AffinityHandle, Attempt, FlowHandle, Fragmentable, Inserted, NodeAddress, Route, RouteKind, SocketTables,
-    Step, Tables,
-};
-use super::{flow, verdict::DropReason};
+use super::tables::{Fragmentable, NodeAddress, Route, Step};
 use crate::{
     Family, V4, V6,
     layout::{
@@ -27,16 +22,17 @@ use crate::{
         counter::Counter,
         device::Device,
         filter::{self, Mark},
-        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        flow::{Flow, FlowKey},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         outbound::Outbound,
         set::{Set, SetKind, SetRole},
-        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers, UdpPeersRef},
+        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
     },
-    packet::Packet,
 };
+
+pub use self::entries::{MemoryAffinity, MemoryFlow};
 
 /// What else differs between the families here.
 pub trait MemoryFamily: Family {
@@ -249,358 +245,5 @@ impl<F: MemoryFamily> MemoryTables<F> {
         }
         entries.insert(*key, Rc::new(Cell::new(*flow)));
         true
-    }
-}
-
-/// A flow entry that was found: as it was then, and where to write.
-#[derive(Clone, Debug)]
-pub struct MemoryFlow<F: Family> {
-    seen: Flow<F>,
-    entry: Rc<Cell<Flow<F>>>,
-}
-
-fn found<F: Family>(entries: &RefCell<FlowEntries<F>>, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
-    entries.borrow().get(key).map(|entry| MemoryFlow { seen: entry.get(), entry: Rc::clone(entry) })
-}
-
-impl<F: Family> MemoryFlow<F> {
-    fn change(&self, change: impl FnOnce(&mut Flow<F>)) {
-        let mut flow = self.entry.get();
-        change(&mut flow);
-        self.entry.set(flow);
-    }
-}
-
-impl<F: Family> Deref for MemoryFlow<F> {
-    type Target = Flow<F>;
-
-    fn deref(&self) -> &Flow<F> {
-        &self.seen
-    }
-}
-
-impl<F: Family> FlowHandle<F> for MemoryFlow<F> {
-    fn touch(&self, now: u32) {
-        self.change(|flow| flow.last_seen = now);
-    }
-
-    fn set_state(&self, state: FlowState) {
-        self.change(|flow| flow.state = state as u8);
-    }
-
-    fn set_mac(&self, mac: Mac) {
-        self.change(|flow| flow.mac = mac);
-    }
-
-    fn set_isn(&self, isn: u32) {
-        self.change(|flow| flow.isn = isn);
-    }
-
-    fn set_acknowledged(&self, acknowledged: u32) {
-        self.change(|flow| flow.acknowledged = acknowledged);
-    }
-
-    fn set_timestamp(&self, timestamp: u32) {
-        self.change(|flow| flow.timestamp = timestamp);
-    }
-}
-
-/// An affinity entry that was found: as it was then, and where to write.
-#[derive(Clone, Debug)]
-pub struct MemoryAffinity<F: Family> {
-    seen: Affinity<F>,
-    entry: Rc<Cell<Affinity<F>>>,
-}
-
-impl<F: Family> Deref for MemoryAffinity<F> {
-    type Target = Affinity<F>;
-
-    fn deref(&self) -> &Affinity<F> {
-        &self.seen
-    }
-}
-
-impl<F: Family> AffinityHandle<F> for MemoryAffinity<F> {
-    fn touch(&self, now: u32) {
-        self.entry.set(Affinity { last_used: now, ..self.entry.get() });
-    }
-}
-
-impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
-    type Flow = MemoryFlow<F>;
-    type Affinity = MemoryAffinity<F>;
-    type Pair = Box<Pair<F>>;
-    type KnownRoute = Box<Route<F>>;
-
-    fn pair(&self) -> Option<Box<Pair<F>>> {
-        Some(Box::default())
-    }
-
-    fn settings(&self) -> Settings {
-        self.settings
-    }
-
-    fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        self.filter.contains(&filter::of_address::<F>(addr))
-            || self.filter.contains(&filter::of_frontend::<F>(addr, port, protocol))
-    }
-
-    fn frontend(&self, key: &FrontendKey<F>) -> Option<Target> {
-        self.frontends.get(key).copied()
-    }
-
-    fn set(&self, service: Id, role: SetRole) -> Set {
-        self.sets.get(&Set::index(service, role)).copied().unwrap_or(Set::EMPTY)
-    }
-
-    fn backend(&self, slot: u32) -> Option<&Backend<F>> {
-        self.backends.get(slot as usize)
-    }
-
-    fn is_alive(&self, backend: Id) -> bool {
-        self.alive.contains(&backend)
-    }
-
-    fn is_member(&self, backend: Id, role: SetRole) -> bool {
-        self.alive.contains(&backend) && self.members.contains(&(backend, role.bit()))
-    }
-
-    fn affinity_timeout(&self, service: Id) -> u32 {
-        self.affinity_timeouts.get(&service).copied().unwrap_or(0)
-    }
-
-    fn affinity(&self, key: &AffinityKey<F>) -> Option<MemoryAffinity<F>> {
-        let entry = Rc::clone(self.affinity.borrow().get(key)?);
-        Some(MemoryAffinity { seen: entry.get(), entry })
-    }
-
-    fn remember_affinity(&self, key: &AffinityKey<F>, affinity: &Affinity<F>) {
-        self.affinity.borrow_mut().insert(*key, Rc::new(Cell::new(*affinity)));
-    }
-
-    fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
-        self.sources.contains(&(service, *addr))
-    }
-
-    fn is_service_address(&self, addr: &F::Addr) -> bool {
-        self.service_addresses.contains(addr)
-    }
-
-    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
-        self.node_addresses.get(addr).copied().unwrap_or_default()
-    }
-
-    fn device(&self, ifindex: u32) -> Option<&Device> {
-        self.devices.get(&ifindex)
-    }
-
-    fn flow(&self, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
-        found(&self.flows, key)
-    }
-
-    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        self.answers.borrow().contains(&answers::Mark::of::<F>(addr, port, protocol))
-    }
-
-    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8) {
-        self.answers.borrow_mut().insert(answers::Mark::of::<F>(addr, port, protocol));
-    }
-
-    fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-        self.replace(&self.flows, key, flow)
-    }
-
-    fn remove_flow(&self, key: &FlowKey<F>) {
-        self.flows.borrow_mut().remove(key);
-    }
-
-    fn pending(&self, key: &FlowKey<F>) -> Option<MemoryFlow<F>> {
-        let found = found(&self.pending, key);
-        if found.is_none() {
-            self.flows.borrow_mut().extend(self.arriving.borrow_mut().drain());
-        }
-        found
-    }
-
-    fn insert_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted {
-        if self.pending.borrow().contains_key(key) {
-            Inserted::Exists
-        } else if self.replace_pending(key, flow) {
-            Inserted::Yes
-        } else {
-            Inserted::NoRoom
-        }
-    }
-
-    fn replace_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-        self.replace(&self.pending, key, flow)
-    }
-
-    fn remove_pending(&self, key: &FlowKey<F>) {
-        self.pending.borrow_mut().remove(key);
-    }
-
-    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
-        flow::open(self, pair)
-    }
-
-    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
-        flow::attempt(self, pair, seize)
-    }
-
-    fn confirm_flow(&self, pair: &mut Pair<F>) -> bool {
-        flow::confirm(self, pair)
-    }
-
-    fn snat_source(&self, index: u32) -> Option<F::Addr> {
-        self.snat_sources.get(index as usize).copied()
-    }
-
-    fn may_be_snat_source(&self, addr: &F::Addr) -> bool {
-        self.filter.contains(&filter::of_snat_source::<F>(addr))
-    }
-
-    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
-        self.outbound.borrow().get(key).copied()
-    }
-
-    fn remember_outbound(&self, key: &FlowKey<F>, outbound: &Outbound) {
-        self.outbound.borrow_mut().insert(*key, *outbound);
-    }
-
-    fn came_in(&self) -> u32 {
-        self.came_in.get()
-    }
-
-    fn leaves(&self) -> u32 {
-        self.leaves.get()
-    }
-
-    fn acknowledgment(&self, packet: &Packet<F>) -> u32 {
-        packet.acknowledgment
-    }
-
-    fn timestamp(&self, _packet: &Packet<F>) -> u32 {
-        self.timestamp.get()
-    }
-
-    fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts> {
-        self.fragments.borrow().get(key).copied()
-    }
-
-    fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts) {
-        self.fragments.borrow_mut().insert(*key, *ports);
-    }
-
-    fn size(&self, _packet: &Packet<F>) -> u32 {
-        self.size.get()
-    }
-
-    fn fragmentable(&self, _packet: &Packet<F>) -> Fragmentable {
-        self.fragmentable.get()
-    }
-
-    fn route(&self, _ifindex: u32, _src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
-        *route = self.routes.get(dst).copied().unwrap_or(self.default_route);
-        if route.mtu != 0 && size > route.mtu {
-            route.kind = RouteKind::TooBig;
-        }
-    }
-
-    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
-        let mut route = Route::default();
-        self.route(ifindex, src, dst, size, &mut route);
-        Some(Box::new(route))
-    }
-
-    fn preferred_source(
-        &self,
-        _ifindex: u32,
-        _src: &F::Addr,
-        dst: &F::Addr,
-        preferred: &mut F::Addr,
-    ) -> bool {
-        self.preferred_sources.get(dst).map(|known| *preferred = *known).is_some()
-    }
-
-    fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
-        self.listening.contains(&(tuple.dst, tuple.dport, protocol))
-    }
-
-    fn random(&self) -> u32 {
-        if let Some(fixed) = self.fixed_random.get() {
-            return fixed;
-        }
-        // Knuth's MMIX generator; the upper half is the better one.
-        let next =
-            self.random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.random.set(next);
-        (next >> 32) as u32
-    }
-
-    fn now(&self) -> u32 {
-        self.now.get()
-    }
-
-    fn count(&self, counter: Counter) {
-        *self.counts.borrow_mut().entry(counter).or_default() += 1;
-    }
-
-    fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
-        *addr = F::snat_address(device);
-        !F::same(addr, &F::UNSPECIFIED)
-    }
-
-    fn step(&self, step: Step<F>) {
-        self.steps.borrow_mut().push(step);
-    }
-}
-
-impl<F: MemoryFamily> SocketTables<F> for MemoryTables<F> {
-    fn cookie(&self) -> u64 {
-        self.socket.get()
-    }
-
-    fn netns(&self) -> u64 {
-        self.socket_netns.get()
-    }
-
-    fn has_socket_storage(&self) -> bool {
-        self.socket_storage
-    }
-
-    fn connected(&self) -> Option<ConnectedPeer<F>> {
-        self.connected.borrow().get(&self.socket.get()).copied()
-    }
-
-    fn set_connected(&self, peer: &mut ConnectedPeer<F>) {
-        self.connected.borrow_mut().insert(self.socket.get(), *peer);
-    }
-
-    fn udp_peers_or_new(&self) -> Option<UdpPeersRef<'_, F>> {
-        if self.socket_storage && self.socket_memory {
-            self.udp_peers.borrow_mut().entry(self.socket.get()).or_default();
-        }
-        self.udp_peers()
-    }
-
-    fn udp_peers(&self) -> Option<UdpPeersRef<'_, F>> {
-        let udp_peers = self.udp_peers.borrow();
-        let at = NonNull::new(udp_peers.get(&self.socket.get())?.as_ptr())?;
-        // SAFETY: the tables keep it, and give out no reference to it.
-        Some(unsafe { UdpPeersRef::new(at) })
-    }
-
-    fn shared_peer(&self, key: &SharedKey) -> Option<&SharedPeer<F>> {
-        self.shared_peers.borrow().get(key).copied()
-    }
-
-    fn set_shared_peer(&self, key: &SharedKey, peer: &SharedPeer<F>) -> bool {
-        self.shared_peers.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
-        true
-    }
-
-    fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool {
-        self.netns.get(&netns).map(|known| *addr = *known).is_some()
     }
 }

@@ -27,7 +27,7 @@ pub use packet::{from_pod, from_uplink, new_flow, opened, to_client, to_outside}
 pub use socket::{SocketClient, SocketOrigin, connect, send};
 pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{
-    AffinityHandle, Attempt, FlowHandle, Found, Fragmentable, Inserted, NodeAddress, Route, RouteKind,
-    SocketTables, Step, Tables,
+    AffinityHandle, Attempt, FlowHandle, FlowTables, Found, Fragmentable, Inserted, NodeAddress, NodeTables,
+    PacketContext, Route, RouteKind, ServiceTables, SocketTables, Step, Tables,
 };
 pub use verdict::{DropReason, SocketVerdict, Translation, Verdict};

@@ -6,7 +6,7 @@ use anyhow::Result;
 use proxy_common::{
     V4, V6,
     decide::{
-        self, SocketClient, SocketOrigin, SocketVerdict, Tables as _, Translation, Verdict,
+        self, ServiceTables as _, SocketClient, SocketOrigin, SocketVerdict, Translation, Verdict,
         memory::{FlowEntries, MemoryTables},
     },
     layout::{

@@ -9,8 +9,8 @@ use std::{
 use proxy_common::{
     V4, V6,
     decide::{
-        self, AffinityHandle, Attempt, DropReason, FlowHandle, Inserted, NodeAddress, Route, RouteKind,
-        SocketTables, Step, Tables,
+        self, AffinityHandle, Attempt, DropReason, FlowHandle, FlowTables, Inserted, NodeAddress, NodeTables,
+        PacketContext, Route, RouteKind, ServiceTables, SocketTables, Step, Tables,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -149,19 +149,8 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> SocketTables<F> for LiveTables<'
     }
 }
 
-impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, M, R> {
-    type Flow = FlowCopy<F>;
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> ServiceTables<F> for LiveTables<'_, F, M, R> {
     type Affinity = AffinityCopy<F>;
-    type Pair = Box<Pair<F>>;
-    type KnownRoute = Box<Route<F>>;
-
-    fn pair(&self) -> Option<Box<Pair<F>>> {
-        Some(Box::default())
-    }
-
-    fn settings(&self) -> Settings {
-        self.settings
-    }
 
     fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
         [filter::of_address::<F>(addr), filter::of_frontend::<F>(addr, port, protocol)]
@@ -209,13 +198,14 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
     fn is_service_address(&self, addr: &F::Addr) -> bool {
         self.maps.service_cidrs().contains(addr)
     }
+}
 
-    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
-        self.maps.node_address(addr)
-    }
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_, F, M, R> {
+    type Flow = FlowCopy<F>;
+    type Pair = Box<Pair<F>>;
 
-    fn device(&self, ifindex: u32) -> Option<&Device> {
-        self.maps.devices().get(&ifindex)
+    fn pair(&self) -> Option<Box<Pair<F>>> {
+        Some(Box::default())
     }
 
     fn flow(&self, key: &FlowKey<F>) -> Option<FlowCopy<F>> {
@@ -250,17 +240,28 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
 
     fn remove_pending(&self, _key: &FlowKey<F>) {}
 
-    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
-        decide::open(self, pair)
+    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
+        self.maps.outbound(key)
     }
 
-    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
-        decide::attempt(self, pair, seize)
+    fn remember_outbound(&self, _key: &FlowKey<F>, _outbound: &Outbound) {}
+
+    fn fragment(&self, _key: &FragmentKey<F>) -> Option<FragmentPorts> {
+        None
     }
 
-    fn confirm_flow(&self, _pair: &mut Pair<F>) -> bool {
-        // It stays where it is, and its entry is as good there.
-        false
+    fn remember_fragment(&self, _key: &FragmentKey<F>, _ports: &FragmentPorts) {}
+}
+
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_, F, M, R> {
+    type KnownRoute = Box<Route<F>>;
+
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
+        self.maps.node_address(addr)
+    }
+
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        self.maps.devices().get(&ifindex)
     }
 
     fn snat_source(&self, index: u32) -> Option<F::Addr> {
@@ -270,39 +271,6 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
     fn may_be_snat_source(&self, addr: &F::Addr) -> bool {
         let mark = filter::of_snat_source::<F>(addr);
         mark.is_in(self.maps.filter(mark.element))
-    }
-
-    fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
-        self.maps.outbound(key)
-    }
-
-    fn remember_outbound(&self, _key: &FlowKey<F>, _outbound: &Outbound) {}
-
-    fn came_in(&self) -> u32 {
-        self.way.came_in
-    }
-
-    fn leaves(&self) -> u32 {
-        self.way.leaves
-    }
-
-    fn acknowledgment(&self, packet: &Packet<F>) -> u32 {
-        packet.acknowledgment
-    }
-
-    fn timestamp(&self, _packet: &Packet<F>) -> u32 {
-        0
-    }
-
-    fn fragment(&self, _key: &FragmentKey<F>) -> Option<FragmentPorts> {
-        None
-    }
-
-    fn remember_fragment(&self, _key: &FragmentKey<F>, _ports: &FragmentPorts) {}
-
-    fn size(&self, _packet: &Packet<F>) -> u32 {
-        // A short one, such as opens connections.
-        0
     }
 
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, _size: u32, route: &mut Route<F>) {
@@ -356,16 +324,6 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         false
     }
 
-    fn random(&self) -> u32 {
-        self.random
-    }
-
-    fn now(&self) -> u32 {
-        self.maps.now()
-    }
-
-    fn count(&self, _counter: Counter) {}
-
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
         let ip: IpAddr = match F::FAMILY {
             IpFamily::V4 => V4::to_ip(&device.snat_v4),
@@ -379,6 +337,58 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
             _ => false,
         }
     }
+}
+
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> PacketContext<F> for LiveTables<'_, F, M, R> {
+    fn came_in(&self) -> u32 {
+        self.way.came_in
+    }
+
+    fn leaves(&self) -> u32 {
+        self.way.leaves
+    }
+
+    fn acknowledgment(&self, packet: &Packet<F>) -> u32 {
+        packet.acknowledgment
+    }
+
+    fn timestamp(&self, _packet: &Packet<F>) -> u32 {
+        0
+    }
+
+    fn size(&self, _packet: &Packet<F>) -> u32 {
+        // A short one, such as opens connections.
+        0
+    }
+}
+
+impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, M, R> {
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
+        decide::open(self, pair)
+    }
+
+    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
+        decide::attempt(self, pair, seize)
+    }
+
+    fn confirm_flow(&self, _pair: &mut Pair<F>) -> bool {
+        // It stays where it is, and its entry is as good there.
+        false
+    }
+
+    fn random(&self) -> u32 {
+        self.random
+    }
+
+    fn now(&self) -> u32 {
+        self.maps.now()
+    }
+
+    fn count(&self, _counter: Counter) {}
 
     fn step(&self, step: Step<F>) {
         self.steps.borrow_mut().push(step);

@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 use crate::{
     V4, V6,
     decide::{
-        self, NodeAddress, Route, RouteKind, Tables, Translation, Verdict,
+        self, FlowTables, NodeAddress, Route, RouteKind, Translation, Verdict,
         memory::{MemoryFamily, MemoryTables},
         steady::{self, Steady},
     },
@@ -272,7 +272,7 @@ impl<F: TestFamily> World<F> {
         &self,
         packet: &Packet<F>,
         ifindex: u32,
-        steady: impl FnOnce(&MemoryTables<F>, &mut FlowKey<F>) -> Steady<<MemoryTables<F> as Tables<F>>::Flow>,
+        steady: impl FnOnce(&MemoryTables<F>, &mut FlowKey<F>) -> Steady<<MemoryTables<F> as FlowTables<F>>::Flow>,
         decide: impl FnOnce(&MemoryTables<F>, &mut Translation<F>) -> Verdict,
     ) -> Said<F> {
         let mut key = FlowKey::default();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use proxy_common::{
-    decide::{Completion, RouteKind, Tables as _, Translation, Verdict},
+    decide::{Completion, FlowTables as _, RouteKind, ServiceTables as _, Translation, Verdict},
     layout::{
         counter::Counter,
         flow::{Edge, Flow, FlowKey, Pair},

@@ -1,0 +1,53 @@
+//! What a decision goes through, for those who watch.
+
+use super::Route;
+use crate::decide::verdict::DropReason;
+use crate::{
+    Family,
+    layout::{
+        affinity::Affinity,
+        backend::Backend,
+        flow::{Flow, Tuple},
+        frontend::Target,
+        set::{Set, SetRole},
+    },
+};
+
+/// A step that the core took; for people. Costs nothing where [`Tables::step`](super::Tables::step) is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<F: Family> {
+    /// The filter says that the destination is no frontend.
+    NoFrontendSurely,
+    /// A known flow.
+    KnownFlow(Flow<F>),
+    /// A flow whose backend is gone or whose connection is over.
+    StaleFlow(Flow<F>),
+    /// A frontend with exactly this address.
+    Frontend(Target),
+    /// A nodePort at one of the node's addresses.
+    NodePort(Target),
+    /// No frontend.
+    NoFrontend,
+    /// A cluster IP, but none of its ports.
+    UndefinedPort(Target),
+    /// A cluster IP, and the client is outside.
+    ClusterIpFromOutside(Target),
+    /// A packet to a frontend that belongs to no flow and asks for none: the kernel's business.
+    NoRequest,
+    /// A datagram to a frontend that is a reply to what this node sent from there.
+    ReplyToNode,
+    /// The set for this frontend and client.
+    Set(SetRole, Set),
+    /// The backend that was chosen.
+    Backend(Backend<F>),
+    /// The backend that the client had before.
+    Kept(Affinity<F>),
+    /// The route to the backend.
+    Route(Route<F>),
+    /// Client and backend are the same pod.
+    Hairpin,
+    /// Dropped.
+    Drop(DropReason),
+    /// Answers are recognised by this tuple, as the backend sends it.
+    Answer(Tuple<F>),
+}

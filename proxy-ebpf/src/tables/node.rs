@@ -1,0 +1,137 @@
+//! The node.
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple},
+    helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+};
+use proxy_common::{
+    V4, V6,
+    decide::{NodeAddress, NodeTables, Route, RouteKind, Tables},
+    layout::{device::Device, filter, flow::Tuple},
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+};
+
+use super::{Kernel, Layer};
+use crate::{
+    family::KernelFamily,
+    maps::{DEVICES, VIP_FILTER},
+    route::{
+        self,
+        known::{self, Question},
+        next_hop,
+    },
+    settings::second,
+};
+
+// A tuple is what socket look-ups take.
+const _: () = {
+    use aya_ebpf::bindings::{
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6,
+    };
+    use core::mem::offset_of;
+    assert!(size_of::<Ipv4>() == size_of::<Tuple<V4>>() && size_of::<Ipv6>() == size_of::<Tuple<V6>>());
+    assert!(
+        offset_of!(Ipv4, daddr) == offset_of!(Tuple<V4>, dst)
+            && offset_of!(Ipv6, daddr) == offset_of!(Tuple<V6>, dst)
+    );
+    assert!(
+        offset_of!(Ipv4, sport) == offset_of!(Tuple<V4>, sport)
+            && offset_of!(Ipv6, sport) == offset_of!(Tuple<V6>, sport)
+    );
+};
+
+impl<F: KernelFamily> NodeTables<F> for Kernel {
+    type KnownRoute = &'static Route<F>;
+
+    #[inline(always)]
+    fn node_address(&self, addr: &F::Addr) -> NodeAddress {
+        NodeAddress(F::node_address(addr))
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        // SAFETY: the agent replaces whole elements; a torn one would need two changes at once.
+        unsafe { DEVICES.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn snat_source(&self, index: u32) -> Option<F::Addr> {
+        // SAFETY: the kernel gave the pointer; written before programs are attached.
+        F::snat_source(index).map(|addr| unsafe { *addr })
+    }
+
+    #[inline(always)]
+    fn may_be_snat_source(&self, addr: &F::Addr) -> bool {
+        let mark = filter::of_snat_source::<F>(addr);
+        VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element))
+    }
+
+    #[inline(always)]
+    fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
+        if size == 0 {
+            route::look_up(self.ctx, ifindex, src, dst, 0, route);
+            let now = Tables::<F>::now(self);
+            if !matches!(self.layer, Layer::Xdp) {
+                next_hop::mark(route, now);
+            } else if next_hop::must_hand_over(route, now, second()) {
+                route.kind = RouteKind::Unresolved;
+            }
+        } else if let Some(known) = self.known_route(ifindex, src, dst, size) {
+            *route = *known;
+        } else {
+            route.kind = RouteKind::None;
+        }
+    }
+
+    #[inline(always)]
+    fn known_route(
+        &self,
+        ifindex: u32,
+        src: &F::Addr,
+        dst: &F::Addr,
+        size: u32,
+    ) -> Option<&'static Route<F>> {
+        let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
+        known::look_up(&question, |place| match self.layer {
+            Layer::Xdp => F::route_of_frame(self.ctx.cast(), place),
+            _ => F::route_of_skb(self.ctx.cast(), place),
+        })
+    }
+
+    #[inline(always)]
+    fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool {
+        route::preferred_source::<F>(self.ctx, ifindex, src, dst, preferred)
+    }
+
+    #[inline(always)]
+    fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
+        if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+            // The kernel has no look-up for SCTP. Rather may a late packet be answered by the stack than a server of the node
+            // lose all of its: SGsAP, for one, has its port in the range.
+            return true;
+        }
+        // Ours has the layout of the kernel's. It is only read.
+        let sock_tuple = (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>();
+        let size = size_of::<Tuple<F>>() as u32;
+        let current = BPF_F_CURRENT_NETNS as i64 as u64;
+        // SAFETY: context and tuple are what the helpers want; what they return is released.
+        unsafe {
+            let socket = if protocol == PROTOCOL_TCP {
+                bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, current, 0)
+            } else {
+                bpf_sk_lookup_udp(self.ctx, sock_tuple, size, current, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
+        <F as KernelFamily>::snat_address(device, addr)
+    }
+}

@@ -1,0 +1,110 @@
+//! Services.
+
+use proxy_common::{
+    decide::ServiceTables,
+    layout::{
+        affinity::{Affinity, AffinityKey},
+        backend::{Alive, Backend},
+        counter::Counter,
+        filter,
+        frontend::{Frontend, FrontendKey, Target},
+        id::Id,
+        set::{Set, SetRole},
+    },
+};
+
+use super::{AffinityEntry, Kernel, count};
+use crate::{
+    family::KernelFamily,
+    maps::{ALIVE, SETS, VIP_FILTER},
+};
+
+impl<F: KernelFamily> ServiceTables<F> for Kernel {
+    type Affinity = AffinityEntry<F>;
+
+    #[inline(always)]
+    fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        let holds =
+            |mark: filter::Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
+        holds(filter::of_address::<F>(addr)) || holds(filter::of_frontend::<F>(addr, port, protocol))
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Target> {
+        let value = F::frontend(key)?;
+        // SAFETY: the kernel gave the pointer.
+        if let Some(target) = unsafe { Frontend::read(value, key) } {
+            return Some(target);
+        }
+        // The element was recycled under us; the key's own is in the map by now, or it is gone.
+        let value = F::frontend(key)?;
+        // SAFETY: as above.
+        let target = unsafe { Frontend::read(value, key) };
+        if target.is_none() {
+            count(Counter::FrontendTorn);
+        }
+        target
+    }
+
+    #[inline(always)]
+    fn set(&self, service: Id, role: SetRole) -> Set {
+        match SETS.get_ptr(Set::index(service, role)) {
+            // SAFETY: the kernel gave the pointer. One volatile load: the agent publishes with one store.
+            Some(set) => unsafe { set.read_volatile() },
+            None => Set::EMPTY,
+        }
+    }
+
+    #[inline(always)]
+    fn backend(&self, slot: u32) -> Option<&Backend<F>> {
+        // SAFETY: the kernel gave the pointer; slots do not change while a set names them.
+        F::backend(slot).map(|backend| unsafe { &*backend })
+    }
+
+    #[inline(always)]
+    fn is_alive(&self, backend: Id) -> bool {
+        match ALIVE.get_ptr(Alive::position(backend).0) {
+            // SAFETY: the kernel gave the pointer.
+            Some(element) => unsafe { element.read_volatile() }.holds(backend),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn is_member(&self, backend: Id, role: SetRole) -> bool {
+        match ALIVE.get_ptr(Alive::position(backend).0) {
+            // SAFETY: the kernel gave the pointer.
+            Some(element) => unsafe { element.read_volatile() }.holds_in(backend, role),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn affinity_timeout(&self, service: Id) -> u32 {
+        match SETS.get_ptr(Set::affinity_index(service)) {
+            // SAFETY: the kernel gave the pointer.
+            Some(word) => unsafe { word.read_volatile() }.0 as u32,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F>) -> Option<AffinityEntry<F>> {
+        F::affinity(key).map(AffinityEntry)
+    }
+
+    #[inline(always)]
+    fn remember_affinity(&self, key: &AffinityKey<F>, affinity: &Affinity<F>) {
+        F::put_affinity(key, affinity);
+    }
+
+    #[inline(always)]
+    fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
+        F::has_source(service, addr)
+    }
+
+    #[inline(always)]
+    fn is_service_address(&self, addr: &F::Addr) -> bool {
+        F::service_cidrs().is_some_and(|cidrs| cidrs.contains(addr))
+    }
+}
