@@ -1,0 +1,253 @@
+//! The first packet of a flow: which backend, by which route, with which source.
+
+use super::{ALWAYS_FITS, outbound::is_reply_to_node};
+use crate::{
+    Family,
+    decide::{
+        frontend::{self, Choice},
+        tables::{Fragmentable, RouteKind, Step, Tables},
+        verdict::{DropReason, Translation, Verdict},
+    },
+    layout::{
+        backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
+        counter::Counter,
+        device::{DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, DEVICE_RULES, DEVICE_UPLINK},
+        flow::{Edge, FlowKey, FlowState, Mac, Pair, Tuple, flags},
+        frontend::FRONTEND_SOURCES,
+        set::Scope,
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
+};
+
+/// Chooses a backend and opens a flow, if the packet is a request: what is left to do after [`Verdict::NewFlow`].
+#[inline(always)]
+pub fn new_flow<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    scope: Scope,
+    out: &mut Translation<F>,
+) -> Verdict {
+    if !packet.is_request() {
+        tables.step(Step::NoRequest);
+        return Verdict::Pass;
+    }
+    let tuple = &packet.tuple;
+    let Some(target) = frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false) else {
+        // Only cluster IPs belong to us whole: an external IP may be the node's, with its own servers.
+        return if matches!(scope, Scope::Internal) && frontend::is_cluster_ip(tables, &tuple.dst) {
+            tables.answer(Counter::UndefinedPort, Verdict::Reject)
+        } else {
+            Verdict::Pass
+        };
+    };
+    if packet.protocol == PROTOCOL_UDP && is_reply_to_node(tables, packet) {
+        tables.step(Step::ReplyToNode);
+        return tables.answer(Counter::ReplyToNode, Verdict::Pass);
+    }
+    if target.flags() & FRONTEND_SOURCES != 0 && !tables.allows_source(target.service(), &tuple.src) {
+        return tables.drop(DropReason::SourceDenied);
+    }
+    let mut backend = Backend::default();
+    match frontend::choose(tables, target, scope, &tuple.src, 0, &mut backend) {
+        Choice::Made => {}
+        Choice::NotOurs => return Verdict::Pass,
+        Choice::Nobody => return tables.answer(Counter::NoEndpoints, Verdict::Reject),
+        Choice::Withheld => return tables.drop(DropReason::NoLocalEndpoints),
+        Choice::Broken => return Verdict::Drop,
+    }
+    out.to.src = tuple.src;
+    out.to.sport = tuple.sport;
+    out.to.dst = backend.addr;
+    out.to.dport = backend.port;
+    let mut verdict = Verdict::Translate;
+    let mut flags = 0;
+    if matches!(scope, Scope::External) {
+        // The stack knows the way to the node's own endpoints.
+        if backend.flags & BACKEND_LOCAL == 0 {
+            tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
+            tables.step(Step::Route(out.route));
+            match out.route.kind {
+                RouteKind::Local => {}
+                RouteKind::None => return tables.drop(DropReason::NoRoute),
+                _ if backend.flags & BACKEND_REMOTE != 0 || leads_off(tables, out.route.ifindex) => {
+                    if !snat_source(tables, tuple, ifindex, out) {
+                        return tables.drop(DropReason::NoSnatAddress);
+                    }
+                    if packet.hop_limit <= 1 {
+                        return tables.answer(Counter::HopLimit, Verdict::TimeExceeded);
+                    }
+                    // The route that is known by now fits nearly all packets.
+                    if tables.size(packet) > ALWAYS_FITS {
+                        let sent = forward(tables, packet, ifindex, out);
+                        if !matches!(sent, Verdict::Forward) {
+                            return sent;
+                        }
+                    }
+                    flags = flags::SNAT;
+                    verdict = Verdict::Forward;
+                }
+                _ => {}
+            }
+        }
+        if flags == 0 && tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_RULES != 0) {
+            flags = flags::BY_SOURCE;
+        }
+    } else if F::same(&backend.addr, &tuple.src) {
+        tables.step(Step::Hairpin);
+        out.to.src = tuple.dst;
+        flags = flags::HAIRPIN;
+        verdict = Verdict::Return;
+    } else if is_switched(tables, ifindex, out) {
+        flags = flags::SWITCHED;
+        if !out.mac.is_none() {
+            verdict = Verdict::Switch;
+        }
+    }
+    let Some(mut pair) = tables.pair() else {
+        return tables.drop(DropReason::FlowMapFull);
+    };
+    pair.key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
+    let flow = &mut pair.flow;
+    flow.tuple = out.to;
+    flow.last_seen = tables.now();
+    flow.backend = backend.id;
+    flow.service = target.service();
+    flow.state = FlowState::New as u8;
+    flow.flags = flags;
+    flow.mac = if flags == flags::SWITCHED { out.mac } else { Mac::NONE };
+    flow.isn = if packet.protocol == PROTOCOL_UDP { flow.last_seen } else { packet.sequence };
+    flow.acknowledged = 0;
+    flow.timestamp = if packet.protocol == PROTOCOL_TCP && flags & flags::SNAT != 0 {
+        tables.timestamp(packet)
+    } else {
+        0
+    };
+    tables.announce_answers(&backend.addr, backend.port, packet.protocol);
+    if tables.defers() {
+        out.opened = verdict;
+        return Verdict::Open;
+    }
+    opened(tables, &mut pair, verdict, out)
+}
+
+/// Opens the flow in the pair: what is left to do after [`Verdict::Open`]. Says what becomes of the packet, `verdict` if nothing is in the
+/// way.
+#[inline(always)]
+pub fn opened<F: Family, T: Tables<F>>(
+    tables: &T,
+    pair: &mut Pair<F>,
+    verdict: Verdict,
+    out: &mut Translation<F>,
+) -> Verdict {
+    if let Some(reason) = tables.open_flow(pair) {
+        return tables.drop(reason);
+    }
+    // The source may be another now.
+    out.to.src = pair.flow.tuple.src;
+    out.to.sport = pair.flow.tuple.sport;
+    tables.step(Step::Answer(out.to.reversed()));
+    tables.count(Counter::FlowNew);
+    verdict
+}
+
+/// Does a device lead to other nodes?
+#[inline(always)]
+pub(super) fn leads_off<F: Family, T: Tables<F>>(tables: &T, ifindex: u32) -> bool {
+    tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
+}
+
+/// The address to send from to the backend `out.to.dst`: the one that the route prefers, if late answers to it are known as
+/// such; else that of the device, or of the one that the request came in by. False if there is none.
+#[inline(always)]
+pub(super) fn snat_source<F: Family, T: Tables<F>>(
+    tables: &T,
+    tuple: &Tuple<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> bool {
+    if tables.preferred_source(ifindex, &tuple.src, &out.to.dst, &mut out.to.src)
+        && tables.node_address(&out.to.src).is_snat_source()
+    {
+        return true;
+    }
+    let mut is_of =
+        |device| tables.device(device).is_some_and(|device| T::snat_address(device, &mut out.to.src));
+    is_of(out.route.ifindex) || is_of(ifindex)
+}
+
+/// Is the backend behind the same bridge as the client? Then also says its MAC, none if it is not resolved yet.
+///
+/// Without it the request would be routed and the answer switched, and the host's conntrack, seeing half of
+/// the connection, would call the client's next packet invalid.
+#[inline(always)]
+pub(super) fn is_switched<F: Family, T: Tables<F>>(
+    tables: &T,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> bool {
+    let Some(device) = tables.device(ifindex) else {
+        return false;
+    };
+    let bridge = device.bridge;
+    if bridge == 0 {
+        return false;
+    }
+    // Not copies: there is little stack.
+    tables.route(bridge, &out.to.src, &out.to.dst, 0, &mut out.route);
+    tables.step(Step::Route(out.route));
+    out.mac = out.route.to;
+    out.route.ifindex == bridge && matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
+}
+
+/// Sends a translated packet on past the stack: requests to a remote backend, and their answers. What a router would
+/// tell the sender is for us to tell.
+#[inline(always)]
+pub(super) fn forward<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Verdict {
+    if packet.hop_limit <= 1 {
+        // No errors about errors, nor about fragments other than the first (RFC 1122 section 3.2.2).
+        return if packet.follows {
+            tables.drop(DropReason::HopLimit)
+        } else {
+            tables.answer(Counter::HopLimit, Verdict::TimeExceeded)
+        };
+    }
+    // Not copies, as above.
+    tables.route(ifindex, &out.to.src, &out.to.dst, tables.size(packet), &mut out.route);
+    tables.step(Step::Route(out.route));
+    match out.route.kind {
+        RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => Verdict::Forward,
+        RouteKind::Local => Verdict::Translate,
+        RouteKind::TooBig if is_cut(tables, packet, ifindex, out) => {
+            out.route.kind = RouteKind::Stack;
+            Verdict::Forward
+        }
+        RouteKind::TooBig if packet.follows => tables.drop(DropReason::TooBig),
+        RouteKind::TooBig => tables.answer(Counter::TooBig, Verdict::TooBig),
+        RouteKind::None => tables.drop(DropReason::NoRoute),
+    }
+}
+
+/// Does the stack fragment a packet that is too long for its route? What the stack sends in any case, it does. Else it takes packets alone
+/// that leave from an address of the node: others would have to come in by the device that leads to their source (`rp_filter`).
+#[inline(always)]
+pub(super) fn is_cut<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    ifindex: u32,
+    out: &Translation<F>,
+) -> bool {
+    let wanted = match tables.fragmentable(packet) {
+        Fragmentable::No => return false,
+        _ if out.route.by_stack => return true,
+        Fragmentable::Fragment => DEVICE_FRAGMENTS,
+        Fragmentable::Whole => DEVICE_FRAGMENTS | DEVICE_FRAGMENTS_WHOLE,
+    };
+    tables.device(ifindex).is_some_and(|device| device.flags & wanted != 0)
+        && tables.node_address(&out.to.src).0 != 0
+}

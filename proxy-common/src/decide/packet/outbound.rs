@@ -1,0 +1,116 @@
+//! What the node sends itself from addresses and ports that are frontends' or the source translation's, and replies to it.
+
+use crate::{
+    Family,
+    decide::tables::Tables,
+    layout::{
+        flow::{Edge, FlowKey, REFRESH},
+        outbound::{OUTBOUND_CLOSED, OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound, key_of_reply},
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
+};
+
+/// Remembers what leaves from a frontend's own address and port, or from an address and port that we might give as source, without a
+/// flow of ours: a socket of the node or kernel NAT sends it. Replies to it are no requests, and the port is taken.
+#[inline(always)]
+pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
+    let tuple = &packet.tuple;
+    let is_datagram = packet.protocol == PROTOCOL_UDP;
+    let mut flags = 0;
+    if !is_datagram && !packet.is_syn() {
+        if !is_in_use(tables, packet) {
+            return;
+        }
+        flags = if packet.is_closing() { OUTBOUND_CLOSED } else { OUTBOUND_ESTABLISHED };
+    }
+    // One key for both look-ups: there is little stack.
+    let mut reply = key_of_reply(tuple, packet.protocol);
+    let from_frontend = is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, packet.protocol);
+    if from_frontend && is_flow(tables, &reply) {
+        return;
+    }
+    let from_source = may_be_snat(tables, packet);
+    // What leaves by the uplink that it came by, we sent on ourselves.
+    if !from_frontend && (!from_source || tables.came_in() == tables.leaves()) {
+        return;
+    }
+    // A nodePort may be in the range.
+    if from_source {
+        reply.edge = Edge::ReverseIngress as u8;
+        if is_flow(tables, &reply) {
+            // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
+            // That a packet came in by no device does not show it: fragments that the stack makes of what we sent on have lost theirs
+            // (`ip6_copy_metadata`).
+            if !is_datagram || tables.came_in() != 0 || !tables.has_socket(&reply.tuple, packet.protocol) {
+                return;
+            }
+            give_way(tables, &reply);
+        }
+        reply.edge = Edge::Forward as u8;
+    }
+    let now = tables.now();
+    if let Some(known) = tables.outbound(&reply) {
+        if flags == OUTBOUND_ESTABLISHED && known.flags & OUTBOUND_CLOSED != 0 {
+            flags = OUTBOUND_CLOSED;
+        }
+        let is_same = is_datagram || known.flags == flags;
+        if is_same && now.wrapping_sub(known.last_seen) < REFRESH {
+            return;
+        }
+    }
+    tables.remember_outbound(&reply, &Outbound { last_seen: now, flags });
+}
+
+/// Removes a datagram flow, by the key of its reverse entry.
+#[inline(always)]
+pub(super) fn give_way<F: Family, T: Tables<F>>(tables: &T, reverse: &FlowKey<F>) {
+    let Some(mut pair) = tables.pair() else { return };
+    if let Some(flow) = tables.flow(reverse).or_else(|| tables.pending(reverse)) {
+        pair.begin(reverse, &flow);
+        pair.make_twin();
+        // The client's next flow, with another endpoint, may have that key by now.
+        if tables.flow(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(reverse)) {
+            tables.remove_flow(&pair.twin_key);
+        }
+        if tables.pending(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(reverse)) {
+            tables.remove_pending(&pair.twin_key);
+        }
+    }
+    tables.remove_flow(reverse);
+    tables.remove_pending(reverse);
+}
+
+/// Is the TCP packet of a connection with an endpoint that we send connections to, too?
+#[inline(always)]
+fn is_in_use<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let tuple = &packet.tuple;
+    packet.protocol == PROTOCOL_TCP && tables.may_be_answer(&tuple.dst, tuple.dport, packet.protocol)
+}
+
+#[inline(always)]
+pub(super) fn is_flow<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
+    tables.flow(key).is_some() || tables.pending(key).is_some()
+}
+
+/// Does a packet leave from where we might send a connection to a remote endpoint from?
+#[inline(always)]
+fn may_be_snat<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let tuple = &packet.tuple;
+    tables.settings().is_snat_port(tuple.sport) && tables.may_be_snat_source(&tuple.src)
+}
+
+/// Is a datagram to a frontend the reply to what this node sent from there?
+#[inline(always)]
+pub(super) fn is_reply_to_node<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
+    let key = FlowKey::new(packet.tuple, packet.protocol, Edge::Forward);
+    let Some(sent) = tables.outbound(&key) else { return false };
+    let now = tables.now();
+    let age = now.wrapping_sub(sent.last_seen);
+    if age >= tables.settings().outbound() {
+        return false;
+    }
+    if age >= REFRESH && sent.flags & OUTBOUND_ONCE == 0 {
+        tables.remember_outbound(&key, &Outbound { last_seen: now, flags: 0 });
+    }
+    true
+}
