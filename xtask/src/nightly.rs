@@ -69,7 +69,7 @@ fn restarts(rounds: usize) -> Result<()> {
     let built = build::for_some_tests(&["traffic"])?;
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
     let mut command = Command::new(built.get("traffic").context("cargo has built no `traffic`")?);
-    command.args(["--test-threads=2", "no_request_is_lost", "agents_overlap"]);
+    command.args(["--test-threads=2", "no_request_is_lost", "agents_overlap", "connections_live_on"]);
     run(command
         .current_dir(root().join("tests"))
         .env("PROXY_AGENT_BIN", agent)

@@ -1,8 +1,9 @@
 //! Programs that are loaded before anything is attached or written.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use tracing::info;
 
-use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room};
+use super::{ObjectConfig, hooks, in_step, maps, object::Object, pins::Pins, room, sizes::MAPS};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
@@ -24,10 +25,29 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Were maps that these programs use replaced by larger ones since?
+    /// Were maps that these programs use replaced by larger ones since, or their pins removed?
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
         let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
-        room::were_replaced(pins, ids)
+        room::were_replaced(pins, ids) || MAPS.iter().any(|name| !pins.map(name).exists())
+    }
+
+    /// Makes sure that these maps are to be filled first, whatever agent comes next, and that no others are found: attached programs use
+    /// those, and will go on until they are replaced. From here on ids change that are in their maps.
+    ///
+    /// # Errors
+    /// When the bpf file system refuses, or the kernel the programs.
+    pub(crate) fn begin_to_fill(self, config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        in_step::unmark(pins).context("cannot take the mark from the maps")?;
+        let removed = pins.remove_other_layouts()?;
+        if removed > 0 {
+            info!("{removed} maps of another release are left to the programs that use them");
+        }
+        if !self.is_outdated(pins) && !room::is_short_of_ids(pins) {
+            return Ok(self);
+        }
+        drop(self);
+        pins.remove_services()?;
+        Self::load(config, pins)
     }
 
     /// The same without programs: they are loaded when they are needed.

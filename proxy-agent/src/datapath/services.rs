@@ -7,6 +7,7 @@
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
 //! * [`claims`]: who has which frontend.
+//! * [`records`]: who has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
 
@@ -14,6 +15,7 @@ mod claims;
 mod family;
 mod grown;
 mod port;
+mod records;
 mod restore;
 mod shared;
 
@@ -30,6 +32,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         backend::Alive,
+        backend_id::BackendId,
         id::Id,
         name::ServiceName,
         set::{Set, SetRole},
@@ -96,6 +99,7 @@ pub(super) struct Maps {
     sets: MmapArray<Set>,
     alive: MmapArray<Alive>,
     filter: MmapArray<u64>,
+    records: MmapArray<BackendId>,
 }
 
 impl Maps {
@@ -107,6 +111,7 @@ impl Maps {
             sets: maps::mmap(pins, "sets")?,
             alive: maps::mmap(pins, "alive")?,
             filter: maps::mmap(pins, "vip_filter")?,
+            records: maps::mmap(pins, "backend_ids")?,
         })
     }
 }
@@ -149,11 +154,11 @@ impl Services {
         };
         let (v4, v6) = (slices(IpFamily::V4), slices(IpFamily::V6));
         let (v4, v6) = (FamilyMaps::new(maps.v4, v4), FamilyMaps::new(maps.v6, v6));
-        let Maps { sets, alive, filter, names, .. } = maps;
+        let Maps { sets, alive, filter, names, records, .. } = maps;
         let service_ids =
-            Ids::new(sets.len() / SetRole::STRIDE, generation, ports.values().map(|state| state.id));
+            Ids::new(room_for_service_ids(&sets, &*names), generation, ports.values().map(|state| state.id));
         let backend_ids = Ids::new(
-            alive.len() * Alive::PER_ELEMENT,
+            room_for_backend_ids(&alive, &records),
             generation,
             ports.values().flat_map(|state| state.backends.values().map(|member| member.id)),
         );
@@ -162,6 +167,7 @@ impl Services {
             names,
             sets,
             alive,
+            records,
             service_ids,
             backend_ids,
             node_addresses: BTreeSet::new(),
@@ -181,6 +187,7 @@ impl Services {
         };
         services.adopt();
         services.mend_alive();
+        services.mend_records();
         restored.drop_orphans(&mut services);
         Ok(services)
     }
@@ -387,6 +394,16 @@ impl Services {
             }
         }
     }
+}
+
+/// How many ids of service ports all maps have room for.
+fn room_for_service_ids(sets: &MmapArray<Set>, names: &dyn Table<u32, ServiceName>) -> u32 {
+    (sets.len() / SetRole::STRIDE).min(names.capacity().unwrap_or(u32::MAX))
+}
+
+/// How many ids of backends all maps have room for.
+fn room_for_backend_ids(alive: &MmapArray<Alive>, records: &MmapArray<BackendId>) -> u32 {
+    (alive.len() * Alive::PER_ELEMENT).min(records.len())
 }
 
 #[cfg(test)]

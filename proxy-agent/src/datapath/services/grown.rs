@@ -3,7 +3,7 @@
 use anyhow::Result;
 use proxy_common::layout::{backend::Alive, set::SetRole};
 
-use super::{Maps, Services};
+use super::{Maps, Services, room_for_backend_ids, room_for_service_ids};
 use crate::{
     datapath::{
         maps::MapFamily,
@@ -51,6 +51,9 @@ impl Services {
         if larger.alive.len() > alive.len() {
             alive.copy_to(&larger.alive);
         }
+        if larger.records.len() > self.shared.records.len() {
+            self.shared.records.copy_to(&larger.records);
+        }
         copy_table(&*self.shared.names, &mut *larger.names)?;
         copy_family(&self.v4, &mut larger.v4)?;
         copy_family(&self.v6, &mut larger.v6)
@@ -58,13 +61,14 @@ impl Services {
 
     /// Uses these maps, which have the same contents, from now on.
     pub(in crate::datapath) fn move_to(&mut self, larger: Maps) {
-        let Maps { v4, v6, names, sets, alive, filter: _ } = larger;
+        let Maps { v4, v6, names, sets, alive, filter: _, records } = larger;
         self.v4.slices.grow(v4.backends.len());
         self.v6.slices.grow(v6.backends.len());
-        self.shared.service_ids.grow(sets.len() / SetRole::STRIDE);
-        self.shared.backend_ids.grow(alive.len() * Alive::PER_ELEMENT);
+        self.shared.service_ids.grow(room_for_service_ids(&sets, &*names));
+        self.shared.backend_ids.grow(room_for_backend_ids(&alive, &records));
         (self.v4.tables, self.v6.tables) = (v4, v6);
         (self.shared.names, self.shared.sets, self.shared.alive) = (names, sets, alive);
+        self.shared.records = records;
     }
 }
 
