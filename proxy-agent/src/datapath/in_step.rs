@@ -2,10 +2,10 @@
 //!
 //! An agent that starts while the API server is away has only what is pinned. A reboot leaves nothing, and an agent that died in its
 //! first second half of it: nobody may rely on that. So the first agent that was in step leaves a mark beside the maps of services, with the
-//! layouts of all maps. An agent of the same layouts that comes after it keeps them in step or leaves them alone; one of other layouts takes the
-//! mark, or the directory with it, before it writes ids or attaches programs.
+//! layouts of all groups. A later agent with the same layouts keeps the maps in step or leaves them alone; one with other layouts removes the
+//! mark, or the directory, before it writes ids or attaches programs.
 
-use std::{fs, io, os::unix::fs::symlink};
+use std::{fs, io, os::unix::fs::symlink, path::Path};
 
 use super::pins::Pins;
 
@@ -24,12 +24,20 @@ pub(crate) fn mark(pins: &Pins) -> io::Result<()> {
     symlink(Pins::layouts(), pins.map(MARK))
 }
 
-/// Says that they may be no longer.
+/// Takes the mark away.
 ///
 /// # Errors
 /// When the bpf file system refuses.
 pub(super) fn unmark(pins: &Pins) -> io::Result<()> {
-    match fs::remove_file(pins.map(MARK)) {
+    pins.map(MARK).parent().map_or(Ok(()), remove_mark)
+}
+
+/// Takes the mark of any release from its directory.
+///
+/// # Errors
+/// When the bpf file system refuses.
+pub(super) fn remove_mark(directory: &Path) -> io::Result<()> {
+    match fs::remove_file(directory.join(MARK)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -40,7 +48,7 @@ pub(crate) fn is_marked(pins: &Pins) -> bool {
     fs::read_link(pins.map(MARK)).is_ok_and(|layouts| layouts.as_os_str() == Pins::layouts().as_str())
 }
 
-/// Do programs serve with maps that are not these, or were never in step? Then these are to be filled before programs use them.
+/// Are programs attached whose maps are others, or were never in step? Then these are to be filled before programs use them.
 pub(crate) fn is_to_be_filled(pins: &Pins) -> bool {
     !is_marked(pins) && pins.link_names().is_ok_and(|names| !names.is_empty())
 }

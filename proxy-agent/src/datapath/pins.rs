@@ -14,6 +14,8 @@ use nix::{
 use proxy_common::layout::group::Group;
 use tracing::info;
 
+use super::in_step;
+
 /// The directory by which an agent that waits asks for its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
 
@@ -62,7 +64,7 @@ impl Pins {
         self.root.join(directory_name(group))
     }
 
-    /// What the maps are like that this release uses: the names of the directories.
+    /// The layouts that this release uses: names of directories.
     pub(super) fn layouts() -> String {
         Group::ALL.map(directory_name).join(" ")
     }
@@ -152,19 +154,25 @@ impl Pins {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    /// Removes the pins of maps that this release does not use. Programs that use them keep them. A later downgrade must not find flows and
-    /// services of long ago. Returns how many there were.
+    /// Removes the pins of maps that this release does not use; programs that use the maps keep them. Without that, a downgrade would find
+    /// old flows and services. Returns how many pins there were.
     ///
     /// # Errors
     /// When they cannot be removed.
     pub fn remove_other_layouts(&self) -> Result<usize> {
         let own = self.own_directories();
-        let mut removed = 0;
-        for directory in self.directories()? {
+        let is_other = |directory: &PathBuf| {
             let name = directory.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(MAPS) && *name != *LARGER && !own.contains(&directory) {
-                removed += remove_directory(&directory)?;
-            }
+            name.starts_with(MAPS) && *name != *LARGER && !own.contains(directory)
+        };
+        let others: Vec<PathBuf> = self.directories()?.into_iter().filter(is_other).collect();
+        // An agent that is killed in between must not leave a part of them with a mark.
+        for directory in &others {
+            in_step::remove_mark(directory).with_context(|| directory.display().to_string())?;
+        }
+        let mut removed = 0;
+        for directory in others {
+            removed += remove_directory(&directory)?;
         }
         Ok(removed)
     }

@@ -31,8 +31,8 @@ impl Prepared {
         room::were_replaced(pins, ids) || MAPS.iter().any(|name| !pins.map(name).exists())
     }
 
-    /// Makes sure that these maps are to be filled first, whatever agent comes next, and that no others are found: attached programs use
-    /// those, and will go on until they are replaced. From here on ids change that are in their maps.
+    /// Before maps are filled while attached programs use others. Removes the pins of those, and the mark of these: from here on ids may
+    /// change that the other maps contain, so any agent that starts later has to fill its maps, too.
     ///
     /// # Errors
     /// When the bpf file system refuses, or the kernel the programs.
@@ -40,7 +40,9 @@ impl Prepared {
         in_step::unmark(pins).context("cannot take the mark from the maps")?;
         let removed = pins.remove_other_layouts()?;
         if removed > 0 {
-            info!("{removed} maps of another release are left to the programs that use them");
+            info!(
+                "unpinned {removed} maps of another release, which its programs use until they are replaced"
+            );
         }
         if !self.is_outdated(pins) && !room::is_short_of_ids(pins) {
             return Ok(self);

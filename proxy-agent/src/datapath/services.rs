@@ -41,6 +41,7 @@ use proxy_common::{
 
 use self::{
     family::{FamilyMaps, FamilyTables},
+    grown::{room_for_backend_ids, room_for_service_ids},
     port::{Claim, PortState},
     restore::Restored,
     shared::Shared,
@@ -155,13 +156,10 @@ impl Services {
         let (v4, v6) = (slices(IpFamily::V4), slices(IpFamily::V6));
         let (v4, v6) = (FamilyMaps::new(maps.v4, v4), FamilyMaps::new(maps.v6, v6));
         let Maps { sets, alive, filter, names, records, .. } = maps;
-        let service_ids =
-            Ids::new(room_for_service_ids(&sets, &*names), generation, ports.values().map(|state| state.id));
-        let backend_ids = Ids::new(
-            room_for_backend_ids(&alive, &records),
-            generation,
-            ports.values().flat_map(|state| state.backends.values().map(|member| member.id)),
-        );
+        let of_services = ports.values().map(|state| state.id);
+        let service_ids = Ids::new(room_for_service_ids(&sets, &*names), generation, of_services);
+        let of_backends = ports.values().flat_map(|state| state.backends.values().map(|member| member.id));
+        let backend_ids = Ids::new(room_for_backend_ids(&alive, &records), generation, of_backends);
         let shared = Shared {
             filter: VipFilter::new(filter),
             names,
@@ -394,16 +392,6 @@ impl Services {
             }
         }
     }
-}
-
-/// How many ids of service ports all maps have room for.
-fn room_for_service_ids(sets: &MmapArray<Set>, names: &dyn Table<u32, ServiceName>) -> u32 {
-    (sets.len() / SetRole::STRIDE).min(names.capacity().unwrap_or(u32::MAX))
-}
-
-/// How many ids of backends all maps have room for.
-fn room_for_backend_ids(alive: &MmapArray<Alive>, records: &MmapArray<BackendId>) -> u32 {
-    (alive.len() * Alive::PER_ELEMENT).min(records.len())
 }
 
 #[cfg(test)]

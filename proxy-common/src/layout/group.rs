@@ -1,8 +1,7 @@
 //! Which maps change their layouts together.
 //!
-//! Two releases share the maps of every group that has the same layout in both: those are the same maps in the kernel, and programs of both releases
-//! use them while one release takes over from the other. So what only packets and sockets could tell again lives on: flows, session affinity, what
-//! sockets are connected to.
+//! Two releases share the maps of every group that has the same layout in both: the same maps in the kernel, which programs of both releases
+//! use while one takes over from the other. So flows, session affinity and what sockets are connected to live on.
 
 /// Maps with one version of their layouts: each group is pinned in a directory of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

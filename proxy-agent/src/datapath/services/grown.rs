@@ -1,11 +1,17 @@
 //! Moves to larger maps.
 
 use anyhow::Result;
-use proxy_common::layout::{backend::Alive, set::SetRole};
+use proxy_common::layout::{
+    backend::Alive,
+    backend_id::BackendId,
+    name::ServiceName,
+    set::{Set, SetRole},
+};
 
-use super::{Maps, Services, room_for_backend_ids, room_for_service_ids};
+use super::{Maps, Services};
 use crate::{
     datapath::{
+        array::MmapArray,
         maps::MapFamily,
         room::{Part, Room},
         table::Table,
@@ -70,6 +76,16 @@ impl Services {
         (self.shared.names, self.shared.sets, self.shared.alive) = (names, sets, alive);
         self.shared.records = records;
     }
+}
+
+/// How many ids of service ports all maps have room for.
+pub(super) fn room_for_service_ids(sets: &MmapArray<Set>, names: &dyn Table<u32, ServiceName>) -> u32 {
+    (sets.len() / SetRole::STRIDE).min(names.capacity().unwrap_or(u32::MAX))
+}
+
+/// How many ids of backends all maps have room for.
+pub(super) fn room_for_backend_ids(alive: &MmapArray<Alive>, records: &MmapArray<BackendId>) -> u32 {
+    (alive.len() * Alive::PER_ELEMENT).min(records.len())
 }
 
 fn copy_family<F: MapFamily>(

@@ -1,9 +1,6 @@
 //! `backend_ids`: by it the next agent gives endpoints the ids that they have, whatever the layouts of sets and slots are.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use proxy_common::layout::{backend_id::BackendId, id::Id};
 
@@ -34,7 +31,7 @@ pub(super) fn write(records: &MmapArray<BackendId>, record: &BackendId) {
     records.write(record.id.index(), *record);
 }
 
-/// Nobody has the id any more.
+/// The id is free.
 pub(super) fn clear(records: &MmapArray<BackendId>, index: u32) {
     if let Some(record) = records.read(index).filter(|record| record.id != Id::NONE) {
         records.write(index, BackendId { id: Id::NONE, ..record });
@@ -61,17 +58,20 @@ impl Services {
     /// Notes all backends, and no others: an agent may have been killed in between.
     pub(super) fn mend_records(&self) {
         let records = &self.shared.records;
-        let mut known: HashMap<u32, BackendId> = HashMap::new();
+        let mut is_known = vec![false; records.len() as usize];
         for state in self.ports.values() {
-            let of_port = state.backends.iter().map(|(endpoint, member)| of(state.id, *endpoint, member.id));
-            known.extend(of_port.map(|record| (record.id.index(), record)));
-        }
-        for index in 0..records.len() {
-            match known.get(&index) {
-                Some(record) if records.read(index) != Some(*record) => write(records, record),
-                Some(_) => {}
-                None => clear(records, index),
+            for (endpoint, member) in state.backends.iter() {
+                let (index, record) = (member.id.index(), of(state.id, *endpoint, member.id));
+                if let Some(is_known) = is_known.get_mut(index as usize) {
+                    *is_known = true;
+                }
+                if records.read(index) != Some(record) {
+                    write(records, &record);
+                }
             }
+        }
+        for (index, _) in (0..).zip(is_known).filter(|(_, is_known)| !is_known) {
+            clear(records, index);
         }
     }
 }
