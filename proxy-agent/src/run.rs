@@ -195,7 +195,10 @@ impl Agent {
         }
         let config = object_config(settings);
         let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
-        let prepared = prepared.map_or_else(|| Prepared::maps_only(&config, &pins), Ok)?;
+        let mut prepared = prepared.map_or_else(|| Prepared::maps_only(&config, &pins), Ok)?;
+        if fills_first {
+            prepared = prepared.begin_to_fill(&config, &pins)?;
+        }
         let mut datapath = Datapath::open_prepared(prepared, &config, &pins, settings.xdp)?;
         if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;

@@ -11,6 +11,7 @@ use proxy_common::{
         affinity::{Affinity, AffinityKey},
         answers,
         backend::{Alive, Backend},
+        backend_id::BackendId,
         cidr::ServiceCidrs,
         config::{self, StoredSettings},
         counter::Counter,
@@ -55,6 +56,8 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::
 pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
 #[btf_map(name = "names")]
 pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "backend_ids")]
+pub(crate) static BACKEND_IDS: Array<BackendId, 1, MMAPABLE> = Array::new();
 
 /// Cookies of network namespaces whose sockets are left alone: packets serve them.
 #[btf_map(name = "packet_pods")]

@@ -13,6 +13,7 @@ use proxy_common::{
         affinity::{Affinity, AffinityKey},
         answers::Line,
         backend::{Alive, Backend},
+        backend_id::BackendId,
         cidr::ServiceCidrs,
         config::StoredSettings,
         counter::Counter,
@@ -176,37 +177,41 @@ pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()
 /// takes a pinned map as it is.
 pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
     fn family<F: MapFamily>(pins: &Pins) -> Result<()> {
-        F::frontends(pins)?;
-        F::backends(pins)?;
-        F::flows(pins)?;
-        F::pending(pins)?;
-        F::outbound(pins)?;
-        F::snat_sources(pins)?;
-        F::sockets(pins)?;
-        F::peers(pins)?;
-        F::udp_peers(pins)?;
-        F::node_addrs(pins)?;
-        F::affinity(pins)?;
-        F::sources(pins)?;
-        F::destinations(pins)?;
-        F::service_cidrs(pins)?;
-        F::netns(pins)?;
-        Ok(())
+        let check = |name: &str, open: &dyn Fn() -> Result<()>| {
+            if_pinned(pins, &format!("{name}_{}", F::SUFFIX), open)
+        };
+        check("frontends", &|| F::frontends(pins).map(drop))?;
+        check("backends", &|| F::backends(pins).map(drop))?;
+        check("flows", &|| F::flows(pins).map(drop))?;
+        check("pending", &|| F::pending(pins).map(drop))?;
+        check("outbound", &|| F::outbound(pins).map(drop))?;
+        check("snat_sources", &|| F::snat_sources(pins).map(drop))?;
+        check("sockets", &|| F::sockets(pins).map(drop))?;
+        check("peers", &|| F::peers(pins).map(drop))?;
+        check("udp_peers", &|| F::udp_peers(pins).map(drop))?;
+        check("node_addrs", &|| F::node_addrs(pins).map(drop))?;
+        check("affinity", &|| F::affinity(pins).map(drop))?;
+        check("sources", &|| F::sources(pins).map(drop))?;
+        check("destinations", &|| F::destinations(pins).map(drop))?;
+        check("service_cidrs", &|| F::service_cidrs(pins).map(drop))?;
+        check("netns", &|| F::netns(pins).map(drop))
     }
-    if !pins.map("settings").exists() {
-        return Ok(());
+    // Those of a group that no release had yet are not there.
+    fn if_pinned(pins: &Pins, name: &str, open: &dyn Fn() -> Result<()>) -> Result<()> {
+        if pins.map(name).exists() { open() } else { Ok(()) }
     }
     let check = || -> Result<()> {
         family::<V4>(pins)?;
         family::<V6>(pins)?;
-        names(pins)?;
-        devices(pins)?;
-        sets(pins)?;
-        alive(pins)?;
-        vip_filter(pins)?;
-        array::<Line>(pins, "answers")?;
-        settings(pins)?;
-        Ok(())
+        if_pinned(pins, "names", &|| names(pins).map(drop))?;
+        if_pinned(pins, "backend_ids", &|| array::<BackendId>(pins, "backend_ids").map(drop))?;
+        if_pinned(pins, "devices", &|| devices(pins).map(drop))?;
+        if_pinned(pins, "sets", &|| sets(pins).map(drop))?;
+        if_pinned(pins, "alive", &|| alive(pins).map(drop))?;
+        if_pinned(pins, "vip_filter", &|| vip_filter(pins).map(drop))?;
+        if_pinned(pins, "answers", &|| array::<Line>(pins, "answers").map(drop))?;
+        if_pinned(pins, "packet_pods", &|| packet_pods(pins).map(drop))?;
+        if_pinned(pins, "settings", &|| settings(pins).map(drop))
     };
     check().context(
         "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \

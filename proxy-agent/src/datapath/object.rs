@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     pins::Pins,
-    room::growing_maps,
+    room::{Room, growing_maps},
     sizes::{MAPS, map_sizes},
     sys,
 };
@@ -159,7 +159,7 @@ impl Object {
             None => find_features(&mut loader, bytes)?,
         };
 
-        let mut sizes = map_sizes(config);
+        let mut sizes = map_sizes(config, &Room::for_pinned_ids(pins));
         for (name, wanted) in sizes.iter().filter(|(name, _)| !growing_maps().any(|grows| grows == *name)) {
             if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
                 && pinned.max_entries() != *wanted

@@ -11,14 +11,22 @@ use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use proxy_common::layout::ABI;
+use proxy_common::layout::group::Group;
 use tracing::info;
+
+use super::in_step;
 
 /// The directory by which an agent that waits asks for its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
 
+/// How the names of all directories of maps begin, whatever the release.
+const MAPS: &str = "maps-";
+
 /// The directory of maps that are to replace smaller ones.
 const LARGER: &str = "maps-larger";
+
+/// Groups of maps, separated by commas, for which a debug build plays a release with other layouts.
+const OTHER_LAYOUTS: &str = "PROXY_AGENT_OTHER_LAYOUTS";
 
 /// The directories of one agent on the bpf file system.
 #[derive(Clone, Debug)]
@@ -47,8 +55,18 @@ impl Pins {
     /// Where a map is pinned. Maps of another layout have another directory.
     pub fn map(&self, name: &str) -> PathBuf {
         let directory =
-            if self.growing.contains(name) { self.larger() } else { self.root.join(format!("maps-v{ABI}")) };
+            if self.growing.contains(name) { self.larger() } else { self.directory(Group::of(name)) };
         directory.join(name)
+    }
+
+    /// Where the maps of a group are pinned.
+    fn directory(&self, group: Group) -> PathBuf {
+        self.root.join(directory_name(group))
+    }
+
+    /// The layouts that this release uses: names of directories.
+    pub(super) fn layouts() -> String {
+        Group::ALL.map(directory_name).join(" ")
     }
 
     /// Where larger maps are pinned until they take the place of the smaller ones.
@@ -109,16 +127,22 @@ impl Pins {
             mount_bpffs()?;
         }
         require_bpffs(&self.root)?;
-        for directory in [self.links(), self.root.join(format!("maps-v{ABI}"))] {
+        for directory in self.own_directories() {
             std::fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;
         }
         Ok(())
     }
 
+    /// The directories that this release makes.
+    pub(crate) fn own_directories(&self) -> Vec<PathBuf> {
+        let maps = Group::ALL.map(|group| self.directory(group));
+        [self.links()].into_iter().chain(maps).collect()
+    }
+
     /// Are the directories there?
     pub(crate) fn are_there(&self) -> bool {
-        self.links().is_dir() && self.root.join(format!("maps-v{ABI}")).is_dir()
+        self.own_directories().iter().all(|directory| directory.is_dir())
     }
 
     /// Names of the pinned links.
@@ -130,36 +154,35 @@ impl Pins {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    /// Are programs attached that may use maps of another layout? What is in those of this one then is of long ago, if anything.
-    pub(crate) fn has_other_layouts(&self) -> bool {
-        let own = format!("maps-v{ABI}");
-        let directories = self.directories().unwrap_or_default();
-        let is_other = |directory: &PathBuf| {
-            let name = directory.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("maps-v") && *name != *own
-        };
-        directories.iter().any(is_other) && self.link_names().is_ok_and(|names| !names.is_empty())
-    }
-
-    /// Removes maps of other layouts, which programs of an earlier release used: they take memory, and a later downgrade would find
-    /// flows and services of long ago in them. To be called when this release serves. Returns how many there were.
+    /// Removes the pins of maps that this release does not use; programs that use the maps keep them. Without that, a downgrade would find
+    /// old flows and services. Returns how many pins there were.
     ///
     /// # Errors
     /// When they cannot be removed.
     pub fn remove_other_layouts(&self) -> Result<usize> {
-        let own = format!("maps-v{ABI}");
+        let own = self.own_directories();
+        let is_other = |directory: &PathBuf| {
+            let name = directory.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(MAPS) && *name != *LARGER && !own.contains(directory)
+        };
+        let others: Vec<PathBuf> = self.directories()?.into_iter().filter(is_other).collect();
+        // An agent that is killed in between must not leave a part of them with a mark.
+        for directory in &others {
+            in_step::remove_mark(directory).with_context(|| directory.display().to_string())?;
+        }
         let mut removed = 0;
-        for entry in
-            std::fs::read_dir(&self.root).with_context(|| format!("cannot read {}", self.root.display()))?
-        {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("maps-v") && *name != *own {
-                removed += remove_directory(&entry.path())?;
-            }
+        for directory in others {
+            removed += remove_directory(&directory)?;
         }
         Ok(removed)
+    }
+
+    /// Removes the pins of this release's maps of services, so that others are made.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub(super) fn remove_services(&self) -> Result<()> {
+        remove_directory(&self.directory(Group::Services)).map(drop)
     }
 
     /// The directories of pins that there are, links first.
@@ -167,8 +190,7 @@ impl Pins {
     /// # Errors
     /// When they cannot be listed.
     pub(super) fn directories(&self) -> Result<Vec<PathBuf>> {
-        let is_ours =
-            |name: &str| name == "links" || name.starts_with("maps-v") || [SUCCESSOR, LARGER].contains(&name);
+        let is_ours = |name: &str| name == "links" || name.starts_with(MAPS) || name == SUCCESSOR;
         let entries = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot read {}", self.root.display()))?,
@@ -193,6 +215,17 @@ impl Pins {
         let _ = std::fs::remove_dir(&self.root);
         Ok(removed)
     }
+}
+
+/// The name of the directory of a group of maps.
+fn directory_name(group: Group) -> String {
+    let name = group.directory();
+    let is_other =
+        |others: String| others.split(',').any(|other| name.starts_with(&format!("{MAPS}{other}-")));
+    if cfg!(debug_assertions) && std::env::var(OTHER_LAYOUTS).is_ok_and(is_other) {
+        return format!("{name}-other");
+    }
+    name.to_owned()
 }
 
 /// Removes a directory of pins; returns how many there were.
@@ -250,17 +283,19 @@ mod tests {
     fn only_maps_of_this_layout_stay() {
         let root = tempfile::tempdir().unwrap();
         let pins = Pins::new(root.path());
-        for name in ["links/a", &format!("maps-v{ABI}/b"), "maps-v1/b", "maps-v1/c", "maps-v999/b", "other/b"]
-        {
-            let path = root.path().join(name);
+        let own = ["sets", "names", "flows_v4", "peers_v6"].map(|name| pins.map(name));
+        let others = ["maps-v8/b", "maps-v8/c", "maps-flows-1-999/b"].map(|name| root.path().join(name));
+        let rest = ["links/a", "maps-larger/b", "other/b"].map(|name| root.path().join(name));
+        for path in own.iter().chain(&others).chain(&rest) {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
-        assert!(pins.has_other_layouts());
+        assert!(pins.are_there());
         assert_eq!(pins.remove_other_layouts().unwrap(), 3);
-        assert!(!pins.has_other_layouts());
-        assert!(pins.map("b").exists() && pins.link("a").exists() && root.path().join("other/b").exists());
-        assert!(!root.path().join("maps-v1").exists() && !root.path().join("maps-v999").exists());
+        assert!(own.iter().chain(&rest).all(|path| path.exists()));
+        assert!(others.iter().all(|path| !path.parent().unwrap().exists()));
         assert_eq!(pins.remove_other_layouts().unwrap(), 0);
+        pins.remove_services().unwrap();
+        assert!(!own[0].exists() && own[1..].iter().all(|path| path.exists()));
     }
 }

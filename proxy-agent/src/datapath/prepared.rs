@@ -1,8 +1,9 @@
 //! Programs that are loaded before anything is attached or written.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use tracing::info;
 
-use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room};
+use super::{ObjectConfig, hooks, in_step, maps, object::Object, pins::Pins, room, sizes::MAPS};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
@@ -24,10 +25,31 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Were maps that these programs use replaced by larger ones since?
+    /// Were maps that these programs use replaced by larger ones since, or their pins removed?
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
         let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
-        room::were_replaced(pins, ids)
+        room::were_replaced(pins, ids) || MAPS.iter().any(|name| !pins.map(name).exists())
+    }
+
+    /// Before maps are filled while attached programs use others. Removes the pins of those, and the mark of these: from here on ids may
+    /// change that the other maps contain, so any agent that starts later has to fill its maps, too.
+    ///
+    /// # Errors
+    /// When the bpf file system refuses, or the kernel the programs.
+    pub(crate) fn begin_to_fill(self, config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        in_step::unmark(pins).context("cannot take the mark from the maps")?;
+        let removed = pins.remove_other_layouts()?;
+        if removed > 0 {
+            info!(
+                "unpinned {removed} maps of another release, which its programs use until they are replaced"
+            );
+        }
+        if !self.is_outdated(pins) && !room::is_short_of_ids(pins) {
+            return Ok(self);
+        }
+        drop(self);
+        pins.remove_services()?;
+        Self::load(config, pins)
     }
 
     /// The same without programs: they are loaded when they are needed.

@@ -67,7 +67,7 @@ impl Part {
     fn maps(self, room: u32) -> Vec<(&'static str, u32)> {
         match self {
             Self::ServicePorts => vec![("sets", room * SetRole::STRIDE), ("names", room)],
-            Self::Backends => vec![("alive", room / Alive::PER_ELEMENT)],
+            Self::Backends => vec![("alive", room / Alive::PER_ELEMENT), ("backend_ids", room)],
             Self::Slots(IpFamily::V4) => vec![("backends_v4", room)],
             Self::Slots(IpFamily::V6) => vec![("backends_v6", room)],
             Self::Frontends(IpFamily::V4) => vec![("frontends_v4", room)],
@@ -110,6 +110,16 @@ impl Room {
     /// What new maps have room for.
     pub(super) fn initial() -> Self {
         Self(Part::GROWING.map(|part| part.limits().0))
+    }
+
+    /// What new maps have room for beside pinned maps of ids, which a release with other layouts may have made larger.
+    pub(super) fn for_pinned_ids(pins: &Pins) -> Self {
+        let mut room = Self::initial();
+        for (part, ids) in [(Part::ServicePorts, "names"), (Part::Backends, "backend_ids")] {
+            let entries = entries(pins, ids).unwrap_or(0);
+            room.set(part, room.of(part).max(entries));
+        }
+        room
     }
 
     /// Is more than four fifths of any part used that can grow?
@@ -158,6 +168,16 @@ fn position(part: Part) -> Option<usize> {
 /// Names of the maps that may be replaced by larger ones.
 pub(super) fn growing_maps() -> impl Iterator<Item = &'static str> {
     Room::initial().maps().into_iter().map(|(name, _)| name)
+}
+
+/// Are there more ids than the pinned maps of services have room for?
+pub(super) fn is_short_of_ids(pins: &Pins) -> bool {
+    let room = Room::for_pinned_ids(pins);
+    room.maps().into_iter().any(|(name, wanted)| entries(pins, name).is_some_and(|entries| entries < wanted))
+}
+
+fn entries(pins: &Pins, map: &str) -> Option<u32> {
+    aya::maps::MapInfo::from_pin(pins.map(map)).ok().map(|info| info.max_entries())
 }
 
 /// Is a map pinned that is none of these any more? `ids` are the kernel's, by name.
@@ -213,6 +233,6 @@ mod tests {
         let initial = Room::initial();
         let grown = with(Part::ServicePorts, 8192);
         assert_eq!(grown.larger_maps(&initial), [("sets", 8192 * SetRole::STRIDE), ("names", 8192)]);
-        assert_eq!(growing_maps().count(), 7);
+        assert_eq!(growing_maps().count(), 8);
     }
 }

@@ -7,6 +7,7 @@
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
 //! * [`claims`]: who has which frontend.
+//! * [`records`]: who has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
 
@@ -14,6 +15,7 @@ mod claims;
 mod family;
 mod grown;
 mod port;
+mod records;
 mod restore;
 mod shared;
 
@@ -30,6 +32,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         backend::Alive,
+        backend_id::BackendId,
         id::Id,
         name::ServiceName,
         set::{Set, SetRole},
@@ -38,6 +41,7 @@ use proxy_common::{
 
 use self::{
     family::{FamilyMaps, FamilyTables},
+    grown::{room_for_backend_ids, room_for_service_ids},
     port::{Claim, PortState},
     restore::Restored,
     shared::Shared,
@@ -96,6 +100,7 @@ pub(super) struct Maps {
     sets: MmapArray<Set>,
     alive: MmapArray<Alive>,
     filter: MmapArray<u64>,
+    records: MmapArray<BackendId>,
 }
 
 impl Maps {
@@ -107,6 +112,7 @@ impl Maps {
             sets: maps::mmap(pins, "sets")?,
             alive: maps::mmap(pins, "alive")?,
             filter: maps::mmap(pins, "vip_filter")?,
+            records: maps::mmap(pins, "backend_ids")?,
         })
     }
 }
@@ -149,19 +155,17 @@ impl Services {
         };
         let (v4, v6) = (slices(IpFamily::V4), slices(IpFamily::V6));
         let (v4, v6) = (FamilyMaps::new(maps.v4, v4), FamilyMaps::new(maps.v6, v6));
-        let Maps { sets, alive, filter, names, .. } = maps;
-        let service_ids =
-            Ids::new(sets.len() / SetRole::STRIDE, generation, ports.values().map(|state| state.id));
-        let backend_ids = Ids::new(
-            alive.len() * Alive::PER_ELEMENT,
-            generation,
-            ports.values().flat_map(|state| state.backends.values().map(|member| member.id)),
-        );
+        let Maps { sets, alive, filter, names, records, .. } = maps;
+        let of_services = ports.values().map(|state| state.id);
+        let service_ids = Ids::new(room_for_service_ids(&sets, &*names), generation, of_services);
+        let of_backends = ports.values().flat_map(|state| state.backends.values().map(|member| member.id));
+        let backend_ids = Ids::new(room_for_backend_ids(&alive, &records), generation, of_backends);
         let shared = Shared {
             filter: VipFilter::new(filter),
             names,
             sets,
             alive,
+            records,
             service_ids,
             backend_ids,
             node_addresses: BTreeSet::new(),
@@ -181,6 +185,7 @@ impl Services {
         };
         services.adopt();
         services.mend_alive();
+        services.mend_records();
         restored.drop_orphans(&mut services);
         Ok(services)
     }

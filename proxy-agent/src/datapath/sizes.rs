@@ -25,6 +25,7 @@ pub(super) const MAPS: &[&str] = &[
     "affinity_v6",
     "alive",
     "answers",
+    "backend_ids",
     "backends_v4",
     "backends_v6",
     "counters",
@@ -81,10 +82,10 @@ pub(super) const MAPS: &[&str] = &[
     "watches",
 ];
 
-/// Entries of the maps that are not sized in the object.
-pub(super) fn map_sizes(config: &ObjectConfig) -> Vec<(&'static str, u32)> {
+/// Entries of the maps that are not sized in the object; maps of services have so much room.
+pub(super) fn map_sizes(config: &ObjectConfig, room: &Room) -> Vec<(&'static str, u32)> {
     let max_pending = (config.max_flows / 4).max(MIN_PENDING);
-    let mut sizes = Room::initial().maps();
+    let mut sizes = room.maps();
     sizes.extend([
         ("flows_v4", config.max_flows),
         ("flows_v6", config.max_flows),

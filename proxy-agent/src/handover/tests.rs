@@ -64,10 +64,8 @@ fn one_asks_at_a_time_and_a_directory_that_is_left_asks_nothing() {
 async fn the_holder_is_told() {
     let root = root();
     let pins = Pins::new(&root.path().join("pins"));
-    let maps = pins.map("any").parent().unwrap().to_owned();
     let links = pins.root().join("links");
-    fs::create_dir_all(&maps).unwrap();
-    fs::create_dir_all(&links).unwrap();
+    pins.own_directories().iter().for_each(|directory| fs::create_dir_all(directory).unwrap());
     let mut holder = Holder::new(&pins, take(pins.root()));
     let nothing = timeout(Duration::from_millis(100), holder.notice()).await;
     assert!(nothing.is_err(), "{nothing:?}");

@@ -19,7 +19,7 @@ use super::{Agent, QUEUE, servers::Servers, told::object_config};
 use crate::{
     cgroup,
     config::Settings,
-    datapath::{Prepared, pins::Pins, wait_for_readers},
+    datapath::{Prepared, in_step, pins::Pins, wait_for_readers},
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,
     net::{interfaces, topology::Topology},
@@ -73,7 +73,7 @@ pub(super) struct Known {
     pub(super) sync: Sync,
     /// Programs that are loaded already.
     pub(super) prepared: Option<Prepared>,
-    /// Programs that use maps of another layout are attached: they serve until those of this one are filled.
+    /// The attached programs use other maps, or maps that were never in step: they serve until those of this agent are filled.
     pub(super) fills_first: bool,
 }
 
@@ -91,12 +91,11 @@ impl Turn {
     ) -> Result<Self> {
         let root = observed.pins.root();
         let mut lock = Lock::attempt_below(&observed.pins)?;
-        let fills_first = observed.pins.has_other_layouts();
         let mut waiting = None;
         let mut known = Known {
             sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
             prepared: None,
-            fills_first,
+            fills_first: lock.is_some() && fills_first(&observed.pins),
         };
         if lock.is_none() {
             info!(
@@ -105,10 +104,8 @@ impl Turn {
             );
             observed.health.set_role(Role::Standby);
             waiting = Some(Waiting::start(&observed.pins)?);
-        } else if fills_first {
-            info!("the maps have another layout than those in use: filling them before programs use them");
         }
-        if lock.is_none() || fills_first {
+        if lock.is_none() || known.fills_first {
             // What the kernel refuses is to be known while other programs serve.
             cgroup_root(settings)?;
             known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
@@ -119,7 +116,7 @@ impl Turn {
         let lock = loop {
             observed.health.turns();
             lock = match lock {
-                Some(lock) if !fills_first || known.sync.is_complete() => break lock,
+                Some(lock) if !known.fills_first || known.sync.is_complete() => break lock,
                 lock => lock,
             };
             if lock.is_none() && request.is_none() && known.sync.is_complete() {
@@ -133,6 +130,8 @@ impl Turn {
                 taken = taken(&mut waiting), if lock.is_none() => {
                     lock = Some(taken?);
                     info!("the other agent handed over or ended: taking over");
+                    // It may have been of another release, or another one since this agent began.
+                    known.fills_first = fills_first(&observed.pins);
                     observed.listeners.join();
                     observed.health.set_role(Role::Active);
                 }
@@ -154,6 +153,17 @@ impl Turn {
         observed.metrics.set_active(true);
         Ok(Self { holder: Holder::new(&observed.pins, lock), request, known })
     }
+}
+
+/// Are the maps to be filled before programs use them? Says so.
+fn fills_first(pins: &Pins) -> bool {
+    let fills = in_step::is_to_be_filled(pins);
+    if fills {
+        info!(
+            "the maps are others than those in use, or were never in step: filling them before programs use them"
+        );
+    }
+    fills
 }
 
 /// What the socket hooks serve.

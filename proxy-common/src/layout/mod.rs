@@ -1,11 +1,12 @@
 //! Keys and values of the maps, byte for byte. One file per map or group of maps.
 //!
 //! Everything is `repr(C)` without hidden padding, 4-byte multiples wide (hash cost grows with the key), and
-//! asserted in size and offset. A change here must raise [`ABI`].
+//! asserted in size and offset. A change here must raise a number of its group: see [`group`].
 
 pub mod affinity;
 pub mod answers;
 pub mod backend;
+pub mod backend_id;
 pub mod cidr;
 pub mod config;
 pub mod counter;
@@ -16,6 +17,7 @@ pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod frontend;
+pub mod group;
 pub mod id;
 pub mod name;
 pub mod next_hop;
@@ -24,9 +26,6 @@ pub mod probe;
 pub mod set;
 pub mod socket;
 pub mod source;
-
-/// Version of all layouts; part of the directory the maps are pinned in.
-pub const ABI: u32 = 8;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

@@ -40,6 +40,7 @@ pub struct Agent {
     place: Place,
     bpffs: PathBuf,
     args: Vec<String>,
+    other_layouts: String,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -54,7 +55,13 @@ impl Cluster {
 
     /// Starts a further agent on a node, which has one already, and waits for nothing. `name` makes its log another one.
     pub fn start_another_agent(&self, node: usize, args: &[&str], name: &str) -> Result<Agent> {
+        self.start_other_release(node, args, name, "")
+    }
+
+    /// The same of a release with other layouts of these groups of maps: see [`Agent::set_other_layouts`].
+    pub fn start_other_release(&self, node: usize, args: &[&str], name: &str, groups: &str) -> Result<Agent> {
         let mut agent = self.agent(node, args, name)?;
+        agent.set_other_layouts(groups);
         agent.process = Some(agent.spawn()?);
         Ok(agent)
     }
@@ -65,6 +72,7 @@ impl Cluster {
             place: node.place.clone(),
             bpffs: node.bpffs.clone(),
             args: self.agent_args(node, args),
+            other_layouts: String::new(),
             log: self.logs.join(format!("{}{name}.log", node.place.name)),
             process: None,
         })
@@ -153,12 +161,18 @@ impl Agent {
         self.args = args;
     }
 
+    /// From its next start on it plays a release with other layouts of some groups of maps, named with commas between: a debug build does.
+    pub fn set_other_layouts(&mut self, groups: &str) {
+        groups.clone_into(&mut self.other_layouts);
+    }
+
     fn spawn(&self) -> Result<Process> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Nothing from the environment of the test may decide.
         command.env_remove("KUBECONFIG").env_remove("NODE_NAME");
+        command.env("PROXY_AGENT_OTHER_LAYOUTS", &self.other_layouts);
         Ok(Process::new(command.spawn().context("cannot start the agent")?))
     }
 

@@ -174,15 +174,15 @@ fn another_layout_is_filled_before_programs_use_it() -> Result<()> {
     let cluster = &scenario.cluster;
     let pod = cluster.pod("pod-1a")?;
     let inside = pod.call(scenario.target(Entry::ClusterIp, WEB, true)?).load()?;
-    let outside = cluster.client.call(scenario.target(Entry::NodePort(0), WEB, true)?).load()?;
+    let outside = cluster.client.call(scenario.target(Entry::NodePort(0), WEB, true)?).keep_alive().load()?;
     let first = &mut scenario.agents[0];
     first.terminate()?;
     let bpffs = &cluster.node(0)?.bpffs;
     let own = fs::read_dir(bpffs)?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.to_string_lossy().contains("/maps-v"))
+        .find(|path| path.to_string_lossy().contains("/maps-services-"))
         .context("no maps")?;
-    let other = bpffs.join("maps-v1");
+    let other = bpffs.join("maps-services-0");
     fs::rename(&own, &other)?;
     let manifests = cluster.manifests.path();
     let away = manifests.with_extension("away");
@@ -204,9 +204,7 @@ fn another_layout_is_filled_before_programs_use_it() -> Result<()> {
     inside.wait_for(50)?;
     outside.wait_for(50)?;
     let (inside, outside) = (inside.stop()?, outside.stop()?);
-    ensure!(inside.failed == 0, "{inside:?}");
-    // The one that was open when programs changed: flows are not carried over.
-    ensure!(outside.failed <= 1, "{outside:?}");
+    ensure!(inside.failed == 0 && outside.failed == 0, "{inside:?} {outside:?}");
     second.terminate()?;
     scenario.agents[0].start()
 }

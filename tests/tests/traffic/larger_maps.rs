@@ -145,5 +145,11 @@ fn maps_grow_while_they_are_used() -> Result<()> {
     scenario.agents[0].start()?;
     ensure!(capacities(&scenario)? == large, "{large:?} {:?}", capacities(&scenario)?);
     answer(&scenario, 0..1)?;
+    // New maps of a release with other layouts have room for all ids, and grow where services need more.
+    scenario.agents[0].terminate()?;
+    scenario.agents[0].set_other_layouts("services");
+    scenario.agents[0].start()?;
+    in_step(&scenario, 3 * SERVICES)?;
+    answer(&scenario, 0..1)?;
     loads.none_failed()
 }

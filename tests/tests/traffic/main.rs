@@ -23,6 +23,7 @@ mod kube_credentials;
 mod kube_servers;
 mod kube_source;
 mod larger_maps;
+mod layouts;
 mod migrate;
 mod neighbours;
 mod networks;

@@ -79,7 +79,7 @@ impl Watch {
 fn is_watched(node: &Node) -> Result<bool> {
     let directory = fs::read_dir(&node.bpffs)?
         .filter_map(Result::ok)
-        .find(|entry| entry.file_name().to_string_lossy().starts_with("maps-v"))
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("maps-services-"))
         .context("no maps")?;
     let map = MapData::from_pin(directory.path().join("watches"))?;
     let map: Array<MapData, Watching> = Map::Array(map).try_into()?;

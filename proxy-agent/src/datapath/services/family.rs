@@ -88,7 +88,7 @@ impl<F: MapFamily> FamilyMaps<F> {
 
     fn publish(&mut self, shared: &mut Shared, state: &mut PortState, plan: &PortPlan) -> Result<()> {
         let affinity = affinity_timeout(plan);
-        if state.affinity == affinity && is_published(state, plan) {
+        if state.affinity == affinity && !state.has_strays && is_published(state, plan) {
             // Equal lists are kept once.
             for (set, endpoints) in state.sets.iter_mut().zip(lists(plan)) {
                 set.endpoints = Arc::clone(endpoints);
@@ -104,7 +104,7 @@ impl<F: MapFamily> FamilyMaps<F> {
             born.push((*endpoint, *roles));
         }
         for (endpoint, roles) in &born {
-            match shared.birth(*roles) {
+            match shared.birth(state.id, *endpoint, *roles) {
                 Some(member) => state.backends.insert(*endpoint, member),
                 None => {
                     shared.unborn(&plan.name, state, &born);
@@ -149,6 +149,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                 false
             }
         });
+        state.has_strays = false;
         Ok(())
     }
 

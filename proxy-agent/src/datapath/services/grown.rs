@@ -1,11 +1,17 @@
 //! Moves to larger maps.
 
 use anyhow::Result;
-use proxy_common::layout::{backend::Alive, set::SetRole};
+use proxy_common::layout::{
+    backend::Alive,
+    backend_id::BackendId,
+    name::ServiceName,
+    set::{Set, SetRole},
+};
 
 use super::{Maps, Services};
 use crate::{
     datapath::{
+        array::MmapArray,
         maps::MapFamily,
         room::{Part, Room},
         table::Table,
@@ -51,6 +57,9 @@ impl Services {
         if larger.alive.len() > alive.len() {
             alive.copy_to(&larger.alive);
         }
+        if larger.records.len() > self.shared.records.len() {
+            self.shared.records.copy_to(&larger.records);
+        }
         copy_table(&*self.shared.names, &mut *larger.names)?;
         copy_family(&self.v4, &mut larger.v4)?;
         copy_family(&self.v6, &mut larger.v6)
@@ -58,14 +67,25 @@ impl Services {
 
     /// Uses these maps, which have the same contents, from now on.
     pub(in crate::datapath) fn move_to(&mut self, larger: Maps) {
-        let Maps { v4, v6, names, sets, alive, filter: _ } = larger;
+        let Maps { v4, v6, names, sets, alive, filter: _, records } = larger;
         self.v4.slices.grow(v4.backends.len());
         self.v6.slices.grow(v6.backends.len());
-        self.shared.service_ids.grow(sets.len() / SetRole::STRIDE);
-        self.shared.backend_ids.grow(alive.len() * Alive::PER_ELEMENT);
+        self.shared.service_ids.grow(room_for_service_ids(&sets, &*names));
+        self.shared.backend_ids.grow(room_for_backend_ids(&alive, &records));
         (self.v4.tables, self.v6.tables) = (v4, v6);
         (self.shared.names, self.shared.sets, self.shared.alive) = (names, sets, alive);
+        self.shared.records = records;
     }
+}
+
+/// How many ids of service ports all maps have room for.
+pub(super) fn room_for_service_ids(sets: &MmapArray<Set>, names: &dyn Table<u32, ServiceName>) -> u32 {
+    (sets.len() / SetRole::STRIDE).min(names.capacity().unwrap_or(u32::MAX))
+}
+
+/// How many ids of backends all maps have room for.
+pub(super) fn room_for_backend_ids(alive: &MmapArray<Alive>, records: &MmapArray<BackendId>) -> u32 {
+    (alive.len() * Alive::PER_ELEMENT).min(records.len())
 }
 
 fn copy_family<F: MapFamily>(

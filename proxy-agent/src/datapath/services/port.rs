@@ -36,6 +36,8 @@ pub(super) struct PortState {
     /// By [`SetRole`]. Roles with the same endpoints share one slice.
     pub(super) sets: [SetState; ROLES],
     pub(super) backends: SortedMap<SocketAddr, Member>,
+    /// Some of the backends were in no set when they were taken over: those that are in none after the next change go.
+    pub(super) has_strays: bool,
     /// What the slots say of where endpoints run; none if that is not known.
     pub(super) places: Option<Places>,
     /// How long clients keep their backend, in jiffies; 0: they do not.

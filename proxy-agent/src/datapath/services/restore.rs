@@ -1,7 +1,7 @@
 //! Takes over what an earlier agent left in the maps.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
 };
@@ -25,6 +25,7 @@ use super::{
     Maps, Services,
     family::FamilyTables,
     port::{Claim, Member, PortState, SetState},
+    records,
 };
 use crate::{
     datapath::{address::protocol_of, array::MmapArray, maps::MapFamily, table::SourcePrefix},
@@ -59,8 +60,9 @@ impl<F: MapFamily> Default for Orphans<F> {
 impl Restored {
     pub(super) fn read(maps: &Maps) -> Result<Self> {
         let mut restored = Self::default();
+        let room = super::room_for_service_ids(&maps.sets, &*maps.names);
         for (id, name) in maps.names.entries()? {
-            match parse_name(&name) {
+            match parse_name(&name).filter(|_| Id(id).index() < room) {
                 Some(port) if !restored.ports.contains_key(&port) => {
                     restored.by_id.insert(Id(id), port.clone());
                     let state = PortState { id: Id(id), is_named: true, ..PortState::default() };
@@ -71,6 +73,16 @@ impl Restored {
         }
         restored.v4 = restored.read_family(&maps.sets, &maps.v4)?;
         restored.v6 = restored.read_family(&maps.sets, &maps.v6)?;
+        let members = restored.ports.values().flat_map(|state| state.backends.values());
+        let taken: HashSet<u32> = members.map(|member| member.id.index()).collect();
+        let room = super::room_for_backend_ids(&maps.alive, &maps.records);
+        for record in records::noted(&maps.records, room) {
+            if !taken.contains(&record.id.index())
+                && let Some(state) = restored.port(record.service)
+            {
+                records::add_stray(state, &record);
+            }
+        }
         Ok(restored)
     }
 

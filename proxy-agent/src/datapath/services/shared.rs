@@ -11,6 +11,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         backend::Alive,
+        backend_id::BackendId,
         filter::{self, Mark},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
         id::Id,
@@ -22,6 +23,7 @@ use proxy_common::{
 use super::{
     Freed,
     port::{Claim, Member, PortState, SetState},
+    records,
 };
 use crate::{
     datapath::{
@@ -40,6 +42,8 @@ use crate::{
 pub(super) struct Shared {
     pub(super) sets: MmapArray<Set>,
     pub(super) alive: MmapArray<Alive>,
+    /// The map `backend_ids`.
+    pub(super) records: MmapArray<BackendId>,
     pub(super) names: Box<dyn Table<u32, ServiceName>>,
     pub(super) filter: VipFilter,
     pub(super) service_ids: Ids,
@@ -91,8 +95,9 @@ impl Shared {
     }
 
     /// A new backend of a service port, alive from now on, though in no published set yet.
-    pub(super) fn birth(&mut self, roles: u8) -> Option<Member> {
+    pub(super) fn birth(&mut self, service: Id, endpoint: SocketAddr, roles: u8) -> Option<Member> {
         let id = self.backend_ids.take()?;
+        records::write(&self.records, &records::of(service, endpoint, id));
         self.alive.half(id.index())?.store(Alive::entry(id, roles), Ordering::Release);
         Some(Member { id, roles })
     }
@@ -131,6 +136,8 @@ impl Shared {
 
     /// The backend no longer serves: UDP flows move off it with this store.
     pub(super) fn bury(&mut self, name: &PortName, endpoint: SocketAddr, id: Id) {
+        // First: else the next agent might bring it back.
+        records::clear(&self.records, id.index());
         if let Some(half) = self.alive.half(id.index()) {
             half.store(0, Ordering::Release);
         }

@@ -59,6 +59,7 @@ impl Node {
             sets: MmapArray::anonymous(16 * SetRole::STRIDE),
             alive: MmapArray::anonymous(16),
             filter: MmapArray::anonymous(filter::ELEMENTS),
+            records: MmapArray::anonymous(64),
         };
         let mut services = Services::restore(maps, 7).unwrap();
         services.set_node_addresses([NODE.parse().unwrap()].into());
@@ -68,11 +69,25 @@ impl Node {
     /// The agent ends and another one starts.
     fn restart(self) -> Self {
         let Services { v4, v6, shared, .. } = self.services;
-        let Shared { sets, alive, names, filter, .. } = shared;
-        let maps = Maps { v4: v4.tables, v6: v6.tables, names, sets, alive, filter: filter.into_map() };
+        let Shared { sets, alive, names, filter, records, .. } = shared;
+        let filter = filter.into_map();
+        let maps = Maps { v4: v4.tables, v6: v6.tables, names, sets, alive, filter, records };
         let mut services = Services::restore(maps, 9).unwrap();
         services.set_node_addresses([NODE.parse().unwrap()].into());
         Self { services, ..self }
+    }
+
+    /// The agent ends and one of another release starts, with other layouts of the maps of services.
+    fn with_other_layouts(self) -> Self {
+        let mut node = Self::new();
+        let Shared { names, filter, records, .. } = self.services.shared;
+        let Services { v4, v6, shared, .. } = node.services;
+        let Shared { sets, alive, .. } = shared;
+        let filter = filter.into_map();
+        let maps = Maps { v4: v4.tables, v6: v6.tables, names, sets, alive, filter, records };
+        node.services = Services::restore(maps, 11).unwrap();
+        node.services.set_node_addresses([NODE.parse().unwrap()].into());
+        Self { names: self.names, ..node }
     }
 
     fn apply(&mut self, plan: &PortPlan) {

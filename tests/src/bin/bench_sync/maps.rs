@@ -13,9 +13,9 @@ use aya::maps::{HashMap, Map, MapData, MapInfo};
 use proxy_common::{
     V4,
     layout::{
-        ABI,
         backend::Backend,
         frontend::{Frontend, FrontendKey},
+        group::Group,
         id::Id,
         set::{Set, SetRole},
     },
@@ -40,7 +40,7 @@ pub(crate) struct Maps {
 impl Maps {
     /// Opens the maps below an agent's `--bpffs`; fails while they are not all there.
     pub(crate) fn open(bpffs: &Path) -> Result<Self> {
-        let open = |name: &str| MapData::from_pin(directory(bpffs).join(name)).context(name.to_owned());
+        let open = |name: &str| MapData::from_pin(pin(bpffs, name)).context(name.to_owned());
         let [frontends, sets, backends] = [open(NAMES[0])?, open(NAMES[1])?, open(NAMES[2])?];
         Ok(Self {
             bpffs: bpffs.to_owned(),
@@ -54,7 +54,7 @@ impl Maps {
     /// Opens them again if the agent has replaced any by a larger one.
     pub(crate) fn follow(&mut self) -> Result<()> {
         let is_pinned = |(name, id): (&str, &u32)| {
-            MapInfo::from_pin(directory(&self.bpffs).join(name)).is_ok_and(|info| info.id() == *id)
+            MapInfo::from_pin(pin(&self.bpffs, name)).is_ok_and(|info| info.id() == *id)
         };
         if !NAMES.into_iter().zip(&self.ids).all(is_pinned) {
             *self = Self::open(&self.bpffs)?;
@@ -99,15 +99,19 @@ impl Maps {
     }
 }
 
-fn directory(bpffs: &Path) -> PathBuf {
-    bpffs.join(format!("maps-v{ABI}"))
+fn pin(bpffs: &Path, map: &str) -> PathBuf {
+    bpffs.join(Group::of(map).directory()).join(map)
 }
 
 /// Bytes of kernel memory that each pinned map takes, by name.
 pub(crate) fn memory(bpffs: &Path) -> Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
-    for pin in fs::read_dir(directory(bpffs))? {
+    let directories = Group::ALL.map(|group| fs::read_dir(bpffs.join(group.directory())));
+    for pin in directories.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
         let pin = pin?;
+        if pin.file_type()?.is_symlink() {
+            continue;
+        }
         let map = MapData::from_pin(pin.path())?;
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
         let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;

@@ -80,7 +80,8 @@ fn measure(site: &Site, size: Size, report: &mut Report) -> Result<()> {
 }
 
 /// Maps that the agent maps into its memory.
-const MAPPED: [&str; 6] = ["alive", "answers", "backends_v4", "backends_v6", "sets", "vip_filter"];
+const MAPPED: [&str; 7] =
+    ["alive", "answers", "backend_ids", "backends_v4", "backends_v6", "sets", "vip_filter"];
 
 fn at_rest(agent: &Agent) -> Result<crate::site::Memory> {
     thread::sleep(Duration::from_secs(2));

@@ -70,6 +70,7 @@ fn larger_maps_take_over() {
         sets: MmapArray::anonymous(32 * SetRole::STRIDE),
         alive: MmapArray::anonymous(64),
         filter: MmapArray::anonymous(filter::ELEMENTS),
+        records: MmapArray::anonymous(256),
     };
     node.services.copy_to(&mut larger).unwrap();
     node.services.move_to(larger);

@@ -127,6 +127,89 @@ fn traces_of_an_agent_that_was_killed_go() {
     assert_eq!(node.all_offered(&web), "|2|12|1234");
 }
 
+fn ids(node: &Node, plan: &PortPlan) -> Vec<(SocketAddr, Id)> {
+    node.services.ports[&plan.name].backends.iter().map(|(endpoint, member)| (*endpoint, member.id)).collect()
+}
+
+#[test]
+fn another_release_gives_the_same_ids() {
+    let mut node = Node::new();
+    let plans = plans();
+    // Not those that are given first.
+    let gone = port("gone", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.99:80"))]);
+    node.apply(&gone);
+    for plan in &plans {
+        node.apply(plan);
+    }
+    node.services.remove(&gone.name).unwrap();
+    let before: Vec<_> = plans.iter().map(|plan| (node.id(plan), ids(&node, plan))).collect();
+    let mut node = node.with_other_layouts();
+    assert!(before.iter().flat_map(|(_, ids)| ids).all(|(_, id)| node.services.is_served(*id)), "flows stay");
+    // In another order.
+    for plan in plans.iter().rev() {
+        node.apply(plan);
+    }
+    let after: Vec<_> = plans.iter().map(|plan| (node.id(plan), ids(&node, plan))).collect();
+    assert_eq!(after, before);
+    assert_eq!(node.all_offered(&plans[0]), "|2|12|1234");
+    assert!(node.may_be_frontend("10.96.0.99:80"), "connections to a frontend that went live on");
+    assert!(node.services.take_dead().is_empty());
+    // And back.
+    let mut node = node.with_other_layouts();
+    for plan in &plans {
+        node.apply(plan);
+    }
+    let after: Vec<_> = plans.iter().map(|plan| (node.id(plan), ids(&node, plan))).collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn what_changed_while_releases_did_is_seen() {
+    let mut node = Node::new();
+    let mut web = plans().remove(0);
+    node.apply(&web);
+    let left = ids(&node, &web)[2..].to_vec();
+    let mut node = node.with_other_layouts();
+    // Endpoints go, with sets that are as empty as those of new maps.
+    for list in [&mut web.internal, &mut web.external, &mut web.cluster, &mut web.serving] {
+        *list = endpoints("");
+    }
+    let mut some = web.clone();
+    for list in [&mut some.external, &mut some.cluster, &mut some.serving] {
+        *list = endpoints("12");
+    }
+    node.apply(&some);
+    let dead: Vec<Id> = node.services.take_dead().into_iter().map(|(_, id)| id).collect();
+    assert_eq!(dead, left.iter().map(|(_, id)| *id).collect::<Vec<_>>());
+    let mut node = node.with_other_layouts();
+    node.apply(&web);
+    assert_eq!((node.services.take_dead().len(), node.services.usage().backends), (2, 2));
+    assert!(ids(&node, &web).is_empty());
+    let node = node.with_other_layouts();
+    assert!(ids(&node, &web).is_empty());
+}
+
+/// Killed between noting an endpoint and publishing it, or in the middle of noting it.
+#[test]
+fn notes_of_an_agent_that_was_killed_go() {
+    let mut node = Node::new();
+    let web = plans().remove(0);
+    node.apply(&web);
+    let (service, before) = (node.id(&web), ids(&node, &web));
+    let note = |node: &Node, index: u32, record| assert!(node.services.shared.records.write(index, record));
+    note(&node, 40, records::of(service, at("10.244.0.40:80"), Id::new(40, 9)));
+    note(&node, 41, records::of(Id::new(12, 1), at("10.244.0.41:80"), Id::new(41, 9)));
+    note(&node, 42, records::of(service, at("10.244.0.42:80"), Id::new(43, 9)));
+    // Lost: the set knows better.
+    note(&node, before[0].1.index(), BackendId::default());
+    let mut node = node.restart();
+    node.apply(&web);
+    assert_eq!(ids(&node, &web), before);
+    let noted: Vec<Id> = records::noted(&node.services.shared.records, 64).map(|record| record.id).collect();
+    let known: Vec<Id> = before.iter().map(|(_, id)| *id).collect();
+    assert_eq!(noted, known);
+}
+
 #[test]
 fn connections_to_frontends_that_went_while_no_agent_ran_live_on() {
     let mut node = Node::new();

@@ -1,0 +1,26 @@
+//! `backend_ids`: mmap-able ARRAY by the index of a backend's id, written by the agent for its successor; the programs never read it.
+//!
+//! `sets` and `backends` say the same, but releases may differ in their layouts. By `backend_ids` and `names`, a release with other
+//! layouts gives service ports and endpoints the ids that flows and sockets know them by.
+
+use super::id::Id;
+
+/// Which endpoint of which service port has an id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendId {
+    /// The endpoint's address; IPv4 addresses are IPv4-mapped.
+    pub addr: [u8; 16],
+    /// The service port.
+    pub service: Id,
+    /// The id; [`Id::NONE`]: the index is free.
+    pub id: Id,
+    /// Network byte order.
+    pub port: u16,
+    /// Always 0.
+    pub zero: u16,
+}
+
+super::plain!(BackendId);
+
+const _: () = assert!(size_of::<BackendId>() == 28);

@@ -1,0 +1,73 @@
+//! Which maps change their layouts together.
+//!
+//! Two releases share the maps of every group that has the same layout in both: the same maps in the kernel, which programs of both releases
+//! use while one takes over from the other. So flows, session affinity and what sockets are connected to live on.
+
+/// Maps with one version of their layouts: each group is pinned in a directory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Who has which id: flows, affinity entries and sockets refer to service ports and backends by id.
+    Ids,
+    /// What the agent can write again at any time from Services and the node's network; also counters and scratch.
+    Services,
+    /// Flows, and what else only packets of the past could tell.
+    Flows,
+    /// What sockets are connected to, and which are left alone.
+    Sockets,
+}
+
+impl Group {
+    /// All groups.
+    pub const ALL: [Self; 4] = [Self::Ids, Self::Services, Self::Flows, Self::Sockets];
+
+    /// The directory of the group, by which releases know its layout. If a key or value changes, or what it means, raise the last number; for
+    /// ids, raise the first number of all groups, because all refer to ids.
+    pub const fn directory(self) -> &'static str {
+        match self {
+            Self::Ids => "maps-ids-1",
+            Self::Services => "maps-services-1-9",
+            Self::Flows => "maps-flows-1-1",
+            Self::Sockets => "maps-sockets-1-1",
+        }
+    }
+
+    /// The group of a map.
+    pub fn of(map: &str) -> Self {
+        let both = map.strip_suffix("_v4").or_else(|| map.strip_suffix("_v6")).unwrap_or(map);
+        match both {
+            "names" | "backend_ids" => Self::Ids,
+            // The filters, too: packets of flows do not get past a bit that is missing.
+            "flows" | "pending" | "outbound" | "affinity" | "fragments" | "held" | "answers"
+            | "vip_filter" => Self::Flows,
+            "peers" | "udp_peers" | "sockets" | "packet_pods" => Self::Sockets,
+            _ => Self::Services,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_groups_refer_to_the_same_ids() {
+        let ids = |group: Group| group.directory().split('-').nth(2);
+        assert!(ids(Group::Ids).is_some());
+        assert!(Group::ALL.iter().all(|group| ids(*group) == ids(Group::Ids)));
+    }
+
+    #[test]
+    fn maps_of_both_families_are_of_one_group() {
+        for (map, group) in [
+            ("flows_v4", Group::Flows),
+            ("flows_v6", Group::Flows),
+            ("answers", Group::Flows),
+            ("udp_peers_v6", Group::Sockets),
+            ("names", Group::Ids),
+            ("sets", Group::Services),
+            ("in-step", Group::Services),
+        ] {
+            assert_eq!(Group::of(map), group, "{map}");
+        }
+    }
+}
