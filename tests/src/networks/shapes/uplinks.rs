@@ -28,12 +28,15 @@ pub(super) const ALL: &[Shape] = &[
     Shape::new("uplink: ipvlan", "ipvlan", ipvlan).undo(|network| source_check(network, "1")),
     Shape::new("uplink: VLAN", "vlan", vlan),
     Shape::new("uplink: bond", "bond", bond),
-    // The node's addresses are on an internal port, as OVN-Kubernetes has them on `br-ex`.
+    // The node's addresses are on an internal port, as OVN-Kubernetes has them on `br-ex`, which has the MAC of the port that leads off.
     Shape::new("uplink: openvswitch (ovn-kubernetes)", "openvswitch", |network| {
         both()
             .into_iter()
             .try_for_each(|ends| openvswitch::connect_ports(network.node(ends), DEVICE, "eth0"))?;
-        network.each(moved)
+        network.each(|ends| {
+            let mac = |device| format!("link set {device} address {}", ends.mac());
+            [vec![mac("eth0"), mac(DEVICE)], moved(ends)].concat()
+        })
     })
     .undo(openvswitch::remove_all),
     // Sockets of the node are not in the VRF: they have no route to pods of the other node.
