@@ -4,7 +4,8 @@
 //! xtask reads what it prints: a line `CHECK PASS|PART|NOT|FAIL name[: reason]` a check (with part or all of it not
 //! possible on this kernel; the lines of a failure that follow are indented), `ATTACHED program how`, what tests print,
 //! among it `VERIFIED program instructions`, and `DONE` at the end. The kernel's command line has `suites=NAME,...`: what to
-//! run, the node being one of them; with `shape=NAME` `networks` tries nothing but the shapes whose name contains that, with `short=1` but those of devices that few kernels have.
+//! run, the node being one of them; with `shape=NAME` `networks` tries nothing but the shapes whose name contains that, with
+//! `short=1` nothing but those of devices that not every kernel has.
 
 mod bpf;
 mod node;
