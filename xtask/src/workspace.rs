@@ -26,6 +26,18 @@ pub(crate) fn target_dir() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What cargo says of xtask's own package. Build scripts that look at such variables would run again, and all that depends on them be
+    // built again, whenever cargo is run by itself after xtask.
+    for (name, _) in env::vars_os() {
+        let is_of_xtask = name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+                .iter()
+                .any(|own| name.starts_with(own))
+        });
+        if is_of_xtask {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -25,6 +25,8 @@ pub struct Interface {
     pub name: String,
     /// Kind of virtual interface, as `ip -d link` says it; empty for hardware.
     pub kind: String,
+    /// Its link-layer address; empty if it has none.
+    pub mac: Vec<u8>,
     /// Index of the bridge or bond it belongs to, or 0.
     pub master: u32,
     /// Index of the interface that it sends its frames by, if it stands above one (macvlan, VLAN), or 0.
@@ -76,6 +78,7 @@ pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Ro
                 LinkAttribute::Link(index) => interface.parent = index,
                 LinkAttribute::LinkNetNsId(_) => interface.has_peer_elsewhere = true,
                 LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Address(mac) => interface.mac = mac,
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Controller(index) => interface.master = index,
                 LinkAttribute::LinkInfo(infos) => {

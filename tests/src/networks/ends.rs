@@ -59,9 +59,10 @@ impl Ends {
         addr::overlay_v4(self.own)
     }
 
-    /// The same.
+    /// The same for IPv6, but not the first: the kernel sends no ICMP errors to that where its route has no next hop, because it would be the
+    /// address of all routers there (RFC 4291 section 2.6.1, `ipv6_anycast_destination`).
     pub(super) fn tunnel6(self) -> Ipv6Addr {
-        addr::overlay_v6(self.own)
+        Ipv6Addr::from_bits(addr::overlay_v6(self.own).to_bits() | 2)
     }
 
     /// A MAC address for the node's own tunnel device.

@@ -3,6 +3,8 @@
 
 mod ends;
 mod known;
+mod laps;
+mod openvswitch;
 mod paths;
 mod sctp;
 pub mod shapes;
@@ -11,7 +13,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Write as _},
     net::IpAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +21,7 @@ use nix::net::if_::if_nameindex;
 
 use ends::both;
 pub use known::Known;
+use laps::Laps;
 pub use paths::Path;
 pub use shapes::Shape;
 
@@ -76,6 +79,7 @@ impl Network {
         }
         let base = |netns: &Netns| Ok((netns.clone(), interfaces(netns)?));
         network.base = network.namespaces().map(base).into_iter().collect::<Result<_>>()?;
+        network.forget_ways()?;
         if !with_agents {
             return Ok(network);
         }
@@ -96,12 +100,12 @@ impl Network {
     /// # Errors
     /// When there is an error in this sense, or when something does not work that is known to.
     pub fn try_shape(&mut self, shape: &Shape, known: &Known) -> Result<()> {
-        let start = Instant::now();
-        let result =
-            self.forget_ways().and_then(|()| (shape.make)(self)).and_then(|()| self.forget_neighbours());
+        let mut laps = Laps::default();
+        let result = (shape.make)(self).and_then(|()| self.forget_neighbours());
+        laps.end("made");
         let is_whole = result.is_ok();
         let result = match result {
-            Ok(()) => self.try_paths(shape, known),
+            Ok(()) => self.try_paths(shape, known, &mut laps),
             Err(error) => match lack(shape, &error) {
                 Some(lack) => {
                     lack.note();
@@ -119,20 +123,23 @@ impl Network {
             .or_else(|error| if is_whole { Err(error) } else { Ok(()) })
             .and_then(|()| self.reset())
             .context("it cannot be removed");
+        laps.end("removed");
         // Whoever does not read it is not interested.
-        let _ = writeln!(io::stderr(), "TOOK {} {:.1} s", shape.name, start.elapsed().as_secs_f32());
+        let _ = writeln!(io::stderr(), "TOOK {} | {laps}", shape.name);
         for agent in &mut self.agents {
             ensure!(agent.is_running(), "an agent ended:\n{}", agent.log());
         }
         result.and(undone).with_context(|| format!("the network `{}`", shape.name))
     }
 
-    fn try_paths(&self, shape: &Shape, known: &Known) -> Result<()> {
+    fn try_paths(&self, shape: &Shape, known: &Known, laps: &mut Laps) -> Result<()> {
         let (mut worse, mut errors) = (Vec::new(), Vec::new());
         for (family, name) in FAMILIES.iter().enumerate().filter(|(family, _)| shape.families[*family]) {
             let is_ipv4 = family == 0;
             let paths = Path::ALL.into_iter().filter(|path| !shape.without.contains(path));
-            if let Err(error) = self.works_without_services(shape, is_ipv4) {
+            let alone = self.works_without_services(shape, is_ipv4);
+            laps.end(&format!("{name} without services"));
+            if let Err(error) = alone {
                 let reason = format!("without services: {error:#}");
                 paths.for_each(|path| show(&shape.cell(path, name), "error", &reason));
                 errors.push(format!("{name}, {reason}"));
@@ -144,7 +151,9 @@ impl Network {
             }
             for path in paths {
                 let cell = shape.cell(path, name);
-                match self.try_path(shape, path, is_ipv4) {
+                let result = self.try_path(shape, path, is_ipv4);
+                laps.end(&format!("{path} {name}"));
+                match result {
                     Ok(()) => show(&cell, "yes", ""),
                     Err(error) => {
                         let reason = format!("{error:#}");
@@ -196,8 +205,7 @@ impl Network {
             }
             lines
         })?;
-        self.forget_ways()?;
-        self.forget_neighbours()
+        self.forget_ways()
     }
 
     /// Removes routes to pods of the other node: a next hop within their range must not seem to be behind them.

@@ -50,6 +50,7 @@ const NETWORK_MODULES: &[&str] = &[
     "dummy",
     "sch_netem",
     "sctp",
+    "openvswitch",
     "xfrm_user",
     "esp4",
     "esp6",

@@ -45,6 +45,11 @@ impl Kernel {
         matches!(self, Self::V5_10 | Self::Newest)
     }
 
+    /// Is it the newest?
+    pub(super) fn is_newest(self) -> bool {
+        self == Self::Newest
+    }
+
     /// Does its machine try the networks of `docs/networks.md`? That takes minutes: an old one and the newest do.
     pub(super) fn runs_networks(self) -> bool {
         matches!(self, Self::V6_1 | Self::Newest)

@@ -25,7 +25,8 @@ const INTRODUCTION: &str = "\
 
 Written by `cargo xtask vm --bless --only networks` from what virtual machines with Debian's kernels report; `newest` is
 the newest that Debian packages. `cargo xtask vm` compares with these tables: a cell that is `yes` here and is not there is
-a failure. `cargo xtask test traffic` compares what the machine's own kernel can make.
+a failure. `cargo xtask test traffic` compares what the machine's own kernel can make. `cargo xtask test vm` (and `cargo xtask vm --short`)
+tries all other shapes in the machine of `newest`: those of devices that not every kernel has.
 
 Two nodes with a pod each, an agent per node, and a client outside, behind a router. The agents are told no interface, and
 keep running while the network between the nodes changes from shape to shape. `--pod-datapath tc`: pods' packets are
@@ -48,6 +49,13 @@ Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the 
 `no`, \"and so it is without a service\": the same datagrams to the endpoint's own address are lost, too. The agent has no part in it.
 
 IP fragments of SCTP are not tried: they are not translated ([known limits](architecture.md#known-limits)).
+
+`openvswitch`: the kernel's datapath with an internal port and one other, and flows that send all from one to the other, as a test makes them by
+generic netlink; there is no ovs-vswitchd. What a node sees is the same: an Ethernet device with the addresses and routes, and ports whose
+frames go elsewhere. Pods that are ports of the datapath are not tried: between pod and internal port the CNI's own tables decide.
+
+ECMP: without what the node itself sends, because IPv6 notes an MTU that it learns from an ICMP error at the way that the error's addresses choose. With
+`fib_multipath_hash_policy` 1 that is not always the way of the datagram.
 ";
 
 /// By shape, then by column: `yes`, or `no` or `error` and a reason.

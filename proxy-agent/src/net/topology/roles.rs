@@ -35,6 +35,9 @@ const IDLE: [&str; 7] = ["dummy", "ifb", "vrf", "nlmon", "can", "vcan", "vxcan"]
 /// Whose slaves hand everything over to them: what is seen at the slave is seen at the master.
 const AGGREGATES: [&str; 2] = ["bond", "team"];
 
+/// Ports of its datapath that the node itself uses ("internal"), and the datapath.
+const SWITCH: &str = "openvswitch";
+
 /// One end of a pair, of which a pod has the other.
 const PAIRS: [&str; 2] = ["veth", "netkit"];
 
@@ -47,6 +50,8 @@ pub(super) struct Roles<'a> {
     parents: HashSet<u32>,
     /// Indexes of bridges with a port that does not lead to a pod.
     bridging: HashSet<u32>,
+    /// MACs of internal ports of openvswitch that are uplinks.
+    switched: HashSet<&'a [u8]>,
 }
 
 impl<'a> Roles<'a> {
@@ -62,7 +67,10 @@ impl<'a> Roles<'a> {
             by_index: interfaces.clone().map(|interface| (interface.index, interface)).collect(),
             parents: standing.map(|interface| interface.parent).collect(),
             bridging: HashSet::new(),
+            switched: HashSet::new(),
         };
+        let internal = interfaces.clone().filter(|port| port.kind == SWITCH && roles.is_uplink(port));
+        roles.switched = internal.map(|port| port.mac.as_slice()).collect();
         let ports = interfaces
             .filter(|interface| interface.master != 0 && interface.is_up && !roles.is_pod(interface));
         roles.bridging = ports.map(|port| port.master).collect();
@@ -119,6 +127,7 @@ impl<'a> Roles<'a> {
                 && !interface.has_gateway
                 && !self.parents.contains(&interface.index)
                 && !self.is_aggregated(interface)
+                && !self.is_below_switch(interface)
     }
 
     fn pod(&self, interface: &Interface) -> Role {
@@ -134,6 +143,13 @@ impl<'a> Roles<'a> {
     fn is_aggregated(&self, interface: &Interface) -> bool {
         let master = self.by_index.get(&interface.master);
         master.is_some_and(|master| AGGREGATES.contains(&master.kind.as_str()))
+    }
+
+    /// Is it the way out of a switch that has the node's address? All ports of all bridges have the same master, but a bridge's internal port has the MAC of
+    /// one of its ports, which is the way out if there are no pods (`br-ex` of OVN-Kubernetes).
+    fn is_below_switch(&self, interface: &Interface) -> bool {
+        let master = self.by_index.get(&interface.master);
+        master.is_some_and(|master| master.kind == SWITCH) && self.switched.contains(interface.mac.as_slice())
     }
 
     fn is_further(&self, interface: &Interface, master: Option<&Interface>) -> bool {

@@ -214,6 +214,29 @@ fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
     }
 }
 
+/// The port by which a nested node's switch leads off looks like a pod's, but for its MAC.
+#[test]
+fn the_node_s_address_on_a_switch() {
+    let [mac, other] = [1, 2].map(|last| vec![2, 0, 0, 0, 0, last]);
+    let port = |index, name, mac: &Vec<u8>| Interface {
+        master: 9,
+        mac: mac.clone(),
+        ..interface(index, name, "veth", &[])
+    };
+    let internal = interface(11, "br-ex", "openvswitch", &["192.168.1.10"]);
+    let interfaces = [
+        port(2, "eth0", &mac),
+        Interface { is_up: false, ..interface(9, "ovs-system", "openvswitch", &[]) },
+        port(10, "veth1", &other),
+        Interface { mac: mac.clone(), has_default_route: true, ..internal },
+    ];
+    let wishes = Wishes { pod_datapath: PodDatapath::Tc, ..wishes() };
+    let topology = Topology::new(&interfaces, &[], &wishes);
+    assert_eq!(names(&topology), "br-ex");
+    let pods: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
+    assert_eq!(pods, ["veth1"]);
+}
+
 #[test]
 fn what_is_told_to_be_a_pod_s_is_none() {
     let mut interfaces = node();

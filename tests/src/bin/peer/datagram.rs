@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
@@ -27,7 +27,8 @@ pub(crate) enum PathMtu {
     Dont,
 }
 
-/// Sends until there is an answer, at most `attempts` times: the first may be lost while the path's MTU is learnt.
+/// Sends until there is an answer, at most `attempts` times: the first may be lost while the path's MTU is learnt, so others follow soon. Waits
+/// for any of them as long as for all of them one after the other.
 pub(crate) fn datagram(target: &Target, path_mtu: PathMtu, attempts: usize) -> io::Result<()> {
     let start = Instant::now();
     let result = exchange(target, path_mtu, attempts);
@@ -42,7 +43,6 @@ pub(crate) fn datagram(target: &Target, path_mtu: PathMtu, attempts: usize) -> i
 fn exchange(target: &Target, path_mtu: PathMtu, attempts: usize) -> io::Result<(Answer, SocketAddr)> {
     let to = destination(target);
     let socket = UdpSocket::bind(source(target, 0).unwrap_or((any(&to), 0).into()))?;
-    socket.set_read_timeout(Some(target.timeout()))?;
     let mode = match path_mtu {
         PathMtu::Want => libc::IP_PMTUDISC_WANT,
         PathMtu::Do => libc::IP_PMTUDISC_DO,
@@ -58,9 +58,12 @@ fn exchange(target: &Target, path_mtu: PathMtu, attempts: usize) -> io::Result<(
         socket.connect(to)?;
     }
     let mut error = Errno::ETIMEDOUT.into();
-    for number in 0..attempts {
+    let end = Instant::now() + target.timeout() * attempts as u32;
+    for left in (0..attempts).rev() {
+        let rest = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        socket.set_read_timeout(Some(if left == 0 { rest } else { rest.min(target.timeout() / 4) }))?;
         let size = if path_mtu == PathMtu::Do { target.size.min(room(&socket)?) } else { target.size };
-        match over_udp(target, &socket, &request_text(number as u64, size)) {
+        match over_udp(target, &socket, &request_text(0, size)) {
             Ok(done) => return Ok(done),
             Err(reason) => error = reason,
         }

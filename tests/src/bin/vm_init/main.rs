@@ -4,7 +4,8 @@
 //! xtask reads what it prints: a line `CHECK PASS|PART|NOT|FAIL name[: reason]` a check (with part or all of it not
 //! possible on this kernel; the lines of a failure that follow are indented), `ATTACHED program how`, what tests print,
 //! among it `VERIFIED program instructions`, and `DONE` at the end. The kernel's command line has `suites=NAME,...`: what to
-//! run, the node being one of them; with `shape=NAME` `networks` tries nothing but the shapes whose name contains that.
+//! run, the node being one of them; with `shape=NAME` `networks` tries nothing but the shapes whose name contains that, with
+//! `short=1` nothing but those of devices that not every kernel has.
 
 mod bpf;
 mod node;
@@ -59,9 +60,12 @@ fn main() {
         }
     }
     report.mode.clear();
-    let shape = std::env::var("shape").unwrap_or_default();
+    let wanted = suite::Wanted {
+        shape: std::env::var("shape").unwrap_or_default(),
+        is_short: std::env::var_os("short").is_some(),
+    };
     for suite in suites.into_iter().filter(|suite| *suite != NODE) {
-        suite::run(&mut report, suite, &shape);
+        suite::run(&mut report, suite, &wanted);
     }
     println!("DONE");
     let Err(error) = reboot(RebootMode::RB_AUTOBOOT);

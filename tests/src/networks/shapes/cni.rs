@@ -9,24 +9,51 @@ use crate::{
     networks::{
         Network,
         ends::{Ends, both},
+        openvswitch,
     },
 };
 
 /// Of CNIs whose pods are ports of a bridge.
 pub(super) const BRIDGED: &[Shape] = &[
-    Shape::new("flannel host-gw (bridged pods)", "route", routes::plain),
-    Shape::new("flannel vxlan (bridged pods)", "vxlan", tunnels::vxlan),
+    Shape::new("flannel host-gw (bridged pods)", "route", routes::plain).common(),
+    Shape::new("flannel vxlan (bridged pods)", "vxlan", tunnels::vxlan).common(),
     Shape::new("weave (bridged pods, the tunnel is a port)", "vxlan", tunnel_at_bridge)
-        .undo(without_tunnel_at_bridge),
+        .undo(without_tunnel_at_bridge)
+        .common(),
 ];
 
 /// Of CNIs with a route per pod.
 pub(super) const ROUTED: &[Shape] = &[
-    Shape::new("cilium tunnel", "vxlan", tunnel_behind_veth).undo(remove_tunnels),
+    Shape::new("cilium tunnel", "vxlan", tunnel_behind_veth).undo(remove_tunnels).common(),
+    Shape::new("antrea encap (openvswitch)", "openvswitch", tunnel_at_gateway).undo(openvswitch::remove_all),
     Shape::new("aws-vpc-cni secondary interface", "veth", secondary_interface)
         .ipv4_only()
-        .undo(one_interface),
+        .undo(one_interface)
+        .common(),
 ];
+
+const GATEWAY: &str = "antrea-gw0";
+
+/// The node's routes to other nodes' pods lead to an internal port, with the other node's gateway as next hop; flows send that into the tunnel. Pods
+/// are no ports here: what a service's packets meet between pod and gateway is the CNI's tables, not the node's routes.
+fn tunnel_at_gateway(network: &Network) -> Result<()> {
+    network.each(|ends| {
+        vec![
+            format!("link add {TUNNEL} type geneve id 1 remote {}", ends.peer4()),
+            format!("link set {TUNNEL} up"),
+        ]
+    })?;
+    both()
+        .into_iter()
+        .try_for_each(|ends| openvswitch::connect_ports(network.node(ends), GATEWAY, TUNNEL))?;
+    network.each(|ends| {
+        let mut lines = vec![format!("link set {GATEWAY} address {} mtu 1450", ends.mac())];
+        lines.extend(ends.numbered(GATEWAY));
+        lines.extend(ends.neighbours(GATEWAY));
+        lines.extend(ends.routes_via(GATEWAY));
+        lines
+    })
+}
 
 const BRIDGE: &str = "cni0";
 

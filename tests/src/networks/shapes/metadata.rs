@@ -10,7 +10,8 @@ const DEVICE: &str = "flow0";
 pub(super) const ALL: &[Shape] = &[
     Shape::new("vxlan, routes with encapsulation", "vxlan", |network| {
         ethernet(network, "vxlan dstport 4789 external")
-    }),
+    })
+    .common(),
     Shape::new("geneve, routes with encapsulation", "geneve", |network| ethernet(network, "geneve external")),
     Shape::new("gre, routes with encapsulation", "gre", |network| layer3(network, "gre external")),
     Shape::new("ipip, routes with encapsulation", "ipip", |network| layer3(network, "ipip external"))

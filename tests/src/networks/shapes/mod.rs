@@ -3,6 +3,7 @@
 mod cni;
 mod ipsec;
 mod metadata;
+mod multipath;
 mod routes;
 mod tunnels;
 mod uplinks;
@@ -29,6 +30,8 @@ pub struct Shape {
     pub(super) node: Option<(Ipv4Addr, Ipv6Addr)>,
     /// Is it tried by SCTP instead of TCP and UDP?
     pub(super) is_sctp: bool,
+    /// Can nearly every kernel make it?
+    is_common: bool,
     /// Makes it.
     pub(super) make: fn(&Network) -> Result<()>,
     /// Removes what is left when the interfaces that it made are gone.
@@ -44,6 +47,7 @@ impl Shape {
             without: &[],
             node: None,
             is_sctp: false,
+            is_common: false,
             make,
             undo: |_| Ok(()),
         }
@@ -67,6 +71,18 @@ impl Shape {
     const fn undo(mut self, undo: fn(&Network) -> Result<()>) -> Self {
         self.undo = undo;
         self
+    }
+
+    /// Of devices that nearly every kernel has: `cargo xtask test traffic` tries it by the machine's own, so short runs in virtual machines do without.
+    const fn common(mut self) -> Self {
+        self.is_common = true;
+        self
+    }
+
+    /// Is it for short runs, too?
+    #[must_use]
+    pub fn is_for_short_runs(&self) -> bool {
+        !self.is_common
     }
 
     /// The name of a cell, as it is printed.
@@ -98,7 +114,7 @@ impl Shape {
 
 /// For clusters with a route per pod.
 pub const ROUTED: &[&[Shape]] =
-    &[routes::ALL, tunnels::ALL, metadata::ALL, ipsec::ALL, uplinks::ALL, cni::ROUTED];
+    &[routes::ALL, multipath::ALL, tunnels::ALL, metadata::ALL, ipsec::ALL, uplinks::ALL, cni::ROUTED];
 
 /// For clusters whose pods are ports of a bridge.
 pub const BRIDGED: &[&[Shape]] = &[cni::BRIDGED];

@@ -15,8 +15,8 @@ use crate::{
 };
 
 pub(super) const ALL: &[Shape] = &[
-    Shape::new("routes (calico bgp)", "route", plain),
-    Shape::new("routes, IPv6 next hop", "route", ipv6_next_hop),
+    Shape::new("routes (calico bgp)", "route", plain).common(),
+    Shape::new("routes, IPv6 next hop", "route", ipv6_next_hop).common(),
     Shape::new("routes, 1 % loss and reordering", "netem", netem).undo(|network| tc(network, "del", &[])),
     Shape::new("routes, SCTP", "sctp", |network| {
         sctp::probe()?;

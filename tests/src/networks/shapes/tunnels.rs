@@ -27,7 +27,7 @@ pub(super) const ALL: &[Shape] = &[
     Shape::new("ip6tnl, NBMA", "ip6tnl", ip6tnl_nbma).ipv6_only().undo(remove_underlay),
     Shape::new("ip6tnl, remote", "ip6tnl", ip6tnl),
     Shape::new("ip6gre, remote", "ip6gre", ip6gre),
-    Shape::new("vxlan, static entries (calico vxlan)", "vxlan", vxlan),
+    Shape::new("vxlan, static entries (calico vxlan)", "vxlan", vxlan).common(),
     // The tunnel's device has no offload of SCTP's checksum: the kernel makes it in front.
     Shape::new("vxlan, SCTP", "sctp", |network| {
         sctp::probe()?;

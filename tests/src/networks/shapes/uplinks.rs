@@ -10,6 +10,7 @@ use crate::{
     networks::{
         Network, Path,
         ends::{Ends, both},
+        openvswitch,
     },
 };
 
@@ -22,16 +23,28 @@ const HOST_6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, 0x11), Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, 0x12)];
 
 pub(super) const ALL: &[Shape] = &[
-    Shape::new("uplink: bridge", "bridge", bridge),
-    Shape::new("uplink: macvlan", "macvlan", |network| above(network, "macvlan mode bridge")),
+    Shape::new("uplink: bridge", "bridge", bridge).common(),
+    Shape::new("uplink: macvlan", "macvlan", |network| above(network, "macvlan mode bridge")).common(),
     Shape::new("uplink: ipvlan", "ipvlan", ipvlan).undo(|network| source_check(network, "1")),
     Shape::new("uplink: VLAN", "vlan", vlan),
     Shape::new("uplink: bond", "bond", bond),
+    // The node's addresses are on an internal port, as OVN-Kubernetes has them on `br-ex`, which has the MAC of the port that leads off.
+    Shape::new("uplink: openvswitch (ovn-kubernetes)", "openvswitch", |network| {
+        both()
+            .into_iter()
+            .try_for_each(|ends| openvswitch::connect_ports(network.node(ends), DEVICE, "eth0"))?;
+        network.each(|ends| {
+            let mac = |device| format!("link set {device} address {}", ends.mac());
+            [vec![mac("eth0"), mac(DEVICE)], moved(ends)].concat()
+        })
+    })
+    .undo(openvswitch::remove_all),
     // Sockets of the node are not in the VRF: they have no route to pods of the other node.
     Shape::new("uplink: in a VRF", "vrf", vrf).without(&[Path::Node]),
     Shape::new("node's address on lo", "lo", |network| host_address(network, "lo"))
         .at(HOST_4[0], HOST_6[0])
-        .undo(remove_host_addresses),
+        .undo(remove_host_addresses)
+        .common(),
     Shape::new("node's address on a dummy", "dummy", |network| {
         network.each(|_| vec![format!("link add {DEVICE} type dummy")])?;
         host_address(network, DEVICE)
