@@ -67,9 +67,6 @@ pub(crate) struct VmArgs {
     last: bool,
 }
 
-/// The suite that needs devices of many kinds.
-const NETWORKS: &str = "networks";
-
 /// How many machines run at a time: each has one processor.
 const AT_A_TIME: usize = 2;
 
@@ -175,7 +172,7 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
         qemu::read(&log)?
     } else {
         let suites = suites(kernel, &args.only);
-        initramfs::write(&initramfs, &files, guest, suites.contains(&NETWORKS))?;
+        initramfs::write(&initramfs, &files, guest, &suites)?;
         qemu::run(&files, &initramfs, &log, &suites, args)?
     };
     Ok(Machine { release: files.release, log, run })

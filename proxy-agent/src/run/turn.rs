@@ -94,7 +94,8 @@ impl Turn {
         let fills_first = observed.pins.has_other_layouts();
         let mut waiting = None;
         let mut known = Known {
-            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
+            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time)
+                .with_budget(settings.service_budget),
             prepared: None,
             fills_first,
         };
