@@ -65,11 +65,13 @@ pub fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
         // Who waits may have given up.
         let _ = sender.send(in_runtime(&args, &log));
     };
-    thread::Builder::new().name("checks".into()).spawn(work)?;
-    let why = match receiver.recv_timeout(LONGEST) {
-        Ok(Ok(is_well)) => return Ok(is_well),
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(_) => format!("not done after {LONGEST:?}"),
+    let why = match thread::Builder::new().name("checks".into()).spawn(work) {
+        Ok(_) => match receiver.recv_timeout(LONGEST) {
+            Ok(Ok(is_well)) => return Ok(is_well),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("not done after {LONGEST:?}"),
+        },
+        Err(error) => error.to_string(),
     };
     eprintln!("the checks could not be made: {why}. The agent starts all the same");
     Ok(true)

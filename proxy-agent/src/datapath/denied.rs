@@ -24,13 +24,13 @@ pub(super) fn explain_load(error: EbpfError) -> Error {
     }
     let limit = match locked_memory::raise() {
         LockedMemory::Limited(limit) => format!(
-            " and, because maps count as locked memory before Linux 5.11, with CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK, \
-             which is {limit} bytes,"
+            "; before Linux 5.11 maps also count for RLIMIT_MEMLOCK, which is {limit} bytes: it must be unlimited, which takes \
+             CAP_SYS_RESOURCE"
         ),
         LockedMemory::NotCounted | LockedMemory::Unlimited => String::new(),
     };
     error.context(format!(
-        "no permission to use BPF: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN{limit} (in Kubernetes: the \
-         securityContext of deploy/base/daemonset.yaml)"
+        "no permission to use BPF: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (in Kubernetes: the \
+         securityContext of deploy/base/daemonset.yaml){limit}"
     ))
 }
