@@ -117,9 +117,9 @@ pub enum Command {
 /// Arguments of `status`.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// Where the agent answers scrapes: its `--metrics-bind-address`.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
-    pub metrics_address: SocketAddr,
+    /// Where the agent answers scrapes: its `--metrics-bind-address`. Default: 127.0.0.1:10249, and [::1]:10249 if none answers there.
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_address: Option<SocketAddr>,
 
     /// Format of what is printed.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]

@@ -51,7 +51,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         }
         Command::Status(args) => runtime()?.block_on(status::run(args))?,
         Command::Check(args) => {
-            let is_well = runtime()?.block_on(check::run(args, &cli.log))?;
+            let is_well = check::run(args, &cli.log)?;
             return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Monitor(args) => runtime()?.block_on(monitor::run(args))?,

@@ -20,7 +20,7 @@ use crate::{
         room::{Full, Part, Room},
     },
     model::{
-        budget,
+        budget::{self, Budget},
         changes::changes,
         objects::{Change, Node, ObjectName, Protocol},
         plan::{Frontend, HealthCheck, IpFamily, PortName, ServicePlan},
@@ -36,6 +36,7 @@ pub use crate::tally::NoLocalEndpoints;
 /// The store, and what was planned from it.
 pub struct Sync {
     node_name: String,
+    budget: Budget,
     store: Store,
     planned: HashMap<ObjectName, ServicePlan>,
     tally: Tally,
@@ -90,6 +91,7 @@ impl Sync {
     pub fn new(node_name: &str, settle_time: Duration) -> Self {
         Self {
             node_name: node_name.to_owned(),
+            budget: Budget::default(),
             store: Store::with_settle_time(settle_time),
             planned: HashMap::new(),
             tally: Tally::default(),
@@ -103,6 +105,12 @@ impl Sync {
             started: SystemTime::now(),
             triggers: Vec::new(),
         }
+    }
+
+    /// With other bounds for each Service than the default ones.
+    #[must_use]
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 
     /// When [`Self::apply`] has something to do, if no source says anything: endpoints are gone for good then.
@@ -258,7 +266,7 @@ impl Sync {
         for name in changed {
             round.services += 1;
             let mut plan = self.plan(&name);
-            self.problems.set_excess(&name, budget::fit(&mut plan));
+            self.problems.set_excess(&name, budget::fit(&mut plan, self.budget));
             round.health_checks_changed |= self.note_health_check(&name, plan.health_check);
             let errors = self.apply_service(services, &name, plan);
             round.full.extend(errors.iter().filter_map(|error| Some(error.downcast_ref::<Full>()?.0)));

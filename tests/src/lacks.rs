@@ -24,6 +24,8 @@ pub enum Lack {
     NetnsCookie,
     /// There is no kind of network device of this name.
     Device(&'static str),
+    /// There is no IPVS.
+    Ipvs,
 }
 
 impl fmt::Display for Lack {
@@ -36,6 +38,7 @@ impl fmt::Display for Lack {
             Self::ChecksumComplete => f.write_str("test runs do not check CHECKSUM_COMPLETE"),
             Self::NetnsCookie => f.write_str("programs cannot tell network namespaces apart (Linux 5.14)"),
             Self::Device(kind) => write!(f, "no network devices of the kind {kind}"),
+            Self::Ipvs => f.write_str("no IPVS"),
         }
     }
 }
@@ -52,7 +55,7 @@ impl Lack {
             Self::XdpTestDevice => (5, 15),
             Self::XdpFrags => (5, 18),
             Self::NetnsCookie => (5, 14),
-            Self::ChecksumComplete | Self::TestIngress | Self::Device(_) => {
+            Self::ChecksumComplete | Self::TestIngress | Self::Device(_) | Self::Ipvs => {
                 bail!("{self:?} came with no release: try it")
             }
         };
@@ -63,6 +66,14 @@ impl Lack {
     pub fn note(self) {
         println!("{self}");
     }
+}
+
+/// Do maps and programs count as locked memory (before 5.11)?
+///
+/// # Errors
+/// When the kernel's release cannot be read.
+pub fn counts_locked_memory() -> Result<bool> {
+    Ok(release()? < (5, 11))
 }
 
 /// The kernel's release, its first two numbers.

@@ -80,6 +80,8 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("wg", "wireguard-tools"),
     ("nft", "nftables"),
     ("iptables-legacy", "iptables"),
+    ("ipvsadm", "ipvsadm"),
+    ("setpriv", "util-linux"),
     ("ethtool", "ethtool"),
     ("crun", "crun"),
     ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),

@@ -71,9 +71,6 @@ pub(crate) struct VmArgs {
     is_short: bool,
 }
 
-/// The suite that needs devices of many kinds.
-const NETWORKS: &str = "networks";
-
 /// How many machines run at a time: each has one processor.
 const AT_A_TIME: usize = 2;
 
@@ -181,7 +178,7 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
         qemu::read(&log)?
     } else {
         let suites = suites(kernel, args);
-        initramfs::write(&initramfs, &files, guest, suites.contains(&NETWORKS))?;
+        initramfs::write(&initramfs, &files, guest, &suites)?;
         qemu::run(&files, &initramfs, &log, &suites, args)?
     };
     Ok(Machine { release: files.release, log, run })
@@ -201,7 +198,7 @@ fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
         ("verifier", true),
         ("smoke", true),
         ("socket_endpoints", is_at_an_end),
-        (NETWORKS, kernel.is_newest() && args.is_short),
+        ("networks", kernel.is_newest() && args.is_short),
     ]
     .into_iter()
     .filter_map(|(suite, runs)| runs.then_some(suite))

@@ -161,6 +161,11 @@ pub(super) fn skipped() -> [Finding; 2] {
     [REACHED, RIGHTS].map(|name| Finding::skipped(name, "--manifests: no API server is used"))
 }
 
+/// One that has not answered by then.
+pub(super) fn silent(patience: Duration) -> [Finding; 2] {
+    [REACHED, RIGHTS].map(|name| Finding::unknown(name, format!("no answer within {patience:?}")))
+}
+
 pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,

@@ -53,7 +53,8 @@ pub(super) fn judge(facts: &Facts) -> Finding {
             NAME,
             format!("{shown} is not on a bpf file system"),
             format!("`mount -t bpf bpf {USUAL}`, or name a directory on one with --bpffs"),
-        ),
+        )
+        .that_ends_the_agent(),
     }
 }
 

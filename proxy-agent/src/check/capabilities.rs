@@ -33,11 +33,14 @@ pub(super) fn judge(effective: Option<u64>) -> Finding {
         }
     }
     if !missing.is_empty() {
-        return Finding::fail(
+        let finding = Finding::fail(
             NAME,
             format!("missing: {}", missing.join(", ")),
-            "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN; in Kubernetes `privileged: true`",
+            "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN; in Kubernetes the capabilities of \
+             deploy/base/daemonset.yaml",
         );
+        let has_bpf = has(BPF) || has(SYS_ADMIN);
+        return if has_bpf { finding } else { finding.that_ends_the_agent() };
     }
     if !has(SYS_PTRACE) {
         return Finding::warn(
@@ -53,7 +56,7 @@ pub(super) fn judge(effective: Option<u64>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::finding::State;
+    use crate::check::finding::{State, ends_agent};
 
     #[test]
     fn sets() {
@@ -68,6 +71,7 @@ mod tests {
         ] {
             assert_eq!(judge(Some(effective)).state, expected, "{effective:x}");
         }
+        assert!(ends_agent(&[judge(Some(set(&[NET_ADMIN])))]) && !ends_agent(&[judge(Some(set(&[BPF])))]));
         assert_eq!(judge(None).state, State::Unknown);
         assert_eq!(parse("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
         assert_eq!(parse("Name:\tx\n"), None);

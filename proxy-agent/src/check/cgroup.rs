@@ -100,15 +100,20 @@ pub(super) fn judge(facts: &Facts, processes: &[Process]) -> Finding {
             ROOT,
             "no cgroup2 hierarchy is mounted",
             "`mount -t cgroup2 none /sys/fs/cgroup`, or name it with --cgroup-root",
-        );
+        )
+        .that_ends_the_agent();
     };
     let shown = path.display();
     match &facts.is_cgroup2 {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Finding::fail(ROOT, format!("there is no {shown}"), elsewhere(facts));
+            return Finding::fail(ROOT, format!("there is no {shown}"), elsewhere(facts))
+                .that_ends_the_agent();
         }
         Err(error) => return Finding::unknown(ROOT, format!("cannot look at {shown}: {error}")),
-        Ok(false) => return Finding::fail(ROOT, format!("{shown} is not cgroup2"), elsewhere(facts)),
+        Ok(false) => {
+            let seen = format!("{shown} is not cgroup2");
+            return Finding::fail(ROOT, seen, elsewhere(facts)).that_ends_the_agent();
+        }
         Ok(true) => {}
     }
     if facts.is_hierarchy_root {

@@ -45,29 +45,45 @@ pub(super) struct Finding {
     pub(super) seen: String,
     /// What to do.
     pub(super) advice: Option<String>,
+    /// With it the agent ends at its start.
+    #[serde(skip)]
+    ends_agent: bool,
 }
 
 impl Finding {
+    fn new(check: &'static str, state: State, seen: impl Into<String>) -> Self {
+        Self { check, state, seen: seen.into(), advice: None, ends_agent: false }
+    }
+
+    fn with(self, advice: impl Into<String>) -> Self {
+        Self { advice: Some(advice.into()), ..self }
+    }
+
+    /// A failure with which the agent ends at its start. With others it serves what it can, and goes on when they have passed.
+    pub(super) fn that_ends_the_agent(self) -> Self {
+        Self { ends_agent: true, ..self }
+    }
+
     pub(super) fn pass(check: &'static str, seen: impl Into<String>) -> Self {
-        Self { check, state: State::Pass, seen: seen.into(), advice: None }
+        Self::new(check, State::Pass, seen)
     }
 
     pub(super) fn warn(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, state: State::Warn, seen: seen.into(), advice: Some(advice.into()) }
+        Self::new(check, State::Warn, seen).with(advice)
     }
 
     pub(super) fn fail(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, state: State::Fail, seen: seen.into(), advice: Some(advice.into()) }
+        Self::new(check, State::Fail, seen).with(advice)
     }
 
     /// The check could not be made, for this reason.
     pub(super) fn unknown(check: &'static str, why: impl Into<String>) -> Self {
-        Self { check, state: State::Unknown, seen: why.into(), advice: None }
+        Self::new(check, State::Unknown, why)
     }
 
     /// The check does not apply, for this reason.
     pub(super) fn skipped(check: &'static str, why: impl Into<String>) -> Self {
-        Self { check, state: State::Skipped, seen: why.into(), advice: None }
+        Self::new(check, State::Skipped, why)
     }
 }
 
@@ -86,6 +102,11 @@ impl Row for Finding {
 /// Did anything fail?
 pub(super) fn has_failures(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.state == State::Fail)
+}
+
+/// Would the agent end at its start?
+pub(super) fn ends_agent(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.ends_agent)
 }
 
 /// Like `12 pass, 1 warn`.
@@ -119,5 +140,6 @@ mod tests {
         );
         assert_eq!(summary(&findings), "1 pass, 1 fail, 1 unknown");
         assert!(has_failures(&findings) && !has_failures(&findings[..1]) && !has_failures(&findings[2..]));
+        assert!(!ends_agent(&findings) && ends_agent(&[findings[1].clone().that_ends_the_agent()]));
     }
 }

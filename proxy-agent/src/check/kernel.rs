@@ -4,7 +4,7 @@ use super::{
     finding::Finding,
     trial::{Failure, Refused, Trial},
 };
-use crate::datapath::Features;
+use crate::datapath::{Features, locked_memory::LockedMemory};
 
 const KERNEL: &str = "kernel";
 const MEMLOCK: &str = "RLIMIT_MEMLOCK";
@@ -32,20 +32,25 @@ pub(super) fn judge(release: &str) -> Finding {
     }
 }
 
-/// Before Linux 5.11 maps count as locked memory. `limit` is in bytes; none is unlimited.
-pub(super) fn locked_memory(version: Option<(u32, u32)>, limit: Option<u64>) -> Finding {
+/// `memory`: after it was raised as far as the agent would.
+pub(super) fn locked_memory(memory: LockedMemory) -> Finding {
     /// More than the maps take with default sizes, in bytes.
     const ENOUGH: u64 = 1 << 30;
-    match (version, limit) {
-        (Some(version), _) if version >= (5, 11) => {
+    match memory {
+        LockedMemory::NotCounted => {
             Finding::skipped(MEMLOCK, "from Linux 5.11 on maps do not count as locked memory")
         }
-        (_, None) => Finding::pass(MEMLOCK, "unlimited"),
-        (_, Some(limit)) if limit >= ENOUGH => Finding::pass(MEMLOCK, format!("limit {limit} bytes")),
-        (_, Some(limit)) => Finding::fail(
+        LockedMemory::Unlimited => Finding::pass(MEMLOCK, "unlimited, as the agent makes it"),
+        LockedMemory::Limited(limit) if limit >= ENOUGH => {
+            Finding::pass(MEMLOCK, format!("limit {limit} bytes"))
+        }
+        LockedMemory::Limited(limit) => Finding::fail(
             MEMLOCK,
-            format!("limit {limit} bytes; before Linux 5.11 maps count as locked memory"),
-            "raise RLIMIT_MEMLOCK: `ulimit -l unlimited`, or LimitMEMLOCK=infinity for the container runtime",
+            format!(
+                "limit {limit} bytes, which this process cannot raise; before Linux 5.11 maps count as locked memory"
+            ),
+            "grant CAP_SYS_RESOURCE (deploy/base/daemonset.yaml), with which the agent raises it; or start it without a limit: \
+             LimitMEMLOCK=infinity for the container runtime",
         ),
     }
 }
@@ -89,7 +94,8 @@ pub(super) fn programs(trial: &Result<Trial, Failure>, version: Option<(u32, u32
                 PROGRAMS,
                 format!("the kernel does not take them: {why}"),
                 "see `capabilities`, `kernel` and `RLIMIT_MEMLOCK`; in a container run privileged",
-            );
+            )
+            .that_ends_the_agent();
         }
     };
     // Packets in several buffers.
@@ -101,17 +107,24 @@ pub(super) fn programs(trial: &Result<Trial, Failure>, version: Option<(u32, u32
     }
     let names: Vec<String> =
         refused.iter().map(|refused| format!("{} ({})", refused.program, refused.why)).collect();
-    Finding::fail(
+    let finding = Finding::fail(
         PROGRAMS,
         format!("the kernel refuses {}", names.join(", ")),
         "the verifier of this kernel differs from those that are tested (docs/kernels.md): report it with the kernel's release",
-    )
+    );
+    // Without those of sockets it does not start; without those of interfaces it serves what it can.
+    let is_of_interface = |name: &str| ["uplink_", "pod_"].iter().any(|prefix| name.starts_with(prefix));
+    if refused.iter().all(|refused| is_of_interface(&refused.program)) {
+        finding
+    } else {
+        finding.that_ends_the_agent()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::finding::State;
+    use crate::check::finding::{State, ends_agent};
 
     #[test]
     fn releases() {
@@ -129,13 +142,13 @@ mod tests {
 
     #[test]
     fn locked_memory_counts_on_old_kernels() {
-        for (version, limit, expected) in [
-            (Some((6, 1)), Some(65_536), State::Skipped),
-            (Some((5, 10)), Some(65_536), State::Fail),
-            (Some((5, 10)), None, State::Pass),
-            (None, Some(u64::MAX), State::Pass),
+        for (memory, expected) in [
+            (LockedMemory::NotCounted, State::Skipped),
+            (LockedMemory::Unlimited, State::Pass),
+            (LockedMemory::Limited(65_536), State::Fail),
+            (LockedMemory::Limited(8 << 30), State::Pass),
         ] {
-            assert_eq!(locked_memory(version, limit).state, expected, "{version:?} {limit:?}");
+            assert_eq!(locked_memory(memory).state, expected, "{memory:?}");
         }
     }
 
@@ -165,6 +178,10 @@ mod tests {
             (&["pod_ingress"], (5, 10), State::Fail),
         ] {
             assert_eq!(programs(&trial(refused), Some(version)).state, expected, "{refused:?}");
+        }
+        for (refused, expected) in [(&["uplink_ingress"][..], false), (&["uplink_ingress", "connect4"], true)]
+        {
+            assert_eq!(ends_agent(&[programs(&trial(refused), None)]), expected, "{refused:?}");
         }
         for (failure, expected) in [
             (Failure::Refused("no".into()), State::Fail),

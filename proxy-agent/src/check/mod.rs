@@ -25,20 +25,17 @@ mod rules;
 mod trial;
 mod xdp;
 
-use std::fs;
+use std::{fs, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use nix::sys::{
-    resource::{RLIM_INFINITY, Resource, getrlimit},
-    utsname::uname,
-};
+use nix::sys::utsname::uname;
 
 pub(crate) use self::api_server::trouble as api_server_trouble;
 use self::finding::Finding;
 use crate::{
     cli::{CheckArgs, LogArgs, OutputFormat},
     config::{self, Settings},
-    datapath::pins::Pins,
+    datapath::{locked_memory, pins::Pins},
     debug::output,
     net::{
         forwarding,
@@ -48,22 +45,63 @@ use crate::{
     run::told::wishes,
 };
 
-/// Makes all checks and prints what they found to standard output. True if none failed.
+/// As an init container: how long all checks may take, and how long the API server may. The agent starts without one that does not answer.
+const LONGEST: Duration = Duration::from_secs(60);
+const API_SERVER: Duration = Duration::from_secs(5);
+
+/// Makes all checks and prints what they found to standard output. True if none failed; as an init container, if the agent would not
+/// end at its start.
 ///
 /// # Errors
-/// When the flags or the configuration file cannot be used, or the output cannot be written.
-pub async fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
+/// When the flags or the configuration file cannot be used, or the output cannot be written. As an init container never: it is the agent
+/// that says so then.
+pub fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
+    if !args.init_container {
+        return in_runtime(args, log);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let (args, log) = (args.clone(), log.clone());
+    let work = move || {
+        // Who waits may have given up.
+        let _ = sender.send(in_runtime(&args, &log));
+    };
+    let why = match thread::Builder::new().name("checks".into()).spawn(work) {
+        Ok(_) => match receiver.recv_timeout(LONGEST) {
+            Ok(Ok(is_well)) => return Ok(is_well),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("not done after {LONGEST:?}"),
+        },
+        Err(error) => error.to_string(),
+    };
+    eprintln!("the checks could not be made: {why}. The agent starts all the same");
+    Ok(true)
+}
+
+fn in_runtime(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(all(args, log))
+}
+
+async fn all(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
     let loaded = config::load(&args.run, log)?;
-    let findings = findings(&loaded.settings).await?;
+    let findings = findings(&loaded.settings, args.init_container).await?;
+    let (fails, ends_agent) = (finding::has_failures(&findings), finding::ends_agent(&findings));
     let mut text = output::render(&findings, args.output)?;
     if args.output == OutputFormat::Table {
         text += &format!("\n{}\n", finding::summary(&findings));
+        if args.init_container && fails {
+            text += if ends_agent {
+                "the agent would end at its start\n"
+            } else {
+                "the agent starts all the same\n"
+            };
+        }
     }
     output::print(&text)?;
-    Ok(!finding::has_failures(&findings))
+    Ok(if args.init_container { !ends_agent } else { !fails })
 }
 
-async fn findings(settings: &Settings) -> Result<Vec<Finding>> {
+async fn findings(settings: &Settings, is_hurried: bool) -> Result<Vec<Finding>> {
     let release =
         uname().context("cannot read the kernel's release")?.release().to_string_lossy().into_owned();
     let version = kernel::parse(&release);
@@ -74,7 +112,7 @@ async fn findings(settings: &Settings) -> Result<Vec<Finding>> {
     let trial = trial::run(settings, cgroup_root.clone());
     let mut findings = vec![
         kernel::judge(&release),
-        kernel::locked_memory(version, locked_memory()?),
+        kernel::locked_memory(locked_memory::raise()),
         capabilities::judge(capabilities::parse(&status)),
         kernel::features(&trial),
         kernel::programs(&trial, version),
@@ -105,22 +143,19 @@ async fn findings(settings: &Settings) -> Result<Vec<Finding>> {
         network::judge_mtu(&topology.uplinks, &topology.local_addresses),
         xdp::judge(&xdp::gather(&topology.uplinks), settings.xdp, version),
     ]);
-    findings.extend(of_api_server(settings).await);
+    let patience = if is_hurried { API_SERVER } else { Duration::MAX };
+    findings.extend(of_api_server(settings, patience).await);
     Ok(findings)
 }
 
-async fn of_api_server(settings: &Settings) -> [Finding; 2] {
+async fn of_api_server(settings: &Settings, patience: Duration) -> [Finding; 2] {
     if settings.manifests.is_some() {
         return api_server::skipped();
     }
-    let facts = api_server::gather(settings).await;
-    [api_server::judge(&facts), api_server::judge_rights(&facts)]
-}
-
-/// The limit of locked memory in bytes; `None` if there is none.
-fn locked_memory() -> Result<Option<u64>> {
-    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).context("cannot read the limit of locked memory")?;
-    Ok((soft != RLIM_INFINITY).then_some(soft))
+    match tokio::time::timeout(patience, api_server::gather(settings)).await {
+        Ok(facts) => [api_server::judge(&facts), api_server::judge_rights(&facts)],
+        Err(_) => api_server::silent(patience),
+    }
 }
 
 /// As `run` has it before it knows the Node object.

@@ -5,11 +5,16 @@ use clap::Args;
 use super::{OutputFormat, RunArgs, filter};
 
 /// Arguments of `check`: those of `run`, so that an init container takes them over as they are.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
+
+    /// Fail only where the agent would end at its start, and not for what it waits for or serves without: as an init container. The API
+    /// server has 5 s to answer then, and all checks together a minute.
+    #[arg(long)]
+    pub init_container: bool,
 
     /// What the agent would be run with.
     #[command(flatten)]

@@ -13,9 +13,9 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub pins: PinArgs,
 
-    /// Where the agent answers scrapes: its `--metrics-bind-address`.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
-    pub metrics_address: SocketAddr,
+    /// Where the agent answers scrapes: its `--metrics-bind-address`. Default: 127.0.0.1:10249, and [::1]:10249 if none answers there.
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_address: Option<SocketAddr>,
 
     /// Show what there is and what would happen, and change nothing. This is the default.
     #[arg(long, conflicts_with = "commit")]

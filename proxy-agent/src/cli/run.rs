@@ -9,6 +9,7 @@ use super::{
     BindAddress, KernelLogLevel, NodePortAddresses, PinArgs, PodDatapath, PortRange, Reject, UnusedFlags,
     XdpMode, values,
 };
+use crate::model::budget::Budget;
 
 /// Arguments of `run`. What is not given here is looked for in the configuration file, where that has it.
 #[derive(Args, Clone, Debug)]
@@ -131,6 +132,11 @@ pub struct RunArgs {
     /// endpoint is ready. 0s: it is removed at once.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::duration)]
     pub endpoint_settle_time: Duration,
+
+    /// How much of a node's maps one Service may take; what is beyond is left out, and told. Default:
+    /// ports=4096,endpoints=262144,addresses=65536,source-ranges=65536, each of which can be given alone.
+    #[arg(long, value_name = "ports=N,...")]
+    pub service_budget: Option<Budget>,
 
     /// Where to answer /healthz and /livez. Default: 0.0.0.0:10256.
     #[arg(long, value_name = "ADDR:PORT")]

@@ -56,6 +56,12 @@ pub fn configz(settings: &Settings) -> Value {
                     Reject::TcpReset => "tcp-reset",
                 },
                 "resetRemovedTCP": settings.reset_removed_tcp,
+                "serviceBudget": {
+                    "addresses": settings.service_budget.addresses,
+                    "endpoints": settings.service_budget.endpoints,
+                    "ports": settings.service_budget.ports,
+                    "sourceRanges": settings.service_budget.source_ranges,
+                },
                 "serviceCIDRs": display(&mut settings.service_cidrs.iter().map(ToString::to_string)),
                 "snatAddresses": settings.snat_addresses,
                 "snatPorts": settings.snat_ports.to_string(),

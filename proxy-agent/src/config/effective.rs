@@ -21,7 +21,10 @@ use crate::cli::{
     BindAddress, KernelLogLevel, LogArgs, LogFormat, NodePortAddresses, PodDatapath, PortRange, Reject,
     RunArgs, XdpMode,
 };
-use crate::{model::plan::IpFamily, net::conntrack_sysctls::ConntrackSysctls};
+use crate::{
+    model::{budget::Budget, plan::IpFamily},
+    net::conntrack_sysctls::ConntrackSysctls,
+};
 
 /// Everything the agent is told, with nothing left open.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +73,8 @@ pub struct Settings {
     pub min_sync_period: Duration,
     /// How long an endpoint that left all EndpointSlices of its Service keeps its sockets and flows.
     pub endpoint_settle_time: Duration,
+    /// How much of the maps one Service may take.
+    pub service_budget: Budget,
     /// Where health checks are answered.
     pub healthz_bind_address: SocketAddr,
     /// Where metrics are answered.
@@ -143,6 +148,7 @@ impl Settings {
             reset_removed_tcp: args.reset_removed_tcp,
             min_sync_period: args.min_sync_period.or_else(|| min_sync_period(file)).unwrap_or_default(),
             endpoint_settle_time: args.endpoint_settle_time,
+            service_budget: args.service_budget.unwrap_or_default(),
             healthz_bind_address: listen(args.healthz_bind_address, file.healthz_bind_address, any, HEALTHZ),
             metrics_bind_address: listen(
                 args.metrics_bind_address,

@@ -24,6 +24,8 @@ use proxy_common::layout::{
 use tracing::{debug, info, warn};
 
 use super::{
+    denied::explain_load,
+    locked_memory,
     pins::Pins,
     room::{Room, growing_maps},
     sizes::{MAPS, map_sizes},
@@ -147,6 +149,8 @@ impl Object {
         larger: &[(&'static str, u32)],
         known: Option<Features>,
     ) -> Result<Self> {
+        // Before anything is made: not only the library makes maps.
+        locked_memory::raise();
         let bytes = if config.kernel_log.is_some() { LOGGING_OBJECT } else { OBJECT };
         if bytes.is_empty() {
             bail!("this binary was built without its kernel programs: build it with `cargo xtask build`");
@@ -369,28 +373,4 @@ fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     packet[12..14].copy_from_slice(&[0x86, 0xdd]);
     packet[14] = 0x60;
     sys::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
-}
-
-/// Says what a failed load means for the person who reads it.
-fn explain_load(error: aya::EbpfError) -> anyhow::Error {
-    let denied = |error: &(dyn std::error::Error + 'static)| {
-        error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut is_denied = false;
-    while let Some(error) = cause {
-        is_denied |= denied(error);
-        cause = error.source();
-    }
-    let error = anyhow::Error::from(error).context("cannot load the kernel programs' maps");
-    if is_denied {
-        error.context(
-            "no permission to use BPF: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (in Kubernetes: \
-             the securityContext of deploy/base/daemonset.yaml)",
-        )
-    } else {
-        error
-    }
 }

@@ -1,7 +1,7 @@
 //! What kube-proxy's IPVS mode leaves besides chains: virtual servers, and an interface that has their addresses.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -20,6 +20,7 @@ use crate::net::{
 };
 
 const SERVERS: &str = "/proc/thread-self/net/ip_vs";
+const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
 
 /// A virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +87,13 @@ pub(super) async fn find_all(netlink: &Handle, interfaces: &[Interface]) -> Resu
     // Without IPVS the file is not there.
     let table = fs::read_to_string(SERVERS).unwrap_or_default();
     let is_own = |server: &Server| interface.is_some() && local.contains(&server.address.ip());
-    let (servers, others): (Vec<_>, Vec<_>) = servers(&table).partition(is_own);
+    let (mut servers, others): (Vec<_>, Vec<_>) = servers(&table).partition(is_own);
+    if let Ok(table) = fs::read_to_string(CONNECTIONS) {
+        let live = live(&table);
+        for server in &mut servers {
+            server.active = live.get(&(server.protocol, server.address)).copied().unwrap_or_default();
+        }
+    }
     Ok(Found {
         interface: interface.map(|interface| (interface.index, count)),
         servers,
@@ -126,15 +133,35 @@ fn servers(table: &str) -> impl Iterator<Item = Server> {
     servers.into_iter()
 }
 
+/// How many connections of `/proc/net/ip_vs_conn` (`ip_vs_conn_seq_show`) each server has that still need it. The servers' own counts have
+/// those as well that only wait for their time to be over: of a busy node, all of the last two minutes.
+fn live(table: &str) -> BTreeMap<(u8, SocketAddr), u64> {
+    let mut live = BTreeMap::new();
+    for line in table.lines().skip(1) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [protocol, _, _, address, port, _, _, state, ..] = words.as_slice() else { continue };
+        // NONE: what a client's persistence is kept in.
+        let is_over = ["TIME_WAIT", "CLOSE", "NONE"].contains(state);
+        let protocol = PROTOCOLS.iter().find(|(name, _)| name == protocol);
+        if let (Some((_, protocol)), Some(server), false) = (protocol, address_of(address, port), is_over) {
+            *live.entry((*protocol, server)).or_default() += 1;
+        }
+    }
+    live
+}
+
 /// `0A600001:01BB`, or `[fd00:...]:01BB`.
 fn parse(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.rsplit_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let address = match address.strip_prefix('[').and_then(|address| address.strip_suffix(']')) {
-        Some(v6) => v6.parse::<Ipv6Addr>().ok()?.into(),
-        None => Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?).into(),
+    address_of(address.trim_start_matches('[').trim_end_matches(']'), port)
+}
+
+fn address_of(address: &str, port: &str) -> Option<SocketAddr> {
+    let address = match address.parse::<Ipv6Addr>() {
+        Ok(v6) => v6.into(),
+        Err(_) => Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?).into(),
     };
-    Some(SocketAddr::new(address, port))
+    Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// Removes the servers, then the interface.
@@ -253,6 +280,27 @@ TCP  0A600002:0050 rr persistent 10800
         assert_eq!(servers("").count(), 0);
         for length in 0..TABLE.len() {
             let _ = servers(&TABLE[..length]).count();
+        }
+    }
+
+    #[test]
+    fn connections_that_are_over_do_not_count() {
+        let table = "\
+Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData
+TCP C0A80101 D2F0 0A600001 01BB C0A80102 192B ESTABLISHED     899
+TCP C0A80101 D2F1 0A600001 01BB C0A80102 192B TIME_WAIT       119
+TCP C0A80101 D2F2 0A600001 01BB C0A80102 192B FIN_WAIT         60
+TCP C0A80101 0000 0A600002 0050 C0A80102 192B NONE          10800
+UDP fd00:0000:0000:0000:0000:0000:0000:0001 0035 fd00:0010:0096:0000:0000:0000:0000:000a 0035 \
+fd00:0010:0244:0000:0000:0000:0000:000b 0035 UDP             300
+";
+        let live = live(table);
+        let of = |protocol, server: &str| live.get(&(protocol, server.parse().unwrap())).copied();
+        assert_eq!(of(6, "10.96.0.1:443"), Some(2));
+        assert_eq!(of(6, "10.96.0.2:80"), None);
+        assert_eq!(of(17, "[fd00:10:96::a]:53"), Some(1));
+        for length in 0..table.len() {
+            let _ = super::live(&table[..length]).len();
         }
     }
 

@@ -93,7 +93,8 @@ impl Turn {
         let mut lock = Lock::attempt_below(&observed.pins)?;
         let mut waiting = None;
         let mut known = Known {
-            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time),
+            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time)
+                .with_budget(settings.service_budget),
             prepared: None,
             fills_first: lock.is_some() && fills_first(&observed.pins),
         };

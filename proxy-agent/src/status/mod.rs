@@ -2,7 +2,10 @@
 
 mod page;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -20,6 +23,11 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A node with a thousand interfaces has a page of a few hundred kilobytes.
 const LONGEST: usize = 16 << 20;
+/// Where agents answer scrapes by default; the second one is that of IPv6-only nodes.
+const USUAL: [SocketAddr; 2] = [
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10249)),
+    SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 10249, 0, 0)),
+];
 
 /// Asks the agent and prints what it says.
 ///
@@ -41,19 +49,23 @@ pub async fn run(args: &StatusArgs) -> Result<()> {
 ///
 /// # Errors
 /// When none does.
-pub(crate) async fn ask(address: SocketAddr) -> Result<Status> {
-    let body = timeout(PATIENCE, get(address, "/status"))
+pub(crate) async fn ask(address: Option<SocketAddr>) -> Result<Status> {
+    let addresses = address.map_or_else(|| USUAL.to_vec(), |address| vec![address]);
+    let shown = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or ");
+    let body = timeout(PATIENCE, get(&addresses, "/status"))
         .await
-        .with_context(|| format!("the agent at {address} did not answer within {PATIENCE:?}"))?
+        .with_context(|| format!("the agent at {shown} did not answer within {PATIENCE:?}"))?
         .with_context(|| {
-            format!("no agent answers at {address}; is it running, and is that its --metrics-bind-address?")
+            format!("no agent answers at {shown}; is it running, and is that its --metrics-bind-address?")
         })?;
     serde_json::from_slice(&body)
-        .with_context(|| format!("what answers at {address} is no proxy-agent of this release"))
+        .with_context(|| format!("what answers at {shown} is no proxy-agent of this release"))
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<Bytes> {
-    let stream = TcpStream::connect(address).await?;
+/// From the first of these addresses that accepts a connection.
+async fn get(addresses: &[SocketAddr], path: &str) -> Result<Bytes> {
+    let stream = TcpStream::connect(addresses).await?;
+    let address = stream.peer_addr()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     let answer = async {

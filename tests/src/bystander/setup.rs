@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
     bench::rules,
@@ -130,27 +130,29 @@ fn other_proxy(cluster: &Cluster) -> Result<String> {
     };
     let service = rules::Service {
         name: "other".to_owned(),
-        cluster_ip: OTHER_CLUSTER_IP,
+        cluster_ip: OTHER_CLUSTER_IP.into(),
         ports: vec![port("tcp"), port("udp")],
-        endpoints: vec![rules::Endpoint { address: cluster.pod("pod-2b")?.v4, node: "node-2".to_owned() }],
+        endpoints: vec![rules::Endpoint {
+            address: cluster.pod("pod-2b")?.v4.into(),
+            node: "node-2".to_owned(),
+        }],
     };
     Ok(rules::nftables(&site(cluster)?, &[service]))
 }
 
 /// kube-proxy's table at node-1 for one Service of a [`Scenario`], IPv4.
 pub fn kube_proxy(scenario: &Scenario, service: u8) -> Result<String> {
-    Ok(rules::nftables(&site(&scenario.cluster)?, &[known(scenario, service)?]))
+    Ok(rules::nftables(&site(&scenario.cluster)?, &[known(scenario, service, true)?]))
 }
 
-/// The same at any node, in kube-proxy's nftables mode (first) and iptables mode (second).
-pub fn kube_proxy_at(scenario: &Scenario, service: u8, node: usize) -> Result<[String; 2]> {
-    let (site, services) = (site_at(&scenario.cluster, node)?, [known(scenario, service)?]);
+/// The same at any node, of either family, in kube-proxy's nftables mode (first) and iptables mode (second).
+pub fn kube_proxy_at(scenario: &Scenario, service: u8, node: usize, ipv4: bool) -> Result<[String; 2]> {
+    let (site, services) = (site_at(&scenario.cluster, node, ipv4)?, [known(scenario, service, ipv4)?]);
     Ok([rules::nftables(&site, &services), rules::iptables(&site, &services)])
 }
 
 /// A Service of a [`Scenario`], as kube-proxy's rules are made of.
-fn known(scenario: &Scenario, service: u8) -> Result<rules::Service> {
-    let IpAddr::V4(cluster_ip) = cluster_ip(service, true) else { bail!("IPv4") };
+fn known(scenario: &Scenario, service: u8, ipv4: bool) -> Result<rules::Service> {
     let port = |protocol| rules::Port {
         name: protocol,
         protocol,
@@ -159,12 +161,12 @@ fn known(scenario: &Scenario, service: u8) -> Result<rules::Service> {
         node_port: Some(node_port(service)),
     };
     let endpoint = |place: &Place| rules::Endpoint {
-        address: place.v4,
+        address: address(place, ipv4),
         node: place.node.map_or_else(String::new, |index| format!("node-{}", index + 1)),
     };
     Ok(rules::Service {
         name: "known".to_owned(),
-        cluster_ip,
+        cluster_ip: cluster_ip(service, ipv4),
         ports: vec![port("tcp"), port("udp")],
         endpoints: scenario.backends(service)?.into_iter().map(endpoint).collect(),
     })
@@ -172,16 +174,20 @@ fn known(scenario: &Scenario, service: u8) -> Result<rules::Service> {
 
 /// node-1, as kube-proxy sees it.
 fn site(cluster: &Cluster) -> Result<rules::Site> {
-    site_at(cluster, 0)
+    site_at(cluster, 0, true)
 }
 
-fn site_at(cluster: &Cluster, node: usize) -> Result<rules::Site> {
+fn site_at(cluster: &Cluster, node: usize, ipv4: bool) -> Result<rules::Site> {
     let node = &cluster.node(node)?.place;
     Ok(rules::Site {
-        node: node.v4,
+        node: address(node, ipv4),
         node_name: node.name.clone(),
-        cluster_cidr: "10.244.0.0/16",
-        service_cidr: "10.96.0.0/16",
+        cluster_cidr: if ipv4 { "10.244.0.0/16" } else { "fd00:10:244::/48" },
+        service_cidr: if ipv4 { "10.96.0.0/16" } else { "fd00:10:96::/112" },
         keeps_ports: true,
     })
+}
+
+fn address(place: &Place, ipv4: bool) -> IpAddr {
+    if ipv4 { place.v4.into() } else { place.v6.into() }
 }

@@ -58,14 +58,17 @@ impl Cluster {
         Ok(container)
     }
 
-    /// Runs the first init container of a pod template on a node to its end; what it printed.
-    pub fn run_init_container(&self, node: usize, pod: &Value, rootfs: &Path) -> Result<String> {
+    /// Runs the first init container of a pod template on a node to its end; its exit code and what it printed.
+    pub fn run_init_container(
+        &self,
+        node: usize,
+        pod: &Value,
+        rootfs: &Path,
+    ) -> Result<(Option<i32>, String)> {
         let mut container = self.container(node, pod, &pod["initContainers"][0], rootfs, vec![], vec![])?;
         let ended =
             until(START_DEADLINE, "the container to end", || Ok(container.process.child().try_wait()?))?;
-        let log = container.log();
-        ensure!(ended.success(), "{ended}: {log}");
-        Ok(log)
+        Ok((ended.code(), container.log()))
     }
 
     fn container(

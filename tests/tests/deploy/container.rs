@@ -88,6 +88,27 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     let cluster = &scenario.cluster;
     let v6 = SocketAddr::new(cluster.node(1)?.place.v6.into(), 10_256);
     let first = SocketAddr::new(cluster.node(0)?.place.v4.into(), 10_256);
+    let mut failures = Failures::default();
+    failures.case("the check lets the agent start where the API server is missing", || {
+        let (code, said) = cluster.run_init_container(0, &plain, &rootfs)?;
+        println!("{said}");
+        ensure!(code == Some(0), "{code:?}: {said}");
+        for check in ["programs             pass", "bpffs                pass"] {
+            ensure!(said.contains(check), "{check}: {said}");
+        }
+        ensure!(said.contains("the agent starts all the same"), "{said}");
+        Ok(())
+    });
+    failures.case("the check says why an agent without privileges would end", || {
+        let mut pod = plain.clone();
+        pod["initContainers"][0]["securityContext"]["capabilities"]["add"] = json!(["DAC_READ_SEARCH"]);
+        let (code, said) = cluster.run_init_container(0, &pod, &rootfs)?;
+        ensure!(
+            code == Some(1) && said.contains("missing: CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+            "{code:?}: {said}"
+        );
+        Ok(())
+    });
     let mut containers = vec![
         cluster.start_container(0, &plain, &rootfs, first)?,
         // kubelet probes the node's address, and an IPv6-only node has no other.
@@ -102,8 +123,14 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         ensure!(status(container, "CapBnd")? == status(container, "CapEff")?);
         ensure!(status(container, "Seccomp")? == "2", "no seccomp filter");
     }
-    let mut failures = Failures::default();
     traffic::smoke(&scenario, "in containers", &Protocol::ALL, &mut failures)?;
+    failures.case("status finds the agent, also where it listens at IPv6 addresses alone", || {
+        for container in &containers {
+            let said = container.exec(&["status"])?;
+            ensure!(said.contains("ready, alive"), "{said}");
+        }
+        Ok(())
+    });
     failures.case("source ports are reserved on the node", || {
         let reserved = scenario
             .cluster
@@ -142,7 +169,8 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     failures.verdict()?;
     let cleanup = pod(&json!({ "cleanup": { "enabled": true } }))?;
     for (number, node) in scenario.cluster.nodes.iter().enumerate() {
-        let said = scenario.cluster.run_init_container(number, &cleanup, &rootfs)?;
+        let (code, said) = scenario.cluster.run_init_container(number, &cleanup, &rootfs)?;
+        ensure!(code == Some(0), "{code:?}: {said}");
         ensure!(!node.bpffs.join("links").exists(), "{said}");
     }
     let reply =

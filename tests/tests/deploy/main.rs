@@ -59,7 +59,7 @@ fn every_value() -> Value {
         "logFormat": "json",
         "logVerbosity": 4,
         "extraArgs": ["--pod-datapath=tc", "--nodeport-addresses=192.0.2.0/24,primary"],
-        "check": true,
+        "check": false,
         "resources": {"limits": {"cpu": "2"}},
         "updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "20%"}},
         "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}],

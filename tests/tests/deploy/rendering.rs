@@ -21,9 +21,11 @@ fn overlay(components: &[&str]) -> tempfile::TempDir {
 /// Objects by kind and name. Arguments are sorted: components append theirs in the order in which they are listed.
 fn by_key(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
     let sorted = |mut object: Value| {
-        let args = object.pointer_mut("/spec/template/spec/containers/0/args").and_then(Value::as_array_mut);
-        if let Some(args) = args {
-            args.sort_by_key(ToString::to_string);
+        for list in ["containers", "initContainers"] {
+            let args = format!("/spec/template/spec/{list}/0/args");
+            if let Some(args) = object.pointer_mut(&args).and_then(Value::as_array_mut) {
+                args.sort_by_key(ToString::to_string);
+            }
         }
         (key(&object), object)
     };

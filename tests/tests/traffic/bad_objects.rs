@@ -69,7 +69,7 @@ fn wait_for(netns: &Netns, address: &str, path: &str, wanted: &[&str]) -> Result
 fn a_bad_object_harms_no_other() -> Result<()> {
     const METRICS: &str = "127.0.0.1:10249";
     const HEALTHZ: &str = "127.0.0.1:10256";
-    let scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &[])?;
+    let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &[])?;
     let cluster = &scenario.cluster;
     let (client, server) = (cluster.pod("pod-1a")?, cluster.pod("pod-1b")?);
     let netns = &cluster.node(0)?.place.netns;
@@ -114,5 +114,13 @@ fn a_bad_object_harms_no_other() -> Result<()> {
     until(SOON, "the client to be let in again", || Ok(is_let_in(client)?.then_some(())))?;
     let at_node = scenario.target(Entry::NodePort(0), WEB, true)?;
     ensure!(cluster.client.call(at_node).servers(4)?.iter().all(|name| name == "pod-1a"));
+
+    // A lower bound that is given.
+    let second = cluster.node(1)?;
+    scenario.agents[1].terminate()?;
+    scenario.agents[1].set_args(cluster.agent_args(second, &["--service-budget", "ports=4"]));
+    scenario.agents[1].start()?;
+    write_ranges(cluster, client, server, 8)?;
+    wait_for(&second.place.netns, METRICS, "/status", &["left out are 4 of 8 ports"])?;
     Ok(())
 }

@@ -179,14 +179,18 @@ fn without_capabilities_nothing_passes_that_was_not_tried() {
     let mut args = vec!["--bounding-set=-all".to_owned(), "--inh-caps=-all".to_owned()];
     args.push(agent_binary().unwrap().display().to_string());
     args.extend(arguments(&cluster, node, &["-o", "json"]));
-    let command = node.place.command("setpriv").unwrap();
-    let (code, output) = cluster.try_command(command, &args, PATIENCE).unwrap();
+    let run = |args: &[String]| {
+        cluster.try_command(node.place.command("setpriv").unwrap(), args, PATIENCE).unwrap()
+    };
+    let (code, output) = run(&args);
     let findings = serde_json::from_str(&output).with_context(|| output.clone()).unwrap();
     let checked = Checked { code, findings };
     checked.expect_code(1);
-    checked.expect("capabilities", "fail", "CAP_NET_ADMIN", "privileged: true");
+    checked.expect("capabilities", "fail", "CAP_NET_ADMIN", "deploy/base/daemonset.yaml");
     checked.expect("programs", "unknown", "CAP_SYS_ADMIN", "");
     checked.expect("socket hooks", "unknown", "", "");
+    args.push("--init-container".to_owned());
+    assert_eq!(run(&args).0, Some(1), "the agent would end at its start");
 }
 
 #[test]
@@ -195,18 +199,25 @@ fn the_api_server_and_its_rights() {
     let cluster = alone().unwrap();
     let node = &cluster.nodes[0];
     let url = format!("http://{SERVER}");
-    let run = || -> Result<Checked> {
-        let mut args = arguments(&cluster, node, &["--api-server", &url, "-o", "json"]);
+    let run_with = |further: &[&str]| -> Result<Checked> {
+        let further = [&["--api-server", &url, "-o", "json"], further].concat();
+        let mut args = arguments(&cluster, node, &further);
         if let Some(at) = args.iter().position(|arg| arg == "--manifests") {
             args.drain(at..at + 2);
         }
         let (code, output) = cluster.try_agent(node, &args, PATIENCE)?;
         Ok(Checked { code, findings: serde_json::from_str(&output).with_context(|| output.clone())? })
     };
+    let run = || run_with(&[]);
     let checked = run().unwrap();
     checked.expect_code(1);
     checked.expect("API server", "fail", SERVER, "--api-server");
     checked.expect("API rights", "unknown", "", "");
+    // What the agent waits for does not keep an init container from passing.
+    let checked = run_with(&["--init-container", "--uplink", "nosuch0"]).unwrap();
+    checked.expect_code(0);
+    checked.expect("API server", "fail", SERVER, "--api-server");
+    checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
     let binary = peer_binary().unwrap().with_file_name("apiserver");
     let mut server = node.place.command(&binary.to_string_lossy()).unwrap();

@@ -1,24 +1,18 @@
 //! `proxy-agent migrate` on nodes that kube-proxy left, in the shapes that it gives its rules. Needs root.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
     bystander::{Steady, kube_proxy_at},
-    cluster::{Agent, Cluster, Place, Process, Protocol},
+    cluster::{Agent, Cluster, Place, Process, Protocol, agent_binary, peer_binary},
     traffic::{Entry, Scenario, WEB},
 };
 
 /// For a command, beside others that keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What kubelet and others have beside kube-proxy's rules, in all tables of `iptables`.
+/// What kubelet and others have beside kube-proxy's rules, in all tables of `iptables` and `ip6tables`.
 const OF_OTHERS: &str = "\
 *mangle
 :KUBE-KUBELET-CANARY - [0:0]
@@ -29,12 +23,12 @@ COMMIT
 :CNI-HOSTPORT - [0:0]
 -A PREROUTING -m comment --comment \"of a CNI\" -j CNI-HOSTPORT
 -A CNI-HOSTPORT -p tcp -m tcp --dport 9999 -j RETURN
--A POSTROUTING -s 203.0.113.0/24 -j MASQUERADE
+-A POSTROUTING -p tcp -m tcp --dport 9998 -j MASQUERADE
 COMMIT
 *filter
 :KUBE-KUBELET-CANARY - [0:0]
 :OTHERS - [0:0]
--A FORWARD -s 203.0.113.0/24 -j OTHERS
+-A FORWARD -p tcp -m tcp --dport 9998 -j OTHERS
 -A OTHERS -m comment --comment \"KUBE-SERVICES in a comment\" -j RETURN
 COMMIT
 ";
@@ -64,27 +58,33 @@ enum Mode {
 const MODES: [Mode; 3] = [Mode::Nftables, Mode::IptablesNft, Mode::IptablesLegacy];
 
 impl Mode {
-    fn iptables(self, what: &str) -> String {
+    /// The programs `iptables-...-what` and `ip6tables-...-what`.
+    fn iptables(self, what: &str) -> [String; 2] {
         let backend = if self == Self::IptablesLegacy { "legacy" } else { "nft" };
-        format!("iptables-{backend}-{what}")
+        ["iptables", "ip6tables"].map(|program| format!("{program}-{backend}-{what}"))
     }
 
     /// Puts kube-proxy's rules beside those that are there.
     fn install(self, scenario: &Scenario, node: usize) -> Result<()> {
         let netns = &scenario.cluster.node(node)?.place.netns;
-        let [nftables, iptables] = kube_proxy_at(scenario, WEB, node)?;
-        match self {
-            Self::Nftables => netns.nft(&nftables)?,
-            _ => netns.feed(&self.iptables("restore"), &["--noflush"], &iptables)?,
-        };
+        for (ipv4, restore) in [true, false].into_iter().zip(self.iptables("restore")) {
+            let [nftables, iptables] = kube_proxy_at(scenario, WEB, node, ipv4)?;
+            match self {
+                Self::Nftables => netns.nft(&nftables)?,
+                _ => netns.feed(&restore, &["--noflush"], &iptables)?,
+            };
+        }
         Ok(())
     }
 
-    /// All rules, without counts.
+    /// All rules of both families, without counts.
     fn rules(self, place: &Place) -> Result<Vec<String>> {
-        let saved = place.netns.feed(&self.iptables("save"), &[], "")?;
-        let nftables = place.netns.feed("nft", &["list", "tables"], "")?;
-        let lines = saved.lines().chain(nftables.lines()).filter(|line| !line.starts_with('#'));
+        let mut all = String::new();
+        for save in self.iptables("save") {
+            all += &place.netns.feed(&save, &[], "")?;
+        }
+        all += &place.netns.feed("nft", &["list", "tables"], "")?;
+        let lines = all.lines().filter(|line| !line.starts_with('#'));
         Ok(lines.map(|line| line.split(" [").next().unwrap_or(line).trim().to_owned()).collect())
     }
 }
@@ -96,11 +96,11 @@ fn is_own(line: &str) -> bool {
 }
 
 /// Runs `migrate` on a node with the capabilities that the manifests give the agent, and no others. Exit code and output.
-fn migrate(cluster: &Cluster, node: usize, args: &[&str]) -> Result<(Option<i32>, String)> {
+pub(super) fn migrate(cluster: &Cluster, node: usize, args: &[&str]) -> Result<(Option<i32>, String)> {
     const CAPABILITIES: &str =
         "-all,+dac_read_search,+net_admin,+net_broadcast,+sys_admin,+sys_ptrace,+sys_resource";
     let node = cluster.node(node)?;
-    let agent = proxy_tests::cluster::agent_binary()?.display().to_string();
+    let agent = agent_binary()?.display().to_string();
     let mut all = vec![format!("--bounding-set={CAPABILITIES}"), "--inh-caps=-all".to_owned(), agent];
     all.extend(["migrate".to_owned(), "--bpffs".to_owned(), node.bpffs.display().to_string()]);
     all.extend(args.iter().map(|&arg| arg.to_owned()));
@@ -110,15 +110,14 @@ fn migrate(cluster: &Cluster, node: usize, args: &[&str]) -> Result<(Option<i32>
 }
 
 /// Something on a node that looks like kube-proxy: its name and command line.
-fn pretend_kube_proxy(place: &Place, folder: &Path) -> Result<Process> {
+pub(super) fn pretend_kube_proxy(place: &Place, folder: &Path) -> Result<Process> {
     let program = folder.join("kube-proxy");
     if !program.exists() {
-        let sleep = Command::new("sh").args(["-c", "command -v sleep"]).output()?;
-        fs::copy(String::from_utf8(sleep.stdout)?.trim(), &program)?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        fs::copy(peer_binary()?, &program)?;
     }
     let mut command = place.command(&program.display().to_string())?;
-    Ok(Process::new(command.arg("600").stdin(Stdio::null()).spawn()?))
+    command.args(["serve", "--name", "kube-proxy", "--listen", "127.0.0.1:10257"]);
+    Ok(Process::new(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
 }
 
 /// Connections of a pod and of a client outside by each node, over the rules.
@@ -127,12 +126,14 @@ fn connections(scenario: &Scenario) -> Result<Steady> {
     let mut steady = Steady::none();
     for node in 0..MODES.len() {
         let pod = cluster.pod(&format!("pod-{}a", node + 1))?;
-        for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
-            // Often enough to meet each of the endpoints.
-            for _ in 0..4 {
-                steady.begin(pod, scenario.target(Entry::ClusterIp, WEB, true)?, None, protocol)?;
-                let outside = scenario.target(Entry::NodePort(node), WEB, true)?;
-                steady.begin(&cluster.client, outside, None, protocol)?;
+        for ipv4 in [true, false] {
+            for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
+                // Often enough to meet each of the endpoints.
+                for _ in 0..3 {
+                    steady.begin(pod, scenario.target(Entry::ClusterIp, WEB, ipv4)?, None, protocol)?;
+                    let outside = scenario.target(Entry::NodePort(node), WEB, ipv4)?;
+                    steady.begin(&cluster.client, outside, None, protocol)?;
+                }
             }
         }
     }
@@ -146,8 +147,11 @@ fn all_connect(scenario: &Scenario) -> Result<()> {
     for node in 0..MODES.len() {
         let pod = cluster.pod(&format!("pod-{}a", node + 1))?;
         for (from, entry) in [(pod, Entry::ClusterIp), (&cluster.client, Entry::NodePort(node))] {
-            let report = from.call(scenario.target(entry, WEB, true)?).many(12, 4)?;
-            ensure!(report.failed == 0, "{} to {entry}: {report:?}", from.name);
+            for ipv4 in [true, false] {
+                let target = scenario.target(entry, WEB, ipv4)?;
+                let report = from.call(target).many(12, 4)?;
+                ensure!(report.failed == 0, "{} to {target}: {report:?}", from.name);
+            }
         }
     }
     Ok(())
@@ -162,7 +166,9 @@ fn from_kube_proxy_and_back() -> Result<()> {
     for (node, mode) in MODES.into_iter().enumerate() {
         let place = &cluster.node(node)?.place;
         if mode != Mode::Nftables {
-            place.netns.feed(&mode.iptables("restore"), &["--noflush"], OF_OTHERS)?;
+            for restore in mode.iptables("restore") {
+                place.netns.feed(&restore, &["--noflush"], OF_OTHERS)?;
+            }
         }
         if mode == Mode::Nftables {
             // kube-proxy's table is the last of those that keep the kernel translating.
@@ -175,11 +181,13 @@ fn from_kube_proxy_and_back() -> Result<()> {
     let steady = connections(&scenario)?;
 
     // Without an agent everything is shown, and nothing removed.
-    for (node, (mode, title)) in
-        MODES.into_iter().zip(["table ip kube-proxy", "iptables (nft)", "iptables (legacy)"]).enumerate()
-    {
+    let titles = ["nftables           table ", "iptables (nft)     ", "iptables (legacy)  "];
+    for (node, (mode, title)) in MODES.into_iter().zip(titles).enumerate() {
         let (code, said) = migrate(cluster, node, &[])?;
-        ensure!(code == Some(0) && said.contains(title) && said.contains("NO: no agent answers"), "{said}");
+        ensure!(code == Some(0) && said.contains("NO: no agent answers"), "{said}");
+        for family in ["ip", "ip6"] {
+            ensure!(said.contains(&format!("{title}{family} ")), "{family}: {said}");
+        }
         let (code, said) = migrate(cluster, node, &["--commit"])?;
         ensure!(code == Some(1) && said.contains("nothing was removed"), "{said}");
         ensure!(mode.rules(&cluster.node(node)?.place)? == before[node], "{mode:?}");
@@ -201,9 +209,10 @@ fn from_kube_proxy_and_back() -> Result<()> {
         let (code, said) = migrate(cluster, node, &["--commit"])?;
         ensure!(code == Some(0), "{said}");
         let mut left = mode.rules(place)?;
-        let keeper = "table ip proxy-agent-nat";
-        ensure!(left.iter().any(|line| line == keeper) == (mode == Mode::Nftables), "{left:#?}");
-        left.retain(|line| line != keeper);
+        for keeper in ["table ip proxy-agent-nat", "table ip6 proxy-agent-nat"] {
+            ensure!(left.iter().any(|line| line == keeper) == (mode == Mode::Nftables), "{left:#?}");
+            left.retain(|line| line != keeper);
+        }
         let expected: Vec<_> = before[node].iter().filter(|line| !is_own(line)).cloned().collect();
         ensure!(expected.len() < before[node].len());
         ensure!(left == expected, "{mode:?}: {left:#?}\nexpected: {expected:#?}");

@@ -67,7 +67,20 @@ const NETWORK_MODULES: &[&str] = &[
 ];
 
 /// Programs of this machine that the init and the tests run.
-const HOST_PROGRAMS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "wg"];
+const HOST_PROGRAMS: &[&str] =
+    &["ip", "bridge", "tc", "ethtool", "nft", "wg", "ipvsadm", "setpriv", "prlimit"];
+
+/// For `tests/tests/traffic/migrate_ipvs.rs`.
+const IPVS_MODULES: &[&str] = &["ip_vs", "ip_vs_rr", "dummy"];
+
+/// What a suite needs besides.
+fn modules_of(suite: &str) -> &'static [&'static str] {
+    match suite {
+        "networks" => NETWORK_MODULES,
+        "migrate_ipvs" => IPVS_MODULES,
+        _ => &[],
+    }
+}
 
 const DIRECTORIES: &[&str] =
     &["dev", "etc", "manifests", "modules", "proc", "run", "sys", "tests", "tmp", "var", "var/run"];
@@ -111,22 +124,14 @@ fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Writes the archive.
-pub(super) fn write(
-    archive: &Path,
-    kernel: &KernelFiles,
-    guest: &Guest,
-    needs_network_modules: bool,
-) -> Result<()> {
+pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, suites: &[&str]) -> Result<()> {
     let mut files = BTreeMap::new();
     for (name, program) in &guest.programs {
         add_program(&mut files, name.into(), program)?;
     }
     files.insert("bpf/proxy-agent.bpf.o".into(), read(&guest.object)?);
-    for (number, module) in
-        load_order(&kernel.modules, if needs_network_modules { NETWORK_MODULES } else { &[] })?
-            .iter()
-            .enumerate()
-    {
+    let further: Vec<&str> = suites.iter().flat_map(|suite| modules_of(suite)).copied().collect();
+    for (number, module) in load_order(&kernel.modules, &further)?.iter().enumerate() {
         let name = module.file_stem().unwrap_or_default().to_string_lossy();
         let name = name.trim_end_matches(".ko");
         // The init loads them by the order of their names.

@@ -1,10 +1,10 @@
 //! The shape of kube-proxy's iptables mode: a list of all service ports, and for each of them a list of its endpoints.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use super::{Service, Site, service_ports};
 
-/// Text for `iptables-restore`, of the tables `filter` and `nat`.
+/// Text for `iptables-restore` or `ip6tables-restore`, of the tables `filter` and `nat`.
 pub fn iptables(site: &Site, services: &[Service]) -> String {
     let mut chains = String::new();
     // In the order in which rules must come: what a chain jumps to stands apart.
@@ -42,7 +42,8 @@ pub fn iptables(site: &Site, services: &[Service]) -> String {
         for (index, endpoint) in service.endpoints.iter().enumerate() {
             let (address, target) = (endpoint.address, port.target_port);
             let sep = format!("KUBE-SEP-{number:012}{index:04}");
-            let comment = format!("-m comment --comment \"{title} -> {address}:{target}\"");
+            let to = SocketAddr::new(address, target);
+            let comment = format!("-m comment --comment \"{title} -> {to}\"");
             let left = count - index;
             // The last one takes what is left.
             let chance = if left == 1 {
@@ -55,11 +56,14 @@ pub fn iptables(site: &Site, services: &[Service]) -> String {
             let _ = writeln!(rules, "-A {sep} -m comment --comment {title} -s {address} -j KUBE-MARK-MASQ");
             let _ = writeln!(
                 rules,
-                "-A {sep} -m comment --comment {title} {matches} -j DNAT --to-destination {address}:{target}"
+                "-A {sep} -m comment --comment {title} {matches} -j DNAT --to-destination {to}"
             );
         }
     }
-    format!("{FILTER}{NAT_CHAINS}{chains}{NAT_RULES}{portals}{LAST_PORTAL}{node_ports}{rules}COMMIT\n")
+    let local = if site.node.is_ipv4() { LOCAL_NETWORK } else { "" };
+    format!(
+        "{FILTER}{local}{FORWARD}{NAT_CHAINS}{chains}{NAT_RULES}{portals}{LAST_PORTAL}{node_ports}{rules}COMMIT\n"
+    )
 }
 
 /// kube-proxy counts the packets that it drops for being INVALID with nfacct, where the kernel has it; not here.
@@ -85,7 +89,14 @@ const FILTER: &str = "\
 -A OUTPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes load balancer firewall\" -j KUBE-PROXY-FIREWALL
 -A OUTPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
 -A OUTPUT -j KUBE-FIREWALL
+";
+
+/// kubelet's, of IPv4 alone.
+const LOCAL_NETWORK: &str = "\
 -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment \"block incoming localnet connections\" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+";
+
+const FORWARD: &str = "\
 -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
 -A KUBE-FORWARD -m comment --comment \"kubernetes forwarding rules\" -m mark --mark 0x4000/0x4000 -j ACCEPT
 -A KUBE-FORWARD -m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT

@@ -1,13 +1,13 @@
 //! Netfilter rules in the shape that kube-proxy 1.36 gives them, as peers to measure against.
 //!
-//! Only for IPv4 and the default settings: `nodePortAddresses` of the node, local clients by cluster CIDR, traffic policy
+//! Of either family, and only for the default settings: `nodePortAddresses` of the node, local clients by cluster CIDR, traffic policy
 //! `Cluster`, no affinity. What such services do not use (source ranges, services without endpoints) is there as empty
 //! maps and chains, because packets pass them.
 
 mod iptables;
 mod nftables;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 pub use iptables::iptables;
 pub use nftables::nftables;
@@ -15,8 +15,8 @@ pub use nftables::nftables;
 /// What the rules of a node depend on besides services.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// The node's address, which serves nodePorts.
-    pub node: Ipv4Addr,
+    /// The node's address, which serves nodePorts. The rules are of its family.
+    pub node: IpAddr,
     /// The node's name.
     pub node_name: String,
     /// All pods.
@@ -33,7 +33,7 @@ pub struct Service {
     /// In the namespace `default`.
     pub name: String,
     /// Its address.
-    pub cluster_ip: Ipv4Addr,
+    pub cluster_ip: IpAddr,
     /// Its ports.
     pub ports: Vec<Port>,
     /// Its endpoints, ready ones.
@@ -59,7 +59,7 @@ pub struct Port {
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The name of its node.
     pub node: String,
 }

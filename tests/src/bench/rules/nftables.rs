@@ -1,11 +1,12 @@
 //! The shape of kube-proxy's nftables mode, of 1.36: one rule per service port, which chooses an endpoint by a map.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use super::{Service, Site, service_ports};
 
 /// A script for `nft -f` that makes the table anew.
 pub fn nftables(site: &Site, services: &[Service]) -> String {
+    let (family, address) = if site.node.is_ipv4() { ("ip", "ipv4_addr") } else { ("ip6", "ipv6_addr") };
     let mut chains = String::new();
     let (mut service_ips, mut node_ports, mut hairpins) = (Vec::new(), Vec::new(), Vec::new());
     for (number, service, port) in service_ports(services) {
@@ -20,21 +21,20 @@ pub fn nftables(site: &Site, services: &[Service]) -> String {
                 "chain external-{name} {{\nmeta mark set meta mark or 0x4000\ngoto service-{name}\n}}"
             );
         }
-        let to = |address| format!("{address} . {}", port.target_port);
-        let endpoints: Vec<_> = service.endpoints.iter().map(|endpoint| to(endpoint.address)).collect();
-        let choice = match endpoints.as_slice() {
-            [one] => one.replace(" . ", ":"),
+        let dnat = match service.endpoints.as_slice() {
+            [one] => format!("dnat to {}", SocketAddr::new(one.address, port.target_port)),
             many => {
-                let numbered = many.iter().enumerate().map(|(number, to)| format!("{number} : {to}"));
+                let numbered = many.iter().enumerate().map(|(number, endpoint)| {
+                    format!("{number} : {} . {}", endpoint.address, port.target_port)
+                });
                 format!(
-                    "numgen random mod {} map {{ {} }}",
+                    "dnat {family} addr . port to numgen random mod {} map {{ {} }}",
                     many.len(),
                     numbered.collect::<Vec<_>>().join(", ")
                 )
             }
         };
-        let dnat = if endpoints.len() == 1 { "dnat to" } else { "dnat ip addr . port to" };
-        let _ = writeln!(chains, "chain service-{name} {{\nmeta l4proto {protocol} {dnat} {choice}\n}}");
+        let _ = writeln!(chains, "chain service-{name} {{\nmeta l4proto {protocol} {dnat}\n}}");
         for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.node == site.node_name) {
             let address = endpoint.address;
             hairpins.push(format!("{address} . {address} . {protocol} . {}", port.target_port));
@@ -44,17 +44,14 @@ pub fn nftables(site: &Site, services: &[Service]) -> String {
     hairpins.sort_unstable();
     hairpins.dedup();
     let cluster_ips: Vec<_> = services.iter().map(|service| service.cluster_ip.to_string()).collect();
-    let mut text =
-        String::from("add table ip kube-proxy\ndelete table ip kube-proxy\ntable ip kube-proxy {\n");
-    text += &elements("set", "cluster-ips", "ipv4_addr", &cluster_ips);
-    text += &elements("set", "nodeport-ips", "ipv4_addr", &[site.node.to_string()]);
-    text += &elements(
-        "set",
-        "hairpin-connections",
-        "ipv4_addr . ipv4_addr . inet_proto . inet_service",
-        &hairpins,
+    let mut text = format!(
+        "add table {family} kube-proxy\ndelete table {family} kube-proxy\ntable {family} kube-proxy {{\n"
     );
-    let by_address = "ipv4_addr . inet_proto . inet_service : verdict";
+    text += &elements("set", "cluster-ips", address, &cluster_ips);
+    text += &elements("set", "nodeport-ips", address, &[site.node.to_string()]);
+    let hairpin = format!("{address} . {address} . inet_proto . inet_service");
+    text += &elements("set", "hairpin-connections", &hairpin, &hairpins);
+    let by_address = &format!("{address} . inet_proto . inet_service : verdict");
     let by_port = "inet_proto . inet_service : verdict";
     text += &elements("map", "no-endpoint-services", by_address, &[]);
     text += &elements("map", "no-endpoint-nodeports", by_port, &[]);
@@ -62,7 +59,7 @@ pub fn nftables(site: &Site, services: &[Service]) -> String {
     text += &chains;
     text += &elements("map", "service-ips", by_address, &service_ips);
     text += &elements("map", "service-nodeports", by_port, &node_ports);
-    text + &base(site) + "}\n"
+    text + &base(site, family) + "}\n"
 }
 
 fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
@@ -74,34 +71,34 @@ fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
 }
 
 /// What is there without any service.
-fn base(site: &Site) -> String {
+fn base(site: &Site, family: &str) -> String {
     let Site { cluster_cidr, service_cidr, .. } = site;
     let masquerade = if site.keeps_ports { "masquerade" } else { "masquerade fully-random" };
     format!(
         "chain firewall-check {{
-            ip daddr . meta l4proto . th dport vmap @firewall-ips
+            {family} daddr . meta l4proto . th dport vmap @firewall-ips
         }}
         chain reject-chain {{
             reject
         }}
         chain service-endpoints-check {{
-            ip daddr . meta l4proto . th dport vmap @no-endpoint-services
+            {family} daddr . meta l4proto . th dport vmap @no-endpoint-services
         }}
         chain nodeport-endpoints-check {{
-            ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
+            {family} daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
         }}
         chain cluster-ips-check {{
-            ip daddr @cluster-ips reject
-            ip daddr {{ {service_cidr} }} drop
+            {family} daddr @cluster-ips reject
+            {family} daddr {{ {service_cidr} }} drop
         }}
         chain services {{
-            ip daddr @cluster-ips ip saddr != {cluster_cidr} meta mark set meta mark or 0x4000
-            ip daddr . meta l4proto . th dport vmap @service-ips
-            ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+            {family} daddr @cluster-ips {family} saddr != {cluster_cidr} meta mark set meta mark or 0x4000
+            {family} daddr . meta l4proto . th dport vmap @service-ips
+            {family} daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
         }}
         chain masquerading {{
             meta mark and 0x4000 != 0 meta mark set meta mark xor 0x4000 {masquerade}
-            ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections {masquerade}
+            ct status dnat {family} saddr . {family} daddr . meta l4proto . th dport @hairpin-connections {masquerade}
         }}
         chain filter-prerouting-pre-dnat {{
             type filter hook prerouting priority -110; policy accept;

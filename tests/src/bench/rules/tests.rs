@@ -1,10 +1,12 @@
 //! What the rules must say.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 fn site() -> Site {
     Site {
-        node: Ipv4Addr::new(192, 168, 99, 11),
+        node: Ipv4Addr::new(192, 168, 99, 11).into(),
         node_name: "node-1".to_owned(),
         cluster_cidr: "10.244.0.0/16",
         service_cidr: "10.96.0.0/12",
@@ -13,19 +15,21 @@ fn site() -> Site {
 }
 
 fn services() -> Vec<Service> {
-    let endpoint =
-        |last, node: &str| Endpoint { address: Ipv4Addr::new(10, 244, 1, last), node: node.to_owned() };
+    let endpoint = |last, node: &str| Endpoint {
+        address: Ipv4Addr::new(10, 244, 1, last).into(),
+        node: node.to_owned(),
+    };
     let port = |name, protocol, node_port| Port { name, protocol, port: 80, target_port: 8080, node_port };
     vec![
         Service {
             name: "web".to_owned(),
-            cluster_ip: Ipv4Addr::new(10, 96, 0, 10),
+            cluster_ip: Ipv4Addr::new(10, 96, 0, 10).into(),
             ports: vec![port("http", "tcp", Some(30080)), port("quic", "udp", None)],
             endpoints: vec![endpoint(2, "node-1"), endpoint(3, "node-2"), endpoint(4, "node-2")],
         },
         Service {
             name: "single".to_owned(),
-            cluster_ip: Ipv4Addr::new(10, 96, 0, 11),
+            cluster_ip: Ipv4Addr::new(10, 96, 0, 11).into(),
             ports: vec![port("http", "tcp", None)],
             endpoints: vec![endpoint(5, "node-2")],
         },

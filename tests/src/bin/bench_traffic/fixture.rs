@@ -1,6 +1,6 @@
 //! A cluster with its kernel's usual settings, two Services, and one way to serve them: for load that lasts.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use anyhow::Result;
 use proxy_tests::{
@@ -96,15 +96,15 @@ fn node_port(service: u8) -> u16 {
 
 fn endpoints(at: Where, count: usize) -> impl Iterator<Item = Endpoint> {
     let node = at.node();
-    at.endpoints().take(count).map(move |address| Endpoint { address, node: node.clone() })
+    at.endpoints().take(count).map(move |address| Endpoint { address: address.into(), node: node.clone() })
 }
 
 /// One pod has all the endpoints of its node.
 fn servers(node: &Node, endpoints: &[Endpoint]) -> Result<Process> {
     let (pod, own) = (&node.pods[0], node.place.v4);
     let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
-    let address = |address| format!("addr add {address}/32 dev eth0");
-    let route = |address| format!("route add {address}/32 dev veth-a scope link src {own}");
+    let address = |address: &IpAddr| format!("addr add {address}/32 dev eth0");
+    let route = |address: &IpAddr| format!("route add {address}/32 dev veth-a scope link src {own}");
     pod.netns.ip(&addresses.iter().map(address).collect::<Vec<_>>())?;
     node.place.netns.ip(&addresses.iter().map(route).collect::<Vec<_>>())?;
     start_server(pod, &["echo"], &addresses)
@@ -120,7 +120,7 @@ fn service(number: u8, local: &[Endpoint], remote: &[Endpoint]) -> Service {
     };
     Service {
         name: format!("lasting-{number}"),
-        cluster_ip: Ipv4Addr::new(10, 96, 0, 20 + number),
+        cluster_ip: Ipv4Addr::new(10, 96, 0, 20 + number).into(),
         ports: vec![port("stream", "tcp"), port("datagram", "udp")],
         endpoints: [local, remote].concat(),
     }

@@ -61,13 +61,16 @@ impl Where {
         let node = self.node();
         Service {
             name: format!("measured-{}", self.number()),
-            cluster_ip: self.cluster_ip(),
+            cluster_ip: self.cluster_ip().into(),
             ports: vec![
                 port("short", "tcp", SERVICE_PORT, TARGET_PORT),
                 port("stream", "tcp", STREAM_SERVICE_PORT, STREAM_TARGET_PORT),
                 port("datagram", "udp", SERVICE_PORT, TARGET_PORT),
             ],
-            endpoints: self.endpoints().map(|address| Endpoint { address, node: node.clone() }).collect(),
+            endpoints: self
+                .endpoints()
+                .map(|address| Endpoint { address: address.into(), node: node.clone() })
+                .collect(),
         }
     }
 }
@@ -84,12 +87,12 @@ pub(crate) fn services(count: usize) -> Vec<Service> {
 fn other(number: usize) -> Service {
     let [_, high, middle, low] = (number as u32).to_be_bytes();
     let endpoint = |pod| Endpoint {
-        address: Ipv4Addr::new(10, 244, 8 + middle % 128, low / 2 * 2 + pod),
+        address: Ipv4Addr::new(10, 244, 8 + middle % 128, low / 2 * 2 + pod).into(),
         node: "node-3".to_owned(),
     };
     Service {
         name: format!("other-{number}"),
-        cluster_ip: Ipv4Addr::new(10, 97 + high, middle, low),
+        cluster_ip: Ipv4Addr::new(10, 97 + high, middle, low).into(),
         ports: vec![Port { name: "http", protocol: "tcp", port: 80, target_port: 8080, node_port: None }],
         endpoints: (0..OTHER_ENDPOINTS).map(endpoint).collect(),
     }
@@ -98,7 +101,7 @@ fn other(number: usize) -> Service {
 /// The rules of a node are for this site.
 pub(crate) fn site(node: usize, address: Ipv4Addr) -> Site {
     Site {
-        node: address,
+        node: address.into(),
         node_name: format!("node-{}", node + 1),
         cluster_cidr: CLUSTER_CIDR,
         service_cidr: SERVICE_CIDR,

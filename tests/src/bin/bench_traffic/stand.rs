@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpStream},
+    net::{IpAddr, TcpStream},
     path::Path,
     process::{ChildStdin, ChildStdout, Stdio},
     time::Duration,
@@ -203,11 +203,15 @@ fn working_iptables(netns: &Netns) -> Result<&'static str> {
 }
 
 fn serve(place: &Place, at: Where, cpu: usize) -> Result<Process> {
-    start_server(place, &["serve", "--cpu", &cpu.to_string()], &at.endpoints().collect::<Vec<_>>())
+    start_server(
+        place,
+        &["serve", "--cpu", &cpu.to_string()],
+        &at.endpoints().map(IpAddr::from).collect::<Vec<_>>(),
+    )
 }
 
 /// Runs this program with these arguments as the server of some addresses, and waits until it listens.
-pub(crate) fn start_server(place: &Place, args: &[&str], addresses: &[Ipv4Addr]) -> Result<Process> {
+pub(crate) fn start_server(place: &Place, args: &[&str], addresses: &[IpAddr]) -> Result<Process> {
     let mut command = place.command(&env::current_exe()?.to_string_lossy())?;
     command.args(args).args(addresses.iter().map(ToString::to_string));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;

@@ -1,0 +1,36 @@
+//! What it means when the kernel does not take the maps.
+
+use anyhow::Error;
+use aya::EbpfError;
+
+use super::locked_memory::{self, LockedMemory};
+
+/// Says what a failed load means for the person who reads it.
+pub(super) fn explain_load(error: EbpfError) -> Error {
+    let denied = |error: &(dyn std::error::Error + 'static)| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut is_denied = false;
+    while let Some(error) = cause {
+        is_denied |= denied(error);
+        cause = error.source();
+    }
+    let error = Error::from(error).context("cannot load the kernel programs' maps");
+    if !is_denied {
+        return error;
+    }
+    let limit = match locked_memory::raise() {
+        LockedMemory::Limited(limit) => format!(
+            "; before Linux 5.11 maps also count for RLIMIT_MEMLOCK, which is {limit} bytes: it must be unlimited, which takes \
+             CAP_SYS_RESOURCE"
+        ),
+        LockedMemory::NotCounted | LockedMemory::Unlimited => String::new(),
+    };
+    error.context(format!(
+        "no permission to use BPF: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (in Kubernetes: the \
+         securityContext of deploy/base/daemonset.yaml){limit}"
+    ))
+}
