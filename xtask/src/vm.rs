@@ -50,8 +50,8 @@ pub(crate) struct VmArgs {
     /// Run this agent in the machines instead of the one built with the tests.
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
-    /// Run nothing but this suite: `node`, `packets`, `verifier`, or a file of `tests/tests/traffic`, such as
-    /// `smoke` or `networks` (may be repeated).
+    /// Run nothing but this suite: `node`, `packets`, `verifier`, a file of `tests/tests/traffic`, such as
+    /// `smoke` or `networks`, or some tests of one, such as `smoke::pods` (may be repeated).
     #[arg(long, value_name = "SUITE", value_delimiter = ',')]
     only: Vec<String>,
     /// With `--only networks`: nothing but the shapes whose name contains this, or one of several that `|`
@@ -152,14 +152,16 @@ fn machines(
     args: &VmArgs,
     guest: &Guest,
 ) -> Result<BTreeMap<Kernel, Result<Machine>>> {
-    // The newest first: its machine takes longest.
-    let (waiting, done) = (Mutex::new(kernels.iter().rev()), Mutex::new(BTreeMap::new()));
+    let mut kernels = kernels.to_vec();
+    // Those first whose machines take longest: the newest, and with it the oldest.
+    kernels.sort_by_key(|kernel| (!kernel.is_newest(), !kernel.is_at_an_end()));
+    let (waiting, done) = (Mutex::new(kernels.into_iter()), Mutex::new(BTreeMap::new()));
     let work = || {
         loop {
             let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(kernel) = next else { break };
-            let machine = machine(*kernel, cache, args, guest);
-            done.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, machine);
+            let machine = machine(kernel, cache, args, guest);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel, machine);
         }
     };
     thread::scope(|scope| {
@@ -185,18 +187,20 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
 }
 
 /// What a kernel's machine runs, in this order: what was asked for, or all but networks, which take longer than all else. In short,
-/// packets are for the oldest and the newest kernel alone: those between load programs of the same object, and `smoke` has them at work. The
-/// newest one tries the networks that this machine's own kernel may not be able to make.
+/// packets are for the oldest and the newest kernel alone, stacked uplinks for the oldest: the others load programs of the same object, and have
+/// them at work in `smoke`. The newest one tries the networks that this machine's own kernel may not be able to make.
 fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
     if !args.only.is_empty() {
         return args.only.iter().map(String::as_str).collect();
     }
     let is_at_an_end = kernel.is_at_an_end();
+    let is_oldest = is_at_an_end && !kernel.is_newest();
     [
         ("node", true),
         ("packets", is_at_an_end || !args.is_short),
         ("verifier", true),
-        ("smoke", true),
+        ("smoke", is_oldest || !args.is_short),
+        ("smoke::pods", !is_oldest && args.is_short),
         ("socket_endpoints", is_at_an_end),
         ("networks", kernel.is_newest() && args.is_short),
     ]

@@ -54,6 +54,8 @@ fn program(suite: &str) -> (&'static str, Vec<String>) {
             ("/tests/packets", skip.map(str::to_owned).collect())
         }
         "verifier" => ("/tests/packets", vec![VERIFIER.to_owned()]),
+        // Some tests of a file.
+        tests if tests.contains("::") => ("/tests/traffic", vec![tests.to_owned()]),
         // A file of tests.
         topic => ("/tests/traffic", vec![format!("{topic}::")]),
     }
