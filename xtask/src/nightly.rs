@@ -13,6 +13,7 @@ use crate::{
     fuzz::{self, FuzzArgs},
     setup,
     test::mount_bpffs,
+    vm,
     workspace::{cargo, is_root, root, run, say, target_dir},
 };
 
@@ -30,6 +31,9 @@ pub(crate) struct NightlyArgs {
     /// 0: never.
     #[arg(long, value_name = "N", default_value_t = 112)]
     restarts: usize,
+    /// Leave out the virtual machines: every kernel, with everything that there is for it.
+    #[arg(long)]
+    without_machines: bool,
     /// Where the random packets begin. Default: the day's own.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -45,7 +49,8 @@ pub(crate) fn main(args: &NightlyArgs) -> Result<()> {
     let packets = if args.packets > 0 { told(random_packets(args)) } else { Ok(()) };
     let restarts = if args.restarts > 0 { told(restarts(args.restarts)) } else { Ok(()) };
     let fuzzed = if args.seconds > 0 { fuzz::main(&FuzzArgs::every_target(args.seconds)) } else { Ok(()) };
-    packets.and(restarts).and(fuzzed)
+    let machines = if args.without_machines { Ok(()) } else { told(vm::whole()) };
+    packets.and(restarts).and(fuzzed).and(machines)
 }
 
 fn random_packets(args: &NightlyArgs) -> Result<()> {

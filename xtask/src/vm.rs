@@ -65,8 +65,8 @@ pub(crate) struct VmArgs {
     /// Take what the machines that ran last reported instead of running them.
     #[arg(long)]
     last: bool,
-    /// As little as `cargo xtask test` runs: packets for the oldest and the newest kernel alone, and for the newest one networks that not
-    /// every kernel can make.
+    /// As little as `cargo xtask test` runs: three kernels, packets for the oldest and the newest of them alone, and for the newest one networks
+    /// that not every kernel can make.
     #[arg(long = "short", conflicts_with = "bless")]
     is_short: bool,
 }
@@ -77,7 +77,11 @@ const AT_A_TIME: usize = 2;
 /// `cargo xtask vm`.
 pub(crate) fn main(args: &VmArgs) -> Result<()> {
     setup::tests()?;
-    let kernels = if args.kernels.is_empty() { Kernel::value_variants() } else { &args.kernels };
+    let kernels = match &args.kernels[..] {
+        [] if args.is_short => &SHORT,
+        [] => Kernel::value_variants(),
+        kernels => kernels,
+    };
     let (_, failed) = boot(kernels, &build::for_some_tests(&TEST_PROGRAMS)?, args)?;
     if failed > 0 {
         bail!("{failed} checks failed");
@@ -85,22 +89,40 @@ pub(crate) fn main(args: &VmArgs) -> Result<()> {
     Ok(())
 }
 
-/// Boots all kernels with what was built and returns how many checks passed and failed.
-pub(crate) fn all(built: &Executables) -> Result<(u64, u64)> {
-    let mirror = std::env::var("DEBIAN_MIRROR").ok();
-    let args = VmArgs {
-        kernels: Vec::new(),
-        keep_log: false,
-        mirror,
-        kvm: false,
-        agent: None,
-        only: Vec::new(),
-        shape: None,
-        bless: false,
-        last: false,
-        is_short: true,
-    };
-    boot(Kernel::value_variants(), built, &args)
+/// The kernels of `cargo xtask test`, which may not take all night: the oldest, the newest, and a common one.
+const SHORT: [Kernel; 3] = [Kernel::V5_10, Kernel::V6_1, Kernel::Newest];
+
+/// Boots some kernels with what was built, in short, and returns how many checks passed and failed.
+pub(crate) fn short(built: &Executables) -> Result<(u64, u64)> {
+    boot(&SHORT, built, &VmArgs { is_short: true, ..VmArgs::of_all() })
+}
+
+/// Boots all kernels with all that there is for them.
+pub(crate) fn whole() -> Result<()> {
+    main(&VmArgs::of_all())?;
+    main(&VmArgs {
+        kernels: Kernel::value_variants().iter().copied().filter(|kernel| kernel.runs_networks()).collect(),
+        only: vec!["networks".to_owned()],
+        ..VmArgs::of_all()
+    })
+}
+
+impl VmArgs {
+    /// As without any argument.
+    fn of_all() -> Self {
+        Self {
+            kernels: Vec::new(),
+            keep_log: false,
+            mirror: std::env::var("DEBIAN_MIRROR").ok(),
+            kvm: false,
+            agent: None,
+            only: Vec::new(),
+            shape: None,
+            bless: false,
+            last: false,
+            is_short: false,
+        }
+    }
 }
 
 fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, u64)> {
@@ -187,20 +209,20 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
 }
 
 /// What a kernel's machine runs, in this order: what was asked for, or all but networks, which take longer than all else. In short,
-/// packets are for the oldest and the newest kernel alone, stacked uplinks for the oldest: the others load programs of the same object, and have
-/// them at work in `smoke`. The newest one tries the networks that this machine's own kernel may not be able to make.
+/// packets and sockets of dead endpoints are for the oldest and the newest kernel alone: others load programs of the same object, and have them
+/// at work in `smoke`, of which stacked uplinks are left to the networks. The newest one tries the networks that this machine's own kernel may not be able to make.
 fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
     if !args.only.is_empty() {
         return args.only.iter().map(String::as_str).collect();
     }
     let is_at_an_end = kernel.is_at_an_end();
-    let is_oldest = is_at_an_end && !kernel.is_newest();
     [
         ("node", true),
         ("packets", is_at_an_end || !args.is_short),
         ("verifier", true),
-        ("smoke", is_oldest || !args.is_short),
-        ("smoke::pods", !is_oldest && args.is_short),
+        ("smoke", !args.is_short),
+        ("smoke::pods", args.is_short),
+        ("smoke::a_check", is_at_an_end && args.is_short),
         ("socket_endpoints", is_at_an_end),
         ("networks", kernel.is_newest() && args.is_short),
     ]
