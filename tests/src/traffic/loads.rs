@@ -10,6 +10,9 @@ use crate::cluster::{Load, Place, Protocol};
 /// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
 const PACE: Duration = Duration::from_millis(20);
 
+/// How long a request may take, usually.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Loads of one Service, with their names.
 pub struct Loads(Vec<(String, Load)>);
 
@@ -19,12 +22,20 @@ impl Loads {
     /// # Errors
     /// When a client cannot be started.
     pub fn start(scenario: &Scenario, ways: &[(&Place, Entry)]) -> Result<Self> {
+        Self::patient(scenario, ways, PATIENCE)
+    }
+
+    /// The same where requests may take so long: what is lost for good fails all the same.
+    ///
+    /// # Errors
+    /// When a client cannot be started.
+    pub fn patient(scenario: &Scenario, ways: &[(&Place, Entry)], patience: Duration) -> Result<Self> {
         let mut loads = Vec::new();
         for (client, entry) in ways {
             for protocol in Protocol::ALL {
                 for keep_alive in [false, true] {
-                    let call =
-                        client.call(scenario.target(*entry, WEB, true)?).protocol(protocol).every(PACE);
+                    let call = client.call(scenario.target(*entry, WEB, true)?).protocol(protocol);
+                    let call = call.every(PACE).timeout(patience);
                     let call = if keep_alive { call.keep_alive() } else { call };
                     let what = format!("{} -> {entry} {protocol:?}, kept alive: {keep_alive}", client.name);
                     loads.push((what, call.load()?));
