@@ -1,5 +1,7 @@
 //! What it means when the kernel does not take the maps.
 
+use std::io;
+
 use anyhow::Error;
 use aya::EbpfError;
 
@@ -7,18 +9,12 @@ use super::locked_memory::{self, LockedMemory};
 
 /// Says what a failed load means for the person who reads it.
 pub(super) fn explain_load(error: EbpfError) -> Error {
-    let denied = |error: &(dyn std::error::Error + 'static)| {
-        error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut is_denied = false;
-    while let Some(error) = cause {
-        is_denied |= denied(error);
-        cause = error.source();
-    }
     let error = Error::from(error).context("cannot load the kernel programs' maps");
+    let is_denied = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
+    });
     if !is_denied {
         return error;
     }

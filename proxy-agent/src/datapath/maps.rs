@@ -1,6 +1,6 @@
 //! Opens pinned maps with their types. The agent and `debug` go through here.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -176,42 +176,45 @@ pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()
 /// Opens every pinned map that programs and agent share, so that a layout that is not ours shows before it is used: aya
 /// takes a pinned map as it is.
 pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
-    fn family<F: MapFamily>(pins: &Pins) -> Result<()> {
-        let check = |name: &str, open: &dyn Fn() -> Result<()>| {
-            if_pinned(pins, &format!("{name}_{}", F::SUFFIX), open)
-        };
-        check("frontends", &|| F::frontends(pins).map(drop))?;
-        check("backends", &|| F::backends(pins).map(drop))?;
-        check("flows", &|| F::flows(pins).map(drop))?;
-        check("pending", &|| F::pending(pins).map(drop))?;
-        check("outbound", &|| F::outbound(pins).map(drop))?;
-        check("snat_sources", &|| F::snat_sources(pins).map(drop))?;
-        check("sockets", &|| F::sockets(pins).map(drop))?;
-        check("peers", &|| F::peers(pins).map(drop))?;
-        check("udp_peers", &|| F::udp_peers(pins).map(drop))?;
-        check("node_addrs", &|| F::node_addrs(pins).map(drop))?;
-        check("affinity", &|| F::affinity(pins).map(drop))?;
-        check("sources", &|| F::sources(pins).map(drop))?;
-        check("destinations", &|| F::destinations(pins).map(drop))?;
-        check("service_cidrs", &|| F::service_cidrs(pins).map(drop))?;
-        check("netns", &|| F::netns(pins).map(drop))
-    }
     // Those of a group that no release had yet are not there.
-    fn if_pinned(pins: &Pins, name: &str, open: &dyn Fn() -> Result<()>) -> Result<()> {
-        if pins.map(name).exists() { open() } else { Ok(()) }
+    fn absent_or<T>(opened: Result<T>) -> Result<()> {
+        let is_absent = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        match opened {
+            Err(error) if error.chain().any(is_absent) => Ok(()),
+            opened => opened.map(drop),
+        }
+    }
+    fn family<F: MapFamily>(pins: &Pins) -> Result<()> {
+        absent_or(F::frontends(pins))?;
+        absent_or(F::backends(pins))?;
+        absent_or(F::flows(pins))?;
+        absent_or(F::pending(pins))?;
+        absent_or(F::outbound(pins))?;
+        absent_or(F::snat_sources(pins))?;
+        absent_or(F::sockets(pins))?;
+        absent_or(F::peers(pins))?;
+        absent_or(F::udp_peers(pins))?;
+        absent_or(F::node_addrs(pins))?;
+        absent_or(F::affinity(pins))?;
+        absent_or(F::sources(pins))?;
+        absent_or(F::destinations(pins))?;
+        absent_or(F::service_cidrs(pins))?;
+        absent_or(F::netns(pins))
     }
     let check = || -> Result<()> {
         family::<V4>(pins)?;
         family::<V6>(pins)?;
-        if_pinned(pins, "names", &|| names(pins).map(drop))?;
-        if_pinned(pins, "backend_ids", &|| array::<BackendId>(pins, "backend_ids").map(drop))?;
-        if_pinned(pins, "devices", &|| devices(pins).map(drop))?;
-        if_pinned(pins, "sets", &|| sets(pins).map(drop))?;
-        if_pinned(pins, "alive", &|| alive(pins).map(drop))?;
-        if_pinned(pins, "vip_filter", &|| vip_filter(pins).map(drop))?;
-        if_pinned(pins, "answers", &|| array::<Line>(pins, "answers").map(drop))?;
-        if_pinned(pins, "packet_pods", &|| packet_pods(pins).map(drop))?;
-        if_pinned(pins, "settings", &|| settings(pins).map(drop))
+        absent_or(names(pins))?;
+        absent_or(array::<BackendId>(pins, "backend_ids"))?;
+        absent_or(devices(pins))?;
+        absent_or(sets(pins))?;
+        absent_or(alive(pins))?;
+        absent_or(vip_filter(pins))?;
+        absent_or(array::<Line>(pins, "answers"))?;
+        absent_or(packet_pods(pins))?;
+        absent_or(settings(pins))
     };
     check().context(
         "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \

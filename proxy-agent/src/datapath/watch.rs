@@ -238,10 +238,12 @@ impl Watch {
     /// Is it still told what is decided?
     ///
     /// # Errors
-    /// When it was stopped for too long.
+    /// When it was stopped for too long, or the agent has other maps.
     pub(crate) fn check(&self) -> Result<()> {
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-            bail!("this watch was stopped for more than {LEASE:?}: start it again");
+            bail!(
+                "this watch was stopped for more than {LEASE:?}, or the agent has other maps now: start it again"
+            );
         }
         Ok(())
     }

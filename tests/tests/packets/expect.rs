@@ -1,47 +1,27 @@
 //! What a program makes of a packet, compared with what it should.
 
 use anyhow::Result;
-use proxy_tests::packets::words::SYN;
-use proxy_tests::packets::{Device, Frame, Host, Kernel, PacketFamily, SNAT, Transport, same_frame};
+use proxy_tests::packets::{
+    Device, Frame, Host, Kernel, PacketFamily, SNAT, Transport, same_frame, words::SYN,
+};
+
+use crate::ways;
 
 /// TCP and UDP.
 pub(crate) const ALL: [Transport; 3] = [SYN, Transport::Udp, Transport::UdpUnchecked];
 
 /// A frame of a family; TCP over IPv4 carries options, so that every program meets both header lengths.
 pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
-    // Zero means "no checksum" in IPv4 only.
-    let transport =
-        if transport == Transport::UdpUnchecked && !F::IS_V4 { Transport::Udp } else { transport };
-    let mut frame = Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport);
-    frame.options = if F::IS_V4 && transport == SYN { 12 } else { 0 };
-    frame
+    let options = if F::IS_V4 && transport == SYN { 12 } else { 0 };
+    Frame { options, ..ways::frame::<F>(src, dst, transport) }
 }
 
 /// Runs programs and compares.
 pub(crate) trait Expect {
-    /// Runs a program on a frame and compares result and frame, byte by byte.
-    fn gives(
-        &self,
-        program: &str,
-        device: Device,
-        input: &Frame,
-        result: u32,
-        expected: &Frame,
-    ) -> Result<()>;
-    /// The same with any bytes.
-    fn gives_bytes(
-        &self,
-        program: &str,
-        device: Device,
-        input: &[u8],
-        result: u32,
-        expected: &[u8],
-    ) -> Result<()>;
-    /// The same for a source port chosen from the range; returns the frame that was sent.
-    fn forwards(&self, program: &str, input: &Frame, result: u32, expected: Frame) -> Result<Frame>;
-}
+    /// Where the programs are.
+    fn kernel(&self) -> &Kernel;
 
-impl Expect for Kernel {
+    /// Runs a program on a frame and compares result and frame, byte by byte.
     #[track_caller]
     fn gives(
         &self,
@@ -54,6 +34,7 @@ impl Expect for Kernel {
         self.gives_bytes(program, device, &input.build()?, result, &expected.build()?)
     }
 
+    /// The same with any bytes.
     #[track_caller]
     fn gives_bytes(
         &self,
@@ -63,7 +44,7 @@ impl Expect for Kernel {
         result: u32,
         expected: &[u8],
     ) -> Result<()> {
-        let run = self.run(program, input, device.index()?, 0)?;
+        let run = self.kernel().run(program, input, device.index()?, 0)?;
         assert_eq!(run.result, result, "result of {program}");
         assert!(
             same_frame(expected, &run.packet),
@@ -73,9 +54,10 @@ impl Expect for Kernel {
         Ok(())
     }
 
+    /// The same for a source port chosen from the range; returns the frame that was sent.
     #[track_caller]
     fn forwards(&self, program: &str, input: &Frame, result: u32, mut expected: Frame) -> Result<Frame> {
-        let run = self.run(program, &input.build()?, Device::Uplink.index()?, 0)?;
+        let run = self.kernel().run(program, &input.build()?, Device::Uplink.index()?, 0)?;
         assert_eq!(run.result, result, "result of {program}");
         let at = expected.transport_offset();
         let port = u16::from_be_bytes([run.packet[at], run.packet[at + 1]]);
@@ -83,5 +65,11 @@ impl Expect for Kernel {
         expected.src.set_port(port);
         assert!(same_frame(&expected.build()?, &run.packet), "{program}: {expected:?}\n{:02x?}", run.packet);
         Ok(expected)
+    }
+}
+
+impl Expect for Kernel {
+    fn kernel(&self) -> &Kernel {
+        self
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use proxy_tests::packets::words::{ACK, NEXT, REDIRECT, SYN};
 use proxy_tests::packets::{Device, Frame, Host, Kernel, PacketFamily, Transport, talk};
 
-/// A frame of a family. UDP without a checksum there is with IPv4 alone.
+/// A frame of a family. Zero means "no checksum" in IPv4 only.
 pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
     let transport =
         if transport == Transport::UdpUnchecked && !F::IS_V4 { Transport::Udp } else { transport };

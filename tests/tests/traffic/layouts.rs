@@ -1,12 +1,12 @@
 //! Releases with other layouts of maps take over from each other, up and down: connections live on. Needs root, and a debug build of the agent,
 //! which plays such a release.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs::File, net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_common::layout::group::Group;
 use proxy_tests::{
-    cluster::{Agent, Call, Cluster, Endpoint, Load, Place, Protocol, Service, until},
+    cluster::{Agent, Call, Cluster, Endpoint, Load, Place, Process, Protocol, Service, agent_binary, until},
     rounds,
     traffic::{Entry, SERVICE_PORT, SINGLE, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
@@ -157,13 +157,41 @@ fn connections_live_on_through_upgrades_and_downgrades() -> Result<()> {
     let mut agent = scenario.agents.remove(0);
     let open = Open::start(&scenario)?;
     let cluster = &scenario.cluster;
+    let watch = Watch::start(cluster)?;
     for round in 0..rounds(4) {
         let others = if round % 2 == 0 { OTHER } else { OWN };
         agent = replaced(cluster, agent, round, others)?;
+        if round == 0 {
+            watch.says("or the agent has other maps now: start it again")?;
+        }
         is_served_by(cluster, others).with_context(|| agent.log())?;
         open.live().with_context(|| format!("round {round}"))?;
     }
     open.end()
+}
+
+/// `monitor` of this release.
+struct Watch {
+    errors: tempfile::NamedTempFile,
+    _process: Process,
+}
+
+impl Watch {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let node = cluster.node(0)?;
+        let errors = tempfile::NamedTempFile::new()?;
+        let mut command = node.place.command(&agent_binary()?.to_string_lossy())?;
+        command.args(["monitor", "--bpffs"]).arg(&node.bpffs);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(errors.path())?);
+        let watch = Self { errors, _process: Process::new(command.spawn()?) };
+        watch.says("watching")?;
+        Ok(watch)
+    }
+
+    fn says(&self, what: &str) -> Result<()> {
+        let said = || Ok(std::fs::read_to_string(self.errors.path())?.contains(what).then_some(()));
+        until(SOON, &format!("`monitor` to say {what:?}"), said)
+    }
 }
 
 fn replaced(cluster: &Cluster, mut agent: Agent, round: usize, others: &str) -> Result<Agent> {
