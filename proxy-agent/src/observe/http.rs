@@ -185,6 +185,8 @@ pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: Canc
                         stream.local_addr().map_or(IpAddr::from(Ipv6Addr::UNSPECIFIED), |at| at.ip());
                     let client = Client { address: peer.ip(), server };
                     connections.spawn(client.address, converse(stream, client, handler.clone()));
+                    // Its request is read, if it has come, before others that wait can push it out.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     // Out of files, most likely: that passes when connections end.
@@ -227,4 +229,35 @@ fn respond(answer: Answer) -> Response<Full<Bytes>> {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.extend(answer.headers);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A busy agent accepts what has come in the meantime at once: more than may be open.
+    #[tokio::test]
+    async fn requests_that_came_together_are_all_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..120 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
+            clients.push(client);
+        }
+        let cancel = CancellationToken::new();
+        tokio::spawn(serve(listener, pages(Vec::new()), cancel.clone()));
+        for (number, mut client) in clients.into_iter().enumerate() {
+            let mut response = String::new();
+            client.read_to_string(&mut response).await.unwrap();
+            assert!(response.starts_with("HTTP/1.1 404"), "request {number}: {response:?}");
+        }
+        cancel.cancel();
+    }
 }

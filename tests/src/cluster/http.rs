@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result};
 
 use super::Netns;
 
-/// How long a server may take, to accept and for each piece of its answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server may take, to accept and for each piece of its answer. An agent that is not optimised may take seconds for what
+/// it does in between.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ impl Netns {
     /// Asks an HTTP server for a path, by a connection from this namespace.
     ///
     /// # Errors
-    /// When nobody listens, or answers within two seconds.
+    /// When nobody listens, or answers within ten seconds.
     pub fn get(&self, address: &str, path: &str) -> Result<HttpAnswer> {
         self.ask(address, &format!("GET {path}"))
     }

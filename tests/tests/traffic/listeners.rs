@@ -20,11 +20,12 @@ const SLOW: usize = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often each of the others asks, while that goes on.
 const ROUNDS: usize = 10;
-/// kubelet's default `timeoutSeconds`; the manifests give 5.
-const PROBE: Duration = Duration::from_secs(1);
+/// The probes' `timeoutSeconds` in the manifests.
+const PROBE: Duration = Duration::from_secs(5);
 /// Prometheus' default `scrape_timeout`.
 const SCRAPE: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Somebody who opens connections, sends requests that never end, and opens another one for each that is cut.
 struct Slow {
@@ -46,7 +47,7 @@ impl Slow {
                         Err(error) => error.kind() == ErrorKind::WouldBlock,
                     });
                     while open.len() < SLOW && !stopped.load(Ordering::Relaxed) {
-                        let Ok(mut stream) = TcpStream::connect_timeout(&to, PROBE) else { break };
+                        let Ok(mut stream) = TcpStream::connect_timeout(&to, CONNECT) else { break };
                         count.fetch_add(1, Ordering::Relaxed);
                         let begun = stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ");
                         if begun.and_then(|()| stream.set_nonblocking(true)).is_ok() {
