@@ -59,7 +59,10 @@ impl Steady {
         source: Option<u16>,
         protocol: Protocol,
     ) -> Result<()> {
-        let mut call = from.call(to).protocol(protocol).keep_alive().every(Duration::from_millis(20));
+        // A machine that is emulated stands still for seconds while programs are verified.
+        let patience = Duration::from_secs(10);
+        let mut call = from.call(to).protocol(protocol).keep_alive().timeout(patience);
+        call = call.every(Duration::from_millis(20));
         if let Some(port) = source {
             call = call.bind((from.address_like(to.ip()), port).into());
         }
