@@ -174,6 +174,8 @@ impl Default for Run {
 
 impl Run {
     fn end(&self) -> Tally {
-        Tally { elapsed: self.begin.elapsed(), ..self.tally.take() }
+        let mut tally = self.tally.take();
+        tally.end(self.begin.elapsed());
+        tally
     }
 }

@@ -19,6 +19,12 @@ impl Failures {
         self.errors + self.timeouts + self.resets
     }
 
+    fn join(&mut self, Self { errors, timeouts, resets }: Self) {
+        self.errors += errors;
+        self.timeouts += timeouts;
+        self.resets += resets;
+    }
+
     fn add(&mut self, error: &io::Error) {
         match error.kind() {
             io::ErrorKind::TimedOut => self.timeouts += 1,
@@ -49,7 +55,7 @@ pub struct Tally {
     pub first_failure: Option<String>,
     /// Until connected, in microseconds, of each attempt that was connected or timed out; for datagrams, until the reply.
     pub connects: Vec<u32>,
-    /// How many succeeded in each second.
+    /// How many succeeded in each whole second.
     pub seconds: Vec<u64>,
     /// From the first attempt to the end of the last.
     pub elapsed: Duration,
@@ -69,6 +75,22 @@ impl Tally {
     /// Successes per second.
     pub fn rate(&self) -> f64 {
         self.succeeded as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// The period is over: what ended after its last whole second is in no second's count.
+    pub(super) fn end(&mut self, elapsed: Duration) {
+        self.elapsed = elapsed;
+        self.seconds.resize(elapsed.as_secs() as usize, 0);
+    }
+
+    /// Takes another period in, as if it had followed this one.
+    pub fn join(&mut self, other: Self) {
+        self.seconds.extend(other.seconds);
+        self.succeeded += other.succeeded;
+        self.failures.join(other.failures);
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+        self.connects.extend(other.connects);
+        self.elapsed += other.elapsed;
     }
 
     /// Notes an attempt that ended this long after the first one began.

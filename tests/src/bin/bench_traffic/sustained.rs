@@ -64,7 +64,8 @@ pub(crate) struct Measured {
     pub(crate) tally: Tally,
 }
 
-/// Measures all cases; each has clusters of its own, so that none finds what another left.
+/// Measures all cases, in clusters made for each measurement, so that none finds what another left. Each is measured twice, in the order
+/// A B B A: a machine that gets slower or faster with time does it to all.
 pub(crate) fn measure(time: Duration) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for (index, case) in Case::all().into_iter().enumerate() {
@@ -77,12 +78,18 @@ pub(crate) fn measure(time: Duration) -> Result<Vec<Measured>> {
         // Another one is the first each time.
         let first = index % proxies.len();
         proxies.rotate_left(first);
-        for proxy in proxies {
+        let mut tallies: Vec<Tally> = Vec::new();
+        for (turn, &proxy) in proxies.iter().chain(proxies.iter().rev()).enumerate() {
             let title = format!("{}: {}", proxy.title(), case.title());
             let tally = one(case, proxy, time).with_context(|| title.clone())?;
             println!("{title}: {:.0}/s, {tally}", tally.rate());
-            all.push(Measured { case, proxy, tally });
+            if turn < proxies.len() {
+                tallies.push(tally);
+            } else {
+                tallies[2 * proxies.len() - 1 - turn].join(tally);
+            }
         }
+        all.extend(proxies.into_iter().zip(tallies).map(|(proxy, tally)| Measured { case, proxy, tally }));
     }
     Ok(all)
 }

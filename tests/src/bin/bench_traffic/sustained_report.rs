@@ -50,9 +50,7 @@ pub(crate) fn add(part: &mut Part, measured: &[Measured], time: Duration) {
 
 /// The rate of all the time, with the quartiles of its seconds.
 fn rate(tally: &Tally) -> Summary {
-    let whole = tally.elapsed.as_secs() as usize;
-    let seconds = (0..whole).map(|second| tally.seconds.get(second).copied().unwrap_or(0) as f64);
-    Summary { value: tally.rate(), ..Summary::median(seconds) }
+    Summary { value: tally.rate(), ..Summary::median(tally.seconds.iter().map(|&count| count as f64)) }
 }
 
 fn failed(tally: &Tally) -> Summary {
@@ -126,10 +124,11 @@ fn method(time: Duration) -> String {
     format!(
         "\n\nSustained load: {PARALLEL} clients outside, each of which begins the next attempt when the last has ended, \
          use the nodePort of a Service whose endpoints are on the other node. An attempt is a connection with one \
-         request, or a datagram from a new socket; it fails when it has no reply within a second. It lasts {} s \
-         with one client address and one endpoint, {} s in the other cases; many clients are {MANY_CLIENTS} addresses of one \
-         machine. Each case and way to serve has a cluster of its own, made for it, with the kernel's usual TIME-WAIT \
-         and conntrack timeouts; the ways to serve a case follow each other, another one first each time. All CPUs are used. \
+         request, or a datagram from a new socket; it fails when it has no reply within a second. It lasts twice {} s \
+         with one client address and one endpoint, twice {} s in the other cases; many clients are {MANY_CLIENTS} addresses of one \
+         machine. Each measurement has a cluster made for it, with the kernel's usual TIME-WAIT and conntrack timeouts. \
+         The ways to serve a case follow each other and then once more in the opposite order, so that a machine that gets slower or \
+         faster with time does it to all. All CPUs are used. \
          *kernel masquerade* is the rules of *nftables*, but with masquerade that keeps source ports; kube-proxy's takes \
          random ones, which is *nftables* here as above. The clients' machine reuses ports in TIME-WAIT \
          after a second (`tcp_tw_reuse`), or its ports would limit {} to 470 a second. A rate is successes over \
