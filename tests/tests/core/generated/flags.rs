@@ -1,6 +1,6 @@
 //! Tables of flags, from the definition of the command line.
 
-use clap::{Arg, ArgAction, CommandFactory as _};
+use clap::{Arg, ArgAction, Command, CommandFactory as _};
 use proxy_agent::cli::Cli;
 
 use super::{header, row};
@@ -12,8 +12,8 @@ const DEFAULT: &str = "Default: ";
 pub(super) fn of_run() -> String {
     let mut cli = Cli::command();
     cli.build();
-    let run = cli.find_subcommand("run").unwrap();
-    let flags: Vec<_> = run.get_arguments().filter(|flag| is_shown(flag)).collect();
+    let run = cli.get_subcommands().filter(|command| command.get_name() == "run");
+    let flags: Vec<_> = run.flat_map(Command::get_arguments).filter(|flag| is_shown(flag)).collect();
     let mut headings: Vec<_> = flags.iter().map(|flag| flag.get_help_heading()).collect();
     headings.dedup();
     // Those without a heading are flags of every subcommand.
