@@ -13,6 +13,9 @@ pub trait Family: Copy + Debug + Default + Eq + Hash + 'static {
     /// Explicit zero bytes that bring a backend's slot to a multiple of 8: 4 or none.
     type SlotPad: Copy + Debug + Default + Eq + Hash + 'static;
 
+    /// Where arrays by family have this one: 0 for IPv4, 1 for IPv6.
+    const INDEX: usize;
+
     /// The unspecified address; as a frontend it stands for every nodePort address of the node.
     const UNSPECIFIED: Self::Addr;
 
@@ -44,6 +47,7 @@ impl Family for V4 {
     type Addr = u32;
     type Pad = ();
     type SlotPad = u32;
+    const INDEX: usize = 0;
     const UNSPECIFIED: u32 = 0;
 
     #[inline(always)]
@@ -76,6 +80,7 @@ impl Family for V6 {
     type Addr = [u32; 4];
     type Pad = u32;
     type SlotPad = ();
+    const INDEX: usize = 1;
     const UNSPECIFIED: [u32; 4] = [0; 4];
 
     #[inline(always)]

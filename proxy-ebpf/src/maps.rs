@@ -1,4 +1,5 @@
-//! The maps; `proxy_common::layout` describes them. Sizes here are least ones: the agent sets the real ones.
+//! The maps. What each is stands in `proxy_common::layout::maps::table`: key, value, entries and flags come from there. Here it gets its name, as
+//! a literal because aya wants one, and aya's type; a test of the agent compares those of the object with the table.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
@@ -9,67 +10,67 @@ use proxy_common::{
     V4, V6,
     layout::{
         affinity::{Affinity, AffinityKey},
-        answers,
-        backend::{Alive, Backend},
-        backend_id::BackendId,
+        backend::Backend,
         cidr::ServiceCidrs,
-        config::{self, StoredSettings},
-        counter::Counter,
         destination::{Destination, RouteHint},
-        device::Device,
-        filter,
         flow::{Flow, FlowKey, Pair},
         fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
-        name::ServiceName,
-        next_hop::{self, NextHop},
-        outbound::{self, Outbound},
-        set::Set,
+        maps::{self, DeclaredMap, table},
+        next_hop::NextHop,
+        outbound::Outbound,
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
         source::Source,
     },
     packet::Parse,
 };
 
-use crate::{
-    route::known::{KEPT, KnownRoute},
-    scratch::Scratch,
-};
+use crate::{route::known::KnownRoute, scratch::Scratch};
 
-const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
-const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+const _: () = assert!(maps::MMAPABLE == BPF_F_MMAPABLE && maps::ON_DEMAND == BPF_F_NO_PREALLOC);
+
+/// `keyed!(HashMap, table::Names)`: aya's type of that map of the table.
+macro_rules! keyed {
+    ($aya:ident, $map:ty) => {
+        $aya<<$map as DeclaredMap>::Key, <$map as DeclaredMap>::Value, { <$map as DeclaredMap>::ENTRIES }, { <$map as DeclaredMap>::FLAGS }>
+    };
+}
+
+/// The same for a map by index.
+macro_rules! indexed {
+    ($aya:ident, $map:ty) => {
+        $aya<<$map as DeclaredMap>::Value, { <$map as DeclaredMap>::ENTRIES }, { <$map as DeclaredMap>::FLAGS }>
+    };
+}
+pub(crate) use indexed;
 
 #[btf_map(name = "sets")]
-pub(crate) static SETS: Array<Set, 2, MMAPABLE> = Array::new();
+pub(crate) static SETS: indexed!(Array, table::Sets) = Array::new();
 #[btf_map(name = "alive")]
-pub(crate) static ALIVE: Array<Alive, 1, MMAPABLE> = Array::new();
+pub(crate) static ALIVE: indexed!(Array, table::Alive) = Array::new();
 #[btf_map(name = "vip_filter")]
-pub(crate) static VIP_FILTER: Array<u64, { filter::ELEMENTS as usize }, MMAPABLE> = Array::new();
+pub(crate) static VIP_FILTER: indexed!(Array, table::VipFilter) = Array::new();
 #[btf_map(name = "answers")]
-pub(crate) static ANSWERS: Array<answers::Line, { answers::ELEMENTS as usize }, MMAPABLE> = Array::new();
+pub(crate) static ANSWERS: indexed!(Array, table::Answers) = Array::new();
 #[btf_map(name = "devices")]
-pub(crate) static DEVICES: HashMap<u32, Device, 1024, ON_DEMAND> = HashMap::new();
+pub(crate) static DEVICES: keyed!(HashMap, table::Devices) = HashMap::new();
 #[btf_map(name = "counters")]
-pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+pub(crate) static COUNTERS: indexed!(PerCpuArray, table::Counters) = PerCpuArray::new();
 #[btf_map(name = "settings")]
-pub(crate) static SETTINGS: Array<StoredSettings, 1> = Array::new();
+pub(crate) static SETTINGS: indexed!(Array, table::Settings) = Array::new();
 #[btf_map(name = "names")]
-pub(crate) static NAMES: HashMap<u32, ServiceName, 1, ON_DEMAND> = HashMap::new();
+pub(crate) static NAMES: keyed!(HashMap, table::Names) = HashMap::new();
 #[btf_map(name = "backend_ids")]
-pub(crate) static BACKEND_IDS: Array<BackendId, 1, MMAPABLE> = Array::new();
-
-/// Cookies of network namespaces whose sockets are left alone: packets serve them.
+pub(crate) static BACKEND_IDS: indexed!(Array, table::BackendIds) = Array::new();
 #[btf_map(name = "packet_pods")]
-pub(crate) static PACKET_PODS: HashMap<u64, u32, 4096, ON_DEMAND> = HashMap::new();
-
-/// How many refusals were sent in which window of time; see [`crate::refuse`].
+pub(crate) static PACKET_PODS: keyed!(HashMap, table::PacketPods) = HashMap::new();
+/// See [`crate::refuse`].
 #[btf_map(name = "refusals")]
-pub(crate) static REFUSALS: PerCpuArray<u64, 2> = PerCpuArray::new();
-
-/// A fragment on its way into or out of `held`: too large for the stack.
+pub(crate) static REFUSALS: indexed!(PerCpuArray, table::Refusals) = PerCpuArray::new();
+/// Too large for the stack.
 #[btf_map(name = "holding")]
-pub(crate) static HOLDING: PerCpuArray<Held, 1> = PerCpuArray::new();
+pub(crate) static HOLDING: indexed!(PerCpuArray, table::Holding) = PerCpuArray::new();
 
 macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
@@ -82,52 +83,48 @@ macro_rules! family_maps {
      $outbound:ident $outbound_name:literal, $snat:ident $snat_name:literal, $destinations:ident $destinations_name:literal,
      $next_hops:ident $next_hops_name:literal) => {
         #[btf_map(name = $frontends_name)]
-        static $frontends: HashMap<FrontendKey<$family>, Frontend<$family>, 1, ON_DEMAND> = HashMap::new();
+        static $frontends: keyed!(HashMap, table::Frontends<$family>) = HashMap::new();
         #[btf_map(name = $backends_name)]
-        static $backends: Array<Backend<$family>, 1, MMAPABLE> = Array::new();
+        static $backends: indexed!(Array, table::Backends<$family>) = Array::new();
         #[btf_map(name = $flows_name)]
-        static $flows: LruHashMap<FlowKey<$family>, Flow<$family>, 1024> = LruHashMap::new();
+        static $flows: keyed!(LruHashMap, table::Flows<$family>) = LruHashMap::new();
         #[btf_map(name = $pending_name)]
-        static $pending: LruHashMap<FlowKey<$family>, Flow<$family>, 1024> = LruHashMap::new();
+        static $pending: keyed!(LruHashMap, table::Pending<$family>) = LruHashMap::new();
         #[btf_map(name = $outbound_name)]
-        static $outbound: LruHashMap<FlowKey<$family>, Outbound, { outbound::ENTRIES as usize }> =
-            LruHashMap::new();
+        static $outbound: keyed!(LruHashMap, table::Outbound<$family>) = LruHashMap::new();
         #[btf_map(name = $snat_name)]
-        static $snat: Array<<$family as proxy_common::Family>::Addr, { config::MAX_SNAT_SOURCES as usize }> =
-            Array::new();
+        static $snat: indexed!(Array, table::SnatSources<$family>) = Array::new();
         #[btf_map(name = $sockets_name)]
-        static $sockets: LruHashMap<SharedKey, SharedPeer<$family>, 1024> = LruHashMap::new();
+        static $sockets: keyed!(LruHashMap, table::Sockets<$family>) = LruHashMap::new();
         #[btf_map(name = $peers_name)]
-        static $peers: SkStorage<ConnectedPeer<$family>> = SkStorage::new();
+        static $peers: SkStorage<<table::Peers<$family> as DeclaredMap>::Value> = SkStorage::new();
         #[btf_map(name = $udp_peers_name)]
-        static $udp_peers: SkStorage<UdpPeers<$family>> = SkStorage::new();
+        static $udp_peers: SkStorage<<table::UdpPeers<$family> as DeclaredMap>::Value> = SkStorage::new();
         #[btf_map(name = $addrs_name)]
-        static $addrs: HashMap<<$family as proxy_common::Family>::Addr, u32, 4096, ON_DEMAND> =
-            HashMap::new();
+        static $addrs: keyed!(HashMap, table::NodeAddrs<$family>) = HashMap::new();
         #[btf_map(name = $affinity_name)]
-        static $affinity: LruHashMap<AffinityKey<$family>, Affinity<$family>, 1024> = LruHashMap::new();
+        static $affinity: keyed!(LruHashMap, table::Affinity<$family>) = LruHashMap::new();
         #[btf_map(name = $sources_name)]
-        static $sources: LpmTrie<Source<$family>, u32, 1> = LpmTrie::new();
+        static $sources: keyed!(LpmTrie, table::Sources<$family>) = LpmTrie::new();
         #[btf_map(name = $destinations_name)]
-        static $destinations: LpmTrie<Destination<$family>, RouteHint, 1> = LpmTrie::new();
+        static $destinations: keyed!(LpmTrie, table::Destinations<$family>) = LpmTrie::new();
         #[btf_map(name = $next_hops_name)]
-        static $next_hops: Array<NextHop<$family>, { next_hop::ELEMENTS as usize }, MMAPABLE> = Array::new();
+        static $next_hops: indexed!(Array, table::NextHops<$family>) = Array::new();
         #[btf_map(name = $cidrs_name)]
-        static $cidrs: Array<ServiceCidrs<$family>, 1> = Array::new();
+        static $cidrs: indexed!(Array, table::ServiceCidrs<$family>) = Array::new();
         #[btf_map(name = $netns_name)]
-        static $netns: HashMap<u64, <$family as proxy_common::Family>::Addr, 1024, ON_DEMAND> =
-            HashMap::new();
+        static $netns: keyed!(HashMap, table::Netns<$family>) = HashMap::new();
         #[btf_map(name = $fragments_name)]
-        static $fragments: LruHashMap<FragmentKey<$family>, FragmentPorts, 8192> = LruHashMap::new();
+        static $fragments: keyed!(LruHashMap, table::Fragments<$family>) = LruHashMap::new();
         #[btf_map(name = $held_name)]
-        static $held: LruHashMap<HeldKey<$family>, Held, 256> = LruHashMap::new();
+        static $held: keyed!(LruHashMap, table::Held<$family>) = LruHashMap::new();
         // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
         #[btf_map(name = $pair_name)]
-        static $pair: PerCpuArray<Pair<$family>, 1> = PerCpuArray::new();
+        static $pair: indexed!(PerCpuArray, table::Pair<$family>) = PerCpuArray::new();
         #[btf_map(name = $scratch_name)]
-        static $scratch: PerCpuArray<Scratch<$family>, 1> = PerCpuArray::new();
+        static $scratch: PerCpuArray<Scratch<$family>, { <table::Scratch<$family> as DeclaredMap>::ENTRIES }> = PerCpuArray::new();
         #[btf_map(name = $routes_name)]
-        static $routes: PerCpuArray<KnownRoute<$family>, KEPT> = PerCpuArray::new();
+        static $routes: PerCpuArray<KnownRoute<$family>, { <table::Routes<$family> as DeclaredMap>::ENTRIES }> = PerCpuArray::new();
 
         impl FamilyMaps for $family {
             #[inline(always)]

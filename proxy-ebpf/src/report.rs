@@ -11,27 +11,32 @@ use proxy_common::{
     layout::{
         counter::Counter,
         event::{
-            Event, EventFamily, RATES, RING_BYTES, RateKey, Reported, SocketDecision, TRANSLATED, WATCHES,
-            WINDOW_BITS, Watch, from_halves, halves,
+            Event, EventFamily, RATES, RING_BYTES, RateKey, SocketDecision, TRANSLATED, WATCHES, WINDOW_BITS,
+            from_halves, halves,
         },
+        maps::{DeclaredMap, table},
         socket::SocketPeer,
     },
 };
 
-use crate::{family::KernelFamily, scratch::scratch, settings::HAS_CURRENT, tables::count_index};
+use crate::{
+    family::KernelFamily, maps::indexed, scratch::scratch, settings::HAS_CURRENT, tables::count_index,
+};
 
 #[btf_map(name = "watches")]
-static WATCH: Array<Watch, { WATCHES as usize + 1 }> = Array::new();
+static WATCH: indexed!(Array, table::Watches) = Array::new();
 #[btf_map(name = "watch_rings")]
-static WATCH_RINGS: ArrayOfMaps<RingBuf<Event, { RING_BYTES as usize }>, { WATCHES as usize }> =
+static WATCH_RINGS: ArrayOfMaps<RingBuf<Event, { RING_BYTES as usize }>, { table::WatchRings::ENTRIES }> =
     ArrayOfMaps::new();
 #[btf_map(name = "watch_rates")]
-static WATCH_RATES: ArrayOfMaps<LruPerCpuHashMap<RateKey, u64, { RATES as usize }>, { WATCHES as usize }> =
-    ArrayOfMaps::new();
+static WATCH_RATES: ArrayOfMaps<
+    LruPerCpuHashMap<RateKey, u64, { RATES as usize }>,
+    { table::WatchRates::ENTRIES },
+> = ArrayOfMaps::new();
 #[btf_map(name = "watch_reports")]
-static WATCH_REPORTS: PerCpuArray<Reported, { WATCHES as usize }> = PerCpuArray::new();
+static WATCH_REPORTS: indexed!(PerCpuArray, table::WatchReports) = PerCpuArray::new();
 #[btf_map(name = "event")]
-static EVENT: PerCpuArray<Event, 2> = PerCpuArray::new();
+static EVENT: indexed!(PerCpuArray, table::Event) = PerCpuArray::new();
 
 /// Elements of `event`. Packet programs run with bottom halves off. Socket programs may interrupt each other where the kernel is preemptible:
 /// then an event is wrong.

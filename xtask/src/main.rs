@@ -2,8 +2,9 @@
 
 mod bench;
 mod build;
+mod codegen;
 mod demo;
-mod deploy;
+mod doc;
 mod fuzz;
 mod image;
 mod nightly;
@@ -43,8 +44,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
     Vm(vm::VmArgs),
-    /// Generate the kustomize base and components from the Helm chart.
-    Deploy(deploy::DeployArgs),
+    /// Write what is generated from code and from the Helm chart: tables in documents, the kustomize base and components.
+    Codegen(codegen::CodegenArgs),
+    /// Write the documentation of the code by rustdoc. Warnings are errors.
+    Doc(doc::DocArgs),
     /// Make a container image, as an OCI archive. Needs no container tools.
     Image(image::ImageArgs),
 }
@@ -59,7 +62,8 @@ fn main() -> ExitCode {
         Command::Nightly(args) => nightly::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Vm(args) => vm::main(&args),
-        Command::Deploy(args) => deploy::main(&args),
+        Command::Codegen(args) => codegen::main(&args),
+        Command::Doc(args) => doc::main(&args),
         Command::Image(args) => image::main(&args),
     };
     match result {

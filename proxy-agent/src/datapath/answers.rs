@@ -8,6 +8,7 @@ use proxy_common::{
     layout::{
         answers::{LINE, LINES, Line, Mark, ROUND, next_round, rounds_since},
         flow::{Edge, FlowKey},
+        maps::table,
     },
 };
 
@@ -24,7 +25,7 @@ impl Answers {
     /// # Errors
     /// When there is none, or it is of another version.
     pub(crate) fn open(pins: &Pins) -> Result<Self> {
-        Ok(Self { map: maps::mmap(pins, "answers")? })
+        Ok(Self { map: maps::mmap::<table::Answers>(pins)? })
     }
 
     /// Begins a round, in which every flow is to be marked; returns its number.

@@ -4,7 +4,10 @@ use std::io;
 
 use anyhow::{Context as _, Result};
 use proxy_common::{
-    layout::flow::{Flow, FlowKey, FlowState},
+    layout::{
+        flow::{Flow, FlowKey, FlowState},
+        maps::{DeclaredMap, table},
+    },
     packet::PROTOCOL_UDP,
 };
 
@@ -60,17 +63,16 @@ pub(crate) struct FlowMap<F: MapFamily> {
     values: Vec<Flow<F>>,
 }
 
-/// Maps of flows of a family, in the order in which a flow is moved from one to the next: unconfirmed, then confirmed.
-const NAMES: [&str; 2] = ["pending", "flows"];
-
 impl<F: MapFamily> FlowMap<F> {
     /// Opens a family's pinned maps: that of unconfirmed flows first.
     ///
     /// # Errors
     /// When there is none, or it is of another version.
     pub(crate) fn open(pins: &Pins) -> Result<[Self; 2]> {
-        let [pending, flows] = NAMES.map(|name| {
-            let path = pins.map(&format!("{name}_{}", F::SUFFIX));
+        // In the order in which a flow is moved from one to the next.
+        let maps = [table::Pending::<F>::DEFINITION, table::Flows::<F>::DEFINITION];
+        let [pending, flows] = maps.map(|map| {
+            let path = pins.map(map.name);
             RawHash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))
         });
         Ok([Self::of(pending?), Self::of(flows?)])

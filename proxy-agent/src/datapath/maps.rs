@@ -1,31 +1,18 @@
-//! Opens pinned maps with their types. The agent and `debug` go through here.
+//! Opens pinned maps with their types, which [`table`] has. The agent and `debug` go through here.
 
-use std::{io, path::Path};
+use std::{error::Error, io, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
 };
 use proxy_common::{
-    Family, V4, V6,
+    V4, V6,
     layout::{
-        affinity::{Affinity, AffinityKey},
-        answers::Line,
-        backend::{Alive, Backend},
-        backend_id::BackendId,
-        cidr::ServiceCidrs,
         config::StoredSettings,
         counter::Counter,
-        destination::{Destination, RouteHint},
-        device::Device,
-        flow::{Flow, FlowKey},
-        frontend::{Frontend, FrontendKey},
-        name::ServiceName,
-        outbound::Outbound,
-        set::Set,
-        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
-        source::Source,
+        maps::{self, DeclaredMap, Definition, Kind, table},
     },
 };
 
@@ -37,194 +24,164 @@ pub type Hash<K, V> = HashMap<MapData, K, V>;
 /// A map of prefixes.
 pub type Trie<K, V> = LpmTrie<MapData, K, V>;
 
+/// The handle of a hash map of the table.
+pub type HashOf<M> = Hash<<M as DeclaredMap>::Key, <M as DeclaredMap>::Value>;
+
+/// The handle of an array of the table.
+pub type ArrayOf<M> = Array<MapData, <M as DeclaredMap>::Value>;
+
+/// The handle of a map of prefixes of the table.
+pub type TrieOf<M> = Trie<<M as DeclaredMap>::Key, <M as DeclaredMap>::Value>;
+
+/// The handle of a socket storage of the table.
+pub type StorageOf<M> = SkStorage<MapData, <M as DeclaredMap>::Value>;
+
 /// A family whose layouts aya can copy; both are.
 pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
-    /// Suffix of its maps' names.
-    const SUFFIX: &'static str;
-
     /// `frontends`.
-    fn frontends(pins: &Pins) -> Result<Hash<FrontendKey<Self>, Frontend<Self>>>;
+    fn frontends(pins: &Pins) -> Result<HashOf<table::Frontends<Self>>> {
+        hash::<table::Frontends<Self>>(pins)
+    }
     /// `backends`.
-    fn backends(pins: &Pins) -> Result<Array<MapData, Backend<Self>>>;
+    fn backends(pins: &Pins) -> Result<ArrayOf<table::Backends<Self>>> {
+        array::<table::Backends<Self>>(pins)
+    }
     /// `flows`.
-    fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
+    fn flows(pins: &Pins) -> Result<HashOf<table::Flows<Self>>> {
+        hash::<table::Flows<Self>>(pins)
+    }
     /// `pending`.
-    fn pending(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>>;
+    fn pending(pins: &Pins) -> Result<HashOf<table::Pending<Self>>> {
+        hash::<table::Pending<Self>>(pins)
+    }
     /// `outbound`.
-    fn outbound(pins: &Pins) -> Result<Hash<FlowKey<Self>, Outbound>>;
+    fn outbound(pins: &Pins) -> Result<HashOf<table::Outbound<Self>>> {
+        hash::<table::Outbound<Self>>(pins)
+    }
     /// `snat_sources`.
-    fn snat_sources(pins: &Pins) -> Result<Array<MapData, <Self as Family>::Addr>>;
+    fn snat_sources(pins: &Pins) -> Result<ArrayOf<table::SnatSources<Self>>> {
+        array::<table::SnatSources<Self>>(pins)
+    }
     /// `sockets`.
-    fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>>;
+    fn sockets(pins: &Pins) -> Result<HashOf<table::Sockets<Self>>> {
+        hash::<table::Sockets<Self>>(pins)
+    }
     /// `peers`.
-    fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>>;
+    fn peers(pins: &Pins) -> Result<StorageOf<table::Peers<Self>>> {
+        storage::<table::Peers<Self>>(pins)
+    }
     /// `udp_peers`.
-    fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>>;
+    fn udp_peers(pins: &Pins) -> Result<StorageOf<table::UdpPeers<Self>>> {
+        storage::<table::UdpPeers<Self>>(pins)
+    }
     /// `node_addrs`.
-    fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
+    fn node_addrs(pins: &Pins) -> Result<HashOf<table::NodeAddrs<Self>>> {
+        hash::<table::NodeAddrs<Self>>(pins)
+    }
     /// `affinity`.
-    fn affinity(pins: &Pins) -> Result<Hash<AffinityKey<Self>, Affinity<Self>>>;
+    fn affinity(pins: &Pins) -> Result<HashOf<table::Affinity<Self>>> {
+        hash::<table::Affinity<Self>>(pins)
+    }
     /// `sources`.
-    fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>>;
+    fn sources(pins: &Pins) -> Result<TrieOf<table::Sources<Self>>> {
+        trie::<table::Sources<Self>>(pins)
+    }
     /// `destinations`.
-    fn destinations(pins: &Pins) -> Result<Trie<Destination<Self>, RouteHint>>;
+    fn destinations(pins: &Pins) -> Result<TrieOf<table::Destinations<Self>>> {
+        trie::<table::Destinations<Self>>(pins)
+    }
     /// `service_cidrs`.
-    fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>>;
+    fn service_cidrs(pins: &Pins) -> Result<ArrayOf<table::ServiceCidrs<Self>>> {
+        array::<table::ServiceCidrs<Self>>(pins)
+    }
     /// `netns`.
-    fn netns(pins: &Pins) -> Result<Hash<u64, <Self as Family>::Addr>>;
+    fn netns(pins: &Pins) -> Result<HashOf<table::Netns<Self>>> {
+        hash::<table::Netns<Self>>(pins)
+    }
 }
 
-macro_rules! map_family {
-    ($family:ident, $suffix:literal) => {
-        impl MapFamily for $family {
-            const SUFFIX: &'static str = $suffix;
-
-            fn frontends(pins: &Pins) -> Result<Hash<FrontendKey<Self>, Frontend<Self>>> {
-                hash(pins, concat!("frontends_", $suffix))
-            }
-            fn backends(pins: &Pins) -> Result<Array<MapData, Backend<Self>>> {
-                array(pins, concat!("backends_", $suffix))
-            }
-            fn flows(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>> {
-                lru(pins, concat!("flows_", $suffix))
-            }
-            fn pending(pins: &Pins) -> Result<Hash<FlowKey<Self>, Flow<Self>>> {
-                lru(pins, concat!("pending_", $suffix))
-            }
-            fn outbound(pins: &Pins) -> Result<Hash<FlowKey<Self>, Outbound>> {
-                lru(pins, concat!("outbound_", $suffix))
-            }
-            fn snat_sources(pins: &Pins) -> Result<Array<MapData, <Self as Family>::Addr>> {
-                array(pins, concat!("snat_sources_", $suffix))
-            }
-            fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>> {
-                lru(pins, concat!("sockets_", $suffix))
-            }
-            fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>> {
-                Ok(Map::SkStorage(open(pins, concat!("peers_", $suffix))?).try_into()?)
-            }
-            fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>> {
-                Ok(Map::SkStorage(open(pins, concat!("udp_peers_", $suffix))?).try_into()?)
-            }
-            fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
-                hash(pins, concat!("node_addrs_", $suffix))
-            }
-            fn affinity(pins: &Pins) -> Result<Hash<AffinityKey<Self>, Affinity<Self>>> {
-                lru(pins, concat!("affinity_", $suffix))
-            }
-            fn sources(pins: &Pins) -> Result<Trie<Source<Self>, u32>> {
-                Ok(Map::LpmTrie(open(pins, concat!("sources_", $suffix))?).try_into()?)
-            }
-            fn destinations(pins: &Pins) -> Result<Trie<Destination<Self>, RouteHint>> {
-                Ok(Map::LpmTrie(open(pins, concat!("destinations_", $suffix))?).try_into()?)
-            }
-            fn service_cidrs(pins: &Pins) -> Result<Array<MapData, ServiceCidrs<Self>>> {
-                array(pins, concat!("service_cidrs_", $suffix))
-            }
-            fn netns(pins: &Pins) -> Result<Hash<u64, <Self as Family>::Addr>> {
-                hash(pins, concat!("netns_", $suffix))
-            }
-        }
-    };
-}
-
-map_family!(V4, "v4");
-map_family!(V6, "v6");
+impl MapFamily for V4 {}
+impl MapFamily for V6 {}
 
 /// `names`.
-pub fn names(pins: &Pins) -> Result<Hash<u32, ServiceName>> {
-    hash(pins, "names")
+pub fn names(pins: &Pins) -> Result<HashOf<table::Names>> {
+    hash::<table::Names>(pins)
 }
 
 /// `devices`.
-pub fn devices(pins: &Pins) -> Result<Hash<u32, Device>> {
-    hash(pins, "devices")
+pub fn devices(pins: &Pins) -> Result<HashOf<table::Devices>> {
+    hash::<table::Devices>(pins)
 }
 
 /// `packet_pods`, to look at.
-pub fn packet_pods(pins: &Pins) -> Result<Hash<u64, u32>> {
-    hash(pins, "packet_pods")
+pub fn packet_pods(pins: &Pins) -> Result<HashOf<table::PacketPods>> {
+    hash::<table::PacketPods>(pins)
 }
 
 /// `sets`, to look at.
-pub fn sets(pins: &Pins) -> Result<Array<MapData, Set>> {
-    array(pins, "sets")
+pub fn sets(pins: &Pins) -> Result<ArrayOf<table::Sets>> {
+    array::<table::Sets>(pins)
 }
 
 /// `alive`, to look at.
-pub fn alive(pins: &Pins) -> Result<Array<MapData, Alive>> {
-    array(pins, "alive")
+pub fn alive(pins: &Pins) -> Result<ArrayOf<table::Alive>> {
+    array::<table::Alive>(pins)
 }
 
 /// `vip_filter`, to look at.
-pub fn vip_filter(pins: &Pins) -> Result<Array<MapData, u64>> {
-    array(pins, "vip_filter")
+pub fn vip_filter(pins: &Pins) -> Result<ArrayOf<table::VipFilter>> {
+    array::<table::VipFilter>(pins)
 }
 
 /// `settings`, to look at.
 pub fn settings(pins: &Pins) -> Result<StoredSettings> {
-    let map: Array<MapData, StoredSettings> = array(pins, "settings")?;
-    Ok(map.get(&0, 0)?)
+    Ok(array::<table::Settings>(pins)?.get(&0, 0)?)
 }
 
 /// `settings`, to write.
 pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()> {
-    let mut map: Array<MapData, StoredSettings> = array(pins, "settings")?;
+    let mut map = array::<table::Settings>(pins)?;
     map.set(0, settings, 0).context("cannot write the map `settings`")
 }
 
-/// Opens every pinned map that programs and agent share, so that a layout that is not ours shows before it is used: aya
-/// takes a pinned map as it is.
+/// Compares every pinned map with the table, so that a layout that is not ours shows before it is used: aya takes a pinned
+/// map as it is.
 pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
-    // Those of a group that no release had yet are not there.
-    fn absent_or<T>(opened: Result<T>) -> Result<()> {
-        let is_absent = |cause: &(dyn std::error::Error + 'static)| {
-            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
-        };
-        match opened {
-            Err(error) if error.chain().any(is_absent) => Ok(()),
-            opened => opened.map(drop),
-        }
-    }
-    fn family<F: MapFamily>(pins: &Pins) -> Result<()> {
-        absent_or(F::frontends(pins))?;
-        absent_or(F::backends(pins))?;
-        absent_or(F::flows(pins))?;
-        absent_or(F::pending(pins))?;
-        absent_or(F::outbound(pins))?;
-        absent_or(F::snat_sources(pins))?;
-        absent_or(F::sockets(pins))?;
-        absent_or(F::peers(pins))?;
-        absent_or(F::udp_peers(pins))?;
-        absent_or(F::node_addrs(pins))?;
-        absent_or(F::affinity(pins))?;
-        absent_or(F::sources(pins))?;
-        absent_or(F::destinations(pins))?;
-        absent_or(F::service_cidrs(pins))?;
-        absent_or(F::netns(pins))
-    }
-    let check = || -> Result<()> {
-        family::<V4>(pins)?;
-        family::<V6>(pins)?;
-        absent_or(names(pins))?;
-        absent_or(array::<BackendId>(pins, "backend_ids"))?;
-        absent_or(devices(pins))?;
-        absent_or(sets(pins))?;
-        absent_or(alive(pins))?;
-        absent_or(vip_filter(pins))?;
-        absent_or(array::<Line>(pins, "answers"))?;
-        absent_or(packet_pods(pins))?;
-        absent_or(settings(pins))
-    };
-    check().context(
+    maps::all().try_for_each(|map| check_layout(map, &pins.map(map.name))).context(
         "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \
          again), or name another directory with --bpffs",
     )
 }
 
+fn check_layout(map: &Definition, path: &Path) -> Result<()> {
+    let info = match MapInfo::from_pin(path) {
+        Ok(info) => info,
+        // Those of a group that no release had yet do not exist.
+        Err(error) if is_absent(&error) => return Ok(()),
+        Err(error) => return Err(explain(error.into(), path)),
+    };
+    let (kind, key_size, value_size) = (info.map_type()? as u32, info.key_size(), info.value_size());
+    ensure!(
+        (kind, key_size) == (map.kind as u32, map.key_size) && [0, value_size].contains(&map.value_size),
+        "the map {} is of type {kind} with keys of {key_size} bytes and values of {value_size}; this version has {:?} ({}), {} \
+         and {}",
+        path.display(),
+        map.kind,
+        map.kind as u32,
+        map.key_size,
+        map.value_size,
+    );
+    Ok(())
+}
+
+fn is_absent(error: &(dyn Error + 'static)) -> bool {
+    let is_not_found = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    error.downcast_ref().is_some_and(is_not_found) || error.source().is_some_and(is_absent)
+}
+
 /// What the programs counted, summed over CPUs.
 pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
-    let map: PerCpuArray<MapData, u64> = Map::PerCpuArray(open(pins, "counters")?).try_into()?;
+    let map: PerCpuArray<MapData, u64> = Map::PerCpuArray(open::<table::Counters>(pins)?).try_into()?;
     let sum = |counter: &Counter| {
         let values = map.get(&(*counter as u32), 0)?;
         Ok((*counter, values.iter().sum()))
@@ -233,17 +190,22 @@ pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
 }
 
 /// Maps an array for writing.
-pub(super) fn mmap<T: Pod>(pins: &Pins, name: &str) -> Result<MmapArray<T>> {
-    MmapArray::map(&open(pins, name)?).with_context(|| format!("cannot map the map `{name}` into memory"))
+pub(super) fn mmap<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<MmapArray<M::Value>> {
+    MmapArray::map(&open::<M>(pins)?)
+        .with_context(|| format!("cannot map the map `{}` into memory", M::DEFINITION.name))
 }
 
 /// A hash that the agent fills.
-pub(super) fn table<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<RawHash<K, V>> {
-    RawHash::open_pinned(&pins.map(name)).map_err(|error| explain(error.into(), &pins.map(name)))
+pub(super) fn raw_hash<M: DeclaredMap<Key: Pod, Value: Pod>>(
+    pins: &Pins,
+) -> Result<RawHash<M::Key, M::Value>> {
+    let path = pins.map(M::DEFINITION.name);
+    RawHash::open_pinned(&path).map_err(|error| explain(error.into(), &path))
 }
 
-fn open(pins: &Pins, name: &str) -> Result<MapData> {
-    MapData::from_pin(pins.map(name)).map_err(|error| explain(error.into(), &pins.map(name)))
+fn open<M: DeclaredMap>(pins: &Pins) -> Result<MapData> {
+    let path = pins.map(M::DEFINITION.name);
+    MapData::from_pin(&path).map_err(|error| explain(error.into(), &path))
 }
 
 fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
@@ -255,14 +217,20 @@ fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
     }
 }
 
-fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {
-    Ok(Map::HashMap(open(pins, name)?).try_into()?)
+fn hash<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<HashOf<M>> {
+    let data = open::<M>(pins)?;
+    let map = if M::DEFINITION.kind == Kind::LruHash { Map::LruHashMap(data) } else { Map::HashMap(data) };
+    Ok(map.try_into()?)
 }
 
-fn lru<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Hash<K, V>> {
-    Ok(Map::LruHashMap(open(pins, name)?).try_into()?)
+fn array<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<ArrayOf<M>> {
+    Ok(Map::Array(open::<M>(pins)?).try_into()?)
 }
 
-fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
-    Ok(Map::Array(open(pins, name)?).try_into()?)
+fn trie<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<TrieOf<M>> {
+    Ok(Map::LpmTrie(open::<M>(pins)?).try_into()?)
+}
+
+fn storage<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<StorageOf<M>> {
+    Ok(Map::SkStorage(open::<M>(pins)?).try_into()?)
 }

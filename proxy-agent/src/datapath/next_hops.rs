@@ -8,6 +8,7 @@ use proxy_common::{
     layout::{
         device::DEVICE_UPLINK,
         next_hop::{HEARTBEAT, NextHop, SLOTS},
+        maps::table,
     },
 };
 
@@ -40,8 +41,8 @@ impl NextHops {
     pub(crate) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             pins: pins.clone(),
-            v4: maps::mmap(pins, "next_hops_v4")?,
-            v6: maps::mmap(pins, "next_hops_v6")?,
+            v4: maps::mmap::<table::NextHops<V4>>(pins)?,
+            v6: maps::mmap::<table::NextHops<V6>>(pins)?,
         })
     }
 

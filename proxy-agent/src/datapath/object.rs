@@ -18,7 +18,8 @@ use aya_ebpf_helpers::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::layout::{
-    config::{StoredSettings, Timeouts, names},
+    config::{Constants, StoredSettings, Timeouts},
+    maps,
     probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
 };
 use tracing::{debug, info, warn};
@@ -28,7 +29,7 @@ use super::{
     locked_memory,
     pins::Pins,
     room::{Room, growing_maps},
-    sizes::{MAPS, map_sizes},
+    sizes::map_sizes,
     sys,
 };
 use crate::{
@@ -95,24 +96,30 @@ pub(super) struct Object {
 }
 
 impl ObjectConfig {
+    /// The constants that do not depend on the kernel.
+    fn constants(&self) -> Constants {
+        Constants {
+            snat_first: self.snat_ports.first,
+            snat_last: self.snat_ports.last,
+            idle: idle(),
+            snat_sources: [IpFamily::V4, IpFamily::V6].map(|family| self.snat_sources(family)),
+            external_cluster_ips: self.external_cluster_ips,
+            reset_removed_tcp: self.reset_removed_tcp,
+            reject_with_reset: self.reject_with_reset,
+            sockets_of_node_only: self.sockets_of_node_only,
+            localhost_nodeports: self.localhost_nodeports,
+            ..Constants::default()
+        }
+    }
+
     /// How many source addresses of a family were given.
-    fn snat_sources(&self, family: IpFamily) -> u16 {
-        self.snat_addresses.iter().filter(|ip| IpFamily::of(ip) == family).count() as u16
+    fn snat_sources(&self, family: IpFamily) -> u32 {
+        self.snat_addresses.iter().filter(|ip| IpFamily::of(ip) == family).count() as u32
     }
 
     /// For the map `settings`.
     pub(super) fn stored(&self) -> StoredSettings {
-        StoredSettings {
-            snat_first: self.snat_ports.first,
-            snat_last: self.snat_ports.last,
-            idle: idle(),
-            external_cluster_ips: self.external_cluster_ips as u8,
-            sockets_of_node_only: self.sockets_of_node_only as u8,
-            reset_removed_tcp: self.reset_removed_tcp as u8,
-            reject_with_reset: self.reject_with_reset as u8,
-            snat_sources: [IpFamily::V4, IpFamily::V6].map(|family| self.snat_sources(family)),
-            timeouts: self.timeouts,
-        }
+        StoredSettings::new(&self.constants(), self.timeouts)
     }
 }
 
@@ -176,24 +183,23 @@ impl Object {
         }
         // The last size that is given counts.
         sizes.extend_from_slice(larger);
-        let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
-        let flag = |on: bool| on as u8;
-        let idle = idle();
-        let external_cluster_ips = flag(config.external_cluster_ips);
-        let sockets_of_node_only = flag(config.sockets_of_node_only);
-        let reset_removed_tcp = flag(config.reset_removed_tcp);
-        let reject_with_reset = flag(config.reject_with_reset);
-        let localhost_nodeports = flag(config.localhost_nodeports);
-        let (set_retval, sk_storage) = (flag(features.set_retval), flag(features.sk_storage));
+        let paths: Vec<_> = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
         let has_current =
             [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
-        let has_current = flag(has_current);
-        let (csum_ipv6, fib_src) = (flag(features.csum_ipv6), flag(features.fib_src));
         let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
             0
         });
-        let snat_sources = [IpFamily::V4, IpFamily::V6].map(|family| u32::from(config.snat_sources(family)));
+        let constants = Constants {
+            node_netns,
+            has_set_retval: features.set_retval,
+            has_sk_storage: features.sk_storage,
+            has_csum_ipv6: features.csum_ipv6,
+            has_fib_src: features.fib_src,
+            has_current,
+            ..config.constants()
+        }
+        .encode();
         let level = config.kernel_log.map_or(0u8, log_level);
 
         loader.verifier_log_level(log);
@@ -203,24 +209,10 @@ impl Object {
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
-        loader
-            .override_global(names::SNAT_FIRST, &config.snat_ports.first, true)
-            .override_global(names::SNAT_LAST, &config.snat_ports.last, true)
-            .override_global(names::IDLE, &idle, true)
-            .override_global(names::SNAT_SOURCES_V4, &snat_sources[0], true)
-            .override_global(names::SNAT_SOURCES_V6, &snat_sources[1], true)
-            .override_global(names::EXTERNAL_CLUSTER_IPS, &external_cluster_ips, true)
-            .override_global(names::SOCKETS_OF_NODE_ONLY, &sockets_of_node_only, true)
-            .override_global(names::RESET_REMOVED_TCP, &reset_removed_tcp, true)
-            .override_global(names::REJECT_WITH_RESET, &reject_with_reset, true)
-            .override_global(names::LOCALHOST_NODEPORTS, &localhost_nodeports, true)
-            .override_global(names::NODE_NETNS, &node_netns, true)
-            .override_global(names::HAS_SET_RETVAL, &set_retval, true)
-            .override_global(names::HAS_SK_STORAGE, &sk_storage, true)
-            .override_global(names::HAS_CSUM_IPV6, &csum_ipv6, true)
-            .override_global(names::HAS_FIB_SRC, &fib_src, true)
-            .override_global(names::HAS_CURRENT, &has_current, true)
-            .override_global("AYA_LOG_LEVEL", &level, config.kernel_log.is_some());
+        for (name, value) in &constants {
+            loader.override_global(name, value.as_bytes(), true);
+        }
+        loader.override_global("AYA_LOG_LEVEL", &level, config.kernel_log.is_some());
         let ebpf = loader.load(bytes).map_err(explain_load)?;
         Ok(Self { ebpf, features })
     }
@@ -374,3 +366,6 @@ fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     packet[14] = 0x60;
     sys::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
 }
+
+#[cfg(test)]
+mod tests;

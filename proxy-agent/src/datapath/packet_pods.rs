@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use proxy_common::layout::maps::table;
 
 use super::{maps, pins::Pins, table::Table};
 
@@ -15,7 +16,7 @@ pub(super) struct PacketPods {
 impl PacketPods {
     /// Opens the map and reads what an earlier agent wrote.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        Self::new(Box::new(maps::table(pins, "packet_pods")?))
+        Self::new(Box::new(maps::raw_hash::<table::PacketPods>(pins)?))
     }
 
     fn new(table: Box<dyn Table<u64, u32>>) -> Result<Self> {

@@ -1,9 +1,10 @@
 //! Programs that are loaded before anything is attached or written.
 
 use anyhow::{Context as _, Result};
+use proxy_common::layout::maps::all;
 use tracing::info;
 
-use super::{ObjectConfig, hooks, in_step, maps, object::Object, pins::Pins, room, sizes::MAPS};
+use super::{ObjectConfig, hooks, in_step, maps, object::Object, pins::Pins, room};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
@@ -28,7 +29,7 @@ impl Prepared {
     /// Were maps that these programs use replaced by larger ones since, or their pins removed?
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
         let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
-        room::were_replaced(pins, ids) || MAPS.iter().any(|name| !pins.map(name).exists())
+        room::were_replaced(pins, ids) || all().any(|map| !pins.map(map.name).exists())
     }
 
     /// Before maps are filled while attached programs use others. Removes the pins of those, and the mark of these: from here on ids may

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::layout::{backend::Alive, set::SetRole};
+use proxy_common::layout::{
+    maps::{self, Capacity, Definition, Size},
+    source::MAX_SOURCES,
+};
 
 use super::pins::Pins;
 use crate::model::plan::IpFamily;
@@ -21,7 +24,7 @@ pub enum Part {
     Slots(IpFamily),
     /// Frontends of a family.
     Frontends(IpFamily),
-    /// Source ranges of a family; there is room for [`MAX_SOURCES`](super::sizes::MAX_SOURCES) from the beginning.
+    /// Source ranges of a family; there is room for [`MAX_SOURCES`] from the beginning.
     Sources(IpFamily),
 }
 
@@ -55,25 +58,35 @@ impl Part {
 
     /// How much there is room for at first, and at most.
     fn limits(self) -> (u32, u32) {
+        match self.capacity() {
+            Some((capacity, _)) => (capacity.initial(), capacity.most()),
+            None => (MAX_SOURCES, MAX_SOURCES),
+        }
+    }
+
+    /// What it is for the maps, and of which family; none if it does not grow.
+    fn capacity(self) -> Option<(Capacity, Option<IpFamily>)> {
         match self {
-            Self::ServicePorts => (1 << 12, 1 << 20),
-            Self::Backends | Self::Slots(_) => (1 << 14, 1 << 22),
-            Self::Frontends(_) => (1 << 13, 1 << 21),
-            Self::Sources(_) => (super::sizes::MAX_SOURCES, super::sizes::MAX_SOURCES),
+            Self::ServicePorts => Some((Capacity::ServicePorts, None)),
+            Self::Backends => Some((Capacity::Backends, None)),
+            Self::Slots(family) => Some((Capacity::Slots, Some(family))),
+            Self::Frontends(family) => Some((Capacity::Frontends, Some(family))),
+            Self::Sources(_) => None,
         }
     }
 
     /// The maps that hold it, with the entries that they take for so many.
     fn maps(self, room: u32) -> Vec<(&'static str, u32)> {
-        match self {
-            Self::ServicePorts => vec![("sets", room * SetRole::STRIDE), ("names", room)],
-            Self::Backends => vec![("alive", room / Alive::PER_ELEMENT), ("backend_ids", room)],
-            Self::Slots(IpFamily::V4) => vec![("backends_v4", room)],
-            Self::Slots(IpFamily::V6) => vec![("backends_v6", room)],
-            Self::Frontends(IpFamily::V4) => vec![("frontends_v4", room)],
-            Self::Frontends(IpFamily::V6) => vec![("frontends_v6", room)],
-            Self::Sources(_) => Vec::new(),
-        }
+        let Some((own, family)) = self.capacity() else { return Vec::new() };
+        let entries = |map: &'static Definition| match map.size {
+            Size::Grows(capacity, entries)
+                if capacity == own && map.family == family.map(|family| family as usize) =>
+            {
+                Some((map.name, entries(room)))
+            }
+            _ => None,
+        };
+        maps::all().filter_map(entries).collect()
     }
 }
 
@@ -188,6 +201,8 @@ pub(super) fn were_replaced(pins: &Pins, ids: impl Iterator<Item = (&'static str
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::layout::set::SetRole;
+
     use super::*;
 
     fn with(part: Part, amount: u32) -> Room {
@@ -233,6 +248,8 @@ mod tests {
         let initial = Room::initial();
         let grown = with(Part::ServicePorts, 8192);
         assert_eq!(grown.larger_maps(&initial), [("sets", 8192 * SetRole::STRIDE), ("names", 8192)]);
+        let grown = with(Part::Slots(IpFamily::V6), 1 << 15);
+        assert_eq!(grown.larger_maps(&initial), [("backends_v6", 1 << 15)]);
         assert_eq!(growing_maps().count(), 8);
     }
 }

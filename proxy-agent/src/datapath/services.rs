@@ -36,6 +36,7 @@ use proxy_common::{
         id::Id,
         name::ServiceName,
         set::{Set, SetRole},
+        maps::table,
     },
 };
 
@@ -108,11 +109,11 @@ impl Maps {
         Ok(Self {
             v4: FamilyTables::open(pins)?,
             v6: FamilyTables::open(pins)?,
-            names: Box::new(maps::table(pins, "names")?),
-            sets: maps::mmap(pins, "sets")?,
-            alive: maps::mmap(pins, "alive")?,
-            filter: maps::mmap(pins, "vip_filter")?,
-            records: maps::mmap(pins, "backend_ids")?,
+            names: Box::new(maps::raw_hash::<table::Names>(pins)?),
+            sets: maps::mmap::<table::Sets>(pins)?,
+            alive: maps::mmap::<table::Alive>(pins)?,
+            filter: maps::mmap::<table::VipFilter>(pins)?,
+            records: maps::mmap::<table::BackendIds>(pins)?,
         })
     }
 }

@@ -10,7 +10,10 @@ use aya::maps::{Array, MapData};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
-    layout::cidr::{Cidr, ServiceCidrs},
+    layout::{
+        cidr::{Cidr, ServiceCidrs},
+        maps::table,
+    },
 };
 use tracing::warn;
 
@@ -37,8 +40,8 @@ impl Surroundings {
             cidrs_v4: V4::service_cidrs(pins)?,
             cidrs_v6: V6::service_cidrs(pins)?,
             ranges: None,
-            netns_v4: Namespaces::new(Box::new(maps::table(pins, "netns_v4")?))?,
-            netns_v6: Namespaces::new(Box::new(maps::table(pins, "netns_v6")?))?,
+            netns_v4: Namespaces::new(Box::new(maps::raw_hash::<table::Netns<V4>>(pins)?))?,
+            netns_v6: Namespaces::new(Box::new(maps::raw_hash::<table::Netns<V6>>(pins)?))?,
         })
     }
 

@@ -1,43 +1,11 @@
-//! Settings that are constants of a loaded program (`.rodata`), so that the verifier removes what is switched off.
+//! Settings of the data path: the constants of the programs ([`constants`]), and what the agent stores of them for `debug`.
+
+pub mod constants;
+
+pub use constants::{CONSTANTS, Constant, Constants, Settings};
 
 use super::flow::{FlowState, flags};
 use crate::packet::PROTOCOL_TCP;
-
-/// Names of the constants, as the loader sets them.
-pub mod names {
-    /// `u16`: first port for connections passed on, host byte order.
-    pub const SNAT_FIRST: &str = "SNAT_FIRST";
-    /// `u16`: last one.
-    pub const SNAT_LAST: &str = "SNAT_LAST";
-    /// `u32`: see [`Settings::idle`](super::Settings::idle).
-    pub const IDLE: &str = "IDLE";
-    /// `u32`: see [`Settings::snat_sources`](super::Settings::snat_sources).
-    pub const SNAT_SOURCES_V4: &str = "SNAT_SOURCES_V4_COUNT";
-    /// `u32`: the same for IPv6.
-    pub const SNAT_SOURCES_V6: &str = "SNAT_SOURCES_V6_COUNT";
-    /// `u8`: translate cluster IPs for clients outside.
-    pub const EXTERNAL_CLUSTER_IPS: &str = "EXTERNAL_CLUSTER_IPS";
-    /// `u8`: see [`Settings::reset_removed_tcp`](super::Settings::reset_removed_tcp).
-    pub const RESET_REMOVED_TCP: &str = "RESET_REMOVED_TCP";
-    /// `u8`: refuse TCP connections with a reset instead of an ICMP message.
-    pub const REJECT_WITH_RESET: &str = "REJECT_WITH_RESET";
-    /// `u8`: socket programs serve the node's own sockets only, not those of pods.
-    pub const SOCKETS_OF_NODE_ONLY: &str = "SOCKETS_OF_NODE_ONLY";
-    /// `u8`: serve nodePorts at loopback addresses, to the node's own sockets.
-    pub const LOCALHOST_NODEPORTS: &str = "LOCALHOST_NODEPORTS";
-    /// `u64`: cookie of the node's network namespace; 0: the machine's first one.
-    pub const NODE_NETNS: &str = "NODE_NETNS";
-    /// `u8`: `bpf_set_retval` is there (5.18).
-    pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
-    /// `u8`: sk_storage can be used from socket address programs.
-    pub const HAS_SK_STORAGE: &str = "HAS_SK_STORAGE";
-    /// `u8`: `bpf_l4_csum_replace` knows `BPF_F_IPV6` (6.16).
-    pub const HAS_CSUM_IPV6: &str = "HAS_CSUM_IPV6";
-    /// `u8`: `bpf_fib_lookup` tells the source address that a route prefers (6.7).
-    pub const HAS_FIB_SRC: &str = "HAS_FIB_SRC";
-    /// `u8`: socket address programs may ask for the process (`bpf_get_current_pid_tgid`, `bpf_get_current_comm`).
-    pub const HAS_CURRENT: &str = "HAS_CURRENT";
-}
 
 /// `snat_sources_v4`, `snat_sources_v6`: ARRAY of so many addresses, written by the agent: source addresses that were given for
 /// connections to remote endpoints.
@@ -120,42 +88,41 @@ impl Timeouts {
 }
 
 impl StoredSettings {
+    /// What is stored of the constants.
+    pub fn new(constants: &Constants, timeouts: Timeouts) -> Self {
+        Self {
+            snat_first: constants.snat_first,
+            snat_last: constants.snat_last,
+            idle: constants.idle,
+            external_cluster_ips: constants.external_cluster_ips as u8,
+            sockets_of_node_only: constants.sockets_of_node_only as u8,
+            reset_removed_tcp: constants.reset_removed_tcp as u8,
+            reject_with_reset: constants.reject_with_reset as u8,
+            snat_sources: constants.snat_sources.map(|count| count as u16),
+            timeouts,
+        }
+    }
+
     /// What the decision core needs of it.
     ///
     /// `family` is the index of the family: 0 for IPv4.
     pub fn settings(&self, family: usize) -> Settings {
-        Settings {
+        let constants = Constants {
             snat_first: self.snat_first,
             snat_last: self.snat_last,
             idle: self.idle,
-            snat_sources: self.snat_sources[family].into(),
+            snat_sources: self.snat_sources.map(u32::from),
             external_cluster_ips: self.external_cluster_ips != 0,
             reset_removed_tcp: self.reset_removed_tcp != 0,
-        }
+            ..Constants::default()
+        };
+        constants.settings(family)
     }
 }
 
 super::plain!(StoredSettings, Timeouts);
 
 const _: () = assert!(size_of::<StoredSettings>() == 44);
-
-/// The constants that the decision core needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// First port for connections passed on, host byte order.
-    pub snat_first: u16,
-    /// Last one.
-    pub snat_last: u16,
-    /// Jiffies without a packet (10 seconds) after which a datagram flow gives its source port to another one if nothing
-    /// else is found. More than two of [`REFRESH`](super::flow::REFRESH): what is seen is noted that late.
-    pub idle: u32,
-    /// How many source addresses were given for connections to remote endpoints; 0: the one of the route.
-    pub snat_sources: u32,
-    /// Translate cluster IPs for clients outside.
-    pub external_cluster_ips: bool,
-    /// Reset TCP connections whose endpoint is gone, instead of leaving them to end by themselves.
-    pub reset_removed_tcp: bool,
-}
 
 impl Settings {
     /// Is it a port that we give to connections passed on? In network byte order.

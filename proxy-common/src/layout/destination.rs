@@ -3,6 +3,9 @@
 
 use crate::{Family, V4, V6};
 
+/// Entries of the map: room for the prefixes of IPsec policies and of routes, and as many of before.
+pub const MAX_DESTINATIONS: u32 = 8192;
+
 /// What stands behind the prefix length in a key of the trie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -3,6 +3,8 @@
 //! Two releases share the maps of every group that has the same layout in both: the same maps in the kernel, which programs of both releases
 //! use while one takes over from the other. So flows, session affinity and what sockets are connected to live on.
 
+use super::maps;
+
 /// Maps with one version of their layouts: each group is pinned in a directory of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
@@ -31,17 +33,9 @@ impl Group {
         }
     }
 
-    /// The group of a map.
+    /// The group of a map. What is pinned beside the programs' maps belongs to the services.
     pub fn of(map: &str) -> Self {
-        let both = map.strip_suffix("_v4").or_else(|| map.strip_suffix("_v6")).unwrap_or(map);
-        match both {
-            "names" | "backend_ids" => Self::Ids,
-            // The filters, too: packets of flows do not get past a bit that is missing.
-            "flows" | "pending" | "outbound" | "affinity" | "fragments" | "held" | "answers"
-            | "vip_filter" => Self::Flows,
-            "peers" | "udp_peers" | "sockets" | "packet_pods" => Self::Sockets,
-            _ => Self::Services,
-        }
+        maps::find(map).map_or(Self::Services, |map| map.group)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keys and values of the maps, byte for byte. One file per map or group of maps.
+//! Keys and values of the maps, byte for byte. One file per map or group of maps. [`maps`] is the list of maps, [`config`] that of constants.
 //!
 //! Everything is `repr(C)` without hidden padding, 4-byte multiples wide (hash cost grows with the key), and
 //! asserted in size and offset. A change here must raise a number of its group: see [`group`].
@@ -19,6 +19,7 @@ pub mod fragment;
 pub mod frontend;
 pub mod group;
 pub mod id;
+pub mod maps;
 pub mod name;
 pub mod next_hop;
 pub mod outbound;

@@ -4,6 +4,9 @@
 use super::id::Id;
 use crate::{Family, V4, V6};
 
+/// Entries of the map. A trie takes memory for its contents only.
+pub const MAX_SOURCES: u32 = 1 << 18;
+
 /// What stands behind the prefix length in a key of the trie: a prefix of the clients of a service port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -10,14 +10,16 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     Family, V4, V6,
     decide::{Route, RouteKind},
+    layout::maps::{DeclaredMap, table},
 };
 
 use super::{Routed, next_hop};
 use crate::settings::second;
 
-/// How many routes a CPU keeps of each family.
-pub(crate) const KEPT: usize = 1 << KEPT_BITS;
-const KEPT_BITS: u32 = 9;
+/// How many routes a CPU keeps of each family, as a power of two.
+const KEPT_BITS: u32 = KEPT.trailing_zeros();
+const KEPT: usize = table::Routes::<V4>::ENTRIES;
+const _: () = assert!(KEPT.is_power_of_two());
 
 /// How long a route is used without asking again, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
 const FRESH: u32 = 32;

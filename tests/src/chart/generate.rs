@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Chart, key, sorted, yaml};
 
-const HEAD: &str = "# Generated from deploy/chart by `cargo xtask deploy`: do not edit.\n";
+const HEAD: &str = "# Generated from deploy/chart by `cargo xtask codegen`: do not edit.\n";
 const VALUES: &str = "values.yaml";
 const KUSTOMIZATION: &str = "kustomization.yaml";
 

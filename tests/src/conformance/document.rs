@@ -9,7 +9,7 @@ const HEAD: &str = "\
 
 What a Service proxy must do, rule by rule, and how each rule is shown to hold. The reference is kube-proxy 1.36 with its
 nftables backend. This file is written from the tables in `tests/src/conformance` by
-`PROXY_AGENT_BLESS=1 cargo test -p proxy-tests --test core`.
+`cargo xtask codegen`.
 
 - **core**: objects through the agent's own conversion and planner into tables in memory, every connection decided by the code that
   runs in the kernel (`core/rules.rs`: `every_rule_holds_in_the_core`), IPv4 and IPv6, sockets and packets.

@@ -19,7 +19,7 @@ use proxy_common::{
     V4, V6,
     decide::memory::MemoryTables,
     layout::{
-        config::names,
+        config::Constants,
         counter::Counter,
         probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
     },
@@ -231,9 +231,19 @@ impl Kernel {
 
 fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Ebpf> {
     let settings = v4.settings;
-    let (external, csum) = (settings.external_cluster_ips as u8, options.csum_ipv6 as u8);
-    let fib_src = options.fib_src as u8;
-    let (removed, reject) = (settings.reset_removed_tcp as u8, options.reject_with_reset as u8);
+    let constants = Constants {
+        snat_first: settings.snat_first,
+        snat_last: settings.snat_last,
+        idle: settings.idle,
+        snat_sources: [v4.settings, v6.settings].map(|settings| settings.snat_sources),
+        external_cluster_ips: settings.external_cluster_ips,
+        reset_removed_tcp: settings.reset_removed_tcp,
+        reject_with_reset: options.reject_with_reset,
+        has_fib_src: options.fib_src,
+        has_csum_ipv6: options.csum_ipv6,
+        ..Constants::default()
+    }
+    .encode();
     let mut loader = EbpfLoader::new();
     // A log of every instruction would take longer than the check; without any, aya's second try is an error.
     loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
@@ -257,17 +267,9 @@ fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Resul
     ] {
         loader.map_max_entries(name, entries);
     }
-    loader
-        .override_global(names::SNAT_FIRST, &settings.snat_first, true)
-        .override_global(names::SNAT_LAST, &settings.snat_last, true)
-        .override_global(names::IDLE, &settings.idle, true)
-        .override_global(names::EXTERNAL_CLUSTER_IPS, &external, true)
-        .override_global(names::RESET_REMOVED_TCP, &removed, true)
-        .override_global(names::REJECT_WITH_RESET, &reject, true)
-        .override_global(names::SNAT_SOURCES_V4, &v4.settings.snat_sources, true)
-        .override_global(names::SNAT_SOURCES_V6, &v6.settings.snat_sources, true)
-        .override_global(names::HAS_FIB_SRC, &fib_src, true)
-        .override_global(names::HAS_CSUM_IPV6, &csum, true);
+    for (name, value) in &constants {
+        loader.override_global(name, value.as_bytes(), true);
+    }
     let path = object()?;
     let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
     loader.load(&bytes).context("cannot load the kernel programs")

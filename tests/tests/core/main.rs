@@ -1,5 +1,7 @@
-//! Tests of the whole that need no privileges: the conformance table on the decision core, and fuzz targets without a fuzzer.
+//! Tests of the whole that need no privileges: the conformance table on the decision core, fuzz targets without a fuzzer,
+//! and what is generated.
 
 mod conformance;
 mod fuzz_replay;
+mod generated;
 mod rules;

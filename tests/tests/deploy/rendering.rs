@@ -52,7 +52,7 @@ fn what_is_generated_is_what_the_chart_renders() {
     let files = chart::files(&deploy()).unwrap();
     for (path, text) in &files {
         let there = fs::read_to_string(path).unwrap_or_default();
-        assert!(there == *text, "{} is stale: run `cargo xtask deploy`", path.display());
+        assert!(there == *text, "{} is stale: run `cargo xtask codegen`", path.display());
     }
     assert_eq!(chart::obsolete(&deploy(), &files).unwrap(), Vec::<PathBuf>::new());
 }

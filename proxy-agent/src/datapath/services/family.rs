@@ -8,6 +8,7 @@ use proxy_common::layout::{
     backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
     frontend::{Frontend as FrontendValue, FrontendKey, Target},
     id::Id,
+    maps::table,
     set::{Set, SetKind, SetRole},
     source::Source,
 };
@@ -41,9 +42,9 @@ pub(super) struct FamilyTables<F: MapFamily> {
 impl<F: MapFamily> FamilyTables<F> {
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
-            frontends: Box::new(maps::table(pins, &format!("frontends_{}", F::SUFFIX))?),
+            frontends: Box::new(maps::raw_hash::<table::Frontends<F>>(pins)?),
             sources: Box::new(F::sources(pins)?),
-            backends: maps::mmap(pins, &format!("backends_{}", F::SUFFIX))?,
+            backends: maps::mmap::<table::Backends<F>>(pins)?,
         })
     }
 }

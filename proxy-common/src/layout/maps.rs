@@ -1,0 +1,192 @@
+//! Every map, declared once: [`table`] is the list.
+//!
+//! From it come keys, values, entries and flags of the programs' maps (`proxy-ebpf/src/maps.rs` adds the name to pin by), the agent's handles, sizes,
+//! pins and layout checks (`datapath/maps.rs`, `datapath/sizes.rs`, [`group`](super::group)), and the documents' tables (`cargo xtask codegen`). A test of the agent
+//! compares the list with the object that was built.
+
+pub mod table;
+
+use super::group::Group;
+
+/// `BPF_F_NO_PREALLOC`: memory is allocated by entry.
+pub const ON_DEMAND: u32 = 1 << 0;
+
+/// `BPF_F_MMAPABLE`: the agent writes the map through a mapping.
+pub const MMAPABLE: u32 = 1 << 10;
+
+/// A map, as a type: `<maps::table::Sets as DeclaredMap>::Value`.
+pub trait DeclaredMap {
+    /// Of an LPM trie: behind the length of the prefix.
+    type Key;
+    /// Of an array of maps: what the kernel returns to the agent, an id.
+    type Value;
+    /// Everything else.
+    const DEFINITION: Definition;
+    /// [`Definition::entries`] for const parameters.
+    const ENTRIES: usize = Self::DEFINITION.entries as usize;
+    /// [`Definition::flags`] for const parameters.
+    const FLAGS: usize = Self::DEFINITION.flags as usize;
+}
+
+/// A map in numbers and words.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition {
+    /// The name in the object, and of the pin.
+    pub name: &'static str,
+    /// [`Family::INDEX`](crate::Family::INDEX) of the family whose map it is; `None` if both share it.
+    pub family: Option<usize>,
+    /// The kernel's type.
+    pub kind: Kind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value; 0 if the programs alone know it ([`OfPrograms`]).
+    pub value_size: u32,
+    /// Entries in the object. [`size`](Self::size) says what the agent makes of them.
+    pub entries: u32,
+    /// `BPF_F_*`.
+    pub flags: u32,
+    /// How many entries the agent gives it.
+    pub size: Size,
+    /// With which maps it changes its layout.
+    pub group: Group,
+    /// `key -> value`, in words.
+    pub doc: &'static str,
+    /// What writes it, in words.
+    pub written_by: &'static str,
+    /// What reads it, in words.
+    pub read_by: &'static str,
+}
+
+/// The kernel's map types that are used; discriminants are those of `enum bpf_map_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// `BPF_MAP_TYPE_HASH`.
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array = 2,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray = 6,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash = 9,
+    /// `BPF_MAP_TYPE_LPM_TRIE`.
+    LpmTrie = 11,
+    /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+    ArrayOfMaps = 12,
+    /// `BPF_MAP_TYPE_SK_STORAGE`.
+    SkStorage = 24,
+}
+
+impl Kind {
+    /// Bytes of a key with so many of the table's.
+    const fn key_size(self, size: usize) -> u32 {
+        match self {
+            // The length of the prefix comes first.
+            Self::LpmTrie => size as u32 + u32::BITS / 8,
+            _ => size as u32,
+        }
+    }
+}
+
+/// How many entries the agent gives a map.
+#[derive(Clone, Copy, Debug)]
+pub enum Size {
+    /// As many as the object has.
+    InObject,
+    /// So many.
+    AtLoad(u32),
+    /// `--max-flows`.
+    Flows,
+    /// [A part](PENDING_PART) of `--max-flows`, at least [`MIN_PENDING`].
+    PendingFlows,
+    /// So many for an amount that grows.
+    Grows(Capacity, fn(u32) -> u32),
+}
+
+/// Unconfirmed flows have a map of this part of the confirmed ones' entries.
+pub const PENDING_PART: u32 = 4;
+
+/// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
+pub const MIN_PENDING: u32 = 1 << 16;
+
+/// What the maps of services have room for. They begin small, and are replaced by larger ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// Ids of service ports, of both families.
+    ServicePorts,
+    /// Ids of endpoints of service ports, of both families.
+    Backends,
+    /// Slots of a family: endpoints in the backend sets of its service ports.
+    Slots,
+    /// Frontends of a family.
+    Frontends,
+}
+
+impl Capacity {
+    /// All.
+    pub const ALL: [Self; 4] = [Self::ServicePorts, Self::Backends, Self::Slots, Self::Frontends];
+
+    /// Of new maps.
+    pub const fn initial(self) -> u32 {
+        match self {
+            Self::ServicePorts => 1 << 12,
+            Self::Backends | Self::Slots => 1 << 14,
+            Self::Frontends => 1 << 13,
+        }
+    }
+
+    /// The most that maps grow to.
+    pub const fn most(self) -> u32 {
+        match self {
+            Self::ServicePorts => 1 << 20,
+            Self::Backends | Self::Slots => 1 << 22,
+            Self::Frontends => 1 << 21,
+        }
+    }
+}
+
+/// In place of a value that is defined in `proxy-ebpf`, because no other program sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct OfPrograms;
+
+/// The definitions of all maps: shared ones first, then those of IPv4, then those of IPv6.
+pub fn all() -> impl Iterator<Item = &'static Definition> {
+    table::SHARED.iter().chain(table::OF_V4).chain(table::OF_V6)
+}
+
+/// The definition of the map of this name.
+pub fn find(name: &str) -> Option<&'static Definition> {
+    all().find(|map| map.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, vec::Vec};
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let names: Vec<_> = all().map(|map| map.name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        assert!(find("sets").is_some_and(|map| map.family.is_none()));
+        assert!(find("flows_v6").is_some_and(|map| map.family == Some(1)));
+        assert!(find("flows").is_none());
+    }
+
+    #[test]
+    fn both_families_have_the_same_maps() {
+        let bases = |maps: &[Definition]| -> Vec<_> {
+            maps.iter().map(|map| (map.name.rsplit_once('_').unwrap().0, map.kind, map.group)).collect()
+        };
+        assert_eq!(bases(table::OF_V4), bases(table::OF_V6));
+    }
+
+    #[test]
+    fn capacities_are_powers_of_two() {
+        for capacity in Capacity::ALL {
+            assert!(capacity.initial().is_power_of_two() && capacity.most().is_power_of_two());
+            assert!(capacity.initial() < capacity.most());
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The documentation of the code, by rustdoc.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    build::WORKSPACE,
+    workspace::{cargo, run, say, target_dir},
+};
+
+/// Arguments of `doc`.
+#[derive(Args)]
+pub(crate) struct DocArgs {
+    /// Open it in a browser.
+    #[arg(long)]
+    open: bool,
+}
+
+/// `cargo xtask doc`: all crates but that of the programs, which builds for the BPF target only. A warning is an error.
+pub(crate) fn main(args: &DocArgs) -> Result<()> {
+    let mut command = cargo();
+    command.env("RUSTDOCFLAGS", "--deny warnings");
+    command.arg("doc").args(WORKSPACE).args(["--no-deps", "--document-private-items"]);
+    if args.open {
+        command.arg("--open");
+    }
+    run(&mut command)?;
+    say(format!("wrote {}", target_dir().join("doc").display()));
+    Ok(())
+}
