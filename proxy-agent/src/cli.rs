@@ -117,7 +117,7 @@ pub enum Command {
 /// Arguments of `status`.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// Where the agent answers scrapes: its `--metrics-bind-address`. Default: 127.0.0.1:10249, and [::1]:10249 if none answers there.
+    /// Where the agent answers scrapes: its `--metrics-bind-address`. Default: 127.0.0.1:10249, and `[::1]:10249` if none answers there.
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_address: Option<SocketAddr>,
 

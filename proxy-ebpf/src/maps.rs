@@ -122,9 +122,15 @@ macro_rules! family_maps {
         #[btf_map(name = $pair_name)]
         static $pair: indexed!(PerCpuArray, table::Pair<$family>) = PerCpuArray::new();
         #[btf_map(name = $scratch_name)]
-        static $scratch: PerCpuArray<Scratch<$family>, { <table::Scratch<$family> as DeclaredMap>::ENTRIES }> = PerCpuArray::new();
+        static $scratch: PerCpuArray<
+            Scratch<$family>,
+            { <table::Scratch<$family> as DeclaredMap>::ENTRIES },
+        > = PerCpuArray::new();
         #[btf_map(name = $routes_name)]
-        static $routes: PerCpuArray<KnownRoute<$family>, { <table::Routes<$family> as DeclaredMap>::ENTRIES }> = PerCpuArray::new();
+        static $routes: PerCpuArray<
+            KnownRoute<$family>,
+            { <table::Routes<$family> as DeclaredMap>::ENTRIES },
+        > = PerCpuArray::new();
 
         impl FamilyMaps for $family {
             #[inline(always)]

@@ -13,7 +13,7 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub pins: PinArgs,
 
-    /// Where the agent answers scrapes: its `--metrics-bind-address`. Default: 127.0.0.1:10249, and [::1]:10249 if none answers there.
+    /// Where the agent answers scrapes: its `--metrics-bind-address`. Default: 127.0.0.1:10249, and `[::1]:10249` if none answers there.
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_address: Option<SocketAddr>,
 

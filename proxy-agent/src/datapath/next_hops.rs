@@ -7,8 +7,8 @@ use proxy_common::{
     V4, V6,
     layout::{
         device::DEVICE_UPLINK,
-        next_hop::{HEARTBEAT, NextHop, SLOTS},
         maps::table,
+        next_hop::{HEARTBEAT, NextHop, SLOTS},
     },
 };
 

@@ -34,9 +34,9 @@ use proxy_common::{
         backend::Alive,
         backend_id::BackendId,
         id::Id,
+        maps::table,
         name::ServiceName,
         set::{Set, SetRole},
-        maps::table,
     },
 };
 

@@ -34,7 +34,7 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
     /// Opens the flow that [`FlowTables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
     fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
-    /// The flow that a packet belongs to at a lookup point, with [`find`](super::find). In the kernel a function of its own, so that the verifier goes through
+    /// The flow that a packet belongs to at a lookup point, with [`find`](mod@super::find). In the kernel a function of its own, so that the verifier goes through
     /// connection tracking once.
     #[inline(always)]
     fn find_flow(&self, packet: &Packet<F>, edge: Edge) -> Option<Self::Flow>

@@ -1,6 +1,6 @@
 //! Headers in, [`Packet`] out. Raw pointers with one bounds check per header: slices would not verify.
 //!
-//! This is for nearly all packets. [`dissect`] takes the others: fragments, extension headers, ICMP errors.
+//! This is for nearly all packets. [`mod@dissect`] takes the others: fragments, extension headers, ICMP errors.
 
 mod dissect;
 mod headers;
@@ -107,7 +107,7 @@ pub enum Unparsed {
     NotOurs,
     /// The headers are longer than what can be read here.
     Short,
-    /// For [`dissect`]: a fragment, a packet with extension headers, or an ICMP error.
+    /// For [`mod@dissect`]: a fragment, a packet with extension headers, or an ICMP error.
     Unusual,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Setup`] says what else than the agent translates or judges packets on the nodes. [`Battery`] is the traffic: the same list
 //! of conversations, run before the agent starts and again while it runs, each with how many of its tries succeeded. The
-//! two results must be equal. [`steady`] are conversations that begin before the agent starts and go on while it comes and goes.
+//! two results must be equal. [`mod@steady`] are conversations that begin before the agent starts and go on while it comes and goes.
 //!
 //! Port numbers are chosen to look like a Service's wherever that can be: the nodePorts of the cluster's Services as source ports,
 //! numbers from `--snat-ports`, and numbers of the nodePort range that no Service has.

@@ -26,7 +26,12 @@ fn maps_are_those_of_the_table() {
             let numbers = (found.map_type(), found.key_size(), found.max_entries(), found.map_flags());
             assert_eq!(numbers, (map.kind as u32, map.key_size, map.entries, map.flags), "{}", map.name);
             // 0: a type that the programs alone know.
-            assert!([0, found.value_size()].contains(&map.value_size), "{}: {}", map.name, found.value_size());
+            assert!(
+                [0, found.value_size()].contains(&map.value_size),
+                "{}: {}",
+                map.name,
+                found.value_size()
+            );
         }
     }
 }

@@ -5,7 +5,7 @@
 //! * [`routing`]: the kernel's routing, by netlink.
 //! * [`explore`]: runs the core, once for each backend it could choose.
 //! * [`explain`]: its steps in words.
-//! * [`answer`]: what is printed.
+//! * [`mod@answer`]: what is printed.
 
 mod answer;
 mod explain;

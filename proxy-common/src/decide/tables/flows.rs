@@ -73,7 +73,7 @@ pub trait FlowTables<F: Family> {
     fn pair(&self) -> Option<Self::Pair>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// May a packet from there be an answer that [`Edge::ReverseEgress`] tells? False
+    /// May a packet from there be an answer that [`Edge::ReverseEgress`](crate::layout::flow::Edge::ReverseEgress) tells? False
     /// means that none is announced. The port in network byte order.
     fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
     /// Announces such answers. To be called before their entry is inserted.

@@ -9,10 +9,10 @@
 
 /// The list of constants, handed to the macro `$declare`.
 ///
-/// A line is `NAME => field: type = default;`: the symbol in the object, and the field of [`Constants`](crate::layout::config::Constants). A
-/// `bool` is a byte in the object. The three blocks:
+/// A line is `NAME => field: type = default;`: the symbol in the object, and the field of [`Constants`]. A `bool`
+/// is a byte in the object. The three blocks:
 ///
-/// * `core`: also fields of [`Settings`](crate::layout::config::Settings).
+/// * `core`: also fields of [`Settings`].
 /// * `core_by_family`: the same with a symbol for each family, IPv4 first.
 /// * `programs`: read by the programs alone.
 #[macro_export]
@@ -22,14 +22,14 @@ macro_rules! data_path_constants {
             core {
                 /// First source port for connections to endpoints of other nodes, in host byte order (`--snat-ports`).
                 SNAT_FIRST => snat_first: u16 = 1_024;
-                /// Last one.
+                /// Last source port.
                 SNAT_LAST => snat_last: u16 = 29_999;
                 /// Jiffies without a packet (10 seconds) after which a datagram flow gives its source port to another one if nothing else is
                 /// found. More than two of `REFRESH`: the last packet is noted that late.
                 IDLE => idle: u32 = 10_000;
-                /// 1: translate ClusterIPs for external clients (`--external-cluster-ips`).
+                /// Translate ClusterIPs for external clients (`--external-cluster-ips`).
                 EXTERNAL_CLUSTER_IPS => external_cluster_ips: bool = false;
-                /// 1: reset TCP connections whose endpoint is gone, instead of leaving them to end by themselves (`--reset-removed-tcp`).
+                /// Reset TCP connections whose endpoint is gone, instead of leaving them to end by themselves (`--reset-removed-tcp`).
                 RESET_REMOVED_TCP => reset_removed_tcp: bool = false;
             }
             core_by_family {
@@ -37,23 +37,23 @@ macro_rules! data_path_constants {
                 [SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT] => snat_sources: u32 = 0;
             }
             programs {
-                /// 1: reject TCP connections with a reset instead of an ICMP error (`--reject`).
+                /// Reject TCP connections with a reset instead of an ICMP error (`--reject`).
                 REJECT_WITH_RESET => reject_with_reset: bool = false;
-                /// 1: socket hooks serve the node's own sockets only, not those of pods (`--pod-datapath tc`).
+                /// Socket hooks serve the node's own sockets only, not those of pods (`--pod-datapath tc`).
                 SOCKETS_OF_NODE_ONLY => sockets_of_node_only: bool = false;
-                /// 1: serve nodePorts at loopback addresses, to the node's own sockets (`--localhost-nodeports`).
+                /// Serve nodePorts at loopback addresses, to the node's own sockets (`--localhost-nodeports`).
                 LOCALHOST_NODEPORTS => localhost_nodeports: bool = true;
                 /// Cookie of the node's network namespace. 0: the initial namespace.
                 NODE_NETNS => node_netns: u64 = 0;
-                /// 1: the kernel has `bpf_set_retval` (5.18): rejected sockets see ECONNREFUSED instead of EPERM.
+                /// The kernel has `bpf_set_retval` (5.18): rejected sockets see ECONNREFUSED instead of EPERM.
                 HAS_SET_RETVAL => has_set_retval: bool = false;
-                /// 1: socket address programs may use socket storage.
+                /// Socket address programs may use socket storage.
                 HAS_SK_STORAGE => has_sk_storage: bool = false;
-                /// 1: `bpf_l4_csum_replace` has `BPF_F_IPV6` (6.16).
+                /// `bpf_l4_csum_replace` has `BPF_F_IPV6` (6.16).
                 HAS_CSUM_IPV6 => has_csum_ipv6: bool = false;
-                /// 1: `bpf_fib_lookup` returns the source address that a route prefers (6.7).
+                /// `bpf_fib_lookup` returns the source address that a route prefers (6.7).
                 HAS_FIB_SRC => has_fib_src: bool = false;
-                /// 1: socket address programs may read the process (`bpf_get_current_pid_tgid`, `bpf_get_current_comm`).
+                /// Socket address programs may read the process (`bpf_get_current_pid_tgid`, `bpf_get_current_comm`).
                 HAS_CURRENT => has_current: bool = false;
             }
         }

@@ -5,7 +5,7 @@
 
 use core::marker::PhantomData;
 
-use super::{Capacity, Definition, Kind, MMAPABLE, DeclaredMap, ON_DEMAND, OfPrograms, Size};
+use super::{Capacity, DeclaredMap, Definition, Kind, MMAPABLE, ON_DEMAND, OfPrograms, Size};
 use crate::{
     Family, V4, V6,
     layout::{

@@ -56,14 +56,19 @@ fn spelling(flag: &Arg) -> String {
 /// The help text without the sentence about the default, and that.
 fn meaning(flag: &Arg) -> (String, Option<String>) {
     let text = flag.get_long_help().or(flag.get_help()).map(ToString::to_string).unwrap_or_default();
-    let paragraphs: Vec<_> = text.split("\n\n").map(|paragraph| paragraph.trim().replace('\n', " ")).collect();
+    let paragraphs: Vec<_> =
+        text.split("\n\n").map(|paragraph| paragraph.trim().replace('\n', " ")).collect();
     let mut sentence = None;
     let mut meaning = Vec::new();
     for mut paragraph in paragraphs {
         if let Some(at) = paragraph.find(DEFAULT) {
             let rest = paragraph.split_off(at);
-            let (default, rest) = rest[DEFAULT.len()..].split_once(". ").unwrap_or((&rest[DEFAULT.len()..], ""));
-            sentence = Some(default.trim_end_matches('.').to_owned());
+            let (default, rest) =
+                rest[DEFAULT.len()..].split_once(". ").unwrap_or((&rest[DEFAULT.len()..], ""));
+            let default = default.trim_end_matches('.');
+            // A value, or words.
+            let is_value = !default.contains(' ');
+            sentence = Some(if is_value { format!("`{default}`") } else { default.to_owned() });
             paragraph += rest;
         }
         let paragraph = paragraph.trim().trim_end_matches('.');

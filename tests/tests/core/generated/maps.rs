@@ -122,7 +122,7 @@ fn entries(map: &Definition) -> String {
         Size::AtLoad(entries) => grouped(entries),
         Size::Flows => "by memory; `--max-flows`".to_owned(),
         Size::PendingFlows => {
-            format!("a {PENDING_PART}th of `flows`, at least {}", grouped(MIN_PENDING))
+            format!("1/{PENDING_PART} of `flows`, at least {}", grouped(MIN_PENDING))
         }
         Size::Grows(capacity, entries) => format!("{} at first", grouped(entries(capacity.initial()))),
     }

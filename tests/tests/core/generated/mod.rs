@@ -116,7 +116,9 @@ fn grouped(number: impl ToString) -> String {
 
 #[test]
 fn numbers_are_grouped_by_thousands() {
-    for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (65_536, "65,536"), (1_048_576, "1,048,576")] {
+    for (number, text) in
+        [(0, "0"), (999, "999"), (1000, "1,000"), (65_536, "65,536"), (1_048_576, "1,048,576")]
+    {
         assert_eq!(grouped(number), text);
     }
 }
