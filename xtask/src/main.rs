@@ -83,9 +83,10 @@ mod tests {
 
     use super::*;
 
-    /// Every Markdown file of the root, `docs` and `deploy`.
+    /// Every Markdown file of the root, `docs` with its folders, and `deploy`.
     fn documents() -> impl Iterator<Item = (String, String)> {
-        let dirs = ["", "docs", "deploy"].map(|dir| workspace::root().join(dir));
+        let dirs = ["", "docs", "docs/adr", "docs/agent", "docs/datapath", "docs/dev", "deploy"]
+            .map(|dir| workspace::root().join(dir));
         let files = dirs.into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
         let paths =
             files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "md"));

@@ -48,7 +48,7 @@ Calico do. `SCTP`: sockets of SCTP instead of TCP and UDP, 1,000,000 bytes; the 
 
 `no`, \"and so it is without a service\": the same datagrams to the endpoint's own address are lost, too. The agent has no part in it.
 
-IP fragments of SCTP are not tried: they are not translated ([known limits](architecture.md#known-limits)).
+IP fragments of SCTP are not tried: they are not translated ([limits](limits.md#sctp)).
 
 `openvswitch`: the kernel's datapath with an internal port and one other, and flows that send all from one to the other, as a test makes them by
 generic netlink; there is no ovs-vswitchd. What a node sees is the same: an Ethernet device with the addresses and routes, and ports whose
