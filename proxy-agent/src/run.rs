@@ -8,15 +8,14 @@ mod failures;
 mod fragments;
 mod growth;
 mod network;
-pub(crate) mod origin;
 mod others;
 mod outbound;
+mod pace;
 mod pods;
 mod quarantine;
 mod servers;
 mod sockets;
 mod stack;
-pub(crate) mod told;
 mod turn;
 
 use std::{
@@ -28,6 +27,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use ipnet::IpNet;
+use proxy_sys::socket::netns_cookie;
 use rtnetlink::Handle;
 use tokio::{
     sync::{mpsc, watch},
@@ -43,19 +43,17 @@ use self::{
     ends::{End, stop_on_signal},
     growth::Growing,
     network::{Routes, describe},
-    origin::Origin,
     outbound::Seeder,
+    pace::Pace,
     pods::Pods,
     quarantine::Quarantine,
     servers::Servers,
     sockets::Sockets,
-    told::{object_config, wishes},
     turn::{Known, Observed, Turn, cgroup_root},
 };
 use crate::{
-    cli::PodDatapath,
-    config::{self, Loaded, Settings},
-    datapath::{Datapath, Prepared, in_step, netns_cookie},
+    config::{self, Loaded, Settings, object_config, wishes},
+    datapath::{Datapath, Prepared, in_step},
     handover::{Holder, Notice},
     memory,
     model::{objects::Change, plan::IpFamily},
@@ -64,10 +62,10 @@ use crate::{
         forwarding,
         interfaces::{self, Happened},
         reserved_ports,
-        topology::{Topology, Wishes},
+        topology::{PodDatapath, Topology, Wishes},
     },
     observe::{Events, Health, Metrics, ServiceHealth, drops::Drops, events::Event},
-    pace::Pace,
+    origin::Origin,
     reaper::{Reaper, Records},
     source::SourceState,
     sweeper::Sweeper,

@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
 };
 use proxy_common::{
     Family, V4, V6,
@@ -29,10 +29,13 @@ use proxy_common::{
     },
 };
 
-use super::{address::UserFamily, array::MmapArray, pins::Pins, sys::RawHash};
+use super::{address::UserFamily, array::MmapArray, pins::Pins, raw_hash::RawHash};
 
 /// A hash map, LRU or not.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
+
+/// What sockets keep.
+pub type SocketStorage<V> = SkStorage<MapData, V>;
 
 /// A map of prefixes.
 pub type Trie<K, V> = LpmTrie<MapData, K, V>;
@@ -57,9 +60,9 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     /// `sockets`.
     fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>>;
     /// `peers`.
-    fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>>;
+    fn peers(pins: &Pins) -> Result<SocketStorage<ConnectedPeer<Self>>>;
     /// `udp_peers`.
-    fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>>;
+    fn udp_peers(pins: &Pins) -> Result<SocketStorage<UdpPeers<Self>>>;
     /// `node_addrs`.
     fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>>;
     /// `affinity`.
@@ -100,10 +103,10 @@ macro_rules! map_family {
             fn sockets(pins: &Pins) -> Result<Hash<SharedKey, SharedPeer<Self>>> {
                 lru(pins, concat!("sockets_", $suffix))
             }
-            fn peers(pins: &Pins) -> Result<SkStorage<MapData, ConnectedPeer<Self>>> {
+            fn peers(pins: &Pins) -> Result<SocketStorage<ConnectedPeer<Self>>> {
                 Ok(Map::SkStorage(open(pins, concat!("peers_", $suffix))?).try_into()?)
             }
-            fn udp_peers(pins: &Pins) -> Result<SkStorage<MapData, UdpPeers<Self>>> {
+            fn udp_peers(pins: &Pins) -> Result<SocketStorage<UdpPeers<Self>>> {
                 Ok(Map::SkStorage(open(pins, concat!("udp_peers_", $suffix))?).try_into()?)
             }
             fn node_addrs(pins: &Pins) -> Result<Hash<<Self as Family>::Addr, u32>> {
@@ -230,6 +233,11 @@ pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
         Ok((*counter, values.iter().sum()))
     };
     Counter::ALL.iter().map(sum).collect()
+}
+
+/// How many entries a pinned map has room for; none if there is no such map.
+pub fn capacity(pins: &Pins, map: &str) -> Option<u32> {
+    Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
 }
 
 /// Maps an array for writing.

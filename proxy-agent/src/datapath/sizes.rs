@@ -1,6 +1,6 @@
 //! The maps and their sizes.
 
-use super::{object::ObjectConfig, room::Room};
+use super::{object_config::ObjectConfig, room::Room};
 use crate::net::routes::MAX_HINTS;
 
 /// Entries of maps that keep their size; the flow maps are sized by [`ObjectConfig::max_flows`], those of services by [`Room`].

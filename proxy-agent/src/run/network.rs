@@ -9,13 +9,12 @@ use tracing::{error, info, warn};
 
 use super::{Agent, SETTLE, sockets::Found};
 use crate::{
-    cli::PodDatapath,
     model::plan::IpFamily,
     net::{
         interfaces::{self, Happened, Interface, Known, News},
         routes::{self, MAX_HINTS, Route},
         rules,
-        topology::{Topology, Wishes},
+        topology::{PodDatapath, Topology, Wishes},
         xfrm,
     },
     observe::{events::Event, service_health::Addresses},

@@ -9,8 +9,8 @@ use std::{
 use tracing::{debug, warn};
 
 use crate::{
-    cli::PortRange,
     datapath::{outbound, pins::Pins},
+    net::ports::PortRange,
 };
 
 /// Nothing else is applied meanwhile, so there is an end.

@@ -15,10 +15,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Agent, QUEUE, servers::Servers, told::object_config};
+use super::{Agent, QUEUE, servers::Servers};
 use crate::{
     cgroup,
-    config::Settings,
+    config::{Settings, object_config},
     datapath::{Prepared, in_step, pins::Pins, wait_for_readers},
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,

@@ -25,10 +25,10 @@ const WINDOWS: &str = "this is not Windows";
 const LOG: &str = "the log needs no such setting";
 
 /// Why `masqueradeAll` is not done.
-pub(super) const MASQUERADE_ALL: &str = "clients of cluster IPs keep their own address here: replies find their way back without \
+pub(crate) const MASQUERADE_ALL: &str = "clients of cluster IPs keep their own address here: replies find their way back without \
      masquerading. Masquerading all of them is not supported";
 /// Why `mode` changes nothing.
-pub(super) const MODE: &str = "services are always served by eBPF programs";
+pub(crate) const MODE: &str = "services are always served by eBPF programs";
 
 const fn flag(name: &'static str, why: &'static str) -> Unused {
     Unused { name, is_bool: false, why, matters: false }
@@ -70,7 +70,7 @@ pub const FLAGS: &[Unused] = &[
     flag("vmodule", LOG),
 ];
 
-/// Fields of `KubeProxyConfiguration` that [`super::file`] does not read.
+/// Fields of `KubeProxyConfiguration` that `config::file` does not read.
 pub const FIELDS: &[Unused] = &[
     field("clientConnection", API),
     field("clusterCIDR", CLIENTS),

@@ -1,4 +1,4 @@
-//! The maps that a trace reads.
+//! Look-ups in the pinned maps for those who only read them: a trace asks what the programs would.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -20,18 +20,16 @@ use proxy_common::{
         source::Source,
     },
 };
+use proxy_sys::socket::netns_cookie;
 
-use crate::{
-    clock::Clock,
-    datapath::{
-        maps::{self, Hash, MapFamily, Trie},
-        netns_cookie,
-        pins::Pins,
-    },
+use super::{
+    maps::{self, Hash, MapFamily, Trie},
+    pins::Pins,
 };
+use crate::clock::Clock;
 
 /// Look-ups, by what stands in the maps. Nothing where there is nothing.
-pub(super) trait LiveMaps<F: Family> {
+pub(crate) trait LiveMaps<F: Family> {
     fn filter(&self, element: u32) -> u64;
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>>;
     fn set(&self, index: u32) -> Set;
@@ -56,12 +54,12 @@ pub(super) trait LiveMaps<F: Family> {
     fn now(&self) -> u32;
 }
 
-pub(super) fn is_uplink(device: &Device) -> bool {
+pub(crate) fn is_uplink(device: &Device) -> bool {
     device.flags & DEVICE_UPLINK != 0
 }
 
 /// The maps that an agent pinned.
-pub(super) struct PinnedMaps<F: MapFamily> {
+pub(crate) struct PinnedMaps<F: MapFamily> {
     filter: Array<MapData, u64>,
     frontends: Hash<FrontendKey<F>, Frontend<F>>,
     sets: Array<MapData, Set>,
@@ -86,7 +84,7 @@ pub(super) struct PinnedMaps<F: MapFamily> {
 }
 
 impl<F: MapFamily> PinnedMaps<F> {
-    pub(super) fn open(pins: &Pins) -> Result<Self> {
+    pub(crate) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             filter: maps::vip_filter(pins)?,
             frontends: F::frontends(pins)?,
@@ -110,7 +108,7 @@ impl<F: MapFamily> PinnedMaps<F> {
     }
 
     /// Did all look-ups go well?
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match self.error.take() {
             Some(error) => Err(error).context("cannot read the pinned maps"),
             None => Ok(()),

@@ -6,7 +6,16 @@ use anyhow::{Context as _, Result};
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use crate::cli::OutputFormat;
+/// How to print: `-o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    Yaml,
+}
 
 /// Spaces between columns, as kubectl has them.
 const GAP: u16 = 3;

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 /// Lets some time pass between the end of one application of changes and the start of the next; what comes in the
 /// meantime is applied together.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(super) struct Pace {
     /// At least this long.
     period: Duration,
     /// The end of the last one.
@@ -16,17 +16,17 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(period: Duration) -> Self {
+    pub(super) fn new(period: Duration) -> Self {
         Self { period, done: None, wanted: false }
     }
 
     /// There is something to apply.
-    pub(crate) fn want(&mut self) {
+    pub(super) fn want(&mut self) {
         self.wanted = true;
     }
 
     /// Is there something to apply?
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.wanted
     }
 
@@ -44,7 +44,7 @@ impl Pace {
     }
 
     /// Everything was applied.
-    pub(crate) fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         self.wanted = false;
         self.done = Some(Instant::now());
     }

@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
-use super::{LogControl, parse};
 use crate::{
     cli::LogLevelArgs,
     datapath::{mailbox::Mailbox, pins::Pins},
-    debug::output::print,
     handover,
+    logging::{LogControl, parse},
+    output::print,
 };
 
 /// How often the agent looks for a request.

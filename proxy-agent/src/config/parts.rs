@@ -1,10 +1,9 @@
 //! What the parts of the agent are told of the settings. `check` tells them the same.
 
+use super::Settings;
 use crate::{
-    cli::{PodDatapath, Reject},
-    config::Settings,
-    datapath::ObjectConfig,
-    net::topology::Wishes,
+    datapath::{ObjectConfig, Reject},
+    net::topology::{PodDatapath, Wishes},
 };
 
 /// What the programs are told when they are loaded.

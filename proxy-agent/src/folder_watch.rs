@@ -1,4 +1,4 @@
-//! Tells when files of the folder changed, and were written to their end.
+//! Tells when files of a folder changed, and were written to their end.
 
 use std::{
     collections::BTreeSet,
@@ -38,13 +38,13 @@ pub(crate) struct Touched {
 
 impl Touched {
     /// Must this file be read again?
-    pub(super) fn includes(&self, name: &OsStr) -> bool {
+    pub(crate) fn includes(&self, name: &OsStr) -> bool {
         self.all || self.files.contains(name)
     }
 
     /// All files.
     #[cfg(test)]
-    pub(super) fn touch_all(&mut self) {
+    pub(crate) fn touch_all(&mut self) {
         self.all = true;
     }
 

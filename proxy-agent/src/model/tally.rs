@@ -1,6 +1,6 @@
 //! Sums over all plans, kept in step with each change instead of being counted anew.
 
-use crate::model::{
+use super::{
     objects::Protocol,
     plan::{IpFamily, ServicePlan},
 };

@@ -55,12 +55,12 @@ impl Origin {
     }
 
     /// Counts of the requests to the API server.
-    pub(super) fn requests(&self) -> &RequestCounts {
+    pub(crate) fn requests(&self) -> &RequestCounts {
         &self.requests
     }
 
     /// Where Events go to: nowhere without an API server.
-    pub(super) fn events(&self, cancel: CancellationToken) -> Events {
+    pub(crate) fn events(&self, cancel: CancellationToken) -> Events {
         match &self.kind {
             Kind::Manifests(_) => Events::nowhere(),
             Kind::Kubernetes(connection) => Events::to(connection.client(), &self.node_name, cancel),
