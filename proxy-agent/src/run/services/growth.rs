@@ -1,4 +1,4 @@
-//! The running agent makes room for services: maps that are nearly full, or too small, are replaced by larger ones.
+//! Makes room for services: maps that are nearly full, or too small, are replaced by larger ones.
 
 use std::{
     collections::BTreeSet,
@@ -8,10 +8,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use tracing::{error, info};
 
-use super::Agent;
+use super::ServiceReconciler;
 use crate::{
     datapath::{
-        Grown,
+        Datapath, Grown,
         room::{Part, Room},
     },
     observe::events::Event,
@@ -28,27 +28,27 @@ pub(super) struct Growing {
     failure: Option<String>,
 }
 
-impl Agent {
+impl ServiceReconciler {
     /// Brings services into the maps, and makes room for those that find none. True if programs are to be attached again.
     ///
     /// # Errors
     /// When the agent must be started again.
-    pub(super) async fn apply_services(&mut self) -> Result<(Round, bool)> {
-        let mut round = self.sync.apply(&mut self.datapath.services);
+    pub(super) async fn apply_services(&mut self, datapath: &mut Datapath) -> Result<(Round, bool)> {
+        let mut round = self.sync.apply(&mut datapath.services);
         let mut has_lost_hooks = false;
-        while let Some(room) = self.wanted_room(&round.full) {
-            let Some(lost) = self.grow(&room).await? else { break };
+        while let Some(room) = self.wanted_room(datapath, &round.full) {
+            let Some(lost) = self.grow(datapath, &room).await? else { break };
             has_lost_hooks |= lost;
             if !round.full.is_empty() {
-                round = round.followed_by(self.sync.apply(&mut self.datapath.services));
+                round = round.followed_by(self.sync.apply(&mut datapath.services));
             }
         }
         Ok((round, has_lost_hooks))
     }
 
     /// How much room there should be, if that is more than there is.
-    fn wanted_room(&self, full: &BTreeSet<Part>) -> Option<Room> {
-        let (room, used) = (self.datapath.services.room(), self.datapath.services.used());
+    fn wanted_room(&self, datapath: &Datapath, full: &BTreeSet<Part>) -> Option<Room> {
+        let (room, used) = (datapath.services.room(), datapath.services.used());
         if full.is_empty() && !room.is_short(&used) {
             return None;
         }
@@ -59,26 +59,26 @@ impl Agent {
     }
 
     /// Replaces maps; true if programs are to be attached again, none if the maps stay as they are.
-    async fn grow(&mut self, room: &Room) -> Result<Option<bool>> {
+    async fn grow(&mut self, datapath: &mut Datapath, room: &Room) -> Result<Option<bool>> {
         info!("maps of services are full or nearly: making larger ones");
-        let growth = self.datapath.growth(room);
+        let growth = datapath.growth(room);
         let loaded = tokio::task::spawn_blocking(move || growth.load());
         let grown = match loaded.await.context("making larger maps ended unexpectedly")? {
-            Ok(larger) => self.datapath.move_to(larger)?,
+            Ok(larger) => datapath.move_to(larger)?,
             Err(error) => Grown::Refused(error),
         };
         let failure = match &grown {
             Grown::Done(_) => None,
             Grown::Refused(error) => Some(format!("maps of services cannot grow: {error:#}")),
         };
-        self.metrics.maps_grew(failure.is_none());
+        self.reports.metrics.maps_grew(failure.is_none());
         if let Some(failure) =
             failure.as_ref().filter(|failure| self.growing.failure.as_ref() != Some(failure))
         {
             error!("{failure}; trying again after {} s", REST.as_secs());
-            self.events.send(Event::of_node("MapsCannotGrow", "Grow", failure));
+            self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", failure));
         }
-        self.health.set_problems("maps", failure.clone().into_iter().collect());
+        self.reports.health.set_problems("maps", failure.clone().into_iter().collect());
         self.growing = Growing { refused: failure.is_some().then(Instant::now), failure };
         Ok(match grown {
             Grown::Done(lost) => Some(!lost.is_empty()),

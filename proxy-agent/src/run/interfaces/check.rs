@@ -8,7 +8,7 @@ use std::{
 use rtnetlink::Handle;
 use tracing::{debug, error, warn};
 
-use super::Agent;
+use super::InterfaceController;
 use crate::{
     datapath::{Datapath, Hook},
     net::filters::{self, Direction},
@@ -48,7 +48,7 @@ impl Checks {
     }
 
     /// How long to wait after one more failure; what is wrong is logged once.
-    fn failed(&mut self, failure: String) -> Duration {
+    pub(super) fn failed(&mut self, failure: String) -> Duration {
         if self.failure.as_ref() != Some(&failure) {
             error!("{failure}; trying again");
         }
@@ -58,46 +58,34 @@ impl Checks {
         wait
     }
 
-    fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         self.retry = FIRST_RETRY;
         if self.failure.take().is_some() {
             debug!("the network could be looked at again");
         }
     }
+
+    /// Why the last one failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
 }
 
-impl Agent {
-    /// Looks at the network; after a failure, returns when to look again.
-    pub(super) async fn look_or_retry(&mut self) -> Option<tokio::time::Instant> {
-        let result = self.look_at_network().await;
-        let again = match result {
-            Ok(()) => {
-                self.checks.succeeded();
-                None
-            }
-            Err(error) => {
-                let wait = self.checks.failed(format!("cannot follow the node's network: {error:#}"));
-                Some(tokio::time::Instant::now() + wait)
-            }
-        };
-        self.health.set_network_failure(self.checks.failure.clone());
-        again
-    }
-
+impl InterfaceController {
     /// Compares, if it is time, what is attached with what should be. True if something is to be attached again.
-    pub(super) async fn check_hooks(&mut self) -> bool {
+    pub(super) async fn check_hooks(&mut self, datapath: &mut Datapath) -> bool {
         if !self.checks.is_due && self.checks.last.elapsed() < EVERY {
             return false;
         }
         (self.checks.last, self.checks.is_due) = (Instant::now(), false);
-        let mut lost = self.datapath.forget_lost_links();
-        for (index, hook) in self.datapath.filter_hooks() {
+        let mut lost = datapath.forget_lost_links();
+        for (index, hook) in datapath.filter_hooks() {
             if has_filter(&self.netlink, index, &hook).await == Some(false) {
-                self.datapath.forget_filter(index, &hook);
+                datapath.forget_filter(index, &hook);
                 lost.push(hook);
             }
         }
-        self.metrics.restored_hooks(lost.len());
+        self.reports.metrics.restored_hooks(lost.len());
         for hook in &lost {
             let Hook { at, program, how } = hook;
             if self.checks.said.insert(hook.clone()) {
@@ -112,10 +100,10 @@ impl Agent {
             let named: Vec<String> =
                 lost.iter().map(|hook| format!("{} at {}", hook.program, hook.at)).collect();
             let note = format!("something else detached {}; attached again", named.join(", "));
-            self.events.send(Event::hooks_restored(&note));
+            self.reports.events.send(Event::hooks_restored(&note));
         }
         if lost.iter().any(Hook::is_of_sockets)
-            && let Err(error) = self.datapath.attach_sockets_again()
+            && let Err(error) = datapath.attach_sockets_again()
         {
             error!("{error:#}");
         }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 /// Lets some time pass between the end of one application of changes and the start of the next; what comes in the
 /// meantime is applied together.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::run) struct Pace {
     /// At least this long.
     period: Duration,
     /// The end of the last one.
@@ -26,7 +26,7 @@ impl Pace {
     }
 
     /// Is there something to apply?
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(in crate::run) fn is_wanted(&self) -> bool {
         self.wanted
     }
 
@@ -44,7 +44,7 @@ impl Pace {
     }
 
     /// Everything was applied.
-    pub(super) fn done(&mut self) {
+    pub(in crate::run) fn done(&mut self) {
         self.wanted = false;
         self.done = Some(Instant::now());
     }

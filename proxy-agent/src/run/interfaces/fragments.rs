@@ -2,14 +2,14 @@
 
 use tracing::{info, warn};
 
-use super::Agent;
+use super::InterfaceController;
 use crate::net::{
     forwarding,
     topology::{Fragments, Topology},
     untracked,
 };
 
-impl Agent {
+impl InterfaceController {
     /// Prepares the stack for packets that it is to fragment, where uplinks or routes differ in their MTU. Which it takes; of others the
     /// senders are told.
     ///

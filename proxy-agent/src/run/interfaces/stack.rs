@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use tracing::{info, warn};
 
-use super::Agent;
+use super::InterfaceController;
 use crate::net::{forwarding, topology::Topology, untracked, xfrm};
 
-impl Agent {
+impl InterfaceController {
     /// Finds out what the stack must send, and lets it take packets from programs while there is such.
     pub(super) fn prepare_stack(&self, topology: &mut Topology) {
         topology.policies = self.ipsec_policies(&mut topology.complaints);

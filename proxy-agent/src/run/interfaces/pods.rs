@@ -1,4 +1,4 @@
-//! The running agent and its pods: each by the way that fits it. Looks are taken in the background, programs attached a few at a time.
+//! Pods: each is served by the way that fits it. Looks are taken in the background, programs attached a few at a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -15,8 +15,9 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::Agent;
+use super::{InterfaceController, ServiceNeeds};
 use crate::{
+    datapath::Datapath,
     net::{
         pods::{self, Changed, Events, Pod, Way},
         topology::PodPort,
@@ -36,7 +37,7 @@ const TURN: Duration = Duration::from_millis(50);
 const FIRST_TURN: Duration = Duration::from_secs(2);
 
 /// The pods of this node.
-pub(super) struct Pods {
+pub(in crate::run) struct Pods {
     /// `--pod-datapath auto`.
     is_auto: bool,
     /// Away during a look.
@@ -57,8 +58,6 @@ pub(super) struct Pods {
     pods: BTreeMap<u32, Pod>,
     /// Interfaces that have or had programs: flows of these may live, so they stay there.
     kept: BTreeSet<u32>,
-    /// Addresses of all network namespaces, as they were found last.
-    pub(super) namespaces: HashMap<u64, Vec<IpAddr>>,
     /// The last complaint.
     said: String,
 }
@@ -86,7 +85,6 @@ impl Pods {
             began: Instant::now(),
             pods: BTreeMap::new(),
             kept: BTreeSet::new(),
-            namespaces: HashMap::new(),
             said: String::new(),
         }
     }
@@ -149,7 +147,7 @@ impl Pods {
     }
 
     /// Resolves when pods were looked at, because of a change or because it was due, to all of them.
-    pub(super) async fn found(&mut self) -> Vec<Pod> {
+    pub(in crate::run) async fn found(&mut self) -> Vec<Pod> {
         loop {
             if self.looking.is_some() {
                 match self.finished().await {
@@ -225,7 +223,7 @@ impl Pods {
     }
 
     /// Adds pods' addresses to those of network namespaces.
-    pub(super) fn add_addresses(&self, namespaces: &mut HashMap<u64, Vec<IpAddr>>) {
+    pub(in crate::run) fn add_addresses(&self, namespaces: &mut HashMap<u64, Vec<IpAddr>>) {
         for pod in self.pods.values().filter(|pod| !pod.addresses.is_empty()) {
             if let Some(cookie) = pod.cookie {
                 namespaces.insert(cookie, pod.addresses.clone());
@@ -248,69 +246,66 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-impl Agent {
+impl InterfaceController {
     /// Pods were looked at: serves each by its way.
-    pub(super) fn follow_pods(&mut self, found: Vec<Pod>) {
+    pub(in crate::run) fn follow_pods(
+        &mut self,
+        found: Vec<Pod>,
+        needs: &ServiceNeeds,
+        datapath: &mut Datapath,
+    ) {
         self.pods.take(found);
         let mut topology = self.topology.clone();
-        topology.pods = self.pods.chosen(self.all_pods_need_packets());
+        topology.pods = self.pods.chosen(self.all_pods_need_packets(needs));
         if topology.pods != self.topology.pods {
-            if let Err(error) = self.datapath.follow(&topology) {
+            if let Err(error) = datapath.follow(&topology) {
                 error!("{error:#}");
             }
             self.topology = topology;
         }
-        self.attach_more();
-        if self.knows_namespaces {
-            let mut namespaces = self.pods.namespaces.clone();
-            self.pods.add_addresses(&mut namespaces);
-            if let Err(error) = self.datapath.set_netns_addresses(&namespaces) {
-                error!("{error:#}");
-            }
-        }
+        self.attach_more(datapath);
     }
 
     /// Attaches programs to pods' interfaces for a moment; there may be more.
-    pub(super) fn attach_more(&mut self) {
-        self.attach_for(TURN);
+    pub(in crate::run) fn attach_more(&mut self, datapath: &mut Datapath) {
+        self.attach_for(TURN, datapath);
     }
 
     /// The same before the agent begins to work.
-    pub(super) fn attach_first(&mut self) {
-        self.attach_for(FIRST_TURN);
+    pub(in crate::run) fn attach_first(&mut self, datapath: &mut Datapath) {
+        self.attach_for(FIRST_TURN, datapath);
     }
 
-    fn attach_for(&mut self, time: Duration) {
-        if self.datapath.has_pending_hooks() {
-            self.datapath.attach_pending_hooks(std::time::Instant::now() + time);
+    fn attach_for(&mut self, time: Duration, datapath: &mut Datapath) {
+        if datapath.has_pending_hooks() {
+            datapath.attach_pending_hooks(std::time::Instant::now() + time);
         }
         for pod in &self.topology.pods {
-            if self.datapath.serves_packets_of(pod.index) {
+            if datapath.serves_packets_of(pod.index) {
                 self.pods.kept.insert(pod.index);
             }
         }
         // Not before packets are translated: a connection in between would be by neither.
-        let excluded = self.pods.excluded(|index| self.datapath.serves_packets_of(index));
-        if let Err(error) = self.datapath.set_packet_pods(&excluded) {
+        let excluded = self.pods.excluded(|index| datapath.serves_packets_of(index));
+        if let Err(error) = datapath.set_packet_pods(&excluded) {
             error!("{error:#}");
         }
-        if !self.datapath.has_pending_hooks() {
-            self.report_hooks();
-            let topology = self.topology.clone();
-            self.look_for_others(&topology);
+        if !datapath.has_pending_hooks() {
+            self.report_hooks(datapath);
+            self.look_for_others(datapath);
         }
     }
 
     /// Tells metrics and health what is attached.
-    pub(super) fn report_hooks(&self) {
+    pub(in crate::run) fn report_hooks(&self, datapath: &Datapath) {
         let failed: Vec<String> =
-            self.datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
+            datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();
         if let Some(first) = failed.first() {
             let note = format!("{} programs are not attached, among them {first}", failed.len());
-            self.events.send(Event::of_node("HookFailed", "Attach", &note));
+            self.reports.events.send(Event::of_node("HookFailed", "Attach", &note));
         }
-        self.health.set_serves_outside(self.datapath.serves_outside());
-        self.metrics.set_hooks(self.datapath.hooks(), failed.len());
-        self.health.set_failed_hooks(failed);
+        self.reports.health.set_serves_outside(datapath.serves_outside());
+        self.reports.metrics.set_hooks(datapath.hooks(), failed.len());
+        self.reports.health.set_failed_hooks(failed);
     }
 }

@@ -5,23 +5,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use rtnetlink::Handle;
 use tracing::{debug, info, warn};
 
-use super::Agent;
+use super::InterfaceController;
 use crate::{
     datapath::Datapath,
     net::{
         filters::{self, Direction},
         interfaces,
-        topology::Topology,
     },
 };
 
 /// Ours, among others.
 const OURS: &str = "ours";
 
-impl Agent {
+impl InterfaceController {
     /// Looks, in the background, at interfaces that have ours since now, and logs what others have there, once for all that have
     /// the same.
-    pub(super) fn look_for_others(&mut self, topology: &Topology) {
+    pub(super) fn look_for_others(&mut self, datapath: &Datapath) {
+        let topology = &self.topology;
         let uplinks = topology.uplinks.iter().map(|uplink| (uplink.index, &uplink.name, false));
         let pods = topology.pods.iter().map(|pod| (pod.index, &pod.name, true));
         let all: Vec<(u32, &String, bool)> = uplinks.chain(pods).collect();
@@ -32,7 +32,7 @@ impl Agent {
         if !new.is_empty() {
             // By a socket of its own: the kernel lists one thing at a time for a socket (EBUSY, `__netlink_dump_start`).
             match interfaces::connect() {
-                Ok(netlink) => drop(tokio::spawn(search(netlink, self.datapath.tcx_program_ids(), new))),
+                Ok(netlink) => drop(tokio::spawn(search(netlink, datapath.tcx_program_ids(), new))),
                 Err(error) => warn!("{error:#}"),
             }
         }

@@ -18,7 +18,7 @@ const FULL: usize = 1 << 16;
 
 /// Collects what was freed, and waits for its readers.
 #[derive(Debug, Default)]
-pub(super) struct Quarantine {
+pub(in crate::run) struct Quarantine {
     collected: Vec<Freed>,
     amount: usize,
     /// When enough was collected.
@@ -41,7 +41,7 @@ impl Quarantine {
     }
 
     /// Resolves when something may be used again. May be dropped and called anew at any time.
-    pub(super) async fn over(&mut self) -> Vec<Freed> {
+    pub(in crate::run) async fn over(&mut self) -> Vec<Freed> {
         loop {
             if let Some(waiting) = &mut self.waiting {
                 let freed = waiting.await.unwrap_or_default();
