@@ -8,10 +8,10 @@ use crate::{
     cli::CleanupArgs,
     datapath::{Leftover, pins::Pins},
     handover::Lock,
-    migrate::nft::{self, NftFamily},
     net::{
         filters::{self, Direction},
         interfaces::{self, Interface},
+        nat_keeper::{self, NftFamily},
         untracked,
     },
 };
@@ -30,13 +30,13 @@ const TABLES: [Table; 4] = [
     },
     Table {
         name: "nftables table ip proxy-agent-nat",
-        is_there: || nft::has_keeper(NftFamily::V4),
-        remove: || nft::remove_keeper(NftFamily::V4),
+        is_there: || nat_keeper::has_keeper(NftFamily::V4),
+        remove: || nat_keeper::remove_keeper(NftFamily::V4),
     },
     Table {
         name: "nftables table ip6 proxy-agent-nat",
-        is_there: || nft::has_keeper(NftFamily::V6),
-        remove: || nft::remove_keeper(NftFamily::V6),
+        is_there: || nat_keeper::has_keeper(NftFamily::V6),
+        remove: || nat_keeper::remove_keeper(NftFamily::V6),
     },
 ];
 

@@ -12,7 +12,7 @@ mod values;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::{
     arguments::normalise,
@@ -20,12 +20,15 @@ pub use self::{
     filter::{BackendAddress, BackendFilter, ServiceFilter},
     generate::{CompletionsArgs, ManArgs, completions, manual_page, write_manual_pages},
     migrate::MigrateArgs,
-    monitor::{LogLevelArgs, MonitorArgs, MonitorVerdict, TopArgs},
+    monitor::{LogLevelArgs, MonitorArgs, TopArgs},
     run::RunArgs,
     unused::{Given, UnusedFlags},
-    values::{BindAddress, NodePortAddresses, PortRange},
 };
-pub(crate) use self::{filter::is_of_service, values::duration};
+pub(crate) use self::{
+    filter::is_of_service,
+    values::{duration, log_format},
+};
+use crate::{logging::LogFormat, model::objects::Protocol, output::OutputFormat};
 
 /// A Kubernetes service proxy in eBPF: ClusterIP and NodePort on any cluster, with any CNI, without iptables.
 ///
@@ -57,16 +60,6 @@ pub struct LogArgs {
     /// Format of the log. Default: text.
     #[arg(long, alias = "logging-format", global = true, value_enum)]
     pub log_format: Option<LogFormat>,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The subcommands.
@@ -150,53 +143,6 @@ pub struct PinArgs {
     pub bpffs: PathBuf,
 }
 
-/// `--pod-datapath`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PodDatapath {
-    /// Socket hooks, or tc programs for those pods that need them.
-    Auto,
-    /// Socket hooks.
-    Socket,
-    /// tc programs on pod interfaces.
-    Tc,
-    /// Both.
-    Both,
-}
-
-/// `--xdp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum XdpMode {
-    /// Native where the driver has it.
-    Auto,
-    /// Native or an error.
-    Native,
-    /// The kernel's emulation.
-    Generic,
-    /// No XDP.
-    Off,
-}
-
-/// `--reject`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Reject {
-    /// ICMP port unreachable, as kube-proxy does.
-    #[default]
-    Icmp,
-    /// TCP: a reset. Everything else: ICMP port unreachable.
-    TcpReset,
-}
-
-/// `--kernel-log`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KernelLogLevel {
-    /// Drops.
-    Warn,
-    /// And connects.
-    Info,
-    /// And every translated packet.
-    Debug,
-}
-
 /// Arguments of `debug`.
 #[derive(Args, Debug)]
 pub struct DebugArgs {
@@ -211,17 +157,6 @@ pub struct DebugArgs {
     /// What to look at.
     #[command(subcommand)]
     pub what: DebugCommand,
-}
-
-/// `-o`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// For people.
-    Table,
-    /// One JSON document.
-    Json,
-    /// One YAML document.
-    Yaml,
 }
 
 /// What `debug` can show.
@@ -260,23 +195,12 @@ pub struct TraceArgs {
     pub to: SocketAddr,
 
     /// Over which protocol.
-    #[arg(long, value_enum, default_value_t = TraceProtocol::Tcp)]
-    pub protocol: TraceProtocol,
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    pub protocol: Protocol,
 
     /// The packet comes in by an uplink (default: from a pod of this node).
     #[arg(long)]
     pub from_outside: bool,
-}
-
-/// `--protocol`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TraceProtocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
 }
 
 fn parse_client(text: &str) -> Result<SocketAddr, String> {

@@ -1,4 +1,6 @@
-//! What is kube-proxy's on a node, by the names that it gives.
+//! What is kube-proxy's on a node, by the names that it gives, and what of its settings means nothing here.
+
+pub mod unused;
 
 /// The table of the nftables mode, of `ip` and of `ip6`.
 pub(crate) const NFT_TABLE: &str = "kube-proxy";

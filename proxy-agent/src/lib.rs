@@ -1,4 +1,26 @@
 //! The agent: sources -> store -> model -> plan -> data path.
+//!
+//! # Layers
+//!
+//! A module uses modules of the layers above its own in this table, and none of its own layer or below. A test reads the table and the
+//! sources, and fails where one does otherwise.
+//!
+//! | layer | modules | knows |
+//! |---|---|---|
+//! | ground | `cgroup`, `clock`, `folder_watch`, `host`, `kube_proxy`, `memory`, `sorted` | one thing of the machine each |
+//! | model | `model` | Kubernetes semantics: objects in, plans out. No I/O |
+//! | network | `net` | the node's network, by netlink and `/proc` |
+//! | data path | `datapath` | maps, programs and hooks: nothing else names aya |
+//! | source | `source` | API servers and folders of manifests |
+//! | work | `neighbours`, `reaper`, `sweeper`, `sync` | one duty each, over the data path |
+//! | seen | `handover`, `logging`, `observe` | what others see of an agent, and other agents |
+//! | output | `output` | tables, JSON, YAML |
+//! | command line | `cli` | how flags are spelt: what their values mean, layers above know |
+//! | settings | `config` | flags and a configuration file, as settings |
+//! | origin | `origin` | which source, by the settings |
+//! | commands | `check`, `cleanup`, `debug`, `init`, `log_level`, `status` | |
+//! | commands by others | `migrate`, `monitor`, `run` | |
+//! | rates | `top` | |
 
 pub mod cgroup;
 pub mod check;
@@ -8,10 +30,14 @@ mod clock;
 pub mod config;
 pub mod datapath;
 pub mod debug;
+mod folder_watch;
 mod handover;
 mod host;
 pub mod init;
-mod kube_proxy;
+pub mod kube_proxy;
+#[cfg(test)]
+mod layers;
+pub mod log_level;
 pub mod logging;
 mod memory;
 pub mod migrate;
@@ -20,7 +46,8 @@ pub mod monitor;
 mod neighbours;
 pub mod net;
 pub mod observe;
-mod pace;
+mod origin;
+pub mod output;
 pub mod reaper;
 pub mod run;
 mod sorted;
@@ -28,7 +55,6 @@ pub mod source;
 pub mod status;
 pub mod sweeper;
 pub mod sync;
-mod tally;
 pub mod top;
 
 /// Operating system and architecture in Go's names, as all components of Kubernetes have them.

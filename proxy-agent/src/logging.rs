@@ -1,12 +1,19 @@
 //! The agent's log.
 
-mod request;
-
 use anyhow::{Result, anyhow};
 use tracing_subscriber::EnvFilter;
 
-pub use self::request::{ask, follow};
-use crate::{cli::LogFormat, source::kube::REDUNDANT_LOGS};
+use crate::source::kube::REDUNDANT_LOGS;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Changes what is logged.
 pub struct LogControl {
@@ -26,7 +33,7 @@ impl LogControl {
     ///
     /// # Errors
     /// When it is none.
-    fn set(&self, filter: Option<&str>) -> Result<String> {
+    pub(crate) fn set(&self, filter: Option<&str>) -> Result<String> {
         if let Some(text) = filter {
             let text = if text == DEFAULT { &self.default } else { text };
             (self.change)(parse(text)?)?;
@@ -39,7 +46,7 @@ impl LogControl {
 const DEFAULT: &str = "default";
 
 /// A filter: a level's name, or as RUST_LOG has it.
-fn parse(text: &str) -> Result<EnvFilter> {
+pub(crate) fn parse(text: &str) -> Result<EnvFilter> {
     let level = |verbose| format!("{},{REDUNDANT_LOGS}", level(verbose));
     Ok(EnvFilter::try_new(match text {
         "info" => level(0),

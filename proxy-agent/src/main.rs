@@ -9,7 +9,7 @@ use proxy_agent::{
     cli::{CleanupArgs, Cli, Command, completions, manual_page, normalise, write_manual_pages},
     config,
     datapath::pins::Pins,
-    debug, init, logging, migrate, monitor, run, status, top,
+    debug, init, log_level, logging, migrate, monitor, run, status, top,
 };
 
 fn main() -> ExitCode {
@@ -45,7 +45,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
             let pins = Pins::new(&args.pins.bpffs);
             // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
             runtime()?.block_on(async {
-                tokio::spawn(logging::follow(control, pins));
+                tokio::spawn(log_level::follow(control, pins));
                 tokio::spawn(run::run(loaded)).await?
             })?;
         }
@@ -56,7 +56,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         }
         Command::Monitor(args) => runtime()?.block_on(monitor::run(args))?,
         Command::Top(args) => top::run(args)?,
-        Command::LogLevel(args) => logging::ask(args)?,
+        Command::LogLevel(args) => log_level::ask(args)?,
         Command::Debug(args) => debug::run(args)?,
         Command::Cleanup(args) => runtime()?.block_on(cleanup::run(args))?,
         Command::Migrate(args) => runtime()?.block_on(migrate::run(args))?,

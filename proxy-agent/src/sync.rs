@@ -22,16 +22,17 @@ use crate::{
     model::{
         budget::{self, Budget},
         changes::changes,
-        objects::{Change, Node, ObjectName, Protocol},
-        plan::{Frontend, HealthCheck, IpFamily, PortName, ServicePlan},
+        local,
+        objects::{Change, Node, ObjectName},
+        plan::{HealthCheck, IpFamily, PortName, ServicePlan},
         planner,
         store::{Store, Trigger},
+        tally::Tally,
     },
-    tally::Tally,
 };
 
 pub use self::problems::{Problem, Reason};
-pub use crate::tally::NoLocalEndpoints;
+pub use crate::model::tally::NoLocalEndpoints;
 
 /// The store, and what was planned from it.
 pub struct Sync {
@@ -47,8 +48,7 @@ pub struct Sync {
     journal: Journal,
     /// Ports that are to be removed and could not be.
     unremoved: BTreeSet<PortName>,
-    /// Addresses of this node. A cluster IP among them is served by somebody here (NodeLocal DNSCache), not by us; a load
-    /// balancer's has ports of the node besides those of Services.
+    /// Addresses of this node: see [`local::leave_to_node`].
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
     /// When this began: what happened before says nothing about how fast we are.
@@ -136,7 +136,7 @@ impl Sync {
     /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
     /// was said about it, as in manifests without one.
     pub fn node_is_eligible(&self) -> Option<bool> {
-        if self.store.node_is_gone() { Some(false) } else { self.store.node().map(|node| !node.leaving) }
+        self.store.node_is_eligible()
     }
 
     /// The ranges of service addresses that ServiceCIDRs give.
@@ -219,9 +219,7 @@ impl Sync {
         let changed: BTreeSet<IpAddr> =
             self.local_addresses.symmetric_difference(addresses).copied().collect();
         self.local_addresses.clone_from(addresses);
-        let affected = self.store.all_services().filter(|service| {
-            service.cluster_ips.iter().chain(&service.load_balancer_ips).any(|ip| changed.contains(ip))
-        });
+        let affected = self.store.all_services().filter(|service| local::depends_on(service, &changed));
         self.failed.extend(affected.map(|service| service.name.clone()));
     }
 
@@ -232,23 +230,8 @@ impl Sync {
             return coming;
         }
         for service in self.store.changed().chain(&self.failed).filter_map(|name| self.store.service(name)) {
-            let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Udp);
             let planned = self.planned.get(&service.name).map_or(&[][..], |plan| &plan.ports);
-            let is_planned =
-                |frontend: Frontend| planned.iter().any(|plan| plan.frontends.contains(&frontend));
-            for port in ports {
-                let node_port = port.node_port.filter(|port| !is_planned(Frontend::NodePort(*port)));
-                coming.extend(
-                    node_port
-                        .iter()
-                        .flat_map(|port| node_addresses.iter().map(|ip| SocketAddr::new(*ip, *port))),
-                );
-                let addresses = service.external_ips.iter().chain(&service.load_balancer_ips);
-                coming.extend(addresses.map(|ip| SocketAddr::new(*ip, port.port)).filter(|address| {
-                    !is_planned(Frontend::ExternalIp(*address))
-                        && !is_planned(Frontend::LoadBalancer(*address))
-                }));
-            }
+            coming.extend(local::coming_udp_frontends(service, planned, node_addresses));
         }
         coming
     }
@@ -300,25 +283,8 @@ impl Sync {
 
     fn plan(&self, name: &ObjectName) -> ServicePlan {
         let mut plan = planner::plan_stored(&self.store, name, &self.node_name);
-        for port in &mut plan.ports {
-            port.frontends.retain(|frontend| match frontend {
-                Frontend::ClusterIp(address) => {
-                    let is_local = self.local_addresses.contains(&address.ip());
-                    if is_local {
-                        info!(
-                            "service {}: {} is an address of this node: left to who serves it here",
-                            port.name,
-                            address.ip()
-                        );
-                    }
-                    !is_local
-                }
-                // The node's own packets to its own address are for its own sockets.
-                Frontend::ClusterAddress(ip) | Frontend::LoadBalancerAddress(ip) => {
-                    !self.local_addresses.contains(ip)
-                }
-                _ => true,
-            });
+        for (port, ip) in local::leave_to_node(&mut plan, &self.local_addresses) {
+            info!("service {port}: {ip} is an address of this node: left to who serves it here");
         }
         plan
     }

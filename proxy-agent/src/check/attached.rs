@@ -9,8 +9,7 @@ use rtnetlink::Handle;
 
 use super::foreign::{Hook, Kind, Program, named};
 use crate::{
-    cli::XdpMode,
-    datapath::{Datapath, pins::Pins, survey},
+    datapath::{Datapath, XdpMode, pins::Pins, survey},
     net::{
         filters::{self, Direction},
         topology::Topology,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::debug::output::Row;
+use crate::output::Row;
 
 /// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,7 +120,7 @@ pub(super) fn summary(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::OutputFormat, debug::output::render};
+    use crate::output::{OutputFormat, render};
 
     #[test]
     fn the_table_has_what_to_do_below_what_was_seen() {

@@ -33,16 +33,15 @@ use nix::sys::utsname::uname;
 pub(crate) use self::api_server::trouble as api_server_trouble;
 use self::finding::Finding;
 use crate::{
-    cli::{CheckArgs, LogArgs, OutputFormat},
-    config::{self, Settings},
+    cli::{CheckArgs, LogArgs},
+    config::{self, Settings, wishes},
     datapath::{locked_memory, pins::Pins},
-    debug::output,
     net::{
         forwarding,
         interfaces::{self, Interface},
         topology::Topology,
     },
-    run::told::wishes,
+    output::{self, OutputFormat},
 };
 
 /// As an init container: how long all checks may take, and how long the API server may. The agent starts without one that does not answer.

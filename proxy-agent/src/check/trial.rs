@@ -17,13 +17,12 @@ use nix::{
 
 use super::connect::{OwnCgroup, connect_from};
 use crate::{
-    config::Settings,
+    config::{Settings, object_config},
     datapath::{Datapath, Features, ObjectConfig, pins::Pins},
     model::{
         objects::{ObjectName, Protocol},
         plan::{Endpoints, Frontend, IpFamily, Places, PortName, PortPlan},
     },
-    run::told::object_config,
 };
 
 /// What came of it.

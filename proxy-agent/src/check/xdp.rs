@@ -2,7 +2,7 @@
 
 use super::finding::Finding;
 use crate::{
-    cli::XdpMode,
+    datapath::XdpMode,
     net::{driver, topology::Uplink},
 };
 

@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{OutputFormat, RunArgs, filter};
+use super::{RunArgs, filter};
+use crate::output::OutputFormat;
 
 /// Arguments of `check`: those of `run`, so that an init container takes them over as they are.
 #[derive(Args, Clone, Debug)]

@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{PinArgs, TraceProtocol, duration, filter::parse_service};
+use super::{PinArgs, duration, filter::parse_service};
+use crate::{datapath::MonitorVerdict, model::objects::Protocol};
 
 /// Arguments of `monitor`.
 #[derive(Args, Clone, Debug)]
@@ -27,7 +28,7 @@ pub struct MonitorArgs {
 
     /// Only of this protocol.
     #[arg(long, value_enum)]
-    pub protocol: Option<TraceProtocol>,
+    pub protocol: Option<Protocol>,
 
     /// Only these verdicts (may be repeated).
     #[arg(long = "verdict", value_name = "VERDICT,...", value_enum, value_delimiter = ',')]
@@ -48,21 +49,6 @@ pub struct MonitorArgs {
     /// Report at most so many decisions a second and CPU. More are counted as lost.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
-}
-
-/// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum MonitorVerdict {
-    /// A new flow, or a socket that got an endpoint.
-    Translated,
-    /// Refused: the client is told that nothing listens, or that it must not.
-    Refused,
-    /// Dropped.
-    Dropped,
-    /// A TCP connection was reset.
-    Reset,
-    /// A ping of a cluster IP was answered.
-    Answered,
 }
 
 /// Arguments of `top`.

@@ -5,11 +5,16 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use ipnet::IpNet;
 
-use super::{
-    BindAddress, KernelLogLevel, NodePortAddresses, PinArgs, PodDatapath, PortRange, Reject, UnusedFlags,
-    XdpMode, values,
+use super::{PinArgs, UnusedFlags, values};
+use crate::{
+    datapath::{KernelLogLevel, Reject, XdpMode},
+    model::budget::Budget,
+    net::{
+        ports::PortRange,
+        topology::{NodePortAddresses, PodDatapath},
+    },
+    observe::BindAddress,
 };
-use crate::model::budget::Budget;
 
 // Headings of `run --help` and of the tables in docs/operations.md.
 const NODE: &str = "Node and API server";

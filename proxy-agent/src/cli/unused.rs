@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use crate::config::unused::{FLAGS, Unused};
+use crate::kube_proxy::unused::{FLAGS, Unused};
 
 /// The flags that were given, each with why it means nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

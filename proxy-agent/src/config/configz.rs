@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Settings;
-use crate::cli::{LogFormat, Reject};
+use crate::{datapath::Reject, logging::LogFormat};
 
 /// The settings under kube-proxy's key: what its configuration has a field for in that field, the rest in `proxyAgent`.
 pub fn configz(settings: &Settings) -> Value {

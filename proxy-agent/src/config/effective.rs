@@ -15,15 +15,19 @@ use super::{
     conntrack::{max_flows, sysctls, timeouts},
     file::KubeProxyConfiguration,
     machine::Machine,
-    unused,
-};
-use crate::cli::{
-    BindAddress, KernelLogLevel, LogArgs, LogFormat, NodePortAddresses, PodDatapath, PortRange, Reject,
-    RunArgs, XdpMode,
 };
 use crate::{
+    cli::{LogArgs, RunArgs},
+    datapath::{KernelLogLevel, Reject, XdpMode},
+    kube_proxy::unused,
+    logging::LogFormat,
     model::{budget::Budget, plan::IpFamily},
-    net::conntrack_sysctls::ConntrackSysctls,
+    net::{
+        conntrack_sysctls::ConntrackSysctls,
+        ports::PortRange,
+        topology::{NodePortAddresses, PodDatapath},
+    },
+    observe::BindAddress,
 };
 
 /// Everything the agent is told, with nothing left open.

@@ -10,11 +10,13 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use serde_saphyr::{Spanned, options};
 
-use super::{
-    Notice,
-    unused::{self, Unused},
+use super::Notice;
+use crate::{
+    kube_proxy::unused::{self, Unused},
+    logging::LogFormat,
+    net::topology::NodePortAddresses,
+    observe::BindAddress,
 };
-use crate::cli::{BindAddress, LogFormat, NodePortAddresses};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -222,7 +224,7 @@ fn period_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<D
 }
 
 fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LogFormat>, D::Error> {
-    parsed(deserializer, |text| <LogFormat as clap::ValueEnum>::from_str(text, false))
+    parsed(deserializer, crate::cli::log_format)
 }
 
 fn oom_score_adj<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {

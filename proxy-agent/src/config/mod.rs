@@ -1,14 +1,14 @@
 //! What the agent is told: flags, and a configuration file of kube-proxy.
 //!
 //! [`file`](mod@file) reads the file, [`unused`] knows what of kube-proxy's settings means nothing here, [`effective`]
-//! makes the settings out of both, which [`mod@configz`] shows. [`watch`] tells when the file changed.
+//! makes the settings out of both, which [`configz`] shows. [`watch`] tells when the file changed.
 
 mod configz;
 mod conntrack;
 pub mod effective;
 pub mod file;
 pub mod machine;
-pub mod unused;
+mod parts;
 pub mod watch;
 mod write;
 
@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
+pub(crate) use self::parts::{object_config, wishes};
 pub use self::{configz::configz, effective::Settings, write::write};
 use self::{file::KubeProxyConfiguration, machine::Machine};
 use crate::cli::{LogArgs, RunArgs};

@@ -6,7 +6,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::error;
 
 use super::LoadedFile;
-use crate::source::manifests::FolderWatch;
+use crate::folder_watch::FolderWatch;
 
 /// How often to look for what inotify does not show, as behind symbolic links.
 const RECHECK: Duration = Duration::from_secs(5);

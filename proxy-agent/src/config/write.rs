@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::Loaded;
 use crate::{
-    cli::{LogFormat, RunArgs},
-    debug::output::document,
+    cli::RunArgs,
+    logging::LogFormat,
+    output::{OutputFormat, document},
 };
 
 /// Writes what the format has a field for. What is not given stays empty, as kubeadm writes it: it depends on the node, or has a default.
@@ -73,7 +74,7 @@ fn text(args: &RunArgs, loaded: &Loaded) -> Result<String> {
         "nodePortAddresses": settings.nodeport_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "oomScoreAdj": settings.oom_score_adj,
     });
-    document(&without_null(value), crate::cli::OutputFormat::Yaml)
+    document(&without_null(value), OutputFormat::Yaml)
 }
 
 fn without_null(value: Value) -> Value {

@@ -11,7 +11,7 @@ use proxy_common::{
     packet::PROTOCOL_UDP,
 };
 
-use super::{maps::MapFamily, pins::Pins, sys::RawHash};
+use super::{maps::MapFamily, pins::Pins, raw_hash::RawHash};
 
 /// States of flows, for people and metrics.
 pub(crate) const STATES: [&str; 8] =

@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
+use proxy_sys::bpf::{self, link::link_info};
 
-use super::{pins::Pins, sys};
+use super::pins::Pins;
 
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ pub(super) enum Attached {
 impl Target<'_> {
     /// Is the link attached to this?
     fn is_of(&self, link: &OwnedFd) -> io::Result<bool> {
-        let info = sys::link_info(link.as_fd())?;
+        let info = link_info(link.as_fd())?;
         Ok(match *self {
             Self::Cgroup { id, .. } => info.cgroup_id == id,
             Self::Tcx { ifindex, .. } | Self::Xdp { ifindex, .. } => info.ifindex == ifindex,
@@ -55,12 +56,12 @@ impl Target<'_> {
         use std::os::fd::AsRawFd as _;
         match *self {
             Self::Cgroup { directory, attach_type, .. } => {
-                sys::create_link(program.as_fd(), directory.as_raw_fd() as u32, attach_type, 0)
+                bpf::link::create(program.as_fd(), directory.as_raw_fd() as u32, attach_type, 0)
             }
             Self::Tcx { ifindex, attach_type } => {
-                sys::create_link(program.as_fd(), ifindex, attach_type, BPF_F_BEFORE)
+                bpf::link::create(program.as_fd(), ifindex, attach_type, BPF_F_BEFORE)
             }
-            Self::Xdp { ifindex, flags } => sys::create_link(program.as_fd(), ifindex, BPF_XDP, flags),
+            Self::Xdp { ifindex, flags } => bpf::link::create(program.as_fd(), ifindex, BPF_XDP, flags),
         }
     }
 }
@@ -71,21 +72,21 @@ impl Target<'_> {
 /// With the system's error at the root, so that callers can tell what a kernel or driver lacks.
 pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Target<'_>) -> Result<Attached> {
     let path = pins.link(name);
-    if let Ok(link) = sys::open_pinned(&path) {
+    if let Ok(link) = bpf::open_pinned(&path) {
         // A link whose target is gone, or another's: its successor takes the name.
-        if target.is_of(&link).unwrap_or(false) && sys::update_link(link.as_fd(), program.as_fd()).is_ok() {
+        if target.is_of(&link).unwrap_or(false) && bpf::link::update(link.as_fd(), program.as_fd()).is_ok() {
             return Ok(Attached::Updated);
         }
         detach(pins, name)?;
     }
     let link = target.create(program)?;
-    sys::pin(link.as_fd(), &path).with_context(|| format!("cannot pin the link {}", path.display()))?;
+    bpf::pin(link.as_fd(), &path).with_context(|| format!("cannot pin the link {}", path.display()))?;
     Ok(Attached::New)
 }
 
 /// Is what is pinned under a name attached to anything, with this program if its id is known?
 pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool {
-    let info = sys::open_pinned(&pins.link(name)).and_then(|link| sys::link_info(link.as_fd()));
+    let info = bpf::open_pinned(&pins.link(name)).and_then(|link| link_info(link.as_fd()));
     info.is_ok_and(|info| {
         // 0 when the kernel has detached it.
         let target = if name.starts_with("cgroup-") { info.cgroup_id } else { info.ifindex.into() };
@@ -95,8 +96,8 @@ pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool
 
 /// Detaches what is pinned under a name, at once: without that the kernel does it some time after [`detach`].
 pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
-    if let Ok(link) = sys::open_pinned(&pins.link(name))
-        && let Err(error) = sys::detach_link(link.as_fd())
+    if let Ok(link) = bpf::open_pinned(&pins.link(name))
+        && let Err(error) = bpf::link::detach(link.as_fd())
     {
         tracing::debug!("cannot detach the link {name}: {error}");
     }

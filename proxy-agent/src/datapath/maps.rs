@@ -16,10 +16,13 @@ use proxy_common::{
     },
 };
 
-use super::{address::UserFamily, array::MmapArray, pins::Pins, sys::RawHash};
+use super::{address::UserFamily, array::MmapArray, pins::Pins, raw_hash::RawHash};
 
 /// A hash map, LRU or not.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
+
+/// What sockets keep.
+pub type SocketStorage<V> = SkStorage<MapData, V>;
 
 /// A map of prefixes.
 pub type Trie<K, V> = LpmTrie<MapData, K, V>;
@@ -187,6 +190,11 @@ pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
         Ok((*counter, values.iter().sum()))
     };
     Counter::ALL.iter().map(sum).collect()
+}
+
+/// How many entries a pinned map has room for; none if there is no such map.
+pub fn capacity(pins: &Pins, map: &str) -> Option<u32> {
+    Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
 }
 
 /// Maps an array for writing.

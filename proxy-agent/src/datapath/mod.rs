@@ -16,15 +16,18 @@ pub(crate) mod in_step;
 mod kernel_log;
 mod leftovers;
 mod link;
+pub(crate) mod live;
 pub(crate) mod locked_memory;
 pub(crate) mod mailbox;
 pub mod maps;
 pub(crate) mod next_hops;
 mod object;
+mod object_config;
 pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
 mod prepared;
+mod raw_hash;
 mod rcu;
 pub mod room;
 pub mod services;
@@ -33,8 +36,8 @@ mod slices;
 mod socket_reader;
 mod surroundings;
 pub(crate) mod survey;
-mod sys;
 mod table;
+pub(crate) mod verdict;
 pub(crate) mod watch;
 
 use std::{
@@ -60,23 +63,21 @@ use proxy_common::{
 use tracing::{debug, info, warn};
 
 pub use grow::{Grown, Growth, Larger};
-pub use hooks::Hook;
 pub(crate) use hooks::link_name;
+pub use hooks::{Hook, XdpMode};
 pub use leftovers::Leftover;
-pub use object::{Features, ObjectConfig};
+pub use object::Features;
+pub use object_config::{KernelLogLevel, ObjectConfig, Reject};
 pub use prepared::Prepared;
 pub use services::{LostFrontend, Services};
 pub use socket_reader::{Kept, SocketReader};
-pub(crate) use sys::{netns_cookie, open_process, socket_cookie, take_descriptor};
+pub use verdict::MonitorVerdict;
 
 use self::{
     address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, packet_pods::PacketPods,
     pins::Pins, surroundings::Surroundings,
 };
-use crate::{
-    cli::XdpMode,
-    net::topology::{Fragments, Topology},
-};
+use crate::net::topology::{Fragments, Topology};
 
 /// The running data path of this node.
 pub struct Datapath {
@@ -371,7 +372,7 @@ pub fn load_every_program(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(Str
 pub fn wait_for_readers() {
     /// Longer than any program runs, where the kernel offers no better way (`nohz_full`).
     const LONG: std::time::Duration = std::time::Duration::from_millis(100);
-    if let Err(error) = sys::wait_for_readers() {
+    if let Err(error) = proxy_sys::process::wait_for_readers() {
         tracing::debug!("membarrier: {error}; waiting {LONG:?} instead");
         std::thread::sleep(LONG);
     }

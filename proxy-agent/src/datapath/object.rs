@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -18,24 +17,20 @@ use aya_ebpf_helpers::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::layout::{
-    config::{Constants, StoredSettings, Timeouts},
+    config::Constants,
     maps,
     probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
 };
+use proxy_sys::{bpf::program, socket::netns_cookie};
 use tracing::{debug, info, warn};
 
 use super::{
     denied::explain_load,
     locked_memory,
+    object_config::{ObjectConfig, log_level},
     pins::Pins,
     room::{Room, growing_maps},
     sizes::map_sizes,
-    sys,
-};
-use crate::{
-    cli::{KernelLogLevel, PortRange},
-    clock,
-    model::plan::IpFamily,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
@@ -47,31 +42,6 @@ mod aya_ebpf_helpers {
     pub(super) const BPF_FUNC_GET_CURRENT_COMM: u32 = 16;
     pub(super) const BPF_FUNC_SK_STORAGE_GET: u32 = 107;
     pub(super) const BPF_FUNC_SET_RETVAL: u32 = 187;
-}
-
-/// What the agent decides before loading.
-#[derive(Clone, Debug)]
-pub struct ObjectConfig {
-    /// Source ports for connections to remote endpoints.
-    pub snat_ports: PortRange,
-    /// Source addresses for them that were given.
-    pub snat_addresses: Vec<IpAddr>,
-    /// Translate cluster IPs for clients outside.
-    pub external_cluster_ips: bool,
-    /// Socket programs serve the node's own sockets only.
-    pub sockets_of_node_only: bool,
-    /// Reset TCP connections whose endpoint is gone.
-    pub reset_removed_tcp: bool,
-    /// Refuse TCP connections with a reset instead of an ICMP message.
-    pub reject_with_reset: bool,
-    /// Serve node ports at loopback addresses, for the node's own sockets.
-    pub localhost_nodeports: bool,
-    /// Flows per family.
-    pub max_flows: u32,
-    /// How long flows stay without a packet.
-    pub timeouts: Timeouts,
-    /// Load the variant that logs.
-    pub kernel_log: Option<KernelLogLevel>,
 }
 
 /// What a kernel may lack.
@@ -93,34 +63,6 @@ pub struct Features {
 pub(super) struct Object {
     ebpf: Ebpf,
     pub(super) features: Features,
-}
-
-impl ObjectConfig {
-    /// The constants that do not depend on the kernel.
-    fn constants(&self) -> Constants {
-        Constants {
-            snat_first: self.snat_ports.first,
-            snat_last: self.snat_ports.last,
-            idle: idle(),
-            snat_sources: [IpFamily::V4, IpFamily::V6].map(|family| self.snat_sources(family)),
-            external_cluster_ips: self.external_cluster_ips,
-            reset_removed_tcp: self.reset_removed_tcp,
-            reject_with_reset: self.reject_with_reset,
-            sockets_of_node_only: self.sockets_of_node_only,
-            localhost_nodeports: self.localhost_nodeports,
-            ..Constants::default()
-        }
-    }
-
-    /// How many source addresses of a family were given.
-    fn snat_sources(&self, family: IpFamily) -> u32 {
-        self.snat_addresses.iter().filter(|ip| IpFamily::of(ip) == family).count() as u32
-    }
-
-    /// For the map `settings`.
-    pub(super) fn stored(&self) -> StoredSettings {
-        StoredSettings::new(&self.constants(), self.timeouts)
-    }
 }
 
 impl Object {
@@ -186,7 +128,7 @@ impl Object {
         let paths: Vec<_> = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
         let has_current =
             [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
-        let node_netns = sys::netns_cookie().unwrap_or_else(|error| {
+        let node_netns = netns_cookie().unwrap_or_else(|error| {
             info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
             0
         });
@@ -318,21 +260,6 @@ fn count_by_log(load: impl FnOnce() -> Result<()>) -> Result<u32> {
     count.with_context(|| format!("the verifier tells no number of instructions: {log}"))
 }
 
-/// See `Settings::idle`, for this kernel.
-fn idle() -> u32 {
-    const SECONDS: u32 = 10;
-    clock::jiffies(SECONDS)
-}
-
-fn log_level(level: KernelLogLevel) -> u8 {
-    // aya-log's numbers.
-    match level {
-        KernelLogLevel::Warn => 2,
-        KernelLogLevel::Info => 3,
-        KernelLogLevel::Debug => 4,
-    }
-}
-
 fn find_features(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<Features> {
     let probed = probe(loader, bytes)?;
     let features = Features {
@@ -348,7 +275,7 @@ fn find_features(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<Features> 
 }
 
 fn has_helper(helper: u32) -> bool {
-    sys::cgroup_sock_addr_has_helper(helper).unwrap_or_else(|error| {
+    program::cgroup_sock_addr_has_helper(helper).unwrap_or_else(|error| {
         warn!("cannot find out whether the kernel has helper {helper}: {error}; assuming not");
         false
     })
@@ -364,7 +291,7 @@ fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     let mut packet = [0u8; 128];
     packet[12..14].copy_from_slice(&[0x86, 0xdd]);
     packet[14] = 0x60;
-    sys::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
+    program::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
 }
 
 #[cfg(test)]

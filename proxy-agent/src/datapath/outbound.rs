@@ -21,9 +21,11 @@ use tracing::debug;
 
 use super::{maps::MapFamily, pins::Pins};
 use crate::{
-    cli::PortRange,
     clock::Clock,
-    net::conntrack::{self, Connection},
+    net::{
+        conntrack::{self, Connection},
+        ports::PortRange,
+    },
 };
 
 /// Addresses and ports that are ours, and maybe kernel NAT's as well.

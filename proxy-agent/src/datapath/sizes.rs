@@ -5,7 +5,7 @@ use proxy_common::layout::{
     maps::{self, MIN_PENDING, PENDING_PART, Size},
 };
 
-use super::{object::ObjectConfig, room::Room};
+use super::{object_config::ObjectConfig, room::Room};
 use crate::net::routes::MAX_HINTS;
 
 /// Prefixes of IPsec policies; with more of them the stack sends everything.

@@ -15,11 +15,12 @@ use proxy_common::{
         socket::{ConnectedPeer, SocketQuestion},
     },
 };
+use proxy_sys::bpf::program;
 
 use super::{
     address::{UserFamily, protocol_number},
     object::Object,
-    sys,
+    raw_hash::read,
 };
 use crate::model::objects::Protocol;
 
@@ -56,7 +57,7 @@ impl SocketReader {
     pub fn kept(&self, protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Kept>> {
         let Some(mut packet) = question(protocol, local, peer) else { return Ok(None) };
         let program = if peer.is_ipv4() { &self.v4 } else { &self.v6 };
-        if Id(sys::run_once(program.as_fd(), &mut packet)?) == Id::NONE {
+        if Id(program::run_once(program.as_fd(), &mut packet)?) == Id::NONE {
             return Ok(None);
         }
         Ok(if peer.is_ipv4() { answer::<V4>(&packet) } else { answer::<V6>(&packet) })
@@ -66,7 +67,7 @@ impl SocketReader {
 /// Reads the answer, which stands where the question was.
 fn answer<F: UserFamily>(packet: &[u8]) -> Option<Kept> {
     let from = SocketQuestion::<F>::OFFSET;
-    let kept: ConnectedPeer<F> = sys::read(packet.get(from..)?)?;
+    let kept: ConnectedPeer<F> = read(packet.get(from..)?)?;
     Some(Kept {
         vip: F::to_socket(&kept.vip, kept.vip_port),
         service: kept.service,

@@ -10,8 +10,12 @@ use std::{
 
 use anyhow::Result;
 use aya::programs::loaded_programs;
+use proxy_sys::bpf::{
+    link::{CgroupPrograms, link_info, query_cgroup},
+    open_pinned,
+};
 
-use super::{Datapath, hooks::SOCKET_HOOKS, pins::Pins, sys};
+use super::{Datapath, hooks::SOCKET_HOOKS, pins::Pins};
 
 /// The programs at a hook of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub(crate) fn cgroup_hooks(cgroup: &Path) -> io::Result<Vec<CgroupHook>> {
     const BPF_F_ALLOW_MULTI: u32 = 2;
     let directory = File::open(cgroup)?;
     let read = |(name, attach_type): &(&'static str, u32)| {
-        let sys::CgroupPrograms { flags, ids } = sys::query_cgroup(directory.as_fd(), *attach_type)?;
+        let CgroupPrograms { flags, ids } = query_cgroup(directory.as_fd(), *attach_type)?;
         Ok(CgroupHook { name, has_room: ids.is_empty() || flags & BPF_F_ALLOW_MULTI != 0, ids })
     };
     SOCKET_HOOKS.iter().map(read).collect()
@@ -50,8 +54,8 @@ pub(crate) fn cgroup_hooks(cgroup: &Path) -> io::Result<Vec<CgroupHook>> {
 /// The kernel's ids of the programs that an agent attached by links with pins.
 pub(crate) fn own_programs(pins: &Pins) -> BTreeSet<u32> {
     let names = pins.link_names().unwrap_or_default();
-    let links = names.iter().filter_map(|name| sys::open_pinned(&pins.link(name)).ok());
-    links.filter_map(|link| Some(sys::link_info(link.as_fd()).ok()?.program_id)).collect()
+    let links = names.iter().filter_map(|name| open_pinned(&pins.link(name)).ok());
+    links.filter_map(|link| Some(link_info(link.as_fd()).ok()?.program_id)).collect()
 }
 
 /// Names of all programs in this kernel, by their ids; 15 bytes of each are kept. One that goes meanwhile is left out.

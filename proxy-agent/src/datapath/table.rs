@@ -11,8 +11,8 @@ use proxy_common::layout::source::Source;
 
 use super::{
     maps::{MapFamily, Trie},
+    raw_hash::RawHash,
     room::{Full, Part},
-    sys::RawHash,
 };
 
 /// A map that only the agent writes.

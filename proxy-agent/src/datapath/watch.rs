@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fs::{File, TryLockError},
+    io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -21,9 +22,13 @@ use nix::time::{ClockId, clock_gettime};
 use proxy_common::layout::event::{
     Event, EventFilter, RATES, RING_BYTES, RateKey, Reported, WATCHES, Watch as Element,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use proxy_sys::bpf::map::delete_element;
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyMutGuard},
+};
 
-use super::{pins::Pins, sys};
+use super::{pins::Pins, raw_hash::read};
 
 /// How long a watch is told something after it last said that it lives.
 const LEASE: Duration = Duration::from_secs(5);
@@ -96,8 +101,8 @@ impl Watches {
     fn remove(&mut self, index: u32) -> Result<()> {
         self.elements.set(index + 1, Element::default(), 0)?;
         // One of them is not there.
-        sys::delete_element(self.descriptors[0].as_fd(), index)?;
-        sys::delete_element(self.descriptors[1].as_fd(), index)?;
+        delete_element(self.descriptors[0].as_fd(), index)?;
+        delete_element(self.descriptors[1].as_fd(), index)?;
         Ok(())
     }
 }
@@ -252,10 +257,10 @@ impl Watch {
     ///
     /// # Errors
     /// When it counts instead.
-    pub(crate) fn events(&mut self) -> Result<AsyncFd<RingBuf<MapData>>> {
+    pub(crate) fn events(&mut self) -> Result<Events> {
         let ring = self.events.take().context("there are no events")?;
         // SAFETY: the ring keeps its map's descriptor open and the same.
-        Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
+        Ok(Events(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
     }
 
     /// How many events were lost so far.
@@ -292,6 +297,55 @@ impl Drop for Watch {
     }
 }
 
+/// The events of a watch.
+pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
+
+impl Events {
+    /// Resolves when there may be events.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub(crate) async fn ready(&mut self) -> io::Result<Ready<'_>> {
+        Ok(Ready(self.0.readable_mut().await?))
+    }
+}
+
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        next_event(self.0.get_mut())
+    }
+}
+
+/// The events that wait.
+pub(crate) struct Ready<'a>(AsyncFdReadyMutGuard<'a, RingBuf<MapData>>);
+
+impl Iterator for Ready<'_> {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        next_event(self.0.get_inner_mut())
+    }
+}
+
+impl Ready<'_> {
+    /// All were taken: waits for others from now on.
+    pub(crate) fn clear(mut self) {
+        self.0.clear_ready();
+    }
+}
+
+/// The next event as the programs reported it; one that is too short is left out.
+fn next_event(ring: &mut RingBuf<MapData>) -> Option<Event> {
+    loop {
+        let item = ring.next()?;
+        if let Some(event) = read(&item) {
+            return Some(event);
+        }
+    }
+}
+
 /// How many events a place has lost since there are these maps.
 fn lost(reports: &PerCpuArray<MapData, Reported>, index: u32) -> Result<u64> {
     Ok(reports.get(&index, 0)?.iter().map(|reported| reported.lost).sum())
@@ -313,9 +367,4 @@ fn open_lock(pins: &Pins) -> Result<File> {
 
 fn now() -> Result<u64> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64)
-}
-
-/// An event as the programs reported it; none if it is too short.
-pub(crate) fn read_event(bytes: &[u8]) -> Option<Event> {
-    sys::read(bytes)
 }

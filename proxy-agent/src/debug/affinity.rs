@@ -9,13 +9,11 @@ use proxy_common::{
 };
 use serde::Serialize;
 
-use super::{
-    names::Names,
-    output::{Row, or_dash},
-};
+use super::names::Names;
 use crate::{
     clock::Clock,
     datapath::{address::UserFamily, maps::MapFamily, pins::Pins},
+    output::{Row, or_dash},
 };
 
 #[derive(Debug, PartialEq, Eq, Serialize)]

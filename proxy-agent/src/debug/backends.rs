@@ -13,10 +13,7 @@ use proxy_common::{
 };
 use serde::Serialize;
 
-use super::{
-    names::{Name, Names, protocol_text},
-    output::Row,
-};
+use super::names::{Name, Names, protocol_text};
 use crate::{
     datapath::{
         address::UserFamily,
@@ -24,6 +21,7 @@ use crate::{
         pins::Pins,
     },
     model::plan::IpFamily,
+    output::Row,
 };
 
 #[derive(Debug, PartialEq, Eq, Serialize)]

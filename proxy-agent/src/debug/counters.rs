@@ -4,8 +4,10 @@ use anyhow::Result;
 use proxy_common::layout::counter::Counter;
 use serde::Serialize;
 
-use super::output::Row;
-use crate::datapath::{maps, pins::Pins};
+use crate::{
+    datapath::{maps, pins::Pins},
+    output::Row,
+};
 
 #[derive(Debug, Serialize)]
 pub(super) struct CounterRow {
@@ -35,7 +37,7 @@ fn rows(counters: Vec<(Counter, u64)>) -> Vec<CounterRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::OutputFormat, debug::output::render};
+    use crate::output::{OutputFormat, render};
 
     #[test]
     fn counters_explain_themselves() {

@@ -8,12 +8,9 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    backends, names,
-    output::{self, Row, or_dash},
-};
+use super::{backends, names};
 use crate::{
-    cli::{ExplainArgs, LogArgs, OutputFormat},
+    cli::{ExplainArgs, LogArgs},
     config::{self, Settings},
     datapath::pins::Pins,
     model::{
@@ -22,7 +19,8 @@ use crate::{
         planner::Here,
         store::Store,
     },
-    run::origin::Origin,
+    origin::Origin,
+    output::{self, OutputFormat, Row, or_dash},
     source::SourceState,
 };
 

@@ -12,16 +12,16 @@ use proxy_common::{
 };
 use serde::Serialize;
 
-use super::{
-    names::{Names, protocol_text},
-    output::{Row, or_dash},
-};
-use crate::clock::Clock;
+use super::names::{Names, protocol_text};
 use crate::datapath::{
     address::{UserFamily, protocol_of},
     flows::state_name,
     maps::{self, Hash, MapFamily},
     pins::Pins,
+};
+use crate::{
+    clock::Clock,
+    output::{Row, or_dash},
 };
 
 #[derive(Debug, PartialEq, Eq, Serialize)]

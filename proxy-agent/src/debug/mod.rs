@@ -7,7 +7,6 @@ mod explain;
 mod filter;
 mod flows;
 pub(crate) mod names;
-pub(crate) mod output;
 mod pods;
 pub(crate) mod services;
 mod sockets;
@@ -19,6 +18,7 @@ use self::filter::{by_backend, by_service};
 use crate::{
     cli::{DebugArgs, DebugCommand},
     datapath::pins::Pins,
+    output,
 };
 
 /// Prints what was asked for to standard output. Not for use within an async runtime: `trace` and `explain` start one.

@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::device::DEVICE_UPLINK;
 use serde::Serialize;
 
-use super::output::{Row, or_dash};
 use crate::{
     datapath::{link_name, maps, pins::Pins},
     net::{
         filters::Direction,
         pods::{self, Pod, Way},
     },
+    output::{Row, or_dash},
 };
 
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -21,7 +21,6 @@ use serde::Serialize;
 use super::{
     backends::role_text,
     names::{Names, protocol_text},
-    output::{Row, or_dash},
 };
 use crate::{
     clock::Clock,
@@ -31,6 +30,7 @@ use crate::{
         pins::Pins,
     },
     model::plan::IpFamily,
+    output::{Row, or_dash},
 };
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -233,7 +233,10 @@ mod tests {
     use proxy_common::layout::{name::ServiceName, set::SetKind};
 
     use super::*;
-    use crate::{cli::OutputFormat, clock, debug::output::render};
+    use crate::{
+        clock,
+        output::{OutputFormat, render},
+    };
 
     const WEB: Id = Id::new(1, 1);
 

@@ -1,23 +1,28 @@
 //! `debug sockets`: the unconnected UDP sockets that are being translated. They keep that themselves, so the sockets of all
 //! processes are looked at; further VIPs of one, and everything on kernels without socket storage, are in a map.
 
-use std::{net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use anyhow::Result;
-use aya::maps::{MapData, SkStorage};
 use proxy_common::{
     V4, V6,
     layout::socket::{SharedPeer, SocketDirection, SocketKey, SocketPeer, UdpPeers},
 };
+use proxy_sys::socket::socket_cookie;
 use serde::Serialize;
 
-use super::{
-    names::Names,
-    output::{Row, or_dash},
-};
+use super::names::Names;
 use crate::{
-    datapath::{address::UserFamily, maps::MapFamily, pins::Pins, socket_cookie},
+    datapath::{
+        address::UserFamily,
+        maps::{MapFamily, SocketStorage},
+        pins::Pins,
+    },
     net::processes,
+    output::{Row, or_dash},
 };
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -63,9 +68,11 @@ fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
 }
 
 /// What a socket keeps itself.
-fn kept<F: MapFamily>(map: &SkStorage<MapData, UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
+fn kept<F: MapFamily>(map: &SocketStorage<UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
     // One that is none of UDP's, or never sent to a VIP, keeps nothing.
-    let (Ok(kept), Ok(cookie)) = (map.get(socket, 0), socket_cookie(socket)) else { return Vec::new() };
+    let (Ok(kept), Ok(cookie)) = (map.get(socket, 0), socket_cookie(socket.as_fd())) else {
+        return Vec::new();
+    };
     let whole = kept.peers.iter().filter(|entry| entry.is_whole());
     let key = |vip, port| SocketKey::new(cookie, vip, port, SocketDirection::Send);
     whole.map(|entry| (key(entry.vip, entry.vip_port), entry.peer)).collect()

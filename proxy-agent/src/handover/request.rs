@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::lock::{Lock, is_at};
 use crate::{
     datapath::pins::{Pins, SUCCESSOR},
-    source::manifests::FolderWatch,
+    folder_watch::FolderWatch,
 };
 
 /// How often to look for what inotify does not show.

@@ -1,13 +1,15 @@
 //! `proxy-agent migrate`: what kube-proxy left on this node, shown and removed once the agent serves.
 //!
 //! Connections that its rules translate live on: for each of them the kernel's connection tracking has what to translate to, and asks the
-//! rules no more. It must be left something to do it with, though: see [`nft::KEEPER`]. IPVS is another matter: it drops the packets of
+//! rules no more. It must be left something to do it with, though: see [`KEEPER`]. IPVS is another matter: it drops the packets of
 //! connections whose virtual server is gone.
+//!
+//! [`KEEPER`]: crate::net::nat_keeper::KEEPER
 
 mod doomed;
 mod ipvs;
 mod legacy;
-pub(crate) mod nft;
+mod nft;
 mod proof;
 
 use std::{fmt::Write as _, fs};

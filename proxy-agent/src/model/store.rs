@@ -176,6 +176,12 @@ impl Store {
         self.node_is_gone
     }
 
+    /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
+    /// was said about it, as in manifests without one.
+    pub fn node_is_eligible(&self) -> Option<bool> {
+        if self.node_is_gone { Some(false) } else { self.node.as_ref().map(|node| !node.leaving) }
+    }
+
     /// The ranges of service addresses, of all ServiceCIDRs.
     pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
         self.service_cidrs.values().flat_map(|seen| &seen.object.cidrs).copied().collect()

@@ -3,48 +3,19 @@
 use std::net::SocketAddr;
 
 use k8s_openapi::jiff::Timestamp;
-use proxy_common::layout::{
-    counter::Counter,
-    event::{Decision as Code, Event, TRANSLATED},
-};
+use proxy_common::layout::{counter::Counter, event::Event};
 use serde::Serialize;
 
 use super::lookup::{self, Lookup};
 use crate::{
-    cli::MonitorVerdict, datapath::address::protocol_of, debug::names::protocol_text,
+    datapath::{
+        MonitorVerdict,
+        address::protocol_of,
+        verdict::{counter, text, verdict},
+    },
+    debug::names::protocol_text,
     model::objects::Protocol,
 };
-
-/// What is counted when this is decided; none if it is translated.
-pub(crate) fn counter(code: Code) -> Option<Counter> {
-    Counter::ALL.get(usize::from(code)).copied()
-}
-
-/// What a decision means; none if it is none: the packet goes on as if no proxy were there.
-pub(crate) fn verdict(code: Code, is_socket: bool) -> Option<MonitorVerdict> {
-    if code == TRANSLATED {
-        return Some(MonitorVerdict::Translated);
-    }
-    match counter(code)? {
-        Counter::ReplyToNode => None,
-        Counter::NoEndpoints | Counter::UndefinedPort => Some(MonitorVerdict::Refused),
-        Counter::FlowReset | Counter::ConnectionUnknown => Some(MonitorVerdict::Reset),
-        Counter::EchoReply => Some(MonitorVerdict::Answered),
-        _ if is_socket => Some(MonitorVerdict::Refused),
-        _ => Some(MonitorVerdict::Dropped),
-    }
-}
-
-/// One bit for each decision that may mean one of these; all if there are none.
-pub(crate) fn mask(wanted: &[MonitorVerdict]) -> u64 {
-    let is_wanted = |code: Code| {
-        [false, true]
-            .into_iter()
-            .filter_map(|is_socket| verdict(code, is_socket))
-            .any(|verdict| wanted.is_empty() || wanted.contains(&verdict))
-    };
-    (0..=TRANSLATED).filter(|code| is_wanted(*code)).fold(0, |mask, code| mask | 1 << code)
-}
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -141,17 +112,6 @@ fn name_of(comm: &[u8]) -> String {
     String::from_utf8_lossy(&comm[..end]).replace(char::is_control, "?")
 }
 
-/// As in arguments.
-pub(crate) fn text(verdict: MonitorVerdict) -> &'static str {
-    match verdict {
-        MonitorVerdict::Translated => "translated",
-        MonitorVerdict::Refused => "refused",
-        MonitorVerdict::Dropped => "dropped",
-        MonitorVerdict::Reset => "reset",
-        MonitorVerdict::Answered => "answered",
-    }
-}
-
 fn as_text<S: serde::Serializer>(verdict: &MonitorVerdict, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text(*verdict))
 }
@@ -165,7 +125,7 @@ fn protocol_as_text<S: serde::Serializer>(
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::layout::event::RateKey;
+    use proxy_common::layout::event::{RateKey, TRANSLATED};
 
     use super::*;
     use crate::monitor::lookup::words;
@@ -227,20 +187,6 @@ mod tests {
         ] {
             assert_eq!(line(&event, service), format!("01:02:03.004  {expected}\n"));
         }
-    }
-
-    #[test]
-    fn a_mask_has_what_is_asked_for() {
-        let bit = |counter: Counter| 1u64 << counter as u8;
-        let all = mask(&[]);
-        assert!(all & 1 << TRANSLATED != 0 && all & bit(Counter::NoRoute) != 0);
-        assert_eq!(all & bit(Counter::ReplyToNode), 0, "nothing is decided");
-        assert_eq!(mask(&[MonitorVerdict::Translated]), 1 << TRANSLATED);
-        let dropped = mask(&[MonitorVerdict::Dropped]);
-        assert_eq!(dropped & (1 << TRANSLATED | bit(Counter::NoEndpoints)), 0);
-        let no_local = bit(Counter::NoLocalEndpoints);
-        // Packets are dropped, sockets refused.
-        assert!(dropped & no_local != 0 && mask(&[MonitorVerdict::Refused]) & no_local != 0);
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, RingBuf};
 use k8s_openapi::jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::layout::event::{Event, EventFilter};
@@ -18,14 +17,10 @@ use tokio::{
     time::{Instant, interval, sleep_until},
 };
 
-pub(crate) use self::decision::{counter, mask, verdict};
 use self::{decision::Decision, lookup::Lookup};
 use crate::{
-    cli::{MonitorArgs, TraceProtocol, is_of_service},
-    datapath::{
-        pins::Pins,
-        watch::{Watch, read_event},
-    },
+    cli::{MonitorArgs, is_of_service},
+    datapath::{address::protocol_number, pins::Pins, verdict::mask, watch::Watch},
 };
 
 /// How often to look for events that were lost.
@@ -47,14 +42,14 @@ pub async fn run(args: &MonitorArgs) -> Result<()> {
     let mut recheck = interval(RECHECK);
     while !printer.is_done {
         tokio::select! {
-            ready = events.readable_mut() => {
+            ready = events.ready() => {
                 let mut ready = ready?;
-                printer.drain(ready.get_inner_mut())?;
-                ready.clear_ready();
+                printer.drain(&mut ready)?;
+                ready.clear();
             }
             _ = recheck.tick() => {
                 watch.check()?;
-                printer.drain(events.get_mut())?;
+                printer.drain(&mut events)?;
                 printer.lost(watch.lost()?)?;
             }
             () = until(end) => break,
@@ -65,7 +60,7 @@ pub async fn run(args: &MonitorArgs) -> Result<()> {
             }
         }
     }
-    printer.drain(events.get_mut())?;
+    printer.drain(&mut events)?;
     printer.lost(watch.lost()?)
 }
 
@@ -78,11 +73,7 @@ async fn until(end: Option<Instant>) {
 
 fn filter(args: &MonitorArgs) -> EventFilter {
     let (version, address) = args.address.map_or_else(Default::default, lookup::words);
-    let protocol = args.protocol.map_or(0, |protocol| match protocol {
-        TraceProtocol::Tcp => 6,
-        TraceProtocol::Udp => 17,
-        TraceProtocol::Sctp => 132,
-    });
+    let protocol = args.protocol.map_or(0, protocol_number);
     EventFilter {
         decisions: mask(&args.verdicts),
         address,
@@ -113,13 +104,11 @@ impl<'a> Printer<'a> {
     }
 
     /// Prints all events that wait.
-    fn drain(&mut self, events: &mut RingBuf<MapData>) -> Result<()> {
+    fn drain(&mut self, events: &mut impl Iterator<Item = Event>) -> Result<()> {
         while !self.is_done
-            && let Some(item) = events.next()
+            && let Some(event) = events.next()
         {
-            if let Some(event) = read_event(&item) {
-                self.event(&event)?;
-            }
+            self.event(&event)?;
         }
         Ok(())
     }

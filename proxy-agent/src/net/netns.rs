@@ -17,9 +17,8 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
+use proxy_sys::socket::netns_cookie;
 use tracing::debug;
-
-use crate::datapath::netns_cookie;
 
 /// Where namespaces that need no process have their names, here and on the host when its processes are visible.
 const NAMED: [&str; 4] =

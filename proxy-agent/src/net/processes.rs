@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::datapath::{open_process, take_descriptor};
+use proxy_sys::process::{open_process, take_descriptor};
 
 /// Does `work` once with each socket of a visible process (in a container: needs the host's process ids). A socket that
 /// cannot be had, for want of permission or because it is closed meanwhile, is passed over. Needs kernel 5.6.
@@ -34,18 +34,21 @@ fn numbered(directory: &Path) -> Vec<(i32, PathBuf)> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::{net::UdpSocket, os::fd::AsFd as _};
+
+    use proxy_sys::socket::socket_cookie;
 
     use super::*;
-    use crate::datapath::socket_cookie;
 
     #[test]
     fn a_socket_is_found_once() {
         let socket = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
         let _second = socket.try_clone().unwrap();
-        let ours = socket_cookie(&socket).unwrap();
+        let ours = socket_cookie(socket.as_fd()).unwrap();
         let mut found = 0;
-        for_each_socket(|socket| found += usize::from(socket_cookie(socket).is_ok_and(|it| it == ours)));
+        for_each_socket(|socket| {
+            found += usize::from(socket_cookie(socket.as_fd()).is_ok_and(|it| it == ours))
+        });
         assert_eq!(found, 1);
     }
 }

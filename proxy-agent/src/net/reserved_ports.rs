@@ -5,7 +5,8 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::{cli::PortRange, host};
+use super::ports::PortRange;
+use crate::host;
 
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const LOCAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";

@@ -1,6 +1,7 @@
 //! From interfaces to what the data path needs: uplinks, pod interfaces, addresses. Pure.
 
 mod roles;
+mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +10,11 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::settings::{NodePortAddresses, PodDatapath};
+
 use self::roles::{Role, Roles};
 use super::{interfaces::Interface, routes::Hint};
-use crate::{
-    cli::{NodePortAddresses, PodDatapath},
-    kube_proxy::IPVS_INTERFACE,
-    model::plan::IpFamily,
-};
+use crate::{kube_proxy::IPVS_INTERFACE, model::plan::IpFamily};
 
 /// What the command line says about interfaces.
 #[derive(Clone, Debug)]

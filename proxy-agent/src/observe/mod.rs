@@ -1,5 +1,6 @@
 //! What the agent tells those who watch it: health checks, status and metrics over HTTP, Kubernetes Events.
 
+mod bind_address;
 pub mod drops;
 pub mod endpoints;
 pub mod events;
@@ -12,6 +13,7 @@ pub mod status;
 #[cfg(test)]
 mod test_client;
 
+pub use bind_address::BindAddress;
 pub use events::Events;
 pub use health::{Health, Role};
 pub use listen::Listeners;

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use super::Agent;
+use super::reports::Reports;
 use crate::{
     net::conntrack_sysctls::{ConntrackSysctls, Outcome},
     observe::events::Event,
@@ -21,35 +21,33 @@ impl Conntrack {
     pub(super) fn new(wanted: ConntrackSysctls) -> Self {
         Self { wanted, is_done: false, said: Vec::new() }
     }
-}
 
-impl Agent {
     /// Sets what is not set yet: once, so that whoever changes it later has the last word.
-    pub(super) fn set_conntrack(&mut self) {
-        if self.conntrack.is_done {
+    pub(super) fn apply(&mut self, reports: &Reports) {
+        if self.is_done {
             return;
         }
-        let Outcome { is_loaded, changed, of_host, failed, is_read_only } = self.conntrack.wanted.apply();
-        self.conntrack.is_done = is_loaded && failed.is_empty();
+        let Outcome { is_loaded, changed, of_host, failed, is_read_only } = self.wanted.apply();
+        self.is_done = is_loaded && failed.is_empty();
         for change in &changed {
             info!("conntrack: {change}");
         }
-        self.metrics.set_conntrack_failures(failed.len());
+        reports.metrics.set_conntrack_failures(failed.len());
         let problems = failed.iter().map(|failure| format!("conntrack: {failure}")).collect::<Vec<_>>();
-        if self.conntrack.said != problems {
+        if self.said != problems {
             for problem in &problems {
                 warn!("{problem}");
             }
             if !problems.is_empty() {
-                self.events.send(Event::conntrack_failed(is_read_only, &problems.join("; ")));
+                reports.events.send(Event::conntrack_failed(is_read_only, &problems.join("; ")));
             }
-            self.conntrack.said.clone_from(&problems);
+            self.said.clone_from(&problems);
         }
-        if self.conntrack.is_done {
+        if self.is_done {
             for setting in &of_host {
                 info!("conntrack: {setting}: only the host's first network namespace can set it");
             }
         }
-        self.health.set_problems("conntrack", problems);
+        reports.health.set_problems("conntrack", problems);
     }
 }

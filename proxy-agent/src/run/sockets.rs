@@ -1,5 +1,4 @@
-//! What the running agent does about sockets: ends those whose endpoint is gone, and learns which addresses they send
-//! from.
+//! The controller of sockets: ends those whose endpoint is gone, and learns from which addresses they send.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,10 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use proxy_common::layout::id::Id;
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
-    datapath::{Kept, LostFrontend, Services},
+    datapath::{Datapath, Kept, LostFrontend, Services},
     model::objects::Protocol,
     net::netns,
     reaper::Reaper,
@@ -31,37 +30,90 @@ pub(super) enum Found {
 }
 
 /// Ends sockets and looks at network namespaces, in the background.
-pub(super) struct Sockets {
+pub(super) struct SocketController {
     reaper: Arc<Reaper>,
     resets_tcp: bool,
+    /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
+    knows_cookies: bool,
+    /// The addresses of network namespaces were asked for once.
+    knows_namespaces: bool,
+    /// Those of all network namespaces, as they were found last.
+    namespaces: Namespaces,
     looking: Option<JoinHandle<Result<Namespaces>>>,
     looking_back: Option<JoinHandle<Result<HashSet<Kept>>>>,
     /// The last complaint: it is the same at every look.
     said: String,
 }
 
-impl Sockets {
-    pub(super) fn new(reaper: Reaper, resets_tcp: bool) -> Self {
-        let reaper = Arc::new(reaper);
-        Self { reaper, resets_tcp, looking: None, looking_back: None, said: String::new() }
+impl SocketController {
+    /// Nothing is known of sockets yet.
+    pub(super) fn new(reaper: Reaper, resets_tcp: bool, knows_cookies: bool) -> Self {
+        Self {
+            reaper: Arc::new(reaper),
+            resets_tcp,
+            knows_cookies,
+            knows_namespaces: false,
+            namespaces: Namespaces::new(),
+            looking: None,
+            looking_back: None,
+            said: String::new(),
+        }
     }
 
-    /// Ends what is connected to these: they serve no more. TCP only where that was asked for. And UDP sockets that connected
-    /// through these frontends, which lead elsewhere or nowhere now.
-    pub(super) fn end(&self, dead: Vec<(Protocol, Id)>, lost: Vec<LostFrontend>) {
+    /// Can it be known from which addresses sockets send?
+    pub(super) fn knows_sources(&self) -> bool {
+        self.knows_cookies
+    }
+
+    /// Ends what is connected to endpoints that serve no more: TCP only where that was asked for. And UDP sockets that connected
+    /// through frontends that lead elsewhere or nowhere now.
+    pub(super) fn end_removed(&self, services: &mut Services) {
+        let lost = services.take_lost_frontends();
         let protocols = self.protocols();
-        self.reaper.dead(dead.into_iter().filter(|(protocol, _)| protocols.contains(protocol)));
+        let dead = services.take_dead().into_iter();
+        self.reaper.dead(dead.filter(|(protocol, _)| protocols.contains(protocol)));
         self.reaper.lost(lost);
     }
 
     /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells what sockets have.
-    pub(super) fn look_back(&mut self) {
+    pub(super) fn scan_at_start(&mut self) {
         let (reaper, protocols) = (self.reaper.clone(), self.protocols());
         self.looking_back = Some(tokio::spawn(async move { reaper.kept(protocols).await }));
     }
 
+    /// Takes over what was found; `of_pods` adds the addresses of pods, which may be newer.
+    pub(super) fn apply_scan(
+        &mut self,
+        found: Found,
+        of_pods: impl Fn(&mut Namespaces),
+        datapath: &mut Datapath,
+    ) {
+        match found {
+            Found::Namespaces(namespaces) => {
+                self.namespaces = namespaces;
+                self.write_namespaces(of_pods, datapath);
+            }
+            Found::Kept(kept) => self.sweep(&kept, &datapath.services),
+        }
+    }
+
+    /// Pods were looked at: writes their addresses, if those of any are asked for.
+    pub(super) fn follow_pods(&self, of_pods: impl Fn(&mut Namespaces), datapath: &mut Datapath) {
+        if self.knows_namespaces {
+            self.write_namespaces(of_pods, datapath);
+        }
+    }
+
+    fn write_namespaces(&self, of_pods: impl Fn(&mut Namespaces), datapath: &mut Datapath) {
+        let mut namespaces = self.namespaces.clone();
+        of_pods(&mut namespaces);
+        if let Err(error) = datapath.set_netns_addresses(&namespaces) {
+            error!("{error:#}");
+        }
+    }
+
     /// Ends the sockets of those of these that serve no more, or lead elsewhere.
-    pub(super) fn sweep(&self, kept: &HashSet<Kept>, services: &Services) {
+    fn sweep(&self, kept: &HashSet<Kept>, services: &Services) {
         let backends: HashSet<Id> = kept.iter().map(|kept| kept.backend).collect();
         let dead = backends.into_iter().filter(|backend| !services.is_served(*backend));
         // Which protocol a backend had is not known any more.
@@ -80,10 +132,15 @@ impl Sockets {
         }
     }
 
-    /// The same, and waits: for when nothing is known yet.
-    pub(super) async fn first_look(&mut self, primary: Vec<IpAddr>) -> Result<Namespaces> {
+    /// Is the first look due, for which services wait? To be asked where any of them has source ranges.
+    pub(super) fn begins_to_look(&mut self) -> bool {
+        !std::mem::replace(&mut self.knows_namespaces, true)
+    }
+
+    /// The first look, waited for: sockets that are not known are left to the packet path, where a node has none.
+    pub(super) async fn first_look(&mut self, primary: Vec<IpAddr>) -> Result<Found> {
         self.look_for_namespaces(primary);
-        finished(&mut self.looking).await
+        finished(&mut self.looking).await.map(Found::Namespaces)
     }
 
     /// Resolves when something was found out.
@@ -119,4 +176,52 @@ async fn finished<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
     let result = running.await.context("a task of the agent ended unexpectedly")?;
     *task = None;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        datapath::pins::Pins,
+        reaper::{Counts, Records},
+    };
+
+    fn controller(resets_tcp: bool) -> SocketController {
+        let records = Records::Notes(Pins::new(Path::new("/no/such/pins")));
+        SocketController::new(Reaper::start(records, Counts::default()), resets_tcp, true)
+    }
+
+    #[tokio::test]
+    async fn tcp_is_ended_where_that_was_asked_for() {
+        assert_eq!(controller(false).protocols(), [Protocol::Udp]);
+        assert_eq!(controller(true).protocols(), [Protocol::Udp, Protocol::Tcp]);
+    }
+
+    #[tokio::test]
+    async fn the_first_look_is_taken_once() {
+        let mut sockets = controller(false);
+        assert_eq!([(); 3].map(|()| sockets.begins_to_look()), [true, false, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_no_find_and_what_follows_is() {
+        let mut sockets = controller(false);
+        let forever = Duration::from_secs(3600);
+        timeout(forever, sockets.found()).await.map(drop).expect_err("nothing was begun");
+        sockets.looking = Some(tokio::spawn(async { Err(anyhow::anyhow!("no")) }));
+        let namespaces: Namespaces = [(7, vec!["10.0.0.1".parse().unwrap()])].into();
+        let found = namespaces.clone();
+        sockets.looking_back = Some(tokio::spawn(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(HashSet::new())
+        }));
+        assert!(matches!(sockets.found().await, Found::Kept(kept) if kept.is_empty()));
+        assert_eq!(sockets.said, "no");
+        sockets.looking = Some(tokio::spawn(async { Ok(found) }));
+        assert!(matches!(sockets.found().await, Found::Namespaces(it) if it == namespaces));
+    }
 }

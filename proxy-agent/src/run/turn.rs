@@ -15,14 +15,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Agent, QUEUE, servers::Servers, told::object_config};
+use super::{Agent, QUEUE, servers::Servers};
 use crate::{
     cgroup,
-    config::Settings,
+    config::{Settings, object_config},
     datapath::{Prepared, in_step, pins::Pins, wait_for_readers},
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,
-    net::{interfaces, topology::Topology},
     observe::{Health, Listeners, Metrics, Role, ServiceHealth},
     reaper,
     source::{SourceState, kube::RequestCounts},
@@ -180,33 +179,10 @@ async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {
 }
 
 impl Agent {
-    /// Applies what is known when the agent starts, if that is everything.
-    ///
-    /// # Errors
-    /// When the agent must be started again.
-    pub(super) async fn catch_up(&mut self) -> Result<()> {
-        if self.sync.is_complete() && !self.synced {
-            self.apply().await?;
-        }
-        Ok(())
-    }
-
-    /// Fills the maps, before programs use them.
-    ///
-    /// # Errors
-    /// When the network cannot be looked at, or maps not be written.
-    pub(super) async fn fill(&mut self) -> Result<()> {
-        let interfaces = interfaces::read(&self.netlink).await?;
-        let topology = Topology::new(&interfaces, self.sync.node_addresses(), &self.wishes);
-        self.sync.set_local_addresses(&topology.local_addresses);
-        self.datapath.fill(&topology)?;
-        self.catch_up().await
-    }
-
     /// Ends all else, threads included: what is not returned is dropped here.
     fn end_but_for_health(self) -> (Arc<Health>, ServiceHealth) {
-        let Self { health, service_health, .. } = self;
-        (health, service_health)
+        let Self { services, reports, .. } = self;
+        (reports.health, services.into_service_health())
     }
 
     /// Ends all writing for good, and answers health checks until another agent does. Returns when this one is cancelled.
@@ -221,8 +197,8 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> Result<()> {
         info!("another agent with the same --bpffs asks for it: handing over");
-        self.metrics.set_active(false);
-        self.health.set_role(Role::Overtaken);
+        self.reports.metrics.set_active(false);
+        self.reports.health.set_role(Role::Overtaken);
         reading.cancel();
         if let Err(error) = servers.listeners().share() {
             warn!("health checks will have a gap: the listeners cannot be shared: {error}");

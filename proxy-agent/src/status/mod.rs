@@ -14,9 +14,9 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    cli::{OutputFormat, StatusArgs},
-    debug::output::{document, print},
+    cli::StatusArgs,
     observe::status::Status,
+    output::{OutputFormat, document, print},
 };
 
 /// How long the agent may take to answer.

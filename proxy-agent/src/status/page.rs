@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::{debug::output::table, observe::status::Status};
+use crate::{observe::status::Status, output::table};
 
 /// With more interfaces than these, programs are only counted.
 const FEW: usize = 16;

@@ -1,8 +1,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::*;
-use crate::model::objects::{
-    Endpoint, EndpointSlice, Hints, Kind, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
+use crate::model::{
+    objects::{
+        Endpoint, EndpointSlice, Hints, Kind, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
+    },
+    plan::Frontend,
 };
 
 const VIP: &str = "10.96.0.10:80";

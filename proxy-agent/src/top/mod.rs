@@ -10,10 +10,10 @@ use anyhow::{Result, bail};
 
 use self::{report::Report, sample::Sampler};
 use crate::{
-    cli::{OutputFormat, TopArgs},
+    cli::TopArgs,
     datapath::pins::Pins,
-    debug::output::{document, or_dash, print, table},
     monitor::lookup::Lookup,
+    output::{OutputFormat, document, or_dash, print, table},
 };
 
 /// Shows rates until a key ends it, or once.

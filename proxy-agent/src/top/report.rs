@@ -14,8 +14,11 @@ use serde::Serialize;
 
 use super::sample::Sample;
 use crate::{
-    cli::MonitorVerdict,
-    monitor::{counter, lookup, verdict},
+    datapath::{
+        MonitorVerdict,
+        verdict::{counter, verdict},
+    },
+    monitor::lookup,
 };
 
 /// Rates are per second.

@@ -13,14 +13,12 @@ use proxy_common::{
     },
 };
 
-use crate::{
-    datapath::{
-        flows::{FlowMap, FlowTable as _},
-        maps::{self, MapFamily},
-        pins::Pins,
-        watch::Watch,
-    },
-    monitor::mask,
+use crate::datapath::{
+    flows::{FlowMap, FlowTable as _},
+    maps::{self, MapFamily},
+    pins::Pins,
+    verdict::mask,
+    watch::Watch,
 };
 
 /// Flows that are read at once.

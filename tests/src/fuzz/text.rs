@@ -4,9 +4,11 @@ use std::{ffi::OsString, path::Path};
 
 use clap::Parser as _;
 use proxy_agent::{
-    cli::{BindAddress, Cli, Command, NodePortAddresses, PortRange, normalise},
+    cli::{Cli, Command, normalise},
     config::{Settings, file::KubeProxyConfiguration, machine::Machine},
     model::store::Store,
+    net::{ports::PortRange, topology::NodePortAddresses},
+    observe::BindAddress,
     source::{
         convert::{parse_cidr, parse_ip},
         manifests::{Format, read_text},

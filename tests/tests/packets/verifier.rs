@@ -6,8 +6,8 @@ use std::path::Path;
 
 use aya::util::KernelVersion;
 use proxy_agent::{
-    cli::{KernelLogLevel, PortRange},
-    datapath::{ObjectConfig, load_every_program, pins::Pins},
+    datapath::{KernelLogLevel, ObjectConfig, load_every_program, pins::Pins},
+    net::ports::PortRange,
 };
 use proxy_common::layout::config::Timeouts;
 

@@ -15,9 +15,8 @@ use super::{
     routing::Routing,
 };
 use crate::{
-    cli::OutputFormat,
     datapath::address::UserFamily,
-    debug::output::{document, or_dash},
+    output::{OutputFormat, document, or_dash},
 };
 
 /// Backends whose way is explained one by one.

@@ -18,11 +18,16 @@ use proxy_common::{
 use super::{
     Client, Question,
     answer::Verdict,
-    live::{LiveMaps, is_uplink},
     routing::Routing,
     tables::{LiveTables, Way},
 };
-use crate::{datapath::address::UserFamily, debug::names::Names};
+use crate::{
+    datapath::{
+        address::UserFamily,
+        live::{LiveMaps, is_uplink},
+    },
+    debug::names::Names,
+};
 
 /// The core is run for so many backends of a set; more are only listed.
 const MAX_RUNS: u32 = 1024;

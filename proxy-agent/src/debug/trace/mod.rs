@@ -1,7 +1,6 @@
 //! `debug trace`: the data path's own decision core, over the live maps, changing nothing.
 //!
 //! * [`tables`]: the core's view of the maps; what it would write is forgotten.
-//! * [`live`]: the pinned maps.
 //! * [`routing`]: the kernel's routing, by netlink.
 //! * [`explore`]: runs the core, once for each backend it could choose.
 //! * [`explain`]: its steps in words.
@@ -10,7 +9,6 @@
 mod answer;
 mod explain;
 mod explore;
-mod live;
 mod routing;
 mod tables;
 
@@ -20,21 +18,21 @@ use anyhow::{Result, bail};
 use proxy_common::{
     V4, V6,
     layout::{config::Settings, set::Scope},
-    packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::PROTOCOL_SCTP,
 };
 
 pub(super) use self::answer::Answer;
 use self::{
     answer::Verdict,
     explore::{Explorer, Path},
-    live::{LiveMaps, PinnedMaps},
     routing::{Routing, Rtnetlink},
 };
 use super::{names::Names, pods};
 use crate::{
-    cli::{TraceArgs, TraceProtocol},
+    cli::TraceArgs,
     datapath::{
-        address::UserFamily,
+        address::{UserFamily, protocol_number},
+        live::{LiveMaps, PinnedMaps, is_uplink},
         maps::{self, MapFamily},
         pins::Pins,
     },
@@ -82,11 +80,7 @@ pub(super) fn run(pins: &Pins, args: &TraceArgs) -> Result<Answer> {
     let question = Question {
         from: canonical(args.from),
         to: canonical(args.to),
-        protocol: match args.protocol {
-            TraceProtocol::Tcp => PROTOCOL_TCP,
-            TraceProtocol::Udp => PROTOCOL_UDP,
-            TraceProtocol::Sctp => PROTOCOL_SCTP,
-        },
+        protocol: protocol_number(args.protocol),
         from_outside: args.from_outside,
     };
     if question.from.is_ipv4() != question.to.is_ipv4() {
@@ -110,7 +104,7 @@ fn over_pins<F: MapFamily>(pins: &Pins, question: &Question) -> Result<Answer> {
             && (stored.sockets_of_node_only == 0)
             && !pods::has_sockets_left_alone(pins, question.from.ip())?,
         // Only then does the agent enter devices other than uplinks.
-        pods: pinned.devices().values().any(|device| !live::is_uplink(device)),
+        pods: pinned.devices().values().any(|device| !is_uplink(device)),
     };
     let family = if F::FAMILY == IpFamily::V4 { 0 } else { 1 };
     let answer = answer(&pinned, &routing, &names, stored.settings(family), attached, question)?;

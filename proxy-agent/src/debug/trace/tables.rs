@@ -30,8 +30,11 @@ use proxy_common::{
     packet::Packet,
 };
 
-use super::{live::LiveMaps, routing::Routing};
-use crate::{datapath::address::UserFamily, model::plan::IpFamily};
+use super::routing::Routing;
+use crate::{
+    datapath::{address::UserFamily, live::LiveMaps},
+    model::plan::IpFamily,
+};
 
 /// The interfaces by which a packet that leaves came in and leaves; 0: none.
 #[derive(Clone, Copy, Debug, Default)]

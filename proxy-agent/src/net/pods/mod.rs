@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proxy_sys::socket::netns_cookie;
 use tracing::debug;
 
 pub use self::{
@@ -27,7 +28,6 @@ use super::{
     netns::{self, Namespace},
     topology::PodPort,
 };
-use crate::datapath::netns_cookie;
 
 /// How soon a new pod is looked at again, then after twice as long, and so on.
 const FIRST: Duration = Duration::from_millis(250);

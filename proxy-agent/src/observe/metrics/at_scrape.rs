@@ -7,7 +7,6 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use aya::maps::MapInfo;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -39,11 +38,6 @@ pub(super) struct AtScrape {
     pub(super) pins: Pins,
     pub(super) source: watch::Receiver<SourceState>,
     pub(super) hooks: Arc<Mutex<Vec<Hook>>>,
-}
-
-/// How many entries a map has room for.
-pub(super) fn capacity(pins: &Pins, map: &str) -> Option<u32> {
-    Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
 }
 
 impl Collector for AtScrape {
@@ -154,7 +148,7 @@ impl AtScrape {
         let mut family =
             encoder.encode_descriptor("proxy_agent_map_capacity", help, None, MetricType::Gauge)?;
         for map in MAPS {
-            if let Some(capacity) = capacity(&self.pins, map) {
+            if let Some(capacity) = maps::capacity(&self.pins, map) {
                 ConstGauge::new(i64::from(capacity)).encode(family.encode_family(&[("map", map)])?)?;
             }
         }

@@ -22,7 +22,7 @@ use self::{at_scrape::AtScrape, kube_proxy::KubeProxy, process::Process};
 pub use self::{kube_proxy::Probe, text::Format};
 use super::status::{self, HookStatus, MapStatus, ServiceStatus};
 use crate::{
-    datapath::{Hook, flows::STATES, pins::Pins, services::Usage},
+    datapath::{Hook, flows::STATES, maps, pins::Pins, services::Usage},
     model::{objects::Change, plan::IpFamily},
     reaper,
     source::{SourceState, kube::RequestCounts},
@@ -349,7 +349,7 @@ impl Metrics {
         ];
         maps.into_iter()
             .filter_map(|(name, entries)| {
-                let capacity = at_scrape::capacity(&self.pins, name)?;
+                let capacity = maps::capacity(&self.pins, name)?;
                 Some(MapStatus { name: name.to_owned(), entries, capacity })
             })
             .collect()

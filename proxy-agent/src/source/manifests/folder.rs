@@ -10,11 +10,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    documents::{self, Content, Format, Notice, Object},
-    events::Touched,
-};
+use super::documents::{self, Content, Format, Notice, Object};
 use crate::{
+    folder_watch::Touched,
     model::objects::{Change, Kind, ObjectName},
     source::convert::Mirrored,
 };

@@ -4,7 +4,6 @@
 //! see a change (behind symbolic links, on network file systems), a look at the files' times every few seconds does.
 
 mod documents;
-mod events;
 mod folder;
 
 use std::{path::PathBuf, time::Duration};
@@ -18,14 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::documents::Format;
-pub(crate) use self::events::FolderWatch;
 use self::{
     documents::{Content, Notice, Object, Parsed, Problem},
-    events::Touched,
     folder::{Folder, LogNotice, Reading},
 };
 use super::{SourceState, state::Reporter};
-use crate::model::objects::Change;
+use crate::{
+    folder_watch::{FolderWatch, Touched},
+    model::objects::Change,
+};
 
 /// What the text of a file says, and what of it could not be read or is ignored, each with its line: what [`run`] makes of one
 /// file, without the folder. `node` is the one Node that counts.

@@ -1,32 +1,29 @@
 //! A run: each step goes to the program in the kernel and to the core, and both must agree.
 
+mod chance;
+mod translated;
+
 use std::collections::HashMap;
 
 use anyhow::Result;
 use proxy_common::{
-    decide::{Completion, FlowTables as _, RouteKind, ServiceTables as _, Translation, Verdict},
+    decide::{Completion, FlowTables as _, RouteKind, Verdict},
     layout::{
         counter::Counter,
         flow::{Edge, Flow, FlowKey, Pair},
         fragment::{FragmentKey, MAX_HELD},
-        frontend::FrontendKey,
-        set::{Set, SetRole},
     },
-    packet::{
-        Dissected, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, Part,
-        dissect, timestamp,
-    },
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Part, timestamp},
 };
 
 use super::{
-    oracle::{self, Read, bytes, parse, results, rewrite, same},
+    oracle::{self, Read, results},
     shape::Shape,
     site::{Met, Site},
     steps::{self, Segment, Step, What, error},
-    world,
 };
 use crate::packets::{
-    Device, Frame, Kernel, PacketFamily, SNAT, Transport, checksums_are_valid, same_frame,
+    Device, Frame, Kernel, PacketFamily, Transport,
     sys::{Around, Kind},
 };
 
@@ -308,97 +305,6 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         let overhears =
             matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;
         ether_type == ours && !(is_overheard && overhears)
-    }
-
-    /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
-    fn choose_as_the_kernel_did(&self, number: usize, packet: &Packet<F>) -> Result<u32> {
-        const TOP: u32 = 1 << 31;
-        // Another source port at each step. What the kernel chooses may meet an older flow.
-        let random = (number as u32) << 22;
-        let native = &self.site.native;
-        let tuple = &packet.tuple;
-        let frontend = |addr| native.frontend(&FrontendKey::new(addr, tuple.dport, packet.protocol));
-        let Some(target) = frontend(tuple.dst).or_else(|| frontend(F::UNSPECIFIED)) else {
-            return Ok(random);
-        };
-        let count = |role| native.set(target.service(), role).count();
-        if SetRole::ALL.into_iter().map(count).max().unwrap_or(Set::EMPTY.count()) < 2 {
-            return Ok(random);
-        }
-        let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-        let flow = self.site.kernel.flow(&key)?;
-        Ok(if flow.is_some_and(|flow| world::is_second::<F>(&flow.tuple.dst)) {
-            random | TOP
-        } else {
-            random
-        })
-    }
-
-    /// Compares a packet that was translated, with the port that the kernel chose.
-    #[expect(clippy::too_many_arguments, reason = "all there is to know of one packet")]
-    fn translated(
-        &mut self,
-        sent: &Sent<'_>,
-        input: &[u8],
-        network: usize,
-        dissected: &Dissected<F>,
-        verdict: Verdict,
-        out: &Translation<F>,
-        got: &[u8],
-    ) -> Agreed {
-        let packet = &dissected.packet;
-        // An error quotes the packet as the other end sent it.
-        let at = packet.transport + if dissected.part == Part::Error { 2 } else { 0 };
-        let Some(port) = got.get(at..at + 2).or((dissected.part == Part::Later).then_some(&[0, 0])) else {
-            return Err("too short".to_owned());
-        };
-        let port = u16::from_be_bytes([port[0], port[1]]);
-        let (src, dst) = F::ends(&out.to);
-        let mut by_kernel = src;
-        if SNAT.contains(&src.port()) && SNAT.contains(&port) {
-            by_kernel.set_port(port);
-        }
-        // As it came in: the ends of an answer may differ between the sides.
-        let mut given = *dissected;
-        if dissected.part == Part::Later {
-            given.packet.tuple.sport = packet.tuple.sport;
-        } else if let Ok(packet) = parse::<F>(input, network) {
-            given.packet = packet;
-        } else {
-            dissect(input, network, &mut given);
-        }
-        let hops = (verdict == Verdict::Forward) as u8;
-        let mut expected = rewrite(input, network, &given, &F::tuple(by_kernel, dst), hops);
-        if network == ETHERNET {
-            let (to, from) = (expected[..6].to_vec(), expected[6..12].to_vec());
-            match verdict {
-                Verdict::Forward if Kernel::kind(sent.program) == Kind::Xdp => {
-                    expected[..6].copy_from_slice(&bytes(out.route.to));
-                    expected[6..12].copy_from_slice(&bytes(out.route.from));
-                }
-                Verdict::Return => {
-                    expected[..6].copy_from_slice(&from);
-                    expected[6..12].copy_from_slice(&to);
-                }
-                Verdict::Switch => expected[..6].copy_from_slice(&bytes(out.mac)),
-                _ => {}
-            }
-        }
-        if !same(&expected, got, network, &given) {
-            return Err(format!("another packet than {expected:02x?}"));
-        }
-        let (Some(both), true) = (&sent.both, sent.shape.is_sound()) else { return Ok(()) };
-        // Once more, against a packet that was made anew.
-        let mut anew = both.kernel.between(by_kernel, dst);
-        anew.hop_limit -= hops;
-        let built = anew.build().map_err(|error| format!("{error:#}"))?;
-        let whole = [&built[..ETHERNET], &got[network..network + built.len() - ETHERNET]].concat();
-        if !same_frame(&built, &whole) || !checksums_are_valid(&whole) {
-            return Err(format!("another packet than {built:02x?}, made anew"));
-        }
-        let plain = Frame { hop_limit: 64, ..anew };
-        self.sent.insert(sent.number, Both { native: plain.between(src, dst), kernel: plain });
-        Ok(())
     }
 }
 

@@ -10,10 +10,9 @@ use std::{
 
 use anyhow::Result;
 use proxy_agent::{
-    cli::{PortRange, XdpMode},
-    datapath::{Datapath, Kept, LostFrontend, ObjectConfig, maps::MapFamily, pins::Pins},
+    datapath::{Datapath, Kept, LostFrontend, ObjectConfig, XdpMode, maps::MapFamily, pins::Pins},
     model::objects::Protocol,
-    net::sock_diag::Transport,
+    net::{ports::PortRange, sock_diag::Transport},
     reaper::{Counts, Reaper, Records, end::Target},
 };
 use proxy_common::{

@@ -1,0 +1,35 @@
+//! What the parts of the agent are told of the settings. `check` tells them the same.
+
+use super::Settings;
+use crate::{
+    datapath::{ObjectConfig, Reject},
+    net::topology::{PodDatapath, Wishes},
+};
+
+/// What the programs are told when they are loaded.
+pub(crate) fn object_config(settings: &Settings) -> ObjectConfig {
+    ObjectConfig {
+        snat_ports: settings.snat_ports,
+        snat_addresses: settings.snat_addresses.clone(),
+        external_cluster_ips: settings.external_cluster_ips,
+        sockets_of_node_only: settings.pod_datapath == PodDatapath::Tc,
+        max_flows: settings.max_flows,
+        timeouts: settings.timeouts,
+        kernel_log: settings.kernel_log,
+        reset_removed_tcp: settings.reset_removed_tcp,
+        reject_with_reset: settings.reject == Reject::TcpReset,
+        localhost_nodeports: settings.localhost_nodeports,
+    }
+}
+
+/// What is wanted of the node's network.
+pub(crate) fn wishes(settings: &Settings) -> Wishes {
+    Wishes {
+        uplinks: settings.uplinks.clone(),
+        pod_interfaces: settings.pod_interfaces.clone(),
+        pod_datapath: settings.pod_datapath,
+        nodeport_addresses: settings.nodeport_addresses.clone(),
+        bind_address: settings.bind_address,
+        snat_addresses: settings.snat_addresses.clone(),
+    }
+}

@@ -1,0 +1,148 @@
+//! Hash maps by system calls that aya does not have: many entries at once, and look-ups that are no use of an entry.
+
+use std::{
+    io,
+    marker::PhantomData,
+    mem,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use aya::Pod;
+#[cfg(test)]
+use proxy_sys::bpf::map::{self, MapKind};
+use proxy_sys::bpf::{
+    self, Attr, Command,
+    map::{MapInfo, map_info},
+    present,
+};
+
+/// A hash map, LRU or not: entries are looked at in batches, and looking at one is no use of it, so that an LRU map forgets
+/// none the later for it.
+///
+/// Invariant: keys and values of the map have the sizes of these types.
+pub(super) struct RawHash<K, V> {
+    map: OwnedFd,
+    max_entries: u32,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Pod, V: Pod> RawHash<K, V> {
+    /// Opens a pinned map.
+    ///
+    /// # Errors
+    /// The kernel's, and when keys or values have other sizes.
+    pub(super) fn open_pinned(at: &Path) -> io::Result<Self> {
+        Self::new(bpf::open_pinned(at)?)
+    }
+
+    fn new(map: OwnedFd) -> io::Result<Self> {
+        let MapInfo { key_size, value_size, max_entries } = map_info(map.as_fd())?;
+        if (key_size as usize, value_size as usize) != (size_of::<K>(), size_of::<V>()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the map has another layout"));
+        }
+        Ok(Self { map, max_entries, types: PhantomData })
+    }
+
+    /// How many entries it has room for.
+    pub(super) fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// Looks an entry up.
+    pub(super) fn get(&self, key: &K) -> io::Result<Option<V>> {
+        // SAFETY: all zero is a value of a plain type.
+        let mut value: V = unsafe { mem::zeroed() };
+        let mut attr =
+            Attr::new().fd(0, self.map.as_fd()).u64(8, &raw const *key as u64).u64(16, &raw mut value as u64);
+        // SAFETY: key and value have the map's sizes.
+        let result = unsafe { attr.call(Command::MapLookupElem) };
+        Ok(present(result)?.map(|_| value))
+    }
+
+    /// Removes an entry; tells whether there was one.
+    pub(super) fn remove(&self, key: &K) -> io::Result<bool> {
+        let mut attr = Attr::new().fd(0, self.map.as_fd()).u64(8, &raw const *key as u64);
+        // SAFETY: the key has the map's size.
+        Ok(present(unsafe { attr.call(Command::MapDeleteElem) })?.is_some())
+    }
+
+    /// Looks up as many entries as there is room for, from a position on; the beginning is `None`. Returns how many there
+    /// are and the position behind them: `None` at the end.
+    ///
+    /// # Errors
+    /// `ENOSPC` when there is not room for all entries of one bucket.
+    pub(super) fn batch(
+        &self,
+        from: Option<u32>,
+        keys: &mut [K],
+        values: &mut [V],
+    ) -> io::Result<(usize, Option<u32>)> {
+        const COUNT: usize = 32;
+        let (start, mut next) = (from.unwrap_or(0), 0u32);
+        let mut attr = Attr::new()
+            .u64(0, from.map_or(0, |_| &raw const start as u64))
+            .u64(8, &raw mut next as u64)
+            .u64(16, keys.as_mut_ptr() as u64)
+            .u64(24, values.as_mut_ptr() as u64)
+            .u32(COUNT, keys.len().min(values.len()) as u32)
+            .fd(36, self.map.as_fd());
+        // SAFETY: keys and values have the map's sizes, and there is room for as many as are asked for.
+        let is_end = match unsafe { attr.call(Command::MapLookupBatch) } {
+            Ok(_) => false,
+            // With this error the kernel says that it came to the end, and the count holds.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
+    }
+
+    /// All entries, a few thousand with each call.
+    pub(super) fn entries(&self) -> io::Result<Vec<(K, V)>> {
+        let mut room = 4096;
+        // SAFETY: all zero is a value of a plain type.
+        let (key, value): (K, V) = unsafe { (mem::zeroed(), mem::zeroed()) };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (mut entries, mut from) = (Vec::new(), None);
+        loop {
+            keys.resize(room, key);
+            values.resize(room, value);
+            let (count, next) = match self.batch(from, &mut keys, &mut values) {
+                // A bucket with so many entries is hardly possible.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    room *= 2;
+                    continue;
+                }
+                result => result?,
+            };
+            entries.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+            match next {
+                Some(next) => from = Some(next),
+                None => return Ok(entries),
+            }
+        }
+    }
+
+    /// A new LRU map, which nobody else has.
+    #[cfg(test)]
+    pub(super) fn new_lru(max_entries: u32) -> io::Result<Self> {
+        Self::new(map::create(MapKind::LruHash, size_of::<K>(), size_of::<V>(), max_entries)?)
+    }
+
+    /// Puts an entry in, or replaces the one with that key.
+    pub(super) fn insert(&self, key: &K, value: &V) -> io::Result<()> {
+        let mut attr = Attr::new()
+            .fd(0, self.map.as_fd())
+            .u64(8, &raw const *key as u64)
+            .u64(16, &raw const *value as u64);
+        // SAFETY: key and value have the map's sizes.
+        unsafe { attr.call(Command::MapUpdateElem) }.map(drop)
+    }
+}
+
+/// Reads a plain type from the beginning of bytes; `None` if there are too few.
+pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: so many bytes are there, and any are a value of a plain type.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}

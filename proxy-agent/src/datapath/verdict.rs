@@ -1,0 +1,82 @@
+//! What the programs' decisions mean.
+
+use proxy_common::layout::{
+    counter::Counter,
+    event::{Decision, TRANSLATED},
+};
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MonitorVerdict {
+    /// A new flow, or a socket that got an endpoint.
+    Translated,
+    /// Refused: the client is told that nothing listens, or that it must not.
+    Refused,
+    /// Dropped.
+    Dropped,
+    /// A TCP connection was reset.
+    Reset,
+    /// A ping of a cluster IP was answered.
+    Answered,
+}
+
+/// What is counted when this is decided; none if it is translated.
+pub(crate) fn counter(code: Decision) -> Option<Counter> {
+    Counter::ALL.get(usize::from(code)).copied()
+}
+
+/// What a decision means; none if it is none: the packet goes on as if no proxy were there.
+pub(crate) fn verdict(code: Decision, is_socket: bool) -> Option<MonitorVerdict> {
+    if code == TRANSLATED {
+        return Some(MonitorVerdict::Translated);
+    }
+    match counter(code)? {
+        Counter::ReplyToNode => None,
+        Counter::NoEndpoints | Counter::UndefinedPort => Some(MonitorVerdict::Refused),
+        Counter::FlowReset | Counter::ConnectionUnknown => Some(MonitorVerdict::Reset),
+        Counter::EchoReply => Some(MonitorVerdict::Answered),
+        _ if is_socket => Some(MonitorVerdict::Refused),
+        _ => Some(MonitorVerdict::Dropped),
+    }
+}
+
+/// One bit for each decision that may mean one of these; all if there are none.
+pub(crate) fn mask(wanted: &[MonitorVerdict]) -> u64 {
+    let is_wanted = |code: Decision| {
+        [false, true]
+            .into_iter()
+            .filter_map(|is_socket| verdict(code, is_socket))
+            .any(|verdict| wanted.is_empty() || wanted.contains(&verdict))
+    };
+    (0..=TRANSLATED).filter(|code| is_wanted(*code)).fold(0, |mask, code| mask | 1 << code)
+}
+
+/// As in arguments.
+pub(crate) fn text(verdict: MonitorVerdict) -> &'static str {
+    match verdict {
+        MonitorVerdict::Translated => "translated",
+        MonitorVerdict::Refused => "refused",
+        MonitorVerdict::Dropped => "dropped",
+        MonitorVerdict::Reset => "reset",
+        MonitorVerdict::Answered => "answered",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_has_what_is_asked_for() {
+        let bit = |counter: Counter| 1u64 << counter as u8;
+        let all = mask(&[]);
+        assert!(all & 1 << TRANSLATED != 0 && all & bit(Counter::NoRoute) != 0);
+        assert_eq!(all & bit(Counter::ReplyToNode), 0, "nothing is decided");
+        assert_eq!(mask(&[MonitorVerdict::Translated]), 1 << TRANSLATED);
+        let dropped = mask(&[MonitorVerdict::Dropped]);
+        assert_eq!(dropped & (1 << TRANSLATED | bit(Counter::NoEndpoints)), 0);
+        let no_local = bit(Counter::NoLocalEndpoints);
+        // Packets are dropped, sockets refused.
+        assert!(dropped & no_local != 0 && mask(&[MonitorVerdict::Refused]) & no_local != 0);
+    }
+}

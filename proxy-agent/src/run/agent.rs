@@ -1,0 +1,246 @@
+//! The running agent: one data path, what is done with it by whom, and what concerns more than one of them.
+
+use std::{net::IpAddr, time::Instant};
+
+use anyhow::Result;
+use proxy_sys::socket::netns_cookie;
+use rtnetlink::Handle;
+use tracing::{debug, info, warn};
+
+use super::{
+    conntrack::Conntrack,
+    interfaces::{InterfaceController, ServiceNeeds, describe},
+    reports::Reports,
+    services::ServiceReconciler,
+    sockets::{Found, Namespaces, SocketController},
+    turn::{Known, Observed, cgroup_root},
+};
+use crate::{
+    config::{Settings, object_config},
+    datapath::{Datapath, Prepared},
+    neighbours::Prober,
+    net::{forwarding, pods::Pod, reserved_ports, topology::PodDatapath},
+    observe::{Events, drops::Drops, events::Event},
+    reaper::{Reaper, Records},
+    sweeper::Sweeper,
+};
+
+/// The running agent.
+pub(super) struct Agent {
+    pub(super) datapath: Datapath,
+    pub(super) services: ServiceReconciler,
+    pub(super) interfaces: InterfaceController,
+    pub(super) sockets: SocketController,
+    pub(super) reports: Reports,
+    drops: Drops,
+    conntrack: Conntrack,
+    _sweeper: Sweeper,
+    _prober: Prober,
+}
+
+impl Agent {
+    /// Begins to serve: loads what is not loaded yet, attaches it and, where maps are to be filled before that, fills them.
+    ///
+    /// # Errors
+    /// When the kernel does not allow it.
+    pub(super) async fn start(
+        settings: &Settings,
+        netlink: Handle,
+        observed: Observed,
+        events: Events,
+        known: Known,
+    ) -> Result<Self> {
+        let Known { sync, prepared, fills_first } = known;
+        prepare_node(settings);
+        let config = object_config(settings);
+        let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
+        let reports = Reports { health, metrics, events };
+        let mut prepared = prepared.map_or_else(|| Prepared::maps_only(&config, &pins), Ok)?;
+        if fills_first {
+            prepared = prepared.begin_to_fill(&config, &pins)?;
+        }
+        let mut datapath = Datapath::open_prepared(prepared, &config, &pins, settings.xdp)?;
+        if settings.kernel_log.is_some() {
+            datapath.follow_kernel_log()?;
+        }
+        let cgroup = cgroup_root(settings)?;
+        if !fills_first {
+            datapath.attach_sockets(&cgroup)?;
+        }
+        info!(
+            "pods: {}; node: socket hooks; xdp: {:?}; kernel: {:?}",
+            describe(settings.pod_datapath),
+            settings.xdp,
+            datapath.features()
+        );
+        let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
+        let reaper = Reaper::start(records, counts);
+        let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
+        let interfaces = InterfaceController::new(settings, netlink, &datapath, reports.clone());
+        let prober = Prober::start(&pins)?;
+        let mut agent = Self {
+            datapath,
+            services: ServiceReconciler::new(settings, sync, pins, listeners, reports.clone()),
+            interfaces,
+            sockets: SocketController::new(reaper, settings.reset_removed_tcp, netns_cookie().is_ok()),
+            reports,
+            drops: Drops::default(),
+            conntrack: Conntrack::new(settings.conntrack),
+            _sweeper: sweeper,
+            _prober: prober,
+        };
+        agent.services.inherit();
+        agent.services.update_eligibility();
+        agent.conntrack.apply(&agent.reports);
+        if fills_first {
+            agent.fill().await?;
+            agent.datapath.attach_sockets(&cgroup)?;
+        }
+        agent.follow_network().await?;
+        if settings.pod_datapath == PodDatapath::Auto
+            && let Err(error) = agent.datapath.load_pod_programs()
+        {
+            warn!("{error:#}; pods that sockets cannot serve are not served");
+        }
+        agent.interfaces.attach_first(&mut agent.datapath);
+        agent.reports.events.send(Event::starting());
+        Ok(agent)
+    }
+
+    /// Fills the maps, before programs use them.
+    async fn fill(&mut self) -> Result<()> {
+        let topology = self.interfaces.read_first(&self.needs()).await?;
+        self.services.sync.set_local_addresses(&topology.local_addresses);
+        self.datapath.fill(&topology)?;
+        self.catch_up().await
+    }
+
+    /// Applies what is known when the agent starts, if that is everything.
+    ///
+    /// # Errors
+    /// When the agent must be started again.
+    pub(super) async fn catch_up(&mut self) -> Result<()> {
+        if self.services.sync.is_complete() && !self.services.is_synced() {
+            self.apply().await?;
+        }
+        Ok(())
+    }
+
+    fn needs(&self) -> ServiceNeeds {
+        self.services.needs(self.sockets.knows_sources())
+    }
+
+    /// Brings the maps of Services up to date, and with them sockets.
+    ///
+    /// # Errors
+    /// When the agent must be started again.
+    pub(super) async fn apply(&mut self) -> Result<()> {
+        let nodeports = &self.interfaces.topology.nodeport_addresses;
+        let written = self.services.write(&mut self.datapath, nodeports).await?;
+        let has_lost_hooks = written.has_lost_hooks;
+        self.sockets.end_removed(&mut self.datapath.services);
+        self.know_namespaces().await;
+        if self.services.finish(&mut self.datapath, written).await {
+            self.sockets.scan_at_start();
+            self.services.mark_in_step(&self.datapath);
+        }
+        if has_lost_hooks || self.interfaces.serves_otherwise(&self.needs()) {
+            self.interfaces.schedule.soon();
+        }
+        Ok(())
+    }
+
+    /// Looks at interfaces and addresses, and attaches and writes what they ask for. After a failure, plans the next attempt.
+    pub(super) async fn reconcile_interfaces(&mut self) {
+        let result = self.follow_network().await;
+        self.interfaces.plan_retry(result);
+    }
+
+    async fn follow_network(&mut self) -> Result<()> {
+        let found = self.interfaces.read(&self.needs()).await?;
+        self.services.prepare_addresses(&mut self.datapath, &self.interfaces.topology, &found.topology).await;
+        self.datapath.follow(&found.topology)?;
+        self.interfaces.report_hooks(&self.datapath);
+        self.services.follow_addresses(&found.topology, self.interfaces.restricts_nodeports()).await;
+        self.interfaces.follow(found);
+        self.interfaces.attach_more(&mut self.datapath);
+        self.look_for_namespaces();
+        Ok(())
+    }
+
+    /// The first time that source ranges ask for it, finds out which address each network namespace has.
+    async fn know_namespaces(&mut self) {
+        if !self.services.sync.has_source_ranges() || !self.sockets.begins_to_look() {
+            return;
+        }
+        match self.sockets.first_look(self.primary_addresses()).await {
+            Ok(found) => self.apply_scan(found),
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+
+    /// Looks which address each network namespace has, if that decides anything.
+    fn look_for_namespaces(&mut self) {
+        if self.services.sync.has_source_ranges() {
+            self.sockets.look_for_namespaces(self.primary_addresses());
+        }
+    }
+
+    fn primary_addresses(&self) -> Vec<IpAddr> {
+        self.interfaces.primary_addresses(self.services.sync.node_addresses())
+    }
+
+    /// Takes over what was found out about sockets and network namespaces.
+    pub(super) fn apply_scan(&mut self, found: Found) {
+        let of_pods = |namespaces: &mut Namespaces| self.interfaces.pods.add_addresses(namespaces);
+        self.sockets.apply_scan(found, of_pods, &mut self.datapath);
+    }
+
+    /// Pods were looked at: serves each by its way.
+    pub(super) fn follow_pods(&mut self, found: Vec<Pod>) {
+        let needs = self.needs();
+        self.interfaces.follow_pods(found, &needs, &mut self.datapath);
+        let of_pods = |namespaces: &mut Namespaces| self.interfaces.pods.add_addresses(namespaces);
+        self.sockets.follow_pods(of_pods, &mut self.datapath);
+    }
+
+    /// What is looked after now and then, because nothing tells of it.
+    pub(super) async fn look_after(&mut self) {
+        self.services.retry_health_checks().await;
+        self.report_drops();
+        self.conntrack.apply(&self.reports);
+        self.datapath.remove_expired_watches();
+        self.services.tidy(&mut self.datapath);
+        self.look_for_namespaces();
+        if self.interfaces.has_lost(&mut self.datapath).await {
+            self.interfaces.schedule.soon();
+        }
+        if self.services.sync.has_failed() {
+            self.services.want_to_apply();
+        }
+    }
+
+    /// Warns of packets that were dropped since the last look.
+    fn report_drops(&mut self) {
+        match self.datapath.counters() {
+            Ok(counts) => {
+                self.drops.look(&counts, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
+                self.reports.health.set_drops(self.drops.recent());
+            }
+            Err(error) => debug!("{error:#}"),
+        }
+    }
+}
+
+/// Reserves ports, and warns of what of the kernel's settings keeps packets from passing.
+fn prepare_node(settings: &Settings) {
+    match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
+        Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),
+        Err(error) => warn!("{error:#}; local sockets may be given ports that the data path uses"),
+    }
+    for file in forwarding::switched_off() {
+        warn!(
+            "{file} is 0: the kernel passes no packet on, so nodePorts reach no pod; CNI plugins usually set it to 1"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! When to look at the interfaces.
+
+use tokio::time::Instant;
+
+/// The next look; what comes in the meantime is seen by the same one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::run) struct Schedule(Option<Instant>);
+
+impl Schedule {
+    /// When that is, if anything asks for it.
+    pub(in crate::run) fn next(self) -> Option<Instant> {
+        self.0
+    }
+
+    /// At once, unless a look is planned.
+    pub(in crate::run) fn soon(&mut self) {
+        self.0.get_or_insert_with(Instant::now);
+    }
+
+    /// At this time, or sooner if that is planned.
+    pub(super) fn at(&mut self, at: Instant) {
+        self.0 = Some(self.0.map_or(at, |before| before.min(at)));
+    }
+
+    /// At this time whatever was planned; none: not before something asks for it.
+    pub(in crate::run) fn set(&mut self, at: Option<Instant>) {
+        self.0 = at;
+    }
+}

@@ -1,0 +1,61 @@
+//! What only the kernel's IP stack can send: the destinations of IPsec policies, and routes with an encapsulation.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use super::InterfaceController;
+use crate::net::{forwarding, topology::Topology, untracked, xfrm};
+
+impl InterfaceController {
+    /// Finds out what the stack must send, and lets it take packets from programs while there is such.
+    pub(super) fn prepare_stack(&self, topology: &mut Topology) {
+        topology.policies = self.ipsec_policies(&mut topology.complaints);
+        let before = self.topology.needs_stack();
+        if !topology.needs_stack() {
+            if before {
+                if let Err(error) = untracked::remove() {
+                    warn!("cannot remove the nftables table `proxy-agent`: {error}");
+                }
+                info!(
+                    "there are no IPsec policies and no routes with encapsulation any more: all packets are sent past the \
+                     kernel's stack"
+                );
+            }
+            return;
+        }
+        if !before {
+            info!(
+                "there are IPsec policies or routes with encapsulation: what is forwarded to their destinations goes through \
+                 the kernel's stack"
+            );
+        }
+        if let Err(error) = forwarding::accept_from_loopback() {
+            topology.complaints.push(format!(
+                "{error:#}: services' packets to the destinations of IPsec policies and of routes with encapsulation are lost"
+            ));
+        }
+        if let Err(error) = untracked::ensure() {
+            topology.complaints.push(format!(
+                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
+                 drop services' TCP packets that the kernel's stack must send"
+            ));
+        }
+    }
+
+    /// Destinations of IPsec policies; as before if the kernel does not tell.
+    fn ipsec_policies(&self, complaints: &mut Vec<String>) -> BTreeSet<IpNet> {
+        xfrm::destinations().unwrap_or_else(|error| {
+            complaints.push(format!(
+                "cannot list IPsec policies: {error}; what is forwarded to remote endpoints may not obey them"
+            ));
+            self.topology.policies.clone()
+        })
+    }
+
+    /// Is the rule that packets through the stack need gone? Firewalls that load their rules anew remove those of others.
+    pub(super) fn lost_rule(&self) -> bool {
+        self.topology.needs_stack() && !untracked::is_there()
+    }
+}

@@ -1,0 +1,34 @@
+//! Where the parts of the running agent say how they are doing.
+
+use std::sync::Arc;
+
+use crate::observe::{Events, Health, Metrics};
+
+/// Health, metrics and Events. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Reports {
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) events: Events,
+}
+
+#[cfg(test)]
+impl Reports {
+    /// For tests: of an agent that nobody asks.
+    pub(super) fn nowhere() -> Self {
+        use std::{path::Path, time::Duration};
+
+        use tokio::sync::watch;
+
+        use crate::{
+            datapath::pins::Pins, reaper, source::SourceState, source::kube::RequestCounts, sweeper,
+        };
+
+        let (_, source) = watch::channel(SourceState::default());
+        let health = Arc::new(Health::new(source.clone(), Duration::ZERO));
+        let (counts, sweeps) = (reaper::Counts::default(), sweeper::Counts::default());
+        let pins = Pins::new(Path::new("/no/such/pins"));
+        let metrics = Arc::new(Metrics::new(pins, source, &counts, &sweeps, &RequestCounts::default()));
+        Self { health, metrics, events: Events::nowhere() }
+    }
+}

@@ -1,0 +1,88 @@
+//! Makes room for services: maps that are nearly full, or too small, are replaced by larger ones.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use tracing::{error, info};
+
+use super::ServiceReconciler;
+use crate::{
+    datapath::{
+        Datapath, Grown,
+        room::{Part, Room},
+    },
+    observe::events::Event,
+    sync::Round,
+};
+
+/// After a refusal larger maps are not tried again for this long: programs are loaded for each attempt.
+const REST: Duration = Duration::from_secs(60);
+
+/// When maps may grow.
+#[derive(Debug, Default)]
+pub(super) struct Growing {
+    refused: Option<Instant>,
+    failure: Option<String>,
+}
+
+impl ServiceReconciler {
+    /// Brings services into the maps, and makes room for those that find none. True if programs are to be attached again.
+    ///
+    /// # Errors
+    /// When the agent must be started again.
+    pub(super) async fn apply_services(&mut self, datapath: &mut Datapath) -> Result<(Round, bool)> {
+        let mut round = self.sync.apply(&mut datapath.services);
+        let mut has_lost_hooks = false;
+        while let Some(room) = self.wanted_room(datapath, &round.full) {
+            let Some(lost) = self.grow(datapath, &room).await? else { break };
+            has_lost_hooks |= lost;
+            if !round.full.is_empty() {
+                round = round.followed_by(self.sync.apply(&mut datapath.services));
+            }
+        }
+        Ok((round, has_lost_hooks))
+    }
+
+    /// How much room there should be, if that is more than there is.
+    fn wanted_room(&self, datapath: &Datapath, full: &BTreeSet<Part>) -> Option<Room> {
+        let (room, used) = (datapath.services.room(), datapath.services.used());
+        if full.is_empty() && !room.is_short(&used) {
+            return None;
+        }
+        if self.growing.refused.is_some_and(|refused| refused.elapsed() < REST) {
+            return None;
+        }
+        room.grown(&used.max(&self.sync.demand()), full)
+    }
+
+    /// Replaces maps; true if programs are to be attached again, none if the maps stay as they are.
+    async fn grow(&mut self, datapath: &mut Datapath, room: &Room) -> Result<Option<bool>> {
+        info!("maps of services are full or nearly: making larger ones");
+        let growth = datapath.growth(room);
+        let loaded = tokio::task::spawn_blocking(move || growth.load());
+        let grown = match loaded.await.context("making larger maps ended unexpectedly")? {
+            Ok(larger) => datapath.move_to(larger)?,
+            Err(error) => Grown::Refused(error),
+        };
+        let failure = match &grown {
+            Grown::Done(_) => None,
+            Grown::Refused(error) => Some(format!("maps of services cannot grow: {error:#}")),
+        };
+        self.reports.metrics.maps_grew(failure.is_none());
+        if let Some(failure) =
+            failure.as_ref().filter(|failure| self.growing.failure.as_ref() != Some(failure))
+        {
+            error!("{failure}; trying again after {} s", REST.as_secs());
+            self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", failure));
+        }
+        self.reports.health.set_problems("maps", failure.clone().into_iter().collect());
+        self.growing = Growing { refused: failure.is_some().then(Instant::now), failure };
+        Ok(match grown {
+            Grown::Done(lost) => Some(!lost.is_empty()),
+            Grown::Refused(_) => None,
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! Maps.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use super::{Attr, Command, info, present};
+
+/// Types of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`
+    Array = 2,
+    /// `BPF_MAP_TYPE_PROG_ARRAY`
+    ProgramArray = 3,
+    /// `BPF_MAP_TYPE_LRU_HASH`
+    LruHash = 9,
+}
+
+/// Makes a map with keys and values of so many bytes, and room for so many entries.
+///
+/// # Errors
+/// The kernel's.
+pub fn create(kind: MapKind, key: usize, value: usize, max_entries: u32) -> io::Result<OwnedFd> {
+    let (key, value) = (key as u32, value as u32);
+    let mut attr = Attr::new().u32(0, kind as u32).u32(4, key).u32(8, value).u32(12, max_entries);
+    // SAFETY: no pointers; the command returns a new descriptor.
+    unsafe { attr.call_for_fd(Command::MapCreate) }
+}
+
+/// What the kernel tells of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapInfo {
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value, of one CPU where each has its own.
+    pub value_size: u32,
+    /// How many entries it has room for.
+    pub max_entries: u32,
+}
+
+/// Asks a map what it is.
+///
+/// # Errors
+/// The kernel's.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let info = info(map)?;
+    Ok(MapInfo { key_size: info.get_u32(8), value_size: info.get_u32(12), max_entries: info.get_u32(16) })
+}
+
+/// Removes an element of an array of maps, if there is one.
+///
+/// # Errors
+/// The kernel's.
+pub fn delete_element(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let mut attr = Attr::new().fd(0, map).u64(8, &raw const index as u64);
+    // SAFETY: keys of arrays have four bytes.
+    present(unsafe { attr.call(Command::MapDeleteElem) }).map(drop)
+}
+
+/// Sets the one element of an array of programs.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_program(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let (key, value) = (0u32, program.as_raw_fd() as u32);
+    let mut attr = Attr::new().fd(0, array).u64(8, &raw const key as u64).u64(16, &raw const value as u64);
+    // SAFETY: keys and values of arrays of programs have four bytes.
+    unsafe { attr.call(Command::MapUpdateElem) }.map(drop)
+}
