@@ -49,7 +49,9 @@ pub struct Cli {
 /// What to log, and how.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LogArgs {
-    /// More log: -v debug, -vv trace. RUST_LOG, when set, decides instead.
+    /// More log: -v debug, -vv trace. Default: info.
+    ///
+    /// RUST_LOG, when set, decides instead. Kubernetes' form, -v=N or --v=N: debug from 4, trace from 6.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 

@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 
 use crate::workspace::{is_root, say, target_dir};
 use compare::Comparison;
+pub(crate) use document::Files;
 use measure::{Bench, Options};
 use results::Results;
 
@@ -104,6 +105,14 @@ struct CompareArgs {
     /// Fail if something is.
     #[arg(long, requires = "compare")]
     fail_on_regression: bool,
+}
+
+/// docs/benchmarks.md and its plots, made of the numbers that were measured last; and plots that belong to no table.
+///
+/// # Errors
+/// When the numbers cannot be read.
+pub(crate) fn generated() -> Result<(Files, Vec<PathBuf>)> {
+    document::generated()
 }
 
 /// `cargo xtask bench`.

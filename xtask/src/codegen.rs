@@ -1,6 +1,6 @@
-//! Writes what is generated: the kustomize base and components, tables in documents, whole documents.
+//! Writes what is generated: the kustomize base and components, the document of the benchmarks, tables in documents.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -8,6 +8,7 @@ use proxy_tests::chart;
 use similar::TextDiff;
 
 use crate::{
+    bench::{self, Files},
     build::WORKSPACE,
     workspace::{cargo, root, run, say},
 };
@@ -25,8 +26,8 @@ pub(crate) struct CodegenArgs {
 
 /// `cargo xtask codegen`.
 pub(crate) fn main(args: &CodegenArgs) -> Result<()> {
-    // Both, so that one run shows everything that is stale.
-    let results = [manifests(args.check), documents(args.check)];
+    // All, so that one run shows everything that is stale.
+    let results = [manifests(args.check), benchmarks(args.check), documents(args.check)];
     let errors: Vec<_> =
         results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     if !errors.is_empty() {
@@ -39,15 +40,26 @@ pub(crate) fn main(args: &CodegenArgs) -> Result<()> {
 fn manifests(check: bool) -> Result<()> {
     let deploy = root().join("deploy");
     let files = chart::files(&deploy)?;
-    let mut stale = 0;
-    for path in chart::obsolete(&deploy, &files)? {
-        stale += 1;
+    let obsolete = chart::obsolete(&deploy, &files)?;
+    renew("manifests", &files, &obsolete, check)
+}
+
+/// The document of the benchmarks and its plots, from the numbers that were measured last.
+fn benchmarks(check: bool) -> Result<()> {
+    let (files, obsolete) = bench::generated()?;
+    renew("benchmarks", &files, &obsolete, check)
+}
+
+/// Writes files and removes obsolete ones, or says what would change.
+fn renew(what: &str, files: &Files, obsolete: &[PathBuf], check: bool) -> Result<()> {
+    let mut stale = obsolete.len();
+    for path in obsolete {
         say(format!("remove {}", path.display()));
         if !check {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            fs::remove_file(path).with_context(|| path.display().to_string())?;
         }
     }
-    for (path, text) in &files {
+    for (path, text) in files {
         let stands = fs::read_to_string(path).unwrap_or_default();
         if stands == *text {
             continue;
@@ -62,9 +74,9 @@ fn manifests(check: bool) -> Result<()> {
         }
     }
     if check && stale > 0 {
-        bail!("{stale} files of deploy/ are not what the chart renders to: run `cargo xtask codegen`");
+        bail!("{what}: {stale} files are stale: run `cargo xtask codegen`");
     }
-    say(format!("manifests: {} files, {stale} changed", files.len()));
+    say(format!("{what}: {} files, {stale} changed", files.len()));
     Ok(())
 }
 

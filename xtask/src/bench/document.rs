@@ -1,6 +1,7 @@
 //! docs/benchmarks.md, made of the numbers beside it.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
@@ -15,6 +16,12 @@ use super::{
     results::{Measured, Results, machine},
 };
 use crate::workspace::{root, write_if_changed};
+
+/// Contents of files by their paths.
+pub(crate) type Files = BTreeMap<PathBuf, String>;
+
+/// The document, seen from the folder of documents.
+const DOCUMENT: &str = "benchmarks.md";
 
 /// Numbers and plots, seen from the document.
 const FOLDER: &str = "benchmarks";
@@ -37,36 +44,55 @@ fn write_to(docs: &Path, new: &Results) -> Result<PathBuf> {
         results.put(measured.clone());
     }
     results.save(&json)?;
+    let files = files(docs, &results)?;
+    for (path, content) in &files {
+        write_if_changed(path, content.as_bytes())?;
+    }
+    for path in obsolete(docs, &files)? {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)?,
+            _ => {}
+        }
+    }
+    Ok(docs.join(DOCUMENT))
+}
+
+/// The document and the plots as the numbers beside it have them, and plots that are there without a table.
+pub(super) fn generated() -> Result<(Files, Vec<PathBuf>)> {
+    let docs = root().join("docs");
+    let files = files(&docs, &Results::load(&docs.join(FOLDER).join("results.json"))?)?;
+    let obsolete = obsolete(&docs, &files)?;
+    Ok((files, obsolete))
+}
+
+/// The document of these results, and its plots.
+fn files(docs: &Path, results: &Results) -> Result<Files> {
+    let mut files = Files::new();
     let mut plots = Vec::new();
     for part in results.parts.iter().map(|measured| &measured.part) {
         for grid in Grid::all(part) {
             if let Some(svg) = plot::draw(&grid)? {
                 let name = plot_name(part, &grid);
-                write_if_changed(&folder.join(&name), svg.as_bytes())?;
+                files.insert(docs.join(FOLDER).join(&name), svg);
                 plots.push(name);
             }
         }
     }
-    remove_others(&folder, &plots)?;
-    let document = docs.join("benchmarks.md");
-    write_if_changed(&document, text(&results, &plots).as_bytes())?;
-    Ok(document)
+    files.insert(docs.join(DOCUMENT), text(results, &plots));
+    Ok(files)
 }
 
 /// Plots of tables that are no more.
-fn remove_others(folder: &Path, plots: &[String]) -> Result<()> {
-    for file in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+fn obsolete(docs: &Path, files: &Files) -> Result<Vec<PathBuf>> {
+    let folder = docs.join(FOLDER);
+    let mut obsolete = Vec::new();
+    for file in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let path = file?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.extension().is_some_and(|extension| extension == "svg") && !plots.contains(&name.into_owned())
-        {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)?,
-                _ => {}
-            }
+        if path.extension().is_some_and(|extension| extension == "svg") && !files.contains_key(&path) {
+            obsolete.push(path);
         }
     }
-    Ok(())
+    Ok(obsolete)
 }
 
 /// `packet-one-flow-at-a-time.svg`
