@@ -2,11 +2,14 @@
 //! measured is shown, compared and written into the document.
 
 mod compare;
+mod details;
 mod document;
 mod grid;
 mod measure;
+mod overview;
 mod plot;
 mod results;
+mod summary;
 mod terminal;
 
 use std::path::{Path, PathBuf};
@@ -59,7 +62,7 @@ struct MeasureArgs {
 struct OneArgs {
     #[command(flatten)]
     measure: MeasureArgs,
-    /// Renew this part of docs/benchmarks.md.
+    /// Renew this part of docs/benchmarks.md, and its page in docs/benchmarks.
     #[arg(long)]
     document: bool,
 }
@@ -92,7 +95,7 @@ struct ReportArgs {
     json: PathBuf,
     #[command(flatten)]
     compare: CompareArgs,
-    /// Renew these parts of docs/benchmarks.md.
+    /// Renew these parts of docs/benchmarks.md, and their pages in docs/benchmarks.
     #[arg(long)]
     document: bool,
 }

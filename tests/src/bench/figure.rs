@@ -56,18 +56,41 @@ pub struct Figure {
     pub value: Summary,
 }
 
+/// Which statistic of the runs a [`Summary`] has as its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Statistic {
+    /// Their median, which lies between their quartiles.
+    #[default]
+    Median,
+    /// The smallest, or the difference of the smallest times with and without the program, because noise only adds. It may lie
+    /// outside the quartiles.
+    Minimum,
+    /// All runs as one: operations over time, or the reverse. It may lie outside the quartiles.
+    Overall,
+}
+
+impl Statistic {
+    fn is_median(&self) -> bool {
+        *self == Self::Median
+    }
+}
+
 /// A number from several runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// The number that stands for the runs: their median, or for what noise only adds to, their minimum.
+    /// The number that stands for the runs.
     pub value: f64,
-    /// The lower quartile.
+    /// The lower quartile of the runs.
     pub low: f64,
-    /// The upper quartile.
+    /// The upper quartile of the runs.
     pub high: f64,
     /// How many runs there were.
     pub runs: usize,
+    /// What `value` is. The quartiles are its own only if it is the median.
+    #[serde(default, skip_serializing_if = "Statistic::is_median")]
+    pub statistic: Statistic,
 }
 
 impl Summary {
@@ -80,16 +103,17 @@ impl Summary {
     /// The smallest of the runs, for times that noise can only add to; zero of none.
     pub fn minimum(runs: impl IntoIterator<Item = f64>) -> Self {
         let runs = sorted(runs);
-        Self { value: quantile(&runs, 0.0), ..Self::spread(&runs) }
+        Self { value: quantile(&runs, 0.0), statistic: Statistic::Minimum, ..Self::spread(&runs) }
     }
 
     /// Of a number that was measured once, or computed.
     pub fn single(value: f64) -> Self {
-        Self { value, low: value, high: value, runs: 1 }
+        Self { value, low: value, high: value, runs: 1, statistic: Statistic::Median }
     }
 
     fn spread(runs: &[f64]) -> Self {
-        Self { value: 0.0, low: quantile(runs, 0.25), high: quantile(runs, 0.75), runs: runs.len() }
+        let (low, high) = (quantile(runs, 0.25), quantile(runs, 0.75));
+        Self { value: 0.0, low, high, runs: runs.len(), statistic: Statistic::Median }
     }
 }
 
@@ -113,15 +137,17 @@ mod tests {
 
     #[test]
     fn summaries() {
+        let of = |value, low, high, runs| Summary { value, low, high, runs, statistic: Statistic::Median };
         let cases: [(&[f64], Summary, f64); 4] = [
-            (&[], Summary { value: 0.0, low: 0.0, high: 0.0, runs: 0 }, 0.0),
-            (&[3.0], Summary { value: 3.0, low: 3.0, high: 3.0, runs: 1 }, 3.0),
-            (&[4.0, 2.0], Summary { value: 3.0, low: 2.5, high: 3.5, runs: 2 }, 2.0),
-            (&[5.0, 1.0, 3.0, 2.0, 4.0], Summary { value: 3.0, low: 2.0, high: 4.0, runs: 5 }, 1.0),
+            (&[], of(0.0, 0.0, 0.0, 0), 0.0),
+            (&[3.0], of(3.0, 3.0, 3.0, 1), 3.0),
+            (&[4.0, 2.0], of(3.0, 2.5, 3.5, 2), 2.0),
+            (&[5.0, 1.0, 3.0, 2.0, 4.0], of(3.0, 2.0, 4.0, 5), 1.0),
         ];
         for (runs, median, minimum) in cases {
             assert_eq!(Summary::median(runs.iter().copied()), median);
-            assert_eq!(Summary::minimum(runs.iter().copied()).value, minimum);
+            let smallest = Summary { value: minimum, statistic: Statistic::Minimum, ..median };
+            assert_eq!(Summary::minimum(runs.iter().copied()), smallest);
         }
     }
 }

@@ -5,7 +5,7 @@ mod figure;
 mod place;
 pub mod rules;
 
-pub use figure::{Better, Figure, Summary, Unit, quantile};
+pub use figure::{Better, Figure, Statistic, Summary, Unit, quantile};
 pub use place::{Place, pin};
 
 use serde::{Deserialize, Serialize};

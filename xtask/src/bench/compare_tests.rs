@@ -1,4 +1,4 @@
-use proxy_tests::bench::{Part, Place};
+use proxy_tests::bench::{Part, Place, Statistic};
 
 use super::{super::results::Measured, *};
 
@@ -9,7 +9,7 @@ fn results(kernel: &str, figures: &[(&str, Better, [f64; 3])]) -> Results {
         column: "column".to_owned(),
         unit: Unit::Nanoseconds,
         better: *better,
-        value: Summary { value: *value, low: *low, high: *high, runs: 5 },
+        value: Summary { value: *value, low: *low, high: *high, runs: 5, statistic: Statistic::Median },
     });
     let place = Place { processor: "some".to_owned(), cpus: 1, is_virtual: false, kernel: kernel.to_owned() };
     let part = Part {

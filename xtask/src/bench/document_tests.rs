@@ -1,6 +1,6 @@
-use proxy_tests::bench::{Figure, Place, Summary, Unit};
+use proxy_tests::bench::{Better, Figure, Place, Statistic, Summary, Target, Unit};
 
-use super::*;
+use super::{super::results::Measured, *};
 
 fn figure(table: &str, row: &str, column: &str, unit: Unit, value: Summary) -> Figure {
     let (table, row, column) = (table.to_owned(), row.to_owned(), column.to_owned());
@@ -20,7 +20,8 @@ fn measured(bench: &str, revision: &str, figures: Vec<Figure>, targets: Vec<Targ
 }
 
 fn packet() -> Results {
-    let spread = |value| Summary { value, low: value - 1.0, high: value + 1.0, runs: 3 };
+    let spread =
+        |value| Summary { value, low: value - 1.0, high: value + 1.0, runs: 3, statistic: Statistic::Median };
     let figures = vec![
         figure("One flow", "tc", "IPv4", Unit::Nanoseconds, spread(12.0)),
         figure("One flow", "tc", "IPv6", Unit::Nanoseconds, Summary::single(1234.0)),
@@ -36,30 +37,89 @@ fn packet() -> Results {
     measured("packet", "abc", figures, targets)
 }
 
-#[test]
-fn tables_targets_and_plots() {
-    let docs = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(write_to(docs.path(), &packet()).unwrap()).unwrap();
-    for line in [
-        "| packet | Some CPU, 2 CPUs, virtual machine | 6.18 | abc |",
-        "### packet: 1 of 3 met",
-        "| fast | at most 10.0 ns | 9.0 ns | met |",
-        "| faster | at most 10.0 ns | 11.0 ns | **missed**: it is slow |",
-        "| fastest | at most 10.0 ns | 12.0 ns | **missed** |",
-        "By a clock.",
-        "### One flow (ns)",
-        "| | IPv4 | IPv6 |",
-        "| tc | 12.0 [11.0; 13.0] | 1,234 |",
-        "| a\\|b |  | 5.0 [4.0; 6.0] |",
-        "![One flow (ns)](benchmarks/packet-one-flow.svg)",
-        "### Mixed",
-        "| all | 1.50 s | 64.0 MiB |",
-    ] {
-        assert!(text.lines().any(|other| other == line), "no `{line}` in\n{text}");
+/// A page, with the names of its folder and file.
+fn read(docs: &Path, page: &str) -> String {
+    fs::read_to_string(docs.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
+}
+
+fn assert_lines(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|other| other == *line), "no `{line}` in\n{text}");
     }
-    let svg = fs::read_to_string(docs.path().join("benchmarks/packet-one-flow.svg")).unwrap();
+}
+
+#[test]
+fn the_first_page_leads_to_targets_and_pages() {
+    let docs = tempfile::tempdir().unwrap();
+    assert_eq!(write_to(docs.path(), &packet()).unwrap(), docs.path().join("benchmarks.md"));
+    let text = read(docs.path(), "benchmarks.md");
+    assert_lines(
+        &text,
+        &[
+            MARK,
+            "| [packet](benchmarks/packet.md) | 1 of 3 | Some CPU, 2 CPUs, virtual machine | 6.18 | abc |",
+            "### Missed: packet",
+            "| faster | at most 10.0 ns | 11.0 ns | it is slow |",
+            "| fastest | at most 10.0 ns | 12.0 ns |  |",
+        ],
+    );
+    assert!(
+        !text.contains("| fast |") && !text.contains("not to be seen"),
+        "met targets are on the next page"
+    );
+    assert!(!text.contains("| what |"), "no summary without a figure for it");
+}
+
+#[test]
+fn a_page_has_method_targets_tables_and_plots() {
+    let docs = tempfile::tempdir().unwrap();
+    write_to(docs.path(), &packet()).unwrap();
+    let text = read(docs.path(), "benchmarks/packet.md");
+    assert_lines(
+        &text,
+        &[
+            MARK,
+            "Measured on Some CPU, 2 CPUs, virtual machine, Linux 6.18, revision abc.",
+            "By a clock.",
+            "## Targets: 1 of 3 met",
+            "| fast | at most 10.0 ns | 9.0 ns | met |",
+            "| faster | at most 10.0 ns | 11.0 ns | **missed**: it is slow |",
+            "| fastest | at most 10.0 ns | 12.0 ns | **missed** |",
+            "### One flow (ns)",
+            "| | IPv4 | IPv6 |",
+            "| tc | 12.0 [11.0; 13.0] | 1,234 |",
+            "| a\\|b |  | 5.0 [4.0; 6.0] |",
+            "![One flow (ns)](packet-one-flow.svg)",
+            "### Mixed",
+            "| all | 1.50 s | 64.0 MiB |",
+        ],
+    );
+    let svg = read(docs.path(), "benchmarks/packet-one-flow.svg");
     assert!(svg.starts_with("<svg") && svg.contains("IPv6") && svg.contains("1,234"), "{svg}");
     assert!(!text.contains("packet-mixed.svg"), "a plot has one unit");
+}
+
+#[test]
+fn quartiles_in_brackets_belong_to_a_median() {
+    let docs = tempfile::tempdir().unwrap();
+    let of = |value, statistic| Summary { value, low: 48.0, high: 51.7, runs: 25, statistic };
+    let figures = [
+        ("Medians", "tc", of(50.0, Statistic::Median)),
+        ("Smallest", "tc", of(47.3, Statistic::Minimum)),
+        ("Both", "tc", of(50.0, Statistic::Median)),
+        ("Both", "XDP", of(52.0, Statistic::Overall)),
+    ]
+    .map(|(table, row, value)| figure(table, row, "IPv4", Unit::Nanoseconds, value));
+    write_to(docs.path(), &measured("packet", "abc", figures.to_vec(), Vec::new())).unwrap();
+    let text = read(docs.path(), "benchmarks/packet.md");
+    assert_lines(
+        &text,
+        &["| tc | 50.0 [48.0; 51.7] |", "| tc | 47.3 (48.0 to 51.7) |", "| XDP | 52.0 (48.0 to 51.7) |"],
+    );
+    let section = |title: &str| text.split("\n### ").find(|part| part.starts_with(title)).unwrap().to_owned();
+    assert!(!section("Medians").contains(": median") && section("Both").contains(": median"));
+    assert!(section("Smallest").contains(": smallest time"));
+    assert!(section("Both").contains(": all runs as one"));
 }
 
 #[test]
@@ -67,15 +127,50 @@ fn a_part_is_renewed_and_the_others_stay() {
     let docs = tempfile::tempdir().unwrap();
     let traffic = [1.0, 2.0].map(|value| figure("Rates", "tc", "ours", Unit::Ratio, Summary::single(value)));
     write_to(docs.path(), &measured("traffic", "abc", traffic.to_vec(), Vec::new())).unwrap();
+    let of_traffic = read(docs.path(), "benchmarks/traffic.md");
     write_to(docs.path(), &packet()).unwrap();
     let lone = figure("Other", "tc", "IPv4", Unit::Nanoseconds, Summary::single(7.0));
-    let text = fs::read_to_string(
-        write_to(docs.path(), &measured("packet", "def", vec![lone], Vec::new())).unwrap(),
-    )
-    .unwrap();
+    write_to(docs.path(), &measured("packet", "def", vec![lone], Vec::new())).unwrap();
+    let text = read(docs.path(), "benchmarks.md");
     let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("no `{what}` in\n{text}"));
-    assert!(at("## packet") < at("## traffic"), "in the order of the benchmarks");
-    assert!(at("| packet | Some CPU") < at("| traffic | Some CPU"));
-    assert!(text.contains("def") && text.contains("### Other (ns)") && !text.contains("One flow"));
+    assert!(at("| [packet]") < at("| [traffic]"), "in the order of the benchmarks");
+    let packet = read(docs.path(), "benchmarks/packet.md");
+    assert!(packet.contains("def") && packet.contains("### Other (ns)") && !packet.contains("One flow"));
+    assert_eq!(read(docs.path(), "benchmarks/traffic.md"), of_traffic);
     assert!(!docs.path().join("benchmarks/packet-one-flow.svg").exists(), "the plot of a table that is gone");
+}
+
+#[test]
+fn the_first_page_opens_with_a_summary_and_its_plot() {
+    let docs = tempfile::tempdir().unwrap();
+    let table = "Sustained load: successes per second";
+    let rate = |row, column, value| Figure {
+        better: Better::More,
+        ..figure(table, row, column, Unit::PerSecond, Summary::single(value))
+    };
+    let figures = vec![
+        rate("TCP", "ours", 90.0),
+        rate("TCP", "kernel masquerade", 100.0),
+        rate("UDP", "ours", 300.0),
+        rate("UDP", "kernel masquerade", 200.0),
+    ];
+    let flood = "Flood of forged SYNs to one Service: new connections of another Service";
+    let succeeded = |column, value| Figure {
+        better: Better::More,
+        ..figure(flood, "2,000 SYN/s", column, Unit::Percent, Summary::single(value))
+    };
+    let figures = [figures, vec![succeeded("ours", 100.0), succeeded("nftables", 50.0)]].concat();
+    write_to(docs.path(), &measured("traffic", "abc", figures, Vec::new())).unwrap();
+    let text = read(docs.path(), "benchmarks.md");
+    let plot = "benchmarks/summary-how-many-times-as-good-as-the-other.svg";
+    assert_lines(
+        &text,
+        &[
+            "| Successes per second under sustained load | the kernel's masquerade | 0.90 to 1.50 | no target |",
+            &format!("![How many times as good as the other]({plot})"),
+        ],
+    );
+    assert!(text.find("| what |").unwrap() < text.find("## ").unwrap(), "before all else");
+    let svg = read(docs.path(), plot);
+    assert!(svg.contains("0.90 to 1.50") && svg.contains("2.00"), "{svg}");
 }

@@ -1,6 +1,6 @@
 //! Figures as tables, and numbers as text.
 
-use proxy_tests::bench::{Figure, Part, Summary, Unit};
+use proxy_tests::bench::{Figure, Part, Statistic, Summary, Unit};
 
 /// A table: rows and columns in the order in which figures name them first.
 pub(super) struct Grid<'f> {
@@ -64,9 +64,15 @@ impl<'f> Grid<'f> {
         }
     }
 
-    /// The text of a cell: with a unit of its own if the table has none.
+    /// Whether a value with quartiles beside it is this statistic.
+    pub(super) fn has(&self, statistic: Statistic) -> bool {
+        self.figures().any(|Figure { value, .. }| value.runs > 1 && value.statistic == statistic)
+    }
+
+    /// The text of a cell: with a unit of its own if the table has none. Quartiles stand in square brackets behind their own
+    /// median, in parentheses behind any other statistic.
     pub(super) fn cell(&self, figure: Option<&Figure>) -> String {
-        let Some(Figure { unit, value: Summary { value, low, high, runs }, .. }) = figure else {
+        let Some(Figure { unit, value: Summary { value, low, high, runs, statistic }, .. }) = figure else {
             return String::new();
         };
         let unit_text = if self.unit().is_none() { symbol(*unit) } else { "" };
@@ -74,7 +80,11 @@ impl<'f> Grid<'f> {
         if *runs < 2 {
             return value;
         }
-        format!("{value} [{}; {}]", number(*unit, *low), number(*unit, *high))
+        let (low, high) = (number(*unit, *low), number(*unit, *high));
+        match statistic {
+            Statistic::Median => format!("{value} [{low}; {high}]"),
+            Statistic::Minimum | Statistic::Overall => format!("{value} ({low} to {high})"),
+        }
     }
 }
 
@@ -117,6 +127,13 @@ pub(super) fn number(unit: Unit, value: f64) -> String {
 /// A number with its unit.
 pub(super) fn quantity(unit: Unit, value: f64) -> String {
     format!("{} {}", number(unit, value), symbol(unit)).trim_end().to_owned()
+}
+
+/// The first and the last of sorted numbers, or one if they look alike.
+pub(super) fn range(unit: Unit, sorted: &[f64]) -> String {
+    let end = |end: Option<&f64>| end.map_or_else(String::new, |end| number(unit, *end));
+    let (least, most) = (end(sorted.first()), end(sorted.last()));
+    if least == most { least } else { format!("{least} to {most}") }
 }
 
 /// Sets commas between thousands.

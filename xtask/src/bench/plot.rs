@@ -1,4 +1,5 @@
 //! A table of figures as a drawing: a bar for each, or where they differ by orders of magnitude a dot on a logarithmic axis.
+//! Ratios to a peer are bars from 1 on a logarithmic axis.
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use plotters::{
 };
 use proxy_tests::bench::{Figure, Unit};
 
-use super::grid::{Grid, number, symbol};
+use super::grid::{Grid, number, range, symbol};
 
 const WIDTH: i32 = 960;
 /// Of a bar.
@@ -47,13 +48,23 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws a table whose figures have one unit, more than one of them; SVG.
 pub(super) fn draw(grid: &Grid<'_>) -> Result<Option<String>> {
+    draw_along(grid, Axis::of)
+}
+
+/// Draws ratios in the same way, as bars from 1 to the left or to the right: to the worst one, and lighter to the best, as the
+/// `high` of a figure has it.
+pub(super) fn draw_ratios(grid: &Grid<'_>) -> Result<Option<String>> {
+    draw_along(grid, Axis::around_one)
+}
+
+fn draw_along(grid: &Grid<'_>, axis: impl Fn(&Grid<'_>, (i32, i32)) -> Axis) -> Result<Option<String>> {
     let Some(unit) = grid.unit().filter(|_| grid.figures().count() > 1) else { return Ok(None) };
     let bars = i32::try_from(grid.columns.len())?;
     let pitch = bars * BAR + GAP;
     let height = TOP + pitch * i32::try_from(grid.rows.len())? + BOTTOM;
     let longest = grid.rows.iter().map(|row| row.title.chars().count()).max().unwrap_or(0);
     let left = (longest as f64 * LETTER) as i32 + 24;
-    let axis = Axis::of(grid, (left, WIDTH - RIGHT));
+    let axis = axis(grid, (left, WIDTH - RIGHT));
 
     let mut svg = String::new();
     {
@@ -102,18 +113,16 @@ enum Scale {
     /// From nothing on.
     Linear(RangedCoordf64),
     Logarithmic(LogCoord<f64>),
+    /// Logarithmic, of ratios: above one, or below.
+    Ratios(LogCoord<f64>),
 }
 
 impl Axis {
     fn of(grid: &Grid<'_>, pixels: (i32, i32)) -> Self {
         /// From where on small values would be too small to see.
         const MAGNITUDES: f64 = 30.0;
-        let ends =
-            || grid.figures().flat_map(|figure| [figure.value.value, figure.value.low, figure.value.high]);
-        let most = ends().filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
-        let least = ends().filter(|value| *value > 0.0).fold(most, f64::min);
-        let none_is_below = ends().all(|value| value > 0.0);
-        let scale = if none_is_below && most / least > MAGNITUDES {
+        let Range { start: least, end: most } = ends(grid);
+        let scale = if values(grid).all(|value| value > 0.0) && most / least > MAGNITUDES {
             let range: Range<f64> = least / 1.3..most * 1.1;
             Scale::Logarithmic(range.log_scale().into())
         } else {
@@ -122,24 +131,36 @@ impl Axis {
         Self { scale, pixels }
     }
 
+    fn around_one(grid: &Grid<'_>, pixels: (i32, i32)) -> Self {
+        let Range { start: least, end: most } = ends(grid);
+        let range: Range<f64> = least.min(1.0) / 1.1..most.max(1.0) * 1.1;
+        Self { scale: Scale::Ratios(range.log_scale().into()), pixels }
+    }
+
     fn at(&self, value: f64) -> i32 {
         match &self.scale {
             Scale::Linear(scale) => scale.map(&value.max(0.0), self.pixels),
-            Scale::Logarithmic(scale) => scale.map(&value, self.pixels),
+            Scale::Logarithmic(scale) | Scale::Ratios(scale) => scale.map(&value, self.pixels),
         }
     }
 
     fn draw(&self, area: &Area<'_>, unit: Unit, bottom: i32) -> Result<()> {
         let points = match &self.scale {
             Scale::Linear(scale) => scale.key_points(8),
-            Scale::Logarithmic(scale) => magnitudes(&scale.range()),
+            Scale::Logarithmic(scale) | Scale::Ratios(scale) => magnitudes(&scale.range()),
         };
         for value in points {
             let x = self.at(value);
-            area.draw(&PathElement::new([(x, TOP - 4), (x, bottom)], FAINT))?;
+            let is_equal = matches!(self.scale, Scale::Ratios(_)) && value == 1.0;
+            let colour = if is_equal { INK } else { FAINT };
+            area.draw(&PathElement::new([(x, TOP - 4), (x, bottom)], colour))?;
             text(area, &tick(value), (x, bottom + 12), 11, HPos::Center)?;
         }
-        let kind = if matches!(self.scale, Scale::Linear(_)) { "" } else { ", logarithmic" };
+        let kind = match self.scale {
+            Scale::Linear(_) => "",
+            Scale::Logarithmic(_) => ", logarithmic",
+            Scale::Ratios(_) => ", 1: equal, more is better, logarithmic",
+        };
         let caption = format!("{}{kind}", symbol(unit));
         text(
             area,
@@ -159,20 +180,51 @@ impl Axis {
                 let corners = [(self.pixels.0, top + 1), (x, top + BAR - 1)];
                 area.draw(&Rectangle::new(corners, colour.filled()))?;
             }
+            Scale::Ratios(_) => {
+                let equal = self.at(1.0);
+                let corners = |from: i32, to: i32| [(from, top + 1), (to, top + BAR - 1)];
+                let best = colour.mix(0.35).filled();
+                area.draw(&Rectangle::new(corners(low.max(equal), high.max(equal)), best))?;
+                area.draw(&Rectangle::new(corners(x.min(equal), x.max(equal)), colour.filled()))?;
+            }
             Scale::Logarithmic(_) => {
                 area.draw(&PathElement::new([(self.pixels.0, middle), (x, middle)], colour.mix(0.25)))?;
                 area.draw(&Circle::new((x, middle), 4, colour.filled()))?;
             }
         }
-        if figure.value.runs > 1 {
+        if figure.value.runs > 1 && !matches!(self.scale, Scale::Ratios(_)) {
             area.draw(&PathElement::new([(low, middle), (high, middle)], WHISKER))?;
             for end in [low, high] {
                 area.draw(&PathElement::new([(end, middle - 2), (end, middle + 3)], WHISKER))?;
             }
         }
         let behind = x.max(high) + 7;
-        text(area, &number(figure.unit, figure.value.value), (behind, middle), 10, HPos::Left)
+        match self.scale {
+            Scale::Ratios(_) => {
+                let behind = behind.max(self.at(1.0) + 7);
+                text(
+                    area,
+                    &range(figure.unit, &[figure.value.low, figure.value.high]),
+                    (behind, middle),
+                    10,
+                    HPos::Left,
+                )
+            }
+            _ => text(area, &number(figure.unit, figure.value.value), (behind, middle), 10, HPos::Left),
+        }
     }
+}
+
+/// All values of a table, with their quartiles.
+fn values(grid: &Grid<'_>) -> impl Iterator<Item = f64> {
+    grid.figures().flat_map(|Figure { value, .. }| [value.value, value.low, value.high])
+}
+
+/// The smallest positive one and the largest.
+fn ends(grid: &Grid<'_>) -> Range<f64> {
+    let most = values(grid).filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
+    let least = values(grid).filter(|value| *value > 0.0).fold(most, f64::min);
+    least..most
 }
 
 /// One, two and five of each power of ten.

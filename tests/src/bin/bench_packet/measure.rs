@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use proxy_tests::{
-    bench::Summary,
+    bench::{Statistic, Summary},
     packets::sys::{self, Kind},
 };
 
@@ -95,7 +95,11 @@ impl Times {
         let differences = self.with.iter().zip(&self.floor).map(|(with, floor)| with - floor);
         let median = Summary::median(differences);
         match estimate {
-            Estimate::Smallest => Summary { value: least(&self.with) - least(&self.floor), ..median },
+            Estimate::Smallest => Summary {
+                value: least(&self.with) - least(&self.floor),
+                statistic: Statistic::Minimum,
+                ..median
+            },
             Estimate::Median => median,
         }
     }

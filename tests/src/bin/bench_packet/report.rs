@@ -83,10 +83,11 @@ each program runs behind a wrapper that writes all headers anew, puts the number
 ports where cases have many flows, and goes over by a tail call. Right after it the same wrapper runs with an empty
 program behind it; the difference, *above the empty program*, is what the program itself costs. The time is that of the
 thread's clock around the call, over the repetitions. All cases run in turn in each of {runs} runs, on one CPU. Values
-are the difference of the smallest times; in brackets are the quartiles of the differences of each run. Look-ups of 65,536
-keys or flows in turn depend on how much of the caches others leave, so that their smallest times are a matter of luck:
-theirs, and limits that follow from them, are the medians of the differences. Parsing, look-ups of one key and packets that
-are not for a service take so little time that they are measured four times in each run.
+are the difference of the smallest times, because noise only adds; in parentheses are the quartiles of the differences of
+each run, which is another statistic: most values lie below them. Look-ups of 65,536 keys or flows in turn depend on how
+much of the caches others leave, so that their smallest times are a matter of luck: theirs, and limits that follow from
+them, are the medians of the differences, with their quartiles in square brackets. Parsing, look-ups of one key and packets
+that are not for a service take so little time that they are measured four times in each run.
 
 Floors are programs of a few instructions: parsing Ethernet, IP and TCP without options; one look-up or insertion of the
 packet's ends after that, in a map with the keys (IPv4: 16 bytes, IPv6: 40 bytes) and values of the flow map; one FIB look-up

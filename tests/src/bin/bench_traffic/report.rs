@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use proxy_tests::bench::{Better, Figure, Part, Summary, Unit};
+use proxy_tests::bench::{Better, Figure, Part, Statistic, Summary, Unit};
 
 use crate::{
     forward::{FLOWS, Rates},
@@ -134,7 +134,7 @@ fn cpu_time(samples: &[Sample], unit: f64) -> Summary {
     let sum = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>();
     let all = sum(|sample| sample.busy) / sum(|sample| sample.done) * unit / 1e3;
     let each = samples.iter().map(|sample| sample.busy / sample.done * unit / 1e3);
-    Summary { value: all, ..Summary::median(each) }
+    Summary { value: all, statistic: Statistic::Overall, ..Summary::median(each) }
 }
 
 /// The figures as tables, to be read in a terminal.

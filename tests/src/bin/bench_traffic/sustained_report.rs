@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proxy_tests::{
-    bench::{Better, Figure, Part, Summary, Target, Unit, quantile},
+    bench::{Better, Figure, Part, Statistic, Summary, Target, Unit, quantile},
     load::{Tally, Transport},
 };
 
@@ -50,7 +50,8 @@ pub(crate) fn add(part: &mut Part, measured: &[Measured], time: Duration) {
 
 /// The rate of all the time, with the quartiles of its seconds.
 fn rate(tally: &Tally) -> Summary {
-    Summary { value: tally.rate(), ..Summary::median(tally.seconds.iter().map(|&count| count as f64)) }
+    let seconds = Summary::median(tally.seconds.iter().map(|&count| count as f64));
+    Summary { value: tally.rate(), statistic: Statistic::Overall, ..seconds }
 }
 
 fn failed(tally: &Tally) -> Summary {
