@@ -11,9 +11,9 @@ use super::{
 };
 
 const STATISTICS: &str = "\
-In the tables `1.02 [0.99; 1.03]` is the median of the runs with their quartiles. `47.3 (48.0 to 51.7)` is another statistic,
-which stands above the table, beside the quartiles of the runs: it may lie outside them. A number alone was measured once, counted or
-computed.";
+In the tables below `1.02 [0.99; 1.03]` is the median of the runs with its quartiles. `47.3 (48.0 to 51.7)` is another statistic, named
+above its table, beside the quartiles of the runs, which may not enclose it. A number alone was measured once, counted or computed.
+Lines in plots are the quartiles.";
 
 const MEDIAN: &str = "`x [low; high]`: median of the runs [their quartiles].";
 const MINIMUM: &str =

@@ -58,6 +58,7 @@ fn the_first_page_leads_to_targets_and_pages() {
         &[
             MARK,
             "| [packet](benchmarks/packet.md) | 1 of 3 | Some CPU, 2 CPUs, virtual machine | 6.18 | abc |",
+            "1 of 3 targets are met. The missed ones stand below, with reasons where they were found.",
             "### Missed: packet",
             "| faster | at most 10.0 ns | 11.0 ns | it is slow |",
             "| fastest | at most 10.0 ns | 12.0 ns |  |",
@@ -166,7 +167,7 @@ fn the_first_page_opens_with_a_summary_and_its_plot() {
     assert_lines(
         &text,
         &[
-            "| Successes per second under sustained load | the kernel's masquerade | 0.90 to 1.50 | no target |",
+            "| [Successes per second under sustained load](benchmarks/traffic.md) | the kernel's masquerade | 0.90 to 1.50 | no target |",
             &format!("![How many times as good as the other]({plot})"),
         ],
     );

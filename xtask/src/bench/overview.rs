@@ -21,7 +21,7 @@ const READING: &str = "\
 const INTRODUCTION: &str = "\
 `cargo xtask bench all` measures, and writes these pages with the numbers in [results.json](benchmarks/results.json).
 `cargo xtask bench packet --document` and its like renew one benchmark; `--compare FILE` shows what is worse than in an earlier run.
-Numbers of different machines do not compare.";
+Numbers of different machines do not compare. In tables *ours* is proxy-agent, *direct* is no service proxy at all.";
 
 /// The first page, with the name of the summary's plot.
 pub(super) fn text(results: &Results, lines: &[Line], plot: Option<&str>) -> String {
@@ -30,6 +30,14 @@ pub(super) fn text(results: &Results, lines: &[Line], plot: Option<&str>) -> Str
         summary(&mut text, lines, plot);
     }
     let _ = writeln!(text, "\n## Benchmarks and their targets\n\n{INTRODUCTION}\n");
+    let targets = || results.parts.iter().flat_map(|measured| &measured.part.targets);
+    let (met, all) = (targets().filter(|target| target.is_met()).count(), targets().count());
+    if all > 0 {
+        let _ = writeln!(
+            text,
+            "{met} of {all} targets are met. The missed ones stand below, with reasons where they were found.\n"
+        );
+    }
     let _ =
         writeln!(text, "| benchmark | targets met | machine | kernel | revision |\n|---|--:|---|---|---|");
     for Measured { place, revision, part } in &results.parts {
@@ -48,8 +56,9 @@ pub(super) fn text(results: &Results, lines: &[Line], plot: Option<&str>) -> Str
 fn summary(text: &mut String, lines: &[Line], plot: Option<&str>) {
     let _ = writeln!(text, "\n| what | against | ratio or number | met |\n|---|---|--:|---|");
     for line in lines {
-        let (number, verdict) = (line.number(), line.verdict());
-        let _ = writeln!(text, "| {} | {} | {number} | {verdict} |", line.what, escape(&line.against));
+        let what = format!("[{}]({FOLDER}/{}.md)", line.what, line.bench);
+        let (against, number, verdict) = (escape(&line.against), line.number(), line.verdict());
+        let _ = writeln!(text, "| {what} | {against} | {number} | {verdict} |");
     }
     if let Some(plot) = plot {
         let _ = writeln!(text, "\n![How many times as good as the other]({FOLDER}/{plot})");

@@ -52,6 +52,8 @@ impl Words {
 pub(super) struct Line {
     pub(super) what: &'static str,
     pub(super) against: String,
+    /// The benchmark that it is from.
+    pub(super) bench: &'static str,
     /// The column of the peer, if there is one: then the numbers are ratios.
     peer: Option<&'static str>,
     /// The number of each case, sorted.
@@ -90,6 +92,7 @@ impl Line {
         Some(Self {
             what: subject.what,
             against: subject.against.text(&targets),
+            bench: subject.bench,
             peer: match subject.against {
                 Against::Peer(_, column) => Some(column),
                 _ => None,
