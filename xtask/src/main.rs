@@ -7,6 +7,7 @@ mod demo;
 mod doc;
 mod fuzz;
 mod image;
+mod lint;
 mod nightly;
 mod setup;
 mod test;
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the tests: all of them, or some parts.
     Test(test::TestArgs),
+    /// Check what a compiler does not: format, clippy, retired words, and the length of files.
+    Lint(lint::LintArgs),
     /// Feed random input to whatever reads foreign input.
     Fuzz(fuzz::FuzzArgs),
     /// What takes longer: random packets by the million, agents that are ended a thousand times under load, and each fuzz
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Lint(args) => lint::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Nightly(args) => nightly::main(&args),
         Command::Bench(args) => bench::main(&args),

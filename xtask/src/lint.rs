@@ -1,0 +1,66 @@
+//! `cargo xtask lint`: format, clippy, retired words, and the length of files.
+
+mod length;
+mod retired;
+mod tree;
+mod words;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::workspace;
+
+#[derive(Args)]
+pub(crate) struct LintArgs {
+    /// Only this check; may be given more than once.
+    #[arg(long, value_enum)]
+    only: Vec<Check>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Check {
+    /// `cargo fmt --check`.
+    Fmt,
+    /// `cargo clippy` of all but the BPF programs, with warnings as errors; `cargo xtask build` checks those.
+    Clippy,
+    /// Words that the project retired, with what to write instead.
+    Words,
+    /// Rust files of more than 400 lines.
+    Length,
+}
+
+impl Check {
+    /// Returns what is wrong, one line each.
+    fn run(self) -> Result<Vec<String>> {
+        match self {
+            Self::Fmt => {
+                workspace::run(workspace::cargo().args(["fmt", "--all", "--check"])).map(|()| Vec::new())
+            }
+            Self::Clippy => {
+                let workspace = ["clippy", "--workspace", "--exclude", "proxy-ebpf", "--all-targets"];
+                let command = &mut workspace::cargo();
+                workspace::run(command.args(workspace).args(["--", "-D", "warnings"])).map(|()| Vec::new())
+            }
+            Self::Words => words::check(workspace::root()),
+            Self::Length => length::check(workspace::root()),
+        }
+    }
+}
+
+pub(crate) fn main(args: &LintArgs) -> Result<()> {
+    let checks = if args.only.is_empty() { Check::value_variants() } else { &args.only };
+    let mut failed = Vec::new();
+    for check in checks {
+        let findings = check.run().unwrap_or_else(|error| vec![format!("{error:#}")]);
+        for finding in &findings {
+            println!("{finding}");
+        }
+        if !findings.is_empty() {
+            failed.push(format!("{check:?}").to_lowercase());
+        }
+    }
+    if !failed.is_empty() {
+        bail!("lint failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
