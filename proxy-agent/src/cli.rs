@@ -67,7 +67,7 @@ pub struct LogArgs {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch Services and EndpointSlices and keep this node's data path in step, until a signal ends it.
+    /// Watch Services and EndpointSlices and keep this node's data path synced, until a signal ends it.
     ///
     /// Maps and programs are pinned: when the agent ends, traffic goes on as it was. `proxy-agent cleanup`
     /// removes everything.
@@ -80,12 +80,12 @@ pub enum Command {
     ///
     /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
     Check(Box<CheckArgs>),
-    /// Show what is decided, as it is decided: new flows, refusals and drops, with addresses, Service and reason.
+    /// Show what is decided, as it is decided: new flows, rejects and drops, with addresses, Service and reason.
     ///
     /// The programs report only while somebody watches. Up to eight may. Events that come faster than they may, or than they are read, are lost
     /// and counted. Works whether or not an agent is running.
     Monitor(MonitorArgs),
-    /// Show rates, like top(1): Services, endpoints, refusals and drops. Keys: q ends it.
+    /// Show rates, like top(1): Services, endpoints, rejects and drops. Keys: q ends it.
     ///
     /// The programs count only while somebody watches, and none is lost. Works whether or not an agent is running.
     Top(TopArgs),

@@ -74,13 +74,13 @@ pub(crate) struct FolderWatch {
     events: mpsc::UnboundedReceiver<Event>,
     /// What changed since [`Self::settled`] returned.
     touched: Option<Touched>,
-    complained: bool,
+    warned: bool,
 }
 
 impl FolderWatch {
     pub(crate) fn new(path: PathBuf) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
-        Self { path, attached: None, watcher: None, sender, events, touched: None, complained: false }
+        Self { path, attached: None, watcher: None, sender, events, touched: None, warned: false }
     }
 
     /// Watches the folder if it is there and not watched yet. Without inotify the caller's re-checks must do.
@@ -96,9 +96,9 @@ impl FolderWatch {
         }
         match self.watcher() {
             Ok(watcher) => self.watcher = Some(watcher),
-            Err(error) if self.complained => debug!("still no inotify: {error}"),
+            Err(error) if self.warned => debug!("still no inotify: {error}"),
             Err(error) => {
-                self.complained = true;
+                self.warned = true;
                 let path = self.path.display();
                 warn!("cannot watch {path} ({error}): changes are found by looking every few seconds");
             }

@@ -12,7 +12,7 @@
 //! | network | `net` | the node's network, by netlink and `/proc` |
 //! | data path | `datapath` | maps, programs and hooks: nothing else names aya |
 //! | source | `source` | API servers and folders of manifests |
-//! | work | `neighbours`, `reaper`, `sweeper`, `sync` | one duty each, over the data path |
+//! | work | `neighbours`, `socket_termination`, `flow_gc`, `sync` | one duty each, over the data path |
 //! | seen | `handover`, `logging`, `observe` | what others see of an agent, and other agents |
 //! | output | `output` | tables, JSON, YAML |
 //! | command line | `cli` | how flags are spelt: what their values mean, layers above know |
@@ -30,6 +30,7 @@ mod clock;
 pub mod config;
 pub mod datapath;
 pub mod debug;
+pub mod flow_gc;
 mod folder_watch;
 mod handover;
 mod host;
@@ -46,14 +47,13 @@ pub mod monitor;
 mod neighbours;
 pub mod net;
 pub mod observe;
-mod origin;
 pub mod output;
-pub mod reaper;
 pub mod run;
+mod service_source;
+pub mod socket_termination;
 mod sorted;
 pub mod source;
 pub mod status;
-pub mod sweeper;
 pub mod sync;
 pub mod top;
 

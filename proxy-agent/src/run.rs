@@ -1,4 +1,4 @@
-//! `proxy-agent run`: wires sources, model and data path, and keeps them in step until a signal.
+//! `proxy-agent run`: wires sources, model and data path, and keeps them synced until a signal.
 //!
 //! [`Agent::follow`] is the list of what may happen. Who acts on it: [`services`], [`interfaces`] or [`sockets`], and [`agent`] where it
 //! concerns more than one of them.
@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use self::{
     agent::Agent,
-    configuration::{Told, configuration_changed},
+    configuration::{FailureReport, configuration_changed},
     ends::{End, stop_on_signal},
     interfaces::Changes,
     servers::Servers,
@@ -39,7 +39,7 @@ use crate::{
     memory,
     model::objects::Change,
     net,
-    origin::Origin,
+    service_source::Source,
     source::SourceState,
 };
 
@@ -66,19 +66,19 @@ pub async fn run(loaded: Loaded) -> Result<()> {
 
     let (changes, mut inbox) = mpsc::channel(QUEUE);
     let (state, source_state) = watch::channel(SourceState::default());
-    let origin = Origin::of(settings).await?;
-    let events = origin.events(cancel.clone());
-    let observed = Observed::new(settings, &source_state, origin.requests());
+    let service_source = Source::of(settings).await?;
+    let events = service_source.events(cancel.clone());
+    let observed = Observed::new(settings, &source_state, service_source.requests());
     let mut servers = Servers::new(settings, &observed, &events, &cancel);
     // What lists and watches ends before this agent does if another one takes over.
     let reading = cancel.child_token();
-    let mut source = origin.start(changes, state, reading.clone());
+    let mut source = service_source.start(changes, state, reading.clone());
     let turn = tokio::select! {
         turn = Turn::wait(settings, &observed, &mut servers, &mut inbox, &mut source) => turn?,
         () = cancel.cancelled() => return Ok(()),
     };
     let Turn { mut holder, request, known } = turn;
-    let told = Told::by(&observed);
+    let failure_report = FailureReport::by(&observed);
     let mut agent = Agent::start(settings, net::interfaces::connect()?, observed, events, known).await?;
     agent.catch_up().await?;
     servers.start().await?;
@@ -86,7 +86,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     memory::give_back();
     let end = tokio::select! {
         end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
-        error = configuration_changed(&loaded, told) => Err(error),
+        error = configuration_changed(&loaded, failure_report) => Err(error),
     };
     let result = match end {
         Ok(End::HandOver) => agent.hand_over(holder, &reading, &mut servers, &cancel).await,
@@ -141,12 +141,12 @@ impl Agent {
                     self.reconcile_interfaces().await;
                     self.services.want_to_apply();
                 }
-                () = until(self.services.sync.settles_at().map(Into::into)), if !self.services.pace.is_wanted() => {
+                () = until(self.services.sync.settles_at().map(Into::into)), if !self.services.sync_limiter.is_wanted() => {
                     self.services.want_to_apply();
                 }
-                () = self.services.pace.due() => {
+                () = self.services.sync_limiter.due() => {
                     self.apply().await?;
-                    self.services.pace.done();
+                    self.services.sync_limiter.done();
                 }
                 pods = self.interfaces.pods.found() => self.follow_pods(pods),
                 () = yield_now(), if self.datapath.has_pending_hooks() => {

@@ -22,17 +22,17 @@ use crate::{
     model::{
         budget::{self, Budget},
         changes::changes,
+        counts::Counts,
         local,
         objects::{Change, Node, ObjectName},
         plan::{HealthCheck, IpFamily, PortName, ServicePlan},
         planner,
         store::{Store, Trigger},
-        tally::Tally,
     },
 };
 
 pub use self::problems::{Problem, Reason};
-pub use crate::model::tally::NoLocalEndpoints;
+pub use crate::model::counts::NoLocalEndpoints;
 
 /// The store, and what was planned from it.
 pub struct Sync {
@@ -40,7 +40,7 @@ pub struct Sync {
     budget: Budget,
     store: Store,
     planned: HashMap<ObjectName, ServicePlan>,
-    tally: Tally,
+    counts: Counts,
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// Services whose last change the maps did not take: tried again with every change.
     failed: BTreeSet<ObjectName>,
@@ -94,7 +94,7 @@ impl Sync {
             budget: Budget::default(),
             store: Store::with_settle_time(settle_time),
             planned: HashMap::new(),
-            tally: Tally::default(),
+            counts: Counts::default(),
             health_checks: BTreeMap::new(),
             failed: BTreeSet::new(),
             problems: Problems::default(),
@@ -151,18 +151,18 @@ impl Sync {
 
     /// Ports of a family that no connection reaches here for want of a local endpoint.
     pub fn no_local_endpoints(&self, family: IpFamily) -> NoLocalEndpoints {
-        self.tally.no_local_endpoints(family)
+        self.counts.no_local_endpoints(family)
     }
 
     /// Has any service source ranges?
     pub fn has_source_ranges(&self) -> bool {
-        self.tally.with_source_ranges() > 0
+        self.counts.with_source_ranges() > 0
     }
 
     /// Is there a service that sockets alone do not serve: of SCTP, or for some clients only, unless it is known from which
     /// addresses sockets send (`knows_sources`)?
     pub fn needs_packets(&self, knows_sources: bool) -> bool {
-        self.tally.sctp() > 0 || (!knows_sources && self.has_source_ranges())
+        self.counts.sctp() > 0 || (!knows_sources && self.has_source_ranges())
     }
 
     /// Is there a service whose last change the maps did not take?
@@ -292,7 +292,7 @@ impl Sync {
     /// Applies a service's plan; returns what failed and is to be tried again. It concerns this service alone.
     fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> Vec<Error> {
         let before = self.planned.remove(name).unwrap_or_default();
-        self.tally.remove(&before);
+        self.counts.remove(&before);
         let before = before.ports;
         for change in changes(&before, &plan.ports) {
             self.journal.note(change);
@@ -328,7 +328,7 @@ impl Sync {
     /// Keeps a plan that is in effect, where there was none.
     fn note_plan(&mut self, name: ObjectName, plan: ServicePlan) {
         if !plan.ports.is_empty() {
-            self.tally.add(&plan);
+            self.counts.add(&plan);
             self.planned.insert(name, plan);
         }
     }
@@ -348,7 +348,7 @@ impl Sync {
                 self.note_failure(&service, &[error]);
             }
         }
-        services.give_up_stale_filter_bits();
+        services.release_stale_filter_bits();
         // All that there was at the start is told by now.
         self.journal.turn_page(Instant::now());
     }

@@ -56,7 +56,7 @@ const fn multiply(a: u32, b: u32) -> u32 {
 ///
 /// Checksum and difference as little-endian words of the packet; `length` from the SCTP header on.
 ///
-/// Zero stays zero. Either the checksum is left to a device (`CHECKSUM_PARTIAL`): where the kernel computes it instead, it
+/// Zero stays zero. Either the packet is `CHECKSUM_PARTIAL`: where the kernel computes it instead, it
 /// includes what stands in the field (`skb_crc32c_csum_help`). Or the peers agreed to have none (RFC 9653). One packet in
 /// 2^32 has a checksum of zero, and is lost.
 #[inline(always)]
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_that_is_left_to_a_device_stays() {
+    fn a_partial_checksum_stays() {
         assert_eq!(update(0, 0x5a, 1_000), 0);
     }
 

@@ -12,7 +12,7 @@ use crate::{
     maps::FamilyMaps,
     route::{
         Routed,
-        known::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
+        fib_cache::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
     },
     scratch::{Scratch, scratch},
     settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
@@ -22,9 +22,9 @@ use crate::{
 /// What an [`Attempt`] is as a number.
 #[inline(always)]
 fn attempt_flow<F: KernelFamily>(kernel: &Kernel, seize: bool) -> u32 {
-    let Some(pair) = F::pair() else { return Attempt::NoRoom as u32 };
+    let Some(draft) = F::draft() else { return Attempt::NoRoom as u32 };
     // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
-    decide::attempt::<F, _>(kernel, unsafe { &mut *pair }, seize) as u32
+    decide::attempt::<F, _>(kernel, unsafe { &mut *draft }, seize) as u32
 }
 
 /// Looks for the flow of the packet in the CPU's scratch, by the key there; returns a [`Found`](decide::Found).
@@ -37,17 +37,17 @@ fn find_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
 /// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
 #[inline(always)]
 fn confirm_flow<F: KernelFamily>() -> u32 {
-    let Some(pair) = F::pair() else { return 0 };
+    let Some(draft) = F::draft() else { return 0 };
     // SAFETY: as above.
-    decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), unsafe { &mut *pair }) as u32
+    decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), unsafe { &mut *draft }) as u32
 }
 
 /// Opens the flow that the CPU's pair has; returns a [`DropReason::code`] or 0.
 #[inline(always)]
 fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
-    let Some(pair) = F::pair() else { return DropReason::FlowMapFull.code() };
+    let Some(draft) = F::draft() else { return DropReason::FlowMapFull.code() };
     // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
-    decide::open::<F, _>(kernel, unsafe { &mut *pair }).map_or(0, DropReason::code)
+    decide::open::<F, _>(kernel, unsafe { &mut *draft }).map_or(0, DropReason::code)
 }
 
 macro_rules! open_flow {
@@ -127,10 +127,10 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     /// How many source addresses were given for connections to remote endpoints.
     fn snat_sources() -> u32;
     /// Answers the question after a route that stands at this place of the known ones, at tc.
-    fn route_of_skb(skb: *mut __sk_buff, place: u32);
+    fn route_of_skb(skb: *mut __sk_buff, slot: u32);
     /// The same at XDP.
-    fn route_of_frame(ctx: *mut xdp_md, place: u32);
-    /// The device's source address for connections passed on.
+    fn route_of_frame(ctx: *mut xdp_md, slot: u32);
+    /// The device's source address for forwarded connections.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
 
@@ -176,13 +176,13 @@ impl KernelFamily for V4 {
     }
 
     #[inline(always)]
-    fn route_of_skb(skb: *mut __sk_buff, place: u32) {
-        route4_of_skb(skb, place);
+    fn route_of_skb(skb: *mut __sk_buff, slot: u32) {
+        route4_of_skb(skb, slot);
     }
 
     #[inline(always)]
-    fn route_of_frame(ctx: *mut xdp_md, place: u32) {
-        route4_of_frame(ctx, place);
+    fn route_of_frame(ctx: *mut xdp_md, slot: u32) {
+        route4_of_frame(ctx, slot);
     }
 
     #[inline(always)]
@@ -234,13 +234,13 @@ impl KernelFamily for V6 {
     }
 
     #[inline(always)]
-    fn route_of_skb(skb: *mut __sk_buff, place: u32) {
-        route6_of_skb(skb, place);
+    fn route_of_skb(skb: *mut __sk_buff, slot: u32) {
+        route6_of_skb(skb, slot);
     }
 
     #[inline(always)]
-    fn route_of_frame(ctx: *mut xdp_md, place: u32) {
-        route6_of_frame(ctx, place);
+    fn route_of_frame(ctx: *mut xdp_md, slot: u32) {
+        route6_of_frame(ctx, slot);
     }
 
     #[inline(always)]

@@ -57,8 +57,8 @@ pub(crate) trait Logged: proxy_common::Family {}
 #[cfg(not(feature = "kernel-log"))]
 impl<F: proxy_common::Family> Logged for F {}
 
-/// What is to be said of a packet. The tuples wait in the CPU's [`FamilyMaps::pair`], which is done with by then.
-pub(crate) enum Note {
+/// What is to be said of a packet. The tuples wait in the CPU's [`FamilyMaps::draft`], which is done with by then.
+pub(crate) enum LogEvent {
     Nothing,
     #[cfg(feature = "kernel-log")]
     Dropped,
@@ -67,7 +67,7 @@ pub(crate) enum Note {
 }
 
 #[cfg(not(feature = "kernel-log"))]
-impl Note {
+impl LogEvent {
     #[inline(always)]
     pub(crate) fn of(_: u8) -> Self {
         Self::Nothing
@@ -93,7 +93,7 @@ impl Note {
 }
 
 #[cfg(feature = "kernel-log")]
-impl Note {
+impl LogEvent {
     /// The note that these [`Self::bits`] are.
     #[inline(always)]
     pub(crate) fn of(bits: u8) -> Self {
@@ -116,28 +116,28 @@ impl Note {
 
     #[inline(always)]
     pub(crate) fn dropped<F: FamilyMaps>(from: &Tuple<F>) -> Self {
-        let Some(pair) = F::pair() else { return Self::Nothing };
+        let Some(draft) = F::draft() else { return Self::Nothing };
         // SAFETY: this CPU's own element.
-        unsafe { (*pair).key.tuple = *from };
+        unsafe { (*draft).key.tuple = *from };
         Self::Dropped
     }
 
     #[inline(always)]
     pub(crate) fn translated<F: FamilyMaps>(from: &Tuple<F>, to: &Tuple<F>) -> Self {
-        let Some(pair) = F::pair() else { return Self::Nothing };
+        let Some(draft) = F::draft() else { return Self::Nothing };
         // SAFETY: this CPU's own element.
         unsafe {
-            (*pair).key.tuple = *from;
-            (*pair).flow.tuple = *to;
+            (*draft).key.tuple = *from;
+            (*draft).flow.tuple = *to;
         }
         Self::Translated
     }
 
     #[inline(always)]
     pub(crate) fn log<F: FamilyMaps + Logged>(self, ctx: &TcContext) {
-        let Some(pair) = F::pair() else { return };
+        let Some(draft) = F::draft() else { return };
         // SAFETY: this CPU's own element, which nobody changes now.
-        let (from, to) = unsafe { (&(*pair).key.tuple, &(*pair).flow.tuple) };
+        let (from, to) = unsafe { (&(*draft).key.tuple, &(*draft).flow.tuple) };
         match self {
             Self::Nothing => {}
             Self::Dropped => aya_log_ebpf::warn!(

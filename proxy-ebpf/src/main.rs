@@ -17,12 +17,12 @@
     reason = "the macros of the entry points drop their comments and want `pub`"
 )]
 
-mod answers;
 mod family;
 mod log;
 mod maps;
 mod probe;
-mod refuse;
+mod reject;
+mod reply_filter;
 mod report;
 mod rewrite;
 mod route;
@@ -49,43 +49,43 @@ macro_rules! tc_programs {
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
         pub fn $name(skb: *mut __sk_buff) -> i32 {
-            let v4 = tc::Steps { read: $read4, unusual: $v4, new_flow: $new_flow4, open: open4, apply: $apply4 };
-            let v6 = tc::Steps { read: $read6, unusual: $v6, new_flow: $new_flow6, open: open6, apply: $apply6 };
+            let v4 = tc::Steps { read: $read4, slow_path: $v4, new_flow: $new_flow4, open: open4, apply: $apply4 };
+            let v6 = tc::Steps { read: $read6, slow_path: $v6, new_flow: $new_flow6, open: open6, apply: $apply6 };
             tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
         }
 
-        /// The same for IPv4 packets that the quick parse leaves.
+        /// The same for IPv4 packets that the fast-path parse leaves.
         #[unsafe(no_mangle)]
         pub extern "C" fn $v4(skb: *mut __sk_buff) -> u64 {
-            tc::unusual::<V4, $hook, { $link }>(&TcContext::new(skb))
+            tc::slow_path::<V4, $hook, { $link }>(&TcContext::new(skb))
         }
 
-        /// The same for IPv6 packets that the quick parse leaves.
+        /// The same for IPv6 packets that the fast-path parse leaves.
         #[unsafe(no_mangle)]
         pub extern "C" fn $v6(skb: *mut __sk_buff) -> u64 {
-            tc::unusual::<V6, $hook, { $link }>(&TcContext::new(skb))
+            tc::slow_path::<V6, $hook, { $link }>(&TcContext::new(skb))
         }
     )* };
 }
 
 tc_programs! {
-    /// What a pod sends.
-    pod_ingress, pod_ingress_unusual4, pod_ingress_unusual6 => tc::FromPod, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
+    /// `pod_ingress`: packets that a pod sends.
+    pod_ingress, pod_ingress_slow_path4, pod_ingress_slow_path6 => tc::PodIngress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
     /// What a pod gets.
-    pod_egress, pod_egress_unusual4, pod_egress_unusual6 => tc::ToClient, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
+    pod_egress, pod_egress_slow_path4, pod_egress_slow_path6 => tc::PodEgress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
     /// What comes in from outside.
-    uplink_ingress, uplink_ingress_unusual4, uplink_ingress_unusual6 => tc::FromUplink, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
+    uplink_ingress, uplink_ingress_slow_path4, uplink_ingress_slow_path6 => tc::UplinkIngress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
     /// What leaves to outside.
-    uplink_egress, uplink_egress_unusual4, uplink_egress_unusual6 => tc::ToOutside, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
+    uplink_egress, uplink_egress_slow_path4, uplink_egress_slow_path6 => tc::UplinkEgress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
     /// What comes in from outside, without Ethernet header.
-    uplink_l3_ingress, uplink_l3_ingress_unusual4, uplink_l3_ingress_unusual6 => tc::FromUplink, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
+    uplink_l3_ingress, uplink_l3_ingress_slow_path4, uplink_l3_ingress_slow_path6 => tc::UplinkIngress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
     /// What leaves to outside, without Ethernet header.
-    uplink_l3_egress, uplink_l3_egress_unusual4, uplink_l3_egress_unusual6 => tc::ToOutside, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
+    uplink_l3_egress, uplink_l3_egress_slow_path4, uplink_l3_egress_slow_path6 => tc::UplinkEgress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
 }
 
 macro_rules! steps {
     ($($read:ident, $apply:ident => $family:ty, $link:expr;)*) => { $(
-        /// Takes a packet apart that the quick parse leaves.
+        /// Takes a packet apart that the fast-path parse leaves.
         #[unsafe(no_mangle)]
         pub extern "C" fn $read(skb: *mut __sk_buff) -> u64 {
             tc::read::<$family>(skb, { $link });

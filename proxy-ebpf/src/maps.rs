@@ -13,20 +13,20 @@ use proxy_common::{
         backend::Backend,
         cidr::ServiceCidrs,
         destination::{Destination, RouteHint},
-        flow::{Flow, FlowKey, Pair},
-        fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
+        flow::{Flow, FlowDraft, FlowKey},
+        fragment::{FragmentKey, FragmentPorts, QueuedFragment, QueuedFragmentKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
         maps::{self, DeclaredMap, table},
         next_hop::NextHop,
         outbound::Outbound,
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
-        source::Source,
+        source_range::SourceRange,
     },
     packet::Parse,
 };
 
-use crate::{route::known::KnownRoute, scratch::Scratch};
+use crate::{route::fib_cache::CachedRoute, scratch::Scratch};
 
 const _: () = assert!(maps::MMAPABLE == BPF_F_MMAPABLE && maps::ON_DEMAND == BPF_F_NO_PREALLOC);
 
@@ -45,41 +45,41 @@ macro_rules! indexed {
 }
 pub(crate) use indexed;
 
-#[btf_map(name = "sets")]
-pub(crate) static SETS: indexed!(Array, table::Sets) = Array::new();
-#[btf_map(name = "alive")]
-pub(crate) static ALIVE: indexed!(Array, table::Alive) = Array::new();
+#[btf_map(name = "backend_sets")]
+pub(crate) static BACKEND_SETS: indexed!(Array, table::BackendSets) = Array::new();
+#[btf_map(name = "backend_states")]
+pub(crate) static BACKEND_STATES: indexed!(Array, table::BackendStates) = Array::new();
 #[btf_map(name = "vip_filter")]
 pub(crate) static VIP_FILTER: indexed!(Array, table::VipFilter) = Array::new();
-#[btf_map(name = "answers")]
-pub(crate) static ANSWERS: indexed!(Array, table::Answers) = Array::new();
-#[btf_map(name = "devices")]
-pub(crate) static DEVICES: keyed!(HashMap, table::Devices) = HashMap::new();
+#[btf_map(name = "reply_filter")]
+pub(crate) static REPLY_FILTER: indexed!(Array, table::ReplyFilter) = Array::new();
+#[btf_map(name = "interfaces")]
+pub(crate) static INTERFACES: keyed!(HashMap, table::Interfaces) = HashMap::new();
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: indexed!(PerCpuArray, table::Counters) = PerCpuArray::new();
 #[btf_map(name = "settings")]
 pub(crate) static SETTINGS: indexed!(Array, table::Settings) = Array::new();
-#[btf_map(name = "names")]
-pub(crate) static NAMES: keyed!(HashMap, table::Names) = HashMap::new();
+#[btf_map(name = "service_names")]
+pub(crate) static SERVICE_NAMES: keyed!(HashMap, table::ServiceNames) = HashMap::new();
 #[btf_map(name = "backend_ids")]
 pub(crate) static BACKEND_IDS: indexed!(Array, table::BackendIds) = Array::new();
 #[btf_map(name = "packet_pods")]
 pub(crate) static PACKET_PODS: keyed!(HashMap, table::PacketPods) = HashMap::new();
-/// See [`crate::refuse`].
-#[btf_map(name = "refusals")]
-pub(crate) static REFUSALS: indexed!(PerCpuArray, table::Refusals) = PerCpuArray::new();
+/// See [`crate::reject`].
+#[btf_map(name = "rejects")]
+pub(crate) static REJECTS: indexed!(PerCpuArray, table::Rejects) = PerCpuArray::new();
 /// Too large for the stack.
-#[btf_map(name = "holding")]
-pub(crate) static HOLDING: indexed!(PerCpuArray, table::Holding) = PerCpuArray::new();
+#[btf_map(name = "frag_buffer")]
+pub(crate) static FRAG_BUFFER: indexed!(PerCpuArray, table::FragBuffer) = PerCpuArray::new();
 
 macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
-     $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $peers:ident $peers_name:literal,
+     $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $connected:ident $connected_name:literal,
      $udp_peers:ident $udp_peers_name:literal,
-     $addrs:ident $addrs_name:literal, $pair:ident $pair_name:literal, $affinity:ident $affinity_name:literal,
-     $sources:ident $sources_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
+     $addrs:ident $addrs_name:literal, $draft:ident $draft_name:literal, $affinity:ident $affinity_name:literal,
+     $source_ranges:ident $source_ranges_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
      $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
-     $held:ident $held_name:literal, $routes:ident $routes_name:literal, $pending:ident $pending_name:literal,
+     $queued:ident $frag_queue_name:literal, $routes:ident $fib_cache_name:literal, $pending:ident $pending_name:literal,
      $outbound:ident $outbound_name:literal, $snat:ident $snat_name:literal, $destinations:ident $destinations_name:literal,
      $next_hops:ident $next_hops_name:literal) => {
         #[btf_map(name = $frontends_name)]
@@ -96,16 +96,16 @@ macro_rules! family_maps {
         static $snat: indexed!(Array, table::SnatSources<$family>) = Array::new();
         #[btf_map(name = $sockets_name)]
         static $sockets: keyed!(LruHashMap, table::Sockets<$family>) = LruHashMap::new();
-        #[btf_map(name = $peers_name)]
-        static $peers: SkStorage<<table::Peers<$family> as DeclaredMap>::Value> = SkStorage::new();
+        #[btf_map(name = $connected_name)]
+        static $connected: SkStorage<<table::Connected<$family> as DeclaredMap>::Value> = SkStorage::new();
         #[btf_map(name = $udp_peers_name)]
         static $udp_peers: SkStorage<<table::UdpPeers<$family> as DeclaredMap>::Value> = SkStorage::new();
         #[btf_map(name = $addrs_name)]
         static $addrs: keyed!(HashMap, table::NodeAddrs<$family>) = HashMap::new();
         #[btf_map(name = $affinity_name)]
         static $affinity: keyed!(LruHashMap, table::Affinity<$family>) = LruHashMap::new();
-        #[btf_map(name = $sources_name)]
-        static $sources: keyed!(LpmTrie, table::Sources<$family>) = LpmTrie::new();
+        #[btf_map(name = $source_ranges_name)]
+        static $source_ranges: keyed!(LpmTrie, table::SourceRanges<$family>) = LpmTrie::new();
         #[btf_map(name = $destinations_name)]
         static $destinations: keyed!(LpmTrie, table::Destinations<$family>) = LpmTrie::new();
         #[btf_map(name = $next_hops_name)]
@@ -116,20 +116,20 @@ macro_rules! family_maps {
         static $netns: keyed!(HashMap, table::Netns<$family>) = HashMap::new();
         #[btf_map(name = $fragments_name)]
         static $fragments: keyed!(LruHashMap, table::Fragments<$family>) = LruHashMap::new();
-        #[btf_map(name = $held_name)]
-        static $held: keyed!(LruHashMap, table::Held<$family>) = LruHashMap::new();
+        #[btf_map(name = $frag_queue_name)]
+        static $queued: keyed!(LruHashMap, table::FragQueue<$family>) = LruHashMap::new();
         // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
-        #[btf_map(name = $pair_name)]
-        static $pair: indexed!(PerCpuArray, table::Pair<$family>) = PerCpuArray::new();
+        #[btf_map(name = $draft_name)]
+        static $draft: indexed!(PerCpuArray, table::FlowDraft<$family>) = PerCpuArray::new();
         #[btf_map(name = $scratch_name)]
         static $scratch: PerCpuArray<
             Scratch<$family>,
             { <table::Scratch<$family> as DeclaredMap>::ENTRIES },
         > = PerCpuArray::new();
-        #[btf_map(name = $routes_name)]
+        #[btf_map(name = $fib_cache_name)]
         static $routes: PerCpuArray<
-            KnownRoute<$family>,
-            { <table::Routes<$family> as DeclaredMap>::ENTRIES },
+            CachedRoute<$family>,
+            { <table::FibCache<$family> as DeclaredMap>::ENTRIES },
         > = PerCpuArray::new();
 
         impl FamilyMaps for $family {
@@ -190,29 +190,29 @@ macro_rules! family_maps {
                 let _ = $fragments.insert(key, ports, 0);
             }
             #[inline(always)]
-            fn held(key: &HeldKey<Self>) -> Option<*const Held> {
-                $held.get_ptr(key)
+            fn queued(key: &QueuedFragmentKey<Self>) -> Option<*const QueuedFragment> {
+                $queued.get_ptr(key)
             }
             #[inline(always)]
-            fn hold(key: &HeldKey<Self>, fragment: &Held) -> bool {
-                $held.insert(key, fragment, BPF_NOEXIST as u64).is_ok()
+            fn enqueue(key: &QueuedFragmentKey<Self>, fragment: &QueuedFragment) -> bool {
+                $queued.insert(key, fragment, BPF_NOEXIST as u64).is_ok()
             }
             #[inline(always)]
-            fn let_go(key: &HeldKey<Self>) {
+            fn dequeue(key: &QueuedFragmentKey<Self>) {
                 // One that is gone already is as good.
-                let _ = $held.remove(key);
+                let _ = $queued.remove(key);
             }
             #[inline(always)]
-            fn pair() -> Option<*mut Pair<Self>> {
-                $pair.get_ptr_mut(0)
+            fn draft() -> Option<*mut FlowDraft<Self>> {
+                $draft.get_ptr_mut(0)
             }
             #[inline(always)]
             fn scratch() -> Option<*mut Scratch<Self>> {
                 $scratch.get_ptr_mut(0)
             }
             #[inline(always)]
-            fn known_route(place: u32) -> Option<*mut KnownRoute<Self>> {
-                $routes.get_ptr_mut(place)
+            fn cached_route(slot: u32) -> Option<*mut CachedRoute<Self>> {
+                $routes.get_ptr_mut(slot)
             }
             #[inline(always)]
             fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>> {
@@ -223,8 +223,8 @@ macro_rules! family_maps {
                 $sockets.insert(key, peer, 0).is_ok()
             }
             #[inline(always)]
-            fn peers() -> &'static SkStorage<ConnectedPeer<Self>> {
-                &$peers
+            fn connected() -> &'static SkStorage<ConnectedPeer<Self>> {
+                &$connected
             }
             #[inline(always)]
             fn udp_peers() -> &'static SkStorage<UdpPeers<Self>> {
@@ -245,9 +245,9 @@ macro_rules! family_maps {
                 let _ = $affinity.insert(key, affinity, 0);
             }
             #[inline(always)]
-            fn has_source(service: Id, addr: &Self::Addr) -> bool {
-                let whole = 8 * size_of::<Source<Self>>() as u32;
-                $sources.get(&Key::new(whole, Source { service, addr: *addr })).is_some()
+            fn has_source_range(service: Id, addr: &Self::Addr) -> bool {
+                let whole = 8 * size_of::<SourceRange<Self>>() as u32;
+                $source_ranges.get(&Key::new(whole, SourceRange { service, addr: *addr })).is_some()
             }
             #[inline(always)]
             fn hint(dst: &Self::Addr) -> Option<&'static RouteHint> {
@@ -271,15 +271,15 @@ macro_rules! family_maps {
 }
 
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
-    SOCKETS_V4 "sockets_v4", PEERS_V4 "peers_v4", UDP_PEERS_V4 "udp_peers_v4", NODE_ADDRS_V4 "node_addrs_v4", PAIR_V4 "pair_v4",
-    AFFINITY_V4 "affinity_v4", SOURCES_V4 "sources_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
-    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", HELD_V4 "held_v4", ROUTES_V4 "routes_v4", PENDING_V4 "pending_v4",
+    SOCKETS_V4 "sockets_v4", CONNECTED_V4 "connected_v4", UDP_PEERS_V4 "udp_peers_v4", NODE_ADDRS_V4 "node_addrs_v4", FLOW_DRAFT_V4 "flow_draft_v4",
+    AFFINITY_V4 "affinity_v4", SOURCE_RANGES_V4 "source_ranges_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
+    FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", FRAG_QUEUE_V4 "frag_queue_v4", FIB_CACHE_V4 "fib_cache_v4", PENDING_V4 "pending_v4",
     OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4", DESTINATIONS_V4 "destinations_v4",
     NEXT_HOPS_V4 "next_hops_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
-    SOCKETS_V6 "sockets_v6", PEERS_V6 "peers_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", PAIR_V6 "pair_v6",
-    AFFINITY_V6 "affinity_v6", SOURCES_V6 "sources_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
-    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", HELD_V6 "held_v6", ROUTES_V6 "routes_v6", PENDING_V6 "pending_v6",
+    SOCKETS_V6 "sockets_v6", CONNECTED_V6 "connected_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", FLOW_DRAFT_V6 "flow_draft_v6",
+    AFFINITY_V6 "affinity_v6", SOURCE_RANGES_V6 "source_ranges_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
+    FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", FRAG_QUEUE_V6 "frag_queue_v6", FIB_CACHE_V6 "fib_cache_v6", PENDING_V6 "pending_v6",
     OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", DESTINATIONS_V6 "destinations_v6",
     NEXT_HOPS_V6 "next_hops_v6");
 
@@ -298,20 +298,20 @@ pub(crate) trait FamilyMaps: Parse {
     fn snat_source(index: u32) -> Option<*const Self::Addr>;
     fn fragment(key: &FragmentKey<Self>) -> Option<*const FragmentPorts>;
     fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts);
-    fn held(key: &HeldKey<Self>) -> Option<*const Held>;
-    fn hold(key: &HeldKey<Self>, fragment: &Held) -> bool;
-    fn let_go(key: &HeldKey<Self>);
-    fn pair() -> Option<*mut Pair<Self>>;
+    fn queued(key: &QueuedFragmentKey<Self>) -> Option<*const QueuedFragment>;
+    fn enqueue(key: &QueuedFragmentKey<Self>, fragment: &QueuedFragment) -> bool;
+    fn dequeue(key: &QueuedFragmentKey<Self>);
+    fn draft() -> Option<*mut FlowDraft<Self>>;
     fn scratch() -> Option<*mut Scratch<Self>>;
-    fn known_route(place: u32) -> Option<*mut KnownRoute<Self>>;
+    fn cached_route(slot: u32) -> Option<*mut CachedRoute<Self>>;
     fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>>;
     fn set_shared_peer(key: &SharedKey, peer: &SharedPeer<Self>) -> bool;
-    fn peers() -> &'static SkStorage<ConnectedPeer<Self>>;
+    fn connected() -> &'static SkStorage<ConnectedPeer<Self>>;
     fn udp_peers() -> &'static SkStorage<UdpPeers<Self>>;
     fn node_address(addr: &Self::Addr) -> u32;
     fn affinity(key: &AffinityKey<Self>) -> Option<*mut Affinity<Self>>;
     fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>);
-    fn has_source(service: Id, addr: &Self::Addr) -> bool;
+    fn has_source_range(service: Id, addr: &Self::Addr) -> bool;
     fn hint(dst: &Self::Addr) -> Option<&'static RouteHint>;
     fn next_hop_slot(index: u32) -> Option<*mut NextHop<Self>>;
     fn service_cidrs() -> Option<&'static ServiceCidrs<Self>>;

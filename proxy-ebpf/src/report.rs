@@ -1,4 +1,4 @@
-//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, refusals and drops, and sockets that get an endpoint. While nobody
+//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, rejects and drops, and sockets that get an endpoint. While nobody
 //! watches that costs one load and one branch there, and nothing where packets of established flows go.
 
 use aya_ebpf::{
@@ -61,10 +61,10 @@ pub(crate) fn flow_opened<F: KernelFamily>() {
     }
 }
 
-/// Counts why the packet in the CPU's scratch is refused or dropped.
+/// Counts why the packet in the CPU's scratch is rejected or dropped.
 #[inline(always)]
-pub(crate) fn refused<F: KernelFamily>(counter: Counter) {
-    packet_refused(counter as u32, F::VERSION as u32);
+pub(crate) fn rejected<F: KernelFamily>(counter: Counter) {
+    packet_rejected(counter as u32, F::VERSION as u32);
 }
 
 /// A socket got an endpoint; ports in network byte order.
@@ -89,9 +89,9 @@ pub(crate) fn socket_chosen<F: KernelFamily>(
     report_socket(a, b, c, d, decision.word());
 }
 
-/// Counts why a socket is refused.
+/// Counts why a socket is rejected.
 #[inline(always)]
-pub(crate) fn socket_refused<F: KernelFamily>(
+pub(crate) fn socket_rejected<F: KernelFamily>(
     counter: Counter,
     addr: &F::Addr,
     frontend_port: u16,
@@ -114,16 +114,16 @@ pub(crate) fn socket_refused<F: KernelFamily>(
 
 // Global functions, which the verifier goes through once for all their callers.
 
-/// Counts why the packet in the CPU's scratch of a family (4 or 6) is refused or dropped, and reports it.
+/// Counts why the packet in the CPU's scratch of a family (4 or 6) is rejected or dropped, and reports it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn packet_refused(counter: u32, version: u32) -> u64 {
+pub extern "C" fn packet_rejected(counter: u32, version: u32) -> u64 {
     count_index(counter);
     if is_watched() {
         if version == V4::VERSION as u32 {
-            fill_refusal::<V4>(counter);
+            fill_reject::<V4>(counter);
         } else {
-            fill_refusal::<V6>(counter);
+            fill_reject::<V6>(counter);
         }
         report(PACKET);
     }
@@ -176,8 +176,8 @@ pub extern "C" fn report_socket(
 /// Reports the CPU's event to each watch that wants it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn report(place: u32) -> u64 {
-    let Some(event) = event(place) else { return 0 };
+pub extern "C" fn report(slot: u32) -> u64 {
+    let Some(event) = event(slot) else { return 0 };
     // SAFETY: no arguments.
     event.time = unsafe { bpf_ktime_get_ns() };
     for index in 0..WATCHES {
@@ -187,13 +187,13 @@ pub extern "C" fn report(place: u32) -> u64 {
 }
 
 #[inline(always)]
-fn event(place: u32) -> Option<&'static mut Event> {
+fn event(slot: u32) -> Option<&'static mut Event> {
     // SAFETY: this CPU's own element; see [`SOCKET`].
-    EVENT.get_ptr_mut(place).map(|event| unsafe { &mut *event })
+    EVENT.get_ptr_mut(slot).map(|event| unsafe { &mut *event })
 }
 
 #[inline(always)]
-fn fill_refusal<F: KernelFamily>(counter: u32) {
+fn fill_reject<F: KernelFamily>(counter: u32) {
     let (Some(event), Some(scratch)) = (event(PACKET), scratch::<F>()) else { return };
     let packet = &scratch.dissected.packet;
     *event = Event::default();
@@ -208,9 +208,9 @@ fn fill_refusal<F: KernelFamily>(counter: u32) {
 
 #[inline(always)]
 fn fill_flow<F: KernelFamily>() {
-    let (Some(event), Some(pair)) = (event(PACKET), F::pair()) else { return };
+    let (Some(event), Some(draft)) = (event(PACKET), F::draft()) else { return };
     // SAFETY: this CPU's own element, which nobody changes now.
-    let (key, sent) = unsafe { (&(*pair).key, &(*pair).flow.tuple) };
+    let (key, sent) = unsafe { (&(*draft).key, &(*draft).flow.tuple) };
     *event = Event::default();
     event.key.frontend = F::words(&key.tuple.dst);
     event.key.frontend_port = key.tuple.dport;

@@ -1,6 +1,6 @@
 //! Routing by the kernel's own tables.
 
-pub(crate) mod known;
+pub(crate) mod fib_cache;
 pub(crate) mod next_hop;
 
 use core::{ffi::c_void, mem};
@@ -19,13 +19,13 @@ use proxy_common::{
     layout::{
         destination::{HINT_STACK, RouteHint},
         device::{DEVICE_DESTINATIONS, DEVICE_L3, DEVICE_STACK, Device},
-        flow::{Mac, Pair},
+        flow::{FlowDraft, Mac},
     },
     packet::read,
 };
 
 use crate::{
-    maps::{DEVICES, FamilyMaps},
+    maps::{FamilyMaps, INTERFACES},
     settings::HAS_FIB_SRC,
 };
 
@@ -109,12 +109,12 @@ impl Routed for V6 {
     }
 }
 
-/// What the kernel takes and gives, in the CPU's [`FamilyMaps::pair`]: the stack has no room for it.
+/// What the kernel takes and gives, in the CPU's [`FamilyMaps::draft`]: the stack has no room for it.
 #[inline(always)]
 fn params<F: Routed>() -> Option<&'static mut bpf_fib_lookup> {
-    const { assert!(size_of::<bpf_fib_lookup>() <= size_of::<Pair<F>>()) };
+    const { assert!(size_of::<bpf_fib_lookup>() <= size_of::<FlowDraft<F>>()) };
     // SAFETY: this CPU's own memory, large enough; the core has both entries in it later. All bytes are valid integers.
-    F::pair().map(|pair| unsafe { &mut *pair.cast::<bpf_fib_lookup>() })
+    F::draft().map(|draft| unsafe { &mut *draft.cast::<bpf_fib_lookup>() })
 }
 
 /// Looks up the route of a packet of `size` bytes (0: whatever its size) that comes in by `ifindex`.
@@ -136,7 +136,7 @@ pub(crate) fn look_up<F: Routed>(
     route.ifindex = params.ifindex;
     route.next_hop = F::next_hop(params);
     // SAFETY: the agent replaces whole elements.
-    let device = unsafe { DEVICES.get(params.ifindex) };
+    let device = unsafe { INTERFACES.get(params.ifindex) };
     route.names_next_hop =
         params.family == F::ADDRESS_FAMILY && device.is_none_or(|device| device.flags & DEVICE_L3 == 0);
     route.from = mac(&params.smac);
@@ -167,7 +167,7 @@ pub(crate) fn look_up<F: Routed>(
                 // Before 5.12 nothing is told, unless another look-up finds the device.
                 ask::<F>(ctx, params, ifindex, (src, dst), 0, 0);
                 // SAFETY: the agent replaces whole elements.
-                route.mtu = unsafe { DEVICES.get(params.ifindex) }.map_or(0, |device| device.mtu);
+                route.mtu = unsafe { INTERFACES.get(params.ifindex) }.map_or(0, |device| device.mtu);
             }
             RouteKind::TooBig
         }
@@ -199,7 +199,7 @@ fn obey_mtu<F: Routed>(mtu: u32, size: u16, route: &mut Route<F>) {
 #[inline(always)]
 fn hint<F: Routed>(leaves: Option<&Device>, came_in: u32, dst: &F::Addr) -> Option<&'static RouteHint> {
     // SAFETY: the agent replaces whole elements.
-    let device = leaves.or_else(|| unsafe { DEVICES.get(came_in) })?;
+    let device = leaves.or_else(|| unsafe { INTERFACES.get(came_in) })?;
     if device.flags & DEVICE_DESTINATIONS != 0 { F::hint(dst) } else { None }
 }
 

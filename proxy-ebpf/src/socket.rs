@@ -25,7 +25,7 @@ use crate::{
 };
 
 const ALLOW: i32 = 1;
-const REFUSE: i32 = 0;
+const REJECT: i32 = 0;
 
 pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
     connect::<V4, Plain>(ctx)
@@ -60,7 +60,7 @@ pub(crate) fn getpeername6(ctx: &SockAddrContext) -> i32 {
 }
 
 /// Where the context has an address of this family: in its own place, or IPv4 in that of IPv6.
-trait Place<F: Family> {
+trait AddressAccess<F: Family> {
     fn get(ctx: &SockAddrContext) -> F::Addr;
     fn set(ctx: &SockAddrContext, addr: &F::Addr);
     /// The address that the socket is bound to, or unspecified.
@@ -70,7 +70,7 @@ trait Place<F: Family> {
 struct Plain;
 struct Mapped;
 
-impl Place<V4> for Plain {
+impl AddressAccess<V4> for Plain {
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> u32 {
         // SAFETY: the context is readable.
@@ -90,7 +90,7 @@ impl Place<V4> for Plain {
     }
 }
 
-impl Place<V6> for Plain {
+impl AddressAccess<V6> for Plain {
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> [u32; 4] {
         // SAFETY: the context is readable, by words.
@@ -123,10 +123,10 @@ impl Place<V6> for Plain {
     }
 }
 
-impl Place<V4> for Mapped {
+impl AddressAccess<V4> for Mapped {
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> u32 {
-        <Plain as Place<V6>>::get(ctx)[3]
+        <Plain as AddressAccess<V6>>::get(ctx)[3]
     }
 
     #[inline(always)]
@@ -164,7 +164,7 @@ fn is_mapped_address(ip: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn is_mapped(ctx: &SockAddrContext) -> bool {
-    is_mapped_address(&<Plain as Place<V6>>::get(ctx))
+    is_mapped_address(&<Plain as AddressAccess<V6>>::get(ctx))
 }
 
 #[inline(always)]
@@ -224,7 +224,7 @@ fn is_bound_to_loopback_device(ctx: &SockAddrContext) -> bool {
 
 /// Who uses the socket; `None` if it is to be left alone.
 #[inline(always)]
-fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
+fn client<F: Family, P: AddressAccess<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
     let protocol = protocol(ctx);
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return None;
@@ -252,7 +252,7 @@ fn client<F: Family, P: Place<F>>(ctx: &SockAddrContext) -> Option<SocketClient<
 
 /// Refuses; the process sees the error, or EPERM where the kernel cannot tell it.
 #[inline(always)]
-fn refuse(verdict: SocketVerdict) -> i32 {
+fn reject(verdict: SocketVerdict) -> i32 {
     const EPERM: i32 = 1;
     const ECONNREFUSED: i32 = 111;
     const EHOSTUNREACH: i32 = 113;
@@ -265,11 +265,11 @@ fn refuse(verdict: SocketVerdict) -> i32 {
         // SAFETY: plain argument.
         unsafe { bpf_set_retval(-error) };
     }
-    REFUSE
+    REJECT
 }
 
 #[inline(always)]
-fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+fn connect<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
@@ -299,13 +299,13 @@ fn connect<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
         }
         verdict => {
             record!(warn, ctx, "connect to {:i}:{} refused", addr.ip(), u16::from_be(port));
-            refuse(verdict)
+            reject(verdict)
         }
     }
 }
 
 #[inline(always)]
-fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+fn sendmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
@@ -326,12 +326,12 @@ fn sendmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
             set_port(ctx, peer.port);
             ALLOW
         }
-        verdict => refuse(verdict),
+        verdict => reject(verdict),
     }
 }
 
 #[inline(always)]
-fn recvmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+fn recvmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     // Pods' sockets have nothing to find then.
     if SOCKETS_OF_NODE_ONLY.load() != 0 && is_of_pod(ctx) {
         return ALLOW;
@@ -345,7 +345,7 @@ fn recvmsg<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn getpeername<F: KernelFamily, P: Place<F>>(ctx: &SockAddrContext) -> i32 {
+fn getpeername<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     let mut seen = Seen::default();
     if decide::peer_name::<F, _>(&Kernel::new(ctx.as_ptr()), &P::get(ctx), port(ctx), &mut seen) {
         P::set(ctx, &seen.addr);

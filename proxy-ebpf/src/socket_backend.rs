@@ -45,26 +45,26 @@ pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
     if socket.is_null() {
         return Id::NONE.0 as i32;
     }
-    let peers = ptr::from_ref(F::peers()).cast_mut().cast();
+    let connected = ptr::from_ref(F::connected()).cast_mut().cast();
     // SAFETY: a map and a socket that is held; its storage lives as long.
     let kept = unsafe {
-        bpf_sk_storage_get(peers, socket.cast(), ptr::null_mut(), 0).cast::<ConnectedPeer<F>>().as_ref()
+        bpf_sk_storage_get(connected, socket.cast(), ptr::null_mut(), 0).cast::<ConnectedPeer<F>>().as_ref()
     };
-    let mut answer = ConnectedPeer::<F>::default();
+    let mut reply = ConnectedPeer::<F>::default();
     // It may have connected elsewhere since.
     if let Some(kept) = kept
         && F::same(&kept.backend, &asked.peer)
         && kept.backend_port == asked.peer_port
     {
-        answer = *kept;
+        reply = *kept;
     }
     let size = size_of::<ConnectedPeer<F>>() as u32;
     // SAFETY: what was found above, and is used no more; the context, and a buffer of the size that is given.
     unsafe {
         bpf_sk_release(socket.cast());
-        if bpf_skb_store_bytes(ctx.as_ptr().cast(), offset, (&raw const answer).cast(), size, 0) != 0 {
+        if bpf_skb_store_bytes(ctx.as_ptr().cast(), offset, (&raw const reply).cast(), size, 0) != 0 {
             return Id::NONE.0 as i32;
         }
     }
-    answer.backend_id.0 as i32
+    reply.backend_id.0 as i32
 }

@@ -37,14 +37,15 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
     #[inline(always)]
     fn connected(&self) -> Option<ConnectedPeer<F>> {
         // SAFETY: the hooks give a socket; its storage lives as long as that.
-        unsafe { F::peers().get_ptr_mut(&SockAddrContext::new(self.ctx.cast())).as_ref() }.copied()
+        unsafe { F::connected().get_ptr_mut(&SockAddrContext::new(self.ctx.cast())).as_ref() }.copied()
     }
 
     #[inline(always)]
     fn set_connected(&self, peer: &mut ConnectedPeer<F>) {
         // SAFETY: as above.
         unsafe {
-            let stored = F::peers().get_or_insert_ptr_mut(&SockAddrContext::new(self.ctx.cast()), Some(peer));
+            let stored =
+                F::connected().get_or_insert_ptr_mut(&SockAddrContext::new(self.ctx.cast()), Some(peer));
             if !stored.is_null() {
                 *stored = *peer;
             }
@@ -104,8 +105,8 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn refuse(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
-        report::socket_refused::<F>(counter, addr, port, protocol);
+    fn reject(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
+        report::socket_rejected::<F>(counter, addr, port, protocol);
     }
 }
 
@@ -118,7 +119,7 @@ pub(crate) fn forget<F: KernelFamily>(ctx: &SockAddrContext) {
     // SAFETY: the hooks give a socket.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
-        let _ = F::peers().delete(socket);
+        let _ = F::connected().delete(socket);
         let _ = F::udp_peers().delete(socket);
     }
 }

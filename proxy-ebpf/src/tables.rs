@@ -21,7 +21,7 @@ use proxy_common::{
     layout::{
         config::Settings,
         counter::Counter,
-        flow::{Edge, FlowKey, Pair},
+        flow::{FlowDraft, FlowKey, LookupPoint},
     },
     packet::{Bytes, ETHERNET, PROTOCOL_TCP, Packet, SCTP_HEADER, TCP, UDP},
 };
@@ -73,7 +73,7 @@ impl Kernel {
         Self { ctx, layer: Layer::Xdp }
     }
 
-    /// A packet's size at tc: of one to be cut by a device (GSO), its longest piece.
+    /// A packet's size at tc: of a GSO packet, its longest segment.
     #[inline(always)]
     fn size_of_skb<F: Family>(&self, link: usize, packet: &Packet<F>) -> u32 {
         const WORDS: usize = 12;
@@ -145,12 +145,12 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn find_flow(&self, packet: &Packet<F>, edge: Edge) -> Option<FlowEntry<F>> {
+    fn find_flow(&self, packet: &Packet<F>, lookup_point: LookupPoint) -> Option<FlowEntry<F>> {
         const CONFIRMED: u32 = Found::Confirmed as u32;
         const PENDING: u32 = Found::Pending as u32;
         // The packet is in the CPU's scratch already.
         let key = &mut scratch::<F>()?.key;
-        *key = FlowKey::new(packet.tuple, packet.protocol, edge);
+        *key = FlowKey::new(packet.tuple, packet.protocol, lookup_point);
         let found = match self.layer {
             Layer::Xdp => F::find_of_frame(self.ctx.cast()),
             _ => F::find_of_skb(self.ctx.cast()),
@@ -169,7 +169,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn attempt(&self, _: &mut Pair<F>, seize: bool) -> Attempt {
+    fn attempt(&self, _: &mut FlowDraft<F>, seize: bool) -> Attempt {
         const OPENED: u32 = Attempt::Opened as u32;
         const TAKEN: u32 = Attempt::Taken as u32;
         let attempt = match self.layer {
@@ -184,12 +184,12 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn confirm_flow(&self, _: &mut Pair<F>) -> bool {
+    fn confirm_flow(&self, _: &mut FlowDraft<F>) -> bool {
         F::confirm() != 0
     }
 
     #[inline(always)]
-    fn open_flow(&self, _: &mut Pair<F>) -> Option<DropReason> {
+    fn open_flow(&self, _: &mut FlowDraft<F>) -> Option<DropReason> {
         DropReason::of_flow(match self.layer {
             Layer::Xdp => F::open_flow_of_frame(self.ctx.cast()),
             _ => F::open_flow_of_skb(self.ctx.cast()),
@@ -216,7 +216,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
     fn drop(&self, reason: DropReason) -> Verdict {
         match self.layer {
-            Layer::Xdp | Layer::Tc(_) => report::refused::<F>(reason.counter()),
+            Layer::Xdp | Layer::Tc(_) => report::rejected::<F>(reason.counter()),
             // No packet is there to be looked at.
             Layer::Socket => count(reason.counter()),
         }
@@ -224,9 +224,9 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn answer(&self, counter: Counter, verdict: Verdict) -> Verdict {
+    fn reply(&self, counter: Counter, verdict: Verdict) -> Verdict {
         if !matches!(self.layer, Layer::Xdp) {
-            report::refused::<F>(counter);
+            report::rejected::<F>(counter);
         }
         verdict
     }

@@ -2,11 +2,11 @@
 
 mod apply;
 mod checksums;
-mod hold;
+mod fast;
+mod fragment_queue;
 mod in_place;
 mod outer;
-mod quick;
-mod unusual;
+mod slow_path;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT},
@@ -17,7 +17,7 @@ use proxy_common::{
     V4, V6,
     decide::{
         self, Translation, Verdict,
-        steady::{self, Steady},
+        fast_path::{self, FastPath},
     },
     layout::{flow::FlowKey, set::Scope},
     packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
@@ -25,14 +25,14 @@ use proxy_common::{
 
 pub(crate) use self::{
     apply::apply,
-    unusual::{Skb, read, unusual},
+    slow_path::{Skb, read, slow_path},
 };
-use self::{checksums::TcFamily, quick::quick};
+use self::{checksums::TcFamily, fast::take_fast_path};
 use crate::{
     family::KernelFamily,
-    log::Note,
-    maps::DEVICES,
-    refuse::{Answer, Asked, answer},
+    log::LogEvent,
+    maps::INTERFACES,
+    reject::{GeneratedReply, ReplyRequest, reply},
     report,
     rewrite::LONGEST_MASK,
     scratch::{Scratch, scratch},
@@ -57,10 +57,10 @@ pub(crate) trait Hook {
     const IS_LEAVING: bool;
     /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all.
     const MAY_OVERHEAR: bool;
-    /// A device may have told the kernel the sum of a packet (`CHECKSUM_COMPLETE`). Of packets that are from a pod none has:
-    /// not of what its own stack sends, and what it forwards has lost its sum (`skb_forward_csum`). Answers that leave by an
+    /// A device may have set CHECKSUM_COMPLETE on of a packet (`CHECKSUM_COMPLETE`). Of packets that are from a pod none has:
+    /// not of what its own stack sends, and what it forwards has lost its sum (`skb_forward_csum`). Replies that leave by an
     /// uplink are from pods or processes of this node.
-    const MAY_BE_SUMMED: bool;
+    const MAY_BE_CHECKSUM_COMPLETE: bool;
 
     fn decide<F: KernelFamily>(
         kernel: &Kernel,
@@ -69,22 +69,22 @@ pub(crate) trait Hook {
         out: &mut Translation<F>,
     ) -> Verdict;
 
-    /// The core's shortcut for that.
-    fn steady<F: KernelFamily>(
+    /// The core's fast path for that.
+    fn fast_path<F: KernelFamily>(
         kernel: &Kernel,
         packet: &Packet<F>,
         key: &mut FlowKey<F>,
-    ) -> Steady<FlowEntry<F>>;
+    ) -> FastPath<FlowEntry<F>>;
 }
 
 macro_rules! hooks {
-    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, summed $may_be_summed:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr, |$key:ident| $steady:expr;)*) => { $(
+    ($($hook:ident: leaving $is_leaving:literal, overhearing $may_overhear:literal, checksum_complete $may_be_checksum_complete:literal, |$kernel:ident, $packet:ident, $ifindex:ident, $out:ident| $decide:expr, |$key:ident| $fast_path:expr;)*) => { $(
         pub(crate) struct $hook;
 
         impl Hook for $hook {
             const IS_LEAVING: bool = $is_leaving;
             const MAY_OVERHEAR: bool = $may_overhear;
-            const MAY_BE_SUMMED: bool = $may_be_summed;
+            const MAY_BE_CHECKSUM_COMPLETE: bool = $may_be_checksum_complete;
 
             #[inline(always)]
             fn decide<F: KernelFamily>(
@@ -97,31 +97,31 @@ macro_rules! hooks {
             }
 
             #[inline(always)]
-            fn steady<F: KernelFamily>(
+            fn fast_path<F: KernelFamily>(
                 $kernel: &Kernel,
                 $packet: &Packet<F>,
                 $key: &mut FlowKey<F>,
-            ) -> Steady<FlowEntry<F>> {
-                $steady
+            ) -> FastPath<FlowEntry<F>> {
+                $fast_path
             }
         }
     )* };
 }
 
 hooks! {
-    FromPod: leaving false, overhearing false, summed false, |kernel, packet, ifindex, out| decide::from_pod(kernel, packet, ifindex, out), |key| steady::from_pod(kernel, packet, key);
-    FromUplink: leaving false, overhearing true, summed true, |kernel, packet, ifindex, out| decide::from_uplink(kernel, packet, ifindex, out), |key| steady::from_uplink(kernel, packet, key);
-    ToClient: leaving true, overhearing false, summed true, |kernel, packet, _ifindex, out| decide::to_client(kernel, packet, out), |key| steady::to_client(kernel, packet, key);
-    ToOutside: leaving true, overhearing false, summed false, |kernel, packet, _ifindex, out| decide::to_outside(kernel, packet, out), |key| steady::to_outside(kernel, packet, key);
+    PodIngress: leaving false, overhearing false, checksum_complete false, |kernel, packet, ifindex, out| decide::pod_ingress(kernel, packet, ifindex, out), |key| fast_path::pod_ingress(kernel, packet, key);
+    UplinkIngress: leaving false, overhearing true, checksum_complete true, |kernel, packet, ifindex, out| decide::uplink_ingress(kernel, packet, ifindex, out), |key| fast_path::uplink_ingress(kernel, packet, key);
+    PodEgress: leaving true, overhearing false, checksum_complete true, |kernel, packet, _ifindex, out| decide::pod_egress(kernel, packet, out), |key| fast_path::pod_egress(kernel, packet, key);
+    UplinkEgress: leaving true, overhearing false, checksum_complete false, |kernel, packet, _ifindex, out| decide::uplink_egress(kernel, packet, out), |key| fast_path::uplink_egress(kernel, packet, key);
 }
 
 /// Global functions of a program: the verifier goes through each once, and not from each call with all that is known there.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
-    /// [`unusual::read`].
+    /// [`slow_path::read`].
     pub(crate) read: extern "C" fn(*mut __sk_buff) -> u64,
-    /// [`unusual::unusual`].
-    pub(crate) unusual: extern "C" fn(*mut __sk_buff) -> u64,
+    /// [`slow_path::slow_path`].
+    pub(crate) slow_path: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`new_flow`].
     pub(crate) new_flow: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`open`].
@@ -149,42 +149,42 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps;
 // What is done with a packet comes one after the other and not one in the other: a chain of calls has 512 bytes of stack.
 #[inline(always)]
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, steps: Steps) -> i32 {
-    if let Some(result) = quick::<F, H, LINK>(ctx) {
+    if let Some(result) = take_fast_path::<F, H, LINK>(ctx) {
         return result;
     }
     let skb = ctx.skb.skb;
-    let mut done = usual::<F, H, LINK>(ctx);
-    if done.is(Done::UNUSUAL) {
+    let mut outcome = packet_path::<F, H, LINK>(ctx);
+    if outcome.is(Outcome::SLOW_PATH) {
         (steps.read)(skb);
-        done = Done((steps.unusual)(skb));
+        outcome = Outcome((steps.slow_path)(skb));
     }
-    if done.is(Done::NEW_FLOW) {
-        done = Done((steps.new_flow)(skb));
+    if outcome.is(Outcome::NEW_FLOW) {
+        outcome = Outcome((steps.new_flow)(skb));
     }
-    if done.is(Done::OPEN) {
-        done = Done((steps.open)(skb));
+    if outcome.is(Outcome::OPEN) {
+        outcome = Outcome((steps.open)(skb));
     }
-    if done.is(Done::APPLY) {
-        done = Done((steps.apply)(skb));
+    if outcome.is(Outcome::APPLY) {
+        outcome = Outcome((steps.apply)(skb));
     }
-    if let Some(asked) = done.asked() {
-        return answer::<F, LINK>(skb, asked, H::IS_LEAVING);
+    if let Some(request) = outcome.reply_request() {
+        return reply::<F, LINK>(skb, request, H::IS_LEAVING);
     }
-    Note::of(done.note()).log::<F>(ctx);
-    done.result()
+    LogEvent::of(outcome.log_event()).log::<F>(ctx);
+    outcome.result()
 }
 
 /// What became of a packet, in one word: what is returned in a register needs no stack.
 ///
-/// From the lowest bit on: 32 bits for the kernel, or of an answer 8 for the packet's protocol and 16 for the MTU;
-/// 8 for a [`Note`]; 8 for an [`Answer`], or what else is to be done; 16 for the offset of the packet's transport header.
+/// From the lowest bit on: 32 bits for the kernel, or of a reply 8 for the packet's protocol and 16 for the MTU;
+/// 8 for a [`LogEvent`]; 8 for an [`GeneratedReply`], or what else is to be done; 16 for the offset of the packet's transport header.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Done(u64);
+pub(crate) struct Outcome(u64);
 
-impl Done {
-    /// To be taken apart as an unusual packet.
-    const UNUSUAL: Self = Self(0xff << 40);
+impl Outcome {
+    /// To be parsed on the slow path.
+    const SLOW_PATH: Self = Self(0xff << 40);
     /// A backend is to be chosen.
     const NEW_FLOW: Self = Self(0xfc << 40);
     /// A flow is to be opened first, as the CPU's pair and [`Scratch`] say.
@@ -193,15 +193,15 @@ impl Done {
     const APPLY: Self = Self(0xfe << 40);
 
     #[inline(always)]
-    fn with(result: i32, note: Note) -> Self {
-        Self(result as u32 as u64 | (note.bits() as u64) << 32)
+    fn with(result: i32, log_event: LogEvent) -> Self {
+        Self(result as u32 as u64 | (log_event.bits() as u64) << 32)
     }
 
     /// To be answered.
     #[inline(always)]
-    fn answered<F: KernelFamily>(answer: Answer, packet: &Packet<F>, mtu: u32) -> Self {
+    fn with_reply<F: KernelFamily>(reply: GeneratedReply, packet: &Packet<F>, mtu: u32) -> Self {
         let low = packet.protocol as u64 | (mtu as u16 as u64) << 8;
-        Self(low | (answer as u64) << 40 | (packet.transport as u64) << 48)
+        Self(low | (reply as u64) << 40 | (packet.transport as u64) << 48)
     }
 
     #[inline(always)]
@@ -215,24 +215,24 @@ impl Done {
     }
 
     #[inline(always)]
-    fn note(self) -> u8 {
+    fn log_event(self) -> u8 {
         (self.0 >> 32) as u8
     }
 
     #[inline(always)]
-    fn asked(self) -> Option<Asked> {
-        let answer = match (self.0 >> 40) as u8 {
-            1 => Answer::Unreachable,
-            2 => Answer::Reset,
-            3 => Answer::Echo,
-            4 => Answer::TimeExceeded,
-            5 => Answer::TooBig,
+    fn reply_request(self) -> Option<ReplyRequest> {
+        let reply = match (self.0 >> 40) as u8 {
+            1 => GeneratedReply::Unreachable,
+            2 => GeneratedReply::Reset,
+            3 => GeneratedReply::Echo,
+            4 => GeneratedReply::TimeExceeded,
+            5 => GeneratedReply::TooBig,
             _ => return None,
         };
         // The longest headers end before. Without the mask old verifiers take it for any offset, and the compiler, which
         // knows better, would leave it out.
         let transport = core::hint::black_box((self.0 >> 48) as u32) & LONGEST_MASK as u32;
-        Some(Asked { answer, protocol: self.0 as u8, mtu: (self.0 >> 8) as u16, transport })
+        Some(ReplyRequest { reply, protocol: self.0 as u8, mtu: (self.0 >> 8) as u16, transport })
     }
 }
 
@@ -241,7 +241,7 @@ impl Done {
 fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     skb: *mut __sk_buff,
     scratch: &mut Scratch<F>,
-) -> Done {
+) -> Outcome {
     let Scratch { dissected, verdict, out, .. } = scratch;
     let packet = &dissected.packet;
     out.begin();
@@ -249,22 +249,22 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     let ifindex = unsafe { (*skb).ifindex };
     let decided = H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out);
     *verdict = decided;
-    Done::of(decided, packet, out)
+    Outcome::of(decided, packet, out)
 }
 
-impl Done {
+impl Outcome {
     /// What is to be done with a packet of which this was decided.
     #[inline(always)]
     fn of<F: KernelFamily>(decided: Verdict, packet: &Packet<F>, out: &Translation<F>) -> Self {
         match decided {
-            Verdict::Pass => Done::with(NEXT, Note::Nothing),
-            Verdict::Drop => Done::with(TC_ACT_SHOT, Note::dropped::<F>(&packet.tuple)),
-            Verdict::NewFlow => Done::NEW_FLOW,
-            Verdict::Open => Done::OPEN,
-            Verdict::Translate | Verdict::Forward | Verdict::Divert | Verdict::Switch | Verdict::Return => {
-                Done::APPLY
+            Verdict::Pass => Outcome::with(NEXT, LogEvent::Nothing),
+            Verdict::Drop => Outcome::with(TC_ACT_SHOT, LogEvent::dropped::<F>(&packet.tuple)),
+            Verdict::NewFlow => Outcome::NEW_FLOW,
+            Verdict::Open => Outcome::OPEN,
+            Verdict::ToStack | Verdict::Redirect | Verdict::Divert | Verdict::Bridge | Verdict::Hairpin => {
+                Outcome::APPLY
             }
-            asked => Done::answered(Answer::of(asked, packet), packet, out.route.mtu),
+            request => Outcome::with_reply(GeneratedReply::of(request, packet), packet, out.route.mtu),
         }
     }
 }
@@ -272,47 +272,47 @@ impl Done {
 /// Chooses a backend for the packet in the CPU's scratch.
 #[inline(always)]
 pub(crate) fn new_flow<F: KernelFamily, const LINK: usize>(skb: *mut __sk_buff, scope: Scope) -> u64 {
-    let next = Done::with(NEXT, Note::Nothing);
+    let next = Outcome::with(NEXT, LogEvent::Nothing);
     let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return next.0 };
     let packet = &dissected.packet;
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*skb).ifindex };
     *verdict = decide::new_flow(&Kernel::of_skb(skb, LINK), packet, ifindex, scope, out);
-    Done::of(*verdict, packet, out).0
+    Outcome::of(*verdict, packet, out).0
 }
 
 /// Opens the flow of the packet in the CPU's scratch.
 #[inline(always)]
 pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
-    let next = Done::with(NEXT, Note::Nothing);
-    let (Some(Scratch { dissected, verdict, out, .. }), Some(pair)) = (scratch::<F>(), F::pair()) else {
+    let next = Outcome::with(NEXT, LogEvent::Nothing);
+    let (Some(Scratch { dissected, verdict, out, .. }), Some(draft)) = (scratch::<F>(), F::draft()) else {
         return next.0;
     };
     let after = out.opened;
     // SAFETY: this CPU's own; the decision left the flow in it.
-    *verdict = decide::opened(&Kernel::of_skb(skb, 0), unsafe { &mut *pair }, after, out);
+    *verdict = decide::opened(&Kernel::of_skb(skb, 0), unsafe { &mut *draft }, after, out);
     // A drop is reported where it is counted.
     if !matches!(*verdict, Verdict::Drop) {
         report::flow_opened::<F>();
     }
-    Done::of(*verdict, &dissected.packet, out).0
+    Outcome::of(*verdict, &dissected.packet, out).0
 }
 
 /// Nearly all packets.
 // Not inlined: its stack is free again for what comes next.
 #[inline(never)]
-fn usual<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Done {
-    let next = Done::with(NEXT, Note::Nothing);
+fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Outcome {
+    let next = Outcome::with(NEXT, LogEvent::Nothing);
     if !is_for_us::<H>(ctx.skb.skb) {
         return next;
     }
     let Some(scratch) = scratch::<F>() else { return next };
     match parse::<F, LINK>(ctx) {
         Ok(packet) => scratch.dissected.packet = packet,
-        Err(Unparsed::Unusual) => return Done::UNUSUAL,
+        Err(Unparsed::SlowPath) => return Outcome::SLOW_PATH,
         Err(Unparsed::NotOurs | Unparsed::Short) => return next,
     }
-    scratch.dissected.part = Part::Usual;
+    scratch.dissected.part = Part::Plain;
     decide::<F, H, LINK>(ctx.skb.skb, scratch)
 }
 
@@ -330,7 +330,7 @@ fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
 
 /// The same, as far as the frame itself tells.
 #[inline(always)]
-fn is_plainly_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
+fn is_surely_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
     // SAFETY: the context is readable.
     let (pkt_type, in_vlan) = unsafe { ((*skb).pkt_type, (*skb).vlan_present != 0) };
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST)
@@ -340,7 +340,7 @@ fn is_plainly_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
 #[inline(always)]
 fn is_bridge_port(ifindex: u32) -> bool {
     // SAFETY: the agent replaces whole elements.
-    unsafe { DEVICES.get(ifindex) }.is_some_and(|device| device.bridge != 0)
+    unsafe { INTERFACES.get(ifindex) }.is_some_and(|device| device.bridge != 0)
 }
 
 #[inline(always)]
@@ -366,7 +366,7 @@ fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F
         return parsed;
     }
     if is_gso_by_frags(ctx.skb.skb) {
-        return Err(Unparsed::Unusual);
+        return Err(Unparsed::SlowPath);
     }
     let length = ctx.len();
     let wanted = if length < LONGEST as u32 { length } else { LONGEST as u32 };

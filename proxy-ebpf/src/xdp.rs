@@ -12,7 +12,7 @@ use proxy_common::{
     Family, V4, V6, checksum,
     decide::{
         self, NodeTables, Route, RouteKind, Translation, Verdict,
-        steady::{self, Steady},
+        fast_path::{self, FastPath},
     },
     layout::{
         counter::Counter,
@@ -51,7 +51,7 @@ fn bounds(ctx: &XdpContext) -> (*mut u8, *mut u8) {
 
 #[inline(always)]
 fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
-    if let Some(action) = quick::<F>(ctx) {
+    if let Some(action) = take_fast_path::<F>(ctx) {
         return action;
     }
     let (data, end) = bounds(ctx);
@@ -70,19 +70,19 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     // SAFETY: the context is readable.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     let kernel = Kernel::before_tc(ctx.as_ptr());
-    match decide::from_uplink(&kernel, packet, ifindex, out) {
-        Verdict::Translate => translate(ctx, packet, out),
-        Verdict::Forward => forward(ctx, &kernel, packet, out, ifindex),
+    match decide::uplink_ingress(&kernel, packet, ifindex, out) {
+        Verdict::ToStack => translate(ctx, packet, out),
+        Verdict::Redirect => forward(ctx, &kernel, packet, out, ifindex),
         Verdict::Drop => XDP_DROP,
-        // Refusals are sent and counted by tc; the others are for other interfaces only.
+        // Rejects are sent and counted by tc; the others are for other interfaces only.
         Verdict::Pass
         | Verdict::Reject
         | Verdict::Reset
         | Verdict::Echo
         | Verdict::TimeExceeded
         | Verdict::TooBig
-        | Verdict::Switch
-        | Verdict::Return
+        | Verdict::Bridge
+        | Verdict::Hairpin
         | Verdict::NewFlow
         | Verdict::Divert
         | Verdict::Open => XDP_PASS,
@@ -91,29 +91,29 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
 
 /// Nearly all packets, as at tc; none if the packet needs more than this.
 #[inline(always)]
-fn quick<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
+fn take_fast_path<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
     let Scratch { key, .. } = scratch::<F>()?;
     let (data, end) = bounds(ctx);
     // SAFETY: the bounds of the packet.
-    let packet = unsafe { F::parse_plain(data, end, ETHERNET)? };
+    let packet = unsafe { F::parse_without_options(data, end, ETHERNET)? };
     let kernel = Kernel::before_tc(ctx.as_ptr());
-    let flow = match steady::from_uplink(&kernel, &packet, key) {
-        Steady::Pass => return Some(XDP_PASS),
-        Steady::Follow(flow) => flow,
-        Steady::Further => return None,
+    let flow = match fast_path::uplink_ingress(&kernel, &packet, key) {
+        FastPath::Pass => return Some(XDP_PASS),
+        FastPath::Follow(flow) => flow,
+        FastPath::Undecided => return None,
     };
-    match steady::verdict(&flow) {
-        Verdict::Translate => {
-            count(steady::counter(&flow));
+    match fast_path::verdict(&flow) {
+        Verdict::ToStack => {
+            count(fast_path::counter(&flow));
             // SAFETY: the bounds of the packet.
             let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 0) };
             Some(if done { XDP_PASS } else { failed() })
         }
-        Verdict::Forward => {
+        Verdict::Redirect => {
             // SAFETY: the context is readable.
             let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-            let route = steady::route(&kernel, &packet, &flow, ifindex)?;
-            count(steady::counter(&flow));
+            let route = fast_path::route(&kernel, &packet, &flow, ifindex)?;
+            count(fast_path::counter(&flow));
             if !can_send::<F>(&kernel, route, ifindex) {
                 count(Counter::XdpToTc);
                 return Some(XDP_PASS);
@@ -186,7 +186,7 @@ fn failed() -> u32 {
     XDP_DROP
 }
 
-/// Writes headers and the transport checksum: here it is always that of the whole packet, never left to a device.
+/// Writes headers and the transport checksum: here it is always that of the whole packet, never CHECKSUM_PARTIAL.
 ///
 /// # Safety
 /// All bytes from `data` up to `end` are writable.

@@ -8,7 +8,7 @@ pub mod cluster;
 pub mod conformance;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-pub mod lacks;
+pub mod kernel_capabilities;
 pub mod load;
 pub mod networks;
 #[cfg(feature = "packets")]

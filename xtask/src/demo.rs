@@ -40,7 +40,7 @@ pub(crate) fn main(args: &DemoArgs) -> Result<()> {
         return down();
     }
     setup::tests()?;
-    // What the tests use, too: whoever tries the demo first has not long to wait for them.
+    // What the tests use, too: a first demo does not wait long for them.
     build::for_tests()?;
     down()?;
 
@@ -85,19 +85,14 @@ impl Demo {
         account.text(&format!(
             "client {} -- router --+-- node-1 {} -- pod-1a {}, pod-1b {}",
             cluster.client.v4,
-            cluster.nodes[0].place.v4,
+            cluster.nodes[0].host.v4,
             cluster.nodes[0].pods[0].v4,
             cluster.nodes[0].pods[1].v4,
         ));
         for node in &cluster.nodes[1..] {
             let pods: Vec<_> = node.pods.iter().map(|pod| format!("{} {}", pod.name, pod.v4)).collect();
             let indent = " ".repeat(format!("client {} -- router --", cluster.client.v4).len());
-            account.text(&format!(
-                "{indent}+-- {} {} -- {}",
-                node.place.name,
-                node.place.v4,
-                pods.join(", ")
-            ));
+            account.text(&format!("{indent}+-- {} {} -- {}", node.host.name, node.host.v4, pods.join(", ")));
         }
         let mut servers = Vec::new();
         for node in &cluster.nodes {
@@ -143,7 +138,7 @@ impl Demo {
         println!(
             "nsenter --net={} {peer} call --to {}:30016 --count 5\n",
             client.netns.path().display(),
-            node.place.v4
+            node.host.v4
         );
         println!("# What the data path of node-1 knows, and what it would do:");
         for what in ["services", "backends", "flows", "counters"] {

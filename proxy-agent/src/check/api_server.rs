@@ -10,7 +10,7 @@ use crate::{
     config::Settings,
     source::{
         kube::{Connection, KubeSettings, RequestCounts, Timing},
-        lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
+        trimmed::{TrimmedEndpointSlice, TrimmedNode, TrimmedService, TrimmedServiceCidr},
     },
 };
 
@@ -59,7 +59,7 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let one = ListParams::default().limit(1);
     let this_node = one.clone().fields(&format!("metadata.name={}", settings.node_name));
     let kubernetes = one.clone().fields("metadata.name=kubernetes,metadata.namespace=default");
-    let (services, objects) = list::<ServiceLite>(&client, &kubernetes).await;
+    let (services, objects) = list::<TrimmedService>(&client, &kubernetes).await;
     let from_objects = objects.iter().flat_map(|service| service.spec.cluster_ips.clone());
     // In pods it is that address, unless somebody gave another one.
     let from_environment = std::env::var("KUBERNETES_SERVICE_HOST").ok().filter(|_| objects.is_empty());
@@ -77,9 +77,9 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     };
     // Without an answer to the first request there is none to others.
     if is_reached {
-        facts.endpoint_slices = list::<EndpointSliceLite>(&client, &one).await.0;
-        facts.nodes = list::<NodeLite>(&client, &this_node).await.0;
-        facts.service_cidrs = list::<ServiceCidrLite>(&client, &one).await.0;
+        facts.endpoint_slices = list::<TrimmedEndpointSlice>(&client, &one).await.0;
+        facts.nodes = list::<TrimmedNode>(&client, &this_node).await.0;
+        facts.service_cidrs = list::<TrimmedServiceCidr>(&client, &one).await.0;
         facts.unreached = unreached(settings, &one).await?;
     }
     Ok(facts)
@@ -100,7 +100,7 @@ async fn unreached(settings: &Settings, one: &ListParams) -> Result<Vec<(String,
     let mut unreached = Vec::new();
     for address in settings.api_servers.iter().filter(|_| settings.api_servers.len() > 1) {
         let client = connect(settings, vec![address.clone()]).await?.client();
-        if let (Answer::Failed(why), _) = list::<ServiceLite>(&client, one).await {
+        if let (Answer::Failed(why), _) = list::<TrimmedService>(&client, one).await {
             unreached.push((address.clone(), why));
         }
     }

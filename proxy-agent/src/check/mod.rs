@@ -34,7 +34,7 @@ pub(crate) use self::api_server::trouble as api_server_trouble;
 use self::finding::Finding;
 use crate::{
     cli::{CheckArgs, LogArgs},
-    config::{self, Settings, wishes},
+    config::{self, Settings, topology_config},
     datapath::{locked_memory, pins::Pins},
     net::{
         forwarding,
@@ -159,5 +159,5 @@ async fn of_api_server(settings: &Settings, patience: Duration) -> [Finding; 2] 
 
 /// As `run` has it before it knows the Node object.
 fn topology(settings: &Settings, interfaces: &[Interface]) -> Topology {
-    Topology::new(interfaces, &[], &wishes(settings))
+    Topology::new(interfaces, &[], &topology_config(settings))
 }

@@ -16,16 +16,16 @@ fn names(uplinks: &[Uplink]) -> String {
 
 /// `is_named`: uplinks were named with `--uplink`.
 pub(super) fn judge_uplinks(topology: &Topology, is_named: bool) -> Finding {
-    match (topology.complaints.is_empty(), topology.uplinks.is_empty()) {
+    match (topology.network_warnings.is_empty(), topology.uplinks.is_empty()) {
         (true, _) => Finding::pass(UPLINKS, names(&topology.uplinks)),
-        (false, true) if !is_named && topology.complaints.len() == 1 => Finding::warn(
+        (false, true) if !is_named && topology.network_warnings.len() == 1 => Finding::warn(
             UPLINKS,
-            topology.complaints.join("; "),
+            topology.network_warnings.join("; "),
             "bring the node's interface up, or name it with --uplink; nodePorts are not reached from outside until then",
         ),
         (false, _) => Finding::fail(
             UPLINKS,
-            topology.complaints.join("; "),
+            topology.network_warnings.join("; "),
             "correct --uplink, --bind-address or --snat-address; `ip -brief address` lists interfaces and addresses",
         ),
     }
@@ -145,9 +145,9 @@ mod tests {
 
     #[test]
     fn uplinks_that_are_missing() {
-        let topology = |uplinks: &[&str], complaints: &[&str]| Topology {
+        let topology = |uplinks: &[&str], network_warnings: &[&str]| Topology {
             uplinks: uplinks.iter().map(|name| uplink(name, 1500)).collect(),
-            complaints: complaints.iter().map(|text| (*text).to_owned()).collect(),
+            network_warnings: network_warnings.iter().map(|text| (*text).to_owned()).collect(),
             ..Topology::default()
         };
         for (topology, is_named, expected) in [
@@ -157,7 +157,7 @@ mod tests {
             (topology(&["eth0"], &["there is no interface `eth9`"]), true, State::Fail),
             (topology(&["eth0"], &["no interface has the address 192.0.2.1"]), false, State::Fail),
         ] {
-            assert_eq!(judge_uplinks(&topology, is_named).state, expected, "{:?}", topology.complaints);
+            assert_eq!(judge_uplinks(&topology, is_named).state, expected, "{:?}", topology.network_warnings);
         }
     }
 

@@ -94,7 +94,7 @@ pub(super) fn judge(uplinks: &[Facts], mode: XdpMode, version: Option<(u32, u32)
                 "native, but the MTU is too large"
             }
             _ if *is_virtual => {
-                advice.push(format!("native XDP at the virtual interface {interface} loses packets whose checksum is left to a device: --xdp auto"));
+                advice.push(format!("native XDP at the virtual interface {interface} loses CHECKSUM_PARTIAL packets: --xdp auto"));
                 "native, at a virtual interface"
             }
             _ => {

@@ -47,7 +47,7 @@ pub struct Settings {
     pub cgroup_root: Option<PathBuf>,
     /// How pods are served.
     pub pod_datapath: PodDatapath,
-    /// Interfaces to the world; none: those that are found.
+    /// Uplinks; none: those that are found.
     pub uplinks: Vec<String>,
     /// Pod-side interfaces, `*` at the end for any ending; none: those that are found.
     pub pod_interfaces: Vec<String>,
@@ -69,7 +69,7 @@ pub struct Settings {
     pub external_cluster_ips: bool,
     /// Ranges of cluster IPs, besides those of ServiceCIDR objects.
     pub service_cidrs: Vec<IpNet>,
-    /// How services without endpoints refuse.
+    /// How services without endpoints reject.
     pub reject: Reject,
     /// Reset TCP connections whose endpoint is removed.
     pub reset_removed_tcp: bool,

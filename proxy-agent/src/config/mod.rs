@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
-pub(crate) use self::parts::{object_config, wishes};
+pub(crate) use self::parts::{object_config, topology_config};
 pub use self::{configz::configz, effective::Settings, write::write};
 use self::{file::KubeProxyConfiguration, machine::Machine};
 use crate::cli::{LogArgs, RunArgs};

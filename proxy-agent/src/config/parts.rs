@@ -3,7 +3,7 @@
 use super::Settings;
 use crate::{
     datapath::{ObjectConfig, Reject},
-    net::topology::{PodDatapath, Wishes},
+    net::topology::{PodDatapath, TopologyConfig},
 };
 
 /// What the programs are told when they are loaded.
@@ -23,8 +23,8 @@ pub(crate) fn object_config(settings: &Settings) -> ObjectConfig {
 }
 
 /// What is wanted of the node's network.
-pub(crate) fn wishes(settings: &Settings) -> Wishes {
-    Wishes {
+pub(crate) fn topology_config(settings: &Settings) -> TopologyConfig {
+    TopologyConfig {
         uplinks: settings.uplinks.clone(),
         pod_interfaces: settings.pod_interfaces.clone(),
         pod_datapath: settings.pod_datapath,

@@ -110,7 +110,7 @@ impl<T: Pod> MmapArray<T> {
             .then(|| unsafe { AtomicU16::from_ptr(self.base.add(2 * index as usize).cast().as_ptr()) })
     }
 
-    /// Publishes a word: whoever sees it sees all that was written before. False beyond the end.
+    /// Publishes a word: a reader that sees it sees all that was written before. False beyond the end.
     pub(super) fn publish(&self, index: u32, word: u64) -> bool {
         self.word(index).map(|at| at.store(word, Ordering::Release)).is_some()
     }

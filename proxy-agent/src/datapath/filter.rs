@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_common::layout::filter::{self, ELEMENTS, Mark};
+use proxy_common::layout::filter::{self, ELEMENTS, Fingerprint};
 
 use super::array::MmapArray;
 
@@ -18,54 +18,54 @@ const GRACE: Duration = Duration::from_secs(3600);
 pub(super) struct VipFilter {
     map: MmapArray<u64>,
     counts: HashMap<u32, u32>,
-    /// Bits that were given up since the last look at the time.
-    given_up: Vec<u32>,
+    /// Bits that were released since the last look at the time.
+    released: Vec<u32>,
     /// Bits that wait for their time, the longest-waiting first.
-    retired: VecDeque<(Instant, u32)>,
+    expiring: VecDeque<(Instant, u32)>,
 }
 
 impl VipFilter {
-    /// A filter over what an earlier agent left: its bits stay set until [`Self::give_up_strangers`].
+    /// A filter over what an earlier agent left: its bits stay set until [`Self::release_unowned`].
     pub(super) fn new(map: MmapArray<u64>) -> Self {
-        Self { map, counts: HashMap::new(), given_up: Vec::new(), retired: VecDeque::new() }
+        Self { map, counts: HashMap::new(), released: Vec::new(), expiring: VecDeque::new() }
     }
 
-    /// One more frontend wants the mark.
-    pub(super) fn add(&mut self, mark: Mark) {
-        for bit in mark.bits() {
+    /// One more frontend has the fingerprint.
+    pub(super) fn add(&mut self, fingerprint: Fingerprint) {
+        for bit in fingerprint.bits() {
             *self.counts.entry(bit).or_insert(0) += 1;
         }
-        if let Some(word) = self.map.word(mark.element) {
-            word.fetch_or(mark.mask, Ordering::Release);
+        if let Some(word) = self.map.word(fingerprint.element) {
+            word.fetch_or(fingerprint.mask, Ordering::Release);
         }
     }
 
-    /// A frontend that wanted the mark is gone: it stays for an hour.
-    pub(super) fn give_up(&mut self, mark: Mark) {
-        self.given_up.extend(mark.bits());
+    /// A frontend with the fingerprint is gone: its bits stay for an hour.
+    pub(super) fn release(&mut self, fingerprint: Fingerprint) {
+        self.released.extend(fingerprint.bits());
     }
 
-    /// The same for bits that nobody added: an earlier agent's.
-    pub(super) fn give_up_strangers(&mut self) {
+    /// The same for bits of an earlier agent.
+    pub(super) fn release_unowned(&mut self) {
         for element in 0..ELEMENTS {
             let word = self.map.word(element).map_or(0, |word| word.load(Ordering::Relaxed));
             for bit in (0..u64::BITS).filter(|bit| word >> bit & 1 != 0) {
                 let bit = element * u64::BITS + bit;
                 self.counts.entry(bit).or_insert_with(|| {
-                    self.given_up.push(bit);
+                    self.released.push(bit);
                     1
                 });
             }
         }
     }
 
-    /// Clears bits that were given up an hour ago and that nobody wants any more.
-    pub(super) fn retire(&mut self, now: Instant) {
-        self.retired.extend(self.given_up.drain(..).map(|bit| (now, bit)));
-        while let Some((since, bit)) = self.retired.front().copied()
+    /// Clears bits that were released an hour ago and that no frontend has.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.expiring.extend(self.released.drain(..).map(|bit| (now, bit)));
+        while let Some((since, bit)) = self.expiring.front().copied()
             && now.saturating_duration_since(since) >= GRACE
         {
-            self.retired.pop_front();
+            self.expiring.pop_front();
             self.remove(bit);
         }
     }
@@ -83,10 +83,10 @@ impl VipFilter {
         }
     }
 
-    /// Is the mark there?
+    /// Are its bits set?
     #[cfg(test)]
-    pub(super) fn holds(&self, mark: Mark) -> bool {
-        self.map.word(mark.element).is_some_and(|word| mark.is_in(word.load(Ordering::Relaxed)))
+    pub(super) fn holds(&self, fingerprint: Fingerprint) -> bool {
+        self.map.word(fingerprint.element).is_some_and(|word| fingerprint.is_in(word.load(Ordering::Relaxed)))
     }
 
     /// The array, for the next agent.
@@ -102,46 +102,46 @@ mod tests {
 
     use super::*;
 
-    fn mark(address: u32) -> Mark {
+    fn fingerprint(address: u32) -> Fingerprint {
         filter::of_address::<V4>(&address)
     }
 
     #[test]
-    fn a_mark_outlives_its_last_frontend_by_an_hour() {
-        let mark = mark(7);
+    fn a_fingerprint_outlives_its_last_frontend_by_an_hour() {
+        let fingerprint = fingerprint(7);
         let mut filter = VipFilter::new(MmapArray::anonymous(ELEMENTS));
         let start = Instant::now();
-        filter.add(mark);
-        filter.add(mark);
-        filter.give_up(mark);
-        filter.retire(start);
-        filter.retire(start + GRACE);
-        assert!(filter.holds(mark), "another frontend wants it");
-        filter.give_up(mark);
-        filter.retire(start + GRACE);
-        filter.retire(start + 2 * GRACE - Duration::from_secs(1));
-        assert!(filter.holds(mark));
-        filter.add(mark);
-        filter.retire(start + 2 * GRACE);
-        assert!(filter.holds(mark), "it came back in time");
-        filter.give_up(mark);
-        filter.retire(start + 2 * GRACE);
-        filter.retire(start + 3 * GRACE);
-        assert!(!filter.holds(mark));
+        filter.add(fingerprint);
+        filter.add(fingerprint);
+        filter.release(fingerprint);
+        filter.expire(start);
+        filter.expire(start + GRACE);
+        assert!(filter.holds(fingerprint), "another frontend wants it");
+        filter.release(fingerprint);
+        filter.expire(start + GRACE);
+        filter.expire(start + 2 * GRACE - Duration::from_secs(1));
+        assert!(filter.holds(fingerprint));
+        filter.add(fingerprint);
+        filter.expire(start + 2 * GRACE);
+        assert!(filter.holds(fingerprint), "it came back in time");
+        filter.release(fingerprint);
+        filter.expire(start + 2 * GRACE);
+        filter.expire(start + 3 * GRACE);
+        assert!(!filter.holds(fingerprint));
     }
 
     #[test]
-    fn marks_of_an_earlier_agent_retire_unless_they_are_wanted() {
+    fn fingerprints_of_an_earlier_agent_expire_unless_they_are_wanted() {
         let mut before = VipFilter::new(MmapArray::anonymous(ELEMENTS));
-        before.add(mark(1));
-        before.add(mark(2));
+        before.add(fingerprint(1));
+        before.add(fingerprint(2));
         let mut filter = VipFilter::new(before.into_map());
-        filter.add(mark(2));
-        filter.give_up_strangers();
+        filter.add(fingerprint(2));
+        filter.release_unowned();
         let start = Instant::now();
-        filter.retire(start);
-        assert!(filter.holds(mark(1)) && filter.holds(mark(2)));
-        filter.retire(start + GRACE);
-        assert!(!filter.holds(mark(1)) && filter.holds(mark(2)));
+        filter.expire(start);
+        assert!(filter.holds(fingerprint(1)) && filter.holds(fingerprint(2)));
+        filter.expire(start + GRACE);
+        assert!(!filter.holds(fingerprint(1)) && filter.holds(fingerprint(2)));
     }
 }

@@ -1,4 +1,4 @@
-//! Which programs are attached where, kept in step with what the node looks like.
+//! Which programs are attached where, reconciled with the node's interfaces.
 
 mod lost;
 mod pods;
@@ -134,12 +134,12 @@ impl Hooks {
             }
             wanted.extend([true, false].map(|is_ingress| link_name(pod.index, is_ingress)));
         }
-        self.detach_others(&wanted);
+        self.detach_foreign(&wanted);
         native
     }
 
     /// Detaches from interfaces that are not in `wanted`, an earlier agent's included.
-    fn detach_others(&mut self, wanted: &BTreeSet<String>) {
+    fn detach_foreign(&mut self, wanted: &BTreeSet<String>) {
         let pinned = self.pins.link_names().unwrap_or_default();
         let stale: Vec<String> = pinned
             .into_iter()

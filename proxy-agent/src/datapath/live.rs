@@ -9,15 +9,15 @@ use proxy_common::{
     decide::NodeAddress,
     layout::{
         affinity::{Affinity, AffinityKey},
-        backend::{Alive, Backend},
+        backend::{Backend, BackendState},
         cidr::ServiceCidrs,
         device::{DEVICE_UPLINK, Device},
         flow::{Flow, FlowKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
         outbound::Outbound,
-        set::Set,
-        source::Source,
+        set::BackendSet,
+        source_range::SourceRange,
     },
 };
 use proxy_sys::socket::netns_cookie;
@@ -32,9 +32,9 @@ use crate::clock::Clock;
 pub(crate) trait LiveMaps<F: Family> {
     fn filter(&self, element: u32) -> u64;
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>>;
-    fn set(&self, index: u32) -> Set;
+    fn set(&self, index: u32) -> BackendSet;
     fn backend(&self, slot: u32) -> Option<Backend<F>>;
-    fn alive(&self, element: u32) -> Alive;
+    fn alive(&self, element: u32) -> BackendState;
     fn node_address(&self, addr: &F::Addr) -> NodeAddress;
     fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>>;
     /// A flow that is not confirmed.
@@ -44,7 +44,7 @@ pub(crate) trait LiveMaps<F: Family> {
     fn devices(&self) -> &HashMap<u32, Device>;
     fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>>;
     /// Is the client in one of the service port's source ranges?
-    fn is_admitted(&self, service: Id, client: &F::Addr) -> bool;
+    fn is_allowed(&self, service: Id, client: &F::Addr) -> bool;
     fn service_cidrs(&self) -> ServiceCidrs<F>;
     /// Addresses of network namespaces by cookie.
     fn netns(&self) -> &HashMap<u64, F::Addr>;
@@ -62,9 +62,9 @@ pub(crate) fn is_uplink(device: &Device) -> bool {
 pub(crate) struct PinnedMaps<F: MapFamily> {
     filter: Array<MapData, u64>,
     frontends: Hash<FrontendKey<F>, Frontend<F>>,
-    sets: Array<MapData, Set>,
+    sets: Array<MapData, BackendSet>,
     backends: Array<MapData, Backend<F>>,
-    alive: Array<MapData, Alive>,
+    alive: Array<MapData, BackendState>,
     node_addresses: Hash<F::Addr, u32>,
     flows: Hash<FlowKey<F>, Flow<F>>,
     pending: Hash<FlowKey<F>, Flow<F>>,
@@ -73,7 +73,7 @@ pub(crate) struct PinnedMaps<F: MapFamily> {
     /// All of them: the core wants references.
     devices: HashMap<u32, Device>,
     affinity: Hash<AffinityKey<F>, Affinity<F>>,
-    sources: Trie<Source<F>, u32>,
+    sources: Trie<SourceRange<F>, u32>,
     service_cidrs: Array<MapData, ServiceCidrs<F>>,
     /// All of them: they are asked for by address.
     netns: HashMap<u64, F::Addr>,
@@ -88,17 +88,17 @@ impl<F: MapFamily> PinnedMaps<F> {
         Ok(Self {
             filter: maps::vip_filter(pins)?,
             frontends: F::frontends(pins)?,
-            sets: maps::sets(pins)?,
+            sets: maps::backend_sets(pins)?,
             backends: F::backends(pins)?,
-            alive: maps::alive(pins)?,
+            alive: maps::backend_states(pins)?,
             node_addresses: F::node_addrs(pins)?,
             flows: F::flows(pins)?,
             pending: F::pending(pins)?,
             outbound: F::outbound(pins)?,
             snat_sources: F::snat_sources(pins)?,
-            devices: maps::devices(pins)?.iter().collect::<Result<_, _>>()?,
+            devices: maps::interfaces(pins)?.iter().collect::<Result<_, _>>()?,
             affinity: F::affinity(pins)?,
-            sources: F::sources(pins)?,
+            sources: F::source_ranges(pins)?,
             service_cidrs: F::service_cidrs(pins)?,
             netns: F::netns(pins)?.iter().collect::<Result<_, _>>()?,
             node_netns: netns_cookie().unwrap_or_default(),
@@ -136,7 +136,7 @@ impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
         self.found(self.frontends.get(key, 0))
     }
 
-    fn set(&self, index: u32) -> Set {
+    fn set(&self, index: u32) -> BackendSet {
         self.found(self.sets.get(&index, 0)).unwrap_or_default()
     }
 
@@ -144,7 +144,7 @@ impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
         self.found(self.backends.get(&slot, 0))
     }
 
-    fn alive(&self, element: u32) -> Alive {
+    fn alive(&self, element: u32) -> BackendState {
         self.found(self.alive.get(&element, 0)).unwrap_or_default()
     }
 
@@ -176,9 +176,9 @@ impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
         self.found(self.affinity.get(key, 0))
     }
 
-    fn is_admitted(&self, service: Id, client: &F::Addr) -> bool {
-        let bits = Source::<F>::SERVICE_BITS + 8 * size_of::<F::Addr>() as u32;
-        self.found(self.sources.get(&Key::new(bits, Source { service, addr: *client }), 0)).is_some()
+    fn is_allowed(&self, service: Id, client: &F::Addr) -> bool {
+        let bits = SourceRange::<F>::SERVICE_BITS + 8 * size_of::<F::Addr>() as u32;
+        self.found(self.sources.get(&Key::new(bits, SourceRange { service, addr: *client }), 0)).is_some()
     }
 
     fn service_cidrs(&self) -> ServiceCidrs<F> {

@@ -49,13 +49,13 @@ impl Mailbox {
         Ok(Self { map: map.try_into()?, pin: Some(path) })
     }
 
-    /// The answer, when there is one.
+    /// The reply, when there is one.
     pub(crate) fn answer(&self) -> Result<Option<String>> {
         let answer = string(&self.map.get(&ANSWER, 0)?);
         Ok((!answer.is_empty()).then_some(answer))
     }
 
-    /// The request that waits for an answer.
+    /// The request that waits for a reply.
     pub(crate) fn receive(pins: &Pins) -> Result<Option<(Self, String)>> {
         let path = pins.map(NAME);
         if !path.exists() {

@@ -69,9 +69,9 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn sockets(pins: &Pins) -> Result<HashOf<table::Sockets<Self>>> {
         hash::<table::Sockets<Self>>(pins)
     }
-    /// `peers`.
-    fn peers(pins: &Pins) -> Result<StorageOf<table::Peers<Self>>> {
-        storage::<table::Peers<Self>>(pins)
+    /// `connected`.
+    fn connected(pins: &Pins) -> Result<StorageOf<table::Connected<Self>>> {
+        storage::<table::Connected<Self>>(pins)
     }
     /// `udp_peers`.
     fn udp_peers(pins: &Pins) -> Result<StorageOf<table::UdpPeers<Self>>> {
@@ -85,9 +85,9 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn affinity(pins: &Pins) -> Result<HashOf<table::Affinity<Self>>> {
         hash::<table::Affinity<Self>>(pins)
     }
-    /// `sources`.
-    fn sources(pins: &Pins) -> Result<TrieOf<table::Sources<Self>>> {
-        trie::<table::Sources<Self>>(pins)
+    /// `source_ranges`.
+    fn source_ranges(pins: &Pins) -> Result<TrieOf<table::SourceRanges<Self>>> {
+        trie::<table::SourceRanges<Self>>(pins)
     }
     /// `destinations`.
     fn destinations(pins: &Pins) -> Result<TrieOf<table::Destinations<Self>>> {
@@ -106,14 +106,14 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
 impl MapFamily for V4 {}
 impl MapFamily for V6 {}
 
-/// `names`.
-pub fn names(pins: &Pins) -> Result<HashOf<table::Names>> {
-    hash::<table::Names>(pins)
+/// `service_names`.
+pub fn service_names(pins: &Pins) -> Result<HashOf<table::ServiceNames>> {
+    hash::<table::ServiceNames>(pins)
 }
 
-/// `devices`.
-pub fn devices(pins: &Pins) -> Result<HashOf<table::Devices>> {
-    hash::<table::Devices>(pins)
+/// `interfaces`.
+pub fn interfaces(pins: &Pins) -> Result<HashOf<table::Interfaces>> {
+    hash::<table::Interfaces>(pins)
 }
 
 /// `packet_pods`, to look at.
@@ -121,14 +121,14 @@ pub fn packet_pods(pins: &Pins) -> Result<HashOf<table::PacketPods>> {
     hash::<table::PacketPods>(pins)
 }
 
-/// `sets`, to look at.
-pub fn sets(pins: &Pins) -> Result<ArrayOf<table::Sets>> {
-    array::<table::Sets>(pins)
+/// `backend_sets`, to look at.
+pub fn backend_sets(pins: &Pins) -> Result<ArrayOf<table::BackendSets>> {
+    array::<table::BackendSets>(pins)
 }
 
-/// `alive`, to look at.
-pub fn alive(pins: &Pins) -> Result<ArrayOf<table::Alive>> {
-    array::<table::Alive>(pins)
+/// `backend_states`, to look at.
+pub fn backend_states(pins: &Pins) -> Result<ArrayOf<table::BackendStates>> {
+    array::<table::BackendStates>(pins)
 }
 
 /// `vip_filter`, to look at.

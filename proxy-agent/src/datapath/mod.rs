@@ -1,10 +1,10 @@
 //! The data path, seen from the agent: maps, programs, and where they are attached. aya and bpf(2) end here.
 
 pub mod address;
-pub(crate) mod answers;
 mod array;
 mod checks;
 mod clsact;
+mod cluster_maps;
 mod denied;
 mod destinations;
 mod filter;
@@ -12,7 +12,6 @@ pub(crate) mod flows;
 mod grow;
 mod hooks;
 mod ids;
-pub(crate) mod in_step;
 mod kernel_log;
 mod leftovers;
 mod link;
@@ -29,13 +28,14 @@ pub mod pins;
 mod prepared;
 mod raw_hash;
 mod rcu;
+pub(crate) mod reply_filter;
 pub mod room;
 pub mod services;
 mod sizes;
 mod slices;
 mod socket_reader;
-mod surroundings;
 pub(crate) mod survey;
+pub(crate) mod synced;
 mod table;
 pub(crate) mod verdict;
 pub(crate) mod watch;
@@ -74,8 +74,8 @@ pub use socket_reader::{Kept, SocketReader};
 pub use verdict::MonitorVerdict;
 
 use self::{
-    address::UserFamily as _, hooks::Hooks, maps::MapFamily, object::Object, packet_pods::PacketPods,
-    pins::Pins, surroundings::Surroundings,
+    address::UserFamily as _, cluster_maps::ClusterMaps, hooks::Hooks, maps::MapFamily, object::Object,
+    packet_pods::PacketPods, pins::Pins,
 };
 use crate::net::topology::{Fragments, Topology};
 
@@ -85,7 +85,7 @@ pub struct Datapath {
     pins: Pins,
     object: Object,
     hooks: Hooks,
-    surroundings: Surroundings,
+    cluster_maps: ClusterMaps,
     packet_pods: PacketPods,
     /// What has the socket hooks.
     cgroup: Option<PathBuf>,
@@ -120,11 +120,11 @@ impl Datapath {
         let services = services::Maps::open(pins)
             .and_then(|maps| Services::restore(maps, generation()))
             .context("cannot read the pinned maps")?;
-        let surroundings = Surroundings::open(pins).context("cannot read the pinned maps")?;
+        let cluster_maps = ClusterMaps::open(pins).context("cannot read the pinned maps")?;
         let packet_pods = PacketPods::open(pins).context("cannot read the pinned maps")?;
         let hooks = Hooks::new(pins.clone(), xdp);
         let (config, pins) = (config.clone(), pins.clone());
-        Ok(Self { config, pins, object, hooks, surroundings, packet_pods, cgroup: None, services })
+        Ok(Self { config, pins, object, hooks, cluster_maps, packet_pods, cgroup: None, services })
     }
 
     /// What this kernel can do.
@@ -196,7 +196,7 @@ impl Datapath {
     ///
     /// [`ServiceCidrs::MAX`]: proxy_common::layout::cidr::ServiceCidrs::MAX
     pub fn set_service_cidrs(&mut self, ranges: &[IpNet]) -> Result<()> {
-        self.surroundings.set_service_cidrs(ranges)
+        self.cluster_maps.set_service_cidrs(ranges)
     }
 
     /// Says from which addresses network namespaces send, by their cookies: the first of each family counts. Needed for
@@ -205,7 +205,7 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be written; the others are.
     pub fn set_netns_addresses(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) -> Result<()> {
-        self.surroundings.set_netns_addresses(addresses)
+        self.cluster_maps.set_netns_addresses(addresses)
     }
 
     /// Cookies of the network namespaces whose sockets are left alone.
@@ -266,7 +266,7 @@ impl Datapath {
     }
 
     fn write_devices(&self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
-        let mut map = maps::devices(&self.pins)?;
+        let mut map = maps::interfaces(&self.pins)?;
         let mut wanted: Vec<(u32, Device)> = Vec::new();
         for uplink in &topology.uplinks {
             let mut device =

@@ -56,7 +56,7 @@ impl NextHops {
         if used.is_empty() {
             return Ok(used);
         }
-        let devices = maps::devices(&self.pins)?;
+        let devices = maps::interfaces(&self.pins)?;
         used.retain(|neighbour| {
             devices.get(&neighbour.ifindex, 0).is_ok_and(|device| device.flags & DEVICE_UPLINK != 0)
         });

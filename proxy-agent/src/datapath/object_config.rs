@@ -19,7 +19,7 @@ pub struct ObjectConfig {
     pub sockets_of_node_only: bool,
     /// Reset TCP connections whose endpoint is gone.
     pub reset_removed_tcp: bool,
-    /// Refuse TCP connections with a reset instead of an ICMP message.
+    /// Reject TCP connections with a reset instead of an ICMP message.
     pub reject_with_reset: bool,
     /// Serve node ports at loopback addresses, for the node's own sockets.
     pub localhost_nodeports: bool,

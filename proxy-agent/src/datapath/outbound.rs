@@ -12,7 +12,7 @@ use anyhow::Result;
 use proxy_common::{
     V4, V6,
     layout::{
-        flow::{Edge, FlowKey, Tuple},
+        flow::{FlowKey, LookupPoint, Tuple},
         outbound::{OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound},
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
@@ -113,7 +113,7 @@ fn key<F: MapFamily>(protocol: u8, tuple: &conntrack::Tuple) -> Option<FlowKey<F
         sport: tuple.src.port().to_be(),
         dport: tuple.dst.port().to_be(),
     };
-    Some(FlowKey::new(tuple, protocol, Edge::Forward))
+    Some(FlowKey::new(tuple, protocol, LookupPoint::Forward))
 }
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
         };
         let key = key::<V4>(PROTOCOL_UDP, &tuple).unwrap();
         assert_eq!(V4::to_socket(&key.tuple.src, key.tuple.sport), tuple.src);
-        assert_eq!((key.protocol, key.edge), (PROTOCOL_UDP, Edge::Forward as u8));
+        assert_eq!((key.protocol, key.lookup_point), (PROTOCOL_UDP, LookupPoint::Forward as u8));
         assert!(super::key::<V6>(PROTOCOL_UDP, &tuple).is_none());
     }
 }

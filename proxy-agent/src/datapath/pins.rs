@@ -14,7 +14,7 @@ use nix::{
 use proxy_common::layout::group::Group;
 use tracing::info;
 
-use super::in_step;
+use super::synced;
 
 /// The directory by which an agent that waits asks for its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
@@ -168,7 +168,7 @@ impl Pins {
         let others: Vec<PathBuf> = self.directories()?.into_iter().filter(is_other).collect();
         // An agent that is killed in between must not leave a part of them with a mark.
         for directory in &others {
-            in_step::remove_mark(directory).with_context(|| directory.display().to_string())?;
+            synced::remove_mark(directory).with_context(|| directory.display().to_string())?;
         }
         let mut removed = 0;
         for directory in others {
@@ -283,7 +283,7 @@ mod tests {
     fn only_maps_of_this_layout_stay() {
         let root = tempfile::tempdir().unwrap();
         let pins = Pins::new(root.path());
-        let own = ["sets", "names", "flows_v4", "peers_v6"].map(|name| pins.map(name));
+        let own = ["backend_sets", "service_names", "flows_v4", "connected_v6"].map(|name| pins.map(name));
         let others = ["maps-v8/b", "maps-v8/c", "maps-flows-1-999/b"].map(|name| root.path().join(name));
         let rest = ["links/a", "maps-larger/b", "other/b"].map(|name| root.path().join(name));
         for path in own.iter().chain(&others).chain(&rest) {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::maps::all;
 use tracing::info;
 
-use super::{ObjectConfig, hooks, in_step, maps, object::Object, pins::Pins, room};
+use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, synced};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
@@ -38,7 +38,7 @@ impl Prepared {
     /// # Errors
     /// When the bpf file system refuses, or the kernel the programs.
     pub(crate) fn begin_to_fill(self, config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        in_step::unmark(pins).context("cannot take the mark from the maps")?;
+        synced::unmark(pins).context("cannot take the mark from the maps")?;
         let removed = pins.remove_other_layouts()?;
         if removed > 0 {
             info!(

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use proxy_common::layout::{
     maps::{self, Capacity, Definition, Size},
-    source::MAX_SOURCES,
+    source_range::MAX_SOURCE_RANGES,
 };
 
 use super::pins::Pins;
@@ -24,8 +24,8 @@ pub enum Part {
     Slots(IpFamily),
     /// Frontends of a family.
     Frontends(IpFamily),
-    /// Source ranges of a family; there is room for [`MAX_SOURCES`] from the beginning.
-    Sources(IpFamily),
+    /// Source ranges of a family; there is room for [`MAX_SOURCE_RANGES`] from the beginning.
+    SourceRanges(IpFamily),
 }
 
 /// A map has no room for what was to be written.
@@ -52,7 +52,7 @@ impl Part {
             Self::Slots(IpFamily::V6) => "IPv6 endpoint",
             Self::Frontends(IpFamily::V4) => "IPv4 frontend",
             Self::Frontends(IpFamily::V6) => "IPv6 frontend",
-            Self::Sources(_) => "source range",
+            Self::SourceRanges(_) => "source range",
         }
     }
 
@@ -60,7 +60,7 @@ impl Part {
     fn limits(self) -> (u32, u32) {
         match self.capacity() {
             Some((capacity, _)) => (capacity.initial(), capacity.most()),
-            None => (MAX_SOURCES, MAX_SOURCES),
+            None => (MAX_SOURCE_RANGES, MAX_SOURCE_RANGES),
         }
     }
 
@@ -71,7 +71,7 @@ impl Part {
             Self::Backends => Some((Capacity::Backends, None)),
             Self::Slots(family) => Some((Capacity::Slots, Some(family))),
             Self::Frontends(family) => Some((Capacity::Frontends, Some(family))),
-            Self::Sources(_) => None,
+            Self::SourceRanges(_) => None,
         }
     }
 
@@ -128,7 +128,7 @@ impl Room {
     /// What new maps have room for beside pinned maps of ids, which a release with other layouts may have made larger.
     pub(super) fn for_pinned_ids(pins: &Pins) -> Self {
         let mut room = Self::initial();
-        for (part, ids) in [(Part::ServicePorts, "names"), (Part::Backends, "backend_ids")] {
+        for (part, ids) in [(Part::ServicePorts, "service_names"), (Part::Backends, "backend_ids")] {
             let entries = entries(pins, ids).unwrap_or(0);
             room.set(part, room.of(part).max(entries));
         }
@@ -201,7 +201,7 @@ pub(super) fn were_replaced(pins: &Pins, ids: impl Iterator<Item = (&'static str
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::layout::set::SetRole;
+    use proxy_common::layout::set::SetPolicy;
 
     use super::*;
 
@@ -247,7 +247,10 @@ mod tests {
     fn maps_of_what_grows() {
         let initial = Room::initial();
         let grown = with(Part::ServicePorts, 8192);
-        assert_eq!(grown.larger_maps(&initial), [("sets", 8192 * SetRole::STRIDE), ("names", 8192)]);
+        assert_eq!(
+            grown.larger_maps(&initial),
+            [("backend_sets", 8192 * SetPolicy::STRIDE), ("service_names", 8192)]
+        );
         let grown = with(Part::Slots(IpFamily::V6), 1 << 15);
         assert_eq!(grown.larger_maps(&initial), [("backends_v6", 1 << 15)]);
         assert_eq!(growing_maps().count(), 8);

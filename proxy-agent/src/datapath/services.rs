@@ -6,13 +6,13 @@
 //! * [`port`]: what is known of a service port.
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
-//! * [`claims`]: who has which frontend.
+//! * [`owned_frontends`]: who has which frontend.
 //! * [`records`]: who has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
 
-mod claims;
 mod family;
+mod frontend_owners;
 mod grown;
 mod port;
 mod records;
@@ -31,19 +31,19 @@ use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
-        backend::Alive,
+        backend::BackendState,
         backend_id::BackendId,
         id::Id,
         maps::table,
         name::ServiceName,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 
 use self::{
     family::{FamilyMaps, FamilyTables},
     grown::{room_for_backend_ids, room_for_service_ids},
-    port::{Claim, PortState},
+    port::{OwnedFrontend, PortState},
     restore::Restored,
     shared::Shared,
 };
@@ -98,8 +98,8 @@ pub(super) struct Maps {
     v4: FamilyTables<V4>,
     v6: FamilyTables<V6>,
     names: Box<dyn Table<u32, ServiceName>>,
-    sets: MmapArray<Set>,
-    alive: MmapArray<Alive>,
+    sets: MmapArray<BackendSet>,
+    alive: MmapArray<BackendState>,
     filter: MmapArray<u64>,
     records: MmapArray<BackendId>,
 }
@@ -109,9 +109,9 @@ impl Maps {
         Ok(Self {
             v4: FamilyTables::open(pins)?,
             v6: FamilyTables::open(pins)?,
-            names: Box::new(maps::raw_hash::<table::Names>(pins)?),
-            sets: maps::mmap::<table::Sets>(pins)?,
-            alive: maps::mmap::<table::Alive>(pins)?,
+            names: Box::new(maps::raw_hash::<table::ServiceNames>(pins)?),
+            sets: maps::mmap::<table::BackendSets>(pins)?,
+            alive: maps::mmap::<table::BackendStates>(pins)?,
             filter: maps::mmap::<table::VipFilter>(pins)?,
             records: maps::mmap::<table::BackendIds>(pins)?,
         })
@@ -124,12 +124,12 @@ pub struct Services {
     v6: FamilyMaps<V6>,
     shared: Shared,
     ports: HashMap<PortName, PortState>,
-    /// Who wants a frontend, the holder first.
-    claims: HashMap<Claim, VecDeque<PortName>>,
+    /// The service ports that want a frontend, the owner first.
+    owned_frontends: HashMap<OwnedFrontend, VecDeque<PortName>>,
     /// Frontends that Services wait for which others have; some may be free by now.
-    contested: BTreeSet<Claim>,
+    contested: BTreeSet<OwnedFrontend>,
     /// Frontends of IPv4 and IPv6 that are claimed.
-    claimed: [usize; 2],
+    owned_by_family: [usize; 2],
 }
 
 /// How full the maps are.
@@ -172,7 +172,7 @@ impl Services {
             node_addresses: BTreeSet::new(),
             snat_sources: BTreeSet::new(),
             quarantine: Vec::new(),
-            buried: Vec::new(),
+            released_backends: Vec::new(),
             lost: Vec::new(),
         };
         let mut services = Self {
@@ -180,14 +180,14 @@ impl Services {
             v6,
             shared,
             ports,
-            claims: HashMap::new(),
+            owned_frontends: HashMap::new(),
             contested: BTreeSet::new(),
-            claimed: [0; 2],
+            owned_by_family: [0; 2],
         };
         services.adopt();
-        services.mend_alive();
-        services.mend_records();
-        restored.drop_orphans(&mut services);
+        services.repair_backend_states();
+        services.repair_records();
+        restored.remove_stale_entries(&mut services);
         Ok(services)
     }
 
@@ -202,7 +202,7 @@ impl Services {
             service_ports: self.shared.service_ids.used(),
             backends: self.shared.backend_ids.used(),
             slots: [self.v4.slices.used(), self.v6.slices.used()],
-            frontends: self.claims.len(),
+            frontends: self.owned_frontends.len(),
         }
     }
 
@@ -229,20 +229,20 @@ impl Services {
             self.shared.name(state.id, &plan.name)?;
             state.is_named = true;
         }
-        let frontends = port::claims(plan);
+        let frontends = port::owned_frontends(plan);
         let sources = plan.sources.iter().flatten().map(IpNet::trunc);
         let sources: BTreeSet<IpNet> =
             sources.filter(|net| IpFamily::of(&net.addr()) == plan.name.family).collect();
         // Who may use a frontend is known before the frontend asks, if there is room. It asks in any case.
-        let mut admitted = self.admit_ranges(state, &sources);
+        let mut allowed = self.allow_ranges(state, &sources);
         self.close_frontends(&plan.name, state, &frontends)?;
         let asks = plan.sources.is_some();
         if asks {
-            self.turn_ranges_away(&plan.name, state, &sources)?;
+            self.deny_ranges(&plan.name, state, &sources)?;
         }
-        if admitted.is_err() {
+        if allowed.is_err() {
             // There may be room now.
-            admitted = self.admit_ranges(state, &sources);
+            allowed = self.allow_ranges(state, &sources);
         }
         match plan.name.family {
             IpFamily::V4 => self.v4.endpoints(&mut self.shared, state, plan)?,
@@ -251,22 +251,22 @@ impl Services {
         self.open_frontends(&plan.name, state, &frontends)?;
         if !asks {
             // Until no frontend asks any more.
-            self.turn_ranges_away(&plan.name, state, &sources)?;
+            self.deny_ranges(&plan.name, state, &sources)?;
         }
-        admitted
+        allowed
     }
 
     /// Lets clients of these ranges in; without room for all of them none that were not let in before, so that others find room.
-    fn admit_ranges(&mut self, state: &mut PortState, ranges: &BTreeSet<IpNet>) -> Result<()> {
+    fn allow_ranges(&mut self, state: &mut PortState, ranges: &BTreeSet<IpNet>) -> Result<()> {
         let new: Vec<IpNet> = ranges.difference(&state.sources).copied().collect();
         for (done, clients) in new.iter().enumerate() {
-            let Err(error) = self.admit(state.id, clients) else {
+            let Err(error) = self.allow(state.id, clients) else {
                 state.sources.insert(*clients);
                 continue;
             };
             for clients in &new[..done] {
                 // One that cannot be taken back is allowed all the same.
-                if self.turn_away(state.id, clients).is_ok() {
+                if self.deny(state.id, clients).is_ok() {
                     state.sources.remove(clients);
                 }
             }
@@ -280,7 +280,7 @@ impl Services {
     }
 
     /// Lets clients of other ranges than these in no more; where that fails, nobody outside the cluster.
-    fn turn_ranges_away(
+    fn deny_ranges(
         &mut self,
         name: &PortName,
         state: &mut PortState,
@@ -289,10 +289,10 @@ impl Services {
         let mut result = Ok(());
         let stale: Vec<IpNet> = state.sources.difference(ranges).copied().collect();
         for clients in stale {
-            match self.turn_away(state.id, &clients) {
+            match self.deny(state.id, &clients) {
                 Ok(()) => drop(state.sources.remove(&clients)),
                 Err(error) => {
-                    self.shared.withhold(name.family, state, &[SetRole::External, SetRole::Cluster]);
+                    self.shared.withhold(name.family, state, &[SetPolicy::External, SetPolicy::Cluster]);
                     result = Err(error);
                 }
             }
@@ -303,7 +303,7 @@ impl Services {
     /// Removes a service port.
     ///
     /// # Errors
-    /// The last write that the kernel refused. If it was that of a frontend, the port is there still, its endpoints withheld from
+    /// The last write that the kernel refused. If it was that of a frontend, the port is there still, its endpoints removed from the sets of
     /// the frontend's clients: to be tried again.
     pub fn remove(&mut self, name: &PortName) -> Result<()> {
         let Some(mut state) = self.ports.remove(name) else { return Ok(()) };
@@ -316,18 +316,18 @@ impl Services {
         }
         let mut result = Ok(());
         let shared = &mut self.shared;
-        for role in SetRole::ALL {
-            shared.sets.publish(Set::index(state.id, role), Set::EMPTY.0);
+        for set_policy in SetPolicy::ALL {
+            shared.sets.publish(BackendSet::index(state.id, set_policy), BackendSet::EMPTY.0);
         }
-        shared.sets.publish(Set::affinity_index(state.id), 0);
+        shared.sets.publish(BackendSet::affinity_index(state.id), 0);
         for (endpoint, member) in state.backends.iter() {
-            shared.bury(name, *endpoint, member.id);
+            shared.release_backend(name, *endpoint, member.id);
         }
         for slice in state.slices() {
             shared.quarantine.push(Freed::Slots(name.family, (slice.base, slice.len)));
         }
         for clients in &state.sources {
-            result = self.turn_away(state.id, clients).and(result);
+            result = self.deny(state.id, clients).and(result);
         }
         let shared = &mut self.shared;
         result = shared.names.remove(&state.id.0).and(result);
@@ -335,46 +335,46 @@ impl Services {
         result.with_context(context)
     }
 
-    fn admit(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+    fn allow(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         match IpFamily::of(&clients.addr()) {
-            IpFamily::V4 => self.v4.admit(id, clients),
-            IpFamily::V6 => self.v6.admit(id, clients),
+            IpFamily::V4 => self.v4.allow(id, clients),
+            IpFamily::V6 => self.v6.allow(id, clients),
         }
     }
 
-    fn turn_away(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+    fn deny(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         match IpFamily::of(&clients.addr()) {
-            IpFamily::V4 => self.v4.turn_away(id, clients),
-            IpFamily::V6 => self.v6.turn_away(id, clients),
+            IpFamily::V4 => self.v4.deny(id, clients),
+            IpFamily::V6 => self.v6.deny(id, clients),
         }
     }
 
     /// Backends that stopped serving since the last call: sockets that are connected to them should be ended. Not those
     /// that came back meanwhile, as with a Service that was made anew: there they are as good as before.
     pub fn take_dead(&mut self) -> Vec<(Protocol, Id)> {
-        let mut buried = std::mem::take(&mut self.shared.buried);
-        buried.retain(|(name, endpoint, _)| {
+        let mut released_backends = std::mem::take(&mut self.shared.released_backends);
+        released_backends.retain(|(name, endpoint, _)| {
             self.ports.get(name).is_none_or(|state| !state.backends.contains_key(endpoint))
         });
-        buried.into_iter().map(|(name, _, id)| (name.protocol, id)).collect()
+        released_backends.into_iter().map(|(name, _, id)| (name.protocol, id)).collect()
     }
 
     /// Does the backend with this id serve?
     pub fn is_served(&self, backend: Id) -> bool {
-        let element = self.shared.alive.word(Alive::position(backend).0);
-        element.is_some_and(|word| Alive(word.load(Ordering::Acquire)).holds(backend))
+        let element = self.shared.alive.word(BackendState::position(backend).0);
+        element.is_some_and(|word| BackendState(word.load(Ordering::Acquire)).holds(backend))
     }
 
     /// Gives up what an earlier agent left in the filter for addresses and services that are no more: like the bits of
     /// frontends that go, it stays for an hour.
-    pub fn give_up_stale_filter_bits(&mut self) {
-        self.shared.filter.give_up_strangers();
+    pub fn release_stale_filter_bits(&mut self) {
+        self.shared.filter.release_unowned();
     }
 
     /// Clears filter bits of frontends that are gone for an hour: until then their established connections live on. To
     /// be called now and then; bits that were given up since the last call count as given up `now`.
-    pub fn retire_filter_bits(&mut self, now: Instant) {
-        self.shared.filter.retire(now);
+    pub fn expire_filter_bits(&mut self, now: Instant) {
+        self.shared.filter.expire(now);
     }
 
     /// Takes what waits for its readers to be gone.

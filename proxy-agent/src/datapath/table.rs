@@ -7,7 +7,7 @@ use aya::{
     Pod,
     maps::{MapError, lpm_trie},
 };
-use proxy_common::layout::source::Source;
+use proxy_common::layout::source_range::SourceRange;
 
 use super::{
     maps::{MapFamily, Trie},
@@ -58,11 +58,11 @@ impl<K: Pod, V: Pod> Table<K, V> for RawHash<K, V> {
 }
 
 /// A prefix of clients: how many of the bits of the second count, the service port's included.
-pub(super) type SourcePrefix<F> = (u32, Source<F>);
+pub(super) type SourcePrefix<F> = (u32, SourceRange<F>);
 
-impl<F: MapFamily> Table<SourcePrefix<F>, u32> for Trie<Source<F>, u32> {
+impl<F: MapFamily> Table<SourcePrefix<F>, u32> for Trie<SourceRange<F>, u32> {
     fn entries(&self) -> Result<Vec<(SourcePrefix<F>, u32)>> {
-        let entry = |entry: Result<(lpm_trie::Key<Source<F>>, u32), MapError>| {
+        let entry = |entry: Result<(lpm_trie::Key<SourceRange<F>>, u32), MapError>| {
             let (key, value) = entry?;
             Ok(((key.prefix_len(), key.data()), value))
         };

@@ -11,7 +11,7 @@ pub enum MonitorVerdict {
     /// A new flow, or a socket that got an endpoint.
     Translated,
     /// Refused: the client is told that nothing listens, or that it must not.
-    Refused,
+    Rejected,
     /// Dropped.
     Dropped,
     /// A TCP connection was reset.
@@ -32,10 +32,10 @@ pub(crate) fn verdict(code: Decision, is_socket: bool) -> Option<MonitorVerdict>
     }
     match counter(code)? {
         Counter::ReplyToNode => None,
-        Counter::NoEndpoints | Counter::UndefinedPort => Some(MonitorVerdict::Refused),
+        Counter::NoEndpoints | Counter::UndefinedPort => Some(MonitorVerdict::Rejected),
         Counter::FlowReset | Counter::ConnectionUnknown => Some(MonitorVerdict::Reset),
         Counter::EchoReply => Some(MonitorVerdict::Answered),
-        _ if is_socket => Some(MonitorVerdict::Refused),
+        _ if is_socket => Some(MonitorVerdict::Rejected),
         _ => Some(MonitorVerdict::Dropped),
     }
 }
@@ -55,7 +55,7 @@ pub(crate) fn mask(wanted: &[MonitorVerdict]) -> u64 {
 pub(crate) fn text(verdict: MonitorVerdict) -> &'static str {
     match verdict {
         MonitorVerdict::Translated => "translated",
-        MonitorVerdict::Refused => "refused",
+        MonitorVerdict::Rejected => "refused",
         MonitorVerdict::Dropped => "dropped",
         MonitorVerdict::Reset => "reset",
         MonitorVerdict::Answered => "answered",
@@ -77,6 +77,6 @@ mod tests {
         assert_eq!(dropped & (1 << TRANSLATED | bit(Counter::NoEndpoints)), 0);
         let no_local = bit(Counter::NoLocalEndpoints);
         // Packets are dropped, sockets refused.
-        assert!(dropped & no_local != 0 && mask(&[MonitorVerdict::Refused]) & no_local != 0);
+        assert!(dropped & no_local != 0 && mask(&[MonitorVerdict::Rejected]) & no_local != 0);
     }
 }

@@ -6,9 +6,9 @@ use anyhow::Result;
 use proxy_common::{
     V4, V6,
     layout::{
-        backend::{Alive, Backend},
+        backend::{Backend, BackendState},
         id::Id,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 use serde::Serialize;
@@ -50,23 +50,23 @@ impl Row for BackendRow {
 }
 
 /// A set's name, as the columns of `debug services` have it.
-pub(super) fn role_text(role: SetRole) -> &'static str {
-    match role {
-        SetRole::ClusterIp => "clusterIP",
-        SetRole::External => "external",
-        SetRole::Cluster => "cluster",
-        SetRole::Serving => "serving",
+pub(super) fn set_policy_text(set_policy: SetPolicy) -> &'static str {
+    match set_policy {
+        SetPolicy::ClusterIp => "clusterIP",
+        SetPolicy::External => "external",
+        SetPolicy::Cluster => "cluster",
+        SetPolicy::Serving => "serving",
     }
 }
 
 pub(super) fn read(pins: &Pins) -> Result<Vec<BackendRow>> {
     let names = Names::read(pins)?;
-    let sets = maps::sets(pins)?;
-    let alive = maps::alive(pins)?;
-    let is_alive = |id: Id| Ok(alive.get(&Alive::position(id).0, 0)?.holds(id));
+    let sets = maps::backend_sets(pins)?;
+    let alive = maps::backend_states(pins)?;
+    let is_alive = |id: Id| Ok(alive.get(&BackendState::position(id).0, 0)?.holds(id));
     let slices = |service| {
-        let slice = |role| Ok((role, sets.get(&Set::index(service, role), 0)?));
-        SetRole::ALL.into_iter().map(slice).collect::<Result<Vec<_>>>()
+        let slice = |set_policy| Ok((set_policy, sets.get(&BackendSet::index(service, set_policy), 0)?));
+        SetPolicy::ALL.into_iter().map(slice).collect::<Result<Vec<_>>>()
     };
     let v4 = V4::backends(pins)?;
     let v6 = V6::backends(pins)?;
@@ -85,18 +85,18 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<BackendRow>> {
 /// The endpoints of one service port, each once.
 fn of_port<F: UserFamily>(
     name: &Name,
-    sets: &[(SetRole, Set)],
+    sets: &[(SetPolicy, BackendSet)],
     slot: impl Fn(u32) -> Result<Backend<F>>,
     is_alive: impl Fn(Id) -> Result<bool>,
 ) -> Result<Vec<BackendRow>> {
     let mut endpoints: BTreeMap<SocketAddr, (Id, Vec<&'static str>)> = BTreeMap::new();
-    for (role, set) in sets {
+    for (set_policy, set) in sets {
         for index in set.base()..set.base().saturating_add(set.count()) {
             let backend = slot(index)?;
             let endpoint = F::to_socket(&backend.addr, backend.port);
-            let (_, roles) = endpoints.entry(endpoint).or_insert((backend.id, Vec::new()));
-            if roles.last() != Some(&role_text(*role)) {
-                roles.push(role_text(*role));
+            let (_, set_policies) = endpoints.entry(endpoint).or_insert((backend.id, Vec::new()));
+            if set_policies.last() != Some(&set_policy_text(*set_policy)) {
+                set_policies.push(set_policy_text(*set_policy));
             }
         }
     }
@@ -114,7 +114,7 @@ fn of_port<F: UserFamily>(
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::layout::{name::ServiceName, set::SetKind};
+    use proxy_common::layout::{name::ServiceName, set::BackendSetKind};
 
     use super::*;
 
@@ -129,9 +129,12 @@ mod tests {
                 Backend::new(V4::from_ip(ip.parse().unwrap()).unwrap(), 80u16.to_be(), Id::new(id, 1))
             })
             .collect();
-        let set = |base, count| Set::new(base, count, SetKind::Uniform);
-        let sets =
-            [(SetRole::ClusterIp, set(0, 2)), (SetRole::External, set(2, 1)), (SetRole::Serving, set(0, 2))];
+        let set = |base, count| BackendSet::new(base, count, BackendSetKind::Uniform);
+        let sets = [
+            (SetPolicy::ClusterIp, set(0, 2)),
+            (SetPolicy::External, set(2, 1)),
+            (SetPolicy::Serving, set(0, 2)),
+        ];
         let rows =
             of_port::<V4>(name, &sets, |slot| Ok(slots[slot as usize]), |id| Ok(id.index() == 2)).unwrap();
         let lines: Vec<String> = rows.iter().map(|row| row.cells().join(" ")).collect();

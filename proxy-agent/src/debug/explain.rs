@@ -16,11 +16,11 @@ use crate::{
     model::{
         explain::{Explained, explain},
         objects::ObjectName,
-        planner::Here,
+        planner::NodeContext,
         store::Store,
     },
-    origin::Origin,
     output::{self, OutputFormat, Row, or_dash},
+    service_source::Source,
     source::SourceState,
 };
 
@@ -75,9 +75,9 @@ pub(super) fn run(pins: &Pins, args: &ExplainArgs, format: OutputFormat) -> Resu
              the label service.kubernetes.io/service-proxy-name"
         );
     };
-    let here = Here::new(&settings.node_name, &store);
+    let node_context = NodeContext::new(&settings.node_name, &store);
     let slices: Vec<_> = store.slices(&name).collect();
-    let (explained, unused) = explain(service, slices.iter().copied(), here);
+    let (explained, unused) = explain(service, slices.iter().copied(), node_context);
     let in_maps = Maps::read(pins, &name);
     let rows: Vec<ExplainRow> = explained.into_iter().map(|it| row(it, in_maps.as_ref())).collect();
     if rows.is_empty() && unused.is_empty() {
@@ -127,8 +127,8 @@ async fn read(settings: &Settings) -> Result<Store> {
     let (changes, mut inbox) = mpsc::channel(4096);
     let (state, source) = watch::channel(SourceState::default());
     let cancel = CancellationToken::new();
-    let origin = Origin::of(settings).await?;
-    let task = origin.start(changes, state, cancel.clone());
+    let service_source = Source::of(settings).await?;
+    let task = service_source.start(changes, state, cancel.clone());
     let mut store = Store::new();
     let lists = async {
         while !store.is_complete() {

@@ -7,7 +7,7 @@ use proxy_common::{
     V4, V6,
     layout::{
         config::Timeouts,
-        flow::{Flow, FlowKey, FlowState, Pair, flags},
+        flow::{Flow, FlowDraft, FlowKey, FlowState, flags},
     },
 };
 use serde::Serialize;
@@ -103,12 +103,12 @@ fn rows<F: UserFamily>(entries: HashMap<FlowKey<F>, Flow<F>>, names: &Names, lif
     let (answers, mut requests): (HashMap<_, _>, HashMap<_, _>) =
         entries.into_iter().partition(|(_, flow)| flow.flags & flags::REVERSE != 0);
     for (key, flow) in answers {
-        let mut pair = Pair::default();
-        pair.begin(&key, &flow);
-        pair.make_twin();
-        let request = requests.entry(pair.twin_key).or_insert(pair.twin);
+        let mut draft = FlowDraft::default();
+        draft.begin(&key, &flow);
+        draft.make_opposite();
+        let request = requests.entry(draft.opposite_key).or_insert(draft.opposite);
         // Noted there alone.
-        if flow.state == FlowState::SynReceived as u8 && request.tuple.same(&pair.twin.tuple) {
+        if flow.state == FlowState::SynReceived as u8 && request.tuple.same(&draft.opposite.tuple) {
             request.state = flow.state;
         }
     }
@@ -146,7 +146,7 @@ fn flag_texts(bits: u8) -> Vec<&'static str> {
 mod tests {
     use proxy_common::{
         layout::{
-            flow::{Edge, FlowState, Tuple},
+            flow::{FlowState, LookupPoint, Tuple},
             id::Id,
             name::ServiceName,
         },
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    fn pair(client_port: u16) -> Pair<V4> {
+    fn draft(client_port: u16) -> FlowDraft<V4> {
         let ip = |text: &str| V4::from_ip(text.parse().unwrap()).unwrap();
         let tuple = Tuple {
             src: ip("192.0.2.9"),
@@ -163,7 +163,7 @@ mod tests {
             sport: client_port.to_be(),
             dport: 30016u16.to_be(),
         };
-        let key = FlowKey::new(tuple, PROTOCOL_TCP, Edge::Forward);
+        let key = FlowKey::new(tuple, PROTOCOL_TCP, LookupPoint::Forward);
         let to = Tuple {
             src: ip("192.168.0.1"),
             dst: ip("10.244.1.5"),
@@ -177,18 +177,18 @@ mod tests {
             flags: flags::SNAT,
             ..Flow::default()
         };
-        let mut pair = Pair::default();
-        pair.begin(&key, &flow);
-        pair.make_twin();
-        pair
+        let mut draft = FlowDraft::default();
+        draft.begin(&key, &flow);
+        draft.make_opposite();
+        draft
     }
 
     #[test]
     fn a_handshake_is_shown_as_far_as_it_is() {
-        let mut pair = pair(1000);
-        pair.flow.state = FlowState::New as u8;
-        pair.twin.state = FlowState::SynReceived as u8;
-        let entries = HashMap::from([(pair.key, pair.flow), (pair.twin_key, pair.twin)]);
+        let mut draft = draft(1000);
+        draft.flow.state = FlowState::New as u8;
+        draft.opposite.state = FlowState::SynReceived as u8;
+        let entries = HashMap::from([(draft.key, draft.flow), (draft.opposite_key, draft.opposite)]);
         let names: Names = std::iter::empty::<(Id, ServiceName)>().collect();
         let rows = rows(entries, &names, Life { clock: None, timeouts: Timeouts::DEFAULT });
         assert_eq!(rows.iter().map(|row| row.state).collect::<Vec<_>>(), ["syn-received"]);
@@ -197,11 +197,11 @@ mod tests {
     #[test]
     fn a_flow_is_one_row_even_if_half_of_it_is_lost() {
         let names: Names = [(Id::new(1, 1), ServiceName::new("default/web", 6, 4))].into_iter().collect();
-        let (whole, half) = (pair(1000), pair(2000));
+        let (whole, half) = (draft(1000), draft(2000));
         let entries = HashMap::from([
             (whole.key, whole.flow),
-            (whole.twin_key, whole.twin),
-            (half.twin_key, half.twin),
+            (whole.opposite_key, whole.opposite),
+            (half.opposite_key, half.opposite),
         ]);
         let mut lines: Vec<String> = rows(entries, &names, Life { clock: None, timeouts: Timeouts::DEFAULT })
             .iter()

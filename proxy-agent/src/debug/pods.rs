@@ -56,7 +56,7 @@ struct Programs {
 
 pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
     let (mut uplinks, mut interfaces) = (HashSet::new(), HashSet::new());
-    for entry in maps::devices(pins)?.iter() {
+    for entry in maps::interfaces(pins)?.iter() {
         let (index, device) = entry?;
         let known = if device.flags & DEVICE_UPLINK != 0 { &mut uplinks } else { &mut interfaces };
         known.insert(index);

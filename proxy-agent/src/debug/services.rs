@@ -10,16 +10,18 @@ use ipnet::IpNet;
 use proxy_common::{
     Family, V4, V6,
     layout::{
-        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend, FrontendKey, Target},
+        frontend::{
+            FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES, Frontend, FrontendKey, Target,
+        },
         id::Id,
-        set::{Set, SetRole},
-        source::Source,
+        set::{BackendSet, SetPolicy},
+        source_range::SourceRange,
     },
 };
 use serde::Serialize;
 
 use super::{
-    backends::role_text,
+    backends::set_policy_text,
     names::{Names, protocol_text},
 };
 use crate::{
@@ -67,8 +69,9 @@ struct Endpoints {
     cluster_ip: u32,
     external: u32,
     cluster: u32,
-    /// Of the above those that have none because the traffic policy leaves none here: packets are dropped, not refused.
-    withheld: Vec<&'static str>,
+    /// Of the above those that have none because the traffic policy leaves none here: packets are dropped, not rejected.
+    #[serde(rename = "noLocalEndpoints")]
+    no_local_endpoints: Vec<&'static str>,
 }
 
 impl Row for ServiceRow {
@@ -91,18 +94,22 @@ impl Row for ServiceRow {
             Kind::LoadBalancer => "LoadBalancer",
             Kind::External => "External",
         };
-        let Endpoints { cluster_ip, external, cluster, withheld } = &self.endpoints;
-        let count = |role, count: &u32| {
-            if withheld.contains(&role_text(role)) { "withheld".to_owned() } else { count.to_string() }
+        let Endpoints { cluster_ip, external, cluster, no_local_endpoints } = &self.endpoints;
+        let count = |set_policy, count: &u32| {
+            if no_local_endpoints.contains(&set_policy_text(set_policy)) {
+                "noLocalEndpoints".to_owned()
+            } else {
+                count.to_string()
+            }
         };
         vec![
             or_dash(self.service.as_ref()),
             kind.to_owned(),
             self.address.clone(),
             self.protocol.to_owned(),
-            count(SetRole::ClusterIp, cluster_ip),
-            count(SetRole::External, external),
-            count(SetRole::Cluster, cluster),
+            count(SetPolicy::ClusterIp, cluster_ip),
+            count(SetPolicy::External, external),
+            count(SetPolicy::Cluster, cluster),
             or_dash(self.affinity_seconds.map(|seconds| format!("{seconds}s"))),
             or_dash(self.source_ranges.as_ref().map(|ranges| match &ranges[..] {
                 [] => "nobody".to_owned(),
@@ -123,7 +130,7 @@ struct Lookup<S> {
 }
 
 pub(super) fn read(pins: &Pins) -> Result<Vec<ServiceRow>> {
-    let sets = maps::sets(pins)?;
+    let sets = maps::backend_sets(pins)?;
     let mut sources = HashMap::new();
     read_sources::<V4>(pins, &mut sources)?;
     read_sources::<V6>(pins, &mut sources)?;
@@ -156,9 +163,9 @@ fn frontends<F: MapFamily>(pins: &Pins) -> Result<Vec<(FrontendKey<F>, Frontend<
 }
 
 fn read_sources<F: MapFamily>(pins: &Pins, found: &mut HashMap<Id, BTreeSet<IpNet>>) -> Result<()> {
-    for key in F::sources(pins)?.keys() {
+    for key in F::source_ranges(pins)?.keys() {
         let key = key?;
-        let (bits, source) = (key.prefix_len().saturating_sub(Source::<F>::SERVICE_BITS), key.data());
+        let (bits, source) = (key.prefix_len().saturating_sub(SourceRange::<F>::SERVICE_BITS), key.data());
         if let Ok(net) = IpNet::new(F::to_ip(&source.addr), bits as u8) {
             found.entry(source.service).or_default().insert(net);
         }
@@ -168,7 +175,7 @@ fn read_sources<F: MapFamily>(pins: &Pins, found: &mut HashMap<Id, BTreeSet<IpNe
 
 fn family<F: UserFamily>(
     frontends: Vec<(FrontendKey<F>, Frontend<F>)>,
-    lookup: &Lookup<impl Fn(u32) -> Result<Set>>,
+    lookup: &Lookup<impl Fn(u32) -> Result<BackendSet>>,
 ) -> Result<Vec<ServiceRow>> {
     let row = |(key, value): (FrontendKey<F>, Frontend<F>)| {
         // Torn just now: the next look shows what it became.
@@ -182,21 +189,21 @@ fn family<F: UserFamily>(
 fn row<F: UserFamily>(
     key: &FrontendKey<F>,
     target: Target,
-    lookup: &Lookup<impl Fn(u32) -> Result<Set>>,
+    lookup: &Lookup<impl Fn(u32) -> Result<BackendSet>>,
 ) -> Result<ServiceRow> {
     let service = target.service();
-    let mut withheld = Vec::new();
-    let mut count = |role| {
-        let set = (lookup.set)(Set::index(service, role))?;
-        if set.is_withheld() {
-            withheld.push(role_text(role));
+    let mut no_local_endpoints = Vec::new();
+    let mut count = |set_policy| {
+        let set = (lookup.set)(BackendSet::index(service, set_policy))?;
+        if set.lacks_local_endpoints() {
+            no_local_endpoints.push(set_policy_text(set_policy));
         }
         Ok::<_, anyhow::Error>(set.count())
     };
     let (cluster_ip, external, cluster) =
-        (count(SetRole::ClusterIp)?, count(SetRole::External)?, count(SetRole::Cluster)?);
-    let timeout = (lookup.set)(Set::affinity_index(service))?.0 as u32;
-    let has_sources = target.flags() & FRONTEND_SOURCES != 0;
+        (count(SetPolicy::ClusterIp)?, count(SetPolicy::External)?, count(SetPolicy::Cluster)?);
+    let timeout = (lookup.set)(BackendSet::affinity_index(service))?.0 as u32;
+    let has_sources = target.flags() & FRONTEND_SOURCE_RANGES != 0;
     Ok(ServiceRow {
         service: lookup.names.get(service),
         kind: if target.flags() & FRONTEND_CLUSTER_IP != 0 {
@@ -211,7 +218,7 @@ fn row<F: UserFamily>(
         address: address(key),
         port: u16::from_be(key.port),
         protocol: protocol_text(protocol_of(key.protocol)),
-        endpoints: Endpoints { cluster_ip, external, cluster, withheld },
+        endpoints: Endpoints { cluster_ip, external, cluster, no_local_endpoints },
         affinity_seconds: lookup.clock.filter(|_| timeout > 0).map(|clock| clock.seconds(timeout)),
         source_ranges: has_sources
             .then(|| lookup.sources.get(&service).into_iter().flatten().map(ToString::to_string).collect()),
@@ -230,7 +237,7 @@ fn address<F: UserFamily>(key: &FrontendKey<F>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::layout::{name::ServiceName, set::SetKind};
+    use proxy_common::layout::{name::ServiceName, set::BackendSetKind};
 
     use super::*;
     use crate::{
@@ -246,8 +253,8 @@ mod tests {
         (key, Frontend::new(key, Target::new(id, flags).unwrap()))
     }
 
-    fn lookup(sets: &[(u32, Set)]) -> Lookup<impl Fn(u32) -> Result<Set> + use<>> {
-        let sets: HashMap<u32, Set> = sets.iter().copied().collect();
+    fn lookup(sets: &[(u32, BackendSet)]) -> Lookup<impl Fn(u32) -> Result<BackendSet> + use<>> {
+        let sets: HashMap<u32, BackendSet> = sets.iter().copied().collect();
         Lookup {
             names: [(WEB, ServiceName::new("default/web:http", 6, 4))].into_iter().collect(),
             clock: Clock::read(),
@@ -264,8 +271,11 @@ mod tests {
 
     #[test]
     fn frontends_with_their_endpoints() {
-        let sets = [(SetRole::ClusterIp, 3), (SetRole::External, 1), (SetRole::Cluster, 2)]
-            .map(|(role, count)| (Set::index(WEB, role), Set::new(0, count, SetKind::Uniform)));
+        let sets = [(SetPolicy::ClusterIp, 3), (SetPolicy::External, 1), (SetPolicy::Cluster, 2)].map(
+            |(set_policy, count)| {
+                (BackendSet::index(WEB, set_policy), BackendSet::new(0, count, BackendSetKind::Uniform))
+            },
+        );
         let lookup = lookup(&sets);
         let address = FrontendKey::of_address(7);
         let whole = Target::new(WEB, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS).unwrap();
@@ -292,26 +302,37 @@ mod tests {
             json,
             serde_json::json!({
                 "service": "default/web:http", "type": "ClusterIP", "address": "10.103.132.104:3306", "port": 3306,
-                "protocol": "TCP", "endpoints": {"clusterIP": 3, "external": 1, "cluster": 2, "withheld": []},
+                "protocol": "TCP", "endpoints": {"clusterIP": 3, "external": 1, "cluster": 2, "noLocalEndpoints": []},
                 "affinitySeconds": null, "sourceRanges": null,
             })
         );
     }
 
     #[test]
-    fn affinity_source_ranges_and_what_is_withheld() {
+    fn affinity_source_ranges_and_no_local_endpoints() {
         let mut lookup = lookup(&[
-            (Set::index(WEB, SetRole::ClusterIp), Set::EMPTY),
-            (Set::index(WEB, SetRole::External), Set::WITHHELD),
-            (Set::index(WEB, SetRole::Cluster), Set::new(0, 2, SetKind::Sticky)),
-            (Set::affinity_index(WEB), Set(clock::jiffies(10_800).into())),
+            (BackendSet::index(WEB, SetPolicy::ClusterIp), BackendSet::EMPTY),
+            (BackendSet::index(WEB, SetPolicy::External), BackendSet::NO_LOCAL_ENDPOINTS),
+            (
+                BackendSet::index(WEB, SetPolicy::Cluster),
+                BackendSet::new(0, 2, BackendSetKind::SessionAffinity),
+            ),
+            (BackendSet::affinity_index(WEB), BackendSet(clock::jiffies(10_800).into())),
         ]);
         let rows = |lookup: &Lookup<_>| {
-            family(vec![frontend::<V4>("192.0.2.7", 80, WEB, FRONTEND_SOURCES)], lookup).unwrap()
+            family(vec![frontend::<V4>("192.0.2.7", 80, WEB, FRONTEND_SOURCE_RANGES)], lookup).unwrap()
         };
         let line = |last: &[&str]| {
-            let words =
-                ["default/web:http", "LoadBalancer", "192.0.2.7:80", "TCP", "0", "withheld", "2", "10800s"];
+            let words = [
+                "default/web:http",
+                "LoadBalancer",
+                "192.0.2.7:80",
+                "TCP",
+                "0",
+                "noLocalEndpoints",
+                "2",
+                "10800s",
+            ];
             words.iter().chain(last).map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(table(&rows(&lookup)), [line(&["nobody"])]);
@@ -321,6 +342,6 @@ mod tests {
         let json = serde_json::to_value(&rows(&lookup)[0]).unwrap();
         assert_eq!(json["sourceRanges"], serde_json::json!(["10.0.0.0/8", "192.0.2.0/24"]));
         assert_eq!(json["affinitySeconds"], 10_800);
-        assert_eq!(json["endpoints"]["withheld"], serde_json::json!(["external"]));
+        assert_eq!(json["endpoints"]["noLocalEndpoints"], serde_json::json!(["external"]));
     }
 }

@@ -9,7 +9,7 @@ pub struct Unused {
     pub is_bool: bool,
     /// Why it means nothing here.
     pub why: &'static str,
-    /// Whoever set it should know: services behave otherwise than it asks for.
+    /// A user who set it should know: services behave otherwise than it asks for.
     pub matters: bool,
 }
 

@@ -25,9 +25,9 @@ pub(super) struct Proof {
 
 /// Asks everything.
 pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
-    let in_step = status::ask(args.metrics_address).await.and_then(|status| judge(&status));
+    let synced = status::ask(args.metrics_address).await.and_then(|status| judge(&status));
     vec![
-        Proof { what: "agent in step", result: in_step },
+        Proof { what: "agent synced", result: synced },
         Proof { what: "a connection", result: connection(&Pins::new(&args.pins.bpffs)) },
     ]
 }

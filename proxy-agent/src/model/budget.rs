@@ -1,6 +1,6 @@
 //! How much of a node's maps one Service may take.
 //!
-//! Whoever may create a Service decides how many ports, endpoints and source ranges it has, on every node. What is beyond these bounds is left
+//! A user who may create a Service decides how many ports, endpoints and source ranges it has, on every node. What is beyond these bounds is left
 //! out, always the same part of it, and told. Source ranges that are left out keep their clients out.
 
 use std::{collections::BTreeSet, net::SocketAddr, str::FromStr};

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     objects::{Endpoint, EndpointSlice, ServicePort},
     plan::{IpFamily, Places},
-    planner::Here,
+    planner::NodeContext,
     topology::Topology,
 };
 
@@ -17,7 +17,7 @@ use super::{
 pub(super) struct Candidates<'a> {
     /// Sorted by address, of which each comes once.
     pub(super) found: Vec<(SocketAddr, &'a Endpoint)>,
-    here: Here<'a>,
+    node_context: NodeContext<'a>,
 }
 
 impl<'a> Candidates<'a> {
@@ -26,7 +26,7 @@ impl<'a> Candidates<'a> {
         slices: impl Iterator<Item = &'a EndpointSlice>,
         port: &ServicePort,
         family: IpFamily,
-        here: Here<'a>,
+        node_context: NodeContext<'a>,
     ) -> Self {
         let mut found: Vec<(SocketAddr, &Endpoint)> = Vec::new();
         for slice in slices.filter(|slice| slice.ipv6 == (family == IpFamily::V6)) {
@@ -45,15 +45,19 @@ impl<'a> Candidates<'a> {
             }
             is_double
         });
-        Self { found, here }
+        Self { found, node_context }
     }
 
     /// Endpoints anywhere in the cluster that are meant for this node, sorted. Hints speak of ready endpoints only: where
     /// there is none, those that still serve while they terminate are for everyone.
     pub(super) fn cluster(&self) -> Vec<SocketAddr> {
         let ready = self.endpoints().filter(|endpoint| endpoint.ready);
-        let topology = Topology::of(ready.map(|endpoint| &endpoint.hints), self.here.node, self.here.zone);
-        let ready = self.pick(|endpoint| endpoint.ready && topology.admits(&endpoint.hints));
+        let topology = Topology::of(
+            ready.map(|endpoint| &endpoint.hints),
+            self.node_context.node,
+            self.node_context.zone,
+        );
+        let ready = self.pick(|endpoint| endpoint.ready && topology.allows(&endpoint.hints));
         if ready.is_empty() { self.pick(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
     }
 
@@ -68,7 +72,7 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Endpoints that serve, whoever may use them, sorted.
+    /// Endpoints that serve, for any client, sorted.
     pub(super) fn serving(&self) -> Vec<SocketAddr> {
         self.pick(|endpoint| endpoint.serving)
     }
@@ -83,8 +87,8 @@ impl<'a> Candidates<'a> {
 
     /// Addresses of the ready endpoints of this node; one may come several times.
     pub(super) fn ready_here(&self) -> impl Iterator<Item = IpAddr> {
-        let here = self.endpoints().filter(|endpoint| self.is_local(endpoint) && endpoint.ready);
-        here.map(|endpoint| endpoint.address)
+        let node_context = self.endpoints().filter(|endpoint| self.is_local(endpoint) && endpoint.ready);
+        node_context.map(|endpoint| endpoint.address)
     }
 
     fn endpoints(&self) -> impl Iterator<Item = &'a Endpoint> + Clone {
@@ -92,7 +96,7 @@ impl<'a> Candidates<'a> {
     }
 
     pub(super) fn is_local(&self, endpoint: &Endpoint) -> bool {
-        endpoint.node.as_deref() == Some(self.here.node)
+        endpoint.node.as_deref() == Some(self.node_context.node)
     }
 
     fn pick(&self, fit: impl Fn(&Endpoint) -> bool) -> Vec<SocketAddr> {

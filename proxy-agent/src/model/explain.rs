@@ -6,7 +6,7 @@ use super::{
     endpoints::Candidates,
     objects::{Endpoint, EndpointSlice, Protocol, Service, TrafficPolicy},
     plan::IpFamily,
-    planner::Here,
+    planner::NodeContext,
 };
 
 /// An endpoint of a Service port.
@@ -34,12 +34,12 @@ pub struct Explained {
 pub fn explain<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-    here: Here<'a>,
+    node_context: NodeContext<'a>,
 ) -> (Vec<Explained>, Vec<String>) {
     let mut all = Vec::new();
     for family in service.cluster_ips.iter().map(IpFamily::of) {
         for port in &service.ports {
-            let candidates = Candidates::gather(slices.clone(), port, family, here);
+            let candidates = Candidates::gather(slices.clone(), port, family, node_context);
             let cluster = candidates.cluster();
             let local = candidates.local();
             let under = |policy| match policy {
@@ -63,8 +63,14 @@ pub fn explain<'a>(
                     cluster: cluster.contains(address),
                     why: String::new(),
                 };
-                explained.why =
-                    why(service, endpoint, &explained, candidates.is_local(endpoint), has_ready, here);
+                explained.why = why(
+                    service,
+                    endpoint,
+                    &explained,
+                    candidates.is_local(endpoint),
+                    has_ready,
+                    node_context,
+                );
                 explained
             }));
         }
@@ -78,7 +84,7 @@ fn why(
     explained: &Explained,
     is_local: bool,
     has_ready: bool,
-    here: Here<'_>,
+    node_context: NodeContext<'_>,
 ) -> String {
     let Explained { internal, external, cluster, .. } = *explained;
     let is_used = internal || external || cluster;
@@ -98,7 +104,8 @@ fn why(
         let hints = &endpoint.hints;
         let named: Vec<String> =
             [names("zone", hints.zones()), names("node", hints.nodes())].into_iter().flatten().collect();
-        let zone = here.zone.map_or_else(|| "in no zone".to_owned(), |zone| format!("in zone {zone}"));
+        let zone =
+            node_context.zone.map_or_else(|| "in no zone".to_owned(), |zone| format!("in zone {zone}"));
         reasons.push(format!("topology hints name {}, and this node is {zone}", named.join(" and ")));
     } else if !endpoint.ready && !cluster && has_ready {
         reasons.push("only for clients of policy Local: other nodes have ready ones".to_owned());
@@ -185,7 +192,7 @@ mod tests {
     #[test]
     fn each_endpoint_has_its_reason() {
         use TrafficPolicy::{Cluster, Local};
-        let here = Here { node: "here", zone: Some("a"), addresses: &[] };
+        let node_context = NodeContext { node: "here", zone: Some("a"), addresses: &[] };
         for (internal, external, endpoints, expected) in [
             (
                 Cluster,
@@ -215,7 +222,7 @@ mod tests {
             ),
         ] {
             let slices = [slice(endpoints, "a", false)];
-            let (all, unused) = explain(&service(internal, external), slices.iter(), here);
+            let (all, unused) = explain(&service(internal, external), slices.iter(), node_context);
             let found: Vec<&str> = all.iter().map(|explained| explained.why.as_str()).collect();
             assert!(unused.is_empty() && found.len() == expected.len(), "{found:?}");
             for (why, part) in found.iter().zip(expected) {
@@ -227,7 +234,7 @@ mod tests {
     #[test]
     fn what_is_explained_is_what_is_planned() {
         use TrafficPolicy::{Cluster, Local};
-        let here = Here { node: "here", zone: Some("a"), addresses: &[] };
+        let node_context = NodeContext { node: "here", zone: Some("a"), addresses: &[] };
         let words = [
             "here",
             "there",
@@ -246,8 +253,8 @@ mod tests {
                     .collect();
                 let slices = [slice(&chosen, "a", false)];
                 let service = service(internal, external);
-                let plan = &super::super::planner::plan(&service, slices.iter(), here).ports[0];
-                for explained in explain(&service, slices.iter(), here).0 {
+                let plan = &super::super::planner::plan(&service, slices.iter(), node_context).ports[0];
+                for explained in explain(&service, slices.iter(), node_context).0 {
                     let is_in = |list: &[SocketAddr]| list.contains(&explained.endpoint);
                     assert_eq!(
                         (explained.internal, explained.external, explained.cluster),
@@ -264,7 +271,7 @@ mod tests {
         let service = service(TrafficPolicy::Cluster, TrafficPolicy::Cluster);
         let slices =
             [slice(&["here"], "b", false), slice(&["here"], "a", true), slice(&["here"], "a", false)];
-        let (all, unused) = explain(&service, slices.iter(), Here::default());
+        let (all, unused) = explain(&service, slices.iter(), NodeContext::default());
         assert_eq!((all.len(), unused.len()), (1, 2));
         assert!(unused[0].contains("none of its ports: `b` (TCP)"), "{unused:?}");
         assert!(unused[1].contains("no IPv6 address"), "{unused:?}");

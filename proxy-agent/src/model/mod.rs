@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod changes;
+pub(crate) mod counts;
 mod endpoints;
 pub mod explain;
 mod intern;
@@ -11,5 +12,4 @@ pub mod plan;
 pub mod planner;
 mod settling;
 pub mod store;
-pub(crate) mod tally;
 mod topology;

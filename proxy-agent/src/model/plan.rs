@@ -55,7 +55,7 @@ impl fmt::Display for PortName {
 pub enum Frontend {
     /// A cluster IP and port, for clients in the cluster.
     ClusterIp(SocketAddr),
-    /// Every other port of a cluster IP, and pings to it: refused and answered, never passed on. All ports of a Service
+    /// Every other port of a cluster IP, and pings to it: refused and answered, never forwarded. All ports of a Service
     /// have it, so one address has several claimants of one Service.
     ClusterAddress(IpAddr),
     /// One of `externalIPs`, with the port.

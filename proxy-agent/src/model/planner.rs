@@ -17,7 +17,7 @@ use super::{
 
 /// What plans need to know of this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Here<'a> {
+pub struct NodeContext<'a> {
     /// Its name: decides which endpoints are local.
     pub node: &'a str,
     /// Its zone, if it has one.
@@ -26,7 +26,7 @@ pub struct Here<'a> {
     pub addresses: &'a [IpAddr],
 }
 
-impl<'a> Here<'a> {
+impl<'a> NodeContext<'a> {
     /// The node of this name, as far as the store knows it.
     pub fn new(node: &'a str, store: &'a Store) -> Self {
         match store.node() {
@@ -46,15 +46,15 @@ impl<'a> Here<'a> {
 pub fn plan<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-    here: Here<'a>,
+    node_context: NodeContext<'a>,
 ) -> ServicePlan {
     let mut ports = Vec::with_capacity(service.cluster_ips.len() * service.ports.len());
     let mut ready_here = BTreeSet::new();
     for ip in &service.cluster_ips {
         let family = IpFamily::of(ip);
-        let sources = sources(service, family, here);
+        let sources = sources(service, family, node_context);
         for port in &service.ports {
-            let candidates = Candidates::gather(slices.clone(), port, family, here);
+            let candidates = Candidates::gather(slices.clone(), port, family, node_context);
             ready_here.extend(candidates.ready_here());
             let mut plan = plan_port(service, port, *ip, &candidates);
             plan.sources.clone_from(&sources);
@@ -74,7 +74,7 @@ pub fn plan_stored(store: &Store, name: &ObjectName, node: &str) -> ServicePlan 
         return ServicePlan::default();
     };
     let slices: Vec<_> = store.slices(name).chain(store.departed(name)).collect();
-    plan(service, slices.iter().copied(), Here::new(node, store))
+    plan(service, slices.iter().copied(), NodeContext::new(node, store))
 }
 
 fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Candidates<'_>) -> PortPlan {
@@ -154,7 +154,7 @@ fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<F
 /// restriction here, and neither is one that holds every address.
 ///
 /// A node that is let in also reaches the addresses from themselves: load balancers may have put them on its loopback.
-fn sources(service: &Service, family: IpFamily, here: Here<'_>) -> Option<Vec<IpNet>> {
+fn sources(service: &Service, family: IpFamily, node_context: NodeContext<'_>) -> Option<Vec<IpNet>> {
     let given = service.source_ranges.as_ref()?;
     let is_ours = |net: &IpNet| IpFamily::of(&net.addr()) == family;
     let mut ranges: Vec<IpNet> = given.iter().filter(|net| is_ours(net)).copied().collect();
@@ -163,7 +163,7 @@ fn sources(service: &Service, family: IpFamily, here: Here<'_>) -> Option<Vec<Ip
     if unrestricted {
         return None;
     }
-    if here.primary(family).is_some_and(|primary| ranges.iter().any(|net| net.contains(&primary))) {
+    if node_context.primary(family).is_some_and(|primary| ranges.iter().any(|net| net.contains(&primary))) {
         let own = service.load_balancer_ips.iter().copied().map(IpNet::from);
         ranges.extend(own.filter(is_ours));
     }

@@ -25,13 +25,13 @@ impl<'a> Topology<'a> {
         let (by_node, by_zone) = (Self::Node(node), zone.map(Self::Zone));
         let is_followed = |topology: &Self| {
             ready.clone().all(|hints| !topology.hinted(hints).is_empty())
-                && ready.clone().any(|hints| topology.admits(hints))
+                && ready.clone().any(|hints| topology.allows(hints))
         };
         [Some(by_node), by_zone].into_iter().flatten().find(is_followed).unwrap_or(Self::Everyone)
     }
 
     /// Is an endpoint with these hints for clients here?
-    pub(super) fn admits(&self, hints: &Hints) -> bool {
+    pub(super) fn allows(&self, hints: &Hints) -> bool {
         match self {
             Self::Everyone => true,
             Self::Node(here) | Self::Zone(here) => self.hinted(hints).iter().any(|name| **name == **here),
@@ -84,8 +84,8 @@ mod tests {
             let endpoints: Vec<_> = endpoints.iter().map(|text| hints(text)).collect();
             assert_eq!(Topology::of(endpoints.iter(), "here", *zone), *expected, "{what}");
         }
-        assert!(node.admits(&hints("n:here b")) && !node.admits(&hints("n:there a here")));
-        assert!(zone.admits(&hints("n:there b a")) && !zone.admits(&hints("n:a b")));
-        assert!(Everyone.admits(&hints("n:there b")));
+        assert!(node.allows(&hints("n:here b")) && !node.allows(&hints("n:there a here")));
+        assert!(zone.allows(&hints("n:there b a")) && !zone.allows(&hints("n:a b")));
+        assert!(Everyone.allows(&hints("n:there b")));
     }
 }

@@ -163,7 +163,7 @@ mod tests {
         let from_node = Event { source: words("192.168.0.1".parse().unwrap()).1, ..translated };
         let decision = Counter::NoEndpoints as u8;
         let key = RateKey { endpoint: [0; 4], endpoint_port: 0, decision, ..translated.key };
-        let refused = Event { key, ..translated };
+        let rejected = Event { key, ..translated };
         let mut comm = [0; 16];
         comm[..4].copy_from_slice(b"curl");
         let key = RateKey { is_socket: 1, protocol: 17, ..translated.key };
@@ -181,7 +181,7 @@ mod tests {
                 Some("default/web"),
                 format!("translated  TCP   {tuple} -> 10.244.1.7:8080 from 192.168.0.1:40000  default/web"),
             ),
-            (refused, None, format!("refused     TCP   {tuple}  -  no_endpoints")),
+            (rejected, None, format!("rejected    TCP   {tuple}  -  no_endpoints")),
             (socket, None, "translated  UDP   curl[7] -> 10.96.0.10:80 -> 10.244.1.7:8080  -".to_owned()),
             (unknown, None, "translated  UDP   socket -> 10.96.0.10:80 -> 10.244.1.7:8080  -".to_owned()),
         ] {
@@ -196,7 +196,7 @@ mod tests {
         let event = Event { key, ..event() };
         let decision = Decision::named(&event, Timestamp::UNIX_EPOCH, None).unwrap();
         let expected = serde_json::json!({
-            "time": "1970-01-01T00:00:00Z", "verdict": "refused", "reason": "undefined_port", "protocol": "TCP",
+            "time": "1970-01-01T00:00:00Z", "verdict": "rejected", "reason": "undefined_port", "protocol": "TCP",
             "client": "10.244.0.5:40000", "frontend": "10.96.0.10:80",
         });
         assert_eq!(serde_json::to_value(&decision).unwrap(), expected);

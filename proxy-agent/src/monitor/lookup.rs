@@ -32,7 +32,7 @@ impl Lookup {
     /// # Errors
     /// When there are none.
     pub(crate) fn open(pins: &Pins) -> Result<Self> {
-        Ok(Self { names: maps::names(pins)?, v4: V4::frontends(pins)?, v6: V6::frontends(pins)? })
+        Ok(Self { names: maps::service_names(pins)?, v4: V4::frontends(pins)?, v6: V6::frontends(pins)? })
     }
 
     /// The service port of a frontend, like `default/web:http`, or the Service of another port of a cluster IP, like `default/web`. None if

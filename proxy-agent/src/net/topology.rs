@@ -18,7 +18,7 @@ use crate::{kube_proxy::IPVS_INTERFACE, model::plan::IpFamily};
 
 /// What the command line says about interfaces.
 #[derive(Clone, Debug)]
-pub struct Wishes {
+pub struct TopologyConfig {
     /// `--uplink`.
     pub uplinks: Vec<String>,
     /// `--pod-interface`.
@@ -50,7 +50,7 @@ pub struct Uplink {
     pub bridge: u32,
     /// XDP may be attached: it has a default route, the node's address, or a name that was given, or belongs to one that has.
     pub may_have_xdp: bool,
-    /// Source addresses for connections passed on by it, one per family at most.
+    /// Source addresses for forwarded connections by it, one per family at most.
     pub sources: Vec<IpAddr>,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,
@@ -106,18 +106,22 @@ pub struct Topology {
     /// IPv4 packets that the stack fragments where they are longer than their route's MTU. Not worked out here.
     pub fragments: Fragments,
     /// What was asked for and is not there, in words.
-    pub complaints: Vec<String>,
+    pub network_warnings: Vec<String>,
     /// What is worth a warning, and no problem.
     pub warnings: Vec<String>,
 }
 
 impl Topology {
     /// Works the topology out. `node_addresses` are those of the Node object, if it is known.
-    pub fn new(interfaces: &[Interface], node_addresses: &[IpAddr], wishes: &Wishes) -> Self {
+    pub fn new(
+        interfaces: &[Interface],
+        node_addresses: &[IpAddr],
+        topology_config: &TopologyConfig,
+    ) -> Self {
         let node_addresses: Vec<IpAddr> =
-            wishes.bind_address.into_iter().chain(node_addresses.iter().copied()).collect();
+            topology_config.bind_address.into_iter().chain(node_addresses.iter().copied()).collect();
         let interfaces_of_node = interfaces.iter().filter(|interface| interface.name != IPVS_INTERFACE);
-        let roles = Roles::new(interfaces_of_node.clone(), &node_addresses, wishes);
+        let roles = Roles::new(interfaces_of_node.clone(), &node_addresses, topology_config);
         let local_addresses: BTreeSet<IpAddr> = interfaces_of_node
             .clone()
             .flat_map(|interface| interface.addresses.iter().chain(&interface.narrow_addresses).copied())
@@ -165,7 +169,7 @@ impl Topology {
             }
         };
         let uplinks: Vec<Uplink> = leaving.iter().map(uplink).collect();
-        let pods = match wishes.pod_datapath {
+        let pods = match topology_config.pod_datapath {
             PodDatapath::Socket => Vec::new(),
             PodDatapath::Auto | PodDatapath::Tc | PodDatapath::Both => pods
                 .into_iter()
@@ -176,7 +180,8 @@ impl Topology {
                 })
                 .collect(),
         };
-        let complaints = complaints(interfaces, &local_addresses, leaving.is_empty(), wishes);
+        let network_warnings =
+            network_warnings(interfaces, &local_addresses, leaving.is_empty(), topology_config);
         let is_ipvs =
             |interface: &Interface| interface.name == IPVS_INTERFACE && !interface.addresses.is_empty();
         let warning = || {
@@ -195,20 +200,20 @@ impl Topology {
                 .flat_map(|interface| interface.addresses.iter().copied())
                 .filter(|ip| !ip.is_loopback())
                 .collect(),
-            given_snat_sources: wishes
+            given_snat_sources: topology_config
                 .snat_addresses
                 .iter()
                 .filter(|ip| local_addresses.contains(ip))
                 .copied()
                 .collect(),
-            nodeport_addresses: nodeport_addresses(&local_addresses, &node_addresses, wishes),
+            nodeport_addresses: nodeport_addresses(&local_addresses, &node_addresses, topology_config),
             local_addresses,
             policies: BTreeSet::new(),
             hints: BTreeMap::new(),
             encapsulates: false,
             rules: false,
             fragments: Fragments::None,
-            complaints,
+            network_warnings,
             warnings: interfaces.iter().any(is_ipvs).then(warning).into_iter().collect(),
         }
     }
@@ -222,34 +227,39 @@ impl Topology {
 }
 
 /// What was asked for and is not there.
-fn complaints(
+fn network_warnings(
     interfaces: &[Interface],
     local: &BTreeSet<IpAddr>,
     has_no_uplinks: bool,
-    wishes: &Wishes,
+    topology_config: &TopologyConfig,
 ) -> Vec<String> {
     let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let missing = wishes.uplinks.iter().filter(|name| !names.contains(&name.as_str()));
-    let mut complaints: Vec<String> = missing
+    let missing = topology_config.uplinks.iter().filter(|name| !names.contains(&name.as_str()));
+    let mut network_warnings: Vec<String> = missing
         .map(|name| format!("there is no interface `{name}` (--uplink); there are: {}", names.join(", ")))
         .collect();
-    if let Some(ip) = wishes.bind_address.filter(|ip| !local.contains(ip)) {
-        complaints.push(format!("no interface has the address {ip} (--bind-address)"));
+    if let Some(ip) = topology_config.bind_address.filter(|ip| !local.contains(ip)) {
+        network_warnings.push(format!("no interface has the address {ip} (--bind-address)"));
     }
-    let missing = wishes.snat_addresses.iter().filter(|ip| !local.contains(ip));
-    complaints.extend(
+    let missing = topology_config.snat_addresses.iter().filter(|ip| !local.contains(ip));
+    network_warnings.extend(
         missing.map(|ip| format!("no interface has the address {ip} (--snat-address): it is not used")),
     );
-    if has_no_uplinks && wishes.uplinks.is_empty() {
-        complaints.push("no interface leads off the node: only this node and its pods are served".to_owned());
+    if has_no_uplinks && topology_config.uplinks.is_empty() {
+        network_warnings
+            .push("no interface leads off the node: only this node and its pods are served".to_owned());
     }
-    complaints
+    network_warnings
 }
 
 /// Addresses that serve nodePorts: by default all of the node, as kube-proxy has it with iptables. A family that no CIDR is given for is not
 /// restricted.
-fn nodeport_addresses(local: &BTreeSet<IpAddr>, node: &[IpAddr], wishes: &Wishes) -> BTreeSet<IpAddr> {
-    let wanted = &wishes.nodeport_addresses;
+fn nodeport_addresses(
+    local: &BTreeSet<IpAddr>,
+    node: &[IpAddr],
+    topology_config: &TopologyConfig,
+) -> BTreeSet<IpAddr> {
+    let wanted = &topology_config.nodeport_addresses;
     if wanted.contains(&NodePortAddresses::Primary) {
         let first = |family| node.iter().find(|ip| IpFamily::of(ip) == family).copied();
         return [IpFamily::V4, IpFamily::V6].into_iter().filter_map(first).collect();
@@ -257,7 +267,7 @@ fn nodeport_addresses(local: &BTreeSet<IpAddr>, node: &[IpAddr], wishes: &Wishes
     let is_wanted = |ip: &IpAddr| {
         let mut of_family = wanted
             .iter()
-            .filter_map(|wish| match wish {
+            .filter_map(|address| match address {
                 NodePortAddresses::Within(net) => Some(net),
                 NodePortAddresses::Primary => None,
             })

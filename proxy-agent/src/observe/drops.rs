@@ -25,14 +25,14 @@ const WATCHED: [(Counter, &str); 2] = [
 pub struct Drops {
     /// What was counted when this was said last; at first, what an earlier agent left.
     seen: HashMap<Counter, u64>,
-    said: HashMap<Counter, (Instant, String)>,
+    logged: HashMap<Counter, (Instant, String)>,
 }
 
 impl Drops {
     /// What is to be said now of these counters.
     pub fn look(&mut self, counts: &[(Counter, u64)], now: Instant) -> Vec<String> {
         let is_first = self.seen.is_empty();
-        self.said.retain(|_, (at, _)| now.duration_since(*at) < QUIET);
+        self.logged.retain(|_, (at, _)| now.duration_since(*at) < QUIET);
         let mut warnings = Vec::new();
         for (counter, text) in WATCHED {
             let count = counts.iter().find(|(known, _)| *known == counter).map_or(0, |(_, count)| *count);
@@ -41,10 +41,10 @@ impl Drops {
                 // The maps were made anew.
                 *seen = 0;
             }
-            if count > *seen && !self.said.contains_key(&counter) {
+            if count > *seen && !self.logged.contains_key(&counter) {
                 let warning = format!("{} packets {text}", count - *seen);
                 *seen = count;
-                self.said.insert(counter, (now, warning.clone()));
+                self.logged.insert(counter, (now, warning.clone()));
                 warnings.push(warning);
             }
         }
@@ -53,8 +53,8 @@ impl Drops {
 
     /// What was said a short time ago.
     pub fn recent(&self) -> Vec<String> {
-        let said = WATCHED.iter().filter_map(|(counter, _)| self.said.get(counter));
-        said.map(|(_, warning)| warning.clone()).collect()
+        let logged = WATCHED.iter().filter_map(|(counter, _)| self.logged.get(counter));
+        logged.map(|(_, warning)| warning.clone()).collect()
     }
 }
 

@@ -129,7 +129,7 @@ impl Events {
         let sending = Sending {
             recorder: Recorder::new(client, reporter),
             node_name: node_name.to_owned(),
-            said: HashMap::new(),
+            logged: HashMap::new(),
             allowance: Allowance::new(Instant::now()),
             failed_before: false,
         };
@@ -152,7 +152,7 @@ struct Sending {
     recorder: Recorder,
     node_name: String,
     /// What was sent when.
-    said: HashMap<(About, &'static str), Instant>,
+    logged: HashMap<(About, &'static str), Instant>,
     allowance: Allowance,
     failed_before: bool,
 }
@@ -192,9 +192,9 @@ impl Allowance {
 impl Sending {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
         while let Some(event) = inbox.recv().await {
-            self.said.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+            self.logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
             let key = (event.about.clone(), event.reason);
-            if self.said.contains_key(&key) {
+            if self.logged.contains_key(&key) {
                 continue;
             }
             if matches!(event.about, About::Service(_)) && !self.allowance.take(Instant::now()) {
@@ -202,7 +202,7 @@ impl Sending {
                 continue;
             }
             if self.publish(event).await {
-                self.said.insert(key, Instant::now());
+                self.logged.insert(key, Instant::now());
             }
         }
     }

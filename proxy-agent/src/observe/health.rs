@@ -36,7 +36,7 @@ pub struct Health {
 pub enum Audience {
     /// Processes of the node: names of objects, interfaces and addresses are theirs to know.
     Node,
-    /// Whoever reaches the node's port: what kind of problem there is, and how many.
+    /// For any client of the node's port: what kind of problem there is, and how many.
     Anyone,
 }
 
@@ -149,7 +149,7 @@ impl Health {
         self.work().last_turn = Instant::now();
     }
 
-    /// The maps are those of an earlier agent that was in step with its source: services are programmed, though nothing was applied yet.
+    /// The maps are those of an earlier agent that was synced with its source: services are programmed, though nothing was applied yet.
     pub fn inherit(&self) {
         self.work().inherited = true;
     }
@@ -200,8 +200,8 @@ impl Health {
     }
 
     /// What was asked for and the node's network does not have, for people; empty when it has all.
-    pub fn set_network(&self, complaints: Vec<String>) {
-        self.work().network = complaints;
+    pub fn set_network(&self, network_warnings: Vec<String>) {
+        self.work().network = network_warnings;
     }
 
     /// Why the node's network cannot be followed; none if it can.

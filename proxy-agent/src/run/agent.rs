@@ -18,11 +18,11 @@ use super::{
 use crate::{
     config::{Settings, object_config},
     datapath::{Datapath, Prepared},
+    flow_gc::FlowGc,
     neighbours::Prober,
     net::{forwarding, pods::Pod, reserved_ports, topology::PodDatapath},
     observe::{Events, drops::Drops, events::Event},
-    reaper::{Reaper, Records},
-    sweeper::Sweeper,
+    socket_termination::{Records, SocketTerminator},
 };
 
 /// The running agent.
@@ -34,7 +34,7 @@ pub(super) struct Agent {
     pub(super) reports: Reports,
     drops: Drops,
     conntrack: Conntrack,
-    _sweeper: Sweeper,
+    _flow_gc: FlowGc,
     _prober: Prober,
 }
 
@@ -74,19 +74,23 @@ impl Agent {
             datapath.features()
         );
         let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
-        let reaper = Reaper::start(records, counts);
-        let sweeper = Sweeper::start(&pins, settings.timeouts, sweeps)?;
+        let socket_termination = SocketTerminator::start(records, counts);
+        let flow_gc = FlowGc::start(&pins, settings.timeouts, sweeps)?;
         let interfaces = InterfaceController::new(settings, netlink, &datapath, reports.clone());
         let prober = Prober::start(&pins)?;
         let mut agent = Self {
             datapath,
             services: ServiceReconciler::new(settings, sync, pins, listeners, reports.clone()),
             interfaces,
-            sockets: SocketController::new(reaper, settings.reset_removed_tcp, netns_cookie().is_ok()),
+            sockets: SocketController::new(
+                socket_termination,
+                settings.reset_removed_tcp,
+                netns_cookie().is_ok(),
+            ),
             reports,
             drops: Drops::default(),
             conntrack: Conntrack::new(settings.conntrack),
-            _sweeper: sweeper,
+            _flow_gc: flow_gc,
             _prober: prober,
         };
         agent.services.inherit();

@@ -13,12 +13,12 @@ use crate::{
 };
 
 /// What is told of a file that cannot be used.
-pub(super) struct Told {
+pub(super) struct FailureReport {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
 
-impl Told {
+impl FailureReport {
     pub(super) fn by(observed: &Observed) -> Self {
         Self { health: observed.health.clone(), metrics: observed.metrics.clone() }
     }
@@ -31,7 +31,7 @@ impl Told {
 }
 
 /// Resolves when the configuration file changed to one that can work, to the reason to end.
-pub(super) async fn configuration_changed(loaded: &Loaded, told: Told) -> anyhow::Error {
+pub(super) async fn configuration_changed(loaded: &Loaded, failure_report: FailureReport) -> anyhow::Error {
     let Some(file) = &loaded.file else {
         return std::future::pending().await;
     };
@@ -40,7 +40,7 @@ pub(super) async fn configuration_changed(loaded: &Loaded, told: Told) -> anyhow
         let loaded = shared.clone();
         async move { trial(&loaded, text).await }
     };
-    config::watch::changed(file, trial, |why| told.tell(why)).await;
+    config::watch::changed(file, trial, |why| failure_report.tell(why)).await;
     let path = file.path.display();
     info!("the configuration {path} changed: ending, to be started again with it");
     anyhow!("the configuration {path} changed: the agent must be started again")

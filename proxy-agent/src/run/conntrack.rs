@@ -14,15 +14,15 @@ pub(super) struct Conntrack {
     wanted: ConntrackSysctls,
     is_done: bool,
     /// What was logged last.
-    said: Vec<String>,
+    logged: Vec<String>,
 }
 
 impl Conntrack {
     pub(super) fn new(wanted: ConntrackSysctls) -> Self {
-        Self { wanted, is_done: false, said: Vec::new() }
+        Self { wanted, is_done: false, logged: Vec::new() }
     }
 
-    /// Sets what is not set yet: once, so that whoever changes it later has the last word.
+    /// Sets what is not set yet: once, so that a later change stays.
     pub(super) fn apply(&mut self, reports: &Reports) {
         if self.is_done {
             return;
@@ -34,14 +34,14 @@ impl Conntrack {
         }
         reports.metrics.set_conntrack_failures(failed.len());
         let problems = failed.iter().map(|failure| format!("conntrack: {failure}")).collect::<Vec<_>>();
-        if self.said != problems {
+        if self.logged != problems {
             for problem in &problems {
                 warn!("{problem}");
             }
             if !problems.is_empty() {
                 reports.events.send(Event::conntrack_failed(is_read_only, &problems.join("; ")));
             }
-            self.said.clone_from(&problems);
+            self.logged.clone_from(&problems);
         }
         if self.is_done {
             for setting in &of_host {

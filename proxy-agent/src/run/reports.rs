@@ -21,12 +21,13 @@ impl Reports {
         use tokio::sync::watch;
 
         use crate::{
-            datapath::pins::Pins, reaper, source::SourceState, source::kube::RequestCounts, sweeper,
+            datapath::pins::Pins, flow_gc, socket_termination, source::SourceState,
+            source::kube::RequestCounts,
         };
 
         let (_, source) = watch::channel(SourceState::default());
         let health = Arc::new(Health::new(source.clone(), Duration::ZERO));
-        let (counts, sweeps) = (reaper::Counts::default(), sweeper::Counts::default());
+        let (counts, sweeps) = (socket_termination::Counts::default(), flow_gc::Counts::default());
         let pins = Pins::new(Path::new("/no/such/pins"));
         let metrics = Arc::new(Metrics::new(pins, source, &counts, &sweeps, &RequestCounts::default()));
         Self { health, metrics, events: Events::nowhere() }

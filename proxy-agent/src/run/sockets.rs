@@ -15,7 +15,7 @@ use crate::{
     datapath::{Datapath, Kept, LostFrontend, Services},
     model::objects::Protocol,
     net::netns,
-    reaper::Reaper,
+    socket_termination::SocketTerminator,
 };
 
 /// Addresses of network namespaces by their cookies.
@@ -31,7 +31,7 @@ pub(super) enum Found {
 
 /// Ends sockets and looks at network namespaces, in the background.
 pub(super) struct SocketController {
-    reaper: Arc<Reaper>,
+    socket_termination: Arc<SocketTerminator>,
     resets_tcp: bool,
     /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
     knows_cookies: bool,
@@ -40,23 +40,23 @@ pub(super) struct SocketController {
     /// Those of all network namespaces, as they were found last.
     namespaces: Namespaces,
     looking: Option<JoinHandle<Result<Namespaces>>>,
-    looking_back: Option<JoinHandle<Result<HashSet<Kept>>>>,
-    /// The last complaint: it is the same at every look.
-    said: String,
+    scanning_at_start: Option<JoinHandle<Result<HashSet<Kept>>>>,
+    /// The last logged warning: it is the same at every look.
+    logged: String,
 }
 
 impl SocketController {
     /// Nothing is known of sockets yet.
-    pub(super) fn new(reaper: Reaper, resets_tcp: bool, knows_cookies: bool) -> Self {
+    pub(super) fn new(socket_termination: SocketTerminator, resets_tcp: bool, knows_cookies: bool) -> Self {
         Self {
-            reaper: Arc::new(reaper),
+            socket_termination: Arc::new(socket_termination),
             resets_tcp,
             knows_cookies,
             knows_namespaces: false,
             namespaces: Namespaces::new(),
             looking: None,
-            looking_back: None,
-            said: String::new(),
+            scanning_at_start: None,
+            logged: String::new(),
         }
     }
 
@@ -71,14 +71,14 @@ impl SocketController {
         let lost = services.take_lost_frontends();
         let protocols = self.protocols();
         let dead = services.take_dead().into_iter();
-        self.reaper.dead(dead.filter(|(protocol, _)| protocols.contains(protocol)));
-        self.reaper.lost(lost);
+        self.socket_termination.dead(dead.filter(|(protocol, _)| protocols.contains(protocol)));
+        self.socket_termination.lost(lost);
     }
 
     /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells what sockets have.
     pub(super) fn scan_at_start(&mut self) {
-        let (reaper, protocols) = (self.reaper.clone(), self.protocols());
-        self.looking_back = Some(tokio::spawn(async move { reaper.kept(protocols).await }));
+        let (socket_termination, protocols) = (self.socket_termination.clone(), self.protocols());
+        self.scanning_at_start = Some(tokio::spawn(async move { socket_termination.kept(protocols).await }));
     }
 
     /// Takes over what was found; `of_pods` adds the addresses of pods, which may be newer.
@@ -117,10 +117,12 @@ impl SocketController {
         let backends: HashSet<Id> = kept.iter().map(|kept| kept.backend).collect();
         let dead = backends.into_iter().filter(|backend| !services.is_served(*backend));
         // Which protocol a backend had is not known any more.
-        self.reaper.dead(dead.flat_map(|backend| self.protocols().iter().map(move |it| (*it, backend))));
+        self.socket_termination
+            .dead(dead.flat_map(|backend| self.protocols().iter().map(move |it| (*it, backend))));
         // Nor which kind of socket this is; frontends are lost to UDP sockets alone.
         let lost = kept.iter().filter(|kept| !services.leads_to(kept.vip, kept.service));
-        self.reaper.lost(lost.map(|kept| LostFrontend { service: kept.service, address: kept.vip }));
+        self.socket_termination
+            .lost(lost.map(|kept| LostFrontend { service: kept.service, address: kept.vip }));
     }
 
     /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
@@ -148,15 +150,15 @@ impl SocketController {
         loop {
             let result = tokio::select! {
                 result = finished(&mut self.looking) => result.map(Found::Namespaces),
-                result = finished(&mut self.looking_back) => result.map(Found::Kept),
+                result = finished(&mut self.scanning_at_start) => result.map(Found::Kept),
             };
             match result {
                 Ok(found) => return found,
                 Err(error) => {
                     let error = format!("{error:#}");
-                    if error != self.said {
+                    if error != self.logged {
                         warn!("{error}");
-                        self.said = error;
+                        self.logged = error;
                     }
                 }
             }
@@ -187,12 +189,12 @@ mod tests {
     use super::*;
     use crate::{
         datapath::pins::Pins,
-        reaper::{Counts, Records},
+        socket_termination::{Counts, Records},
     };
 
     fn controller(resets_tcp: bool) -> SocketController {
         let records = Records::Notes(Pins::new(Path::new("/no/such/pins")));
-        SocketController::new(Reaper::start(records, Counts::default()), resets_tcp, true)
+        SocketController::new(SocketTerminator::start(records, Counts::default()), resets_tcp, true)
     }
 
     #[tokio::test]
@@ -215,12 +217,12 @@ mod tests {
         sockets.looking = Some(tokio::spawn(async { Err(anyhow::anyhow!("no")) }));
         let namespaces: Namespaces = [(7, vec!["10.0.0.1".parse().unwrap()])].into();
         let found = namespaces.clone();
-        sockets.looking_back = Some(tokio::spawn(async {
+        sockets.scanning_at_start = Some(tokio::spawn(async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(HashSet::new())
         }));
         assert!(matches!(sockets.found().await, Found::Kept(kept) if kept.is_empty()));
-        assert_eq!(sockets.said, "no");
+        assert_eq!(sockets.logged, "no");
         sockets.looking = Some(tokio::spawn(async { Ok(found) }));
         assert!(matches!(sockets.found().await, Found::Namespaces(it) if it == namespaces));
     }

@@ -19,13 +19,13 @@ use super::{Agent, QUEUE, servers::Servers};
 use crate::{
     cgroup,
     config::{Settings, object_config},
-    datapath::{Prepared, in_step, pins::Pins, wait_for_readers},
+    datapath::{Prepared, pins::Pins, synced, wait_for_readers},
+    flow_gc,
     handover::{Holder, Lock, Request, Waiting, is_free},
     model::objects::Change,
     observe::{Health, Listeners, Metrics, Role, ServiceHealth},
-    reaper,
+    socket_termination,
     source::{SourceState, kube::RequestCounts},
-    sweeper,
     sync::Sync,
 };
 
@@ -39,8 +39,8 @@ pub(super) struct Observed {
     pub(super) pins: Pins,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) counts: reaper::Counts,
-    pub(super) sweeps: sweeper::Counts,
+    pub(super) counts: socket_termination::Counts,
+    pub(super) sweeps: flow_gc::Counts,
     pub(super) listeners: Listeners,
 }
 
@@ -51,7 +51,7 @@ impl Observed {
         requests: &RequestCounts,
     ) -> Self {
         let pins = Pins::new(&settings.bpffs);
-        let (counts, sweeps) = (reaper::Counts::default(), sweeper::Counts::default());
+        let (counts, sweeps) = (socket_termination::Counts::default(), flow_gc::Counts::default());
         let health = Arc::new(Health::new(source.clone(), settings.min_sync_period));
         let metrics = Arc::new(Metrics::new(pins.clone(), source.clone(), &counts, &sweeps, requests));
         Self { pins, health, metrics, counts, sweeps, listeners: Listeners::default() }
@@ -72,7 +72,7 @@ pub(super) struct Known {
     pub(super) sync: Sync,
     /// Programs that are loaded already.
     pub(super) prepared: Option<Prepared>,
-    /// The attached programs use other maps, or maps that were never in step: they serve until those of this agent are filled.
+    /// The attached programs use other maps, or maps that were never synced: they serve until those of this agent are filled.
     pub(super) fills_first: bool,
 }
 
@@ -157,10 +157,10 @@ impl Turn {
 
 /// Are the maps to be filled before programs use them? Says so.
 fn fills_first(pins: &Pins) -> bool {
-    let fills = in_step::is_to_be_filled(pins);
+    let fills = synced::is_to_be_filled(pins);
     if fills {
         info!(
-            "the maps are others than those in use, or were never in step: filling them before programs use them"
+            "the maps are others than those in use, or were never synced: filling them before programs use them"
         );
     }
     fills

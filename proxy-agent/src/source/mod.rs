@@ -5,8 +5,8 @@
 
 pub mod convert;
 pub mod kube;
-pub mod lite;
 pub mod manifests;
 mod state;
+pub mod trimmed;
 
 pub use state::{Release, SourceState, Trouble, WatchState};

@@ -145,7 +145,7 @@ mod tests {
                 how: "tcx".to_owned(),
             }],
             missing_hooks: 1,
-            maps: vec![MapStatus { name: "names".to_owned(), entries: 20, capacity: 200 }],
+            maps: vec![MapStatus { name: "service_names".to_owned(), entries: 20, capacity: 200 }],
             flows: BTreeMap::from([("new".to_owned(), 5)]),
         };
         let page = render(&status);

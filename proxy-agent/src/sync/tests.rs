@@ -90,7 +90,7 @@ fn what_is_planned_is_told() {
         assert!(sync.note_health_check(&name, plan.health_check), "it is news");
         assert!(!sync.note_health_check(&name, plan.health_check), "it no longer is");
         let before = sync.planned.remove(&name).unwrap_or_default();
-        sync.tally.remove(&before);
+        sync.counts.remove(&before);
         sync.note_plan(name.clone(), plan);
         (sync.health_checks()[&name].local_endpoints, sync.no_local_endpoints(IpFamily::V4))
     };

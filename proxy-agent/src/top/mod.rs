@@ -36,7 +36,7 @@ pub fn run(args: &TopArgs) -> Result<()> {
     print(&if args.json { document(&report, OutputFormat::Json)? } else { text(&report) })
 }
 
-const SERVICES: [&str; 6] = ["SERVICE", "NEW FLOWS/S", "SOCKETS/S", "REFUSED/S", "DROPPED/S", "FLOWS"];
+const SERVICES: [&str; 6] = ["SERVICE", "NEW FLOWS/S", "SOCKETS/S", "REJECTED/S", "DROPPED/S", "FLOWS"];
 const ENDPOINTS: [&str; 4] = ["ENDPOINT", "SERVICE", "NEW FLOWS/S", "SOCKETS/S"];
 const REASONS: [&str; 3] = ["REASON", "PER SECOND", "MEANING"];
 
@@ -57,11 +57,11 @@ fn text(report: &Report) -> String {
 fn totals(report: &Report) -> String {
     let totals = &report.totals;
     format!(
-        "in {:.1} s, per second: {} new flows, {} sockets, {} refused, {} dropped; packets {} to endpoints, {} to clients; {} flows",
+        "in {:.1} s, per second: {} new flows, {} sockets, {} rejected, {} dropped; packets {} to endpoints, {} to clients; {} flows",
         report.seconds,
         rate(totals.rates.new_flows),
         rate(totals.rates.sockets),
-        rate(totals.rates.refused),
+        rate(totals.rates.rejected),
         rate(totals.rates.dropped),
         rate(totals.packets_to_endpoints),
         rate(totals.packets_to_clients),
@@ -79,7 +79,7 @@ fn services(report: &Report) -> impl Iterator<Item = Vec<String>> {
             or_dash(row.service.as_ref()),
             rate(row.rates.new_flows),
             rate(row.rates.sockets),
-            rate(row.rates.refused),
+            rate(row.rates.rejected),
             rate(row.rates.dropped),
             row.flows.to_string(),
         ]

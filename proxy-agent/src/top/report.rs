@@ -56,7 +56,7 @@ pub(super) struct Rates {
     /// Sockets that got an endpoint.
     pub(super) sockets: f64,
     /// Refused or reset.
-    pub(super) refused: f64,
+    pub(super) rejected: f64,
     /// Dropped.
     pub(super) dropped: f64,
 }
@@ -67,14 +67,14 @@ impl Rates {
         match verdict(key.decision, is_socket) {
             Some(MonitorVerdict::Translated) if is_socket => self.sockets += rate,
             Some(MonitorVerdict::Translated) => self.new_flows += rate,
-            Some(MonitorVerdict::Refused | MonitorVerdict::Reset) => self.refused += rate,
+            Some(MonitorVerdict::Rejected | MonitorVerdict::Reset) => self.rejected += rate,
             Some(MonitorVerdict::Dropped) => self.dropped += rate,
             Some(MonitorVerdict::Answered) | None => {}
         }
     }
 
     fn sum(&self) -> f64 {
-        self.new_flows + self.sockets + self.refused + self.dropped
+        self.new_flows + self.sockets + self.rejected + self.dropped
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) struct EndpointRate {
     pub(super) sockets: f64,
 }
 
-/// Of a reason for a refusal or drop.
+/// Of a reason for a reject or drop.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReasonRate {
@@ -229,12 +229,12 @@ mod tests {
             counters: HashMap::from([(Counter::FlowForward, packets)]),
             flows: HashMap::from([(Id(1), 4), (Id(2), 5)]),
         };
-        let (first, second, refused) =
+        let (first, second, rejected) =
             (key(1, TRANSLATED, 0), key(2, TRANSLATED, 1), key(3, Counter::NoEndpoints as u8, 0));
         let before = sample(0, &[(first, 10), (second, 100)], 7);
-        let after = sample(2, &[(first, 14), (second, 110), (refused, 2)], 27);
+        let after = sample(2, &[(first, 14), (second, 110), (rejected, 2)], 27);
         let report = Report::new(&before, &after, &Known, 10);
-        assert_eq!(report.totals.rates, Rates { new_flows: 2.0, sockets: 5.0, refused: 1.0, dropped: 0.0 });
+        assert_eq!(report.totals.rates, Rates { new_flows: 2.0, sockets: 5.0, rejected: 1.0, dropped: 0.0 });
         assert_eq!((report.totals.packets_to_endpoints, report.totals.flows), (10.0, 9));
         let rows: Vec<_> =
             report.services.iter().map(|row| (row.service.as_deref(), row.rates.sum(), row.flows)).collect();

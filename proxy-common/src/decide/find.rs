@@ -7,14 +7,14 @@ use super::{
 };
 use crate::{
     Family,
-    layout::flow::{Edge, Flow, FlowKey, FlowState, REFRESH},
+    layout::flow::{Flow, FlowKey, FlowState, LookupPoint, REFRESH},
     packet::{PROTOCOL_UDP, Packet},
 };
 
 /// Looks for the flow that a packet belongs to, at the lookup point in the key, and notes what the packet says about it.
 #[inline(always)]
 pub fn find<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> Found {
-    let is_forward = key.edge == Edge::Forward as u8;
+    let is_forward = key.lookup_point == LookupPoint::Forward as u8;
     if let Some(flow) = tables.flow(key) {
         if is_forward {
             if must_choose(tables, packet, &flow) {
@@ -56,19 +56,19 @@ fn is_another_s<F: Family, T: Tables<F>>(
     if !packet.is_syn_ack() || !FlowState::is_ending(flow.state) {
         return false;
     }
-    let Some(mut pair) = tables.pair() else { return false };
-    pair.begin(key, flow);
-    pair.make_twin();
+    let Some(mut draft) = tables.draft() else { return false };
+    draft.begin(key, flow);
+    draft.make_opposite();
     let is_copy = tables
-        .flow(&pair.twin_key)
+        .flow(&draft.opposite_key)
         .is_some_and(|forward| forward.isn != 0 && packet.acknowledgment == forward.isn.wrapping_add(1));
     if is_copy {
         return false;
     }
     tables.step(Step::StaleFlow(*flow));
     if FlowState::is_closed(flow.state) {
-        if tables.flow(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(key)) {
-            tables.remove_flow(&pair.twin_key);
+        if tables.flow(&draft.opposite_key).is_some_and(|forward| forward.is_opposite_of(key)) {
+            tables.remove_flow(&draft.opposite_key);
         }
         tables.remove_flow(key);
     }

@@ -6,7 +6,7 @@ use crate::{
     Family,
     layout::{
         counter::Counter,
-        flow::{Edge, Flow, FlowKey, FlowState, Pair, Spare, flags},
+        flow::{Flow, FlowDraft, FlowKey, FlowState, LookupPoint, Spare, flags},
         outbound::{OUTBOUND_ESTABLISHED, key_of_reply},
     },
     packet::{PROTOCOL_SCTP, PROTOCOL_UDP},
@@ -27,49 +27,49 @@ const ATTEMPTS_PER_SOURCE: u32 = 16;
 /// into the range: then the client's kernel keeps the rules of TIME-WAIT, sequence numbers and timestamps for us. Other flows keep their
 /// port unless another one has the same replies. Returns why it could not be.
 #[inline(always)]
-pub fn open<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> Option<DropReason> {
+pub fn open<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> Option<DropReason> {
     let settings = tables.settings();
-    let client = u16::from_be(pair.key.tuple.sport) as u32;
+    let client = u16::from_be(draft.key.tuple.sport) as u32;
     let random = tables.random();
     let count = settings.snat_count();
     let mut position = ((random as u64 * count as u64) >> 32) as u32;
     let mut draw = random as u64;
-    let has_sources = pair.flow.flags & flags::SNAT != 0 && settings.snat_sources != 0;
-    let mut source = spread(F::fold(&pair.key.tuple.src));
-    pair.spare = Spare::default();
+    let has_sources = draft.flow.flags & flags::SNAT != 0 && settings.snat_sources != 0;
+    let mut source = spread(F::fold(&draft.key.tuple.src));
+    draft.spare = Spare::default();
     if has_sources {
-        set_source(tables, pair, source);
+        set_source(tables, draft, source);
     }
-    if is_shared(&pair.flow) {
-        pair.flow.tuple.sport = settings.snat_port(client);
+    if is_shared(&draft.flow) {
+        draft.flow.tuple.sport = settings.snat_port(client);
     }
     for number in 0..ATTEMPTS {
-        match tables.attempt(pair, false) {
+        match tables.attempt(draft, false) {
             Attempt::Opened => return None,
             Attempt::NoRoom => return Some(DropReason::FlowMapFull),
             Attempt::Taken => {}
         }
         if has_sources && number % ATTEMPTS_PER_SOURCE == ATTEMPTS_PER_SOURCE - 1 {
             source = source.wrapping_add(1);
-            set_source(tables, pair, source);
+            set_source(tables, draft, source);
         }
-        pair.flow.tuple.sport = settings.snat_port(position);
+        draft.flow.tuple.sport = settings.snat_port(position);
         position = next_position(position, count, &mut draw);
     }
-    if pair.spare.rank == 0 {
+    if draft.spare.rank == 0 {
         return Some(DropReason::SnatExhausted);
     }
-    pair.flow.tuple.sport = pair.spare.port;
+    draft.flow.tuple.sport = draft.spare.port;
     if has_sources {
-        set_source(tables, pair, pair.spare.source.into());
+        set_source(tables, draft, draft.spare.source.into());
     }
     for _ in 0..SEIZURES {
-        match tables.attempt(pair, true) {
+        match tables.attempt(draft, true) {
             Attempt::Opened => return None,
             Attempt::NoRoom => return Some(DropReason::FlowMapFull),
             Attempt::Taken => {}
         }
-        pair.flow.tuple.sport = settings.snat_port(position);
+        draft.flow.tuple.sport = settings.snat_port(position);
         position = next_position(position, count, &mut draw);
     }
     Some(DropReason::SnatExhausted)
@@ -100,78 +100,78 @@ fn is_shared<F: Family>(flow: &Flow<F>) -> bool {
 }
 
 #[inline(always)]
-fn set_source<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, number: u32) {
+fn set_source<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, number: u32) {
     let count = tables.settings().snat_sources;
     if count == 0 {
         return;
     }
     let number = number % count;
     if let Some(addr) = tables.snat_source(number) {
-        pair.flow.tuple.src = addr;
-        pair.spare.tried = number as u8;
+        draft.flow.tuple.src = addr;
+        draft.spare.tried = number as u8;
     }
 }
 
 /// Inserts both entries of the flow in the pair, if no other flow has the same replies. With `seize`, one that may be over gives way.
 #[inline(always)]
-pub fn attempt<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: bool) -> Attempt {
-    pair.make_twin();
-    let confirmed = tables.flow(&pair.twin_key);
-    if confirmed.as_ref().is_some_and(|existing| !may_replace(tables, pair, existing, false, seize)) {
+pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
+    draft.make_opposite();
+    let confirmed = tables.flow(&draft.opposite_key);
+    if confirmed.as_ref().is_some_and(|existing| !may_replace(tables, draft, existing, false, seize)) {
         return Attempt::Taken;
     }
-    let unconfirmed = tables.pending(&pair.twin_key);
-    if unconfirmed.as_ref().is_some_and(|existing| !may_replace(tables, pair, existing, true, seize)) {
+    let unconfirmed = tables.pending(&draft.opposite_key);
+    if unconfirmed.as_ref().is_some_and(|existing| !may_replace(tables, draft, existing, true, seize)) {
         return Attempt::Taken;
     }
     // Before anything is removed: a flow must not go for nothing.
-    if is_taken(tables, pair, seize) {
+    if is_taken(tables, draft, seize) {
         return Attempt::Taken;
     }
     // Both entries go: what another client still sent by the old one would be answered to this one.
     if let Some(existing) = confirmed {
-        let forward = forward_key(&pair.twin_key, &existing);
-        if tables.flow(&forward).is_some_and(|flow| flow.is_twin_of(&pair.twin_key)) {
+        let forward = forward_key(&draft.opposite_key, &existing);
+        if tables.flow(&forward).is_some_and(|flow| flow.is_opposite_of(&draft.opposite_key)) {
             tables.remove_flow(&forward);
         }
-        tables.remove_flow(&pair.twin_key);
+        tables.remove_flow(&draft.opposite_key);
     }
     if let Some(existing) = unconfirmed {
-        let forward = forward_key(&pair.twin_key, &existing);
-        if tables.pending(&forward).is_some_and(|flow| flow.is_twin_of(&pair.twin_key)) {
+        let forward = forward_key(&draft.opposite_key, &existing);
+        if tables.pending(&forward).is_some_and(|flow| flow.is_opposite_of(&draft.opposite_key)) {
             tables.remove_pending(&forward);
         }
-        tables.remove_pending(&pair.twin_key);
+        tables.remove_pending(&draft.opposite_key);
     }
-    match tables.insert_pending(&pair.twin_key, &pair.twin) {
+    match tables.insert_pending(&draft.opposite_key, &draft.opposite) {
         Inserted::Yes => {}
         Inserted::Exists => return Attempt::Taken,
         Inserted::NoRoom => return Attempt::NoRoom,
     }
-    if tables.replace_pending(&pair.key, &pair.flow) {
+    if tables.replace_pending(&draft.key, &draft.flow) {
         return Attempt::Opened;
     }
-    tables.remove_pending(&pair.twin_key);
+    tables.remove_pending(&draft.opposite_key);
     Attempt::NoRoom
 }
 
 /// The key of the other entry of a flow, of which this is the reverse one.
 #[inline(always)]
 fn forward_key<F: Family>(reverse: &FlowKey<F>, flow: &Flow<F>) -> FlowKey<F> {
-    FlowKey::new(flow.tuple.reversed(), reverse.protocol, Edge::Forward)
+    FlowKey::new(flow.tuple.reversed(), reverse.protocol, LookupPoint::Forward)
 }
 
 /// May a flow that has the same replies give way to the one in the pair? Notes its port if the flow may be over.
 #[inline(always)]
 fn may_replace<F: Family, T: Tables<F>>(
     tables: &T,
-    pair: &mut Pair<F>,
+    draft: &mut FlowDraft<F>,
     existing: &Flow<F>,
     is_pending: bool,
     seize: bool,
 ) -> bool {
     // Ours from before, when only the forward entry was lost or is over.
-    if existing.tuple.same(&pair.twin.tuple) {
+    if existing.tuple.same(&draft.opposite.tuple) {
         return true;
     }
     let settings = tables.settings();
@@ -184,9 +184,9 @@ fn may_replace<F: Family, T: Tables<F>>(
         return true;
     }
     if state == FlowState::TimeWait as u8 {
-        return idle >= settings.rest() || is_later(&pair.flow, existing);
+        return idle >= settings.rest() || is_later(&draft.flow, existing);
     }
-    if !is_shared(&pair.flow) || !is_pending && pair.key.protocol != PROTOCOL_UDP {
+    if !is_shared(&draft.flow) || !is_pending && draft.key.protocol != PROTOCOL_UDP {
         return false;
     }
     let is_assured = !is_pending && state != FlowState::REPLIED as u8;
@@ -200,17 +200,17 @@ fn may_replace<F: Family, T: Tables<F>>(
     if idle < least {
         return false;
     }
-    note_spare(pair, if is_assured { idle } else { idle | Spare::EXPENDABLE });
+    note_spare(draft, if is_assured { idle } else { idle | Spare::EXPENDABLE });
     seize
 }
 
 /// Notes the source port in the pair, if its flow would be missed less than that of the port noted before.
 #[inline(always)]
-fn note_spare<F: Family>(pair: &mut Pair<F>, rank: u32) {
-    if rank > pair.spare.rank {
-        pair.spare.rank = rank;
-        pair.spare.port = pair.flow.tuple.sport;
-        pair.spare.source = pair.spare.tried;
+fn note_spare<F: Family>(draft: &mut FlowDraft<F>, rank: u32) {
+    if rank > draft.spare.rank {
+        draft.spare.rank = rank;
+        draft.spare.port = draft.flow.tuple.sport;
+        draft.spare.source = draft.spare.tried;
     }
 }
 
@@ -228,12 +228,12 @@ fn is_later<F: Family>(new: &Flow<F>, old: &Flow<F>) -> bool {
 /// Would the replies go to a socket of this node that sends from the same port, or to a connection of kernel NAT? SCTP's sockets cannot be
 /// looked up. With `seize`, a connection that may be over gives way.
 #[inline(always)]
-fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: bool) -> bool {
-    let Pair { key, flow, twin_key, .. } = &*pair;
+fn is_taken<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> bool {
+    let FlowDraft { key, flow, opposite_key, .. } = &*draft;
     if flow.flags & flags::SNAT == 0 {
         return false;
     }
-    if key.protocol != PROTOCOL_SCTP && tables.has_socket(&twin_key.tuple, key.protocol) {
+    if key.protocol != PROTOCOL_SCTP && tables.has_socket(&opposite_key.tuple, key.protocol) {
         return true;
     }
     let Some(sent) = tables.outbound(&key_of_reply(&flow.tuple, key.protocol)) else { return false };
@@ -247,35 +247,35 @@ fn is_taken<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>, seize: bool
     if key.protocol == PROTOCOL_UDP || idle < tables.settings().unconfirmed() {
         return true;
     }
-    note_spare(pair, idle);
+    note_spare(draft, idle);
     !seize
 }
 
 /// Moves the flow of which the pair has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no
 /// more, or if the other entry is another flow's by now.
 #[inline(always)]
-pub fn confirm<F: Family, T: Tables<F>>(tables: &T, pair: &mut Pair<F>) -> bool {
-    pair.make_twin();
-    match tables.pending(&pair.twin_key) {
-        Some(other) if other.tuple.same(&pair.twin.tuple) => {
-            pair.twin.isn = other.isn;
-            pair.twin.acknowledged = other.acknowledged;
-            pair.twin.mac = other.mac;
+pub fn confirm<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> bool {
+    draft.make_opposite();
+    match tables.pending(&draft.opposite_key) {
+        Some(other) if other.tuple.same(&draft.opposite.tuple) => {
+            draft.opposite.isn = other.isn;
+            draft.opposite.acknowledged = other.acknowledged;
+            draft.opposite.mac = other.mac;
         }
         // A late reply: the client has another endpoint now.
         Some(_) => return false,
-        None if tables.flow(&pair.twin_key).is_some() => return false,
+        None if tables.flow(&draft.opposite_key).is_some() => return false,
         None => {}
     }
-    if !tables.replace_flow(&pair.twin_key, &pair.twin) {
+    if !tables.replace_flow(&draft.opposite_key, &draft.opposite) {
         return false;
     }
-    if !tables.replace_flow(&pair.key, &pair.flow) {
-        tables.remove_flow(&pair.twin_key);
+    if !tables.replace_flow(&draft.key, &draft.flow) {
+        tables.remove_flow(&draft.opposite_key);
         return false;
     }
-    tables.remove_pending(&pair.key);
-    tables.remove_pending(&pair.twin_key);
+    tables.remove_pending(&draft.key);
+    tables.remove_pending(&draft.opposite_key);
     tables.count(Counter::FlowConfirmed);
     true
 }

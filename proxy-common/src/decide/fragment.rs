@@ -29,7 +29,7 @@ pub fn complete<F: Parse, T: Tables<F>>(
     let tuple = &dissected.packet.tuple;
     let key = dissected.fragment_key();
     match dissected.part {
-        Part::Usual | Part::Whole | Part::Error if is_parsed => Completion::Complete,
+        Part::Plain | Part::Whole | Part::Error if is_parsed => Completion::Complete,
         Part::First if is_parsed => {
             let protocol = dissected.packet.protocol as u32;
             let ports = FragmentPorts { sport: tuple.sport, dport: tuple.dport, protocol };

@@ -11,7 +11,7 @@ use crate::{
         backend::Backend,
         counter::Counter,
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
-        set::{Scope, SetRole},
+        set::{Scope, SetPolicy},
     },
 };
 
@@ -26,7 +26,7 @@ pub(super) enum Choice {
     /// No endpoints.
     Nobody,
     /// Endpoints, but none that the traffic policy allows here.
-    Withheld,
+    NoLocalEndpoints,
     /// A defect, counted.
     Broken,
 }
@@ -94,14 +94,14 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
         return Choice::NotOurs;
     }
     let service = target.service();
-    let role = SetRole::of(is_cluster_ip, scope);
-    let set = tables.set(service, role);
-    tables.step(Step::Set(role, set));
+    let set_policy = SetPolicy::of(is_cluster_ip, scope);
+    let set = tables.set(service, set_policy);
+    tables.step(Step::BackendSet(set_policy, set));
     if set.count() == 0 {
-        return if set.is_withheld() { Choice::Withheld } else { Choice::Nobody };
+        return if set.lacks_local_endpoints() { Choice::NoLocalEndpoints } else { Choice::Nobody };
     }
     let key = AffinityKey::new(*client, netns, service);
-    if set.is_sticky() && keep(tables, &key, role, backend) {
+    if set.has_session_affinity() && keep(tables, &key, set_policy, backend) {
         return Choice::Made;
     }
     let Some(slot) = tables.backend(set.slot(tables.random())) else {
@@ -109,7 +109,7 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
         return Choice::Broken;
     };
     *backend = *slot;
-    if set.is_sticky() {
+    if set.has_session_affinity() {
         let affinity = Affinity {
             addr: backend.addr,
             port: backend.port,
@@ -128,13 +128,13 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
 fn keep<F: Family, T: Tables<F>>(
     tables: &T,
     key: &AffinityKey<F>,
-    role: SetRole,
+    set_policy: SetPolicy,
     backend: &mut Backend<F>,
 ) -> bool {
     let Some(kept) = tables.affinity(key) else { return false };
     let now = tables.now();
     if now.wrapping_sub(kept.last_used) >= tables.affinity_timeout(key.service)
-        || !tables.is_member(kept.backend, role)
+        || !tables.is_member(kept.backend, set_policy)
     {
         return false;
     }

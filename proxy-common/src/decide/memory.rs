@@ -16,18 +16,18 @@ use crate::{
     Family, V4, V6,
     layout::{
         affinity::{Affinity, AffinityKey},
-        answers,
         backend::Backend,
         config::Settings,
         counter::Counter,
         device::Device,
-        filter::{self, Mark},
+        filter::{self, Fingerprint},
         flow::{Flow, FlowKey},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         outbound::Outbound,
-        set::{Set, SetKind, SetRole},
+        reply_filter,
+        set::{BackendSet, BackendSetKind, SetPolicy},
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
     },
 };
@@ -36,7 +36,7 @@ pub use self::entries::{MemoryAffinity, MemoryFlow};
 
 /// What else differs between the families here.
 pub trait MemoryFamily: Family {
-    /// The device's source address for connections passed on; unspecified: none.
+    /// The device's source address for forwarded connections; unspecified: none.
     fn snat_address(device: &Device) -> Self::Addr;
 }
 
@@ -66,9 +66,9 @@ pub struct MemoryTables<F: MemoryFamily> {
     /// Frontends; see [`MemoryTables::add_frontend`].
     pub frontends: HashMap<FrontendKey<F>, Target>,
     /// Marks in the filter.
-    pub filter: HashSet<Mark>,
-    /// Sets by [`Set::index`]; see [`MemoryTables::publish`].
-    pub sets: HashMap<u32, Set>,
+    pub filter: HashSet<Fingerprint>,
+    /// Sets by [`BackendSet::index`]; see [`MemoryTables::publish`].
+    pub sets: HashMap<u32, BackendSet>,
     /// Slots.
     pub backends: Vec<Backend<F>>,
     /// Backends that serve.
@@ -119,8 +119,8 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub pending: RefCell<FlowEntries<F>>,
     /// Entries that another CPU moves to the confirmed ones just before the next look-up of an unconfirmed one that is not there.
     pub arriving: RefCell<FlowEntries<F>>,
-    /// Marks of where their answers come from.
-    pub answers: RefCell<HashSet<answers::Mark>>,
+    /// Fingerprints of the sources of their replies.
+    pub reply_filter: RefCell<HashSet<reply_filter::Fingerprint>>,
     /// How many flow entries of each kind there may be. Unlike the kernel's map, this one forgets none.
     pub max_flows: usize,
     /// Cookie of the socket at hand.
@@ -182,7 +182,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
             flows: RefCell::default(),
             pending: RefCell::default(),
             arriving: RefCell::default(),
-            answers: RefCell::default(),
+            reply_filter: RefCell::default(),
             max_flows: usize::MAX,
             socket: Cell::new(7),
             socket_netns: Cell::new(1),
@@ -216,14 +216,18 @@ impl<F: MemoryFamily> MemoryTables<F> {
     }
 
     /// Publishes the backends of a service port, in new slots, and marks them as alive.
-    pub fn publish(&mut self, service: Id, role: SetRole, backends: &[Backend<F>]) {
+    pub fn publish(&mut self, service: Id, set_policy: SetPolicy, backends: &[Backend<F>]) {
         let base = self.backends.len() as u32;
         self.backends.extend(backends);
         self.alive.extend(backends.iter().map(|backend| backend.id));
-        self.members.extend(backends.iter().map(|backend| (backend.id, role.bit())));
-        let is_sticky = self.affinity_timeouts.contains_key(&service);
-        let kind = if is_sticky { SetKind::Sticky } else { SetKind::Uniform };
-        self.sets.insert(Set::index(service, role), Set::new(base, backends.len() as u32, kind));
+        self.members.extend(backends.iter().map(|backend| (backend.id, set_policy.bit())));
+        let has_session_affinity = self.affinity_timeouts.contains_key(&service);
+        let kind =
+            if has_session_affinity { BackendSetKind::SessionAffinity } else { BackendSetKind::Uniform };
+        self.sets.insert(
+            BackendSet::index(service, set_policy),
+            BackendSet::new(base, backends.len() as u32, kind),
+        );
     }
 
     /// What a counter stands at.

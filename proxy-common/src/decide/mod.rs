@@ -3,6 +3,7 @@
 //! It is written once, for both families, over [`Tables`]. In the kernel the tables are BPF maps and helpers;
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.
 
+pub mod fast_path;
 mod find;
 mod flow;
 mod fragment;
@@ -13,7 +14,6 @@ mod packet;
 mod shared_peers;
 mod socket;
 mod socket_seen;
-pub mod steady;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ mod verdict;
 pub use find::find;
 pub use flow::{attempt, confirm, open};
 pub use fragment::{Completion, complete, may_be_for_service};
-pub use packet::{from_pod, from_uplink, new_flow, opened, to_client, to_outside};
+pub use packet::{new_flow, opened, pod_egress, pod_ingress, uplink_egress, uplink_ingress};
 pub use socket::{SocketClient, SocketOrigin, connect, send};
 pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{

@@ -13,14 +13,14 @@ use crate::{
     Family,
     layout::{
         counter::Counter,
-        flow::{Edge, FlowState, flags},
+        flow::{FlowState, LookupPoint, flags},
         set::Scope,
     },
     packet::{PROTOCOL_TCP, Packet},
 };
 
 pub use self::{
-    leaving::to_outside,
+    leaving::uplink_egress,
     new_flow::{new_flow, opened},
 };
 use self::{
@@ -30,7 +30,7 @@ use self::{
 
 /// A packet that a pod sends, at the pod's interface with index `ifindex`.
 #[inline(always)]
-pub fn from_pod<F: Family, T: Tables<F>>(
+pub fn pod_ingress<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     ifindex: u32,
@@ -40,7 +40,7 @@ pub fn from_pod<F: Family, T: Tables<F>>(
     // be remote endpoints: what they reply by a bridge is for the interface behind it that the request left by, or the host's conntrack
     // would see half of the connection.
     match replies_to(tables, packet, out) {
-        Some(flow) if flow & flags::HAIRPIN != 0 => Verdict::Return,
+        Some(flow) if flow & flags::HAIRPIN != 0 => Verdict::Hairpin,
         Some(_) if tables.device(ifindex).is_some_and(|device| device.bridge != 0) => Verdict::Pass,
         Some(_) => forward(tables, packet, ifindex, out),
         None => request_of_pod(tables, packet, ifindex, out),
@@ -72,13 +72,13 @@ fn request_of_pod<F: Family, T: Tables<F>>(
 
 /// A packet that comes in by the uplink with index `ifindex`.
 #[inline(always)]
-pub fn from_uplink<F: Family, T: Tables<F>>(
+pub fn uplink_ingress<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     ifindex: u32,
     out: &mut Translation<F>,
 ) -> Verdict {
-    // Whoever has the address answers: cluster IPs are not for clients outside.
+    // Pings from outside are left to the address's owner; ClusterIPs are internal.
     if packet.is_echo_request() {
         return Verdict::Pass;
     }
@@ -101,7 +101,7 @@ fn replies_to<F: Family, T: Tables<F>>(
     if !may_be_reply(tables, packet) {
         return None;
     }
-    let flow = known_reverse(tables, packet, Edge::ReverseIngress)?;
+    let flow = known_reverse(tables, packet, LookupPoint::ReverseIngress)?;
     out.to = flow.tuple;
     Some(flow.flags)
 }
@@ -112,7 +112,7 @@ fn replies_to<F: Family, T: Tables<F>>(
 pub(super) fn may_be_reply<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
     let tuple = &packet.tuple;
     tables.settings().is_snat_port(tuple.dport)
-        && tables.may_be_answer(&tuple.src, tuple.sport, packet.protocol)
+        && tables.may_be_filtered_reply(&tuple.src, tuple.sport, packet.protocol)
 }
 
 /// What a client outside sends.
@@ -130,7 +130,7 @@ fn request_from_outside<F: Family, T: Tables<F>>(
     }
     match known_forward(tables, packet) {
         Some(flow) => match follow(tables, packet, &flow, ifindex, out) {
-            Verdict::Forward => forward(tables, packet, ifindex, out),
+            Verdict::Redirect => forward(tables, packet, ifindex, out),
             verdict => verdict,
         },
         None if tables.defers() => Verdict::NewFlow,
@@ -142,7 +142,7 @@ fn request_from_outside<F: Family, T: Tables<F>>(
 #[inline(always)]
 fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if frontend::is_cluster_ip(tables, &packet.tuple.dst) {
-        tables.answer(Counter::EchoReply, Verdict::Echo)
+        tables.reply(Counter::EchoReply, Verdict::Echo)
     } else {
         Verdict::Pass
     }
@@ -150,14 +150,14 @@ fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
 
 /// A packet that leaves to a pod: the source of a reply becomes the VIP again.
 #[inline(always)]
-pub fn to_client<F: Family, T: Tables<F>>(
+pub fn pod_egress<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     out: &mut Translation<F>,
 ) -> Verdict {
-    if let Some(flow) = answer_of_local(tables, packet) {
+    if let Some(flow) = reply_of_local(tables, packet) {
         out.to = flow.tuple;
-        return Verdict::Translate;
+        return Verdict::ToStack;
     }
     if !packet.is_echo_request() && !packet.follows {
         note_outbound(tables, packet);
@@ -167,18 +167,22 @@ pub fn to_client<F: Family, T: Tables<F>>(
 
 /// The flow that a packet which leaves to a client is a reply of, if it is one.
 #[inline(always)]
-fn answer_of_local<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
+fn reply_of_local<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
     let tuple = &packet.tuple;
-    if packet.is_echo_request() || !tables.may_be_answer(&tuple.src, tuple.sport, packet.protocol) {
+    if packet.is_echo_request() || !tables.may_be_filtered_reply(&tuple.src, tuple.sport, packet.protocol) {
         return None;
     }
-    known_reverse(tables, packet, Edge::ReverseEgress)
+    known_reverse(tables, packet, LookupPoint::ReverseEgress)
 }
 
 /// The flow that a packet is a reply of, if it is known at this edge.
 #[inline(always)]
-fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: Edge) -> Option<T::Flow> {
-    let flow = tables.find_flow(packet, edge)?;
+fn known_reverse<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    lookup_point: LookupPoint,
+) -> Option<T::Flow> {
+    let flow = tables.find_flow(packet, lookup_point)?;
     tables.count(Counter::FlowReverse);
     Some(flow)
 }
@@ -186,7 +190,7 @@ fn known_reverse<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, edge: 
 /// The flow that a packet belongs to; none if there is none, or if it must choose anew.
 #[inline(always)]
 fn known_forward<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
-    let flow = tables.find_flow(packet, Edge::Forward)?;
+    let flow = tables.find_flow(packet, LookupPoint::Forward)?;
     tables.count(Counter::FlowForward);
     Some(flow)
 }
@@ -206,24 +210,24 @@ fn follow<F: Family, T: Tables<F>>(
         && !tables.is_alive(flow.backend)
     {
         flow.set_state(FlowState::Closed);
-        return tables.answer(Counter::FlowReset, Verdict::Reset);
+        return tables.reply(Counter::FlowReset, Verdict::Reset);
     }
     out.to = flow.tuple;
     if flow.flags & !flags::BY_SOURCE == 0 {
-        return Verdict::Translate;
+        return Verdict::ToStack;
     }
     if flow.flags & flags::SNAT != 0 {
-        return Verdict::Forward;
+        return Verdict::Redirect;
     }
     if flow.flags & flags::HAIRPIN != 0 {
-        return Verdict::Return;
+        return Verdict::Hairpin;
     }
     out.mac = flow.mac;
     if out.mac.is_none() {
         if !is_switched(tables, ifindex, out) || out.mac.is_none() {
-            return Verdict::Translate;
+            return Verdict::ToStack;
         }
         flow.set_mac(out.mac);
     }
-    Verdict::Switch
+    Verdict::Bridge
 }

@@ -10,10 +10,10 @@ use crate::{
 /// Reads what is known of an entry's key into it; false if that is nothing.
 #[inline(always)]
 pub(super) fn get<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedPeer<F>) -> bool {
-    let mut place = SharedKey::new(tables.netns(), entry.key.bucket());
+    let mut slot = SharedKey::new(tables.netns(), entry.key.bucket());
     for way in 0..SharedKey::WAYS {
-        place.set_way(way);
-        if let Some(found) = tables.shared_peer(&place)
+        slot.set_way(way);
+        if let Some(found) = tables.shared_peer(&slot)
             && found.key.same(&entry.key)
         {
             entry.peer = found.peer;
@@ -27,11 +27,11 @@ pub(super) fn get<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedP
 /// the same namespace. False: the map takes no more.
 #[inline(always)]
 pub(super) fn set<F: Family, T: SocketTables<F>>(tables: &T, entry: &SharedPeer<F>) -> bool {
-    let mut place = SharedKey::new(tables.netns(), entry.key.bucket());
+    let mut slot = SharedKey::new(tables.netns(), entry.key.bucket());
     let mut chosen = tables.random() % SharedKey::WAYS;
     for way in 0..SharedKey::WAYS {
-        place.set_way(way);
-        match tables.shared_peer(&place) {
+        slot.set_way(way);
+        match tables.shared_peer(&slot) {
             Some(found) if found.key.same(&entry.key) => {
                 if found.peer.same(&entry.peer) {
                     return true;
@@ -43,6 +43,6 @@ pub(super) fn set<F: Family, T: SocketTables<F>>(tables: &T, entry: &SharedPeer<
             None => chosen = way,
         }
     }
-    place.set_way(chosen);
-    tables.set_shared_peer(&place, entry)
+    slot.set_way(chosen);
+    tables.set_shared_peer(&slot, entry)
 }

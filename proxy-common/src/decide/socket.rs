@@ -11,7 +11,7 @@ use crate::{
     layout::{
         backend::Backend,
         counter::Counter,
-        frontend::{FRONTEND_SOURCES, Target},
+        frontend::{FRONTEND_SOURCE_RANGES, Target},
         set::Scope,
         socket::{SharedPeer, SocketDirection, SocketKey, SocketPeer, UdpPeers, UdpPeersRef},
     },
@@ -94,16 +94,16 @@ pub fn send<F: Family, T: SocketTables<F>>(
     }
     let own = tables.udp_peers_or_new();
     if own.is_none() && tables.has_socket_storage() {
-        // No memory. Replies would come from a stranger, so rather nothing is sent.
+        // No memory. Replies would come from an unknown address: send nothing.
         tables.count(Counter::FlowMapFull);
         return SocketVerdict::Reject;
     }
-    let place = own.as_ref().map_or(Place::Shared, |own| place(tables, own, addr, port, peer));
+    let peer_slot = own.as_ref().map_or(PeerSlot::Shared, |own| peer_slot(tables, own, addr, port, peer));
     let mut entry = SharedPeer::default();
-    let is_known = match place {
-        Place::Kept(_) => true,
-        Place::Free(_) => false,
-        Place::Shared => {
+    let is_known = match peer_slot {
+        PeerSlot::Kept(_) => true,
+        PeerSlot::Free(_) => false,
+        PeerSlot::Shared => {
             entry.key = SocketKey::new(tables.cookie(), *addr, port, SocketDirection::Send);
             let is_known = shared_peers::get(tables, &mut entry);
             *peer = entry.peer;
@@ -114,7 +114,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
     let is_checked = peer.checked == stamp;
     let is_current = is_known && is_current(tables, addr, port, protocol, client, is_checked, peer);
     if !is_current {
-        if let (Some(own), Place::Kept(slot)) = (&own, place) {
+        if let (Some(own), PeerSlot::Kept(slot)) = (&own, peer_slot) {
             own.clear(slot);
         }
         let verdict = translate(tables, addr, port, protocol, client, peer);
@@ -123,7 +123,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
         }
     }
     peer.checked = stamp;
-    if let (Some(own), Place::Kept(slot) | Place::Free(slot)) = (&own, place) {
+    if let (Some(own), PeerSlot::Kept(slot) | PeerSlot::Free(slot)) = (&own, peer_slot) {
         if !is_current || !is_checked {
             own.set(slot, addr, port, peer);
         }
@@ -144,7 +144,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
 
 /// Where the socket has an entry for an address, or is to have it.
 #[derive(Clone, Copy)]
-enum Place {
+enum PeerSlot {
     /// It keeps it, in this slot.
     Kept(u32),
     /// It has room, in this slot.
@@ -154,24 +154,24 @@ enum Place {
 }
 
 #[inline(always)]
-fn place<F: Family, T: SocketTables<F>>(
+fn peer_slot<F: Family, T: SocketTables<F>>(
     tables: &T,
     own: &UdpPeersRef<'_, F>,
     addr: &F::Addr,
     port: u16,
     peer: &mut SocketPeer<F>,
-) -> Place {
+) -> PeerSlot {
     if own.find_to(0, addr, port, peer) {
-        Place::Kept(0)
+        PeerSlot::Kept(0)
     } else if own.find_to(1, addr, port, peer) {
-        Place::Kept(1)
+        PeerSlot::Kept(1)
     } else if !tables.is_alive(own.backend(0)) {
         // An entry whose backend is gone is of no use.
-        Place::Free(0)
+        PeerSlot::Free(0)
     } else if !tables.is_alive(own.backend(1)) {
-        Place::Free(1)
+        PeerSlot::Free(1)
     } else {
-        Place::Shared
+        PeerSlot::Shared
     }
 }
 
@@ -197,7 +197,7 @@ fn is_current<F: Family, T: SocketTables<F>>(
 }
 
 /// Writes an entry among others', and the one for replies: for each datagram, because another socket of the namespace may
-/// have taken either's place. Without the latter the process would get replies from a stranger, so rather nothing is sent.
+/// have taken either's place. Without the latter the process would get replies from an unknown address: nothing is sent.
 /// False: there is no room.
 #[inline(always)]
 fn share<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedPeer<F>) -> bool {
@@ -229,7 +229,7 @@ fn translate<F: Family, T: SocketTables<F>>(
     }
     let Some(target) = frontend::find(tables, addr, port, protocol, is_node_loopback) else {
         if frontend::is_cluster_ip(tables, addr) {
-            tables.refuse(Counter::UndefinedPort, addr, port, protocol);
+            tables.reject(Counter::UndefinedPort, addr, port, protocol);
             return SocketVerdict::Reject;
         }
         return SocketVerdict::Pass;
@@ -237,12 +237,12 @@ fn translate<F: Family, T: SocketTables<F>>(
     match source(tables, target, client) {
         Source::Allowed => {}
         Source::Unknown => {
-            // Whoever gets the packets, in this node's packet path or behind the load balancer, knows the source.
+            // The packet path, of this node or of one behind the load balancer, knows the source.
             tables.count(Counter::SourceUnknown);
             return SocketVerdict::Pass;
         }
         Source::Denied => {
-            refuse_for(tables, DropReason::SourceDenied, addr, port, protocol);
+            reject_for(tables, DropReason::SourceDenied, addr, port, protocol);
             return SocketVerdict::Denied;
         }
     }
@@ -261,11 +261,11 @@ fn translate<F: Family, T: SocketTables<F>>(
         }
         Choice::NotOurs => SocketVerdict::Pass,
         Choice::Nobody => {
-            tables.refuse(Counter::NoEndpoints, addr, port, protocol);
+            tables.reject(Counter::NoEndpoints, addr, port, protocol);
             SocketVerdict::Reject
         }
-        Choice::Withheld => {
-            refuse_for(tables, DropReason::NoLocalEndpoints, addr, port, protocol);
+        Choice::NoLocalEndpoints => {
+            reject_for(tables, DropReason::NoLocalEndpoints, addr, port, protocol);
             SocketVerdict::Unreachable
         }
         Choice::Broken => SocketVerdict::Reject,
@@ -274,14 +274,14 @@ fn translate<F: Family, T: SocketTables<F>>(
 
 /// Refuses for what a packet would be dropped for.
 #[inline(always)]
-fn refuse_for<F: Family, T: SocketTables<F>>(
+fn reject_for<F: Family, T: SocketTables<F>>(
     tables: &T,
     reason: DropReason,
     addr: &F::Addr,
     port: u16,
     protocol: u8,
 ) {
-    tables.refuse(reason.counter(), addr, port, protocol);
+    tables.reject(reason.counter(), addr, port, protocol);
     tables.step(Step::Drop(reason));
 }
 
@@ -294,7 +294,7 @@ enum Source {
 
 #[inline(always)]
 fn source<F: Family, T: SocketTables<F>>(tables: &T, target: Target, client: &SocketClient<F>) -> Source {
-    if target.flags() & FRONTEND_SOURCES == 0 {
+    if target.flags() & FRONTEND_SOURCE_RANGES == 0 {
         return Source::Allowed;
     }
     let mut source = client.bound;

@@ -1,4 +1,4 @@
-//! What the core asks of its surroundings: maps and helpers in the kernel, anything else in tests and in `debug trace`.
+//! What the core needs from its environment: maps and helpers in the kernel, anything else in tests and in `debug trace`.
 
 mod flows;
 mod node;
@@ -13,7 +13,7 @@ use crate::{
     layout::{
         config::Settings,
         counter::Counter,
-        flow::{Edge, FlowKey, Pair},
+        flow::{FlowDraft, FlowKey, LookupPoint},
     },
     packet::Packet,
 };
@@ -31,17 +31,17 @@ pub use self::{
 pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + PacketContext<F> {
     /// Constants of this node.
     fn settings(&self) -> Settings;
-    /// Opens the flow that [`FlowTables::pair`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
+    /// Opens the flow that [`FlowTables::draft`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
     /// function of its own.
-    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason>;
+    fn open_flow(&self, draft: &mut FlowDraft<F>) -> Option<DropReason>;
     /// The flow that a packet belongs to at a lookup point, with [`find`](mod@super::find). In the kernel a function of its own, so that the verifier goes through
     /// connection tracking once.
     #[inline(always)]
-    fn find_flow(&self, packet: &Packet<F>, edge: Edge) -> Option<Self::Flow>
+    fn find_flow(&self, packet: &Packet<F>, lookup_point: LookupPoint) -> Option<Self::Flow>
     where
         Self: Sized,
     {
-        let key = &FlowKey::new(packet.tuple, packet.protocol, edge);
+        let key = &FlowKey::new(packet.tuple, packet.protocol, lookup_point);
         match super::find(self, packet, key) {
             Found::None => None,
             Found::Confirmed => self.flow(key),
@@ -55,12 +55,12 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
     fn defers(&self) -> bool {
         false
     }
-    /// Tries to open the flow that [`FlowTables::pair`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
+    /// Tries to open the flow that [`FlowTables::draft`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
     /// function of its own.
-    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt;
-    /// Moves the flow of which [`FlowTables::pair`] has an entry to the confirmed ones, with [`confirm`](super::confirm). In the kernel a
+    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt;
+    /// Moves the flow of which [`FlowTables::draft`] has an entry to the confirmed ones, with [`confirm`](super::confirm). In the kernel a
     /// function of its own.
-    fn confirm_flow(&self, pair: &mut Pair<F>) -> bool;
+    fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool;
     /// 32 random bits.
     fn random(&self) -> u32;
     /// Jiffies, truncated.
@@ -76,7 +76,7 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
     }
     /// Counts a packet that is answered instead of being sent on. Not where another program will be asked the same.
     #[inline(always)]
-    fn answer(&self, counter: Counter, verdict: Verdict) -> Verdict {
+    fn reply(&self, counter: Counter, verdict: Verdict) -> Verdict {
         self.count(counter);
         verdict
     }

@@ -5,17 +5,17 @@ mod attacks;
 mod consistency;
 mod ends;
 mod evidence;
+mod fast_path;
+mod fixture;
 mod flows;
 mod fragments;
 mod places;
 mod pod;
 mod ports;
-mod refusals;
+mod rejects;
 mod snat;
 mod socket;
-mod steady;
 mod uplink;
-mod world;
 
 /// Makes a test of each generic function for each family.
 macro_rules! for_both_families {

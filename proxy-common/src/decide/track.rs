@@ -8,7 +8,7 @@ use crate::{
     Family,
     layout::{
         counter::Counter,
-        flow::{FIN_WINDOW, Flow, FlowKey, FlowState, Pair, REFRESH, RESET_WINDOW, flags},
+        flow::{FIN_WINDOW, Flow, FlowDraft, FlowKey, FlowState, REFRESH, RESET_WINDOW, flags},
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
 };
@@ -32,22 +32,22 @@ pub(super) fn confirmed<F: Family, T: Tables<F>>(
     let now = tables.now();
     if now.wrapping_sub(flow.last_seen) >= REFRESH {
         flow.touch(now);
-        if let Some(mut pair) = tables.pair() {
-            pair.begin(key, flow);
-            pair.make_twin();
-            match tables.flow(&pair.twin_key) {
-                Some(other) if other.tuple.same(&pair.twin.tuple) => other.touch(now),
+        if let Some(mut draft) = tables.draft() {
+            draft.begin(key, flow);
+            draft.make_opposite();
+            match tables.flow(&draft.opposite_key) {
+                Some(other) if other.tuple.same(&draft.opposite.tuple) => other.touch(now),
                 // Another flow's by now: it has this one's replies.
                 Some(_) => {}
                 // The client may have opened another flow meanwhile, which is not confirmed yet.
-                None if tables.pending(&pair.twin_key).is_some() => {}
+                None if tables.pending(&draft.opposite_key).is_some() => {}
                 None => {
-                    pair.twin.last_seen = now;
-                    let FlowKey { tuple, protocol, .. } = &pair.twin_key;
-                    if pair.twin.flags & flags::REVERSE != 0 {
-                        tables.announce_answers(&tuple.src, tuple.sport, *protocol);
+                    draft.opposite.last_seen = now;
+                    let FlowKey { tuple, protocol, .. } = &draft.opposite_key;
+                    if draft.opposite.flags & flags::REVERSE != 0 {
+                        tables.insert_reply(&tuple.src, tuple.sport, *protocol);
                     }
-                    if tables.replace_flow(&pair.twin_key, &pair.twin) {
+                    if tables.replace_flow(&draft.opposite_key, &draft.opposite) {
                         tables.count(Counter::FlowRepaired);
                     }
                 }
@@ -114,7 +114,7 @@ fn close<F: Family, T: Tables<F>>(
         (true, _) => FlowState::ClosingByServer,
         (false, _) => FlowState::ClosingByClient,
     };
-    // Whoever made an end with a forged FIN could give the connection another endpoint with a forged SYN.
+    // A forged FIN could end the flow: then one could give the connection another endpoint with a forged SYN.
     if !is_in_window(tables, packet, key, flow, FIN_OVERLAP, FIN_WINDOW) {
         return;
     }
@@ -137,12 +137,12 @@ fn is_in_window<F: Family, T: Tables<F>>(
     if packet.protocol != PROTOCOL_TCP {
         return true;
     }
-    let Some(mut pair) = tables.pair() else { return true };
-    pair.begin(key, flow);
-    pair.make_twin();
-    match tables.flow(&pair.twin_key) {
-        Some(twin) if twin.acknowledged != 0 && twin.tuple.same(&pair.twin.tuple) => {
-            packet.sequence.wrapping_sub(twin.acknowledged).wrapping_add(before) <= window
+    let Some(mut draft) = tables.draft() else { return true };
+    draft.begin(key, flow);
+    draft.make_opposite();
+    match tables.flow(&draft.opposite_key) {
+        Some(opposite) if opposite.acknowledged != 0 && opposite.tuple.same(&draft.opposite.tuple) => {
+            packet.sequence.wrapping_sub(opposite.acknowledged).wrapping_add(before) <= window
         }
         _ => true,
     }
@@ -162,16 +162,16 @@ fn set_both<F: Family, T: Tables<F>>(
 ) {
     flow.set_state(state);
     flow.touch(now);
-    let Some(mut pair) = tables.pair() else { return };
-    pair.begin(key, flow);
-    pair.make_twin();
-    if let Some(twin) = tables.flow(&pair.twin_key)
-        && twin.tuple.same(&pair.twin.tuple)
+    let Some(mut draft) = tables.draft() else { return };
+    draft.begin(key, flow);
+    draft.make_opposite();
+    if let Some(opposite) = tables.flow(&draft.opposite_key)
+        && opposite.tuple.same(&draft.opposite.tuple)
     {
-        twin.set_state(state);
-        twin.touch(now);
+        opposite.set_state(state);
+        opposite.touch(now);
         if timestamp != 0 {
-            twin.set_timestamp(timestamp);
+            opposite.set_timestamp(timestamp);
         }
     }
 }
@@ -193,22 +193,22 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
     if packet.follows {
         return Found::Pending;
     }
-    let Some(mut pair) = tables.pair() else { return Found::Pending };
-    pair.begin(key, flow);
-    pair.make_twin();
+    let Some(mut draft) = tables.draft() else { return Found::Pending };
+    draft.begin(key, flow);
+    draft.make_opposite();
     let mut state = FlowState::Established;
     if packet.protocol == PROTOCOL_UDP {
         if !is_reply {
-            let Some(twin) = twin(tables, &pair) else { return moved(tables, key) };
+            let Some(opposite) = opposite(tables, &draft) else { return moved(tables, key) };
             // One that keeps sending keeps its port.
-            twin.touch(now);
+            opposite.touch(now);
             return Found::Pending;
         }
         state = FlowState::REPLIED;
     } else if packet.is_reset() {
         flow.set_state(FlowState::Reset);
-        if let Some(twin) = tables.pending(&pair.twin_key) {
-            twin.set_state(FlowState::Reset);
+        if let Some(opposite) = tables.pending(&draft.opposite_key) {
+            opposite.set_state(FlowState::Reset);
         }
         return Found::Pending;
     } else if packet.is_syn_ack() {
@@ -216,20 +216,20 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
             flow.set_state(FlowState::SynReceived);
             flow.set_isn(packet.sequence);
             flow.set_acknowledged(packet.acknowledgment);
-            pair.twin.state = FlowState::New as u8;
-            restore(tables, &pair);
+            draft.opposite.state = FlowState::New as u8;
+            restore(tables, &draft);
         }
         return Found::Pending;
     } else if packet.is_syn() {
         flow.set_isn(packet.sequence);
         if !is_reply {
-            let Some(twin) = twin(tables, &pair) else { return moved(tables, key) };
-            twin.touch(now);
+            let Some(opposite) = opposite(tables, &draft) else { return moved(tables, key) };
+            opposite.touch(now);
             // An endpoint that still waits for the last ACK of the port's former owner answers a SYN with an ACK, which the client resets before
             // it sends its SYN again (RFC 5961 section 4.2): the port is in use.
             if flow.state == FlowState::Reset as u8 {
                 flow.set_state(FlowState::New);
-                twin.set_state(FlowState::New);
+                opposite.set_state(FlowState::New);
             }
         }
         return Found::Pending;
@@ -237,51 +237,51 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
         if is_reply {
             return Found::Pending;
         }
-        let Some(twin) = twin(tables, &pair) else {
-            restore(tables, &pair);
+        let Some(opposite) = opposite(tables, &draft) else {
+            restore(tables, &draft);
             return Found::Pending;
         };
-        if !is_acknowledged(packet, &twin) {
+        if !is_acknowledged(packet, &opposite) {
             return Found::Pending;
         }
         if packet.is_closing() {
             state = FlowState::ClosingByClient;
         }
-        pair.flow.acknowledged = packet.acknowledgment;
+        draft.flow.acknowledged = packet.acknowledgment;
     }
-    pair.flow.state = state as u8;
-    pair.flow.last_seen = now;
-    if tables.confirm_flow(&mut pair) { Found::Confirmed } else { Found::Pending }
+    draft.flow.state = state as u8;
+    draft.flow.last_seen = now;
+    if tables.confirm_flow(&mut draft) { Found::Confirmed } else { Found::Pending }
 }
 
 /// The other entry of the unconfirmed flow in the pair.
 #[inline(always)]
-fn twin<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) -> Option<T::Flow> {
-    tables.pending(&pair.twin_key).filter(|twin| twin.tuple.same(&pair.twin.tuple))
+fn opposite<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) -> Option<T::Flow> {
+    tables.pending(&draft.opposite_key).filter(|opposite| opposite.tuple.same(&draft.opposite.tuple))
 }
 
 /// Makes the other entry of the unconfirmed flow in the pair again, if the map forgot it: it forgets one at a time.
 #[inline(always)]
-fn restore<F: Family, T: Tables<F>>(tables: &T, pair: &Pair<F>) {
-    let FlowKey { tuple, protocol, .. } = &pair.twin_key;
-    if tables.pending(&pair.twin_key).is_some() || tables.flow(&pair.twin_key).is_some() {
+fn restore<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) {
+    let FlowKey { tuple, protocol, .. } = &draft.opposite_key;
+    if tables.pending(&draft.opposite_key).is_some() || tables.flow(&draft.opposite_key).is_some() {
         return;
     }
-    if pair.twin.flags & flags::REVERSE != 0 {
-        tables.announce_answers(&tuple.src, tuple.sport, *protocol);
+    if draft.opposite.flags & flags::REVERSE != 0 {
+        tables.insert_reply(&tuple.src, tuple.sport, *protocol);
     }
-    if matches!(tables.insert_pending(&pair.twin_key, &pair.twin), Inserted::Yes) {
+    if matches!(tables.insert_pending(&draft.opposite_key, &draft.opposite), Inserted::Yes) {
         tables.count(Counter::FlowRepaired);
     }
 }
 
 /// Does the client's packet acknowledge the endpoint's SYN-ACK? Who sends from the addresses of others cannot know its sequence number.
 #[inline(always)]
-fn is_acknowledged<F: Family>(packet: &Packet<F>, twin: &Flow<F>) -> bool {
+fn is_acknowledged<F: Family>(packet: &Packet<F>, opposite: &Flow<F>) -> bool {
     if packet.protocol != PROTOCOL_TCP {
-        return twin.state == FlowState::SynReceived as u8;
+        return opposite.state == FlowState::SynReceived as u8;
     }
     // Behind the SYN, which counts as one.
-    let acknowledged = packet.acknowledgment.wrapping_sub(twin.isn).wrapping_sub(1);
-    twin.isn != 0 && acknowledged < FIRST_ACKNOWLEDGMENT
+    let acknowledged = packet.acknowledgment.wrapping_sub(opposite.isn).wrapping_sub(1);
+    opposite.isn != 0 && acknowledged < FIRST_ACKNOWLEDGMENT
 }

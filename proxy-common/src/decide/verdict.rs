@@ -20,18 +20,18 @@ pub enum Verdict {
     #[default]
     Pass,
     /// Rewrite it and let it go its way, through the host's stack.
-    Translate,
+    ToStack,
     /// Rewrite it and send it by [`Translation::route`], past the stack, which would take a packet from its own address
     /// for a martian. With [`RouteKind::Stack`] hand it to the stack as the loopback interface's: the stack routes it, takes one off its
     /// hop limit, and asks for IPsec policies.
-    Forward,
+    Redirect,
     /// Rewrite it and send it by [`Translation::route`] instead of the device it was about to leave by; its hop limit stays.
     Divert,
     /// Rewrite it and let it go its way, but as a frame for [`Translation::mac`], so that the bridge switches it.
-    Switch,
+    Bridge,
     /// Rewrite it and send it out of the device it came in by.
-    Return,
-    /// Refuse it: tell the sender that nothing listens there. What to refuse has been counted.
+    Hairpin,
+    /// Reject it: ICMP error or RST to the sender. The reason has been counted.
     Reject,
     /// Reset the TCP connection: its endpoint is gone, or nobody knows it. What to reset has been counted.
     Reset,
@@ -54,9 +54,9 @@ pub enum Verdict {
 pub struct Translation<F: Family> {
     /// The new addresses and ports.
     pub to: Tuple<F>,
-    /// Where it leaves, with [`Verdict::Forward`] and [`Verdict::Divert`].
+    /// Where it leaves, with [`Verdict::Redirect`] and [`Verdict::Divert`].
     pub route: Route<F>,
-    /// Destination MAC, with [`Verdict::Switch`].
+    /// Destination MAC, with [`Verdict::Bridge`].
     pub mac: Mac,
     /// What to do when the flow is open, with [`Verdict::Open`].
     pub opened: Verdict,
@@ -145,10 +145,10 @@ pub enum SocketVerdict {
     Pass,
     /// Use the peer that was written instead.
     Translate,
-    /// Refuse as if nobody listened.
+    /// Reject as if nobody listened.
     Reject,
-    /// Refuse as unreachable: the traffic policy is Local, and the endpoints are elsewhere.
+    /// Reject as unreachable: the traffic policy is Local, and the endpoints are elsewhere.
     Unreachable,
-    /// Refuse as not permitted: the client is in none of the source ranges.
+    /// Reject as not permitted: the client is in none of the source ranges.
     Denied,
 }

@@ -1,6 +1,6 @@
-//! `backends_v4`, `backends_v6` and `alive`: mmap-able ARRAYs, written by the agent.
+//! `backends_v4`, `backends_v6` and `backend_states`: mmap-able ARRAYs, written by the agent.
 
-use super::{id::Id, set::SetRole};
+use super::{id::Id, set::SetPolicy};
 use crate::{Family, V4, V6};
 
 /// One slot: an endpoint of a service port. Read for each new flow and each connect.
@@ -15,7 +15,7 @@ pub struct Backend<F: Family> {
     pub port: u16,
     /// `BACKEND_*` bits.
     pub flags: u16,
-    /// Tells endpoints apart in flows; see [`Alive`].
+    /// Tells endpoints apart in flows; see [`BackendState`].
     pub id: Id,
     pad: F::SlotPad,
 }
@@ -40,16 +40,16 @@ pub const BACKEND_LOCAL: u16 = 1;
 /// It runs on another node. With neither bit nobody said where: the route decides.
 pub const BACKEND_REMOTE: u16 = 2;
 
-/// State of four backends; element `index / 4` of `alive`.
+/// State of four backends; element `index / 4` of `backend_states`.
 ///
 /// A backend is alive while its lower byte holds the generation of its id. UDP flows check it, so that one store moves
-/// every UDP flow off an endpoint that stopped serving, without a scan. Its upper byte has [`SetRole::bit`]s: of which
+/// every UDP flow off an endpoint that stopped serving, without a scan. Its upper byte has [`SetPolicy::bit`]s: of which
 /// sets it is a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Alive(pub u64);
+pub struct BackendState(pub u64);
 
-impl Alive {
+impl BackendState {
     /// Backends per element.
     pub const PER_ELEMENT: u32 = 4;
 
@@ -59,10 +59,10 @@ impl Alive {
         (backend.index() / Self::PER_ELEMENT, backend.index() % Self::PER_ELEMENT)
     }
 
-    /// The half-word of a backend that is alive; `roles` are [`SetRole::bit`]s.
+    /// The half-word of a backend that is alive; `set_policies` are [`SetPolicy::bit`]s.
     #[inline(always)]
-    pub const fn entry(backend: Id, roles: u8) -> u16 {
-        (roles as u16) << 8 | backend.generation() as u16
+    pub const fn entry(backend: Id, set_policies: u8) -> u16 {
+        (set_policies as u16) << 8 | backend.generation() as u16
     }
 
     /// Does the element say that the backend is alive?
@@ -73,9 +73,9 @@ impl Alive {
 
     /// Does it say that the backend is alive, and a member of the set of this role?
     #[inline(always)]
-    pub const fn holds_in(self, backend: Id, role: SetRole) -> bool {
+    pub const fn holds_in(self, backend: Id, set_policy: SetPolicy) -> bool {
         let half = self.half(backend);
-        half as u8 == backend.generation() && half >> 8 & role.bit() as u16 != 0
+        half as u8 == backend.generation() && half >> 8 & set_policy.bit() as u16 != 0
     }
 
     #[inline(always)]
@@ -85,13 +85,13 @@ impl Alive {
     }
 }
 
-super::plain!(Backend<F>, Alive);
+super::plain!(Backend<F>, BackendState);
 
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Backend<V4>>() == 16 && offset_of!(Backend<V4>, id) == 8);
     assert!(size_of::<Backend<V6>>() == 24 && offset_of!(Backend<V6>, id) == 20);
-    assert!(cfg!(target_endian = "little"), "`alive` is addressed by half-words");
+    assert!(cfg!(target_endian = "little"), "`backend_states` is addressed by half-words");
 };
 
 #[cfg(test)]
@@ -99,13 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alive_follows_generation_and_role() {
+    fn state_follows_generation_and_policy() {
         let id = Id::new(11, 3);
-        assert_eq!(Alive::position(id), (2, 3));
-        let element = Alive((Alive::entry(id, SetRole::External.bit()) as u64) << 48);
-        assert!(element.holds(id) && element.holds_in(id, SetRole::External));
-        assert!(!element.holds_in(id, SetRole::Cluster));
-        assert!(!element.holds(id.next()) && !element.holds_in(id.next(), SetRole::External));
-        assert!(!Alive(0).holds(id));
+        assert_eq!(BackendState::position(id), (2, 3));
+        let element = BackendState((BackendState::entry(id, SetPolicy::External.bit()) as u64) << 48);
+        assert!(element.holds(id) && element.holds_in(id, SetPolicy::External));
+        assert!(!element.holds_in(id, SetPolicy::Cluster));
+        assert!(!element.holds(id.next()) && !element.holds_in(id.next(), SetPolicy::External));
+        assert!(!BackendState(0).holds(id));
     }
 }

@@ -1,6 +1,6 @@
 //! `backend_ids`: mmap-able ARRAY by the index of a backend's id, written by the agent for its successor; the programs never read it.
 //!
-//! `sets` and `backends` say the same, but releases may differ in their layouts. By `backend_ids` and `names`, a release with other
+//! `backend_sets` and `backends` say the same, but releases may differ in their layouts. By `backend_ids` and `service_names`, a release with other
 //! layouts gives service ports and endpoints the ids that flows and sockets know them by.
 
 use super::id::Id;

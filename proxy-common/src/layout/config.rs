@@ -15,7 +15,7 @@ pub const MAX_SNAT_SOURCES: u32 = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct StoredSettings {
-    /// First port for connections passed on, host byte order.
+    /// First port for forwarded connections, host byte order.
     pub snat_first: u16,
     /// Last one.
     pub snat_last: u16,
@@ -27,7 +27,7 @@ pub struct StoredSettings {
     pub sockets_of_node_only: u8,
     /// 1: connections to removed endpoints are reset.
     pub reset_removed_tcp: u8,
-    /// 1: TCP connections are refused with a reset.
+    /// 1: TCP connections are rejected with a reset.
     pub reject_with_reset: u8,
     /// How many source addresses were given for connections to remote endpoints, by family; 0: the route's.
     pub snat_sources: [u16; 2],
@@ -125,7 +125,7 @@ super::plain!(StoredSettings, Timeouts);
 const _: () = assert!(size_of::<StoredSettings>() == 44);
 
 impl Settings {
-    /// Is it a port that we give to connections passed on? In network byte order.
+    /// Is it a port that we give to forwarded connections? In network byte order.
     #[inline(always)]
     pub fn is_snat_port(&self, port: u16) -> bool {
         let port = u16::from_be(port);

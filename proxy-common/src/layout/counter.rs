@@ -31,27 +31,27 @@ counters! {
     FlowForward = "flow_forward",
     /// Packets of known flows, backend to client.
     FlowReverse = "flow_reverse",
-    /// Half-lost flows whose other entry was made again.
+    /// Evicted flow entries that were recreated.
     FlowRepaired = "flow_repaired",
     /// Sockets connected to a backend instead of a VIP.
     SocketConnect = "socket_connect",
     /// Datagrams of unconnected sockets sent to a backend instead of a VIP.
     SocketSend = "socket_send",
-    /// Refused: the service has no endpoints.
+    /// Rejected: the service has no endpoints.
     NoEndpoints = "no_endpoints",
-    /// Dropped (sockets: refused as unreachable): the service's traffic policy is Local and no endpoint is here.
+    /// Dropped (sockets: rejected as unreachable): the service's traffic policy is Local and no endpoint is here.
     NoLocalEndpoints = "no_local_endpoints",
-    /// Dropped (sockets: refused as not permitted): the client is in none of the load balancer's source ranges.
+    /// Dropped (sockets: rejected as not permitted): the client is in none of the load balancer's source ranges.
     SourceDenied = "source_denied",
     /// Sockets left to the network: the frontend has source ranges and the client's address is not known.
     SourceUnknown = "source_unknown",
-    /// Refused: a cluster IP, but not one of its ports.
+    /// Rejected: a cluster IP, but not one of its ports.
     UndefinedPort = "undefined_port",
     /// Dropped: in the range of service addresses, but no service's, and about to leave the node.
     Unallocated = "unallocated",
-    /// Refusals sent back as packets.
+    /// Rejects sent back as packets.
     RejectSent = "reject_sent",
-    /// Refusals not sent because there were too many at once; the packet is dropped.
+    /// Rejects not sent because there were too many at once; the packet is dropped.
     RejectLimited = "reject_limited",
     /// Pings to cluster IPs that were answered.
     EchoReply = "echo_reply",

@@ -1,6 +1,6 @@
-//! `devices`: HASH by interface index. `node_addrs_v4`, `node_addrs_v6`: HASH by address. Written by the agent.
+//! `interfaces`: HASH by interface index. `node_addrs_v4`, `node_addrs_v6`: HASH by address. Written by the agent.
 
-/// What the programs need to know of an interface. Read for new flows, and for packets passed on.
+/// What the programs need to know of an interface. Read for new flows, and for forwarded packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Device {
@@ -8,7 +8,7 @@ pub struct Device {
     pub flags: u32,
     /// Index of the bridge it is a port of, or 0.
     pub bridge: u32,
-    /// Source address for connections passed on by this device; zero: none.
+    /// Source address for forwarded connections by this device; zero: none.
     pub snat_v4: u32,
     /// The same for IPv6.
     pub snat_v6: [u32; 4],
@@ -16,7 +16,7 @@ pub struct Device {
     pub mtu: u32,
 }
 
-/// Leads off the node: answers to outside leave by it, and endpoints behind it of which nobody says on which node they are, are remote.
+/// Leads off the node: replies to outside leave by it, and endpoints behind it of which nobody says on which node they are, are remote.
 pub const DEVICE_UPLINK: u32 = 1;
 /// XDP may redirect to it. Others lose redirected frames silently (VXLAN, bridges, WireGuard).
 pub const DEVICE_XDP_REDIRECT: u32 = 2;
@@ -42,7 +42,7 @@ pub const DEVICE_GRE: u32 = 1 << 10;
 
 /// The address serves nodePorts.
 pub const NODE_ADDR_NODEPORT: u32 = 1;
-/// The address is given as source to connections that are passed on.
+/// The address is given as source to forwarded connections.
 pub const NODE_ADDR_SNAT: u32 = 2;
 
 super::plain!(Device);

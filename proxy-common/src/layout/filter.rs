@@ -7,7 +7,7 @@
 
 use crate::Family;
 
-/// Bits in the filter: 1 MiB, so that with a hundred thousand frontends two strangers in a thousand are looked up for
+/// Bits in the filter: 1 MiB, so that with a hundred thousand frontends two non-service packets in a thousand are looked up for
 /// nothing: their address is mistaken for one, or their address with port and protocol is.
 pub const BITS: u32 = 1 << 23;
 
@@ -16,14 +16,14 @@ pub const ELEMENTS: u32 = BITS / u64::BITS;
 
 /// What stands for an address or a frontend: two bits of one element, so that one look tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Mark {
+pub struct Fingerprint {
     /// The element.
     pub element: u32,
     /// Its bits.
     pub mask: u64,
 }
 
-impl Mark {
+impl Fingerprint {
     #[inline(always)]
     fn of(word: u32) -> Self {
         const ELEMENT: u32 = ELEMENTS.trailing_zeros();
@@ -68,23 +68,23 @@ pub const fn position(bit: u32) -> (u32, u32) {
     (bit / u64::BITS, bit % u64::BITS)
 }
 
-/// The mark of an address.
+/// The fingerprint of an address.
 #[inline(always)]
-pub fn of_address<F: Family>(addr: &F::Addr) -> Mark {
-    Mark::of(F::fold(addr))
+pub fn of_address<F: Family>(addr: &F::Addr) -> Fingerprint {
+    Fingerprint::of(F::fold(addr))
 }
 
-/// The mark of an address that connections to remote endpoints may have as source: no frontend has this protocol.
+/// The fingerprint of an address that connections to remote endpoints may have as source: no frontend has this protocol.
 #[inline(always)]
-pub fn of_snat_source<F: Family>(addr: &F::Addr) -> Mark {
+pub fn of_snat_source<F: Family>(addr: &F::Addr) -> Fingerprint {
     const RESERVED: u8 = 255;
     of_frontend::<F>(addr, 0, RESERVED)
 }
 
-/// The mark of a frontend; the port in network byte order.
+/// The fingerprint of a frontend; the port in network byte order.
 #[inline(always)]
-pub fn of_frontend<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> Mark {
-    Mark::of(word::<F>(addr, port, protocol))
+pub fn of_frontend<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> Fingerprint {
+    Fingerprint::of(word::<F>(addr, port, protocol))
 }
 
 #[cfg(test)]
@@ -97,43 +97,53 @@ mod tests {
     #[test]
     fn neighbouring_addresses_spread() {
         let addresses = (0..20_000u32).map(|i| (0x0a60_0000 + i).to_be());
-        let marks: HashSet<Mark> = addresses.map(|addr| of_address::<V4>(&addr)).collect();
-        assert!(marks.iter().all(|mark| mark.element < ELEMENTS));
-        assert!(marks.len() > 19_950, "{} distinct marks for 20000 addresses", marks.len());
+        let fingerprints: HashSet<Fingerprint> = addresses.map(|addr| of_address::<V4>(&addr)).collect();
+        assert!(fingerprints.iter().all(|fingerprint| fingerprint.element < ELEMENTS));
+        assert!(
+            fingerprints.len() > 19_950,
+            "{} distinct fingerprints for 20000 addresses",
+            fingerprints.len()
+        );
     }
 
     #[test]
     fn ports_and_protocols_of_one_address_spread() {
-        let marks: HashSet<Mark> = (30_000..32_768u16)
+        let fingerprints: HashSet<Fingerprint> = (30_000..32_768u16)
             .flat_map(|port| [6, 17].map(|protocol| of_frontend::<V4>(&7, port.to_be(), protocol)))
             .collect();
-        assert!(marks.len() > 5_500, "{} distinct marks for 5536 frontends", marks.len());
+        assert!(
+            fingerprints.len() > 5_500,
+            "{} distinct fingerprints for 5536 frontends",
+            fingerprints.len()
+        );
     }
 
     #[test]
-    fn a_mark_is_its_bits() {
+    fn a_fingerprint_is_its_bits() {
         for word in [0, 1, 0x0a60_0001, u32::MAX] {
-            let mark = Mark::of(word);
+            let fingerprint = Fingerprint::of(word);
             let mut filter = vec![0u64; ELEMENTS as usize];
-            for bit in mark.bits() {
+            for bit in fingerprint.bits() {
                 let (element, bit) = position(bit);
                 filter[element as usize] |= 1 << bit;
             }
-            assert_eq!(filter[mark.element as usize], mark.mask);
-            assert!(mark.is_in(filter[mark.element as usize]) && !mark.is_in(0));
+            assert_eq!(filter[fingerprint.element as usize], fingerprint.mask);
+            assert!(fingerprint.is_in(filter[fingerprint.element as usize]) && !fingerprint.is_in(0));
         }
     }
 
     #[test]
-    fn few_strangers_are_mistaken_for_one_of_a_hundred_thousand() {
+    fn few_false_positives_with_a_hundred_thousand() {
         let mut filter = vec![0u64; ELEMENTS as usize];
         for i in 0..100_000u32 {
-            let mark = of_address::<V4>(&(0x0a60_0000 + i).to_be());
-            filter[mark.element as usize] |= mark.mask;
+            let fingerprint = of_address::<V4>(&(0x0a60_0000 + i).to_be());
+            filter[fingerprint.element as usize] |= fingerprint.mask;
         }
-        let strangers: Vec<u32> = (0..100_000u32).map(|i| (0x0af4_0000 + 3 * i).to_be()).collect();
-        let mistaken =
-            strangers.iter().map(of_address::<V4>).filter(|mark| mark.is_in(filter[mark.element as usize]));
+        let others: Vec<u32> = (0..100_000u32).map(|i| (0x0af4_0000 + 3 * i).to_be()).collect();
+        let mistaken = others
+            .iter()
+            .map(of_address::<V4>)
+            .filter(|fingerprint| fingerprint.is_in(filter[fingerprint.element as usize]));
         let mistaken = mistaken.count();
         assert!(mistaken < 400, "{mistaken} of 100000");
     }

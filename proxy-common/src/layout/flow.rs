@@ -5,7 +5,7 @@
 //! flows from forged addresses, so they live in a map of their own: a flood pushes out other unconfirmed flows only.
 //!
 //! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
-//! of a flow are each other's mirror, so that either can be made again from the other.
+//! of a flow are each other's opposite entry, so that either can be made again from the other.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -27,13 +27,13 @@ pub struct Tuple<F: Family> {
 }
 
 impl<F: Family> Tuple<F> {
-    /// The tuple of the answer.
+    /// The tuple of the reply.
     #[inline(always)]
     pub fn reversed(&self) -> Self {
         Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
     }
 
-    /// Becomes the tuple of the answer to another, one address after the other: there are few registers, and little stack.
+    /// Becomes the tuple of the reply to another, one address after the other: there are few registers, and little stack.
     #[inline(always)]
     pub fn set_reversed(&mut self, other: &Self) {
         self.src = other.dst;
@@ -58,7 +58,7 @@ impl<F: Family> Tuple<F> {
 /// local backend would be translated at the backend's interface, before the host's conntrack knew its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Edge {
+pub enum LookupPoint {
     /// Client to VIP, where it enters: from a pod or by an uplink.
     Forward = 0,
     /// Backend to client, where it leaves: to a pod or by an uplink.
@@ -75,8 +75,8 @@ pub struct FlowKey<F: Family> {
     pub tuple: Tuple<F>,
     /// IP protocol number.
     pub protocol: u8,
-    /// An [`Edge`].
-    pub edge: u8,
+    /// A [`LookupPoint`].
+    pub lookup_point: u8,
     /// Always 0.
     pub zero: u16,
 }
@@ -84,22 +84,22 @@ pub struct FlowKey<F: Family> {
 impl<F: Family> FlowKey<F> {
     /// A key.
     #[inline(always)]
-    pub fn new(tuple: Tuple<F>, protocol: u8, edge: Edge) -> Self {
-        Self { tuple, protocol, edge: edge as u8, zero: 0 }
+    pub fn new(tuple: Tuple<F>, protocol: u8, lookup_point: LookupPoint) -> Self {
+        Self { tuple, protocol, lookup_point: lookup_point as u8, zero: 0 }
     }
 }
 
-/// How a flow leaves, and how its answers come back: the same bits in both entries.
+/// How a flow leaves, and how its replies come back: the same bits in both entries.
 pub mod flags {
-    /// The source was changed too, and answers come back to this node's address.
+    /// The source was changed too, and replies come back to this node's address.
     pub const SNAT: u8 = 1;
     /// A pod talks to itself: source is the VIP, and packets return to the interface they came from.
     pub const HAIRPIN: u8 = 2;
     /// Client and backend are on one bridge: the frame goes to the backend's MAC so that it is switched.
     pub const SWITCHED: u8 = 4;
-    /// In the entry for answers.
+    /// In the entry for replies.
     pub const REVERSE: u8 = 8;
-    /// The node routes by source: answers are sent where packets from the frontend's address go, not those from the endpoint's.
+    /// The node routes by source: replies are sent where packets from the frontend's address go, not those from the endpoint's.
     pub const BY_SOURCE: u8 = 16;
 }
 
@@ -193,7 +193,7 @@ impl<F: Family> Flow<F> {
     /// Is this the other entry of the flow with an entry of that key? One of another flow may have taken its place: a client's next
     /// connection from the same port has the same forward key, but mostly another endpoint or source port.
     #[inline(always)]
-    pub fn is_twin_of(&self, key: &FlowKey<F>) -> bool {
+    pub fn is_opposite_of(&self, key: &FlowKey<F>) -> bool {
         let (sent, seen) = (&self.tuple, &key.tuple);
         F::same(&sent.src, &seen.dst)
             & F::same(&sent.dst, &seen.src)
@@ -219,15 +219,15 @@ pub const REFRESH: u32 = 256;
 /// Both entries of a flow in the making. Too large for the kernel's 512 bytes of stack: programs have one per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Pair<F: Family> {
+pub struct FlowDraft<F: Family> {
     /// Key of the entry at hand.
     pub key: FlowKey<F>,
     /// The entry at hand.
     pub flow: Flow<F>,
     /// Key of the other one.
-    pub twin_key: FlowKey<F>,
+    pub opposite_key: FlowKey<F>,
     /// The other one.
-    pub twin: Flow<F>,
+    pub opposite: Flow<F>,
     /// While a source port is looked for: the flow that gives its port if there is no better one.
     pub spare: Spare,
 }
@@ -251,7 +251,7 @@ impl Spare {
     pub const EXPENDABLE: u32 = 1 << 31;
 }
 
-impl<F: Family> Pair<F> {
+impl<F: Family> FlowDraft<F> {
     /// Takes the entry at hand over.
     #[inline(always)]
     pub fn begin(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
@@ -261,29 +261,29 @@ impl<F: Family> Pair<F> {
 
     /// Makes the other entry from the one at hand: what is sent comes back reversed, and becomes what was seen, reversed.
     #[inline(always)]
-    pub fn make_twin(&mut self) {
-        let Self { key, flow, twin_key, twin, .. } = self;
-        let edge = if flow.flags & flags::REVERSE != 0 {
-            Edge::Forward
+    pub fn make_opposite(&mut self) {
+        let Self { key, flow, opposite_key, opposite, .. } = self;
+        let lookup_point = if flow.flags & flags::REVERSE != 0 {
+            LookupPoint::Forward
         } else if flow.flags & (flags::SNAT | flags::HAIRPIN) != 0 {
-            Edge::ReverseIngress
+            LookupPoint::ReverseIngress
         } else {
-            Edge::ReverseEgress
+            LookupPoint::ReverseEgress
         };
-        twin_key.tuple.set_reversed(&flow.tuple);
-        twin_key.protocol = key.protocol;
-        twin_key.edge = edge as u8;
-        twin_key.zero = 0;
-        twin.tuple.set_reversed(&key.tuple);
-        twin.last_seen = flow.last_seen;
-        twin.backend = flow.backend;
-        twin.service = flow.service;
-        twin.state = flow.state;
-        twin.mac = flow.mac;
-        twin.isn = 0;
-        twin.acknowledged = 0;
-        twin.timestamp = 0;
-        twin.flags = flow.flags ^ flags::REVERSE;
+        opposite_key.tuple.set_reversed(&flow.tuple);
+        opposite_key.protocol = key.protocol;
+        opposite_key.lookup_point = lookup_point as u8;
+        opposite_key.zero = 0;
+        opposite.tuple.set_reversed(&key.tuple);
+        opposite.last_seen = flow.last_seen;
+        opposite.backend = flow.backend;
+        opposite.service = flow.service;
+        opposite.state = flow.state;
+        opposite.mac = flow.mac;
+        opposite.isn = 0;
+        opposite.acknowledged = 0;
+        opposite.timestamp = 0;
+        opposite.flags = flow.flags ^ flags::REVERSE;
     }
 }
 
@@ -293,10 +293,10 @@ const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Tuple<V4>>() == 12 && size_of::<Tuple<V6>>() == 36);
     assert!(size_of::<FlowKey<V4>>() == 16 && size_of::<FlowKey<V6>>() == 40);
-    assert!(offset_of!(FlowKey<V4>, edge) == 13 && offset_of!(FlowKey<V6>, edge) == 37);
+    assert!(offset_of!(FlowKey<V4>, lookup_point) == 13 && offset_of!(FlowKey<V6>, lookup_point) == 37);
     assert!(size_of::<Flow<V4>>() == 44 && size_of::<Flow<V6>>() == 68);
     assert!(offset_of!(Flow<V4>, last_seen) == 12 && offset_of!(Flow<V4>, mac) == 26);
-    assert!(size_of::<Pair<V4>>() == 128 && size_of::<Pair<V6>>() == 224);
+    assert!(size_of::<FlowDraft<V4>>() == 128 && size_of::<FlowDraft<V6>>() == 224);
     assert!(offset_of!(Flow<V6>, last_seen) == 36 && offset_of!(Flow<V6>, mac) == 50);
 };
 
@@ -305,25 +305,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn twins_make_each_other() {
-        for (bits, edge) in [
-            (0, Edge::ReverseEgress),
-            (flags::SNAT, Edge::ReverseIngress),
-            (flags::HAIRPIN, Edge::ReverseIngress),
-            (flags::SWITCHED, Edge::ReverseEgress),
+    fn opposite_entries_make_each_other() {
+        for (bits, lookup_point) in [
+            (0, LookupPoint::ReverseEgress),
+            (flags::SNAT, LookupPoint::ReverseIngress),
+            (flags::HAIRPIN, LookupPoint::ReverseIngress),
+            (flags::SWITCHED, LookupPoint::ReverseEgress),
         ] {
-            let key = FlowKey::<V4>::new(Tuple { src: 1, dst: 2, sport: 3, dport: 4 }, 6, Edge::Forward);
+            let key =
+                FlowKey::<V4>::new(Tuple { src: 1, dst: 2, sport: 3, dport: 4 }, 6, LookupPoint::Forward);
             let tuple = Tuple { src: 9, dst: 8, sport: 7, dport: 6 };
             let flow = Flow { tuple, flags: bits, service: Id(5), backend: Id(6), ..Flow::default() };
-            let mut pair = Pair::default();
-            pair.begin(&key, &flow);
-            pair.make_twin();
-            assert_eq!(pair.twin_key, FlowKey::new(Tuple { src: 8, dst: 9, sport: 6, dport: 7 }, 6, edge));
-            assert_eq!(pair.twin.tuple, Tuple { src: 2, dst: 1, sport: 4, dport: 3 });
-            let mut back = Pair::default();
-            back.begin(&pair.twin_key, &pair.twin);
-            back.make_twin();
-            assert_eq!((back.twin_key, back.twin), (key, flow), "flags {bits}");
+            let mut draft = FlowDraft::default();
+            draft.begin(&key, &flow);
+            draft.make_opposite();
+            assert_eq!(
+                draft.opposite_key,
+                FlowKey::new(Tuple { src: 8, dst: 9, sport: 6, dport: 7 }, 6, lookup_point)
+            );
+            assert_eq!(draft.opposite.tuple, Tuple { src: 2, dst: 1, sport: 4, dport: 3 });
+            let mut back = FlowDraft::default();
+            back.begin(&draft.opposite_key, &draft.opposite);
+            back.make_opposite();
+            assert_eq!((back.opposite_key, back.opposite), (key, flow), "flags {bits}");
         }
     }
 }

@@ -31,10 +31,10 @@ pub struct FragmentPorts {
     pub protocol: u32,
 }
 
-/// `held_v4`, `held_v6`: LRU HASH, written by the packet programs: fragments that came before the first one.
+/// `frag_queue_v4`, `frag_queue_v6`: LRU HASH, written by the packet programs: fragments that came before the first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
-pub struct HeldKey<F: Family> {
+pub struct QueuedFragmentKey<F: Family> {
     /// Of which packet.
     pub of: FragmentKey<F>,
     /// Which of those that are held.
@@ -42,19 +42,19 @@ pub struct HeldKey<F: Family> {
 }
 
 /// How many fragments of a packet are held.
-pub const MAX_HELD: u32 = 6;
+pub const MAX_QUEUED: u32 = 6;
 
 /// The bytes of a fragment, link header included.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Held {
+pub struct QueuedFragment {
     /// How many they are.
     pub length: u32,
     /// They.
-    pub bytes: [u8; Held::CAPACITY],
+    pub bytes: [u8; QueuedFragment::CAPACITY],
 }
 
-impl Held {
+impl QueuedFragment {
     /// Longer ones are not held.
     pub const LONGEST: u32 = Self::CAPACITY as u32;
     /// A power of two, so that a mask keeps to it.
@@ -67,10 +67,14 @@ impl Held {
     }
 }
 
-super::plain!(FragmentKey<F>, FragmentPorts, HeldKey<F>, Held);
+super::plain!(FragmentKey<F>, FragmentPorts, QueuedFragmentKey<F>, QueuedFragment);
 
 const _: () = {
     assert!(size_of::<FragmentKey<V4>>() == 16 && size_of::<FragmentKey<V6>>() == 40);
     assert!(size_of::<FragmentPorts>() == 8);
-    assert!(size_of::<HeldKey<V4>>() == 20 && size_of::<HeldKey<V6>>() == 44 && size_of::<Held>() == 2052);
+    assert!(
+        size_of::<QueuedFragmentKey<V4>>() == 20
+            && size_of::<QueuedFragmentKey<V6>>() == 44
+            && size_of::<QueuedFragment>() == 2052
+    );
 };

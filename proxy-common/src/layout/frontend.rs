@@ -55,7 +55,7 @@ pub struct Frontend<F: Family> {
     target: u64,
 }
 
-/// What a frontend leads to: a service port (see `SetRole` for its sets) and `FRONTEND_*` bits, in one word.
+/// What a frontend leads to: a service port (see `SetPolicy` for its sets) and `FRONTEND_*` bits, in one word.
 ///
 /// Never zero, because no id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Target {
 /// The frontend is a cluster IP: not for clients outside, unless the agent was told so.
 pub const FRONTEND_CLUSTER_IP: u32 = 1;
 /// Only clients in the service port's source ranges may use it: see [`super::source`].
-pub const FRONTEND_SOURCES: u32 = 2;
+pub const FRONTEND_SOURCE_RANGES: u32 = 2;
 /// Not a frontend, but every other port of a cluster IP or of a load balancer's address: under [`FrontendKey::of_address`].
 pub const FRONTEND_ADDRESS: u32 = 4;
 

@@ -26,10 +26,10 @@ impl Group {
     /// ids, raise the first number of all groups, because all refer to ids.
     pub const fn directory(self) -> &'static str {
         match self {
-            Self::Ids => "maps-ids-1",
-            Self::Services => "maps-services-1-9",
-            Self::Flows => "maps-flows-1-1",
-            Self::Sockets => "maps-sockets-1-1",
+            Self::Ids => "maps-ids-2",
+            Self::Services => "maps-services-2-1",
+            Self::Flows => "maps-flows-2-1",
+            Self::Sockets => "maps-sockets-2-1",
         }
     }
 
@@ -55,10 +55,10 @@ mod tests {
         for (map, group) in [
             ("flows_v4", Group::Flows),
             ("flows_v6", Group::Flows),
-            ("answers", Group::Flows),
+            ("reply_filter", Group::Flows),
             ("udp_peers_v6", Group::Sockets),
-            ("names", Group::Ids),
-            ("sets", Group::Services),
+            ("service_names", Group::Ids),
+            ("backend_sets", Group::Services),
             ("in-step", Group::Services),
         ] {
             assert_eq!(Group::of(map), group, "{map}");

@@ -169,7 +169,7 @@ mod tests {
     fn names_are_unique() {
         let names: Vec<_> = all().map(|map| map.name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        assert!(find("sets").is_some_and(|map| map.family.is_none()));
+        assert!(find("backend_sets").is_some_and(|map| map.family.is_none()));
         assert!(find("flows_v6").is_some_and(|map| map.family == Some(1)));
         assert!(find("flows").is_none());
     }

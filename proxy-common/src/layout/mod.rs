@@ -4,7 +4,6 @@
 //! asserted in size and offset. A change here must raise a number of its group: see [`group`].
 
 pub mod affinity;
-pub mod answers;
 pub mod backend;
 pub mod backend_id;
 pub mod cidr;
@@ -24,9 +23,10 @@ pub mod name;
 pub mod next_hop;
 pub mod outbound;
 pub mod probe;
+pub mod reply_filter;
 pub mod set;
 pub mod socket;
-pub mod source;
+pub mod source_range;
 
 /// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
 macro_rules! plain {

@@ -1,4 +1,4 @@
-//! `names`: HASH by service id, written by the agent for people: the programs never read it.
+//! `service_names`: HASH by service id, written by the agent for people: the programs never read it.
 
 /// Enough for the longest name: namespace, Service and port (63 bytes each, DNS labels), and separators. By it the next agent knows which
 /// port an id is.

@@ -4,7 +4,7 @@
 //! Kernel NAT uses any port, nodePorts and our source ports included. A reply to what it (or a socket of the node) sent from there
 //! looks like a request to a frontend, or like a reply of an endpoint. Keys are tuples as their replies come in.
 
-use super::flow::{Edge, FlowKey, Tuple};
+use super::flow::{FlowKey, LookupPoint, Tuple};
 use crate::Family;
 
 /// Entries per family.
@@ -34,7 +34,7 @@ pub const OUTBOUND_CLOSED: u32 = 4;
 /// The key of the replies to a packet that leaves.
 #[inline(always)]
 pub fn key_of_reply<F: Family>(sent: &Tuple<F>, protocol: u8) -> FlowKey<F> {
-    FlowKey::new(sent.reversed(), protocol, Edge::Forward)
+    FlowKey::new(sent.reversed(), protocol, LookupPoint::Forward)
 }
 
 super::plain!(Outbound);

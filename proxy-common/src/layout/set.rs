@@ -1,4 +1,4 @@
-//! `sets`: mmap-able ARRAY, written by the agent, read for each new flow and each connect.
+//! `backend_sets`: mmap-able ARRAY, written by the agent, read for each new flow and each connect.
 
 use super::id::Id;
 
@@ -15,7 +15,7 @@ pub enum Scope {
 /// Which endpoints of a service port: traffic policies make them differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum SetRole {
+pub enum SetPolicy {
     /// For the cluster IP: `internalTrafficPolicy` governs it.
     ClusterIp = 0,
     /// For every other frontend, from outside: `externalTrafficPolicy` governs it.
@@ -27,14 +27,14 @@ pub enum SetRole {
     Serving = 3,
 }
 
-impl SetRole {
+impl SetPolicy {
     /// All roles.
     pub const ALL: [Self; 4] = [Self::ClusterIp, Self::External, Self::Cluster, Self::Serving];
 
     /// Elements of the array per service port: a power of two, so that indices are shifts, and one cache line.
     pub const STRIDE: u32 = 8;
 
-    /// The role's bit in [`super::backend::Alive`].
+    /// The role's bit in [`super::backend::BackendState`].
     #[inline(always)]
     pub const fn bit(self) -> u8 {
         1 << self as u32
@@ -54,34 +54,34 @@ impl SetRole {
 /// How to choose within a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum SetKind {
+pub enum BackendSetKind {
     /// Each backend once; any is as good as another.
     Uniform = 0,
     /// The same, but a client keeps the backend it had: see [`super::affinity`].
-    Sticky = 1,
+    SessionAffinity = 1,
     /// Empty because a traffic policy leaves nobody here, while there are endpoints elsewhere: packets are dropped, not
     /// refused, so that nobody takes the service for dead.
-    Withheld = 2,
+    NoLocalEndpoints = 2,
 }
 
 /// A slice of the backends array, packed into the one word that publishes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Set(pub u64);
+pub struct BackendSet(pub u64);
 
-impl Set {
+impl BackendSet {
     /// No endpoints.
     pub const EMPTY: Self = Self(0);
 
     /// Endpoints, but not for who asks here.
-    pub const WITHHELD: Self = Self::new(0, 0, SetKind::Withheld);
+    pub const NO_LOCAL_ENDPOINTS: Self = Self::new(0, 0, BackendSetKind::NoLocalEndpoints);
 
     /// The most slots a set can have.
     pub const MAX_COUNT: u32 = (1 << 24) - 1;
 
     /// `count` slots from `base` on.
     #[inline(always)]
-    pub const fn new(base: u32, count: u32, kind: SetKind) -> Self {
+    pub const fn new(base: u32, count: u32, kind: BackendSetKind) -> Self {
         Self((kind as u64) << 56 | ((count & Self::MAX_COUNT) as u64) << 32 | base as u64)
     }
 
@@ -99,14 +99,14 @@ impl Set {
 
     /// Does a client keep its backend?
     #[inline(always)]
-    pub const fn is_sticky(self) -> bool {
-        self.0 >> 56 == SetKind::Sticky as u64
+    pub const fn has_session_affinity(self) -> bool {
+        self.0 >> 56 == BackendSetKind::SessionAffinity as u64
     }
 
-    /// Is it [`Set::WITHHELD`]?
+    /// Is it [`BackendSet::NO_LOCAL_ENDPOINTS`]?
     #[inline(always)]
-    pub const fn is_withheld(self) -> bool {
-        self.0 >> 56 == SetKind::Withheld as u64
+    pub const fn lacks_local_endpoints(self) -> bool {
+        self.0 >> 56 == BackendSetKind::NoLocalEndpoints as u64
     }
 
     /// The slot for a 32-bit random number or hash. The set must not be empty.
@@ -117,21 +117,21 @@ impl Set {
 
     /// Where the set of a service port is in the array.
     #[inline(always)]
-    pub const fn index(service: Id, role: SetRole) -> u32 {
-        service.index() * SetRole::STRIDE + role as u32
+    pub const fn index(service: Id, set_policy: SetPolicy) -> u32 {
+        service.index() * SetPolicy::STRIDE + set_policy as u32
     }
 
     /// Where the array has, beside a service port's sets, how long a client keeps its backend: jiffies since its last new
     /// flow, in a word of its own.
     #[inline(always)]
     pub const fn affinity_index(service: Id) -> u32 {
-        service.index() * SetRole::STRIDE + SetRole::ALL.len() as u32
+        service.index() * SetPolicy::STRIDE + SetPolicy::ALL.len() as u32
     }
 }
 
-super::plain!(Set);
+super::plain!(BackendSet);
 
-const _: () = assert!(size_of::<Set>() == 8);
+const _: () = assert!(size_of::<BackendSet>() == 8);
 
 #[cfg(test)]
 mod tests {
@@ -141,8 +141,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_choice_is_within_the_slice(base in 0u32..1 << 30, count in 1..Set::MAX_COUNT, random in any::<u32>()) {
-            let set = Set::new(base, count, SetKind::Uniform);
+        fn every_choice_is_within_the_slice(base in 0u32..1 << 30, count in 1..BackendSet::MAX_COUNT, random in any::<u32>()) {
+            let set = BackendSet::new(base, count, BackendSetKind::Uniform);
             prop_assert_eq!((set.base(), set.count()), (base, count));
             prop_assert!((base..base + count).contains(&set.slot(random)));
         }
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn choices_reach_both_ends() {
-        let set = Set::new(10, 3, SetKind::Uniform);
+        let set = BackendSet::new(10, 3, BackendSetKind::Uniform);
         assert_eq!((set.slot(0), set.slot(u32::MAX)), (10, 12));
     }
 }

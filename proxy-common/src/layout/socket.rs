@@ -1,6 +1,6 @@
 //! What sockets talk to. Written by the socket programs.
 //!
-//! * `peers_v4`, `peers_v6`: SK_STORAGE, connected sockets.
+//! * `connected_v4`, `connected_v6`: SK_STORAGE, connected sockets.
 //! * `udp_peers_v4`, `udp_peers_v6`: SK_STORAGE, the first VIPs that an unconnected UDP socket sends to. No other socket
 //!   can push them out, and they go with the socket.
 //! * `sockets_v4`, `sockets_v6`: LRU HASH, what does not fit there: further VIPs of a socket, sockets for which the kernel has

@@ -1,4 +1,4 @@
-//! What the quick parse leaves: fragments, IPv6 extension headers, ICMP errors.
+//! What the fast-path parse leaves: fragments, IPv6 extension headers, ICMP errors.
 //!
 //! These are rare, so everything is read by offset ([`Bytes`]), wherever in the packet it is.
 
@@ -28,8 +28,8 @@ impl Bytes for [u8] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Part {
-    /// Whole, and nothing is unusual about it: the quick parse took it.
-    Usual,
+    /// Whole, without options or extension headers: the fast-path parse took it.
+    Plain,
     /// Whole.
     Whole,
     /// The first fragment: it has the transport header.
@@ -40,12 +40,12 @@ pub enum Part {
     Error,
 }
 
-/// A packet, and what is unusual about it.
+/// A packet, and which part of the original it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dissected<F: Family> {
     /// What the decision core needs to know.
     ///
-    /// Of [`Part::Later`], ports and protocol are still to be found. Of [`Part::Error`], the tuple is that of an answer to
+    /// Of [`Part::Later`], ports and protocol are still to be found. Of [`Part::Error`], the tuple is that of a reply to
     /// the quoted packet, protocol and transport offset are those of the quoted packet, and the hop limit is the error's.
     pub packet: Packet<F>,
     /// What it is.
@@ -120,7 +120,7 @@ pub(super) const QUOTE: usize = super::ICMP;
 #[inline(always)]
 pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut Dissected<F>) -> bool {
     // `out` may be left from another packet.
-    out.part = Part::Usual;
+    out.part = Part::Plain;
     out.packet.tcp_flags = 0;
     out.packet.sequence = 0;
     out.packet.acknowledgment = 0;

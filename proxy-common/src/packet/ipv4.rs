@@ -30,7 +30,7 @@ impl Parse for V4 {
     }
 
     #[inline(always)]
-    unsafe fn parse_as<const PLAIN: bool>(
+    unsafe fn parse_as<const WITHOUT_OPTIONS: bool>(
         data: *const u8,
         end: *const u8,
         network: usize,
@@ -51,16 +51,16 @@ impl Parse for V4 {
                 read::<u32>(ip.wrapping_add(16)),
             )
         };
-        let length = if PLAIN { IPV4 } else { ((version_ihl & 0xf) as usize) * 4 };
-        if version_ihl >> 4 != 4 || length < IPV4 || PLAIN && version_ihl != 0x45 {
+        let length = if WITHOUT_OPTIONS { IPV4 } else { ((version_ihl & 0xf) as usize) * 4 };
+        if version_ihl >> 4 != 4 || length < IPV4 || WITHOUT_OPTIONS && version_ihl != 0x45 {
             return Err(Unparsed::NotOurs);
         }
         if u16::from_be(fragment) & FRAGMENT != 0 {
-            return Err(Unparsed::Unusual);
+            return Err(Unparsed::SlowPath);
         }
         // SAFETY: the caller's promise.
         unsafe {
-            transport::<_, PLAIN>(
+            transport::<_, WITHOUT_OPTIONS>(
                 Bounds { data, end, echo: 8 },
                 network + length,
                 protocol,

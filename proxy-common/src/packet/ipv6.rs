@@ -30,7 +30,7 @@ impl Parse for V6 {
     }
 
     #[inline(always)]
-    unsafe fn parse_as<const PLAIN: bool>(
+    unsafe fn parse_as<const WITHOUT_OPTIONS: bool>(
         data: *const u8,
         end: *const u8,
         network: usize,
@@ -54,11 +54,18 @@ impl Parse for V6 {
             return Err(Unparsed::NotOurs);
         }
         if extensions::is_extension(next) {
-            return Err(Unparsed::Unusual);
+            return Err(Unparsed::SlowPath);
         }
         // SAFETY: the caller's promise.
         unsafe {
-            transport::<_, PLAIN>(Bounds { data, end, echo: 128 }, network + IPV6, next, hop_limit, src, dst)
+            transport::<_, WITHOUT_OPTIONS>(
+                Bounds { data, end, echo: 128 },
+                network + IPV6,
+                next,
+                hop_limit,
+                src,
+                dst,
+            )
         }
     }
 }

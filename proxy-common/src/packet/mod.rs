@@ -37,7 +37,7 @@ pub struct Packet<F: Family> {
     /// Offset of the transport header from the start of the frame.
     pub transport: usize,
     /// It goes the way of a flow that is there, and never opens one: a fragment other than the first, or an ICMP error
-    /// about a packet of the flow's other direction, whose tuple is then that of an answer to that packet.
+    /// about a packet of the flow's other direction, whose tuple is then that of a reply to that packet.
     pub follows: bool,
 }
 
@@ -48,7 +48,7 @@ impl<F: Family> Packet<F> {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     }
 
-    /// The answer to the first packet of a TCP connection?
+    /// The reply to the first packet of a TCP connection?
     #[inline(always)]
     pub fn is_syn_ack(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN | tcp_flags::ACK
@@ -95,7 +95,7 @@ impl<F: Family> Packet<F> {
 impl<F: Parse> Packet<F> {
     /// TCP or UDP, behind a network header without options that starts at this offset?
     #[inline(always)]
-    pub fn is_plain(&self, network: usize) -> bool {
+    pub fn has_no_options(&self, network: usize) -> bool {
         self.transport == network + F::HEADER && matches!(self.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
     }
 }
@@ -108,7 +108,7 @@ pub enum Unparsed {
     /// The headers are longer than what can be read here.
     Short,
     /// For [`mod@dissect`]: a fragment, a packet with extension headers, or an ICMP error.
-    Unusual,
+    SlowPath,
 }
 
 /// A family's headers.
@@ -154,7 +154,7 @@ pub trait Parse: Family {
     /// # Safety
     /// All bytes from `data` up to `end` are readable.
     #[inline(always)]
-    unsafe fn parse_plain(data: *const u8, end: *const u8, network: usize) -> Option<Packet<Self>> {
+    unsafe fn parse_without_options(data: *const u8, end: *const u8, network: usize) -> Option<Packet<Self>> {
         // SAFETY: the caller's promise.
         unsafe { Self::parse_as::<true>(data, end, network).ok() }
     }
@@ -166,7 +166,7 @@ pub trait Parse: Family {
     ///
     /// # Safety
     /// All bytes from `data` up to `end` are readable.
-    unsafe fn parse_as<const PLAIN: bool>(
+    unsafe fn parse_as<const WITHOUT_OPTIONS: bool>(
         data: *const u8,
         end: *const u8,
         network: usize,

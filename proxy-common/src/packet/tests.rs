@@ -1,4 +1,4 @@
-//! The quick parse on packets, ordinary ones and others.
+//! The fast-path parse on packets, ordinary ones and others.
 
 use std::{vec, vec::Vec};
 
@@ -82,7 +82,7 @@ fn only_echo_requests_of_icmp_are_ours() {
     for bytes in [icmp(0, 0), icmp(8, 1), ipv4(0, PROTOCOL_ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0])] {
         assert_eq!(parse::<V4>(&bytes), Err(Unparsed::NotOurs), "{bytes:?}");
     }
-    assert_eq!(parse::<V4>(&icmp(3, 3)), Err(Unparsed::Unusual));
+    assert_eq!(parse::<V4>(&icmp(3, 3)), Err(Unparsed::SlowPath));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_is_not_parsed() {
     for (bytes, expected) in [
         (ipv4(0, 1, &[0; 8]), Unparsed::NotOurs),
         (contradiction, Unparsed::NotOurs),
-        (fragment, Unparsed::Unusual),
+        (fragment, Unparsed::SlowPath),
         (ipv4(0, PROTOCOL_UDP, &[0; 7]), Unparsed::Short),
         (ipv4(0, PROTOCOL_TCP, &[0; 19]), Unparsed::Short),
         (vec![0x45; 19], Unparsed::Short),
@@ -105,7 +105,7 @@ fn what_is_not_parsed() {
 }
 
 proptest! {
-    /// Any bytes, any length: an answer, and never a read outside (run under Miri to see the latter).
+    /// Any bytes, any length: a reply, and never a read outside (run under Miri to see the latter).
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         if let Ok(packet) = parse::<V4>(&bytes) {

@@ -17,7 +17,7 @@ pub(super) struct Bounds {
 /// # Safety
 /// All bytes from `data` up to `end` are readable.
 #[inline(always)]
-pub(super) unsafe fn transport<F: Parse, const PLAIN: bool>(
+pub(super) unsafe fn transport<F: Parse, const WITHOUT_OPTIONS: bool>(
     bounds: Bounds,
     offset: usize,
     protocol: u8,
@@ -46,21 +46,21 @@ pub(super) unsafe fn transport<F: Parse, const PLAIN: bool>(
             }
             0
         }
-        PROTOCOL_SCTP if !PLAIN => {
+        PROTOCOL_SCTP if !WITHOUT_OPTIONS => {
             if header.wrapping_add(SCTP) > end {
                 return Err(Unparsed::Short);
             }
             // SAFETY: within the 16 bytes just checked.
             flags_of_chunk(unsafe { read::<u8>(header.wrapping_add(12)) })
         }
-        protocol if !PLAIN && protocol == F::ICMP => {
+        protocol if !WITHOUT_OPTIONS && protocol == F::ICMP => {
             if header.wrapping_add(ICMP) > end {
                 return Err(Unparsed::Short);
             }
             // SAFETY: within the 8 bytes just checked.
             let (r#type, code) = unsafe { (read::<u8>(header), read::<u8>(header.wrapping_add(1))) };
             if F::is_error(r#type) {
-                return Err(Unparsed::Unusual);
+                return Err(Unparsed::SlowPath);
             }
             if r#type != echo || code != 0 {
                 return Err(Unparsed::NotOurs);

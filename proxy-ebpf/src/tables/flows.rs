@@ -4,24 +4,24 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use proxy_common::{
     decide::{FlowTables, Inserted},
     layout::{
-        answers::Mark,
-        flow::{Flow, FlowKey, Pair},
+        flow::{Flow, FlowDraft, FlowKey},
         fragment::{FragmentKey, FragmentPorts},
         outbound::Outbound,
+        reply_filter::Fingerprint,
     },
 };
 
 use super::{FlowEntry, Kernel};
-use crate::{answers, family::KernelFamily};
+use crate::{family::KernelFamily, reply_filter};
 
 impl<F: KernelFamily> FlowTables<F> for Kernel {
     type Flow = FlowEntry<F>;
-    type Pair = &'static mut Pair<F>;
+    type FlowDraft = &'static mut FlowDraft<F>;
 
     #[inline(always)]
-    fn pair(&self) -> Option<&'static mut Pair<F>> {
+    fn draft(&self) -> Option<&'static mut FlowDraft<F>> {
         // SAFETY: this CPU's own, and the core takes it once at a time.
-        F::pair().map(|pair| unsafe { &mut *pair })
+        F::draft().map(|draft| unsafe { &mut *draft })
     }
 
     #[inline(always)]
@@ -30,13 +30,13 @@ impl<F: KernelFamily> FlowTables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        answers::holds(Mark::of::<F>(addr, port, protocol))
+    fn may_be_filtered_reply(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        reply_filter::contains(Fingerprint::of::<F>(addr, port, protocol))
     }
 
     #[inline(always)]
-    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8) {
-        answers::announce(Mark::of::<F>(addr, port, protocol));
+    fn insert_reply(&self, addr: &F::Addr, port: u16, protocol: u8) {
+        reply_filter::insert(Fingerprint::of::<F>(addr, port, protocol));
     }
 
     #[inline(always)]
@@ -87,7 +87,7 @@ impl<F: KernelFamily> FlowTables<F> for Kernel {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts> {
-        // SAFETY: the kernel gave the pointer. Two words; whoever reuses the identification meanwhile spoils both packets.
+        // SAFETY: the kernel gave the pointer. Two words; a sender that reuses the identification meanwhile spoils both packets.
         F::fragment(key).map(|ports| unsafe { *ports })
     }
 

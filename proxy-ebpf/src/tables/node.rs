@@ -14,10 +14,10 @@ use proxy_common::{
 use super::{Kernel, Layer};
 use crate::{
     family::KernelFamily,
-    maps::{DEVICES, VIP_FILTER},
+    maps::{INTERFACES, VIP_FILTER},
     route::{
         self,
-        known::{self, Question},
+        fib_cache::{self, FibQuery},
         next_hop,
     },
     settings::second,
@@ -42,7 +42,7 @@ const _: () = {
 };
 
 impl<F: KernelFamily> NodeTables<F> for Kernel {
-    type KnownRoute = &'static Route<F>;
+    type CachedRoute = &'static Route<F>;
 
     #[inline(always)]
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
@@ -52,7 +52,7 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
     #[inline(always)]
     fn device(&self, ifindex: u32) -> Option<&Device> {
         // SAFETY: the agent replaces whole elements; a torn one would need two changes at once.
-        unsafe { DEVICES.get(ifindex) }
+        unsafe { INTERFACES.get(ifindex) }
     }
 
     #[inline(always)]
@@ -77,7 +77,7 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
             } else if next_hop::must_hand_over(route, now, second()) {
                 route.kind = RouteKind::Unresolved;
             }
-        } else if let Some(known) = self.known_route(ifindex, src, dst, size) {
+        } else if let Some(known) = self.cached_route(ifindex, src, dst, size) {
             *route = *known;
         } else {
             route.kind = RouteKind::None;
@@ -85,17 +85,17 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn known_route(
+    fn cached_route(
         &self,
         ifindex: u32,
         src: &F::Addr,
         dst: &F::Addr,
         size: u32,
     ) -> Option<&'static Route<F>> {
-        let question = Question { ifindex, src, dst, size, now: Tables::<F>::now(self) };
-        known::look_up(&question, |place| match self.layer {
-            Layer::Xdp => F::route_of_frame(self.ctx.cast(), place),
-            _ => F::route_of_skb(self.ctx.cast(), place),
+        let query = FibQuery { ifindex, src, dst, size, now: Tables::<F>::now(self) };
+        fib_cache::look_up(&query, |slot| match self.layer {
+            Layer::Xdp => F::route_of_frame(self.ctx.cast(), slot),
+            _ => F::route_of_skb(self.ctx.cast(), slot),
         })
     }
 

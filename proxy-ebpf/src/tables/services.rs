@@ -4,19 +4,19 @@ use proxy_common::{
     decide::ServiceTables,
     layout::{
         affinity::{Affinity, AffinityKey},
-        backend::{Alive, Backend},
+        backend::{Backend, BackendState},
         counter::Counter,
         filter,
         frontend::{Frontend, FrontendKey, Target},
         id::Id,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 
 use super::{AffinityEntry, Kernel, count};
 use crate::{
     family::KernelFamily,
-    maps::{ALIVE, SETS, VIP_FILTER},
+    maps::{BACKEND_SETS, BACKEND_STATES, VIP_FILTER},
 };
 
 impl<F: KernelFamily> ServiceTables<F> for Kernel {
@@ -24,8 +24,9 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
 
     #[inline(always)]
     fn may_be_frontend(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        let holds =
-            |mark: filter::Mark| VIP_FILTER.get(mark.element).is_some_and(|element| mark.is_in(*element));
+        let holds = |fingerprint: filter::Fingerprint| {
+            VIP_FILTER.get(fingerprint.element).is_some_and(|element| fingerprint.is_in(*element))
+        };
         holds(filter::of_address::<F>(addr)) || holds(filter::of_frontend::<F>(addr, port, protocol))
     }
 
@@ -47,11 +48,11 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn set(&self, service: Id, role: SetRole) -> Set {
-        match SETS.get_ptr(Set::index(service, role)) {
+    fn set(&self, service: Id, set_policy: SetPolicy) -> BackendSet {
+        match BACKEND_SETS.get_ptr(BackendSet::index(service, set_policy)) {
             // SAFETY: the kernel gave the pointer. One volatile load: the agent publishes with one store.
             Some(set) => unsafe { set.read_volatile() },
-            None => Set::EMPTY,
+            None => BackendSet::EMPTY,
         }
     }
 
@@ -63,7 +64,7 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
 
     #[inline(always)]
     fn is_alive(&self, backend: Id) -> bool {
-        match ALIVE.get_ptr(Alive::position(backend).0) {
+        match BACKEND_STATES.get_ptr(BackendState::position(backend).0) {
             // SAFETY: the kernel gave the pointer.
             Some(element) => unsafe { element.read_volatile() }.holds(backend),
             None => false,
@@ -71,17 +72,17 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn is_member(&self, backend: Id, role: SetRole) -> bool {
-        match ALIVE.get_ptr(Alive::position(backend).0) {
+    fn is_member(&self, backend: Id, set_policy: SetPolicy) -> bool {
+        match BACKEND_STATES.get_ptr(BackendState::position(backend).0) {
             // SAFETY: the kernel gave the pointer.
-            Some(element) => unsafe { element.read_volatile() }.holds_in(backend, role),
+            Some(element) => unsafe { element.read_volatile() }.holds_in(backend, set_policy),
             None => false,
         }
     }
 
     #[inline(always)]
     fn affinity_timeout(&self, service: Id) -> u32 {
-        match SETS.get_ptr(Set::affinity_index(service)) {
+        match BACKEND_SETS.get_ptr(BackendSet::affinity_index(service)) {
             // SAFETY: the kernel gave the pointer.
             Some(word) => unsafe { word.read_volatile() }.0 as u32,
             None => 0,
@@ -100,7 +101,7 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
 
     #[inline(always)]
     fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
-        F::has_source(service, addr)
+        F::has_source_range(service, addr)
     }
 
     #[inline(always)]

@@ -18,14 +18,14 @@ use proxy_common::{
 };
 
 use super::{
-    Done, NEXT, bounds,
+    NEXT, Outcome, bounds,
     checksums::{TcFamily, update_checksum},
     in_place::translate,
-    unusual,
+    slow_path,
 };
 use crate::{
     family::KernelFamily,
-    log::Note,
+    log::LogEvent,
     rewrite::{self, LONGEST_MASK},
     scratch::{Scratch, scratch},
     tables::count,
@@ -36,25 +36,25 @@ use crate::{
 pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcContext) -> u64 {
     let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return failed().0 };
     let packet = &dissected.packet;
-    let hops = if matches!(verdict, Verdict::Forward) { out.route.hops() } else { 0 };
+    let hops = if matches!(verdict, Verdict::Redirect) { out.route.hops() } else { 0 };
     let written = match dissected.part {
-        Part::Usual if packet.is_plain(LINK) => {
+        Part::Plain if packet.has_no_options(LINK) => {
             translate::<F, LINK>(ctx, packet.protocol, (&packet.tuple, &out.to), hops, true)
         }
-        Part::Usual => write::<F, LINK>(ctx, packet, &out.to, hops),
-        _ => unusual::write::<F>(ctx.skb.skb, LINK, dissected, &out.to, hops),
+        Part::Plain => write::<F, LINK>(ctx, packet, &out.to, hops),
+        _ => slow_path::write::<F>(ctx.skb.skb, LINK, dissected, &out.to, hops),
     };
     if !written {
         return failed().0;
     }
-    let note = Note::translated::<F>(&packet.tuple, &out.to);
+    let log_event = LogEvent::translated::<F>(&packet.tuple, &out.to);
     match send::<F, LINK>(ctx, *verdict, Some(&out.route), out.mac) {
-        Some(result) => Done::with(result, note).0,
+        Some(result) => Outcome::with(result, log_event).0,
         None => failed().0,
     }
 }
 
-/// Writes the translation into the packet, whose headers are where the quick parse found them.
+/// Writes the translation into the packet, whose headers are where the fast-path parse found them.
 #[inline(always)]
 pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -83,20 +83,20 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
     mac: Mac,
 ) -> Option<i32> {
     match verdict {
-        Verdict::Switch => {
+        Verdict::Bridge => {
             let (data, end) = bounds(ctx);
             // SAFETY: the bounds of the packet.
             let is_written = LINK == 0 || unsafe { rewrite::macs(data, end, Some(mac), None) };
             is_written.then_some(NEXT)
         }
-        Verdict::Return => {
+        Verdict::Hairpin => {
             let (data, end) = bounds(ctx);
             // SAFETY: the bounds of the packet.
             let is_written = LINK == 0 || unsafe { rewrite::swap_macs(data, end) };
             // SAFETY: the context is readable; plain arguments.
             is_written.then(|| unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
         }
-        Verdict::Forward | Verdict::Divert => {
+        Verdict::Redirect | Verdict::Divert => {
             let route = route?;
             if LINK == 0 && !add_ethernet(ctx) {
                 return None;
@@ -131,9 +131,9 @@ fn hand_to_stack(ctx: &TcContext) -> Option<i32> {
 
 /// A packet that is half rewritten must not go on.
 #[inline(always)]
-pub(super) fn failed() -> Done {
+pub(super) fn failed() -> Outcome {
     count(Counter::RewriteFailed);
-    Done::with(TC_ACT_SHOT, Note::Nothing)
+    Outcome::with(TC_ACT_SHOT, LogEvent::Nothing)
 }
 
 /// `bpf_redirect_neigh` drops frames without an Ethernet header, even though it replaces what is in it.

@@ -10,7 +10,7 @@ use proxy_common::{
     packet::{IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet},
 };
 
-use crate::{refuse::Answers, rewrite::Header, settings::HAS_CSUM_IPV6};
+use crate::{reject::ReplyHeaders, rewrite::Header, settings::HAS_CSUM_IPV6};
 
 /// A length in a header.
 #[inline(always)]
@@ -22,7 +22,7 @@ fn length_field(skb: *mut __sk_buff, offset: usize) -> Option<u32> {
 }
 
 /// How a family's checksums are told of new addresses.
-pub(crate) trait TcFamily: Header + Answers {
+pub(crate) trait TcFamily: Header + ReplyHeaders {
     /// Offset of the packet's end, as its network header has it: frames may be padded.
     fn end(skb: *mut __sk_buff, network: usize) -> Option<u32>;
     /// Flags for a change of addresses in `bpf_l4_csum_replace`.
@@ -120,7 +120,7 @@ pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u3
     }
 }
 
-/// Updates the transport checksum. Two calls: with checksums left to the device only the
+/// Updates the transport checksum. Two calls: with CHECKSUM_PARTIAL only the
 /// addresses are in the field, and ports must not be added to it.
 #[inline(always)]
 pub(super) fn update_checksum<F: TcFamily>(

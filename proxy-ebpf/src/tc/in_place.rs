@@ -17,14 +17,14 @@ use super::{bounds, checksums::TcFamily};
 use crate::rewrite::{self, write};
 
 /// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false if that failed, half-way perhaps.
-/// `may_be_summed`: a device may have told the kernel the sum of the packet.
+/// `may_be_checksum_complete`: a device may have set CHECKSUM_COMPLETE on of the packet.
 #[inline(always)]
 pub(super) fn translate<F: TcFamily, const LINK: usize>(
     ctx: &TcContext,
     protocol: u8,
     (from, to): (&Tuple<F>, &Tuple<F>),
     hops: u8,
-    may_be_summed: bool,
+    may_be_checksum_complete: bool,
 ) -> bool {
     let skb = ctx.skb.skb;
     let is_tcp = protocol == PROTOCOL_TCP;
@@ -59,7 +59,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
         }
         // SAFETY: within the bounds just checked.
         unsafe { write(at, after) };
-        if may_be_summed {
+        if may_be_checksum_complete {
             F::tell(skb, addresses);
         }
     }
@@ -77,7 +77,7 @@ fn checksum_at(ctx: &TcContext, field: usize) -> Option<u16> {
     (at.wrapping_add(2) <= end).then(|| unsafe { read(at) })
 }
 
-/// May the checksum be left to a device? Then its field has the sum of the pseudo header: with anything else there the
+/// May the packet be CHECKSUM_PARTIAL? Then its field has the sum of the pseudo header: with anything else there the
 /// device would make a wrong one. Large packets that a device will cut may have another length there.
 #[inline(always)]
 fn may_be_left<F: TcFamily, const LINK: usize>(
@@ -97,7 +97,7 @@ fn may_be_left<F: TcFamily, const LINK: usize>(
     segment != 0 || checksum::same(field, checksum::pseudo_header(addresses, protocol, length))
 }
 
-/// Has the kernel update a checksum that may be left to a device.
+/// Has the kernel update a checksum of a packet that may be CHECKSUM_PARTIAL.
 #[inline(always)]
 fn replace<F: TcFamily>(
     ctx: &TcContext,
@@ -116,7 +116,7 @@ fn replace<F: TcFamily>(
         return true;
     }
     let Some(after) = checksum_at(ctx, field) else { return false };
-    // A sum that is left to a device grew with the addresses, and ports are no part of it; a checksum shrank.
+    // With CHECKSUM_PARTIAL the field grew with the addresses, and ports are no part of it; a checksum shrank.
     let grew = checksum::fold(before as u32 + addresses) as u16;
     if checksum::same(after, grew) && !checksum::same(addresses as u16, 0) {
         return true;

@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use proxy_common::{layout::device::DEVICE_GRE, packet::Bytes as _};
 
-use super::{bounds, unusual::Skb};
-use crate::maps::DEVICES;
+use super::{bounds, slow_path::Skb};
+use crate::maps::INTERFACES;
 
 /// Does the packet begin with an outer header?
 #[inline(always)]
@@ -41,7 +41,7 @@ fn may_be_gre(ctx: &TcContext) -> bool {
 #[inline(always)]
 fn is_gre_device(ctx: &TcContext) -> bool {
     // SAFETY: the context is readable; the agent replaces whole elements.
-    unsafe { DEVICES.get((*ctx.skb.skb).ifindex) }.is_some_and(|device| device.flags & DEVICE_GRE != 0)
+    unsafe { INTERFACES.get((*ctx.skb.skb).ifindex) }.is_some_and(|device| device.flags & DEVICE_GRE != 0)
 }
 
 /// Headers of different packets differ in their lengths at least.

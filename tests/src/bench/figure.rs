@@ -20,7 +20,7 @@ pub enum Unit {
     MegabitsPerSecond,
     /// Of memory.
     Mebibytes,
-    /// One number over another, like a rate over that of the floor.
+    /// One number over another, like a rate over that of the baseline.
     Ratio,
     /// Of a whole.
     Percent,

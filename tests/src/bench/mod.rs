@@ -20,11 +20,11 @@ pub struct Part {
     pub method: String,
     /// In the order in which the document shows them.
     pub figures: Vec<Figure>,
-    /// What was to be reached.
+    /// The target.
     pub targets: Vec<Target>,
 }
 
-/// What was to be reached, beside what was measured.
+/// A target beside its measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 
 use crate::{
-    cluster::{Cluster, Endpoint, Place},
+    cluster::{Cluster, Endpoint, Host},
     traffic::TARGET_PORT,
 };
 
@@ -18,7 +18,7 @@ pub const BALANCER_PORT: u16 = 443;
 /// Writes the Service, of type LoadBalancer with one endpoint, routes the address to node-1, and counts in the router what is sent to it.
 ///
 /// The router must not filter by source address (`rp_filter` 2 or 0): packets of a loop come back by another device.
-pub fn route_balancer(cluster: &Cluster, endpoint: &Place) -> Result<()> {
+pub fn route_balancer(cluster: &Cluster, endpoint: &Host) -> Result<()> {
     let Endpoint { v4, node, .. } = Endpoint::from(endpoint);
     let ports = |field: &str| {
         ["TCP", "UDP"]
@@ -60,7 +60,7 @@ ports:
         ports(&format!("port: {TARGET_PORT}")),
     );
     cluster.manifests.write("balanced.yaml", &text)?;
-    cluster.fabric.ip(&[format!("route add {BALANCER}/32 via {}", cluster.node(0)?.place.v4)])?;
+    cluster.fabric.ip(&[format!("route add {BALANCER}/32 via {}", cluster.node(0)?.host.v4)])?;
     cluster.fabric.nft(&format!(
         "table ip loops {{
             chain forward {{

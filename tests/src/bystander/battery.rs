@@ -12,7 +12,7 @@ use super::{
     raw_packets,
 };
 use crate::{
-    cluster::{Place, Protocol},
+    cluster::{Host, Protocol},
     traffic::{SINGLE, TARGET_PORT, WEB, node_port},
 };
 
@@ -66,7 +66,7 @@ impl<'a> Battery<'a> {
     }
 
     /// Requests over TCP and UDP, each from a new socket, from a source port if one is given.
-    fn talk(&mut self, from: &Place, to: SocketAddr, source: Option<u16>, count: u64) -> Result<()> {
+    fn talk(&mut self, from: &Host, to: SocketAddr, source: Option<u16>, count: u64) -> Result<()> {
         for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
             let mut call = from.call(to).protocol(protocol).timeout(PATIENCE);
             if let Some(port) = source {
@@ -88,8 +88,8 @@ impl<'a> Battery<'a> {
         Ok((address, *OUTSIDE_PORTS.get(self.round).context("too many rounds")?).into())
     }
 
-    fn node(&self, ipv4: bool) -> Result<(&'a Place, IpAddr)> {
-        let node = &self.fixture.scenario.cluster.node(0)?.place;
+    fn node(&self, ipv4: bool) -> Result<(&'a Host, IpAddr)> {
+        let node = &self.fixture.scenario.cluster.node(0)?.host;
         Ok((node, if ipv4 { node.v4.into() } else { node.v6.into() }))
     }
 
@@ -128,7 +128,7 @@ impl<'a> Battery<'a> {
 
     fn between_pods(&mut self, ipv4: bool) -> Result<()> {
         let cluster = &self.fixture.scenario.cluster;
-        let address = |pod: &Place| if ipv4 { IpAddr::from(pod.v4) } else { pod.v6.into() };
+        let address = |pod: &Host| if ipv4 { IpAddr::from(pod.v4) } else { pod.v6.into() };
         for (from, to) in [("pod-1a", "pod-1b"), ("pod-1a", "pod-2a"), ("pod-2b", "pod-1b")] {
             let to = SocketAddr::new(address(cluster.pod(to)?), TARGET_PORT);
             self.talk(cluster.pod(from)?, to, None, 4)?;
@@ -206,7 +206,7 @@ impl<'a> Battery<'a> {
     /// Between the router and the node, from and to the number of a nodePort and another.
     fn multicast(&mut self, ipv4: bool) -> Result<()> {
         let cluster = &self.fixture.scenario.cluster;
-        let node = &cluster.node(0)?.place;
+        let node = &cluster.node(0)?.host;
         let (router, node) = ((&cluster.fabric, "br0", ROUTER), (&node.netns, "eth0", node.v4));
         for port in [node_port(WEB), 5353] {
             let family = if ipv4 { "IPv4" } else { "IPv6" };

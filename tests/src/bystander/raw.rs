@@ -17,7 +17,7 @@ use nix::{
     },
 };
 
-use crate::cluster::{Netns, Place, until};
+use crate::cluster::{Host, Netns, until};
 
 /// How long a receiver waits for what is still missing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,14 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// whole, after fragmentation by the sender and reassembly by the receiver.
 ///
 /// The first bytes are those of a packet from port 40000 to port 30080, in case somebody takes them for ports.
-pub fn raw_packets(
-    from: &Place,
-    to: IpAddr,
-    at: &Netns,
-    protocol: u8,
-    size: usize,
-    count: u8,
-) -> Result<u64> {
+pub fn raw_packets(from: &Host, to: IpAddr, at: &Netns, protocol: u8, size: usize, count: u8) -> Result<u64> {
     let receiver = raw_socket(at, to.is_ipv4(), protocol)?;
     setsockopt(&receiver, ReceiveTimeout, &TimeVal::milliseconds(20))?;
     let sender = raw_socket(&from.netns, to.is_ipv4(), protocol)?;

@@ -46,7 +46,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Sends it from a namespace, whoever has its source address.
+    /// Sends it from a namespace, with any source address.
     pub fn send(&self, netns: &Netns) -> Result<()> {
         let to = SockaddrIn::from(self.to);
         netns.run(|| {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     bench::rules,
-    cluster::{Agent, Cluster, Masquerade, Place, Server},
+    cluster::{Agent, Cluster, Host, Masquerade, Server},
     traffic::{SERVICE_PORT, SINGLE, Scenario, TARGET_PORT, cluster_ip, node_port},
 };
 
@@ -59,8 +59,8 @@ impl Fixture {
         let scenario = Scenario::without_agents(builder, "both")?;
         let cluster = &scenario.cluster;
         let servers =
-            vec![cluster.client.serve_all(&OUTSIDE_PORTS)?, cluster.node(0)?.place.serve_all(&OWN_PORTS)?];
-        let node = &cluster.node(0)?.place;
+            vec![cluster.client.serve_all(&OUTSIDE_PORTS)?, cluster.node(0)?.host.serve_all(&OWN_PORTS)?];
+        let node = &cluster.node(0)?.host;
         match setup {
             Setup::Masquerade(_) => {}
             Setup::HostPorts => drop(node.netns.nft(&host_ports(cluster)?)?),
@@ -137,18 +137,19 @@ fn other_proxy(cluster: &Cluster) -> Result<String> {
             node: "node-2".to_owned(),
         }],
     };
-    Ok(rules::nftables(&site(cluster)?, &[service]))
+    Ok(rules::nftables(&node_context(cluster)?, &[service]))
 }
 
 /// kube-proxy's table at node-1 for one Service of a [`Scenario`], IPv4.
 pub fn kube_proxy(scenario: &Scenario, service: u8) -> Result<String> {
-    Ok(rules::nftables(&site(&scenario.cluster)?, &[known(scenario, service, true)?]))
+    Ok(rules::nftables(&node_context(&scenario.cluster)?, &[known(scenario, service, true)?]))
 }
 
 /// The same at any node, of either family, in kube-proxy's nftables mode (first) and iptables mode (second).
 pub fn kube_proxy_at(scenario: &Scenario, service: u8, node: usize, ipv4: bool) -> Result<[String; 2]> {
-    let (site, services) = (site_at(&scenario.cluster, node, ipv4)?, [known(scenario, service, ipv4)?]);
-    Ok([rules::nftables(&site, &services), rules::iptables(&site, &services)])
+    let (node_context, services) =
+        (node_context_at(&scenario.cluster, node, ipv4)?, [known(scenario, service, ipv4)?]);
+    Ok([rules::nftables(&node_context, &services), rules::iptables(&node_context, &services)])
 }
 
 /// A Service of a [`Scenario`], as kube-proxy's rules are made of.
@@ -160,9 +161,9 @@ fn known(scenario: &Scenario, service: u8, ipv4: bool) -> Result<rules::Service>
         target_port: TARGET_PORT,
         node_port: Some(node_port(service)),
     };
-    let endpoint = |place: &Place| rules::Endpoint {
-        address: address(place, ipv4),
-        node: place.node.map_or_else(String::new, |index| format!("node-{}", index + 1)),
+    let endpoint = |host: &Host| rules::Endpoint {
+        address: address(host, ipv4),
+        node: host.node.map_or_else(String::new, |index| format!("node-{}", index + 1)),
     };
     Ok(rules::Service {
         name: "known".to_owned(),
@@ -173,13 +174,13 @@ fn known(scenario: &Scenario, service: u8, ipv4: bool) -> Result<rules::Service>
 }
 
 /// node-1, as kube-proxy sees it.
-fn site(cluster: &Cluster) -> Result<rules::Site> {
-    site_at(cluster, 0, true)
+fn node_context(cluster: &Cluster) -> Result<rules::NodeContext> {
+    node_context_at(cluster, 0, true)
 }
 
-fn site_at(cluster: &Cluster, node: usize, ipv4: bool) -> Result<rules::Site> {
-    let node = &cluster.node(node)?.place;
-    Ok(rules::Site {
+fn node_context_at(cluster: &Cluster, node: usize, ipv4: bool) -> Result<rules::NodeContext> {
+    let node = &cluster.node(node)?.host;
+    Ok(rules::NodeContext {
         node: address(node, ipv4),
         node_name: node.name.clone(),
         cluster_cidr: if ipv4 { "10.244.0.0/16" } else { "fd00:10:244::/48" },
@@ -188,6 +189,6 @@ fn site_at(cluster: &Cluster, node: usize, ipv4: bool) -> Result<rules::Site> {
     })
 }
 
-fn address(place: &Place, ipv4: bool) -> IpAddr {
-    if ipv4 { place.v4.into() } else { place.v6.into() }
+fn address(host: &Host, ipv4: bool) -> IpAddr {
+    if ipv4 { host.v4.into() } else { host.v6.into() }
 }

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use super::{Fixture, HOST_PORTS, OUTSIDE_PORTS, Setup};
 use crate::{
-    cluster::{Load, Place, Protocol, until},
+    cluster::{Host, Load, Protocol, until},
     traffic::{SINGLE, TARGET_PORT, WEB, node_port},
 };
 
@@ -21,11 +21,11 @@ pub struct Steady(Vec<(String, Load)>);
 /// other, the node itself to outside, outside to the node's own server and its hostPorts.
 pub fn steady(fixture: &Fixture) -> Result<Steady> {
     let cluster = &fixture.scenario.cluster;
-    let (client, node) = (&cluster.client, &cluster.node(0)?.place);
+    let (client, node) = (&cluster.client, &cluster.node(0)?.host);
     let (a, b) = (cluster.pod("pod-1a")?, cluster.pod("pod-1b")?);
     let mut steady = Steady(Vec::new());
     for ipv4 in [true, false] {
-        let address = |place: &Place| if ipv4 { IpAddr::from(place.v4) } else { place.v6.into() };
+        let address = |host: &Host| if ipv4 { IpAddr::from(host.v4) } else { host.v6.into() };
         let outside = SocketAddr::new(address(client), OUTSIDE_PORTS[0]);
         for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
             steady.begin(a, outside, Some(node_port(WEB)), protocol)?;
@@ -54,7 +54,7 @@ impl Steady {
     /// Opens one and keeps it busy.
     pub fn begin(
         &mut self,
-        from: &Place,
+        from: &Host,
         to: SocketAddr,
         source: Option<u16>,
         protocol: Protocol,

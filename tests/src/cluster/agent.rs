@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Cluster, Node, Place, Process, netns::pipe, until};
+use super::{Cluster, Host, Node, Process, netns::pipe, until};
 
 const HEALTHZ: &str = "127.0.0.1:10256";
 /// Enough for a machine that is emulated on a busy host, and whose verifier is slow.
@@ -37,7 +37,7 @@ pub fn agent_binary() -> Result<PathBuf> {
 /// An agent, running or not. Its log is printed when the test fails.
 #[derive(Debug)]
 pub struct Agent {
-    place: Place,
+    host: Host,
     bpffs: PathBuf,
     args: Vec<String>,
     other_layouts: String,
@@ -69,11 +69,11 @@ impl Cluster {
     fn agent(&self, node: usize, args: &[&str], name: &str) -> Result<Agent> {
         let node = self.node(node)?;
         Ok(Agent {
-            place: node.place.clone(),
+            host: node.host.clone(),
             bpffs: node.bpffs.clone(),
             args: self.agent_args(node, args),
             other_layouts: String::new(),
-            log: self.logs.join(format!("{}{name}.log", node.place.name)),
+            log: self.logs.join(format!("{}{name}.log", node.host.name)),
             process: None,
         })
     }
@@ -96,7 +96,7 @@ impl Cluster {
     pub fn agent_args(&self, node: &Node, further: &[&str]) -> Vec<String> {
         let uplinks = self.uplinks.iter().map(|uplink| ("--uplink", (*uplink).to_owned()));
         let own = [
-            ("--node-name", node.place.name.clone()),
+            ("--node-name", node.host.name.clone()),
             ("--manifests", self.manifests.path().display().to_string()),
             ("--bpffs", node.bpffs.display().to_string()),
             ("--cgroup-root", node.cgroup.display().to_string()),
@@ -113,7 +113,7 @@ impl Cluster {
     /// Runs `proxy-agent` on a node with exactly these arguments and gives it some time to end; then it is ended.
     /// Its exit code (none if it had to be ended) and all it printed.
     pub fn try_agent(&self, node: &Node, args: &[String], time: Duration) -> Result<(Option<i32>, String)> {
-        let command = node.place.command(&agent_binary()?.to_string_lossy())?;
+        let command = node.host.command(&agent_binary()?.to_string_lossy())?;
         self.try_command(command, args, time)
     }
 
@@ -136,20 +136,20 @@ impl Cluster {
 }
 
 impl Agent {
-    /// Starts it (again) and waits until it says that it is healthy and in step with its source.
+    /// Starts it (again) and waits until it says that it is healthy and synced with its source.
     pub fn start(&mut self) -> Result<()> {
-        self.start_until("healthy and in step", |status, body| status == 200 && !body.contains(" are not "))
+        self.start_until("healthy and synced", |status, body| status == 200 && !body.contains(" are not "))
     }
 
     /// Starts it (again) and waits until `/healthz` answers as wanted.
     pub fn start_until(&mut self, what: &str, is_right: impl Fn(u16, &str) -> bool) -> Result<()> {
         let mut process = self.spawn()?;
-        let what = format!("the agent of {} to be {what}", self.place.name);
+        let what = format!("the agent of {} to be {what}", self.host.name);
         let healthy = until(START_DEADLINE, &what, || {
             if let Some(status) = process.child().try_wait()? {
-                bail!("the agent of {} ended: {status}", self.place.name);
+                bail!("the agent of {} ended: {status}", self.host.name);
             }
-            let answer = self.place.netns.get(HEALTHZ, "/healthz");
+            let answer = self.host.netns.get(HEALTHZ, "/healthz");
             Ok(answer.is_ok_and(|answer| is_right(answer.status, &answer.body)).then_some(()))
         });
         self.process = Some(process);
@@ -168,7 +168,7 @@ impl Agent {
 
     fn spawn(&self) -> Result<Process> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
+        let mut command = self.host.command(&agent_binary()?.to_string_lossy())?;
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Nothing from the environment of the test may decide.
         command.env_remove("KUBECONFIG").env_remove("NODE_NAME");
@@ -214,7 +214,7 @@ impl Agent {
 
     /// The same with another deadline.
     pub fn wait_for_log_for(&self, time: Duration, text: &str) -> Result<String> {
-        until(time, &format!("{text:?} in the log of {}", self.place.name), || {
+        until(time, &format!("{text:?} in the log of {}", self.host.name), || {
             Ok(self.log().lines().find(|line| line.contains(text)).map(str::to_owned))
         })
     }
@@ -235,12 +235,12 @@ impl Agent {
     }
 
     fn tool(&self, what: &str, args: &[&str]) -> Result<String> {
-        let mut command = self.place.command(&agent_binary()?.to_string_lossy())?;
+        let mut command = self.host.command(&agent_binary()?.to_string_lossy())?;
         command.arg(what).arg("--bpffs").arg(&self.bpffs).args(args);
         pipe(&mut command, "")
     }
 
-    /// Leaves it running, for whoever takes the cluster down.
+    /// Leaves it running, until the cluster is taken down.
     pub fn detach(mut self) {
         if let Some(process) = self.process.take() {
             process.detach();
@@ -251,7 +251,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- log of the agent of {}\n{}---", self.place.name, self.log());
+            eprintln!("--- log of the agent of {}\n{}---", self.host.name, self.log());
         }
     }
 }

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cluster, Manifests, Masquerade, Narrow, Netns, Node, NodeDevice, Overlay, Place, PodNetwork,
-    SecondUplink, SourcePorts, XdpPass, addresses as addr,
+    Cluster, Host, Manifests, Masquerade, Narrow, Netns, Node, NodeDevice, Overlay, PodNetwork, SecondUplink,
+    SourcePorts, XdpPass, addresses as addr,
     cgroup::{BPFFS, cgroup2_mount, ensure_bpffs},
     device::set_checksum_offload,
     nodes, remove, remove_stale,
@@ -154,14 +154,14 @@ impl Builder {
         remove_stale()?;
         let name = self.name.clone().unwrap_or_else(next_name);
         remove(&name)?;
-        let cluster = self.places(name.clone()).inspect_err(|_| {
+        let cluster = self.hosts(name.clone()).inspect_err(|_| {
             // The first error is the one to tell; a later run cleans up what this cannot.
             let _ = remove(&name);
         })?;
         self.connect(cluster)
     }
 
-    fn places(&self, name: String) -> Result<Cluster> {
+    fn hosts(&self, name: String) -> Result<Cluster> {
         let group = cgroup2_mount()?.join(&name);
         let pins = Path::new(BPFFS).join(&name);
         let netns = |what: &str| Netns::create(&format!("{name}-{what}"));
@@ -171,7 +171,7 @@ impl Builder {
         let ports = SourcePorts::default();
         let mut cluster = Cluster {
             fabric: netns("fabric")?,
-            client: Place {
+            client: Host {
                 name: "client".to_owned(),
                 node: None,
                 netns: netns("client")?,
@@ -192,7 +192,7 @@ impl Builder {
         for index in 0..self.nodes {
             let node_name = format!("node-{}", index + 1);
             let cgroup = group.join(&node_name);
-            let place = Place {
+            let host = Host {
                 netns: netns(&node_name)?,
                 cgroup: make_dir(cgroup.join("host"))?,
                 node: Some(index),
@@ -204,7 +204,7 @@ impl Builder {
             let mut pods = Vec::new();
             for pod in 0..self.pods_per_node {
                 let name = format!("pod-{}{}", index + 1, nodes::letter(pod));
-                pods.push(Place {
+                pods.push(Host {
                     netns: netns(&name)?,
                     cgroup: make_dir(cgroup.join(&name))?,
                     node: Some(index),
@@ -215,7 +215,7 @@ impl Builder {
                 });
             }
             let bpffs = make_dir(pins.join(&node_name))?;
-            cluster.nodes.push(Node { place, pods, cgroup, bpffs });
+            cluster.nodes.push(Node { host, pods, cgroup, bpffs });
         }
         Ok(cluster)
     }
@@ -227,14 +227,14 @@ impl Builder {
             nodes::connect_pods(self, node, self.nodes)?;
         }
         if !self.offload {
-            let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-            for netns in pods.map(|place| &place.netns).chain([&cluster.fabric, &cluster.client.netns]) {
+            let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
+            for netns in pods.map(|host| &host.netns).chain([&cluster.fabric, &cluster.client.netns]) {
                 set_checksum_offload(netns, false)?;
             }
         }
         if self.xdp_pass {
             for node in &cluster.nodes {
-                let device = format!("to-{}", node.place.name);
+                let device = format!("to-{}", node.host.name);
                 cluster.xdp_pass.push(XdpPass::attach(&cluster.fabric, &device)?);
             }
         }

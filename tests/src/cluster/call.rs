@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
-use super::{BulkReport, LoadReport, Place, Process, Reply, netns::pipe, until};
+use super::{BulkReport, Host, LoadReport, Process, Reply, netns::pipe, until};
 
 /// The program, by PROXY_PEER_BIN or beside the one that is running.
 pub fn peer_binary() -> Result<PathBuf> {
@@ -88,7 +88,7 @@ pub struct Load {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Call<'a> {
-    from: &'a Place,
+    from: &'a Host,
     to: SocketAddr,
     protocol: Protocol,
     v4_mapped: bool,
@@ -104,7 +104,7 @@ pub struct Call<'a> {
 /// A bulk transfer that went well: see [`BulkReport`].
 pub type Bulk = BulkReport;
 
-impl Place {
+impl Host {
     /// Serves TCP and UDP on a port, at both of the place's addresses.
     pub fn serve(&self, port: u16) -> Result<Server> {
         self.serve_as(&self.name, &[self.v4.into(), self.v6.into()], port)

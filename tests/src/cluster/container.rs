@@ -82,7 +82,7 @@ impl Cluster {
     ) -> Result<Container> {
         let node = self.node(node)?;
         let name =
-            format!("{}-{}-{}", self.name, node.place.name, container["name"].as_str().unwrap_or_default());
+            format!("{}-{}-{}", self.name, node.host.name, container["name"].as_str().unwrap_or_default());
         let bundle = self.logs.join(&name);
         fs::create_dir_all(&bundle)?;
         let mut args = vec![Value::from("/proxy-agent")];
@@ -105,18 +105,18 @@ impl Cluster {
             mounts.push(bind(source, &mount["mountPath"], mount["readOnly"] == true));
         }
         mounts.extend(further_mounts);
-        let config = config(pod, container, args, &node.place.name, rootfs, mounts)?;
+        let config = config(pod, container, args, &node.host.name, rootfs, mounts)?;
         fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
 
         let (state, log) = (bundle.join("state"), bundle.join("log"));
         // The node's control group and network are those of the process that starts it.
-        let mut command = node.place.command(SHELL)?;
+        let mut command = node.host.command(SHELL)?;
         crun(&mut command, &state)?.arg("run").arg("--bundle").arg(&bundle).arg(&name);
         let output = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let process =
             Process::new(command.spawn().context("cannot start crun: `cargo xtask setup` installs it")?);
-        Ok(Container { process, log, netns: node.place.netns.clone(), state, name })
+        Ok(Container { process, log, netns: node.host.netns.clone(), state, name })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::Place;
+use super::Host;
 
 /// A Service, in the fields that the tests need.
 #[derive(Clone, Debug)]
@@ -126,11 +126,11 @@ pub struct Endpoint {
     pub terminating: bool,
 }
 
-impl From<&Place> for Endpoint {
+impl From<&Host> for Endpoint {
     /// The pod (or node, in its host network) as a ready endpoint.
-    fn from(place: &Place) -> Self {
-        let node = place.node.map_or_else(String::new, |index| format!("node-{}", index + 1));
-        Self { v4: place.v4, v6: place.v6, node, ready: true, serving: true, terminating: false }
+    fn from(host: &Host) -> Self {
+        let node = host.node.map_or_else(String::new, |index| format!("node-{}", index + 1));
+        Self { v4: host.v4, v6: host.v6, node, ready: true, serving: true, terminating: false }
     }
 }
 

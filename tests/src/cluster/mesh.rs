@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Place, Server};
+use super::{Host, Server};
 
 /// Where the proxy listens.
 const MESH_PORT: u16 = 15_001;
@@ -20,7 +20,7 @@ pub enum MeshRules {
     IptablesLegacy,
 }
 
-impl Place {
+impl Host {
     /// Starts the proxy.
     pub fn mesh_proxy(&self) -> Result<Server> {
         let mut command = self.peer("mesh")?;

@@ -25,6 +25,7 @@ mod cgroup;
 mod container;
 mod device;
 mod foreign;
+mod host;
 mod http;
 mod manifests;
 mod mesh;
@@ -32,7 +33,6 @@ mod netns;
 mod nodes;
 mod overlay;
 mod parked;
-mod place;
 mod reply;
 mod shape;
 mod sink;
@@ -53,13 +53,13 @@ pub use call::{Bulk, Call, Load, PathMtu, Protocol, Server, peer_binary};
 pub use container::Container;
 pub use device::XdpPass;
 pub use foreign::{ForeignProgram, Position};
+pub use host::{Host, Process, SourcePorts};
 pub use http::HttpAnswer;
 pub use manifests::{Endpoint, Manifests, Service, ServicePort};
 pub use mesh::{MESH_MARK, MeshRules};
 pub use netns::Netns;
 pub(crate) use netns::pipe;
 pub use parked::Parked;
-pub use place::{Place, Process, SourcePorts};
 pub use reply::{Answer, BulkReport, LoadReport, Reply};
 pub use shape::{Masquerade, NARROW_MTU, Narrow, NodeDevice, Overlay, PodNetwork, SecondUplink};
 pub use sink::Sink;
@@ -72,9 +72,9 @@ pub use wait::until;
 #[derive(Debug)]
 pub struct Node {
     /// The node itself: host network, control group `host`.
-    pub place: Place,
+    pub host: Host,
     /// Its pods.
-    pub pods: Vec<Place>,
+    pub pods: Vec<Host>,
     /// The control group above the node's processes and all its pods: the agent's `--cgroup-root`.
     pub cgroup: PathBuf,
     /// The agent's `--bpffs`.
@@ -84,17 +84,17 @@ pub struct Node {
 impl Node {
     /// Is this an address of the node: its own, one on another interface, or its side of the pod network?
     pub fn owns(&self, address: IpAddr) -> bool {
-        self.place.node.is_some_and(|index| addresses::of_node(index).contains(&address))
+        self.host.node.is_some_and(|index| addresses::of_node(index).contains(&address))
     }
 
     /// How many packets the node's firewall dropped because conntrack could not place them.
     pub fn invalid_packets(&self) -> Result<u64> {
-        nodes::invalid_packets(&self.place.netns)
+        nodes::invalid_packets(&self.host.netns)
     }
 
     /// All netfilter rules of the node, without their counters.
     pub fn netfilter_rules(&self) -> Result<String> {
-        nodes::rules(&self.place.netns)
+        nodes::rules(&self.host.netns)
     }
 }
 
@@ -105,7 +105,7 @@ pub struct Cluster {
     /// The nodes, `node-1` first.
     pub nodes: Vec<Node>,
     /// A machine outside, behind a router that knows neither pods nor services.
-    pub client: Place,
+    pub client: Host,
     /// That router, with one device per node (`to-node-1`...).
     pub fabric: Netns,
     /// The folder that all agents read.
@@ -135,7 +135,7 @@ impl Cluster {
     }
 
     /// A pod by name, like `pod-1a`.
-    pub fn pod(&self, name: &str) -> Result<&Place> {
+    pub fn pod(&self, name: &str) -> Result<&Host> {
         let mut pods = self.nodes.iter().flat_map(|node| &node.pods);
         pods.find(|pod| pod.name == name).with_context(|| format!("no pod {name}"))
     }

@@ -18,10 +18,10 @@ pub(super) fn letter(pod: usize) -> char {
 
 /// The node's pods, its routes to those of other nodes, and netfilter rules.
 pub(super) fn connect_pods(builder: &Builder, node: &Node, nodes: usize) -> Result<()> {
-    let Some(index) = node.place.node else {
+    let Some(index) = node.host.node else {
         return Ok(());
     };
-    let (netns, shape) = (&node.place.netns, &builder.shape);
+    let (netns, shape) = (&node.host.netns, &builder.shape);
     if Path::new("/proc/sys/net/bridge").exists() {
         let on = if builder.bridge_nf_call { "1" } else { "0" };
         netns.sysctl(&[("bridge/bridge-nf-call-iptables", on), ("bridge/bridge-nf-call-ip6tables", on)])?;
@@ -44,8 +44,8 @@ pub(super) fn connect_pods(builder: &Builder, node: &Node, nodes: usize) -> Resu
             PodNetwork::Routed => {
                 lines.push(format!("link set {veth} up"));
                 lines.push(format!("addr add fe80::1/64 dev {veth} nodad"));
-                lines.push(format!("route add {}/32 dev {veth} scope link src {}", pod.v4, node.place.v4));
-                lines.push(format!("route add {}/128 dev {veth} src {}", pod.v6, node.place.v6));
+                lines.push(format!("route add {}/32 dev {veth} scope link src {}", pod.v4, node.host.v4));
+                lines.push(format!("route add {}/128 dev {veth} src {}", pod.v6, node.host.v6));
             }
         }
     }
@@ -74,7 +74,7 @@ pub(super) fn connect_pods(builder: &Builder, node: &Node, nodes: usize) -> Resu
     Ok(())
 }
 
-fn pod_lines(network: PodNetwork, node: usize, pod: &super::Place) -> Vec<String> {
+fn pod_lines(network: PodNetwork, node: usize, pod: &super::Host) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
     match network {
         PodNetwork::Routed => lines.extend([
@@ -94,7 +94,7 @@ fn pod_lines(network: PodNetwork, node: usize, pod: &super::Place) -> Vec<String
     lines
 }
 
-/// Masquerade for pods that talk to the world, and a firewall that drops what conntrack cannot follow.
+/// Masquerade for pods that talk to external hosts, and a firewall that drops what conntrack cannot follow.
 ///
 /// Routers also tell of fragments other than the first, and no NAT can tell whose those are: such ICMP errors are INVALID
 /// without any service as well, and are counted apart.

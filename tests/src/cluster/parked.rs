@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Place, Process, Reply, netns::pipe, peer_binary};
+use super::{Host, Process, Reply, netns::pipe, peer_binary};
 
 /// A socket that has sent a request to some addresses, and has not received yet.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Parked {
     output: BufReader<ChildStdout>,
 }
 
-impl Place {
+impl Host {
     /// Sends a request to each of these addresses by one unconnected UDP socket.
     pub fn park(&self, to: &[SocketAddr]) -> Result<Parked> {
         self.park_by(self.peer_to("park", to)?)

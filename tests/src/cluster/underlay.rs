@@ -1,4 +1,4 @@
-//! The world outside, and how nodes are connected to it.
+//! The external network, and how nodes are connected to it.
 
 use anyhow::Result;
 
@@ -38,7 +38,7 @@ pub(super) fn prepare(builder: &Builder, netns: &Netns) -> Result<()> {
 pub(super) fn connect_fabric(builder: &Builder, cluster: &Cluster) -> Result<()> {
     let client = &cluster.client.netns;
     for netns in
-        [&cluster.fabric, client].into_iter().chain(cluster.nodes.iter().map(|node| &node.place.netns))
+        [&cluster.fabric, client].into_iter().chain(cluster.nodes.iter().map(|node| &node.host.netns))
     {
         prepare(builder, netns)?;
     }
@@ -61,12 +61,12 @@ pub(super) fn connect_fabric(builder: &Builder, cluster: &Cluster) -> Result<()>
         lines.push(format!("addr add {}/64 dev br1 nodad", addr::SECOND_FABRIC_V6));
     }
     for node in &cluster.nodes {
-        let netns = node.place.netns.name();
-        let port = format!("to-{}", node.place.name);
+        let netns = node.host.netns.name();
+        let port = format!("to-{}", node.host.name);
         lines.push(format!("link add {port} type veth peer name eth0 netns {netns}"));
         lines.push(format!("link set {port} master br0 up"));
         if builder.shape.second != SecondUplink::None {
-            let port = format!("second-{}", node.place.name);
+            let port = format!("second-{}", node.host.name);
             lines.push(format!("link add {port} type veth peer name eth1 netns {netns}"));
             lines.push(format!("link set {port} master br1 up"));
         }
@@ -107,10 +107,10 @@ fn narrow(narrow: Narrow, nodes: usize) -> Vec<String> {
 
 /// The node's uplinks and what is routed by them, but for pods.
 pub(super) fn connect_node(builder: &Builder, node: &Node, nodes: usize) -> Result<()> {
-    let Some(index) = node.place.node else {
+    let Some(index) = node.host.node else {
         return Ok(());
     };
-    let (netns, shape) = (&node.place.netns, &builder.shape);
+    let (netns, shape) = (&node.host.netns, &builder.shape);
     netns.sysctl(&ROUTER)?;
     let device = shape.node_device();
     let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
@@ -126,8 +126,8 @@ pub(super) fn connect_node(builder: &Builder, node: &Node, nodes: usize) -> Resu
             lines.push(format!("link set {device} up"));
         }
     }
-    lines.push(format!("addr add {}/24 dev {device}", node.place.v4));
-    lines.push(format!("addr add {}/64 dev {device} nodad", node.place.v6));
+    lines.push(format!("addr add {}/24 dev {device}", node.host.v4));
+    lines.push(format!("addr add {}/64 dev {device} nodad", node.host.v6));
     let (gateway_v4, gateway_v6) = match shape.second {
         SecondUplink::Asymmetric => (addr::SECOND_FABRIC_V4, addr::SECOND_FABRIC_V6),
         _ => (addr::FABRIC_V4, addr::FABRIC_V6),

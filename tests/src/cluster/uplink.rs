@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result};
 
 use super::{Cluster, Netns, Node, addresses as addr};
-use crate::lacks::Lack;
+use crate::kernel_capabilities::MissingCapability;
 
 /// What the nodes' uplinks become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +27,14 @@ impl Uplink {
         }
     }
 
-    /// A [`Lack`] if the kernel has no such devices.
+    /// A [`MissingCapability`] if the kernel has no such devices.
     fn is_known(self, netns: &Netns) -> Result<()> {
         let (kind, line) = match self {
             Self::Vlan => ("vlan", format!("link add link eth0 name probe type vlan id {VLAN}")),
             Self::Bond => ("bond", "link add probe type bond".to_owned()),
         };
         netns.ip(&[line]).map_err(|error| match format!("{error:#}") {
-            text if text.contains("Unknown device type") => Lack::Device(kind).into(),
+            text if text.contains("Unknown device type") => MissingCapability::Device(kind).into(),
             _ => error,
         })?;
         netns.ip(&["link del probe".to_owned()])
@@ -52,17 +52,17 @@ impl Cluster {
     /// agents run.
     ///
     /// # Errors
-    /// A [`Lack`] if the kernel has no such devices.
+    /// A [`MissingCapability`] if the kernel has no such devices.
     pub fn stack_uplinks(&self, uplink: Uplink) -> Result<()> {
         uplink.is_known(&self.client.netns)?;
         for node in &self.nodes {
-            self.stack(node, uplink).with_context(|| format!("{uplink} on {}", node.place.name))?;
+            self.stack(node, uplink).with_context(|| format!("{uplink} on {}", node.host.name))?;
         }
         Ok(())
     }
 
     fn stack(&self, node: &Node, uplink: Uplink) -> Result<()> {
-        let (name, netns, device) = (&node.place.name, &node.place.netns, uplink.device());
+        let (name, netns, device) = (&node.host.name, &node.host.netns, uplink.device());
         let mut lines = Vec::new();
         match uplink {
             Uplink::Vlan => {
@@ -83,8 +83,8 @@ impl Cluster {
         }
         // Routes go with the last of the addresses that are their source: so there are two for a moment.
         lines.push(format!("link set {device} up"));
-        lines.push(format!("addr add {}/24 dev {device}", node.place.v4));
-        lines.push(format!("addr add {}/64 dev {device} nodad", node.place.v6));
+        lines.push(format!("addr add {}/24 dev {device}", node.host.v4));
+        lines.push(format!("addr add {}/64 dev {device} nodad", node.host.v6));
         lines.push("addr flush dev eth0".to_owned());
         if uplink == Uplink::Bond {
             for port in ["eth0", "eth1"] {
@@ -94,7 +94,7 @@ impl Cluster {
         }
         lines.push(format!("route replace default via {} dev {device}", addr::FABRIC_V4));
         lines.push(format!("route replace default via {} dev {device}", addr::FABRIC_V6));
-        for other in (0..self.nodes.len()).filter(|other| Some(*other) != node.place.node) {
+        for other in (0..self.nodes.len()).filter(|other| Some(*other) != node.host.node) {
             let (v4, v6) = (addr::node_v4(other), addr::node_v6(other));
             lines.push(format!("route replace {} via {v4} dev {device}", addr::pod_cidr_v4(other)));
             lines.push(format!("route replace {} via {v6} dev {device}", addr::pod_cidr_v6(other)));

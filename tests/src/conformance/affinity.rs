@@ -22,12 +22,12 @@ pub(super) const RULES: &[Rule] = &[
         "affinity",
         Topic::Affinity,
         "sessionAffinity ClientIP: a client keeps its endpoint from connection to connection, by every frontend.",
-        |site| {
-            let step = Step::new([sticky(site.exposed(), 10800), site.slice(&PODS.map(ready))]);
-            let expect = site.sticky(&PODS, AT_ONCE);
-            let step = step.probe_from(&["pod-1a", "pod-3a", "node-1"], site.vip(), &expect);
+        |case| {
+            let step = Step::new([sticky(case.exposed(), 10800), case.slice(&PODS.map(ready))]);
+            let expect = case.sticky(&PODS, AT_ONCE);
+            let step = step.probe_from(&["pod-1a", "pod-3a", "node-1"], case.vip(), &expect);
             vec![
-                site.outside_frontends(0)
+                case.outside_frontends(0)
                     .into_iter()
                     .fold(step, |step, to| step.probe_from(&["client", "pod-1a", "node-1"], to, &expect)),
             ]
@@ -37,12 +37,12 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-is-per-client",
         Topic::Affinity,
         "Affinity is per client: different clients have endpoints of their own, each of them one.",
-        |site| {
+        |case| {
             // Every one of nine clients is sticky by itself; that they do not all share one is for the unit tests.
             let froms = ["pod-1a", "pod-1b", "pod-2a", "pod-2b", "pod-3a", "pod-3b", "node-2", "node-3"];
             vec![
-                Step::new([sticky(site.service(), 600), site.slice(&[ready("node-1"), ready("node-2")])])
-                    .probe_from(&froms, site.vip(), &site.sticky(&["node-1", "node-2"], AT_ONCE)),
+                Step::new([sticky(case.service(), 600), case.slice(&[ready("node-1"), ready("node-2")])])
+                    .probe_from(&froms, case.vip(), &case.sticky(&["node-1", "node-2"], AT_ONCE)),
             ]
         },
     ),
@@ -50,12 +50,12 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-across-frontends",
         Topic::Affinity,
         "A client's endpoint is the same by all frontends of a service port.",
-        |site| {
-            let step = Step::new([sticky(site.exposed(), 10800), site.slice(&PODS.map(ready))]);
-            let expect = || site.sticky(&PODS, AT_ONCE);
-            let all = [site.vip()].into_iter().chain(site.outside_frontends(0));
+        |case| {
+            let step = Step::new([sticky(case.exposed(), 10800), case.slice(&PODS.map(ready))]);
+            let expect = || case.sticky(&PODS, AT_ONCE);
+            let all = [case.vip()].into_iter().chain(case.outside_frontends(0));
             let step = all.fold(step, |step, to| step.probe("pod-1a", to, expect()).agreeing("pod"));
-            let outside = site.outside_frontends(1).into_iter();
+            let outside = case.outside_frontends(1).into_iter();
             vec![outside.fold(step, |step, to| step.probe("client", to, expect()).agreeing("client"))]
         },
     ),
@@ -63,16 +63,16 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-switched",
         Topic::Affinity,
         "Affinity may be switched on and off while the service works.",
-        |site| {
-            let slice = || site.slice(&PODS.map(ready));
+        |case| {
+            let slice = || case.slice(&PODS.map(ready));
             let spread = || {
-                Step::new([site.node_port_service(), slice()])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&PODS))
-                    .probe("client", site.at_node(0), site.answers(&PODS))
+                Step::new([case.node_port_service(), slice()])
+                    .probe_from(&["pod-1a", "node-1"], case.vip(), &case.answers(&PODS))
+                    .probe("client", case.at_node(0), case.answers(&PODS))
             };
-            let sticks = Step::new([sticky(site.node_port_service(), 10800), slice()])
-                .probe_from(&["pod-1a", "node-1"], site.vip(), &site.sticky(&PODS, AT_ONCE))
-                .probe("client", site.at_node(0), site.sticky(&PODS, AT_ONCE));
+            let sticks = Step::new([sticky(case.node_port_service(), 10800), slice()])
+                .probe_from(&["pod-1a", "node-1"], case.vip(), &case.sticky(&PODS, AT_ONCE))
+                .probe("client", case.at_node(0), case.sticky(&PODS, AT_ONCE));
             vec![spread(), sticks, spread()]
         },
     ),
@@ -80,12 +80,12 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-timeout",
         Topic::Affinity,
         "A client that opens no connection for timeoutSeconds is given any endpoint again.",
-        |site| {
+        |case| {
             let idle = Duration::from_millis(1300);
             vec![
-                Step::new([sticky(site.node_port_service(), 1), site.slice(&PODS.map(ready))])
-                    .probe("pod-1a", site.vip(), site.repicked(&PODS, idle))
-                    .probe("client", site.at_node(0), site.repicked(&PODS, idle)),
+                Step::new([sticky(case.node_port_service(), 1), case.slice(&PODS.map(ready))])
+                    .probe("pod-1a", case.vip(), case.repicked(&PODS, idle))
+                    .probe("client", case.at_node(0), case.repicked(&PODS, idle)),
             ]
         },
     ),
@@ -93,12 +93,12 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-is-refreshed",
         Topic::Affinity,
         "Each new connection starts the timeout anew.",
-        |site| {
+        |case| {
             let busy = Duration::from_millis(900);
             vec![
-                Step::new([sticky(site.node_port_service(), 4), site.slice(&PODS.map(ready))])
-                    .probe("pod-1a", site.vip(), site.sticky(&PODS, busy))
-                    .probe("client", site.at_node(0), site.sticky(&PODS, busy)),
+                Step::new([sticky(case.node_port_service(), 4), case.slice(&PODS.map(ready))])
+                    .probe("pod-1a", case.vip(), case.sticky(&PODS, busy))
+                    .probe("client", case.at_node(0), case.sticky(&PODS, busy)),
             ]
         },
     ),
@@ -106,21 +106,21 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-without-its-endpoint",
         Topic::Affinity,
         "A client whose endpoint is not among those to choose any more gets another, at once.",
-        |site| {
+        |case| {
             let with =
-                |endpoints: &[_]| Step::new([sticky(site.node_port_service(), 10800), site.slice(endpoints)]);
+                |endpoints: &[_]| Step::new([sticky(case.node_port_service(), 10800), case.slice(endpoints)]);
             let unready = [super::unready("pod-1b"), super::unready("pod-2a"), ready("pod-2b")];
             vec![
                 with(&[ready("pod-1b"), ready("pod-2a")])
                     .probe_from(
                         &["pod-1a", "node-3"],
-                        site.vip(),
-                        &site.sticky(&["pod-1b", "pod-2a"], AT_ONCE),
+                        case.vip(),
+                        &case.sticky(&["pod-1b", "pod-2a"], AT_ONCE),
                     )
-                    .probe("client", site.at_node(0), site.sticky(&["pod-1b", "pod-2a"], AT_ONCE)),
+                    .probe("client", case.at_node(0), case.sticky(&["pod-1b", "pod-2a"], AT_ONCE)),
                 with(&unready)
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &site.answers(&["pod-2b"]))
-                    .probe("client", site.at_node(0), site.answers(&["pod-2b"])),
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), &case.answers(&["pod-2b"]))
+                    .probe("client", case.at_node(0), case.answers(&["pod-2b"])),
             ]
         },
     ),
@@ -128,16 +128,16 @@ pub(super) const RULES: &[Rule] = &[
         "affinity-and-policy-local",
         Topic::Affinity,
         "Affinity chooses among the endpoints that the traffic policy allows.",
-        |site| {
+        |case| {
             let policies =
                 json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}});
-            let service = sticky(site.exposed(), 10800).with(policies);
-            let slice = site.slice(&[ready("pod-1a"), ready("pod-1b"), ready("pod-2a"), ready("pod-3a")]);
+            let service = sticky(case.exposed(), 10800).with(policies);
+            let slice = case.slice(&[ready("pod-1a"), ready("pod-1b"), ready("pod-2a"), ready("pod-3a")]);
             vec![
                 Step::new([service, slice])
-                    .probe("node-1", site.vip(), site.sticky(&["pod-1a", "pod-1b"], AT_ONCE))
-                    .probe("pod-2b", site.vip(), site.sticky(&["pod-2a"], AT_ONCE))
-                    .probe("client", site.load_balancer(0), site.sticky(&["pod-1a", "pod-1b"], AT_ONCE)),
+                    .probe("node-1", case.vip(), case.sticky(&["pod-1a", "pod-1b"], AT_ONCE))
+                    .probe("pod-2b", case.vip(), case.sticky(&["pod-2a"], AT_ONCE))
+                    .probe("client", case.load_balancer(0), case.sticky(&["pod-1a", "pod-1b"], AT_ONCE)),
             ]
         },
     ),

@@ -14,21 +14,21 @@ pub(super) const RULES: &[Rule] = &[
         "tcp-outlives-its-endpoint",
         Topic::Changes,
         "A TCP connection stays with its endpoint when that is taken out of service, and when the service loses its last endpoint; new \
-         ones go elsewhere or are refused.",
-        |site| {
+         ones go elsewhere or are rejected.",
+        |case| {
             let step = |endpoints: &[_], new: &Expect, held: &Expect| {
-                Step::new([site.node_port_service(), site.slice(endpoints)])
-                    .held("pod", Protocol::Tcp, "pod-1a", site.vip(), held.clone())
-                    .held("node", Protocol::Tcp, "node-3", site.vip(), held.clone())
-                    .held("local", Protocol::Tcp, "client", site.at_node(1), held.clone())
-                    .held("remote", Protocol::Tcp, "client", site.at_node(0), held.clone())
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), new)
-                    .probe("client", site.at_node(0), new.clone())
+                Step::new([case.node_port_service(), case.slice(endpoints)])
+                    .held("pod", Protocol::Tcp, "pod-1a", case.vip(), held.clone())
+                    .held("node", Protocol::Tcp, "node-3", case.vip(), held.clone())
+                    .held("local", Protocol::Tcp, "client", case.at_node(1), held.clone())
+                    .held("remote", Protocol::Tcp, "client", case.at_node(0), held.clone())
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), new)
+                    .probe("client", case.at_node(0), new.clone())
             };
-            let first = site.answers(&["pod-2a"]);
+            let first = case.answers(&["pod-2a"]);
             vec![
                 step(&[ready("pod-2a")], &first, &first),
-                step(&[terminating("pod-2a"), ready("pod-1b")], &site.answers(&["pod-1b"]), &Expect::Kept),
+                step(&[terminating("pod-2a"), ready("pod-1b")], &case.answers(&["pod-1b"]), &Expect::Kept),
                 step(&[], &Expect::Refused, &Expect::Kept),
             ]
         },
@@ -37,14 +37,14 @@ pub(super) const RULES: &[Rule] = &[
         "udp-moves",
         Topic::Changes,
         "UDP clients that keep their socket are served by another endpoint as soon as theirs is gone, from pods, nodes and outside.",
-        |site| {
+        |case| {
             let step = |pod| {
-                let expect = site.answers(&[&format!("{pod}:9001")]);
-                Step::new([site.node_port_service(), at(9001, site.slice(&[ready(pod)]))])
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
-                    .held("node", Protocol::Udp, "node-3", site.vip(), expect.clone())
-                    .held("node port from a pod", Protocol::Udp, "pod-1a", site.at_node(0), expect.clone())
-                    .held("node port", Protocol::Udp, "client", site.at_node(0), expect)
+                let expect = case.answers(&[&format!("{pod}:9001")]);
+                Step::new([case.node_port_service(), at(9001, case.slice(&[ready(pod)]))])
+                    .held("pod", Protocol::Udp, "pod-1a", case.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-3", case.vip(), expect.clone())
+                    .held("node port from a pod", Protocol::Udp, "pod-1a", case.at_node(0), expect.clone())
+                    .held("node port", Protocol::Udp, "client", case.at_node(0), expect)
             };
             vec![step("pod-1b"), step("pod-2a"), step("pod-2b")]
         },
@@ -53,24 +53,24 @@ pub(super) const RULES: &[Rule] = &[
         "udp-leaves-what-others-have",
         Topic::Changes,
         "UDP clients leave an endpoint that is their Service's no more even if it is still another Service's.",
-        |site| {
+        |case| {
             let other = || {
                 let name = json!({
                     "metadata": {"name": "other"},
-                    "spec": {"clusterIP": site.ip(1), "clusterIPs": [site.ip(1)]},
+                    "spec": {"clusterIP": case.ip(1), "clusterIPs": [case.ip(1)]},
                 });
-                let slice = site
+                let slice = case
                     .slice_named("other-1", &[ready("pod-1b")])
                     .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "other"}}}));
-                [site.service().with(name), at(9008, slice)]
+                [case.service().with(name), at(9008, slice)]
             };
             let step = |pod| {
-                let expect = site.answers(&[&format!("{pod}:9008")]);
-                let web = [site.node_port_service(), at(9008, site.slice(&[ready(pod)]))];
+                let expect = case.answers(&[&format!("{pod}:9008")]);
+                let web = [case.node_port_service(), at(9008, case.slice(&[ready(pod)]))];
                 Step::new(web.into_iter().chain(other()))
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
-                    .held("node", Protocol::Udp, "node-3", site.vip(), expect.clone())
-                    .held("node port", Protocol::Udp, "client", site.at_node(0), expect)
+                    .held("pod", Protocol::Udp, "pod-1a", case.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-3", case.vip(), expect.clone())
+                    .held("node port", Protocol::Udp, "client", case.at_node(0), expect)
             };
             vec![step("pod-1b"), step("pod-2a")]
         },
@@ -79,13 +79,13 @@ pub(super) const RULES: &[Rule] = &[
         "udp-moves-under-policy-local",
         Topic::Changes,
         "The same under internalTrafficPolicy Local.",
-        |site| {
+        |case| {
             let step = |pod| {
-                let expect = site.answers(&[&format!("{pod}:9002")]);
-                let service = site.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
-                Step::new([service, at(9002, site.slice(&[ready(pod), ready("pod-3a")]))])
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
-                    .held("node", Protocol::Udp, "node-1", site.vip(), expect)
+                let expect = case.answers(&[&format!("{pod}:9002")]);
+                let service = case.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+                Step::new([service, at(9002, case.slice(&[ready(pod), ready("pod-3a")]))])
+                    .held("pod", Protocol::Udp, "pod-1a", case.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-1", case.vip(), expect)
             };
             vec![step("pod-1b"), step("node-1")]
         },
@@ -95,19 +95,19 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Changes,
         "UDP clients do not stay with an endpoint of a service that has lost its last one, nor of one that was deleted; they are served \
          when there is one again.",
-        |site| {
-            let objects = |endpoints: &[_]| [site.node_port_service(), at(9003, site.slice(endpoints))];
+        |case| {
+            let objects = |endpoints: &[_]| [case.node_port_service(), at(9003, case.slice(endpoints))];
             let held = |step: Step, expect: &Expect| {
-                step.held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
-                    .held("node", Protocol::Udp, "node-3", site.vip(), expect.clone())
-                    .held("outside", Protocol::Udp, "client", site.at_node(0), expect.clone())
+                step.held("pod", Protocol::Udp, "pod-1a", case.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-3", case.vip(), expect.clone())
+                    .held("outside", Protocol::Udp, "client", case.at_node(0), expect.clone())
             };
             vec![
-                held(Step::new(objects(&[ready("pod-2a")])), &site.answers(&["pod-2a:9003"])),
+                held(Step::new(objects(&[ready("pod-2a")])), &case.answers(&["pod-2a:9003"])),
                 held(Step::new(objects(&[])), &Expect::Unanswered),
-                held(Step::new(objects(&[ready("pod-2b")])), &site.answers(&["pod-2b:9003"])),
+                held(Step::new(objects(&[ready("pod-2b")])), &case.answers(&["pod-2b:9003"])),
                 held(Step::new([]), &Expect::Unanswered),
-                held(Step::new(objects(&[ready("pod-1b")])), &site.answers(&["pod-1b:9003"])),
+                held(Step::new(objects(&[ready("pod-1b")])), &case.answers(&["pod-1b:9003"])),
             ]
         },
     )
@@ -116,16 +116,16 @@ pub(super) const RULES: &[Rule] = &[
         "udp-served-when-ready",
         Topic::Changes,
         "UDP clients that began while no endpoint was ready are served as soon as one is.",
-        |site| {
+        |case| {
             let step = |endpoint, expect: &Expect| {
-                Step::new([site.node_port_service(), at(9004, site.slice(&[endpoint]))])
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
-                    .held("node", Protocol::Udp, "node-2", site.vip(), expect.clone())
-                    .held("outside", Protocol::Udp, "client", site.at_node(0), expect.clone())
+                Step::new([case.node_port_service(), at(9004, case.slice(&[endpoint]))])
+                    .held("pod", Protocol::Udp, "pod-1a", case.vip(), expect.clone())
+                    .held("node", Protocol::Udp, "node-2", case.vip(), expect.clone())
+                    .held("outside", Protocol::Udp, "client", case.at_node(0), expect.clone())
             };
             vec![
                 step(unready("pod-1b"), &Expect::Unanswered),
-                step(ready("pod-1b"), &site.answers(&["pod-1b:9004"])),
+                step(ready("pod-1b"), &case.answers(&["pod-1b:9004"])),
             ]
         },
     ),
@@ -133,19 +133,19 @@ pub(super) const RULES: &[Rule] = &[
         "udp-stays-with-what-serves",
         Topic::Changes,
         "A UDP client stays with an endpoint that terminates but still serves, while new ones go elsewhere.",
-        |site| {
-            let objects = |endpoints: &[_]| [site.node_port_service(), at(9005, site.slice(endpoints))];
+        |case| {
+            let objects = |endpoints: &[_]| [case.node_port_service(), at(9005, case.slice(endpoints))];
             vec![
                 Step::new(objects(&[ready("pod-1b")])).held(
                     "pod",
                     Protocol::Udp,
                     "pod-1a",
-                    site.vip(),
-                    site.answers(&["pod-1b:9005"]),
+                    case.vip(),
+                    case.answers(&["pod-1b:9005"]),
                 ),
                 Step::new(objects(&[terminating("pod-1b"), ready("pod-2a")]))
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), Expect::Kept)
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-2a:9005"])),
+                    .held("pod", Protocol::Udp, "pod-1a", case.vip(), Expect::Kept)
+                    .probe("pod-1a", case.vip(), case.answers(&["pod-2a:9005"])),
             ]
         },
     ),
@@ -153,14 +153,14 @@ pub(super) const RULES: &[Rule] = &[
         "udp-follows-the-target-port",
         Topic::Changes,
         "When the port in the slice changes, UDP clients follow.",
-        |site| {
+        |case| {
             let step = |port: u16, endpoint: &str| {
-                let slice = at(port, site.slice(&[ready("pod-2a")]));
-                let expect = site.answers(&[endpoint]);
-                Step::new([site.node_port_service(), slice])
-                    .held("pod", Protocol::Udp, "pod-1a", site.vip(), expect.clone())
-                    .held("outside", Protocol::Udp, "client", site.at_node(0), expect.clone())
-                    .probe("pod-1a", site.vip(), expect)
+                let slice = at(port, case.slice(&[ready("pod-2a")]));
+                let expect = case.answers(&[endpoint]);
+                Step::new([case.node_port_service(), slice])
+                    .held("pod", Protocol::Udp, "pod-1a", case.vip(), expect.clone())
+                    .held("outside", Protocol::Udp, "client", case.at_node(0), expect.clone())
+                    .probe("pod-1a", case.vip(), expect)
             };
             vec![step(9006, "pod-2a:9006"), step(9007, "pod-2a:9007")]
         },
@@ -170,28 +170,28 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Changes,
         "Deleting a Service takes its frontends away and leaves other Services alone; made again with the same name and addresses it \
          is served again.",
-        |site| {
-            let web = || [site.node_port_service(), site.slice(&[ready("pod-1b")])];
+        |case| {
+            let web = || [case.node_port_service(), case.slice(&[ready("pod-1b")])];
             let other = || {
                 let name = json!({
                     "metadata": {"name": "other"},
-                    "spec": {"clusterIP": site.ip(1), "clusterIPs": [site.ip(1)]},
+                    "spec": {"clusterIP": case.ip(1), "clusterIPs": [case.ip(1)]},
                 });
-                let slice = site
+                let slice = case
                     .slice_named("other-1", &[ready("pod-2a")])
                     .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "other"}}}));
-                [site.service().with(name), slice]
+                [case.service().with(name), slice]
             };
             let step = |objects: Vec<_>, expect: &Expect| {
                 Step::new(objects)
-                    .probe_from(&["pod-1a", "node-2"], site.vip(), expect)
-                    .probe("client", site.at_node(0), expect.clone())
-                    .probe("pod-1a", (site.ip(1), PORT).into(), site.answers(&["pod-2a"]))
+                    .probe_from(&["pod-1a", "node-2"], case.vip(), expect)
+                    .probe("client", case.at_node(0), expect.clone())
+                    .probe("pod-1a", (case.ip(1), PORT).into(), case.answers(&["pod-2a"]))
             };
             vec![
-                step(web().into_iter().chain(other()).collect(), &site.answers(&["pod-1b"])),
+                step(web().into_iter().chain(other()).collect(), &case.answers(&["pod-1b"])),
                 step(other().into(), &Expect::Unserved),
-                step(web().into_iter().chain(other()).collect(), &site.answers(&["pod-1b"])),
+                step(web().into_iter().chain(other()).collect(), &case.answers(&["pod-1b"])),
             ]
         },
     ),
@@ -199,18 +199,18 @@ pub(super) const RULES: &[Rule] = &[
         "ports-come-and-go",
         Topic::Changes,
         "Ports may be added to a Service, renumbered and taken away.",
-        |site| {
+        |case| {
             let step = |ports: &[u16]| {
                 let named = ports.iter().map(|number| super::port(&format!("p{number}"), "TCP", *number));
                 let targets = ports.iter().map(|number| super::port(&format!("p{number}"), "TCP", 8080));
                 let (named, targets): (Vec<_>, Vec<_>) = (named.collect(), targets.collect());
-                let service = site.service().with(json!({"spec": {"ports": named}}));
-                let slice = site.slice(&[ready("pod-2a")]).with(json!({"ports": targets}));
+                let service = case.service().with(json!({"spec": {"ports": named}}));
+                let slice = case.slice(&[ready("pod-2a")]).with(json!({"ports": targets}));
                 [81, 82].into_iter().fold(Step::new([service, slice]), |step, port| {
                     let expect =
-                        if ports.contains(&port) { site.answers(&["pod-2a"]) } else { Expect::Refused };
-                    step.probe_by(&[Protocol::Tcp], "pod-1a", (site.ip(0), port).into(), expect.clone())
-                        .probe_by(&[Protocol::Tcp], "node-1", (site.ip(0), port).into(), expect)
+                        if ports.contains(&port) { case.answers(&["pod-2a"]) } else { Expect::Refused };
+                    step.probe_by(&[Protocol::Tcp], "pod-1a", (case.ip(0), port).into(), expect.clone())
+                        .probe_by(&[Protocol::Tcp], "node-1", (case.ip(0), port).into(), expect)
                 })
             };
             vec![step(&[81]), step(&[81, 82]), step(&[82])]
@@ -220,16 +220,16 @@ pub(super) const RULES: &[Rule] = &[
         "node-port-changes",
         Topic::Changes,
         "When a nodePort changes its number, the new one is served and the old one is not.",
-        |site| {
+        |case| {
             let step = |n, other| {
-                let number = site.node_port(n);
+                let number = case.node_port(n);
                 let ports = ["TCP", "UDP"].map(|protocol| {
                     json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT, "nodePort": number})
                 });
-                let service = site.node_port_service().with(json!({"spec": {"ports": ports}}));
-                let at = |n| (site.at_node(1).ip(), site.node_port(n)).into();
-                Step::new([service, site.slice(&[ready("pod-1b")])])
-                    .probe_from(&["client", "node-2"], at(n), &site.answers(&["pod-1b"]))
+                let service = case.node_port_service().with(json!({"spec": {"ports": ports}}));
+                let at = |n| (case.at_node(1).ip(), case.node_port(n)).into();
+                Step::new([service, case.slice(&[ready("pod-1b")])])
+                    .probe_from(&["client", "node-2"], at(n), &case.answers(&["pod-1b"]))
                     .probe_from(&["client", "node-2"], at(other), &Expect::Unserved)
             };
             vec![step(0, 1), step(1, 0)]
@@ -240,20 +240,20 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Changes,
         "externalTrafficPolicy may change to Local and back: a node without endpoints then is silent to clients outside, still serves \
          its own pods, and serves all again.",
-        |site| {
+        |case| {
             let objects = |policy: &str| {
-                let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": policy}}));
-                [service, site.slice(&[ready("pod-1b")])]
+                let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": policy}}));
+                [service, case.slice(&[ready("pod-1b")])]
             };
-            let served = site.answers(&["pod-1b"]);
+            let served = case.answers(&["pod-1b"]);
             let step = |policy: &str, third: &Expect| {
                 Step::new(objects(policy))
-                    .probe("client", site.at_node(0), served.clone())
-                    .probe("client", site.at_node(2), third.clone())
-                    .probe("client", site.load_balancer(2), third.clone())
-                    .probe_from(&["pod-3a", "node-3"], site.at_node(2), &served)
+                    .probe("client", case.at_node(0), served.clone())
+                    .probe("client", case.at_node(2), third.clone())
+                    .probe("client", case.load_balancer(2), third.clone())
+                    .probe_from(&["pod-3a", "node-3"], case.at_node(2), &served)
             };
-            vec![step("Local", &Expect::Withheld), step("Cluster", &served), step("Local", &Expect::Withheld)]
+            vec![step("Local", &Expect::NoLocalEndpoints), step("Cluster", &served), step("Local", &Expect::NoLocalEndpoints)]
         },
     ),
     Rule::by_tests(

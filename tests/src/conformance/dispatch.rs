@@ -9,13 +9,13 @@ pub(super) const RULES: &[Rule] = &[
         "every-endpoint-gets-its-share",
         Topic::Dispatch,
         "Each new connection goes to any endpoint, chosen at random: over time to all of them, from everywhere.",
-        |site| {
-            let slice = site.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-3a"), ready("node-2")]);
-            let expect = site.answers(&["pod-1b", "pod-2a", "pod-3a", "node-2"]);
+        |case| {
+            let slice = case.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-3a"), ready("node-2")]);
+            let expect = case.answers(&["pod-1b", "pod-2a", "pod-3a", "node-2"]);
             vec![
-                Step::new([site.node_port_service(), slice])
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &expect)
-                    .probe("client", site.at_node(0), expect),
+                Step::new([case.node_port_service(), slice])
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), &expect)
+                    .probe("client", case.at_node(0), expect),
             ]
         },
     ),
@@ -23,23 +23,23 @@ pub(super) const RULES: &[Rule] = &[
         "frontends-before-node-ports",
         Topic::Dispatch,
         "A frontend with exactly the destination's address comes before a nodePort with its port.",
-        |site| {
-            let node_port = site.node_port(0);
+        |case| {
+            let node_port = case.node_port(0);
             let name = json!({"metadata": {"name": "other"}, "spec": {
-                "clusterIP": site.ip(1),
-                "clusterIPs": [site.ip(1)],
-                "externalIPs": [site.at_node(0).ip()],
+                "clusterIP": case.ip(1),
+                "clusterIPs": [case.ip(1)],
+                "externalIPs": [case.at_node(0).ip()],
                 "ports": [super::port("tcp", "TCP", node_port), super::port("udp", "UDP", node_port)],
             }});
-            let others = site
+            let others = case
                 .slice_named("other-1", &[ready("pod-2a")])
                 .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "other"}}}));
             let objects =
-                [site.node_port_service(), site.slice(&[ready("pod-1b")]), site.service().with(name), others];
+                [case.node_port_service(), case.slice(&[ready("pod-1b")]), case.service().with(name), others];
             vec![
                 Step::new(objects)
-                    .probe_from(&["client", "node-1", "pod-1a"], site.at_node(0), &site.answers(&["pod-2a"]))
-                    .probe_from(&["client", "node-2"], site.at_node(1), &site.answers(&["pod-1b"])),
+                    .probe_from(&["client", "node-1", "pod-1a"], case.at_node(0), &case.answers(&["pod-2a"]))
+                    .probe_from(&["client", "node-2"], case.at_node(1), &case.answers(&["pod-1b"])),
             ]
         },
     ),
@@ -47,15 +47,15 @@ pub(super) const RULES: &[Rule] = &[
         "node-ports-of-localhost",
         Topic::Dispatch,
         "Processes of a node reach nodePorts at its loopback addresses; a pod's loopback is its own.",
-        |site| {
+        |case| {
             vec![
-                Step::new([site.node_port_service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])])
+                Step::new([case.node_port_service(), case.slice(&[ready("pod-1b"), ready("pod-2a")])])
                     .probe_from(
                         &["node-1", "node-3"],
-                        site.at_localhost(),
-                        &site.answers(&["pod-1b", "pod-2a"]),
+                        case.at_localhost(),
+                        &case.answers(&["pod-1b", "pod-2a"]),
                     )
-                    .probe_by(&[Protocol::Tcp], "pod-1a", site.at_localhost(), Expect::Unserved),
+                    .probe_by(&[Protocol::Tcp], "pod-1a", case.at_localhost(), Expect::Unserved),
             ]
         },
     )
@@ -67,10 +67,10 @@ pub(super) const RULES: &[Rule] = &[
         "node-ports-are-the-nodes",
         Topic::Dispatch,
         "nodePorts are served at addresses of the node, not at those of pods.",
-        |site| {
-            let at_pod = |pod| (super::address(pod, site.ipv4), site.node_port(0)).into();
+        |case| {
+            let at_pod = |pod| (super::address(pod, case.ipv4), case.node_port(0)).into();
             vec![
-                Step::new([site.node_port_service(), site.slice(&[ready("pod-1b")])])
+                Step::new([case.node_port_service(), case.slice(&[ready("pod-1b")])])
                     .probe_by(&[Protocol::Tcp], "pod-1a", at_pod("pod-2a"), Expect::Unanswered)
                     .probe_by(&[Protocol::Tcp], "node-1", at_pod("pod-1b"), Expect::Unanswered),
             ]
@@ -81,15 +81,15 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Dispatch,
         "Through a cluster IP servers see the pod itself, on the same node and across nodes; they see a node's own address when \
          a node asks.",
-        |site| {
-            let objects = |pod| [site.service(), site.slice(&[ready(pod)])];
+        |case| {
+            let objects = |pod| [case.service(), case.slice(&[ready(pod)])];
             let step = |pod| {
                 Step::new(objects(pod))
-                    .probe("pod-1a", site.vip(), site.answers(&[pod]))
+                    .probe("pod-1a", case.vip(), case.answers(&[pod]))
                     .seen_as(Source::Client)
-                    .probe("pod-3a", site.vip(), site.answers(&[pod]))
+                    .probe("pod-3a", case.vip(), case.answers(&[pod]))
                     .seen_as(Source::Client)
-                    .probe("node-1", site.vip(), site.answers(&[pod]))
+                    .probe("node-1", case.vip(), case.answers(&[pod]))
                     .seen_as(Source::Node(0))
             };
             vec![step("pod-1b"), step("pod-2a")]
@@ -99,12 +99,12 @@ pub(super) const RULES: &[Rule] = &[
         "pods-are-seen-through-external-frontends",
         Topic::Dispatch,
         "Pods that use a nodePort, external IP or load balancer IP on their own node are not masqueraded, whatever the policy.",
-        |site| {
+        |case| {
             let step = |policy: &str| {
-                let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": policy}}));
-                let step = Step::new([service, site.slice(&[ready("pod-2a")])]);
-                site.outside_frontends(0).into_iter().fold(step, |step, to| {
-                    step.probe("pod-1a", to, site.answers(&["pod-2a"])).seen_as(Source::Client)
+                let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": policy}}));
+                let step = Step::new([service, case.slice(&[ready("pod-2a")])]);
+                case.outside_frontends(0).into_iter().fold(step, |step, to| {
+                    step.probe("pod-1a", to, case.answers(&["pod-2a"])).seen_as(Source::Client)
                 })
             };
             vec![step("Cluster"), step("Local")]
@@ -118,11 +118,11 @@ pub(super) const RULES: &[Rule] = &[
         "clients-are-seen-under-local",
         Topic::Dispatch,
         "Under externalTrafficPolicy Local servers see the client outside, by nodePort, external IP and load balancer IP.",
-        |site| {
-            let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
-            let step = Step::new([service, site.slice(&[ready("pod-1b")])]);
-            vec![site.outside_frontends(0).into_iter().fold(step, |step, to| {
-                step.probe("client", to, site.answers(&["pod-1b"])).seen_as(Source::Client)
+        |case| {
+            let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+            let step = Step::new([service, case.slice(&[ready("pod-1b")])]);
+            vec![case.outside_frontends(0).into_iter().fold(step, |step, to| {
+                step.probe("client", to, case.answers(&["pod-1b"])).seen_as(Source::Client)
             })]
         },
     ),
@@ -130,11 +130,11 @@ pub(super) const RULES: &[Rule] = &[
         "clients-under-cluster",
         Topic::Dispatch,
         "Under externalTrafficPolicy Cluster a connection to an endpoint on another node comes from the entry node.",
-        |site| {
+        |case| {
             let step = |pod, source| {
-                let step = Step::new([site.exposed(), site.slice(&[ready(pod)])]);
-                site.outside_frontends(0).into_iter().fold(step, |step, to| {
-                    step.probe("client", to, site.answers(&[pod])).seen_as(source)
+                let step = Step::new([case.exposed(), case.slice(&[ready(pod)])]);
+                case.outside_frontends(0).into_iter().fold(step, |step, to| {
+                    step.probe("client", to, case.answers(&[pod])).seen_as(source)
                 })
             };
             vec![step("pod-2a", Source::Node(0)), step("pod-1b", Source::Client)]
@@ -148,11 +148,11 @@ pub(super) const RULES: &[Rule] = &[
         "hairpin",
         Topic::Dispatch,
         "A pod that is its own endpoint reaches itself by every frontend of its node.",
-        |site| {
-            let step = Step::new([site.exposed(), site.slice(&[ready("pod-1a")])]);
-            let all = [site.vip()].into_iter().chain(site.outside_frontends(0));
+        |case| {
+            let step = Step::new([case.exposed(), case.slice(&[ready("pod-1a")])]);
+            let all = [case.vip()].into_iter().chain(case.outside_frontends(0));
             vec![all.fold(step, |step, to| {
-                step.probe("pod-1a", to, site.answers(&["pod-1a"])).seen_as(Source::Hairpin)
+                step.probe("pod-1a", to, case.answers(&["pod-1a"])).seen_as(Source::Hairpin)
             })]
         },
     )
@@ -164,12 +164,12 @@ pub(super) const RULES: &[Rule] = &[
         "host-network-endpoints",
         Topic::Dispatch,
         "Endpoints may be in the host network of the client's node or of another.",
-        |site| {
-            let expect = site.answers(&["node-1", "node-2"]);
+        |case| {
+            let expect = case.answers(&["node-1", "node-2"]);
             vec![
-                Step::new([site.node_port_service(), site.slice(&[ready("node-1"), ready("node-2")])])
-                    .probe_from(&["pod-1a", "pod-3a", "node-1", "node-3"], site.vip(), &expect)
-                    .probe("client", site.at_node(0), expect),
+                Step::new([case.node_port_service(), case.slice(&[ready("node-1"), ready("node-2")])])
+                    .probe_from(&["pod-1a", "pod-3a", "node-1", "node-3"], case.vip(), &expect)
+                    .probe("client", case.at_node(0), expect),
             ]
         },
     ),
@@ -177,19 +177,19 @@ pub(super) const RULES: &[Rule] = &[
         "several-services-of-the-same-pods",
         Topic::Dispatch,
         "Several Services may have the same endpoints.",
-        |site| {
-            let second = site.service().with(json!({
+        |case| {
+            let second = case.service().with(json!({
                 "metadata": {"name": "second"},
-                "spec": {"clusterIP": site.ip(1), "clusterIPs": [site.ip(1)]},
+                "spec": {"clusterIP": case.ip(1), "clusterIPs": [case.ip(1)]},
             }));
-            let seconds = site
+            let seconds = case
                 .slice_named("second-1", &[ready("pod-1b"), ready("pod-2a")])
                 .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "second"}}}));
-            let expect = site.answers(&["pod-1b", "pod-2a"]);
+            let expect = case.answers(&["pod-1b", "pod-2a"]);
             vec![
-                Step::new([site.service(), site.slice(&[ready("pod-1b"), ready("pod-2a")]), second, seconds])
-                    .probe("pod-1a", site.vip(), expect.clone())
-                    .probe("pod-1a", (site.ip(1), PORT).into(), expect),
+                Step::new([case.service(), case.slice(&[ready("pod-1b"), ready("pod-2a")]), second, seconds])
+                    .probe("pod-1a", case.vip(), expect.clone())
+                    .probe("pod-1a", (case.ip(1), PORT).into(), expect),
             ]
         },
     ),
@@ -197,10 +197,10 @@ pub(super) const RULES: &[Rule] = &[
         "cluster-ips-from-outside",
         Topic::Dispatch,
         "Cluster IPs are for the cluster: a client outside gets no answer from one, even by a route to a node.",
-        |site| {
+        |case| {
             vec![
-                Step::new([site.service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])])
-                    .probe("client", site.vip(), Expect::Unanswered),
+                Step::new([case.service(), case.slice(&[ready("pod-1b"), ready("pod-2a")])])
+                    .probe("client", case.vip(), Expect::Unanswered),
             ]
         },
     )

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::{Expect, Rule, Site, Step, Topic, dying, ready, terminating, unready};
+use super::{Case, Expect, Rule, Step, Topic, dying, ready, terminating, unready};
 
-fn local(site: &Site) -> super::Object {
-    site.exposed().with(json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}}))
+fn local(case: &Case) -> super::Object {
+    case.exposed().with(json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}}))
 }
 
 pub(super) const RULES: &[Rule] = &[
@@ -13,21 +13,21 @@ pub(super) const RULES: &[Rule] = &[
         "ready-only",
         Topic::Endpoints,
         "While any endpoint is ready, only ready ones get new connections, those among them that terminate included.",
-        |site| {
+        |case| {
             let ready_though = ready("pod-2a").with(json!({"conditions": {"terminating": true}}));
-            let slice = site.slice(&[
+            let slice = case.slice(&[
                 ready("pod-1b"),
                 ready_though,
                 terminating("pod-2b"),
                 unready("pod-3a"),
                 dying("pod-3b"),
             ]);
-            let expect = site.answers(&["pod-1b", "pod-2a"]);
+            let expect = case.answers(&["pod-1b", "pod-2a"]);
             vec![
-                Step::new([site.exposed(), slice])
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &expect)
-                    .probe_from(&["client"], site.at_node(2), &expect)
-                    .probe_from(&["client"], site.load_balancer(0), &expect),
+                Step::new([case.exposed(), slice])
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), &expect)
+                    .probe_from(&["client"], case.at_node(2), &expect)
+                    .probe_from(&["client"], case.load_balancer(0), &expect),
             ]
         },
     ),
@@ -35,16 +35,16 @@ pub(super) const RULES: &[Rule] = &[
         "terminating-fallback-cluster",
         Topic::Endpoints,
         "If none is ready, those that serve while they terminate get new connections, in the whole cluster (KEP-1669).",
-        |site| {
+        |case| {
             let slice = || {
-                site.slice(&[terminating("pod-1b"), terminating("pod-2a"), unready("pod-2b"), dying("pod-3a")])
+                case.slice(&[terminating("pod-1b"), terminating("pod-2a"), unready("pod-2b"), dying("pod-3a")])
             };
-            let expect = site.answers(&["pod-1b", "pod-2a"]);
+            let expect = case.answers(&["pod-1b", "pod-2a"]);
             vec![
-                Step::new([site.exposed(), slice()])
-                    .probe_from(&["pod-1a", "pod-3b", "node-3"], site.vip(), &expect)
-                    .probe_from(&["client", "pod-1a"], site.at_node(0), &expect)
-                    .probe_from(&["client", "node-3"], site.external(2), &expect),
+                Step::new([case.exposed(), slice()])
+                    .probe_from(&["pod-1a", "pod-3b", "node-3"], case.vip(), &expect)
+                    .probe_from(&["client", "pod-1a"], case.at_node(0), &expect)
+                    .probe_from(&["client", "node-3"], case.external(2), &expect),
             ]
         },
     ),
@@ -52,12 +52,12 @@ pub(super) const RULES: &[Rule] = &[
         "unready-is-never-used",
         Topic::Endpoints,
         "An endpoint that serves but is neither ready nor terminating is never used: without another the service refuses.",
-        |site| {
+        |case| {
             vec![
-                Step::new([site.exposed(), site.slice(&[unready("pod-1b"), dying("pod-2a")])])
-                    .probe_from(&["pod-1a", "node-2"], site.vip(), &Expect::Refused)
-                    .probe_from(&["client", "pod-1a", "node-1"], site.at_node(0), &Expect::Refused)
-                    .probe_from(&["client", "pod-1a", "node-1"], site.external(0), &Expect::Refused),
+                Step::new([case.exposed(), case.slice(&[unready("pod-1b"), dying("pod-2a")])])
+                    .probe_from(&["pod-1a", "node-2"], case.vip(), &Expect::Refused)
+                    .probe_from(&["client", "pod-1a", "node-1"], case.at_node(0), &Expect::Refused)
+                    .probe_from(&["client", "pod-1a", "node-1"], case.external(0), &Expect::Refused),
             ]
         },
     ),
@@ -65,16 +65,16 @@ pub(super) const RULES: &[Rule] = &[
         "terminating-fallback-local",
         Topic::Endpoints,
         "The fall-back of policy Local is the node's own: terminating local endpoints are used although ready ones are elsewhere.",
-        |site| {
-            let slice = site.slice(&[terminating("pod-1b"), dying("pod-1a"), ready("pod-2a"), terminating("pod-2b")]);
-            let step = Step::new([local(site), slice])
-                .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["pod-1b"]))
-                .probe_from(&["pod-2b", "node-2"], site.vip(), &site.answers(&["pod-2a"]));
-            let step = site
+        |case| {
+            let slice = case.slice(&[terminating("pod-1b"), dying("pod-1a"), ready("pod-2a"), terminating("pod-2b")]);
+            let step = Step::new([local(case), slice])
+                .probe_from(&["pod-1a", "node-1"], case.vip(), &case.answers(&["pod-1b"]))
+                .probe_from(&["pod-2b", "node-2"], case.vip(), &case.answers(&["pod-2a"]));
+            let step = case
                 .outside_frontends(0)
                 .into_iter()
-                .fold(step, |step, to| step.probe("client", to, site.answers(&["pod-1b"])));
-            vec![step.probe("client", site.at_node(1), site.answers(&["pod-2a"]))]
+                .fold(step, |step, to| step.probe("client", to, case.answers(&["pod-1b"])));
+            vec![step.probe("client", case.at_node(1), case.answers(&["pod-2a"]))]
         },
     ),
     Rule::new(
@@ -82,13 +82,13 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Endpoints,
         "internalTrafficPolicy Local: pods and nodes reach the cluster IP's endpoints of their own node only; where there is none, \
          packets are dropped (KEP-2086).",
-        |site| {
-            let service = site.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+        |case| {
+            let service = case.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
             vec![
-                Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["pod-1b"]))
-                    .probe("node-2", site.vip(), site.answers(&["pod-2a", "pod-2b"]))
-                    .probe_from(&["pod-3a", "node-3"], site.vip(), &Expect::Withheld),
+                Step::new([service, case.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])])
+                    .probe_from(&["pod-1a", "node-1"], case.vip(), &case.answers(&["pod-1b"]))
+                    .probe("node-2", case.vip(), case.answers(&["pod-2a", "pod-2b"]))
+                    .probe_from(&["pod-3a", "node-3"], case.vip(), &Expect::NoLocalEndpoints),
             ]
         },
     )
@@ -100,13 +100,13 @@ pub(super) const RULES: &[Rule] = &[
         "internal-policy-local-host-network",
         Topic::Endpoints,
         "internalTrafficPolicy Local with endpoints in the host network: pods and the node itself reach their own node's.",
-        |site| {
-            let service = site.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+        |case| {
+            let service = case.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
             vec![
-                Step::new([service, site.slice(&[ready("node-1"), ready("node-2")])])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["node-1"]))
-                    .probe_from(&["pod-2a", "node-2"], site.vip(), &site.answers(&["node-2"]))
-                    .probe_from(&["pod-3a", "node-3"], site.vip(), &Expect::Withheld),
+                Step::new([service, case.slice(&[ready("node-1"), ready("node-2")])])
+                    .probe_from(&["pod-1a", "node-1"], case.vip(), &case.answers(&["node-1"]))
+                    .probe_from(&["pod-2a", "node-2"], case.vip(), &case.answers(&["node-2"]))
+                    .probe_from(&["pod-3a", "node-3"], case.vip(), &Expect::NoLocalEndpoints),
             ]
         },
     ),
@@ -115,12 +115,12 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Endpoints,
         "externalTrafficPolicy Local: clients outside reach the entry node's endpoints only, by nodePort, external IP and load \
          balancer IP; where there is none, packets are dropped.",
-        |site| {
-            let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
-            let step = Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])]);
-            let expect = [site.answers(&["pod-1b"]), site.answers(&["pod-2a", "pod-2b"]), Expect::Withheld];
+        |case| {
+            let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+            let step = Step::new([service, case.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])]);
+            let expect = [case.answers(&["pod-1b"]), case.answers(&["pod-2a", "pod-2b"]), Expect::NoLocalEndpoints];
             vec![expect.iter().enumerate().fold(step, |step, (node, expect)| {
-                let frontends = site.outside_frontends(node).into_iter();
+                let frontends = case.outside_frontends(node).into_iter();
                 frontends.fold(step, |step, to| step.probe("client", to, expect.clone()))
             })]
         },
@@ -130,13 +130,13 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Endpoints,
         "externalTrafficPolicy Local keeps nobody inside from the service: pods and the node itself reach all endpoints by every \
          frontend, on nodes without endpoints as well.",
-        |site| {
-            let service = site.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
-            let step = Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-2a")])]);
-            let expect = site.answers(&["pod-1b", "pod-2a"]);
-            let step = step.probe_from(&["pod-1a", "node-1"], site.at_node(0), &expect);
-            vec![[site.at_node(2), site.external(2), site.load_balancer(2)].into_iter().fold(
-                step.probe_from(&["pod-3a", "node-3"], site.vip(), &expect),
+        |case| {
+            let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+            let step = Step::new([service, case.slice(&[ready("pod-1b"), ready("pod-2a")])]);
+            let expect = case.answers(&["pod-1b", "pod-2a"]);
+            let step = step.probe_from(&["pod-1a", "node-1"], case.at_node(0), &expect);
+            vec![[case.at_node(2), case.external(2), case.load_balancer(2)].into_iter().fold(
+                step.probe_from(&["pod-3a", "node-3"], case.vip(), &expect),
                 |step, to| step.probe_from(&["pod-3a", "node-3"], to, &expect),
             )]
         },
@@ -150,21 +150,21 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Endpoints,
         "Under policy Local too, a service without any endpoint in the cluster refuses; it drops only where there are some \
          elsewhere.",
-        |site| {
+        |case| {
             let step = |slice| {
-                let step = Step::new([local(site), slice]);
+                let step = Step::new([local(case), slice]);
                 let froms = ["pod-3a", "node-3"];
                 (step, froms)
             };
-            let (empty, froms) = step(site.slice(&[unready("pod-1b")]));
-            let (elsewhere, _) = step(site.slice(&[terminating("pod-1b")]));
+            let (empty, froms) = step(case.slice(&[unready("pod-1b")]));
+            let (elsewhere, _) = step(case.slice(&[terminating("pod-1b")]));
             vec![
                 empty
-                    .probe_from(&froms, site.vip(), &Expect::Refused)
-                    .probe("client", site.load_balancer(2), Expect::Refused),
+                    .probe_from(&froms, case.vip(), &Expect::Refused)
+                    .probe("client", case.load_balancer(2), Expect::Refused),
                 elsewhere
-                    .probe_from(&froms, site.vip(), &Expect::Withheld)
-                    .probe("client", site.load_balancer(2), Expect::Withheld),
+                    .probe_from(&froms, case.vip(), &Expect::NoLocalEndpoints)
+                    .probe("client", case.load_balancer(2), Expect::NoLocalEndpoints),
             ]
         },
     ),

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod affinity;
+mod case;
 mod changes;
 mod dispatch;
 mod document;
@@ -15,7 +16,6 @@ mod ranges;
 mod rejects;
 mod rule;
 mod services;
-mod site;
 mod slices;
 mod step;
 mod surface;
@@ -25,13 +25,13 @@ mod watch;
 
 use serde_json::json;
 
+pub use case::{
+    Case, EndpointText, HOSTS, NODES, PORT, SERVICE_CIDRS, TARGET, TARGETS, ZONES, address, dying, entry,
+    node_of, port, ready, routes, terminating, unready,
+};
 pub use document::document;
 pub use e2e::{E2E, E2eTest, Proven};
 pub use rule::{Proof, Rule, Topic};
-pub use site::{
-    EndpointText, NODES, PLACES, PORT, SERVICE_CIDRS, Site, TARGET, TARGETS, ZONES, address, dying, entry,
-    node_of, port, ready, routes, terminating, unready,
-};
 pub use step::{Expect, Object, Probe, Protocol, Source, Step};
 pub use traffic::run;
 
@@ -56,10 +56,10 @@ pub fn rules() -> Vec<Rule> {
 }
 
 /// Every rule in each family: its addresses are no other's.
-pub fn sites() -> Vec<(Rule, Site)> {
+pub fn cases() -> Vec<(Rule, Case)> {
     let numbered = (1..).zip(rules());
     numbered
-        .flat_map(|(number, rule)| [true, false].map(|ipv4| (rule, Site { number, id: rule.id, ipv4 })))
+        .flat_map(|(number, rule)| [true, false].map(|ipv4| (rule, Case { number, id: rule.id, ipv4 })))
         .collect()
 }
 

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::{Expect, PORT, Proof, Protocol, Rule, Site, Step, TARGET, Topic, port, ready};
+use super::{Case, Expect, PORT, Proof, Protocol, Rule, Step, TARGET, Topic, port, ready};
 
 pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "sctp",
         Topic::Protocols,
-        "SCTP is served as TCP and UDP are: cluster IP, nodePort, external and load balancer IPs, refusals.",
+        "SCTP is served as TCP and UDP are: cluster IP, nodePort, external and load balancer IPs, rejects.",
         sctp,
     )
     .proof(Proof::CoreSteps(sctp, &["proxy-tests: packet_sctp_keeps_its_checksum"]))
@@ -30,11 +30,11 @@ pub(super) const RULES: &[Rule] = &[
     Rule::by_tests(
         "icmp-errors",
         Topic::Protocols,
-        "ICMP errors about translated packets reach who sent them, about what they sent: path MTU discovery and refusals work \
+        "ICMP errors about translated packets reach who sent them, about what they sent: path MTU discovery and rejects work \
          through services.",
         &[
             "proxy-tests: packet_error_about_a_request",
-            "proxy-tests: packet_error_about_an_answer",
+            "proxy-tests: packet_error_about_a_reply",
             "proxy-tests: packet_too_big_is_told",
             "proxy-tests: narrow_link_to_the_client",
             "proxy-tests: narrow_link_between_nodes",
@@ -61,25 +61,25 @@ pub(super) const RULES: &[Rule] = &[
     ),
 ];
 
-fn sctp(site: &Site) -> Vec<Step> {
+fn sctp(case: &Case) -> Vec<Step> {
     let sctp = |number: u16| json!([port("sctp", "SCTP", number)]);
     let with_node_port =
-        json!([super::Object(sctp(PORT)[0].clone()).with(json!({"nodePort": site.node_port(0)})).0]);
-    let service = || site.exposed().with(json!({"spec": {"ports": with_node_port}}));
-    let slice = |endpoints: &[_]| site.slice(endpoints).with(json!({"ports": sctp(TARGET)}));
+        json!([super::Object(sctp(PORT)[0].clone()).with(json!({"nodePort": case.node_port(0)})).0]);
+    let service = || case.exposed().with(json!({"spec": {"ports": with_node_port}}));
+    let slice = |endpoints: &[_]| case.slice(endpoints).with(json!({"ports": sctp(TARGET)}));
     let by = [Protocol::Sctp];
     let all = |step: Step, expect: &Expect| {
-        let step = step.probe_by(&by, "pod-1a", site.vip(), expect.clone());
-        site.outside_frontends(0).into_iter().fold(step, |step, to| {
+        let step = step.probe_by(&by, "pod-1a", case.vip(), expect.clone());
+        case.outside_frontends(0).into_iter().fold(step, |step, to| {
             step.probe_by(&by, "pod-1a", to, expect.clone()).probe_by(&by, "client", to, expect.clone())
         })
     };
     vec![
         all(
             Step::new([service(), slice(&[ready("pod-1b"), ready("pod-2a")])]),
-            &site.answers(&["pod-1b", "pod-2a"]),
+            &case.answers(&["pod-1b", "pod-2a"]),
         )
-        .probe_by(&[Protocol::Tcp], "pod-1a", site.vip(), Expect::Refused),
+        .probe_by(&[Protocol::Tcp], "pod-1a", case.vip(), Expect::Refused),
         all(Step::new([service(), slice(&[])]), &Expect::Refused),
     ]
 }

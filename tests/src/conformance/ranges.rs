@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use super::{Expect, Object, Rule, Site, Step, Topic, address, ready};
+use super::{Case, Expect, Object, Rule, Step, Topic, address, ready};
 
-fn host(place: &str, ipv4: bool) -> String {
-    format!("{}/{}", address(place, ipv4), if ipv4 { 32 } else { 128 })
+fn host(host: &str, ipv4: bool) -> String {
+    format!("{}/{}", address(host, ipv4), if ipv4 { 32 } else { 128 })
 }
 
-fn ranged(site: &Site, ranges: &[String]) -> Object {
-    site.exposed().with(json!({"spec": {"loadBalancerSourceRanges": ranges}}))
+fn ranged(case: &Case, ranges: &[String]) -> Object {
+    case.exposed().with(json!({"spec": {"loadBalancerSourceRanges": ranges}}))
 }
 
 pub(super) const RULES: &[Rule] = &[
@@ -18,37 +18,37 @@ pub(super) const RULES: &[Rule] = &[
         Topic::SourceRanges,
         "Only clients in one of the ranges reach load balancer IPs, pods and nodes included; others are dropped before anything \
          else. White space around a range does not matter.",
-        |site| {
+        |case| {
             let ranges = [
-                format!("  {} ", host("client", site.ipv4)),
-                host("pod-1a", site.ipv4),
-                host("node-1", site.ipv4),
+                format!("  {} ", host("client", case.ipv4)),
+                host("pod-1a", case.ipv4),
+                host("node-1", case.ipv4),
             ];
-            let served = site.answers(&["pod-1b", "pod-2a"]);
+            let served = case.answers(&["pod-1b", "pod-2a"]);
             vec![
-                Step::new([ranged(site, &ranges), site.slice(&[ready("pod-1b"), ready("pod-2a")])])
-                    .probe_from(&["client", "pod-1a", "node-1"], site.load_balancer(0), &served)
-                    .probe("client", site.load_balancer(2), served.clone())
-                    .probe_from(&["pod-1b", "pod-3a", "node-2"], site.load_balancer(0), &Expect::Denied),
+                Step::new([ranged(case, &ranges), case.slice(&[ready("pod-1b"), ready("pod-2a")])])
+                    .probe_from(&["client", "pod-1a", "node-1"], case.load_balancer(0), &served)
+                    .probe("client", case.load_balancer(2), served.clone())
+                    .probe_from(&["pod-1b", "pod-3a", "node-2"], case.load_balancer(0), &Expect::Denied),
             ]
         },
     )
     .deviates("A socket that is not allowed learns EPERM at once; packets are dropped. A socket whose namespace the agent has not looked \
-         at yet is not translated: whoever gets its packets knows their source."),
+         at yet is not translated: the node that gets its packets knows their source."),
     Rule::new(
         "source-ranges-exclude-outside",
         Topic::SourceRanges,
         "A client outside that is in no range gets nothing from a load balancer IP; it still gets nodePort and external IP, as pods \
          get the cluster IP.",
-        |site| {
-            let served = site.answers(&["pod-2a"]);
+        |case| {
+            let served = case.answers(&["pod-2a"]);
             vec![
-                Step::new([ranged(site, &[host("pod-1a", site.ipv4)]), site.slice(&[ready("pod-2a")])])
-                    .probe("client", site.load_balancer(0), Expect::Denied)
-                    .probe("client", site.at_node(0), served.clone())
-                    .probe("client", site.external(0), served.clone())
-                    .probe_from(&["pod-1b", "node-2"], site.vip(), &served)
-                    .probe_from(&["pod-1b", "node-2"], site.external(0), &served),
+                Step::new([ranged(case, &[host("pod-1a", case.ipv4)]), case.slice(&[ready("pod-2a")])])
+                    .probe("client", case.load_balancer(0), Expect::Denied)
+                    .probe("client", case.at_node(0), served.clone())
+                    .probe("client", case.external(0), served.clone())
+                    .probe_from(&["pod-1b", "node-2"], case.vip(), &served)
+                    .probe_from(&["pod-1b", "node-2"], case.external(0), &served),
             ]
         },
     ),
@@ -56,17 +56,17 @@ pub(super) const RULES: &[Rule] = &[
         "source-ranges-of-everyone",
         Topic::SourceRanges,
         "A range of length 0, or ranges of the other family only, allow everyone of this family.",
-        |site| {
-            let everyone = if site.ipv4 { "0.0.0.0/0" } else { "::/0" };
-            let ranges = [host("pod-1a", site.ipv4), everyone.to_owned()];
-            let slice = || site.slice(&[ready("pod-2a")]);
+        |case| {
+            let everyone = if case.ipv4 { "0.0.0.0/0" } else { "::/0" };
+            let ranges = [host("pod-1a", case.ipv4), everyone.to_owned()];
+            let slice = || case.slice(&[ready("pod-2a")]);
             let froms = ["client", "pod-1b", "node-2"];
-            let served = site.answers(&["pod-2a"]);
+            let served = case.answers(&["pod-2a"]);
             vec![
-                Step::new([ranged(site, &ranges), slice()]).probe_from(&froms, site.load_balancer(0), &served),
-                Step::new([ranged(site, &[host("client", !site.ipv4)]), slice()]).probe_from(
+                Step::new([ranged(case, &ranges), slice()]).probe_from(&froms, case.load_balancer(0), &served),
+                Step::new([ranged(case, &[host("client", !case.ipv4)]), slice()]).probe_from(
                     &froms,
-                    site.load_balancer(0),
+                    case.load_balancer(0),
                     &served,
                 ),
             ]
@@ -75,12 +75,12 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "source-ranges-without-endpoints",
         Topic::SourceRanges,
-        "Who is not allowed is dropped whether or not there are endpoints; who is allowed is refused where there are none.",
-        |site| {
+        "Who is not allowed is dropped whether or not there are endpoints; who is allowed is rejected where there are none.",
+        |case| {
             vec![
-                Step::new([ranged(site, &[host("client", site.ipv4)]), site.slice(&[])])
-                    .probe("client", site.load_balancer(0), Expect::Refused)
-                    .probe_from(&["pod-1a", "node-1"], site.load_balancer(0), &Expect::Denied),
+                Step::new([ranged(case, &[host("client", case.ipv4)]), case.slice(&[])])
+                    .probe("client", case.load_balancer(0), Expect::Refused)
+                    .probe_from(&["pod-1a", "node-1"], case.load_balancer(0), &Expect::Denied),
             ]
         },
     ),
@@ -88,18 +88,18 @@ pub(super) const RULES: &[Rule] = &[
         "source-ranges-change",
         Topic::SourceRanges,
         "Ranges may be added, changed and taken away while the service works.",
-        |site| {
-            let slice = || site.slice(&[ready("pod-2a")]);
+        |case| {
+            let slice = || case.slice(&[ready("pod-2a")]);
             let step = |ranges: &[String], client, pod| {
-                Step::new([ranged(site, ranges), slice()])
-                    .probe("client", site.load_balancer(0), client)
-                    .probe("pod-1a", site.load_balancer(0), pod)
+                Step::new([ranged(case, ranges), slice()])
+                    .probe("client", case.load_balancer(0), client)
+                    .probe("pod-1a", case.load_balancer(0), pod)
             };
-            let served = || site.answers(&["pod-2a"]);
+            let served = || case.answers(&["pod-2a"]);
             vec![
                 step(&[], served(), served()),
-                step(&[host("client", site.ipv4)], served(), Expect::Denied),
-                step(&[host("pod-1a", site.ipv4)], Expect::Denied, served()),
+                step(&[host("client", case.ipv4)], served(), Expect::Denied),
+                step(&[host("pod-1a", case.ipv4)], Expect::Denied, served()),
                 step(&[], served(), served()),
             ]
         },

@@ -10,10 +10,10 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Rejects,
         "A service without endpoints refuses, on every frontend: the client learns ECONNREFUSED (sockets at once, packets by ICMP \
          port unreachable) within 3 s, for TCP too.",
-        |site| {
-            let step = Step::new([site.exposed(), site.slice(&[])]);
-            let step = step.probe_from(&["pod-1a", "node-1"], site.vip(), &Expect::Refused);
-            vec![site.outside_frontends(0).into_iter().fold(step, |step, to| {
+        |case| {
+            let step = Step::new([case.exposed(), case.slice(&[])]);
+            let step = step.probe_from(&["pod-1a", "node-1"], case.vip(), &Expect::Refused);
+            vec![case.outside_frontends(0).into_iter().fold(step, |step, to| {
                 step.probe_from(&["client", "pod-1a", "node-1"], to, &Expect::Refused)
             })]
         },
@@ -22,11 +22,11 @@ pub(super) const RULES: &[Rule] = &[
         "no-slices",
         Topic::Rejects,
         "A service without any EndpointSlice is one without endpoints.",
-        |site| {
+        |case| {
             vec![
-                Step::new([site.node_port_service()])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &Expect::Refused)
-                    .probe("client", site.at_node(1), Expect::Refused),
+                Step::new([case.node_port_service()])
+                    .probe_from(&["pod-1a", "node-1"], case.vip(), &Expect::Refused)
+                    .probe("client", case.at_node(1), Expect::Refused),
             ]
         },
     ),
@@ -34,18 +34,18 @@ pub(super) const RULES: &[Rule] = &[
         "evicted",
         Topic::Rejects,
         "A service whose last endpoint goes refuses from then on, and serves again when one comes.",
-        |site| {
-            let objects = |endpoints: &[_]| [site.node_port_service(), site.slice(endpoints)];
+        |case| {
+            let objects = |endpoints: &[_]| [case.node_port_service(), case.slice(endpoints)];
             let served = |pod| {
                 Step::new(objects(&[ready(pod)]))
-                    .probe_from(&["pod-1a", "node-2"], site.vip(), &site.answers(&[pod]))
-                    .probe("client", site.at_node(0), site.answers(&[pod]))
+                    .probe_from(&["pod-1a", "node-2"], case.vip(), &case.answers(&[pod]))
+                    .probe("client", case.at_node(0), case.answers(&[pod]))
             };
             vec![
                 served("pod-1b"),
                 Step::new(objects(&[super::unready("pod-1b")]))
-                    .probe_from(&["pod-1a", "node-2"], site.vip(), &Expect::Refused)
-                    .probe("client", site.at_node(0), Expect::Refused),
+                    .probe_from(&["pod-1a", "node-2"], case.vip(), &Expect::Refused)
+                    .probe("client", case.at_node(0), Expect::Refused),
                 served("pod-2a"),
             ]
         },
@@ -53,14 +53,14 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "undefined-port",
         Topic::Rejects,
-        "A port of a cluster IP that the Service does not have, or not for this protocol, is refused for pods and nodes.",
-        |site| {
-            let service = site.service().with(json!({"spec": {"ports": [super::port("tcp", "TCP", PORT)]}}));
+        "A port of a cluster IP that the Service does not have, or not for this protocol, is rejected for pods and nodes.",
+        |case| {
+            let service = case.service().with(json!({"spec": {"ports": [super::port("tcp", "TCP", PORT)]}}));
             vec![
-                Step::new([service, site.slice(&[ready("pod-1b")])])
-                    .probe_from(&["pod-1a", "node-1"], (site.ip(0), 4444).into(), &Expect::Refused)
-                    .probe_by(&[Protocol::Udp], "pod-1a", site.vip(), Expect::Refused)
-                    .probe_by(&[Protocol::Tcp], "pod-1a", site.vip(), site.answers(&["pod-1b"])),
+                Step::new([service, case.slice(&[ready("pod-1b")])])
+                    .probe_from(&["pod-1a", "node-1"], (case.ip(0), 4444).into(), &Expect::Refused)
+                    .probe_by(&[Protocol::Udp], "pod-1a", case.vip(), Expect::Refused)
+                    .probe_by(&[Protocol::Tcp], "pod-1a", case.vip(), case.answers(&["pod-1b"])),
             ]
         },
     ),
@@ -68,12 +68,12 @@ pub(super) const RULES: &[Rule] = &[
         "undefined-port-elsewhere",
         Topic::Rejects,
         "Ports of external and load balancer IPs that the Service does not have are not touched: the address may be a machine's own.",
-        |site| {
+        |case| {
             let to = |ip| (ip, 4444).into();
             vec![
-                Step::new([site.exposed(), site.slice(&[ready("pod-1b")])])
-                    .probe_from(&["pod-1a", "client"], to(site.external_ip(0, 0)), &Expect::Unserved)
-                    .probe_from(&["pod-1a", "client"], to(site.load_balancer_ip(0, 0)), &Expect::Unserved),
+                Step::new([case.exposed(), case.slice(&[ready("pod-1b")])])
+                    .probe_from(&["pod-1a", "client"], to(case.external_ip(0, 0)), &Expect::Unserved)
+                    .probe_from(&["pod-1a", "client"], to(case.load_balancer_ip(0, 0)), &Expect::Unserved),
             ]
         },
     ),
@@ -81,11 +81,11 @@ pub(super) const RULES: &[Rule] = &[
         "ping",
         Topic::Rejects,
         "A cluster IP of a service answers pings from inside.",
-        |site| {
-            let step = Step::new([site.exposed(), site.slice(&[ready("pod-1b")])]);
+        |case| {
+            let step = Step::new([case.exposed(), case.slice(&[ready("pod-1b")])]);
             vec![
                 ["pod-1a", "pod-3a", "node-1"].into_iter().fold(step, |step, from| {
-                    step.probe_by(&[Protocol::Ping], from, site.vip(), Expect::Echo)
+                    step.probe_by(&[Protocol::Ping], from, case.vip(), Expect::Echo)
                 }),
             ]
         },
@@ -98,11 +98,11 @@ pub(super) const RULES: &[Rule] = &[
         "unallocated-address",
         Topic::Rejects,
         "An address in a ServiceCIDR that no Service has is dropped, and does not loop between node and router.",
-        |site| {
+        |case| {
             vec![
-                Step::new([site.service(), site.slice(&[ready("pod-1b")])])
-                    .probe_from(&["pod-1a", "node-1"], (site.ip(9), PORT).into(), &Expect::Dropped)
-                    .probe_by(&[Protocol::Ping], "pod-1a", (site.ip(9), PORT).into(), Expect::Dropped),
+                Step::new([case.service(), case.slice(&[ready("pod-1b")])])
+                    .probe_from(&["pod-1a", "node-1"], (case.ip(9), PORT).into(), &Expect::Dropped)
+                    .probe_by(&[Protocol::Ping], "pod-1a", (case.ip(9), PORT).into(), Expect::Dropped),
             ]
         },
     )
@@ -113,14 +113,14 @@ pub(super) const RULES: &[Rule] = &[
     Rule::by_tests(
         "reject-with-reset",
         Topic::Rejects,
-        "Refusals are ICMP port unreachable by default; --reject tcp-reset answers TCP with a reset, which Linux clients notice at \
+        "Rejects are ICMP port unreachable by default; --reject tcp-reset answers TCP with a reset, which Linux clients notice at \
          once.",
-        &["proxy-tests: packet_refused_with_reset"],
+        &["proxy-tests: packet_rejected_with_reset"],
     ),
     Rule::by_tests(
-        "refusals-are-limited",
+        "rejects-are-limited",
         Topic::Rejects,
-        "Refusals are sent at a limited rate, as the kernel's own ICMP errors are.",
-        &["proxy-tests: packet_refusals_are_limited"],
+        "Rejects are sent at a limited rate, as the kernel's own ICMP errors are.",
+        &["proxy-tests: packet_rejects_are_limited"],
     ),
 ];

@@ -1,6 +1,6 @@
 //! What a row of the table says.
 
-use super::{Site, Step};
+use super::{Case, Step};
 
 /// A rule of the specification and how it is shown to hold.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +86,11 @@ impl Topic {
 #[derive(Clone, Copy, Debug)]
 pub enum Proof {
     /// Steps for the pure core and for real traffic, for each family.
-    Steps(fn(&Site) -> Vec<Step>),
+    Steps(fn(&Case) -> Vec<Step>),
     /// The same, but there is no such thing in IPv6.
-    StepsOfIpv4(fn(&Site) -> Vec<Step>),
+    StepsOfIpv4(fn(&Case) -> Vec<Step>),
     /// Steps for the pure core; the programs are tested elsewhere, by the tests named `package: function`.
-    CoreSteps(fn(&Site) -> Vec<Step>, &'static [&'static str]),
+    CoreSteps(fn(&Case) -> Vec<Step>, &'static [&'static str]),
     /// Tests elsewhere, named `package: function`.
     Tests(&'static [&'static str]),
     /// Not offered; the deviation says why.
@@ -103,7 +103,7 @@ impl Rule {
         id: &'static str,
         topic: Topic,
         text: &'static str,
-        steps: fn(&Site) -> Vec<Step>,
+        steps: fn(&Case) -> Vec<Step>,
     ) -> Self {
         Self { id, topic, text, proof: Proof::Steps(steps), deviation: None }
     }
@@ -145,18 +145,18 @@ impl Rule {
     }
 
     /// The steps in the core's run for one family.
-    pub fn core_steps(&self, site: &Site) -> Vec<Step> {
+    pub fn core_steps(&self, case: &Case) -> Vec<Step> {
         match self.proof {
-            Proof::CoreSteps(steps, _) => steps(site),
-            _ => self.traffic_steps(site),
+            Proof::CoreSteps(steps, _) => steps(case),
+            _ => self.traffic_steps(case),
         }
     }
 
     /// The steps in the run with real traffic for one family.
-    pub fn traffic_steps(&self, site: &Site) -> Vec<Step> {
+    pub fn traffic_steps(&self, case: &Case) -> Vec<Step> {
         match self.proof {
-            Proof::Steps(steps) => steps(site),
-            Proof::StepsOfIpv4(steps) if site.ipv4 => steps(site),
+            Proof::Steps(steps) => steps(case),
+            Proof::StepsOfIpv4(steps) if case.ipv4 => steps(case),
             _ => Vec::new(),
         }
     }

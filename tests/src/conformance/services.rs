@@ -10,24 +10,24 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Service,
         "type ExternalName is not served even if the object has a clusterIP; changing the type to ClusterIP or NodePort and \
          back programs the service and removes it.",
-        |site| {
-            let slice = || site.slice(&[ready("pod-1b"), ready("pod-2a")]);
-            let everyone = site.answers(&["pod-1b", "pod-2a"]);
+        |case| {
+            let slice = || case.slice(&[ready("pod-1b"), ready("pod-2a")]);
+            let everyone = case.answers(&["pod-1b", "pod-2a"]);
             let external_name = || {
                 let patch = json!({"spec": {"type": "ExternalName", "externalName": "example.com"}});
-                Step::new([site.node_port_service().with(patch), slice()])
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &Expect::Unserved)
-                    .probe("client", site.at_node(0), Expect::Unserved)
+                Step::new([case.node_port_service().with(patch), slice()])
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), &Expect::Unserved)
+                    .probe("client", case.at_node(0), Expect::Unserved)
             };
             vec![
                 external_name(),
-                Step::new([site.service(), slice()])
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &everyone)
-                    .probe("client", site.at_node(0), Expect::Unserved),
+                Step::new([case.service(), slice()])
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), &everyone)
+                    .probe("client", case.at_node(0), Expect::Unserved),
                 external_name(),
-                Step::new([site.node_port_service(), slice()])
-                    .probe_from(&["pod-1a", "node-3"], site.vip(), &everyone)
-                    .probe_from(&["client", "pod-3a", "node-1"], site.at_node(0), &everyone),
+                Step::new([case.node_port_service(), slice()])
+                    .probe_from(&["pod-1a", "node-3"], case.vip(), &everyone)
+                    .probe_from(&["client", "pod-3a", "node-1"], case.at_node(0), &everyone),
                 external_name(),
             ]
         },
@@ -36,12 +36,12 @@ pub(super) const RULES: &[Rule] = &[
         "type-does-not-limit-frontends",
         Topic::Service,
         "nodePorts, external IPs and load balancer IPs are served whatever the type says.",
-        |site| {
-            let service = site.exposed().with(json!({"spec": {"type": "ClusterIP"}}));
-            let step = Step::new([service, site.slice(&[ready("pod-2a")])]);
-            let step = step.probe("pod-1a", site.vip(), site.answers(&["pod-2a"]));
-            vec![site.outside_frontends(0).into_iter().fold(step, |step, to| {
-                step.probe_from(&["client", "pod-1a", "node-1"], to, &site.answers(&["pod-2a"]))
+        |case| {
+            let service = case.exposed().with(json!({"spec": {"type": "ClusterIP"}}));
+            let step = Step::new([service, case.slice(&[ready("pod-2a")])]);
+            let step = step.probe("pod-1a", case.vip(), case.answers(&["pod-2a"]));
+            vec![case.outside_frontends(0).into_iter().fold(step, |step, to| {
+                step.probe_from(&["client", "pod-1a", "node-1"], to, &case.answers(&["pod-2a"]))
             })]
         },
     ),
@@ -49,24 +49,24 @@ pub(super) const RULES: &[Rule] = &[
         "basic-cluster-ip",
         Topic::Service,
         "A cluster IP is served for pods and nodes, on nodes with and without endpoints.",
-        |site| {
-            let objects = [site.service(), site.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])];
+        |case| {
+            let objects = [case.service(), case.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])];
             let everywhere = ["pod-1a", "pod-3a", "pod-3b", "node-1", "node-2", "node-3"];
-            let expect = site.answers(&["pod-1b", "pod-2a", "pod-2b"]);
-            vec![Step::new(objects).probe_from(&everywhere, site.vip(), &expect)]
+            let expect = case.answers(&["pod-1b", "pod-2a", "pod-2b"]);
+            vec![Step::new(objects).probe_from(&everywhere, case.vip(), &expect)]
         },
     ),
     Rule::new(
         "basic-node-port",
         Topic::Service,
         "A nodePort is served at every node, whether or not it has endpoints, for clients outside, pods and nodes.",
-        |site| {
-            let objects = [site.node_port_service(), site.slice(&[ready("pod-1b"), ready("pod-2a")])];
-            let expect = site.answers(&["pod-1b", "pod-2a"]);
+        |case| {
+            let objects = [case.node_port_service(), case.slice(&[ready("pod-1b"), ready("pod-2a")])];
+            let expect = case.answers(&["pod-1b", "pod-2a"]);
             vec![(0..NODES).fold(Step::new(objects), |step, node| {
                 step.probe_from(
                     &["client", "pod-1a", "pod-3a", "node-1", "node-3"],
-                    site.at_node(node),
+                    case.at_node(node),
                     &expect,
                 )
             })]
@@ -76,21 +76,21 @@ pub(super) const RULES: &[Rule] = &[
         "cluster-ip-per-family",
         Topic::Service,
         "Per family the cluster IP is the one at the family's place in ipFamilies; a dual-stack Service has one of each.",
-        |site| {
-            let families = if site.ipv4 { ["IPv4", "IPv6"] } else { ["IPv6", "IPv4"] };
-            let ips = [site.ip_of(site.ipv4, 0), site.ip_of(!site.ipv4, 0)];
-            let service = site
+        |case| {
+            let families = if case.ipv4 { ["IPv4", "IPv6"] } else { ["IPv6", "IPv4"] };
+            let ips = [case.ip_of(case.ipv4, 0), case.ip_of(!case.ipv4, 0)];
+            let service = case
                 .service()
                 .with(json!({"spec": {"clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families}}));
-            let other = super::Site { ipv4: !site.ipv4, ..*site };
+            let other = super::Case { ipv4: !case.ipv4, ..*case };
             let slices = [
-                site.slice(&[ready("pod-1b")]),
-                site.slice_of(!site.ipv4, "web-other-family", &[ready("pod-2a")]),
+                case.slice(&[ready("pod-1b")]),
+                case.slice_of(!case.ipv4, "web-other-family", &[ready("pod-2a")]),
             ];
             let to_other = (ips[1], PORT).into();
             vec![
                 Step::new([service].into_iter().chain(slices))
-                    .probe_from(&["pod-1a", "pod-3a", "node-2"], site.vip(), &site.answers(&["pod-1b"]))
+                    .probe_from(&["pod-1a", "pod-3a", "node-2"], case.vip(), &case.answers(&["pod-1b"]))
                     .probe_from(&["pod-1a", "pod-3a", "node-2"], to_other, &other.answers(&["pod-2a"])),
             ]
         },
@@ -100,22 +100,22 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Service,
         "A Service without a cluster IP of a family is not served in that family at all: neither its nodePorts nor its external \
          and load balancer IPs of that family.",
-        |site| {
-            let family = if site.ipv4 { "IPv6" } else { "IPv4" };
-            let ip = site.ip_of(!site.ipv4, 0);
-            let service = site
+        |case| {
+            let family = if case.ipv4 { "IPv6" } else { "IPv4" };
+            let ip = case.ip_of(!case.ipv4, 0);
+            let service = case
                 .exposed()
                 .with(json!({"spec": {"clusterIP": ip, "clusterIPs": [ip], "ipFamilies": [family]}}));
-            let other = super::Site { ipv4: !site.ipv4, ..*site };
+            let other = super::Case { ipv4: !case.ipv4, ..*case };
             let slices =
-                [site.slice(&[ready("pod-1b")]), site.slice_of(!site.ipv4, "web-2", &[ready("pod-2a")])];
+                [case.slice(&[ready("pod-1b")]), case.slice_of(!case.ipv4, "web-2", &[ready("pod-2a")])];
             let step = Step::new([service].into_iter().chain(slices)).probe(
                 "pod-1a",
                 (ip, PORT).into(),
                 other.answers(&["pod-2a"]),
             );
             vec![
-                site.outside_frontends(0)
+                case.outside_frontends(0)
                     .into_iter()
                     .fold(step, |step, to| step.probe_from(&["client", "pod-1a"], to, &Expect::Unserved)),
             ]
@@ -125,22 +125,22 @@ pub(super) const RULES: &[Rule] = &[
         "multiple-ports",
         Topic::Service,
         "Each port of a Service has the endpoints whose slice port has its name and its protocol.",
-        |site| {
+        |case| {
             let ports = json!([port("a", "TCP", 81), port("b", "TCP", 82), port("b", "UDP", 82)]);
-            let service = site.service().with(json!({"spec": {"ports": ports}}));
+            let service = case.service().with(json!({"spec": {"ports": ports}}));
             let slice =
-                |name, pod, ports| site.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
+                |name, pod, ports| case.slice_named(name, &[ready(pod)]).with(json!({"ports": ports}));
             let slices = [
                 slice("web-1", "pod-1b", json!([port("a", "TCP", 8080), port("b", "TCP", 8081)])),
                 slice("web-2", "pod-2a", json!([port("b", "UDP", 8082), port("c", "TCP", 8080)])),
             ];
-            let to = |port: u16| (site.ip(0), port).into();
+            let to = |port: u16| (case.ip(0), port).into();
             let (tcp, udp) = ([Protocol::Tcp], [Protocol::Udp]);
             let step = Step::new([service].into_iter().chain(slices));
             vec![["pod-1a", "pod-2b", "node-3"].into_iter().fold(step, |step, from| {
-                step.probe_by(&tcp, from, to(81), site.answers(&["pod-1b:8080"]))
-                    .probe_by(&tcp, from, to(82), site.answers(&["pod-1b:8081"]))
-                    .probe_by(&udp, from, to(82), site.answers(&["pod-2a:8082"]))
+                step.probe_by(&tcp, from, to(81), case.answers(&["pod-1b:8080"]))
+                    .probe_by(&tcp, from, to(82), case.answers(&["pod-1b:8081"]))
+                    .probe_by(&udp, from, to(82), case.answers(&["pod-2a:8082"]))
             })]
         },
     ),
@@ -148,15 +148,15 @@ pub(super) const RULES: &[Rule] = &[
         "target-port-is-not-read",
         Topic::Service,
         "Connections go to the number in the slice: targetPort and appProtocol of the Service mean nothing to the proxy.",
-        |site| {
+        |case| {
             let further = json!({"targetPort": 9999, "appProtocol": "kubernetes.io/ws"});
             let ports = [port("tcp", "TCP", PORT), port("udp", "UDP", PORT)];
             let ports = ports.map(|port| super::Object(port).with(further.clone()).0);
-            let service = site.service().with(json!({"spec": {"ports": ports}}));
-            vec![Step::new([service, site.slice(&[ready("pod-2a")])]).probe_from(
+            let service = case.service().with(json!({"spec": {"ports": ports}}));
+            vec![Step::new([service, case.slice(&[ready("pod-2a")])]).probe_from(
                 &["pod-1a", "node-1"],
-                site.vip(),
-                &site.answers(&["pod-2a:8080"]),
+                case.vip(),
+                &case.answers(&["pod-2a:8080"]),
             )]
         },
     ),
@@ -164,15 +164,15 @@ pub(super) const RULES: &[Rule] = &[
         "unnamed-port",
         Topic::Service,
         "A Service's single port may have no name; it goes with slice ports whose name is the empty string.",
-        |site| {
+        |case| {
             let service =
-                site.service().with(json!({"spec": {"ports": [{"protocol": "TCP", "port": PORT}]}}));
-            let slice = site.slice(&[ready("pod-1b")]).with(json!({"ports": [port("", "TCP", TARGET)]}));
+                case.service().with(json!({"spec": {"ports": [{"protocol": "TCP", "port": PORT}]}}));
+            let slice = case.slice(&[ready("pod-1b")]).with(json!({"ports": [port("", "TCP", TARGET)]}));
             vec![Step::new([service, slice]).probe_by(
                 &[Protocol::Tcp],
                 "pod-1a",
-                site.vip(),
-                site.answers(&["pod-1b"]),
+                case.vip(),
+                case.answers(&["pod-1b"]),
             )]
         },
     ),
@@ -180,21 +180,21 @@ pub(super) const RULES: &[Rule] = &[
         "same-port-different-protocols",
         Topic::Service,
         "TCP and UDP may share a port number and a nodePort number, in one Service, each with its own endpoints.",
-        |site| {
+        |case| {
             let slice =
-                |name, pod, port| site.slice_named(name, &[ready(pod)]).with(json!({"ports": [port]}));
+                |name, pod, port| case.slice_named(name, &[ready(pod)]).with(json!({"ports": [port]}));
             let slices = [
                 slice("web-1", "pod-1b", port("tcp", "TCP", TARGET)),
                 slice("web-2", "pod-2a", port("udp", "UDP", TARGET)),
             ];
-            let step = Step::new([site.node_port_service()].into_iter().chain(slices));
-            let probes = [("pod-1a", site.vip()), ("client", site.at_node(0)), ("node-2", site.at_node(1))];
+            let step = Step::new([case.node_port_service()].into_iter().chain(slices));
+            let probes = [("pod-1a", case.vip()), ("client", case.at_node(0)), ("node-2", case.at_node(1))];
             vec![probes.into_iter().fold(step, |step, (from, to)| {
-                step.probe_by(&[Protocol::Tcp], from, to, site.answers(&["pod-1b"])).probe_by(
+                step.probe_by(&[Protocol::Tcp], from, to, case.answers(&["pod-1b"])).probe_by(
                     &[Protocol::Udp],
                     from,
                     to,
-                    site.answers(&["pod-2a"]),
+                    case.answers(&["pod-2a"]),
                 )
             })]
         },
@@ -204,22 +204,22 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Service,
         "A nodePort of 0 is none (allocateLoadBalancerNodePorts: false): the load balancer IP works alone, and gets its nodePort \
          when one is allocated.",
-        |site| {
-            let none = site.exposed().with(json!({"spec": {
+        |case| {
+            let none = case.exposed().with(json!({"spec": {
                 "allocateLoadBalancerNodePorts": false,
                 "ports": [port("tcp", "TCP", PORT), super::Object(port("udp", "UDP", PORT)).with(json!({"nodePort": 0})).0],
             }}));
-            let slice = || site.slice(&[ready("pod-2a")]);
-            let served = site.answers(&["pod-2a"]);
+            let slice = || case.slice(&[ready("pod-2a")]);
+            let served = case.answers(&["pod-2a"]);
             vec![
-                Step::new([none, slice()]).probe("client", site.load_balancer(0), served.clone()).probe(
+                Step::new([none, slice()]).probe("client", case.load_balancer(0), served.clone()).probe(
                     "client",
-                    site.at_node(0),
+                    case.at_node(0),
                     Expect::Unserved,
                 ),
-                Step::new([site.exposed(), slice()])
-                    .probe("client", site.load_balancer(0), served.clone())
-                    .probe("client", site.at_node(0), served),
+                Step::new([case.exposed(), slice()])
+                    .probe("client", case.load_balancer(0), served.clone())
+                    .probe("client", case.at_node(0), served),
             ]
         },
     ),
@@ -228,19 +228,19 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Service,
         "externalTrafficPolicy Local counts for types LoadBalancer and NodePort, and for ClusterIP with at least one external IP; \
          else it is Cluster.",
-        |site| {
+        |case| {
             let local = json!({"spec": {"type": "ClusterIP", "externalTrafficPolicy": "Local"}});
-            let slice = || site.slice(&[ready("pod-2a")]);
-            let without = site.exposed().with(local.clone()).with(json!({"spec": {"externalIPs": null}}));
-            let with = site.exposed().with(local);
+            let slice = || case.slice(&[ready("pod-2a")]);
+            let without = case.exposed().with(local.clone()).with(json!({"spec": {"externalIPs": null}}));
+            let with = case.exposed().with(local);
             vec![
                 Step::new([without, slice()])
-                    .probe("client", site.load_balancer(0), site.answers(&["pod-2a"]))
-                    .probe("client", site.at_node(0), site.answers(&["pod-2a"])),
+                    .probe("client", case.load_balancer(0), case.answers(&["pod-2a"]))
+                    .probe("client", case.at_node(0), case.answers(&["pod-2a"])),
                 Step::new([with, slice()])
-                    .probe("client", site.external(0), Expect::Withheld)
-                    .probe("client", site.load_balancer(0), Expect::Withheld)
-                    .probe("client", site.external(1), site.answers(&["pod-2a"])),
+                    .probe("client", case.external(0), Expect::NoLocalEndpoints)
+                    .probe("client", case.load_balancer(0), Expect::NoLocalEndpoints)
+                    .probe("client", case.external(1), case.answers(&["pod-2a"])),
             ]
         },
     ),
@@ -248,19 +248,19 @@ pub(super) const RULES: &[Rule] = &[
         "policies-are-independent",
         Topic::Service,
         "internalTrafficPolicy governs the cluster IP only, externalTrafficPolicy every other frontend only.",
-        |site| {
-            let slice = || site.slice(&[ready("pod-1b"), ready("pod-2a")]);
+        |case| {
+            let slice = || case.slice(&[ready("pod-1b"), ready("pod-2a")]);
             let both = ["pod-1b", "pod-2a"];
-            let internal = site.exposed().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
-            let external = site.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+            let internal = case.exposed().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+            let external = case.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
             let outside = |step: Step, endpoints: &[&str]| {
-                site.outside_frontends(0)
+                case.outside_frontends(0)
                     .into_iter()
-                    .fold(step, |step, to| step.probe("client", to, site.answers(endpoints)))
+                    .fold(step, |step, to| step.probe("client", to, case.answers(endpoints)))
             };
-            let step = Step::new([internal, slice()]).probe("pod-1a", site.vip(), site.answers(&["pod-1b"]));
-            let inside = step.probe("node-2", site.vip(), site.answers(&["pod-2a"]));
-            let step = Step::new([external, slice()]).probe("pod-1a", site.vip(), site.answers(&both));
+            let step = Step::new([internal, slice()]).probe("pod-1a", case.vip(), case.answers(&["pod-1b"]));
+            let inside = step.probe("node-2", case.vip(), case.answers(&["pod-2a"]));
+            let step = Step::new([external, slice()]).probe("pod-1a", case.vip(), case.answers(&both));
             vec![outside(inside, &both), outside(step, &["pod-1b"])]
         },
     ),
@@ -268,24 +268,24 @@ pub(super) const RULES: &[Rule] = &[
         "not-ready-addresses",
         Topic::Service,
         "publishNotReadyAddresses is not read: the ready condition in the slice decides, which its controller sets.",
-        |site| {
-            let service = || site.service().with(json!({"spec": {"publishNotReadyAddresses": true}}));
+        |case| {
+            let service = || case.service().with(json!({"spec": {"publishNotReadyAddresses": true}}));
             let published =
                 ready("pod-1b").with(json!({"conditions": {"serving": false, "terminating": true}}));
             vec![
-                Step::new([service(), site.slice(&[super::unready("pod-1b")])]).probe(
+                Step::new([service(), case.slice(&[super::unready("pod-1b")])]).probe(
                     "pod-1a",
-                    site.vip(),
+                    case.vip(),
                     Expect::Refused,
                 ),
-                Step::new([service(), site.slice(&[published])]).probe(
+                Step::new([service(), case.slice(&[published])]).probe(
                     "pod-1a",
-                    site.vip(),
-                    site.answers(&["pod-1b"]),
+                    case.vip(),
+                    case.answers(&["pod-1b"]),
                 ),
-                Step::new([site.service(), site.slice(&[super::dying("pod-1b")])]).probe(
+                Step::new([case.service(), case.slice(&[super::dying("pod-1b")])]).probe(
                     "pod-1a",
-                    site.vip(),
+                    case.vip(),
                     Expect::Refused,
                 ),
             ]
@@ -295,15 +295,15 @@ pub(super) const RULES: &[Rule] = &[
         "traffic-distribution",
         Topic::Service,
         "trafficDistribution and the annotation service.kubernetes.io/topology-mode are not read: only hints in slices count.",
-        |site| {
-            let service = site.service().with(json!({
+        |case| {
+            let service = case.service().with(json!({
                 "metadata": {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}},
                 "spec": {"trafficDistribution": "PreferSameNode"},
             }));
-            vec![Step::new([service, site.slice(&[ready("pod-1b"), ready("pod-3a")])]).probe(
+            vec![Step::new([service, case.slice(&[ready("pod-1b"), ready("pod-3a")])]).probe(
                 "pod-1a",
-                site.vip(),
-                site.answers(&["pod-1b", "pod-3a"]),
+                case.vip(),
+                case.answers(&["pod-1b", "pod-3a"]),
             )]
         },
     ),

@@ -126,7 +126,7 @@ pub struct Probe {
     pub expect: Expect,
     /// Whom the server must see, if that matters.
     pub source: Option<Source>,
-    /// A name by which [`Expect::Sticky`] probes agree on one endpoint.
+    /// A name by which [`Expect::SessionAffinity`] probes agree on one endpoint.
     pub agrees: Option<&'static str>,
     /// One connection (or UDP socket) for all steps that name it.
     pub held: Option<&'static str>,
@@ -154,7 +154,7 @@ pub enum Expect {
     Refused,
     /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets learn that the
     /// host is unreachable.
-    Withheld,
+    NoLocalEndpoints,
     /// The client is not in the source ranges: packets are dropped, sockets learn that it is not permitted.
     Denied,
     /// Packets are dropped.
@@ -164,7 +164,7 @@ pub enum Expect {
     /// Nobody answers, whatever the client is told.
     Unanswered,
     /// All new connections reach the same one of these endpoints, with pauses in between.
-    Sticky(Vec<SocketAddr>, Duration),
+    SessionAffinity(Vec<SocketAddr>, Duration),
     /// New connections reach more than one of these endpoints, with pauses in between.
     Repicked(Vec<SocketAddr>, Duration),
     /// The held connection still has the endpoint it had, and never failed.

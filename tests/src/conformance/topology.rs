@@ -20,19 +20,19 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Topology,
         "If all ready endpoints have zone hints and one names this node's zone, only those for this zone are used, by clients outside \
          too under externalTrafficPolicy Cluster (KEP-2433).",
-        |site| {
-            let slice = site.slice(&[
+        |case| {
+            let slice = case.slice(&[
                 zone(ready("pod-1b"), &["zone-a"]),
                 zone(ready("pod-2a"), &["zone-b"]),
                 zone(ready("pod-2b"), &["zone-a", "zone-b"]),
             ]);
-            let (a, b) = (site.answers(&["pod-1b", "pod-2b"]), site.answers(&["pod-2a", "pod-2b"]));
+            let (a, b) = (case.answers(&["pod-1b", "pod-2b"]), case.answers(&["pod-2a", "pod-2b"]));
             vec![
-                Step::new([site.exposed(), slice])
-                    .probe_from(&["pod-1a", "node-2"], site.vip(), &a)
-                    .probe_from(&["pod-3a", "node-3"], site.vip(), &b)
-                    .probe("client", site.at_node(0), a.clone())
-                    .probe("client", site.load_balancer(2), b),
+                Step::new([case.exposed(), slice])
+                    .probe_from(&["pod-1a", "node-2"], case.vip(), &a)
+                    .probe_from(&["pod-3a", "node-3"], case.vip(), &b)
+                    .probe("client", case.at_node(0), a.clone())
+                    .probe("client", case.load_balancer(2), b),
             ]
         },
     ),
@@ -41,18 +41,18 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Topology,
         "If all ready endpoints have node hints and one names this node, only those for this node are used; node hints come before \
          zone hints (KEP-4444).",
-        |site| {
-            let slice = site.slice(&[
+        |case| {
+            let slice = case.slice(&[
                 zone(node(ready("pod-1b"), &["node-1"]), &["zone-b"]),
                 zone(node(ready("pod-2a"), &["node-2"]), &["zone-b"]),
                 zone(node(ready("pod-2b"), &["node-2"]), &["zone-a"]),
             ]);
             vec![
-                Step::new([site.exposed(), slice])
-                    .probe_from(&["pod-1a", "node-1"], site.vip(), &site.answers(&["pod-1b"]))
-                    .probe("node-2", site.vip(), site.answers(&["pod-2a", "pod-2b"]))
+                Step::new([case.exposed(), slice])
+                    .probe_from(&["pod-1a", "node-1"], case.vip(), &case.answers(&["pod-1b"]))
+                    .probe("node-2", case.vip(), case.answers(&["pod-2a", "pod-2b"]))
                     // No hint names it: its zone decides.
-                    .probe_from(&["pod-3a", "node-3"], site.vip(), &site.answers(&["pod-1b", "pod-2a"])),
+                    .probe_from(&["pod-3a", "node-3"], case.vip(), &case.answers(&["pod-1b", "pod-2a"])),
             ]
         },
     ),
@@ -60,22 +60,22 @@ pub(super) const RULES: &[Rule] = &[
         "hints-missing-somewhere",
         Topic::Topology,
         "If a ready endpoint has no hint, hints do not count.",
-        |site| {
-            let slice = site.slice(&[zone(ready("pod-1b"), &["zone-a"]), ready("pod-2a")]);
-            let everyone = site.answers(&["pod-1b", "pod-2a"]);
-            vec![Step::new([site.service(), slice]).probe_from(&["pod-1a", "pod-3a"], site.vip(), &everyone)]
+        |case| {
+            let slice = case.slice(&[zone(ready("pod-1b"), &["zone-a"]), ready("pod-2a")]);
+            let everyone = case.answers(&["pod-1b", "pod-2a"]);
+            vec![Step::new([case.service(), slice]).probe_from(&["pod-1a", "pod-3a"], case.vip(), &everyone)]
         },
     ),
     Rule::new(
         "hints-for-others",
         Topic::Topology,
         "If no hint names this node's zone, hints do not count.",
-        |site| {
-            let slice = site.slice(&[zone(ready("pod-1b"), &["zone-a"]), zone(ready("pod-2a"), &["zone-c"])]);
+        |case| {
+            let slice = case.slice(&[zone(ready("pod-1b"), &["zone-a"]), zone(ready("pod-2a"), &["zone-c"])]);
             vec![
-                Step::new([site.service(), slice])
-                    .probe("pod-3a", site.vip(), site.answers(&["pod-1b", "pod-2a"]))
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"])),
+                Step::new([case.service(), slice])
+                    .probe("pod-3a", case.vip(), case.answers(&["pod-1b", "pod-2a"]))
+                    .probe("pod-1a", case.vip(), case.answers(&["pod-1b"])),
             ]
         },
     ),
@@ -84,22 +84,22 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Topology,
         "Hints of endpoints that are not ready do not count, neither for nor against; the fall-back to terminating endpoints \
          ignores hints.",
-        |site| {
-            let with_terminating = site.slice(&[
+        |case| {
+            let with_terminating = case.slice(&[
                 zone(ready("pod-1b"), &["zone-a"]),
                 zone(ready("pod-2a"), &["zone-b"]),
                 terminating("pod-2b"),
             ]);
-            let all_terminating = site
+            let all_terminating = case
                 .slice(&[zone(terminating("pod-1b"), &["zone-a"]), zone(terminating("pod-2a"), &["zone-b"])]);
             vec![
-                Step::new([site.service(), with_terminating])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
-                    .probe("pod-3a", site.vip(), site.answers(&["pod-2a"])),
-                Step::new([site.service(), all_terminating]).probe_from(
+                Step::new([case.service(), with_terminating])
+                    .probe("pod-1a", case.vip(), case.answers(&["pod-1b"]))
+                    .probe("pod-3a", case.vip(), case.answers(&["pod-2a"])),
+                Step::new([case.service(), all_terminating]).probe_from(
                     &["pod-1a", "pod-3a"],
-                    site.vip(),
-                    &site.answers(&["pod-1b", "pod-2a"]),
+                    case.vip(),
+                    &case.answers(&["pod-1b", "pod-2a"]),
                 ),
             ]
         },
@@ -108,16 +108,16 @@ pub(super) const RULES: &[Rule] = &[
         "hints-and-policy-local",
         Topic::Topology,
         "Hints never limit the local endpoints of policy Local.",
-        |site| {
-            let slice = site.slice(&[zone(ready("pod-1b"), &["zone-b"]), zone(ready("pod-3a"), &["zone-a"])]);
+        |case| {
+            let slice = case.slice(&[zone(ready("pod-1b"), &["zone-b"]), zone(ready("pod-3a"), &["zone-a"])]);
             let policies =
                 json!({"spec": {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}});
             vec![
-                Step::new([site.exposed().with(policies), slice])
-                    .probe("pod-1a", site.vip(), site.answers(&["pod-1b"]))
-                    .probe("client", site.at_node(0), site.answers(&["pod-1b"]))
+                Step::new([case.exposed().with(policies), slice])
+                    .probe("pod-1a", case.vip(), case.answers(&["pod-1b"]))
+                    .probe("client", case.at_node(0), case.answers(&["pod-1b"]))
                     // What is not governed by Local is: the nodePort from inside.
-                    .probe("pod-1a", site.at_node(0), site.answers(&["pod-3a"])),
+                    .probe("pod-1a", case.at_node(0), case.answers(&["pod-3a"])),
             ]
         },
     ),
@@ -125,12 +125,12 @@ pub(super) const RULES: &[Rule] = &[
         "same-node-endpoint-comes-and-goes",
         Topic::Topology,
         "With node hints (PreferSameNode), the loss of the node's endpoint falls back to the zone's and its return ends that.",
-        |site| {
+        |case| {
             let hinted = |place, node_name| zone(node(ready(place), &[node_name]), &["zone-a"]);
-            let with = site.slice(&[hinted("pod-1b", "node-1"), hinted("pod-2a", "node-2")]);
-            let without = site.slice(&[hinted("pod-2a", "node-2")]);
+            let with = case.slice(&[hinted("pod-1b", "node-1"), hinted("pod-2a", "node-2")]);
+            let without = case.slice(&[hinted("pod-2a", "node-2")]);
             let served = |slice: &super::Object, by| {
-                Step::new([site.service(), slice.clone()]).probe("pod-1a", site.vip(), site.answers(&[by]))
+                Step::new([case.service(), slice.clone()]).probe("pod-1a", case.vip(), case.answers(&[by]))
             };
             vec![served(&with, "pod-1b"), served(&without, "pod-2a"), served(&with, "pod-1b")]
         },

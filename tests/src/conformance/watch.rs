@@ -10,19 +10,19 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Watch,
         "A Service with the label service.kubernetes.io/service-proxy-name, whatever its value, belongs to another proxy; \
          adding the label removes the service, taking it away brings it back.",
-        |site| {
+        |case| {
             let objects = |labels| {
-                let service = site.node_port_service().with(json!({"metadata": {"labels": labels}}));
-                [service, site.slice(&[ready("pod-1b")])]
+                let service = case.node_port_service().with(json!({"metadata": {"labels": labels}}));
+                [service, case.slice(&[ready("pod-1b")])]
             };
             let served = |step: Step| {
-                step.probe_from(&["pod-1a", "pod-2a", "node-1"], site.vip(), &site.answers(&["pod-1b"]))
-                    .probe("client", site.at_node(0), site.answers(&["pod-1b"]))
+                step.probe_from(&["pod-1a", "pod-2a", "node-1"], case.vip(), &case.answers(&["pod-1b"]))
+                    .probe("client", case.at_node(0), case.answers(&["pod-1b"]))
             };
             let unserved = |step: Step| {
-                step.probe_from(&["pod-1a", "pod-2a", "node-1"], site.vip(), &Expect::Unserved).probe(
+                step.probe_from(&["pod-1a", "pod-2a", "node-1"], case.vip(), &Expect::Unserved).probe(
                     "client",
-                    site.at_node(0),
+                    case.at_node(0),
                     Expect::Unserved,
                 )
             };
@@ -39,13 +39,13 @@ pub(super) const RULES: &[Rule] = &[
         "headless-service",
         Topic::Watch,
         "A headless Service (clusterIP None) has no frontends, its external IPs included.",
-        |site| {
-            let service = site.exposed().with(json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}));
+        |case| {
+            let service = case.exposed().with(json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}));
             vec![
-                Step::new([service, site.slice(&[ready("pod-1b")])])
-                    .probe("pod-1a", site.external(0), Expect::Unserved)
-                    .probe("client", site.load_balancer(0), Expect::Unserved)
-                    .probe("client", site.at_node(0), Expect::Unserved),
+                Step::new([service, case.slice(&[ready("pod-1b")])])
+                    .probe("pod-1a", case.external(0), Expect::Unserved)
+                    .probe("client", case.load_balancer(0), Expect::Unserved)
+                    .probe("client", case.at_node(0), Expect::Unserved),
             ]
         },
     ),
@@ -54,15 +54,15 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Watch,
         "EndpointSlices with the label service.kubernetes.io/headless are not read; adding the label to all slices of a \
          Service leaves it without endpoints.",
-        |site| {
+        |case| {
             let objects = |labels| {
-                [site.service(), site.slice(&[ready("pod-1b")]).with(json!({"metadata": {"labels": labels}}))]
+                [case.service(), case.slice(&[ready("pod-1b")]).with(json!({"metadata": {"labels": labels}}))]
             };
             let headless = json!({"service.kubernetes.io/headless": ""});
             vec![
-                Step::new(objects(json!({}))).probe("pod-1a", site.vip(), site.answers(&["pod-1b"])),
-                Step::new(objects(headless)).probe("pod-1a", site.vip(), Expect::Refused),
-                Step::new(objects(json!({}))).probe("pod-1a", site.vip(), site.answers(&["pod-1b"])),
+                Step::new(objects(json!({}))).probe("pod-1a", case.vip(), case.answers(&["pod-1b"])),
+                Step::new(objects(headless)).probe("pod-1a", case.vip(), Expect::Refused),
+                Step::new(objects(json!({}))).probe("pod-1a", case.vip(), case.answers(&["pod-1b"])),
             ]
         },
     ),
@@ -71,19 +71,19 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Watch,
         "An EndpointSlice belongs to the Service of its own namespace that the label kubernetes.io/service-name names; \
          one without the label belongs to none.",
-        |site| {
-            let unlabelled = site
+        |case| {
+            let unlabelled = case
                 .slice_named("web-2", &[ready("pod-2a")])
                 .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": null}}}));
-            let others = site
+            let others = case
                 .slice_named("web-3", &[ready("pod-2b")])
                 .with(json!({"metadata": {"labels": {"kubernetes.io/service-name": "another"}}}));
-            let elsewhere = site
+            let elsewhere = case
                 .slice_named("web-1", &[ready("pod-3a")])
-                .with(json!({"metadata": {"namespace": format!("{}-elsewhere", site.namespace())}}));
+                .with(json!({"metadata": {"namespace": format!("{}-elsewhere", case.namespace())}}));
             vec![
-                Step::new([site.service(), site.slice(&[ready("pod-1b")]), unlabelled, others, elsewhere])
-                    .probe_from(&["pod-1a", "node-2"], site.vip(), &site.answers(&["pod-1b"])),
+                Step::new([case.service(), case.slice(&[ready("pod-1b")]), unlabelled, others, elsewhere])
+                    .probe_from(&["pod-1a", "node-2"], case.vip(), &case.answers(&["pod-1b"])),
             ]
         },
     ),

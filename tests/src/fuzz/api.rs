@@ -18,7 +18,7 @@ use proxy_agent::{
     },
     source::{
         convert,
-        lite::{EndpointSliceLite, NodeLite, ServiceCidrLite, ServiceLite},
+        trimmed::{TrimmedEndpointSlice, TrimmedNode, TrimmedService, TrimmedServiceCidr},
     },
 };
 use serde_json::Value;
@@ -43,26 +43,26 @@ fn change(object: Value, is_deleted: bool) -> Option<Change> {
     let kind = object.get("kind")?.as_str()?.to_owned();
     let converted = match kind.as_str() {
         "Service" => {
-            let lite: ServiceLite = serde_json::from_value(object).ok()?;
+            let trimmed: TrimmedService = serde_json::from_value(object).ok()?;
             if is_deleted {
-                return Some(Change::ServiceGone(convert::object_name(&lite.metadata)));
+                return Some(Change::ServiceGone(convert::object_name(&trimmed.metadata)));
             }
-            convert::service(&lite)
+            convert::service(&trimmed)
         }
         "EndpointSlice" => {
-            let lite: EndpointSliceLite = serde_json::from_value(object).ok()?;
+            let trimmed: TrimmedEndpointSlice = serde_json::from_value(object).ok()?;
             if is_deleted {
-                return Some(Change::EndpointSliceGone(convert::object_name(&lite.metadata)));
+                return Some(Change::EndpointSliceGone(convert::object_name(&trimmed.metadata)));
             }
-            convert::endpoint_slice(&lite)
+            convert::endpoint_slice(&trimmed)
         }
-        "Node" => convert::node(&serde_json::from_value::<NodeLite>(object).ok()?),
+        "Node" => convert::node(&serde_json::from_value::<TrimmedNode>(object).ok()?),
         "ServiceCIDR" => {
-            let lite: ServiceCidrLite = serde_json::from_value(object).ok()?;
+            let trimmed: TrimmedServiceCidr = serde_json::from_value(object).ok()?;
             if is_deleted {
-                return Some(Change::ServiceCidrGone(convert::service_cidr_name(&lite.name_any())));
+                return Some(Change::ServiceCidrGone(convert::service_cidr_name(&trimmed.name_any())));
             }
-            convert::service_cidr(&lite)
+            convert::service_cidr(&trimmed)
         }
         _ => return None,
     };

@@ -11,7 +11,7 @@ use proxy_common::{
     },
     layout::{
         backend::Backend,
-        flow::{Edge, Flow, FlowKey, Pair, REFRESH, Tuple, flags},
+        flow::{Flow, FlowDraft, FlowKey, LookupPoint, REFRESH, Tuple, flags},
         id::Id,
         socket::SocketPeer,
     },
@@ -24,7 +24,7 @@ use crate::packets::{Device, Host, PacketFamily, memory_tables, random::add_serv
 /// Packets, removed and returning endpoints, time and forgotten entries, a few bytes each.
 ///
 /// What is translated is answered at once, by way of the hooks that an answer passes: the client must hear from whom it
-/// asked. The two entries of a flow are each other's mirror, or one of them is gone.
+/// asked. The two entries of a flow are each other's opposite entry, or one of them is gone.
 pub fn flows(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     match choices.byte() % 2 {
@@ -43,9 +43,9 @@ const DESTINATIONS: [(Host, u16); 24] = [
     (Host::UnresolvedVip, 80),
     (Host::EmptyVip, 80),
     (Host::SpreadVip, 80),
-    (Host::StickyVip, 80),
+    (Host::AffinityVip, 80),
     (Host::LocalOnlyVip, 80),
-    (Host::WithheldVip, 80),
+    (Host::NoLocalVip, 80),
     (Host::OwnVip, 80),
     (Host::GuardedIp, 80),
     (Host::OpenIp, 80),
@@ -82,7 +82,7 @@ struct Asked<F: PacketFamily> {
     device: Device,
 }
 
-struct World<F: PacketFamily> {
+struct Fixture<F: PacketFamily> {
     tables: MemoryTables<F>,
     backends: Vec<Id>,
     /// By the answer's tuple, as the backend sends it: who asked last.
@@ -101,28 +101,28 @@ fn run<F: PacketFamily>(choices: &mut Choices<'_>) {
     tables.max_flows = flows;
     let mut backends: Vec<_> = tables.alive.iter().copied().collect();
     backends.sort_by_key(|id| id.0);
-    let mut world = World { tables, backends, asked: HashMap::new(), over: Vec::new() };
+    let mut fixture = Fixture { tables, backends, asked: HashMap::new(), over: Vec::new() };
     while !choices.is_empty() {
         match choices.below(12) {
             0 => {
-                let id = world.backends[choices.below(world.backends.len())];
-                world.tables.alive.remove(&id);
+                let id = fixture.backends[choices.below(fixture.backends.len())];
+                fixture.tables.alive.remove(&id);
             }
             1 => {
-                let id = world.backends[choices.below(world.backends.len())];
-                world.tables.alive.insert(id);
+                let id = fixture.backends[choices.below(fixture.backends.len())];
+                fixture.tables.alive.insert(id);
             }
             2 => {
                 let jiffies = choices.of(&[REFRESH, 3_000, u32::MAX / 2]);
-                world.tables.now.set(world.tables.now.get().wrapping_add(jiffies));
+                fixture.tables.now.set(fixture.tables.now.get().wrapping_add(jiffies));
             }
-            3 => world.forget(choices.byte()),
-            4 | 5 => world.late_answer(choices),
-            6 => world.stray(choices),
-            11 => world.connect(choices),
-            _ => world.request(choices),
+            3 => fixture.forget(choices.byte()),
+            4 | 5 => fixture.late_reply(choices),
+            6 => fixture.stray(choices),
+            11 => fixture.connect(choices),
+            _ => fixture.request(choices),
         }
-        world.tables.steps.borrow_mut().clear();
+        fixture.tables.steps.borrow_mut().clear();
     }
 }
 
@@ -130,7 +130,7 @@ fn ends_it(protocol: u8, flags: u8) -> bool {
     protocol == PROTOCOL_TCP && flags & (tcp_flags::FIN | tcp_flags::RST) != 0
 }
 
-impl<F: PacketFamily> World<F> {
+impl<F: PacketFamily> Fixture<F> {
     fn packet(&self, tuple: Tuple<F>, protocol: u8, tcp_flags: u8, hop_limit: u8) -> Packet<F> {
         let is_tcp = protocol == PROTOCOL_TCP;
         let acknowledges = is_tcp && tcp_flags & tcp_flags::ACK != 0;
@@ -146,8 +146,8 @@ impl<F: PacketFamily> World<F> {
         let mut out = Translation::default();
         let ifindex = device as u32 + 2;
         let verdict = match device {
-            Device::Uplink => decide::from_uplink(&self.tables, packet, ifindex, &mut out),
-            _ => decide::from_pod(&self.tables, packet, ifindex, &mut out),
+            Device::Uplink => decide::uplink_ingress(&self.tables, packet, ifindex, &mut out),
+            _ => decide::pod_ingress(&self.tables, packet, ifindex, &mut out),
         };
         (verdict, out)
     }
@@ -179,7 +179,7 @@ impl<F: PacketFamily> World<F> {
         let asked = Asked { request: tuple, protocol, device };
         self.asked.insert((out.to.reversed(), protocol), asked);
         // A pod's ports may be in the range as well; then this was an answer, and is not answered.
-        let key = FlowKey::new(tuple, protocol, Edge::Forward);
+        let key = FlowKey::new(tuple, protocol, LookupPoint::Forward);
         if self.tables.flow_entry(&key).is_some_and(|flow| flow.tuple == out.to) {
             self.answer(&out.to.reversed(), &asked, 16, true);
         } else {
@@ -200,8 +200,8 @@ impl<F: PacketFamily> World<F> {
             Verdict::Pass => {
                 let mut out = Translation::default();
                 let verdict = match asked.device {
-                    Device::Uplink => decide::to_outside(&self.tables, &packet, &mut out),
-                    _ => decide::to_client(&self.tables, &packet, &mut out),
+                    Device::Uplink => decide::uplink_egress(&self.tables, &packet, &mut out),
+                    _ => decide::pod_egress(&self.tables, &packet, &mut out),
                 };
                 (verdict, out)
             }
@@ -221,7 +221,7 @@ impl<F: PacketFamily> World<F> {
         }
     }
 
-    fn late_answer(&mut self, choices: &mut Choices<'_>) {
+    fn late_reply(&mut self, choices: &mut Choices<'_>) {
         let mut known: Vec<_> = self.asked.keys().copied().collect();
         known.sort_by_key(|(tuple, protocol)| (F::ends(tuple), *protocol));
         let Some(key) = known.get(choices.byte() as usize % known.len().max(1)) else { return };
@@ -249,10 +249,10 @@ impl<F: PacketFamily> World<F> {
         packet.follows = choices.byte() % 2 == 1;
         let mut out = Translation::default();
         match choices.below(4) {
-            0 => decide::from_pod(&self.tables, &packet, choices.byte().into(), &mut out),
-            1 => decide::from_uplink(&self.tables, &packet, choices.byte().into(), &mut out),
-            2 => decide::to_client(&self.tables, &packet, &mut out),
-            _ => decide::to_outside(&self.tables, &packet, &mut out),
+            0 => decide::pod_ingress(&self.tables, &packet, choices.byte().into(), &mut out),
+            1 => decide::uplink_ingress(&self.tables, &packet, choices.byte().into(), &mut out),
+            2 => decide::pod_egress(&self.tables, &packet, &mut out),
+            _ => decide::uplink_egress(&self.tables, &packet, &mut out),
         };
         self.check_entries();
     }
@@ -285,14 +285,15 @@ impl<F: PacketFamily> World<F> {
         let entries = if which.is_multiple_of(2) { &tables.flows } else { &tables.pending };
         let mut flows = entries.borrow_mut();
         let mut keys: Vec<_> = flows.keys().copied().collect();
-        keys.sort_by_key(|key| (F::ends(&key.tuple), key.protocol, key.edge));
+        keys.sort_by_key(|key| (F::ends(&key.tuple), key.protocol, key.lookup_point));
         let Some(key) = keys.get((which / 2) as usize % keys.len().max(1)) else { return };
         let Some(flow) = flows.remove(key) else { return };
-        let twin = twin(key, &flow.get());
-        if flows.get(&twin.twin_key).is_some_and(|other| other.get().tuple == twin.twin.tuple) {
-            flows.remove(&twin.twin_key);
+        let opposite = opposite(key, &flow.get());
+        if flows.get(&opposite.opposite_key).is_some_and(|other| other.get().tuple == opposite.opposite.tuple)
+        {
+            flows.remove(&opposite.opposite_key);
         }
-        for key in [key, &twin.twin_key] {
+        for key in [key, &opposite.opposite_key] {
             self.asked.remove(&(key.tuple, key.protocol));
         }
     }
@@ -306,11 +307,11 @@ impl<F: PacketFamily> World<F> {
         assert!(flows.len() <= self.tables.max_flows);
         for (key, flow) in flows.iter() {
             let flow = flow.get();
-            let pair = twin(key, &flow);
-            let is_reverse = key.edge != Edge::Forward as u8;
+            let draft = opposite(key, &flow);
+            let is_reverse = key.lookup_point != LookupPoint::Forward as u8;
             assert_eq!(is_reverse, flow.flags & flags::REVERSE != 0, "{key:?} {flow:?}");
-            let Some(other) = flows.get(&pair.twin_key).map(|other| other.get()) else { continue };
-            if other.tuple != pair.twin.tuple {
+            let Some(other) = flows.get(&draft.opposite_key).map(|other| other.get()) else { continue };
+            if other.tuple != draft.opposite.tuple {
                 // Of two forward entries with one answer, the reverse entry has the newer; never the other way.
                 assert!(!is_reverse || other.tuple != flow.tuple, "{key:?} {flow:?} {other:?}");
                 continue;
@@ -321,17 +322,17 @@ impl<F: PacketFamily> World<F> {
     }
 }
 
-fn twin<F: PacketFamily>(key: &FlowKey<F>, flow: &Flow<F>) -> Pair<F> {
-    let mut pair = Pair::default();
-    pair.begin(key, flow);
-    pair.make_twin();
-    pair
+fn opposite<F: PacketFamily>(key: &FlowKey<F>, flow: &Flow<F>) -> FlowDraft<F> {
+    let mut draft = FlowDraft::default();
+    draft.begin(key, flow);
+    draft.make_opposite();
+    draft
 }
 
 fn is_translated(verdict: Verdict) -> bool {
     matches!(
         verdict,
-        Verdict::Translate | Verdict::Forward | Verdict::Divert | Verdict::Switch | Verdict::Return
+        Verdict::ToStack | Verdict::Redirect | Verdict::Divert | Verdict::Bridge | Verdict::Hairpin
     )
 }
 

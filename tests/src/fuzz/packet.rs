@@ -41,7 +41,7 @@ fn check_dissected<F: Parse>(frame: &[u8], network: usize) {
     }
     assert!(packet.transport >= network + F::HEADER, "{dissected:?}");
     match part {
-        Part::Usual | Part::Whole | Part::First => {
+        Part::Plain | Part::Whole | Part::First => {
             assert!(packet.transport + 4 <= frame.len() && !packet.follows)
         }
         Part::Later => assert!(packet.follows),

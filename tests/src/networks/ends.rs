@@ -109,7 +109,7 @@ impl Ends {
 impl Network {
     /// The namespace of a node.
     pub(super) fn node(&self, ends: Ends) -> &Netns {
-        &self.cluster.nodes[ends.own].place.netns
+        &self.cluster.nodes[ends.own].host.netns
     }
 
     /// Runs lines of `ip` on both nodes.

@@ -29,7 +29,7 @@ use crate::{
     cluster::{
         Agent, Builder, Cluster, Endpoint, Netns, Server, Service, ServicePort, addresses as addr, until,
     },
-    lacks::Lack,
+    kernel_capabilities::MissingCapability,
 };
 
 /// The service of the pod on `node-1`, and of the one on `node-2`: last byte of the cluster IP, and the nodePort.
@@ -89,7 +89,7 @@ impl Network {
 
     /// The namespaces that shapes change.
     fn namespaces(&self) -> [&Netns; 3] {
-        let [first, second] = [0, 1].map(|node| &self.cluster.nodes[node].place.netns);
+        let [first, second] = [0, 1].map(|node| &self.cluster.nodes[node].host.netns);
         [&self.cluster.fabric, first, second]
     }
 
@@ -106,9 +106,9 @@ impl Network {
         let is_whole = result.is_ok();
         let result = match result {
             Ok(()) => self.try_paths(shape, known, &mut laps),
-            Err(error) => match lack(shape, &error) {
-                Some(lack) => {
-                    lack.note();
+            Err(error) => match missing_capability(shape, &error) {
+                Some(missing_capability) => {
+                    missing_capability.note();
                     Ok(())
                 }
                 None => {
@@ -124,7 +124,7 @@ impl Network {
             .and_then(|()| self.reset())
             .context("it cannot be removed");
         laps.end("removed");
-        // Whoever does not read it is not interested.
+        // A receiver that is gone does not need it.
         let _ = writeln!(io::stderr(), "TOOK {} | {laps}", shape.name);
         for agent in &mut self.agents {
             ensure!(agent.is_running(), "an agent ended:\n{}", agent.log());
@@ -185,7 +185,7 @@ impl Network {
             }
         }
         for node in &self.cluster.nodes {
-            self.cluster.fabric.ip(&[format!("link set to-{} master br0", node.place.name)])?;
+            self.cluster.fabric.ip(&[format!("link set to-{} master br0", node.host.name)])?;
         }
         self.each(|ends| {
             let mut lines = vec![
@@ -230,7 +230,7 @@ impl Network {
         let to: IpAddr = if is_ipv4 { server.v4.into() } else { server.v6.into() };
         let mut clients = vec![cluster.pod("pod-1a")?];
         if !shape.without.contains(&Path::Node) {
-            clients.push(&cluster.node(0)?.place);
+            clients.push(&cluster.node(0)?.host);
         }
         for client in clients {
             let call = client.call((to, TARGET_PORT).into()).timeout(paths::PATIENCE);
@@ -252,7 +252,7 @@ impl Network {
 /// Prints a cell at once, past what tests capture: a machine may take minutes, and may not get to its end.
 fn show(cell: &str, verdict: &str, reason: &str) {
     let line = format!("NETWORK {cell} | {verdict} {}", reason.replace('\n', " "));
-    // Whoever does not read it is not interested.
+    // A receiver that is gone does not need it.
     let _ = writeln!(io::stderr(), "{}", line.trim_end());
 }
 
@@ -265,7 +265,7 @@ fn interfaces(netns: &Netns) -> Result<BTreeSet<String>> {
 }
 
 /// Is an error that of a kernel that does not know what a shape is made of?
-fn lack(shape: &Shape, error: &anyhow::Error) -> Option<Lack> {
+fn missing_capability(shape: &Shape, error: &anyhow::Error) -> Option<MissingCapability> {
     const UNKNOWN: [&str; 6] = [
         "Unknown device type",
         "Operation not supported",
@@ -275,5 +275,5 @@ fn lack(shape: &Shape, error: &anyhow::Error) -> Option<Lack> {
         "EPROTONOSUPPORT",
     ];
     let text = format!("{error:#}");
-    UNKNOWN.iter().any(|unknown| text.contains(unknown)).then_some(Lack::Device(shape.kind))
+    UNKNOWN.iter().any(|unknown| text.contains(unknown)).then_some(MissingCapability::Device(shape.kind))
 }

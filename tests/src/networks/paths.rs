@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{LOCAL, Network, REMOTE, SETTLED, Shape, TARGET_PORT, sctp};
 use crate::{
-    cluster::{PathMtu, Place, until},
+    cluster::{Host, PathMtu, until},
     traffic::cluster_ip,
 };
 
@@ -55,11 +55,11 @@ impl fmt::Display for Path {
 
 impl Network {
     /// The client, the address that it uses, and the pod that must answer.
-    fn path(&self, shape: &Shape, path: Path, is_ipv4: bool) -> Result<(&Place, SocketAddr, &Place)> {
+    fn path(&self, shape: &Shape, path: Path, is_ipv4: bool) -> Result<(&Host, SocketAddr, &Host)> {
         let cluster = &self.cluster;
         let client = match path {
             Path::Pod => cluster.pod("pod-1a")?,
-            Path::Node => &cluster.node(0)?.place,
+            Path::Node => &cluster.node(0)?.host,
             Path::Local | Path::Remote => &cluster.client,
         };
         let node = shape.node_address(is_ipv4);
@@ -105,7 +105,7 @@ impl Network {
 }
 
 /// Sends a datagram that the server must answer; what went wrong.
-fn datagram(client: &Place, target: SocketAddr, server: &Place, size: usize) -> Result<Option<String>> {
+fn datagram(client: &Host, target: SocketAddr, server: &Host, size: usize) -> Result<Option<String>> {
     let call = client.call(target).size(size).timeout(DATAGRAM_PATIENCE);
     let reply = call.datagram(PathMtu::Want, ATTEMPTS)?;
     let is_right = reply.answer.as_ref().is_some_and(|answer| answer.server == server.name)

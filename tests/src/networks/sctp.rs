@@ -24,7 +24,7 @@ use nix::{
 };
 
 use super::paths::{PATIENCE, TRANSFER};
-use crate::cluster::Place;
+use crate::cluster::Host;
 
 const MESSAGE: usize = 4_000;
 const MESSAGES: usize = 250;
@@ -68,7 +68,7 @@ fn limit_chunks(socket: &OwnedFd) -> Result<()> {
 }
 
 /// One association from the client to the target, which the server must accept: messages there and back.
-pub(super) fn exchange(client: &Place, target: SocketAddr, server: &Place, port: u16) -> Result<()> {
+pub(super) fn exchange(client: &Host, target: SocketAddr, server: &Host, port: u16) -> Result<()> {
     let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let own: SocketAddr = (server.address_like(target.ip()), port).into();
     let listener = server.netns.run(|| {

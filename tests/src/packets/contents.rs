@@ -11,17 +11,17 @@ use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
         affinity::{Affinity, AffinityKey},
-        backend::Alive,
+        backend::BackendState,
         cidr::{Cidr, ServiceCidrs},
         device::Device,
         flow::{Flow, FlowKey, FlowState},
-        fragment::{FragmentKey, FragmentPorts, Held, HeldKey},
+        fragment::{FragmentKey, FragmentPorts, QueuedFragment, QueuedFragmentKey},
         frontend::{Frontend, FrontendKey},
         id::Id,
         next_hop::{HEARTBEAT, NextHop, SLOTS},
         outbound::Outbound,
-        set::Set,
-        source::Source,
+        set::BackendSet,
+        source_range::SourceRange,
     },
     packet::PROTOCOL_UDP,
 };
@@ -40,25 +40,29 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn install<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
-        self.put_all("sets", tables.sets.iter().map(|(index, set)| (*index, *set)))?;
+        self.put_all("backend_sets", tables.sets.iter().map(|(index, set)| (*index, *set)))?;
         self.put_all(&family_map::<F>("backends"), (0..).zip(tables.backends.iter().copied()))?;
-        let mut alive =
-            self.read_array::<Alive>("alive", tables.alive.iter().map(|id| Alive::position(*id).0))?;
+        let mut alive = self.read_array::<BackendState>(
+            "backend_states",
+            tables.alive.iter().map(|id| BackendState::position(*id).0),
+        )?;
         let mut roles = StdHashMap::<Id, u8>::new();
         for (member, role) in &tables.members {
             *roles.entry(*member).or_default() |= role;
         }
         for id in &tables.alive {
-            let entry = Alive::entry(*id, roles.get(id).copied().unwrap_or(0));
-            let (element, half) = Alive::position(*id);
+            let entry = BackendState::entry(*id, roles.get(id).copied().unwrap_or(0));
+            let (element, half) = BackendState::position(*id);
             let word = alive.entry(element).or_default();
             word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
         }
-        self.put_all("alive", alive.into_iter())?;
+        self.put_all("backend_states", alive.into_iter())?;
         let timeouts = tables.affinity_timeouts.iter();
         self.put_all(
-            "sets",
-            timeouts.map(|(service, timeout)| (Set::affinity_index(*service), Set((*timeout).into()))),
+            "backend_sets",
+            timeouts.map(|(service, timeout)| {
+                (BackendSet::affinity_index(*service), BackendSet((*timeout).into()))
+            }),
         )?;
         self.put_sources(tables)?;
         self.put_service_addresses(tables)?;
@@ -71,7 +75,7 @@ impl Kernel {
         let frontends = tables.frontends.iter().map(|(key, target)| (*key, Frontend::new(*key, *target)));
         self.put_hash::<FrontendKey<F>, Frontend<F>>(&family_map::<F>("frontends"), frontends)?;
         self.put_hash::<u32, Device>(
-            "devices",
+            "interfaces",
             tables.devices.iter().map(|(index, device)| (*index, *device)),
         )?;
         let addresses = tables.node_addresses.iter().map(|(addr, uses)| (*addr, uses.0));
@@ -81,13 +85,13 @@ impl Kernel {
     }
 
     fn put_sources<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
-        let map = family_map::<F>("sources");
+        let map = family_map::<F>("source_ranges");
         let mut ebpf = self.ebpf();
-        let mut trie: LpmTrie<&mut MapData, Source<F>, u32> =
+        let mut trie: LpmTrie<&mut MapData, SourceRange<F>, u32> =
             ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
         for (service, addr) in &tables.sources {
-            let whole = 8 * size_of::<Source<F>>() as u32;
-            trie.insert(&Key::new(whole, Source { service: *service, addr: *addr }), 1, 0)
+            let whole = 8 * size_of::<SourceRange<F>>() as u32;
+            trie.insert(&Key::new(whole, SourceRange { service: *service, addr: *addr }), 1, 0)
                 .with_context(|| map.clone())?;
         }
         Ok(())
@@ -138,25 +142,25 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn revive<F: PacketFamily>(&mut self, backend: Id, tables: &MemoryTables<F>) -> Result<()> {
-        let (element, half) = Alive::position(backend);
-        let mut alive = self.read_array::<Alive>("alive", std::iter::once(element))?;
+        let (element, half) = BackendState::position(backend);
+        let mut alive = self.read_array::<BackendState>("backend_states", std::iter::once(element))?;
         let roles = tables.members.iter().filter(|(member, _)| *member == backend);
-        let entry = Alive::entry(backend, roles.fold(0, |roles, (_, role)| roles | role));
+        let entry = BackendState::entry(backend, roles.fold(0, |roles, (_, role)| roles | role));
         let word = alive.entry(element).or_default();
         word.0 = word.0 & !(0xffff << (16 * half)) | (entry as u64) << (16 * half);
-        self.put_all("alive", alive.into_iter())
+        self.put_all("backend_states", alive.into_iter())
     }
 
     /// Marks a backend as gone.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn bury(&mut self, backend: Id) -> Result<()> {
-        let (element, half) = Alive::position(backend);
-        let mut alive = self.read_array::<Alive>("alive", std::iter::once(element))?;
+    pub fn release_backend(&mut self, backend: Id) -> Result<()> {
+        let (element, half) = BackendState::position(backend);
+        let mut alive = self.read_array::<BackendState>("backend_states", std::iter::once(element))?;
         let word = alive.entry(element).or_default();
         word.0 &= !(0xffff << (16 * half));
-        self.put_all("alive", alive.into_iter())
+        self.put_all("backend_states", alive.into_iter())
     }
 
     fn entries<K: Pod + Eq + std::hash::Hash, V: Pod>(&self, map: &str) -> Result<Entries<K, V>> {
@@ -322,7 +326,7 @@ impl Kernel {
     /// The kernel's.
     pub fn forget_routes<F: PacketFamily>(&mut self) -> Result<()> {
         let ebpf = self.ebpf();
-        pool::empty(ebpf.map(&family_map::<F>("routes")).context("routes")?)
+        pool::empty(ebpf.map(&family_map::<F>("fib_cache")).context("fib_cache")?)
     }
 
     /// The affinity entries of a family.
@@ -349,7 +353,7 @@ impl Kernel {
         self.retain_flows::<F>(|_| false)?;
         self.clear::<FlowKey<F>, Outbound>(&family_map::<F>("outbound"))?;
         self.clear::<FragmentKey<F>, FragmentPorts>(&family_map::<F>("fragments"))?;
-        self.clear::<HeldKey<F>, Held>(&family_map::<F>("held"))?;
+        self.clear::<QueuedFragmentKey<F>, QueuedFragment>(&family_map::<F>("frag_queue"))?;
         self.clear::<AffinityKey<F>, Affinity<F>>(&family_map::<F>("affinity"))
     }
 

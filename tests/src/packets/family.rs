@@ -50,11 +50,11 @@ pub enum Host {
     /// Cluster IP of a service with backends here and on the other node.
     SpreadVip,
     /// The same, and clients keep theirs.
-    StickyVip,
+    AffinityVip,
     /// The same, and clients outside get only those here.
     LocalOnlyVip,
     /// Cluster IP of a service whose only backend is on the other node, and whose policies want one here.
-    WithheldVip,
+    NoLocalVip,
     /// Cluster IP of the service of [`Host::GuardedIp`].
     GuardedVip,
     /// Cluster IP of a service whose backends are [`Host::PodA`] and [`Host::PodC`].
@@ -96,9 +96,9 @@ impl Host {
             Self::OddVip,
             Self::OddPod,
             Self::SpreadVip,
-            Self::StickyVip,
+            Self::AffinityVip,
             Self::LocalOnlyVip,
-            Self::WithheldVip,
+            Self::NoLocalVip,
             Self::GuardedVip,
             Self::OwnVip,
             Self::L3Vip,
@@ -143,9 +143,9 @@ impl Host {
                 (v4(10, 96, 255, 255), Ipv6Addr::new(0xfd00, 0xffff, 0xffff, 0, 0, 0xffff, 0, 0xffff))
             }
             Self::SpreadVip => far(1),
-            Self::StickyVip => far(2),
+            Self::AffinityVip => far(2),
             Self::LocalOnlyVip => far(4),
-            Self::WithheldVip => far(8),
+            Self::NoLocalVip => far(8),
             Self::GuardedVip => far(16),
             Self::OwnVip => far(32),
             Self::L3Vip => far(64),

@@ -117,7 +117,7 @@ impl Frame {
         Self { src, dst, ..self.clone() }
     }
 
-    /// The answer to it: ends swapped.
+    /// The reply to it: ends swapped.
     pub fn reply(&self) -> Self {
         let [own, other] = self.initial;
         Self {

@@ -29,7 +29,7 @@ use super::{
     pool::{self, Loaded},
     sys::{self, Around, Kind, Run},
 };
-use crate::lacks::Lack;
+use crate::kernel_capabilities::MissingCapability;
 
 /// XDP programs of the object.
 const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
@@ -49,7 +49,7 @@ pub struct Options {
     pub max_pending: u32,
     /// Ask routes for the source address that they prefer: needs 6.7.
     pub fib_src: bool,
-    /// How many ports there are for connections passed on.
+    /// How many ports there are for forwarded connections.
     pub snat_ports: u16,
     /// Jiffies until a flow that is over gives its port away.
     pub idle: u32,
@@ -106,7 +106,7 @@ impl Kernel {
     /// Runs a program of this name.
     ///
     /// # Errors
-    /// The kernel's; a [`Lack`] where it cannot run this program for a test at all.
+    /// The kernel's; a [`MissingCapability`] where it cannot run this program for a test at all.
     pub fn run(&self, program: &str, packet: &[u8], ifindex: u32, flags: u32) -> Result<Run> {
         self.run_around(program, packet, Around { ifindex, flags, ..Around::default() })
     }
@@ -122,11 +122,11 @@ impl Kernel {
     /// Runs a tc program on a packet that leaves by a device and came in by another.
     ///
     /// # Errors
-    /// The kernel's; a [`Lack`] where it cannot be told where a packet came in.
+    /// The kernel's; a [`MissingCapability`] where it cannot be told where a packet came in.
     pub fn run_leaving(&self, program: &str, packet: &[u8], ifindex: u32, came_in: u32) -> Result<Run> {
         let run = self.run_around(program, packet, Around { ifindex, came_in, ..Around::default() });
         run.map_err(|error| match error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            Some(libc::EINVAL) => Lack::TestIngress.into(),
+            Some(libc::EINVAL) => MissingCapability::TestIngress.into(),
             _ => error,
         })
     }
@@ -134,11 +134,11 @@ impl Kernel {
     /// Runs a program of this name on a packet of which so much is known.
     ///
     /// # Errors
-    /// The kernel's; a [`Lack`] where it cannot run this program for a test at all.
+    /// The kernel's; a [`MissingCapability`] where it cannot run this program for a test at all.
     pub fn run_around(&self, program: &str, packet: &[u8], around: Around) -> Result<Run> {
         let kind = Self::kind(program);
-        if kind == Kind::Xdp && Lack::XdpTestDevice.is_here()? {
-            return Err(Lack::XdpTestDevice.into());
+        if kind == Kind::Xdp && MissingCapability::XdpTestDevice.is_here()? {
+            return Err(MissingCapability::XdpTestDevice.into());
         }
         let run = sys::run(self.program(program)?.as_fd(), kind, packet, around, 1);
         run.with_context(|| format!("{program} on {} bytes", packet.len()))
@@ -150,11 +150,11 @@ impl Kernel {
     /// When the kernel's release cannot be read.
     pub fn possible<'a>(&self, programs: &[&'a str]) -> Result<Vec<&'a str>> {
         let mut possible = programs.to_vec();
-        if Lack::XdpTestDevice.is_here()? {
+        if MissingCapability::XdpTestDevice.is_here()? {
             possible.retain(|program| Self::kind(program) != Kind::Xdp);
         }
         if possible.len() < programs.len() {
-            Lack::XdpTestDevice.note();
+            MissingCapability::XdpTestDevice.note();
         }
         Ok(possible)
     }
@@ -175,7 +175,7 @@ impl Kernel {
         const ANY: u32 = 1;
         match self.run_leaving("probe", &[0; 128], 0, ANY) {
             Ok(_) => Ok(true),
-            Err(error) if error.is::<Lack>() => Ok(false),
+            Err(error) if error.is::<MissingCapability>() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -204,8 +204,8 @@ impl Kernel {
     /// # Errors
     /// When there is none, or the kernel refuses it.
     pub fn program(&self, name: &str) -> Result<OwnedFd> {
-        if name.ends_with("_frags") && Lack::XdpFrags.is_here()? {
-            return Err(Lack::XdpFrags.into());
+        if name.ends_with("_frags") && MissingCapability::XdpFrags.is_here()? {
+            return Err(MissingCapability::XdpFrags.into());
         }
         let mut ebpf = self.ebpf();
         let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
@@ -248,14 +248,14 @@ fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Resul
     // A log of every instruction would take longer than the check; without any, aya's second try is an error.
     loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
     for name in [
-        "sets",
-        "alive",
+        "backend_sets",
+        "backend_states",
         "frontends_v4",
         "frontends_v6",
         "backends_v4",
         "backends_v6",
-        "sources_v4",
-        "sources_v6",
+        "source_ranges_v4",
+        "source_ranges_v6",
     ] {
         loader.map_max_entries(name, options.max_services);
     }

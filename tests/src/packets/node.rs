@@ -18,7 +18,7 @@ use proxy_common::{
         flow::Mac,
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
-        set::SetRole,
+        set::SetPolicy,
     },
     packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::cluster::pipe;
 
-/// Ports for connections passed on.
+/// Ports for forwarded connections.
 pub const SNAT: RangeInclusive<u16> = 20_000..=29_999;
 
 /// The node's devices.
@@ -268,8 +268,8 @@ pub fn memory_tables<F: PacketFamily>(index: impl Fn(Device) -> Result<u32>) -> 
             }
         }
         let backend = backend.map(|host| Backend::new(host.addr::<F>(), 8080u16.to_be(), service));
-        for role in SetRole::ALL {
-            tables.publish(service, role, backend.as_slice());
+        for set_policy in SetPolicy::ALL {
+            tables.publish(service, set_policy, backend.as_slice());
         }
     }
     Ok(tables)

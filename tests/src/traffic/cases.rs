@@ -8,7 +8,7 @@ use super::{
     EMPTY, Entry, FAMILIES, HAIRPIN, HOST_NETWORK, SERVICE_PORT, SINGLE, Scenario, WEB, cluster_ip, family,
     node_port,
 };
-use crate::cluster::{Failures, Place, Protocol, until};
+use crate::cluster::{Failures, Host, Protocol, until};
 
 /// So many requests reach each of three backends, but for one time in three million.
 const ENOUGH_FOR_ALL: usize = 40;
@@ -24,14 +24,14 @@ pub fn all(scenario: &Scenario) -> Result<Failures> {
 }
 
 /// From where a service is used, by which address.
-fn ways(scenario: &Scenario) -> Result<Vec<(&Place, Entry)>> {
+fn ways(scenario: &Scenario) -> Result<Vec<(&Host, Entry)>> {
     let cluster = &scenario.cluster;
     let node_ports: Vec<_> = (0..cluster.nodes.len()).map(Entry::NodePort).collect();
     let mut ways = Vec::new();
     for pod in [cluster.pod("pod-1a")?, cluster.pod("pod-3a")?] {
         ways.extend([Entry::ClusterIp].iter().chain(&node_ports).map(|entry| (pod, *entry)));
     }
-    for node in [&cluster.node(0)?.place, &cluster.node(2)?.place] {
+    for node in [&cluster.node(0)?.host, &cluster.node(2)?.host] {
         let entries = [Entry::ClusterIp, Entry::Localhost];
         ways.extend(entries.iter().chain(&node_ports).map(|entry| (node, *entry)));
     }
@@ -53,7 +53,7 @@ fn served(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
                 }
                 seen.sort();
                 seen.dedup();
-                let expected: Vec<_> = scenario.backends(service)?.iter().map(|place| &place.name).collect();
+                let expected: Vec<_> = scenario.backends(service)?.iter().map(|host| &host.name).collect();
                 ensure!(seen.iter().eq(expected), "answered by {seen:?}");
                 Ok(())
             });
@@ -106,7 +106,7 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
 /// What programs do with their sockets.
 fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let pod = scenario.cluster.pod("pod-1a")?;
-    let node = &scenario.cluster.node(0)?.place;
+    let node = &scenario.cluster.node(0)?.host;
     let vip: SocketAddr = (cluster_ip(SINGLE, true), SERVICE_PORT).into();
     for client in [pod, node] {
         for protocol in Protocol::ALL {
@@ -172,9 +172,9 @@ fn not_for_all(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
             ensure!(reply.error.as_deref() == Some("ECONNREFUSED"), "{reply:?}");
             Ok(())
         });
-        failures.case(format!("cluster IPs are not for the world, {}", family(ipv4)), || {
+        failures.case(format!("cluster IPs are internal, {}", family(ipv4)), || {
             let target = scenario.target(Entry::ClusterIp, SINGLE, ipv4)?;
-            let entry = &scenario.cluster.node(0)?.place;
+            let entry = &scenario.cluster.node(0)?.host;
             let route = format!("{} via {}", target.ip(), entry.address_like(target.ip()));
             scenario.cluster.fabric.ip(&[format!("route replace {route}")])?;
             let reply = scenario.cluster.client.call(target).timeout(Duration::from_millis(300)).once();
@@ -200,8 +200,8 @@ pub fn bulk(scenario: &Scenario, bytes: u64, failures: &mut Failures) -> Result<
     let paths = [
         (cluster.pod("pod-1a")?, Entry::ClusterIp),
         (cluster.pod("pod-3a")?, Entry::ClusterIp),
-        (&cluster.node(0)?.place, Entry::ClusterIp),
-        (&cluster.node(2)?.place, Entry::Localhost),
+        (&cluster.node(0)?.host, Entry::ClusterIp),
+        (&cluster.node(2)?.host, Entry::Localhost),
         (&cluster.client, Entry::NodePort(0)),
         (&cluster.client, Entry::NodePort(2)),
     ];
@@ -222,7 +222,7 @@ pub fn endpoints_come_and_go(scenario: &Scenario, failures: &mut Failures) -> Re
     let cluster = &scenario.cluster;
     let clients = [
         (cluster.pod("pod-1a")?, Entry::ClusterIp),
-        (&cluster.node(0)?.place, Entry::ClusterIp),
+        (&cluster.node(0)?.host, Entry::ClusterIp),
         (&cluster.client, Entry::NodePort(2)),
     ];
     let backends = scenario.backends(WEB)?;
@@ -266,7 +266,7 @@ pub fn endpoints_come_and_go(scenario: &Scenario, failures: &mut Failures) -> Re
         });
     }
     failures.case("a service that loses its last endpoint refuses, and recovers", || {
-        let call = cluster.client.call((cluster.node(1)?.place.v4, node_port(SINGLE)).into());
+        let call = cluster.client.call((cluster.node(1)?.host.v4, node_port(SINGLE)).into());
         scenario.apply(SINGLE, &[])?;
         until(Duration::from_secs(10), "refusal", || {
             Ok((call.once()?.error.as_deref() == Some("ECONNREFUSED")).then_some(()))

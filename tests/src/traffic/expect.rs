@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{SERVICE_PORT, Scenario, cluster_ip, node_port};
-use crate::cluster::{Place, Reply, addresses};
+use crate::cluster::{Host, Reply, addresses};
 
 /// By which address a service is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl Scenario {
         Ok(match entry {
             Entry::ClusterIp => (cluster_ip(service, ipv4), SERVICE_PORT).into(),
             Entry::NodePort(node) => {
-                let place = &self.cluster.node(node)?.place;
-                let address = if ipv4 { IpAddr::from(place.v4) } else { place.v6.into() };
+                let host = &self.cluster.node(node)?.host;
+                let address = if ipv4 { IpAddr::from(host.v4) } else { host.v6.into() };
                 (address, node_port(service)).into()
             }
             Entry::SecondNodePort(node) => {
@@ -60,13 +60,13 @@ impl Scenario {
     /// Checks an answered request: the server, the client that the server saw, the peer that the client saw.
     pub(super) fn check(
         &self,
-        client: &Place,
+        client: &Host,
         entry: Entry,
         target: SocketAddr,
         reply: &Reply,
     ) -> Result<String> {
         let answer = reply.answer.as_ref().with_context(|| format!("no answer: {:?}", reply.error))?;
-        let server = self.place(&answer.server).with_context(|| format!("{} is unknown", answer.server))?;
+        let server = self.host(&answer.server).with_context(|| format!("{} is unknown", answer.server))?;
         ensure!(reply.peer == Some(target), "the client sees {:?} as its peer, not {target}", reply.peer);
         self.check_source(client, entry, target.ip(), server, answer.client.ip())
             .with_context(|| format!("{} sees {} as its client", server.name, answer.client))?;
@@ -75,10 +75,10 @@ impl Scenario {
 
     fn check_source(
         &self,
-        client: &Place,
+        client: &Host,
         entry: Entry,
         target: IpAddr,
-        server: &Place,
+        server: &Host,
         seen: IpAddr,
     ) -> Result<()> {
         let is_pod = client.name.starts_with("pod");

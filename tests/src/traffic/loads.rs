@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{Entry, Scenario, WEB};
-use crate::cluster::{Load, Place, Protocol};
+use crate::cluster::{Host, Load, Protocol};
 
 /// Time between the requests of a load: many loads leave the processors to the agents, and to other tests.
 const PACE: Duration = Duration::from_millis(20);
@@ -21,7 +21,7 @@ impl Loads {
     ///
     /// # Errors
     /// When a client cannot be started.
-    pub fn start(scenario: &Scenario, ways: &[(&Place, Entry)]) -> Result<Self> {
+    pub fn start(scenario: &Scenario, ways: &[(&Host, Entry)]) -> Result<Self> {
         Self::patient(scenario, ways, PATIENCE)
     }
 
@@ -29,7 +29,7 @@ impl Loads {
     ///
     /// # Errors
     /// When a client cannot be started.
-    pub fn patient(scenario: &Scenario, ways: &[(&Place, Entry)], patience: Duration) -> Result<Self> {
+    pub fn patient(scenario: &Scenario, ways: &[(&Host, Entry)], patience: Duration) -> Result<Self> {
         let mut loads = Vec::new();
         for (client, entry) in ways {
             for protocol in Protocol::ALL {

@@ -17,7 +17,7 @@ pub use loads::Loads;
 pub use smoke::{BOTH, smoke, smoke_over_restart};
 pub use transfers::{Transfers, transfers};
 
-use crate::cluster::{Agent, Builder, Cluster, Endpoint, Place, Server, Service};
+use crate::cluster::{Agent, Builder, Cluster, Endpoint, Host, Server, Service};
 
 /// IPv4 and IPv6.
 const FAMILIES: [bool; 2] = [true, false];
@@ -81,8 +81,8 @@ impl Scenario {
     /// The same before any agent runs.
     pub fn without_agents(builder: Builder, pod_datapath: &'static str) -> Result<Self> {
         let cluster = builder.build()?;
-        let places = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-        let servers = places.map(|place| place.serve(TARGET_PORT)).collect::<Result<_>>()?;
+        let hosts = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
+        let servers = hosts.map(|host| host.serve(TARGET_PORT)).collect::<Result<_>>()?;
         let scenario = Self { agents: Vec::new(), servers, pod_datapath, cluster };
         for service in [WEB, SINGLE, HAIRPIN, EMPTY, HOST_NETWORK] {
             scenario.apply(service, &scenario.backends(service)?)?;
@@ -91,19 +91,19 @@ impl Scenario {
     }
 
     /// The pods (or nodes) behind a service.
-    pub fn backends(&self, service: u8) -> Result<Vec<&Place>> {
+    pub fn backends(&self, service: u8) -> Result<Vec<&Host>> {
         let names: &[&str] = match service {
             WEB => &["pod-1b", "pod-2a", "pod-2b"],
             SINGLE => &["pod-1b"],
             HAIRPIN => &["pod-1a"],
-            HOST_NETWORK => return Ok(vec![&self.cluster.node(1)?.place]),
+            HOST_NETWORK => return Ok(vec![&self.cluster.node(1)?.host]),
             _ => &[],
         };
         names.iter().map(|name| self.cluster.pod(name)).collect()
     }
 
     /// Writes a service with these backends, all ready.
-    pub fn apply(&self, service: u8, backends: &[&Place]) -> Result<()> {
+    pub fn apply(&self, service: u8, backends: &[&Host]) -> Result<()> {
         let name = match service {
             WEB => "web",
             SINGLE => "single",
@@ -114,13 +114,13 @@ impl Scenario {
         let ips = [cluster_ip(service, true), cluster_ip(service, false)];
         let object =
             Service::new(name, &ips).tcp_and_udp(SERVICE_PORT, TARGET_PORT, Some(node_port(service)));
-        let endpoints: Vec<_> = backends.iter().map(|&place| Endpoint::from(place)).collect();
+        let endpoints: Vec<_> = backends.iter().map(|&host| Endpoint::from(host)).collect();
         self.cluster.manifests.apply(&object, &endpoints)
     }
 
     /// A server's place by the name it answers with.
-    fn place(&self, name: &str) -> Option<&Place> {
-        let mut places = self.cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-        places.find(|place| place.name == name)
+    fn host(&self, name: &str) -> Option<&Host> {
+        let mut hosts = self.cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
+        hosts.find(|host| host.name == name)
     }
 }

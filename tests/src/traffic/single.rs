@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{SINGLE, Scenario};
-use crate::cluster::{Agent, Failures, Place, Protocol, until};
+use crate::cluster::{Agent, Failures, Host, Protocol, until};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -15,7 +15,7 @@ pub const ENDPOINTS: [&str; 2] = ["pod-1b", "pod-2a"];
 /// The addresses answer at the port, TCP and UDP, with each endpoint of `SINGLE`.
 pub fn served(
     scenario: &Scenario,
-    client: &Place,
+    client: &Host,
     addresses: &[&str],
     port: u16,
     failures: &mut Failures,
@@ -35,7 +35,7 @@ pub fn served(
 }
 
 /// Soon this endpoint answers, and then every time, from the address that the client used.
-pub fn answers(client: &Place, to: SocketAddr, protocol: Protocol, endpoint: &str) -> Result<()> {
+pub fn answers(client: &Host, to: SocketAddr, protocol: Protocol, endpoint: &str) -> Result<()> {
     let call = client.call(to).protocol(protocol);
     until(SOON, "the endpoint", || {
         let reply = call.clone().timeout(Duration::from_millis(500)).once()?;
@@ -65,7 +65,7 @@ pub fn conclude_with_conntrack(scenario: &Scenario, mut failures: Failures) -> R
     failures.case("nothing is INVALID to conntrack", || {
         for node in &scenario.cluster.nodes {
             let dropped = node.invalid_packets()?;
-            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+            ensure!(dropped == 0, "{dropped} packets on {}", node.host.name);
         }
         Ok(())
     });

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 
 use super::{Entry, FAMILIES, HAIRPIN, SINGLE, Scenario, WEB, family};
 use crate::{
-    cluster::{Failures, Load, Place, Protocol},
-    lacks::Lack,
+    cluster::{Failures, Host, Load, Protocol},
+    kernel_capabilities::MissingCapability,
 };
 
 /// One processor serves everybody here, and it may be an emulated one.
@@ -17,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(6);
 pub const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// From where, by which address. The backend is `pod-1b`: on this node or the other, behind SNAT or not.
-fn ways(scenario: &Scenario) -> Result<Vec<(&Place, Entry, u8)>> {
+fn ways(scenario: &Scenario) -> Result<Vec<(&Host, Entry, u8)>> {
     let cluster = &scenario.cluster;
     let (near, far) = (cluster.pod("pod-1a")?, cluster.pod("pod-2a")?);
-    let (node, other) = (&cluster.node(0)?.place, &cluster.node(1)?.place);
+    let (node, other) = (&cluster.node(0)?.host, &cluster.node(1)?.host);
     let mut ways = vec![
         (near, Entry::ClusterIp, SINGLE),
         (far, Entry::ClusterIp, SINGLE),
@@ -33,14 +33,14 @@ fn ways(scenario: &Scenario) -> Result<Vec<(&Place, Entry, u8)>> {
         (&cluster.client, Entry::NodePort(1), WEB),
     ];
     // The node's own sockets are told from its pods' for localhost, and for all with pods by packets.
-    let knows_own_sockets = !Lack::NetnsCookie.is_here()?;
+    let knows_own_sockets = !MissingCapability::NetnsCookie.is_here()?;
     if knows_own_sockets || scenario.pod_datapath != "tc" {
         ways.extend([(node, Entry::ClusterIp, WEB), (other, Entry::ClusterIp, SINGLE)]);
     }
     if knows_own_sockets {
         ways.push((other, Entry::Localhost, SINGLE));
     } else {
-        Lack::NetnsCookie.note();
+        MissingCapability::NetnsCookie.note();
     }
     Ok(ways)
 }
@@ -65,7 +65,7 @@ pub fn smoke(scenario: &Scenario, when: &str, protocols: &[Protocol], failures: 
     failures.case(format!("{when}: nothing is INVALID to conntrack"), || {
         for node in &scenario.cluster.nodes {
             let dropped = node.invalid_packets()?;
-            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+            ensure!(dropped == 0, "{dropped} packets on {}", node.host.name);
         }
         Ok(())
     });

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{Entry, FAMILIES, HAIRPIN, SINGLE, Scenario, TARGET_PORT, family};
-use crate::cluster::{Failures, PathMtu, Place, Reply};
+use crate::cluster::{Failures, Host, PathMtu, Reply};
 
 /// A datagram of several fragments.
 const DATAGRAM: usize = 9_000;
@@ -27,10 +27,10 @@ pub struct Transfers {
 }
 
 /// Who uses which service by what address. `SINGLE` is served by `pod-1b`, `HAIRPIN` by `pod-1a`.
-fn paths(scenario: &Scenario, has_second_address: bool) -> Result<Vec<(&Place, Entry, u8)>> {
+fn paths(scenario: &Scenario, has_second_address: bool) -> Result<Vec<(&Host, Entry, u8)>> {
     let cluster = &scenario.cluster;
     let (here, there) = (cluster.pod("pod-1a")?, cluster.pod("pod-2a")?);
-    let (node, other) = (&cluster.node(0)?.place, &cluster.node(1)?.place);
+    let (node, other) = (&cluster.node(0)?.host, &cluster.node(1)?.host);
     let client = &cluster.client;
     let mut paths = vec![
         (here, Entry::ClusterIp, SINGLE),
@@ -59,7 +59,7 @@ fn paths(scenario: &Scenario, has_second_address: bool) -> Result<Vec<(&Place, E
 pub fn transfers(scenario: &Scenario, what: Transfers, failures: &mut Failures) -> Result<()> {
     let cluster = &scenario.cluster;
     for (client, server) in
-        [(cluster.pod("pod-2a")?, cluster.pod("pod-1b")?), (&cluster.client, &cluster.node(0)?.place)]
+        [(cluster.pod("pod-2a")?, cluster.pod("pod-1b")?), (&cluster.client, &cluster.node(0)?.host)]
     {
         for to in [IpAddr::from(server.v4), server.v6.into()] {
             let path =
@@ -83,7 +83,7 @@ pub fn transfers(scenario: &Scenario, what: Transfers, failures: &mut Failures) 
 
 fn exchange(
     path: &str,
-    client: &Place,
+    client: &Host,
     target: SocketAddr,
     bytes: u64,
     failures: &mut Failures,

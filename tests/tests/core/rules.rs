@@ -3,17 +3,17 @@
 use std::{collections::BTreeSet, fs, io, path::Path};
 
 use crate::conformance;
-use proxy_tests::conformance::{E2E, Proven, rules, sites};
+use proxy_tests::conformance::{E2E, Proven, cases, rules};
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 #[test]
 fn every_rule_holds_in_the_core() {
-    let failures: Vec<_> = sites()
+    let failures: Vec<_> = cases()
         .iter()
-        .flat_map(|(rule, site)| {
-            let family = if site.ipv4 { "IPv4" } else { "IPv6" };
-            let failures = conformance::failures(rule, site);
+        .flat_map(|(rule, case)| {
+            let family = if case.ipv4 { "IPv4" } else { "IPv6" };
+            let failures = conformance::failures(rule, case);
             failures.into_iter().map(move |failure| format!("{} ({family}): {failure}", rule.id))
         })
         .collect();

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Container, Failures, MeshRules, Place, Protocol, until},
+    cluster::{Cluster, Container, Failures, Host, MeshRules, Protocol, until},
     traffic::{self, Entry, SERVICE_PORT, SINGLE, Scenario, WEB},
 };
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn status(container: &Container, field: &str) -> Result<String> {
 
 /// A connected UDP socket of a process that is not root's leaves an endpoint that is gone.
 fn sockets_of_other_users_are_ended(scenario: &Scenario) -> Result<()> {
-    let backends: Vec<Place> = scenario.backends(WEB)?.into_iter().cloned().collect();
+    let backends: Vec<Host> = scenario.backends(WEB)?.into_iter().cloned().collect();
     scenario.apply(WEB, &[&backends[0]])?;
     let pod = scenario.cluster.pod("pod-1b")?;
     let call = pod.call(scenario.target(Entry::ClusterIp, WEB, true)?).protocol(Protocol::ConnectedUdp);
@@ -86,8 +86,8 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     let [plain, ipv6_only] = [json!({}), json!({ "ipv6Only": true })].map(|values| pod(&values));
     let (plain, ipv6_only) = (plain?, ipv6_only?);
     let cluster = &scenario.cluster;
-    let v6 = SocketAddr::new(cluster.node(1)?.place.v6.into(), 10_256);
-    let first = SocketAddr::new(cluster.node(0)?.place.v4.into(), 10_256);
+    let v6 = SocketAddr::new(cluster.node(1)?.host.v6.into(), 10_256);
+    let first = SocketAddr::new(cluster.node(0)?.host.v4.into(), 10_256);
     let mut failures = Failures::default();
     failures.case("the check lets the agent start where the API server is missing", || {
         let (code, said) = cluster.run_init_container(0, &plain, &rootfs)?;
@@ -135,7 +135,7 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         let reserved = scenario
             .cluster
             .node(0)?
-            .place
+            .host
             .netns
             .run(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?))?;
         ensure!(reserved.trim() == "1024-32767", "{reserved}");
@@ -143,7 +143,7 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     });
     failures.case("conntrack is set on the node", || {
         let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
-        let seconds = scenario.cluster.node(0)?.place.netns.run(|| Ok(fs::read_to_string(file)?))?;
+        let seconds = scenario.cluster.node(0)?.host.netns.run(|| Ok(fs::read_to_string(file)?))?;
         ensure!(seconds.trim() == "3600", "{seconds}");
         Ok(())
     });
@@ -152,15 +152,15 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         sockets_of_other_users_are_listed(&scenario, &containers[0])
     });
     failures.case("pods are looked into", || pods_are_looked_into(&scenario, &containers[0]));
-    failures.case("nothing was complained about", || {
+    failures.case("no warnings", || {
         let log = containers.iter().map(Container::log).collect::<String>();
-        let complaints: Vec<_> = log
+        let warnings: Vec<_> = log
             .lines()
             .filter(|line| {
                 line.contains("WARN") && line.contains("cannot") && !line.contains("oom_score_adj")
             })
             .collect();
-        ensure!(complaints.is_empty(), "{complaints:?}");
+        ensure!(warnings.is_empty(), "{warnings:?}");
         Ok(())
     });
     // Services keep working without the agents, until the cleanup has removed them.

@@ -70,7 +70,7 @@ fn the_role_allows_exactly_what_is_watched_and_events() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();
         for after in text.split("Watcher::<").skip(1) {
             let name = after.split('>').next().unwrap();
-            watched.insert(format!("{}s", name.trim_end_matches("Lite").to_lowercase()));
+            watched.insert(format!("{}s", name.trim_start_matches("Trimmed").to_lowercase()));
         }
     }
     assert!(watched.contains("services"), "the watches are no longer found in the source: {watched:?}");

@@ -9,11 +9,11 @@ use std::{
 
 use proxy_agent::{
     datapath::pins::Pins,
+    flow_gc,
     model::{objects::Change, plan::IpFamily},
     observe::metrics::{Format, Metrics, Probe},
-    reaper,
+    socket_termination,
     source::{SourceState, kube::RequestCounts},
-    sweeper,
 };
 use proxy_common::layout::counter::Counter;
 use serde_json::Value;
@@ -46,12 +46,12 @@ fn text<'a>(rule: &'a Value, path: &str) -> &'a str {
 /// Names of samples in an agent's answer.
 fn metrics() -> BTreeSet<String> {
     let (_, source) = tokio::sync::watch::channel(SourceState::default());
-    let flows = sweeper::Counts::default();
+    let flows = flow_gc::Counts::default();
     flows.flows.get_or_create(&[("ip_family", "IPv4"), ("state", "new")]).set(0);
     let metrics = Metrics::new(
         Pins::new(Path::new("/nowhere")),
         source,
-        &reaper::Counts::default(),
+        &socket_termination::Counts::default(),
         &flows,
         &RequestCounts::default(),
     );

@@ -6,9 +6,9 @@ use etherparse::{
 };
 use proxy_common::layout::{
     counter::Counter,
-    frontend::{FRONTEND_SOURCES, FrontendKey, Target},
+    frontend::{FRONTEND_SOURCE_RANGES, FrontendKey, Target},
     id::Id,
-    set::{Set, SetRole},
+    set::{BackendSet, SetPolicy},
 };
 use proxy_tests::packets::{
     CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid,
@@ -16,17 +16,17 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
+    packets::helpers::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
 };
 
 for_both_families! {
-    packet_refused_with_port_unreachable
-    packet_refused_with_reset
-    packet_refusals_are_limited
+    packet_rejected_with_port_unreachable
+    packet_rejected_with_reset
+    packet_rejects_are_limited
     packet_for_another_host_is_left_alone
     packet_ping_is_answered
     packet_that_would_leave_for_a_service_address
-    packet_withheld_by_policy_is_dropped
+    packet_without_local_endpoints_is_dropped
     packet_from_a_denied_source_is_dropped
     packet_affinity_keeps_the_backend
     packet_of_a_removed_endpoint_is_reset_on_demand
@@ -37,7 +37,7 @@ fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transpo
     Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
 }
 
-/// The answer as a host makes it: from where the packet was sent to, quoting its headers.
+/// The reply as a host makes it: from where the packet was sent to, quoting its headers.
 fn port_unreachable(to: &Frame) -> Result<Vec<u8>> {
     let bytes = to.build()?;
     let transport = to.transport_offset();
@@ -87,7 +87,7 @@ fn gives(
     Ok(())
 }
 
-fn packet_refused_with_port_unreachable<F: PacketFamily>() -> Result<()> {
+fn packet_rejected_with_port_unreachable<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut refused = 0;
     for transport in [SYN, Transport::Udp, Transport::Sctp(1)] {
@@ -129,7 +129,7 @@ fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
     (word(tcp + 4), word(tcp + 8), bytes[tcp + 13])
 }
 
-fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
+fn packet_rejected_with_reset<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options { reject_with_reset: true, ..Options::default() })?;
     let asked = |transport| frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), transport);
     for (transport, expected) in [SYN, Transport::Tcp(10)].map(|syn| (syn, (0, CLIENT_ISN + 1, 20))) {
@@ -153,7 +153,7 @@ fn packet_refused_with_reset<F: PacketFamily>() -> Result<()> {
     gives(&kernel, "pod_ingress", Device::PodA, &asked, REDIRECT, &port_unreachable(&asked)?)
 }
 
-fn packet_refusals_are_limited<F: PacketFamily>() -> Result<()> {
+fn packet_rejects_are_limited<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let asked = frame::<F>((Host::PodA, 40_000), (Host::EmptyVip, 80), Transport::Udp).build()?;
     let index = Device::PodA.index()?;
@@ -251,11 +251,11 @@ fn local_service<F: PacketFamily>() -> Id {
     Id::new(1 + 10 * F::NUMBER, 1)
 }
 
-fn packet_withheld_by_policy_is_dropped<F: PacketFamily>() -> Result<()> {
+fn packet_without_local_endpoints_is_dropped<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, mut v4, mut v6 } = Node::new(Options::default())?;
-    let index = Set::index(local_service::<F>(), SetRole::External);
-    v4.sets.insert(index, Set::WITHHELD);
-    v6.sets.insert(index, Set::WITHHELD);
+    let index = BackendSet::index(local_service::<F>(), SetPolicy::External);
+    v4.sets.insert(index, BackendSet::NO_LOCAL_ENDPOINTS);
+    v6.sets.insert(index, BackendSet::NO_LOCAL_ENDPOINTS);
     kernel.install(&v4)?;
     let programs = kernel.possible(&["uplink_ingress", "uplink_xdp"])?;
     for &program in &programs {
@@ -273,7 +273,7 @@ fn packet_from_a_denied_source_is_dropped<F: PacketFamily>() -> Result<()> {
     const VIP: Host = Host::OddVip;
     let Node { mut kernel, .. } = Node::new(Options::default())?;
     let mut tables = proxy_tests::packets::memory_tables::<F>(Device::index)?;
-    let target = Target::new(local_service::<F>(), FRONTEND_SOURCES).context("an id")?;
+    let target = Target::new(local_service::<F>(), FRONTEND_SOURCE_RANGES).context("an id")?;
     tables.add_frontend(FrontendKey::new(VIP.addr::<F>(), 443u16.to_be(), 6), target);
     tables.sources = [(local_service::<F>(), Host::Client.addr::<F>())].into();
     kernel.install(&tables)?;
@@ -302,8 +302,8 @@ fn packet_affinity_keeps_the_backend<F: PacketFamily>() -> Result<()> {
             )
         })
         .collect();
-    for role in SetRole::ALL {
-        tables.publish(service, role, &backends);
+    for set_policy in SetPolicy::ALL {
+        tables.publish(service, set_policy, &backends);
     }
     kernel.install(&tables)?;
     let chosen = |client: Host, device: Device, program: &str, to: (Host, u16), port: u16| -> Result<u16> {
@@ -338,7 +338,7 @@ fn packet_of_a_removed_endpoint_is_reset_on_demand<F: PacketFamily>() -> Result<
         let asked = |transport| frame::<F>((Host::PodA, 40_000), (Host::LocalVip, 80), transport);
         let sent = |asked: &Frame| asked.between(asked.src, Host::PodB.at::<F>(8080)).build();
         gives(&kernel, "pod_ingress", Device::PodA, &asked(SYN), NEXT, &sent(&asked(SYN))?)?;
-        kernel.bury(local_service::<F>())?;
+        kernel.release_backend(local_service::<F>())?;
         if is_reset {
             let run = kernel.run("pod_ingress", &asked(ACK).build()?, Device::PodA.index()?, 0)?;
             assert_eq!((run.result, numbers(&run.packet).2), (REDIRECT, 4));
@@ -367,7 +367,7 @@ fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
             gives(&kernel, "pod_egress", Device::PodA, &sent.reply(), NEXT, &asked.reply().build()?)?;
         }
     }
-    // Left to a device: the field stays empty, because what stands there would become part of the sum.
+    // CHECKSUM_PARTIAL: the field stays empty, because what stands there would become part of the sum.
     let asked = frame::<F>((Host::PodA, 45_000), (Host::LocalVip, 80), Transport::Sctp(1));
     let without = |frame: &Frame| -> Result<Vec<u8>> {
         let mut bytes = frame.build()?;
@@ -377,7 +377,7 @@ fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
     };
     let sent = without(&asked.between(asked.src, Host::PodB.at::<F>(8080)))?;
     let run = kernel.run("pod_ingress", &without(&asked)?, Device::PodA.index()?, 0)?;
-    assert_eq!((run.result, run.packet), (NEXT, sent), "a checksum that is left to a device");
+    assert_eq!((run.result, run.packet), (NEXT, sent), "CHECKSUM_PARTIAL");
     // Through a node port to another node: both ports change.
     let asked = frame::<F>((Host::Client, 50_000), (Host::Node, 30_002), Transport::Sctp(1));
     let run = kernel.run("uplink_ingress", &asked.build()?, Device::Uplink.index()?, 0)?;
@@ -386,7 +386,7 @@ fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
     for program in kernel.possible(&["uplink_xdp"])? {
         gives(&kernel, program, Device::Uplink, &asked, XDP_PASS, &asked.build()?)?;
     }
-    // The node's own server at a port that connections passed on might have.
+    // The node's own server at a port that forwarded connections might have.
     let own = frame::<F>((Host::Client, 50_000), (Host::Node, 29_118), Transport::Sctp(1));
     gives(&kernel, "uplink_ingress", Device::Uplink, &own, NEXT, &own.build()?)
 }

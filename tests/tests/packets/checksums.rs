@@ -3,10 +3,10 @@
 use anyhow::Result;
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, NEXT, SYN, SYN_ACK, XDP_PASS},
+    packets::helpers::{ACK, NEXT, SYN, SYN_ACK, XDP_PASS},
 };
 use proxy_tests::{
-    lacks::Lack,
+    kernel_capabilities::MissingCapability,
     packets::{
         Device, Frame, Host, Node, Options, PacketFamily, Transport, checksums_are_valid,
         sys::{self},
@@ -89,7 +89,7 @@ fn packet_checksum_of_the_whole_frame<F: PacketFamily>() -> Result<()> {
                 let run = kernel.run(program, &frame.build()?, device.index()?, flags);
                 let run = match run {
                     Err(error) if is_errno(&error, libc_einval()) => {
-                        Lack::ChecksumComplete.note();
+                        MissingCapability::ChecksumComplete.note();
                         return Ok(());
                     }
                     run => run?,

@@ -14,7 +14,7 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
+    packets::helpers::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
 };
 
 for_both_families! {
@@ -174,14 +174,14 @@ fn packet_with_a_forged_acknowledgment_confirms_nothing<F: PacketFamily>() -> Re
         let acknowledges = |skew| Frame { transport: ACK, ..request.clone() }.skewed(0, skew);
         let sent = talk::translated(&kernel, way.request, &request)?;
         talk::translated(&kernel, way.request, &acknowledges(0))?;
-        assert_eq!(kernel.count_flows::<F>()?, (0, 2), "before the endpoint's answer");
+        assert_eq!(kernel.count_flows::<F>()?, (0, 2), "before the endpoint's reply");
         talk::translated(&kernel, way.reply, &Frame { transport: SYN_ACK, ..sent.reply() })?;
         for skew in [1 << 16, u32::MAX, 1 << 31, SERVER_ISN.wrapping_neg().wrapping_sub(1)] {
             let forged = acknowledges(skew);
             talk::translated(&kernel, way.request, &forged)?;
             assert_eq!(kernel.count_flows::<F>()?, (0, 2), "{forged:?}");
         }
-        // An endpoint may send data with its answer.
+        // An endpoint may send data with its reply.
         talk::translated(&kernel, way.request, &acknowledges((1 << 16) - 1))?;
         assert_eq!(kernel.count_flows::<F>()?, (2, 0));
         kernel.retain_flows::<F>(|_| false)?;
@@ -324,7 +324,7 @@ fn packet_that_would_loop_is_dropped<F: PacketFamily>() -> Result<()> {
     for transport in [SYN, ACK, Transport::Udp, Transport::Sctp(1), Transport::Echo(false)] {
         let input = Frame::new(Host::Client.at::<F>(50_000), Host::GuardedIp.at::<F>(81), transport);
         let input = input.build()?;
-        // Whoever takes it on this node gets it.
+        // Its server on this node gets it.
         passes(&kernel, UPLINK, &input, "comes in")?;
         for (came_in, expected) in [(uplink, SHOT), (pod, NEXT), (0, NEXT)] {
             let run = kernel.run_leaving("uplink_egress", &input, uplink, came_in)?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use proxy_tests::packets::{
-    Device, Frame, Host, Kernel, PacketFamily, SNAT, Transport, same_frame, words::SYN,
+    Device, Frame, Host, Kernel, PacketFamily, SNAT, Transport, helpers::SYN, same_frame,
 };
 
 use crate::ways;

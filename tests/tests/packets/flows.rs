@@ -12,7 +12,7 @@ use proxy_common::{
     layout::{
         counter::Counter,
         device::NODE_ADDR_SNAT,
-        flow::{Edge, FlowState, flags},
+        flow::{FlowState, LookupPoint, flags},
     },
 };
 use proxy_tests::packets::{
@@ -21,7 +21,7 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, FIN, REDIRECT, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_TX},
+    packets::helpers::{ACK, FIN, REDIRECT, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_TX},
 };
 
 /// NodePorts, by backend.
@@ -31,14 +31,14 @@ const AT_UNRESOLVED: u16 = 30_005;
 for_both_families! {
     packet_each_backend_has_all_source_ports
     packet_source_ports_run_out_and_come_back
-    packet_a_pair_is_repaired_from_either_side
+    packet_flow_entries_are_repaired_from_either_side
     packet_ports_of_sockets_are_not_given_away
     packet_states_are_those_of_both_entries
     packet_source_that_the_route_prefers
     packet_a_changed_route_is_followed_soon
 }
 
-/// What became of a packet that was to be passed on.
+/// What became of a packet to be forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Sent(Frame),
@@ -54,7 +54,7 @@ impl Outcome {
     }
 }
 
-/// Runs a program of the uplink on what should be passed on between these ends. Source port and MACs are the program's.
+/// Runs a program of the uplink on what should be forwarded between these ends. Source port and MACs are the program's.
 #[track_caller]
 fn pass_on(kernel: &Kernel, program: &str, frame: &Frame, to: &Frame) -> Result<Outcome> {
     let run = kernel.run(program, &frame.build()?, Device::Uplink.index()?, 0)?;
@@ -91,7 +91,7 @@ fn ask<F: PacketFamily>(
     )
 }
 
-/// The backend's answer to what it was sent, which must come to this client from this nodePort.
+/// The backend's reply to what it was sent, which must come to this client from this nodePort.
 #[track_caller]
 fn answer<F: PacketFamily>(
     kernel: &Kernel,
@@ -161,20 +161,20 @@ fn packet_source_ports_run_out_and_come_back<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_a_pair_is_repaired_from_either_side<F: PacketFamily>() -> Result<()> {
+fn packet_flow_entries_are_repaired_from_either_side<F: PacketFamily>() -> Result<()> {
     // Longer than the time after which entries are refreshed.
     const A_WHILE: u32 = 300;
-    for lost in [Edge::Forward, Edge::ReverseIngress] {
+    for lost in [LookupPoint::Forward, LookupPoint::ReverseIngress] {
         let Node { mut kernel, .. } = Node::new(Options::default())?;
         let sent = ask::<F>(&kernel, 50_000, REMOTE, SYN)?.sent()?;
         answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, SYN_ACK)?;
         ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?;
         let before = kernel.flows::<F>()?;
         kernel.age_flows::<F>(A_WHILE)?;
-        kernel.retain_flows::<F>(|key| key.edge != lost as u8)?;
+        kernel.retain_flows::<F>(|key| key.lookup_point != lost as u8)?;
         assert_eq!(kernel.flows::<F>()?.len(), 1);
         match lost {
-            Edge::Forward => answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?,
+            LookupPoint::Forward => answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?,
             _ => assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src),
         }
         assert_eq!(kernel.counter(Counter::FlowRepaired)?, 1, "{lost:?}");

@@ -8,7 +8,7 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, NEXT, SHOT},
+    packets::helpers::{ACK, NEXT, SHOT},
 };
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use crate::ways::{WAYS, frame};
 
 for_both_families! {
     packet_fragments_follow_the_first_one
-    packet_fragments_of_answers
+    packet_fragments_of_replies
     packet_fragment_before_the_first_one
     packet_fragments_wait_for_the_first_one
 }
@@ -108,7 +108,7 @@ fn tuple_of_fragment<F: PacketFamily>(bytes: &[u8]) -> (SocketAddr, SocketAddr) 
     ends(&bytes)
 }
 
-fn packet_fragments_of_answers<F: PacketFamily>() -> Result<()> {
+fn packet_fragments_of_replies<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for (way, port) in WAYS.into_iter().zip(40_000..) {
         let (request, sent) = way.open::<F>(&kernel, port, Transport::Udp)?;

@@ -8,7 +8,7 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, NEXT, SHOT, SYN, XDP_PASS},
+    packets::helpers::{ACK, NEXT, SHOT, SYN, XDP_PASS},
 };
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::ways::{ALL, TRANSPORTS, WAYS, frame};
 
 for_both_families! {
     packet_error_about_a_request
-    packet_error_about_an_answer
+    packet_error_about_a_reply
     packet_error_in_a_short_or_strange_quote
     packet_error_of_nobody_is_left_alone
     packet_error_ends_here
@@ -77,7 +77,7 @@ fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
 }
 
 /// About what was sent to the client: it goes to the backend, about what the backend sent.
-fn packet_error_about_an_answer<F: PacketFamily>() -> Result<()> {
+fn packet_error_about_a_reply<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
     for way in WAYS {
@@ -184,8 +184,8 @@ fn packet_error_ends_here<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// Pings of the node itself, to and from the address that it gives to connections passed on: they have no ports, and are
-/// neither taken for answers nor dropped as late ones.
+/// Pings of the node itself, to and from the address that it gives to forwarded connections: pings have no ports, and are
+/// neither taken for replies nor dropped as late ones.
 fn packet_echo_is_not_of_a_flow<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     WAYS[2].open::<F>(&kernel, 40_000, SYN)?;

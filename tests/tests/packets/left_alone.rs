@@ -4,7 +4,7 @@ use anyhow::Result;
 use proxy_tests::packets::{Device, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, sys::Kind};
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, NEXT, SYN, XDP_PASS},
+    packets::helpers::{ACK, NEXT, SYN, XDP_PASS},
 };
 
 use crate::expect::{Expect, frame};

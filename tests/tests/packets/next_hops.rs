@@ -9,8 +9,9 @@ use proxy_common::layout::{
 use proxy_tests::{
     for_both_families,
     packets::{
-        Device, Frame, Host, Node, Options, PacketFamily, Transport, fragments, talk,
-        words::{ACK, REDIRECT, SYN, XDP_PASS, XDP_TX},
+        Device, Frame, Host, Node, Options, PacketFamily, Transport, fragments,
+        helpers::{ACK, REDIRECT, SYN, XDP_PASS, XDP_TX},
+        talk,
     },
 };
 

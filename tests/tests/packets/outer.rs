@@ -6,7 +6,7 @@ use proxy_tests::{
     for_both_families,
     packets::{
         Device, Frame, Host, Node, Options, PacketFamily,
-        words::{NEXT, REDIRECT, SYN},
+        helpers::{NEXT, REDIRECT, SYN},
     },
 };
 

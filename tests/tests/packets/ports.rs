@@ -11,11 +11,12 @@ use proxy_common::layout::{
 };
 use proxy_tests::{
     for_both_families,
-    lacks::Lack,
+    kernel_capabilities::MissingCapability,
     packets::{
-        CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, memory_tables,
+        CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport,
+        helpers::{ACK, FIN, NEXT, SYN},
+        memory_tables,
         talk::{self, Hook},
-        words::{ACK, FIN, NEXT, SYN},
     },
 };
 
@@ -160,7 +161,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
             let uplink = Device::Uplink.index()?;
             let came_in = came_in.map(Device::index).transpose()?;
             if came_in.is_some() && !kernel.tells_ingress()? {
-                Lack::TestIngress.note();
+                MissingCapability::TestIngress.note();
                 continue;
             }
             // Somebody talks to the endpoint directly, from the node's address and a port in the range.

@@ -24,12 +24,12 @@ fn packet_random<F: PacketFamily>(everything: bool) -> Result<()> {
     let l3 = ["uplink_l3_ingress", "uplink_l3_egress"];
     let all = hooks.into_iter().chain(l3);
     let verdicts = |hook: &str| match hook {
-        "pod_ingress" => vec!["Pass", "Translate", "Switch", "Return", "Reject", "Echo", "Drop"],
-        "pod_egress" => vec!["Pass", "Translate"],
-        "uplink_egress" => vec!["Pass", "Translate", "Reject", "Reset", "Drop"],
+        "pod_ingress" => vec!["Pass", "ToStack", "Bridge", "Hairpin", "Reject", "Echo", "Drop"],
+        "pod_egress" => vec!["Pass", "ToStack"],
+        "uplink_egress" => vec!["Pass", "ToStack", "Reject", "Reset", "Drop"],
         "uplink_l3_egress" => vec!["Pass"],
-        "uplink_ingress" => vec!["Pass", "Translate", "Forward", "Reject", "Drop"],
-        _ => vec!["Pass", "Translate", "Forward", "Drop"],
+        "uplink_ingress" => vec!["Pass", "ToStack", "Redirect", "Reject", "Drop"],
+        _ => vec!["Pass", "ToStack", "Redirect", "Drop"],
     };
     for hook in all {
         for verdict in verdicts(hook) {

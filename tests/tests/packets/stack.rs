@@ -6,7 +6,7 @@ use proxy_tests::{
     for_both_families,
     packets::{
         Device, Frame, Host, Node, Options, PacketFamily, checksums_are_valid,
-        words::{ACK, REDIRECT, SYN, SYN_ACK, XDP_PASS},
+        helpers::{ACK, REDIRECT, SYN, SYN_ACK, XDP_PASS},
     },
 };
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use proxy_common::layout::{
     counter::Counter,
-    flow::{Edge, FlowState},
+    flow::{FlowState, LookupPoint},
 };
 use proxy_tests::packets::{
     CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SERVER_ISN, SNAT, Transport,
@@ -11,7 +11,7 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, FIN, NEXT, REDIRECT, RST, SYN, SYN_ACK, XDP_PASS, XDP_TX},
+    packets::helpers::{ACK, FIN, NEXT, REDIRECT, RST, SYN, SYN_ACK, XDP_PASS, XDP_TX},
 };
 
 use crate::expect::{ALL, Expect, frame};
@@ -38,7 +38,7 @@ fn packet_cluster_ip_of_a_local_backend<F: PacketFamily>() -> Result<()> {
         let sent = request.between(request.src, Host::PodB.at::<F>(8080));
         for _ in 0..2 {
             kernel.gives("pod_ingress", Device::PodA, &request, NEXT, &sent)?;
-            // The answer is translated where it leaves to the client, and nowhere else.
+            // The reply is translated where it leaves to the client, and nowhere else.
             kernel.gives("pod_ingress", Device::PodB, &sent.reply(), NEXT, &sent.reply())?;
             kernel.gives("pod_egress", Device::PodA, &sent.reply(), NEXT, &request.reply())?;
         }
@@ -188,11 +188,11 @@ fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
         assert_eq!(kernel.count_flows::<F>()?, (2, 0), "confirmed");
         let states = |kernel: &Kernel| -> Result<Vec<u8>> {
             let mut flows: Vec<_> = kernel.flows::<F>()?.into_iter().collect();
-            flows.sort_by_key(|(key, _)| key.edge);
+            flows.sort_by_key(|(key, _)| key.lookup_point);
             let forward = F::tuple(request(SYN).src, request(SYN).dst);
             assert_eq!(flows.len(), 2);
             assert_eq!((flows[0].0.tuple, flows[1].1.tuple), (forward, forward.reversed()));
-            assert_eq!(flows[1].0.edge, Edge::ReverseEgress as u8);
+            assert_eq!(flows[1].0.lookup_point, LookupPoint::ReverseEgress as u8);
             assert_eq!(flows[0].1.tuple.reversed(), flows[1].0.tuple);
             Ok(flows.iter().map(|(_, flow)| flow.state).collect())
         };
@@ -209,8 +209,8 @@ fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
         kernel.gives("pod_ingress", Device::PodA, &anew, NEXT, &sent_anew)?;
         assert_eq!(states(&kernel)?, both(FlowState::New));
         assert_eq!(kernel.count_flows::<F>()?, (0, 2), "not confirmed yet");
-        // The map forgot the answers: nothing is made up.
-        kernel.retain_flows::<F>(|key| key.edge == Edge::Forward as u8)?;
+        // The map forgot the replies: nothing is made up.
+        kernel.retain_flows::<F>(|key| key.lookup_point == LookupPoint::Forward as u8)?;
         kernel.gives("pod_egress", Device::PodA, &sent(ACK).reply(), NEXT, &sent(ACK).reply())?;
     }
     Ok(())

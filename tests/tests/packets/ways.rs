@@ -1,7 +1,7 @@
 //! Ways through the node, for requests and what belongs to them.
 
 use anyhow::Result;
-use proxy_tests::packets::words::{ACK, NEXT, REDIRECT, SYN};
+use proxy_tests::packets::helpers::{ACK, NEXT, REDIRECT, SYN};
 use proxy_tests::packets::{Device, Frame, Host, Kernel, PacketFamily, Transport, talk};
 
 /// A frame of a family. Zero means "no checksum" in IPv4 only.
@@ -11,7 +11,7 @@ pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transpo
     Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
 }
 
-/// A way through the node: where requests come in, where their answers go out, and who is at the ends.
+/// A way through the node: where requests come in, where their replies go out, and who is at the ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     /// The hook that requests come to.

@@ -10,11 +10,11 @@ use proxy_tests::packets::{
 };
 use proxy_tests::{
     for_both_families,
-    packets::words::{ACK, NEXT, REDIRECT, SHOT, XDP_PASS},
+    packets::helpers::{ACK, NEXT, REDIRECT, SHOT, XDP_PASS},
 };
 
 for_both_families! {
-    packet_fragments_of_other_protocols_are_not_held
+    packet_fragments_of_other_protocols_are_not_queued
     packet_too_big_has_a_limit_of_its_own
 }
 
@@ -28,7 +28,7 @@ const HOOKS: [Hook; 6] = [
 ];
 
 /// Later ones before the first, as well.
-fn packet_fragments_of_other_protocols_are_not_held<F: PacketFamily>() -> Result<()> {
+fn packet_fragments_of_other_protocols_are_not_queued<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut number = 0;
     for (program, device) in HOOKS {

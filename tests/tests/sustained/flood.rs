@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Place},
+    cluster::{Cluster, Host},
     load::{Attempts, Flood, Forger, Held, Tally, Transport, route_forged_sources},
     traffic::{Entry, HOST_NETWORK, SINGLE, Scenario, WEB},
 };
@@ -32,7 +32,7 @@ fn v4(scenario: &Scenario, entry: Entry, service: u8) -> Result<SocketAddrV4> {
 }
 
 /// Opens connections from a place.
-fn hold(scenario: &Scenario, from: &Place, entry: Entry, service: u8, count: usize) -> Result<Vec<Held>> {
+fn hold(scenario: &Scenario, from: &Host, entry: Entry, service: u8, count: usize) -> Result<Vec<Held>> {
     let to = scenario.target(entry, service, true)?;
     let what = format!("{} -> {entry} ({to})", from.name);
     from.netns.run(|| (0..count).map(|_| Held::open(to, &what)).collect())
@@ -41,7 +41,7 @@ fn hold(scenario: &Scenario, from: &Place, entry: Entry, service: u8, count: usi
 /// New connections during the flood.
 struct Clients<'s> {
     what: &'static str,
-    from: &'s Place,
+    from: &'s Host,
     attempts: Attempts,
     /// The part that must succeed within a second.
     least: f64,

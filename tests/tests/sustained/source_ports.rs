@@ -55,7 +55,7 @@ fn kernel_masquerade_loses_none() -> Result<()> {
     // The rules' Service has its endpoint at node-2 as well: in its host network.
     // With the client's own port where that is free. `fully-random` once lost 4 of 19,786; why is not known.
     let rules = kube_proxy(&scenario, HOST_NETWORK)?.replace("masquerade fully-random", "masquerade");
-    scenario.cluster.node(0)?.place.netns.nft(&rules)?;
+    scenario.cluster.node(0)?.host.netns.nft(&rules)?;
     let _alone = alone();
     let to = scenario.target(Entry::NodePort(0), HOST_NETWORK, true)?;
     for server_closes in [true, false] {
@@ -105,7 +105,7 @@ fn idle_datagram_flows_keep_their_ports() -> Result<()> {
     let server = endpoint.netns.run(|| Ok(UdpSocket::bind((endpoint.v4, 8098))?))?;
     server.set_read_timeout(Some(Duration::from_secs(3)))?;
     let _agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
-    let to = SocketAddr::from((cluster.node(0)?.place.v4, NODE_PORT));
+    let to = SocketAddr::from((cluster.node(0)?.host.v4, NODE_PORT));
     let open = || {
         client.netns.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;

@@ -19,7 +19,7 @@ fn builder() -> Builder {
 #[test]
 fn node_ports_at_addresses_of_loopback() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let node = scenario.cluster.node(0)?.place.clone();
+    let node = scenario.cluster.node(0)?.host.clone();
     let add = |ip: &str| -> Result<()> {
         node.netns.ip(&[format!("addr add {ip} dev lo")])?;
         scenario.cluster.fabric.ip(&[format!("route add {ip} via {}", node.address_like(ip.parse()?))])
@@ -56,11 +56,11 @@ fn node_ports_of_any_range() -> Result<()> {
     for (client, is_inside) in [
         (&cluster.client, false),
         (cluster.pod("pod-1a")?, true),
-        (&cluster.node(0)?.place, true),
-        (&cluster.node(1)?.place, true),
+        (&cluster.node(0)?.host, true),
+        (&cluster.node(1)?.host, true),
     ] {
         for port in ports {
-            let mut targets = vec![IpAddr::from(cluster.node(0)?.place.v4), cluster.node(0)?.place.v6.into()];
+            let mut targets = vec![IpAddr::from(cluster.node(0)?.host.v4), cluster.node(0)?.host.v6.into()];
             if is_inside && client.name == "node-1" {
                 targets.push("127.0.0.1".parse()?);
             }
@@ -77,7 +77,7 @@ fn node_ports_of_any_range() -> Result<()> {
         }
     }
     failures.case("many at a time, by a port of --snat-ports", || {
-        let to = (cluster.node(0)?.place.v4, 8443).into();
+        let to = (cluster.node(0)?.host.v4, 8443).into();
         let report = cluster.client.call(to).many(500, 16)?;
         ensure!(report.failed == 0, "{report:?}");
         Ok(())
@@ -106,7 +106,7 @@ fn names_of_nodes_in_upper_case() -> Result<()> {
     let agent = scenario.cluster.start_agent(0, &["--node-name", " NODE-1 "])?;
     scenario.agents.push(agent);
     let cluster = &scenario.cluster;
-    let reply = cluster.client.call((cluster.node(0)?.place.v4, 30099).into()).once()?;
+    let reply = cluster.client.call((cluster.node(0)?.host.v4, 30099).into()).once()?;
     let answer = reply.answer.with_context(|| format!("{:?}", reply.error))?;
     ensure!(answer.server == pod.name && cluster.client.owns(answer.client.ip()), "{answer:?}");
     let inside = cluster.pod("pod-1a")?.call("10.96.0.99:80".parse()?).servers(3)?;
@@ -118,7 +118,7 @@ fn names_of_nodes_in_upper_case() -> Result<()> {
 #[test]
 fn addresses_left_by_ipvs() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     let mut lines = vec!["link add kube-ipvs0 type bridge".to_owned()];
     let vips = [true, false].map(|ipv4| scenario.target(Entry::ClusterIp, SINGLE, ipv4));
     let vips = vips.into_iter().collect::<Result<Vec<_>>>()?;
@@ -127,7 +127,7 @@ fn addresses_left_by_ipvs() -> Result<()> {
     scenario.agents = scenario.cluster.start_agents(&[])?;
     let cluster = &scenario.cluster;
     let mut failures = Failures::default();
-    for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.place] {
+    for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.host] {
         for vip in &vips {
             for protocol in Protocol::ALL {
                 failures.case(format!("{} -> {vip}, {protocol:?}", client.name), || {
@@ -140,7 +140,7 @@ fn addresses_left_by_ipvs() -> Result<()> {
         let log = scenario.agents[0].log();
         let warnings = log.lines().filter(|line| line.contains("kube-ipvs0") && line.contains("WARN"));
         ensure!(warnings.count() == 1, "{log}");
-        let health = cluster.node(0)?.place.netns.get("127.0.0.1:10256", "/healthz")?.body;
+        let health = cluster.node(0)?.host.netns.get("127.0.0.1:10256", "/healthz")?.body;
         ensure!(!health.contains("kube-ipvs0"), "{health}");
         Ok(())
     });
@@ -151,7 +151,7 @@ fn addresses_left_by_ipvs() -> Result<()> {
 #[test]
 fn deprecated_addresses_are_no_sources() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
-    let node = scenario.cluster.node(0)?.place.clone();
+    let node = scenario.cluster.node(0)?.host.clone();
     // The kernel lists the newest one first.
     node.netns.ip(&["addr add fd00:99::dead/64 dev eth0 nodad preferred_lft 0".to_owned()])?;
     scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Endpoint, Netns, Place, Service, until},
+    cluster::{Cluster, Endpoint, Host, Netns, Service, until},
     traffic::{Entry, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
 
@@ -17,7 +17,7 @@ const BALANCER: [u8; 4] = [203, 0, 113, 60];
 const RANGES: u32 = 16_500;
 
 /// A Service with very many source ranges, that of one client being the last of them.
-fn write_ranges(cluster: &Cluster, client: &Place, server: &Place, ports: u16) -> Result<()> {
+fn write_ranges(cluster: &Cluster, client: &Host, server: &Host, ports: u16) -> Result<()> {
     let first = u32::from(Ipv4Addr::new(1, 0, 0, 0));
     let mut ranges: Vec<String> =
         (0..RANGES).map(|number| format!("\"{}/24\"", Ipv4Addr::from(first + number * 256))).collect();
@@ -50,7 +50,7 @@ fn write_ranges(cluster: &Cluster, client: &Place, server: &Place, ports: u16) -
 }
 
 /// Is the load balancer's address open to this client?
-fn is_let_in(client: &Place) -> Result<bool> {
+fn is_let_in(client: &Host) -> Result<bool> {
     let to = SocketAddr::new(IpAddr::from(BALANCER), SERVICE_PORT);
     Ok(client.call(to).timeout(Duration::from_millis(500)).once()?.answer.is_some())
 }
@@ -72,7 +72,7 @@ fn a_bad_object_harms_no_other() -> Result<()> {
     let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &[])?;
     let cluster = &scenario.cluster;
     let (client, server) = (cluster.pod("pod-1a")?, cluster.pod("pod-1b")?);
-    let netns = &cluster.node(0)?.place.netns;
+    let netns = &cluster.node(0)?.host.netns;
     let load = cluster.client.call(scenario.target(Entry::NodePort(0), WEB, true)?).load()?;
 
     // As many ranges as made a node ill once are served.
@@ -121,6 +121,6 @@ fn a_bad_object_harms_no_other() -> Result<()> {
     scenario.agents[1].set_args(cluster.agent_args(second, &["--service-budget", "ports=4"]));
     scenario.agents[1].start()?;
     write_ranges(cluster, client, server, 8)?;
-    wait_for(&second.place.netns, METRICS, "/status", &["left out are 4 of 8 ports"])?;
+    wait_for(&second.host.netns, METRICS, "/status", &["left out are 4 of 8 ports"])?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::cluster::{Cluster, Failures, Place, PodNetwork, Protocol};
+use proxy_tests::cluster::{Cluster, Failures, Host, PodNetwork, Protocol};
 
 const PORT: u16 = 8080;
 
@@ -36,7 +36,7 @@ fn xdp_pass_on_the_far_side_of_uplinks() {
 fn nothing_is_left_behind() {
     let cluster = Cluster::builder().nodes(1).build().unwrap();
     let (name, group) = (cluster.name().to_owned(), cluster.nodes[0].cgroup.clone());
-    let server = cluster.nodes[0].place.serve(PORT).unwrap();
+    let server = cluster.nodes[0].host.serve(PORT).unwrap();
     let process = format!("/proc/{}", server.0.id());
     drop(cluster);
     drop(server);
@@ -49,28 +49,27 @@ fn nothing_is_left_behind() {
 /// Who is seen by the server.
 enum Seen<'a> {
     Client,
-    Place(&'a Place),
+    Host(&'a Host),
     Nobody,
 }
 
 fn check(cluster: &Cluster) -> Result<()> {
-    let places: Vec<_> =
-        cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place])).collect();
+    let hosts: Vec<_> = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host])).collect();
     let _servers: Vec<_> =
-        places.iter().chain([&&cluster.client]).map(|place| place.serve(PORT)).collect::<Result<_>>()?;
+        hosts.iter().chain([&&cluster.client]).map(|host| host.serve(PORT)).collect::<Result<_>>()?;
     let (first, second) = (&cluster.nodes[0], &cluster.nodes[1]);
-    let (pod, node, client) = (&first.pods[0], &first.place, &cluster.client);
+    let (pod, node, client) = (&first.pods[0], &first.host, &cluster.client);
     let cases = [
         (pod, &first.pods[1], Seen::Client),
         (pod, &second.pods[0], Seen::Client),
         (pod, pod, Seen::Client),
         (node, &second.pods[1], Seen::Client),
-        (client, &first.place, Seen::Client),
-        (client, &second.place, Seen::Client),
+        (client, &first.host, Seen::Client),
+        (client, &second.host, Seen::Client),
         // Pods leave the cluster with their node's address.
-        (pod, client, Seen::Place(node)),
-        (pod, &second.place, Seen::Place(node)),
-        // The world has no way to pods.
+        (pod, client, Seen::Host(node)),
+        (pod, &second.host, Seen::Host(node)),
+        // External hosts have no route to pods.
         (client, pod, Seen::Nobody),
     ];
     let mut failures = Failures::default();
@@ -81,7 +80,7 @@ fn check(cluster: &Cluster) -> Result<()> {
                     let target = SocketAddr::new(to_address, PORT);
                     let seen = match seen {
                         Seen::Client => Some(from.address_like(to_address)),
-                        Seen::Place(place) => Some(place.address_like(to_address)),
+                        Seen::Host(host) => Some(host.address_like(to_address)),
                         Seen::Nobody => None,
                     };
                     request(from, target, protocol, to, seen)
@@ -112,7 +111,7 @@ fn check(cluster: &Cluster) -> Result<()> {
     failures.case("nothing is INVALID to conntrack", || {
         for node in &cluster.nodes {
             let dropped = node.invalid_packets()?;
-            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+            ensure!(dropped == 0, "{dropped} packets on {}", node.host.name);
         }
         Ok(())
     });
@@ -127,10 +126,10 @@ fn check(cluster: &Cluster) -> Result<()> {
 }
 
 fn request(
-    from: &Place,
+    from: &Host,
     target: SocketAddr,
     protocol: Protocol,
-    server: &Place,
+    server: &Host,
     seen: Option<IpAddr>,
 ) -> Result<()> {
     let timeout = if seen.is_some() { Duration::from_secs(3) } else { Duration::from_millis(100) };

@@ -147,16 +147,16 @@ fn what_is_wrong_is_named_with_what_to_do() {
     checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
     // What others left or run on the node: warnings, all at once.
-    node.place.netns.nft("add table ip nat; add chain ip nat KUBE-SERVICES").unwrap();
+    node.host.netns.nft("add table ip nat; add chain ip nat KUBE-SERVICES").unwrap();
     let mesh = "table ip mesh {\n chain in {\n type nat hook prerouting priority dstnat\n tcp dport 7 dnat to 10.0.0.1:7\n }\n }";
-    node.place.netns.nft(mesh).unwrap();
-    node.place
+    node.host.netns.nft(mesh).unwrap();
+    node.host
         .netns
         .ip(&["link add kube-ipvs0 type bridge".into(), "addr add 10.96.0.10/32 dev kube-ipvs0".into()])
         .unwrap();
-    node.place.netns.sysctl(&[("ipv4/ip_forward", "0")]).unwrap();
+    node.host.netns.sysctl(&[("ipv4/ip_forward", "0")]).unwrap();
     let foreign = ForeignProgram::attach(
-        &node.place.netns,
+        &node.host.netns,
         "eth0",
         true,
         Position::Clsact,
@@ -179,9 +179,8 @@ fn without_capabilities_nothing_passes_that_was_not_tried() {
     let mut args = vec!["--bounding-set=-all".to_owned(), "--inh-caps=-all".to_owned()];
     args.push(agent_binary().unwrap().display().to_string());
     args.extend(arguments(&cluster, node, &["-o", "json"]));
-    let run = |args: &[String]| {
-        cluster.try_command(node.place.command("setpriv").unwrap(), args, PATIENCE).unwrap()
-    };
+    let run =
+        |args: &[String]| cluster.try_command(node.host.command("setpriv").unwrap(), args, PATIENCE).unwrap();
     let (code, output) = run(&args);
     let findings = serde_json::from_str(&output).with_context(|| output.clone()).unwrap();
     let checked = Checked { code, findings };
@@ -220,7 +219,7 @@ fn the_api_server_and_its_rights() {
     checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
     let binary = peer_binary().unwrap().with_file_name("apiserver");
-    let mut server = node.place.command(&binary.to_string_lossy()).unwrap();
+    let mut server = node.host.command(&binary.to_string_lossy()).unwrap();
     server.arg(SERVER).arg(cluster.manifests.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = server.spawn().unwrap();
     let mut answers = BufReader::new(server.stdout.take().unwrap()).lines();

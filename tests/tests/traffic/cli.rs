@@ -74,7 +74,7 @@ fn without_capabilities_it_says_what_it_needs() {
     let mut args = vec!["--bounding-set=-all".to_owned(), "--inh-caps=-all".to_owned()];
     args.push(agent_binary().unwrap().display().to_string());
     args.extend(cluster.agent_args(node, &[]));
-    let command = node.place.command("setpriv").unwrap();
+    let command = node.host.command("setpriv").unwrap();
     let (code, output) = cluster.try_command(command, &args, A_MOMENT).unwrap();
     assert!(code.is_some_and(|code| code != 0), "exit code {code:?}: {output}");
     assert!(output.contains("CAP_"), "{output}");
@@ -113,10 +113,10 @@ fn served_from_an_api_server() {
     const SERVER: &str = "127.0.0.1:8001";
     let scenario = Scenario::without_agents(Cluster::builder(), "socket").unwrap();
     let (cluster, node) = (&scenario.cluster, scenario.cluster.node(0).unwrap());
-    let of_node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.place.name);
+    let of_node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.host.name);
     cluster.manifests.write("node.yaml", &of_node).unwrap();
     let binary = peer_binary().unwrap().with_file_name("apiserver");
-    let mut server = node.place.command(&binary.to_string_lossy()).unwrap();
+    let mut server = node.host.command(&binary.to_string_lossy()).unwrap();
     server.arg(SERVER).arg(cluster.manifests.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = server.spawn().unwrap();
     let mut commands = server.stdin.take().unwrap();
@@ -128,7 +128,7 @@ fn served_from_an_api_server() {
     let servers = format!("http://127.0.0.1:1,http://{SERVER}");
     let mut args = cluster.agent_args(node, &["--api-server", &servers]);
     without_manifests(&mut args);
-    let mut agent = node.place.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
+    let mut agent = node.host.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
     let _agent = Process::new(agent.args(&args).spawn().unwrap());
     until(STARTED, "answers", || Ok(served(&scenario)?.then_some(()))).unwrap();
 
@@ -142,7 +142,7 @@ fn served_from_an_api_server() {
     assert!(page.contains(&format!("source    http://{SERVER}")), "{page}");
 
     until(SOON, "metrics", || {
-        let metrics = node.place.netns.get("127.0.0.1:10249", "/metrics")?.body;
+        let metrics = node.host.netns.get("127.0.0.1:10249", "/metrics")?.body;
         let expected = [
             "rest_client_requests_total{code=\"<error>\",method=\"GET\",host=\"127.0.0.1:1\"} ",
             "rest_client_requests_total{code=\"200\",method=\"GET\",host=\"127.0.0.1:8001\"} ",
@@ -226,7 +226,7 @@ fn debug_shows_services_backends_and_flows() {
 #[test]
 fn debug_trace_explains() {
     let scenario = small().unwrap();
-    let node_1 = scenario.cluster.nodes[0].place.v4;
+    let node_1 = scenario.cluster.nodes[0].host.v4;
     let pod = scenario.cluster.pod("pod-1a").unwrap().v4;
     let client = scenario.cluster.client.v4;
     let to = |ip: &str, port: u16| SocketAddr::new(ip.parse().unwrap(), port).to_string();

@@ -15,7 +15,7 @@ const WAY: u32 = 1_400;
 fn scenario(builder: Builder, args: &[&str]) -> Result<Scenario> {
     let mut scenario = Scenario::without_agents(builder.overlay(Overlay::Vxlan).nodes(2), "socket")?;
     for node in &scenario.cluster.nodes {
-        node.place.netns.ip(&[format!("link set vxlan.1 mtu {WAY}")])?;
+        node.host.netns.ip(&[format!("link set vxlan.1 mtu {WAY}")])?;
     }
     scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
     scenario.agents = scenario.cluster.start_agents(args)?;
@@ -76,7 +76,7 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     let counters = scenario.agents[0].debug(&["counters"])?;
     let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
     ensure!(!told.split_whitespace().any(|word| word == "0"), "{counters}");
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     let tables = || netns.feed("nft", &["list", "tables"], "");
     ensure!(tables()?.contains("inet proxy-agent-fragments"), "{}", tables()?);
     scenario.agents[0].terminate()?;
@@ -98,7 +98,7 @@ fn senders_told(agent: &Agent) -> Result<u32> {
 fn a_route_with_an_mtu() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "socket")?;
     let agent = scenario.cluster.start_agent(0, &[])?;
-    let (node, other) = (&scenario.cluster.node(0)?.place, &scenario.cluster.node(1)?.place);
+    let (node, other) = (&scenario.cluster.node(0)?.host, &scenario.cluster.node(1)?.host);
     let (near, far) = (scenario.cluster.pod("pod-2a")?, scenario.cluster.pod("pod-2b")?);
     let call = |to, size| {
         let call = scenario.cluster.client.call(to).protocol(Protocol::Udp);

@@ -35,7 +35,7 @@ fn rows_are_chosen_and_endpoints_explained() {
 
     let folder = cluster.manifests.path().display().to_string();
     let explain = |service: &str| {
-        let name = cluster.nodes[0].place.name.as_str();
+        let name = cluster.nodes[0].host.name.as_str();
         rows(agent, &["explain", service, "--node-name", name, "--manifests", &folder])
     };
     let found = explain("default/web").unwrap();

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 use proxy_tests::{
-    cluster::{Cluster, Place},
+    cluster::{Cluster, Host},
     packets::{Frame, Transport, fragments},
     traffic::{Entry, HOST_NETWORK, Scenario, WEB},
 };
@@ -28,7 +28,7 @@ fn raw(is_v4: bool) -> Result<OwnedFd> {
 }
 
 /// Sends a datagram in fragments, in this order, and waits for the answer that has it in it.
-fn ask(from: &Place, own: IpAddr, to: SocketAddr, order: &[usize], identification: u16) -> Result<()> {
+fn ask(from: &Host, own: IpAddr, to: SocketAddr, order: &[usize], identification: u16) -> Result<()> {
     from.netns.run(|| {
         let socket = UdpSocket::bind((own, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -59,7 +59,7 @@ fn fragments_in_any_order() -> Result<()> {
     let mut identification = 0x4000;
     let mut failures = Vec::new();
     for is_v4 in [true, false] {
-        let own = |place: &Place| if is_v4 { IpAddr::V4(place.v4) } else { IpAddr::V6(place.v6) };
+        let own = |host: &Host| if is_v4 { IpAddr::V4(host.v4) } else { IpAddr::V6(host.v6) };
         for (from, entry, service) in [
             (&cluster.client, Entry::NodePort(0), WEB),
             // The backend is on the other node.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Endpoint, Netns, Place, Service, until},
+    cluster::{Cluster, Endpoint, Host, Netns, Service, until},
     rounds,
     traffic::{Entry, Loads, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
@@ -46,7 +46,7 @@ fn loads(scenario: &Scenario) -> Result<Loads> {
 /// Services that change all the time, each with one endpoint.
 const CHANGING: std::ops::Range<u8> = 40..52;
 
-fn change(cluster: &Cluster, service: u8, to: &Place) -> Result<()> {
+fn change(cluster: &Cluster, service: u8, to: &Host) -> Result<()> {
     let ips = [cluster_ip(service, true), cluster_ip(service, false)];
     let object = Service::new(&format!("changing-{service}"), &ips).tcp_and_udp(
         SERVICE_PORT,
@@ -57,11 +57,11 @@ fn change(cluster: &Cluster, service: u8, to: &Place) -> Result<()> {
 }
 
 /// Each of them leads to this endpoint and no other, from inside and outside, soon.
-fn lead_to(cluster: &Cluster, endpoint: &Place) -> Result<()> {
+fn lead_to(cluster: &Cluster, endpoint: &Host) -> Result<()> {
     let pod = cluster.pod("pod-1a")?;
     for service in CHANGING {
         let inside = SocketAddr::new(cluster_ip(service, true), SERVICE_PORT);
-        let outside = SocketAddr::new(cluster.node(0)?.place.v4.into(), node_port(service));
+        let outside = SocketAddr::new(cluster.node(0)?.host.v4.into(), node_port(service));
         for (from, to) in [(pod, inside), (&cluster.client, outside)] {
             let mut last = Vec::new();
             until(Duration::from_secs(10), &format!("{to} to lead to {}", endpoint.name), || {
@@ -81,7 +81,7 @@ fn agents_overlap() -> Result<()> {
     let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &[])?;
     let loads = loads(&scenario)?;
     let mut agent = scenario.agents.remove(0);
-    let netns = scenario.cluster.node(0)?.place.netns.clone();
+    let netns = scenario.cluster.node(0)?.host.netns.clone();
     let end = AtomicBool::new(false);
     let cluster = &scenario.cluster;
     let pods = [cluster.pod("pod-1b")?, cluster.pod("pod-2a")?, cluster.pod("pod-2b")?];
@@ -134,7 +134,7 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &[])?;
     let loads = loads(&scenario)?;
     let cluster = &scenario.cluster;
-    let netns = &cluster.node(0)?.place.netns;
+    let netns = &cluster.node(0)?.host.netns;
     let first = &mut scenario.agents[0];
     let metrics = netns.get("127.0.0.1:10249", "/metrics")?;
     ensure!(metrics.status == 200 && metrics.body.contains("\nproxy_agent_active 1"), "{metrics:?}");
@@ -188,7 +188,7 @@ fn another_layout_is_filled_before_programs_use_it() -> Result<()> {
     let away = manifests.with_extension("away");
     fs::rename(manifests, &away)?;
 
-    let netns = &cluster.node(0)?.place.netns;
+    let netns = &cluster.node(0)?.host.netns;
     let mut second = cluster.start_another_agent(0, &[], "-second")?;
     second.wait_for_log_for(SOON, "filling them before programs use them")?;
     until(SOON, "the maps to be there", || Ok(own.join("frontends_v4").exists().then_some(())))?;

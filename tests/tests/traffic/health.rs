@@ -37,7 +37,7 @@ fn service(endpoint: IpAddr, policy: &str, conditions: &str) -> String {
 
 /// Do load balancers hear this status and this many endpoints from the node? Status 0: nobody listens.
 fn hears(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
-    let address = SocketAddr::new(cluster.node(node)?.place.v4.into(), CHECK_PORT);
+    let address = SocketAddr::new(cluster.node(node)?.host.v4.into(), CHECK_PORT);
     let what = format!("{status} and {endpoints} endpoints from node {}", node + 1);
     until(SOON, &what, || {
         // Any path and method.
@@ -66,7 +66,7 @@ fn health_checks_follow_endpoints_and_policy() -> Result<()> {
     let apply =
         |policy, conditions| cluster.manifests.write("web.yaml", &service(pod.v4.into(), policy, conditions));
     let is_served = |node: usize| -> Result<bool> {
-        let target = SocketAddr::new(cluster.node(node)?.place.v4.into(), NODE_PORT);
+        let target = SocketAddr::new(cluster.node(node)?.host.v4.into(), NODE_PORT);
         let reply = cluster.client.call(target).timeout(Duration::from_millis(700)).once()?;
         Ok(reply.answer.is_some())
     };
@@ -95,7 +95,7 @@ fn kube_proxys_urls_answer() -> Result<()> {
     let _agents = cluster.start_agents(&[])?;
     let pod = cluster.pod("pod-1a")?;
     cluster.manifests.write("web.yaml", &service(pod.v4.into(), "Cluster", "ready: true"))?;
-    let node = &cluster.node(0)?.place;
+    let node = &cluster.node(0)?.host;
     for (port, path, expected) in [
         (10256, "/healthz", "\"lastUpdated\""),
         (10256, "/healthz", "\"nodeEligible\":true"),
@@ -124,7 +124,7 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     let agent = &mut agents[0];
     let pod = cluster.pod("pod-1a")?;
     let _server = pod.serve(8080)?;
-    let node = &cluster.node(0)?.place;
+    let node = &cluster.node(0)?.host;
     let target = SocketAddr::new(node.v4.into(), NODE_PORT);
     let is_served = || -> Result<bool> {
         Ok(cluster.client.call(target).timeout(Duration::from_millis(700)).once()?.answer.is_some())

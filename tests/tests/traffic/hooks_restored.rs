@@ -5,15 +5,15 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use proxy_agent::net::qdisc;
 use proxy_tests::{
-    cluster::{Cluster, Node, Place, detach_link, until},
+    cluster::{Cluster, Host, Node, detach_link, until},
     traffic::{Entry, SINGLE, Scenario, WEB},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 const UPLINK: &str = "eth0";
 
-fn restored(place: &Place) -> Result<u64> {
-    let text = place.netns.get("127.0.0.1:10249", "/metrics")?.body;
+fn restored(host: &Host) -> Result<u64> {
+    let text = host.netns.get("127.0.0.1:10249", "/metrics")?.body;
     let line = text.lines().find_map(|line| line.strip_prefix("proxy_agent_hooks_restored_total "));
     line.context("no such metric")?.parse().context(text.clone())
 }
@@ -21,7 +21,7 @@ fn restored(place: &Place) -> Result<u64> {
 /// Is the service reached from inside and outside, by node 1?
 fn is_served(scenario: &Scenario) -> Result<[bool; 2]> {
     let soon = Duration::from_millis(500);
-    let ask = |from: &Place, entry, service| -> Result<bool> {
+    let ask = |from: &Host, entry, service| -> Result<bool> {
         Ok(from.call(scenario.target(entry, service, true)?).timeout(soon).once()?.answer.is_some())
     };
     let inside = ask(scenario.cluster.pod("pod-1a")?, Entry::ClusterIp, WEB)?;
@@ -42,14 +42,14 @@ fn detach_all(node: &Node) -> Result<u64> {
         count += 1;
     }
     // Before Linux 6.6. A CNI that sets up the interface anew does this.
-    if tc(&node.place, &["qdisc", "del", "dev", UPLINK, "clsact"]).is_ok() {
+    if tc(&node.host, &["qdisc", "del", "dev", UPLINK, "clsact"]).is_ok() {
         count += 2;
     }
     Ok(count)
 }
 
-fn tc(place: &Place, args: &[&str]) -> Result<String> {
-    place.netns.feed("tc", args, "")
+fn tc(host: &Host, args: &[&str]) -> Result<String> {
+    host.netns.feed("tc", args, "")
 }
 
 fn served(scenario: &Scenario, what: &str) -> Result<()> {
@@ -58,18 +58,18 @@ fn served(scenario: &Scenario, what: &str) -> Result<()> {
 
 /// An `ingress` qdisc in the place of clsact: no program lands there, `/healthz` says why, and all is well when it is gone.
 fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
-    let place = &scenario.cluster.nodes[0].place;
-    tc(place, &["qdisc", "replace", "dev", UPLINK, "clsact"])?;
-    tc(place, &["qdisc", "del", "dev", UPLINK, "clsact"])?;
-    tc(place, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
-    place.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
+    let host = &scenario.cluster.nodes[0].host;
+    tc(host, &["qdisc", "replace", "dev", UPLINK, "clsact"])?;
+    tc(host, &["qdisc", "del", "dev", UPLINK, "clsact"])?;
+    tc(host, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
+    host.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
     until(SOON, "the problem to be said", || {
-        let text = place.netns.get("127.0.0.1:10256", "/healthz")?.body;
+        let text = host.netns.get("127.0.0.1:10256", "/healthz")?.body;
         Ok(text.contains("in the place of clsact").then_some(()))
     })?;
-    let filters = tc(place, &["filter", "show", "dev", UPLINK, "ingress"])?;
+    let filters = tc(host, &["filter", "show", "dev", UPLINK, "ingress"])?;
     ensure!(filters.is_empty(), "{filters}");
-    tc(place, &["qdisc", "del", "dev", UPLINK, "ingress"])?;
+    tc(host, &["qdisc", "del", "dev", UPLINK, "ingress"])?;
     served(scenario, "the programs to be back without the qdisc")
 }
 
@@ -78,15 +78,15 @@ fn programs_come_back() -> Result<()> {
     let mut scenario = Scenario::start(Cluster::builder().nodes(2), "socket", &["--xdp", "generic"])?;
     let node = &scenario.cluster.nodes[0];
     served(&scenario, "the services to be there")?;
-    ensure!(restored(&node.place)? == 0);
+    ensure!(restored(&node.host)? == 0);
 
     let count = detach_all(node)?;
     ensure!(count >= 8 + 2, "{count} programs");
     until(SOON, "the programs to be gone", || Ok((is_served(&scenario)? == [false, false]).then_some(())))?;
     // A change of the interfaces makes the agent look within 5 s; without one it takes a minute.
-    node.place.netns.ip(&["link add other type veth peer name further".to_owned()])?;
+    node.host.netns.ip(&["link add other type veth peer name further".to_owned()])?;
     served(&scenario, "the programs to be back")?;
-    let metric = restored(&node.place)?;
+    let metric = restored(&node.host)?;
     ensure!(metric == count, "{metric} of {count}");
     let log = scenario.agents[0].log();
     ensure!(log.contains("uplink_ingress is not at eth0 any more"), "{log}");
@@ -127,14 +127,14 @@ fn programs_come_back() -> Result<()> {
 #[test]
 fn the_qdisc_in_the_place_of_clsact_is_known() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
-    let place = &cluster.node(0)?.place;
-    place.netns.ip(&["link add other type veth peer name further".to_owned()])?;
-    let kind = || place.netns.run(|| Ok(qdisc::at_ingress(nix::net::if_::if_nametoindex("other")?)?));
+    let host = &cluster.node(0)?.host;
+    host.netns.ip(&["link add other type veth peer name further".to_owned()])?;
+    let kind = || host.netns.run(|| Ok(qdisc::at_ingress(nix::net::if_::if_nametoindex("other")?)?));
     ensure!(kind()?.is_none(), "{:?}", kind()?);
     for qdisc in ["ingress", "clsact"] {
-        tc(place, &["qdisc", "add", "dev", "other", qdisc])?;
+        tc(host, &["qdisc", "add", "dev", "other", qdisc])?;
         ensure!(kind()?.as_deref() == Some(qdisc), "{qdisc}: {:?}", kind()?);
-        tc(place, &["qdisc", "del", "dev", "other", qdisc])?;
+        tc(host, &["qdisc", "del", "dev", "other", qdisc])?;
         ensure!(kind()?.is_none(), "{qdisc} is gone: {:?}", kind()?);
     }
     Ok(())

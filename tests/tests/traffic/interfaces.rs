@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Builder, Cluster, Failures, Place, Protocol, SecondUplink, until},
-    lacks::Lack,
+    cluster::{Builder, Cluster, Failures, Host, Protocol, SecondUplink, until},
+    kernel_capabilities::MissingCapability,
     traffic::{
         Entry, HAIRPIN, SINGLE, Scenario, TARGET_PORT, node_port,
         single::{ENDPOINTS, answers, conclude, served},
@@ -24,7 +24,7 @@ fn builder() -> Builder {
 
 /// A further network of the nodes, 192.168.97.0/24 and fd00:97::/64, with a machine in it (the router, which is .1) and no router.
 /// By cables of its own, or a VLAN.
-fn further_network(cluster: &Cluster, with_vlan: bool) -> Result<Place> {
+fn further_network(cluster: &Cluster, with_vlan: bool) -> Result<Host> {
     let mut lines = vec![
         "link add br7 type bridge".to_owned(),
         "link set br7 up".to_owned(),
@@ -32,7 +32,7 @@ fn further_network(cluster: &Cluster, with_vlan: bool) -> Result<Place> {
         "addr add fd00:97::1/64 dev br7 nodad".to_owned(),
     ];
     for (index, node) in cluster.nodes.iter().enumerate() {
-        let (name, netns) = (&node.place.name, &node.place.netns);
+        let (name, netns) = (&node.host.name, &node.host.netns);
         let device = if with_vlan {
             lines.push(format!("link add link to-{name} name seven-{name} type vlan id 7"));
             "eth0.7"
@@ -50,7 +50,7 @@ fn further_network(cluster: &Cluster, with_vlan: bool) -> Result<Place> {
         own.push(format!("addr add fd00:97::{}/64 dev {device} nodad", 11 + index));
         netns.ip(&own)?;
     }
-    Ok(Place {
+    Ok(Host {
         name: "neighbour".to_owned(),
         netns: cluster.fabric.clone(),
         v4: "192.168.97.1".parse()?,
@@ -92,7 +92,7 @@ fn by_a_further_interface(with_vlan: bool) -> Result<()> {
     let cluster = &scenario.cluster;
     let neighbour = match further_network(cluster, with_vlan) {
         Err(error) if format!("{error:#}").contains("Unknown device type") => {
-            Lack::Device("vlan").note();
+            MissingCapability::Device("vlan").note();
             return Ok(());
         }
         network => network?,
@@ -129,8 +129,8 @@ fn external_addresses_by_a_vlan_without_a_default_route() -> Result<()> {
 }
 
 /// Bytes that an interface of a namespace has sent.
-fn sent(place: &Place, interface: &str) -> Result<u64> {
-    let text = place.netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+fn sent(host: &Host, interface: &str) -> Result<u64> {
+    let text = host.netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
     line.and_then(|line| line.split_whitespace().nth(8))
         .context("no such interface")?
@@ -145,7 +145,7 @@ fn replies_by_another_interface() -> Result<()> {
     let builder = builder().second_uplink(SecondUplink::PolicyRouted).rp_filter(0);
     let scenario = Scenario::start(builder, "socket", &[])?;
     let cluster = &scenario.cluster;
-    let node = &cluster.node(0)?.place;
+    let node = &cluster.node(0)?.host;
     let before = sent(node, "eth1")?;
     let mut failures = Failures::default();
     for ipv4 in FAMILIES {
@@ -179,7 +179,7 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
     let cluster = &scenario.cluster;
     cluster.fabric.ip(&["link add br8 type bridge".to_owned(), "link set br8 up".to_owned()])?;
     for (index, node) in cluster.nodes.iter().enumerate() {
-        let (name, netns) = (&node.place.name, &node.place.netns);
+        let (name, netns) = (&node.host.name, &node.host.netns);
         cluster.fabric.ip(&[
             format!("link add eight-{name} type veth peer name tunnel netns {}", netns.name()),
             format!("link set eight-{name} master br8 up"),
@@ -202,7 +202,7 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
     // The other end of the tunnel is a namespace here, and to the agents a pod that forwards.
     scenario.agents = scenario.cluster.start_agents(&[])?;
     let cluster = &scenario.cluster;
-    let (mut failures, node) = (Failures::default(), &cluster.node(0)?.place);
+    let (mut failures, node) = (Failures::default(), &cluster.node(0)?.host);
     let before = sent(node, "cilium_host")?;
     let addresses = [node.v4.to_string(), node.v6.to_string()];
     served(
@@ -233,7 +233,7 @@ fn an_uplink_that_is_not_there() -> Result<()> {
     let agent = scenario.cluster.start_agent(0, &["--uplink", "eth0", "--uplink", "eth7"])?;
     scenario.agents.push(agent);
     let cluster = &scenario.cluster;
-    let node = &cluster.node(0)?.place;
+    let node = &cluster.node(0)?.host;
     let health = node.netns.get("127.0.0.1:10256", "/healthz")?;
     ensure!(health.status == 200 && health.body.contains("no interface `eth7` (--uplink)"), "{health:?}");
     let metrics = node.netns.get("127.0.0.1:10249", "/metrics")?.body;

@@ -29,7 +29,7 @@ fn block_sctp(netns: &Netns, selectors: &[&str; 2], direction: &str) -> Result<(
 fn scenario(builder: Builder) -> Result<Scenario> {
     let scenario = Scenario::without_agents(builder.nodes(2), "both")?;
     scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
-    scenario.cluster.node(0)?.place.netns.nft(
+    scenario.cluster.node(0)?.host.netns.nft(
         "table inet seen {
             chain forward {
                 type filter hook forward priority filter + 10; policy accept;
@@ -45,7 +45,7 @@ fn scenario(builder: Builder) -> Result<Scenario> {
 
 /// How many packets the stack has forwarded from programs: to the endpoint by IPv4, by IPv6, to the client likewise.
 fn by_stack(scenario: &Scenario) -> Result<Vec<u64>> {
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     let text = netns.feed("nft", &["list", "table", "inet", "seen"], "")?;
     let mut words = text.split_whitespace();
     let mut found = Vec::new();
@@ -90,7 +90,7 @@ fn serves(scenario: &Scenario, agent: &Agent) -> Result<()> {
 /// With policies for the endpoint, in time with ones for the client as well, and then without any.
 fn with_policies(builder: Builder, args: &[&str]) -> Result<()> {
     let scenario = scenario(builder)?;
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     block_sctp(netns, &PODS, "out")?;
     let agent = scenario.cluster.start_agent(0, args)?;
     serves(&scenario, &agent).context("policies for the endpoint")?;
@@ -142,7 +142,7 @@ fn strict_source_checks_everywhere() {
 #[test]
 fn policies_for_others() -> Result<()> {
     let scenario = scenario(Cluster::builder())?;
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     block_sctp(netns, &ELSEWHERE, "out")?;
     block_sctp(netns, &ELSEWHERE, "fwd")?;
     // One that only lets pass asks for nothing.
@@ -158,7 +158,7 @@ fn policies_for_others() -> Result<()> {
 #[test]
 fn forward_policies_hold() -> Result<()> {
     let scenario = scenario(Cluster::builder())?;
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     netns.sysctl(&[("ipv4/conf/lo/disable_policy", "0")])?;
     let lines = policies("add", &PODS, "fwd", "");
     netns.ip(&lines.into_iter().map(|line| line + " action block").collect::<Vec<_>>())?;

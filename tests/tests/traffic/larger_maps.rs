@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Endpoint, Place, Service, ServicePort, until},
+    cluster::{Cluster, Endpoint, Host, Service, ServicePort, until},
     traffic::{Entry, Loads, Scenario, TARGET_PORT},
 };
 
@@ -20,7 +20,7 @@ const PORTS: u16 = 100;
 const SERVICES: u8 = 44;
 const ENDPOINTS: u64 = 4;
 /// Those that must grow by it.
-const MAPS: [&str; 2] = ["names", "backends_v4"];
+const MAPS: [&str; 2] = ["service_names", "backends_v4"];
 
 fn vip(service: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 97, 0, service)
@@ -44,8 +44,8 @@ fn apply(cluster: &Cluster, file: &str, services: Range<u8>) -> Result<()> {
     cluster.manifests.apply_all(file, &services, &pods.into_iter().collect::<Result<Vec<_>>>()?)
 }
 
-fn metrics(place: &Place) -> Result<String> {
-    Ok(place.netns.get("127.0.0.1:10249", "/metrics")?.body)
+fn metrics(host: &Host) -> Result<String> {
+    Ok(host.netns.get("127.0.0.1:10249", "/metrics")?.body)
 }
 
 fn value(text: &str, metric: &str) -> Result<u64> {
@@ -54,16 +54,16 @@ fn value(text: &str, metric: &str) -> Result<u64> {
 }
 
 /// So many of these services are served, with all their endpoints.
-fn in_step(scenario: &Scenario, services: u8) -> Result<()> {
-    let place = &scenario.cluster.node(0)?.place;
+fn synced(scenario: &Scenario, services: u8) -> Result<()> {
+    let host = &scenario.cluster.node(0)?.host;
     let ports = u64::from(services) * u64::from(PORTS);
     until(SOON, &format!("{ports} service ports"), || {
-        let text = metrics(place).unwrap_or_default();
+        let text = metrics(host).unwrap_or_default();
         // Those of the scenario besides.
         let is =
             |metric, count| value(&text, metric).is_ok_and(|value| (count..count + 100).contains(&value));
-        let in_step = is("proxy_agent_service_ports", ports) && is("proxy_agent_backends", ENDPOINTS * ports);
-        Ok(in_step.then_some(()))
+        let synced = is("proxy_agent_service_ports", ports) && is("proxy_agent_backends", ENDPOINTS * ports);
+        Ok(synced.then_some(()))
     })
     .with_context(|| scenario.agents[0].log())
 }
@@ -81,7 +81,7 @@ fn answer(scenario: &Scenario, services: Range<u8>) -> Result<()> {
 
 /// Entries that maps have room for, by what is pinned now.
 fn capacities(scenario: &Scenario) -> Result<BTreeMap<&'static str, u64>> {
-    let text = metrics(&scenario.cluster.node(0)?.place)?;
+    let text = metrics(&scenario.cluster.node(0)?.host)?;
     let capacity = |map| Ok((map, value(&text, &format!("proxy_agent_map_capacity{{map=\"{map}\"}}"))?));
     MAPS.into_iter().map(capacity).collect()
 }
@@ -112,7 +112,7 @@ fn maps_grow_while_they_are_used() -> Result<()> {
     // By packets and, where the pod's sockets are served, by sockets.
     let loads = {
         let cluster = &scenario.cluster;
-        let (pod, node) = (cluster.pod("pod-1a")?, &cluster.node(0)?.place);
+        let (pod, node) = (cluster.pod("pod-1a")?, &cluster.node(0)?.host);
         let ways = [(pod, Entry::ClusterIp), (node, Entry::ClusterIp), (&cluster.client, Entry::NodePort(0))];
         // Once a connection that sockets serve, and so none of the maps' business, had no answer for two seconds: the agent, which is not
         // optimised here, takes all processors to write 13,000 ports.
@@ -128,7 +128,7 @@ fn maps_grow_while_they_are_used() -> Result<()> {
         kill_while_growing(&mut scenario, is_there)?;
         loads.wait_for(20)?;
         scenario.agents[0].start()?;
-        in_step(&scenario, round * SERVICES)?;
+        synced(&scenario, round * SERVICES)?;
         answer(&scenario, new)?;
         let large = capacities(&scenario)?;
         ensure!(MAPS.iter().all(|map| large[map] >= 2 * before[map]), "{before:?} {large:?}");
@@ -136,9 +136,9 @@ fn maps_grow_while_they_are_used() -> Result<()> {
     }
     // Without being killed; a restart keeps what there is room for.
     apply(&scenario.cluster, "many-3.yaml", 2 * SERVICES..3 * SERVICES)?;
-    in_step(&scenario, 3 * SERVICES)?;
+    synced(&scenario, 3 * SERVICES)?;
     answer(&scenario, 2 * SERVICES..3 * SERVICES)?;
-    let text = metrics(&scenario.cluster.node(0)?.place)?;
+    let text = metrics(&scenario.cluster.node(0)?.host)?;
     ensure!(value(&text, "proxy_agent_service_failures")? == 0, "{text}");
     ensure!(value(&text, "proxy_agent_map_growths_total")? > 0, "{text}");
     let large = capacities(&scenario)?;
@@ -151,7 +151,7 @@ fn maps_grow_while_they_are_used() -> Result<()> {
     scenario.agents[0].terminate()?;
     scenario.agents[0].set_other_layouts("services");
     scenario.agents[0].start()?;
-    in_step(&scenario, 3 * SERVICES)?;
+    synced(&scenario, 3 * SERVICES)?;
     answer(&scenario, 0..1)?;
     loads.none_failed()
 }

@@ -6,7 +6,7 @@ use std::{fs::File, net::SocketAddr, path::PathBuf, process::Stdio, time::Durati
 use anyhow::{Context as _, Result, ensure};
 use proxy_common::layout::group::Group;
 use proxy_tests::{
-    cluster::{Agent, Call, Cluster, Endpoint, Load, Place, Process, Protocol, Service, agent_binary, until},
+    cluster::{Agent, Call, Cluster, Endpoint, Host, Load, Process, Protocol, Service, agent_binary, until},
     rounds,
     traffic::{Entry, SERVICE_PORT, SINGLE, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
@@ -38,7 +38,7 @@ fn start() -> Result<Scenario> {
     Ok(scenario)
 }
 
-fn sticky(endpoints: &[&Place]) -> String {
+fn sticky(endpoints: &[&Host]) -> String {
     let vip = cluster_ip(STICKY, true);
     let port = node_port(STICKY);
     let mut text = format!(
@@ -69,35 +69,34 @@ struct Open<'s> {
 impl<'s> Open<'s> {
     fn start(scenario: &'s Scenario) -> Result<Self> {
         let cluster = &scenario.cluster;
-        let (client, pod, node) = (&cluster.client, cluster.pod("pod-1a")?, &cluster.node(0)?.place);
+        let (client, pod, node) = (&cluster.client, cluster.pod("pod-1a")?, &cluster.node(0)?.host);
         let mut loads = Vec::new();
-        for (place, entry, protocols) in [
+        for (host, entry, protocols) in [
             (client, Entry::NodePort(0), &Protocol::ALL[..2]),
             (pod, Entry::ClusterIp, &Protocol::ALL[..2]),
             (node, Entry::ClusterIp, &Protocol::ALL[..]),
         ] {
             for (service, ipv4) in [(SINGLE, true), (REMOTE, false)] {
                 for protocol in protocols {
-                    let call = place.call(scenario.target(entry, service, ipv4)?).protocol(*protocol);
+                    let call = host.call(scenario.target(entry, service, ipv4)?).protocol(*protocol);
                     let what =
-                        format!("{} -> {entry} of {service}, kept, IPv4 {ipv4}, {protocol:?}", place.name);
+                        format!("{} -> {entry} of {service}, kept, IPv4 {ipv4}, {protocol:?}", host.name);
                     loads.push((what, call.every(PACE).keep_alive().load()?));
                 }
             }
-            let call = place.call(scenario.target(entry, WEB, true)?).every(PACE);
-            loads.push((format!("{} -> {entry}, new", place.name), call.load()?));
+            let call = host.call(scenario.target(entry, WEB, true)?).every(PACE);
+            loads.push((format!("{} -> {entry}, new", host.name), call.load()?));
         }
         let mut kept = Vec::new();
-        for (place, entry) in
-            [(client, Entry::NodePort(0)), (pod, Entry::ClusterIp), (node, Entry::ClusterIp)]
+        for (host, entry) in [(client, Entry::NodePort(0)), (pod, Entry::ClusterIp), (node, Entry::ClusterIp)]
         {
-            kept.push(place.call(scenario.target(entry, STICKY, true)?));
+            kept.push(host.call(scenario.target(entry, STICKY, true)?));
         }
         // A client that uses its port again continues its flow.
-        for (place, entry) in [(client, Entry::NodePort(0)), (pod, Entry::ClusterIp)] {
+        for (host, entry) in [(client, Entry::NodePort(0)), (pod, Entry::ClusterIp)] {
             for port in 45_000..45_002 {
-                let source = SocketAddr::new(place.v4.into(), port);
-                let call = place.call(scenario.target(entry, WEB, true)?).protocol(Protocol::Udp);
+                let source = SocketAddr::new(host.v4.into(), port);
+                let call = host.call(scenario.target(entry, WEB, true)?).protocol(Protocol::Udp);
                 kept.push(call.bind(source));
             }
         }
@@ -180,7 +179,7 @@ impl Watch {
     fn start(cluster: &Cluster) -> Result<Self> {
         let node = cluster.node(0)?;
         let errors = tempfile::NamedTempFile::new()?;
-        let mut command = node.place.command(&agent_binary()?.to_string_lossy())?;
+        let mut command = node.host.command(&agent_binary()?.to_string_lossy())?;
         command.args(["monitor", "--bpffs"]).arg(&node.bpffs);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(errors.path())?);
         let watch = Self { errors, _process: Process::new(command.spawn()?) };
@@ -224,7 +223,7 @@ fn releases_that_are_killed_while_they_take_over_harm_nothing() -> Result<()> {
     let own = directory(cluster, Group::Services, OWN)?;
     let other = directory(cluster, Group::Services, OTHER)?;
     let is_filling = || !own.exists();
-    let is_in_step = || other.join("in-step").symlink_metadata().is_ok();
+    let is_synced = || other.join("in-step").symlink_metadata().is_ok();
     let mut killed = |what: &str, is_come: &dyn Fn() -> bool, beside: bool, comes_back: &str| -> Result<()> {
         if !beside {
             agent.kill()?;
@@ -243,7 +242,7 @@ fn releases_that_are_killed_while_they_take_over_harm_nothing() -> Result<()> {
         open.live().with_context(|| format!("killed while waiting for {what}"))
     };
     killed("its maps to be filled, beside the one that runs", &is_filling, true, OWN)?;
-    killed("its maps to be in step", &is_in_step, false, OWN)?;
+    killed("its maps to be synced", &is_synced, false, OWN)?;
     killed("its maps to be filled", &is_filling, false, OTHER)?;
     open.end()
 }
@@ -256,7 +255,7 @@ fn flows_of_another_layout_are_refused() -> Result<()> {
     let mut agent = scenario.agents.remove(0);
     let cluster = &scenario.cluster;
     let target = scenario.target(Entry::NodePort(0), REMOTE, true)?;
-    let (outside, node) = (cluster.client.call(target), &cluster.node(0)?.place);
+    let (outside, node) = (cluster.client.call(target), &cluster.node(0)?.host);
     let inside = node.call(scenario.target(Entry::ClusterIp, REMOTE, true)?);
     let flows = [OWN, FLOWS].map(|others| directory(cluster, Group::Flows, others));
     let [own, other] = flows;

@@ -94,7 +94,7 @@ fn slow_connections_keep_nobody_else_out() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).pods_per_node(2).build()?;
     let addresses = ["--healthz-bind-address", "[::]:10256", "--metrics-bind-address", "[::]:10249"];
     let _agent = cluster.start_agent(0, &addresses)?;
-    let node = &cluster.node(0)?.place;
+    let node = &cluster.node(0)?.host;
     let prometheus = cluster.pod("pod-1b")?;
     for (who, netns, own) in [
         ("a client outside", &cluster.client.netns, IpAddr::from(node.v4)),

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy_tests::{
     cluster::{Cluster, Process, agent_binary, until},
-    lacks::counts_locked_memory,
+    kernel_capabilities::counts_locked_memory,
 };
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ fn check(cluster: &Cluster, capabilities: &str) -> Result<(Option<i32>, Value)> 
     let node = cluster.node(0)?;
     let mut args = cluster.agent_args(node, &["-o", "json"]);
     args[0] = "check".to_owned();
-    let command = node.place.command("prlimit")?;
+    let command = node.host.command("prlimit")?;
     let (code, said) = cluster.try_command(command, &limited(capabilities, &args)?, PATIENCE)?;
     let findings: Vec<Value> = serde_json::from_str(&said).with_context(|| said.clone())?;
     let finding = findings.into_iter().find(|finding| finding["check"] == "RLIMIT_MEMLOCK");
@@ -61,12 +61,12 @@ fn the_agent_raises_the_limit_or_says_why_it_cannot() -> Result<()> {
     ensure!(finding["state"] == if counts { "pass" } else { "skipped" }, "{finding}");
 
     let run = cluster.agent_args(node, &[]);
-    let mut agent = start(node.place.command("prlimit")?, &limited(&all, &run)?)?;
+    let mut agent = start(node.host.command("prlimit")?, &limited(&all, &run)?)?;
     until(PATIENCE, "the agent to be healthy", || {
         if !std::path::Path::new(&format!("/proc/{}", agent.id())).exists() {
             bail!("it ended");
         }
-        let answer = node.place.netns.get("127.0.0.1:10256", "/healthz");
+        let answer = node.host.netns.get("127.0.0.1:10256", "/healthz");
         Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
     })?;
     agent.terminate()?;
@@ -83,7 +83,7 @@ fn the_agent_raises_the_limit_or_says_why_it_cannot() -> Result<()> {
         &["cleanup".to_owned(), format!("--bpffs={}", node.bpffs.display())],
         PATIENCE,
     )?;
-    let command = node.place.command("prlimit")?;
+    let command = node.host.command("prlimit")?;
     let (code, said) = cluster.try_command(command, &limited(CAPABILITIES, &run)?, PATIENCE)?;
     println!("{said}");
     ensure!(code == Some(1), "{code:?}: {said}");

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Stdio, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
     bystander::{Steady, kube_proxy_at},
-    cluster::{Agent, Cluster, Place, Process, Protocol, agent_binary, peer_binary},
+    cluster::{Agent, Cluster, Host, Process, Protocol, agent_binary, peer_binary},
     traffic::{Entry, Scenario, WEB},
 };
 
@@ -66,7 +66,7 @@ impl Mode {
 
     /// Puts kube-proxy's rules beside those that are there.
     fn install(self, scenario: &Scenario, node: usize) -> Result<()> {
-        let netns = &scenario.cluster.node(node)?.place.netns;
+        let netns = &scenario.cluster.node(node)?.host.netns;
         for (ipv4, restore) in [true, false].into_iter().zip(self.iptables("restore")) {
             let [nftables, iptables] = kube_proxy_at(scenario, WEB, node, ipv4)?;
             match self {
@@ -78,12 +78,12 @@ impl Mode {
     }
 
     /// All rules of both families, without counts.
-    fn rules(self, place: &Place) -> Result<Vec<String>> {
+    fn rules(self, host: &Host) -> Result<Vec<String>> {
         let mut all = String::new();
         for save in self.iptables("save") {
-            all += &place.netns.feed(&save, &[], "")?;
+            all += &host.netns.feed(&save, &[], "")?;
         }
-        all += &place.netns.feed("nft", &["list", "tables"], "")?;
+        all += &host.netns.feed("nft", &["list", "tables"], "")?;
         let lines = all.lines().filter(|line| !line.starts_with('#'));
         Ok(lines.map(|line| line.split(" [").next().unwrap_or(line).trim().to_owned()).collect())
     }
@@ -104,18 +104,18 @@ pub(super) fn migrate(cluster: &Cluster, node: usize, args: &[&str]) -> Result<(
     let mut all = vec![format!("--bounding-set={CAPABILITIES}"), "--inh-caps=-all".to_owned(), agent];
     all.extend(["migrate".to_owned(), "--bpffs".to_owned(), node.bpffs.display().to_string()]);
     all.extend(args.iter().map(|&arg| arg.to_owned()));
-    let (code, said) = cluster.try_command(node.place.command("setpriv")?, &all, PATIENCE)?;
+    let (code, said) = cluster.try_command(node.host.command("setpriv")?, &all, PATIENCE)?;
     println!("$ proxy-agent migrate {}\n{said}", args.join(" "));
     Ok((code, said))
 }
 
 /// Something on a node that looks like kube-proxy: its name and command line.
-pub(super) fn pretend_kube_proxy(place: &Place, folder: &Path) -> Result<Process> {
+pub(super) fn pretend_kube_proxy(host: &Host, folder: &Path) -> Result<Process> {
     let program = folder.join("kube-proxy");
     if !program.exists() {
         fs::copy(peer_binary()?, &program)?;
     }
-    let mut command = place.command(&program.display().to_string())?;
+    let mut command = host.command(&program.display().to_string())?;
     command.args(["serve", "--name", "kube-proxy", "--listen", "127.0.0.1:10257"]);
     Ok(Process::new(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
 }
@@ -164,19 +164,19 @@ fn from_kube_proxy_and_back() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut before = Vec::new();
     for (node, mode) in MODES.into_iter().enumerate() {
-        let place = &cluster.node(node)?.place;
+        let host = &cluster.node(node)?.host;
         if mode != Mode::Nftables {
             for restore in mode.iptables("restore") {
-                place.netns.feed(&restore, &["--noflush"], OF_OTHERS)?;
+                host.netns.feed(&restore, &["--noflush"], OF_OTHERS)?;
             }
         }
         if mode == Mode::Nftables {
             // kube-proxy's table is the last of those that keep the kernel translating.
-            place.netns.nft("delete table inet cni")?;
+            host.netns.nft("delete table inet cni")?;
         }
-        place.netns.nft("table inet others { chain output { type filter hook output priority 0; }; }")?;
+        host.netns.nft("table inet others { chain output { type filter hook output priority 0; }; }")?;
         mode.install(&scenario, node)?;
-        before.push(mode.rules(place)?);
+        before.push(mode.rules(host)?);
     }
     let steady = connections(&scenario)?;
 
@@ -190,25 +190,25 @@ fn from_kube_proxy_and_back() -> Result<()> {
         }
         let (code, said) = migrate(cluster, node, &["--commit"])?;
         ensure!(code == Some(1) && said.contains("nothing was removed"), "{said}");
-        ensure!(mode.rules(&cluster.node(node)?.place)? == before[node], "{mode:?}");
+        ensure!(mode.rules(&cluster.node(node)?.host)? == before[node], "{mode:?}");
     }
 
     let mut agents = cluster.start_agents(&[])?;
     steady.go_on()?;
     for (node, mode) in MODES.into_iter().enumerate() {
-        let place = &cluster.node(node)?.place;
-        let mut kube_proxy = pretend_kube_proxy(place, folder.path())?;
+        let host = &cluster.node(node)?.host;
+        let mut kube_proxy = pretend_kube_proxy(host, folder.path())?;
         let (code, said) = migrate(cluster, node, &["--commit", "--force"])?;
         ensure!(code == Some(1) && said.contains("is kube-proxy"), "{said}");
-        ensure!(mode.rules(place)? == before[node], "{mode:?}");
+        ensure!(mode.rules(host)? == before[node], "{mode:?}");
         kube_proxy.kill()?;
 
         let (code, said) = migrate(cluster, node, &[])?;
         ensure!(code == Some(0) && said.contains("--commit removes it"), "{said}");
-        ensure!(mode.rules(place)? == before[node], "{mode:?}");
+        ensure!(mode.rules(host)? == before[node], "{mode:?}");
         let (code, said) = migrate(cluster, node, &["--commit"])?;
         ensure!(code == Some(0), "{said}");
-        let mut left = mode.rules(place)?;
+        let mut left = mode.rules(host)?;
         for keeper in ["table ip proxy-agent-nat", "table ip6 proxy-agent-nat"] {
             ensure!(left.iter().any(|line| line == keeper) == (mode == Mode::Nftables), "{left:#?}");
             left.retain(|line| line != keeper);
@@ -228,7 +228,7 @@ fn from_kube_proxy_and_back() -> Result<()> {
 
 /// What the IPVS mode leaves, as far as this kernel can have it: the interface with the addresses of Services. Any kind will do.
 fn ipvs(cluster: &Cluster) -> Result<()> {
-    let netns = &cluster.node(0)?.place.netns;
+    let netns = &cluster.node(0)?.host.netns;
     let made = ["dummy", "ifb"].into_iter().find(|kind| {
         netns
             .ip(&[
@@ -254,11 +254,11 @@ fn back(scenario: &Scenario, agents: &mut [Agent], folder: &Path) -> Result<()> 
     let cluster = &scenario.cluster;
     let mut kube_proxies = Vec::new();
     for (node, mode) in MODES.into_iter().enumerate() {
-        let place = &cluster.node(node)?.place;
+        let host = &cluster.node(node)?.host;
         agents[node].terminate()?;
         let (code, said) = migrate(cluster, node, &["--back", "--commit"])?;
         ensure!(code == Some(1) && said.contains("no kube-proxy runs here"), "{said}");
-        kube_proxies.push(pretend_kube_proxy(place, folder)?);
+        kube_proxies.push(pretend_kube_proxy(host, folder)?);
         let (code, said) = migrate(cluster, node, &["--back", "--commit"])?;
         ensure!(code == Some(1) && said.contains("has made no rules yet"), "{said}");
         mode.install(scenario, node)?;
@@ -269,7 +269,7 @@ fn back(scenario: &Scenario, agents: &mut [Agent], folder: &Path) -> Result<()> 
         ensure!(code == Some(0) && said.contains("removing"), "{said}");
         let left = fs::read_dir(&cluster.node(node)?.bpffs).into_iter().flatten().count();
         ensure!(left == 0, "{left} directories");
-        let tables = place.netns.feed("nft", &["list", "tables"], "")?;
+        let tables = host.netns.feed("nft", &["list", "tables"], "")?;
         ensure!(!tables.contains("proxy-agent"), "{tables}");
     }
     all_connect(scenario).context("by kube-proxy's rules again")

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
     bystander::Steady,
-    cluster::{Cluster, Place, Protocol, until},
-    lacks::Lack,
+    cluster::{Cluster, Host, Protocol, until},
+    kernel_capabilities::MissingCapability,
     traffic::{Entry, Scenario, TARGET_PORT, WEB, node_port},
 };
 
@@ -26,7 +26,7 @@ fn servers(scenario: &Scenario, ipv4: bool) -> Result<[SocketAddr; 2]> {
 
 /// Virtual servers, `kube-ipvs0` and chains of the first node, as kube-proxy makes them.
 fn install(scenario: &Scenario) -> Result<()> {
-    let netns = &scenario.cluster.node(0)?.place.netns;
+    let netns = &scenario.cluster.node(0)?.host.netns;
     // The first one is kube-proxy's, too: without it, conntrack and so masquerade know nothing of IPVS.
     netns.sysctl(&[("ipv4/vs/conntrack", "1"), ("ipv4/vs/expire_nodest_conn", "1")])?;
     // Up, because the IPv6 addresses of an interface that is down are tentative.
@@ -75,17 +75,17 @@ fn chains(family: &str, node: SocketAddr) -> String {
 }
 
 /// What IPVS of a node serves, as `ipvsadm` prints it.
-fn ipvs(place: &Place) -> Result<String> {
-    place.netns.feed("ipvsadm", &["--list", "--numeric"], "")
+fn ipvs(host: &Host) -> Result<String> {
+    host.netns.feed("ipvsadm", &["--list", "--numeric"], "")
 }
 
 /// How many virtual servers there are.
-fn count(place: &Place) -> Result<usize> {
-    Ok(ipvs(place)?.lines().filter(|line| line.starts_with("TCP") || line.starts_with("UDP")).count())
+fn count(host: &Host) -> Result<usize> {
+    Ok(ipvs(host)?.lines().filter(|line| line.starts_with("TCP") || line.starts_with("UDP")).count())
 }
 
-fn chains_left(place: &Place) -> Result<Vec<String>> {
-    let rules = place.netns.feed("nft", &["list", "ruleset"], "")?;
+fn chains_left(host: &Host) -> Result<Vec<String>> {
+    let rules = host.netns.feed("nft", &["list", "ruleset"], "")?;
     Ok(rules.lines().filter(|line| line.contains("KUBE-")).map(str::to_owned).collect())
 }
 
@@ -121,13 +121,13 @@ fn all_connect(scenario: &Scenario) -> Result<()> {
 #[test]
 fn from_ipvs_and_back() -> Result<()> {
     if !Path::new("/proc/net/ip_vs").exists() {
-        Lack::Ipvs.note();
+        MissingCapability::Ipvs.note();
         return Ok(());
     }
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "auto")?;
     let cluster = &scenario.cluster;
     let folder = tempfile::tempdir()?;
-    let place = &cluster.node(0)?.place;
+    let host = &cluster.node(0)?.host;
     install(&scenario)?;
     all_connect(&scenario).context("by IPVS")?;
     let steady = connections(&scenario)?;
@@ -144,8 +144,8 @@ fn from_ipvs_and_back() -> Result<()> {
     // Chains go, and what open connections need stays.
     let (code, said) = migrate(cluster, 0, &["--commit"])?;
     ensure!(code == Some(0) && said.contains("connections still go through IPVS"), "{said}");
-    ensure!(count(place)? == 8, "{}", ipvs(place)?);
-    ensure!(chains_left(place)?.is_empty(), "{:?}", chains_left(place)?);
+    ensure!(count(host)? == 8, "{}", ipvs(host)?);
+    ensure!(chains_left(host)?.is_empty(), "{:?}", chains_left(host)?);
     steady.go_on().context("without chains")?;
     all_connect(&scenario).context("by the agent, without chains")?;
     steady.end()?;
@@ -155,15 +155,15 @@ fn from_ipvs_and_back() -> Result<()> {
     })?;
     let (code, said) = migrate(cluster, 0, &["--commit"])?;
     ensure!(code == Some(0) && said.contains("removed"), "{said}");
-    ensure!(count(place)? == 0, "{}", ipvs(place)?);
-    ensure!(place.netns.ip(&["link show kube-ipvs0".to_owned()]).is_err(), "kube-ipvs0 is still there");
+    ensure!(count(host)? == 0, "{}", ipvs(host)?);
+    ensure!(host.netns.ip(&["link show kube-ipvs0".to_owned()]).is_err(), "kube-ipvs0 is still there");
     all_connect(&scenario).context("by the agent alone")?;
     let (code, said) = migrate(cluster, 0, &["--commit"])?;
     ensure!(code == Some(0) && said.contains("nothing to remove"), "{said}");
 
     // And back.
     agent.terminate()?;
-    let _kube_proxy = pretend_kube_proxy(place, folder.path())?;
+    let _kube_proxy = pretend_kube_proxy(host, folder.path())?;
     let (code, said) = migrate(cluster, 0, &["--back", "--commit"])?;
     ensure!(code == Some(1) && said.contains("has made no rules yet"), "{said}");
     install(&scenario)?;

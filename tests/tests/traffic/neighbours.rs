@@ -29,13 +29,13 @@ impl Mode {
 }
 
 /// A cluster whose SINGLE has its endpoint on node-2, which never says a word to node-1 by itself.
-struct Site {
+struct Fixture {
     scenario: Scenario,
     agent: Agent,
     changes: u8,
 }
 
-impl Site {
+impl Fixture {
     fn start(mode: Mode) -> Result<Self> {
         let builder = Cluster::builder().nodes(2).offload(false).xdp_pass(matches!(mode, Mode::NativeXdp));
         let scenario = Scenario::without_agents(builder, "socket")?;
@@ -45,7 +45,7 @@ impl Site {
     }
 
     fn netns(&self, node: usize) -> Result<&Netns> {
-        Ok(&self.scenario.cluster.node(node)?.place.netns)
+        Ok(&self.scenario.cluster.node(node)?.host.netns)
     }
 
     /// Gives node-2 another MAC. All its neighbours are permanent ones, so that it has nothing to ask for: a question would tell its MAC.
@@ -54,8 +54,8 @@ impl Site {
         let own = self.netns(0)?.feed("ip", &["-br", "link", "show", "dev", "eth0"], "")?;
         let own = own.split_whitespace().nth(2).context("no MAC")?.to_owned();
         let mut lines = vec![format!("link set eth0 address 02:00:00:00:99:{:02x}", self.changes)];
-        let place = &self.scenario.cluster.node(0)?.place;
-        for address in [place.v4.to_string(), place.v6.to_string()] {
+        let host = &self.scenario.cluster.node(0)?.host;
+        for address in [host.v4.to_string(), host.v6.to_string()] {
             lines.push(format!("neigh replace {address} lladdr {own} dev eth0 nud permanent"));
         }
         self.netns(1)?.ip(&lines)
@@ -63,8 +63,8 @@ impl Site {
 
     /// Makes node-1's entry for node-2 one that was not confirmed for long.
     fn doubt_next_hop(&self, ipv4: bool) -> Result<()> {
-        let place = &self.scenario.cluster.node(1)?.place;
-        let address = if ipv4 { place.v4.to_string() } else { place.v6.to_string() };
+        let host = &self.scenario.cluster.node(1)?.host;
+        let address = if ipv4 { host.v4.to_string() } else { host.v6.to_string() };
         let known = self.netns(0)?.feed("ip", &["neigh", "show", "to", &address], "")?;
         let mac = known.split_whitespace().nth(4).context("not resolved")?;
         self.netns(0)?.ip(&[format!("neigh replace {address} lladdr {mac} dev eth0 nud stale")])
@@ -91,21 +91,22 @@ impl Site {
 }
 
 fn follows(mode: Mode) -> Result<()> {
-    let mut site = Site::start(mode)?;
+    let mut fixture = Fixture::start(mode)?;
     if matches!(mode, Mode::NativeXdp) {
         // What that may do to a real device is said where it is done.
-        site.agent.wait_for_log("native XDP at eth0 (driver veth)")?;
+        fixture.agent.wait_for_log("native XDP at eth0 (driver veth)")?;
     }
     for ipv4 in [true, false] {
-        let to = site.scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
-        let connection = site.scenario.cluster.client.call(to).keep_alive().timeout(Duration::from_secs(9));
+        let to = fixture.scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
+        let connection =
+            fixture.scenario.cluster.client.call(to).keep_alive().timeout(Duration::from_secs(9));
         let connection = connection.every(Duration::from_millis(20)).load()?;
-        let load = site.load(ipv4)?;
+        let load = fixture.load(ipv4)?;
         load.wait_for(200)?;
         for _ in 0..2 {
-            let gap = site.gap(&load, Duration::from_secs(8))?;
+            let gap = fixture.gap(&load, Duration::from_secs(8))?;
             eprintln!("{mode:?}, IPv4 {ipv4}: followed after {gap:?}");
-            ensure!(gap < FOLLOWED, "{mode:?}, IPv4 {ipv4}: followed after {gap:?}\n{}", site.agent.log());
+            ensure!(gap < FOLLOWED, "{mode:?}, IPv4 {ipv4}: followed after {gap:?}\n{}", fixture.agent.log());
             load.wait_for(200)?;
         }
         connection.wait_for(20)?;
@@ -134,19 +135,19 @@ fn another_mac_by_native_xdp() {
 #[test]
 fn another_mac_while_nothing_was_sent() -> Result<()> {
     for mode in [Mode::Tc, Mode::GenericXdp] {
-        let mut site = Site::start(mode)?;
+        let mut fixture = Fixture::start(mode)?;
         for ipv4 in [true, false] {
-            let load = site.load(ipv4)?;
+            let load = fixture.load(ipv4)?;
             load.wait_for(20)?;
             load.stop()?;
             // By then the agent asks for it no more. What passes here is time: there is nothing else to wait for.
             thread::sleep(Duration::from_secs(5));
-            site.doubt_next_hop(ipv4)?;
+            fixture.doubt_next_hop(ipv4)?;
             // As old as it would be: the kernel holds on to what it wrote a moment ago (`locktime`).
             thread::sleep(Duration::from_millis(1_200));
-            site.change_mac()?;
+            fixture.change_mac()?;
             let start = Instant::now();
-            let load = site.load(ipv4)?;
+            let load = fixture.load(ipv4)?;
             until(Duration::from_secs(8), "answers from a next hop with another MAC", || {
                 Ok((load.report()?.ok >= 5).then_some(()))
             })?;
@@ -178,8 +179,8 @@ fn counted(and_then: &str) -> String {
 #[test]
 fn next_hops_are_asked_once_a_second() -> Result<()> {
     const SECONDS: u64 = 5;
-    let site = Site::start(Mode::GenericXdp)?;
-    let other = site.netns(1)?;
+    let fixture = Fixture::start(Mode::GenericXdp)?;
+    let other = fixture.netns(1)?;
     other.nft(&counted(""))?;
     let count = |family: &str| -> Result<u64> {
         let text = other.feed("nft", &["list", "table", family, "seen"], "")?;
@@ -187,7 +188,7 @@ fn next_hops_are_asked_once_a_second() -> Result<()> {
         words.nth(1).context("no counter")?.parse().context(text.clone())
     };
     for (ipv4, family) in [(true, "arp"), (false, "ip6")] {
-        let load = site.load(ipv4)?;
+        let load = fixture.load(ipv4)?;
         load.wait_for(100)?;
         let before = count(family)?;
         // What is counted is time: there is nothing else to wait for.
@@ -207,43 +208,43 @@ fn next_hops_are_asked_once_a_second() -> Result<()> {
 /// What another agent probed, the next one does; and without any, XDP is no worse than tc.
 #[test]
 fn agents_that_end() -> Result<()> {
-    let mut site = Site::start(Mode::GenericXdp)?;
-    site.netns(0)?.sysctl(&[
+    let mut fixture = Fixture::start(Mode::GenericXdp)?;
+    fixture.netns(0)?.sysctl(&[
         ("ipv4/neigh/eth0/delay_first_probe_time", "1"),
         ("ipv4/neigh/eth0/retrans_time_ms", "300"),
     ])?;
-    let load = site.load(true)?;
+    let load = fixture.load(true)?;
     load.wait_for(100)?;
-    site.agent.kill()?;
-    site.doubt_next_hop(true)?;
-    let gap = site.gap(&load, Duration::from_secs(40))?;
+    fixture.agent.kill()?;
+    fixture.doubt_next_hop(true)?;
+    let gap = fixture.gap(&load, Duration::from_secs(40))?;
     eprintln!("without an agent: followed after {gap:?}");
     load.wait_for(100)?;
-    site.agent.start()?;
+    fixture.agent.start()?;
     load.wait_for(200)?;
-    let gap = site.gap(&load, Duration::from_secs(8))?;
-    ensure!(gap < FOLLOWED, "after a restart: followed after {gap:?}\n{}", site.agent.log());
+    let gap = fixture.gap(&load, Duration::from_secs(8))?;
+    ensure!(gap < FOLLOWED, "after a restart: followed after {gap:?}\n{}", fixture.agent.log());
     Ok(())
 }
 
 /// Neighbours that others entered are left alone.
 #[test]
 fn neighbours_of_others() -> Result<()> {
-    let site = Site::start(Mode::GenericXdp)?;
-    let place = &site.scenario.cluster.node(1)?.place;
-    let mac = site.netns(1)?.feed("ip", &["-br", "link", "show", "dev", "eth0"], "")?;
+    let fixture = Fixture::start(Mode::GenericXdp)?;
+    let host = &fixture.scenario.cluster.node(1)?.host;
+    let mac = fixture.netns(1)?.feed("ip", &["-br", "link", "show", "dev", "eth0"], "")?;
     let mac = mac.split_whitespace().nth(2).context("no MAC")?;
-    site.netns(0)?.ip(&[
-        format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", place.v4),
-        format!("neigh replace {} lladdr {mac} dev eth0 nud reachable extern_learn", place.v6),
+    fixture.netns(0)?.ip(&[
+        format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", host.v4),
+        format!("neigh replace {} lladdr {mac} dev eth0 nud reachable extern_learn", host.v6),
     ])?;
-    site.netns(1)?.nft(&counted("drop"))?;
+    fixture.netns(1)?.nft(&counted("drop"))?;
     for (ipv4, family) in [(true, "arp"), (false, "ip6")] {
-        let load = site.load(ipv4)?;
+        let load = fixture.load(ipv4)?;
         // About three seconds.
         load.wait_for(250)?;
         is_served(&load.stop()?)?;
-        let seen = site.netns(1)?.feed("nft", &["list", "table", family, "seen"], "")?;
+        let seen = fixture.netns(1)?.feed("nft", &["list", "table", family, "seen"], "")?;
         ensure!(seen.contains("packets 0"), "{seen}");
     }
     Ok(())

@@ -40,7 +40,7 @@ struct Watch {
 impl Watch {
     /// Starts it and waits until it watches.
     fn start(node: &Node, output: &Path, args: &[&str]) -> Result<Self> {
-        let mut command = node.place.command(&agent_binary()?.to_string_lossy())?;
+        let mut command = node.host.command(&agent_binary()?.to_string_lossy())?;
         command.args(args).arg("--bpffs").arg(&node.bpffs).stdin(Stdio::null()).stdout(File::create(output)?);
         let mut child: Child = command.stderr(Stdio::piped()).spawn()?;
         let errors = child.stderr.take().context("no standard error")?;
@@ -87,7 +87,7 @@ fn is_watched(node: &Node) -> Result<bool> {
 }
 
 fn tool(node: &Node, args: &[&str]) -> Result<(bool, String)> {
-    let output = node.place.command(&agent_binary()?.to_string_lossy())?.args(args).output()?;
+    let output = node.host.command(&agent_binary()?.to_string_lossy())?.args(args).output()?;
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     Ok((output.status.success(), text))
@@ -105,8 +105,9 @@ fn decisions_are_shown_while_somebody_watches() {
     assert!(!is_watched(node).unwrap());
 
     let mut all = Watch::start(node, &output("all"), &["monitor"]).unwrap();
-    let refused = ["monitor", "--json", "--verdict", "refused", "--service", "default/empty", "--count", "2"];
-    let refused = Watch::start(node, &output("refused"), &refused).unwrap();
+    let refused =
+        ["monitor", "--json", "--verdict", "rejected", "--service", "default/empty", "--count", "2"];
+    let refused = Watch::start(node, &output("rejected"), &refused).unwrap();
     assert!(is_watched(node).unwrap());
 
     // Packets: to an endpoint here and to one on another node, of both families and protocols.
@@ -126,11 +127,11 @@ fn decisions_are_shown_while_somebody_watches() {
         Ok(web.servers(1)?.iter().any(|name| name.starts_with("pod-2")).then_some(()))
     })
     .unwrap();
-    let own = format!(" from {}:", node.place.v4);
+    let own = format!(" from {}:", node.host.v4);
     all.line(&["translated", "  UDP ", ":30080 -> 10.244.2.", &own, "  default/web:udp-80"]).unwrap();
-    // Refusals and drops, with their reasons.
+    // Rejects and drops, with their reasons.
     client.call(target(Entry::NodePort(0), EMPTY, true)).once().unwrap();
-    all.line(&["refused", &from, ":30083  default/empty:tcp-80  no_endpoints"]).unwrap();
+    all.line(&["rejected", &from, ":30083  default/empty:tcp-80  no_endpoints"]).unwrap();
     let mut away = target(Entry::NodePort(0), EMPTY, true);
     away.set_port(AWAY_PORT);
     client.call(away).timeout(Duration::from_millis(300)).once().unwrap();
@@ -144,18 +145,18 @@ fn decisions_are_shown_while_somebody_watches() {
     pod.call(target(Entry::ClusterIp, SINGLE, false)).protocol(Protocol::Udp).once().unwrap();
     all.line(&["translated", "  UDP   peer[", "] -> [fd00:10:96::b]:80 -> [fd00:"]).unwrap();
     pod.call(target(Entry::ClusterIp, EMPTY, true)).once().unwrap();
-    all.line(&["refused", "peer[", "] -> 10.96.0.13:80  default/empty:tcp-80  no_endpoints"]).unwrap();
+    all.line(&["rejected", "peer[", "] -> 10.96.0.13:80  default/empty:tcp-80  no_endpoints"]).unwrap();
     let mut undefined = target(Entry::ClusterIp, SINGLE, true);
     undefined.set_port(81);
     pod.call(undefined).once().unwrap();
-    all.line(&["refused", "peer[", "] -> 10.96.0.11:81  default/single  undefined_port"]).unwrap();
+    all.line(&["rejected", "peer[", "] -> 10.96.0.11:81  default/single  undefined_port"]).unwrap();
 
     // Those that were asked for, and no others.
     let lines = refused.end().unwrap();
     let decisions: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(decisions.len(), 2, "{lines}");
     for decision in &decisions {
-        assert_eq!((&decision["verdict"], &decision["reason"]), (&"refused".into(), &"no_endpoints".into()));
+        assert_eq!((&decision["verdict"], &decision["reason"]), (&"rejected".into(), &"no_endpoints".into()));
         assert_eq!(decision["service"], "default/empty:tcp-80");
     }
 
@@ -214,10 +215,10 @@ fn documents_show_what_commands_print() {
     let scenario = Scenario::without_agents(Cluster::builder(), "socket").unwrap();
     let (cluster, node) = (&scenario.cluster, scenario.cluster.node(0).unwrap());
     cluster.manifests.write("away.yaml", AWAY).unwrap();
-    let of_node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.place.name);
+    let of_node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.host.name);
     cluster.manifests.write("node.yaml", &of_node).unwrap();
     let mut server =
-        node.place.command(&peer_binary().unwrap().with_file_name("apiserver").to_string_lossy()).unwrap();
+        node.host.command(&peer_binary().unwrap().with_file_name("apiserver").to_string_lossy()).unwrap();
     server.arg(SERVER).arg(cluster.manifests.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = server.spawn().unwrap();
     let first = BufReader::new(server.stdout.take().unwrap()).lines().next().unwrap().unwrap();
@@ -226,7 +227,7 @@ fn documents_show_what_commands_print() {
     let mut args = cluster.agent_args(node, &["--api-server", &format!("http://{SERVER}")]);
     let manifests = args.iter().position(|arg| arg == "--manifests").unwrap();
     args.drain(manifests..manifests + 2);
-    let mut agent = node.place.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
+    let mut agent = node.host.command(&agent_binary().unwrap().to_string_lossy()).unwrap();
     agent.args(&args).stdin(Stdio::null()).stderr(Stdio::null());
     let _agent = Process::new(agent.spawn().unwrap());
     until(Duration::from_secs(120), "an agent that is ready", || {
@@ -341,7 +342,7 @@ fn shapes_leave_out_what_varies() {
         ("applied 3s ago  x", "applied 12m ago x", true),
         ("10.244.1.5:40000 -> 10.96.0.1:80", "10.244.12.5:1 -> 10.96.0.1:80", true),
         ("rate 0", "rate 12.5", true),
-        ("refused", "dropped", false),
+        ("rejected", "dropped", false),
         ("a 1", "a 1 2", false),
     ] {
         assert_eq!(shape(one) == shape(other), same, "{one:?} {other:?}");

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Place, Protocol, until},
+    cluster::{Cluster, Host, Protocol, until},
     traffic::{EMPTY, Entry, SINGLE, Scenario, WEB},
 };
 
@@ -19,7 +19,7 @@ fn start(pod_datapath: &'static str, args: &[&str]) -> Result<Scenario> {
 
 /// `--reject tcp-reset`: who is served by packets learns at once that nobody is there.
 #[test]
-fn packets_are_refused_with_resets() -> Result<()> {
+fn packets_are_rejected_with_resets() -> Result<()> {
     let scenario = start("tc", &["--reject", "tcp-reset"])?;
     let cluster = &scenario.cluster;
     for ipv4 in [true, false] {
@@ -53,13 +53,13 @@ fn connections_to_removed_endpoints_are_reset() -> Result<()> {
         let outside = scenario.target(Entry::NodePort(0), SINGLE, true)?;
         let inside = scenario.target(Entry::ClusterIp, SINGLE, true)?;
         let inside_v6 = scenario.target(Entry::ClusterIp, SINGLE, false)?;
-        let clients: [(&Place, SocketAddr); 4] = [
+        let clients: [(&Host, SocketAddr); 4] = [
             (cluster.pod("pod-3a")?, inside),
             (cluster.pod("pod-3a")?, inside_v6),
-            (&cluster.node(2)?.place, inside),
+            (&cluster.node(2)?.host, inside),
             (&cluster.client, outside),
         ];
-        let start = |(client, to): &(&Place, SocketAddr)| {
+        let start = |(client, to): &(&Host, SocketAddr)| {
             client.call(*to).keep_alive().timeout(Duration::from_secs(3)).load()
         };
         let loads = clients.iter().map(start).collect::<Result<Vec<_>>>()?;
@@ -87,7 +87,7 @@ fn connections_to_removed_endpoints_are_reset() -> Result<()> {
 #[test]
 fn localhost_may_be_left_to_the_node() -> Result<()> {
     let scenario = start("socket", &["--localhost-nodeports", "false"])?;
-    let node = &scenario.cluster.node(0)?.place;
+    let node = &scenario.cluster.node(0)?.host;
     for ipv4 in [true, false] {
         let reply = node.call(scenario.target(Entry::Localhost, WEB, ipv4)?).once()?;
         ensure!(reply.error.as_deref() == Some("ECONNREFUSED"), "{reply:?}");
@@ -103,7 +103,7 @@ fn service_ranges_may_be_named() -> Result<()> {
     let scenario = start("socket", &["--service-cidr", "10.96.0.0/16,fd00:10:96::/112,0.0.0.0/0"])?;
     let cluster = &scenario.cluster;
     let patience = Duration::from_millis(1500);
-    for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.place] {
+    for client in [cluster.pod("pod-1a")?, &cluster.node(0)?.host] {
         for ipv4 in [true, false] {
             let vip = scenario.target(Entry::ClusterIp, WEB, ipv4)?.ip();
             ensure!(client.ping(vip, patience)?, "{} -> {vip}", client.name);

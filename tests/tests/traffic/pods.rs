@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy_tests::{
-    cluster::{Cluster, MeshRules, Netns, Node, Place, Protocol, until},
+    cluster::{Cluster, Host, MeshRules, Netns, Node, Protocol, until},
     traffic::{Entry, SERVICE_PORT, SINGLE, Scenario, WEB},
 };
 
@@ -22,7 +22,7 @@ fn scenario() -> Result<Scenario> {
 }
 
 /// A machine that reaches others only through a pod, which masquerades what it sends.
-fn behind(cluster: &Cluster, pod: &Place) -> Result<Place> {
+fn behind(cluster: &Cluster, pod: &Host) -> Result<Host> {
     let netns = Netns::create(&format!("{}-vpn", cluster.name()))?;
     pod.netns.ip(&[
         format!("link add vpn0 type veth peer name eth0 netns {}", netns.name()),
@@ -47,7 +47,7 @@ fn behind(cluster: &Cluster, pod: &Place) -> Result<Place> {
             }
         }",
     )?;
-    Ok(Place {
+    Ok(Host {
         name: "vpn-client".to_owned(),
         node: None,
         netns,
@@ -60,7 +60,7 @@ fn behind(cluster: &Cluster, pod: &Place) -> Result<Place> {
 }
 
 /// A virtual machine in a pod, with the pod's addresses, behind a bridge in the pod's network namespace.
-fn virtual_machine(cluster: &Cluster, pod: &Place) -> Result<Place> {
+fn virtual_machine(cluster: &Cluster, pod: &Host) -> Result<Host> {
     let netns = Netns::create(&format!("{}-vm", cluster.name()))?;
     pod.netns.ip(&[
         "addr flush dev eth0".to_owned(),
@@ -80,11 +80,11 @@ fn virtual_machine(cluster: &Cluster, pod: &Place) -> Result<Place> {
         "route add default via fe80::1 dev eth0".to_owned(),
     ])?;
     // Sockets of a guest are none of the node's.
-    Ok(Place { name: "vm".to_owned(), netns, cgroup: cluster.client.cgroup.clone(), ..pod.clone() })
+    Ok(Host { name: "vm".to_owned(), netns, cgroup: cluster.client.cgroup.clone(), ..pod.clone() })
 }
 
 /// Does the mesh's proxy see the cluster IP, and reach an endpoint by it?
-fn goes_through_mesh(scenario: &Scenario, pod: &Place) -> Result<()> {
+fn goes_through_mesh(scenario: &Scenario, pod: &Host) -> Result<()> {
     for ipv4 in FAMILIES {
         let to = scenario.target(Entry::ClusterIp, WEB, ipv4)?;
         let reply = pod.call(to).once()?;
@@ -96,7 +96,7 @@ fn goes_through_mesh(scenario: &Scenario, pod: &Place) -> Result<()> {
 }
 
 /// Is a client served, over all protocols? The endpoint sees it as `seen`.
-fn is_served(scenario: &Scenario, client: &Place, seen: &Place) -> Result<()> {
+fn is_served(scenario: &Scenario, client: &Host, seen: &Host) -> Result<()> {
     for ipv4 in FAMILIES {
         for protocol in Protocol::ALL {
             let to = scenario.target(Entry::ClusterIp, WEB, ipv4)?;
@@ -192,7 +192,7 @@ fn a_virtual_machine_is_served() -> Result<()> {
 }
 
 fn programs_at_pods(node: &Node) -> Result<usize> {
-    let metrics = node.place.netns.get("127.0.0.1:10249", "/metrics")?.body;
+    let metrics = node.host.netns.get("127.0.0.1:10249", "/metrics")?.body;
     let is_at_pod = |line: &&str| line.starts_with("proxy_agent_hooks{") && line.contains("program=\"pod_");
     let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok());
     Ok(metrics.lines().filter(is_at_pod).filter_map(count).sum())
@@ -254,7 +254,7 @@ fn many_interfaces_do_not_keep_the_agent_from_its_work() -> Result<()> {
     let lines = (0..pairs).map(|number| {
         format!("link add many{number} type veth peer name eth{number} netns {}", there.name())
     });
-    node.place.netns.ip(&lines.collect::<Vec<_>>())?;
+    node.host.netns.ip(&lines.collect::<Vec<_>>())?;
     let _agent = cluster.start_agent(0, &["--pod-datapath", "socket"])?;
     ensure!(programs_at_pods(node)? == 0);
     // Now all need programs.
@@ -270,7 +270,7 @@ fn many_interfaces_do_not_keep_the_agent_from_its_work() -> Result<()> {
     let (started, mut longest) = (Instant::now(), Duration::ZERO);
     until(DEADLINE, "programs at all interfaces", || {
         let asked = Instant::now();
-        let alive = node.place.netns.get("127.0.0.1:10256", "/livez").context("/livez")?;
+        let alive = node.host.netns.get("127.0.0.1:10256", "/livez").context("/livez")?;
         ensure!(alive.status == 200, "{alive:?}");
         longest = longest.max(asked.elapsed());
         Ok((programs_at_pods(node)? >= 2 * pairs).then_some(()))

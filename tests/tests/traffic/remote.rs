@@ -52,9 +52,7 @@ fn next_hop_of_the_other_family() -> Result<()> {
         let scenario = remote(Cluster::builder().offload(offload))?;
         let cluster = &scenario.cluster;
         let (here, there) = (cluster.node(0)?, cluster.node(1)?);
-        here.place
-            .netns
-            .ip(&[format!("route replace 10.244.2.0/24 via inet6 {} dev eth0", there.place.v6)])?;
+        here.host.netns.ip(&[format!("route replace 10.244.2.0/24 via inet6 {} dev eth0", there.host.v6)])?;
         let agent = cluster.start_agent(0, args)?;
         serves(&scenario, &agent, SINGLE, "pod-2a", &[true, false]).with_context(|| format!("{args:?}"))?;
     }
@@ -71,7 +69,7 @@ fn route_with_encapsulation() -> Result<()> {
         let cluster = &scenario.cluster;
         let (here, there) = (cluster.node(0)?, cluster.node(1)?);
         for (number, node) in [(1, here), (2, there)] {
-            node.place.netns.ip(&[
+            node.host.netns.ip(&[
                 format!("link add vx0 address 02:00:00:00:07:0{number} type vxlan external dstport 4790"),
                 "link set vx0 up".to_owned(),
                 // Without any, even loose source checks let nothing in.
@@ -79,8 +77,8 @@ fn route_with_encapsulation() -> Result<()> {
                 format!("addr add fd00:9::{number}/128 dev vx0 nodad"),
             ])?;
         }
-        let outer = there.place.v4;
-        here.place.netns.ip(&[
+        let outer = there.host.v4;
+        here.host.netns.ip(&[
             "neigh add 10.9.9.2 lladdr 02:00:00:00:07:02 dev vx0 nud permanent".to_owned(),
             "neigh add fd00:9::2 lladdr 02:00:00:00:07:02 dev vx0 nud permanent".to_owned(),
             format!("route replace 10.244.2.0/24 encap ip id 7 dst {outer} via 10.9.9.2 dev vx0 onlink"),
@@ -88,8 +86,8 @@ fn route_with_encapsulation() -> Result<()> {
                 "route replace fd00:10:244:2::/64 encap ip id 7 dst {outer} via fd00:9::2 dev vx0 onlink"
             ),
         ])?;
-        let outer = here.place.v4;
-        there.place.netns.ip(&[
+        let outer = here.host.v4;
+        there.host.netns.ip(&[
             "neigh add 10.9.9.1 lladdr 02:00:00:00:07:01 dev vx0 nud permanent".to_owned(),
             "neigh add fd00:9::1 lladdr 02:00:00:00:07:01 dev vx0 nud permanent".to_owned(),
             format!("route replace 10.9.9.1/32 encap ip id 7 dst {outer} dev vx0"),
@@ -98,7 +96,7 @@ fn route_with_encapsulation() -> Result<()> {
         let agent = cluster.start_agent(0, args)?;
         serves(&scenario, &agent, SINGLE, "pod-2a", &[true, false]).with_context(|| format!("{args:?}"))?;
         // Packets took that way, in both families.
-        let seen = there.place.netns.command("ip")?.args(["-s", "-j", "link", "show", "vx0"]).output()?;
+        let seen = there.host.netns.command("ip")?.args(["-s", "-j", "link", "show", "vx0"]).output()?;
         let seen: serde_json::Value = serde_json::from_slice(&seen.stdout)?;
         let packets = &seen[0]["stats64"]["rx"]["packets"];
         ensure!(packets.as_u64() > Some(100), "{packets} packets");
@@ -118,7 +116,7 @@ fn replies_leave_where_their_source_address_belongs() -> Result<()> {
             .offload(offload);
         let scenario = Scenario::without_agents(builder.nodes(2), "both")?;
         let cluster = &scenario.cluster;
-        let node = &cluster.node(0)?.place;
+        let node = &cluster.node(0)?.host;
         cluster.fabric.nft(&format!(
             "table inet bcp38 {{
                 chain prerouting {{

@@ -14,7 +14,7 @@ fn survives(pod_datapath: &'static str, args: &[&str], xdp: bool) -> Result<()> 
     let mut scenario = Scenario::start(builder, pod_datapath, args)?;
     let loads = {
         let cluster = &scenario.cluster;
-        let (pod, node) = (cluster.pod("pod-1a")?, &cluster.node(0)?.place);
+        let (pod, node) = (cluster.pod("pod-1a")?, &cluster.node(0)?.host);
         let ways = [
             (pod, Entry::ClusterIp),
             (node, Entry::ClusterIp),

@@ -25,7 +25,7 @@ fn run(builder: Builder, pod_datapath: &'static str, args: &[&str]) -> Result<()
     failures.case("nothing is INVALID to conntrack", || {
         for node in &scenario.cluster.nodes {
             let dropped = node.invalid_packets()?;
-            ensure!(dropped == 0, "{dropped} packets on {}", node.place.name);
+            ensure!(dropped == 0, "{dropped} packets on {}", node.host.name);
         }
         Ok(())
     });
@@ -99,7 +99,7 @@ fn native_xdp() {
 
 #[test]
 fn generic_xdp() {
-    // XDP computes checksums itself: packets whose checksum was left to a device are not for it.
+    // XDP computes checksums itself: CHECKSUM_PARTIAL packets are not for it.
     for builder in [routed(), bridged()] {
         check(builder.offload(false), "socket", &["--xdp", "generic"]).unwrap();
     }

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(30);
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
 fn sysctl(node: &Node, name: &str) -> Result<u32> {
-    let text = node.place.netns.run(|| Ok(fs::read_to_string(format!("/proc/sys/net/netfilter/{name}"))?))?;
+    let text = node.host.netns.run(|| Ok(fs::read_to_string(format!("/proc/sys/net/netfilter/{name}"))?))?;
     text.trim().parse().context(text.clone())
 }
 
@@ -51,9 +51,9 @@ fn connection_tracking_is_set() -> Result<()> {
     agent.terminate()?;
 
     // Where /proc/sys cannot be written to, that is a problem of the agent, which serves all the same.
-    node.place.netns.sysctl(&[("netfilter/nf_conntrack_tcp_timeout_close_wait", "60")])?;
+    node.host.netns.sysctl(&[("netfilter/nf_conntrack_tcp_timeout_close_wait", "60")])?;
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
-    let mut command = node.place.command("unshare")?;
+    let mut command = node.host.command("unshare")?;
     command.args(["--mount", "--propagation=slave", "sh", "-c", script, "sh"]).arg(agent_binary()?);
     let _agent = Process::new(command.args(cluster.agent_args(node, &[])).spawn()?);
     let told = until(SOON, "the problem to be told", || {
@@ -108,14 +108,14 @@ fn flags_that_end_at_once() -> Result<()> {
     ensure!(code == Some(0) && said.contains("nf_conntrack_tcp_timeout_close_wait: 60 -> 3600"), "{said}");
     ensure!(sysctl(node, "nf_conntrack_tcp_timeout_close_wait")? == 3_600);
     let reserved = || Ok(fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?);
-    let reserved = node.place.netns.run(reserved)?;
+    let reserved = node.host.netns.run(reserved)?;
     ensure!(reserved.trim() == "1024-32767", "{reserved}");
 
     let path = folder.path().join("written.conf").display().to_string();
     let (code, said) = run(&["--write-config-to", &path, "--min-sync-period=2s", "--oom-score-adj=-7"])?;
     ensure!(code == Some(0), "{said}");
     let mut agent = cluster.start_agent(0, &["--config", &path])?;
-    let configz = node.place.netns.feed("curl", &["-s", "http://127.0.0.1:10249/configz"], "");
+    let configz = node.host.netns.feed("curl", &["-s", "http://127.0.0.1:10249/configz"], "");
     if let Ok(configz) = configz {
         ensure!(
             configz.contains("\"oomScoreAdj\":-7") && configz.contains("\"minSyncPeriod\":\"2s\""),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Load, LoadReport, Place, Protocol, until},
+    cluster::{Cluster, Host, Load, LoadReport, Protocol, until},
     traffic::{SERVICE_PORT, Scenario, TARGET_PORT},
 };
 
@@ -21,17 +21,17 @@ const GAP: Duration = Duration::from_millis(100);
 const MOVES: usize = 5;
 
 /// A Service `moving`, whose slices are files of their own.
-struct World {
+struct Fixture {
     scenario: Scenario,
 }
 
 /// An endpoint, and whether it terminates.
-type Listed<'a> = (&'a Place, bool);
+type Listed<'a> = (&'a Host, bool);
 
-impl World {
+impl Fixture {
     fn start(settle_time: &str) -> Result<Self> {
         let args = ["--endpoint-settle-time", settle_time];
-        let world = Self { scenario: Scenario::start(Cluster::builder().nodes(2), "both", &args)? };
+        let fixture = Self { scenario: Scenario::start(Cluster::builder().nodes(2), "both", &args)? };
         let mut service = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: moving}}\nspec:\n  type: NodePort\n  clusterIP: {VIP}\n  ports:\n"
         );
@@ -41,8 +41,8 @@ impl World {
                 "  - {{name: {protocol}, protocol: {protocol}, port: {SERVICE_PORT}, nodePort: {NODE_PORT}}}"
             )?;
         }
-        world.scenario.cluster.manifests.write("moving.yaml", &service)?;
-        Ok(world)
+        fixture.scenario.cluster.manifests.write("moving.yaml", &service)?;
+        Ok(fixture)
     }
 
     /// Writes one slice.
@@ -51,23 +51,23 @@ impl World {
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}\n  labels: {{kubernetes.io/service-name: moving}}\n\
              addressType: IPv4\nports:\n- {{name: TCP, protocol: TCP, port: {TARGET_PORT}}}\n- {{name: UDP, protocol: UDP, port: {TARGET_PORT}}}\nendpoints:\n"
         );
-        for (place, terminating) in endpoints {
+        for (host, terminating) in endpoints {
             writeln!(
                 text,
                 "- {{addresses: [{}], conditions: {{ready: {}, serving: true, terminating: {terminating}}}}}",
-                place.v4, !terminating
+                host.v4, !terminating
             )?;
         }
         self.scenario.cluster.manifests.write(&format!("{name}.yaml"), &text)
     }
 
-    fn pod(&self, name: &str) -> Result<&Place> {
+    fn pod(&self, name: &str) -> Result<&Host> {
         self.scenario.cluster.pod(name)
     }
 
     /// Loads from a pod, and from outside to the nodePort of the node without the endpoint.
     fn loads(&self) -> Result<Vec<(String, Load)>> {
-        let node = self.scenario.cluster.node(0)?.place.v4;
+        let node = self.scenario.cluster.node(0)?.host.v4;
         let clients = [
             (self.pod("pod-1a")?, IpAddr::from(VIP), SERVICE_PORT),
             (&self.scenario.cluster.client, node.into(), NODE_PORT),
@@ -137,7 +137,7 @@ impl World {
 
 #[test]
 fn an_endpoint_that_changes_its_slice_costs_nothing() -> Result<()> {
-    for (what, report) in World::start("1s")?.moves()? {
+    for (what, report) in Fixture::start("1s")?.moves()? {
         ensure!(report.failed == 0 && report.ok > 100, "{what}: {report:?}");
     }
     Ok(())
@@ -146,7 +146,7 @@ fn an_endpoint_that_changes_its_slice_costs_nothing() -> Result<()> {
 /// That is what it would cost.
 #[test]
 fn without_a_settle_time_it_costs_connections() -> Result<()> {
-    let reports = World::start("0s")?.moves()?;
+    let reports = Fixture::start("0s")?.moves()?;
     let failed = |part: &str| reports.iter().any(|(what, report)| what.contains(part) && report.failed > 0);
     ensure!(failed("by Tcp") && failed("pod-1a by ConnectedUdp"), "{reports:?}");
     Ok(())
@@ -156,20 +156,20 @@ fn without_a_settle_time_it_costs_connections() -> Result<()> {
 #[test]
 fn other_endpoints_take_over_at_once() -> Result<()> {
     const LONG: Duration = Duration::from_secs(10);
-    let world = World::start("10s")?;
-    let (first, second) = (world.pod("pod-2a")?, world.pod("pod-2b")?);
-    world.slice("a", &[(first, false)])?;
-    world.served_by(&["pod-2a"], SOON)?;
-    let load = world
+    let fixture = Fixture::start("10s")?;
+    let (first, second) = (fixture.pod("pod-2a")?, fixture.pod("pod-2b")?);
+    fixture.slice("a", &[(first, false)])?;
+    fixture.served_by(&["pod-2a"], SOON)?;
+    let load = fixture
         .pod("pod-1a")?
-        .call(world.vip())
+        .call(fixture.vip())
         .protocol(Protocol::ConnectedUdp)
         .keep_alive()
         .every(Duration::from_millis(20))
         .load()?;
     load.wait_for(5)?;
-    world.slice("a", &[(second, false)])?;
-    world.served_by(&["pod-2b"], LONG / 2)?;
+    fixture.slice("a", &[(second, false)])?;
+    fixture.served_by(&["pod-2b"], LONG / 2)?;
     let report = load.report()?;
     ensure!(
         report.failed == 0 && report.last_server.map(|server| server.ip()) == Some(first.v4.into()),
@@ -187,21 +187,21 @@ fn other_endpoints_take_over_at_once() -> Result<()> {
 /// Who terminates has said that it goes.
 #[test]
 fn the_last_endpoint_is_refused_when_it_is_settled_or_terminated() -> Result<()> {
-    let world = World::start("1s")?;
-    let pod = world.pod("pod-2a")?;
+    let fixture = Fixture::start("1s")?;
+    let pod = fixture.pod("pod-2a")?;
     for round in 0..2 {
-        world.slice("a", &[(pod, false)])?;
-        world.served_by(&["pod-2a"], SOON).with_context(|| format!("round {round}"))?;
-        world.scenario.cluster.manifests.remove("a.yaml")?;
-        world.refused(SOON)?;
+        fixture.slice("a", &[(pod, false)])?;
+        fixture.served_by(&["pod-2a"], SOON).with_context(|| format!("round {round}"))?;
+        fixture.scenario.cluster.manifests.remove("a.yaml")?;
+        fixture.refused(SOON)?;
     }
-    drop(world);
+    drop(fixture);
 
     const LONG: Duration = Duration::from_secs(60);
-    let world = World::start("60s")?;
-    let pod = world.pod("pod-2a")?;
-    world.slice("a", &[(pod, true)])?;
-    world.served_by(&["pod-2a"], SOON)?;
-    world.slice("a", &[])?;
-    world.refused(LONG / 6)
+    let fixture = Fixture::start("60s")?;
+    let pod = fixture.pod("pod-2a")?;
+    fixture.slice("a", &[(pod, true)])?;
+    fixture.served_by(&["pod-2a"], SOON)?;
+    fixture.slice("a", &[])?;
+    fixture.refused(LONG / 6)
 }

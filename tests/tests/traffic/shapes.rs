@@ -161,7 +161,7 @@ fn programs_of_others() -> Result<()> {
 fn foreign(scenario: &Scenario, node: usize, position: Position) -> Result<Vec<ForeignProgram>> {
     let node = scenario.cluster.node(node)?;
     let attach = |(device, is_ingress)| {
-        ForeignProgram::attach(&node.place.netns, device, is_ingress, position, &node.bpffs)
+        ForeignProgram::attach(&node.host.netns, device, is_ingress, position, &node.bpffs)
     };
     [("eth0", true), ("eth0", false), ("veth-a", true), ("veth-a", false)].map(attach).into_iter().collect()
 }

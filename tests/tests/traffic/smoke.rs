@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use proxy_tests::{
     cluster::{Builder, Cluster, Failures, Protocol, Uplink, until},
-    lacks::Lack,
+    kernel_capabilities::MissingCapability,
     traffic::{self, BOTH, Entry, SINGLE, Scenario},
 };
 
@@ -35,7 +35,7 @@ fn pods_by_sockets_and_a_restart() -> Result<()> {
 
 #[test]
 fn pods_by_packets_and_generic_xdp() -> Result<()> {
-    // XDP computes checksums itself: packets whose checksum was left to a device are not for it.
+    // XDP computes checksums itself: CHECKSUM_PARTIAL packets are not for it.
     let scenario = Scenario::start(two_nodes().offload(false), "tc", &["--xdp", "generic"])?;
     let mut failures = Failures::default();
     traffic::smoke(&scenario, "by packets", &Protocol::ALL, &mut failures)?;
@@ -61,7 +61,7 @@ fn a_check_fails_nowhere() -> Result<()> {
 fn stacked(uplink: Uplink) -> Result<Option<(Scenario, Failures)>> {
     let mut scenario = Scenario::without_agents(two_nodes(), "socket")?;
     if let Err(error) = scenario.cluster.stack_uplinks(uplink) {
-        error.downcast::<Lack>()?.note();
+        error.downcast::<MissingCapability>()?.note();
         return Ok(None);
     }
     let args = ["--pod-datapath", "socket", "--uplink", uplink.device()];
@@ -86,7 +86,7 @@ fn bonded_uplinks() -> Result<()> {
     let load = call.keep_alive().timeout(PATIENCE).load()?;
     load.wait_for(3)?;
     for node in &cluster.nodes {
-        node.place.netns.ip(&["link set eth0 down".to_owned()]).context("the first half")?;
+        node.host.netns.ip(&["link set eth0 down".to_owned()]).context("the first half")?;
     }
     failures.case("the bond's other half takes over", || {
         let once = cluster.client.call(scenario.target(Entry::NodePort(0), SINGLE, true)?);

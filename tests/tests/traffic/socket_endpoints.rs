@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use proxy_agent::datapath::{maps::MapFamily, pins::Pins};
 use proxy_common::{V4, V6};
 use proxy_tests::{
-    cluster::{Agent, Cluster, Load, Place, Protocol, until},
+    cluster::{Agent, Cluster, Host, Load, Protocol, until},
     traffic::{Entry, HOST_NETWORK, SINGLE, Scenario, TARGET_PORT, WEB},
 };
 
@@ -51,10 +51,10 @@ fn connected_sockets_leave_nothing_behind() -> Result<()> {
 }
 
 /// Waits until the load has its answers from this endpoint.
-fn served_by(load: &Load, place: &Place) -> Result<()> {
-    until(SOON, &format!("answers from {}", place.name), || {
+fn served_by(load: &Load, host: &Host) -> Result<()> {
+    until(SOON, &format!("answers from {}", host.name), || {
         let report = load.report()?;
-        Ok(report.last_server.is_some_and(|server| server.ip() == place.v4).then_some(()))
+        Ok(report.last_server.is_some_and(|server| server.ip() == host.v4).then_some(()))
     })
     .with_context(|| format!("{:?}", load.report()))
 }
@@ -63,7 +63,7 @@ fn served_by(load: &Load, place: &Place) -> Result<()> {
 #[test]
 fn connected_sockets_leave_an_endpoint_that_is_gone() -> Result<()> {
     let mut scenario = start()?;
-    let backends: Vec<Place> = scenario.backends(WEB)?.into_iter().cloned().collect();
+    let backends: Vec<Host> = scenario.backends(WEB)?.into_iter().cloned().collect();
     scenario.apply(WEB, &[&backends[0]])?;
     let pod = scenario.cluster.pod("pod-1a")?;
     let vip = scenario.target(Entry::ClusterIp, WEB, true)?;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use proxy_agent::{net::sock_diag::Transport, reaper::end::Suspect};
+use proxy_agent::{net::sock_diag::Transport, socket_termination::end::Suspect};
 use proxy_tests::cluster::Netns;
 
 const PATIENCE: Duration = Duration::from_secs(10);

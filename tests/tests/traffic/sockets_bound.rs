@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Place, Protocol},
+    cluster::{Cluster, Host, Protocol},
     traffic::{Entry, SERVICE_PORT, Scenario, TARGET_PORT, WEB, node_port},
 };
 
@@ -16,7 +16,7 @@ fn start() -> Result<Scenario> {
 }
 
 /// Ten requests from a bound socket, each answered by one of these, with the service as the client's peer.
-fn served(client: &Place, target: SocketAddr, protocol: Protocol, expected: &[&str]) -> Result<()> {
+fn served(client: &Host, target: SocketAddr, protocol: Protocol, expected: &[&str]) -> Result<()> {
     let what = || format!("{} by {protocol:?} to {target}", client.name);
     for reply in client.call(target).protocol(protocol).device(DEVICE).times(10)? {
         let answer = reply.answer.as_ref().with_context(|| format!("{}: {reply:?}", what()))?;
@@ -32,7 +32,7 @@ fn served(client: &Place, target: SocketAddr, protocol: Protocol, expected: &[&s
 fn sockets_bound_to_an_interface_reach_services() -> Result<()> {
     let scenario = start()?;
     let pod = scenario.cluster.pod("pod-1a")?;
-    let node = &scenario.cluster.node(0)?.place;
+    let node = &scenario.cluster.node(0)?.host;
     let remote = scenario.cluster.pod("pod-2a")?;
     let names = ["pod-1b", "pod-2a", "pod-2b"];
     for protocol in Protocol::ALL {
@@ -63,7 +63,7 @@ fn sockets_bound_to_an_interface_reach_services() -> Result<()> {
 #[test]
 fn sockets_bound_to_loopback_stay_there() -> Result<()> {
     let scenario = start()?;
-    let node = &scenario.cluster.node(0)?.place;
+    let node = &scenario.cluster.node(0)?.host;
     let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
     let _server = node.serve_as("loopback", &loopbacks, node_port(WEB))?;
     for protocol in Protocol::ALL {

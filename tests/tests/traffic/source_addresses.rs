@@ -27,7 +27,7 @@ fn given_addresses_are_the_sources_towards_remote_endpoints() -> Result<()> {
             }
         })
         .collect();
-    cluster.node(0)?.place.netns.ip(&lines)?;
+    cluster.node(0)?.host.netns.ip(&lines)?;
     let args = ["--snat-address", &GIVEN.join(","), "--snat-ports", "30000-32000"];
     let agent = cluster.start_agent(0, &args)?;
     for ipv4 in [true, false] {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_tests::{
-    cluster::{Cluster, Endpoint, Load, Place, Protocol, Service, until},
+    cluster::{Cluster, Endpoint, Host, Load, Protocol, Service, until},
     traffic::{EMPTY, Entry, HAIRPIN, HOST_NETWORK, SERVICE_PORT, Scenario, TARGET_PORT, WEB},
 };
 
@@ -55,8 +55,8 @@ fn a_pod_with_many_sockets_does_not_push_out_those_of_others() -> Result<()> {
 /// Two Services, each with an endpoint of its own.
 struct Two {
     scenario: Scenario,
-    first: Place,
-    second: Place,
+    first: Host,
+    second: Host,
 }
 
 fn ips(number: u8) -> [IpAddr; 2] {
@@ -86,16 +86,16 @@ impl Two {
 
     /// Gives the Services their addresses.
     fn apply(&self, first: u8, second: u8) -> Result<()> {
-        for (name, number, node_port, place) in
+        for (name, number, node_port, host) in
             [("first", first, Some(FIRST_NODE_PORT), &self.first), ("second", second, None, &self.second)]
         {
             let service = Service::new(name, &ips(number)).tcp_and_udp(SERVICE_PORT, TARGET_PORT, node_port);
-            self.scenario.cluster.manifests.apply(&service, &[Endpoint::from(place)])?;
+            self.scenario.cluster.manifests.apply(&service, &[Endpoint::from(host)])?;
         }
         Ok(())
     }
 
-    fn client(&self) -> Result<&Place> {
+    fn client(&self) -> Result<&Host> {
         self.scenario.cluster.pod("pod-1a")
     }
 
@@ -107,10 +107,10 @@ impl Two {
 /// Longer than any reply takes: while the address is nobody's, datagrams to it are lost.
 const SHORT: Duration = Duration::from_millis(200);
 
-fn served_by(load: &Load, place: &Place, within: Duration) -> Result<()> {
-    until(within, &format!("answers from {}", place.name), || {
+fn served_by(load: &Load, host: &Host, within: Duration) -> Result<()> {
+    until(within, &format!("answers from {}", host.name), || {
         let report = load.report()?;
-        Ok(report.last_server.is_some_and(|server| place.owns(server.ip())).then_some(()))
+        Ok(report.last_server.is_some_and(|server| host.owns(server.ip())).then_some(()))
     })
     .with_context(|| format!("{:?}", load.report()))
 }
@@ -120,7 +120,7 @@ fn served_by(load: &Load, place: &Place, within: Duration) -> Result<()> {
 fn sockets_follow_an_address_to_another_service() -> Result<()> {
     let two = Two::start()?;
     let client = two.client()?;
-    let node = &two.scenario.cluster.node(0)?.place;
+    let node = &two.scenario.cluster.node(0)?.host;
     let load = |to, protocol| {
         client.call(to).protocol(protocol).keep_alive().every(Duration::from_millis(20)).timeout(SHORT).load()
     };

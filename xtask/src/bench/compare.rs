@@ -94,7 +94,7 @@ impl Comparison {
         if before.start() <= now.end() && now.start() <= before.end() {
             return;
         }
-        // What is counted may be none, like failures. Of other units, a ratio to nothing, or to what lies below the floor,
+        // What is counted may be none, like failures. Of other units, a ratio to nothing, or to what lies below the baseline,
         // says nothing.
         let is_counted = change.unit == Unit::Count && change.before >= 0.0 && change.now >= 0.0;
         if !(is_counted || change.before > 0.0 && change.now > 0.0) {

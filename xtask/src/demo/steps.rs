@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::cluster::{Call, Load, Place, Protocol, until};
+use proxy_tests::cluster::{Call, Host, Load, Protocol, until};
 
 use super::{Demo, account::Account};
 
@@ -34,16 +34,16 @@ pub(super) fn all(demo: &mut Demo, account: &mut Account) -> Result<()> {
 fn cluster_ip(demo: &Demo, account: &mut Account) {
     account.heading("ClusterIP: db-service, 10.103.132.104:3306");
     for node in &demo.cluster.nodes {
-        for place in [&node.pods[0], &node.place] {
-            let what = format!("{} -> {DB}", place.name);
-            account.prove(&what, answered(&place.call(DB), &DB_PODS, |client| place.owns(client)));
+        for host in [&node.pods[0], &node.host] {
+            let what = format!("{} -> {DB}", host.name);
+            account.prove(&what, answered(&host.call(DB), &DB_PODS, |client| host.owns(client)));
         }
     }
     let pod = &demo.cluster.nodes[0].pods[0];
     account.prove("the pod thinks it talks to the service", peer_is_service(pod));
 }
 
-fn peer_is_service(pod: &Place) -> Result<String> {
+fn peer_is_service(pod: &Host) -> Result<String> {
     let reply = pod.call(DB).once()?;
     let answer = reply.answer.with_context(|| format!("no answer: {:?}", reply.error))?;
     ensure!(reply.peer == Some(DB), "getpeername: {:?}", reply.peer);
@@ -51,25 +51,25 @@ fn peer_is_service(pod: &Place) -> Result<String> {
 }
 
 /// The node's port at both of its addresses.
-fn web_addresses(place: &Place) -> [SocketAddr; 2] {
-    [(place.v4, WEB_NODE_PORT).into(), (place.v6, WEB_NODE_PORT).into()]
+fn web_addresses(host: &Host) -> [SocketAddr; 2] {
+    [(host.v4, WEB_NODE_PORT).into(), (host.v6, WEB_NODE_PORT).into()]
 }
 
 fn node_port(demo: &Demo, account: &mut Account) {
     account.heading("NodePort: web, port 30016 of every node");
     let client = &demo.cluster.client;
     for node in &demo.cluster.nodes {
-        for address in web_addresses(&node.place) {
+        for address in web_addresses(&node.host) {
             let seen = |source| client.owns(source) || node.owns(source);
             account.prove(&format!("client -> {address}"), answered(&client.call(address), &WEB_PODS, seen));
         }
     }
-    let address = web_addresses(&demo.cluster.nodes[2].place)[0];
+    let address = web_addresses(&demo.cluster.nodes[2].host)[0];
     for (protocol, what) in [(Protocol::Udp, "UDP"), (Protocol::ConnectedUdp, "UDP, connected")] {
         let call = client.call(address).protocol(protocol);
         account.prove(&format!("client -> {address} {what}"), answered(&call, &WEB_PODS, |_| true));
     }
-    let node = &demo.cluster.nodes[2].place;
+    let node = &demo.cluster.nodes[2].host;
     let local = SocketAddr::from(([127, 0, 0, 1], WEB_NODE_PORT));
     account.prove(&format!("{} -> {local}", node.name), answered(&node.call(local), &WEB_PODS, |_| true));
     account.prove("2 x 20 MB through a node without a pod of web", bulk(&client.call(address)));
@@ -96,7 +96,7 @@ fn scaling(demo: &Demo, account: &mut Account) -> Result<()> {
     account.heading("Scaling: the pod of node-2 leaves web, and comes back");
     let client = &demo.cluster.client;
     let calls: Vec<_> =
-        demo.cluster.nodes.iter().map(|node| client.call(web_addresses(&node.place)[0])).collect();
+        demo.cluster.nodes.iter().map(|node| client.call(web_addresses(&node.host)[0])).collect();
     // Connections that are there stay, whichever pod they are with.
     let loads = calls.iter().flat_map(|call| [call.clone().keep_alive().load(), call.load()]);
     let loads = loads.collect::<Result<Vec<_>>>()?;
@@ -140,9 +140,9 @@ fn agent_killed(demo: &mut Demo, account: &mut Account) -> Result<()> {
     let node = &demo.cluster.nodes[0];
     let calls = [
         node.pods[0].call(DB),
-        node.place.call(DB),
-        demo.cluster.client.call(web_addresses(&node.place)[0]),
-        demo.cluster.client.call(web_addresses(&node.place)[1]).protocol(Protocol::Udp),
+        node.host.call(DB),
+        demo.cluster.client.call(web_addresses(&node.host)[0]),
+        demo.cluster.client.call(web_addresses(&node.host)[1]).protocol(Protocol::Udp),
     ];
     let loads = calls.iter().flat_map(|call| [call.load(), call.clone().keep_alive().load()]);
     let loads = loads.collect::<Result<Vec<_>>>()?;

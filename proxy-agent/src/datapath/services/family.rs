@@ -9,13 +9,13 @@ use proxy_common::layout::{
     frontend::{Frontend as FrontendValue, FrontendKey, Target},
     id::Id,
     maps::table,
-    set::{Set, SetKind, SetRole},
-    source::Source,
+    set::{BackendSet, BackendSetKind, SetPolicy},
+    source_range::SourceRange,
 };
 
 use super::{
     Freed,
-    port::{Claim, PortState, ROLES, SetState},
+    port::{OwnedFrontend, PortState, ROLES, SetState},
     shared::Shared,
 };
 use crate::{
@@ -43,7 +43,7 @@ impl<F: MapFamily> FamilyTables<F> {
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             frontends: Box::new(maps::raw_hash::<table::Frontends<F>>(pins)?),
-            sources: Box::new(F::sources(pins)?),
+            sources: Box::new(F::source_ranges(pins)?),
             backends: maps::mmap::<table::Backends<F>>(pins)?,
         })
     }
@@ -71,18 +71,18 @@ impl<F: MapFamily> FamilyMaps<F> {
     ) -> Result<()> {
         let result = self.publish(shared, state, plan);
         if result.is_err() {
-            let roles: Vec<SetRole> =
-                [(SetRole::ClusterIp, &plan.internal), (SetRole::External, &plan.external)]
+            let set_policies: Vec<SetPolicy> =
+                [(SetPolicy::ClusterIp, &plan.internal), (SetPolicy::External, &plan.external)]
                     .into_iter()
-                    .filter(|(role, allowed)| {
-                        let published = &state.sets[*role as usize].endpoints;
+                    .filter(|(set_policy, allowed)| {
+                        let published = &state.sets[*set_policy as usize].endpoints;
                         published
                             .iter()
                             .any(|endpoint| !allowed.contains(endpoint) && plan.cluster.contains(endpoint))
                     })
-                    .map(|(role, _)| role)
+                    .map(|(set_policy, _)| set_policy)
                     .collect();
-            shared.withhold(F::FAMILY, state, &roles);
+            shared.withhold(F::FAMILY, state, &set_policies);
         }
         result
     }
@@ -98,17 +98,17 @@ impl<F: MapFamily> FamilyMaps<F> {
             return Ok(());
         }
         let members = members(plan);
-        let mut born = Vec::new();
-        for (endpoint, roles) in
+        let mut allocated = Vec::new();
+        for (endpoint, set_policies) in
             members.iter().filter(|(endpoint, _)| !state.backends.contains_key(*endpoint))
         {
-            born.push((*endpoint, *roles));
+            allocated.push((*endpoint, *set_policies));
         }
-        for (endpoint, roles) in &born {
-            match shared.birth(state.id, *endpoint, *roles) {
+        for (endpoint, set_policies) in &allocated {
+            match shared.allocate_backend(state.id, *endpoint, *set_policies) {
                 Some(member) => state.backends.insert(*endpoint, member),
                 None => {
-                    shared.unborn(&plan.name, state, &born);
+                    shared.roll_back_backends(&plan.name, state, &allocated);
                     return Err(Full(Part::Backends).into());
                 }
             };
@@ -116,7 +116,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         // All slices are made before any is published: when there is no room, everything stays as it was.
         let before = state.slices();
         let Some(sets) = self.make_sets(state, plan) else {
-            shared.unborn(&plan.name, state, &born);
+            shared.roll_back_backends(&plan.name, state, &allocated);
             return Err(Error::from(Full(Part::Slots(F::FAMILY)))
                 .context(format!("{} endpoints want slots in a row", plan.serving.len())));
         };
@@ -124,15 +124,15 @@ impl<F: MapFamily> FamilyMaps<F> {
         self.place(state, plan);
         // Who is chosen from a set is known as its member before, and until after.
         for (endpoint, member) in state.backends.iter_mut() {
-            shared.set_roles(member, member.roles | members.get(endpoint).unwrap_or(&0));
+            shared.put_set_policies(member, member.set_policies | members.get(endpoint).unwrap_or(&0));
         }
         if state.affinity != affinity {
-            shared.sets.publish(Set::affinity_index(state.id), affinity.into());
+            shared.sets.publish(BackendSet::affinity_index(state.id), affinity.into());
             state.affinity = affinity;
         }
-        for (role, (old, new)) in SetRole::ALL.into_iter().zip(state.sets.iter().zip(&sets)) {
+        for (set_policy, (old, new)) in SetPolicy::ALL.into_iter().zip(state.sets.iter().zip(&sets)) {
             if old.set != new.set {
-                shared.sets.publish(Set::index(state.id, role), new.set.0);
+                shared.sets.publish(BackendSet::index(state.id, set_policy), new.set.0);
             }
         }
         state.sets = sets;
@@ -141,12 +141,12 @@ impl<F: MapFamily> FamilyMaps<F> {
             shared.quarantine.push(Freed::Slots(F::FAMILY, (slice.base, slice.len)));
         }
         state.backends.retain(|endpoint, member| match members.get(endpoint) {
-            Some(roles) => {
-                shared.set_roles(member, *roles);
+            Some(set_policies) => {
+                shared.put_set_policies(member, *set_policies);
                 true
             }
             None => {
-                shared.bury(&plan.name, *endpoint, member.id);
+                shared.release_backend(&plan.name, *endpoint, member.id);
                 false
             }
         });
@@ -158,7 +158,7 @@ impl<F: MapFamily> FamilyMaps<F> {
     fn make_sets(&mut self, state: &PortState, plan: &PortPlan) -> Option<[SetState; ROLES]> {
         let mut made: Vec<SetState> = Vec::with_capacity(ROLES);
         let mut new: Vec<Slice> = Vec::new();
-        for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)) {
+        for (set_policy, endpoints) in SetPolicy::ALL.into_iter().zip(lists(plan)) {
             let known = made.iter().chain(&state.sets).find(|set| *set.endpoints == **endpoints);
             let slice = match known {
                 Some(set) => set.slice(),
@@ -173,7 +173,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                     slice
                 }
             };
-            made.push(SetState { set: set(role, slice, plan), endpoints: Arc::clone(endpoints) });
+            made.push(SetState { set: set(set_policy, slice, plan), endpoints: Arc::clone(endpoints) });
         }
         made.try_into().ok()
     }
@@ -206,38 +206,38 @@ impl<F: MapFamily> FamilyMaps<F> {
         state.places = Some(plan.places.clone());
     }
 
-    fn key(claim: &Claim) -> Result<FrontendKey<F>> {
-        let ip = claim.address.ip();
+    fn key(owned: &OwnedFrontend) -> Result<FrontendKey<F>> {
+        let ip = owned.address.ip();
         let addr = F::from_ip(ip).with_context(|| format!("{ip} is of the other family"))?;
-        Ok(FrontendKey::new(addr, claim.address.port().to_be(), claim.protocol))
+        Ok(FrontendKey::new(addr, owned.address.port().to_be(), owned.protocol))
     }
 
-    pub(super) fn write_frontend(&mut self, id: Id, claim: &Claim, flags: u32) -> Result<()> {
-        let key = Self::key(claim)?;
+    pub(super) fn write_frontend(&mut self, id: Id, owned: &OwnedFrontend, flags: u32) -> Result<()> {
+        let key = Self::key(owned)?;
         let target = Target::new(id, flags).context("a service port without id")?;
         let value = FrontendValue::new(key, target);
         let written = self.tables.frontends.insert(key, value);
         written
             .map_err(|error| write_error(error, Part::Frontends(F::FAMILY)))
-            .with_context(|| format!("cannot write the frontend {claim}"))
+            .with_context(|| format!("cannot write the frontend {owned}"))
     }
 
-    pub(super) fn remove_frontend(&mut self, claim: &Claim) -> Result<()> {
-        let key = Self::key(claim)?;
-        self.tables.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {claim}"))
+    pub(super) fn remove_frontend(&mut self, owned: &OwnedFrontend) -> Result<()> {
+        let key = Self::key(owned)?;
+        self.tables.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {owned}"))
     }
 
     /// Lets clients in.
-    pub(super) fn admit(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+    pub(super) fn allow(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
         let written = self.tables.sources.insert(key, 1);
         written
-            .map_err(|error| write_error(error, Part::Sources(F::FAMILY)))
+            .map_err(|error| write_error(error, Part::SourceRanges(F::FAMILY)))
             .with_context(|| format!("cannot write the source range {clients}"))
     }
 
     /// No longer lets them in.
-    pub(super) fn turn_away(&mut self, id: Id, clients: &IpNet) -> Result<()> {
+    pub(super) fn deny(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
         self.tables.sources.remove(&key).with_context(|| format!("cannot remove the source range {clients}"))
     }
@@ -246,10 +246,10 @@ impl<F: MapFamily> FamilyMaps<F> {
 fn source_prefix<F: MapFamily>(service: Id, clients: &IpNet) -> Result<SourcePrefix<F>> {
     let addr = F::from_ip(clients.network())
         .with_context(|| format!("the source range {clients} is of the other family"))?;
-    Ok((Source::<F>::SERVICE_BITS + u32::from(clients.prefix_len()), Source { service, addr }))
+    Ok((SourceRange::<F>::SERVICE_BITS + u32::from(clients.prefix_len()), SourceRange { service, addr }))
 }
 
-/// The endpoints of each set, by [`SetRole`].
+/// The endpoints of each set, by [`SetPolicy`].
 fn lists(plan: &PortPlan) -> [&Endpoints; ROLES] {
     [&plan.internal, &plan.external, &plan.cluster, &plan.serving]
 }
@@ -267,33 +267,34 @@ fn flags(plan: &PortPlan, endpoint: &SocketAddr) -> u16 {
 fn members(plan: &PortPlan) -> SortedMap<SocketAddr, u8> {
     let mut members = SortedMap::default();
     // The longest list first: all others are parts of it.
-    for (role, endpoints) in SetRole::ALL.into_iter().zip(lists(plan)).rev() {
+    for (set_policy, endpoints) in SetPolicy::ALL.into_iter().zip(lists(plan)).rev() {
         for endpoint in endpoints.iter() {
             let known = members.get(endpoint).copied().unwrap_or(0);
-            members.insert(*endpoint, known | role.bit());
+            members.insert(*endpoint, known | set_policy.bit());
         }
     }
     members
 }
 
 /// The word that publishes a set.
-fn set(role: SetRole, slice: Slice, plan: &PortPlan) -> Set {
+fn set(set_policy: SetPolicy, slice: Slice, plan: &PortPlan) -> BackendSet {
     if slice.len > 0 {
-        let kind = if plan.affinity.is_some() { SetKind::Sticky } else { SetKind::Uniform };
-        return Set::new(slice.base, slice.len, kind);
+        let kind =
+            if plan.affinity.is_some() { BackendSetKind::SessionAffinity } else { BackendSetKind::Uniform };
+        return BackendSet::new(slice.base, slice.len, kind);
     }
-    let is_withheld = match role {
-        SetRole::ClusterIp => plan.lacks_internal(),
-        SetRole::External => plan.lacks_external(),
-        SetRole::Cluster | SetRole::Serving => false,
+    let lacks_local_endpoints = match set_policy {
+        SetPolicy::ClusterIp => plan.lacks_internal(),
+        SetPolicy::External => plan.lacks_external(),
+        SetPolicy::Cluster | SetPolicy::Serving => false,
     };
-    if is_withheld { Set::WITHHELD } else { Set::EMPTY }
+    if lacks_local_endpoints { BackendSet::NO_LOCAL_ENDPOINTS } else { BackendSet::EMPTY }
 }
 
 fn is_published(state: &PortState, plan: &PortPlan) -> bool {
-    let wanted = SetRole::ALL.into_iter().zip(lists(plan));
-    state.sets.iter().zip(wanted).all(|(known, (role, endpoints))| {
-        *known.endpoints == **endpoints && known.set == set(role, known.slice(), plan)
+    let wanted = SetPolicy::ALL.into_iter().zip(lists(plan));
+    state.sets.iter().zip(wanted).all(|(known, (set_policy, endpoints))| {
+        *known.endpoints == **endpoints && known.set == set(set_policy, known.slice(), plan)
     })
 }
 

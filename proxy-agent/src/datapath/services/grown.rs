@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use proxy_common::layout::{
-    backend::Alive,
+    backend::BackendState,
     backend_id::BackendId,
     name::ServiceName,
-    set::{Set, SetRole},
+    set::{BackendSet, SetPolicy},
 };
 
 use super::{Maps, Services};
@@ -23,8 +23,8 @@ impl Services {
     /// How much there is room for.
     pub fn room(&self) -> Room {
         let mut room = Room::default();
-        room.set(Part::ServicePorts, self.shared.sets.len() / SetRole::STRIDE);
-        room.set(Part::Backends, self.shared.alive.len() * Alive::PER_ELEMENT);
+        room.set(Part::ServicePorts, self.shared.sets.len() / SetPolicy::STRIDE);
+        room.set(Part::Backends, self.shared.alive.len() * BackendState::PER_ELEMENT);
         room.set(Part::Slots(IpFamily::V4), self.v4.tables.backends.len());
         room.set(Part::Slots(IpFamily::V6), self.v6.tables.backends.len());
         room.set(Part::Frontends(IpFamily::V4), self.v4.tables.frontends.capacity().unwrap_or(u32::MAX));
@@ -40,7 +40,7 @@ impl Services {
         used.set(Part::Backends, usage.backends);
         for family in [IpFamily::V4, IpFamily::V6] {
             used.set(Part::Slots(family), usage.slots[family as usize]);
-            used.add(Part::Frontends(family), self.claimed[family as usize]);
+            used.add(Part::Frontends(family), self.owned_by_family[family as usize]);
         }
         used
     }
@@ -79,13 +79,13 @@ impl Services {
 }
 
 /// How many ids of service ports all maps have room for.
-pub(super) fn room_for_service_ids(sets: &MmapArray<Set>, names: &dyn Table<u32, ServiceName>) -> u32 {
-    (sets.len() / SetRole::STRIDE).min(names.capacity().unwrap_or(u32::MAX))
+pub(super) fn room_for_service_ids(sets: &MmapArray<BackendSet>, names: &dyn Table<u32, ServiceName>) -> u32 {
+    (sets.len() / SetPolicy::STRIDE).min(names.capacity().unwrap_or(u32::MAX))
 }
 
 /// How many ids of backends all maps have room for.
-pub(super) fn room_for_backend_ids(alive: &MmapArray<Alive>, records: &MmapArray<BackendId>) -> u32 {
-    (alive.len() * Alive::PER_ELEMENT).min(records.len())
+pub(super) fn room_for_backend_ids(alive: &MmapArray<BackendState>, records: &MmapArray<BackendId>) -> u32 {
+    (alive.len() * BackendState::PER_ELEMENT).min(records.len())
 }
 
 fn copy_family<F: MapFamily>(

@@ -8,9 +8,9 @@ use std::{
 
 use ipnet::IpNet;
 use proxy_common::layout::{
-    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES},
+    frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES},
     id::Id,
-    set::{Set, SetRole},
+    set::{BackendSet, SetPolicy},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Sets of a service port.
-pub(super) const ROLES: usize = SetRole::ALL.len();
+pub(super) const ROLES: usize = SetPolicy::ALL.len();
 
 /// What is in the maps for a service port.
 #[derive(Debug, Default)]
@@ -31,9 +31,9 @@ pub(super) struct PortState {
     pub(super) id: Id,
     /// Its name is in the map.
     pub(super) is_named: bool,
-    /// What it claims, with `FRONTEND_*` bits. It has those whose first claimant it is.
-    pub(super) frontends: SortedMap<Claim, u32>,
-    /// By [`SetRole`]. Roles with the same endpoints share one slice.
+    /// The frontends that it wants, with `FRONTEND_*` bits. It has those that it owns.
+    pub(super) frontends: SortedMap<OwnedFrontend, u32>,
+    /// By [`SetPolicy`]. Roles with the same endpoints share one slice.
     pub(super) sets: [SetState; ROLES],
     pub(super) backends: SortedMap<SocketAddr, Member>,
     /// Some of the backends were in no set when they were taken over: those that are in none after the next change go.
@@ -50,14 +50,14 @@ pub(super) struct PortState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) id: Id,
-    /// [`SetRole::bit`]s of the sets it is in.
-    pub(super) roles: u8,
+    /// [`SetPolicy::bit`]s of the sets it is in.
+    pub(super) set_policies: u8,
 }
 
 /// A published set and what is in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SetState {
-    pub(super) set: Set,
+    pub(super) set: BackendSet,
     pub(super) endpoints: Endpoints,
 }
 
@@ -81,14 +81,14 @@ impl PortState {
 /// A key of `frontends_*`, whatever the family: what only one service port can have. External IPs and addresses of
 /// load balancers look alike here, as they do in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Claim {
+pub(super) struct OwnedFrontend {
     /// The unspecified address stands for all nodePort addresses of the node; port 0 for all ports of an address.
     pub(super) address: SocketAddr,
     /// IP protocol number; 0 with port 0.
     pub(super) protocol: u8,
 }
 
-impl Claim {
+impl OwnedFrontend {
     pub(super) fn node_port(family: IpFamily, port: u16, protocol: u8) -> Self {
         let any: IpAddr = match family {
             IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
@@ -106,7 +106,7 @@ impl Claim {
     }
 }
 
-impl fmt::Display for Claim {
+impl fmt::Display for OwnedFrontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match protocol_of(self.protocol) {
             None => write!(f, "{}", self.address.ip()),
@@ -119,30 +119,32 @@ impl fmt::Display for Claim {
 }
 
 /// What a plan's frontends are in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
-pub(super) fn claims(plan: &PortPlan) -> SortedMap<Claim, u32> {
-    let sources = if plan.sources.is_some() { FRONTEND_SOURCES } else { 0 };
-    let mut claims = SortedMap::default();
+pub(super) fn owned_frontends(plan: &PortPlan) -> SortedMap<OwnedFrontend, u32> {
+    let sources = if plan.sources.is_some() { FRONTEND_SOURCE_RANGES } else { 0 };
+    let mut owned_frontends = SortedMap::default();
     for frontend in &plan.frontends {
-        let (claim, flags) = claim(&plan.name, *frontend);
+        let (owned, flags) = owned_frontend(&plan.name, *frontend);
         let sources = if matches!(frontend, Frontend::LoadBalancer(_)) { sources } else { 0 };
-        let known = claims.get(&claim).copied().unwrap_or(0);
-        claims.insert(claim, known | flags | sources);
+        let known = owned_frontends.get(&owned).copied().unwrap_or(0);
+        owned_frontends.insert(owned, known | flags | sources);
     }
-    claims
+    owned_frontends
 }
 
-fn claim(name: &PortName, frontend: Frontend) -> (Claim, u32) {
+fn owned_frontend(name: &PortName, frontend: Frontend) -> (OwnedFrontend, u32) {
     let protocol = protocol_number(name.protocol);
     match frontend {
-        Frontend::ClusterIp(address) => (Claim { address, protocol }, FRONTEND_CLUSTER_IP),
+        Frontend::ClusterIp(address) => (OwnedFrontend { address, protocol }, FRONTEND_CLUSTER_IP),
         Frontend::ClusterAddress(ip) => {
             let address = SocketAddr::new(ip, 0);
-            (Claim { address, protocol: 0 }, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS)
+            (OwnedFrontend { address, protocol: 0 }, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS)
         }
         Frontend::LoadBalancerAddress(ip) => {
-            (Claim { address: SocketAddr::new(ip, 0), protocol: 0 }, FRONTEND_ADDRESS)
+            (OwnedFrontend { address: SocketAddr::new(ip, 0), protocol: 0 }, FRONTEND_ADDRESS)
         }
-        Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => (Claim { address, protocol }, 0),
-        Frontend::NodePort(port) => (Claim::node_port(name.family, port, protocol), 0),
+        Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => {
+            (OwnedFrontend { address, protocol }, 0)
+        }
+        Frontend::NodePort(port) => (OwnedFrontend::node_port(name.family, port, protocol), 0),
     }
 }

@@ -49,14 +49,14 @@ pub(super) fn noted(records: &MmapArray<BackendId>, room: u32) -> impl Iterator<
 pub(super) fn add_stray(state: &mut PortState, record: &BackendId) {
     let endpoint = endpoint(record);
     if !state.backends.contains_key(&endpoint) {
-        state.backends.insert(endpoint, Member { id: record.id, roles: 0 });
+        state.backends.insert(endpoint, Member { id: record.id, set_policies: 0 });
         state.has_strays = true;
     }
 }
 
 impl Services {
     /// Notes all backends, and no others: an agent may have been killed in between.
-    pub(super) fn mend_records(&self) {
+    pub(super) fn repair_records(&self) {
         let records = &self.shared.records;
         let mut is_known = vec![false; records.len() as usize];
         for state in self.ports.values() {

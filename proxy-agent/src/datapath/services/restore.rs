@@ -11,12 +11,12 @@ use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
     layout::{
-        backend::{Alive, Backend},
+        backend::{Backend, BackendState},
         frontend::FrontendKey,
         id::Id,
         name::ServiceName,
-        set::{Set, SetRole},
-        source::Source,
+        set::{BackendSet, SetPolicy},
+        source_range::SourceRange,
     },
 };
 use tracing::warn;
@@ -24,7 +24,7 @@ use tracing::warn;
 use super::{
     Maps, Services,
     family::FamilyTables,
-    port::{Claim, Member, PortState, SetState},
+    port::{Member, OwnedFrontend, PortState, SetState},
     records,
 };
 use crate::{
@@ -40,18 +40,18 @@ use crate::{
 pub(super) struct Restored {
     pub(super) ports: HashMap<PortName, PortState>,
     by_id: HashMap<Id, PortName>,
-    v4: Orphans<V4>,
-    v6: Orphans<V6>,
+    v4: StaleEntries<V4>,
+    v6: StaleEntries<V6>,
     doubled: Vec<u32>,
 }
 
-/// Entries that belong to nobody: traces of an agent that was killed between two writes.
-struct Orphans<F: MapFamily> {
+/// Stale entries: traces of an agent that was killed between two writes.
+struct StaleEntries<F: MapFamily> {
     frontends: Vec<FrontendKey<F>>,
     sources: Vec<SourcePrefix<F>>,
 }
 
-impl<F: MapFamily> Default for Orphans<F> {
+impl<F: MapFamily> Default for StaleEntries<F> {
     fn default() -> Self {
         Self { frontends: Vec::new(), sources: Vec::new() }
     }
@@ -93,18 +93,18 @@ impl Restored {
     /// Reads what a family has of its own; returns what is nobody's.
     fn read_family<F: MapFamily>(
         &mut self,
-        sets: &MmapArray<Set>,
+        sets: &MmapArray<BackendSet>,
         tables: &FamilyTables<F>,
-    ) -> Result<Orphans<F>> {
-        let mut orphans = Orphans::default();
+    ) -> Result<StaleEntries<F>> {
+        let mut stale_entries = StaleEntries::default();
         for (key, value) in tables.frontends.entries()? {
             let target = value.checked(&key);
             match target.and_then(|target| Some((target, self.port(target.service())?))) {
                 Some((target, state)) => {
                     let address = SocketAddr::new(F::to_ip(&key.addr), u16::from_be(key.port));
-                    state.frontends.insert(Claim { address, protocol: key.protocol }, target.flags());
+                    state.frontends.insert(OwnedFrontend { address, protocol: key.protocol }, target.flags());
                 }
-                None => orphans.frontends.push(key),
+                None => stale_entries.frontends.push(key),
             }
         }
         for (key, _) in tables.sources.entries()? {
@@ -113,17 +113,17 @@ impl Restored {
                 (Some(state), Some(clients)) => {
                     state.sources.insert(clients);
                 }
-                _ => orphans.sources.push(key),
+                _ => stale_entries.sources.push(key),
             }
         }
         for (_, state) in self.ports.iter_mut().filter(|(name, _)| name.family == F::FAMILY) {
             read_sets(state, sets, &tables.backends);
         }
-        Ok(orphans)
+        Ok(stale_entries)
     }
 
     /// Removes what belongs to nobody.
-    pub(super) fn drop_orphans(self, services: &mut Services) {
+    pub(super) fn remove_stale_entries(self, services: &mut Services) {
         let frontends = |key| services.v4.tables.frontends.remove(key);
         let mut results: Vec<Result<()>> = self.v4.frontends.iter().map(frontends).collect();
         results.extend(self.v6.frontends.iter().map(|key| services.v6.tables.frontends.remove(key)));
@@ -137,54 +137,59 @@ impl Restored {
 }
 
 /// Reads the sets of a service port; by them it knows its backends.
-fn read_sets<F: MapFamily>(state: &mut PortState, sets: &MmapArray<Set>, backends: &MmapArray<Backend<F>>) {
-    state.affinity = sets.read(Set::affinity_index(state.id)).unwrap_or_default().0 as u32;
-    for role in SetRole::ALL {
-        let set = sets.read(Set::index(state.id, role)).unwrap_or_default();
-        let before = state.sets[..role as usize].iter().find(|known| known.set == set);
+fn read_sets<F: MapFamily>(
+    state: &mut PortState,
+    sets: &MmapArray<BackendSet>,
+    backends: &MmapArray<Backend<F>>,
+) {
+    state.affinity = sets.read(BackendSet::affinity_index(state.id)).unwrap_or_default().0 as u32;
+    for set_policy in SetPolicy::ALL {
+        let set = sets.read(BackendSet::index(state.id, set_policy)).unwrap_or_default();
+        let before = state.sets[..set_policy as usize].iter().find(|known| known.set == set);
         let shared = before.map(|known| Arc::clone(&known.endpoints));
         let slots = set.base()..set.base().saturating_add(set.count());
         let mut endpoints = Vec::with_capacity(slots.len());
         for backend in slots.filter_map(|slot| backends.read(slot)) {
             let endpoint = F::to_socket(&backend.addr, backend.port);
             let known = state.backends.get(&endpoint).copied();
-            let Member { id, roles } = known.unwrap_or(Member { id: backend.id, roles: 0 });
-            state.backends.insert(endpoint, Member { id, roles: roles | role.bit() });
+            let Member { id, set_policies } = known.unwrap_or(Member { id: backend.id, set_policies: 0 });
+            state.backends.insert(endpoint, Member { id, set_policies: set_policies | set_policy.bit() });
             endpoints.push(endpoint);
         }
         let endpoints = shared.unwrap_or_else(|| endpoints.into());
-        state.sets[role as usize] = SetState { set, endpoints };
+        state.sets[set_policy as usize] = SetState { set, endpoints };
     }
 }
 
-fn clients<F: MapFamily>(bits: u32, source: &Source<F>) -> Option<IpNet> {
-    let len = u8::try_from(bits.checked_sub(Source::<F>::SERVICE_BITS)?).ok()?;
+fn clients<F: MapFamily>(bits: u32, source: &SourceRange<F>) -> Option<IpNet> {
+    let len = u8::try_from(bits.checked_sub(SourceRange::<F>::SERVICE_BITS)?).ok()?;
     IpNet::new(F::to_ip(&source.addr), len).ok()
 }
 
 impl Services {
-    /// Notes claims and filter bits of what was taken over.
+    /// Notes owned frontends and filter bits of what was taken over.
     pub(super) fn adopt(&mut self) {
         for (name, state) in &self.ports {
-            for (claim, flags) in state.frontends.iter() {
-                let claimants = self.claims.entry(*claim).or_insert_with(|| {
-                    self.claimed[claim.family() as usize] += 1;
+            for (owned, flags) in state.frontends.iter() {
+                let owners = self.owned_frontends.entry(*owned).or_insert_with(|| {
+                    self.owned_by_family[owned.family() as usize] += 1;
                     VecDeque::with_capacity(1)
                 });
-                claimants.push_back(name.clone());
-                self.shared.add_marks(claim, *flags);
+                owners.push_back(name.clone());
+                self.shared.add_fingerprints(owned, *flags);
             }
         }
     }
 
     /// Says of every backend what its sets say: an agent may have been killed between publishing a set and noting who
     /// joined or left it.
-    pub(super) fn mend_alive(&self) {
+    pub(super) fn repair_backend_states(&self) {
         let members = self.ports.values().flat_map(|state| state.backends.values());
-        let known: HashMap<u32, u16> =
-            members.map(|member| (member.id.index(), Alive::entry(member.id, member.roles))).collect();
+        let known: HashMap<u32, u16> = members
+            .map(|member| (member.id.index(), BackendState::entry(member.id, member.set_policies)))
+            .collect();
         let alive = &self.shared.alive;
-        for index in 0..alive.len() * Alive::PER_ELEMENT {
+        for index in 0..alive.len() * BackendState::PER_ELEMENT {
             let entry = known.get(&index).copied().unwrap_or(0);
             if let Some(half) = alive.half(index)
                 && half.load(Ordering::Relaxed) != entry

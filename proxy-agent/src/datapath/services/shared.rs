@@ -10,19 +10,19 @@ use anyhow::{Context as _, Result};
 use proxy_common::{
     V4, V6,
     layout::{
-        backend::Alive,
+        backend::BackendState,
         backend_id::BackendId,
-        filter::{self, Mark},
+        filter::{self, Fingerprint},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP},
         id::Id,
         name::ServiceName,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 
 use super::{
     Freed,
-    port::{Claim, Member, PortState, SetState},
+    port::{Member, OwnedFrontend, PortState, SetState},
     records,
 };
 use crate::{
@@ -40,8 +40,8 @@ use crate::{
 
 /// What both families share.
 pub(super) struct Shared {
-    pub(super) sets: MmapArray<Set>,
-    pub(super) alive: MmapArray<Alive>,
+    pub(super) sets: MmapArray<BackendSet>,
+    pub(super) alive: MmapArray<BackendState>,
     /// The map `backend_ids`.
     pub(super) records: MmapArray<BackendId>,
     pub(super) names: Box<dyn Table<u32, ServiceName>>,
@@ -53,10 +53,10 @@ pub(super) struct Shared {
     /// Addresses that connections to remote endpoints may have as source, for the filter.
     pub(super) snat_sources: BTreeSet<IpAddr>,
     pub(super) quarantine: Vec<Freed>,
-    /// Backends that were buried since they were last asked for, and whose they were.
-    pub(super) buried: Vec<(PortName, SocketAddr, Id)>,
+    /// Backends that were released since the last call, and their service ports.
+    pub(super) released_backends: Vec<(PortName, SocketAddr, Id)>,
     /// UDP frontends that service ports lost since they were last asked for.
-    pub(super) lost: Vec<(PortName, Claim, Id)>,
+    pub(super) lost: Vec<(PortName, OwnedFrontend, Id)>,
 }
 
 impl Shared {
@@ -70,53 +70,64 @@ impl Shared {
     }
 
     /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.
-    fn marks(&self, claim: &Claim, flags: u32) -> Vec<Mark> {
-        let Claim { address, protocol } = *claim;
+    fn fingerprints(&self, owned: &OwnedFrontend, flags: u32) -> Vec<Fingerprint> {
+        let OwnedFrontend { address, protocol } = *owned;
         if flags & (FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS) != 0 {
-            vec![address_mark(address.ip())]
-        } else if claim.is_node_port() {
-            let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == claim.family());
-            addresses.map(|ip| frontend_mark(*ip, address.port(), protocol)).collect()
+            vec![address_fingerprint(address.ip())]
+        } else if owned.is_node_port() {
+            let addresses = self.node_addresses.iter().filter(|ip| IpFamily::of(ip) == owned.family());
+            addresses.map(|ip| frontend_fingerprint(*ip, address.port(), protocol)).collect()
         } else {
-            vec![frontend_mark(address.ip(), address.port(), protocol)]
+            vec![frontend_fingerprint(address.ip(), address.port(), protocol)]
         }
     }
 
-    pub(super) fn add_marks(&mut self, claim: &Claim, flags: u32) {
-        for mark in self.marks(claim, flags) {
-            self.filter.add(mark);
+    pub(super) fn add_fingerprints(&mut self, owned: &OwnedFrontend, flags: u32) {
+        for fingerprint in self.fingerprints(owned, flags) {
+            self.filter.add(fingerprint);
         }
     }
 
-    pub(super) fn give_up_marks(&mut self, claim: &Claim, flags: u32) {
-        for mark in self.marks(claim, flags) {
-            self.filter.give_up(mark);
+    pub(super) fn release_fingerprints(&mut self, owned: &OwnedFrontend, flags: u32) {
+        for fingerprint in self.fingerprints(owned, flags) {
+            self.filter.release(fingerprint);
         }
     }
 
-    /// A new backend of a service port, alive from now on, though in no published set yet.
-    pub(super) fn birth(&mut self, service: Id, endpoint: SocketAddr, roles: u8) -> Option<Member> {
+    /// Allocates a backend of a service port: alive from now on, in no published set yet.
+    pub(super) fn allocate_backend(
+        &mut self,
+        service: Id,
+        endpoint: SocketAddr,
+        set_policies: u8,
+    ) -> Option<Member> {
         let id = self.backend_ids.take()?;
         records::write(&self.records, &records::of(service, endpoint, id));
-        self.alive.half(id.index())?.store(Alive::entry(id, roles), Ordering::Release);
-        Some(Member { id, roles })
+        self.alive.half(id.index())?.store(BackendState::entry(id, set_policies), Ordering::Release);
+        Some(Member { id, set_policies })
     }
 
-    /// Takes back what was born for nothing.
-    pub(super) fn unborn(&mut self, name: &PortName, state: &mut PortState, born: &[(SocketAddr, u8)]) {
-        for (endpoint, _) in born {
+    /// Rolls allocations back.
+    pub(super) fn roll_back_backends(
+        &mut self,
+        name: &PortName,
+        state: &mut PortState,
+        allocated: &[(SocketAddr, u8)],
+    ) {
+        for (endpoint, _) in allocated {
             if let Some(member) = state.backends.remove(endpoint) {
-                self.bury(name, *endpoint, member.id);
+                self.release_backend(name, *endpoint, member.id);
             }
         }
     }
 
     /// Withholds a service port's endpoints from the clients of some sets, whatever the kernel says to writes: these are stores.
-    pub(super) fn withhold(&mut self, family: IpFamily, state: &mut PortState, roles: &[SetRole]) {
+    pub(super) fn withhold(&mut self, family: IpFamily, state: &mut PortState, set_policies: &[SetPolicy]) {
         let before = state.slices();
-        for role in roles {
-            self.sets.publish(Set::index(state.id, *role), Set::WITHHELD.0);
-            state.sets[*role as usize] = SetState { set: Set::WITHHELD, ..SetState::default() };
+        for set_policy in set_policies {
+            self.sets.publish(BackendSet::index(state.id, *set_policy), BackendSet::NO_LOCAL_ENDPOINTS.0);
+            state.sets[*set_policy as usize] =
+                SetState { set: BackendSet::NO_LOCAL_ENDPOINTS, ..SetState::default() };
         }
         let now = state.slices();
         for slice in before.iter().filter(|slice| !now.contains(slice)) {
@@ -125,45 +136,47 @@ impl Shared {
     }
 
     /// Notes the sets that a backend is in.
-    pub(super) fn set_roles(&self, member: &mut Member, roles: u8) {
-        if member.roles != roles
+    pub(super) fn put_set_policies(&self, member: &mut Member, set_policies: u8) {
+        if member.set_policies != set_policies
             && let Some(half) = self.alive.half(member.id.index())
         {
-            half.store(Alive::entry(member.id, roles), Ordering::Release);
+            half.store(BackendState::entry(member.id, set_policies), Ordering::Release);
         }
-        member.roles = roles;
+        member.set_policies = set_policies;
     }
 
     /// The backend no longer serves: UDP flows move off it with this store.
-    pub(super) fn bury(&mut self, name: &PortName, endpoint: SocketAddr, id: Id) {
+    pub(super) fn release_backend(&mut self, name: &PortName, endpoint: SocketAddr, id: Id) {
         // First: else the next agent might bring it back.
         records::clear(&self.records, id.index());
         if let Some(half) = self.alive.half(id.index()) {
             half.store(0, Ordering::Release);
         }
         self.quarantine.push(Freed::Backend(id));
-        self.buried.push((name.clone(), endpoint, id));
+        self.released_backends.push((name.clone(), endpoint, id));
     }
 }
 
-fn address_mark(ip: IpAddr) -> Mark {
-    fn mark<F: MapFamily>(ip: IpAddr) -> Option<Mark> {
+fn address_fingerprint(ip: IpAddr) -> Fingerprint {
+    fn fingerprint<F: MapFamily>(ip: IpAddr) -> Option<Fingerprint> {
         F::from_ip(ip).map(|addr| filter::of_address::<F>(&addr))
     }
-    mark::<V4>(ip).or_else(|| mark::<V6>(ip)).unwrap_or_default()
+    fingerprint::<V4>(ip).or_else(|| fingerprint::<V6>(ip)).unwrap_or_default()
 }
 
 /// See [`filter::of_snat_source`].
-pub(super) fn snat_source_mark(ip: IpAddr) -> Mark {
-    fn mark<F: MapFamily>(ip: IpAddr) -> Option<Mark> {
+pub(super) fn snat_source_fingerprint(ip: IpAddr) -> Fingerprint {
+    fn fingerprint<F: MapFamily>(ip: IpAddr) -> Option<Fingerprint> {
         F::from_ip(ip).map(|addr| filter::of_snat_source::<F>(&addr))
     }
-    mark::<V4>(ip).or_else(|| mark::<V6>(ip)).unwrap_or_default()
+    fingerprint::<V4>(ip).or_else(|| fingerprint::<V6>(ip)).unwrap_or_default()
 }
 
-pub(super) fn frontend_mark(ip: IpAddr, port: u16, protocol: u8) -> Mark {
-    fn mark<F: MapFamily>(ip: IpAddr, port: u16, protocol: u8) -> Option<Mark> {
+pub(super) fn frontend_fingerprint(ip: IpAddr, port: u16, protocol: u8) -> Fingerprint {
+    fn fingerprint<F: MapFamily>(ip: IpAddr, port: u16, protocol: u8) -> Option<Fingerprint> {
         F::from_ip(ip).map(|addr| filter::of_frontend::<F>(&addr, port.to_be(), protocol))
     }
-    mark::<V4>(ip, port, protocol).or_else(|| mark::<V6>(ip, port, protocol)).unwrap_or_default()
+    fingerprint::<V4>(ip, port, protocol)
+        .or_else(|| fingerprint::<V6>(ip, port, protocol))
+        .unwrap_or_default()
 }

@@ -10,8 +10,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use proxy_common::layout::{
     filter,
-    frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend as FrontendValue, FrontendKey, Target},
-    source::Source,
+    frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES, Frontend as FrontendValue, FrontendKey, Target},
+    source_range::SourceRange,
 };
 
 use self::node::{HOUR, Node, at, endpoints, nets, port};
@@ -49,11 +49,15 @@ fn sets_follow_policies_and_backends_know_their_sets() {
         node.apply(&plan);
         let wanted = [internal, external, cluster, serving].join("|");
         assert_eq!(node.all_offered(&plan), wanted);
-        for (role, list) in [(SetRole::ClusterIp, internal), (SetRole::External, external)] {
-            let is_withheld = list.is_empty() && !cluster.is_empty();
-            assert_eq!(node.set(&plan, role).is_withheld(), is_withheld, "{wanted}");
+        for (set_policy, list) in [(SetPolicy::ClusterIp, internal), (SetPolicy::External, external)] {
+            let lacks_local_endpoints = list.is_empty() && !cluster.is_empty();
+            assert_eq!(
+                node.set(&plan, set_policy).lacks_local_endpoints(),
+                lacks_local_endpoints,
+                "{wanted}"
+            );
         }
-        assert!(!node.set(&plan, SetRole::Cluster).is_withheld());
+        assert!(!node.set(&plan, SetPolicy::Cluster).lacks_local_endpoints());
         let freed = node.services.take_quarantine();
         node.services.give_back(freed);
         assert_eq!(node.services.usage().backends, serving.len() as u32);
@@ -70,9 +74,9 @@ fn a_backend_that_leaves_a_set_but_serves_keeps_its_id() {
         *list = endpoints("2");
     }
     node.apply(&plan);
-    let alive = |node: &Node| node.services.shared.alive.read(Alive::position(id).0).unwrap();
+    let alive = |node: &Node| node.services.shared.alive.read(BackendState::position(id).0).unwrap();
     assert!(alive(&node).holds(id), "UDP flows stay with it");
-    assert!(!alive(&node).holds_in(id, SetRole::ClusterIp), "clients do not");
+    assert!(!alive(&node).holds_in(id, SetPolicy::ClusterIp), "clients do not");
     assert!(node.services.take_dead().is_empty());
     plan.serving = endpoints("2");
     node.apply(&plan);
@@ -89,7 +93,7 @@ fn affinity_comes_changes_and_goes() {
         plan.affinity = seconds.map(|seconds: u32| Duration::from_secs(seconds.into()));
         node.apply(&plan);
         assert_eq!(node.affinity(&plan), u64::from(seconds.map_or(0, clock::jiffies)));
-        assert_eq!(node.set(&plan, SetRole::ClusterIp).is_sticky(), seconds.is_some());
+        assert_eq!(node.set(&plan, SetPolicy::ClusterIp).has_session_affinity(), seconds.is_some());
         assert_eq!(node.all_offered(&plan), "12|12|12|12");
     }
 }
@@ -114,16 +118,16 @@ fn only_load_balancers_have_source_ranges() {
 
     plan.sources = nets(&["10.0.0.77/8", "192.0.2.0/24", "2001:db8::/32"]);
     node.apply(&plan);
-    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, FRONTEND_SOURCES]);
-    assert!(node.is_admitted(&plan, "10.0.0.0/8") && node.is_admitted(&plan, "192.0.2.0/24"));
+    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, FRONTEND_SOURCE_RANGES]);
+    assert!(node.is_allowed(&plan, "10.0.0.0/8") && node.is_allowed(&plan, "192.0.2.0/24"));
 
     plan.sources = nets(&["192.0.2.0/24"]);
     node.apply(&plan);
-    assert!(!node.is_admitted(&plan, "10.0.0.0/8") && node.is_admitted(&plan, "192.0.2.0/24"));
+    assert!(!node.is_allowed(&plan, "10.0.0.0/8") && node.is_allowed(&plan, "192.0.2.0/24"));
 
     plan.sources = nets(&[]);
     node.apply(&plan);
-    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, FRONTEND_SOURCES], "nobody is admitted");
+    assert_eq!(flags(&node), [FRONTEND_CLUSTER_IP, 0, 0, FRONTEND_SOURCE_RANGES], "no client is allowed");
     assert!(node.sources.entries().unwrap().is_empty());
 
     plan.sources = nets(&["192.0.2.0/24"]);
@@ -152,7 +156,10 @@ fn the_stricter_of_two_frontends_at_one_address_holds() {
         let mut plan = port("web", Protocol::Tcp, &frontends);
         plan.sources = nets(&["10.0.0.0/8"]);
         node.apply(&plan);
-        assert_eq!(node.frontend("192.0.2.7:80", Protocol::Tcp), Some((node.id(&plan), FRONTEND_SOURCES)));
+        assert_eq!(
+            node.frontend("192.0.2.7:80", Protocol::Tcp),
+            Some((node.id(&plan), FRONTEND_SOURCE_RANGES))
+        );
     }
 }
 
@@ -194,17 +201,17 @@ fn the_filter_knows_frontends_until_an_hour_after_they_are_gone() {
     node.services.set_node_addresses(["192.168.0.2".parse().unwrap()].into());
     assert!(node.may_be_frontend("192.168.0.2:30080"));
     let start = Instant::now();
-    node.services.retire_filter_bits(start);
+    node.services.expire_filter_bits(start);
     node.services.remove(&plan.name).unwrap();
-    node.services.retire_filter_bits(start + HOUR);
+    node.services.expire_filter_bits(start + HOUR);
     assert_eq!(seen(&node), [true, false, true], "the address went an hour ago, the rest just now");
     assert!(node.may_be_frontend("192.168.0.2:30080"));
-    node.services.retire_filter_bits(start + 2 * HOUR);
+    node.services.expire_filter_bits(start + 2 * HOUR);
     assert_eq!(seen(&node), [false; 3]);
     assert!(!node.may_be_frontend("192.168.0.2:30080"));
 }
 
-/// A socket belongs to the service that it asked for: it leaves an endpoint that this one lost, whoever else has it.
+/// A socket belongs to the service that it asked for: it leaves an endpoint that this one lost, even if another Service has it.
 #[test]
 fn a_backend_is_dead_when_its_own_port_has_it_no_more() {
     let mut node = Node::new();

@@ -109,8 +109,11 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             [only] => lines.extend(only.steps.iter().filter_map(|step| self.explain(step))),
             [first, ..] => {
                 // Chance decides after the set is found; until then all runs are the same.
-                let shared =
-                    first.steps.iter().position(|step| matches!(step, Step::Set(..))).map_or(0, |at| at + 1);
+                let shared = first
+                    .steps
+                    .iter()
+                    .position(|step| matches!(step, Step::BackendSet(..)))
+                    .map_or(0, |at| at + 1);
                 lines.extend(first.steps.iter().take(shared).filter_map(|step| self.explain(step)));
                 lines.extend(self.ways(&explored.outcomes, shared));
             }
@@ -145,7 +148,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             return String::new();
         };
         if outcome.is_answer() {
-            return "an answer in a known flow".to_owned();
+            return "a reply in a known flow".to_owned();
         }
         if outcome.is_known_flow() && verdict == Verdict::Translate {
             return "a known flow keeps its backend".to_owned();
@@ -173,7 +176,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             Verdict::Pass if self.is_unseen() => "socket hooks do not see SCTP".to_owned(),
             Verdict::Pass => "it belongs to no service".to_owned(),
             Verdict::Reject => last(&|step| match step {
-                Step::Set(role, _) => Some(format!("{service} has no endpoints {}", for_whom(*role))),
+                Step::BackendSet(role, _) => Some(format!("{service} has no endpoints {}", for_whom(*role))),
                 Step::UndefinedPort(_) => self.explain(step),
                 Step::KnownFlow(_) => {
                     Some(format!("the endpoint of {service} is gone: the connection is reset"))

@@ -4,9 +4,9 @@ use proxy_common::{
     decide::{DropReason, Route, RouteKind, Step},
     layout::{
         flow::{Flow, flags},
-        frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Target},
+        frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES, Target},
         id::Id,
-        set::SetRole,
+        set::SetPolicy,
     },
     packet::PROTOCOL_SCTP,
 };
@@ -87,20 +87,22 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             Step::ReplyToNode => {
                 "it is a reply to what this node sent from there: left to the kernel".to_owned()
             }
-            Step::Set(role, set) => match set.count() {
-                0 if set.is_withheld() => {
+            Step::BackendSet(set_policy, set) => match set.count() {
+                0 if set.lacks_local_endpoints() => {
                     format!(
                         "it has endpoints, but none {} here: the traffic policy is Local",
-                        for_whom(*role)
+                        for_whom(*set_policy)
                     )
                 }
-                0 => format!("it has no endpoints {}", for_whom(*role)),
-                1 => format!("it has 1 endpoint {}", for_whom(*role)),
-                count if set.is_sticky() => format!(
+                0 => format!("it has no endpoints {}", for_whom(*set_policy)),
+                1 => format!("it has 1 endpoint {}", for_whom(*set_policy)),
+                count if set.has_session_affinity() => format!(
                     "it has {count} endpoints {}: a client keeps the one it had (session affinity), else one is chosen at random",
-                    for_whom(*role)
+                    for_whom(*set_policy)
                 ),
-                count => format!("it has {count} endpoints {}: one is chosen at random", for_whom(*role)),
+                count => {
+                    format!("it has {count} endpoints {}: one is chosen at random", for_whom(*set_policy))
+                }
             },
             Step::Backend(_) => return None,
             Step::Kept(kept) => format!(
@@ -109,7 +111,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             ),
             Step::Route(route) => self.route(route),
             Step::Hairpin => format!(
-                "client and backend are the same pod: the source becomes {}, so that the answer comes back here",
+                "client and backend are the same pod: the source becomes {}, so that the reply comes back here",
                 to.ip()
             ),
             Step::Drop(reason) => format!("dropped: {}", drop_text(*reason)),
@@ -121,7 +123,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 )
             }
             Step::Answer(answer) => format!(
-                "its answers, {} to {}, get their source back",
+                "its replies, {} to {}, get their source back",
                 F::to_socket(&answer.src, answer.sport),
                 F::to_socket(&answer.dst, answer.dport),
             ),
@@ -133,7 +135,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             F::to_socket(&flow.tuple.src, flow.tuple.sport),
             F::to_socket(&flow.tuple.dst, flow.tuple.dport),
         );
-        let whose = if flow.flags & flags::REVERSE != 0 { "an answer in" } else { "part of" };
+        let whose = if flow.flags & flags::REVERSE != 0 { "a reply in" } else { "part of" };
         let state = state_name(self.question.protocol, flow.state);
         let service = self.service(flow.service);
         format!("it is {whose} a known flow ({state}) of {service}: sent as {from} to {to}")
@@ -174,19 +176,19 @@ impl<M, R: Routing> Explorer<'_, M, R> {
 fn kind(target: Target) -> &'static str {
     if target.flags() & FRONTEND_CLUSTER_IP != 0 {
         "the cluster IP"
-    } else if target.flags() & FRONTEND_SOURCES != 0 {
+    } else if target.flags() & FRONTEND_SOURCE_RANGES != 0 {
         "a load balancer's address, with source ranges,"
     } else {
         "an external address"
     }
 }
 
-pub(super) fn for_whom(role: SetRole) -> &'static str {
-    match role {
-        SetRole::ClusterIp => "for the cluster IP",
-        SetRole::External => "for clients outside",
-        SetRole::Cluster => "for clients in the cluster",
-        SetRole::Serving => "that serve",
+pub(super) fn for_whom(set_policy: SetPolicy) -> &'static str {
+    match set_policy {
+        SetPolicy::ClusterIp => "for the cluster IP",
+        SetPolicy::External => "for clients outside",
+        SetPolicy::Cluster => "for clients in the cluster",
+        SetPolicy::Serving => "that serve",
     }
 }
 

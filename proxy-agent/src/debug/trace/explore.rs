@@ -9,7 +9,7 @@ use proxy_common::{
         config::Settings,
         flow::{Tuple, flags},
         id::Id,
-        set::Set,
+        set::BackendSet,
         socket::SocketPeer,
     },
     packet::{PROTOCOL_UDP, Packet, tcp_flags},
@@ -70,9 +70,9 @@ pub(super) struct Outcome<F: UserFamily> {
 }
 
 impl<F: UserFamily> Outcome<F> {
-    fn set(&self) -> Option<Set> {
+    fn set(&self) -> Option<BackendSet> {
         self.steps.iter().find_map(|step| match step {
-            Step::Set(_, set) => Some(*set),
+            Step::BackendSet(_, set) => Some(*set),
             _ => None,
         })
     }
@@ -85,7 +85,7 @@ impl<F: UserFamily> Outcome<F> {
         self.steps.iter().any(|step| matches!(step, Step::Kept(_)))
     }
 
-    /// It belongs to an answer, not to a request.
+    /// It belongs to a reply, not to a request.
     pub(super) fn is_answer(&self) -> bool {
         self.steps
             .iter()
@@ -134,7 +134,7 @@ impl<F: UserFamily> Explored<F> {
                 format!("would translate to one of {} backends", self.candidates.len().max(1))
             }
             Verdict::Pass => "would leave it alone".to_owned(),
-            Verdict::Reject => "would refuse it".to_owned(),
+            Verdict::Reject => "would reject it".to_owned(),
             Verdict::Drop => "would drop it".to_owned(),
         }
     }
@@ -169,7 +169,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         let count = u64::from(set.count().min(MAX_RUNS));
         let mut outcomes = vec![first];
         for choice in 1..count {
-            // The least number that chooses this slot; see `Set::slot`.
+            // The least number that chooses this slot; see `BackendSet::slot`.
             let random = (choice << 32).div_ceil(set.count().into()) as u32;
             outcomes.push(self.run(path, random, false)?);
         }
@@ -182,7 +182,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         Explored { path, outcomes: vec![outcome], candidates: Vec::new() }
     }
 
-    fn candidates<F: UserFamily>(&self, set: Set) -> Vec<SocketAddr>
+    fn candidates<F: UserFamily>(&self, set: BackendSet) -> Vec<SocketAddr>
     where
         M: LiveMaps<F>,
     {
@@ -229,9 +229,9 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         let ifindex = self.ifindex(path);
         let mut out = Translation::default();
         let verdict = match path {
-            Path::Leaving => decide::to_outside(&tables, &packet, &mut out),
-            Path::Uplink => decide::from_uplink(&tables, &packet, ifindex, &mut out),
-            Path::Pod | Path::Socket => decide::from_pod(&tables, &packet, ifindex, &mut out),
+            Path::Leaving => decide::uplink_egress(&tables, &packet, &mut out),
+            Path::Uplink => decide::uplink_ingress(&tables, &packet, ifindex, &mut out),
+            Path::Pod | Path::Socket => decide::pod_ingress(&tables, &packet, ifindex, &mut out),
         };
         let verdict = verdict.into();
         let is_translated = verdict == Verdict::Translate;
@@ -324,7 +324,7 @@ impl From<decide::Verdict> for Verdict {
         use decide::Verdict as Core;
         match verdict {
             Core::Pass => Self::Pass,
-            Core::Translate | Core::Forward | Core::Divert | Core::Switch | Core::Return => Self::Translate,
+            Core::ToStack | Core::Redirect | Core::Divert | Core::Bridge | Core::Hairpin => Self::Translate,
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
             // What is traced opens its flows at once.

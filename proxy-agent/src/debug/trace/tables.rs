@@ -14,17 +14,17 @@ use proxy_common::{
     },
     layout::{
         affinity::{Affinity, AffinityKey},
-        backend::{Alive, Backend},
+        backend::{Backend, BackendState},
         config::Settings,
         counter::Counter,
         device::Device,
         filter,
-        flow::{Flow, FlowKey, FlowState, Mac, Pair, Tuple},
+        flow::{Flow, FlowDraft, FlowKey, FlowState, Mac, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
         outbound::Outbound,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
         socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeersRef},
     },
     packet::Packet,
@@ -166,8 +166,8 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> ServiceTables<F> for LiveTables<
         (0..2).find_map(|_| self.maps.frontend(key)?.checked(key))
     }
 
-    fn set(&self, service: Id, role: SetRole) -> Set {
-        self.maps.set(Set::index(service, role))
+    fn set(&self, service: Id, set_policy: SetPolicy) -> BackendSet {
+        self.maps.set(BackendSet::index(service, set_policy))
     }
 
     fn backend(&self, slot: u32) -> Option<&Backend<F>> {
@@ -177,15 +177,15 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> ServiceTables<F> for LiveTables<
     }
 
     fn is_alive(&self, backend: Id) -> bool {
-        self.maps.alive(Alive::position(backend).0).holds(backend)
+        self.maps.alive(BackendState::position(backend).0).holds(backend)
     }
 
-    fn is_member(&self, backend: Id, role: SetRole) -> bool {
-        self.maps.alive(Alive::position(backend).0).holds_in(backend, role)
+    fn is_member(&self, backend: Id, set_policy: SetPolicy) -> bool {
+        self.maps.alive(BackendState::position(backend).0).holds_in(backend, set_policy)
     }
 
     fn affinity_timeout(&self, service: Id) -> u32 {
-        self.maps.set(Set::affinity_index(service)).0 as u32
+        self.maps.set(BackendSet::affinity_index(service)).0 as u32
     }
 
     fn affinity(&self, key: &AffinityKey<F>) -> Option<AffinityCopy<F>> {
@@ -195,7 +195,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> ServiceTables<F> for LiveTables<
     fn remember_affinity(&self, _key: &AffinityKey<F>, _affinity: &Affinity<F>) {}
 
     fn allows_source(&self, service: Id, addr: &F::Addr) -> bool {
-        self.maps.is_admitted(service, addr)
+        self.maps.is_allowed(service, addr)
     }
 
     fn is_service_address(&self, addr: &F::Addr) -> bool {
@@ -205,9 +205,9 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> ServiceTables<F> for LiveTables<
 
 impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_, F, M, R> {
     type Flow = FlowCopy<F>;
-    type Pair = Box<Pair<F>>;
+    type FlowDraft = Box<FlowDraft<F>>;
 
-    fn pair(&self) -> Option<Box<Pair<F>>> {
+    fn draft(&self) -> Option<Box<FlowDraft<F>>> {
         Some(Box::default())
     }
 
@@ -215,12 +215,12 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_,
         if self.without_flows { None } else { self.maps.flow(key).map(FlowCopy) }
     }
 
-    /// The shortcut's question. The flow map knows better, and time does not matter here.
-    fn may_be_answer(&self, _addr: &F::Addr, _port: u16, _protocol: u8) -> bool {
+    /// The fast path's query. The flow map knows better, and time does not matter here.
+    fn may_be_filtered_reply(&self, _addr: &F::Addr, _port: u16, _protocol: u8) -> bool {
         true
     }
 
-    fn announce_answers(&self, _addr: &F::Addr, _port: u16, _protocol: u8) {}
+    fn insert_reply(&self, _addr: &F::Addr, _port: u16, _protocol: u8) {}
 
     fn replace_flow(&self, _key: &FlowKey<F>, _flow: &Flow<F>) -> bool {
         true
@@ -257,7 +257,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_,
 }
 
 impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_, F, M, R> {
-    type KnownRoute = Box<Route<F>>;
+    type CachedRoute = Box<Route<F>>;
 
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
         self.maps.node_address(addr)
@@ -305,7 +305,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
         }
     }
 
-    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
+    fn cached_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
         let mut route = Route::default();
         self.route(ifindex, src, dst, size, &mut route);
         Some(Box::new(route))
@@ -370,15 +370,15 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         self.settings
     }
 
-    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
-        decide::open(self, pair)
+    fn open_flow(&self, draft: &mut FlowDraft<F>) -> Option<DropReason> {
+        decide::open(self, draft)
     }
 
-    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
-        decide::attempt(self, pair, seize)
+    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
+        decide::attempt(self, draft, seize)
     }
 
-    fn confirm_flow(&self, _pair: &mut Pair<F>) -> bool {
+    fn confirm_flow(&self, _pair: &mut FlowDraft<F>) -> bool {
         // It stays where it is, and its entry is as good there.
         false
     }

@@ -8,16 +8,18 @@ use proxy_common::{
     decide::NodeAddress,
     layout::{
         affinity::{Affinity, AffinityKey},
-        backend::{Alive, Backend},
+        backend::{Backend, BackendState},
         cidr::{Cidr, ServiceCidrs},
         device::{DEVICE_UPLINK, Device, NODE_ADDR_NODEPORT, NODE_ADDR_SNAT},
-        filter::{self, Mark},
-        flow::{Edge, Flow, FlowKey, Mac, Pair, Tuple},
-        frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, Frontend, FrontendKey, Target},
+        filter::{self, Fingerprint},
+        flow::{Flow, FlowDraft, FlowKey, LookupPoint, Mac, Tuple},
+        frontend::{
+            FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES, Frontend, FrontendKey, Target,
+        },
         id::Id,
         name::ServiceName,
         outbound::Outbound,
-        set::{Set, SetKind, SetRole},
+        set::{BackendSet, BackendSetKind, SetPolicy},
     },
     packet::PROTOCOL_TCP,
 };
@@ -100,12 +102,12 @@ fn a_known_flow_keeps_its_backend() {
         sport: 50000u16.to_be(),
         dport: 80u16.to_be(),
     };
-    let mut pair = Pair::default();
+    let mut draft = FlowDraft::default();
     let sent = Tuple { dst: addr("10.244.2.5"), dport: 8080u16.to_be(), ..tuple };
     let flow = Flow { tuple: sent, service: WEB, backend: Id::new(2, 1), ..Flow::default() };
-    pair.begin(&FlowKey::new(tuple, PROTOCOL_TCP, Edge::Forward), &flow);
-    pair.make_twin();
-    node.flows = HashMap::from([(pair.key, pair.flow), (pair.twin_key, pair.twin)]);
+    draft.begin(&FlowKey::new(tuple, PROTOCOL_TCP, LookupPoint::Forward), &flow);
+    draft.make_opposite();
+    node.flows = HashMap::from([(draft.key, draft.flow), (draft.opposite_key, draft.opposite)]);
     let answer = node.ask("10.244.1.9:50000", "10.96.0.1:80", false, PACKETS);
     assert_eq!(answer.backend, "10.244.2.5:8080".parse().ok());
     assert_eq!(answer.candidates.len(), 2, "what else could have been chosen");
@@ -115,7 +117,7 @@ fn a_known_flow_keeps_its_backend() {
 }
 
 #[test]
-fn refusals_and_drops_say_why() {
+fn rejects_and_drops_have_a_reason() {
     const POD: &str = "10.244.1.9:50000";
     for (to, attached, reason) in [
         ("10.96.0.2:80", SOCKETS, "default/empty has no endpoints for the cluster IP"),
@@ -152,10 +154,13 @@ fn clients_in_the_source_ranges_are_served() {
 #[test]
 fn session_affinity_names_the_endpoint() {
     let mut node = Node::new();
-    for role in SetRole::ALL {
-        node.sets.insert(Set::index(WEB, role), Set::new(0, 2, SetKind::Sticky));
+    for set_policy in SetPolicy::ALL {
+        node.sets.insert(
+            BackendSet::index(WEB, set_policy),
+            BackendSet::new(0, 2, BackendSetKind::SessionAffinity),
+        );
     }
-    node.sets.insert(Set::affinity_index(WEB), Set(1_000));
+    node.sets.insert(BackendSet::affinity_index(WEB), BackendSet(1_000));
     node.netns.insert(42, addr("10.244.1.9"));
     let kept = |last_used| Affinity::<V4> {
         addr: addr("10.244.2.5"),

@@ -9,13 +9,13 @@ mod random;
 const NODE: &str = "here";
 
 /// This node in zone `a`, with a primary address of each family.
-fn here() -> Here<'static> {
+fn node_context() -> NodeContext<'static> {
     const ADDRESSES: [IpAddr; 3] = [
         IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 0, 1)),
         IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 0, 1)),
         IpAddr::V6(std::net::Ipv6Addr::new(0xfd02, 0, 0, 0, 0, 0, 0, 1)),
     ];
-    Here { node: NODE, zone: Some("a"), addresses: &ADDRESSES }
+    NodeContext { node: NODE, zone: Some("a"), addresses: &ADDRESSES }
 }
 
 /// `web` with a cluster IP of each family, ports `http` 80/TCP (nodePort 30080) and `dns` 53/UDP.
@@ -70,7 +70,7 @@ const HTTP: (&str, Protocol, u16) = ("http", Protocol::Tcp, 8080);
 
 /// The plan of port `http`, IPv4.
 fn http(service: &Service, slices: &[EndpointSlice]) -> PortPlan {
-    let plans = plan(service, slices.iter(), here()).ports;
+    let plans = plan(service, slices.iter(), node_context()).ports;
     plans.into_iter().find(|p| &*p.name.port == "http" && p.name.family == IpFamily::V4).unwrap()
 }
 
@@ -100,7 +100,7 @@ fn slices_match_by_port_name_protocol_and_family() {
     }
 
     let v6 = [slice(HTTP, &["fd01::1 rs"])];
-    let plans = plan(&service(), v6.iter(), here()).ports;
+    let plans = plan(&service(), v6.iter(), node_context()).ports;
     let found: Vec<_> = plans.iter().map(|p| shown(&p.internal)).collect();
     assert_eq!(found, [vec![], vec![], vec!["[fd01::1]:8080".to_owned()], vec![]]);
 }
@@ -170,7 +170,7 @@ fn local_policies_choose_local_endpoints_for_their_frontends() {
     // Without a node port there is nothing for the external policy to govern.
     let inside = Service { external_policy: Local, ..service() };
     let dns = [slice(("dns", Protocol::Udp, 53), &["10.1.0.2 rs"])];
-    let plans = plan(&inside, dns.iter(), here()).ports;
+    let plans = plan(&inside, dns.iter(), node_context()).ports;
     assert_eq!(shown(&plans[1].external), ["10.1.0.2:53"]);
 }
 
@@ -227,7 +227,7 @@ fn hints_choose_for_the_cluster_and_never_among_local_endpoints() {
     assert_eq!(shown(&http(&service(), &slices).cluster), [a, b]);
     let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(("dns", Protocol::Udp, 53), &["10.1.0.2 rs"])];
     assert_eq!(shown(&http(&service(), &slices).cluster), [a]);
-    let nowhere = Here { zone: None, ..here() };
+    let nowhere = NodeContext { zone: None, ..node_context() };
     let slices = [slice(HTTP, &["10.1.0.1 rs a", "10.1.0.2 rs b"])];
     assert_eq!(shown(&plan(&service(), slices.iter(), nowhere).ports[0].cluster), [a, b]);
 }
@@ -237,7 +237,7 @@ fn to_owned(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn flows_may_stay_at_whoever_serves_or_is_used() {
+fn flows_may_stay_at_endpoints_that_serve_or_are_used() {
     use TrafficPolicy::{Cluster, Local};
     let (a, b, c) = ("10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080");
     let cases: &[(&str, TrafficPolicy, &[&str], &[&str])] = &[
@@ -270,12 +270,16 @@ fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
     ];
     for (what, slices, expected) in cases {
         let asked = Service { health_check_node_port: Some(31000), ..service() };
-        let check = plan(&asked, slices.iter(), here()).health_check;
+        let check = plan(&asked, slices.iter(), node_context()).health_check;
         assert_eq!(check, Some(HealthCheck { port: 31000, local_endpoints: expected }), "{what}");
-        assert_eq!(plan(&service(), slices.iter(), here()).health_check, None, "{what}, but nobody asks");
+        assert_eq!(
+            plan(&service(), slices.iter(), node_context()).health_check,
+            None,
+            "{what}, but nobody asks"
+        );
     }
     let nowhere = Service { health_check_node_port: Some(31000), cluster_ips: vec![], ..service() };
-    assert_eq!(plan(&nowhere, [].iter(), here()), ServicePlan::default());
+    assert_eq!(plan(&nowhere, [].iter(), node_context()), ServicePlan::default());
 }
 
 #[test]

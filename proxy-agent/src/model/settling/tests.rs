@@ -55,16 +55,16 @@ fn gone(name: &str) -> Change {
 }
 
 /// A store with the Service and these slices, at some time.
-struct World {
+struct Fixture {
     store: Store,
     now: Instant,
 }
 
-impl World {
+impl Fixture {
     fn new(settle_time: Duration, slices: Vec<Change>) -> Self {
-        let mut world = Self { store: Store::with_settle_time(settle_time), now: Instant::now() };
-        world.take([Change::Service(web())].into_iter().chain(slices));
-        world
+        let mut fixture = Self { store: Store::with_settle_time(settle_time), now: Instant::now() };
+        fixture.take([Change::Service(web())].into_iter().chain(slices));
+        fixture
     }
 
     fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
@@ -166,71 +166,71 @@ fn what_leaves_all_slices_stays_for_a_while() {
         ),
     ];
     for (what, before, happens, at_once, later) in cases {
-        let mut world = World::new(TIME, before);
-        world.take(happens);
-        assert_eq!(world.shown(), at_once, "{what}");
-        world.pass(999);
-        assert_eq!(world.shown(), at_once, "{what}, just before");
-        let planned_again = world.pass(1);
-        assert_eq!(world.shown(), later, "{what}, later");
+        let mut fixture = Fixture::new(TIME, before);
+        fixture.take(happens);
+        assert_eq!(fixture.shown(), at_once, "{what}");
+        fixture.pass(999);
+        assert_eq!(fixture.shown(), at_once, "{what}, just before");
+        let planned_again = fixture.pass(1);
+        assert_eq!(fixture.shown(), later, "{what}, later");
         assert!(planned_again || at_once == later, "{what}");
-        assert_eq!(world.store.settles_at(), None, "{what}");
+        assert_eq!(fixture.store.settles_at(), None, "{what}");
     }
 }
 
 /// In a gap of any length below the settle time, as often as it likes.
 #[test]
 fn an_endpoint_that_comes_back_was_never_gone() {
-    let mut world = World::new(TIME, vec![ready("a", &[1])]);
+    let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);
     for _ in 0..5 {
         for (from, to) in [("a", "b"), ("b", "a")] {
-            world.take([ready(from, &[])]);
-            assert_eq!(world.shown(), "1 | 1 | 1", "in the gap");
-            world.pass(700);
-            assert_eq!(world.shown(), "1 | 1 | 1", "at the end of the gap");
-            world.take([ready(to, &[1])]);
-            world.pass(200);
-            assert_eq!(world.shown(), "1 | 1 | 1");
+            fixture.take([ready(from, &[])]);
+            assert_eq!(fixture.shown(), "1 | 1 | 1", "in the gap");
+            fixture.pass(700);
+            assert_eq!(fixture.shown(), "1 | 1 | 1", "at the end of the gap");
+            fixture.take([ready(to, &[1])]);
+            fixture.pass(200);
+            assert_eq!(fixture.shown(), "1 | 1 | 1");
         }
     }
     // Each time counts from when it left last.
-    world.take([ready("a", &[])]);
-    world.pass(999);
-    assert_eq!(world.shown(), "1 | 1 | 1");
-    assert!(world.pass(1), "it does not come back");
-    assert_eq!(world.shown(), " |  | ");
+    fixture.take([ready("a", &[])]);
+    fixture.pass(999);
+    assert_eq!(fixture.shown(), "1 | 1 | 1");
+    assert!(fixture.pass(1), "it does not come back");
+    assert_eq!(fixture.shown(), " |  | ");
 }
 
 /// What a slice says counts more than what it said.
 #[test]
 fn an_endpoint_that_comes_back_otherwise_is_what_it_is_now() {
-    let mut world = World::new(TIME, vec![ready("a", &[1])]);
+    let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);
     let unready = Endpoint { ready: false, serving: false, ..endpoint(1) };
-    world.take([ready("a", &[]), slice("b", PORT, vec![unready])]);
-    assert_eq!(world.shown(), " |  | ");
+    fixture.take([ready("a", &[]), slice("b", PORT, vec![unready])]);
+    assert_eq!(fixture.shown(), " |  | ");
 }
 
 #[test]
 fn without_a_settle_time_it_is_gone_at_once() {
-    let mut world = World::new(Duration::ZERO, vec![ready("a", &[1])]);
-    world.take([ready("a", &[])]);
-    assert_eq!((world.shown().as_str(), world.store.settles_at()), (" |  | ", None));
+    let mut fixture = Fixture::new(Duration::ZERO, vec![ready("a", &[1])]);
+    fixture.take([ready("a", &[])]);
+    assert_eq!((fixture.shown().as_str(), fixture.store.settles_at()), (" |  | ", None));
 }
 
 #[test]
 fn the_time_begins_when_it_is_told() {
-    let mut world = World::new(TIME, vec![ready("a", &[1])]);
-    world.store.apply(gone("a"));
-    assert_eq!(world.store.settles_at(), None);
-    world.pass(5000);
-    assert_eq!(world.store.settles_at(), Some(world.now + TIME));
-    assert_eq!(world.shown(), "1 | 1 | 1");
+    let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);
+    fixture.store.apply(gone("a"));
+    assert_eq!(fixture.store.settles_at(), None);
+    fixture.pass(5000);
+    assert_eq!(fixture.store.settles_at(), Some(fixture.now + TIME));
+    assert_eq!(fixture.shown(), "1 | 1 | 1");
 }
 
 /// There are clocks that end.
 #[test]
 fn a_settle_time_beyond_all_clocks_does_not_stop_anything() {
-    let mut world = World::new(Duration::MAX, vec![ready("a", &[1])]);
-    world.take([gone("a")]);
-    assert_eq!(world.shown(), " |  | ");
+    let mut fixture = Fixture::new(Duration::MAX, vec![ready("a", &[1])]);
+    fixture.take([gone("a")]);
+    assert_eq!(fixture.shown(), " |  | ");
 }

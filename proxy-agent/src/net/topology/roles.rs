@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::Wishes;
+use super::TopologyConfig;
 use crate::net::interfaces::Interface;
 
 /// What an interface is to the data path.
@@ -43,7 +43,7 @@ const PAIRS: [&str; 2] = ["veth", "netkit"];
 
 /// All interfaces, and what says what they are for.
 pub(super) struct Roles<'a> {
-    wishes: &'a Wishes,
+    topology_config: &'a TopologyConfig,
     node_addresses: &'a [IpAddr],
     by_index: HashMap<u32, &'a Interface>,
     /// Indexes of interfaces that others (VLANs, macvlan devices) send their frames by.
@@ -58,11 +58,11 @@ impl<'a> Roles<'a> {
     pub(super) fn new(
         interfaces: impl Iterator<Item = &'a Interface> + Clone,
         node_addresses: &'a [IpAddr],
-        wishes: &'a Wishes,
+        topology_config: &'a TopologyConfig,
     ) -> Self {
         let standing = interfaces.clone().filter(|interface| !is_overlay(interface) && interface.parent != 0);
         let mut roles = Self {
-            wishes,
+            topology_config,
             node_addresses,
             by_index: interfaces.clone().map(|interface| (interface.index, interface)).collect(),
             parents: standing.map(|interface| interface.parent).collect(),
@@ -104,21 +104,22 @@ impl<'a> Roles<'a> {
     }
 
     fn is_uplink(&self, interface: &Interface) -> bool {
-        let wished = &self.wishes.uplinks;
+        let configured = &self.topology_config.uplinks;
         !interface.is_loopback
-            && if wished.is_empty() {
+            && if configured.is_empty() {
                 let is_node = |ip: &IpAddr| self.node_addresses.contains(ip);
                 let leads = interface.has_default_route || interface.addresses.iter().any(is_node);
                 leads && !IDLE.contains(&interface.kind.as_str())
             } else {
-                wished.contains(&interface.name)
+                configured.contains(&interface.name)
             }
     }
 
     /// One that pairs are told by: the other end is a pod's if it is in another network namespace, and nothing says that there is more
     /// than a pod. A CNI gives its end no address, or one that is the gateway of this pod alone.
     fn is_pod(&self, interface: &Interface) -> bool {
-        let is_told = self.wishes.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name));
+        let is_told =
+            self.topology_config.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name));
         is_told
             || interface.has_peer_elsewhere
                 && PAIRS.contains(&interface.kind.as_str())
@@ -131,7 +132,7 @@ impl<'a> Roles<'a> {
     }
 
     fn pod(&self, interface: &Interface) -> Role {
-        let patterns = &self.wishes.pod_interfaces;
+        let patterns = &self.topology_config.pod_interfaces;
         let is_wished = if patterns.is_empty() {
             interface.kind == "veth"
         } else {
@@ -153,7 +154,10 @@ impl<'a> Roles<'a> {
     }
 
     fn is_further(&self, interface: &Interface, master: Option<&Interface>) -> bool {
-        if !self.wishes.uplinks.is_empty() || !interface.is_up || IDLE.contains(&interface.kind.as_str()) {
+        if !self.topology_config.uplinks.is_empty()
+            || !interface.is_up
+            || IDLE.contains(&interface.kind.as_str())
+        {
             return false;
         }
         match master {

@@ -32,8 +32,8 @@ fn node() -> Vec<Interface> {
     interfaces
 }
 
-fn wishes() -> Wishes {
-    Wishes {
+fn topology_config() -> TopologyConfig {
+    TopologyConfig {
         snat_addresses: Vec::new(),
         uplinks: Vec::new(),
         pod_interfaces: Vec::new(),
@@ -59,9 +59,10 @@ fn uplinks_are_found_or_named() {
         (&node_address[..], vec![], "eth0 eth1 flannel.1 wg0", "eth0 eth1 flannel.1 wg0"),
         (&[][..], vec!["eth1".to_owned()], "eth1 flannel.1 wg0", "eth1 flannel.1 wg0"),
     ] {
-        let mut topology = Topology::new(&node(), node_addresses, &Wishes { uplinks, ..wishes() });
+        let mut topology =
+            Topology::new(&node(), node_addresses, &TopologyConfig { uplinks, ..topology_config() });
         assert_eq!(names(&topology), expected);
-        assert!(topology.complaints.is_empty(), "{:?}", topology.complaints);
+        assert!(topology.network_warnings.is_empty(), "{:?}", topology.network_warnings);
         topology.uplinks.retain(|uplink| uplink.may_have_xdp);
         assert_eq!(names(&topology), with_xdp);
     }
@@ -198,8 +199,8 @@ fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
         let mut interfaces = vec![interface(2, "eth0", "", &["192.168.1.10"])];
         interfaces[0].has_default_route = true;
         change(&mut interfaces);
-        let mut wishes = Wishes { pod_datapath: PodDatapath::Tc, ..wishes() };
-        let topology = Topology::new(&interfaces, &[], &wishes);
+        let mut topology_config = TopologyConfig { pod_datapath: PodDatapath::Tc, ..topology_config() };
+        let topology = Topology::new(&interfaces, &[], &topology_config);
         assert_eq!(names(&topology), *uplinks, "{name}");
         let found: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
         assert_eq!(found.join(" "), *pods, "{name}");
@@ -209,8 +210,8 @@ fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
             assert!(sources.contains(&source.as_str()), "{name}: {} has {source:?}", uplink.name);
             assert_eq!(uplink.may_have_xdp, uplink.name == "eth0", "{name}: {}", uplink.name);
         }
-        wishes.uplinks = vec!["eth0".to_owned()];
-        assert_eq!(names(&Topology::new(&interfaces, &[], &wishes)), "eth0", "{name}, by --uplink");
+        topology_config.uplinks = vec!["eth0".to_owned()];
+        assert_eq!(names(&Topology::new(&interfaces, &[], &topology_config)), "eth0", "{name}, by --uplink");
     }
 }
 
@@ -230,8 +231,8 @@ fn the_node_s_address_on_a_switch() {
         port(10, "veth1", &other),
         Interface { mac: mac.clone(), has_default_route: true, ..internal },
     ];
-    let wishes = Wishes { pod_datapath: PodDatapath::Tc, ..wishes() };
-    let topology = Topology::new(&interfaces, &[], &wishes);
+    let topology_config = TopologyConfig { pod_datapath: PodDatapath::Tc, ..topology_config() };
+    let topology = Topology::new(&interfaces, &[], &topology_config);
     assert_eq!(names(&topology), "br-ex");
     let pods: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
     assert_eq!(pods, ["veth1"]);
@@ -243,8 +244,9 @@ fn what_is_told_to_be_a_pod_s_is_none() {
     interfaces.push(interface(9, "tap0", "tun", &[]));
     interfaces[7].has_link_header = true;
     let pod_interfaces = vec!["eth1".to_owned(), "tap*".to_owned()];
-    let wishes = Wishes { pod_interfaces, pod_datapath: PodDatapath::Tc, ..wishes() };
-    let mut topology = Topology::new(&interfaces, &[], &wishes);
+    let topology_config =
+        TopologyConfig { pod_interfaces, pod_datapath: PodDatapath::Tc, ..topology_config() };
+    let mut topology = Topology::new(&interfaces, &[], &topology_config);
     assert_eq!(names(&topology), "eth0 flannel.1 wg0");
     topology.pods.retain(|pod| pod.name != "tap0");
     assert_eq!(topology.pods.len(), 1, "{:?}", topology.pods);
@@ -253,25 +255,30 @@ fn what_is_told_to_be_a_pod_s_is_none() {
 #[test]
 fn a_wrong_name_is_told_with_the_right_ones() {
     let uplinks = vec!["eth9".to_owned(), "eth0".to_owned()];
-    let topology = Topology::new(&node(), &[], &Wishes { uplinks, ..wishes() });
-    assert_eq!(topology.complaints.len(), 1);
-    assert!(topology.complaints[0].contains("`eth9`") && topology.complaints[0].contains("eth0"));
+    let topology = Topology::new(&node(), &[], &TopologyConfig { uplinks, ..topology_config() });
+    assert_eq!(topology.network_warnings.len(), 1);
+    assert!(topology.network_warnings[0].contains("`eth9`") && topology.network_warnings[0].contains("eth0"));
     assert_eq!(topology.uplinks[0].name, "eth0", "the rest works");
 }
 
 #[test]
 fn given_source_addresses_are_used_if_they_are_there() {
     let given = ["192.0.2.77", "10.1.0.10"].map(|ip| ip.parse().unwrap());
-    let topology = Topology::new(&node(), &[], &Wishes { snat_addresses: given.to_vec(), ..wishes() });
+    let topology =
+        Topology::new(&node(), &[], &TopologyConfig { snat_addresses: given.to_vec(), ..topology_config() });
     assert_eq!(topology.given_snat_sources, given[1..]);
     assert!(topology.snat_sources.contains(&given[1]) && !topology.snat_sources.contains(&given[0]));
-    assert_eq!(topology.complaints.len(), 1);
-    assert!(topology.complaints[0].contains("192.0.2.77 (--snat-address)"), "{:?}", topology.complaints);
+    assert_eq!(topology.network_warnings.len(), 1);
+    assert!(
+        topology.network_warnings[0].contains("192.0.2.77 (--snat-address)"),
+        "{:?}",
+        topology.network_warnings
+    );
 }
 
 #[test]
 fn sources_are_the_interface_s_own_or_the_node_s() {
-    let topology = Topology::new(&node(), &[], &wishes());
+    let topology = Topology::new(&node(), &[], &topology_config());
     let sources = |name: &str| {
         let uplink = topology.uplinks.iter().find(|uplink| uplink.name == name).unwrap();
         uplink.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -294,7 +301,7 @@ fn routes_may_prefer_a_source() {
         (&["192.168.1.77"], "192.168.1.10 fd00::10"),
     ] {
         interfaces[1].preferred_sources = prefer(preferred);
-        let topology = Topology::new(&interfaces, &[], &wishes());
+        let topology = Topology::new(&interfaces, &[], &topology_config());
         let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
         assert_eq!(sources.join(" "), expected, "{preferred:?}");
         // Whatever the kernel finds, late answers to it are known.
@@ -308,7 +315,7 @@ fn routes_may_prefer_a_source() {
 fn sources_of_an_overlay_without_addresses_are_those_of_its_routes() {
     let mut interfaces = node();
     interfaces[7].preferred_sources = ["192.0.2.1", "10.244.1.1"].map(|ip| ip.parse().unwrap()).to_vec();
-    let topology = Topology::new(&interfaces, &[], &wishes());
+    let topology = Topology::new(&interfaces, &[], &topology_config());
     let wireguard = topology.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
     // A source that the node does not have is no source; IPv6 has no such route.
     assert_eq!(wireguard.sources, ["10.244.1.1".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
@@ -328,8 +335,8 @@ fn ports_of_a_bridge_that_is_an_uplink_are_uplinks() {
     }
     for named in [vec!["br0"], vec!["br0", "eth0"]] {
         let uplinks = named.iter().map(ToString::to_string).collect();
-        let wishes = Wishes { uplinks, pod_datapath: PodDatapath::Tc, ..wishes() };
-        let topology = Topology::new(&interfaces, &[], &wishes);
+        let topology_config = TopologyConfig { uplinks, pod_datapath: PodDatapath::Tc, ..topology_config() };
+        let topology = Topology::new(&interfaces, &[], &topology_config);
         let mut bridges: Vec<_> =
             topology.uplinks.iter().map(|uplink| (&*uplink.name, uplink.bridge)).collect();
         bridges.sort_unstable();
@@ -349,7 +356,11 @@ fn what_an_uplink_stands_above_is_no_pod() {
     ];
     interfaces[1].parent = 2;
     interfaces[1].has_default_route = true;
-    let topology = Topology::new(&interfaces, &[], &Wishes { pod_datapath: PodDatapath::Tc, ..wishes() });
+    let topology = Topology::new(
+        &interfaces,
+        &[],
+        &TopologyConfig { pod_datapath: PodDatapath::Tc, ..topology_config() },
+    );
     let pods: Vec<_> = topology.pods.iter().map(|pod| &*pod.name).collect();
     assert_eq!(pods, ["veth1"]);
 }
@@ -358,7 +369,11 @@ fn what_an_uplink_stands_above_is_no_pod() {
 fn pod_interfaces_follow_the_mode_and_the_patterns() {
     let pods = |pod_datapath, patterns: &[&str]| {
         let pod_interfaces = patterns.iter().map(ToString::to_string).collect();
-        let topology = Topology::new(&node(), &[], &Wishes { pod_datapath, pod_interfaces, ..wishes() });
+        let topology = Topology::new(
+            &node(),
+            &[],
+            &TopologyConfig { pod_datapath, pod_interfaces, ..topology_config() },
+        );
         topology.pods.iter().map(|pod| (pod.name.clone(), pod.bridge)).collect::<Vec<_>>()
     };
     assert_eq!(pods(PodDatapath::Socket, &[]), []);

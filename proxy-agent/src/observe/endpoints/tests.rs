@@ -28,8 +28,8 @@ impl Agent {
         let metrics = Arc::new(Metrics::new(
             Pins::new(Path::new("/nowhere")),
             state,
-            &crate::reaper::Counts::default(),
-            &crate::sweeper::Counts::default(),
+            &crate::socket_termination::Counts::default(),
+            &crate::flow_gc::Counts::default(),
             &crate::source::kube::RequestCounts::default(),
         ));
         Self { health, metrics, source }

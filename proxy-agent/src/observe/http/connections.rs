@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_holds_the_most_loses_the_oldest() {
+    async fn the_client_with_most_connections_loses_its_oldest() {
         let mut connections = Connections::default();
         connections.spawn("127.0.0.1".parse().unwrap(), pending());
         for host in 0..500 {

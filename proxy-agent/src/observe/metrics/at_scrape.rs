@@ -28,7 +28,7 @@ const MAPS: [&str; 8] = [
     "flows_v6",
     "frontends_v4",
     "frontends_v6",
-    "names",
+    "service_names",
     "sockets_v4",
 ];
 

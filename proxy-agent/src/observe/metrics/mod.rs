@@ -23,10 +23,10 @@ pub use self::{kube_proxy::Probe, text::Format};
 use super::status::{self, HookStatus, MapStatus, ServiceStatus};
 use crate::{
     datapath::{Hook, flows::STATES, maps, pins::Pins, services::Usage},
+    flow_gc,
     model::{objects::Change, plan::IpFamily},
-    reaper,
+    socket_termination,
     source::{SourceState, kube::RequestCounts},
-    sweeper,
     sync::Reason,
 };
 
@@ -64,8 +64,8 @@ impl Metrics {
     pub fn new(
         pins: Pins,
         source: watch::Receiver<SourceState>,
-        reaper: &reaper::Counts,
-        sweeper: &sweeper::Counts,
+        socket_termination: &socket_termination::Counts,
+        flow_gc: &flow_gc::Counts,
         requests: &RequestCounts,
     ) -> Self {
         let mut registry = Registry::default();
@@ -90,7 +90,7 @@ impl Metrics {
             conntrack_failures: Gauge::default(),
             configuration_rejected: Gauge::default(),
             hooks: Arc::default(),
-            flows: sweeper.flows.clone(),
+            flows: flow_gc.flows.clone(),
             pins: pins.clone(),
         };
         metrics.register();
@@ -98,22 +98,22 @@ impl Metrics {
         metrics.registry.register(
             "proxy_agent_sockets_ended",
             "Sockets that were ended because their endpoint is gone",
-            reaper.ended.clone(),
+            socket_termination.ended.clone(),
         );
         metrics.registry.register(
             "proxy_agent_socket_failures",
             "Network namespaces whose sockets could not be looked at or ended",
-            reaper.failed.clone(),
+            socket_termination.failed.clone(),
         );
         metrics.registry.register(
             "proxy_agent_flows",
             "Flows of the packet programs by state, counted about twice a minute",
-            sweeper.flows.clone(),
+            flow_gc.flows.clone(),
         );
         metrics.registry.register(
             "proxy_agent_flows_expired",
             "Flows that were removed because no packet came for too long",
-            sweeper.expired.clone(),
+            flow_gc.expired.clone(),
         );
         metrics.registry.register_collector(Box::new(Process));
         let at_scrape = AtScrape { pins, source, hooks: metrics.hooks.clone() };
@@ -244,7 +244,9 @@ impl Metrics {
         self.backends.set(usage.backends.into());
         self.frontends.set(i64::try_from(usage.frontends).unwrap_or(i64::MAX));
         let [v4, v6] = usage.slots;
-        for (map, entries) in [("names", usage.service_ports), ("backends_v4", v4), ("backends_v6", v6)] {
+        for (map, entries) in
+            [("service_names", usage.service_ports), ("backends_v4", v4), ("backends_v6", v6)]
+        {
             self.map_entries.get_or_create(&[("map", map)]).set(entries.into());
         }
     }
@@ -341,7 +343,7 @@ impl Metrics {
         };
         let flows = |name, family| (name, STATES.iter().map(|state| self.flows_of(family, state)).sum());
         let maps = [
-            filled("names"),
+            filled("service_names"),
             filled("backends_v4"),
             filled("backends_v6"),
             flows("flows_v4", "IPv4"),

@@ -11,8 +11,8 @@ fn metrics() -> Metrics {
     Metrics::new(
         Pins::new(Path::new("/nowhere")),
         source,
-        &reaper::Counts::default(),
-        &sweeper::Counts::default(),
+        &socket_termination::Counts::default(),
+        &flow_gc::Counts::default(),
         &RequestCounts::default(),
     )
 }
@@ -31,8 +31,8 @@ fn the_process_and_the_release_of_the_api_server_are_shown() {
     let metrics = Metrics::new(
         Pins::new(Path::new("/nowhere")),
         source,
-        &reaper::Counts::default(),
-        &sweeper::Counts::default(),
+        &socket_termination::Counts::default(),
+        &flow_gc::Counts::default(),
         &RequestCounts::default(),
     );
     let text = metrics.encode(Format::Prometheus).unwrap();

@@ -28,7 +28,7 @@ pub(super) struct Checks {
     /// Something happened at the interfaces since.
     is_due: bool,
     /// What was found missing before: it is said once.
-    said: BTreeSet<Hook>,
+    logged: BTreeSet<Hook>,
     /// How long to wait if a look at the network fails.
     retry: Duration,
     /// Why the last one failed.
@@ -37,7 +37,13 @@ pub(super) struct Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { last: Instant::now(), is_due: false, said: BTreeSet::new(), retry: FIRST_RETRY, failure: None }
+        Self {
+            last: Instant::now(),
+            is_due: false,
+            logged: BTreeSet::new(),
+            retry: FIRST_RETRY,
+            failure: None,
+        }
     }
 }
 
@@ -88,7 +94,7 @@ impl InterfaceController {
         self.reports.metrics.restored_hooks(lost.len());
         for hook in &lost {
             let Hook { at, program, how } = hook;
-            if self.checks.said.insert(hook.clone()) {
+            if self.checks.logged.insert(hook.clone()) {
                 warn!(
                     "{program} is not at {at} any more ({how}): something else removed it; attaching it again"
                 );

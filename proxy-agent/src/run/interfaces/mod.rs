@@ -1,8 +1,8 @@
 //! The controller of interfaces: what the node's network looks like, which programs it asks for, and whether they are there.
 
 mod check;
+mod foreign_programs;
 mod fragments;
-mod others;
 mod pods;
 mod routes;
 mod schedule;
@@ -25,13 +25,13 @@ use self::{
 };
 use super::reports::Reports;
 use crate::{
-    config::{Settings, wishes},
+    config::{Settings, topology_config},
     datapath::Datapath,
     model::plan::IpFamily,
     net::{
         interfaces::{self, Happened, Known},
         rules,
-        topology::{PodDatapath, Topology, Wishes},
+        topology::{PodDatapath, Topology, TopologyConfig},
     },
     observe::events::Event,
 };
@@ -48,14 +48,14 @@ pub(super) struct ServiceNeeds {
 /// Interfaces, addresses and pods, and the programs at them.
 pub(super) struct InterfaceController {
     netlink: Handle,
-    wishes: Wishes,
+    topology_config: TopologyConfig,
     /// What the data path follows.
     pub(super) topology: Topology,
     routes: Routes,
     /// How pods were served when the interfaces were looked at last.
     followed: PodDatapath,
     /// Warnings about the network that were logged already.
-    said: Vec<String>,
+    logged: Vec<String>,
     /// Interfaces, by index, where others' programs were looked for already.
     searched: BTreeSet<u32>,
     /// Whether the stack could not be made to cut packets when that was tried last.
@@ -78,11 +78,11 @@ impl InterfaceController {
     pub(super) fn new(settings: &Settings, netlink: Handle, datapath: &Datapath, reports: Reports) -> Self {
         Self {
             netlink,
-            wishes: wishes(settings),
+            topology_config: topology_config(settings),
             topology: Topology::default(),
             routes: Routes::default(),
             followed: settings.pod_datapath,
-            said: Vec::new(),
+            logged: Vec::new(),
             searched: BTreeSet::new(),
             fragments_failed: false,
             pods: Pods::new(settings.pod_datapath == PodDatapath::Auto, datapath.packet_pods()),
@@ -94,7 +94,7 @@ impl InterfaceController {
 
     /// Are nodePorts served at some of the node's addresses only?
     pub(super) fn restricts_nodeports(&self) -> bool {
-        !self.wishes.nodeport_addresses.is_empty()
+        !self.topology_config.nodeport_addresses.is_empty()
     }
 
     /// Other interfaces need programs than before.
@@ -103,7 +103,7 @@ impl InterfaceController {
     }
 
     fn pod_datapath(&self, needs: &ServiceNeeds) -> PodDatapath {
-        pod_datapath(self.wishes.pod_datapath, needs.packets)
+        pod_datapath(self.topology_config.pod_datapath, needs.packets)
     }
 
     /// Do all pods' interfaces need programs?
@@ -127,7 +127,7 @@ impl InterfaceController {
     /// When it cannot be read.
     pub(super) async fn read_first(&mut self, needs: &ServiceNeeds) -> Result<Topology> {
         let interfaces = interfaces::read(&self.netlink).await?;
-        Ok(Topology::new(&interfaces, &needs.node_addresses, &self.wishes))
+        Ok(Topology::new(&interfaces, &needs.node_addresses, &self.topology_config))
     }
 
     /// Reads the network, prepares the kernel's stack for it, and says what is wrong.
@@ -142,8 +142,8 @@ impl InterfaceController {
         if pod_datapath != self.followed {
             info!("pods: {}", describe(pod_datapath));
         }
-        let wishes = Wishes { pod_datapath, ..self.wishes.clone() };
-        let mut topology = Topology::new(&interfaces, &needs.node_addresses, &wishes);
+        let topology_config = TopologyConfig { pod_datapath, ..self.topology_config.clone() };
+        let mut topology = Topology::new(&interfaces, &needs.node_addresses, &topology_config);
         self.pods.first_look(&topology.pods).await?;
         self.pods.choose(&mut topology.pods, self.all_pods_need_packets(needs));
         learn_from_routes(&routes, &interfaces, &mut topology);
@@ -156,16 +156,17 @@ impl InterfaceController {
 
     /// Says what is wrong with the network, what is new of it in the log.
     fn report_network(&mut self, topology: &Topology) {
-        let warnings: Vec<String> = topology.complaints.iter().chain(&topology.warnings).cloned().collect();
-        for warning in warnings.iter().filter(|warning| !self.said.contains(warning)) {
+        let warnings: Vec<String> =
+            topology.network_warnings.iter().chain(&topology.warnings).cloned().collect();
+        for warning in warnings.iter().filter(|warning| !self.logged.contains(warning)) {
             warn!("{warning}");
-            if topology.complaints.contains(warning) {
+            if topology.network_warnings.contains(warning) {
                 self.reports.events.send(Event::of_node("NetworkProblem", "FollowNetwork", warning));
             }
         }
-        self.said = warnings;
-        self.reports.health.set_network(topology.complaints.clone());
-        self.reports.metrics.set_network_problems(topology.complaints.len());
+        self.logged = warnings;
+        self.reports.health.set_network(topology.network_warnings.clone());
+        self.reports.metrics.set_network_problems(topology.network_warnings.len());
         if topology.nodeport_addresses != self.topology.nodeport_addresses {
             let addresses: Vec<String> =
                 topology.nodeport_addresses.iter().map(ToString::to_string).collect();
@@ -214,10 +215,10 @@ impl InterfaceController {
 }
 
 /// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
-fn pod_datapath(wished: PodDatapath, needs_packets: bool) -> PodDatapath {
-    match wished {
+fn pod_datapath(configured: PodDatapath, needs_packets: bool) -> PodDatapath {
+    match configured {
         PodDatapath::Auto | PodDatapath::Socket if needs_packets => PodDatapath::Both,
-        wished => wished,
+        configured => configured,
     }
 }
 

@@ -58,8 +58,8 @@ pub(in crate::run) struct Pods {
     pods: BTreeMap<u32, Pod>,
     /// Interfaces that have or had programs: flows of these may live, so they stay there.
     kept: BTreeSet<u32>,
-    /// The last complaint.
-    said: String,
+    /// The last logged warning.
+    logged: String,
 }
 
 impl Pods {
@@ -85,7 +85,7 @@ impl Pods {
             began: Instant::now(),
             pods: BTreeMap::new(),
             kept: BTreeSet::new(),
-            said: String::new(),
+            logged: String::new(),
         }
     }
 
@@ -153,7 +153,7 @@ impl Pods {
                 match self.finished().await {
                     Ok(pods) => return pods,
                     Err(error) => {
-                        self.complain(&format!("{error:#}"));
+                        self.warn_once(&format!("{error:#}"));
                         self.changed.anywhere = true;
                         self.not_before = Instant::now() + RETRY;
                     }
@@ -182,16 +182,16 @@ impl Pods {
     fn follow(&mut self, result: io::Result<()>) {
         if let Err(error) = result {
             self.events = None;
-            self.complain(&format!(
+            self.warn_once(&format!(
                 "cannot follow what changes in pods any more ({error}): it is found within 30 s"
             ));
         }
     }
 
-    fn complain(&mut self, complaint: &str) {
-        if self.said != complaint {
-            warn!("{complaint}");
-            complaint.clone_into(&mut self.said);
+    fn warn_once(&mut self, warning: &str) {
+        if self.logged != warning {
+            warn!("{warning}");
+            warning.clone_into(&mut self.logged);
         }
     }
 
@@ -292,7 +292,7 @@ impl InterfaceController {
         }
         if !datapath.has_pending_hooks() {
             self.report_hooks(datapath);
-            self.look_for_others(datapath);
+            self.find_foreign_programs(datapath);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::net::{forwarding, topology::Topology, untracked, xfrm};
 impl InterfaceController {
     /// Finds out what the stack must send, and lets it take packets from programs while there is such.
     pub(super) fn prepare_stack(&self, topology: &mut Topology) {
-        topology.policies = self.ipsec_policies(&mut topology.complaints);
+        topology.policies = self.ipsec_policies(&mut topology.network_warnings);
         let before = self.topology.needs_stack();
         if !topology.needs_stack() {
             if before {
@@ -32,12 +32,12 @@ impl InterfaceController {
             );
         }
         if let Err(error) = forwarding::accept_from_loopback() {
-            topology.complaints.push(format!(
+            topology.network_warnings.push(format!(
                 "{error:#}: services' packets to the destinations of IPsec policies and of routes with encapsulation are lost"
             ));
         }
         if let Err(error) = untracked::ensure() {
-            topology.complaints.push(format!(
+            topology.network_warnings.push(format!(
                 "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
                  drop services' TCP packets that the kernel's stack must send"
             ));
@@ -45,9 +45,9 @@ impl InterfaceController {
     }
 
     /// Destinations of IPsec policies; as before if the kernel does not tell.
-    fn ipsec_policies(&self, complaints: &mut Vec<String>) -> BTreeSet<IpNet> {
+    fn ipsec_policies(&self, network_warnings: &mut Vec<String>) -> BTreeSet<IpNet> {
         xfrm::destinations().unwrap_or_else(|error| {
-            complaints.push(format!(
+            network_warnings.push(format!(
                 "cannot list IPsec policies: {error}; what is forwarded to remote endpoints may not obey them"
             ));
             self.topology.policies.clone()

@@ -7,11 +7,11 @@ use super::*;
 #[test]
 fn what_sockets_cannot_serve_needs_programs_at_pods() {
     use PodDatapath::{Auto, Both, Socket, Tc};
-    for (wished, without, with) in
+    for (configured, without, with) in
         [(Auto, Auto, Both), (Socket, Socket, Both), (Tc, Tc, Tc), (Both, Both, Both)]
     {
-        let found = [false, true].map(|needs_packets| pod_datapath(wished, needs_packets));
-        assert_eq!(found, [without, with], "{wished:?}");
+        let found = [false, true].map(|needs_packets| pod_datapath(configured, needs_packets));
+        assert_eq!(found, [without, with], "{configured:?}");
     }
 }
 
@@ -36,7 +36,7 @@ async fn what_comes_later_puts_no_look_off() {
 fn controller() -> InterfaceController {
     InterfaceController {
         netlink: interfaces::connect().unwrap(),
-        wishes: Wishes {
+        topology_config: TopologyConfig {
             uplinks: Vec::new(),
             pod_interfaces: Vec::new(),
             pod_datapath: PodDatapath::Auto,
@@ -47,7 +47,7 @@ fn controller() -> InterfaceController {
         topology: Topology::default(),
         routes: Routes::default(),
         followed: PodDatapath::Auto,
-        said: Vec::new(),
+        logged: Vec::new(),
         searched: BTreeSet::new(),
         fragments_failed: false,
         pods: Pods::new(false, &BTreeSet::new()),

@@ -3,8 +3,8 @@
 mod failures;
 mod growth;
 mod outbound;
-mod pace;
 mod quarantine;
+mod sync_limiter;
 #[cfg(test)]
 mod tests;
 
@@ -14,11 +14,11 @@ use anyhow::Result;
 use ipnet::IpNet;
 use tracing::{debug, info, warn};
 
-use self::{growth::Growing, outbound::Seeder, pace::Pace, quarantine::Quarantine};
+use self::{growth::Growing, outbound::Seeder, quarantine::Quarantine, sync_limiter::SyncLimiter};
 use super::{interfaces::ServiceNeeds, reports::Reports};
 use crate::{
     config::Settings,
-    datapath::{Datapath, in_step, pins::Pins, services::Freed},
+    datapath::{Datapath, pins::Pins, services::Freed, synced},
     memory,
     model::{objects::Change, plan::IpFamily},
     net::topology::Topology,
@@ -31,12 +31,12 @@ pub(super) struct ServiceReconciler {
     pub(super) sync: Sync,
     /// Everything that the source had was written once.
     is_synced: bool,
-    pub(super) pace: Pace,
+    pub(super) sync_limiter: SyncLimiter,
     /// What was freed and may still be read.
     pub(super) quarantine: Quarantine,
     /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
     eligible_unknown: bool,
-    /// The maps were in step with a source when this agent found them.
+    /// The maps were synced with a source when this agent found them.
     is_inherited: bool,
     /// `--service-cidr`.
     service_cidrs: Vec<IpNet>,
@@ -67,7 +67,7 @@ impl ServiceReconciler {
         Self {
             sync,
             is_synced: false,
-            pace: Pace::new(settings.min_sync_period),
+            sync_limiter: SyncLimiter::new(settings.min_sync_period),
             quarantine: Quarantine::default(),
             eligible_unknown: settings.manifests.is_some(),
             is_inherited: false,
@@ -80,9 +80,9 @@ impl ServiceReconciler {
         }
     }
 
-    /// Notes whether the maps were in step with a source when this agent found them.
+    /// Notes whether the maps were synced with a source when this agent found them.
     pub(super) fn inherit(&mut self) {
-        if in_step::is_marked(&self.seeder.pins) {
+        if synced::is_marked(&self.seeder.pins) {
             self.is_inherited = true;
             self.reports.health.inherit();
         }
@@ -120,7 +120,7 @@ impl ServiceReconciler {
     pub(super) fn want_to_apply(&mut self) {
         if self.sync.is_complete() {
             self.reports.health.queued();
-            self.pace.want();
+            self.sync_limiter.want();
         }
     }
 
@@ -178,9 +178,9 @@ impl ServiceReconciler {
 
     /// Everything is written for the first time: says so, and removes what no agent needs any more.
     pub(super) fn mark_in_step(&self, datapath: &Datapath) {
-        if let Err(error) = in_step::mark(&self.seeder.pins) {
+        if let Err(error) = synced::mark(&self.seeder.pins) {
             warn!(
-                "cannot note that the maps are in step: {error}; after a restart without API server this node is not ready"
+                "cannot note that the maps are synced: {error}; after a restart without API server this node is not ready"
             );
         }
         match self.seeder.pins.remove_other_layouts() {
@@ -190,7 +190,7 @@ impl ServiceReconciler {
         }
         tokio::task::spawn_blocking(memory::give_back);
         let usage = datapath.services.usage();
-        info!("in step with the source: {} service ports, {} endpoints", usage.service_ports, usage.backends);
+        info!("synced with the source: {} service ports, {} endpoints", usage.service_ports, usage.backends);
     }
 
     /// Before the node serves addresses that it did not: what it sent from there is to be known.
@@ -219,7 +219,7 @@ impl ServiceReconciler {
     /// What is to be done now and then.
     pub(super) fn tidy(&mut self, datapath: &mut Datapath) {
         self.sync.look_at_journal(Instant::now());
-        datapath.services.retire_filter_bits(Instant::now());
+        datapath.services.expire_filter_bits(Instant::now());
     }
 
     /// Tries again to answer health checks of Services.

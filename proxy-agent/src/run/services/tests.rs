@@ -9,7 +9,7 @@ fn reconciler() -> ServiceReconciler {
     ServiceReconciler {
         sync: Sync::new("node", Duration::ZERO),
         is_synced: false,
-        pace: Pace::new(Duration::ZERO),
+        sync_limiter: SyncLimiter::new(Duration::ZERO),
         quarantine: Quarantine::default(),
         eligible_unknown: false,
         is_inherited: false,
@@ -51,10 +51,10 @@ fn addresses_of_the_node_decide_more_than_services() {
 fn nothing_is_written_before_all_is_listed() {
     let mut services = reconciler();
     services.want_to_apply();
-    assert!(!services.pace.is_wanted());
+    assert!(!services.sync_limiter.is_wanted());
     services.take(empty_lists().into_iter());
     services.want_to_apply();
-    assert!(services.pace.is_wanted());
+    assert!(services.sync_limiter.is_wanted());
 }
 
 #[test]

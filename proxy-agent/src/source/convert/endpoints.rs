@@ -3,7 +3,7 @@
 use super::{object_name, parse_ip, slice::slice_port};
 use crate::{
     model::objects::{Endpoint, EndpointSlice, Hints, ObjectName},
-    source::lite::{EndpointAddressLite, EndpointsLite, HEADLESS, LEADER, SKIP_MIRROR},
+    source::trimmed::{HEADLESS, LEADER, SKIP_MIRROR, TrimmedEndpointAddress, TrimmedEndpoints},
 };
 
 /// The EndpointSlices that an Endpoints object stands for.
@@ -16,27 +16,27 @@ pub struct Mirrored {
 }
 
 /// Converts Endpoints, or says why nothing is to be made of them. And which parts of them cannot be used.
-pub fn endpoints(lite: &EndpointsLite) -> (Result<Mirrored, String>, Vec<String>) {
-    let service = object_name(&lite.metadata);
+pub fn endpoints(trimmed: &TrimmedEndpoints) -> (Result<Mirrored, String>, Vec<String>) {
+    let service = object_name(&trimmed.metadata);
     let mut problems = Vec::new();
     let ignored = |why: &str| format!("Endpoints {service} is ignored: {why}");
-    let labels = lite.metadata.labels.as_ref();
+    let labels = trimmed.metadata.labels.as_ref();
     if labels.and_then(|labels| labels.get(SKIP_MIRROR)).is_some_and(|value| value == "true") {
         return (Err(ignored("it has the label skip-mirror")), problems);
     }
     if labels.is_some_and(|labels| labels.contains_key(HEADLESS)) {
         return (Err(ignored("its Service is headless")), problems);
     }
-    if lite.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER)) {
+    if trimmed.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER)) {
         return (Err(ignored("it is a lock of leader election")), problems);
     }
     let mut slices = Vec::new();
-    for (n, subset) in lite.subsets.iter().enumerate() {
+    for (n, subset) in trimmed.subsets.iter().enumerate() {
         let ports: Vec<_> = subset.ports.iter().filter_map(|port| slice_port(port, &mut problems)).collect();
-        let ready = subset.addresses.iter().filter_map(|lite| endpoint(lite, true, &mut problems));
+        let ready = subset.addresses.iter().filter_map(|trimmed| endpoint(trimmed, true, &mut problems));
         let mut endpoints: Vec<Endpoint> = ready.collect();
         endpoints.extend(
-            subset.not_ready_addresses.iter().filter_map(|lite| endpoint(lite, false, &mut problems)),
+            subset.not_ready_addresses.iter().filter_map(|trimmed| endpoint(trimmed, false, &mut problems)),
         );
         for ipv6 in [false, true] {
             let of_family = endpoints.iter().filter(|endpoint| endpoint.address.is_ipv6() == ipv6);
@@ -59,14 +59,14 @@ pub fn endpoints(lite: &EndpointsLite) -> (Result<Mirrored, String>, Vec<String>
 }
 
 /// Whether it serves is not said, which means that it does.
-fn endpoint(lite: &EndpointAddressLite, ready: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
-    let Some(address) = parse_ip(&lite.ip) else {
-        problems.push(format!("endpoint `{}` is not an address", lite.ip));
+fn endpoint(trimmed: &TrimmedEndpointAddress, ready: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
+    let Some(address) = parse_ip(&trimmed.ip) else {
+        problems.push(format!("endpoint `{}` is not an address", trimmed.ip));
         return None;
     };
     Some(Endpoint {
         address,
-        node: lite.node_name.as_deref().map(Into::into),
+        node: trimmed.node_name.as_deref().map(Into::into),
         ready,
         serving: true,
         terminating: false,

@@ -5,24 +5,24 @@ use std::net::IpAddr;
 use super::{Converted, label, parse_all, parse_ip};
 use crate::{
     model::objects::{Change, Node},
-    source::lite::{NodeLite, ZONE},
+    source::trimmed::{TrimmedNode, ZONE},
 };
 
 /// The cluster autoscaler is about to delete the Node (KEP-3836).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Converts this node.
-pub fn node(lite: &NodeLite) -> Converted {
-    let listed = &lite.status.addresses;
+pub fn node(trimmed: &TrimmedNode) -> Converted {
+    let listed = &trimmed.status.addresses;
     let of = |kind: &'static str| listed.iter().filter(move |address| address.r#type == kind);
     let texts = of("InternalIP").chain(of("ExternalIP")).map(|address| &address.address);
     let mut problems = Vec::new();
     let addresses: Vec<IpAddr> = parse_all(texts, parse_ip, ("address", "an IP address"), &mut problems);
-    let is_tainted = lite.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+    let is_tainted = trimmed.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
     let node = Node {
         addresses,
-        zone: label(&lite.metadata, ZONE).filter(|zone| !zone.is_empty()).map(Into::into),
-        leaving: is_tainted || lite.metadata.deletion_timestamp.is_some(),
+        zone: label(&trimmed.metadata, ZONE).filter(|zone| !zone.is_empty()).map(Into::into),
+        leaving: is_tainted || trimmed.metadata.deletion_timestamp.is_some(),
     };
     Converted { change: Change::Node(node), problems }
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::{Converted, has_label, object_name, parse_all, parse_cidr, parse_ip, protocol};
 use crate::{
     model::objects::{Change, Service, ServicePort, TrafficPolicy},
-    source::lite::{SERVICE_PROXY_NAME, ServiceLite, ServicePortLite, ServiceSpecLite},
+    source::trimmed::{SERVICE_PROXY_NAME, TrimmedService, TrimmedServicePort, TrimmedServiceSpec},
 };
 
 /// How a headless Service says so instead of an address.
@@ -16,13 +16,13 @@ const DEFAULT_AFFINITY: u64 = 10_800;
 const LONGEST_AFFINITY: u64 = 86_400;
 
 /// Converts a Service. One that the proxy does not serve (ExternalName, headless, another proxy's) is gone.
-pub fn service(lite: &ServiceLite) -> Converted {
-    let name = object_name(&lite.metadata);
-    let spec = &lite.spec;
+pub fn service(trimmed: &TrimmedService) -> Converted {
+    let name = object_name(&trimmed.metadata);
+    let spec = &trimmed.spec;
     let kind = spec.r#type.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("ClusterIP");
     let addresses = clusters(spec);
     let headless = addresses.first().is_some_and(|address| address == NONE);
-    if kind == "ExternalName" || headless || has_label(&lite.metadata, SERVICE_PROXY_NAME) {
+    if kind == "ExternalName" || headless || has_label(&trimmed.metadata, SERVICE_PROXY_NAME) {
         return Converted { change: Change::ServiceGone(name), problems: Vec::new() };
     }
 
@@ -43,7 +43,7 @@ pub fn service(lite: &ServiceLite) -> Converted {
         }
     };
     let external_policy = if is_external { external_policy } else { TrafficPolicy::Cluster };
-    let ingress = lite.status.load_balancer.ingress.iter();
+    let ingress = trimmed.status.load_balancer.ingress.iter();
     let vips = ingress
         .filter(|ingress| matches!(ingress.ip_mode.as_deref(), None | Some("VIP")))
         .filter_map(|ingress| ingress.ip.as_ref().filter(|ip| !ip.is_empty()));
@@ -65,13 +65,13 @@ pub fn service(lite: &ServiceLite) -> Converted {
 }
 
 /// The addresses as given. The API server fills `clusterIPs` from `clusterIP`; people need not.
-fn clusters(spec: &ServiceSpecLite) -> &[String] {
+fn clusters(spec: &TrimmedServiceSpec) -> &[String] {
     if spec.cluster_ips.is_empty() { spec.cluster_ip.as_slice() } else { &spec.cluster_ips }
 }
 
 /// At most one address per family: that of the same place in `ipFamilies`. Where these are not given (by people and old
 /// API servers) `clusterIP` alone counts. A family without an address is not served at all.
-fn cluster_ips(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Vec<IpAddr> {
+fn cluster_ips(spec: &TrimmedServiceSpec, problems: &mut Vec<String>) -> Vec<IpAddr> {
     let listed = clusters(spec);
     let mut found: Vec<IpAddr> = Vec::with_capacity(listed.len().max(1));
     let mut add = |text: &str, wanted: Option<&str>| {
@@ -100,10 +100,10 @@ fn cluster_ips(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Vec<IpAddr
     found
 }
 
-fn ports(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Vec<ServicePort> {
+fn ports(spec: &TrimmedServiceSpec, problems: &mut Vec<String>) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::with_capacity(spec.ports.len());
-    for lite in &spec.ports {
-        match port(lite) {
+    for trimmed in &spec.ports {
+        match port(trimmed) {
             Ok(port) if ports.iter().any(|p| (&p.name, p.protocol) == (&port.name, port.protocol)) => {
                 problems.push(format!("a second {} port named {:?} is ignored", port.protocol, port.name));
             }
@@ -114,16 +114,16 @@ fn ports(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Vec<ServicePort>
     ports
 }
 
-fn port(lite: &ServicePortLite) -> Result<ServicePort, String> {
-    let name = lite.name.as_deref().unwrap_or_default();
+fn port(trimmed: &TrimmedServicePort) -> Result<ServicePort, String> {
+    let name = trimmed.name.as_deref().unwrap_or_default();
     let number = |field, value: i64| {
         u16::try_from(value).map_err(|_| format!("{field} {value} of port {name:?} is not a port number"))
     };
-    let node_port = number("nodePort", lite.node_port.unwrap_or(0))?;
+    let node_port = number("nodePort", trimmed.node_port.unwrap_or(0))?;
     Ok(ServicePort {
         name: name.into(),
-        protocol: protocol(lite.protocol.as_deref())?,
-        port: match number("port", lite.port.unwrap_or(0))? {
+        protocol: protocol(trimmed.protocol.as_deref())?,
+        port: match number("port", trimmed.port.unwrap_or(0))? {
             0 => return Err(format!("port {name:?} has no number")),
             port => port,
         },
@@ -142,7 +142,7 @@ fn policy(field: &str, value: Option<&str>, problems: &mut Vec<String>) -> Traff
     }
 }
 
-/// None where no range is given. Where none of those given can be read, nobody is let in: whoever wrote them did not
+/// None where no range is given. Where none of those given can be read, no client is allowed: their author did not
 /// mean everyone.
 fn source_ranges(texts: &[String], problems: &mut Vec<String>) -> Option<Vec<ipnet::IpNet>> {
     if texts.is_empty() {
@@ -156,7 +156,7 @@ fn source_ranges(texts: &[String], problems: &mut Vec<String>) -> Option<Vec<ipn
     Some(ranges)
 }
 
-fn affinity(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Option<Duration> {
+fn affinity(spec: &TrimmedServiceSpec, problems: &mut Vec<String>) -> Option<Duration> {
     match spec.session_affinity.as_deref() {
         None | Some("" | "None") => return None,
         Some("ClientIP") => {}
@@ -176,7 +176,7 @@ fn affinity(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Option<Durati
     Some(Duration::from_secs(seconds))
 }
 
-fn health_check_node_port(spec: &ServiceSpecLite, problems: &mut Vec<String>) -> Option<u16> {
+fn health_check_node_port(spec: &TrimmedServiceSpec, problems: &mut Vec<String>) -> Option<u16> {
     let given = spec.health_check_node_port.filter(|port| *port != 0)?;
     let port = u16::try_from(given).ok();
     if port.is_none() {

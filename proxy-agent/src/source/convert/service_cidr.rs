@@ -3,7 +3,7 @@
 use super::{Converted, parse_all, parse_cidr};
 use crate::{
     model::objects::{Change, ObjectName, ServiceCidr},
-    source::lite::ServiceCidrLite,
+    source::trimmed::TrimmedServiceCidr,
 };
 
 /// The name of a ServiceCIDR: it is in no namespace.
@@ -12,10 +12,10 @@ pub fn service_cidr_name(name: &str) -> ObjectName {
 }
 
 /// Converts a ServiceCIDR.
-pub fn service_cidr(lite: &ServiceCidrLite) -> Converted {
-    let name = service_cidr_name(lite.metadata.name.as_deref().unwrap_or_default());
+pub fn service_cidr(trimmed: &TrimmedServiceCidr) -> Converted {
+    let name = service_cidr_name(trimmed.metadata.name.as_deref().unwrap_or_default());
     let mut problems = Vec::new();
-    let cidrs = parse_all(&lite.spec.cidrs, parse_cidr, ("cidr", "a CIDR"), &mut problems);
+    let cidrs = parse_all(&trimmed.spec.cidrs, parse_cidr, ("cidr", "a CIDR"), &mut problems);
     Converted { change: Change::ServiceCidr(ServiceCidr { name, cidrs }), problems }
 }
 
@@ -32,8 +32,8 @@ mod tests {
             (json!(["10.96.0.0", "fd00:10:96::/112"]), vec!["fd00:10:96::/112"], 1),
             (json!(null), vec![], 0),
         ] {
-            let lite = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
-            let converted = service_cidr(&serde_json::from_value(lite).unwrap());
+            let trimmed = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
+            let converted = service_cidr(&serde_json::from_value(trimmed).unwrap());
             let cidrs = expected.iter().map(|net| net.parse().unwrap()).collect();
             let name = ObjectName::new("", "kubernetes");
             assert_eq!(converted.change, Change::ServiceCidr(ServiceCidr { name, cidrs }));

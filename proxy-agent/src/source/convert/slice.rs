@@ -5,17 +5,18 @@ use std::{sync::Arc, time::SystemTime};
 use super::{Converted, has_label, label, object_name, parse_ip, protocol};
 use crate::{
     model::objects::{Change, Endpoint, EndpointSlice, Hints, ObjectName, SlicePort},
-    source::lite::{
-        EndpointLite, EndpointSliceLite, HEADLESS, HintLite, LAST_CHANGE, SERVICE_NAME, SlicePortLite,
+    source::trimmed::{
+        HEADLESS, LAST_CHANGE, SERVICE_NAME, TrimmedEndpoint, TrimmedEndpointSlice, TrimmedHint,
+        TrimmedSlicePort,
     },
 };
 
 /// Converts an EndpointSlice. One of no Service, of a headless one, or of host names is gone.
-pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
-    let name = object_name(&lite.metadata);
+pub fn endpoint_slice(trimmed: &TrimmedEndpointSlice) -> Converted {
+    let name = object_name(&trimmed.metadata);
     let mut problems = Vec::new();
-    let service = label(&lite.metadata, SERVICE_NAME).filter(|service| !service.is_empty());
-    let ipv6 = match lite.address_type.as_str() {
+    let service = label(&trimmed.metadata, SERVICE_NAME).filter(|service| !service.is_empty());
+    let ipv6 = match trimmed.address_type.as_str() {
         "IPv4" => Some(false),
         "IPv6" => Some(true),
         "FQDN" => None,
@@ -24,7 +25,7 @@ pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
             None
         }
     };
-    let (Some(service), Some(ipv6), false) = (service, ipv6, has_label(&lite.metadata, HEADLESS)) else {
+    let (Some(service), Some(ipv6), false) = (service, ipv6, has_label(&trimmed.metadata, HEADLESS)) else {
         return Converted { change: Change::EndpointSliceGone(name), problems };
     };
 
@@ -32,9 +33,9 @@ pub fn endpoint_slice(lite: &EndpointSliceLite) -> Converted {
         service: ObjectName::new(&name.namespace, service),
         name,
         ipv6,
-        ports: in_one_piece(&lite.ports, |port| slice_port(port, &mut problems)),
-        endpoints: in_one_piece(&lite.endpoints, |lite| endpoint(lite, ipv6, &mut problems)),
-        triggered: triggered(lite, &mut problems),
+        ports: in_one_piece(&trimmed.ports, |port| slice_port(port, &mut problems)),
+        endpoints: in_one_piece(&trimmed.endpoints, |trimmed| endpoint(trimmed, ipv6, &mut problems)),
+        triggered: triggered(trimmed, &mut problems),
     };
     Converted { change: Change::EndpointSlice(slice), problems }
 }
@@ -47,9 +48,10 @@ fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U>
 }
 
 /// A port of a slice; none if it has no number, which is no error: such ports are for other readers of the slice.
-pub(super) fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Option<SlicePort> {
+pub(super) fn slice_port(trimmed: &TrimmedSlicePort, problems: &mut Vec<String>) -> Option<SlicePort> {
     // The API server makes the empty name of none.
-    let (name, number) = (lite.name.as_deref().unwrap_or_default(), lite.port.filter(|port| *port != 0)?);
+    let (name, number) =
+        (trimmed.name.as_deref().unwrap_or_default(), trimmed.port.filter(|port| *port != 0)?);
     let port = match u16::try_from(number) {
         Ok(port) => port,
         Err(_) => {
@@ -57,12 +59,12 @@ pub(super) fn slice_port(lite: &SlicePortLite, problems: &mut Vec<String>) -> Op
             return None;
         }
     };
-    let protocol = protocol(lite.protocol.as_deref()).map_err(|problem| problems.push(problem)).ok()?;
+    let protocol = protocol(trimmed.protocol.as_deref()).map_err(|problem| problems.push(problem)).ok()?;
     Some(SlicePort { name: name.into(), protocol, port })
 }
 
-fn endpoint(lite: &EndpointLite, ipv6: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
-    let Some(text) = &lite.address else {
+fn endpoint(trimmed: &TrimmedEndpoint, ipv6: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
+    let Some(text) = &trimmed.address else {
         problems.push("an endpoint without an address is ignored".to_owned());
         return None;
     };
@@ -73,20 +75,20 @@ fn endpoint(lite: &EndpointLite, ipv6: bool, problems: &mut Vec<String>) -> Opti
     };
     Some(Endpoint {
         address,
-        node: lite.node_name.as_deref().map(Into::into),
-        ready: lite.conditions.ready.unwrap_or(true),
-        serving: lite.conditions.serving.unwrap_or(true),
-        terminating: lite.conditions.terminating.unwrap_or(false),
-        hints: Hints::new(names(&lite.hints.for_zones), names(&lite.hints.for_nodes)),
+        node: trimmed.node_name.as_deref().map(Into::into),
+        ready: trimmed.conditions.ready.unwrap_or(true),
+        serving: trimmed.conditions.serving.unwrap_or(true),
+        terminating: trimmed.conditions.terminating.unwrap_or(false),
+        hints: Hints::new(names(&trimmed.hints.for_zones), names(&trimmed.hints.for_nodes)),
     })
 }
 
-fn names(hints: &[HintLite]) -> Vec<Arc<str>> {
+fn names(hints: &[TrimmedHint]) -> Vec<Arc<str>> {
     hints.iter().map(|hint| hint.name.as_str().into()).collect()
 }
 
-fn triggered(lite: &EndpointSliceLite, problems: &mut Vec<String>) -> Option<SystemTime> {
-    let text = lite.metadata.annotations.as_ref()?.get(LAST_CHANGE)?;
+fn triggered(trimmed: &TrimmedEndpointSlice, problems: &mut Vec<String>) -> Option<SystemTime> {
+    let text = trimmed.metadata.annotations.as_ref()?.get(LAST_CHANGE)?;
     let time = text.parse::<k8s_openapi::jiff::Timestamp>();
     if time.is_err() {
         problems.push(format!("annotation {LAST_CHANGE}: `{text}` is not a time as in RFC 3339"));

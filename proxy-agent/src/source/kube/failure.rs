@@ -19,7 +19,7 @@ pub(super) enum Failure {
     #[error("the list broke off")]
     CutOff,
     /// A streaming list came to a halt.
-    #[error("the list does not end")]
+    #[error("the streaming list stalled")]
     Endless,
     /// A request was not answered in time.
     #[error("no answer")]

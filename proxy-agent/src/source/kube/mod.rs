@@ -32,7 +32,9 @@ use self::{
 };
 use super::{
     SourceState, convert,
-    lite::{EndpointSliceLite, HEADLESS, NodeLite, SERVICE_PROXY_NAME, ServiceCidrLite, ServiceLite},
+    trimmed::{
+        HEADLESS, SERVICE_PROXY_NAME, TrimmedEndpointSlice, TrimmedNode, TrimmedService, TrimmedServiceCidr,
+    },
 };
 use crate::model::objects::{Change, Kind};
 
@@ -189,10 +191,10 @@ pub async fn follow(
         selectors: Selectors { labels: None, fields: None },
     };
 
-    let services = Watcher::<ServiceLite>::new(client, services, servers, timing, changes, state);
-    let slices = Watcher::<EndpointSliceLite>::new(client, slices, servers, timing, changes, state);
-    let node = Watcher::<NodeLite>::new(client, node, servers, timing, changes, state);
-    let cidrs = Watcher::<ServiceCidrLite>::new(client, cidrs, servers, timing, changes, state);
+    let services = Watcher::<TrimmedService>::new(client, services, servers, timing, changes, state);
+    let slices = Watcher::<TrimmedEndpointSlice>::new(client, slices, servers, timing, changes, state);
+    let node = Watcher::<TrimmedNode>::new(client, node, servers, timing, changes, state);
+    let cidrs = Watcher::<TrimmedServiceCidr>::new(client, cidrs, servers, timing, changes, state);
     join4(services.run(), slices.run(), node.run(), cidrs.run()).await;
 }
 

@@ -91,7 +91,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::lite::ServiceLite;
+    use crate::source::trimmed::TrimmedService;
 
     #[test]
     fn queries() {
@@ -101,24 +101,24 @@ mod tests {
         let watch = "watch=true&allowWatchBookmarks=true&timeoutSeconds=400";
         let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
         for (request, expected) in [
-            (list::<ServiceLite>(&selectors, &ListFrom::Any, 5, None), "limit=5&resourceVersion=0"),
-            (list::<ServiceLite>(&selectors, &ListFrom::Any, 5, Some("x")), "limit=5&continue=x"),
+            (list::<TrimmedService>(&selectors, &ListFrom::Any, 5, None), "limit=5&resourceVersion=0"),
+            (list::<TrimmedService>(&selectors, &ListFrom::Any, 5, Some("x")), "limit=5&continue=x"),
             (
-                list::<ServiceLite>(&selectors, &version, 5, None),
+                list::<TrimmedService>(&selectors, &version, 5, None),
                 "resourceVersion=7&resourceVersionMatch=NotOlderThan",
             ),
-            (list::<ServiceLite>(&selectors, &ListFrom::Newest, 5, None), "limit=5"),
-            (super::watch::<ServiceLite>(&selectors, "9", minutes), &format!("{watch}&resourceVersion=9")),
+            (list::<TrimmedService>(&selectors, &ListFrom::Newest, 5, None), "limit=5"),
+            (super::watch::<TrimmedService>(&selectors, "9", minutes), &format!("{watch}&resourceVersion=9")),
             (
-                streaming_list::<ServiceLite>(&selectors, &ListFrom::Any, minutes),
+                streaming_list::<TrimmedService>(&selectors, &ListFrom::Any, minutes),
                 &format!("{watch}&{initial}&resourceVersion=0"),
             ),
             (
-                streaming_list::<ServiceLite>(&selectors, &version, minutes),
+                streaming_list::<TrimmedService>(&selectors, &version, minutes),
                 &format!("{watch}&{initial}&resourceVersion=7"),
             ),
             (
-                streaming_list::<ServiceLite>(&selectors, &ListFrom::Newest, minutes),
+                streaming_list::<TrimmedService>(&selectors, &ListFrom::Newest, minutes),
                 &format!("{watch}&{initial}"),
             ),
         ] {

@@ -21,14 +21,14 @@ use super::{Addresses, Timing, follow};
 use crate::source::SourceState;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
-type Answers = dyn Fn(&Query) -> Answer + Send + Sync;
+type ReplyFilter = dyn Fn(&Query) -> Answer + Send + Sync;
 type Query = BTreeMap<String, String>;
 
 /// Answers requests for Services; others stay without an answer.
 #[derive(Clone)]
 struct Script {
     requests: Arc<Mutex<Vec<Query>>>,
-    answer: Arc<Answers>,
+    answer: Arc<ReplyFilter>,
 }
 
 impl Script {

@@ -59,8 +59,8 @@ where
         if self.is_optional() {
             // An outage is told by the other watches.
             let is_refusal = matches!(failure.code(), Some(403 | 404));
-            if is_refusal && !self.told_refusal {
-                self.told_refusal = true;
+            if is_refusal && !self.logged_refusal {
+                self.logged_refusal = true;
                 info!("the API server does not offer {plural}: going without ({message}: {detail})");
             }
             debug!("{plural}: {message}: {detail}; retrying");

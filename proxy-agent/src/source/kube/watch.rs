@@ -60,7 +60,7 @@ pub(super) struct Watcher<K> {
     /// A version that went backwards was reported, and a new list is not complete yet.
     pub(super) reported_backwards: bool,
     /// It was said that the server does not have, or does not show, what is optional.
-    pub(super) told_refusal: bool,
+    pub(super) logged_refusal: bool,
     /// What was asked for last, as RBAC names it.
     pub(super) verb: &'static str,
     pub(super) kind: PhantomData<fn() -> K>,
@@ -96,7 +96,7 @@ where
             failing_since: None,
             forbidden_since: None,
             reported_backwards: false,
-            told_refusal: false,
+            logged_refusal: false,
             verb: "list",
             kind: PhantomData,
         }

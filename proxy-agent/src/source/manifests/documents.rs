@@ -19,7 +19,7 @@ use crate::{
     model::objects::Change,
     source::{
         convert::{self, Converted, Mirrored},
-        lite::{EndpointSliceLite, EndpointsLite, NodeLite, ServiceCidrLite, ServiceLite},
+        trimmed::{TrimmedEndpointSlice, TrimmedEndpoints, TrimmedNode, TrimmedService, TrimmedServiceCidr},
     },
 };
 
@@ -159,19 +159,19 @@ impl Parsed {
         };
         match header.meaning(default, node).map_err(|what| Problem { line, column: 1, what })? {
             Meaning::Service => {
-                self.add::<core::v1::Service>(&source, convert::service(&source.parse::<ServiceLite>()?))
+                self.add::<core::v1::Service>(&source, convert::service(&source.parse::<TrimmedService>()?))
             }
             Meaning::EndpointSlice => {
-                let converted = convert::endpoint_slice(&source.parse::<EndpointSliceLite>()?);
+                let converted = convert::endpoint_slice(&source.parse::<TrimmedEndpointSlice>()?);
                 self.add::<discovery::v1::EndpointSlice>(&source, converted);
             }
             Meaning::Endpoints => self.add_endpoints(&source)?,
             Meaning::Node => {
-                let Converted { change, problems } = convert::node(&source.parse::<NodeLite>()?);
+                let Converted { change, problems } = convert::node(&source.parse::<TrimmedNode>()?);
                 self.objects.push(Object { line, content: Content::Change(change), problems });
             }
             Meaning::ServiceCidr => {
-                let converted = convert::service_cidr(&source.parse::<ServiceCidrLite>()?);
+                let converted = convert::service_cidr(&source.parse::<TrimmedServiceCidr>()?);
                 self.add::<networking::v1::ServiceCIDR>(&source, converted);
             }
             Meaning::List => {
@@ -200,7 +200,7 @@ impl Parsed {
     fn add_endpoints(&mut self, source: &impl Source) -> Result<(), Problem> {
         self.note_unknown_fields::<core::v1::Endpoints>(source);
         let line = source.line();
-        let (mirrored, problems) = convert::endpoints(&source.parse::<EndpointsLite>()?);
+        let (mirrored, problems) = convert::endpoints(&source.parse::<TrimmedEndpoints>()?);
         match mirrored {
             Ok(mirrored) => {
                 self.objects.push(Object { line, content: Content::Endpoints(mirrored), problems });

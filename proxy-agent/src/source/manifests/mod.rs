@@ -32,12 +32,12 @@ use crate::{
 pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<String>) {
     let Parsed { objects, problems, ignored } = documents::parse(text, format, node);
     let problems = problems.into_iter();
-    let mut said: Vec<_> =
+    let mut logged: Vec<_> =
         problems.map(|Problem { line, column, what }| format!("{line}:{column}: {what}")).collect();
     let mut changes = Vec::with_capacity(objects.len());
-    said.extend(ignored.into_iter().map(|Notice { line, what, .. }| format!("{line}: {what}")));
+    logged.extend(ignored.into_iter().map(|Notice { line, what, .. }| format!("{line}: {what}")));
     for Object { line, content, problems } in objects {
-        said.extend(problems.into_iter().map(|problem| format!("{line}: {problem}")));
+        logged.extend(problems.into_iter().map(|problem| format!("{line}: {problem}")));
         match content {
             Content::Change(change) => changes.push(change),
             Content::Endpoints(mirrored) => {
@@ -45,7 +45,7 @@ pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<St
             }
         }
     }
-    (changes, said)
+    (changes, logged)
 }
 
 /// How often to look for what inotify does not show, the folder's own appearance included.

@@ -67,7 +67,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// The programs at a hook of a cgroup, without those of the cgroups above.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupPrograms {
-    /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI` of whoever attached the first one; 0: no others may be attached.
+    /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI` of the program that was attached first; 0: no others may be attached.
     pub flags: u32,
     /// The kernel's ids, in the order they run.
     pub ids: Vec<u32>,

@@ -8,18 +8,18 @@ use crate::decide::{flow, verdict::DropReason};
 use crate::{
     layout::{
         affinity::{Affinity, AffinityKey},
-        answers,
         backend::Backend,
         config::Settings,
         counter::Counter,
         device::Device,
         filter::{self},
-        flow::{Flow, FlowKey, Pair, Tuple},
+        flow::{Flow, FlowDraft, FlowKey, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FrontendKey, Target},
         id::Id,
         outbound::Outbound,
-        set::{Set, SetRole},
+        reply_filter,
+        set::{BackendSet, SetPolicy},
     },
     packet::Packet,
 };
@@ -39,8 +39,8 @@ impl<F: MemoryFamily> ServiceTables<F> for MemoryTables<F> {
         self.frontends.get(key).copied()
     }
 
-    fn set(&self, service: Id, role: SetRole) -> Set {
-        self.sets.get(&Set::index(service, role)).copied().unwrap_or(Set::EMPTY)
+    fn set(&self, service: Id, set_policy: SetPolicy) -> BackendSet {
+        self.sets.get(&BackendSet::index(service, set_policy)).copied().unwrap_or(BackendSet::EMPTY)
     }
 
     fn backend(&self, slot: u32) -> Option<&Backend<F>> {
@@ -51,8 +51,8 @@ impl<F: MemoryFamily> ServiceTables<F> for MemoryTables<F> {
         self.alive.contains(&backend)
     }
 
-    fn is_member(&self, backend: Id, role: SetRole) -> bool {
-        self.alive.contains(&backend) && self.members.contains(&(backend, role.bit()))
+    fn is_member(&self, backend: Id, set_policy: SetPolicy) -> bool {
+        self.alive.contains(&backend) && self.members.contains(&(backend, set_policy.bit()))
     }
 
     fn affinity_timeout(&self, service: Id) -> u32 {
@@ -79,9 +79,9 @@ impl<F: MemoryFamily> ServiceTables<F> for MemoryTables<F> {
 
 impl<F: MemoryFamily> FlowTables<F> for MemoryTables<F> {
     type Flow = MemoryFlow<F>;
-    type Pair = Box<Pair<F>>;
+    type FlowDraft = Box<FlowDraft<F>>;
 
-    fn pair(&self) -> Option<Box<Pair<F>>> {
+    fn draft(&self) -> Option<Box<FlowDraft<F>>> {
         Some(Box::default())
     }
 
@@ -89,12 +89,12 @@ impl<F: MemoryFamily> FlowTables<F> for MemoryTables<F> {
         found(&self.flows, key)
     }
 
-    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
-        self.answers.borrow().contains(&answers::Mark::of::<F>(addr, port, protocol))
+    fn may_be_filtered_reply(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool {
+        self.reply_filter.borrow().contains(&reply_filter::Fingerprint::of::<F>(addr, port, protocol))
     }
 
-    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8) {
-        self.answers.borrow_mut().insert(answers::Mark::of::<F>(addr, port, protocol));
+    fn insert_reply(&self, addr: &F::Addr, port: u16, protocol: u8) {
+        self.reply_filter.borrow_mut().insert(reply_filter::Fingerprint::of::<F>(addr, port, protocol));
     }
 
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
@@ -149,7 +149,7 @@ impl<F: MemoryFamily> FlowTables<F> for MemoryTables<F> {
 }
 
 impl<F: MemoryFamily> NodeTables<F> for MemoryTables<F> {
-    type KnownRoute = Box<Route<F>>;
+    type CachedRoute = Box<Route<F>>;
 
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
         self.node_addresses.get(addr).copied().unwrap_or_default()
@@ -174,7 +174,7 @@ impl<F: MemoryFamily> NodeTables<F> for MemoryTables<F> {
         }
     }
 
-    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
+    fn cached_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Box<Route<F>>> {
         let mut route = Route::default();
         self.route(ifindex, src, dst, size, &mut route);
         Some(Box::new(route))
@@ -231,16 +231,16 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         self.settings
     }
 
-    fn open_flow(&self, pair: &mut Pair<F>) -> Option<DropReason> {
-        flow::open(self, pair)
+    fn open_flow(&self, draft: &mut FlowDraft<F>) -> Option<DropReason> {
+        flow::open(self, draft)
     }
 
-    fn attempt(&self, pair: &mut Pair<F>, seize: bool) -> Attempt {
-        flow::attempt(self, pair, seize)
+    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
+        flow::attempt(self, draft, seize)
     }
 
-    fn confirm_flow(&self, pair: &mut Pair<F>) -> bool {
-        flow::confirm(self, pair)
+    fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool {
+        flow::confirm(self, draft)
     }
 
     fn random(&self) -> u32 {

@@ -1,6 +1,6 @@
 //! Packets that leave by an interface that is not a pod's.
 
-use super::{answer_of_local, new_flow::leads_off, outbound::note_outbound, ping};
+use super::{new_flow::leads_off, outbound::note_outbound, ping, reply_of_local};
 use crate::{
     Family,
     decide::{
@@ -15,17 +15,17 @@ use crate::{
 /// A packet that leaves by an uplink: the source of a reply becomes the VIP again, and what is still addressed to a service goes no
 /// further: the stack neither delivered nor translated it.
 #[inline(always)]
-pub fn to_outside<F: Family, T: Tables<F>>(
+pub fn uplink_egress<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
     out: &mut Translation<F>,
 ) -> Verdict {
-    if let Some(flow) = answer_of_local(tables, packet) {
+    if let Some(flow) = reply_of_local(tables, packet) {
         out.to = flow.tuple;
         return if flow.flags & flags::BY_SOURCE != 0 && leaves_elsewhere(tables, out) {
             Verdict::Divert
         } else {
-            Verdict::Translate
+            Verdict::ToStack
         };
     }
     if !packet.is_echo_request() && !packet.follows {
@@ -67,7 +67,7 @@ fn to_service_address<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -
         return tables.drop(DropReason::Unallocated);
     }
     if packet.protocol != PROTOCOL_TCP || packet.is_request() {
-        return tables.answer(Counter::UndefinedPort, Verdict::Reject);
+        return tables.reply(Counter::UndefinedPort, Verdict::Reject);
     }
     reset_unknown(tables, packet)
 }
@@ -108,5 +108,5 @@ fn reset_unknown<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Ver
     if packet.is_reset() {
         return tables.drop(DropReason::ConnectionUnknown);
     }
-    tables.answer(Counter::ConnectionUnknown, Verdict::Reset)
+    tables.reply(Counter::ConnectionUnknown, Verdict::Reset)
 }

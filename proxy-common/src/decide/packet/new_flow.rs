@@ -12,8 +12,8 @@ use crate::{
         backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         counter::Counter,
         device::{DEVICE_FRAGMENTS, DEVICE_FRAGMENTS_WHOLE, DEVICE_RULES, DEVICE_UPLINK},
-        flow::{Edge, FlowKey, FlowState, Mac, Pair, Tuple, flags},
-        frontend::FRONTEND_SOURCES,
+        flow::{FlowDraft, FlowKey, FlowState, LookupPoint, Mac, Tuple, flags},
+        frontend::FRONTEND_SOURCE_RANGES,
         set::Scope,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
@@ -36,31 +36,31 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     let Some(target) = frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false) else {
         // Only cluster IPs belong to us whole: an external IP may be the node's, with its own servers.
         return if matches!(scope, Scope::Internal) && frontend::is_cluster_ip(tables, &tuple.dst) {
-            tables.answer(Counter::UndefinedPort, Verdict::Reject)
+            tables.reply(Counter::UndefinedPort, Verdict::Reject)
         } else {
             Verdict::Pass
         };
     };
     if packet.protocol == PROTOCOL_UDP && is_reply_to_node(tables, packet) {
         tables.step(Step::ReplyToNode);
-        return tables.answer(Counter::ReplyToNode, Verdict::Pass);
+        return tables.reply(Counter::ReplyToNode, Verdict::Pass);
     }
-    if target.flags() & FRONTEND_SOURCES != 0 && !tables.allows_source(target.service(), &tuple.src) {
+    if target.flags() & FRONTEND_SOURCE_RANGES != 0 && !tables.allows_source(target.service(), &tuple.src) {
         return tables.drop(DropReason::SourceDenied);
     }
     let mut backend = Backend::default();
     match frontend::choose(tables, target, scope, &tuple.src, 0, &mut backend) {
         Choice::Made => {}
         Choice::NotOurs => return Verdict::Pass,
-        Choice::Nobody => return tables.answer(Counter::NoEndpoints, Verdict::Reject),
-        Choice::Withheld => return tables.drop(DropReason::NoLocalEndpoints),
+        Choice::Nobody => return tables.reply(Counter::NoEndpoints, Verdict::Reject),
+        Choice::NoLocalEndpoints => return tables.drop(DropReason::NoLocalEndpoints),
         Choice::Broken => return Verdict::Drop,
     }
     out.to.src = tuple.src;
     out.to.sport = tuple.sport;
     out.to.dst = backend.addr;
     out.to.dport = backend.port;
-    let mut verdict = Verdict::Translate;
+    let mut verdict = Verdict::ToStack;
     let mut flags = 0;
     if matches!(scope, Scope::External) {
         // The stack knows the way to the node's own endpoints.
@@ -75,17 +75,17 @@ pub fn new_flow<F: Family, T: Tables<F>>(
                         return tables.drop(DropReason::NoSnatAddress);
                     }
                     if packet.hop_limit <= 1 {
-                        return tables.answer(Counter::HopLimit, Verdict::TimeExceeded);
+                        return tables.reply(Counter::HopLimit, Verdict::TimeExceeded);
                     }
                     // The route that is known by now fits nearly all packets.
                     if tables.size(packet) > ALWAYS_FITS {
                         let sent = forward(tables, packet, ifindex, out);
-                        if !matches!(sent, Verdict::Forward) {
+                        if !matches!(sent, Verdict::Redirect) {
                             return sent;
                         }
                     }
                     flags = flags::SNAT;
-                    verdict = Verdict::Forward;
+                    verdict = Verdict::Redirect;
                 }
                 _ => {}
             }
@@ -97,18 +97,18 @@ pub fn new_flow<F: Family, T: Tables<F>>(
         tables.step(Step::Hairpin);
         out.to.src = tuple.dst;
         flags = flags::HAIRPIN;
-        verdict = Verdict::Return;
+        verdict = Verdict::Hairpin;
     } else if is_switched(tables, ifindex, out) {
         flags = flags::SWITCHED;
         if !out.mac.is_none() {
-            verdict = Verdict::Switch;
+            verdict = Verdict::Bridge;
         }
     }
-    let Some(mut pair) = tables.pair() else {
+    let Some(mut draft) = tables.draft() else {
         return tables.drop(DropReason::FlowMapFull);
     };
-    pair.key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-    let flow = &mut pair.flow;
+    draft.key = FlowKey::new(*tuple, packet.protocol, LookupPoint::Forward);
+    let flow = &mut draft.flow;
     flow.tuple = out.to;
     flow.last_seen = tables.now();
     flow.backend = backend.id;
@@ -123,12 +123,12 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     } else {
         0
     };
-    tables.announce_answers(&backend.addr, backend.port, packet.protocol);
+    tables.insert_reply(&backend.addr, backend.port, packet.protocol);
     if tables.defers() {
         out.opened = verdict;
         return Verdict::Open;
     }
-    opened(tables, &mut pair, verdict, out)
+    opened(tables, &mut draft, verdict, out)
 }
 
 /// Opens the flow in the pair: what is left to do after [`Verdict::Open`]. Says what becomes of the packet, `verdict` if nothing is in the
@@ -136,16 +136,16 @@ pub fn new_flow<F: Family, T: Tables<F>>(
 #[inline(always)]
 pub fn opened<F: Family, T: Tables<F>>(
     tables: &T,
-    pair: &mut Pair<F>,
+    draft: &mut FlowDraft<F>,
     verdict: Verdict,
     out: &mut Translation<F>,
 ) -> Verdict {
-    if let Some(reason) = tables.open_flow(pair) {
+    if let Some(reason) = tables.open_flow(draft) {
         return tables.drop(reason);
     }
     // The source may be another now.
-    out.to.src = pair.flow.tuple.src;
-    out.to.sport = pair.flow.tuple.sport;
+    out.to.src = draft.flow.tuple.src;
+    out.to.sport = draft.flow.tuple.sport;
     tables.step(Step::Answer(out.to.reversed()));
     tables.count(Counter::FlowNew);
     verdict
@@ -157,7 +157,7 @@ pub(super) fn leads_off<F: Family, T: Tables<F>>(tables: &T, ifindex: u32) -> bo
     tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
 }
 
-/// The address to send from to the backend `out.to.dst`: the one that the route prefers, if late answers to it are known as
+/// The address to send from to the backend `out.to.dst`: the one that the route prefers, if late replies to it are known as
 /// such; else that of the device, or of the one that the request came in by. False if there is none.
 #[inline(always)]
 pub(super) fn snat_source<F: Family, T: Tables<F>>(
@@ -178,7 +178,7 @@ pub(super) fn snat_source<F: Family, T: Tables<F>>(
 
 /// Is the backend behind the same bridge as the client? Then also says its MAC, none if it is not resolved yet.
 ///
-/// Without it the request would be routed and the answer switched, and the host's conntrack, seeing half of
+/// Without it the request would be routed and the reply switched, and the host's conntrack, seeing half of
 /// the connection, would call the client's next packet invalid.
 #[inline(always)]
 pub(super) fn is_switched<F: Family, T: Tables<F>>(
@@ -200,7 +200,7 @@ pub(super) fn is_switched<F: Family, T: Tables<F>>(
     out.route.ifindex == bridge && matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
 }
 
-/// Sends a translated packet on past the stack: requests to a remote backend, and their answers. What a router would
+/// Sends a translated packet on past the stack: requests to a remote backend, and their replies. What a router would
 /// tell the sender is for us to tell.
 #[inline(always)]
 pub(super) fn forward<F: Family, T: Tables<F>>(
@@ -214,21 +214,21 @@ pub(super) fn forward<F: Family, T: Tables<F>>(
         return if packet.follows {
             tables.drop(DropReason::HopLimit)
         } else {
-            tables.answer(Counter::HopLimit, Verdict::TimeExceeded)
+            tables.reply(Counter::HopLimit, Verdict::TimeExceeded)
         };
     }
     // Not copies, as above.
     tables.route(ifindex, &out.to.src, &out.to.dst, tables.size(packet), &mut out.route);
     tables.step(Step::Route(out.route));
     match out.route.kind {
-        RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => Verdict::Forward,
-        RouteKind::Local => Verdict::Translate,
+        RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack => Verdict::Redirect,
+        RouteKind::Local => Verdict::ToStack,
         RouteKind::TooBig if is_cut(tables, packet, ifindex, out) => {
             out.route.kind = RouteKind::Stack;
-            Verdict::Forward
+            Verdict::Redirect
         }
         RouteKind::TooBig if packet.follows => tables.drop(DropReason::TooBig),
-        RouteKind::TooBig => tables.answer(Counter::TooBig, Verdict::TooBig),
+        RouteKind::TooBig => tables.reply(Counter::TooBig, Verdict::TooBig),
         RouteKind::None => tables.drop(DropReason::NoRoute),
     }
 }

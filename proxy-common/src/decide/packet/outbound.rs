@@ -4,7 +4,7 @@ use crate::{
     Family,
     decide::tables::Tables,
     layout::{
-        flow::{Edge, FlowKey, REFRESH},
+        flow::{FlowKey, LookupPoint, REFRESH},
         outbound::{OUTBOUND_CLOSED, OUTBOUND_ESTABLISHED, OUTBOUND_ONCE, Outbound, key_of_reply},
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
@@ -36,7 +36,7 @@ pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet
     }
     // A nodePort may be in the range.
     if from_source {
-        reply.edge = Edge::ReverseIngress as u8;
+        reply.lookup_point = LookupPoint::ReverseIngress as u8;
         if is_flow(tables, &reply) {
             // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
             // That a packet came in by no device does not show it: fragments that the stack makes of what we sent on have lost theirs
@@ -46,7 +46,7 @@ pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet
             }
             give_way(tables, &reply);
         }
-        reply.edge = Edge::Forward as u8;
+        reply.lookup_point = LookupPoint::Forward as u8;
     }
     let now = tables.now();
     if let Some(known) = tables.outbound(&reply) {
@@ -64,16 +64,16 @@ pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet
 /// Removes a datagram flow, by the key of its reverse entry.
 #[inline(always)]
 pub(super) fn give_way<F: Family, T: Tables<F>>(tables: &T, reverse: &FlowKey<F>) {
-    let Some(mut pair) = tables.pair() else { return };
+    let Some(mut draft) = tables.draft() else { return };
     if let Some(flow) = tables.flow(reverse).or_else(|| tables.pending(reverse)) {
-        pair.begin(reverse, &flow);
-        pair.make_twin();
+        draft.begin(reverse, &flow);
+        draft.make_opposite();
         // The client's next flow, with another endpoint, may have that key by now.
-        if tables.flow(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(reverse)) {
-            tables.remove_flow(&pair.twin_key);
+        if tables.flow(&draft.opposite_key).is_some_and(|forward| forward.is_opposite_of(reverse)) {
+            tables.remove_flow(&draft.opposite_key);
         }
-        if tables.pending(&pair.twin_key).is_some_and(|forward| forward.is_twin_of(reverse)) {
-            tables.remove_pending(&pair.twin_key);
+        if tables.pending(&draft.opposite_key).is_some_and(|forward| forward.is_opposite_of(reverse)) {
+            tables.remove_pending(&draft.opposite_key);
         }
     }
     tables.remove_flow(reverse);
@@ -84,7 +84,7 @@ pub(super) fn give_way<F: Family, T: Tables<F>>(tables: &T, reverse: &FlowKey<F>
 #[inline(always)]
 fn is_in_use<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
     let tuple = &packet.tuple;
-    packet.protocol == PROTOCOL_TCP && tables.may_be_answer(&tuple.dst, tuple.dport, packet.protocol)
+    packet.protocol == PROTOCOL_TCP && tables.may_be_filtered_reply(&tuple.dst, tuple.dport, packet.protocol)
 }
 
 #[inline(always)]
@@ -102,7 +102,7 @@ fn may_be_snat<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool 
 /// Is a datagram to a frontend the reply to what this node sent from there?
 #[inline(always)]
 pub(super) fn is_reply_to_node<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
-    let key = FlowKey::new(packet.tuple, packet.protocol, Edge::Forward);
+    let key = FlowKey::new(packet.tuple, packet.protocol, LookupPoint::Forward);
     let Some(sent) = tables.outbound(&key) else { return false };
     let now = tables.now();
     let age = now.wrapping_sub(sent.last_seen);

@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 use crate::{
     Family,
     layout::{
-        flow::{Flow, FlowKey, FlowState, Mac, Pair},
+        flow::{Flow, FlowDraft, FlowKey, FlowState, Mac},
         fragment::{FragmentKey, FragmentPorts},
         outbound::Outbound,
     },
@@ -68,16 +68,16 @@ pub trait FlowTables<F: Family> {
     /// A flow entry.
     type Flow: FlowHandle<F>;
     /// Room for both entries of a flow.
-    type Pair: DerefMut<Target = Pair<F>>;
+    type FlowDraft: DerefMut<Target = FlowDraft<F>>;
     /// Room for both entries of a flow, with anything in it; none is a defect.
-    fn pair(&self) -> Option<Self::Pair>;
+    fn draft(&self) -> Option<Self::FlowDraft>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// May a packet from there be an answer that [`Edge::ReverseEgress`](crate::layout::flow::Edge::ReverseEgress) tells? False
+    /// May a packet from there be a reply that [`LookupPoint::ReverseEgress`](crate::layout::flow::LookupPoint::ReverseEgress) tells? False
     /// means that none is announced. The port in network byte order.
-    fn may_be_answer(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
-    /// Announces such answers. To be called before their entry is inserted.
-    fn announce_answers(&self, addr: &F::Addr, port: u16, protocol: u8);
+    fn may_be_filtered_reply(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
+    /// Inserts such replies into the reply filter. To be called before their entry is inserted.
+    fn insert_reply(&self, addr: &F::Addr, port: u16, protocol: u8);
     /// Inserts or replaces a flow entry; false if the map takes no more.
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
     /// Removes a flow entry.

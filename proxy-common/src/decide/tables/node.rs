@@ -21,7 +21,7 @@ impl NodeAddress {
         self.0 & NODE_ADDR_NODEPORT != 0
     }
 
-    /// Is it given as source to connections that are passed on?
+    /// Is it given as source to forwarded connections?
     #[inline(always)]
     pub fn is_snat_source(self) -> bool {
         self.0 & NODE_ADDR_SNAT != 0
@@ -70,7 +70,7 @@ pub struct Route<F: Family> {
 }
 
 impl<F: Family> Route<F> {
-    /// How much whoever sends a packet this way must take off its hop limit: the stack does it itself.
+    /// By how much the sender on this route lowers the hop limit: the stack does it itself.
     #[inline(always)]
     pub fn hops(&self) -> u8 {
         !matches!(self.kind, RouteKind::Stack) as u8
@@ -96,7 +96,7 @@ impl<F: Family> Default for Route<F> {
 /// The node: its addresses, devices, routes and sockets.
 pub trait NodeTables<F: Family> {
     /// A route that was asked for a moment ago, where it is kept.
-    type KnownRoute: Deref<Target = Route<F>>;
+    type CachedRoute: Deref<Target = Route<F>>;
     /// What a node address is for; nothing for other addresses.
     fn node_address(&self, addr: &F::Addr) -> NodeAddress;
     /// A device, if it is known.
@@ -109,7 +109,13 @@ pub trait NodeTables<F: Family> {
     /// packets with a size it may be what was so a moment ago.
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>);
     /// The same of a packet that has a size, without a copy; none is a defect.
-    fn known_route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32) -> Option<Self::KnownRoute>;
+    fn cached_route(
+        &self,
+        ifindex: u32,
+        src: &F::Addr,
+        dst: &F::Addr,
+        size: u32,
+    ) -> Option<Self::CachedRoute>;
     /// The source address that the route of such a packet prefers; false if that is not known.
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;
     /// Would a socket of this node take the packet?

@@ -24,7 +24,7 @@ pub trait PacketContext<F: Family> {
     fn acknowledgment(&self, packet: &Packet<F>) -> u32;
     /// The timestamp of a TCP packet with SYN or FIN, where it stands in the headers that common systems write; 0: none.
     fn timestamp(&self, packet: &Packet<F>) -> u32;
-    /// How long a packet is in bytes, from the network header on; if devices are to cut it, the longest piece.
+    /// How long a packet is in bytes, from the network header on; of a GSO packet, the longest segment.
     fn size(&self, packet: &Packet<F>) -> u32;
     /// May routers fragment the packet, where the stack can be handed one?
     fn fragmentable(&self, packet: &Packet<F>) -> Fragmentable {

@@ -9,7 +9,7 @@ use crate::{
         backend::Backend,
         frontend::{FrontendKey, Target},
         id::Id,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 
@@ -28,13 +28,13 @@ pub trait ServiceTables<F: Family> {
     /// What a frontend leads to.
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Target>;
     /// The backends of a service port.
-    fn set(&self, service: Id, role: SetRole) -> Set;
+    fn set(&self, service: Id, set_policy: SetPolicy) -> BackendSet;
     /// One backend.
     fn backend(&self, slot: u32) -> Option<&Backend<F>>;
     /// Does the backend still serve?
     fn is_alive(&self, backend: Id) -> bool;
     /// Does it, and is it in the set of this role?
-    fn is_member(&self, backend: Id, role: SetRole) -> bool;
+    fn is_member(&self, backend: Id, set_policy: SetPolicy) -> bool;
     /// How long a client of a service port keeps its backend, in jiffies.
     fn affinity_timeout(&self, service: Id) -> u32;
     /// The backend that a client had.

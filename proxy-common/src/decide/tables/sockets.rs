@@ -37,9 +37,9 @@ pub trait SocketTables<F: Family>: Tables<F> {
     fn chosen(&self, addr: &F::Addr, port: u16, protocol: u8, peer: &SocketPeer<F>) {
         let _ = (addr, port, protocol, peer);
     }
-    /// The socket asked for an address and is refused: counts it. In the kernel `proxy-agent monitor` may look on.
+    /// The socket asked for an address and is rejected: counts it. In the kernel `proxy-agent monitor` may look on.
     #[inline(always)]
-    fn refuse(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
+    fn reject(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
         let _ = (addr, port, protocol);
         self.count(counter);
     }

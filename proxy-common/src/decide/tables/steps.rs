@@ -9,7 +9,7 @@ use crate::{
         backend::Backend,
         flow::{Flow, Tuple},
         frontend::Target,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 
@@ -37,7 +37,7 @@ pub enum Step<F: Family> {
     /// A datagram to a frontend that is a reply to what this node sent from there.
     ReplyToNode,
     /// The set for this frontend and client.
-    Set(SetRole, Set),
+    BackendSet(SetPolicy, BackendSet),
     /// The backend that was chosen.
     Backend(Backend<F>),
     /// The backend that the client had before.
@@ -48,6 +48,6 @@ pub enum Step<F: Family> {
     Hairpin,
     /// Dropped.
     Drop(DropReason),
-    /// Answers are recognised by this tuple, as the backend sends it.
+    /// Replies are recognised by this tuple, as the backend sends it.
     Answer(Tuple<F>),
 }

@@ -1,4 +1,4 @@
-//! Whatever clients do, in whatever order: answers come from whom they asked.
+//! Whatever clients do, in whatever order: replies come from whom they asked.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,12 +7,12 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::world::*;
+use super::fixture::*;
 use crate::{
     V4, V6,
     decide::Verdict,
-    layout::flow::{Edge, Pair, Tuple},
-    layout::set::SetRole,
+    layout::flow::{FlowDraft, LookupPoint, Tuple},
+    layout::set::SetPolicy,
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
@@ -50,11 +50,11 @@ const INSIDE: [End; 3] = [(VIP, PORT), (VIP2, PORT), (NODE, NODE_PORT)];
 const OUTSIDE: [End; 2] = [(NODE, NODE_PORT), (EXTERNAL_IP, PORT)];
 const POOL: [u8; 3] = [POD_A, POD_B, REMOTE];
 
-/// A request as the backend got it: the answer's tuple must lead back to what the client sent.
+/// A request as the backend got it: the reply's tuple must lead back to what the client sent.
 type Asked<F> = HashMap<(Tuple<F>, u8), (Tuple<F>, bool)>;
 
 fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
-    let mut world = World::<F>::new(&POOL);
+    let mut fixture = Fixture::<F>::new(&POOL);
     let mut asked = Asked::<F>::new();
     // Of hash maps only what is sorted is the same in every run.
     let mut order: Vec<(Tuple<F>, u8)> = Vec::new();
@@ -73,8 +73,8 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                 let connection = (tuple(source, to), protocol);
                 let flags = if is_tcp && closed.remove(&connection) {
                     // What its end left behind, others may take.
-                    let left = asked.iter().filter(|(answer, asked)| (asked.0, answer.1) == connection);
-                    over.extend(left.map(|(answer, _)| *answer));
+                    let left = asked.iter().filter(|(reply, asked)| (asked.0, reply.1) == connection);
+                    over.extend(left.map(|(reply, _)| *reply));
                     SYN
                 } else {
                     flags
@@ -87,12 +87,13 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                     isn += 1_000;
                     request.sequence = isn;
                 }
-                let said = if is_inside { world.pod_sends(&request) } else { world.uplink_gets(&request) };
-                if said.verdict == Verdict::Pass && !request.is_request() {
+                let decision =
+                    if is_inside { fixture.pod_sends(&request) } else { fixture.uplink_gets(&request) };
+                if decision.verdict == Verdict::Pass && !request.is_request() {
                     continue;
                 }
-                prop_assert!(!matches!(said.verdict, Verdict::Pass | Verdict::Reject | Verdict::Drop));
-                let sent = said.out.to;
+                prop_assert!(!matches!(decision.verdict, Verdict::Pass | Verdict::Reject | Verdict::Drop));
+                let sent = decision.out.to;
                 prop_assert!(POOL.iter().any(|&number| sent.dst == F::addr(number)));
                 let key = (sent.reversed(), protocol);
                 if let Some((before, _)) = asked.insert(key, (request.tuple, is_inside)) {
@@ -117,44 +118,49 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                 let reply = packet::<F>(tuple, protocol, flags);
                 // Each path a packet of a backend can take, in the order of the hooks.
                 let came_in = if tuple.src == F::addr(REMOTE) {
-                    world.uplink_gets(&reply)
+                    fixture.uplink_gets(&reply)
                 } else {
-                    world.pod_sends(&reply)
+                    fixture.pod_sends(&reply)
                 };
-                let said = match came_in.verdict {
-                    Verdict::Pass => world.to_client(&reply),
+                let decision = match came_in.verdict {
+                    Verdict::Pass => fixture.pod_egress(&reply),
                     _ => came_in,
                 };
-                match said.verdict {
+                match decision.verdict {
                     // An entry that was lost or superseded meanwhile: not translated, which must never mean mistranslated.
                     Verdict::Pass | Verdict::Drop => {}
-                    _ => prop_assert_eq!(said.out.to, request.reversed(), "inside: {}", is_inside),
+                    _ => prop_assert_eq!(decision.out.to, request.reversed(), "inside: {}", is_inside),
                 }
             }
             Event::Endpoints { mask } => {
                 let chosen: Vec<u8> =
                     POOL.iter().enumerate().filter(|(i, _)| mask >> i & 1 != 0).map(|(_, &n)| n).collect();
-                world.alive.clear();
+                fixture.alive.clear();
                 for service in [SERVICE, SERVICE2] {
-                    SetRole::ALL.into_iter().for_each(|role| world.set(service, role, &chosen));
+                    SetPolicy::ALL
+                        .into_iter()
+                        .for_each(|set_policy| fixture.set(service, set_policy, &chosen));
                 }
             }
-            Event::Wait => world.wait(),
+            Event::Wait => fixture.wait(),
             Event::Forget { which } => {
-                let entries = if which % 2 == 0 { &world.flows } else { &world.pending };
+                let entries = if which % 2 == 0 { &fixture.flows } else { &fixture.pending };
                 let mut flows = entries.borrow_mut();
                 let mut keys: Vec<_> = flows.keys().copied().collect();
                 keys.sort_by_key(|key| std::format!("{key:?}"));
                 let Some(key) = keys.get(which as usize % keys.len().max(1)) else { continue };
                 let Some(flow) = flows.remove(key) else { continue };
-                if key.edge != Edge::Forward as u8 {
+                if key.lookup_point != LookupPoint::Forward as u8 {
                     // The forward entry too: alone it would go on giving out a tuple that others may take until the
                     // next refresh makes the pair whole. That second is what the core does not promise.
-                    let mut pair = Pair::default();
-                    pair.begin(key, &flow.get());
-                    pair.make_twin();
-                    if flows.get(&pair.twin_key).is_some_and(|twin| twin.get().tuple == pair.twin.tuple) {
-                        flows.remove(&pair.twin_key);
+                    let mut draft = FlowDraft::default();
+                    draft.begin(key, &flow.get());
+                    draft.make_opposite();
+                    if flows
+                        .get(&draft.opposite_key)
+                        .is_some_and(|opposite| opposite.get().tuple == draft.opposite.tuple)
+                    {
+                        flows.remove(&draft.opposite_key);
                     }
                     asked.remove(&(key.tuple, key.protocol));
                     order.retain(|asked| *asked != (key.tuple, key.protocol));

@@ -1,11 +1,11 @@
 //! How flows end, and what is left of them.
 
-use super::{flows::lose, for_both_families, world::*};
+use super::{fixture::*, flows::lose, for_both_families};
 use crate::{
     decide::Verdict,
     layout::{
-        flow::{Edge, FlowKey, FlowState, RESET_WINDOW},
-        set::SetRole,
+        flow::{FlowKey, FlowState, LookupPoint, RESET_WINDOW},
+        set::SetPolicy,
     },
     packet::{PROTOCOL_TCP, Packet},
 };
@@ -17,47 +17,47 @@ for_both_families! {
     resets_that_nobody_takes_end_nothing
     a_reset_that_is_answered_ends_nothing
     late_copies_of_a_syn_ack_belong_to_their_flow
-    answers_of_a_closed_flow_are_not_for_its_client
-    closed_flow_gives_its_answers_up
+    replies_of_a_closed_flow_are_not_for_its_client
+    a_closed_flow_releases_its_replies
     the_end_of_a_flow_is_not_another_s
 }
 
 const CLIENT_END: End = (POD_A, 40_000);
 const REQUEST: (End, End) = (CLIENT_END, (VIP, PORT));
 
-fn state<F: TestFamily>(world: &World<F>, packet: &Packet<F>) -> u8 {
-    world.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, Edge::Forward)).unwrap().state
+fn state<F: TestFamily>(fixture: &Fixture<F>, packet: &Packet<F>) -> u8 {
+    fixture.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, LookupPoint::Forward)).unwrap().state
 }
 
 fn syn_after_close_chooses_anew<F: TestFamily>() {
     for closing in [FIN, RST] {
-        let mut world = World::<F>::new(&[POD_B]);
+        let mut fixture = Fixture::<F>::new(&[POD_B]);
         let (syn, end) = (next_syn(REQUEST.0, REQUEST.1), tcp(REQUEST.0, REQUEST.1, closing));
-        world.pod_connects(REQUEST.0, REQUEST.1);
-        world.pod_sends(&end);
-        assert!(FlowState::is_ending(state(&world, &syn)));
-        world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+        fixture.pod_connects(REQUEST.0, REQUEST.1);
+        fixture.pod_sends(&end);
+        assert!(FlowState::is_ending(state(&fixture, &syn)));
+        fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
         // The end once more, and a copy of the SYN that was long on its way.
         for packet in [end, tcp(REQUEST.0, REQUEST.1, SYN)] {
-            world.pod_sends(&packet).is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+            fixture.pod_sends(&packet).is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
         }
-        world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
-        assert_eq!(state(&world, &syn), FlowState::New as u8);
+        fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
+        assert_eq!(state(&fixture, &syn), FlowState::New as u8);
         // What is late is not taken for the new connection's, and does not bring the old one back.
-        world.wait();
-        world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
-        world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+        fixture.wait();
+        fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
+        fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
     }
 }
 
 fn close_by_the_backend_counts_too<F: TestFamily>() {
     for closing in [FIN, RST] {
-        let mut world = World::<F>::new(&[POD_B]);
-        world.pod_connects(REQUEST.0, REQUEST.1);
-        world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, closing));
-        world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
+        let mut fixture = Fixture::<F>::new(&[POD_B]);
+        fixture.pod_connects(REQUEST.0, REQUEST.1);
+        fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, closing));
+        fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
         let syn = next_syn(REQUEST.0, REQUEST.1);
-        world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+        fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
     }
 }
 
@@ -70,16 +70,17 @@ enum By {
 
 /// Sends packets with these flags and compares the states of both entries after each, for requests first.
 fn lives<F: TestFamily>(steps: &[(By, u8, FlowState, FlowState)]) {
-    let world = World::<F>::new(&[POD_B]);
-    let answers = FlowKey::new(tuple((POD_B, TARGET_PORT), CLIENT_END), PROTOCOL_TCP, Edge::ReverseEgress);
-    for (by, flags, request, answer) in steps {
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    let answers =
+        FlowKey::new(tuple((POD_B, TARGET_PORT), CLIENT_END), PROTOCOL_TCP, LookupPoint::ReverseEgress);
+    for (by, flags, request, reply) in steps {
         match by {
-            By::Client => world.pod_sends(&tcp(REQUEST.0, REQUEST.1, *flags)),
-            By::Server => world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, *flags)),
+            By::Client => fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, *flags)),
+            By::Server => fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, *flags)),
         };
-        let said =
-            (state(&world, &tcp(REQUEST.0, REQUEST.1, SYN)), world.flow_entry(&answers).unwrap().state);
-        assert_eq!(said, (*request as u8, *answer as u8), "after {flags:#x} by {by:?} of {steps:?}");
+        let decision =
+            (state(&fixture, &tcp(REQUEST.0, REQUEST.1, SYN)), fixture.flow_entry(&answers).unwrap().state);
+        assert_eq!(decision, (*request as u8, *reply as u8), "after {flags:#x} by {by:?} of {steps:?}");
     }
 }
 
@@ -137,92 +138,92 @@ fn resets_that_nobody_takes_end_nothing<F: TestFamily>() {
         (1 << 31, established),
         (u32::MAX, established),
     ] {
-        let world = World::<F>::new(&[POD_B]);
-        let reply = world.pod_connects(REQUEST.0, REQUEST.1);
-        world.to_client(&packet(reply, PROTOCOL_TCP, ACK));
+        let fixture = Fixture::<F>::new(&[POD_B]);
+        let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
+        fixture.pod_egress(&packet(reply, PROTOCOL_TCP, ACK));
         let reset = Packet { sequence: (ISN + 1).wrapping_add(offset), ..tcp(REQUEST.0, REQUEST.1, RST) };
         // The endpoint judges it.
-        assert_eq!(world.pod_sends(&reset).verdict, Verdict::Translate);
-        assert_eq!(state(&world, &reset), expected, "offset {offset}");
+        assert_eq!(fixture.pod_sends(&reset).verdict, Verdict::ToStack);
+        assert_eq!(state(&fixture, &reset), expected, "offset {offset}");
         let reset = Packet { sequence: (ISN + 1).wrapping_add(offset), ..packet(reply, PROTOCOL_TCP, RST) };
-        world.to_client(&reset);
-        assert_eq!(state(&world, &tcp(REQUEST.0, REQUEST.1, RST)), expected, "offset {offset} of a reply");
+        fixture.pod_egress(&reset);
+        assert_eq!(state(&fixture, &tcp(REQUEST.0, REQUEST.1, RST)), expected, "offset {offset} of a reply");
     }
 }
 
 /// RFC 5961: an endpoint answers a reset in its window that is not the exact one, and the connection lives.
 fn a_reset_that_is_answered_ends_nothing<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    let reply = world.pod_connects(REQUEST.0, REQUEST.1);
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
     let reset = tcp(REQUEST.0, REQUEST.1, RST);
-    world.pod_sends(&reset);
-    assert_eq!(state(&world, &reset), FlowState::Reset as u8);
-    world.to_client(&packet(reply, PROTOCOL_TCP, ACK)).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
-    assert_eq!(state(&world, &reset), FlowState::Established as u8);
-    assert!(world.flows.borrow().values().all(|flow| flow.get().state == FlowState::Established as u8));
+    fixture.pod_sends(&reset);
+    assert_eq!(state(&fixture, &reset), FlowState::Reset as u8);
+    fixture.pod_egress(&packet(reply, PROTOCOL_TCP, ACK)).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
+    assert_eq!(state(&fixture, &reset), FlowState::Established as u8);
+    assert!(fixture.flows.borrow().values().all(|flow| flow.get().state == FlowState::Established as u8));
 }
 
 /// Once seen: a SYN-ACK that was sent again after the client's FIN left with the endpoint's address.
 fn late_copies_of_a_syn_ack_belong_to_their_flow<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    let reply = world.pod_connects(REQUEST.0, REQUEST.1);
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
     let copy = packet(reply, PROTOCOL_TCP, SYN_ACK);
     for (by, flags) in [(By::Client, FIN), (By::Server, FIN)] {
         match by {
-            By::Client => world.pod_sends(&tcp(REQUEST.0, REQUEST.1, flags)),
-            By::Server => world.to_client(&packet(reply, PROTOCOL_TCP, flags)),
+            By::Client => fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, flags)),
+            By::Server => fixture.pod_egress(&packet(reply, PROTOCOL_TCP, flags)),
         };
-        world.to_client(&copy).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
+        fixture.pod_egress(&copy).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
     }
 }
 
-fn answers_of_a_closed_flow_are_not_for_its_client<F: TestFamily>() {
+fn replies_of_a_closed_flow_are_not_for_its_client<F: TestFamily>() {
     // The client's next connection from that port is to the backend directly.
-    let answers_another =
+    let replies_to_another =
         |reply| Packet { acknowledgment: 5 * ISN, ..packet::<F>(reply, PROTOCOL_TCP, SYN_ACK) };
     // Half closed, the flow is there still.
-    let world = World::<F>::new(&[POD_B]);
-    let reply = world.pod_connects(REQUEST.0, REQUEST.1);
-    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
-    assert_eq!(world.to_client(&answers_another(reply)).verdict, Verdict::Pass);
-    world.to_client(&packet(reply, PROTOCOL_TCP, FIN)).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
+    fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
+    assert_eq!(fixture.pod_egress(&replies_to_another(reply)).verdict, Verdict::Pass);
+    fixture.pod_egress(&packet(reply, PROTOCOL_TCP, FIN)).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
     // Closed, it must not take the other connection's data.
-    assert_eq!(world.to_client(&answers_another(reply)).verdict, Verdict::Pass);
-    assert_eq!(world.to_client(&packet(reply, PROTOCOL_TCP, ACK)).verdict, Verdict::Pass);
-    assert_eq!(world.entries(), (0, 0));
+    assert_eq!(fixture.pod_egress(&replies_to_another(reply)).verdict, Verdict::Pass);
+    assert_eq!(fixture.pod_egress(&packet(reply, PROTOCOL_TCP, ACK)).verdict, Verdict::Pass);
+    assert_eq!(fixture.entries(), (0, 0));
 }
 
-fn closed_flow_gives_its_answers_up<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    world.pod_connects(CLIENT_END, (VIP, PORT));
-    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
+fn a_closed_flow_releases_its_replies<F: TestFamily>() {
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    fixture.pod_connects(CLIENT_END, (VIP, PORT));
+    fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
     // Half closed, the backend may still be at it.
-    let meanwhile = world.pod_sends(&tcp(CLIENT_END, (EXTERNAL_IP, PORT), SYN)).out.to;
+    let meanwhile = fixture.pod_sends(&tcp(CLIENT_END, (EXTERNAL_IP, PORT), SYN)).out.to;
     assert_ne!(meanwhile.sport, CLIENT_END.1.to_be());
-    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
+    fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
     // The same port again, to another service on the same backend: the source port need not change.
-    world.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN)).is(
-        Verdict::Translate,
+    fixture.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN)).is(
+        Verdict::ToStack,
         CLIENT_END,
         (POD_B, TARGET_PORT),
     );
-    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
-        Verdict::Translate,
+    fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
+        Verdict::ToStack,
         (VIP2, PORT),
         CLIENT_END,
     );
 }
 
 fn the_end_of_a_flow_is_not_another_s<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    world.pod_connects(REQUEST.0, REQUEST.1);
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    fixture.pod_connects(REQUEST.0, REQUEST.1);
     // The reverse entry was forgotten, and another service's flow from the same port took it.
-    lose(&world, Edge::ReverseEgress);
-    world.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN));
+    lose(&fixture, LookupPoint::ReverseEgress);
+    fixture.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN));
     // A late reset of the first one.
-    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, RST));
-    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
-        Verdict::Translate,
+    fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, RST));
+    fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
+        Verdict::ToStack,
         (VIP2, PORT),
         CLIENT_END,
     );

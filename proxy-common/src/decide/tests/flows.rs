@@ -1,12 +1,12 @@
 //! Life of a flow's entries.
 
-use super::{for_both_families, world::*};
+use super::{fixture::*, for_both_families};
 use crate::{
     decide::Verdict,
     layout::{
         counter::Counter,
-        flow::{Edge, FlowKey, FlowState},
-        set::SetRole,
+        flow::{FlowKey, FlowState, LookupPoint},
+        set::SetPolicy,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
 };
@@ -22,7 +22,7 @@ for_both_families! {
     lost_entries_of_a_snat_flow_come_back
     entries_are_touched_once_a_second
     datagrams_are_answered
-    errors_are_no_answers
+    errors_are_no_replies
     unconfirmed_flows_are_kept_apart
     only_who_saw_the_syn_ack_confirms
     a_frontend_that_moved_takes_its_datagrams_along
@@ -31,136 +31,136 @@ for_both_families! {
 const CLIENT_END: End = (POD_A, 40_000);
 const REQUEST: (End, End) = (CLIENT_END, (VIP, PORT));
 
-fn state<F: TestFamily>(world: &World<F>, packet: &Packet<F>) -> u8 {
-    world.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, Edge::Forward)).unwrap().state
+fn state<F: TestFamily>(fixture: &Fixture<F>, packet: &Packet<F>) -> u8 {
+    fixture.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, LookupPoint::Forward)).unwrap().state
 }
 
 /// A router that says the backend is not there does not establish a connection, nor take it from the limit.
-fn errors_are_no_answers<F: TestFamily>() {
+fn errors_are_no_replies<F: TestFamily>() {
     for (protocol, flags) in [(PROTOCOL_TCP, SYN), (PROTOCOL_UDP, 0)] {
-        let world = World::<F>::new(&[POD_B]);
+        let fixture = Fixture::<F>::new(&[POD_B]);
         let request = packet(tuple(REQUEST.0, REQUEST.1), protocol, flags);
-        let sent = world.pod_sends(&request).sent(&request);
+        let sent = fixture.pod_sends(&request).sent(&request);
         let error = Packet { follows: true, ..packet(sent.tuple.reversed(), protocol, 0) };
-        assert_eq!(world.to_client(&error).verdict, Verdict::Translate);
-        assert_eq!(state(&world, &request), FlowState::New as u8);
-        let about_answer = Packet { follows: true, ..packet(request.tuple, protocol, 0) };
-        assert_eq!(world.pod_sends(&about_answer).verdict, Verdict::Translate);
-        assert_eq!(state(&world, &request), FlowState::New as u8);
+        assert_eq!(fixture.pod_egress(&error).verdict, Verdict::ToStack);
+        assert_eq!(state(&fixture, &request), FlowState::New as u8);
+        let about_reply = Packet { follows: true, ..packet(request.tuple, protocol, 0) };
+        assert_eq!(fixture.pod_sends(&about_reply).verdict, Verdict::ToStack);
+        assert_eq!(state(&fixture, &request), FlowState::New as u8);
     }
 }
 
 fn two_vips_on_one_backend_from_one_port<F: TestFamily>() {
     for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
-        let world = World::<F>::new(&[POD_B]);
+        let fixture = Fixture::<F>::new(&[POD_B]);
         let mut replies = std::vec![];
         for vip in [VIP, VIP2] {
             let flags = if protocol == PROTOCOL_TCP { SYN } else { 0 };
             let request = packet(tuple(CLIENT_END, (vip, PORT)), protocol, flags);
-            let sent = world.pod_sends(&request).sent(&request);
-            assert_eq!(world.pod_sends(&request).out.to, sent.tuple, "the same the second time");
+            let sent = fixture.pod_sends(&request).sent(&request);
+            assert_eq!(fixture.pod_sends(&request).out.to, sent.tuple, "the same the second time");
             replies.push((vip, packet(sent.tuple.reversed(), protocol, SYN_ACK & flags)));
         }
         assert_ne!(replies[0].1.tuple, replies[1].1.tuple);
         for (vip, reply) in replies {
-            world.to_client(&reply).is(Verdict::Translate, (vip, PORT), CLIENT_END);
+            fixture.pod_egress(&reply).is(Verdict::ToStack, (vip, PORT), CLIENT_END);
         }
     }
 }
 
 fn retransmitted_syn_keeps_the_backend<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B, REMOTE, 14, 15, 16]);
+    let fixture = Fixture::<F>::new(&[POD_B, REMOTE, 14, 15, 16]);
     let request = tcp(REQUEST.0, REQUEST.1, SYN);
-    let first = world.pod_sends(&request).out.to;
+    let first = fixture.pod_sends(&request).out.to;
     for _ in 0..20 {
-        assert_eq!(world.pod_sends(&request).out.to, first);
+        assert_eq!(fixture.pod_sends(&request).out.to, first);
     }
 }
 
 fn tcp_stays_with_a_removed_backend<F: TestFamily>() {
-    let mut world = World::<F>::new(&[POD_B]);
+    let mut fixture = Fixture::<F>::new(&[POD_B]);
     let syn = tcp(REQUEST.0, REQUEST.1, SYN);
-    world.pod_sends(&syn);
-    world.alive.clear();
-    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
-    let said = world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
-    said.is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+    fixture.pod_sends(&syn);
+    fixture.alive.clear();
+    fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
+    let decision = fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
+    decision.is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
     // But a SYN, even a retransmitted one, has nothing to lose there.
-    world.pod_sends(&syn).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+    fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
 }
 
 fn udp_leaves_a_removed_backend<F: TestFamily>() {
-    let mut world = World::<F>::new(&[POD_B]);
+    let mut fixture = Fixture::<F>::new(&[POD_B]);
     let request = udp(REQUEST.0, REQUEST.1);
-    world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
-    world.alive.clear();
-    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
-    world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+    fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
+    fixture.alive.clear();
+    fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
+    fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
     let reply = udp((REMOTE, TARGET_PORT), CLIENT_END);
-    world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
-    world.set(SERVICE, SetRole::ClusterIp, &[]);
-    world.alive.clear();
-    assert_eq!(world.pod_sends(&request).verdict, Verdict::Reject);
-    assert_eq!(world.counter(Counter::NoEndpoints), 1);
+    fixture.pod_egress(&reply).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
+    fixture.set(SERVICE, SetPolicy::ClusterIp, &[]);
+    fixture.alive.clear();
+    assert_eq!(fixture.pod_sends(&request).verdict, Verdict::Reject);
+    assert_eq!(fixture.counter(Counter::NoEndpoints), 1);
 }
 
 fn reused_backend_id_is_another_backend<F: TestFamily>() {
-    let mut world = World::<F>::new(&[POD_B]);
+    let mut fixture = Fixture::<F>::new(&[POD_B]);
     let request = udp(REQUEST.0, REQUEST.1);
-    world.pod_sends(&request);
+    fixture.pod_sends(&request);
     let old = backend::<F>(POD_B).id;
-    world.alive = [old.next()].into();
-    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
-    world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+    fixture.alive = [old.next()].into();
+    fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
+    fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
 }
 
 /// Removes the entry of an edge; there is only one.
-pub(super) fn lose<F: TestFamily>(world: &World<F>, edge: Edge) {
-    let before = world.flows.borrow().len();
-    world.flows.borrow_mut().retain(|key, _| key.edge != edge as u8);
-    assert_eq!(world.flows.borrow().len(), before - 1, "a confirmed flow");
+pub(super) fn lose<F: TestFamily>(fixture: &Fixture<F>, lookup_point: LookupPoint) {
+    let before = fixture.flows.borrow().len();
+    fixture.flows.borrow_mut().retain(|key, _| key.lookup_point != lookup_point as u8);
+    assert_eq!(fixture.flows.borrow().len(), before - 1, "a confirmed flow");
 }
 
 fn lost_reverse_entry_comes_back<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    world.pod_connects(REQUEST.0, REQUEST.1);
-    lose(&world, Edge::ReverseEgress);
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    fixture.pod_connects(REQUEST.0, REQUEST.1);
+    lose(&fixture, LookupPoint::ReverseEgress);
     // The agent clears marks that no entry has.
-    world.answers.borrow_mut().clear();
+    fixture.reply_filter.borrow_mut().clear();
     let reply = tcp((POD_B, TARGET_PORT), CLIENT_END, ACK);
-    assert_eq!(world.to_client(&reply).verdict, Verdict::Pass);
-    world.wait();
-    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
-    world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
-    assert_eq!(world.counter(Counter::FlowRepaired), 1);
+    assert_eq!(fixture.pod_egress(&reply).verdict, Verdict::Pass);
+    fixture.wait();
+    fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
+    fixture.pod_egress(&reply).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
+    assert_eq!(fixture.counter(Counter::FlowRepaired), 1);
 }
 
 fn lost_forward_entry_comes_back<F: TestFamily>() {
-    let mut world = World::<F>::new(&[POD_B]);
-    world.pod_connects(REQUEST.0, REQUEST.1);
-    lose(&world, Edge::Forward);
-    world.set(SERVICE, SetRole::ClusterIp, &[REMOTE]);
-    world.wait();
-    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, ACK));
-    let said = world.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
-    said.is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
-    assert_eq!(world.counter(Counter::FlowRepaired), 1);
+    let mut fixture = Fixture::<F>::new(&[POD_B]);
+    fixture.pod_connects(REQUEST.0, REQUEST.1);
+    lose(&fixture, LookupPoint::Forward);
+    fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
+    fixture.wait();
+    fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, ACK));
+    let decision = fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
+    decision.is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
+    assert_eq!(fixture.counter(Counter::FlowRepaired), 1);
 }
 
 fn lost_entries_of_a_snat_flow_come_back<F: TestFamily>() {
-    for lost in [Edge::Forward, Edge::ReverseIngress] {
-        let world = World::<F>::new(&[REMOTE]);
+    for lost in [LookupPoint::Forward, LookupPoint::ReverseIngress] {
+        let fixture = Fixture::<F>::new(&[REMOTE]);
         let request = tcp((CLIENT, 50_000), (NODE, NODE_PORT), ACK);
-        let reply = world.client_connects((CLIENT, 50_000), (NODE, NODE_PORT));
-        let before = world.flows.borrow().clone();
-        lose(&world, lost);
-        world.wait();
-        if matches!(lost, Edge::Forward) {
-            world.uplink_gets(&packet(reply, PROTOCOL_TCP, ACK));
+        let reply = fixture.client_connects((CLIENT, 50_000), (NODE, NODE_PORT));
+        let before = fixture.flows.borrow().clone();
+        lose(&fixture, lost);
+        fixture.wait();
+        if matches!(lost, LookupPoint::Forward) {
+            fixture.uplink_gets(&packet(reply, PROTOCOL_TCP, ACK));
         } else {
-            world.uplink_gets(&request);
+            fixture.uplink_gets(&request);
         }
-        let after = world.flows.borrow();
+        let after = fixture.flows.borrow();
         assert_eq!(after.len(), 2);
         for (key, flow) in &before {
             let (old, new) = (flow.get(), after[key].get());
@@ -170,31 +170,32 @@ fn lost_entries_of_a_snat_flow_come_back<F: TestFamily>() {
 }
 
 fn entries_are_touched_once_a_second<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
+    let fixture = Fixture::<F>::new(&[POD_B]);
     let ack = tcp(REQUEST.0, REQUEST.1, ACK);
-    world.pod_connects(REQUEST.0, REQUEST.1);
-    let seen =
-        || -> std::vec::Vec<u32> { world.flows.borrow().values().map(|flow| flow.get().last_seen).collect() };
-    let start = world.now.get();
-    world.now.set(start + crate::layout::flow::REFRESH - 1);
-    world.pod_sends(&ack);
+    fixture.pod_connects(REQUEST.0, REQUEST.1);
+    let seen = || -> std::vec::Vec<u32> {
+        fixture.flows.borrow().values().map(|flow| flow.get().last_seen).collect()
+    };
+    let start = fixture.now.get();
+    fixture.now.set(start + crate::layout::flow::REFRESH - 1);
+    fixture.pod_sends(&ack);
     assert_eq!(seen(), [start; 2]);
-    world.now.set(start + crate::layout::flow::REFRESH);
-    world.pod_sends(&ack);
+    fixture.now.set(start + crate::layout::flow::REFRESH);
+    fixture.pod_sends(&ack);
     assert_eq!(seen(), [start + crate::layout::flow::REFRESH; 2], "both entries");
 }
 
 fn datagrams_are_answered<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
+    let fixture = Fixture::<F>::new(&[POD_B]);
     let (request, reply) = (udp(REQUEST.0, REQUEST.1), udp((POD_B, TARGET_PORT), CLIENT_END));
     for _ in 0..2 {
-        world.pod_sends(&request);
-        assert_eq!(state(&world, &request), FlowState::New as u8);
+        fixture.pod_sends(&request);
+        assert_eq!(state(&fixture, &request), FlowState::New as u8);
     }
     for expected in [FlowState::REPLIED, FlowState::Established] {
-        world.to_client(&reply);
-        assert_eq!(world.entries(), (2, 0));
-        for flow in world.flows.borrow().values() {
+        fixture.pod_egress(&reply);
+        assert_eq!(fixture.entries(), (2, 0));
+        for flow in fixture.flows.borrow().values() {
             assert_eq!(flow.get().state, expected as u8, "both entries");
         }
     }
@@ -202,54 +203,54 @@ fn datagrams_are_answered<F: TestFamily>() {
 
 /// A flood pushes out other unconfirmed flows only.
 fn unconfirmed_flows_are_kept_apart<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
+    let fixture = Fixture::<F>::new(&[POD_B]);
     for port in 1..100 {
         let syn = tcp((POD_A, port), REQUEST.1, SYN);
-        let sent = world.pod_sends(&syn).sent(&syn);
+        let sent = fixture.pod_sends(&syn).sent(&syn);
         // The endpoint takes each for a client.
         let reply = packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK);
-        assert_eq!(world.to_client(&reply).verdict, Verdict::Translate);
+        assert_eq!(fixture.pod_egress(&reply).verdict, Verdict::ToStack);
     }
-    assert_eq!(world.entries(), (0, 198));
-    world.pod_connects(CLIENT_END, REQUEST.1);
-    assert_eq!((world.entries(), world.counter(Counter::FlowConfirmed)), ((2, 198), 1));
+    assert_eq!(fixture.entries(), (0, 198));
+    fixture.pod_connects(CLIENT_END, REQUEST.1);
+    assert_eq!((fixture.entries(), fixture.counter(Counter::FlowConfirmed)), ((2, 198), 1));
 }
 
 /// Who sends from the addresses of others does not see what the endpoint answers.
 fn only_who_saw_the_syn_ack_confirms<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    world.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
     let early = tcp(REQUEST.0, REQUEST.1, ACK);
-    world.pod_sends(&early);
-    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK));
+    fixture.pod_sends(&early);
+    fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK));
     for acknowledgment in [0, ISN, ISN + 2 + (1 << 16), u32::MAX] {
         let guess = Packet { acknowledgment, ..early };
-        assert_eq!(world.pod_sends(&guess).verdict, Verdict::Translate, "the endpoint judges");
-        assert_eq!(world.entries(), (0, 2), "{acknowledgment}");
+        assert_eq!(fixture.pod_sends(&guess).verdict, Verdict::ToStack, "the endpoint judges");
+        assert_eq!(fixture.entries(), (0, 2), "{acknowledgment}");
     }
-    world.pod_sends(&early);
-    assert_eq!(world.entries(), (2, 0));
+    fixture.pod_sends(&early);
+    assert_eq!(fixture.entries(), (2, 0));
 }
 
 /// Once seen: an address moved from one Service to another, and datagrams stayed with the first one for ever.
 fn a_frontend_that_moved_takes_its_datagrams_along<F: TestFamily>() {
     for is_answered in [false, true] {
-        let mut world = World::<F>::new(&[POD_B]);
+        let mut fixture = Fixture::<F>::new(&[POD_B]);
         let request = udp(REQUEST.0, REQUEST.1);
-        world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+        fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
         if is_answered {
-            world.to_client(&udp((POD_B, TARGET_PORT), CLIENT_END));
+            fixture.pod_egress(&udp((POD_B, TARGET_PORT), CLIENT_END));
         }
-        world.set(SERVICE2, SetRole::ClusterIp, &[REMOTE]);
-        world.frontend(F::addr(VIP), PORT, SERVICE2, crate::layout::frontend::FRONTEND_CLUSTER_IP);
-        world.wait();
-        world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
-        world.wait();
-        world.to_client(&udp((POD_B, TARGET_PORT), CLIENT_END));
-        world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+        fixture.set(SERVICE2, SetPolicy::ClusterIp, &[REMOTE]);
+        fixture.frontend(F::addr(VIP), PORT, SERVICE2, crate::layout::frontend::FRONTEND_CLUSTER_IP);
+        fixture.wait();
+        fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
+        fixture.wait();
+        fixture.pod_egress(&udp((POD_B, TARGET_PORT), CLIENT_END));
+        fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
         // And away.
-        world.frontends.clear();
-        world.wait();
-        assert_eq!(world.pod_sends(&request).verdict, Verdict::Pass);
+        fixture.frontends.clear();
+        fixture.wait();
+        assert_eq!(fixture.pod_sends(&request).verdict, Verdict::Pass);
     }
 }

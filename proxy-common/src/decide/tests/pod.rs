@@ -1,13 +1,13 @@
 //! Pods as clients.
 
-use super::{for_both_families, world::*};
+use super::{fixture::*, for_both_families};
 use crate::{
     decide::Verdict,
     layout::{
         counter::Counter,
         device::Device,
-        flow::{Edge, FlowKey, Mac, flags},
-        set::SetRole,
+        flow::{FlowKey, LookupPoint, Mac, flags},
+        set::SetPolicy,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -31,156 +31,156 @@ const CLIENT_END: End = (POD_A, 40_000);
 
 fn cluster_ip_and_back<F: TestFamily>() {
     for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
-        let world = World::<F>::new(&[POD_B]);
+        let fixture = Fixture::<F>::new(&[POD_B]);
         let request =
             packet(tuple(CLIENT_END, (VIP, PORT)), protocol, SYN * (protocol == PROTOCOL_TCP) as u8);
         for round in 0..2 {
-            let said = world.pod_sends(&request);
-            said.is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
-            let mut reply = packet(said.out.to.reversed(), protocol, 0);
+            let decision = fixture.pod_sends(&request);
+            decision.is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
+            let mut reply = packet(decision.out.to.reversed(), protocol, 0);
             if protocol == PROTOCOL_TCP {
                 reply.tcp_flags = SYN_ACK;
             }
             // Not where the backend's packet comes in, only where it leaves to the client.
-            assert_eq!(world.pod_sends(&reply).verdict, Verdict::Pass);
-            world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
-            assert_eq!(world.counter(Counter::FlowForward), round);
+            assert_eq!(fixture.pod_sends(&reply).verdict, Verdict::Pass);
+            fixture.pod_egress(&reply).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
+            assert_eq!(fixture.counter(Counter::FlowForward), round);
         }
-        assert_eq!((world.counter(Counter::FlowNew), world.counter(Counter::FlowReverse)), (1, 2));
+        assert_eq!((fixture.counter(Counter::FlowNew), fixture.counter(Counter::FlowReverse)), (1, 2));
         // A datagram's flow is confirmed by the reply.
-        assert_eq!(world.entries(), if protocol == PROTOCOL_TCP { (0, 2) } else { (2, 0) });
+        assert_eq!(fixture.entries(), if protocol == PROTOCOL_TCP { (0, 2) } else { (2, 0) });
     }
 }
 
 fn remote_backend_needs_no_snat<F: TestFamily>() {
-    let world = World::<F>::new(&[REMOTE]);
-    world.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN)).is(
-        Verdict::Translate,
+    let fixture = Fixture::<F>::new(&[REMOTE]);
+    fixture.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN)).is(
+        Verdict::ToStack,
         CLIENT_END,
         (REMOTE, TARGET_PORT),
     );
     let reply = tcp((REMOTE, TARGET_PORT), CLIENT_END, SYN_ACK);
-    assert_eq!(world.uplink_gets(&reply).verdict, Verdict::Pass, "the answer is the pod's edge's");
-    world.to_client(&reply).is(Verdict::Translate, (VIP, PORT), CLIENT_END);
+    assert_eq!(fixture.uplink_gets(&reply).verdict, Verdict::Pass, "the reply is the pod's edge's");
+    fixture.pod_egress(&reply).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
 }
 
 fn node_port_from_a_pod_uses_the_cluster_set<F: TestFamily>() {
-    let mut world = World::<F>::new(&[]);
-    world.set(SERVICE, SetRole::Cluster, &[REMOTE]);
-    let said = world.pod_sends(&tcp(CLIENT_END, (NODE, NODE_PORT), SYN));
-    said.is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+    let mut fixture = Fixture::<F>::new(&[]);
+    fixture.set(SERVICE, SetPolicy::Cluster, &[REMOTE]);
+    let decision = fixture.pod_sends(&tcp(CLIENT_END, (NODE, NODE_PORT), SYN));
+    decision.is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
 }
 
 fn external_ip_from_a_pod<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
-    let said = world.pod_sends(&tcp(CLIENT_END, (EXTERNAL_IP, PORT), SYN));
-    said.is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+    let fixture = Fixture::<F>::new(&[POD_B]);
+    let decision = fixture.pod_sends(&tcp(CLIENT_END, (EXTERNAL_IP, PORT), SYN));
+    decision.is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
 }
 
 fn hairpin_both_ways<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_A]);
+    let fixture = Fixture::<F>::new(&[POD_A]);
     let request = tcp(CLIENT_END, (VIP, PORT), SYN);
-    let first = world.pod_sends(&request).out.to;
+    let first = fixture.pod_sends(&request).out.to;
     for _ in 0..2 {
-        let said = world.pod_sends(&request);
-        assert_eq!((said.verdict, said.out.to), (Verdict::Return, first));
+        let decision = fixture.pod_sends(&request);
+        assert_eq!((decision.verdict, decision.out.to), (Verdict::Hairpin, first));
         // The pod must not see its own address as source: it would answer itself.
-        assert_eq!((said.out.to.src, said.out.to.dst), (F::addr(VIP), F::addr(POD_A)));
-        assert!(SNAT.contains(&u16::from_be(said.out.to.sport)));
+        assert_eq!((decision.out.to.src, decision.out.to.dst), (F::addr(VIP), F::addr(POD_A)));
+        assert!(SNAT.contains(&u16::from_be(decision.out.to.sport)));
         let reply = packet(first.reversed(), PROTOCOL_TCP, SYN_ACK);
-        world.pod_sends(&reply).is(Verdict::Return, (VIP, PORT), CLIENT_END);
+        fixture.pod_sends(&reply).is(Verdict::Hairpin, (VIP, PORT), CLIENT_END);
     }
-    assert_eq!(world.counter(Counter::FlowNew), 1);
+    assert_eq!(fixture.counter(Counter::FlowNew), 1);
 }
 
 fn bridge_with_known_neighbour_switches<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]).bridged();
+    let fixture = Fixture::<F>::new(&[POD_B]).bridged();
     let request = tcp(CLIENT_END, (VIP, PORT), SYN);
     for _ in 0..2 {
-        let said = world.pod_sends(&request);
-        said.is(Verdict::Switch, CLIENT_END, (POD_B, TARGET_PORT));
-        assert_eq!(said.out.mac, Mac([POD_B as u16; 3]));
+        let decision = fixture.pod_sends(&request);
+        decision.is(Verdict::Bridge, CLIENT_END, (POD_B, TARGET_PORT));
+        assert_eq!(decision.out.mac, Mac([POD_B as u16; 3]));
     }
-    world.to_client(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
-        Verdict::Translate,
+    fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, SYN_ACK)).is(
+        Verdict::ToStack,
         (VIP, PORT),
         CLIENT_END,
     );
 }
 
 fn bridge_learns_the_neighbour_later<F: TestFamily>() {
-    let mut world = World::<F>::new(&[POD_B]).bridged();
-    world.resolve(POD_B, false);
+    let mut fixture = Fixture::<F>::new(&[POD_B]).bridged();
+    fixture.resolve(POD_B, false);
     let request = tcp(CLIENT_END, (VIP, PORT), SYN);
     for _ in 0..2 {
-        world.pod_sends(&request).is(Verdict::Translate, CLIENT_END, (POD_B, TARGET_PORT));
+        fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
     }
-    world.resolve(POD_B, true);
-    let said = world.pod_sends(&request);
-    assert_eq!((said.verdict, said.out.mac), (Verdict::Switch, Mac([POD_B as u16; 3])));
-    let key = FlowKey::new(request.tuple, PROTOCOL_TCP, Edge::Forward);
-    let flow = world.flow_entry(&key).unwrap();
+    fixture.resolve(POD_B, true);
+    let decision = fixture.pod_sends(&request);
+    assert_eq!((decision.verdict, decision.out.mac), (Verdict::Bridge, Mac([POD_B as u16; 3])));
+    let key = FlowKey::new(request.tuple, PROTOCOL_TCP, LookupPoint::Forward);
+    let flow = fixture.flow_entry(&key).unwrap();
     assert_eq!((flow.mac, flow.flags), (Mac([POD_B as u16; 3]), flags::SWITCHED), "remembered");
 }
 
 fn bridge_and_remote_backend_is_routed<F: TestFamily>() {
-    let world = World::<F>::new(&[REMOTE]).bridged();
+    let fixture = Fixture::<F>::new(&[REMOTE]).bridged();
     for _ in 0..2 {
-        let said = world.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN));
-        said.is(Verdict::Translate, CLIENT_END, (REMOTE, TARGET_PORT));
+        let decision = fixture.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN));
+        decision.is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
     }
 }
 
 fn no_endpoints<F: TestFamily>() {
-    let world = World::<F>::new(&[]);
-    assert_eq!(world.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN)).verdict, Verdict::Reject);
-    assert_eq!(world.counter(Counter::NoEndpoints), 1);
-    assert_eq!(world.pod_sends(&udp(CLIENT_END, (NODE, NODE_PORT))).verdict, Verdict::Reject);
-    assert_eq!(world.entries(), (0, 0));
+    let fixture = Fixture::<F>::new(&[]);
+    assert_eq!(fixture.pod_sends(&tcp(CLIENT_END, (VIP, PORT), SYN)).verdict, Verdict::Reject);
+    assert_eq!(fixture.counter(Counter::NoEndpoints), 1);
+    assert_eq!(fixture.pod_sends(&udp(CLIENT_END, (NODE, NODE_PORT))).verdict, Verdict::Reject);
+    assert_eq!(fixture.entries(), (0, 0));
 }
 
 fn other_traffic_passes<F: TestFamily>() {
-    let world = World::<F>::new(&[POD_B]);
+    let fixture = Fixture::<F>::new(&[POD_B]);
     for destination in
         [(POD_B, TARGET_PORT), (CLIENT, 443), (EXTERNAL_IP, 81), (NODE, 22), (NODE, NODE_PORT + 1)]
     {
-        let said = world.pod_sends(&tcp(CLIENT_END, destination, SYN));
-        assert_eq!(said.verdict, Verdict::Pass, "{destination:?}");
+        let decision = fixture.pod_sends(&tcp(CLIENT_END, destination, SYN));
+        assert_eq!(decision.verdict, Verdict::Pass, "{destination:?}");
     }
-    assert_eq!(world.to_client(&tcp((POD_B, 80), CLIENT_END, ACK)).verdict, Verdict::Pass);
-    assert_eq!(world.entries(), (0, 0));
+    assert_eq!(fixture.pod_egress(&tcp((POD_B, 80), CLIENT_END, ACK)).verdict, Verdict::Pass);
+    assert_eq!(fixture.entries(), (0, 0));
 }
 
 fn node_ports_only_at_node_addresses<F: TestFamily>() {
-    let mut world = World::<F>::new(&[POD_B]);
+    let mut fixture = Fixture::<F>::new(&[POD_B]);
     // Even if the filter errs.
     for number in [OTHER_NODE_ADDRESS, GATEWAY] {
         let tuple = tuple::<F>(CLIENT_END, (number, NODE_PORT));
         let mark = crate::layout::filter::of_frontend::<F>(&tuple.dst, tuple.dport, PROTOCOL_TCP);
-        world.filter.insert(mark);
-        assert_eq!(world.pod_sends(&packet(tuple, PROTOCOL_TCP, SYN)).verdict, Verdict::Pass);
+        fixture.filter.insert(mark);
+        assert_eq!(fixture.pod_sends(&packet(tuple, PROTOCOL_TCP, SYN)).verdict, Verdict::Pass);
     }
     // Whatever range nodePorts are from in this cluster.
     for port in [443, 8_443, 25_000, 65_535] {
-        assert_eq!(world.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict, Verdict::Pass);
-        world.frontend(F::UNSPECIFIED, port, SERVICE, 0);
+        assert_eq!(fixture.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict, Verdict::Pass);
+        fixture.frontend(F::UNSPECIFIED, port, SERVICE, 0);
         assert_eq!(
-            world.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict,
-            Verdict::Translate,
+            fixture.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict,
+            Verdict::ToStack,
             "{port}"
         );
-        assert_eq!(world.pod_sends(&tcp(CLIENT_END, (GATEWAY, port), SYN)).verdict, Verdict::Pass);
+        assert_eq!(fixture.pod_sends(&tcp(CLIENT_END, (GATEWAY, port), SYN)).verdict, Verdict::Pass);
     }
 }
 
 fn choices_spread_evenly<F: TestFamily>() {
     const CONNECTIONS: u32 = 4_000;
-    let mut world = World::<F>::new(&[POD_B, REMOTE, 14, 15]);
-    world.devices.insert(POD_A_DEVICE, Device::default());
+    let mut fixture = Fixture::<F>::new(&[POD_B, REMOTE, 14, 15]);
+    fixture.devices.insert(POD_A_DEVICE, Device::default());
     let mut chosen = std::collections::HashMap::<F::Addr, u32>::new();
     for i in 0..CONNECTIONS {
-        let said = world.pod_sends(&tcp((POD_A, 10_000 + i as u16), (VIP, PORT), SYN));
-        *chosen.entry(said.out.to.dst).or_default() += 1;
+        let decision = fixture.pod_sends(&tcp((POD_A, 10_000 + i as u16), (VIP, PORT), SYN));
+        *chosen.entry(decision.out.to.dst).or_default() += 1;
     }
     assert_eq!(chosen.len(), 4);
     // Six standard deviations of a fair choice.

@@ -9,8 +9,9 @@ use super::{Capacity, DeclaredMap, Definition, Kind, MMAPABLE, ON_DEMAND, OfProg
 use crate::{
     Family, V4, V6,
     layout::{
-        affinity, answers, backend, backend_id, cidr, config, counter::Counter, destination, device, event,
-        filter, flow, fragment, frontend, group::Group, name, next_hop, outbound, set, socket, source,
+        affinity, backend, backend_id, cidr, config, counter::Counter, destination, device, event, filter,
+        flow, fragment, frontend, group::Group, name, next_hop, outbound, reply_filter, set, socket,
+        source_range,
     },
 };
 
@@ -86,29 +87,29 @@ shared! {
     }
 
     /// reply filter: cache line -> 64 bytes. Behind the lines the epoch.
-    Answers = "answers": Array(u32 => answers::Line) {
-        entries: answers::ELEMENTS, flags: MMAPABLE, size: Size::InObject, group: Group::Flows,
+    ReplyFilter = "reply_filter": Array(u32 => reply_filter::CacheLine) {
+        entries: reply_filter::ELEMENTS, flags: MMAPABLE, size: Size::InObject, group: Group::Flows,
         written_by: "programs that open flows, agent", read_by: "tc programs, on egress",
     }
 
     /// service index * 8 + policy -> one word: first slot, count, kind of the backend set. Behind the policies the affinity timeout.
-    Sets = "sets": Array(u32 => set::Set) {
+    BackendSets = "backend_sets": Array(u32 => set::BackendSet) {
         entries: 2, flags: MMAPABLE, group: Group::Services,
-        size: Size::Grows(Capacity::ServicePorts, |ports| ports * set::SetRole::STRIDE),
+        size: Size::Grows(Capacity::ServicePorts, |ports| ports * set::SetPolicy::STRIDE),
         written_by: "agent", read_by: "programs, for new flows and sockets",
     }
 
     /// service id -> name, protocol, IP version
-    Names = "names": Hash(u32 => name::ServiceName) {
+    ServiceNames = "service_names": Hash(u32 => name::ServiceName) {
         entries: 1, flags: ON_DEMAND, group: Group::Ids,
         size: Size::Grows(Capacity::ServicePorts, |ports| ports),
         written_by: "agent", read_by: "agent, `debug`",
     }
 
     /// backend index / 4 -> for each of four backends a byte of generation and a byte of the backend sets it is in
-    Alive = "alive": Array(u32 => backend::Alive) {
+    BackendStates = "backend_states": Array(u32 => backend::BackendState) {
         entries: 1, flags: MMAPABLE, group: Group::Services,
-        size: Size::Grows(Capacity::Backends, |backends| backends / backend::Alive::PER_ELEMENT),
+        size: Size::Grows(Capacity::Backends, |backends| backends / backend::BackendState::PER_ELEMENT),
         written_by: "agent", read_by: "programs: UDP and SYN of known flows; sockets; session affinity",
     }
 
@@ -120,7 +121,7 @@ shared! {
     }
 
     /// interface index -> flags, bridge, source addresses for SNAT, MTU
-    Devices = "devices": Hash(u32 => device::Device) {
+    Interfaces = "interfaces": Hash(u32 => device::Device) {
         entries: 1024, flags: ON_DEMAND, size: Size::AtLoad(4096), group: Group::Services,
         written_by: "agent", read_by: "programs",
     }
@@ -144,13 +145,13 @@ shared! {
     }
 
     /// scratch: how many replies were generated in this window of time; "too big" is counted apart
-    Refusals = "refusals": PerCpuArray(u32 => u64) {
+    Rejects = "rejects": PerCpuArray(u32 => u64) {
         entries: 2, flags: 0, size: Size::InObject, group: Group::Services,
         written_by: "tc programs", read_by: "tc programs",
     }
 
-    /// scratch: a fragment on its way into or out of `held`
-    Holding = "holding": PerCpuArray(u32 => fragment::Held) {
+    /// scratch: a fragment on its way into or out of `frag_queue`
+    FragBuffer = "frag_buffer": PerCpuArray(u32 => fragment::QueuedFragment) {
         entries: 1, flags: 0, size: Size::InObject, group: Group::Services,
         written_by: "packet programs", read_by: "packet programs",
     }
@@ -241,7 +242,7 @@ of_each_family! {
     }
 
     /// connected socket -> VIP, backend, backend id, service id
-    Peers = "peers": SkStorage(i32 => socket::ConnectedPeer<F>) {
+    Connected = "connected": SkStorage(i32 => socket::ConnectedPeer<F>) {
         entries: 0, flags: ON_DEMAND, size: Size::InObject, group: Group::Sockets,
         written_by: "`connect`", read_by: "`recvmsg`, `getpeername`, `sendmsg`, `socket_backend`",
     }
@@ -259,8 +260,8 @@ of_each_family! {
     }
 
     /// service id and prefix -> 1
-    Sources = "sources": LpmTrie(source::Source<F> => u32) {
-        entries: 1, flags: ON_DEMAND, size: Size::AtLoad(source::MAX_SOURCES), group: Group::Services,
+    SourceRanges = "source_ranges": LpmTrie(source_range::SourceRange<F> => u32) {
+        entries: 1, flags: ON_DEMAND, size: Size::AtLoad(source_range::MAX_SOURCE_RANGES), group: Group::Services,
         written_by: "agent", read_by: "programs, for frontends with source ranges",
     }
 
@@ -295,13 +296,13 @@ of_each_family! {
     }
 
     /// addresses, identification, protocol, number -> bytes of a queued fragment
-    Held = "held": LruHash(fragment::HeldKey<F> => fragment::Held) {
+    FragQueue = "frag_queue": LruHash(fragment::QueuedFragmentKey<F> => fragment::QueuedFragment) {
         entries: 256, flags: 0, size: Size::InObject, group: Group::Flows,
         written_by: "tc programs", read_by: "tc programs, for fragments before the first one",
     }
 
     /// scratch: both entries of a new flow, operands of FIB lookups, generated replies
-    Pair = "pair": PerCpuArray(u32 => flow::Pair<F>) {
+    FlowDraft = "flow_draft": PerCpuArray(u32 => flow::FlowDraft<F>) {
         entries: 1, flags: 0, size: Size::InObject, group: Group::Services,
         written_by: "packet programs", read_by: "packet programs",
     }
@@ -313,7 +314,7 @@ of_each_family! {
     }
 
     /// FIB cache: hash of source and destination -> last query and its result
-    Routes = "routes": PerCpuArray(u32 => OfPrograms) {
+    FibCache = "fib_cache": PerCpuArray(u32 => OfPrograms) {
         entries: 512, flags: 0, size: Size::InObject, group: Group::Services,
         written_by: "packet programs", read_by: "packet programs",
     }

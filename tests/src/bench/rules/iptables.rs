@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use super::{Service, Site, service_ports};
+use super::{NodeContext, Service, service_ports};
 
 /// Text for `iptables-restore` or `ip6tables-restore`, of the tables `filter` and `nat`.
-pub fn iptables(site: &Site, services: &[Service]) -> String {
+pub fn iptables(node_context: &NodeContext, services: &[Service]) -> String {
     let mut chains = String::new();
     // In the order in which rules must come: what a chain jumps to stands apart.
     let (mut portals, mut node_ports, mut rules) = (String::new(), String::new(), String::new());
@@ -36,7 +36,7 @@ pub fn iptables(site: &Site, services: &[Service]) -> String {
         let _ = writeln!(
             rules,
             "-A {svc} -m comment --comment \"{title} cluster IP\" {matches} -d {} --dport {} ! -s {} -j KUBE-MARK-MASQ",
-            service.cluster_ip, port.port, site.cluster_cidr
+            service.cluster_ip, port.port, node_context.cluster_cidr
         );
         let count = service.endpoints.len();
         for (index, endpoint) in service.endpoints.iter().enumerate() {
@@ -60,7 +60,7 @@ pub fn iptables(site: &Site, services: &[Service]) -> String {
             );
         }
     }
-    let local = if site.node.is_ipv4() { LOCAL_NETWORK } else { "" };
+    let local = if node_context.node.is_ipv4() { LOCAL_NETWORK } else { "" };
     format!(
         "{FILTER}{local}{FORWARD}{NAT_CHAINS}{chains}{NAT_RULES}{portals}{LAST_PORTAL}{node_ports}{rules}COMMIT\n"
     )

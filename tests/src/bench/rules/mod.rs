@@ -14,7 +14,7 @@ pub use nftables::nftables;
 
 /// What the rules of a node depend on besides services.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct NodeContext {
     /// The node's address, which serves nodePorts. The rules are of its family.
     pub node: IpAddr,
     /// The node's name.

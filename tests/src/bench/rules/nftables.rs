@@ -2,11 +2,12 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use super::{Service, Site, service_ports};
+use super::{NodeContext, Service, service_ports};
 
 /// A script for `nft -f` that makes the table anew.
-pub fn nftables(site: &Site, services: &[Service]) -> String {
-    let (family, address) = if site.node.is_ipv4() { ("ip", "ipv4_addr") } else { ("ip6", "ipv6_addr") };
+pub fn nftables(node_context: &NodeContext, services: &[Service]) -> String {
+    let (family, address) =
+        if node_context.node.is_ipv4() { ("ip", "ipv4_addr") } else { ("ip6", "ipv6_addr") };
     let mut chains = String::new();
     let (mut service_ips, mut node_ports, mut hairpins) = (Vec::new(), Vec::new(), Vec::new());
     for (number, service, port) in service_ports(services) {
@@ -35,7 +36,7 @@ pub fn nftables(site: &Site, services: &[Service]) -> String {
             }
         };
         let _ = writeln!(chains, "chain service-{name} {{\nmeta l4proto {protocol} {dnat}\n}}");
-        for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.node == site.node_name) {
+        for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.node == node_context.node_name) {
             let address = endpoint.address;
             hairpins.push(format!("{address} . {address} . {protocol} . {}", port.target_port));
         }
@@ -48,7 +49,7 @@ pub fn nftables(site: &Site, services: &[Service]) -> String {
         "add table {family} kube-proxy\ndelete table {family} kube-proxy\ntable {family} kube-proxy {{\n"
     );
     text += &elements("set", "cluster-ips", address, &cluster_ips);
-    text += &elements("set", "nodeport-ips", address, &[site.node.to_string()]);
+    text += &elements("set", "nodeport-ips", address, &[node_context.node.to_string()]);
     let hairpin = format!("{address} . {address} . inet_proto . inet_service");
     text += &elements("set", "hairpin-connections", &hairpin, &hairpins);
     let by_address = &format!("{address} . inet_proto . inet_service : verdict");
@@ -59,7 +60,7 @@ pub fn nftables(site: &Site, services: &[Service]) -> String {
     text += &chains;
     text += &elements("map", "service-ips", by_address, &service_ips);
     text += &elements("map", "service-nodeports", by_port, &node_ports);
-    text + &base(site, family) + "}\n"
+    text + &base(node_context, family) + "}\n"
 }
 
 fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
@@ -71,9 +72,9 @@ fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
 }
 
 /// What is there without any service.
-fn base(site: &Site, family: &str) -> String {
-    let Site { cluster_cidr, service_cidr, .. } = site;
-    let masquerade = if site.keeps_ports { "masquerade" } else { "masquerade fully-random" };
+fn base(node_context: &NodeContext, family: &str) -> String {
+    let NodeContext { cluster_cidr, service_cidr, .. } = node_context;
+    let masquerade = if node_context.keeps_ports { "masquerade" } else { "masquerade fully-random" };
     format!(
         "chain firewall-check {{
             {family} daddr . meta l4proto . th dport vmap @firewall-ips

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::*;
 
-fn site() -> Site {
-    Site {
+fn node_context() -> NodeContext {
+    NodeContext {
         node: Ipv4Addr::new(192, 168, 99, 11).into(),
         node_name: "node-1".to_owned(),
         cluster_cidr: "10.244.0.0/16",
@@ -47,7 +47,7 @@ fn assert_lines(text: &str, lines: &[&str]) {
 
 #[test]
 fn nftables_of_services() {
-    let text = nftables(&site(), &services());
+    let text = nftables(&node_context(), &services());
     let cases: [&[&str]; 7] = [
         // NodePorts: marked, then as the cluster IP.
         &[
@@ -87,7 +87,7 @@ fn nftables_of_services() {
 
 #[test]
 fn iptables_of_services() {
-    let text = iptables(&site(), &services());
+    let text = iptables(&node_context(), &services());
     let cases: [&[&str]; 3] = [
         // All cluster IPs one after the other, and nodePorts behind them.
         &[

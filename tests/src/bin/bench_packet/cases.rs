@@ -10,7 +10,7 @@ use crate::wrapper::{Packet, Wrapper, empty};
 /// Tables of the document, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Table {
-    Floors,
+    Baselines,
     /// Few services, few flows.
     One,
     /// 65,536 flows in turn.
@@ -27,7 +27,7 @@ pub(crate) enum Table {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Sort {
     /// A program of a few instructions.
-    Floor(FloorSort),
+    Baseline(BaselineSort),
     /// Ours, on a packet that is not for a service.
     NotOurs,
     /// Ours, on a packet of a known flow; with a changed source too, it is sent on past the stack.
@@ -39,13 +39,16 @@ pub(crate) enum Sort {
 impl Sort {
     /// Does it take so little time that a nanosecond decides whether targets are met?
     fn is_short(self) -> bool {
-        matches!(self, Self::NotOurs | Self::Floor(FloorSort::Parse | FloorSort::Hit | FloorSort::Miss))
+        matches!(
+            self,
+            Self::NotOurs | Self::Baseline(BaselineSort::Parse | BaselineSort::Hit | BaselineSort::Miss)
+        )
     }
 }
 
-/// Floors.
+/// Baselines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FloorSort {
+pub(crate) enum BaselineSort {
     Parse,
     Hit,
     Miss,
@@ -89,7 +92,7 @@ pub(crate) struct Case<'w> {
     pub(crate) frame: Vec<u8>,
     pub(crate) wrapper: Wrapper,
     /// The same with nothing behind it.
-    pub(crate) floor: Wrapper,
+    pub(crate) baseline: Wrapper,
     /// Repetitions per sample.
     pub(crate) repeat: u32,
     /// Repetitions that are not timed, before each sample.
@@ -135,7 +138,7 @@ impl<'w> Case<'w> {
             device,
             frame: packet.frame.clone(),
             wrapper: Wrapper::new(kind, program, packet)?,
-            floor: Wrapper::new(kind, nothing.as_fd(), packet)?,
+            baseline: Wrapper::new(kind, nothing.as_fd(), packet)?,
             repeat: REPEAT,
             warm_up: 0,
             samples: if sort.is_short() { SAMPLES_OF_SHORT } else { 1 },
@@ -147,7 +150,7 @@ impl<'w> Case<'w> {
         // Twice: the second repetition must find the packet restored.
         for repeat in [1, 2] {
             let run = |program| sys::run(program, kind, &case.frame, at(device), repeat);
-            let (ran, left) = (run(case.wrapper.fd())?, run(case.floor.fd())?);
+            let (ran, left) = (run(case.wrapper.fd())?, run(case.baseline.fd())?);
             ensure!(ran.result == result, "{}: result {} instead of {result}", case.row, ran.result);
             let is_translated = matches!(case.sort, Sort::Established { .. } | Sort::New { .. });
             let is_changed = ran.packet != left.packet;

@@ -1,16 +1,16 @@
 //! Nanoseconds per packet of each program, by `BPF_PROG_TEST_RUN`. `cargo xtask bench packet` runs it.
 
 mod asm;
+mod baseline_cases;
+mod baselines;
 mod cases;
-mod floor_cases;
-mod floors;
+mod fixture;
 mod measure;
+mod non_service;
 mod ours;
 mod paths;
 mod report;
-mod strangers;
 mod targets;
-mod world;
 mod wrapper;
 
 use std::{fs, path::PathBuf};
@@ -45,9 +45,9 @@ fn main() -> Result<()> {
 }
 
 fn measure(runs: u32) -> Result<Part> {
-    let mut world = world::World::new()?;
-    let mut cases = floor_cases::all()?;
-    cases.extend(ours::all(&mut world)?);
+    let mut fixture = fixture::Fixture::new()?;
+    let mut cases = baseline_cases::all()?;
+    cases.extend(ours::all(&mut fixture)?);
     let measured = measure::all(&cases, runs)?;
     Ok(report::part(&cases, &measured, runs))
 }

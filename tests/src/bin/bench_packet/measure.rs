@@ -21,7 +21,7 @@ use crate::{
 #[derive(Default)]
 struct Times {
     with: Vec<f64>,
-    floor: Vec<f64>,
+    baseline: Vec<f64>,
 }
 
 /// What was measured.
@@ -52,7 +52,8 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
             let Case { kind, frame, device, repeat, warm_up, samples, .. } = case;
             let opened = |case: &Case<'_>| case.opened.as_ref().map(|count| count()).transpose();
             let before = opened(case)?;
-            for (program, times) in [(&case.wrapper, &mut times.with), (&case.floor, &mut times.floor)] {
+            for (program, times) in [(&case.wrapper, &mut times.with), (&case.baseline, &mut times.baseline)]
+            {
                 if *warm_up > 0 {
                     sample(program.fd(), *kind, frame, *device, *warm_up)?;
                 }
@@ -79,7 +80,7 @@ pub(crate) fn all(cases: &[Case<'_>], runs: u32) -> Result<Measured> {
     }
     let wrapped = kinds.map(|kind| {
         let one = cases.iter().zip(&times).find(|(case, _)| case.kind == kind);
-        Summary::minimum(one.iter().flat_map(|(_, times)| times.floor.iter().copied()))
+        Summary::minimum(one.iter().flat_map(|(_, times)| times.baseline.iter().copied()))
     });
     Ok(Measured {
         above: cases.iter().zip(&times).map(|(case, times)| times.above(case.estimate)).collect(),
@@ -92,11 +93,11 @@ impl Times {
     /// The number for all runs, and the quartiles of the differences of each run.
     fn above(&self, estimate: Estimate) -> Summary {
         let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
-        let differences = self.with.iter().zip(&self.floor).map(|(with, floor)| with - floor);
+        let differences = self.with.iter().zip(&self.baseline).map(|(with, baseline)| with - baseline);
         let median = Summary::median(differences);
         match estimate {
             Estimate::Smallest => Summary {
-                value: least(&self.with) - least(&self.floor),
+                value: least(&self.with) - least(&self.baseline),
                 statistic: Statistic::Minimum,
                 ..median
             },

@@ -11,24 +11,24 @@ use proxy_tests::packets::{Kernel, PacketFamily, sys};
 
 use crate::{
     cases::{After, Case, MANY, REPEAT_NEW, Sort, Table},
+    fixture::{Fixture, MANY_REMOTE, SERVICES, SMALL, establish, filler_address},
+    non_service::Filter,
     paths::{Path, PathKind, paths},
-    strangers::Filter,
-    world::{MANY_REMOTE, SERVICES, SMALL, World, establish, filler_address},
     wrapper::{Vary, Wrapper},
 };
 
 /// All cases of our programs.
-pub(crate) fn all(world: &mut World) -> Result<Vec<Case<'_>>> {
-    let v4 = open::<V4>(world)?;
-    let v6 = open::<V6>(world)?;
-    for kernel in &world.kernels {
+pub(crate) fn all(fixture: &mut Fixture) -> Result<Vec<Case<'_>>> {
+    let v4 = open::<V4>(fixture)?;
+    let v6 = open::<V6>(fixture)?;
+    for kernel in &fixture.kernels {
         establish(&mut kernel.borrow_mut())?;
     }
-    establish(&mut world.one.borrow_mut())?;
-    establish(&mut world.crowded)?;
-    establish(&mut world.full)?;
-    let mut cases = of_family::<V4>(world, &v4)?;
-    cases.extend(of_family::<V6>(world, &v6)?);
+    establish(&mut fixture.one.borrow_mut())?;
+    establish(&mut fixture.crowded)?;
+    establish(&mut fixture.full)?;
+    let mut cases = of_family::<V4>(fixture, &v4)?;
+    cases.extend(of_family::<V6>(fixture, &v6)?);
     Ok(cases)
 }
 
@@ -41,22 +41,22 @@ struct Paths {
 }
 
 /// Opens the flows.
-fn open<F: PacketFamily>(world: &mut World) -> Result<Paths> {
-    let by_services = world.kernels.iter().map(|kernel| paths::<F>(&kernel.borrow()));
+fn open<F: PacketFamily>(fixture: &mut Fixture) -> Result<Paths> {
+    let by_services = fixture.kernels.iter().map(|kernel| paths::<F>(&kernel.borrow()));
     let by_services = by_services.collect::<Result<_>>()?;
-    let crowded = paths::<F>(&world.crowded)?;
+    let crowded = paths::<F>(&fixture.crowded)?;
     for path in crowded.iter().filter(|path| path.kind == PathKind::New) {
-        run(&world.crowded, path, path.in_turn(), MANY)?;
+        run(&fixture.crowded, path, path.round_robin(), MANY)?;
     }
     // First full, then the flows that are measured.
-    for kernel in [&world.full, &world.evicting] {
+    for kernel in [&fixture.full, &fixture.evicting] {
         let paths = paths::<F>(kernel)?;
         let path = paths.iter().find(|path| path.kind == PathKind::New).context("no new flows")?;
         run(kernel, path, path.fresh(), 2 * SMALL)?;
     }
-    establish(&mut world.full)?;
-    let one = paths::<F>(&world.one.borrow())?;
-    Ok(Paths { by_services, one, crowded, full: paths::<F>(&world.full)? })
+    establish(&mut fixture.full)?;
+    let one = paths::<F>(&fixture.one.borrow())?;
+    Ok(Paths { by_services, one, crowded, full: paths::<F>(&fixture.full)? })
 }
 
 fn run(kernel: &Kernel, path: &Path, varied: Vec<Vary>, repeat: u32) -> Result<()> {
@@ -67,15 +67,15 @@ fn run(kernel: &Kernel, path: &Path, varied: Vec<Vary>, repeat: u32) -> Result<(
     Ok(())
 }
 
-fn of_family<'w, F: PacketFamily>(world: &'w World, paths: &Paths) -> Result<Vec<Case<'w>>> {
+fn of_family<'w, F: PacketFamily>(fixture: &'w Fixture, paths: &Paths) -> Result<Vec<Case<'w>>> {
     let mut cases = Vec::new();
-    with_one_flow::<F>(&mut cases, &world.one, &paths.one)?;
+    with_one_flow::<F>(&mut cases, &fixture.one, &paths.one)?;
     for (number, services) in SERVICES.into_iter().enumerate() {
-        let (kernel, filter) = (&world.kernels[number], &world.filters[number]);
+        let (kernel, filter) = (&fixture.kernels[number], &fixture.filters[number]);
         with_services::<F>(&mut cases, (kernel, filter), &paths.by_services[number], services)?;
     }
-    with_many_flows::<F>(&mut cases, &world.crowded, &paths.crowded)?;
-    with_full_map::<F>(&mut cases, world, &paths.full)?;
+    with_many_flows::<F>(&mut cases, &fixture.crowded, &paths.crowded)?;
+    with_full_map::<F>(&mut cases, fixture, &paths.full)?;
     Ok(cases)
 }
 
@@ -128,12 +128,12 @@ fn with_services<'w, F: PacketFamily>(
     Ok(())
 }
 
-/// A packet that opens nothing, as numbers of services are compared with: strangers go to many destinations.
+/// A packet that opens nothing, as numbers of services are compared with: non-service packets go to many destinations.
 fn of_known_flow<'w, F: PacketFamily>(kernel: &Kernel, table: Table, path: &Path) -> Result<Case<'w>> {
     if path.kind != PathKind::NotOurs {
         return path.case::<F>(kernel, table, Vec::new());
     }
-    let mut case = path.case::<F>(kernel, table, path.in_turn())?.through_many();
+    let mut case = path.case::<F>(kernel, table, path.round_robin())?.through_many();
     case.row.push_str(", 65,536 destinations in turn");
     Ok(case)
 }
@@ -159,7 +159,7 @@ fn with_many_flows<F: PacketFamily>(
             PathKind::Request { snat: true } => path.frame.dst.set_port(MANY_REMOTE),
             PathKind::Request { .. } | PathKind::Answer { .. } => {}
         }
-        let case = path.case::<F>(kernel, Table::Many, path.in_turn())?.through_entries();
+        let case = path.case::<F>(kernel, Table::Many, path.round_robin())?.through_entries();
         case.run(MANY)?;
         cases.push(case);
     }
@@ -170,19 +170,19 @@ fn with_many_flows<F: PacketFamily>(
 
 fn with_full_map<'w, F: PacketFamily>(
     cases: &mut Vec<Case<'w>>,
-    world: &'w World,
+    fixture: &'w Fixture,
     paths: &[Path],
 ) -> Result<()> {
     for path in paths {
         match path.kind {
             PathKind::NotOurs => {}
             PathKind::Request { .. } | PathKind::Answer { .. } => {
-                cases.push(path.case::<F>(&world.full, Table::Full, Vec::new())?);
+                cases.push(path.case::<F>(&fixture.full, Table::Full, Vec::new())?);
             }
             PathKind::New => {
-                let mut case = path.case::<F>(&world.evicting, Table::Full, path.fresh())?;
+                let mut case = path.case::<F>(&fixture.evicting, Table::Full, path.fresh())?;
                 case.repeat = 2 * REPEAT_NEW;
-                case = case.counted_by(|| world.evicting.counter(Counter::FlowNew));
+                case = case.counted_by(|| fixture.evicting.counter(Counter::FlowNew));
                 // What a new flow needs does not depend on how full the map is.
                 let one = cases.iter().find(|other| other.table == Table::One && other.row == case.row);
                 case.sort = one.context("no case with room")?.sort;

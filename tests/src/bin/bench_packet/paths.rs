@@ -5,13 +5,13 @@ use std::os::fd::AsFd as _;
 use anyhow::{Context as _, Result};
 use proxy_tests::packets::{
     Device, Frame, Host, Kernel, PacketFamily,
+    helpers::{ACK, NEXT, REDIRECT, SYN, XDP_PASS, XDP_TX},
     sys::Kind,
-    words::{ACK, NEXT, REDIRECT, SYN, XDP_PASS, XDP_TX},
 };
 
 use crate::{
     cases::{Case, Sort, Table},
-    world::MANY_REMOTE,
+    fixture::MANY_REMOTE,
     wrapper::{Packet, Vary},
 };
 
@@ -92,7 +92,7 @@ impl Path {
     }
 
     /// One flow after the other, or one destination after the other.
-    pub(crate) fn in_turn(&self) -> Vec<Vary> {
+    pub(crate) fn round_robin(&self) -> Vec<Vary> {
         let ports = self.frame.transport_offset();
         let address = if self.frame.src.is_ipv4() { 32 } else { 52 };
         vec![match self.kind {

@@ -7,9 +7,9 @@ use proxy_tests::{
 
 use crate::{
     cases::{Case, Table},
+    fixture::{LARGE, SERVICES, SMALL},
     measure::Measured,
     targets::{COARSEST, REFERENCE_HIT, Results, family},
-    world::{LARGE, SERVICES, SMALL},
 };
 
 /// The whole.
@@ -45,7 +45,7 @@ fn of_case(case: &Case<'_>, above: Summary) -> Figure {
     let family = family(case);
     let kind = if case.kind == Kind::Xdp { "XDP" } else { "tc" };
     let (table, column) = match case.table {
-        Table::Floors => ("Floors, above the empty program".to_owned(), format!("{kind}, {family}")),
+        Table::Baselines => ("Baselines, above the empty program".to_owned(), format!("{kind}, {family}")),
         Table::One => ("One flow at a time, above the empty program".to_owned(), family.to_owned()),
         Table::Many => ("65,536 flows in turn, above the empty program".to_owned(), family.to_owned()),
         Table::Full => ("Full flow map, above the empty program".to_owned(), family.to_owned()),
@@ -76,7 +76,7 @@ fn method(results: &Results<'_>, runs: u32) -> String {
 Each number is what one program takes for one TCP frame with 64 bytes of payload, by `BPF_PROG_TEST_RUN`. That counts
 neither drivers nor the network stack, nor what a real packet's memory costs before a program first reads it: the frame,
 the program and, with one flow, its entries are in the cache. Redirects are decided, routes looked up and headers
-written, but nothing is sent. It is the cost of the programs, to be compared with the floors, and not a packet rate.
+written, but nothing is sent. It is the cost of the programs, to be compared with the baselines, and not a packet rate.
 
 A test run repeats a program on the packet as it left it, and the second repetition would meet a translated packet. So
 each program runs behind a wrapper that writes all headers anew, puts the number of the repetition into addresses or
@@ -89,7 +89,7 @@ much of the caches others leave, so that their smallest times are a matter of lu
 them, are the medians of the differences, with their quartiles in square brackets. Parsing, look-ups of one key and packets
 that are not for a service take so little time that they are measured four times in each run.
 
-Floors are programs of a few instructions: parsing Ethernet, IP and TCP without options; one look-up or insertion of the
+Baselines are programs of a few instructions: parsing Ethernet, IP and TCP without options; one look-up or insertion of the
 packet's ends after that, in a map with the keys (IPv4: 16 bytes, IPv6: 40 bytes) and values of the flow map; one FIB look-up
 that finds a route and its neighbour, and a call of its helper for an interface that does not forward. A map that was
 filled by a program has its entries in memory in the order of the keys; in one that is *scattered* each was put anew, in no

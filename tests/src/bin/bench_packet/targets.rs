@@ -1,4 +1,4 @@
-//! What was to be reached, computed from the floors of the same run.
+//! Targets, computed from the baselines of the same run.
 
 use proxy_tests::{
     bench::{Better, Summary, Target, Unit},
@@ -6,7 +6,7 @@ use proxy_tests::{
 };
 
 use crate::{
-    cases::{Case, FloorSort, MANY as FLOWS, Sort, Table},
+    cases::{BaselineSort, Case, MANY as FLOWS, Sort, Table},
     report::thousands,
 };
 
@@ -42,20 +42,20 @@ impl Results<'_> {
         self.cases.iter().zip(self.above).map(|(case, above)| (case, above.value))
     }
 
-    fn floor(&self, sort: FloorSort, kind: Kind, is_v4: bool) -> f64 {
+    fn baseline(&self, sort: BaselineSort, kind: Kind, is_v4: bool) -> f64 {
         let is_it =
-            |case: &Case<'_>| case.sort == Sort::Floor(sort) && case.kind == kind && case.is_v4 == is_v4;
+            |case: &Case<'_>| case.sort == Sort::Baseline(sort) && case.kind == kind && case.is_v4 == is_v4;
         self.iter().find(|(case, _)| is_it(case)).map_or(f64::NAN, |(_, above)| above)
     }
 
     /// What something adds to parsing.
-    fn added(&self, sort: FloorSort, kind: Kind, is_v4: bool) -> f64 {
-        self.floor(sort, kind, is_v4) - self.floor(FloorSort::Parse, kind, is_v4)
+    fn added(&self, sort: BaselineSort, kind: Kind, is_v4: bool) -> f64 {
+        self.baseline(sort, kind, is_v4) - self.baseline(BaselineSort::Parse, kind, is_v4)
     }
 
     /// What a hit adds in a hash with keys of 16 bytes.
     pub(crate) fn hit(&self) -> f64 {
-        self.added(FloorSort::Hit, Kind::Xdp, true)
+        self.added(BaselineSort::Hit, Kind::Xdp, true)
     }
 
     fn other(&self, table: Table, row: &str, is_v4: bool) -> Option<f64> {
@@ -93,12 +93,12 @@ impl Results<'_> {
                 "a packet whose route is not known adds {:.0} ns for the FIB look-up of the route and its neighbour. The \
                  limit has room for {:.0} ns; the helper takes {:.0} ns here where it looks nothing up, because the interface \
                  does not forward",
-                added(FloorSort::Fib),
+                added(BaselineSort::Fib),
                 REFERENCE_FIB * scale,
-                added(FloorSort::FibNone),
+                added(BaselineSort::FibNone),
             )),
             Sort::Established { snat: false } => self.other(case.table, &case.row, false).map(|v6| {
-                let rest = |above: f64, is_v4| above - self.added(FloorSort::Hit, case.kind, is_v4);
+                let rest = |above: f64, is_v4| above - self.added(BaselineSort::Hit, case.kind, is_v4);
                 let why = if case.kind == Kind::Tc {
                     ", because there the kernel need not be told of the packet's sum, which is a call of its own at tc"
                 } else {
@@ -106,7 +106,7 @@ impl Results<'_> {
                 };
                 format!(
                     "the look-up adds {:.0} ns. All else takes {:.0} ns; with IPv6 it takes {:.0} ns{why}",
-                    self.added(FloorSort::Hit, case.kind, true),
+                    self.added(BaselineSort::Hit, case.kind, true),
                     rest(above, true),
                     rest(v6, false),
                 )
@@ -119,8 +119,8 @@ impl Results<'_> {
     fn new_flow(&self, case: &Case<'_>, above: f64) -> Option<Target> {
         let (Sort::New { entries }, true) = (case.sort, case.is_v4) else { return None };
         let (insertion, state) = match case.table {
-            Table::One => (FloorSort::Insert, ""),
-            Table::Full => (FloorSort::InsertFull, ", full flow map"),
+            Table::One => (BaselineSort::Insert, ""),
+            Table::Full => (BaselineSort::InsertFull, ", full flow map"),
             _ => return None,
         };
         let limit = NEW * entries * self.added(insertion, case.kind, case.is_v4);
@@ -130,9 +130,9 @@ impl Results<'_> {
             format!(
                 "besides its entries it takes a FIB look-up ({:.0} ns) to tell whether the backend is here, and if it is \
                  remote another for the source address; and three look-ups of {:.0} to {:.0} ns find the frontend",
-                added(FloorSort::Fib),
-                added(FloorSort::Miss),
-                added(FloorSort::Hit),
+                added(BaselineSort::Fib),
+                added(BaselineSort::Miss),
+                added(BaselineSort::Hit),
             )
         });
         Some(nanoseconds(what, limit, above, reason))
@@ -140,7 +140,7 @@ impl Results<'_> {
 
     fn many(&self, case: &Case<'_>, above: f64) -> Option<Target> {
         (case.table == Table::Many).then(|| {
-            let limit = MANY * self.floor(FloorSort::ManyScattered, case.kind, case.is_v4);
+            let limit = MANY * self.baseline(BaselineSort::ManyScattered, case.kind, case.is_v4);
             let what = format!("{}, {}, 65,536 flows ({MANY} x look-ups)", case.row, family(case));
             let reason = self.why_many(case);
             nanoseconds(what, limit, above, reason)
@@ -148,9 +148,9 @@ impl Results<'_> {
     }
 
     fn why_many(&self, case: &Case<'_>) -> Option<String> {
-        let floor = |sort| self.floor(sort, case.kind, case.is_v4);
-        let [scattered, whole] = [FloorSort::ManyScattered, FloorSort::ManyWhole].map(floor);
-        let rest = self.other(Table::One, &case.row, case.is_v4)? - floor(FloorSort::Hit);
+        let baseline = |sort| self.baseline(sort, case.kind, case.is_v4);
+        let [scattered, whole] = [BaselineSort::ManyScattered, BaselineSort::ManyWhole].map(baseline);
+        let rest = self.other(Table::One, &case.row, case.is_v4)? - baseline(BaselineSort::Hit);
         Some(format!(
             "look-ups alone take {scattered:.0} ns, with all of the value {whole:.0} ns. With one flow at a time the program \
              takes {rest:.0} ns beside its look-up; that makes {:.0} ns",
@@ -164,7 +164,7 @@ impl Results<'_> {
         }
         let of_v4 = self.other(case.table, &case.row, true)?;
         let ratio = above / of_v4;
-        let [v4, v6] = [true, false].map(|is_v4| self.added(FloorSort::Fib, case.kind, is_v4));
+        let [v4, v6] = [true, false].map(|is_v4| self.added(BaselineSort::Fib, case.kind, is_v4));
         let reason = if case.row.contains("remote") {
             format!(
                 "the FIB look-up alone adds {v6:.0} ns for IPv6, {:.2} times what it adds for IPv4",
@@ -199,7 +199,7 @@ impl Results<'_> {
         });
         let mistaken = case.mistaken.map_or_else(String::new, |mistaken| {
             format!(
-                ". Of {} strangers {} are looked up for nothing, because the filter takes them for a service's",
+                ". Of {} non-service packets {} are looked up for nothing, because the filter takes them for a service's",
                 thousands(FLOWS),
                 thousands(mistaken as u32),
             )

@@ -2,7 +2,7 @@
 //!
 //! A test run repeats a program on the packet as the last repetition left it, so that from the second on a translating
 //! program would meet a packet that is translated already. The wrapper writes all headers anew each time and goes over
-//! by a tail call. What it costs itself is measured with a program that does nothing behind it: the floor.
+//! by a tail call. What it costs itself is measured with a program that does nothing behind it: the baseline.
 
 use std::{
     io,

@@ -1,5 +1,5 @@
 //! An API server that costs nothing: lists are encoded before anybody asks, and events are written to the connection by
-//! whoever measures, so that the moment they leave is known.
+//! the benchmark, so that the moment they leave is known.
 //!
 //! What the stand-in of the tests (`proxy_tests::apiserver`) can do besides, it need not do: no selectors (all objects
 //! match those of the agent), no history, no faults.

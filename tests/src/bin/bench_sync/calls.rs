@@ -14,9 +14,9 @@ use proxy_common::layout::id::Id;
 
 use crate::{
     changes,
+    cluster_objects::ClusterObjects,
+    fixture::{Agent, Fixture},
     maps::Maps,
-    site::{Agent, Site},
-    world::World,
 };
 
 /// Changes that are counted.
@@ -25,8 +25,8 @@ const CHANGES: usize = 100;
 /// System calls of the agent per endpoint change, by name; bpf(2) by its command, as `BPF_MAP_UPDATE_ELEM`. None without
 /// strace.
 pub(crate) fn per_change(
-    (site, agent, maps): (&Site, &Agent, &Maps),
-    world: &mut World,
+    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    cluster_objects: &mut ClusterObjects,
     ids: &[Id],
 ) -> Result<Option<BTreeMap<String, f64>>> {
     let trace = tempfile::NamedTempFile::new()?;
@@ -44,7 +44,7 @@ pub(crate) fn per_change(
         }
         Ok(is_traced(agent)?.then_some(()))
     })?;
-    changes::endpoints((site, agent, maps), world, ids, CHANGES, false)?;
+    changes::endpoints((fixture, agent, maps), cluster_objects, ids, CHANGES, false)?;
     kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGINT)?;
     strace.wait()?;
     let counts = parse(&std::fs::read_to_string(trace.path())?);

@@ -11,10 +11,10 @@ use proxy_tests::bench::quantile;
 
 use crate::{
     api::{Resource, event},
+    cluster_objects::{ClusterObjects, Published},
+    fixture::{Agent, Fixture},
     maps::Maps,
     objects::Service,
-    site::{Agent, Site},
-    world::{Published, World},
 };
 
 /// Between changes: long enough for the agent to come to rest.
@@ -54,8 +54,8 @@ pub(crate) fn rest(agent: &Agent) -> Result<f64> {
 
 /// Replaces one endpoint of one service after the other, with other services changing all the time, or not.
 pub(crate) fn endpoints(
-    (site, agent, maps): (&Site, &Agent, &Maps),
-    world: &mut World,
+    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    cluster_objects: &mut ClusterObjects,
     ids: &[Id],
     count: usize,
     churn: bool,
@@ -63,18 +63,18 @@ pub(crate) fn endpoints(
     let rest = rest(agent)?;
     let (began, before) = (Instant::now(), agent.cpu()?);
     let mut times = Vec::with_capacity(count);
-    let mut other = Churn::new(world, churn);
+    let mut other = Churn::new(cluster_objects, churn);
     for n in 0..count {
-        other.for_a_while(site, world)?;
+        other.for_a_while(fixture, cluster_objects)?;
         // A service here and one there, and none of those that churn.
-        let index = (n * 7919 % (world.services.len() / 2)) * 2;
-        let change = world.replace(site, index, 1);
+        let index = (n * 7919 % (cluster_objects.services.len() / 2)) * 2;
+        let change = cluster_objects.replace(fixture, index, 1);
         let published = Published::now(maps, &ids[index..=index]);
         let sent = Instant::now();
-        site.api.send(Resource::EndpointSlices, &change)?;
+        fixture.api.send(Resource::EndpointSlices, &change)?;
         let visible = published.until_replaced(agent, maps, &ids[index..=index])?;
         times.push((visible - sent).as_secs_f64() * 1e6);
-        maps.check(ids[index], &world.services[index])?;
+        maps.check(ids[index], &cluster_objects.services[index])?;
     }
     thread::sleep(PAUSE);
     let cpu = (agent.cpu()? - before).saturating_sub(began.elapsed().mul_f64(rest));
@@ -90,12 +90,12 @@ struct Churn {
 }
 
 impl Churn {
-    fn new(world: &World, on: bool) -> Self {
-        Self { on, next: world.services.len() / 3, due: Instant::now(), sent: 0 }
+    fn new(cluster_objects: &ClusterObjects, on: bool) -> Self {
+        Self { on, next: cluster_objects.services.len() / 3, due: Instant::now(), sent: 0 }
     }
 
     /// Lets some time pass; others change in it and just before its end.
-    fn for_a_while(&mut self, site: &Site, world: &mut World) -> Result<()> {
+    fn for_a_while(&mut self, fixture: &Fixture, cluster_objects: &mut ClusterObjects) -> Result<()> {
         let end = Instant::now() + PAUSE;
         if !self.on {
             thread::sleep(PAUSE);
@@ -105,9 +105,9 @@ impl Churn {
             let now = Instant::now();
             if self.due <= now {
                 self.next += 1;
-                let index = (self.next * 6007 % (world.services.len() / 2)) * 2 + 1;
-                let change = world.replace(site, index, 1);
-                site.api.send(Resource::EndpointSlices, &change)?;
+                let index = (self.next * 6007 % (cluster_objects.services.len() / 2)) * 2 + 1;
+                let change = cluster_objects.replace(fixture, index, 1);
+                fixture.api.send(Resource::EndpointSlices, &change)?;
                 self.sent += 1;
                 self.due = (self.due + CHURN).max(now);
             } else if now >= end {
@@ -120,8 +120,8 @@ impl Churn {
 
 /// Creates services that were not there, with their endpoints, and deletes them again.
 pub(crate) fn creations(
-    (site, agent, maps): (&Site, &Agent, &Maps),
-    world: &World,
+    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    cluster_objects: &ClusterObjects,
     count: usize,
     node_ports: bool,
 ) -> Result<Changes> {
@@ -129,9 +129,9 @@ pub(crate) fn creations(
     let (began, before) = (Instant::now(), agent.cpu()?);
     let mut times = Vec::with_capacity(count);
     for n in 0..count {
-        let mut service = Service::new(world.size, world.services.len() + n);
+        let mut service = Service::new(cluster_objects.size, cluster_objects.services.len() + n);
         service.node_port = node_ports.then_some(FIRST_NODE_PORT + n as u16);
-        let version = site.api.next_version();
+        let version = fixture.api.next_version();
         let objects = [
             (Resource::Services, service.service(version)),
             (Resource::EndpointSlices, service.slice(version)),
@@ -140,7 +140,7 @@ pub(crate) fn creations(
         let (added, deleted) = (events("ADDED"), events("DELETED"));
         thread::sleep(PAUSE);
         let sent = Instant::now();
-        added.iter().try_for_each(|(resource, event)| site.api.send(*resource, event))?;
+        added.iter().try_for_each(|(resource, event)| fixture.api.send(*resource, event))?;
         let find = || match service.node_port {
             Some(port) => maps.node_port(port),
             None => maps.cluster_ip(&service),
@@ -150,7 +150,7 @@ pub(crate) fn creations(
         })?;
         times.push(sent.elapsed().as_secs_f64() * 1e6);
         maps.check(id, &service)?;
-        deleted.iter().try_for_each(|(resource, event)| site.api.send(*resource, event))?;
+        deleted.iter().try_for_each(|(resource, event)| fixture.api.send(*resource, event))?;
         agent.until("a service to go", || Ok(find().is_none().then_some(())))?;
     }
     thread::sleep(PAUSE);
@@ -171,18 +171,19 @@ pub(crate) struct Rolling {
 
 /// Replaces a tenth of all endpoints, in all services, as fast as the agent takes it.
 pub(crate) fn rolling(
-    (site, agent, maps): (&Site, &Agent, &Maps),
-    world: &mut World,
+    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    cluster_objects: &mut ClusterObjects,
     ids: &[Id],
 ) -> Result<Rolling> {
-    let tenth = world.size.endpoints.div_ceil(10);
-    let events: Vec<_> =
-        (0..world.services.len()).flat_map(|index| world.replace(site, index, tenth)).collect();
+    let tenth = cluster_objects.size.endpoints.div_ceil(10);
+    let events: Vec<_> = (0..cluster_objects.services.len())
+        .flat_map(|index| cluster_objects.replace(fixture, index, tenth))
+        .collect();
     let published = Published::now(maps, ids);
     let (sent, before) = (Instant::now(), agent.cpu()?);
-    site.api.send(Resource::EndpointSlices, &events)?;
+    fixture.api.send(Resource::EndpointSlices, &events)?;
     let visible = published.until_replaced(agent, maps, ids)?;
     let cpu = agent.cpu()? - before;
-    world.check(maps, ids)?;
-    Ok(Rolling { time: visible - sent, cpu, events: world.services.len() })
+    cluster_objects.check(maps, ids)?;
+    Ok(Rolling { time: visible - sent, cpu, events: cluster_objects.services.len() })
 }

@@ -2,22 +2,22 @@
 //!
 //! * [`objects`]: what there is.
 //! * [`api`]: the API server.
-//! * [`site`]: the node and the agent.
+//! * [`fixture`]: the node and the agent.
 //! * [`maps`]: what the agent made of it.
-//! * [`world`]: all of that together.
+//! * [`cluster_objects`]: all of that together.
 //! * [`changes`], [`calls`]: what is measured besides starts.
 //! * [`sync`], [`memory`]: the benchmarks.
 
 mod api;
 mod calls;
 mod changes;
+mod cluster_objects;
+mod fixture;
 mod maps;
 mod memory;
 mod objects;
 mod report;
-mod site;
 mod sync;
-mod world;
 
 use std::{fs, path::PathBuf};
 

@@ -17,7 +17,7 @@ use proxy_common::{
         frontend::{Frontend, FrontendKey},
         group::Group,
         id::Id,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
 };
 
@@ -25,7 +25,7 @@ use crate::objects::{PORT, Service, TARGET_PORT};
 
 const TCP: u8 = 6;
 
-const NAMES: [&str; 3] = ["frontends_v4", "sets", "backends_v4"];
+const NAMES: [&str; 3] = ["frontends_v4", "backend_sets", "backends_v4"];
 
 /// The maps of services.
 pub(crate) struct Maps {
@@ -78,8 +78,8 @@ impl Maps {
     }
 
     /// The word that publishes a service port's endpoints. No system call.
-    pub(crate) fn published(&self, id: Id) -> Set {
-        Set(self.sets.get(Set::index(id, SetRole::ClusterIp)).unwrap_or_default())
+    pub(crate) fn published(&self, id: Id) -> BackendSet {
+        BackendSet(self.sets.get(BackendSet::index(id, SetPolicy::ClusterIp)).unwrap_or_default())
     }
 
     /// Fails unless a set has exactly the endpoints that a service has.

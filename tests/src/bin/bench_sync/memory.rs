@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result};
 use proxy_tests::bench::{Part, Unit};
 
 use crate::{
-    changes, maps,
+    changes,
+    cluster_objects::ClusterObjects,
+    fixture::{Agent, Fixture},
+    maps,
     objects::Size,
     report::Report,
-    site::{Agent, Site},
-    world::World,
 };
 
 const METHOD: &str = "\
@@ -29,11 +30,11 @@ const LATER: &str = "heap after a rolling update";
 const STEADY: &str = "resident, without mapped maps";
 
 pub(crate) fn run(runs: usize, sizes: &[Size]) -> Result<Part> {
-    let site = Site::new()?;
+    let fixture = Fixture::new()?;
     let mut report = Report::new("memory", METHOD, &TABLES);
     for size in sizes {
         for run in 0..runs {
-            measure(&site, *size, &mut report).with_context(|| format!("{size} endpoints"))?;
+            measure(&fixture, *size, &mut report).with_context(|| format!("{size} endpoints"))?;
             eprintln!("memory: {size} endpoints, run {} of {runs}", run + 1);
         }
         if (size.services, size.endpoints) == (10_000, 10) {
@@ -44,23 +45,23 @@ pub(crate) fn run(runs: usize, sizes: &[Size]) -> Result<Part> {
     Ok(report.part())
 }
 
-fn measure(site: &Site, size: Size, report: &mut Report) -> Result<()> {
+fn measure(fixture: &Fixture, size: Size, report: &mut Report) -> Result<()> {
     let row = size.to_string();
-    let mut world = World::new(site, size);
-    site.clean_up()?;
-    let agent = site.start()?;
-    let mut open = site.maps(&agent)?;
-    let (_, ids) = world.until_programmed(&agent, &mut open)?;
+    let mut cluster_objects = ClusterObjects::new(fixture, size);
+    fixture.clean_up()?;
+    let agent = fixture.start()?;
+    let mut open = fixture.maps(&agent)?;
+    let (_, ids) = cluster_objects.until_programmed(&agent, &mut open)?;
     let steady = at_rest(&agent)?;
-    changes::rolling((site, &agent, &open), &mut world, &ids)?;
+    changes::rolling((fixture, &agent, &open), &mut cluster_objects, &ids)?;
     let later = at_rest(&agent)?;
 
-    let sizes = maps::memory(site.bpffs()?)?;
+    let sizes = maps::memory(fixture.bpffs()?)?;
     let of = |is: &dyn Fn(&str) -> bool| -> f64 {
         mebibytes(sizes.iter().filter(|(name, _)| is(name)).map(|(_, bytes)| bytes).sum())
     };
     let is_flow =
-        |name: &str| ["flows", "sockets", "affinity", "peers"].iter().any(|kind| name.starts_with(kind));
+        |name: &str| ["flows", "sockets", "affinity", "connected"].iter().any(|kind| name.starts_with(kind));
     let is_mapped = |name: &str| MAPPED.contains(&name);
     let maps_in_process = of(&is_mapped);
     report.add(0, &row, PEAK, mebibytes(later.peak));
@@ -80,10 +81,17 @@ fn measure(site: &Site, size: Size, report: &mut Report) -> Result<()> {
 }
 
 /// Maps that the agent maps into its memory.
-const MAPPED: [&str; 7] =
-    ["alive", "answers", "backend_ids", "backends_v4", "backends_v6", "sets", "vip_filter"];
+const MAPPED: [&str; 7] = [
+    "backend_states",
+    "reply_filter",
+    "backend_ids",
+    "backends_v4",
+    "backends_v6",
+    "backend_sets",
+    "vip_filter",
+];
 
-fn at_rest(agent: &Agent) -> Result<crate::site::Memory> {
+fn at_rest(agent: &Agent) -> Result<crate::fixture::Memory> {
     thread::sleep(Duration::from_secs(2));
     agent.memory()
 }

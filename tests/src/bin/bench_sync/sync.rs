@@ -7,10 +7,10 @@ use proxy_tests::bench::{Part, Unit};
 
 use crate::{
     calls, changes,
+    cluster_objects::ClusterObjects,
+    fixture::Fixture,
     objects::{Size, grouped},
     report::Report,
-    site::Site,
-    world::World,
 };
 
 /// Measured changes of a kind, in each run.
@@ -21,7 +21,7 @@ const CREATIONS: usize = 50;
 const METHOD: &str = "\
 The release build of the agent, on a CPU of its own, in a network namespace with an API server on the other CPU. The server \
 speaks HTTP without TLS and grants streaming lists; they are encoded before, with the metadata that real objects have. Each \
-service is a ClusterIP with one port and one EndpointSlice. Whoever measures writes the events to the connection and looks at \
+service is a ClusterIP with one port and one EndpointSlice. The benchmark writes the events to the connection and looks at \
 the agent's maps, mapped into memory, without a pause; what they hold in the end is compared with what was sent.
 
 - *Cold start*: nothing is pinned. From the start of the process, and from when the last byte of both lists had been taken by \
@@ -51,12 +51,12 @@ const TABLES: [(&str, Unit); 7] = [
 ];
 
 pub(crate) fn run(runs: usize, sizes: &[Size]) -> Result<Part> {
-    let site = Site::new()?;
+    let fixture = Fixture::new()?;
     let mut report = Report::new("sync", METHOD, &TABLES);
     for size in sizes {
         for run in 0..runs {
             let last = run + 1 == runs;
-            let measured = measure(&site, *size, last).with_context(|| format!("{size} endpoints"))?;
+            let measured = measure(&fixture, *size, last).with_context(|| format!("{size} endpoints"))?;
             for ((table, row, column), value) in measured {
                 report.add(table, &row, column, value);
             }
@@ -67,19 +67,19 @@ pub(crate) fn run(runs: usize, sizes: &[Size]) -> Result<Part> {
     Ok(report.part())
 }
 
-fn measure(site: &Site, size: Size, count_calls: bool) -> Result<Measured> {
+fn measure(fixture: &Fixture, size: Size, count_calls: bool) -> Result<Measured> {
     let mut found = Measured::new();
     let row = size.to_string();
-    let mut world = World::new(site, size);
-    site.clean_up()?;
+    let mut cluster_objects = ClusterObjects::new(fixture, size);
+    fixture.clean_up()?;
 
-    let agent = site.start()?;
-    let mut maps = site.maps(&agent)?;
-    let (programmed, ids) = world.until_programmed(&agent, &mut maps)?;
+    let agent = fixture.start()?;
+    let mut maps = fixture.maps(&agent)?;
+    let (programmed, ids) = cluster_objects.until_programmed(&agent, &mut maps)?;
     let ready = agent.until_healthy()?;
     let cpu = agent.cpu()?;
-    world.check(&maps, &ids)?;
-    let (asked, last_byte) = (site.api.first_asked(), site.api.last_byte());
+    cluster_objects.check(&maps, &ids)?;
+    let (asked, last_byte) = (fixture.api.first_asked(), fixture.api.last_byte());
     let (asked, last_byte) = (asked.context("no list was asked for")?, last_byte.context("nor was it sent")?);
     let mut cold = |column, time: Duration| found.insert((0, row.clone(), column), time.as_secs_f64());
     cold(REQUEST, asked - agent.started);
@@ -88,28 +88,28 @@ fn measure(site: &Site, size: Size, count_calls: bool) -> Result<Measured> {
     cold(AFTER_LAST_BYTE, programmed.saturating_duration_since(last_byte));
     cold(CPU_COLD, cpu);
 
-    let all = (site, &agent, &maps);
+    let all = (fixture, &agent, &maps);
     for (what, churn) in [("idle", false), ("under churn", true)] {
-        let changes = changes::endpoints(all, &mut world, &ids, CHANGES, churn)?;
+        let changes = changes::endpoints(all, &mut cluster_objects, &ids, CHANGES, churn)?;
         let row = format!("{row}, {what}");
         found.insert((2, row.clone(), P50), changes.quantile(0.5));
         found.insert((2, row.clone(), P99), changes.quantile(0.99));
         found.insert((2, row, CPU), changes.cpu);
     }
     for (what, node_ports) in [("ClusterIP", false), ("NodePort", true)] {
-        let changes = changes::creations(all, &world, CREATIONS, node_ports)?;
+        let changes = changes::creations(all, &cluster_objects, CREATIONS, node_ports)?;
         let row = format!("{row}, {what}");
         found.insert((3, row.clone(), P50), changes.quantile(0.5));
         found.insert((3, row.clone(), P99), changes.quantile(0.99));
         found.insert((3, row, CPU), changes.cpu);
     }
-    let rolling = changes::rolling(all, &mut world, &ids)?;
+    let rolling = changes::rolling(all, &mut cluster_objects, &ids)?;
     found.insert((4, row.clone(), "time"), rolling.time.as_secs_f64());
     found.insert((4, row.clone(), "CPU time"), rolling.cpu.as_secs_f64());
     let per_event = rolling.cpu.as_secs_f64() * 1e6 / rolling.events as f64;
     found.insert((5, row.clone(), "CPU time"), per_event);
 
-    if count_calls && let Some(calls) = calls::per_change(all, &mut world, &ids)? {
+    if count_calls && let Some(calls) = calls::per_change(all, &mut cluster_objects, &ids)? {
         let all_calls = calls.values().sum();
         found.insert((6, row.clone(), MAP_WRITES), calls::map_writes(&calls));
         found.insert((6, row.clone(), ALL_CALLS), all_calls);
@@ -117,15 +117,17 @@ fn measure(site: &Site, size: Size, count_calls: bool) -> Result<Measured> {
     }
 
     drop(agent);
-    let changed = world.size.services / 2;
-    world.replace(site, changed, 1);
-    world.list(site);
-    let agent = site.start()?;
-    agent.until("what changed meanwhile", || Ok(maps.check(ids[changed], &world.services[changed]).ok()))?;
+    let changed = cluster_objects.size.services / 2;
+    cluster_objects.replace(fixture, changed, 1);
+    cluster_objects.list(fixture);
+    let agent = fixture.start()?;
+    agent.until("what changed meanwhile", || {
+        Ok(maps.check(ids[changed], &cluster_objects.services[changed]).ok())
+    })?;
     found.insert((1, row.clone(), CHANGE_MEANWHILE), agent.started.elapsed().as_secs_f64());
     found.insert((1, row.clone(), READY), (agent.until_healthy()? - agent.started).as_secs_f64());
     found.insert((1, row.clone(), CPU_WARM), agent.cpu()?.as_secs_f64());
-    world.check(&maps, &ids)?;
+    cluster_objects.check(&maps, &ids)?;
     Ok(found)
 }
 

@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use anyhow::Result;
 use proxy_tests::{
-    bench::rules::{Endpoint, Port, Service, Site, nftables},
+    bench::rules::{Endpoint, NodeContext, Port, Service, nftables},
     cluster::{Agent, Cluster, Node, Process},
 };
 
 use crate::{
-    services::{Where, manifest, site},
-    stand::start_server,
+    services::{Where, manifest, node_context},
+    setup::start_server,
     wire::{SERVICE_PORT, TARGET_PORT},
 };
 
@@ -70,8 +70,8 @@ impl Fixture {
             Proxy::Masquerade | Proxy::Nftables => {
                 for (index, node) in cluster.nodes.iter().enumerate() {
                     let keeps_ports = proxy == Proxy::Masquerade;
-                    let site = Site { keeps_ports, ..site(index, node.place.v4) };
-                    node.place.netns.nft(&nftables(&site, &services))?;
+                    let node_context = NodeContext { keeps_ports, ..node_context(index, node.host.v4) };
+                    node.host.netns.nft(&nftables(&node_context, &services))?;
                 }
             }
         }
@@ -80,7 +80,7 @@ impl Fixture {
 
     /// The nodePort of a Service, 0 or 1, at the first node.
     pub(crate) fn target(&self, service: u8) -> Result<SocketAddrV4> {
-        Ok(SocketAddrV4::new(self.cluster.node(0)?.place.v4, node_port(service)))
+        Ok(SocketAddrV4::new(self.cluster.node(0)?.host.v4, node_port(service)))
     }
 
     /// This many of the client's addresses.
@@ -101,12 +101,12 @@ fn endpoints(at: Where, count: usize) -> impl Iterator<Item = Endpoint> {
 
 /// One pod has all the endpoints of its node.
 fn servers(node: &Node, endpoints: &[Endpoint]) -> Result<Process> {
-    let (pod, own) = (&node.pods[0], node.place.v4);
+    let (pod, own) = (&node.pods[0], node.host.v4);
     let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
     let address = |address: &IpAddr| format!("addr add {address}/32 dev eth0");
     let route = |address: &IpAddr| format!("route add {address}/32 dev veth-a scope link src {own}");
     pod.netns.ip(&addresses.iter().map(address).collect::<Vec<_>>())?;
-    node.place.netns.ip(&addresses.iter().map(route).collect::<Vec<_>>())?;
+    node.host.netns.ip(&addresses.iter().map(route).collect::<Vec<_>>())?;
     start_server(pod, &["echo"], &addresses)
 }
 

@@ -24,7 +24,7 @@ use proxy_tests::{
 
 use crate::{
     services::Where,
-    stand::{Stand, Variant},
+    setup::{Setup, Variant},
     wire::{SERVICE_PORT, TARGET_PORT},
 };
 
@@ -42,14 +42,14 @@ const BATCH: u32 = 100_000;
 pub(crate) type Rates = Vec<(Variant, Vec<f64>)>;
 
 /// Measures all stands, one after the other, again and again.
-pub(crate) fn forward(stands: &[&Stand], cpu: usize, rounds: usize, time: Duration) -> Result<Rates> {
-    let forwarders = stands.iter().map(|stand| Forwarder::new(stand, cpu));
+pub(crate) fn forward(setups: &[&Setup], cpu: usize, rounds: usize, time: Duration) -> Result<Rates> {
+    let forwarders = setups.iter().map(|setup| Forwarder::new(setup, cpu));
     let forwarders = forwarders.collect::<Result<Vec<_>>>()?;
     for forwarder in &forwarders {
         // The flows come into being.
         forwarder.rate(Duration::from_millis(20))?;
     }
-    let mut rates: Rates = stands.iter().map(|stand| (stand.variant, Vec::new())).collect();
+    let mut rates: Rates = setups.iter().map(|setup| (setup.variant, Vec::new())).collect();
     for _ in 0..rounds {
         for (forwarder, (_, rates)) in forwarders.iter().zip(&mut rates) {
             rates.push(forwarder.rate(time)?);
@@ -60,7 +60,7 @@ pub(crate) fn forward(stands: &[&Stand], cpu: usize, rounds: usize, time: Durati
 
 /// One variant, ready.
 struct Forwarder<'s> {
-    stand: &'s Stand,
+    setup: &'s Setup,
     /// Writes the frame anew, and goes over to the program of the device, or gives it to the stack.
     program: OwnedFd,
     _array: Option<OwnedFd>,
@@ -70,35 +70,35 @@ struct Forwarder<'s> {
 
 impl<'s> Forwarder<'s> {
     /// Frames are made on this CPU.
-    fn new(stand: &'s Stand, cpu: usize) -> Result<Self> {
-        let node = stand.cluster.node(0)?;
-        let array = if stand.variant == Variant::Xdp {
+    fn new(setup: &'s Setup, cpu: usize) -> Result<Self> {
+        let node = setup.cluster.node(0)?;
+        let array = if setup.variant == Variant::Xdp {
             let program = xdp_program(&node.bpffs.join("links"))?;
             Some(sys::program_array(program.as_fd())?)
         } else {
             None
         };
-        let mac = node.place.netns.run(|| mac_of(UPLINK))?;
-        let to = match stand.variant {
+        let mac = node.host.netns.run(|| mac_of(UPLINK))?;
+        let to = match setup.variant {
             Variant::Direct => (Where::Remote.endpoints().next().context("no endpoint")?, TARGET_PORT),
-            _ => (node.place.v4, Where::Remote.node_port(SERVICE_PORT)),
+            _ => (node.host.v4, Where::Remote.node_port(SERVICE_PORT)),
         };
-        let frame = frame(mac, stand.cluster.client.v4, to);
+        let frame = frame(mac, setup.cluster.client.v4, to);
         let flags = if array.is_some() { sys::XDP_HAS_FRAGS } else { 0 };
         let program = sys::load_with(Kind::Xdp, &instructions(&frame, array.as_ref()), flags)?;
-        let forwarder = Self { stand, program, _array: array, frame, cpu };
+        let forwarder = Self { setup, program, _array: array, frame, cpu };
         forwarder.find_neighbour()?;
         Ok(forwarder)
     }
 
     /// Forwards for about this long; packets per second.
     fn rate(&self, time: Duration) -> Result<f64> {
-        let fabric = &self.stand.cluster.fabric;
-        let sink = match self.stand.variant {
+        let fabric = &self.setup.cluster.fabric;
+        let sink = match self.setup.variant {
             Variant::Xdp => Sink::xdp(fabric, FABRIC_PORT)?,
             _ => Sink::tc(fabric, FABRIC_PORT)?,
         };
-        let node = &self.stand.cluster.node(0)?.place.netns;
+        let node = &self.setup.cluster.node(0)?.host.netns;
         let (sent, spent) = node.run(|| {
             pin(self.cpu)?;
             let uplink = if_nametoindex(UPLINK)?;
@@ -111,7 +111,7 @@ impl<'s> Forwarder<'s> {
             Ok((sent, cpu_time()? - before))
         })?;
         let arrived = sink.packets()?;
-        let title = self.stand.variant.title();
+        let title = self.setup.variant.title();
         // New flows may be limited for a moment.
         ensure!(arrived * 100 >= sent * 95, "{title}: {arrived} of {sent} packets were forwarded");
         Ok(arrived as f64 / spent.as_secs_f64())
@@ -119,8 +119,8 @@ impl<'s> Forwarder<'s> {
 
     /// XDP forwards only to neighbours that are known.
     fn find_neighbour(&self) -> Result<()> {
-        let next = self.stand.cluster.node(1)?.place.v4;
-        self.stand.cluster.node(0)?.place.netns.run(|| {
+        let next = self.setup.cluster.node(1)?.host.v4;
+        self.setup.cluster.node(0)?.host.netns.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             // Nobody listens: the refusal says that the packet came there.
             socket.connect((next, 9))?;

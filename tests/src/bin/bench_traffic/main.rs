@@ -12,7 +12,7 @@ mod reasons;
 mod report;
 mod serve;
 mod services;
-mod stand;
+mod setup;
 mod sustained;
 mod sustained_report;
 mod targets;
@@ -27,7 +27,7 @@ use proxy_tests::bench::{Part, pin};
 use forward::Rates;
 use measure::{Path, Plan, Samples};
 use method::Method;
-use stand::{Stand, Variant};
+use setup::{Setup, Variant};
 use wire::Kind;
 
 /// Measures services under load.
@@ -146,8 +146,8 @@ fn compare_variants(args: &Args, sections: &[Section]) -> Result<Part> {
     let mut variants = chosen(args.variants.clone());
     variants.retain(|variant| *variant != Variant::Direct);
     variants.insert(0, Variant::Direct);
-    let stands = variants.into_iter().map(|variant| Stand::new(variant, cpus - 1));
-    let mut stands = stands.collect::<Result<Vec<_>>>()?;
+    let setups = variants.into_iter().map(|variant| Setup::new(variant, cpus - 1));
+    let mut setups = setups.collect::<Result<Vec<_>>>()?;
     let plan = Plan {
         kinds: chosen(args.kinds.clone()),
         paths: chosen(args.paths.clone()),
@@ -156,22 +156,22 @@ fn compare_variants(args: &Args, sections: &[Section]) -> Result<Part> {
         slice: Duration::from_millis(args.slice),
     };
     let has = |section| sections.contains(&section);
-    let rates = if has(Section::Forwarding) { forward(&mut stands, &plan, cpus - 1)? } else { Rates::new() };
-    let samples = if has(Section::Slices) { measure::measure(&mut stands, &plan)? } else { Samples::new() };
-    let iptables = stands.iter().find_map(|stand| stand.iptables());
+    let rates = if has(Section::Forwarding) { forward(&mut setups, &plan, cpus - 1)? } else { Rates::new() };
+    let samples = if has(Section::Slices) { measure::measure(&mut setups, &plan)? } else { Samples::new() };
+    let iptables = setups.iter().find_map(|setup| setup.iptables());
     Ok(report::part(&samples, &rates, &Method { plan: &plan, iptables }))
 }
 
 /// With the first number of services. XDP needs a cluster of its own.
-fn forward(stands: &mut [Stand], plan: &Plan, cpu: usize) -> Result<Rates> {
+fn forward(setups: &mut [Setup], plan: &Plan, cpu: usize) -> Result<Rates> {
     let services = services::services(plan.services.first().copied().unwrap_or_default());
-    let mut xdp = Stand::new(Variant::Xdp, cpu)?;
-    for stand in stands.iter_mut().chain([&mut xdp]) {
-        stand.set_services(&services)?;
+    let mut xdp = Setup::new(Variant::Xdp, cpu)?;
+    for setup in setups.iter_mut().chain([&mut xdp]) {
+        setup.set_services(&services)?;
     }
     // Pods have no part in it.
-    let others = |stand: &&Stand| !matches!(stand.variant, Variant::Again | Variant::Tc);
-    let all: Vec<_> = stands.iter().filter(others).chain([&xdp]).collect();
+    let others = |setup: &&Setup| !matches!(setup.variant, Variant::Again | Variant::Tc);
+    let all: Vec<_> = setups.iter().filter(others).chain([&xdp]).collect();
     forward::forward(&all, cpu, plan.rounds, 2 * plan.slice)
 }
 

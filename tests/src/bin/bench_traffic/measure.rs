@@ -12,7 +12,7 @@ use proxy_tests::bench::quantile;
 
 use crate::{
     services::{Where, services},
-    stand::{From, Stand, Variant},
+    setup::{From, Setup, Variant},
     wire::{Kind, Order},
 };
 
@@ -85,14 +85,14 @@ pub(crate) struct Plan {
 }
 
 /// Measures everything there is to measure with `services`.
-pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
+pub(crate) fn measure(setups: &mut [Setup], plan: &Plan) -> Result<Samples> {
     let mut samples = Samples::new();
     for (index, &count) in plan.services.iter().enumerate() {
         let all = services(count);
-        for stand in &mut *stands {
-            stand
+        for setup in &mut *setups {
+            setup
                 .set_services(&all)
-                .with_context(|| format!("{}, {count} services", stand.variant.title()))?;
+                .with_context(|| format!("{}, {count} services", setup.variant.title()))?;
         }
         // How many services there are matters for new flows only.
         let matters = |kind: &&Kind| index == 0 || matches!(kind, Kind::Short | Kind::Datagram);
@@ -101,18 +101,18 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
         let rows: Vec<_> = paths.map(|(kind, path)| Row { services: count, kind, path }).collect();
         // Neighbours are found, caches filled; and everything works, or it ends here.
         for row in &rows {
-            for stand in &mut *stands {
-                sample(stand, *row, Duration::from_millis(20))?;
+            for setup in &mut *setups {
+                sample(setup, *row, Duration::from_millis(20))?;
             }
         }
         for round in 0..plan.rounds {
             for row in &rows {
                 // Nobody is always the first.
-                for turn in 0..stands.len() {
-                    let at = (turn + round) % stands.len();
-                    let stand = &mut stands[at];
-                    let sample = sample(stand, *row, plan.slice)?;
-                    samples.entry((*row, stand.variant)).or_default().push(sample);
+                for turn in 0..setups.len() {
+                    let at = (turn + round) % setups.len();
+                    let setup = &mut setups[at];
+                    let sample = sample(setup, *row, plan.slice)?;
+                    samples.entry((*row, setup.variant)).or_default().push(sample);
                 }
             }
         }
@@ -120,19 +120,19 @@ pub(crate) fn measure(stands: &mut [Stand], plan: &Plan) -> Result<Samples> {
     Ok(samples)
 }
 
-fn sample(stand: &mut Stand, row: Row, time: Duration) -> Result<Sample> {
+fn sample(setup: &mut Setup, row: Row, time: Duration) -> Result<Sample> {
     let Row { kind, path, .. } = row;
     let (from, to) = (path.from(), path.to());
     let (to, port) = match from {
-        _ if stand.variant.is_direct() => (to.endpoints().collect(), kind.target_port()),
+        _ if setup.variant.is_direct() => (to.endpoints().collect(), kind.target_port()),
         From::Pod => (vec![to.cluster_ip()], kind.service_port()),
-        From::Client => (vec![stand.cluster.node(0)?.place.v4], to.node_port(kind.service_port())),
+        From::Client => (vec![setup.cluster.node(0)?.host.v4], to.node_port(kind.service_port())),
     };
     let order = Order { kind, to, port, milliseconds: time.as_millis() as u64 };
     // What the last slice left to do is not this one's.
     thread::sleep(Duration::from_millis(2));
     let (begin, before) = (Instant::now(), idle()?);
-    let mut outcome = stand.run(from, &order)?;
+    let mut outcome = setup.run(from, &order)?;
     let cpus = thread::available_parallelism()?.get() as f64;
     let busy = cpus * begin.elapsed().as_nanos() as f64 - (idle()? - before);
     let seconds = outcome.nanoseconds as f64 / 1e9;

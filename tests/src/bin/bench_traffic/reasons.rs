@@ -2,7 +2,7 @@
 
 use crate::{
     measure::{Path, Row},
-    stand::{From, Variant},
+    setup::{From, Variant},
     wire::Kind,
 };
 

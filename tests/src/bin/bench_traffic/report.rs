@@ -8,7 +8,7 @@ use crate::{
     forward::{FLOWS, Rates},
     measure::{Row, Sample, Samples},
     method::Method,
-    stand::Variant,
+    setup::Variant,
     targets::targets,
     wire::Kind,
 };
@@ -47,7 +47,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
     let mut figures = Vec::new();
     let mut tables: Vec<(usize, Kind)> = samples.keys().map(|(row, _)| (row.services, row.kind)).collect();
     tables.dedup();
-    let mut floors = Vec::new();
+    let mut baselines = Vec::new();
     for (services, kind) in tables {
         let of = |row: &Row| row.services == services && row.kind == kind;
         let title = format!("{}, {services} services", kind.title());
@@ -67,7 +67,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
                 let (unit, scale) = kind.rate();
                 let rates = Summary::median(measured.iter().map(|sample| sample.rate / scale));
                 let table = format!("Rates without a service proxy, {services} services");
-                floors.push(Figure {
+                baselines.push(Figure {
                     column: kind.title().to_owned(),
                     ..figure(table, unit, Better::More, rates)
                 });
@@ -101,7 +101,7 @@ pub(crate) fn part(samples: &Samples, rates: &Rates, method: &Method<'_>) -> Par
         better: Better::More,
         value: Summary::median(rates.iter().copied()),
     }));
-    let figures = floors.into_iter().chain(figures).collect();
+    let figures = baselines.into_iter().chain(figures).collect();
     let targets = targets(samples, rates);
     Part { bench: NAME.to_owned(), method: method.to_string(), figures, targets }
 }
@@ -126,7 +126,7 @@ pub(crate) fn forwarded_by(variant: Variant) -> &'static str {
 /// A variant's rate over that of another, of each round.
 pub(crate) fn against(samples: &Samples, row: Row, variant: Variant, other: Variant) -> Summary {
     let of = |variant| samples.get(&(row, variant)).into_iter().flatten();
-    Summary::median(of(variant).zip(of(other)).map(|(sample, floor)| sample.rate / floor.rate))
+    Summary::median(of(variant).zip(of(other)).map(|(sample, baseline)| sample.rate / baseline.rate))
 }
 
 /// CPU time of an operation in microseconds. The machine counts in 10 ms, so the number is that of all rounds together.

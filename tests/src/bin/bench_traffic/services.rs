@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use proxy_tests::bench::rules::{Endpoint, Port, Service, Site};
+use proxy_tests::bench::rules::{Endpoint, NodeContext, Port, Service};
 use serde_json::{Value, json};
 
 use crate::wire::{SERVICE_PORT, STREAM_SERVICE_PORT, STREAM_TARGET_PORT, TARGET_PORT};
@@ -98,9 +98,9 @@ fn other(number: usize) -> Service {
     }
 }
 
-/// The rules of a node are for this site.
-pub(crate) fn site(node: usize, address: Ipv4Addr) -> Site {
-    Site {
+/// What the rules of a node are for.
+pub(crate) fn node_context(node: usize, address: Ipv4Addr) -> NodeContext {
+    NodeContext {
         node: address.into(),
         node_name: format!("node-{}", node + 1),
         cluster_cidr: CLUSTER_CIDR,

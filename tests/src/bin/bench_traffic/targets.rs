@@ -1,4 +1,4 @@
-//! What was to be reached, and where not, why.
+//! Targets, and the reasons where they are missed.
 
 use clap::ValueEnum;
 use proxy_tests::bench::{Better, Summary, Target, Unit};
@@ -8,7 +8,7 @@ use crate::{
     measure::{Path, Samples},
     reasons,
     report::{against, forwarded_by},
-    stand::Variant,
+    setup::Variant,
     wire::Kind,
 };
 

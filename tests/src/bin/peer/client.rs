@@ -59,7 +59,7 @@ pub(crate) fn load(target: &Target, interval: Duration) -> io::Result<()> {
                 report.fail(report.sent, &error);
             }
         }
-        // Whoever watches can tell how far it is.
+        // The parent process follows the progress.
         writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
         thread::sleep(interval);
     }

@@ -90,7 +90,7 @@ impl Report {
     }
 
     fn test(&mut self, name: &str, verdict: Verdict, output: &[String]) {
-        match (verdict, suite::lack(verdict, output)) {
+        match (verdict, suite::missing_capability(verdict, output)) {
             (Verdict::Passed, None) => println!("CHECK PASS {name}"),
             (Verdict::Passed, Some(reason)) => println!("CHECK PART {name}: {reason}"),
             (Verdict::Failed, Some(reason)) => println!("CHECK NOT {name}: {reason}"),
@@ -145,7 +145,7 @@ fn start_agent(pod_datapath: &str, xdp: &str) -> Result<Child> {
     command.spawn().context("cannot run the agent")
 }
 
-/// Waits until /healthz says yes, and that the agent is in step with its source: one that takes over complete maps serves before that.
+/// Waits until /healthz says yes, and that the agent is synced with its source: one that takes over complete maps serves before that.
 fn wait_until_ready(agent: &mut Child) -> Result<()> {
     let end = Instant::now() + READY_LIMIT;
     loop {

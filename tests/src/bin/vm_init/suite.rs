@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use proxy_tests::lacks::MARK;
+use proxy_tests::kernel_capabilities::MARK;
 
 use crate::Report;
 
@@ -165,7 +165,7 @@ impl Suite {
 
 /// What of a test was not possible, by its output: a test that goes on says so in a line of its own, one that does not
 /// has it in its error.
-pub(crate) fn lack(verdict: Verdict, output: &[String]) -> Option<&str> {
+pub(crate) fn missing_capability(verdict: Verdict, output: &[String]) -> Option<&str> {
     output.iter().find_map(|line| {
         let (before, reason) = line.split_once(MARK)?;
         (before.is_empty() == (verdict == Verdict::Passed)).then_some(reason)
@@ -220,7 +220,7 @@ test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let told: Vec<_> = suite
             .tests
             .iter()
-            .map(|(name, test)| (name.as_str(), test.verdict, lack(test.verdict, &test.output)))
+            .map(|(name, test)| (name.as_str(), test.verdict, missing_capability(test.verdict, &test.output)))
             .collect();
         assert_eq!(
             told,

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     super::{Expect, Probe, Protocol},
+    host,
     network::Network,
-    place,
 };
 use crate::cluster::{Load, LoadReport, Protocol as By, until};
 
@@ -35,7 +35,7 @@ impl Held {
     /// Starts the loads of a name, or looks at them again.
     pub(super) fn check(&mut self, network: &Network<'_>, probe: &Probe, name: &'static str) -> Result<()> {
         if !self.loads.contains_key(name) {
-            let from = place(network.cluster, probe.from)?;
+            let from = host(network.cluster, probe.from)?;
             let protocols: &[By] =
                 if probe.protocol == Protocol::Tcp { &[By::Tcp] } else { &[By::Udp, By::ConnectedUdp] };
             let start = |by: &By| {

@@ -68,8 +68,8 @@ impl Marker<'_> {
         for node in &self.cluster.nodes {
             for ipv4 in [true, false] {
                 let to = SocketAddr::new(ip(ipv4), port_of(round));
-                let call = node.place.call(to).timeout(Duration::from_millis(300));
-                until(DEADLINE, &format!("step {} on {}", round + 1, node.place.name), || {
+                let call = node.host.call(to).timeout(Duration::from_millis(300));
+                until(DEADLINE, &format!("step {} on {}", round + 1, node.host.name), || {
                     Ok(call.once()?.answer.is_some().then_some(()))
                 })?;
             }

@@ -19,8 +19,8 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
 use self::{held::Held, marker::Marker, network::Network};
-use super::{Object, Rule, Site, Step, TARGETS, shared_objects, sites};
-use crate::cluster::{Cluster, Place};
+use super::{Case, Object, Rule, Step, TARGETS, cases, shared_objects};
+use crate::cluster::{Cluster, Host};
 
 /// Most probes wait for packets that do not come.
 const AT_ONCE: usize = 8;
@@ -28,14 +28,14 @@ const AT_ONCE: usize = 8;
 /// A rule in one family, under way.
 struct Running {
     rule: Rule,
-    site: Site,
+    case: Case,
     steps: Vec<Step>,
     held: Mutex<Held>,
 }
 
 impl fmt::Display for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.rule.id, if self.site.ipv4 { "IPv4" } else { "IPv6" })
+        write!(f, "{} ({})", self.rule.id, if self.case.ipv4 { "IPv4" } else { "IPv6" })
     }
 }
 
@@ -45,15 +45,15 @@ impl fmt::Display for Running {
 /// Names every rule that failed, and where.
 pub fn run(pod_datapath: &'static str) -> Result<()> {
     let filter = std::env::var("CONFORMANCE_FILTER").unwrap_or_default();
-    let running: Vec<_> = sites()
+    let running: Vec<_> = cases()
         .into_iter()
         .filter(|(rule, _)| rule.id.contains(&filter))
-        .map(|(rule, site)| Running { steps: rule.traffic_steps(&site), rule, site, held: Mutex::default() })
+        .map(|(rule, case)| Running { steps: rule.traffic_steps(&case), rule, case, held: Mutex::default() })
         .filter(|running| !running.steps.is_empty())
         .collect();
     let cluster = Cluster::builder().build()?;
-    let places = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-    let _servers: Vec<_> = places.map(|place| place.serve_all(&TARGETS)).collect::<Result<_>>()?;
+    let hosts = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
+    let _servers: Vec<_> = hosts.map(|host| host.serve_all(&TARGETS)).collect::<Result<_>>()?;
     network::prepare(&cluster)?;
     write(&cluster, "shared", &shared_objects())?;
 
@@ -66,7 +66,7 @@ pub fn run(pod_datapath: &'static str) -> Result<()> {
     for round in 0..rounds {
         let now: Vec<_> = running.iter().filter(|running| round < running.steps.len()).collect();
         for running in &now {
-            write(&cluster, &running.site.namespace(), &running.steps[round].objects)?;
+            write(&cluster, &running.case.namespace(), &running.steps[round].objects)?;
         }
         marker.write(round)?;
         if agents.is_empty() {
@@ -145,10 +145,7 @@ fn in_parallel<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> V
 }
 
 /// A pod, node or the client, by name.
-fn place<'c>(cluster: &'c Cluster, name: &str) -> Result<&'c Place> {
-    let places = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-    places
-        .chain([&cluster.client])
-        .find(|place| place.name == name)
-        .with_context(|| format!("who is {name}?"))
+fn host<'c>(cluster: &'c Cluster, name: &str) -> Result<&'c Host> {
+    let hosts = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
+    hosts.chain([&cluster.client]).find(|host| host.name == name).with_context(|| format!("who is {name}?"))
 }

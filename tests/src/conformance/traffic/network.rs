@@ -20,9 +20,9 @@ const TABLE: &str = "100";
 /// Tells the router outside by which node the client reaches services, and lets nobody keep the ports of closed
 /// connections: there are more connections than ports for them.
 pub(super) fn prepare(cluster: &Cluster) -> Result<()> {
-    let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.place]));
-    for place in pods.chain([&cluster.client]) {
-        place.netns.sysctl(&[("ipv4/tcp_max_tw_buckets", "0")])?;
+    let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
+    for host in pods.chain([&cluster.client]) {
+        host.netns.sysctl(&[("ipv4/tcp_max_tw_buckets", "0")])?;
     }
     for family in ["-4", "-6"] {
         let rule = [family, "rule", "add", "iif", "client", "table", TABLE];

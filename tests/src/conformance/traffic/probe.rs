@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{
     super::{Expect, Probe, Protocol, Source, node_of},
     held::Held,
+    host,
     network::Network,
-    place,
 };
-use crate::cluster::{Call, Place, Protocol as By, Reply};
+use crate::cluster::{Call, Host, Protocol as By, Reply};
 
 /// So many requests reach each of two, three or four endpoints, but for one time in some millions.
 const ENOUGH: [usize; 5] = [2, 2, 28, 44, 60];
@@ -28,7 +28,7 @@ const AT_ONCE_MS: u64 = 500;
 impl Network<'_> {
     /// Tries a probe whose connections are new.
     pub(super) fn check(&self, probe: &Probe, held: &mut Held) -> Result<()> {
-        let from = place(self.cluster, probe.from)?;
+        let from = host(self.cluster, probe.from)?;
         if probe.protocol == Protocol::Ping {
             return ping(from, probe);
         }
@@ -43,7 +43,7 @@ impl Network<'_> {
     }
 
     /// All kinds of sockets together reach every endpoint.
-    fn check_answers(&self, probe: &Probe, from: &Place, endpoints: &[SocketAddr]) -> Result<()> {
+    fn check_answers(&self, probe: &Probe, from: &Host, endpoints: &[SocketAddr]) -> Result<()> {
         let protocols = protocols(probe);
         let count = ENOUGH.get(endpoints.len()).copied().unwrap_or(100) / protocols.len();
         let mut found = BTreeSet::new();
@@ -56,11 +56,11 @@ impl Network<'_> {
         Ok(())
     }
 
-    fn check_by(&self, probe: &Probe, from: &Place, call: &Call<'_>, held: &mut Held) -> Result<()> {
+    fn check_by(&self, probe: &Probe, from: &Host, call: &Call<'_>, held: &mut Held) -> Result<()> {
         let by_socket = self.by_socket(probe.from, probe.to);
         let told = |socket: &'static str, packet| if by_socket { socket } else { packet };
         match &probe.expect {
-            Expect::Sticky(endpoints, pause) => {
+            Expect::SessionAffinity(endpoints, pause) => {
                 let found = self.found_with_pauses(probe, from, call, *pause, STICKY, false)?;
                 ensure!(found.len() == 1, "answered by {found:?}, not by one");
                 let one = found.first().copied();
@@ -79,7 +79,7 @@ impl Network<'_> {
                 ensure!(!by_socket || reply.elapsed_ms < AT_ONCE_MS, "only after {} ms", reply.elapsed_ms);
                 Ok(())
             }
-            Expect::Withheld => fails(call, told("EHOSTUNREACH", "ETIMEDOUT")),
+            Expect::NoLocalEndpoints => fails(call, told("EHOSTUNREACH", "ETIMEDOUT")),
             Expect::Denied => fails(call, told("EPERM", "ETIMEDOUT")),
             Expect::Dropped => fails(call, "ETIMEDOUT"),
             Expect::Unanswered => {
@@ -105,7 +105,7 @@ impl Network<'_> {
     fn found_with_pauses(
         &self,
         probe: &Probe,
-        from: &Place,
+        from: &Host,
         call: &Call<'_>,
         pause: Duration,
         count: usize,
@@ -127,7 +127,7 @@ impl Network<'_> {
     }
 
     /// The endpoints that answered; all requests must be, and everybody must have seen whom they should.
-    fn found(&self, probe: &Probe, from: &Place, replies: Vec<Reply>) -> Result<BTreeSet<SocketAddr>> {
+    fn found(&self, probe: &Probe, from: &Host, replies: Vec<Reply>) -> Result<BTreeSet<SocketAddr>> {
         let mut found = BTreeSet::new();
         for reply in replies {
             let answer = reply.answer.with_context(|| format!("no answer: {:?}", reply.error))?;
@@ -140,7 +140,7 @@ impl Network<'_> {
         Ok(found)
     }
 
-    fn check_source(&self, probe: &Probe, from: &Place, seen: SocketAddr) -> Result<()> {
+    fn check_source(&self, probe: &Probe, from: &Host, seen: SocketAddr) -> Result<()> {
         let right = match probe.source {
             None => true,
             Some(Source::Client) => from.owns(seen.ip()),
@@ -157,9 +157,13 @@ impl Network<'_> {
 fn protocols(probe: &Probe) -> &'static [By] {
     let is_answered = matches!(
         probe.expect,
-        Expect::Answers(_) | Expect::Sticky(..) | Expect::Repicked(..) | Expect::Withheld | Expect::Denied
+        Expect::Answers(_)
+            | Expect::SessionAffinity(..)
+            | Expect::Repicked(..)
+            | Expect::NoLocalEndpoints
+            | Expect::Denied
     );
-    // Nobody tells an unconnected UDP socket of an ICMP message, so refusals are for connected ones.
+    // Nobody tells an unconnected UDP socket of an ICMP message, so rejects are for connected ones.
     let tells_all = is_answered || (matches!(probe.expect, Expect::Refused) && node_of(probe.from).is_none());
     match probe.protocol {
         Protocol::Tcp => &[By::Tcp],
@@ -174,7 +178,7 @@ fn fails(call: &Call<'_>, error: &str) -> Result<()> {
     Ok(())
 }
 
-fn ping(from: &Place, probe: &Probe) -> Result<()> {
+fn ping(from: &Host, probe: &Probe) -> Result<()> {
     let is_answered = from.ping(probe.to.ip(), PING)?;
     ensure!(is_answered == matches!(probe.expect, Expect::Echo), "answered: {is_answered}");
     Ok(())

@@ -1,4 +1,4 @@
-//! The shapes: how each connects the pods of two nodes, or the nodes to the world.
+//! The shapes: how each connects the pods of two nodes, or the nodes to the external network.
 
 mod cni;
 mod ipsec;

@@ -18,7 +18,7 @@ use proxy_common::{
     packet::ETHERNET,
 };
 
-use super::{Plan, steps::Random, world::add_services};
+use super::{Plan, fixture::add_services, steps::Random};
 use crate::packets::{
     Device, Frame, Host, IcmpError, Kernel, Node, Options, PacketFamily, SNAT, Transport, fragments,
     icmp_error, sys::Kind, talk, with_extensions,
@@ -65,8 +65,8 @@ pub fn bystanders<F: PacketFamily>(plan: Plan) -> Result<Passed> {
     let flows = kernel.flows::<F>()?;
     let begin = Instant::now();
     let runs = match F::NUMBER {
-        4 => Site::<F>::new(&kernel, frontends(&v4))?.run(plan)?,
-        _ => Site::<F>::new(&kernel, frontends(&v6))?.run(plan)?,
+        4 => Comparison::<F>::new(&kernel, frontends(&v4))?.run(plan)?,
+        _ => Comparison::<F>::new(&kernel, frontends(&v6))?.run(plan)?,
     };
     let after = kernel.flows::<F>()?;
     ensure!(after.len() == flows.len(), "{} flow entries became {}", flows.len(), after.len());
@@ -128,7 +128,7 @@ fn frontends<F: PacketFamily>(tables: &MemoryTables<F>) -> Frontends {
     known
 }
 
-struct Site<'k, F: PacketFamily> {
+struct Comparison<'k, F: PacketFamily> {
     kernel: &'k Kernel,
     frontends: Frontends,
     /// The ends of all flows, in either direction.
@@ -136,7 +136,7 @@ struct Site<'k, F: PacketFamily> {
     hooks: Vec<(&'static str, Device)>,
 }
 
-impl<'k, F: PacketFamily> Site<'k, F> {
+impl<'k, F: PacketFamily> Comparison<'k, F> {
     fn new(kernel: &'k Kernel, frontends: Frontends) -> Result<Self> {
         let mut flows = HashSet::new();
         for (FlowKey { tuple, protocol, .. }, flow) in kernel.flows::<F>()? {

@@ -4,13 +4,13 @@
 //! takes, and printed with the number that brings it back.
 
 mod bystanders;
+mod comparison;
 mod conversations;
+mod fixture;
 mod oracle;
 mod replay;
 mod shape;
-mod site;
 mod steps;
-mod world;
 
 use std::{
     env,
@@ -21,10 +21,10 @@ use anyhow::{Context as _, Result, bail};
 
 pub use self::{
     bystanders::{Passed, bystanders},
-    world::add_services,
+    fixture::add_services,
 };
 use self::{
-    site::{Failure, Met, Site},
+    comparison::{Comparison, Failure, Met},
     steps::{Random, Step, steps},
 };
 use super::{Node, Options, PacketFamily};
@@ -89,8 +89,8 @@ pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> 
     let node = Node::with(options, |v4, v6| {
         add_services(v4);
         add_services(v6);
-        world::add_mtus(v4);
-        world::add_mtus(v6);
+        fixture::add_mtus(v4);
+        fixture::add_mtus(v6);
         for settings in [&mut v4.settings, &mut v6.settings] {
             settings.external_cluster_ips = everything;
             settings.reset_removed_tcp = everything;
@@ -98,12 +98,12 @@ pub fn compare<F: PacketFamily>(plan: Plan, everything: bool) -> Result<Report> 
     })?;
     let Node { mut kernel, mut v4, mut v6 } = node;
     match F::NUMBER {
-        4 => runs(plan, everything, &mut Site::new(&mut kernel, &mut v4)?),
-        _ => runs(plan, everything, &mut Site::new(&mut kernel, &mut v6)?),
+        4 => runs(plan, everything, &mut Comparison::new(&mut kernel, &mut v4)?),
+        _ => runs(plan, everything, &mut Comparison::new(&mut kernel, &mut v6)?),
     }
 }
 
-fn runs<F: PacketFamily>(plan: Plan, everything: bool, site: &mut Site<'_, F>) -> Result<Report> {
+fn runs<F: PacketFamily>(plan: Plan, everything: bool, comparison: &mut Comparison<'_, F>) -> Result<Report> {
     let begin = Instant::now();
     let (mut met, mut taken, mut unrepeated) = (Met::new(), 0, Vec::new());
     for seed in plan.seed.. {
@@ -111,15 +111,15 @@ fn runs<F: PacketFamily>(plan: Plan, everything: bool, site: &mut Site<'_, F>) -
             break;
         }
         let all: Vec<_> = steps::<F>(&mut Random::new(seed), STEPS).into_iter().enumerate().collect();
-        if let Some(failure) = site.run(&all, &mut met)? {
-            if !happens_again(site, &all)? {
+        if let Some(failure) = comparison.run(&all, &mut met)? {
+            if !happens_again(comparison, &all)? {
                 unrepeated.push(describe::<F>(seed, everything, &[], &failure));
                 if unrepeated.len() > 2 + taken / STEPS / 100 {
                     bail!("differences that do not happen again:\n{}", unrepeated.join("\n"));
                 }
                 continue;
             }
-            let (few, failure) = shorten(site, all, failure)?;
+            let (few, failure) = shorten(comparison, all, failure)?;
             bail!("{}", describe::<F>(seed, everything, &few, &failure));
         }
         taken += STEPS;
@@ -129,10 +129,13 @@ fn runs<F: PacketFamily>(plan: Plan, everything: bool, site: &mut Site<'_, F>) -
 
 /// Does a run fail again? By chance, or on a machine that is busy, the kernel may give a flow the port of one that was
 /// idle for long, which then goes; in the core's tables that does not happen, or to another.
-fn happens_again<F: PacketFamily>(site: &mut Site<'_, F>, steps: &[(usize, Step)]) -> Result<bool> {
+fn happens_again<F: PacketFamily>(
+    comparison: &mut Comparison<'_, F>,
+    steps: &[(usize, Step)],
+) -> Result<bool> {
     const TIMES: usize = 3;
     for _ in 0..TIMES {
-        if site.run(steps, &mut Met::new())?.is_none() {
+        if comparison.run(steps, &mut Met::new())?.is_none() {
             return Ok(false);
         }
     }
@@ -141,7 +144,7 @@ fn happens_again<F: PacketFamily>(site: &mut Site<'_, F>, steps: &[(usize, Step)
 
 /// Leaves steps out while it still fails: halves, quarters, and so on down to single ones.
 fn shorten<F: PacketFamily>(
-    site: &mut Site<'_, F>,
+    comparison: &mut Comparison<'_, F>,
     mut steps: Vec<(usize, Step)>,
     mut failure: Failure,
 ) -> Result<(Vec<(usize, Step)>, Failure)> {
@@ -154,7 +157,7 @@ fn shorten<F: PacketFamily>(
         while from < steps.len() {
             let mut fewer = steps.clone();
             fewer.drain(from..steps.len().min(from + length));
-            match site.run(&fewer, &mut Met::new())? {
+            match comparison.run(&fewer, &mut Met::new())? {
                 Some(still) => (steps, failure) = (fewer, still),
                 None => from += length,
             }

@@ -5,7 +5,7 @@ use proxy_common::{
     decide::{self, Completion, Translation, Verdict, memory::MemoryTables},
     layout::{
         flow::{Mac, Tuple},
-        fragment::Held,
+        fragment::QueuedFragment,
     },
     packet::{
         Dissected, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part,
@@ -22,12 +22,12 @@ pub(super) fn parse<F: PacketFamily>(bytes: &[u8], network: usize) -> Result<Pac
     unsafe { F::parse(range.start, range.end, network) }
 }
 
-/// What a program makes of the headers: what the quick parse reads, or what is taken apart, with the ports of its first fragment.
+/// What a program makes of the headers: what the fast-path parse reads, or what is taken apart, with the ports of its first fragment.
 pub(super) struct Read<F: PacketFamily> {
     pub(super) dissected: Dissected<F>,
     pub(super) completion: Completion,
-    /// The quick parse left it.
-    pub(super) is_unusual: bool,
+    /// The fast-path parse left it.
+    pub(super) is_slow_path: bool,
 }
 
 /// Reads the headers as the program of this name does; none if they are nothing for it.
@@ -41,14 +41,14 @@ pub(super) fn read<F: PacketFamily>(
     match parse::<F>(bytes, network) {
         Ok(packet) => {
             dissected.packet = packet;
-            Some(Read { dissected, completion: Completion::Complete, is_unusual: false })
+            Some(Read { dissected, completion: Completion::Complete, is_slow_path: false })
         }
         // Left to tc.
-        Err(Unparsed::Unusual) if Kernel::kind(program) == Kind::Xdp => None,
-        Err(Unparsed::Unusual) => {
+        Err(Unparsed::SlowPath) if Kernel::kind(program) == Kind::Xdp => None,
+        Err(Unparsed::SlowPath) => {
             let is_parsed = dissect(bytes, network, &mut dissected);
             let completion = decide::complete(tables, &mut dissected, is_parsed);
-            Some(Read { dissected, completion, is_unusual: true })
+            Some(Read { dissected, completion, is_slow_path: true })
         }
         Err(_) => None,
     }
@@ -63,7 +63,7 @@ pub(super) fn is_held<F: PacketFamily>(
 ) -> bool {
     program.ends_with("_ingress")
         && read.completion == Completion::Early
-        && bytes.len() <= Held::LONGEST as usize
+        && bytes.len() <= QueuedFragment::LONGEST as usize
         && decide::may_be_for_service(tables, &read.dissected.packet.tuple.dst)
 }
 
@@ -76,10 +76,10 @@ pub(super) fn decide<F: PacketFamily>(
 ) -> (Verdict, Translation<F>) {
     let mut out = Translation::default();
     let verdict = match program {
-        "pod_ingress" => decide::from_pod(tables, packet, ifindex, &mut out),
-        "pod_egress" => decide::to_client(tables, packet, &mut out),
-        "uplink_egress" | "uplink_l3_egress" => decide::to_outside(tables, packet, &mut out),
-        _ => decide::from_uplink(tables, packet, ifindex, &mut out),
+        "pod_ingress" => decide::pod_ingress(tables, packet, ifindex, &mut out),
+        "pod_egress" => decide::pod_egress(tables, packet, &mut out),
+        "uplink_egress" | "uplink_l3_egress" => decide::uplink_egress(tables, packet, &mut out),
+        _ => decide::uplink_ingress(tables, packet, ifindex, &mut out),
     };
     (verdict, out)
 }
@@ -187,7 +187,7 @@ pub(super) fn rewrite<F: PacketFamily>(
 }
 
 /// An ICMP error (RFC 5508 section 4.2, for IPv6 by analogy): outside the addresses of the flow, inside the packet as who
-/// gets the error has sent it. Its source changes where that of an answer would.
+/// gets the error has sent it. Its source changes where that of a reply would.
 fn rewrite_error<F: PacketFamily>(
     input: &[u8],
     network: usize,
@@ -257,7 +257,7 @@ pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissecte
     normal(a) == normal(b)
 }
 
-/// Is it an answer to this frame, with the right checksums?
+/// Is it a reply to this frame, with the right checksums?
 pub(super) fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
     let is_v4 = asked.src.is_ipv4();
     let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

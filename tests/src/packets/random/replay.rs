@@ -10,16 +10,16 @@ use proxy_common::{
     decide::{Completion, FlowTables as _, RouteKind, Verdict},
     layout::{
         counter::Counter,
-        flow::{Edge, Flow, FlowKey, Pair},
-        fragment::{FragmentKey, MAX_HELD},
+        flow::{Flow, FlowDraft, FlowKey, LookupPoint},
+        fragment::{FragmentKey, MAX_QUEUED},
     },
     packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Part, timestamp},
 };
 
 use super::{
+    comparison::{Comparison, Met},
     oracle::{self, Read, results},
     shape::Shape,
-    site::{Met, Site},
     steps::{self, Segment, Step, What, error},
 };
 use crate::packets::{
@@ -34,8 +34,8 @@ struct Both {
     native: Frame,
 }
 
-/// Counted where the answer is sent.
-const ANSWERS: [Counter; 7] = [
+/// Counted where the reply is sent.
+const REPLY_FILTER: [Counter; 7] = [
     Counter::NoEndpoints,
     Counter::UndefinedPort,
     Counter::EchoReply,
@@ -49,7 +49,7 @@ const ANSWERS: [Counter; 7] = [
 pub(super) type Agreed = Result<(), String>;
 
 pub(super) struct Run<'r, 'a, F: PacketFamily> {
-    site: &'r mut Site<'a, F>,
+    comparison: &'r mut Comparison<'a, F>,
     /// What programs were given, by step.
     given: HashMap<usize, Both>,
     /// What they made of it, if it was translated.
@@ -71,17 +71,17 @@ struct Sent<'s> {
 }
 
 impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
-    pub(super) fn new(site: &'r mut Site<'a, F>, met: &'r mut Met) -> Self {
-        Self { site, given: HashMap::new(), sent: HashMap::new(), held: HashMap::new(), met }
+    pub(super) fn new(comparison: &'r mut Comparison<'a, F>, met: &'r mut Met) -> Self {
+        Self { comparison, given: HashMap::new(), sent: HashMap::new(), held: HashMap::new(), met }
     }
 
     /// Takes a step on both sides.
     pub(super) fn step(&mut self, number: usize, step: &Step) -> Result<Agreed> {
-        let Site { kernel, native, backends, .. } = &mut *self.site;
+        let Comparison { kernel, native, backends, .. } = &mut *self.comparison;
         match step {
-            Step::Bury(which) => {
+            Step::ReleaseBackend(which) => {
                 let id = backends[which % backends.len()];
-                kernel.bury(id)?;
+                kernel.release_backend(id)?;
                 native.alive.remove(&id);
             }
             Step::Revive(which) => {
@@ -152,26 +152,27 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
     fn forget(&mut self, step: usize, part: steps::Part) -> Result<()> {
         let Some(given) = self.given.get(&step) else { return Ok(()) };
         let tuple = F::tuple(given.kernel.src, given.kernel.dst);
-        let key = FlowKey::new(tuple, given.kernel.transport.protocol(), Edge::Forward);
-        let (Some(kernel), Some(native)) = (self.site.kernel.flow(&key)?, self.site.native.flow_entry(&key))
+        let key = FlowKey::new(tuple, given.kernel.transport.protocol(), LookupPoint::Forward);
+        let (Some(kernel), Some(native)) =
+            (self.comparison.kernel.flow(&key)?, self.comparison.native.flow_entry(&key))
         else {
             return Ok(());
         };
-        let twin = |flow: &Flow<F>| {
-            let mut pair = Pair::default();
-            pair.begin(&key, flow);
-            pair.make_twin();
-            pair.twin_key
+        let opposite = |flow: &Flow<F>| {
+            let mut draft = FlowDraft::default();
+            draft.begin(&key, flow);
+            draft.make_opposite();
+            draft.opposite_key
         };
-        let (gone, gone_natively) = (twin(&kernel), twin(&native));
+        let (gone, gone_natively) = (opposite(&kernel), opposite(&native));
         let (forward, reverse) = (part != steps::Part::Reverse, part != steps::Part::Forward);
-        self.site
+        self.comparison
             .kernel
             .retain_flows::<F>(|other| !(forward && *other == key || reverse && *other == gone))?;
         let natively = [(forward, &key), (reverse, &gone_natively)];
         for (_, key) in natively.into_iter().filter(|(is_gone, _)| *is_gone) {
-            self.site.native.remove_flow(key);
-            self.site.native.remove_pending(key);
+            self.comparison.native.remove_flow(key);
+            self.comparison.native.remove_pending(key);
         }
         Ok(())
     }
@@ -181,15 +182,15 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         let ifindex = device.index()?;
         let kind = Kernel::kind(program);
         let (pass, drop, redirect) = results(kind);
-        if self.site.kernel.possible(&[program])?.is_empty() {
+        if self.comparison.kernel.possible(&[program])?.is_empty() {
             return Ok(Ok(()));
         }
         let came_in = match came_in {
-            Some(device) if self.site.tells_ingress => device.index()?,
+            Some(device) if self.comparison.tells_ingress => device.index()?,
             _ => 0,
         };
         let around = Around { ifindex, came_in, ..Around::default() };
-        let run = match self.site.kernel.run_around(program, input, around) {
+        let run = match self.comparison.kernel.run_around(program, input, around) {
             Ok(run) => run,
             // The kernel itself refuses to make a packet of less than its headers.
             Err(_) if input.len() < ETHERNET + F::HEADER => return Ok(Ok(())),
@@ -201,14 +202,14 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             return Ok(agree(is_same, || format!("not left alone: {run:02x?}")));
         };
         let dissected = read.dissected;
-        if oracle::is_held(self.site.native, program, natively, &read) {
+        if oracle::is_held(self.comparison.native, program, natively, &read) {
             let held = self.held.entry(dissected.fragment_key()).or_default();
-            if *held < MAX_HELD {
+            if *held < MAX_QUEUED {
                 *held += 1;
                 return Ok(agree(run.result == drop, || format!("not held: {run:02x?}")));
             }
         }
-        let is_first = read.is_unusual && dissected.part == Part::First;
+        let is_first = read.is_slow_path && dissected.part == Part::First;
         if is_first && program.ends_with("_ingress") && self.held.remove(&dissected.fragment_key()).is_some()
         {
             return Ok(agree(run.result == drop, || format!("not released: {run:02x?}")));
@@ -219,19 +220,19 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         }
         let packet = dissected.packet;
         let chance = self.choose_as_the_kernel_did(number, &packet)?;
-        self.site.native.fixed_random.set(Some(chance));
+        self.comparison.native.fixed_random.set(Some(chance));
         let is_xdp = kind == Kind::Xdp;
-        self.site.native.size.set(oracle::size::<F>(kind, natively, network));
-        self.site.native.came_in.set(if is_xdp { 0 } else { came_in });
-        self.site.native.leaves.set(if is_xdp { 0 } else { ifindex });
+        self.comparison.native.size.set(oracle::size::<F>(kind, natively, network));
+        self.comparison.native.came_in.set(if is_xdp { 0 } else { came_in });
+        self.comparison.native.leaves.set(if is_xdp { 0 } else { ifindex });
         let dated = if packet.protocol == PROTOCOL_TCP && !packet.follows {
             timestamp(natively, packet.transport, packet.is_syn())
         } else {
             0
         };
-        self.site.native.timestamp.set(dated);
-        let before = self.site.native.counts.borrow().clone();
-        let (verdict, out) = oracle::decide(self.site.native, program, ifindex, &packet);
+        self.comparison.native.timestamp.set(dated);
+        let before = self.comparison.native.counts.borrow().clone();
+        let (verdict, out) = oracle::decide(self.comparison.native, program, ifindex, &packet);
         *self.met.entry(format!("{program}: {verdict:?}")).or_default() += 1;
         let differs = |how: &str| format!("{how}: natively {verdict:?} {out:?}, in the kernel {run:02x?}");
         // XDP sends only back by the device itself, and knows neither bridges nor hairpin.
@@ -241,15 +242,15 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         );
         if is_xdp && verdict != Verdict::Drop {
             // tc will count it.
-            let mut counts = self.site.native.counts.borrow_mut();
-            for counter in ANSWERS {
+            let mut counts = self.comparison.native.counts.borrow_mut();
+            for counter in REPLY_FILTER {
                 counts.insert(counter, before.get(&counter).copied().unwrap_or(0));
             }
         }
         let handed_over = is_xdp
             && match verdict {
-                Verdict::Forward => out.route.kind != RouteKind::Neighbour || out.route.ifindex != ifindex,
-                Verdict::Switch | Verdict::Return => true,
+                Verdict::Redirect => out.route.kind != RouteKind::Neighbour || out.route.ifindex != ifindex,
+                Verdict::Bridge | Verdict::Hairpin => true,
                 _ => is_answer,
             };
         if verdict == Verdict::Pass || handed_over {
@@ -270,13 +271,13 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             };
             return Ok(agree(is_right, || differs("not answered")));
         }
-        let is_redirected = matches!(verdict, Verdict::Return) || verdict == Verdict::Forward;
+        let is_redirected = matches!(verdict, Verdict::Hairpin) || verdict == Verdict::Redirect;
         let result = if is_redirected { redirect } else { pass };
         if run.result != result {
             return Ok(Err(differs("another result")));
         }
         // An Ethernet header was put in front for the redirect.
-        let added = if network == 0 && verdict == Verdict::Forward { ETHERNET } else { 0 };
+        let added = if network == 0 && verdict == Verdict::Redirect { ETHERNET } else { 0 };
         Ok(self
             .translated(sent, input, network, &dissected, verdict, &out, &run.packet[added..])
             .map_err(|how| differs(&how)))
@@ -289,7 +290,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             return None;
         }
         // SCTP's checksum is of the whole packet: tc's affair.
-        let read = oracle::read::<F>(self.site.native, sent.program, input, network)?;
+        let read = oracle::read::<F>(self.comparison.native, sent.program, input, network)?;
         (!is_xdp || read.dissected.packet.protocol != PROTOCOL_SCTP).then_some(read)
     }
 

@@ -57,7 +57,7 @@ pub(super) enum Step {
         shape: Shape,
     },
     /// The backend with this number (modulo what there is) no longer serves.
-    Bury(usize),
+    ReleaseBackend(usize),
     /// It serves again.
     Revive(usize),
     /// So many jiffies pass.
@@ -86,11 +86,11 @@ pub(super) struct Segment {
 pub(super) enum What {
     /// A new one.
     Request(Frame),
-    /// The answer to what became of the frame of a step.
+    /// The reply to what became of the frame of a step.
     Answer { to: usize, segment: Segment },
     /// The frame of a step again.
     Again { of: usize, segment: Segment },
-    /// The answer to the frame of a step as it was.
+    /// The reply to the frame of a step as it was.
     Back { of: usize },
     /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
     /// bytes of the packet it quotes at most.
@@ -143,7 +143,7 @@ pub(super) fn steps<F: PacketFamily>(random: &mut Random, count: usize) -> Vec<S
 
 fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
     match random.below(200) {
-        0 => Step::Bury(random.below(256)),
+        0 => Step::ReleaseBackend(random.below(256)),
         1 => Step::Revive(random.below(256)),
         2 => Step::Wait(random.of(&WAITS)),
         3 => Step::Forget(random.below(number), random.of(&PARTS)),
@@ -283,9 +283,9 @@ pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Fr
         Host::EmptyVip,
         Host::OddVip,
         Host::SpreadVip,
-        Host::StickyVip,
+        Host::AffinityVip,
         Host::LocalOnlyVip,
-        Host::WithheldVip,
+        Host::NoLocalVip,
         Host::GuardedVip,
         Host::OwnVip,
         Host::L3Vip,
@@ -359,7 +359,7 @@ pub(super) const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
 
 /// Is it for a service with two backends?
 fn is_by_chance<F: PacketFamily>(frame: &Frame) -> bool {
-    let vips = [Host::SpreadVip, Host::StickyVip, Host::LocalOnlyVip, Host::OwnVip, Host::OpenIp];
+    let vips = [Host::SpreadVip, Host::AffinityVip, Host::LocalOnlyVip, Host::OwnVip, Host::OpenIp];
     let is_node_port = (30_583..=30_600).contains(&frame.dst.port());
     is_node_port || vips.iter().any(|vip| vip.ip::<F>() == frame.dst.ip())
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy_common::{V4, V6};
 use proxy_tests::conformance::{
-    Expect, NODES, Object, Probe, Protocol, Site, Source, address, shared_objects,
+    Case, Expect, NODES, Object, Probe, Protocol, Source, address, shared_objects,
 };
 
 use super::{
@@ -34,9 +34,9 @@ type ProtocolKey = u8;
 
 impl Cluster {
     /// A cluster without services.
-    pub(crate) fn new(site: &Site) -> Self {
+    pub(crate) fn new(case: &Case) -> Self {
         Self {
-            nodes: std::array::from_fn(|index| Node::new(index, site)),
+            nodes: std::array::from_fn(|index| Node::new(index, case)),
             sockets: Sockets::default(),
             agreed: HashMap::new(),
         }
@@ -85,7 +85,7 @@ impl Cluster {
                 ensure!(found.iter().eq(endpoints), "answered by {found:?} instead of {endpoints:?}");
                 Ok(())
             }
-            Expect::Sticky(endpoints, pause) => {
+            Expect::SessionAffinity(endpoints, pause) => {
                 let found = self.found(probe, datapath, STICKY_ATTEMPTS, *pause)?;
                 ensure!(found.is_subset(&endpoints.iter().copied().collect()), "answered by {found:?}");
                 ensure!(found.len() == 1, "answered by {found:?}, not by one");
@@ -102,7 +102,7 @@ impl Cluster {
                 Ok(())
             }
             Expect::Refused => is(new()?, Outcome::Refused),
-            Expect::Withheld => is(new()?, Outcome::Withheld),
+            Expect::NoLocalEndpoints => is(new()?, Outcome::NoLocalEndpoints),
             Expect::Denied => is(new()?, Outcome::Denied),
             Expect::Echo => is(new()?, Outcome::Echo),
             Expect::Dropped => match new()? {
@@ -162,7 +162,7 @@ impl Cluster {
     /// A connection or socket that is kept from step to step.
     fn check_held(&mut self, probe: &Probe, name: &'static str, datapath: Datapath) -> Result<()> {
         let before = self.sockets.held(name, datapath);
-        // Once connected a socket is nobody's business any more, except the reaper's.
+        // Once connected a socket is nobody's business any more, except socket termination's.
         let is_socket = datapath == Datapath::Sockets && !probe.from.starts_with("client");
         if before.is_some() && is_socket && probe.protocol == Protocol::Tcp {
             return Ok(());

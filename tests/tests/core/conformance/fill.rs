@@ -10,13 +10,13 @@ use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
         backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
-        frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCES, FrontendKey, Target},
+        frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES, FrontendKey, Target},
         id::Id,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
     packet::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP},
 };
-use proxy_tests::conformance::{PLACES, address};
+use proxy_tests::conformance::{HOSTS, address};
 
 use super::family::CoreFamily;
 
@@ -90,11 +90,11 @@ pub(crate) fn fill<F: CoreFamily>(tables: &mut MemoryTables<F>, plans: &[PortPla
         if let Some(timeout) = plan.affinity {
             tables.affinity_timeouts.insert(service, timeout.as_secs() as u32 * HZ);
         }
-        for (role, endpoints, is_withheld) in [
-            (SetRole::ClusterIp, &plan.internal, plan.lacks_internal()),
-            (SetRole::External, &plan.external, plan.lacks_external()),
-            (SetRole::Cluster, &plan.cluster, false),
-            (SetRole::Serving, &plan.serving, false),
+        for (set_policy, endpoints, lacks_local_endpoints) in [
+            (SetPolicy::ClusterIp, &plan.internal, plan.lacks_internal()),
+            (SetPolicy::External, &plan.external, plan.lacks_external()),
+            (SetPolicy::Cluster, &plan.cluster, false),
+            (SetPolicy::Serving, &plan.serving, false),
         ] {
             let backends: Vec<_> = endpoints
                 .iter()
@@ -109,9 +109,9 @@ pub(crate) fn fill<F: CoreFamily>(tables: &mut MemoryTables<F>, plans: &[PortPla
                     Some(backend.with_flags(flags))
                 })
                 .collect();
-            tables.publish(service, role, &backends);
-            if is_withheld {
-                tables.sets.insert(Set::index(service, role), Set::WITHHELD);
+            tables.publish(service, set_policy, &backends);
+            if lacks_local_endpoints {
+                tables.sets.insert(BackendSet::index(service, set_policy), BackendSet::NO_LOCAL_ENDPOINTS);
             }
         }
         add_frontends(tables, plan, service);
@@ -128,7 +128,7 @@ fn add_frontends<F: CoreFamily>(tables: &mut MemoryTables<F>, plan: &PortPlan, s
             Frontend::ClusterAddress(_) | Frontend::LoadBalancerAddress(_) => continue,
             Frontend::ExternalIp(address) => (address, 0),
             Frontend::LoadBalancer(address) => {
-                (address, if plan.sources.is_some() { FRONTEND_SOURCES } else { 0 })
+                (address, if plan.sources.is_some() { FRONTEND_SOURCE_RANGES } else { 0 })
             }
             Frontend::NodePort(port) => (SocketAddr::new(F::ip(F::UNSPECIFIED), port), 0),
         };
@@ -140,7 +140,7 @@ fn add_frontends<F: CoreFamily>(tables: &mut MemoryTables<F>, plan: &PortPlan, s
 
 fn add_sources<F: CoreFamily>(tables: &mut MemoryTables<F>, plan: &PortPlan, service: Id) {
     let ranges = plan.sources.iter().flatten();
-    let places = PLACES.iter().flat_map(|place| [address(place, true), address(place, false)]);
+    let places = HOSTS.iter().flat_map(|place| [address(place, true), address(place, false)]);
     for place in places.filter(|place| ranges.clone().any(|range| range.contains(place))) {
         tables.sources.extend(F::address(place).map(|addr| (service, addr)));
     }

@@ -10,16 +10,16 @@ mod walk;
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use proxy_tests::conformance::{Expect, PLACES, Rule, Site, Step, ready};
+use proxy_tests::conformance::{Case, Expect, HOSTS, Rule, Step, ready};
 use serde_json::json;
 
 use self::walk::Datapath;
 
 /// What went wrong in a rule's steps for one family.
-pub(crate) fn failures(rule: &Rule, site: &Site) -> Vec<String> {
-    let mut cluster = check::Cluster::new(site);
+pub(crate) fn failures(rule: &Rule, case: &Case) -> Vec<String> {
+    let mut cluster = check::Cluster::new(case);
     let mut failures = Vec::new();
-    for (number, step) in rule.core_steps(site).iter().enumerate() {
+    for (number, step) in rule.core_steps(case).iter().enumerate() {
         if let Err(error) = cluster.apply(&step.objects) {
             failures.push(format!("step {}: {error:#}", number + 1));
         }
@@ -35,14 +35,14 @@ pub(crate) fn failures(rule: &Rule, site: &Site) -> Vec<String> {
 
 /// By whom each pod is answered over TCP and over UDP, by a service with affinity and six endpoints.
 pub(crate) fn endpoints_with_affinity() -> Result<Vec<[BTreeSet<SocketAddr>; 2]>> {
-    let site = Site { number: 250, id: "affinity-per-port", ipv4: true };
-    let pods = PLACES.iter().copied().filter(|place| place.starts_with("pod"));
+    let case = Case { number: 250, id: "affinity-per-port", ipv4: true };
+    let pods = HOSTS.iter().copied().filter(|place| place.starts_with("pod"));
     let endpoints: Vec<_> = pods.clone().map(ready).collect();
-    let service = site.service().with(json!({"spec": {"sessionAffinity": "ClientIP"}}));
-    let mut cluster = check::Cluster::new(&site);
-    cluster.apply(&[service, site.slice(&endpoints)])?;
+    let service = case.service().with(json!({"spec": {"sessionAffinity": "ClientIP"}}));
+    let mut cluster = check::Cluster::new(&case);
+    cluster.apply(&[service, case.slice(&endpoints)])?;
     pods.map(|pod| {
-        let step = Step::default().probe(pod, site.vip(), Expect::Refused);
+        let step = Step::default().probe(pod, case.vip(), Expect::Refused);
         let [tcp, udp] = [&step.probes[0], &step.probes[1]]
             .map(|probe| cluster.found(probe, Datapath::Packets, 10, Duration::ZERO));
         Ok([tcp?, udp?])

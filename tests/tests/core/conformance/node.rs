@@ -10,7 +10,7 @@ use proxy_agent::{
     },
     source::{
         convert,
-        lite::{EndpointSliceLite, NodeLite, ServiceLite},
+        trimmed::{TrimmedEndpointSlice, TrimmedNode, TrimmedService},
     },
 };
 use proxy_common::{
@@ -22,7 +22,7 @@ use proxy_common::{
         flow::Mac,
     },
 };
-use proxy_tests::conformance::{Object, PLACES, Site, address, node_of};
+use proxy_tests::conformance::{Case, HOSTS, Object, address, node_of};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -45,20 +45,20 @@ pub(crate) struct Node {
 }
 
 /// Index of the interface of a pod, and cookie of its network namespace.
-pub(crate) fn device_of(place: &str) -> u32 {
-    let position = PLACES.iter().position(|other| *other == place);
+pub(crate) fn device_of(host: &str) -> u32 {
+    let position = HOSTS.iter().position(|other| *other == host);
     FIRST_POD + position.unwrap_or_default() as u32
 }
 
 impl Node {
     /// A node without services.
-    pub(crate) fn new(index: usize, site: &Site) -> Self {
+    pub(crate) fn new(index: usize, case: &Case) -> Self {
         Self {
             name: format!("node-{}", index + 1),
             store: Store::new(),
             ids: NodeIds::default(),
-            v4: tables(index, site),
-            v6: tables(index, site),
+            v4: tables(index, case),
+            v6: tables(index, case),
         }
     }
 
@@ -71,10 +71,10 @@ impl Node {
         for Object(object) in objects {
             let kind = object["kind"].as_str().context("an object without kind")?;
             changes.push(match kind {
-                "Service" => convert::service(&parse::<ServiceLite>(object)?).change,
-                "EndpointSlice" => convert::endpoint_slice(&parse::<EndpointSliceLite>(object)?).change,
+                "Service" => convert::service(&parse::<TrimmedService>(object)?).change,
+                "EndpointSlice" => convert::endpoint_slice(&parse::<TrimmedEndpointSlice>(object)?).change,
                 "Node" if object["metadata"]["name"] != self.name.as_str() => continue,
-                "Node" => convert::node(&parse::<NodeLite>(object)?).change,
+                "Node" => convert::node(&parse::<TrimmedNode>(object)?).change,
                 "ServiceCIDR" => continue,
                 other => anyhow::bail!("what is a {other}?"),
             });
@@ -106,7 +106,7 @@ fn parse<T: DeserializeOwned>(object: &serde_json::Value) -> Result<T> {
 }
 
 /// The tables of a node without services: its address, its devices, its routes.
-fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
+fn tables<F: CoreFamily>(index: usize, case: &Case) -> MemoryTables<F> {
     let mut tables = MemoryTables::new(Settings {
         snat_first: 20_000,
         snat_last: 29_999,
@@ -116,7 +116,7 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
         reset_removed_tcp: false,
     });
     let is_ipv4 = F::ip(F::UNSPECIFIED).is_ipv4();
-    let addr = |place: &str| F::address(address(place, is_ipv4)).unwrap_or(F::UNSPECIFIED);
+    let addr = |host: &str| F::address(address(host, is_ipv4)).unwrap_or(F::UNSPECIFIED);
     let own = format!("node-{}", index + 1);
     let route = |kind, ifindex, next_hop| Route {
         kind,
@@ -136,16 +136,16 @@ fn tables<F: CoreFamily>(index: usize, site: &Site) -> MemoryTables<F> {
     tables.devices.insert(UPLINK, uplink);
     tables.routes.insert(addr(&own), route(RouteKind::Local, 1, addr(&own)));
     tables.default_route = route(RouteKind::Neighbour, UPLINK, addr("client"));
-    for place in PLACES.iter().filter(|place| node_of(place) == Some(index)) {
-        let device = device_of(place);
-        if place.starts_with("pod") {
+    for host in HOSTS.iter().filter(|host| node_of(host) == Some(index)) {
+        let device = device_of(host);
+        if host.starts_with("pod") {
             tables.devices.insert(device, Device::default());
-            tables.routes.insert(addr(place), route(RouteKind::Neighbour, device, addr(place)));
+            tables.routes.insert(addr(host), route(RouteKind::Neighbour, device, addr(host)));
         }
-        tables.netns.insert(device.into(), addr(place));
+        tables.netns.insert(device.into(), addr(host));
     }
     // Stand for the whole range.
-    let in_range = (0..16).filter_map(|n| F::address(site.ip_of(is_ipv4, n)));
+    let in_range = (0..16).filter_map(|n| F::address(case.ip_of(is_ipv4, n)));
     tables.service_addresses.extend(in_range);
     tables
 }

@@ -36,7 +36,7 @@ pub(crate) enum Outcome {
     },
     Refused,
     /// A traffic policy leaves nobody.
-    Withheld,
+    NoLocalEndpoints,
     /// Not in the source ranges.
     Denied,
     Dropped(Option<DropReason>),
@@ -71,7 +71,7 @@ impl Attempt {
             let is_pod = self.from.starts_with("pod");
             let tables = tables[node];
             let at_home = if is_pod && self.datapath == Datapath::Packets {
-                by_packet(tables, |out| decide::from_pod(tables, &packet, device_of(self.from), out))
+                by_packet(tables, |out| decide::pod_ingress(tables, &packet, device_of(self.from), out))
             } else {
                 self.by_socket(tables, source)?
             };
@@ -86,21 +86,21 @@ impl Attempt {
             (Some(own), Some(other)) if own == other => Some(Outcome::NotOurs),
             (_, Some(other)) => {
                 let tables = tables[other];
-                Some(by_packet(tables, |out| decide::from_uplink(tables, &packet, UPLINK, out)))
+                Some(by_packet(tables, |out| decide::uplink_ingress(tables, &packet, UPLINK, out)))
             }
             (Some(own), None) => {
                 let tables = tables[own];
                 let is_loopback = self.to.ip().is_loopback();
-                let leaves = |out: &mut _| decide::to_outside(tables, &packet, out);
+                let leaves = |out: &mut _| decide::uplink_egress(tables, &packet, out);
                 Some(if is_loopback { Outcome::NotOurs } else { by_packet(tables, leaves) })
             }
             (None, None) => {
                 let tables = tables[entry(self.to.ip())];
-                let entered = by_packet(tables, |out| decide::from_uplink(tables, &packet, UPLINK, out));
+                let entered = by_packet(tables, |out| decide::uplink_ingress(tables, &packet, UPLINK, out));
                 if entered != Outcome::NotOurs {
                     return Some(entered);
                 }
-                Some(by_packet(tables, |out| decide::to_outside(tables, &packet, out)))
+                Some(by_packet(tables, |out| decide::uplink_egress(tables, &packet, out)))
             }
         }
     }
@@ -159,7 +159,7 @@ impl Attempt {
                 Outcome::To { endpoint, client: source }
             }
             SocketVerdict::Reject => Outcome::Refused,
-            SocketVerdict::Unreachable => Outcome::Withheld,
+            SocketVerdict::Unreachable => Outcome::NoLocalEndpoints,
             SocketVerdict::Denied => Outcome::Denied,
         })
     }
@@ -173,7 +173,7 @@ fn by_packet<F: CoreFamily>(
     let mut out = Translation::default();
     match decide(&mut out) {
         Verdict::Pass => Outcome::NotOurs,
-        Verdict::Translate | Verdict::Forward | Verdict::Divert | Verdict::Switch | Verdict::Return => {
+        Verdict::ToStack | Verdict::Redirect | Verdict::Divert | Verdict::Bridge | Verdict::Hairpin => {
             let end = |addr, port| SocketAddr::new(F::ip(addr), u16::from_be(port));
             let to = out.to;
             Outcome::To { endpoint: end(to.dst, to.dport), client: end(to.src, to.sport) }
@@ -189,7 +189,7 @@ fn by_packet<F: CoreFamily>(
                 _ => None,
             });
             match reason {
-                Some(DropReason::NoLocalEndpoints) => Outcome::Withheld,
+                Some(DropReason::NoLocalEndpoints) => Outcome::NoLocalEndpoints,
                 Some(DropReason::SourceDenied) => Outcome::Denied,
                 other => Outcome::Dropped(other),
             }

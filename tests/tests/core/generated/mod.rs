@@ -33,20 +33,20 @@ const TABLES: [(&str, Table); 5] = [
 #[test]
 fn tables_in_documents_are_current() -> Result<()> {
     let tables: BTreeMap<_, _> = TABLES.into_iter().map(|(name, table)| (name, table())).collect();
-    let mut places: BTreeMap<_, Vec<PathBuf>> = BTreeMap::new();
+    let mut hosts: BTreeMap<_, Vec<PathBuf>> = BTreeMap::new();
     let mut stale = String::new();
     for path in documents()? {
         let text = fs::read_to_string(&path)?;
         let (renewed, names) =
             markers::renew(&text, &tables).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for name in names {
-            places.entry(name).or_default().push(path.clone());
+            hosts.entry(name).or_default().push(path.clone());
         }
         stale += &compare(&path, &text, &renewed)?;
     }
     for (name, _) in TABLES {
-        let count = places.get(name).map_or(0, Vec::len);
-        assert_eq!(count, 1, "the table `{name}` must stand in one document: {:?}", places.get(name));
+        let count = hosts.get(name).map_or(0, Vec::len);
+        assert_eq!(count, 1, "the table `{name}` must stand in one document: {:?}", hosts.get(name));
     }
     assert!(stale.is_empty(), "stale: run `cargo xtask codegen`\n{stale}");
     Ok(())

@@ -27,7 +27,7 @@ fn flows(agent: &Agent) -> Result<Vec<serde_json::Value>> {
 fn segments_of_no_flow_open_none() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "both")?;
     let cluster = &scenario.cluster;
-    let node = cluster.node(0)?.place.v4;
+    let node = cluster.node(0)?.host.v4;
     let mut agent = None;
     // First without an agent, then with.
     for round in 0..2_u16 {
@@ -134,7 +134,7 @@ fn a_load_balancer_address_of_the_node_is_reached() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "both")?;
     let cluster = &scenario.cluster;
     route_balancer(cluster, cluster.pod("pod-2a")?)?;
-    let node = &cluster.node(0)?.place;
+    let node = &cluster.node(0)?.host;
     node.netns.ip(&[format!("addr add {BALANCER}/32 dev lo")])?;
     let _server = node.serve_as("balancer", &[BALANCER.into()], 9999)?;
     let _agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
@@ -206,10 +206,10 @@ fn a_port_is_used_for_a_service_and_then_for_its_endpoint() -> Result<()> {
     for (node, v4, v6) in
         [(0, "10.244.1.0/24", "fd00:10:244:1::/64"), (1, "10.244.2.0/24", "fd00:10:244:2::/64")]
     {
-        let place = &cluster.node(node)?.place;
+        let host = &cluster.node(node)?.host;
         cluster
             .fabric
-            .ip(&[format!("route add {v4} via {}", place.v4), format!("route add {v6} via {}", place.v6)])?;
+            .ip(&[format!("route add {v4} via {}", host.v4), format!("route add {v6} via {}", host.v6)])?;
     }
     // It works without an agent.
     for (client, endpoint) in
@@ -273,7 +273,7 @@ fn a_late_syn_ack_is_translated() -> Result<()> {
     let listener = endpoint.netns.run(|| Ok(TcpListener::bind((endpoint.v4, HELD_PORT))?))?;
     let _agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
     let tap = Tap::open(&cluster.client.netns)?;
-    let service = SocketAddrV4::new(cluster.node(0)?.place.v4, NODE_PORT);
+    let service = SocketAddrV4::new(cluster.node(0)?.host.v4, NODE_PORT);
     let client = SocketAddrV4::new(cluster.client.v4, 40_123);
     let stream = cluster.client.netns.run(|| connect_from(client.into(), service.into()))?;
     let (mut accepted, _) = listener.accept()?;
@@ -336,7 +336,7 @@ fn a_forged_end_moves_no_connection() -> Result<()> {
     let cluster = &scenario.cluster;
     let _agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
     let tap = Tap::open(&cluster.client.netns)?;
-    let service = SocketAddrV4::new(cluster.node(0)?.place.v4, node_port(WEB));
+    let service = SocketAddrV4::new(cluster.node(0)?.host.v4, node_port(WEB));
     for port in 41_000..41_000 + CONNECTIONS {
         let client = SocketAddrV4::new(cluster.client.v4, port);
         let stream = cluster.client.netns.run(|| connect_from(client.into(), service.into()))?;

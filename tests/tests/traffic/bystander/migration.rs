@@ -29,7 +29,7 @@ fn connections(scenario: &Scenario) -> Result<Steady> {
 fn live_on(modes: &[&str]) -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "both")?;
     let cluster = &scenario.cluster;
-    cluster.node(0)?.place.netns.nft(&kube_proxy(&scenario, WEB)?)?;
+    cluster.node(0)?.host.netns.nft(&kube_proxy(&scenario, WEB)?)?;
     let steady = connections(&scenario)?;
     for mode in modes {
         let mut agent = cluster.start_agent(0, &["--pod-datapath", mode])?;

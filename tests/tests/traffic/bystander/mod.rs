@@ -72,7 +72,7 @@ fn with_an_ipsec_policy_that_blocks() {
 fn an_ipsec_policy_holds_for_services() -> Result<()> {
     let fixture = Fixture::new(Setup::BlockPolicy)?;
     let cluster = &fixture.scenario.cluster;
-    let other = &cluster.node(1)?.place.netns;
+    let other = &cluster.node(1)?.host.netns;
     other.nft(
         "table inet seen {
             chain prerouting {

@@ -50,7 +50,7 @@ fn ports_of_masqueraded_conversations_are_left_alone() -> Result<()> {
     let (pod, endpoint) = (cluster.pod("pod-1a")?, cluster.pod("pod-2a")?);
     scenario.apply(SINGLE, &[endpoint])?;
     // Pods of other nodes are outside to this rule.
-    cluster.node(0)?.place.netns.nft(
+    cluster.node(0)?.host.netns.nft(
         "table ip meddler {
             chain postrouting {
                 type nat hook postrouting priority 90; policy accept;
@@ -69,7 +69,7 @@ fn ports_of_masqueraded_conversations_are_left_alone() -> Result<()> {
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut stream = BufReader::new(stream);
-    let node = cluster.node(0)?.place.v4;
+    let node = cluster.node(0)?.host.v4;
     let mut talk = |number: usize| -> Result<()> {
         let text = format!("request {number}\n");
         let seen = format!("\"client\":\"{node}:{TAKEN}\"");

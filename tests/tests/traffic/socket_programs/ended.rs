@@ -12,7 +12,7 @@ use std::{
 
 use proxy_agent::{
     net::{netns, sock_diag::Transport},
-    reaper::end::{Outcome, Suspect, Target},
+    socket_termination::end::{Outcome, Suspect, Target},
 };
 use proxy_tests::cluster::until;
 
@@ -32,7 +32,7 @@ impl Drop for Process {
 
 /// Ends sockets by their names.
 fn end(suspects: &HashSet<Suspect>) -> io::Result<Outcome> {
-    proxy_agent::reaper::end::end(&suspects.iter().copied().map(Target::Socket).collect(), None)
+    proxy_agent::socket_termination::end::end(&suspects.iter().copied().map(Target::Socket).collect(), None)
 }
 
 #[test]

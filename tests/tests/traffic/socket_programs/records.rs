@@ -13,7 +13,7 @@ use proxy_agent::{
     datapath::{Datapath, Kept, LostFrontend, ObjectConfig, XdpMode, maps::MapFamily, pins::Pins},
     model::objects::Protocol,
     net::{ports::PortRange, sock_diag::Transport},
-    reaper::{Counts, Reaper, Records, end::Target},
+    socket_termination::{Counts, Records, SocketTerminator, end::Target},
 };
 use proxy_common::{
     V4, V6,
@@ -70,12 +70,12 @@ impl Maps {
         Self { pins, how, datapath }
     }
 
-    fn reaper(&mut self, counts: Counts) -> Result<Reaper> {
+    fn socket_termination(&mut self, counts: Counts) -> Result<SocketTerminator> {
         let records = match self.how {
             How::Storage => Records::Sockets(self.datapath.socket_reader()?.unwrap()),
             How::Notes => Records::Notes(self.pins.clone()),
         };
-        Ok(Reaper::start(records, counts))
+        Ok(SocketTerminator::start(records, counts))
     }
 
     /// What the programs write when a socket connects to a VIP.
@@ -101,7 +101,7 @@ impl Maps {
                     backend_id: id,
                     service,
                 };
-                F::peers(&self.pins).unwrap().insert(socket, peer, 0).unwrap();
+                F::connected(&self.pins).unwrap().insert(socket, peer, 0).unwrap();
             }
             How::Notes => {
                 let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);
@@ -157,8 +157,8 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
         moved.connect(others.peer_addr()?)?;
 
         let counts = Counts::default();
-        let reaper = maps.reaper(counts.clone())?;
-        reaper.dead([(Protocol::Udp, DEAD)]);
+        let socket_termination = maps.socket_termination(counts.clone())?;
+        socket_termination.dead([(Protocol::Udp, DEAD)]);
         assert!(is_aborted(received(ours).await), "{how:?}");
         ended(&counts, 1).await?;
         late.connect(backend)?;
@@ -204,9 +204,9 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
             maps.keep(&tcp, tcp_server.local_addr()?, ALIVE);
             let vip = at(VIPS[usize::from(listen == "::1")], 53);
             let counts = Counts::default();
-            let reaper = maps.reaper(counts.clone())?;
+            let socket_termination = maps.socket_termination(counts.clone())?;
             // Another Service's, another port, another address.
-            reaper.lost([
+            socket_termination.lost([
                 LostFrontend { service: Id::new(2, 1), address: vip },
                 LostFrontend { service: SERVICE, address: SocketAddr::new(vip.ip(), 54) },
                 LostFrontend { service: SERVICE, address: at("192.0.2.1", 53) },
@@ -214,10 +214,10 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
             // So that the walk is over.
             let (other, other_server) = room.udp();
             maps.keep(&other, other_server.local_addr()?, DEAD);
-            reaper.dead([(Protocol::Udp, DEAD)]);
+            socket_termination.dead([(Protocol::Udp, DEAD)]);
             ended(&counts, 1).await?;
             assert!(is_untouched(&ours), "{how:?}, {family}");
-            reaper.lost([LostFrontend { service: SERVICE, address: vip }]);
+            socket_termination.lost([LostFrontend { service: SERVICE, address: vip }]);
             assert!(is_aborted(received(ours).await), "{how:?}, {family}");
             ended(&counts, 2).await?;
             assert!(is_untouched(&direct), "{how:?}, {family}: it asked for the endpoint itself");
@@ -234,7 +234,7 @@ fn what_sockets_keep_is_found_for_each_family_and_protocol() {
     let reader = maps.datapath.socket_reader().unwrap();
     let end = |transport| {
         let targets = [Target::Backend(transport, DEAD)].into();
-        proxy_agent::reaper::end::end(&targets, reader.as_ref()).unwrap().ended.len()
+        proxy_agent::socket_termination::end::end(&targets, reader.as_ref()).unwrap().ended.len()
     };
     let room = Room::new("families");
     for (family, listen, connect) in FAMILIES {
@@ -277,7 +277,7 @@ fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
         }
         let targets = [Target::Backend(Transport::Udp, DEAD)].into();
         let reader = maps.datapath.socket_reader()?;
-        let outcome = proxy_agent::reaper::end::end(&targets, reader.as_ref())?;
+        let outcome = proxy_agent::socket_termination::end::end(&targets, reader.as_ref())?;
         let is_ended = |i: &usize| is_aborted(clients[*i].take_error().and_then(|it| it.map_or(Ok(()), Err)));
         let ended: Vec<usize> = (0..clients.len()).filter(is_ended).collect();
         assert!(ended.iter().all(|i| is_ours(*i)), "{direct:?}: {ended:?}");
@@ -298,10 +298,10 @@ async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
         let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
         maps.keep(&dead, dead.peer_addr()?, DEAD);
         maps.keep(&alive, alive.peer_addr()?, ALIVE);
-        let reaper = maps.reaper(Counts::default())?;
-        let found = reaper.kept(&[Protocol::Udp]).await?;
+        let socket_termination = maps.socket_termination(Counts::default())?;
+        let found = socket_termination.kept(&[Protocol::Udp]).await?;
         assert_eq!(found, [kept(0, DEAD), kept(0, ALIVE)].into(), "{how:?}");
-        reaper.dead([(Protocol::Udp, DEAD)]);
+        socket_termination.dead([(Protocol::Udp, DEAD)]);
         assert!(is_aborted(received(dead).await), "{how:?}");
         assert!(is_untouched(&alive), "{how:?}");
     }
@@ -315,8 +315,8 @@ async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Re
     let room = Room::new("late");
     let (late, server) = room.run(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("127.0.0.1:0")?)));
     maps.keep(&late, server.local_addr()?, DEAD);
-    let reaper = maps.reaper(Counts::default())?;
-    let looking = tokio::spawn(async move { reaper.kept(&[Protocol::Udp]).await });
+    let socket_termination = maps.socket_termination(Counts::default())?;
+    let looking = tokio::spawn(async move { socket_termination.kept(&[Protocol::Udp]).await });
     // The first look is over long before the second.
     tokio::time::sleep(Duration::from_millis(500)).await;
     late.connect(server.local_addr()?)?;

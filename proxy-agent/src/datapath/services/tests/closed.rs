@@ -40,18 +40,18 @@ fn ranges_without_room_close_a_service_that_was_open() {
             error.contains("default/web") && error.contains("4 of 4 source ranges are kept out"),
             "{error}"
         );
-        assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCES), "nobody is let in");
+        assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCE_RANGES), "nobody is let in");
         assert_eq!(ranges(&node), 1, "others find the room that is left");
     }
     assert_eq!(flags(&node, "10.96.0.1:80"), Some(FRONTEND_CLUSTER_IP));
     assert_eq!(node.all_offered(&web), "12|12|12|12", "cluster IP and node port serve");
-    assert!(node.is_admitted(&other, "10.0.0.0/8"));
+    assert!(node.is_allowed(&other, "10.0.0.0/8"));
     other.sources = nets(&["10.0.0.0/8", "10.7.0.0/16"]);
     node.apply(&other);
 
     node.sources.set_room(6);
     node.apply(&web);
-    assert!(node.is_admitted(&web, "10.3.0.0/16") && ranges(&node) == 6);
+    assert!(node.is_allowed(&web, "10.3.0.0/16") && ranges(&node) == 6);
     web.sources = None;
     node.apply(&web);
     assert_eq!((flags(&node, BALANCER), ranges(&node)), (Some(0), 2));
@@ -64,7 +64,7 @@ fn a_new_service_whose_ranges_find_no_room_lets_nobody_in() {
     let mut web = open_service();
     web.sources = nets(&["10.0.0.0/8"]);
     node.services.apply(&web).unwrap_err();
-    assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCES));
+    assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCE_RANGES));
     assert_eq!(flags(&node, "0.0.0.0:30080"), Some(0));
 }
 
@@ -77,11 +77,11 @@ fn ranges_that_go_make_room_for_those_that_come() {
     node.apply(&web);
     web.sources = nets(&["10.1.0.0/16", "10.2.0.0/16"]);
     node.apply(&web);
-    assert!(!node.is_admitted(&web, "10.0.0.0/8") && node.is_admitted(&web, "10.2.0.0/16"));
+    assert!(!node.is_allowed(&web, "10.0.0.0/8") && node.is_allowed(&web, "10.2.0.0/16"));
     // Too many: those that stay are let in still.
     web.sources = nets(&["10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16"]);
     node.services.apply(&web).unwrap_err();
-    assert!(node.is_admitted(&web, "10.2.0.0/16") && ranges(&node) == 1);
+    assert!(node.is_allowed(&web, "10.2.0.0/16") && ranges(&node) == 1);
 }
 
 #[test]
@@ -95,13 +95,16 @@ fn a_frontend_that_cannot_be_made_stricter_leads_nowhere() {
         node.services.apply(&web).unwrap_err();
         assert_eq!(flags(&node, BALANCER), Some(0));
         assert_eq!(node.all_offered(&web), "12|||12", "clients of the cluster IP are served");
-        for role in [SetRole::External, SetRole::Cluster] {
-            assert!(node.set(&web, role).is_withheld());
+        for set_policy in [SetPolicy::External, SetPolicy::Cluster] {
+            assert!(node.set(&web, set_policy).lacks_local_endpoints());
         }
     }
     node.frontends.set_refuses(false);
     node.apply(&web);
-    assert_eq!((flags(&node, BALANCER), &*node.all_offered(&web)), (Some(FRONTEND_SOURCES), "12|12|12|12"));
+    assert_eq!(
+        (flags(&node, BALANCER), &*node.all_offered(&web)),
+        (Some(FRONTEND_SOURCE_RANGES), "12|12|12|12")
+    );
 }
 
 #[test]

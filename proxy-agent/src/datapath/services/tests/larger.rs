@@ -37,7 +37,7 @@ fn what_is_full_has_a_name() {
     node.frontends.set_room(100);
     let mut balanced = port("lb", Protocol::Tcp, &[Frontend::LoadBalancer(at("198.51.100.1:80"))]);
     balanced.sources = nets(&["10.0.0.0/8"]);
-    assert_eq!(full(node.services.apply(&balanced)), Some(Part::Sources(IpFamily::V4)));
+    assert_eq!(full(node.services.apply(&balanced)), Some(Part::SourceRanges(IpFamily::V4)));
     let without_endpoints =
         |number: u8| with_endpoints(&number.to_string(), &format!("10.96.1.{number}:80"), 0);
     let ports = (0..20).find_map(|number| full(node.services.apply(&without_endpoints(number))));
@@ -67,7 +67,7 @@ fn larger_maps_take_over() {
             backends: MmapArray::anonymous(64),
         },
         names: Box::new(names.clone()),
-        sets: MmapArray::anonymous(32 * SetRole::STRIDE),
+        sets: MmapArray::anonymous(32 * SetPolicy::STRIDE),
         alive: MmapArray::anonymous(64),
         filter: MmapArray::anonymous(filter::ELEMENTS),
         records: MmapArray::anonymous(256),
@@ -87,7 +87,7 @@ fn larger_maps_take_over() {
     assert_eq!((node.id(&web), node.all_offered(&web)), (id, offered));
     assert_eq!(node.frontend("10.96.0.1:80", Protocol::Tcp), Some((id, FRONTEND_CLUSTER_IP)));
     node.apply(&big);
-    assert_eq!(node.set(&big, SetRole::ClusterIp).count(), 100);
+    assert_eq!(node.set(&big, SetPolicy::ClusterIp).count(), 100);
     assert!(node.may_be_frontend("10.96.0.9:80"));
     // The next agent finds it all.
     let node = node.restart();

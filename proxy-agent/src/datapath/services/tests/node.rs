@@ -30,7 +30,7 @@ impl Node {
                 backends: MmapArray::anonymous(64),
             },
             names: Box::new(names.clone()),
-            sets: MmapArray::anonymous(16 * SetRole::STRIDE),
+            sets: MmapArray::anonymous(16 * SetPolicy::STRIDE),
             alive: MmapArray::anonymous(16),
             filter: MmapArray::anonymous(filter::ELEMENTS),
             records: MmapArray::anonymous(64),
@@ -96,34 +96,34 @@ impl Node {
         marks.into_iter().any(|mark| self.services.shared.filter.holds(mark))
     }
 
-    pub(super) fn set(&self, plan: &PortPlan, role: SetRole) -> Set {
-        self.services.shared.sets.read(Set::index(self.id(plan), role)).unwrap()
+    pub(super) fn set(&self, plan: &PortPlan, set_policy: SetPolicy) -> BackendSet {
+        self.services.shared.sets.read(BackendSet::index(self.id(plan), set_policy)).unwrap()
     }
 
     pub(super) fn affinity(&self, plan: &PortPlan) -> u64 {
-        self.services.shared.sets.read(Set::affinity_index(self.id(plan))).unwrap().0
+        self.services.shared.sets.read(BackendSet::affinity_index(self.id(plan))).unwrap().0
     }
 
     /// Ends of the addresses that a role's set offers, like `12`; a dot stands in front of those that are not members.
-    pub(super) fn offered(&self, plan: &PortPlan, role: SetRole) -> String {
-        let set = self.set(plan, role);
+    pub(super) fn offered(&self, plan: &PortPlan, set_policy: SetPolicy) -> String {
+        let set = self.set(plan, set_policy);
         let slots = (set.base()..set.base() + set.count()).map(|slot| {
             let backend = self.services.v4.tables.backends.read(slot).unwrap();
-            let element = self.services.shared.alive.read(Alive::position(backend.id).0).unwrap();
+            let element = self.services.shared.alive.read(BackendState::position(backend.id).0).unwrap();
             let end = V4::to_ip(&backend.addr).to_string().rsplit('.').next().unwrap().to_owned();
-            if element.holds_in(backend.id, role) { end } else { format!(".{end}") }
+            if element.holds_in(backend.id, set_policy) { end } else { format!(".{end}") }
         });
         slots.collect()
     }
 
     /// All sets, in the order of roles.
     pub(super) fn all_offered(&self, plan: &PortPlan) -> String {
-        SetRole::ALL.map(|role| self.offered(plan, role)).join("|")
+        SetPolicy::ALL.map(|set_policy| self.offered(plan, set_policy)).join("|")
     }
 
-    pub(super) fn is_admitted(&self, plan: &PortPlan, clients: &str) -> bool {
+    pub(super) fn is_allowed(&self, plan: &PortPlan, clients: &str) -> bool {
         let net: IpNet = clients.parse().unwrap();
-        let source = Source { service: self.id(plan), addr: V4::from_ip(net.addr()).unwrap() };
+        let source = SourceRange { service: self.id(plan), addr: V4::from_ip(net.addr()).unwrap() };
         self.sources.get(&(32 + u32::from(net.prefix_len()), source)).is_some()
     }
 }

@@ -66,9 +66,9 @@ fn who_comes_later_waits_for_a_frontend() {
     let mut emptied = first.clone();
     emptied.frontends.clear();
     node.apply(&emptied);
-    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCE_RANGES)));
     node.apply(&first);
-    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCES)));
+    assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&second), FRONTEND_SOURCE_RANGES)));
     node.services.remove(&second.name).unwrap();
     assert_eq!(has(&node, Protocol::Tcp), Some((node.id(&first), 0)));
 }

@@ -92,7 +92,7 @@ fn what_changed_meanwhile_is_seen() {
     node.apply(&web);
     assert_eq!(node.all_offered(&web), "1|2|12|12");
     assert_eq!(node.affinity(&web), 0);
-    assert!(!node.is_admitted(&web, "192.0.2.0/24") && node.is_admitted(&web, "10.0.0.0/8"));
+    assert!(!node.is_allowed(&web, "192.0.2.0/24") && node.is_allowed(&web, "10.0.0.0/8"));
     assert_eq!(node.frontend("192.0.2.7:80", Protocol::Tcp), None);
     let mut dead: Vec<Id> = node.services.take_dead().into_iter().map(|(_, id)| id).collect();
     dead.sort();
@@ -105,11 +105,11 @@ fn traces_of_an_agent_that_was_killed_go() {
     let mut node = Node::new();
     let web = plans().remove(0);
     node.apply(&web);
-    let stranger = Id::new(9, 3);
+    let unknown_id = Id::new(9, 3);
     let key = FrontendKey::<V4>::new(7, 80u16.to_be(), 6);
-    Table::insert(&mut node.frontends, key, FrontendValue::new(key, Target::new(stranger, 0).unwrap()))
+    Table::insert(&mut node.frontends, key, FrontendValue::new(key, Target::new(unknown_id, 0).unwrap()))
         .unwrap();
-    Table::insert(&mut node.sources, (40, Source { service: stranger, addr: 10 }), 1).unwrap();
+    Table::insert(&mut node.sources, (40, SourceRange { service: unknown_id, addr: 10 }), 1).unwrap();
     let alive = &node.services.shared.alive;
     alive.half(40).unwrap().store(0x0103, Ordering::Relaxed);
     let member = node.services.ports[&web.name].backends.get(&endpoints("2")[0]).unwrap();
@@ -117,10 +117,10 @@ fn traces_of_an_agent_that_was_killed_go() {
     alive
         .half(member.id.index())
         .unwrap()
-        .store(Alive::entry(member.id, SetRole::ClusterIp.bit()), Ordering::Relaxed);
+        .store(BackendState::entry(member.id, SetPolicy::ClusterIp.bit()), Ordering::Relaxed);
     let node = node.restart();
     assert_eq!(node.frontends.get(&key), None);
-    assert!(node.is_admitted(&web, "10.0.0.0/8"));
+    assert!(node.is_allowed(&web, "10.0.0.0/8"));
     assert_eq!(node.sources.entries().unwrap().len(), 2);
     let alive = &node.services.shared.alive;
     assert_eq!(alive.half(40).unwrap().load(Ordering::Relaxed), 0);
@@ -218,10 +218,10 @@ fn connections_to_frontends_that_went_while_no_agent_ran_live_on() {
     node.services.remove(&plan.name).unwrap();
     let mut node = node.restart();
     let start = Instant::now();
-    node.services.give_up_stale_filter_bits();
-    node.services.retire_filter_bits(start);
+    node.services.release_stale_filter_bits();
+    node.services.expire_filter_bits(start);
     assert!(node.may_be_frontend("192.0.2.7:80"));
-    node.services.retire_filter_bits(start + HOUR);
+    node.services.expire_filter_bits(start + HOUR);
     assert!(!node.may_be_frontend("192.0.2.7:80"));
 }
 

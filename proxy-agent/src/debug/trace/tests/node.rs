@@ -15,7 +15,7 @@ pub(super) const ELSEWHERE: Id = Id::new(3, 1);
 pub(super) struct Node {
     pub(super) filter: HashMap<u32, u64>,
     pub(super) frontends: HashMap<FrontendKey<V4>, Frontend<V4>>,
-    pub(super) sets: HashMap<u32, Set>,
+    pub(super) sets: HashMap<u32, BackendSet>,
     pub(super) backends: Vec<Backend<V4>>,
     pub(super) node_addresses: HashMap<u32, NodeAddress>,
     pub(super) flows: HashMap<FlowKey<V4>, Flow<V4>>,
@@ -37,24 +37,25 @@ impl Node {
         for (ip, port, id, flags) in [
             ("10.96.0.1", 80, WEB, FRONTEND_CLUSTER_IP),
             ("0.0.0.0", 30016, WEB, 0),
-            ("198.51.100.1", 80, WEB, FRONTEND_SOURCES),
+            ("198.51.100.1", 80, WEB, FRONTEND_SOURCE_RANGES),
             ("10.96.0.2", 80, EMPTY, FRONTEND_CLUSTER_IP),
             ("10.96.0.3", 80, ELSEWHERE, FRONTEND_CLUSTER_IP),
         ] {
             let key = FrontendKey::new(addr(ip), u16::to_be(port), PROTOCOL_TCP);
             node.frontends.insert(key, Frontend::new(key, Target::new(id, flags).unwrap()));
-            node.mark(filter::of_address::<V4>(&addr(ip)));
+            node.fingerprint(filter::of_address::<V4>(&addr(ip)));
         }
         let whole = FrontendKey::of_address(addr("10.96.0.1"));
         let target = Target::new(WEB, FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS).unwrap();
         node.frontends.insert(whole, Frontend::new(whole, target));
-        node.sets.insert(Set::index(ELSEWHERE, SetRole::ClusterIp), Set::WITHHELD);
-        node.mark(filter::of_frontend::<V4>(&addr(NODE), 30016u16.to_be(), PROTOCOL_TCP));
+        node.sets.insert(BackendSet::index(ELSEWHERE, SetPolicy::ClusterIp), BackendSet::NO_LOCAL_ENDPOINTS);
+        node.fingerprint(filter::of_frontend::<V4>(&addr(NODE), 30016u16.to_be(), PROTOCOL_TCP));
         for (ip, id) in [("10.244.1.5", 1), ("10.244.2.5", 2)] {
             node.backends.push(Backend::new(addr(ip), 8080u16.to_be(), Id::new(id, 1)));
         }
-        for role in SetRole::ALL {
-            node.sets.insert(Set::index(WEB, role), Set::new(0, 2, SetKind::Uniform));
+        for set_policy in SetPolicy::ALL {
+            node.sets
+                .insert(BackendSet::index(WEB, set_policy), BackendSet::new(0, 2, BackendSetKind::Uniform));
         }
         node.node_addresses.insert(addr(NODE), NodeAddress(NODE_ADDR_NODEPORT | NODE_ADDR_SNAT));
         let uplink = Device { flags: DEVICE_UPLINK, snat_v4: addr(NODE), ..Device::default() };
@@ -62,13 +63,16 @@ impl Node {
         node
     }
 
-    pub(super) fn mark(&mut self, mark: Mark) {
-        *self.filter.entry(mark.element).or_default() |= mark.mask;
+    pub(super) fn fingerprint(&mut self, fingerprint: Fingerprint) {
+        *self.filter.entry(fingerprint.element).or_default() |= fingerprint.mask;
     }
 
     pub(super) fn only(mut self, slot: u32) -> Self {
-        for role in SetRole::ALL {
-            self.sets.insert(Set::index(WEB, role), Set::new(slot, 1, SetKind::Uniform));
+        for set_policy in SetPolicy::ALL {
+            self.sets.insert(
+                BackendSet::index(WEB, set_policy),
+                BackendSet::new(slot, 1, BackendSetKind::Uniform),
+            );
         }
         self
     }
@@ -111,15 +115,15 @@ impl LiveMaps<V4> for Node {
     fn frontend(&self, key: &FrontendKey<V4>) -> Option<Frontend<V4>> {
         self.frontends.get(key).copied()
     }
-    fn set(&self, index: u32) -> Set {
+    fn set(&self, index: u32) -> BackendSet {
         self.sets.get(&index).copied().unwrap_or_default()
     }
     fn backend(&self, slot: u32) -> Option<Backend<V4>> {
         self.backends.get(slot as usize).copied()
     }
-    fn alive(&self, _element: u32) -> Alive {
+    fn alive(&self, _element: u32) -> BackendState {
         // All of generation 1, and members of every set.
-        Alive(0x0f01_0f01_0f01_0f01)
+        BackendState(0x0f01_0f01_0f01_0f01)
     }
     fn node_address(&self, addr: &u32) -> NodeAddress {
         self.node_addresses.get(addr).copied().unwrap_or_default()
@@ -142,7 +146,7 @@ impl LiveMaps<V4> for Node {
     fn affinity(&self, key: &AffinityKey<V4>) -> Option<Affinity<V4>> {
         self.affinity.get(key).copied()
     }
-    fn is_admitted(&self, service: Id, client: &u32) -> bool {
+    fn is_allowed(&self, service: Id, client: &u32) -> bool {
         self.sources.contains(&(service, *client))
     }
     fn service_cidrs(&self) -> ServiceCidrs<V4> {

@@ -17,7 +17,7 @@ fn short(frontend: &Frontend) -> String {
 }
 
 fn all(service: &Service) -> Vec<(String, IpFamily, String)> {
-    let plans = plan(service, [].iter(), here()).ports;
+    let plans = plan(service, [].iter(), node_context()).ports;
     let frontends = |plan: &PortPlan| plan.frontends.iter().map(short).collect::<Vec<_>>().join(", ");
     plans.iter().map(|p| (p.name.port.to_string(), p.name.family, frontends(p))).collect()
 }
@@ -86,7 +86,7 @@ fn the_external_policy_governs_every_frontend_but_the_cluster_ip() {
     ];
     for (what, mut service, node_port, expected) in cases {
         service.ports[1].node_port = node_port;
-        let plan = &plan(&service, slices.iter(), here()).ports[1];
+        let plan = &plan(&service, slices.iter(), node_context()).ports[1];
         assert_eq!(shown(&plan.external), expected, "{what}");
         assert_eq!(shown(&plan.internal), all, "{what}");
         assert_eq!(shown(&plan.cluster), all, "{what}");
@@ -113,7 +113,7 @@ fn policy_local_without_local_endpoints_lacks_them_only_if_there_are_others() {
 #[test]
 fn every_port_has_the_affinity_of_its_service() {
     for affinity in [None, Some(Duration::from_secs(10_800))] {
-        let plans = plan(&Service { affinity, ..service() }, [].iter(), here()).ports;
+        let plans = plan(&Service { affinity, ..service() }, [].iter(), node_context()).ports;
         assert!(plans.iter().all(|plan| plan.affinity == affinity));
     }
 }
@@ -144,11 +144,11 @@ fn source_ranges_are_of_the_family_and_let_the_node_reach_itself() {
     for (what, ranges, v4, v6) in cases {
         let service =
             Service { source_ranges: ranges.map(nets), load_balancer_ips: vips.clone(), ..service() };
-        for plan in plan(&service, [].iter(), here()).ports {
+        for plan in plan(&service, [].iter(), node_context()).ports {
             let expected = if plan.name.family == IpFamily::V4 { v4 } else { v6 };
             assert_eq!(plan.sources, expected.map(nets), "{what}, {:?}", plan.name.family);
         }
-        let unknown = Here { addresses: &[], ..here() };
+        let unknown = NodeContext { addresses: &[], ..node_context() };
         let plans = plan(&service, [].iter(), unknown).ports;
         let mut allowed = plans.into_iter().filter_map(|plan| plan.sources).flatten();
         assert!(allowed.all(|net| !vips.contains(&net.addr())), "{what}: the node is not known");

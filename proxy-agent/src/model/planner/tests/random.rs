@@ -63,7 +63,7 @@ proptest! {
         slices in prop::collection::vec(any_slice(), 0..4),
         zone in prop::sample::select(vec![None, Some("a")]),
     ) {
-        let planned = plan(&service, slices.iter(), Here { zone, ..here() });
+        let planned = plan(&service, slices.iter(), NodeContext { zone, ..node_context() });
         prop_assert_eq!(planned.ports.len(), service.cluster_ips.len() * service.ports.len());
         prop_assert_eq!(planned.health_check.is_some(), !planned.ports.is_empty());
         for port in &planned.ports {

@@ -5,17 +5,17 @@ use super::*;
 #[test]
 fn addresses_of_ipvs_are_not_the_node_s() {
     let mut interfaces = node();
-    let before = Topology::new(&interfaces, &[], &wishes());
+    let before = Topology::new(&interfaces, &[], &topology_config());
     assert!(before.warnings.is_empty(), "{:?}", before.warnings);
     interfaces.push(interface(9, "kube-ipvs0", "dummy", &["10.96.0.1", "10.96.0.10", "192.168.1.10"]));
-    let after = Topology::new(&interfaces, &[], &wishes());
+    let after = Topology::new(&interfaces, &[], &topology_config());
     assert_eq!(after.local_addresses, before.local_addresses);
     assert_eq!(after.nodeport_addresses, before.nodeport_addresses);
     assert_eq!(after.snat_sources, before.snat_sources);
-    assert!(after.complaints.is_empty() && after.warnings.len() == 1, "{:?}", after.warnings);
+    assert!(after.network_warnings.is_empty() && after.warnings.len() == 1, "{:?}", after.warnings);
     assert!(after.warnings[0].contains("kube-ipvs0"));
     interfaces[8].addresses.clear();
-    assert!(Topology::new(&interfaces, &[], &wishes()).warnings.is_empty(), "an empty one");
+    assert!(Topology::new(&interfaces, &[], &topology_config()).warnings.is_empty(), "an empty one");
 }
 
 #[test]
@@ -42,8 +42,8 @@ fn nodeport_addresses_follow_the_flag() {
         let mut interfaces = node();
         // The host's own of loopback are none; a further one may be the node's primary address.
         interfaces[0].addresses = ["127.0.0.1", "10.9.9.9"].map(|ip| ip.parse().unwrap()).to_vec();
-        let wishes = Wishes { nodeport_addresses: wanted.clone(), ..wishes() };
-        let topology = Topology::new(&interfaces, &node_addresses, &wishes);
+        let topology_config = TopologyConfig { nodeport_addresses: wanted.clone(), ..topology_config() };
+        let topology = Topology::new(&interfaces, &node_addresses, &topology_config);
         assert_eq!(topology.nodeport_addresses, ips(expected), "{wanted:?}");
     }
 }
@@ -54,7 +54,11 @@ fn a_bind_address_is_the_primary_one_of_its_family() {
     let topology = |bind_address: &str| {
         let nodeport_addresses = vec![NodePortAddresses::Primary];
         let bind_address = Some(bind_address.parse().unwrap());
-        Topology::new(&node(), &node_addresses, &Wishes { nodeport_addresses, bind_address, ..wishes() })
+        Topology::new(
+            &node(),
+            &node_addresses,
+            &TopologyConfig { nodeport_addresses, bind_address, ..topology_config() },
+        )
     };
     let bound = topology("10.1.0.10");
     assert_eq!(bound.nodeport_addresses, ips(&["10.1.0.10", "fd00::10"]));
@@ -62,5 +66,5 @@ fn a_bind_address_is_the_primary_one_of_its_family() {
     let wireguard = bound.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
     assert_eq!(wireguard.sources, ["10.1.0.10".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
     let elsewhere = topology("192.0.2.1");
-    assert!(elsewhere.complaints[0].contains("192.0.2.1"), "{:?}", elsewhere.complaints);
+    assert!(elsewhere.network_warnings[0].contains("192.0.2.1"), "{:?}", elsewhere.network_warnings);
 }

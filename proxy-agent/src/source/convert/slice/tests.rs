@@ -134,11 +134,11 @@ fn the_time_of_the_last_change_is_in_an_annotation() {
 
 #[test]
 fn of_annotations_and_managed_fields_nothing_else_is_kept() {
-    let lite: EndpointSliceLite = serde_json::from_value(json!({"metadata": {
+    let trimmed: TrimmedEndpointSlice = serde_json::from_value(json!({"metadata": {
         "name": "a", "annotations": {LAST_CHANGE: "t", "other": "x"}, "managedFields": [{"manager": "m"}],
     }}))
     .unwrap();
-    let kept = lite.metadata.annotations.unwrap();
+    let kept = trimmed.metadata.annotations.unwrap();
     assert_eq!(kept.into_iter().collect::<Vec<_>>(), [(LAST_CHANGE.to_owned(), "t".to_owned())]);
-    assert_eq!(lite.metadata.managed_fields, None);
+    assert_eq!(trimmed.metadata.managed_fields, None);
 }

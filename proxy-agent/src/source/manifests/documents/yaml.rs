@@ -94,7 +94,7 @@ impl Source for Document<'_> {
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        // Whoever can write into the folder rules the node's services anyway: a large list is no attack.
+        // A writer of the folder rules the node's services anyway: a large list is no attack.
         let options = options! {
             with_snippet: false,
             budget: budget! {

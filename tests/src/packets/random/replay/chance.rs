@@ -4,15 +4,15 @@ use anyhow::Result;
 use proxy_common::{
     decide::ServiceTables as _,
     layout::{
-        flow::{Edge, FlowKey},
+        flow::{FlowKey, LookupPoint},
         frontend::FrontendKey,
-        set::{Set, SetRole},
+        set::{BackendSet, SetPolicy},
     },
     packet::Packet,
 };
 
 use super::Run;
-use crate::packets::{PacketFamily, random::world};
+use crate::packets::{PacketFamily, random::fixture};
 
 impl<F: PacketFamily> Run<'_, '_, F> {
     /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
@@ -20,19 +20,19 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         const TOP: u32 = 1 << 31;
         // Another source port at each step. What the kernel chooses may meet an older flow.
         let random = (number as u32) << 22;
-        let native = &self.site.native;
+        let native = &self.comparison.native;
         let tuple = &packet.tuple;
         let frontend = |addr| native.frontend(&FrontendKey::new(addr, tuple.dport, packet.protocol));
         let Some(target) = frontend(tuple.dst).or_else(|| frontend(F::UNSPECIFIED)) else {
             return Ok(random);
         };
-        let count = |role| native.set(target.service(), role).count();
-        if SetRole::ALL.into_iter().map(count).max().unwrap_or(Set::EMPTY.count()) < 2 {
+        let count = |set_policy| native.set(target.service(), set_policy).count();
+        if SetPolicy::ALL.into_iter().map(count).max().unwrap_or(BackendSet::EMPTY.count()) < 2 {
             return Ok(random);
         }
-        let key = FlowKey::new(*tuple, packet.protocol, Edge::Forward);
-        let flow = self.site.kernel.flow(&key)?;
-        Ok(if flow.is_some_and(|flow| world::is_second::<F>(&flow.tuple.dst)) {
+        let key = FlowKey::new(*tuple, packet.protocol, LookupPoint::Forward);
+        let flow = self.comparison.kernel.flow(&key)?;
+        Ok(if flow.is_some_and(|flow| fixture::is_second::<F>(&flow.tuple.dst)) {
             random | TOP
         } else {
             random

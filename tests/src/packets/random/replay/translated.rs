@@ -38,7 +38,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         if SNAT.contains(&src.port()) && SNAT.contains(&port) {
             by_kernel.set_port(port);
         }
-        // As it came in: the ends of an answer may differ between the sides.
+        // As it came in: the ends of a reply may differ between the sides.
         let mut given = *dissected;
         if dissected.part == Part::Later {
             given.packet.tuple.sport = packet.tuple.sport;
@@ -47,20 +47,20 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         } else {
             dissect(input, network, &mut given);
         }
-        let hops = (verdict == Verdict::Forward) as u8;
+        let hops = (verdict == Verdict::Redirect) as u8;
         let mut expected = rewrite(input, network, &given, &F::tuple(by_kernel, dst), hops);
         if network == ETHERNET {
             let (to, from) = (expected[..6].to_vec(), expected[6..12].to_vec());
             match verdict {
-                Verdict::Forward if Kernel::kind(sent.program) == Kind::Xdp => {
+                Verdict::Redirect if Kernel::kind(sent.program) == Kind::Xdp => {
                     expected[..6].copy_from_slice(&bytes(out.route.to));
                     expected[6..12].copy_from_slice(&bytes(out.route.from));
                 }
-                Verdict::Return => {
+                Verdict::Hairpin => {
                     expected[..6].copy_from_slice(&from);
                     expected[6..12].copy_from_slice(&to);
                 }
-                Verdict::Switch => expected[..6].copy_from_slice(&bytes(out.mac)),
+                Verdict::Bridge => expected[..6].copy_from_slice(&bytes(out.mac)),
                 _ => {}
             }
         }

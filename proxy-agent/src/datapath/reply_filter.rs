@@ -1,0 +1,157 @@
+//! The agent's side of the reply filter; see `proxy_common::layout::reply_filter`.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use proxy_common::{
+    Family,
+    layout::{
+        flow::{FlowKey, LookupPoint},
+        maps::table,
+        reply_filter::{CacheLine, EPOCH, Fingerprint, LINE, LINES, epochs_since, next_epoch},
+    },
+};
+
+use super::{array::MmapArray, maps, pins::Pins};
+
+/// The map `reply_filter`. The data path inserts what it opens meanwhile.
+pub(crate) struct ReplyFilter {
+    map: MmapArray<CacheLine>,
+}
+
+impl ReplyFilter {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another version.
+    pub(crate) fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self { map: maps::mmap::<table::ReplyFilter>(pins)? })
+    }
+
+    /// Begins an epoch, in which the source of every flow is to be inserted; returns its number.
+    pub(crate) fn begin(&self) -> u8 {
+        let begun = next_epoch(self.epoch());
+        if let Some(epoch) = self.map.byte(EPOCH, 0) {
+            epoch.store(begun, Ordering::Release);
+        }
+        begun
+    }
+
+    /// Inserts an entry's source, if that is what it is found by.
+    pub(crate) fn insert<F: Family>(&self, key: &FlowKey<F>) {
+        if key.lookup_point == LookupPoint::Forward as u8 {
+            return;
+        }
+        let epoch = self.epoch();
+        let Fingerprint { line, bytes } = Fingerprint::of_source(key);
+        for byte in bytes.into_iter().filter_map(|at| self.map.byte(line, at)) {
+            byte.store(epoch, Ordering::Release);
+        }
+    }
+
+    /// Ends the epoch with this number, in which every flow was inserted: what has none any more is cleared. What was inserted in
+    /// the epoch before stays, because a program may have read the number just before it was raised; and what was inserted since,
+    /// even if another agent has begun epochs meanwhile.
+    pub(crate) fn end(&self, begun: u8) {
+        let epoch = self.epoch();
+        let is_old = |fingerprint: u8| {
+            fingerprint != 0 && epochs_since(fingerprint, epoch) > epochs_since(begun, epoch) + 1
+        };
+        for line in 0..LINES {
+            for byte in (0..LINE).filter_map(|at| self.map.byte(line, at)) {
+                let fingerprint = byte.load(Ordering::Relaxed);
+                if is_old(fingerprint) {
+                    // Only if no program has written it since.
+                    let _ = byte.compare_exchange(fingerprint, 0, Ordering::Release, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn epoch(&self) -> u8 {
+        self.map.byte(EPOCH, 0).map_or(1, |epoch| epoch.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+impl ReplyFilter {
+    /// A filter that no program sees.
+    pub(crate) fn anonymous() -> Self {
+        Self { map: MmapArray::anonymous(proxy_common::layout::reply_filter::ELEMENTS) }
+    }
+
+    /// Does it contain the source in this key?
+    pub(crate) fn hold<F: Family>(&self, key: &FlowKey<F>) -> bool {
+        let Fingerprint { line, bytes } = Fingerprint::of_source(key);
+        let is_set = |at| self.map.byte(line, at).is_some_and(|byte| byte.load(Ordering::Relaxed) != 0);
+        bytes.into_iter().all(is_set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::{V4, layout::flow::Tuple};
+
+    use super::*;
+
+    fn key(backend: u32, lookup_point: LookupPoint) -> FlowKey<V4> {
+        FlowKey::new(Tuple { src: backend, dst: 1, sport: 2, dport: 3 }, 6, lookup_point)
+    }
+
+    #[test]
+    fn a_fingerprint_stays_while_its_flow_is_met_in_each_epoch() {
+        let reply_filter = ReplyFilter::anonymous();
+        let (lives, over) = (key(1, LookupPoint::ReverseEgress), key(2, LookupPoint::ReverseEgress));
+        let begun = reply_filter.begin();
+        reply_filter.insert(&lives);
+        reply_filter.insert(&over);
+        reply_filter.end(begun);
+        // More epochs than numbers.
+        for epoch in 0..600 {
+            let begun = reply_filter.begin();
+            reply_filter.insert(&lives);
+            reply_filter.end(begun);
+            assert!(reply_filter.hold(&lives), "epoch {epoch}");
+            assert_eq!(reply_filter.hold(&over), epoch == 0, "epoch {epoch}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_was_broken_off_clears_nothing() {
+        let reply_filter = ReplyFilter::anonymous();
+        let key = key(1, LookupPoint::ReverseEgress);
+        reply_filter.begin();
+        reply_filter.insert(&key);
+        reply_filter.begin();
+        reply_filter.begin();
+        assert!(reply_filter.hold(&key));
+    }
+
+    #[test]
+    fn another_agent_s_epochs_clear_nothing_of_this_one_s() {
+        let reply_filter = ReplyFilter::anonymous();
+        let key = key(1, LookupPoint::ReverseEgress);
+        let begun = reply_filter.begin();
+        reply_filter.insert(&key);
+        // Started and ended again and again.
+        for _ in 0..20 {
+            reply_filter.begin();
+        }
+        reply_filter.end(begun);
+        assert!(reply_filter.hold(&key));
+    }
+
+    #[test]
+    fn entries_for_replies_are_inserted() {
+        for (lookup_point, expected) in [
+            (LookupPoint::Forward, false),
+            (LookupPoint::ReverseEgress, true),
+            (LookupPoint::ReverseIngress, true),
+        ] {
+            let reply_filter = ReplyFilter::anonymous();
+            reply_filter.begin();
+            reply_filter.insert(&key(1, lookup_point));
+            assert_eq!(reply_filter.hold(&key(1, lookup_point)), expected, "{lookup_point:?}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Removes flows that are over: whose last packet is longer ago than their state lets them wait.
+//!
+//! The maps would forget the least recently used by themselves, but only when they are full, and then a flood makes them
+//! forget in its favour. Nothing else depends on the sweep: while no agent runs, flows stay.
+//!
+//! On the way it keeps the marks of where their replies come from.
+//!
+//! A thread of its own goes over the maps again and again, a slice at a time with pauses between, so that it is never long at
+//! it. What it looks at is not used by that, as far as the maps' order of forgetting goes.
+
+mod walk;
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use proxy_common::{V4, V6, layout::config::Timeouts};
+use tracing::{debug, error, warn};
+
+use self::walk::{Census, Step, Walk};
+use crate::{
+    clock::Clock,
+    datapath::{
+        flows::{FlowMap, FlowTable, STATES},
+        maps::MapFamily,
+        pins::Pins,
+        reply_filter::ReplyFilter,
+    },
+    model::plan::IpFamily,
+};
+
+/// How long a round over all flows takes: so much longer than its timeout a flow may stay. Over more than half a million
+/// entries it takes longer, by [`REST`].
+const EPOCH: Duration = Duration::from_secs(30);
+
+/// Entries of each map looked at in one go: 0.3 ms each.
+const SLICE: usize = 1024;
+
+/// Rest after each go, at least: with that, two maps cost less than a hundredth of a processor, whatever their size.
+const REST: Duration = Duration::from_millis(64);
+
+/// What was found and done, for metrics. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Flows that were removed.
+    pub expired: Counter,
+    /// Flows there were in the last round, by family and state.
+    pub flows: Family<[(&'static str, &'static str); 2], Gauge>,
+}
+
+impl Counts {
+    fn set(&self, family: IpFamily, census: &Census) {
+        let family = match family {
+            IpFamily::V4 => "IPv4",
+            IpFamily::V6 => "IPv6",
+        };
+        for state in STATES {
+            let count = census.get(state).copied().unwrap_or(0);
+            self.flows.get_or_create(&[("ip_family", family), ("state", state)]).set(count);
+        }
+    }
+}
+
+/// Sweeps in the background until dropped.
+#[derive(Debug)]
+pub struct FlowGc {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FlowGc {
+    /// Starts at once.
+    ///
+    /// # Errors
+    /// When the maps cannot be opened, or there can be no thread.
+    pub fn start(pins: &Pins, timeouts: Timeouts, counts: Counts) -> Result<Self> {
+        let (stop, stopped) = channel();
+        let v4 = Walk::new(FlowMap::<V4>::open(pins)?, timeouts);
+        let v6 = Walk::new(FlowMap::<V6>::open(pins)?, timeouts);
+        let mut rounds = Rounds { v4, v6, reply_filter: ReplyFilter::open(pins)?, counts };
+        let thread = thread::Builder::new()
+            .name("flow-sweep".to_owned())
+            .spawn(move || rounds.go_on(&stopped))
+            .context("cannot start the thread that removes flows that are over")?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for FlowGc {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // It only panics if there is a defect, and that was printed.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The maps of both families, one round after the other.
+struct Rounds<A, B> {
+    v4: A,
+    v6: B,
+    reply_filter: ReplyFilter,
+    counts: Counts,
+}
+
+impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F, T>, Walk<G, U>> {
+    /// Goes on until the other end of the channel is gone.
+    fn go_on(&mut self, stopped: &Receiver<()>) {
+        if Clock::read().is_none() {
+            warn!("the kernel does not tell its clock: flows that are over stay until the flow map is full");
+            return;
+        }
+        let mut said = false;
+        loop {
+            let started = Instant::now();
+            match self.round(stopped) {
+                Ok(true) => said = false,
+                Ok(false) => return,
+                Err(error) if said => debug!("{error:#}"),
+                Err(error) => {
+                    error!("{error:#}; flows that are over stay for now");
+                    said = true;
+                }
+            }
+            debug!(elapsed = ?started.elapsed(), "looked at all flows");
+            if !pause(stopped, EPOCH.saturating_sub(started.elapsed())) {
+                return;
+            }
+        }
+    }
+
+    /// One round; false if it was to be stopped.
+    fn round(&mut self, stopped: &Receiver<()>) -> Result<bool> {
+        let slices = self.v4.expected(SLICE).max(self.v6.expected(SLICE));
+        let rest = (EPOCH / slices).max(REST);
+        let (mut has_v4, mut has_v6) = (true, true);
+        // After one that failed halfway, the rest is not all.
+        let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
+        let begun = is_whole.then(|| self.reply_filter.begin());
+        loop {
+            // Read anew each time: a round is long.
+            let clock = Clock::read().context("the kernel does not tell its clock any more")?;
+            has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.reply_filter)?);
+            has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.reply_filter)?);
+            if !has_v4 && !has_v6 {
+                if let Some(begun) = begun {
+                    self.reply_filter.end(begun);
+                }
+                return Ok(true);
+            }
+            if !pause(stopped, rest) {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+impl Counts {
+    /// Takes in what a step gave; true at the end of a map.
+    fn take(&self, family: IpFamily, step: Step) -> bool {
+        self.expired.inc_by(step.expired);
+        if let Some(census) = &step.census {
+            self.set(family, census);
+        }
+        step.census.is_some()
+    }
+}
+
+/// Waits; false if it is to be stopped.
+fn pause(stopped: &Receiver<()>, time: Duration) -> bool {
+    matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout))
+}
+
+#[cfg(test)]
+mod tests;

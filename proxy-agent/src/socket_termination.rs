@@ -1,0 +1,270 @@
+//! Ends sockets whose endpoint stopped serving, and UDP sockets whose frontend left the Service.
+//!
+//! The socket programs translate a destination once, when a socket connects. A UDP socket would then send to a dead
+//! endpoint for ever: nothing tells its process. So the agent ends such sockets in whichever network namespace they are
+//! in; their processes see an error and connect anew, to an endpoint that serves. Only sockets are ended that the programs
+//! translated to that endpoint, never one that connected to the endpoint's own address. The same goes for a UDP socket that
+//! connected through a frontend that is gone, or leads to another Service now, though the endpoint serves on.
+//!
+//! # No socket is missed
+//! Of endpoints; it is the same with frontends.
+//!
+//! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it stores the endpoint with the
+//! socket, (3) it ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the
+//! new set, (b) waits until no program runs that may have read the old one, (c) walks through the namespaces and ends each
+//! connected socket that has stored the dead endpoint and has that endpoint's address as its peer. After (b) every
+//! program that chose the dead endpoint has stored it, and no later one chooses it; so (c) finds all that have got to
+//! (4). But between (3) and (4) the thread may have been preempted, for which there is no grace period. So there is a
+//! second walk, [`SECOND_LOOK`] later.
+//!
+//! A socket that is between (2) and (4) while it is still connected to an earlier endpoint is nobody's: it has not
+//! stored what its peer is. After (4) it has.
+//!
+//! What a socket has stored is asked of a program ([`SocketReader`](crate::datapath::SocketReader)): sock_diag does not tell
+//! it of UDP sockets.
+//!
+//! On kernels without socket storage, step (2) is a note in a map, and (c) begins with reading the notes: which sockets,
+//! by their cookies, got that endpoint. That map forgets the oldest when it is full.
+
+pub mod end;
+pub mod noted;
+pub mod records;
+pub mod walk;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use prometheus_client::metrics::counter::Counter;
+use proxy_common::layout::id::Id;
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, error, warn};
+
+pub use self::records::Records;
+use self::{
+    end::{Outcome, Target},
+    walk::Walked,
+};
+use crate::{
+    datapath::{Kept, LostFrontend, wait_for_readers},
+    model::objects::Protocol,
+    net::sock_diag::Transport,
+};
+
+/// Longer than a thread waits for a processor: a control group that used up its quota (`cpu.max`) waits 100 ms.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// What was done, for metrics. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Sockets ended.
+    pub ended: Counter,
+    /// How often a network namespace could not be entered, or its sockets not be listed or ended, or the notes not be read.
+    pub failed: Counter,
+}
+
+/// Ends sockets in the background until dropped.
+#[derive(Debug)]
+pub struct SocketTerminator {
+    records: Arc<Records>,
+    counts: Counts,
+    queue: Arc<Queue>,
+    task: JoinHandle<()>,
+}
+
+impl SocketTerminator {
+    /// Starts with nothing to do. Needs a tokio runtime.
+    pub fn start(records: Records, counts: Counts) -> Self {
+        let (records, queue) = (Arc::new(records), Arc::<Queue>::default());
+        let worker = Worker {
+            records: records.clone(),
+            queue: queue.clone(),
+            counts: counts.clone(),
+            said_unsupported: false,
+        };
+        Self { records, counts, queue, task: tokio::spawn(worker.work()) }
+    }
+
+    /// These backends serve no more, and the data path has been told: their sockets are to be ended. Never waits; what
+    /// comes while others are being worked on is taken together, and a backend that is waiting already takes no more room.
+    ///
+    /// Name a TCP backend only where its connections are to be reset.
+    pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, Id)>) {
+        let dead = backends
+            .into_iter()
+            .filter_map(|(protocol, backend)| Some(Target::Backend(transport(protocol)?, backend)));
+        self.queue.add(dead);
+    }
+
+    /// The same for UDP frontends that service ports lost.
+    pub fn lost(&self, frontends: impl IntoIterator<Item = LostFrontend>) {
+        self.queue.add(frontends.into_iter().map(Target::Frontend));
+    }
+
+    /// All that connected sockets of these protocols keep: for after a restart, when backends and frontends may have gone
+    /// without this agent. Name those to [`SocketTerminator::dead`] that are not served then, and to [`SocketTerminator::lost`] those that lead
+    /// elsewhere.
+    ///
+    /// To be called when the data path knows what is served; takes as long as [`SECOND_LOOK`], because there are two looks
+    /// here, too, and for the same reason.
+    ///
+    /// # Errors
+    /// When sockets or notes cannot be read.
+    pub async fn kept(&self, protocols: &[Protocol]) -> Result<HashSet<Kept>> {
+        let look = || {
+            let records = self.records.clone();
+            let transports = protocols.iter().copied().filter_map(transport).collect();
+            spawn_blocking(move || {
+                wait_for_readers();
+                records.kept(&transports)
+            })
+        };
+        let (mut found, failed) = look().await.context("looking at sockets was broken off")??;
+        sleep(SECOND_LOOK).await;
+        let (second, failed_again) = look().await.context("looking at sockets was broken off")??;
+        found.extend(second);
+        self.counts.failed.inc_by(failed.max(failed_again) as u64);
+        Ok(found)
+    }
+}
+
+impl Drop for SocketTerminator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Backends and frontends whose sockets are to be ended. A set instead of a channel: as large as there are different ones, so
+/// it needs no bound.
+#[derive(Debug, Default)]
+struct Queue {
+    gone: Mutex<HashSet<Target>>,
+    news: Notify,
+}
+
+impl Queue {
+    fn add(&self, more: impl Iterator<Item = Target>) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.extend(more);
+        if !gone.is_empty() {
+            self.news.notify_one();
+        }
+    }
+
+    fn take(&self) -> HashSet<Target> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Worker {
+    records: Arc<Records>,
+    queue: Arc<Queue>,
+    counts: Counts,
+    said_unsupported: bool,
+}
+
+impl Worker {
+    async fn work(mut self) {
+        // What is to be looked for once more, and when; the soonest first.
+        let mut second_looks: VecDeque<(Instant, HashSet<Target>)> = VecDeque::new();
+        loop {
+            let due = second_looks.front().map(|(due, _)| *due);
+            tokio::select! {
+                () = self.queue.news.notified() => {}
+                () = reached(due) => {}
+            }
+            let gone = self.queue.take();
+            let mut second = HashSet::new();
+            while let Some((due, targets)) = second_looks.pop_front() {
+                if due > Instant::now() {
+                    second_looks.push_front((due, targets));
+                    break;
+                }
+                second.extend(targets);
+            }
+            let started = Instant::now();
+            let records = self.records.clone();
+            let round = spawn_blocking(move || round(&records, gone, second)).await;
+            match round.context("ending sockets was broken off").flatten() {
+                Ok((outcome, again)) => {
+                    self.report(&outcome, started.elapsed());
+                    if !again.is_empty() && !outcome.walked.unsupported {
+                        second_looks.push_back((Instant::now() + SECOND_LOOK, again));
+                    }
+                }
+                Err(error) => {
+                    self.counts.failed.inc();
+                    error!("{error:#}; sockets may stay connected to endpoints or frontends that are gone");
+                }
+            }
+            // At most half of one processor, whatever the rate at which endpoints come and go.
+            sleep(started.elapsed()).await;
+        }
+    }
+
+    fn report(&mut self, outcome: &Outcome, took: Duration) {
+        let Outcome { ended, walked: Walked { namespaces, failed, unsupported } } = outcome;
+        self.counts.ended.inc_by(ended.len() as u64);
+        self.counts.failed.inc_by(*failed as u64);
+        if *unsupported && !self.said_unsupported {
+            self.said_unsupported = true;
+            warn!(
+                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected UDP \
+                 sockets go on sending to endpoints that are gone until their processes connect anew"
+            );
+        }
+        if *namespaces > 0 {
+            debug!(
+                ended = ended.len(),
+                namespaces,
+                failed,
+                ?took,
+                "looked for sockets of endpoints that are gone"
+            );
+        }
+    }
+}
+
+/// One walk. Returns also what was looked for the first time, to be looked for again.
+fn round(
+    records: &Records,
+    gone: HashSet<Target>,
+    second: HashSet<Target>,
+) -> Result<(Outcome, HashSet<Target>)> {
+    let mut first = HashSet::new();
+    if !gone.is_empty() {
+        wait_for_readers();
+        first = records.targets(gone)?;
+    }
+    let targets = first.union(&second).copied().collect();
+    let outcome =
+        end::end(&targets, records.reader()).context("cannot walk through the network namespaces")?;
+    first.retain(|target| !matches!(target, Target::Socket(socket) if outcome.ended.contains(socket)));
+    Ok((outcome, first))
+}
+
+/// `None` for SCTP: socket programs do not see it.
+fn transport(protocol: Protocol) -> Option<Transport> {
+    match protocol {
+        Protocol::Tcp => Some(Transport::Tcp),
+        Protocol::Udp => Some(Transport::Udp),
+        Protocol::Sctp => None,
+    }
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The fast path for nearly all packets: those that are surely not for a service, and those of a flow that is there and about
+//! which they tell nothing new.
+//!
+//! What it says is what the [packet path](super::packet) would say, which everything else is left to. Programs ask here
+//! first because it takes little: hardly any stack, no other memory, no calls but one look-up.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::{
+    packet::may_be_reply,
+    tables::{FlowHandle as _, RouteKind, Tables},
+    verdict::Verdict,
+};
+use crate::{
+    Family,
+    layout::{
+        counter::Counter,
+        flow::{Flow, FlowKey, FlowState, LookupPoint, REFRESH, flags},
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
+};
+
+/// What can be said of a packet without further ado.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastPath<E> {
+    /// It is surely not for a service.
+    Pass,
+    /// It goes the way of this entry's flow.
+    Follow(E),
+    /// Nothing: ask the packet path.
+    Undecided,
+}
+
+/// For [`pod_ingress`](super::pod_ingress). The key of the entry is written to `key`.
+#[inline(always)]
+pub fn pod_ingress<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> FastPath<T::Flow> {
+    if may_be_reply(tables, packet) {
+        return FastPath::Undecided;
+    }
+    request(tables, packet, key)
+}
+
+/// For [`uplink_ingress`](super::uplink_ingress).
+#[inline(always)]
+pub fn uplink_ingress<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> FastPath<T::Flow> {
+    if may_be_reply(tables, packet) {
+        write(key, packet, LookupPoint::ReverseIngress);
+        match reply(tables, packet, key) {
+            FastPath::Pass => {}
+            known => return known,
+        }
+    }
+    request(tables, packet, key)
+}
+
+/// For [`pod_egress`](super::pod_egress).
+#[inline(always)]
+pub fn pod_egress<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> FastPath<T::Flow> {
+    match leaving(tables, packet, key) {
+        FastPath::Pass if may_be_outbound(tables, packet, key) => FastPath::Undecided,
+        known => known,
+    }
+}
+
+/// For [`uplink_egress`](super::uplink_egress).
+#[inline(always)]
+pub fn uplink_egress<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> FastPath<T::Flow> {
+    match leaving(tables, packet, key) {
+        FastPath::Pass
+            if tables.is_service_address(&key.tuple.dst)
+                || may_be_outbound(tables, packet, key)
+                || may_be_returning(tables, key) =>
+        {
+            FastPath::Undecided
+        }
+        FastPath::Follow(flow) if flow.flags & flags::BY_SOURCE != 0 => FastPath::Undecided,
+        known => known,
+    }
+}
+
+/// Must it be remembered that the node sent this? Not what we sent on ourselves, which leaves by the uplink that it came by.
+#[inline(always)]
+fn may_be_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> bool {
+    let is_datagram = key.protocol == PROTOCOL_UDP;
+    let tuple = &key.tuple;
+    is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, key.protocol)
+        || tables.settings().is_snat_port(tuple.sport)
+            && tables.may_be_snat_source(&tuple.src)
+            && tables.came_in() != tables.leaves()
+            && (is_datagram
+                || packet.tcp_flags & tcp_flags::SYN != 0
+                || tables.may_be_filtered_reply(&tuple.dst, tuple.dport, key.protocol))
+}
+
+/// Did it come from outside, and is it for a service still?
+#[inline(always)]
+fn may_be_returning<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
+    tables.came_in() != 0 && tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol)
+}
+
+/// What is done with a packet of such a flow, but for [`Verdict::Redirect`] its route.
+#[inline(always)]
+pub fn verdict<F: Family>(flow: &Flow<F>) -> Verdict {
+    if flow.flags & flags::SNAT != 0 {
+        Verdict::Redirect
+    } else if flow.flags & (flags::SWITCHED | flags::REVERSE) == flags::SWITCHED {
+        Verdict::Bridge
+    } else {
+        Verdict::ToStack
+    }
+}
+
+/// Finds the way of a packet with [`Verdict::Redirect`]; none if there is more to say of it.
+#[inline(always)]
+pub fn route<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    flow: &Flow<F>,
+    ifindex: u32,
+) -> Option<T::CachedRoute> {
+    if packet.hop_limit <= 1 {
+        return None;
+    }
+    let to = &flow.tuple;
+    let route = tables.cached_route(ifindex, &to.src, &to.dst, tables.size(packet))?;
+    matches!(route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack).then_some(route)
+}
+
+/// What counts a packet of such a flow.
+#[inline(always)]
+pub fn counter<F: Family>(flow: &Flow<F>) -> Counter {
+    if flow.flags & flags::REVERSE != 0 { Counter::FlowReverse } else { Counter::FlowForward }
+}
+
+#[inline(always)]
+fn request<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> FastPath<T::Flow> {
+    write(key, packet, LookupPoint::Forward);
+    if !tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol) {
+        return FastPath::Pass;
+    }
+    // The packet path looks for the flow itself.
+    if is_turn(packet) {
+        return FastPath::Undecided;
+    }
+    let Some(flow) = tables.flow(key) else { return FastPath::Undecided };
+    // A datagram chooses anew when its endpoint is gone, or its frontend, which is looked at about once a second.
+    let stays = match key.protocol {
+        PROTOCOL_UDP => tables.is_alive(flow.backend) && tables.now().wrapping_sub(flow.isn) < REFRESH,
+        PROTOCOL_TCP => !tables.settings().reset_removed_tcp || tables.is_alive(flow.backend),
+        _ => true,
+    };
+    let needs_mac = flow.flags & flags::SWITCHED != 0 && flow.mac.is_none();
+    let is_not_hairpin = flow.flags & flags::HAIRPIN == 0;
+    if stays && !needs_mac && is_not_hairpin && has_no_news(tables, packet, &flow) {
+        note_acknowledgment(tables, packet, key, &flow);
+        FastPath::Follow(flow)
+    } else {
+        FastPath::Undecided
+    }
+}
+
+/// A reply on its way out, if it is one.
+#[inline(always)]
+fn leaving<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &mut FlowKey<F>,
+) -> FastPath<T::Flow> {
+    write(key, packet, LookupPoint::ReverseEgress);
+    if tables.may_be_filtered_reply(&key.tuple.src, key.tuple.sport, key.protocol) {
+        reply(tables, packet, key)
+    } else {
+        FastPath::Pass
+    }
+}
+
+#[inline(always)]
+fn reply<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> FastPath<T::Flow> {
+    let Some(flow) = tables.flow(key) else {
+        return if tables.pending(key).is_some() { FastPath::Undecided } else { FastPath::Pass };
+    };
+    if flow.flags & flags::HAIRPIN == 0 && has_no_news(tables, packet, &flow) {
+        note_acknowledgment(tables, packet, key, &flow);
+        FastPath::Follow(flow)
+    } else {
+        FastPath::Undecided
+    }
+}
+
+/// As [`track`](super::track) does. A reset is judged by it.
+#[inline(always)]
+fn note_acknowledgment<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &T::Flow,
+) {
+    if key.protocol == PROTOCOL_TCP && packet.tcp_flags & tcp_flags::ACK != 0 {
+        flow.set_acknowledged(tables.acknowledgment(packet));
+    }
+}
+
+/// Does it open or end a connection?
+#[inline(always)]
+fn is_turn<F: Family>(packet: &Packet<F>) -> bool {
+    const TURNS: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+    packet.tcp_flags & TURNS != 0
+}
+
+/// It neither opens nor ends the flow, which was not reset, and was marked as seen not long ago.
+#[inline(always)]
+fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
+    !is_turn(packet)
+        && flow.state > FlowState::Reset as u8
+        && !packet.follows
+        && tables.now().wrapping_sub(flow.last_seen) < REFRESH
+}
+
+/// Writes the key, from which the tuple is read from then on: keeping it elsewhere would take stack.
+#[inline(always)]
+fn write<F: Family>(key: &mut FlowKey<F>, packet: &Packet<F>, lookup_point: LookupPoint) {
+    *key = FlowKey::new(packet.tuple, packet.protocol, lookup_point);
+    compiler_fence(Ordering::SeqCst);
+}

@@ -1,0 +1,27 @@
+//! `source_ranges_v4`, `source_ranges_v6`: LPM_TRIE, written by the agent: who may use frontends with
+//! [`FRONTEND_SOURCE_RANGES`](super::frontend::FRONTEND_SOURCE_RANGES). Read for their new flows only.
+
+use super::id::Id;
+use crate::{Family, V4, V6};
+
+/// Entries of the map. A trie takes memory for its contents only.
+pub const MAX_SOURCE_RANGES: u32 = 1 << 18;
+
+/// What stands behind the prefix length in a key of the trie: a prefix of the clients of a service port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SourceRange<F: Family> {
+    /// The service port; always whole.
+    pub service: Id,
+    /// The prefix.
+    pub addr: F::Addr,
+}
+
+impl<F: Family> SourceRange<F> {
+    /// Bits in front of the address: they count in the key's prefix length.
+    pub const SERVICE_BITS: u32 = 32;
+}
+
+super::plain!(SourceRange<F>);
+
+const _: () = assert!(size_of::<SourceRange<V4>>() == 8 && size_of::<SourceRange<V6>>() == 20);

@@ -1,0 +1,331 @@
+//! What tc answers itself: rejects, and pings to cluster IPs. The packet is turned into its own reply.
+//!
+//! Replies are made in the CPU's [`FamilyMaps::draft`], which the decision is done with: the stack has no room for them.
+//!
+//! A limit: when a packet is `CHECKSUM_PARTIAL` and the reply leaves by a device that computes
+//! it, what is computed lands in the quoted header of TCP packets, or in the reset. Pods' interfaces compute nothing, and
+//! from a wire no such packet comes; it takes a client in another virtual machine of the same host.
+
+mod headers;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
+    helpers::generated::{
+        bpf_csum_diff, bpf_jiffies64, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
+};
+use proxy_common::{
+    Family, checksum,
+    decide::Verdict,
+    layout::counter::Counter,
+    packet::{ICMP, PROTOCOL_TCP, Packet, TCP, tcp_flags},
+};
+
+pub(crate) use self::headers::ReplyHeaders;
+use self::headers::{QUOTED, word};
+use crate::{family::KernelFamily, maps::REJECTS, rewrite, settings::REJECT_WITH_RESET, tables::count};
+
+/// Which answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum GeneratedReply {
+    /// None.
+    None = 0,
+    /// Port unreachable.
+    Unreachable = 1,
+    /// A TCP reset.
+    Reset = 2,
+    /// An echo reply.
+    Echo = 3,
+    /// Time exceeded in transit.
+    TimeExceeded = 4,
+    /// Fragmentation needed, or packet too big.
+    TooBig = 5,
+}
+
+/// A reply to a packet, and what must be known of the packet.
+#[derive(Clone, Copy)]
+pub(crate) struct ReplyRequest {
+    pub(crate) reply: GeneratedReply,
+    /// IP protocol number.
+    pub(crate) protocol: u8,
+    /// With [`GeneratedReply::TooBig`]: the longest packet that is not.
+    pub(crate) mtu: u16,
+    /// Offset of the transport header.
+    pub(crate) transport: u32,
+}
+
+impl GeneratedReply {
+    /// The reply that a verdict asks for.
+    #[inline(always)]
+    pub(crate) fn of<F: Family>(verdict: Verdict, packet: &Packet<F>) -> Self {
+        let is_tcp = packet.protocol == PROTOCOL_TCP;
+        match verdict {
+            Verdict::Echo => Self::Echo,
+            Verdict::Reset => Self::Reset,
+            Verdict::Reject if is_tcp && REJECT_WITH_RESET.load() != 0 => Self::Reset,
+            Verdict::Reject => Self::Unreachable,
+            Verdict::TimeExceeded => Self::TimeExceeded,
+            Verdict::TooBig => Self::TooBig,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Rejects that a CPU sends in 64 jiffies (64 to 640 ms) at most: nobody makes the node a source of floods.
+const LIMIT: u64 = 100;
+
+/// Turns the packet into its reply and sends that: back out of the interface, or, where the packet was leaving
+/// (`is_leaving`), into the node as if it came in there.
+#[inline(always)]
+pub(crate) fn reply<F: KernelFamily + ReplyHeaders, const LINK: usize>(
+    skb: *mut __sk_buff,
+    request: ReplyRequest,
+    is_leaving: bool,
+) -> i32 {
+    let ReplyRequest { reply, .. } = request;
+    let done = match reply {
+        GeneratedReply::None => return TC_ACT_SHOT,
+        GeneratedReply::Echo => echo::<F, LINK>(skb, request.transport as usize),
+        _ if !may_reject(reply) => {
+            count(Counter::RejectLimited);
+            return TC_ACT_SHOT;
+        }
+        GeneratedReply::Unreachable | GeneratedReply::TimeExceeded | GeneratedReply::TooBig => {
+            error::<F, LINK>(skb, &request)
+        }
+        GeneratedReply::Reset => reset::<F, LINK>(skb, request.transport as usize),
+    };
+    if !done || !swap_macs::<LINK>(skb) {
+        count(Counter::RewriteFailed);
+        return TC_ACT_SHOT;
+    }
+    if !matches!(reply, GeneratedReply::Echo) {
+        count(Counter::RejectSent);
+    }
+    let flags = if is_leaving { BPF_F_INGRESS as u64 } else { 0 };
+    // SAFETY: the context is readable; plain arguments.
+    unsafe { bpf_redirect((*skb).ifindex, flags) as i32 }
+}
+
+/// The same for messages that a packet is too big, which Linux does not limit (`icmpv4_mask_allow`, `icmpv6_mask_allow`): without them
+/// connections hang. Each costs its sender a large packet.
+const LIMIT_OF_TOO_BIG: u64 = 10_000;
+
+/// May a refusal be sent, or were there too many already? Those that a packet is too big are counted apart.
+#[inline(always)]
+fn may_reject(reply: GeneratedReply) -> bool {
+    let (kind, limit) = match reply {
+        GeneratedReply::TooBig => (1, LIMIT_OF_TOO_BIG),
+        _ => (0, LIMIT),
+    };
+    let Some(sent) = REJECTS.get_ptr_mut(kind) else { return false };
+    // SAFETY: this CPU's own value, and no arguments.
+    unsafe {
+        let window = (bpf_jiffies64() >> 6) << 32;
+        let before = if *sent >> 32 == window >> 32 { *sent } else { window };
+        if before as u32 as u64 >= limit {
+            return false;
+        }
+        *sent = before + 1;
+    }
+    true
+}
+
+/// Scratch memory: longer than any reply with the headers that it answers.
+#[inline(always)]
+fn scratch<F: KernelFamily>() -> Option<*mut u8> {
+    F::draft().map(|draft| draft.cast::<u8>())
+}
+
+/// Reads `length` bytes of the packet.
+#[inline(always)]
+fn load(skb: *mut __sk_buff, offset: usize, to: *mut u8, length: usize) -> bool {
+    // SAFETY: callers have so much room there; the helper checks the packet.
+    unsafe { bpf_skb_load_bytes(skb.cast(), offset as u32, to.cast(), length as u32) == 0 }
+}
+
+/// The sum of `length` bytes, a multiple of 4.
+#[inline(always)]
+fn sum(at: *mut u8, length: usize, seed: u32) -> u32 {
+    // SAFETY: callers have so many bytes there.
+    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, at.cast(), length as u32, seed) };
+    checksum::fold(checksum::fold(sum as u32))
+}
+
+/// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) of what follows a network header.
+#[inline(always)]
+fn pseudo_header<F: ReplyHeaders>(header: *mut u8, protocol: u8, length: u16) -> u32 {
+    let rest = (protocol as u16).to_be() as u32 + length.to_be() as u32;
+    sum(header.wrapping_add(F::ADDRESSES), 2 * size_of::<F::Addr>(), rest)
+}
+
+/// How replies are written.
+const STORE: u64 = (BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH) as u64;
+
+/// Makes the packet as long as the reply and writes it.
+#[inline(always)]
+fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize) -> bool {
+    // SAFETY: callers have so many bytes there; the helpers check the packet.
+    unsafe {
+        bpf_skb_change_tail(skb, (LINK + length) as u32, 0) == 0
+            && bpf_skb_store_bytes(skb, LINK as u32, from.cast(), length as u32, STORE) == 0
+    }
+}
+
+/// Reads the network header without what follows it, and `length` bytes of the transport header, into scratch memory
+/// behind the room for the reply; false if nobody may be answered.
+#[inline(always)]
+fn quote<F: KernelFamily + ReplyHeaders, const LINK: usize>(
+    skb: *mut __sk_buff,
+    transport: usize,
+    protocol: u8,
+    to: *mut u8,
+    length: usize,
+) -> bool {
+    if !load(skb, LINK, to, F::HEADER) || !load(skb, transport, to.wrapping_add(F::HEADER), length) {
+        return false;
+    }
+    // SAFETY: just written.
+    let source = unsafe {
+        // Receivers of the quote look for the ports behind the header.
+        F::shorten(to, protocol);
+        word::<F::Addr>(to.wrapping_add(F::ADDRESSES))
+    };
+    F::is_host(&source)
+}
+
+/// An ICMP error about the packet.
+// A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
+#[inline(never)]
+fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
+    skb: *mut __sk_buff,
+    request: &ReplyRequest,
+) -> bool {
+    let Some(header) = scratch::<F>() else { return false };
+    let icmp = header.wrapping_add(F::HEADER);
+    let length = ICMP + F::HEADER + QUOTED;
+    let transport = request.transport as usize;
+    if !quote::<F, LINK>(skb, transport, request.protocol, icmp.wrapping_add(ICMP), QUOTED) {
+        return false;
+    }
+    // SAFETY: all within the scratch memory.
+    unsafe {
+        F::reply(header, icmp.wrapping_add(ICMP), F::ICMP, length as u16);
+        F::error(icmp, request.reply, request.mtu);
+        let seed = if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::ICMP, length as u16) } else { 0 };
+        rewrite::write(icmp.wrapping_add(2), !sum(icmp, length, seed) as u16);
+        if (*skb).gso_size == 0 {
+            return store::<LINK>(skb, header, F::HEADER + length);
+        }
+    }
+    padded::<F, LINK>(skb, header, icmp, length)
+}
+
+/// Writes an error about a GSO packet, whose checksum the device computes: it is written to where that packet's
+/// transport header had it, even into another packet. There this one has options that nobody reads.
+#[inline(always)]
+fn padded<F: KernelFamily + ReplyHeaders, const LINK: usize>(
+    skb: *mut __sk_buff,
+    header: *mut u8,
+    icmp: *const u8,
+    length: usize,
+) -> bool {
+    let at = LINK + F::HEADER + F::PADDING;
+    // SAFETY: all within the scratch memory; the helpers check the packet.
+    unsafe {
+        if bpf_skb_change_tail(skb, (at + length) as u32, 0) != 0
+            || bpf_skb_store_bytes(skb, at as u32, icmp.cast(), length as u32, STORE) != 0
+        {
+            return false;
+        }
+        F::pad(header);
+        let length = (F::HEADER + F::PADDING) as u32;
+        bpf_skb_store_bytes(skb, LINK as u32, header.cast(), length, STORE) == 0
+    }
+}
+
+/// RFC 9293 section 3.10.7.1: what a closed port answers.
+// A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
+#[inline(never)]
+fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
+    let Some(header) = scratch::<F>() else { return false };
+    let tcp = header.wrapping_add(F::HEADER);
+    let from = tcp.wrapping_add(TCP);
+    if !quote::<F, LINK>(skb, transport, PROTOCOL_TCP, from, TCP) {
+        return false;
+    }
+    let request = from.wrapping_add(F::HEADER);
+    // SAFETY: all within the scratch memory. Read late and written at once: little of it fits into registers.
+    unsafe {
+        let flags = request.wrapping_add(13).read();
+        if flags & tcp_flags::RST != 0 {
+            return false;
+        }
+        F::reply(header, from, PROTOCOL_TCP, TCP as u16);
+        rewrite::write(tcp, word::<u32>(request).rotate_left(16));
+        rewrite::write(tcp.wrapping_add(8), 0u32);
+        // Five words of header; no window.
+        if flags & tcp_flags::ACK != 0 {
+            rewrite::write(tcp.wrapping_add(4), word::<u32>(request.wrapping_add(8)));
+            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | (tcp_flags::RST as u32) << 16));
+        } else {
+            let next = u32::from_be(word(request.wrapping_add(4)));
+            let next = next.wrapping_add((flags & tcp_flags::SYN != 0) as u32);
+            let both = (tcp_flags::RST | tcp_flags::ACK) as u32;
+            rewrite::write(tcp.wrapping_add(4), 0u32);
+            rewrite::write(tcp.wrapping_add(8), next.to_be());
+            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | both << 16));
+        }
+        rewrite::write(tcp.wrapping_add(16), 0u32);
+        let seed = pseudo_header::<F>(header, PROTOCOL_TCP, TCP as u16);
+        rewrite::write(tcp.wrapping_add(16), !sum(tcp, TCP, seed) as u16);
+    }
+    store::<LINK>(skb, header, F::HEADER + TCP)
+}
+
+/// The request with addresses exchanged and another type: everything else, data included, is the reply's too.
+#[inline(always)]
+fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
+    // SAFETY: the context is readable.
+    let (data, end) = unsafe { ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8) };
+    let (header, icmp) = (data.wrapping_add(LINK), data.wrapping_add(transport));
+    if header.wrapping_add(F::HEADER) > end || icmp.wrapping_add(ICMP) > end {
+        return false;
+    }
+    // SAFETY: within the headers just checked.
+    unsafe {
+        let src = header.wrapping_add(F::ADDRESSES);
+        let dst = src.wrapping_add(size_of::<F::Addr>());
+        let mut offset = 0;
+        while offset < size_of::<F::Addr>() {
+            let (a, b) = (
+                src.wrapping_add(offset).cast::<u32>().read(),
+                dst.wrapping_add(offset).cast::<u32>().read(),
+            );
+            rewrite::write(src.wrapping_add(offset), b);
+            rewrite::write(dst.wrapping_add(offset), a);
+            offset += 4;
+        }
+        let before = icmp.cast::<u16>().read();
+        let after = u16::from_ne_bytes([F::ECHO_REPLY, 0]);
+        let field = icmp.wrapping_add(2);
+        let change = checksum::difference(before as u32, after as u32);
+        rewrite::write(field, checksum::update(field.cast::<u16>().read(), change));
+        rewrite::write(icmp, after);
+    }
+    true
+}
+
+#[inline(always)]
+fn swap_macs<const LINK: usize>(skb: *mut __sk_buff) -> bool {
+    if LINK == 0 {
+        return true;
+    }
+    // SAFETY: the context is readable, and so are the bounds it gives.
+    unsafe {
+        let (data, end) = ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8);
+        rewrite::swap_macs(data, end)
+    }
+}

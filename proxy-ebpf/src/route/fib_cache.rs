@@ -1,0 +1,134 @@
+//! FIB cache.
+//!
+//! The kernel's look-up takes longer than everything else that is done with a packet of a known flow. What it said is kept
+//! for [`FRESH`], by each CPU for itself: flows with more packets than that hardly ever ask, others do not need to.
+//! No invalidation: the TTL bounds staleness, whether or not an agent runs.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use proxy_common::{
+    Family, V4, V6,
+    decide::{Route, RouteKind},
+    layout::maps::{DeclaredMap, table},
+};
+
+use super::{Routed, next_hop};
+use crate::settings::second;
+
+/// How many routes a CPU keeps of each family, as a power of two.
+const SLOT_BITS: u32 = SLOTS.trailing_zeros();
+const SLOTS: usize = table::FibCache::<V4>::ENTRIES;
+const _: () = assert!(SLOTS.is_power_of_two());
+
+/// How long a route is used without asking again, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
+const FRESH: u32 = 32;
+
+/// What was asked last of what has the same place, and the reply. All zero is nothing: no packet comes in by a device with
+/// index 0.
+#[repr(C)]
+pub(crate) struct CachedRoute<F: Family> {
+    src: F::Addr,
+    dst: F::Addr,
+    ifindex: u32,
+    /// Of the packet, in bytes.
+    size: u32,
+    /// When, in jiffies, truncated.
+    queried: u32,
+    route: Route<F>,
+}
+
+/// A packet whose route is asked for.
+pub(crate) struct FibQuery<'q, F: Family> {
+    /// The device it comes in by.
+    pub(crate) ifindex: u32,
+    pub(crate) src: &'q F::Addr,
+    pub(crate) dst: &'q F::Addr,
+    /// In bytes.
+    pub(crate) size: u32,
+    /// In jiffies.
+    pub(crate) now: u32,
+}
+
+impl<F: Family> FibQuery<'_, F> {
+    #[inline(always)]
+    fn slot(&self) -> u32 {
+        let word = F::fold(self.src).rotate_left(u32::BITS / 2) ^ F::fold(self.dst);
+        word.wrapping_mul(0x9e37_79b9) >> (u32::BITS - SLOT_BITS)
+    }
+
+    /// Is this known?
+    #[inline(always)]
+    fn is_hit(&self, cached: &CachedRoute<F>) -> bool {
+        self.now.wrapping_sub(cached.queried) < FRESH
+            && cached.ifindex == self.ifindex
+            && self.size <= cached.size
+            && F::same(&cached.dst, self.dst)
+            && F::same(&cached.src, self.src)
+            && matches!(cached.route.kind, RouteKind::Neighbour | RouteKind::Stack)
+    }
+}
+
+/// As [`super::look_up`], by what this CPU knows or else by `ask`, one of the functions below. What is found is this CPU's until
+/// the program ends or asks again.
+#[inline(always)]
+pub(crate) fn look_up<F: Routed>(
+    query: &FibQuery<'_, F>,
+    ask: impl FnOnce(u32),
+) -> Option<&'static Route<F>> {
+    let slot = query.slot();
+    let cached = F::cached_route(slot)?;
+    // SAFETY: this CPU's own: programs run with bottom halves off. What is there was written as this type, or is zero,
+    // which is the first variant of the enum in it.
+    let cached = unsafe { &mut *cached };
+    if !query.is_hit(cached) {
+        cached.src = *query.src;
+        cached.dst = *query.dst;
+        cached.ifindex = query.ifindex;
+        cached.size = query.size;
+        cached.queried = query.now;
+        ask(slot);
+    }
+    Some(&cached.route)
+}
+
+/// Answers the question at this place.
+#[inline(always)]
+fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
+    let Some(cached) = F::cached_route(slot) else { return 0 };
+    // SAFETY: as above.
+    let CachedRoute { src, dst, ifindex, size, route, queried } = unsafe { &mut *cached };
+    super::look_up(ctx, *ifindex, src, dst, *size, route);
+    if !is_xdp {
+        next_hop::mark(route, *queried);
+    } else if next_hop::must_hand_over(route, *queried, second()) {
+        // What is not resolved is left to tc, and asked for again.
+        route.kind = RouteKind::Unresolved;
+    }
+    1
+}
+
+macro_rules! fill_slot {
+    ($($family:ident, $of_skb:ident, $of_frame:ident;)*) => { $(
+        // Global functions: the verifier goes through them once, and their stack is free again afterwards.
+
+        /// For tc.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $of_skb(skb: *mut __sk_buff, slot: u32) -> u32 {
+            fill_slot::<$family>(skb.cast(), slot, false)
+        }
+
+        /// For XDP.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $of_frame(ctx: *mut xdp_md, slot: u32) -> u32 {
+            fill_slot::<$family>(ctx.cast(), slot, true)
+        }
+    )* };
+}
+
+fill_slot! {
+    V4, route4_of_skb, route4_of_frame;
+    V6, route6_of_skb, route6_of_frame;
+}

@@ -1,0 +1,68 @@
+//! Nearly all packets: what they need is plain to see, and done without a step of its own.
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use proxy_common::{
+    decide::{
+        Verdict,
+        fast_path::{self, FastPath},
+    },
+    layout::{counter::Counter, flow::FlowKey},
+    packet::Packet,
+};
+
+use super::{Hook, NEXT, apply::send, bounds, checksums::TcFamily, in_place::translate, is_surely_for_us};
+use crate::{
+    family::KernelFamily,
+    tables::{FlowEntry, Kernel, count},
+};
+
+/// Runs a hook; none if the packet needs more than this.
+#[inline(always)]
+pub(super) fn take_fast_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
+    ctx: &TcContext,
+) -> Option<i32> {
+    // The log is told of translations later on.
+    if cfg!(feature = "kernel-log") || !is_surely_for_us::<H>(ctx.skb.skb) {
+        return None;
+    }
+    let (data, end) = bounds(ctx);
+    // SAFETY: the bounds of the packet.
+    let packet = unsafe { F::parse_without_options(data, end, LINK)? };
+    // On the stack: the scratch is a look-up away, and most packets need nothing else of it.
+    let key = &mut FlowKey::<F>::default();
+    match H::fast_path::<F>(&Kernel::of_skb(ctx.skb.skb, LINK), &packet, key) {
+        FastPath::Pass => Some(NEXT),
+        FastPath::Follow(flow) => follow::<F, H, LINK>(ctx, &packet, key, &flow),
+        FastPath::Undecided => None,
+    }
+}
+
+#[inline(always)]
+fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
+    ctx: &TcContext,
+    packet: &Packet<F>,
+    key: &FlowKey<F>,
+    flow: &FlowEntry<F>,
+) -> Option<i32> {
+    // What leaves to a client is a reply of a local endpoint: it is translated, and goes its way. Saying so spares stack.
+    let verdict = if H::IS_LEAVING { Verdict::ToStack } else { fast_path::verdict(flow) };
+    let (mut route, mut hops) = (None, 0);
+    if matches!(verdict, Verdict::Redirect) {
+        // SAFETY: the context is readable.
+        let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        let known = fast_path::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex)?;
+        hops = known.hops();
+        route = Some(known);
+    }
+    count(fast_path::counter(flow));
+    let tuples = (&key.tuple, &flow.tuple);
+    let sent = translate::<F, LINK>(ctx, key.protocol, tuples, hops, H::MAY_BE_CHECKSUM_COMPLETE)
+        .then(|| send::<F, LINK>(ctx, verdict, route, flow.mac))
+        .flatten();
+    if sent.is_none() {
+        // A packet that is half rewritten must not go on.
+        count(Counter::RewriteFailed);
+        return Some(TC_ACT_SHOT);
+    }
+    sent
+}

@@ -1,0 +1,198 @@
+//! The slow path: fragments, packets with IPv6 extension headers, and ICMP errors. They are rare, so
+//! everything is read and written by offset.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use proxy_common::{
+    Family, checksum,
+    decide::{Completion, complete, may_be_for_service},
+    layout::{counter::Counter, flow::Tuple},
+    packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
+};
+
+use super::{
+    Hook, LogEvent, NEXT, Outcome, TcFamily,
+    checksums::update_checksum,
+    decide,
+    fragment_queue::{enqueue, release},
+};
+use crate::{
+    family::KernelFamily,
+    scratch::{Scratch, scratch},
+    tables::{Kernel, count},
+};
+
+/// The bytes of a packet at tc.
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let size = size_of::<T>() as u32;
+        // SAFETY: the context, and so many bytes on the stack, all of which are written when the helper says so.
+        unsafe {
+            let result = bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size);
+            (result == 0).then(|| value.assume_init())
+        }
+    }
+}
+
+/// What becomes of the sum of the whole packet, if a device made one.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+enum SkbChecksum {
+    /// It stays: what is written is made up for by a checksum in the packet.
+    Stays = 0,
+    /// It changes with what is written.
+    Changes = BPF_F_RECOMPUTE_CSUM as u64,
+}
+
+impl Skb {
+    /// Writes a value.
+    #[inline(always)]
+    fn store<T: Copy>(&self, offset: usize, value: &T, sum: SkbChecksum) -> bool {
+        let (from, size) = ((&raw const *value).cast(), size_of::<T>() as u32);
+        // SAFETY: the context, and so many bytes; the helper checks the packet.
+        unsafe { bpf_skb_store_bytes(self.0, offset as u32, from, size, sum as u64) == 0 }
+    }
+}
+
+/// Takes such a packet apart, and finds the ports of a fragment.
+#[inline(always)]
+pub(crate) fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize) {
+    let Some(Scratch { dissected, completion, .. }) = scratch::<F>() else { return };
+    let is_parsed = dissect(&Skb(skb), link, dissected);
+    *completion = complete(&Kernel::of_skb(skb, link), dissected, is_parsed);
+}
+
+/// Runs a hook on such a packet, when it has been read.
+#[inline(always)]
+pub(crate) fn slow_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> u64 {
+    let next = Outcome::with(NEXT, LogEvent::Nothing);
+    // Not every hook needs it, and the compiler would not pass what is not needed; the verifier insists.
+    let skb = core::hint::black_box(ctx.skb.skb);
+    let Some(scratch) = scratch::<F>() else { return next.0 };
+    let completion = scratch.completion;
+    let dissected = &scratch.dissected;
+    // What leaves has been put together and cut by the host, or by one sender: in order.
+    let is_over = !H::IS_LEAVING
+        && match dissected.part {
+            Part::Later if matches!(completion, Completion::Early) => {
+                may_be_for_service::<F, _>(&Kernel::of_skb(skb, LINK), &dissected.packet.tuple.dst)
+                    && enqueue(skb, &dissected.fragment_key())
+            }
+            Part::First => release(skb, &dissected.fragment_key()),
+            _ => false,
+        };
+    if is_over {
+        return Outcome::with(TC_ACT_SHOT, LogEvent::Nothing).0;
+    }
+    if !matches!(completion, Completion::Complete) {
+        return next.0;
+    }
+    decide::<F, H, LINK>(skb, scratch).0
+}
+
+/// Writes the translation into the packet.
+#[inline(always)]
+pub(super) fn write<F: KernelFamily + TcFamily>(
+    skb: *mut __sk_buff,
+    link: usize,
+    dissected: &Dissected<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    let bytes = Skb(skb);
+    let packet = &dissected.packet;
+    match dissected.part {
+        Part::Error => error(&bytes, link, dissected, to, hops),
+        Part::Later => {
+            count(Counter::FragmentFollowed);
+            header(&bytes, link, &packet.tuple, to, hops, SkbChecksum::Changes)
+        }
+        Part::Plain | Part::Whole | Part::First => {
+            update_checksum(skb, link, packet, to)
+                && F::store_addresses(skb, link, to)
+                && header(&bytes, link, &packet.tuple, to, hops, SkbChecksum::Stays)
+                && ports(&bytes, packet.transport, to, SkbChecksum::Stays)
+        }
+    }
+}
+
+/// Writes a network header's addresses and hop limit.
+#[inline(always)]
+fn header<F: KernelFamily + TcFamily>(
+    bytes: &Skb,
+    at: usize,
+    from: &Tuple<F>,
+    to: &Tuple<F>,
+    hops: u8,
+    sum: SkbChecksum,
+) -> bool {
+    let Some(mut words) = bytes.load::<F::Words>(at) else { return false };
+    // SAFETY: a header's bytes.
+    unsafe { F::write((&raw mut words).cast(), from, to, hops) };
+    bytes.store(at, &words, sum)
+}
+
+/// Writes the ports of a transport header.
+#[inline(always)]
+fn ports<F: Family>(bytes: &Skb, at: usize, to: &Tuple<F>, sum: SkbChecksum) -> bool {
+    bytes.store(at, &[to.sport, to.dport], sum)
+}
+
+/// Translates an ICMP error: the packet it quotes becomes what was sent by who gets the error, whose address it is sent to.
+///
+/// As the kernel's NAT does it, its source becomes that of the flow's packets in this direction where that is changed.
+#[inline(always)]
+fn error<F: KernelFamily + TcFamily>(
+    bytes: &Skb,
+    network: usize,
+    dissected: &Dissected<F>,
+    to: &Tuple<F>,
+    hops: u8,
+) -> bool {
+    const CHECKSUM: usize = 2;
+    let packet = &dissected.packet;
+    let (quoted, quote) = (packet.tuple.reversed(), to.reversed());
+    let reporter = if F::same(&to.src, &packet.tuple.src) { dissected.reporter } else { to.src };
+    let outer = Tuple::<F> { src: dissected.reporter, dst: packet.tuple.dst, sport: 0, dport: 0 };
+    let sent = Tuple::<F> { src: reporter, dst: to.dst, sport: 0, dport: 0 };
+    // What the quote adds to the message's sum. The checksum of an IPv4 header makes up for its addresses.
+    let mut change = checksum::ports(&quoted, &quote);
+    if F::HAS_PSEUDO_HEADER {
+        change += checksum::fold(checksum::addresses(&quoted, &quote));
+        change += checksum::fold(checksum::addresses(&outer, &sent));
+    }
+    let field = match packet.protocol {
+        PROTOCOL_TCP => 16,
+        PROTOCOL_UDP => 6,
+        // That of SCTP is of the whole packet, and nobody reads it in a quote.
+        _ => 0,
+    };
+    // A short quote has no checksum.
+    if packet.protocol != PROTOCOL_SCTP
+        && let Some(before) = bytes.load::<u16>(packet.transport + field)
+        && before != 0
+    {
+        let translated = checksum::addresses(&quoted, &quote) + checksum::ports(&quoted, &quote);
+        let after = checksum::update(before, translated);
+        change = checksum::fold(change) + checksum::difference(before as u32, after as u32);
+        if !bytes.store(packet.transport + field, &after, SkbChecksum::Changes) {
+            return false;
+        }
+    }
+    let at = dissected.icmp + CHECKSUM;
+    let Some(sum) = bytes.load::<u16>(at) else { return false };
+    count(Counter::IcmpError);
+    bytes.store(at, &checksum::update(sum, change), SkbChecksum::Changes)
+        && header(bytes, dissected.icmp + ICMP, &quoted, &quote, 0, SkbChecksum::Changes)
+        && ports(bytes, packet.transport, &quote, SkbChecksum::Changes)
+        && header(bytes, network, &outer, &sent, hops, SkbChecksum::Changes)
+}
