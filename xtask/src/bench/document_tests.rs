@@ -156,11 +156,17 @@ fn the_first_page_opens_with_a_summary_and_its_plot() {
         rate("UDP", "kernel masquerade", 200.0),
     ];
     let flood = "Flood of forged SYNs to one Service: new connections of another Service";
-    let succeeded = |column, value| Figure {
+    let succeeded = |row, column, value| Figure {
         better: Better::More,
-        ..figure(flood, "2,000 SYN/s", column, Unit::Percent, Summary::single(value))
+        ..figure(flood, row, column, Unit::Percent, Summary::single(value))
     };
-    let figures = [figures, vec![succeeded("ours", 100.0), succeeded("nftables", 50.0)]].concat();
+    let succeeded = [
+        succeeded("2,000 SYN/s", "ours", 100.0),
+        succeeded("2,000 SYN/s", "nftables", 50.0),
+        succeeded("20,000 SYN/s", "ours", 0.0),
+        succeeded("20,000 SYN/s", "nftables", 50.0),
+    ];
+    let figures = [figures, succeeded.to_vec()].concat();
     write_to(docs.path(), &measured("traffic", "abc", figures, Vec::new())).unwrap();
     let text = read(docs.path(), "benchmarks.md");
     let plot = "benchmarks/summary-how-many-times-as-good-as-the-other.svg";
@@ -173,5 +179,5 @@ fn the_first_page_opens_with_a_summary_and_its_plot() {
     );
     assert!(text.find("| what |").unwrap() < text.find("## ").unwrap(), "before all else");
     let svg = read(docs.path(), plot);
-    assert!(svg.contains("0.90 to 1.50") && svg.contains("2.00"), "{svg}");
+    assert!(svg.contains("0.90 to 1.50") && svg.contains("0.00 to 2.00"), "{svg}");
 }

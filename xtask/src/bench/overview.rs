@@ -10,8 +10,8 @@ use super::{
 };
 
 const READING: &str = "\
-- *Ratio*: how many times as good as the other proxy-agent is. Above 1 it is ahead. Two numbers are the worst and the best case; the pages
-  of the benchmarks have a row for each.
+- *Ratio*: rates are divided by the other side's, times the other way round, so that proxy-agent is ahead above 1. Two numbers are the
+  worst and the best case; the pages of the benchmarks have a row for each.
 - *Number*: what was measured, or with a plus the time that the program adds to an empty eBPF program. From the lowest case to the highest.
 - *Met*: how many of the targets for these cases were met. A target for a ratio takes the median of the rounds' ratios, this table the
   ratio of the medians; they may differ by a hundredth or two.

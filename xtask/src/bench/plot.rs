@@ -140,7 +140,9 @@ impl Axis {
     fn at(&self, value: f64) -> i32 {
         match &self.scale {
             Scale::Linear(scale) => scale.map(&value.max(0.0), self.pixels),
-            Scale::Logarithmic(scale) | Scale::Ratios(scale) => scale.map(&value, self.pixels),
+            Scale::Logarithmic(scale) => scale.map(&value, self.pixels),
+            // A logarithmic axis has no place for a ratio of zero.
+            Scale::Ratios(scale) => scale.map(&value.max(scale.range().start), self.pixels),
         }
     }
 

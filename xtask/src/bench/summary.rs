@@ -164,7 +164,7 @@ impl Against {
     }
 }
 
-/// How many times as good as the peer's figure ours is.
+/// How many times as good as the peer's figure ours is. Infinite, and left out by the caller, where the peer has zero.
 fn ratio(ours: &Figure, part: &Part, column: &str) -> Option<f64> {
     let is_peer = |other: &&Figure| {
         (&other.table, &other.row, other.column.as_str()) == (&ours.table, &ours.row, column)
