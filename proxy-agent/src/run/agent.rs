@@ -146,7 +146,7 @@ impl Agent {
         self.know_namespaces().await;
         if self.services.finish(&mut self.datapath, written).await {
             self.sockets.scan_at_start();
-            self.services.mark_in_step(&self.datapath);
+            self.services.mark_synced(&self.datapath);
         }
         if has_lost_hooks || self.interfaces.serves_otherwise(&self.needs()) {
             self.interfaces.schedule.soon();

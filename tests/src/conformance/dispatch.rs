@@ -229,7 +229,7 @@ pub(super) const RULES: &[Rule] = &[
         "masquerade-all",
         Topic::Dispatch,
         "masqueradeAll hides every client of cluster IPs behind its node.",
-        "Not supported. It exists for pod networks that cannot route answers to pods; translation at the client's node does not \
+        "Not supported. It exists for pod networks that cannot route replies to pods; translation at the client's node does not \
          depend on that.",
     ),
     Rule::absent(

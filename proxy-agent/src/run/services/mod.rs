@@ -177,7 +177,7 @@ impl ServiceReconciler {
     }
 
     /// Everything is written for the first time: says so, and removes what no agent needs any more.
-    pub(super) fn mark_in_step(&self, datapath: &Datapath) {
+    pub(super) fn mark_synced(&self, datapath: &Datapath) {
         if let Err(error) = synced::mark(&self.seeder.pins) {
             warn!(
                 "cannot note that the maps are synced: {error}; after a restart without API server this node is not ready"
