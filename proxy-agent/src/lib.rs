@@ -17,7 +17,7 @@
 //! | output | `output` | tables, JSON, YAML |
 //! | command line | `cli` | how flags are spelt: what their values mean, layers above know |
 //! | settings | `config` | flags and a configuration file, as settings |
-//! | origin | `origin` | which source, by the settings |
+//! | origin | `service_source` | which source, by the settings |
 //! | commands | `check`, `cleanup`, `debug`, `init`, `log_level`, `status` | |
 //! | commands by others | `migrate`, `monitor`, `run` | |
 //! | rates | `top` | |

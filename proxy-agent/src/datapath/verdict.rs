@@ -10,7 +10,7 @@ use proxy_common::layout::{
 pub enum MonitorVerdict {
     /// A new flow, or a socket that got an endpoint.
     Translated,
-    /// Refused: the client is told that nothing listens, or that it must not.
+    /// Rejected: the client is told that nothing listens, or that it must not.
     Rejected,
     /// Dropped.
     Dropped,
@@ -55,7 +55,7 @@ pub(crate) fn mask(wanted: &[MonitorVerdict]) -> u64 {
 pub(crate) fn text(verdict: MonitorVerdict) -> &'static str {
     match verdict {
         MonitorVerdict::Translated => "translated",
-        MonitorVerdict::Rejected => "refused",
+        MonitorVerdict::Rejected => "rejected",
         MonitorVerdict::Dropped => "dropped",
         MonitorVerdict::Reset => "reset",
         MonitorVerdict::Answered => "answered",
