@@ -117,21 +117,50 @@ impl Cluster {
         self.try_command(command, args, time)
     }
 
+    /// The same, but no longer than until this is in its output.
+    pub fn try_agent_until(
+        &self,
+        node: &Node,
+        args: &[String],
+        what: &str,
+        time: Duration,
+    ) -> Result<(Option<i32>, String)> {
+        let command = node.host.command(&agent_binary()?.to_string_lossy())?;
+        self.run_command(command, args, time, Some(what))
+    }
+
     /// The same for any command.
     pub fn try_command(
+        &self,
+        command: Command,
+        args: &[String],
+        time: Duration,
+    ) -> Result<(Option<i32>, String)> {
+        self.run_command(command, args, time, None)
+    }
+
+    fn run_command(
         &self,
         mut command: Command,
         args: &[String],
         time: Duration,
+        enough: Option<&str>,
     ) -> Result<(Option<i32>, String)> {
         let log = tempfile::NamedTempFile::new_in(&self.logs)?;
         // With one offset: neither writes over the other.
         let (output, errors) = (log.as_file().try_clone()?, log.as_file().try_clone()?);
         command.args(args).stdin(Stdio::null()).stdout(output).stderr(errors);
         let mut process = Process::new(command.spawn()?);
-        let status = until(time, "the program to end", || Ok(process.child().try_wait()?)).ok();
+        let ended = until(time, "the program to end", || {
+            if let Some(status) = process.child().try_wait()? {
+                return Ok(Some(Some(status)));
+            }
+            let is_enough =
+                enough.is_some_and(|what| fs::read_to_string(log.path()).unwrap_or_default().contains(what));
+            Ok(is_enough.then_some(None))
+        });
         drop(process);
-        Ok((status.and_then(|status| status.code()), fs::read_to_string(log.path())?))
+        Ok((ended.ok().flatten().and_then(|status| status.code()), fs::read_to_string(log.path())?))
     }
 }
 

@@ -15,9 +15,9 @@ use proxy_tests::{
 };
 use serde_json::Value;
 
-/// How long an agent is watched that may go on running.
-const A_MOMENT: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(5);
+/// How long an agent is watched that must go on trying.
+const A_WHILE: Duration = Duration::from_secs(6);
 /// An agent that is not optimised, on a machine that is busy.
 const STARTED: Duration = Duration::from_secs(20);
 
@@ -60,7 +60,7 @@ fn a_broken_manifest_is_reported_and_the_rest_works() {
 fn a_wrong_interface_is_named() {
     let cluster = alone(PodNetwork::Routed).unwrap();
     let args = cluster.agent_args(&cluster.nodes[0], &["--uplink", "nosuch0"]);
-    let (code, output) = cluster.try_agent(&cluster.nodes[0], &args, A_MOMENT).unwrap();
+    let (code, output) = cluster.try_agent_until(&cluster.nodes[0], &args, "nosuch0", STARTED).unwrap();
     assert_ne!(code, Some(0), "{output}");
     assert!(output.contains("nosuch0"), "{output}");
     assert!(!output.contains("panicked"), "{output}");
@@ -75,7 +75,7 @@ fn without_capabilities_it_says_what_it_needs() {
     args.push(agent_binary().unwrap().display().to_string());
     args.extend(cluster.agent_args(node, &[]));
     let command = node.host.command("setpriv").unwrap();
-    let (code, output) = cluster.try_command(command, &args, A_MOMENT).unwrap();
+    let (code, output) = cluster.try_command(command, &args, STARTED).unwrap();
     assert!(code.is_some_and(|code| code != 0), "exit code {code:?}: {output}");
     assert!(output.contains("CAP_"), "{output}");
     assert!(!output.contains("panicked"), "{output}");
@@ -91,7 +91,7 @@ fn without_an_api_server_it_says_so_and_tries_on() {
     let file = cluster.manifests.path().join("kubeconfig");
     fs::write(&file, kubeconfig).unwrap();
     let (code, output) =
-        cluster.try_agent(node, &kube_args(&cluster, node, &file.display().to_string()), A_MOMENT).unwrap();
+        cluster.try_agent(node, &kube_args(&cluster, node, &file.display().to_string()), A_WHILE).unwrap();
     assert_eq!(code, None, "it gave up: {output}");
     assert!(output.contains("127.0.0.1:1"), "{output}");
     assert!(!output.contains("panicked"), "{output}");

@@ -55,8 +55,7 @@ pub(super) const RETIRED: &[Retired] = &[
     word("withheld", "NoLocalEndpoints"),
     word("is_sticky", "session affinity"),
     word("let_go", "dequeue, release"),
-    word("refusals", "rejects")
-        .but(&[Allowed::In("proxy-agent/src/source/kube/"), Allowed::In("docs/")]),
+    word("refusals", "rejects").but(&[Allowed::In("proxy-agent/src/source/kube/"), Allowed::In("docs/")]),
     word("turn_away", "deny"),
     word("turned_away", "denied"),
     word("admit", "allow"),
