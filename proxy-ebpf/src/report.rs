@@ -53,7 +53,7 @@ fn is_watched() -> bool {
     }
 }
 
-/// The flow of the CPU's pair was opened.
+/// The flow of the CPU's draft was opened.
 #[inline(always)]
 pub(crate) fn flow_opened<F: KernelFamily>() {
     if is_watched() {
@@ -130,7 +130,7 @@ pub extern "C" fn packet_rejected(counter: u32, version: u32) -> u64 {
     0
 }
 
-/// Reports the flow that the CPU's pair of a family has.
+/// Reports the flow that the CPU's draft of a family has.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_flow(version: u32) -> u64 {

@@ -1,6 +1,6 @@
 //! What the core decides.
 //!
-//! Verdicts are bare words, and what belongs to them is written where the caller says: enums with contents would be
+//! Verdicts are enums without contents, and what belongs to them is written where the caller says: enums with contents would be
 //! copied through undefined bytes, which the kernel's verifier refuses.
 
 use super::{Route, RouteKind};
@@ -45,7 +45,7 @@ pub enum Verdict {
     Drop,
     /// It has no flow: ask [`new_flow`](super::new_flow).
     NewFlow,
-    /// First open the flow that is described in the pair, by [`opened`](super::opened).
+    /// First open the flow that is described in the draft, by [`opened`](super::opened).
     Open,
 }
 

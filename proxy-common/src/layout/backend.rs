@@ -71,7 +71,7 @@ impl BackendState {
         self.half(backend) as u8 == backend.generation()
     }
 
-    /// Does it say that the backend is alive, and a member of the set of this role?
+    /// Does it say that the backend is alive, and a member of the set of this policy?
     #[inline(always)]
     pub const fn holds_in(self, backend: Id, set_policy: SetPolicy) -> bool {
         let half = self.half(backend);

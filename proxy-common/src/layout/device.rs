@@ -8,7 +8,7 @@ pub struct Device {
     pub flags: u32,
     /// Index of the bridge it is a port of, or 0.
     pub bridge: u32,
-    /// Source address for forwarded connections by this device; zero: none.
+    /// Source address for connections forwarded by this device; zero: none.
     pub snat_v4: u32,
     /// The same for IPv6.
     pub snat_v6: [u32; 4],

@@ -39,7 +39,7 @@ impl EventFamily for V6 {
     }
 }
 
-/// What was decided: the index of the [`Counter`] that counts a refusal or drop, or [`TRANSLATED`].
+/// What was decided: the index of the [`Counter`] that counts a reject or drop, or [`TRANSLATED`].
 pub type Decision = u8;
 
 /// A new flow, or a socket that got an endpoint.
