@@ -129,7 +129,7 @@ pub enum FlowState {
 
 impl FlowState {
     /// Datagrams: a request and its reply, and nothing since. The flow is confirmed, but most likely over: conntrack keeps such flows as
-    /// short as those without a reply. Its packets take the slow path (the state is below `Established`), so that the next one is seen.
+    /// short as those without a reply. Its packets take the packet path (the state is below `Established`), so that the next one is seen.
     pub const REPLIED: Self = Self::SynReceived;
 
     /// Has one side ended it, or both? Then the next SYN is another connection.
