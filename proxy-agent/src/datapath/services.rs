@@ -6,7 +6,7 @@
 //! * [`port`]: what is known of a service port.
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
-//! * [`owned_frontends`]: who has which frontend.
+//! * [`frontend_owners`]: who has which frontend.
 //! * [`records`]: who has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
