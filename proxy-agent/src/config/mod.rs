@@ -1,7 +1,7 @@
 //! What the agent is told: flags, and a configuration file of kube-proxy.
 //!
-//! [`file`](mod@file) reads the file, [`unused`] knows what of kube-proxy's settings means nothing here, [`effective`]
-//! makes the settings out of both, which [`configz`] shows. [`watch`] tells when the file changed.
+//! [`file`](mod@file) reads the file, [`unused`](crate::kube_proxy::unused) knows what of kube-proxy's settings means nothing here, [`effective`]
+//! makes the settings out of both, which [`mod@configz`] shows. [`watch`] tells when the file changed.
 
 mod configz;
 mod conntrack;

@@ -95,7 +95,7 @@ impl Target {
 
 /// The frontend is a cluster IP: not for clients outside, unless the agent was told so.
 pub const FRONTEND_CLUSTER_IP: u32 = 1;
-/// Only clients in the service port's source ranges may use it: see [`super::source`].
+/// Only clients in the service port's source ranges may use it: see [`super::source_range`].
 pub const FRONTEND_SOURCE_RANGES: u32 = 2;
 /// Not a frontend, but every other port of a cluster IP or of a load balancer's address: under [`FrontendKey::of_address`].
 pub const FRONTEND_ADDRESS: u32 = 4;
