@@ -73,7 +73,7 @@ impl GeneratedReply {
     }
 }
 
-/// Rejects that a CPU sends in 64 jiffies (64 to 640 ms) at most: nobody makes the node a source of floods.
+/// Rejects that a CPU sends in 64 jiffies (64 to 640 ms) at most: the node must not become a source of floods.
 const LIMIT: u64 = 100;
 
 /// Turns the packet into its reply and sends that: back out of the interface, or, where the packet was leaving
@@ -175,7 +175,7 @@ fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize)
 }
 
 /// Reads the network header without what follows it, and `length` bytes of the transport header, into scratch memory
-/// behind the room for the reply; false if nobody may be answered.
+/// behind the room for the reply; false if the source is no host that may get a reply.
 #[inline(always)]
 fn quote<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,

@@ -1,5 +1,5 @@
-//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, rejects and drops, and sockets that get an endpoint. While nobody
-//! watches that costs one load and one branch there, and nothing where packets of established flows go.
+//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, rejects and drops, and sockets that get an endpoint. Without a
+//! watch that costs one load and one branch there, and nothing where packets of established flows go.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruPerCpuHashMap, PerCpuArray, RingBuf},

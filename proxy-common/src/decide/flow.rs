@@ -1,4 +1,4 @@
-//! Flows: opened with a source port that nobody else has, and moved once they are confirmed.
+//! Flows: opened with a source port that no other flow or socket has, and moved once they are confirmed.
 
 use super::tables::{Attempt, Inserted, Tables};
 use super::verdict::DropReason;

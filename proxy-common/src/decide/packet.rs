@@ -138,7 +138,7 @@ fn request_from_outside<F: Family, T: Tables<F>>(
     }
 }
 
-/// A ping is answered for cluster IPs: nobody else has the address.
+/// A ping is answered for cluster IPs: no host has the address.
 #[inline(always)]
 fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if frontend::is_cluster_ip(tables, &packet.tuple.dst) {

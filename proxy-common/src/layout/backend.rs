@@ -37,7 +37,7 @@ impl<F: Family> Backend<F> {
 
 /// The endpoint runs on this node (`nodeName` of its EndpointSlice).
 pub const BACKEND_LOCAL: u16 = 1;
-/// It runs on another node. With neither bit nobody said where: the route decides.
+/// It runs on another node. With neither bit its node is unknown: the route decides.
 pub const BACKEND_REMOTE: u16 = 2;
 
 /// State of four backends; element `index / 4` of `backend_states`.

@@ -16,7 +16,7 @@ pub struct Device {
     pub mtu: u32,
 }
 
-/// Leads off the node: replies to outside leave by it, and endpoints behind it of which nobody says on which node they are, are remote.
+/// Leads off the node: replies to outside leave by it, and endpoints behind it without a `nodeName` are remote.
 pub const DEVICE_UPLINK: u32 = 1;
 /// XDP may redirect to it. Others lose redirected frames silently (VXLAN, bridges, WireGuard).
 pub const DEVICE_XDP_REDIRECT: u32 = 2;

@@ -59,7 +59,7 @@ pub enum BackendSetKind {
     Uniform = 0,
     /// The same, but a client keeps the backend it had: see [`super::affinity`].
     SessionAffinity = 1,
-    /// Empty because a traffic policy leaves nobody here, while there are endpoints elsewhere: packets are dropped, not
+    /// Empty because a traffic policy leaves none here, while there are endpoints elsewhere: packets are dropped, not
     /// rejected, so that clients do not take the service for dead.
     NoLocalEndpoints = 2,
 }
@@ -73,7 +73,7 @@ impl BackendSet {
     /// No endpoints.
     pub const EMPTY: Self = Self(0);
 
-    /// Endpoints, but not for who asks here.
+    /// Endpoints, but none here for these clients.
     pub const NO_LOCAL_ENDPOINTS: Self = Self::new(0, 0, BackendSetKind::NoLocalEndpoints);
 
     /// The most slots a set can have.

@@ -172,7 +172,7 @@ impl ReplyHeaders for V6 {
         unsafe { rewrite::write(header.wrapping_add(6), protocol) };
     }
 
-    // One destination option that is for experiments, and to be skipped by who does not know it (RFC 4727). Not padding:
+    // One destination option that is for experiments, and that hosts skip if they do not know it (RFC 4727). Not padding:
     // Linux wants that to be zero.
     const PADDING: usize = 24;
 
