@@ -30,7 +30,7 @@ use crate::{route::fib_cache::CachedRoute, scratch::Scratch};
 
 const _: () = assert!(maps::MMAPABLE == BPF_F_MMAPABLE && maps::ON_DEMAND == BPF_F_NO_PREALLOC);
 
-/// `keyed!(HashMap, table::Names)`: aya's type of that map of the table.
+/// `keyed!(HashMap, table::ServiceNames)`: aya's type of that map of the table.
 macro_rules! keyed {
     ($aya:ident, $map:ty) => {
         $aya<<$map as DeclaredMap>::Key, <$map as DeclaredMap>::Value, { <$map as DeclaredMap>::ENTRIES }, { <$map as DeclaredMap>::FLAGS }>

@@ -23,7 +23,7 @@ impl Group {
     pub const ALL: [Self; 4] = [Self::Ids, Self::Services, Self::Flows, Self::Sockets];
 
     /// The directory of the group, by which releases know its layout. If a key or value changes, or what it means, raise the last number; for
-    /// ids, raise the first number of all groups, because all refer to ids.
+    /// ids, raise the first number of all groups, because all refer to ids. Once between two releases is enough.
     pub const fn directory(self) -> &'static str {
         match self {
             Self::Ids => "maps-ids-2",

@@ -14,7 +14,7 @@ pub const ON_DEMAND: u32 = 1 << 0;
 /// `BPF_F_MMAPABLE`: the agent writes the map through a mapping.
 pub const MMAPABLE: u32 = 1 << 10;
 
-/// A map, as a type: `<maps::table::Sets as DeclaredMap>::Value`.
+/// A map, as a type: `<maps::table::BackendSets as DeclaredMap>::Value`.
 pub trait DeclaredMap {
     /// Of an LPM trie: behind the length of the prefix.
     type Key;
