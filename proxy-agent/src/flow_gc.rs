@@ -1,9 +1,9 @@
 //! Removes flows that are over: whose last packet is longer ago than their state lets them wait.
 //!
 //! The maps would forget the least recently used by themselves, but only when they are full, and then a flood makes them
-//! forget in its favour. Nothing else depends on the sweep: while no agent runs, flows stay.
+//! forget in its favour. Nothing else depends on this: while no agent runs, flows stay.
 //!
-//! On the way it keeps the marks of where their replies come from.
+//! On the way it renews their backends' fingerprints in the reply filter.
 //!
 //! A thread of its own goes over the maps again and again, a slice at a time with pauses between, so that it is never long at
 //! it. What it looks at is not used by that, as far as the maps' order of forgetting goes.

@@ -34,7 +34,7 @@ fn find_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
     decide::find::<F, _>(kernel, &dissected.packet, key) as u32
 }
 
-/// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
+/// Confirms the flow of which the CPU's draft has an entry; 0 if it could not be.
 #[inline(always)]
 fn confirm_flow<F: KernelFamily>() -> u32 {
     let Some(draft) = F::draft() else { return 0 };
@@ -42,7 +42,7 @@ fn confirm_flow<F: KernelFamily>() -> u32 {
     decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), unsafe { &mut *draft }) as u32
 }
 
-/// Opens the flow that the CPU's pair has; returns a [`DropReason::code`] or 0.
+/// Opens the flow that the CPU's draft has; returns a [`DropReason::code`] or 0.
 #[inline(always)]
 fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
     let Some(draft) = F::draft() else { return DropReason::FlowMapFull.code() };
@@ -110,7 +110,7 @@ open_flow! {
 
 /// What else differs between the families in the kernel.
 pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
-    /// Opens the flow that the CPU's pair has, at tc; returns a [`DropReason::code`] or 0.
+    /// Opens the flow that the CPU's draft has, at tc; returns a [`DropReason::code`] or 0.
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32;
@@ -122,15 +122,15 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     fn find_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
     fn find_of_frame(ctx: *mut xdp_md) -> u32;
-    /// Confirms the flow of which the CPU's pair has an entry; 0 if it could not be.
+    /// Confirms the flow of which the CPU's draft has an entry; 0 if it could not be.
     fn confirm() -> u32;
     /// How many source addresses were given for connections to remote endpoints.
     fn snat_sources() -> u32;
-    /// Answers the question after a route that stands at this place of the known ones, at tc.
+    /// Answers the FIB query in this slot of the FIB cache, at tc.
     fn route_of_skb(skb: *mut __sk_buff, slot: u32);
     /// The same at XDP.
     fn route_of_frame(ctx: *mut xdp_md, slot: u32);
-    /// The device's source address for forwarded connections.
+    /// The device's source address for connections that it forwards.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
 

@@ -3,7 +3,7 @@
 //! Replies are made in the CPU's [`FamilyMaps::draft`], which the decision is done with: the stack has no room for them.
 //!
 //! A limit: when a packet is `CHECKSUM_PARTIAL` and the reply leaves by a device that computes
-//! it, what is computed lands in the quoted header of TCP packets, or in the reset. Pods' interfaces compute nothing, and
+//! the checksum, what is computed lands in the quoted header of TCP packets, or in the reset. Pods' interfaces compute nothing, and
 //! from a wire no such packet comes; it takes a client in another virtual machine of the same host.
 
 mod headers;
@@ -26,7 +26,7 @@ pub(crate) use self::headers::ReplyHeaders;
 use self::headers::{QUOTED, word};
 use crate::{family::KernelFamily, maps::REJECTS, rewrite, settings::REJECT_WITH_RESET, tables::count};
 
-/// Which answer.
+/// Which reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum GeneratedReply {
@@ -73,7 +73,7 @@ impl GeneratedReply {
     }
 }
 
-/// Rejects that a CPU sends in 64 jiffies (64 to 640 ms) at most: nobody makes the node a source of floods.
+/// Rejects that a CPU sends in 64 jiffies (64 to 640 ms) at most: the node must not become a source of floods.
 const LIMIT: u64 = 100;
 
 /// Turns the packet into its reply and sends that: back out of the interface, or, where the packet was leaving
@@ -113,7 +113,7 @@ pub(crate) fn reply<F: KernelFamily + ReplyHeaders, const LINK: usize>(
 /// connections hang. Each costs its sender a large packet.
 const LIMIT_OF_TOO_BIG: u64 = 10_000;
 
-/// May a refusal be sent, or were there too many already? Those that a packet is too big are counted apart.
+/// May a reject be sent, or were there too many already? Those that a packet is too big are counted apart.
 #[inline(always)]
 fn may_reject(reply: GeneratedReply) -> bool {
     let (kind, limit) = match reply {
@@ -133,7 +133,7 @@ fn may_reject(reply: GeneratedReply) -> bool {
     true
 }
 
-/// Scratch memory: longer than any reply with the headers that it answers.
+/// Scratch memory: longer than any reply with the headers that it quotes.
 #[inline(always)]
 fn scratch<F: KernelFamily>() -> Option<*mut u8> {
     F::draft().map(|draft| draft.cast::<u8>())
@@ -175,7 +175,7 @@ fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize)
 }
 
 /// Reads the network header without what follows it, and `length` bytes of the transport header, into scratch memory
-/// behind the room for the reply; false if nobody may be answered.
+/// behind the room for the reply; false if the source is no host that may get a reply.
 #[inline(always)]
 fn quote<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,
@@ -223,8 +223,8 @@ fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     padded::<F, LINK>(skb, header, icmp, length)
 }
 
-/// Writes an error about a GSO packet, whose checksum the device computes: it is written to where that packet's
-/// transport header had it, even into another packet. There this one has options that nobody reads.
+/// Writes an error about a GSO packet. The device computes that packet's checksum and writes it to where the transport header had it,
+/// whatever the packet is by then: the error has options there that no receiver reads.
 #[inline(always)]
 fn padded<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,

@@ -1,5 +1,5 @@
-//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, rejects and drops, and sockets that get an endpoint. While nobody
-//! watches that costs one load and one branch there, and nothing where packets of established flows go.
+//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, rejects and drops, and sockets that get an endpoint. Without a
+//! watch that costs one load and one branch there, and nothing where packets of established flows go.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruPerCpuHashMap, PerCpuArray, RingBuf},
@@ -53,7 +53,7 @@ fn is_watched() -> bool {
     }
 }
 
-/// The flow of the CPU's pair was opened.
+/// The flow of the CPU's draft was opened.
 #[inline(always)]
 pub(crate) fn flow_opened<F: KernelFamily>() {
     if is_watched() {
@@ -130,7 +130,7 @@ pub extern "C" fn packet_rejected(counter: u32, version: u32) -> u64 {
     0
 }
 
-/// Reports the flow that the CPU's pair of a family has.
+/// Reports the flow that the CPU's draft of a family has.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_flow(version: u32) -> u64 {

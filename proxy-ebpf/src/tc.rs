@@ -53,13 +53,13 @@ const LONGEST: usize = ETHERNET + 60 + TCP;
 
 /// Which question a hook asks of the core.
 pub(crate) trait Hook {
-    /// The packet is on its way out: what answers it goes in.
+    /// The packet is on its way out: a generated reply goes in.
     const IS_LEAVING: bool;
     /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all.
     const MAY_OVERHEAR: bool;
-    /// A device may have set CHECKSUM_COMPLETE on of a packet (`CHECKSUM_COMPLETE`). Of packets that are from a pod none has:
-    /// not of what its own stack sends, and what it forwards has lost its sum (`skb_forward_csum`). Replies that leave by an
-    /// uplink are from pods or processes of this node.
+    /// May packets here have `CHECKSUM_COMPLETE`? Those from a pod have not: no device summed what its own stack sends, and the kernel clears
+    /// it for what the pod forwards (`skb_forward_csum`). Nor have replies that leave by an uplink, which are from pods or processes of this
+    /// node.
     const MAY_BE_CHECKSUM_COMPLETE: bool;
 
     fn decide<F: KernelFamily>(
@@ -177,7 +177,7 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
 /// What became of a packet, in one word: what is returned in a register needs no stack.
 ///
 /// From the lowest bit on: 32 bits for the kernel, or of a reply 8 for the packet's protocol and 16 for the MTU;
-/// 8 for a [`LogEvent`]; 8 for an [`GeneratedReply`], or what else is to be done; 16 for the offset of the packet's transport header.
+/// 8 for a [`LogEvent`]; 8 for a [`GeneratedReply`], or what else is to be done; 16 for the offset of the packet's transport header.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Outcome(u64);
@@ -187,7 +187,7 @@ impl Outcome {
     const SLOW_PATH: Self = Self(0xff << 40);
     /// A backend is to be chosen.
     const NEW_FLOW: Self = Self(0xfc << 40);
-    /// A flow is to be opened first, as the CPU's pair and [`Scratch`] say.
+    /// A flow is to be opened first, as the CPU's flow draft and [`Scratch`] say.
     const OPEN: Self = Self(0xfd << 40);
     /// To be translated and sent, as the CPU's [`Scratch`] says.
     const APPLY: Self = Self(0xfe << 40);

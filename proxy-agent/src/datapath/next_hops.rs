@@ -49,7 +49,7 @@ impl NextHops {
     /// The neighbours behind uplinks that were used in the last so many seconds.
     ///
     /// # Errors
-    /// When the map `devices` cannot be read.
+    /// When the map `interfaces` cannot be read.
     pub(crate) fn used(&self, clock: Clock, seconds: u32) -> Result<Vec<Neighbour>> {
         let mut used = used_of(&self.v4, clock, seconds);
         used.extend(used_of(&self.v6, clock, seconds));

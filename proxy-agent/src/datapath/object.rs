@@ -47,7 +47,7 @@ mod aya_ebpf_helpers {
 /// What a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// `bpf_set_retval` (5.18): refused sockets see ECONNREFUSED instead of EPERM.
+    /// `bpf_set_retval` (5.18): rejected sockets see ECONNREFUSED instead of EPERM.
     pub set_retval: bool,
     /// Socket storage in socket address programs: connected sockets never forget their VIP.
     pub sk_storage: bool,

@@ -31,7 +31,7 @@ pub struct ObjectConfig {
     pub kernel_log: Option<KernelLogLevel>,
 }
 
-/// How packets to services without endpoints are refused: `--reject`.
+/// How packets to services without endpoints are rejected: `--reject`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reject {
     /// ICMP port unreachable, as kube-proxy does.

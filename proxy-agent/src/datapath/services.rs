@@ -1,13 +1,13 @@
 //! Brings service ports into the maps: what differs, in an order that no reader can trip over.
 //!
 //! New endpoints of a known port cost no system call: slots are written to unused room, then one store publishes
-//! them. What was given up is put in quarantine until no reader can use it any more.
+//! them. What was released is put in quarantine until no reader can use it any more.
 //!
 //! * [`port`]: what is known of a service port.
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
-//! * [`frontend_owners`]: who has which frontend.
-//! * [`records`]: who has which id, for an agent with other maps.
+//! * [`frontend_owners`]: which service port a frontend leads to.
+//! * [`records`]: which service port or backend has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
 //! * [`restore`]: what an earlier agent left.
 
@@ -372,7 +372,7 @@ impl Services {
     }
 
     /// Clears filter bits of frontends that are gone for an hour: until then their established connections live on. To
-    /// be called now and then; bits that were given up since the last call count as given up `now`.
+    /// be called now and then; bits that were released since the last call count as released `now`.
     pub fn expire_filter_bits(&mut self, now: Instant) {
         self.shared.filter.expire(now);
     }

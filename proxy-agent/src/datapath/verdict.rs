@@ -76,7 +76,7 @@ mod tests {
         let dropped = mask(&[MonitorVerdict::Dropped]);
         assert_eq!(dropped & (1 << TRANSLATED | bit(Counter::NoEndpoints)), 0);
         let no_local = bit(Counter::NoLocalEndpoints);
-        // Packets are dropped, sockets refused.
+        // Packets are dropped, sockets rejected.
         assert!(dropped & no_local != 0 && mask(&[MonitorVerdict::Rejected]) & no_local != 0);
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct FlowRow {
     source: SocketAddr,
     state: &'static str,
     flags: Vec<&'static str>,
-    /// Since the last packet, roughly: entries are refreshed about once a second.
+    /// Since the last packet, roughly: entries are refreshed every 256 jiffies (0.25 to 2.6 s).
     age_seconds: Option<u64>,
     /// Until it is removed, if no more packets come; the agent may take half a minute longer.
     expires_seconds: Option<u64>,

@@ -124,7 +124,7 @@ impl Row for ServiceRow {
 struct Lookup<S> {
     names: Names,
     clock: Option<Clock>,
-    /// An element of `sets`.
+    /// An element of `backend_sets`.
     set: S,
     sources: HashMap<Id, BTreeSet<IpNet>>,
 }
@@ -180,7 +180,7 @@ fn family<F: UserFamily>(
     let row = |(key, value): (FrontendKey<F>, Frontend<F>)| {
         // Torn just now: the next look shows what it became.
         let target = value.checked(&key)?;
-        // Every other port of a cluster IP: refused, so nobody looks for it here.
+        // Every other port of a cluster IP: rejected, and no row of its own.
         (target.flags() & FRONTEND_ADDRESS == 0).then(|| row(&key, target, lookup))
     };
     frontends.into_iter().filter_map(row).collect()

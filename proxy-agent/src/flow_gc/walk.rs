@@ -73,7 +73,7 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         self.at.is_none() && self.current == 0
     }
 
-    /// Looks at the next slice, removes what is over, and marks where replies of the rest come from.
+    /// Looks at the next slice, removes what is over, and inserts the backends of the rest into the reply filter.
     pub(super) fn step(&mut self, clock: Clock, slice: usize, reply_filter: &ReplyFilter) -> Result<Step> {
         let mut step = Step::default();
         let (entries, next) = match self.tables.get_mut(self.current) {

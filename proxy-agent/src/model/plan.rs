@@ -55,8 +55,8 @@ impl fmt::Display for PortName {
 pub enum Frontend {
     /// A cluster IP and port, for clients in the cluster.
     ClusterIp(SocketAddr),
-    /// Every other port of a cluster IP, and pings to it: refused and answered, never forwarded. All ports of a Service
-    /// have it, so one address has several claimants of one Service.
+    /// Every other port of a cluster IP, and pings to it: rejected and answered, never forwarded. All ports of a Service
+    /// have it, so several service ports of one Service want one address.
     ClusterAddress(IpAddr),
     /// One of `externalIPs`, with the port.
     ExternalIp(SocketAddr),
@@ -102,9 +102,9 @@ impl Places {
     }
 }
 
-/// One Service port of one family: its frontends and who answers.
+/// One Service port of one family: its frontends and endpoints.
 ///
-/// Where `cluster` is empty, connections are refused; where it is
+/// Where `cluster` is empty, connections are rejected; where it is
 /// not but the list that a policy gives is, they are dropped: there are endpoints, only not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPlan {

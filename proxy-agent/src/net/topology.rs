@@ -50,7 +50,7 @@ pub struct Uplink {
     pub bridge: u32,
     /// XDP may be attached: it has a default route, the node's address, or a name that was given, or belongs to one that has.
     pub may_have_xdp: bool,
-    /// Source addresses for forwarded connections by it, one per family at most.
+    /// Source addresses for connections that it forwards, one per family at most.
     pub sources: Vec<IpAddr>,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,

@@ -43,7 +43,7 @@ pub(super) fn moved<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> Fo
     if tables.flow(key).is_some() { Found::Confirmed } else { Found::None }
 }
 
-/// Is a packet that looks like a reply of this flow a SYN-ACK of another connection? The endpoint answers somebody who talks to it
+/// Is a packet that looks like a reply of this flow a SYN-ACK of another connection? The endpoint answers a client that talks to it
 /// directly, from the same port: our client would have opened the flow anew. Then a closed flow goes, because what follows is of the
 /// other connection, too. A SYN-ACK of this flow that was sent again is told by what it acknowledges.
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Flows: opened with a source port that nobody else has, and moved once they are confirmed.
+//! Flows: opened with a source port that no other flow or socket has, and moved once they are confirmed.
 
 use super::tables::{Attempt, Inserted, Tables};
 use super::verdict::DropReason;
@@ -112,7 +112,7 @@ fn set_source<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, num
     }
 }
 
-/// Inserts both entries of the flow in the pair, if no other flow has the same replies. With `seize`, one that may be over gives way.
+/// Inserts both entries of the flow in the draft, if no other flow has the same replies. With `seize`, one that may be over gives way.
 #[inline(always)]
 pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
     draft.make_opposite();
@@ -161,7 +161,7 @@ fn forward_key<F: Family>(reverse: &FlowKey<F>, flow: &Flow<F>) -> FlowKey<F> {
     FlowKey::new(flow.tuple.reversed(), reverse.protocol, LookupPoint::Forward)
 }
 
-/// May a flow that has the same replies give way to the one in the pair? Notes its port if the flow may be over.
+/// May a flow that has the same replies give way to the one in the draft? Notes its port if the flow may be over.
 #[inline(always)]
 fn may_replace<F: Family, T: Tables<F>>(
     tables: &T,
@@ -204,7 +204,7 @@ fn may_replace<F: Family, T: Tables<F>>(
     seize
 }
 
-/// Notes the source port in the pair, if its flow would be missed less than that of the port noted before.
+/// Notes the source port in the draft, if its flow would be missed less than that of the port noted before.
 #[inline(always)]
 fn note_spare<F: Family>(draft: &mut FlowDraft<F>, rank: u32) {
     if rank > draft.spare.rank {
@@ -251,7 +251,7 @@ fn is_taken<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize
     !seize
 }
 
-/// Moves the flow of which the pair has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no
+/// Moves the flow of which the draft has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no
 /// more, or if the other entry is another flow's by now.
 #[inline(always)]
 pub fn confirm<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> bool {

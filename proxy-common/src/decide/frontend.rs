@@ -1,4 +1,4 @@
-//! Which service a destination belongs to, and who answers.
+//! Which service a destination belongs to, and which backend gets the flow.
 
 use super::{
     tables::{AffinityHandle as _, Step, Tables},

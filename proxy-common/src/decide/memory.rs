@@ -199,7 +199,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
         }
     }
 
-    /// Adds a frontend and its marks in the filter. NodePorts need the node's addresses to be there before.
+    /// Adds a frontend and its fingerprints in the filter. NodePorts need the node's addresses to be there before.
     pub fn add_frontend(&mut self, key: FrontendKey<F>, target: Target) {
         if target.flags() & FRONTEND_CLUSTER_IP != 0 {
             let address = Target::new(target.service(), FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS);

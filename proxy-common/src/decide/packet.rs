@@ -138,7 +138,7 @@ fn request_from_outside<F: Family, T: Tables<F>>(
     }
 }
 
-/// A ping is answered for cluster IPs: nobody else has the address.
+/// A ping is answered for cluster IPs: no host has the address.
 #[inline(always)]
 fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if frontend::is_cluster_ip(tables, &packet.tuple.dst) {
@@ -175,7 +175,7 @@ fn reply_of_local<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Op
     known_reverse(tables, packet, LookupPoint::ReverseEgress)
 }
 
-/// The flow that a packet is a reply of, if it is known at this edge.
+/// The flow that a packet is a reply of, if it is known at this lookup point.
 #[inline(always)]
 fn known_reverse<F: Family, T: Tables<F>>(
     tables: &T,

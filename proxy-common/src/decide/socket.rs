@@ -66,7 +66,7 @@ pub fn connect<F: Family, T: SocketTables<F>>(
 /// A socket sends a datagram to an address that it names; the port in network byte order. `peer` becomes the backend.
 ///
 /// The socket keeps its backend while that serves and the frontend leads to the same service port; replies from it will
-/// seem to come from the VIP. One that is connected to that VIP (`is_connected`) hears nobody else: it gets the same backend.
+/// seem to come from the VIP. One that is connected to that VIP (`is_connected`) hears no other source: it gets the same backend.
 #[inline(always)]
 pub fn send<F: Family, T: SocketTables<F>>(
     tables: &T,

@@ -254,13 +254,13 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
     if tables.confirm_flow(&mut draft) { Found::Confirmed } else { Found::Pending }
 }
 
-/// The other entry of the unconfirmed flow in the pair.
+/// The opposite entry of the unconfirmed flow in the draft.
 #[inline(always)]
 fn opposite<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) -> Option<T::Flow> {
     tables.pending(&draft.opposite_key).filter(|opposite| opposite.tuple.same(&draft.opposite.tuple))
 }
 
-/// Makes the other entry of the unconfirmed flow in the pair again, if the map forgot it: it forgets one at a time.
+/// Makes the opposite entry of the unconfirmed flow in the draft again, if the map forgot it: it forgets one at a time.
 #[inline(always)]
 fn restore<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) {
     let FlowKey { tuple, protocol, .. } = &draft.opposite_key;

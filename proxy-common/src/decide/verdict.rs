@@ -1,6 +1,6 @@
 //! What the core decides.
 //!
-//! Verdicts are bare words, and what belongs to them is written where the caller says: enums with contents would be
+//! Verdicts are enums without contents, and what belongs to them is written where the caller says: enums with contents would be
 //! copied through undefined bytes, which the kernel's verifier refuses.
 
 use super::{Route, RouteKind};
@@ -33,7 +33,7 @@ pub enum Verdict {
     Hairpin,
     /// Reject it: ICMP error or RST to the sender. The reason has been counted.
     Reject,
-    /// Reset the TCP connection: its endpoint is gone, or nobody knows it. What to reset has been counted.
+    /// Reset the TCP connection: its endpoint is gone, or neither the agent nor the kernel knows it. What to reset has been counted.
     Reset,
     /// Answer the ping.
     Echo,
@@ -45,7 +45,7 @@ pub enum Verdict {
     Drop,
     /// It has no flow: ask [`new_flow`](super::new_flow).
     NewFlow,
-    /// First open the flow that is described in the pair, by [`opened`](super::opened).
+    /// First open the flow that is described in the draft, by [`opened`](super::opened).
     Open,
 }
 
@@ -80,9 +80,9 @@ pub enum DropReason {
     NoRoute,
     /// No address to send from.
     NoSnatAddress,
-    /// The hop limit ran out here, and nobody may be told.
+    /// The hop limit ran out here, and the sender may not be told.
     HopLimit,
-    /// Too big for the way on, and nobody may be told.
+    /// Too big for the way on, and the sender may not be told.
     TooBig,
     /// The flow map took no entry.
     FlowMapFull,
@@ -96,7 +96,7 @@ pub enum DropReason {
     Unallocated,
     /// For a load balancer's address, but for no port of a Service, and about to leave the node by which it came in.
     Loop,
-    /// A TCP packet of an unknown connection, about to leave the node again, and nobody may be told.
+    /// A TCP packet of an unknown connection, about to leave the node again, and the sender may not be told.
     ConnectionUnknown,
 }
 
@@ -145,7 +145,7 @@ pub enum SocketVerdict {
     Pass,
     /// Use the peer that was written instead.
     Translate,
-    /// Reject as if nobody listened.
+    /// Reject as the kernel does where no socket listens.
     Reject,
     /// Reject as unreachable: the traffic policy is Local, and the endpoints are elsewhere.
     Unreachable,

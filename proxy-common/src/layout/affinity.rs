@@ -37,7 +37,7 @@ pub struct Affinity<F: Family> {
     /// The backend: it is kept only while it is a member of the set that is chosen from.
     pub backend: Id,
     /// When the client opened its last flow, in jiffies, truncated. After 2^32 jiffies (at least 49 days) an
-    /// entry that nobody used and the map did not forget looks fresh again.
+    /// entry that no client used and the map did not forget looks fresh again.
     pub last_used: u32,
 }
 

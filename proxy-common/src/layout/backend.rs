@@ -37,7 +37,7 @@ impl<F: Family> Backend<F> {
 
 /// The endpoint runs on this node (`nodeName` of its EndpointSlice).
 pub const BACKEND_LOCAL: u16 = 1;
-/// It runs on another node. With neither bit nobody said where: the route decides.
+/// It runs on another node. With neither bit its node is unknown: the route decides.
 pub const BACKEND_REMOTE: u16 = 2;
 
 /// State of four backends; element `index / 4` of `backend_states`.
@@ -71,7 +71,7 @@ impl BackendState {
         self.half(backend) as u8 == backend.generation()
     }
 
-    /// Does it say that the backend is alive, and a member of the set of this role?
+    /// Does it say that the backend is alive, and a member of the set of this policy?
     #[inline(always)]
     pub const fn holds_in(self, backend: Id, set_policy: SetPolicy) -> bool {
         let half = self.half(backend);

@@ -138,7 +138,7 @@ impl Settings {
         self.idle.wrapping_mul(6)
     }
 
-    /// Jiffies after which a flow that nobody confirmed gives its source port to another one: about a second.
+    /// Jiffies after which an unconfirmed flow gives its source port to another one: about a second.
     #[inline(always)]
     pub fn unconfirmed(&self) -> u32 {
         self.idle >> 3

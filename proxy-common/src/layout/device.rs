@@ -8,7 +8,7 @@ pub struct Device {
     pub flags: u32,
     /// Index of the bridge it is a port of, or 0.
     pub bridge: u32,
-    /// Source address for forwarded connections by this device; zero: none.
+    /// Source address for connections forwarded by this device; zero: none.
     pub snat_v4: u32,
     /// The same for IPv6.
     pub snat_v6: [u32; 4],
@@ -16,7 +16,7 @@ pub struct Device {
     pub mtu: u32,
 }
 
-/// Leads off the node: replies to outside leave by it, and endpoints behind it of which nobody says on which node they are, are remote.
+/// Leads off the node: replies to outside leave by it, and endpoints behind it without a `nodeName` are remote.
 pub const DEVICE_UPLINK: u32 = 1;
 /// XDP may redirect to it. Others lose redirected frames silently (VXLAN, bridges, WireGuard).
 pub const DEVICE_XDP_REDIRECT: u32 = 2;

@@ -1,7 +1,7 @@
 //! What `proxy-agent monitor` and `proxy-agent top` are told.
 //!
-//! * `watches`: ARRAY, written by these commands. The first element says until when anybody watches, and is all that the programs read while
-//!   nobody does; the others are a watch each.
+//! * `watches`: ARRAY, written by these commands. The first element says until when any watch lasts, and is all that the programs read
+//!   without one; the others are a watch each.
 //! * `watch_rings`: ARRAY_OF_MAPS with a ring buffer of [`Event`]s for each watch that wants them.
 //! * `watch_rates`: ARRAY_OF_MAPS with an LRU_PERCPU_HASH of [`RateKey`]s for each watch that wants them.
 //! * `watch_reports`: PERCPU_ARRAY of [`Reported`] for each watch.
@@ -39,7 +39,7 @@ impl EventFamily for V6 {
     }
 }
 
-/// What was decided: the index of the [`Counter`] that counts a refusal or drop, or [`TRANSLATED`].
+/// What was decided: the index of the [`Counter`] that counts a reject or drop, or [`TRANSLATED`].
 pub type Decision = u8;
 
 /// A new flow, or a socket that got an endpoint.
@@ -161,7 +161,7 @@ pub const WATCHES: u32 = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Watch {
-    /// Until when, by `CLOCK_MONOTONIC`, in nanoseconds; 0: nobody. A watch says so again and again, so that one that was killed ends.
+    /// Until when, by `CLOCK_MONOTONIC`, in nanoseconds; 0: no watch. A watch renews it, so that one that was killed ends.
     pub until: u64,
     /// What of.
     pub filter: EventFilter,

@@ -5,7 +5,7 @@
 //! flows from forged addresses, so they live in a map of their own: a flood pushes out other unconfirmed flows only.
 //!
 //! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
-//! of a flow are each other's opposite entry, so that either can be made again from the other.
+//! of a flow are each the inverse of the other, so that either can be made again from its opposite.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -54,7 +54,7 @@ impl<F: Family> Tuple<F> {
     }
 }
 
-/// Where a tuple is seen. A hook looks up only its own edges: without the edge in the key, the reply of a
+/// Where a tuple is seen. A hook looks up only its own points: without the point in the key, the reply of a
 /// local backend would be translated at the backend's interface, before the host's conntrack knew its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -67,7 +67,7 @@ pub enum LookupPoint {
     ReverseIngress = 2,
 }
 
-/// A tuple as seen at an edge.
+/// A tuple as seen at a lookup point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey<F: Family> {
@@ -129,7 +129,7 @@ pub enum FlowState {
 
 impl FlowState {
     /// Datagrams: a request and its reply, and nothing since. The flow is confirmed, but most likely over: conntrack keeps such flows as
-    /// short as those without a reply. Its packets take the slow path (the state is below `Established`), so that the next one is seen.
+    /// short as those without a reply. Its packets take the packet path (the state is below `Established`), so that the next one is seen.
     pub const REPLIED: Self = Self::SynReceived;
 
     /// Has one side ended it, or both? Then the next SYN is another connection.

@@ -1,7 +1,7 @@
 //! `fragments_v4`, `fragments_v6`: LRU HASH, written by the packet programs.
 //!
-//! Only the first fragment of a packet has its ports; the others find them here. Those that come before it are held, and
-//! come again when it has come.
+//! Only the first fragment of a packet has its ports; the others find them here. Those that come before it are queued, and
+//! come in again behind it.
 
 use crate::{Family, V4, V6};
 
@@ -37,11 +37,11 @@ pub struct FragmentPorts {
 pub struct QueuedFragmentKey<F: Family> {
     /// Of which packet.
     pub of: FragmentKey<F>,
-    /// Which of those that are held.
+    /// Which of those that are queued.
     pub number: u32,
 }
 
-/// How many fragments of a packet are held.
+/// How many fragments of a packet are queued.
 pub const MAX_QUEUED: u32 = 6;
 
 /// The bytes of a fragment, link header included.
@@ -55,7 +55,7 @@ pub struct QueuedFragment {
 }
 
 impl QueuedFragment {
-    /// Longer ones are not held.
+    /// Longer ones are not queued.
     pub const LONGEST: u32 = Self::CAPACITY as u32;
     /// A power of two, so that a mask keeps to it.
     const CAPACITY: usize = 2048;

@@ -42,8 +42,8 @@ impl<F: Family> FrontendKey<F> {
 ///
 /// The kernel recycles elements of a hash under its readers, so a look-up can yield the value of another key or
 /// a torn one (seen 65 and 7 times in 86 million look-ups under churn). A reader therefore loads `target` once and
-/// compares `key` after it. The copy stands first because the kernel writes values in ascending order: who sees the new
-/// target sees the new copy.
+/// compares `key` after it. The copy stands first because the kernel writes values in ascending order: a reader that sees
+/// the new target sees the new copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Frontend<F: Family> {

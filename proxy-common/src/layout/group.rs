@@ -8,7 +8,7 @@ use super::maps;
 /// Maps with one version of their layouts: each group is pinned in a directory of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Who has which id: flows, affinity entries and sockets refer to service ports and backends by id.
+    /// Names and backends by id: flows, affinity entries and sockets refer to service ports and backends by id.
     Ids,
     /// What the agent can write again at any time from Services and the node's network; also counters and scratch.
     Services,

@@ -20,11 +20,11 @@ pub struct Outbound {
     pub flags: u32,
 }
 
-/// Replies do not renew the entry: it stands for a destination that other rules of the kernel translate, of which
-/// nobody knows how long they will.
+/// Replies do not renew the entry: it stands for a destination that other rules of the kernel translate, for an
+/// unknown time.
 pub const OUTBOUND_ONCE: u32 = 1;
 
-/// TCP: in use, and nobody knows how long it is silent at times. Connections are known from their SYN; whether they are in use is
+/// TCP: in use, and silent at times for an unknown time. Connections are known from their SYN; whether they are in use is
 /// noted only of those to endpoints that we send connections to, too.
 pub const OUTBOUND_ESTABLISHED: u32 = 2;
 

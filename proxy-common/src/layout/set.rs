@@ -28,19 +28,19 @@ pub enum SetPolicy {
 }
 
 impl SetPolicy {
-    /// All roles.
+    /// All policies.
     pub const ALL: [Self; 4] = [Self::ClusterIp, Self::External, Self::Cluster, Self::Serving];
 
     /// Elements of the array per service port: a power of two, so that indices are shifts, and one cache line.
     pub const STRIDE: u32 = 8;
 
-    /// The role's bit in [`super::backend::BackendState`].
+    /// The policy's bit in [`super::backend::BackendState`].
     #[inline(always)]
     pub const fn bit(self) -> u8 {
         1 << self as u32
     }
 
-    /// The role for a frontend and a client.
+    /// The policy for a frontend and a client.
     #[inline(always)]
     pub const fn of(is_cluster_ip: bool, scope: Scope) -> Self {
         match (is_cluster_ip, scope) {
@@ -59,8 +59,8 @@ pub enum BackendSetKind {
     Uniform = 0,
     /// The same, but a client keeps the backend it had: see [`super::affinity`].
     SessionAffinity = 1,
-    /// Empty because a traffic policy leaves nobody here, while there are endpoints elsewhere: packets are dropped, not
-    /// refused, so that nobody takes the service for dead.
+    /// Empty because a traffic policy leaves none here, while there are endpoints elsewhere: packets are dropped, not
+    /// rejected, so that clients do not take the service for dead.
     NoLocalEndpoints = 2,
 }
 
@@ -73,7 +73,7 @@ impl BackendSet {
     /// No endpoints.
     pub const EMPTY: Self = Self(0);
 
-    /// Endpoints, but not for who asks here.
+    /// Endpoints, but none here for these clients.
     pub const NO_LOCAL_ENDPOINTS: Self = Self::new(0, 0, BackendSetKind::NoLocalEndpoints);
 
     /// The most slots a set can have.

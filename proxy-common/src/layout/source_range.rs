@@ -1,4 +1,4 @@
-//! `source_ranges_v4`, `source_ranges_v6`: LPM_TRIE, written by the agent: who may use frontends with
+//! `source_ranges_v4`, `source_ranges_v6`: LPM_TRIE, written by the agent: clients that may use frontends with
 //! [`FRONTEND_SOURCE_RANGES`](super::frontend::FRONTEND_SOURCE_RANGES). Read for their new flows only.
 
 use super::id::Id;

@@ -54,7 +54,7 @@ pub struct Dissected<F: Family> {
     pub identification: u32,
     /// Protocol of the fragmented packet as its fragments have it; 0 with IPv6.
     pub fragmented: u32,
-    /// Source of an error: who found it.
+    /// Source of an error: the host that reports it.
     pub reporter: F::Addr,
     /// Offset of an error's ICMP header.
     pub icmp: usize,
@@ -175,7 +175,7 @@ fn read_network<F: Parse, B: Bytes + ?Sized>(bytes: &B, at: usize) -> Option<Net
     F::network(&bytes.load::<F::Words>(at)?, at, bytes)
 }
 
-/// An ICMP error: the packet that it quotes was sent by who gets the error.
+/// An ICMP error: its receiver sent the packet that it quotes.
 #[inline(always)]
 fn error<F: Parse, B: Bytes + ?Sized>(bytes: &B, outer: &Network<F>, out: &mut Dissected<F>) -> bool {
     let icmp = outer.transport;

@@ -105,7 +105,7 @@ fn what_is_not_parsed() {
 }
 
 proptest! {
-    /// Any bytes, any length: a reply, and never a read outside (run under Miri to see the latter).
+    /// Any bytes, any length: a result, and never a read outside (run under Miri to see the latter).
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         if let Ok(packet) = parse::<V4>(&bytes) {

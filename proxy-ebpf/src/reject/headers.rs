@@ -14,15 +14,15 @@ const HOPS: u8 = 64;
 /// The first byte of an IPv4 header without options.
 const NO_OPTIONS: u8 = 0x45;
 
-/// Bytes of the transport header that a refusal quotes (RFC 792; more is allowed, this is what hosts need).
+/// Bytes of the transport header that an ICMP error quotes (RFC 792; more is allowed, this is what hosts need).
 pub(super) const QUOTED: usize = 8;
 
-/// A family's answers.
+/// A family's generated replies.
 pub(crate) trait ReplyHeaders: Header {
     /// Echo reply, as type in a header's first byte.
     const ECHO_REPLY: u8;
 
-    /// Is it an address that answers may be sent to? Not to groups, nor to hosts without an address.
+    /// Is it an address that replies may be sent to? Not to groups, nor to hosts without an address.
     fn is_host(addr: &Self::Addr) -> bool;
     /// Writes a network header: the reply to the packet whose header is `from`, with a payload of `length` bytes.
     ///
@@ -172,7 +172,7 @@ impl ReplyHeaders for V6 {
         unsafe { rewrite::write(header.wrapping_add(6), protocol) };
     }
 
-    // One destination option that is for experiments, and to be skipped by who does not know it (RFC 4727). Not padding:
+    // One destination option that is for experiments, and that hosts skip if they do not know it (RFC 4727). Not padding:
     // Linux wants that to be zero.
     const PADDING: usize = 24;
 

@@ -1,7 +1,7 @@
 //! FIB cache.
 //!
-//! The kernel's look-up takes longer than everything else that is done with a packet of a known flow. What it said is kept
-//! for [`FRESH`], by each CPU for itself: flows with more packets than that hardly ever ask, others do not need to.
+//! The kernel's look-up takes longer than everything else that is done with a packet of a known flow. Each CPU keeps its
+//! result for [`FRESH`]: flows with more packets than that hardly ever query, others do not need the cache.
 //! No invalidation: the TTL bounds staleness, whether or not an agent runs.
 
 use core::ffi::c_void;
@@ -16,7 +16,7 @@ use proxy_common::{
 use super::{Routed, next_hop};
 use crate::settings::second;
 
-/// How many routes a CPU keeps of each family, as a power of two.
+/// How many routes a CPU keeps of each family, as the exponent of two.
 const SLOT_BITS: u32 = SLOTS.trailing_zeros();
 const SLOTS: usize = table::FibCache::<V4>::ENTRIES;
 const _: () = assert!(SLOTS.is_power_of_two());
@@ -24,8 +24,7 @@ const _: () = assert!(SLOTS.is_power_of_two());
 /// How long a route is used without asking again, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
 const FRESH: u32 = 32;
 
-/// What was asked last of what has the same place, and the reply. All zero is nothing: no packet comes in by a device with
-/// index 0.
+/// Cache slot: the last FIB query and its result. All zero is none: no packet comes in by a device with index 0.
 #[repr(C)]
 pub(crate) struct CachedRoute<F: Family> {
     src: F::Addr,

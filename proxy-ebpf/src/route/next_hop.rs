@@ -44,7 +44,7 @@ pub(crate) fn must_hand_over<F: Routed>(route: &Route<F>, now: u32, second: u32)
     if !matches!(route.kind, RouteKind::Neighbour) {
         return false;
     }
-    // A neighbour of the other family: nobody would probe it.
+    // A neighbour of the other family: the agent does not probe those.
     if !route.names_next_hop {
         return true;
     }

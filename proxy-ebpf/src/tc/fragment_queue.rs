@@ -36,7 +36,7 @@ pub(super) fn enqueue<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
     false
 }
 
-/// Lets the frame, a first fragment, come in again, and those that were held for it behind it; false if there are none.
+/// Lets the frame, a first fragment, come in again, and those that were queued for it behind it; false if there are none.
 #[inline(never)]
 pub(super) fn release<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>) -> bool {
     let mut key = QueuedFragmentKey { of: *of, number: 0 };

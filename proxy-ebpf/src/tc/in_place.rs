@@ -1,4 +1,4 @@
-//! Writing a translation into a packet with plain headers, where all offsets are constants.
+//! Writing a translation into a packet without options or extension headers, where all offsets are constants.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -17,7 +17,7 @@ use super::{bounds, checksums::TcFamily};
 use crate::rewrite::{self, write};
 
 /// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false if that failed, half-way perhaps.
-/// `may_be_checksum_complete`: a device may have set CHECKSUM_COMPLETE on of the packet.
+/// `may_be_checksum_complete`: the skb may have CHECKSUM_COMPLETE.
 #[inline(always)]
 pub(super) fn translate<F: TcFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -48,7 +48,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
         return unsafe { rewrite::headers(data, end, LINK, transport, from, to, hops) };
     }
     let (data, end) = bounds(ctx);
-    // Of UDP none.
+    // Zero means no UDP checksum: leave it.
     if before != 0 || is_tcp {
         let change = addresses + checksum::ports(from, to);
         let after =

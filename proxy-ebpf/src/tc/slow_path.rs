@@ -147,7 +147,7 @@ fn ports<F: Family>(bytes: &Skb, at: usize, to: &Tuple<F>, sum: SkbChecksum) -> 
     bytes.store(at, &[to.sport, to.dport], sum)
 }
 
-/// Translates an ICMP error: the packet it quotes becomes what was sent by who gets the error, whose address it is sent to.
+/// Translates an ICMP error: the quoted packet becomes the one that the receiver of the error sent, and the error goes to its address.
 ///
 /// As the kernel's NAT does it, its source becomes that of the flow's packets in this direction where that is changed.
 #[inline(always)]
@@ -173,7 +173,7 @@ fn error<F: KernelFamily + TcFamily>(
     let field = match packet.protocol {
         PROTOCOL_TCP => 16,
         PROTOCOL_UDP => 6,
-        // That of SCTP is of the whole packet, and nobody reads it in a quote.
+        // SCTP's covers the whole packet, and receivers do not check it in a quote.
         _ => 0,
     };
     // A short quote has no checksum.

@@ -147,7 +147,7 @@ impl Services {
         if let Some(owner) = owners.front()
             && owner != name
         {
-            // All ports of a Service claim its addresses as such, and Services may share a load balancer's.
+            // All ports of a Service want its addresses as such, and Services may share a load balancer's.
             if owner.service != name.service
                 && flags & (FRONTEND_ADDRESS | FRONTEND_CLUSTER_IP) != FRONTEND_ADDRESS
             {

@@ -33,7 +33,7 @@ pub(super) struct PortState {
     pub(super) is_named: bool,
     /// The frontends that it wants, with `FRONTEND_*` bits. It has those that it owns.
     pub(super) frontends: SortedMap<OwnedFrontend, u32>,
-    /// By [`SetPolicy`]. Roles with the same endpoints share one slice.
+    /// By [`SetPolicy`]. Policies with the same endpoints share one slice.
     pub(super) sets: [SetState; ROLES],
     pub(super) backends: SortedMap<SocketAddr, Member>,
     /// Some of the backends were in no set when they were taken over: those that are in none after the next change go.

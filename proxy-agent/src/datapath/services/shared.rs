@@ -69,7 +69,7 @@ impl Shared {
             .context("cannot note the service's name")
     }
 
-    /// The marks of a frontend in the filter: see `proxy_common::layout::filter`.
+    /// The fingerprints of a frontend in the filter: see `proxy_common::layout::filter`.
     fn fingerprints(&self, owned: &OwnedFrontend, flags: u32) -> Vec<Fingerprint> {
         let OwnedFrontend { address, protocol } = *owned;
         if flags & (FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS) != 0 {

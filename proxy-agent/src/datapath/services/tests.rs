@@ -163,7 +163,7 @@ fn the_stricter_of_two_frontends_at_one_address_holds() {
     }
 }
 
-/// Once it did not: the mark that was made was that of the address, so that the programs took all of the node's own traffic for a Service's, and
+/// Once it did not: the fingerprint that was added was that of the address, so that the programs took all of the node's own traffic for a Service's, and
 /// none for kernel NAT's.
 #[test]
 fn the_filter_knows_source_addresses_as_such() {

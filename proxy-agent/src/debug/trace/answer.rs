@@ -30,7 +30,7 @@ pub(super) enum Verdict {
     Translate,
     /// Nothing.
     Pass,
-    /// Refused.
+    /// The client is told that nothing listens.
     Reject,
     /// Lost on purpose.
     Drop,

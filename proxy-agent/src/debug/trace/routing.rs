@@ -66,7 +66,7 @@ impl Rtnetlink {
 impl Routing for Rtnetlink {
     fn lookup(&self, input: Option<u32>, src: Option<IpAddr>, dst: IpAddr) -> Option<Hop> {
         let message = request(input, src, dst)?;
-        // A reject (unreachable, prohibited, martian) is the reply "no route".
+        // An error (unreachable, prohibited, martian) means "no route".
         let answer = self.runtime.block_on(self.handle.route().get(message).execute().try_next()).ok()??;
         hop(&answer, dst)
     }

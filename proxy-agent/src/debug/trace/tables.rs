@@ -215,7 +215,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_,
         if self.without_flows { None } else { self.maps.flow(key).map(FlowCopy) }
     }
 
-    /// The fast path's query. The flow map knows better, and time does not matter here.
+    /// Saves the programs a look-up in the flow map. Here the flow map is always asked: time does not matter.
     fn may_be_filtered_reply(&self, _addr: &F::Addr, _port: u16, _protocol: u8) -> bool {
         true
     }

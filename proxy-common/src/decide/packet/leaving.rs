@@ -54,7 +54,7 @@ pub(super) fn leaves_elsewhere<F: Family, T: Tables<F>>(tables: &T, out: &mut Tr
         && out.route.ifindex != tables.leaves()
 }
 
-/// A packet to an address in the range of service addresses leaves the node: nobody else has it.
+/// A packet to an address in the range of service addresses leaves the node: no host has it.
 #[inline(always)]
 fn to_service_address<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if packet.is_echo_request() {
@@ -95,7 +95,7 @@ fn back_to_outside<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> V
             Verdict::Pass
         };
     }
-    // By another uplink it may reach somebody who has the address: the node may be a router.
+    // By another uplink it may reach a host that has the address: the node may be a router.
     if tables.came_in() == tables.leaves() && frontend::is_load_balancer(tables, &tuple.dst) {
         return tables.drop(DropReason::Loop);
     }

@@ -131,7 +131,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     opened(tables, &mut draft, verdict, out)
 }
 
-/// Opens the flow in the pair: what is left to do after [`Verdict::Open`]. Says what becomes of the packet, `verdict` if nothing is in the
+/// Opens the flow in the draft: what is left to do after [`Verdict::Open`]. Says what becomes of the packet, `verdict` if nothing is in the
 /// way.
 #[inline(always)]
 pub fn opened<F: Family, T: Tables<F>>(

@@ -73,8 +73,8 @@ pub trait FlowTables<F: Family> {
     fn draft(&self) -> Option<Self::FlowDraft>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// May a packet from there be a reply that [`LookupPoint::ReverseEgress`](crate::layout::flow::LookupPoint::ReverseEgress) tells? False
-    /// means that none is announced. The port in network byte order.
+    /// May a packet from there be a reply with an entry at [`LookupPoint::ReverseEgress`](crate::layout::flow::LookupPoint::ReverseEgress)?
+    /// False if the reply filter has no fingerprint of it. The port in network byte order.
     fn may_be_filtered_reply(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
     /// Inserts such replies into the reply filter. To be called before their entry is inserted.
     fn insert_reply(&self, addr: &F::Addr, port: u16, protocol: u8);

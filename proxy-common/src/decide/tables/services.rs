@@ -33,7 +33,7 @@ pub trait ServiceTables<F: Family> {
     fn backend(&self, slot: u32) -> Option<&Backend<F>>;
     /// Does the backend still serve?
     fn is_alive(&self, backend: Id) -> bool;
-    /// Does it, and is it in the set of this role?
+    /// Does it, and is it in the set of this policy?
     fn is_member(&self, backend: Id, set_policy: SetPolicy) -> bool;
     /// How long a client of a service port keeps its backend, in jiffies.
     fn affinity_timeout(&self, service: Id) -> u32;

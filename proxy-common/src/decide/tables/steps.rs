@@ -1,4 +1,4 @@
-//! What a decision goes through, for those who watch.
+//! The steps of a decision, for `debug trace` and tests.
 
 use super::Route;
 use crate::decide::verdict::DropReason;

@@ -152,7 +152,7 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                 let Some(flow) = flows.remove(key) else { continue };
                 if key.lookup_point != LookupPoint::Forward as u8 {
                     // The forward entry too: alone it would go on giving out a tuple that others may take until the
-                    // next refresh makes the pair whole. That second is what the core does not promise.
+                    // next refresh restores the opposite entry. That second is what the core does not promise.
                     let mut draft = FlowDraft::default();
                     draft.begin(key, &flow.get());
                     draft.make_opposite();

@@ -114,7 +114,7 @@ fn reused_backend_id_is_another_backend<F: TestFamily>() {
     fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
 }
 
-/// Removes the entry of an edge; there is only one.
+/// Removes the entry of a lookup point; there is only one.
 pub(super) fn lose<F: TestFamily>(fixture: &Fixture<F>, lookup_point: LookupPoint) {
     let before = fixture.flows.borrow().len();
     fixture.flows.borrow_mut().retain(|key, _| key.lookup_point != lookup_point as u8);
@@ -125,7 +125,7 @@ fn lost_reverse_entry_comes_back<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     fixture.pod_connects(REQUEST.0, REQUEST.1);
     lose(&fixture, LookupPoint::ReverseEgress);
-    // The agent clears marks that no entry has.
+    // The agent clears fingerprints that no entry has.
     fixture.reply_filter.borrow_mut().clear();
     let reply = tcp((POD_B, TARGET_PORT), CLIENT_END, ACK);
     assert_eq!(fixture.pod_egress(&reply).verdict, Verdict::Pass);

@@ -36,7 +36,7 @@ fn later_fragments_get_the_ports_of_the_first_one<F: TestFamily + Parse>() {
     assert_eq!(fixture.counter(Counter::FragmentUnknown), 3);
 }
 
-/// Once seen: later fragments of large pings were held for a first one that was never remembered.
+/// Once seen: later fragments of large pings were queued for a first one that was never remembered.
 fn what_no_service_has_is_not_waited_for<F: TestFamily + Parse>() {
     const ESP: u8 = 50;
     let fixture = Fixture::<F>::new(&[POD_A]);

@@ -159,7 +159,7 @@ fn errors_are_about_what_their_receiver_sent() {
 }
 
 proptest! {
-    /// Any bytes, any length: a reply, and offsets within the packet.
+    /// Any bytes, any length: a result, and offsets within the packet.
     #[test]
     fn any_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..160), first in any::<u8>(), next in 0usize..6) {
         let next = [0u8, 43, 44, 51, 60, 58][next];

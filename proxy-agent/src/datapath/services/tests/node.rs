@@ -104,7 +104,7 @@ impl Node {
         self.services.shared.sets.read(BackendSet::affinity_index(self.id(plan))).unwrap().0
     }
 
-    /// Ends of the addresses that a role's set offers, like `12`; a dot stands in front of those that are not members.
+    /// Ends of the addresses that a policy's set offers, like `12`; a dot stands in front of those that are not members.
     pub(super) fn offered(&self, plan: &PortPlan, set_policy: SetPolicy) -> String {
         let set = self.set(plan, set_policy);
         let slots = (set.base()..set.base() + set.count()).map(|slot| {
@@ -116,7 +116,7 @@ impl Node {
         slots.collect()
     }
 
-    /// All sets, in the order of roles.
+    /// All sets, in the order of policies.
     pub(super) fn all_offered(&self, plan: &PortPlan) -> String {
         SetPolicy::ALL.map(|set_policy| self.offered(plan, set_policy)).join("|")
     }
