@@ -304,12 +304,12 @@ impl Datapath {
             wanted.push((pod.index, Device { bridge: pod.bridge, ..Device::default() }));
         }
         for (index, device) in &wanted {
-            map.insert(index, device, 0).context("cannot write the map `devices`")?;
+            map.insert(index, device, 0).context("cannot write the map `interfaces`")?;
         }
         let keep: BTreeSet<u32> = wanted.iter().map(|(index, _)| *index).collect();
         let gone: Vec<u32> = map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
         for index in gone {
-            map.remove(&index).context("cannot write the map `devices`")?;
+            map.remove(&index).context("cannot write the map `interfaces`")?;
         }
         Ok(())
     }

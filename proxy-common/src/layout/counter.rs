@@ -86,9 +86,9 @@ counters! {
     IcmpError = "icmp_error",
     /// Fragments without ports that went the way of their first one.
     FragmentFollowed = "fragment_followed",
-    /// Fragments without ports whose first one is not known: left alone, or held until it comes.
+    /// Fragments without ports whose first one is not known: left alone, or queued until it comes.
     FragmentUnknown = "fragment_unknown",
-    /// Fragments that came before their first one, and were held until it came.
+    /// Fragments that came before their first one, and were queued until it came.
     FragmentReleased = "fragment_released",
     /// Packets XDP left to tc: the next hop is not known or not reachable for XDP.
     XdpToTc = "xdp_to_tc",

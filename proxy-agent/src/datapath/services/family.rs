@@ -15,7 +15,7 @@ use proxy_common::layout::{
 
 use super::{
     Freed,
-    port::{OwnedFrontend, PortState, ROLES, SetState},
+    port::{OwnedFrontend, POLICIES, PortState, SetState},
     shared::Shared,
 };
 use crate::{
@@ -155,8 +155,8 @@ impl<F: MapFamily> FamilyMaps<F> {
     }
 
     /// The sets for a plan: slices that hold the endpoints already, or new ones. `None` if there is no room.
-    fn make_sets(&mut self, state: &PortState, plan: &PortPlan) -> Option<[SetState; ROLES]> {
-        let mut made: Vec<SetState> = Vec::with_capacity(ROLES);
+    fn make_sets(&mut self, state: &PortState, plan: &PortPlan) -> Option<[SetState; POLICIES]> {
+        let mut made: Vec<SetState> = Vec::with_capacity(POLICIES);
         let mut new: Vec<Slice> = Vec::new();
         for (set_policy, endpoints) in SetPolicy::ALL.into_iter().zip(lists(plan)) {
             let known = made.iter().chain(&state.sets).find(|set| *set.endpoints == **endpoints);
@@ -250,7 +250,7 @@ fn source_prefix<F: MapFamily>(service: Id, clients: &IpNet) -> Result<SourcePre
 }
 
 /// The endpoints of each set, by [`SetPolicy`].
-fn lists(plan: &PortPlan) -> [&Endpoints; ROLES] {
+fn lists(plan: &PortPlan) -> [&Endpoints; POLICIES] {
     [&plan.internal, &plan.external, &plan.cluster, &plan.serving]
 }
 

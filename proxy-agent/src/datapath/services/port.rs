@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Sets of a service port.
-pub(super) const ROLES: usize = SetPolicy::ALL.len();
+pub(super) const POLICIES: usize = SetPolicy::ALL.len();
 
 /// What is in the maps for a service port.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(super) struct PortState {
     /// The frontends that it wants, with `FRONTEND_*` bits. It has those that it owns.
     pub(super) frontends: SortedMap<OwnedFrontend, u32>,
     /// By [`SetPolicy`]. Policies with the same endpoints share one slice.
-    pub(super) sets: [SetState; ROLES],
+    pub(super) sets: [SetState; POLICIES],
     pub(super) backends: SortedMap<SocketAddr, Member>,
     /// Some of the backends were in no set when they were taken over: those that are in none after the next change go.
     pub(super) has_strays: bool,

@@ -81,16 +81,16 @@ fn pings_to_cluster_ips_are_answered<F: TestFamily>() {
 fn what_leaves_for_a_service_address<F: TestFamily>() {
     const UNALLOCATED: u8 = 39;
     let mut fixture = Fixture::<F>::new(&[POD_B]);
-    let reply_filter = |fixture: &Fixture<F>, to: u8| {
+    let decisions = |fixture: &Fixture<F>, to: u8| {
         let decision = |packet| fixture.uplink_egress(&packet).verdict;
         (decision(ping(to)), decision(tcp(POD_END, (to, 81), SYN)), decision(udp(POD_END, (to, PORT))))
     };
     use Verdict::{Drop, Echo, Pass, Reject};
-    assert_eq!(reply_filter(&fixture, VIP), (Pass, Pass, Pass), "the range is not known");
+    assert_eq!(decisions(&fixture, VIP), (Pass, Pass, Pass), "the range is not known");
     fixture.service_addresses = [VIP, UNALLOCATED].map(F::addr).into();
-    assert_eq!(reply_filter(&fixture, VIP), (Echo, Reject, Reject));
-    assert_eq!(reply_filter(&fixture, UNALLOCATED), (Drop, Drop, Drop));
-    assert_eq!(reply_filter(&fixture, CLIENT), (Pass, Pass, Pass));
+    assert_eq!(decisions(&fixture, VIP), (Echo, Reject, Reject));
+    assert_eq!(decisions(&fixture, UNALLOCATED), (Drop, Drop, Drop));
+    assert_eq!(decisions(&fixture, CLIENT), (Pass, Pass, Pass));
     assert_eq!(fixture.counter(Counter::Unallocated), 3);
     // Replies are translated first.
     let request = tcp(POD_END, (VIP, PORT), SYN);
