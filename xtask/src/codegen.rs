@@ -10,7 +10,7 @@ use similar::TextDiff;
 use crate::{
     bench::{self, Files},
     build::WORKSPACE,
-    workspace::{cargo, root, run, say},
+    workspace::{cargo, root, run, say, write_if_changed},
 };
 
 /// With it, tests write what else they compare.
@@ -51,7 +51,10 @@ fn benchmarks(check: bool) -> Result<()> {
 }
 
 /// Writes files and removes obsolete ones, or says what would change.
-fn renew(what: &str, files: &Files, obsolete: &[PathBuf], check: bool) -> Result<()> {
+///
+/// # Errors
+/// When a file cannot be written; with `check`, when one is stale.
+pub(crate) fn renew(what: &str, files: &Files, obsolete: &[PathBuf], check: bool) -> Result<()> {
     let mut stale = obsolete.len();
     for path in obsolete {
         say(format!("remove {}", path.display()));
@@ -60,17 +63,18 @@ fn renew(what: &str, files: &Files, obsolete: &[PathBuf], check: bool) -> Result
         }
     }
     for (path, text) in files {
-        let stands = fs::read_to_string(path).unwrap_or_default();
-        if stands == *text {
+        if !check {
+            if write_if_changed(path, text.as_bytes())? {
+                stale += 1;
+                say(format!("write {}", path.display()));
+            }
             continue;
         }
-        stale += 1;
-        if check {
+        let stands = fs::read_to_string(path).unwrap_or_default();
+        if stands != *text {
+            stale += 1;
             let name = path.display().to_string();
             println!("{}", TextDiff::from_lines(&stands, text).unified_diff().header(&name, "generated"));
-        } else {
-            say(format!("write {}", path.display()));
-            fs::write(path, text).with_context(|| path.display().to_string())?;
         }
     }
     if check && stale > 0 {

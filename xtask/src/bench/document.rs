@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use proxy_tests::bench::Part;
 
 use super::{details, grid::Grid, overview, plot, results::Results, summary};
-use crate::workspace::{root, write_if_changed};
+use crate::{codegen::renew, workspace::root};
 
 /// Contents of files by their paths.
 pub(crate) type Files = BTreeMap<PathBuf, String>;
@@ -38,15 +38,7 @@ fn write_to(docs: &Path, new: &Results) -> Result<PathBuf> {
     }
     results.save(&json)?;
     let files = files(docs, &results)?;
-    for (path, content) in &files {
-        write_if_changed(path, content.as_bytes())?;
-    }
-    for path in obsolete(docs, &files)? {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)?,
-            _ => {}
-        }
-    }
+    renew("benchmarks", &files, &obsolete(docs, &files)?, false)?;
     Ok(docs.join(DOCUMENT))
 }
 
