@@ -69,7 +69,7 @@ fn synced(scenario: &Scenario, services: u8) -> Result<()> {
 }
 
 /// Connects to each port of these services once from a pod, whose packets are translated at its interface. Not from the one with the
-/// loads: of 13,000 connections one has the source port and the endpoint of a connection that sockets serve (docs/limits.md).
+/// loads: one of so many connections may have the source port and the endpoint of a connection that sockets serve (docs/limits.md).
 fn answer(scenario: &Scenario, services: Range<u8>) -> Result<()> {
     scenario.cluster.pod("pod-1b")?.netns.run(|| {
         for address in services.flat_map(|service| (1..=PORTS).map(move |port| (vip(service), port))) {
