@@ -301,7 +301,8 @@ impl Datapath {
             wanted.push((uplink.index, device));
         }
         for pod in &topology.pods {
-            wanted.push((pod.index, Device { bridge: pod.bridge, ..Device::default() }));
+            let peer_namespace = pod.peer_namespace.map_or(0, |id| id + 1);
+            wanted.push((pod.index, Device { bridge: pod.bridge, peer_namespace, ..Device::default() }));
         }
         for (index, device) in &wanted {
             map.insert(index, device, 0).context("cannot write the map `interfaces`")?;

@@ -31,8 +31,8 @@ pub struct Interface {
     pub master: u32,
     /// Index of the interface that it sends its frames by, if it stands above one (macvlan, VLAN), or 0.
     pub parent: u32,
-    /// The other end of a veth, or the parent, is in another network namespace.
-    pub has_peer_elsewhere: bool,
+    /// The other end of a veth, or the parent, is in another network namespace: its id in this one; negative if it has none.
+    pub peer_namespace: Option<i32>,
     /// Frames have an Ethernet header.
     pub has_link_header: bool,
     /// Is the loopback interface.
@@ -76,7 +76,7 @@ pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Ro
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::Link(index) => interface.parent = index,
-                LinkAttribute::LinkNetNsId(_) => interface.has_peer_elsewhere = true,
+                LinkAttribute::LinkNetNsId(id) => interface.peer_namespace = Some(id),
                 LinkAttribute::IfName(name) => interface.name = name,
                 LinkAttribute::Address(mac) => interface.mac = mac,
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
@@ -92,7 +92,7 @@ pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Ro
             }
         }
         // The other end of a veth is told as its parent, by its index in another network namespace.
-        if interface.has_peer_elsewhere || interface.kind == "veth" {
+        if interface.peer_namespace.is_some() || interface.kind == "veth" {
             interface.parent = 0;
         }
         interface.is_up &= interface.kind != "veth" || link.header.flags.contains(LinkFlags::LowerUp);

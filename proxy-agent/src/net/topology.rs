@@ -65,6 +65,8 @@ pub struct PodPort {
     pub name: String,
     /// Index of the bridge it is a port of, or 0.
     pub bridge: u32,
+    /// The id by which this network namespace knows the one at the other end, if that is another one.
+    pub peer_namespace: Option<u32>,
 }
 
 /// Which IPv4 packets the kernel's stack fragments.
@@ -177,6 +179,7 @@ impl Topology {
                     index: interface.index,
                     name: interface.name.clone(),
                     bridge: roles.bridge(interface),
+                    peer_namespace: interface.peer_namespace.and_then(|id| u32::try_from(id).ok()),
                 })
                 .collect(),
         };

@@ -225,13 +225,19 @@ fn is_later<F: Family>(new: &Flow<F>, old: &Flow<F>) -> bool {
     old.acknowledged != 0 && (new.isn.wrapping_sub(old.acknowledged) as i32) > 0
 }
 
-/// Would the replies go to a socket of this node that sends from the same port, or to a connection of kernel NAT? SCTP's sockets cannot be
-/// looked up. With `seize`, a connection that may be over gives way.
+/// Would the replies be those of a socket of this node that sends from the same port, of a connection of kernel NAT, or of a connection that
+/// the client's pod has with the endpoint itself? SCTP's sockets cannot be looked up. With `seize`, a connection of kernel NAT that may have
+/// ended gives way.
 #[inline(always)]
 fn is_taken<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> bool {
     let FlowDraft { key, flow, opposite_key, .. } = &*draft;
     if flow.flags & flags::SNAT == 0 {
-        return false;
+        // The client's kernel keeps its ports apart by the destinations that it knows: one connection to the VIP and one to the
+        // endpoint may have the same.
+        let namespace = draft.client_namespace;
+        return namespace != 0
+            && key.protocol != PROTOCOL_SCTP
+            && tables.has_connection(namespace, &opposite_key.tuple, key.protocol);
     }
     if key.protocol != PROTOCOL_SCTP && tables.has_socket(&opposite_key.tuple, key.protocol) {
         return true;

@@ -21,7 +21,7 @@ use crate::{
         counter::Counter,
         device::Device,
         filter::{self, Fingerprint},
-        flow::{Flow, FlowKey},
+        flow::{Flow, FlowKey, Tuple},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
@@ -107,6 +107,8 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub timestamp: Cell<u32>,
     /// Local address, port (network byte order) and protocol of the node's sockets.
     pub listening: HashSet<(F::Addr, u16, u8)>,
+    /// Connections of sockets in network namespaces of pods: namespace, tuple of the replies, protocol.
+    pub connections: HashSet<(u32, Tuple<F>, u8)>,
     /// Ports of first fragments.
     pub fragments: RefCell<HashMap<FragmentKey<F>, FragmentPorts>>,
     /// How long packets are, in bytes.
@@ -176,6 +178,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
             leaves: Cell::new(0),
             timestamp: Cell::new(0),
             listening: HashSet::new(),
+            connections: HashSet::new(),
             fragments: RefCell::default(),
             size: Cell::new(100),
             fragmentable: Cell::new(Fragmentable::No),

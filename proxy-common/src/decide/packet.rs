@@ -224,7 +224,8 @@ fn follow<F: Family, T: Tables<F>>(
     }
     out.mac = flow.mac;
     if out.mac.is_none() {
-        if !is_switched(tables, ifindex, out) || out.mac.is_none() {
+        let bridge = tables.device(ifindex).map_or(0, |device| device.bridge);
+        if !is_switched(tables, bridge, out) || out.mac.is_none() {
             return Verdict::ToStack;
         }
         flow.set_mac(out.mac);

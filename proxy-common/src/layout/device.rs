@@ -12,8 +12,10 @@ pub struct Device {
     pub snat_v4: u32,
     /// The same for IPv6.
     pub snat_v6: [u32; 4],
-    /// Its MTU in bytes; 0: not known. For kernels that do not tell a route's.
+    /// Its MTU in bytes; 0: not known. For kernels that do not report a route's.
     pub mtu: u32,
+    /// The network namespace at the other end of a pod's interface, as its id here (`IFLA_LINK_NETNSID`) plus one; 0: not known.
+    pub peer_namespace: u32,
 }
 
 /// Leads off the node: replies to outside leave by it, and endpoints behind it without a `nodeName` are remote.
@@ -47,4 +49,4 @@ pub const NODE_ADDR_SNAT: u32 = 2;
 
 super::plain!(Device);
 
-const _: () = assert!(size_of::<Device>() == 32);
+const _: () = assert!(size_of::<Device>() == 36);

@@ -230,6 +230,9 @@ pub struct FlowDraft<F: Family> {
     pub opposite: Flow<F>,
     /// While a source port is looked for: the flow that gives its port if there is no better one.
     pub spare: Spare,
+    /// [`Device::peer_namespace`](super::device::Device::peer_namespace) of the client, if a connection of the client that does not go by
+    /// a flow could have the same replies; 0: none could.
+    pub client_namespace: u32,
 }
 
 /// A source port of a flow that may be over.
@@ -296,7 +299,7 @@ const _: () = {
     assert!(offset_of!(FlowKey<V4>, lookup_point) == 13 && offset_of!(FlowKey<V6>, lookup_point) == 37);
     assert!(size_of::<Flow<V4>>() == 44 && size_of::<Flow<V6>>() == 68);
     assert!(offset_of!(Flow<V4>, last_seen) == 12 && offset_of!(Flow<V4>, mac) == 26);
-    assert!(size_of::<FlowDraft<V4>>() == 128 && size_of::<FlowDraft<V6>>() == 224);
+    assert!(size_of::<FlowDraft<V4>>() == 132 && size_of::<FlowDraft<V6>>() == 228);
     assert!(offset_of!(Flow<V6>, last_seen) == 36 && offset_of!(Flow<V6>, mac) == 50);
 };
 

@@ -27,7 +27,7 @@ impl Group {
     pub const fn directory(self) -> &'static str {
         match self {
             Self::Ids => "maps-ids-2",
-            Self::Services => "maps-services-2-1",
+            Self::Services => "maps-services-2-2",
             Self::Flows => "maps-flows-2-1",
             Self::Sockets => "maps-sockets-2-1",
         }

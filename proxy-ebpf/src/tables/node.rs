@@ -111,27 +111,49 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
             // lose all of its: SGsAP, for one, has its port in the range.
             return true;
         }
-        // Ours has the layout of the kernel's. It is only read.
-        let sock_tuple = (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>();
-        let size = size_of::<Tuple<F>>() as u32;
-        let current = BPF_F_CURRENT_NETNS as i64 as u64;
-        // SAFETY: context and tuple are what the helpers want; what they return is released.
-        unsafe {
-            let socket = if protocol == PROTOCOL_TCP {
-                bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, current, 0)
-            } else {
-                bpf_sk_lookup_udp(self.ctx, sock_tuple, size, current, 0)
-            };
-            if socket.is_null() {
-                return false;
-            }
-            bpf_sk_release(socket.cast());
+        self.socket_state(tuple, protocol, BPF_F_CURRENT_NETNS as i64 as u64).is_some()
+    }
+
+    #[inline(always)]
+    fn has_connection(&self, namespace: u32, tuple: &Tuple<F>, protocol: u8) -> bool {
+        // `enum tcp_state`; connected UDP sockets have the first one.
+        const ESTABLISHED: u32 = 1;
+        const LISTEN: u32 = 10;
+        // The helper takes ids of namespaces as the context's namespace knows them.
+        match self.socket_state(tuple, protocol, namespace.wrapping_sub(1).into()) {
+            Some(state) if protocol == PROTOCOL_TCP => state != LISTEN,
+            Some(state) => state == ESTABLISHED,
+            None => false,
         }
-        true
     }
 
     #[inline(always)]
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
         <F as KernelFamily>::snat_address(device, addr)
+    }
+}
+
+impl Kernel {
+    /// The state of the TCP or UDP socket that would receive a packet with this tuple, in the network namespace that the helpers know by
+    /// this id.
+    #[inline(always)]
+    fn socket_state<F: KernelFamily>(&self, tuple: &Tuple<F>, protocol: u8, namespace: u64) -> Option<u32> {
+        // Ours has the layout of the kernel's. It is only read.
+        let sock_tuple = (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>();
+        let size = size_of::<Tuple<F>>() as u32;
+        // SAFETY: context and tuple are what the helpers want; what they return is read before it is released.
+        unsafe {
+            let socket = if protocol == PROTOCOL_TCP {
+                bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, namespace, 0)
+            } else {
+                bpf_sk_lookup_udp(self.ctx, sock_tuple, size, namespace, 0)
+            };
+            if socket.is_null() {
+                return None;
+            }
+            let state = (*socket).state;
+            bpf_sk_release(socket.cast());
+            Some(state)
+        }
     }
 }

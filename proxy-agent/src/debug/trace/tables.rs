@@ -327,6 +327,11 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
         false
     }
 
+    fn has_connection(&self, _namespace: u32, _tuple: &Tuple<F>, _protocol: u8) -> bool {
+        // As above.
+        false
+    }
+
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
         let ip: IpAddr = match F::FAMILY {
             IpFamily::V4 => V4::to_ip(&device.snat_v4),

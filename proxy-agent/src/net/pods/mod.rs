@@ -208,8 +208,9 @@ pub fn look_once(is_pod: impl Fn(u32) -> bool) -> io::Result<Vec<Pod>> {
     let of_pods = links
         .into_iter()
         .filter(|link| link.kind == "veth" && link.peer_namespace.is_some() && is_pod(link.index));
-    let ports: Vec<PodPort> =
-        of_pods.map(|link| PodPort { index: link.index, name: link.name, bridge: 0 }).collect();
+    let ports: Vec<PodPort> = of_pods
+        .map(|link| PodPort { index: link.index, name: link.name, bridge: 0, peer_namespace: None })
+        .collect();
     let mut pods = Pods::new(HashSet::new());
     let now = Instant::now();
     pods.follow(&ports, now);

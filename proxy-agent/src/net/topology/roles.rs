@@ -121,7 +121,7 @@ impl<'a> Roles<'a> {
         let is_told =
             self.topology_config.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name));
         is_told
-            || interface.has_peer_elsewhere
+            || interface.peer_namespace.is_some()
                 && PAIRS.contains(&interface.kind.as_str())
                 && !self.is_uplink(interface)
                 && !interface.has_network

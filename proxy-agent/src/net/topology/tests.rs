@@ -10,7 +10,7 @@ fn interface(index: u32, name: &str, kind: &str, addresses: &[&str]) -> Interfac
         has_link_header: !["tun", "wireguard", "ipip"].contains(&kind),
         is_loopback: name == "lo",
         is_up: true,
-        has_peer_elsewhere: kind == "veth",
+        peer_namespace: (kind == "veth").then_some(0),
         addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         ..Interface::default()
     }
@@ -124,7 +124,7 @@ fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
             "a pair within the node",
             |all| {
                 for (index, name, ips) in [(9, "cilium_net", &[][..]), (10, "cilium_host", &["10.244.1.5"])] {
-                    all.push(Interface { has_peer_elsewhere: false, ..interface(index, name, "veth", ips) });
+                    all.push(Interface { peer_namespace: None, ..interface(index, name, "veth", ips) });
                 }
             },
             "eth0 cilium_net cilium_host",
@@ -159,7 +159,7 @@ fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
             |all| {
                 all.push(Interface { has_network: true, ..interface(9, "weave", "bridge", &["10.32.0.1"]) });
                 all.push(Interface { master: 9, ..interface(10, "veth1", "veth", &[]) });
-                let within = Interface { has_peer_elsewhere: false, ..interface(11, "vethwe", "veth", &[]) };
+                let within = Interface { peer_namespace: None, ..interface(11, "vethwe", "veth", &[]) };
                 all.push(Interface { master: 9, ..within });
             },
             "eth0 weave vethwe",

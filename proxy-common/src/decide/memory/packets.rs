@@ -194,6 +194,10 @@ impl<F: MemoryFamily> NodeTables<F> for MemoryTables<F> {
         self.listening.contains(&(tuple.dst, tuple.dport, protocol))
     }
 
+    fn has_connection(&self, namespace: u32, tuple: &Tuple<F>, protocol: u8) -> bool {
+        self.connections.contains(&(namespace, *tuple, protocol))
+    }
+
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool {
         *addr = F::snat_address(device);
         !F::same(addr, &F::UNSPECIFIED)

@@ -62,6 +62,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     out.to.dport = backend.port;
     let mut verdict = Verdict::ToStack;
     let mut flags = 0;
+    let mut client_namespace = 0;
     if matches!(scope, Scope::External) {
         // The stack knows the way to the node's own endpoints.
         if backend.flags & BACKEND_LOCAL == 0 {
@@ -90,24 +91,33 @@ pub fn new_flow<F: Family, T: Tables<F>>(
                 _ => {}
             }
         }
-        if flags == 0 && tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_RULES != 0) {
-            flags = flags::BY_SOURCE;
+        if flags == 0
+            && let Some(device) = tables.device(ifindex)
+        {
+            client_namespace = device.peer_namespace;
+            if device.flags & DEVICE_RULES != 0 {
+                flags = flags::BY_SOURCE;
+            }
         }
     } else if F::same(&backend.addr, &tuple.src) {
         tables.step(Step::Hairpin);
         out.to.src = tuple.dst;
         flags = flags::HAIRPIN;
         verdict = Verdict::Hairpin;
-    } else if is_switched(tables, ifindex, out) {
-        flags = flags::SWITCHED;
-        if !out.mac.is_none() {
-            verdict = Verdict::Bridge;
+    } else if let Some(device) = tables.device(ifindex) {
+        client_namespace = device.peer_namespace;
+        if is_switched(tables, device.bridge, out) {
+            flags = flags::SWITCHED;
+            if !out.mac.is_none() {
+                verdict = Verdict::Bridge;
+            }
         }
     }
     let Some(mut draft) = tables.draft() else {
         return tables.drop(DropReason::FlowMapFull);
     };
     draft.key = FlowKey::new(*tuple, packet.protocol, LookupPoint::Forward);
+    draft.client_namespace = client_namespace;
     let flow = &mut draft.flow;
     flow.tuple = out.to;
     flow.last_seen = tables.now();
@@ -176,20 +186,16 @@ pub(super) fn snat_source<F: Family, T: Tables<F>>(
     is_of(out.route.ifindex) || is_of(ifindex)
 }
 
-/// Is the backend behind the same bridge as the client? Then also says its MAC, none if it is not resolved yet.
+/// Is the backend behind the client's bridge, if it has one (not 0)? Also finds its MAC, none if it is not resolved yet.
 ///
 /// Without it the request would be routed and the reply switched, and the host's conntrack, seeing half of
 /// the connection, would call the client's next packet invalid.
 #[inline(always)]
 pub(super) fn is_switched<F: Family, T: Tables<F>>(
     tables: &T,
-    ifindex: u32,
+    bridge: u32,
     out: &mut Translation<F>,
 ) -> bool {
-    let Some(device) = tables.device(ifindex) else {
-        return false;
-    };
-    let bridge = device.bridge;
     if bridge == 0 {
         return false;
     }

@@ -120,6 +120,9 @@ pub trait NodeTables<F: Family> {
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;
     /// Would a socket of this node take the packet?
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool;
+    /// Does a socket in the client's network namespace have a connection whose replies have this tuple? The namespace is known as in
+    /// [`Device::peer_namespace`].
+    fn has_connection(&self, namespace: u32, tuple: &Tuple<F>, protocol: u8) -> bool;
     /// The address to give as source to what leaves by a device; false if there is none.
     fn snat_address(device: &Device, addr: &mut F::Addr) -> bool;
 }

@@ -25,6 +25,7 @@ for_both_families! {
     other_traffic_passes
     node_ports_only_at_node_addresses
     choices_spread_evenly
+    a_port_of_the_client_s_own_connection_is_not_used_twice
 }
 
 const CLIENT_END: End = (POD_A, 40_000);
@@ -185,4 +186,34 @@ fn choices_spread_evenly<F: TestFamily>() {
     assert_eq!(chosen.len(), 4);
     // Six standard deviations of a fair choice.
     assert!(chosen.values().all(|&count| count.abs_diff(CONNECTIONS / 4) < 165), "{chosen:?}");
+}
+
+/// The client's kernel may use one source port for a connection to the VIP and for one to its endpoint.
+fn a_port_of_the_client_s_own_connection_is_not_used_twice<F: TestFamily>() {
+    const NAMESPACE: u32 = 7;
+    for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
+        for (frontend, endpoint) in [((VIP, PORT), POD_B), ((VIP, PORT), REMOTE), ((NODE, NODE_PORT), POD_B)]
+        {
+            let mut fixture = Fixture::<F>::new(&[endpoint]);
+            fixture.devices.insert(POD_A_DEVICE, Device { peer_namespace: NAMESPACE, ..Device::default() });
+            let request =
+                packet(tuple(CLIENT_END, frontend), protocol, SYN * (protocol == PROTOCOL_TCP) as u8);
+            for (namespace, is_taken) in [(NAMESPACE + 1, false), (NAMESPACE, true)] {
+                let direct = tuple((endpoint, TARGET_PORT), CLIENT_END);
+                fixture.connections.insert((namespace, direct, protocol));
+                let sent = fixture.pod_sends(&request).out.to;
+                assert!(F::same(&sent.src, &F::addr(POD_A)));
+                assert_eq!(sent.sport != request.tuple.sport, is_taken, "{frontend:?} {protocol}");
+                if is_taken {
+                    // Replies to the direct connection are none of the flow's, and the flow's reach the client.
+                    assert_eq!(fixture.pod_egress(&packet(direct, protocol, SYN_ACK)).verdict, Verdict::Pass);
+                    let reply = packet(sent.reversed(), protocol, SYN_ACK);
+                    fixture.pod_egress(&reply).is(Verdict::ToStack, frontend, CLIENT_END);
+                } else {
+                    fixture.flows.borrow_mut().clear();
+                    fixture.pending.borrow_mut().clear();
+                }
+            }
+        }
+    }
 }
