@@ -71,7 +71,7 @@ mod tests {
         mark(&pins).unwrap();
         assert!(is_marked(&pins) && !is_to_be_filled(&pins));
         fs::remove_file(pins.map(MARK)).unwrap();
-        symlink("maps-ids-2 maps-services-2-1 maps-flows-2-999", pins.map(MARK)).unwrap();
+        symlink("maps-ids-2 maps-services-2-2 maps-flows-2-999", pins.map(MARK)).unwrap();
         assert!(!is_marked(&pins) && is_to_be_filled(&pins), "another release shares this directory");
         mark(&pins).unwrap();
         assert!(is_marked(&pins));
