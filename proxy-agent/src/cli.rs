@@ -69,10 +69,10 @@ pub struct LogArgs {
 pub enum Command {
     /// Watch Services and EndpointSlices and keep this node's data path synced, until a signal ends it.
     ///
-    /// Maps and programs are pinned: when the agent ends, traffic goes on as it was. `proxy-agent cleanup`
-    /// removes everything.
+    /// Maps and programs are pinned: when the agent ends, traffic is forwarded as before. `proxy-agent
+    /// cleanup` removes everything.
     Run(Box<RunArgs>),
-    /// Ask the running agent how it is doing: one page, with what is wrong, what it watches and how full its maps are.
+    /// Ask the running agent for its state: one page, with its problems, its watches and how full its maps are.
     ///
     /// Exits with 1 if no agent answers, or if this node is not ready.
     Status(StatusArgs),
@@ -80,7 +80,7 @@ pub enum Command {
     ///
     /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
     Check(Box<CheckArgs>),
-    /// Show what is decided, as it is decided: new flows, rejects and drops, with addresses, Service and reason.
+    /// Show decisions as they are made: new flows, rejects and drops, with addresses, Service and reason.
     ///
     /// The programs report only while somebody watches. Up to eight may. Events that come faster than they may, or than they are read, are lost
     /// and counted. Works whether or not an agent is running.
@@ -116,7 +116,7 @@ pub struct StatusArgs {
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_address: Option<SocketAddr>,
 
-    /// Format of what is printed.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
 }
@@ -128,7 +128,7 @@ pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinArgs,
 
-    /// Say what would be removed, and remove nothing.
+    /// Only print what would be removed.
     #[arg(long)]
     pub dry_run: bool,
 
@@ -180,8 +180,8 @@ pub enum DebugCommand {
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
     Trace(TraceArgs),
-    /// Each endpoint of a Service: is it used on this node, and why? Reads the Service where the agent does, so it takes the flags of
-    /// `run` that say where that is.
+    /// Each endpoint of a Service: whether this node uses it, and why. Reads the Service from the agent's source, so it takes the
+    /// flags of `run` that configure the source.
     Explain(Box<ExplainArgs>),
 }
 

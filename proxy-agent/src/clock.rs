@@ -21,9 +21,9 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Now; `None` if the kernel does not tell.
+    /// Now; `None` if the kernel does not report it.
     pub(crate) fn read() -> Option<Self> {
-        // The coarse clocks advance once per jiffy, and say so.
+        // The coarse clocks advance once per jiffy, and their resolution is that of a jiffy.
         let resolution = nanoseconds(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).ok()?)?;
         let uptime = nanoseconds(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?)?;
         Self::at(uptime, resolution)
@@ -69,7 +69,7 @@ impl Clock {
 
 /// So many seconds in jiffies of this kernel.
 pub(crate) fn jiffies(seconds: u32) -> u32 {
-    /// Of kernels that do not tell: rather long than short.
+    /// For kernels that do not report it: better too long than too short.
     const HIGHEST_HZ: u32 = 1_000;
     seconds.saturating_mul(Clock::read().map_or(HIGHEST_HZ, |clock| clock.hz))
 }
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(Clock::at(NANOSECONDS, 0), None);
     }
 
-    /// The kernel tells its jiffies here, to root and if it was built to.
+    /// The kernel shows its jiffies in this file, to root and if it was built to.
     #[test]
     fn agrees_with_the_kernel() {
         let Ok(list) = std::fs::read_to_string("/proc/timer_list") else { return };

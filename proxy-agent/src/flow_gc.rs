@@ -1,12 +1,12 @@
-//! Removes flows that are over: whose last packet is longer ago than their state lets them wait.
+//! Removes expired flows: those whose last packet is longer ago than the timeout of their state.
 //!
 //! The maps would forget the least recently used by themselves, but only when they are full, and then a flood makes them
 //! forget in its favour. Nothing else depends on this: while no agent runs, flows stay.
 //!
 //! On the way it renews their backends' fingerprints in the reply filter.
 //!
-//! A thread of its own goes over the maps again and again, a slice at a time with pauses between, so that it is never long at
-//! it. What it looks at is not used by that, as far as the maps' order of forgetting goes.
+//! A separate thread walks through the maps again and again, a slice at a time with pauses between, so that it never runs for
+//! long. Its reads do not count as uses in the maps' LRU order.
 
 mod walk;
 
@@ -107,7 +107,7 @@ struct Rounds<A, B> {
 }
 
 impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F, T>, Walk<G, U>> {
-    /// Goes on until the other end of the channel is gone.
+    /// Runs until the other end of the channel is closed.
     fn go_on(&mut self, stopped: &Receiver<()>) {
         if Clock::read().is_none() {
             warn!("the kernel does not tell its clock: flows that are over stay until the flow map is full");
@@ -141,7 +141,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
         let begun = is_whole.then(|| self.reply_filter.begin());
         loop {
-            // Read anew each time: a round is long.
+            // Read each time: a round is long.
             let clock = Clock::read().context("the kernel does not tell its clock any more")?;
             has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.reply_filter)?);
             has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.reply_filter)?);

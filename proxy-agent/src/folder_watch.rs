@@ -1,4 +1,4 @@
-//! Tells when files of a folder changed, and were written to their end.
+//! Watches a folder for files that were changed and completely written.
 
 use std::{
     collections::BTreeSet,
@@ -83,7 +83,8 @@ impl FolderWatch {
         Self { path, attached: None, watcher: None, sender, events, touched: None, warned: false }
     }
 
-    /// Watches the folder if it is there and not watched yet. Without inotify the caller's re-checks must do.
+    /// Watches the folder if it exists and is not watched yet. Without inotify the caller's re-checks must
+    /// do.
     pub(crate) fn attach(&mut self) {
         let identity = identity(&self.path);
         if identity == self.attached {
@@ -141,7 +142,7 @@ impl FolderWatch {
     }
 }
 
-/// Our own reading is no event.
+/// Our own reads do not count as changes.
 fn matters(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),

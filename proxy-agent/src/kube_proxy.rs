@@ -1,4 +1,4 @@
-//! What is kube-proxy's on a node, by the names that it gives, and what of its settings means nothing here.
+//! What kube-proxy leaves on a node, by its names, and which of its settings have no effect here.
 
 pub mod unused;
 
@@ -30,7 +30,7 @@ const CHAINS: &[&str] = &[
 /// Chains of Services and endpoints, with a hash behind. `KUBE-XLB-` is what `KUBE-EXT-` was before Kubernetes 1.24.
 const PREFIXES: &[&str] = &["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 
-/// What others may use: it marks what is to be masqueraded.
+/// Programs of others may use this chain: it marks packets for masquerading.
 pub(crate) const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 /// Masquerades what has the mark.
 pub(crate) const POSTROUTING: &str = "KUBE-POSTROUTING";

@@ -53,7 +53,7 @@ pub fn ask(args: &LogLevelArgs) -> Result<()> {
     }
 }
 
-/// Answers requests, for as long as it is polled.
+/// Serves requests, for as long as it is polled.
 pub async fn follow(control: LogControl, pins: Pins) {
     let mut recheck = interval(RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -61,14 +61,14 @@ impl Drop for Prober {
     }
 }
 
-/// Goes on until the other end of the channel is gone.
+/// Runs until the other end of the channel is closed.
 fn run(next_hops: &NextHops, stopped: &Receiver<()>) {
     let (mut plan, mut socket, mut has_failed) = (Plan::default(), None, false);
     loop {
         match look(next_hops, &mut plan, &mut socket) {
             Ok(()) => has_failed = false,
             Err(error) => {
-                // What is still to come on the socket answers an old question.
+                // Messages still to come on the socket answer an old query.
                 socket = None;
                 if !has_failed {
                     warn!("{error:#}; a next hop whose link-layer address changes is noticed late");
@@ -82,7 +82,7 @@ fn run(next_hops: &NextHops, stopped: &Receiver<()>) {
     }
 }
 
-/// Probes what is due.
+/// Sends the probes that are due.
 fn look(next_hops: &NextHops, plan: &mut Plan, socket: &mut Option<Neighbours>) -> Result<()> {
     let clock = Clock::read().context("the kernel does not tell its clock")?;
     let used = next_hops.used(clock, IN_USE)?;
@@ -102,7 +102,7 @@ fn look(next_hops: &NextHops, plan: &mut Plan, socket: &mut Option<Neighbours>) 
             Probe::All => None,
         };
         match probe::send(neighbour.ifindex, neighbour.ip, known) {
-            // What is no Ethernet has no addresses to ask for.
+            // An interface that is not Ethernet has no addresses to resolve.
             Err(error) if error.kind() != io::ErrorKind::Unsupported => {
                 debug!(?neighbour, "cannot probe a neighbour: {error}");
             }

@@ -1,7 +1,7 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them synced until a signal.
 //!
-//! [`Agent::follow`] is the list of what may happen. Who acts on it: [`services`], [`interfaces`] or [`sockets`], and [`agent`] where it
-//! concerns more than one of them.
+//! [`Agent::follow`] lists all events. They are handled by [`services`], [`interfaces`] or [`sockets`], and by [`agent`] if they concern
+//! more than one of them.
 
 mod agent;
 mod configuration;
@@ -99,7 +99,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
 }
 
 impl Agent {
-    /// Takes in what happens until told to stop.
+    /// Handles events until stopped.
     async fn follow(
         &mut self,
         mut inbox: mpsc::Receiver<Change>,
@@ -109,7 +109,7 @@ impl Agent {
         holder: &mut Holder,
     ) -> Result<End> {
         let mut network = Changes::listen()?;
-        // What is served decides which interfaces need programs.
+        // The served services decide which interfaces need programs.
         self.interfaces.schedule.set(self.services.is_synced().then(Instant::now));
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
@@ -127,7 +127,7 @@ impl Agent {
                 }
                 count = inbox.recv_many(&mut batch, QUEUE) => {
                     if count == 0 {
-                        // Nobody sends any more: the source says why.
+                        // All senders are gone: the result of the source has the reason.
                         (&mut source).await.context("the source of services ended unexpectedly")??;
                         return Ok(End::Stopped);
                     }

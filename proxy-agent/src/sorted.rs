@@ -5,7 +5,7 @@ use std::{borrow::Borrow, mem};
 /// A map in one allocation that is hardly larger than its entries, which are sorted by key.
 ///
 /// Each service has several, mostly of one to ten entries: a node of a `BTreeMap` has room for eleven, and a hash table
-/// keeps a part of its room free. Insertion and removal move what is behind.
+/// keeps a part of its room free. Insertion and removal move the entries behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SortedMap<K, V>(Vec<(K, V)>);
 

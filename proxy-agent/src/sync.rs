@@ -51,7 +51,7 @@ pub struct Sync {
     /// Addresses of this node: see [`local::leave_to_node`].
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
-    /// When this began: what happened before says nothing about how fast we are.
+    /// When this began: changes from before do not measure our speed.
     started: SystemTime,
     /// When what waits to be applied happened.
     triggers: Vec<Trigger>,
@@ -113,12 +113,13 @@ impl Sync {
         Self { budget, ..self }
     }
 
-    /// When [`Self::apply`] has something to do, if no source says anything: endpoints are gone for good then.
+    /// When [`Self::apply`] has something to do, even without changes from a source: endpoints are gone for
+    /// good then.
     pub fn settles_at(&self) -> Option<Instant> {
         self.store.settles_at()
     }
 
-    /// Takes in what a source says.
+    /// Applies a change from a source.
     pub fn take(&mut self, change: Change) {
         self.store.apply(change);
     }
@@ -128,13 +129,13 @@ impl Sync {
         self.store.node().map_or(&[], |node| &node.addresses)
     }
 
-    /// This node as its object says; none if nothing was ever said about it. Stays when the object goes.
+    /// This node's object; `None` if no source ever had it. Stays when the object is deleted.
     pub fn node(&self) -> Option<&Node> {
         self.store.node()
     }
 
-    /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
-    /// was said about it, as in manifests without one.
+    /// Whether load balancers should send new connections here (KEP-3836). Not if the Node was deleted, or is about to
+    /// be. `None`: no source has the Node, as with manifests without one.
     pub fn node_is_eligible(&self) -> Option<bool> {
         self.store.node_is_eligible()
     }
@@ -144,7 +145,7 @@ impl Sync {
         self.store.service_cidrs()
     }
 
-    /// What is to be answered on `healthCheckNodePort`s.
+    /// The replies for `healthCheckNodePort`s.
     pub fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
         &self.health_checks
     }
@@ -159,33 +160,33 @@ impl Sync {
         self.counts.with_source_ranges() > 0
     }
 
-    /// Is there a service that sockets alone do not serve: of SCTP, or for some clients only, unless it is known from which
-    /// addresses sockets send (`knows_sources`)?
+    /// Whether a service needs more than the socket programs: SCTP, or a service for some clients only, unless it is known
+    /// from which addresses sockets send (`knows_sources`).
     pub fn needs_packets(&self, knows_sources: bool) -> bool {
         self.counts.sctp() > 0 || (!knows_sources && self.has_source_ranges())
     }
 
-    /// Is there a service whose last change the maps did not take?
+    /// Whether the maps did not take the last change of some service.
     pub fn has_failed(&self) -> bool {
         !self.failed.is_empty()
     }
 
-    /// What is wrong with services, in order.
+    /// Problems of services, in order.
     pub fn problems(&self, services: &mut Services) -> BTreeSet<Problem> {
         self.problems.all(services.conflicts())
     }
 
-    /// What is new of these problems since the last call, and how many services have none any more.
+    /// The new ones of these problems since the last call, and how many services have none any more.
     pub fn report(&mut self, problems: &BTreeSet<Problem>) -> (Vec<Problem>, usize) {
         self.problems.report(problems)
     }
 
-    /// Does the kernel refuse what is written for every service there is? That is the node's problem.
+    /// Whether the kernel refuses every write, for all services. That is the node's problem.
     pub fn fails_wholly(&self) -> bool {
         !self.planned.is_empty() && self.planned.keys().all(|name| self.problems.is_refused(name))
     }
 
-    /// Says how many changes were not logged, if it is time. To be called now and then.
+    /// Logs how many changes were not logged, if it is time. To be called regularly.
     pub fn look_at_journal(&mut self, now: Instant) {
         self.journal.look(now);
     }
@@ -263,7 +264,7 @@ impl Sync {
         round
     }
 
-    /// Notes what load balancers are to be told of a service; true if that is new.
+    /// Records the reply to load balancers' health checks of a service; true if it is new.
     fn note_health_check(&mut self, name: &ObjectName, check: Option<HealthCheck>) -> bool {
         match check {
             Some(check) => self.health_checks.insert(name.clone(), check) != Some(check),
@@ -333,7 +334,7 @@ impl Sync {
         }
     }
 
-    /// Removes what an earlier agent served and is no more.
+    /// Removes services of an earlier agent that no longer exist.
     fn prune(&mut self, services: &mut Services) {
         let ports = self.planned.values().flat_map(|plan| &plan.ports);
         let planned: HashSet<&PortName> = ports.map(|port| &port.name).collect();
@@ -349,7 +350,7 @@ impl Sync {
             }
         }
         services.release_stale_filter_bits();
-        // All that there was at the start is told by now.
+        // Everything that existed at the start is logged by now.
         self.journal.turn_page(Instant::now());
     }
 }

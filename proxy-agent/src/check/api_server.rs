@@ -29,11 +29,11 @@ pub(super) struct Facts {
     server: String,
     /// Of several addresses those that are not reached, and why.
     unreached: Vec<(String, String)>,
-    /// Addresses of the Service `default/kubernetes`, as far as they are known.
+    /// Known addresses of the Service `default/kubernetes`.
     service_addresses: Vec<IpAddr>,
     services: Answer,
     endpoint_slices: Answer,
-    /// None: there is no Node of this name.
+    /// `None` if no Node has this name.
     nodes: Answer,
     /// API servers before 1.33 have none.
     service_cidrs: Answer,

@@ -14,14 +14,14 @@ const NAME: &str = "bpffs";
 /// Where the agent mounts one by itself.
 const USUAL: &str = "/sys/fs/bpf";
 
-/// What is at the directory.
+/// State of the directory.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// `--bpffs`.
     path: PathBuf,
     /// Is it, or its nearest ancestor that exists, on a bpf file system?
     is_bpffs: io::Result<bool>,
-    /// Is there an empty directory where the agent would mount one?
+    /// The agent can mount a bpf file system here: an empty directory.
     is_mountable: bool,
 }
 

@@ -12,7 +12,7 @@ use super::{finding::Finding, processes::Process};
 const ROOT: &str = "cgroup root";
 const CLASSES: &str = "net_cls, net_prio";
 
-/// What is at the directory.
+/// State of the directory.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// `--cgroup-root`, or where cgroup2 is mounted; `None` if nowhere.
@@ -80,7 +80,8 @@ fn join(root: &str, rest: &str) -> String {
     if rest.is_empty() && !root.is_empty() { root.to_owned() } else { format!("{root}/{rest}") }
 }
 
-/// Is a cgroup that one or below it? Both as seen from this process' cgroup namespace, in which what is outside begins with `/..`.
+/// Whether a cgroup is `root` or below it. Both paths are relative to this process' cgroup namespace; a path outside of it begins
+/// with `/..`.
 fn is_below(group: &str, root: &str) -> bool {
     let parts = |path: &str| -> Vec<String> {
         path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()

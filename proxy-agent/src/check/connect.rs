@@ -1,4 +1,4 @@
-//! A connection by a process in a cgroup of its own.
+//! A connection by a process in a separate cgroup.
 
 use std::{
     fs::{self, File},
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_process_connects_and_ends() {
-        // Any folder with such a file will do for what is not about cgroups.
+        // This test does not need a cgroup; any folder with such a file will do.
         let folder = tempfile::tempdir().unwrap();
         let cgroup = OwnCgroup::create(folder.path()).unwrap();
         let processes = cgroup.path().join("cgroup.procs");

@@ -59,7 +59,8 @@ impl Finding {
         Self { advice: Some(advice.into()), ..self }
     }
 
-    /// A failure with which the agent ends at its start. With others it serves what it can, and goes on when they have passed.
+    /// A failure with which the agent ends at its start. After other failures it serves what it can, and catches up when they
+    /// have passed.
     pub(super) fn that_ends_the_agent(self) -> Self {
         Self { ends_agent: true, ..self }
     }

@@ -4,7 +4,7 @@
 //!
 //! * [`kernel`], [`capabilities`], [`bpffs`], [`cgroup`]: what the agent stands on.
 //! * [`trial`], [`connect`], [`hooks`]: the programs are loaded, and a real connection is made through them.
-//! * [`foreign`], [`attached`], [`rules`], [`agent`]: who else translates or sees packets.
+//! * [`foreign`], [`attached`], [`rules`], [`agent`]: other programs and rules that translate or see packets.
 //! * [`network`], [`xdp`]: interfaces and sysctls.
 //! * [`api_server`]: where Services come from.
 
@@ -52,8 +52,8 @@ const API_SERVER: Duration = Duration::from_secs(5);
 /// end at its start.
 ///
 /// # Errors
-/// When the flags or the configuration file cannot be used, or the output cannot be written. As an init container never: it is the agent
-/// that says so then.
+/// When the flags or the configuration file cannot be used, or the output cannot be written. As an init container never: the agent
+/// reports that instead.
 pub fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
     if !args.init_container {
         return in_runtime(args, log);
@@ -61,7 +61,7 @@ pub fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
     let (sender, receiver) = mpsc::channel();
     let (args, log) = (args.clone(), log.clone());
     let work = move || {
-        // Who waits may have given up.
+        // The receiver may have timed out.
         let _ = sender.send(in_runtime(&args, &log));
     };
     let why = match thread::Builder::new().name("checks".into()).spawn(work) {

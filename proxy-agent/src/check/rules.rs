@@ -118,7 +118,7 @@ pub(super) fn judge_nat(facts: &Result<Facts, String>) -> Finding {
         .filter(|place| !is_of_kube_proxy(place))
         .partition(|place| place.chain.starts_with(HOST_PORTS));
     let mut places: Vec<String> = others.iter().map(ToString::to_string).collect();
-    // Rules there have no chains to tell them by.
+    // These rules have no chains that identify them.
     places.extend(facts.legacy_redirect.clone().filter(|_| !facts.has_legacy_chain));
     if places.is_empty() {
         let seen = if host_ports.is_empty() {

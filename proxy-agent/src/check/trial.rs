@@ -1,4 +1,4 @@
-//! The programs loaded and tried, in a way that leaves nothing: pins are in a bpf file system of a mount namespace of its own, which ends
+//! Loads and tries the programs without leaving anything behind: pins are in a bpf file system of a private mount namespace, which ends
 //! with the thread that made it, and the socket hooks are at a cgroup that only the connecting process is in.
 
 use std::{
@@ -61,7 +61,7 @@ pub(super) enum Outcome {
     NoFamily,
 }
 
-/// Why there is no [`Trial`].
+/// Reason for the lack of a [`Trial`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// It cannot be made here.
@@ -84,7 +84,7 @@ const PINS: &str = "/sys/fs/bpf/proxy-agent-check";
 /// Enough for one connection.
 const FLOWS: u32 = 1024;
 
-/// Test VIPs. What is sent there stays on the node, translated or not.
+/// Test VIPs: loopback addresses, so packets to them stay on the node, translated or not.
 const VIPS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 99, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Loads all programs, and connects through a test VIP from below a cgroup, if there is one. For use where blocking is allowed.
@@ -130,7 +130,7 @@ fn first_line(error: &anyhow::Error) -> String {
     format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }
 
-/// Puts this thread into a mount namespace of its own, with a new bpf file system.
+/// Puts this thread into a private mount namespace, with a new bpf file system.
 fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace (CAP_SYS_ADMIN)")?;
     let none = None::<&str>;

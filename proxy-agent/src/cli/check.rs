@@ -5,7 +5,7 @@ use clap::Args;
 use super::{RunArgs, filter};
 use crate::output::OutputFormat;
 
-/// Arguments of `check`: those of `run`, so that an init container takes them over as they are.
+/// Arguments of `check`: those of `run`, so that an init container takes them over unchanged.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// How to print.

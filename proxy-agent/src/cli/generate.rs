@@ -45,7 +45,7 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 /// A manual page, in roff: of the program, or of a subcommand of it.
 ///
 /// # Errors
-/// When there is no such subcommand.
+/// When this subcommand does not exist.
 pub fn manual_page(subcommand: &[String]) -> Result<Vec<u8>> {
     let mut pages = pages()?;
     let wanted = [NAME].into_iter().chain(subcommand.iter().map(String::as_str));

@@ -1,4 +1,4 @@
-//! Flags of kube-proxy that mean nothing here, accepted so that its arguments can stay as they are.
+//! Flags of kube-proxy that have no effect here, accepted so that its arguments can stay unchanged.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 

@@ -1,4 +1,4 @@
-//! What kube-proxy is told of connection tracking: the size and the timeouts of the flow map here, and the kernel's own.
+//! kube-proxy's settings of connection tracking: the size and the timeouts of the flow map here, and the kernel's own.
 
 use std::time::Duration;
 
@@ -54,9 +54,9 @@ pub(super) fn max_flows(
     wanted.clamp(FEWEST, most)
 }
 
-/// As given; zero leaves what is usual, as with kube-proxy.
+/// The given values; zero keeps the default, as with kube-proxy.
 pub(super) fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {
-    /// Well below the time after which the 32 bits of jiffies that flows are stamped with begin anew, 49 days.
+    /// Well below 49 days, after which the 32-bit jiffies in flow entries wrap.
     const LONGEST: Duration = Duration::from_secs(20 * 24 * 3600);
     /// Flows are stamped at intervals of up to 2.6 s.
     const SHORTEST: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ pub(super) fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notic
     }
 }
 
-/// What kube-proxy would set in the kernel. Zero leaves a setting as it is, as there.
+/// What kube-proxy would set in the kernel. Zero leaves a setting unchanged, as in kube-proxy.
 pub(super) fn sysctls(args: &RunArgs, file: &Conntrack, machine: &Machine) -> ConntrackSysctls {
     const TCP_ESTABLISHED: Duration = Duration::from_secs(24 * 3600);
     const TCP_CLOSE_WAIT: Duration = Duration::from_secs(3600);

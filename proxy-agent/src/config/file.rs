@@ -1,4 +1,4 @@
-//! A kube-proxy configuration file, as far as it is used.
+//! A kube-proxy configuration file: the fields that are used.
 //!
 //! The format is kube-proxy's `kubeproxy.config.k8s.io/v1alpha1`. An empty string, `null` and an absent field are the same
 //! there: the default.
@@ -74,7 +74,7 @@ pub struct Conntrack {
     pub max_per_core: Option<u32>,
     pub min: Option<u32>,
     pub tcp_be_liberal: Option<bool>,
-    /// Zero is no default here: it leaves the kernel's setting as it is.
+    /// Zero is not a default here: it leaves the kernel's setting unchanged.
     #[serde(deserialize_with = "period_or_zero")]
     pub tcp_close_wait_timeout: Option<Duration>,
     #[serde(deserialize_with = "period_or_zero")]
@@ -124,11 +124,12 @@ struct Header {
 }
 
 impl KubeProxyConfiguration {
-    /// Reads the text of a file. `path` is for messages. Gives what it says, and what of it is not used.
+    /// Parses the text of a file. `path` is for messages. Returns the configuration, and notices of the
+    /// fields that are not used.
     ///
     /// # Errors
     ///
-    /// When it is not a configuration of kube-proxy, or a value is not of its type; says the line.
+    /// When it is not a configuration of kube-proxy, or a value is not of its type; the error has the line.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<Notice>)> {
         let shown = path.display();
         let cannot = || format!("cannot use the configuration {shown}");
@@ -161,7 +162,7 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// What to say about a field that is not read. Nothing if it holds nothing: kubeadm writes out every field there is.
+/// The notice of a field that is not read. `None` if the field is empty: kubeadm writes every field.
 fn passed_over(config: &Value, path: &str) -> Option<Notice> {
     let below = |field: &&Unused| {
         path.strip_prefix(field.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

@@ -18,7 +18,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// When the kernel does not say its name.
+    /// When the kernel does not return its name.
     pub fn this() -> Result<Self> {
         use nix::unistd::{SysconfVar, sysconf};
         let uname = nix::sys::utsname::uname().context("cannot read the host's name")?;
@@ -31,7 +31,7 @@ impl Machine {
     }
 }
 
-/// Tells the kernel how soon to end this process when memory runs out.
+/// Sets how early the kernel ends this process when memory runs out.
 ///
 /// # Errors
 ///

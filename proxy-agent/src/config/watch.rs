@@ -1,4 +1,4 @@
-//! Tells when the configuration file changed.
+//! Waits for changes of the configuration file.
 
 use std::{path::Path, time::Duration};
 
@@ -13,10 +13,10 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// How often a text that could not be used is tried again: what was in its way may be gone, as an API server that did not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-/// Waits until the file says something else that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
+/// Waits until the file has other contents that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
 ///
-/// A file that is away, or cannot be used, changes nothing: it is told, and the agent goes on with what it was told
-/// before, rather than not starting again. `tell` takes why, or that all is well again.
+/// A file that is missing, or cannot be used, changes nothing: the failure is reported, and the agent keeps its
+/// previous settings, because a restart would fail. `tell` takes the reason, or that all is well again.
 pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
     file: &LoadedFile,
     trial: impl Fn(String) -> F,

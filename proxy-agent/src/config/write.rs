@@ -12,7 +12,8 @@ use crate::{
     output::{OutputFormat, document},
 };
 
-/// Writes what the format has a field for. What is not given stays empty, as kubeadm writes it: it depends on the node, or has a default.
+/// Writes every setting that the format has a field for. A setting that is not given stays empty, as kubeadm writes it: it depends on the
+/// node, or has a default.
 ///
 /// # Errors
 /// When the file cannot be written.

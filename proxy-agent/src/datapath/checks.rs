@@ -1,4 +1,4 @@
-//! What is attached, and what the kernel still has of it.
+//! Attached programs, and those of them that the kernel still has.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ impl Datapath {
         self.object.features.tcx.then(|| self.object.program_ids())
     }
 
-    /// What is attached.
+    /// Attached programs.
     pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
         self.hooks.attached()
     }
@@ -57,7 +57,7 @@ impl Datapath {
         self.hooks.forget_lost_links(&self.object)
     }
 
-    /// What is attached by filters of the clsact qdisc, each with the index of its interface.
+    /// Programs attached by filters of the clsact qdisc, each with the index of its interface.
     pub fn filter_hooks(&self) -> Vec<(u32, Hook)> {
         self.hooks.filters()
     }

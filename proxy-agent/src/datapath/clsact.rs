@@ -66,7 +66,7 @@ pub(super) fn attach_clsact(
     });
     let (link, attached) = match program.attach_with_options(interface, direction, options) {
         Ok(id) => (program.take_link(id)?, Attached::New),
-        // An earlier agent's filter is there.
+        // An earlier agent's filter exists.
         Err(_) => {
             let there =
                 SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)?;

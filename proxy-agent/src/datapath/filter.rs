@@ -1,4 +1,5 @@
-//! The filter that says "surely no VIP": bits, and how many frontends want each.
+//! The filter of non-service destinations: a clear bit means "surely no VIP"; counts how many frontends set
+//! each bit.
 
 use std::{
     collections::{HashMap, VecDeque},

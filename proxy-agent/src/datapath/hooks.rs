@@ -38,7 +38,7 @@ pub(super) const SOCKET_HOOKS: [(&str, u32); 8] = [
     ("getpeername6", 30),
 ];
 
-/// An attached program, as `info` tells it.
+/// An attached program, as `info` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
     /// Where: an interface's name, or `cgroup`.
@@ -59,7 +59,7 @@ impl Hook {
 /// [`Hook::how`] of socket hooks.
 const CGROUP: &str = "cgroup link";
 
-/// What is attached.
+/// Attached programs.
 pub(super) struct Hooks {
     pins: Pins,
     xdp: XdpMode,
@@ -67,7 +67,7 @@ pub(super) struct Hooks {
     attached: BTreeMap<String, Hook>,
     /// What could not be attached, and why; tried again when the interfaces change.
     failed: BTreeMap<String, String>,
-    /// What is to be done at pods' interfaces: there may be many.
+    /// Work to do at pods' interfaces: their number may be large.
     pending: VecDeque<Pending>,
 }
 
@@ -76,7 +76,7 @@ impl Hooks {
         Self { pins, xdp, attached: BTreeMap::new(), failed: BTreeMap::new(), pending: VecDeque::new() }
     }
 
-    /// What is attached.
+    /// Attached programs.
     pub(super) fn attached(&self) -> impl Iterator<Item = &Hook> {
         self.attached.values()
     }
@@ -103,8 +103,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to the uplinks of a topology. What is to be attached to or detached from pods' interfaces waits for
-    /// [`Self::work`]. Returns the interfaces with native XDP.
+    /// Attaches to the uplinks of a topology. Changes at pods' interfaces wait for [`Self::work`]. Returns the
+    /// interfaces with native XDP.
     ///
     /// What fails is logged and noted; the rest is attached.
     pub(super) fn attach_interfaces(&mut self, object: &mut Object, topology: &Topology) -> BTreeSet<u32> {
@@ -213,7 +213,7 @@ impl Hooks {
             Ok(attached) => {
                 let verb = if attached == Attached::New { "attached" } else { "took over" };
                 if program.starts_with("pod_") {
-                    // There may be many: `work` says how many.
+                    // The number may be large: `work` logs how many.
                     debug!("{verb} {program} at {interface} ({how})");
                 } else {
                     info!("{verb} {program} at {interface} ({how})");

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use proxy_common::layout::id::Id;
 
-/// Hands ids out. Indices that were never used come first, then the longest-freed one, with its next generation: what is stored in
-/// flows, sockets and affinity entries must not name a later owner, and there are only 255 generations.
+/// Hands ids out. Indices that were never used come first, then the longest-freed one, with its next generation: an id stored in
+/// flows, sockets and affinity entries must not name a later owner, and only 255 generations exist.
 #[derive(Debug)]
 pub(super) struct Ids {
     /// Indices from here on were never used by this agent.

@@ -69,7 +69,7 @@ impl Target<'_> {
 /// Attaches a program under a name: by the link pinned under it, if that is attached to the target, else by a new one.
 ///
 /// # Errors
-/// With the system's error at the root, so that callers can tell what a kernel or driver lacks.
+/// With the system's error at the root, so that callers can recognise what a kernel or driver lacks.
 pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Target<'_>) -> Result<Attached> {
     let path = pins.link(name);
     if let Ok(link) = bpf::open_pinned(&path) {
@@ -84,7 +84,7 @@ pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Targe
     Ok(Attached::New)
 }
 
-/// Is what is pinned under a name attached to anything, with this program if its id is known?
+/// Whether the link pinned under a name is attached to anything, with this program if its id is known.
 pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool {
     let info = bpf::open_pinned(&pins.link(name)).and_then(|link| link_info(link.as_fd()));
     info.is_ok_and(|info| {
@@ -94,7 +94,7 @@ pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool
     })
 }
 
-/// Detaches what is pinned under a name, at once: without that the kernel does it some time after [`detach`].
+/// Detaches the link pinned under a name at once: after [`detach`] alone, the kernel does it some time later.
 pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
     if let Ok(link) = bpf::open_pinned(&pins.link(name))
         && let Err(error) = bpf::link::detach(link.as_fd())
@@ -104,7 +104,7 @@ pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
     detach(pins, name)
 }
 
-/// Detaches what is pinned under a name.
+/// Detaches the link pinned under a name.
 pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
     let path = pins.link(name);
     match std::fs::remove_file(&path) {

@@ -1,4 +1,4 @@
-//! Look-ups in the pinned maps for those who only read them: a trace asks what the programs would.
+//! Read-only look-ups in the pinned maps: a trace makes the look-ups that the programs would make.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -48,7 +48,7 @@ pub(crate) trait LiveMaps<F: Family> {
     fn service_cidrs(&self) -> ServiceCidrs<F>;
     /// Addresses of network namespaces by cookie.
     fn netns(&self) -> &HashMap<u64, F::Addr>;
-    /// Cookie of the node's own; 0 if the kernel does not tell.
+    /// Cookie of the node's own network namespace; 0 if the kernel does not report it.
     fn node_netns(&self) -> u64;
     /// Jiffies, truncated.
     fn now(&self) -> u32;

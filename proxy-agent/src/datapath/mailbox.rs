@@ -74,7 +74,7 @@ impl Mailbox {
         Ok(Some((mailbox, request)))
     }
 
-    /// Answers; what is too long is cut.
+    /// Replies; a text that is too long is cut.
     pub(crate) fn reply(mut self, answer: &str) -> Result<()> {
         let end = (0..size_of::<Text>()).rev().find(|end| answer.is_char_boundary(*end)).unwrap_or(0);
         Ok(self.map.set(ANSWER, text(&answer[..end])?, 0)?)

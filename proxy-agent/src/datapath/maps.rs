@@ -147,8 +147,8 @@ pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()
     map.set(0, settings, 0).context("cannot write the map `settings`")
 }
 
-/// Compares every pinned map with the table, so that a layout that is not ours shows before it is used: aya takes a pinned
-/// map as it is.
+/// Compares every pinned map with the table, so that a foreign layout shows before it is used: aya does not check a pinned
+/// map.
 pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
     maps::all().try_for_each(|map| check_layout(map, &pins.map(map.name))).context(
         "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \
@@ -192,7 +192,7 @@ pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
     Counter::ALL.iter().map(sum).collect()
 }
 
-/// How many entries a pinned map has room for; none if there is no such map.
+/// The capacity of a pinned map in entries; `None` if the map does not exist.
 pub fn capacity(pins: &Pins, map: &str) -> Option<u32> {
     Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
 }

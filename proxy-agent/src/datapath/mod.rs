@@ -89,7 +89,7 @@ pub struct Datapath {
     packet_pods: PacketPods,
     /// What has the socket hooks.
     cgroup: Option<PathBuf>,
-    /// What is in the maps of services.
+    /// The services in the maps.
     pub services: Services,
 }
 
@@ -112,7 +112,8 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
-        // Another agent may have replaced maps since: this one holds the lock now, and nobody else does any more.
+        // Another agent may have replaced maps since: only the holder of the lock may, and this agent holds it
+        // now.
         let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
         pins.remove_larger()?;
         let Prepared(object) = prepared;
@@ -188,8 +189,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Says which addresses are Services': what is sent to one that no Service has goes no further. At most
-    /// [`ServiceCidrs::MAX`] ranges of a family are used; for the rest there is a warning.
+    /// Sets the ranges of Services' addresses: packets to an address in them that no Service has go no
+    /// further. At most [`ServiceCidrs::MAX`] ranges of a family are used; for the rest a warning is logged.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -199,8 +200,8 @@ impl Datapath {
         self.cluster_maps.set_service_cidrs(ranges)
     }
 
-    /// Says from which addresses network namespaces send, by their cookies: the first of each family counts. Needed for
-    /// frontends with source ranges only. Those that are not named are forgotten.
+    /// Sets the addresses from which network namespaces send, by their cookies: the first of each family counts. Needed
+    /// for frontends with source ranges only. Namespaces that are not named are forgotten.
     ///
     /// # Errors
     /// When a map cannot be written; the others are.
@@ -314,8 +315,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Writes the source addresses that were given, again and again until the map is full: so each of the programs' numbers means
-    /// one. Where none of them is there, it is the one of an uplink.
+    /// Writes the source addresses that were given, again and again until the map is full: so each of the programs' numbers has
+    /// an address. Where none of them exists, it is the address of an uplink.
     fn write_snat_sources<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
         let of_uplinks = topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
         let mut sources: Vec<F::Addr> =
@@ -384,7 +385,8 @@ fn generation() -> u8 {
     now.map_or(1, |now| (now.as_secs() % 255) as u8 + 1)
 }
 
-/// Hooks at a cgroup below the root serve only what is in it: say so, because nothing else would.
+/// Warns about hooks at a cgroup below the root: they serve only the processes in it, and nothing else would
+/// show that.
 fn warn_if_not_root(cgroup: &Path) {
     // Only cgroups that are not the root of the hierarchy have this file.
     if cgroup.join("cgroup.type").exists() {

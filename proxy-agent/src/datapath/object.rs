@@ -59,7 +59,7 @@ pub struct Features {
     pub tcx: bool,
 }
 
-/// The loaded object: all maps, and programs as they are asked for.
+/// The loaded object: all maps, and programs as they are requested.
 pub(super) struct Object {
     ebpf: Ebpf,
     pub(super) features: Features,
@@ -188,10 +188,10 @@ impl Object {
         self.ebpf.program(name)?.info().ok().map(|info| info.id())
     }
 
-    /// Loads every program. Tells by name how many instructions the verifier went through.
+    /// Loads every program. Returns by name how many instructions the verifier processed.
     pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
         let mut object = Self::load(config, pins)?;
-        // A second one, for kernels before 5.16, which tell it in the log alone.
+        // A second loader, for kernels before 5.16, which report the number in the log alone.
         let mut logging = None;
         let names: Vec<String> = object.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         let mut verified = |name: &str| -> Result<u32> {
@@ -281,8 +281,7 @@ fn has_helper(helper: u32) -> bool {
     })
 }
 
-/// Runs the probe program, in an object of its own that is gone afterwards.
-/// Returns `PROBED_*` bits.
+/// Runs the probe program, in a separate object that is dropped afterwards. Returns `PROBED_*` bits.
 fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     let mut ebpf = loader.load(bytes).map_err(explain_load)?;
     let program: &mut SchedClassifier =

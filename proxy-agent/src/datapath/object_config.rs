@@ -1,4 +1,4 @@
-//! What is decided of the programs before they are loaded.
+//! Settings of the programs that are fixed before they are loaded.
 
 use std::net::IpAddr;
 

@@ -40,7 +40,7 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// Is there nothing that a connection could meet?
+    /// Whether no connection could match.
     pub(crate) fn is_empty(&self) -> bool {
         self.frontends.is_empty() && self.snat_sources.is_empty()
     }
@@ -53,7 +53,7 @@ impl Ours {
             if self.frontends.contains(&reply.dst) {
                 return Some((*reply, 0));
             }
-            // Another proxy's rules translate it, and nobody knows how long they will.
+            // Another proxy's rules translate it, for an unknown time.
             if self.frontends.contains(&original.dst) && reply.src != original.dst {
                 return Some((*original, OUTBOUND_ONCE));
             }
@@ -65,8 +65,8 @@ impl Ours {
     }
 }
 
-/// Reads the kernel's connections and enters those that meet what is ours. Blocks: about a second for a million connections. A kernel
-/// without connection tracking has no NAT.
+/// Reads the kernel's connections and enters those that use our frontends or our source addresses and ports. Blocks: about a second
+/// for a million connections. A kernel without connection tracking has no NAT.
 pub(crate) fn seed(pins: &Pins, ours: &Ours) {
     if ours.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! Where maps and links are pinned, and what is found there.
+//! Where maps and links are pinned, and what the directories contain.
 
 use std::{
     collections::BTreeSet,
@@ -84,7 +84,7 @@ impl Pins {
             .with_context(|| format!("cannot make the directory {}", self.larger().display()))
     }
 
-    /// Removes the directory for larger maps, with what is in it.
+    /// Removes the directory for larger maps, and its contents.
     ///
     /// # Errors
     /// When the bpf file system refuses.
@@ -106,7 +106,7 @@ impl Pins {
             std::fs::rename(self.map(name), own.map(name))
                 .with_context(|| format!("cannot pin the larger map `{name}`"))?;
         }
-        // Empty now. What is left is removed by the next agent.
+        // Empty now. The next agent removes a remainder.
         let _ = std::fs::remove_dir(self.larger());
         Ok(())
     }

@@ -13,8 +13,8 @@ const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 pub struct Prepared(pub(super) Object);
 
 impl Prepared {
-    /// Makes the maps that are not there, and loads the programs that every node needs. What is attached and what is in the maps
-    /// stays as it is: another agent may be running.
+    /// Makes the maps that are not there, and loads the programs that every node needs. Attached programs and the entries of
+    /// maps stay unchanged: another agent may be running.
     ///
     /// # Errors
     /// When the kernel or its permissions do not allow it; with a hint of what to do.

@@ -90,7 +90,7 @@ impl Part {
     }
 }
 
-/// An amount of each part: what there is room for, or what is wanted.
+/// An amount of each part: capacity, or demand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room([u32; Part::GROWING.len()]);
 
@@ -142,7 +142,8 @@ impl Room {
             .any(|part| self.of(*part) < part.limits().1 && !is_ample(self.of(*part), used.of(*part)))
     }
 
-    /// What there should be room for if so much is wanted, and these were found full. None if that is no more than there is.
+    /// What there should be room for if so much is wanted, and these were found full. `None` if that is not more than the
+    /// present room.
     pub fn grown(&self, wanted: &Self, full: &BTreeSet<Part>) -> Option<Self> {
         let mut grown = *self;
         for part in Part::GROWING {

@@ -3,7 +3,7 @@
 //! New endpoints of a known port cost no system call: slots are written to unused room, then one store publishes
 //! them. What was released is put in quarantine until no reader can use it any more.
 //!
-//! * [`port`]: what is known of a service port.
+//! * [`port`]: the state of a service port.
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: what both families share.
 //! * [`frontend_owners`]: which service port a frontend leads to.
@@ -93,7 +93,7 @@ pub struct LostFrontend {
     pub address: SocketAddr,
 }
 
-/// The maps of services, as they are opened.
+/// The open maps of services.
 pub(super) struct Maps {
     v4: FamilyTables<V4>,
     v6: FamilyTables<V6>,
@@ -118,7 +118,7 @@ impl Maps {
     }
 }
 
-/// The maps of services, and what is in them.
+/// The maps of services, and their entries.
 pub struct Services {
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
@@ -233,7 +233,8 @@ impl Services {
         let sources = plan.sources.iter().flatten().map(IpNet::trunc);
         let sources: BTreeSet<IpNet> =
             sources.filter(|net| IpFamily::of(&net.addr()) == plan.name.family).collect();
-        // Who may use a frontend is known before the frontend asks, if there is room. It asks in any case.
+        // The ranges of allowed clients are written before the frontend that requires them, if they fit. The
+        // frontend requires them in any case.
         let mut allowed = self.allow_ranges(state, &sources);
         self.close_frontends(&plan.name, state, &frontends)?;
         let asks = plan.sources.is_some();
@@ -279,7 +280,7 @@ impl Services {
         Ok(())
     }
 
-    /// Lets clients of other ranges than these in no more; where that fails, nobody outside the cluster.
+    /// Denies clients outside of these ranges; where that fails, every client outside the cluster.
     fn deny_ranges(
         &mut self,
         name: &PortName,
@@ -303,12 +304,12 @@ impl Services {
     /// Removes a service port.
     ///
     /// # Errors
-    /// The last write that the kernel refused. If it was that of a frontend, the port is there still, its endpoints removed from the sets of
-    /// the frontend's clients: to be tried again.
+    /// The last write that the kernel refused. If it was that of a frontend, the port still exists, with its endpoints removed from the
+    /// sets of the frontend's clients: to be tried again.
     pub fn remove(&mut self, name: &PortName) -> Result<()> {
         let Some(mut state) = self.ports.remove(name) else { return Ok(()) };
         let context = || format!("cannot remove the service {name} ({})", name.protocol);
-        // Frontends first: nobody finds the port any more.
+        // Frontends first: no new packet finds the port any more.
         if let Err(error) = self.close_frontends(name, &mut state, &SortedMap::default()) {
             // Its id must not become another port's while a frontend leads to it.
             self.ports.insert(name.clone(), state);
@@ -349,8 +350,8 @@ impl Services {
         }
     }
 
-    /// Backends that stopped serving since the last call: sockets that are connected to them should be ended. Not those
-    /// that came back meanwhile, as with a Service that was made anew: there they are as good as before.
+    /// Backends that stopped serving since the last call: sockets that are connected to them should be ended. Without
+    /// those that came back meanwhile, as when a Service is deleted and created again: sockets can keep using them.
     pub fn take_dead(&mut self) -> Vec<(Protocol, Id)> {
         let mut released_backends = std::mem::take(&mut self.shared.released_backends);
         released_backends.retain(|(name, endpoint, _)| {

@@ -56,7 +56,7 @@ impl Slices {
         self.by_length.remove(&(len, base));
     }
 
-    /// Takes `len` slots; `None` if there is no such room.
+    /// Takes `len` slots; `None` if no gap is that large.
     pub(super) fn take(&mut self, len: u32) -> Option<Slice> {
         if len == 0 {
             return Some(Slice::EMPTY);

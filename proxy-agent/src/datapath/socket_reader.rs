@@ -35,7 +35,7 @@ pub struct Kept {
     pub backend: Id,
 }
 
-/// Tells of connected sockets what they keep. Only on kernels with socket storage.
+/// Reads what connected sockets store. Only on kernels with socket storage.
 #[derive(Debug)]
 pub struct SocketReader {
     v4: ProgramFd,

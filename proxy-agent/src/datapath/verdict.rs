@@ -10,7 +10,7 @@ use proxy_common::layout::{
 pub enum MonitorVerdict {
     /// A new flow, or a socket that got an endpoint.
     Translated,
-    /// Rejected: the client is told that nothing listens, or that it must not.
+    /// Rejected: the client gets an error that nothing listens, or that access is denied.
     Rejected,
     /// Dropped.
     Dropped,
@@ -20,12 +20,12 @@ pub enum MonitorVerdict {
     Answered,
 }
 
-/// What is counted when this is decided; none if it is translated.
+/// The counter of this decision; `None` if it is a translation.
 pub(crate) fn counter(code: Decision) -> Option<Counter> {
     Counter::ALL.get(usize::from(code)).copied()
 }
 
-/// What a decision means; none if it is none: the packet goes on as if no proxy were there.
+/// The meaning of a decision; `None` if nothing was decided: the packet passes as if no proxy ran.
 pub(crate) fn verdict(code: Decision, is_socket: bool) -> Option<MonitorVerdict> {
     if code == TRANSLATED {
         return Some(MonitorVerdict::Translated);

@@ -1,5 +1,5 @@
-//! `debug explain`: each endpoint of a Service, whether it is used on this node, and why. The Service comes from where the agent reads it;
-//! beside it stands what is in the maps.
+//! `debug explain`: each endpoint of a Service, whether this node uses it, and why. Reads the Service from the agent's source, and
+//! compares it with the maps.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -151,7 +151,7 @@ async fn read(settings: &Settings) -> Result<Store> {
             store.apply(change);
         }
     };
-    // Without it there is no zone for hints to name.
+    // Without the Node object, hints have no zone to name.
     let _ = tokio::time::timeout(NODE_PATIENCE, node).await;
     cancel.cancel();
     task.abort();

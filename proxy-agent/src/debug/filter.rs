@@ -47,7 +47,7 @@ impl OfService for BackendRow {
     }
 }
 
-/// Keeps the rows of a Service. Where some of them are left out for the limit, standard error says so.
+/// Keeps the rows of a Service. If the limit leaves out some of them, a note goes to standard error.
 pub(super) fn by_service<R: OfService>(mut rows: Vec<R>, filter: &ServiceFilter) -> Vec<R> {
     rows.retain(|row| filter.matches(row.service()));
     if let Some(limit) = filter.limit

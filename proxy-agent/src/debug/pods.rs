@@ -1,5 +1,5 @@
-//! `debug pods`: by which way each pod is served, and why. What is attached and which sockets are left alone is as the maps and links
-//! have it; why, is looked at anew.
+//! `debug pods`: by which way each pod is served, and why. Attached programs and exempted sockets are read from the maps and links;
+//! the reason is determined again.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -62,7 +62,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
         known.insert(index);
     }
     let links: HashSet<String> = pins.link_names()?.into_iter().collect();
-    // Filters of clsact leave no pins: there what is a pod's interface for the programs has them.
+    // Filters of clsact leave no pins: an interface that the programs treat as a pod's has them.
     if links.iter().any(|name| name.starts_with("tc-")) {
         let has = |index, direction| links.contains(&link_name(index, direction == Direction::Ingress));
         interfaces.retain(|index| has(*index, Direction::Ingress) && has(*index, Direction::Egress));

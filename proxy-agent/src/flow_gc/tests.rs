@@ -172,7 +172,8 @@ fn what_comes_back_to_life_stays() {
             sweep(&map);
             let entries = map.entries.lock().unwrap();
             let touched = entries.values().filter(|flow| flow.last_seen == NOW).count();
-            // Gone before the packet came, which then opens a new flow; else what the packet touched is there.
+            // Removed before the packet came, which then opens a new flow; else the entry that the packet
+            // updated stays.
             let was_late = looks_after_removal(of_opposite, look);
             assert_eq!(touched, usize::from(!was_late), "opposite {of_opposite}, look {look}: {entries:?}");
         }
@@ -208,7 +209,7 @@ fn both_maps_are_walked_over_and_counted_together() {
         draft(3, PROTOCOL_TCP, FlowState::New, 61),
         draft(4, PROTOCOL_TCP, FlowState::Reset, 1),
     ]);
-    // The first client opens another flow, while the one from the same port is over.
+    // The first client opens another flow, while the one from the same port has expired.
     let flows = Memory::new(&[
         draft(1, PROTOCOL_TCP, FlowState::Closed, 20),
         draft(5, PROTOCOL_TCP, FlowState::TimeWait, 1),
@@ -297,7 +298,7 @@ fn fingerprints_stay_while_their_flows_do() {
         Rounds { v4: walk(), v6: walk(), reply_filter: ReplyFilter::anonymous(), counts: Counts::default() };
     let mut round = |is_whole: bool| {
         if !is_whole {
-            // What is left of one that failed halfway.
+            // The remainder of a pair whose creation failed halfway.
             rounds.v4.step(Clock::fixed(now, HZ), 1, &rounds.reply_filter).unwrap();
         }
         assert!(rounds.round(&stopped).unwrap());

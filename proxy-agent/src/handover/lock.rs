@@ -29,7 +29,7 @@ impl Lock {
             let directory = File::open(root)?;
             match directory.try_lock() {
                 Ok(()) if is_at(&directory, root) => return Ok(Some(Self { directory })),
-                // It was removed, and made anew, between the two calls.
+                // The file was removed and created again between the two calls.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),

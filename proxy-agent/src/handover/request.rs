@@ -65,7 +65,7 @@ impl Drop for Request {
     }
 }
 
-/// What the agent that has the lock is told.
+/// Notices for the agent that has the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// Another agent asks for the lock.
@@ -74,7 +74,7 @@ pub(crate) enum Notice {
     Gone,
 }
 
-/// The lock, and what its holder is told.
+/// The lock, and the notices for its holder.
 pub(crate) struct Holder {
     pins: Pins,
     lock: Lock,
@@ -87,8 +87,8 @@ impl Holder {
         Self { pins: pins.clone(), lock, watch: Watch::new(pins.root()) }
     }
 
-    /// Resolves when there is something to do; may be dropped midway. Takes no system call before something changes, or a second is
-    /// over: it is asked for again with each change of a Service.
+    /// Resolves when there is something to do; may be dropped midway. Takes no system call before something changes, or a second
+    /// has passed: it is called again with each change of a Service.
     pub(crate) async fn notice(&mut self) -> Notice {
         loop {
             self.watch.changed().await;

@@ -1,4 +1,4 @@
-//! What kube-proxy can be told and what means nothing here, with why.
+//! Settings of kube-proxy that have no effect here, with the reason.
 
 /// A flag, or a field of the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct Unused {
     pub is_bool: bool,
     /// Why it means nothing here.
     pub why: &'static str,
-    /// A user who set it should know: services behave otherwise than it asks for.
+    /// A user of this setting should know: services behave differently from what it requests.
     pub matters: bool,
 }
 

@@ -22,8 +22,8 @@ pub(super) struct Doomed {
 impl Doomed {
     /// Of a table with these chains, and with rules that lead from the first chain to the second.
     ///
-    /// CNI plugins may mark what is to be masqueraded by KUBE-MARK-MASQ (portmap's `externalSetMarkChain`). Then it stays, and
-    /// KUBE-POSTROUTING, which masquerades what has the mark.
+    /// CNI plugins may mark packets for masquerading by KUBE-MARK-MASQ (portmap's `externalSetMarkChain`). Then it stays, and
+    /// KUBE-POSTROUTING, which masquerades marked packets.
     pub(super) fn of<'t>(
         chains: impl IntoIterator<Item = &'t str>,
         mut jumps: impl Iterator<Item = (&'t str, &'t str)>,

@@ -167,7 +167,7 @@ fn address_of(address: &str, port: &str) -> Option<SocketAddr> {
 /// Removes the servers, then the interface.
 ///
 /// # Errors
-/// The kernel's; what is left to be removed stays.
+/// An error of the kernel; the rest stays.
 pub(super) async fn remove(netlink: &Handle, found: &Found) -> Result<()> {
     remove_servers(&found.servers).context("cannot remove virtual servers of IPVS")?;
     if let Some((index, _)) = found.interface {

@@ -1,7 +1,7 @@
 //! kube-proxy's chains in iptables' own kernel part ("legacy").
 //!
-//! Its tables are replaced as a whole: what stays is copied, and where jumps lead to is worked out anew. The kernel checks the result as
-//! it checks that of iptables(8), and takes it or leaves the table as it was.
+//! iptables tables are replaced as a whole: rules that stay are copied, and the targets of jumps are computed again. The kernel checks
+//! the result as it checks that of iptables(8), and takes it or leaves the table unchanged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ pub(super) struct Found {
 /// The tables of this network namespace that have something of kube-proxy.
 ///
 /// # Errors
-/// When a table that is there cannot be read.
+/// When an existing table cannot be read.
 pub(super) fn find() -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for family in IptablesFamily::ALL {
@@ -43,7 +43,7 @@ pub(super) fn find() -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Removes what is kube-proxy's of a table.
+/// Removes kube-proxy's rules and chains of a table.
 ///
 /// # Errors
 /// The kernel's.
@@ -64,7 +64,7 @@ pub(super) fn remove(found: &Found) -> io::Result<()> {
     Err(io::Error::other("something changes this table all the time"))
 }
 
-/// The lock of iptables(8), where the host has it. Nobody else has a reason to hold it for long.
+/// The lock of iptables(8), where the host has it. No other program has a reason to hold it for long.
 fn lock() -> Option<File> {
     let file = File::open("/proc/1/root/run/xtables.lock").ok()?;
     file.lock().ok()?;
@@ -184,7 +184,7 @@ mod tests {
 
     const FAMILY: IptablesFamily = IptablesFamily::V4;
 
-    /// What is in a table.
+    /// An entry of a table.
     enum Line {
         /// A chain begins.
         Chain(&'static str),

@@ -29,13 +29,14 @@ use crate::{
     },
 };
 
-/// How often is looked for what is left, when something else changes rules meanwhile.
+/// How often to search again, when another program changes rules meanwhile.
 const ROUNDS: usize = 3;
 
-/// Shows what there is of kube-proxy, and removes it if told to.
+/// Shows kube-proxy's rules and chains, and removes them if requested.
 ///
 /// # Errors
-/// If it was told to and does not: kube-proxy runs, or the agent does not serve. And when something could not be removed.
+/// If removal was requested and is not done: kube-proxy runs, or the agent does not serve. And when something could not
+/// be removed.
 pub async fn run(args: &MigrateArgs) -> Result<()> {
     let netlink = interfaces::connect()?;
     let found = Found::read(&netlink).await?;
@@ -100,7 +101,7 @@ async fn remove(mut found: Found, netlink: &Handle, args: &MigrateArgs) -> Resul
     Ok(())
 }
 
-/// Takes this node back: only what the agent left is removed, and only when kube-proxy is there for it.
+/// Takes this node back: removes only what the agent left, and only when kube-proxy runs.
 async fn back(args: &MigrateArgs, found: &Found, running: &[Process]) -> Result<()> {
     println!("{}", found.page(running));
     let is_served = !running.is_empty() && (found.has_rules() || !found.ipvs.is_empty());

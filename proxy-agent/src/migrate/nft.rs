@@ -20,7 +20,7 @@ use crate::net::{
 /// What there is of kube-proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A table of its own.
+    /// A table of kube-proxy alone.
     Own { family: NftFamily, chains: usize, rules: usize },
     /// Chains in a table of `iptables-nft`.
     Shared {

@@ -32,7 +32,7 @@ pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
     ]
 }
 
-/// Does the running agent say that everything is done?
+/// Whether the running agent reports that everything is done.
 fn judge(status: &Status) -> Result<String> {
     ensure!(status.ready, "it says that it is not ready: {}", status.problems.join("; "));
     let unsynced: Vec<&str> =
@@ -56,7 +56,7 @@ fn judge(status: &Status) -> Result<String> {
 fn connection(pins: &Pins) -> Result<String> {
     let mut services = tcp_cluster_ips(pins).context("the maps cannot be read")?;
     ensure!(!services.is_empty(), "there is no Service with endpoints to connect to");
-    // It is there on every node, and a connection that sends nothing does it no harm.
+    // Every node has it, and a connection that sends nothing does it no harm.
     services.sort_by_key(|(name, _)| !name.starts_with("default/kubernetes:"));
     let mut failures = Vec::new();
     for (name, address) in services.into_iter().take(ATTEMPTS) {
@@ -76,7 +76,7 @@ fn attempt(to: SocketAddr) -> Result<SocketAddr> {
     Ok(peer)
 }
 
-/// What the kernel has as the peer of the connected socket at an address. `getpeername()` says what the process asked for.
+/// The kernel's peer of the connected socket at an address. `getpeername()` returns the one that the process requested.
 fn peer_of(own: SocketAddr) -> Result<SocketAddr> {
     let sockets = if own.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
     let socket = sockets?.into_iter().find(|socket| socket.local_address == own);

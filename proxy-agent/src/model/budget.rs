@@ -1,7 +1,7 @@
 //! How much of a node's maps one Service may take.
 //!
-//! A user who may create a Service decides how many ports, endpoints and source ranges it has, on every node. What is beyond these bounds is left
-//! out, always the same part of it, and told. Source ranges that are left out keep their clients out.
+//! A user with permission to create a Service decides how many ports, endpoints and source ranges it has, on every node. The part beyond
+//! these bounds is left out, always the same part of it, and reported. Clients in source ranges that are left out are denied.
 
 use std::{collections::BTreeSet, net::SocketAddr, str::FromStr};
 
@@ -52,7 +52,7 @@ impl FromStr for Budget {
     }
 }
 
-/// Leaves out of a plan what is beyond the bounds; says what that is.
+/// Leaves out the part of a plan beyond the bounds; returns a description of it.
 pub fn fit(plan: &mut ServicePlan, budget: Budget) -> Option<String> {
     let mut excess = Vec::new();
     let ports = plan.ports.len();

@@ -15,7 +15,7 @@ pub enum PlanChange<'a> {
     Changed {
         /// As it was.
         from: &'a PortPlan,
-        /// As it is.
+        /// The new plan.
         to: &'a PortPlan,
     },
     /// The port is gone.
@@ -62,7 +62,7 @@ impl fmt::Display for Frontends<'_> {
         let mut between = "";
         for frontend in &self.0.frontends {
             match frontend {
-                // Said by the cluster IP, or the load balancer's frontend.
+                // The line of the cluster IP, or of the load balancer's frontend, says it already.
                 Frontend::ClusterAddress(_) | Frontend::LoadBalancerAddress(_) => continue,
                 Frontend::ClusterIp(address) => write!(f, "{between}ClusterIP {address}")?,
                 Frontend::ExternalIp(address) => write!(f, "{between}externalIP {address}")?,
@@ -187,7 +187,7 @@ mod tests {
             let line = line(PortPlan { sources, ..full.clone() });
             assert!(line.ends_with(expected), "{line}");
         }
-        // Nobody comes to where there is no load balancer.
+        // Without a load balancer, no client is affected.
         let without = PortPlan { sources: Some(vec![]), ..plan("", &[]) };
         assert!(line(without).ends_with("-> no endpoints"));
     }

@@ -76,7 +76,7 @@ pub enum Place {
     Local,
     /// On another node.
     Remote,
-    /// Its EndpointSlice does not say: the route decides.
+    /// Its EndpointSlice has no node name: the route decides.
     Unknown,
 }
 
@@ -114,8 +114,8 @@ pub struct PortPlan {
     pub frontends: Vec<Frontend>,
     /// Endpoints behind the cluster IPs (`internalTrafficPolicy` applied).
     pub internal: Endpoints,
-    /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster` where
-    /// there is no such frontend.
+    /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster`
+    /// without such a frontend.
     pub external: Endpoints,
     /// Endpoints whatever the policies: what pods and this node reach through every other frontend.
     pub cluster: Endpoints,
@@ -126,7 +126,7 @@ pub struct PortPlan {
     pub places: Places,
     /// How long a client keeps its endpoint, if it does.
     pub affinity: Option<Duration>,
-    /// Who may use [`Frontend::LoadBalancer`] frontends; `None`: everyone.
+    /// Allowed clients of [`Frontend::LoadBalancer`] frontends; `None`: everyone.
     pub sources: Option<Vec<IpNet>>,
 }
 
@@ -147,7 +147,7 @@ impl PortPlan {
 pub struct ServicePlan {
     /// A plan per port and family, in the order of the Service's addresses and ports.
     pub ports: Vec<PortPlan>,
-    /// What load balancers are told, if they ask.
+    /// The reply to load balancers' health checks.
     pub health_check: Option<HealthCheck>,
 }
 

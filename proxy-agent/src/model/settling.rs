@@ -103,7 +103,7 @@ impl Settling {
         settled
     }
 
-    /// When [`Self::settle`] has something to tell.
+    /// When [`Self::settle`] has something to report.
     pub(super) fn due(&self) -> Option<Instant> {
         self.deadlines.front().map(|(until, _)| *until)
     }

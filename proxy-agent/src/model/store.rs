@@ -1,4 +1,4 @@
-//! What the sources said so far: Services and their EndpointSlices, compact and indexed by Service.
+//! The present objects of the sources: Services and their EndpointSlices, compact and indexed by Service.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,14 +35,14 @@ pub struct Store {
     settling: Settling,
 }
 
-/// Something happened to endpoints, as an EndpointSlice tells.
+/// A change of endpoints, with the time that an EndpointSlice has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
     /// The Service whose endpoints they are.
     pub service: ObjectName,
     /// Their family.
     pub family: IpFamily,
-    /// When, by the clock of who saw it first.
+    /// When, by the clock of the first observer.
     pub at: SystemTime,
 }
 
@@ -83,7 +83,7 @@ impl Store {
         Self { settling: Settling::new(time), ..Self::default() }
     }
 
-    /// Takes in what a source says. Ask [`Self::take_changed`] for the effect.
+    /// Applies a change from a source. Call [`Self::take_changed`] for the effect.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Service(service) => self.set_service(service),
@@ -106,7 +106,7 @@ impl Store {
         }
     }
 
-    /// The Services that [`Store::take_changed`] will tell.
+    /// The Services that [`Store::take_changed`] will return.
     pub fn changed(&self) -> impl Iterator<Item = &ObjectName> {
         self.changed.iter()
     }
@@ -116,8 +116,8 @@ impl Store {
         std::mem::take(&mut self.changed)
     }
 
-    /// When the changes of slices happened that were taken in since the last call. Removals have no time of their own, and
-    /// where one follows a change, so that both take effect together, that has none either.
+    /// When the changes of slices happened that were applied since the last call. Removals have no time, and neither has a
+    /// removal together with a change that follows it: both take effect together.
     pub fn take_triggers(&mut self) -> Vec<Trigger> {
         let triggers = std::mem::take(&mut self.triggers).into_iter();
         triggers
@@ -176,8 +176,8 @@ impl Store {
         self.node_is_gone
     }
 
-    /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
-    /// was said about it, as in manifests without one.
+    /// Whether load balancers should send new connections here (KEP-3836). Not if the Node was deleted, or is about to
+    /// be. `None`: no source has the Node, as with manifests without one.
     pub fn node_is_eligible(&self) -> Option<bool> {
         if self.node_is_gone { Some(false) } else { self.node.as_ref().map(|node| !node.leaving) }
     }
@@ -242,7 +242,7 @@ impl Store {
         for endpoint in &mut slice.endpoints {
             endpoint.hints.names_mut().chain(&mut endpoint.node).for_each(|name| self.names.share(name));
         }
-        // It says when, not what: not a part of what is compared and kept.
+        // A time, not contents: not a part of what is compared and kept.
         let triggered = slice.triggered.take();
 
         let service = slice.service.clone();

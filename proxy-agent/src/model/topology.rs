@@ -2,7 +2,7 @@
 
 use super::objects::Hints;
 
-/// What hints say about where this is.
+/// Where hints place this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Topology<'a> {
     /// Nothing that could be followed: every endpoint is for everyone.
@@ -15,8 +15,8 @@ pub(super) enum Topology<'a> {
 
 impl<'a> Topology<'a> {
     /// Reads the hints of all ready endpoints of a Service port. Hints count only if every endpoint has one of their
-    /// kind, and some endpoint names this node or zone: half of them would overload who is named, and without any there
-    /// would be nobody left.
+    /// kind, and some endpoint names this node or zone: with half of them, the named endpoints would be overloaded, and
+    /// without any, no endpoint would be left.
     pub(super) fn of<'h>(
         ready: impl Iterator<Item = &'h Hints> + Clone,
         node: &'a str,

@@ -87,7 +87,7 @@ impl Decision {
         let from = match (&self.client, &self.process) {
             (Some(client), _) => client.to_string(),
             (None, Some(Process { pid, name })) => format!("{name}[{pid}]"),
-            // The kernel does not tell whose.
+            // The kernel does not report the owner.
             (None, None) => "socket".to_owned(),
         };
         let mut tuple = format!("{from} -> {}", self.frontend);
@@ -100,7 +100,7 @@ impl Decision {
         let time = self.time.strftime("%H:%M:%S%.3f");
         let service = self.service.as_deref().unwrap_or("-");
         let reason = self.reason.map(|reason| format!("  {reason}")).unwrap_or_default();
-        // Padding counts for what is a string.
+        // Padding applies to strings only.
         let (verdict, protocol) = (text(self.verdict), protocol_text(self.protocol));
         format!("{time}  {verdict:<10}  {protocol:<4}  {tuple}  {service}{reason}\n")
     }

@@ -17,9 +17,9 @@ use crate::model::plan::IpFamily;
 /// Addresses and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
-    /// Who sends.
+    /// The sender.
     pub src: SocketAddr,
-    /// Who receives.
+    /// The receiver.
     pub dst: SocketAddr,
 }
 
@@ -32,7 +32,7 @@ pub struct Connection {
     pub original: Tuple,
     /// What comes back. Not the reverse of the other with address translation.
     pub reply: Tuple,
-    /// TCP: both sides may still send. Unlike attempts, and what is over and only remembered.
+    /// TCP: both sides may still send. Unlike attempts, and closed connections that are only remembered.
     pub is_established: bool,
 }
 
@@ -160,7 +160,7 @@ fn connection(attributes: &[u8]) -> Result<Option<Connection>, DecodeError> {
     })
 }
 
-/// Does what is told of the protocol say that a TCP connection lives?
+/// Whether the protocol attributes show a TCP connection that is alive.
 fn is_alive(attributes: &[u8]) -> Result<bool, DecodeError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;

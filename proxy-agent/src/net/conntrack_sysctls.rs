@@ -13,7 +13,7 @@ const FOLDER: &str = "/proc/sys/net/netfilter";
 /// Entries of a hash bucket at most, for a table of the wanted size.
 const PER_BUCKET: u32 = 4;
 
-/// What is wanted. What is not is left as it is.
+/// The wanted values. Other settings are left unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConntrackSysctls {
     /// Entries that the table has room for, at least.
@@ -95,7 +95,7 @@ impl ConntrackSysctls {
     }
 }
 
-/// Is a value that is there as good as the wanted one?
+/// Whether the present value is as good as the wanted one.
 type IsWell = fn(u32, u32) -> bool;
 
 const MAX: &str = "nf_conntrack_max";
@@ -108,7 +108,7 @@ fn read(path: &PathBuf) -> io::Result<u32> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("it is `{}`", text.trim())))
 }
 
-/// The table is one for all network namespaces. In all but the first one the kernel lets nobody write its size
+/// The table is one for all network namespaces. In all but the first one the kernel refuses writes of its size
 /// (`nf_conntrack_standalone_init_sysctl`).
 fn is_of_host(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|data| data.permissions().readonly())

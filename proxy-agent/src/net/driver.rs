@@ -14,10 +14,10 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-/// The name of an interface's driver, as `ethtool -i` says it.
+/// The name of an interface's driver, as `ethtool -i` shows it.
 ///
 /// # Errors
-/// When the interface does not tell.
+/// When the interface does not report it.
 pub(crate) fn name(interface: &str) -> io::Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0"))?;
     let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };

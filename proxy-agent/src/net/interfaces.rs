@@ -23,7 +23,7 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Kind of virtual interface, as `ip -d link` says it; empty for hardware.
+    /// Kind of virtual interface, as `ip -d link` shows it; empty for hardware.
     pub kind: String,
     /// Its link-layer address; empty if it has none.
     pub mac: Vec<u8>,
@@ -91,7 +91,8 @@ pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Ro
                 _ => {}
             }
         }
-        // The other end of a veth is told as its parent, by its index in another network namespace.
+        // The kernel reports the other end of a veth as its parent, by its index in another network
+        // namespace.
         if interface.has_peer_elsewhere || interface.kind == "veth" {
             interface.parent = 0;
         }
@@ -145,7 +146,7 @@ enum Rank {
     Preferred,
     /// IPv4: a further one of the same network. IPv6: one for privacy, not to be relied on.
     Secondary,
-    /// Only where there is no other (RFC 6724 section 5, rule 3): deprecated, or not known to be unique.
+    /// Only if no other address exists (RFC 6724 section 5, rule 3): deprecated, or not known to be unique.
     Deprecated,
 }
 

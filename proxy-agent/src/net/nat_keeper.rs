@@ -74,7 +74,7 @@ pub(crate) fn keeper() -> Vec<Message> {
     ]
 }
 
-/// Is there a table that keeps translation working?
+/// Whether the table that keeps translation working exists.
 pub(crate) fn has_keeper(family: NftFamily) -> bool {
     let mut found = false;
     let listed = list(GET_CHAIN, |of, chain| {

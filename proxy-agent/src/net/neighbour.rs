@@ -1,4 +1,4 @@
-//! What the kernel knows of a neighbour, asked by netlink.
+//! The kernel's entry of a neighbour, read by netlink.
 
 use std::{
     io,
@@ -29,7 +29,7 @@ pub(crate) type Mac = [u8; 6];
 pub(crate) struct Resolved {
     /// Where its frames go.
     pub(crate) mac: Mac,
-    /// How long ago it last showed that it is there.
+    /// Time since the neighbour was last confirmed to be reachable.
     pub(crate) confirmed: Duration,
 }
 
@@ -84,7 +84,7 @@ impl Neighbours {
 }
 
 fn resolved(message: &NeighbourMessage) -> Option<Resolved> {
-    /// The kernel tells times in hundredths of a second (USER_HZ).
+    /// The kernel reports times in hundredths of a second (USER_HZ).
     const TICK: Duration = Duration::from_millis(10);
     let is_own = matches!(
         message.header.state,

@@ -112,7 +112,8 @@ pub fn find() -> Vec<Namespace> {
     found.into_values().collect()
 }
 
-/// Does `work` within each of these namespaces, with the item's second part. What is gone is left out.
+/// Does `work` within each of these namespaces, with the item's second part. Namespaces that are gone are
+/// left out.
 ///
 /// For use where blocking is allowed.
 ///

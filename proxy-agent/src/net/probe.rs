@@ -17,7 +17,7 @@ const BROADCAST: Mac = [0xff; 6];
 /// Asks a neighbour behind an Ethernet interface: the host with the MAC `known`, or else all.
 ///
 /// # Errors
-/// The kernel's; `Unsupported` if the interface is no Ethernet.
+/// The kernel's; `Unsupported` if the interface is not Ethernet.
 pub(crate) fn send(ifindex: u32, target: IpAddr, known: Option<Mac>) -> io::Result<()> {
     let socket = packet_socket()?;
     let own = own_mac(&socket, ifindex)?;
@@ -64,7 +64,7 @@ fn link_address(ifindex: u32, protocol: u16, to: Mac) -> libc::sockaddr_ll {
     }
 }
 
-/// The interface's own address, which the kernel tells of a bound socket.
+/// The interface's own address, which the kernel reports of a bound socket.
 fn own_mac(socket: &OwnedFd, ifindex: u32) -> io::Result<Mac> {
     let mut address = link_address(ifindex, 0, [0; 6]);
     let mut length = size_of_val(&address) as libc::socklen_t;

@@ -1,4 +1,5 @@
-//! Routes, read by netlink: what they say of interfaces, and what `bpf_fib_lookup` does not report of them.
+//! Routes, read by netlink: what they show of interfaces, and the attributes that `bpf_fib_lookup` does not
+//! report.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -74,10 +75,10 @@ pub(super) async fn read(handle: &Handle, interfaces: &mut [Interface]) -> Resul
     Ok(found)
 }
 
-/// The hints that routes give; `None` if there are too many of them. A longer prefix without anything of the kind has a hint of its own
-/// below one that has: the longest one decides.
+/// The hints that routes give; `None` if there are too many of them. A longer prefix without such an attribute below one that has it
+/// gets an empty hint: the longest one decides.
 ///
-/// Where a route has an encapsulation, its interface's MTU counts, too: `bpf_fib_lookup` knows of no interface then.
+/// Where a route has an encapsulation, its interface's MTU counts, too: `bpf_fib_lookup` returns no interface then.
 #[must_use]
 pub fn hints(routes: &[Route], interfaces: &[Interface]) -> Option<BTreeMap<IpNet, Hint>> {
     let mtus: HashMap<u32, u32> =
@@ -102,7 +103,7 @@ pub fn hints(routes: &[Route], interfaces: &[Interface]) -> Option<BTreeMap<IpNe
 }
 
 impl Route {
-    /// Does the FIB say less of it than there is?
+    /// Whether `bpf_fib_lookup` returns less than the route has.
     pub(super) fn has_hint(&self) -> bool {
         self.mtu.is_some() || self.encapsulates_by.is_some()
     }

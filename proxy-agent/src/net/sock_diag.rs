@@ -63,7 +63,7 @@ pub struct Connected {
     pub transport: Transport,
     /// The kernel's cookie of it, as BPF programs see it.
     pub cookie: u64,
-    /// Who it is connected to. An IPv4 address for IPv6 sockets that use one.
+    /// The peer. An IPv4 address for IPv6 sockets that use one.
     pub peer: SocketAddr,
     /// Its own address, of the same family.
     pub local: SocketAddr,
@@ -136,8 +136,8 @@ impl SockDiag {
     }
 
     /// Ends a socket: its process gets ECONNABORTED from calls that wait for the peer and from the next one that receives. A
-    /// UDP socket is not connected any more (sending without an address gives EDESTADDRREQ), and can connect anew.
-    /// `false` if the socket is not there any more.
+    /// UDP socket is not connected any more (sending without an address gives EDESTADDRREQ), and can connect again. `false`
+    /// if the socket is gone.
     ///
     /// # Errors
     /// When the kernel cannot do that.

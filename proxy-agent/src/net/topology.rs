@@ -16,7 +16,7 @@ use self::roles::{Role, Roles};
 use super::{interfaces::Interface, routes::Hint};
 use crate::{kube_proxy::IPVS_INTERFACE, model::plan::IpFamily};
 
-/// What the command line says about interfaces.
+/// The settings of interfaces.
 #[derive(Clone, Debug)]
 pub struct TopologyConfig {
     /// `--uplink`.
@@ -27,7 +27,7 @@ pub struct TopologyConfig {
     pub pod_datapath: PodDatapath,
     /// `--nodeport-addresses`.
     pub nodeport_addresses: Vec<NodePortAddresses>,
-    /// `--bind-address`: the node's primary address of that family, whatever the Node object says.
+    /// `--bind-address`: the node's primary address of that family, also if the Node object has another one.
     pub bind_address: Option<IpAddr>,
     /// `--snat-address`.
     pub snat_addresses: Vec<IpAddr>,
@@ -70,7 +70,7 @@ pub struct PodPort {
 /// Which IPv4 packets the kernel's stack fragments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragments {
-    /// None: their senders are told.
+    /// None: their senders get ICMP errors.
     #[default]
     None,
     /// Those that are no fragments already.
@@ -93,9 +93,9 @@ pub struct Topology {
     pub given_snat_sources: Vec<IpAddr>,
     /// Where nodePorts are served.
     pub nodeport_addresses: BTreeSet<IpAddr>,
-    /// All addresses of the node, for telling its own from others'.
+    /// All addresses of the node, to distinguish its own from others.
     pub local_addresses: BTreeSet<IpAddr>,
-    /// Destinations of IPsec policies: what is for them the stack must send. Not worked out here.
+    /// Destinations of IPsec policies: the stack must send packets to them. Not worked out here.
     pub policies: BTreeSet<IpNet>,
     /// What `bpf_fib_lookup` does not report of routes: MTUs, encapsulations. Not worked out here.
     pub hints: BTreeMap<IpNet, Hint>,
@@ -107,7 +107,7 @@ pub struct Topology {
     pub fragments: Fragments,
     /// What was asked for and is not there, in words.
     pub network_warnings: Vec<String>,
-    /// What is worth a warning, and no problem.
+    /// Warnings that are not problems.
     pub warnings: Vec<String>,
 }
 
@@ -136,7 +136,7 @@ impl Topology {
                 }
             }
         }
-        // Stable: within a role as they are.
+        // Stable: within a role, the order is kept.
         leaving.sort_by_key(|(role, _)| match role {
             Role::Uplink => 0,
             Role::Port => 1,
@@ -153,7 +153,7 @@ impl Topology {
             let sources = [IpFamily::V4, IpFamily::V6].into_iter().filter_map(|family| {
                 let of_family = |ip: &&IpAddr| IpFamily::of(ip) == family;
                 let preferred = interface.preferred_sources.iter().filter(|ip| local_addresses.contains(ip));
-                // One without an address of its own answers to the node's.
+                // An interface without addresses replies from the node's.
                 preferred.chain(&interface.addresses).find(of_family).copied().or_else(|| primary(family))
             });
             Uplink {
@@ -193,7 +193,7 @@ impl Topology {
         Self {
             uplinks,
             pods,
-            // The kernel may choose any of them, where an interface has none of its own.
+            // The kernel may choose any of them for an interface that has no address.
             snat_sources: interfaces
                 .iter()
                 .filter(|interface| interface.name != IPVS_INTERFACE)
@@ -220,7 +220,7 @@ impl Topology {
 }
 
 impl Topology {
-    /// Is there anything that only the kernel's IP stack can send?
+    /// Whether some packets can only be sent by the kernel's IP stack.
     pub fn needs_stack(&self) -> bool {
         self.encapsulates || !self.policies.is_empty()
     }

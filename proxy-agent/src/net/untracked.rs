@@ -11,9 +11,9 @@
 //!
 //! What sockets send over the loopback interface has been tracked when it arrives, and stays so (`nft_notrack_eval`).
 //!
-//! Fragments that the stack is to cut once more are a case of their own: reassembled there, they would wait for those that fit, which were
-//! sent already. What is untracked before the kernel reassembles (priority -400) stays in pieces (`ipv4_conntrack_defrag`). IPsec
-//! policies, though, look at ports, which only whole packets have. So there is a table for each, and never both.
+//! Fragments that the stack fragments once more need another rule: reassembled there, they would wait for those that fit, which were sent
+//! already. A packet that is untracked before the kernel reassembles (priority -400) stays in fragments (`ipv4_conntrack_defrag`). IPsec
+//! policies, though, look at ports, which only whole packets have. So each purpose has a table, and both never exist at once.
 
 use std::io;
 

@@ -38,7 +38,7 @@ const POLICY_INFO: usize = 168;
 /// The destinations of policies that block or protect what the node sends or forwards; empty where the kernel has no IPsec.
 ///
 /// # Errors
-/// When the kernel does not tell: listing policies needs `CAP_NET_ADMIN`.
+/// When the kernel does not return them: listing policies needs `CAP_NET_ADMIN`.
 pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     let Some(socket) = open()? else { return Ok(BTreeSet::new()) };
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -58,7 +58,7 @@ pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     }
 }
 
-/// Says when policies may have changed; what they are is for [`destinations`] to find out.
+/// A stream of possible changes of policies; [`destinations`] reads the present ones.
 ///
 /// # Errors
 /// When they cannot be followed.
@@ -151,7 +151,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// A policy, as far as it is wanted.
+/// The parts of a policy that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Policy {
     destination: Option<IpNet>,
@@ -228,7 +228,7 @@ pub fn everything() -> [IpNet; 2] {
 mod tests {
     use super::*;
 
-    /// What the kernel tells of a policy.
+    /// Converts a policy as reported by the kernel.
     fn policy(destination: &str, direction: u8, action: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let destination: IpNet = destination.parse().unwrap();
         let mut payload = vec![0; POLICY_INFO];

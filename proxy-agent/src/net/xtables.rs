@@ -145,7 +145,7 @@ pub(crate) fn replace(
     request.extend((new.entries.len() as u32).to_ne_bytes());
     new.hook_entry.iter().chain(&new.underflow).for_each(|at| request.extend(at.to_ne_bytes()));
     request.extend(before.to_ne_bytes());
-    // The kernel writes the old counts there, as many as it was told.
+    // The kernel writes the old counters there, as many as the request names.
     request.extend((old_counters.as_mut_ptr() as usize).to_ne_bytes());
     request.extend(&new.entries);
     set(SET_REPLACE, &request)?;

@@ -20,11 +20,11 @@ use crate::model::objects::ObjectName;
 
 /// Events that wait to be sent. More are dropped: they could only come from something that repeats itself.
 const QUEUE: usize = 64;
-/// The same is not said again for this long. The next time it is counted in the same Event object.
+/// The same Event is not sent again for this long. The next time it is counted in the same Event object.
 const REPEAT_AFTER: Duration = Duration::from_secs(5 * 60);
 /// How long the API server may take for one.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Who says it.
+/// The reporting controller.
 const CONTROLLER: &str = "proxy-agent";
 
 /// What an Event is about.
@@ -36,7 +36,7 @@ pub enum About {
     Service(ObjectName),
 }
 
-/// Something to tell people.
+/// An Event for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// What it is about.
@@ -117,7 +117,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// There is no API server: nothing is sent.
+    /// Without an API server: nothing is sent.
     pub fn nowhere() -> Self {
         Self::default()
     }
@@ -137,7 +137,7 @@ impl Events {
         Self { queue: Some(queue) }
     }
 
-    /// Sends an Event some time, or never: if the same was said lately, if too many wait, if the API server does not take
+    /// Sends an Event later, or never: if the same one was sent lately, if too many wait, if the API server does not take
     /// it. Never waits.
     pub fn send(&self, event: Event) {
         let Some(queue) = &self.queue else { return };
@@ -157,7 +157,8 @@ struct Sending {
     failed_before: bool,
 }
 
-/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that say the same.
+/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that report the
+/// same.
 #[derive(Debug)]
 struct Allowance {
     left: u32,
@@ -207,7 +208,7 @@ impl Sending {
         }
     }
 
-    /// Says whether it worked.
+    /// Returns whether it worked.
     async fn publish(&mut self, event: Event) -> bool {
         let Event { about, warning, reason, action, note } = event;
         let reference = self.reference(about);

@@ -99,7 +99,7 @@ pub struct Report {
     node_eligible: Option<bool>,
     healthy: bool,
     status: Families,
-    /// What is wrong, for people; beyond kube-proxy's format. Not everything here makes the node unhealthy.
+    /// Problems in words, beyond kube-proxy's format. Not every problem makes the node unhealthy.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
 }
@@ -110,7 +110,7 @@ impl Report {
         self.healthy
     }
 
-    /// Whether the answer is 200, and what is wrong.
+    /// Whether the status code is 200, and the problems.
     pub(super) fn into_parts(self) -> (bool, Vec<String>) {
         (self.healthy, self.problems)
     }
@@ -165,8 +165,8 @@ impl Health {
         self.node_eligible.store(eligible, Ordering::Relaxed);
     }
 
-    /// Which of several agents this is now. One that handed over says what it said before, until its successor answers; that has
-    /// as long as any change.
+    /// Which of several agents this is now. An agent that handed over keeps reporting its last state until its successor
+    /// answers; the successor has as long as any change.
     pub fn set_role(&self, role: Role) {
         let mut work = self.work();
         work.role = role;
@@ -229,8 +229,9 @@ impl Health {
         self.work().others.insert(about, problems);
     }
 
-    /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that nobody relies on this node too
-    /// early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes nothing.
+    /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that load balancers do not use this
+    /// node too early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes
+    /// nothing.
     pub fn ready(&self, audience: Audience) -> Report {
         let eligible = self.node_eligible.load(Ordering::Relaxed);
         let work = self.work();
@@ -239,8 +240,8 @@ impl Health {
         self.report(&work, well, Some(eligible), audience)
     }
 
-    /// Whether services are programmed as they should be, whatever becomes of the node: what the health checks of
-    /// Services say of the proxy.
+    /// Whether services are programmed as they should be, regardless of the node's eligibility: the part of
+    /// Services' health checks that concerns the proxy.
     pub fn is_programmed(&self) -> bool {
         self.work().is_programmed(self.patience)
     }

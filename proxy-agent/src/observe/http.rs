@@ -38,7 +38,7 @@ const MAX_REQUEST: usize = 16 * 1024;
 /// How long the last connections may take when another agent took over.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Who asks: among the extensions of a request.
+/// The client: among the extensions of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     /// The client's address.
@@ -56,7 +56,7 @@ impl Client {
     }
 }
 
-/// What is sent for a request.
+/// The response to a request.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -111,7 +111,7 @@ pub fn pages(pages: Vec<(&'static str, Page)>) -> Handler {
 
 /// What to serve where, and what to do when the address is taken.
 pub struct Server {
-    /// What is served, for people.
+    /// The name of the server, for messages.
     pub what: &'static str,
     /// Where.
     pub address: SocketAddr,
@@ -119,13 +119,13 @@ pub struct Server {
     pub handler: Handler,
     /// An address that cannot be had at once is an error, instead of something that may pass.
     pub must_bind: bool,
-    /// Is told once why the address cannot be had.
+    /// Called once with the reason why the address is not available.
     pub on_failure: Box<dyn Fn(&str) + Send>,
 }
 
 impl Server {
-    /// Begins to answer, until cancelled. While the address is taken it is tried again every 5 s: the agent's work goes on
-    /// without.
+    /// Serves until cancelled. While the address is taken it is tried again every 5 s: the agent works without it
+    /// meanwhile.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: Canc
         loop {
             match listener.socket().accept().await {
                 Ok((stream, peer)) => {
-                    // One that is over already has no address to be asked at.
+                    // A connection that is closed already has no peer address.
                     let server =
                         stream.local_addr().map_or(IpAddr::from(Ipv6Addr::UNSPECIFIED), |at| at.ip());
                     let client = Client { address: peer.ip(), server };

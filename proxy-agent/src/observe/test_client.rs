@@ -1,4 +1,4 @@
-//! A client for the tests of what is served.
+//! An HTTP client for tests of the servers.
 
 use std::{net::SocketAddr, time::Duration};
 

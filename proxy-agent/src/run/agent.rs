@@ -1,4 +1,4 @@
-//! The running agent: one data path, what is done with it by whom, and what concerns more than one of them.
+//! The running agent: one data path, the parts that work on it, and what concerns more than one of them.
 
 use std::{net::IpAddr, time::Instant};
 
@@ -39,7 +39,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// Begins to serve: loads what is not loaded yet, attaches it and, where maps are to be filled before that, fills them.
+    /// Begins to serve: loads what is not loaded yet, attaches it and fills maps before that, where required.
     ///
     /// # Errors
     /// When the kernel does not allow it.
@@ -119,7 +119,7 @@ impl Agent {
         self.catch_up().await
     }
 
-    /// Applies what is known when the agent starts, if that is everything.
+    /// Applies the state known at the start, if it is complete.
     ///
     /// # Errors
     /// When the agent must be started again.
@@ -208,7 +208,7 @@ impl Agent {
         self.sockets.follow_pods(of_pods, &mut self.datapath);
     }
 
-    /// What is looked after now and then, because nothing tells of it.
+    /// Regular checks of state that sends no notifications.
     pub(super) async fn look_after(&mut self) {
         self.services.retry_health_checks().await;
         self.report_drops();

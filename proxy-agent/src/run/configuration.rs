@@ -12,7 +12,7 @@ use crate::{
     observe::{Health, Metrics},
 };
 
-/// What is told of a file that cannot be used.
+/// Where the agent reports a file that cannot be used.
 pub(super) struct FailureReport {
     health: Arc<Health>,
     metrics: Arc<Metrics>,

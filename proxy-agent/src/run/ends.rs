@@ -11,13 +11,13 @@ use tracing::info;
 /// Why the agent has nothing more to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// It was told to stop.
+    /// It was asked to stop.
     Stopped,
     /// Another agent asks for its place.
     HandOver,
 }
 
-/// Cancels when a signal says so.
+/// Cancels on a signal.
 pub(super) fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -33,7 +33,7 @@ pub(super) enum Found {
 pub(super) struct SocketController {
     socket_termination: Arc<SocketTerminator>,
     resets_tcp: bool,
-    /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
+    /// The kernel identifies network namespaces by cookies (5.14): so sockets' sources are known.
     knows_cookies: bool,
     /// The addresses of network namespaces were asked for once.
     knows_namespaces: bool,
@@ -65,7 +65,7 @@ impl SocketController {
         self.knows_cookies
     }
 
-    /// Ends what is connected to endpoints that serve no more: TCP only where that was asked for. And UDP sockets that connected
+    /// Ends what is connected to endpoints that serve no more: TCP only if configured. Also ends UDP sockets that connected
     /// through frontends that lead elsewhere or nowhere now.
     pub(super) fn end_removed(&self, services: &mut Services) {
         let lost = services.take_lost_frontends();
@@ -75,7 +75,8 @@ impl SocketController {
         self.socket_termination.lost(lost);
     }
 
-    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells what sockets have.
+    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] reports what sockets have
+    /// stored.
     pub(super) fn scan_at_start(&mut self) {
         let (socket_termination, protocols) = (self.socket_termination.clone(), self.protocols());
         self.scanning_at_start = Some(tokio::spawn(async move { socket_termination.kept(protocols).await }));

@@ -68,7 +68,7 @@ pub(super) struct Turn {
 
 /// What an agent knows when its turn comes.
 pub(super) struct Known {
-    /// What the source said meanwhile.
+    /// The source's changes meanwhile.
     pub(super) sync: Sync,
     /// Programs that are loaded already.
     pub(super) prepared: Option<Prepared>,
@@ -139,7 +139,7 @@ impl Turn {
                     ended.context("the source of services ended unexpectedly")??;
                     return Err(anyhow!("the source of services ended"));
                 }
-                // When all senders are gone, the source says why.
+                // When all senders are gone, the result of the source has the reason.
                 count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
                     debug!("took in {count} changes");
                     for change in batch.drain(..) {
@@ -155,7 +155,7 @@ impl Turn {
     }
 }
 
-/// Are the maps to be filled before programs use them? Says so.
+/// Whether the maps must be filled before programs use them; logs it.
 fn fills_first(pins: &Pins) -> bool {
     let fills = synced::is_to_be_filled(pins);
     if fills {
@@ -179,7 +179,7 @@ async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {
 }
 
 impl Agent {
-    /// Ends all else, threads included: what is not returned is dropped here.
+    /// Ends everything else, threads included: fields that are not returned are dropped here.
     fn end_but_for_health(self) -> (Arc<Health>, ServiceHealth) {
         let Self { services, reports, .. } = self;
         (reports.health, services.into_service_health())

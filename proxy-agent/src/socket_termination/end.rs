@@ -31,7 +31,7 @@ impl From<&Connected> for Suspect {
     }
 }
 
-/// What is to be ended.
+/// Sockets to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     /// This socket.
@@ -92,8 +92,8 @@ pub fn end(targets: &HashSet<Target>, reader: Option<&SocketReader>) -> io::Resu
     Ok(Outcome { ended, walked })
 }
 
-/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so it is
-/// tried again while that brings on, and each time anew whether what is found there is a target.
+/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so the
+/// search is repeated while it finds more, and each time checks again whether the socket is a target.
 fn end_here(
     sock_diag: &SockDiag,
     transport: Transport,

@@ -30,7 +30,7 @@ pub fn read(pins: &Pins) -> Result<Vec<Noted>> {
 }
 
 fn family<F: MapFamily>(pins: &Pins) -> Result<Vec<Noted>> {
-    /// Walking a map that changes can begin anew; there has to be an end.
+    /// A walk through a map that changes may restart: this bounds it.
     const PATIENCE: usize = 1 << 20;
     let map = F::sockets(pins)?;
     let mut noted = Vec::new();

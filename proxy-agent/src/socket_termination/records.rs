@@ -59,7 +59,7 @@ fn kept(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(HashS
         }
         Ok(())
     });
-    // Where sockets cannot be listed, the first that is to be ended tells.
+    // Where sockets cannot be listed, ending the first one reports it.
     Ok((found, walked.context("cannot walk through the network namespaces")?.failed))
 }
 

@@ -33,7 +33,7 @@ pub struct WatchState {
     pub synced: bool,
     /// What keeps it from being up to date right now.
     pub trouble: Option<Trouble>,
-    /// When the source last said anything about it: an object, a bookmark, the end of a list.
+    /// Time of the source's last event for it: an object, a bookmark, the end of a list.
     pub last_event: Option<SystemTime>,
     /// How often it was begun.
     pub starts: u64,
@@ -48,7 +48,7 @@ pub struct WatchState {
 /// An outage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What is wrong, for people. The same for the whole outage.
+    /// The problem, in words. The same for the whole outage.
     pub message: String,
     /// What was seen of it last: may change from one attempt to the next. Possibly empty.
     pub detail: String,
@@ -84,12 +84,12 @@ impl Reporter {
         Self { watch: watch.to_owned(), state: state.clone() }
     }
 
-    /// It begins, or begins again. Nobody waits for that, nor for the next.
+    /// It begins, or begins again. Receivers are not woken for that, nor for the next.
     pub(super) fn begins(&self) {
         self.note(|watch| watch.starts += 1);
     }
 
-    /// The source said something about it.
+    /// The source sent something for it.
     pub(super) fn heard(&self) {
         self.note(|watch| watch.last_event = Some(SystemTime::now()));
     }
@@ -109,7 +109,7 @@ impl Reporter {
         self.note(|watch| watch.regressions += 1);
     }
 
-    /// This API server answers. Nobody waits for that either.
+    /// This API server answers. Receivers are not woken for that either.
     pub(super) fn served_by(&self, server: &str) {
         self.state.send_if_modified(|state| {
             if state.server.as_deref() != Some(server) {
@@ -119,7 +119,7 @@ impl Reporter {
         });
     }
 
-    /// Notes what is no change of the state.
+    /// Records a detail that is not a change of the state.
     fn note(&self, note: impl FnOnce(&mut WatchState)) {
         self.state.send_if_modified(|state| {
             state.watches.get_mut(&self.watch).map(note);
@@ -132,7 +132,8 @@ impl Reporter {
         self.change(|watch| watch.synced = true);
     }
 
-    /// Something is wrong. Says whether that is news: neither this watch nor another one has said the same.
+    /// Something failed. Returns whether that is news: neither this watch nor another one has reported the
+    /// same.
     pub(super) fn failed(&self, message: &str, detail: &str) -> bool {
         let mut news = false;
         self.state.send_if_modified(|state| {

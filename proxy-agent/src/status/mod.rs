@@ -29,10 +29,10 @@ const USUAL: [SocketAddr; 2] = [
     SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 10249, 0, 0)),
 ];
 
-/// Asks the agent and prints what it says.
+/// Queries the agent and prints its status.
 ///
 /// # Errors
-/// When no agent answers there, and when it is not ready: so that scripts can tell.
+/// When no agent answers there, and when it is not ready: so that scripts can see it.
 pub async fn run(args: &StatusArgs) -> Result<()> {
     let status = ask(args.metrics_address).await?;
     print(&match args.output {
@@ -45,7 +45,7 @@ pub async fn run(args: &StatusArgs) -> Result<()> {
     Ok(())
 }
 
-/// What the agent that answers there says of itself.
+/// The status of the agent that answers there.
 ///
 /// # Errors
 /// When none does.

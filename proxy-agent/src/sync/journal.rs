@@ -32,7 +32,7 @@ impl Journal {
         }
     }
 
-    /// Says how many were not logged when the time is over. To be called now and then.
+    /// Logs how many changes were not logged when the window ends. To be called regularly.
     pub(super) fn look(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) >= WINDOW {
             self.turn_page(now);
@@ -46,7 +46,7 @@ impl Journal {
         }
     }
 
-    /// Begins anew; in words, what was hidden before.
+    /// Starts a new window; returns a line about the hidden changes of the last one.
     fn begin(&mut self, now: Instant) -> Option<String> {
         let Self { hidden, since, .. } = std::mem::replace(self, Self::new(now));
         let seconds = now.saturating_duration_since(since).as_secs();

@@ -32,7 +32,7 @@ impl Reason {
     }
 }
 
-/// What is wrong with a Service.
+/// A problem of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The Service.
@@ -43,7 +43,7 @@ pub struct Problem {
     pub text: String,
 }
 
-/// What is wrong with Services now, and what was said of it.
+/// Present problems of Services, and which were reported.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     /// By the Services that the maps did not take.
@@ -96,7 +96,7 @@ impl Problems {
         all
     }
 
-    /// What is new among all problems, and how many Services have none any more.
+    /// The new ones among all problems, and how many Services have none any more.
     pub(super) fn report(&mut self, all: &BTreeSet<Problem>) -> (Vec<Problem>, usize) {
         let new = all.difference(&self.reported).cloned().collect();
         let names = |problems: &BTreeSet<Problem>| -> BTreeSet<ObjectName> {
@@ -108,7 +108,7 @@ impl Problems {
     }
 }
 
-/// Errors of one Service that are told at most: there is one for each of its ports.
+/// At most so many errors of one Service are shown: each of its ports has one.
 const SHOWN: usize = 3;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is attached no more, and what gets other programs.
+//! Hooks that are no longer attached, and hooks that get other programs.
 
 use std::{
     os::fd::AsFd as _,

@@ -22,7 +22,7 @@ pub(super) enum Pending {
 pub(super) const FEW: usize = 8;
 
 impl Hooks {
-    /// Is there anything for [`Self::work`]?
+    /// Whether [`Self::work`] has anything to do.
     pub(in crate::datapath) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }

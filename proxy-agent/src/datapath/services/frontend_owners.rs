@@ -138,7 +138,7 @@ impl Services {
 
     /// Acquires a frontend for a port, or queues behind its owner.
     fn acquire(&mut self, name: &PortName, id: Id, owned: &OwnedFrontend, flags: u32) -> Result<()> {
-        // Mostly nobody waits.
+        // Mostly no port waits.
         let owners = self.owned_frontends.entry(*owned).or_insert_with(|| {
             self.owned_by_family[owned.family() as usize] += 1;
             VecDeque::with_capacity(1)
@@ -268,7 +268,7 @@ impl Services {
         found
     }
 
-    /// Says which addresses connections to remote endpoints may have as source.
+    /// Sets the addresses that connections to remote endpoints may have as source.
     pub(in crate::datapath) fn set_snat_sources(&mut self, addresses: BTreeSet<IpAddr>) {
         let before = std::mem::replace(&mut self.shared.snat_sources, addresses.clone());
         for ip in addresses.difference(&before) {
@@ -279,7 +279,7 @@ impl Services {
         }
     }
 
-    /// Says where nodePorts are served.
+    /// Sets the addresses on which nodePorts are served.
     pub(in crate::datapath) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         let before = std::mem::replace(&mut self.shared.node_addresses, addresses.clone());
         for owned in self.owned_frontends.keys().filter(|owned| owned.is_node_port()) {

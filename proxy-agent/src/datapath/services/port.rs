@@ -1,4 +1,4 @@
-//! What is known of a service port that is in the maps.
+//! The state of a service port that is in the maps.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use crate::{
 /// Sets of a service port.
 pub(super) const POLICIES: usize = SetPolicy::ALL.len();
 
-/// What is in the maps for a service port.
+/// The entries in the maps for a service port.
 #[derive(Debug, Default)]
 pub(super) struct PortState {
     pub(super) id: Id,
@@ -38,7 +38,7 @@ pub(super) struct PortState {
     pub(super) backends: SortedMap<SocketAddr, Member>,
     /// Some of the backends were in no set when they were taken over: those that are in none after the next change go.
     pub(super) has_strays: bool,
-    /// What the slots say of where endpoints run; none if that is not known.
+    /// Where endpoints run, as written in the slots; `None` if that is not known.
     pub(super) places: Option<Places>,
     /// How long clients keep their backend, in jiffies; 0: they do not.
     pub(super) affinity: u32,
@@ -54,7 +54,7 @@ pub(super) struct Member {
     pub(super) set_policies: u8,
 }
 
-/// A published set and what is in it.
+/// A published set and its members.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SetState {
     pub(super) set: BackendSet,

@@ -90,7 +90,7 @@ impl Restored {
         self.by_id.get(&id).and_then(|name| self.ports.get_mut(name))
     }
 
-    /// Reads what a family has of its own; returns what is nobody's.
+    /// Reads the maps of a family; returns entries without an owner.
     fn read_family<F: MapFamily>(
         &mut self,
         sets: &MmapArray<BackendSet>,
@@ -122,7 +122,7 @@ impl Restored {
         Ok(stale_entries)
     }
 
-    /// Removes what belongs to nobody.
+    /// Removes entries without an owner.
     pub(super) fn remove_stale_entries(self, services: &mut Services) {
         let frontends = |key| services.v4.tables.frontends.remove(key);
         let mut results: Vec<Result<()>> = self.v4.frontends.iter().map(frontends).collect();
@@ -181,8 +181,8 @@ impl Services {
         }
     }
 
-    /// Says of every backend what its sets say: an agent may have been killed between publishing a set and noting who
-    /// joined or left it.
+    /// Sets the state of every backend to that of its sets: an agent may have been killed between publishing a set
+    /// and recording the backends that joined or left it.
     pub(super) fn repair_backend_states(&self) {
         let members = self.ports.values().flat_map(|state| state.backends.values());
         let known: HashMap<u32, u16> = members

@@ -1,4 +1,4 @@
-//! The maps that both families share, and what is to be freed.
+//! The maps that both families share, and the ids and slices to be freed.
 
 use std::{
     collections::BTreeSet,
@@ -121,7 +121,8 @@ impl Shared {
         }
     }
 
-    /// Withholds a service port's endpoints from the clients of some sets, whatever the kernel says to writes: these are stores.
+    /// Withholds a service port's endpoints from the clients of some sets, even if the kernel refuses writes: these are stores
+    /// to mapped memory.
     pub(super) fn withhold(&mut self, family: IpFamily, state: &mut PortState, set_policies: &[SetPolicy]) {
         let before = state.slices();
         for set_policy in set_policies {

@@ -30,7 +30,7 @@ pub(super) enum Verdict {
     Translate,
     /// Nothing.
     Pass,
-    /// The client is told that nothing listens.
+    /// The client gets an error that nothing listens.
     Reject,
     /// Lost on purpose.
     Drop,
@@ -123,7 +123,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         lines
     }
 
-    /// What would happen with each backend, where there is something to say.
+    /// The outcome with each backend, where it has something to show.
     fn ways<F: UserFamily>(&self, outcomes: &[Outcome<F>], shared: usize) -> Vec<String> {
         let way = |outcome: &Outcome<F>| {
             let own = outcome.steps.iter().skip(shared);

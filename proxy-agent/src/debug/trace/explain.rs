@@ -30,7 +30,7 @@ impl Question {
 }
 
 impl<M, R: Routing> Explorer<'_, M, R> {
-    /// What is looked at.
+    /// The packet or connection that is traced.
     pub(super) fn headline(&self, path: Path) -> String {
         let client = match self.client {
             Client::Pod => "a pod of this node",
@@ -41,7 +41,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         format!("{from} ({client}) to {}: {}", self.question.destination(), path.text())
     }
 
-    /// A step; none for those that say nothing to people.
+    /// The text for a step; `None` for internal steps.
     pub(super) fn explain<F: UserFamily>(&self, step: &Step<F>) -> Option<String> {
         let Question { to, .. } = self.question;
         Some(match step {

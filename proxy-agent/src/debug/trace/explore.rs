@@ -63,7 +63,7 @@ impl Path {
 #[derive(Clone, Debug)]
 pub(super) struct Outcome<F: UserFamily> {
     pub(super) verdict: Verdict,
-    /// With [`Verdict::Translate`]: who gets it, and the source it sees.
+    /// With [`Verdict::Translate`]: the backend, and the source it sees.
     pub(super) backend: Option<SocketAddr>,
     pub(super) source: Option<IpAddr>,
     pub(super) steps: Vec<Step<F>>,
@@ -103,7 +103,7 @@ impl<F: UserFamily> Outcome<F> {
     }
 }
 
-/// What a program would do, whatever chance says.
+/// All outcomes of a program, for every random choice.
 pub(super) struct Explored<F: UserFamily> {
     pub(super) path: Path,
     /// One for each backend, or just one if there is nothing to choose.
@@ -255,7 +255,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         found.map_or(0, |(cookie, _)| *cookie)
     }
 
-    /// Does what is not translated leave this node by an uplink?
+    /// Whether an untranslated packet leaves this node by an uplink.
     pub(super) fn leaves<F: UserFamily>(&self) -> bool
     where
         M: LiveMaps<F>,
@@ -327,7 +327,7 @@ impl From<decide::Verdict> for Verdict {
             Core::ToStack | Core::Redirect | Core::Divert | Core::Bridge | Core::Hairpin => Self::Translate,
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
-            // What is traced opens its flows at once.
+            // A traced packet opens its flows at once.
             Core::Drop | Core::TimeExceeded | Core::TooBig | Core::NewFlow | Core::Open => Self::Drop,
         }
     }

@@ -4,7 +4,7 @@
 //! * [`routing`]: the kernel's routing, by netlink.
 //! * [`explore`]: runs the core, once for each backend it could choose.
 //! * [`explain`]: its steps in words.
-//! * [`mod@answer`]: what is printed.
+//! * [`mod@answer`]: the output.
 
 mod answer;
 mod explain;
@@ -39,7 +39,7 @@ use crate::{
     model::plan::IpFamily,
 };
 
-/// What is asked.
+/// The traced packet or connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Question {
     from: SocketAddr,
@@ -49,7 +49,7 @@ struct Question {
     from_outside: bool,
 }
 
-/// Who the client is, as far as the data path sees it.
+/// The client, as far as the data path sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     Pod,
@@ -63,7 +63,7 @@ impl Client {
     }
 }
 
-/// What is attached on this node.
+/// Programs attached on this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Attached {
     /// Socket hooks.

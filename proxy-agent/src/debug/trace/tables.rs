@@ -318,12 +318,12 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
         _dst: &F::Addr,
         _preferred: &mut F::Addr,
     ) -> bool {
-        // The device's is told instead.
+        // The trace reports the device's instead.
         false
     }
 
     fn has_socket(&self, _tuple: &Tuple<F>, _protocol: u8) -> bool {
-        // Cannot be known without asking the kernel's socket tables; the explanation says so.
+        // Cannot be known without the kernel's socket tables; the explanation mentions it.
         false
     }
 

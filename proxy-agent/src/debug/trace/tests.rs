@@ -43,7 +43,7 @@ fn verdicts_for_each_kind_of_client() {
         (POD, "10.96.0.1:81", false, PACKETS, Reject, "-", "-"),
         (POD, "10.96.0.3:80", false, SOCKETS, Drop, "default/elsewhere", "-"),
         (POD, "10.96.0.3:80", false, PACKETS, Drop, "default/elsewhere", "-"),
-        // In the service range, but nobody's.
+        // In the service range, but of no Service.
         (POD, "10.96.9.9:80", false, SOCKETS, Drop, "-", "-"),
         ("192.168.0.1:1", "10.96.9.9:80", false, SOCKETS, Drop, "-", "-"),
         ("192.0.2.9:1", "10.96.9.9:80", true, SOCKETS, Pass, "-", "-"),

@@ -40,7 +40,7 @@ pub enum News {
     Much,
 }
 
-/// What routes said when they were read last.
+/// The routes as they were read last.
 #[derive(Debug, Default)]
 pub struct Known {
     interfaces: HashMap<u32, Interface>,
@@ -57,7 +57,7 @@ impl Known {
         }
     }
 
-    /// Does it change what is known?
+    /// Whether it changes the known state.
     pub fn news(&self, happened: &Happened) -> News {
         match happened {
             Happened::Other => News::Much,
@@ -125,7 +125,7 @@ fn lost(route: &RouteMessage) -> News {
     }
 }
 
-/// Says what happens from now on. A lost notification shows as an end of the stream.
+/// A stream of changes from now on. It ends when a notification was lost.
 ///
 /// # Errors
 /// When the kernel refuses.

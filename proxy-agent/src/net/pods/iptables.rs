@@ -17,7 +17,7 @@ pub(crate) fn redirect() -> Option<String> {
     })
 }
 
-/// Is there a chain of this name in one of the tables?
+/// Whether a chain of this name exists in one of the tables.
 pub(crate) fn has_chain(name: &str) -> bool {
     // The name is within the chain's first entry, ended by a zero (`struct xt_error_target`).
     let name = [name.as_bytes(), &[0]].concat();

@@ -53,9 +53,9 @@ pub enum Reason {
     NoProcess,
     /// No file for it was found.
     NotFound,
-    /// Too young to tell.
+    /// Too young to decide.
     Young,
-    /// Too young to tell, but packets served it before the agent was started.
+    /// Too young to decide, but packets served it before the agent was started.
     AsBefore,
 }
 

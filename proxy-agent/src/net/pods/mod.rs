@@ -47,7 +47,7 @@ pub struct Pod {
     pub cookie: Option<u64>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Why it is served as it is.
+    /// Why it is served this way.
     pub reason: Reason,
 }
 

@@ -32,7 +32,7 @@ const OVERLAYS: [&str; 9] = ["vxlan", "geneve", "ipip", "sit", "gre", "ip6gre", 
 /// `vrf` has comes and leaves by its slaves, and the rest does not carry IP.
 const IDLE: [&str; 7] = ["dummy", "ifb", "vrf", "nlmon", "can", "vcan", "vxcan"];
 
-/// Whose slaves hand everything over to them: what is seen at the slave is seen at the master.
+/// Masters whose slaves hand every packet to them: a packet seen at the slave is seen at the master.
 const AGGREGATES: [&str; 2] = ["bond", "team"];
 
 /// Ports of its datapath that the node itself uses ("internal"), and the datapath.
@@ -41,7 +41,7 @@ const SWITCH: &str = "openvswitch";
 /// One end of a pair, of which a pod has the other.
 const PAIRS: [&str; 2] = ["veth", "netkit"];
 
-/// All interfaces, and what says what they are for.
+/// All interfaces, and the facts that decide their roles.
 pub(super) struct Roles<'a> {
     topology_config: &'a TopologyConfig,
     node_addresses: &'a [IpAddr],
@@ -115,8 +115,8 @@ impl<'a> Roles<'a> {
             }
     }
 
-    /// One that pairs are told by: the other end is a pod's if it is in another network namespace, and nothing says that there is more
-    /// than a pod. A CNI gives its end no address, or one that is the gateway of this pod alone.
+    /// How pairs are recognised: the other end is a pod's if it is in another network namespace, and no sign shows that it leads
+    /// further than to a pod. A CNI gives its end no address, or one that is the gateway of this pod alone.
     fn is_pod(&self, interface: &Interface) -> bool {
         let is_told =
             self.topology_config.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name));
@@ -161,7 +161,8 @@ impl<'a> Roles<'a> {
             return false;
         }
         match master {
-            // Its ports have seen what comes to this node already, as far as they lead off it, but the frames are for the bridge.
+            // Its ports have already seen the packets that come to this node, as far as the ports lead off it, but the frames are
+            // for the bridge.
             Some(master) if master.kind == "bridge" => self.is_further(master, None),
             Some(master) if master.kind != "vrf" => false,
             // A bridge of pods alone is theirs.

@@ -317,7 +317,7 @@ fn sources_of_an_overlay_without_addresses_are_those_of_its_routes() {
     interfaces[7].preferred_sources = ["192.0.2.1", "10.244.1.1"].map(|ip| ip.parse().unwrap()).to_vec();
     let topology = Topology::new(&interfaces, &[], &topology_config());
     let wireguard = topology.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
-    // A source that the node does not have is no source; IPv6 has no such route.
+    // A source that the node does not have is left out; IPv6 has no such route.
     assert_eq!(wireguard.sources, ["10.244.1.1".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
 }
 

@@ -143,7 +143,7 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
     cancel.cancel();
 }
 
-/// A server at an address, and what it is told of failures.
+/// A server at an address, and the failures that it reports.
 fn server(
     agent: &Agent,
     address: SocketAddr,

@@ -1,4 +1,4 @@
-//! The connections of a listener: a bounded number, shared fairly among those who connect.
+//! The connections of a listener: a bounded number, shared fairly among clients.
 
 use std::{
     collections::HashMap,

@@ -251,7 +251,7 @@ impl Metrics {
         }
     }
 
-    /// What is attached now, and how many programs could not be.
+    /// Attached programs, and how many could not be attached.
     pub fn set_hooks<'h>(&self, attached: impl IntoIterator<Item = &'h Hook>, failed: usize) {
         *self.hooks.lock().unwrap_or_else(PoisonError::into_inner) = attached.into_iter().cloned().collect();
         self.hook_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
@@ -293,12 +293,12 @@ impl Metrics {
         self.conntrack_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
-    /// Whether the configuration file says something that cannot work.
+    /// Whether the configuration file has something that cannot work.
     pub fn set_configuration_rejected(&self, rejected: bool) {
         self.configuration_rejected.set(rejected.into());
     }
 
-    /// What is served, and what waits to be.
+    /// Served services, and changes that wait.
     pub(super) fn services(&self) -> ServiceStatus {
         ServiceStatus {
             ports: self.service_ports.get(),
@@ -310,7 +310,7 @@ impl Metrics {
         }
     }
 
-    /// What is attached, in order.
+    /// Attached programs, in order.
     pub(super) fn hooks(&self) -> Vec<HookStatus> {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hooks: Vec<HookStatus> = hooks.iter().map(HookStatus::from).collect();

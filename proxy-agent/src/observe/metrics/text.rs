@@ -14,7 +14,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one to send to a client that says `Accept`: OpenMetrics only to those that know it.
+    /// The format for a client with this `Accept` header: OpenMetrics only if the client names it.
     pub fn preferred<'a>(mut accept: impl Iterator<Item = &'a str>) -> Self {
         let knows = accept.any(|value| value.contains("application/openmetrics-text"));
         if knows { Self::OpenMetrics } else { Self::Prometheus }

@@ -33,7 +33,7 @@ async fn servers() -> ServiceHealth {
     servers
 }
 
-/// Ports that nobody has. They are held together, so that they differ.
+/// Free ports. They are held together, so that they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
     let held = [(); N].map(|()| std::net::TcpListener::bind((LOOPBACK, 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())

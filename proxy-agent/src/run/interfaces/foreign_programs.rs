@@ -1,4 +1,4 @@
-//! tc programs of others at the interfaces that have ours: who runs first is worth a line in the log.
+//! tc programs of others at the interfaces that have ours: the order in which they run is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ impl InterfaceController {
         let new: Vec<Interface> =
             new.map(|(index, name, is_pod)| Interface { index, name: name.clone(), is_pod }).collect();
         if !new.is_empty() {
-            // By a socket of its own: the kernel lists one thing at a time for a socket (EBUSY, `__netlink_dump_start`).
+            // By a separate socket: the kernel runs one dump at a time per socket (EBUSY, `__netlink_dump_start`).
             match interfaces::connect() {
                 Ok(netlink) => drop(tokio::spawn(search(netlink, datapath.tcx_program_ids(), new))),
                 Err(error) => warn!("{error:#}"),

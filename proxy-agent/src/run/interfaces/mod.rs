@@ -130,7 +130,7 @@ impl InterfaceController {
         Ok(Topology::new(&interfaces, &needs.node_addresses, &self.topology_config))
     }
 
-    /// Reads the network, prepares the kernel's stack for it, and says what is wrong.
+    /// Reads the network, prepares the kernel's stack for it, and reports problems.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -154,7 +154,7 @@ impl InterfaceController {
         Ok(Found { topology, pod_datapath })
     }
 
-    /// Says what is wrong with the network, what is new of it in the log.
+    /// Reports problems of the network, and logs the new ones.
     fn report_network(&mut self, topology: &Topology) {
         let warnings: Vec<String> =
             topology.network_warnings.iter().chain(&topology.warnings).cloned().collect();

@@ -136,7 +136,7 @@ impl Pods {
         }));
     }
 
-    /// Resolves when a look is over.
+    /// Resolves when a check has finished.
     async fn finished(&mut self) -> Result<Vec<Pod>> {
         let Some(looking) = &mut self.looking else { return pending().await };
         let result = looking.await;
@@ -296,7 +296,7 @@ impl InterfaceController {
         }
     }
 
-    /// Tells metrics and health what is attached.
+    /// Reports attached programs to metrics and health.
     pub(in crate::run) fn report_hooks(&self, datapath: &Datapath) {
         let failed: Vec<String> =
             datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();

@@ -1,4 +1,4 @@
-//! What happens to the node's network, and what is known of its routes.
+//! Events of the node's network, and its known routes.
 
 use std::{future::ready, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::net::{
 /// Interface changes come in bursts: looked at once, when they have settled for this long.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// What is known of routes.
+/// Known routes.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     known: Known,

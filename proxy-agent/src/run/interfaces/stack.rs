@@ -44,7 +44,7 @@ impl InterfaceController {
         }
     }
 
-    /// Destinations of IPsec policies; as before if the kernel does not tell.
+    /// Destinations of IPsec policies; the previous ones if the kernel does not return them.
     fn ipsec_policies(&self, network_warnings: &mut Vec<String>) -> BTreeSet<IpNet> {
         xfrm::destinations().unwrap_or_else(|error| {
             network_warnings.push(format!(
@@ -54,7 +54,7 @@ impl InterfaceController {
         })
     }
 
-    /// Is the rule that packets through the stack need gone? Firewalls that load their rules anew remove those of others.
+    /// Whether the rule for packets through the stack is gone. Firewalls that reload their rules remove those of others.
     pub(super) fn lost_rule(&self) -> bool {
         self.topology.needs_stack() && !untracked::is_there()
     }

@@ -1,4 +1,4 @@
-//! The reconciler of Services: takes in what the source says, and brings the maps up to date with it.
+//! The reconciler of Services: takes the source's changes, and updates the maps.
 
 mod failures;
 mod growth;
@@ -26,7 +26,7 @@ use crate::{
     sync::{NoLocalEndpoints, Round, Sync},
 };
 
-/// Services, from what the source says to the maps.
+/// Services, from the source's changes to the maps.
 pub(super) struct ServiceReconciler {
     pub(super) sync: Sync,
     /// Everything that the source had was written once.
@@ -34,7 +34,7 @@ pub(super) struct ServiceReconciler {
     pub(super) sync_limiter: SyncLimiter,
     /// What was freed and may still be read.
     pub(super) quarantine: Quarantine,
-    /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
+    /// Whether a node without a Node object may get traffic: true without an API server, which would have one.
     eligible_unknown: bool,
     /// The maps were synced with a source when this agent found them.
     is_inherited: bool,
@@ -56,7 +56,7 @@ pub(super) struct Written {
 }
 
 impl ServiceReconciler {
-    /// With what is known of Services already, and nothing written.
+    /// With the services known already, and nothing written.
     pub(super) fn new(
         settings: &Settings,
         sync: Sync,
@@ -104,8 +104,8 @@ impl ServiceReconciler {
         before != self.sync.node_addresses()
     }
 
-    /// Whether load balancers should send new connections here, by the Node object. After a restart, an API server that is away says
-    /// nothing against a node that served before.
+    /// Whether load balancers should send new connections here, by the Node object. After a restart, an API server that is away does
+    /// not make a node ineligible that served before.
     pub(super) fn update_eligibility(&self) {
         self.reports.health.set_node_eligible(self.is_eligible());
     }
@@ -148,8 +148,8 @@ impl ServiceReconciler {
         Ok(Written { round, started, has_lost_hooks })
     }
 
-    /// Writes what depends on all Services, and says how it went. True if everything that the source had is written now, for the first
-    /// time.
+    /// Writes what depends on all Services, and reports the result. True if now, for the first time, everything is written that the
+    /// source had.
     pub(super) async fn finish(&mut self, datapath: &mut Datapath, written: Written) -> bool {
         let Written { round, started, .. } = written;
         let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
@@ -176,7 +176,8 @@ impl ServiceReconciler {
         !std::mem::replace(&mut self.is_synced, true)
     }
 
-    /// Everything is written for the first time: says so, and removes what no agent needs any more.
+    /// Everything is written for the first time: marks the maps as synced, and removes what agents no longer
+    /// need.
     pub(super) fn mark_synced(&self, datapath: &Datapath) {
         if let Err(error) = synced::mark(&self.seeder.pins) {
             warn!(
@@ -216,7 +217,7 @@ impl ServiceReconciler {
         self.service_health.set_addresses(at).await;
     }
 
-    /// What is to be done now and then.
+    /// Regular clean-up.
     pub(super) fn tidy(&mut self, datapath: &mut Datapath) {
         self.sync.look_at_journal(Instant::now());
         datapath.services.expire_filter_bits(Instant::now());
@@ -239,7 +240,7 @@ impl ServiceReconciler {
         self.quarantine.add(datapath.services.take_quarantine());
     }
 
-    /// What goes on when this agent hands over: answers to health checks.
+    /// The part that keeps running when this agent hands over: replies to health checks.
     pub(super) fn into_service_health(self) -> ServiceHealth {
         self.service_health
     }

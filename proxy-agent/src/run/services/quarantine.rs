@@ -9,8 +9,8 @@ use tokio::{
 
 use crate::datapath::{services::Freed, wait_for_readers};
 
-/// So long is collected what is freed. To wait for readers takes another thread, and the kernel to interrupt all CPUs:
-/// together more than a change of an endpoint.
+/// Freed ids and slices are collected for so long. Waiting for readers takes another thread, and the kernel interrupts
+/// all CPUs for it: together more than a change of an endpoint.
 const COLLECT: Duration = Duration::from_millis(500);
 
 /// So much is collected at most, in slots, ids of backends and ids of services: an eighth of the slots.
@@ -40,7 +40,7 @@ impl Quarantine {
         }
     }
 
-    /// Resolves when something may be used again. May be dropped and called anew at any time.
+    /// Resolves when something may be used again. May be dropped and called again at any time.
     pub(in crate::run) async fn over(&mut self) -> Vec<Freed> {
         loop {
             if let Some(waiting) = &mut self.waiting {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::model::plan::IpFamily;
 
-    /// How long until something is over, and how much that is.
+    /// How long until the quarantine of something ends, and how much that is.
     async fn over(quarantine: &mut Quarantine) -> (Duration, usize) {
         let start = Instant::now();
         let freed = quarantine.over().await;

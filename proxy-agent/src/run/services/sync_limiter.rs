@@ -25,7 +25,7 @@ impl SyncLimiter {
         self.wanted = true;
     }
 
-    /// Is there something to apply?
+    /// Whether changes wait to be applied.
     pub(in crate::run) fn is_wanted(&self) -> bool {
         self.wanted
     }

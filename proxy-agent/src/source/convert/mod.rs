@@ -24,7 +24,7 @@ use crate::model::objects::{Change, ObjectName, Protocol};
 /// A change, and what of the object could not be used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Converted {
-    /// What is, after all.
+    /// The result.
     pub change: Change,
     /// Parts that were dropped and why, for people.
     pub problems: Vec<String>,

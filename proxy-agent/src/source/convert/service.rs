@@ -8,7 +8,7 @@ use crate::{
     source::trimmed::{SERVICE_PROXY_NAME, TrimmedService, TrimmedServicePort, TrimmedServiceSpec},
 };
 
-/// How a headless Service says so instead of an address.
+/// The value of `clusterIP` of a headless Service.
 const NONE: &str = "None";
 /// Three hours: what the API server writes where `timeoutSeconds` is not given.
 const DEFAULT_AFFINITY: u64 = 10_800;

@@ -47,7 +47,8 @@ fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U>
     converted
 }
 
-/// A port of a slice; none if it has no number, which is no error: such ports are for other readers of the slice.
+/// A port of a slice; `None` without a number, which is not an error: such ports are for other readers of the
+/// slice.
 pub(super) fn slice_port(trimmed: &TrimmedSlicePort, problems: &mut Vec<String>) -> Option<SlicePort> {
     // The API server makes the empty name of none.
     let (name, number) =

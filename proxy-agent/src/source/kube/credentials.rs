@@ -1,4 +1,5 @@
-//! Where the API servers are and who we are to them. All of it may change at run time: files are read again.
+//! The addresses of the API servers, and our credentials. All of it may change at run time: files are read
+//! again.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -49,7 +50,7 @@ pub(super) async fn load(settings: &KubeSettings) -> anyhow::Result<Credentials>
             .with_context(|| format!("cannot use kubeconfig {}", path.display()))?,
         (None, Some(address)) if needs_none => {
             let mut config = Config::new(address.clone());
-            // There is no certificate to check: reading those of all authorities would be for nothing.
+            // Without TLS no certificate is checked: reading the roots of all authorities would be useless.
             config.root_cert = Some(Vec::new());
             config
         }

@@ -1,4 +1,4 @@
-//! Why a list or watch ended, and how to say it.
+//! Why a list or watch ended, and its text.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub(super) enum Failure {
     /// A list without a resource version: nothing to watch from.
     #[error("the list has no resourceVersion")]
     NoVersion,
-    /// Nobody receives the changes any more.
+    /// The receiver of the changes is gone.
     #[error("nobody listens")]
     Closed,
 }
@@ -71,8 +71,8 @@ impl Failure {
             if status.message.contains("Too large resource version"))
     }
 
-    /// What is wrong, the same for every watch and attempt that suffers from it, and what was seen of it this time.
-    /// `verb` is what was asked for.
+    /// A description of the failure, the same for every watch and attempt that suffers from it, and the details of
+    /// this time. `verb` is that of the request.
     pub(super) fn describe(&self, servers: &Addresses, verb: &str, plural: &str) -> (String, String) {
         let server = match self.code() {
             Some(400..=428) => servers.current(),
@@ -102,7 +102,7 @@ impl Failure {
 /// A longer wait than this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// The innermost error: what wraps it says "service error" and the like.
+/// The innermost error: outer ones only add "service error" and the like.
 fn root_cause(failure: &Failure) -> String {
     let Failure::Request(error) = failure else {
         return failure.to_string();

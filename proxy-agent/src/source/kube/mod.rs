@@ -1,6 +1,6 @@
 //! Services, EndpointSlices, ServiceCIDRs and this Node from an API server.
 //!
-//! Each kind is listed and then watched ([`watch`]) over a connection of its own, with the selectors that kube-proxy
+//! Each kind is listed and then watched ([`watch`]) over a separate connection, with the selectors that kube-proxy
 //! uses. No object is kept here: each is converted and passed on at once.
 
 mod addresses;
@@ -38,7 +38,8 @@ use super::{
 };
 use crate::model::objects::{Change, Kind};
 
-/// For the log's filter: the library's own lines, which repeat at every attempt what is told here once per outage.
+/// For the log's filter: the library's own lines, which repeat at every attempt what is logged here once per
+/// outage.
 pub const REDUNDANT_LOGS: &str = "kube_client=off";
 
 /// How to reach the API server, and whose node this is.
@@ -105,7 +106,7 @@ impl Default for Timing {
     }
 }
 
-/// An API server, to be watched and told things.
+/// A connection to an API server, for watches and writes.
 pub struct Connection {
     client: Client,
     transport: Arc<Transport>,
@@ -123,7 +124,7 @@ impl Connection {
         Ok(Self { client: transport.client(), transport, settings })
     }
 
-    /// For the rest that there is to tell the API server.
+    /// For other requests to the API server.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
@@ -133,8 +134,8 @@ impl Connection {
         self.transport.addresses().current()
     }
 
-    /// Watches until `cancel` or until nobody receives `changes`, through outages of any length. What is wrong is logged
-    /// and shown in `state`.
+    /// Watches until `cancel` or until the receiver of `changes` is gone, through outages of any length. Problems are
+    /// logged and shown in `state`.
     pub async fn watch(
         self,
         changes: mpsc::Sender<Change>,
@@ -154,7 +155,7 @@ impl Connection {
     }
 }
 
-/// Watches over a connection until nobody receives `changes`. `servers` is for messages.
+/// Watches over a connection until the receiver of `changes` is gone. `servers` is for messages.
 pub async fn follow(
     client: &Client,
     servers: &Arc<Addresses>,

@@ -34,7 +34,8 @@ impl Objects {
     }
 }
 
-/// What the server is asked to leave out. Conversion leaves it out too, so a server that cannot is no problem.
+/// Objects that the server is asked to leave out. Conversion leaves them out too, so a server that cannot is
+/// not a problem.
 pub(super) struct Selectors {
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,

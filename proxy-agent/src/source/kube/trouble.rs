@@ -16,7 +16,7 @@ impl<K> Watcher<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    /// Falls back, lists anew or just waits, as the failure demands.
+    /// Falls back, lists again or just waits, as the failure demands.
     pub(super) async fn handle(&mut self, failure: Failure) {
         let plural = K::plural(&());
         if matches!(failure, Failure::Silent) {
@@ -40,14 +40,14 @@ where
             // All agents of a cluster get here together when the server forgets its history.
             return self.pause(failure.retry_after()).await;
         }
-        // If the server refuses even a list, its condition may be what is wrong.
+        // If the server refuses even a list, its resource version may be the reason.
         if self.position.version.is_none() && matches!(failure.code(), Some(400 | 410 | 504)) {
             self.position.relist_newest();
         }
         self.report(&failure, &plural).await;
     }
 
-    /// Tells of a failure, and waits.
+    /// Reports a failure, and waits.
     async fn report(&mut self, failure: &Failure, plural: &str) {
         let (message, detail) = failure.describe(&self.servers, self.verb, plural);
         let wait = failure.retry_after();
@@ -57,7 +57,7 @@ where
             return self.pause(wait).await;
         }
         if self.is_optional() {
-            // An outage is told by the other watches.
+            // The other watches report an outage.
             let is_refusal = matches!(failure.code(), Some(403 | 404));
             if is_refusal && !self.logged_refusal {
                 self.logged_refusal = true;
@@ -103,7 +103,7 @@ where
         }
     }
 
-    /// Asks for less if the server does not understand the request. Says whether anything changed.
+    /// Asks for less if the server does not understand the request. Returns whether anything changed.
     fn fall_back(&mut self, failure: &Failure) -> bool {
         // This node cannot do without its name.
         let optional_fields =

@@ -1,4 +1,4 @@
-//! Resource versions: where a watch is, and what is older than what.
+//! Resource versions: the position of a watch, and their order.
 
 use std::cmp::Ordering;
 
@@ -44,7 +44,7 @@ impl Position {
         newer
     }
 
-    /// The watch comes to this version. Returns the newer version seen before, if there is one.
+    /// The watch reached this version. Returns the newer version seen before, if any.
     pub(super) fn advance(&mut self, version: &str) -> Option<String> {
         if let Some(newer) = self.newer_than(version) {
             return Some(newer.to_owned());

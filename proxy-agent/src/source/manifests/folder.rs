@@ -1,4 +1,4 @@
-//! What the folder's files say together, and how that changes.
+//! The combined contents of the folder's files, and how they change.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -17,7 +17,7 @@ use crate::{
     source::convert::Mirrored,
 };
 
-/// A file that just changed may still be being written: inotify, or the next look, will tell.
+/// A file that just changed may still be being written: inotify, or the next check, will show it.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// The folder as it was read last.
@@ -37,7 +37,7 @@ pub(super) struct Folder {
 /// What came of reading the folder.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// What is different; at first, complete lists.
+    /// The differences; at first, complete lists.
     pub(super) changes: Vec<Change>,
     /// Problems that were not there before.
     pub(super) new_problems: Vec<String>,
@@ -49,7 +49,7 @@ pub(super) struct Reading {
     pub(super) complete: bool,
 }
 
-/// A part of a file that has no effect, as it is logged.
+/// A log line about a part of a file that has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LogNotice {
     pub(super) text: String,
@@ -118,7 +118,7 @@ struct File {
     ignored: Vec<Notice>,
 }
 
-/// Tells two states of a file apart, cheaply.
+/// Distinguishes two states of a file, cheaply.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     modified: SystemTime,
@@ -205,12 +205,12 @@ impl Folder {
         Ok(())
     }
 
-    /// Puts the files together and finds what is different from last time.
+    /// Puts the files together and finds the differences from last time.
     fn evaluate(&mut self, problems: &mut Vec<String>, notices: &mut BTreeSet<LogNotice>) -> Vec<Change> {
         let mut defined: BTreeMap<&Name, String> = BTreeMap::new();
         let mut served = BTreeMap::new();
         let mut mirrored: Vec<(String, &Mirrored)> = Vec::new();
-        // What is written now comes before what was written in files that are broken now.
+        // Present contents come before the earlier contents of files that are broken now.
         for stale in [false, true] {
             for (name, file) in &self.files {
                 let path = self.path.join(name).display().to_string();

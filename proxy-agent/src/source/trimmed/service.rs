@@ -11,10 +11,10 @@ pub struct TrimmedService {
     /// Name, namespace, labels and version only.
     #[serde(default, deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
-    /// What is wanted.
+    /// The wanted state.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: TrimmedServiceSpec,
-    /// What is.
+    /// The present state.
     #[serde(default, deserialize_with = "or_default")]
     pub status: TrimmedServiceStatus,
 }
@@ -41,7 +41,7 @@ pub struct TrimmedServiceSpec {
     pub internal_traffic_policy: Option<String>,
     /// `Cluster` or `Local`.
     pub external_traffic_policy: Option<String>,
-    /// Who may use the load balancer's addresses; empty: everyone.
+    /// Allowed clients of the load balancer's addresses; empty: everyone.
     #[serde(deserialize_with = "or_default")]
     pub load_balancer_source_ranges: Vec<String>,
     /// `None` or `ClientIP`.
@@ -77,7 +77,7 @@ pub struct TrimmedClientIp {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrimmedServiceStatus {
-    /// What the load balancer's controller says.
+    /// The state that the load balancer's controller reports.
     #[serde(deserialize_with = "or_default")]
     pub load_balancer: TrimmedLoadBalancer,
 }

@@ -1,4 +1,4 @@
-//! Who has a frontend that several want.
+//! The owner of a frontend that several service ports want.
 
 use proxy_common::layout::frontend::FRONTEND_ADDRESS;
 

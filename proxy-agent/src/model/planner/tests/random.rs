@@ -75,7 +75,8 @@ proptest! {
             for used in [&port.internal, &port.external, &port.cluster] {
                 prop_assert!(used.iter().all(|address| port.serving.contains(address)), "{:?}", port);
             }
-            // Nobody here without anybody anywhere: what is empty is refused, not dropped.
+            // No local endpoint, and none elsewhere either: packets to an empty set are rejected, not
+            // dropped.
             let nobody_here = port.internal.is_empty() && port.external.is_empty();
             prop_assert!(!port.cluster.is_empty() || nobody_here);
 

@@ -65,7 +65,7 @@ fn a_service_is_converted_field_by_field() {
     };
     assert_eq!(served(converted), full);
 
-    // What is null or missing is none.
+    // A null or missing field counts as none.
     for key in ["sessionAffinity", "sessionAffinityConfig", "externalIPs", "loadBalancerSourceRanges"] {
         spec[key] = Value::Null;
     }

@@ -79,7 +79,7 @@ impl Header {
         })
     }
 
-    /// What the items of a list are if they do not say so, as those of `kubectl get --raw` do not.
+    /// The type of a list's items if they have none, as those of `kubectl get --raw`.
     pub(super) fn items(&self) -> Meaning {
         match self.kind.as_deref() {
             Some("ServiceList") => Meaning::Service,

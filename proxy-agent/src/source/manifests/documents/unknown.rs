@@ -3,8 +3,8 @@
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Paths of the fields of `object` that are lost when it is read as a `T` and written again. None if it is no `T`: then
-/// reading it says why.
+/// Paths of the fields of `object` that are lost when it is read as a `T` and written again. `None` if it is not a `T`:
+/// then reading it returns the reason.
 pub(super) fn fields<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
     let mut lost = Vec::new();
     if let Ok(known) = T::deserialize(object)
