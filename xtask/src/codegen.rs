@@ -1,4 +1,4 @@
-//! Writes what is generated: the kustomize base and components, the document of the benchmarks, tables in documents.
+//! Writes generated files: the kustomize base and components, the document of the benchmarks, tables in documents.
 
 use std::{fs, path::PathBuf};
 
@@ -50,7 +50,7 @@ fn benchmarks(check: bool) -> Result<()> {
     renew("benchmarks", &files, &obsolete, check)
 }
 
-/// Writes files and removes obsolete ones, or says what would change.
+/// Writes files and removes obsolete ones, or prints what would change.
 ///
 /// # Errors
 /// When a file cannot be written; with `check`, when one is stale.

@@ -120,7 +120,7 @@ impl Demo {
         self.cluster.manifests.write(&name, &text)
     }
 
-    /// Leaves everything running and says how to use it.
+    /// Leaves everything running and prints how to use it.
     fn keep(self) -> Result<()> {
         let peer = peer_binary()?.display().to_string();
         let agent = agent_binary()?.display().to_string();

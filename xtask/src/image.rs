@@ -57,7 +57,7 @@ pub(crate) fn main(args: &ImageArgs) -> Result<()> {
     Ok(())
 }
 
-/// Makes the archive for tests, which is nobody's to load, and returns it.
+/// Makes the archive for tests, which is not for users, and returns it.
 pub(crate) fn archive_of_tests(agent: &Path) -> Result<PathBuf> {
     archive(agent, "proxy-agent-tests.oci.tar")
 }

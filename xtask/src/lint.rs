@@ -30,7 +30,7 @@ enum Check {
 }
 
 impl Check {
-    /// Returns what is wrong, one line each.
+    /// Returns the findings, one line each.
     fn run(self) -> Result<Vec<String>> {
         match self {
             Self::Fmt => {

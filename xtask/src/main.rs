@@ -47,7 +47,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
     Vm(vm::VmArgs),
-    /// Write what is generated from code and from the Helm chart: tables in documents, the kustomize base and components.
+    /// Write the files generated from code and from the Helm chart: tables in documents, the kustomize base and
+    /// components.
     Codegen(codegen::CodegenArgs),
     /// Write the documentation of the code by rustdoc. Warnings are errors.
     Doc(doc::DocArgs),

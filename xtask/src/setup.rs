@@ -134,7 +134,7 @@ pub(crate) fn bpf() -> Result<(Toolchain, bool)> {
     Ok((toolchain, installed))
 }
 
-/// Installs what tests need, and says whether something was missing.
+/// Installs the programs that tests need, and returns whether something was missing.
 pub(crate) fn tests() -> Result<bool> {
     let missing: Vec<_> = TEST_TOOLS
         .iter()

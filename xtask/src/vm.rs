@@ -233,7 +233,7 @@ fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
 
 /// Each of the documents' tables is a check. A machine that ran but some of its programs reported little of them.
 fn compare(record: &Record, networks: &Networks, kernel: Kernel, report: &mut Report, args: &VmArgs) {
-    // A machine that ended early has told half of it.
+    // A machine that ended early has reported only a part.
     if !report.is_done {
         return;
     }

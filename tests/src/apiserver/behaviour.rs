@@ -46,7 +46,7 @@ pub struct Behaviour {
     pub future_watches: bool,
     /// Etcd's quorum answers; otherwise lists of the newest version are refused with 504, and the cache may be old.
     pub quorum: bool,
-    /// What [`Mode::Fail`] says in `Retry-After`, in seconds.
+    /// The `Retry-After` of [`Mode::Fail`], in seconds.
     pub retry_after: Option<u32>,
     /// The bearer token that requests must have.
     pub token: Option<&'static str>,

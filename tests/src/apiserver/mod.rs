@@ -1,7 +1,7 @@
 //! A stand-in for the API server: Services, EndpointSlices, Nodes and ServiceCIDRs over real HTTP, and every way it can fail.
 //!
 //! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
-//! 410 Gone) as the real one does, as far as a service proxy can tell. It keeps the Events that it is sent. It can
+//! 410 Gone) as the real one does, as far as a service proxy can see. It keeps the Events that it is sent. It can
 //! speak TLS and ask for a bearer token.
 
 mod behaviour;
@@ -88,7 +88,7 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// If there is no such port.
+    /// If the port is not available.
     pub async fn start() -> anyhow::Result<Self> {
         Self::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
@@ -106,7 +106,7 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// If there is no such port.
+    /// If the port is not available.
     pub async fn start_tls(tls: Arc<ServerConfig>) -> anyhow::Result<Self> {
         Self::bind_with(SocketAddr::from(([127, 0, 0, 1], 0)), Some(tls.into())).await
     }
@@ -141,7 +141,7 @@ impl ApiServer {
         Ok(version)
     }
 
-    /// Deletes an object; says whether it was there. The namespace of Nodes and ServiceCIDRs is empty.
+    /// Deletes an object; returns whether it existed. The namespace of Nodes and ServiceCIDRs is empty.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> bool {
         let found = self.shared.lock().state.delete(resource, namespace, name);
         self.shared.notify();

@@ -94,7 +94,7 @@ async fn connection(
     }
 }
 
-/// A body that is whole, or that a watch goes on writing.
+/// A complete body, or one that a watch keeps writing.
 pub(super) enum Answer {
     Whole(Option<Bytes>),
     Stream(mpsc::Receiver<Bytes>),

@@ -27,7 +27,7 @@ impl Resource {
     }
 }
 
-/// What a watch event says.
+/// The type of a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventType {
     /// ADDED.
@@ -96,7 +96,7 @@ struct Past {
     before: Option<Value>,
     /// The object since, if there is one.
     now: Option<Value>,
-    /// Not what happened, but what is to be said.
+    /// An injected event: sent, although nothing happened.
     injected: Option<EventType>,
 }
 
@@ -228,7 +228,7 @@ pub(super) fn event(kind: &str, object: &Value) -> Value {
     json!({"type": kind, "object": object})
 }
 
-/// What the API says when it refuses.
+/// The Status object of a refusal.
 pub(super) fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -19,7 +19,7 @@ use nix::{
 
 use crate::cluster::{Host, Netns, until};
 
-/// How long a receiver waits for what is still missing.
+/// How long a receiver waits for missing packets.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sends packets of an IP protocol with so many bytes each to one of another place's addresses, and counts those that arrive
@@ -63,7 +63,7 @@ fn raw_socket(netns: &Netns, ipv4: bool, protocol: u8) -> Result<OwnedFd> {
         let result =
             unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::c_int::from(protocol)) };
         let fd = Errno::result(result)?;
-        // SAFETY: the kernel has just given out the descriptor, to nobody else.
+        // SAFETY: the kernel has just returned the descriptor, which has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     })
 }
@@ -112,8 +112,8 @@ pub fn multicast(from: On<'_>, to: On<'_>, port: u16, ipv4: bool, count: u8) -> 
     Ok(arrived)
 }
 
-/// A socket at this address, as soon as it is free: a process that another test is just starting may hold the one before for a moment, from
-/// `fork` to `exec`.
+/// A socket at this address, as soon as it is free: a child that another test is just starting may hold the previous one for a moment,
+/// from `fork` to `exec`.
 fn bind(address: SocketAddr) -> Result<UdpSocket> {
     until(5 * PATIENCE, "an address to be free", || match UdpSocket::bind(address) {
         Ok(socket) => Ok(Some(socket)),

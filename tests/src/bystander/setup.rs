@@ -25,8 +25,8 @@ pub const OTHER_CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 1);
 /// Its nodePort.
 pub const OTHER_NODE_PORT: u16 = 31_500;
 
-/// What is on the nodes besides the agent. All have routes to each other's pods, a masquerade rule, and a firewall that drops what
-/// conntrack calls INVALID.
+/// Rules and programs on the nodes besides the agent. All have routes to each other's pods, a masquerade rule, and a firewall that
+/// drops packets that conntrack marks INVALID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
     /// The masquerade rule of a CNI: `postrouting ip saddr PODS ip daddr != CLUSTER masquerade ...`, IPv4 and IPv6.
@@ -46,7 +46,7 @@ pub enum Setup {
 pub struct Fixture {
     /// The cluster with its Services. No agent runs at first.
     pub scenario: Scenario,
-    /// What is on its nodes.
+    /// The setup of its nodes.
     pub setup: Setup,
     _servers: Vec<Server>,
 }
@@ -75,7 +75,7 @@ impl Fixture {
         Ok(Self { scenario, setup, _servers: servers })
     }
 
-    /// Starts the agent of node-1, with programs at pods as well as at sockets and uplinks unless told otherwise.
+    /// Starts the agent of node-1, with programs at pods as well as at sockets and uplinks unless `args` differ.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
         self.scenario.cluster.start_agent(0, &[&["--pod-datapath", "both"], args].concat())
     }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 pub use generate::{files, obsolete};
 pub use kustomize::build;
 
-/// The release's namespace in what is generated.
+/// The release's namespace in generated files.
 const NAMESPACE: &str = "kube-system";
 
 /// A chart: its templates, default values, and name and version.

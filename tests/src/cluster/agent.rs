@@ -46,7 +46,8 @@ pub struct Agent {
 }
 
 impl Cluster {
-    /// Starts the agent of a node with further arguments for `run`, and waits until it says it is healthy.
+    /// Starts the agent of a node with further arguments for `run`, and waits until it reports that it is
+    /// healthy.
     pub fn start_agent(&self, node: usize, args: &[&str]) -> Result<Agent> {
         let mut agent = self.agent(node, args, "")?;
         agent.start()?;
@@ -165,7 +166,7 @@ impl Cluster {
 }
 
 impl Agent {
-    /// Starts it (again) and waits until it says that it is healthy and synced with its source.
+    /// Starts it (again) and waits until it reports that it is healthy and synced with its source.
     pub fn start(&mut self) -> Result<()> {
         self.start_until("healthy and synced", |status, body| status == 200 && !body.contains(" are not "))
     }
@@ -215,7 +216,7 @@ impl Agent {
         self.process.take().context("the agent is not running")?.terminate()
     }
 
-    /// Stops it as it is (SIGSTOP), like an agent that hangs.
+    /// Stops it with SIGSTOP, like an agent that hangs.
     pub fn freeze(&self) -> Result<()> {
         self.process.as_ref().context("the agent is not running")?.signal(Signal::SIGSTOP)
     }

@@ -1,4 +1,4 @@
-//! The few bpf(2) calls that tests need for programs of their own.
+//! The few bpf(2) calls that tests need for their own programs.
 
 use std::{
     io,

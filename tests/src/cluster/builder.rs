@@ -55,8 +55,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A name of its own; such a cluster survives its maker if it is kept. Default: one that is unique to this
-    /// process, by which later runs recognise what it may have left behind.
+    /// A name; such a cluster survives its maker if it is kept. Default: one that is unique to this process,
+    /// by which later runs recognise what it may have left behind.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
@@ -155,7 +155,7 @@ impl Builder {
         let name = self.name.clone().unwrap_or_else(next_name);
         remove(&name)?;
         let cluster = self.hosts(name.clone()).inspect_err(|_| {
-            // The first error is the one to tell; a later run cleans up what this cannot.
+            // Report the first error; a later run cleans up what this one cannot.
             let _ = remove(&name);
         })?;
         self.connect(cluster)

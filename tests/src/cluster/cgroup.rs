@@ -24,7 +24,7 @@ pub(crate) fn cgroup2_mount() -> Result<PathBuf> {
     mount_points("cgroup2")?.into_iter().next().context("no cgroup v2 hierarchy is mounted")
 }
 
-/// Mounts the BPF file system unless it is there.
+/// Mounts the BPF file system unless it is mounted.
 pub(crate) fn ensure_bpffs() -> Result<()> {
     if mount_points("bpf")?.iter().any(|at| at == Path::new(BPFFS)) {
         return Ok(());

@@ -35,7 +35,7 @@ pub struct Container {
 
 impl Cluster {
     /// Starts the agent of a pod template (`spec.template.spec` of a DaemonSet) on a node, from an unpacked image, and waits until its
-    /// `/healthz` at this address says 200. Host paths become those of the node. Services come from the cluster's manifests.
+    /// `/healthz` at this address returns 200. Host paths become those of the node. Services come from the cluster's manifests.
     pub fn start_container(
         &self,
         node: usize,
@@ -134,7 +134,7 @@ impl Container {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Does `/healthz` at this address of the node say 200?
+    /// Whether `/healthz` at this address of the node returns 200.
     pub fn is_healthy(&self, address: SocketAddr) -> Result<bool> {
         Ok(self.netns.get(&address.to_string(), "/healthz")?.status == 200)
     }

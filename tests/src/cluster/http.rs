@@ -29,7 +29,7 @@ impl Netns {
     /// Asks an HTTP server for a path, by a connection from this namespace.
     ///
     /// # Errors
-    /// When nobody listens, or answers within ten seconds.
+    /// When no server listens, or answers within ten seconds.
     pub fn get(&self, address: &str, path: &str) -> Result<HttpAnswer> {
         self.ask(address, &format!("GET {path}"))
     }

@@ -113,7 +113,7 @@ pub struct Cluster {
     uplinks: Vec<&'static str>,
     xdp_pass: Vec<XdpPass>,
     logs: PathBuf,
-    /// Holds manifests and logs unless the builder was told a folder.
+    /// Holds manifests and logs unless the builder got a folder.
     _folder: Option<tempfile::TempDir>,
     keep: bool,
 }

@@ -46,7 +46,7 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// How many errors are told; all are counted.
+    /// How many errors are shown; all are counted.
     const ERRORS: usize = 8;
 
     /// Counts a request that failed.

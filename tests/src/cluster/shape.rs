@@ -40,7 +40,7 @@ pub enum SecondUplink {
     None,
     /// Clients come by the first, everything else goes by the second: default route and pods of other nodes.
     Asymmetric,
-    /// The default route is by the first. A table of its own sends by the second what has its address or that of the
+    /// The default route is by the first. One routing table sends by the second what has its address or that of the
     /// node's first pod as source; another, what came by the second and goes to pods of other nodes.
     PolicyRouted,
 }
@@ -115,7 +115,7 @@ impl Shape {
         }
     }
 
-    /// The names of the interfaces that lead off the node, as its administrator would tell them.
+    /// The names of the interfaces that lead off the node, for `--uplink`.
     pub(super) fn uplinks(&self) -> Vec<&'static str> {
         let mut uplinks = vec![self.node_device()];
         if self.second != SecondUplink::None {

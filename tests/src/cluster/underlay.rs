@@ -22,7 +22,7 @@ const ROUTER: [(&str, &str); 5] = [
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/conf/default/forwarding", "1"),
-    // Nobody is to learn that there is a shorter way than the one the shape wants.
+    // No host may learn of a shorter way than the one the shape wants.
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
 ];
@@ -105,7 +105,7 @@ fn narrow(narrow: Narrow, nodes: usize) -> Vec<String> {
     }
 }
 
-/// The node's uplinks and what is routed by them, but for pods.
+/// The node's uplinks and the routes over them, except for pods'.
 pub(super) fn connect_node(builder: &Builder, node: &Node, nodes: usize) -> Result<()> {
     let Some(index) = node.host.node else {
         return Ok(());
@@ -184,7 +184,7 @@ impl Policy {
     }
 }
 
-/// Rules by source and by interface, with tables of their own.
+/// Rules by source and by interface, with separate tables.
 fn policy(own: &Policy, nodes: impl Iterator<Item = Policy>) -> Vec<String> {
     /// What has the second uplink's address or that of the first pod as source.
     const BY_SOURCE: u32 = 100;

@@ -238,7 +238,7 @@ impl Case {
         self.slice_named("web-1", endpoints)
     }
 
-    /// The same with a name of its own.
+    /// The same with another name.
     pub fn slice_named(&self, name: &str, endpoints: &[EndpointText]) -> Object {
         self.slice_of(self.ipv4, name, endpoints)
     }

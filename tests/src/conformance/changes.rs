@@ -1,4 +1,4 @@
-//! What changes do to what is under way.
+//! How changes affect existing connections.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What happens when nobody can answer.
+//! How packets without an endpoint are answered.
 
 use serde_json::json;
 

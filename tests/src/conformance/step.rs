@@ -78,15 +78,15 @@ impl Step {
         froms.iter().fold(self, |step, from| step.probe(from, to, expect.clone()))
     }
 
-    /// Says whom servers must see in the last probe (both, if it was of two protocols).
+    /// Sets the source that servers must see in the last probe (both, if it was of two protocols).
     #[must_use]
     pub fn seen_as(mut self, source: Source) -> Self {
         self.last_probes().for_each(|probe| probe.source = Some(source));
         self
     }
 
-    /// Says that the last probe (both, if it was of two protocols) finds the same endpoint as others that agree by this
-    /// name and protocol.
+    /// Requires that the last probe (both, if it was of two protocols) finds the same endpoint as others that agree by
+    /// this name and protocol.
     #[must_use]
     pub fn agreeing(mut self, name: &'static str) -> Self {
         self.last_probes().for_each(|probe| probe.agrees = Some(name));
@@ -132,7 +132,7 @@ pub struct Probe {
     pub held: Option<&'static str>,
 }
 
-/// What is spoken.
+/// The protocol of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// TCP.
@@ -148,9 +148,9 @@ pub enum Protocol {
 /// What must happen.
 #[derive(Clone, Debug)]
 pub enum Expect {
-    /// New connections reach each of these endpoints, and nobody else.
+    /// New connections reach each of these endpoints, and no other.
     Answers(Vec<SocketAddr>),
-    /// The client is told that nobody listens: ECONNREFUSED, at once for sockets, by ICMP port unreachable for packets.
+    /// The client gets an error: ECONNREFUSED, at once for sockets, by ICMP port unreachable for packets.
     Refused,
     /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets learn that the
     /// host is unreachable.
@@ -159,9 +159,9 @@ pub enum Expect {
     Denied,
     /// Packets are dropped.
     Dropped,
-    /// Not ours: nothing is translated and nobody is told.
+    /// Not ours: nothing is translated, and no error is sent.
     Unserved,
-    /// Nobody answers, whatever the client is told.
+    /// No server answers, whatever error the client gets.
     Unanswered,
     /// All new connections reach the same one of these endpoints, with pauses in between.
     SessionAffinity(Vec<SocketAddr>, Duration),
@@ -180,6 +180,6 @@ pub enum Source {
     Client,
     /// An address of the node with this index.
     Node(usize),
-    /// Somebody who is not the server: the client's address by sockets, the VIP by packets.
+    /// Another source than the server: the client's address by sockets, the VIP by packets.
     Hairpin,
 }

@@ -1,4 +1,4 @@
-//! What the API server and the kernel say.
+//! Replies of the API server and the kernel.
 
 use std::collections::HashMap;
 

@@ -23,8 +23,8 @@ use crate::packets::{Device, Host, PacketFamily, memory_tables, random::add_serv
 
 /// Packets, removed and returning endpoints, time and forgotten entries, a few bytes each.
 ///
-/// What is translated is answered at once, by way of the hooks that an answer passes: the client must hear from whom it
-/// asked. The two entries of a flow are each other's opposite entry, or one of them is gone.
+/// Each translated request gets a reply at once, through the hooks that replies pass: the client must see the address
+/// that it asked. The two entries of a flow are each other's opposite entry, or one of them is gone.
 pub fn flows(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     match choices.byte() % 2 {
@@ -85,9 +85,9 @@ struct Asked<F: PacketFamily> {
 struct Fixture<F: PacketFamily> {
     tables: MemoryTables<F>,
     backends: Vec<Id>,
-    /// By the answer's tuple, as the backend sends it: who asked last.
+    /// By the reply's tuple, as the backend sends it: the client that asked last.
     asked: HashMap<(Tuple<F>, u8), Asked<F>>,
-    /// Connections that are over: what comes next there is a SYN.
+    /// Ended connections: their next packet is a SYN.
     over: Vec<(Tuple<F>, u8)>,
 }
 
@@ -141,7 +141,7 @@ impl<F: PacketFamily> Fixture<F> {
         Packet { tuple, protocol, tcp_flags, hop_limit, sequence, acknowledgment, transport, follows }
     }
 
-    /// What a hook says.
+    /// The verdict of a hook.
     fn ask(&self, device: Device, packet: &Packet<F>) -> (Verdict, Translation<F>) {
         let mut out = Translation::default();
         let ifindex = device as u32 + 2;
@@ -241,7 +241,7 @@ impl<F: PacketFamily> Fixture<F> {
         if is_echo {
             (tuple.sport, tuple.dport) = (0, 0);
         }
-        // Requests proper are for `request` to make, which knows who asked what.
+        // `request` makes proper requests, because it knows their clients.
         if !is_echo && self.tables.may_be_frontend(&tuple.dst, tuple.dport, protocol) {
             return;
         }

@@ -58,7 +58,7 @@ impl Mutator {
                     let end = bytes.len().min(at + part.len());
                     bytes.splice(at..end, part);
                 }
-                // Values at the borders of what is allowed.
+                // Values at the borders of the allowed range.
                 5 => {
                     let value = [0, 1, 0x7f, 0x80, 0xff, b'0', b'-', b'"', b'\n'][self.below(9)];
                     bytes.get_mut(at).into_iter().for_each(|byte| *byte = value);

@@ -32,7 +32,7 @@ pub enum Transport {
     TcpClientCloses,
     /// A connection; the client waits until the server closes it.
     TcpServerCloses,
-    /// A datagram and its reply, from a socket of their own.
+    /// A datagram and its reply, from a separate socket.
     Udp,
 }
 
@@ -58,7 +58,7 @@ impl Attempts {
     /// This many clients, each of which begins its next attempt when the last has ended.
     ///
     /// # Errors
-    /// If there is no event loop. What becomes of attempts is in the tally.
+    /// If no event loop can be made. The tally has the results of attempts.
     pub fn closed_loop(&self, clients: usize, time: Duration) -> io::Result<Tally> {
         let run = Rc::new(Run::default());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -82,7 +82,7 @@ impl Attempts {
     /// Begins this many attempts per second, whatever becomes of them.
     ///
     /// # Errors
-    /// If there is no event loop. What becomes of attempts is in the tally.
+    /// If no event loop can be made. The tally has the results of attempts.
     pub fn open_loop(&self, per_second: u32, time: Duration) -> io::Result<Tally> {
         let run = Rc::new(Run::default());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;

@@ -47,7 +47,7 @@ pub(super) fn connect_ports(node: &Netns, internal: &str, other: &str) -> Result
     })
 }
 
-/// Removes the datapath with its internal ports, if it is there.
+/// Removes the datapath with its internal ports, if it exists.
 fn remove(node: &Netns) -> Result<()> {
     const OVS_DP_CMD_DEL: u8 = 2;
     node.run(|| {

@@ -20,11 +20,11 @@ const DATAGRAMS: [usize; 2] = [1_200, 9_000];
 const ATTEMPTS: usize = 5;
 /// For one of them.
 const DATAGRAM_PATIENCE: Duration = Duration::from_millis(1_500);
-/// Bytes over a connection in each direction. Fewer where the environment says so: emulated processors take their time.
+/// Bytes over a connection in each direction. The environment can reduce it: emulated processors take their time.
 const BYTES: u64 = 20_000_000;
 const BYTES_VARIABLE: &str = "PROXY_AGENT_NETWORKS_BYTES";
 
-/// Who uses a service, by what address, and where its endpoint is.
+/// The client of a service, the address it uses, and where its endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// A pod, by the cluster IP; the endpoint is on the other node.

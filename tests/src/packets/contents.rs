@@ -1,4 +1,4 @@
-//! What is in the maps of the loaded programs.
+//! The entries of the loaded programs' maps.
 
 use std::{borrow::Borrow, collections::HashMap as StdHashMap};
 
@@ -35,7 +35,7 @@ type Entries<K, V> = StdHashMap<K, V>;
 const FLOWS: [&str; 2] = ["flows", "pending"];
 
 impl Kernel {
-    /// Writes what the agent would write. Elements of arrays that these tables lack stay as they are.
+    /// Writes what the agent would write. Elements of arrays that these tables lack stay unchanged.
     ///
     /// # Errors
     /// The kernel's.

@@ -11,7 +11,7 @@ use super::frame::sum;
 /// An ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
-    /// Nobody listens there.
+    /// No socket listens there.
     PortUnreachable,
     /// The hop limit ran out.
     TimeExceeded,

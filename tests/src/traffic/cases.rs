@@ -39,7 +39,7 @@ fn ways(scenario: &Scenario) -> Result<Vec<(&Host, Entry)>> {
     Ok(ways)
 }
 
-/// From everywhere, over everything, every backend answers, and all see who they should.
+/// From everywhere, over everything, every backend answers, and each server sees the expected source.
 fn served(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     for (client, entry) in ways(scenario)? {
         for (service, ipv4, protocol) in combinations([WEB, SINGLE, HAIRPIN, HOST_NETWORK]) {
@@ -74,7 +74,7 @@ fn combinations<const N: usize>(services: [u8; N]) -> Vec<(u8, bool, Protocol)> 
 
 /// A service without endpoints refuses; sockets learn it at once.
 ///
-/// Where packets are refused, the ICMP message is there before `connect()` has released its socket, which then learns it only from the
+/// Where packets are refused, the ICMP message arrives before `connect()` has released its socket, which then gets it only from the
 /// answer to the next SYN, a second later. So cases run side by side.
 fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let mut cases = Vec::new();
@@ -91,7 +91,7 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
             (Some(node), Entry::NodePort(at)) if at != node => false,
             _ => scenario.pod_datapath != "tc" || client.name.starts_with("node"),
         };
-        // Nobody tells an unconnected UDP socket what an ICMP message says of its datagrams.
+        // An unconnected UDP socket does not get the ICMP errors of its datagrams.
         let hears = at_once || protocol != Protocol::Udp;
         let timeout = Duration::from_millis(if hears { 2900 } else { 50 });
         let reply = client.call(target).protocol(protocol).timeout(timeout).once()?;
@@ -130,7 +130,7 @@ fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
         }
     }
     for client in [pod, node] {
-        // What a pod sends by packets comes to the programs in fragments, which they leave alone.
+        // Large requests of a pod that is served by packets reach the programs in fragments, which they leave alone.
         if scenario.pod_datapath == "tc" && client.name == pod.name {
             continue;
         }
@@ -163,7 +163,7 @@ fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     Ok(())
 }
 
-/// Who is not served.
+/// Denied clients.
 fn not_for_all(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let pod = scenario.cluster.pod("pod-1a")?;
     for ipv4 in FAMILIES {

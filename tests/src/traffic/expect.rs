@@ -1,4 +1,4 @@
-//! Who is seen by a server: the client itself wherever that is possible.
+//! The source that a server sees: the client itself wherever that is possible.
 
 use std::{
     fmt,

@@ -26,7 +26,7 @@ pub struct Transfers {
     pub has_second_address: bool,
 }
 
-/// Who uses which service by what address. `SINGLE` is served by `pod-1b`, `HAIRPIN` by `pod-1a`.
+/// The client of a service, and the address it uses. `SINGLE` is served by `pod-1b`, `HAIRPIN` by `pod-1a`.
 fn paths(scenario: &Scenario, has_second_address: bool) -> Result<Vec<(&Host, Entry, u8)>> {
     let cluster = &scenario.cluster;
     let (here, there) = (cluster.pod("pod-1a")?, cluster.pod("pod-2a")?);

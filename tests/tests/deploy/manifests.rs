@@ -1,4 +1,4 @@
-//! Every manifest is what its kind says, and the parts fit each other and the agent.
+//! Every manifest is valid for its kind, and the parts fit each other and the agent.
 
 use std::{collections::BTreeSet, fs};
 

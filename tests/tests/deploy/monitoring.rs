@@ -86,7 +86,7 @@ fn named(expression: &str) -> BTreeSet<String> {
             names.insert(word.to_owned());
         }
         rest = after;
-        // What is in a string names no metric.
+        // A string in quotes names no metric.
         if let Some(inner) = rest.strip_prefix("=\"").or_else(|| rest.strip_prefix("=~\"")) {
             rest = inner.split_once('"').map_or("", |(_, rest)| rest);
         }

@@ -162,7 +162,7 @@ fn values_are_checked() {
     }
 }
 
-/// Is a map of values passed on as it is?
+/// Whether a map of values is passed on unchanged.
 fn is_used_whole(text: &str) -> impl Fn(&str) -> bool + '_ {
     move |parent| [" ", ")"].iter().any(|end| text.contains(&format!(".Values{parent}{end}")))
 }

@@ -1,4 +1,5 @@
-//! What the programs answer themselves or drop on purpose, and who keeps its backend, on single packets. Needs root.
+//! Packets that the programs reply to or drop by design, and clients that keep their backend, on single packets.
+//! Needs root.
 
 use anyhow::{Context as _, Result};
 use etherparse::{
@@ -115,7 +116,7 @@ fn packet_rejected_with_port_unreachable<F: PacketFamily>() -> Result<()> {
         gives(&kernel, program, Device::Uplink, &asked, XDP_PASS, &asked.build()?)?;
     }
     assert_eq!(kernel.counter(Counter::NoEndpoints)?, refused / 4 * 3);
-    // From outside, the other ports of a cluster IP are nobody's business.
+    // From outside, the other ports of a cluster IP are not the proxy's.
     let asked = frame::<F>((Host::Client, 50_000), (Host::LocalVip, 81), SYN);
     gives(&kernel, "uplink_ingress", Device::Uplink, &asked, NEXT, &asked.build()?)?;
     assert!(kernel.flows::<F>()?.is_empty());
@@ -183,7 +184,7 @@ fn packet_for_another_host_is_left_alone<F: PacketFamily>() -> Result<()> {
         gives(&kernel, "uplink_ingress", Device::Uplink, &overheard, NEXT, &overheard.build()?)?;
     }
     assert!(kernel.flows::<F>()?.is_empty());
-    // At a port of a bridge, what is for the bridge looks the same.
+    // At a port of a bridge, a packet for the bridge looks the same.
     let asked = frame::<F>((Host::Client, 50_000), (Host::Node, 30_001), SYN);
     let sent = asked.between(asked.src, Host::PodB.at::<F>(8080));
     gives(&kernel, "uplink_ingress", Device::PortC, &asked, NEXT, &sent.build()?)?;

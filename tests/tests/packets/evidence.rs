@@ -66,7 +66,7 @@ fn ways(kernel: &Kernel) -> Result<Vec<Way>> {
     Ok(ways)
 }
 
-/// Runs a program on bytes that it must leave as they are.
+/// Runs a program on bytes that it must leave unchanged.
 #[track_caller]
 fn passes(kernel: &Kernel, (program, device): Hook, input: &[u8], what: &str) -> Result<()> {
     let pass = if Kernel::kind(program) == Kind::Xdp { XDP_PASS } else { NEXT };
@@ -166,7 +166,7 @@ fn packet_of_the_client_confirms<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// Who sends from the addresses of others does not see the endpoint's sequence number.
+/// A sender with a forged source address does not see the endpoint's sequence number.
 fn packet_with_a_forged_acknowledgment_confirms_nothing<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
     for way in ways(&kernel)? {
@@ -241,7 +241,8 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
     Ok(())
 }
 
-/// The client's port is free again when its connection is over, and may be that of one to the endpoint itself.
+/// The client's port is free again when its connection has ended, and may be that of one to the endpoint
+/// itself.
 fn packet_of_a_direct_connection_is_none_of_a_closed_flow<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for way in ways(&kernel)? {
@@ -284,7 +285,7 @@ fn packet_of_an_unknown_connection_is_reset_where_it_leaves<F: PacketFamily>() -
         // A server elsewhere may have the address.
         (pod, Host::OpenIp, ACK, NEXT),
         (0, Host::OpenIp, ACK, NEXT),
-        // Nobody else has a cluster IP.
+        // No other host has a cluster IP.
         (pod, Host::LocalVip, ACK, REDIRECT),
         (0, Host::LocalVip, ACK, REDIRECT),
         (0, Host::LocalVip, RST, SHOT),

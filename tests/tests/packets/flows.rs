@@ -184,7 +184,7 @@ fn packet_flow_entries_are_repaired_from_either_side<F: PacketFamily>() -> Resul
             let now = after.get(key).context("the entry is not there again")?;
             assert_eq!((now.tuple, now.flags, now.backend), (flow.tuple, flow.flags, flow.backend));
         }
-        // And it goes on both ways.
+        // And it continues both ways.
         assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src);
         answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?;
     }

@@ -1,4 +1,4 @@
-//! Neighbours that programs send to, as they tell the agent of them. Needs root.
+//! Next hops that programs send to, as they report them to the agent. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::{
@@ -71,7 +71,8 @@ fn packet_is_left_to_tc_when_the_agent_is_gone<F: PacketFamily>() -> Result<()> 
     Ok(())
 }
 
-/// IPv4 without "don't fragment", where the stack takes such packets; else its sender is told, and XDP leaves both to tc.
+/// IPv4 without "don't fragment", where the stack takes such packets; else its sender gets an ICMP error, and XDP leaves
+/// both to tc.
 fn packet_that_may_be_cut_is_for_the_stack<F: PacketFamily>() -> Result<()> {
     for takes in [true, false] {
         let Node { kernel, .. } = Node::with(Options::default(), |v4, v6| {

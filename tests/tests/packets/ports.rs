@@ -104,7 +104,7 @@ fn dated_behind_syn(time: u32) -> Vec<u8> {
 }
 
 fn packet_ports_of_time_wait_are_reused_when_the_endpoint_takes_them<F: PacketFamily>() -> Result<()> {
-    /// What the client has sent when its connection is over.
+    /// Bytes that the client has sent when its connection ends.
     const SENT: u32 = 5_000;
     const TIME: u32 = 1_000;
     let (earlier, later) = (CLIENT_ISN.wrapping_add(SENT), CLIENT_ISN.wrapping_add(SENT + 3));
@@ -118,7 +118,7 @@ fn packet_ports_of_time_wait_are_reused_when_the_endpoint_takes_them<F: PacketFa
             (false, later, dated(TIME - 1, true), true),
             (true, later, vec![], true),
             (true, earlier, vec![], false),
-            // Timestamps tell more than sequence numbers.
+            // Timestamps decide before sequence numbers.
             (true, earlier, dated(TIME + 1, true), true),
             (true, earlier, dated(TIME + 1, false), true),
             (true, later, dated(TIME - 1, true), false),

@@ -19,7 +19,7 @@ for_both_families! {
     packet_hop_limit_is_told
 }
 
-/// What a router would say: sender and receiver exchanged, and the packet quoted as it came.
+/// A router's ICMP error: sender and receiver exchanged, and the packet quoted as it came.
 fn told<F: PacketFamily>(error: IcmpError, about: &Frame) -> Result<Vec<u8>> {
     let quoted = header(F::IS_V4) + 8;
     let mut bytes = icmp_error(error, (about.dst.ip(), about.src.ip()), 64, &about.build()?, quoted)?;
@@ -73,8 +73,8 @@ fn packet_too_big_is_told<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// A packet that came in pieces (GRO) and is to leave in pieces (GSO): the pieces count. The reply has options that
-/// nobody reads where a device would write the packet's checksum.
+/// A packet that was merged (GRO) and will be segmented (GSO): the segments count. The reply has unread options
+/// where a device would write the packet's checksum.
 fn packet_too_big_when_cut_is_told<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];

@@ -224,7 +224,7 @@ fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
             let remote = frame::<F>((Host::Client, 50_000), (Host::Node, 30_002), SYN);
             let remote = Frame { hop_limit, ..remote };
             if program == "uplink_xdp" {
-                // tc will tell the sender.
+                // tc will send the ICMP error.
                 kernel.gives(program, Device::Uplink, &remote, XDP_PASS, &remote)?;
             } else {
                 assert_eq!(
@@ -243,7 +243,7 @@ fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
 }
 
 /// On a device without Ethernet headers. The test run makes an Ethernet header of the first 14 bytes it is given, so
-/// the client's address is such that they name the right protocol; the program sees them as they are.
+/// the client's address is such that they name the right protocol; the program sees them unchanged.
 fn packet_without_ethernet_header<F: PacketFamily>() -> Result<()> {
     const ETHERNET: usize = 14;
     let Node { kernel, .. } = Node::new(Options::default())?;

@@ -11,14 +11,14 @@ pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transpo
     Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
 }
 
-/// A way through the node: where requests come in, where their replies go out, and who is at the ends.
+/// A way through the node: where requests come in, where their replies go out, and the hosts at the ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     /// The hook that requests come to.
     pub(crate) request: (&'static str, Device),
     /// The hook that translates answers.
     pub(crate) answer: (&'static str, Device),
-    /// Who asks.
+    /// The client.
     pub(crate) client: Host,
     /// Where to.
     pub(crate) frontend: (Host, u16),

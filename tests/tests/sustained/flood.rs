@@ -181,7 +181,7 @@ fn forged_resets_end_no_connection() {
                 Ok(())
             })
             .unwrap();
-        // What is closed goes after seconds of silence, or a minute: too long to wait for here.
+        // Closed connections go after seconds of silence, or a minute: too long to wait for here.
         assert_eq!(closed(), 0, "of {IDLE} idle connections to {to} count as closed");
         idle.iter_mut().for_each(Held::ask);
         let lost: Vec<_> = idle.iter().filter_map(Held::lost).collect();

@@ -19,7 +19,7 @@ const PARALLEL: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In microseconds.
 const SENT_AGAIN: u32 = 900_000;
-/// Addresses that the client's machine has besides its own: each has timestamps of its own.
+/// Further addresses of the client's host: each has different timestamps.
 const FURTHER_CLIENTS: std::ops::Range<u8> = 100..107;
 
 /// Clients of a nodePort of node-1, whose only endpoint is on node-2. All have the same ports, so that one source port is the first choice of

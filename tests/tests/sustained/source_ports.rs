@@ -129,7 +129,7 @@ fn idle_datagram_flows_keep_their_ports() -> Result<()> {
         let socket = open()?;
         old.push((exchange(&socket, number)?, socket));
     }
-    // Being idle is what is tested.
+    // The test needs idle connections.
     thread::sleep(IDLE);
     let new = (0..FLOWS).map(|_| open()).collect::<Result<Vec<_>>>()?;
     for (number, socket) in new.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Addresses of the node and names: where nodePorts are served, what is translated to, who is local. Needs root.
+//! Addresses of the node and names: where nodePorts are served, the addresses after translation, local sources.
+//! Needs root.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! One bad object is its own problem: it is told, and everything else is served. Needs root.
+//! One bad object affects only itself: it is reported, and everything else is served. Needs root.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

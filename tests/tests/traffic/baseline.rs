@@ -46,7 +46,7 @@ fn nothing_is_left_behind() {
     assert!(!left.iter().any(|netns| netns.starts_with(&format!("{name}-"))), "{left:?}");
 }
 
-/// Who is seen by the server.
+/// The source that the server sees.
 enum Seen<'a> {
     Client,
     Host(&'a Host),

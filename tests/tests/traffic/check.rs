@@ -18,7 +18,7 @@ fn alone() -> Result<Cluster> {
     Cluster::builder().nodes(1).build()
 }
 
-/// What `check` says on a node, and its exit code.
+/// The output of `check` on a node, and its exit code.
 struct Checked {
     code: Option<i32>,
     findings: Vec<Value>,
@@ -120,7 +120,7 @@ fn a_node_that_is_well_and_then_has_an_agent() {
         cluster.try_agent(node, &arguments(&cluster, node, &["--nosuch"]), PATIENCE).unwrap();
     assert_eq!(code, Some(2), "{output}");
 
-    // Its programs are no others', and it goes on.
+    // `check` does not report the agent's own programs as foreign, and continues.
     let mut agent = cluster.start_agent(0, &[]).unwrap();
     let checked = Checked::run(&cluster, &[]).unwrap();
     checked.expect_code(0);

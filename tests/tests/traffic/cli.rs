@@ -1,4 +1,4 @@
-//! What the agent says when something is wrong, what `debug` shows, what `cleanup` leaves.
+//! The agent's messages about failures, the output of `debug`, the remainder after `cleanup`.
 
 use std::{
     fs,

@@ -32,7 +32,8 @@ fn is_served(builder: Builder, args: &[&str]) -> Result<()> {
             failures.case(format!("{to}, {mode:?}, {size} bytes"), || {
                 let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(size);
                 for _ in 0..10 {
-                    // With "don't fragment" and with IPv6 the sender is told first; others would never be answered.
+                    // With "don't fragment" and with IPv6 the sender gets an ICMP error first; others would never
+                    // be answered.
                     let reply = call.clone().timeout(Duration::from_secs(1)).datagram(mode, 3)?;
                     ensure!(reply.answer.is_some(), "{reply:?}");
                 }
@@ -65,7 +66,7 @@ fn without_strict_source_checks() {
     is_served(Cluster::builder().rp_filter(0), &[]).unwrap();
 }
 
-/// With "don't fragment" the sender is told, as before; the rule goes with the agent's clean-up.
+/// With "don't fragment" the sender gets an ICMP error, as before; the rule goes with the agent's clean-up.
 #[test]
 fn datagrams_that_may_not_be_cut() -> Result<()> {
     let mut scenario = scenario(Cluster::builder(), &[])?;
@@ -85,15 +86,15 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     Ok(())
 }
 
-/// How many senders were told that a datagram was too long.
+/// How many ICMP errors were sent about datagrams that were too long.
 fn senders_told(agent: &Agent) -> Result<u32> {
     let counters = agent.debug(&["counters"])?;
     let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
     told.split_whitespace().find_map(|word| word.parse().ok()).context("no number")
 }
 
-/// `bpf_fib_lookup` reports the MTU of a route only if it is locked; the kernel's forwarding obeys others as well. A longer prefix without an MTU
-/// decides for what is in it.
+/// `bpf_fib_lookup` reports the MTU of a route only if it is locked; the kernel's forwarding obeys others as well. A longer prefix
+/// without an MTU decides for its addresses.
 #[test]
 fn a_route_with_an_mtu() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "socket")?;
@@ -119,7 +120,7 @@ fn a_route_with_an_mtu() -> Result<()> {
                 until(Duration::from_secs(10), &what, || {
                     Ok(call(to, 100).once()?.answer.filter(|answer| answer.server == pod.name))
                 })?;
-                // A client that was told remembers it.
+                // A client caches the MTU of the ICMP error.
                 let family = if ipv4 { "-4" } else { "-6" };
                 let forget = ["route flush cache".to_owned()];
                 // The agent learns a moment later that routes have changed. The way without an MTU comes after the one with it.

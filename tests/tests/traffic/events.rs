@@ -111,7 +111,7 @@ async fn the_same_is_not_said_again_and_again() {
     assert_eq!(about(&server.events()), ["web", "api"]);
 }
 
-/// A server that refuses Events costs nothing but the Events, and what was not taken may be said again.
+/// A server that refuses Events costs nothing but the Events, and a refused one may be sent again.
 #[tokio::test]
 async fn what_was_not_taken_is_said_again() {
     let server = ApiServer::start().await.unwrap();
@@ -144,7 +144,7 @@ async fn a_health_check_port_that_is_taken_is_told_once() {
     assert!(all[0]["note"].as_str().unwrap().contains(&address.to_string()), "{}", all[0]);
 }
 
-/// Without an API server, or with one that never answers, nobody waits.
+/// Without an API server, or with one that never answers, the agent does not wait.
 #[tokio::test]
 async fn nobody_waits_for_events() {
     Events::nowhere().send(Event::starting());

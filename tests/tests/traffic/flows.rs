@@ -1,4 +1,4 @@
-//! Flows that are over are removed, those in use are not.
+//! Expired flows are removed, those in use are not.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn flows_end_when_they_are_over() -> Result<()> {
     let agent = &scenario.agents[0];
     let client = &scenario.cluster.client;
     let to = scenario.target(Entry::NodePort(0), WEB, true)?;
-    // One that goes on, as slowly as it may.
+    // A flow in use, as slowly as possible.
     let kept =
         client.call(to).protocol(Protocol::ConnectedUdp).keep_alive().every(Duration::from_secs(2)).load()?;
     let open = client.call(to).keep_alive().every(Duration::from_secs(3)).load()?;

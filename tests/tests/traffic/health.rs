@@ -35,7 +35,7 @@ fn service(endpoint: IpAddr, policy: &str, conditions: &str) -> String {
     )
 }
 
-/// Do load balancers hear this status and this many endpoints from the node? Status 0: nobody listens.
+/// Whether load balancers get this status and this many endpoints from the node. Status 0: no server listens.
 fn hears(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
     let address = SocketAddr::new(cluster.node(node)?.host.v4.into(), CHECK_PORT);
     let what = format!("{status} and {endpoints} endpoints from node {}", node + 1);
@@ -115,8 +115,8 @@ fn kube_proxys_urls_answer() -> Result<()> {
     Ok(())
 }
 
-/// What keeps a node from serving is told to load balancers, and what does not, is not. The folder of manifests stands for the API
-/// server: both are a source that is away.
+/// A problem that keeps a node from serving is reported to load balancers, and others are not. The folder of manifests stands for
+/// the API server: both are a source that is away.
 #[test]
 fn ready_is_a_node_that_serves() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
@@ -158,7 +158,7 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     ensure!(is_served()?);
     alive()?;
 
-    // After a reboot nothing is there.
+    // After a reboot nothing is left.
     agent.terminate()?;
     agent.cleanup()?;
     fs::rename(folder, &away)?;

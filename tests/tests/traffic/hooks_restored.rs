@@ -41,7 +41,7 @@ fn detach_all(node: &Node) -> Result<u64> {
         }
         count += 1;
     }
-    // Before Linux 6.6. A CNI that sets up the interface anew does this.
+    // Before Linux 6.6. A CNI that sets up the interface again does this.
     if tc(&node.host, &["qdisc", "del", "dev", UPLINK, "clsact"]).is_ok() {
         count += 2;
     }
@@ -56,7 +56,8 @@ fn served(scenario: &Scenario, what: &str) -> Result<()> {
     until(SOON, what, || Ok((is_served(scenario)? == [true, true]).then_some(())))
 }
 
-/// An `ingress` qdisc in the place of clsact: no program lands there, `/healthz` says why, and all is well when it is gone.
+/// An `ingress` qdisc in the place of clsact: no program can be attached there, `/healthz` reports why, and everything is
+/// attached when it is gone.
 fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
     let host = &scenario.cluster.nodes[0].host;
     tc(host, &["qdisc", "replace", "dev", UPLINK, "clsact"])?;

@@ -40,7 +40,7 @@ async fn lists_that_break_off_come_less_and_less_often() {
     source.during("six lists", server.wait_for_requests("six lists", six)).await.unwrap();
     let requests = server.requests();
     let gaps = gaps(&of(&requests, Resource::Services));
-    // Half of 50, 100, 200, 400 and 800 ms at least: the first object of a list does not begin anew.
+    // Half of 50, 100, 200, 400 and 800 ms at least: the first object of a list does not reset the back-off.
     for (n, gap) in gaps.iter().take(5).enumerate() {
         assert!(*gap >= Duration::from_millis(25 << n), "{gaps:?}");
     }
@@ -152,7 +152,8 @@ async fn a_server_that_is_behind_does_not_take_the_agent_back() {
     new.apply(slice("c-1", "c", &[3])).unwrap();
     let all: [(&str, &[&str]); 3] = [A_AND_B[0], A_AND_B[1], ("c", &["10.244.0.3:8080"])];
     let timing = Timing { watch: Duration::from_secs(60), silence: Duration::from_millis(500), ..TIMING };
-    // Whether the old one grants a watch from what is its future, or refuses it so that a list is needed.
+    // Whether the old one accepts a watch from a version in its future, or refuses it so that a list is
+    // needed.
     for grants in [true, false] {
         old.set(|behaviour| behaviour.future_watches = grants);
         let mut source = Source::with(settings(&[&new, &old], timing));

@@ -1,4 +1,5 @@
-//! The agent's source for API servers against a stand-in over real HTTP: what arrives is what is, whatever happens.
+//! The agent's source for API servers against a stand-in over real HTTP: the changes lead to the server's state,
+//! whatever fails.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod lists;
@@ -254,7 +255,7 @@ async fn service_cidrs_are_followed() {
         source.until("another", |store| service_cidrs(store) == ["10.96.0.0/16", "10.97.0.0/16"]).await;
         server.delete(Resource::ServiceCidrs, "", "kubernetes");
         source.until("one less", |store| service_cidrs(store) == ["10.97.0.0/16"]).await;
-        // One that goes while nobody looks is gone with the next list.
+        // An object deleted while no watch runs is gone with the next list.
         server.set(|behaviour| behaviour.mode = Mode::Refuse);
         source.until_trouble("cannot reach the API server").await;
         server.delete(Resource::ServiceCidrs, "", "more");
@@ -297,7 +298,7 @@ async fn a_node_that_goes_or_never_was_is_gone() {
         source.until("gone", Store::node_is_gone).await;
         server.apply(node(NODE, "192.0.2.7")).unwrap();
         source.until("back", |store| !store.node_is_gone()).await;
-        // Gone while nobody looks.
+        // Deleted while no watch runs.
         server.set(|behaviour| behaviour.mode = Mode::Refuse);
         source.until_trouble("cannot reach the API server").await;
         server.delete(Resource::Nodes, "", NODE);

@@ -80,7 +80,7 @@ fn answer(scenario: &Scenario, services: Range<u8>) -> Result<()> {
     })
 }
 
-/// Entries that maps have room for, by what is pinned now.
+/// The capacities of the pinned maps, in entries.
 fn capacities(scenario: &Scenario) -> Result<BTreeMap<&'static str, u64>> {
     let text = metrics(&scenario.cluster.node(0)?.host)?;
     let capacity = |map| Ok((map, value(&text, &format!("proxy_agent_map_capacity{{map=\"{map}\"}}"))?));

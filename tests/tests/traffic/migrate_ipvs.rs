@@ -14,7 +14,7 @@ use super::migrate::{migrate, pretend_kube_proxy};
 
 /// One processor serves everybody in a machine, and it may be an emulated one.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// The shorter time-outs of [`install`] are over then.
+/// The shorter time-outs of [`install`] have passed then.
 const ENDED: Duration = Duration::from_secs(90);
 
 const FAMILIES: [(bool, &str); 2] = [(true, "ip"), (false, "ip6")];
@@ -52,7 +52,8 @@ fn install(scenario: &Scenario) -> Result<()> {
     netns.feed("ipvsadm", &["--set", "0", "5", "5"], "").map(drop)
 }
 
-/// The chains of the IPVS mode that decide what is masqueraded, as `iptables-nft` writes them, with plain matches in the place of ipsets.
+/// The chains of the IPVS mode that select packets for masquerading, as `iptables-nft` writes them, with plain matches in the place of
+/// ipsets.
 fn chains(family: &str, node: SocketAddr) -> String {
     let (address, port) = (node.ip(), node_port(WEB));
     format!(

@@ -160,7 +160,7 @@ fn decisions_are_shown_while_somebody_watches() {
         assert_eq!(decision["service"], "default/empty:tcp-80");
     }
 
-    // A flood is bounded, and what was lost is said.
+    // A flood is bounded, and the number of lost events is reported.
     let few = Watch::start(node, &output("few"), &["monitor", "--limit", "1", "--for", "4s"]).unwrap();
     client.call(target(Entry::NodePort(0), SINGLE, true)).protocol(Protocol::Udp).times(200).unwrap();
     let text = few.end().unwrap();

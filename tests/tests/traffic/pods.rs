@@ -111,7 +111,7 @@ fn is_served(scenario: &Scenario, client: &Host, seen: &Host) -> Result<()> {
     Ok(())
 }
 
-/// What `debug pods` says of the pod at an interface: by what it is served, and why.
+/// The row of `debug pods` for the pod at an interface: its datapath, and the reason.
 fn served_by(scenario: &Scenario, interface: &str) -> Result<(String, String)> {
     let text = scenario.agents[0].debug(&["pods", "-o", "json"])?;
     let rows: Vec<serde_json::Value> = serde_json::from_str(&text)?;
@@ -158,7 +158,7 @@ fn rules_that_come_later_are_noticed() -> Result<()> {
         is_served(&scenario, mesh, mesh)?;
         let _proxy = mesh.mesh_proxy()?;
         mesh.redirect(SERVICE_PORT, rules)?;
-        // The kernel tells of nftables' rules; iptables' own are looked for.
+        // The kernel notifies of changes in nftables' rules; the agent polls iptables' own.
         let deadline = if rules == MeshRules::IptablesLegacy { Duration::from_secs(40) } else { SOON };
         let started = Instant::now();
         until(deadline, &format!("{rules:?} to be noticed"), || {

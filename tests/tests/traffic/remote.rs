@@ -59,8 +59,8 @@ fn next_hop_of_the_other_family() -> Result<()> {
     Ok(())
 }
 
-/// The route says in what the stack wraps packets: no program can. As with any such route, the source is the address of its interface, to which
-/// the other node answers in the same way.
+/// The route has an encapsulation that the stack adds: no program can. As with any such route, the source is the address of its
+/// interface, to which the other node answers in the same way.
 #[test]
 fn route_with_encapsulation() -> Result<()> {
     for (args, offload) in MODES {

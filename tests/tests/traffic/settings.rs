@@ -27,7 +27,7 @@ fn problems(cluster: &Cluster, node: &Node) -> Result<String> {
     Ok(status(cluster, node)?["problems"].to_string())
 }
 
-/// The agent sets what kube-proxy sets, once, and nothing that it was told to leave.
+/// The agent sets what kube-proxy sets, once, and leaves the settings that it should not touch.
 #[test]
 fn connection_tracking_is_set() -> Result<()> {
     const CLOSE_WAIT: &str = "nf_conntrack_tcp_timeout_close_wait";
@@ -65,7 +65,7 @@ fn connection_tracking_is_set() -> Result<()> {
     Ok(())
 }
 
-/// A configuration that cannot work costs nothing: the agent goes on with the one before, and says so.
+/// A configuration that cannot work costs nothing: the agent keeps the previous one, and reports it.
 #[test]
 fn a_configuration_that_cannot_work_is_not_used() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;

@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(10);
 const GAP: Duration = Duration::from_millis(100);
 const MOVES: usize = 5;
 
-/// A Service `moving`, whose slices are files of their own.
+/// A Service `moving`, whose slices are separate files.
 struct Fixture {
     scenario: Scenario,
 }
@@ -94,7 +94,7 @@ impl Fixture {
         SocketAddr::new(VIP.into(), SERVICE_PORT)
     }
 
-    /// Waits until new connections are served by these, and by nobody else.
+    /// Waits until new connections are served by these, and by no others.
     fn served_by(&self, expected: &[&str], within: Duration) -> Result<()> {
         let call = self.pod("pod-1a")?.call(self.vip()).timeout(Duration::from_millis(500));
         until(within, &format!("{expected:?}"), || {
@@ -184,7 +184,7 @@ fn other_endpoints_take_over_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Who terminates has said that it goes.
+/// A terminating endpoint has announced its end.
 #[test]
 fn the_last_endpoint_is_refused_when_it_is_settled_or_terminated() -> Result<()> {
     let fixture = Fixture::start("1s")?;

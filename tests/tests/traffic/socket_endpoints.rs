@@ -1,4 +1,4 @@
-//! Connected UDP sockets: what is kept of them, and that they leave endpoints that are gone.
+//! Connected UDP sockets: what is stored with them, and that they leave endpoints that are gone.
 
 use std::{env, time::Duration};
 
@@ -59,7 +59,7 @@ fn served_by(load: &Load, host: &Host) -> Result<()> {
     .with_context(|| format!("{:?}", load.report()))
 }
 
-/// Each pod has its own network namespace. The pod that is no endpoint any more would answer on.
+/// Each pod has its own network namespace. The pod of the removed endpoint would still answer.
 #[test]
 fn connected_sockets_leave_an_endpoint_that_is_gone() -> Result<()> {
     let mut scenario = start()?;

@@ -59,7 +59,7 @@ fn sockets_bound_to_an_interface_reach_services() -> Result<()> {
     Ok(())
 }
 
-/// What is bound to loopback talks to this machine and to nothing else, even where a nodePort has the same number.
+/// A socket bound to loopback talks only to this host, even where a nodePort has the same number.
 #[test]
 fn sockets_bound_to_loopback_stay_there() -> Result<()> {
     let scenario = start()?;

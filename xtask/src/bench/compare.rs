@@ -1,4 +1,4 @@
-//! What is worse than in an earlier run.
+//! Results that are worse than in an earlier run.
 
 use std::ops::RangeInclusive;
 
@@ -94,8 +94,8 @@ impl Comparison {
         if before.start() <= now.end() && now.start() <= before.end() {
             return;
         }
-        // What is counted may be none, like failures. Of other units, a ratio to nothing, or to what lies below the baseline,
-        // says nothing.
+        // A count may be zero, like failures. For other units, a ratio to zero, or to a value below the baseline, has no
+        // meaning.
         let is_counted = change.unit == Unit::Count && change.before >= 0.0 && change.now >= 0.0;
         if !(is_counted || change.before > 0.0 && change.now > 0.0) {
             return;

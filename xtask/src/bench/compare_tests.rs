@@ -38,7 +38,7 @@ fn worse_by_a_tenth_and_by_more_than_it_varies() {
         // Minima, which other runs lie above.
         (Less, [100.0, 105.0, 160.0], [120.0, 130.0, 180.0], 1, 0),
         (Less, [100.0, 125.0, 160.0], [120.0, 130.0, 180.0], 0, 0),
-        // Nothing is no measure.
+        // Zero is not a base for a ratio.
         (Less, [0.0, 0.0, 0.0], [3.0, 3.0, 3.0], 0, 0),
         (Less, [-1.0, -1.0, -1.0], [3.0, 3.0, 3.0], 0, 0),
     ] {

@@ -69,8 +69,8 @@ impl<'f> Grid<'f> {
         self.figures().any(|Figure { value, .. }| value.runs > 1 && value.statistic == statistic)
     }
 
-    /// The text of a cell: with a unit of its own if the table has none. Quartiles stand in square brackets behind their own
-    /// median, in parentheses behind any other statistic.
+    /// The text of a cell: with a unit if the table has none. Quartiles stand in square brackets behind their own median, in
+    /// parentheses behind any other statistic.
     pub(super) fn cell(&self, figure: Option<&Figure>) -> String {
         let Some(Figure { unit, value: Summary { value, low, high, runs, statistic }, .. }) = figure else {
             return String::new();

@@ -53,7 +53,7 @@ impl Bench {
     }
 }
 
-/// What the programs are told besides where to write.
+/// Options of the benchmark programs besides the output path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options<'a> {
     /// How often everything is measured.

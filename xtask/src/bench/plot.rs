@@ -30,7 +30,7 @@ const FONT: &str = "sans-serif";
 /// Of a letter of the labels, on average.
 const LETTER: f64 = 6.4;
 
-/// Okabe and Ito's colours, which everybody can tell apart.
+/// Okabe and Ito's colours, which remain distinct with colour blindness.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),

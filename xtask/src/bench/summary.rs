@@ -24,7 +24,7 @@ struct Subject {
 enum Against {
     /// A program that does nothing: the figures are the time above it.
     EmptyProgram,
-    /// Another proxy, as it is called in text and in the column of the table.
+    /// Another proxy: its name in text and in the column of the table.
     Peer(&'static str, &'static str),
     /// No peer was measured: the target alone.
     Target,

@@ -12,7 +12,7 @@ const MOST: u64 = 512;
 /// Up to Linux 6.2 each function's stack counts in steps of so many bytes (`check_max_stack_depth`).
 const STEP: u64 = 32;
 
-/// Chains of calls that take more stack than there is, the deepest of each function that nobody calls.
+/// Chains of calls that take more stack than the kernel allows, the deepest of each function without callers.
 pub(crate) fn too_deep(elf: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(elf).context("the object is not an ELF file")?;
     let mut stacks = BTreeMap::new();

@@ -61,7 +61,7 @@ impl Account {
         }
     }
 
-    /// Says how it ended; an error if anything failed.
+    /// Prints the result; an error if anything failed.
     pub(super) fn verdict(&self) -> Result<()> {
         if self.failed > 0 {
             bail!("{} of {} statements could not be proved", self.failed, self.failed + self.proved);

@@ -9,7 +9,7 @@ pub(super) struct Retired {
     pub(super) allowed: &'static [Allowed],
 }
 
-/// What is looked for.
+/// The pattern to search for.
 pub(super) enum What {
     /// Whole segments of names in snake case or camel case, and words of prose: `twin` is found in `twin_key`, `TwinKey` and "its twin",
     /// `let_go` in `LetGo`, but not in "let go".

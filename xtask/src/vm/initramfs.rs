@@ -85,7 +85,7 @@ fn modules_of(suite: &str) -> &'static [&'static str] {
 const DIRECTORIES: &[&str] =
     &["dev", "etc", "manifests", "modules", "proc", "run", "sys", "tests", "tmp", "var", "var/run"];
 
-/// What is put into every machine, besides its kernel's modules.
+/// The files of every machine, besides its kernel's modules.
 pub(super) struct Guest {
     /// Programs of ours, by their place in the machine.
     programs: BTreeMap<String, PathBuf>,
@@ -94,7 +94,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Finds what is needed among what was built; `agent` goes in the place of the one that was.
+    /// Finds the required files among the built ones; `agent` replaces the built agent.
     pub(super) fn new(built: &Executables, agent: Option<&Path>, cache: &Path) -> Result<Self> {
         let find = |name: &str| built.get(name).with_context(|| format!("cargo has built no `{name}`"));
         let agent = agent.map_or_else(|| find("proxy-agent").map(PathBuf::as_path), Ok)?;
@@ -217,7 +217,7 @@ fn load_order(modules: &Path, further: &[&str]) -> Result<Vec<PathBuf>> {
     for name in MODULES.iter().chain(further) {
         let is_wanted =
             |path: &&&str| path.rsplit('/').next().and_then(|file| file.split('.').next()) == Some(*name);
-        // Not there: built in, or the init will show what is missing.
+        // No such module: built in, or the init will show what is missing.
         let Some(module) = lines.keys().find(is_wanted) else { continue };
         // modules.dep names the direct and indirect needs, the deepest last.
         for path in lines[module].iter().rev().chain([module]) {

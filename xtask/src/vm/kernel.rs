@@ -72,7 +72,7 @@ const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// An unpacked kernel.
 pub(super) struct KernelFiles {
-    /// As `uname -r` will say.
+    /// As `uname -r` prints it.
     pub(super) release: String,
     /// The bootable image.
     pub(super) image: PathBuf,

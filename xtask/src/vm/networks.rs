@@ -1,4 +1,4 @@
-//! What is known of networks: the tables of `docs/networks.md`, one per kernel, and what a run may differ from them.
+//! Known results of networks: the tables of `docs/networks.md`, one per kernel, and how a run may differ from them.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
@@ -66,7 +66,7 @@ type Table = BTreeMap<String, BTreeMap<String, String>>;
 pub(super) struct Networks(BTreeMap<String, Table>);
 
 impl Networks {
-    /// What is committed; empty if there is nothing.
+    /// The committed tables; empty without a document.
     pub(super) fn committed() -> Result<Self> {
         let path = file();
         if !path.exists() {

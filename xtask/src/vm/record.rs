@@ -1,4 +1,4 @@
-//! What is known of the kernels: the tables of `docs/kernels.md`, and what a run may differ from them.
+//! Known results of the kernels: the tables of `docs/kernels.md`, and how a run may differ from them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +55,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// What is committed; empty if there is nothing.
+    /// The committed tables; empty without a document.
     pub(super) fn committed() -> Result<Self> {
         let path = file();
         if !path.exists() {
@@ -66,8 +66,7 @@ impl Record {
         Ok(Self { attached: table(ATTACHED), verified: table(VERIFIED), lacking: table(LACKING) })
     }
 
-    /// Puts what a kernel reported in the place of what was known of it; where its machine ran some suites alone, only what the verifier
-    /// said.
+    /// Replaces a kernel's record by its report; where its machine ran only some suites, replaces only the verifier's numbers.
     pub(super) fn replace(&mut self, kernel: Kernel, report: &Report, is_whole: bool) {
         let kernel = kernel.name();
         let mut replaced = Vec::new();

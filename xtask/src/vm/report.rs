@@ -1,4 +1,4 @@
-//! What a machine tells on its console. The other side is `tests/src/bin/vm_init`.
+//! Parses a machine's output on its console. The other side is `tests/src/bin/vm_init`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -45,7 +45,7 @@ pub fn iptables(node_context: &NodeContext, services: &[Service]) -> String {
             let to = SocketAddr::new(address, target);
             let comment = format!("-m comment --comment \"{title} -> {to}\"");
             let left = count - index;
-            // The last one takes what is left.
+            // The last one takes the rest.
             let chance = if left == 1 {
                 String::new()
             } else {

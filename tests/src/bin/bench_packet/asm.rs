@@ -1,4 +1,5 @@
-//! Programs of a few instructions, put together by hand: what is measured beside ours must not depend on a compiler.
+//! Programs of a few instructions, assembled by hand: the baselines beside our programs must not depend on a
+//! compiler.
 
 use std::{
     io,
@@ -99,19 +100,20 @@ impl Program {
         self.op(0x63 | size as u8, base, src, offset, 0)
     }
 
-    /// Goes on only if `register == value`.
+    /// Continues only if `register == value`.
     pub(crate) fn expect(&mut self, register: u8, value: i32) -> &mut Self {
         self.jumps.push(self.code.len());
         self.op(0x55, register, 0, 0, value)
     }
 
-    /// Goes on only if `register != 0`.
+    /// Continues only if `register != 0`.
     pub(crate) fn expect_some(&mut self, register: u8) -> &mut Self {
         self.jumps.push(self.code.len());
         self.op(0x15, register, 0, 0, 0)
     }
 
-    /// `dst = data` of the packet whose context is in `context`; goes on only if it has so many bytes. Spoils 3 and 4.
+    /// `dst = data` of the packet whose context is in `context`; continues only if it has so many bytes. Overwrites
+    /// registers 3 and 4.
     pub(crate) fn packet(&mut self, dst: u8, context: u8, length: usize) -> &mut Self {
         let (data, end) = if self.kind == Kind::Tc { (76, 80) } else { (0, 4) };
         self.load(Size::Word, dst, context, data).load(Size::Word, 3, context, end);

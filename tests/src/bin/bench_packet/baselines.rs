@@ -164,7 +164,7 @@ pub(crate) struct Maps {
     pub(crate) many: OwnedFd,
     /// The same, with entries that do not lie in the order of their keys.
     pub(crate) scattered: OwnedFd,
-    /// As large, for what is inserted and removed again.
+    /// A map of the same size, for entries that are inserted and removed again.
     pub(crate) fresh: OwnedFd,
     /// The same with LRU.
     pub(crate) fresh_lru: OwnedFd,

@@ -1,4 +1,4 @@
-//! What is measured: a program behind the wrapper, and what it is measured against.
+//! The cases: a program behind the wrapper, and its reference.
 
 use std::os::fd::AsFd as _;
 
@@ -19,7 +19,7 @@ pub(crate) enum Table {
     Full,
     /// With so many services.
     Services(u32),
-    /// With the fewest services, in programs that were loaded once more: shows what the measurement can tell apart.
+    /// With the fewest services, in programs that were loaded once more: shows the resolution of the measurement.
     Again,
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum BaselineSort {
     FibNone,
 }
 
-/// What is done after each sample, so that the next one finds things as this one did.
+/// Work after each sample, so that the next one starts from the same state.
 pub(crate) enum After<'w> {
     Nothing,
     /// Runs this as often.
@@ -76,8 +76,8 @@ pub(crate) enum After<'w> {
 pub(crate) enum Estimate {
     /// The difference of the smallest times: noise only adds.
     Smallest,
-    /// The median of the differences: what needs more memory than the caches hold for sure is much faster when nobody else
-    /// uses them, which happens to one case and not to another.
+    /// The median of the differences: a case that needs more memory than the caches hold for sure is much faster while no
+    /// other process uses them, which happens to one case and not to another.
     Median,
 }
 

@@ -154,7 +154,7 @@ fn with_many_flows<F: PacketFamily>(
     for path in paths {
         let mut path = path.clone();
         match path.kind {
-            // Of those nothing tells what source port they got.
+            // Their source port is not known.
             PathKind::NotOurs | PathKind::New | PathKind::Answer { snat: true } => continue,
             PathKind::Request { snat: true } => path.frame.dst.set_port(MANY_REMOTE),
             PathKind::Request { .. } | PathKind::Answer { .. } => {}

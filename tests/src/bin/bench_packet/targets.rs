@@ -222,7 +222,7 @@ impl Results<'_> {
     }
 }
 
-/// Are these too much apart for the ratio, but less than can be told?
+/// Whether the difference exceeds the allowed ratio, but is below the resolution.
 fn is_within(few: f64, many: f64, resolution: f64) -> bool {
     many > FLAT * few && many - few <= resolution
 }

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// What is listed and watched.
+/// The listed and watched resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
     Services,
@@ -62,7 +62,7 @@ struct Shared {
 struct Kind {
     /// A streaming list, as chunks of HTTP: an event per object.
     list: Arc<Vec<u8>>,
-    /// Who watches: the last one that asked.
+    /// The watching connection: the last one that asked.
     watcher: Option<TcpStream>,
     first_asked: Option<Instant>,
     last_byte: Option<Instant>,
@@ -101,7 +101,7 @@ impl Api {
         self.shared.version.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Forgets who watched and asked when.
+    /// Forgets the watchers and the times of requests.
     pub(crate) fn reset(&self) {
         for kind in &self.shared.kinds {
             let mut kind = kind.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +120,7 @@ impl Api {
         Some(at(Resource::Services)?.max(at(Resource::EndpointSlices)?))
     }
 
-    /// Writes events, made with [`event`], to who watches.
+    /// Writes events, made with [`event`], to the watcher.
     pub(crate) fn send(&self, resource: Resource, events: &[u8]) -> Result<()> {
         let kind = self.shared.kind(resource);
         let mut watcher = kind.watcher.as_ref().with_context(|| format!("nobody watches {resource:?}"))?;

@@ -5,7 +5,7 @@
 //! * [`fixture`]: the node and the agent.
 //! * [`maps`]: what the agent made of it.
 //! * [`cluster_objects`]: all of that together.
-//! * [`changes`], [`calls`]: what is measured besides starts.
+//! * [`changes`], [`calls`]: the measurements besides starts.
 //! * [`sync`], [`memory`]: the benchmarks.
 
 mod api;

@@ -61,7 +61,7 @@ pub(crate) fn forward(setups: &[&Setup], cpu: usize, rounds: usize, time: Durati
 /// One variant, ready.
 struct Forwarder<'s> {
     setup: &'s Setup,
-    /// Writes the frame anew, and goes over to the program of the device, or gives it to the stack.
+    /// Writes the frame again, and makes a tail call to the program of the device, or passes it to the stack.
     program: OwnedFd,
     _array: Option<OwnedFd>,
     frame: [u8; FRAME],
@@ -122,7 +122,7 @@ impl<'s> Forwarder<'s> {
         let next = self.setup.cluster.node(1)?.host.v4;
         self.setup.cluster.node(0)?.host.netns.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            // Nobody listens: the refusal says that the packet came there.
+            // No process listens: ECONNREFUSED shows that the packet arrived.
             socket.connect((next, 9))?;
             until(Duration::from_secs(5), "the other node to be known", || {
                 Ok(socket.send(&[0]).is_err().then_some(()))
@@ -219,8 +219,8 @@ fn op(code: u8, dst: u64, src: u64, offset: i16, immediate: i32) -> u64 {
         | u64::from(immediate as u32) << 32
 }
 
-/// An XDP program. The kernel uses frames again as programs left them, so it writes the headers anew, with a random source
-/// port; then it goes over to the program in the array, or passes.
+/// An XDP program. The kernel uses frames again as programs left them, so it writes the headers again, with a random
+/// source port; then it makes a tail call to the program in the array, or passes.
 fn instructions(frame: &[u8; FRAME], array: Option<&OwnedFd>) -> Vec<u64> {
     const GET_PRANDOM_U32: i32 = 7;
     const TAIL_CALL: i32 = 12;

@@ -50,7 +50,7 @@ impl Path {
     }
 }
 
-/// What is measured, over and over.
+/// A measurement, repeated in rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     /// How many services there are.
@@ -107,7 +107,7 @@ pub(crate) fn measure(setups: &mut [Setup], plan: &Plan) -> Result<Samples> {
         }
         for round in 0..plan.rounds {
             for row in &rows {
-                // Nobody is always the first.
+                // The first setup changes with each round.
                 for turn in 0..setups.len() {
                     let at = (turn + round) % setups.len();
                     let setup = &mut setups[at];

@@ -1,4 +1,4 @@
-//! Why targets are missed, as profiles of the slices tell (perf, 10 kHz, call graphs below our programs).
+//! Why targets are missed, from profiles of the slices (perf, 10 kHz, call graphs below our programs).
 
 use crate::{
     measure::{Path, Row},

@@ -1,4 +1,4 @@
-//! A cluster with one way to serve its services, and who talks in it.
+//! A cluster with one way to serve its services, and the clients and servers in it.
 
 use std::{
     env,
@@ -70,7 +70,7 @@ impl Variant {
     }
 }
 
-/// Who opens connections.
+/// Where connections are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum From {
     /// A pod on the first node.

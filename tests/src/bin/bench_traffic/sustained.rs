@@ -17,7 +17,7 @@ pub(crate) const MANY_ENDPOINTS: usize = 4;
 /// How many times shorter cases with several clients or endpoints are than those with one of each.
 pub(crate) const SHORTER: u32 = 6;
 
-/// What is done over and over.
+/// The repeated operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) transport: Transport,

@@ -1,4 +1,4 @@
-//! What the parts of the benchmark say to each other: ports, loads, and how they went.
+//! Messages between the parts of the benchmark: ports, loads, and their results.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,5 @@
-//! The other side of every conversation: a server that says who asked, and clients that say what they saw.
+//! The other side of every conversation: a server that replies with the client's address, and clients that
+//! print what they got.
 
 mod bulk;
 mod client;
@@ -161,7 +162,7 @@ struct Target {
     #[arg(long)]
     device: Option<String>,
 
-    /// Binds the socket of each request to a port of its own, from this one on.
+    /// Binds the socket of each request to a separate port, from this one on.
     #[arg(long)]
     first_port: Option<u16>,
     /// Makes requests at least this long, in bytes.

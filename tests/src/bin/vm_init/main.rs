@@ -145,7 +145,8 @@ fn start_agent(pod_datapath: &str, xdp: &str) -> Result<Child> {
     command.spawn().context("cannot run the agent")
 }
 
-/// Waits until /healthz says yes, and that the agent is synced with its source: one that takes over complete maps serves before that.
+/// Waits until /healthz returns 200 and the agent is synced with its source: an agent that takes over complete maps serves before
+/// that.
 fn wait_until_ready(agent: &mut Child) -> Result<()> {
     let end = Instant::now() + READY_LIMIT;
     loop {
@@ -168,7 +169,7 @@ fn healthz() -> Result<String> {
     get(HEALTHZ, "/healthz")
 }
 
-/// Prints which program is attached how, as the agent's metrics tell it.
+/// Prints which program is attached how, from the agent's metrics.
 fn tell_hooks() -> Result<()> {
     let metrics = get(METRICS, "/metrics")?;
     let hooks = metrics.lines().filter_map(|line| line.strip_prefix("proxy_agent_hooks{"));

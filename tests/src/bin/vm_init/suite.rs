@@ -70,7 +70,7 @@ pub(crate) fn run(report: &mut Report, name: &str, wanted: &Wanted) {
     for (test, Test { verdict, output }) in &suite.tests {
         report.test(&format!("{name} {test}"), *verdict, output);
     }
-    // One that fails has told so.
+    // A failed test has reported it.
     if let Err(error) = ended {
         report.check::<()>(&format!("{name} runs to its end"), Err(error));
     } else if suite.tests.is_empty() {
@@ -94,11 +94,11 @@ struct Test {
     output: Vec<String>,
 }
 
-/// What a program of tests has told so far.
+/// The output so far of a program of tests.
 #[derive(Default)]
 struct Suite {
     tests: BTreeMap<String, Test>,
-    /// The test whose output is being told.
+    /// The test whose output follows.
     current: Option<String>,
     is_complete: bool,
 }
@@ -163,8 +163,8 @@ impl Suite {
     }
 }
 
-/// What of a test was not possible, by its output: a test that goes on says so in a line of its own, one that does not
-/// has it in its error.
+/// The capability that a test lacked, by its output: a test that continues prints it in a separate line, one that does
+/// not has it in its error.
 pub(crate) fn missing_capability(verdict: Verdict, output: &[String]) -> Option<&str> {
     output.iter().find_map(|line| {
         let (before, reason) = line.split_once(MARK)?;

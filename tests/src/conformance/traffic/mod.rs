@@ -70,7 +70,7 @@ pub fn run(pod_datapath: &'static str) -> Result<()> {
         }
         marker.write(round)?;
         if agents.is_empty() {
-            // Each step replaces endpoints that were ready, and its probes ask for what it says and nothing else.
+            // Each step replaces endpoints that were ready, and its probes require exactly the new ones.
             let args = ["--pod-datapath", pod_datapath, "--endpoint-settle-time", "0s"];
             agents = cluster.start_agents(&args)?;
         }

@@ -16,13 +16,13 @@ use crate::cluster::{Call, Host, Protocol as By, Reply};
 const ENOUGH: [usize; 5] = [2, 2, 28, 44, 60];
 const STICKY: usize = 12;
 const REPICKED: usize = 14;
-/// By then clients must have been told (upstream's tests ask for it).
+/// By then clients must have got an error (upstream's tests require it).
 const TOLD: Duration = Duration::from_millis(2900);
 /// A drop is nothing to wait for long.
 const DROPPED: Duration = Duration::from_millis(400);
 /// A ping is answered here or nowhere.
 const PING: Duration = Duration::from_millis(500);
-/// What sockets are told, they are told at once.
+/// Sockets get their errors at once.
 const AT_ONCE_MS: u64 = 500;
 
 impl Network<'_> {
@@ -90,7 +90,7 @@ impl Network<'_> {
             Expect::Unserved => {
                 let reply = call.clone().timeout(DROPPED).once()?;
                 let error = reply.error.as_deref().with_context(|| format!("{reply:?}"))?;
-                // A machine that has the address may refuse by itself; nobody else may.
+                // A host that has the address may refuse by itself; no other may.
                 let is_a_machine = probe.to.ip().is_loopback()
                     || self.cluster.nodes.iter().any(|node| node.owns(probe.to.ip()));
                 ensure!(is_a_machine || error != "ECONNREFUSED", "{reply:?}");
@@ -163,7 +163,7 @@ fn protocols(probe: &Probe) -> &'static [By] {
             | Expect::NoLocalEndpoints
             | Expect::Denied
     );
-    // Nobody tells an unconnected UDP socket of an ICMP message, so rejects are for connected ones.
+    // An unconnected UDP socket does not get ICMP errors, so rejects are for connected ones.
     let tells_all = is_answered || (matches!(probe.expect, Expect::Refused) && node_of(probe.from).is_none());
     match probe.protocol {
         Protocol::Tcp => &[By::Tcp],

@@ -168,7 +168,7 @@ fn remove_tunnels(network: &Network) -> Result<()> {
 
 const SECONDARY_GATEWAY: &str = "192.168.98.1";
 
-/// All traffic of the pod is by a second interface, which a rule for its address says: there is no tunnel, and the router
+/// All traffic of the pod is by a second interface, selected by a rule for its address: without a tunnel, and the router
 /// knows each pod. The first interface has a loose source check, as that CNI sets it.
 fn secondary_interface(network: &Network) -> Result<()> {
     let fabric = &network.cluster.fabric;

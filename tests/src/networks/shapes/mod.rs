@@ -34,7 +34,7 @@ pub struct Shape {
     is_common: bool,
     /// Makes it.
     pub(super) make: fn(&Network) -> Result<()>,
-    /// Removes what is left when the interfaces that it made are gone.
+    /// Removes the rest after the interfaces that it made are gone.
     pub(super) undo: fn(&Network) -> Result<()>,
 }
 
@@ -85,7 +85,7 @@ impl Shape {
         !self.is_common
     }
 
-    /// The name of a cell, as it is printed.
+    /// The printed name of a cell.
     pub(super) fn cell(&self, path: Path, family: &str) -> String {
         format!("{} | {path} {family}", self.name)
     }

@@ -29,7 +29,7 @@ pub(super) const ALL: &[Shape] = &[
 const SECOND: &str = "eth1";
 const LINKS: [&str; 2] = ["eth0", SECOND];
 
-/// The links: each connection has its own way, as the hash of its addresses and ports says. A node's address may be that of the other link, so
+/// The links: the hash of its addresses and ports selects the link of each connection. A node's address may be that of the other link, so
 /// source checks are loose.
 fn links(network: &Network) -> Result<()> {
     let fabric = &network.cluster.fabric;
@@ -89,8 +89,8 @@ fn by_routes(network: &Network) -> Result<()> {
     })
 }
 
-/// As FRR installs routes by default. Both families have the same next hops, which are IPv6 (RFC 5549), and routes are told by
-/// the number of their next hop alone.
+/// As FRR installs routes by default. Both families have the same next hops, which are IPv6 (RFC 5549), and routes contain
+/// only the id of their next hop.
 fn by_objects(network: &Network) -> Result<()> {
     links(network)?;
     for ends in both() {

@@ -83,8 +83,8 @@ fn above(network: &Network, kind: &str) -> Result<()> {
     replaced(network, |_| vec![format!("link add link eth0 name {DEVICE} type {kind}")])
 }
 
-/// What is for others than the device's own addresses comes in by `eth0`, and leaves by the device. An interface without
-/// addresses accepts nothing but with source checks off (`__fib_validate_source`, `no_addr`).
+/// Packets for others than the device's own addresses come in by `eth0`, and leave by the device. An interface without
+/// addresses accepts packets only with source checks off (`__fib_validate_source`, `no_addr`).
 fn ipvlan(network: &Network) -> Result<()> {
     source_check(network, "0")?;
     above(network, "ipvlan mode l2")

@@ -1,6 +1,6 @@
-//! Packets of no frontend and no flow: whatever they are, every program leaves them as they are.
+//! Packets of no frontend and no flow: every program leaves them unchanged.
 //!
-//! What they may not be is said here without the core: none has the ends of a flow, and none asks a frontend for something.
+//! The conditions are checked without the core: no packet has the ends of a flow, and none is sent to a frontend.
 
 use std::{
     collections::HashSet,
@@ -73,7 +73,7 @@ pub fn bystanders<F: PacketFamily>(plan: Plan) -> Result<Passed> {
     Ok(Passed { packets: plan.packets, runs, flows: flows.len() / 2, took: begin.elapsed() })
 }
 
-/// Opens flows of every kind, so that all filters say "perhaps".
+/// Opens flows of every kind, so that every filter matches.
 fn populate<F: PacketFamily>(kernel: &Kernel) -> Result<()> {
     let (pod, uplink) = (("pod_ingress", Device::PodA), ("uplink_ingress", Device::Uplink));
     let (to_pod, out) = (("pod_egress", Device::PodA), ("uplink_egress", Device::Uplink));
@@ -105,7 +105,7 @@ fn first(transport: Transport) -> Transport {
     }
 }
 
-/// What is asked for by address, port and protocol, and by address alone: as the maps hold it.
+/// Frontends in the maps: by address, port and protocol, and by address alone.
 struct Frontends {
     ends: HashSet<(std::net::IpAddr, u16, u8)>,
     whole: HashSet<std::net::IpAddr>,
@@ -172,7 +172,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         Ok(runs)
     }
 
-    /// What is counted of Services' packets.
+    /// The counters of Services' packets.
     fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
         let others = [Counter::FragmentUnknown];
         let counters = Counter::ALL.iter().filter(|counter| !others.contains(counter));
@@ -211,7 +211,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         Ok(())
     }
 
-    /// One packet that is nobody's, perhaps in pieces.
+    /// One packet of no Service, perhaps in fragments.
     fn packet(&self, random: &mut Random) -> Result<(Kept, Vec<Vec<u8>>)> {
         loop {
             let mut frame = self.frame(random);

@@ -25,7 +25,7 @@ pub(super) type Met = BTreeMap<String, u64>;
 /// The step at which the two sides differ, and how.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
-    /// Its number; none: what is left at the end differs.
+    /// Its number; `None`: the state at the end differs.
     pub(super) step: Option<usize>,
     pub(super) what: String,
 }
@@ -34,10 +34,10 @@ pub(super) struct Failure {
 pub(super) struct Comparison<'a, F: PacketFamily> {
     pub(super) kernel: &'a mut Kernel,
     pub(super) native: &'a mut MemoryTables<F>,
-    /// Backends as they are at the start of a run.
+    /// Backends at the start of a run.
     serving: HashSet<Id>,
     pub(super) backends: Vec<Id>,
-    /// Can the kernel be told by which device a packet came in?
+    /// Whether the kernel takes the ingress device of a packet.
     pub(super) tells_ingress: bool,
 }
 
@@ -84,7 +84,7 @@ impl<'a, F: PacketFamily> Comparison<'a, F> {
         Counter::ALL.iter().map(|counter| self.kernel.counter(*counter)).collect()
     }
 
-    /// How what is left of a run differs.
+    /// How the state after a run differs.
     fn differences(&self, before: &[u64]) -> Result<Option<String>> {
         for (what, kernel, native) in [
             ("confirmed", self.kernel.confirmed::<F>()?, &self.native.flows),

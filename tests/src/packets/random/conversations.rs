@@ -45,7 +45,7 @@ pub(super) fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec
     }
 }
 
-/// A packet as it is, of the node if it leaves.
+/// An unchanged packet, of the node if it leaves.
 fn whole((program, device): (&'static str, Device), what: What) -> Step {
     Step::Packet { program, device, came_in: None, what, shape: Shape::Whole }
 }

@@ -42,8 +42,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// So many packets from this seed on, unless the environment says otherwise: `PROXY_AGENT_RANDOM_PACKETS`,
-    /// `PROXY_AGENT_RANDOM_SEED`.
+    /// So many packets from this seed on, unless the environment has other values:
+    /// `PROXY_AGENT_RANDOM_PACKETS`, `PROXY_AGENT_RANDOM_SEED`.
     ///
     /// # Errors
     /// When these are no numbers.

@@ -22,7 +22,7 @@ pub(super) fn parse<F: PacketFamily>(bytes: &[u8], network: usize) -> Result<Pac
     unsafe { F::parse(range.start, range.end, network) }
 }
 
-/// What a program makes of the headers: what the fast-path parse reads, or what is taken apart, with the ports of its first fragment.
+/// A program's view of the headers: what the fast-path parse reads, or the full parse, with the ports of its first fragment.
 pub(super) struct Read<F: PacketFamily> {
     pub(super) dissected: Dissected<F>,
     pub(super) completion: Completion,
@@ -186,8 +186,8 @@ pub(super) fn rewrite<F: PacketFamily>(
     out
 }
 
-/// An ICMP error (RFC 5508 section 4.2, for IPv6 by analogy): outside the addresses of the flow, inside the packet as who
-/// gets the error has sent it. Its source changes where that of a reply would.
+/// An ICMP error (RFC 5508 section 4.2, for IPv6 by analogy): outside the addresses of the flow, inside the packet as the
+/// receiver of the error has sent it. Its source changes where that of a reply would.
 fn rewrite_error<F: PacketFamily>(
     input: &[u8],
     network: usize,
@@ -244,7 +244,7 @@ pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissecte
         let header = F::IS_V4.then_some(network + 10);
         let has_transport = dissected.part != Part::Later && packet.protocol == PROTOCOL_TCP;
         let transport = has_transport.then_some(packet.checksum_offset());
-        // An error has its own checksum, and may quote that of UDP, which is nobody's to send any more.
+        // An error has its own checksum, and may quote that of UDP, whose packet is not sent again.
         let quoted = (dissected.part == Part::Error)
             .then(|| [dissected.icmp + 2, dissected.icmp + 8 + 10, packet.checksum_offset()]);
         for at in header.into_iter().chain(transport).chain(quoted.into_iter().flatten()) {

@@ -261,7 +261,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             return Ok(agree(run.result == drop, || differs("not dropped")));
         }
         if is_answer {
-            // What is sent back has tests of its own. Too many at once are dropped.
+            // Other tests check generated replies. Too many at once are dropped.
             let is_right = match (run.result == redirect, &sent.both) {
                 (true, Some(both)) if shape.is_sound() => {
                     oracle::is_answered(&both.kernel, &run.packet, network)

@@ -151,7 +151,7 @@ fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
     }
 }
 
-/// Mostly of a connection that goes on, sometimes as others would forge it.
+/// Mostly of a connection in progress, sometimes forged by others.
 pub(super) fn segment(random: &mut Random) -> Segment {
     let flags = random.of(&[16, 16, 16, 24, 18, 2, 17, 17, 4, 20, 0, 1, 3, 6]);
     let skew =
@@ -188,7 +188,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         0..10 => {
             let mut frame = request::<F>(random, program);
             if program == "uplink_l3_ingress" {
-                // By the test run's first look the client's address says which family it is.
+                // The test run reads the family from the client's address.
                 frame.src.set_ip(Host::L3Client.ip::<F>());
             }
             What::Request(frame)
@@ -310,7 +310,7 @@ pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Fr
         0..8 => (random.of(&VIPS), 80),
         8..13 => (Host::Node, random.of(&NODE_PORTS)),
         13 => {
-            // Nobody has a flow with the gateway, so that this port is nobody's, whatever ports flows were given.
+            // No client has a flow with the gateway, so this port has none, whatever ports flows were given.
             source = Host::Gateway;
             (Host::Node, random.of(&[*SNAT.start(), 23_456, *SNAT.end()]))
         }

@@ -57,7 +57,7 @@ pub(crate) struct NodeIds {
 }
 
 impl NodeIds {
-    /// Forgets what is in no plan any more.
+    /// Forgets entries that no plan has any more.
     pub(crate) fn retain(&mut self, plans: &[PortPlan]) {
         let plans: HashMap<_, _> = plans.iter().map(|plan| (&plan.name, plan)).collect();
         self.services.keep(|name| plans.contains_key(name));

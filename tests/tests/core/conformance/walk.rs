@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
         client: SocketAddr,
     },
     Refused,
-    /// A traffic policy leaves nobody.
+    /// The traffic policy leaves no endpoint.
     NoLocalEndpoints,
     /// Not in the source ranges.
     Denied,
@@ -54,7 +54,7 @@ pub(crate) struct Attempt {
     pub(crate) to: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) datapath: Datapath,
-    /// Tells sockets apart: source port and cookie.
+    /// Identifies sockets: source port and cookie.
     pub(crate) socket: u16,
     /// The socket was used before.
     pub(crate) is_open: bool,

@@ -112,7 +112,7 @@ fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     syn.send(&cluster.client.netns)?;
     let with = settled()? - before;
     ensure!(with < 10, "{with} packets for one SYN");
-    // A connection that nobody knows is reset, and leaves nothing behind.
+    // An unknown connection is reset, and leaves nothing behind.
     let known = flows(&agent)?.len();
     let tap = Tap::open(&cluster.client.netns)?;
     let to = SocketAddrV4::new(BALANCER, BALANCER_PORT);
@@ -196,8 +196,8 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// A connection through a Service from some port is over. The next from this port goes to the endpoint directly: it works, in both
-/// directions, and later goes through the Service again.
+/// A connection through a Service from some port has ended. The next from this port goes to the endpoint directly: it works, in
+/// both directions, and later goes through the Service again.
 #[test]
 fn a_port_is_used_for_a_service_and_then_for_its_endpoint() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "tc")?;
@@ -285,7 +285,7 @@ fn a_late_syn_ack_is_translated() -> Result<()> {
     Segment { from: own, ..first }.send(&endpoint.netns)?;
     let again = tap.wait(SOON, "the late SYN-ACK", |seen| seen.flags == SYN | ACK && seen.to == client)?;
     ensure!(again.from == service, "it comes from {}, not {service}", again.from);
-    // And the connection goes on.
+    // And the connection continues.
     accepted.write_all(b"late data\n")?;
     stream.set_read_timeout(Some(SOON))?;
     let mut line = String::new();
@@ -295,7 +295,7 @@ fn a_late_syn_ack_is_translated() -> Result<()> {
 }
 
 /// The node lost the flow (an address moved here from another node, the map was full, a reboot): the client's next packet is reset, so
-/// that it connects anew at once. It must not hang.
+/// that it connects again at once. It must not hang.
 #[test]
 fn connections_that_the_node_lost_are_reset() -> Result<()> {
     let mut scenario = Scenario::without_agents(Cluster::builder().nodes(2).rp_filter(2), "both")?;
@@ -327,8 +327,8 @@ fn connections_that_the_node_lost_are_reset() -> Result<()> {
     Ok(())
 }
 
-/// Who knows a connection's addresses and ports, but not its sequence numbers, sends a FIN and then a SYN in the client's name: the
-/// endpoint takes neither, and the connection must not move to another endpoint.
+/// A host that knows a connection's addresses and ports, but not its sequence numbers, sends a FIN and then a SYN in the client's
+/// name: the endpoint takes neither, and the connection must not move to another endpoint.
 #[test]
 fn a_forged_end_moves_no_connection() -> Result<()> {
     const CONNECTIONS: u16 = 8;

@@ -1,4 +1,4 @@
-//! Traffic that is no Service's, on nodes as CNIs leave them: with the agent it fares as without. Needs root.
+//! Non-service traffic, on nodes as CNIs leave them: with the agent it fares as without. Needs root.
 //!
 //! Each test builds a cluster in one set-up, runs the battery of conversations without an agent, then again while the agent of node-1
 //! runs, and compares. See `tests/src/bystander` for both.
@@ -27,7 +27,7 @@ fn same_with_agent(setup: Setup) -> Result<()> {
     let with = Battery::run(&fixture, 1)?;
     equal(&before, &with)?;
     if setup == Setup::BlockPolicy {
-        // What is blocked takes all of its time; once more would show nothing else.
+        // Blocked requests take all of their time; another round would show nothing else.
         return Ok(());
     }
     agent.terminate()?;

@@ -51,7 +51,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
             Ok((server, client()?, client()?))
         });
         let peer = server.local_addr().unwrap();
-        // Cookie and peer have to fit: who connected to something else since is not meant.
+        // Cookie and peer must both match: a socket that connected to something else since is not ended.
         let wrong = [
             Suspect { cookie: cookie(&ours), peer: at(listen, 1), transport: Transport::Udp },
             Suspect { cookie: cookie(&ours), peer, transport: Transport::Tcp },
@@ -65,7 +65,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
 
         let to = others.peer_addr().unwrap();
         for client in [&others, &ours] {
-            // For `ours` this is the application that connects anew.
+            // For `ours` this is the application that connects again.
             client.connect(to).unwrap();
             client.send(b"hello").unwrap();
             let (length, from) = server.recv_from(&mut [0; 8]).unwrap();

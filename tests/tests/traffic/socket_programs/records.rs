@@ -120,7 +120,7 @@ impl Drop for Maps {
     }
 }
 
-/// Waits until that many were counted, so until the walk is over.
+/// Waits until that many were counted, so until the walk has ended.
 async fn ended(counts: &Counts, number: u64) -> Result<()> {
     let counted = async {
         while counts.ended.get() < number {
@@ -211,7 +211,7 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
                 LostFrontend { service: SERVICE, address: SocketAddr::new(vip.ip(), 54) },
                 LostFrontend { service: SERVICE, address: at("192.0.2.1", 53) },
             ]);
-            // So that the walk is over.
+            // So that the walk has ended.
             let (other, other_server) = room.udp();
             maps.keep(&other, other_server.local_addr()?, DEAD);
             socket_termination.dead([(Protocol::Udp, DEAD)]);
@@ -317,7 +317,7 @@ async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Re
     maps.keep(&late, server.local_addr()?, DEAD);
     let socket_termination = maps.socket_termination(Counts::default())?;
     let looking = tokio::spawn(async move { socket_termination.kept(&[Protocol::Udp]).await });
-    // The first look is over long before the second.
+    // The first walk ends long before the second begins.
     tokio::time::sleep(Duration::from_millis(500)).await;
     late.connect(server.local_addr()?)?;
     assert_eq!(looking.await??, [kept(0, DEAD)].into());

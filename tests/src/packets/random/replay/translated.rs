@@ -1,4 +1,4 @@
-//! Packets that were translated: what the kernel sends must be what the core says, byte by byte.
+//! Packets that were translated: the kernel's output must be the core's, byte by byte.
 
 use proxy_common::{
     decide::{Translation, Verdict},
@@ -68,7 +68,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             return Err(format!("another packet than {expected:02x?}"));
         }
         let (Some(both), true) = (&sent.both, sent.shape.is_sound()) else { return Ok(()) };
-        // Once more, against a packet that was made anew.
+        // Once more, against a packet built from scratch.
         let mut anew = both.kernel.between(by_kernel, dst);
         anew.hop_limit -= hops;
         let built = anew.build().map_err(|error| format!("{error:#}"))?;
