@@ -85,7 +85,7 @@ impl FlowGc {
         let thread = thread::Builder::new()
             .name("flow-sweep".to_owned())
             .spawn(move || rounds.go_on(&stopped))
-            .context("cannot start the thread that removes flows that are over")?;
+            .context("cannot start the thread that removes expired flows")?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -110,7 +110,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
     /// Runs until the other end of the channel is closed.
     fn go_on(&mut self, stopped: &Receiver<()>) {
         if Clock::read().is_none() {
-            warn!("the kernel does not tell its clock: flows that are over stay until the flow map is full");
+            warn!("the kernel does not report its clock: expired flows stay until the flow map is full");
             return;
         }
         let mut said = false;
@@ -121,7 +121,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
                 Ok(false) => return,
                 Err(error) if said => debug!("{error:#}"),
                 Err(error) => {
-                    error!("{error:#}; flows that are over stay for now");
+                    error!("{error:#}; expired flows stay for now");
                     said = true;
                 }
             }
@@ -142,7 +142,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         let begun = is_whole.then(|| self.reply_filter.begin());
         loop {
             // Read each time: a round is long.
-            let clock = Clock::read().context("the kernel does not tell its clock any more")?;
+            let clock = Clock::read().context("the kernel no longer reports its clock")?;
             has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.reply_filter)?);
             has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.reply_filter)?);
             if !has_v4 && !has_v6 {

@@ -32,7 +32,7 @@ const ERROR: &str = "error ";
 pub fn ask(args: &LogLevelArgs) -> Result<()> {
     let pins = Pins::new(&args.pins.bpffs);
     let filter = args.filter.as_deref().unwrap_or_default();
-    parse(filter).with_context(|| format!("`{filter}` is no filter"))?;
+    parse(filter).with_context(|| format!("`{filter}` is not a filter"))?;
     if handover::is_free(pins.root()) {
         bail!("no agent runs with the pins of {}: name its directory with --bpffs", pins.root().display());
     }

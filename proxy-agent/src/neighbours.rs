@@ -84,18 +84,18 @@ fn run(next_hops: &NextHops, stopped: &Receiver<()>) {
 
 /// Sends the probes that are due.
 fn look(next_hops: &NextHops, plan: &mut Plan, socket: &mut Option<Neighbours>) -> Result<()> {
-    let clock = Clock::read().context("the kernel does not tell its clock")?;
+    let clock = Clock::read().context("the kernel does not report its clock")?;
     let used = next_hops.used(clock, IN_USE)?;
     plan.keep(&used);
     let mut broadcasts = 0;
     for neighbour in used {
         let neighbours = match socket {
             Some(neighbours) => neighbours,
-            None => socket.insert(Neighbours::open().context("cannot ask the kernel for neighbours")?),
+            None => socket.insert(Neighbours::open().context("cannot query the kernel for neighbours")?),
         };
         let known = neighbours
             .get(neighbour.ifindex, neighbour.ip)
-            .with_context(|| format!("cannot ask the kernel for the neighbour {}", neighbour.ip))?;
+            .with_context(|| format!("cannot query the kernel for the neighbour {}", neighbour.ip))?;
         let known = match plan.probe(neighbour, known, Instant::now(), &mut broadcasts) {
             Probe::None => continue,
             Probe::Unicast(mac) => Some(mac),

@@ -94,7 +94,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     };
     cancel.cancel();
     stop.abort();
-    info!("stopped; services go on working as they are (`proxy-agent cleanup` ends them)");
+    info!("stopped; services keep working (`proxy-agent cleanup` ends them)");
     result
 }
 

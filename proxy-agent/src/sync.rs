@@ -285,7 +285,7 @@ impl Sync {
     fn plan(&self, name: &ObjectName) -> ServicePlan {
         let mut plan = planner::plan_stored(&self.store, name, &self.node_name);
         for (port, ip) in local::leave_to_node(&mut plan, &self.local_addresses) {
-            info!("service {port}: {ip} is an address of this node: left to who serves it here");
+            info!("service {port}: {ip} is an address of this node: left to the program that serves it here");
         }
         plan
     }

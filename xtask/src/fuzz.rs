@@ -57,7 +57,7 @@ impl Sanitizer {
 pub(crate) fn main(args: &FuzzArgs) -> Result<()> {
     let known = targets()?;
     if let Some(unknown) = args.targets.iter().find(|target| !known.contains(target)) {
-        bail!("there is no target `{unknown}`, but there are {}", known.join(", "));
+        bail!("target `{unknown}` does not exist; existing ones: {}", known.join(", "));
     }
     let targets = if args.targets.is_empty() { &known } else { &args.targets };
     let fuzzers = build_all(args.sanitizer)?;

@@ -116,7 +116,7 @@ pub(crate) fn bpf() -> Result<(Toolchain, bool)> {
         Some(toolchain) => toolchain,
         None => {
             say(
-                "there is no compiler for BPF: no rustup nightly with rust-src, no Debian rustc-web. Installing the latter",
+                "no compiler for BPF: no rustup nightly with rust-src, no Debian rustc-web. Installing the latter",
             );
             apt_install(DEBIAN_PACKAGES).context(
                 "no compiler for BPF. Other than by Debian's packages it can be had by \

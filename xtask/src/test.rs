@@ -124,7 +124,7 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
             }
             if !is_root() {
                 let sudo = find_program("sudo")
-                    .context("these tests need root: there is no sudo, so run this as root")?;
+                    .context("these tests need root: sudo is missing, so run this as root")?;
                 // Only the test programs run as root; what cargo builds stays ours.
                 let triple = host_triple()?.to_uppercase().replace('-', "_");
                 command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));

@@ -177,7 +177,7 @@ pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
         (Answer::Failed(why), true) => Finding::fail(
             REACHED,
             format!("{server}, the address of the Service default/kubernetes, is not reached: {why}"),
-            format!("this agent is what makes that address work, and needs the API server before: {advice}"),
+            format!("only this agent makes that address work, and it needs the API server first: {advice}"),
         ),
         (Answer::Failed(why), false) => Finding::fail(
             REACHED,
@@ -244,7 +244,7 @@ pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
     if facts.nodes == Answer::Listed(0) {
         return Finding::warn(
             RIGHTS,
-            format!("there is no Node `{}`", facts.node_name),
+            format!("Node `{}` does not exist", facts.node_name),
             "give the Node's name with --node-name: without it all endpoints count as remote, and the node as not eligible",
         );
     }

@@ -107,7 +107,7 @@ pub(super) fn judge(facts: &Facts, processes: &[Process]) -> Finding {
     let shown = path.display();
     match &facts.is_cgroup2 {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Finding::fail(ROOT, format!("there is no {shown}"), elsewhere(facts))
+            return Finding::fail(ROOT, format!("{shown} does not exist"), elsewhere(facts))
                 .that_ends_the_agent();
         }
         Err(error) => return Finding::unknown(ROOT, format!("cannot look at {shown}: {error}")),

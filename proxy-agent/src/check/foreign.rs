@@ -89,7 +89,7 @@ pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
     let seen = seen.join("; ");
     if let Some(full) = foreign.iter().find(|hook| hook.kind == Kind::Cgroup { has_room: false }) {
         let advice = format!(
-            "the one at {} was attached without BPF_F_ALLOW_MULTI, so that none of ours can be: find its owner with `bpftool cgroup \
+            "the one at {} was attached without BPF_F_ALLOW_MULTI, which blocks ours: find its owner with `bpftool cgroup \
              tree` and remove it",
             full.at
         );
@@ -104,8 +104,7 @@ pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
         let advice = format!("{} takes one program: remove that one, or use --xdp auto or off", hook.at);
         return Finding::fail(PROGRAMS, seen, advice);
     }
-    let advice = "programs at tc of ours run before those that are attached already, at cgroups after them. What others translate or drop \
-                  before ours, the agent does not see; docs/operations.md, Troubleshooting, has what helps";
+    let advice = "programs at tc of ours run before those that are attached already, at cgroups after them. The agent does not see packets that others translate or drop before ours; see docs/operations.md, Troubleshooting";
     Finding::warn(PROGRAMS, seen, advice)
 }
 

@@ -88,7 +88,7 @@ pub(super) fn judge_source_checks(checks: &SourceChecks) -> Finding {
     Finding::warn(
         SOURCES,
         seen,
-        "with several uplinks, what comes in by another one than the route back is dropped: `sysctl -w net.ipv4.conf.all.rp_filter=2` \
+        "with several uplinks, packets that come in by another one than the route back are dropped: `sysctl -w net.ipv4.conf.all.rp_filter=2` \
          checks loosely",
     )
 }
@@ -98,7 +98,7 @@ pub(super) fn judge_mtu(uplinks: &[Uplink], addresses: &BTreeSet<IpAddr>) -> Fin
     const LEAST_V6: u32 = 1280;
     let known: Vec<&Uplink> = uplinks.iter().filter(|uplink| uplink.mtu > 0).collect();
     if known.is_empty() {
-        return Finding::skipped(MTU, "there are no uplinks");
+        return Finding::skipped(MTU, "no uplink was found");
     }
     let list: Vec<String> = known.iter().map(|uplink| format!("{} {}", uplink.name, uplink.mtu)).collect();
     let list = list.join(", ");
@@ -153,8 +153,8 @@ mod tests {
         for (topology, is_named, expected) in [
             (topology(&["eth0"], &[]), false, State::Pass),
             (topology(&[], &["no interface leads off the node"]), false, State::Warn),
-            (topology(&[], &["there is no interface `eth9`"]), true, State::Fail),
-            (topology(&["eth0"], &["there is no interface `eth9`"]), true, State::Fail),
+            (topology(&[], &["interface `eth9` does not exist"]), true, State::Fail),
+            (topology(&["eth0"], &["interface `eth9` does not exist"]), true, State::Fail),
             (topology(&["eth0"], &["no interface has the address 192.0.2.1"]), false, State::Fail),
         ] {
             assert_eq!(judge_uplinks(&topology, is_named).state, expected, "{:?}", topology.network_warnings);

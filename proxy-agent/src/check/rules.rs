@@ -70,7 +70,7 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
         let legacy = || facts.has_legacy_chain.then(|| format!("iptables (legacy), chain {SERVICES}"));
         facts.chains.iter().find(of_services).map(ToString::to_string).or_else(legacy)
     });
-    let rules_are_left = "they go on translating what was connected by them. When the agent serves, `proxy-agent migrate` shows them and \
+    let rules_are_left = "they still translate connections that were made through them. When the agent serves, `proxy-agent migrate` shows them and \
                           `proxy-agent migrate --commit` removes them; open connections live on (docs/migration.md)";
     match (process, rules, facts) {
         (Some(process), ..) => Finding::warn(
@@ -79,13 +79,9 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
             "stop it before the agent starts, which listens at the same ports 10249 and 10256: `kubectl -n kube-system delete daemonset \
              kube-proxy` (docs/migration.md)",
         ),
-        (None, Some(place), _) => {
-            Finding::warn(KUBE_PROXY, format!("rules are there: {place}"), rules_are_left)
-        }
+        (None, Some(place), _) => Finding::warn(KUBE_PROXY, format!("rules exist: {place}"), rules_are_left),
         (None, None, Err(why)) => Finding::unknown(KUBE_PROXY, why),
-        (None, None, Ok(_)) => {
-            Finding::pass(KUBE_PROXY, "no process of it is visible, and no rules of it are there")
-        }
+        (None, None, Ok(_)) => Finding::pass(KUBE_PROXY, "no process of it is visible, and it has no rules"),
     }
 }
 
@@ -100,9 +96,9 @@ pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]
     };
     let advice = match interface {
         Some(_) => {
-            "left by kube-proxy in IPVS mode: `proxy-agent migrate` shows what is its, and removes it with --commit"
+            "left by kube-proxy in IPVS mode: `proxy-agent migrate` shows what belongs to it, and removes it with --commit"
         }
-        None => "without kube-ipvs0 they are not told apart from those of others: `ipvsadm --list`",
+        None => "without kube-ipvs0 they cannot be distinguished from those of others: `ipvsadm --list`",
     };
     Finding::warn(IPVS, seen, advice)
 }

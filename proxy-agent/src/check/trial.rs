@@ -109,7 +109,7 @@ pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial,
         }
         let connections = match &cgroup {
             Some(cgroup) => connect(&mut datapath, cgroup).map_err(|error| format!("{error:#}")),
-            None => Err("there is no cgroup2 hierarchy to attach to".to_owned()),
+            None => Err("no cgroup2 hierarchy to attach to".to_owned()),
         };
         // They go with the mount as well, but some time after this process.
         let _ = pins.remove_all();
@@ -155,7 +155,7 @@ fn connect_to(datapath: &mut Datapath, cgroup: &OwnCgroup, ip: IpAddr) -> Result
     listener.set_nonblocking(true)?;
     // A port at which nothing listens.
     let free = TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr());
-    let vip = free.with_context(|| format!("there is no free port at {ip}"))?;
+    let vip = free.with_context(|| format!("no port is free at {ip}"))?;
     datapath.services.apply(&plan(vip, listener.local_addr()?))?;
     let outcome = match connect_from(cgroup, vip) {
         Ok(()) if listener.accept().is_ok() => Outcome::Translated,

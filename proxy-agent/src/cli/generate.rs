@@ -52,8 +52,9 @@ pub fn manual_page(subcommand: &[String]) -> Result<Vec<u8>> {
     let wanted = wanted.collect::<Vec<_>>().join("-");
     let names: Vec<String> = pages.iter().map(|(name, _)| name.replace('-', " ")).collect();
     let at = pages.iter().position(|(name, _)| *name == wanted);
-    let at =
-        at.with_context(|| format!("there is no manual page `{wanted}`; there are {}", names.join(", ")))?;
+    let at = at.with_context(|| {
+        format!("manual page `{wanted}` does not exist; existing ones: {}", names.join(", "))
+    })?;
     Ok(pages.swap_remove(at).1)
 }
 

@@ -24,7 +24,7 @@ const KIND: &str = "KubeProxyConfiguration";
 /// `KubeProxyConfiguration`: the fields that are used here.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the names are those of the format; docs/operations.md says what each does")]
+#[expect(missing_docs, reason = "the names are those of the format; docs/operations.md explains each")]
 pub struct KubeProxyConfiguration {
     api_version: String,
     kind: String,
@@ -172,7 +172,7 @@ fn passed_over(config: &Value, path: &str) -> Option<Notice> {
     match known {
         Some(_) if value.is_some_and(is_empty) => None,
         Some(field) => Some(Notice::info(format!("{path} is not used: {}", field.why))),
-        None => Some(Notice::warning(format!("{path} is no field of kube-proxy's configuration"))),
+        None => Some(Notice::warning(format!("{path} is not a field of kube-proxy's configuration"))),
     }
 }
 

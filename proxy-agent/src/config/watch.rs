@@ -43,7 +43,7 @@ pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
                 let Err(error) = trial(text.clone()).await else { return };
                 let error = format!("{error:#}");
                 if said.as_ref() != Some(&error) {
-                    error!("{error}; going on with what the configuration said before");
+                    error!("{error}; keeping the previous configuration");
                     tell(Some(error.clone()));
                     said = Some(error);
                 }

@@ -78,7 +78,7 @@ fn service_cidrs<F: MapFamily>(ranges: &BTreeSet<IpNet>) -> ServiceCidrs<F> {
         match room.next() {
             Some(cidr) => *cidr = Cidr { base, mask },
             None => {
-                warn!("the service range {range} is left out: there is room for {}", ServiceCidrs::<F>::MAX)
+                warn!("the service range {range} is left out: the maximum is {}", ServiceCidrs::<F>::MAX)
             }
         }
     }

@@ -84,7 +84,7 @@ impl Datapath {
             self.services.copy_to(&mut larger)?;
             Ok(larger)
         });
-        let larger = match copied.context("cannot copy what is in the maps") {
+        let larger = match copied.context("cannot copy the entries of the maps") {
             Ok(larger) => larger,
             Err(error) => {
                 if let Err(error) = self.pins.remove_larger() {

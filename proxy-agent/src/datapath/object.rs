@@ -129,7 +129,9 @@ impl Object {
         let has_current =
             [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
         let node_netns = netns_cookie().unwrap_or_else(|error| {
-            info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
+            info!(
+                "the kernel does not identify network namespaces ({error}): assuming the machine's first one"
+            );
             0
         });
         let constants = Constants {
@@ -210,20 +212,21 @@ impl Object {
 
     /// The program of that name, loaded now if it was not.
     pub(super) fn program(&mut self, name: &str) -> Result<ProgramFd> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("there is no program `{name}`"))?;
+        let program =
+            self.ebpf.program_mut(name).with_context(|| format!("program `{name}` does not exist"))?;
         let context = || format!("the kernel refuses the program `{name}`");
         match program {
             Program::SchedClassifier(program) => load(program.fd().is_ok(), || program.load()),
             Program::Xdp(program) => load(program.fd().is_ok(), || program.load()),
             Program::CgroupSockAddr(program) => load(program.fd().is_ok(), || program.load()),
-            _ => bail!("`{name}` is no program of ours"),
+            _ => bail!("`{name}` is not a program of ours"),
         }
         .with_context(context)?;
         let fd = match program {
             Program::SchedClassifier(program) => SchedClassifier::fd(program)?,
             Program::Xdp(program) => Xdp::fd(program)?,
             Program::CgroupSockAddr(program) => CgroupSockAddr::fd(program)?,
-            _ => bail!("`{name}` is no program of ours"),
+            _ => bail!("`{name}` is not a program of ours"),
         };
         Ok(fd.try_clone()?)
     }
@@ -257,7 +260,7 @@ fn count_by_log(load: impl FnOnce() -> Result<()>) -> Result<u32> {
     // "processed 1234 insns (limit 1000000) max_states_per_insn ..."
     let log = verifier_log.to_string();
     let count = log.split_once("processed ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-    count.with_context(|| format!("the verifier tells no number of instructions: {log}"))
+    count.with_context(|| format!("the verifier reported no number of instructions: {log}"))
 }
 
 fn find_features(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<Features> {

@@ -252,8 +252,8 @@ fn mount_bpffs() -> Result<()> {
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
-        .with_context(|| format!("there is no bpf file system at {BPFFS}, and none can be mounted"))?;
-    info!("mounted a bpf file system at {BPFFS}: there was none");
+        .with_context(|| format!("no bpf file system is mounted at {BPFFS}, and mounting one failed"))?;
+    info!("mounted a bpf file system at {BPFFS}");
     Ok(())
 }
 

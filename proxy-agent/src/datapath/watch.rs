@@ -259,7 +259,7 @@ impl Watch {
     /// # Errors
     /// When it counts instead.
     pub(crate) fn events(&mut self) -> Result<Events> {
-        let ring = self.events.take().context("there are no events")?;
+        let ring = self.events.take().context("this watch counts instead of sending events")?;
         // SAFETY: the ring keeps its map's descriptor open and the same.
         Ok(Events(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
     }

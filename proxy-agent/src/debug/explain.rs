@@ -71,7 +71,7 @@ pub(super) fn run(pins: &Pins, args: &ExplainArgs, format: OutputFormat) -> Resu
     let store = runtime.block_on(read(&settings))?;
     let Some(service) = store.service(&name) else {
         bail!(
-            "there is no Service {name} that is served: it does not exist, is headless or of type ExternalName, or another proxy's by \
+            "Service {name} is not served: it does not exist, is headless or of type ExternalName, or another proxy's by \
              the label service.kubernetes.io/service-proxy-name"
         );
     };

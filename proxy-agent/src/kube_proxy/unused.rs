@@ -13,12 +13,12 @@ pub struct Unused {
     pub matters: bool,
 }
 
-const NO_IPTABLES: &str = "there is no iptables, ipvs or nftables here";
+const NO_IPTABLES: &str = "services are not served by iptables, ipvs or nftables rules";
 const CLIENTS: &str = "where a client is follows from the hook that sees its packet, not from an address";
 const API: &str = "the connection to the API server needs no tuning: it only lists and watches";
 const WATCHES: &str =
-    "watches are followed at once and listed again when they end; there is no resynchronisation";
-const PROFILING: &str = "there is no profiler in this program";
+    "watches are followed at once and listed again when they end, without resynchronisation";
+const PROFILING: &str = "this program has no profiler";
 const GATES: &str = "this program has no feature gates";
 const HIDDEN_METRICS: &str = "no metrics are hidden";
 const WINDOWS: &str = "this is not Windows";

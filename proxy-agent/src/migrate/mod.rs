@@ -108,7 +108,10 @@ async fn back(args: &MigrateArgs, found: &Found, running: &[Process]) -> Result<
     if !is_served {
         let missing =
             if running.is_empty() { "no kube-proxy runs here" } else { "kube-proxy has made no rules yet" };
-        ensure!(!args.commit, "nothing was removed: {missing}; Services would end with what the agent left");
+        ensure!(
+            !args.commit,
+            "nothing was removed: {missing}; removing the agent's programs would stop Services"
+        );
         println!("--commit would remove nothing: {missing}");
     }
     let cleanup = CleanupArgs { pins: args.pins.clone(), dry_run: !args.commit, force: false };

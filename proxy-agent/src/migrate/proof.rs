@@ -34,7 +34,7 @@ pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
 
 /// Whether the running agent reports that everything is done.
 fn judge(status: &Status) -> Result<String> {
-    ensure!(status.ready, "it says that it is not ready: {}", status.problems.join("; "));
+    ensure!(status.ready, "it reports that it is not ready: {}", status.problems.join("; "));
     let unsynced: Vec<&str> =
         status.watches.iter().filter(|watch| !watch.synced).map(|watch| watch.name.as_str()).collect();
     ensure!(unsynced.is_empty(), "these are not listed completely: {}", unsynced.join(", "));
@@ -55,7 +55,7 @@ fn judge(status: &Status) -> Result<String> {
 /// peer is an endpoint. With rules of the kernel it would be the Service's address.
 fn connection(pins: &Pins) -> Result<String> {
     let mut services = tcp_cluster_ips(pins).context("the maps cannot be read")?;
-    ensure!(!services.is_empty(), "there is no Service with endpoints to connect to");
+    ensure!(!services.is_empty(), "no Service has endpoints to connect to");
     // Every node has it, and a connection that sends nothing does it no harm.
     services.sort_by_key(|(name, _)| !name.starts_with("default/kubernetes:"));
     let mut failures = Vec::new();

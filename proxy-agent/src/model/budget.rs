@@ -42,7 +42,7 @@ impl FromStr for Budget {
                 "addresses" => &mut budget.addresses,
                 "source-ranges" => &mut budget.source_ranges,
                 _ => {
-                    return Err(format!("`{name}` is none of ports, endpoints, addresses, source-ranges"));
+                    return Err(format!("`{name}` is not one of ports, endpoints, addresses, source-ranges"));
                 }
             };
             let count = value.parse().ok().filter(|count| *count > 0);

@@ -93,7 +93,7 @@ impl fmt::Display for Summary<'_> {
         let has_load_balancer =
             frontends.iter().any(|frontend| matches!(frontend, Frontend::LoadBalancer(_)));
         if let Some(sources) = sources.as_ref().filter(|_| has_load_balancer) {
-            write!(f, ", LoadBalancer only for {}", Sources(sources))?;
+            write!(f, ", LoadBalancer {}", Sources(sources))?;
         }
         Ok(())
     }
@@ -103,12 +103,15 @@ struct Sources<'a>(&'a [IpNet]);
 
 impl fmt::Display for Sources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, net) in self.0.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{net}", if n == 0 { "" } else { " " })?;
+        if self.0.is_empty() {
+            return f.write_str("denies all clients");
+        }
+        f.write_str("only for")?;
+        for net in self.0.iter().take(SHOWN) {
+            write!(f, " {net}")?;
         }
         match self.0.len() {
-            0 => f.write_str("nobody"),
-            1..=SHOWN => Ok(()),
+            0..=SHOWN => Ok(()),
             n => write!(f, " and {} more", n - SHOWN),
         }
     }
@@ -181,7 +184,7 @@ mod tests {
         );
         for (sources, expected) in [
             (Some(ranges(6)), "only for 10.0.0.0/16 10.1.0.0/16 10.2.0.0/16 10.3.0.0/16 and 2 more"),
-            (Some(vec![]), "LoadBalancer only for nobody"),
+            (Some(vec![]), "LoadBalancer denies all clients"),
             (None, "keeps its endpoint for 10800 s"),
         ] {
             let line = line(PortPlan { sources, ..full.clone() });

@@ -236,7 +236,9 @@ fn network_warnings(
     let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let missing = topology_config.uplinks.iter().filter(|name| !names.contains(&name.as_str()));
     let mut network_warnings: Vec<String> = missing
-        .map(|name| format!("there is no interface `{name}` (--uplink); there are: {}", names.join(", ")))
+        .map(|name| {
+            format!("interface `{name}` does not exist (--uplink); existing ones: {}", names.join(", "))
+        })
         .collect();
     if let Some(ip) = topology_config.bind_address.filter(|ip| !local.contains(ip)) {
         network_warnings.push(format!("no interface has the address {ip} (--bind-address)"));

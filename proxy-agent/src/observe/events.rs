@@ -228,7 +228,7 @@ impl Sending {
             Err(_) => format!("no answer for {PATIENCE:?}"),
         };
         if !self.failed_before {
-            warn!("cannot tell the API server of Event {reason}: {error}; services do not depend on it");
+            warn!("the API server did not take Event {reason}: {error}; services do not depend on it");
             self.failed_before = true;
         }
         false

@@ -270,7 +270,7 @@ impl Health {
         let mut problems = Vec::new();
         problems.extend(work.role.problem().map(str::to_owned));
         if node_eligible == Some(false) {
-            problems.push("the Node object is unknown, or says that the node is going".to_owned());
+            problems.push("the Node object is unknown, or marks the node for removal".to_owned());
         }
         let source = self.source.borrow();
         if let Some(trouble) = source.trouble() {
@@ -301,7 +301,7 @@ impl Health {
         }
         let others = [
             ("Services could not be programmed as they should be", &work.failed_services),
-            ("names of interfaces or addresses are none of this node's", &work.network),
+            ("configured interfaces or addresses do not exist on this node", &work.network),
             ("programs could not be attached", &work.failed_hooks),
             ("health check ports could not be opened", &work.failed_service_health),
             ("kinds of packets were dropped lately", &work.drops),

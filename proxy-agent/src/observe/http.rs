@@ -105,7 +105,7 @@ pub fn pages(pages: Vec<(&'static str, Page)>) -> Handler {
         Some((_, page)) if matches!(request.method, Method::GET | Method::HEAD) => page(request),
         Some(_) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
             .with(ALLOW, HeaderValue::from_static("GET, HEAD")),
-        None => Answer::text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+        None => Answer::text(StatusCode::NOT_FOUND, "not found\n"),
     })
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn configuration_changed(loaded: &Loaded, failure_report: Failu
 
 /// Would an agent start with this text, and serve?
 async fn trial(loaded: &Loaded, text: String) -> Result<()> {
-    let path = loaded.file.as_ref().context("there is no configuration file")?.path.clone();
+    let path = loaded.file.as_ref().context("no configuration file")?.path.clone();
     let shown = path.display().to_string();
     let new = config::understand(&loaded.args, &loaded.log, Some(LoadedFile { path, text }))?;
     let cannot = || format!("cannot use the configuration {shown}");

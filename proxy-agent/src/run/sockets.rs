@@ -130,7 +130,7 @@ impl SocketController {
     pub(super) fn look_for_namespaces(&mut self, primary: Vec<IpAddr>) {
         if self.looking.is_none() {
             self.looking = Some(tokio::task::spawn_blocking(move || {
-                netns::addresses(&primary).context("cannot tell which addresses sockets send from")
+                netns::addresses(&primary).context("cannot determine the source addresses of sockets")
             }));
         }
     }

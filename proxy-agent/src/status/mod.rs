@@ -59,7 +59,7 @@ pub(crate) async fn ask(address: Option<SocketAddr>) -> Result<Status> {
             format!("no agent answers at {shown}; is it running, and is that its --metrics-bind-address?")
         })?;
     serde_json::from_slice(&body)
-        .with_context(|| format!("what answers at {shown} is no proxy-agent of this release"))
+        .with_context(|| format!("the server at {shown} is not a proxy-agent of this release"))
 }
 
 /// From the first of these addresses that accepts a connection.

@@ -228,5 +228,5 @@ fn the_api_server_and_its_rights() {
     let checked = run().unwrap();
     checked.expect_code(0);
     checked.expect("API server", "pass", SERVER, "");
-    checked.expect("API rights", "warn", "there is no Node", "--node-name");
+    checked.expect("API rights", "warn", "does not exist", "--node-name");
 }

@@ -113,7 +113,7 @@ fn with_policies(builder: Builder, args: &[&str]) -> Result<()> {
     for selectors in [&PODS, &CLIENT] {
         netns.ip(&policies("delete", selectors, "out", "proto sctp"))?;
     }
-    agent.wait_for_log("any more: all packets are sent past the")?;
+    agent.wait_for_log("any more: all packets bypass the")?;
     serves(&scenario, &agent).context("without policies")?;
     // What was known of routes is forgotten by now.
     let before = by_stack(&scenario)?;
@@ -173,6 +173,6 @@ fn forward_policies_hold() -> Result<()> {
         }
     }
     netns.ip(&policies("delete", &PODS, "fwd", ""))?;
-    agent.wait_for_log("any more: all packets are sent past the")?;
+    agent.wait_for_log("any more: all packets bypass the")?;
     serves(&scenario, &agent)
 }

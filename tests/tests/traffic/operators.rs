@@ -202,7 +202,7 @@ fn log_level(scenario: &Scenario) -> Result<()> {
     ensure!(ask(&[])? == (true, begun), "the level is kept");
     for wrong in ["proxy_agent=nonsense", "a=b=c"] {
         let (ok, text) = ask(&[wrong])?;
-        ensure!(!ok && text.contains("is no filter"), "{text}");
+        ensure!(!ok && text.contains("is not a filter"), "{text}");
     }
     let (ok, text) = tool(node, &["log-level", "--bpffs", &format!("{bpffs}-none")])?;
     ensure!(!ok && text.contains("no agent runs"), "{text}");

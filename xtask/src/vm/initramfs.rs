@@ -138,7 +138,7 @@ pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, suites:
         files.insert(format!("modules/{number:03}-{name}.ko").into(), decompressed(module)?);
     }
     for name in HOST_PROGRAMS {
-        let program = find_program(name).with_context(|| format!("there is no program `{name}`"))?;
+        let program = find_program(name).with_context(|| format!("program `{name}` does not exist"))?;
         add_program(&mut files, Path::new("bin").join(name), &program)?;
     }
 

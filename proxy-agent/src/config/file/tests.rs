@@ -90,12 +90,12 @@ fn what_is_passed_over_is_told_once_each() {
         ("featureGates: {A: true}", Some((false, "featureGates is not used: this program has no feature"))),
         ("clientConnection: {qps: 50}", Some((false, "clientConnection.qps is not used"))),
         ("conntrack: {tcpBeLiberal: true}", None),
-        ("conntrack: {tcpLiberal: true}", Some((true, "conntrack.tcpLiberal is no field"))),
+        ("conntrack: {tcpLiberal: true}", Some((true, "conntrack.tcpLiberal is not a field"))),
         ("detectLocalMode: NodeCIDR", Some((false, "detectLocalMode is not used: where a client is"))),
         ("winkernel: {enableDSR: true}", Some((false, "winkernel is not used"))),
-        ("clusterCidr: 10.0.0.0/8", Some((true, "clusterCidr is no field"))),
-        ("iptables: {masqueradeBits: 0}", Some((true, "iptables.masqueradeBits is no field"))),
-        ("ipvsx: 1", Some((true, "ipvsx is no field"))),
+        ("clusterCidr: 10.0.0.0/8", Some((true, "clusterCidr is not a field"))),
+        ("iptables: {masqueradeBits: 0}", Some((true, "iptables.masqueradeBits is not a field"))),
+        ("ipvsx: 1", Some((true, "ipvsx is not a field"))),
     ] {
         let (_, notices) = with_header(text).unwrap();
         assert_eq!(notices.len(), usize::from(expected.is_some()), "{text}: {notices:?}");

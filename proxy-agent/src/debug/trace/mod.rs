@@ -139,7 +139,8 @@ fn answer<F: UserFamily>(
         Client::Outside => explorer.explore(Path::Uplink)?,
         Client::Node if explorer.is_unseen() => {
             notes.push(
-                "socket hooks do not see SCTP: what this node's own processes send is left alone".to_owned(),
+                "socket hooks do not see SCTP: packets of this node's own processes are left alone"
+                    .to_owned(),
             );
             explorer.nothing(Path::Socket)
         }

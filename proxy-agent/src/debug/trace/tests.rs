@@ -122,14 +122,13 @@ fn rejects_and_drops_have_a_reason() {
     for (to, attached, reason) in [
         ("10.96.0.2:80", SOCKETS, "default/empty has no endpoints for the cluster IP"),
         ("10.96.0.3:80", SOCKETS, "the traffic policy is Local, and all endpoints are on other nodes"),
-        ("10.96.0.1:81", PACKETS, "10.96.0.1 is a cluster IP of default/web, but this is none of its ports"),
+        ("10.96.0.1:81", PACKETS, "10.96.0.1 is a cluster IP of default/web, but it has no such port"),
         ("10.96.9.9:80", SOCKETS, "the address is in the service range, but no service has it"),
         ("198.51.100.1:80", PACKETS, "the client is in none of the load balancer's source ranges"),
         (
             "198.51.100.1:80",
             SOCKETS,
-            "default/web:http has source ranges, and the client's address is not known here: left to who sees its \
-             packets",
+            "default/web:http has source ranges, and the client's address is not known here: left to the programs that see its packets",
         ),
     ] {
         let answer = Node::new().ask(POD, to, false, attached);
@@ -200,7 +199,7 @@ fn sctp_is_seen_packet_by_packet_only() {
             "192.168.0.1:1",
             "10.96.0.1:80",
             Verdict::Reject,
-            "10.96.0.1 is a cluster IP of default/web, and what was not translated goes no further",
+            "10.96.0.1 is a cluster IP of default/web, and untranslated packets go no further",
         ),
         ("192.168.0.1:1", "192.168.0.1:30016", Verdict::Pass, "socket hooks do not see SCTP"),
     ] {

@@ -97,7 +97,7 @@ impl fmt::Display for Reason {
             Self::Redirects(rule) => write!(f, "redirects packets itself ({rule})"),
             Self::Tunnel(name, kind) => write!(f, "has the interface {name} ({kind})"),
             Self::Forwards(name) => write!(f, "forwards packets, and has another interface ({name})"),
-            Self::NoAddress => write!(f, "its interface has no address: a network stack of its own"),
+            Self::NoAddress => write!(f, "its interface has no address: a separate network stack"),
             Self::NoProcess => write!(f, "no process of the host is in its network namespace"),
             Self::NotFound => write!(f, "its network namespace was not found"),
             Self::Young => write!(f, "new: not judged yet"),

@@ -77,7 +77,7 @@ impl AtScrape {
             }),
             (
                 "proxy_agent_watch_last_event_timestamp_seconds",
-                "When the source last said anything about it",
+                "Time of the source's last event for it",
                 MetricType::Gauge,
                 |watch| Some(watch.last_event?.duration_since(UNIX_EPOCH).ok()?.as_secs()),
             ),
@@ -119,8 +119,7 @@ impl AtScrape {
     /// components; our own version would only set them off.
     fn encode_release(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let Some(release) = self.source.borrow().release.clone() else { return Ok(()) };
-        let help =
-            "The release of Kubernetes that the API server tells; proxy_agent_build_info has the agent's own";
+        let help = "The release of Kubernetes that the API server reports; proxy_agent_build_info has the agent's own";
         let mut family = encoder.encode_descriptor("kubernetes_build_info", help, None, MetricType::Gauge)?;
         let labels = [
             ("major", release.major.as_str()),

@@ -140,7 +140,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_agent_service_problems",
-            "What is wrong with Services, by reason; a Service may have several",
+            "Problems of Services, by reason; a Service may have several",
             self.service_problems.clone(),
         );
         registry.register(
@@ -182,7 +182,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_agent_network_problems",
-            "Interfaces, addresses and the like that were asked for and are not there",
+            "Configured interfaces, addresses and the like that do not exist",
             self.network_problems.clone(),
         );
         registry.register(
@@ -192,7 +192,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_agent_configuration_rejected",
-            "1 if the configuration file says something that cannot work, and the agent goes on with what it said before",
+            "1 if the configuration file has something that cannot work, and the agent keeps the previous settings",
             self.configuration_rejected.clone(),
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);

@@ -60,7 +60,7 @@ async fn search(netlink: Handle, own: Option<BTreeSet<u32>>, interfaces: Vec<Int
         if is_pod && direction == Direction::Egress {
             warn!(
                 "others have tc programs where packets leave to pods, at {interfaces}; in the order they run: {order}. \
-                 Those behind ours see the service as the source of an answer. If the CNI cannot bear that, use \
+                 Programs behind ours see the service as the source of a reply. If the CNI does not support that, use \
                  `--pod-datapath socket`"
             );
         } else {

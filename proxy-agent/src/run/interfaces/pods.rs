@@ -68,7 +68,7 @@ impl Pods {
         let events = is_auto.then(Events::listen).and_then(|events| {
             events
                 .inspect_err(|error| {
-                    warn!("cannot follow what changes in pods ({error}): it is found within 30 s");
+                    warn!("cannot follow changes in pods ({error}): they are found within 30 s");
                 })
                 .ok()
         });
@@ -183,7 +183,7 @@ impl Pods {
         if let Err(error) = result {
             self.events = None;
             self.warn_once(&format!(
-                "cannot follow what changes in pods any more ({error}): it is found within 30 s"
+                "cannot follow changes in pods any more ({error}): they are found within 30 s"
             ));
         }
     }

@@ -19,15 +19,14 @@ impl InterfaceController {
                     warn!("cannot remove the nftables table `proxy-agent`: {error}");
                 }
                 info!(
-                    "there are no IPsec policies and no routes with encapsulation any more: all packets are sent past the \
-                     kernel's stack"
+                    "no IPsec policies and no routes with encapsulation any more: all packets bypass the kernel's stack"
                 );
             }
             return;
         }
         if !before {
             info!(
-                "there are IPsec policies or routes with encapsulation: what is forwarded to their destinations goes through \
+                "found IPsec policies or routes with encapsulation: packets forwarded to their destinations go through \
                  the kernel's stack"
             );
         }
@@ -38,8 +37,7 @@ impl InterfaceController {
         }
         if let Err(error) = untracked::ensure() {
             topology.network_warnings.push(format!(
-                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
-                 drop services' TCP packets that the kernel's stack must send"
+                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop packets INVALID to conntrack drop services' TCP packets that the kernel's stack must send"
             ));
         }
     }
@@ -48,7 +46,7 @@ impl InterfaceController {
     fn ipsec_policies(&self, network_warnings: &mut Vec<String>) -> BTreeSet<IpNet> {
         xfrm::destinations().unwrap_or_else(|error| {
             network_warnings.push(format!(
-                "cannot list IPsec policies: {error}; what is forwarded to remote endpoints may not obey them"
+                "cannot list IPsec policies: {error}; packets forwarded to remote endpoints may not obey them"
             ));
             self.topology.policies.clone()
         })

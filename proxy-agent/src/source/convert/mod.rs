@@ -43,7 +43,7 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
         None | Some("" | "TCP") => Ok(Protocol::Tcp),
         Some("UDP") => Ok(Protocol::Udp),
         Some("SCTP") => Ok(Protocol::Sctp),
-        Some(other) => Err(format!("protocol `{other}` is none of TCP, UDP and SCTP")),
+        Some(other) => Err(format!("protocol `{other}` is not TCP, UDP or SCTP")),
     }
 }
 

@@ -21,7 +21,7 @@ pub fn endpoint_slice(trimmed: &TrimmedEndpointSlice) -> Converted {
         "IPv6" => Some(true),
         "FQDN" => None,
         other => {
-            problems.push(format!("addressType `{other}` is none of IPv4, IPv6 and FQDN"));
+            problems.push(format!("addressType `{other}` is not IPv4, IPv6 or FQDN"));
             None
         }
     };

@@ -39,7 +39,7 @@ pub(super) enum Failure {
     #[error("the list has no resourceVersion")]
     NoVersion,
     /// The receiver of the changes is gone.
-    #[error("nobody listens")]
+    #[error("the receiver is gone")]
     Closed,
 }
 

@@ -99,7 +99,7 @@ impl Transport {
             Err(error) => {
                 let problem = Some(format!("{error:#}"));
                 if current.problem != problem {
-                    warn!("{error:#}: going on with the credentials from before");
+                    warn!("{error:#}: keeping the previous credentials");
                     current.problem = problem;
                 }
             }
@@ -146,7 +146,7 @@ impl Transport {
                 Err(error) => return Err(error),
             }
         }
-        Err(failed.unwrap_or_else(|| "there is no address".into()))
+        Err(failed.unwrap_or_else(|| "no address".into()))
     }
 
     async fn to_one(

@@ -35,7 +35,7 @@ where
         }
         self.doubt();
         if failure.lost_events() && self.position.version.is_some() {
-            debug!("{plural}: {failure}: listing anew");
+            debug!("{plural}: {failure}: listing again");
             self.position.relist();
             // All agents of a cluster get here together when the server forgets its history.
             return self.pause(failure.retry_after()).await;

@@ -38,8 +38,8 @@ pub(super) async fn run(
                     });
                     ask_again = Instant::now() + every * RELEASE_EVERY + jittered(every);
                 }
-                Ok(Err(error)) => debug!("the API server does not tell its release: {error}"),
-                Err(_) => debug!("the API server does not tell its release in time"),
+                Ok(Err(error)) => debug!("the API server does not report its release: {error}"),
+                Err(_) => debug!("the API server does not report its release in time"),
             }
         }
         sleep(every).await;

@@ -264,7 +264,7 @@ impl Folder {
 /// Notices of one file that are logged: a dump of a whole cluster has thousands.
 const MOST_NOTICES: usize = 50;
 
-const KEPT: &str = "what it defined before is kept";
+const KEPT: &str = "its previous definitions are kept";
 
 impl File {
     fn update(&mut self, path: &str, text: &str, format: Format, node: &str) {

@@ -259,7 +259,7 @@ fn wrong_ports_and_policies_are_named_and_the_rest_works() {
             "port 70000 of port \"b\" is not a port number",
             "port \"c\" has no number",
             "a second TCP port named \"a\" is ignored",
-            "protocol `ICMP` is none of TCP, UDP and SCTP",
+            "protocol `ICMP` is not TCP, UDP or SCTP",
             "nodePort -1 of port \"e\" is not a port number",
             "internalTrafficPolicy `Near` is neither Cluster nor Local; Cluster is used",
         ]
