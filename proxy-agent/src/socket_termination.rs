@@ -216,7 +216,8 @@ impl Worker {
         if *unsupported && !self.said_unsupported {
             self.said_unsupported = true;
             warn!(
-                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected UDP sockets keep sending to endpoints that are gone until their processes connect again"
+                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected \
+                 UDP sockets keep sending to endpoints that are gone until their processes connect again"
             );
         }
         if *namespaces > 0 {

@@ -47,7 +47,8 @@ fn is_agent(process: &Process, bpffs: &Path) -> bool {
 
 pub(super) fn judge(facts: &Facts, bpffs: &Path) -> Finding {
     let shown = bpffs.display();
-    let advice = "two agents at one --bpffs overwrite each other's maps: stop it, or use another --bpffs. Expected if the new agent is to replace it";
+    let advice = "two agents at one --bpffs overwrite each other's maps: stop it, or use another --bpffs. Expected \
+        if the new agent is to replace it";
     match (facts.agents.first(), &facts.links) {
         (Some(id), _) => {
             Finding::warn(NAME, format!("process {id} is an agent with --bpffs {shown}"), advice)

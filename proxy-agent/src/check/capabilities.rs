@@ -46,7 +46,8 @@ pub(super) fn judge(effective: Option<u64>) -> Finding {
         return Finding::warn(
             NAME,
             "missing: CAP_SYS_PTRACE",
-            "add it: without it the network namespaces of other users' pods are not entered, and their UDP sockets keep sending to \
+            "add it: without it the network namespaces of other users' pods are not entered, and their UDP sockets \
+             keep sending to \
              endpoints that are gone",
         );
     }

@@ -104,7 +104,8 @@ pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
         let advice = format!("{} takes one program: remove that one, or use --xdp auto or off", hook.at);
         return Finding::fail(PROGRAMS, seen, advice);
     }
-    let advice = "programs at tc of ours run before those that are attached already, at cgroups after them. The agent does not see packets that others translate or drop before ours; see docs/operations.md, Troubleshooting";
+    let advice = "programs at tc of ours run before those that are attached already, at cgroups after them. The \
+        agent does not see packets that others translate or drop before ours; see docs/operations.md, Troubleshooting";
     Finding::warn(PROGRAMS, seen, advice)
 }
 

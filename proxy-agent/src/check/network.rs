@@ -88,7 +88,8 @@ pub(super) fn judge_source_checks(checks: &SourceChecks) -> Finding {
     Finding::warn(
         SOURCES,
         seen,
-        "with several uplinks, packets that come in by another one than the route back are dropped: `sysctl -w net.ipv4.conf.all.rp_filter=2` \
+        "with several uplinks, packets that come in by another one than the route back are dropped: `sysctl -w \
+         net.ipv4.conf.all.rp_filter=2` \
          checks loosely",
     )
 }

@@ -70,7 +70,8 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
         let legacy = || facts.has_legacy_chain.then(|| format!("iptables (legacy), chain {SERVICES}"));
         facts.chains.iter().find(of_services).map(ToString::to_string).or_else(legacy)
     });
-    let rules_are_left = "they still translate connections that were made through them. When the agent serves, `proxy-agent migrate` shows them and \
+    let rules_are_left = "they still translate connections that were made through them. When the agent serves, \
+        `proxy-agent migrate` shows them and \
                           `proxy-agent migrate --commit` removes them; open connections live on (docs/migration.md)";
     match (process, rules, facts) {
         (Some(process), ..) => Finding::warn(

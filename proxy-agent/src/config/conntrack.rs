@@ -46,7 +46,8 @@ pub(super) fn max_flows(
     let (wanted, most) = (flows * 2, share(LARGEST_SHARE).max(FEWEST));
     if wanted > most {
         notices.push(Notice::warning(format!(
-            "conntrack: {flows} flows would take more than a {LARGEST_SHARE}th of the memory; using {} (--max-flows overrides this)",
+            "conntrack: {flows} flows would take more than a {LARGEST_SHARE}th of the memory; using {} (--max-flows \
+             overrides this)",
             most / 2
         )));
     }

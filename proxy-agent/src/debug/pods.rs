@@ -143,7 +143,8 @@ mod tests {
             ),
             (
                 pod(4, Reason::NoAddress),
-                "veth4 7 10.0.0.1 sockets --pod-datapath, or the agent has not seen it yet; itself: its interface has no address: a separate network stack",
+                "veth4 7 10.0.0.1 sockets --pod-datapath, or the agent has not seen it yet; itself: its interface \
+                 has no address: a separate network stack",
             ),
         ] {
             assert_eq!(row(pod, &programs).cells().join(" "), expected);

@@ -241,6 +241,6 @@ pub const E2E: &[E2eTest] = &[
     no(
         "no_snat.go",
         "pods reach each other without masquerade",
-        NotOurs("The CNI's business; what is for no service is left alone."),
+        NotOurs("The CNI's part; non-service packets are left alone."),
     ),
 ];

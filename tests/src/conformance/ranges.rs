@@ -75,7 +75,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "source-ranges-without-endpoints",
         Topic::SourceRanges,
-        "Who is not allowed is dropped whether or not there are endpoints; who is allowed is rejected where there are none.",
+        "Clients outside the ranges are dropped, with or without endpoints; allowed clients are rejected if the \
+         service has no endpoints.",
         |case| {
             vec![
                 Step::new([ranged(case, &[host("client", case.ipv4)]), case.slice(&[])])

@@ -91,8 +91,8 @@ pub(super) const RULES: &[Rule] = &[
         },
     )
     .deviates(
-        "kube-proxy rejects pings to a cluster IP as it does undefined ports. People ping service addresses to see whether they \
-         exist; an answer says just that.",
+        "kube-proxy rejects pings to a cluster IP as it does undefined ports. Users ping service addresses to see \
+         whether they exist; a reply shows just that.",
     ),
     Rule::new(
         "unallocated-address",

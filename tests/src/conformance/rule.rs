@@ -71,7 +71,7 @@ impl Topic {
             Self::EndpointSlice => "EndpointSlices",
             Self::Endpoints => "Which endpoints",
             Self::Topology => "Topology",
-            Self::Rejects => "When nobody can answer",
+            Self::Rejects => "Without an endpoint to answer",
             Self::SourceRanges => "Source ranges",
             Self::Dispatch => "Where connections go, and whom servers see",
             Self::Affinity => "Session affinity",

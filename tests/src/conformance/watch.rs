@@ -69,8 +69,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "slice-of-a-service",
         Topic::Watch,
-        "An EndpointSlice belongs to the Service of its own namespace that the label kubernetes.io/service-name names; \
-         one without the label belongs to none.",
+        "An EndpointSlice belongs to the Service of its own namespace that the label kubernetes.io/service-name \
+         names; one without the label belongs to no Service.",
         |case| {
             let unlabelled = case
                 .slice_named("web-2", &[ready("pod-2a")])

@@ -171,7 +171,8 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 format!("the cluster IP of {service} is not for clients outside")
             }
             Verdict::Pass if outcome.service().is_some() => format!(
-                "{service} has source ranges, and the client's address is not known here: left to the programs that see its packets"
+                "{service} has source ranges, and the client's address is not known here: left to the programs that \
+                 see its packets"
             ),
             Verdict::Pass if self.is_unseen() => "socket hooks do not see SCTP".to_owned(),
             Verdict::Pass => "it belongs to no service".to_owned(),

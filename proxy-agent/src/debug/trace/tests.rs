@@ -128,7 +128,8 @@ fn rejects_and_drops_have_a_reason() {
         (
             "198.51.100.1:80",
             SOCKETS,
-            "default/web:http has source ranges, and the client's address is not known here: left to the programs that see its packets",
+            "default/web:http has source ranges, and the client's address is not known here: left to the programs \
+             that see its packets",
         ),
     ] {
         let answer = Node::new().ask(POD, to, false, attached);

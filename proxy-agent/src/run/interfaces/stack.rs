@@ -37,7 +37,8 @@ impl InterfaceController {
         }
         if let Err(error) = untracked::ensure() {
             topology.network_warnings.push(format!(
-                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop packets INVALID to conntrack drop services' TCP packets that the kernel's stack must send"
+                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop packets INVALID to \
+                 conntrack drop services' TCP packets that the kernel's stack must send"
             ));
         }
     }
