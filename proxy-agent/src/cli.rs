@@ -76,18 +76,18 @@ pub enum Command {
     ///
     /// Exits with 1 if no agent answers, or if this node is not ready.
     Status(StatusArgs),
-    /// Check whether the agent would work on this node with the same flags, and what to do where it would not.
+    /// Check whether the agent would work on this node with the same flags, with advice for each failure.
     ///
     /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
     Check(Box<CheckArgs>),
     /// Show decisions as they are made: new flows, rejects and drops, with addresses, Service and reason.
     ///
-    /// The programs report only while somebody watches. Up to eight may. Events that come faster than they may, or than they are read, are lost
+    /// The programs report only to active watches, up to eight. Events that come faster than the limit, or than they are read, are lost
     /// and counted. Works whether or not an agent is running.
     Monitor(MonitorArgs),
     /// Show rates, like top(1): Services, endpoints, rejects and drops. Keys: q ends it.
     ///
-    /// The programs count only while somebody watches, and none is lost. Works whether or not an agent is running.
+    /// The programs count only for active watches, and no count is lost. Works whether or not an agent is running.
     Top(TopArgs),
     /// Print or change what the running agent logs, until it is started again.
     ///
@@ -161,7 +161,7 @@ pub struct DebugArgs {
     pub what: DebugCommand,
 }
 
-/// What `debug` can show.
+/// Subcommands of `debug`.
 #[derive(Debug, Subcommand)]
 pub enum DebugCommand {
     /// Every frontend and how many endpoints answer it.
@@ -176,7 +176,7 @@ pub enum DebugCommand {
     Pods,
     /// Which endpoint clients keep by session affinity.
     Affinity(BackendFilter),
-    /// What the programs counted.
+    /// The programs' counters.
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
     Trace(TraceArgs),

@@ -1,4 +1,4 @@
-//! The kernel's coarse clock, read without its help: jiffies are what flows are stamped with.
+//! The kernel's coarse clock, in jiffies: the time stamps of flows.
 
 use nix::{
     sys::time::TimeSpec,

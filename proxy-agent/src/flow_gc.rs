@@ -43,7 +43,7 @@ const SLICE: usize = 1024;
 /// Rest after each go, at least: with that, two maps cost less than a hundredth of a processor, whatever their size.
 const REST: Duration = Duration::from_millis(64);
 
-/// What was found and done, for metrics. Clones count together.
+/// Counts for metrics. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Flows that were removed.
@@ -159,7 +159,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
 }
 
 impl Counts {
-    /// Takes in what a step gave; true at the end of a map.
+    /// Counts a step's result; true at the end of a map.
     fn take(&self, family: IpFamily, step: Step) -> bool {
         self.expired.inc_by(step.expired);
         if let Some(census) = &step.census {
@@ -169,7 +169,7 @@ impl Counts {
     }
 }
 
-/// Waits; false if it is to be stopped.
+/// Waits; false if it must stop.
 fn pause(stopped: &Receiver<()>, time: Duration) -> bool {
     matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout))
 }

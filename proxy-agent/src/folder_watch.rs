@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 /// Events of one burst come this close together.
 const BURST: Duration = Duration::from_millis(5);
-/// A file that somebody writes is read when it is closed, or quiet for this long.
+/// A file that is being written is read when it is closed, or quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
 /// The longest wait for quiet.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ pub(crate) struct FolderWatch {
     watcher: Option<RecommendedWatcher>,
     sender: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
-    /// What changed since [`Self::settled`] returned.
+    /// Changes since [`Self::settled`] returned.
     touched: Option<Touched>,
     warned: bool,
 }

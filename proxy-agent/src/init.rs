@@ -1,4 +1,4 @@
-//! `--init-only`: what takes more privileges than serving, for an init container that has them.
+//! `--init-only`: the work that takes more privileges than serving, for an init container that has them.
 
 use anyhow::{Result, bail};
 

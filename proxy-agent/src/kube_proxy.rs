@@ -1,4 +1,4 @@
-//! What kube-proxy leaves on a node, by its names, and which of its settings have no effect here.
+//! kube-proxy's objects on a node, by its names, and which of its settings have no effect here.
 
 pub mod unused;
 
@@ -27,12 +27,12 @@ const CHAINS: &[&str] = &[
     "KUBE-IPVS-OUT-FILTER",
 ];
 
-/// Chains of Services and endpoints, with a hash behind. `KUBE-XLB-` is what `KUBE-EXT-` was before Kubernetes 1.24.
+/// Chains of Services and endpoints, with a hash behind. `KUBE-EXT-` was called `KUBE-XLB-` before Kubernetes 1.24.
 const PREFIXES: &[&str] = &["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 
 /// Programs of others may use this chain: it marks packets for masquerading.
 pub(crate) const MARK_MASQ: &str = "KUBE-MARK-MASQ";
-/// Masquerades what has the mark.
+/// Masquerades packets with the mark.
 pub(crate) const POSTROUTING: &str = "KUBE-POSTROUTING";
 
 /// Is a chain of iptables kube-proxy's?

@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_millis(20);
 const OK: &str = "ok ";
 const ERROR: &str = "error ";
 
-/// Asks the running agent, and prints what it logs then.
+/// Sends the filter to the running agent, and prints the one in use then.
 ///
 /// # Errors
 /// When none runs, or it refuses.

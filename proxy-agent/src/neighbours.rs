@@ -1,9 +1,9 @@
 //! Keeps the next hops fresh that programs send to.
 //!
-//! The kernel probes a neighbour only when its stack has sent a packet there: `bpf_fib_lookup` answers with one that is STALE for ever, and
-//! by tc it takes the kernel 5 s (`delay_first_probe_time`) and three unicast probes to see that another host has the address. So the agent
-//! asks each next hop in use once a second, by unicast, and all hosts if that is not answered in half a second. The kernel takes the replies
-//! in, as any reply. Without an agent XDP hands a packet a second over to tc.
+//! The kernel probes a neighbour only when its stack has sent a packet there: `bpf_fib_lookup` answers with one that is STALE for ever,
+//! and by tc it takes the kernel 5 s (`delay_first_probe_time`) and three unicast probes to see that another host has the address. So the
+//! agent probes each next hop in use once a second, by unicast, and by broadcast or multicast if it gets no answer in half a
+//! second. The kernel takes the replies in, as any reply. Without an agent XDP hands a packet a second over to tc.
 
 mod plan;
 

@@ -25,7 +25,7 @@ pub(crate) trait Row: Serialize {
     /// Titles of the columns.
     const HEADER: &'static [&'static str];
 
-    /// What stands in the columns.
+    /// The texts of the columns.
     fn cells(&self) -> Vec<String>;
 }
 

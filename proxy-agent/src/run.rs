@@ -46,10 +46,10 @@ use crate::{
 /// Changes that wait to be taken in; a source that is faster waits.
 const QUEUE: usize = 4096;
 
-/// What failed is tried again this often, if nothing happens that would try it sooner.
+/// Failed work is retried this often, if no event retries it sooner.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Runs the agent until a signal ends it, or its configuration file changes. What it attached stays.
+/// Runs the agent until a signal ends it, or its configuration file changes. Its programs stay attached.
 ///
 /// # Errors
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
@@ -70,7 +70,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     let events = service_source.events(cancel.clone());
     let observed = Observed::new(settings, &source_state, service_source.requests());
     let mut servers = Servers::new(settings, &observed, &events, &cancel);
-    // What lists and watches ends before this agent does if another one takes over.
+    // Lists and watches end before this agent does if another one takes over.
     let reading = cancel.child_token();
     let mut source = service_source.start(changes, state, reading.clone());
     let turn = tokio::select! {

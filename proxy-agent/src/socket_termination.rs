@@ -61,7 +61,7 @@ use crate::{
 /// Longer than a thread waits for a processor: a control group that used up its quota (`cpu.max`) waits 100 ms.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// What was done, for metrics. Clones count together.
+/// Counts for metrics. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Sockets ended.
@@ -95,7 +95,7 @@ impl SocketTerminator {
     /// These backends serve no more, and the data path knows it: their sockets are to be ended. Never waits; backends that
     /// come while others are being worked on are taken together, and a backend that is waiting already takes no more room.
     ///
-    /// Name a TCP backend only where its connections are to be reset.
+    /// Name a TCP backend only if its connections are to be reset.
     pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, Id)>) {
         let dead = backends
             .into_iter()
@@ -232,7 +232,7 @@ impl Worker {
     }
 }
 
-/// One walk. Returns also what was looked for the first time, to be looked for again.
+/// One walk. Also returns targets searched for the first time, which are searched again.
 fn round(
     records: &Records,
     gone: HashSet<Target>,

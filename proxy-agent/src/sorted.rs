@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is done, it holds what a `BTreeMap` holds, in hardly more room than that needs.
+        /// After any operations, it holds the same as a `BTreeMap`, in hardly more room than that needs.
         #[test]
         fn it_is_a_map(steps in proptest::collection::vec((0u8..3, 0u32..40), 1..200)) {
             let (mut ours, mut model) = (SortedMap::default(), BTreeMap::new());

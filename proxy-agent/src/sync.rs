@@ -1,4 +1,4 @@
-//! From the store to the data path: plans what changed, and applies what differs.
+//! From the store to the data path: plans changes, and applies the differences.
 
 mod journal;
 mod problems;
@@ -34,7 +34,7 @@ use crate::{
 pub use self::problems::{Problem, Reason};
 pub use crate::model::counts::NoLocalEndpoints;
 
-/// The store, and what was planned from it.
+/// The store, and the plans made from it.
 pub struct Sync {
     node_name: String,
     budget: Budget,
@@ -46,18 +46,18 @@ pub struct Sync {
     failed: BTreeSet<ObjectName>,
     problems: Problems,
     journal: Journal,
-    /// Ports that are to be removed and could not be.
+    /// Ports that must be removed and could not be.
     unremoved: BTreeSet<PortName>,
     /// Addresses of this node: see [`local::leave_to_node`].
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
     /// When this began: changes from before do not measure our speed.
     started: SystemTime,
-    /// When what waits to be applied happened.
+    /// When the changes happened that wait to be applied.
     triggers: Vec<Trigger>,
 }
 
-/// What a round of [`Sync::apply`] did.
+/// The result of a round of [`Sync::apply`].
 #[derive(Debug, Default)]
 pub struct Round {
     /// Services that were looked at.
@@ -68,12 +68,12 @@ pub struct Round {
     pub health_checks_changed: bool,
     /// Services that the maps did not take.
     pub failed: usize,
-    /// What there was no room for.
+    /// Parts that were full.
     pub full: BTreeSet<Part>,
 }
 
 impl Round {
-    /// This round, after which another one tried again what failed.
+    /// This round, after which another one retried its failures.
     pub fn followed_by(mut self, next: Self) -> Self {
         self.triggers.extend(next.triggers);
         Self {
@@ -212,7 +212,7 @@ impl Sync {
         self.store.is_complete()
     }
 
-    /// Notes the node's own addresses; plans again what they change.
+    /// Records the node's own addresses; plans the affected services again.
     pub fn set_local_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         if self.local_addresses == *addresses {
             return;
@@ -238,7 +238,7 @@ impl Sync {
     }
 
     /// Brings the data path up to date with the store. Does nothing before the first lists are complete: until then
-    /// the maps hold what an earlier agent knew, which is better than half of what there is.
+    /// the maps hold an earlier agent's state, which is better than half of the present one.
     pub fn apply(&mut self, services: &mut Services) -> Round {
         let mut round = Round::default();
         if !self.store.is_complete() {
@@ -272,7 +272,7 @@ impl Sync {
         }
     }
 
-    /// Takes what happened to services that are in the maps now.
+    /// Takes the triggers of services that are in the maps now.
     fn applied_triggers(&mut self) -> Vec<Trigger> {
         let mut triggers = std::mem::take(&mut self.triggers);
         triggers.extend(self.store.take_triggers().into_iter().filter(|trigger| trigger.at > self.started));
@@ -290,7 +290,7 @@ impl Sync {
         plan
     }
 
-    /// Applies a service's plan; returns what failed and is to be tried again. It concerns this service alone.
+    /// Applies a service's plan; returns failures to be retried. They concern this service alone.
     fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> Vec<Error> {
         let before = self.planned.remove(name).unwrap_or_default();
         self.counts.remove(&before);
@@ -317,7 +317,7 @@ impl Sync {
         errors
     }
 
-    /// Notes what failed of a service; true if nothing did.
+    /// Records the failures of a service; true if there were none.
     fn note_failure(&mut self, name: &ObjectName, errors: &[Error]) -> bool {
         self.problems.set_failure(name, errors);
         if !errors.is_empty() {

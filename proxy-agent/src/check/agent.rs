@@ -1,4 +1,4 @@
-//! An agent that runs at the same bpf directory, and what an earlier one left there.
+//! A running agent at the same bpf directory, and the remains of an earlier one.
 
 use std::path::Path;
 

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For an address, where there are more.
 const NEXT_ADDRESS: Duration = Duration::from_secs(4);
 
-/// What the API server answered.
+/// Answers of the API server.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// Its URL.
@@ -61,7 +61,7 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let kubernetes = one.clone().fields("metadata.name=kubernetes,metadata.namespace=default");
     let (services, objects) = list::<TrimmedService>(&client, &kubernetes).await;
     let from_objects = objects.iter().flat_map(|service| service.spec.cluster_ips.clone());
-    // In pods it is that address, unless somebody gave another one.
+    // In pods it is that address, unless another one was set.
     let from_environment = std::env::var("KUBERNETES_SERVICE_HOST").ok().filter(|_| objects.is_empty());
     let service_addresses = from_objects.chain(from_environment);
     let is_reached = !matches!(services, Answer::Failed(_));
@@ -119,7 +119,7 @@ where
     }
 }
 
-/// What wraps the innermost error has no information.
+/// Outer errors add no information to the innermost one.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -144,7 +144,7 @@ fn is_of_service(facts: &Facts) -> bool {
     }
 }
 
-/// Why an agent with these settings would not get what it needs; none if it would. `needs_node`: a Node of this name must be there.
+/// Why an agent with these settings would lack something; `None` if it would not. `needs_node`: a Node of this name must exist.
 pub(crate) async fn trouble(settings: &Settings, needs_node: bool) -> Option<String> {
     let facts = gather(settings).await;
     if let Ok(Facts { nodes: Answer::Listed(0), node_name, .. }) = &facts

@@ -88,11 +88,11 @@ pub(super) fn connect_from(cgroup: &OwnCgroup, to: SocketAddr) -> io::Result<()>
     }
 }
 
-/// What the child does: system calls alone. The result is its exit code.
+/// Runs in the child: system calls alone. The result is its exit code.
 fn attempt(processes: i32, to: &SockaddrStorage) -> i32 {
     let patience = libc::timeval { tv_sec: 3, tv_usec: 0 };
     let size = size_of::<libc::timeval>() as libc::socklen_t;
-    // SAFETY: plain system calls; what the pointers lead to has the length that is given, and outlives the calls.
+    // SAFETY: plain system calls; the pointers' targets have the given lengths, and outlive the calls.
     unsafe {
         if libc::write(processes, c"0".as_ptr().cast(), 1) != 1 {
             return NOT_ENTERED;

@@ -1,4 +1,4 @@
-//! What a check found, and how it is shown.
+//! The finding of a check, and its output.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ pub(super) enum State {
     Pass,
     /// The agent works, perhaps not as expected.
     Warn,
-    /// The agent, or a part of what it serves, will not work.
+    /// The agent, or a part of its services, will not work.
     Fail,
     /// The check could not be made.
     Unknown,
@@ -41,9 +41,9 @@ pub(super) struct Finding {
     pub(super) check: &'static str,
     /// Its outcome.
     pub(super) state: State,
-    /// What was seen, or why nothing could be.
+    /// The facts, or why they could not be read.
     pub(super) seen: String,
-    /// What to do.
+    /// The advice.
     pub(super) advice: Option<String>,
     /// With it the agent ends at its start.
     #[serde(skip)]

@@ -18,7 +18,7 @@ pub(super) struct Hook {
     pub(super) programs: Vec<Program>,
 }
 
-/// What kind of hook it is, and so whether a program of ours finds room beside others.
+/// The kind of hook, which decides whether a program of ours can be attached beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Cgroup {
@@ -52,7 +52,7 @@ impl Hook {
     }
 }
 
-/// What of a kernel's list of program ids is ours, by the links that are pinned.
+/// The programs of a kernel's list of ids, with names; the pinned links identify ours.
 pub(super) fn named(ids: &[u32], names: &BTreeMap<u32, String>, own: &BTreeSet<u32>) -> Vec<Program> {
     let program = |id: &u32| Program {
         name: names.get(id).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| format!("id {id}")),

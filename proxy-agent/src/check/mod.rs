@@ -2,7 +2,7 @@
 //!
 //! Each check is a pure judgement over facts, and thin functions gather the facts:
 //!
-//! * [`kernel`], [`capabilities`], [`bpffs`], [`cgroup`]: what the agent stands on.
+//! * [`kernel`], [`capabilities`], [`bpffs`], [`cgroup`]: the agent's prerequisites.
 //! * [`trial`], [`connect`], [`hooks`]: the programs are loaded, and a real connection is made through them.
 //! * [`foreign`], [`attached`], [`rules`], [`agent`]: other programs and rules that translate or see packets.
 //! * [`network`], [`xdp`]: interfaces and sysctls.
@@ -48,7 +48,7 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(60);
 const API_SERVER: Duration = Duration::from_secs(5);
 
-/// Makes all checks and prints what they found to standard output. True if none failed; as an init container, if the agent would not
+/// Makes all checks and prints their findings to standard output. True if none failed; as an init container, if the agent would not
 /// end at its start.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ const SERVICES: &str = "KUBE-SERVICES";
 /// Chains of the CNI plugin portmap: hostPorts.
 const HOST_PORTS: &str = "CNI-";
 
-/// What there is in this network namespace.
+/// Rules and chains in this network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     /// Chains of nftables, those of `iptables-nft` among them.

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What came of it.
+/// The result of the trial.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) features: Features,
@@ -50,7 +50,7 @@ pub(super) struct Connection {
     pub(super) outcome: Outcome,
 }
 
-/// What became of a connection.
+/// The outcome of a connection.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It came to the endpoint.

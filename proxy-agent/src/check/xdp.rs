@@ -1,4 +1,5 @@
-//! Which interfaces can have the XDP program that was asked for. Nothing is attached: that would reset the links of some drivers.
+//! Which interfaces can have the XDP program that the settings request. Nothing is attached: that would reset the links of some
+//! drivers.
 
 use super::finding::Finding;
 use crate::{
@@ -39,7 +40,7 @@ const NATIVE: &[&str] = &[
     "vmxnet3",
 ];
 
-/// An uplink where XDP is asked for.
+/// An uplink for which XDP is configured.
 #[derive(Debug)]
 pub(super) struct Facts {
     interface: String,

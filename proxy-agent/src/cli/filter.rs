@@ -71,7 +71,7 @@ impl ServiceFilter {
     }
 }
 
-/// Is a service port, like `default/web:http`, of the Service or service port that is asked for?
+/// Whether a service port, like `default/web:http`, is of the given Service or service port.
 pub(crate) fn is_of_service(wanted: Option<&str>, name: Option<&str>) -> bool {
     let Some(wanted) = wanted else { return true };
     let rest = name.and_then(|name| name.strip_prefix(wanted));

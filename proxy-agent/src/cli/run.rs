@@ -287,7 +287,7 @@ pub struct RunArgs {
     )]
     pub init_only: bool,
 
-    /// What means nothing here.
+    /// Flags without effect.
     #[command(flatten)]
     pub unused: UnusedFlags,
 }

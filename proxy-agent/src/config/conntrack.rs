@@ -22,7 +22,8 @@ const MOST_FLOWS: u32 = 1 << 20;
 const PER_CORE: u32 = 32_768;
 const MIN: u32 = 131_072;
 
-/// As given; or as kube-proxy would size the kernel's table, within what memory allows; or a small share of memory.
+/// The given value; or kube-proxy's size of the kernel's table, within the limits of memory; or a small share of
+/// memory.
 pub(super) fn max_flows(
     args: &RunArgs,
     file: &KubeProxyConfiguration,
@@ -101,7 +102,7 @@ pub(super) fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notic
     }
 }
 
-/// What kube-proxy would set in the kernel. Zero leaves a setting unchanged, as in kube-proxy.
+/// The settings that kube-proxy would write to the kernel. Zero leaves a setting unchanged, as in kube-proxy.
 pub(super) fn sysctls(args: &RunArgs, file: &Conntrack, machine: &Machine) -> ConntrackSysctls {
     const TCP_ESTABLISHED: Duration = Duration::from_secs(24 * 3600);
     const TCP_CLOSE_WAIT: Duration = Duration::from_secs(3600);

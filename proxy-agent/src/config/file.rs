@@ -150,7 +150,7 @@ impl KubeProxyConfiguration {
             }
         }
         let config = yaml(text).with_context(cannot)?;
-        // A second time without lines, for what was passed over.
+        // A second time without lines, to find unused fields.
         let value: Value = yaml(text).with_context(cannot)?;
         let mut notices = Vec::new();
         let _: Self = serde_ignored::deserialize(&value, |at| {

@@ -1,4 +1,4 @@
-//! What settings depend on of the machine, and what they change there.
+//! The machine's properties that settings depend on, and the changes that settings make to it.
 
 use anyhow::{Context as _, Result};
 

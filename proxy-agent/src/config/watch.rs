@@ -8,9 +8,9 @@ use tracing::error;
 use super::LoadedFile;
 use crate::folder_watch::FolderWatch;
 
-/// How often to look for what inotify does not show, as behind symbolic links.
+/// How often to look for changes that inotify does not show, as behind symbolic links.
 const RECHECK: Duration = Duration::from_secs(5);
-/// How often a text that could not be used is tried again: what was in its way may be gone, as an API server that did not answer.
+/// How often an unusable text is tried again: the obstacle may be gone, as an API server that did not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Waits until the file has other contents that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
@@ -30,7 +30,7 @@ pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
     let mut tried: Option<Instant> = None;
     let mut said = None;
     loop {
-        // Before reading, so that what changes in the meantime is seen as well.
+        // Before reading, so that changes in the meantime are seen as well.
         events.attach();
         if let Ok(text) = tokio::fs::read_to_string(&file.path).await {
             let is_due = tried.is_some_and(|at| at.elapsed() >= TRY_AGAIN);

@@ -33,7 +33,7 @@ fn text(args: &RunArgs, loaded: &Loaded) -> Result<String> {
         flag.or(file).map(|duration| format!("{}ms", duration.as_millis()))
     };
     let prefix = args.pod_interface_name_prefix.clone().or(file.detect_local.interface_name_prefix.clone());
-    // What Kubernetes' programs count from 0 to 10.
+    // The verbosity of Kubernetes' programs, from 0 to 10.
     let verbosity = match settings.verbosity {
         0 => 0,
         1 => 4,

@@ -52,7 +52,7 @@ impl Datapath {
         clsact::is_own_filter(filter)
     }
 
-    /// What others removed: it counts as not attached from now on. Filters are not looked at.
+    /// Links that others removed: they count as not attached from now on. Does not check filters.
     pub fn forget_lost_links(&mut self) -> Vec<Hook> {
         self.hooks.forget_lost_links(&self.object)
     }

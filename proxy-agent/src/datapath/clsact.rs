@@ -46,7 +46,7 @@ pub(super) fn attach_clsact(
         if !exists && !format!("{error:#}").contains("exists") {
             return Err(error.context("cannot add a clsact qdisc"));
         }
-        // A filter for what leaves would land among those for what comes in, without an error.
+        // A filter for egress would land among those for ingress, without an error.
         let index = if_nametoindex(interface).context("no such interface")?;
         if let Some(kind) = qdisc::at_ingress(index).context("cannot look at the qdiscs")?
             && kind != "clsact"
@@ -79,7 +79,7 @@ pub(super) fn attach_clsact(
     Ok(attached)
 }
 
-/// Removes what an earlier agent left at interfaces that are not in the topology: filters leave no pin to find them by.
+/// Removes an earlier agent's filters at interfaces that are not in the topology: filters leave no pin to find them by.
 pub(super) fn detach_stale_clsact(topology: &Topology) {
     let uplinks = topology.uplinks.iter().map(|uplink| uplink.name.as_str());
     let wanted: BTreeSet<&str> = uplinks.chain(topology.pods.iter().map(|pod| pod.name.as_str())).collect();

@@ -1,4 +1,5 @@
-//! What the programs know of the cluster besides services: its service ranges, and where network namespaces are.
+//! The cluster's state for the programs besides services: its service ranges, and addresses of network
+//! namespaces.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -1,4 +1,4 @@
-//! What it means when the kernel does not take the maps.
+//! Explains why the kernel refused the maps.
 
 use std::io;
 

@@ -26,7 +26,7 @@ pub(super) struct VipFilter {
 }
 
 impl VipFilter {
-    /// A filter over what an earlier agent left: its bits stay set until [`Self::release_unowned`].
+    /// A filter over an earlier agent's bits: they stay set until [`Self::release_unowned`].
     pub(super) fn new(map: MmapArray<u64>) -> Self {
         Self { map, counts: HashMap::new(), released: Vec::new(), expiring: VecDeque::new() }
     }

@@ -32,10 +32,10 @@ pub struct Larger {
     object: Object,
 }
 
-/// What became of larger maps.
+/// The result of making larger maps.
 #[derive(Debug)]
 pub enum Grown {
-    /// They are in use. These programs could not be replaced: they are to be attached again.
+    /// They are in use. These programs could not be replaced: they must be attached again.
     Done(Vec<Hook>),
     /// The maps keep their sizes.
     Refused(anyhow::Error),
@@ -61,7 +61,7 @@ impl Growth {
 }
 
 impl Datapath {
-    /// What it takes to have so much room.
+    /// The work needed for so much room.
     pub fn growth(&self, room: &Room) -> Growth {
         Growth {
             config: self.config.clone(),

@@ -63,9 +63,9 @@ const CGROUP: &str = "cgroup link";
 pub(super) struct Hooks {
     pins: Pins,
     xdp: XdpMode,
-    /// By pin name (or, for clsact, what the pin would be called).
+    /// By pin name (for clsact: the name that the pin would have).
     attached: BTreeMap<String, Hook>,
-    /// What could not be attached, and why; tried again when the interfaces change.
+    /// Hooks that could not be attached, and why; tried again when the interfaces change.
     failed: BTreeMap<String, String>,
     /// Work to do at pods' interfaces: their number may be large.
     pending: VecDeque<Pending>,
@@ -81,7 +81,7 @@ impl Hooks {
         self.attached.values()
     }
 
-    /// What could not be attached.
+    /// Hooks that could not be attached.
     pub(super) fn failed(&self) -> impl Iterator<Item = (&String, &String)> {
         self.failed.iter()
     }
@@ -106,7 +106,7 @@ impl Hooks {
     /// Attaches to the uplinks of a topology. Changes at pods' interfaces wait for [`Self::work`]. Returns the
     /// interfaces with native XDP.
     ///
-    /// What fails is logged and noted; the rest is attached.
+    /// Failures are logged and noted; the rest is attached.
     pub(super) fn attach_interfaces(&mut self, object: &mut Object, topology: &Topology) -> BTreeSet<u32> {
         if !object.features.tcx && self.attached.values().all(|hook| hook.how != CLSACT) {
             detach_stale_clsact(topology);
@@ -238,7 +238,7 @@ fn index_of(link: &str) -> Option<u32> {
     link.split('-').nth(1)?.parse().ok()
 }
 
-/// What the link of a tc program is pinned as.
+/// The name of the pin of a tc program's link.
 pub(crate) fn link_name(index: u32, is_ingress: bool) -> String {
     format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" })
 }

@@ -11,8 +11,8 @@ pub(super) struct Ids {
     /// Indices from here on were never used by this agent.
     fresh: u32,
     capacity: u32,
-    /// Generation of fresh indices. Differs from start to start, so that what an earlier agent left in flows
-    /// is unlikely to name a new owner.
+    /// Generation of fresh indices. Differs from start to start, so that an earlier agent's ids in flows are
+    /// unlikely to name a new owner.
     first_generation: u8,
     free: VecDeque<Id>,
 }

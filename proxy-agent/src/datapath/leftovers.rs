@@ -1,4 +1,4 @@
-//! What an agent leaves on a node: found, named, removed.
+//! An agent's remains on a node: found, named, removed.
 
 use std::{
     fs, io,

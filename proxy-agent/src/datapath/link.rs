@@ -1,4 +1,4 @@
-//! Links between programs and what they are attached to: made, pinned, and given a new program without a gap.
+//! Links between programs and their targets: made, pinned, and given a new program without a gap.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use proxy_sys::bpf::{self, link::link_info};
 
 use super::pins::Pins;
 
-/// What a program is attached to.
+/// The target of a program.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'a> {
     /// A cgroup, by an open directory and its id.
@@ -31,7 +31,7 @@ pub(super) const XDP_GENERIC: u32 = 1 << 1;
 /// `XDP_FLAGS_DRV_MODE`.
 pub(super) const XDP_NATIVE: u32 = 1 << 2;
 
-/// What became of a request to attach.
+/// The result of a request to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attached {
     /// A new link was made.
@@ -69,7 +69,7 @@ impl Target<'_> {
 /// Attaches a program under a name: by the link pinned under it, if that is attached to the target, else by a new one.
 ///
 /// # Errors
-/// With the system's error at the root, so that callers can recognise what a kernel or driver lacks.
+/// With the system's error at the root, so that callers can recognise missing support of a kernel or driver.
 pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Target<'_>) -> Result<Attached> {
     let path = pins.link(name);
     if let Ok(link) = bpf::open_pinned(&path) {

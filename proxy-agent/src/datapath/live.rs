@@ -28,7 +28,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// Look-ups, by what stands in the maps. Nothing where there is nothing.
+/// Look-ups in the maps. A missing entry gives nothing.
 pub(crate) trait LiveMaps<F: Family> {
     fn filter(&self, element: u32) -> u64;
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>>;
@@ -75,7 +75,7 @@ pub(crate) struct PinnedMaps<F: MapFamily> {
     affinity: Hash<AffinityKey<F>, Affinity<F>>,
     sources: Trie<SourceRange<F>, u32>,
     service_cidrs: Array<MapData, ServiceCidrs<F>>,
-    /// All of them: they are asked for by address.
+    /// All of them: look-ups are by address.
     netns: HashMap<u64, F::Addr>,
     node_netns: u64,
     now: u32,

@@ -4,7 +4,7 @@
 use aya::util::KernelVersion;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-/// What maps and programs may take by the limit.
+/// The memory that maps and programs may take by the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockedMemory {
     /// This kernel does not count them.

@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 
 use super::pins::Pins;
 
-/// What it is pinned as.
+/// The name of its pin.
 const NAME: &str = "log_filter";
 
 /// Text, with zeros behind it.

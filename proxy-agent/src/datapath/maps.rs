@@ -21,7 +21,7 @@ use super::{address::UserFamily, array::MmapArray, pins::Pins, raw_hash::RawHash
 /// A hash map, LRU or not.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
 
-/// What sockets keep.
+/// Storage of sockets.
 pub type SocketStorage<V> = SkStorage<MapData, V>;
 
 /// A map of prefixes.
@@ -182,7 +182,7 @@ fn is_absent(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(is_not_found) || error.source().is_some_and(is_absent)
 }
 
-/// What the programs counted, summed over CPUs.
+/// The programs' counters, summed over CPUs.
 pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
     let map: PerCpuArray<MapData, u64> = Map::PerCpuArray(open::<table::Counters>(pins)?).try_into()?;
     let sum = |counter: &Counter| {

@@ -87,7 +87,7 @@ pub struct Datapath {
     hooks: Hooks,
     cluster_maps: ClusterMaps,
     packet_pods: PacketPods,
-    /// What has the socket hooks.
+    /// The cgroup with the socket hooks.
     cgroup: Option<PathBuf>,
     /// The services in the maps.
     pub services: Services,
@@ -97,7 +97,7 @@ impl Datapath {
     /// Loads the programs and takes over the maps of an earlier agent.
     ///
     /// # Errors
-    /// When the kernel or its permissions do not allow it; with a hint of what to do.
+    /// When the kernel or its permissions do not allow it; with advice.
     pub fn open(config: &ObjectConfig, pins: &Pins, xdp: XdpMode) -> Result<Self> {
         Self::open_prepared(Prepared::maps_only(config, pins)?, config, pins, xdp)
     }
@@ -128,13 +128,13 @@ impl Datapath {
         Ok(Self { config, pins, object, hooks, cluster_maps, packet_pods, cgroup: None, services })
     }
 
-    /// What this kernel can do.
+    /// Features of this kernel.
     pub fn features(&self) -> Features {
         self.object.features
     }
 
-    /// For asking connected sockets what they keep; `None` on kernels without socket storage, where the programs
-    /// write it to the maps `sockets_v4` and `sockets_v6`.
+    /// Reads what connected sockets store; `None` on kernels without socket storage, where the programs write it
+    /// to the maps `sockets_v4` and `sockets_v6`.
     ///
     /// # Errors
     /// When the kernel refuses the programs.
@@ -159,7 +159,7 @@ impl Datapath {
         self.write_network(topology, &native)
     }
 
-    /// Writes what programs that are not attached yet need to know of the node's network.
+    /// Writes the state of the node's network that programs need before they are attached.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -171,13 +171,13 @@ impl Datapath {
     fn write_sources(&mut self, topology: &Topology) -> Result<()> {
         self.write_snat_sources::<V4>(topology)?;
         self.write_snat_sources::<V6>(topology)?;
-        // First: what the programs see leave from there is remembered.
+        // First: the programs record packets that leave from there.
         self.services.set_snat_sources(topology.snat_sources.clone());
         Ok(())
     }
 
     fn write_network(&mut self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
-        // New ones before a device asks for them, old ones when none does any more.
+        // New ones before a device needs them, old ones when no device needs them any more.
         let stale_v4 = destinations::write::<V4>(&self.pins, topology)?;
         let stale_v6 = destinations::write::<V6>(&self.pins, topology)?;
         self.write_devices(topology, native)?;
@@ -217,7 +217,7 @@ impl Datapath {
     /// Leaves the sockets of these network namespaces alone, by their cookies, and of no others.
     ///
     /// # Errors
-    /// When the map cannot be written; what could be is.
+    /// When the map cannot be written; the other entries are.
     pub fn set_packet_pods(&mut self, cookies: &BTreeSet<u64>) -> Result<()> {
         self.packet_pods.set(cookies)
     }
@@ -246,7 +246,7 @@ impl Datapath {
         self.hooks.serves_pod(index)
     }
 
-    /// What the programs counted, summed over CPUs.
+    /// The programs' counters, summed over CPUs.
     ///
     /// # Errors
     /// When the map cannot be read.
@@ -254,14 +254,14 @@ impl Datapath {
         maps::counters(&self.pins)
     }
 
-    /// Removes what watches left that were killed: see [`watch`].
+    /// Removes the entries of killed watches: see [`watch`].
     pub fn remove_expired_watches(&self) {
         if let Err(error) = watch::remove_expired(&self.pins) {
             debug!("cannot look after watches: {error:#}");
         }
     }
 
-    /// Prints what the programs log, from now on.
+    /// Prints the programs' log records, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
         kernel_log::follow(self.object.ebpf())
     }
@@ -358,9 +358,9 @@ impl Datapath {
     }
 }
 
-/// Loads every program into the kernel, attached to nothing: shows what a kernel takes, whatever its node needs.
-/// Returns by name how many instructions the verifier went through, or why it refused. On kernels before 5.16 this lowers
-/// the process' limit of open files for moments: it is meant for tests.
+/// Loads every program into the kernel, without attaching it: shows which programs a kernel takes, for any node. Returns
+/// by name how many instructions the verifier processed, or why it refused. On kernels before 5.16 this lowers the
+/// process' limit of open files for moments: it is meant for tests.
 ///
 /// # Errors
 /// When not even the maps can be made.

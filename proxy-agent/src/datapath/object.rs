@@ -1,4 +1,4 @@
-//! The compiled programs inside this binary, and what this kernel can do with them.
+//! The compiled programs inside this binary, and this kernel's support for them.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +44,7 @@ mod aya_ebpf_helpers {
     pub(super) const BPF_FUNC_SET_RETVAL: u32 = 187;
 }
 
-/// What a kernel may lack.
+/// Features that a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// `bpf_set_retval` (5.18): rejected sockets see ECONNREFUSED instead of EPERM.
@@ -66,9 +66,9 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// Loads the maps, reusing pinned ones, and finds out what the kernel can do.
+    /// Loads the maps, reusing pinned ones, and probes the kernel's features.
     pub(super) fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        // Asked for only when a program is refused: the path that was refused, not all of them.
+        // Only when a program is refused: the log then has the refused path, not all of them.
         Self::load_with_log(config, pins, VerifierLogLevel::DEBUG)
     }
 
@@ -161,7 +161,7 @@ impl Object {
         Ok(Self { ebpf, features })
     }
 
-    /// The loaded object's maps and programs, for what aya does with them.
+    /// The loaded object's maps and programs, for calls of aya.
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }

@@ -1,6 +1,7 @@
-//! What the node sent before the programs saw it: connections of kernel NAT, entered into `outbound_*`.
+//! Connections that the node opened before the programs saw it: those of kernel NAT, entered into
+//! `outbound_*`.
 //!
-//! Without that, replies to what a pod sent through kernel masquerade from a port that is a frontend's too look like requests, and
+//! Without that, replies to a pod's packets that kernel masquerade sent from the port of a frontend look like requests, and
 //! datagrams that another proxy's rules translate would move to another endpoint.
 
 use std::{
@@ -77,8 +78,8 @@ pub(crate) fn seed(pins: &Pins, ours: &Ours) {
     }
 }
 
-/// Connections are entered as seen so many seconds ago: this clock may be a little ahead of the kernel's, and to the programs what was
-/// seen in the future was seen very long ago.
+/// Connections are entered as seen so many seconds ago: this clock may be a little ahead of the kernel's, and to the programs a time
+/// in the future is a very old one.
 const BEFORE: u32 = 10;
 
 fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {

@@ -14,7 +14,7 @@ pub(super) struct PacketPods {
 }
 
 impl PacketPods {
-    /// Opens the map and reads what an earlier agent wrote.
+    /// Opens the map and reads an earlier agent's entries.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Self::new(Box::new(maps::raw_hash::<table::PacketPods>(pins)?))
     }

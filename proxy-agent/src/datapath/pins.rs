@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::synced;
 
-/// The directory by which an agent that waits asks for its turn.
+/// The directory by which a waiting agent requests its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
 
 /// How the names of all directories of maps begin, whatever the release.
@@ -74,7 +74,7 @@ impl Pins {
         self.root.join(LARGER)
     }
 
-    /// Makes the directory for larger maps, without what an agent left there that was killed.
+    /// Makes the directory for larger maps, without the remains of an agent that was killed.
     ///
     /// # Errors
     /// When the bpf file system refuses.

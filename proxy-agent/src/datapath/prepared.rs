@@ -17,7 +17,7 @@ impl Prepared {
     /// maps stay unchanged: another agent may be running.
     ///
     /// # Errors
-    /// When the kernel or its permissions do not allow it; with a hint of what to do.
+    /// When the kernel or its permissions do not allow it; with advice.
     pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         let mut prepared = Self::maps_only(config, pins)?;
         for name in hooks::SOCKET_HOOKS.map(|(name, _)| name).into_iter().chain(UPLINK) {

@@ -87,7 +87,7 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
             .u64(24, values.as_mut_ptr() as u64)
             .u32(COUNT, keys.len().min(values.len()) as u32)
             .fd(36, self.map.as_fd());
-        // SAFETY: keys and values have the map's sizes, and there is room for as many as are asked for.
+        // SAFETY: keys and values have the map's sizes, and the buffers hold as many as are requested.
         let is_end = match unsafe { attr.call(Command::MapLookupBatch) } {
             Ok(_) => false,
             // With this error the kernel reports the end of the map, and the count holds.

@@ -1,7 +1,7 @@
 //! How much the maps hold that only the agent writes, and when they grow.
 //!
 //! They begin small. Before one is more than four fifths full, or when a Service finds no room, it is replaced by a larger one
-//! ([`super::grow`]). They never shrink: what was needed once may be needed again.
+//! ([`super::grow`]). They never shrink: room that was needed once may be needed again.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ pub enum Part {
     SourceRanges(IpFamily),
 }
 
-/// A map has no room for what was to be written.
+/// A map has no room for an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room for another {}", .0.one())]
 pub struct Full(pub Part);
@@ -64,7 +64,7 @@ impl Part {
         }
     }
 
-    /// What it is for the maps, and of which family; none if it does not grow.
+    /// Which capacity of the maps it is, and of which family; `None` if it does not grow.
     fn capacity(self) -> Option<(Capacity, Option<IpFamily>)> {
         match self {
             Self::ServicePorts => Some((Capacity::ServicePorts, None)),
@@ -120,12 +120,12 @@ impl Room {
         most
     }
 
-    /// What new maps have room for.
+    /// The capacity of new maps.
     pub(super) fn initial() -> Self {
         Self(Part::GROWING.map(|part| part.limits().0))
     }
 
-    /// What new maps have room for beside pinned maps of ids, which a release with other layouts may have made larger.
+    /// The capacity of new maps beside pinned maps of ids, which a release with other layouts may have made larger.
     pub(super) fn for_pinned_ids(pins: &Pins) -> Self {
         let mut room = Self::initial();
         for (part, ids) in [(Part::ServicePorts, "service_names"), (Part::Backends, "backend_ids")] {
@@ -142,8 +142,7 @@ impl Room {
             .any(|part| self.of(*part) < part.limits().1 && !is_ample(self.of(*part), used.of(*part)))
     }
 
-    /// What there should be room for if so much is wanted, and these were found full. `None` if that is not more than the
-    /// present room.
+    /// The room for this demand, if these parts were found full. `None` if that is not more than the present room.
     pub fn grown(&self, wanted: &Self, full: &BTreeSet<Part>) -> Option<Self> {
         let mut grown = *self;
         for part in Part::GROWING {

@@ -1,15 +1,16 @@
-//! Brings service ports into the maps: what differs, in an order that no reader can trip over.
+//! Brings service ports into the maps: writes only the differences, in an order that is safe for concurrent
+//! readers.
 //!
 //! New endpoints of a known port cost no system call: slots are written to unused room, then one store publishes
-//! them. What was released is put in quarantine until no reader can use it any more.
+//! them. Released ids and slots are put in quarantine until no reader can use them any more.
 //!
 //! * [`port`]: the state of a service port.
 //! * [`family`]: frontends, slots and source prefixes of a family.
-//! * [`shared`]: what both families share.
+//! * [`shared`]: the state that both families share.
 //! * [`frontend_owners`]: which service port a frontend leads to.
 //! * [`records`]: which service port or backend has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
-//! * [`restore`]: what an earlier agent left.
+//! * [`restore`]: an earlier agent's state.
 
 mod family;
 mod frontend_owners;
@@ -146,7 +147,7 @@ pub struct Usage {
 }
 
 impl Services {
-    /// Takes over what an earlier agent left in the maps. Writes nothing but what that agent did not come to write.
+    /// Takes over an earlier agent's entries in the maps. Writes only what that agent did not finish.
     pub(super) fn restore(maps: Maps, generation: u8) -> Result<Self> {
         let mut restored = Restored::read(&maps)?;
         let ports = std::mem::take(&mut restored.ports);
@@ -206,11 +207,11 @@ impl Services {
         }
     }
 
-    /// Brings one service port into the maps. Costs what differs from before.
+    /// Brings one service port into the maps. Costs as much as the difference from before.
     ///
     /// # Errors
-    /// When a map is full or the kernel refuses a write. What was there before keeps working, except for clients that are to be kept out:
-    /// they are, in any case.
+    /// When a map is full or the kernel refuses a write. The previous state keeps working, except that denied clients are kept out in any
+    /// case.
     pub fn apply(&mut self, plan: &PortPlan) -> Result<()> {
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
@@ -251,13 +252,13 @@ impl Services {
         }
         self.open_frontends(&plan.name, state, &frontends)?;
         if !asks {
-            // Until no frontend asks any more.
+            // Until no frontend requires it any more.
             self.deny_ranges(&plan.name, state, &sources)?;
         }
         allowed
     }
 
-    /// Lets clients of these ranges in; without room for all of them none that were not let in before, so that others find room.
+    /// Allows clients of these ranges; if not all of them fit, none that were not allowed before, so that others find room.
     fn allow_ranges(&mut self, state: &mut PortState, ranges: &BTreeSet<IpNet>) -> Result<()> {
         let new: Vec<IpNet> = ranges.difference(&state.sources).copied().collect();
         for (done, clients) in new.iter().enumerate() {
@@ -366,8 +367,8 @@ impl Services {
         element.is_some_and(|word| BackendState(word.load(Ordering::Acquire)).holds(backend))
     }
 
-    /// Gives up what an earlier agent left in the filter for addresses and services that are no more: like the bits of
-    /// frontends that go, it stays for an hour.
+    /// Releases an earlier agent's bits in the filter for addresses and services that no longer exist: like the bits of
+    /// frontends that go, they stay for an hour.
     pub fn release_stale_filter_bits(&mut self) {
         self.shared.filter.release_unowned();
     }
@@ -378,12 +379,12 @@ impl Services {
         self.shared.filter.expire(now);
     }
 
-    /// Takes what waits for its readers to be gone.
+    /// Takes the freed ids and slots that wait for their readers.
     pub fn take_quarantine(&mut self) -> Vec<Freed> {
         std::mem::take(&mut self.shared.quarantine)
     }
 
-    /// Gives what was in quarantine free for use.
+    /// Makes quarantined ids and slots available again.
     pub fn give_back(&mut self, freed: Vec<Freed>) {
         for freed in freed {
             match freed {

@@ -86,7 +86,7 @@ fn removed(result: Result<(), MapError>) -> Result<()> {
     }
 }
 
-/// Shared, so that a test can look at what it gave away.
+/// Shared, so that a test can inspect a map that it passed on.
 #[cfg(test)]
 pub(super) mod memory {
     use std::{

@@ -1,11 +1,11 @@
-//! What the programs' decisions mean.
+//! The meaning of the programs' decisions.
 
 use proxy_common::layout::{
     counter::Counter,
     event::{Decision, TRANSLATED},
 };
 
-/// What was decided.
+/// A decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MonitorVerdict {
     /// A new flow, or a socket that got an endpoint.

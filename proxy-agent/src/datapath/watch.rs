@@ -1,4 +1,4 @@
-//! Watches: what `proxy-agent monitor` and `top` request from the programs, and the events that they get.
+//! Watches: the requests of `proxy-agent monitor` and `top` to the programs, and the events that they get.
 //!
 //! A watch holds a lease and renews it every second. A watch that was killed gets no events after its lease has expired, and the agent,
 //! or the next watch, removes its entry.
@@ -107,7 +107,7 @@ impl Watches {
     }
 }
 
-/// Removes what watches left that were killed. To be called now and then.
+/// Removes the entries of killed watches. To be called regularly.
 ///
 /// # Errors
 /// The kernel's.
@@ -272,7 +272,7 @@ impl Watch {
         Ok(lost(&self.reports, self.index)?.saturating_sub(self.lost))
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     ///
     /// # Errors
     /// The kernel's.

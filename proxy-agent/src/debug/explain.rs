@@ -88,7 +88,7 @@ pub(super) fn run(pins: &Pins, args: &ExplainArgs, format: OutputFormat) -> Resu
     output::render(&rows, format)
 }
 
-/// What the maps hold of a Service: sets by port, protocol and endpoint.
+/// A Service's entries in the maps: sets by port, protocol and endpoint.
 struct Maps(BTreeMap<(String, &'static str, SocketAddr), Vec<&'static str>>);
 
 impl Maps {

@@ -44,7 +44,7 @@ impl Row for PodRow {
     }
 }
 
-/// What the data path does about pods.
+/// The data path's programs for pods.
 struct Programs {
     /// Interfaces that packets are translated at.
     interfaces: HashSet<u32>,

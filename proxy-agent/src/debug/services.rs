@@ -178,7 +178,7 @@ fn family<F: UserFamily>(
     lookup: &Lookup<impl Fn(u32) -> Result<BackendSet>>,
 ) -> Result<Vec<ServiceRow>> {
     let row = |(key, value): (FrontendKey<F>, Frontend<F>)| {
-        // Torn just now: the next look shows what it became.
+        // Torn just now: the next read shows the result.
         let target = value.checked(&key)?;
         // Every other port of a cluster IP: rejected, and not shown as a row.
         (target.flags() & FRONTEND_ADDRESS == 0).then(|| row(&key, target, lookup))

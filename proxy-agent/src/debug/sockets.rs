@@ -68,7 +68,7 @@ fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
     Ok(F::sockets(pins)?.iter().take(PATIENCE).map(|it| it.map(entry)).collect::<Result<_, _>>()?)
 }
 
-/// What a socket keeps itself.
+/// The records in a socket's own storage.
 fn kept<F: MapFamily>(map: &SocketStorage<UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
     // One that is none of UDP's, or never sent to a VIP, keeps nothing.
     let (Ok(kept), Ok(cookie)) = (map.get(socket, 0), socket_cookie(socket.as_fd())) else {

@@ -29,7 +29,7 @@ fn draft(client: u32, protocol: u8, state: FlowState, age: u32) -> FlowDraft<V4>
 
 type Change = Box<dyn FnMut(&FlowKey<V4>, &mut HashMap<FlowKey<V4>, Flow<V4>>) + Send>;
 
-/// A map in memory. `meanwhile` is what the data path does just before the agent looks at an entry of a slice again.
+/// A map in memory. `meanwhile` stands for the data path just before the agent reads an entry of a slice again.
 #[derive(Clone)]
 struct Memory {
     entries: Arc<Mutex<HashMap<FlowKey<V4>, Flow<V4>>>>,

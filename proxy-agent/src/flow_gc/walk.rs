@@ -23,7 +23,7 @@ use crate::{
 /// Flows by the names of their states, as [`state_name`] has them.
 pub(super) type Census = BTreeMap<&'static str, i64>;
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Step {
     /// Flows that were removed.
@@ -159,7 +159,7 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
     }
 }
 
-/// What became of a flow that seemed to be over.
+/// The result for a flow that seemed to have expired.
 enum Fate {
     /// It was, and is gone.
     Removed,

@@ -96,7 +96,7 @@ impl Waiting {
         Ok(Self(receiver))
     }
 
-    /// Resolves when the lock is taken; may be dropped midway and asked again.
+    /// Resolves when the lock is taken; may be dropped midway and called again.
     ///
     /// # Errors
     /// When the directory cannot be locked.

@@ -15,7 +15,7 @@ use crate::{
     folder_watch::FolderWatch,
 };
 
-/// How often to look for what inotify does not show.
+/// How often to look for changes that inotify does not show.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// A request, until it is dropped. A process that is killed leaves the directory, but not its lock, and so no request.
@@ -50,7 +50,7 @@ impl Request {
         }
     }
 
-    /// Does a process ask?
+    /// Whether a process requests the lock.
     pub(crate) fn is_there(root: &Path) -> bool {
         let directory = File::open(root.join(SUCCESSOR));
         directory.is_ok_and(|directory| matches!(directory.try_lock_shared(), Err(TryLockError::WouldBlock)))

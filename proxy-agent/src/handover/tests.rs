@@ -54,7 +54,7 @@ fn one_asks_at_a_time_and_a_directory_that_is_left_asks_nothing() {
     drop(request);
     assert!(!Request::is_there(root.path()));
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
-    // What a process that was killed leaves.
+    // The remains of a killed process.
     fs::create_dir(root.path().join("successor")).unwrap();
     assert!(!Request::is_there(root.path()));
     assert!(Request::attempt(root.path()).unwrap().is_some());

@@ -1,4 +1,4 @@
-//! What of a table goes with kube-proxy's chains.
+//! The part of a table that goes with kube-proxy's chains.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ pub(super) const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
 /// Chains that every table has by itself.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// What of a table goes.
+/// The part of a table that goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Doomed {
     /// Chains.

@@ -1,4 +1,5 @@
-//! What kube-proxy's IPVS mode leaves besides chains: virtual servers, and an interface that has their addresses.
+//! The remains of kube-proxy's IPVS mode besides chains: virtual servers, and an interface that has their
+//! addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +45,7 @@ fn protocol_name(number: u8) -> &'static str {
 
 const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 
-/// What there is of kube-proxy, and of others.
+/// Virtual servers of kube-proxy, and of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// The index of [`IPVS_INTERFACE`], and how many addresses it has.
@@ -140,7 +141,7 @@ fn live(table: &str) -> BTreeMap<(u8, SocketAddr), u64> {
     for line in table.lines().skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [protocol, _, _, address, port, _, _, state, ..] = words.as_slice() else { continue };
-        // NONE: what a client's persistence is kept in.
+        // NONE: the state of a client's persistence template.
         let is_over = ["TIME_WAIT", "CLOSE", "NONE"].contains(state);
         let protocol = PROTOCOLS.iter().find(|(name, _)| name == protocol);
         if let (Some((_, protocol)), Some(server), false) = (protocol, address_of(address, port), is_over) {
@@ -200,7 +201,7 @@ fn remove_servers(servers: &[Server]) -> io::Result<()> {
     let id =
         answer.get(HEADERS..).and_then(|answer| find(answer, FAMILY_ID)).and_then(|id| id.try_into().ok());
     let family = u16::from_ne_bytes(id.ok_or(io::ErrorKind::InvalidData)?);
-    // What was asked for is acknowledged as well.
+    // The request is acknowledged as well.
     socket.recv_from_full()?;
     for server in servers {
         match ask(&socket, &message(family, DELETE_SERVICE, &service(server))) {
@@ -212,7 +213,7 @@ fn remove_servers(servers: &[Server]) -> io::Result<()> {
     Ok(())
 }
 
-/// What names a server.
+/// The attributes that name a server.
 fn service(server: &Server) -> Vec<u8> {
     let (family, mut address) = match server.address.ip() {
         IpAddr::V4(ip) => (libc::AF_INET as u16, ip.octets().to_vec()),

@@ -12,7 +12,7 @@ use std::{
 use super::doomed::{Doomed, TABLES};
 use crate::net::xtables::{self, Entry, HOOKS, IptablesFamily, TARGET, Table};
 
-/// What of a table is kube-proxy's.
+/// kube-proxy's part of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) family: IptablesFamily,
@@ -30,7 +30,7 @@ pub(super) fn find() -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for family in IptablesFamily::ALL {
         let there = fs::read_to_string(family.tables_file()).unwrap_or_default();
-        // To ask for a table makes it.
+        // The kernel makes a table when it is read.
         for table in TABLES.into_iter().filter(|table| there.lines().any(|line| line == *table)) {
             let rules = Rules::parse(family, &xtables::read(family, table)?);
             let doomed = rules.doomed();
@@ -56,7 +56,7 @@ pub(super) fn remove(found: &Found) -> io::Result<()> {
         let rules = Rules::parse(family, &before);
         let (after, kept) = rules.without(&before, &rules.doomed());
         match xtables::replace(family, table, &after, before.count, &kept) {
-            // Somebody else changed the table meanwhile.
+            // Another program changed the table meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             result => return result,
         }
@@ -89,7 +89,7 @@ struct Placed {
 
 impl Rules {
     fn parse(family: IptablesFamily, table: &Table) -> Self {
-        /// `struct xt_error_target`: what a chain begins with, and the table ends with.
+        /// `struct xt_error_target`: the first entry of a chain, and the last of the table.
         const ERROR: &str = "ERROR";
         const NAME: usize = 30;
         let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
@@ -136,7 +136,7 @@ impl Rules {
         Doomed::of(chains, self.jumps())
     }
 
-    /// The table without what goes, and for each of its entries the number that it had.
+    /// The table without its doomed part, and for each of its entries the number that it had.
     fn without(&self, before: &Table, doomed: &Doomed) -> (Table, Vec<usize>) {
         let goes = |placed: &Placed| {
             let Some(chain) = placed.chain.as_deref() else { return false };

@@ -1,8 +1,8 @@
-//! `proxy-agent migrate`: what kube-proxy left on this node, shown and removed once the agent serves.
+//! `proxy-agent migrate`: kube-proxy's rules on this node, shown and removed once the agent serves.
 //!
-//! Connections that its rules translate live on: for each of them the kernel's connection tracking has what to translate to, and asks the
-//! rules no more. It must be left something to do it with, though: see [`KEEPER`]. IPVS is another matter: it drops the packets of
-//! connections whose virtual server is gone.
+//! Connections that its rules translate live on: for each of them the kernel's connection tracking has the translation, and reads the
+//! rules no more. A NAT table must stay for it, though: see [`KEEPER`]. IPVS differs: it drops the packets of connections whose virtual
+//! server is gone.
 //!
 //! [`KEEPER`]: crate::net::nat_keeper::KEEPER
 
@@ -101,7 +101,7 @@ async fn remove(mut found: Found, netlink: &Handle, args: &MigrateArgs) -> Resul
     Ok(())
 }
 
-/// Takes this node back: removes only what the agent left, and only when kube-proxy runs.
+/// Takes this node back: removes only the agent's remains, and only when kube-proxy runs.
 async fn back(args: &MigrateArgs, found: &Found, running: &[Process]) -> Result<()> {
     println!("{}", found.page(running));
     let is_served = !running.is_empty() && (found.has_rules() || !found.ipvs.is_empty());
@@ -142,7 +142,7 @@ fn running(processes: &[Process]) -> Vec<Process> {
     processes.iter().filter(is_one).filter(is_here).cloned().collect()
 }
 
-/// What there is of kube-proxy in this network namespace.
+/// kube-proxy's objects in this network namespace.
 #[derive(Debug, Default)]
 struct Found {
     nft: Vec<nft::Found>,
@@ -173,7 +173,7 @@ impl Found {
         self.nft.iter().any(is_left) || self.legacy.iter().any(|found| !found.doomed.chains.is_empty())
     }
 
-    /// Removes them; what could not be.
+    /// Removes them; returns the failures.
     fn remove_rules(&self) -> Vec<String> {
         let of_nft =
             self.nft.iter().map(|found| nft::remove(found).map_err(|error| format!("nftables: {error}")));

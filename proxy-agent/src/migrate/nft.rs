@@ -17,7 +17,7 @@ use crate::net::{
     untracked::{DELETE_TABLE, NEW_TABLE, attribute},
 };
 
-/// What there is of kube-proxy.
+/// kube-proxy's tables and chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A table of kube-proxy alone.
@@ -126,7 +126,7 @@ pub(super) fn remove(found: &Found) -> io::Result<()> {
                     [attribute(TABLE, &name(table)), attribute(CHAIN, &name(chain)), handle].concat(),
                 )
             };
-            // First nothing leads there any more; then neither order nor number of the transactions matters.
+            // First remove all jumps to them; then neither order nor number of the transactions matters.
             send(*family, jumps.iter().map(of_rule).collect())?;
             let of_chain = |kind, attribute_of_chain| {
                 let message = move |chain: &String| {

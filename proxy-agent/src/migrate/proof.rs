@@ -1,4 +1,4 @@
-//! Does the agent serve this node? Asked before anything of kube-proxy is removed, and after.
+//! Checks that the agent serves this node, before anything of kube-proxy is removed, and after.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -16,14 +16,14 @@ const ATTEMPTS: usize = 5;
 /// How long each may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What was asked, and what the answer was.
+/// A check, and its result.
 #[derive(Debug)]
 pub(super) struct Proof {
     pub(super) what: &'static str,
     pub(super) result: Result<String>,
 }
 
-/// Asks everything.
+/// Makes all checks.
 pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
     let synced = status::ask(args.metrics_address).await.and_then(|status| judge(&status));
     vec![

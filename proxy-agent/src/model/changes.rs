@@ -1,4 +1,4 @@
-//! What changed between two plans of a Service, in words for the log.
+//! The differences between two plans of a Service, in words for the log.
 
 use std::{collections::BTreeMap, fmt};
 

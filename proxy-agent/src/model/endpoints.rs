@@ -12,7 +12,7 @@ use super::{
     topology::Topology,
 };
 
-/// The endpoints of one Service port and family, and what decides about them.
+/// The endpoints of one Service port and family, and the facts that decide about them.
 #[derive(Debug)]
 pub(super) struct Candidates<'a> {
     /// Sorted by address, of which each comes once.

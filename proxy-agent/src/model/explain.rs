@@ -30,7 +30,8 @@ pub struct Explained {
     pub why: String,
 }
 
-/// The endpoints of all ports of a Service in all its families, and what of its slices is for none of them.
+/// The endpoints of all ports of a Service in all its families, and the parts of its slices that are for none
+/// of them.
 pub fn explain<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
@@ -122,7 +123,7 @@ fn why(
     reasons.join("; ")
 }
 
-/// What no port of the Service takes endpoints from.
+/// Slices that no port of the Service takes endpoints from.
 fn unused_slices<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<String> {
     let unused = |slice: &EndpointSlice| {
         let family = if slice.ipv6 { "IPv6" } else { "IPv4" };

@@ -1,6 +1,6 @@
-//! What the proxy needs to know of Kubernetes objects, and nothing more.
+//! The parts of Kubernetes objects that the proxy needs.
 //!
-//! Sources convert what they read into these at once, so that no full API object is ever kept.
+//! Sources convert objects into these at once, so that no full API object is ever kept.
 
 use std::{
     fmt,
@@ -87,8 +87,8 @@ pub struct Service {
     pub source_ranges: Option<Vec<IpNet>>,
     /// `sessionAffinity: ClientIP`: how long a client that opens no connection keeps its endpoint (1 s to a day).
     pub affinity: Option<Duration>,
-    /// Where load balancers ask whether this node has endpoints; only where it applies (type LoadBalancer with
-    /// external policy Local).
+    /// Where load balancers check whether this node has endpoints; only where it applies (type LoadBalancer
+    /// with external policy Local).
     pub health_check_node_port: Option<u16>,
 }
 

@@ -1,4 +1,4 @@
-//! What one Service should look like in the maps of this node.
+//! The wanted state of one Service in the maps of this node.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ impl IpFamily {
     }
 }
 
-/// What identifies a Service port of one family: its backends are one set, shared by all its frontends.
+/// The name of a Service port of one family: its backends are one set, shared by all its frontends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortName {
     /// The Service.
@@ -62,8 +62,8 @@ pub enum Frontend {
     ExternalIp(SocketAddr),
     /// An address of a load balancer, with the port. The only one that source ranges govern.
     LoadBalancer(SocketAddr),
-    /// Every other port of a load balancer's address: what would leave this node again goes no further, because the router sent it here.
-    /// Claimed like [`Frontend::ClusterAddress`], and Services may share it.
+    /// Every other port of a load balancer's address: packets that would leave this node again are stopped, because the router sent them
+    /// here. Claimed like [`Frontend::ClusterAddress`], and Services may share it.
     LoadBalancerAddress(IpAddr),
     /// A port on every nodePort address of this node.
     NodePort(u16),
@@ -117,7 +117,7 @@ pub struct PortPlan {
     /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster`
     /// without such a frontend.
     pub external: Endpoints,
-    /// Endpoints whatever the policies: what pods and this node reach through every other frontend.
+    /// Endpoints without policies: those that pods and this node reach through every other frontend.
     pub cluster: Endpoints,
     /// Endpoints that may keep the flows they have: all of the above, and those that serve but get no new ones (policies,
     /// topology and termination ignored, as kube-proxy's conntrack cleanup does). UDP flows leave every other one.
@@ -142,7 +142,7 @@ impl PortPlan {
     }
 }
 
-/// What a Service is on this node, besides its ports.
+/// A Service's state on this node, besides its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
     /// A plan per port and family, in the order of the Service's addresses and ports.

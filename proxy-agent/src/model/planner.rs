@@ -1,4 +1,4 @@
-//! From a Service and its slices to what this node's maps should hold.
+//! From a Service and its slices to the wanted contents of this node's maps.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use super::{
     store::Store,
 };
 
-/// What plans need to know of this node.
+/// The facts of this node that plans depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeContext<'a> {
     /// Its name: decides which endpoints are local.

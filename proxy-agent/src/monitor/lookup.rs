@@ -1,4 +1,4 @@
-//! Names of Services by what clients talk to.
+//! Names of Services by the address that clients connect to.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,7 @@ use crate::datapath::{
     pins::Pins,
 };
 
-/// Asks the pinned maps.
+/// Reads the pinned maps.
 pub(crate) struct Lookup {
     names: Hash<u32, ServiceName>,
     v4: Hash<FrontendKey<V4>, Frontend<V4>>,

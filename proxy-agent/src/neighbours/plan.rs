@@ -1,4 +1,4 @@
-//! Which next hop is asked when, and how. Pure.
+//! Which next hop is probed when, and how. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,7 +41,7 @@ pub(super) enum Probe {
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     at: Instant,
-    /// What the kernel knew then.
+    /// The kernel's entry at that time.
     mac: Mac,
     /// How many in a row went to all; 0: it was unicast.
     broadcasts: u8,
@@ -60,7 +60,7 @@ impl Plan {
         self.sent.retain(|neighbour, _| used.contains(neighbour));
     }
 
-    /// What to send to a next hop of which the kernel knows this. `broadcasts` counts those of this tick.
+    /// The probe for a next hop with this entry in the kernel. `broadcasts` counts those of this tick.
     pub(super) fn probe(
         &mut self,
         neighbour: Neighbour,

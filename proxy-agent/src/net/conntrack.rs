@@ -28,9 +28,9 @@ pub struct Tuple {
 pub struct Connection {
     /// IP protocol number.
     pub protocol: u8,
-    /// What its client sends, as it comes.
+    /// The client's packets, as they come.
     pub original: Tuple,
-    /// What comes back. Not the reverse of the other with address translation.
+    /// The replies. Not the reverse of `original` with address translation.
     pub reply: Tuple,
     /// TCP: both sides may still send. Unlike attempts, and closed connections that are only remembered.
     pub is_established: bool,

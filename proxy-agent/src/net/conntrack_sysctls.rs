@@ -30,23 +30,23 @@ pub struct ConntrackSysctls {
     pub udp_stream: Option<u32>,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The kernel tracks connections.
     pub is_loaded: bool,
-    /// What was changed, like `nf_conntrack_udp_timeout: 30 -> 60`.
+    /// Changed settings, like `nf_conntrack_udp_timeout: 30 -> 60`.
     pub changed: Vec<String>,
-    /// What cannot be set here, because it is that of the host's first network namespace.
+    /// Settings that cannot be written here, because they are those of the host's first network namespace.
     pub of_host: Vec<String>,
-    /// What could not be set, and why.
+    /// Failed settings, and why.
     pub failed: Vec<String>,
     /// For want of a mount that can be written to.
     pub is_read_only: bool,
 }
 
 impl ConntrackSysctls {
-    /// Sets what differs. Nothing happens while the kernel tracks no connections.
+    /// Sets the differing ones. Nothing happens while the kernel tracks no connections.
     pub fn apply(&self) -> Outcome {
         self.apply_below(Path::new(FOLDER), &|path, value| host::write(&path.display().to_string(), value))
     }

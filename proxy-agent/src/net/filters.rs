@@ -10,9 +10,9 @@ use rtnetlink::Handle;
 /// A direction, seen from the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// What an interface receives.
+    /// Received packets.
     Ingress,
-    /// What it sends.
+    /// Sent packets.
     Egress,
 }
 

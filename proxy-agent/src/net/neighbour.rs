@@ -24,7 +24,7 @@ use nix::sys::{
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
 
-/// A neighbour that is resolved, and that the kernel itself asked for.
+/// A neighbour that the kernel has resolved itself: not a permanent entry, and not one of a control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
     /// Where its frames go.
@@ -33,7 +33,7 @@ pub(crate) struct Resolved {
     pub(crate) confirmed: Duration,
 }
 
-/// Asks for neighbours of this network namespace.
+/// Reads neighbours of this network namespace.
 pub(crate) struct Neighbours {
     socket: Socket,
 }

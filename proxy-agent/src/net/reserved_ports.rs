@@ -1,7 +1,7 @@
 //! Keeps local sockets off ports that the data path uses: `ip_local_reserved_ports`.
 //!
-//! Reserved ports can still be bound on purpose; they are not given out by themselves. The data path asks for sockets before it uses a
-//! port, so this only keeps the two from being in each other's way.
+//! The kernel does not assign reserved ports; a program can still bind one explicitly. The data path looks for sockets before it uses
+//! a port, so this only keeps the two out of each other's way.
 
 use anyhow::{Context as _, Result};
 

@@ -27,7 +27,7 @@ pub struct Route {
     pub encapsulates_by: Option<u32>,
 }
 
-/// What holds for a destination besides what `bpf_fib_lookup` reports.
+/// Attributes of a destination that `bpf_fib_lookup` does not report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hint {
     /// Longest packet in bytes.
@@ -136,7 +136,7 @@ impl Route {
     }
 }
 
-/// The source address that somebody gave a route. The kernel's own routes to the networks of its addresses have theirs.
+/// The configured source address of a route. The kernel's own routes to the networks of its addresses have theirs.
 pub(super) fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
     if route.header.protocol == RouteProtocol::Kernel {
         return None;

@@ -1,4 +1,4 @@
-//! From interfaces to what the data path needs: uplinks, pod interfaces, addresses. Pure.
+//! From interfaces to the topology for the data path: uplinks, pod interfaces, addresses. Pure.
 
 mod roles;
 mod settings;
@@ -79,7 +79,7 @@ pub enum Fragments {
     All,
 }
 
-/// What the data path needs to know of the node's network.
+/// The node's network as the data path needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// All interfaces that may lead off the node, overlays included; those with default routes or the node's addresses first.
@@ -97,7 +97,7 @@ pub struct Topology {
     pub local_addresses: BTreeSet<IpAddr>,
     /// Destinations of IPsec policies: the stack must send packets to them. Not worked out here.
     pub policies: BTreeSet<IpNet>,
-    /// What `bpf_fib_lookup` does not report of routes: MTUs, encapsulations. Not worked out here.
+    /// Attributes of routes that `bpf_fib_lookup` does not report: MTUs, encapsulations. Not worked out here.
     pub hints: BTreeMap<IpNet, Hint>,
     /// A route has an encapsulation, which is the stack's work. Not worked out here.
     pub encapsulates: bool,
@@ -105,7 +105,7 @@ pub struct Topology {
     pub rules: bool,
     /// IPv4 packets that the stack fragments where they are longer than their route's MTU. Not worked out here.
     pub fragments: Fragments,
-    /// What was asked for and is not there, in words.
+    /// Configured names and addresses that do not exist, in words.
     pub network_warnings: Vec<String>,
     /// Warnings that are not problems.
     pub warnings: Vec<String>,
@@ -226,7 +226,7 @@ impl Topology {
     }
 }
 
-/// What was asked for and is not there.
+/// Configured names and addresses that do not exist.
 fn network_warnings(
     interfaces: &[Interface],
     local: &BTreeSet<IpAddr>,

@@ -9,7 +9,8 @@
 //! }
 //! ```
 //!
-//! What sockets send over the loopback interface has been tracked when it arrives, and stays so (`nft_notrack_eval`).
+//! Packets that sockets send over the loopback interface are tracked already when they arrive, and stay so
+//! (`nft_notrack_eval`).
 //!
 //! Fragments that the stack fragments once more need another rule: reassembled there, they would wait for those that fit, which were sent
 //! already. A packet that is untracked before the kernel reassembles (priority -400) stays in fragments (`ipv4_conntrack_defrag`). IPsec
@@ -144,7 +145,7 @@ pub(crate) fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sends messages, and takes the first answer: an error, the acknowledgment that one message asks for, or what was asked for.
+/// Sends messages, and returns the first answer: an error, the requested acknowledgment, or the requested object.
 pub(crate) fn talk(socket: &Socket, messages: &[u8]) -> io::Result<()> {
     socket.send(messages, 0)?;
     let (answer, _) = socket.recv_from_full()?;
@@ -165,7 +166,8 @@ fn batch(messages: &[Message]) -> Vec<u8> {
     batch_of(NFPROTO_INET, messages)
 }
 
-/// What the kernel does wholly or not at all, in tables of a family.
+/// A transaction of nfnetlink: messages about tables of a family that the kernel applies wholly or not at
+/// all.
 pub(crate) fn batch_of(family: u8, messages: &[Message]) -> Vec<u8> {
     let mut bytes = message(BATCH_BEGIN, 0, 0, &[]);
     for (kind, flags, attributes) in messages {

@@ -1,7 +1,7 @@
 //! IPsec (`xfrm`) policies of the node, read and followed by netlink.
 //!
-//! What a program sends past the stack, no policy would see. Wanted are the destinations for which a policy may ask for something:
-//! packets to them are handed to the stack.
+//! Packets that a program sends past the stack would skip all policies. This module finds the destinations of policies that block
+//! or transform: packets to them are handed to the stack.
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +35,8 @@ const POLICY_ID: usize = 64;
 /// `struct xfrm_userpolicy_info`, behind which attributes follow.
 const POLICY_INFO: usize = 168;
 
-/// The destinations of policies that block or protect what the node sends or forwards; empty where the kernel has no IPsec.
+/// The destinations of policies that block or protect the node's own and forwarded packets; empty where the kernel has no
+/// IPsec.
 ///
 /// # Errors
 /// When the kernel does not return them: listing policies needs `CAP_NET_ADMIN`.
@@ -46,7 +47,8 @@ pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     request(&socket, XFRM_MSG_GETPOLICY, NLM_F_DUMP, &[0; POLICY_ID], |payload| {
         found.extend(Policy::parse(payload).into_iter().flat_map(|policy| policy.destinations()));
     })?;
-    // What no policy is for is blocked as well if the administrator wants it so (`ip xfrm policy setdefault`; 5.15).
+    // Packets without a policy are blocked as well if the administrator sets that (`ip xfrm policy setdefault`;
+    // 5.15).
     let told = request(&socket, XFRM_MSG_GETDEFAULT, 0, &[0; 4], |payload| {
         if blocks_by_default(payload) {
             found.extend(everything());
@@ -100,7 +102,7 @@ fn open() -> io::Result<Option<Socket>> {
     Ok(Some(socket))
 }
 
-/// Sends a request and takes the contents of what the kernel answers.
+/// Sends a request and processes the contents of the kernel's answer.
 fn request(
     socket: &Socket,
     kind: u16,
@@ -135,7 +137,7 @@ fn request(
     }
 }
 
-/// Type and contents of the first message, and what follows it.
+/// Type and contents of the first message, and the bytes behind it.
 fn message_of(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = word(bytes, 0)? as usize;
     let kind = half(bytes, 4)?;
@@ -156,7 +158,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 struct Policy {
     destination: Option<IpNet>,
     direction: u8,
-    /// It blocks, or asks for a transformation.
+    /// It blocks or transforms packets.
     asks: bool,
     /// It is for packets of an `xfrm` interface only, which the stack has sent there.
     is_of_interface: bool,
@@ -188,7 +190,7 @@ impl Policy {
         Some(Self { destination, direction: *payload.get(DIRECTION)?, asks, is_of_interface })
     }
 
-    /// Where it asks for something. Directions above are those of single sockets.
+    /// The destinations of a policy that blocks or transforms. Directions above are those of single sockets.
     fn destinations(self) -> Vec<IpNet> {
         let is_ours = matches!(self.direction, XFRM_POLICY_OUT | XFRM_POLICY_FWD);
         if !is_ours || !self.asks || self.is_of_interface {

@@ -84,12 +84,12 @@ struct Info {
     size: u32,
 }
 
-/// Reads a table of this thread's network namespace. To ask for one that is not there makes it.
+/// Reads a table of this thread's network namespace. The kernel makes a missing one.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn read(family: IptablesFamily, table: &str) -> io::Result<Table> {
-    /// `sizeof(struct ipt_get_entries)`: a name and a size, and what follows is aligned.
+    /// `sizeof(struct ipt_get_entries)`: a name and a size; the entries behind it are aligned.
     const HEADER: usize = 40;
     let socket = open(family)?;
     let get = |option: libc::c_int, at: *mut u8, length: usize| {
@@ -192,7 +192,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
 }
 
-/// `sizeof(struct xt_entry_target)`: size, name, revision. What the target needs follows.
+/// `sizeof(struct xt_entry_target)`: size, name, revision. The target's data follow.
 pub(crate) const TARGET: usize = 32;
 
 /// Walks through the entries.

@@ -1,4 +1,4 @@
-//! Warns of dropped packets that somebody must do something about.
+//! Warnings of dropped packets that need an administrator.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use proxy_common::layout::counter::Counter;
 /// Each warning is logged at most once in this time, and is a problem of `/healthz` for as long.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// What to warn of, behind the number of packets.
+/// Counters with the text of their warnings, behind the number of packets.
 const WATCHED: [(Counter, &str); 2] = [
     (
         Counter::SnatExhausted,

@@ -1,4 +1,4 @@
-//! Kubernetes Events (`events.k8s.io/v1`): what `kubectl describe` of the Node or Service shows of our troubles.
+//! Kubernetes Events (`events.k8s.io/v1`): the agent's problems in `kubectl describe` of the Node or Service.
 //!
 //! They are for people, so nothing waits for them and nothing depends on them.
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The reporting controller.
 const CONTROLLER: &str = "proxy-agent";
 
-/// What an Event is about.
+/// The object of an Event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum About {
     /// This node.
@@ -39,13 +39,13 @@ pub enum About {
 /// An Event for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is about.
+    /// Its object.
     pub about: About,
     /// Something is wrong.
     pub warning: bool,
     /// Why, in one CamelCase word; kube-proxy's where it has one.
     pub reason: &'static str,
-    /// What was being done, in one CamelCase word.
+    /// The action, in one CamelCase word.
     pub action: &'static str,
     /// In words.
     pub note: String,
@@ -151,7 +151,7 @@ impl Events {
 struct Sending {
     recorder: Recorder,
     node_name: String,
-    /// What was sent when.
+    /// The Events sent, and when.
     logged: HashMap<(About, &'static str), Instant>,
     allowance: Allowance,
     failed_before: bool,

@@ -1,4 +1,4 @@
-//! Is the node's service proxy doing its work? What `/healthz` and `/livez` answer.
+//! Whether the node's service proxy works: the contents of `/healthz` and `/livez`.
 //!
 //! Path, port and format are a contract with cloud load balancers (KEP-3836).
 
@@ -36,7 +36,7 @@ pub struct Health {
 pub enum Audience {
     /// Processes of the node: names of objects, interfaces and addresses are theirs to know.
     Node,
-    /// For any client of the node's port: what kind of problem there is, and how many.
+    /// For any client of the node's port: the kinds of problems, and how many.
     Anyone,
 }
 
@@ -83,7 +83,7 @@ struct Work {
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
-    /// By what they are about.
+    /// By topic.
     others: BTreeMap<&'static str, Vec<String>>,
 }
 
@@ -173,7 +173,7 @@ impl Health {
         work.pending = (role == Role::Overtaken).then(Instant::now);
     }
 
-    /// A change has come that is to be applied.
+    /// A change has come that must be applied.
     pub fn queued(&self) {
         self.work().pending.get_or_insert_with(Instant::now);
     }
@@ -199,7 +199,7 @@ impl Health {
         self.work().failed_services = failed;
     }
 
-    /// What was asked for and the node's network does not have, for people; empty when it has all.
+    /// Configured names and addresses that the node's network does not have, in words; empty when it has all.
     pub fn set_network(&self, network_warnings: Vec<String>) {
         self.work().network = network_warnings;
     }

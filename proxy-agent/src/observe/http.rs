@@ -43,7 +43,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Client {
     /// The client's address.
     pub address: IpAddr,
-    /// Where it asks.
+    /// The server's address.
     pub server: IpAddr,
 }
 
@@ -96,7 +96,7 @@ impl Answer {
 /// Answers any request.
 pub type Handler = Arc<dyn Fn(&Parts) -> Answer + Send + Sync>;
 
-/// What there is at a path.
+/// The page at a path.
 pub type Page = Box<dyn Fn(&Parts) -> Answer + Send + Sync>;
 
 /// Answers GET and HEAD of a few paths, and refuses the rest.
@@ -109,7 +109,7 @@ pub fn pages(pages: Vec<(&'static str, Page)>) -> Handler {
     })
 }
 
-/// What to serve where, and what to do when the address is taken.
+/// A server: pages, address, and a callback for an address that is taken.
 pub struct Server {
     /// The name of the server, for messages.
     pub what: &'static str,
@@ -240,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// A busy agent accepts what has come in the meantime at once: more than may be open.
+    /// A busy agent accepts all waiting connections at once: more than may be open.
     #[tokio::test]
     async fn requests_that_came_together_are_all_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

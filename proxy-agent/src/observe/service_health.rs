@@ -1,6 +1,7 @@
-//! Answers load balancers that ask, at a Service's `healthCheckNodePort`, whether this node has endpoints of it.
+//! Answers load balancers' health checks at a Service's `healthCheckNodePort`: whether this node has endpoints
+//! of it.
 //!
-//! Status, headers and body are what kube-proxy answers, to the byte: cloud providers' health checks are made for it.
+//! Status, headers and body are kube-proxy's, to the byte: cloud providers' health checks are made for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -100,7 +101,7 @@ impl ServiceHealth {
         }
     }
 
-    /// Tries again what could not be done.
+    /// Retries what failed.
     pub async fn retry(&mut self) {
         if !self.problems.is_empty() {
             self.sync().await;
@@ -214,7 +215,7 @@ fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Answers whatever is asked.
+/// Answers every request.
 fn handler(checked: Arc<Checked>, health: Arc<Health>) -> Handler {
     Arc::new(move |_| {
         let count = checked.local_endpoints.load(Ordering::Relaxed);

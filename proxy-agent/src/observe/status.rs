@@ -1,4 +1,4 @@
-//! The running agent's own account of itself: what `/status` answers and `proxy-agent status` shows.
+//! The running agent's report about itself: the document of `/status`, which `proxy-agent status` shows.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -22,9 +22,9 @@ pub struct Status {
     pub started: Timestamp,
     /// Time of this report.
     pub now: Timestamp,
-    /// What `/healthz` answers.
+    /// The result of `/healthz`.
     pub ready: bool,
-    /// What `/livez` answers.
+    /// The result of `/livez`.
     pub alive: bool,
     /// Problems, in words.
     pub problems: Vec<String>,
@@ -92,7 +92,7 @@ pub struct HookStatus {
     pub at: String,
     /// Which.
     pub program: String,
-    /// By what means.
+    /// The kind of attachment.
     pub how: String,
 }
 

@@ -1,4 +1,5 @@
-//! The running agent: one data path, the parts that work on it, and what concerns more than one of them.
+//! The running agent: one data path, the parts that work on it, and the work that concerns more than one of
+//! them.
 
 use std::{net::IpAddr, time::Instant};
 
@@ -154,7 +155,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Looks at interfaces and addresses, and attaches and writes what they ask for. After a failure, plans the next attempt.
+    /// Reads interfaces and addresses, and attaches programs and writes maps for them. After a failure, plans the next
+    /// attempt.
     pub(super) async fn reconcile_interfaces(&mut self) {
         let result = self.follow_network().await;
         self.interfaces.plan_retry(result);
@@ -172,7 +174,7 @@ impl Agent {
         Ok(())
     }
 
-    /// The first time that source ranges ask for it, finds out which address each network namespace has.
+    /// The first time that a Service has source ranges, finds out which address each network namespace has.
     async fn know_namespaces(&mut self) {
         if !self.services.sync.has_source_ranges() || !self.sockets.begins_to_look() {
             return;
@@ -194,7 +196,7 @@ impl Agent {
         self.interfaces.primary_addresses(self.services.sync.node_addresses())
     }
 
-    /// Takes over what was found out about sockets and network namespaces.
+    /// Takes over the result of a scan of sockets and network namespaces.
     pub(super) fn apply_scan(&mut self, found: Found) {
         let of_pods = |namespaces: &mut Namespaces| self.interfaces.pods.add_addresses(namespaces);
         self.sockets.apply_scan(found, of_pods, &mut self.datapath);
@@ -236,7 +238,7 @@ impl Agent {
     }
 }
 
-/// Reserves ports, and warns of what of the kernel's settings keeps packets from passing.
+/// Reserves ports, and warns of kernel settings that keep packets from passing.
 fn prepare_node(settings: &Settings) {
     match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
         Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),

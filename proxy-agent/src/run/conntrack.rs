@@ -13,7 +13,7 @@ use crate::{
 pub(super) struct Conntrack {
     wanted: ConntrackSysctls,
     is_done: bool,
-    /// What was logged last.
+    /// The last log line.
     logged: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What ends the agent.
+//! Reasons for the agent's end.
 
 use anyhow::Result;
 use tokio::{
@@ -13,7 +13,7 @@ use tracing::info;
 pub(super) enum End {
     /// It was asked to stop.
     Stopped,
-    /// Another agent asks for its place.
+    /// Another agent requests its place.
     HandOver,
 }
 

@@ -1,4 +1,4 @@
-//! What the agent answers over HTTP, and when.
+//! The agent's HTTP servers, and when they start.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -74,7 +74,7 @@ impl Servers {
         }
     }
 
-    /// By what they listen.
+    /// The agent's listeners.
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
     }

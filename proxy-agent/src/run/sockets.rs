@@ -1,4 +1,5 @@
-//! The controller of sockets: ends those whose endpoint is gone, and learns from which addresses they send.
+//! The controller of sockets: ends those whose endpoint is gone, and finds out from which addresses they
+//! send.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,11 +22,11 @@ use crate::{
 /// Addresses of network namespaces by their cookies.
 pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
 
-/// What was found out in the background.
+/// The result of a background task.
 pub(super) enum Found {
     /// The addresses of all network namespaces.
     Namespaces(Namespaces),
-    /// What connected sockets keep, after the first round.
+    /// Records of connected sockets, after the first round.
     Kept(HashSet<Kept>),
 }
 
@@ -35,7 +36,7 @@ pub(super) struct SocketController {
     resets_tcp: bool,
     /// The kernel identifies network namespaces by cookies (5.14): so sockets' sources are known.
     knows_cookies: bool,
-    /// The addresses of network namespaces were asked for once.
+    /// The addresses of network namespaces were requested once.
     knows_namespaces: bool,
     /// Those of all network namespaces, as they were found last.
     namespaces: Namespaces,
@@ -65,7 +66,7 @@ impl SocketController {
         self.knows_cookies
     }
 
-    /// Ends what is connected to endpoints that serve no more: TCP only if configured. Also ends UDP sockets that connected
+    /// Ends sockets connected to endpoints that serve no more: TCP only if configured. Also ends UDP sockets that connected
     /// through frontends that lead elsewhere or nowhere now.
     pub(super) fn end_removed(&self, services: &mut Services) {
         let lost = services.take_lost_frontends();
@@ -82,7 +83,7 @@ impl SocketController {
         self.scanning_at_start = Some(tokio::spawn(async move { socket_termination.kept(protocols).await }));
     }
 
-    /// Takes over what was found; `of_pods` adds the addresses of pods, which may be newer.
+    /// Takes over the result; `of_pods` adds the addresses of pods, which may be newer.
     pub(super) fn apply_scan(
         &mut self,
         found: Found,
@@ -98,7 +99,7 @@ impl SocketController {
         }
     }
 
-    /// Pods were looked at: writes their addresses, if those of any are asked for.
+    /// Pods were checked: writes their addresses, if any are needed.
     pub(super) fn follow_pods(&self, of_pods: impl Fn(&mut Namespaces), datapath: &mut Datapath) {
         if self.knows_namespaces {
             self.write_namespaces(of_pods, datapath);
@@ -120,7 +121,7 @@ impl SocketController {
         // Which protocol a backend had is not known any more.
         self.socket_termination
             .dead(dead.flat_map(|backend| self.protocols().iter().map(move |it| (*it, backend))));
-        // Nor which kind of socket this is; frontends are lost to UDP sockets alone.
+        // The kind of this socket is not known either; frontends are lost to UDP sockets alone.
         let lost = kept.iter().filter(|kept| !services.leads_to(kept.vip, kept.service));
         self.socket_termination
             .lost(lost.map(|kept| LostFrontend { service: kept.service, address: kept.vip }));
@@ -135,7 +136,7 @@ impl SocketController {
         }
     }
 
-    /// Is the first look due, for which services wait? To be asked where any of them has source ranges.
+    /// Whether the first scan is due, for which services wait. To be called if any of them has source ranges.
     pub(super) fn begins_to_look(&mut self) -> bool {
         !std::mem::replace(&mut self.knows_namespaces, true)
     }
@@ -171,7 +172,7 @@ impl SocketController {
     }
 }
 
-/// Resolves to what a task found, once.
+/// Resolves to the result of a task, once.
 async fn finished<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
     let Some(running) = task else {
         return std::future::pending().await;

@@ -29,12 +29,12 @@ use crate::{
     sync::Sync,
 };
 
-/// How often a standby tries what it could not do.
+/// How often a standby retries what failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// The lock is free for a moment whenever it changes hands; after this its holder is gone.
 const VACANT: Duration = Duration::from_secs(1);
 
-/// What others see of this agent, whether it is its turn or not.
+/// The parts of this agent that are visible from outside, whether it is its turn or not.
 pub(super) struct Observed {
     pub(super) pins: Pins,
     pub(super) health: Arc<Health>,
@@ -66,7 +66,7 @@ pub(super) struct Turn {
     pub(super) known: Known,
 }
 
-/// What an agent knows when its turn comes.
+/// The agent's knowledge when its turn comes.
 pub(super) struct Known {
     /// The source's changes meanwhile.
     pub(super) sync: Sync,
@@ -77,7 +77,7 @@ pub(super) struct Known {
 }
 
 impl Turn {
-    /// Waits until no other agent writes. Asks the one that does to hand over once this one knows what to write.
+    /// Waits until no other agent writes. Requests the hand-over once this one knows what to write.
     ///
     /// # Errors
     /// When the kernel refuses the programs, or the source of services ends.
@@ -106,7 +106,7 @@ impl Turn {
             waiting = Some(Waiting::start(&observed.pins)?);
         }
         if lock.is_none() || known.fills_first {
-            // What the kernel refuses is to be known while other programs serve.
+            // A refusal of the kernel must be known while other programs serve.
             cgroup_root(settings)?;
             known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
         }
@@ -166,7 +166,7 @@ fn fills_first(pins: &Pins) -> bool {
     fills
 }
 
-/// What the socket hooks serve.
+/// The cgroup that the socket hooks serve.
 pub(super) fn cgroup_root(settings: &Settings) -> Result<PathBuf> {
     settings.cgroup_root.clone().map_or_else(cgroup::find_root, Ok)
 }

@@ -1,5 +1,4 @@
-//! What the socket programs note of connected sockets where those cannot keep it themselves: on kernels without socket
-//! storage.
+//! The socket programs' notes about connected sockets, on kernels without socket storage.
 
 use std::net::SocketAddr;
 
@@ -15,7 +14,7 @@ pub struct Noted {
     pub cookie: u64,
     /// The address that it got.
     pub backend: SocketAddr,
-    /// What it asked for, and the ids of what it got.
+    /// The frontend that it connected to, and the ids that it got.
     pub kept: Kept,
 }
 

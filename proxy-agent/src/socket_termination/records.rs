@@ -1,4 +1,4 @@
-//! Where it is kept what a connected socket was translated to.
+//! Where the translation of a connected socket is stored.
 
 use std::collections::HashSet;
 

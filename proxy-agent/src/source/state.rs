@@ -20,9 +20,9 @@ pub struct SourceState {
 pub struct Release {
     /// `1`.
     pub major: String,
-    /// `35`, or what a vendor makes of it.
+    /// `35`, or a vendor's variant of it.
     pub minor: String,
-    /// `v1.35.0`, or what a vendor makes of it.
+    /// `v1.35.0`, or a vendor's variant of it.
     pub git_version: String,
 }
 
@@ -31,7 +31,7 @@ pub struct Release {
 pub struct WatchState {
     /// It was listed completely at least once.
     pub synced: bool,
-    /// What keeps it from being up to date right now.
+    /// Why it is not up to date right now.
     pub trouble: Option<Trouble>,
     /// Time of the source's last event for it: an object, a bookmark, the end of a list.
     pub last_event: Option<SystemTime>,
@@ -50,14 +50,14 @@ pub struct WatchState {
 pub struct Trouble {
     /// The problem, in words. The same for the whole outage.
     pub message: String,
-    /// What was seen of it last: may change from one attempt to the next. Possibly empty.
+    /// Details of the last attempt: may change from one to the next. Possibly empty.
     pub detail: String,
     /// When it began.
     pub since: SystemTime,
 }
 
 impl SourceState {
-    /// Is everything listed? Stays true in an outage: what was read is still served.
+    /// Whether everything is listed. Stays true in an outage: the objects that were read are still served.
     pub fn is_synced(&self) -> bool {
         !self.watches.is_empty() && self.watches.values().all(|watch| watch.synced)
     }

@@ -39,7 +39,7 @@ impl Journal {
         }
     }
 
-    /// The same at once, so that what comes next has lines whatever came before.
+    /// The same at once, so that the next changes have lines regardless of earlier ones.
     pub(super) fn turn_page(&mut self, now: Instant) {
         if let Some(text) = self.begin(now) {
             info!("{text}");

@@ -53,7 +53,7 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// What went wrong when a Service was written; empty: nothing.
+    /// The errors of writing a Service; empty: none.
     pub(super) fn set_failure(&mut self, name: &ObjectName, errors: &[anyhow::Error]) {
         if errors.is_empty() {
             self.failures.remove(name);
@@ -67,7 +67,7 @@ impl Problems {
         self.failures.insert(name.clone(), (reason, texts.join("; ") + &more));
     }
 
-    /// What a Service has too much of, if it does.
+    /// The excess of a Service, if any.
     pub(super) fn set_excess(&mut self, name: &ObjectName, excess: Option<String>) {
         match excess {
             Some(text) => drop(self.excesses.insert(name.clone(), format!("service {name}: {text}"))),
@@ -75,12 +75,12 @@ impl Problems {
         }
     }
 
-    /// Did the kernel refuse what was written for this Service?
+    /// Whether the kernel refused a write for this Service.
     pub(super) fn is_refused(&self, name: &ObjectName) -> bool {
         self.failures.get(name).is_some_and(|(reason, _)| *reason == Reason::WriteFailed)
     }
 
-    /// Everything, with what Services want that others have.
+    /// All problems, with the frontends that Services want and others have.
     pub(super) fn all(&self, conflicts: Vec<(ObjectName, String)>) -> BTreeSet<Problem> {
         let failures = self.failures.iter().map(|(service, (reason, text))| (service, *reason, text.clone()));
         let excesses = self.excesses.iter().map(|(service, text)| (service, Reason::TooLarge, text.clone()));

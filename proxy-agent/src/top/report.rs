@@ -1,4 +1,4 @@
-//! What happened between two samples.
+//! Rates between two samples.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -47,7 +47,7 @@ pub(super) struct Totals {
     pub(super) rates: Rates,
 }
 
-/// How often what was decided.
+/// Rates of decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Rates {

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What kubeadm puts into its ConfigMap: every field there is, nearly all of them empty.
+/// The file that kubeadm puts into its ConfigMap: every field, nearly all of them empty.
 const KUBEADM: &str = include_str!("kubeadm.conf");
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";

@@ -228,7 +228,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         self.tables.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {owned}"))
     }
 
-    /// Lets clients in.
+    /// Allows clients.
     pub(super) fn allow(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
         let written = self.tables.sources.insert(key, 1);
@@ -237,7 +237,7 @@ impl<F: MapFamily> FamilyMaps<F> {
             .with_context(|| format!("cannot write the source range {clients}"))
     }
 
-    /// No longer lets them in.
+    /// Denies them again.
     pub(super) fn deny(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
         self.tables.sources.remove(&key).with_context(|| format!("cannot remove the source range {clients}"))

@@ -170,7 +170,7 @@ impl Services {
         }
     }
 
-    /// Services that wait for a frontend which another one has, and what that is in words.
+    /// Services that wait for a frontend which another one has, with a description.
     pub fn conflicts(&mut self) -> Vec<(ObjectName, String)> {
         let owned_frontends = &self.owned_frontends;
         let rivals = |owned: &OwnedFrontend| -> Vec<(PortName, PortName)> {
@@ -234,7 +234,7 @@ impl Services {
 
     /// Writes a frontend and adds its bits to the filter.
     fn write_frontend(&mut self, id: Id, owned: &OwnedFrontend, flags: u32) -> Result<()> {
-        // First: the filter is asked first.
+        // First: readers check the filter first.
         self.shared.add_fingerprints(owned, flags);
         let result = match owned.family() {
             IpFamily::V4 => self.v4.write_frontend(id, owned, flags),

@@ -78,7 +78,7 @@ impl PortState {
     }
 }
 
-/// A key of `frontends_*`, whatever the family: what only one service port can have. External IPs and addresses of
+/// A key of `frontends_*` of either family, which only one service port can have. External IPs and addresses of
 /// load balancers look alike here, as they do in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct OwnedFrontend {
@@ -118,7 +118,7 @@ impl fmt::Display for OwnedFrontend {
     }
 }
 
-/// What a plan's frontends are in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
+/// A plan's frontends in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
 pub(super) fn owned_frontends(plan: &PortPlan) -> SortedMap<OwnedFrontend, u32> {
     let sources = if plan.sources.is_some() { FRONTEND_SOURCE_RANGES } else { 0 };
     let mut owned_frontends = SortedMap::default();

@@ -1,4 +1,4 @@
-//! Takes over what an earlier agent left in the maps.
+//! Takes over an earlier agent's state in the maps.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// What an earlier agent left.
+/// An earlier agent's state.
 #[derive(Default)]
 pub(super) struct Restored {
     pub(super) ports: HashMap<PortName, PortState>,
@@ -167,7 +167,7 @@ fn clients<F: MapFamily>(bits: u32, source: &SourceRange<F>) -> Option<IpNet> {
 }
 
 impl Services {
-    /// Notes owned frontends and filter bits of what was taken over.
+    /// Records the owned frontends and filter bits that were taken over.
     pub(super) fn adopt(&mut self) {
         for (name, state) in &self.ports {
             for (owned, flags) in state.frontends.iter() {

@@ -38,7 +38,7 @@ use crate::{
     model::plan::{IpFamily, PortName},
 };
 
-/// What both families share.
+/// The state that both families share.
 pub(super) struct Shared {
     pub(super) sets: MmapArray<BackendSet>,
     pub(super) alive: MmapArray<BackendState>,
@@ -55,7 +55,7 @@ pub(super) struct Shared {
     pub(super) quarantine: Vec<Freed>,
     /// Backends that were released since the last call, and their service ports.
     pub(super) released_backends: Vec<(PortName, SocketAddr, Id)>,
-    /// UDP frontends that service ports lost since they were last asked for.
+    /// UDP frontends that service ports lost since the last call.
     pub(super) lost: Vec<(PortName, OwnedFrontend, Id)>,
 }
 

@@ -1,4 +1,4 @@
-//! What a trace found.
+//! The result of a trace.
 
 use std::{
     fmt::Write as _,
@@ -22,7 +22,7 @@ use crate::{
 /// Backends whose way is explained one by one.
 const MAX_EXPLAINED: usize = 16;
 
-/// What happens.
+/// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
@@ -32,7 +32,7 @@ pub(super) enum Verdict {
     Pass,
     /// The client gets an error that nothing listens.
     Reject,
-    /// Lost on purpose.
+    /// Dropped by design.
     Drop,
 }
 
@@ -78,7 +78,7 @@ impl Answer {
 }
 
 impl<M, R: Routing> Explorer<'_, M, R> {
-    /// Puts what was explored into words; `notes` come last.
+    /// Puts the explored outcomes into words; `notes` come last.
     pub(super) fn answer<F: UserFamily>(&self, explored: &Explored<F>, notes: Vec<String>) -> Answer {
         let verdict = explored.verdict();
         let outcome = explored.outcomes.iter().find(|outcome| outcome.verdict == verdict);

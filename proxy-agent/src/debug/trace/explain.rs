@@ -156,7 +156,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         }
     }
 
-    /// Does no program translate what the client sends? Socket hooks are not called for SCTP.
+    /// Whether no program sees the client's packets. Socket hooks are not called for SCTP.
     pub(super) fn is_unseen(&self) -> bool {
         self.client == Client::Node && self.question.protocol == PROTOCOL_SCTP
     }

@@ -32,10 +32,10 @@ use crate::{
 /// The core is run for so many backends of a set; more are only listed.
 const MAX_RUNS: u32 = 1024;
 
-/// Hop limit of the packet that is traced: what most systems send.
+/// Hop limit of the traced packet: the default of most systems.
 const HOP_LIMIT: u8 = 64;
 
-/// Which program is asked.
+/// The traced program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
     /// The socket hooks.
@@ -44,7 +44,7 @@ pub(super) enum Path {
     Pod,
     /// The packet program at an uplink.
     Uplink,
-    /// The same for what leaves by it.
+    /// The same for packets that leave by it.
     Leaving,
 }
 
@@ -108,7 +108,7 @@ pub(super) struct Explored<F: UserFamily> {
     pub(super) path: Path,
     /// One for each backend, or just one if there is nothing to choose.
     pub(super) outcomes: Vec<Outcome<F>>,
-    /// The backends of the set: what could be chosen, or could have been.
+    /// The backends of the set: those that could be chosen, or could have been.
     pub(super) candidates: Vec<SocketAddr>,
 }
 

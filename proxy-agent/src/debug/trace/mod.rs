@@ -1,6 +1,6 @@
 //! `debug trace`: the data path's own decision core, over the live maps, changing nothing.
 //!
-//! * [`tables`]: the core's view of the maps; what it would write is forgotten.
+//! * [`tables`]: the core's view of the maps; its writes are dropped.
 //! * [`routing`]: the kernel's routing, by netlink.
 //! * [`explore`]: runs the core, once for each backend it could choose.
 //! * [`explain`]: its steps in words.

@@ -1,4 +1,4 @@
-//! The kernel's routing and neighbours, asked by netlink.
+//! The kernel's routing and neighbours, read by netlink.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -26,7 +26,7 @@ pub(super) struct Hop {
     pub(super) source: Option<IpAddr>,
 }
 
-/// What the core asks of the kernel.
+/// The core's queries to the kernel.
 pub(super) trait Routing {
     /// The route to `dst`, for packets that come in by an interface, or of this node. `None`: there is none.
     fn lookup(&self, input: Option<u32>, src: Option<IpAddr>, dst: IpAddr) -> Option<Hop>;

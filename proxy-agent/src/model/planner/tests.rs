@@ -187,7 +187,7 @@ fn hints_choose_for_the_cluster_and_never_among_local_endpoints() {
     use TrafficPolicy::{Cluster, Local};
     let (a, b, c) = ("10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080");
     type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
-    // What `cluster` and, under policy Local, `internal` hold.
+    // The expected `cluster` and, under policy Local, `internal`.
     let cases: &[Case<'_>] = &[
         ("our zone", &["10.1.0.1 rs a", "10.1.0.2 rs b"], &[a], &[]),
         ("our node", &["10.1.0.1 rs@ n:here b", "10.1.0.2 rs n:there a"], &[a], &[a]),

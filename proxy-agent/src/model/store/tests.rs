@@ -92,7 +92,7 @@ fn a_complete_list_removes_what_it_does_not_name() {
     assert!(store.is_complete());
     store.take_changed();
 
-    // A list that is cut off removes nothing, and what it named does not count for the next one.
+    // A list that is cut off removes nothing, and the objects that it named do not count for the next one.
     store.apply(Change::ListStart(Kind::Service));
     store.apply(Change::Service(service("a", 1)));
     store.apply(Change::ListStart(Kind::Service));

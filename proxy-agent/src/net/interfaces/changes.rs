@@ -1,4 +1,4 @@
-//! What happens to the network, and whether it decides anything.
+//! Events of the network, and whether they matter.
 //!
 //! A node may have 100,000 routes that a routing daemon changes all the time, and reading them takes a fifth of a second. All that counts of
 //! most of them is that their interface leads to a router, which is known. Those count that the data path has hints of
@@ -29,14 +29,14 @@ pub enum Happened {
     Other,
 }
 
-/// What may follow from something that happened.
+/// The consequence of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Nothing.
     None,
     /// Hardly anything: an interface may have lost its last router.
     Little,
-    /// The network is to be looked at.
+    /// The network must be read again.
     Much,
 }
 

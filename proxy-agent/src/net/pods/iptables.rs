@@ -28,7 +28,8 @@ pub(crate) fn has_chain(name: &str) -> bool {
 fn tables() -> impl Iterator<Item = (IptablesFamily, &'static str, Vec<u8>)> {
     IptablesFamily::ALL.into_iter().flat_map(|family| {
         let there = fs::read_to_string(family.tables_file()).unwrap_or_default();
-        // To ask for a table makes it, and with it conntrack's hooks: only those that are there are asked for.
+        // The kernel makes a table when it is read, and with it conntrack's hooks: only existing ones are
+        // read.
         let tables = TABLES.into_iter().filter(move |table| there.lines().any(|line| line == *table));
         tables.filter_map(move |table| Some((family, table, xtables::read(family, table).ok()?.entries)))
     })

@@ -1,4 +1,4 @@
-//! By which way a pod is served: what its network namespace shows. Pure.
+//! By which way a pod is served, from the facts of its network namespace. Pure.
 
 use std::{fmt, time::Duration};
 
@@ -59,7 +59,7 @@ pub enum Reason {
     AsBefore,
 }
 
-/// What a pod's network namespace shows.
+/// The facts of a pod's network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// A rule of nftables or iptables that redirects packets.

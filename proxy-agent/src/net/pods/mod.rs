@@ -1,4 +1,4 @@
-//! Pods, by the node's side of their interfaces: which network namespace is behind each, and what that shows of the pod.
+//! Pods, by the node's side of their interfaces: which network namespace is behind each, and what it shows of the pod.
 
 mod events;
 pub(crate) mod iptables;
@@ -31,7 +31,7 @@ use super::{
 
 /// How soon a new pod is looked at again, then after twice as long, and so on.
 const FIRST: Duration = Duration::from_millis(250);
-/// What changes without a message (sysctls, iptables' own rules, processes) is found within this time.
+/// Changes without a message (sysctls, iptables' own rules, processes) are found within this time.
 const LAST: Duration = Duration::from_secs(30);
 
 /// A pod.
@@ -51,7 +51,7 @@ pub struct Pod {
     pub reason: Reason,
 }
 
-/// The pods of this node, and when each is to be looked at.
+/// The pods of this node, and when each is to be checked.
 #[derive(Debug)]
 pub struct Pods {
     ports: BTreeMap<u32, Port>,
@@ -64,7 +64,7 @@ pub struct Pods {
 struct Port {
     pod: Pod,
     namespace: Option<Namespace>,
-    /// What this namespace calls that one.
+    /// This namespace's id of that one.
     name: Option<i32>,
     /// Since when it has no address, or no process.
     lacks_since: Option<Instant>,
@@ -72,7 +72,7 @@ struct Port {
     next: Instant,
 }
 
-/// What a look into a namespace found.
+/// The result of a check of a namespace.
 struct Found {
     evidence: Evidence,
     cookie: Option<u64>,
@@ -197,7 +197,7 @@ impl Pods {
     }
 }
 
-/// Looks at all pods once: what one lacks it has lacked for long.
+/// Checks all pods once: what one lacks now, it has lacked for long.
 ///
 /// For use where blocking is allowed.
 ///

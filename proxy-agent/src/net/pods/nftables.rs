@@ -84,7 +84,7 @@ pub(crate) fn chains() -> io::Result<BTreeSet<ChainName>> {
     Ok(found)
 }
 
-/// Lists what there is of a kind, until `take` breaks off. It gets the family, as `NFPROTO_*`, and the attributes. Nothing, on a kernel
+/// Lists all objects of a kind, until `take` breaks off. It gets the family, as `NFPROTO_*`, and the attributes. Nothing, on a kernel
 /// without nftables.
 ///
 /// # Errors
@@ -131,7 +131,7 @@ fn message_for(request: u16) -> Vec<u8> {
     bytes
 }
 
-/// Type and contents of the first message, and what follows it.
+/// Type and contents of the first message, and the bytes behind it.
 fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);

@@ -1,4 +1,4 @@
-//! What an interface is for: leading off the node, leading to a pod, or neither. Pure.
+//! The role of an interface: leading off the node, leading to a pod, or neither. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 use super::TopologyConfig;
 use crate::net::interfaces::Interface;
 
-/// What an interface is to the data path.
+/// The role of an interface in the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Leads off the node: by a default route, with the node's address, or because it was named.
@@ -21,15 +21,15 @@ pub(super) enum Role {
     Further,
     /// The node's side of a pod's interface.
     Pod,
-    /// Nothing is to be done there.
+    /// No program is attached there.
     Idle,
 }
 
 /// Kinds of interface whose packets go to other nodes in packets of another interface.
 const OVERLAYS: [&str; 9] = ["vxlan", "geneve", "ipip", "sit", "gre", "ip6gre", "ip6tnl", "wireguard", "tun"];
 
-/// Nothing comes or leaves there that is not seen elsewhere: packets sent by a `dummy` are lost, an `ifb` has those of others, what a
-/// `vrf` has comes and leaves by its slaves, and the rest does not carry IP.
+/// No packet comes or leaves there that another interface does not have: packets sent by a `dummy` are lost, an `ifb` has those of
+/// others, a `vrf`'s packets come and leave by its slaves, and the rest does not carry IP.
 const IDLE: [&str; 7] = ["dummy", "ifb", "vrf", "nlmon", "can", "vcan", "vxcan"];
 
 /// Masters whose slaves hand every packet to them: a packet seen at the slave is seen at the master.

@@ -68,7 +68,7 @@ fn uplinks_are_found_or_named() {
     }
 }
 
-/// What each kind of interface is for, beside `eth0` with the default route, in `--pod-datapath tc`.
+/// The role of each kind of interface, beside `eth0` with the default route, in `--pod-datapath tc`.
 #[test]
 fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
     type Change = fn(&mut Vec<Interface>);

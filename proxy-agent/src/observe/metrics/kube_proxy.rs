@@ -19,7 +19,7 @@ use crate::model::{objects::Change, plan::IpFamily};
 
 const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
 
-/// What a probe asked for.
+/// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// `/healthz`.

@@ -60,7 +60,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet. What the programs count is read from the pinned maps at each scrape.
+    /// All counts zero. The programs' counters are read from the pinned maps at each scrape.
     pub fn new(
         pins: Pins,
         source: watch::Receiver<SourceState>,
@@ -204,7 +204,7 @@ impl Metrics {
         self.active.set(active.into());
     }
 
-    /// A change came that is to be applied.
+    /// A change came that must be applied.
     pub fn queued(&self, change: &Change) {
         self.kube_proxy.queued(change);
     }
@@ -222,7 +222,7 @@ impl Metrics {
         self.apply_errors.inc();
     }
 
-    /// The change of an EndpointSlice is in the data path now; it was triggered then. What was triggered before the
+    /// The change of an EndpointSlice is in the data path now; it was triggered then. A change triggered before the
     /// agent started is not measured.
     pub fn programmed(&self, family: IpFamily, triggered: SystemTime) {
         self.kube_proxy.programmed(family, triggered);
@@ -283,7 +283,7 @@ impl Metrics {
         self.service_health_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
-    /// How much that was asked for the node's network does not have.
+    /// How many configured names and addresses the node's network does not have.
     pub fn set_network_problems(&self, problems: usize) {
         self.network_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
     }

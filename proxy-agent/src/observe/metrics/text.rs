@@ -7,7 +7,7 @@ use prometheus_client::{encoding::text, registry::Registry};
 /// A text format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' own, version 0.0.4: what kube-proxy sends, and what everyone reads.
+    /// Prometheus' own, version 0.0.4: the format of kube-proxy, which every reader knows.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,

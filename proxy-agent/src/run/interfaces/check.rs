@@ -48,7 +48,7 @@ impl Default for Checks {
 }
 
 impl Checks {
-    /// Interfaces changed: what changed them may have detached programs.
+    /// Interfaces changed: the change may have detached programs.
     pub(super) fn suspect(&mut self) {
         self.is_due = true;
     }

@@ -18,8 +18,8 @@ use crate::{
 const OURS: &str = "ours";
 
 impl InterfaceController {
-    /// Looks, in the background, at interfaces that have ours since now, and logs what others have there, once for all that have
-    /// the same.
+    /// Reads, in the background, the programs of others at interfaces that have ours since now, and logs them, once for all
+    /// interfaces with the same ones.
     pub(super) fn find_foreign_programs(&mut self, datapath: &Datapath) {
         let topology = &self.topology;
         let uplinks = topology.uplinks.iter().map(|uplink| (uplink.index, &uplink.name, false));
@@ -71,7 +71,7 @@ async fn search(netlink: Handle, own: Option<BTreeSet<u32>>, interfaces: Vec<Int
     }
 }
 
-/// What runs, in this order: TCX before filters. What cannot be read is left out.
+/// The running programs, in this order: TCX before filters. Unreadable ones are left out.
 async fn programs(
     netlink: &Handle,
     own: Option<&BTreeSet<u32>>,

@@ -1,4 +1,4 @@
-//! The controller of interfaces: what the node's network looks like, which programs it asks for, and whether they are there.
+//! The controller of interfaces: the node's network, the programs that it needs, and whether they are attached.
 
 mod check;
 mod foreign_programs;
@@ -36,7 +36,7 @@ use crate::{
     observe::events::Event,
 };
 
-/// What Services ask of the node's network.
+/// Requirements of Services on the node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServiceNeeds {
     /// Those of the Node object.
@@ -49,7 +49,7 @@ pub(super) struct ServiceNeeds {
 pub(super) struct InterfaceController {
     netlink: Handle,
     topology_config: TopologyConfig,
-    /// What the data path follows.
+    /// The topology that the data path has.
     pub(super) topology: Topology,
     routes: Routes,
     /// How pods were served when the interfaces were looked at last.
@@ -111,7 +111,7 @@ impl InterfaceController {
         self.pod_datapath(needs) != PodDatapath::Auto
     }
 
-    /// Something happened: it may have detached programs, or ask for others.
+    /// An event: it may have detached programs, or require others.
     pub(super) fn note(&mut self, happened: &Happened) {
         if !matches!(happened, Happened::NewRoute(_) | Happened::LostRoute(_)) {
             self.checks.suspect();
@@ -195,7 +195,7 @@ impl InterfaceController {
         self.reports.health.set_network_failure(self.checks.failure());
     }
 
-    /// Is something that was attached or set gone, or could it not be attached? Then the network is to be looked at again.
+    /// Whether something that was attached or set is gone, or could not be attached. Then the network must be read again.
     pub(super) async fn has_lost(&mut self, datapath: &mut Datapath) -> bool {
         self.check_hooks(datapath).await
             || datapath.failed_hooks().next().is_some()
@@ -214,7 +214,8 @@ impl InterfaceController {
     }
 }
 
-/// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
+/// How pods are served: services that the socket hooks cannot serve need the programs at their interfaces,
+/// too.
 fn pod_datapath(configured: PodDatapath, needs_packets: bool) -> PodDatapath {
     match configured {
         PodDatapath::Auto | PodDatapath::Socket if needs_packets => PodDatapath::Both,

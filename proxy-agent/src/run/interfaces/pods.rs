@@ -25,7 +25,7 @@ use crate::{
     observe::events::Event,
 };
 
-/// What comes within this time is looked at together.
+/// Events within this time are handled together.
 const TOGETHER: Duration = Duration::from_millis(10);
 /// A look that took long is not taken again before so many times as long: at most a fifth of a processor.
 const REST: u32 = 4;
@@ -195,7 +195,7 @@ impl Pods {
         }
     }
 
-    /// Takes over what a look found.
+    /// Takes over the result of a check.
     fn take(&mut self, found: Vec<Pod>) {
         self.not_before = Instant::now() + self.began.elapsed() * REST;
         for pod in found {
@@ -216,7 +216,7 @@ impl Pods {
         }
     }
 
-    /// Cookies of the network namespaces whose sockets are to be left alone, of pods that have programs.
+    /// Cookies of the network namespaces whose sockets must be left alone, of pods that have programs.
     fn excluded(&self, has_programs: impl Fn(u32) -> bool) -> BTreeSet<u64> {
         let by_packets = self.pods.values().filter(|pod| pod.reason.way() == Way::Packets);
         by_packets.filter(|pod| has_programs(pod.index)).filter_map(|pod| pod.cookie).collect()

@@ -26,14 +26,14 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Looks for what matters little take a twentieth of the time at most.
+    /// Checks of minor importance take a twentieth of the time at most.
     const REST: u32 = 20;
 
     pub(super) fn new(known: Known, cost: Duration) -> Self {
         Self { known, cost }
     }
 
-    /// When to look at the network because of what happened; none: it decides nothing.
+    /// When to read the network because of an event; `None`: the event does not matter.
     pub(super) fn look_at(&self, happened: &Happened) -> Option<Instant> {
         let wait = match self.known.news(happened) {
             News::None => return None,
@@ -44,7 +44,7 @@ impl Routes {
     }
 }
 
-/// Notes what `bpf_fib_lookup` does not report of routes.
+/// Notes attributes of routes that `bpf_fib_lookup` does not report.
 pub(super) fn learn_from_routes(routes: &[Route], interfaces: &[Interface], topology: &mut Topology) {
     topology.encapsulates = routes.iter().any(|route| route.encapsulates_by.is_some());
     match routes::hints(routes, interfaces) {

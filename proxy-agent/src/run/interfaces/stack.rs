@@ -1,4 +1,5 @@
-//! What only the kernel's IP stack can send: the destinations of IPsec policies, and routes with an encapsulation.
+//! Packets that only the kernel's IP stack can send: those to destinations of IPsec policies, and by routes with
+//! an encapsulation.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use super::InterfaceController;
 use crate::net::{forwarding, topology::Topology, untracked, xfrm};
 
 impl InterfaceController {
-    /// Finds out what the stack must send, and lets it take packets from programs while there is such.
+    /// Finds out what the stack must send, and lets it take packets from programs while anything is.
     pub(super) fn prepare_stack(&self, topology: &mut Topology) {
         topology.policies = self.ipsec_policies(&mut topology.network_warnings);
         let before = self.topology.needs_stack();

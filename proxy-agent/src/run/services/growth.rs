@@ -29,7 +29,7 @@ pub(super) struct Growing {
 }
 
 impl ServiceReconciler {
-    /// Brings services into the maps, and makes room for those that find none. True if programs are to be attached again.
+    /// Brings services into the maps, and makes room for those that do not fit. True if programs must be attached again.
     ///
     /// # Errors
     /// When the agent must be started again.

@@ -32,7 +32,7 @@ pub(super) struct ServiceReconciler {
     /// Everything that the source had was written once.
     is_synced: bool,
     pub(super) sync_limiter: SyncLimiter,
-    /// What was freed and may still be read.
+    /// Freed ids and slots that may still be read.
     pub(super) quarantine: Quarantine,
     /// Whether a node without a Node object may get traffic: true without an API server, which would have one.
     eligible_unknown: bool,
@@ -46,12 +46,12 @@ pub(super) struct ServiceReconciler {
     reports: Reports,
 }
 
-/// What [`ServiceReconciler::write`] did.
+/// The result of [`ServiceReconciler::write`].
 pub(super) struct Written {
     round: Round,
     /// When it began.
     started: Instant,
-    /// Programs are to be attached again.
+    /// Programs must be attached again.
     pub(super) has_lost_hooks: bool,
 }
 
@@ -124,7 +124,8 @@ impl ServiceReconciler {
         }
     }
 
-    /// What Services ask of the node's network. `knows_sources`: it is known from which addresses sockets send.
+    /// Requirements of Services on the node's network. `knows_sources`: it is known from which addresses
+    /// sockets send.
     pub(super) fn needs(&self, knows_sources: bool) -> ServiceNeeds {
         ServiceNeeds {
             node_addresses: self.sync.node_addresses().to_vec(),
@@ -132,7 +133,7 @@ impl ServiceReconciler {
         }
     }
 
-    /// Writes what changed into the maps.
+    /// Writes the changes into the maps.
     ///
     /// # Errors
     /// When the agent must be started again.
@@ -194,7 +195,8 @@ impl ServiceReconciler {
         info!("synced with the source: {} service ports, {} endpoints", usage.service_ports, usage.backends);
     }
 
-    /// Before the node serves addresses that it did not: what it sent from there is to be known.
+    /// Before the node serves new addresses: the programs must know the connections that it opened from
+    /// there.
     pub(super) async fn prepare_addresses(
         &mut self,
         datapath: &mut Datapath,
@@ -234,7 +236,7 @@ impl ServiceReconciler {
         self.reports.metrics.set_usage(&datapath.services.usage());
     }
 
-    /// At the end of each turn: what was freed waits until no program reads it.
+    /// At the end of each turn: freed ids and slots wait until no program reads them.
     pub(super) fn end_turn(&mut self, datapath: &mut Datapath) {
         self.reports.metrics.set_service_health_failures(self.service_health.problems().len());
         self.quarantine.add(datapath.services.take_quarantine());

@@ -1,4 +1,4 @@
-//! What was freed, until no program can still be reading it.
+//! Freed ids and slots, until no program can still be reading them.
 
 use std::{future::pending, time::Duration};
 
@@ -16,7 +16,7 @@ const COLLECT: Duration = Duration::from_millis(500);
 /// So much is collected at most, in slots, ids of backends and ids of services: an eighth of the slots.
 const FULL: usize = 1 << 16;
 
-/// Collects what was freed, and waits for its readers.
+/// Collects freed ids and slots, and waits for their readers.
 #[derive(Debug, Default)]
 pub(in crate::run) struct Quarantine {
     collected: Vec<Freed>,
@@ -27,7 +27,7 @@ pub(in crate::run) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Takes what was freed.
+    /// Takes freed ids and slots.
     pub(super) fn add(&mut self, freed: Vec<Freed>) {
         if freed.is_empty() {
             return;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Lets some time pass between the end of one application of changes and the start of the next; what comes in the
-/// meantime is applied together.
+/// Lets some time pass between the end of one application of changes and the start of the next; changes in the
+/// meantime are applied together.
 #[derive(Debug)]
 pub(in crate::run) struct SyncLimiter {
     /// At least this long.

@@ -21,7 +21,7 @@ pub use self::{
 };
 use crate::model::objects::{Change, ObjectName, Protocol};
 
-/// A change, and what of the object could not be used.
+/// A change, and the parts of the object that could not be used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Converted {
     /// The result.
@@ -55,7 +55,8 @@ fn has_label(metadata: &ObjectMeta, key: &str) -> bool {
     label(metadata, key).is_some()
 }
 
-/// Parses each text once, in order; what `parse` does not know is reported as `field` that is not a `what`.
+/// Parses each text once, in order; a text that `parse` does not know is reported as `field` that is not a
+/// `what`.
 fn parse_all<'a, T: PartialEq>(
     texts: impl IntoIterator<Item = &'a String>,
     parse: impl Fn(&str) -> Option<T>,

@@ -10,7 +10,7 @@ use crate::{
 
 /// The value of `clusterIP` of a headless Service.
 const NONE: &str = "None";
-/// Three hours: what the API server writes where `timeoutSeconds` is not given.
+/// Three hours: the API server's default of `timeoutSeconds`.
 const DEFAULT_AFFINITY: u64 = 10_800;
 /// A day: the longest that the API allows.
 const LONGEST_AFFINITY: u64 = 86_400;

@@ -40,7 +40,7 @@ pub fn endpoint_slice(trimmed: &TrimmedEndpointSlice) -> Converted {
     Converted { change: Change::EndpointSlice(slice), problems }
 }
 
-/// What all of them become, without room for more: it is kept for long.
+/// The converted items, without spare capacity: they are kept for long.
 fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U> {
     let mut converted = Vec::with_capacity(all.len());
     converted.extend(all.iter().filter_map(convert));

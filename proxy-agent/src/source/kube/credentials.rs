@@ -21,7 +21,7 @@ const IN_CLUSTER_NAME: &str = "kubernetes.default.svc";
 /// A pod's token and CA.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// What a connection is made with.
+/// The credentials of a connection.
 #[derive(Debug)]
 pub(super) struct Credentials {
     pub(super) config: Config,

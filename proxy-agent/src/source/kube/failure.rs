@@ -65,7 +65,7 @@ impl Failure {
         self.code() == Some(410) || unreadable || self.is_too_new()
     }
 
-    /// Is the version that was asked for newer than the server's? It is behind, or etcd was restored from a backup.
+    /// Whether the requested version is newer than the server's: it is behind, or etcd was restored from a backup.
     pub(super) fn is_too_new(&self) -> bool {
         matches!(self, Self::Request(kube::Error::Api(status)) | Self::Event(status)
             if status.message.contains("Too large resource version"))

@@ -64,11 +64,11 @@ pub struct Timing {
     pub silence: Duration,
     /// A request is answered within this time; a plain list is complete.
     pub answer: Duration,
-    /// Where there are several addresses, an answer begins within this time, or the next one is asked.
+    /// With several addresses, an answer must begin within this time, or the next one is tried.
     pub next_address: Duration,
     /// A streaming list that is silent for this long will not end.
     pub list_silence: Duration,
-    /// How long a server that does not stream lists is not asked for a streaming list.
+    /// How long a server that does not stream lists gets no request for one.
     pub plain_lists: Duration,
     /// A watch that lives this long ends an outage: the next one begins with the first delay.
     pub settled: Duration,

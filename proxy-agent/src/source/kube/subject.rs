@@ -1,11 +1,11 @@
-//! What a watcher watches.
+//! The subject of a watcher.
 
 use crate::{
     model::objects::{Change, Kind, ObjectName},
     source::convert::Converted,
 };
 
-/// What a watcher watches and what to make of it.
+/// The objects that a watcher watches, and how to convert them.
 pub(super) struct Subject<K> {
     pub(super) objects: Objects,
     pub(super) convert: fn(&K) -> Converted,

@@ -40,7 +40,7 @@ type Http = BoxCloneService<Request<Body>, Response<Incoming>, BoxError>;
 
 /// For a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A connection that is idle for so long is asked for a sign of life, three times, ten seconds apart: watches may be quiet.
+/// A connection that is idle for so long is probed, three times, ten seconds apart: watches may be quiet.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A refusal is not longer than this.
@@ -137,7 +137,7 @@ impl Transport {
         let mut failed = None;
         for (n, address) in addresses.iter().enumerate() {
             let request = request();
-            // What changes something may be done already, unless no connection was made.
+            // A write may have been done already, unless no connection was made.
             let repeatable = request.method() == Method::GET;
             let is_last = n + 1 == addresses.len();
             match self.to_one(address, request, repeatable && !is_last).await {

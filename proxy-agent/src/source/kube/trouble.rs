@@ -1,4 +1,4 @@
-//! What a watcher does when a list or watch fails.
+//! The watcher's reaction to a failed list or watch.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{failure::Failure, subject::Objects, watch::Watcher};
 
-/// Before asking again for what the server does not offer: an upgrade may bring it.
+/// The pause before the next request for something that the server does not offer: an upgrade may bring it.
 const REFUSED: Duration = Duration::from_secs(300);
 
 impl<K> Watcher<K>
@@ -85,7 +85,7 @@ where
     }
 
     /// During a long outage etcd may have been restored from a backup. A watch from a version of the future would be
-    /// granted, and would miss what happens until then.
+    /// accepted, and would miss the events until then.
     fn doubt(&mut self) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         self.is_doubtful |= since.elapsed() >= self.timing.long_outage;
@@ -103,7 +103,7 @@ where
         }
     }
 
-    /// Asks for less if the server does not understand the request. Returns whether anything changed.
+    /// Simplifies the request if the server does not understand it. Returns whether anything changed.
     fn fall_back(&mut self, failure: &Failure) -> bool {
         // This node cannot do without its name.
         let optional_fields =

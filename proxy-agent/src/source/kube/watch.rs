@@ -51,7 +51,7 @@ pub(super) struct Watcher<K> {
     pub(super) plain_until: Option<Instant>,
     /// The current watch lives since then.
     pub(super) watching_since: Option<Instant>,
-    /// Before resuming, ask for the version of the server: it may be older than ours.
+    /// Before resuming, request the server's version: it may be older than ours.
     pub(super) is_doubtful: bool,
     /// Nothing has worked since then.
     pub(super) failing_since: Option<Instant>,
@@ -61,7 +61,7 @@ pub(super) struct Watcher<K> {
     pub(super) reported_backwards: bool,
     /// The log has that the server does not have, or does not show, the optional resource.
     pub(super) logged_refusal: bool,
-    /// What was asked for last, as RBAC names it.
+    /// The last request, as RBAC names it.
     pub(super) verb: &'static str,
     pub(super) kind: PhantomData<fn() -> K>,
 }

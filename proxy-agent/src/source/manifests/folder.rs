@@ -34,14 +34,14 @@ pub(super) struct Folder {
     listed: bool,
 }
 
-/// What came of reading the folder.
+/// The result of reading the folder.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// The differences; at first, complete lists.
     pub(super) changes: Vec<Change>,
     /// Problems that were not there before.
     pub(super) new_problems: Vec<String>,
-    /// What has no effect and was not there before.
+    /// Parts without effect that were not there before.
     pub(super) new_notices: Vec<LogNotice>,
     /// One of the problems there are.
     pub(super) worst: Option<String>,
@@ -149,7 +149,7 @@ impl Folder {
         }
     }
 
-    /// Reads what changed. A folder that cannot be read changes nothing.
+    /// Reads the changed files. A folder that cannot be read changes nothing.
     pub(super) fn read(&mut self, touched: &Touched) -> Reading {
         let (mut problems, mut notices) = (Vec::new(), BTreeSet::new());
         let changes = match self.read_files(touched) {
@@ -171,8 +171,8 @@ impl Folder {
     }
 
     fn read_files(&mut self, touched: &Touched) -> io::Result<()> {
-        // A file that is being replaced may be missing in the list (readdir(3) leaves that open). So the files that were there are
-        // asked for by their names.
+        // A file that is being replaced may be missing in the list (readdir(3) leaves that open). So known files are opened by
+        // their names.
         let mut names: BTreeSet<OsString> = self.files.keys().cloned().collect();
         for entry in std::fs::read_dir(&self.path)? {
             names.insert(entry?.file_name());
@@ -332,7 +332,7 @@ fn format_of(name: &OsString) -> Option<Format> {
     }
 }
 
-/// Serves what Endpoints stand for, where their Service has no EndpointSlices.
+/// Serves the endpoints of Endpoints objects, where their Service has no EndpointSlices.
 fn mirror(
     mirrored: Vec<(String, &Mirrored)>,
     served: &mut BTreeMap<Key, Change>,

@@ -48,7 +48,7 @@ pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<St
     (changes, logged)
 }
 
-/// How often to look for what inotify does not show, the folder's own appearance included.
+/// How often to look for changes that inotify does not show, the folder's own appearance included.
 const RECHECK: Duration = Duration::from_secs(2);
 
 /// Reads and follows a folder until `cancel` or until the receiver of `changes` is gone.
@@ -88,7 +88,7 @@ async fn follow(
             touched = events.settled() => touched,
             _ = recheck.tick() => Touched::default(),
         };
-        // Before reading, so that what changes while we read is seen as well.
+        // Before reading, so that changes while we read are seen as well.
         events.attach();
         reporter.heard();
         let reading;

@@ -88,7 +88,7 @@ fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     deserializer.deserialize_any(First)
 }
 
-/// `null` is what a nil list or struct of Go becomes in JSON.
+/// Go writes a nil list or struct as `null` in JSON.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {

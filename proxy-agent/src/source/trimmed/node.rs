@@ -23,7 +23,7 @@ pub struct TrimmedNode {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct TrimmedNodeSpec {
-    /// What keeps pods off it.
+    /// Taints, which keep pods off it.
     #[serde(deserialize_with = "or_default")]
     pub taints: Vec<TrimmedTaint>,
 }

@@ -34,7 +34,7 @@ pub struct TrimmedServiceSpec {
     /// The families, in the order of `clusterIPs`.
     #[serde(deserialize_with = "or_default")]
     pub ip_families: Vec<String>,
-    /// Addresses that somebody else leads to the nodes.
+    /// Addresses that are routed to the nodes by other means.
     #[serde(rename = "externalIPs", deserialize_with = "or_default")]
     pub external_ips: Vec<String>,
     /// `Cluster` or `Local`.
@@ -49,7 +49,7 @@ pub struct TrimmedServiceSpec {
     /// How `sessionAffinity` is meant.
     #[serde(deserialize_with = "or_default")]
     pub session_affinity_config: TrimmedAffinityConfig,
-    /// Where load balancers ask for this node's endpoints; 0 is nowhere.
+    /// Where load balancers check this node's endpoints; 0 is nowhere.
     pub health_check_node_port: Option<i64>,
     /// The ports.
     #[serde(deserialize_with = "or_default")]

@@ -1,4 +1,4 @@
-//! What cannot be written keeps clients out, not in, and those of one service alone.
+//! A failed write keeps clients out, not in, and those of one service alone.
 
 use super::*;
 

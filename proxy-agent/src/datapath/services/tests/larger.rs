@@ -1,4 +1,4 @@
-//! Larger maps have what the smaller ones had, and room for more.
+//! Larger maps have the entries of the smaller ones, and room for more.
 
 use super::*;
 use crate::datapath::room::{Full, Part};

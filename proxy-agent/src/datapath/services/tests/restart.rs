@@ -1,4 +1,4 @@
-//! An agent takes over what another one left.
+//! An agent takes over another one's state.
 
 use super::*;
 

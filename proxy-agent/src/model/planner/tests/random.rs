@@ -1,4 +1,4 @@
-//! What holds for every Service.
+//! Properties of every Service.
 
 use proptest::prelude::*;
 

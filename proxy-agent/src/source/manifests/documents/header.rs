@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-/// What every object has.
+/// The fields of every object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
@@ -19,7 +19,7 @@ struct Metadata {
     namespace: Option<String>,
 }
 
-/// What the proxy does with an object, by its kind.
+/// The proxy's use of an object, by its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Service,

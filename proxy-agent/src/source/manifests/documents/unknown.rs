@@ -35,7 +35,7 @@ fn compare(given: &Value, known: &Value, path: &str, lost: &mut Vec<String>) {
     }
 }
 
-/// What the API's types leave out where it is the default.
+/// Values that the API's types leave out as defaults.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
