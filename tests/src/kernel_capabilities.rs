@@ -1,4 +1,5 @@
-//! What older kernels cannot do, so that a test names what it could not show instead of passing silently.
+//! Capabilities that older kernels lack, so that a test names what it could not show instead of passing
+//! silently.
 
 use std::{fmt, sync::OnceLock};
 
@@ -46,7 +47,7 @@ impl fmt::Display for MissingCapability {
 impl std::error::Error for MissingCapability {}
 
 impl MissingCapability {
-    /// Is it lacking here? For what came with a known release; others are found out by trying.
+    /// Whether this kernel lacks it: by its release, or by trying.
     ///
     /// # Errors
     /// When the kernel's release cannot be read.

@@ -1,5 +1,5 @@
-//! Measurements. The programs that measure are in `tests`; here they are built as they should be, run, and what they
-//! measured is shown, compared and written into the document.
+//! Measurements. The programs that measure are in `tests`; here they are built and run, and their results are shown,
+//! compared and written into the document.
 
 mod compare;
 mod details;
@@ -38,7 +38,7 @@ enum What {
     Traffic(TrafficArgs),
     /// How long it takes from the API server into the maps, with many services.
     Sync(OneArgs),
-    /// What agent and maps hold, with many services.
+    /// Memory of agent and maps, with many services.
     Memory(OneArgs),
     /// All of these, into docs/benchmarks.md.
     All(AllArgs),

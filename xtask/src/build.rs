@@ -28,7 +28,7 @@ pub(crate) struct BuildArgs {
     /// Optimised, and linked statically: the file that images and releases hold.
     #[arg(long)]
     release: bool,
-    /// Only the programs in the kernel: what the agent's build script looks for.
+    /// Only the programs in the kernel, for the agent's build script.
     #[arg(long, conflicts_with = "release")]
     programs: bool,
     /// Show the number of instructions of each program.

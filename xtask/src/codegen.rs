@@ -13,7 +13,7 @@ use crate::{
     workspace::{cargo, root, run, say, write_if_changed},
 };
 
-/// With it, tests write what else they compare.
+/// With it, tests write the documents that they compare otherwise.
 const BLESS: &str = "PROXY_AGENT_BLESS";
 
 /// Arguments of `codegen`.

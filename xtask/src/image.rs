@@ -33,7 +33,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The image's name; deploy/base refers to it.
 const NAME: &str = "localhost/proxy-agent";
 
-/// Mount points, and what programs expect to find.
+/// Mount points, and directories that programs expect.
 const DIRECTORIES: &[(&str, u32)] =
     &[("dev/", 0o755), ("etc/", 0o755), ("proc/", 0o755), ("run/", 0o755), ("sys/", 0o755), ("tmp/", 0o1777)];
 

@@ -28,7 +28,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or install the BPF tool chain and what tests need. The other commands do so themselves.
+    /// Find or install the BPF tool chain and the programs that tests need. The other commands do so
+    /// themselves.
     Setup(setup::SetupArgs),
     /// Build the programs and the agent that holds them.
     Build(build::BuildArgs),
@@ -36,12 +37,12 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the tests: all of them, or some parts.
     Test(test::TestArgs),
-    /// Check what a compiler does not: format, clippy, retired words, and the length of files.
+    /// Check rules that a compiler does not: format, clippy, retired words, and the length of files.
     Lint(lint::LintArgs),
     /// Feed random input to whatever reads foreign input.
     Fuzz(fuzz::FuzzArgs),
-    /// What takes longer: random packets by the million, agents that are ended a thousand times under load, and each fuzz
-    /// target for minutes.
+    /// Run the long tests: random packets by the million, agents that are ended a thousand times under load, and each
+    /// fuzz target for minutes.
     Nightly(nightly::NightlyArgs),
     /// Measure.
     Bench(bench::BenchArgs),

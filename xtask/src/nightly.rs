@@ -1,4 +1,4 @@
-//! What takes longer than a change may wait for.
+//! Tests that take longer than a change may wait for.
 
 use std::{
     process::Command,

@@ -19,7 +19,7 @@ pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
 /// Arguments of `setup`.
 #[derive(Args)]
 pub(crate) struct SetupArgs {
-    /// What the machine shall be able to do.
+    /// The purpose of the machine.
     #[arg(long = "for", value_enum, default_value_t = Purpose::All)]
     purpose: Purpose,
 }
@@ -178,7 +178,7 @@ fn rustup_nightly() -> Option<String> {
     })
 }
 
-/// bpf-linker reads what the compiler's LLVM wrote, so its own must not be older.
+/// bpf-linker reads the output of the compiler's LLVM, so its own must not be older.
 fn install_bpf_linker(toolchain: &Toolchain) -> Result<()> {
     let mut install = crate::workspace::cargo();
     // The environment may hold a target directory that is not meant for this.

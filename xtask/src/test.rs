@@ -125,7 +125,7 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
             if !is_root() {
                 let sudo = find_program("sudo")
                     .context("these tests need root: sudo is missing, so run this as root")?;
-                // Only the test programs run as root; what cargo builds stays ours.
+                // Only the test programs run as root; cargo's output stays ours.
                 let triple = host_triple()?.to_uppercase().replace('-', "_");
                 command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
             }

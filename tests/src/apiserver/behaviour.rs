@@ -1,4 +1,4 @@
-//! What the server can do and does wrong.
+//! Features and faults of the server.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub enum Mode {
     Fail(u16),
 }
 
-/// What the server can do and does wrong.
+/// Features and faults of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Behaviour {
     /// How it treats requests.

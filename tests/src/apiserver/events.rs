@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Fields that an `events.k8s.io/v1` Event must have.
 const REQUIRED: [&str; 5] = ["action", "eventTime", "reason", "reportingController", "reportingInstance"];
 
-/// The namespace that an Event is to be created in, if that is what a request is for.
+/// The namespace of the Event that a request creates, if it does.
 pub(super) fn namespace<B>(request: &http::Request<B>) -> Option<String> {
     let path = request.uri().path().strip_prefix("/apis/events.k8s.io/v1/namespaces/")?;
     let namespace = path.strip_suffix("/events")?;

@@ -45,7 +45,7 @@ pub struct ApiServer {
     acceptor: JoinHandle<()>,
 }
 
-/// What connections share.
+/// State that connections share.
 #[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
@@ -159,7 +159,7 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Changes what the server does. Going to or from [`Mode::Refuse`] cuts all connections.
+    /// Changes the server's behaviour. Going to or from [`Mode::Refuse`] cuts all connections.
     pub fn set(&self, change: impl FnOnce(&mut Behaviour)) {
         let (before, now) = {
             let behaviour = &mut self.shared.lock().behaviour;
@@ -183,7 +183,7 @@ impl ApiServer {
         self.shared.lock().state.compact();
     }
 
-    /// Goes back to what was at a version, as from a backup of etcd, and cuts all connections.
+    /// Goes back to the state at a version, as from a backup of etcd, and cuts all connections.
     pub fn restore(&self, version: u64) {
         self.shared.lock().state.restore(version);
         self.shared.notify();

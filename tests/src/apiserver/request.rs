@@ -1,4 +1,4 @@
-//! What the server remembers of a request.
+//! The server's record of a request.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -7,7 +7,7 @@ use super::Resource;
 /// A request that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it is about.
+    /// Its resource.
     pub resource: Resource,
     /// Its query parameters, decoded.
     pub query: BTreeMap<String, String>,

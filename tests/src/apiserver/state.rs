@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::selector::Selector;
 
-/// What can be listed and watched.
+/// The resources that can be listed and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
     /// `v1` Services.
@@ -21,7 +21,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Is this what a list that is to break off is a list of?
+    /// Whether this is the resource of the list that must break off.
     pub(super) fn is_cut(self) -> bool {
         matches!(self, Self::Services | Self::EndpointSlices)
     }
@@ -201,7 +201,8 @@ impl State {
         self.pages.remove(token)
     }
 
-    /// The events after a version that concern a watch, as it sees them: what ceases to match is deleted for it.
+    /// The events after a version that concern a watch, as it sees them: an object that ceases to match is
+    /// deleted for it.
     pub(super) fn events_after(&self, version: u64, resource: Resource, selector: &Selector) -> Vec<Value> {
         let from = self.history.partition_point(|past| past.version <= version);
         let relevant = self.history[from..].iter().filter(|past| past.resource == resource);

@@ -117,7 +117,7 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             };
             for (n, object) in list.items.iter().enumerate() {
                 if cut_after == Some(n) {
-                    // The channel is empty: what was sent is on its way to the client.
+                    // The channel is empty: all events are on their way to the client.
                     drop(sender.reserve().await);
                     shared.cut_connections();
                     return;

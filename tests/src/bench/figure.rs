@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Unit {
@@ -88,7 +88,7 @@ pub struct Summary {
     pub high: f64,
     /// How many runs there were.
     pub runs: usize,
-    /// What `value` is. The quartiles are its own only if it is the median.
+    /// The statistic that `value` is. The quartiles are its own only if it is the median.
     #[serde(default, skip_serializing_if = "Statistic::is_median")]
     pub statistic: Statistic,
 }

@@ -1,4 +1,4 @@
-//! What CNIs and others put on nodes.
+//! Rules and programs that CNIs and others put on nodes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -31,10 +31,10 @@ pub const OTHER_NODE_PORT: u16 = 31_500;
 pub enum Setup {
     /// The masquerade rule of a CNI: `postrouting ip saddr PODS ip daddr != CLUSTER masquerade ...`, IPv4 and IPv6.
     Masquerade(Masquerade),
-    /// hostPorts, as the CNI plugin `portmap` writes them: DNAT of [`HOST_PORTS`] to pod-1a, and a mark for what must be masqueraded,
-    /// which is the pod's own traffic to its hostPort.
+    /// hostPorts, as the CNI plugin `portmap` writes them: DNAT of [`HOST_PORTS`] to pod-1a, and a mark for packets that must be
+    /// masqueraded: the pod's own traffic to its hostPort.
     HostPorts,
-    /// An IPsec policy that blocks what leaves for pods of node-2: "encrypt or drop" without the encryption.
+    /// An IPsec policy that blocks packets to pods of node-2: "encrypt or drop" without the encryption.
     BlockPolicy,
     /// Rules of kube-proxy's nftables mode for a Service that only kube-proxy knows
     /// (`service.kubernetes.io/service-proxy-name`): [`OTHER_CLUSTER_IP`], [`OTHER_NODE_PORT`]. IPv4.
@@ -70,7 +70,7 @@ impl Fixture {
             ])?,
             Setup::OtherProxy => drop(node.netns.nft(&other_proxy(cluster)?)?),
         }
-        // The only endpoint is on the other node: what node-1 forwards there gets another source.
+        // The only endpoint is on the other node: packets that node-1 forwards there get another source.
         scenario.apply(SINGLE, &[cluster.pod("pod-2a")?])?;
         Ok(Self { scenario, setup, _servers: servers })
     }
@@ -81,7 +81,8 @@ impl Fixture {
     }
 }
 
-/// What `portmap` writes: <https://github.com/containernetworking/plugins/blob/v1.5.1/plugins/meta/portmap/portmap.go>, as nftables rules.
+/// The rules of `portmap`: <https://github.com/containernetworking/plugins/blob/v1.5.1/plugins/meta/portmap/portmap.go>, as nftables
+/// rules.
 fn host_ports(cluster: &Cluster) -> Result<String> {
     let pod = cluster.pod("pod-1a")?;
     let own = [("ip", IpAddr::from(pod.v4)), ("ip6", pod.v6.into())];

@@ -60,7 +60,7 @@ fn whole(chart: &Chart, values: &Value, folder: &Path, files: &mut BTreeMap<Path
     Ok(())
 }
 
-/// What a component's values add, change and remove.
+/// The objects that a component's values add, change and remove.
 fn component(chart: &Chart, folder: &Path, files: &mut BTreeMap<PathBuf, String>) -> Result<()> {
     let plain: BTreeMap<_, _> =
         chart.objects(&json!({}))?.into_iter().map(|object| (key(&object), object)).collect();

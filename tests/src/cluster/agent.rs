@@ -249,7 +249,7 @@ impl Agent {
         })
     }
 
-    /// Runs `proxy-agent debug ...` on its node; what it prints.
+    /// Runs `proxy-agent debug ...` on its node; returns the output.
     pub fn debug(&self, args: &[&str]) -> Result<String> {
         self.tool("debug", args)
     }

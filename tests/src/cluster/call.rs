@@ -43,7 +43,7 @@ impl Protocol {
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::ConnectedUdp];
 }
 
-/// What a client does about a path's MTU when it sends datagrams.
+/// How a client treats a path's MTU when it sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathMtu {
     /// The default of most programs: fragments, but only if a datagram does not fit the MTU as far as it is

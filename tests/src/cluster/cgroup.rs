@@ -86,7 +86,7 @@ fn remove_tree(group: &Path) -> std::io::Result<()> {
     fs::remove_dir(group)
 }
 
-/// Removes a directory of pins, with what was pinned. A missing one is fine.
+/// Removes a directory of pins, with its pins. A missing one is fine.
 pub(crate) fn remove_pins(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,5 +1,5 @@
 //! The agent in a container, as a container runtime makes one of the DaemonSet: its capabilities and no others, the default seccomp
-//! profile, a read-only root, masked and read-only paths. crun(1) is what starts it.
+//! profile, a read-only root, masked and read-only paths. crun(1) starts it.
 
 use std::{
     fs::{self, File},
@@ -58,7 +58,7 @@ impl Cluster {
         Ok(container)
     }
 
-    /// Runs the first init container of a pod template on a node to its end; its exit code and what it printed.
+    /// Runs the first init container of a pod template on a node to its end; returns its exit code and output.
     pub fn run_init_container(
         &self,
         node: usize,
@@ -139,7 +139,8 @@ impl Container {
         Ok(self.netns.get(&address.to_string(), "/healthz")?.status == 200)
     }
 
-    /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; what it prints.
+    /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; returns the
+    /// output.
     pub fn exec(&self, args: &[&str]) -> Result<String> {
         let mut command = self.netns.command(SHELL)?;
         crun(&mut command, &self.state)?.args(["exec", &self.name, "/proxy-agent"]);
@@ -152,7 +153,7 @@ impl Container {
     }
 }
 
-/// What runs crun(1).
+/// The program that runs crun(1).
 const SHELL: &str = "unshare";
 /// Where crun looks for control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";

@@ -7,14 +7,14 @@
 //! ```
 //!
 //! Nodes have routes to each other's pods; the fabric and the client have none to pods or services. Every node has
-//! what a CNI leaves there: forwarding, masquerade of pod traffic that leaves the cluster, `ct state invalid drop`.
-//! Each node has a control group with one group per pod below, and a directory of the BPF file system, so that
-//! one agent per node can run on one machine.
+//! the rules of a CNI: forwarding, masquerade of pod traffic that leaves the cluster, `ct state invalid drop`. Each
+//! node has a control group with one group per pod below, and a directory of the BPF file system, so that one agent
+//! per node can run on one machine.
 //!
 //! That is the plainest [shape](Builder): there are overlays, second uplinks, narrow links.
 //!
-//! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; what a crashed
-//! run left behind disappears when the next one starts.
+//! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; the remains of a
+//! crashed run disappear when the next one starts.
 
 pub(crate) mod addresses;
 mod agent;
@@ -124,7 +124,7 @@ impl Cluster {
         Builder::default()
     }
 
-    /// What the cluster's namespaces, control groups and pins are named by.
+    /// The name in the cluster's namespaces, control groups and pins.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -22,7 +22,7 @@ pub enum Overlay {
     UnnumberedVxlan,
 }
 
-/// What has the node's address.
+/// The device with the node's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeDevice {
     /// The interface `eth0`.
@@ -33,15 +33,16 @@ pub enum NodeDevice {
     Macvlan,
 }
 
-/// What a second interface of the nodes, `eth1`, is for.
+/// The use of a second interface of the nodes, `eth1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecondUplink {
     /// There is none.
     None,
     /// Clients come by the first, everything else goes by the second: default route and pods of other nodes.
     Asymmetric,
-    /// The default route is by the first. One routing table sends by the second what has its address or that of the
-    /// node's first pod as source; another, what came by the second and goes to pods of other nodes.
+    /// The default route is by the first. One routing table sends by the second all packets with its address or
+    /// that of the node's first pod as source; another, all packets that came by the second and go to pods of other
+    /// nodes.
     PolicyRouted,
 }
 
@@ -58,7 +59,7 @@ pub enum Narrow {
     Pods,
 }
 
-/// How a node masquerades what pods send out of the cluster: which source ports its NAT gives out.
+/// How a node masquerades pods' packets that leave the cluster: which source ports its NAT assigns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masquerade {
     /// The pod's own port where that is free.

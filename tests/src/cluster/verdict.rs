@@ -1,4 +1,4 @@
-//! Collecting what went wrong, so that one failure does not hide the others.
+//! Collects failures, so that one does not hide the others.
 
 use std::{fmt::Display, thread};
 

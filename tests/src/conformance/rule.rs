@@ -17,7 +17,7 @@ pub struct Rule {
     pub deviation: Option<&'static str>,
 }
 
-/// What a rule is about: the chapters of the document.
+/// The topic of a rule: the chapters of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// Which objects are read at all.

@@ -1,4 +1,4 @@
-//! The steps of a rule: objects, and what must then hold.
+//! The steps of a rule: objects, and the expected results.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -35,12 +35,13 @@ fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// The objects of a rule at one time, and what then must hold. What an earlier step had and this one has not is deleted.
+/// The objects of a rule at one time, and the expected results. Objects of an earlier step that this one does not have
+/// are deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
     /// All objects of the rule.
     pub objects: Vec<Object>,
-    /// What must hold.
+    /// The expected results.
     pub probes: Vec<Probe>,
 }
 
@@ -122,7 +123,7 @@ pub struct Probe {
     pub to: SocketAddr,
     /// How.
     pub protocol: Protocol,
-    /// What must happen.
+    /// The expected result.
     pub expect: Expect,
     /// Whom the server must see, if that matters.
     pub source: Option<Source>,
@@ -145,17 +146,17 @@ pub enum Protocol {
     Ping,
 }
 
-/// What must happen.
+/// The expected result.
 #[derive(Clone, Debug)]
 pub enum Expect {
     /// New connections reach each of these endpoints, and no other.
     Answers(Vec<SocketAddr>),
     /// The client gets an error: ECONNREFUSED, at once for sockets, by ICMP port unreachable for packets.
     Refused,
-    /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets learn that the
-    /// host is unreachable.
+    /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets get
+    /// EHOSTUNREACH.
     NoLocalEndpoints,
-    /// The client is not in the source ranges: packets are dropped, sockets learn that it is not permitted.
+    /// The client is not in the source ranges: packets are dropped, sockets get EPERM.
     Denied,
     /// Packets are dropped.
     Dropped,

@@ -74,7 +74,7 @@ fn tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
     Ok(tables)
 }
 
-/// A request that was translated: what its client sent, and where the answer must come out.
+/// A translated request: the client's packet, and where the reply must come out.
 #[derive(Clone, Copy)]
 struct Asked<F: PacketFamily> {
     request: Tuple<F>,
@@ -166,7 +166,7 @@ impl<F: PacketFamily> Fixture<F> {
             flags = tcp_flags::SYN;
         }
         let mut packet = self.packet(tuple, protocol, flags, choices.of(&[64, 64, 2, 1]));
-        // Another connection, or what others would forge.
+        // Another connection, or a forged packet.
         let skew = choices.of(&[0, 0, 0, 1, 1 << 17, 1 << 21, u32::MAX]);
         packet.sequence = packet.sequence.wrapping_add(skew);
         packet.acknowledgment = packet.acknowledgment.wrapping_add(choices.of(&[0, 0, 0, skew]));

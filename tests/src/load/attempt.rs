@@ -25,7 +25,7 @@ pub const CLOSE: &str = "close ";
 /// How long a client waits before it tries again after a failure.
 const BACK_OFF: Duration = Duration::from_millis(1);
 
-/// What an attempt is.
+/// The kind of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A connection; the client closes it when it has the reply.
@@ -39,7 +39,7 @@ pub enum Transport {
 /// Clients of one Service. They run in the network namespace of the thread that runs them.
 #[derive(Clone, Debug)]
 pub struct Attempts {
-    /// What each attempt is.
+    /// The kind of each attempt.
     pub transport: Transport,
     /// The Service's address.
     pub to: SocketAddrV4,
@@ -50,7 +50,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Clients that take what address the kernel gives them, and fail after a second.
+    /// Clients with addresses that the kernel chooses, which fail after a second.
     pub fn new(transport: Transport, to: SocketAddrV4) -> Self {
         Self { transport, to, sources: Vec::new(), patience: Duration::from_secs(1) }
     }

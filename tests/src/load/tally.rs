@@ -1,4 +1,4 @@
-//! What became of attempts.
+//! The results of attempts.
 
 use std::{fmt, io, time::Duration};
 
@@ -44,7 +44,7 @@ impl fmt::Display for Failures {
     }
 }
 
-/// What became of attempts.
+/// The results of attempts.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// How many got their reply in time.

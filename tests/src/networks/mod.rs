@@ -263,7 +263,7 @@ fn interfaces(netns: &Netns) -> Result<BTreeSet<String>> {
     netns.run(|| Ok(if_nameindex()?.iter().map(|one| one.name().to_string_lossy().into_owned()).collect()))
 }
 
-/// Is an error that of a kernel that does not know what a shape is made of?
+/// Whether an error comes from a kernel that lacks the parts of a shape.
 fn missing_capability(shape: &Shape, error: &anyhow::Error) -> Option<MissingCapability> {
     const UNKNOWN: [&str; 6] = [
         "Unknown device type",

@@ -1,4 +1,4 @@
-//! The paths through a service, and what must come over each.
+//! The paths through a service, and the transfers that must work over each.
 
 use std::{env, fmt, net::SocketAddr, time::Duration};
 
@@ -71,7 +71,7 @@ impl Network {
         Ok((client, target.into(), cluster.pod(server)?))
     }
 
-    /// What a user of the service sees: connections, bytes, datagrams.
+    /// A user's view of the service: connections, bytes, datagrams.
     pub(super) fn try_path(&self, shape: &Shape, path: Path, is_ipv4: bool) -> Result<()> {
         let (client, target, server) = self.path(shape, path, is_ipv4)?;
         if shape.is_sctp {
@@ -104,7 +104,7 @@ impl Network {
     }
 }
 
-/// Sends a datagram that the server must answer; what went wrong.
+/// Sends a datagram that the server must answer; returns the failure.
 fn datagram(client: &Host, target: SocketAddr, server: &Host, size: usize) -> Result<Option<String>> {
     let call = client.call(target).size(size).timeout(DATAGRAM_PATIENCE);
     let reply = call.datagram(PathMtu::Want, ATTEMPTS)?;

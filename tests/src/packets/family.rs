@@ -174,7 +174,7 @@ impl Host {
     }
 }
 
-/// A family, with what packets need of it.
+/// A family, with everything that packets need.
 pub trait PacketFamily: MemoryFamily<Addr: aya::Pod> + Parse {
     /// Is it IPv4?
     const IS_V4: bool;

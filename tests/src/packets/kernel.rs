@@ -93,7 +93,7 @@ impl Kernel {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a counter stands at, on all CPUs together.
+    /// The value of a counter, on all CPUs together.
     ///
     /// # Errors
     /// The kernel's.

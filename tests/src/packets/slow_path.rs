@@ -39,7 +39,7 @@ fn is_v4(frame: &[u8]) -> bool {
     frame[12..14] == [8, 0]
 }
 
-/// The ICMP error about a frame from somebody to its sender, which quotes `quoted` bytes of it at most.
+/// The ICMP error of some host about a frame, to its sender, which quotes `quoted` bytes of it at most.
 ///
 /// # Errors
 /// When the addresses are of two families.

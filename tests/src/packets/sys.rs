@@ -23,10 +23,10 @@ pub enum Kind {
     Xdp,
 }
 
-/// What a test run gave.
+/// The result of a test run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What the program returned.
+    /// The program's return code.
     pub result: u32,
     /// The packet as the program left it.
     pub packet: Vec<u8>,
@@ -43,7 +43,7 @@ pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 pub struct Around {
     /// Index of the device it is at; 0: no particular one.
     pub ifindex: u32,
-    /// At tc, for what leaves: index of the device by which it came in; 0: it is the node's own.
+    /// At tc, for egress: index of the device by which it came in; 0: it is the node's own.
     pub came_in: u32,
     /// Flags of the command.
     pub flags: u32,

@@ -72,7 +72,7 @@ fn combinations<const N: usize>(services: [u8; N]) -> Vec<(u8, bool, Protocol)> 
     all
 }
 
-/// A service without endpoints refuses; sockets learn it at once.
+/// A service without endpoints refuses; sockets get the error at once.
 ///
 /// Where packets are refused, the ICMP message arrives before `connect()` has released its socket, which then gets it only from the
 /// answer to the next SYN, a second later. So cases run side by side.
@@ -103,7 +103,7 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     Ok(())
 }
 
-/// What programs do with their sockets.
+/// Programs' uses of their sockets.
 fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let pod = scenario.cluster.pod("pod-1a")?;
     let node = &scenario.cluster.node(0)?.host;

@@ -89,7 +89,7 @@ impl Scenario {
         };
         let at_own_node = |node| at.is_none_or(|at| at == node);
         let right = match (client.node, at) {
-            // Packet by packet, a pod that talks to itself must see somebody else: the service.
+            // Packet by packet, a pod that talks to itself must see another source: the service.
             (Some(node), _) if is_pod && server.name == client.name && at_own_node(node) => {
                 client.owns(seen) || (self.pod_datapath != "socket" && seen == target)
             }

@@ -10,7 +10,7 @@ use crate::{
     kernel_capabilities::MissingCapability,
 };
 
-/// One processor serves everybody here, and it may be an emulated one.
+/// One processor serves all processes here, and it may be an emulated one.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// TCP and UDP, without the variants of sockets.

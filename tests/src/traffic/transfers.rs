@@ -1,4 +1,4 @@
-//! Large transfers on every path through a service: what comes over it must not depend on the network's shape.
+//! Large transfers on every path through a service: their results must not depend on the network's shape.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,7 +17,7 @@ const ATTEMPTS: usize = 4;
 /// For one of them.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// What to transfer.
+/// The transfers.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfers {
     /// Bytes over TCP, in each direction.

@@ -18,11 +18,11 @@ pub(super) struct Comparison {
     pub(super) regressions: Vec<Change>,
     /// How many are better.
     pub(super) improvements: usize,
-    /// What else a reader should know.
+    /// Further notes for a reader.
     pub(super) notes: Vec<String>,
 }
 
-/// A figure that is not what it was.
+/// A changed figure.
 #[derive(Debug)]
 pub(super) struct Change {
     /// Benchmark, table, row and column.
@@ -112,8 +112,8 @@ fn is_same(a: &Figure, b: &Figure) -> bool {
     (&a.table, &a.row, &a.column, a.unit) == (&b.table, &b.row, &b.column, b.unit)
 }
 
-/// Between what values another run would be no surprise: the quartiles of a median; for a minimum, which lies below them, up
-/// to the lower one.
+/// The range of values in which another run is no surprise: the quartiles of a median; for a minimum, which lies below them,
+/// up to the lower one.
 fn spread(Summary { value, low, high, .. }: &Summary) -> RangeInclusive<f64> {
     if value < low {
         *value..=*low

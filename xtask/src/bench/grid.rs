@@ -96,7 +96,7 @@ fn position<T>(all: &mut Vec<T>, is_it: impl Fn(&T) -> bool, new: impl FnOnce() 
     })
 }
 
-/// What stands behind a number of this unit.
+/// The symbol behind a number of this unit.
 pub(super) fn symbol(unit: Unit) -> &'static str {
     match unit {
         Unit::Nanoseconds => "ns",

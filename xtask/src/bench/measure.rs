@@ -38,7 +38,7 @@ impl Bench {
         }
     }
 
-    /// The program that measures, and what it is to measure if it can do several things.
+    /// The program that measures, and the part to measure if it has several.
     fn program(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Packet => ("bench_packet", None),
@@ -89,7 +89,7 @@ pub(super) struct Built {
     agent: Option<PathBuf>,
 }
 
-/// Builds what these benchmarks need.
+/// Builds the programs for these benchmarks.
 pub(super) fn build(benches: &[Bench]) -> Result<Built> {
     let agent = if benches.iter().any(|bench| bench.needs_agent()) {
         setup::tests()?;

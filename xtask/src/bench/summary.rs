@@ -9,7 +9,7 @@ use super::{
     results::Results,
 };
 
-/// What a line of the summary is about, and the figures that it is computed from.
+/// The subject of a line of the summary, and the figures that it is computed from.
 struct Subject {
     what: &'static str,
     against: Against,
@@ -20,7 +20,7 @@ struct Subject {
     targets: Words,
 }
 
-/// What the figures are compared with.
+/// The reference of the figures.
 enum Against {
     /// A program that does nothing: the figures are the time above it.
     EmptyProgram,

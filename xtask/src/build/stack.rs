@@ -1,4 +1,5 @@
-//! How much stack calls take together: old kernels refuse what newer ones take, and machines that show it take minutes.
+//! How much stack calls take together: old kernels refuse programs that newer ones take, and machines that show it take
+//! minutes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,7 @@ use object::{Object, ObjectSection};
 
 use super::guard::{Function, INSTRUCTION, calls, functions};
 
-/// What all functions of a chain of calls may have (`MAX_BPF_STACK`).
+/// The limit for all functions of a chain of calls (`MAX_BPF_STACK`).
 const MOST: u64 = 512;
 /// Up to Linux 6.2 each function's stack counts in steps of so many bytes (`check_max_stack_depth`).
 const STEP: u64 = 32;
@@ -39,7 +40,7 @@ pub(crate) fn too_deep(elf: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
-/// How deep a function and what it calls go, and by which way.
+/// How deep a function and its callees go, and by which way.
 fn deepest<'data>(
     name: &'data str,
     stacks: &BTreeMap<&'data str, u64>,

@@ -3,7 +3,7 @@
 /// A word that the project does not use any more.
 pub(super) struct Retired {
     pub(super) what: What,
-    /// What to write instead.
+    /// The replacement.
     pub(super) instead: &'static str,
     /// Where it has its ordinary meaning.
     pub(super) allowed: &'static [Allowed],

@@ -54,7 +54,7 @@ const NETWORK_MODULES: &[&str] = &[
     "xfrm_user",
     "esp4",
     "esp6",
-    // What `rfc4106(gcm(aes))` is made of: nothing in the machine loads modules on demand.
+    // The parts of `rfc4106(gcm(aes))`: nothing in the machine loads modules on demand.
     "ctr",
     "gcm",
     "ghash-generic",
@@ -73,7 +73,7 @@ const HOST_PROGRAMS: &[&str] =
 /// For `tests/tests/traffic/migrate_ipvs.rs`.
 const IPVS_MODULES: &[&str] = &["ip_vs", "ip_vs_rr", "dummy"];
 
-/// What a suite needs besides.
+/// Further modules of a suite.
 fn modules_of(suite: &str) -> &'static [&'static str] {
     match suite {
         "networks" => NETWORK_MODULES,
@@ -114,7 +114,7 @@ impl Guest {
 /// The programs of tests that machines get.
 pub(super) const TEST_PROGRAMS: [&str; 2] = ["packets", "traffic"];
 
-/// A program without what only debuggers read: most of it, and the machine is small.
+/// A program without the parts that only debuggers read: they are most of it, and the machine is small.
 fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let file = dir.join(name);

@@ -40,7 +40,7 @@ impl Kernel {
         }
     }
 
-    /// Is it the oldest or the newest? What those two have, those between have, too.
+    /// Whether it is the oldest or the newest. A feature of both is a feature of all between.
     pub(super) fn is_at_an_end(self) -> bool {
         matches!(self, Self::V5_10 | Self::Newest)
     }

@@ -76,7 +76,7 @@ impl Networks {
         Ok(Self::parse(&text))
     }
 
-    /// Puts what a kernel reported in the place of what was known of it: of all shapes, or of those that were tried.
+    /// Replaces the known results of a kernel by its report: of all shapes, or of those that were tried.
     pub(super) fn replace(&mut self, kernel: Kernel, report: &Report, has_all: bool) {
         if report.networks.is_empty() {
             return;
@@ -88,7 +88,7 @@ impl Networks {
         table.extend(report.networks.clone());
     }
 
-    /// What was possible, and is not; with all shapes, also those that were not tried.
+    /// Paths that worked, and no longer do; with all shapes, also those that were not tried.
     pub(super) fn compare(&self, kernel: Kernel, report: &Report, has_all: bool) -> Vec<String> {
         let mut worse = Vec::new();
         let known = self.0.get(kernel.name()).into_iter().flatten();

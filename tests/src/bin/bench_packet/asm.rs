@@ -8,7 +8,7 @@ use std::{
 
 use proxy_tests::packets::sys::{self, Kind};
 
-/// What a program returns that met a packet it does not expect: no result of a program under test.
+/// The result of a program that met a packet it does not expect: no program under test returns it.
 const UNEXPECTED: i32 = 0x7bad;
 
 /// How many bytes an instruction loads or stores.
@@ -139,13 +139,13 @@ impl Program {
         self.op(0x85, 0, 0, 0, helper as i32)
     }
 
-    /// Returns what lets the packet go on.
+    /// Returns the code that passes the packet on.
     pub(crate) fn pass(&mut self) -> &mut Self {
         let result = passes(self.kind) as i32;
         self.set(0, result).op(EXIT, 0, 0, 0, 0)
     }
 
-    /// Returns what no program under test does.
+    /// Returns a code that no program under test returns.
     pub(crate) fn unexpected(&mut self) -> &mut Self {
         self.set(0, UNEXPECTED).op(EXIT, 0, 0, 0, 0)
     }
@@ -176,7 +176,7 @@ pub(crate) enum Helper {
     FibLookup = 69,
 }
 
-/// What lets a packet go on: the next program, or the stack.
+/// The code that passes a packet on: to the next program, or the stack.
 pub(crate) fn passes(kind: Kind) -> u32 {
     const NEXT: u32 = u32::MAX;
     const XDP_PASS: u32 = 2;

@@ -97,7 +97,7 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
         let insert = program(Baseline::Insert(map.as_fd()))?;
         let label = (Table::Baselines, Sort::Baseline(sort), row.to_owned());
         let mut case = Case::new(label, place, &fresh, insert.as_fd(), passes(kind))?;
-        // What the test of the case inserted: one and two packets, as it takes out.
+        // The entries that the test of the case inserted: of one and two packets, as it removes.
         let undo = removes(map)?;
         if let After::Undo(undo) = &undo {
             proxy_tests::packets::sys::run(

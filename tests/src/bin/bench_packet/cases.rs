@@ -23,7 +23,7 @@ pub(crate) enum Table {
     Again,
 }
 
-/// What a case is about: targets are set by it.
+/// The subject of a case: targets are set by it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Sort {
     /// A program of a few instructions.
@@ -116,7 +116,7 @@ const SAMPLES_OF_SHORT: u32 = 4;
 /// Repetitions where each adds something.
 pub(crate) const REPEAT_NEW: u32 = 4096;
 
-/// Values of what varies, for cases that go through many of them.
+/// Number of varied values, for cases that go through many of them.
 pub(crate) const MANY: u32 = 1 << 16;
 
 impl<'w> Case<'w> {
@@ -160,7 +160,7 @@ impl<'w> Case<'w> {
         Ok(case)
     }
 
-    /// Goes through all values of what varies before each sample, and in it.
+    /// Goes through all varied values before each sample, and in it.
     pub(crate) fn through_many(self) -> Self {
         Self { repeat: MANY, warm_up: MANY, ..self }
     }
@@ -180,7 +180,7 @@ impl<'w> Case<'w> {
         Self { repeat: REPEAT_NEW, after, ..self }
     }
 
-    /// Runs the program so often, for what it leaves behind.
+    /// Runs the program so often, for its effects.
     pub(crate) fn run(&self, repeat: u32) -> Result<()> {
         sys::run(self.wrapper.fd(), self.kind, &self.frame, at(self.device), repeat)?;
         Ok(())

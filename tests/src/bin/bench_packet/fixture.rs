@@ -36,7 +36,7 @@ const REMOTES: u32 = 32;
 pub(crate) struct Fixture {
     /// With the numbers of services in [`SERVICES`], and few flows.
     pub(crate) kernels: Vec<RefCell<Kernel>>,
-    /// What their programs take for a service's.
+    /// The addresses that their programs take for a service's.
     pub(crate) filters: Vec<Filter>,
     /// With few services and few flows, once more: flows that one case removes lie in the caches, and the next one that
     /// opens some finds their memory there. Cases that are compared with other numbers of services must find the same
@@ -130,7 +130,7 @@ fn fill<F: PacketFamily>(tables: &mut MemoryTables<F>, services: u32) -> Result<
     Ok(())
 }
 
-/// Confirms all flows: what follows the handshake is measured, not the handshake.
+/// Confirms all flows: packets after the handshake are measured, not the handshake.
 pub(crate) fn establish(kernel: &mut Kernel) -> Result<()> {
     kernel.confirm_flows::<V4>()?;
     kernel.confirm_flows::<V6>()

@@ -24,7 +24,7 @@ struct Times {
     baseline: Vec<f64>,
 }
 
-/// What was measured.
+/// A result.
 pub(crate) struct Measured {
     /// Of each case: nanoseconds above the empty program.
     pub(crate) above: Vec<Summary>,

@@ -15,7 +15,7 @@ use crate::{
     wrapper::{Packet, Vary},
 };
 
-/// A program, a packet and how it must end, which shows that the case is what it is called.
+/// A program, a packet and how it must end, which shows that the case matches its name.
 #[derive(Clone)]
 pub(crate) struct Path {
     pub(crate) program: &'static str,

@@ -20,7 +20,7 @@ pub(crate) struct Packet {
     pub(crate) frame: Vec<u8>,
     /// How many of its bytes are written again, at least: all headers.
     pub(crate) headers: usize,
-    /// What changes.
+    /// The varied fields.
     pub(crate) varied: Vec<Vary>,
 }
 
@@ -47,7 +47,7 @@ impl Vary {
     }
 }
 
-/// The wrapper and what it needs.
+/// The wrapper and its maps.
 pub(crate) struct Wrapper {
     program: OwnedFd,
     _array: OwnedFd,

@@ -1,8 +1,8 @@
 //! An API server that costs nothing: lists are encoded before anybody asks, and events are written to the connection by
 //! the benchmark, so that the moment they leave is known.
 //!
-//! What the stand-in of the tests (`proxy_tests::apiserver`) can do besides, it need not do: no selectors (all objects
-//! match those of the agent), no history, no faults.
+//! It needs fewer features than the tests' stand-in (`proxy_tests::apiserver`): no selectors (all objects match those
+//! of the agent), no history, no faults.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -89,7 +89,7 @@ impl Api {
         format!("http://{}", self.address)
     }
 
-    /// Sets what a list of a kind gives from now on.
+    /// Sets the objects in lists of a kind from now on.
     pub(crate) fn set_list(&self, resource: Resource, objects: impl Iterator<Item = String>) {
         let mut list = Vec::new();
         objects.for_each(|object| chunk(&mut list, "ADDED", &object));

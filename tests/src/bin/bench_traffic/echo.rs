@@ -1,5 +1,5 @@
-//! The endpoints of sustained load and floods: what comes goes back. Unlike those of the short slices they serve any number
-//! of connections at once, and keep what the kernel keeps of closed ones.
+//! The endpoints of sustained load and floods: they send back all bytes. Unlike those of the short slices they serve any
+//! number of connections at once, and leave the kernel's state of closed ones alone.
 
 use std::{
     io::{self, Write as _},

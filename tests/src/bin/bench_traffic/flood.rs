@@ -1,4 +1,4 @@
-//! Clients of Services while somebody else floods one of them with SYNs.
+//! Clients of Services while another client floods one of them with SYNs.
 
 use std::{
     net::SocketAddr,

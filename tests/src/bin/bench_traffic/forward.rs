@@ -1,7 +1,7 @@
 //! Packets to a nodePort whose backends are on another node: how many a node forwards per second of CPU time.
 //!
-//! The kernel makes them at the node's uplink (live frames of `BPF_PROG_TEST_RUN`), and what comes out is dropped where it
-//! comes into the fabric. So next to nothing is counted but the node.
+//! The kernel makes the packets at the node's uplink (live frames of `BPF_PROG_TEST_RUN`), and forwarded packets are
+//! dropped where they enter the fabric. So next to nothing is counted but the node.
 
 use std::{
     fs,
@@ -132,7 +132,7 @@ impl<'s> Forwarder<'s> {
     }
 }
 
-/// What this thread has taken. Softirqs run in it, all at once; and what the kernel waits for around each run does not count.
+/// CPU time of this thread. Softirqs run in it, all at once; and the kernel's waits around each run do not count.
 fn cpu_time() -> Result<Duration> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
@@ -157,8 +157,8 @@ pub(crate) const FRAME: usize = 64;
 const SOURCE_PORT: usize = 14 + 20;
 const PAYLOAD: usize = SOURCE_PORT + 8;
 
-/// A datagram from the first source port. The checksum holds for all of them, because the payload begins with what makes
-/// up for the source port.
+/// A datagram from the first source port. The checksum holds for all of them, because the payload begins with bytes that
+/// compensate the source port.
 fn frame(to_mac: [u8; 6], from: Ipv4Addr, to: (Ipv4Addr, u16)) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
     frame[..6].copy_from_slice(&to_mac);

@@ -64,7 +64,7 @@ struct Args {
     json: Option<PathBuf>,
 }
 
-/// What can be measured alone.
+/// The parts that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
     /// Slices of load, all ways to serve in turn.
@@ -77,7 +77,7 @@ enum Section {
     Flood,
 }
 
-/// What the benchmark runs of itself in other namespaces.
+/// The benchmark's own subcommands in other namespaces.
 #[derive(Subcommand)]
 enum Command {
     #[command(hide = true)]

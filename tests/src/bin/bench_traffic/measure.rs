@@ -75,7 +75,7 @@ pub(crate) struct Sample {
 /// The samples of each row and variant, in the order of the rounds.
 pub(crate) type Samples = BTreeMap<(Row, Variant), Vec<Sample>>;
 
-/// What to measure, and for how long.
+/// The measurements, and their duration.
 pub(crate) struct Plan {
     pub(crate) kinds: Vec<Kind>,
     pub(crate) paths: Vec<Path>,
@@ -129,7 +129,7 @@ fn sample(setup: &mut Setup, row: Row, time: Duration) -> Result<Sample> {
         From::Client => (vec![setup.cluster.node(0)?.host.v4], to.node_port(kind.service_port())),
     };
     let order = Order { kind, to, port, milliseconds: time.as_millis() as u64 };
-    // What the last slice left to do is not this one's.
+    // Work that the last slice left to do must not count for this one.
     thread::sleep(Duration::from_millis(2));
     let (begin, before) = (Instant::now(), idle()?);
     let mut outcome = setup.run(from, &order)?;

@@ -1,4 +1,4 @@
-//! What was measured, in the form of all benchmarks.
+//! The results, in the form of all benchmarks.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 

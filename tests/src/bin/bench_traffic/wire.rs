@@ -14,12 +14,12 @@ pub(crate) const TARGET_PORT: u16 = 8080;
 /// The same for connections that stay.
 pub(crate) const STREAM_TARGET_PORT: u16 = 8081;
 
-/// What the first byte of a connection that stays asks for: every further byte back.
+/// The first byte of a connection that stays: it requests every further byte back.
 pub(crate) const ECHO: u8 = b'e';
 /// The same: bytes until it is closed.
 pub(crate) const FLOOD: u8 = b'f';
 
-/// What a load does over and over.
+/// The repeated operation of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 pub(crate) enum Kind {
     /// Connects, sends a byte, gets one, and is closed by the server.

@@ -211,7 +211,7 @@ pub(crate) fn parse(reply: &str, request: &str) -> io::Result<Answer> {
     }
 }
 
-/// The name of the error number. What a socket calls "try again" at its timeout is a timeout here.
+/// The name of the error number. EAGAIN at a socket's timeout is shown as a timeout.
 pub(crate) fn error_name(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EAGAIN | Errno::EINPROGRESS) => "ETIMEDOUT".to_owned(),

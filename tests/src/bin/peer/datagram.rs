@@ -16,10 +16,11 @@ use crate::{
     client::{any, destination, error_name, over_udp, request_text, source},
 };
 
-/// What a client does about the path's MTU.
+/// How a client treats the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PathMtu {
-    /// As most programs: what fits the known MTU may not be fragmented, what does not is sent in fragments.
+    /// As most programs: a datagram that fits the known MTU may not be fragmented, a larger one is sent in
+    /// fragments.
     Want,
     /// No fragmentation: sends as much as fits the path, as far as its MTU is known.
     Do,

@@ -38,7 +38,7 @@ struct Cli {
 enum Command {
     /// Serve TCP and UDP; print `ready` once listening.
     Serve {
-        /// What the server calls itself.
+        /// The server's name for itself.
         #[arg(long)]
         name: String,
         /// Address to listen at (may be repeated).
@@ -90,7 +90,7 @@ enum Command {
     Datagram {
         #[command(flatten)]
         target: Target,
-        /// What to do about the path's MTU.
+        /// How to treat the path's MTU.
         #[arg(long, value_enum, default_value_t = PathMtu::Want)]
         path_mtu: PathMtu,
         /// How often to try.

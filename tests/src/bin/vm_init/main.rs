@@ -47,7 +47,7 @@ fn main() {
     // Below 5.11 maps count as locked memory.
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     report.check("memory is not limited", unlimited.map_err(Into::into));
-    // What stands on the kernel's command line and means nothing to it.
+    // Unknown parameters of the kernel's command line come as variables.
     let suites = std::env::var("suites").unwrap_or_default();
     let suites: Vec<_> = suites.split(',').filter(|suite| !suite.is_empty()).collect();
     if suites.contains(&NODE)
@@ -105,7 +105,7 @@ impl Report {
 fn try_mode(report: &mut Report, pod_datapath: &str, xdp: &str) {
     // Generic XDP sees veth packets before their checksums are made; real links have them made.
     report.check("checksum offload is off", node::switch_checksum_offload_off());
-    // The second one takes over what the first one left.
+    // The second one takes over the first one's state.
     for round in ["", "taken over: "] {
         let mode = report.mode.clone();
         report.mode += round;
@@ -212,7 +212,7 @@ fn cleanup() -> Result<()> {
     if Path::new("/sys/fs/bpf/proxy-agent").exists() {
         bail!("something is left in /sys/fs/bpf/proxy-agent");
     }
-    // The kernel lets go of a program some time after its last user.
+    // The kernel frees a program some time after its last user.
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match bpf::loaded_programs()? {

@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// takes minutes, and what they find is not the kernel's.
 const MANY_PACKETS: [&str; 4] = ["bystanders::", "ports::", "stack::", "whole::"];
 
-/// What tests find by variables. Fewer random packets and bytes than elsewhere: this processor is an emulated one.
+/// Variables of the tests' environment. Fewer random packets and bytes than elsewhere: this processor is an
+/// emulated one.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/bin"),
     ("PROXY_AGENT_BIN", "/proxy-agent"),
@@ -37,7 +38,7 @@ const SHAPES: &str = "PROXY_AGENT_NETWORKS_ONLY";
 /// Leaves out some.
 const SHORT: &str = "PROXY_AGENT_NETWORKS_SHORT";
 
-/// What of `networks` is wanted.
+/// The wanted part of `networks`.
 pub(crate) struct Wanted {
     /// But the shapes whose name contains this.
     pub(crate) shape: String,
@@ -45,7 +46,7 @@ pub(crate) struct Wanted {
     pub(crate) is_short: bool,
 }
 
-/// The program that has a suite's tests, and what selects them in it.
+/// The program that has a suite's tests, and the arguments that select them.
 fn program(suite: &str) -> (&'static str, Vec<String>) {
     const VERIFIER: &str = "verifier::";
     match suite {
@@ -104,7 +105,7 @@ struct Suite {
 }
 
 impl Suite {
-    /// Runs a suite's program and reads what it prints; the console gets it too.
+    /// Runs a suite's program and reads its output; the console gets it too.
     fn follow(&mut self, suite: &str, wanted: &Wanted) -> Result<()> {
         let (program, selection) = program(suite);
         let mut child = Command::new(program)

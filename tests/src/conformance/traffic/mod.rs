@@ -106,7 +106,7 @@ fn write(cluster: &Cluster, name: &str, objects: &[Object]) -> Result<()> {
     cluster.manifests.write(&format!("{name}.json"), &list.to_string())
 }
 
-/// The probes of a step, one after the other; what went wrong.
+/// Makes the probes of a step, one after the other; returns the failures.
 fn step(network: &Network<'_>, running: &Running, round: usize) -> Vec<String> {
     let mut held = match running.held.lock() {
         Ok(held) => held,

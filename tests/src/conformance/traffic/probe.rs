@@ -120,13 +120,14 @@ impl Network<'_> {
             if until_two && found.len() > 1 {
                 break;
             }
-            // Time is what the rule is about.
+            // The rule is about time.
             thread::sleep(pause);
         }
         Ok(found)
     }
 
-    /// The endpoints that answered; all requests must be, and everybody must have seen whom they should.
+    /// The endpoints that answered; every request must be answered, and every server must have seen the
+    /// expected source.
     fn found(&self, probe: &Probe, from: &Host, replies: Vec<Reply>) -> Result<BTreeSet<SocketAddr>> {
         let mut found = BTreeSet::new();
         for reply in replies {

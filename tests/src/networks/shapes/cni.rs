@@ -34,8 +34,8 @@ pub(super) const ROUTED: &[Shape] = &[
 
 const GATEWAY: &str = "antrea-gw0";
 
-/// The node's routes to other nodes' pods lead to an internal port, with the other node's gateway as next hop; flows send that into the tunnel. Pods
-/// are no ports here: what a service's packets meet between pod and gateway is the CNI's tables, not the node's routes.
+/// The node's routes to other nodes' pods lead to an internal port, with the other node's gateway as next hop; flows send that into the
+/// tunnel. Pods are not ports here: between pod and gateway, a service's packets go through the CNI's tables, not the node's routes.
 fn tunnel_at_gateway(network: &Network) -> Result<()> {
     network.each(|ends| {
         vec![
@@ -101,8 +101,8 @@ fn inner_name(network: &Network, ends: Ends) -> String {
     format!("{}-tunnel-{}", network.cluster.name(), ends.own + 1)
 }
 
-/// The node has one veth for everything that is for pods of the other nodes. What takes packets there into the tunnel is
-/// a namespace here, with a device whose packets are sent by the node. The node cannot see it.
+/// The node has one veth for everything that is for pods of the other nodes. Here a namespace takes packets there into
+/// the tunnel, with a device whose packets are sent by the node. The node cannot see it.
 fn tunnel_behind_veth(network: &Network) -> Result<()> {
     for ends in both() {
         let (node, peer) = (network.node(ends), ends.reversed());

@@ -20,7 +20,7 @@ use crate::cluster::addresses as addr;
 pub struct Shape {
     /// Its row in the table.
     pub name: &'static str,
-    /// What a kernel lacks that cannot make it.
+    /// The missing capability of a kernel that cannot make it.
     pub(super) kind: &'static str,
     /// Has it IPv4, has it IPv6?
     pub(super) families: [bool; 2],

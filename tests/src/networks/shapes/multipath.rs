@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Without what the node itself sends: IPv6 notes an MTU that it learns at the way of the error's addresses, which without ports is not always that of
-/// the datagram.
+/// Without the node's own packets: IPv6 notes an MTU that it learns at the way of the error's addresses, which without ports is not
+/// always that of the datagram.
 pub(super) const ALL: &[Shape] = &[
     Shape::new("routes, ECMP", "route", by_routes).without(&[Path::Node]).undo(one_link).common(),
     Shape::new("routes, ECMP by nexthop objects", "nexthop", by_objects)
@@ -52,7 +52,7 @@ fn links(network: &Network) -> Result<()> {
     hash(network, "1")
 }
 
-/// What chooses a way: 0 addresses, 1 ports, too.
+/// The fields that select a way: 0 addresses, 1 ports, too.
 fn hash(network: &Network, policy: &str) -> Result<()> {
     both().into_iter().try_for_each(|ends| {
         network

@@ -1,4 +1,4 @@
-//! Plain routes, and what links do to packets.
+//! Plain routes, and effects of links on packets.
 
 use std::{net::Ipv6Addr, process::Command};
 

@@ -1,4 +1,4 @@
-//! What has the node's address.
+//! Devices with the node's address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -24,7 +24,7 @@ use crate::packets::{
     icmp_error, sys::Kind, talk, with_extensions,
 };
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed {
     /// Packets.
@@ -51,10 +51,10 @@ const HOOKS: [(&str, Device); 11] = [
     ("uplink_l3_egress", Device::Uplink),
 ];
 
-/// Makes a node with live flows, in a namespace that the calling thread enters, and lets its programs have such packets.
+/// Makes a node with live flows, in a namespace that the calling thread enters, and runs its programs on such packets.
 ///
 /// # Errors
-/// When a program does anything to one of them; the message has what brings it back.
+/// When a program does anything to one of them; the message shows how to repeat it.
 pub fn bystanders<F: PacketFamily>(plan: Plan) -> Result<Passed> {
     let node = Node::with(Options::default(), |v4, v6| {
         add_services(v4);
@@ -179,7 +179,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         counters.map(|counter| Ok((counter.name(), self.kernel.counter(*counter)?))).collect()
     }
 
-    /// Lets programs have a frame; returns how many.
+    /// Runs programs on a frame; returns how many.
     fn passes(&self, random: &mut Random, kept: Kept, frame: &[u8], number: u64) -> Result<usize> {
         let mut runs = 0;
         for (program, device) in &self.hooks {
@@ -232,10 +232,10 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
             if self.flows.contains(&(tuple, protocol)) || is_asked && asks {
                 continue;
             }
-            // What leaves for a service's address goes no further.
+            // Packets for a service's address that leave are stopped.
             let stays = self.frontends.in_range.contains(&frame.dst.ip());
             let kept = Kept { stays, is_garbage: false };
-            // Of those that are in pieces, only what can be a Service's is held, and only until the first one comes.
+            // Fragments are queued only if they can be a Service's, and only until the first one comes.
             if kind < 4 {
                 frame.payload = vec![random.below(256) as u8; 100 + random.below(3_000)];
                 let bytes = self.disguised(random, frame.build()?, is_ping);
@@ -315,7 +315,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
     }
 }
 
-/// What else must be known of a packet.
+/// Further facts about a packet.
 #[derive(Clone, Copy)]
 struct Kept {
     /// It may not be about to leave.

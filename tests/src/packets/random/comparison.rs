@@ -19,7 +19,7 @@ use crate::{
     packets::{Kernel, PacketFamily, SNAT},
 };
 
-/// What was met, to see that nothing is missing.
+/// The kinds of packets met, to see that none is missing.
 pub(super) type Met = BTreeMap<String, u64>;
 
 /// The step at which the two sides differ, and how.
@@ -115,7 +115,7 @@ impl<'a, F: PacketFamily> Comparison<'a, F> {
         if kept != expected {
             return Ok(Some(format!("affinity: in the kernel {kept:?}, natively {expected:?}")));
         }
-        // Of what the programs count, and not the core.
+        // Counters that the programs raise, and the core does not.
         const OTHERS: [Counter; 8] = [
             Counter::RejectSent,
             Counter::RejectLimited,
@@ -136,7 +136,7 @@ impl<'a, F: PacketFamily> Comparison<'a, F> {
     }
 }
 
-/// Flow entries without what each side chose for itself: ports and times.
+/// Flow entries without the parts that each side chose for itself: ports and times.
 fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -> Vec<String> {
     let hide = |port: &mut u16| {
         if SNAT.contains(&u16::from_be(*port)) {

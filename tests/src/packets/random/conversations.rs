@@ -6,7 +6,7 @@ use super::{
 };
 use crate::packets::{Device, Frame, Host, PacketFamily, Transport};
 
-/// A connection: its handshake, and what may follow.
+/// A connection: its handshake, and the packets that may follow.
 pub(super) fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
     let (program, device) = random.of(&PROGRAMS);
     let transport = random.of(&[Transport::Tcp(2), Transport::Tcp(2), Transport::Udp, Transport::Sctp(1)]);

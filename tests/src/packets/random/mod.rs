@@ -35,7 +35,7 @@ const STEPS: usize = 400;
 /// How much to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Packets (and what happens between them).
+    /// Packets (and events between them).
     pub packets: usize,
     /// The number of the first run; the others count on from there.
     pub seed: u64,
@@ -59,7 +59,7 @@ impl Plan {
     }
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Steps taken.

@@ -1,4 +1,4 @@
-//! What a program must make of a packet: the core, run natively, and headers rewritten word by word.
+//! A program's expected result for a packet: the core, run natively, and headers rewritten word by word.
 
 use proxy_common::{
     crc32c,
@@ -67,7 +67,7 @@ pub(super) fn is_held<F: PacketFamily>(
         && decide::may_be_for_service(tables, &read.dissected.packet.tuple.dst)
 }
 
-/// Asks the core what the program of this name asks it.
+/// Makes the same call to the core as the program of this name.
 pub(super) fn decide<F: PacketFamily>(
     tables: &MemoryTables<F>,
     program: &str,
@@ -84,7 +84,7 @@ pub(super) fn decide<F: PacketFamily>(
     (verdict, out)
 }
 
-/// What a program returns for packets that go on, that are dropped, and that are sent out of a device.
+/// A program's return codes for packets that are passed on, dropped, and sent out of a device.
 pub(super) fn results(kind: Kind) -> (u32, u32, u32) {
     match kind {
         Kind::Tc => (u32::MAX, 2, 7),

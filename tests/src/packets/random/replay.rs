@@ -50,9 +50,9 @@ pub(super) type Agreed = Result<(), String>;
 
 pub(super) struct Run<'r, 'a, F: PacketFamily> {
     comparison: &'r mut Comparison<'a, F>,
-    /// What programs were given, by step.
+    /// The inputs of programs, by step.
     given: HashMap<usize, Both>,
-    /// What they made of it, if it was translated.
+    /// Their outputs, if translated.
     sent: HashMap<usize, Both>,
     /// How many fragments the programs hold, by packet.
     held: HashMap<FragmentKey<F>, u32>,
@@ -283,7 +283,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             .map_err(|how| differs(&how)))
     }
 
-    /// What the program makes of the headers, if it has to do with the packet.
+    /// A program's view of the headers, if the packet concerns it.
     fn read(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Read<F>> {
         let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
         if !self.is_ours(sent, input) {
@@ -301,7 +301,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         };
         let ether_type = u16::from_be_bytes([first, second]);
         let ours = if F::IS_V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
+        // Packets between other hosts, as the kernel sees them: it looks for MACs even where there are none.
         let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
         let overhears =
             matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;

@@ -36,7 +36,7 @@ fn is_ipv6(frame: &[u8]) -> bool {
     frame[12..14] == [0x86, 0xdd]
 }
 
-/// Puts an extension header of 8 bytes behind the IPv6 header: `rest` is what follows its first byte.
+/// Puts an extension header of 8 bytes behind the IPv6 header: `rest` follows its first byte.
 fn extend(frame: &mut Vec<u8>, header: u8, rest: [u8; 7]) {
     const NEXT: usize = ETHERNET + 6;
     let next = std::mem::replace(&mut frame[NEXT], header);

@@ -1,4 +1,4 @@
-//! What happens in a run: a list of steps that depends on a number only, so that a run can be had again, and shortened.
+//! The events of a run: a list of steps that depends on a number only, so that a run can be repeated, and shortened.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::packets::{CLIENT_ISN, Device, Frame, Host, PacketFamily, SNAT, Transp
 pub(super) const IDLE: u32 = 4_000;
 
 /// Jiffies that pass at once: past the time after which entries are refreshed, past that of unconfirmed flows, past [`IDLE`], past
-/// TIME-WAIT, and past what the node sent; never close to one of them, nor are their sums.
+/// TIME-WAIT, and past the lifetime of the node's own connections; never close to one of them, nor are their sums.
 pub(super) const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
 
 /// A generator of random numbers (xorshift), good enough to choose packets.
@@ -56,7 +56,7 @@ pub(super) enum Step {
         what: What,
         shape: Shape,
     },
-    /// The backend with this number (modulo what there is) no longer serves.
+    /// The backend with this number (modulo their count) no longer serves.
     ReleaseBackend(usize),
     /// It serves again.
     Revive(usize),
@@ -86,13 +86,13 @@ pub(super) struct Segment {
 pub(super) enum What {
     /// A new one.
     Request(Frame),
-    /// The reply to what became of the frame of a step.
+    /// The reply to the output for the frame of a step.
     Answer { to: usize, segment: Segment },
     /// The frame of a step again.
     Again { of: usize, segment: Segment },
     /// The reply to the frame of a step as it was.
     Back { of: usize },
-    /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
+    /// An ICMP error about the output for the frame of a step, from this host: which of the family's errors, and how many
     /// bytes of the packet it quotes at most.
     Error { about: usize, from: Host, which: usize, quoted: usize },
     /// Bytes, whatever they are.
@@ -220,7 +220,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
                 (0..=random.below(3)).map(|_| random.of(&[HOP_BY_HOP, DESTINATION, ROUTING])).collect();
             Shape::Extended(headers)
         }
-        // What answers look like depends on ports that each side chose for itself.
+        // Replies depend on ports that each side chose for itself.
         5 | 6 if matches!(&what, What::Request(frame) if !is_by_chance::<F>(frame)) => {
             let changes = 1 + random.below(3);
             let noise: Vec<_> = (0..changes).map(|_| (random.below(64), 1 << random.below(8))).collect();
