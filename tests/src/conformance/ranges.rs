@@ -33,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
             ]
         },
     )
-    .deviates("A socket that is not allowed learns EPERM at once; packets are dropped. A socket whose namespace the agent has not looked \
+    .deviates("A socket that is not allowed gets EPERM at once; packets are dropped. A socket whose namespace the agent has not looked \
          at yet is not translated: the node that gets its packets knows their source."),
     Rule::new(
         "source-ranges-exclude-outside",

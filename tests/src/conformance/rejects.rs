@@ -8,7 +8,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "no-endpoints",
         Topic::Rejects,
-        "A service without endpoints refuses, on every frontend: the client learns ECONNREFUSED (sockets at once, packets by ICMP \
+        "A service without endpoints refuses, on every frontend: the client gets ECONNREFUSED (sockets at once, packets by ICMP \
          port unreachable) within 3 s, for TCP too.",
         |case| {
             let step = Step::new([case.exposed(), case.slice(&[])]);

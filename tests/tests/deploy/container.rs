@@ -118,7 +118,7 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         plain["containers"][0]["securityContext"]["capabilities"]["add"].as_array().map_or(0, Vec::len);
     for container in &containers {
         let effective = u64::from_str_radix(&status(container, "CapEff")?, 16)?;
-        // A machine may withhold some from everybody.
+        // A machine may withhold some from all processes.
         ensure!(effective.count_ones() as usize <= wanted, "capabilities {effective:x}");
         ensure!(status(container, "CapBnd")? == status(container, "CapEff")?);
         ensure!(status(container, "Seccomp")? == "2", "no seccomp filter");

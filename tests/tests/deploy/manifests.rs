@@ -22,7 +22,7 @@ fn documents() -> Vec<Value> {
     all.flat_map(|values| chart().objects(&values).unwrap()).collect()
 }
 
-/// Reads a document as its Kubernetes type. What the type does not know would be lost on the way back: a misspelt field.
+/// Reads a document as its Kubernetes type. A field that the type does not know is lost on the way back: a misspelt one.
 fn strict<T: DeserializeOwned + Serialize>(document: &Value) -> T {
     let object: T =
         serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error}: {document}"));

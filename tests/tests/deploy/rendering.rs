@@ -32,7 +32,7 @@ fn by_key(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
     objects.into_iter().map(sorted).collect()
 }
 
-/// Compares what the chart renders with what kustomize makes, by our reading of the kustomization and by kubectl's where there is one.
+/// Compares the chart's objects with those of kustomize, by our reading of the kustomization and by kubectl's where it is installed.
 fn assert_same(what: &str, values: &Value, folder: &Path) {
     let by_chart = by_key(chart().objects(values).unwrap());
     assert!(!by_chart.is_empty(), "{what}");

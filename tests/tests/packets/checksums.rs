@@ -1,4 +1,4 @@
-//! Checksums of what the programs rewrite. Needs root.
+//! Checksums of packets that the programs rewrite. Needs root.
 
 use anyhow::Result;
 use proxy_tests::{

@@ -205,7 +205,7 @@ fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
                 let request = way.frame::<F>(40_000, ACK);
                 let sent = talk::open(&kernel, way.request, way.reply, &request)?;
                 let reply = Frame { transport: ACK, ..sent.reply() };
-                // Both acknowledge what the other has sent.
+                // Each acknowledges the other's packet.
                 talk::translated(&kernel, way.request, &request.clone().skewed(0, acknowledged))?;
                 talk::translated(&kernel, way.reply, &reply.clone().skewed(0, acknowledged))?;
                 let (hook, frame) = if by_client { (way.request, &request) } else { (way.reply, &reply) };
@@ -289,7 +289,7 @@ fn packet_of_an_unknown_connection_is_reset_where_it_leaves<F: PacketFamily>() -
         (pod, Host::LocalVip, ACK, REDIRECT),
         (0, Host::LocalVip, ACK, REDIRECT),
         (0, Host::LocalVip, RST, SHOT),
-        // What the stack left alone, it may have left on purpose.
+        // A packet that the stack left alone may be meant so.
         (uplink, Host::OpenIp, SYN, NEXT),
         (uplink, Host::OpenIp, Transport::Udp, NEXT),
     ] {

@@ -38,7 +38,7 @@ for_both_families! {
     packet_a_changed_route_is_followed_soon
 }
 
-/// What became of a packet to be forwarded.
+/// The outcome for a packet to be forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Sent(Frame),
@@ -54,7 +54,8 @@ impl Outcome {
     }
 }
 
-/// Runs a program of the uplink on what should be forwarded between these ends. Source port and MACs are the program's.
+/// Runs a program of the uplink on a packet that should be forwarded between these ends. Source port and MACs are the
+/// program's.
 #[track_caller]
 fn pass_on(kernel: &Kernel, program: &str, frame: &Frame, to: &Frame) -> Result<Outcome> {
     let run = kernel.run(program, &frame.build()?, Device::Uplink.index()?, 0)?;
@@ -91,7 +92,7 @@ fn ask<F: PacketFamily>(
     )
 }
 
-/// The backend's reply to what it was sent, which must come to this client from this nodePort.
+/// The backend's reply to its packet, which must come to this client from this nodePort.
 #[track_caller]
 fn answer<F: PacketFamily>(
     kernel: &Kernel,

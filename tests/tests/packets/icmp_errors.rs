@@ -1,4 +1,4 @@
-//! ICMP errors about what the programs translate, and pings. Needs root.
+//! ICMP errors about packets that the programs translate, and pings. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::counter::Counter;
@@ -45,7 +45,7 @@ fn same_error(expected: &[u8], got: &[u8]) -> bool {
             || (different.len() <= 2 && different.iter().all(|&at| [0, 0xff].contains(&got[at]))))
 }
 
-/// About what was sent to the backend: it goes to the client, about what the client sent.
+/// About a packet to the backend: it goes to the client, about the client's packet.
 fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
@@ -76,7 +76,7 @@ fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// About what was sent to the client: it goes to the backend, about what the backend sent.
+/// About a packet to the client: it goes to the backend, about the backend's packet.
 fn packet_error_about_a_reply<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;

@@ -123,7 +123,7 @@ fn set_dont_fragment(packet: &mut [u8], on: bool) {
     packet[24..26].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
 
-/// The slots of the map are elements of an array; this keeps the test honest about what it writes.
+/// The slots of the map are elements of an array; this checks the place of the heartbeat.
 #[test]
 fn the_heartbeat_is_behind_the_slots() {
     assert!((0..1_000u32).all(|addr| NextHop::<proxy_common::V4>::slot(&addr, 2) < HEARTBEAT));

@@ -14,7 +14,8 @@ for_both_families! {
     packet_with_an_outer_header_is_received_without
 }
 
-/// Where the network header is in a test run: behind what the kernel takes for an Ethernet header. So much of an outer header fits.
+/// Offset of the network header in a test run: behind the bytes that the kernel takes for an Ethernet header. So much of an outer
+/// header fits.
 const IN_FRONT: usize = 14;
 const PROTOCOL: usize = 9;
 const GRE: u8 = 47;

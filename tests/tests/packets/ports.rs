@@ -164,7 +164,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
                 MissingCapability::TestIngress.note();
                 continue;
             }
-            // Somebody talks to the endpoint directly, from the node's address and a port in the range.
+            // A client talks to the endpoint directly, from the node's address and a port in the range.
             let direct = Frame::new(Host::Node.at::<F>(20_000), Host::Remote.at::<F>(8080), transport);
             let input = direct.build()?;
             let run = kernel.run_leaving("uplink_egress", &input, uplink, came_in.unwrap_or(0))?;
@@ -172,7 +172,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
             for (hook, port) in hooks(&kernel)?.into_iter().zip([50_000, 60_000]) {
                 let first = talk::translated(&kernel, hook, &request::<F>(Host::Client, port, transport));
                 if came_in == Some(uplink) {
-                    // What came in by the uplink, we sent on ourselves.
+                    // The node itself forwarded the packet that came in by the uplink.
                     assert_eq!(first?.src.port(), 20_000);
                     break;
                 }

@@ -1,4 +1,4 @@
-//! Each program in the kernel on packets: what goes in, what comes out. Needs root.
+//! Each program in the kernel on packets: input and output. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::{

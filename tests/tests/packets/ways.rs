@@ -1,4 +1,4 @@
-//! Ways through the node, for requests and what belongs to them.
+//! Ways through the node, for requests and the packets that belong to them.
 
 use anyhow::Result;
 use proxy_tests::packets::helpers::{ACK, NEXT, REDIRECT, SYN};
@@ -52,12 +52,12 @@ pub(crate) const WAYS: [Way; 3] = [
 ];
 
 impl Way {
-    /// What the program that translates a request returns.
+    /// The return code of the program that translates a request.
     pub(crate) fn result(self) -> u32 {
         if self.is_forwarded { REDIRECT } else { NEXT }
     }
 
-    /// Opens a flow. Returns the request and what became of it.
+    /// Opens a flow. Returns the request and the sent packet.
     pub(crate) fn open<F: PacketFamily>(
         self,
         kernel: &Kernel,
@@ -74,7 +74,7 @@ impl Way {
     }
 }
 
-/// What flows are of.
+/// Transports of flows.
 pub(crate) const TRANSPORTS: [Transport; 4] =
     [SYN, Transport::Udp, Transport::UdpUnchecked, Transport::Sctp(1)];
 

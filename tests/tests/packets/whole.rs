@@ -1,4 +1,4 @@
-//! Fragments of what no Service has, and messages that Linux does not limit. Needs root.
+//! Fragments of non-service packets, and messages that Linux does not limit. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::counter::Counter;
@@ -65,8 +65,8 @@ fn packet_fragments_of_other_protocols_are_not_queued<F: PacketFamily>() -> Resu
     Ok(())
 }
 
-/// Later fragments of IPv6 name the first extension header only, so the programs keep what
-/// the first fragment has.
+/// Later fragments of IPv6 name the first extension header only, so the programs store the data of the first
+/// fragment.
 #[test]
 fn packet_first_fragments_of_unknown_protocols_are_remembered() -> Result<()> {
     type F = proxy_common::V6;

@@ -16,7 +16,8 @@ fn builder() -> Builder {
     Cluster::builder().nodes(2)
 }
 
-/// `lo` has what BGP announces to hosts, and what the administrator puts there; also when the agent runs already.
+/// `lo` has the addresses that BGP announces to hosts, and those of the administrator; also when the agent runs
+/// already.
 #[test]
 fn node_ports_at_addresses_of_loopback() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
@@ -115,7 +116,8 @@ fn names_of_nodes_in_upper_case() -> Result<()> {
     Ok(())
 }
 
-/// What kube-proxy in IPVS mode leaves: all cluster IPs are on an interface of the node. (A bridge here: it is known by its name.)
+/// The remains of kube-proxy in IPVS mode: all cluster IPs are on an interface of the node. (A bridge here: it is known by its
+/// name.)
 #[test]
 fn addresses_left_by_ipvs() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;

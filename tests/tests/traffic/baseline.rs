@@ -1,4 +1,4 @@
-//! The cluster without an agent: what must work, and what must not, before services do.
+//! The cluster without an agent: the connections that must work, and those that must not, before services do.
 
 use std::{
     net::{IpAddr, SocketAddr},

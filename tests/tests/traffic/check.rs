@@ -34,7 +34,7 @@ impl Checked {
         Ok(Self { code, findings })
     }
 
-    /// Fails unless a check has this state, and what was seen and what to do contain these texts.
+    /// Fails unless a check has this state, and its facts and advice contain these texts.
     #[track_caller]
     fn expect(&self, check: &str, state: &str, seen: &str, advice: &str) {
         let finding = self.findings.iter().find(|finding| finding["check"] == check);
@@ -59,7 +59,7 @@ fn arguments(cluster: &Cluster, node: &Node, further: &[&str]) -> Vec<String> {
     args
 }
 
-/// What a check could leave behind: cgroups, pins, mounts, rules, interfaces.
+/// Possible remains of a check: cgroups, pins, mounts, rules, interfaces.
 fn traces(node: &Node) -> Result<Vec<String>> {
     let names = |path: &std::path::Path| -> Vec<String> {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -146,7 +146,7 @@ fn what_is_wrong_is_named_with_what_to_do() {
     checked.expect("bpffs", "fail", folder, "mount -t bpf");
     checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
-    // What others left or run on the node: warnings, all at once.
+    // Programs and rules of others on the node: warnings, all at once.
     node.host.netns.nft("add table ip nat; add chain ip nat KUBE-SERVICES").unwrap();
     let mesh = "table ip mesh {\n chain in {\n type nat hook prerouting priority dstnat\n tcp dport 7 dnat to 10.0.0.1:7\n }\n }";
     node.host.netns.nft(mesh).unwrap();
@@ -212,7 +212,7 @@ fn the_api_server_and_its_rights() {
     checked.expect_code(1);
     checked.expect("API server", "fail", SERVER, "--api-server");
     checked.expect("API rights", "unknown", "", "");
-    // What the agent waits for does not keep an init container from passing.
+    // Conditions that the agent waits for do not keep an init container from passing.
     let checked = run_with(&["--init-container", "--uplink", "nosuch0"]).unwrap();
     checked.expect_code(0);
     checked.expect("API server", "fail", SERVER, "--api-server");

@@ -123,7 +123,7 @@ fn a_route_with_an_mtu() -> Result<()> {
                 // A client caches the MTU of the ICMP error.
                 let family = if ipv4 { "-4" } else { "-6" };
                 let forget = ["route flush cache".to_owned()];
-                // The agent learns a moment later that routes have changed. The way without an MTU comes after the one with it.
+                // The agent learns of changed routes a moment later. The way without an MTU comes after the one with it.
                 until(Duration::from_secs(10), &format!("{what}: a sender to be told: {is_told}"), || {
                     scenario.cluster.client.netns.ip_with(&[family], &forget)?;
                     let before = senders_told(&agent)?;

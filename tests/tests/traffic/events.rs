@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Events of an agent on node `node-1`, and what ends them.
+/// Events of an agent on node `node-1`, and the token that ends them.
 async fn events_to(server: &ApiServer) -> (Events, CancellationToken) {
     let settings = KubeSettings {
         kubeconfig: None,

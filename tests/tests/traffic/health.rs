@@ -1,4 +1,4 @@
-//! What load balancers and monitoring see of real agents: health check nodePorts, kube-proxy's URLs. Needs root.
+//! Real agents as load balancers and monitoring see them: health check nodePorts, kube-proxy's URLs. Needs root.
 
 use std::{
     fs,
@@ -88,7 +88,7 @@ fn health_checks_follow_endpoints_and_policy() -> Result<()> {
     Ok(())
 }
 
-/// What kube-proxy's users and its end-to-end test ask for.
+/// The requests of kube-proxy's users and of its end-to-end test.
 #[test]
 fn kube_proxys_urls_answer() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;

@@ -33,7 +33,7 @@ fn detach_all(node: &Node) -> Result<u64> {
     let mut count = 0;
     for pin in fs::read_dir(node.bpffs.join("links"))? {
         let pin = pin?.path();
-        // Some detach, others remove what they do not know.
+        // Some programs detach, others remove unknown links.
         if count % 2 == 0 {
             detach_link(&pin)?
         } else {

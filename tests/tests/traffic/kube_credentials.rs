@@ -46,7 +46,7 @@ fn write_kubeconfig(folder: &Path, server: &str, user: &str) {
     fs::rename(folder.join("new"), folder.join("config")).unwrap();
 }
 
-/// A certificate authority, and what it signs.
+/// A certificate authority, and its certificates.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {

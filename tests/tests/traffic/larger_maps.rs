@@ -134,7 +134,7 @@ fn maps_grow_while_they_are_used() -> Result<()> {
         ensure!(MAPS.iter().all(|map| large[map] >= 2 * before[map]), "{before:?} {large:?}");
         before = large;
     }
-    // Without being killed; a restart keeps what there is room for.
+    // Without being killed; a restart keeps the entries that fit.
     apply(&scenario.cluster, "many-3.yaml", 2 * SERVICES..3 * SERVICES)?;
     synced(&scenario, 3 * SERVICES)?;
     answer(&scenario, 2 * SERVICES..3 * SERVICES)?;

@@ -23,7 +23,7 @@ const STICKY: u8 = 42;
 
 /// This release.
 const OWN: &str = "";
-/// One with other layouts of what the agent writes itself.
+/// A release with other layouts of the agent's own maps.
 const OTHER: &str = "services";
 
 /// A cluster of two nodes, the first of which gets other releases. Pods are served by packets, nodes by sockets.

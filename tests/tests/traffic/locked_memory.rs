@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// As services of systemd have it: far too little.
 const LIMIT: &str = "--memlock=65536:65536";
 
-/// What the manifests give the agent.
+/// The capabilities in the manifests.
 const CAPABILITIES: &str = "-all,+dac_read_search,+net_admin,+net_broadcast,+sys_admin,+sys_ptrace";
 const RESOURCE: &str = ",+sys_resource";
 
@@ -34,7 +34,7 @@ fn limited(capabilities: &str, args: &[String]) -> Result<Vec<String>> {
     Ok([&own, args].concat())
 }
 
-/// What `check` finds of the limit, and its exit code.
+/// The finding of `check` about the limit, and its exit code.
 fn check(cluster: &Cluster, capabilities: &str) -> Result<(Option<i32>, Value)> {
     let node = cluster.node(0)?;
     let mut args = cluster.agent_args(node, &["-o", "json"]);

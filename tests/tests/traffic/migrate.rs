@@ -12,7 +12,7 @@ use proxy_tests::{
 /// For a command, beside others that keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What kubelet and others have beside kube-proxy's rules, in all tables of `iptables` and `ip6tables`.
+/// Rules of kubelet and others beside kube-proxy's, in all tables of `iptables` and `ip6tables`.
 const OF_OTHERS: &str = "\
 *mangle
 :KUBE-KUBELET-CANARY - [0:0]
@@ -33,7 +33,7 @@ COMMIT
 COMMIT
 ";
 
-/// kube-proxy's own names, as they would stand in what `iptables-save` prints.
+/// kube-proxy's own names, as in the output of `iptables-save`.
 const OWN: [&str; 10] = [
     "KUBE-SERVICES",
     "KUBE-NODEPORTS",
@@ -89,7 +89,7 @@ impl Mode {
     }
 }
 
-/// Is a line one that kube-proxy wrote? A comment of somebody else is not.
+/// Whether kube-proxy wrote a line. Another program's comment does not count.
 fn is_own(line: &str) -> bool {
     let is_comment = line.contains("in a comment");
     !is_comment && (OWN.iter().any(|name| line.contains(name)) || line.ends_with(" kube-proxy"))
@@ -226,7 +226,8 @@ fn from_kube_proxy_and_back() -> Result<()> {
     back(&scenario, &mut agents, folder.path())
 }
 
-/// What the IPVS mode leaves, as far as this kernel can have it: the interface with the addresses of Services. Any kind will do.
+/// The remains of the IPVS mode, as far as this kernel can have them: the interface with the addresses of Services. Any kind
+/// will do.
 fn ipvs(cluster: &Cluster) -> Result<()> {
     let netns = &cluster.node(0)?.host.netns;
     let made = ["dummy", "ifb"].into_iter().find(|kind| {

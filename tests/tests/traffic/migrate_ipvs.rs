@@ -12,7 +12,7 @@ use proxy_tests::{
 
 use super::migrate::{migrate, pretend_kube_proxy};
 
-/// One processor serves everybody in a machine, and it may be an emulated one.
+/// One processor serves all processes in a machine, and it may be an emulated one.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// The shorter time-outs of [`install`] have passed then.
 const ENDED: Duration = Duration::from_secs(90);
@@ -75,7 +75,7 @@ fn chains(family: &str, node: SocketAddr) -> String {
     )
 }
 
-/// What IPVS of a node serves, as `ipvsadm` prints it.
+/// The virtual servers of a node, as `ipvsadm` prints them.
 fn ipvs(host: &Host) -> Result<String> {
     host.netns.feed("ipvsadm", &["--list", "--numeric"], "")
 }
@@ -142,7 +142,7 @@ fn from_ipvs_and_back() -> Result<()> {
     let mut agent = cluster.start_agent(0, &[])?;
     steady.go_on().context("beside the agent")?;
     all_connect(&scenario).context("by the agent, beside IPVS")?;
-    // Chains go, and what open connections need stays.
+    // Chains go, and the entries for open connections stay.
     let (code, said) = migrate(cluster, 0, &["--commit"])?;
     ensure!(code == Some(0) && said.contains("connections still go through IPVS"), "{said}");
     ensure!(count(host)? == 8, "{}", ipvs(host)?);

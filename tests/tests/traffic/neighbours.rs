@@ -11,7 +11,7 @@ use proxy_tests::{
     traffic::{Entry, SINGLE, Scenario},
 };
 
-/// How long connections may stand still: two seconds, and what a busy machine takes.
+/// How long connections may stand still: two seconds, and the delays of a busy machine.
 const FOLLOWED: Duration = Duration::from_millis(2_800);
 
 /// How programs at the uplink of node-1 are attached; with native XDP the router's ports have programs, too.
@@ -140,10 +140,10 @@ fn another_mac_while_nothing_was_sent() -> Result<()> {
             let load = fixture.load(ipv4)?;
             load.wait_for(20)?;
             load.stop()?;
-            // By then the agent asks for it no more. What passes here is time: there is nothing else to wait for.
+            // By then the agent probes it no more. Time must pass here: no event ends the wait.
             thread::sleep(Duration::from_secs(5));
             fixture.doubt_next_hop(ipv4)?;
-            // As old as it would be: the kernel holds on to what it wrote a moment ago (`locktime`).
+            // As old as it would be: the kernel keeps an entry that it wrote a moment ago (`locktime`).
             thread::sleep(Duration::from_millis(1_200));
             fixture.change_mac()?;
             let start = Instant::now();

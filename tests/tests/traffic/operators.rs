@@ -1,4 +1,4 @@
-//! `monitor`, `top`, `status` and `log-level` on a node with traffic, and what docs/operations.md shows of them.
+//! `monitor`, `top`, `status` and `log-level` on a node with traffic, and their output in docs/operations.md.
 
 use std::{
     env,
@@ -284,7 +284,7 @@ fn documents_show_what_commands_print() {
     }
 }
 
-/// Compares what a command prints with the block of the document that begins with it; what varies does not count. With
+/// Compares what a command prints with the block of the document that begins with it; varying parts do not count. With
 /// `PROXY_AGENT_BLESS` it becomes the block.
 fn show(document: &mut String, command: &str, output: &str) -> Result<()> {
     let begin = format!("    $ proxy-agent {command}\n");

@@ -21,7 +21,7 @@ fn scenario() -> Result<Scenario> {
     Ok(scenario)
 }
 
-/// A machine that reaches others only through a pod, which masquerades what it sends.
+/// A host that reaches others only through a pod, which masquerades its packets.
 fn behind(cluster: &Cluster, pod: &Host) -> Result<Host> {
     let netns = Netns::create(&format!("{}-vpn", cluster.name()))?;
     pod.netns.ip(&[

@@ -104,8 +104,8 @@ fn route_with_encapsulation() -> Result<()> {
     Ok(())
 }
 
-/// A pod's packets leave by the second uplink, whose network lets no other source addresses pass (BCP 38): replies from the node's address
-/// must leave by the first one.
+/// A pod's packets leave by the second uplink, whose network drops other source addresses (BCP 38): replies from the node's address must
+/// leave by the first one.
 #[test]
 fn replies_leave_where_their_source_address_belongs() -> Result<()> {
     for (args, offload) in MODES {

@@ -75,7 +75,7 @@ fn killed_while_starting() {
     assert_eq!(report.failed, 0, "{report:?}");
 }
 
-/// What changed while no agent ran is in place when one is healthy again.
+/// Changes while no agent ran are in place when one is healthy again.
 #[test]
 fn catches_up() {
     let mut scenario = Scenario::start(Cluster::builder(), "socket", &[]).unwrap();

@@ -1,5 +1,5 @@
-//! Settings that kube-proxy has, and what they do: the kernel's connection tracking, `--config` that changes, `--cleanup`,
-//! `--init-only` and `--write-config-to`. Needs root.
+//! Settings that kube-proxy has, and their effects: the kernel's connection tracking, `--config` that changes,
+//! `--cleanup`, `--init-only` and `--write-config-to`. Needs root.
 
 use std::{fs, time::Duration};
 
@@ -27,7 +27,7 @@ fn problems(cluster: &Cluster, node: &Node) -> Result<String> {
     Ok(status(cluster, node)?["problems"].to_string())
 }
 
-/// The agent sets what kube-proxy sets, once, and leaves the settings that it should not touch.
+/// The agent sets the same as kube-proxy, once, and leaves the settings that it should not touch.
 #[test]
 fn connection_tracking_is_set() -> Result<()> {
     const CLOSE_WAIT: &str = "nf_conntrack_tcp_timeout_close_wait";
@@ -96,7 +96,7 @@ fn a_configuration_that_cannot_work_is_not_used() -> Result<()> {
     Ok(())
 }
 
-/// They do what kube-proxy's do, and end.
+/// They do the same as kube-proxy's, and end.
 #[test]
 fn flags_that_end_at_once() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;

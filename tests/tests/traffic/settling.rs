@@ -112,7 +112,8 @@ impl Fixture {
         })
     }
 
-    /// The only endpoint goes from one slice to the other and back, each time removed first. What clients saw.
+    /// The only endpoint goes from one slice to the other and back, each time removed first. Returns the
+    /// clients' results.
     fn moves(&self) -> Result<Vec<(String, LoadReport)>> {
         let pod = self.pod("pod-2a")?;
         self.slice("a", &[(pod, false)])?;
@@ -129,7 +130,7 @@ impl Fixture {
                 loads.iter().try_for_each(|(what, load)| load.wait_for(5).with_context(|| what.clone()))?;
             }
         }
-        // Until what left last is settled, and longer than the agent takes to end sockets.
+        // Until the last removal is settled, and longer than the agent takes to end sockets.
         sleep(Duration::from_secs(3));
         loads.into_iter().map(|(what, load)| Ok((what, load.stop()?))).collect()
     }
@@ -143,7 +144,7 @@ fn an_endpoint_that_changes_its_slice_costs_nothing() -> Result<()> {
     Ok(())
 }
 
-/// That is what it would cost.
+/// The cost without a settle time.
 #[test]
 fn without_a_settle_time_it_costs_connections() -> Result<()> {
     let reports = Fixture::start("0s")?.moves()?;

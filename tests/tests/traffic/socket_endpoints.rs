@@ -1,4 +1,4 @@
-//! Connected UDP sockets: what is stored with them, and that they leave endpoints that are gone.
+//! Connected UDP sockets: their records, and that they leave endpoints that are gone.
 
 use std::{env, time::Duration};
 

@@ -169,7 +169,8 @@ fn sockets_follow_after_a_restart() -> Result<()> {
     loads.iter().try_for_each(|load| served_by(load, &two.second, Duration::from_secs(10)))
 }
 
-/// A process that connects, and then names the same address in each datagram, hears one endpoint only.
+/// A process that connects, and then names the same address in each datagram, gets replies of one endpoint
+/// only.
 #[test]
 fn a_connected_socket_that_names_its_peer_gets_replies() -> Result<()> {
     let scenario = start()?;

@@ -1,4 +1,4 @@
-//! Whether a probe finds what it must.
+//! Checks the expected result of a probe.
 
 use std::{
     collections::{BTreeSet, HashMap},

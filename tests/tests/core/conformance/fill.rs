@@ -23,7 +23,7 @@ use super::family::CoreFamily;
 /// Ticks of the tables' clock per second.
 pub(crate) const HZ: u32 = 1000;
 
-/// Ids that last as long as what they name.
+/// Ids with the lifetime of the named objects.
 #[derive(Debug)]
 pub(crate) struct Ids<K> {
     known: HashMap<K, Id>,
@@ -75,7 +75,7 @@ pub(crate) fn number(protocol: Protocol) -> u8 {
     }
 }
 
-/// Replaces what the agent writes; what the programs write stays.
+/// Replaces the agent's entries; those of the programs stay.
 pub(crate) fn fill<F: CoreFamily>(tables: &mut MemoryTables<F>, plans: &[PortPlan], ids: &mut NodeIds) {
     tables.frontends.clear();
     tables.filter.clear();

@@ -26,7 +26,7 @@ pub(crate) enum Datapath {
     Packets,
 }
 
-/// What became of it.
+/// The outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It goes to this endpoint, which sees this client.

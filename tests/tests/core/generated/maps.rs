@@ -43,7 +43,7 @@ pub(super) fn groups() -> String {
     table
 }
 
-/// What maps of services have room for.
+/// The capacities of the maps of services.
 pub(super) fn capacities() -> String {
     let mut table = header(&["of", "room at first", "at most", "maps"]);
     for capacity in Capacity::ALL {

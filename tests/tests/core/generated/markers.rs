@@ -1,4 +1,4 @@
-//! Markers in documents: what stands between them is generated.
+//! Markers in documents: the text between them is generated.
 
 use std::collections::BTreeMap;
 

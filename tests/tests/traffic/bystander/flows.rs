@@ -50,7 +50,8 @@ fn segments_of_no_flow_open_none() -> Result<()> {
                 let is_answer = |seen: &Segment| seen.to == from && seen.from == to;
                 if is_reset {
                     let answer = tap.wait(SOON, &what, is_answer)?;
-                    // The sequence number is what the segment acknowledges: a stack's answer to just this segment.
+                    // The sequence number is the one that the segment acknowledges: a stack's answer to just this
+                    // segment.
                     ensure!(answer.flags & RST != 0 && answer.seq == 77, "{what}: {answer:?}");
                 } else {
                     let all = tap.all_until(SOON, "the mark", |seen| seen.to == from && seen.from == end)?;
@@ -64,7 +65,8 @@ fn segments_of_no_flow_open_none() -> Result<()> {
     Ok(())
 }
 
-/// Load balancer addresses are routed to the node, and a default route leads back: what no Service takes must not go round.
+/// Load balancer addresses are routed to the node, and a default route leads back: packets that no Service takes must not
+/// go round.
 #[test]
 fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     const NOT_SERVED: u16 = 9999;
@@ -171,7 +173,7 @@ fn converse(from: SocketAddr, to: SocketAddr, end: End) -> Result<()> {
     match end {
         End::Client => {}
         End::Server => ensure!(stream.read(&mut [0])? == 0, "no FIN"),
-        // Without lingering, what closes a socket is a reset.
+        // Without lingering, closing a socket sends a reset.
         End::Reset => nix::sys::socket::setsockopt(
             stream.get_ref(),
             nix::sys::socket::sockopt::Linger,

@@ -21,7 +21,7 @@ fn same_with_agent(setup: Setup) -> Result<()> {
     let fixture = Fixture::new(setup)?;
     let before = Battery::run(&fixture, 0)?;
     let failed: Vec<_> = before.iter().filter(|outcome| outcome.succeeded != outcome.tried).collect();
-    // The policy blocks what goes from node-1 to pods of node-2, answers included.
+    // The policy blocks packets from node-1 to pods of node-2, replies included.
     ensure!(setup == Setup::BlockPolicy || failed.is_empty(), "without an agent: {failed:#?}");
     let mut agent = fixture.start_agent(&[])?;
     let with = Battery::run(&fixture, 1)?;
@@ -66,8 +66,8 @@ fn with_an_ipsec_policy_that_blocks() {
     same_with_agent(Setup::BlockPolicy).unwrap();
 }
 
-/// What such a policy blocks stays blocked when it is the agent that forwards: nothing of a connection from outside to a nodePort,
-/// whose endpoint is where the policy forbids to go, reaches the other node in plain text.
+/// The traffic that such a policy blocks stays blocked when the agent forwards it: nothing of a connection from outside to a
+/// nodePort, whose endpoint is where the policy forbids to go, reaches the other node in plain text.
 #[test]
 fn an_ipsec_policy_holds_for_services() -> Result<()> {
     let fixture = Fixture::new(Setup::BlockPolicy)?;

@@ -108,7 +108,7 @@ async fn odd_events_do_no_harm() {
     server.send_event(EventType::Added, web("a")).unwrap();
     server.send_event(EventType::Modified, web("b")).unwrap();
     source.until_served(&[A_AND_B[0], ("b", &[])]).await;
-    // What the server does not have is gone with the next list.
+    // Objects that the server does not have are gone with the next list.
     server.compact();
     server.expire_watches();
     source.until_served(&A_AND_B[..1]).await;

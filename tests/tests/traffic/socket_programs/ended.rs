@@ -74,7 +74,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
     }
 }
 
-/// What an application sees that only sends, too.
+/// An application that only sends gets an error, too.
 #[test]
 fn an_ended_udp_socket_has_no_peer() {
     let room = Room::new("send");
@@ -108,7 +108,7 @@ fn tcp_connections_that_are_ours_are_reset() {
     }
 }
 
-/// What connecting to a pod that is gone looks like.
+/// Connecting to a pod that is gone.
 #[test]
 fn a_tcp_connection_that_nobody_answers_is_given_up() {
     use nix::{errno::Errno, sys::socket::*};
