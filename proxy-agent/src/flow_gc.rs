@@ -113,16 +113,16 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
             warn!("the kernel does not report its clock: expired flows stay until the flow map is full");
             return;
         }
-        let mut said = false;
+        let mut is_logged = false;
         loop {
             let started = Instant::now();
             match self.round(stopped) {
-                Ok(true) => said = false,
+                Ok(true) => is_logged = false,
                 Ok(false) => return,
-                Err(error) if said => debug!("{error:#}"),
+                Err(error) if is_logged => debug!("{error:#}"),
                 Err(error) => {
                     error!("{error:#}; expired flows stay for now");
-                    said = true;
+                    is_logged = true;
                 }
             }
             debug!(elapsed = ?started.elapsed(), "looked at all flows");

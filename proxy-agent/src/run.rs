@@ -154,7 +154,7 @@ impl Agent {
                 }
                 found = self.sockets.found() => self.apply_scan(found),
                 freed = self.services.quarantine.over() => self.services.release(&mut self.datapath, freed),
-                _ = retry.tick() => self.look_after().await,
+                _ = retry.tick() => self.check_regularly().await,
                 _ = source_state.changed() => {
                     debug!(state = ?*source_state.borrow_and_update(), "source");
                 }

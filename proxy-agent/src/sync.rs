@@ -187,7 +187,7 @@ impl Sync {
     }
 
     /// Logs how many changes were not logged, if it is time. To be called regularly.
-    pub fn look_at_journal(&mut self, now: Instant) {
+    pub fn flush_journal(&mut self, now: Instant) {
         self.journal.look(now);
     }
 

@@ -45,7 +45,7 @@ fn is_agent(process: &Process, bpffs: &Path) -> bool {
     }
 }
 
-pub(super) fn judge(facts: &Facts, bpffs: &Path) -> Finding {
+pub(super) fn assess(facts: &Facts, bpffs: &Path) -> Finding {
     let shown = bpffs.display();
     let advice = "two agents at one --bpffs overwrite each other's maps: stop it, or use another --bpffs. Expected \
         if the new agent is to replace it";
@@ -93,7 +93,7 @@ mod tests {
             (vec![], Err("permission denied".to_owned()), State::Unknown),
         ] {
             let facts = Facts { agents, links };
-            assert_eq!(judge(&facts, Path::new("/x")).state, expected, "{facts:?}");
+            assert_eq!(assess(&facts, Path::new("/x")).state, expected, "{facts:?}");
         }
     }
 }

@@ -152,7 +152,7 @@ pub(crate) async fn trouble(settings: &Settings, needs_node: bool) -> Option<Str
     {
         return Some(format!("the API server has no Node `{node_name}`"));
     }
-    let findings = [judge(&facts), judge_rights(&facts)];
+    let findings = [assess(&facts), assess_rights(&facts)];
     findings.into_iter().find(|finding| finding.state == State::Fail).map(|finding| finding.seen)
 }
 
@@ -166,7 +166,7 @@ pub(super) fn silent(patience: Duration) -> [Finding; 2] {
     [REACHED, RIGHTS].map(|name| Finding::unknown(name, format!("no answer within {patience:?}")))
 }
 
-pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
+pub(super) fn assess(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Finding::fail(REACHED, why, "correct --kubeconfig or --api-server"),
@@ -207,7 +207,7 @@ pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
     }
 }
 
-pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
+pub(super) fn assess_rights(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Finding::unknown(RIGHTS, why),
@@ -284,13 +284,13 @@ mod tests {
             // Its rights are another matter.
             ("https://192.0.2.1:6443", Answer::Refused(403, "forbidden".into()), State::Pass),
         ] {
-            let finding = judge(&Ok(facts(server, services)));
+            let finding = assess(&Ok(facts(server, services)));
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        assert_eq!(judge(&Err("cannot use kubeconfig /x".into())).state, State::Fail);
+        assert_eq!(assess(&Err("cannot use kubeconfig /x".into())).state, State::Fail);
         let mut one_of_two = facts("https://192.0.2.1:6443", LISTED);
         one_of_two.unreached.push(("https://192.0.2.2:6443".into(), "connection refused".into()));
-        assert_eq!(judge(&Ok(one_of_two)).state, State::Warn);
+        assert_eq!(assess(&Ok(one_of_two)).state, State::Warn);
     }
 
     #[test]
@@ -317,9 +317,9 @@ mod tests {
                 State::Unknown,
             ),
         ] {
-            let finding = judge_rights(&facts);
+            let finding = assess_rights(&facts);
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        assert_eq!(judge_rights(&Err("no".into())).state, State::Unknown);
+        assert_eq!(assess_rights(&Err("no".into())).state, State::Unknown);
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn gather(path: &Path) -> Facts {
     }
 }
 
-pub(super) fn judge(facts: &Facts) -> Finding {
+pub(super) fn assess(facts: &Facts) -> Finding {
     let shown = facts.path.display();
     match &facts.is_bpffs {
         Err(error) => Finding::unknown(NAME, format!("cannot look at {shown}: {error}")),
@@ -72,13 +72,13 @@ mod tests {
             (Err(io::ErrorKind::PermissionDenied.into()), false, State::Unknown),
         ] {
             let facts = Facts { path: "/sys/fs/bpf/x".into(), is_bpffs, is_mountable };
-            assert_eq!(judge(&facts).state, expected, "{facts:?}");
+            assert_eq!(assess(&facts).state, expected, "{facts:?}");
         }
     }
 
     #[test]
     fn a_temporary_directory_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(judge(&gather(&directory.path().join("not/there"))).state, State::Fail);
+        assert_eq!(assess(&gather(&directory.path().join("not/there"))).state, State::Fail);
     }
 }

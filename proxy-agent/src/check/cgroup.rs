@@ -95,7 +95,7 @@ fn is_below(group: &str, root: &str) -> bool {
     group.starts_with(&root)
 }
 
-pub(super) fn judge(facts: &Facts, processes: &[Process]) -> Finding {
+pub(super) fn assess(facts: &Facts, processes: &[Process]) -> Finding {
     let Some(path) = &facts.path else {
         return Finding::fail(
             ROOT,
@@ -152,7 +152,7 @@ fn elsewhere(facts: &Facts) -> String {
 
 /// `net_cls` and `net_prio` take the place of a socket's cgroup in kernels before 5.15 (`8520e224f547`): once a class is set, programs
 /// see all sockets in the hierarchy's root.
-pub(super) fn judge_classes(facts: &Facts, processes: &[Process], version: Option<(u32, u32)>) -> Finding {
+pub(super) fn assess_classes(facts: &Facts, processes: &[Process], version: Option<(u32, u32)>) -> Finding {
     const CONTROLLERS: [&str; 2] = ["net_cls", "net_prio"];
     let is_mounted = |name: &&str| facts.v1_controllers.iter().any(|controller| controller == name);
     let Some(controller) = CONTROLLERS.into_iter().find(is_mounted) else {
@@ -239,10 +239,10 @@ mod tests {
                 State::Fail,
             ),
         ] {
-            let finding = judge(&facts, processes);
+            let finding = assess(&facts, processes);
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        let wrong = judge(&Facts { is_cgroup2: Ok(false), ..facts(false, "/") }, &[]);
+        let wrong = assess(&Facts { is_cgroup2: Ok(false), ..facts(false, "/") }, &[]);
         assert!(wrong.advice.unwrap().contains("/sys/fs/cgroup/unified"));
     }
 
@@ -260,7 +260,7 @@ mod tests {
             (with(false), &used, (5, 15), State::Pass),
         ] {
             assert_eq!(
-                judge_classes(&facts, processes, Some(version)).state,
+                assess_classes(&facts, processes, Some(version)).state,
                 expected,
                 "{processes:?} {version:?}"
             );

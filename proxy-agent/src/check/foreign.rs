@@ -61,7 +61,7 @@ pub(super) fn named(ids: &[u32], names: &BTreeMap<u32, String>, own: &BTreeSet<u
     ids.iter().map(program).collect()
 }
 
-pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
+pub(super) fn assess(hooks: &Result<Vec<Hook>, String>) -> Finding {
     /// A node may have hundreds of pods with the same programs.
     const NAMED: usize = 4;
     let hooks = match hooks {
@@ -114,7 +114,7 @@ const OTHER_PROXIES: [(&str, &str); 4] =
     [("cil_sock", "Cilium"), ("sock4_", "Cilium"), ("sock6_", "Cilium"), ("cali", "Calico")];
 
 /// Those that translate service addresses in socket hooks, or at all.
-pub(super) fn judge_proxies(hooks: &Result<Vec<Hook>, String>) -> Finding {
+pub(super) fn assess_proxies(hooks: &Result<Vec<Hook>, String>) -> Finding {
     let hooks = match hooks {
         Ok(hooks) => hooks,
         Err(why) => return Finding::unknown(PROXIES, why),
@@ -170,15 +170,15 @@ mod tests {
             (vec![hook("XDP of eth0", xdp(true, false), &["x"])], State::Warn, "XDP of eth0"),
             (vec![hook("XDP of eth0", xdp(true, true), &["ours"])], State::Pass, "none"),
         ] {
-            let finding = judge(&Ok(hooks));
+            let finding = assess(&Ok(hooks));
             assert_eq!(finding.state, expected, "{finding:?}");
             assert!(finding.seen.contains(part), "{finding:?}");
         }
-        assert_eq!(judge(&Err("no permission".into())).state, State::Unknown);
-        let same = judge(&Ok(vec![hook("connect4", CGROUP, &["x"]), hook("connect6", CGROUP, &["x"])]));
+        assert_eq!(assess(&Err("no permission".into())).state, State::Unknown);
+        let same = assess(&Ok(vec![hook("connect4", CGROUP, &["x"]), hook("connect6", CGROUP, &["x"])]));
         assert_eq!(same.seen, "at connect4, connect6, in this order: `x`");
         let names: Vec<String> = (0..100).map(|number| format!("egress of veth{number:02}")).collect();
-        let many = judge(&Ok(names.iter().map(|name| hook(name, Kind::Tc, &["x"])).collect()));
+        let many = assess(&Ok(names.iter().map(|name| hook(name, Kind::Tc, &["x"])).collect()));
         assert!(many.seen.contains("veth03 and 96 more, in this order: `x`"), "{}", many.seen);
     }
 
@@ -191,7 +191,7 @@ mod tests {
             (hook("connect4", CGROUP, &["ours"]), State::Pass),
             (hook("ingress of eth0", Kind::Tc, &["cil_from_netdev"]), State::Pass),
         ] {
-            assert_eq!(judge_proxies(&Ok(vec![hook.clone()])).state, expected, "{hook:?}");
+            assert_eq!(assess_proxies(&Ok(vec![hook.clone()])).state, expected, "{hook:?}");
         }
     }
 

@@ -63,7 +63,7 @@ fn is_of_kube_proxy(place: &ChainName) -> bool {
     place.table == NFT_TABLE || place.chain.starts_with(CHAINS)
 }
 
-pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Process]) -> Finding {
+pub(super) fn assess_kube_proxy(facts: &Result<Facts, String>, processes: &[Process]) -> Finding {
     let process = processes.iter().find(|process| process.is_kube_proxy());
     let rules = facts.as_ref().ok().and_then(|facts| {
         let of_services = |it: &&ChainName| it.table == NFT_TABLE || it.chain == SERVICES;
@@ -86,7 +86,7 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
     }
 }
 
-pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]) -> Finding {
+pub(super) fn assess_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]) -> Finding {
     let has_servers = facts.as_ref().is_ok_and(|facts| facts.has_virtual_servers);
     let interface = interfaces.iter().find(|interface| interface.name == IPVS_INTERFACE);
     let seen = match (interface, has_servers) {
@@ -104,7 +104,7 @@ pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]
     Finding::warn(IPVS, seen, advice)
 }
 
-pub(super) fn judge_nat(facts: &Result<Facts, String>) -> Finding {
+pub(super) fn assess_nat(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Finding::unknown(NAT, why),
@@ -162,7 +162,7 @@ mod tests {
             (of(&[], false), &running, State::Warn, "process 7"),
             (Err("no permission".into()), &[], State::Unknown, "permission"),
         ] {
-            let finding = judge_kube_proxy(&facts, processes);
+            let finding = assess_kube_proxy(&facts, processes);
             assert_eq!(finding.state, expected, "{finding:?}");
             assert!(finding.seen.contains(part), "{finding:?}");
         }
@@ -178,7 +178,7 @@ mod tests {
             (with(true), "eth0", State::Warn),
             (with(true), "kube-ipvs0", State::Warn),
         ] {
-            assert_eq!(judge_ipvs(&facts, &[interface(name)]).state, expected, "{name}");
+            assert_eq!(assess_ipvs(&facts, &[interface(name)]).state, expected, "{name}");
         }
         let titles = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port\n";
         assert!(!has_virtual_servers(titles) && !has_virtual_servers(""));
@@ -197,7 +197,7 @@ mod tests {
             let legacy_redirect = legacy.map(str::to_owned);
             let facts =
                 Facts { redirects: places(redirects), legacy_redirect, has_legacy_chain, ..Facts::default() };
-            assert_eq!(judge_nat(&Ok(facts)).state, expected, "{redirects:?} {legacy:?}");
+            assert_eq!(assess_nat(&Ok(facts)).state, expected, "{redirects:?} {legacy:?}");
         }
     }
 }

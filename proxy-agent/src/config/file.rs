@@ -208,8 +208,8 @@ fn parsed<'de, D: Deserializer<'de>, T>(
 
 fn text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
     parsed(deserializer, |text| {
-        let told = |error: T::Err| error.to_string();
-        text.parse().map_err(told).map_err(|error| match error.contains(text) {
+        let message = |error: T::Err| error.to_string();
+        text.parse().map_err(message).map_err(|error| match error.contains(text) {
             true => error,
             false => format!("`{text}`: {error}"),
         })

@@ -16,11 +16,11 @@ const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// Waits until the file has other contents that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
 ///
 /// A file that is missing, or cannot be used, changes nothing: the failure is reported, and the agent keeps its
-/// previous settings, because a restart would fail. `tell` takes the reason, or that all is well again.
+/// previous settings, because a restart would fail. `report` takes the reason, or that all is well again.
 pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
     file: &LoadedFile,
     trial: impl Fn(String) -> F,
-    tell: impl Fn(Option<String>),
+    report: impl Fn(Option<String>),
 ) {
     let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut events = FolderWatch::new(folder.unwrap_or(Path::new(".")).to_owned());
@@ -28,7 +28,7 @@ pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = file.text.clone();
     let mut tried: Option<Instant> = None;
-    let mut said = None;
+    let mut logged = None;
     loop {
         // Before reading, so that changes in the meantime are seen as well.
         events.attach();
@@ -36,16 +36,16 @@ pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
             let is_due = tried.is_some_and(|at| at.elapsed() >= TRY_AGAIN);
             if text == file.text {
                 (seen, tried) = (text, None);
-                if said.take().is_some() {
-                    tell(None);
+                if logged.take().is_some() {
+                    report(None);
                 }
             } else if text != seen || is_due {
                 let Err(error) = trial(text.clone()).await else { return };
                 let error = format!("{error:#}");
-                if said.as_ref() != Some(&error) {
+                if logged.as_ref() != Some(&error) {
                     error!("{error}; keeping the previous configuration");
-                    tell(Some(error.clone()));
-                    said = Some(error);
+                    report(Some(error.clone()));
+                    logged = Some(error);
                 }
                 (seen, tried) = (text, Some(Instant::now()));
             }
@@ -85,8 +85,8 @@ mod tests {
         let path = dir.path().join("config.conf");
         fs::write(&path, ONE).unwrap();
         let file = load(path.clone());
-        let told = RefCell::new(Vec::new());
-        let wait = changed(&file, parses, |why| told.borrow_mut().push(why.is_some()));
+        let reports = RefCell::new(Vec::new());
+        let wait = changed(&file, parses, |why| reports.borrow_mut().push(why.is_some()));
         tokio::pin!(wait);
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "nothing changed");
         for (text, expected) in [
@@ -97,7 +97,7 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "{text}");
-            assert_eq!(*told.borrow(), expected, "{text}");
+            assert_eq!(*reports.borrow(), expected, "{text}");
         }
         fs::remove_file(&path).unwrap();
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "it is away");

@@ -25,7 +25,7 @@ pub(super) struct Proof {
 
 /// Makes all checks.
 pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
-    let synced = status::ask(args.metrics_address).await.and_then(|status| judge(&status));
+    let synced = status::ask(args.metrics_address).await.and_then(|status| assess(&status));
     vec![
         Proof { what: "agent synced", result: synced },
         Proof { what: "a connection", result: connection(&Pins::new(&args.pins.bpffs)) },
@@ -33,7 +33,7 @@ pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
 }
 
 /// Whether the running agent reports that everything is done.
-fn judge(status: &Status) -> Result<String> {
+fn assess(status: &Status) -> Result<String> {
     ensure!(status.ready, "it reports that it is not ready: {}", status.problems.join("; "));
     let unsynced: Vec<&str> =
         status.watches.iter().filter(|watch| !watch.synced).map(|watch| watch.name.as_str()).collect();

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn told(state: NeighbourState, flags: NeighbourFlags) -> Option<Resolved> {
+    fn outcome(state: NeighbourState, flags: NeighbourFlags) -> Option<Resolved> {
         let mut info = NeighbourCacheInfo::parse(&[0; 16]).unwrap();
         info.confirmed = 150;
         let mut message = NeighbourMessage::default();
@@ -139,7 +139,7 @@ mod tests {
             (NeighbourState::Incomplete, none, None),
             (NeighbourState::Reachable, NeighbourFlags::ExtLearned, None),
         ] {
-            assert_eq!(told(state, flags), expected, "{state:?} {flags:?}");
+            assert_eq!(outcome(state, flags), expected, "{state:?} {flags:?}");
         }
     }
 }

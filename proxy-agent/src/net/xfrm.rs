@@ -49,12 +49,12 @@ pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     })?;
     // Packets without a policy are blocked as well if the administrator sets that (`ip xfrm policy setdefault`;
     // 5.15).
-    let told = request(&socket, XFRM_MSG_GETDEFAULT, 0, &[0; 4], |payload| {
+    let answer = request(&socket, XFRM_MSG_GETDEFAULT, 0, &[0; 4], |payload| {
         if blocks_by_default(payload) {
             found.extend(everything());
         }
     });
-    match told {
+    match answer {
         Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
         _ => Ok(found),
     }

@@ -128,7 +128,7 @@ impl ServiceHealth {
                 problems.insert(service, format!("cannot listen on {address}: {error}"));
             }
         }
-        self.tell(problems);
+        self.report(problems);
     }
 
     /// The Service to serve at each address. Of several Services that want one port, the one that has it
@@ -190,7 +190,7 @@ impl ServiceHealth {
         Ok(())
     }
 
-    fn tell(&mut self, problems: BTreeMap<ObjectName, String>) {
+    fn report(&mut self, problems: BTreeMap<ObjectName, String>) {
         for (service, problem) in &problems {
             if self.problems.get(service) != Some(problem) {
                 warn!("service {service}: health checks are not answered: {problem}; trying again");

@@ -170,25 +170,25 @@ impl Agent {
         self.services.follow_addresses(&found.topology, self.interfaces.restricts_nodeports()).await;
         self.interfaces.follow(found);
         self.interfaces.attach_more(&mut self.datapath);
-        self.look_for_namespaces();
+        self.scan_namespaces();
         Ok(())
     }
 
     /// The first time that a Service has source ranges, finds out which address each network namespace has.
     async fn know_namespaces(&mut self) {
-        if !self.services.sync.has_source_ranges() || !self.sockets.begins_to_look() {
+        if !self.services.sync.has_source_ranges() || !self.sockets.begins_scan() {
             return;
         }
-        match self.sockets.first_look(self.primary_addresses()).await {
+        match self.sockets.first_scan(self.primary_addresses()).await {
             Ok(found) => self.apply_scan(found),
             Err(error) => warn!("{error:#}"),
         }
     }
 
     /// Looks which address each network namespace has, if that decides anything.
-    fn look_for_namespaces(&mut self) {
+    fn scan_namespaces(&mut self) {
         if self.services.sync.has_source_ranges() {
-            self.sockets.look_for_namespaces(self.primary_addresses());
+            self.sockets.scan_namespaces(self.primary_addresses());
         }
     }
 
@@ -211,13 +211,13 @@ impl Agent {
     }
 
     /// Regular checks of state that sends no notifications.
-    pub(super) async fn look_after(&mut self) {
+    pub(super) async fn check_regularly(&mut self) {
         self.services.retry_health_checks().await;
         self.report_drops();
         self.conntrack.apply(&self.reports);
         self.datapath.remove_expired_watches();
         self.services.tidy(&mut self.datapath);
-        self.look_for_namespaces();
+        self.scan_namespaces();
         if self.interfaces.has_lost(&mut self.datapath).await {
             self.interfaces.schedule.soon();
         }

@@ -23,7 +23,7 @@ impl FailureReport {
         Self { health: observed.health.clone(), metrics: observed.metrics.clone() }
     }
 
-    fn tell(&self, why: Option<String>) {
+    fn report(&self, why: Option<String>) {
         self.metrics.set_configuration_rejected(why.is_some());
         let problem = why.map(|why| format!("the changed configuration is not used: {why}"));
         self.health.set_problems("configuration", problem.into_iter().collect());
@@ -40,7 +40,7 @@ pub(super) async fn configuration_changed(loaded: &Loaded, failure_report: Failu
         let loaded = shared.clone();
         async move { trial(&loaded, text).await }
     };
-    config::watch::changed(file, trial, |why| failure_report.tell(why)).await;
+    config::watch::changed(file, trial, |why| failure_report.report(why)).await;
     let path = file.path.display();
     info!("the configuration {path} changed: ending, to be started again with it");
     anyhow!("the configuration {path} changed: the agent must be started again")

@@ -128,7 +128,7 @@ impl SocketController {
     }
 
     /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
-    pub(super) fn look_for_namespaces(&mut self, primary: Vec<IpAddr>) {
+    pub(super) fn scan_namespaces(&mut self, primary: Vec<IpAddr>) {
         if self.looking.is_none() {
             self.looking = Some(tokio::task::spawn_blocking(move || {
                 netns::addresses(&primary).context("cannot determine the source addresses of sockets")
@@ -137,13 +137,13 @@ impl SocketController {
     }
 
     /// Whether the first scan is due, for which services wait. To be called if any of them has source ranges.
-    pub(super) fn begins_to_look(&mut self) -> bool {
+    pub(super) fn begins_scan(&mut self) -> bool {
         !std::mem::replace(&mut self.knows_namespaces, true)
     }
 
     /// The first look, waited for: sockets that are not known are left to the packet path, where a node has none.
-    pub(super) async fn first_look(&mut self, primary: Vec<IpAddr>) -> Result<Found> {
-        self.look_for_namespaces(primary);
+    pub(super) async fn first_scan(&mut self, primary: Vec<IpAddr>) -> Result<Found> {
+        self.scan_namespaces(primary);
         finished(&mut self.looking).await.map(Found::Namespaces)
     }
 
@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_look_is_taken_once() {
         let mut sockets = controller(false);
-        assert_eq!([(); 3].map(|()| sockets.begins_to_look()), [true, false, false]);
+        assert_eq!([(); 3].map(|()| sockets.begins_scan()), [true, false, false]);
     }
 
     #[tokio::test(start_paused = true)]

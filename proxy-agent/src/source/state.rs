@@ -137,11 +137,11 @@ impl Reporter {
     pub(super) fn failed(&self, message: &str, detail: &str) -> bool {
         let mut news = false;
         self.state.send_if_modified(|state| {
-            let said = state
+            let is_known = state
                 .watches
                 .values()
                 .any(|watch| watch.trouble.as_ref().is_some_and(|t| t.message == message));
-            news = !said;
+            news = !is_known;
             let Some(watch) = state.watches.get_mut(&self.watch) else {
                 return false;
             };
@@ -199,7 +199,7 @@ mod tests {
 
         assert!(a.failed("refused", ""));
         assert!(!a.failed("refused", "in another way"));
-        assert!(!b.failed("refused", ""), "another watch has said so");
+        assert!(!b.failed("refused", ""), "another watch has reported it");
         assert!(b.failed("forbidden", ""), "something else is wrong now");
         assert!(receiver.borrow().is_synced(), "what was read is still served");
         assert_eq!(receiver.borrow().trouble().unwrap().message, "refused");

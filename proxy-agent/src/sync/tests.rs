@@ -85,7 +85,7 @@ fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
 #[test]
 fn what_is_planned_is_told() {
     let (mut sync, name) = knowing(Protocol::Tcp);
-    let tell = |sync: &mut Sync| {
+    let replan = |sync: &mut Sync| {
         let plan = sync.plan(&name);
         assert!(sync.note_health_check(&name, plan.health_check), "it is news");
         assert!(!sync.note_health_check(&name, plan.health_check), "it no longer is");
@@ -94,10 +94,10 @@ fn what_is_planned_is_told() {
         sync.note_plan(name.clone(), plan);
         (sync.health_checks()[&name].local_endpoints, sync.no_local_endpoints(IpFamily::V4))
     };
-    assert_eq!(tell(&mut sync), (0, NoLocalEndpoints { internal: 1, external: 1 }));
+    assert_eq!(replan(&mut sync), (0, NoLocalEndpoints { internal: 1, external: 1 }));
     assert_eq!(sync.no_local_endpoints(IpFamily::V6), NoLocalEndpoints::default());
     sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, "node", None)));
-    assert_eq!(tell(&mut sync), (1, NoLocalEndpoints::default()));
+    assert_eq!(replan(&mut sync), (1, NoLocalEndpoints::default()));
     assert_eq!(sync.health_checks()[&name].port, 31_000);
     assert!(!sync.needs_packets(false));
     sync.take(Change::ServiceGone(name.clone()));

@@ -167,8 +167,8 @@ impl Host {
         let mut command = self.peer("ping")?;
         command.args(["--to", &to.to_string(), "--timeout-ms", &timeout.as_millis().to_string()]);
         command.args(["--size", &size.to_string()]);
-        let said = pipe(&mut command, "")?;
-        said.trim().parse().with_context(|| format!("ping to {to}: {}", said.trim()))
+        let printed = pipe(&mut command, "")?;
+        printed.trim().parse().with_context(|| format!("ping to {to}: {}", printed.trim()))
     }
 
     pub(super) fn peer(&self, what: &str) -> Result<Command> {

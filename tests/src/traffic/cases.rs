@@ -92,10 +92,10 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
             _ => scenario.pod_datapath != "tc" || client.name.starts_with("node"),
         };
         // An unconnected UDP socket does not get the ICMP errors of its datagrams.
-        let hears = at_once || protocol != Protocol::Udp;
-        let timeout = Duration::from_millis(if hears { 2900 } else { 50 });
+        let gets_error = at_once || protocol != Protocol::Udp;
+        let timeout = Duration::from_millis(if gets_error { 2900 } else { 50 });
         let reply = client.call(target).protocol(protocol).timeout(timeout).once()?;
-        let expected = if hears { "ECONNREFUSED" } else { "ETIMEDOUT" };
+        let expected = if gets_error { "ECONNREFUSED" } else { "ETIMEDOUT" };
         ensure!(reply.error.as_deref() == Some(expected), "{reply:?}");
         ensure!(!at_once || reply.elapsed_ms < 500, "only after {} ms", reply.elapsed_ms);
         Ok(())

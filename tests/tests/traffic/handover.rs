@@ -143,8 +143,8 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     standby.wait_for_log_for(SOON, "asking the other agent to hand over")?;
     let hooks = first.debug(&["services"])?;
     change(cluster, CHANGING.start, cluster.pod("pod-2a")?)?;
-    let said = until(SOON, "the standby to answer", || Ok(netns.get(ELSEWHERE[1], "/healthz").ok()))?;
-    ensure!(said.status == 503 && said.body.contains("standing by"), "{said:?}");
+    let health = until(SOON, "the standby to answer", || Ok(netns.get(ELSEWHERE[1], "/healthz").ok()))?;
+    ensure!(health.status == 503 && health.body.contains("standing by"), "{health:?}");
     ensure!(netns.get(ELSEWHERE[1], "/livez")?.status == 200);
     let metrics = netns.get(ELSEWHERE[3], "/metrics")?.body;
     ensure!(metrics.contains("\nproxy_agent_active 0"), "{metrics}");

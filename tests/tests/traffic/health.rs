@@ -36,7 +36,7 @@ fn service(endpoint: IpAddr, policy: &str, conditions: &str) -> String {
 }
 
 /// Whether load balancers get this status and this many endpoints from the node. Status 0: no server listens.
-fn hears(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
+fn expect_checks(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
     let address = SocketAddr::new(cluster.node(node)?.host.v4.into(), CHECK_PORT);
     let what = format!("{status} and {endpoints} endpoints from node {}", node + 1);
     until(SOON, &what, || {
@@ -72,18 +72,18 @@ fn health_checks_follow_endpoints_and_policy() -> Result<()> {
     };
 
     apply("Local", READY)?;
-    hears(&cluster, 0, 200, 1)?;
-    hears(&cluster, 1, 503, 0)?;
+    expect_checks(&cluster, 0, 200, 1)?;
+    expect_checks(&cluster, 1, 503, 0)?;
     ensure!(is_served(0)? && !is_served(1)?, "served by the node with the endpoint only");
 
     // Load balancers turn away before the last connection is refused.
     apply("Local", TERMINATING)?;
-    hears(&cluster, 0, 503, 0)?;
+    expect_checks(&cluster, 0, 503, 0)?;
     ensure!(is_served(0)?, "it still serves");
 
     apply("Cluster", READY)?;
-    hears(&cluster, 0, 0, 0)?;
-    hears(&cluster, 1, 0, 0)?;
+    expect_checks(&cluster, 0, 0, 0)?;
+    expect_checks(&cluster, 1, 0, 0)?;
     ensure!(is_served(0)? && is_served(1)?, "served by all");
     Ok(())
 }

@@ -40,8 +40,8 @@ fn check(cluster: &Cluster, capabilities: &str) -> Result<(Option<i32>, Value)> 
     let mut args = cluster.agent_args(node, &["-o", "json"]);
     args[0] = "check".to_owned();
     let command = node.host.command("prlimit")?;
-    let (code, said) = cluster.try_command(command, &limited(capabilities, &args)?, PATIENCE)?;
-    let findings: Vec<Value> = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let (code, output) = cluster.try_command(command, &limited(capabilities, &args)?, PATIENCE)?;
+    let findings: Vec<Value> = serde_json::from_str(&output).with_context(|| output.clone())?;
     let finding = findings.into_iter().find(|finding| finding["check"] == "RLIMIT_MEMLOCK");
     Ok((code, finding.context("no RLIMIT_MEMLOCK")?))
 }
@@ -84,10 +84,10 @@ fn the_agent_raises_the_limit_or_says_why_it_cannot() -> Result<()> {
         PATIENCE,
     )?;
     let command = node.host.command("prlimit")?;
-    let (code, said) = cluster.try_command(command, &limited(CAPABILITIES, &run)?, PATIENCE)?;
-    println!("{said}");
-    ensure!(code == Some(1), "{code:?}: {said}");
-    let error = said.lines().find(|line| line.starts_with("error:")).context("no error")?;
+    let (code, output) = cluster.try_command(command, &limited(CAPABILITIES, &run)?, PATIENCE)?;
+    println!("{output}");
+    ensure!(code == Some(1), "{code:?}: {output}");
+    let error = output.lines().find(|line| line.starts_with("error:")).context("no error")?;
     ensure!(error.contains("RLIMIT_MEMLOCK") && error.contains("CAP_SYS_RESOURCE"), "{error}");
     Ok(())
 }

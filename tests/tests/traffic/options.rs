@@ -114,10 +114,10 @@ fn service_ranges_may_be_named() -> Result<()> {
         ensure!(reply.error.as_deref() == Some("ETIMEDOUT"), "{reply:?}");
     }
     // An invalid range is reported once, not with every change.
-    let told = || scenario.agents[0].log().lines().filter(|line| line.contains("is left out")).count();
+    let warnings = || scenario.agents[0].log().lines().filter(|line| line.contains("is left out")).count();
     scenario.apply(SINGLE, &[])?;
     scenario.agents[0].wait_for_log("default/single:tcp-80 changed")?;
-    ensure!(told() == 1, "{}", scenario.agents[0].log());
+    ensure!(warnings() == 1, "{}", scenario.agents[0].log());
     let counters = scenario.agents[0].debug(&["counters"])?;
     for counter in ["echo_reply", "unallocated"] {
         let line = counters.lines().find(|line| line.starts_with(counter)).unwrap_or_default();

@@ -86,12 +86,12 @@ fn the_worst_comes_first_and_the_rest_is_told() {
         ],
     );
     let comparison = Comparison::of(&before, &now);
-    let told: Vec<_> =
+    let found: Vec<_> =
         comparison.regressions.iter().map(|change| (change.what.as_str(), change.ratio())).collect();
     let name = |row: &str| format!("packet: table: {row}, column");
     let expected =
         [("much slower", 3.0), ("fewer", 0.5), ("slower", 1.2)].map(|(row, ratio)| (name(row), ratio));
-    assert_eq!(told, expected.each_ref().map(|(what, ratio)| (what.as_str(), *ratio)));
+    assert_eq!(found, expected.each_ref().map(|(what, ratio)| (what.as_str(), *ratio)));
     assert!(comparison.notes.iter().any(|note| note.contains("another machine or kernel")));
     assert!(comparison.notes.iter().any(|note| note.contains("2 figures are new, 1 are gone")));
 

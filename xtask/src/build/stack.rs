@@ -144,10 +144,10 @@ mod tests {
 
     #[test]
     fn frames_count_in_steps_and_together() {
-        let said = |hook, helper: &[[u8; 8]]| too_deep(&elf(hook, helper)).unwrap();
-        assert!(said(store(-256), &[store(-256)]).is_empty());
-        assert_eq!(said(store(-264), &[store(-256)]), ["544 bytes: hook (264) -> helper (256)"]);
-        assert_eq!(said(store(-8), &point(-488)), ["544 bytes: hook (8) -> helper (488)"]);
-        assert!(said(store(-8), &point(-480)).is_empty());
+        let found = |hook, helper: &[[u8; 8]]| too_deep(&elf(hook, helper)).unwrap();
+        assert!(found(store(-256), &[store(-256)]).is_empty());
+        assert_eq!(found(store(-264), &[store(-256)]), ["544 bytes: hook (264) -> helper (256)"]);
+        assert_eq!(found(store(-8), &point(-488)), ["544 bytes: hook (8) -> helper (488)"]);
+        assert!(found(store(-8), &point(-480)).is_empty());
     }
 }

@@ -253,11 +253,11 @@ fn what_kube_proxy_s_daemon_sets_say_is_accepted() {
     assert_eq!(settings.min_sync_period, Duration::from_secs(1));
     assert_eq!(settings.max_flows, 2 * 8 * 32_768);
     assert_eq!(settings.oom_score_adj, -998);
-    for told in
+    for beginning in
         ["--proxy-mode=iptables", "--feature-gates=A=true,B=true", "--profiling=true", "--cluster-cidr="]
     {
-        let found: Vec<_> = notices.iter().filter(|notice| notice.text.starts_with(told)).collect();
-        assert_eq!(found.len(), 1, "{told}: {notices:?}");
+        let found: Vec<_> = notices.iter().filter(|notice| notice.text.starts_with(beginning)).collect();
+        assert_eq!(found.len(), 1, "{beginning}: {notices:?}");
         assert!(!found[0].is_warning);
     }
     let warnings: Vec<_> = notices.iter().filter(|notice| notice.is_warning).collect();

@@ -30,9 +30,9 @@ fn kubeadm_s_own_file_says_little() {
         ..KubeProxyConfiguration::default()
     };
     assert_eq!(config, expected);
-    let told: Vec<&str> = notices.iter().map(|notice| notice.text.as_str()).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("clusterCIDR is not used: "));
+    let texts: Vec<&str> = notices.iter().map(|notice| notice.text.as_str()).collect();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert!(texts[0].starts_with("clusterCIDR is not used: "));
     assert!(!notices[0].is_warning);
 }
 

@@ -222,7 +222,7 @@ fn hints_choose_for_the_cluster_and_never_among_local_endpoints() {
         assert_eq!(shown(&plan.cluster), *cluster, "{what}: under policy Local");
     }
 
-    // Hints are judged over all slices of the port, and apply to it alone.
+    // Hints are evaluated over all slices of the port, and apply to it alone.
     let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(HTTP, &["10.1.0.2 rs"])];
     assert_eq!(shown(&http(&service(), &slices).cluster), [a, b]);
     let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(("dns", Protocol::Udp, 53), &["10.1.0.2 rs"])];

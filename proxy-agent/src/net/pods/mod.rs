@@ -1,8 +1,8 @@
 //! Pods, by the node's side of their interfaces: which network namespace is behind each, and what it shows of the pod.
 
+mod assess;
 mod events;
 pub(crate) mod iptables;
-mod judge;
 mod links;
 pub(crate) mod nftables;
 
@@ -16,13 +16,13 @@ use std::{
 use proxy_sys::socket::netns_cookie;
 use tracing::debug;
 
-pub use self::{
-    events::{Changed, Events},
-    judge::{Evidence, Reason, Way, judge},
-};
 use self::{
-    judge::WITHOUT_PROCESS,
+    assess::WITHOUT_PROCESS,
     links::{Link, Routing},
+};
+pub use self::{
+    assess::{Evidence, Reason, Way, assess},
+    events::{Changed, Events},
 };
 use super::{
     netns::{self, Namespace},
@@ -105,7 +105,7 @@ impl Pods {
         if !due.is_empty() {
             self.find_namespaces()?;
             let found = visit(due.iter().filter_map(|index| self.ports.get(index)))?;
-            self.judge(&due, found, now);
+            self.assess(&due, found, now);
         }
         Ok(self.ports.values().map(|port| port.pod.clone()).collect())
     }
@@ -153,7 +153,7 @@ impl Pods {
         Ok(())
     }
 
-    fn judge(&mut self, due: &[u32], mut found: HashMap<u32, Found>, now: Instant) {
+    fn assess(&mut self, due: &[u32], mut found: HashMap<u32, Found>, now: Instant) {
         for index in due {
             let Some(port) = self.ports.get_mut(index) else { continue };
             let found = found.remove(index);
@@ -171,7 +171,7 @@ impl Pods {
                 Some(found) => {
                     port.pod.cookie = found.cookie;
                     port.pod.addresses = found.addresses;
-                    judge(&found.evidence, lacks_for)
+                    assess(&found.evidence, lacks_for)
                 }
                 None => (lacks_for >= WITHOUT_PROCESS).then_some(Reason::NotFound),
             };

@@ -118,9 +118,9 @@ impl<'a> Roles<'a> {
     /// How pairs are recognised: the other end is a pod's if it is in another network namespace, and no sign shows that it leads
     /// further than to a pod. A CNI gives its end no address, or one that is the gateway of this pod alone.
     fn is_pod(&self, interface: &Interface) -> bool {
-        let is_told =
+        let is_configured =
             self.topology_config.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name));
-        is_told
+        is_configured
             || interface.has_peer_elsewhere
                 && PAIRS.contains(&interface.kind.as_str())
                 && !self.is_uplink(interface)
@@ -133,12 +133,12 @@ impl<'a> Roles<'a> {
 
     fn pod(&self, interface: &Interface) -> Role {
         let patterns = &self.topology_config.pod_interfaces;
-        let is_wished = if patterns.is_empty() {
+        let is_wanted = if patterns.is_empty() {
             interface.kind == "veth"
         } else {
             patterns.iter().any(|pattern| matches(pattern, &interface.name))
         };
-        if is_wished && interface.has_link_header { Role::Pod } else { Role::Idle }
+        if is_wanted && interface.has_link_header { Role::Pod } else { Role::Idle }
     }
 
     fn is_aggregated(&self, interface: &Interface) -> bool {

@@ -20,7 +20,7 @@ pub(super) use self::routes::Changes;
 use self::{
     check::Checks,
     pods::Pods,
-    routes::{Routes, learn_from_routes},
+    routes::{Routes, note_route_hints},
     schedule::Schedule,
 };
 use super::reports::Reports;
@@ -116,7 +116,7 @@ impl InterfaceController {
         if !matches!(happened, Happened::NewRoute(_) | Happened::LostRoute(_)) {
             self.checks.suspect();
         }
-        if let Some(at) = self.routes.look_at(happened) {
+        if let Some(at) = self.routes.read_at(happened) {
             self.schedule.at(at);
         }
     }
@@ -144,9 +144,9 @@ impl InterfaceController {
         }
         let topology_config = TopologyConfig { pod_datapath, ..self.topology_config.clone() };
         let mut topology = Topology::new(&interfaces, &needs.node_addresses, &topology_config);
-        self.pods.first_look(&topology.pods).await?;
+        self.pods.first_check(&topology.pods).await?;
         self.pods.choose(&mut topology.pods, self.all_pods_need_packets(needs));
-        learn_from_routes(&routes, &interfaces, &mut topology);
+        note_route_hints(&routes, &interfaces, &mut topology);
         self.prepare_stack(&mut topology);
         topology.fragments = self.prepare_fragments(&topology);
         topology.rules = rules::choose_by_source(&self.netlink).await?;

@@ -116,7 +116,7 @@ impl Pods {
     }
 
     /// Looks for the first time, at these, if that was not done.
-    pub(super) async fn first_look(&mut self, ports: &[PodPort]) -> Result<()> {
+    pub(super) async fn first_check(&mut self, ports: &[PodPort]) -> Result<()> {
         if self.ports.is_empty() && !ports.is_empty() && self.looker.is_some() {
             self.ports = ports.to_vec();
             self.start();

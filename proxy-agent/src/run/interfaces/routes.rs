@@ -34,7 +34,7 @@ impl Routes {
     }
 
     /// When to read the network because of an event; `None`: the event does not matter.
-    pub(super) fn look_at(&self, happened: &Happened) -> Option<Instant> {
+    pub(super) fn read_at(&self, happened: &Happened) -> Option<Instant> {
         let wait = match self.known.news(happened) {
             News::None => return None,
             News::Little => SETTLE.max(self.cost * Self::REST),
@@ -45,7 +45,7 @@ impl Routes {
 }
 
 /// Notes attributes of routes that `bpf_fib_lookup` does not report.
-pub(super) fn learn_from_routes(routes: &[Route], interfaces: &[Interface], topology: &mut Topology) {
+pub(super) fn note_route_hints(routes: &[Route], interfaces: &[Interface], topology: &mut Topology) {
     topology.encapsulates = routes.iter().any(|route| route.encapsulates_by.is_some());
     match routes::hints(routes, interfaces) {
         Some(hints) => topology.hints = hints,

@@ -221,7 +221,7 @@ impl ServiceReconciler {
 
     /// Regular clean-up.
     pub(super) fn tidy(&mut self, datapath: &mut Datapath) {
-        self.sync.look_at_journal(Instant::now());
+        self.sync.flush_journal(Instant::now());
         datapath.services.expire_filter_bits(Instant::now());
     }
 

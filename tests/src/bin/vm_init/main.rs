@@ -127,7 +127,7 @@ fn with_agent(report: &mut Report, pod_datapath: &str, xdp: &str) -> bool {
     };
     let is_ready = report.check("agent is ready", wait_until_ready(&mut agent));
     if is_ready {
-        report.check("hooks are told", tell_hooks());
+        report.check("hooks are told", print_hooks());
         for (name, result) in traffic::run() {
             report.check(&name, result);
         }
@@ -170,7 +170,7 @@ fn healthz() -> Result<String> {
 }
 
 /// Prints which program is attached how, from the agent's metrics.
-fn tell_hooks() -> Result<()> {
+fn print_hooks() -> Result<()> {
     let metrics = get(METRICS, "/metrics")?;
     let hooks = metrics.lines().filter_map(|line| line.strip_prefix("proxy_agent_hooks{"));
     let mut count = 0;

@@ -218,13 +218,13 @@ test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let mut suite = Suite::default();
         OUTPUT.lines().for_each(|line| suite.line(line));
         assert!(suite.is_complete);
-        let told: Vec<_> = suite
+        let found: Vec<_> = suite
             .tests
             .iter()
             .map(|(name, test)| (name.as_str(), test.verdict, missing_capability(test.verdict, &test.output)))
             .collect();
         assert_eq!(
-            told,
+            found,
             [
                 ("v4::good", Verdict::Passed, None),
                 ("v4::half", Verdict::Passed, Some("eggs")),

@@ -58,7 +58,7 @@ impl Network<'_> {
 
     fn check_by(&self, probe: &Probe, from: &Host, call: &Call<'_>, held: &mut Held) -> Result<()> {
         let by_socket = self.by_socket(probe.from, probe.to);
-        let told = |socket: &'static str, packet| if by_socket { socket } else { packet };
+        let error_by = |socket: &'static str, packet| if by_socket { socket } else { packet };
         match &probe.expect {
             Expect::SessionAffinity(endpoints, pause) => {
                 let found = self.found_with_pauses(probe, from, call, *pause, STICKY, false)?;
@@ -79,8 +79,8 @@ impl Network<'_> {
                 ensure!(!by_socket || reply.elapsed_ms < AT_ONCE_MS, "only after {} ms", reply.elapsed_ms);
                 Ok(())
             }
-            Expect::NoLocalEndpoints => fails(call, told("EHOSTUNREACH", "ETIMEDOUT")),
-            Expect::Denied => fails(call, told("EPERM", "ETIMEDOUT")),
+            Expect::NoLocalEndpoints => fails(call, error_by("EHOSTUNREACH", "ETIMEDOUT")),
+            Expect::Denied => fails(call, error_by("EPERM", "ETIMEDOUT")),
             Expect::Dropped => fails(call, "ETIMEDOUT"),
             Expect::Unanswered => {
                 let reply = call.clone().timeout(DROPPED).once()?;

@@ -75,12 +75,12 @@ impl<'a> Document<'a> {
     fn problem(self, error: &serde_saphyr::Error) -> Problem {
         let location = error.location();
         let line = location.map_or(1, |location| location.line().max(1));
-        let said = without_location(&error.to_string());
+        let reason = without_location(&error.to_string());
         let text = self.text.lines().nth(line as usize - 1).unwrap_or_default().trim();
         Problem {
             line: self.lines_before + line,
             column: location.map_or(1, |location| location.column().max(1)),
-            what: format!("{said} (`{}`)", text.chars().take(LONGEST_QUOTE).collect::<String>()),
+            what: format!("{reason} (`{}`)", text.chars().take(LONGEST_QUOTE).collect::<String>()),
         }
     }
 }

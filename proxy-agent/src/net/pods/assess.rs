@@ -113,7 +113,7 @@ pub(super) const WITHOUT_ADDRESS: Duration = Duration::from_millis(500);
 
 /// Judges. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because the pod is
 /// being made or removed.
-pub fn judge(evidence: &Evidence, lacks_for: Duration) -> Option<Reason> {
+pub fn assess(evidence: &Evidence, lacks_for: Duration) -> Option<Reason> {
     if let Some(rule) = &evidence.redirect {
         return Some(Reason::Redirects(rule.clone()));
     }
@@ -179,7 +179,7 @@ mod tests {
             ("a sandbox", Evidence { has_process: false, ..plain() }, LONG, Some(Reason::NoProcess)),
             ("a pod without process yet", Evidence { has_process: false, ..plain() }, SHORT, None),
         ] {
-            assert_eq!(judge(&evidence, lacks_for), expected, "{what}");
+            assert_eq!(assess(&evidence, lacks_for), expected, "{what}");
         }
     }
 
