@@ -123,7 +123,7 @@ mod tests {
     use crate::datapath::address::UserFamily as _;
 
     #[test]
-    fn connections_that_meet_what_is_ours() {
+    fn connections_that_use_our_addresses_and_ports() {
         let ours = Ours {
             frontends: ["192.168.0.1:30053", "198.51.100.1:53"].map(|at| at.parse().unwrap()).into(),
             snat_sources: ["192.168.0.1".parse().unwrap()].into(),

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn room_that_is_new_joins_what_is_free() {
+    fn new_room_joins_free_room() {
         let mut slices = Slices::new(8, std::iter::once(Slice { base: 0, len: 5 }));
         assert_eq!(slices.take(6), None);
         slices.grow(16);

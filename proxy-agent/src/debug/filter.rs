@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_what_is_left() {
+    fn the_limit_counts_the_remaining_rows() {
         let rows = || {
             let row = |name, port| Plain(name, SocketAddr::new([10, 0, 0, 1].into(), port));
             vec![

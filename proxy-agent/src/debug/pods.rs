@@ -119,7 +119,7 @@ mod tests {
     use crate::net::pods::Reason;
 
     #[test]
-    fn both_what_is_done_and_why() {
+    fn both_the_state_and_its_reason() {
         let pod = |index, reason| Pod {
             index,
             interface: format!("veth{index}"),

@@ -314,7 +314,7 @@ fn fingerprints_stay_while_their_flows_do() {
 }
 
 #[test]
-fn it_stops_when_it_is_told_to() {
+fn it_stops_on_request() {
     let (stop, stopped) = channel();
     let walk =
         || Walk::new([Memory::new(&[draft(1, PROTOCOL_TCP, FlowState::Closed, 100)])], Timeouts::DEFAULT);

@@ -61,7 +61,7 @@ fn one_asks_at_a_time_and_a_directory_that_is_left_asks_nothing() {
 }
 
 #[tokio::test]
-async fn the_holder_is_told() {
+async fn the_holder_is_notified() {
     let root = root();
     let pins = Pins::new(&root.path().join("pins"));
     let links = pins.root().join("links");

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usual_fits() {
+    fn usual_services_fit() {
         let mut plan =
             ServicePlan { ports: (0..50).map(|number| port(number, 5000)).collect(), ..Default::default() };
         plan.ports[0].sources = Some(vec!["10.0.0.0/8".parse().unwrap(); 1000]);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_is_left_out_and_told() {
+    fn the_part_beyond_is_left_out_and_reported() {
         let mut plan =
             ServicePlan { ports: (0..5000).map(|number| port(number, 100)).collect(), ..Default::default() };
         plan.ports[1].sources = Some(vec!["10.0.0.0/8".parse().unwrap(); 17]);

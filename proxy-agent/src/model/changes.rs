@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_set_is_said_in_one_line() {
+    fn all_settings_are_in_one_line() {
         let at = |text: &str| text.parse().unwrap();
         let ranges = |n: u8| (0..n).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
         let full = PortPlan {

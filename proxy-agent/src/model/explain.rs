@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_explained_is_what_is_planned() {
+    fn the_explanation_agrees_with_the_plan() {
         use TrafficPolicy::{Cluster, Local};
         let node_context = NodeContext { node: "here", zone: Some("a"), addresses: &[] };
         let words = [

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_leave_out_what_is_not_there() {
+    fn documents_leave_out_missing_values() {
         let decision = Counter::UndefinedPort as u8;
         let key = RateKey { endpoint_port: 0, decision, ..event().key };
         let event = Event { key, ..event() };

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_told() {
+    fn failed_writes_are_reported() {
         let folder = kernel();
         let refuse = |_: &Path, _: &str| Err(io::ErrorKind::ReadOnlyFilesystem.into());
         let outcome = wanted().apply_below(folder.path(), &refuse);

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_says_of_a_route() {
+    fn a_route_as_the_kernel_reports_it() {
         let (net, router) = (Ipv4Addr::new(10, 244, 2, 0), Ipv4Addr::new(10, 1, 0, 1));
         let message = |metrics: &[RouteMetric]| {
             let mut message = RouteMessageBuilder::<Ipv4Addr>::new()

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_aligned_and_say_how_long_they_are() {
+    fn messages_are_aligned_and_have_their_length() {
         let purpose = Purpose::Fragments;
         let table = (NEW_TABLE, NLM_F_CREATE, attribute(1, purpose.table()));
         let bytes = batch(&[table, chain(purpose), rule(purpose)]);

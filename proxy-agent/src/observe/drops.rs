@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drops_are_told_at_most_once_a_minute() {
+    fn drops_are_reported_at_most_once_a_minute() {
         let start = Instant::now();
         let mut drops = Drops::default();
         for (seconds, exhausted, full, expected) in [

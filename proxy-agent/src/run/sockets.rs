@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_is_no_find_and_what_follows_is() {
+    async fn a_failed_scan_gives_nothing_and_the_next_one_does() {
         let mut sockets = controller(false);
         let forever = Duration::from_secs(3600);
         timeout(forever, sockets.found()).await.map(drop).expect_err("nothing was begun");

@@ -69,7 +69,7 @@ async fn what_waits_already_takes_no_more_room() {
 }
 
 #[tokio::test]
-async fn notes_that_cannot_be_read_are_counted_and_work_goes_on() {
+async fn unreadable_notes_are_counted_and_work_continues() {
     let counts = Counts::default();
     let socket_termination = SocketTerminator::start(notes_of_nowhere(), counts.clone());
     for failed in 1..=2 {

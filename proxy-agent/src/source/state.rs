@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_wakes_nobody() {
+    fn notes_wake_no_receiver() {
         let (sender, mut receiver) = watch::channel(SourceState::default());
         let reporter = Reporter::new("services", &sender);
         receiver.mark_unchanged();

@@ -119,7 +119,7 @@ mod tests {
     use crate::datapath::room::Part;
 
     #[test]
-    fn problems_are_told_once_and_have_a_reason() {
+    fn problems_are_reported_once_and_have_a_reason() {
         let (web, api) = (ObjectName::new("default", "web"), ObjectName::new("default", "api"));
         let mut problems = Problems::default();
         let full = || {

@@ -57,7 +57,7 @@ fn every_protocol_is_planned() {
 
 /// NodeLocal DNSCache serves a cluster IP that it has put on an interface of the node.
 #[test]
-fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
+fn a_cluster_ip_of_this_node_is_left_to_its_server() {
     let (mut sync, name) = knowing(Protocol::Tcp);
     let frontends = |sync: &Sync| sync.plan(&name).ports[0].frontends.clone();
     let vip: SocketAddr = VIP.parse().unwrap();
@@ -83,7 +83,7 @@ fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
 }
 
 #[test]
-fn what_is_planned_is_told() {
+fn planned_health_checks_are_reported() {
     let (mut sync, name) = knowing(Protocol::Tcp);
     let replan = |sync: &mut Sync| {
         let plan = sync.plan(&name);
@@ -135,7 +135,7 @@ fn complete(sync: &mut Sync) {
 }
 
 #[test]
-fn udp_frontends_are_told_before_they_come() {
+fn udp_frontends_are_known_before_they_come() {
     let nodes: BTreeSet<IpAddr> = ["192.168.0.1", "fd00::10"].map(|ip| ip.parse().unwrap()).into();
     let coming = |sync: &Sync| {
         let mut coming: Vec<String> =

@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
         &[
             "proxy-tests: packet_error_about_a_request",
             "proxy-tests: packet_error_about_a_reply",
-            "proxy-tests: packet_too_big_is_told",
+            "proxy-tests: packet_too_big_gives_an_icmp_error",
             "proxy-tests: narrow_link_to_the_client",
             "proxy-tests: narrow_link_between_nodes",
             "proxy-tests: narrow_links_of_pods",

@@ -21,7 +21,7 @@ pub(super) const RULES: &[Rule] = &[
         "It counts distinct addresses of ready endpoints of this node over all ports: with terminating endpoints \
          only it returns 503 while they still serve.",
         &[
-            "proxy-agent: load_balancers_are_told_how_many_ready_endpoints_are_here",
+            "proxy-agent: load_balancers_get_the_number_of_ready_local_endpoints",
             "proxy-tests: health_checks_follow_endpoints_and_policy",
         ],
     ),
@@ -32,8 +32,8 @@ pub(super) const RULES: &[Rule] = &[
         &[
             "proxy-agent: ports_follow_their_services",
             "proxy-tests: health_checks_follow_endpoints_and_policy",
-            "proxy-agent: a_port_that_is_taken_is_told_and_had_later",
-            "proxy-tests: a_health_check_port_that_is_taken_is_told_once",
+            "proxy-agent: a_port_that_is_taken_is_reported_and_opened_later",
+            "proxy-tests: a_health_check_port_that_is_taken_is_reported_once",
         ],
     ),
     Rule::by_tests(
@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
          by the autoscaler), else 503; /livez covers the proxy only (KEP-3836). The fields are kube-proxy's.",
         &[
             "proxy-agent: a_node_that_goes_is_not_ready_but_its_proxy_is_well",
-            "proxy-agent: the_answer_has_kube_proxys_fields_and_says_what_is_wrong",
+            "proxy-agent: the_answer_has_kube_proxys_fields_and_the_problems",
             "proxy-agent: ready_once_applied_and_not_when_stuck",
             "proxy-tests: kube_proxys_urls_answer",
         ],
@@ -80,9 +80,9 @@ pub(super) const RULES: &[Rule] = &[
         Topic::Surface,
         "kube-proxy's configuration file and flags are understood; settings without effect here are logged once.",
         &[
-            "proxy-agent: kubeadm_s_own_file_says_little",
-            "proxy-agent: what_is_passed_over_is_told_once_each",
-            "proxy-agent: what_kube_proxy_s_daemon_sets_say_is_accepted",
+            "proxy-agent: kubeadm_s_own_file_has_few_notices",
+            "proxy-agent: unused_fields_are_reported_once_each",
+            "proxy-agent: arguments_of_kube_proxy_s_daemon_sets_are_accepted",
         ],
     ),
     Rule::by_tests(

@@ -100,6 +100,6 @@ pub(super) const RULES: &[Rule] = &[
         "least-privilege",
         Topic::Watch,
         "No Endpoints, Pods, Namespaces or Secrets are read.",
-        &["proxy-tests: the_role_allows_exactly_what_is_watched_and_events"],
+        &["proxy-tests: the_role_allows_exactly_the_watched_resources_and_events"],
     ),
 ];

@@ -171,7 +171,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn tells_ingress(&self) -> Result<bool> {
+    pub fn takes_ingress(&self) -> Result<bool> {
         const ANY: u32 = 1;
         match self.run_leaving("probe", &[0; 128], 0, ANY) {
             Ok(_) => Ok(true),

@@ -43,7 +43,7 @@ fn sources(dir: &Path) -> io::Result<String> {
 }
 
 #[test]
-fn what_is_named_is_there() {
+fn named_tests_exist() {
     let rules = rules();
     let ids: BTreeSet<_> = rules.iter().map(|rule| rule.id).collect();
     assert_eq!(ids.len(), rules.len(), "two rules have one id");

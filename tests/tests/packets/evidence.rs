@@ -18,7 +18,7 @@ use proxy_tests::{
 };
 
 for_both_families! {
-    packet_that_is_no_request_passes
+    packet_that_is_not_a_request_passes
     packet_that_answers_the_node_passes
     packet_of_the_client_confirms
     packet_with_a_forged_acknowledgment_confirms_nothing
@@ -75,7 +75,7 @@ fn passes(kernel: &Kernel, (program, device): Hook, input: &[u8], what: &str) ->
     Ok(())
 }
 
-fn packet_that_is_no_request_passes<F: PacketFamily>() -> Result<()> {
+fn packet_that_is_not_a_request_passes<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let hooks = [
         FROM_POD,

@@ -18,7 +18,7 @@ for_both_families! {
     packet_error_about_a_request
     packet_error_about_a_reply
     packet_error_in_a_short_or_strange_quote
-    packet_error_of_nobody_is_left_alone
+    packet_error_without_a_flow_is_left_alone
     packet_error_ends_here
     packet_echo_is_not_of_a_flow
 }
@@ -144,7 +144,7 @@ fn packet_error_in_a_short_or_strange_quote<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_error_of_nobody_is_left_alone<F: PacketFamily>() -> Result<()> {
+fn packet_error_without_a_flow_is_left_alone<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let (_, sent) = WAYS[1].open::<F>(&kernel, 40_000, SYN)?;
     let unknown = frame::<F>((Host::Node, 30_001), (Host::Client, 50_000), ACK);

@@ -160,7 +160,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
                 Node::new(Options { snat_ports: 2, idle: 1 << 20, ..Options::default() })?;
             let uplink = Device::Uplink.index()?;
             let came_in = came_in.map(Device::index).transpose()?;
-            if came_in.is_some() && !kernel.tells_ingress()? {
+            if came_in.is_some() && !kernel.takes_ingress()? {
                 MissingCapability::TestIngress.note();
                 continue;
             }

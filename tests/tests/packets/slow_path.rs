@@ -14,9 +14,9 @@ use proxy_tests::{
 use crate::ways::{WAYS, frame};
 
 for_both_families! {
-    packet_too_big_is_told
-    packet_too_big_when_cut_is_told
-    packet_hop_limit_is_told
+    packet_too_big_gives_an_icmp_error
+    packet_with_too_big_segments_gives_an_icmp_error
+    packet_hop_limit_gives_an_icmp_error
 }
 
 /// A router's ICMP error: sender and receiver exchanged, and the packet quoted as it came.
@@ -44,7 +44,7 @@ fn assert_error(expected: &[u8], got: &[u8]) {
     assert_eq!(without_dont_fragment(expected), without_dont_fragment(got));
 }
 
-fn packet_too_big_is_told<F: PacketFamily>() -> Result<()> {
+fn packet_too_big_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];
     let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
@@ -75,7 +75,7 @@ fn packet_too_big_is_told<F: PacketFamily>() -> Result<()> {
 
 /// A packet that was merged (GRO) and will be segmented (GSO): the segments count. The reply has unread options
 /// where a device would write the packet's checksum.
-fn packet_too_big_when_cut_is_told<F: PacketFamily>() -> Result<()> {
+fn packet_with_too_big_segments_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];
     let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
@@ -108,7 +108,7 @@ fn packet_too_big_when_cut_is_told<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_hop_limit_is_told<F: PacketFamily>() -> Result<()> {
+fn packet_hop_limit_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];
     let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;

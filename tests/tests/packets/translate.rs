@@ -205,8 +205,8 @@ fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
         assert_eq!(states(&kernel)?, both(state));
         // A new connection from the same port.
         let anew = Frame { initial: [CLIENT_ISN + 1_000_000, SERVER_ISN], ..request(SYN) };
-        let sent_anew = anew.between(sent(SYN).src, sent(SYN).dst);
-        kernel.gives("pod_ingress", Device::PodA, &anew, NEXT, &sent_anew)?;
+        let sent_again = anew.between(sent(SYN).src, sent(SYN).dst);
+        kernel.gives("pod_ingress", Device::PodA, &anew, NEXT, &sent_again)?;
         assert_eq!(states(&kernel)?, both(FlowState::New));
         assert_eq!(kernel.count_flows::<F>()?, (0, 2), "not confirmed yet");
         // The map forgot the replies: nothing is made up.

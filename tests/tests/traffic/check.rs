@@ -133,7 +133,7 @@ fn a_node_that_is_well_and_then_has_an_agent() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_what_to_do() {
+fn problems_have_advice() {
     let cluster = alone().unwrap();
     let node = &cluster.nodes[0];
     let folder = tempfile::tempdir().unwrap();

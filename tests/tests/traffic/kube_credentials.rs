@@ -100,7 +100,7 @@ fn swap_token(folder: &Path, token: &str) {
 }
 
 #[tokio::test]
-async fn a_token_file_is_read_again_and_watches_go_on() {
+async fn a_token_file_is_read_again_and_watches_continue() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     Authority::new().write(folder);

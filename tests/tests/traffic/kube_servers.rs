@@ -72,7 +72,7 @@ async fn a_server_is_left_alone_as_long_as_it_asks_for() {
 }
 
 #[tokio::test]
-async fn requests_say_who_sends_them_and_how_long_they_watch() {
+async fn requests_name_their_sender_and_the_length_of_watches() {
     let server = server().await;
     let mut source = Source::with(settings(&[&server], Timing { watch: Duration::from_secs(300), ..TIMING }));
     source.until_well().await;
@@ -113,7 +113,7 @@ async fn plain_lists_are_those_of_the_cache_and_streaming_is_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_restored_from_a_backup_is_listed() {
+async fn a_restored_backup_is_listed() {
     // After a long outage before the watch resumes; after a short one when the watch stays silent.
     for (long_outage, silence) in
         [(Duration::ZERO, TIMING.silence), (Duration::from_secs(60), Duration::from_millis(800))]
@@ -238,7 +238,7 @@ async fn the_next_address_is_used_at_once_and_kept() {
 }
 
 #[tokio::test]
-async fn forbidden_at_the_start_is_no_trouble_until_it_lasts() {
+async fn forbidden_at_the_start_is_not_a_problem_until_it_lasts() {
     let server = server().await;
     server.set(|behaviour| behaviour.mode = Mode::Fail(403));
     let timing = Timing { forbidden_grace: Duration::from_secs(1), ..TIMING };

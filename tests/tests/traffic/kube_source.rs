@@ -266,7 +266,7 @@ async fn service_cidrs_are_followed() {
 }
 
 #[tokio::test]
-async fn a_server_without_service_cidrs_is_no_trouble() {
+async fn a_server_without_service_cidrs_is_not_a_problem() {
     let server = server().await;
     server.set(|behaviour| behaviour.service_cidrs = false);
     let mut source = Source::start(&server);

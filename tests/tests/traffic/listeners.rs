@@ -91,7 +91,7 @@ fn ask(netns: &Netns, to: SocketAddr, path: &str, limit: Duration) -> Result<Dur
 }
 
 #[test]
-fn slow_connections_keep_nobody_else_out() -> Result<()> {
+fn slow_connections_keep_no_other_client_out() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).pods_per_node(2).build()?;
     let addresses = ["--healthz-bind-address", "[::]:10256", "--metrics-bind-address", "[::]:10249"];
     let _agent = cluster.start_agent(0, &addresses)?;

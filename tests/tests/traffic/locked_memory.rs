@@ -51,7 +51,7 @@ fn start(mut command: Command, args: &[String]) -> Result<Process> {
 }
 
 #[test]
-fn the_agent_raises_the_limit_or_says_why_it_cannot() -> Result<()> {
+fn the_agent_raises_the_limit_or_reports_why_it_cannot() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
     let node = cluster.node(0)?;
     let counts = counts_locked_memory()?;

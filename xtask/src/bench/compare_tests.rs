@@ -65,7 +65,7 @@ fn none_is_a_count() {
 }
 
 #[test]
-fn the_worst_comes_first_and_the_rest_is_told() {
+fn the_worst_comes_first_and_the_rest_is_noted() {
     let before = results(
         "6.12",
         &[

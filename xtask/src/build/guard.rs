@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_object() {
+    fn refuses_other_files_than_objects() {
         assert!(memory_calls(b"not an object").is_err());
     }
 }

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_says_what_to_write() {
+    fn a_finding_names_the_replacement() {
         let findings = Index::new(LIST).findings("docs/x.md", "its twin");
         assert_eq!(findings, ["docs/x.md:1: `twin` is retired: write the opposite entry"]);
     }

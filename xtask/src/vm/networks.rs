@@ -204,7 +204,7 @@ mod tests {
         NETWORK ipip, NBMA | pod v4 | yes\nNETWORK ipip, NBMA | nodePort-remote v4 | no connect: ETIMEDOUT";
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_tables_are_read_again() {
         let mut networks = Networks::default();
         networks.replace(Kernel::V6_1, &report(CONSOLE), true);
         networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "error connect: a, b: c")), true);

@@ -213,7 +213,7 @@ mod tests {
         CHECK NOT packets a: no eggs\nCHECK PART packets b: no eggs";
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_tables_are_read_again() {
         let mut record = Record::default();
         record.replace(Kernel::V5_10, &report(CONSOLE), true);
         let text = record.text();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_told() {
+    fn differences_are_reported() {
         let mut record = Record::default();
         record.replace(Kernel::V5_10, &report(CONSOLE), true);
         let differences = |console: &str| {

@@ -14,7 +14,7 @@ fn with_header(rest: &str) -> Result<(KubeProxyConfiguration, Vec<Notice>), Stri
 }
 
 #[test]
-fn kubeadm_s_own_file_says_little() {
+fn kubeadm_s_own_file_has_few_notices() {
     let (config, notices) = parse(KUBEADM).unwrap();
     let expected = KubeProxyConfiguration {
         api_version: API_VERSION.into(),
@@ -82,7 +82,7 @@ oomScoreAdj: -500
 }
 
 #[test]
-fn what_is_passed_over_is_told_once_each() {
+fn unused_fields_are_reported_once_each() {
     for (text, expected) in [
         ("iptables: {masqueradeBit: 14}", Some((false, "iptables.masqueradeBit is not used"))),
         ("ipvs: {scheduler: rr, strictARP: true}", Some((false, "ipvs is not used"))),
@@ -107,7 +107,7 @@ fn what_is_passed_over_is_told_once_each() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_line() {
+fn errors_have_their_line() {
     for (text, expected) in [
         ("", "config.conf:1: it has no apiVersion"),
         ("kind: KubeProxyConfiguration", "config.conf:1: it has no apiVersion"),

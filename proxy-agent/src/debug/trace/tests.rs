@@ -217,7 +217,7 @@ fn a_pod_that_talks_to_itself() {
 }
 
 #[test]
-fn what_is_not_attached_is_said() {
+fn missing_hooks_are_reported() {
     let nothing = Attached::default();
     for from in ["10.244.1.9:1", "127.0.0.1:1"] {
         let answer = Node::new().ask(from, "10.96.0.1:80", false, nothing);

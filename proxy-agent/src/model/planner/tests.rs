@@ -257,7 +257,7 @@ fn flows_may_stay_at_endpoints_that_serve_or_are_used() {
 }
 
 #[test]
-fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
+fn load_balancers_get_the_number_of_ready_local_endpoints() {
     let http = |endpoints: &[&str]| slice(HTTP, endpoints);
     let dns = |endpoints: &[&str]| slice(("dns", Protocol::Udp, 53), endpoints);
     let cases = [

@@ -219,7 +219,7 @@ fn without_a_settle_time_it_is_gone_at_once() {
 }
 
 #[test]
-fn the_time_begins_when_it_is_told() {
+fn the_time_begins_with_the_first_pass() {
     let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);
     fixture.store.apply(gone("a"));
     assert_eq!(fixture.store.settles_at(), None);

@@ -178,7 +178,7 @@ fn plans_depend_on_the_zone_and_source_ranges_on_the_addresses() {
 }
 
 #[test]
-fn the_times_of_changes_are_told_once_and_removals_have_none() {
+fn the_times_of_changes_are_returned_once_and_removals_have_none() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let timed = |name: &str, service: &str, last, seconds| {
         Change::EndpointSlice(EndpointSlice { triggered: Some(at(seconds)), ..slice(name, service, last) })

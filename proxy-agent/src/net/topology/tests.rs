@@ -239,7 +239,7 @@ fn the_node_s_address_on_a_switch() {
 }
 
 #[test]
-fn what_is_told_to_be_a_pod_s_is_none() {
+fn a_configured_pod_interface_is_not_an_uplink() {
     let mut interfaces = node();
     interfaces.push(interface(9, "tap0", "tun", &[]));
     interfaces[7].has_link_header = true;
@@ -253,7 +253,7 @@ fn what_is_told_to_be_a_pod_s_is_none() {
 }
 
 #[test]
-fn a_wrong_name_is_told_with_the_right_ones() {
+fn a_wrong_name_is_reported_with_the_right_ones() {
     let uplinks = vec!["eth9".to_owned(), "eth0".to_owned()];
     let topology = Topology::new(&node(), &[], &TopologyConfig { uplinks, ..topology_config() });
     assert_eq!(topology.network_warnings.len(), 1);
@@ -348,7 +348,7 @@ fn ports_of_a_bridge_that_is_an_uplink_are_uplinks() {
 }
 
 #[test]
-fn what_an_uplink_stands_above_is_no_pod() {
+fn an_interface_below_an_uplink_is_not_a_pod() {
     let mut interfaces = vec![
         interface(2, "eth0", "veth", &[]),
         interface(3, "mac0", "macvlan", &["192.168.1.10"]),

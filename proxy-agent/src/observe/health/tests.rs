@@ -29,7 +29,7 @@ fn alive_while_the_loop_turns_and_only_then() {
 }
 
 #[test]
-fn changes_may_wait_as_long_as_they_are_told_to() {
+fn changes_may_wait_for_the_configured_time() {
     let health = Health::new(watch::channel(SourceState::default()).1, Duration::from_secs(120));
     health.applied();
     long_ago(&health);
@@ -109,7 +109,7 @@ fn a_node_that_goes_is_not_ready_but_its_proxy_is_well() {
 }
 
 #[test]
-fn the_answer_has_kube_proxys_fields_and_says_what_is_wrong() {
+fn the_answer_has_kube_proxys_fields_and_the_problems() {
     let health = health();
     health.applied();
     let json = serde_json::to_value(health.ready(Audience::Node)).unwrap();

@@ -93,7 +93,7 @@ build_info{version=\"1\"} 1
     }
 
     #[test]
-    fn open_metrics_are_for_those_who_ask() {
+    fn open_metrics_are_sent_on_request() {
         for (accept, expected) in [
             (&[][..], Format::Prometheus),
             (&["*/*"], Format::Prometheus),

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_freed_is_collected_for_a_while() {
+    async fn freed_ids_are_collected_for_a_while() {
         let mut quarantine = Quarantine::default();
         let freed = || vec![Freed::Service(Id::new(1, 1))];
         quarantine.add(freed());

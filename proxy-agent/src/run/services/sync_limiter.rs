@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_period_there_is_no_wait() {
+    async fn without_a_period_changes_do_not_wait() {
         let mut sync_limiter = SyncLimiter::new(Duration::ZERO);
         for _ in 0..3 {
             sync_limiter.want();

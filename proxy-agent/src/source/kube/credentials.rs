@@ -178,7 +178,7 @@ current-context: x
     }
 
     #[tokio::test]
-    async fn what_cannot_work_is_said_clearly() {
+    async fn unusable_credentials_have_clear_errors() {
         let exec = written(&KUBECONFIG.replace(
             "{token: secret}",
             "{exec: {apiVersion: client.authentication.k8s.io/v1, command: aws, interactiveMode: Never}}",

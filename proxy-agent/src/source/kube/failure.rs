@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_by_what_can_be_done_about_them() {
+    fn failures_are_distinguished_by_their_remedy() {
         let cases = [
             (refused(401, "who?"), "the API server at http://u does not accept our credentials"),
             (
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_says_how_long_to_wait() {
+    fn the_server_decides_how_long_to_wait() {
         let after = |seconds| {
             let status = serde_json::json!({"code": 429, "details": {"retryAfterSeconds": seconds}});
             let status = serde_json::from_value::<Status>(status).unwrap();

@@ -278,7 +278,7 @@ async fn endpoints_serve_where_there_are_no_slices() {
 }
 
 #[test]
-fn what_is_ignored_is_said_once() {
+fn ignored_parts_are_reported_once() {
     let dir = folder(&[
         (
             "a.yaml",

@@ -214,7 +214,7 @@ test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
 ";
 
     #[test]
-    fn tells_tests_and_their_output() {
+    fn parses_tests_and_their_output() {
         let mut suite = Suite::default();
         OUTPUT.lines().for_each(|line| suite.line(line));
         assert!(suite.is_complete);

@@ -165,10 +165,11 @@ fn protocols(probe: &Probe) -> &'static [By] {
             | Expect::Denied
     );
     // An unconnected UDP socket does not get ICMP errors, so rejects are for connected ones.
-    let tells_all = is_answered || (matches!(probe.expect, Expect::Refused) && node_of(probe.from).is_none());
+    let reports_all =
+        is_answered || (matches!(probe.expect, Expect::Refused) && node_of(probe.from).is_none());
     match probe.protocol {
         Protocol::Tcp => &[By::Tcp],
-        _ if is_answered && tells_all => &[By::Udp, By::ConnectedUdp],
+        _ if is_answered && reports_all => &[By::Udp, By::ConnectedUdp],
         _ => &[By::ConnectedUdp],
     }
 }

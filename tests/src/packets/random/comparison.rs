@@ -38,17 +38,17 @@ pub(super) struct Comparison<'a, F: PacketFamily> {
     serving: HashSet<Id>,
     pub(super) backends: Vec<Id>,
     /// Whether the kernel takes the ingress device of a packet.
-    pub(super) tells_ingress: bool,
+    pub(super) takes_ingress: bool,
 }
 
 impl<'a, F: PacketFamily> Comparison<'a, F> {
     pub(super) fn new(kernel: &'a mut Kernel, native: &'a mut MemoryTables<F>) -> Result<Self> {
         let (serving, backends) = (native.alive.clone(), fixture::backends(native));
-        let tells_ingress = kernel.tells_ingress()?;
-        if !tells_ingress {
+        let takes_ingress = kernel.takes_ingress()?;
+        if !takes_ingress {
             MissingCapability::TestIngress.note();
         }
-        Ok(Self { kernel, native, serving, backends, tells_ingress })
+        Ok(Self { kernel, native, serving, backends, takes_ingress })
     }
 
     /// Runs from the same beginning, whatever was before; but for the reply filter, which no program clears.

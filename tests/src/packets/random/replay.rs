@@ -186,7 +186,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             return Ok(Ok(()));
         }
         let came_in = match came_in {
-            Some(device) if self.comparison.tells_ingress => device.index()?,
+            Some(device) if self.comparison.takes_ingress => device.index()?,
             _ => 0,
         };
         let around = Around { ifindex, came_in, ..Around::default() };

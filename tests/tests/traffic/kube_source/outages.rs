@@ -6,7 +6,7 @@ use proxy_tests::apiserver::{ApiServer, EventType, Mode, Request, Resource};
 use super::{A_AND_B, Source, lists, served, server, slice, web};
 
 #[tokio::test]
-async fn a_watch_that_expires_is_begun_anew_and_nothing_is_lost() {
+async fn a_watch_that_expires_is_started_again_and_nothing_is_lost() {
     for streaming in [true, false] {
         let server = server().await;
         server.set(|behaviour| behaviour.streaming_lists = streaming);
@@ -29,7 +29,7 @@ async fn a_watch_that_expires_is_begun_anew_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_cut_watch_goes_on_where_it_was() {
+async fn a_cut_watch_resumes_where_it_was() {
     let server = server().await;
     let mut source = Source::start(&server);
     source.until_served(A_AND_B).await;

@@ -110,7 +110,7 @@ fn tcp_connections_that_are_ours_are_reset() {
 
 /// Connecting to a pod that is gone.
 #[test]
-fn a_tcp_connection_that_nobody_answers_is_given_up() {
+fn an_unanswered_tcp_connection_times_out() {
     use nix::{errno::Errno, sys::socket::*};
     let room = Room::new("syn");
     let lines =
@@ -165,7 +165,7 @@ fn each_of_fifty_namespaces_is_walked_through_once() {
 }
 
 #[test]
-fn a_namespace_that_vanishes_meanwhile_is_no_error() {
+fn a_namespace_that_vanishes_meanwhile_is_not_an_error() {
     let mut rooms: Vec<Room> = (0..5).map(|i| Room::new(&format!("vanish-{i}"))).collect();
     let gone: HashSet<u64> = rooms.iter().map(|room| room.run(netns_cookie)).collect();
     // One without a name, which its process keeps.

@@ -58,7 +58,7 @@ fn ranges_without_room_close_a_service_that_was_open() {
 }
 
 #[test]
-fn a_new_service_whose_ranges_find_no_room_lets_nobody_in() {
+fn a_new_service_whose_ranges_find_no_room_denies_all() {
     let mut node = Node::new();
     node.sources.set_room(0);
     let mut web = open_service();
@@ -135,7 +135,7 @@ fn a_frontend_that_cannot_be_removed_leads_nowhere_until_it_is() {
 }
 
 #[test]
-fn a_range_that_cannot_be_removed_lets_nobody_in() {
+fn a_range_that_cannot_be_removed_denies_all() {
     let mut node = Node::new();
     let mut web = open_service();
     web.sources = nets(&["10.0.0.0/8", "10.1.0.0/16"]);

@@ -74,7 +74,7 @@ fn who_comes_later_waits_for_a_frontend() {
 }
 
 #[test]
-fn who_waits_for_a_frontend_is_told() {
+fn services_that_wait_for_a_frontend_are_reported() {
     let mut node = Node::new();
     let of = |service, address| {
         port(service, Protocol::Tcp, &[Frontend::ClusterIp(at(address)), Frontend::NodePort(30_080)])

@@ -77,8 +77,8 @@ proptest! {
             }
             // No local endpoint, and none elsewhere either: packets to an empty set are rejected, not
             // dropped.
-            let nobody_here = port.internal.is_empty() && port.external.is_empty();
-            prop_assert!(!port.cluster.is_empty() || nobody_here);
+            let no_local_endpoint = port.internal.is_empty() && port.external.is_empty();
+            prop_assert!(!port.cluster.is_empty() || no_local_endpoint);
 
             let mut addresses: Vec<_> = port.frontends.iter().filter_map(socket).collect();
             prop_assert!(addresses.iter().all(|address| IpFamily::of(&address.ip()) == family));

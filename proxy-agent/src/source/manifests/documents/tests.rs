@@ -167,7 +167,7 @@ fn everything_that_kubectl_takes_is_taken() {
 }
 
 #[test]
-fn what_is_wrong_in_a_stream_or_list_is_named_by_its_place() {
+fn problems_in_a_stream_or_list_have_their_place() {
     let (a, b) = (service("a"), service("b"));
     let bad = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"x"},"spec":{"ports":[{"port":"eighty"}]}}"#;
     let cases: &[(&str, String, &[&str], &[&str])] = &[
