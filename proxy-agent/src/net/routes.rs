@@ -259,7 +259,7 @@ mod tests {
             hints.iter().map(|(net, hint)| (net.to_string(), hint.mtu, hint.encapsulates_by)).collect()
         };
         let name = |net: &str| net.to_owned();
-        assert_eq!(of(&[nothing, route("fd00::/64", None, None)]), [], "IPv6 is forwarded whatever it says");
+        assert_eq!(of(&[nothing, route("fd00::/64", None, None)]), [], "IPv6 is forwarded with any value");
         assert_eq!(
             of(&[
                 nothing,

@@ -53,7 +53,7 @@ fn udp_sockets_of_a_lost_frontend_are_targets_and_no_others() {
     ] {
         let targets = [lost].into();
         assert_eq!(end::is_target(&targets, Transport::Udp, &kept), expected, "{lost:?} {kept:?}");
-        assert!(!end::is_target(&targets, Transport::Tcp, &kept), "TCP goes on");
+        assert!(!end::is_target(&targets, Transport::Tcp, &kept), "TCP continues");
     }
 }
 

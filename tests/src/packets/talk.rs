@@ -18,7 +18,7 @@ pub fn translated(kernel: &Kernel, (program, device): Hook, frame: &Frame) -> Re
     let run = kernel.run(program, &input, device.index()?, 0)?;
     let drop = if Kernel::kind(program) == Kind::Xdp { XDP_DROP } else { SHOT };
     ensure!(run.result != drop, "{program} drops {frame:?}");
-    ensure!(run.packet != input, "{program} leaves {frame:?} as it is");
+    ensure!(run.packet != input, "{program} leaves {frame:?} unchanged");
     let (src, dst) = ends(&run.packet);
     Ok(frame.between(src, dst))
 }

@@ -88,7 +88,7 @@ pub fn smoke_over_restart(scenario: &mut Scenario, failures: &mut Failures) -> R
     for load in loads {
         load.wait_for(5)?;
         let report = load.stop()?;
-        failures.case("a load goes on over the restart", || {
+        failures.case("a load continues over the restart", || {
             ensure!(report.failed == 0, "{report:?}");
             Ok(())
         });

@@ -99,7 +99,7 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         ensure!(output.contains("the agent starts all the same"), "{output}");
         Ok(())
     });
-    failures.case("the check says why an agent without privileges would end", || {
+    failures.case("the check shows why an agent without privileges would end", || {
         let mut pod = plain.clone();
         pod["initContainers"][0]["securityContext"]["capabilities"]["add"] = json!(["DAC_READ_SEARCH"]);
         let (code, output) = cluster.run_init_container(0, &pod, &rootfs)?;

@@ -149,7 +149,7 @@ fn each_alert_has_its_runbook_and_each_runbook_its_alert() {
     let headings: Vec<_> = paragraphs.iter().map(|text| text.lines().next().unwrap().to_owned()).collect();
     assert_eq!(headings, alerts, "in the same order");
     for (heading, paragraph) in headings.iter().zip(&paragraphs) {
-        assert!(paragraph.len() > heading.len() + 100, "{heading} says nothing");
+        assert!(paragraph.len() > heading.len() + 100, "{heading} has no text");
     }
     for rule in &rules {
         let anchor = format!("RUNBOOKS#{}", text(rule, "/alert").to_lowercase());

@@ -87,7 +87,7 @@ fn packet_ports_are_found_in_a_crowded_range<F: PacketFamily>() -> Result<()> {
         }
     }
     assert_eq!(kernel.counter(Counter::SnatExhausted)?, 0);
-    assert_eq!(kernel.pending::<F>()?.len(), before.len(), "and nobody lost one");
+    assert_eq!(kernel.pending::<F>()?.len(), before.len(), "and no client lost one");
     Ok(())
 }
 

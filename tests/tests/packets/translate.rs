@@ -276,7 +276,7 @@ fn packet_two_vips_from_one_port<F: PacketFamily>() -> Result<()> {
         assert!(same_frame(&sent.build()?, &run.packet));
         answers.push((sent.reply(), request.reply()));
     }
-    assert_ne!(answers[0].0, answers[1].0, "the backend can tell them apart");
+    assert_ne!(answers[0].0, answers[1].0, "the backend can distinguish them");
     for (answer, expected) in answers {
         kernel.gives("pod_egress", Device::PodA, &answer, NEXT, &expected)?;
     }

@@ -93,7 +93,7 @@ fn a_bad_object_harms_no_other() -> Result<()> {
     ];
     let metrics = wait_for(netns, METRICS, "/metrics", &reasons)?;
     ensure!(metrics.contains("proxy_agent_service_problems{reason=\"FrontendConflict\"} 2"), "{metrics}");
-    ensure!(!is_let_in(client)? && !is_let_in(server)?, "a range beyond the bound lets nobody in");
+    ensure!(!is_let_in(client)? && !is_let_in(server)?, "a range beyond the bound denies all clients");
     let health = netns.get(HEALTHZ, "/healthz")?;
     ensure!(health.status == 200, "{health:?}");
     let problems = ["8309 of 16501 source ranges of port default/ranges:p0", "node port 30080 (TCP)"];

@@ -38,7 +38,7 @@ fn flows_end_when_they_are_over() -> Result<()> {
     assert!(udp.len() == 6 && udp.iter().filter(|state| *state == "replied").count() >= 5, "{udp:?}");
     let tcp = states(agent, "TCP")?;
     assert!(tcp.len() == 6 && tcp.iter().filter(|state| *state == "closed").count() == 5, "{tcp:?}");
-    until(SOON, "flows that are over to go", || {
+    until(SOON, "expired flows to go", || {
         let left = (states(agent, "UDP")?, states(agent, "TCP")?);
         Ok((left == (vec!["established".to_owned()], vec!["established".to_owned()])).then_some(()))
     })?;

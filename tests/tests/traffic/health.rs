@@ -130,7 +130,7 @@ fn ready_is_a_node_that_serves() -> Result<()> {
         Ok(cluster.client.call(target).timeout(Duration::from_millis(700)).once()?.answer.is_some())
     };
     let alive = || -> Result<()> {
-        until(SOON, "/livez to say that a restart would not help", || {
+        until(SOON, "/livez to show that a restart would not help", || {
             let answer = node.netns.get("127.0.0.1:10256", "/livez");
             Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
         })

@@ -64,7 +64,7 @@ fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
     tc(host, &["qdisc", "del", "dev", UPLINK, "clsact"])?;
     tc(host, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
     host.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
-    until(SOON, "the problem to be said", || {
+    until(SOON, "the problem to be reported", || {
         let text = host.netns.get("127.0.0.1:10256", "/healthz")?.body;
         Ok(text.contains("in the place of clsact").then_some(()))
     })?;

@@ -243,7 +243,7 @@ fn an_uplink_that_is_not_there() -> Result<()> {
     served(&scenario, &cluster.client, &[&node.v4.to_string()], node_port(SINGLE), &mut failures)?;
     let neighbour = further_network(cluster, false)?;
     served(&scenario, &neighbour, &["192.168.97.11"], node_port(SINGLE), &mut failures)?;
-    failures.case("the problem is over", || {
+    failures.case("the problem is gone", || {
         until(SOON, "health", || {
             let is_over = !node.netns.get("127.0.0.1:10256", "/healthz")?.body.contains("eth7")
                 && node

@@ -96,7 +96,7 @@ impl Source {
                     self.state.borrow()
                 );
             };
-            let change = change.expect("the source goes on");
+            let change = change.expect("the source continues");
             self.seen.push(change.clone());
             self.store.apply(change);
         }
@@ -116,7 +116,7 @@ impl Source {
             tokio::select! {
                 result = &mut action => return result,
                 change = timeout_at(deadline, self.changes.recv()) => {
-                    let change = change.expect(what).expect("the source goes on");
+                    let change = change.expect(what).expect("the source continues");
                     self.seen.push(change.clone());
                     self.store.apply(change);
                 }

@@ -171,7 +171,7 @@ fn decisions_are_shown_while_somebody_watches() {
 
     // Nothing is left of a watch that was killed, and the next agent's programs are watched as well.
     all.process.kill().unwrap();
-    until(SOON, "nobody to watch", || Ok((!is_watched(node)?).then_some(()))).unwrap();
+    until(SOON, "no watch to be left", || Ok((!is_watched(node)?).then_some(()))).unwrap();
     let again = Watch::start(node, &output("again"), &["monitor", "--port", "30081"]).unwrap();
     scenario.agents[0].kill().unwrap();
     scenario.agents[0].start().unwrap();

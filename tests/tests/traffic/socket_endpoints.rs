@@ -86,7 +86,7 @@ fn connected_sockets_leave_an_endpoint_that_is_gone() -> Result<()> {
     scenario.agents.iter_mut().try_for_each(Agent::kill)?;
     scenario.apply(WEB, &[&backends[2]])?;
     through_service.wait_for(20)?;
-    served_by(&through_service, &backends[1]).context("nobody runs, yet the change took effect")?;
+    served_by(&through_service, &backends[1]).context("no agent runs, yet the change took effect")?;
     scenario.agents.iter_mut().try_for_each(Agent::start)?;
     served_by(&through_service, &backends[2]).context("after a restart")?;
 

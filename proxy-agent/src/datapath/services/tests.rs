@@ -313,5 +313,5 @@ fn a_udp_frontend_is_lost_when_it_goes_or_moves() {
     assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "0.0.0.0:30080")]);
     tcp.frontends.clear();
     node.apply(&tcp);
-    assert!(node.services.take_lost_frontends().is_empty(), "TCP goes on");
+    assert!(node.services.take_lost_frontends().is_empty(), "TCP continues");
 }

@@ -152,8 +152,8 @@ fn local_policies_choose_local_endpoints_for_their_frontends() {
         ("both Cluster", Cluster, Cluster, &["10.1.0.1 rs@", "10.1.0.2 rs"], [&[a, b], &[a, b], &[a, b]]),
         ("internal Local", Local, Cluster, &["10.1.0.1 rs@", "10.1.0.2 rs"], [&[a], &[a, b], &[a, b]]),
         ("external Local", Cluster, Local, &["10.1.0.1 rs@", "10.1.0.2 rs"], [&[a, b], &[a], &[a, b]]),
-        ("nobody here", Local, Local, &["10.1.0.1 rs", "10.1.0.2 rs"], [&[], &[], &[a, b]]),
-        ("local fallback of its own", Local, Local, &["10.1.0.1 st@", "10.1.0.2 rs"], [&[a], &[a], &[b]]),
+        ("none here", Local, Local, &["10.1.0.1 rs", "10.1.0.2 rs"], [&[], &[], &[a, b]]),
+        ("local fallback of the policy", Local, Local, &["10.1.0.1 st@", "10.1.0.2 rs"], [&[a], &[a], &[b]]),
         ("local one unready", Local, Local, &["10.1.0.1 s@", "10.1.0.2 rs"], [&[], &[], &[b]]),
         ("both fall back", Local, Local, &["10.1.0.1 st@", "10.1.0.2 st"], [&[a], &[a], &[a, b]]),
         ("nothing anywhere", Local, Local, &["10.1.0.1 s@"], [&[], &[], &[]]),
@@ -246,7 +246,7 @@ fn flows_may_stay_at_endpoints_that_serve_or_are_used() {
         ("terminating", Cluster, &["10.1.0.1 rs", "10.1.0.2 st", "10.1.0.3 t"], &[a, b]),
         ("of another zone", Cluster, &["10.1.0.1 rs a", "10.1.0.2 rs b"], &[a, b]),
         ("elsewhere under policy Local", Local, &["10.1.0.1 rs@", "10.1.0.2 rs"], &[a, b]),
-        ("used though it does not say that it serves", Cluster, &["10.1.0.1 r", "10.1.0.2 "], &[a]),
+        ("used without the condition serving", Cluster, &["10.1.0.1 r", "10.1.0.2 "], &[a]),
         ("used here only", Local, &["10.1.0.1 rs a", "10.1.0.3 r@ b"], &[a, c]),
         ("nobody", Cluster, &["10.1.0.1 ", "10.1.0.2 t"], &[]),
     ];
@@ -275,7 +275,7 @@ fn load_balancers_get_the_number_of_ready_local_endpoints() {
         assert_eq!(
             plan(&service(), slices.iter(), node_context()).health_check,
             None,
-            "{what}, but nobody asks"
+            "{what}, but no load balancer asks"
         );
     }
     let nowhere = Service { health_check_node_port: Some(31000), cluster_ips: vec![], ..service() };

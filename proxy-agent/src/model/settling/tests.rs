@@ -155,7 +155,7 @@ fn what_leaves_all_slices_stays_for_a_while() {
             "-",
         ),
         (
-            "the Service is made anew",
+            "the Service is created again",
             vec![ready("a", &[1])],
             vec![
                 ready("a", &[]),

@@ -192,8 +192,8 @@ fn the_times_of_changes_are_returned_once_and_removals_have_none() {
         ("nothing", vec![], &[]),
         ("without a time", vec![Change::EndpointSlice(slice("a", "web", 1))], &[]),
         ("two changes", vec![timed("a", "web", 2, 5), timed("a", "web", 3, 6)], &["web V4 5", "web V4 6"]),
-        ("told once", vec![], &[]),
-        ("the time alone is no change", vec![timed("a", "web", 3, 7)], &[]),
+        ("returned once", vec![], &[]),
+        ("the time alone is not a change", vec![timed("a", "web", 3, 7)], &[]),
         ("of several services", vec![timed("b", "db", 1, 8), v6(1, 9)], &["db V4 8", "web V6 9"]),
         ("a removal", vec![slice_gone("b")], &[]),
         (

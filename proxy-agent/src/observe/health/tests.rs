@@ -25,7 +25,7 @@ fn alive_while_the_loop_turns_and_only_then() {
     long_ago(&health);
     health.failed(&anyhow::anyhow!("no room"));
     health.set_serves_outside(false);
-    assert!(health.live(Audience::Node).is_healthy(), "a restart gives nobody room");
+    assert!(health.live(Audience::Node).is_healthy(), "a restart makes no room");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn ready_once_applied_and_not_when_stuck() {
     assert_eq!(both(&health), (false, true));
     health.failed(&anyhow::anyhow!("no room"));
     health.queued();
-    assert_eq!(both(&health), (false, true), "trying again does not start the clock anew");
+    assert_eq!(both(&health), (false, true), "a retry does not restart the clock");
     health.applied();
     assert_eq!(both(&health), (true, true));
 }

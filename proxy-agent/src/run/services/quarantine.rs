@@ -89,7 +89,7 @@ mod tests {
         quarantine.add(Vec::new());
         tokio::time::timeout(10 * COLLECT, quarantine.over()).await.unwrap_err();
         quarantine.add(freed());
-        assert!(over(&mut quarantine).await.0 >= COLLECT, "time begins anew");
+        assert!(over(&mut quarantine).await.0 >= COLLECT, "the time starts again");
     }
 
     #[tokio::test(start_paused = true)]

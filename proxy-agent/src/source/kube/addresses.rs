@@ -114,6 +114,6 @@ mod tests {
         addresses.replace(uris(&["http://d"]));
         assert_eq!(addresses.current(), "http://d");
         addresses.unavailable(&Uri::from_static("http://d"));
-        assert_eq!(addresses.current(), "http://d", "there is no other");
+        assert_eq!(addresses.current(), "http://d", "it is the only one");
     }
 }

@@ -289,7 +289,7 @@ fn ignored_parts_are_reported_once() {
     let mut folder = Folder::new(dir.path().to_owned(), NODE.to_owned());
     let mut read = |touched: Touched| -> Vec<String> {
         let Reading { new_notices, new_problems, worst, .. } = folder.read(&touched);
-        assert_eq!((new_problems, worst), (vec![], None), "it is no trouble");
+        assert_eq!((new_problems, worst), (vec![], None), "it is not a problem");
         new_notices
             .into_iter()
             .map(|notice| notice.text.replace(&dir.path().display().to_string(), ""))

@@ -123,7 +123,7 @@ impl Api {
     /// Writes events, made with [`event`], to the watcher.
     pub(crate) fn send(&self, resource: Resource, events: &[u8]) -> Result<()> {
         let kind = self.shared.kind(resource);
-        let mut watcher = kind.watcher.as_ref().with_context(|| format!("nobody watches {resource:?}"))?;
+        let mut watcher = kind.watcher.as_ref().with_context(|| format!("no client watches {resource:?}"))?;
         Ok(watcher.write_all(events)?)
     }
 }

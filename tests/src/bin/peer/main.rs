@@ -25,7 +25,7 @@ use nix::{
 use datagram::PathMtu;
 
 #[derive(Parser)]
-#[command(about = "A server that says who asked, and clients that say what they saw")]
+#[command(about = "A server that replies with the client's address, and clients that print their results")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

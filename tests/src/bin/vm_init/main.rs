@@ -114,7 +114,7 @@ fn try_mode(report: &mut Report, pod_datapath: &str, xdp: &str) {
         if !is_well {
             break;
         }
-        report.check("traffic goes on without the agent", traffic::cluster_ip());
+        report.check("traffic continues without the agent", traffic::cluster_ip());
     }
     report.check("cleanup", cleanup());
 }
@@ -127,7 +127,7 @@ fn with_agent(report: &mut Report, pod_datapath: &str, xdp: &str) -> bool {
     };
     let is_ready = report.check("agent is ready", wait_until_ready(&mut agent));
     if is_ready {
-        report.check("hooks are told", print_hooks());
+        report.check("hooks are listed", print_hooks());
         for (name, result) in traffic::run() {
             report.check(&name, result);
         }

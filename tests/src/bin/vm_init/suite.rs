@@ -75,7 +75,7 @@ pub(crate) fn run(report: &mut Report, name: &str, wanted: &Wanted) {
     if let Err(error) = ended {
         report.check::<()>(&format!("{name} runs to its end"), Err(error));
     } else if suite.tests.is_empty() {
-        report.check::<()>(name, Err(anyhow!("there is no such suite")));
+        report.check::<()>(name, Err(anyhow!("no such suite")));
     }
 }
 

@@ -147,5 +147,8 @@ fn in_parallel<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> V
 /// A pod, node or the client, by name.
 fn host<'c>(cluster: &'c Cluster, name: &str) -> Result<&'c Host> {
     let hosts = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
-    hosts.chain([&cluster.client]).find(|host| host.name == name).with_context(|| format!("who is {name}?"))
+    hosts
+        .chain([&cluster.client])
+        .find(|host| host.name == name)
+        .with_context(|| format!("no host has the name {name}"))
 }

@@ -97,7 +97,7 @@ impl Network<'_> {
                 Ok(())
             }
             Expect::Answers(_) | Expect::Kept | Expect::Echo => {
-                bail!("this is no place for {:?}", probe.expect)
+                bail!("{:?} is not expected here", probe.expect)
             }
         }
     }

@@ -96,7 +96,7 @@ fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     };
     send()?;
     let without = settled()?;
-    ensure!(without > 1000, "only {without} packets: there is no loop that could be prevented");
+    ensure!(without > 1000, "only {without} packets: the network has no loop that could be prevented");
     let agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
     let balancer = SocketAddr::from((BALANCER, BALANCER_PORT));
     for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {

@@ -171,7 +171,7 @@ fn a_namespace_that_vanishes_meanwhile_is_not_an_error() {
     // One without a name, which its process keeps.
     let process = Process(Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap());
     let link = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
-    until(PATIENCE, "a namespace of its own", || {
+    until(PATIENCE, "a separate namespace", || {
         Ok((link(&process.0.id().to_string())? != link("self")?).then_some(()))
     })
     .unwrap();

@@ -221,7 +221,10 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
             assert!(is_aborted(received(ours).await), "{how:?}, {family}");
             ended(&counts, 2).await?;
             assert!(is_untouched(&direct), "{how:?}, {family}: it asked for the endpoint itself");
-            assert!(tcp.take_error()?.is_none() && tcp.peer_addr().is_ok(), "{how:?}, {family}: TCP goes on");
+            assert!(
+                tcp.take_error()?.is_none() && tcp.peer_addr().is_ok(),
+                "{how:?}, {family}: TCP continues"
+            );
         }
     }
     Ok(())

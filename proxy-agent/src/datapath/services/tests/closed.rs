@@ -40,7 +40,7 @@ fn ranges_without_room_close_a_service_that_was_open() {
             error.contains("default/web") && error.contains("4 of 4 source ranges are kept out"),
             "{error}"
         );
-        assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCE_RANGES), "nobody is let in");
+        assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCE_RANGES), "all clients are denied");
         assert_eq!(ranges(&node), 1, "others find the room that is left");
     }
     assert_eq!(flags(&node, "10.96.0.1:80"), Some(FRONTEND_CLUSTER_IP));

@@ -194,7 +194,7 @@ fn source_ranges_are_read_sloppily_and_never_open_by_mistake() {
         ("leading zeros", json!(["203.0.113.000/025"]), Some(vec!["203.0.113.0/25"]), 0),
         ("bits beyond, twice", json!(["10.1.2.3/8", "10.0.0.0/8"]), Some(vec!["10.0.0.0/8"]), 0),
         ("one wrong", json!(["10.0.0.0/8", "10.0.0.1", "/"]), Some(vec!["10.0.0.0/8"]), 2),
-        ("all wrong: nobody", json!(["10.0.0.1", ""]), Some(vec![]), 3),
+        ("all wrong: no client", json!(["10.0.0.1", ""]), Some(vec![]), 3),
     ];
     for (what, ranges, expected, problems) in cases {
         let converted = web(json!({"loadBalancerSourceRanges": ranges}));

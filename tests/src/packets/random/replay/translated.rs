@@ -74,7 +74,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         let built = anew.build().map_err(|error| format!("{error:#}"))?;
         let whole = [&built[..ETHERNET], &got[network..network + built.len() - ETHERNET]].concat();
         if !same_frame(&built, &whole) || !checksums_are_valid(&whole) {
-            return Err(format!("another packet than {built:02x?}, made anew"));
+            return Err(format!("another packet than {built:02x?}, built again"));
         }
         let plain = Frame { hop_limit: 64, ..anew };
         self.sent.insert(sent.number, Both { native: plain.between(src, dst), kernel: plain });
