@@ -231,8 +231,8 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
         let fin = Frame { transport: FIN, ..sent.reply() };
         talk::translated(&kernel, way.request, &request)?;
         for _ in 0..2 {
-            let reply_to_client = talk::translated(&kernel, way.reply, &copy)?;
-            assert_eq!((reply_to_client.src, reply_to_client.dst), (request.dst, request.src));
+            let returned = talk::translated(&kernel, way.reply, &copy)?;
+            assert_eq!((returned.src, returned.dst), (request.dst, request.src));
             talk::translated(&kernel, way.reply, &fin)?;
         }
         assert_eq!(kernel.count_flows::<F>()?, (2, 0));
