@@ -1,7 +1,7 @@
 //! Removes expired flows: those whose last packet is longer ago than the timeout of their state.
 //!
-//! The maps would forget the least recently used by themselves, but only when they are full, and then a flood makes them
-//! forget in its favour. Nothing else depends on this: while no agent runs, flows stay.
+//! The maps evict the least recently used entries themselves, but only when they are full, and then a flood evicts
+//! entries in its favour. Nothing else depends on this: while no agent runs, flows stay.
 //!
 //! On the way it renews their backends' fingerprints in the reply filter.
 //!
@@ -40,7 +40,7 @@ const EPOCH: Duration = Duration::from_secs(30);
 /// Entries of each map looked at in one go: 0.3 ms each.
 const SLICE: usize = 1024;
 
-/// Rest after each go, at least: with that, two maps cost less than a hundredth of a processor, whatever their size.
+/// Pause after each slice, at least: with that, two maps of any size cost less than a hundredth of a processor.
 const REST: Duration = Duration::from_millis(64);
 
 /// Counts for metrics. Clones count together.
@@ -132,7 +132,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         }
     }
 
-    /// One round; false if it was to be stopped.
+    /// One round; false if it must stop.
     fn round(&mut self, stopped: &Receiver<()>) -> Result<bool> {
         let slices = self.v4.expected(SLICE).max(self.v6.expected(SLICE));
         let rest = (EPOCH / slices).max(REST);

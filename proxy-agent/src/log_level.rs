@@ -28,7 +28,7 @@ const ERROR: &str = "error ";
 /// Sends the filter to the running agent, and prints the one in use then.
 ///
 /// # Errors
-/// When none runs, or it refuses.
+/// When no agent runs, or it refuses.
 pub fn ask(args: &LogLevelArgs) -> Result<()> {
     let pins = Pins::new(&args.pins.bpffs);
     let filter = args.filter.as_deref().unwrap_or_default();

@@ -29,10 +29,10 @@ impl std::fmt::Debug for LogControl {
 }
 
 impl LogControl {
-    /// Logs by another filter from now on; none leaves it. Returns the one that is in use then.
+    /// Uses another filter from now on; `None` keeps the present one. Returns the one that is in use then.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the text is not a filter.
     pub(crate) fn set(&self, filter: Option<&str>) -> Result<String> {
         if let Some(text) = filter {
             let text = if text == DEFAULT { &self.default } else { text };

@@ -53,7 +53,7 @@ const RETRY: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
-/// file changed: whatever started the agent is to start it again.
+/// file changed: the kubelet or service manager must start the agent again.
 pub async fn run(loaded: Loaded) -> Result<()> {
     let settings = &loaded.settings;
     info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);

@@ -204,7 +204,7 @@ impl Worker {
                     error!("{error:#}; sockets may stay connected to endpoints or frontends that are gone");
                 }
             }
-            // At most half of one processor, whatever the rate at which endpoints come and go.
+            // At most half of one processor, for any rate of changes of endpoints.
             sleep(started.elapsed()).await;
         }
     }

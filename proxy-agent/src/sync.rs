@@ -87,7 +87,8 @@ impl Round {
 }
 
 impl Sync {
-    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are gone after `settle_time`.
+    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are removed after
+    /// `settle_time`.
     pub fn new(node_name: &str, settle_time: Duration) -> Self {
         Self {
             node_name: node_name.to_owned(),

@@ -75,7 +75,7 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
         services,
         node_name: settings.node_name.clone(),
     };
-    // Without an answer to the first request there is none to others.
+    // Without an answer to the first request, the others get none either.
     if is_reached {
         facts.endpoint_slices = list::<TrimmedEndpointSlice>(&client, &one).await.0;
         facts.nodes = list::<TrimmedNode>(&client, &this_node).await.0;
@@ -227,7 +227,7 @@ pub(super) fn assess_rights(facts: &Result<Facts, String>) -> Finding {
                 let advice = "the credentials are not accepted: correct --kubeconfig, or the service account";
                 return Finding::fail(RIGHTS, message, advice);
             }
-            // The agent goes without these.
+            // The agent works without these.
             Answer::Refused(code, message) if name == "servicecidrs" && !is_missing_kind(name, *code) => {
                 return Finding::warn(
                     RIGHTS,

@@ -90,7 +90,7 @@ const VIPS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 99, 0, 1)), IpAddr::V6(
 /// Loads all programs, and connects through a test VIP from below a cgroup, if there is one. For use where blocking is allowed.
 ///
 /// # Errors
-/// Why there is none.
+/// Why no trial was made.
 pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial, Failure> {
     let config = config(settings);
     let xdp = settings.xdp;

@@ -83,7 +83,7 @@ pub struct Settings {
     pub healthz_bind_address: SocketAddr,
     /// Where metrics are answered.
     pub metrics_bind_address: SocketAddr,
-    /// End when one of these cannot be had.
+    /// End when one of these is not available.
     pub bind_address_hard_fail: bool,
     /// Entries of the flow map of each family; a flow takes two.
     pub max_flows: u32,
@@ -106,7 +106,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// When settings contradict each other, or no name of the node can be had.
+    /// When settings contradict each other, or the node's name cannot be determined.
     pub fn new(
         args: &RunArgs,
         log: &LogArgs,

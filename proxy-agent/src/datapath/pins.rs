@@ -19,10 +19,10 @@ use super::synced;
 /// The directory by which a waiting agent requests its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
 
-/// How the names of all directories of maps begin, whatever the release.
+/// The prefix of all directories of maps, in every release.
 const MAPS: &str = "maps-";
 
-/// The directory of maps that are to replace smaller ones.
+/// The directory of larger maps that will replace smaller ones.
 const LARGER: &str = "maps-larger";
 
 /// Groups of maps, separated by commas, for which a debug build plays a release with other layouts.

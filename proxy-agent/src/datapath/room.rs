@@ -193,7 +193,7 @@ fn entries(pins: &Pins, map: &str) -> Option<u32> {
     aya::maps::MapInfo::from_pin(pins.map(map)).ok().map(|info| info.max_entries())
 }
 
-/// Is a map pinned that is none of these any more? `ids` are the kernel's, by name.
+/// Whether a pinned map is no longer one of these. `ids` are the kernel's, by name.
 pub(super) fn were_replaced(pins: &Pins, ids: impl Iterator<Item = (&'static str, u32)>) -> bool {
     let pinned = |name: &str| aya::maps::MapInfo::from_pin(pins.map(name)).ok().map(|info| info.id());
     ids.into_iter().any(|(name, id)| pinned(name) != Some(id))

@@ -127,7 +127,7 @@ pub struct Services {
     ports: HashMap<PortName, PortState>,
     /// The service ports that want a frontend, the owner first.
     owned_frontends: HashMap<OwnedFrontend, VecDeque<PortName>>,
-    /// Frontends that Services wait for which others have; some may be free by now.
+    /// Frontends that Services wait for and others have; some may be free by now.
     contested: BTreeSet<OwnedFrontend>,
     /// Frontends of IPv4 and IPv6 that are claimed.
     owned_by_family: [usize; 2],

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is taken and given back: slices never overlap, and all room comes back.
+        /// After any sequence of takes and returns: slices never overlap, and all room comes back.
         #[test]
         fn slices_never_overlap(steps in proptest::collection::vec((any::<bool>(), 0u32..20), 1..200)) {
             let mut slices = Slices::new(256, std::iter::empty());

@@ -39,7 +39,7 @@ struct ExplainRow {
     node: Option<String>,
     /// Which clients get it, by the Service.
     used: Vec<&'static str>,
-    /// Which clients get it, by the maps; none: it is not there.
+    /// Which clients get it, by the maps; `None`: the maps do not have it.
     in_maps: Option<Vec<&'static str>>,
     why: String,
 }
@@ -92,7 +92,7 @@ pub(super) fn run(pins: &Pins, args: &ExplainArgs, format: OutputFormat) -> Resu
 struct Maps(BTreeMap<(String, &'static str, SocketAddr), Vec<&'static str>>);
 
 impl Maps {
-    /// None: there are no maps.
+    /// `None`: without maps.
     fn read(pins: &Pins, name: &ObjectName) -> Option<Self> {
         let of_service = |service: &str| {
             let rest = service.strip_prefix(&name.to_string())?;

@@ -26,7 +26,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Asks the agent that has the lock of `root` to release it; none while another one asks.
+    /// Requests that the agent with the lock of `root` releases it; `None` while another one requests it.
     ///
     /// # Errors
     /// When there can be no such directory.
@@ -68,7 +68,7 @@ impl Drop for Request {
 /// Notices for the agent that has the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// Another agent asks for the lock.
+    /// Another agent requests the lock.
     Asked,
     /// Directories of pins are gone.
     Gone,

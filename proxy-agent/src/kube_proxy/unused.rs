@@ -7,7 +7,7 @@ pub struct Unused {
     pub name: &'static str,
     /// A flag that needs no value.
     pub is_bool: bool,
-    /// Why it means nothing here.
+    /// Why it has no effect here.
     pub why: &'static str,
     /// A user of this setting should know: services behave differently from what it requests.
     pub matters: bool,
@@ -27,7 +27,7 @@ const LOG: &str = "the log needs no such setting";
 /// Why `masqueradeAll` is not done.
 pub(crate) const MASQUERADE_ALL: &str = "clients of cluster IPs keep their own address here: replies find their way back without \
      masquerading. Masquerading all of them is not supported";
-/// Why `mode` changes nothing.
+/// Why `mode` has no effect.
 pub(crate) const MODE: &str = "services are always served by eBPF programs";
 
 const fn flag(name: &'static str, why: &'static str) -> Unused {

@@ -50,7 +50,8 @@ const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 pub(super) struct Found {
     /// The index of [`IPVS_INTERFACE`], and how many addresses it has.
     pub(super) interface: Option<(u32, usize)>,
-    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. None counts as kube-proxy's without that interface.
+    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. Without that interface, none counts as
+    /// kube-proxy's.
     pub(super) servers: Vec<Server>,
     /// How many others there are.
     pub(super) others: usize,

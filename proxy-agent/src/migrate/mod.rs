@@ -90,7 +90,7 @@ async fn remove(mut found: Found, netlink: &Handle, args: &MigrateArgs) -> Resul
         ipvs::remove(netlink, &found.ipvs).await?;
         println!("removed");
     }
-    // Without the rules there is nothing else that could have answered.
+    // Without the rules, only the agent can have answered.
     let proofs = proof::all(args).await;
     println!("{}", page_of(&proofs));
     if proofs.iter().any(|proof| proof.result.is_err()) && !args.force {

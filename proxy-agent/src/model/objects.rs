@@ -190,8 +190,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
-    /// Load balancers should send nothing new here (KEP-3836): the Node is being deleted, or has the taint
-    /// `ToBeDeletedByClusterAutoscaler`.
+    /// Load balancers should send no new connections here (KEP-3836): the Node is being deleted, or has the
+    /// taint `ToBeDeletedByClusterAutoscaler`.
     pub leaving: bool,
 }
 

@@ -131,12 +131,12 @@ pub struct PortPlan {
 }
 
 impl PortPlan {
-    /// Are there endpoints, but none that the policy for cluster IPs allows here?
+    /// Whether it has endpoints, but none that the policy for cluster IPs allows here.
     pub fn lacks_internal(&self) -> bool {
         self.internal.is_empty() && !self.cluster.is_empty()
     }
 
-    /// Are there endpoints, but none that the policy for clients outside allows here?
+    /// Whether it has endpoints, but none that the policy for clients outside allows here.
     pub fn lacks_external(&self) -> bool {
         self.external.is_empty() && !self.cluster.is_empty()
     }

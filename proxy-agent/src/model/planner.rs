@@ -68,7 +68,7 @@ pub fn plan<'a>(
     ServicePlan { ports, health_check }
 }
 
-/// Plans for a Service as the store knows it; none if it is gone. `node` is this node's name.
+/// Plans for a Service as the store knows it; without ports if it is gone. `node` is this node's name.
 pub fn plan_stored(store: &Store, name: &ObjectName, node: &str) -> ServicePlan {
     let Some(service) = store.service(name) else {
         return ServicePlan::default();

@@ -127,7 +127,8 @@ impl Store {
             .collect()
     }
 
-    /// Were both Services and EndpointSlices listed completely at least once? Until then absence means nothing.
+    /// Whether both Services and EndpointSlices were listed completely at least once. Until then a missing
+    /// object may exist.
     pub fn is_complete(&self) -> bool {
         [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| self.lists[kind as usize].done_once)
     }
@@ -156,7 +157,7 @@ impl Store {
         self.changed.extend(self.settling.settle(now));
     }
 
-    /// When [`Self::settle`] has something to do, if nothing else happens.
+    /// When [`Self::settle`] has something to do without further changes.
     pub fn settles_at(&self) -> Option<Instant> {
         self.settling.due()
     }
@@ -166,7 +167,7 @@ impl Store {
         self.services.values().filter_map(|entry| entry.service.as_ref().map(|seen| &seen.object))
     }
 
-    /// This node, once known. Stays as it was when its object goes: the machine is still here.
+    /// This node, once known. Stays when its object is deleted: the machine still runs.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }

@@ -5,7 +5,7 @@ use super::objects::Hints;
 /// Where hints place this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Topology<'a> {
-    /// Nothing that could be followed: every endpoint is for everyone.
+    /// No usable hints: every endpoint is for everyone.
     Everyone,
     /// Endpoints that name this node are for us.
     Node(&'a str),

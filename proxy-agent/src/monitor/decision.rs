@@ -53,7 +53,7 @@ struct Process {
 }
 
 impl Decision {
-    /// None if it is none.
+    /// `None` if the event is not a decision.
     pub(super) fn new(event: &Event, time: Timestamp, lookup: &Lookup) -> Option<Self> {
         let key = &event.key;
         let service = lookup.service(key.version, &key.frontend, key.frontend_port, key.protocol);

@@ -30,7 +30,7 @@ impl Lookup {
     /// Opens them.
     ///
     /// # Errors
-    /// When there are none.
+    /// When the maps do not exist.
     pub(crate) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self { names: maps::service_names(pins)?, v4: V4::frontends(pins)?, v6: V6::frontends(pins)? })
     }

@@ -29,7 +29,7 @@ const BROADCASTS: u8 = 2;
 /// The probe for a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// Nothing yet.
+    /// No probe yet.
     None,
     /// A probe to the host that has the MAC as far as the kernel knows.
     Unicast(Mac),

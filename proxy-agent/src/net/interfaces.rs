@@ -39,7 +39,8 @@ pub struct Interface {
     pub is_loopback: bool,
     /// Is administratively up. A veth is up if its other end is, too: while a pod is made, both may be here for a moment.
     pub is_up: bool,
-    /// Global addresses, in the order in which the kernel would choose them as source. None that cannot be used (yet).
+    /// Global addresses, in the order in which the kernel would choose them as source. Without those that cannot be
+    /// used (yet).
     pub addresses: Vec<IpAddr>,
     /// IPv4 addresses of narrower scope, loopback ones excepted: packets may be sent to them, but the kernel does not choose them as
     /// source.
@@ -48,7 +49,7 @@ pub struct Interface {
     pub has_network: bool,
     /// A default route leaves by it.
     pub has_default_route: bool,
-    /// A route by it, in whatever table, has a next hop: there is a router.
+    /// A route by it, in any table, has a next hop: a router is behind it.
     pub has_gateway: bool,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,
@@ -150,7 +151,7 @@ enum Rank {
     Deprecated,
 }
 
-/// None: it cannot be used, as duplicate address detection is not done or found another owner.
+/// `None`: it cannot be used, as duplicate address detection is not done or found another owner.
 fn rank(flags: AddressHeaderFlags) -> Option<Rank> {
     let has = |flag| flags.contains(flag);
     if has(AddressHeaderFlags::Dadfailed)

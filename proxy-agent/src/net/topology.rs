@@ -84,7 +84,7 @@ pub enum Fragments {
 pub struct Topology {
     /// All interfaces that may lead off the node, overlays included; those with default routes or the node's addresses first.
     pub uplinks: Vec<Uplink>,
-    /// Interfaces of pods, if packets are to be translated there.
+    /// Interfaces of pods, if packets must be translated there.
     pub pods: Vec<PodPort>,
     /// All addresses that connections to remote endpoints may have as source: those that were given, those of [`Uplink::sources`],
     /// and those that the kernel may find for a route.

@@ -80,7 +80,7 @@ pub fn is_there() -> bool {
     exists(Purpose::Policies)
 }
 
-/// Removes it. None is as good.
+/// Removes it. A missing one is fine.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -101,7 +101,7 @@ pub fn is_there_for_fragments() -> bool {
     exists(Purpose::Fragments)
 }
 
-/// Removes it. None is as good.
+/// Removes it. A missing one is fine.
 ///
 /// # Errors
 /// As [`remove`].

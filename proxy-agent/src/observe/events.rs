@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::model::objects::ObjectName;
 
-/// Events that wait to be sent. More are dropped: they could only come from something that repeats itself.
+/// Events that wait to be sent. More are dropped: only a repeating cause can produce them.
 const QUEUE: usize = 64;
 /// The same Event is not sent again for this long. The next time it is counted in the same Event object.
 const REPEAT_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -64,7 +64,7 @@ impl Event {
         }
     }
 
-    /// An address for probes or scrapes cannot be had.
+    /// An address for probes or scrapes is not available.
     pub fn server_failed(reason: &'static str, note: &str) -> Self {
         Self { about: About::Node, warning: true, reason, action: "StartKubeProxy", note: note.into() }
     }
@@ -91,7 +91,7 @@ impl Event {
         Self { about: About::Node, warning: true, reason, action, note: shorten(note) }
     }
 
-    /// The health check node port of a Service cannot be had.
+    /// The health check node port of a Service is not available.
     pub fn service_health_failed(service: ObjectName, note: &str) -> Self {
         Self {
             about: About::Service(service),

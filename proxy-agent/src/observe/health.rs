@@ -204,7 +204,7 @@ impl Health {
         self.work().network = network_warnings;
     }
 
-    /// Why the node's network cannot be followed; none if it can.
+    /// Why the node's network cannot be followed; `None` if it can.
     pub fn set_network_failure(&self, failure: Option<String>) {
         self.work().network_failure = failure;
     }
@@ -219,12 +219,12 @@ impl Health {
         self.work().failed_service_health = failed;
     }
 
-    /// Packets that were dropped lately for want of something, for people; empty when none were.
+    /// Packets that were dropped lately for lack of something, in words; empty without drops.
     pub fn set_drops(&self, drops: Vec<String>) {
         self.work().drops = drops;
     }
 
-    /// Whatever else is wrong with a part of the agent's work, for people; empty when nothing is. It makes no node unhealthy.
+    /// Other problems of a part of the agent's work, in words; may be empty. They make no node unhealthy.
     pub fn set_problems(&self, about: &'static str, problems: Vec<String>) {
         self.work().others.insert(about, problems);
     }
@@ -246,10 +246,10 @@ impl Health {
         self.work().is_programmed(self.patience)
     }
 
-    /// For `/livez`: the agent's loop turns. Nothing else: no Service, no API server and no kernel gets better by a restart.
+    /// For `/livez`: the agent's loop turns. Nothing else counts: a restart repairs no Service, no API server and no kernel.
     pub fn live(&self, audience: Audience) -> Report {
         let work = self.work();
-        // After a hand-over there is nothing left to do. Until then the successor has as long as a turn.
+        // After a hand-over no work is left. Until then the successor has as long as a turn.
         let is_done = matches!(work.role, Role::Retired);
         let turns = is_done || work.last_turn.elapsed() <= STUCK_AFTER;
         self.report(&work, turns, None, audience)

@@ -117,7 +117,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// The answers.
     pub handler: Handler,
-    /// An address that cannot be had at once is an error, instead of something that may pass.
+    /// An address that is not available at once is an error, instead of something that may pass.
     pub must_bind: bool,
     /// Called once with the reason why the address is not available.
     pub on_failure: Box<dyn Fn(&str) + Send>,
@@ -129,7 +129,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If the address cannot be had and `must_bind`.
+    /// If the address is not available and `must_bind`.
     pub async fn start(self, listeners: &Listeners, cancel: CancellationToken) -> Result<()> {
         let Self { what, address, handler, must_bind, on_failure } = self;
         let error = match listeners.bind(address) {

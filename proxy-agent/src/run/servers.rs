@@ -96,7 +96,7 @@ impl Servers {
     /// Answers from now on.
     ///
     /// # Errors
-    /// When an address cannot be had and `--bind-address-hard-fail` is given.
+    /// When an address is not available and `--bind-address-hard-fail` is given.
     pub(super) async fn start(&mut self) -> Result<()> {
         for one in self.all.iter_mut().filter(|one| !one.is_open) {
             let (events, reason) = (self.events.clone(), one.failure);

@@ -70,7 +70,7 @@ pub(super) fn is_target(targets: &HashSet<Target>, transport: Transport, kept: &
 pub struct Outcome {
     /// Sockets that were ended.
     pub ended: HashSet<Suspect>,
-    /// No namespace was walked through where there was nothing to look for.
+    /// No namespace was walked through if there was no target.
     pub walked: Walked,
 }
 

@@ -39,7 +39,7 @@ pub struct WatchState {
     pub starts: u64,
     /// How often it failed.
     pub failures: u64,
-    /// How often nothing came for so long that it was made again.
+    /// How often no event came for so long that the watch was made again.
     pub silences: u64,
     /// How often the source went back to an older version.
     pub regressions: u64,
@@ -99,7 +99,7 @@ impl Reporter {
         self.note(|watch| watch.failures += 1);
     }
 
-    /// Nothing came for too long.
+    /// No event came for too long.
     pub(super) fn silent(&self) {
         self.note(|watch| watch.silences += 1);
     }

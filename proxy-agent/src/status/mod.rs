@@ -48,7 +48,7 @@ pub async fn run(args: &StatusArgs) -> Result<()> {
 /// The status of the agent that answers there.
 ///
 /// # Errors
-/// When none does.
+/// When no agent answers.
 pub(crate) async fn ask(address: Option<SocketAddr>) -> Result<Status> {
     let addresses = address.map_or_else(|| USUAL.to_vec(), |address| vec![address]);
     let shown = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or ");

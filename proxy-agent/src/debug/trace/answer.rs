@@ -28,7 +28,7 @@ const MAX_EXPLAINED: usize = 16;
 pub(super) enum Verdict {
     /// To a backend.
     Translate,
-    /// Nothing.
+    /// No translation.
     Pass,
     /// The client gets an error that nothing listens.
     Reject,
@@ -50,7 +50,7 @@ pub(in crate::debug) struct Answer {
     pub(super) backend: Option<SocketAddr>,
     /// All that could be chosen.
     pub(super) candidates: Vec<SocketAddr>,
-    /// The source address that the backend sees; none if it depends on the backend.
+    /// The source address that the backend sees; `None` if it depends on the backend.
     pub(super) source_seen: Option<IpAddr>,
     pub(super) steps: Vec<String>,
 }

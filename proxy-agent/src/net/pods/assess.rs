@@ -39,7 +39,7 @@ pub enum Way {
 /// Why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Nothing speaks against sockets.
+    /// No reason against sockets.
     Plain,
     /// It redirects packets; where the rule is.
     Redirects(String),
@@ -111,8 +111,8 @@ pub(super) const WITHOUT_PROCESS: Duration = Duration::from_secs(3);
 /// So long one with processes may be without address: runtimes start the first one when the interface has its address.
 pub(super) const WITHOUT_ADDRESS: Duration = Duration::from_millis(500);
 
-/// Judges. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because the pod is
-/// being made or removed.
+/// Assesses a pod. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because
+/// the pod is being made or removed.
 pub fn assess(evidence: &Evidence, lacks_for: Duration) -> Option<Reason> {
     if let Some(rule) = &evidence.redirect {
         return Some(Reason::Redirects(rule.clone()));

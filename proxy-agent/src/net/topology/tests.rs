@@ -304,7 +304,7 @@ fn routes_may_prefer_a_source() {
         let topology = Topology::new(&interfaces, &[], &topology_config());
         let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
         assert_eq!(sources.join(" "), expected, "{preferred:?}");
-        // Whatever the kernel finds, late replies to it are known.
+        // All addresses that the kernel may choose, so that late replies to them are recognised.
         let all =
             ["192.168.1.10", "192.168.1.11", "fd00::10", "10.1.0.10", "10.244.1.1", "10.244.1.0", "10.9.9.9"];
         assert_eq!(topology.snat_sources, ips(&all), "{preferred:?}");

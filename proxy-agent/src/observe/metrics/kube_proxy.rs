@@ -183,7 +183,7 @@ impl KubeProxy {
         Some(SystemTime::UNIX_EPOCH + Duration::try_from_secs_f64(seconds).ok()?)
     }
 
-    /// Changes were looked at, with whatever success.
+    /// Changes were processed, successfully or not.
     pub(super) fn taken(&self) {
         for family in FAMILIES {
             self.services.taken(family);

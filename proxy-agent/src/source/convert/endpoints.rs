@@ -11,7 +11,7 @@ use crate::{
 pub struct Mirrored {
     /// Its Service: that of the same name.
     pub service: ObjectName,
-    /// One of each subset and family. Their names are none that an object can have.
+    /// One of each subset and family. No object can have their names.
     pub slices: Vec<EndpointSlice>,
 }
 

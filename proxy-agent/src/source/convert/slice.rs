@@ -50,7 +50,7 @@ fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U>
 /// A port of a slice; `None` without a number, which is not an error: such ports are for other readers of the
 /// slice.
 pub(super) fn slice_port(trimmed: &TrimmedSlicePort, problems: &mut Vec<String>) -> Option<SlicePort> {
-    // The API server makes the empty name of none.
+    // The API server stores a missing name as an empty one.
     let (name, number) =
         (trimmed.name.as_deref().unwrap_or_default(), trimmed.port.filter(|port| *port != 0)?);
     let port = match u16::try_from(number) {

@@ -12,7 +12,7 @@ pub struct Addresses(Mutex<InUse>);
 #[derive(Debug)]
 struct InUse {
     all: Vec<Uri>,
-    /// Index of the address that the next request goes to.
+    /// Index of the address of the next request.
     current: usize,
 }
 

@@ -24,7 +24,7 @@ pub(super) enum Failure {
     /// A request was not answered in time.
     #[error("no answer")]
     NoAnswer,
-    /// A watch brought nothing for long, not even a bookmark.
+    /// A watch sent no event for long, not even a bookmark.
     #[error("the watch is silent")]
     Silent,
     /// The server's version is older than one that was seen.

@@ -60,7 +60,7 @@ pub struct KubeSettings {
 pub struct Timing {
     /// The server ends a watch after this long, or up to twice as long (whole seconds).
     pub watch: Duration,
-    /// A watch that brings nothing for this long, although the server sends bookmarks every minute, is doubted.
+    /// A watch that sends nothing for this long, although the server sends bookmarks every minute, is checked.
     pub silence: Duration,
     /// A request is answered within this time; a plain list is complete.
     pub answer: Duration,

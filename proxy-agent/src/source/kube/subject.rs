@@ -18,7 +18,8 @@ pub(super) struct Subject<K> {
 pub(super) enum Objects {
     /// All of a kind, whose lists are announced.
     Listed(Kind),
-    /// The same, but not every server has them: nothing waits for them, and no trouble with them is one of the source.
+    /// The same, but not every server has them: the agent does not wait for them, and their problems are not the
+    /// source's.
     Optional(Kind),
     /// One object, selected by its name, which is gone when a list does not have it.
     ThisNode,
