@@ -37,7 +37,7 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    /// Must this file be read again?
+    /// Whether this file must be read again.
     pub(crate) fn includes(&self, name: &OsStr) -> bool {
         self.all || self.files.contains(name)
     }

@@ -35,12 +35,13 @@ pub(crate) const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 /// Masquerades packets with the mark.
 pub(crate) const POSTROUTING: &str = "KUBE-POSTROUTING";
 
-/// Is a chain of iptables kube-proxy's?
+/// Whether a chain of iptables is kube-proxy's.
 pub(crate) fn has_chain(chain: &str) -> bool {
     CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
-/// Is a process, by its name and its program and arguments, kube-proxy? An agent in its place may have been given its name as an argument.
+/// Whether a process, by its name and its program and arguments, is kube-proxy. An agent in its place may have been given its name as an
+/// argument.
 pub(crate) fn is_process(name: &str, arguments: &[String]) -> bool {
     const NAME: &str = "kube-proxy";
     let program = arguments.first().map(|path| path.rsplit('/').next().unwrap_or(path));

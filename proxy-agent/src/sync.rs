@@ -156,7 +156,7 @@ impl Sync {
         self.counts.no_local_endpoints(family)
     }
 
-    /// Has any service source ranges?
+    /// Whether any service has source ranges.
     pub fn has_source_ranges(&self) -> bool {
         self.counts.with_source_ranges() > 0
     }
@@ -208,7 +208,7 @@ impl Sync {
         demand
     }
 
-    /// Has everything been listed?
+    /// Whether everything has been listed.
     pub fn is_complete(&self) -> bool {
         self.store.is_complete()
     }

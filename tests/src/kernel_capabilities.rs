@@ -69,7 +69,7 @@ impl MissingCapability {
     }
 }
 
-/// Do maps and programs count as locked memory (before 5.11)?
+/// Whether maps and programs count as locked memory (before 5.11).
 ///
 /// # Errors
 /// When the kernel's release cannot be read.

@@ -90,7 +90,7 @@ pub(crate) fn host_triple() -> Result<String> {
     host.map(str::to_owned).context("`rustc -vV` does not name the host")
 }
 
-/// Are we root?
+/// Whether this process is root.
 pub(crate) fn is_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }

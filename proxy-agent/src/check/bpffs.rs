@@ -19,7 +19,7 @@ const USUAL: &str = "/sys/fs/bpf";
 pub(super) struct Facts {
     /// `--bpffs`.
     path: PathBuf,
-    /// Is it, or its nearest ancestor that exists, on a bpf file system?
+    /// Whether it, or its nearest ancestor that exists, is on a bpf file system.
     is_bpffs: io::Result<bool>,
     /// The agent can mount a bpf file system here: an empty directory.
     is_mountable: bool,

@@ -18,7 +18,7 @@ pub(super) struct Facts {
     /// `--cgroup-root`, or where cgroup2 is mounted; `None` if nowhere.
     pub(super) path: Option<PathBuf>,
     pub(super) is_cgroup2: io::Result<bool>,
-    /// Is it the root of the hierarchy?
+    /// Whether it is the root of the hierarchy.
     pub(super) is_hierarchy_root: bool,
     /// Its path within the hierarchy, as `/proc/PID/cgroup` has it.
     within: Option<String>,

@@ -100,12 +100,12 @@ impl Row for Finding {
     }
 }
 
-/// Did anything fail?
+/// Whether anything failed.
 pub(super) fn has_failures(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.state == State::Fail)
 }
 
-/// Would the agent end at its start?
+/// Whether the agent would end at its start.
 pub(super) fn ends_agent(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.ends_agent)
 }

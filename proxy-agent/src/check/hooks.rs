@@ -1,4 +1,4 @@
-//! Do socket hooks take effect, as a real connection shows?
+//! Whether socket hooks take effect, as a real connection shows.
 
 use super::{
     finding::Finding,

@@ -84,7 +84,7 @@ fn describe(features: Features) -> String {
     }
 }
 
-/// Does the verifier take the programs?
+/// Whether the verifier takes the programs.
 pub(super) fn programs(trial: &Result<Trial, Failure>, version: Option<(u32, u32)>) -> Finding {
     let trial = match trial {
         Ok(trial) => trial,

@@ -32,7 +32,7 @@ pub(super) struct Facts {
     chains: BTreeSet<ChainName>,
     /// Rules of nftables that change the destination.
     redirects: BTreeSet<ChainName>,
-    /// Does iptables' own kernel part have kube-proxy's chain?
+    /// Whether iptables' own kernel part has kube-proxy's chain.
     has_legacy_chain: bool,
     /// The first rule of iptables' own kernel part that changes the destination.
     legacy_redirect: Option<String>,

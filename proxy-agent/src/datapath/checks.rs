@@ -19,7 +19,7 @@ impl Datapath {
         self.hooks.attached()
     }
 
-    /// Is any program attached that serves clients outside?
+    /// Whether any attached program serves clients outside.
     pub fn serves_outside(&self) -> bool {
         self.hooks.attached().any(|hook| hook.program.starts_with("uplink_"))
     }
@@ -47,7 +47,7 @@ impl Datapath {
         programs.into_iter().map(|program| (!own.contains(&program.id())).then(|| name(program))).collect()
     }
 
-    /// Is a filter of the clsact qdisc ours?
+    /// Whether a filter of the clsact qdisc is ours.
     pub fn is_own_filter(filter: &Filter) -> bool {
         clsact::is_own_filter(filter)
     }

@@ -23,7 +23,7 @@ const CLSACT_PRIORITY: u16 = 1;
 /// Marks our filters, so that a later agent finds them.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x7078);
 
-/// Is it one of ours?
+/// Whether it is one of ours.
 pub(super) fn is_own_filter(filter: &Filter) -> bool {
     let is_name = ["uplink_", "pod_"].iter().any(|start| filter.name.starts_with(start));
     is_name && (filter.priority, filter.handle) == (CLSACT_PRIORITY, u32::from(CLSACT_HANDLE))

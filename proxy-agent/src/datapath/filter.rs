@@ -84,7 +84,7 @@ impl VipFilter {
         }
     }
 
-    /// Are its bits set?
+    /// Whether its bits are set.
     #[cfg(test)]
     pub(super) fn holds(&self, fingerprint: Fingerprint) -> bool {
         self.map.word(fingerprint.element).is_some_and(|word| fingerprint.is_in(word.load(Ordering::Relaxed)))

@@ -50,7 +50,7 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// Is it at a cgroup?
+    /// Whether it is at a cgroup.
     pub fn is_of_sockets(&self) -> bool {
         self.how == CGROUP
     }

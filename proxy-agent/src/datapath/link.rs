@@ -41,7 +41,7 @@ pub(super) enum Attached {
 }
 
 impl Target<'_> {
-    /// Is the link attached to this?
+    /// Whether the link is attached to this.
     fn is_of(&self, link: &OwnedFd) -> io::Result<bool> {
         let info = link_info(link.as_fd())?;
         Ok(match *self {

@@ -43,7 +43,7 @@ pub(crate) trait LiveMaps<F: Family> {
     fn snat_source(&self, index: u32) -> Option<F::Addr>;
     fn devices(&self) -> &HashMap<u32, Device>;
     fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>>;
-    /// Is the client in one of the service port's source ranges?
+    /// Whether the client is in one of the service port's source ranges.
     fn is_allowed(&self, service: Id, client: &F::Addr) -> bool;
     fn service_cidrs(&self) -> ServiceCidrs<F>;
     /// Addresses of network namespaces by cookie.
@@ -107,7 +107,7 @@ impl<F: MapFamily> PinnedMaps<F> {
         })
     }
 
-    /// Did all look-ups go well?
+    /// Fails if a look-up failed.
     pub(crate) fn check(&self) -> Result<()> {
         match self.error.take() {
             Some(error) => Err(error).context("cannot read the pinned maps"),

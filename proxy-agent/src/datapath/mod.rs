@@ -231,7 +231,7 @@ impl Datapath {
         self.object.program("pod_ingress").map(drop)
     }
 
-    /// Is anything to be attached to or detached from pods' interfaces?
+    /// Whether programs must be attached to or detached from pods' interfaces.
     pub fn has_pending_hooks(&self) -> bool {
         self.hooks.has_pending()
     }
@@ -241,7 +241,7 @@ impl Datapath {
         self.hooks.work(&mut self.object, until);
     }
 
-    /// Are packets translated at the interface of a pod?
+    /// Whether packets are translated at the interface of a pod.
     pub fn serves_packets_of(&self, index: u32) -> bool {
         self.hooks.serves_pod(index)
     }

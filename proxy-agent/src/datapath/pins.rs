@@ -140,7 +140,7 @@ impl Pins {
         [self.links()].into_iter().chain(maps).collect()
     }
 
-    /// Are the directories there?
+    /// Whether the directories exist.
     pub(crate) fn are_there(&self) -> bool {
         self.own_directories().iter().all(|directory| directory.is_dir())
     }

@@ -26,7 +26,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Were maps that these programs use replaced by larger ones since, or their pins removed?
+    /// Whether maps that these programs use were replaced by larger ones since, or their pins removed.
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
         let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
         room::were_replaced(pins, ids) || all().any(|map| !pins.map(map.name).exists())

@@ -80,7 +80,7 @@ impl ReplyFilter {
         Self { map: MmapArray::anonymous(proxy_common::layout::reply_filter::ELEMENTS) }
     }
 
-    /// Does it contain the source in this key?
+    /// Whether it contains the source in this key.
     pub(crate) fn hold<F: Family>(&self, key: &FlowKey<F>) -> bool {
         let Fingerprint { line, bytes } = Fingerprint::of_source(key);
         let is_set = |at| self.map.byte(line, at).is_some_and(|byte| byte.load(Ordering::Relaxed) != 0);

@@ -135,7 +135,7 @@ impl Room {
         room
     }
 
-    /// Is more than four fifths of any part used that can grow?
+    /// Whether more than four fifths of any part that can grow are used.
     pub fn is_short(&self, used: &Self) -> bool {
         Part::GROWING
             .iter()
@@ -169,7 +169,7 @@ impl Room {
     }
 }
 
-/// Do so many leave a fifth of the room?
+/// Whether so many leave a fifth of the room.
 fn is_ample(room: u32, used: u32) -> bool {
     u64::from(used) * 5 <= u64::from(room) * 4
 }
@@ -183,7 +183,7 @@ pub(super) fn growing_maps() -> impl Iterator<Item = &'static str> {
     Room::initial().maps().into_iter().map(|(name, _)| name)
 }
 
-/// Are there more ids than the pinned maps of services have room for?
+/// Whether there are more ids than the pinned maps of services have room for.
 pub(super) fn is_short_of_ids(pins: &Pins) -> bool {
     let room = Room::for_pinned_ids(pins);
     room.maps().into_iter().any(|(name, wanted)| entries(pins, name).is_some_and(|entries| entries < wanted))

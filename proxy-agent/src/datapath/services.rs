@@ -361,7 +361,7 @@ impl Services {
         released_backends.into_iter().map(|(name, _, id)| (name.protocol, id)).collect()
     }
 
-    /// Does the backend with this id serve?
+    /// Whether the backend with this id serves.
     pub fn is_served(&self, backend: Id) -> bool {
         let element = self.shared.alive.word(BackendState::position(backend).0);
         element.is_some_and(|word| BackendState(word.load(Ordering::Acquire)).holds(backend))

@@ -1,4 +1,4 @@
-//! Were the pinned maps ever synced with a source?
+//! The mark of pinned maps that were synced with a source.
 //!
 //! An agent that starts while the API server is away has only what is pinned. A reboot leaves nothing, and an agent that died in its
 //! first second leaves half of it: that must not count as complete. So the first agent that was synced leaves a mark beside the maps of

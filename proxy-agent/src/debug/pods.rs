@@ -76,7 +76,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
     Ok(pods.into_iter().map(|pod| row(pod, &programs)).collect())
 }
 
-/// Are the sockets of the pod with this address left alone?
+/// Whether the sockets of the pod with this address are left alone.
 pub(super) fn has_sockets_left_alone(pins: &Pins, address: IpAddr) -> Result<bool> {
     let excluded: BTreeSet<u64> = maps::packet_pods(pins)?.keys().collect::<Result<_, _>>()?;
     if excluded.is_empty() {

@@ -68,7 +68,7 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         u32::try_from(self.last_seen.div_ceil(slice)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Is the next slice the first one?
+    /// Whether the next slice is the first one.
     pub(super) fn is_at_start(&self) -> bool {
         self.at.is_none() && self.current == 0
     }

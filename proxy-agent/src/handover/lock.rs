@@ -72,7 +72,7 @@ impl Lock {
         }
     }
 
-    /// Is the directory that is locked still the one of that name? Not if `cleanup` removed it.
+    /// Whether the locked directory is still the one of that name. Not if `cleanup` removed it.
     pub(crate) fn is_at(&self, root: &Path) -> bool {
         is_at(&self.directory, root)
     }
@@ -105,7 +105,7 @@ impl Waiting {
     }
 }
 
-/// Is the lock free? It is not taken.
+/// Whether the lock is free. Does not take it.
 pub(crate) fn is_free(root: &Path) -> bool {
     match File::open(root) {
         Ok(directory) => directory.try_lock_shared().is_ok(),

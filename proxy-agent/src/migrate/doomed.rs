@@ -36,12 +36,12 @@ impl Doomed {
         Self { chains, kept }
     }
 
-    /// Does this chain go?
+    /// Whether this chain goes.
     pub(super) fn has(&self, chain: &str) -> bool {
         self.chains.contains(chain)
     }
 
-    /// Does a rule go that leads from one chain to another, by itself and not with its chain?
+    /// Whether a rule goes that leads from one chain to another, by itself and not with its chain.
     pub(super) fn cuts(&self, from: &str, to: &str) -> bool {
         self.has(to) && !self.has(from)
     }

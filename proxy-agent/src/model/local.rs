@@ -31,7 +31,7 @@ pub fn leave_to_node(plan: &mut ServicePlan, local: &BTreeSet<IpAddr>) -> Vec<(P
     left
 }
 
-/// Does the plan of a Service depend on whether the node has one of these addresses?
+/// Whether the plan of a Service depends on whether the node has one of these addresses.
 pub fn depends_on(service: &Service, addresses: &BTreeSet<IpAddr>) -> bool {
     service.cluster_ips.iter().chain(&service.load_balancer_ips).any(|ip| addresses.contains(ip))
 }

@@ -172,7 +172,7 @@ impl Store {
         self.node.as_ref()
     }
 
-    /// Did this node's object go, or was it never there?
+    /// Whether this node's object was deleted, or never existed.
     pub fn node_is_gone(&self) -> bool {
         self.node_is_gone
     }

@@ -30,7 +30,7 @@ impl<'a> Topology<'a> {
         [Some(by_node), by_zone].into_iter().flatten().find(is_followed).unwrap_or(Self::Everyone)
     }
 
-    /// Is an endpoint with these hints for clients here?
+    /// Whether an endpoint with these hints is for clients here.
     pub(super) fn allows(&self, hints: &Hints) -> bool {
         match self {
             Self::Everyone => true,

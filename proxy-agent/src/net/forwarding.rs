@@ -1,4 +1,4 @@
-//! Does the kernel pass packets on at all, and those that programs hand to it?
+//! Checks that the kernel forwards packets, those that programs hand to it included.
 
 use std::{fs, path::Path};
 

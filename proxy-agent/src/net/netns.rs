@@ -202,7 +202,7 @@ fn open(path: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<Option<File>>
     Ok(seen.insert((metadata.dev(), metadata.ino())).then_some(file))
 }
 
-/// Did the process or the name vanish while it was looked at?
+/// Whether the process or the name vanished meanwhile.
 fn is_gone(error: &io::Error, path: &Path) -> bool {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ESRCH) => true,

@@ -75,7 +75,7 @@ pub fn ensure() -> io::Result<()> {
     make(Purpose::Policies)
 }
 
-/// Is it there?
+/// Whether the table exists.
 pub fn is_there() -> bool {
     exists(Purpose::Policies)
 }
@@ -96,7 +96,7 @@ pub fn ensure_for_fragments() -> io::Result<()> {
     make(Purpose::Fragments)
 }
 
-/// Is it there?
+/// Whether the table exists.
 pub fn is_there_for_fragments() -> bool {
     exists(Purpose::Fragments)
 }

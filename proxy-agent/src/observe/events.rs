@@ -175,7 +175,7 @@ impl Allowance {
         Self { left: Self::MOST, since: now }
     }
 
-    /// May one be sent now?
+    /// Whether one may be sent now.
     fn take(&mut self, now: Instant) -> bool {
         while self.left < Self::MOST && now.saturating_duration_since(self.since) >= Self::REFILL {
             self.left += 1;

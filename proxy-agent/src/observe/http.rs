@@ -48,8 +48,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Is it a process of this node? Those have the address that they connect to as their own, or a loopback one; no other host
-    /// can have a connection with either. `kubectl exec` and `kubectl port-forward` are of the node.
+    /// Whether it is a process of this node. Those have the address that they connect to as their own, or a loopback one; no
+    /// other host can have a connection with either. `kubectl exec` and `kubectl port-forward` are of the node.
     pub fn is_of_this_node(self) -> bool {
         let address = self.address.to_canonical();
         address.is_loopback() || address == self.server.to_canonical()

@@ -46,7 +46,7 @@ pub(super) async fn configuration_changed(loaded: &Loaded, failure_report: Failu
     anyhow!("the configuration {path} changed: the agent must be started again")
 }
 
-/// Would an agent start with this text, and serve?
+/// Fails if an agent would not start with this text, or not serve.
 async fn trial(loaded: &Loaded, text: String) -> Result<()> {
     let path = loaded.file.as_ref().context("no configuration file")?.path.clone();
     let shown = path.display().to_string();

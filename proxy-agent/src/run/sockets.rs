@@ -61,7 +61,7 @@ impl SocketController {
         }
     }
 
-    /// Can it be known from which addresses sockets send?
+    /// Whether it can be known from which addresses sockets send.
     pub(super) fn knows_sources(&self) -> bool {
         self.knows_cookies
     }

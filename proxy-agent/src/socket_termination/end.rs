@@ -53,7 +53,7 @@ impl Target {
     }
 }
 
-/// Is a socket that keeps this to be ended?
+/// Whether a socket with this record must be ended.
 pub(super) fn is_target(targets: &HashSet<Target>, transport: Transport, kept: &Kept) -> bool {
     let Kept { vip, service, backend } = *kept;
     let any: IpAddr = match vip {
@@ -124,7 +124,7 @@ fn end_here(
     }
 }
 
-/// Does it keep one of these?
+/// Whether its record names one of these.
 fn keeps_target(
     socket: &Connected,
     targets: &HashSet<Target>,

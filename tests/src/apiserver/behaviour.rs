@@ -75,7 +75,7 @@ impl Default for Behaviour {
 }
 
 impl Behaviour {
-    /// Does this list break off?
+    /// Whether this list breaks off.
     pub(super) fn cuts_list(&mut self) -> bool {
         let cuts = self.cut_next_list_after.is_some();
         if !self.cut_all_lists {

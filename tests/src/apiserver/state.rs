@@ -112,7 +112,7 @@ impl State {
         self.version
     }
 
-    /// Can a watch begin at this version?
+    /// Whether a watch can begin at this version.
     pub(super) fn remembers(&self, version: u64) -> bool {
         version >= self.compacted
     }

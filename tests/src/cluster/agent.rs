@@ -227,7 +227,7 @@ impl Agent {
         Ok(until(time, "the agent to end", || Ok(process.child().try_wait()?))?.code())
     }
 
-    /// Is its process running?
+    /// Whether its process is running.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| matches!(process.child().try_wait(), Ok(None)))
     }

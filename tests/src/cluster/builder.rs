@@ -140,7 +140,7 @@ impl Builder {
         self
     }
 
-    /// Do agents get `--uplink` for the interfaces that lead off their nodes, or do they find them (default)?
+    /// Whether agents get `--uplink` for the interfaces that lead off their nodes. By default they find them.
     pub fn names_uplinks(mut self, on: bool) -> Self {
         self.names_uplinks = on;
         self

@@ -79,7 +79,7 @@ impl Host {
         if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
     }
 
-    /// Is this one of its addresses?
+    /// Whether this is one of its addresses.
     pub fn owns(&self, address: IpAddr) -> bool {
         address == IpAddr::from(self.v4) || address == IpAddr::from(self.v6)
     }

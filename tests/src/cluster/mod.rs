@@ -82,7 +82,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Is this an address of the node: its own, one on another interface, or its side of the pod network?
+    /// Whether this is an address of the node: its own, one on another interface, or its side of the pod
+    /// network.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.host.node.is_some_and(|index| addresses::of_node(index).contains(&address))
     }

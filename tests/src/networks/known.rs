@@ -41,7 +41,7 @@ impl Known {
         known
     }
 
-    /// Does this work in every kernel that has the shape?
+    /// Whether this works in every kernel that has the shape.
     #[must_use]
     pub fn works(&self, shape: &str, path: Path, family: &str) -> bool {
         let cells = self.cells.get(&(shape.to_owned(), format!("{path} {family}")));

@@ -93,7 +93,7 @@ impl Network {
         for size in DATAGRAMS {
             let error = datagram(client, target, server, size)?;
             let Some(error) = error else { continue };
-            // Is it the network's? From inside, the endpoint can be asked directly.
+            // Rule out a fault of the network: from inside, the endpoint can be reached directly.
             let direct = (server.address_like(target.ip()), TARGET_PORT).into();
             let is_inside = matches!(path, Path::Pod | Path::Node);
             let is_networks = is_inside && datagram(client, direct, server, size)?.is_some();

@@ -32,7 +32,7 @@ const MESSAGES: usize = 250;
 /// sent in fragments then, and those of SCTP are not translated.
 const CHUNK: u32 = 1_200;
 
-/// Can there be such sockets?
+/// Whether the kernel can make such sockets.
 pub(super) fn probe() -> Result<()> {
     open(AddressFamily::Inet).map(drop)
 }

@@ -176,7 +176,7 @@ impl Host {
 
 /// A family, with everything that packets need.
 pub trait PacketFamily: MemoryFamily<Addr: aya::Pod> + Parse {
-    /// Is it IPv4?
+    /// Whether it is IPv4.
     const IS_V4: bool;
     /// Distinguishes its maps and its ids.
     const NUMBER: u32 = if Self::IS_V4 { 4 } else { 6 };

@@ -300,7 +300,8 @@ pub fn checksums_are_valid(bytes: &[u8]) -> bool {
     total.is_multiple_of(0xffff)
 }
 
-/// Are two frames the same, byte by byte? 0 and 0xffff are the same checksum, except that a UDP checksum of 0 is none.
+/// Whether two frames are the same, byte by byte. 0 and 0xffff are the same checksum, except that a UDP checksum of 0
+/// is none.
 pub fn same_frame(expected: &[u8], got: &[u8]) -> bool {
     let normal = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();

@@ -159,7 +159,7 @@ impl Kernel {
         Ok(possible)
     }
 
-    /// Does this kernel know `BPF_F_IPV6`?
+    /// Whether this kernel knows `BPF_F_IPV6`.
     ///
     /// # Errors
     /// The kernel's.

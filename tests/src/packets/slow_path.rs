@@ -34,7 +34,7 @@ impl IcmpError {
     }
 }
 
-/// Is it a frame with an IPv4 packet?
+/// Whether it is a frame with an IPv4 packet.
 fn is_v4(frame: &[u8]) -> bool {
     frame[12..14] == [8, 0]
 }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 pub struct Transfers {
     /// Bytes over TCP, in each direction.
     pub bytes: u64,
-    /// Do the nodes have addresses on a second uplink?
+    /// Whether the nodes have addresses on a second uplink.
     pub has_second_address: bool,
 }
 

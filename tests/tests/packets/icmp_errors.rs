@@ -35,7 +35,7 @@ fn expected_quote(sent: &Frame, was: &Frame) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Are they the same, apart from a checksum of 0 that is 0xffff, in the message or in its quote?
+/// Whether they are the same, apart from a checksum of 0 that is 0xffff, in the message or in its quote.
 fn same_error(expected: &[u8], got: &[u8]) -> bool {
     let both = expected.iter().zip(got).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at);
     let different: Vec<usize> = both.collect();

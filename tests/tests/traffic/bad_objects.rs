@@ -49,7 +49,7 @@ fn write_ranges(cluster: &Cluster, client: &Host, server: &Host, ports: u16) -> 
     cluster.manifests.write("ranges.yaml", &text)
 }
 
-/// Is the load balancer's address open to this client?
+/// Whether the load balancer's address is open to this client.
 fn is_let_in(client: &Host) -> Result<bool> {
     let to = SocketAddr::new(IpAddr::from(BALANCER), SERVICE_PORT);
     Ok(client.call(to).timeout(Duration::from_millis(500)).once()?.answer.is_some())

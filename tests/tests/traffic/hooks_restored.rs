@@ -18,7 +18,7 @@ fn restored(host: &Host) -> Result<u64> {
     line.context("no such metric")?.parse().context(text.clone())
 }
 
-/// Is the service reached from inside and outside, by node 1?
+/// Whether the service is reached from inside and outside, by node 1.
 fn is_served(scenario: &Scenario) -> Result<[bool; 2]> {
     let soon = Duration::from_millis(500);
     let ask = |from: &Host, entry, service| -> Result<bool> {

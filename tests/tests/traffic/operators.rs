@@ -75,7 +75,7 @@ impl Watch {
     }
 }
 
-/// Does anybody watch the programs of a node?
+/// Whether a watch exists on a node.
 fn is_watched(node: &Node) -> Result<bool> {
     let directory = fs::read_dir(&node.bpffs)?
         .filter_map(Result::ok)

@@ -83,7 +83,7 @@ fn virtual_machine(cluster: &Cluster, pod: &Host) -> Result<Host> {
     Ok(Host { name: "vm".to_owned(), netns, cgroup: cluster.client.cgroup.clone(), ..pod.clone() })
 }
 
-/// Does the mesh's proxy see the cluster IP, and reach an endpoint by it?
+/// Checks that the mesh's proxy sees the cluster IP, and reaches an endpoint by it.
 fn goes_through_mesh(scenario: &Scenario, pod: &Host) -> Result<()> {
     for ipv4 in FAMILIES {
         let to = scenario.target(Entry::ClusterIp, WEB, ipv4)?;
@@ -95,7 +95,7 @@ fn goes_through_mesh(scenario: &Scenario, pod: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Is a client served, over all protocols? The endpoint sees it as `seen`.
+/// Whether a client is served, over all protocols. The endpoint sees it as `seen`.
 fn is_served(scenario: &Scenario, client: &Host, seen: &Host) -> Result<()> {
     for ipv4 in FAMILIES {
         for protocol in Protocol::ALL {

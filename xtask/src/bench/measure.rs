@@ -47,7 +47,7 @@ impl Bench {
         }
     }
 
-    /// Does it run agents? Else the programs are enough.
+    /// Whether it runs agents. Else the programs are enough.
     fn needs_agent(self) -> bool {
         self != Self::Packet
     }

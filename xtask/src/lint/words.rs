@@ -90,7 +90,7 @@ impl<'r> Index<'r> {
     }
 }
 
-/// Is this place one where the word has its ordinary meaning?
+/// Whether the word has its ordinary meaning at this place.
 fn allows(allowed: &Allowed, path: &str, text: &str, at: usize, length: usize) -> bool {
     match allowed {
         Allowed::In(prefix) => path.starts_with(prefix),

@@ -45,12 +45,13 @@ impl Kernel {
         matches!(self, Self::V5_10 | Self::Newest)
     }
 
-    /// Is it the newest?
+    /// Whether it is the newest.
     pub(super) fn is_newest(self) -> bool {
         self == Self::Newest
     }
 
-    /// Does its machine try the networks of `docs/networks.md`? That takes minutes: an old one and the newest do.
+    /// Whether its machine tries the networks of `docs/networks.md`. That takes minutes: an old one and the
+    /// newest do.
     pub(super) fn runs_networks(self) -> bool {
         matches!(self, Self::V6_1 | Self::Newest)
     }

@@ -160,7 +160,7 @@ fn reasons(report: &Report) -> BTreeSet<&str> {
     report.lacking.iter().map(|test| test.reason.as_str()).collect()
 }
 
-/// May a program cost this? Words instead of numbers must stay the same.
+/// Whether a program may cost this. Words instead of numbers must stay the same.
 fn is_in_limits(now: &str, before: &str) -> bool {
     match (now.parse::<u64>(), before.parse::<u64>()) {
         (Ok(now), Ok(before)) => now <= MOST && now <= before + before * GROWTH_PERCENT / 100 + GROWTH_SLACK,

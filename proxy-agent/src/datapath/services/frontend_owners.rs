@@ -122,7 +122,7 @@ impl Services {
         lost.into_iter().map(|(_, owned, service)| LostFrontend { service, address: owned.address }).collect()
     }
 
-    /// Does this UDP address lead to the service port?
+    /// Whether this UDP address leads to the service port.
     pub fn leads_to(&self, address: SocketAddr, service: Id) -> bool {
         let protocol = protocol_number(Protocol::Udp);
         let node_port = OwnedFrontend::node_port(IpFamily::of(&address.ip()), address.port(), protocol);

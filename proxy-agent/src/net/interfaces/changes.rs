@@ -75,7 +75,7 @@ impl Known {
         }
     }
 
-    /// Has it an MTU or an encapsulation, or is it below, or in the place of, one that has?
+    /// Whether it has an MTU or an encapsulation, or is below, or in the place of, one that has.
     fn concerns_hints(&self, message: &RouteMessage) -> bool {
         if !is_of_main_table(message) || message.header.kind != RouteType::Unicast {
             return false;

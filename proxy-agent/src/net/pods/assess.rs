@@ -68,9 +68,9 @@ pub struct Evidence {
     pub interfaces: Vec<(String, String)>,
     /// `net.ipv4.ip_forward` or `net.ipv6.conf.all.forwarding`.
     pub forwards: bool,
-    /// Has it an address that others may reach?
+    /// Whether it has an address that others may reach.
     pub has_address: bool,
-    /// Is a process in it?
+    /// Whether a process is in it.
     pub has_process: bool,
 }
 

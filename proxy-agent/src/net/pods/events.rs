@@ -35,7 +35,7 @@ impl Changed {
         self.namespaces.is_empty() && !self.anywhere
     }
 
-    /// Is this namespace among them?
+    /// Whether this namespace is among them.
     pub fn has(&self, namespace: Option<i32>) -> bool {
         self.anywhere || namespace.is_some_and(|name| self.namespaces.contains(&name))
     }

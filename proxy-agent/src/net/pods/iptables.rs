@@ -1,4 +1,4 @@
-//! Does the network namespace that this thread is in redirect packets, by rules of iptables' own kernel part ("legacy")?
+//! Redirecting rules of iptables' own kernel part ("legacy") in the network namespace that this thread is in.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Does the network namespace that this thread is in redirect packets, by rules of nftables? Those of `iptables-nft` are such, too.
+//! Redirecting rules of nftables in the network namespace that this thread is in. Those of `iptables-nft` are such, too.
 
 use std::{collections::BTreeSet, fmt, io, ops::ControlFlow};
 

@@ -147,8 +147,8 @@ impl<'a> Roles<'a> {
         master.is_some_and(|master| AGGREGATES.contains(&master.kind.as_str()))
     }
 
-    /// Is it the way out of a switch that has the node's address? All ports of all bridges have the same master, but a bridge's internal port has the MAC of
-    /// one of its ports, which is the way out if there are no pods (`br-ex` of OVN-Kubernetes).
+    /// Whether it is the way out of a switch that has the node's address. All ports of all bridges have the same master, but a bridge's
+    /// internal port has the MAC of one of its ports, which is the way out if there are no pods (`br-ex` of OVN-Kubernetes).
     fn is_below_switch(&self, interface: &Interface) -> bool {
         let master = self.by_index.get(&interface.master);
         master.is_some_and(|master| master.kind == SWITCH) && self.switched.contains(interface.mac.as_slice())

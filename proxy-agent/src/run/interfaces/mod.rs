@@ -92,7 +92,7 @@ impl InterfaceController {
         }
     }
 
-    /// Are nodePorts served at some of the node's addresses only?
+    /// Whether nodePorts are served at some of the node's addresses only.
     pub(super) fn restricts_nodeports(&self) -> bool {
         !self.topology_config.nodeport_addresses.is_empty()
     }
@@ -106,7 +106,7 @@ impl InterfaceController {
         pod_datapath(self.topology_config.pod_datapath, needs.packets)
     }
 
-    /// Do all pods' interfaces need programs?
+    /// Whether all pods' interfaces need programs.
     fn all_pods_need_packets(&self, needs: &ServiceNeeds) -> bool {
         self.pod_datapath(needs) != PodDatapath::Auto
     }

@@ -88,7 +88,7 @@ impl ServiceReconciler {
         }
     }
 
-    /// Was everything that the source had written once?
+    /// Whether everything that the source had was written once.
     pub(super) fn is_synced(&self) -> bool {
         self.is_synced
     }
@@ -248,7 +248,7 @@ impl ServiceReconciler {
     }
 }
 
-/// Are there any that were not there before?
+/// Whether there are any that were not there before.
 fn gains(now: &BTreeSet<IpAddr>, before: &BTreeSet<IpAddr>) -> bool {
     !now.is_subset(before)
 }

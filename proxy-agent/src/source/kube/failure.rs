@@ -59,7 +59,7 @@ impl Failure {
         Some(Duration::from_secs(seconds.into()).min(LONGEST_RETRY_AFTER)).filter(|wait| !wait.is_zero())
     }
 
-    /// Are events lost, so that only a new list gives the truth?
+    /// Whether events are lost, so that only a new list gives the present state.
     pub(super) fn lost_events(&self) -> bool {
         let unreadable = matches!(self, Self::Request(kube::Error::SerdeError(_)));
         self.code() == Some(410) || unreadable || self.is_too_new()

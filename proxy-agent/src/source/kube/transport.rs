@@ -203,7 +203,7 @@ impl Transport {
 #[error("no answer in time")]
 struct TooSlow;
 
-/// Was no connection made, so that nothing can have been done?
+/// Whether no connection was made, so that the server cannot have done anything.
 fn is_not_connected(error: &BoxError) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
     while let Some(error) = cause {

@@ -216,7 +216,7 @@ where
         }
     }
 
-    /// Is the server where we were, or ahead?
+    /// Checks that the server is where we were, or ahead.
     async fn check_version(&mut self) -> Result<(), Failure> {
         self.verb = "list";
         let page = self.page(requests::newest_version::<K>()?).await?;

@@ -37,7 +37,7 @@ pub(crate) enum Sort {
 }
 
 impl Sort {
-    /// Does it take so little time that a nanosecond decides whether targets are met?
+    /// Whether it takes so little time that a nanosecond decides if targets are met.
     fn is_short(self) -> bool {
         matches!(
             self,

@@ -72,7 +72,7 @@ impl Path {
         }
     }
 
-    /// Does it belong into the table of numbers of services? One of each sort does.
+    /// Whether it belongs into the table of numbers of services. One of each sort does.
     pub(crate) fn shows_services(&self) -> bool {
         match self.kind {
             PathKind::NotOurs => true,

@@ -54,7 +54,7 @@ impl Variant {
         }
     }
 
-    /// Do clients talk to endpoints?
+    /// Whether clients talk to endpoints directly.
     pub(crate) fn is_direct(self) -> bool {
         matches!(self, Self::Direct | Self::Again)
     }

@@ -37,7 +37,7 @@ pub(super) fn prepare(cluster: &Cluster) -> Result<()> {
 }
 
 impl Network<'_> {
-    /// Is the client's socket translated, and not its packets?
+    /// Whether the client's socket is translated, and not its packets.
     pub(super) fn by_socket(&self, from: &str, to: SocketAddr) -> bool {
         let Some(own) = node_of(from) else { return false };
         let node = |node: &usize| to.ip() == address(&format!("node-{}", node + 1), to.is_ipv4());

@@ -22,15 +22,15 @@ pub struct Shape {
     pub name: &'static str,
     /// The missing capability of a kernel that cannot make it.
     pub(super) kind: &'static str,
-    /// Has it IPv4, has it IPv6?
+    /// Whether it has IPv4, whether IPv6.
     pub(super) families: [bool; 2],
     /// Paths that it does not have.
     pub(super) without: &'static [Path],
     /// The address of `node-1` for nodePorts, if it is not the usual one.
     pub(super) node: Option<(Ipv4Addr, Ipv6Addr)>,
-    /// Is it tried by SCTP instead of TCP and UDP?
+    /// Whether it is tried by SCTP instead of TCP and UDP.
     pub(super) is_sctp: bool,
-    /// Can nearly every kernel make it?
+    /// Whether nearly every kernel can make it.
     is_common: bool,
     /// Makes it.
     pub(super) make: fn(&Network) -> Result<()>,
@@ -79,7 +79,7 @@ impl Shape {
         self
     }
 
-    /// Is it for short runs, too?
+    /// Whether it is for short runs, too.
     #[must_use]
     pub fn is_for_short_runs(&self) -> bool {
         !self.is_common

@@ -115,7 +115,7 @@ pub(super) fn add_mtus<F: PacketFamily>(tables: &mut MemoryTables<F>) {
     tables.default_route.mtu = MTU;
 }
 
-/// Is it the second backend of its service?
+/// Whether it is the second backend of its service.
 pub(super) fn is_second<F: PacketFamily>(addr: &F::Addr) -> bool {
     SECONDS.iter().any(|host| host.addr::<F>() == *addr)
 }

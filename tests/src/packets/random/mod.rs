@@ -127,8 +127,8 @@ fn runs<F: PacketFamily>(plan: Plan, everything: bool, comparison: &mut Comparis
     Ok(Report { steps: taken, took: begin.elapsed(), met: met.into_iter().collect(), unrepeated })
 }
 
-/// Does a run fail again? By chance, or on a machine that is busy, the kernel may give a flow the port of one that was
-/// idle for long, which then goes; in the core's tables that does not happen, or to another.
+/// Whether a run fails again. By chance, or on a machine that is busy, the kernel may give a flow the port of one that
+/// was idle for long, which then goes; in the core's tables that does not happen, or to another.
 fn happens_again<F: PacketFamily>(
     comparison: &mut Comparison<'_, F>,
     steps: &[(usize, Step)],

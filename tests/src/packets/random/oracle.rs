@@ -54,7 +54,7 @@ pub(super) fn read<F: PacketFamily>(
     }
 }
 
-/// Does the program of this name hold such a fragment?
+/// Whether the program of this name queues such a fragment.
 pub(super) fn is_held<F: PacketFamily>(
     tables: &MemoryTables<F>,
     program: &str,
@@ -236,7 +236,7 @@ fn rewrite_error<F: PacketFamily>(
     out
 }
 
-/// Are they the same, byte by byte? 0 and 0xffff are the same checksum, except for UDP.
+/// Whether they are the same, byte by byte. 0 and 0xffff are the same checksum, except for UDP.
 pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissected: &Dissected<F>) -> bool {
     let packet = &dissected.packet;
     let normal = |bytes: &[u8]| {
@@ -257,7 +257,7 @@ pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissecte
     normal(a) == normal(b)
 }
 
-/// Is it a reply to this frame, with the right checksums?
+/// Whether it is a reply to this frame, with the right checksums.
 pub(super) fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
     let is_v4 = asked.src.is_ipv4();
     let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

@@ -294,7 +294,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         (!is_xdp || read.dissected.packet.protocol != PROTOCOL_SCTP).then_some(read)
     }
 
-    /// Is it a frame of the family, and not for another host?
+    /// Whether it is a frame of the family, and not for another host.
     fn is_ours(&self, sent: &Sent<'_>, input: &[u8]) -> bool {
         let Some(&[first, second]) = input.get(12..14).and_then(|bytes| bytes.first_chunk()) else {
             return false;

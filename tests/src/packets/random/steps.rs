@@ -357,7 +357,7 @@ pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Fr
 /// Ports of clients.
 pub(super) const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
 
-/// Is it for a service with two backends?
+/// Whether it is for a service with two backends.
 fn is_by_chance<F: PacketFamily>(frame: &Frame) -> bool {
     let vips = [Host::SpreadVip, Host::AffinityVip, Host::LocalOnlyVip, Host::OwnVip, Host::OpenIp];
     let is_node_port = (30_583..=30_600).contains(&frame.dst.port());
