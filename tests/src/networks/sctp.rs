@@ -32,7 +32,7 @@ const MESSAGES: usize = 250;
 /// sent in fragments then, and those of SCTP are not translated.
 const CHUNK: u32 = 1_200;
 
-/// Whether the kernel can make such sockets.
+/// Fails if the kernel cannot make such sockets.
 pub(super) fn probe() -> Result<()> {
     open(AddressFamily::Inet).map(drop)
 }
