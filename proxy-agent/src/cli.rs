@@ -69,8 +69,7 @@ pub struct LogArgs {
 pub enum Command {
     /// Watch Services and EndpointSlices and keep this node's data path synced, until a signal ends it.
     ///
-    /// Maps and programs are pinned: when the agent ends, traffic is forwarded as before. `proxy-agent
-    /// cleanup` removes everything.
+    /// Maps and programs are pinned: when the agent ends, traffic is forwarded as before. `proxy-agent cleanup` removes everything.
     Run(Box<RunArgs>),
     /// Ask the running agent for its state: one page, with its problems, its watches and how full its maps are.
     ///

@@ -83,8 +83,7 @@ impl FolderWatch {
         Self { path, attached: None, watcher: None, sender, events, touched: None, warned: false }
     }
 
-    /// Watches the folder if it exists and is not watched yet. Without inotify the caller's re-checks must
-    /// do.
+    /// Watches the folder if it exists and is not watched yet. Without inotify the caller's re-checks must do.
     pub(crate) fn attach(&mut self) {
         let identity = identity(&self.path);
         if identity == self.attached {

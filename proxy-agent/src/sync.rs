@@ -87,8 +87,7 @@ impl Round {
 }
 
 impl Sync {
-    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are removed after
-    /// `settle_time`.
+    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are removed after `settle_time`.
     pub fn new(node_name: &str, settle_time: Duration) -> Self {
         Self {
             node_name: node_name.to_owned(),
@@ -114,8 +113,7 @@ impl Sync {
         Self { budget, ..self }
     }
 
-    /// When [`Self::apply`] has something to do, even without changes from a source: endpoints are gone for
-    /// good then.
+    /// When [`Self::apply`] has something to do, even without changes from a source: endpoints are gone for good then.
     pub fn settles_at(&self) -> Option<Instant> {
         self.store.settles_at()
     }

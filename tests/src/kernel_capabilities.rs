@@ -1,5 +1,4 @@
-//! Capabilities that older kernels lack, so that a test names what it could not show instead of passing
-//! silently.
+//! Capabilities that older kernels lack, so that a test names what it could not show instead of passing silently.
 
 use std::{fmt, sync::OnceLock};
 

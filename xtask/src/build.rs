@@ -69,8 +69,7 @@ pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's
-/// path.
+/// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's path.
 pub(crate) fn unoptimised_release() -> Result<PathBuf> {
     programs(false)?;
     Ok(static_agent(&["--config", "profile.dev.strip='debuginfo'"])?.join("debug/proxy-agent"))
@@ -149,8 +148,7 @@ struct Profile {
 pub(crate) fn programs(verbose: bool) -> Result<()> {
     let (toolchain, _) = setup::bpf()?;
     let plain = compile(&toolchain, &[])?;
-    // The log records of the other variant are built by memcpy; that variant is not loaded where speed
-    // matters.
+    // The log records of the other variant are built by memcpy; that variant is not loaded where speed matters.
     let calls = guard::memory_calls(&plain)?;
     if !calls.is_empty() {
         let message = format!(

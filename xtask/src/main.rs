@@ -28,8 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or install the BPF tool chain and the programs that tests need. The other commands do so
-    /// themselves.
+    /// Find or install the BPF tool chain and the programs that tests need. The other commands do so themselves.
     Setup(setup::SetupArgs),
     /// Build the programs and the agent that holds them.
     Build(build::BuildArgs),
@@ -48,8 +47,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
     Vm(vm::VmArgs),
-    /// Write the files generated from code and from the Helm chart: tables in documents, the kustomize base and
-    /// components.
+    /// Write the files generated from code and from the Helm chart: tables in documents, the kustomize base and components.
     Codegen(codegen::CodegenArgs),
     /// Write the documentation of the code by rustdoc. Warnings are errors.
     Doc(doc::DocArgs),

@@ -23,8 +23,7 @@ const ADDRESSES: &str = "Addresses and ports";
 const SERVICES: &str = "Services";
 const OBSERVING: &str = "Observing";
 
-/// Arguments of `run`. A value that is not given here comes from the configuration file, if the file has that
-/// field.
+/// Arguments of `run`. A value that is not given here comes from the configuration file, if the file has that field.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// A configuration file of kube-proxy (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1).
@@ -115,8 +114,7 @@ pub struct RunArgs {
     /// Entries of each map of confirmed flows; a flow takes two. Default: by the node's memory.
     ///
     /// Unconfirmed flows have maps of a quarter of that, at least 65,536 entries. Counts when the maps are
-    /// made (a pinned map keeps its size, which the log reports): to change it, stop the agent and run
-    /// `proxy-agent cleanup` first.
+    /// made (a pinned map keeps its size, which the log reports): to change it, stop the agent and run `proxy-agent cleanup` first.
     #[arg(help_heading = DATAPATH, long, value_name = "N")]
     pub max_flows: Option<u32>,
 

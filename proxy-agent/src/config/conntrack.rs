@@ -22,8 +22,7 @@ const MOST_FLOWS: u32 = 1 << 20;
 const PER_CORE: u32 = 32_768;
 const MIN: u32 = 131_072;
 
-/// The given value; or kube-proxy's size of the kernel's table, within the limits of memory; or a small share of
-/// memory.
+/// The given value; or kube-proxy's size of the kernel's table, within the limits of memory; or a small share of memory.
 pub(super) fn max_flows(
     args: &RunArgs,
     file: &KubeProxyConfiguration,

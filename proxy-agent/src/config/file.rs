@@ -124,8 +124,7 @@ struct Header {
 }
 
 impl KubeProxyConfiguration {
-    /// Parses the text of a file. `path` is for messages. Returns the configuration, and notices of the
-    /// fields that are not used.
+    /// Parses the text of a file. `path` is for messages. Returns the configuration, and notices of the fields that are not used.
     ///
     /// # Errors
     ///

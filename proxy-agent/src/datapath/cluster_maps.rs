@@ -1,5 +1,4 @@
-//! The cluster's state for the programs besides services: its service ranges, and addresses of network
-//! namespaces.
+//! The cluster's state for the programs besides services: its service ranges, and addresses of network namespaces.
 
 use std::{
     collections::{BTreeSet, HashMap},

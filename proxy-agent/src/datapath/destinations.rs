@@ -1,5 +1,4 @@
-//! The maps `destinations` of both families: IPsec policies, and attributes of routes that `bpf_fib_lookup` does
-//! not report.
+//! The maps `destinations` of both families: IPsec policies, and attributes of routes that `bpf_fib_lookup` does not report.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

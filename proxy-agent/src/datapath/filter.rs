@@ -1,5 +1,4 @@
-//! The filter of non-service destinations: a clear bit means "surely no VIP"; counts how many frontends set
-//! each bit.
+//! The filter of non-service destinations: a clear bit means "surely no VIP"; counts how many frontends set each bit.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -147,8 +147,7 @@ pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()
     map.set(0, settings, 0).context("cannot write the map `settings`")
 }
 
-/// Compares every pinned map with the table, so that a foreign layout shows before it is used: aya does not check a pinned
-/// map.
+/// Compares every pinned map with the table, so that a foreign layout shows before it is used: aya does not check a pinned map.
 pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
     maps::all().try_for_each(|map| check_layout(map, &pins.map(map.name))).context(
         "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \

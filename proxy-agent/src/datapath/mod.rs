@@ -112,8 +112,7 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
-        // Another agent may have replaced maps since: only the holder of the lock may, and this agent holds it
-        // now.
+        // Another agent may have replaced maps since: only the holder of the lock may, and this agent holds it now.
         let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
         pins.remove_larger()?;
         let Prepared(object) = prepared;
@@ -385,8 +384,7 @@ fn generation() -> u8 {
     now.map_or(1, |now| (now.as_secs() % 255) as u8 + 1)
 }
 
-/// Warns about hooks at a cgroup below the root: they serve only the processes in it, and nothing else would
-/// show that.
+/// Warns about hooks at a cgroup below the root: they serve only the processes in it, and nothing else would show that.
 fn warn_if_not_root(cgroup: &Path) {
     // Only cgroups that are not the root of the hierarchy have this file.
     if cgroup.join("cgroup.type").exists() {

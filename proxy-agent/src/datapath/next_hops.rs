@@ -65,8 +65,7 @@ impl NextHops {
 
     /// Informs the programs that neighbours are being probed.
     pub(crate) fn beat(&self, clock: Clock) {
-        // Not the current time: this clock may be a little ahead of the kernel's. And not 0, which means that
-        // no agent ever probed.
+        // Not the current time: this clock may be a little ahead of the kernel's. And not 0, which means that no agent ever probed.
         let last_used = clock.ago(1).max(1);
         self.v4.write(HEARTBEAT, NextHop { last_used, ..NextHop::default() });
         self.v6.write(HEARTBEAT, NextHop { last_used, ..NextHop::default() });

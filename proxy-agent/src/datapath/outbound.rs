@@ -1,5 +1,4 @@
-//! Connections that the node opened before the programs saw it: those of kernel NAT, entered into
-//! `outbound_*`.
+//! Connections that the node opened before the programs saw it: those of kernel NAT, entered into `outbound_*`.
 //!
 //! Without that, replies to a pod's packets that kernel masquerade sent from the port of a frontend look like requests, and
 //! datagrams that another proxy's rules translate would move to another endpoint.

@@ -1,5 +1,4 @@
-//! Brings service ports into the maps: writes only the differences, in an order that is safe for concurrent
-//! readers.
+//! Brings service ports into the maps: writes only the differences, in an order that is safe for concurrent readers.
 //!
 //! New endpoints of a known port cost no system call: slots are written to unused room, then one store publishes
 //! them. Released ids and slots are put in quarantine until no reader can use them any more.

@@ -48,8 +48,7 @@ pub(crate) fn is_marked(pins: &Pins) -> bool {
     fs::read_link(pins.map(MARK)).is_ok_and(|layouts| layouts.as_os_str() == Pins::layouts().as_str())
 }
 
-/// Whether programs are attached whose maps are others, or were never synced. Then these must be filled before programs use
-/// them.
+/// Whether programs are attached whose maps are others, or were never synced. Then these must be filled before programs use them.
 pub(crate) fn is_to_be_filled(pins: &Pins) -> bool {
     !is_marked(pins) && pins.link_names().is_ok_and(|names| !names.is_empty())
 }

@@ -92,8 +92,7 @@ fn family<F: MapFamily>(pins: &Pins, names: &Names, life: Life) -> Result<Vec<Fl
     Ok(rows)
 }
 
-/// All entries of a map. A walk through a map that changes may restart: duplicates are dropped, and the walk
-/// is bounded.
+/// All entries of a map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
 fn entries<F: MapFamily>(map: Hash<FlowKey<F>, Flow<F>>) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
     const PATIENCE: usize = 1 << 24;
     Ok(map.iter().take(PATIENCE).collect::<Result<_, _>>()?)

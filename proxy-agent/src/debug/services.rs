@@ -69,8 +69,7 @@ struct Endpoints {
     cluster_ip: u32,
     external: u32,
     cluster: u32,
-    /// Of the above, those without endpoints because the traffic policy leaves none here: packets are dropped, not
-    /// rejected.
+    /// Of the above, those without endpoints because the traffic policy leaves none here: packets are dropped, not rejected.
     #[serde(rename = "noLocalEndpoints")]
     no_local_endpoints: Vec<&'static str>,
 }

@@ -60,8 +60,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<SocketRow>> {
 
 type Entry<F> = (SocketKey<F>, SocketPeer<F>);
 
-/// All entries of a family's map. A walk through a map that changes may restart: duplicates are dropped, and the
-/// walk is bounded.
+/// All entries of a family's map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
 fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
     const PATIENCE: usize = 1 << 20;
     let entry = |(_, SharedPeer { key, peer, .. })| (key, peer);

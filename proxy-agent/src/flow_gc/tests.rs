@@ -172,8 +172,7 @@ fn what_comes_back_to_life_stays() {
             sweep(&map);
             let entries = map.entries.lock().unwrap();
             let touched = entries.values().filter(|flow| flow.last_seen == NOW).count();
-            // Removed before the packet came, which then opens a new flow; else the entry that the packet
-            // updated stays.
+            // Removed before the packet came, which then opens a new flow; else the entry that the packet updated stays.
             let was_late = looks_after_removal(of_opposite, look);
             assert_eq!(touched, usize::from(!was_late), "opposite {of_opposite}, look {look}: {entries:?}");
         }

@@ -1,5 +1,4 @@
-//! The remains of kube-proxy's IPVS mode besides chains: virtual servers, and an interface that has their
-//! addresses.
+//! The remains of kube-proxy's IPVS mode besides chains: virtual servers, and an interface that has their addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,8 +49,7 @@ const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 pub(super) struct Found {
     /// The index of [`IPVS_INTERFACE`], and how many addresses it has.
     pub(super) interface: Option<(u32, usize)>,
-    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. Without that interface, none counts as
-    /// kube-proxy's.
+    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. Without that interface, none counts as kube-proxy's.
     pub(super) servers: Vec<Server>,
     /// How many others there are.
     pub(super) others: usize,

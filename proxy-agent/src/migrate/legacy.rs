@@ -142,8 +142,7 @@ impl Rules {
             let Some(chain) = placed.chain.as_deref() else { return false };
             doomed.has(chain) || self.target_of(placed).is_some_and(|to| doomed.has(to))
         };
-        // Where each byte that begins an entry is afterwards; for an entry that goes, where the next
-        // remaining one is.
+        // Where each byte that begins an entry is afterwards; for an entry that goes, where the next remaining one is.
         let mut places = BTreeMap::new();
         let mut kept = Vec::new();
         let mut length = 0;

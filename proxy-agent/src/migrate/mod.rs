@@ -35,8 +35,7 @@ const ROUNDS: usize = 3;
 /// Shows kube-proxy's rules and chains, and removes them if requested.
 ///
 /// # Errors
-/// If removal was requested and is not done: kube-proxy runs, or the agent does not serve. And when something could not
-/// be removed.
+/// If removal was requested and is not done: kube-proxy runs, or the agent does not serve. And when something could not be removed.
 pub async fn run(args: &MigrateArgs) -> Result<()> {
     let netlink = interfaces::connect()?;
     let found = Found::read(&netlink).await?;

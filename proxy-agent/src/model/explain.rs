@@ -30,8 +30,7 @@ pub struct Explained {
     pub why: String,
 }
 
-/// The endpoints of all ports of a Service in all its families, and the parts of its slices that are for none
-/// of them.
+/// The endpoints of all ports of a Service in all its families, and the parts of its slices that are for none of them.
 pub fn explain<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,

@@ -73,8 +73,7 @@ impl Settling {
         self.fresh.remove(service);
     }
 
-    /// Endpoints that left a Service and are not settled. If an endpoint is in an EndpointSlice again, the slice
-    /// decides.
+    /// Endpoints that left a Service and are not settled. If an endpoint is in an EndpointSlice again, the slice decides.
     pub(super) fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
         self.departed.get(service).into_iter().flatten().map(|departed| &departed.slice)
     }

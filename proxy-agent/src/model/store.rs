@@ -127,8 +127,7 @@ impl Store {
             .collect()
     }
 
-    /// Whether both Services and EndpointSlices were listed completely at least once. Until then a missing
-    /// object may exist.
+    /// Whether both Services and EndpointSlices were listed completely at least once. Until then a missing object may exist.
     pub fn is_complete(&self) -> bool {
         [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| self.lists[kind as usize].done_once)
     }

@@ -28,8 +28,7 @@ pub(crate) fn name(interface: &str) -> io::Result<String> {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut info).cast();
-    // SAFETY: an open socket; the request names an interface and points to the buffer that the kernel fills,
-    // both alive.
+    // SAFETY: an open socket; the request names an interface and points to the buffer that the kernel fills, both alive.
     if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }

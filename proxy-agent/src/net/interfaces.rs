@@ -39,8 +39,7 @@ pub struct Interface {
     pub is_loopback: bool,
     /// Is administratively up. A veth is up if its other end is, too: while a pod is made, both may be here for a moment.
     pub is_up: bool,
-    /// Global addresses, in the order in which the kernel would choose them as source. Without those that cannot be
-    /// used (yet).
+    /// Global addresses, in the order in which the kernel would choose them as source. Without those that cannot be used (yet).
     pub addresses: Vec<IpAddr>,
     /// IPv4 addresses of narrower scope, loopback ones excepted: packets may be sent to them, but the kernel does not choose them as
     /// source.
@@ -92,8 +91,7 @@ pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Ro
                 _ => {}
             }
         }
-        // The kernel reports the other end of a veth as its parent, by its index in another network
-        // namespace.
+        // The kernel reports the other end of a veth as its parent, by its index in another network namespace.
         if interface.has_peer_elsewhere || interface.kind == "veth" {
             interface.parent = 0;
         }

@@ -1,5 +1,4 @@
-//! The table `proxy-agent-nat`, which keeps the kernel translating known connections when kube-proxy's rules
-//! go.
+//! The table `proxy-agent-nat`, which keeps the kernel translating known connections when kube-proxy's rules go.
 
 use std::{fmt, io, ops::ControlFlow};
 

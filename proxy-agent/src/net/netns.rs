@@ -112,8 +112,7 @@ pub fn find() -> Vec<Namespace> {
     found.into_values().collect()
 }
 
-/// Does `work` within each of these namespaces, with the item's second part. Namespaces that are gone are
-/// left out.
+/// Does `work` within each of these namespaces, with the item's second part. Namespaces that are gone are left out.
 ///
 /// For use where blocking is allowed.
 ///
@@ -193,8 +192,7 @@ fn open(path: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<Option<File>>
         return Ok(None);
     }
     let file = File::open(path)?;
-    // A name without a namespace is an ordinary file: the mount point of a bind mount that did not reach this mount
-    // namespace.
+    // A name without a namespace is an ordinary file: the mount point of a bind mount that did not reach this mount namespace.
     if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
     }

@@ -47,8 +47,7 @@ fn local_range(text: &str) -> PortRange {
     }
 }
 
-/// The ports to reserve; and how many of the source ports are left out, although the kernel assigns them to
-/// local sockets.
+/// The ports to reserve; and how many of the source ports are left out, although the kernel assigns them to local sockets.
 fn plan(before: &str, local: PortRange, nodeports: PortRange, snat: PortRange) -> (String, Option<usize>) {
     let all = merged(before, &[nodeports, snat]);
     let is_reserved =

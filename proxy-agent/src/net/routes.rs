@@ -1,5 +1,4 @@
-//! Routes, read by netlink: what they show of interfaces, and the attributes that `bpf_fib_lookup` does not
-//! report.
+//! Routes, read by netlink: what they show of interfaces, and the attributes that `bpf_fib_lookup` does not report.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -9,8 +9,7 @@
 //! }
 //! ```
 //!
-//! Packets that sockets send over the loopback interface are tracked already when they arrive, and stay so
-//! (`nft_notrack_eval`).
+//! Packets that sockets send over the loopback interface are tracked already when they arrive, and stay so (`nft_notrack_eval`).
 //!
 //! Fragments that the stack fragments once more need another rule: reassembled there, they would wait for those that fit, which were sent
 //! already. A packet that is untracked before the kernel reassembles (priority -400) stays in fragments (`ipv4_conntrack_defrag`). IPsec
@@ -166,8 +165,7 @@ fn batch(messages: &[Message]) -> Vec<u8> {
     batch_of(NFPROTO_INET, messages)
 }
 
-/// A transaction of nfnetlink: messages about tables of a family that the kernel applies wholly or not at
-/// all.
+/// A transaction of nfnetlink: messages about tables of a family that the kernel applies wholly or not at all.
 pub(crate) fn batch_of(family: u8, messages: &[Message]) -> Vec<u8> {
     let mut bytes = message(BATCH_BEGIN, 0, 0, &[]);
     for (kind, flags, attributes) in messages {

@@ -35,8 +35,7 @@ const POLICY_ID: usize = 64;
 /// `struct xfrm_userpolicy_info`, behind which attributes follow.
 const POLICY_INFO: usize = 168;
 
-/// The destinations of policies that block or protect the node's own and forwarded packets; empty where the kernel has no
-/// IPsec.
+/// The destinations of policies that block or protect the node's own and forwarded packets; empty where the kernel has no IPsec.
 ///
 /// # Errors
 /// When the kernel does not return them: listing policies needs `CAP_NET_ADMIN`.
@@ -47,8 +46,7 @@ pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     request(&socket, XFRM_MSG_GETPOLICY, NLM_F_DUMP, &[0; POLICY_ID], |payload| {
         found.extend(Policy::parse(payload).into_iter().flat_map(|policy| policy.destinations()));
     })?;
-    // Packets without a policy are blocked as well if the administrator sets that (`ip xfrm policy setdefault`;
-    // 5.15).
+    // Packets without a policy are blocked as well if the administrator sets that (`ip xfrm policy setdefault`; 5.15).
     let answer = request(&socket, XFRM_MSG_GETDEFAULT, 0, &[0; 4], |payload| {
         if blocks_by_default(payload) {
             found.extend(everything());

@@ -157,8 +157,7 @@ struct Sending {
     failed_before: bool,
 }
 
-/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that report the
-/// same.
+/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that report the same.
 #[derive(Debug)]
 struct Allowance {
     left: u32,

@@ -124,8 +124,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until cancelled. While the address is taken it is tried again every 5 s: the agent works without it
-    /// meanwhile.
+    /// Serves until cancelled. While the address is taken it is tried again every 5 s: the agent works without it meanwhile.
     ///
     /// # Errors
     ///

@@ -1,5 +1,4 @@
-//! Answers load balancers' health checks at a Service's `healthCheckNodePort`: whether this node has endpoints
-//! of it.
+//! Answers load balancers' health checks at a Service's `healthCheckNodePort`: whether this node has endpoints of it.
 //!
 //! Status, headers and body are kube-proxy's, to the byte: cloud providers' health checks are made for it.
 
@@ -131,8 +130,7 @@ impl ServiceHealth {
         self.report(problems);
     }
 
-    /// The Service to serve at each address. Of several Services that want one port, the one that has it
-    /// keeps it.
+    /// The Service to serve at each address. Of several Services that want one port, the one that has it keeps it.
     fn goal(&self, problems: &mut BTreeMap<ObjectName, String>) -> BTreeMap<SocketAddr, ObjectName> {
         let holders = self.open.iter().map(|(address, open)| (address.port(), &open.checked.service));
         let mut owners: BTreeMap<u16, &ObjectName> = holders

@@ -1,5 +1,4 @@
-//! The running agent: one data path, the parts that work on it, and the work that concerns more than one of
-//! them.
+//! The running agent: one data path, the parts that work on it, and the work that concerns more than one of them.
 
 use std::{net::IpAddr, time::Instant};
 
@@ -155,8 +154,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads interfaces and addresses, and attaches programs and writes maps for them. After a failure, plans the next
-    /// attempt.
+    /// Reads interfaces and addresses, and attaches programs and writes maps for them. After a failure, plans the next attempt.
     pub(super) async fn reconcile_interfaces(&mut self) {
         let result = self.follow_network().await;
         self.interfaces.plan_retry(result);

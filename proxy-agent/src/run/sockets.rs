@@ -1,5 +1,4 @@
-//! The controller of sockets: ends those whose endpoint is gone, and finds out from which addresses they
-//! send.
+//! The controller of sockets: ends those whose endpoint is gone, and finds out from which addresses they send.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -76,8 +75,7 @@ impl SocketController {
         self.socket_termination.lost(lost);
     }
 
-    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] reports what sockets have
-    /// stored.
+    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] reports what sockets have stored.
     pub(super) fn scan_at_start(&mut self) {
         let (socket_termination, protocols) = (self.socket_termination.clone(), self.protocols());
         self.scanning_at_start = Some(tokio::spawn(async move { socket_termination.kept(protocols).await }));

@@ -38,8 +38,7 @@ pub enum Target {
     Socket(Suspect),
     /// Every socket that keeps that it was translated to this backend, and is still connected to it.
     Backend(Transport, Id),
-    /// Every UDP socket whose record names this frontend, and that is still connected to the backend in the
-    /// record.
+    /// Every UDP socket whose record names this frontend, and that is still connected to the backend in the record.
     Frontend(LostFrontend),
 }
 

@@ -132,8 +132,7 @@ impl Reporter {
         self.change(|watch| watch.synced = true);
     }
 
-    /// Something failed. Returns whether that is news: neither this watch nor another one has reported the
-    /// same.
+    /// Something failed. Returns whether that is news: neither this watch nor another one has reported the same.
     pub(super) fn failed(&self, message: &str, detail: &str) -> bool {
         let mut news = false;
         self.state.send_if_modified(|state| {

@@ -180,8 +180,7 @@ impl Report {
     }
 }
 
-/// The increase in the second sample, per second. A counter that was evicted from the map starts again from
-/// zero.
+/// The increase in the second sample, per second. A counter that was evicted from the map starts again from zero.
 fn differences<'a>(
     before: &'a Sample,
     after: &'a Sample,

@@ -201,8 +201,7 @@ impl State {
         self.pages.remove(token)
     }
 
-    /// The events after a version that concern a watch, as it sees them: an object that ceases to match is
-    /// deleted for it.
+    /// The events after a version that concern a watch, as it sees them: an object that ceases to match is deleted for it.
     pub(super) fn events_after(&self, version: u64, resource: Resource, selector: &Selector) -> Vec<Value> {
         let from = self.history.partition_point(|past| past.version <= version);
         let relevant = self.history[from..].iter().filter(|past| past.resource == resource);

@@ -25,8 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Sends packets of an IP protocol with so many bytes each to one of another place's addresses, and counts those that arrive
 /// whole, after fragmentation by the sender and reassembly by the receiver.
 ///
-/// The first bytes are those of a packet from port 40000 to port 30080, in case a program takes them for
-/// ports.
+/// The first bytes are those of a packet from port 40000 to port 30080, in case a program takes them for ports.
 pub fn raw_packets(from: &Host, to: IpAddr, at: &Netns, protocol: u8, size: usize, count: u8) -> Result<u64> {
     let receiver = raw_socket(at, to.is_ipv4(), protocol)?;
     setsockopt(&receiver, ReceiveTimeout, &TimeVal::milliseconds(20))?;

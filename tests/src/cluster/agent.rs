@@ -46,8 +46,7 @@ pub struct Agent {
 }
 
 impl Cluster {
-    /// Starts the agent of a node with further arguments for `run`, and waits until it reports that it is
-    /// healthy.
+    /// Starts the agent of a node with further arguments for `run`, and waits until it reports that it is healthy.
     pub fn start_agent(&self, node: usize, args: &[&str]) -> Result<Agent> {
         let mut agent = self.agent(node, args, "")?;
         agent.start()?;

@@ -46,8 +46,7 @@ impl Protocol {
 /// How a client treats a path's MTU when it sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathMtu {
-    /// The default of most programs: fragments, but only if a datagram does not fit the MTU as far as it is
-    /// known.
+    /// The default of most programs: fragments, but only if a datagram does not fit the MTU as far as it is known.
     Want,
     /// No fragments: sends as much as fits the path.
     Do,

@@ -139,8 +139,7 @@ impl Container {
         Ok(self.netns.get(&address.to_string(), "/healthz")?.status == 200)
     }
 
-    /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; returns the
-    /// output.
+    /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; returns the output.
     pub fn exec(&self, args: &[&str]) -> Result<String> {
         let mut command = self.netns.command(SHELL)?;
         crun(&mut command, &self.state)?.args(["exec", &self.name, "/proxy-agent"]);

@@ -1,5 +1,4 @@
-//! Settings of a device that iproute2 lacks, or lacks on some machines: checksum offload and a minimal XDP
-//! program.
+//! Settings of a device that iproute2 lacks, or lacks on some machines: checksum offload and a minimal XDP program.
 
 use std::{
     io,

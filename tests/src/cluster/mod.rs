@@ -82,8 +82,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Whether this is an address of the node: its own, one on another interface, or its side of the pod
-    /// network.
+    /// Whether this is an address of the node: its own, one on another interface, or its side of the pod network.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.host.node.is_some_and(|index| addresses::of_node(index).contains(&address))
     }

@@ -94,8 +94,7 @@ fn pod_lines(network: PodNetwork, node: usize, pod: &super::Host) -> Vec<String>
     lines
 }
 
-/// Masquerade for pods that talk to external hosts, and a firewall that drops packets that conntrack cannot
-/// follow.
+/// Masquerade for pods that talk to external hosts, and a firewall that drops packets that conntrack cannot follow.
 ///
 /// Routers also send ICMP errors about fragments other than the first, and no NAT can assign them to a connection: such
 /// ICMP errors are INVALID without any service as well, and are counted apart.

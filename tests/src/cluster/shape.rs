@@ -41,8 +41,7 @@ pub enum SecondUplink {
     /// Clients come by the first, everything else goes by the second: default route and pods of other nodes.
     Asymmetric,
     /// The default route is by the first. One routing table sends by the second all packets with its address or
-    /// that of the node's first pod as source; another, all packets that came by the second and go to pods of other
-    /// nodes.
+    /// that of the node's first pod as source; another, all packets that came by the second and go to pods of other nodes.
     PolicyRouted,
 }
 

@@ -35,8 +35,7 @@ fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// The objects of a rule at one time, and the expected results. Objects of an earlier step that this one does not have
-/// are deleted.
+/// The objects of a rule at one time, and the expected results. Objects of an earlier step that this one does not have are deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
     /// All objects of the rule.
@@ -153,8 +152,7 @@ pub enum Expect {
     Answers(Vec<SocketAddr>),
     /// The client gets an error: ECONNREFUSED, at once for sockets, by ICMP port unreachable for packets.
     Refused,
-    /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets get
-    /// EHOSTUNREACH.
+    /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets get EHOSTUNREACH.
     NoLocalEndpoints,
     /// The client is not in the source ranges: packets are dropped, sockets get EPERM.
     Denied,

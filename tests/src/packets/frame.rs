@@ -300,8 +300,7 @@ pub fn checksums_are_valid(bytes: &[u8]) -> bool {
     total.is_multiple_of(0xffff)
 }
 
-/// Whether two frames are the same, byte by byte. 0 and 0xffff are the same checksum, except that a UDP checksum of 0
-/// is none.
+/// Whether two frames are the same, byte by byte. 0 and 0xffff are the same checksum, except that a UDP checksum of 0 is none.
 pub fn same_frame(expected: &[u8], got: &[u8]) -> bool {
     let normal = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();
@@ -329,8 +328,7 @@ mod tests {
                 let frame = Frame::new(src.parse().unwrap(), dst.parse().unwrap(), transport);
                 let bytes = frame.build().unwrap();
                 assert!(checksums_are_valid(&bytes) && same_frame(&bytes, &bytes), "{frame:?}");
-                // SCTP's checksum covers everything behind the network header, and an IPv6 header has no
-                // checksum.
+                // SCTP's checksum covers everything behind the network header, and an IPv6 header has no checksum.
                 let address = (transport != Transport::Sctp(1)).then_some(26);
                 for at in address.into_iter().chain([frame.transport_offset(), bytes.len() - 1]) {
                     let mut changed = bytes.clone();

@@ -34,8 +34,7 @@ pub struct Run {
     pub nanoseconds: u32,
 }
 
-/// Verifies CHECKSUM_COMPLETE over the whole packet, as a network card would set it, after a tc program; 5.10 does not
-/// know it.
+/// Verifies CHECKSUM_COMPLETE over the whole packet, as a network card would set it, after a tc program; 5.10 does not know it.
 pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// The context that a test run passes besides the packet's bytes.

@@ -1,5 +1,4 @@
-//! Packets that the programs reply to or drop by design, and clients that keep their backend, on single packets.
-//! Needs root.
+//! Packets that the programs reply to or drop by design, and clients that keep their backend, on single packets. Needs root.
 
 use anyhow::{Context as _, Result};
 use etherparse::{

@@ -241,8 +241,7 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
     Ok(())
 }
 
-/// The client's port is free again when its connection has ended, and may be that of one to the endpoint
-/// itself.
+/// The client's port is free again when its connection has ended, and may be that of one to the endpoint itself.
 fn packet_of_a_direct_connection_is_none_of_a_closed_flow<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for way in ways(&kernel)? {

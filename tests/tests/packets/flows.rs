@@ -54,8 +54,7 @@ impl Outcome {
     }
 }
 
-/// Runs a program of the uplink on a packet that should be forwarded between these ends. Source port and MACs are the
-/// program's.
+/// Runs a program of the uplink on a packet that should be forwarded between these ends. Source port and MACs are the program's.
 #[track_caller]
 fn pass_on(kernel: &Kernel, program: &str, frame: &Frame, to: &Frame) -> Result<Outcome> {
     let run = kernel.run(program, &frame.build()?, Device::Uplink.index()?, 0)?;

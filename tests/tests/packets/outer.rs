@@ -20,8 +20,7 @@ const IN_FRONT: usize = 14;
 const PROTOCOL: usize = 9;
 const GRE: u8 = 47;
 
-/// It is left unchanged, and sent to the interface that it came by; only if that is a GRE device, and only GRE
-/// packets.
+/// It is left unchanged, and sent to the interface that it came by; only if that is a GRE device, and only GRE packets.
 fn packet_with_an_outer_header_is_received_without<F: PacketFamily>() -> Result<()> {
     for (flags, protocol, expected) in [(DEVICE_GRE, GRE, REDIRECT), (0, GRE, NEXT), (DEVICE_GRE, 17, NEXT)] {
         let Node { kernel, .. } = Node::with(Options::default(), |v4, v6| {

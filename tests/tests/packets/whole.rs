@@ -65,8 +65,7 @@ fn packet_fragments_of_other_protocols_are_not_queued<F: PacketFamily>() -> Resu
     Ok(())
 }
 
-/// Later fragments of IPv6 name the first extension header only, so the programs store the data of the first
-/// fragment.
+/// Later fragments of IPv6 name the first extension header only, so the programs store the data of the first fragment.
 #[test]
 fn packet_first_fragments_of_unknown_protocols_are_remembered() -> Result<()> {
     type F = proxy_common::V6;

@@ -59,8 +59,7 @@ fn none_fails(transport: Transport, client_ports: &str, ports: &str, least: u64)
 /// Clients use these ports again and again.
 const FEW: &str = "40000 40999";
 
-/// Once 306 of 12,201 connections were reset: a port that was taken over ended a connection that its former owner had
-/// opened since.
+/// Once 306 of 12,201 connections were reset: a port that was taken over ended a connection that its former owner had opened since.
 #[test]
 fn connections_that_the_server_closes() -> Result<()> {
     none_fails(Transport::TcpServerCloses, FEW, "20000-20999", 2_000)

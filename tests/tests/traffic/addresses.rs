@@ -1,5 +1,4 @@
-//! Addresses of the node and names: where nodePorts are served, the addresses after translation, local sources.
-//! Needs root.
+//! Addresses of the node and names: where nodePorts are served, the addresses after translation, local sources. Needs root.
 
 use std::net::IpAddr;
 
@@ -16,8 +15,7 @@ fn builder() -> Builder {
     Cluster::builder().nodes(2)
 }
 
-/// `lo` has the addresses that BGP announces to hosts, and those of the administrator; also when the agent runs
-/// already.
+/// `lo` has the addresses that BGP announces to hosts, and those of the administrator; also when the agent runs already.
 #[test]
 fn node_ports_at_addresses_of_loopback() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;

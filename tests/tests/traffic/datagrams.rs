@@ -32,8 +32,7 @@ fn is_served(builder: Builder, args: &[&str]) -> Result<()> {
             failures.case(format!("{to}, {mode:?}, {size} bytes"), || {
                 let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(size);
                 for _ in 0..10 {
-                    // With "don't fragment" and with IPv6 the sender gets an ICMP error first; others would never
-                    // be answered.
+                    // With "don't fragment" and with IPv6 the sender gets an ICMP error first; others would never be answered.
                     let reply = call.clone().timeout(Duration::from_secs(1)).datagram(mode, 3)?;
                     ensure!(reply.answer.is_some(), "{reply:?}");
                 }

@@ -226,8 +226,7 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
     conclude(failures, &scenario.agents)
 }
 
-/// `--uplink` with the name of a missing interface: a problem is reported, and everything else works. When it appears, it
-/// is used.
+/// `--uplink` with the name of a missing interface: a problem is reported, and everything else works. When it appears, it is used.
 #[test]
 fn an_uplink_that_is_not_there() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;

@@ -25,8 +25,7 @@ fn block_sctp(netns: &Netns, selectors: &[&str; 2], direction: &str) -> Result<(
     netns.ip(&lines.into_iter().map(|line| line + " action block").collect::<Vec<_>>())
 }
 
-/// The only endpoint of SINGLE is on node-2; counts at node-1 the packets that the stack forwards for
-/// programs.
+/// The only endpoint of SINGLE is on node-2; counts at node-1 the packets that the stack forwards for programs.
 fn scenario(builder: Builder) -> Result<Scenario> {
     let scenario = Scenario::without_agents(builder.nodes(2), "both")?;
     scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;

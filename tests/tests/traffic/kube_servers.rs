@@ -152,8 +152,7 @@ async fn a_server_that_is_behind_does_not_take_the_agent_back() {
     new.apply(slice("c-1", "c", &[3])).unwrap();
     let all: [(&str, &[&str]); 3] = [A_AND_B[0], A_AND_B[1], ("c", &["10.244.0.3:8080"])];
     let timing = Timing { watch: Duration::from_secs(60), silence: Duration::from_millis(500), ..TIMING };
-    // Whether the old one accepts a watch from a version in its future, or refuses it so that a list is
-    // needed.
+    // Whether the old one accepts a watch from a version in its future, or refuses it so that a list is needed.
     for grants in [true, false] {
         old.set(|behaviour| behaviour.future_watches = grants);
         let mut source = Source::with(settings(&[&new, &old], timing));

@@ -1,5 +1,4 @@
-//! The agent's source for API servers against a stand-in over real HTTP: the changes lead to the server's state,
-//! whatever fails.
+//! The agent's source for API servers against a stand-in over real HTTP: the changes lead to the server's state, whatever fails.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod lists;

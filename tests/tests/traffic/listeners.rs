@@ -27,8 +27,7 @@ const SCRAPE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(60);
 
-/// A client that opens connections, sends requests that never end, and opens another one for each that is
-/// cut.
+/// A client that opens connections, sends requests that never end, and opens another one for each that is cut.
 struct Slow {
     stop: Arc<AtomicBool>,
     opened: Arc<AtomicUsize>,

@@ -97,8 +97,7 @@ fn localhost_may_be_left_to_the_node() -> Result<()> {
     Ok(())
 }
 
-/// `--service-cidr` for API servers without ServiceCIDRs: packets to unused addresses do not leave the node, pings are
-/// answered.
+/// `--service-cidr` for API servers without ServiceCIDRs: packets to unused addresses do not leave the node, pings are answered.
 #[test]
 fn service_ranges_may_be_named() -> Result<()> {
     let scenario = start("socket", &["--service-cidr", "10.96.0.0/16,fd00:10:96::/112,0.0.0.0/0"])?;

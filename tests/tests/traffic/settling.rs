@@ -112,8 +112,7 @@ impl Fixture {
         })
     }
 
-    /// The only endpoint goes from one slice to the other and back, each time removed first. Returns the
-    /// clients' results.
+    /// The only endpoint goes from one slice to the other and back, each time removed first. Returns the clients' results.
     fn moves(&self) -> Result<Vec<(String, LoadReport)>> {
         let pod = self.pod("pod-2a")?;
         self.slice("a", &[(pod, false)])?;

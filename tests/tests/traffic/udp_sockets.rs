@@ -115,8 +115,7 @@ fn served_by(load: &Load, host: &Host, within: Duration) -> Result<()> {
     .with_context(|| format!("{:?}", load.report()))
 }
 
-/// The Service that lost the address still serves, and so does its endpoint, with sockets that reached it by other
-/// ways.
+/// The Service that lost the address still serves, and so does its endpoint, with sockets that reached it by other ways.
 #[test]
 fn sockets_follow_an_address_to_another_service() -> Result<()> {
     let two = Two::start()?;
@@ -169,8 +168,7 @@ fn sockets_follow_after_a_restart() -> Result<()> {
     loads.iter().try_for_each(|load| served_by(load, &two.second, Duration::from_secs(10)))
 }
 
-/// A process that connects, and then names the same address in each datagram, gets replies of one endpoint
-/// only.
+/// A process that connects, and then names the same address in each datagram, gets replies of one endpoint only.
 #[test]
 fn a_connected_socket_that_names_its_peer_gets_replies() -> Result<()> {
     let scenario = start()?;

@@ -94,8 +94,7 @@ impl Comparison {
         if before.start() <= now.end() && now.start() <= before.end() {
             return;
         }
-        // A count may be zero, like failures. For other units, a ratio to zero, or to a value below the baseline, has no
-        // meaning.
+        // A count may be zero, like failures. For other units, a ratio to zero, or to a value below the baseline, has no meaning.
         let is_counted = change.unit == Unit::Count && change.before >= 0.0 && change.now >= 0.0;
         if !(is_counted || change.before > 0.0 && change.now > 0.0) {
             return;

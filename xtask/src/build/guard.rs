@@ -19,8 +19,7 @@ pub(super) struct Function<'data> {
     pub(super) end: u64,
 }
 
-/// The calls to memory functions, as "caller calls callee". Functions without callers are left out: the loader drops
-/// them.
+/// The calls to memory functions, as "caller calls callee". Functions without callers are left out: the loader drops them.
 pub(crate) fn memory_calls(elf: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(elf).context("the object is not an ELF file")?;
     let is_memory = |name: &str| MEMORY_FUNCTIONS.contains(&name);

@@ -1,5 +1,4 @@
-//! How much stack calls take together: old kernels refuse programs that newer ones take, and machines that show it take
-//! minutes.
+//! How much stack calls take together: old kernels refuse programs that newer ones take, and machines that show it take minutes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -50,8 +50,7 @@ impl Kernel {
         self == Self::Newest
     }
 
-    /// Whether its machine tries the networks of `docs/networks.md`. That takes minutes: an old one and the
-    /// newest do.
+    /// Whether its machine tries the networks of `docs/networks.md`. That takes minutes: an old one and the newest do.
     pub(super) fn runs_networks(self) -> bool {
         matches!(self, Self::V6_1 | Self::Newest)
     }

@@ -122,8 +122,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         };
         // Slices that stay.
         self.place(state, plan);
-        // Every backend of a published set is recorded as a member before it is published, and until after it
-        // is withdrawn.
+        // Every backend of a published set is recorded as a member before it is published, and until after it is withdrawn.
         for (endpoint, member) in state.backends.iter_mut() {
             shared.put_set_policies(member, member.set_policies | members.get(endpoint).unwrap_or(&0));
         }

@@ -211,8 +211,7 @@ fn the_filter_knows_frontends_until_an_hour_after_they_are_gone() {
     assert!(!node.may_be_frontend("192.168.0.2:30080"));
 }
 
-/// A socket belongs to the service that it connected to: it leaves an endpoint that this one lost, even if another Service has
-/// it.
+/// A socket belongs to the service that it connected to: it leaves an endpoint that this one lost, even if another Service has it.
 #[test]
 fn a_backend_is_dead_when_its_own_port_has_it_no_more() {
     let mut node = Node::new();

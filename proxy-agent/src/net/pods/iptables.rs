@@ -28,8 +28,7 @@ pub(crate) fn has_chain(name: &str) -> bool {
 fn tables() -> impl Iterator<Item = (IptablesFamily, &'static str, Vec<u8>)> {
     IptablesFamily::ALL.into_iter().flat_map(|family| {
         let there = fs::read_to_string(family.tables_file()).unwrap_or_default();
-        // The kernel makes a table when it is read, and with it conntrack's hooks: only existing ones are
-        // read.
+        // The kernel makes a table when it is read, and with it conntrack's hooks: only existing ones are read.
         let tables = TABLES.into_iter().filter(move |table| there.lines().any(|line| line == *table));
         tables.filter_map(move |table| Some((family, table, xtables::read(family, table).ok()?.entries)))
     })

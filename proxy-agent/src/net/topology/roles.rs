@@ -17,8 +17,7 @@ pub(super) enum Role {
     Overlay,
     /// A port of a bridge that is an [`Role::Uplink`].
     Port,
-    /// Any other interface that may lead off the node: clients, load balancers and pods of other nodes may be
-    /// behind it.
+    /// Any other interface that may lead off the node: clients, load balancers and pods of other nodes may be behind it.
     Further,
     /// The node's side of a pod's interface.
     Pod,

@@ -78,8 +78,7 @@ impl Checks {
 }
 
 impl InterfaceController {
-    /// Compares, if it is time, the attached programs with those that should be. True if some must be attached
-    /// again.
+    /// Compares, if it is time, the attached programs with those that should be. True if some must be attached again.
     pub(super) async fn check_hooks(&mut self, datapath: &mut Datapath) -> bool {
         if !self.checks.is_due && self.checks.last.elapsed() < EVERY {
             return false;

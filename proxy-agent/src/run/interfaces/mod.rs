@@ -214,8 +214,7 @@ impl InterfaceController {
     }
 }
 
-/// How pods are served: services that the socket hooks cannot serve need the programs at their interfaces,
-/// too.
+/// How pods are served: services that the socket hooks cannot serve need the programs at their interfaces, too.
 fn pod_datapath(configured: PodDatapath, needs_packets: bool) -> PodDatapath {
     match configured {
         PodDatapath::Auto | PodDatapath::Socket if needs_packets => PodDatapath::Both,

@@ -1,5 +1,4 @@
-//! Packets that only the kernel's IP stack can send: those to destinations of IPsec policies, and by routes with
-//! an encapsulation.
+//! Packets that only the kernel's IP stack can send: those to destinations of IPsec policies, and by routes with an encapsulation.
 
 use std::collections::BTreeSet;
 

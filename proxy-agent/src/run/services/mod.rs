@@ -124,8 +124,7 @@ impl ServiceReconciler {
         }
     }
 
-    /// Requirements of Services on the node's network. `knows_sources`: it is known from which addresses
-    /// sockets send.
+    /// Requirements of Services on the node's network. `knows_sources`: it is known from which addresses sockets send.
     pub(super) fn needs(&self, knows_sources: bool) -> ServiceNeeds {
         ServiceNeeds {
             node_addresses: self.sync.node_addresses().to_vec(),
@@ -177,8 +176,7 @@ impl ServiceReconciler {
         !std::mem::replace(&mut self.is_synced, true)
     }
 
-    /// Everything is written for the first time: marks the maps as synced, and removes what agents no longer
-    /// need.
+    /// Everything is written for the first time: marks the maps as synced, and removes what agents no longer need.
     pub(super) fn mark_synced(&self, datapath: &Datapath) {
         if let Err(error) = synced::mark(&self.seeder.pins) {
             warn!(
@@ -195,8 +193,7 @@ impl ServiceReconciler {
         info!("synced with the source: {} service ports, {} endpoints", usage.service_ports, usage.backends);
     }
 
-    /// Before the node serves new addresses: the programs must know the connections that it opened from
-    /// there.
+    /// Before the node serves new addresses: the programs must know the connections that it opened from there.
     pub(super) async fn prepare_addresses(
         &mut self,
         datapath: &mut Datapath,

@@ -15,8 +15,7 @@ pub struct Mirrored {
     pub slices: Vec<EndpointSlice>,
 }
 
-/// Converts Endpoints, or returns the reason why nothing is made of them. Also returns the parts of them that
-/// cannot be used.
+/// Converts Endpoints, or returns the reason why nothing is made of them. Also returns the parts of them that cannot be used.
 pub fn endpoints(trimmed: &TrimmedEndpoints) -> (Result<Mirrored, String>, Vec<String>) {
     let service = object_name(&trimmed.metadata);
     let mut problems = Vec::new();

@@ -55,8 +55,7 @@ fn has_label(metadata: &ObjectMeta, key: &str) -> bool {
     label(metadata, key).is_some()
 }
 
-/// Parses each text once, in order; a text that `parse` does not know is reported as `field` that is not a
-/// `what`.
+/// Parses each text once, in order; a text that `parse` does not know is reported as `field` that is not a `what`.
 fn parse_all<'a, T: PartialEq>(
     texts: impl IntoIterator<Item = &'a String>,
     parse: impl Fn(&str) -> Option<T>,

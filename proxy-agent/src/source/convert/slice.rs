@@ -47,8 +47,7 @@ fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U>
     converted
 }
 
-/// A port of a slice; `None` without a number, which is not an error: such ports are for other readers of the
-/// slice.
+/// A port of a slice; `None` without a number, which is not an error: such ports are for other readers of the slice.
 pub(super) fn slice_port(trimmed: &TrimmedSlicePort, problems: &mut Vec<String>) -> Option<SlicePort> {
     // The API server stores a missing name as an empty one.
     let (name, number) =

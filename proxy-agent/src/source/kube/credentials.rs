@@ -1,5 +1,4 @@
-//! The addresses of the API servers, and our credentials. All of it may change at run time: files are read
-//! again.
+//! The addresses of the API servers, and our credentials. All of it may change at run time: files are read again.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},

@@ -38,8 +38,7 @@ use super::{
 };
 use crate::model::objects::{Change, Kind};
 
-/// For the log's filter: the library's own lines, which repeat at every attempt what is logged here once per
-/// outage.
+/// For the log's filter: the library's own lines, which repeat at every attempt what is logged here once per outage.
 pub const REDUNDANT_LOGS: &str = "kube_client=off";
 
 /// How to reach the API server, and whose node this is.

@@ -18,8 +18,7 @@ pub(super) struct Subject<K> {
 pub(super) enum Objects {
     /// All of a kind, whose lists are announced.
     Listed(Kind),
-    /// The same, but not every server has them: the agent does not wait for them, and their problems are not the
-    /// source's.
+    /// The same, but not every server has them: the agent does not wait for them, and their problems are not the source's.
     Optional(Kind),
     /// One object, selected by its name, which is gone when a list does not have it.
     ThisNode,
@@ -35,8 +34,7 @@ impl Objects {
     }
 }
 
-/// Objects that the server is asked to leave out. Conversion leaves them out too, so a server that cannot is
-/// not a problem.
+/// Objects that the server is asked to leave out. Conversion leaves them out too, so a server that cannot is not a problem.
 pub(super) struct Selectors {
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,

@@ -89,8 +89,7 @@ impl Transport {
         Client::new(service, "default")
     }
 
-    /// Reads the files again, and uses them if they have changed. Returns whether others than `seen` are in use
-    /// now.
+    /// Reads the files again, and uses them if they have changed. Returns whether others than `seen` are in use now.
     pub(super) async fn reload(&self, seen: Option<u64>) -> bool {
         let loaded = credentials::load(&self.settings).await;
         let mut current = self.current();

@@ -181,8 +181,7 @@ where
         }
     }
 
-    /// A list at once, or in pages, all of one version: the server keeps it for us, and returns 410 if it cannot any
-    /// longer.
+    /// A list at once, or in pages, all of one version: the server keeps it for us, and returns 410 if it cannot any longer.
     async fn list_pages(&mut self) -> Result<(), Failure> {
         self.verb = "list";
         let mut objects = 0;

@@ -232,8 +232,7 @@ async fn of_two_definitions_the_first_file_wins() {
     follower.until_well().await;
 }
 
-/// The control plane mirrors Endpoints only if no other controller makes EndpointSlices; here only the agent mirrors
-/// them.
+/// The control plane mirrors Endpoints only if no other controller makes EndpointSlices; here only the agent mirrors them.
 #[tokio::test]
 async fn endpoints_serve_where_there_are_no_slices() {
     let endpoints = |name: &str, ip: &str| {

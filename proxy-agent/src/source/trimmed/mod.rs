@@ -104,8 +104,7 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// This label names the zone of a Node.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// Reads only the used fields of the metadata: managed fields, annotations and labels of others are most of a small
-/// object.
+/// Reads only the used fields of the metadata: managed fields, annotations and labels of others are most of a small object.
 fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]

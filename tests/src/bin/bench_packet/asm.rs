@@ -1,5 +1,4 @@
-//! Programs of a few instructions, assembled by hand: the baselines beside our programs must not depend on a
-//! compiler.
+//! Programs of a few instructions, assembled by hand: the baselines beside our programs must not depend on a compiler.
 
 use std::{
     io,

@@ -39,8 +39,7 @@ pub(crate) struct Fixture {
     /// The addresses that their programs take for a service's.
     pub(crate) filters: Vec<Filter>,
     /// With few services and few flows, once more: flows that one case removes lie in the caches, and the next one that
-    /// opens some finds their memory there. Cases that are compared with other numbers of services must find the same
-    /// state.
+    /// opens some finds their memory there. Cases that are compared with other numbers of services must find the same state.
     pub(crate) one: RefCell<Kernel>,
     /// With few services and many flows.
     pub(crate) crowded: Kernel,

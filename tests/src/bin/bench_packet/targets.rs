@@ -10,8 +10,7 @@ use crate::{
     report::thousands,
 };
 
-/// The cost of a hash hit on the machine that limits in nanoseconds were set for; elsewhere they are scaled by
-/// it.
+/// The cost of a hash hit on the machine that limits in nanoseconds were set for; elsewhere they are scaled by it.
 pub(crate) const REFERENCE_HIT: f64 = 15.0;
 
 /// The cost of the FIB helper there, at the loopback interface.

@@ -1,5 +1,4 @@
-//! How fast the agent's maps follow the API server, and how much memory it takes. `cargo xtask bench sync` and `memory` run
-//! it.
+//! How fast the agent's maps follow the API server, and how much memory it takes. `cargo xtask bench sync` and `memory` run it.
 //!
 //! * [`objects`]: the objects.
 //! * [`api`]: the API server.

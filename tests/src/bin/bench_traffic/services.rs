@@ -75,8 +75,7 @@ impl Where {
     }
 }
 
-/// This many services. The measured ones are in the middle: a linear search passes half of them before, as on
-/// average.
+/// This many services. The measured ones are in the middle: a linear search passes half of them before, as on average.
 pub(crate) fn services(count: usize) -> Vec<Service> {
     let mut services: Vec<_> = (0..count.saturating_sub(2)).map(other).collect();
     let middle = services.len() / 2;

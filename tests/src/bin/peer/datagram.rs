@@ -19,8 +19,7 @@ use crate::{
 /// How a client treats the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PathMtu {
-    /// As most programs: a datagram that fits the known MTU may not be fragmented, a larger one is sent in
-    /// fragments.
+    /// As most programs: a datagram that fits the known MTU may not be fragmented, a larger one is sent in fragments.
     Want,
     /// No fragmentation: sends as much as fits the path, as far as its MTU is known.
     Do,

@@ -1,5 +1,4 @@
-//! The other side of every conversation: a server that replies with the client's address, and clients that
-//! print what they got.
+//! The other side of every conversation: a server that replies with the client's address, and clients that print what they got.
 
 mod bulk;
 mod client;

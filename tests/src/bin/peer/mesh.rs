@@ -14,8 +14,7 @@ use nix::sys::socket::{
 use proxy_tests::cluster::{Answer, MESH_MARK};
 
 /// Takes connections that were redirected to this port and makes each request for the client, where the client wanted it.
-/// The answer contains `mesh` and the server's name; its own address is the client's original destination
-/// (`SO_ORIGINAL_DST`).
+/// The answer contains `mesh` and the server's name; its own address is the client's original destination (`SO_ORIGINAL_DST`).
 pub(crate) fn mesh(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
     writeln!(io::stdout(), "ready")?;

@@ -21,8 +21,7 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// takes minutes, and what they find is not the kernel's.
 const MANY_PACKETS: [&str; 4] = ["bystanders::", "ports::", "stack::", "whole::"];
 
-/// Variables of the tests' environment. Fewer random packets and bytes than elsewhere: this processor is an
-/// emulated one.
+/// Variables of the tests' environment. Fewer random packets and bytes than elsewhere: this processor is an emulated one.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/bin"),
     ("PROXY_AGENT_BIN", "/proxy-agent"),

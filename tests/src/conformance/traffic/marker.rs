@@ -1,5 +1,4 @@
-//! A service that shows the progress of the agents: it comes after all others, in the folder and in the order of
-//! names.
+//! A service that shows the progress of the agents: it comes after all others, in the folder and in the order of names.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

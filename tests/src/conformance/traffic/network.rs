@@ -14,8 +14,7 @@ pub(super) struct Network<'c> {
     pub(super) pod_datapath: &'static str,
 }
 
-/// A separate table, so that the router does not forward to another node packets that a node lets out by
-/// mistake.
+/// A separate table, so that the router does not forward to another node packets that a node lets out by mistake.
 const TABLE: &str = "100";
 
 /// Sets the router's routes: by which node the client reaches services. And makes hosts free the ports of

@@ -126,8 +126,7 @@ impl Network<'_> {
         Ok(found)
     }
 
-    /// The endpoints that answered; every request must be answered, and every server must have seen the
-    /// expected source.
+    /// The endpoints that answered; every request must be answered, and every server must have seen the expected source.
     fn found(&self, probe: &Probe, from: &Host, replies: Vec<Reply>) -> Result<BTreeSet<SocketAddr>> {
         let mut found = BTreeSet::new();
         for reply in replies {

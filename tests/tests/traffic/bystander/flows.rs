@@ -50,8 +50,7 @@ fn segments_of_no_flow_open_none() -> Result<()> {
                 let is_answer = |seen: &Segment| seen.to == from && seen.from == to;
                 if is_reset {
                     let answer = tap.wait(SOON, &what, is_answer)?;
-                    // The sequence number is the one that the segment acknowledges: a stack's answer to just this
-                    // segment.
+                    // The sequence number is the one that the segment acknowledges: a stack's answer to just this segment.
                     ensure!(answer.flags & RST != 0 && answer.seq == 77, "{what}: {answer:?}");
                 } else {
                     let all = tap.all_until(SOON, "the mark", |seen| seen.to == from && seen.from == end)?;
@@ -65,8 +64,7 @@ fn segments_of_no_flow_open_none() -> Result<()> {
     Ok(())
 }
 
-/// Load balancer addresses are routed to the node, and a default route leads back: packets that no Service takes must not
-/// go round.
+/// Load balancer addresses are routed to the node, and a default route leads back: packets that no Service takes must not go round.
 #[test]
 fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     const NOT_SERVED: u16 = 9999;

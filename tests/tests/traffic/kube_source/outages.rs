@@ -98,8 +98,7 @@ async fn odd_events_do_no_harm() {
     let server = ApiServer::start().await.unwrap();
     let mut source = Source::start(&server);
     source.until_served(&[]).await;
-    // Endpoints before their Service; the deletion of an unknown object; a repeated event; a second addition of an
-    // existing object.
+    // Endpoints before their Service; the deletion of an unknown object; a repeated event; a second addition of an existing object.
     server.apply(slice("a-1", "a", &[1])).unwrap();
     server.send_event(EventType::Deleted, web("nobody")).unwrap();
     server.send_event(EventType::Deleted, slice("nothing", "a", &[9])).unwrap();

@@ -75,8 +75,7 @@ proptest! {
             for used in [&port.internal, &port.external, &port.cluster] {
                 prop_assert!(used.iter().all(|address| port.serving.contains(address)), "{:?}", port);
             }
-            // No local endpoint, and none elsewhere either: packets to an empty set are rejected, not
-            // dropped.
+            // No local endpoint, and none elsewhere either: packets to an empty set are rejected, not dropped.
             let no_local_endpoint = port.internal.is_empty() && port.external.is_empty();
             prop_assert!(!port.cluster.is_empty() || no_local_endpoint);
 
