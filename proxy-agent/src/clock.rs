@@ -50,12 +50,12 @@ impl Clock {
         self.now
     }
 
-    /// So many seconds ago, in jiffies, truncated.
+    /// The time this many seconds ago, in jiffies, truncated.
     pub(crate) fn ago(self, seconds: u32) -> u32 {
         self.now.wrapping_sub(seconds.wrapping_mul(self.hz))
     }
 
-    /// So many jiffies in seconds, rounded down.
+    /// This many jiffies in seconds, rounded down.
     pub(crate) fn seconds(self, jiffies: u32) -> u32 {
         jiffies / self.hz
     }
@@ -67,7 +67,7 @@ impl Clock {
     }
 }
 
-/// So many seconds in jiffies of this kernel.
+/// This many seconds in jiffies of this kernel.
 pub(crate) fn jiffies(seconds: u32) -> u32 {
     /// For kernels that do not report it: better too long than too short.
     const HIGHEST_HZ: u32 = 1_000;

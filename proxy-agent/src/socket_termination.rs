@@ -7,7 +7,7 @@
 //! that connected through a frontend that is gone, or leads to another Service now, though the endpoint serves on.
 //!
 //! # No socket is missed
-//! Of endpoints; it is the same with frontends.
+//! For endpoints; the same holds for frontends.
 //!
 //! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it stores the endpoint with the
 //! socket, (3) it ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the

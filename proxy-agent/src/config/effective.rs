@@ -237,7 +237,7 @@ fn pod_interfaces(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<String> 
     or_else(&given, &pattern(&file.detect_local.interface_name_prefix))
 }
 
-/// That of kube-proxy's mode.
+/// The sync period of kube-proxy's mode.
 fn min_sync_period(file: &KubeProxyConfiguration) -> Option<Duration> {
     match file.mode.as_deref() {
         Some("nftables") => file.nftables.min_sync_period,

@@ -63,7 +63,7 @@ pub struct Loaded {
     pub configuration: KubeProxyConfiguration,
     /// The flags.
     pub args: RunArgs,
-    /// Those of the log.
+    /// The flags of the log.
     pub log: LogArgs,
 }
 
@@ -97,7 +97,7 @@ pub fn load(args: &RunArgs, log: &LogArgs) -> Result<Loaded> {
 ///
 /// # Errors
 ///
-/// As [`load`].
+/// The same as for [`load`].
 pub fn understand(args: &RunArgs, log: &LogArgs, file: Option<LoadedFile>) -> Result<Loaded> {
     let (configuration, mut notices) = match &file {
         Some(file) => KubeProxyConfiguration::parse(&file.path, &file.text)?,

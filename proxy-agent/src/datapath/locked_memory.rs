@@ -11,7 +11,7 @@ pub(crate) enum LockedMemory {
     NotCounted,
     /// Everything.
     Unlimited,
-    /// So many bytes; this process may not have more (CAP_SYS_RESOURCE).
+    /// Up to this many bytes; this process may not raise the limit (CAP_SYS_RESOURCE).
     Limited(u64),
 }
 

@@ -56,7 +56,7 @@ impl Prepared {
     /// The same without programs: they are loaded when they are needed.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// The same as for [`Self::load`].
     pub fn maps_only(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         pins.create()?;
         maps::check_layouts(pins)?;

@@ -34,7 +34,7 @@ pub enum Part {
 pub struct Full(pub Part);
 
 impl Part {
-    /// Those that grow.
+    /// The parts that grow.
     const GROWING: [Self; 6] = [
         Self::ServicePorts,
         Self::Backends,

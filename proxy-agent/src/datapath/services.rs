@@ -266,7 +266,7 @@ impl Services {
                 continue;
             };
             for clients in &new[..done] {
-                // One that cannot be taken back is allowed all the same.
+                // A range that cannot be removed again stays allowed.
                 if self.deny(state.id, clients).is_ok() {
                     state.sources.remove(clients);
                 }

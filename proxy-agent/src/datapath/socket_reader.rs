@@ -50,7 +50,7 @@ impl SocketReader {
     /// The record of the socket with these addresses in this thread's network namespace; `None` if it was not
     /// translated, or has connected elsewhere since. An IPv6 socket that talks to IPv4 has IPv4 addresses here.
     ///
-    /// Of several sockets with the same addresses it is the one that a datagram of the peer would go to.
+    /// If several sockets have the same addresses, it is the one that a datagram of the peer would go to.
     ///
     /// # Errors
     /// The kernel's.

@@ -51,7 +51,7 @@ pub(crate) fn mask(wanted: &[MonitorVerdict]) -> u64 {
     (0..=TRANSLATED).filter(|code| is_wanted(*code)).fold(0, |mask, code| mask | 1 << code)
 }
 
-/// As in arguments.
+/// The text in arguments.
 pub(crate) fn text(verdict: MonitorVerdict) -> &'static str {
     match verdict {
         MonitorVerdict::Translated => "translated",

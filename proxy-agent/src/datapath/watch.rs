@@ -43,7 +43,7 @@ struct Watches {
     elements: Array<MapData, Element>,
     rings: ArrayOfMaps<MapData>,
     rates: ArrayOfMaps<MapData>,
-    /// Of those two, to remove elements.
+    /// Descriptors of those two, to remove elements.
     descriptors: [OwnedFd; 2],
 }
 
@@ -352,7 +352,7 @@ fn lost(reports: &PerCpuArray<MapData, Reported>, index: u32) -> Result<u64> {
     Ok(reports.get(&index, 0)?.iter().map(|reported| reported.lost).sum())
 }
 
-/// Of those that write `watches`.
+/// The lock of processes that write `watches`.
 fn lock(pins: &Pins) -> Result<File> {
     let file = open_lock(pins)?;
     file.lock().context("cannot lock the directory of the maps")?;

@@ -20,7 +20,7 @@ pub(super) struct Doomed {
 }
 
 impl Doomed {
-    /// Of a table with these chains, and with rules that lead from the first chain to the second.
+    /// The part of a table with these chains, and with rules that lead from the first chain to the second.
     ///
     /// CNI plugins may mark packets for masquerading by KUBE-MARK-MASQ (portmap's `externalSetMarkChain`). Then it stays, and
     /// KUBE-POSTROUTING, which masquerades marked packets.

@@ -13,7 +13,7 @@ pub enum PlanChange<'a> {
     Added(&'a PortPlan),
     /// Its frontends or endpoints differ.
     Changed {
-        /// As it was.
+        /// The previous plan.
         from: &'a PortPlan,
         /// The new plan.
         to: &'a PortPlan,

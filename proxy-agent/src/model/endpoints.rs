@@ -35,7 +35,7 @@ impl<'a> Candidates<'a> {
                 found.extend(slice.endpoints.iter().map(|e| (SocketAddr::new(e.address, number), e)));
             }
         }
-        // Of equals, the order stays.
+        // Equal ones stay in order.
         found.sort_by_key(|(address, _)| *address);
         found.dedup_by(|(next, endpoint), (address, kept)| {
             let is_double = next == address;

@@ -83,9 +83,9 @@ pub enum Place {
 /// Where endpoints run: those that are in neither list run on other nodes, which most do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// Those of this node, sorted.
+    /// Endpoints of this node, sorted.
     pub local: Endpoints,
-    /// Those without `nodeName`, sorted.
+    /// Endpoints without `nodeName`, sorted.
     pub unknown: Endpoints,
 }
 

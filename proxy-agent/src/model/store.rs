@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// When the changes of slices happened that were applied since the last call. Removals have no time, and neither has a
-    /// removal together with a change that follows it: both take effect together.
+    /// change that a removal follows, because both take effect together.
     pub fn take_triggers(&mut self) -> Vec<Trigger> {
         let triggers = std::mem::take(&mut self.triggers).into_iter();
         triggers

@@ -29,10 +29,10 @@ pub(super) struct Decision {
     reason: Option<&'static str>,
     #[serde(serialize_with = "protocol_as_text")]
     protocol: Option<Protocol>,
-    /// Of a packet.
+    /// The client of a packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<SocketAddr>,
-    /// Of a socket.
+    /// The process of a socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Process>,
     frontend: SocketAddr,

@@ -48,7 +48,7 @@ mod uapi {
     pub(super) const CTA_PROTOINFO: u16 = 4;
     pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
     pub(super) const CTA_PROTOINFO_TCP_STATE: u16 = 1;
-    /// Of `enum tcp_conntrack` in `nf_conntrack_tcp.h`: established, and closed by one side.
+    /// States of `enum tcp_conntrack` in `nf_conntrack_tcp.h`: established, and closed by one side.
     pub(super) const TCP_CONNTRACK_ALIVE: std::ops::RangeInclusive<u8> = 3..=5;
     pub(super) const CTA_TUPLE_IP: u16 = 1;
     pub(super) const CTA_TUPLE_PROTO: u16 = 2;

@@ -65,7 +65,7 @@ pub(super) async fn read(handle: &Handle, interfaces: &mut [Interface]) -> Resul
                 };
                 interface.has_default_route |= is_default;
                 interface.has_gateway |= hop.has_gateway;
-                // That of the default route comes first.
+                // The source of the default route comes first.
                 let at = if is_default { 0 } else { interface.preferred_sources.len() };
                 preferred.into_iter().for_each(|source| interface.preferred_sources.insert(at, source));
             }

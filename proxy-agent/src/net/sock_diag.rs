@@ -50,7 +50,7 @@ impl Transport {
                     | StateFlags::FIN_WAIT2
                     | StateFlags::CLOSE_WAIT
             }
-            // Of a connected UDP socket; all others are TCP_CLOSE.
+            // The state of a connected UDP socket; all others are TCP_CLOSE.
             Self::Udp => StateFlags::ESTABLISHED,
         }
     }
@@ -243,7 +243,7 @@ fn inet_request(transport: Transport, family: u8, socket_id: SocketId) -> SockDi
     })
 }
 
-/// Of a code as netlink has them: 0, or an error number below.
+/// The result of a netlink code: 0, or a negative error number.
 fn result(code: i32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.saturating_abs())) }
 }

@@ -73,7 +73,7 @@ pub enum Fragments {
     /// None: their senders get ICMP errors.
     #[default]
     None,
-    /// Those that are no fragments already.
+    /// Packets that are not fragments already.
     Whole,
     /// All.
     All,
@@ -89,7 +89,7 @@ pub struct Topology {
     /// All addresses that connections to remote endpoints may have as source: those that were given, those of [`Uplink::sources`],
     /// and those that the kernel may find for a route.
     pub snat_sources: BTreeSet<IpAddr>,
-    /// Those of `--snat-address` that are there.
+    /// Addresses of `--snat-address` that exist.
     pub given_snat_sources: Vec<IpAddr>,
     /// Where nodePorts are served.
     pub nodeport_addresses: BTreeSet<IpAddr>,

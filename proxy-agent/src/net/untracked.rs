@@ -90,7 +90,7 @@ pub fn remove() -> io::Result<()> {
 /// Makes the rule for packets that are longer than their way, if it is not there.
 ///
 /// # Errors
-/// As [`ensure`].
+/// The same as for [`ensure`].
 pub fn ensure_for_fragments() -> io::Result<()> {
     make(Purpose::Fragments)
 }
@@ -103,7 +103,7 @@ pub fn is_there_for_fragments() -> bool {
 /// Removes it. A missing one is fine.
 ///
 /// # Errors
-/// As [`remove`].
+/// The same as for [`remove`].
 pub fn remove_for_fragments() -> io::Result<()> {
     delete(Purpose::Fragments)
 }

@@ -211,7 +211,7 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// Of a `struct xfrm_userpolicy_default`: in, forward, out.
+/// Parses a `struct xfrm_userpolicy_default`: in, forward, out.
 fn blocks_by_default(payload: &[u8]) -> bool {
     payload.get(1..3).is_some_and(|actions| actions.contains(&XFRM_POLICY_BLOCK))
 }

@@ -165,7 +165,7 @@ struct Allowance {
 }
 
 impl Allowance {
-    /// So many at once.
+    /// The most Events at once.
     const MOST: u32 = 25;
     /// After this time there is one more.
     const REFILL: Duration = Duration::from_secs(10);

@@ -35,7 +35,7 @@ struct One {
     what: &'static str,
     address: SocketAddr,
     handler: Handler,
-    /// Of an Event.
+    /// The reason of an Event.
     failure: &'static str,
     is_open: bool,
 }
@@ -123,7 +123,7 @@ impl Servers {
                 let listeners = Listeners::default();
                 loop {
                     tokio::time::sleep(AGAIN).await;
-                    // Not before: the last connections of the shared listeners are answered as before.
+                    // Only now: the last connections of the shared listeners are answered in the old role.
                     health.set_role(Role::Retired);
                     if let Ok(listener) = listeners.bind(address) {
                         return http::serve(listener, handler, cancel).await;

@@ -37,7 +37,7 @@ pub(super) struct SocketController {
     knows_cookies: bool,
     /// The addresses of network namespaces were requested once.
     knows_namespaces: bool,
-    /// Those of all network namespaces, as they were found last.
+    /// The addresses of all network namespaces, as they were found last.
     namespaces: Namespaces,
     looking: Option<JoinHandle<Result<Namespaces>>>,
     scanning_at_start: Option<JoinHandle<Result<HashSet<Kept>>>>,

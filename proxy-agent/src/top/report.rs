@@ -33,7 +33,7 @@ pub(super) struct Report {
     pub(super) reasons: Vec<ReasonRate>,
 }
 
-/// Of the node.
+/// Rates of the node.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Totals {
@@ -78,7 +78,7 @@ impl Rates {
     }
 }
 
-/// Of a service port.
+/// Rates of a service port.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceRate {
@@ -90,7 +90,7 @@ pub(super) struct ServiceRate {
     pub(super) flows: u64,
 }
 
-/// Of an endpoint.
+/// Rates of an endpoint.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EndpointRate {
@@ -100,7 +100,7 @@ pub(super) struct EndpointRate {
     pub(super) sockets: f64,
 }
 
-/// Of a reason for a reject or drop.
+/// The rate of a reason for a reject or drop.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReasonRate {

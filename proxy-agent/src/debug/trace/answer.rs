@@ -46,7 +46,7 @@ pub(in crate::debug) struct Answer {
     pub(super) service: Option<String>,
     /// `internal` or `external`.
     pub(super) scope: &'static str,
-    /// Only if it is certain: of a known flow, or the only one.
+    /// Only if it is certain: that of a known flow, or the only one.
     pub(super) backend: Option<SocketAddr>,
     /// All that could be chosen.
     pub(super) candidates: Vec<SocketAddr>,

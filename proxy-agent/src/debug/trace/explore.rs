@@ -176,7 +176,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         Ok(Explored { path, outcomes, candidates: self.candidates(set) })
     }
 
-    /// Of a program that does not see the packet.
+    /// The result for a program that does not see the packet.
     pub(super) fn nothing<F: UserFamily>(&self, path: Path) -> Explored<F> {
         let outcome = Outcome { verdict: Verdict::Pass, backend: None, source: None, steps: Vec::new() };
         Explored { path, outcomes: vec![outcome], candidates: Vec::new() }
@@ -265,7 +265,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         self.client != Client::Outside && device.is_some_and(is_uplink)
     }
 
-    /// Of a packet that leaves.
+    /// The way of a packet that leaves.
     fn way<F: UserFamily>(&self) -> Way
     where
         M: LiveMaps<F>,

@@ -49,7 +49,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Of these interfaces, and of the routes of the main table.
+    /// From these interfaces, and the routes of the main table.
     pub fn new(interfaces: &[Interface], routes: &[Route]) -> Self {
         Self {
             interfaces: interfaces.iter().map(|interface| (interface.index, interface.clone())).collect(),

@@ -69,7 +69,7 @@ impl Events {
                 received = receive(&self.netfilter) => received,
             };
             match received {
-                // Of this namespace itself.
+                // The event is of this namespace itself.
                 Ok(None) => continue,
                 Ok(Some(namespace)) => drop(changed.namespaces.insert(namespace)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.anywhere = true,

@@ -139,7 +139,7 @@ impl Pods {
         let links: HashMap<u32, Link> = routing.links()?.into_iter().map(|link| (link.index, link)).collect();
         let mut names: HashMap<i32, Namespace> = HashMap::new();
         for namespace in netns::find() {
-            // One that is gone meanwhile has no name.
+            // A namespace that is gone meanwhile has no name.
             let name = namespace.open().and_then(|file| routing.name_of(&file)).ok().flatten();
             if let Some(name) = name {
                 names.insert(name, namespace);
@@ -202,7 +202,7 @@ impl Pods {
 /// For use where blocking is allowed.
 ///
 /// # Errors
-/// As [`Pods::look`].
+/// The same as for [`Pods::look`].
 pub fn look_once(is_pod: impl Fn(u32) -> bool) -> io::Result<Vec<Pod>> {
     let links = Routing::open()?.links()?;
     let of_pods = links

@@ -13,11 +13,11 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 pub(crate) const GET_CHAIN: u16 = 10 << 8 | 4;
 pub(crate) const GET_RULE: u16 = 10 << 8 | 7;
-/// Of rules and chains.
+/// Attribute of rules and chains.
 pub(crate) const TABLE: u16 = 1;
-/// Of rules.
+/// Attribute of rules.
 pub(crate) const CHAIN: u16 = 2;
-/// Of chains.
+/// Attribute of chains.
 pub(crate) const CHAIN_NAME: u16 = 3;
 pub(crate) const EXPRESSIONS: u16 = 4;
 pub(crate) const EXPRESSION_NAME: u16 = 1;

@@ -257,7 +257,7 @@ impl Metrics {
         self.hook_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
-    /// So many programs had been detached by something else.
+    /// Counts programs that another program had detached.
     pub fn restored_hooks(&self, count: usize) {
         self.hooks_restored.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }

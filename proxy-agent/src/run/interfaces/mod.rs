@@ -39,7 +39,7 @@ use crate::{
 /// Requirements of Services on the node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServiceNeeds {
-    /// Those of the Node object.
+    /// Addresses of the Node object.
     pub(super) node_addresses: Vec<IpAddr>,
     /// Some Service is not served by sockets alone.
     pub(super) packets: bool,

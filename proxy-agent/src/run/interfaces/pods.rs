@@ -31,7 +31,7 @@ const TOGETHER: Duration = Duration::from_millis(10);
 const REST: u32 = 4;
 /// After this a look that failed is taken again.
 const RETRY: Duration = Duration::from_secs(1);
-/// So long programs are attached before anything else has its turn.
+/// How long programs are attached before other work has its turn.
 const TURN: Duration = Duration::from_millis(50);
 /// The same before the agent begins its work.
 const FIRST_TURN: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ impl Pods {
         *ports = self.chosen(all);
     }
 
-    /// Those that need programs.
+    /// The pods that need programs.
     fn chosen(&self, all: bool) -> Vec<PodPort> {
         let needs =
             |port: &&PodPort| all || self.kept.contains(&port.index) || self.is_served_by_packets(port.index);
@@ -211,7 +211,7 @@ impl Pods {
                     Way::Sockets => {}
                 }
             }
-            // One that is gone meanwhile will be left out by `choose`.
+            // A pod that is gone meanwhile will be left out by `choose`.
             self.pods.insert(pod.index, pod);
         }
     }
@@ -285,7 +285,7 @@ impl InterfaceController {
                 self.pods.kept.insert(pod.index);
             }
         }
-        // Not before packets are translated: a connection in between would be by neither.
+        // Only after packets are translated: a connection in between would be served by neither.
         let excluded = self.pods.excluded(|index| datapath.serves_packets_of(index));
         if let Err(error) = datapath.set_packet_pods(&excluded) {
             error!("{error:#}");

@@ -13,7 +13,7 @@ use crate::datapath::{services::Freed, wait_for_readers};
 /// all CPUs for it: together more than a change of an endpoint.
 const COLLECT: Duration = Duration::from_millis(500);
 
-/// So much is collected at most, in slots, ids of backends and ids of services: an eighth of the slots.
+/// The most that is collected, in slots, ids of backends and ids of services: an eighth of the slots.
 const FULL: usize = 1 << 16;
 
 /// Collects freed ids and slots, and waits for their readers.
