@@ -112,7 +112,7 @@ mod tests {
                     cli.find_subcommand(name).unwrap_or_else(|| panic!("{file}: no `cargo xtask {name}`"));
                 for option in words.filter_map(|word| word.strip_prefix("--")) {
                     let option = option.split('=').next().unwrap_or_default();
-                    // Of a command below this one, like `bench packet`, or its own.
+                    // An option of the command, or of one below it, like `bench packet`.
                     let known = std::iter::once(command)
                         .chain(command.get_subcommands())
                         .flat_map(clap::Command::get_arguments)

@@ -175,7 +175,7 @@ fn machines(
     guest: &Guest,
 ) -> Result<BTreeMap<Kernel, Result<Machine>>> {
     let mut kernels = kernels.to_vec();
-    // Those first whose machines take longest: the newest, and with it the oldest.
+    // The machines that take longest come first: the newest, and with it the oldest.
     kernels.sort_by_key(|kernel| (!kernel.is_newest(), !kernel.is_at_an_end()));
     let (waiting, done) = (Mutex::new(kernels.into_iter()), Mutex::new(BTreeMap::new()));
     let work = || {

@@ -30,7 +30,7 @@ pub struct Part {
 pub struct Target {
     /// Its subject, like "established DNAT, XDP, IPv4".
     pub what: String,
-    /// Of limit and measured value.
+    /// The unit of limit and measured value.
     pub unit: Unit,
     /// Whether the limit is the most or the least.
     pub better: Better,

@@ -23,7 +23,7 @@ pub struct Outcome {
     pub what: String,
     /// How many tries succeeded.
     pub succeeded: u64,
-    /// Of how many.
+    /// Number of tries.
     pub tried: u64,
 }
 

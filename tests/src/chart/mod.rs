@@ -104,7 +104,7 @@ impl Chart {
     /// The objects of a rendering.
     ///
     /// # Errors
-    /// As [`Self::render`].
+    /// The same as for [`Self::render`].
     pub fn objects(&self, over: &Value) -> Result<Vec<Value>> {
         let mut objects = Vec::new();
         for rendered in self.render(over)? {

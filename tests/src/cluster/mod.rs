@@ -11,7 +11,7 @@
 //! node has a control group with one group per pod below, and a directory of the BPF file system, so that one agent
 //! per node can run on one machine.
 //!
-//! That is the plainest [shape](Builder): there are overlays, second uplinks, narrow links.
+//! This is the plainest [shape](Builder); others have overlays, second uplinks, narrow links.
 //!
 //! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; the remains of a
 //! crashed run disappear when the next one starts.
@@ -106,7 +106,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// A machine outside, behind a router that knows neither pods nor services.
     pub client: Host,
-    /// That router, with one device per node (`to-node-1`...).
+    /// The router, with one device per node (`to-node-1`...).
     pub fabric: Netns,
     /// The folder that all agents read.
     pub manifests: Manifests,

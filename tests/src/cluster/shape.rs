@@ -133,7 +133,7 @@ impl Shape {
         }
     }
 
-    /// By which device and through which addresses, IPv4 and IPv6, a node reaches another's pods.
+    /// The device and addresses, IPv4 and IPv6, by which a node reaches another's pods.
     pub(super) fn way_to_pods(&self, other: usize) -> (&'static str, String, String) {
         let (device, v4, v6) = match (self.narrow, self.second) {
             (Narrow::Nodes, _) => (self.node_device(), addr::FABRIC_V4, addr::FABRIC_V6),

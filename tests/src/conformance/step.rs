@@ -124,7 +124,7 @@ pub struct Probe {
     pub protocol: Protocol,
     /// The expected result.
     pub expect: Expect,
-    /// Whom the server must see, if that matters.
+    /// The source that the server must see, if it matters.
     pub source: Option<Source>,
     /// A name by which [`Expect::SessionAffinity`] probes agree on one endpoint.
     pub agrees: Option<&'static str>,
@@ -172,7 +172,7 @@ pub enum Expect {
     Echo,
 }
 
-/// Whom the server sees.
+/// The source that the server sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The client's own address.

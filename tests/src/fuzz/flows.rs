@@ -312,7 +312,7 @@ impl<F: PacketFamily> Fixture<F> {
             assert_eq!(is_reverse, flow.flags & flags::REVERSE != 0, "{key:?} {flow:?}");
             let Some(other) = flows.get(&draft.opposite_key).map(|other| other.get()) else { continue };
             if other.tuple != draft.opposite.tuple {
-                // Of two forward entries with one answer, the reverse entry has the newer; never the other way.
+                // If two forward entries have one answer, the reverse entry has the newer; never the other way.
                 assert!(!is_reverse || other.tuple != flow.tuple, "{key:?} {flow:?} {other:?}");
                 continue;
             }

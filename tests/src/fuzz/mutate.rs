@@ -3,7 +3,7 @@
 /// Makes inputs out of seeds.
 pub struct Mutator {
     seeds: Vec<Vec<u8>>,
-    /// Of xorshift.
+    /// The state of xorshift.
     state: u64,
 }
 
@@ -11,7 +11,7 @@ pub struct Mutator {
 const LONGEST: usize = 4096;
 
 impl Mutator {
-    /// Of these seeds. The number makes another sequence; not 0.
+    /// Mutants of these seeds. The number makes another sequence; not 0.
     pub fn new(seeds: Vec<Vec<u8>>, number: u64) -> Self {
         Self { seeds, state: number }
     }

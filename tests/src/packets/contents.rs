@@ -197,7 +197,7 @@ impl Kernel {
         self.entries(&family_map::<F>("flows"))
     }
 
-    /// Those of unconfirmed ones.
+    /// Entries of unconfirmed flows.
     ///
     /// # Errors
     /// The kernel's.

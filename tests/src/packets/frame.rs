@@ -75,7 +75,7 @@ pub struct Frame {
 
 /// Initial sequence number of the sender of [`Frame::new`].
 pub const CLIENT_ISN: u32 = 0x1234_5678;
-/// That of the other side.
+/// Initial sequence number of the other side.
 pub const SERVER_ISN: u32 = 0x8765_4321;
 
 impl Frame {

@@ -144,7 +144,7 @@ impl Kernel {
         run.with_context(|| format!("{program} on {} bytes", packet.len()))
     }
 
-    /// Those of some programs that can run in a test; prints the others.
+    /// The given programs that can run in a test; prints the others.
     ///
     /// # Errors
     /// When the kernel's release cannot be read.

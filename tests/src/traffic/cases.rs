@@ -10,10 +10,10 @@ use super::{
 };
 use crate::cluster::{Failures, Host, Protocol, until};
 
-/// So many requests reach each of three backends, but for one time in three million.
+/// Number of requests that reach each of three backends, but for one time in three million.
 const ENOUGH_FOR_ALL: usize = 40;
 
-/// Everything that holds while nothing changes.
+/// All cases that hold while nothing changes.
 pub fn all(scenario: &Scenario) -> Result<Failures> {
     let mut failures = Failures::default();
     served(scenario, &mut failures)?;
@@ -231,7 +231,7 @@ pub fn endpoints_come_and_go(scenario: &Scenario, failures: &mut Failures) -> Re
         .iter()
         .map(|(client, entry)| Ok(client.call(scenario.target(*entry, WEB, true)?)))
         .collect::<Result<Vec<_>>>()?;
-    // Of six connections some surely are with the endpoint that goes.
+    // Some of six connections surely are with the endpoint that goes.
     let loads = calls.iter().flat_map(|call| (0..6).map(|_| call.clone().keep_alive().load()));
     let loads = loads.collect::<Result<Vec<_>>>()?;
     loads.iter().try_for_each(|load| load.wait_for(1))?;

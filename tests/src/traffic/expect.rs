@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{SERVICE_PORT, Scenario, cluster_ip, node_port};
 use crate::cluster::{Host, Reply, addresses};
 
-/// By which address a service is used.
+/// The address by which a service is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The cluster IP.

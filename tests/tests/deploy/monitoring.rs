@@ -22,7 +22,7 @@ use super::root;
 
 /// Metrics that Prometheus makes itself.
 const PROMETHEUS: [&str; 1] = ["up"];
-/// Those that appear in an agent's answer only when maps are pinned.
+/// Metrics that appear in an agent's answer only when maps are pinned.
 const FROM_MAPS: [&str; 2] = ["proxy_agent_map_capacity", "proxy_agent_packets_total"];
 
 fn read(path: &str) -> String {

@@ -136,7 +136,7 @@ fn packet_fragment_before_the_first_one<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// Those to the node and to cluster IPs wait; when the first one comes, all come in once more.
+/// Fragments to the node and to cluster IPs wait; when the first one comes, all come in once more.
 fn packet_fragments_wait_for_the_first_one<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for (number, way) in (1u16..).zip(WAYS) {

@@ -189,7 +189,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
 
 /// All ports are used, by datagram flows of a request and its reply, but for one that talks.
 fn packet_ports_of_one_reply_are_used_again<F: PacketFamily>() -> Result<()> {
-    // So few are tried each in turn: the last free one is found.
+    // So few ports are tried each in turn: the last free one is found.
     const PORTS: u16 = 16;
     const IDLE: u32 = 1 << 20;
     // Longer than flows of one reply must be idle, and shorter than others.

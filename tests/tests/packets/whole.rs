@@ -83,7 +83,7 @@ fn packet_first_fragments_of_unknown_protocols_are_remembered() -> Result<()> {
         }
     }
     assert_eq!(kernel.fragments::<F>()?.len(), 4);
-    // Those that come too early wait for it, and go their way then.
+    // Fragments that come too early wait for it, and pass then.
     let mut frame = Frame::new(Host::Client.at::<F>(7), Host::Node.at::<F>(80), Transport::Echo(false));
     frame.payload = vec![1; 2_000];
     let pieces = fragments(&with_extensions(&frame.build()?, &[60]), 99, 1_400);

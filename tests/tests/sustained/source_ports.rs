@@ -88,7 +88,7 @@ fn datagrams_with_a_new_port_each() -> Result<()> {
     all_ok(&report, 5000)
 }
 
-/// So many UDP flows are answered and then idle, as DNS or QUIC clients are. As many new ones take none of their ports: the endpoint's
+/// Many UDP flows are answered and then idle, as DNS or QUIC clients are. As many new ones take none of their ports: the endpoint's
 /// packets to the old clients still arrive afterwards.
 #[test]
 fn idle_datagram_flows_keep_their_ports() -> Result<()> {

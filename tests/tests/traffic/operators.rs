@@ -20,7 +20,7 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
-/// Of `away`, whose endpoints are on another node, with `externalTrafficPolicy: Local`.
+/// The port of `away`, whose endpoints are on another node, with `externalTrafficPolicy: Local`.
 const AWAY_PORT: u16 = 30_199;
 
 const AWAY: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: away, namespace: default}\nspec:\n  type: NodePort\n  \
@@ -151,7 +151,7 @@ fn decisions_are_shown_while_somebody_watches() {
     pod.call(undefined).once().unwrap();
     all.line(&["rejected", "peer[", "] -> 10.96.0.11:81  default/single  undefined_port"]).unwrap();
 
-    // Those that were asked for, and no others.
+    // The requested ones, and no others.
     let lines = refused.end().unwrap();
     let decisions: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(decisions.len(), 2, "{lines}");

@@ -36,7 +36,7 @@ fn connected_sockets_leave_nothing_behind() -> Result<()> {
     }
     kept.iter().try_for_each(|load| load.wait_for(1))?;
     ensure!((entries::<V4>(&pins)?, entries::<V6>(&pins)?) == (0, 0), "entries of connected sockets");
-    // Those that are not connected keep theirs as well, as long as they live.
+    // Sockets that are not connected keep theirs as well, as long as they live.
     pod.call(scenario.target(Entry::ClusterIp, WEB, true)?).protocol(Protocol::Udp).once()?;
     ensure!((entries::<V4>(&pins)?, entries::<V6>(&pins)?) == (0, 0), "entries of unconnected sockets");
     // All but the first two.

@@ -14,7 +14,7 @@ const LEAST: f64 = 1.1;
 pub(super) struct Comparison {
     /// Figures that both have.
     pub(super) compared: usize,
-    /// Those that are worse, the worst first.
+    /// Worse figures, the worst first.
     pub(super) regressions: Vec<Change>,
     /// How many are better.
     pub(super) improvements: usize,

@@ -34,7 +34,7 @@ enum Against {
 struct Select {
     table: Words,
     row: Words,
-    /// Of our figures; none: all. Where no peer is compared, several columns of a row are added up.
+    /// Columns of our figures; none: all. Where no peer is compared, several columns of a row are added up.
     columns: &'static [&'static str],
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Line {
     peer: Option<&'static str>,
     /// The number of each case, sorted.
     cases: Vec<f64>,
-    /// Of the numbers.
+    /// The unit of the numbers.
     unit: Unit,
     /// Whether the numbers are differences.
     is_added: bool,

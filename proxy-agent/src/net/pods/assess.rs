@@ -108,8 +108,7 @@ impl fmt::Display for Reason {
 
 /// How long a pod may be without process while it is made or removed.
 pub(super) const WITHOUT_PROCESS: Duration = Duration::from_secs(3);
-/// How long a pod with processes may be without address: runtimes start the first one when the interface has its
-/// address.
+/// How long a pod with processes may be without address: runtimes start the first one when the interface has its address.
 pub(super) const WITHOUT_ADDRESS: Duration = Duration::from_millis(500);
 
 /// Assesses a pod. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because

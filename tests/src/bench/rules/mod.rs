@@ -1,8 +1,8 @@
 //! Netfilter rules in the shape that kube-proxy 1.36 gives them, as peers to measure against.
 //!
-//! Of either family, and only for the default settings: `nodePortAddresses` of the node, local clients by cluster CIDR, traffic policy
-//! `Cluster`, no affinity. Features that such services do not use (source ranges, services without endpoints) exist as empty maps and
-//! chains, because packets pass them.
+//! For either family, and only for the default settings: `nodePortAddresses` of the node, local clients by cluster CIDR, traffic
+//! policy `Cluster`, no affinity. Features that such services do not use (source ranges, services without endpoints) exist as empty
+//! maps and chains, because packets pass them.
 
 mod iptables;
 mod nftables;

@@ -73,7 +73,7 @@ pub(crate) fn program(kind: Kind, layout: Layout, baseline: Baseline<'_>) -> io:
         Baseline::Hit(map) => {
             key(&mut program, layout, map);
             program.call(Helper::MapLookup).expect_some(0);
-            // Of no consequence, but it must be there.
+            // The value does not matter, but the access must exist.
             program.load(Size::Word, 1, 0, 0);
         }
         Baseline::Whole(map) => {

@@ -101,7 +101,7 @@ pub(crate) struct Case<'w> {
     pub(crate) samples: u32,
     pub(crate) after: After<'w>,
     pub(crate) estimate: Estimate,
-    /// Of [`MANY`] packets that are not for a service, how many are looked up as if they were, if they go by the filter.
+    /// How many of [`MANY`] packets that are not for a service are looked up as if they were, if they go by the filter.
     pub(crate) mistaken: Option<usize>,
     /// How many flows have been opened, where each repetition must open one.
     pub(crate) opened: Option<Box<dyn Fn() -> Result<u64> + 'w>>,

@@ -66,7 +66,7 @@ pub(crate) struct Outcome {
     /// Operations, or bytes.
     pub(crate) done: u64,
     pub(crate) nanoseconds: u64,
-    /// Of some operations: how long until the connection stood, in nanoseconds.
+    /// How long until the connection stood, in nanoseconds, for some operations.
     pub(crate) connects: Vec<u64>,
     /// Why it ended early.
     pub(crate) error: Option<String>,

@@ -125,7 +125,7 @@ enum Command {
     },
     /// Send one echo request; print `true` if it is answered, `false` if not.
     Ping {
-        /// Whom.
+        /// The address to ping.
         #[arg(long)]
         to: IpAddr,
         /// How long to wait for an answer.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::cluster::{Call, Host, Protocol as By, Reply};
 
-/// So many requests reach each of two, three or four endpoints, but for one time in some millions.
+/// Number of requests that reach each of two, three or four endpoints, but for one time in some millions.
 const ENOUGH: [usize; 5] = [2, 2, 28, 44, 60];
 const STICKY: usize = 12;
 const REPICKED: usize = 14;
@@ -153,7 +153,7 @@ impl Network<'_> {
     }
 }
 
-/// By which sockets a probe is tried.
+/// The sockets by which a probe is tried.
 fn protocols(probe: &Probe) -> &'static [By] {
     let is_answered = matches!(
         probe.expect,

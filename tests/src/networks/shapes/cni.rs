@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Of CNIs whose pods are ports of a bridge.
+/// Shapes of CNIs whose pods are ports of a bridge.
 pub(super) const BRIDGED: &[Shape] = &[
     Shape::new("flannel host-gw (bridged pods)", "route", routes::plain).common(),
     Shape::new("flannel vxlan (bridged pods)", "vxlan", tunnels::vxlan).common(),
@@ -22,7 +22,7 @@ pub(super) const BRIDGED: &[Shape] = &[
         .common(),
 ];
 
-/// Of CNIs with a route per pod.
+/// Shapes of CNIs with a route per pod.
 pub(super) const ROUTED: &[Shape] = &[
     Shape::new("cilium tunnel", "vxlan", tunnel_behind_veth).undo(remove_tunnels).common(),
     Shape::new("antrea encap (openvswitch)", "openvswitch", tunnel_at_gateway).undo(openvswitch::remove_all),

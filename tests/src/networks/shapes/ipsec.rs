@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Shape, routes, tunnels};
 use crate::networks::{Network, ends::Ends};
 
-/// Of this test only.
+/// A key for this test only.
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0f10111213";
 
 pub(super) const ALL: &[Shape] = &[

@@ -73,7 +73,8 @@ impl Shape {
         self
     }
 
-    /// Of devices that nearly every kernel has: `cargo xtask test traffic` tries it by the machine's own, so short runs in virtual machines do without.
+    /// A shape of devices that nearly every kernel has: `cargo xtask test traffic` tries it by the machine's own, so short runs in
+    /// virtual machines do without.
     const fn common(mut self) -> Self {
         self.is_common = true;
         self

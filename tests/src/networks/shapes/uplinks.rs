@@ -114,7 +114,7 @@ fn vlan(network: &Network) -> Result<()> {
     above(network, "vlan id 7")
 }
 
-/// Of two links, one of which is active.
+/// A bond of two links, one of which is active.
 fn bond(network: &Network) -> Result<()> {
     network.each(|_| vec![format!("link add {DEVICE} type bond mode active-backup miimon 50")])?;
     for ends in both() {

@@ -268,7 +268,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         }
     }
 
-    /// Of a ping, perhaps a packet of another protocol.
+    /// From a ping, perhaps a packet of another protocol.
     fn disguised(&self, random: &mut Random, mut bytes: Vec<u8>, is_ping: bool) -> Vec<u8> {
         let at = if F::IS_V4 { 23 } else { 20 };
         if is_ping && random.below(2) == 0 {

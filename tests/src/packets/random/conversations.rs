@@ -15,7 +15,7 @@ pub(super) fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec
     frame.hop_limit = 64;
     frame.tcp_options = if transport == Transport::Tcp(2) { options(random, 2) } else { Vec::new() };
     let first = steps.len();
-    // Of both hooks that look for replies one finds it.
+    // One of both hooks that look for replies finds it.
     let replies = if program.starts_with("pod") {
         [("pod_egress", Device::PodA), (program, device)]
     } else {

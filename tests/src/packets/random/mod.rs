@@ -42,7 +42,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// So many packets from this seed on, unless the environment has other values:
+    /// This many packets from this seed on, unless the environment has other values:
     /// `PROXY_AGENT_RANDOM_PACKETS`, `PROXY_AGENT_RANDOM_SEED`.
     ///
     /// # Errors

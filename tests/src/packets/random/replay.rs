@@ -64,7 +64,7 @@ struct Sent<'s> {
     number: usize,
     program: &'static str,
     device: Device,
-    /// By which device a packet came in that leaves; none: it is the node's own.
+    /// The device by which a packet came in that leaves; `None`: it is the node's own.
     came_in: Option<Device>,
     both: Option<Both>,
     shape: &'s Shape,

@@ -5,7 +5,7 @@
 pub(super) enum Shape {
     /// Nothing.
     Whole,
-    /// So many bytes follow the packet.
+    /// This many bytes follow the packet.
     Padded(usize),
     /// Cut off at this length, if it is longer.
     Cut(usize),

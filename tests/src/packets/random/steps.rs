@@ -23,7 +23,7 @@ pub(super) struct Random(u64);
 impl Random {
     /// Neighbouring numbers give runs that have nothing in common.
     pub(super) fn new(number: u64) -> Self {
-        // Of splitmix64; xorshift must not begin with 0.
+        // The mixing of splitmix64; xorshift must not begin with 0.
         let mixed = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) | 1)
     }
@@ -51,7 +51,7 @@ pub(super) enum Step {
     Packet {
         program: &'static str,
         device: Device,
-        /// By which device it came in, if it leaves and is not the node's own.
+        /// The device by which it came in, if it leaves and is not the node's own.
         came_in: Option<Device>,
         what: What,
         shape: Shape,
@@ -60,7 +60,7 @@ pub(super) enum Step {
     ReleaseBackend(usize),
     /// It serves again.
     Revive(usize),
-    /// So many jiffies pass.
+    /// This many jiffies pass.
     Wait(u32),
     /// The map forgets entries of the flow that the packet of a step belonged to.
     Forget(usize, Part),
@@ -74,7 +74,7 @@ pub(super) enum Part {
     Reverse,
 }
 
-/// Of a frame with TCP: its flags, and how far sequence and acknowledgment number are from those behind the handshake.
+/// Flags of a frame with TCP, and how far sequence and acknowledgment number are from those behind the handshake.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub(super) flags: u8,

@@ -18,7 +18,7 @@ use super::{
     walk::{Attempt, Datapath, Held, Outcome, Sockets},
 };
 
-/// So many connections reach each of four endpoints, but for one time in 10^24.
+/// Number of connections that reach each of four endpoints, but for one time in 10^24.
 const ATTEMPTS: usize = 200;
 const STICKY_ATTEMPTS: usize = 20;
 

@@ -20,9 +20,9 @@ use super::{
 /// Which hooks serve pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Datapath {
-    /// Those of sockets.
+    /// The hooks of sockets.
     Sockets,
-    /// Those at the pods' interfaces.
+    /// The hooks at the pods' interfaces.
     Packets,
 }
 
@@ -118,7 +118,7 @@ impl Attempt {
             protocol: self.number::<F>(),
             tcp_flags: if matches!(self.protocol, Protocol::Tcp | Protocol::Sctp) { begins } else { 0 },
             hop_limit: 64,
-            // Of the client's first packet, and of the one behind an endpoint's SYN-ACK.
+            // The sequence number of the client's first packet, and of the one behind an endpoint's SYN-ACK.
             sequence: ISN.wrapping_add(u32::from(self.is_open)),
             acknowledgment: if self.is_open { ISN.wrapping_add(1) } else { 0 },
             follows: false,

@@ -211,7 +211,7 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
                 LostFrontend { service: SERVICE, address: SocketAddr::new(vip.ip(), 54) },
                 LostFrontend { service: SERVICE, address: at("192.0.2.1", 53) },
             ]);
-            // So that the walk has ended.
+            // Wait until the walk has ended.
             let (other, other_server) = room.udp();
             maps.keep(&other, other_server.local_addr()?, DEAD);
             socket_termination.dead([(Protocol::Udp, DEAD)]);

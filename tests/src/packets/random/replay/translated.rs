@@ -38,7 +38,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         if SNAT.contains(&src.port()) && SNAT.contains(&port) {
             by_kernel.set_port(port);
         }
-        // As it came in: the ends of a reply may differ between the sides.
+        // The packet as it came in: the ends of a reply may differ between the sides.
         let mut given = *dissected;
         if dissected.part == Part::Later {
             given.packet.tuple.sport = packet.tuple.sport;
