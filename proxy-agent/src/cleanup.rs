@@ -46,7 +46,7 @@ struct Table {
     remove: fn() -> io::Result<()>,
 }
 
-/// Detaches every program and removes every pinned map; says what it did, or would do.
+/// Detaches every program and removes every pinned map; prints what it removed, or would remove.
 ///
 /// # Errors
 /// While an agent runs, unless forced, and when something could not be removed; the rest is.
@@ -93,7 +93,7 @@ pub async fn run(args: &CleanupArgs) -> Result<()> {
     Ok(())
 }
 
-/// Is there an agent?
+/// Whether an agent is present.
 enum State {
     Running,
     /// None starts while this is held.

@@ -69,25 +69,24 @@ pub struct LogArgs {
 pub enum Command {
     /// Watch Services and EndpointSlices and keep this node's data path synced, until a signal ends it.
     ///
-    /// Maps and programs are pinned: when the agent ends, traffic goes on as it was. `proxy-agent cleanup`
-    /// removes everything.
+    /// Maps and programs are pinned: when the agent ends, traffic is forwarded as before. `proxy-agent cleanup` removes everything.
     Run(Box<RunArgs>),
-    /// Ask the running agent how it is doing: one page, with what is wrong, what it watches and how full its maps are.
+    /// Ask the running agent for its state: one page, with its problems, its watches and how full its maps are.
     ///
     /// Exits with 1 if no agent answers, or if this node is not ready.
     Status(StatusArgs),
-    /// Check whether the agent would work on this node with the same flags, and what to do where it would not.
+    /// Check whether the agent would work on this node with the same flags, with advice for each failure.
     ///
     /// Needs no running agent and leaves nothing behind. Exit code 0 if nothing fails, 1 otherwise; warnings do not count.
     Check(Box<CheckArgs>),
-    /// Show what is decided, as it is decided: new flows, rejects and drops, with addresses, Service and reason.
+    /// Show decisions as they are made: new flows, rejects and drops, with addresses, Service and reason.
     ///
-    /// The programs report only while somebody watches. Up to eight may. Events that come faster than they may, or than they are read, are lost
+    /// The programs report only to active watches, up to eight. Events that come faster than the limit, or than they are read, are lost
     /// and counted. Works whether or not an agent is running.
     Monitor(MonitorArgs),
     /// Show rates, like top(1): Services, endpoints, rejects and drops. Keys: q ends it.
     ///
-    /// The programs count only while somebody watches, and none is lost. Works whether or not an agent is running.
+    /// The programs count only for active watches, and no count is lost. Works whether or not an agent is running.
     Top(TopArgs),
     /// Print or change what the running agent logs, until it is started again.
     ///
@@ -116,7 +115,7 @@ pub struct StatusArgs {
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_address: Option<SocketAddr>,
 
-    /// Format of what is printed.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
 }
@@ -128,7 +127,7 @@ pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinArgs,
 
-    /// Say what would be removed, and remove nothing.
+    /// Only print what would be removed.
     #[arg(long)]
     pub dry_run: bool,
 
@@ -161,7 +160,7 @@ pub struct DebugArgs {
     pub what: DebugCommand,
 }
 
-/// What `debug` can show.
+/// Subcommands of `debug`.
 #[derive(Debug, Subcommand)]
 pub enum DebugCommand {
     /// Every frontend and how many endpoints answer it.
@@ -176,12 +175,12 @@ pub enum DebugCommand {
     Pods,
     /// Which endpoint clients keep by session affinity.
     Affinity(BackendFilter),
-    /// What the programs counted.
+    /// The programs' counters.
     Counters,
     /// Ask the data path's own code what it would do with a connection, over the live maps, changing nothing.
     Trace(TraceArgs),
-    /// Each endpoint of a Service: is it used on this node, and why? Reads the Service where the agent does, so it takes the flags of
-    /// `run` that say where that is.
+    /// Each endpoint of a Service: whether this node uses it, and why. Reads the Service from the agent's source, so it takes the
+    /// flags of `run` that configure the source.
     Explain(Box<ExplainArgs>),
 }
 

@@ -1,4 +1,4 @@
-//! The kernel's coarse clock, read without its help: jiffies are what flows are stamped with.
+//! The kernel's coarse clock, in jiffies: the time stamps of flows.
 
 use nix::{
     sys::time::TimeSpec,
@@ -21,9 +21,9 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Now; `None` if the kernel does not tell.
+    /// Now; `None` if the kernel does not report it.
     pub(crate) fn read() -> Option<Self> {
-        // The coarse clocks advance once per jiffy, and say so.
+        // The coarse clocks advance once per jiffy, and their resolution is that of a jiffy.
         let resolution = nanoseconds(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).ok()?)?;
         let uptime = nanoseconds(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?)?;
         Self::at(uptime, resolution)
@@ -50,12 +50,12 @@ impl Clock {
         self.now
     }
 
-    /// So many seconds ago, in jiffies, truncated.
+    /// The time this many seconds ago, in jiffies, truncated.
     pub(crate) fn ago(self, seconds: u32) -> u32 {
         self.now.wrapping_sub(seconds.wrapping_mul(self.hz))
     }
 
-    /// So many jiffies in seconds, rounded down.
+    /// This many jiffies in seconds, rounded down.
     pub(crate) fn seconds(self, jiffies: u32) -> u32 {
         jiffies / self.hz
     }
@@ -67,9 +67,9 @@ impl Clock {
     }
 }
 
-/// So many seconds in jiffies of this kernel.
+/// This many seconds in jiffies of this kernel.
 pub(crate) fn jiffies(seconds: u32) -> u32 {
-    /// Of kernels that do not tell: rather long than short.
+    /// For kernels that do not report it: better too long than too short.
     const HIGHEST_HZ: u32 = 1_000;
     seconds.saturating_mul(Clock::read().map_or(HIGHEST_HZ, |clock| clock.hz))
 }
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(Clock::at(NANOSECONDS, 0), None);
     }
 
-    /// The kernel tells its jiffies here, to root and if it was built to.
+    /// The kernel shows its jiffies in this file, to root and if it was built to.
     #[test]
     fn agrees_with_the_kernel() {
         let Ok(list) = std::fs::read_to_string("/proc/timer_list") else { return };

@@ -1,12 +1,12 @@
-//! Removes flows that are over: whose last packet is longer ago than their state lets them wait.
+//! Removes expired flows: those whose last packet is longer ago than the timeout of their state.
 //!
-//! The maps would forget the least recently used by themselves, but only when they are full, and then a flood makes them
-//! forget in its favour. Nothing else depends on this: while no agent runs, flows stay.
+//! The maps evict the least recently used entries themselves, but only when they are full, and then a flood evicts
+//! entries in its favour. Nothing else depends on this: while no agent runs, flows stay.
 //!
 //! On the way it renews their backends' fingerprints in the reply filter.
 //!
-//! A thread of its own goes over the maps again and again, a slice at a time with pauses between, so that it is never long at
-//! it. What it looks at is not used by that, as far as the maps' order of forgetting goes.
+//! A separate thread walks through the maps again and again, a slice at a time with pauses between, so that it never runs for
+//! long. Its reads do not count as uses in the maps' LRU order.
 
 mod walk;
 
@@ -40,10 +40,10 @@ const EPOCH: Duration = Duration::from_secs(30);
 /// Entries of each map looked at in one go: 0.3 ms each.
 const SLICE: usize = 1024;
 
-/// Rest after each go, at least: with that, two maps cost less than a hundredth of a processor, whatever their size.
+/// Pause after each slice, at least: with that, two maps of any size cost less than a hundredth of a processor.
 const REST: Duration = Duration::from_millis(64);
 
-/// What was found and done, for metrics. Clones count together.
+/// Counts for metrics. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Flows that were removed.
@@ -85,7 +85,7 @@ impl FlowGc {
         let thread = thread::Builder::new()
             .name("flow-sweep".to_owned())
             .spawn(move || rounds.go_on(&stopped))
-            .context("cannot start the thread that removes flows that are over")?;
+            .context("cannot start the thread that removes expired flows")?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -107,22 +107,22 @@ struct Rounds<A, B> {
 }
 
 impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F, T>, Walk<G, U>> {
-    /// Goes on until the other end of the channel is gone.
+    /// Runs until the other end of the channel is closed.
     fn go_on(&mut self, stopped: &Receiver<()>) {
         if Clock::read().is_none() {
-            warn!("the kernel does not tell its clock: flows that are over stay until the flow map is full");
+            warn!("the kernel does not report its clock: expired flows stay until the flow map is full");
             return;
         }
-        let mut said = false;
+        let mut is_logged = false;
         loop {
             let started = Instant::now();
             match self.round(stopped) {
-                Ok(true) => said = false,
+                Ok(true) => is_logged = false,
                 Ok(false) => return,
-                Err(error) if said => debug!("{error:#}"),
+                Err(error) if is_logged => debug!("{error:#}"),
                 Err(error) => {
-                    error!("{error:#}; flows that are over stay for now");
-                    said = true;
+                    error!("{error:#}; expired flows stay for now");
+                    is_logged = true;
                 }
             }
             debug!(elapsed = ?started.elapsed(), "looked at all flows");
@@ -132,7 +132,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         }
     }
 
-    /// One round; false if it was to be stopped.
+    /// One round; false if it must stop.
     fn round(&mut self, stopped: &Receiver<()>) -> Result<bool> {
         let slices = self.v4.expected(SLICE).max(self.v6.expected(SLICE));
         let rest = (EPOCH / slices).max(REST);
@@ -141,8 +141,8 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
         let begun = is_whole.then(|| self.reply_filter.begin());
         loop {
-            // Read anew each time: a round is long.
-            let clock = Clock::read().context("the kernel does not tell its clock any more")?;
+            // Read each time: a round is long.
+            let clock = Clock::read().context("the kernel no longer reports its clock")?;
             has_v4 = has_v4 && !self.counts.take(F::FAMILY, self.v4.step(clock, SLICE, &self.reply_filter)?);
             has_v6 = has_v6 && !self.counts.take(G::FAMILY, self.v6.step(clock, SLICE, &self.reply_filter)?);
             if !has_v4 && !has_v6 {
@@ -159,7 +159,7 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
 }
 
 impl Counts {
-    /// Takes in what a step gave; true at the end of a map.
+    /// Counts a step's result; true at the end of a map.
     fn take(&self, family: IpFamily, step: Step) -> bool {
         self.expired.inc_by(step.expired);
         if let Some(census) = &step.census {
@@ -169,7 +169,7 @@ impl Counts {
     }
 }
 
-/// Waits; false if it is to be stopped.
+/// Waits; false if it must stop.
 fn pause(stopped: &Receiver<()>, time: Duration) -> bool {
     matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout))
 }

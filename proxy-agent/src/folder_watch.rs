@@ -1,4 +1,4 @@
-//! Tells when files of a folder changed, and were written to their end.
+//! Watches a folder for files that were changed and completely written.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 /// Events of one burst come this close together.
 const BURST: Duration = Duration::from_millis(5);
-/// A file that somebody writes is read when it is closed, or quiet for this long.
+/// A file that is being written is read when it is closed, or quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
 /// The longest wait for quiet.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    /// Must this file be read again?
+    /// Whether this file must be read again.
     pub(crate) fn includes(&self, name: &OsStr) -> bool {
         self.all || self.files.contains(name)
     }
@@ -72,7 +72,7 @@ pub(crate) struct FolderWatch {
     watcher: Option<RecommendedWatcher>,
     sender: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
-    /// What changed since [`Self::settled`] returned.
+    /// Changes since [`Self::settled`] returned.
     touched: Option<Touched>,
     warned: bool,
 }
@@ -83,7 +83,7 @@ impl FolderWatch {
         Self { path, attached: None, watcher: None, sender, events, touched: None, warned: false }
     }
 
-    /// Watches the folder if it is there and not watched yet. Without inotify the caller's re-checks must do.
+    /// Watches the folder if it exists and is not watched yet. Without inotify the caller's re-checks must do.
     pub(crate) fn attach(&mut self) {
         let identity = identity(&self.path);
         if identity == self.attached {
@@ -141,7 +141,7 @@ impl FolderWatch {
     }
 }
 
-/// Our own reading is no event.
+/// Our own reads do not count as changes.
 fn matters(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),

@@ -9,7 +9,7 @@ const HOST: &str = "/host";
 /// case (`net_ctl_header_lookup`).
 ///
 /// # Errors
-/// When the setting cannot be written here, nor below [`HOST`].
+/// When the setting can be written neither here nor below [`HOST`].
 pub(crate) fn write(path: &str, value: &str) -> io::Result<()> {
     match fs::write(path, value) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {

@@ -1,4 +1,4 @@
-//! `--init-only`: what takes more privileges than serving, for an init container that has them.
+//! `--init-only`: the work that takes more privileges than serving, for an init container that has them.
 
 use anyhow::{Result, bail};
 
@@ -8,7 +8,7 @@ use crate::{
     net::{conntrack_sysctls::Outcome, reserved_ports},
 };
 
-/// Mounts the bpf file system, reserves ports and sets the kernel's connection tracking; says what it did.
+/// Mounts the bpf file system, reserves ports and sets the kernel's connection tracking; prints what it did.
 ///
 /// # Errors
 /// When something of it could not be done. The rest is.

@@ -1,4 +1,4 @@
-//! What is kube-proxy's on a node, by the names that it gives, and what of its settings means nothing here.
+//! kube-proxy's objects on a node, by its names, and which of its settings have no effect here.
 
 pub mod unused;
 
@@ -27,20 +27,21 @@ const CHAINS: &[&str] = &[
     "KUBE-IPVS-OUT-FILTER",
 ];
 
-/// Chains of Services and endpoints, with a hash behind. `KUBE-XLB-` is what `KUBE-EXT-` was before Kubernetes 1.24.
+/// Chains of Services and endpoints, with a hash behind. `KUBE-EXT-` was called `KUBE-XLB-` before Kubernetes 1.24.
 const PREFIXES: &[&str] = &["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 
-/// What others may use: it marks what is to be masqueraded.
+/// Programs of others may use this chain: it marks packets for masquerading.
 pub(crate) const MARK_MASQ: &str = "KUBE-MARK-MASQ";
-/// Masquerades what has the mark.
+/// Masquerades packets with the mark.
 pub(crate) const POSTROUTING: &str = "KUBE-POSTROUTING";
 
-/// Is a chain of iptables kube-proxy's?
+/// Whether a chain of iptables is kube-proxy's.
 pub(crate) fn has_chain(chain: &str) -> bool {
     CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
-/// Is a process, by its name and its program and arguments, kube-proxy? An agent in its place may have been given its name as an argument.
+/// Whether a process, by its name and its program and arguments, is kube-proxy. An agent in its place may have been given its name as an
+/// argument.
 pub(crate) fn is_process(name: &str, arguments: &[String]) -> bool {
     const NAME: &str = "kube-proxy";
     let program = arguments.first().map(|path| path.rsplit('/').next().unwrap_or(path));

@@ -42,7 +42,7 @@ fn module_of(file: &Path) -> Option<String> {
     (!["lib", "main", "layers"].contains(&name.as_str())).then_some(name)
 }
 
-/// What stands behind each `crate::`: the modules that a text uses.
+/// The names behind each `crate::`: the modules that a text uses.
 fn used(text: &str) -> BTreeSet<String> {
     let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = code.join("\n");

@@ -2,8 +2,7 @@
 //!
 //! # Layers
 //!
-//! A module uses modules of the layers above its own in this table, and none of its own layer or below. A test reads the table and the
-//! sources, and fails where one does otherwise.
+//! A module uses only modules of the layers above it in this table. A test compares the table with the sources.
 //!
 //! | layer | modules | knows |
 //! |---|---|---|

@@ -25,14 +25,14 @@ const SOON: Duration = Duration::from_millis(20);
 const OK: &str = "ok ";
 const ERROR: &str = "error ";
 
-/// Asks the running agent, and prints what it logs then.
+/// Sends the filter to the running agent, and prints the one in use then.
 ///
 /// # Errors
-/// When none runs, or it refuses.
+/// When no agent runs, or it refuses.
 pub fn ask(args: &LogLevelArgs) -> Result<()> {
     let pins = Pins::new(&args.pins.bpffs);
     let filter = args.filter.as_deref().unwrap_or_default();
-    parse(filter).with_context(|| format!("`{filter}` is no filter"))?;
+    parse(filter).with_context(|| format!("`{filter}` is not a filter"))?;
     if handover::is_free(pins.root()) {
         bail!("no agent runs with the pins of {}: name its directory with --bpffs", pins.root().display());
     }
@@ -53,7 +53,7 @@ pub fn ask(args: &LogLevelArgs) -> Result<()> {
     }
 }
 
-/// Answers requests, for as long as it is polled.
+/// Serves requests, for as long as it is polled.
 pub async fn follow(control: LogControl, pins: Pins) {
     let mut recheck = interval(RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -15,7 +15,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Changes what is logged.
+/// Changes the log filter.
 pub struct LogControl {
     default: String,
     present: Box<dyn Fn() -> Result<String> + Send>,
@@ -29,10 +29,10 @@ impl std::fmt::Debug for LogControl {
 }
 
 impl LogControl {
-    /// Logs by another filter from now on; none leaves it. Returns the one that is in use then.
+    /// Uses another filter from now on; `None` keeps the present one. Returns the one that is in use then.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the text is not a filter.
     pub(crate) fn set(&self, filter: Option<&str>) -> Result<String> {
         if let Some(text) = filter {
             let text = if text == DEFAULT { &self.default } else { text };
@@ -64,10 +64,10 @@ fn level(verbose: u8) -> &'static str {
     }
 }
 
-/// Starts logging to standard error. `RUST_LOG`, when set, decides what is logged, else `verbose`.
+/// Starts logging to standard error. `RUST_LOG`, when set, is the filter, else `verbose` selects one.
 ///
 /// # Errors
-/// When `RUST_LOG` is no filter.
+/// When `RUST_LOG` is not a filter.
 pub fn init(verbose: u8, format: LogFormat) -> Result<LogControl> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,

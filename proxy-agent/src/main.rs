@@ -43,7 +43,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
             }
             let control = logging::init(loaded.settings.verbosity, loaded.settings.log_format)?;
             let pins = Pins::new(&args.pins.bpffs);
-            // A task of its own: only to wake the runtime's outermost one takes a system call, each time.
+            // A separate task: waking the runtime's outermost one takes a system call each time.
             runtime()?.block_on(async {
                 tokio::spawn(log_level::follow(control, pins));
                 tokio::spawn(run::run(loaded)).await?
@@ -72,7 +72,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A reader that has seen enough (`| head`) is no error.
+/// A reader that has seen enough (`| head`) is not an error.
 fn print(text: &[u8]) -> Result<()> {
     match std::io::stdout().write_all(text) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,9 +1,9 @@
 //! Keeps the next hops fresh that programs send to.
 //!
-//! The kernel probes a neighbour only when its stack has sent a packet there: `bpf_fib_lookup` answers with one that is STALE for ever, and
-//! by tc it takes the kernel 5 s (`delay_first_probe_time`) and three unicast probes to see that another host has the address. So the agent
-//! asks each next hop in use once a second, by unicast, and all hosts if that is not answered in half a second. The kernel takes the replies
-//! in, as any reply. Without an agent XDP hands a packet a second over to tc.
+//! The kernel probes a neighbour only when its stack has sent a packet there: `bpf_fib_lookup` answers with one that is STALE for ever,
+//! and by tc it takes the kernel 5 s (`delay_first_probe_time`) and three unicast probes to see that another host has the address. So the
+//! agent probes each next hop in use once a second, by unicast, and by broadcast or multicast if it gets no answer in half a
+//! second. The kernel takes the replies in, as any reply. Without an agent XDP hands a packet a second over to tc.
 
 mod plan;
 
@@ -61,14 +61,14 @@ impl Drop for Prober {
     }
 }
 
-/// Goes on until the other end of the channel is gone.
+/// Runs until the other end of the channel is closed.
 fn run(next_hops: &NextHops, stopped: &Receiver<()>) {
     let (mut plan, mut socket, mut has_failed) = (Plan::default(), None, false);
     loop {
         match look(next_hops, &mut plan, &mut socket) {
             Ok(()) => has_failed = false,
             Err(error) => {
-                // What is still to come on the socket answers an old question.
+                // Messages still to come on the socket answer an old query.
                 socket = None;
                 if !has_failed {
                     warn!("{error:#}; a next hop whose link-layer address changes is noticed late");
@@ -82,27 +82,27 @@ fn run(next_hops: &NextHops, stopped: &Receiver<()>) {
     }
 }
 
-/// Probes what is due.
+/// Sends the probes that are due.
 fn look(next_hops: &NextHops, plan: &mut Plan, socket: &mut Option<Neighbours>) -> Result<()> {
-    let clock = Clock::read().context("the kernel does not tell its clock")?;
+    let clock = Clock::read().context("the kernel does not report its clock")?;
     let used = next_hops.used(clock, IN_USE)?;
     plan.keep(&used);
     let mut broadcasts = 0;
     for neighbour in used {
         let neighbours = match socket {
             Some(neighbours) => neighbours,
-            None => socket.insert(Neighbours::open().context("cannot ask the kernel for neighbours")?),
+            None => socket.insert(Neighbours::open().context("cannot query the kernel for neighbours")?),
         };
         let known = neighbours
             .get(neighbour.ifindex, neighbour.ip)
-            .with_context(|| format!("cannot ask the kernel for the neighbour {}", neighbour.ip))?;
+            .with_context(|| format!("cannot query the kernel for the neighbour {}", neighbour.ip))?;
         let known = match plan.probe(neighbour, known, Instant::now(), &mut broadcasts) {
             Probe::None => continue,
             Probe::Unicast(mac) => Some(mac),
             Probe::All => None,
         };
         match probe::send(neighbour.ifindex, neighbour.ip, known) {
-            // What is no Ethernet has no addresses to ask for.
+            // An interface that is not Ethernet has no addresses to resolve.
             Err(error) if error.kind() != io::ErrorKind::Unsupported => {
                 debug!(?neighbour, "cannot probe a neighbour: {error}");
             }

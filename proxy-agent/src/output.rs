@@ -25,7 +25,7 @@ pub(crate) trait Row: Serialize {
     /// Titles of the columns.
     const HEADER: &'static [&'static str];
 
-    /// What stands in the columns.
+    /// The texts of the columns.
     fn cells(&self) -> Vec<String>;
 }
 
@@ -58,12 +58,12 @@ pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) ->
     table.trim_fmt() + "\n"
 }
 
-/// What stands in a table where there is nothing to say.
+/// Text of an empty cell in a table.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Prints; a reader that has seen enough (`| head`) is no error.
+/// Prints; a reader that has seen enough (`| head`) is not an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

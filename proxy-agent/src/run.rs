@@ -1,7 +1,7 @@
 //! `proxy-agent run`: wires sources, model and data path, and keeps them synced until a signal.
 //!
-//! [`Agent::follow`] is the list of what may happen. Who acts on it: [`services`], [`interfaces`] or [`sockets`], and [`agent`] where it
-//! concerns more than one of them.
+//! [`Agent::follow`] lists all events. They are handled by [`services`], [`interfaces`] or [`sockets`], and by [`agent`] if they concern
+//! more than one of them.
 
 mod agent;
 mod configuration;
@@ -46,14 +46,14 @@ use crate::{
 /// Changes that wait to be taken in; a source that is faster waits.
 const QUEUE: usize = 4096;
 
-/// What failed is tried again this often, if nothing happens that would try it sooner.
+/// Failed work is retried this often, if no event retries it sooner.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Runs the agent until a signal ends it, or its configuration file changes. What it attached stays.
+/// Runs the agent until a signal ends it, or its configuration file changes. Its programs stay attached.
 ///
 /// # Errors
 /// When it cannot begin: no permission, a kernel that is too old, an address that is taken. And when the configuration
-/// file changed: whatever started the agent is to start it again.
+/// file changed: the kubelet or service manager must start the agent again.
 pub async fn run(loaded: Loaded) -> Result<()> {
     let settings = &loaded.settings;
     info!("proxy-agent {} on node {}", env!("CARGO_PKG_VERSION"), settings.node_name);
@@ -70,7 +70,7 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     let events = service_source.events(cancel.clone());
     let observed = Observed::new(settings, &source_state, service_source.requests());
     let mut servers = Servers::new(settings, &observed, &events, &cancel);
-    // What lists and watches ends before this agent does if another one takes over.
+    // Lists and watches end before this agent does if another one takes over.
     let reading = cancel.child_token();
     let mut source = service_source.start(changes, state, reading.clone());
     let turn = tokio::select! {
@@ -94,12 +94,12 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     };
     cancel.cancel();
     stop.abort();
-    info!("stopped; services go on working as they are (`proxy-agent cleanup` ends them)");
+    info!("stopped; services keep working (`proxy-agent cleanup` ends them)");
     result
 }
 
 impl Agent {
-    /// Takes in what happens until told to stop.
+    /// Handles events until stopped.
     async fn follow(
         &mut self,
         mut inbox: mpsc::Receiver<Change>,
@@ -109,7 +109,7 @@ impl Agent {
         holder: &mut Holder,
     ) -> Result<End> {
         let mut network = Changes::listen()?;
-        // What is served decides which interfaces need programs.
+        // The served services decide which interfaces need programs.
         self.interfaces.schedule.set(self.services.is_synced().then(Instant::now));
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
@@ -127,7 +127,7 @@ impl Agent {
                 }
                 count = inbox.recv_many(&mut batch, QUEUE) => {
                     if count == 0 {
-                        // Nobody sends any more: the source says why.
+                        // All senders are gone: the result of the source has the reason.
                         (&mut source).await.context("the source of services ended unexpectedly")??;
                         return Ok(End::Stopped);
                     }
@@ -154,7 +154,7 @@ impl Agent {
                 }
                 found = self.sockets.found() => self.apply_scan(found),
                 freed = self.services.quarantine.over() => self.services.release(&mut self.datapath, freed),
-                _ = retry.tick() => self.look_after().await,
+                _ = retry.tick() => self.check_regularly().await,
                 _ = source_state.changed() => {
                     debug!(state = ?*source_state.borrow_and_update(), "source");
                 }

@@ -1,13 +1,13 @@
 //! Ends sockets whose endpoint stopped serving, and UDP sockets whose frontend left the Service.
 //!
 //! The socket programs translate a destination once, when a socket connects. A UDP socket would then send to a dead
-//! endpoint for ever: nothing tells its process. So the agent ends such sockets in whichever network namespace they are
-//! in; their processes see an error and connect anew, to an endpoint that serves. Only sockets are ended that the programs
-//! translated to that endpoint, never one that connected to the endpoint's own address. The same goes for a UDP socket that
-//! connected through a frontend that is gone, or leads to another Service now, though the endpoint serves on.
+//! endpoint for ever: its process gets no error. So the agent ends such sockets in whichever network namespace they are in;
+//! their processes get an error and connect again, to an endpoint that serves. Only sockets are ended that the programs
+//! translated to that endpoint, never one that connected to the endpoint's own address. The same applies to a UDP socket
+//! that connected through a frontend that is gone, or leads to another Service now, though the endpoint serves on.
 //!
 //! # No socket is missed
-//! Of endpoints; it is the same with frontends.
+//! For endpoints; the same holds for frontends.
 //!
 //! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it stores the endpoint with the
 //! socket, (3) it ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the
@@ -17,11 +17,11 @@
 //! (4). But between (3) and (4) the thread may have been preempted, for which there is no grace period. So there is a
 //! second walk, [`SECOND_LOOK`] later.
 //!
-//! A socket that is between (2) and (4) while it is still connected to an earlier endpoint is nobody's: it has not
-//! stored what its peer is. After (4) it has.
+//! A socket that is between (2) and (4) while it is still connected to an earlier endpoint matches no endpoint:
+//! what it has stored is not its peer. After (4) it is.
 //!
-//! What a socket has stored is asked of a program ([`SocketReader`](crate::datapath::SocketReader)): sock_diag does not tell
-//! it of UDP sockets.
+//! A program reads what a socket has stored ([`SocketReader`](crate::datapath::SocketReader)): sock_diag does not report it
+//! of UDP sockets.
 //!
 //! On kernels without socket storage, step (2) is a note in a map, and (c) begins with reading the notes: which sockets,
 //! by their cookies, got that endpoint. That map forgets the oldest when it is full.
@@ -61,7 +61,7 @@ use crate::{
 /// Longer than a thread waits for a processor: a control group that used up its quota (`cpu.max`) waits 100 ms.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// What was done, for metrics. Clones count together.
+/// Counts for metrics. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Sockets ended.
@@ -92,10 +92,10 @@ impl SocketTerminator {
         Self { records, counts, queue, task: tokio::spawn(worker.work()) }
     }
 
-    /// These backends serve no more, and the data path has been told: their sockets are to be ended. Never waits; what
-    /// comes while others are being worked on is taken together, and a backend that is waiting already takes no more room.
+    /// These backends serve no more, and the data path knows it: their sockets are to be ended. Never waits; backends that
+    /// come while others are being worked on are taken together, and a backend that is waiting already takes no more room.
     ///
-    /// Name a TCP backend only where its connections are to be reset.
+    /// Name a TCP backend only if its connections are to be reset.
     pub fn dead(&self, backends: impl IntoIterator<Item = (Protocol, Id)>) {
         let dead = backends
             .into_iter()
@@ -112,8 +112,8 @@ impl SocketTerminator {
     /// without this agent. Name those to [`SocketTerminator::dead`] that are not served then, and to [`SocketTerminator::lost`] those that lead
     /// elsewhere.
     ///
-    /// To be called when the data path knows what is served; takes as long as [`SECOND_LOOK`], because there are two looks
-    /// here, too, and for the same reason.
+    /// To be called when the data path knows what is served; takes as long as [`SECOND_LOOK`], because two walks are
+    /// needed here, too, for the same reason.
     ///
     /// # Errors
     /// When sockets or notes cannot be read.
@@ -172,7 +172,7 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) {
-        // What is to be looked for once more, and when; the soonest first.
+        // Targets to search once more, and when; the soonest first.
         let mut second_looks: VecDeque<(Instant, HashSet<Target>)> = VecDeque::new();
         loop {
             let due = second_looks.front().map(|(due, _)| *due);
@@ -204,7 +204,7 @@ impl Worker {
                     error!("{error:#}; sockets may stay connected to endpoints or frontends that are gone");
                 }
             }
-            // At most half of one processor, whatever the rate at which endpoints come and go.
+            // At most half of one processor, for any rate of changes of endpoints.
             sleep(started.elapsed()).await;
         }
     }
@@ -216,8 +216,8 @@ impl Worker {
         if *unsupported && !self.said_unsupported {
             self.said_unsupported = true;
             warn!(
-                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected UDP \
-                 sockets go on sending to endpoints that are gone until their processes connect anew"
+                "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY; modules udp_diag, tcp_diag): connected \
+                 UDP sockets keep sending to endpoints that are gone until their processes connect again"
             );
         }
         if *namespaces > 0 {
@@ -232,7 +232,7 @@ impl Worker {
     }
 }
 
-/// One walk. Returns also what was looked for the first time, to be looked for again.
+/// One walk. Also returns targets searched for the first time, which are searched again.
 fn round(
     records: &Records,
     gone: HashSet<Target>,

@@ -5,7 +5,7 @@ use std::{borrow::Borrow, mem};
 /// A map in one allocation that is hardly larger than its entries, which are sorted by key.
 ///
 /// Each service has several, mostly of one to ten entries: a node of a `BTreeMap` has room for eleven, and a hash table
-/// keeps a part of its room free. Insertion and removal move what is behind.
+/// keeps a part of its room free. Insertion and removal move the entries behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SortedMap<K, V>(Vec<(K, V)>);
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is done, it holds what a `BTreeMap` holds, in hardly more room than that needs.
+        /// After any operations, it holds the same as a `BTreeMap`, in hardly more room than that needs.
         #[test]
         fn it_is_a_map(steps in proptest::collection::vec((0u8..3, 0u32..40), 1..200)) {
             let (mut ours, mut model) = (SortedMap::default(), BTreeMap::new());

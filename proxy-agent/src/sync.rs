@@ -1,4 +1,4 @@
-//! From the store to the data path: plans what changed, and applies what differs.
+//! From the store to the data path: plans changes, and applies the differences.
 
 mod journal;
 mod problems;
@@ -34,7 +34,7 @@ use crate::{
 pub use self::problems::{Problem, Reason};
 pub use crate::model::counts::NoLocalEndpoints;
 
-/// The store, and what was planned from it.
+/// The store, and the plans made from it.
 pub struct Sync {
     node_name: String,
     budget: Budget,
@@ -46,18 +46,18 @@ pub struct Sync {
     failed: BTreeSet<ObjectName>,
     problems: Problems,
     journal: Journal,
-    /// Ports that are to be removed and could not be.
+    /// Ports that must be removed and could not be.
     unremoved: BTreeSet<PortName>,
     /// Addresses of this node: see [`local::leave_to_node`].
     local_addresses: BTreeSet<IpAddr>,
     pruned: bool,
-    /// When this began: what happened before says nothing about how fast we are.
+    /// When this began: changes from before do not measure our speed.
     started: SystemTime,
-    /// When what waits to be applied happened.
+    /// When the changes happened that wait to be applied.
     triggers: Vec<Trigger>,
 }
 
-/// What a round of [`Sync::apply`] did.
+/// The result of a round of [`Sync::apply`].
 #[derive(Debug, Default)]
 pub struct Round {
     /// Services that were looked at.
@@ -68,12 +68,12 @@ pub struct Round {
     pub health_checks_changed: bool,
     /// Services that the maps did not take.
     pub failed: usize,
-    /// What there was no room for.
+    /// Parts that were full.
     pub full: BTreeSet<Part>,
 }
 
 impl Round {
-    /// This round, after which another one tried again what failed.
+    /// This round, after which another one retried its failures.
     pub fn followed_by(mut self, next: Self) -> Self {
         self.triggers.extend(next.triggers);
         Self {
@@ -87,7 +87,7 @@ impl Round {
 }
 
 impl Sync {
-    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are gone after `settle_time`.
+    /// Nothing known, nothing planned. Endpoints that leave all EndpointSlices of a Service are removed after `settle_time`.
     pub fn new(node_name: &str, settle_time: Duration) -> Self {
         Self {
             node_name: node_name.to_owned(),
@@ -113,12 +113,12 @@ impl Sync {
         Self { budget, ..self }
     }
 
-    /// When [`Self::apply`] has something to do, if no source says anything: endpoints are gone for good then.
+    /// When [`Self::apply`] has something to do, even without changes from a source: endpoints are gone for good then.
     pub fn settles_at(&self) -> Option<Instant> {
         self.store.settles_at()
     }
 
-    /// Takes in what a source says.
+    /// Applies a change from a source.
     pub fn take(&mut self, change: Change) {
         self.store.apply(change);
     }
@@ -128,13 +128,13 @@ impl Sync {
         self.store.node().map_or(&[], |node| &node.addresses)
     }
 
-    /// This node as its object says; none if nothing was ever said about it. Stays when the object goes.
+    /// This node's object; `None` if no source ever had it. Stays when the object is deleted.
     pub fn node(&self) -> Option<&Node> {
         self.store.node()
     }
 
-    /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
-    /// was said about it, as in manifests without one.
+    /// Whether load balancers should send new connections here (KEP-3836). Not if the Node was deleted, or is about to
+    /// be. `None`: no source has the Node, as with manifests without one.
     pub fn node_is_eligible(&self) -> Option<bool> {
         self.store.node_is_eligible()
     }
@@ -144,7 +144,7 @@ impl Sync {
         self.store.service_cidrs()
     }
 
-    /// What is to be answered on `healthCheckNodePort`s.
+    /// The replies for `healthCheckNodePort`s.
     pub fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
         &self.health_checks
     }
@@ -154,39 +154,39 @@ impl Sync {
         self.counts.no_local_endpoints(family)
     }
 
-    /// Has any service source ranges?
+    /// Whether any service has source ranges.
     pub fn has_source_ranges(&self) -> bool {
         self.counts.with_source_ranges() > 0
     }
 
-    /// Is there a service that sockets alone do not serve: of SCTP, or for some clients only, unless it is known from which
-    /// addresses sockets send (`knows_sources`)?
+    /// Whether a service needs more than the socket programs: SCTP, or a service for some clients only, unless it is known
+    /// from which addresses sockets send (`knows_sources`).
     pub fn needs_packets(&self, knows_sources: bool) -> bool {
         self.counts.sctp() > 0 || (!knows_sources && self.has_source_ranges())
     }
 
-    /// Is there a service whose last change the maps did not take?
+    /// Whether the maps did not take the last change of some service.
     pub fn has_failed(&self) -> bool {
         !self.failed.is_empty()
     }
 
-    /// What is wrong with services, in order.
+    /// Problems of services, in order.
     pub fn problems(&self, services: &mut Services) -> BTreeSet<Problem> {
         self.problems.all(services.conflicts())
     }
 
-    /// What is new of these problems since the last call, and how many services have none any more.
+    /// The new ones of these problems since the last call, and how many services have none any more.
     pub fn report(&mut self, problems: &BTreeSet<Problem>) -> (Vec<Problem>, usize) {
         self.problems.report(problems)
     }
 
-    /// Does the kernel refuse what is written for every service there is? That is the node's problem.
+    /// Whether the kernel refuses every write, for all services. That is the node's problem.
     pub fn fails_wholly(&self) -> bool {
         !self.planned.is_empty() && self.planned.keys().all(|name| self.problems.is_refused(name))
     }
 
-    /// Says how many changes were not logged, if it is time. To be called now and then.
-    pub fn look_at_journal(&mut self, now: Instant) {
+    /// Logs how many changes were not logged, if it is time. To be called regularly.
+    pub fn flush_journal(&mut self, now: Instant) {
         self.journal.look(now);
     }
 
@@ -206,12 +206,12 @@ impl Sync {
         demand
     }
 
-    /// Has everything been listed?
+    /// Whether everything has been listed.
     pub fn is_complete(&self) -> bool {
         self.store.is_complete()
     }
 
-    /// Notes the node's own addresses; plans again what they change.
+    /// Records the node's own addresses; plans the affected services again.
     pub fn set_local_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         if self.local_addresses == *addresses {
             return;
@@ -237,7 +237,7 @@ impl Sync {
     }
 
     /// Brings the data path up to date with the store. Does nothing before the first lists are complete: until then
-    /// the maps hold what an earlier agent knew, which is better than half of what there is.
+    /// the maps hold an earlier agent's state, which is better than half of the present one.
     pub fn apply(&mut self, services: &mut Services) -> Round {
         let mut round = Round::default();
         if !self.store.is_complete() {
@@ -263,7 +263,7 @@ impl Sync {
         round
     }
 
-    /// Notes what load balancers are to be told of a service; true if that is new.
+    /// Records the reply to load balancers' health checks of a service; true if it is new.
     fn note_health_check(&mut self, name: &ObjectName, check: Option<HealthCheck>) -> bool {
         match check {
             Some(check) => self.health_checks.insert(name.clone(), check) != Some(check),
@@ -271,7 +271,7 @@ impl Sync {
         }
     }
 
-    /// Takes what happened to services that are in the maps now.
+    /// Takes the triggers of services that are in the maps now.
     fn applied_triggers(&mut self) -> Vec<Trigger> {
         let mut triggers = std::mem::take(&mut self.triggers);
         triggers.extend(self.store.take_triggers().into_iter().filter(|trigger| trigger.at > self.started));
@@ -284,12 +284,12 @@ impl Sync {
     fn plan(&self, name: &ObjectName) -> ServicePlan {
         let mut plan = planner::plan_stored(&self.store, name, &self.node_name);
         for (port, ip) in local::leave_to_node(&mut plan, &self.local_addresses) {
-            info!("service {port}: {ip} is an address of this node: left to who serves it here");
+            info!("service {port}: {ip} is an address of this node: left to the program that serves it here");
         }
         plan
     }
 
-    /// Applies a service's plan; returns what failed and is to be tried again. It concerns this service alone.
+    /// Applies a service's plan; returns failures to be retried. They concern this service alone.
     fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> Vec<Error> {
         let before = self.planned.remove(name).unwrap_or_default();
         self.counts.remove(&before);
@@ -316,7 +316,7 @@ impl Sync {
         errors
     }
 
-    /// Notes what failed of a service; true if nothing did.
+    /// Records the failures of a service; true if there were none.
     fn note_failure(&mut self, name: &ObjectName, errors: &[Error]) -> bool {
         self.problems.set_failure(name, errors);
         if !errors.is_empty() {
@@ -333,7 +333,7 @@ impl Sync {
         }
     }
 
-    /// Removes what an earlier agent served and is no more.
+    /// Removes services of an earlier agent that no longer exist.
     fn prune(&mut self, services: &mut Services) {
         let ports = self.planned.values().flat_map(|plan| &plan.ports);
         let planned: HashSet<&PortName> = ports.map(|port| &port.name).collect();
@@ -349,7 +349,7 @@ impl Sync {
             }
         }
         services.release_stale_filter_bits();
-        // All that there was at the start is told by now.
+        // Everything that existed at the start is logged by now.
         self.journal.turn_page(Instant::now());
     }
 }

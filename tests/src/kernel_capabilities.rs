@@ -1,4 +1,4 @@
-//! What older kernels cannot do, so that a test says by name what it could not show instead of passing silently.
+//! Capabilities that older kernels lack, so that a test names what it could not show instead of passing silently.
 
 use std::{fmt, sync::OnceLock};
 
@@ -12,9 +12,9 @@ pub const MARK: &str = "not possible on this kernel: ";
 /// Something that this kernel lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingCapability {
-    /// `BPF_PROG_TEST_RUN` tells an XDP program no device (5.15).
+    /// `BPF_PROG_TEST_RUN` gives an XDP program no device (5.15).
     XdpTestDevice,
-    /// `BPF_PROG_TEST_RUN` cannot be told by which device a packet came in.
+    /// `BPF_PROG_TEST_RUN` has no parameter for the device that a packet came in by.
     TestIngress,
     /// XDP programs for packets of several buffers cannot be loaded (5.18).
     XdpFrags,
@@ -22,9 +22,9 @@ pub enum MissingCapability {
     ChecksumComplete,
     /// Network namespaces have no cookie that a program can read (5.14).
     NetnsCookie,
-    /// There is no kind of network device of this name.
+    /// The kernel lacks this kind of network device.
     Device(&'static str),
-    /// There is no IPVS.
+    /// The kernel lacks IPVS.
     Ipvs,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for MissingCapability {
 impl std::error::Error for MissingCapability {}
 
 impl MissingCapability {
-    /// Is it lacking here? For what came with a known release; others are found out by trying.
+    /// Whether this kernel lacks it: by its release, or by trying.
     ///
     /// # Errors
     /// When the kernel's release cannot be read.
@@ -62,13 +62,13 @@ impl MissingCapability {
         Ok(release()? < since)
     }
 
-    /// Says so, in a test that goes on without.
+    /// Prints it, in a test that continues without.
     pub fn note(self) {
         println!("{self}");
     }
 }
 
-/// Do maps and programs count as locked memory (before 5.11)?
+/// Whether maps and programs count as locked memory (before 5.11).
 ///
 /// # Errors
 /// When the kernel's release cannot be read.

@@ -1,4 +1,4 @@
-//! What the tests of the whole share.
+//! Code that the tests of the whole share.
 
 pub mod apiserver;
 pub mod bench;
@@ -15,7 +15,7 @@ pub mod networks;
 pub mod packets;
 pub mod traffic;
 
-/// How often a test does again what it tries: as often as `cargo xtask nightly` asks for, or as usual.
+/// How often a test repeats its attempts: as often as `cargo xtask nightly` requests, or as usual.
 pub fn rounds(usual: usize) -> usize {
     std::env::var("PROXY_TESTS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
 }

@@ -1,5 +1,5 @@
-//! Measurements. The programs that measure are in `tests`; here they are built as they should be, run, and what they
-//! measured is shown, compared and written into the document.
+//! Measurements. The programs that measure are in `tests`; here they are built and run, and their results are shown,
+//! compared and written into the document.
 
 mod compare;
 mod details;
@@ -38,7 +38,7 @@ enum What {
     Traffic(TrafficArgs),
     /// How long it takes from the API server into the maps, with many services.
     Sync(OneArgs),
-    /// What agent and maps hold, with many services.
+    /// Memory of agent and maps, with many services.
     Memory(OneArgs),
     /// All of these, into docs/benchmarks.md.
     All(AllArgs),
@@ -48,7 +48,7 @@ enum What {
 
 #[derive(Args)]
 struct MeasureArgs {
-    /// How often everything is measured. Default: what the benchmark says.
+    /// How often each measurement is repeated. Default: the benchmark's own.
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
     /// Write the numbers here, instead of into the target directory.
@@ -71,7 +71,7 @@ struct OneArgs {
 struct TrafficArgs {
     #[command(flatten)]
     one: OneArgs,
-    /// How long sustained load lasts, with one client and one endpoint. Default: what the benchmark says.
+    /// How long sustained load lasts, with one client and one endpoint. Default: the benchmark's own.
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
     /// Only these parts: slices, forwarding, sustained, flood.
@@ -83,7 +83,7 @@ struct TrafficArgs {
 struct AllArgs {
     #[command(flatten)]
     measure: MeasureArgs,
-    /// How long sustained load lasts, with one client and one endpoint. Default: what the benchmark says.
+    /// How long sustained load lasts, with one client and one endpoint. Default: the benchmark's own.
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
 }
@@ -102,7 +102,7 @@ struct ReportArgs {
 
 #[derive(Args)]
 struct CompareArgs {
-    /// Show what is worse than in this earlier run, which may be one of all benchmarks.
+    /// Show the results that are worse than in this earlier run, which may be one of all benchmarks.
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
     /// Fail if something is.
@@ -170,7 +170,7 @@ fn measure(
                 results.put(measured);
                 results.save(&json)?;
             }
-            // The others may still tell something.
+            // The other benchmarks may still succeed.
             Err(error) => {
                 say(format!("error: {}: {error:#}", bench.name()));
                 failed.push(bench.name());

@@ -28,7 +28,7 @@ pub(crate) struct BuildArgs {
     /// Optimised, and linked statically: the file that images and releases hold.
     #[arg(long)]
     release: bool,
-    /// Only the programs in the kernel: what the agent's build script looks for.
+    /// Only the programs in the kernel, for the agent's build script.
     #[arg(long, conflicts_with = "release")]
     programs: bool,
     /// Show the number of instructions of each program.
@@ -53,7 +53,7 @@ fn debug(verbose: bool) -> Result<PathBuf> {
     Ok(target_dir().join("debug/proxy-agent"))
 }
 
-/// Builds the agent as it is shipped and returns the binary's path.
+/// Builds the agent with the release profile of shipped binaries and returns the binary's path.
 pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     programs(verbose)?;
     let built = static_agent(&["--release"])?.join("release/proxy-agent");
@@ -69,7 +69,7 @@ pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Builds the agent as it is shipped but for the optimisation, which takes minutes, and returns the binary's path.
+/// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's path.
 pub(crate) fn unoptimised_release() -> Result<PathBuf> {
     programs(false)?;
     Ok(static_agent(&["--config", "profile.dev.strip='debuginfo'"])?.join("debug/proxy-agent"))
@@ -86,8 +86,8 @@ fn static_agent(profile: &[&str]) -> Result<PathBuf> {
     Ok(target_dir().join(triple))
 }
 
-/// Selects what is built and tested by the machine's own compiler. Always selected together: with fewer packages cargo
-/// gives dependencies fewer features, and so builds them once more.
+/// Selects the packages that are built and tested with the host's compiler. Always selected together: with fewer
+/// packages cargo gives dependencies fewer features, and so builds them once more.
 pub(crate) const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "proxy-ebpf"];
 
 /// Executables by name of the target.
@@ -148,7 +148,7 @@ struct Profile {
 pub(crate) fn programs(verbose: bool) -> Result<()> {
     let (toolchain, _) = setup::bpf()?;
     let plain = compile(&toolchain, &[])?;
-    // The log records of the other variant are built by memcpy; nobody loads that one for speed.
+    // The log records of the other variant are built by memcpy; that variant is not loaded where speed matters.
     let calls = guard::memory_calls(&plain)?;
     if !calls.is_empty() {
         let message = format!(

@@ -1,4 +1,4 @@
-//! Writes what is generated: the kustomize base and components, the document of the benchmarks, tables in documents.
+//! Writes generated files: the kustomize base and components, the document of the benchmarks, tables in documents.
 
 use std::{fs, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     workspace::{cargo, root, run, say, write_if_changed},
 };
 
-/// With it, tests write what else they compare.
+/// With it, tests write the documents that they compare otherwise.
 const BLESS: &str = "PROXY_AGENT_BLESS";
 
 /// Arguments of `codegen`.
@@ -50,7 +50,7 @@ fn benchmarks(check: bool) -> Result<()> {
     renew("benchmarks", &files, &obsolete, check)
 }
 
-/// Writes files and removes obsolete ones, or says what would change.
+/// Writes files and removes obsolete ones, or prints what would change.
 ///
 /// # Errors
 /// When a file cannot be written; with `check`, when one is stale.

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a cluster of three nodes on this machine, and what its users see.
+//! `cargo xtask demo`: a cluster of three nodes on this machine, as its users see it.
 
 mod account;
 mod steps;
@@ -15,7 +15,7 @@ use crate::{
 };
 use account::Account;
 
-/// What the demo's namespaces, control groups and pins are named by.
+/// The name in the demo's namespaces, control groups and pins.
 const NAME: &str = "proxy-demo";
 const DB_PORT: u16 = 3306;
 const WEB_TARGET_PORT: u16 = 8080;
@@ -40,7 +40,7 @@ pub(crate) fn main(args: &DemoArgs) -> Result<()> {
         return down();
     }
     setup::tests()?;
-    // What the tests use, too: a first demo does not wait long for them.
+    // The same binaries as the tests use: a first demo does not wait long for them.
     build::for_tests()?;
     down()?;
 
@@ -70,7 +70,7 @@ fn down() -> Result<()> {
     }
 }
 
-/// The cluster and what runs in it. Processes end before the cluster is removed.
+/// The cluster and its processes. Processes end before the cluster is removed.
 struct Demo {
     agents: Vec<Agent>,
     servers: Vec<Process>,
@@ -120,7 +120,7 @@ impl Demo {
         self.cluster.manifests.write(&name, &text)
     }
 
-    /// Leaves everything running and says how to use it.
+    /// Leaves everything running and prints how to use it.
     fn keep(self) -> Result<()> {
         let peer = peer_binary()?.display().to_string();
         let agent = agent_binary()?.display().to_string();

@@ -37,7 +37,7 @@ impl FuzzArgs {
     }
 }
 
-/// What watches the memory. `parse_packet`, which reads by raw pointers, is the one that needs it.
+/// The sanitizer for memory. `parse_packet`, which reads by raw pointers, is the one that needs it.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Sanitizer {
     Address,
@@ -57,7 +57,7 @@ impl Sanitizer {
 pub(crate) fn main(args: &FuzzArgs) -> Result<()> {
     let known = targets()?;
     if let Some(unknown) = args.targets.iter().find(|target| !known.contains(target)) {
-        bail!("there is no target `{unknown}`, but there are {}", known.join(", "));
+        bail!("target `{unknown}` does not exist; existing ones: {}", known.join(", "));
     }
     let targets = if args.targets.is_empty() { &known } else { &args.targets };
     let fuzzers = build_all(args.sanitizer)?;
@@ -138,7 +138,7 @@ fn found_sanitizer(mut rustc: Command) -> Result<Sanitizer> {
     Ok(if is_there { Sanitizer::Address } else { Sanitizer::None })
 }
 
-/// Runs one target. What it learns is kept below the target directory, and used the next time.
+/// Runs one target. Its corpus is kept below the target directory, and used the next time.
 fn fuzz(fuzzers: &Path, target: &str, seconds: u32) -> Result<()> {
     const SLOW_SECONDS: u32 = 20;
     const LONGEST_INPUT: u32 = 8192;

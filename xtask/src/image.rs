@@ -33,7 +33,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The image's name; deploy/base refers to it.
 const NAME: &str = "localhost/proxy-agent";
 
-/// Mount points, and what programs expect to find.
+/// Mount points, and directories that programs expect.
 const DIRECTORIES: &[(&str, u32)] =
     &[("dev/", 0o755), ("etc/", 0o755), ("proc/", 0o755), ("run/", 0o755), ("sys/", 0o755), ("tmp/", 0o1777)];
 
@@ -57,7 +57,7 @@ pub(crate) fn main(args: &ImageArgs) -> Result<()> {
     Ok(())
 }
 
-/// Makes the archive for tests, which is nobody's to load, and returns it.
+/// Makes the archive for tests, which is not for users, and returns it.
 pub(crate) fn archive_of_tests(agent: &Path) -> Result<PathBuf> {
     archive(agent, "proxy-agent-tests.oci.tar")
 }

@@ -23,14 +23,14 @@ enum Check {
     Fmt,
     /// `cargo clippy` of all but the BPF programs, with warnings as errors; `cargo xtask build` checks those.
     Clippy,
-    /// Words that the project retired, with what to write instead.
+    /// Words that the project retired, with their replacements.
     Words,
     /// Rust files of more than 400 lines.
     Length,
 }
 
 impl Check {
-    /// Returns what is wrong, one line each.
+    /// Returns the findings, one line each.
     fn run(self) -> Result<Vec<String>> {
         match self {
             Self::Fmt => {

@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or install the BPF tool chain and what tests need. The other commands do so themselves.
+    /// Find or install the BPF tool chain and the programs that tests need. The other commands do so themselves.
     Setup(setup::SetupArgs),
     /// Build the programs and the agent that holds them.
     Build(build::BuildArgs),
@@ -36,18 +36,18 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the tests: all of them, or some parts.
     Test(test::TestArgs),
-    /// Check what a compiler does not: format, clippy, retired words, and the length of files.
+    /// Check rules that a compiler does not: format, clippy, retired words, and the length of files.
     Lint(lint::LintArgs),
     /// Feed random input to whatever reads foreign input.
     Fuzz(fuzz::FuzzArgs),
-    /// What takes longer: random packets by the million, agents that are ended a thousand times under load, and each fuzz
-    /// target for minutes.
+    /// Run the long tests: random packets by the million, agents that are ended a thousand times under load, and each
+    /// fuzz target for minutes.
     Nightly(nightly::NightlyArgs),
     /// Measure.
     Bench(bench::BenchArgs),
     /// Boot packaged kernels in virtual machines and run the agent there.
     Vm(vm::VmArgs),
-    /// Write what is generated from code and from the Helm chart: tables in documents, the kustomize base and components.
+    /// Write the files generated from code and from the Helm chart: tables in documents, the kustomize base and components.
     Codegen(codegen::CodegenArgs),
     /// Write the documentation of the code by rustdoc. Warnings are errors.
     Doc(doc::DocArgs),
@@ -112,7 +112,7 @@ mod tests {
                     cli.find_subcommand(name).unwrap_or_else(|| panic!("{file}: no `cargo xtask {name}`"));
                 for option in words.filter_map(|word| word.strip_prefix("--")) {
                     let option = option.split('=').next().unwrap_or_default();
-                    // Of a command below this one, like `bench packet`, or its own.
+                    // An option of the command, or of one below it, like `bench packet`.
                     let known = std::iter::once(command)
                         .chain(command.get_subcommands())
                         .flat_map(clap::Command::get_arguments)

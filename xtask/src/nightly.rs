@@ -1,4 +1,4 @@
-//! What takes longer than a change may wait for.
+//! Tests that take longer than a change may wait for.
 
 use std::{
     process::Command,
@@ -45,11 +45,11 @@ pub(crate) fn main(args: &NightlyArgs) -> Result<()> {
         bail!("this loads BPF programs into the kernel: run it as root");
     }
     // A part that fails keeps none of the others from being run.
-    let told = |result: Result<()>| result.inspect_err(|error| say(format!("error: {error:#}")));
-    let packets = if args.packets > 0 { told(random_packets(args)) } else { Ok(()) };
-    let restarts = if args.restarts > 0 { told(restarts(args.restarts)) } else { Ok(()) };
+    let reported = |result: Result<()>| result.inspect_err(|error| say(format!("error: {error:#}")));
+    let packets = if args.packets > 0 { reported(random_packets(args)) } else { Ok(()) };
+    let restarts = if args.restarts > 0 { reported(restarts(args.restarts)) } else { Ok(()) };
     let fuzzed = if args.seconds > 0 { fuzz::main(&FuzzArgs::every_target(args.seconds)) } else { Ok(()) };
-    let machines = if args.without_machines { Ok(()) } else { told(vm::whole()) };
+    let machines = if args.without_machines { Ok(()) } else { reported(vm::whole()) };
     packets.and(restarts).and(fuzzed).and(machines)
 }
 

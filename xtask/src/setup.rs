@@ -19,7 +19,7 @@ pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
 /// Arguments of `setup`.
 #[derive(Args)]
 pub(crate) struct SetupArgs {
-    /// What the machine shall be able to do.
+    /// The purpose of the machine.
     #[arg(long = "for", value_enum, default_value_t = Purpose::All)]
     purpose: Purpose,
 }
@@ -116,7 +116,7 @@ pub(crate) fn bpf() -> Result<(Toolchain, bool)> {
         Some(toolchain) => toolchain,
         None => {
             say(
-                "there is no compiler for BPF: no rustup nightly with rust-src, no Debian rustc-web. Installing the latter",
+                "no compiler for BPF: no rustup nightly with rust-src, no Debian rustc-web. Installing the latter",
             );
             apt_install(DEBIAN_PACKAGES).context(
                 "no compiler for BPF. Other than by Debian's packages it can be had by \
@@ -134,7 +134,7 @@ pub(crate) fn bpf() -> Result<(Toolchain, bool)> {
     Ok((toolchain, installed))
 }
 
-/// Installs what tests need, and says whether something was missing.
+/// Installs the programs that tests need, and returns whether something was missing.
 pub(crate) fn tests() -> Result<bool> {
     let missing: Vec<_> = TEST_TOOLS
         .iter()
@@ -178,7 +178,7 @@ fn rustup_nightly() -> Option<String> {
     })
 }
 
-/// bpf-linker reads what the compiler's LLVM wrote, so its own must not be older.
+/// bpf-linker reads the output of the compiler's LLVM, so its own must not be older.
 fn install_bpf_linker(toolchain: &Toolchain) -> Result<()> {
     let mut install = crate::workspace::cargo();
     // The environment may hold a target directory that is not meant for this.

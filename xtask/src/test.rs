@@ -39,7 +39,7 @@ enum Part {
     Vm,
     /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
     Traffic,
-    /// The manifests, and the image with the agent in a container: linked as it is shipped, but not optimised.
+    /// The manifests, and the image with the agent in a container: linked as for release, but not optimised.
     Deploy,
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
             Part::Vm => vm::short(&built).map(|(passed, failed)| Score { passed, failed }),
             _ => integration(*part, args.filter.as_deref(), &built),
         };
-        // A part that cannot run has failed; the others may still tell something.
+        // A part that cannot run has failed; the others may still succeed.
         let score = score.unwrap_or_else(|error| {
             say(format!("error: {part:?}: {error:#}"));
             Score { passed: 0, failed: 1 }
@@ -124,8 +124,8 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
             }
             if !is_root() {
                 let sudo = find_program("sudo")
-                    .context("these tests need root: there is no sudo, so run this as root")?;
-                // Only the test programs run as root; what cargo builds stays ours.
+                    .context("these tests need root: sudo is missing, so run this as root")?;
+                // Only the test programs run as root; cargo's output stays ours.
                 let triple = host_triple()?.to_uppercase().replace('-', "_");
                 command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
             }
@@ -172,7 +172,7 @@ fn cargo_test(
         }
     }
     let status = child.wait()?;
-    // What timeout(1) says.
+    // The exit codes of timeout(1).
     if status.code() == Some(124) || status.code() == Some(137) {
         say(format!("error: this part was ended after {LIMIT_SECONDS} s"));
     }

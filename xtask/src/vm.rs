@@ -58,11 +58,11 @@ pub(crate) struct VmArgs {
     /// separates; also with `--bless`.
     #[arg(long, value_name = "NAME", requires = "only")]
     shape: Option<String>,
-    /// Write what the machines report to docs/kernels.md and docs/networks.md instead of comparing with them; with
+    /// Write the machines' reports to docs/kernels.md and docs/networks.md instead of comparing with them; with
     /// `--only networks` to the latter alone, with `--only verifier` the verifier's numbers alone.
     #[arg(long)]
     bless: bool,
-    /// Take what the machines that ran last reported instead of running them.
+    /// Take the reports of the last run instead of running the machines.
     #[arg(long)]
     last: bool,
     /// As little as `cargo xtask test` runs: three kernels, packets for the oldest and the newest of them alone, and for the newest one networks
@@ -92,7 +92,7 @@ pub(crate) fn main(args: &VmArgs) -> Result<()> {
 /// The kernels of `cargo xtask test`, which may not take all night: the oldest, the newest, and a common one.
 const SHORT: [Kernel; 3] = [Kernel::V5_10, Kernel::V6_1, Kernel::Newest];
 
-/// Boots some kernels with what was built, in short, and returns how many checks passed and failed.
+/// Boots some kernels with these executables, in short, and returns how many checks passed and failed.
 pub(crate) fn short(built: &Executables) -> Result<(u64, u64)> {
     boot(&SHORT, built, &VmArgs { is_short: true, ..VmArgs::of_all() })
 }
@@ -175,7 +175,7 @@ fn machines(
     guest: &Guest,
 ) -> Result<BTreeMap<Kernel, Result<Machine>>> {
     let mut kernels = kernels.to_vec();
-    // Those first whose machines take longest: the newest, and with it the oldest.
+    // The machines that take longest come first: the newest, and with it the oldest.
     kernels.sort_by_key(|kernel| (!kernel.is_newest(), !kernel.is_at_an_end()));
     let (waiting, done) = (Mutex::new(kernels.into_iter()), Mutex::new(BTreeMap::new()));
     let work = || {
@@ -208,9 +208,10 @@ fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result
     Ok(Machine { release: files.release, log, run })
 }
 
-/// What a kernel's machine runs, in this order: what was asked for, or all but networks, which take longer than all else. In short,
-/// packets and sockets of dead endpoints are for the oldest and the newest kernel alone: others load programs of the same object, and have them
-/// at work in `smoke`, of which stacked uplinks are left to the networks. The newest one tries the networks that this machine's own kernel may not be able to make.
+/// The suites of a kernel's machine, in this order: the requested ones, or all but networks, which take longer than all else. In short,
+/// packets and sockets of dead endpoints are for the oldest and the newest kernel alone: others load programs of the same object, and
+/// have them at work in `smoke`, of which stacked uplinks are left to the networks. The newest one tries the networks that this machine's
+/// own kernel may not be able to make.
 fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
     if !args.only.is_empty() {
         return args.only.iter().map(String::as_str).collect();
@@ -233,7 +234,7 @@ fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
 
 /// Each of the documents' tables is a check. A machine that ran but some of its programs reported little of them.
 fn compare(record: &Record, networks: &Networks, kernel: Kernel, report: &mut Report, args: &VmArgs) {
-    // A machine that ended early has told half of it.
+    // A machine that ended early has reported only a part.
     if !report.is_done {
         return;
     }

@@ -26,8 +26,8 @@ pub(crate) fn target_dir() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
-    // What cargo says of xtask's own package. Build scripts that look at such variables would run again, and all that depends on them be
-    // built again, whenever cargo is run by itself after xtask.
+    // Variables that cargo sets for xtask's own package. Build scripts that read such variables would run again, and all their
+    // dependents be built again, whenever cargo runs by itself after xtask.
     for (name, _) in env::vars_os() {
         let is_of_xtask = name.to_str().is_some_and(|name| {
             ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
@@ -41,7 +41,7 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Says what is being done.
+/// Prints the current step.
 pub(crate) fn say(message: impl AsRef<str>) {
     eprintln!("xtask: {}", message.as_ref());
 }
@@ -90,12 +90,12 @@ pub(crate) fn host_triple() -> Result<String> {
     host.map(str::to_owned).context("`rustc -vV` does not name the host")
 }
 
-/// Are we root?
+/// Whether this process is root.
 pub(crate) fn is_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }
 
-/// Writes a file only if that changes it, so that what is built from it is not built anew.
+/// Writes a file only if its content changes, so that cargo does not rebuild its dependents.
 pub(crate) fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
     if std::fs::read(path).is_ok_and(|old| old == content) {
         return Ok(false);

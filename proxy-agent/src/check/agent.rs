@@ -1,4 +1,4 @@
-//! An agent that runs at the same bpf directory, and what an earlier one left there.
+//! A running agent at the same bpf directory, and the remains of an earlier one.
 
 use std::path::Path;
 
@@ -45,10 +45,10 @@ fn is_agent(process: &Process, bpffs: &Path) -> bool {
     }
 }
 
-pub(super) fn judge(facts: &Facts, bpffs: &Path) -> Finding {
+pub(super) fn assess(facts: &Facts, bpffs: &Path) -> Finding {
     let shown = bpffs.display();
-    let advice = "two agents at one --bpffs overwrite each other's maps: stop it, or use another --bpffs. Where the new agent is to \
-                  replace it, this is as expected";
+    let advice = "two agents at one --bpffs overwrite each other's maps: stop it, or use another --bpffs. Expected \
+        if the new agent is to replace it";
     match (facts.agents.first(), &facts.links) {
         (Some(id), _) => {
             Finding::warn(NAME, format!("process {id} is an agent with --bpffs {shown}"), advice)
@@ -93,7 +93,7 @@ mod tests {
             (vec![], Err("permission denied".to_owned()), State::Unknown),
         ] {
             let facts = Facts { agents, links };
-            assert_eq!(judge(&facts, Path::new("/x")).state, expected, "{facts:?}");
+            assert_eq!(assess(&facts, Path::new("/x")).state, expected, "{facts:?}");
         }
     }
 }

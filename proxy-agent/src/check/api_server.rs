@@ -22,18 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For an address, where there are more.
 const NEXT_ADDRESS: Duration = Duration::from_secs(4);
 
-/// What the API server answered.
+/// Answers of the API server.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// Its URL.
     server: String,
     /// Of several addresses those that are not reached, and why.
     unreached: Vec<(String, String)>,
-    /// Addresses of the Service `default/kubernetes`, as far as they are known.
+    /// Known addresses of the Service `default/kubernetes`.
     service_addresses: Vec<IpAddr>,
     services: Answer,
     endpoint_slices: Answer,
-    /// None: there is no Node of this name.
+    /// `None` if no Node has this name.
     nodes: Answer,
     /// API servers before 1.33 have none.
     service_cidrs: Answer,
@@ -61,7 +61,7 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
     let kubernetes = one.clone().fields("metadata.name=kubernetes,metadata.namespace=default");
     let (services, objects) = list::<TrimmedService>(&client, &kubernetes).await;
     let from_objects = objects.iter().flat_map(|service| service.spec.cluster_ips.clone());
-    // In pods it is that address, unless somebody gave another one.
+    // In pods it is that address, unless another one was set.
     let from_environment = std::env::var("KUBERNETES_SERVICE_HOST").ok().filter(|_| objects.is_empty());
     let service_addresses = from_objects.chain(from_environment);
     let is_reached = !matches!(services, Answer::Failed(_));
@@ -75,7 +75,7 @@ pub(super) async fn gather(settings: &Settings) -> Result<Facts, String> {
         services,
         node_name: settings.node_name.clone(),
     };
-    // Without an answer to the first request there is none to others.
+    // Without an answer to the first request, the others get none either.
     if is_reached {
         facts.endpoint_slices = list::<TrimmedEndpointSlice>(&client, &one).await.0;
         facts.nodes = list::<TrimmedNode>(&client, &this_node).await.0;
@@ -119,7 +119,7 @@ where
     }
 }
 
-/// What wraps the innermost error has no information.
+/// Outer errors add no information to the innermost one.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -144,7 +144,7 @@ fn is_of_service(facts: &Facts) -> bool {
     }
 }
 
-/// Why an agent with these settings would not get what it needs; none if it would. `needs_node`: a Node of this name must be there.
+/// Why an agent with these settings would lack something; `None` if it would not. `needs_node`: a Node of this name must exist.
 pub(crate) async fn trouble(settings: &Settings, needs_node: bool) -> Option<String> {
     let facts = gather(settings).await;
     if let Ok(Facts { nodes: Answer::Listed(0), node_name, .. }) = &facts
@@ -152,7 +152,7 @@ pub(crate) async fn trouble(settings: &Settings, needs_node: bool) -> Option<Str
     {
         return Some(format!("the API server has no Node `{node_name}`"));
     }
-    let findings = [judge(&facts), judge_rights(&facts)];
+    let findings = [assess(&facts), assess_rights(&facts)];
     findings.into_iter().find(|finding| finding.state == State::Fail).map(|finding| finding.seen)
 }
 
@@ -166,7 +166,7 @@ pub(super) fn silent(patience: Duration) -> [Finding; 2] {
     [REACHED, RIGHTS].map(|name| Finding::unknown(name, format!("no answer within {patience:?}")))
 }
 
-pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
+pub(super) fn assess(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Finding::fail(REACHED, why, "correct --kubeconfig or --api-server"),
@@ -177,7 +177,7 @@ pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
         (Answer::Failed(why), true) => Finding::fail(
             REACHED,
             format!("{server}, the address of the Service default/kubernetes, is not reached: {why}"),
-            format!("this agent is what makes that address work, and needs the API server before: {advice}"),
+            format!("only this agent makes that address work, and it needs the API server first: {advice}"),
         ),
         (Answer::Failed(why), false) => Finding::fail(
             REACHED,
@@ -207,7 +207,7 @@ pub(super) fn judge(facts: &Result<Facts, String>) -> Finding {
     }
 }
 
-pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
+pub(super) fn assess_rights(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Finding::unknown(RIGHTS, why),
@@ -227,7 +227,7 @@ pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
                 let advice = "the credentials are not accepted: correct --kubeconfig, or the service account";
                 return Finding::fail(RIGHTS, message, advice);
             }
-            // The agent goes without these.
+            // The agent works without these.
             Answer::Refused(code, message) if name == "servicecidrs" && !is_missing_kind(name, *code) => {
                 return Finding::warn(
                     RIGHTS,
@@ -244,7 +244,7 @@ pub(super) fn judge_rights(facts: &Result<Facts, String>) -> Finding {
     if facts.nodes == Answer::Listed(0) {
         return Finding::warn(
             RIGHTS,
-            format!("there is no Node `{}`", facts.node_name),
+            format!("Node `{}` does not exist", facts.node_name),
             "give the Node's name with --node-name: without it all endpoints count as remote, and the node as not eligible",
         );
     }
@@ -284,13 +284,13 @@ mod tests {
             // Its rights are another matter.
             ("https://192.0.2.1:6443", Answer::Refused(403, "forbidden".into()), State::Pass),
         ] {
-            let finding = judge(&Ok(facts(server, services)));
+            let finding = assess(&Ok(facts(server, services)));
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        assert_eq!(judge(&Err("cannot use kubeconfig /x".into())).state, State::Fail);
+        assert_eq!(assess(&Err("cannot use kubeconfig /x".into())).state, State::Fail);
         let mut one_of_two = facts("https://192.0.2.1:6443", LISTED);
         one_of_two.unreached.push(("https://192.0.2.2:6443".into(), "connection refused".into()));
-        assert_eq!(judge(&Ok(one_of_two)).state, State::Warn);
+        assert_eq!(assess(&Ok(one_of_two)).state, State::Warn);
     }
 
     #[test]
@@ -317,9 +317,9 @@ mod tests {
                 State::Unknown,
             ),
         ] {
-            let finding = judge_rights(&facts);
+            let finding = assess_rights(&facts);
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        assert_eq!(judge_rights(&Err("no".into())).state, State::Unknown);
+        assert_eq!(assess_rights(&Err("no".into())).state, State::Unknown);
     }
 }

@@ -14,14 +14,14 @@ const NAME: &str = "bpffs";
 /// Where the agent mounts one by itself.
 const USUAL: &str = "/sys/fs/bpf";
 
-/// What is at the directory.
+/// State of the directory.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// `--bpffs`.
     path: PathBuf,
-    /// Is it, or its nearest ancestor that exists, on a bpf file system?
+    /// Whether it, or its nearest ancestor that exists, is on a bpf file system.
     is_bpffs: io::Result<bool>,
-    /// Is there an empty directory where the agent would mount one?
+    /// The agent can mount a bpf file system here: an empty directory.
     is_mountable: bool,
 }
 
@@ -36,7 +36,7 @@ pub(super) fn gather(path: &Path) -> Facts {
     }
 }
 
-pub(super) fn judge(facts: &Facts) -> Finding {
+pub(super) fn assess(facts: &Facts) -> Finding {
     let shown = facts.path.display();
     match &facts.is_bpffs {
         Err(error) => Finding::unknown(NAME, format!("cannot look at {shown}: {error}")),
@@ -72,13 +72,13 @@ mod tests {
             (Err(io::ErrorKind::PermissionDenied.into()), false, State::Unknown),
         ] {
             let facts = Facts { path: "/sys/fs/bpf/x".into(), is_bpffs, is_mountable };
-            assert_eq!(judge(&facts).state, expected, "{facts:?}");
+            assert_eq!(assess(&facts).state, expected, "{facts:?}");
         }
     }
 
     #[test]
     fn a_temporary_directory_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(judge(&gather(&directory.path().join("not/there"))).state, State::Fail);
+        assert_eq!(assess(&gather(&directory.path().join("not/there"))).state, State::Fail);
     }
 }

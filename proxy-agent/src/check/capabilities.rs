@@ -16,7 +16,7 @@ pub(super) fn parse(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-pub(super) fn judge(effective: Option<u64>) -> Finding {
+pub(super) fn assess(effective: Option<u64>) -> Finding {
     let Some(effective) = effective else {
         return Finding::unknown(NAME, "/proc/self/status does not show the effective set");
     };
@@ -46,7 +46,8 @@ pub(super) fn judge(effective: Option<u64>) -> Finding {
         return Finding::warn(
             NAME,
             "missing: CAP_SYS_PTRACE",
-            "add it: without it the network namespaces of other users' pods are not entered, and their UDP sockets go on sending to \
+            "add it: without it the network namespaces of other users' pods are not entered, and their UDP sockets \
+             keep sending to \
              endpoints that are gone",
         );
     }
@@ -69,10 +70,10 @@ mod tests {
             (set(&[SYS_ADMIN, NET_ADMIN, SYS_PTRACE]), State::Pass),
             (u64::MAX, State::Pass),
         ] {
-            assert_eq!(judge(Some(effective)).state, expected, "{effective:x}");
+            assert_eq!(assess(Some(effective)).state, expected, "{effective:x}");
         }
-        assert!(ends_agent(&[judge(Some(set(&[NET_ADMIN])))]) && !ends_agent(&[judge(Some(set(&[BPF])))]));
-        assert_eq!(judge(None).state, State::Unknown);
+        assert!(ends_agent(&[assess(Some(set(&[NET_ADMIN])))]) && !ends_agent(&[assess(Some(set(&[BPF])))]));
+        assert_eq!(assess(None).state, State::Unknown);
         assert_eq!(parse("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
         assert_eq!(parse("Name:\tx\n"), None);
     }

@@ -12,13 +12,13 @@ use super::{finding::Finding, processes::Process};
 const ROOT: &str = "cgroup root";
 const CLASSES: &str = "net_cls, net_prio";
 
-/// What is at the directory.
+/// State of the directory.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// `--cgroup-root`, or where cgroup2 is mounted; `None` if nowhere.
     pub(super) path: Option<PathBuf>,
     pub(super) is_cgroup2: io::Result<bool>,
-    /// Is it the root of the hierarchy?
+    /// Whether it is the root of the hierarchy.
     pub(super) is_hierarchy_root: bool,
     /// Its path within the hierarchy, as `/proc/PID/cgroup` has it.
     within: Option<String>,
@@ -80,7 +80,8 @@ fn join(root: &str, rest: &str) -> String {
     if rest.is_empty() && !root.is_empty() { root.to_owned() } else { format!("{root}/{rest}") }
 }
 
-/// Is a cgroup that one or below it? Both as seen from this process' cgroup namespace, in which what is outside begins with `/..`.
+/// Whether a cgroup is `root` or below it. Both paths are relative to this process' cgroup namespace; a path outside of it begins
+/// with `/..`.
 fn is_below(group: &str, root: &str) -> bool {
     let parts = |path: &str| -> Vec<String> {
         path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
@@ -94,7 +95,7 @@ fn is_below(group: &str, root: &str) -> bool {
     group.starts_with(&root)
 }
 
-pub(super) fn judge(facts: &Facts, processes: &[Process]) -> Finding {
+pub(super) fn assess(facts: &Facts, processes: &[Process]) -> Finding {
     let Some(path) = &facts.path else {
         return Finding::fail(
             ROOT,
@@ -106,7 +107,7 @@ pub(super) fn judge(facts: &Facts, processes: &[Process]) -> Finding {
     let shown = path.display();
     match &facts.is_cgroup2 {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Finding::fail(ROOT, format!("there is no {shown}"), elsewhere(facts))
+            return Finding::fail(ROOT, format!("{shown} does not exist"), elsewhere(facts))
                 .that_ends_the_agent();
         }
         Err(error) => return Finding::unknown(ROOT, format!("cannot look at {shown}: {error}")),
@@ -151,7 +152,7 @@ fn elsewhere(facts: &Facts) -> String {
 
 /// `net_cls` and `net_prio` take the place of a socket's cgroup in kernels before 5.15 (`8520e224f547`): once a class is set, programs
 /// see all sockets in the hierarchy's root.
-pub(super) fn judge_classes(facts: &Facts, processes: &[Process], version: Option<(u32, u32)>) -> Finding {
+pub(super) fn assess_classes(facts: &Facts, processes: &[Process], version: Option<(u32, u32)>) -> Finding {
     const CONTROLLERS: [&str; 2] = ["net_cls", "net_prio"];
     let is_mounted = |name: &&str| facts.v1_controllers.iter().any(|controller| controller == name);
     let Some(controller) = CONTROLLERS.into_iter().find(is_mounted) else {
@@ -238,10 +239,10 @@ mod tests {
                 State::Fail,
             ),
         ] {
-            let finding = judge(&facts, processes);
+            let finding = assess(&facts, processes);
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        let wrong = judge(&Facts { is_cgroup2: Ok(false), ..facts(false, "/") }, &[]);
+        let wrong = assess(&Facts { is_cgroup2: Ok(false), ..facts(false, "/") }, &[]);
         assert!(wrong.advice.unwrap().contains("/sys/fs/cgroup/unified"));
     }
 
@@ -259,7 +260,7 @@ mod tests {
             (with(false), &used, (5, 15), State::Pass),
         ] {
             assert_eq!(
-                judge_classes(&facts, processes, Some(version)).state,
+                assess_classes(&facts, processes, Some(version)).state,
                 expected,
                 "{processes:?} {version:?}"
             );

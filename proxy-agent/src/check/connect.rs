@@ -1,4 +1,4 @@
-//! A connection by a process in a cgroup of its own.
+//! A connection by a process in a separate cgroup.
 
 use std::{
     fs::{self, File},
@@ -88,11 +88,11 @@ pub(super) fn connect_from(cgroup: &OwnCgroup, to: SocketAddr) -> io::Result<()>
     }
 }
 
-/// What the child does: system calls alone. The result is its exit code.
+/// Runs in the child: system calls alone. The result is its exit code.
 fn attempt(processes: i32, to: &SockaddrStorage) -> i32 {
     let patience = libc::timeval { tv_sec: 3, tv_usec: 0 };
     let size = size_of::<libc::timeval>() as libc::socklen_t;
-    // SAFETY: plain system calls; what the pointers lead to has the length that is given, and outlives the calls.
+    // SAFETY: plain system calls; the pointers' targets have the given lengths, and outlive the calls.
     unsafe {
         if libc::write(processes, c"0".as_ptr().cast(), 1) != 1 {
             return NOT_ENTERED;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_process_connects_and_ends() {
-        // Any folder with such a file will do for what is not about cgroups.
+        // This test does not need a cgroup; any folder with such a file will do.
         let folder = tempfile::tempdir().unwrap();
         let cgroup = OwnCgroup::create(folder.path()).unwrap();
         let processes = cgroup.path().join("cgroup.procs");

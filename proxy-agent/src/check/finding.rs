@@ -1,4 +1,4 @@
-//! What a check found, and how it is shown.
+//! The finding of a check, and its output.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ pub(super) enum State {
     Pass,
     /// The agent works, perhaps not as expected.
     Warn,
-    /// The agent, or a part of what it serves, will not work.
+    /// The agent, or a part of its services, will not work.
     Fail,
     /// The check could not be made.
     Unknown,
@@ -41,9 +41,9 @@ pub(super) struct Finding {
     pub(super) check: &'static str,
     /// Its outcome.
     pub(super) state: State,
-    /// What was seen, or why nothing could be.
+    /// The facts, or why they could not be read.
     pub(super) seen: String,
-    /// What to do.
+    /// The advice.
     pub(super) advice: Option<String>,
     /// With it the agent ends at its start.
     #[serde(skip)]
@@ -59,7 +59,8 @@ impl Finding {
         Self { advice: Some(advice.into()), ..self }
     }
 
-    /// A failure with which the agent ends at its start. With others it serves what it can, and goes on when they have passed.
+    /// A failure with which the agent ends at its start. After other failures it serves what it can, and catches up when they
+    /// have passed.
     pub(super) fn that_ends_the_agent(self) -> Self {
         Self { ends_agent: true, ..self }
     }
@@ -99,12 +100,12 @@ impl Row for Finding {
     }
 }
 
-/// Did anything fail?
+/// Whether anything failed.
 pub(super) fn has_failures(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.state == State::Fail)
 }
 
-/// Would the agent end at its start?
+/// Whether the agent would end at its start.
 pub(super) fn ends_agent(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.ends_agent)
 }

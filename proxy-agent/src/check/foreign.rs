@@ -18,7 +18,7 @@ pub(super) struct Hook {
     pub(super) programs: Vec<Program>,
 }
 
-/// What kind of hook it is, and so whether a program of ours finds room beside others.
+/// The kind of hook, which decides whether a program of ours can be attached beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Cgroup {
@@ -52,7 +52,7 @@ impl Hook {
     }
 }
 
-/// What of a kernel's list of program ids is ours, by the links that are pinned.
+/// The programs of a kernel's list of ids, with names; the pinned links identify ours.
 pub(super) fn named(ids: &[u32], names: &BTreeMap<u32, String>, own: &BTreeSet<u32>) -> Vec<Program> {
     let program = |id: &u32| Program {
         name: names.get(id).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| format!("id {id}")),
@@ -61,7 +61,7 @@ pub(super) fn named(ids: &[u32], names: &BTreeMap<u32, String>, own: &BTreeSet<u
     ids.iter().map(program).collect()
 }
 
-pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
+pub(super) fn assess(hooks: &Result<Vec<Hook>, String>) -> Finding {
     /// A node may have hundreds of pods with the same programs.
     const NAMED: usize = 4;
     let hooks = match hooks {
@@ -89,7 +89,7 @@ pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
     let seen = seen.join("; ");
     if let Some(full) = foreign.iter().find(|hook| hook.kind == Kind::Cgroup { has_room: false }) {
         let advice = format!(
-            "the one at {} was attached without BPF_F_ALLOW_MULTI, so that none of ours can be: find its owner with `bpftool cgroup \
+            "the one at {} was attached without BPF_F_ALLOW_MULTI, which blocks ours: find its owner with `bpftool cgroup \
              tree` and remove it",
             full.at
         );
@@ -104,8 +104,8 @@ pub(super) fn judge(hooks: &Result<Vec<Hook>, String>) -> Finding {
         let advice = format!("{} takes one program: remove that one, or use --xdp auto or off", hook.at);
         return Finding::fail(PROGRAMS, seen, advice);
     }
-    let advice = "programs at tc of ours run before those that are attached already, at cgroups after them. What others translate or drop \
-                  before ours, the agent does not see; docs/operations.md, Troubleshooting, has what helps";
+    let advice = "programs at tc of ours run before those that are attached already, at cgroups after them. The \
+        agent does not see packets that others translate or drop before ours; see docs/operations.md, Troubleshooting";
     Finding::warn(PROGRAMS, seen, advice)
 }
 
@@ -114,7 +114,7 @@ const OTHER_PROXIES: [(&str, &str); 4] =
     [("cil_sock", "Cilium"), ("sock4_", "Cilium"), ("sock6_", "Cilium"), ("cali", "Calico")];
 
 /// Those that translate service addresses in socket hooks, or at all.
-pub(super) fn judge_proxies(hooks: &Result<Vec<Hook>, String>) -> Finding {
+pub(super) fn assess_proxies(hooks: &Result<Vec<Hook>, String>) -> Finding {
     let hooks = match hooks {
         Ok(hooks) => hooks,
         Err(why) => return Finding::unknown(PROXIES, why),
@@ -170,15 +170,15 @@ mod tests {
             (vec![hook("XDP of eth0", xdp(true, false), &["x"])], State::Warn, "XDP of eth0"),
             (vec![hook("XDP of eth0", xdp(true, true), &["ours"])], State::Pass, "none"),
         ] {
-            let finding = judge(&Ok(hooks));
+            let finding = assess(&Ok(hooks));
             assert_eq!(finding.state, expected, "{finding:?}");
             assert!(finding.seen.contains(part), "{finding:?}");
         }
-        assert_eq!(judge(&Err("no permission".into())).state, State::Unknown);
-        let same = judge(&Ok(vec![hook("connect4", CGROUP, &["x"]), hook("connect6", CGROUP, &["x"])]));
+        assert_eq!(assess(&Err("no permission".into())).state, State::Unknown);
+        let same = assess(&Ok(vec![hook("connect4", CGROUP, &["x"]), hook("connect6", CGROUP, &["x"])]));
         assert_eq!(same.seen, "at connect4, connect6, in this order: `x`");
         let names: Vec<String> = (0..100).map(|number| format!("egress of veth{number:02}")).collect();
-        let many = judge(&Ok(names.iter().map(|name| hook(name, Kind::Tc, &["x"])).collect()));
+        let many = assess(&Ok(names.iter().map(|name| hook(name, Kind::Tc, &["x"])).collect()));
         assert!(many.seen.contains("veth03 and 96 more, in this order: `x`"), "{}", many.seen);
     }
 
@@ -191,7 +191,7 @@ mod tests {
             (hook("connect4", CGROUP, &["ours"]), State::Pass),
             (hook("ingress of eth0", Kind::Tc, &["cil_from_netdev"]), State::Pass),
         ] {
-            assert_eq!(judge_proxies(&Ok(vec![hook.clone()])).state, expected, "{hook:?}");
+            assert_eq!(assess_proxies(&Ok(vec![hook.clone()])).state, expected, "{hook:?}");
         }
     }
 

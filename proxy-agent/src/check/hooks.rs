@@ -1,4 +1,4 @@
-//! Do socket hooks take effect, as a real connection shows?
+//! Whether socket hooks take effect, as a real connection shows.
 
 use super::{
     finding::Finding,
@@ -7,7 +7,7 @@ use super::{
 
 const NAME: &str = "socket hooks";
 
-pub(super) fn judge(trial: &Result<Trial, Failure>) -> Finding {
+pub(super) fn assess(trial: &Result<Trial, Failure>) -> Finding {
     let connections = match trial.as_ref().map(|trial| &trial.connections) {
         Err(why) => return Finding::unknown(NAME, format!("not tried: {why}")),
         Ok(Err(why)) => return Finding::unknown(NAME, format!("not tried: {why}")),
@@ -68,20 +68,20 @@ mod tests {
             (vec![error(libc::EINVAL), Outcome::NoFamily], State::Fail),
         ] {
             let described = format!("{outcomes:?}");
-            assert_eq!(judge(&trial(outcomes)).state, expected, "{described}");
+            assert_eq!(assess(&trial(outcomes)).state, expected, "{described}");
         }
-        let denied = judge(&trial(vec![error(libc::EPERM)]));
+        let denied = assess(&trial(vec![error(libc::EPERM)]));
         assert!(denied.advice.unwrap().contains("refuses"));
     }
 
     #[test]
     fn what_was_not_tried_is_unknown() {
-        assert_eq!(judge(&Err(Failure::Refused("no permission".into()))).state, State::Unknown);
+        assert_eq!(assess(&Err(Failure::Refused("no permission".into()))).state, State::Unknown);
         let mut untried = trial(vec![]);
         if let Ok(trial) = &mut untried {
             trial.connections = Err("the cgroup hierarchy is mounted read-only".into());
         }
-        let finding = judge(&untried);
+        let finding = assess(&untried);
         assert_eq!(finding.state, State::Unknown);
         assert!(finding.seen.contains("read-only"));
     }

@@ -20,7 +20,7 @@ pub(super) fn parse(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-pub(super) fn judge(release: &str) -> Finding {
+pub(super) fn assess(release: &str) -> Finding {
     match parse(release) {
         None => Finding::unknown(KERNEL, format!("the release `{release}` has no version number")),
         Some(version) if version < OLDEST => Finding::fail(
@@ -84,7 +84,7 @@ fn describe(features: Features) -> String {
     }
 }
 
-/// Does the verifier take the programs?
+/// Whether the verifier takes the programs.
 pub(super) fn programs(trial: &Result<Trial, Failure>, version: Option<(u32, u32)>) -> Finding {
     let trial = match trial {
         Ok(trial) => trial,
@@ -136,7 +136,7 @@ mod tests {
             ("6.1-rc3", State::Pass),
             ("unknown", State::Unknown),
         ] {
-            assert_eq!(judge(release).state, expected, "{release}");
+            assert_eq!(assess(release).state, expected, "{release}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! `proxy-agent check`: would the agent work on this node, with these flags? Needs no running agent and leaves nothing behind.
 //!
-//! Each check is a pure judgement over facts, and thin functions gather the facts:
+//! Each check is a pure assessment of facts, and thin functions gather the facts:
 //!
-//! * [`kernel`], [`capabilities`], [`bpffs`], [`cgroup`]: what the agent stands on.
+//! * [`kernel`], [`capabilities`], [`bpffs`], [`cgroup`]: the agent's prerequisites.
 //! * [`trial`], [`connect`], [`hooks`]: the programs are loaded, and a real connection is made through them.
-//! * [`foreign`], [`attached`], [`rules`], [`agent`]: who else translates or sees packets.
+//! * [`foreign`], [`attached`], [`rules`], [`agent`]: other programs and rules that translate or see packets.
 //! * [`network`], [`xdp`]: interfaces and sysctls.
 //! * [`api_server`]: where Services come from.
 
@@ -48,12 +48,12 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(60);
 const API_SERVER: Duration = Duration::from_secs(5);
 
-/// Makes all checks and prints what they found to standard output. True if none failed; as an init container, if the agent would not
+/// Makes all checks and prints their findings to standard output. True if none failed; as an init container, if the agent would not
 /// end at its start.
 ///
 /// # Errors
-/// When the flags or the configuration file cannot be used, or the output cannot be written. As an init container never: it is the agent
-/// that says so then.
+/// When the flags or the configuration file cannot be used, or the output cannot be written. As an init container never: the agent
+/// reports that instead.
 pub fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
     if !args.init_container {
         return in_runtime(args, log);
@@ -61,7 +61,7 @@ pub fn run(args: &CheckArgs, log: &LogArgs) -> Result<bool> {
     let (sender, receiver) = mpsc::channel();
     let (args, log) = (args.clone(), log.clone());
     let work = move || {
-        // Who waits may have given up.
+        // The receiver may have timed out.
         let _ = sender.send(in_runtime(&args, &log));
     };
     let why = match thread::Builder::new().name("checks".into()).spawn(work) {
@@ -110,16 +110,16 @@ async fn findings(settings: &Settings, is_hurried: bool) -> Result<Vec<Finding>>
     let cgroup_root = cgroup.path.clone().filter(|_| matches!(cgroup.is_cgroup2, Ok(true)));
     let trial = trial::run(settings, cgroup_root.clone());
     let mut findings = vec![
-        kernel::judge(&release),
+        kernel::assess(&release),
         kernel::locked_memory(locked_memory::raise()),
-        capabilities::judge(capabilities::parse(&status)),
+        capabilities::assess(capabilities::parse(&status)),
         kernel::features(&trial),
         kernel::programs(&trial, version),
-        bpffs::judge(&bpffs::gather(&settings.bpffs)),
-        agent::judge(&agent::gather(&settings.bpffs, &processes), &settings.bpffs),
-        cgroup::judge(&cgroup, &processes),
-        cgroup::judge_classes(&cgroup, &processes, version),
-        hooks::judge(&trial),
+        bpffs::assess(&bpffs::gather(&settings.bpffs)),
+        agent::assess(&agent::gather(&settings.bpffs, &processes), &settings.bpffs),
+        cgroup::assess(&cgroup, &processes),
+        cgroup::assess_classes(&cgroup, &processes, version),
+        hooks::assess(&trial),
     ];
 
     let netlink = interfaces::connect()?;
@@ -131,16 +131,16 @@ async fn findings(settings: &Settings, is_hurried: bool) -> Result<Vec<Finding>>
     let rules = rules::gather();
     let switched_off: Vec<&str> = forwarding::switched_off().collect();
     findings.extend([
-        foreign::judge(&hooks),
-        foreign::judge_proxies(&hooks),
-        rules::judge_kube_proxy(&rules, &processes),
-        rules::judge_ipvs(&rules, &interfaces),
-        rules::judge_nat(&rules),
-        network::judge_uplinks(&topology, !settings.uplinks.is_empty()),
-        network::judge_forwarding(&topology.local_addresses, &switched_off),
-        network::judge_source_checks(&network::source_checks(&topology.uplinks)),
-        network::judge_mtu(&topology.uplinks, &topology.local_addresses),
-        xdp::judge(&xdp::gather(&topology.uplinks), settings.xdp, version),
+        foreign::assess(&hooks),
+        foreign::assess_proxies(&hooks),
+        rules::assess_kube_proxy(&rules, &processes),
+        rules::assess_ipvs(&rules, &interfaces),
+        rules::assess_nat(&rules),
+        network::assess_uplinks(&topology, !settings.uplinks.is_empty()),
+        network::assess_forwarding(&topology.local_addresses, &switched_off),
+        network::assess_source_checks(&network::source_checks(&topology.uplinks)),
+        network::assess_mtu(&topology.uplinks, &topology.local_addresses),
+        xdp::assess(&xdp::gather(&topology.uplinks), settings.xdp, version),
     ]);
     let patience = if is_hurried { API_SERVER } else { Duration::MAX };
     findings.extend(of_api_server(settings, patience).await);
@@ -152,7 +152,7 @@ async fn of_api_server(settings: &Settings, patience: Duration) -> [Finding; 2] 
         return api_server::skipped();
     }
     match tokio::time::timeout(patience, api_server::gather(settings)).await {
-        Ok(facts) => [api_server::judge(&facts), api_server::judge_rights(&facts)],
+        Ok(facts) => [api_server::assess(&facts), api_server::assess_rights(&facts)],
         Err(_) => api_server::silent(patience),
     }
 }

@@ -15,7 +15,7 @@ fn names(uplinks: &[Uplink]) -> String {
 }
 
 /// `is_named`: uplinks were named with `--uplink`.
-pub(super) fn judge_uplinks(topology: &Topology, is_named: bool) -> Finding {
+pub(super) fn assess_uplinks(topology: &Topology, is_named: bool) -> Finding {
     match (topology.network_warnings.is_empty(), topology.uplinks.is_empty()) {
         (true, _) => Finding::pass(UPLINKS, names(&topology.uplinks)),
         (false, true) if !is_named && topology.network_warnings.len() == 1 => Finding::warn(
@@ -32,7 +32,7 @@ pub(super) fn judge_uplinks(topology: &Topology, is_named: bool) -> Finding {
 }
 
 /// Addresses of the node that others may send to, and the switches that are off.
-pub(super) fn judge_forwarding(addresses: &BTreeSet<IpAddr>, switched_off: &[&str]) -> Finding {
+pub(super) fn assess_forwarding(addresses: &BTreeSet<IpAddr>, switched_off: &[&str]) -> Finding {
     let has_v6 = addresses.iter().any(|ip| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local()));
     let has_v4 = addresses.iter().any(IpAddr::is_ipv4);
     let matters = |file: &&&str| if file.contains("/ipv6/") { has_v6 } else { has_v4 };
@@ -70,7 +70,7 @@ pub(super) fn source_checks(uplinks: &[Uplink]) -> SourceChecks {
     }
 }
 
-pub(super) fn judge_source_checks(checks: &SourceChecks) -> Finding {
+pub(super) fn assess_source_checks(checks: &SourceChecks) -> Finding {
     const STRICT: u8 = 1;
     let strict: Vec<&str> = checks
         .uplinks
@@ -88,17 +88,18 @@ pub(super) fn judge_source_checks(checks: &SourceChecks) -> Finding {
     Finding::warn(
         SOURCES,
         seen,
-        "with several uplinks, what comes in by another one than the route back is dropped: `sysctl -w net.ipv4.conf.all.rp_filter=2` \
+        "with several uplinks, packets that come in by another one than the route back are dropped: `sysctl -w \
+         net.ipv4.conf.all.rp_filter=2` \
          checks loosely",
     )
 }
 
-pub(super) fn judge_mtu(uplinks: &[Uplink], addresses: &BTreeSet<IpAddr>) -> Finding {
+pub(super) fn assess_mtu(uplinks: &[Uplink], addresses: &BTreeSet<IpAddr>) -> Finding {
     /// RFC 8200 section 5.
     const LEAST_V6: u32 = 1280;
     let known: Vec<&Uplink> = uplinks.iter().filter(|uplink| uplink.mtu > 0).collect();
     if known.is_empty() {
-        return Finding::skipped(MTU, "there are no uplinks");
+        return Finding::skipped(MTU, "no uplink was found");
     }
     let list: Vec<String> = known.iter().map(|uplink| format!("{} {}", uplink.name, uplink.mtu)).collect();
     let list = list.join(", ");
@@ -153,11 +154,16 @@ mod tests {
         for (topology, is_named, expected) in [
             (topology(&["eth0"], &[]), false, State::Pass),
             (topology(&[], &["no interface leads off the node"]), false, State::Warn),
-            (topology(&[], &["there is no interface `eth9`"]), true, State::Fail),
-            (topology(&["eth0"], &["there is no interface `eth9`"]), true, State::Fail),
+            (topology(&[], &["interface `eth9` does not exist"]), true, State::Fail),
+            (topology(&["eth0"], &["interface `eth9` does not exist"]), true, State::Fail),
             (topology(&["eth0"], &["no interface has the address 192.0.2.1"]), false, State::Fail),
         ] {
-            assert_eq!(judge_uplinks(&topology, is_named).state, expected, "{:?}", topology.network_warnings);
+            assert_eq!(
+                assess_uplinks(&topology, is_named).state,
+                expected,
+                "{:?}",
+                topology.network_warnings
+            );
         }
     }
 
@@ -173,9 +179,9 @@ mod tests {
             (&["10.0.0.1"], &[V4], State::Warn),
             (&["fd00::1"], &[V4], State::Pass),
         ] {
-            assert_eq!(judge_forwarding(&addresses(ips), off).state, expected, "{ips:?} {off:?}");
+            assert_eq!(assess_forwarding(&addresses(ips), off).state, expected, "{ips:?} {off:?}");
         }
-        let advice = judge_forwarding(&addresses(&["10.0.0.1"]), &[V4]).advice.unwrap();
+        let advice = assess_forwarding(&addresses(&["10.0.0.1"]), &[V4]).advice.unwrap();
         assert!(advice.contains("sysctl -w net.ipv4.ip_forward=1"), "{advice}");
     }
 
@@ -191,7 +197,7 @@ mod tests {
         ] {
             let uplinks = uplinks.iter().map(|own| (format!("eth{own}"), *own)).collect();
             let checks = SourceChecks { all, uplinks };
-            assert_eq!(judge_source_checks(&checks).state, expected, "{checks:?}");
+            assert_eq!(assess_source_checks(&checks).state, expected, "{checks:?}");
         }
     }
 
@@ -205,7 +211,7 @@ mod tests {
             (&[], &[], State::Skipped),
         ] {
             let uplinks: Vec<Uplink> = mtus.iter().map(|mtu| uplink("eth0", *mtu)).collect();
-            assert_eq!(judge_mtu(&uplinks, &addresses(ips)).state, expected, "{mtus:?}");
+            assert_eq!(assess_mtu(&uplinks, &addresses(ips)).state, expected, "{mtus:?}");
         }
     }
 }

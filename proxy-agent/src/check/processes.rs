@@ -17,7 +17,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Is it kube-proxy?
+    /// Whether it is kube-proxy.
     pub(crate) fn is_kube_proxy(&self) -> bool {
         kube_proxy::is_process(&self.name, &self.arguments)
     }

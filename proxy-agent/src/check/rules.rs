@@ -25,14 +25,14 @@ const SERVICES: &str = "KUBE-SERVICES";
 /// Chains of the CNI plugin portmap: hostPorts.
 const HOST_PORTS: &str = "CNI-";
 
-/// What there is in this network namespace.
+/// Rules and chains in this network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     /// Chains of nftables, those of `iptables-nft` among them.
     chains: BTreeSet<ChainName>,
     /// Rules of nftables that change the destination.
     redirects: BTreeSet<ChainName>,
-    /// Does iptables' own kernel part have kube-proxy's chain?
+    /// Whether iptables' own kernel part has kube-proxy's chain.
     has_legacy_chain: bool,
     /// The first rule of iptables' own kernel part that changes the destination.
     legacy_redirect: Option<String>,
@@ -63,14 +63,15 @@ fn is_of_kube_proxy(place: &ChainName) -> bool {
     place.table == NFT_TABLE || place.chain.starts_with(CHAINS)
 }
 
-pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Process]) -> Finding {
+pub(super) fn assess_kube_proxy(facts: &Result<Facts, String>, processes: &[Process]) -> Finding {
     let process = processes.iter().find(|process| process.is_kube_proxy());
     let rules = facts.as_ref().ok().and_then(|facts| {
         let of_services = |it: &&ChainName| it.table == NFT_TABLE || it.chain == SERVICES;
         let legacy = || facts.has_legacy_chain.then(|| format!("iptables (legacy), chain {SERVICES}"));
         facts.chains.iter().find(of_services).map(ToString::to_string).or_else(legacy)
     });
-    let rules_are_left = "they go on translating what was connected by them. When the agent serves, `proxy-agent migrate` shows them and \
+    let rules_are_left = "they still translate connections that were made through them. When the agent serves, \
+        `proxy-agent migrate` shows them and \
                           `proxy-agent migrate --commit` removes them; open connections live on (docs/migration.md)";
     match (process, rules, facts) {
         (Some(process), ..) => Finding::warn(
@@ -79,17 +80,13 @@ pub(super) fn judge_kube_proxy(facts: &Result<Facts, String>, processes: &[Proce
             "stop it before the agent starts, which listens at the same ports 10249 and 10256: `kubectl -n kube-system delete daemonset \
              kube-proxy` (docs/migration.md)",
         ),
-        (None, Some(place), _) => {
-            Finding::warn(KUBE_PROXY, format!("rules are there: {place}"), rules_are_left)
-        }
+        (None, Some(place), _) => Finding::warn(KUBE_PROXY, format!("rules exist: {place}"), rules_are_left),
         (None, None, Err(why)) => Finding::unknown(KUBE_PROXY, why),
-        (None, None, Ok(_)) => {
-            Finding::pass(KUBE_PROXY, "no process of it is visible, and no rules of it are there")
-        }
+        (None, None, Ok(_)) => Finding::pass(KUBE_PROXY, "no process of it is visible, and it has no rules"),
     }
 }
 
-pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]) -> Finding {
+pub(super) fn assess_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]) -> Finding {
     let has_servers = facts.as_ref().is_ok_and(|facts| facts.has_virtual_servers);
     let interface = interfaces.iter().find(|interface| interface.name == IPVS_INTERFACE);
     let seen = match (interface, has_servers) {
@@ -100,14 +97,14 @@ pub(super) fn judge_ipvs(facts: &Result<Facts, String>, interfaces: &[Interface]
     };
     let advice = match interface {
         Some(_) => {
-            "left by kube-proxy in IPVS mode: `proxy-agent migrate` shows what is its, and removes it with --commit"
+            "left by kube-proxy in IPVS mode: `proxy-agent migrate` shows what belongs to it, and removes it with --commit"
         }
-        None => "without kube-ipvs0 they are not told apart from those of others: `ipvsadm --list`",
+        None => "without kube-ipvs0 they cannot be distinguished from those of others: `ipvsadm --list`",
     };
     Finding::warn(IPVS, seen, advice)
 }
 
-pub(super) fn judge_nat(facts: &Result<Facts, String>) -> Finding {
+pub(super) fn assess_nat(facts: &Result<Facts, String>) -> Finding {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Finding::unknown(NAT, why),
@@ -118,7 +115,7 @@ pub(super) fn judge_nat(facts: &Result<Facts, String>) -> Finding {
         .filter(|place| !is_of_kube_proxy(place))
         .partition(|place| place.chain.starts_with(HOST_PORTS));
     let mut places: Vec<String> = others.iter().map(ToString::to_string).collect();
-    // Rules there have no chains to tell them by.
+    // These rules have no chains that identify them.
     places.extend(facts.legacy_redirect.clone().filter(|_| !facts.has_legacy_chain));
     if places.is_empty() {
         let seen = if host_ports.is_empty() {
@@ -165,7 +162,7 @@ mod tests {
             (of(&[], false), &running, State::Warn, "process 7"),
             (Err("no permission".into()), &[], State::Unknown, "permission"),
         ] {
-            let finding = judge_kube_proxy(&facts, processes);
+            let finding = assess_kube_proxy(&facts, processes);
             assert_eq!(finding.state, expected, "{finding:?}");
             assert!(finding.seen.contains(part), "{finding:?}");
         }
@@ -181,7 +178,7 @@ mod tests {
             (with(true), "eth0", State::Warn),
             (with(true), "kube-ipvs0", State::Warn),
         ] {
-            assert_eq!(judge_ipvs(&facts, &[interface(name)]).state, expected, "{name}");
+            assert_eq!(assess_ipvs(&facts, &[interface(name)]).state, expected, "{name}");
         }
         let titles = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port\n";
         assert!(!has_virtual_servers(titles) && !has_virtual_servers(""));
@@ -200,7 +197,7 @@ mod tests {
             let legacy_redirect = legacy.map(str::to_owned);
             let facts =
                 Facts { redirects: places(redirects), legacy_redirect, has_legacy_chain, ..Facts::default() };
-            assert_eq!(judge_nat(&Ok(facts)).state, expected, "{redirects:?} {legacy:?}");
+            assert_eq!(assess_nat(&Ok(facts)).state, expected, "{redirects:?} {legacy:?}");
         }
     }
 }

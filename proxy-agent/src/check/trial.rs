@@ -1,4 +1,4 @@
-//! The programs loaded and tried, in a way that leaves nothing: pins are in a bpf file system of a mount namespace of its own, which ends
+//! Loads and tries the programs without leaving anything behind: pins are in a bpf file system of a private mount namespace, which ends
 //! with the thread that made it, and the socket hooks are at a cgroup that only the connecting process is in.
 
 use std::{
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What came of it.
+/// The result of the trial.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) features: Features,
@@ -50,7 +50,7 @@ pub(super) struct Connection {
     pub(super) outcome: Outcome,
 }
 
-/// What became of a connection.
+/// The outcome of a connection.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It came to the endpoint.
@@ -61,7 +61,7 @@ pub(super) enum Outcome {
     NoFamily,
 }
 
-/// Why there is no [`Trial`].
+/// Reason for the lack of a [`Trial`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// It cannot be made here.
@@ -84,13 +84,13 @@ const PINS: &str = "/sys/fs/bpf/proxy-agent-check";
 /// Enough for one connection.
 const FLOWS: u32 = 1024;
 
-/// Test VIPs. What is sent there stays on the node, translated or not.
+/// Test VIPs: loopback addresses, so packets to them stay on the node, translated or not.
 const VIPS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 99, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Loads all programs, and connects through a test VIP from below a cgroup, if there is one. For use where blocking is allowed.
 ///
 /// # Errors
-/// Why there is none.
+/// Why no trial was made.
 pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial, Failure> {
     let config = config(settings);
     let xdp = settings.xdp;
@@ -109,7 +109,7 @@ pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial,
         }
         let connections = match &cgroup {
             Some(cgroup) => connect(&mut datapath, cgroup).map_err(|error| format!("{error:#}")),
-            None => Err("there is no cgroup2 hierarchy to attach to".to_owned()),
+            None => Err("no cgroup2 hierarchy to attach to".to_owned()),
         };
         // They go with the mount as well, but some time after this process.
         let _ = pins.remove_all();
@@ -130,7 +130,7 @@ fn first_line(error: &anyhow::Error) -> String {
     format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }
 
-/// Puts this thread into a mount namespace of its own, with a new bpf file system.
+/// Puts this thread into a private mount namespace, with a new bpf file system.
 fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace (CAP_SYS_ADMIN)")?;
     let none = None::<&str>;
@@ -155,7 +155,7 @@ fn connect_to(datapath: &mut Datapath, cgroup: &OwnCgroup, ip: IpAddr) -> Result
     listener.set_nonblocking(true)?;
     // A port at which nothing listens.
     let free = TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr());
-    let vip = free.with_context(|| format!("there is no free port at {ip}"))?;
+    let vip = free.with_context(|| format!("no port is free at {ip}"))?;
     datapath.services.apply(&plan(vip, listener.local_addr()?))?;
     let outcome = match connect_from(cgroup, vip) {
         Ok(()) if listener.accept().is_ok() => Outcome::Translated,

@@ -1,4 +1,5 @@
-//! Which interfaces can have the XDP program that was asked for. Nothing is attached: that would reset the links of some drivers.
+//! Which interfaces can have the XDP program that the settings request. Nothing is attached: that would reset the links of some
+//! drivers.
 
 use super::finding::Finding;
 use crate::{
@@ -39,7 +40,7 @@ const NATIVE: &[&str] = &[
     "vmxnet3",
 ];
 
-/// An uplink where XDP is asked for.
+/// An uplink for which XDP is configured.
 #[derive(Debug)]
 pub(super) struct Facts {
     interface: String,
@@ -62,7 +63,7 @@ pub(super) fn gather(uplinks: &[Uplink]) -> Vec<Facts> {
         .collect()
 }
 
-pub(super) fn judge(uplinks: &[Facts], mode: XdpMode, version: Option<(u32, u32)>) -> Finding {
+pub(super) fn assess(uplinks: &[Facts], mode: XdpMode, version: Option<(u32, u32)>) -> Finding {
     /// A page, less the room around the packet.
     const LARGEST_BUFFER: u32 = 3500;
     if mode == XdpMode::Off {
@@ -143,9 +144,9 @@ mod tests {
                 driver: Some(driver.into()),
                 mtu,
             };
-            let finding = judge(&[facts], mode, version);
+            let finding = assess(&[facts], mode, version);
             assert_eq!(finding.state, expected, "{finding:?}");
         }
-        assert_eq!(judge(&[], XdpMode::Auto, new).state, State::Skipped);
+        assert_eq!(assess(&[], XdpMode::Auto, new).state, State::Skipped);
     }
 }

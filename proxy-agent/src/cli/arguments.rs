@@ -6,7 +6,7 @@ use clap::CommandFactory as _;
 
 use super::Cli;
 
-/// Rewrites a command line (the program's name first), so that a DaemonSet's arguments for kube-proxy work as they are:
+/// Rewrites a command line (the program's name first), so that a DaemonSet's arguments for kube-proxy work unchanged:
 ///
 /// - the verbosity `-v=2` or `-v 2` becomes `--v=2`;
 /// - without a subcommand, `run` is meant if `--config` is given or the program is called `kube-proxy`.

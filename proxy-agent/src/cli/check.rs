@@ -5,19 +5,19 @@ use clap::Args;
 use super::{RunArgs, filter};
 use crate::output::OutputFormat;
 
-/// Arguments of `check`: those of `run`, so that an init container takes them over as they are.
+/// Arguments of `check`: those of `run`, so that an init container takes them over unchanged.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
 
-    /// Fail only where the agent would end at its start, and not for what it waits for or serves without: as an init container. The API
-    /// server has 5 s to answer then, and all checks together a minute.
+    /// Fail only where the agent would end at its start, and not for conditions that it waits for or serves without: as an init
+    /// container. The API server has 5 s to answer then, and all checks together a minute.
     #[arg(long)]
     pub init_container: bool,
 
-    /// What the agent would be run with.
+    /// The flags that the agent would be run with.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -29,7 +29,7 @@ pub struct ExplainArgs {
     #[arg(value_name = "NAMESPACE/NAME", value_parser = filter::parse_service)]
     pub service: String,
 
-    /// What the agent is run with.
+    /// The flags that the agent is run with.
     #[command(flatten)]
     pub run: RunArgs,
 }

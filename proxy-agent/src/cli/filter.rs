@@ -39,7 +39,7 @@ pub struct BackendAddress {
 }
 
 impl BackendAddress {
-    /// Is it this one?
+    /// Whether it is this one.
     pub fn matches(&self, endpoint: SocketAddr) -> bool {
         self.ip == endpoint.ip() && self.port.is_none_or(|port| port == endpoint.port())
     }
@@ -65,13 +65,13 @@ pub(super) fn parse_service(text: &str) -> Result<String, String> {
 }
 
 impl ServiceFilter {
-    /// Is a service port, like `default/web:http`, of the Service?
+    /// Whether a service port, like `default/web:http`, is of the Service.
     pub fn matches(&self, name: Option<&str>) -> bool {
         is_of_service(self.service.as_deref(), name)
     }
 }
 
-/// Is a service port, like `default/web:http`, of the Service or service port that is asked for?
+/// Whether a service port, like `default/web:http`, is of the given Service or service port.
 pub(crate) fn is_of_service(wanted: Option<&str>, name: Option<&str>) -> bool {
     let Some(wanted) = wanted else { return true };
     let rest = name.and_then(|name| name.strip_prefix(wanted));

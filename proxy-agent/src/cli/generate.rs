@@ -45,15 +45,16 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 /// A manual page, in roff: of the program, or of a subcommand of it.
 ///
 /// # Errors
-/// When there is no such subcommand.
+/// When this subcommand does not exist.
 pub fn manual_page(subcommand: &[String]) -> Result<Vec<u8>> {
     let mut pages = pages()?;
     let wanted = [NAME].into_iter().chain(subcommand.iter().map(String::as_str));
     let wanted = wanted.collect::<Vec<_>>().join("-");
     let names: Vec<String> = pages.iter().map(|(name, _)| name.replace('-', " ")).collect();
     let at = pages.iter().position(|(name, _)| *name == wanted);
-    let at =
-        at.with_context(|| format!("there is no manual page `{wanted}`; there are {}", names.join(", ")))?;
+    let at = at.with_context(|| {
+        format!("manual page `{wanted}` does not exist; existing ones: {}", names.join(", "))
+    })?;
     Ok(pages.swap_remove(at).1)
 }
 

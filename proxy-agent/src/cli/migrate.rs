@@ -17,7 +17,7 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_address: Option<SocketAddr>,
 
-    /// Show what there is and what would happen, and change nothing. This is the default.
+    /// Show kube-proxy's rules and what would happen, and change nothing. This is the default.
     #[arg(long, conflicts_with = "commit")]
     pub dry_run: bool,
 
@@ -25,12 +25,12 @@ pub struct MigrateArgs {
     #[arg(long)]
     pub commit: bool,
 
-    /// Remove them although it could not be shown that the agent serves, and what IPVS still translates with them. Never while
-    /// kube-proxy runs.
+    /// Remove them although it could not be shown that the agent serves, and the connections that IPVS still translates with
+    /// them. Never while kube-proxy runs.
     #[arg(long, requires = "commit")]
     pub force: bool,
 
-    /// The way back: with --commit, remove what the agent left, if kube-proxy runs, its rules are there and the agent is gone.
+    /// The way back: with --commit, remove what the agent left, if kube-proxy runs, its rules exist and the agent is gone.
     #[arg(long, conflicts_with = "force")]
     pub back: bool,
 }

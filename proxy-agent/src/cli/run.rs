@@ -23,7 +23,7 @@ const ADDRESSES: &str = "Addresses and ports";
 const SERVICES: &str = "Services";
 const OBSERVING: &str = "Observing";
 
-/// Arguments of `run`. What is not given here is looked for in the configuration file, where that has it.
+/// Arguments of `run`. A value that is not given here comes from the configuration file, if the file has that field.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// A configuration file of kube-proxy (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1).
@@ -91,8 +91,8 @@ pub struct RunArgs {
     /// A pod-side interface for `--pod-datapath` auto, tc and both (may be repeated; a trailing * matches any
     /// ending). Default: every veth that leads to a pod.
     ///
-    /// A veth leads to a pod if its other end is in another network namespace, and the veth has no network or
-    /// router of its own. An interface that matches is never an uplink.
+    /// A veth leads to a pod if its other end is in another network namespace, and neither a network nor a
+    /// router is behind the veth itself. An interface that matches is never an uplink.
     #[arg(help_heading = DATAPATH, long = "pod-interface", value_name = "IF")]
     pub pod_interfaces: Vec<String>,
 
@@ -114,8 +114,7 @@ pub struct RunArgs {
     /// Entries of each map of confirmed flows; a flow takes two. Default: by the node's memory.
     ///
     /// Unconfirmed flows have maps of a quarter of that, at least 65,536 entries. Counts when the maps are
-    /// made (a pinned map keeps its size, and the log says so): to change it, stop the agent and run
-    /// `proxy-agent cleanup` first.
+    /// made (a pinned map keeps its size, which the log reports): to change it, stop the agent and run `proxy-agent cleanup` first.
     #[arg(help_heading = DATAPATH, long, value_name = "N")]
     pub max_flows: Option<u32>,
 
@@ -203,7 +202,7 @@ pub struct RunArgs {
     /// How much of a node's maps one Service may take. Default:
     /// ports=4096,endpoints=262144,addresses=65536,source-ranges=65536.
     ///
-    /// Bounds that are not named keep their defaults. What is beyond a bound is left out, and reported.
+    /// Bounds that are not named keep their defaults. Objects beyond a bound are left out, and reported.
     #[arg(help_heading = SERVICES, long, value_name = "ports=N,...")]
     pub service_budget: Option<Budget>,
 
@@ -286,7 +285,7 @@ pub struct RunArgs {
     )]
     pub init_only: bool,
 
-    /// What means nothing here.
+    /// Flags without effect.
     #[command(flatten)]
     pub unused: UnusedFlags,
 }

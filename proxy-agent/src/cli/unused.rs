@@ -1,17 +1,17 @@
-//! Flags of kube-proxy that mean nothing here, accepted so that its arguments can stay as they are.
+//! Flags of kube-proxy that have no effect here, accepted so that its arguments can stay unchanged.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
 use crate::kube_proxy::unused::{FLAGS, Unused};
 
-/// The flags that were given, each with why it means nothing.
+/// The given flags without effect, each with the reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnusedFlags(pub Vec<Given>);
 
 /// A flag that was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
-    /// Which, and why it means nothing.
+    /// The flag, and why it has no effect.
     pub flag: &'static Unused,
     /// Its value.
     pub value: String,

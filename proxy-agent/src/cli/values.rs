@@ -73,7 +73,7 @@ values!(Protocol {
 
 values!(MonitorVerdict {
     Translated = "translated": "A new flow, or a socket that got an endpoint",
-    Rejected = "rejected": "Rejected: the client is told that nothing listens, or that it must not",
+    Rejected = "rejected": "Rejected: the client gets an error that nothing listens, or that access is denied",
     Dropped = "dropped": "Dropped",
     Reset = "reset": "A TCP connection was reset",
     Answered = "answered": "A ping of a cluster IP was answered",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::{datapath::Reject, logging::LogFormat};
 
-/// The settings under kube-proxy's key: what its configuration has a field for in that field, the rest in `proxyAgent`.
+/// The settings under kube-proxy's key: those that its configuration has a field for in that field, the rest in `proxyAgent`.
 pub fn configz(settings: &Settings) -> Value {
     let texts = |list: &[String]| Value::from(list.to_vec());
     let display = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>();

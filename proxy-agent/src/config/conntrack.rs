@@ -1,4 +1,4 @@
-//! What kube-proxy is told of connection tracking: the size and the timeouts of the flow map here, and the kernel's own.
+//! kube-proxy's settings of connection tracking: the size and the timeouts of the flow map here, and the kernel's own.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const MOST_FLOWS: u32 = 1 << 20;
 const PER_CORE: u32 = 32_768;
 const MIN: u32 = 131_072;
 
-/// As given; or as kube-proxy would size the kernel's table, within what memory allows; or a small share of memory.
+/// The given value; or kube-proxy's size of the kernel's table, within the limits of memory; or a small share of memory.
 pub(super) fn max_flows(
     args: &RunArgs,
     file: &KubeProxyConfiguration,
@@ -46,17 +46,17 @@ pub(super) fn max_flows(
     let (wanted, most) = (flows * 2, share(LARGEST_SHARE).max(FEWEST));
     if wanted > most {
         notices.push(Notice::warning(format!(
-            "conntrack: {flows} flows would take more than a {LARGEST_SHARE}th of the memory; there is room for {} \
-             (--max-flows decides otherwise)",
+            "conntrack: {flows} flows would take more than a {LARGEST_SHARE}th of the memory; using {} (--max-flows \
+             overrides this)",
             most / 2
         )));
     }
     wanted.clamp(FEWEST, most)
 }
 
-/// As given; zero leaves what is usual, as with kube-proxy.
+/// The given values; zero keeps the default, as with kube-proxy.
 pub(super) fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notice>) -> Timeouts {
-    /// Well below the time after which the 32 bits of jiffies that flows are stamped with begin anew, 49 days.
+    /// Well below 49 days, after which the 32-bit jiffies in flow entries wrap.
     const LONGEST: Duration = Duration::from_secs(20 * 24 * 3600);
     /// Flows are stamped at intervals of up to 2.6 s.
     const SHORTEST: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ pub(super) fn timeouts(args: &RunArgs, file: &Conntrack, notices: &mut Vec<Notic
     }
 }
 
-/// What kube-proxy would set in the kernel. Zero leaves a setting as it is, as there.
+/// The settings that kube-proxy would write to the kernel. Zero leaves a setting unchanged, as in kube-proxy.
 pub(super) fn sysctls(args: &RunArgs, file: &Conntrack, machine: &Machine) -> ConntrackSysctls {
     const TCP_ESTABLISHED: Duration = Duration::from_secs(24 * 3600);
     const TCP_CLOSE_WAIT: Duration = Duration::from_secs(3600);

@@ -30,7 +30,7 @@ use crate::{
     observe::BindAddress,
 };
 
-/// Everything the agent is told, with nothing left open.
+/// All settings of the agent, with no value left open.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// This node's name.
@@ -83,7 +83,7 @@ pub struct Settings {
     pub healthz_bind_address: SocketAddr,
     /// Where metrics are answered.
     pub metrics_bind_address: SocketAddr,
-    /// End when one of these cannot be had.
+    /// End when one of these is not available.
     pub bind_address_hard_fail: bool,
     /// Entries of the flow map of each family; a flow takes two.
     pub max_flows: u32,
@@ -102,11 +102,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Merges, and says what of it has no effect.
+    /// Merges flags and file; reports the parts that have no effect.
     ///
     /// # Errors
     ///
-    /// When settings contradict each other, or no name of the node can be had.
+    /// When settings contradict each other, or the node's name cannot be determined.
     pub fn new(
         args: &RunArgs,
         log: &LogArgs,
@@ -237,7 +237,7 @@ fn pod_interfaces(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<String> 
     or_else(&given, &pattern(&file.detect_local.interface_name_prefix))
 }
 
-/// That of kube-proxy's mode.
+/// The sync period of kube-proxy's mode.
 fn min_sync_period(file: &KubeProxyConfiguration) -> Option<Duration> {
     match file.mode.as_deref() {
         Some("nftables") => file.nftables.min_sync_period,
@@ -246,10 +246,11 @@ fn min_sync_period(file: &KubeProxyConfiguration) -> Option<Duration> {
     }
 }
 
-/// With fewer source ports than this there is a warning: each connection to an endpoint needs one of its own.
+/// A warning is given below this number of source ports: each connection to an endpoint needs a separate one.
 const FEW_SNAT_PORTS: u32 = 1_000;
 
-/// What is asked for in vain, apart from fields that [`KubeProxyConfiguration`] does not have; and what will hardly do.
+/// Settings that have no effect, apart from fields that [`KubeProxyConfiguration`] does not have, and settings that
+/// will hardly work.
 fn notices(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<Notice> {
     let mut notices = Vec::new();
     let snat_ports = args.snat_ports.count();
@@ -261,7 +262,7 @@ fn notices(args: &RunArgs, file: &KubeProxyConfiguration) -> Vec<Notice> {
         )));
     }
     for given in &args.unused.0 {
-        // Said at its default, such a flag asks for nothing.
+        // At its default value, such a flag requests nothing.
         let text = format!("--{}={} is not used: {}", given.flag.name, given.value, given.flag.why);
         let matters = given.flag.matters && given.value != "false";
         notices.push(if matters { Notice::warning(text) } else { Notice::info(text) });

@@ -1,4 +1,4 @@
-//! A kube-proxy configuration file, as far as it is used.
+//! A kube-proxy configuration file: the fields that are used.
 //!
 //! The format is kube-proxy's `kubeproxy.config.k8s.io/v1alpha1`. An empty string, `null` and an absent field are the same
 //! there: the default.
@@ -24,7 +24,7 @@ const KIND: &str = "KubeProxyConfiguration";
 /// `KubeProxyConfiguration`: the fields that are used here.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the names are those of the format; docs/operations.md says what each does")]
+#[expect(missing_docs, reason = "the names are those of the format; docs/operations.md explains each")]
 pub struct KubeProxyConfiguration {
     api_version: String,
     kind: String,
@@ -74,7 +74,7 @@ pub struct Conntrack {
     pub max_per_core: Option<u32>,
     pub min: Option<u32>,
     pub tcp_be_liberal: Option<bool>,
-    /// Zero is no default here: it leaves the kernel's setting as it is.
+    /// Zero is not a default here: it leaves the kernel's setting unchanged.
     #[serde(deserialize_with = "period_or_zero")]
     pub tcp_close_wait_timeout: Option<Duration>,
     #[serde(deserialize_with = "period_or_zero")]
@@ -124,11 +124,11 @@ struct Header {
 }
 
 impl KubeProxyConfiguration {
-    /// Reads the text of a file. `path` is for messages. Gives what it says, and what of it is not used.
+    /// Parses the text of a file. `path` is for messages. Returns the configuration, and notices of the fields that are not used.
     ///
     /// # Errors
     ///
-    /// When it is not a configuration of kube-proxy, or a value is not of its type; says the line.
+    /// When it is not a configuration of kube-proxy, or a value is not of its type; the error has the line.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<Notice>)> {
         let shown = path.display();
         let cannot = || format!("cannot use the configuration {shown}");
@@ -149,7 +149,7 @@ impl KubeProxyConfiguration {
             }
         }
         let config = yaml(text).with_context(cannot)?;
-        // A second time without lines, for what was passed over.
+        // A second time without lines, to find unused fields.
         let value: Value = yaml(text).with_context(cannot)?;
         let mut notices = Vec::new();
         let _: Self = serde_ignored::deserialize(&value, |at| {
@@ -161,7 +161,7 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// What to say about a field that is not read. Nothing if it holds nothing: kubeadm writes out every field there is.
+/// The notice of a field that is not read. `None` if the field is empty: kubeadm writes every field.
 fn passed_over(config: &Value, path: &str) -> Option<Notice> {
     let below = |field: &&Unused| {
         path.strip_prefix(field.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -171,7 +171,7 @@ fn passed_over(config: &Value, path: &str) -> Option<Notice> {
     match known {
         Some(_) if value.is_some_and(is_empty) => None,
         Some(field) => Some(Notice::info(format!("{path} is not used: {}", field.why))),
-        None => Some(Notice::warning(format!("{path} is no field of kube-proxy's configuration"))),
+        None => Some(Notice::warning(format!("{path} is not a field of kube-proxy's configuration"))),
     }
 }
 
@@ -195,7 +195,7 @@ fn section<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserialize
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// So is nothing.
+/// `null` and an empty text are `None`.
 fn parsed<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     parse: impl Fn(&str) -> Result<T, String>,
@@ -207,8 +207,8 @@ fn parsed<'de, D: Deserializer<'de>, T>(
 
 fn text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
     parsed(deserializer, |text| {
-        let told = |error: T::Err| error.to_string();
-        text.parse().map_err(told).map_err(|error| match error.contains(text) {
+        let message = |error: T::Err| error.to_string();
+        text.parse().map_err(message).map_err(|error| match error.contains(text) {
             true => error,
             false => format!("`{text}`: {error}"),
         })

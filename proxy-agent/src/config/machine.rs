@@ -1,4 +1,4 @@
-//! What settings depend on of the machine, and what they change there.
+//! The machine's properties that settings depend on, and the changes that settings make to it.
 
 use anyhow::{Context as _, Result};
 
@@ -18,7 +18,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// When the kernel does not say its name.
+    /// When the kernel does not return its name.
     pub fn this() -> Result<Self> {
         use nix::unistd::{SysconfVar, sysconf};
         let uname = nix::sys::utsname::uname().context("cannot read the host's name")?;
@@ -31,7 +31,7 @@ impl Machine {
     }
 }
 
-/// Tells the kernel how soon to end this process when memory runs out.
+/// Sets how early the kernel ends this process when memory runs out.
 ///
 /// # Errors
 ///

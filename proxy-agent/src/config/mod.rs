@@ -1,7 +1,7 @@
-//! What the agent is told: flags, and a configuration file of kube-proxy.
+//! The agent's configuration: flags, and a configuration file of kube-proxy.
 //!
-//! [`file`](mod@file) reads the file, [`unused`](crate::kube_proxy::unused) knows what of kube-proxy's settings means nothing here, [`effective`]
-//! makes the settings out of both, which [`mod@configz`] shows. [`watch`] tells when the file changed.
+//! [`file`](mod@file) reads the file, [`unused`](crate::kube_proxy::unused) lists the settings of kube-proxy that have no effect here,
+//! [`effective`] makes the settings out of both, which [`mod@configz`] shows. [`watch`] waits for changes of the file.
 
 mod configz;
 mod conntrack;
@@ -22,7 +22,7 @@ pub use self::{configz::configz, effective::Settings, write::write};
 use self::{file::KubeProxyConfiguration, machine::Machine};
 use crate::cli::{LogArgs, RunArgs};
 
-/// Something to tell about the configuration, once.
+/// A notice about the configuration, logged once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// In words.
@@ -55,15 +55,15 @@ impl Notice {
 pub struct Loaded {
     /// In effect.
     pub settings: Settings,
-    /// To be told when there is a log.
+    /// Logged as soon as logging is set up.
     pub notices: Vec<Notice>,
     /// The configuration file.
     pub file: Option<LoadedFile>,
-    /// What the file says.
+    /// The parsed file.
     pub configuration: KubeProxyConfiguration,
     /// The flags.
     pub args: RunArgs,
-    /// Those of the log.
+    /// The flags of the log.
     pub log: LogArgs,
 }
 
@@ -72,7 +72,7 @@ pub struct Loaded {
 pub struct LoadedFile {
     /// Where.
     pub path: PathBuf,
-    /// What it said.
+    /// Its text.
     pub text: String,
 }
 
@@ -97,7 +97,7 @@ pub fn load(args: &RunArgs, log: &LogArgs) -> Result<Loaded> {
 ///
 /// # Errors
 ///
-/// As [`load`].
+/// The same as for [`load`].
 pub fn understand(args: &RunArgs, log: &LogArgs, file: Option<LoadedFile>) -> Result<Loaded> {
     let (configuration, mut notices) = match &file {
         Some(file) => KubeProxyConfiguration::parse(&file.path, &file.text)?,

@@ -1,4 +1,4 @@
-//! What the parts of the agent are told of the settings. `check` tells them the same.
+//! The settings that each part of the agent gets. `check` uses the same.
 
 use super::Settings;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     net::topology::{PodDatapath, TopologyConfig},
 };
 
-/// What the programs are told when they are loaded.
+/// The settings that the programs are loaded with.
 pub(crate) fn object_config(settings: &Settings) -> ObjectConfig {
     ObjectConfig {
         snat_ports: settings.snat_ports,
@@ -22,7 +22,7 @@ pub(crate) fn object_config(settings: &Settings) -> ObjectConfig {
     }
 }
 
-/// What is wanted of the node's network.
+/// The settings for the node's network.
 pub(crate) fn topology_config(settings: &Settings) -> TopologyConfig {
     TopologyConfig {
         uplinks: settings.uplinks.clone(),

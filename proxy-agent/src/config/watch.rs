@@ -1,4 +1,4 @@
-//! Tells when the configuration file changed.
+//! Waits for changes of the configuration file.
 
 use std::{path::Path, time::Duration};
 
@@ -8,19 +8,19 @@ use tracing::error;
 use super::LoadedFile;
 use crate::folder_watch::FolderWatch;
 
-/// How often to look for what inotify does not show, as behind symbolic links.
+/// How often to look for changes that inotify does not show, as behind symbolic links.
 const RECHECK: Duration = Duration::from_secs(5);
-/// How often a text that could not be used is tried again: what was in its way may be gone, as an API server that did not answer.
+/// How often an unusable text is tried again: the obstacle may be gone, as an API server that did not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-/// Waits until the file says something else that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
+/// Waits until the file has other contents that `trial` finds usable. A ConfigMap's exchange of its volume is such a change.
 ///
-/// A file that is away, or cannot be used, changes nothing: it is told, and the agent goes on with what it was told
-/// before, rather than not starting again. `tell` takes why, or that all is well again.
+/// A file that is missing, or cannot be used, changes nothing: the failure is reported, and the agent keeps its
+/// previous settings, because a restart would fail. `report` takes the reason, or that all is well again.
 pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
     file: &LoadedFile,
     trial: impl Fn(String) -> F,
-    tell: impl Fn(Option<String>),
+    report: impl Fn(Option<String>),
 ) {
     let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut events = FolderWatch::new(folder.unwrap_or(Path::new(".")).to_owned());
@@ -28,24 +28,24 @@ pub async fn changed<F: Future<Output = anyhow::Result<()>>>(
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = file.text.clone();
     let mut tried: Option<Instant> = None;
-    let mut said = None;
+    let mut logged = None;
     loop {
-        // Before reading, so that what changes in the meantime is seen as well.
+        // Before reading, so that changes in the meantime are seen as well.
         events.attach();
         if let Ok(text) = tokio::fs::read_to_string(&file.path).await {
             let is_due = tried.is_some_and(|at| at.elapsed() >= TRY_AGAIN);
             if text == file.text {
                 (seen, tried) = (text, None);
-                if said.take().is_some() {
-                    tell(None);
+                if logged.take().is_some() {
+                    report(None);
                 }
             } else if text != seen || is_due {
                 let Err(error) = trial(text.clone()).await else { return };
                 let error = format!("{error:#}");
-                if said.as_ref() != Some(&error) {
-                    error!("{error}; going on with what the configuration said before");
-                    tell(Some(error.clone()));
-                    said = Some(error);
+                if logged.as_ref() != Some(&error) {
+                    error!("{error}; keeping the previous configuration");
+                    report(Some(error.clone()));
+                    logged = Some(error);
                 }
                 (seen, tried) = (text, Some(Instant::now()));
             }
@@ -85,8 +85,8 @@ mod tests {
         let path = dir.path().join("config.conf");
         fs::write(&path, ONE).unwrap();
         let file = load(path.clone());
-        let told = RefCell::new(Vec::new());
-        let wait = changed(&file, parses, |why| told.borrow_mut().push(why.is_some()));
+        let reports = RefCell::new(Vec::new());
+        let wait = changed(&file, parses, |why| reports.borrow_mut().push(why.is_some()));
         tokio::pin!(wait);
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "nothing changed");
         for (text, expected) in [
@@ -97,7 +97,7 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "{text}");
-            assert_eq!(*told.borrow(), expected, "{text}");
+            assert_eq!(*reports.borrow(), expected, "{text}");
         }
         fs::remove_file(&path).unwrap();
         assert!(timeout(NOT_LONG, &mut wait).await.is_err(), "it is away");

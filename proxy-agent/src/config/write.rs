@@ -12,7 +12,8 @@ use crate::{
     output::{OutputFormat, document},
 };
 
-/// Writes what the format has a field for. What is not given stays empty, as kubeadm writes it: it depends on the node, or has a default.
+/// Writes every setting that the format has a field for. A setting that is not given stays empty, as kubeadm writes it: it depends on the
+/// node, or has a default.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -32,7 +33,7 @@ fn text(args: &RunArgs, loaded: &Loaded) -> Result<String> {
         flag.or(file).map(|duration| format!("{}ms", duration.as_millis()))
     };
     let prefix = args.pod_interface_name_prefix.clone().or(file.detect_local.interface_name_prefix.clone());
-    // What Kubernetes' programs count from 0 to 10.
+    // The verbosity of Kubernetes' programs, from 0 to 10.
     let verbosity = match settings.verbosity {
         0 => 0,
         1 => 4,

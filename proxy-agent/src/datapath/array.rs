@@ -73,13 +73,13 @@ impl<T: Pod> MmapArray<T> {
         self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().write_volatile(value) }).is_some()
     }
 
-    /// A copy of an element that nobody writes meanwhile; `None` beyond the end.
+    /// A copy of an element that is not written meanwhile; `None` beyond the end.
     pub(super) fn read(&self, index: u32) -> Option<T> {
         // SAFETY: `at` is within the mapping, aligned to 8, and T is plain data.
         self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().read_volatile() })
     }
 
-    /// Writes what is here into a larger array that no reader uses yet.
+    /// Copies all elements into a larger array that no reader uses yet.
     pub(super) fn copy_to(&self, larger: &Self) {
         for index in 0..self.len.min(larger.len) {
             if let Some(value) = self.read(index) {

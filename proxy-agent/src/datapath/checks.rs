@@ -1,4 +1,4 @@
-//! What is attached, and what the kernel still has of it.
+//! Attached programs, and those of them that the kernel still has.
 
 use std::collections::BTreeSet;
 
@@ -14,12 +14,12 @@ impl Datapath {
         self.object.features.tcx.then(|| self.object.program_ids())
     }
 
-    /// What is attached.
+    /// Attached programs.
     pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
         self.hooks.attached()
     }
 
-    /// Is any program attached that serves clients outside?
+    /// Whether any attached program serves clients outside.
     pub fn serves_outside(&self) -> bool {
         self.hooks.attached().any(|hook| hook.program.starts_with("uplink_"))
     }
@@ -47,17 +47,17 @@ impl Datapath {
         programs.into_iter().map(|program| (!own.contains(&program.id())).then(|| name(program))).collect()
     }
 
-    /// Is a filter of the clsact qdisc ours?
+    /// Whether a filter of the clsact qdisc is ours.
     pub fn is_own_filter(filter: &Filter) -> bool {
         clsact::is_own_filter(filter)
     }
 
-    /// What others removed: it counts as not attached from now on. Filters are not looked at.
+    /// Links that others removed: they count as not attached from now on. Does not check filters.
     pub fn forget_lost_links(&mut self) -> Vec<Hook> {
         self.hooks.forget_lost_links(&self.object)
     }
 
-    /// What is attached by filters of the clsact qdisc, each with the index of its interface.
+    /// Programs attached by filters of the clsact qdisc, each with the index of its interface.
     pub fn filter_hooks(&self) -> Vec<(u32, Hook)> {
         self.hooks.filters()
     }

@@ -23,7 +23,7 @@ const CLSACT_PRIORITY: u16 = 1;
 /// Marks our filters, so that a later agent finds them.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x7078);
 
-/// Is it one of ours?
+/// Whether it is one of ours.
 pub(super) fn is_own_filter(filter: &Filter) -> bool {
     let is_name = ["uplink_", "pod_"].iter().any(|start| filter.name.starts_with(start));
     is_name && (filter.priority, filter.handle) == (CLSACT_PRIORITY, u32::from(CLSACT_HANDLE))
@@ -46,7 +46,7 @@ pub(super) fn attach_clsact(
         if !exists && !format!("{error:#}").contains("exists") {
             return Err(error.context("cannot add a clsact qdisc"));
         }
-        // A filter for what leaves would land among those for what comes in, without an error.
+        // A filter for egress would land among those for ingress, without an error.
         let index = if_nametoindex(interface).context("no such interface")?;
         if let Some(kind) = qdisc::at_ingress(index).context("cannot look at the qdiscs")?
             && kind != "clsact"
@@ -66,7 +66,7 @@ pub(super) fn attach_clsact(
     });
     let (link, attached) = match program.attach_with_options(interface, direction, options) {
         Ok(id) => (program.take_link(id)?, Attached::New),
-        // An earlier agent's filter is there.
+        // An earlier agent's filter exists.
         Err(_) => {
             let there =
                 SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)?;
@@ -79,7 +79,7 @@ pub(super) fn attach_clsact(
     Ok(attached)
 }
 
-/// Removes what an earlier agent left at interfaces that are not in the topology: filters leave no pin to find them by.
+/// Removes an earlier agent's filters at interfaces that are not in the topology: filters leave no pin to find them by.
 pub(super) fn detach_stale_clsact(topology: &Topology) {
     let uplinks = topology.uplinks.iter().map(|uplink| uplink.name.as_str());
     let wanted: BTreeSet<&str> = uplinks.chain(topology.pods.iter().map(|pod| pod.name.as_str())).collect();

@@ -1,4 +1,4 @@
-//! What the programs know of the cluster besides services: its service ranges, and where network namespaces are.
+//! The cluster's state for the programs besides services: its service ranges, and addresses of network namespaces.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,14 +27,14 @@ use super::{
 pub(super) struct ClusterMaps {
     cidrs_v4: Array<MapData, ServiceCidrs<V4>>,
     cidrs_v6: Array<MapData, ServiceCidrs<V6>>,
-    /// The ranges that were written last: told again with each change, they cost nothing.
+    /// The ranges that were written last: setting the same ranges again costs nothing.
     ranges: Option<BTreeSet<IpNet>>,
     netns_v4: Namespaces<V4>,
     netns_v6: Namespaces<V6>,
 }
 
 impl ClusterMaps {
-    /// Opens the maps and reads what is in them.
+    /// Opens the maps and reads their entries.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             cidrs_v4: V4::service_cidrs(pins)?,
@@ -78,14 +78,14 @@ fn service_cidrs<F: MapFamily>(ranges: &BTreeSet<IpNet>) -> ServiceCidrs<F> {
         match room.next() {
             Some(cidr) => *cidr = Cidr { base, mask },
             None => {
-                warn!("the service range {range} is left out: there is room for {}", ServiceCidrs::<F>::MAX)
+                warn!("the service range {range} is left out: the maximum is {}", ServiceCidrs::<F>::MAX)
             }
         }
     }
     cidrs
 }
 
-/// `netns` of a family, and what is in it.
+/// `netns` of a family, and its entries.
 struct Namespaces<F: MapFamily> {
     table: Box<dyn Table<u64, F::Addr>>,
     known: HashMap<u64, F::Addr>,
@@ -97,7 +97,7 @@ impl<F: MapFamily> Namespaces<F> {
         Ok(Self { table, known })
     }
 
-    /// Writes what differs; tells the last error.
+    /// Writes the differences; returns the last error.
     fn set(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) -> Result<()> {
         let wanted: HashMap<u64, F::Addr> = addresses
             .iter()

@@ -1,4 +1,4 @@
-//! What it means when the kernel does not take the maps.
+//! Explains why the kernel refused the maps.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use aya::EbpfError;
 
 use super::locked_memory::{self, LockedMemory};
 
-/// Says what a failed load means for the person who reads it.
+/// Explains what a failed load means for the user.
 pub(super) fn explain_load(error: EbpfError) -> Error {
     let error = Error::from(error).context("cannot load the kernel programs' maps");
     let is_denied = error.chain().any(|cause| {

@@ -1,4 +1,4 @@
-//! The maps `destinations` of both families: IPsec policies, and what `bpf_fib_lookup` does not report of routes.
+//! The maps `destinations` of both families: IPsec policies, and attributes of routes that `bpf_fib_lookup` does not report.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,8 +53,8 @@ impl<F: MapFamily> Stale<F> {
     }
 }
 
-/// What holds for the destinations of a family. The longest prefix decides, so each has what holds for those around it as well: any policy,
-/// the longest route. If there are too many policies, everything has one.
+/// The entries for the destinations of a family. The longest prefix decides, so each entry includes those of the prefixes around it: any
+/// policy, the longest route. If there are too many policies, everything has one.
 fn merged<F: MapFamily>(
     policies: &BTreeSet<IpNet>,
     hints: &BTreeMap<IpNet, Hint>,

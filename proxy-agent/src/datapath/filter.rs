@@ -1,4 +1,4 @@
-//! The filter that says "surely no VIP": bits, and how many frontends want each.
+//! The filter of non-service destinations: a clear bit means "surely no VIP"; counts how many frontends set each bit.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,7 +25,7 @@ pub(super) struct VipFilter {
 }
 
 impl VipFilter {
-    /// A filter over what an earlier agent left: its bits stay set until [`Self::release_unowned`].
+    /// A filter over an earlier agent's bits: they stay set until [`Self::release_unowned`].
     pub(super) fn new(map: MmapArray<u64>) -> Self {
         Self { map, counts: HashMap::new(), released: Vec::new(), expiring: VecDeque::new() }
     }
@@ -83,7 +83,7 @@ impl VipFilter {
         }
     }
 
-    /// Are its bits set?
+    /// Whether its bits are set.
     #[cfg(test)]
     pub(super) fn holds(&self, fingerprint: Fingerprint) -> bool {
         self.map.word(fingerprint.element).is_some_and(|word| fingerprint.is_in(word.load(Ordering::Relaxed)))

@@ -1,4 +1,4 @@
-//! The flow maps, as the agent goes through them to remove what is over.
+//! The flow maps, as the agent walks through them to remove expired entries.
 
 use std::io;
 
@@ -40,14 +40,14 @@ pub(crate) fn state_name(protocol: u8, state: u8) -> &'static str {
     }
 }
 
-/// A flow map. The data path goes on using it meanwhile.
+/// A flow map. The data path keeps using it meanwhile.
 pub(crate) trait FlowTable<F: MapFamily>: Send {
     /// How many entries it has room for.
     fn capacity(&self) -> u32;
     /// The entries from a position on (the beginning is `None`), about as many as `room`; then the position behind them,
     /// `None` at the end.
     fn slice(&mut self, from: Option<u32>, room: usize) -> Result<Slice<F>>;
-    /// An entry as it is now. Looking at it is no use of it.
+    /// The current entry. This read does not mark it as used.
     fn get(&self, key: &FlowKey<F>) -> Result<Option<Flow<F>>>;
     /// Removes an entry. One that is not there is gone already.
     fn remove(&mut self, key: &FlowKey<F>) -> Result<()>;
@@ -125,7 +125,7 @@ impl<F: MapFamily> FlowTable<F> for FlowMap<F> {
 
 #[cfg(test)]
 impl<F: MapFamily> FlowMap<F> {
-    /// A map of its own with these entries; `None` without the permission to make one.
+    /// A separate map with these entries; `None` without the permission to make one.
     pub(crate) fn filled(
         max_entries: u32,
         entries: impl Iterator<Item = (FlowKey<F>, Flow<F>)>,

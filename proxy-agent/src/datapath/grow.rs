@@ -1,7 +1,7 @@
 //! Replaces maps of services by larger ones while programs use them.
 //!
 //! 1. Larger maps are made, empty, and pinned beside the others; programs that use them are loaded. That takes the verifier a second
-//!    or so, on another thread. Meanwhile what is there is served, and changes wait.
+//!    or so, on another thread. Meanwhile the existing entries are served, and changes wait.
 //! 2. Without a write in between: their contents are copied, their pins take the place of the others' (each by one rename), and each link
 //!    gets its program. Both kinds of programs see the same services, and the same flows, which stay in their maps.
 //! 3. From now on the larger maps are written. The smaller ones go with their last program.
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::{Datapath, Features, Hook, ObjectConfig, object::Object, pins::Pins, room::Room, services::Maps};
 
-/// What is to be loaded.
+/// The larger maps and programs to load.
 #[derive(Debug)]
 pub struct Growth {
     config: ObjectConfig,
@@ -32,12 +32,12 @@ pub struct Larger {
     object: Object,
 }
 
-/// What became of larger maps.
+/// The result of making larger maps.
 #[derive(Debug)]
 pub enum Grown {
-    /// They are in use. These programs could not be replaced: they are to be attached again.
+    /// They are in use. These programs could not be replaced: they must be attached again.
     Done(Vec<Hook>),
-    /// The maps stay as they are.
+    /// The maps keep their sizes.
     Refused(anyhow::Error),
 }
 
@@ -61,7 +61,7 @@ impl Growth {
 }
 
 impl Datapath {
-    /// What it takes to have so much room.
+    /// The work needed for so much room.
     pub fn growth(&self, room: &Room) -> Growth {
         Growth {
             config: self.config.clone(),
@@ -84,7 +84,7 @@ impl Datapath {
             self.services.copy_to(&mut larger)?;
             Ok(larger)
         });
-        let larger = match copied.context("cannot copy what is in the maps") {
+        let larger = match copied.context("cannot copy the entries of the maps") {
             Ok(larger) => larger,
             Err(error) => {
                 if let Err(error) = self.pins.remove_larger() {

@@ -38,7 +38,7 @@ pub(super) const SOCKET_HOOKS: [(&str, u32); 8] = [
     ("getpeername6", 30),
 ];
 
-/// An attached program, as `info` tells it.
+/// An attached program, as `info` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
     /// Where: an interface's name, or `cgroup`.
@@ -50,7 +50,7 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// Is it at a cgroup?
+    /// Whether it is at a cgroup.
     pub fn is_of_sockets(&self) -> bool {
         self.how == CGROUP
     }
@@ -59,15 +59,15 @@ impl Hook {
 /// [`Hook::how`] of socket hooks.
 const CGROUP: &str = "cgroup link";
 
-/// What is attached.
+/// Attached programs.
 pub(super) struct Hooks {
     pins: Pins,
     xdp: XdpMode,
-    /// By pin name (or, for clsact, what the pin would be called).
+    /// By pin name (for clsact: the name that the pin would have).
     attached: BTreeMap<String, Hook>,
-    /// What could not be attached, and why; tried again when the interfaces change.
+    /// Hooks that could not be attached, and why; tried again when the interfaces change.
     failed: BTreeMap<String, String>,
-    /// What is to be done at pods' interfaces: there may be many.
+    /// Work to do at pods' interfaces: their number may be large.
     pending: VecDeque<Pending>,
 }
 
@@ -76,12 +76,12 @@ impl Hooks {
         Self { pins, xdp, attached: BTreeMap::new(), failed: BTreeMap::new(), pending: VecDeque::new() }
     }
 
-    /// What is attached.
+    /// Attached programs.
     pub(super) fn attached(&self) -> impl Iterator<Item = &Hook> {
         self.attached.values()
     }
 
-    /// What could not be attached.
+    /// Hooks that could not be attached.
     pub(super) fn failed(&self) -> impl Iterator<Item = (&String, &String)> {
         self.failed.iter()
     }
@@ -103,10 +103,10 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to the uplinks of a topology. What is to be attached to or detached from pods' interfaces waits for
-    /// [`Self::work`]. Returns the interfaces with native XDP.
+    /// Attaches to the uplinks of a topology. Changes at pods' interfaces wait for [`Self::work`]. Returns the
+    /// interfaces with native XDP.
     ///
-    /// What fails is logged and noted; the rest is attached.
+    /// Failures are logged and noted; the rest is attached.
     pub(super) fn attach_interfaces(&mut self, object: &mut Object, topology: &Topology) -> BTreeSet<u32> {
         if !object.features.tcx && self.attached.values().all(|hook| hook.how != CLSACT) {
             detach_stale_clsact(topology);
@@ -213,7 +213,7 @@ impl Hooks {
             Ok(attached) => {
                 let verb = if attached == Attached::New { "attached" } else { "took over" };
                 if program.starts_with("pod_") {
-                    // There may be many: `work` says how many.
+                    // The number may be large: `work` logs how many.
                     debug!("{verb} {program} at {interface} ({how})");
                 } else {
                     info!("{verb} {program} at {interface} ({how})");
@@ -238,7 +238,7 @@ fn index_of(link: &str) -> Option<u32> {
     link.split('-').nth(1)?.parse().ok()
 }
 
-/// What the link of a tc program is pinned as.
+/// The name of the pin of a tc program's link.
 pub(crate) fn link_name(index: u32, is_ingress: bool) -> String {
     format!("tc-{index}-{}", if is_ingress { "ingress" } else { "egress" })
 }

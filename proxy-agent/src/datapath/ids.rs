@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 
 use proxy_common::layout::id::Id;
 
-/// Hands ids out. Indices that were never used come first, then the longest-freed one, with its next generation: what is stored in
-/// flows, sockets and affinity entries must not name a later owner, and there are only 255 generations.
+/// Hands ids out. Indices that were never used come first, then the longest-freed one, with its next generation: an id stored in
+/// flows, sockets and affinity entries must not name a later owner, and only 255 generations exist.
 #[derive(Debug)]
 pub(super) struct Ids {
     /// Indices from here on were never used by this agent.
     fresh: u32,
     capacity: u32,
-    /// Generation of fresh indices. Differs from start to start, so that what an earlier agent left in flows
-    /// is unlikely to name a new owner.
+    /// Generation of fresh indices. Differs from start to start, so that an earlier agent's ids in flows are
+    /// unlikely to name a new owner.
     first_generation: u8,
     free: VecDeque<Id>,
 }

@@ -1,4 +1,4 @@
-//! What the programs log, in the agent's own log.
+//! The programs' log records, in the agent's own log.
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;

@@ -1,4 +1,4 @@
-//! What an agent leaves on a node: found, named, removed.
+//! An agent's remains on a node: found, named, removed.
 
 use std::{
     fs, io,
@@ -49,7 +49,7 @@ impl Leftover {
         }
     }
 
-    /// Removes it. What is gone already is no error.
+    /// Removes it. A pin that is gone already is not an error.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -69,7 +69,7 @@ impl Leftover {
         }
     }
 
-    /// What is pinned. `interface_name` knows interfaces by their index.
+    /// All pins. `interface_name` knows interfaces by their index.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -101,7 +101,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// What is behind a link, by the name of its pin: see [`hooks`](super::hooks).
+/// Describes a link by the name of its pin: see [`hooks`](super::hooks).
 fn describe(pin: &str, interface_name: impl Fn(u32) -> Option<String>) -> String {
     let at = |index: &str| {
         let index = index.parse().ok()?;

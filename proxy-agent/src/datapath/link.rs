@@ -1,4 +1,4 @@
-//! Links between programs and what they are attached to: made, pinned, and given a new program without a gap.
+//! Links between programs and their targets: made, pinned, and given a new program without a gap.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use proxy_sys::bpf::{self, link::link_info};
 
 use super::pins::Pins;
 
-/// What a program is attached to.
+/// The target of a program.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'a> {
     /// A cgroup, by an open directory and its id.
@@ -31,7 +31,7 @@ pub(super) const XDP_GENERIC: u32 = 1 << 1;
 /// `XDP_FLAGS_DRV_MODE`.
 pub(super) const XDP_NATIVE: u32 = 1 << 2;
 
-/// What became of a request to attach.
+/// The result of a request to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attached {
     /// A new link was made.
@@ -41,7 +41,7 @@ pub(super) enum Attached {
 }
 
 impl Target<'_> {
-    /// Is the link attached to this?
+    /// Whether the link is attached to this.
     fn is_of(&self, link: &OwnedFd) -> io::Result<bool> {
         let info = link_info(link.as_fd())?;
         Ok(match *self {
@@ -69,7 +69,7 @@ impl Target<'_> {
 /// Attaches a program under a name: by the link pinned under it, if that is attached to the target, else by a new one.
 ///
 /// # Errors
-/// With the system's error at the root, so that callers can tell what a kernel or driver lacks.
+/// With the system's error at the root, so that callers can recognise missing support of a kernel or driver.
 pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Target<'_>) -> Result<Attached> {
     let path = pins.link(name);
     if let Ok(link) = bpf::open_pinned(&path) {
@@ -84,7 +84,7 @@ pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Targe
     Ok(Attached::New)
 }
 
-/// Is what is pinned under a name attached to anything, with this program if its id is known?
+/// Whether the link pinned under a name is attached to anything, with this program if its id is known.
 pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool {
     let info = bpf::open_pinned(&pins.link(name)).and_then(|link| link_info(link.as_fd()));
     info.is_ok_and(|info| {
@@ -94,7 +94,7 @@ pub(super) fn is_attached(pins: &Pins, name: &str, program: Option<u32>) -> bool
     })
 }
 
-/// Detaches what is pinned under a name, at once: without that the kernel does it some time after [`detach`].
+/// Detaches the link pinned under a name at once: after [`detach`] alone, the kernel does it some time later.
 pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
     if let Ok(link) = bpf::open_pinned(&pins.link(name))
         && let Err(error) = bpf::link::detach(link.as_fd())
@@ -104,7 +104,7 @@ pub(super) fn detach_now(pins: &Pins, name: &str) -> Result<()> {
     detach(pins, name)
 }
 
-/// Detaches what is pinned under a name.
+/// Detaches the link pinned under a name.
 pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
     let path = pins.link(name);
     match std::fs::remove_file(&path) {

@@ -1,4 +1,4 @@
-//! Look-ups in the pinned maps for those who only read them: a trace asks what the programs would.
+//! Read-only look-ups in the pinned maps: a trace makes the look-ups that the programs would make.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// Look-ups, by what stands in the maps. Nothing where there is nothing.
+/// Look-ups in the maps. A missing entry gives nothing.
 pub(crate) trait LiveMaps<F: Family> {
     fn filter(&self, element: u32) -> u64;
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>>;
@@ -43,12 +43,12 @@ pub(crate) trait LiveMaps<F: Family> {
     fn snat_source(&self, index: u32) -> Option<F::Addr>;
     fn devices(&self) -> &HashMap<u32, Device>;
     fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>>;
-    /// Is the client in one of the service port's source ranges?
+    /// Whether the client is in one of the service port's source ranges.
     fn is_allowed(&self, service: Id, client: &F::Addr) -> bool;
     fn service_cidrs(&self) -> ServiceCidrs<F>;
     /// Addresses of network namespaces by cookie.
     fn netns(&self) -> &HashMap<u64, F::Addr>;
-    /// Cookie of the node's own; 0 if the kernel does not tell.
+    /// Cookie of the node's own network namespace; 0 if the kernel does not report it.
     fn node_netns(&self) -> u64;
     /// Jiffies, truncated.
     fn now(&self) -> u32;
@@ -75,7 +75,7 @@ pub(crate) struct PinnedMaps<F: MapFamily> {
     affinity: Hash<AffinityKey<F>, Affinity<F>>,
     sources: Trie<SourceRange<F>, u32>,
     service_cidrs: Array<MapData, ServiceCidrs<F>>,
-    /// All of them: they are asked for by address.
+    /// All of them: look-ups are by address.
     netns: HashMap<u64, F::Addr>,
     node_netns: u64,
     now: u32,
@@ -107,7 +107,7 @@ impl<F: MapFamily> PinnedMaps<F> {
         })
     }
 
-    /// Did all look-ups go well?
+    /// Fails if a look-up failed.
     pub(crate) fn check(&self) -> Result<()> {
         match self.error.take() {
             Some(error) => Err(error).context("cannot read the pinned maps"),

@@ -4,14 +4,14 @@
 use aya::util::KernelVersion;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-/// What maps and programs may take by the limit.
+/// The memory that maps and programs may take by the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockedMemory {
     /// This kernel does not count them.
     NotCounted,
     /// Everything.
     Unlimited,
-    /// So many bytes; this process may not have more (CAP_SYS_RESOURCE).
+    /// Up to this many bytes; this process may not raise the limit (CAP_SYS_RESOURCE).
     Limited(u64),
 }
 

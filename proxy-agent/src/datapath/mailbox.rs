@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 
 use super::pins::Pins;
 
-/// What it is pinned as.
+/// The name of its pin.
 const NAME: &str = "log_filter";
 
 /// Text, with zeros behind it.
@@ -74,7 +74,7 @@ impl Mailbox {
         Ok(Some((mailbox, request)))
     }
 
-    /// Answers; what is too long is cut.
+    /// Replies; a text that is too long is cut.
     pub(crate) fn reply(mut self, answer: &str) -> Result<()> {
         let end = (0..size_of::<Text>()).rev().find(|end| answer.is_char_boundary(*end)).unwrap_or(0);
         Ok(self.map.set(ANSWER, text(&answer[..end])?, 0)?)

@@ -21,7 +21,7 @@ use super::{address::UserFamily, array::MmapArray, pins::Pins, raw_hash::RawHash
 /// A hash map, LRU or not.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
 
-/// What sockets keep.
+/// Storage of sockets.
 pub type SocketStorage<V> = SkStorage<MapData, V>;
 
 /// A map of prefixes.
@@ -147,8 +147,7 @@ pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()
     map.set(0, settings, 0).context("cannot write the map `settings`")
 }
 
-/// Compares every pinned map with the table, so that a layout that is not ours shows before it is used: aya takes a pinned
-/// map as it is.
+/// Compares every pinned map with the table, so that a foreign layout shows before it is used: aya does not check a pinned map.
 pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
     maps::all().try_for_each(|map| check_layout(map, &pins.map(map.name))).context(
         "the pinned maps are not of this version: `proxy-agent cleanup` removes them (services stop until the agent runs \
@@ -159,7 +158,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
 fn check_layout(map: &Definition, path: &Path) -> Result<()> {
     let info = match MapInfo::from_pin(path) {
         Ok(info) => info,
-        // Those of a group that no release had yet do not exist.
+        // Maps of a group that no release had yet do not exist.
         Err(error) if is_absent(&error) => return Ok(()),
         Err(error) => return Err(explain(error.into(), path)),
     };
@@ -182,7 +181,7 @@ fn is_absent(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(is_not_found) || error.source().is_some_and(is_absent)
 }
 
-/// What the programs counted, summed over CPUs.
+/// The programs' counters, summed over CPUs.
 pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
     let map: PerCpuArray<MapData, u64> = Map::PerCpuArray(open::<table::Counters>(pins)?).try_into()?;
     let sum = |counter: &Counter| {
@@ -192,7 +191,7 @@ pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
     Counter::ALL.iter().map(sum).collect()
 }
 
-/// How many entries a pinned map has room for; none if there is no such map.
+/// The capacity of a pinned map in entries; `None` if the map does not exist.
 pub fn capacity(pins: &Pins, map: &str) -> Option<u32> {
     Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
 }

@@ -87,9 +87,9 @@ pub struct Datapath {
     hooks: Hooks,
     cluster_maps: ClusterMaps,
     packet_pods: PacketPods,
-    /// What has the socket hooks.
+    /// The cgroup with the socket hooks.
     cgroup: Option<PathBuf>,
-    /// What is in the maps of services.
+    /// The services in the maps.
     pub services: Services,
 }
 
@@ -97,7 +97,7 @@ impl Datapath {
     /// Loads the programs and takes over the maps of an earlier agent.
     ///
     /// # Errors
-    /// When the kernel or its permissions do not allow it; with a hint of what to do.
+    /// When the kernel or its permissions do not allow it; with advice.
     pub fn open(config: &ObjectConfig, pins: &Pins, xdp: XdpMode) -> Result<Self> {
         Self::open_prepared(Prepared::maps_only(config, pins)?, config, pins, xdp)
     }
@@ -112,7 +112,7 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
-        // Another agent may have replaced maps since: this one holds the lock now, and nobody else does any more.
+        // Another agent may have replaced maps since: only the holder of the lock may, and this agent holds it now.
         let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
         pins.remove_larger()?;
         let Prepared(object) = prepared;
@@ -127,13 +127,13 @@ impl Datapath {
         Ok(Self { config, pins, object, hooks, cluster_maps, packet_pods, cgroup: None, services })
     }
 
-    /// What this kernel can do.
+    /// Features of this kernel.
     pub fn features(&self) -> Features {
         self.object.features
     }
 
-    /// For asking connected sockets what they keep; `None` on kernels without socket storage, where the programs
-    /// write it to the maps `sockets_v4` and `sockets_v6`.
+    /// Reads what connected sockets store; `None` on kernels without socket storage, where the programs write it
+    /// to the maps `sockets_v4` and `sockets_v6`.
     ///
     /// # Errors
     /// When the kernel refuses the programs.
@@ -158,7 +158,7 @@ impl Datapath {
         self.write_network(topology, &native)
     }
 
-    /// Writes what programs that are not attached yet need to know of the node's network.
+    /// Writes the state of the node's network that programs need before they are attached.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -170,13 +170,13 @@ impl Datapath {
     fn write_sources(&mut self, topology: &Topology) -> Result<()> {
         self.write_snat_sources::<V4>(topology)?;
         self.write_snat_sources::<V6>(topology)?;
-        // First: what the programs see leave from there is remembered.
+        // First: the programs record packets that leave from there.
         self.services.set_snat_sources(topology.snat_sources.clone());
         Ok(())
     }
 
     fn write_network(&mut self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
-        // New ones before a device asks for them, old ones when none does any more.
+        // New ones before a device needs them, old ones when no device needs them any more.
         let stale_v4 = destinations::write::<V4>(&self.pins, topology)?;
         let stale_v6 = destinations::write::<V6>(&self.pins, topology)?;
         self.write_devices(topology, native)?;
@@ -188,8 +188,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Says which addresses are Services': what is sent to one that no Service has goes no further. At most
-    /// [`ServiceCidrs::MAX`] ranges of a family are used; for the rest there is a warning.
+    /// Sets the ranges of Services' addresses: packets to an address in them that no Service has go no
+    /// further. At most [`ServiceCidrs::MAX`] ranges of a family are used; for the rest a warning is logged.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -199,8 +199,8 @@ impl Datapath {
         self.cluster_maps.set_service_cidrs(ranges)
     }
 
-    /// Says from which addresses network namespaces send, by their cookies: the first of each family counts. Needed for
-    /// frontends with source ranges only. Those that are not named are forgotten.
+    /// Sets the addresses from which network namespaces send, by their cookies: the first of each family counts. Needed
+    /// for frontends with source ranges only. Namespaces that are not named are forgotten.
     ///
     /// # Errors
     /// When a map cannot be written; the others are.
@@ -216,7 +216,7 @@ impl Datapath {
     /// Leaves the sockets of these network namespaces alone, by their cookies, and of no others.
     ///
     /// # Errors
-    /// When the map cannot be written; what could be is.
+    /// When the map cannot be written; the other entries are.
     pub fn set_packet_pods(&mut self, cookies: &BTreeSet<u64>) -> Result<()> {
         self.packet_pods.set(cookies)
     }
@@ -230,7 +230,7 @@ impl Datapath {
         self.object.program("pod_ingress").map(drop)
     }
 
-    /// Is anything to be attached to or detached from pods' interfaces?
+    /// Whether programs must be attached to or detached from pods' interfaces.
     pub fn has_pending_hooks(&self) -> bool {
         self.hooks.has_pending()
     }
@@ -240,12 +240,12 @@ impl Datapath {
         self.hooks.work(&mut self.object, until);
     }
 
-    /// Are packets translated at the interface of a pod?
+    /// Whether packets are translated at the interface of a pod.
     pub fn serves_packets_of(&self, index: u32) -> bool {
         self.hooks.serves_pod(index)
     }
 
-    /// What the programs counted, summed over CPUs.
+    /// The programs' counters, summed over CPUs.
     ///
     /// # Errors
     /// When the map cannot be read.
@@ -253,14 +253,14 @@ impl Datapath {
         maps::counters(&self.pins)
     }
 
-    /// Removes what watches left that were killed: see [`watch`].
+    /// Removes the entries of killed watches: see [`watch`].
     pub fn remove_expired_watches(&self) {
         if let Err(error) = watch::remove_expired(&self.pins) {
             debug!("cannot look after watches: {error:#}");
         }
     }
 
-    /// Prints what the programs log, from now on.
+    /// Prints the programs' log records, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
         kernel_log::follow(self.object.ebpf())
     }
@@ -315,8 +315,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Writes the source addresses that were given, again and again until the map is full: so each of the programs' numbers means
-    /// one. Where none of them is there, it is the one of an uplink.
+    /// Writes the source addresses that were given, again and again until the map is full: so each of the programs' numbers has
+    /// an address. Where none of them exists, it is the address of an uplink.
     fn write_snat_sources<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
         let of_uplinks = topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
         let mut sources: Vec<F::Addr> =
@@ -358,9 +358,9 @@ impl Datapath {
     }
 }
 
-/// Loads every program into the kernel, attached to nothing: shows what a kernel takes, whatever its node needs.
-/// Returns by name how many instructions the verifier went through, or why it refused. On kernels before 5.16 this lowers
-/// the process' limit of open files for moments: it is meant for tests.
+/// Loads every program into the kernel, without attaching it: shows which programs a kernel takes, for any node. Returns
+/// by name how many instructions the verifier processed, or why it refused. On kernels before 5.16 this lowers the
+/// process' limit of open files for moments: it is meant for tests.
 ///
 /// # Errors
 /// When not even the maps can be made.
@@ -385,7 +385,7 @@ fn generation() -> u8 {
     now.map_or(1, |now| (now.as_secs() % 255) as u8 + 1)
 }
 
-/// Hooks at a cgroup below the root serve only what is in it: say so, because nothing else would.
+/// Warns about hooks at a cgroup below the root: they serve only the processes in it, and nothing else would show that.
 fn warn_if_not_root(cgroup: &Path) {
     // Only cgroups that are not the root of the hierarchy have this file.
     if cgroup.join("cgroup.type").exists() {

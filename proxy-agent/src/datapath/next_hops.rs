@@ -63,9 +63,9 @@ impl NextHops {
         Ok(used)
     }
 
-    /// Tells the programs that neighbours are probed now.
+    /// Informs the programs that neighbours are being probed.
     pub(crate) fn beat(&self, clock: Clock) {
-        // Not now: this clock may be a little ahead of the kernel's. And 0 says that no agent ever did.
+        // Not the current time: this clock may be a little ahead of the kernel's. And not 0, which means that no agent ever probed.
         let last_used = clock.ago(1).max(1);
         self.v4.write(HEARTBEAT, NextHop { last_used, ..NextHop::default() });
         self.v6.write(HEARTBEAT, NextHop { last_used, ..NextHop::default() });

@@ -1,4 +1,4 @@
-//! The compiled programs inside this binary, and what this kernel can do with them.
+//! The compiled programs inside this binary, and this kernel's support for them.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +44,7 @@ mod aya_ebpf_helpers {
     pub(super) const BPF_FUNC_SET_RETVAL: u32 = 187;
 }
 
-/// What a kernel may lack.
+/// Features that a kernel may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// `bpf_set_retval` (5.18): rejected sockets see ECONNREFUSED instead of EPERM.
@@ -59,16 +59,16 @@ pub struct Features {
     pub tcx: bool,
 }
 
-/// The loaded object: all maps, and programs as they are asked for.
+/// The loaded object: all maps, and programs as they are requested.
 pub(super) struct Object {
     ebpf: Ebpf,
     pub(super) features: Features,
 }
 
 impl Object {
-    /// Loads the maps, reusing pinned ones, and finds out what the kernel can do.
+    /// Loads the maps, reusing pinned ones, and probes the kernel's features.
     pub(super) fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        // Asked for only when a program is refused: the path that was refused, not all of them.
+        // Only when a program is refused: the log then has the refused path, not all of them.
         Self::load_with_log(config, pins, VerifierLogLevel::DEBUG)
     }
 
@@ -129,7 +129,9 @@ impl Object {
         let has_current =
             [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
         let node_netns = netns_cookie().unwrap_or_else(|error| {
-            info!("the kernel does not tell network namespaces apart ({error}): assuming the machine's first one");
+            info!(
+                "the kernel does not identify network namespaces ({error}): assuming the machine's first one"
+            );
             0
         });
         let constants = Constants {
@@ -159,7 +161,7 @@ impl Object {
         Ok(Self { ebpf, features })
     }
 
-    /// The loaded object's maps and programs, for what aya does with them.
+    /// The loaded object's maps and programs, for calls of aya.
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -188,10 +190,10 @@ impl Object {
         self.ebpf.program(name)?.info().ok().map(|info| info.id())
     }
 
-    /// Loads every program. Tells by name how many instructions the verifier went through.
+    /// Loads every program. Returns by name how many instructions the verifier processed.
     pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
         let mut object = Self::load(config, pins)?;
-        // A second one, for kernels before 5.16, which tell it in the log alone.
+        // A second loader, for kernels before 5.16, which report the number in the log alone.
         let mut logging = None;
         let names: Vec<String> = object.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         let mut verified = |name: &str| -> Result<u32> {
@@ -210,20 +212,21 @@ impl Object {
 
     /// The program of that name, loaded now if it was not.
     pub(super) fn program(&mut self, name: &str) -> Result<ProgramFd> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("there is no program `{name}`"))?;
+        let program =
+            self.ebpf.program_mut(name).with_context(|| format!("program `{name}` does not exist"))?;
         let context = || format!("the kernel refuses the program `{name}`");
         match program {
             Program::SchedClassifier(program) => load(program.fd().is_ok(), || program.load()),
             Program::Xdp(program) => load(program.fd().is_ok(), || program.load()),
             Program::CgroupSockAddr(program) => load(program.fd().is_ok(), || program.load()),
-            _ => bail!("`{name}` is no program of ours"),
+            _ => bail!("`{name}` is not a program of ours"),
         }
         .with_context(context)?;
         let fd = match program {
             Program::SchedClassifier(program) => SchedClassifier::fd(program)?,
             Program::Xdp(program) => Xdp::fd(program)?,
             Program::CgroupSockAddr(program) => CgroupSockAddr::fd(program)?,
-            _ => bail!("`{name}` is no program of ours"),
+            _ => bail!("`{name}` is not a program of ours"),
         };
         Ok(fd.try_clone()?)
     }
@@ -257,7 +260,7 @@ fn count_by_log(load: impl FnOnce() -> Result<()>) -> Result<u32> {
     // "processed 1234 insns (limit 1000000) max_states_per_insn ..."
     let log = verifier_log.to_string();
     let count = log.split_once("processed ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-    count.with_context(|| format!("the verifier tells no number of instructions: {log}"))
+    count.with_context(|| format!("the verifier reported no number of instructions: {log}"))
 }
 
 fn find_features(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<Features> {
@@ -281,8 +284,7 @@ fn has_helper(helper: u32) -> bool {
     })
 }
 
-/// Runs the probe program, in an object of its own that is gone afterwards.
-/// Returns `PROBED_*` bits.
+/// Runs the probe program, in a separate object that is dropped afterwards. Returns `PROBED_*` bits.
 fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
     let mut ebpf = loader.load(bytes).map_err(explain_load)?;
     let program: &mut SchedClassifier =

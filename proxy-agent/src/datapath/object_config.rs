@@ -1,4 +1,4 @@
-//! What is decided of the programs before they are loaded.
+//! Settings of the programs that are fixed before they are loaded.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use proxy_common::layout::config::{Constants, StoredSettings, Timeouts};
 
 use crate::{clock, model::plan::IpFamily, net::ports::PortRange};
 
-/// What the agent decides before loading.
+/// The agent's settings for loading.
 #[derive(Clone, Debug)]
 pub struct ObjectConfig {
     /// Source ports for connections to remote endpoints.
@@ -41,7 +41,7 @@ pub enum Reject {
     TcpReset,
 }
 
-/// What the programs log: `--kernel-log`.
+/// The programs' log level: `--kernel-log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelLogLevel {
     /// Drops.

@@ -1,6 +1,6 @@
-//! What the node sent before the programs saw it: connections of kernel NAT, entered into `outbound_*`.
+//! Connections that the node opened before the programs saw it: those of kernel NAT, entered into `outbound_*`.
 //!
-//! Without that, replies to what a pod sent through kernel masquerade from a port that is a frontend's too look like requests, and
+//! Without that, replies to a pod's packets that kernel masquerade sent from the port of a frontend look like requests, and
 //! datagrams that another proxy's rules translate would move to another endpoint.
 
 use std::{
@@ -40,7 +40,7 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// Is there nothing that a connection could meet?
+    /// Whether no connection could match.
     pub(crate) fn is_empty(&self) -> bool {
         self.frontends.is_empty() && self.snat_sources.is_empty()
     }
@@ -53,7 +53,7 @@ impl Ours {
             if self.frontends.contains(&reply.dst) {
                 return Some((*reply, 0));
             }
-            // Another proxy's rules translate it, and nobody knows how long they will.
+            // Another proxy's rules translate it, for an unknown time.
             if self.frontends.contains(&original.dst) && reply.src != original.dst {
                 return Some((*original, OUTBOUND_ONCE));
             }
@@ -65,8 +65,8 @@ impl Ours {
     }
 }
 
-/// Reads the kernel's connections and enters those that meet what is ours. Blocks: about a second for a million connections. A kernel
-/// without connection tracking has no NAT.
+/// Reads the kernel's connections and enters those that use our frontends or our source addresses and ports. Blocks: about a second
+/// for a million connections. A kernel without connection tracking has no NAT.
 pub(crate) fn seed(pins: &Pins, ours: &Ours) {
     if ours.is_empty() {
         return;
@@ -77,8 +77,8 @@ pub(crate) fn seed(pins: &Pins, ours: &Ours) {
     }
 }
 
-/// Connections are entered as seen so many seconds ago: this clock may be a little ahead of the kernel's, and to the programs what was
-/// seen in the future was seen very long ago.
+/// Connections are entered as seen so many seconds ago: this clock may be a little ahead of the kernel's, and to the programs a time
+/// in the future is a very old one.
 const BEFORE: u32 = 10;
 
 fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {
@@ -122,7 +122,7 @@ mod tests {
     use crate::datapath::address::UserFamily as _;
 
     #[test]
-    fn connections_that_meet_what_is_ours() {
+    fn connections_that_use_our_addresses_and_ports() {
         let ours = Ours {
             frontends: ["192.168.0.1:30053", "198.51.100.1:53"].map(|at| at.parse().unwrap()).into(),
             snat_sources: ["192.168.0.1".parse().unwrap()].into(),

@@ -7,14 +7,14 @@ use proxy_common::layout::maps::table;
 
 use super::{maps, pins::Pins, table::Table};
 
-/// The map `packet_pods`, and what is in it.
+/// The map `packet_pods`, and its entries.
 pub(super) struct PacketPods {
     table: Box<dyn Table<u64, u32>>,
     known: BTreeSet<u64>,
 }
 
 impl PacketPods {
-    /// Opens the map and reads what an earlier agent wrote.
+    /// Opens the map and reads an earlier agent's entries.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Self::new(Box::new(maps::raw_hash::<table::PacketPods>(pins)?))
     }
@@ -29,7 +29,7 @@ impl PacketPods {
         &self.known
     }
 
-    /// Writes what differs; tells the last error.
+    /// Writes the differences; returns the last error.
     pub(super) fn set(&mut self, cookies: &BTreeSet<u64>) -> Result<()> {
         let mut result = Ok(());
         let gone: Vec<u64> = self.known.difference(cookies).copied().collect();

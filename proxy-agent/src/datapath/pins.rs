@@ -1,4 +1,4 @@
-//! Where maps and links are pinned, and what is found there.
+//! Where maps and links are pinned, and what the directories contain.
 
 use std::{
     collections::BTreeSet,
@@ -16,13 +16,13 @@ use tracing::info;
 
 use super::synced;
 
-/// The directory by which an agent that waits asks for its turn.
+/// The directory by which a waiting agent requests its turn.
 pub(crate) const SUCCESSOR: &str = "successor";
 
-/// How the names of all directories of maps begin, whatever the release.
+/// The prefix of all directories of maps, in every release.
 const MAPS: &str = "maps-";
 
-/// The directory of maps that are to replace smaller ones.
+/// The directory of larger maps that will replace smaller ones.
 const LARGER: &str = "maps-larger";
 
 /// Groups of maps, separated by commas, for which a debug build plays a release with other layouts.
@@ -74,7 +74,7 @@ impl Pins {
         self.root.join(LARGER)
     }
 
-    /// Makes the directory for larger maps, without what an agent left there that was killed.
+    /// Makes the directory for larger maps, without the remains of an agent that was killed.
     ///
     /// # Errors
     /// When the bpf file system refuses.
@@ -84,7 +84,7 @@ impl Pins {
             .with_context(|| format!("cannot make the directory {}", self.larger().display()))
     }
 
-    /// Removes the directory for larger maps, with what is in it.
+    /// Removes the directory for larger maps, and its contents.
     ///
     /// # Errors
     /// When the bpf file system refuses.
@@ -106,7 +106,7 @@ impl Pins {
             std::fs::rename(self.map(name), own.map(name))
                 .with_context(|| format!("cannot pin the larger map `{name}`"))?;
         }
-        // Empty now. What is left is removed by the next agent.
+        // Empty now. The next agent removes a remainder.
         let _ = std::fs::remove_dir(self.larger());
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Pins {
         [self.links()].into_iter().chain(maps).collect()
     }
 
-    /// Are the directories there?
+    /// Whether the directories exist.
     pub(crate) fn are_there(&self) -> bool {
         self.own_directories().iter().all(|directory| directory.is_dir())
     }
@@ -252,8 +252,8 @@ fn mount_bpffs() -> Result<()> {
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))
-        .with_context(|| format!("there is no bpf file system at {BPFFS}, and none can be mounted"))?;
-    info!("mounted a bpf file system at {BPFFS}: there was none");
+        .with_context(|| format!("no bpf file system is mounted at {BPFFS}, and mounting one failed"))?;
+    info!("mounted a bpf file system at {BPFFS}");
     Ok(())
 }
 

@@ -13,11 +13,11 @@ const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 pub struct Prepared(pub(super) Object);
 
 impl Prepared {
-    /// Makes the maps that are not there, and loads the programs that every node needs. What is attached and what is in the maps
-    /// stays as it is: another agent may be running.
+    /// Makes the maps that are not there, and loads the programs that every node needs. Attached programs and the entries of
+    /// maps stay unchanged: another agent may be running.
     ///
     /// # Errors
-    /// When the kernel or its permissions do not allow it; with a hint of what to do.
+    /// When the kernel or its permissions do not allow it; with advice.
     pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         let mut prepared = Self::maps_only(config, pins)?;
         for name in hooks::SOCKET_HOOKS.map(|(name, _)| name).into_iter().chain(UPLINK) {
@@ -26,7 +26,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Were maps that these programs use replaced by larger ones since, or their pins removed?
+    /// Whether maps that these programs use were replaced by larger ones since, or their pins removed.
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
         let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
         room::were_replaced(pins, ids) || all().any(|map| !pins.map(map.name).exists())
@@ -56,7 +56,7 @@ impl Prepared {
     /// The same without programs: they are loaded when they are needed.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// The same as for [`Self::load`].
     pub fn maps_only(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         pins.create()?;
         maps::check_layouts(pins)?;

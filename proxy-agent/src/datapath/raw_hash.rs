@@ -17,8 +17,8 @@ use proxy_sys::bpf::{
     present,
 };
 
-/// A hash map, LRU or not: entries are looked at in batches, and looking at one is no use of it, so that an LRU map forgets
-/// none the later for it.
+/// A hash map, LRU or not: entries are read in batches, and reading one does not mark it as used, so that an LRU map does
+/// not evict it any later.
 ///
 /// Invariant: keys and values of the map have the sizes of these types.
 pub(super) struct RawHash<K, V> {
@@ -60,7 +60,7 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
         Ok(present(result)?.map(|_| value))
     }
 
-    /// Removes an entry; tells whether there was one.
+    /// Removes an entry; returns whether it existed.
     pub(super) fn remove(&self, key: &K) -> io::Result<bool> {
         let mut attr = Attr::new().fd(0, self.map.as_fd()).u64(8, &raw const *key as u64);
         // SAFETY: the key has the map's size.
@@ -87,10 +87,10 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
             .u64(24, values.as_mut_ptr() as u64)
             .u32(COUNT, keys.len().min(values.len()) as u32)
             .fd(36, self.map.as_fd());
-        // SAFETY: keys and values have the map's sizes, and there is room for as many as are asked for.
+        // SAFETY: keys and values have the map's sizes, and the buffers hold as many as are requested.
         let is_end = match unsafe { attr.call(Command::MapLookupBatch) } {
             Ok(_) => false,
-            // With this error the kernel says that it came to the end, and the count holds.
+            // With this error the kernel reports the end of the map, and the count holds.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) => return Err(error),
         };
@@ -123,7 +123,7 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
         }
     }
 
-    /// A new LRU map, which nobody else has.
+    /// A new LRU map, not shared with any program.
     #[cfg(test)]
     pub(super) fn new_lru(max_entries: u32) -> io::Result<Self> {
         Self::new(map::create(MapKind::LruHash, size_of::<K>(), size_of::<V>(), max_entries)?)

@@ -11,7 +11,7 @@ pub(super) struct Expedited(());
 const FILE: &str = "/sys/kernel/rcu_expedited";
 
 impl Expedited {
-    /// Begins; `None` if somebody else did, or it may not be: then all takes its time.
+    /// Begins; `None` if another process did, or it is not permitted: then everything takes longer.
     pub(super) fn begin() -> Option<Self> {
         let is_off = fs::read_to_string(FILE).is_ok_and(|value| value.trim() == "0");
         (is_off && host::write(FILE, "1").is_ok()).then_some(Self(()))

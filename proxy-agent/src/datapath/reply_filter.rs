@@ -14,7 +14,7 @@ use proxy_common::{
 
 use super::{array::MmapArray, maps, pins::Pins};
 
-/// The map `reply_filter`. The data path inserts what it opens meanwhile.
+/// The map `reply_filter`. The data path inserts the flows that it opens meanwhile.
 pub(crate) struct ReplyFilter {
     map: MmapArray<CacheLine>,
 }
@@ -28,7 +28,7 @@ impl ReplyFilter {
         Ok(Self { map: maps::mmap::<table::ReplyFilter>(pins)? })
     }
 
-    /// Begins an epoch, in which the source of every flow is to be inserted; returns its number.
+    /// Begins an epoch, in which the source of every flow must be inserted; returns its number.
     pub(crate) fn begin(&self) -> u8 {
         let begun = next_epoch(self.epoch());
         if let Some(epoch) = self.map.byte(EPOCH, 0) {
@@ -37,7 +37,7 @@ impl ReplyFilter {
         begun
     }
 
-    /// Inserts an entry's source, if that is what it is found by.
+    /// Inserts an entry's source, if the entry is found by it.
     pub(crate) fn insert<F: Family>(&self, key: &FlowKey<F>) {
         if key.lookup_point == LookupPoint::Forward as u8 {
             return;
@@ -49,9 +49,9 @@ impl ReplyFilter {
         }
     }
 
-    /// Ends the epoch with this number, in which every flow was inserted: what has none any more is cleared. What was inserted in
-    /// the epoch before stays, because a program may have read the number just before it was raised; and what was inserted since,
-    /// even if another agent has begun epochs meanwhile.
+    /// Ends the epoch with this number, in which every flow was inserted: fingerprints without a flow are cleared. Those of the
+    /// epoch before stay, because a program may have read the number just before it was raised; and those inserted since, even if
+    /// another agent has begun epochs meanwhile.
     pub(crate) fn end(&self, begun: u8) {
         let epoch = self.epoch();
         let is_old = |fingerprint: u8| {
@@ -80,7 +80,7 @@ impl ReplyFilter {
         Self { map: MmapArray::anonymous(proxy_common::layout::reply_filter::ELEMENTS) }
     }
 
-    /// Does it contain the source in this key?
+    /// Whether it contains the source in this key.
     pub(crate) fn hold<F: Family>(&self, key: &FlowKey<F>) -> bool {
         let Fingerprint { line, bytes } = Fingerprint::of_source(key);
         let is_set = |at| self.map.byte(line, at).is_some_and(|byte| byte.load(Ordering::Relaxed) != 0);

@@ -1,7 +1,7 @@
 //! How much the maps hold that only the agent writes, and when they grow.
 //!
 //! They begin small. Before one is more than four fifths full, or when a Service finds no room, it is replaced by a larger one
-//! ([`super::grow`]). They never shrink: what was needed once may be needed again.
+//! ([`super::grow`]). They never shrink: room that was needed once may be needed again.
 
 use std::collections::BTreeSet;
 
@@ -28,13 +28,13 @@ pub enum Part {
     SourceRanges(IpFamily),
 }
 
-/// A map has no room for what was to be written.
+/// A map has no room for an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room for another {}", .0.one())]
 pub struct Full(pub Part);
 
 impl Part {
-    /// Those that grow.
+    /// The parts that grow.
     const GROWING: [Self; 6] = [
         Self::ServicePorts,
         Self::Backends,
@@ -64,7 +64,7 @@ impl Part {
         }
     }
 
-    /// What it is for the maps, and of which family; none if it does not grow.
+    /// Which capacity of the maps it is, and of which family; `None` if it does not grow.
     fn capacity(self) -> Option<(Capacity, Option<IpFamily>)> {
         match self {
             Self::ServicePorts => Some((Capacity::ServicePorts, None)),
@@ -90,7 +90,7 @@ impl Part {
     }
 }
 
-/// An amount of each part: what there is room for, or what is wanted.
+/// An amount of each part: capacity, or demand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room([u32; Part::GROWING.len()]);
 
@@ -120,12 +120,12 @@ impl Room {
         most
     }
 
-    /// What new maps have room for.
+    /// The capacity of new maps.
     pub(super) fn initial() -> Self {
         Self(Part::GROWING.map(|part| part.limits().0))
     }
 
-    /// What new maps have room for beside pinned maps of ids, which a release with other layouts may have made larger.
+    /// The capacity of new maps beside pinned maps of ids, which a release with other layouts may have made larger.
     pub(super) fn for_pinned_ids(pins: &Pins) -> Self {
         let mut room = Self::initial();
         for (part, ids) in [(Part::ServicePorts, "service_names"), (Part::Backends, "backend_ids")] {
@@ -135,14 +135,14 @@ impl Room {
         room
     }
 
-    /// Is more than four fifths of any part used that can grow?
+    /// Whether more than four fifths of any part that can grow are used.
     pub fn is_short(&self, used: &Self) -> bool {
         Part::GROWING
             .iter()
             .any(|part| self.of(*part) < part.limits().1 && !is_ample(self.of(*part), used.of(*part)))
     }
 
-    /// What there should be room for if so much is wanted, and these were found full. None if that is no more than there is.
+    /// The room for this demand, if these parts were found full. `None` if that is not more than the present room.
     pub fn grown(&self, wanted: &Self, full: &BTreeSet<Part>) -> Option<Self> {
         let mut grown = *self;
         for part in Part::GROWING {
@@ -169,7 +169,7 @@ impl Room {
     }
 }
 
-/// Do so many leave a fifth of the room?
+/// Whether so many leave a fifth of the room.
 fn is_ample(room: u32, used: u32) -> bool {
     u64::from(used) * 5 <= u64::from(room) * 4
 }
@@ -183,7 +183,7 @@ pub(super) fn growing_maps() -> impl Iterator<Item = &'static str> {
     Room::initial().maps().into_iter().map(|(name, _)| name)
 }
 
-/// Are there more ids than the pinned maps of services have room for?
+/// Whether there are more ids than the pinned maps of services have room for.
 pub(super) fn is_short_of_ids(pins: &Pins) -> bool {
     let room = Room::for_pinned_ids(pins);
     room.maps().into_iter().any(|(name, wanted)| entries(pins, name).is_some_and(|entries| entries < wanted))
@@ -193,7 +193,7 @@ fn entries(pins: &Pins, map: &str) -> Option<u32> {
     aya::maps::MapInfo::from_pin(pins.map(map)).ok().map(|info| info.max_entries())
 }
 
-/// Is a map pinned that is none of these any more? `ids` are the kernel's, by name.
+/// Whether a pinned map is no longer one of these. `ids` are the kernel's, by name.
 pub(super) fn were_replaced(pins: &Pins, ids: impl Iterator<Item = (&'static str, u32)>) -> bool {
     let pinned = |name: &str| aya::maps::MapInfo::from_pin(pins.map(name)).ok().map(|info| info.id());
     ids.into_iter().any(|(name, id)| pinned(name) != Some(id))

@@ -1,15 +1,15 @@
-//! Brings service ports into the maps: what differs, in an order that no reader can trip over.
+//! Brings service ports into the maps: writes only the differences, in an order that is safe for concurrent readers.
 //!
 //! New endpoints of a known port cost no system call: slots are written to unused room, then one store publishes
-//! them. What was released is put in quarantine until no reader can use it any more.
+//! them. Released ids and slots are put in quarantine until no reader can use them any more.
 //!
-//! * [`port`]: what is known of a service port.
+//! * [`port`]: the state of a service port.
 //! * [`family`]: frontends, slots and source prefixes of a family.
-//! * [`shared`]: what both families share.
+//! * [`shared`]: the state that both families share.
 //! * [`frontend_owners`]: which service port a frontend leads to.
 //! * [`records`]: which service port or backend has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
-//! * [`restore`]: what an earlier agent left.
+//! * [`restore`]: an earlier agent's state.
 
 mod family;
 mod frontend_owners;
@@ -93,7 +93,7 @@ pub struct LostFrontend {
     pub address: SocketAddr,
 }
 
-/// The maps of services, as they are opened.
+/// The open maps of services.
 pub(super) struct Maps {
     v4: FamilyTables<V4>,
     v6: FamilyTables<V6>,
@@ -118,7 +118,7 @@ impl Maps {
     }
 }
 
-/// The maps of services, and what is in them.
+/// The maps of services, and their entries.
 pub struct Services {
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
@@ -126,7 +126,7 @@ pub struct Services {
     ports: HashMap<PortName, PortState>,
     /// The service ports that want a frontend, the owner first.
     owned_frontends: HashMap<OwnedFrontend, VecDeque<PortName>>,
-    /// Frontends that Services wait for which others have; some may be free by now.
+    /// Frontends that Services wait for and others have; some may be free by now.
     contested: BTreeSet<OwnedFrontend>,
     /// Frontends of IPv4 and IPv6 that are claimed.
     owned_by_family: [usize; 2],
@@ -146,7 +146,7 @@ pub struct Usage {
 }
 
 impl Services {
-    /// Takes over what an earlier agent left in the maps. Writes nothing but what that agent did not come to write.
+    /// Takes over an earlier agent's entries in the maps. Writes only what that agent did not finish.
     pub(super) fn restore(maps: Maps, generation: u8) -> Result<Self> {
         let mut restored = Restored::read(&maps)?;
         let ports = std::mem::take(&mut restored.ports);
@@ -206,11 +206,11 @@ impl Services {
         }
     }
 
-    /// Brings one service port into the maps. Costs what differs from before.
+    /// Brings one service port into the maps. Costs as much as the difference from before.
     ///
     /// # Errors
-    /// When a map is full or the kernel refuses a write. What was there before keeps working, except for clients that are to be kept out:
-    /// they are, in any case.
+    /// When a map is full or the kernel refuses a write. The previous state keeps working, except that denied clients are kept out in any
+    /// case.
     pub fn apply(&mut self, plan: &PortPlan) -> Result<()> {
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
@@ -233,7 +233,8 @@ impl Services {
         let sources = plan.sources.iter().flatten().map(IpNet::trunc);
         let sources: BTreeSet<IpNet> =
             sources.filter(|net| IpFamily::of(&net.addr()) == plan.name.family).collect();
-        // Who may use a frontend is known before the frontend asks, if there is room. It asks in any case.
+        // The ranges of allowed clients are written before the frontend that requires them, if they fit. The
+        // frontend requires them in any case.
         let mut allowed = self.allow_ranges(state, &sources);
         self.close_frontends(&plan.name, state, &frontends)?;
         let asks = plan.sources.is_some();
@@ -250,13 +251,13 @@ impl Services {
         }
         self.open_frontends(&plan.name, state, &frontends)?;
         if !asks {
-            // Until no frontend asks any more.
+            // Until no frontend requires it any more.
             self.deny_ranges(&plan.name, state, &sources)?;
         }
         allowed
     }
 
-    /// Lets clients of these ranges in; without room for all of them none that were not let in before, so that others find room.
+    /// Allows clients of these ranges; if not all of them fit, none that were not allowed before, so that others find room.
     fn allow_ranges(&mut self, state: &mut PortState, ranges: &BTreeSet<IpNet>) -> Result<()> {
         let new: Vec<IpNet> = ranges.difference(&state.sources).copied().collect();
         for (done, clients) in new.iter().enumerate() {
@@ -265,7 +266,7 @@ impl Services {
                 continue;
             };
             for clients in &new[..done] {
-                // One that cannot be taken back is allowed all the same.
+                // A range that cannot be removed again stays allowed.
                 if self.deny(state.id, clients).is_ok() {
                     state.sources.remove(clients);
                 }
@@ -279,7 +280,7 @@ impl Services {
         Ok(())
     }
 
-    /// Lets clients of other ranges than these in no more; where that fails, nobody outside the cluster.
+    /// Denies clients outside of these ranges; where that fails, every client outside the cluster.
     fn deny_ranges(
         &mut self,
         name: &PortName,
@@ -303,12 +304,12 @@ impl Services {
     /// Removes a service port.
     ///
     /// # Errors
-    /// The last write that the kernel refused. If it was that of a frontend, the port is there still, its endpoints removed from the sets of
-    /// the frontend's clients: to be tried again.
+    /// The last write that the kernel refused. If it was that of a frontend, the port still exists, with its endpoints removed from the
+    /// sets of the frontend's clients: to be tried again.
     pub fn remove(&mut self, name: &PortName) -> Result<()> {
         let Some(mut state) = self.ports.remove(name) else { return Ok(()) };
         let context = || format!("cannot remove the service {name} ({})", name.protocol);
-        // Frontends first: nobody finds the port any more.
+        // Frontends first: no new packet finds the port any more.
         if let Err(error) = self.close_frontends(name, &mut state, &SortedMap::default()) {
             // Its id must not become another port's while a frontend leads to it.
             self.ports.insert(name.clone(), state);
@@ -349,8 +350,8 @@ impl Services {
         }
     }
 
-    /// Backends that stopped serving since the last call: sockets that are connected to them should be ended. Not those
-    /// that came back meanwhile, as with a Service that was made anew: there they are as good as before.
+    /// Backends that stopped serving since the last call: sockets that are connected to them should be ended. Without
+    /// those that came back meanwhile, as when a Service is deleted and created again: sockets can keep using them.
     pub fn take_dead(&mut self) -> Vec<(Protocol, Id)> {
         let mut released_backends = std::mem::take(&mut self.shared.released_backends);
         released_backends.retain(|(name, endpoint, _)| {
@@ -359,14 +360,14 @@ impl Services {
         released_backends.into_iter().map(|(name, _, id)| (name.protocol, id)).collect()
     }
 
-    /// Does the backend with this id serve?
+    /// Whether the backend with this id serves.
     pub fn is_served(&self, backend: Id) -> bool {
         let element = self.shared.alive.word(BackendState::position(backend).0);
         element.is_some_and(|word| BackendState(word.load(Ordering::Acquire)).holds(backend))
     }
 
-    /// Gives up what an earlier agent left in the filter for addresses and services that are no more: like the bits of
-    /// frontends that go, it stays for an hour.
+    /// Releases an earlier agent's bits in the filter for addresses and services that no longer exist: like the bits of
+    /// frontends that go, they stay for an hour.
     pub fn release_stale_filter_bits(&mut self) {
         self.shared.filter.release_unowned();
     }
@@ -377,12 +378,12 @@ impl Services {
         self.shared.filter.expire(now);
     }
 
-    /// Takes what waits for its readers to be gone.
+    /// Takes the freed ids and slots that wait for their readers.
     pub fn take_quarantine(&mut self) -> Vec<Freed> {
         std::mem::take(&mut self.shared.quarantine)
     }
 
-    /// Gives what was in quarantine free for use.
+    /// Makes quarantined ids and slots available again.
     pub fn give_back(&mut self, freed: Vec<Freed>) {
         for freed in freed {
             match freed {

@@ -56,7 +56,7 @@ impl Slices {
         self.by_length.remove(&(len, base));
     }
 
-    /// Takes `len` slots; `None` if there is no such room.
+    /// Takes `len` slots; `None` if no gap is that large.
     pub(super) fn take(&mut self, len: u32) -> Option<Slice> {
         if len == 0 {
             return Some(Slice::EMPTY);
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is taken and given back: slices never overlap, and all room comes back.
+        /// After any sequence of takes and returns: slices never overlap, and all room comes back.
         #[test]
         fn slices_never_overlap(steps in proptest::collection::vec((any::<bool>(), 0u32..20), 1..200)) {
             let mut slices = Slices::new(256, std::iter::empty());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn room_that_is_new_joins_what_is_free() {
+    fn new_room_joins_free_room() {
         let mut slices = Slices::new(8, std::iter::once(Slice { base: 0, len: 5 }));
         assert_eq!(slices.take(6), None);
         slices.grow(16);

@@ -1,4 +1,4 @@
-//! Asks connected sockets what they keep: runs the programs `socket_backend4` and `socket_backend6`.
+//! Reads what connected sockets store: runs the programs `socket_backend4` and `socket_backend6`.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::model::objects::Protocol;
 
-/// What a connected socket asked for, and what it got.
+/// The frontend that a socket connected to, and the backend that it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kept {
     /// The VIP.
@@ -35,7 +35,7 @@ pub struct Kept {
     pub backend: Id,
 }
 
-/// Tells of connected sockets what they keep. Only on kernels with socket storage.
+/// Reads what connected sockets store. Only on kernels with socket storage.
 #[derive(Debug)]
 pub struct SocketReader {
     v4: ProgramFd,
@@ -47,10 +47,10 @@ impl SocketReader {
         Ok(Self { v4: object.program("socket_backend4")?, v6: object.program("socket_backend6")? })
     }
 
-    /// What the socket with these addresses in this thread's network namespace keeps; `None` if it was not
+    /// The record of the socket with these addresses in this thread's network namespace; `None` if it was not
     /// translated, or has connected elsewhere since. An IPv6 socket that talks to IPv4 has IPv4 addresses here.
     ///
-    /// Of several sockets with the same addresses it is the one that a datagram of the peer would go to.
+    /// If several sockets have the same addresses, it is the one that a datagram of the peer would go to.
     ///
     /// # Errors
     /// The kernel's.

@@ -1,4 +1,5 @@
-//! What is attached in this kernel, by this agent and by others, and which of this agent's programs it takes. For `proxy-agent check`.
+//! Programs attached in this kernel, by this agent and by others, and which of this agent's programs it accepts. For `proxy-agent
+//! check`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,7 +62,7 @@ pub(crate) fn own_programs(pins: &Pins) -> BTreeSet<u32> {
 /// Names of all programs in this kernel, by their ids; 15 bytes of each are kept. One that goes meanwhile is left out.
 ///
 /// # Errors
-/// The kernel's, if there is no name for it.
+/// The kernel's error, if it has no name.
 pub(crate) fn program_names() -> Result<BTreeMap<u32, String>> {
     let (mut names, mut failed) = (BTreeMap::new(), None);
     for program in loaded_programs() {

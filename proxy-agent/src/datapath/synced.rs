@@ -1,9 +1,9 @@
-//! Were the pinned maps ever synced with a source?
+//! The mark of pinned maps that were synced with a source.
 //!
 //! An agent that starts while the API server is away has only what is pinned. A reboot leaves nothing, and an agent that died in its
-//! first second half of it: nobody may rely on that. So the first agent that was synced leaves a mark beside the maps of services, with the
-//! layouts of all groups. A later agent with the same layouts keeps the maps synced or leaves them alone; one with other layouts removes the
-//! mark, or the directory, before it writes ids or attaches programs.
+//! first second leaves half of it: that must not count as complete. So the first agent that was synced leaves a mark beside the maps of
+//! services, with the layouts of all groups. A later agent with the same layouts keeps the maps synced or leaves them alone; one with
+//! other layouts removes the mark, or the directory, before it writes ids or attaches programs.
 
 use std::{fs, io, os::unix::fs::symlink, path::Path};
 
@@ -12,7 +12,7 @@ use super::pins::Pins;
 /// A link to nowhere: a bpf file system keeps no files, and names of pins may not have dots.
 const MARK: &str = "in-step";
 
-/// Says that the maps are synced.
+/// Marks the maps as synced.
 ///
 /// # Errors
 /// When the bpf file system refuses.
@@ -43,12 +43,12 @@ pub(super) fn remove_mark(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Was that said of these maps?
+/// Whether these maps were marked.
 pub(crate) fn is_marked(pins: &Pins) -> bool {
     fs::read_link(pins.map(MARK)).is_ok_and(|layouts| layouts.as_os_str() == Pins::layouts().as_str())
 }
 
-/// Are programs attached whose maps are others, or were never synced? Then these are to be filled before programs use them.
+/// Whether programs are attached whose maps are others, or were never synced. Then these must be filled before programs use them.
 pub(crate) fn is_to_be_filled(pins: &Pins) -> bool {
     !is_marked(pins) && pins.link_names().is_ok_and(|names| !names.is_empty())
 }

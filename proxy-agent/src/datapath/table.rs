@@ -29,10 +29,10 @@ pub(super) trait Table<K, V>: Send {
     }
 }
 
-/// The error of a write: [`Full`] if there is no room for an entry.
+/// The error of a write: [`Full`] if the map is full.
 pub(super) fn write_error(error: anyhow::Error, part: Part) -> anyhow::Error {
     let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    // Hash maps say E2BIG, tries ENOSPC.
+    // Hash maps return E2BIG, tries ENOSPC.
     let is_full =
         causes.into_iter().any(|cause| matches!(cause.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)));
     if is_full { Full(part).into() } else { error }
@@ -86,7 +86,7 @@ fn removed(result: Result<(), MapError>) -> Result<()> {
     }
 }
 
-/// Shared, so that a test can look at what it gave away.
+/// Shared, so that a test can inspect a map that it passed on.
 #[cfg(test)]
 pub(super) mod memory {
     use std::{
@@ -121,7 +121,7 @@ pub(super) mod memory {
             self.0.lock().unwrap().writes
         }
 
-        /// Refuses to change or remove what is there, or no longer does.
+        /// Makes the map refuse changes and removals of existing entries, or accept them again.
         pub(in crate::datapath) fn set_refuses(&self, refuses: bool) {
             self.0.lock().unwrap().refuses = refuses;
         }
@@ -139,7 +139,7 @@ pub(super) mod memory {
     }
 
     impl<K: Copy + Eq + Hash + Send, V: Copy + Send> Memory<K, V> {
-        /// What is at a key.
+        /// The value at a key.
         pub(in crate::datapath) fn get(&self, key: &K) -> Option<V> {
             self.0.lock().unwrap().entries.get(key).copied()
         }

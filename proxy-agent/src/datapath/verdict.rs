@@ -1,16 +1,16 @@
-//! What the programs' decisions mean.
+//! The meaning of the programs' decisions.
 
 use proxy_common::layout::{
     counter::Counter,
     event::{Decision, TRANSLATED},
 };
 
-/// What was decided.
+/// A decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MonitorVerdict {
     /// A new flow, or a socket that got an endpoint.
     Translated,
-    /// Rejected: the client is told that nothing listens, or that it must not.
+    /// Rejected: the client gets an error that nothing listens, or that access is denied.
     Rejected,
     /// Dropped.
     Dropped,
@@ -20,12 +20,12 @@ pub enum MonitorVerdict {
     Answered,
 }
 
-/// What is counted when this is decided; none if it is translated.
+/// The counter of this decision; `None` if it is a translation.
 pub(crate) fn counter(code: Decision) -> Option<Counter> {
     Counter::ALL.get(usize::from(code)).copied()
 }
 
-/// What a decision means; none if it is none: the packet goes on as if no proxy were there.
+/// The meaning of a decision; `None` if nothing was decided: the packet passes as if no proxy ran.
 pub(crate) fn verdict(code: Decision, is_socket: bool) -> Option<MonitorVerdict> {
     if code == TRANSLATED {
         return Some(MonitorVerdict::Translated);
@@ -51,7 +51,7 @@ pub(crate) fn mask(wanted: &[MonitorVerdict]) -> u64 {
     (0..=TRANSLATED).filter(|code| is_wanted(*code)).fold(0, |mask, code| mask | 1 << code)
 }
 
-/// As in arguments.
+/// The text in arguments.
 pub(crate) fn text(verdict: MonitorVerdict) -> &'static str {
     match verdict {
         MonitorVerdict::Translated => "translated",

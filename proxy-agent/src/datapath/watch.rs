@@ -1,7 +1,7 @@
-//! Watches: what `proxy-agent monitor` and `top` tell the programs, and are told by them.
+//! Watches: the requests of `proxy-agent monitor` and `top` to the programs, and the events that they get.
 //!
-//! A watch holds a lease: it says every second that it lives. One that was killed is told nothing when its lease is over, and the agent, or the
-//! next watch, removes what it left.
+//! A watch holds a lease and renews it every second. A watch that was killed gets no events after its lease has expired, and the agent,
+//! or the next watch, removes its entry.
 
 use std::{
     collections::HashMap,
@@ -30,12 +30,12 @@ use tokio::io::{
 
 use super::{pins::Pins, raw_hash::read};
 
-/// How long a watch is told something after it last said that it lives.
+/// How long a watch gets events after its last renewal.
 const LEASE: Duration = Duration::from_secs(5);
-/// How often it says so.
+/// Interval of renewals.
 const RENEW: Duration = Duration::from_secs(1);
 
-/// The element of `watches` that says whether there are any.
+/// The element of `watches` that shows whether any watch exists.
 const SUMMARY: u32 = 0;
 
 /// The maps that all watches share.
@@ -43,7 +43,7 @@ struct Watches {
     elements: Array<MapData, Element>,
     rings: ArrayOfMaps<MapData>,
     rates: ArrayOfMaps<MapData>,
-    /// Of those two, to remove elements.
+    /// Descriptors of those two, to remove elements.
     descriptors: [OwnedFd; 2],
 }
 
@@ -78,7 +78,7 @@ impl Watches {
         })
     }
 
-    /// Removes watches whose lease is over. Only under the lock: a new one may be written meanwhile.
+    /// Removes watches whose lease has expired. Only under the lock: a new one may be written meanwhile.
     fn remove_expired(&mut self) -> Result<()> {
         if self.elements.get(&SUMMARY, 0)?.until == 0 {
             return Ok(());
@@ -107,7 +107,7 @@ impl Watches {
     }
 }
 
-/// Removes what watches left that were killed. To be called now and then.
+/// Removes the entries of killed watches. To be called regularly.
 ///
 /// # Errors
 /// The kernel's.
@@ -155,7 +155,8 @@ impl Lease {
         self.write()
     }
 
-    /// Renews until told to stop, or until it is too late. On a thread of its own: who reads events may be held up by who reads them.
+    /// Renews until stopped, or until it is too late. On a separate thread: the reader of events may be blocked by the reader of its
+    /// output.
     fn keep(mut self, stop: &Receiver<()>) {
         while stop.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
             if let Err(error) = self.renew() {
@@ -229,7 +230,7 @@ impl Watch {
             rates = Some(Map::PerCpuLruHashMap(map).try_into()?);
         }
         let lost = lost(&reports, index)?;
-        // Tells it from one that has the same place later.
+        // Distinguishes it from a later watch at the same index.
         let element = Element { until: 0, filter: EventFilter { token: begun as u32, ..filter } };
         let mut lease = Lease { pins: pins.clone(), maps, index, element };
         lease.write()?;
@@ -240,7 +241,7 @@ impl Watch {
         Ok(Self { reports, index, lost, events, rates, stop: Some(stop), thread })
     }
 
-    /// Is it still told what is decided?
+    /// Whether the watch still gets events.
     ///
     /// # Errors
     /// When it was stopped for too long, or the agent has other maps.
@@ -258,7 +259,7 @@ impl Watch {
     /// # Errors
     /// When it counts instead.
     pub(crate) fn events(&mut self) -> Result<Events> {
-        let ring = self.events.take().context("there are no events")?;
+        let ring = self.events.take().context("this watch counts instead of sending events")?;
         // SAFETY: the ring keeps its map's descriptor open and the same.
         Ok(Events(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
     }
@@ -271,12 +272,12 @@ impl Watch {
         Ok(lost(&self.reports, self.index)?.saturating_sub(self.lost))
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     ///
     /// # Errors
     /// The kernel's.
     pub(crate) fn rates(&self) -> Result<HashMap<RateKey, u64>> {
-        // Walking a map that changes can begin anew: there is an end.
+        // A walk through a map that changes may restart: this bounds it.
         const PATIENCE: usize = 4 * RATES as usize;
         let sum = |entry: Result<(RateKey, PerCpuValues<u64>), MapError>| {
             entry.map(|(key, values)| (key, values.iter().sum()))
@@ -351,14 +352,14 @@ fn lost(reports: &PerCpuArray<MapData, Reported>, index: u32) -> Result<u64> {
     Ok(reports.get(&index, 0)?.iter().map(|reported| reported.lost).sum())
 }
 
-/// Of those that write `watches`.
+/// The lock of processes that write `watches`.
 fn lock(pins: &Pins) -> Result<File> {
     let file = open_lock(pins)?;
     file.lock().context("cannot lock the directory of the maps")?;
     Ok(file)
 }
 
-/// What is locked: the directory of the maps.
+/// The file to lock: the directory of the maps.
 fn open_lock(pins: &Pins) -> Result<File> {
     let path = pins.map("watches");
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));

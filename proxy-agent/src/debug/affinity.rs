@@ -25,7 +25,7 @@ pub(super) struct AffinityRow {
     /// Cookie of the network namespace, of sockets only.
     netns: Option<u64>,
     pub(super) endpoint: SocketAddr,
-    /// Since the client last opened a flow. After the timeout (`debug services`) it chooses anew.
+    /// Since the client last opened a flow. After the timeout (`debug services`) a new backend is selected for it.
     unused_seconds: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<AffinityRow>> {
     Ok(rows)
 }
 
-/// All entries of a family's map. Walking a map that changes can begin anew: duplicates go, and there is an end.
+/// All entries of a family's map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
 fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<(AffinityKey<F>, Affinity<F>)>> {
     const PATIENCE: usize = 1 << 20;
     Ok(F::affinity(pins)?.iter().take(PATIENCE).collect::<Result<_, _>>()?)

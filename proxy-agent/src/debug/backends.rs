@@ -31,7 +31,7 @@ pub(super) struct BackendRow {
     pub(super) endpoint: SocketAddr,
     /// Which clients may get it.
     pub(super) sets: Vec<&'static str>,
-    /// It serves; else it only finishes what it has.
+    /// It serves; else it only finishes its connections.
     alive: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `debug explain`: each endpoint of a Service, whether it is used on this node, and why. The Service comes from where the agent reads it;
-//! beside it stands what is in the maps.
+//! `debug explain`: each endpoint of a Service, whether this node uses it, and why. Reads the Service from the agent's source, and
+//! compares it with the maps.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -39,7 +39,7 @@ struct ExplainRow {
     node: Option<String>,
     /// Which clients get it, by the Service.
     used: Vec<&'static str>,
-    /// Which clients get it, by the maps; none: it is not there.
+    /// Which clients get it, by the maps; `None`: the maps do not have it.
     in_maps: Option<Vec<&'static str>>,
     why: String,
 }
@@ -71,7 +71,7 @@ pub(super) fn run(pins: &Pins, args: &ExplainArgs, format: OutputFormat) -> Resu
     let store = runtime.block_on(read(&settings))?;
     let Some(service) = store.service(&name) else {
         bail!(
-            "there is no Service {name} that is served: it does not exist, is headless or of type ExternalName, or another proxy's by \
+            "Service {name} is not served: it does not exist, is headless or of type ExternalName, or another proxy's by \
              the label service.kubernetes.io/service-proxy-name"
         );
     };
@@ -88,11 +88,11 @@ pub(super) fn run(pins: &Pins, args: &ExplainArgs, format: OutputFormat) -> Resu
     output::render(&rows, format)
 }
 
-/// What the maps hold of a Service: sets by port, protocol and endpoint.
+/// A Service's entries in the maps: sets by port, protocol and endpoint.
 struct Maps(BTreeMap<(String, &'static str, SocketAddr), Vec<&'static str>>);
 
 impl Maps {
-    /// None: there are no maps.
+    /// `None`: without maps.
     fn read(pins: &Pins, name: &ObjectName) -> Option<Self> {
         let of_service = |service: &str| {
             let rest = service.strip_prefix(&name.to_string())?;
@@ -151,7 +151,7 @@ async fn read(settings: &Settings) -> Result<Store> {
             store.apply(change);
         }
     };
-    // Without it there is no zone for hints to name.
+    // Without the Node object, hints have no zone to name.
     let _ = tokio::time::timeout(NODE_PATIENCE, node).await;
     cancel.cancel();
     task.abort();

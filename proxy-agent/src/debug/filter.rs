@@ -47,7 +47,7 @@ impl OfService for BackendRow {
     }
 }
 
-/// Keeps the rows of a Service. Where some of them are left out for the limit, standard error says so.
+/// Keeps the rows of a Service. If the limit leaves out some of them, a note goes to standard error.
 pub(super) fn by_service<R: OfService>(mut rows: Vec<R>, filter: &ServiceFilter) -> Vec<R> {
     rows.retain(|row| filter.matches(row.service()));
     if let Some(limit) = filter.limit
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_what_is_left() {
+    fn the_limit_counts_the_remaining_rows() {
         let rows = || {
             let row = |name, port| Plain(name, SocketAddr::new([10, 0, 0, 1].into(), port));
             vec![

@@ -1,4 +1,4 @@
-//! `debug flows`: what is being translated, packet by packet.
+//! `debug flows`: translated flows of packets.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -71,15 +71,15 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<FlowRow>> {
     Ok(rows)
 }
 
-/// What tells how old a flow is and how old it may become.
+/// The clock and timeouts for a flow's age and lifetime.
 #[derive(Clone, Copy)]
 struct Life {
     clock: Option<Clock>,
     timeouts: Timeouts,
 }
 
-/// Confirmed flows and those that are not yet. One that is confirmed in between shows as confirmed; a client may have a new flow beside
-/// one that is over.
+/// Confirmed and unconfirmed flows. One that is confirmed in between shows as confirmed; a client may have a new flow beside an expired
+/// one.
 fn family<F: MapFamily>(pins: &Pins, names: &Names, life: Life) -> Result<Vec<FlowRow>> {
     let pending = entries(F::pending(pins)?)?;
     let confirmed = entries(F::flows(pins)?)?;
@@ -92,7 +92,7 @@ fn family<F: MapFamily>(pins: &Pins, names: &Names, life: Life) -> Result<Vec<Fl
     Ok(rows)
 }
 
-/// All entries of a map. Walking a map that changes can begin anew: duplicates go, and there is an end.
+/// All entries of a map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
 fn entries<F: MapFamily>(map: Hash<FlowKey<F>, Flow<F>>) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
     const PATIENCE: usize = 1 << 24;
     Ok(map.iter().take(PATIENCE).collect::<Result<_, _>>()?)

@@ -21,7 +21,7 @@ use crate::{
     output,
 };
 
-/// Prints what was asked for to standard output. Not for use within an async runtime: `trace` and `explain` start one.
+/// Prints the requested output to standard output. Not for use within an async runtime: `trace` and `explain` start one.
 ///
 /// # Errors
 /// When no agent has pinned maps there, or they cannot be read.

@@ -1,5 +1,5 @@
-//! `debug pods`: by which way each pod is served, and why. What is attached and which sockets are left alone is as the maps and links
-//! have it; why, is looked at anew.
+//! `debug pods`: by which way each pod is served, and why. Attached programs and exempted sockets are read from the maps and links;
+//! the reason is determined again.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -44,7 +44,7 @@ impl Row for PodRow {
     }
 }
 
-/// What the data path does about pods.
+/// The data path's programs for pods.
 struct Programs {
     /// Interfaces that packets are translated at.
     interfaces: HashSet<u32>,
@@ -62,7 +62,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
         known.insert(index);
     }
     let links: HashSet<String> = pins.link_names()?.into_iter().collect();
-    // Filters of clsact leave no pins: there what is a pod's interface for the programs has them.
+    // Filters of clsact leave no pins: an interface that the programs treat as a pod's has them.
     if links.iter().any(|name| name.starts_with("tc-")) {
         let has = |index, direction| links.contains(&link_name(index, direction == Direction::Ingress));
         interfaces.retain(|index| has(*index, Direction::Ingress) && has(*index, Direction::Egress));
@@ -76,7 +76,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
     Ok(pods.into_iter().map(|pod| row(pod, &programs)).collect())
 }
 
-/// Are the sockets of the pod with this address left alone?
+/// Whether the sockets of the pod with this address are left alone.
 pub(super) fn has_sockets_left_alone(pins: &Pins, address: IpAddr) -> Result<bool> {
     let excluded: BTreeSet<u64> = maps::packet_pods(pins)?.keys().collect::<Result<_, _>>()?;
     if excluded.is_empty() {
@@ -119,7 +119,7 @@ mod tests {
     use crate::net::pods::Reason;
 
     #[test]
-    fn both_what_is_done_and_why() {
+    fn both_the_state_and_its_reason() {
         let pod = |index, reason| Pod {
             index,
             interface: format!("veth{index}"),
@@ -143,8 +143,8 @@ mod tests {
             ),
             (
                 pod(4, Reason::NoAddress),
-                "veth4 7 10.0.0.1 sockets --pod-datapath, or the agent has not seen it yet; itself: its interface has no \
-                 address: a network stack of its own",
+                "veth4 7 10.0.0.1 sockets --pod-datapath, or the agent has not seen it yet; itself: its interface \
+                 has no address: a separate network stack",
             ),
         ] {
             assert_eq!(row(pod, &programs).cells().join(" "), expected);

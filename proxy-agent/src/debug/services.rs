@@ -47,7 +47,7 @@ pub(super) struct ServiceRow {
     endpoints: Endpoints,
     /// How long a client keeps its endpoint, if it does.
     affinity_seconds: Option<u32>,
-    /// Who may use it; none: everyone. Empty: nobody.
+    /// Allowed clients; `None`: everyone. Empty: no client.
     source_ranges: Option<Vec<String>>,
 }
 
@@ -69,7 +69,7 @@ struct Endpoints {
     cluster_ip: u32,
     external: u32,
     cluster: u32,
-    /// Of the above those that have none because the traffic policy leaves none here: packets are dropped, not rejected.
+    /// Of the above, those without endpoints because the traffic policy leaves none here: packets are dropped, not rejected.
     #[serde(rename = "noLocalEndpoints")]
     no_local_endpoints: Vec<&'static str>,
 }
@@ -120,7 +120,7 @@ impl Row for ServiceRow {
     }
 }
 
-/// What is looked up for a frontend.
+/// Result of the look-up for a frontend.
 struct Lookup<S> {
     names: Names,
     clock: Option<Clock>,
@@ -178,9 +178,9 @@ fn family<F: UserFamily>(
     lookup: &Lookup<impl Fn(u32) -> Result<BackendSet>>,
 ) -> Result<Vec<ServiceRow>> {
     let row = |(key, value): (FrontendKey<F>, Frontend<F>)| {
-        // Torn just now: the next look shows what it became.
+        // Torn just now: the next read shows the result.
         let target = value.checked(&key)?;
-        // Every other port of a cluster IP: rejected, and no row of its own.
+        // Every other port of a cluster IP: rejected, and not shown as a row.
         (target.flags() & FRONTEND_ADDRESS == 0).then(|| row(&key, target, lookup))
     };
     frontends.into_iter().filter_map(row).collect()

@@ -29,7 +29,7 @@ fn draft(client: u32, protocol: u8, state: FlowState, age: u32) -> FlowDraft<V4>
 
 type Change = Box<dyn FnMut(&FlowKey<V4>, &mut HashMap<FlowKey<V4>, Flow<V4>>) + Send>;
 
-/// A map in memory. `meanwhile` is what the data path does just before the agent looks at an entry of a slice again.
+/// A map in memory. `meanwhile` stands for the data path just before the agent reads an entry of a slice again.
 #[derive(Clone)]
 struct Memory {
     entries: Arc<Mutex<HashMap<FlowKey<V4>, Flow<V4>>>>,
@@ -172,7 +172,7 @@ fn what_comes_back_to_life_stays() {
             sweep(&map);
             let entries = map.entries.lock().unwrap();
             let touched = entries.values().filter(|flow| flow.last_seen == NOW).count();
-            // Gone before the packet came, which then opens a new flow; else what the packet touched is there.
+            // Removed before the packet came, which then opens a new flow; else the entry that the packet updated stays.
             let was_late = looks_after_removal(of_opposite, look);
             assert_eq!(touched, usize::from(!was_late), "opposite {of_opposite}, look {look}: {entries:?}");
         }
@@ -208,7 +208,7 @@ fn both_maps_are_walked_over_and_counted_together() {
         draft(3, PROTOCOL_TCP, FlowState::New, 61),
         draft(4, PROTOCOL_TCP, FlowState::Reset, 1),
     ]);
-    // The first client opens another flow, while the one from the same port is over.
+    // The first client opens another flow, while the one from the same port has expired.
     let flows = Memory::new(&[
         draft(1, PROTOCOL_TCP, FlowState::Closed, 20),
         draft(5, PROTOCOL_TCP, FlowState::TimeWait, 1),
@@ -297,7 +297,7 @@ fn fingerprints_stay_while_their_flows_do() {
         Rounds { v4: walk(), v6: walk(), reply_filter: ReplyFilter::anonymous(), counts: Counts::default() };
     let mut round = |is_whole: bool| {
         if !is_whole {
-            // What is left of one that failed halfway.
+            // The remainder of a pair whose creation failed halfway.
             rounds.v4.step(Clock::fixed(now, HZ), 1, &rounds.reply_filter).unwrap();
         }
         assert!(rounds.round(&stopped).unwrap());
@@ -313,7 +313,7 @@ fn fingerprints_stay_while_their_flows_do() {
 }
 
 #[test]
-fn it_stops_when_it_is_told_to() {
+fn it_stops_on_request() {
     let (stop, stopped) = channel();
     let walk =
         || Walk::new([Memory::new(&[draft(1, PROTOCOL_TCP, FlowState::Closed, 100)])], Timeouts::DEFAULT);

@@ -23,7 +23,7 @@ use crate::{
 /// Flows by the names of their states, as [`state_name`] has them.
 pub(super) type Census = BTreeMap<&'static str, i64>;
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Step {
     /// Flows that were removed.
@@ -68,12 +68,12 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         u32::try_from(self.last_seen.div_ceil(slice)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Is the next slice the first one?
+    /// Whether the next slice is the first one.
     pub(super) fn is_at_start(&self) -> bool {
         self.at.is_none() && self.current == 0
     }
 
-    /// Looks at the next slice, removes what is over, and inserts the backends of the rest into the reply filter.
+    /// Reads the next slice, removes expired flows, and inserts the backends of the rest into the reply filter.
     pub(super) fn step(&mut self, clock: Clock, slice: usize, reply_filter: &ReplyFilter) -> Result<Step> {
         let mut step = Step::default();
         let (entries, next) = match self.tables.get_mut(self.current) {
@@ -122,7 +122,7 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         clock.seconds_since(flow.last_seen) >= self.timeouts.of(key.protocol, flow.state, flow.flags).into()
     }
 
-    /// Removes a flow's two entries if they are over still, each looked at once more just before. That for requests goes first:
+    /// Removes a flow's two entries if they are still expired, each read once more just before. That for requests goes first:
     /// one for replies alone is found by the next packet of either side, and makes the other again.
     fn expire(&mut self, key: &FlowKey<F>, flow: &Flow<F>, clock: Clock) -> Result<Fate> {
         let mut draft = FlowDraft::default();
@@ -152,14 +152,14 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         Ok(fate)
     }
 
-    /// An entry as it is now; `None` if it is gone, or another flow's by now.
+    /// The current entry; `None` if it is gone, or belongs to another flow by now.
     fn look_again(&self, (key, flow): &(FlowKey<F>, Flow<F>)) -> Result<Option<Flow<F>>> {
         let Some(table) = self.tables.get(self.current) else { return Ok(None) };
         Ok(table.get(key)?.filter(|now| now.tuple.same(&flow.tuple)))
     }
 }
 
-/// What became of a flow that seemed to be over.
+/// The result for a flow that seemed to have expired.
 enum Fate {
     /// It was, and is gone.
     Removed,

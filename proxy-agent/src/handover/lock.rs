@@ -29,7 +29,7 @@ impl Lock {
             let directory = File::open(root)?;
             match directory.try_lock() {
                 Ok(()) if is_at(&directory, root) => return Ok(Some(Self { directory })),
-                // It was removed, and made anew, between the two calls.
+                // The file was removed and created again between the two calls.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
@@ -72,7 +72,7 @@ impl Lock {
         }
     }
 
-    /// Is the directory that is locked still the one of that name? Not if `cleanup` removed it.
+    /// Whether the locked directory is still the one of that name. Not if `cleanup` removed it.
     pub(crate) fn is_at(&self, root: &Path) -> bool {
         is_at(&self.directory, root)
     }
@@ -96,7 +96,7 @@ impl Waiting {
         Ok(Self(receiver))
     }
 
-    /// Resolves when the lock is taken; may be dropped midway and asked again.
+    /// Resolves when the lock is taken; may be dropped midway and called again.
     ///
     /// # Errors
     /// When the directory cannot be locked.
@@ -105,7 +105,7 @@ impl Waiting {
     }
 }
 
-/// Is the lock free? It is not taken.
+/// Whether the lock is free. Does not take it.
 pub(crate) fn is_free(root: &Path) -> bool {
     match File::open(root) {
         Ok(directory) => directory.try_lock_shared().is_ok(),

@@ -15,7 +15,7 @@ use crate::{
     folder_watch::FolderWatch,
 };
 
-/// How often to look for what inotify does not show.
+/// How often to look for changes that inotify does not show.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// A request, until it is dropped. A process that is killed leaves the directory, but not its lock, and so no request.
@@ -26,7 +26,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Asks the agent that has the lock of `root` to release it; none while another one asks.
+    /// Requests that the agent with the lock of `root` releases it; `None` while another one requests it.
     ///
     /// # Errors
     /// When there can be no such directory.
@@ -50,7 +50,7 @@ impl Request {
         }
     }
 
-    /// Does a process ask?
+    /// Whether a process requests the lock.
     pub(crate) fn is_there(root: &Path) -> bool {
         let directory = File::open(root.join(SUCCESSOR));
         directory.is_ok_and(|directory| matches!(directory.try_lock_shared(), Err(TryLockError::WouldBlock)))
@@ -65,16 +65,16 @@ impl Drop for Request {
     }
 }
 
-/// What the agent that has the lock is told.
+/// Notices for the agent that has the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// Another agent asks for the lock.
+    /// Another agent requests the lock.
     Asked,
     /// Directories of pins are gone.
     Gone,
 }
 
-/// The lock, and what its holder is told.
+/// The lock, and the notices for its holder.
 pub(crate) struct Holder {
     pins: Pins,
     lock: Lock,
@@ -87,8 +87,8 @@ impl Holder {
         Self { pins: pins.clone(), lock, watch: Watch::new(pins.root()) }
     }
 
-    /// Resolves when there is something to do; may be dropped midway. Takes no system call before something changes, or a second is
-    /// over: it is asked for again with each change of a Service.
+    /// Resolves when there is something to do; may be dropped midway. Takes no system call before something changes, or a second
+    /// has passed: it is called again with each change of a Service.
     pub(crate) async fn notice(&mut self) -> Notice {
         loop {
             self.watch.changed().await;

@@ -13,7 +13,7 @@ fn root() -> tempfile::TempDir {
 }
 
 fn take(root: &Path) -> Lock {
-    Lock::attempt(root).unwrap().expect("nobody has the lock")
+    Lock::attempt(root).unwrap().expect("the lock is free")
 }
 
 #[test]
@@ -48,20 +48,20 @@ fn a_directory_that_was_removed_is_no_longer_locked() {
 fn one_asks_at_a_time_and_a_directory_that_is_left_asks_nothing() {
     let root = root();
     assert!(!Request::is_there(root.path()));
-    let request = Request::attempt(root.path()).unwrap().expect("nobody asks");
+    let request = Request::attempt(root.path()).unwrap().expect("no request exists");
     assert!(Request::is_there(root.path()));
     assert!(Request::attempt(root.path()).unwrap().is_none());
     drop(request);
     assert!(!Request::is_there(root.path()));
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
-    // What a process that was killed leaves.
+    // The remains of a killed process.
     fs::create_dir(root.path().join("successor")).unwrap();
     assert!(!Request::is_there(root.path()));
     assert!(Request::attempt(root.path()).unwrap().is_some());
 }
 
 #[tokio::test]
-async fn the_holder_is_told() {
+async fn the_holder_is_notified() {
     let root = root();
     let pins = Pins::new(&root.path().join("pins"));
     let links = pins.root().join("links");

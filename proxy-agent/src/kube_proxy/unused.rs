@@ -1,4 +1,4 @@
-//! What kube-proxy can be told and what means nothing here, with why.
+//! Settings of kube-proxy that have no effect here, with the reason.
 
 /// A flag, or a field of the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,18 +7,18 @@ pub struct Unused {
     pub name: &'static str,
     /// A flag that needs no value.
     pub is_bool: bool,
-    /// Why it means nothing here.
+    /// Why it has no effect here.
     pub why: &'static str,
-    /// A user who set it should know: services behave otherwise than it asks for.
+    /// A user of this setting should know: services behave differently from what it requests.
     pub matters: bool,
 }
 
-const NO_IPTABLES: &str = "there is no iptables, ipvs or nftables here";
+const NO_IPTABLES: &str = "services are not served by iptables, ipvs or nftables rules";
 const CLIENTS: &str = "where a client is follows from the hook that sees its packet, not from an address";
 const API: &str = "the connection to the API server needs no tuning: it only lists and watches";
 const WATCHES: &str =
-    "watches are followed at once and listed again when they end; there is no resynchronisation";
-const PROFILING: &str = "there is no profiler in this program";
+    "watches are followed at once and listed again when they end, without resynchronisation";
+const PROFILING: &str = "this program has no profiler";
 const GATES: &str = "this program has no feature gates";
 const HIDDEN_METRICS: &str = "no metrics are hidden";
 const WINDOWS: &str = "this is not Windows";
@@ -27,7 +27,7 @@ const LOG: &str = "the log needs no such setting";
 /// Why `masqueradeAll` is not done.
 pub(crate) const MASQUERADE_ALL: &str = "clients of cluster IPs keep their own address here: replies find their way back without \
      masquerading. Masquerading all of them is not supported";
-/// Why `mode` changes nothing.
+/// Why `mode` has no effect.
 pub(crate) const MODE: &str = "services are always served by eBPF programs";
 
 const fn flag(name: &'static str, why: &'static str) -> Unused {

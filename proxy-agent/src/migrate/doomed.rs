@@ -1,4 +1,4 @@
-//! What of a table goes with kube-proxy's chains.
+//! The part of a table that goes with kube-proxy's chains.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ pub(super) const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
 /// Chains that every table has by itself.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// What of a table goes.
+/// The part of a table that goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Doomed {
     /// Chains.
@@ -20,10 +20,10 @@ pub(super) struct Doomed {
 }
 
 impl Doomed {
-    /// Of a table with these chains, and with rules that lead from the first chain to the second.
+    /// The part of a table with these chains, and with rules that lead from the first chain to the second.
     ///
-    /// CNI plugins may mark what is to be masqueraded by KUBE-MARK-MASQ (portmap's `externalSetMarkChain`). Then it stays, and
-    /// KUBE-POSTROUTING, which masquerades what has the mark.
+    /// CNI plugins may mark packets for masquerading by KUBE-MARK-MASQ (portmap's `externalSetMarkChain`). Then it stays, and
+    /// KUBE-POSTROUTING, which masquerades marked packets.
     pub(super) fn of<'t>(
         chains: impl IntoIterator<Item = &'t str>,
         mut jumps: impl Iterator<Item = (&'t str, &'t str)>,
@@ -36,12 +36,12 @@ impl Doomed {
         Self { chains, kept }
     }
 
-    /// Does this chain go?
+    /// Whether this chain goes.
     pub(super) fn has(&self, chain: &str) -> bool {
         self.chains.contains(chain)
     }
 
-    /// Does a rule go that leads from one chain to another, by itself and not with its chain?
+    /// Whether a rule goes that leads from one chain to another, by itself and not with its chain.
     pub(super) fn cuts(&self, from: &str, to: &str) -> bool {
         self.has(to) && !self.has(from)
     }

@@ -1,4 +1,4 @@
-//! What kube-proxy's IPVS mode leaves besides chains: virtual servers, and an interface that has their addresses.
+//! The remains of kube-proxy's IPVS mode besides chains: virtual servers, and an interface that has their addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,12 +44,12 @@ fn protocol_name(number: u8) -> &'static str {
 
 const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 
-/// What there is of kube-proxy, and of others.
+/// Virtual servers of kube-proxy, and of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// The index of [`IPVS_INTERFACE`], and how many addresses it has.
     pub(super) interface: Option<(u32, usize)>,
-    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. None counts as kube-proxy's without that interface.
+    /// Servers at addresses of this node, [`IPVS_INTERFACE`] among them. Without that interface, none counts as kube-proxy's.
     pub(super) servers: Vec<Server>,
     /// How many others there are.
     pub(super) others: usize,
@@ -140,7 +140,7 @@ fn live(table: &str) -> BTreeMap<(u8, SocketAddr), u64> {
     for line in table.lines().skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [protocol, _, _, address, port, _, _, state, ..] = words.as_slice() else { continue };
-        // NONE: what a client's persistence is kept in.
+        // NONE: the state of a client's persistence template.
         let is_over = ["TIME_WAIT", "CLOSE", "NONE"].contains(state);
         let protocol = PROTOCOLS.iter().find(|(name, _)| name == protocol);
         if let (Some((_, protocol)), Some(server), false) = (protocol, address_of(address, port), is_over) {
@@ -167,7 +167,7 @@ fn address_of(address: &str, port: &str) -> Option<SocketAddr> {
 /// Removes the servers, then the interface.
 ///
 /// # Errors
-/// The kernel's; what is left to be removed stays.
+/// An error of the kernel; the rest stays.
 pub(super) async fn remove(netlink: &Handle, found: &Found) -> Result<()> {
     remove_servers(&found.servers).context("cannot remove virtual servers of IPVS")?;
     if let Some((index, _)) = found.interface {
@@ -200,7 +200,7 @@ fn remove_servers(servers: &[Server]) -> io::Result<()> {
     let id =
         answer.get(HEADERS..).and_then(|answer| find(answer, FAMILY_ID)).and_then(|id| id.try_into().ok());
     let family = u16::from_ne_bytes(id.ok_or(io::ErrorKind::InvalidData)?);
-    // What was asked for is acknowledged as well.
+    // The request is acknowledged as well.
     socket.recv_from_full()?;
     for server in servers {
         match ask(&socket, &message(family, DELETE_SERVICE, &service(server))) {
@@ -212,7 +212,7 @@ fn remove_servers(servers: &[Server]) -> io::Result<()> {
     Ok(())
 }
 
-/// What names a server.
+/// The attributes that name a server.
 fn service(server: &Server) -> Vec<u8> {
     let (family, mut address) = match server.address.ip() {
         IpAddr::V4(ip) => (libc::AF_INET as u16, ip.octets().to_vec()),

@@ -1,7 +1,7 @@
 //! kube-proxy's chains in iptables' own kernel part ("legacy").
 //!
-//! Its tables are replaced as a whole: what stays is copied, and where jumps lead to is worked out anew. The kernel checks the result as
-//! it checks that of iptables(8), and takes it or leaves the table as it was.
+//! iptables tables are replaced as a whole: rules that stay are copied, and the targets of jumps are computed again. The kernel checks
+//! the result as it checks that of iptables(8), and takes it or leaves the table unchanged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use std::{
 use super::doomed::{Doomed, TABLES};
 use crate::net::xtables::{self, Entry, HOOKS, IptablesFamily, TARGET, Table};
 
-/// What of a table is kube-proxy's.
+/// kube-proxy's part of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) family: IptablesFamily,
@@ -25,12 +25,12 @@ pub(super) struct Found {
 /// The tables of this network namespace that have something of kube-proxy.
 ///
 /// # Errors
-/// When a table that is there cannot be read.
+/// When an existing table cannot be read.
 pub(super) fn find() -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for family in IptablesFamily::ALL {
         let there = fs::read_to_string(family.tables_file()).unwrap_or_default();
-        // To ask for a table makes it.
+        // The kernel makes a table when it is read.
         for table in TABLES.into_iter().filter(|table| there.lines().any(|line| line == *table)) {
             let rules = Rules::parse(family, &xtables::read(family, table)?);
             let doomed = rules.doomed();
@@ -43,7 +43,7 @@ pub(super) fn find() -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Removes what is kube-proxy's of a table.
+/// Removes kube-proxy's rules and chains of a table.
 ///
 /// # Errors
 /// The kernel's.
@@ -56,7 +56,7 @@ pub(super) fn remove(found: &Found) -> io::Result<()> {
         let rules = Rules::parse(family, &before);
         let (after, kept) = rules.without(&before, &rules.doomed());
         match xtables::replace(family, table, &after, before.count, &kept) {
-            // Somebody else changed the table meanwhile.
+            // Another program changed the table meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             result => return result,
         }
@@ -64,7 +64,7 @@ pub(super) fn remove(found: &Found) -> io::Result<()> {
     Err(io::Error::other("something changes this table all the time"))
 }
 
-/// The lock of iptables(8), where the host has it. Nobody else has a reason to hold it for long.
+/// The lock of iptables(8), where the host has it. No other program has a reason to hold it for long.
 fn lock() -> Option<File> {
     let file = File::open("/proc/1/root/run/xtables.lock").ok()?;
     file.lock().ok()?;
@@ -89,7 +89,7 @@ struct Placed {
 
 impl Rules {
     fn parse(family: IptablesFamily, table: &Table) -> Self {
-        /// `struct xt_error_target`: what a chain begins with, and the table ends with.
+        /// `struct xt_error_target`: the first entry of a chain, and the last of the table.
         const ERROR: &str = "ERROR";
         const NAME: usize = 30;
         let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
@@ -136,13 +136,13 @@ impl Rules {
         Doomed::of(chains, self.jumps())
     }
 
-    /// The table without what goes, and for each of its entries the number that it had.
+    /// The table without its doomed part, and for each of its entries the number that it had.
     fn without(&self, before: &Table, doomed: &Doomed) -> (Table, Vec<usize>) {
         let goes = |placed: &Placed| {
             let Some(chain) = placed.chain.as_deref() else { return false };
             doomed.has(chain) || self.target_of(placed).is_some_and(|to| doomed.has(to))
         };
-        // Where each byte that begins an entry is afterwards; of one that goes, where the next is that stays.
+        // Where each byte that begins an entry is afterwards; for an entry that goes, where the next remaining one is.
         let mut places = BTreeMap::new();
         let mut kept = Vec::new();
         let mut length = 0;
@@ -184,7 +184,7 @@ mod tests {
 
     const FAMILY: IptablesFamily = IptablesFamily::V4;
 
-    /// What is in a table.
+    /// An entry of a table.
     enum Line {
         /// A chain begins.
         Chain(&'static str),

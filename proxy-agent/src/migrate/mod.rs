@@ -1,8 +1,8 @@
-//! `proxy-agent migrate`: what kube-proxy left on this node, shown and removed once the agent serves.
+//! `proxy-agent migrate`: kube-proxy's rules on this node, shown and removed once the agent serves.
 //!
-//! Connections that its rules translate live on: for each of them the kernel's connection tracking has what to translate to, and asks the
-//! rules no more. It must be left something to do it with, though: see [`KEEPER`]. IPVS is another matter: it drops the packets of
-//! connections whose virtual server is gone.
+//! Connections that its rules translate live on: for each of them the kernel's connection tracking has the translation, and reads the
+//! rules no more. A NAT table must stay for it, though: see [`KEEPER`]. IPVS differs: it drops the packets of connections whose virtual
+//! server is gone.
 //!
 //! [`KEEPER`]: crate::net::nat_keeper::KEEPER
 
@@ -29,13 +29,13 @@ use crate::{
     },
 };
 
-/// How often is looked for what is left, when something else changes rules meanwhile.
+/// How often to search again, when another program changes rules meanwhile.
 const ROUNDS: usize = 3;
 
-/// Shows what there is of kube-proxy, and removes it if told to.
+/// Shows kube-proxy's rules and chains, and removes them if requested.
 ///
 /// # Errors
-/// If it was told to and does not: kube-proxy runs, or the agent does not serve. And when something could not be removed.
+/// If removal was requested and is not done: kube-proxy runs, or the agent does not serve. And when something could not be removed.
 pub async fn run(args: &MigrateArgs) -> Result<()> {
     let netlink = interfaces::connect()?;
     let found = Found::read(&netlink).await?;
@@ -89,7 +89,7 @@ async fn remove(mut found: Found, netlink: &Handle, args: &MigrateArgs) -> Resul
         ipvs::remove(netlink, &found.ipvs).await?;
         println!("removed");
     }
-    // Without the rules there is nothing else that could have answered.
+    // Without the rules, only the agent can have answered.
     let proofs = proof::all(args).await;
     println!("{}", page_of(&proofs));
     if proofs.iter().any(|proof| proof.result.is_err()) && !args.force {
@@ -100,14 +100,17 @@ async fn remove(mut found: Found, netlink: &Handle, args: &MigrateArgs) -> Resul
     Ok(())
 }
 
-/// Takes this node back: only what the agent left is removed, and only when kube-proxy is there for it.
+/// Takes this node back: removes only the agent's remains, and only when kube-proxy runs.
 async fn back(args: &MigrateArgs, found: &Found, running: &[Process]) -> Result<()> {
     println!("{}", found.page(running));
     let is_served = !running.is_empty() && (found.has_rules() || !found.ipvs.is_empty());
     if !is_served {
         let missing =
             if running.is_empty() { "no kube-proxy runs here" } else { "kube-proxy has made no rules yet" };
-        ensure!(!args.commit, "nothing was removed: {missing}; Services would end with what the agent left");
+        ensure!(
+            !args.commit,
+            "nothing was removed: {missing}; removing the agent's programs would stop Services"
+        );
         println!("--commit would remove nothing: {missing}");
     }
     let cleanup = CleanupArgs { pins: args.pins.clone(), dry_run: !args.commit, force: false };
@@ -138,7 +141,7 @@ fn running(processes: &[Process]) -> Vec<Process> {
     processes.iter().filter(is_one).filter(is_here).cloned().collect()
 }
 
-/// What there is of kube-proxy in this network namespace.
+/// kube-proxy's objects in this network namespace.
 #[derive(Debug, Default)]
 struct Found {
     nft: Vec<nft::Found>,
@@ -169,7 +172,7 @@ impl Found {
         self.nft.iter().any(is_left) || self.legacy.iter().any(|found| !found.doomed.chains.is_empty())
     }
 
-    /// Removes them; what could not be.
+    /// Removes them; returns the failures.
     fn remove_rules(&self) -> Vec<String> {
         let of_nft =
             self.nft.iter().map(|found| nft::remove(found).map_err(|error| format!("nftables: {error}")));

@@ -17,10 +17,10 @@ use crate::net::{
     untracked::{DELETE_TABLE, NEW_TABLE, attribute},
 };
 
-/// What there is of kube-proxy.
+/// kube-proxy's tables and chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A table of its own.
+    /// A table of kube-proxy alone.
     Own { family: NftFamily, chains: usize, rules: usize },
     /// Chains in a table of `iptables-nft`.
     Shared {
@@ -65,10 +65,10 @@ pub(super) fn find_all() -> io::Result<Vec<Found>> {
         }
         ControlFlow::Continue(())
     })?;
-    Ok(tables.into_iter().filter_map(|((family, table), rules)| judge(family, table, rules)).collect())
+    Ok(tables.into_iter().filter_map(|((family, table), rules)| assess(family, table, rules)).collect())
 }
 
-fn judge(family: NftFamily, table: String, rules: Rules) -> Option<Found> {
+fn assess(family: NftFamily, table: String, rules: Rules) -> Option<Found> {
     if table == NFT_TABLE {
         return Some(Found::Own { family, chains: rules.chains.len(), rules: rules.count });
     }
@@ -126,7 +126,7 @@ pub(super) fn remove(found: &Found) -> io::Result<()> {
                     [attribute(TABLE, &name(table)), attribute(CHAIN, &name(chain)), handle].concat(),
                 )
             };
-            // First nothing leads there any more; then neither order nor number of the transactions matters.
+            // First remove all jumps to them; then neither order nor number of the transactions matters.
             send(*family, jumps.iter().map(of_rule).collect())?;
             let of_chain = |kind, attribute_of_chain| {
                 let message = move |chain: &String| {
@@ -176,15 +176,15 @@ mod tests {
             jumps: jumps.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned(), 1)).collect(),
         };
         let family = NftFamily::V4;
-        let own = judge(family, "kube-proxy".into(), rules(&["services"], &[]));
+        let own = assess(family, "kube-proxy".into(), rules(&["services"], &[]));
         assert_eq!(own, Some(Found::Own { family, chains: 1, rules: 0 }));
         // Only tables that iptables has.
-        assert_eq!(judge(family, "mine".into(), rules(&["KUBE-SERVICES"], &[])), None);
-        assert_eq!(judge(family, "filter".into(), rules(&["KUBE-FIREWALL", "INPUT"], &[])), None);
+        assert_eq!(assess(family, "mine".into(), rules(&["KUBE-SERVICES"], &[])), None);
+        assert_eq!(assess(family, "filter".into(), rules(&["KUBE-FIREWALL", "INPUT"], &[])), None);
         let jumps =
             [("OUTPUT", "KUBE-SERVICES"), ("KUBE-SERVICES", "KUBE-MARK-MASQ"), ("OUTPUT", "KUBE-FIREWALL")];
         let shared =
-            judge(family, "nat".into(), rules(&["OUTPUT", "KUBE-SERVICES", "KUBE-MARK-MASQ"], &jumps));
+            assess(family, "nat".into(), rules(&["OUTPUT", "KUBE-SERVICES", "KUBE-MARK-MASQ"], &jumps));
         let Some(Found::Shared { doomed, jumps, .. }) = shared else { panic!("{shared:?}") };
         assert_eq!(doomed.chains.len(), 2);
         assert_eq!(jumps, [("OUTPUT".to_owned(), 1)]);

@@ -1,4 +1,4 @@
-//! Does the agent serve this node? Asked before anything of kube-proxy is removed, and after.
+//! Checks that the agent serves this node, before anything of kube-proxy is removed, and after.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -16,25 +16,25 @@ const ATTEMPTS: usize = 5;
 /// How long each may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What was asked, and what the answer was.
+/// A check, and its result.
 #[derive(Debug)]
 pub(super) struct Proof {
     pub(super) what: &'static str,
     pub(super) result: Result<String>,
 }
 
-/// Asks everything.
+/// Makes all checks.
 pub(super) async fn all(args: &MigrateArgs) -> Vec<Proof> {
-    let synced = status::ask(args.metrics_address).await.and_then(|status| judge(&status));
+    let synced = status::ask(args.metrics_address).await.and_then(|status| assess(&status));
     vec![
         Proof { what: "agent synced", result: synced },
         Proof { what: "a connection", result: connection(&Pins::new(&args.pins.bpffs)) },
     ]
 }
 
-/// Does the running agent say that everything is done?
-fn judge(status: &Status) -> Result<String> {
-    ensure!(status.ready, "it says that it is not ready: {}", status.problems.join("; "));
+/// Whether the running agent reports that everything is done.
+fn assess(status: &Status) -> Result<String> {
+    ensure!(status.ready, "it reports that it is not ready: {}", status.problems.join("; "));
     let unsynced: Vec<&str> =
         status.watches.iter().filter(|watch| !watch.synced).map(|watch| watch.name.as_str()).collect();
     ensure!(unsynced.is_empty(), "these are not listed completely: {}", unsynced.join(", "));
@@ -55,8 +55,8 @@ fn judge(status: &Status) -> Result<String> {
 /// peer is an endpoint. With rules of the kernel it would be the Service's address.
 fn connection(pins: &Pins) -> Result<String> {
     let mut services = tcp_cluster_ips(pins).context("the maps cannot be read")?;
-    ensure!(!services.is_empty(), "there is no Service with endpoints to connect to");
-    // It is there on every node, and a connection that sends nothing does it no harm.
+    ensure!(!services.is_empty(), "no Service has endpoints to connect to");
+    // Every node has it, and a connection that sends nothing does it no harm.
     services.sort_by_key(|(name, _)| !name.starts_with("default/kubernetes:"));
     let mut failures = Vec::new();
     for (name, address) in services.into_iter().take(ATTEMPTS) {
@@ -76,7 +76,7 @@ fn attempt(to: SocketAddr) -> Result<SocketAddr> {
     Ok(peer)
 }
 
-/// What the kernel has as the peer of the connected socket at an address. `getpeername()` says what the process asked for.
+/// The kernel's peer of the connected socket at an address. `getpeername()` returns the one that the process requested.
 fn peer_of(own: SocketAddr) -> Result<SocketAddr> {
     let sockets = if own.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
     let socket = sockets?.into_iter().find(|socket| socket.local_address == own);

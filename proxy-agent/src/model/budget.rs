@@ -1,7 +1,7 @@
 //! How much of a node's maps one Service may take.
 //!
-//! A user who may create a Service decides how many ports, endpoints and source ranges it has, on every node. What is beyond these bounds is left
-//! out, always the same part of it, and told. Source ranges that are left out keep their clients out.
+//! A user with permission to create a Service decides how many ports, endpoints and source ranges it has, on every node. The part beyond
+//! these bounds is left out, always the same part of it, and reported. Clients in source ranges that are left out are denied.
 
 use std::{collections::BTreeSet, net::SocketAddr, str::FromStr};
 
@@ -42,7 +42,7 @@ impl FromStr for Budget {
                 "addresses" => &mut budget.addresses,
                 "source-ranges" => &mut budget.source_ranges,
                 _ => {
-                    return Err(format!("`{name}` is none of ports, endpoints, addresses, source-ranges"));
+                    return Err(format!("`{name}` is not one of ports, endpoints, addresses, source-ranges"));
                 }
             };
             let count = value.parse().ok().filter(|count| *count > 0);
@@ -52,7 +52,7 @@ impl FromStr for Budget {
     }
 }
 
-/// Leaves out of a plan what is beyond the bounds; says what that is.
+/// Leaves out the part of a plan beyond the bounds; returns a description of it.
 pub fn fit(plan: &mut ServicePlan, budget: Budget) -> Option<String> {
     let mut excess = Vec::new();
     let ports = plan.ports.len();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usual_fits() {
+    fn usual_services_fit() {
         let mut plan =
             ServicePlan { ports: (0..50).map(|number| port(number, 5000)).collect(), ..Default::default() };
         plan.ports[0].sources = Some(vec!["10.0.0.0/8".parse().unwrap(); 1000]);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_is_left_out_and_told() {
+    fn the_part_beyond_is_left_out_and_reported() {
         let mut plan =
             ServicePlan { ports: (0..5000).map(|number| port(number, 100)).collect(), ..Default::default() };
         plan.ports[1].sources = Some(vec!["10.0.0.0/8".parse().unwrap(); 17]);

@@ -1,4 +1,4 @@
-//! What changed between two plans of a Service, in words for the log.
+//! The differences between two plans of a Service, in words for the log.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,9 +13,9 @@ pub enum PlanChange<'a> {
     Added(&'a PortPlan),
     /// Its frontends or endpoints differ.
     Changed {
-        /// As it was.
+        /// The previous plan.
         from: &'a PortPlan,
-        /// As it is.
+        /// The new plan.
         to: &'a PortPlan,
     },
     /// The port is gone.
@@ -62,7 +62,7 @@ impl fmt::Display for Frontends<'_> {
         let mut between = "";
         for frontend in &self.0.frontends {
             match frontend {
-                // Said by the cluster IP, or the load balancer's frontend.
+                // The line of the cluster IP, or of the load balancer's frontend, says it already.
                 Frontend::ClusterAddress(_) | Frontend::LoadBalancerAddress(_) => continue,
                 Frontend::ClusterIp(address) => write!(f, "{between}ClusterIP {address}")?,
                 Frontend::ExternalIp(address) => write!(f, "{between}externalIP {address}")?,
@@ -93,7 +93,7 @@ impl fmt::Display for Summary<'_> {
         let has_load_balancer =
             frontends.iter().any(|frontend| matches!(frontend, Frontend::LoadBalancer(_)));
         if let Some(sources) = sources.as_ref().filter(|_| has_load_balancer) {
-            write!(f, ", LoadBalancer only for {}", Sources(sources))?;
+            write!(f, ", LoadBalancer {}", Sources(sources))?;
         }
         Ok(())
     }
@@ -103,12 +103,15 @@ struct Sources<'a>(&'a [IpNet]);
 
 impl fmt::Display for Sources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, net) in self.0.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{net}", if n == 0 { "" } else { " " })?;
+        if self.0.is_empty() {
+            return f.write_str("denies all clients");
+        }
+        f.write_str("only for")?;
+        for net in self.0.iter().take(SHOWN) {
+            write!(f, " {net}")?;
         }
         match self.0.len() {
-            0 => f.write_str("nobody"),
-            1..=SHOWN => Ok(()),
+            0..=SHOWN => Ok(()),
             n => write!(f, " and {} more", n - SHOWN),
         }
     }
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_set_is_said_in_one_line() {
+    fn all_settings_are_in_one_line() {
         let at = |text: &str| text.parse().unwrap();
         let ranges = |n: u8| (0..n).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
         let full = PortPlan {
@@ -181,13 +184,13 @@ mod tests {
         );
         for (sources, expected) in [
             (Some(ranges(6)), "only for 10.0.0.0/16 10.1.0.0/16 10.2.0.0/16 10.3.0.0/16 and 2 more"),
-            (Some(vec![]), "LoadBalancer only for nobody"),
+            (Some(vec![]), "LoadBalancer denies all clients"),
             (None, "keeps its endpoint for 10800 s"),
         ] {
             let line = line(PortPlan { sources, ..full.clone() });
             assert!(line.ends_with(expected), "{line}");
         }
-        // Nobody comes to where there is no load balancer.
+        // Without a load balancer, no client is affected.
         let without = PortPlan { sources: Some(vec![]), ..plan("", &[]) };
         assert!(line(without).ends_with("-> no endpoints"));
     }

@@ -33,7 +33,7 @@ impl Counts {
         self.change(plan, |count, by| *count -= by);
     }
 
-    /// Those of a family.
+    /// The counts of a family.
     pub(crate) fn no_local_endpoints(&self, family: IpFamily) -> NoLocalEndpoints {
         self.no_local_endpoints[family as usize]
     }

@@ -12,7 +12,7 @@ use super::{
     topology::Topology,
 };
 
-/// The endpoints of one Service port and family, and what decides about them.
+/// The endpoints of one Service port and family, and the facts that decide about them.
 #[derive(Debug)]
 pub(super) struct Candidates<'a> {
     /// Sorted by address, of which each comes once.
@@ -35,7 +35,7 @@ impl<'a> Candidates<'a> {
                 found.extend(slice.endpoints.iter().map(|e| (SocketAddr::new(e.address, number), e)));
             }
         }
-        // Of equals, the order stays.
+        // Equal ones stay in order.
         found.sort_by_key(|(address, _)| *address);
         found.dedup_by(|(next, endpoint), (address, kept)| {
             let is_double = next == address;

@@ -30,7 +30,7 @@ pub struct Explained {
     pub why: String,
 }
 
-/// The endpoints of all ports of a Service in all its families, and what of its slices is for none of them.
+/// The endpoints of all ports of a Service in all its families, and the parts of its slices that are for none of them.
 pub fn explain<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
@@ -122,7 +122,7 @@ fn why(
     reasons.join("; ")
 }
 
-/// What no port of the Service takes endpoints from.
+/// Slices that no port of the Service takes endpoints from.
 fn unused_slices<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<String> {
     let unused = |slice: &EndpointSlice| {
         let family = if slice.ipv6 { "IPv6" } else { "IPv4" };
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_explained_is_what_is_planned() {
+    fn the_explanation_agrees_with_the_plan() {
         use TrafficPolicy::{Cluster, Local};
         let node_context = NodeContext { node: "here", zone: Some("a"), addresses: &[] };
         let words = [

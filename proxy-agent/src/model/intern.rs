@@ -21,7 +21,7 @@ impl Interner {
         }
     }
 
-    /// Forgets names that nobody holds any more; amortised O(1) per new name.
+    /// Drops names without other references; amortised O(1) per new name.
     fn prune_when_doubled(&mut self) {
         const FEW: usize = 1024;
         if self.names.len() >= FEW.max(2 * self.kept) {

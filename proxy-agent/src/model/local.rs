@@ -10,8 +10,8 @@ use super::{
     plan::{Frontend, PortName, PortPlan, ServicePlan},
 };
 
-/// Leaves out of a plan the frontends that the node's own addresses hide; names the cluster IPs among them, of which somebody serves
-/// the Service here (NodeLocal DNSCache). A load balancer's address has ports of the node besides those of Services.
+/// Leaves out of a plan the frontends that the node's own addresses hide; names the cluster IPs among them, for which another
+/// program serves the Service here (NodeLocal DNSCache). A load balancer's address has ports of the node besides those of Services.
 pub fn leave_to_node(plan: &mut ServicePlan, local: &BTreeSet<IpAddr>) -> Vec<(PortName, IpAddr)> {
     let mut left = Vec::new();
     for port in &mut plan.ports {
@@ -31,7 +31,7 @@ pub fn leave_to_node(plan: &mut ServicePlan, local: &BTreeSet<IpAddr>) -> Vec<(P
     left
 }
 
-/// Does the plan of a Service depend on whether the node has one of these addresses?
+/// Whether the plan of a Service depends on whether the node has one of these addresses.
 pub fn depends_on(service: &Service, addresses: &BTreeSet<IpAddr>) -> bool {
     service.cluster_ips.iter().chain(&service.load_balancer_ips).any(|ip| addresses.contains(ip))
 }

@@ -1,6 +1,6 @@
-//! What the proxy needs to know of Kubernetes objects, and nothing more.
+//! The parts of Kubernetes objects that the proxy needs.
 //!
-//! Sources convert what they read into these at once, so that no full API object is ever kept.
+//! Sources convert objects into these at once, so that no full API object is ever kept.
 
 use std::{
     fmt,
@@ -82,13 +82,13 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses in `status.loadBalancer.ingress` whose `ipMode` is VIP, of both families, without duplicates.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// `loadBalancerSourceRanges`, of both families, without duplicates; none: everyone, an empty list: nobody. They
-    /// govern the load balancer IPs only.
+    /// `loadBalancerSourceRanges`, of both families, without duplicates; `None`: everyone, an empty list: no client.
+    /// They restrict the load balancer IPs only.
     pub source_ranges: Option<Vec<IpNet>>,
     /// `sessionAffinity: ClientIP`: how long a client that opens no connection keeps its endpoint (1 s to a day).
     pub affinity: Option<Duration>,
-    /// Where load balancers ask whether this node has endpoints; only where it applies (type LoadBalancer with
-    /// external policy Local).
+    /// Where load balancers check whether this node has endpoints; only where it applies (type LoadBalancer
+    /// with external policy Local).
     pub health_check_node_port: Option<u16>,
 }
 
@@ -146,7 +146,7 @@ pub struct Endpoint {
     pub serving: bool,
     /// Is being deleted.
     pub terminating: bool,
-    /// Who should use it, if the slice's controller said so.
+    /// The zones and nodes that should use it, if the slice's controller set hints.
     pub hints: Hints,
 }
 
@@ -190,8 +190,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
-    /// Load balancers should send nothing new here (KEP-3836): the Node is being deleted, or has the taint
-    /// `ToBeDeletedByClusterAutoscaler`.
+    /// Load balancers should send no new connections here (KEP-3836): the Node is being deleted, or has the
+    /// taint `ToBeDeletedByClusterAutoscaler`.
     pub leaving: bool,
 }
 
@@ -215,12 +215,12 @@ pub enum Kind {
     ServiceCidr,
 }
 
-/// What a source tells the model. Sources say what is, not what it means.
+/// A change that a source sends to the model. Sources send facts without interpreting them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A Service appeared or changed.
     Service(Service),
-    /// A Service is gone, or is no longer one that the proxy serves.
+    /// A Service was deleted, or is no longer one that the proxy serves.
     ServiceGone(ObjectName),
     /// An EndpointSlice appeared or changed.
     EndpointSlice(EndpointSlice),
@@ -234,7 +234,7 @@ pub enum Change {
     ServiceCidr(ServiceCidr),
     /// A range of service addresses is gone.
     ServiceCidrGone(ObjectName),
-    /// A full list of one kind begins: what is not named until its `ListDone` is gone.
+    /// A full list of one kind begins: an object that is not named until its `ListDone` was deleted.
     ListStart(Kind),
     /// The full list is complete.
     ListDone(Kind),

@@ -1,4 +1,4 @@
-//! What one Service should look like in the maps of this node.
+//! The wanted state of one Service in the maps of this node.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ impl IpFamily {
     }
 }
 
-/// What identifies a Service port of one family: its backends are one set, shared by all its frontends.
+/// The name of a Service port of one family: its backends are one set, shared by all its frontends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortName {
     /// The Service.
@@ -62,8 +62,8 @@ pub enum Frontend {
     ExternalIp(SocketAddr),
     /// An address of a load balancer, with the port. The only one that source ranges govern.
     LoadBalancer(SocketAddr),
-    /// Every other port of a load balancer's address: what would leave this node again goes no further, because the router sent it here.
-    /// Claimed like [`Frontend::ClusterAddress`], and Services may share it.
+    /// Every other port of a load balancer's address: packets that would leave this node again are stopped, because the router sent them
+    /// here. Claimed like [`Frontend::ClusterAddress`], and Services may share it.
     LoadBalancerAddress(IpAddr),
     /// A port on every nodePort address of this node.
     NodePort(u16),
@@ -76,16 +76,16 @@ pub enum Place {
     Local,
     /// On another node.
     Remote,
-    /// Its EndpointSlice does not say: the route decides.
+    /// Its EndpointSlice has no node name: the route decides.
     Unknown,
 }
 
 /// Where endpoints run: those that are in neither list run on other nodes, which most do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// Those of this node, sorted.
+    /// Endpoints of this node, sorted.
     pub local: Endpoints,
-    /// Those without `nodeName`, sorted.
+    /// Endpoints without `nodeName`, sorted.
     pub unknown: Endpoints,
 }
 
@@ -114,10 +114,10 @@ pub struct PortPlan {
     pub frontends: Vec<Frontend>,
     /// Endpoints behind the cluster IPs (`internalTrafficPolicy` applied).
     pub internal: Endpoints,
-    /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster` where
-    /// there is no such frontend.
+    /// Endpoints behind every other frontend for clients outside (`externalTrafficPolicy` applied). Equal to `cluster`
+    /// without such a frontend.
     pub external: Endpoints,
-    /// Endpoints whatever the policies: what pods and this node reach through every other frontend.
+    /// Endpoints without policies: those that pods and this node reach through every other frontend.
     pub cluster: Endpoints,
     /// Endpoints that may keep the flows they have: all of the above, and those that serve but get no new ones (policies,
     /// topology and termination ignored, as kube-proxy's conntrack cleanup does). UDP flows leave every other one.
@@ -126,28 +126,28 @@ pub struct PortPlan {
     pub places: Places,
     /// How long a client keeps its endpoint, if it does.
     pub affinity: Option<Duration>,
-    /// Who may use [`Frontend::LoadBalancer`] frontends; `None`: everyone.
+    /// Allowed clients of [`Frontend::LoadBalancer`] frontends; `None`: everyone.
     pub sources: Option<Vec<IpNet>>,
 }
 
 impl PortPlan {
-    /// Are there endpoints, but none that the policy for cluster IPs allows here?
+    /// Whether it has endpoints, but none that the policy for cluster IPs allows here.
     pub fn lacks_internal(&self) -> bool {
         self.internal.is_empty() && !self.cluster.is_empty()
     }
 
-    /// Are there endpoints, but none that the policy for clients outside allows here?
+    /// Whether it has endpoints, but none that the policy for clients outside allows here.
     pub fn lacks_external(&self) -> bool {
         self.external.is_empty() && !self.cluster.is_empty()
     }
 }
 
-/// What a Service is on this node, besides its ports.
+/// A Service's state on this node, besides its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
     /// A plan per port and family, in the order of the Service's addresses and ports.
     pub ports: Vec<PortPlan>,
-    /// What load balancers are told, if they ask.
+    /// The reply to load balancers' health checks.
     pub health_check: Option<HealthCheck>,
 }
 

@@ -1,4 +1,4 @@
-//! From a Service and its slices to what this node's maps should hold.
+//! From a Service and its slices to the wanted contents of this node's maps.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use super::{
     store::Store,
 };
 
-/// What plans need to know of this node.
+/// The facts of this node that plans depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeContext<'a> {
     /// Its name: decides which endpoints are local.
@@ -68,7 +68,7 @@ pub fn plan<'a>(
     ServicePlan { ports, health_check }
 }
 
-/// Plans for a Service as the store knows it; none if it is gone. `node` is this node's name.
+/// Plans for a Service as the store knows it; without ports if it is gone. `node` is this node's name.
 pub fn plan_stored(store: &Store, name: &ObjectName, node: &str) -> ServicePlan {
     let Some(service) = store.service(name) else {
         return ServicePlan::default();
@@ -92,7 +92,7 @@ fn plan_port(service: &Service, port: &ServicePort, ip: IpAddr, candidates: &Can
 
     let mut serving = candidates.serving();
     serving.extend([&internal, &external, &cluster].into_iter().flat_map(|list| list.iter()));
-    // Merges what is sorted.
+    // Merging needs sorted input.
     serving.sort();
     serving.dedup();
     let serving = shared(serving, &[&cluster, &internal, &external]);
@@ -150,8 +150,8 @@ fn frontends(service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<F
     all
 }
 
-/// Who may use the load balancer's addresses of a family; none: everyone. Ranges of the other family only are no
-/// restriction here, and neither is one that holds every address.
+/// Clients that may use the load balancer's addresses of a family; `None`: everyone. Ranges of the other family
+/// alone do not restrict this one, and neither does one that holds every address.
 ///
 /// A node that is let in also reaches the addresses from themselves: load balancers may have put them on its loopback.
 fn sources(service: &Service, family: IpFamily, node_context: NodeContext<'_>) -> Option<Vec<IpNet>> {

@@ -73,7 +73,7 @@ impl Settling {
         self.fresh.remove(service);
     }
 
-    /// What left a Service and is not settled. An endpoint may be in an EndpointSlice again, which is the truth then.
+    /// Endpoints that left a Service and are not settled. If an endpoint is in an EndpointSlice again, the slice decides.
     pub(super) fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
         self.departed.get(service).into_iter().flatten().map(|departed| &departed.slice)
     }
@@ -103,7 +103,7 @@ impl Settling {
         settled
     }
 
-    /// When [`Self::settle`] has something to tell.
+    /// When [`Self::settle`] has something to report.
     pub(super) fn due(&self) -> Option<Instant> {
         self.deadlines.front().map(|(until, _)| *until)
     }

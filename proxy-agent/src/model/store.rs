@@ -1,4 +1,4 @@
-//! What the sources said so far: Services and their EndpointSlices, compact and indexed by Service.
+//! The present objects of the sources: Services and their EndpointSlices, compact and indexed by Service.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,14 +35,14 @@ pub struct Store {
     settling: Settling,
 }
 
-/// Something happened to endpoints, as an EndpointSlice tells.
+/// A change of endpoints, with the time that an EndpointSlice has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
     /// The Service whose endpoints they are.
     pub service: ObjectName,
     /// Their family.
     pub family: IpFamily,
-    /// When, by the clock of who saw it first.
+    /// When, by the clock of the first observer.
     pub at: SystemTime,
 }
 
@@ -83,7 +83,7 @@ impl Store {
         Self { settling: Settling::new(time), ..Self::default() }
     }
 
-    /// Takes in what a source says. Ask [`Self::take_changed`] for the effect.
+    /// Applies a change from a source. Call [`Self::take_changed`] for the effect.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Service(service) => self.set_service(service),
@@ -106,7 +106,7 @@ impl Store {
         }
     }
 
-    /// The Services that [`Store::take_changed`] will tell.
+    /// The Services that [`Store::take_changed`] will return.
     pub fn changed(&self) -> impl Iterator<Item = &ObjectName> {
         self.changed.iter()
     }
@@ -116,8 +116,8 @@ impl Store {
         std::mem::take(&mut self.changed)
     }
 
-    /// When the changes of slices happened that were taken in since the last call. Removals have no time of their own, and
-    /// where one follows a change, so that both take effect together, that has none either.
+    /// When the changes of slices happened that were applied since the last call. Removals have no time, and neither has a
+    /// change that a removal follows, because both take effect together.
     pub fn take_triggers(&mut self) -> Vec<Trigger> {
         let triggers = std::mem::take(&mut self.triggers).into_iter();
         triggers
@@ -127,7 +127,7 @@ impl Store {
             .collect()
     }
 
-    /// Were both Services and EndpointSlices listed completely at least once? Until then absence means nothing.
+    /// Whether both Services and EndpointSlices were listed completely at least once. Until then a missing object may exist.
     pub fn is_complete(&self) -> bool {
         [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| self.lists[kind as usize].done_once)
     }
@@ -156,7 +156,7 @@ impl Store {
         self.changed.extend(self.settling.settle(now));
     }
 
-    /// When [`Self::settle`] has something to do, if nothing else happens.
+    /// When [`Self::settle`] has something to do without further changes.
     pub fn settles_at(&self) -> Option<Instant> {
         self.settling.due()
     }
@@ -166,18 +166,18 @@ impl Store {
         self.services.values().filter_map(|entry| entry.service.as_ref().map(|seen| &seen.object))
     }
 
-    /// This node, once known. Stays as it was when its object goes: the machine is still here.
+    /// This node, once known. Stays when its object is deleted: the machine still runs.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
 
-    /// Did this node's object go, or was it never there?
+    /// Whether this node's object was deleted, or never existed.
     pub fn node_is_gone(&self) -> bool {
         self.node_is_gone
     }
 
-    /// Should load balancers send new connections here (KEP-3836)? Not if the Node is gone, or about to be. None: nothing
-    /// was said about it, as in manifests without one.
+    /// Whether load balancers should send new connections here (KEP-3836). Not if the Node was deleted, or is about to
+    /// be. `None`: no source has the Node, as with manifests without one.
     pub fn node_is_eligible(&self) -> Option<bool> {
         if self.node_is_gone { Some(false) } else { self.node.as_ref().map(|node| !node.leaving) }
     }
@@ -242,7 +242,7 @@ impl Store {
         for endpoint in &mut slice.endpoints {
             endpoint.hints.names_mut().chain(&mut endpoint.node).for_each(|name| self.names.share(name));
         }
-        // It says when, not what: not a part of what is compared and kept.
+        // A time, not contents: not a part of what is compared and kept.
         let triggered = slice.triggered.take();
 
         let service = slice.service.clone();

@@ -2,10 +2,10 @@
 
 use super::objects::Hints;
 
-/// What hints say about where this is.
+/// Where hints place this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Topology<'a> {
-    /// Nothing that could be followed: every endpoint is for everyone.
+    /// No usable hints: every endpoint is for everyone.
     Everyone,
     /// Endpoints that name this node are for us.
     Node(&'a str),
@@ -15,8 +15,8 @@ pub(super) enum Topology<'a> {
 
 impl<'a> Topology<'a> {
     /// Reads the hints of all ready endpoints of a Service port. Hints count only if every endpoint has one of their
-    /// kind, and some endpoint names this node or zone: half of them would overload who is named, and without any there
-    /// would be nobody left.
+    /// kind, and some endpoint names this node or zone: with half of them, the named endpoints would be overloaded, and
+    /// without any, no endpoint would be left.
     pub(super) fn of<'h>(
         ready: impl Iterator<Item = &'h Hints> + Clone,
         node: &'a str,
@@ -30,7 +30,7 @@ impl<'a> Topology<'a> {
         [Some(by_node), by_zone].into_iter().flatten().find(is_followed).unwrap_or(Self::Everyone)
     }
 
-    /// Is an endpoint with these hints for clients here?
+    /// Whether an endpoint with these hints is for clients here.
     pub(super) fn allows(&self, hints: &Hints) -> bool {
         match self {
             Self::Everyone => true,

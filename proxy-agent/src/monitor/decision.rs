@@ -29,10 +29,10 @@ pub(super) struct Decision {
     reason: Option<&'static str>,
     #[serde(serialize_with = "protocol_as_text")]
     protocol: Option<Protocol>,
-    /// Of a packet.
+    /// The client of a packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<SocketAddr>,
-    /// Of a socket.
+    /// The process of a socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Process>,
     frontend: SocketAddr,
@@ -53,7 +53,7 @@ struct Process {
 }
 
 impl Decision {
-    /// None if it is none.
+    /// `None` if the event is not a decision.
     pub(super) fn new(event: &Event, time: Timestamp, lookup: &Lookup) -> Option<Self> {
         let key = &event.key;
         let service = lookup.service(key.version, &key.frontend, key.frontend_port, key.protocol);
@@ -87,7 +87,7 @@ impl Decision {
         let from = match (&self.client, &self.process) {
             (Some(client), _) => client.to_string(),
             (None, Some(Process { pid, name })) => format!("{name}[{pid}]"),
-            // The kernel does not tell whose.
+            // The kernel does not report the owner.
             (None, None) => "socket".to_owned(),
         };
         let mut tuple = format!("{from} -> {}", self.frontend);
@@ -100,7 +100,7 @@ impl Decision {
         let time = self.time.strftime("%H:%M:%S%.3f");
         let service = self.service.as_deref().unwrap_or("-");
         let reason = self.reason.map(|reason| format!("  {reason}")).unwrap_or_default();
-        // Padding counts for what is a string.
+        // Padding applies to strings only.
         let (verdict, protocol) = (text(self.verdict), protocol_text(self.protocol));
         format!("{time}  {verdict:<10}  {protocol:<4}  {tuple}  {service}{reason}\n")
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_leave_out_what_is_not_there() {
+    fn documents_leave_out_missing_values() {
         let decision = Counter::UndefinedPort as u8;
         let key = RateKey { endpoint_port: 0, decision, ..event().key };
         let event = Event { key, ..event() };

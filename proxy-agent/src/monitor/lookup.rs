@@ -1,4 +1,4 @@
-//! Names of Services by what clients talk to.
+//! Names of Services by the address that clients connect to.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,7 @@ use crate::datapath::{
     pins::Pins,
 };
 
-/// Asks the pinned maps.
+/// Reads the pinned maps.
 pub(crate) struct Lookup {
     names: Hash<u32, ServiceName>,
     v4: Hash<FrontendKey<V4>, Frontend<V4>>,
@@ -30,7 +30,7 @@ impl Lookup {
     /// Opens them.
     ///
     /// # Errors
-    /// When there are none.
+    /// When the maps do not exist.
     pub(crate) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self { names: maps::service_names(pins)?, v4: V4::frontends(pins)?, v6: V6::frontends(pins)? })
     }

@@ -26,7 +26,7 @@ use crate::{
 /// How often to look for events that were lost.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// Prints decisions until a signal, or what the arguments say.
+/// Prints decisions until a signal, or until a limit of the arguments.
 ///
 /// # Errors
 /// When no agent has run, the kernel refuses, or nothing can be printed.
@@ -85,7 +85,7 @@ fn filter(args: &MonitorArgs) -> EventFilter {
     }
 }
 
-/// Prints what is asked for.
+/// Prints the requested decisions.
 struct Printer<'a> {
     args: &'a MonitorArgs,
     lookup: Lookup,
@@ -131,7 +131,7 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    /// Says how many were lost, in all.
+    /// Reports how many were lost, in all.
     fn lost(&mut self, lost: u64) -> Result<()> {
         let count = lost.saturating_sub(self.lost);
         self.lost = lost;
@@ -146,7 +146,7 @@ impl<'a> Printer<'a> {
         self.print(&line)
     }
 
-    /// A reader that has seen enough (`| head`) is no error.
+    /// A reader that has seen enough (`| head`) is not an error.
     fn print(&mut self, line: &str) -> Result<()> {
         let mut stdout = io::stdout().lock();
         match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {

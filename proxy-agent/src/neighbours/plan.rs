@@ -1,4 +1,4 @@
-//! Which next hop is asked when, and how. Pure.
+//! Which next hop is probed when, and how. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,10 +26,10 @@ const MAX_BROADCASTS: u32 = 32;
 /// (`locktime`), though it counts the reply.
 const BROADCASTS: u8 = 2;
 
-/// What is to be sent to a next hop.
+/// The probe for a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// Nothing yet.
+    /// No probe yet.
     None,
     /// A probe to the host that has the MAC as far as the kernel knows.
     Unicast(Mac),
@@ -41,7 +41,7 @@ pub(super) enum Probe {
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     at: Instant,
-    /// What the kernel knew then.
+    /// The kernel's entry at that time.
     mac: Mac,
     /// How many in a row went to all; 0: it was unicast.
     broadcasts: u8,
@@ -60,7 +60,7 @@ impl Plan {
         self.sent.retain(|neighbour, _| used.contains(neighbour));
     }
 
-    /// What to send to a next hop of which the kernel knows this. `broadcasts` counts those of this tick.
+    /// The probe for a next hop with this entry in the kernel. `broadcasts` counts those of this tick.
     pub(super) fn probe(
         &mut self,
         neighbour: Neighbour,
@@ -68,7 +68,7 @@ impl Plan {
         now: Instant,
         broadcasts: &mut u32,
     ) -> Probe {
-        // What is not resolved the kernel asks for itself, when there is a packet.
+        // The kernel resolves an unresolved next hop itself, when it has a packet for it.
         let Some(Resolved { mac, confirmed }) = known else {
             self.sent.remove(&neighbour);
             return Probe::None;
@@ -115,13 +115,13 @@ mod tests {
         Neighbour { ifindex: 2, ip: [10, 0, 0, last].into() }
     }
 
-    /// What is sent at each tick of half a second, to a next hop that behaves as `told` says: its MAC and how many milliseconds ago it
-    /// was confirmed, by tick.
-    fn sent(told: impl Fn(u64, Option<u64>) -> Option<(Mac, u64)>, ticks: u64) -> Vec<(u64, Probe)> {
+    /// The probes at each tick of half a second, to a next hop whose state is `state`: its MAC and how many milliseconds ago it was
+    /// confirmed, by tick.
+    fn sent(state: impl Fn(u64, Option<u64>) -> Option<(Mac, u64)>, ticks: u64) -> Vec<(u64, Probe)> {
         let (mut plan, start, mut last, mut all) = (Plan::default(), Instant::now(), None, Vec::new());
         for tick in 0..ticks {
             let now = start + Duration::from_millis(500 * tick);
-            let known = told(tick, last)
+            let known = state(tick, last)
                 .map(|(mac, confirmed)| Resolved { mac, confirmed: Duration::from_millis(confirmed) });
             let probe = plan.probe(neighbour(1), known, now, &mut 0);
             if probe != Probe::None {

@@ -17,9 +17,9 @@ use crate::model::plan::IpFamily;
 /// Addresses and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
-    /// Who sends.
+    /// The sender.
     pub src: SocketAddr,
-    /// Who receives.
+    /// The receiver.
     pub dst: SocketAddr,
 }
 
@@ -28,11 +28,11 @@ pub struct Tuple {
 pub struct Connection {
     /// IP protocol number.
     pub protocol: u8,
-    /// What its client sends, as it comes.
+    /// The client's packets, as they come.
     pub original: Tuple,
-    /// What comes back. Not the reverse of the other with address translation.
+    /// The replies. Not the reverse of `original` with address translation.
     pub reply: Tuple,
-    /// TCP: both sides may still send. Unlike attempts, and what is over and only remembered.
+    /// TCP: both sides may still send. Unlike attempts, and closed connections that are only remembered.
     pub is_established: bool,
 }
 
@@ -48,7 +48,7 @@ mod uapi {
     pub(super) const CTA_PROTOINFO: u16 = 4;
     pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
     pub(super) const CTA_PROTOINFO_TCP_STATE: u16 = 1;
-    /// Of `enum tcp_conntrack` in `nf_conntrack_tcp.h`: established, and closed by one side.
+    /// States of `enum tcp_conntrack` in `nf_conntrack_tcp.h`: established, and closed by one side.
     pub(super) const TCP_CONNTRACK_ALIVE: std::ops::RangeInclusive<u8> = 3..=5;
     pub(super) const CTA_TUPLE_IP: u16 = 1;
     pub(super) const CTA_TUPLE_PROTO: u16 = 2;
@@ -160,7 +160,7 @@ fn connection(attributes: &[u8]) -> Result<Option<Connection>, DecodeError> {
     })
 }
 
-/// Does what is told of the protocol say that a TCP connection lives?
+/// Whether the protocol attributes show a TCP connection that is alive.
 fn is_alive(attributes: &[u8]) -> Result<bool, DecodeError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;

@@ -13,7 +13,7 @@ const FOLDER: &str = "/proc/sys/net/netfilter";
 /// Entries of a hash bucket at most, for a table of the wanted size.
 const PER_BUCKET: u32 = 4;
 
-/// What is wanted. What is not is left as it is.
+/// The wanted values. Other settings are left unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConntrackSysctls {
     /// Entries that the table has room for, at least.
@@ -30,23 +30,23 @@ pub struct ConntrackSysctls {
     pub udp_stream: Option<u32>,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The kernel tracks connections.
     pub is_loaded: bool,
-    /// What was changed, like `nf_conntrack_udp_timeout: 30 -> 60`.
+    /// Changed settings, like `nf_conntrack_udp_timeout: 30 -> 60`.
     pub changed: Vec<String>,
-    /// What cannot be set here, because it is that of the host's first network namespace.
+    /// Settings that cannot be written here, because they are those of the host's first network namespace.
     pub of_host: Vec<String>,
-    /// What could not be set, and why.
+    /// Failed settings, and why.
     pub failed: Vec<String>,
     /// For want of a mount that can be written to.
     pub is_read_only: bool,
 }
 
 impl ConntrackSysctls {
-    /// Sets what differs. Nothing happens while the kernel tracks no connections.
+    /// Sets the differing ones. Nothing happens while the kernel tracks no connections.
     pub fn apply(&self) -> Outcome {
         self.apply_below(Path::new(FOLDER), &|path, value| host::write(&path.display().to_string(), value))
     }
@@ -95,7 +95,7 @@ impl ConntrackSysctls {
     }
 }
 
-/// Is a value that is there as good as the wanted one?
+/// Whether the present value is as good as the wanted one.
 type IsWell = fn(u32, u32) -> bool;
 
 const MAX: &str = "nf_conntrack_max";
@@ -108,7 +108,7 @@ fn read(path: &PathBuf) -> io::Result<u32> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("it is `{}`", text.trim())))
 }
 
-/// The table is one for all network namespaces. In all but the first one the kernel lets nobody write its size
+/// The table is one for all network namespaces. In all but the first one the kernel refuses writes of its size
 /// (`nf_conntrack_standalone_init_sysctl`).
 fn is_of_host(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|data| data.permissions().readonly())
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_told() {
+    fn failed_writes_are_reported() {
         let folder = kernel();
         let refuse = |_: &Path, _: &str| Err(io::ErrorKind::ReadOnlyFilesystem.into());
         let outcome = wanted().apply_below(folder.path(), &refuse);

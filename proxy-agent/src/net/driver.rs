@@ -14,10 +14,10 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-/// The name of an interface's driver, as `ethtool -i` says it.
+/// The name of an interface's driver, as `ethtool -i` shows it.
 ///
 /// # Errors
-/// When the interface does not tell.
+/// When the interface does not report it.
 pub(crate) fn name(interface: &str) -> io::Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0"))?;
     let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
@@ -28,7 +28,7 @@ pub(crate) fn name(interface: &str) -> io::Result<String> {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut info).cast();
-    // SAFETY: an open socket; the request names an interface and points to what the kernel fills, both alive.
+    // SAFETY: an open socket; the request names an interface and points to the buffer that the kernel fills, both alive.
     if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -10,9 +10,9 @@ use rtnetlink::Handle;
 /// A direction, seen from the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// What an interface receives.
+    /// Received packets.
     Ingress,
-    /// What it sends.
+    /// Sent packets.
     Egress,
 }
 
@@ -48,7 +48,7 @@ pub async fn read(handle: &Handle, ifindex: u32, direction: Direction) -> Result
     Ok(messages.iter().filter_map(bpf_filter).collect())
 }
 
-/// The kernel tells each group of filters, and behind it each of its filters: those have a handle.
+/// The kernel lists each group of filters, and behind it each of its filters: those have a handle.
 fn bpf_filter(message: &TcMessage) -> Option<Filter> {
     let id = message.header.handle;
     let handle = u32::from(id.major) << 16 | u32::from(id.minor);

@@ -1,4 +1,4 @@
-//! Does the kernel pass packets on at all, and those that programs hand to it?
+//! Checks that the kernel forwards packets, those that programs hand to it included.
 
 use std::{fs, path::Path};
 
@@ -27,7 +27,7 @@ pub fn accept_from_loopback() -> Result<()> {
     }
     host::write(SWITCH, "1").with_context(|| format!("cannot write 1 to {SWITCH}"))?;
     info!(
-        "net.ipv4.conf.lo.accept_local=1: what the kernel's stack is to send for services comes from there"
+        "net.ipv4.conf.lo.accept_local=1: packets that the kernel's stack sends for services come from there"
     );
     Ok(())
 }

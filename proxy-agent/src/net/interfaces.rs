@@ -23,7 +23,7 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Kind of virtual interface, as `ip -d link` says it; empty for hardware.
+    /// Kind of virtual interface, as `ip -d link` shows it; empty for hardware.
     pub kind: String,
     /// Its link-layer address; empty if it has none.
     pub mac: Vec<u8>,
@@ -39,7 +39,7 @@ pub struct Interface {
     pub is_loopback: bool,
     /// Is administratively up. A veth is up if its other end is, too: while a pod is made, both may be here for a moment.
     pub is_up: bool,
-    /// Global addresses, in the order in which the kernel would choose them as source. None that cannot be used (yet).
+    /// Global addresses, in the order in which the kernel would choose them as source. Without those that cannot be used (yet).
     pub addresses: Vec<IpAddr>,
     /// IPv4 addresses of narrower scope, loopback ones excepted: packets may be sent to them, but the kernel does not choose them as
     /// source.
@@ -48,7 +48,7 @@ pub struct Interface {
     pub has_network: bool,
     /// A default route leaves by it.
     pub has_default_route: bool,
-    /// A route by it, in whatever table, has a next hop: there is a router.
+    /// A route by it, in any table, has a next hop: a router is behind it.
     pub has_gateway: bool,
     /// Its MTU in bytes; 0: not known.
     pub mtu: u32,
@@ -91,7 +91,7 @@ pub async fn read_with_routes(handle: &Handle) -> Result<(Vec<Interface>, Vec<Ro
                 _ => {}
             }
         }
-        // The other end of a veth is told as its parent, by its index in another network namespace.
+        // The kernel reports the other end of a veth as its parent, by its index in another network namespace.
         if interface.peer_namespace.is_some() || interface.kind == "veth" {
             interface.parent = 0;
         }
@@ -145,11 +145,11 @@ enum Rank {
     Preferred,
     /// IPv4: a further one of the same network. IPv6: one for privacy, not to be relied on.
     Secondary,
-    /// Only where there is no other (RFC 6724 section 5, rule 3): deprecated, or not known to be unique.
+    /// Only if no other address exists (RFC 6724 section 5, rule 3): deprecated, or not known to be unique.
     Deprecated,
 }
 
-/// None: it cannot be used, as duplicate address detection is not done or found another owner.
+/// `None`: it cannot be used, as duplicate address detection is not done or found another owner.
 fn rank(flags: AddressHeaderFlags) -> Option<Rank> {
     let has = |flag| flags.contains(flag);
     if has(AddressHeaderFlags::Dadfailed)

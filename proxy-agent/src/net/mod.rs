@@ -1,4 +1,4 @@
-//! What the node's network looks like, and what that means for the hooks.
+//! The node's network, and which hooks it needs.
 
 pub mod conntrack;
 pub mod conntrack_sysctls;

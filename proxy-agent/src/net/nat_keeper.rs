@@ -1,4 +1,4 @@
-//! The table `proxy-agent-nat`, which keeps the kernel translating what it knows when kube-proxy's rules go.
+//! The table `proxy-agent-nat`, which keeps the kernel translating known connections when kube-proxy's rules go.
 
 use std::{fmt, io, ops::ControlFlow};
 
@@ -12,8 +12,9 @@ use super::{
     },
 };
 
-/// A table that keeps the kernel translating what it knows. That ends in a network namespace with the last chain of the type `nat`
-/// of a family (`nf_nat_register_fn`), and with the last rule that uses connection tracking (`nf_ct_netns_get`). kube-proxy's may be the last.
+/// A table that keeps the kernel translating known connections. Translation ends in a network namespace with the last chain of the type
+/// `nat` of a family (`nf_nat_register_fn`), and with the last rule that uses connection tracking (`nf_ct_netns_get`). kube-proxy's may
+/// be the last.
 pub(crate) const KEEPER: &str = "proxy-agent-nat";
 
 /// A family that kube-proxy has tables of.
@@ -74,7 +75,7 @@ pub(crate) fn keeper() -> Vec<Message> {
     ]
 }
 
-/// Is there a table that keeps translation working?
+/// Whether the table that keeps translation working exists.
 pub(crate) fn has_keeper(family: NftFamily) -> bool {
     let mut found = false;
     let listed = list(GET_CHAIN, |of, chain| {
@@ -84,7 +85,7 @@ pub(crate) fn has_keeper(family: NftFamily) -> bool {
     listed.is_ok() && found
 }
 
-/// Removes it. Connections that it was for are not translated any more, if no other table does for them what it did.
+/// Removes it. Its connections are not translated any more, if no other table keeps translation working.
 ///
 /// # Errors
 /// The kernel's.

@@ -1,4 +1,4 @@
-//! What the kernel knows of a neighbour, asked by netlink.
+//! The kernel's entry of a neighbour, read by netlink.
 
 use std::{
     io,
@@ -24,16 +24,16 @@ use nix::sys::{
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
 
-/// A neighbour that is resolved, and that the kernel itself asked for.
+/// A neighbour that the kernel has resolved itself: not a permanent entry, and not one of a control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
     /// Where its frames go.
     pub(crate) mac: Mac,
-    /// How long ago it last showed that it is there.
+    /// Time since the neighbour was last confirmed to be reachable.
     pub(crate) confirmed: Duration,
 }
 
-/// Asks for neighbours of this network namespace.
+/// Reads neighbours of this network namespace.
 pub(crate) struct Neighbours {
     socket: Socket,
 }
@@ -84,7 +84,7 @@ impl Neighbours {
 }
 
 fn resolved(message: &NeighbourMessage) -> Option<Resolved> {
-    /// The kernel tells times in hundredths of a second (USER_HZ).
+    /// The kernel reports times in hundredths of a second (USER_HZ).
     const TICK: Duration = Duration::from_millis(10);
     let is_own = matches!(
         message.header.state,
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn told(state: NeighbourState, flags: NeighbourFlags) -> Option<Resolved> {
+    fn outcome(state: NeighbourState, flags: NeighbourFlags) -> Option<Resolved> {
         let mut info = NeighbourCacheInfo::parse(&[0; 16]).unwrap();
         info.confirmed = 150;
         let mut message = NeighbourMessage::default();
@@ -139,7 +139,7 @@ mod tests {
             (NeighbourState::Incomplete, none, None),
             (NeighbourState::Reachable, NeighbourFlags::ExtLearned, None),
         ] {
-            assert_eq!(told(state, flags), expected, "{state:?} {flags:?}");
+            assert_eq!(outcome(state, flags), expected, "{state:?} {flags:?}");
         }
     }
 }

@@ -30,20 +30,20 @@ pub struct Walk {
     /// Namespaces that work was done in.
     pub entered: usize,
     /// Processes and names whose namespace could not be opened or entered, for want of permission mostly; so some of them may
-    /// be in a namespace that was entered by another way. What vanished meanwhile is not counted.
+    /// be in a namespace that was entered by another way. Those that vanished meanwhile are not counted.
     pub failed: usize,
 }
 
 /// Does `work` once in each network namespace that can be found, this one first, until all are done or `work` breaks
 /// off: those that a visible process is in (in a container: needs the host's process ids) and those with a name.
 ///
-/// For use where blocking is allowed. What `work` opens belongs to the namespace and may outlive it.
+/// For use where blocking is allowed. Sockets that `work` opens belong to the namespace and may outlive it.
 ///
 /// # Errors
 /// When no thread can be made, or when `work` panics.
 pub fn walk(mut work: impl FnMut() -> ControlFlow<()> + Send) -> io::Result<Walk> {
-    // A thread stays in the namespace that it entered, and what it starts begins there. So this one does nothing else,
-    // starts nothing and ends here: no other work can find itself in a strange namespace.
+    // A thread stays in the namespace that it entered, and its children begin there. So this one does nothing else,
+    // starts nothing and ends here: no other work can run in a foreign namespace.
     thread::scope(|scope| {
         let walker = thread::Builder::new().name("netns".into());
         let walker = walker.spawn_scoped(scope, || {
@@ -112,7 +112,7 @@ pub fn find() -> Vec<Namespace> {
     found.into_values().collect()
 }
 
-/// Does `work` within each of these namespaces, with the item's second part. What is gone is left out.
+/// Does `work` within each of these namespaces, with the item's second part. Namespaces that are gone are left out.
 ///
 /// For use where blocking is allowed.
 ///
@@ -192,7 +192,7 @@ fn open(path: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<Option<File>>
         return Ok(None);
     }
     let file = File::open(path)?;
-    // A name without a namespace is an ordinary file: what a bind mount that did not reach this mount namespace leaves.
+    // A name without a namespace is an ordinary file: the mount point of a bind mount that did not reach this mount namespace.
     if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
     }
@@ -200,11 +200,11 @@ fn open(path: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<Option<File>>
     Ok(seen.insert((metadata.dev(), metadata.ino())).then_some(file))
 }
 
-/// Did the process or the name vanish while it was looked at?
+/// Whether the process or the name vanished meanwhile.
 fn is_gone(error: &io::Error, path: &Path) -> bool {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ESRCH) => true,
-        // Also what a process that has just ended gives.
+        // Also for a process that has just ended.
         Some(libc::EACCES) => path.ancestors().nth(2).is_some_and(|process| !process.exists()),
         _ => false,
     }

@@ -1,5 +1,5 @@
-//! Asks a neighbour for its link-layer address, as the kernel does: ARP (RFC 826), or a neighbor solicitation (RFC 4861). The kernel takes
-//! the reply in, as it does with every reply from a neighbour that it knows.
+//! Sends a request for a neighbour's link-layer address, as the kernel does: ARP (RFC 826), or a neighbor solicitation (RFC 4861). The
+//! kernel processes the reply, as it does with every reply from a neighbour that it knows.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const ARPHRD_ETHER: u16 = 1;
 const BROADCAST: Mac = [0xff; 6];
 
-/// Asks a neighbour behind an Ethernet interface: the host with the MAC `known`, or else all.
+/// Sends a request to a neighbour behind an Ethernet interface: to the MAC `known`, or else to all hosts.
 ///
 /// # Errors
-/// The kernel's; `Unsupported` if the interface is no Ethernet.
+/// The kernel's; `Unsupported` if the interface is not Ethernet.
 pub(crate) fn send(ifindex: u32, target: IpAddr, known: Option<Mac>) -> io::Result<()> {
     let socket = packet_socket()?;
     let own = own_mac(&socket, ifindex)?;
@@ -64,7 +64,7 @@ fn link_address(ifindex: u32, protocol: u16, to: Mac) -> libc::sockaddr_ll {
     }
 }
 
-/// The interface's own address, which the kernel tells of a bound socket.
+/// The interface's own address, which the kernel reports of a bound socket.
 fn own_mac(socket: &OwnedFd, ifindex: u32) -> io::Result<Mac> {
     let mut address = link_address(ifindex, 0, [0; 6]);
     let mut length = size_of_val(&address) as libc::socklen_t;
@@ -121,7 +121,7 @@ fn arp_request(own: Mac, source: Ipv4Addr, target: Ipv4Addr) -> [u8; 28] {
     packet
 }
 
-/// The multicast address by which all are asked (RFC 4291 section 2.7.1).
+/// The multicast address of the request (RFC 4291 section 2.7.1).
 fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     let [.., high, low] = target.segments();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | high & 0xff, low)

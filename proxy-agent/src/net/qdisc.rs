@@ -9,7 +9,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Its kind, as `tc qdisc show` says it; none if there is none.
+/// Its kind, as `tc qdisc show` shows it; `None` without a qdisc.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -17,7 +17,7 @@ pub fn at_ingress(ifindex: u32) -> io::Result<Option<String>> {
     let mut request = TcMessage::with_index(i32::try_from(ifindex).map_err(io::Error::other)?);
     request.header.parent = TcHandle::from(u32::from(TcHandle::INGRESS));
     let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetQueueDiscipline(request));
-    // Without ECHO the kernel tells those who follow changes alone.
+    // Without ECHO the kernel informs only the listeners of changes.
     message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -44,7 +44,7 @@ pub fn at_ingress(ifindex: u32) -> io::Result<Option<String>> {
                 NetlinkPayload::Error(error) => {
                     return match error.code {
                         None => Ok(kind),
-                        // The kernel has nothing to tell of.
+                        // The kernel has nothing to report.
                         Some(code) if matches!(-code.get(), libc::ENOENT | libc::EINVAL) => Ok(kind),
                         Some(_) => Err(error.to_io()),
                     };

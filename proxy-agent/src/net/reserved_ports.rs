@@ -1,7 +1,7 @@
 //! Keeps local sockets off ports that the data path uses: `ip_local_reserved_ports`.
 //!
-//! Reserved ports can still be bound on purpose; they are not given out by themselves. The data path asks for sockets before it uses a
-//! port, so this only keeps the two from being in each other's way.
+//! The kernel does not assign reserved ports; a program can still bind one explicitly. The data path looks for sockets before it uses
+//! a port, so this only keeps the two out of each other's way.
 
 use anyhow::{Context as _, Result};
 
@@ -14,8 +14,8 @@ const LOCAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Ports that must be left to be given to local sockets by themselves.
 const LEFT: usize = 4_096;
 
-/// Adds the ports of nodePorts and of source translation to what is reserved already. Returns a warning if source ports were left out
-/// because the node's own sockets would have too few.
+/// Adds the ports of nodePorts and of source translation to those that are reserved already. Returns a warning if source ports were
+/// left out because the node's own sockets would have too few.
 ///
 /// # Errors
 /// When the kernel's settings cannot be read or written.
@@ -47,7 +47,7 @@ fn local_range(text: &str) -> PortRange {
     }
 }
 
-/// What is to be reserved; and how many of the source ports are not, although local sockets are given them.
+/// The ports to reserve; and how many of the source ports are left out, although the kernel assigns them to local sockets.
 fn plan(before: &str, local: PortRange, nodeports: PortRange, snat: PortRange) -> (String, Option<usize>) {
     let all = merged(before, &[nodeports, snat]);
     let is_reserved =

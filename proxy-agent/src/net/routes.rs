@@ -1,4 +1,4 @@
-//! Routes, read by netlink: what they say of interfaces, and what `bpf_fib_lookup` does not report of them.
+//! Routes, read by netlink: what they show of interfaces, and the attributes that `bpf_fib_lookup` does not report.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,7 +26,7 @@ pub struct Route {
     pub encapsulates_by: Option<u32>,
 }
 
-/// What holds for a destination besides what `bpf_fib_lookup` reports.
+/// Attributes of a destination that `bpf_fib_lookup` does not report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hint {
     /// Longest packet in bytes.
@@ -65,7 +65,7 @@ pub(super) async fn read(handle: &Handle, interfaces: &mut [Interface]) -> Resul
                 };
                 interface.has_default_route |= is_default;
                 interface.has_gateway |= hop.has_gateway;
-                // That of the default route comes first.
+                // The source of the default route comes first.
                 let at = if is_default { 0 } else { interface.preferred_sources.len() };
                 preferred.into_iter().for_each(|source| interface.preferred_sources.insert(at, source));
             }
@@ -74,10 +74,10 @@ pub(super) async fn read(handle: &Handle, interfaces: &mut [Interface]) -> Resul
     Ok(found)
 }
 
-/// The hints that routes give; `None` if there are too many of them. A longer prefix without anything of the kind has a hint of its own
-/// below one that has: the longest one decides.
+/// The hints that routes give; `None` if there are too many of them. A longer prefix without such an attribute below one that has it
+/// gets an empty hint: the longest one decides.
 ///
-/// Where a route has an encapsulation, its interface's MTU counts, too: `bpf_fib_lookup` knows of no interface then.
+/// Where a route has an encapsulation, its interface's MTU counts, too: `bpf_fib_lookup` returns no interface then.
 #[must_use]
 pub fn hints(routes: &[Route], interfaces: &[Interface]) -> Option<BTreeMap<IpNet, Hint>> {
     let mtus: HashMap<u32, u32> =
@@ -102,7 +102,7 @@ pub fn hints(routes: &[Route], interfaces: &[Interface]) -> Option<BTreeMap<IpNe
 }
 
 impl Route {
-    /// Does the FIB say less of it than there is?
+    /// Whether `bpf_fib_lookup` returns less than the route has.
     pub(super) fn has_hint(&self) -> bool {
         self.mtu.is_some() || self.encapsulates_by.is_some()
     }
@@ -135,7 +135,7 @@ impl Route {
     }
 }
 
-/// The source address that somebody gave a route. The kernel's own routes to the networks of its addresses have theirs.
+/// The configured source address of a route. The kernel's own routes to the networks of its addresses have theirs.
 pub(super) fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
     if route.header.protocol == RouteProtocol::Kernel {
         return None;
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_says_of_a_route() {
+    fn a_route_as_the_kernel_reports_it() {
         let (net, router) = (Ipv4Addr::new(10, 244, 2, 0), Ipv4Addr::new(10, 1, 0, 1));
         let message = |metrics: &[RouteMetric]| {
             let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -258,7 +258,7 @@ mod tests {
             hints.iter().map(|(net, hint)| (net.to_string(), hint.mtu, hint.encapsulates_by)).collect()
         };
         let name = |net: &str| net.to_owned();
-        assert_eq!(of(&[nothing, route("fd00::/64", None, None)]), [], "IPv6 is forwarded whatever it says");
+        assert_eq!(of(&[nothing, route("fd00::/64", None, None)]), [], "IPv6 is forwarded with any value");
         assert_eq!(
             of(&[
                 nothing,

@@ -5,8 +5,8 @@ use futures::TryStreamExt as _;
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 
-/// Do rules of the node choose routes by more than the destination? Then an endpoint's replies may leave by another interface than those of
-/// the address that clients know: secondary interfaces of cloud CNIs, second uplinks.
+/// Whether rules of the node choose routes by more than the destination. Then an endpoint's replies may leave by another interface than
+/// those of the address that clients know: secondary interfaces of cloud CNIs, second uplinks.
 ///
 /// # Errors
 /// The kernel's.

@@ -50,7 +50,7 @@ impl Transport {
                     | StateFlags::FIN_WAIT2
                     | StateFlags::CLOSE_WAIT
             }
-            // Of a connected UDP socket; all others are TCP_CLOSE.
+            // The state of a connected UDP socket; all others are TCP_CLOSE.
             Self::Udp => StateFlags::ESTABLISHED,
         }
     }
@@ -63,7 +63,7 @@ pub struct Connected {
     pub transport: Transport,
     /// The kernel's cookie of it, as BPF programs see it.
     pub cookie: u64,
-    /// Who it is connected to. An IPv4 address for IPv6 sockets that use one.
+    /// The peer. An IPv4 address for IPv6 sockets that use one.
     pub peer: SocketAddr,
     /// Its own address, of the same family.
     pub local: SocketAddr,
@@ -136,8 +136,8 @@ impl SockDiag {
     }
 
     /// Ends a socket: its process gets ECONNABORTED from calls that wait for the peer and from the next one that receives. A
-    /// UDP socket is not connected any more (sending without an address gives EDESTADDRREQ), and can connect anew.
-    /// `false` if the socket is not there any more.
+    /// UDP socket is not connected any more (sending without an address gives EDESTADDRREQ), and can connect again. `false`
+    /// if the socket is gone.
     ///
     /// # Errors
     /// When the kernel cannot do that.
@@ -243,7 +243,7 @@ fn inet_request(transport: Transport, family: u8, socket_id: SocketId) -> SockDi
     })
 }
 
-/// Of a code as netlink has them: 0, or an error number below.
+/// The result of a netlink code: 0, or a negative error number.
 fn result(code: i32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.saturating_abs())) }
 }

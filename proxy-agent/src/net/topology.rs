@@ -1,4 +1,4 @@
-//! From interfaces to what the data path needs: uplinks, pod interfaces, addresses. Pure.
+//! From interfaces to the topology for the data path: uplinks, pod interfaces, addresses. Pure.
 
 mod roles;
 mod settings;
@@ -16,7 +16,7 @@ use self::roles::{Role, Roles};
 use super::{interfaces::Interface, routes::Hint};
 use crate::{kube_proxy::IPVS_INTERFACE, model::plan::IpFamily};
 
-/// What the command line says about interfaces.
+/// The settings of interfaces.
 #[derive(Clone, Debug)]
 pub struct TopologyConfig {
     /// `--uplink`.
@@ -27,7 +27,7 @@ pub struct TopologyConfig {
     pub pod_datapath: PodDatapath,
     /// `--nodeport-addresses`.
     pub nodeport_addresses: Vec<NodePortAddresses>,
-    /// `--bind-address`: the node's primary address of that family, whatever the Node object says.
+    /// `--bind-address`: the node's primary address of that family, also if the Node object has another one.
     pub bind_address: Option<IpAddr>,
     /// `--snat-address`.
     pub snat_addresses: Vec<IpAddr>,
@@ -72,34 +72,34 @@ pub struct PodPort {
 /// Which IPv4 packets the kernel's stack fragments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragments {
-    /// None: their senders are told.
+    /// None: their senders get ICMP errors.
     #[default]
     None,
-    /// Those that are no fragments already.
+    /// Packets that are not fragments already.
     Whole,
     /// All.
     All,
 }
 
-/// What the data path needs to know of the node's network.
+/// The node's network as the data path needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// All interfaces that may lead off the node, overlays included; those with default routes or the node's addresses first.
     pub uplinks: Vec<Uplink>,
-    /// Interfaces of pods, if packets are to be translated there.
+    /// Interfaces of pods, if packets must be translated there.
     pub pods: Vec<PodPort>,
     /// All addresses that connections to remote endpoints may have as source: those that were given, those of [`Uplink::sources`],
     /// and those that the kernel may find for a route.
     pub snat_sources: BTreeSet<IpAddr>,
-    /// Those of `--snat-address` that are there.
+    /// Addresses of `--snat-address` that exist.
     pub given_snat_sources: Vec<IpAddr>,
     /// Where nodePorts are served.
     pub nodeport_addresses: BTreeSet<IpAddr>,
-    /// All addresses of the node, for telling its own from others'.
+    /// All addresses of the node, to distinguish its own from others.
     pub local_addresses: BTreeSet<IpAddr>,
-    /// Destinations of IPsec policies: what is for them the stack must send. Not worked out here.
+    /// Destinations of IPsec policies: the stack must send packets to them. Not worked out here.
     pub policies: BTreeSet<IpNet>,
-    /// What `bpf_fib_lookup` does not report of routes: MTUs, encapsulations. Not worked out here.
+    /// Attributes of routes that `bpf_fib_lookup` does not report: MTUs, encapsulations. Not worked out here.
     pub hints: BTreeMap<IpNet, Hint>,
     /// A route has an encapsulation, which is the stack's work. Not worked out here.
     pub encapsulates: bool,
@@ -107,9 +107,9 @@ pub struct Topology {
     pub rules: bool,
     /// IPv4 packets that the stack fragments where they are longer than their route's MTU. Not worked out here.
     pub fragments: Fragments,
-    /// What was asked for and is not there, in words.
+    /// Configured names and addresses that do not exist, in words.
     pub network_warnings: Vec<String>,
-    /// What is worth a warning, and no problem.
+    /// Warnings that are not problems.
     pub warnings: Vec<String>,
 }
 
@@ -138,7 +138,7 @@ impl Topology {
                 }
             }
         }
-        // Stable: within a role as they are.
+        // Stable: within a role, the order is kept.
         leaving.sort_by_key(|(role, _)| match role {
             Role::Uplink => 0,
             Role::Port => 1,
@@ -155,7 +155,7 @@ impl Topology {
             let sources = [IpFamily::V4, IpFamily::V6].into_iter().filter_map(|family| {
                 let of_family = |ip: &&IpAddr| IpFamily::of(ip) == family;
                 let preferred = interface.preferred_sources.iter().filter(|ip| local_addresses.contains(ip));
-                // One without an address of its own answers to the node's.
+                // An interface without addresses replies from the node's.
                 preferred.chain(&interface.addresses).find(of_family).copied().or_else(|| primary(family))
             });
             Uplink {
@@ -196,7 +196,7 @@ impl Topology {
         Self {
             uplinks,
             pods,
-            // The kernel may choose any of them, where an interface has none of its own.
+            // The kernel may choose any of them for an interface that has no address.
             snat_sources: interfaces
                 .iter()
                 .filter(|interface| interface.name != IPVS_INTERFACE)
@@ -223,13 +223,13 @@ impl Topology {
 }
 
 impl Topology {
-    /// Is there anything that only the kernel's IP stack can send?
+    /// Whether some packets can only be sent by the kernel's IP stack.
     pub fn needs_stack(&self) -> bool {
         self.encapsulates || !self.policies.is_empty()
     }
 }
 
-/// What was asked for and is not there.
+/// Configured names and addresses that do not exist.
 fn network_warnings(
     interfaces: &[Interface],
     local: &BTreeSet<IpAddr>,
@@ -239,7 +239,9 @@ fn network_warnings(
     let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let missing = topology_config.uplinks.iter().filter(|name| !names.contains(&name.as_str()));
     let mut network_warnings: Vec<String> = missing
-        .map(|name| format!("there is no interface `{name}` (--uplink); there are: {}", names.join(", ")))
+        .map(|name| {
+            format!("interface `{name}` does not exist (--uplink); existing ones: {}", names.join(", "))
+        })
         .collect();
     if let Some(ip) = topology_config.bind_address.filter(|ip| !local.contains(ip)) {
         network_warnings.push(format!("no interface has the address {ip} (--bind-address)"));

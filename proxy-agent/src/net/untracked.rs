@@ -9,11 +9,11 @@
 //! }
 //! ```
 //!
-//! What sockets send over the loopback interface has been tracked when it arrives, and stays so (`nft_notrack_eval`).
+//! Packets that sockets send over the loopback interface are tracked already when they arrive, and stay so (`nft_notrack_eval`).
 //!
-//! Fragments that the stack is to cut once more are a case of their own: reassembled there, they would wait for those that fit, which were
-//! sent already. What is untracked before the kernel reassembles (priority -400) stays in pieces (`ipv4_conntrack_defrag`). IPsec
-//! policies, though, look at ports, which only whole packets have. So there is a table for each, and never both.
+//! Fragments that the stack fragments once more need another rule: reassembled there, they would wait for those that fit, which were sent
+//! already. A packet that is untracked before the kernel reassembles (priority -400) stays in fragments (`ipv4_conntrack_defrag`). IPsec
+//! policies, though, look at ports, which only whole packets have. So each purpose has a table, and both never exist at once.
 
 use std::io;
 
@@ -74,12 +74,12 @@ pub fn ensure() -> io::Result<()> {
     make(Purpose::Policies)
 }
 
-/// Is it there?
+/// Whether the table exists.
 pub fn is_there() -> bool {
     exists(Purpose::Policies)
 }
 
-/// Removes it. None is as good.
+/// Removes it. A missing one is fine.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -90,20 +90,20 @@ pub fn remove() -> io::Result<()> {
 /// Makes the rule for packets that are longer than their way, if it is not there.
 ///
 /// # Errors
-/// As [`ensure`].
+/// The same as for [`ensure`].
 pub fn ensure_for_fragments() -> io::Result<()> {
     make(Purpose::Fragments)
 }
 
-/// Is it there?
+/// Whether the table exists.
 pub fn is_there_for_fragments() -> bool {
     exists(Purpose::Fragments)
 }
 
-/// Removes it. None is as good.
+/// Removes it. A missing one is fine.
 ///
 /// # Errors
-/// As [`remove`].
+/// The same as for [`remove`].
 pub fn remove_for_fragments() -> io::Result<()> {
     delete(Purpose::Fragments)
 }
@@ -144,7 +144,7 @@ pub(crate) fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sends messages, and takes the first answer: an error, the acknowledgment that one message asks for, or what was asked for.
+/// Sends messages, and returns the first answer: an error, the requested acknowledgment, or the requested object.
 pub(crate) fn talk(socket: &Socket, messages: &[u8]) -> io::Result<()> {
     socket.send(messages, 0)?;
     let (answer, _) = socket.recv_from_full()?;
@@ -165,7 +165,7 @@ fn batch(messages: &[Message]) -> Vec<u8> {
     batch_of(NFPROTO_INET, messages)
 }
 
-/// What the kernel does wholly or not at all, in tables of a family.
+/// A transaction of nfnetlink: messages about tables of a family that the kernel applies wholly or not at all.
 pub(crate) fn batch_of(family: u8, messages: &[Message]) -> Vec<u8> {
     let mut bytes = message(BATCH_BEGIN, 0, 0, &[]);
     for (kind, flags, attributes) in messages {
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_aligned_and_say_how_long_they_are() {
+    fn messages_are_aligned_and_have_their_length() {
         let purpose = Purpose::Fragments;
         let table = (NEW_TABLE, NLM_F_CREATE, attribute(1, purpose.table()));
         let bytes = batch(&[table, chain(purpose), rule(purpose)]);

@@ -1,7 +1,7 @@
 //! IPsec (`xfrm`) policies of the node, read and followed by netlink.
 //!
-//! What a program sends past the stack, no policy would see. Wanted are the destinations for which a policy may ask for something:
-//! packets to them are handed to the stack.
+//! Packets that a program sends past the stack would skip all policies. This module finds the destinations of policies that block
+//! or transform: packets to them are handed to the stack.
 
 use std::{
     collections::BTreeSet,
@@ -35,10 +35,10 @@ const POLICY_ID: usize = 64;
 /// `struct xfrm_userpolicy_info`, behind which attributes follow.
 const POLICY_INFO: usize = 168;
 
-/// The destinations of policies that block or protect what the node sends or forwards; empty where the kernel has no IPsec.
+/// The destinations of policies that block or protect the node's own and forwarded packets; empty where the kernel has no IPsec.
 ///
 /// # Errors
-/// When the kernel does not tell: listing policies needs `CAP_NET_ADMIN`.
+/// When the kernel does not return them: listing policies needs `CAP_NET_ADMIN`.
 pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     let Some(socket) = open()? else { return Ok(BTreeSet::new()) };
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -46,19 +46,19 @@ pub fn destinations() -> io::Result<BTreeSet<IpNet>> {
     request(&socket, XFRM_MSG_GETPOLICY, NLM_F_DUMP, &[0; POLICY_ID], |payload| {
         found.extend(Policy::parse(payload).into_iter().flat_map(|policy| policy.destinations()));
     })?;
-    // What no policy is for is blocked as well if the administrator wants it so (`ip xfrm policy setdefault`; 5.15).
-    let told = request(&socket, XFRM_MSG_GETDEFAULT, 0, &[0; 4], |payload| {
+    // Packets without a policy are blocked as well if the administrator sets that (`ip xfrm policy setdefault`; 5.15).
+    let answer = request(&socket, XFRM_MSG_GETDEFAULT, 0, &[0; 4], |payload| {
         if blocks_by_default(payload) {
             found.extend(everything());
         }
     });
-    match told {
+    match answer {
         Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
         _ => Ok(found),
     }
 }
 
-/// Says when policies may have changed; what they are is for [`destinations`] to find out.
+/// A stream of possible changes of policies; [`destinations`] reads the present ones.
 ///
 /// # Errors
 /// When they cannot be followed.
@@ -100,7 +100,7 @@ fn open() -> io::Result<Option<Socket>> {
     Ok(Some(socket))
 }
 
-/// Sends a request and takes the contents of what the kernel answers.
+/// Sends a request and processes the contents of the kernel's answer.
 fn request(
     socket: &Socket,
     kind: u16,
@@ -135,7 +135,7 @@ fn request(
     }
 }
 
-/// Type and contents of the first message, and what follows it.
+/// Type and contents of the first message, and the bytes behind it.
 fn message_of(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = word(bytes, 0)? as usize;
     let kind = half(bytes, 4)?;
@@ -151,12 +151,12 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// A policy, as far as it is wanted.
+/// The parts of a policy that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Policy {
     destination: Option<IpNet>,
     direction: u8,
-    /// It blocks, or asks for a transformation.
+    /// It blocks or transforms packets.
     asks: bool,
     /// It is for packets of an `xfrm` interface only, which the stack has sent there.
     is_of_interface: bool,
@@ -188,7 +188,7 @@ impl Policy {
         Some(Self { destination, direction: *payload.get(DIRECTION)?, asks, is_of_interface })
     }
 
-    /// Where it asks for something. Directions above are those of single sockets.
+    /// The destinations of a policy that blocks or transforms. Directions above are those of single sockets.
     fn destinations(self) -> Vec<IpNet> {
         let is_ours = matches!(self.direction, XFRM_POLICY_OUT | XFRM_POLICY_FWD);
         if !is_ours || !self.asks || self.is_of_interface {
@@ -211,7 +211,7 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// Of a `struct xfrm_userpolicy_default`: in, forward, out.
+/// Parses a `struct xfrm_userpolicy_default`: in, forward, out.
 fn blocks_by_default(payload: &[u8]) -> bool {
     payload.get(1..3).is_some_and(|actions| actions.contains(&XFRM_POLICY_BLOCK))
 }
@@ -228,7 +228,7 @@ pub fn everything() -> [IpNet; 2] {
 mod tests {
     use super::*;
 
-    /// What the kernel tells of a policy.
+    /// Converts a policy as reported by the kernel.
     fn policy(destination: &str, direction: u8, action: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let destination: IpNet = destination.parse().unwrap();
         let mut payload = vec![0; POLICY_INFO];

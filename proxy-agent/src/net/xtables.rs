@@ -84,12 +84,12 @@ struct Info {
     size: u32,
 }
 
-/// Reads a table of this thread's network namespace. To ask for one that is not there makes it.
+/// Reads a table of this thread's network namespace. The kernel makes a missing one.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn read(family: IptablesFamily, table: &str) -> io::Result<Table> {
-    /// `sizeof(struct ipt_get_entries)`: a name and a size, and what follows is aligned.
+    /// `sizeof(struct ipt_get_entries)`: a name and a size; the entries behind it are aligned.
     const HEADER: usize = 40;
     let socket = open(family)?;
     let get = |option: libc::c_int, at: *mut u8, length: usize| {
@@ -145,7 +145,7 @@ pub(crate) fn replace(
     request.extend((new.entries.len() as u32).to_ne_bytes());
     new.hook_entry.iter().chain(&new.underflow).for_each(|at| request.extend(at.to_ne_bytes()));
     request.extend(before.to_ne_bytes());
-    // The kernel writes the old counts there, as many as it was told.
+    // The kernel writes the old counters there, as many as the request names.
     request.extend((old_counters.as_mut_ptr() as usize).to_ne_bytes());
     request.extend(&new.entries);
     set(SET_REPLACE, &request)?;
@@ -192,7 +192,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
 }
 
-/// `sizeof(struct xt_entry_target)`: size, name, revision. What the target needs follows.
+/// `sizeof(struct xt_entry_target)`: size, name, revision. The target's data follow.
 pub(crate) const TARGET: usize = 32;
 
 /// Walks through the entries.

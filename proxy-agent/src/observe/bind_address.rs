@@ -15,7 +15,7 @@ pub struct BindAddress {
 }
 
 impl BindAddress {
-    /// What is left out is taken from `default`.
+    /// Missing parts are taken from `default`.
     pub fn or(self, default: SocketAddr) -> SocketAddr {
         SocketAddr::new(self.ip.unwrap_or(default.ip()), self.port.unwrap_or(default.port()))
     }

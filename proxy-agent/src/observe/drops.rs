@@ -1,4 +1,4 @@
-//! Warns of dropped packets that somebody must do something about.
+//! Warnings of dropped packets that need an administrator.
 
 use std::{
     collections::HashMap,
@@ -7,10 +7,10 @@ use std::{
 
 use proxy_common::layout::counter::Counter;
 
-/// Each warning is said at most once in this time, and is a problem of `/healthz` for as long.
+/// Each warning is logged at most once in this time, and is a problem of `/healthz` for as long.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// What to warn of, behind the number of packets.
+/// Counters with the text of their warnings, behind the number of packets.
 const WATCHED: [(Counter, &str); 2] = [
     (
         Counter::SnatExhausted,
@@ -23,13 +23,13 @@ const WATCHED: [(Counter, &str); 2] = [
 /// Looks at counters from time to time.
 #[derive(Debug, Default)]
 pub struct Drops {
-    /// What was counted when this was said last; at first, what an earlier agent left.
+    /// The count at the last warning; at first, the count that an earlier agent left.
     seen: HashMap<Counter, u64>,
     logged: HashMap<Counter, (Instant, String)>,
 }
 
 impl Drops {
-    /// What is to be said now of these counters.
+    /// Warnings of counters that rose, due now.
     pub fn look(&mut self, counts: &[(Counter, u64)], now: Instant) -> Vec<String> {
         let is_first = self.seen.is_empty();
         self.logged.retain(|_, (at, _)| now.duration_since(*at) < QUIET);
@@ -38,7 +38,7 @@ impl Drops {
             let count = counts.iter().find(|(known, _)| *known == counter).map_or(0, |(_, count)| *count);
             let seen = self.seen.entry(counter).or_insert(if is_first { count } else { 0 });
             if count < *seen {
-                // The maps were made anew.
+                // The maps were created again.
                 *seen = 0;
             }
             if count > *seen && !self.logged.contains_key(&counter) {
@@ -51,7 +51,7 @@ impl Drops {
         warnings
     }
 
-    /// What was said a short time ago.
+    /// Recent warnings.
     pub fn recent(&self) -> Vec<String> {
         let logged = WATCHED.iter().filter_map(|(counter, _)| self.logged.get(counter));
         logged.map(|(_, warning)| warning.clone()).collect()
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drops_are_told_at_most_once_a_minute() {
+    fn drops_are_reported_at_most_once_a_minute() {
         let start = Instant::now();
         let mut drops = Drops::default();
         for (seconds, exhausted, full, expected) in [

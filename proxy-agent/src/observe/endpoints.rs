@@ -1,4 +1,4 @@
-//! Which paths there are, and what they answer.
+//! Paths and their pages.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
     status::Status,
 };
 
-/// What kube-proxy calls its mode; scripts ask for it.
+/// The name of the mode in kube-proxy's format; scripts read it.
 pub const PROXY_MODE: &str = "ebpf";
 
 /// `/healthz` and `/livez`, for `--healthz-bind-address`. Each answer is counted.
@@ -29,7 +29,7 @@ pub fn health(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Handler {
 
 /// `/metrics`, `/healthz`, `/status`, `/proxyMode` and `/configz`, for `--metrics-bind-address`.
 ///
-/// `config` is what `/configz` shows, in kube-proxy's form: `{"kubeproxy.config.k8s.io": {...}}`.
+/// `config` is the document of `/configz`, in kube-proxy's form: `{"kubeproxy.config.k8s.io": {...}}`.
 pub fn metrics(metrics: &Arc<Metrics>, health: &Arc<Health>, config: &Value, node: &str) -> Handler {
     let status: Page = {
         let (health, metrics, node) = (health.clone(), metrics.clone(), node.to_owned());

@@ -1,4 +1,4 @@
-//! Kubernetes Events (`events.k8s.io/v1`): what `kubectl describe` of the Node or Service shows of our troubles.
+//! Kubernetes Events (`events.k8s.io/v1`): the agent's problems in `kubectl describe` of the Node or Service.
 //!
 //! They are for people, so nothing waits for them and nothing depends on them.
 
@@ -18,16 +18,16 @@ use tracing::{debug, warn};
 
 use crate::model::objects::ObjectName;
 
-/// Events that wait to be sent. More are dropped: they could only come from something that repeats itself.
+/// Events that wait to be sent. More are dropped: only a repeating cause can produce them.
 const QUEUE: usize = 64;
-/// The same is not said again for this long. The next time it is counted in the same Event object.
+/// The same Event is not sent again for this long. The next time it is counted in the same Event object.
 const REPEAT_AFTER: Duration = Duration::from_secs(5 * 60);
 /// How long the API server may take for one.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Who says it.
+/// The reporting controller.
 const CONTROLLER: &str = "proxy-agent";
 
-/// What an Event is about.
+/// The object of an Event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum About {
     /// This node.
@@ -36,16 +36,16 @@ pub enum About {
     Service(ObjectName),
 }
 
-/// Something to tell people.
+/// An Event for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is about.
+    /// Its object.
     pub about: About,
     /// Something is wrong.
     pub warning: bool,
     /// Why, in one CamelCase word; kube-proxy's where it has one.
     pub reason: &'static str,
-    /// What was being done, in one CamelCase word.
+    /// The action, in one CamelCase word.
     pub action: &'static str,
     /// In words.
     pub note: String,
@@ -64,7 +64,7 @@ impl Event {
         }
     }
 
-    /// An address for probes or scrapes cannot be had.
+    /// An address for probes or scrapes is not available.
     pub fn server_failed(reason: &'static str, note: &str) -> Self {
         Self { about: About::Node, warning: true, reason, action: "StartKubeProxy", note: note.into() }
     }
@@ -91,7 +91,7 @@ impl Event {
         Self { about: About::Node, warning: true, reason, action, note: shorten(note) }
     }
 
-    /// The health check node port of a Service cannot be had.
+    /// The health check node port of a Service is not available.
     pub fn service_health_failed(service: ObjectName, note: &str) -> Self {
         Self {
             about: About::Service(service),
@@ -117,7 +117,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// There is no API server: nothing is sent.
+    /// Without an API server: nothing is sent.
     pub fn nowhere() -> Self {
         Self::default()
     }
@@ -137,7 +137,7 @@ impl Events {
         Self { queue: Some(queue) }
     }
 
-    /// Sends an Event some time, or never: if the same was said lately, if too many wait, if the API server does not take
+    /// Sends an Event later, or never: if the same one was sent lately, if too many wait, if the API server does not take
     /// it. Never waits.
     pub fn send(&self, event: Event) {
         let Some(queue) = &self.queue else { return };
@@ -151,13 +151,13 @@ impl Events {
 struct Sending {
     recorder: Recorder,
     node_name: String,
-    /// What was sent when.
+    /// The Events sent, and when.
     logged: HashMap<(About, &'static str), Instant>,
     allowance: Allowance,
     failed_before: bool,
 }
 
-/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that say the same.
+/// How many Events about Services may be sent: a cluster may have very many Services, and as many nodes that report the same.
 #[derive(Debug)]
 struct Allowance {
     left: u32,
@@ -165,7 +165,7 @@ struct Allowance {
 }
 
 impl Allowance {
-    /// So many at once.
+    /// The most Events at once.
     const MOST: u32 = 25;
     /// After this time there is one more.
     const REFILL: Duration = Duration::from_secs(10);
@@ -174,7 +174,7 @@ impl Allowance {
         Self { left: Self::MOST, since: now }
     }
 
-    /// May one be sent now?
+    /// Whether one may be sent now.
     fn take(&mut self, now: Instant) -> bool {
         while self.left < Self::MOST && now.saturating_duration_since(self.since) >= Self::REFILL {
             self.left += 1;
@@ -207,7 +207,7 @@ impl Sending {
         }
     }
 
-    /// Says whether it worked.
+    /// Returns whether it worked.
     async fn publish(&mut self, event: Event) -> bool {
         let Event { about, warning, reason, action, note } = event;
         let reference = self.reference(about);
@@ -227,7 +227,7 @@ impl Sending {
             Err(_) => format!("no answer for {PATIENCE:?}"),
         };
         if !self.failed_before {
-            warn!("cannot tell the API server of Event {reason}: {error}; services do not depend on it");
+            warn!("the API server did not take Event {reason}: {error}; services do not depend on it");
             self.failed_before = true;
         }
         false

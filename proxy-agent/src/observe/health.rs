@@ -1,4 +1,4 @@
-//! Is the node's service proxy doing its work? What `/healthz` and `/livez` answer.
+//! Whether the node's service proxy works: the contents of `/healthz` and `/livez`.
 //!
 //! Path, port and format are a contract with cloud load balancers (KEP-3836).
 
@@ -36,7 +36,7 @@ pub struct Health {
 pub enum Audience {
     /// Processes of the node: names of objects, interfaces and addresses are theirs to know.
     Node,
-    /// For any client of the node's port: what kind of problem there is, and how many.
+    /// For any client of the node's port: the kinds of problems, and how many.
     Anyone,
 }
 
@@ -83,7 +83,7 @@ struct Work {
     failed_hooks: Vec<String>,
     failed_service_health: Vec<String>,
     drops: Vec<String>,
-    /// By what they are about.
+    /// By topic.
     others: BTreeMap<&'static str, Vec<String>>,
 }
 
@@ -99,7 +99,7 @@ pub struct Report {
     node_eligible: Option<bool>,
     healthy: bool,
     status: Families,
-    /// What is wrong, for people; beyond kube-proxy's format. Not everything here makes the node unhealthy.
+    /// Problems in words, beyond kube-proxy's format. Not every problem makes the node unhealthy.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
 }
@@ -110,7 +110,7 @@ impl Report {
         self.healthy
     }
 
-    /// Whether the answer is 200, and what is wrong.
+    /// Whether the status code is 200, and the problems.
     pub(super) fn into_parts(self) -> (bool, Vec<String>) {
         (self.healthy, self.problems)
     }
@@ -165,15 +165,15 @@ impl Health {
         self.node_eligible.store(eligible, Ordering::Relaxed);
     }
 
-    /// Which of several agents this is now. One that handed over says what it said before, until its successor answers; that has
-    /// as long as any change.
+    /// Which of several agents this is now. An agent that handed over keeps reporting its last state until its successor
+    /// answers; the successor has as long as any change.
     pub fn set_role(&self, role: Role) {
         let mut work = self.work();
         work.role = role;
         work.pending = (role == Role::Overtaken).then(Instant::now);
     }
 
-    /// A change has come that is to be applied.
+    /// A change has come that must be applied.
     pub fn queued(&self) {
         self.work().pending.get_or_insert_with(Instant::now);
     }
@@ -199,12 +199,12 @@ impl Health {
         self.work().failed_services = failed;
     }
 
-    /// What was asked for and the node's network does not have, for people; empty when it has all.
+    /// Configured names and addresses that the node's network does not have, in words; empty when it has all.
     pub fn set_network(&self, network_warnings: Vec<String>) {
         self.work().network = network_warnings;
     }
 
-    /// Why the node's network cannot be followed; none if it can.
+    /// Why the node's network cannot be followed; `None` if it can.
     pub fn set_network_failure(&self, failure: Option<String>) {
         self.work().network_failure = failure;
     }
@@ -219,18 +219,19 @@ impl Health {
         self.work().failed_service_health = failed;
     }
 
-    /// Packets that were dropped lately for want of something, for people; empty when none were.
+    /// Packets that were dropped lately for lack of something, in words; empty without drops.
     pub fn set_drops(&self, drops: Vec<String>) {
         self.work().drops = drops;
     }
 
-    /// Whatever else is wrong with a part of the agent's work, for people; empty when nothing is. It makes no node unhealthy.
+    /// Other problems of a part of the agent's work, in words; may be empty. They make no node unhealthy.
     pub fn set_problems(&self, about: &'static str, problems: Vec<String>) {
         self.work().others.insert(about, problems);
     }
 
-    /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that nobody relies on this node too
-    /// early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes nothing.
+    /// For `/healthz`: this node can serve. 503 until services are programmed for the first time, so that load balancers do not use this
+    /// node too early, while no program serves clients outside, and while the node is not eligible. An API server that is away changes
+    /// nothing.
     pub fn ready(&self, audience: Audience) -> Report {
         let eligible = self.node_eligible.load(Ordering::Relaxed);
         let work = self.work();
@@ -239,16 +240,16 @@ impl Health {
         self.report(&work, well, Some(eligible), audience)
     }
 
-    /// Whether services are programmed as they should be, whatever becomes of the node: what the health checks of
-    /// Services say of the proxy.
+    /// Whether services are programmed as they should be, regardless of the node's eligibility: the part of
+    /// Services' health checks that concerns the proxy.
     pub fn is_programmed(&self) -> bool {
         self.work().is_programmed(self.patience)
     }
 
-    /// For `/livez`: the agent's loop turns. Nothing else: no Service, no API server and no kernel gets better by a restart.
+    /// For `/livez`: the agent's loop turns. Nothing else counts: a restart repairs no Service, no API server and no kernel.
     pub fn live(&self, audience: Audience) -> Report {
         let work = self.work();
-        // After a hand-over there is nothing left to do. Until then the successor has as long as a turn.
+        // After a hand-over no work is left. Until then the successor has as long as a turn.
         let is_done = matches!(work.role, Role::Retired);
         let turns = is_done || work.last_turn.elapsed() <= STUCK_AFTER;
         self.report(&work, turns, None, audience)
@@ -269,7 +270,7 @@ impl Health {
         let mut problems = Vec::new();
         problems.extend(work.role.problem().map(str::to_owned));
         if node_eligible == Some(false) {
-            problems.push("the Node object is unknown, or says that the node is going".to_owned());
+            problems.push("the Node object is unknown, or marks the node for removal".to_owned());
         }
         let source = self.source.borrow();
         if let Some(trouble) = source.trouble() {
@@ -300,7 +301,7 @@ impl Health {
         }
         let others = [
             ("Services could not be programmed as they should be", &work.failed_services),
-            ("names of interfaces or addresses are none of this node's", &work.network),
+            ("configured interfaces or addresses do not exist on this node", &work.network),
             ("programs could not be attached", &work.failed_hooks),
             ("health check ports could not be opened", &work.failed_service_health),
             ("kinds of packets were dropped lately", &work.drops),

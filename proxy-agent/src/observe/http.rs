@@ -38,25 +38,25 @@ const MAX_REQUEST: usize = 16 * 1024;
 /// How long the last connections may take when another agent took over.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Who asks: among the extensions of a request.
+/// The client: among the extensions of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     /// The client's address.
     pub address: IpAddr,
-    /// Where it asks.
+    /// The server's address.
     pub server: IpAddr,
 }
 
 impl Client {
-    /// Is it a process of this node? Those have the address that they connect to as their own, or a loopback one; no other host
-    /// can have a connection with either. `kubectl exec` and `kubectl port-forward` are of the node.
+    /// Whether it is a process of this node. Those have the address that they connect to as their own, or a loopback one; no
+    /// other host can have a connection with either. `kubectl exec` and `kubectl port-forward` are of the node.
     pub fn is_of_this_node(self) -> bool {
         let address = self.address.to_canonical();
         address.is_loopback() || address == self.server.to_canonical()
     }
 }
 
-/// What is sent for a request.
+/// The response to a request.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -96,7 +96,7 @@ impl Answer {
 /// Answers any request.
 pub type Handler = Arc<dyn Fn(&Parts) -> Answer + Send + Sync>;
 
-/// What there is at a path.
+/// The page at a path.
 pub type Page = Box<dyn Fn(&Parts) -> Answer + Send + Sync>;
 
 /// Answers GET and HEAD of a few paths, and refuses the rest.
@@ -105,31 +105,30 @@ pub fn pages(pages: Vec<(&'static str, Page)>) -> Handler {
         Some((_, page)) if matches!(request.method, Method::GET | Method::HEAD) => page(request),
         Some(_) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
             .with(ALLOW, HeaderValue::from_static("GET, HEAD")),
-        None => Answer::text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+        None => Answer::text(StatusCode::NOT_FOUND, "not found\n"),
     })
 }
 
-/// What to serve where, and what to do when the address is taken.
+/// A server: pages, address, and a callback for an address that is taken.
 pub struct Server {
-    /// What is served, for people.
+    /// The name of the server, for messages.
     pub what: &'static str,
     /// Where.
     pub address: SocketAddr,
     /// The answers.
     pub handler: Handler,
-    /// An address that cannot be had at once is an error, instead of something that may pass.
+    /// An address that is not available at once is an error, instead of something that may pass.
     pub must_bind: bool,
-    /// Is told once why the address cannot be had.
+    /// Called once with the reason why the address is not available.
     pub on_failure: Box<dyn Fn(&str) + Send>,
 }
 
 impl Server {
-    /// Begins to answer, until cancelled. While the address is taken it is tried again every 5 s: the agent's work goes on
-    /// without.
+    /// Serves until cancelled. While the address is taken it is tried again every 5 s: the agent works without it meanwhile.
     ///
     /// # Errors
     ///
-    /// If the address cannot be had and `must_bind`.
+    /// If the address is not available and `must_bind`.
     pub async fn start(self, listeners: &Listeners, cancel: CancellationToken) -> Result<()> {
         let Self { what, address, handler, must_bind, on_failure } = self;
         let error = match listeners.bind(address) {
@@ -180,7 +179,7 @@ pub async fn serve(listener: impl Into<Listener>, handler: Handler, cancel: Canc
         loop {
             match listener.socket().accept().await {
                 Ok((stream, peer)) => {
-                    // One that is over already has no address to be asked at.
+                    // A connection that is closed already has no peer address.
                     let server =
                         stream.local_addr().map_or(IpAddr::from(Ipv6Addr::UNSPECIFIED), |at| at.ip());
                     let client = Client { address: peer.ip(), server };
@@ -240,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    /// A busy agent accepts what has come in the meantime at once: more than may be open.
+    /// A busy agent accepts all waiting connections at once: more than may be open.
     #[tokio::test]
     async fn requests_that_came_together_are_all_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

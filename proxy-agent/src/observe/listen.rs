@@ -55,14 +55,14 @@ impl Listener {
     /// If another agent shares the port: has the kernel give it all new connections. True if so. Those whose handshake has begun still
     /// come here; a listener that is closed resets them.
     pub(super) fn leave_to_successor(&self) -> bool {
-        /// Of the sockets that share a port the successor's is the second, because it came last.
+        /// The successor's socket is the second one of those that share a port, because it came last.
         const SUCCESSOR: u32 = 1;
         self.state.shares.load(Ordering::Relaxed) && choose(&self.socket, SUCCESSOR).is_ok()
     }
 }
 
-/// Of the sockets that share a port with this one, has the kernel choose the one of this number (`SO_ATTACH_REUSEPORT_CBPF`). If there is
-/// none, it chooses as without.
+/// Makes the kernel choose the socket of this number among those that share a port with this one (`SO_ATTACH_REUSEPORT_CBPF`).
+/// Without such a socket, it chooses as usual.
 fn choose(listener: &TcpListener, number: u32) -> io::Result<()> {
     const RETURN: u16 = 0x06;
     let mut filter = libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: number };
@@ -101,7 +101,7 @@ impl Listeners {
     /// Listens.
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// When the address is not available.
     pub fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
         self.bind_with(address, false)
     }
@@ -109,7 +109,7 @@ impl Listeners {
     /// Listens on one family only: `[::]` leaves IPv4 to `0.0.0.0`.
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// When the address is not available.
     pub fn bind_one_family(&self, address: SocketAddr) -> io::Result<Listener> {
         self.bind_with(address, true)
     }

@@ -1,4 +1,4 @@
-//! What the agent tells those who watch it: health checks, status and metrics over HTTP, Kubernetes Events.
+//! What the agent shows to observers: health checks, status and metrics over HTTP, Kubernetes Events.
 
 mod bind_address;
 pub mod drops;

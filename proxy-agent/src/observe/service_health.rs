@@ -1,6 +1,6 @@
-//! Answers load balancers that ask, at a Service's `healthCheckNodePort`, whether this node has endpoints of it.
+//! Answers load balancers' health checks at a Service's `healthCheckNodePort`: whether this node has endpoints of it.
 //!
-//! Status, headers and body are what kube-proxy answers, to the byte: cloud providers' health checks are made for it.
+//! Status, headers and body are kube-proxy's, to the byte: cloud providers' health checks are made for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,14 +55,14 @@ struct Open {
     task: JoinHandle<()>,
 }
 
-/// What is answered for one Service.
+/// The health check of one Service.
 struct Checked {
     service: ObjectName,
     local_endpoints: AtomicUsize,
 }
 
 impl ServiceHealth {
-    /// Nothing is open. `events` is told of ports that cannot be had.
+    /// Without open ports. Ports that cannot be opened are reported to `events`.
     pub fn new(health: Arc<Health>, events: Events) -> Self {
         Self {
             health,
@@ -90,8 +90,8 @@ impl ServiceHealth {
         }
     }
 
-    /// Opens and closes servers so that there is one for each Service in `wanted`, and has each tell the right number. What
-    /// cannot be done is logged, told in an Event and in [`Self::problems`], and done by a later [`Self::retry`].
+    /// Opens and closes servers so that each Service in `wanted` has one that reports the right number. A failure is
+    /// logged, reported in an Event and in [`Self::problems`], and retried by a later [`Self::retry`].
     pub async fn update(&mut self, wanted: impl IntoIterator<Item = (ObjectName, HealthCheck)>) {
         let wanted = wanted.into_iter().collect();
         if self.wanted != wanted {
@@ -100,14 +100,14 @@ impl ServiceHealth {
         }
     }
 
-    /// Tries again what could not be done.
+    /// Retries what failed.
     pub async fn retry(&mut self) {
         if !self.problems.is_empty() {
             self.sync().await;
         }
     }
 
-    /// What is wrong, for people, by Service.
+    /// Problems in words, by Service.
     pub fn problems(&self) -> &BTreeMap<ObjectName, String> {
         &self.problems
     }
@@ -127,10 +127,10 @@ impl ServiceHealth {
                 problems.insert(service, format!("cannot listen on {address}: {error}"));
             }
         }
-        self.tell(problems);
+        self.report(problems);
     }
 
-    /// Who should answer where. Of several Services that want one port, the one that has it keeps it.
+    /// The Service to serve at each address. Of several Services that want one port, the one that has it keeps it.
     fn goal(&self, problems: &mut BTreeMap<ObjectName, String>) -> BTreeMap<SocketAddr, ObjectName> {
         let holders = self.open.iter().map(|(address, open)| (address.port(), &open.checked.service));
         let mut owners: BTreeMap<u16, &ObjectName> = holders
@@ -153,7 +153,7 @@ impl ServiceHealth {
         owners.into_iter().flat_map(at_all).collect()
     }
 
-    /// Closes what is not, or not for this Service, in the goal. Its ports are free afterwards.
+    /// Closes servers that are not in the goal, or of another Service there. Their ports are free afterwards.
     async fn close_all_but(&mut self, goal: &BTreeMap<SocketAddr, ObjectName>) {
         let all = std::mem::take(&mut self.open);
         let (kept, stale): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -188,7 +188,7 @@ impl ServiceHealth {
         Ok(())
     }
 
-    fn tell(&mut self, problems: BTreeMap<ObjectName, String>) {
+    fn report(&mut self, problems: BTreeMap<ObjectName, String>) {
         for (service, problem) in &problems {
             if self.problems.get(service) != Some(problem) {
                 warn!("service {service}: health checks are not answered: {problem}; trying again");
@@ -213,7 +213,7 @@ fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Answers whatever is asked.
+/// Answers every request.
 fn handler(checked: Arc<Checked>, health: Arc<Health>) -> Handler {
     Arc::new(move |_| {
         let count = checked.local_endpoints.load(Ordering::Relaxed);

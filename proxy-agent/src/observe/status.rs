@@ -1,4 +1,4 @@
-//! The running agent's own account of itself: what `/status` answers and `proxy-agent status` shows.
+//! The running agent's report about itself: the document of `/status`, which `proxy-agent status` shows.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -20,13 +20,13 @@ pub struct Status {
     pub pid: u32,
     /// When it began.
     pub started: Timestamp,
-    /// When this was said.
+    /// Time of this report.
     pub now: Timestamp,
-    /// What `/healthz` answers.
+    /// The result of `/healthz`.
     pub ready: bool,
-    /// What `/livez` answers.
+    /// The result of `/livez`.
     pub alive: bool,
-    /// What is wrong, in words.
+    /// Problems, in words.
     pub problems: Vec<String>,
     /// The API server in use.
     #[serde(default)]
@@ -34,11 +34,11 @@ pub struct Status {
     /// Its release.
     #[serde(default)]
     pub api_server_version: Option<String>,
-    /// What is watched.
+    /// Watches of the source.
     pub watches: Vec<WatchStatus>,
-    /// What is served.
+    /// Served services.
     pub services: ServiceStatus,
-    /// What is attached.
+    /// Attached programs.
     pub hooks: Vec<HookStatus>,
     /// Programs that are not attached where they should be.
     pub missing_hooks: i64,
@@ -56,17 +56,17 @@ pub struct WatchStatus {
     pub name: String,
     /// It was listed completely.
     pub synced: bool,
-    /// When the source last said anything about it.
+    /// Time of the last event for it from the source.
     pub last_event: Option<Timestamp>,
     /// How often it was begun.
     pub starts: u64,
     /// How often it failed.
     pub failures: u64,
-    /// What is wrong with it now.
+    /// Its present problem.
     pub trouble: Option<String>,
 }
 
-/// What is served, and what waits to be.
+/// Served services, and changes that wait.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
@@ -78,7 +78,7 @@ pub struct ServiceStatus {
     pub endpoints: i64,
     /// Services that are not programmed as they should be.
     pub failed: i64,
-    /// Changes of Services and EndpointSlices that nobody looked at yet, counted per family.
+    /// Changes of Services and EndpointSlices that were not processed yet, counted per family.
     pub pending_changes: i64,
     /// When changes were applied last.
     pub last_applied: Option<Timestamp>,
@@ -92,7 +92,7 @@ pub struct HookStatus {
     pub at: String,
     /// Which.
     pub program: String,
-    /// By what means.
+    /// The kind of attachment.
     pub how: String,
 }
 

@@ -1,4 +1,4 @@
-//! A client for the tests of what is served.
+//! An HTTP client for tests of the servers.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,7 +27,7 @@ pub(super) async fn start(handler: Handler, cancel: &CancellationToken) -> Socke
     address
 }
 
-/// Asks. `headers` are whole lines, each with its end.
+/// Sends a request. `headers` are whole lines, each with its end.
 pub(super) async fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> Got {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}Connection: close\r\n\r\n");

@@ -1,4 +1,4 @@
-//! The running agent: one data path, what is done with it by whom, and what concerns more than one of them.
+//! The running agent: one data path, the parts that work on it, and the work that concerns more than one of them.
 
 use std::{net::IpAddr, time::Instant};
 
@@ -39,7 +39,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// Begins to serve: loads what is not loaded yet, attaches it and, where maps are to be filled before that, fills them.
+    /// Begins to serve: loads what is not loaded yet, attaches it and fills maps before that, where required.
     ///
     /// # Errors
     /// When the kernel does not allow it.
@@ -119,7 +119,7 @@ impl Agent {
         self.catch_up().await
     }
 
-    /// Applies what is known when the agent starts, if that is everything.
+    /// Applies the state known at the start, if it is complete.
     ///
     /// # Errors
     /// When the agent must be started again.
@@ -154,7 +154,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Looks at interfaces and addresses, and attaches and writes what they ask for. After a failure, plans the next attempt.
+    /// Reads interfaces and addresses, and attaches programs and writes maps for them. After a failure, plans the next attempt.
     pub(super) async fn reconcile_interfaces(&mut self) {
         let result = self.follow_network().await;
         self.interfaces.plan_retry(result);
@@ -168,25 +168,25 @@ impl Agent {
         self.services.follow_addresses(&found.topology, self.interfaces.restricts_nodeports()).await;
         self.interfaces.follow(found);
         self.interfaces.attach_more(&mut self.datapath);
-        self.look_for_namespaces();
+        self.scan_namespaces();
         Ok(())
     }
 
-    /// The first time that source ranges ask for it, finds out which address each network namespace has.
+    /// The first time that a Service has source ranges, finds out which address each network namespace has.
     async fn know_namespaces(&mut self) {
-        if !self.services.sync.has_source_ranges() || !self.sockets.begins_to_look() {
+        if !self.services.sync.has_source_ranges() || !self.sockets.begins_scan() {
             return;
         }
-        match self.sockets.first_look(self.primary_addresses()).await {
+        match self.sockets.first_scan(self.primary_addresses()).await {
             Ok(found) => self.apply_scan(found),
             Err(error) => warn!("{error:#}"),
         }
     }
 
     /// Looks which address each network namespace has, if that decides anything.
-    fn look_for_namespaces(&mut self) {
+    fn scan_namespaces(&mut self) {
         if self.services.sync.has_source_ranges() {
-            self.sockets.look_for_namespaces(self.primary_addresses());
+            self.sockets.scan_namespaces(self.primary_addresses());
         }
     }
 
@@ -194,7 +194,7 @@ impl Agent {
         self.interfaces.primary_addresses(self.services.sync.node_addresses())
     }
 
-    /// Takes over what was found out about sockets and network namespaces.
+    /// Takes over the result of a scan of sockets and network namespaces.
     pub(super) fn apply_scan(&mut self, found: Found) {
         let of_pods = |namespaces: &mut Namespaces| self.interfaces.pods.add_addresses(namespaces);
         self.sockets.apply_scan(found, of_pods, &mut self.datapath);
@@ -208,14 +208,14 @@ impl Agent {
         self.sockets.follow_pods(of_pods, &mut self.datapath);
     }
 
-    /// What is looked after now and then, because nothing tells of it.
-    pub(super) async fn look_after(&mut self) {
+    /// Regular checks of state that sends no notifications.
+    pub(super) async fn check_regularly(&mut self) {
         self.services.retry_health_checks().await;
         self.report_drops();
         self.conntrack.apply(&self.reports);
         self.datapath.remove_expired_watches();
         self.services.tidy(&mut self.datapath);
-        self.look_for_namespaces();
+        self.scan_namespaces();
         if self.interfaces.has_lost(&mut self.datapath).await {
             self.interfaces.schedule.soon();
         }
@@ -236,7 +236,7 @@ impl Agent {
     }
 }
 
-/// Reserves ports, and warns of what of the kernel's settings keeps packets from passing.
+/// Reserves ports, and warns of kernel settings that keep packets from passing.
 fn prepare_node(settings: &Settings) {
     match reserved_ports::reserve(settings.nodeport_range, settings.snat_ports) {
         Ok(warning) => warning.iter().for_each(|warning| warn!("{warning}")),

@@ -12,7 +12,7 @@ use crate::{
     observe::{Health, Metrics},
 };
 
-/// What is told of a file that cannot be used.
+/// Where the agent reports a file that cannot be used.
 pub(super) struct FailureReport {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -23,7 +23,7 @@ impl FailureReport {
         Self { health: observed.health.clone(), metrics: observed.metrics.clone() }
     }
 
-    fn tell(&self, why: Option<String>) {
+    fn report(&self, why: Option<String>) {
         self.metrics.set_configuration_rejected(why.is_some());
         let problem = why.map(|why| format!("the changed configuration is not used: {why}"));
         self.health.set_problems("configuration", problem.into_iter().collect());
@@ -40,15 +40,15 @@ pub(super) async fn configuration_changed(loaded: &Loaded, failure_report: Failu
         let loaded = shared.clone();
         async move { trial(&loaded, text).await }
     };
-    config::watch::changed(file, trial, |why| failure_report.tell(why)).await;
+    config::watch::changed(file, trial, |why| failure_report.report(why)).await;
     let path = file.path.display();
     info!("the configuration {path} changed: ending, to be started again with it");
     anyhow!("the configuration {path} changed: the agent must be started again")
 }
 
-/// Would an agent start with this text, and serve?
+/// Fails if an agent would not start with this text, or not serve.
 async fn trial(loaded: &Loaded, text: String) -> Result<()> {
-    let path = loaded.file.as_ref().context("there is no configuration file")?.path.clone();
+    let path = loaded.file.as_ref().context("no configuration file")?.path.clone();
     let shown = path.display().to_string();
     let new = config::understand(&loaded.args, &loaded.log, Some(LoadedFile { path, text }))?;
     let cannot = || format!("cannot use the configuration {shown}");

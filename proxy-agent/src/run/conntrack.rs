@@ -8,12 +8,12 @@ use crate::{
     observe::events::Event,
 };
 
-/// What is to be set, once there is connection tracking.
+/// Settings to apply once the kernel has connection tracking.
 #[derive(Debug)]
 pub(super) struct Conntrack {
     wanted: ConntrackSysctls,
     is_done: bool,
-    /// What was logged last.
+    /// The last log line.
     logged: Vec<String>,
 }
 
@@ -22,7 +22,7 @@ impl Conntrack {
         Self { wanted, is_done: false, logged: Vec::new() }
     }
 
-    /// Sets what is not set yet: once, so that a later change stays.
+    /// Applies settings that were not applied yet: once, so that a later change stays.
     pub(super) fn apply(&mut self, reports: &Reports) {
         if self.is_done {
             return;

@@ -1,4 +1,4 @@
-//! What ends the agent.
+//! Reasons for the agent's end.
 
 use anyhow::Result;
 use tokio::{
@@ -8,16 +8,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Why the agent has nothing more to follow.
+/// Why the loop of the agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// It was told to stop.
+    /// It was asked to stop.
     Stopped,
-    /// Another agent asks for its place.
+    /// Another agent requests its place.
     HandOver,
 }
 
-/// Cancels when a signal says so.
+/// Cancels on a signal.
 pub(super) fn stop_on_signal(cancel: CancellationToken) -> Result<JoinHandle<()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

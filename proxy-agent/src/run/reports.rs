@@ -1,4 +1,4 @@
-//! Where the parts of the running agent say how they are doing.
+//! Where the parts of the running agent report their state.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) struct Reports {
 
 #[cfg(test)]
 impl Reports {
-    /// For tests: of an agent that nobody asks.
+    /// For tests: reports that are not read.
     pub(super) fn nowhere() -> Self {
         use std::{path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the agent answers over HTTP, and when.
+//! The agent's HTTP servers, and when they start.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ struct One {
     what: &'static str,
     address: SocketAddr,
     handler: Handler,
-    /// Of an Event.
+    /// The reason of an Event.
     failure: &'static str,
     is_open: bool,
 }
@@ -74,7 +74,7 @@ impl Servers {
         }
     }
 
-    /// By what they listen.
+    /// The agent's listeners.
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
     }
@@ -96,7 +96,7 @@ impl Servers {
     /// Answers from now on.
     ///
     /// # Errors
-    /// When an address cannot be had and `--bind-address-hard-fail` is given.
+    /// When an address is not available and `--bind-address-hard-fail` is given.
     pub(super) async fn start(&mut self) -> Result<()> {
         for one in self.all.iter_mut().filter(|one| !one.is_open) {
             let (events, reason) = (self.events.clone(), one.failure);
@@ -123,7 +123,7 @@ impl Servers {
                 let listeners = Listeners::default();
                 loop {
                     tokio::time::sleep(AGAIN).await;
-                    // Not before: the last connections of the shared listeners are answered as before.
+                    // Only now: the last connections of the shared listeners are answered in the old role.
                     health.set_role(Role::Retired);
                     if let Ok(listener) = listeners.bind(address) {
                         return http::serve(listener, handler, cancel).await;

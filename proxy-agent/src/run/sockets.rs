@@ -1,4 +1,4 @@
-//! The controller of sockets: ends those whose endpoint is gone, and learns from which addresses they send.
+//! The controller of sockets: ends those whose endpoint is gone, and finds out from which addresses they send.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,11 +21,11 @@ use crate::{
 /// Addresses of network namespaces by their cookies.
 pub(super) type Namespaces = HashMap<u64, Vec<IpAddr>>;
 
-/// What was found out in the background.
+/// The result of a background task.
 pub(super) enum Found {
     /// The addresses of all network namespaces.
     Namespaces(Namespaces),
-    /// What connected sockets keep, after the first round.
+    /// Records of connected sockets, after the first round.
     Kept(HashSet<Kept>),
 }
 
@@ -33,11 +33,11 @@ pub(super) enum Found {
 pub(super) struct SocketController {
     socket_termination: Arc<SocketTerminator>,
     resets_tcp: bool,
-    /// Network namespaces can be told apart (kernel 5.14): so sockets' sources are known.
+    /// The kernel identifies network namespaces by cookies (5.14): so sockets' sources are known.
     knows_cookies: bool,
-    /// The addresses of network namespaces were asked for once.
+    /// The addresses of network namespaces were requested once.
     knows_namespaces: bool,
-    /// Those of all network namespaces, as they were found last.
+    /// The addresses of all network namespaces, as they were found last.
     namespaces: Namespaces,
     looking: Option<JoinHandle<Result<Namespaces>>>,
     scanning_at_start: Option<JoinHandle<Result<HashSet<Kept>>>>,
@@ -60,12 +60,12 @@ impl SocketController {
         }
     }
 
-    /// Can it be known from which addresses sockets send?
+    /// Whether it can be known from which addresses sockets send.
     pub(super) fn knows_sources(&self) -> bool {
         self.knows_cookies
     }
 
-    /// Ends what is connected to endpoints that serve no more: TCP only where that was asked for. And UDP sockets that connected
+    /// Ends sockets connected to endpoints that serve no more: TCP only if configured. Also ends UDP sockets that connected
     /// through frontends that lead elsewhere or nowhere now.
     pub(super) fn end_removed(&self, services: &mut Services) {
         let lost = services.take_lost_frontends();
@@ -75,13 +75,13 @@ impl SocketController {
         self.socket_termination.lost(lost);
     }
 
-    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] tells what sockets have.
+    /// After a restart: endpoints may have gone while no agent ran. [`Self::found`] reports what sockets have stored.
     pub(super) fn scan_at_start(&mut self) {
         let (socket_termination, protocols) = (self.socket_termination.clone(), self.protocols());
         self.scanning_at_start = Some(tokio::spawn(async move { socket_termination.kept(protocols).await }));
     }
 
-    /// Takes over what was found; `of_pods` adds the addresses of pods, which may be newer.
+    /// Takes over the result; `of_pods` adds the addresses of pods, which may be newer.
     pub(super) fn apply_scan(
         &mut self,
         found: Found,
@@ -97,7 +97,7 @@ impl SocketController {
         }
     }
 
-    /// Pods were looked at: writes their addresses, if those of any are asked for.
+    /// Pods were checked: writes their addresses, if any are needed.
     pub(super) fn follow_pods(&self, of_pods: impl Fn(&mut Namespaces), datapath: &mut Datapath) {
         if self.knows_namespaces {
             self.write_namespaces(of_pods, datapath);
@@ -119,29 +119,29 @@ impl SocketController {
         // Which protocol a backend had is not known any more.
         self.socket_termination
             .dead(dead.flat_map(|backend| self.protocols().iter().map(move |it| (*it, backend))));
-        // Nor which kind of socket this is; frontends are lost to UDP sockets alone.
+        // The kind of this socket is not known either; frontends are lost to UDP sockets alone.
         let lost = kept.iter().filter(|kept| !services.leads_to(kept.vip, kept.service));
         self.socket_termination
             .lost(lost.map(|kept| LostFrontend { service: kept.service, address: kept.vip }));
     }
 
     /// Looks, unless it is at it, which addresses network namespaces have; `primary` are this node's.
-    pub(super) fn look_for_namespaces(&mut self, primary: Vec<IpAddr>) {
+    pub(super) fn scan_namespaces(&mut self, primary: Vec<IpAddr>) {
         if self.looking.is_none() {
             self.looking = Some(tokio::task::spawn_blocking(move || {
-                netns::addresses(&primary).context("cannot tell which addresses sockets send from")
+                netns::addresses(&primary).context("cannot determine the source addresses of sockets")
             }));
         }
     }
 
-    /// Is the first look due, for which services wait? To be asked where any of them has source ranges.
-    pub(super) fn begins_to_look(&mut self) -> bool {
+    /// Whether the first scan is due, for which services wait. To be called if any of them has source ranges.
+    pub(super) fn begins_scan(&mut self) -> bool {
         !std::mem::replace(&mut self.knows_namespaces, true)
     }
 
     /// The first look, waited for: sockets that are not known are left to the packet path, where a node has none.
-    pub(super) async fn first_look(&mut self, primary: Vec<IpAddr>) -> Result<Found> {
-        self.look_for_namespaces(primary);
+    pub(super) async fn first_scan(&mut self, primary: Vec<IpAddr>) -> Result<Found> {
+        self.scan_namespaces(primary);
         finished(&mut self.looking).await.map(Found::Namespaces)
     }
 
@@ -170,7 +170,7 @@ impl SocketController {
     }
 }
 
-/// Resolves to what a task found, once.
+/// Resolves to the result of a task, once.
 async fn finished<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
     let Some(running) = task else {
         return std::future::pending().await;
@@ -206,11 +206,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_look_is_taken_once() {
         let mut sockets = controller(false);
-        assert_eq!([(); 3].map(|()| sockets.begins_to_look()), [true, false, false]);
+        assert_eq!([(); 3].map(|()| sockets.begins_scan()), [true, false, false]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_is_no_find_and_what_follows_is() {
+    async fn a_failed_scan_gives_nothing_and_the_next_one_does() {
         let mut sockets = controller(false);
         let forever = Duration::from_secs(3600);
         timeout(forever, sockets.found()).await.map(drop).expect_err("nothing was begun");

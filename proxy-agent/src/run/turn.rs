@@ -29,12 +29,12 @@ use crate::{
     sync::Sync,
 };
 
-/// How often a standby tries what it could not do.
+/// How often a standby retries what failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// The lock is free for a moment whenever it changes hands; after this its holder is gone.
 const VACANT: Duration = Duration::from_secs(1);
 
-/// What others see of this agent, whether it is its turn or not.
+/// The parts of this agent that are visible from outside, whether it is its turn or not.
 pub(super) struct Observed {
     pub(super) pins: Pins,
     pub(super) health: Arc<Health>,
@@ -66,9 +66,9 @@ pub(super) struct Turn {
     pub(super) known: Known,
 }
 
-/// What an agent knows when its turn comes.
+/// The agent's knowledge when its turn comes.
 pub(super) struct Known {
-    /// What the source said meanwhile.
+    /// The source's changes meanwhile.
     pub(super) sync: Sync,
     /// Programs that are loaded already.
     pub(super) prepared: Option<Prepared>,
@@ -77,7 +77,7 @@ pub(super) struct Known {
 }
 
 impl Turn {
-    /// Waits until no other agent writes. Asks the one that does to hand over once this one knows what to write.
+    /// Waits until no other agent writes. Requests the hand-over once this one knows what to write.
     ///
     /// # Errors
     /// When the kernel refuses the programs, or the source of services ends.
@@ -106,7 +106,7 @@ impl Turn {
             waiting = Some(Waiting::start(&observed.pins)?);
         }
         if lock.is_none() || known.fills_first {
-            // What the kernel refuses is to be known while other programs serve.
+            // A refusal of the kernel must be known while other programs serve.
             cgroup_root(settings)?;
             known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
         }
@@ -139,7 +139,7 @@ impl Turn {
                     ended.context("the source of services ended unexpectedly")??;
                     return Err(anyhow!("the source of services ended"));
                 }
-                // When all senders are gone, the source says why.
+                // When all senders are gone, the result of the source has the reason.
                 count = inbox.recv_many(&mut batch, QUEUE), if !inbox.is_closed() || !inbox.is_empty() => {
                     debug!("took in {count} changes");
                     for change in batch.drain(..) {
@@ -155,7 +155,7 @@ impl Turn {
     }
 }
 
-/// Are the maps to be filled before programs use them? Says so.
+/// Whether the maps must be filled before programs use them; logs it.
 fn fills_first(pins: &Pins) -> bool {
     let fills = synced::is_to_be_filled(pins);
     if fills {
@@ -166,7 +166,7 @@ fn fills_first(pins: &Pins) -> bool {
     fills
 }
 
-/// What the socket hooks serve.
+/// The cgroup that the socket hooks serve.
 pub(super) fn cgroup_root(settings: &Settings) -> Result<PathBuf> {
     settings.cgroup_root.clone().map_or_else(cgroup::find_root, Ok)
 }
@@ -179,7 +179,7 @@ async fn taken(waiting: &mut Option<Waiting>) -> Result<Lock> {
 }
 
 impl Agent {
-    /// Ends all else, threads included: what is not returned is dropped here.
+    /// Ends everything else, threads included: fields that are not returned are dropped here.
     fn end_but_for_health(self) -> (Arc<Health>, ServiceHealth) {
         let Self { services, reports, .. } = self;
         (reports.health, services.into_service_health())

@@ -31,14 +31,14 @@ impl From<&Connected> for Suspect {
     }
 }
 
-/// What is to be ended.
+/// Sockets to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     /// This socket.
     Socket(Suspect),
     /// Every socket that keeps that it was translated to this backend, and is still connected to it.
     Backend(Transport, Id),
-    /// Every UDP socket that keeps that it was translated by this frontend, and is still connected to what it got.
+    /// Every UDP socket whose record names this frontend, and that is still connected to the backend in the record.
     Frontend(LostFrontend),
 }
 
@@ -52,7 +52,7 @@ impl Target {
     }
 }
 
-/// Is a socket that keeps this to be ended?
+/// Whether a socket with this record must be ended.
 pub(super) fn is_target(targets: &HashSet<Target>, transport: Transport, kept: &Kept) -> bool {
     let Kept { vip, service, backend } = *kept;
     let any: IpAddr = match vip {
@@ -69,7 +69,7 @@ pub(super) fn is_target(targets: &HashSet<Target>, transport: Transport, kept: &
 pub struct Outcome {
     /// Sockets that were ended.
     pub ended: HashSet<Suspect>,
-    /// No namespace was walked through where there was nothing to look for.
+    /// No namespace was walked through if there was no target.
     pub walked: Walked,
 }
 
@@ -92,8 +92,8 @@ pub fn end(targets: &HashSet<Target>, reader: Option<&SocketReader>) -> io::Resu
     Ok(Outcome { ended, walked })
 }
 
-/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so it is
-/// tried again while that brings on, and each time anew whether what is found there is a target.
+/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so the
+/// search is repeated while it finds more, and each time checks again whether the socket is a target.
 fn end_here(
     sock_diag: &SockDiag,
     transport: Transport,
@@ -123,7 +123,7 @@ fn end_here(
     }
 }
 
-/// Does it keep one of these?
+/// Whether its record names one of these.
 fn keeps_target(
     socket: &Connected,
     targets: &HashSet<Target>,

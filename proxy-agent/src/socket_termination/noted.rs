@@ -1,5 +1,4 @@
-//! What the socket programs note of connected sockets where those cannot keep it themselves: on kernels without socket
-//! storage.
+//! The socket programs' notes about connected sockets, on kernels without socket storage.
 
 use std::net::SocketAddr;
 
@@ -15,7 +14,7 @@ pub struct Noted {
     pub cookie: u64,
     /// The address that it got.
     pub backend: SocketAddr,
-    /// What it asked for, and the ids of what it got.
+    /// The frontend that it connected to, and the ids that it got.
     pub kept: Kept,
 }
 
@@ -30,7 +29,7 @@ pub fn read(pins: &Pins) -> Result<Vec<Noted>> {
 }
 
 fn family<F: MapFamily>(pins: &Pins) -> Result<Vec<Noted>> {
-    /// Walking a map that changes can begin anew; there has to be an end.
+    /// A walk through a map that changes may restart: this bounds it.
     const PATIENCE: usize = 1 << 20;
     let map = F::sockets(pins)?;
     let mut noted = Vec::new();

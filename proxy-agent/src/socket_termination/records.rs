@@ -1,4 +1,4 @@
-//! Where it is kept what a connected socket was translated to.
+//! Where the translation of a connected socket is stored.
 
 use std::collections::HashSet;
 
@@ -59,7 +59,7 @@ fn kept(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(HashS
         }
         Ok(())
     });
-    // Where sockets cannot be listed, the first that is to be ended tells.
+    // Where sockets cannot be listed, ending the first one reports it.
     Ok((found, walked.context("cannot walk through the network namespaces")?.failed))
 }
 

@@ -53,7 +53,7 @@ fn udp_sockets_of_a_lost_frontend_are_targets_and_no_others() {
     ] {
         let targets = [lost].into();
         assert_eq!(end::is_target(&targets, Transport::Udp, &kept), expected, "{lost:?} {kept:?}");
-        assert!(!end::is_target(&targets, Transport::Tcp, &kept), "TCP goes on");
+        assert!(!end::is_target(&targets, Transport::Tcp, &kept), "TCP continues");
     }
 }
 
@@ -69,7 +69,7 @@ async fn what_waits_already_takes_no_more_room() {
 }
 
 #[tokio::test]
-async fn notes_that_cannot_be_read_are_counted_and_work_goes_on() {
+async fn unreadable_notes_are_counted_and_work_continues() {
     let counts = Counts::default();
     let socket_termination = SocketTerminator::start(notes_of_nowhere(), counts.clone());
     for failed in 1..=2 {

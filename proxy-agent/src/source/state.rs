@@ -20,9 +20,9 @@ pub struct SourceState {
 pub struct Release {
     /// `1`.
     pub major: String,
-    /// `35`, or what a vendor makes of it.
+    /// `35`, or a vendor's variant of it.
     pub minor: String,
-    /// `v1.35.0`, or what a vendor makes of it.
+    /// `v1.35.0`, or a vendor's variant of it.
     pub git_version: String,
 }
 
@@ -31,15 +31,15 @@ pub struct Release {
 pub struct WatchState {
     /// It was listed completely at least once.
     pub synced: bool,
-    /// What keeps it from being up to date right now.
+    /// Why it is not up to date right now.
     pub trouble: Option<Trouble>,
-    /// When the source last said anything about it: an object, a bookmark, the end of a list.
+    /// Time of the source's last event for it: an object, a bookmark, the end of a list.
     pub last_event: Option<SystemTime>,
     /// How often it was begun.
     pub starts: u64,
     /// How often it failed.
     pub failures: u64,
-    /// How often nothing came for so long that it was made again.
+    /// How often no event came for so long that the watch was made again.
     pub silences: u64,
     /// How often the source went back to an older version.
     pub regressions: u64,
@@ -48,16 +48,16 @@ pub struct WatchState {
 /// An outage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What is wrong, for people. The same for the whole outage.
+    /// The problem, in words. The same for the whole outage.
     pub message: String,
-    /// What was seen of it last: may change from one attempt to the next. Possibly empty.
+    /// Details of the last attempt: may change from one to the next. Possibly empty.
     pub detail: String,
     /// When it began.
     pub since: SystemTime,
 }
 
 impl SourceState {
-    /// Is everything listed? Stays true in an outage: what was read is still served.
+    /// Whether everything is listed. Stays true in an outage: the objects that were read are still served.
     pub fn is_synced(&self) -> bool {
         !self.watches.is_empty() && self.watches.values().all(|watch| watch.synced)
     }
@@ -84,12 +84,12 @@ impl Reporter {
         Self { watch: watch.to_owned(), state: state.clone() }
     }
 
-    /// It begins, or begins again. Nobody waits for that, nor for the next.
+    /// It begins, or begins again. Receivers are not woken for that, nor for the next.
     pub(super) fn begins(&self) {
         self.note(|watch| watch.starts += 1);
     }
 
-    /// The source said something about it.
+    /// The source sent something for it.
     pub(super) fn heard(&self) {
         self.note(|watch| watch.last_event = Some(SystemTime::now()));
     }
@@ -99,7 +99,7 @@ impl Reporter {
         self.note(|watch| watch.failures += 1);
     }
 
-    /// Nothing came for too long.
+    /// No event came for too long.
     pub(super) fn silent(&self) {
         self.note(|watch| watch.silences += 1);
     }
@@ -109,7 +109,7 @@ impl Reporter {
         self.note(|watch| watch.regressions += 1);
     }
 
-    /// This API server answers. Nobody waits for that either.
+    /// This API server answers. Receivers are not woken for that either.
     pub(super) fn served_by(&self, server: &str) {
         self.state.send_if_modified(|state| {
             if state.server.as_deref() != Some(server) {
@@ -119,7 +119,7 @@ impl Reporter {
         });
     }
 
-    /// Notes what is no change of the state.
+    /// Records a detail that is not a change of the state.
     fn note(&self, note: impl FnOnce(&mut WatchState)) {
         self.state.send_if_modified(|state| {
             state.watches.get_mut(&self.watch).map(note);
@@ -132,15 +132,15 @@ impl Reporter {
         self.change(|watch| watch.synced = true);
     }
 
-    /// Something is wrong. Says whether that is news: neither this watch nor another one has said the same.
+    /// Something failed. Returns whether that is news: neither this watch nor another one has reported the same.
     pub(super) fn failed(&self, message: &str, detail: &str) -> bool {
         let mut news = false;
         self.state.send_if_modified(|state| {
-            let said = state
+            let is_known = state
                 .watches
                 .values()
                 .any(|watch| watch.trouble.as_ref().is_some_and(|t| t.message == message));
-            news = !said;
+            news = !is_known;
             let Some(watch) = state.watches.get_mut(&self.watch) else {
                 return false;
             };
@@ -198,7 +198,7 @@ mod tests {
 
         assert!(a.failed("refused", ""));
         assert!(!a.failed("refused", "in another way"));
-        assert!(!b.failed("refused", ""), "another watch has said so");
+        assert!(!b.failed("refused", ""), "another watch has reported it");
         assert!(b.failed("forbidden", ""), "something else is wrong now");
         assert!(receiver.borrow().is_synced(), "what was read is still served");
         assert_eq!(receiver.borrow().trouble().unwrap().message, "refused");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_wakes_nobody() {
+    fn notes_wake_no_receiver() {
         let (sender, mut receiver) = watch::channel(SourceState::default());
         let reporter = Reporter::new("services", &sender);
         receiver.mark_unchanged();

@@ -29,10 +29,10 @@ const USUAL: [SocketAddr; 2] = [
     SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 10249, 0, 0)),
 ];
 
-/// Asks the agent and prints what it says.
+/// Queries the agent and prints its status.
 ///
 /// # Errors
-/// When no agent answers there, and when it is not ready: so that scripts can tell.
+/// When no agent answers there, and when it is not ready: so that scripts can see it.
 pub async fn run(args: &StatusArgs) -> Result<()> {
     let status = ask(args.metrics_address).await?;
     print(&match args.output {
@@ -45,10 +45,10 @@ pub async fn run(args: &StatusArgs) -> Result<()> {
     Ok(())
 }
 
-/// What the agent that answers there says of itself.
+/// The status of the agent that answers there.
 ///
 /// # Errors
-/// When none does.
+/// When no agent answers.
 pub(crate) async fn ask(address: Option<SocketAddr>) -> Result<Status> {
     let addresses = address.map_or_else(|| USUAL.to_vec(), |address| vec![address]);
     let shown = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or ");
@@ -59,7 +59,7 @@ pub(crate) async fn ask(address: Option<SocketAddr>) -> Result<Status> {
             format!("no agent answers at {shown}; is it running, and is that its --metrics-bind-address?")
         })?;
     serde_json::from_slice(&body)
-        .with_context(|| format!("what answers at {shown} is no proxy-agent of this release"))
+        .with_context(|| format!("the server at {shown} is not a proxy-agent of this release"))
 }
 
 /// From the first of these addresses that accepts a connection.

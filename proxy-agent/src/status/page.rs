@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_says_what_is_wrong_and_how_full_maps_are() {
+    fn a_page_shows_problems_and_how_full_maps_are() {
         let status = Status {
             version: "0.1.0".to_owned(),
             node: "node-1".to_owned(),

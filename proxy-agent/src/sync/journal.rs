@@ -32,21 +32,21 @@ impl Journal {
         }
     }
 
-    /// Says how many were not logged when the time is over. To be called now and then.
+    /// Logs how many changes were not logged when the window ends. To be called regularly.
     pub(super) fn look(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) >= WINDOW {
             self.turn_page(now);
         }
     }
 
-    /// The same at once, so that what comes next has lines whatever came before.
+    /// The same at once, so that the next changes have lines regardless of earlier ones.
     pub(super) fn turn_page(&mut self, now: Instant) {
         if let Some(text) = self.begin(now) {
             info!("{text}");
         }
     }
 
-    /// Begins anew; in words, what was hidden before.
+    /// Starts a new window; returns a line about the hidden changes of the last one.
     fn begin(&mut self, now: Instant) -> Option<String> {
         let Self { hidden, since, .. } = std::mem::replace(self, Self::new(now));
         let seconds = now.saturating_duration_since(since).as_secs();

@@ -32,7 +32,7 @@ impl Reason {
     }
 }
 
-/// What is wrong with a Service.
+/// A problem of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The Service.
@@ -43,7 +43,7 @@ pub struct Problem {
     pub text: String,
 }
 
-/// What is wrong with Services now, and what was said of it.
+/// Present problems of Services, and which were reported.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     /// By the Services that the maps did not take.
@@ -53,7 +53,7 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// What went wrong when a Service was written; empty: nothing.
+    /// The errors of writing a Service; empty: none.
     pub(super) fn set_failure(&mut self, name: &ObjectName, errors: &[anyhow::Error]) {
         if errors.is_empty() {
             self.failures.remove(name);
@@ -67,7 +67,7 @@ impl Problems {
         self.failures.insert(name.clone(), (reason, texts.join("; ") + &more));
     }
 
-    /// What a Service has too much of, if it does.
+    /// The excess of a Service, if any.
     pub(super) fn set_excess(&mut self, name: &ObjectName, excess: Option<String>) {
         match excess {
             Some(text) => drop(self.excesses.insert(name.clone(), format!("service {name}: {text}"))),
@@ -75,12 +75,12 @@ impl Problems {
         }
     }
 
-    /// Did the kernel refuse what was written for this Service?
+    /// Whether the kernel refused a write for this Service.
     pub(super) fn is_refused(&self, name: &ObjectName) -> bool {
         self.failures.get(name).is_some_and(|(reason, _)| *reason == Reason::WriteFailed)
     }
 
-    /// Everything, with what Services want that others have.
+    /// All problems, with the frontends that Services want and others have.
     pub(super) fn all(&self, conflicts: Vec<(ObjectName, String)>) -> BTreeSet<Problem> {
         let failures = self.failures.iter().map(|(service, (reason, text))| (service, *reason, text.clone()));
         let excesses = self.excesses.iter().map(|(service, text)| (service, Reason::TooLarge, text.clone()));
@@ -96,7 +96,7 @@ impl Problems {
         all
     }
 
-    /// What is new among all problems, and how many Services have none any more.
+    /// The new ones among all problems, and how many Services have none any more.
     pub(super) fn report(&mut self, all: &BTreeSet<Problem>) -> (Vec<Problem>, usize) {
         let new = all.difference(&self.reported).cloned().collect();
         let names = |problems: &BTreeSet<Problem>| -> BTreeSet<ObjectName> {
@@ -108,7 +108,7 @@ impl Problems {
     }
 }
 
-/// Errors of one Service that are told at most: there is one for each of its ports.
+/// At most so many errors of one Service are shown: each of its ports has one.
 const SHOWN: usize = 3;
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
     use crate::datapath::room::Part;
 
     #[test]
-    fn problems_are_told_once_and_have_a_reason() {
+    fn problems_are_reported_once_and_have_a_reason() {
         let (web, api) = (ObjectName::new("default", "web"), ObjectName::new("default", "api"));
         let mut problems = Problems::default();
         let full = || {

@@ -57,7 +57,7 @@ fn every_protocol_is_planned() {
 
 /// NodeLocal DNSCache serves a cluster IP that it has put on an interface of the node.
 #[test]
-fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
+fn a_cluster_ip_of_this_node_is_left_to_its_server() {
     let (mut sync, name) = knowing(Protocol::Tcp);
     let frontends = |sync: &Sync| sync.plan(&name).ports[0].frontends.clone();
     let vip: SocketAddr = VIP.parse().unwrap();
@@ -83,9 +83,9 @@ fn a_cluster_ip_of_this_node_is_left_to_who_serves_it() {
 }
 
 #[test]
-fn what_is_planned_is_told() {
+fn planned_health_checks_are_reported() {
     let (mut sync, name) = knowing(Protocol::Tcp);
-    let tell = |sync: &mut Sync| {
+    let replan = |sync: &mut Sync| {
         let plan = sync.plan(&name);
         assert!(sync.note_health_check(&name, plan.health_check), "it is news");
         assert!(!sync.note_health_check(&name, plan.health_check), "it no longer is");
@@ -94,10 +94,10 @@ fn what_is_planned_is_told() {
         sync.note_plan(name.clone(), plan);
         (sync.health_checks()[&name].local_endpoints, sync.no_local_endpoints(IpFamily::V4))
     };
-    assert_eq!(tell(&mut sync), (0, NoLocalEndpoints { internal: 1, external: 1 }));
+    assert_eq!(replan(&mut sync), (0, NoLocalEndpoints { internal: 1, external: 1 }));
     assert_eq!(sync.no_local_endpoints(IpFamily::V6), NoLocalEndpoints::default());
     sync.take(Change::EndpointSlice(endpoints(Protocol::Tcp, "node", None)));
-    assert_eq!(tell(&mut sync), (1, NoLocalEndpoints::default()));
+    assert_eq!(replan(&mut sync), (1, NoLocalEndpoints::default()));
     assert_eq!(sync.health_checks()[&name].port, 31_000);
     assert!(!sync.needs_packets(false));
     sync.take(Change::ServiceGone(name.clone()));
@@ -135,7 +135,7 @@ fn complete(sync: &mut Sync) {
 }
 
 #[test]
-fn udp_frontends_are_told_before_they_come() {
+fn udp_frontends_are_known_before_they_come() {
     let nodes: BTreeSet<IpAddr> = ["192.168.0.1", "fd00::10"].map(|ip| ip.parse().unwrap()).into();
     let coming = |sync: &Sync| {
         let mut coming: Vec<String> =
@@ -167,7 +167,7 @@ fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
     assert!(sync.has_failed() && !sync.fails_wholly());
     assert_eq!(sync.problems.all(Vec::new()).len(), 1);
     assert!(!sync.note_failure(&other, &[Full(Part::ServicePorts).into()]));
-    assert!(!sync.fails_wholly(), "full maps are the problem of who finds no room");
+    assert!(!sync.fails_wholly(), "full maps are the problem of the Service that does not fit");
     assert!(!sync.note_failure(&other, &refused()));
     assert!(sync.fails_wholly());
     assert!(sync.note_failure(&name, &[]) && sync.note_failure(&other, &[]));

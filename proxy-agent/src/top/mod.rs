@@ -22,7 +22,7 @@ use crate::{
 /// When no agent has run, or the kernel refuses.
 pub fn run(args: &TopArgs) -> Result<()> {
     if !args.once && !std::io::stdout().is_terminal() {
-        bail!("this is no terminal: --once prints one interval");
+        bail!("this is not a terminal: --once prints one interval");
     }
     let pins = Pins::new(&args.pins.bpffs);
     let lookup = Lookup::open(&pins)?;

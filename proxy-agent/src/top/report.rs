@@ -1,4 +1,4 @@
-//! What happened between two samples.
+//! Rates between two samples.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,7 +33,7 @@ pub(super) struct Report {
     pub(super) reasons: Vec<ReasonRate>,
 }
 
-/// Of the node.
+/// Rates of the node.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Totals {
@@ -47,7 +47,7 @@ pub(super) struct Totals {
     pub(super) rates: Rates,
 }
 
-/// How often what was decided.
+/// Rates of decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Rates {
@@ -78,7 +78,7 @@ impl Rates {
     }
 }
 
-/// Of a service port.
+/// Rates of a service port.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceRate {
@@ -90,7 +90,7 @@ pub(super) struct ServiceRate {
     pub(super) flows: u64,
 }
 
-/// Of an endpoint.
+/// Rates of an endpoint.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EndpointRate {
@@ -100,7 +100,7 @@ pub(super) struct EndpointRate {
     pub(super) sockets: f64,
 }
 
-/// Of a reason for a reject or drop.
+/// The rate of a reason for a reject or drop.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReasonRate {
@@ -110,7 +110,7 @@ pub(super) struct ReasonRate {
     pub(super) meaning: &'static str,
 }
 
-/// Who has a frontend, and what a service port is called.
+/// The owner of a frontend, and the name of a service port.
 pub(super) trait Names {
     fn of_frontend(&self, key: &RateKey) -> Option<String>;
     fn of_service(&self, service: Id) -> Option<String>;
@@ -157,7 +157,7 @@ impl Report {
             .into_iter()
             .map(|(service, (rates, flows))| ServiceRate { service, rates, flows })
             .collect();
-        // Stable: what is as busy stays in the order of names.
+        // Stable: equally busy ones stay in the order of names.
         services.sort_by(|a, b| b.rates.sum().total_cmp(&a.rates.sum()).then_with(|| b.flows.cmp(&a.flows)));
         services.truncate(limit);
         let mut endpoints: Vec<_> = endpoints
@@ -180,7 +180,7 @@ impl Report {
     }
 }
 
-/// What was counted more in the second sample, per second. What the map had no room for begins anew.
+/// The increase in the second sample, per second. A counter that was evicted from the map starts again from zero.
 fn differences<'a>(
     before: &'a Sample,
     after: &'a Sample,
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(report.endpoints.len(), 2);
         assert_eq!((report.reasons[0].reason, report.reasons[0].rate), ("no_endpoints", 1.0));
         assert_eq!(Report::new(&before, &after, &Known, 1).services.len(), 1);
-        // What is counted anew, because there was no room for it.
+        // Counted from zero again after an eviction.
         let again = sample(4, &[(first, 6)], 27);
         assert_eq!(Report::new(&after, &again, &Known, 10).totals.rates.new_flows, 3.0);
     }

@@ -1,4 +1,4 @@
-//! What was counted at a point in time.
+//! The counts at a point in time.
 
 use std::{collections::HashMap, time::Instant};
 

@@ -1,4 +1,4 @@
-//! What the server can do and does wrong.
+//! Features and faults of the server.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub enum Mode {
     Fail(u16),
 }
 
-/// What the server can do and does wrong.
+/// Features and faults of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Behaviour {
     /// How it treats requests.
@@ -46,7 +46,7 @@ pub struct Behaviour {
     pub future_watches: bool,
     /// Etcd's quorum answers; otherwise lists of the newest version are refused with 504, and the cache may be old.
     pub quorum: bool,
-    /// What [`Mode::Fail`] says in `Retry-After`, in seconds.
+    /// The `Retry-After` of [`Mode::Fail`], in seconds.
     pub retry_after: Option<u32>,
     /// The bearer token that requests must have.
     pub token: Option<&'static str>,
@@ -75,7 +75,7 @@ impl Default for Behaviour {
 }
 
 impl Behaviour {
-    /// Does this list break off?
+    /// Whether this list breaks off.
     pub(super) fn cuts_list(&mut self) -> bool {
         let cuts = self.cut_next_list_after.is_some();
         if !self.cut_all_lists {

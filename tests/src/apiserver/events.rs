@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Fields that an `events.k8s.io/v1` Event must have.
 const REQUIRED: [&str; 5] = ["action", "eventTime", "reason", "reportingController", "reportingInstance"];
 
-/// The namespace that an Event is to be created in, if that is what a request is for.
+/// The namespace of the Event that a request creates, if it does.
 pub(super) fn namespace<B>(request: &http::Request<B>) -> Option<String> {
     let path = request.uri().path().strip_prefix("/apis/events.k8s.io/v1/namespaces/")?;
     let namespace = path.strip_suffix("/events")?;
@@ -18,7 +18,7 @@ pub(super) fn namespace<B>(request: &http::Request<B>) -> Option<String> {
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The reason why it is invalid.
 pub(super) async fn read(body: Incoming, namespace: &str) -> Result<Value, String> {
     let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
     let mut event: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
@@ -28,7 +28,7 @@ pub(super) async fn read(body: Incoming, namespace: &str) -> Result<Value, Strin
     if !matches!(event["type"].as_str(), Some("Normal" | "Warning")) {
         return Err("type: has invalid value".to_owned());
     }
-    // What is about an object without a namespace belongs into this one.
+    // An Event about an object without a namespace belongs into this one.
     let regarding = event["regarding"]["namespace"].as_str().unwrap_or("default");
     if regarding != namespace {
         return Err("involvedObject.namespace: does not match event.namespace".to_owned());

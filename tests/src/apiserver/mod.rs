@@ -1,7 +1,7 @@
 //! A stand-in for the API server: Services, EndpointSlices, Nodes and ServiceCIDRs over real HTTP, and every way it can fail.
 //!
 //! It lists (in pages, or streaming as in KEP-3157) and watches (bookmarks, selectors, label flips, resource versions,
-//! 410 Gone) as the real one does, as far as a service proxy can tell. It keeps the Events that it is sent. It can
+//! 410 Gone) as the real one does, as far as a service proxy can see. It keeps the Events that it is sent. It can
 //! speak TLS and ask for a bearer token.
 
 mod behaviour;
@@ -45,7 +45,7 @@ pub struct ApiServer {
     acceptor: JoinHandle<()>,
 }
 
-/// What connections share.
+/// State that connections share.
 #[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
@@ -88,7 +88,7 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// If there is no such port.
+    /// If the port is not available.
     pub async fn start() -> anyhow::Result<Self> {
         Self::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
@@ -106,7 +106,7 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// If there is no such port.
+    /// If the port is not available.
     pub async fn start_tls(tls: Arc<ServerConfig>) -> anyhow::Result<Self> {
         Self::bind_with(SocketAddr::from(([127, 0, 0, 1], 0)), Some(tls.into())).await
     }
@@ -141,7 +141,7 @@ impl ApiServer {
         Ok(version)
     }
 
-    /// Deletes an object; says whether it was there. The namespace of Nodes and ServiceCIDRs is empty.
+    /// Deletes an object; returns whether it existed. The namespace of Nodes and ServiceCIDRs is empty.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> bool {
         let found = self.shared.lock().state.delete(resource, namespace, name);
         self.shared.notify();
@@ -159,7 +159,7 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Changes what the server does. Going to or from [`Mode::Refuse`] cuts all connections.
+    /// Changes the server's behaviour. Going to or from [`Mode::Refuse`] cuts all connections.
     pub fn set(&self, change: impl FnOnce(&mut Behaviour)) {
         let (before, now) = {
             let behaviour = &mut self.shared.lock().behaviour;
@@ -183,7 +183,7 @@ impl ApiServer {
         self.shared.lock().state.compact();
     }
 
-    /// Goes back to what was at a version, as from a backup of etcd, and cuts all connections.
+    /// Goes back to the state at a version, as from a backup of etcd, and cuts all connections.
     pub fn restore(&self, version: u64) {
         self.shared.lock().state.restore(version);
         self.shared.notify();

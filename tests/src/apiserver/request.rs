@@ -1,4 +1,4 @@
-//! What the server remembers of a request.
+//! The server's record of a request.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -7,7 +7,7 @@ use super::Resource;
 /// A request that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it is about.
+    /// Its resource.
     pub resource: Resource,
     /// Its query parameters, decoded.
     pub query: BTreeMap<String, String>,
@@ -18,12 +18,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// Is it a watch (a streaming list too)?
+    /// Whether it is a watch (a streaming list too).
     pub fn is_watch(&self) -> bool {
         self.query.get("watch").is_some_and(|value| value != "false" && value != "0")
     }
 
-    /// Does it list, in pages or streaming? Pages after the first do not count.
+    /// Whether it lists, in pages or streaming. Pages after the first do not count.
     pub fn is_list(&self) -> bool {
         if self.is_watch() {
             self.query.contains_key("sendInitialEvents")

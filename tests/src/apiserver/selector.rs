@@ -24,7 +24,7 @@ impl Selector {
         Self { labels: parse(labels), fields: parse(fields) }
     }
 
-    /// Does it select by a field that not every server knows?
+    /// Whether it selects by a field that not every server knows.
     pub(super) fn has_special_fields(&self) -> bool {
         self.fields.iter().any(|requirement| match requirement {
             Requirement::Has(key)

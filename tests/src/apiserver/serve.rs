@@ -50,7 +50,7 @@ pub(super) async fn accept(
             (_, None) => {
                 listener = TcpListener::bind(address).await.ok();
                 if listener.is_none() {
-                    // Somebody else has the port for the moment.
+                    // Another process has the port for the moment.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }
@@ -63,7 +63,7 @@ pub(super) async fn accept(
                 _ = cut.changed() => {}
                 accepted = listener.accept() => if let Ok((stream, _)) = accepted {
                     let shared = Arc::clone(&shared);
-                    // What it has not seen yet: a cut may come before the connection's task runs.
+                    // A cut may come before the connection's task runs: the task must still see it.
                     let cut = cut.clone();
                     match tls.clone() {
                         None => drop(tokio::spawn(connection(stream, cut, shared))),
@@ -94,7 +94,7 @@ async fn connection(
     }
 }
 
-/// A body that is whole, or that a watch goes on writing.
+/// A complete body, or one that a watch keeps writing.
 pub(super) enum Answer {
     Whole(Option<Bytes>),
     Stream(mpsc::Receiver<Bytes>),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::selector::Selector;
 
-/// What can be listed and watched.
+/// The resources that can be listed and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
     /// `v1` Services.
@@ -21,13 +21,13 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Is this what a list that is to break off is a list of?
+    /// Whether this is the resource of the list that must break off.
     pub(super) fn is_cut(self) -> bool {
         matches!(self, Self::Services | Self::EndpointSlices)
     }
 }
 
-/// What a watch event says.
+/// The type of a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventType {
     /// ADDED.
@@ -96,7 +96,7 @@ struct Past {
     before: Option<Value>,
     /// The object since, if there is one.
     now: Option<Value>,
-    /// Not what happened, but what is to be said.
+    /// An injected event: sent, although nothing happened.
     injected: Option<EventType>,
 }
 
@@ -112,7 +112,7 @@ impl State {
         self.version
     }
 
-    /// Can a watch begin at this version?
+    /// Whether a watch can begin at this version.
     pub(super) fn remembers(&self, version: u64) -> bool {
         version >= self.compacted
     }
@@ -201,7 +201,7 @@ impl State {
         self.pages.remove(token)
     }
 
-    /// The events after a version that concern a watch, as it sees them: what ceases to match is deleted for it.
+    /// The events after a version that concern a watch, as it sees them: an object that ceases to match is deleted for it.
     pub(super) fn events_after(&self, version: u64, resource: Resource, selector: &Selector) -> Vec<Value> {
         let from = self.history.partition_point(|past| past.version <= version);
         let relevant = self.history[from..].iter().filter(|past| past.resource == resource);
@@ -228,7 +228,7 @@ pub(super) fn event(kind: &str, object: &Value) -> Value {
     json!({"type": kind, "object": object})
 }
 
-/// What the API says when it refuses.
+/// The Status object of a refusal.
 pub(super) fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -84,7 +84,7 @@ impl WatchRequest {
 
 const TOO_OLD: &str = "too old resource version";
 
-/// Writes events until the watch's time is over, it expires, or nobody reads them.
+/// Writes events until the watch's time has passed, it expires, or the reader is gone.
 pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared: Arc<Shared>) {
     let send = async |event: Value| sender.send(format!("{event}\n").into()).await.is_ok();
     if watch.gone {
@@ -117,7 +117,7 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             };
             for (n, object) in list.items.iter().enumerate() {
                 if cut_after == Some(n) {
-                    // The channel is empty: what was sent is on its way to the client.
+                    // The channel is empty: all events are on their way to the client.
                     drop(sender.reserve().await);
                     shared.cut_connections();
                     return;
@@ -165,7 +165,7 @@ pub(super) async fn run(watch: WatchRequest, sender: mpsc::Sender<Bytes>, shared
             return;
         }
         tokio::select! {
-            // The time of a silent watch is over as well, but nobody hears of it.
+            // The time of a silent watch passes as well, but the client does not see it.
             () = sleep_until(end), if every != Duration::MAX => return,
             () = sender.closed() => return,
             waited = timeout(every, changed.changed()) => {

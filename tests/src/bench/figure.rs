@@ -2,29 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Unit {
-    /// Of time.
+    /// A time.
     Nanoseconds,
-    /// Of time.
+    /// A time.
     Microseconds,
-    /// Of time.
+    /// A time.
     Milliseconds,
-    /// Of time.
+    /// A time.
     Seconds,
     /// Operations, connections or packets in a second.
     PerSecond,
-    /// Of transferred data.
+    /// Transferred data.
     MegabitsPerSecond,
-    /// Of memory.
+    /// Memory.
     Mebibytes,
     /// One number over another, like a rate over that of the baseline.
     Ratio,
-    /// Of a whole.
+    /// A part of a whole.
     Percent,
-    /// Of anything else, like system calls.
+    /// A count of anything else, like system calls.
     Count,
 }
 
@@ -48,7 +48,7 @@ pub struct Figure {
     pub row: String,
     /// The column's title, like "ours, XDP" or "nftables".
     pub column: String,
-    /// Of the value.
+    /// The unit of the value.
     pub unit: Unit,
     /// Which way is better.
     pub better: Better,
@@ -88,7 +88,7 @@ pub struct Summary {
     pub high: f64,
     /// How many runs there were.
     pub runs: usize,
-    /// What `value` is. The quartiles are its own only if it is the median.
+    /// The statistic that `value` is. The quartiles are its own only if it is the median.
     #[serde(default, skip_serializing_if = "Statistic::is_median")]
     pub statistic: Statistic,
 }
@@ -106,7 +106,7 @@ impl Summary {
         Self { value: quantile(&runs, 0.0), statistic: Statistic::Minimum, ..Self::spread(&runs) }
     }
 
-    /// Of a number that was measured once, or computed.
+    /// The summary of a number that was measured once, or computed.
     pub fn single(value: f64) -> Self {
         Self { value, low: value, high: value, runs: 1, statistic: Statistic::Median }
     }

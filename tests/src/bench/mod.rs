@@ -1,4 +1,4 @@
-//! What benchmarks measure, in one form for all of them: the programs that measure write it, `cargo xtask bench` makes
+//! Results of benchmarks, in one form for all of them: the programs that measure write it, `cargo xtask bench` makes
 //! tables, plots and comparisons of it.
 
 mod figure;
@@ -10,7 +10,7 @@ pub use place::{Place, pin};
 
 use serde::{Deserialize, Serialize};
 
-/// What one benchmark measured.
+/// Results of one benchmark.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
@@ -28,17 +28,17 @@ pub struct Part {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
-    /// What it is about, like "established DNAT, XDP, IPv4".
+    /// Its subject, like "established DNAT, XDP, IPv4".
     pub what: String,
-    /// Of limit and measured value.
+    /// The unit of limit and measured value.
     pub unit: Unit,
     /// Whether the limit is the most or the least.
     pub better: Better,
     /// The limit, in `unit`.
     pub limit: f64,
-    /// What was measured, in `unit`.
+    /// The result, in `unit`.
     pub measured: f64,
-    /// The measured reason why it is out of reach here and what would reach it; shown when it was missed.
+    /// The measured reason why it is out of reach here and how it could be reached; shown when it was missed.
     pub reason: Option<String>,
 }
 

@@ -42,7 +42,7 @@ impl Place {
 /// Keeps this thread, and threads and processes that it starts from now on, to one CPU, counted from zero.
 ///
 /// # Errors
-/// If there is no such CPU.
+/// If the CPU does not exist.
 pub fn pin(cpu: usize) -> nix::Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu)?;

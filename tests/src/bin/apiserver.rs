@@ -1,7 +1,7 @@
 //! The API server stand-in as a process: serves objects from a folder and takes commands on its standard input.
 //!
-//! Usage: `apiserver ADDRESS:PORT [FOLDER]`. It says `listening on URL`, then answers each command with `ok` or
-//! `error: ...`; `help` shows them. It ends with its input.
+//! Usage: `apiserver ADDRESS:PORT [FOLDER]`. It prints `listening on URL`, then answers each command with `ok`
+//! or `error: ...`; `help` shows them. It ends with its input.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -26,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
     }
     println!("listening on {}", server.url());
 
-    // Reading blocks, so it has a thread of its own.
+    // Reading blocks, so a separate thread does it.
     let (sender, mut lines) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line))

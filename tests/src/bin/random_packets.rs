@@ -14,13 +14,13 @@ use proxy_tests::packets::{
 /// Compares the programs in the kernel with the core, on random packets. Needs root.
 #[derive(Parser)]
 struct Args {
-    /// Packets of each family, half of them with everything switched on; and as many that are nobody's.
+    /// Packets of each family, half of them with everything switched on; and as many of no Service.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     packets: usize,
     /// Where to begin: the number that a failure names brings it back.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Tell how often each program gave each verdict.
+    /// Print how often each program gave each verdict.
     #[arg(long)]
     verdicts: bool,
 }

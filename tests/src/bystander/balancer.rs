@@ -15,7 +15,8 @@ pub const BALANCER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The port of the Service there.
 pub const BALANCER_PORT: u16 = 443;
 
-/// Writes the Service, of type LoadBalancer with one endpoint, routes the address to node-1, and counts in the router what is sent to it.
+/// Writes the Service, of type LoadBalancer with one endpoint, routes the address to node-1, and counts in the router the packets sent to
+/// it.
 ///
 /// The router must not filter by source address (`rp_filter` 2 or 0): packets of a loop come back by another device.
 pub fn route_balancer(cluster: &Cluster, endpoint: &Host) -> Result<()> {

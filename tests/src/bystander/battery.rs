@@ -19,11 +19,11 @@ use crate::{
 /// How a conversation of the battery fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Who with whom, how.
+    /// Client, server and kind.
     pub what: String,
     /// How many tries succeeded.
     pub succeeded: u64,
-    /// Of how many.
+    /// Number of tries.
     pub tried: u64,
 }
 
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
 
 impl<'a> Battery<'a> {
-    /// Runs everything once. Each round in a fixture has a number of its own, up to the number of [`OUTSIDE_PORTS`].
+    /// Runs everything once. Each round in a fixture has a different number, up to the number of [`OUTSIDE_PORTS`].
     pub fn run(fixture: &'a Fixture, round: usize) -> Result<Vec<Outcome>> {
         let mut battery = Self { fixture, round, begin: Instant::now(), outcomes: Vec::new() };
         for ipv4 in [true, false] {
@@ -99,7 +99,7 @@ impl<'a> Battery<'a> {
         self.talk(pod, self.outside(ipv4)?, None, 400)
     }
 
-    /// A port of every kind. `masquerade` and `masquerade random` keep it, as nobody else has it.
+    /// A port of every kind. `masquerade` and `masquerade random` keep it, as it is free.
     fn by_source_ports(&mut self, ipv4: bool) -> Result<()> {
         let to = self.outside(ipv4)?;
         let ports = [700, 1100, 25_000, 29_999, node_port(WEB), node_port(SINGLE), 30_200, 61_500];

@@ -1,4 +1,4 @@
-//! Comparing what happened with and without the agent.
+//! Compares the results with and without the agent.
 
 use anyhow::{Result, bail, ensure};
 

@@ -1,8 +1,8 @@
-//! Nodes as CNIs leave them, and traffic that is no Service's: with the agent it must fare as without.
+//! Nodes as CNIs leave them, and traffic of no Service: with the agent it must fare as without.
 //!
-//! A [`Setup`] says what else than the agent translates or judges packets on the nodes. [`Battery`] is the traffic: the same list
-//! of conversations, run before the agent starts and again while it runs, each with how many of its tries succeeded. The
-//! two results must be equal. [`mod@steady`] are conversations that begin before the agent starts and go on while it comes and goes.
+//! A [`Setup`] lists what translates or filters packets on the nodes besides the agent. [`Battery`] is the traffic: the same list of
+//! conversations, run before the agent starts and again while it runs, each with how many of its tries succeeded. The two results
+//! must be equal. [`mod@steady`] has conversations that begin before the agent starts and continue while it stops and starts.
 //!
 //! Port numbers are chosen to look like a Service's wherever that can be: the nodePorts of the cluster's Services as source ports,
 //! numbers from `--snat-ports`, and numbers of the nodePort range that no Service has.

@@ -1,4 +1,4 @@
-//! IP protocols without ports of ours, and multicast: what arrives at a socket.
+//! IP protocols without ports of ours, and multicast: which packets arrive at a socket.
 
 use std::{
     io::{self, ErrorKind},
@@ -19,13 +19,13 @@ use nix::{
 
 use crate::cluster::{Host, Netns, until};
 
-/// How long a receiver waits for what is still missing.
+/// How long a receiver waits for missing packets.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sends packets of an IP protocol with so many bytes each to one of another place's addresses, and counts those that arrive
 /// whole, after fragmentation by the sender and reassembly by the receiver.
 ///
-/// The first bytes are those of a packet from port 40000 to port 30080, in case somebody takes them for ports.
+/// The first bytes are those of a packet from port 40000 to port 30080, in case a program takes them for ports.
 pub fn raw_packets(from: &Host, to: IpAddr, at: &Netns, protocol: u8, size: usize, count: u8) -> Result<u64> {
     let receiver = raw_socket(at, to.is_ipv4(), protocol)?;
     setsockopt(&receiver, ReceiveTimeout, &TimeVal::milliseconds(20))?;
@@ -63,7 +63,7 @@ fn raw_socket(netns: &Netns, ipv4: bool, protocol: u8) -> Result<OwnedFd> {
         let result =
             unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::c_int::from(protocol)) };
         let fd = Errno::result(result)?;
-        // SAFETY: the kernel has just given out the descriptor, to nobody else.
+        // SAFETY: the kernel has just returned the descriptor, which has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     })
 }
@@ -112,8 +112,8 @@ pub fn multicast(from: On<'_>, to: On<'_>, port: u16, ipv4: bool, count: u8) -> 
     Ok(arrived)
 }
 
-/// A socket at this address, as soon as it is free: a process that another test is just starting may hold the one before for a moment, from
-/// `fork` to `exec`.
+/// A socket at this address, as soon as it is free: a child that another test is just starting may hold the previous one for a moment,
+/// from `fork` to `exec`.
 fn bind(address: SocketAddr) -> Result<UdpSocket> {
     until(5 * PATIENCE, "an address to be free", || match UdpSocket::bind(address) {
         Ok(socket) => Ok(Some(socket)),

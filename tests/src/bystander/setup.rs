@@ -1,4 +1,4 @@
-//! What CNIs and others put on nodes.
+//! Rules and programs that CNIs and others put on nodes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,16 +25,16 @@ pub const OTHER_CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 1);
 /// Its nodePort.
 pub const OTHER_NODE_PORT: u16 = 31_500;
 
-/// What is on the nodes besides the agent. All have routes to each other's pods, a masquerade rule, and a firewall that drops what
-/// conntrack calls INVALID.
+/// Rules and programs on the nodes besides the agent. All have routes to each other's pods, a masquerade rule, and a firewall that
+/// drops packets that conntrack marks INVALID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
     /// The masquerade rule of a CNI: `postrouting ip saddr PODS ip daddr != CLUSTER masquerade ...`, IPv4 and IPv6.
     Masquerade(Masquerade),
-    /// hostPorts, as the CNI plugin `portmap` writes them: DNAT of [`HOST_PORTS`] to pod-1a, and a mark for what must be masqueraded,
-    /// which is the pod's own traffic to its hostPort.
+    /// hostPorts, as the CNI plugin `portmap` writes them: DNAT of [`HOST_PORTS`] to pod-1a, and a mark for packets that must be
+    /// masqueraded: the pod's own traffic to its hostPort.
     HostPorts,
-    /// An IPsec policy that blocks what leaves for pods of node-2: "encrypt or drop" without the encryption.
+    /// An IPsec policy that blocks packets to pods of node-2: "encrypt or drop" without the encryption.
     BlockPolicy,
     /// Rules of kube-proxy's nftables mode for a Service that only kube-proxy knows
     /// (`service.kubernetes.io/service-proxy-name`): [`OTHER_CLUSTER_IP`], [`OTHER_NODE_PORT`]. IPv4.
@@ -46,7 +46,7 @@ pub enum Setup {
 pub struct Fixture {
     /// The cluster with its Services. No agent runs at first.
     pub scenario: Scenario,
-    /// What is on its nodes.
+    /// The setup of its nodes.
     pub setup: Setup,
     _servers: Vec<Server>,
 }
@@ -70,18 +70,19 @@ impl Fixture {
             ])?,
             Setup::OtherProxy => drop(node.netns.nft(&other_proxy(cluster)?)?),
         }
-        // The only endpoint is on the other node: what node-1 forwards there gets another source.
+        // The only endpoint is on the other node: packets that node-1 forwards there get another source.
         scenario.apply(SINGLE, &[cluster.pod("pod-2a")?])?;
         Ok(Self { scenario, setup, _servers: servers })
     }
 
-    /// Starts the agent of node-1, with programs at pods as well as at sockets and uplinks unless told otherwise.
+    /// Starts the agent of node-1, with programs at pods as well as at sockets and uplinks unless `args` differ.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
         self.scenario.cluster.start_agent(0, &[&["--pod-datapath", "both"], args].concat())
     }
 }
 
-/// What `portmap` writes: <https://github.com/containernetworking/plugins/blob/v1.5.1/plugins/meta/portmap/portmap.go>, as nftables rules.
+/// The rules of `portmap`: <https://github.com/containernetworking/plugins/blob/v1.5.1/plugins/meta/portmap/portmap.go>, as nftables
+/// rules.
 fn host_ports(cluster: &Cluster) -> Result<String> {
     let pod = cluster.pod("pod-1a")?;
     let own = [("ip", IpAddr::from(pod.v4)), ("ip6", pod.v6.into())];

@@ -60,7 +60,7 @@ fn whole(chart: &Chart, values: &Value, folder: &Path, files: &mut BTreeMap<Path
     Ok(())
 }
 
-/// What a component's values add, change and remove.
+/// The objects that a component's values add, change and remove.
 fn component(chart: &Chart, folder: &Path, files: &mut BTreeMap<PathBuf, String>) -> Result<()> {
     let plain: BTreeMap<_, _> =
         chart.objects(&json!({}))?.into_iter().map(|object| (key(&object), object)).collect();
@@ -70,7 +70,7 @@ fn component(chart: &Chart, folder: &Path, files: &mut BTreeMap<PathBuf, String>
     let mut left = plain.clone();
     for rendered in chart.render(&values)? {
         let objects = rendered.documents()?;
-        // Templates of what is optional have no objects by default.
+        // Templates of optional objects render none by default.
         if objects.iter().all(|object| !plain.contains_key(&key(object))) {
             writeln!(resources, "- {}", rendered.file)?;
             files.insert(folder.join(&rendered.file), format!("{HEAD}{}", rendered.text));

@@ -50,7 +50,7 @@ struct Image {
 /// The objects that `kubectl kustomize` makes of a folder, in the order of the resources.
 ///
 /// # Errors
-/// When a file cannot be read, or uses what is not known here.
+/// When a file cannot be read, or uses a field that this code does not know.
 pub fn build(folder: &Path) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
     apply(folder, "Kustomization", &mut objects)?;

@@ -1,7 +1,7 @@
 //! The Helm chart in `deploy/chart`, rendered here, and the kustomize base and components that are generated from it.
 //!
-//! The chart is the one source of all manifests. Its templates keep to what [`functions`] has and to plain control structures, so
-//! that the result is what Helm makes of them.
+//! The chart is the one source of all manifests. Its templates use only [`functions`] and plain control structures, so that the
+//! result equals Helm's.
 
 mod functions;
 mod generate;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 pub use generate::{files, obsolete};
 pub use kustomize::build;
 
-/// The release's namespace in what is generated.
+/// The release's namespace in generated files.
 const NAMESPACE: &str = "kube-system";
 
 /// A chart: its templates, default values, and name and version.
@@ -30,7 +30,7 @@ pub struct Chart {
     meta: Value,
 }
 
-/// What a template became.
+/// A rendered template.
 #[derive(Clone, Debug)]
 pub struct Rendered {
     /// The template's file name.
@@ -75,7 +75,7 @@ impl Chart {
     /// Renders all templates with these values in place of defaults. A template that renders to nothing is left out.
     ///
     /// # Errors
-    /// When a template is wrong, or uses what [`functions`] does not have.
+    /// When a template is wrong, or uses a function that [`functions`] does not have.
     pub fn render(&self, over: &Value) -> Result<Vec<Rendered>> {
         let data = json!({
             "Values": self.values(over),
@@ -104,7 +104,7 @@ impl Chart {
     /// The objects of a rendering.
     ///
     /// # Errors
-    /// As [`Self::render`].
+    /// The same as for [`Self::render`].
     pub fn objects(&self, over: &Value) -> Result<Vec<Value>> {
         let mut objects = Vec::new();
         for rendered in self.render(over)? {
@@ -113,7 +113,7 @@ impl Chart {
         Ok(objects)
     }
 
-    /// What `.Files.Get` reads.
+    /// The contents for `.Files.Get`.
     fn file_contents(&self) -> Result<Value> {
         let mut contents = json!({});
         for path in sorted(&self.root.join("files"))? {
@@ -150,7 +150,7 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What an object is known by: kind and name.
+/// The identity of an object: kind and name.
 pub fn key(object: &Value) -> (String, String) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     (text(&object["kind"]), text(&object["metadata"]["name"]))

@@ -46,7 +46,7 @@ pub struct Agent {
 }
 
 impl Cluster {
-    /// Starts the agent of a node with further arguments for `run`, and waits until it says it is healthy.
+    /// Starts the agent of a node with further arguments for `run`, and waits until it reports that it is healthy.
     pub fn start_agent(&self, node: usize, args: &[&str]) -> Result<Agent> {
         let mut agent = self.agent(node, args, "")?;
         agent.start()?;
@@ -165,7 +165,7 @@ impl Cluster {
 }
 
 impl Agent {
-    /// Starts it (again) and waits until it says that it is healthy and synced with its source.
+    /// Starts it (again) and waits until it reports that it is healthy and synced with its source.
     pub fn start(&mut self) -> Result<()> {
         self.start_until("healthy and synced", |status, body| status == 200 && !body.contains(" are not "))
     }
@@ -215,7 +215,7 @@ impl Agent {
         self.process.take().context("the agent is not running")?.terminate()
     }
 
-    /// Stops it as it is (SIGSTOP), like an agent that hangs.
+    /// Stops it with SIGSTOP, like an agent that hangs.
     pub fn freeze(&self) -> Result<()> {
         self.process.as_ref().context("the agent is not running")?.signal(Signal::SIGSTOP)
     }
@@ -226,7 +226,7 @@ impl Agent {
         Ok(until(time, "the agent to end", || Ok(process.child().try_wait()?))?.code())
     }
 
-    /// Is its process running?
+    /// Whether its process is running.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| matches!(process.child().try_wait(), Ok(None)))
     }
@@ -248,7 +248,7 @@ impl Agent {
         })
     }
 
-    /// Runs `proxy-agent debug ...` on its node; what it prints.
+    /// Runs `proxy-agent debug ...` on its node; returns the output.
     pub fn debug(&self, args: &[&str]) -> Result<String> {
         self.tool("debug", args)
     }

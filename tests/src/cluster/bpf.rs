@@ -1,4 +1,4 @@
-//! The few bpf(2) calls that tests need for programs of their own.
+//! The few bpf(2) calls that tests need for their own programs.
 
 use std::{
     io,
@@ -44,7 +44,7 @@ pub(super) fn attach(program: &OwnedFd, ifindex: u32, attach_type: u32, flags: u
     link::create(program.as_fd(), ifindex, attach_type, flags)
 }
 
-/// Detaches what a pinned link attached; the pin stays.
+/// Detaches the program of a pinned link; the pin stays.
 pub fn detach_link(pin: &Path) -> io::Result<()> {
     link::detach(open_pinned(pin)?.as_fd())
 }

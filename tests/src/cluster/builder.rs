@@ -19,7 +19,7 @@ use super::{
     underlay,
 };
 
-/// What the cluster should look like.
+/// The wanted shape of the cluster.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
@@ -55,8 +55,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A name of its own; such a cluster survives its maker if it is kept. Default: one that is unique to this
-    /// process, by which later runs recognise what it may have left behind.
+    /// A name; such a cluster survives its maker if it is kept. Default: one that is unique to this process,
+    /// by which later runs recognise its remains.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
@@ -92,13 +92,13 @@ impl Builder {
         self
     }
 
-    /// What has the node's address (default: `eth0`).
+    /// The device with the node's address (default: `eth0`).
     pub fn node_device(mut self, device: NodeDevice) -> Self {
         self.shape.device = device;
         self
     }
 
-    /// What a second interface of the nodes is for (default: there is none).
+    /// The use of a second interface of the nodes (default: none).
     pub fn second_uplink(mut self, second: SecondUplink) -> Self {
         self.shape.second = second;
         self
@@ -122,7 +122,7 @@ impl Builder {
         self
     }
 
-    /// How nodes masquerade what pods send out of the cluster (default: plain).
+    /// How nodes masquerade pods' packets that leave the cluster (default: plain).
     pub fn masquerade(mut self, masquerade: Masquerade) -> Self {
         self.masquerade = masquerade;
         self
@@ -140,7 +140,7 @@ impl Builder {
         self
     }
 
-    /// Do agents get `--uplink` for the interfaces that lead off their nodes, or do they find them (default)?
+    /// Whether agents get `--uplink` for the interfaces that lead off their nodes. By default they find them.
     pub fn names_uplinks(mut self, on: bool) -> Self {
         self.names_uplinks = on;
         self
@@ -155,7 +155,7 @@ impl Builder {
         let name = self.name.clone().unwrap_or_else(next_name);
         remove(&name)?;
         let cluster = self.hosts(name.clone()).inspect_err(|_| {
-            // The first error is the one to tell; a later run cleans up what this cannot.
+            // Report the first error; a later run cleans up the rest.
             let _ = remove(&name);
         })?;
         self.connect(cluster)

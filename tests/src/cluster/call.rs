@@ -43,10 +43,10 @@ impl Protocol {
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::ConnectedUdp];
 }
 
-/// What a client does about a path's MTU when it sends datagrams.
+/// How a client treats a path's MTU when it sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathMtu {
-    /// As most programs: fragments, but only if a datagram does not fit the MTU as far as it is known.
+    /// The default of most programs: fragments, but only if a datagram does not fit the MTU as far as it is known.
     Want,
     /// No fragments: sends as much as fits the path.
     Do,
@@ -59,7 +59,7 @@ pub enum PathMtu {
 pub struct Server(pub Process);
 
 impl Server {
-    /// Starts a server, which says `ready` when it listens.
+    /// Starts a server, which prints `ready` when it listens.
     pub(super) fn start(mut command: Command, what: &str) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
@@ -133,7 +133,7 @@ impl Host {
         Server::start(command, &format!("{name} at {listen:?}"))
     }
 
-    /// A request to an address; TCP unless told otherwise.
+    /// A request to an address; TCP by default.
     pub fn call(&self, to: SocketAddr) -> Call<'_> {
         Call {
             from: self,
@@ -153,7 +153,7 @@ impl Host {
     /// Sends one echo request: is it answered in time?
     ///
     /// # Errors
-    /// Names what the socket was told instead of an answer.
+    /// Returns the error that the socket got instead of an answer.
     pub fn ping(&self, to: IpAddr, timeout: Duration) -> Result<bool> {
         self.ping_with(to, 0, timeout)
     }
@@ -161,13 +161,13 @@ impl Host {
     /// The same with this many bytes after the ICMP header, all of which must come back.
     ///
     /// # Errors
-    /// Names what the socket was told instead of an answer.
+    /// Returns the error that the socket got instead of an answer.
     pub fn ping_with(&self, to: IpAddr, size: usize, timeout: Duration) -> Result<bool> {
         let mut command = self.peer("ping")?;
         command.args(["--to", &to.to_string(), "--timeout-ms", &timeout.as_millis().to_string()]);
         command.args(["--size", &size.to_string()]);
-        let said = pipe(&mut command, "")?;
-        said.trim().parse().with_context(|| format!("ping to {to}: {}", said.trim()))
+        let printed = pipe(&mut command, "")?;
+        printed.trim().parse().with_context(|| format!("ping to {to}: {}", printed.trim()))
     }
 
     pub(super) fn peer(&self, what: &str) -> Result<Command> {
@@ -316,8 +316,8 @@ impl<'a> Call<'a> {
         parse(&pipe(&mut command, "")?)
     }
 
-    /// Makes requests for some time, `parallel` at a time, each from a new socket. Who closes TCP connections first decides
-    /// where they are in TIME-WAIT.
+    /// Makes requests for some time, `parallel` at a time, each from a new socket. The side that closes TCP connections
+    /// first has them in TIME-WAIT.
     pub fn many_for(&self, time: Duration, parallel: usize, server_closes: bool) -> Result<LoadReport> {
         let mut command = self.command("many")?;
         command.args(["--milliseconds", &time.as_millis().to_string(), "--parallel", &parallel.to_string()]);

@@ -24,7 +24,7 @@ pub(crate) fn cgroup2_mount() -> Result<PathBuf> {
     mount_points("cgroup2")?.into_iter().next().context("no cgroup v2 hierarchy is mounted")
 }
 
-/// Mounts the BPF file system unless it is there.
+/// Mounts the BPF file system unless it is mounted.
 pub(crate) fn ensure_bpffs() -> Result<()> {
     if mount_points("bpf")?.iter().any(|at| at == Path::new(BPFFS)) {
         return Ok(());
@@ -86,7 +86,7 @@ fn remove_tree(group: &Path) -> std::io::Result<()> {
     fs::remove_dir(group)
 }
 
-/// Removes a directory of pins, with what was pinned. A missing one is fine.
+/// Removes a directory of pins, with its pins. A missing one is fine.
 pub(crate) fn remove_pins(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,5 +1,5 @@
 //! The agent in a container, as a container runtime makes one of the DaemonSet: its capabilities and no others, the default seccomp
-//! profile, a read-only root, masked and read-only paths. crun(1) is what starts it.
+//! profile, a read-only root, masked and read-only paths. crun(1) starts it.
 
 use std::{
     fs::{self, File},
@@ -35,7 +35,7 @@ pub struct Container {
 
 impl Cluster {
     /// Starts the agent of a pod template (`spec.template.spec` of a DaemonSet) on a node, from an unpacked image, and waits until its
-    /// `/healthz` at this address says 200. Host paths become those of the node. Services come from the cluster's manifests.
+    /// `/healthz` at this address returns 200. Host paths become those of the node. Services come from the cluster's manifests.
     pub fn start_container(
         &self,
         node: usize,
@@ -58,7 +58,7 @@ impl Cluster {
         Ok(container)
     }
 
-    /// Runs the first init container of a pod template on a node to its end; its exit code and what it printed.
+    /// Runs the first init container of a pod template on a node to its end; returns its exit code and output.
     pub fn run_init_container(
         &self,
         node: usize,
@@ -134,12 +134,12 @@ impl Container {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Does `/healthz` at this address of the node say 200?
+    /// Whether `/healthz` at this address of the node returns 200.
     pub fn is_healthy(&self, address: SocketAddr) -> Result<bool> {
         Ok(self.netns.get(&address.to_string(), "/healthz")?.status == 200)
     }
 
-    /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; what it prints.
+    /// Runs `proxy-agent` with these arguments inside the container, as `kubectl exec` does; returns the output.
     pub fn exec(&self, args: &[&str]) -> Result<String> {
         let mut command = self.netns.command(SHELL)?;
         crun(&mut command, &self.state)?.args(["exec", &self.name, "/proxy-agent"]);
@@ -152,7 +152,7 @@ impl Container {
     }
 }
 
-/// What runs crun(1).
+/// The program that runs crun(1).
 const SHELL: &str = "unshare";
 /// Where crun looks for control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";

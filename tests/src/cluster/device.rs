@@ -1,4 +1,4 @@
-//! What iproute2 cannot set on a device, or not on every machine: checksum offload and a minimal XDP program.
+//! Settings of a device that iproute2 lacks, or lacks on some machines: checksum offload and a minimal XDP program.
 
 use std::{
     io,
@@ -47,7 +47,7 @@ fn ethtool(socket: &UdpSocket, device: &str, command: u32, value: u32) -> io::Re
 
 /// An XDP program that passes everything, attached for as long as the value lives.
 ///
-/// A veth delivers what its peer sends by XDP_TX or redirect only if it has an XDP program itself.
+/// A veth delivers packets that its peer sends by XDP_TX or redirect only if it has an XDP program itself.
 #[derive(Debug)]
 pub struct XdpPass {
     _link: OwnedFd,

@@ -7,10 +7,10 @@ use nix::net::if_::if_nametoindex;
 
 use super::{Netns, bpf, netns::pipe};
 
-/// What the programs are called.
+/// The name of the programs.
 const NAME: &str = "counting";
 
-/// Where a program stands, and how it lets packets go on.
+/// Where a program stands, and how it passes packets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
     /// The first of the TCX programs; the next program runs.
@@ -21,7 +21,7 @@ pub enum Position {
     Clsact,
 }
 
-/// A program of somebody else at an interface. It goes with the interface; if it is a TCX program, with this value.
+/// A foreign program at an interface. It goes with the interface; if it is a TCX program, with this value.
 #[derive(Debug)]
 pub struct ForeignProgram {
     what: String,

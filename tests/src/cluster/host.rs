@@ -42,9 +42,9 @@ pub struct Host {
 
 /// Source ports that no two calls in a cluster share, outside of those that kernel and agent give out.
 ///
-/// A source port that was used for a nodePort must not be used for one of its backends directly soon after: the
-/// answers look the same. That limit is documented, and not what these tests are about. It is for the whole cluster, because
-/// pods may be seen as their node, with the port they have.
+/// A source port that was used for a nodePort must not be used for one of its backends directly soon after: the answers look
+/// the same. That limit is documented, and not the subject of these tests. It is for the whole cluster, because pods may be
+/// seen as their node, with the port they have.
 #[derive(Clone, Debug, Default)]
 pub struct SourcePorts(Arc<[AtomicU32; 4]>);
 
@@ -79,7 +79,7 @@ impl Host {
         if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
     }
 
-    /// Is this one of its addresses?
+    /// Whether this is one of its addresses.
     pub fn owns(&self, address: IpAddr) -> bool {
         address == IpAddr::from(self.v4) || address == IpAddr::from(self.v6)
     }

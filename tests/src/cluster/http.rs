@@ -1,4 +1,4 @@
-//! What servers of a namespace answer.
+//! HTTP requests to servers of a namespace.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 
 use super::Netns;
 
-/// How long a server may take, to accept and for each piece of its answer. An agent that is not optimised may take seconds for what
-/// it does in between.
+/// How long a server may take, to accept and for each piece of its answer. An agent that is not optimised may take seconds for its
+/// work in between.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An answer.
@@ -29,7 +29,7 @@ impl Netns {
     /// Asks an HTTP server for a path, by a connection from this namespace.
     ///
     /// # Errors
-    /// When nobody listens, or answers within ten seconds.
+    /// When no server listens, or answers within ten seconds.
     pub fn get(&self, address: &str, path: &str) -> Result<HttpAnswer> {
         self.ask(address, &format!("GET {path}"))
     }

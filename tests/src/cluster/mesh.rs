@@ -12,11 +12,11 @@ pub const MESH_MARK: u32 = 1337;
 /// Which rules redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MeshRules {
-    /// Of nftables.
+    /// Rules of nftables.
     Nftables,
-    /// Of iptables over nftables.
+    /// Rules of iptables over nftables.
     IptablesNft,
-    /// Of iptables' own kernel part.
+    /// Rules of iptables' own kernel part.
     IptablesLegacy,
 }
 

@@ -7,14 +7,14 @@
 //! ```
 //!
 //! Nodes have routes to each other's pods; the fabric and the client have none to pods or services. Every node has
-//! what a CNI leaves there: forwarding, masquerade of pod traffic that leaves the cluster, `ct state invalid drop`.
-//! Each node has a control group with one group per pod below, and a directory of the BPF file system, so that
-//! one agent per node can run on one machine.
+//! the rules of a CNI: forwarding, masquerade of pod traffic that leaves the cluster, `ct state invalid drop`. Each
+//! node has a control group with one group per pod below, and a directory of the BPF file system, so that one agent
+//! per node can run on one machine.
 //!
-//! That is the plainest [shape](Builder): there are overlays, second uplinks, narrow links.
+//! This is the plainest [shape](Builder); others have overlays, second uplinks, narrow links.
 //!
-//! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; what a crashed
-//! run left behind disappears when the next one starts.
+//! Needs root, iproute2 and nftables. Everything disappears when the cluster is dropped; the remains of a
+//! crashed run disappear when the next one starts.
 
 pub(crate) mod addresses;
 mod agent;
@@ -82,7 +82,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Is this an address of the node: its own, one on another interface, or its side of the pod network?
+    /// Whether this is an address of the node: its own, one on another interface, or its side of the pod network.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.host.node.is_some_and(|index| addresses::of_node(index).contains(&address))
     }
@@ -106,14 +106,14 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// A machine outside, behind a router that knows neither pods nor services.
     pub client: Host,
-    /// That router, with one device per node (`to-node-1`...).
+    /// The router, with one device per node (`to-node-1`...).
     pub fabric: Netns,
     /// The folder that all agents read.
     pub manifests: Manifests,
     uplinks: Vec<&'static str>,
     xdp_pass: Vec<XdpPass>,
     logs: PathBuf,
-    /// Holds manifests and logs unless the builder was told a folder.
+    /// Holds manifests and logs unless the builder got a folder.
     _folder: Option<tempfile::TempDir>,
     keep: bool,
 }
@@ -124,7 +124,7 @@ impl Cluster {
         Builder::default()
     }
 
-    /// What the cluster's namespaces, control groups and pins are named by.
+    /// The name in the cluster's namespaces, control groups and pins.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -61,7 +61,7 @@ impl Netns {
         File::open(&path).with_context(|| path.display().to_string())
     }
 
-    /// Runs a closure on a thread of its own inside the namespace. Sockets it makes stay in it.
+    /// Runs a closure on a separate thread inside the namespace. Sockets it makes stay in it.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let file = self.open()?;
         thread::scope(|scope| {
@@ -110,7 +110,7 @@ impl Netns {
         })
     }
 
-    /// A command that will run in the namespace. Unlike with `ip netns exec`, mounts stay as they are: that one
+    /// A command that will run in the namespace. Unlike with `ip netns exec`, mounts stay unchanged: that one
     /// mounts a new /sys, which hides bpffs and cgroups.
     pub fn command(&self, program: &str) -> Result<Command> {
         let file = self.open()?;

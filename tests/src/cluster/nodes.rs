@@ -8,7 +8,7 @@ use super::{
     Builder, Netns, Node, Overlay, PodNetwork, addresses as addr, netns::pipe, overlay, underlay::prepare,
 };
 
-/// The gateway address that routed pods use; nobody has it, the node answers for it by proxy ARP.
+/// The gateway address that routed pods use; no interface has it, the node answers for it by proxy ARP.
 const LINK_LOCAL_GATEWAY: &str = "169.254.1.1";
 
 /// The letter of a pod on its node.
@@ -94,10 +94,10 @@ fn pod_lines(network: PodNetwork, node: usize, pod: &super::Host) -> Vec<String>
     lines
 }
 
-/// Masquerade for pods that talk to external hosts, and a firewall that drops what conntrack cannot follow.
+/// Masquerade for pods that talk to external hosts, and a firewall that drops packets that conntrack cannot follow.
 ///
-/// Routers also tell of fragments other than the first, and no NAT can tell whose those are: such ICMP errors are INVALID
-/// without any service as well, and are counted apart.
+/// Routers also send ICMP errors about fragments other than the first, and no NAT can assign them to a connection: such
+/// ICMP errors are INVALID without any service as well, and are counted apart.
 fn cni_rules(node: usize, masquerade: &str) -> String {
     format!(
         "table inet cni {{

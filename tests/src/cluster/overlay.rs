@@ -10,7 +10,7 @@ use super::{
     shape::{Overlay, Shape},
 };
 
-/// What is left of 1,500 bytes.
+/// The rest of 1,500 bytes.
 pub(super) const MTU: u16 = 1450;
 
 /// The device.

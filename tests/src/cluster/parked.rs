@@ -1,4 +1,4 @@
-//! Unconnected UDP sockets that receive when they are told to, and crowds of them.
+//! Unconnected UDP sockets that receive on command, and crowds of them.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

@@ -1,4 +1,4 @@
-//! What the `peer` program prints, and what its server answers.
+//! The output of the `peer` program, and the answers of its server.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ pub struct Answer {
 /// One request of `peer call`, a line of JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Reply {
-    /// What the server answered; none if there was an error.
+    /// The server's answer; `None` if there was an error.
     pub answer: Option<Answer>,
     /// The other side in the client's own eyes: getpeername of a connected socket, the sender of the datagram else.
     pub peer: Option<SocketAddr>,
@@ -46,7 +46,7 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// How many errors are told; all are counted.
+    /// How many errors are shown; all are counted.
     const ERRORS: usize = 8;
 
     /// Counts a request that failed.

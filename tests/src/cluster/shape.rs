@@ -22,7 +22,7 @@ pub enum Overlay {
     UnnumberedVxlan,
 }
 
-/// What has the node's address.
+/// The device with the node's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeDevice {
     /// The interface `eth0`.
@@ -33,15 +33,15 @@ pub enum NodeDevice {
     Macvlan,
 }
 
-/// What a second interface of the nodes, `eth1`, is for.
+/// The use of a second interface of the nodes, `eth1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecondUplink {
     /// There is none.
     None,
     /// Clients come by the first, everything else goes by the second: default route and pods of other nodes.
     Asymmetric,
-    /// The default route is by the first. A table of its own sends by the second what has its address or that of the
-    /// node's first pod as source; another, what came by the second and goes to pods of other nodes.
+    /// The default route is by the first. One routing table sends by the second all packets with its address or
+    /// that of the node's first pod as source; another, all packets that came by the second and go to pods of other nodes.
     PolicyRouted,
 }
 
@@ -58,7 +58,7 @@ pub enum Narrow {
     Pods,
 }
 
-/// How a node masquerades what pods send out of the cluster: which source ports its NAT gives out.
+/// How a node masquerades pods' packets that leave the cluster: which source ports its NAT assigns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masquerade {
     /// The pod's own port where that is free.
@@ -115,7 +115,7 @@ impl Shape {
         }
     }
 
-    /// The names of the interfaces that lead off the node, as its administrator would tell them.
+    /// The names of the interfaces that lead off the node, for `--uplink`.
     pub(super) fn uplinks(&self) -> Vec<&'static str> {
         let mut uplinks = vec![self.node_device()];
         if self.second != SecondUplink::None {
@@ -133,7 +133,7 @@ impl Shape {
         }
     }
 
-    /// By which device and through which addresses, IPv4 and IPv6, a node reaches another's pods.
+    /// The device and addresses, IPv4 and IPv6, by which a node reaches another's pods.
     pub(super) fn way_to_pods(&self, other: usize) -> (&'static str, String, String) {
         let (device, v4, v6) = match (self.narrow, self.second) {
             (Narrow::Nodes, _) => (self.node_device(), addr::FABRIC_V4, addr::FABRIC_V6),

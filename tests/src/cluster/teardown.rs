@@ -16,7 +16,7 @@ pub(super) fn own_name(number: usize) -> String {
     format!("{PREFIX}{}-{number}", process::id())
 }
 
-/// Removes a cluster by name: its processes, pins, namespaces and control groups. What is not there is fine.
+/// Removes a cluster by name: its processes, pins, namespaces and control groups. Missing parts are not errors.
 pub fn remove(name: &str) -> Result<()> {
     remove_group(&cgroup2_mount()?.join(name))?;
     // Programs stay attached as long as their links are pinned.

@@ -22,7 +22,7 @@ const ROUTER: [(&str, &str); 5] = [
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/conf/default/forwarding", "1"),
-    // Nobody is to learn that there is a shorter way than the one the shape wants.
+    // No host may learn of a shorter way than the one the shape wants.
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
 ];
@@ -83,11 +83,11 @@ pub(super) fn connect_fabric(builder: &Builder, cluster: &Cluster) -> Result<()>
     ])
 }
 
-/// Routes with an MTU: the router does with them what it would do in front of a narrow link.
+/// Routes with an MTU: the router then acts as in front of a narrow link.
 fn narrow(narrow: Narrow, nodes: usize) -> Vec<String> {
     match narrow {
         Narrow::Nowhere | Narrow::Pods => Vec::new(),
-        // To the client only: what the client learns would spare the nodes to learn it.
+        // To the client only: if the client knew the MTU, the nodes would not have to find it out.
         Narrow::Client => vec![
             format!("route add {} dev client mtu {NARROW_MTU}", addr::CLIENT_V4),
             format!("route add {} dev client mtu {NARROW_MTU}", addr::CLIENT_V6),
@@ -105,7 +105,7 @@ fn narrow(narrow: Narrow, nodes: usize) -> Vec<String> {
     }
 }
 
-/// The node's uplinks and what is routed by them, but for pods.
+/// The node's uplinks and the routes over them, except for pods'.
 pub(super) fn connect_node(builder: &Builder, node: &Node, nodes: usize) -> Result<()> {
     let Some(index) = node.host.node else {
         return Ok(());
@@ -147,7 +147,7 @@ pub(super) fn connect_node(builder: &Builder, node: &Node, nodes: usize) -> Resu
     Ok(())
 }
 
-/// What policy routing needs to know of a node, in one family.
+/// The facts of a node for policy routing, in one family.
 #[derive(PartialEq, Eq)]
 struct Policy {
     /// Its address on the second uplink, the network there, and the gateway.
@@ -184,11 +184,11 @@ impl Policy {
     }
 }
 
-/// Rules by source and by interface, with tables of their own.
+/// Rules by source and by interface, with separate tables.
 fn policy(own: &Policy, nodes: impl Iterator<Item = Policy>) -> Vec<String> {
-    /// What has the second uplink's address or that of the first pod as source.
+    /// Packets with the second uplink's address or that of the first pod as source.
     const BY_SOURCE: u32 = 100;
-    /// What came in by the second uplink.
+    /// Packets that came in by the second uplink.
     const BY_INTERFACE: u32 = 200;
     let Policy { second, link, gateway, pod, cluster, .. } = own;
     let mut lines = vec![

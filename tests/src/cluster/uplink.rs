@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::{Cluster, Netns, Node, addresses as addr};
 use crate::kernel_capabilities::MissingCapability;
 
-/// What the nodes' uplinks become.
+/// The kind of the nodes' uplinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uplink {
     /// A VLAN device above `eth0`; the router's ports have the other end.

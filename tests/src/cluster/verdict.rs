@@ -1,10 +1,10 @@
-//! Collecting what went wrong, so that one failure does not hide the others.
+//! Collects failures, so that one does not hide the others.
 
 use std::{fmt::Display, thread};
 
 use anyhow::{Result, bail};
 
-/// So many failures say enough, and each may take seconds.
+/// So many failures suffice, and each may take seconds.
 const ENOUGH: usize = 30;
 
 /// How many cases run at a time, of those that may.
@@ -18,7 +18,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Runs one case, unless so many have failed that more would say nothing new.
+    /// Runs one case, unless so many have failed that more would show nothing new.
     pub fn case(&mut self, what: impl Display, case: impl FnOnce() -> Result<()>) {
         if self.failed.len() >= ENOUGH {
             return;

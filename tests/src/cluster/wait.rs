@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Looks are further apart the longer it takes, so that they take no time from what is waited for.
+/// The interval between checks grows with time, so that they take little CPU from the process under test.
 fn between_looks(elapsed: Duration) -> Duration {
     (elapsed / 10).clamp(Duration::from_millis(10), Duration::from_millis(200))
 }

@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
         "load-balancer-ips",
         Topic::Service,
         "Of status.loadBalancer.ingress, IPs whose ipMode is VIP or missing are frontends; those with ipMode Proxy, entries that \
-         are host names and spec.loadBalancerIP are not. What an entry says of ports is not read.",
+         are host names and spec.loadBalancerIP are not. The ports of an entry are not read.",
         |case| {
             let ingress = json!([
                 {"ip": case.load_balancer_ip(0, 0), "ports": [{"port": 1234, "protocol": "TCP"}]},

@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "affinity-is-per-client",
         Topic::Affinity,
-        "Affinity is per client: different clients have endpoints of their own, each of them one.",
+        "Affinity is per client: each client has one endpoint, different clients may have different ones.",
         |case| {
             // Every one of nine clients is sticky by itself; that they do not all share one is for the unit tests.
             let froms = ["pod-1a", "pod-1b", "pod-2a", "pod-2b", "pod-3a", "pod-3b", "node-2", "node-3"];
@@ -92,7 +92,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "affinity-is-refreshed",
         Topic::Affinity,
-        "Each new connection starts the timeout anew.",
+        "Each new connection restarts the timeout.",
         |case| {
             let busy = Duration::from_millis(900);
             vec![

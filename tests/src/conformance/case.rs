@@ -74,7 +74,7 @@ pub fn entry(to: IpAddr) -> usize {
     }
 }
 
-/// Where the router outside sends what its client sends to services: prefix and entry node.
+/// The routes of the router outside to services: prefix and entry node.
 pub fn routes() -> Vec<(String, usize)> {
     let mut routes: Vec<_> = SERVICE_CIDRS.iter().map(|cidr| ((*cidr).to_owned(), 0)).collect();
     for net in [EXTERNAL, LOAD_BALANCER] {
@@ -238,7 +238,7 @@ impl Case {
         self.slice_named("web-1", endpoints)
     }
 
-    /// The same with a name of its own.
+    /// The same with another name.
     pub fn slice_named(&self, name: &str, endpoints: &[EndpointText]) -> Object {
         self.slice_of(self.ipv4, name, endpoints)
     }

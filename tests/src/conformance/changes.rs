@@ -1,4 +1,4 @@
-//! What changes do to what is under way.
+//! How changes affect existing connections.
 
 use serde_json::json;
 
@@ -93,8 +93,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "udp-survives-without-endpoints",
         Topic::Changes,
-        "UDP clients do not stay with an endpoint of a service that has lost its last one, nor of one that was deleted; they are served \
-         when there is one again.",
+        "UDP clients do not stay with an endpoint of a service that has lost its last one, nor of one that was \
+         deleted; they are served when it has an endpoint again.",
         |case| {
             let objects = |endpoints: &[_]| [case.node_port_service(), at(9003, case.slice(endpoints))];
             let held = |step: Step, expect: &Expect| {
@@ -168,8 +168,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "up-and-down",
         Topic::Changes,
-        "Deleting a Service takes its frontends away and leaves other Services alone; made again with the same name and addresses it \
-         is served again.",
+        "Deleting a Service takes its frontends away and leaves other Services alone; created again with the same \
+         name and addresses, it is served again.",
         |case| {
             let web = || [case.node_port_service(), case.slice(&[ready("pod-1b")])];
             let other = || {

@@ -111,8 +111,8 @@ pub(super) const RULES: &[Rule] = &[
         },
     )
     .deviates(
-        "kube-proxy masquerades them under policy Cluster. Answers come back to the pod's node anyway, so there is nothing to gain \
-         from hiding the client.",
+        "kube-proxy masquerades them under policy Cluster. Replies come back to the pod's node anyway, so \
+         masquerading would only hide the client.",
     ),
     Rule::new(
         "clients-are-seen-under-local",
@@ -205,8 +205,8 @@ pub(super) const RULES: &[Rule] = &[
         },
     )
     .deviates(
-        "kube-proxy translates and masquerades them. Nobody routes cluster IPs to nodes by accident; --external-cluster-ips \
-         brings it back.",
+        "kube-proxy translates and masquerades them. Cluster IPs are not routed to nodes by accident; \
+         --external-cluster-ips brings it back.",
     ),
     Rule::by_tests(
         "node-port-addresses",
@@ -235,7 +235,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::absent(
         "local-detectors",
         Topic::Dispatch,
-        "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix tell pods from clients outside.",
-        "Not needed: the hook where a packet or socket is seen says who the client is. The options are accepted and ignored.",
+        "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix distinguish pods from clients outside.",
+        "Not needed: the hook that sees a packet or socket identifies the client. The options are accepted and ignored.",
     ),
 ];

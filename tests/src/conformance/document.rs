@@ -37,7 +37,7 @@ pub fn document() -> String {
     for topic in Topic::ALL {
         let _ = writeln!(text, "\n## {}\n\n| Rule | | Shown by |\n|---|---|---|", topic.title());
         for rule in rules.iter().filter(|rule| rule.topic == topic) {
-            let _ = writeln!(text, "| `{}` | {} | {} |", rule.id, said(rule), shown(rule));
+            let _ = writeln!(text, "| `{}` | {} | {} |", rule.id, text_of(rule), shown(rule));
         }
     }
     text += "\n## Upstream's end-to-end tests\n\nKubernetes' own tests in `test/e2e/network` that concern Services, those of \
@@ -49,7 +49,7 @@ pub fn document() -> String {
     text
 }
 
-fn said(rule: &Rule) -> String {
+fn text_of(rule: &Rule) -> String {
     match rule.deviation {
         Some(reason) => format!("{} **Deviation:** {reason}", rule.text),
         None => rule.text.to_owned(),

@@ -1,4 +1,4 @@
-//! The upstream end-to-end tests of Services, and what shows the same here.
+//! The upstream end-to-end tests of Services, and the tests here that show the same.
 
 use Proven::{NotOurs, Rules, Tests};
 
@@ -7,15 +7,15 @@ use Proven::{NotOurs, Rules, Tests};
 pub struct E2eTest {
     /// Its file in `test/e2e/network`.
     pub file: &'static str,
-    /// What it is called, shortened.
+    /// Its name, shortened.
     pub name: &'static str,
     /// It is part of Conformance.
     pub conformance: bool,
-    /// What shows the same.
+    /// The test that shows the same.
     pub proven: Proven,
 }
 
-/// What shows it.
+/// The kind of proof.
 #[derive(Clone, Copy, Debug)]
 pub enum Proven {
     /// Rules of the table, by id.
@@ -241,6 +241,6 @@ pub const E2E: &[E2eTest] = &[
     no(
         "no_snat.go",
         "pods reach each other without masquerade",
-        NotOurs("The CNI's business; what is for no service is left alone."),
+        NotOurs("The CNI's part; non-service packets are left alone."),
     ),
 ];

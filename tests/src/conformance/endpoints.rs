@@ -80,8 +80,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "internal-policy-local",
         Topic::Endpoints,
-        "internalTrafficPolicy Local: pods and nodes reach the cluster IP's endpoints of their own node only; where there is none, \
-         packets are dropped (KEP-2086).",
+        "internalTrafficPolicy Local: pods and nodes reach the cluster IP's endpoints of their own node only; on a \
+         node without one, packets are dropped (KEP-2086).",
         |case| {
             let service = case.service().with(json!({"spec": {"internalTrafficPolicy": "Local"}}));
             vec![
@@ -93,8 +93,7 @@ pub(super) const RULES: &[Rule] = &[
         },
     )
     .deviates(
-        "A socket of a node without endpoints learns EHOSTUNREACH at once instead of waiting for a drop that nobody tells it \
-         of; packets are dropped.",
+        "A socket of a node without endpoints gets EHOSTUNREACH at once instead of a timeout; packets are dropped.",
     ),
     Rule::new(
         "internal-policy-local-host-network",
@@ -113,8 +112,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "external-policy-local",
         Topic::Endpoints,
-        "externalTrafficPolicy Local: clients outside reach the entry node's endpoints only, by nodePort, external IP and load \
-         balancer IP; where there is none, packets are dropped.",
+        "externalTrafficPolicy Local: clients outside reach the entry node's endpoints only, by nodePort, external \
+         IP and load balancer IP; on a node without one, packets are dropped.",
         |case| {
             let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
             let step = Step::new([service, case.slice(&[ready("pod-1b"), ready("pod-2a"), ready("pod-2b")])]);
@@ -128,7 +127,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "external-policy-local-from-inside",
         Topic::Endpoints,
-        "externalTrafficPolicy Local keeps nobody inside from the service: pods and the node itself reach all endpoints by every \
+        "externalTrafficPolicy Local does not restrict clients inside: pods and the node itself reach all endpoints \
+         by every \
          frontend, on nodes without endpoints as well.",
         |case| {
             let service = case.exposed().with(json!({"spec": {"externalTrafficPolicy": "Local"}}));
@@ -148,8 +148,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "no-endpoints-under-local",
         Topic::Endpoints,
-        "Under policy Local too, a service without any endpoint in the cluster refuses; it drops only where there are some \
-         elsewhere.",
+        "Under policy Local too, a service without any endpoint in the cluster refuses; it drops only if other \
+         nodes have some.",
         |case| {
             let step = |slice| {
                 let step = Step::new([local(case), slice]);

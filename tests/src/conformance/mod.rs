@@ -1,4 +1,4 @@
-//! The conformance table: what a Service proxy must do, rule by rule.
+//! The conformance table: the duties of a Service proxy, rule by rule.
 //!
 //! Every rule with steps is run twice, for each family: on the pure decision core, and as real traffic in a cluster of
 //! namespaces. `docs/conformance.md` is written from the table.

@@ -13,8 +13,8 @@ pub(super) const RULES: &[Rule] = &[
     )
     .proof(Proof::CoreSteps(sctp, &["proxy-tests: packet_sctp_keeps_its_checksum"]))
     .deviates(
-        "Packets of pods and of clients outside only: the kernel has no socket hook for SCTP, so what a node itself sends to a \
-         service by SCTP is not translated.",
+        "Packets of pods and of clients outside only: the kernel has no socket hook for SCTP, so SCTP packets from \
+         a node itself to a service are not translated.",
     ),
     Rule::by_tests(
         "large-datagrams",
@@ -30,12 +30,13 @@ pub(super) const RULES: &[Rule] = &[
     Rule::by_tests(
         "icmp-errors",
         Topic::Protocols,
-        "ICMP errors about translated packets reach who sent them, about what they sent: path MTU discovery and rejects work \
+        "ICMP errors about translated packets reach their senders and quote the packet as it was sent: path MTU \
+         discovery and rejects work \
          through services.",
         &[
             "proxy-tests: packet_error_about_a_request",
             "proxy-tests: packet_error_about_a_reply",
-            "proxy-tests: packet_too_big_is_told",
+            "proxy-tests: packet_too_big_gives_an_icmp_error",
             "proxy-tests: narrow_link_to_the_client",
             "proxy-tests: narrow_link_between_nodes",
             "proxy-tests: narrow_links_of_pods",

@@ -33,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
             ]
         },
     )
-    .deviates("A socket that is not allowed learns EPERM at once; packets are dropped. A socket whose namespace the agent has not looked \
+    .deviates("A socket that is not allowed gets EPERM at once; packets are dropped. A socket whose namespace the agent has not looked \
          at yet is not translated: the node that gets its packets knows their source."),
     Rule::new(
         "source-ranges-exclude-outside",
@@ -75,7 +75,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "source-ranges-without-endpoints",
         Topic::SourceRanges,
-        "Who is not allowed is dropped whether or not there are endpoints; who is allowed is rejected where there are none.",
+        "Clients outside the ranges are dropped, with or without endpoints; allowed clients are rejected if the \
+         service has no endpoints.",
         |case| {
             vec![
                 Step::new([ranged(case, &[host("client", case.ipv4)]), case.slice(&[])])

@@ -1,4 +1,4 @@
-//! What happens when nobody can answer.
+//! How packets without an endpoint are answered.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "no-endpoints",
         Topic::Rejects,
-        "A service without endpoints refuses, on every frontend: the client learns ECONNREFUSED (sockets at once, packets by ICMP \
+        "A service without endpoints refuses, on every frontend: the client gets ECONNREFUSED (sockets at once, packets by ICMP \
          port unreachable) within 3 s, for TCP too.",
         |case| {
             let step = Step::new([case.exposed(), case.slice(&[])]);
@@ -91,8 +91,8 @@ pub(super) const RULES: &[Rule] = &[
         },
     )
     .deviates(
-        "kube-proxy rejects pings to a cluster IP as it does undefined ports. People ping service addresses to see whether they \
-         exist; an answer says just that.",
+        "kube-proxy rejects pings to a cluster IP as it does undefined ports. Users ping service addresses to see \
+         whether they exist; a reply shows just that.",
     ),
     Rule::new(
         "unallocated-address",

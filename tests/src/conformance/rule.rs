@@ -1,4 +1,4 @@
-//! What a row of the table says.
+//! A row of the table.
 
 use super::{Case, Step};
 
@@ -9,7 +9,7 @@ pub struct Rule {
     pub id: &'static str,
     /// Where it comes from: a field, a KEP, a behaviour of kube-proxy.
     pub topic: Topic,
-    /// What it says.
+    /// Its text.
     pub text: &'static str,
     /// How it is shown to hold.
     pub proof: Proof,
@@ -17,7 +17,7 @@ pub struct Rule {
     pub deviation: Option<&'static str>,
 }
 
-/// What a rule is about: the chapters of the document.
+/// The topic of a rule: the chapters of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// Which objects are read at all.
@@ -30,7 +30,7 @@ pub enum Topic {
     Endpoints,
     /// Topology hints.
     Topology,
-    /// What happens when nobody can answer.
+    /// How packets without an endpoint are answered.
     Rejects,
     /// `loadBalancerSourceRanges`.
     SourceRanges,
@@ -38,7 +38,7 @@ pub enum Topic {
     Dispatch,
     /// `sessionAffinity`.
     Affinity,
-    /// What changes do to what is under way.
+    /// How changes affect existing connections.
     Changes,
     /// TCP, UDP, SCTP, ICMP.
     Protocols,
@@ -71,7 +71,7 @@ impl Topic {
             Self::EndpointSlice => "EndpointSlices",
             Self::Endpoints => "Which endpoints",
             Self::Topology => "Topology",
-            Self::Rejects => "When nobody can answer",
+            Self::Rejects => "Without an endpoint to answer",
             Self::SourceRanges => "Source ranges",
             Self::Dispatch => "Where connections go, and whom servers see",
             Self::Affinity => "Session affinity",
@@ -87,13 +87,13 @@ impl Topic {
 pub enum Proof {
     /// Steps for the pure core and for real traffic, for each family.
     Steps(fn(&Case) -> Vec<Step>),
-    /// The same, but there is no such thing in IPv6.
+    /// The same, but IPv6 has no equivalent.
     StepsOfIpv4(fn(&Case) -> Vec<Step>),
     /// Steps for the pure core; the programs are tested elsewhere, by the tests named `package: function`.
     CoreSteps(fn(&Case) -> Vec<Step>, &'static [&'static str]),
     /// Tests elsewhere, named `package: function`.
     Tests(&'static [&'static str]),
-    /// Not offered; the deviation says why.
+    /// Not offered; the deviation has the reason.
     Absent,
 }
 
@@ -123,7 +123,7 @@ impl Rule {
         Self { id, topic, text, proof: Proof::Absent, deviation: Some(reason) }
     }
 
-    /// There is no such thing in IPv6.
+    /// IPv6 has no equivalent.
     #[must_use]
     pub const fn ipv4_only(self) -> Self {
         match self.proof {
@@ -138,7 +138,7 @@ impl Rule {
         Self { proof, ..self }
     }
 
-    /// Says where the proxy differs and why.
+    /// Marks a deviation of the proxy, with the reason.
     #[must_use]
     pub const fn deviates(self, reason: &'static str) -> Self {
         Self { deviation: Some(reason), ..self }

@@ -35,7 +35,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "type-does-not-limit-frontends",
         Topic::Service,
-        "nodePorts, external IPs and load balancer IPs are served whatever the type says.",
+        "nodePorts, external IPs and load balancer IPs are served for every type.",
         |case| {
             let service = case.exposed().with(json!({"spec": {"type": "ClusterIP"}}));
             let step = Step::new([service, case.slice(&[ready("pod-2a")])]);
@@ -202,7 +202,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "node-port-zero",
         Topic::Service,
-        "A nodePort of 0 is none (allocateLoadBalancerNodePorts: false): the load balancer IP works alone, and gets its nodePort \
+        "A nodePort of 0 means no nodePort (allocateLoadBalancerNodePorts: false): the load balancer IP works \
+         alone, and gets its nodePort \
          when one is allocated.",
         |case| {
             let none = case.exposed().with(json!({"spec": {

@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "address-types",
         Topic::EndpointSlice,
-        "addressType says the family; slices of type FQDN are not read.",
+        "addressType is the family; slices of type FQDN are not read.",
         |case| {
             let names = case
                 .slice_named("web-2", &[ready("pod-2a").with(json!({"addresses": ["pod.example.com"]}))])

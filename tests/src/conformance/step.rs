@@ -1,4 +1,4 @@
-//! The steps of a rule: objects, and what must then hold.
+//! The steps of a rule: objects, and the expected results.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -35,12 +35,12 @@ fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// The objects of a rule at one time, and what then must hold. What an earlier step had and this one has not is deleted.
+/// The objects of a rule at one time, and the expected results. Objects of an earlier step that this one does not have are deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
     /// All objects of the rule.
     pub objects: Vec<Object>,
-    /// What must hold.
+    /// The expected results.
     pub probes: Vec<Probe>,
 }
 
@@ -78,15 +78,15 @@ impl Step {
         froms.iter().fold(self, |step, from| step.probe(from, to, expect.clone()))
     }
 
-    /// Says whom servers must see in the last probe (both, if it was of two protocols).
+    /// Sets the source that servers must see in the last probe (both, if it was of two protocols).
     #[must_use]
     pub fn seen_as(mut self, source: Source) -> Self {
         self.last_probes().for_each(|probe| probe.source = Some(source));
         self
     }
 
-    /// Says that the last probe (both, if it was of two protocols) finds the same endpoint as others that agree by this
-    /// name and protocol.
+    /// Requires that the last probe (both, if it was of two protocols) finds the same endpoint as others that agree by
+    /// this name and protocol.
     #[must_use]
     pub fn agreeing(mut self, name: &'static str) -> Self {
         self.last_probes().for_each(|probe| probe.agrees = Some(name));
@@ -122,9 +122,9 @@ pub struct Probe {
     pub to: SocketAddr,
     /// How.
     pub protocol: Protocol,
-    /// What must happen.
+    /// The expected result.
     pub expect: Expect,
-    /// Whom the server must see, if that matters.
+    /// The source that the server must see, if it matters.
     pub source: Option<Source>,
     /// A name by which [`Expect::SessionAffinity`] probes agree on one endpoint.
     pub agrees: Option<&'static str>,
@@ -132,7 +132,7 @@ pub struct Probe {
     pub held: Option<&'static str>,
 }
 
-/// What is spoken.
+/// The protocol of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// TCP.
@@ -145,23 +145,22 @@ pub enum Protocol {
     Ping,
 }
 
-/// What must happen.
+/// The expected result.
 #[derive(Clone, Debug)]
 pub enum Expect {
-    /// New connections reach each of these endpoints, and nobody else.
+    /// New connections reach each of these endpoints, and no other.
     Answers(Vec<SocketAddr>),
-    /// The client is told that nobody listens: ECONNREFUSED, at once for sockets, by ICMP port unreachable for packets.
+    /// The client gets an error: ECONNREFUSED, at once for sockets, by ICMP port unreachable for packets.
     Refused,
-    /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets learn that the
-    /// host is unreachable.
+    /// There are endpoints, but a traffic policy keeps them from this client: packets are dropped, sockets get EHOSTUNREACH.
     NoLocalEndpoints,
-    /// The client is not in the source ranges: packets are dropped, sockets learn that it is not permitted.
+    /// The client is not in the source ranges: packets are dropped, sockets get EPERM.
     Denied,
     /// Packets are dropped.
     Dropped,
-    /// Not ours: nothing is translated and nobody is told.
+    /// Not ours: nothing is translated, and no error is sent.
     Unserved,
-    /// Nobody answers, whatever the client is told.
+    /// No server answers, whatever error the client gets.
     Unanswered,
     /// All new connections reach the same one of these endpoints, with pauses in between.
     SessionAffinity(Vec<SocketAddr>, Duration),
@@ -173,13 +172,13 @@ pub enum Expect {
     Echo,
 }
 
-/// Whom the server sees.
+/// The source that the server sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The client's own address.
     Client,
     /// An address of the node with this index.
     Node(usize),
-    /// Somebody who is not the server: the client's address by sockets, the VIP by packets.
+    /// Another source than the server: the client's address by sockets, the VIP by packets.
     Hairpin,
 }

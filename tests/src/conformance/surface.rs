@@ -18,32 +18,32 @@ pub(super) const RULES: &[Rule] = &[
     Rule::by_tests(
         "health-check-counts-ready-endpoints",
         Topic::Surface,
-        "It counts distinct addresses of ready endpoints of this node over all ports: with terminating endpoints only it says 503 while \
-         they still serve.",
+        "It counts distinct addresses of ready endpoints of this node over all ports: with terminating endpoints \
+         only it returns 503 while they still serve.",
         &[
-            "proxy-agent: load_balancers_are_told_how_many_ready_endpoints_are_here",
+            "proxy-agent: load_balancers_get_the_number_of_ready_local_endpoints",
             "proxy-tests: health_checks_follow_endpoints_and_policy",
         ],
     ),
     Rule::by_tests(
         "health-check-follows",
         Topic::Surface,
-        "The port is closed and opened as the Service changes; one that is taken is told by an Event and tried again.",
+        "The port is closed and opened as the Service changes; one that is taken is reported in an Event and tried again.",
         &[
             "proxy-agent: ports_follow_their_services",
             "proxy-tests: health_checks_follow_endpoints_and_policy",
-            "proxy-agent: a_port_that_is_taken_is_told_and_had_later",
-            "proxy-tests: a_health_check_port_that_is_taken_is_told_once",
+            "proxy-agent: a_port_that_is_taken_is_reported_and_opened_later",
+            "proxy-tests: a_health_check_port_that_is_taken_is_reported_once",
         ],
     ),
     Rule::by_tests(
         "healthz",
         Topic::Surface,
-        "/healthz says 200 while the proxy works and the node is eligible (known, not being deleted or drained by the autoscaler), else \
-         503; /livez asks the proxy only (KEP-3836). The fields are kube-proxy's.",
+        "/healthz returns 200 while the proxy works and the node is eligible (known, not being deleted or drained \
+         by the autoscaler), else 503; /livez covers the proxy only (KEP-3836). The fields are kube-proxy's.",
         &[
             "proxy-agent: a_node_that_goes_is_not_ready_but_its_proxy_is_well",
-            "proxy-agent: the_answer_has_kube_proxys_fields_and_says_what_is_wrong",
+            "proxy-agent: the_answer_has_kube_proxys_fields_and_the_problems",
             "proxy-agent: ready_once_applied_and_not_when_stuck",
             "proxy-tests: kube_proxys_urls_answer",
         ],
@@ -62,7 +62,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::by_tests(
         "proxy-mode",
         Topic::Surface,
-        "/proxyMode and /configz say how the proxy works.",
+        "/proxyMode and /configz show how the proxy works.",
         &[
             "proxy-agent: mode_and_configuration_are_shown",
             "proxy-agent: configz_shows_the_settings_in_effect",
@@ -78,17 +78,17 @@ pub(super) const RULES: &[Rule] = &[
     Rule::by_tests(
         "configuration",
         Topic::Surface,
-        "kube-proxy's configuration file and flags are understood; what means nothing here is told once.",
+        "kube-proxy's configuration file and flags are understood; settings without effect here are logged once.",
         &[
-            "proxy-agent: kubeadm_s_own_file_says_little",
-            "proxy-agent: what_is_passed_over_is_told_once_each",
-            "proxy-agent: what_kube_proxy_s_daemon_sets_say_is_accepted",
+            "proxy-agent: kubeadm_s_own_file_has_few_notices",
+            "proxy-agent: unused_fields_are_reported_once_each",
+            "proxy-agent: arguments_of_kube_proxy_s_daemon_sets_are_accepted",
         ],
     ),
     Rule::by_tests(
         "api-outage",
         Topic::Surface,
-        "While the API server is away everything stays as it is.",
+        "While the API server is away everything stays unchanged.",
         &["proxy-tests: an_outage_changes_nothing_until_the_server_is_back"],
     ),
     Rule::by_tests(
@@ -108,8 +108,9 @@ pub(super) const RULES: &[Rule] = &[
         ],
     )
     .deviates(
-        "nf_conntrack_max is raised and never made smaller: the agent has its own table, and others may have asked for more. The hash is \
-         sized by nf_conntrack_buckets, which needs no mount of /sys. What cannot be set is a warning, a problem in `/healthz` and an \
-         Event; the agent goes on.",
+        "nf_conntrack_max is raised and never made smaller: the agent has its own table, and others may have set \
+         more. The hash is \
+         sized by nf_conntrack_buckets, which needs no mount of /sys. A setting that cannot be written is a \
+         warning, a problem in `/healthz` and an Event; the agent continues.",
     ),
 ];

@@ -116,7 +116,7 @@ pub(super) const RULES: &[Rule] = &[
                 Step::new([case.exposed().with(policies), slice])
                     .probe("pod-1a", case.vip(), case.answers(&["pod-1b"]))
                     .probe("client", case.at_node(0), case.answers(&["pod-1b"]))
-                    // What is not governed by Local is: the nodePort from inside.
+                    // Not subject to Local: the nodePort from inside.
                     .probe("pod-1a", case.at_node(0), case.answers(&["pod-3a"])),
             ]
         },

@@ -69,8 +69,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new(
         "slice-of-a-service",
         Topic::Watch,
-        "An EndpointSlice belongs to the Service of its own namespace that the label kubernetes.io/service-name names; \
-         one without the label belongs to none.",
+        "An EndpointSlice belongs to the Service of its own namespace that the label kubernetes.io/service-name \
+         names; one without the label belongs to no Service.",
         |case| {
             let unlabelled = case
                 .slice_named("web-2", &[ready("pod-2a")])
@@ -100,6 +100,6 @@ pub(super) const RULES: &[Rule] = &[
         "least-privilege",
         Topic::Watch,
         "No Endpoints, Pods, Namespaces or Secrets are read.",
-        &["proxy-tests: the_role_allows_exactly_what_is_watched_and_events"],
+        &["proxy-tests: the_role_allows_exactly_the_watched_resources_and_events"],
     ),
 ];

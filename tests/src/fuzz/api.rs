@@ -1,4 +1,4 @@
-//! What the API server and the kernel say.
+//! Replies of the API server and the kernel.
 
 use std::collections::HashMap;
 
@@ -70,7 +70,7 @@ fn change(object: Value, is_deleted: bool) -> Option<Change> {
     Some(converted.change)
 }
 
-/// Plans what changed, and checks what holds for every plan.
+/// Plans the changes, and checks the properties of every plan.
 pub(super) fn settle(store: &mut Store) {
     let mut before: HashMap<ObjectName, ServicePlan> = HashMap::new();
     for name in store.take_changed() {

@@ -1,4 +1,4 @@
-//! Bytes as a source of choices: what libFuzzer changes in them changes one choice.
+//! Bytes as a source of choices: a mutation of libFuzzer changes one choice.
 
 /// Choices. When the bytes are used up, every choice is the first.
 pub(super) struct Choices<'a>(&'a [u8]);

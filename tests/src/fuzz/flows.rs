@@ -23,8 +23,8 @@ use crate::packets::{Device, Host, PacketFamily, memory_tables, random::add_serv
 
 /// Packets, removed and returning endpoints, time and forgotten entries, a few bytes each.
 ///
-/// What is translated is answered at once, by way of the hooks that an answer passes: the client must hear from whom it
-/// asked. The two entries of a flow are each other's opposite entry, or one of them is gone.
+/// Each translated request gets a reply at once, through the hooks that replies pass: the client must see the address
+/// that it asked. The two entries of a flow are each other's opposite entry, or one of them is gone.
 pub fn flows(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     match choices.byte() % 2 {
@@ -74,7 +74,7 @@ fn tables<F: PacketFamily>() -> Result<MemoryTables<F>> {
     Ok(tables)
 }
 
-/// A request that was translated: what its client sent, and where the answer must come out.
+/// A translated request: the client's packet, and where the reply must come out.
 #[derive(Clone, Copy)]
 struct Asked<F: PacketFamily> {
     request: Tuple<F>,
@@ -85,9 +85,9 @@ struct Asked<F: PacketFamily> {
 struct Fixture<F: PacketFamily> {
     tables: MemoryTables<F>,
     backends: Vec<Id>,
-    /// By the answer's tuple, as the backend sends it: who asked last.
+    /// By the reply's tuple, as the backend sends it: the client that asked last.
     asked: HashMap<(Tuple<F>, u8), Asked<F>>,
-    /// Connections that are over: what comes next there is a SYN.
+    /// Ended connections: their next packet is a SYN.
     over: Vec<(Tuple<F>, u8)>,
 }
 
@@ -141,7 +141,7 @@ impl<F: PacketFamily> Fixture<F> {
         Packet { tuple, protocol, tcp_flags, hop_limit, sequence, acknowledgment, transport, follows }
     }
 
-    /// What a hook says.
+    /// The verdict of a hook.
     fn ask(&self, device: Device, packet: &Packet<F>) -> (Verdict, Translation<F>) {
         let mut out = Translation::default();
         let ifindex = device as u32 + 2;
@@ -166,7 +166,7 @@ impl<F: PacketFamily> Fixture<F> {
             flags = tcp_flags::SYN;
         }
         let mut packet = self.packet(tuple, protocol, flags, choices.of(&[64, 64, 2, 1]));
-        // Another connection, or what others would forge.
+        // Another connection, or a forged packet.
         let skew = choices.of(&[0, 0, 0, 1, 1 << 17, 1 << 21, u32::MAX]);
         packet.sequence = packet.sequence.wrapping_add(skew);
         packet.acknowledgment = packet.acknowledgment.wrapping_add(choices.of(&[0, 0, 0, skew]));
@@ -241,7 +241,7 @@ impl<F: PacketFamily> Fixture<F> {
         if is_echo {
             (tuple.sport, tuple.dport) = (0, 0);
         }
-        // Requests proper are for `request` to make, which knows who asked what.
+        // `request` makes proper requests, because it knows their clients.
         if !is_echo && self.tables.may_be_frontend(&tuple.dst, tuple.dport, protocol) {
             return;
         }
@@ -312,7 +312,7 @@ impl<F: PacketFamily> Fixture<F> {
             assert_eq!(is_reverse, flow.flags & flags::REVERSE != 0, "{key:?} {flow:?}");
             let Some(other) = flows.get(&draft.opposite_key).map(|other| other.get()) else { continue };
             if other.tuple != draft.opposite.tuple {
-                // Of two forward entries with one answer, the reverse entry has the newer; never the other way.
+                // If two forward entries have one answer, the reverse entry has the newer; never the other way.
                 assert!(!is_reverse || other.tuple != flow.tuple, "{key:?} {flow:?} {other:?}");
                 continue;
             }

@@ -3,7 +3,7 @@
 /// Makes inputs out of seeds.
 pub struct Mutator {
     seeds: Vec<Vec<u8>>,
-    /// Of xorshift.
+    /// The state of xorshift.
     state: u64,
 }
 
@@ -11,7 +11,7 @@ pub struct Mutator {
 const LONGEST: usize = 4096;
 
 impl Mutator {
-    /// Of these seeds. The number makes another sequence; not 0.
+    /// Mutants of these seeds. The number makes another sequence; not 0.
     pub fn new(seeds: Vec<Vec<u8>>, number: u64) -> Self {
         Self { seeds, state: number }
     }
@@ -58,7 +58,7 @@ impl Mutator {
                     let end = bytes.len().min(at + part.len());
                     bytes.splice(at..end, part);
                 }
-                // Values at the borders of what is allowed.
+                // Values at the borders of the allowed range.
                 5 => {
                     let value = [0, 1, 0x7f, 0x80, 0xff, b'0', b'-', b'"', b'\n'][self.below(9)];
                     bytes.get_mut(at).into_iter().for_each(|byte| *byte = value);

@@ -5,8 +5,8 @@ use proxy_common::{
     packet::{Dissected, Packet, Parse, Part, Unparsed, dissect, timestamp},
 };
 
-/// The first byte says where the network header starts; the rest is the frame. Reads outside are for the sanitizer to
-/// see; what is said about the packet must be true.
+/// The first byte is the offset of the network header; the rest is the frame. The sanitizer finds reads outside; the
+/// parsed fields must match the packet.
 pub fn parse_packet(bytes: &[u8]) {
     let Some((first, frame)) = bytes.split_first() else { return };
     // On the heap and of exactly this size, so that one byte too far is noticed.
@@ -23,7 +23,7 @@ pub(crate) fn parse<F: Parse>(frame: &[u8], network: usize) -> Result<Packet<F>,
     unsafe { F::parse(range.start, range.end, network) }
 }
 
-/// Of what is taken apart, what was parsed quickly is the same; and an error quotes what its receiver sent.
+/// The full parse agrees with the fast-path parse; and an error quotes what its receiver sent.
 fn check_dissected<F: Parse>(frame: &[u8], network: usize) {
     let mut dissected = Dissected::<F>::default();
     let is_ours = dissect(frame, network, &mut dissected);

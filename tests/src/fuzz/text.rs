@@ -17,7 +17,7 @@ use proxy_agent::{
 
 use super::api::settle;
 
-/// A file of a manifest folder, up to the plans: the first byte's lowest bit says whether it is JSON.
+/// A file of a manifest folder, up to the plans: the first byte's lowest bit selects JSON.
 pub fn manifests(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let Ok(text) = std::str::from_utf8(rest) else { return };

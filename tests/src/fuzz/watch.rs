@@ -1,4 +1,4 @@
-//! An API server that says anything: lists, pages, events and failures, to the agent's own watchers.
+//! An API server with arbitrary replies: lists, pages, events and failures, to the agent's own watchers.
 
 use std::{
     convert::Infallible,
@@ -36,7 +36,7 @@ pub fn watch(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut answers: Vec<_> = text.split("===\n").map(answer).collect();
     answers.reverse();
-    // Waiting takes no time: the clock goes on by itself.
+    // Waiting takes no time: the paused clock advances by itself.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let Ok(runtime) = runtime else { return };
     let mut store = Store::new();

@@ -25,21 +25,21 @@ pub const CLOSE: &str = "close ";
 /// How long a client waits before it tries again after a failure.
 const BACK_OFF: Duration = Duration::from_millis(1);
 
-/// What an attempt is.
+/// The kind of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A connection; the client closes it when it has the reply.
     TcpClientCloses,
     /// A connection; the client waits until the server closes it.
     TcpServerCloses,
-    /// A datagram and its reply, from a socket of their own.
+    /// A datagram and its reply, from a separate socket.
     Udp,
 }
 
 /// Clients of one Service. They run in the network namespace of the thread that runs them.
 #[derive(Clone, Debug)]
 pub struct Attempts {
-    /// What each attempt is.
+    /// The kind of each attempt.
     pub transport: Transport,
     /// The Service's address.
     pub to: SocketAddrV4,
@@ -50,7 +50,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Clients that take what address the kernel gives them, and fail after a second.
+    /// Clients with addresses that the kernel chooses, which fail after a second.
     pub fn new(transport: Transport, to: SocketAddrV4) -> Self {
         Self { transport, to, sources: Vec::new(), patience: Duration::from_secs(1) }
     }
@@ -58,7 +58,7 @@ impl Attempts {
     /// This many clients, each of which begins its next attempt when the last has ended.
     ///
     /// # Errors
-    /// If there is no event loop. What becomes of attempts is in the tally.
+    /// If no event loop can be made. The tally has the results of attempts.
     pub fn closed_loop(&self, clients: usize, time: Duration) -> io::Result<Tally> {
         let run = Rc::new(Run::default());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -82,7 +82,7 @@ impl Attempts {
     /// Begins this many attempts per second, whatever becomes of them.
     ///
     /// # Errors
-    /// If there is no event loop. What becomes of attempts is in the tally.
+    /// If no event loop can be made. The tally has the results of attempts.
     pub fn open_loop(&self, per_second: u32, time: Duration) -> io::Result<Tally> {
         let run = Rc::new(Run::default());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;

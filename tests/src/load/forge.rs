@@ -1,4 +1,4 @@
-//! Packets that nobody's kernel made: floods of SYNs, and resets.
+//! Forged packets: floods of SYNs, and resets.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -30,7 +30,7 @@ const MOST_BEHIND: Duration = Duration::from_millis(20);
 /// Lets replies to forged sources end at the client's machine, in silence, as they end in a large network.
 ///
 /// # Errors
-/// If there is no such route to make.
+/// If the route cannot be made.
 pub fn route_forged_sources(cluster: &Cluster) -> Result<()> {
     cluster.fabric.ip(&[format!("route replace {SOURCES} via {}", cluster.client.v4)])
 }
@@ -51,7 +51,7 @@ impl Flood {
     }
 }
 
-/// Sends packets as they are, headers included.
+/// Sends raw packets, headers included.
 #[derive(Debug)]
 pub struct Forger {
     raw: OwnedFd,
@@ -67,8 +67,8 @@ impl Forger {
         Ok(Self { raw: raw.context("cannot open a raw socket")? })
     }
 
-    /// Sends this many SYNs per second, or as many as there can be, to these targets in turn, until it is told to stop.
-    /// Each comes from an address and port of its own, as far as there are enough of them.
+    /// Sends this many SYNs per second, or as many as possible, to these targets in turn, until it is stopped. Each
+    /// comes from another address and port, as long as they suffice.
     ///
     /// # Errors
     /// If a packet cannot be sent for another reason than a full queue.

@@ -1,4 +1,4 @@
-//! What became of attempts.
+//! The results of attempts.
 
 use std::{fmt, io, time::Duration};
 
@@ -44,7 +44,7 @@ impl fmt::Display for Failures {
     }
 }
 
-/// What became of attempts.
+/// The results of attempts.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// How many got their reply in time.
@@ -77,7 +77,7 @@ impl Tally {
         self.succeeded as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// The period is over: what ended after its last whole second is in no second's count.
+    /// The period has ended: attempts that ended after its last whole second are in no second's count.
     pub(super) fn end(&mut self, elapsed: Duration) {
         self.elapsed = elapsed;
         self.seconds.resize(elapsed.as_secs() as usize, 0);

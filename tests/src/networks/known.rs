@@ -1,4 +1,4 @@
-//! What is known to work: `docs/networks.md`, where it is at hand. Virtual machines are compared by `cargo xtask vm`.
+//! Known results: `docs/networks.md`, where the file is available. Virtual machines are compared by `cargo xtask vm`.
 
 use std::{collections::BTreeMap, fs, path::Path as FilePath};
 
@@ -7,7 +7,7 @@ use super::Path;
 /// Cells of the document's tables, one table per kernel.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// By shape, path and family: what each kernel's table says.
+    /// By shape, path and family: the cell in each kernel's table.
     cells: BTreeMap<(String, String), Vec<String>>,
 }
 
@@ -41,7 +41,7 @@ impl Known {
         known
     }
 
-    /// Does this work in every kernel that has the shape?
+    /// Whether this works in every kernel that has the shape.
     #[must_use]
     pub fn works(&self, shape: &str, path: Path, family: &str) -> bool {
         let cells = self.cells.get(&(shape.to_owned(), format!("{path} {family}")));

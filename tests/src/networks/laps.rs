@@ -1,4 +1,4 @@
-//! What of a test takes how long: for work on the time that machines take.
+//! How long the parts of a test take: for work on the time that machines take.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ impl Default for Laps {
 }
 
 impl Laps {
-    /// Ends a part: what was done since the one before.
+    /// Ends a part: everything since the one before.
     pub(super) fn end(&mut self, name: &str) {
         let before: Duration = self.all.iter().map(|(_, time)| *time).sum();
         self.all.push((name.to_owned(), self.start.elapsed().saturating_sub(before)));

@@ -54,8 +54,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Builds the cluster and starts the agents, which are told no interface. Without agents, shapes are only made and
-    /// removed: for work on shapes.
+    /// Builds the cluster and starts the agents, without the names of interfaces. Without agents, shapes are only made
+    /// and removed: for work on shapes.
     ///
     /// # Errors
     /// When the cluster cannot be made, or an agent does not become healthy.
@@ -93,9 +93,8 @@ impl Network {
         [&self.cluster.fabric, first, second]
     }
 
-    /// Makes a shape, tries all its paths, and removes it. Prints a line for each cell of the table:
-    /// `NETWORK <shape> | <path> <family> | <cell>`. A cell is `yes`, or `no` or `error` with a reason; an error is one of the network or
-    /// of the test, and says nothing of the agent.
+    /// Makes a shape, tries all its paths, and removes it. Prints a line for each cell of the table: `NETWORK <shape> | <path> <family> |
+    /// <cell>`. A cell is `yes`, or `no` or `error` with a reason; an error is one of the network or of the test, not of the agent.
     ///
     /// # Errors
     /// When there is an error in this sense, or when something does not work that is known to.
@@ -118,7 +117,7 @@ impl Network {
                 }
             },
         };
-        // Of a network that was made in part, not all is there to be removed.
+        // A network that was made in part cannot be removed completely.
         let undone = (shape.undo)(self)
             .or_else(|error| if is_whole { Err(error) } else { Ok(()) })
             .and_then(|()| self.reset())
@@ -264,7 +263,7 @@ fn interfaces(netns: &Netns) -> Result<BTreeSet<String>> {
     netns.run(|| Ok(if_nameindex()?.iter().map(|one| one.name().to_string_lossy().into_owned()).collect()))
 }
 
-/// Is an error that of a kernel that does not know what a shape is made of?
+/// Whether an error comes from a kernel that lacks the parts of a shape.
 fn missing_capability(shape: &Shape, error: &anyhow::Error) -> Option<MissingCapability> {
     const UNKNOWN: [&str; 6] = [
         "Unknown device type",

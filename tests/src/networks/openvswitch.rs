@@ -23,7 +23,8 @@ const DATAPATH: &str = "ovs-system";
 const NETDEV: u32 = 1;
 const INTERNAL: u32 = 2;
 
-/// Makes a datapath in a node: what the node sends by `internal`, a new interface, leaves by `other`, which becomes a port, and the other way round.
+/// Makes a datapath in a node: packets that the node sends by `internal`, a new interface, leave by `other`, which becomes a port, and
+/// the other way round.
 ///
 /// # Errors
 /// When the kernel has no such datapaths, or refuses this one.
@@ -47,7 +48,7 @@ pub(super) fn connect_ports(node: &Netns, internal: &str, other: &str) -> Result
     })
 }
 
-/// Removes the datapath with its internal ports, if it is there.
+/// Removes the datapath with its internal ports, if it exists.
 fn remove(node: &Netns) -> Result<()> {
     const OVS_DP_CMD_DEL: u8 = 2;
     node.run(|| {
@@ -107,7 +108,7 @@ fn name(name: &str) -> Vec<u8> {
     [name.as_bytes(), &[0]].concat()
 }
 
-/// `struct ovs_header`, and what follows it.
+/// `struct ovs_header`, and the attributes behind it.
 fn header(datapath: u32, attributes: &Attributes) -> Vec<u8> {
     [&datapath.to_ne_bytes(), attributes.0.as_slice()].concat()
 }

@@ -1,4 +1,4 @@
-//! The paths through a service, and what must come over each.
+//! The paths through a service, and the transfers that must work over each.
 
 use std::{env, fmt, net::SocketAddr, time::Duration};
 
@@ -20,11 +20,11 @@ const DATAGRAMS: [usize; 2] = [1_200, 9_000];
 const ATTEMPTS: usize = 5;
 /// For one of them.
 const DATAGRAM_PATIENCE: Duration = Duration::from_millis(1_500);
-/// Bytes over a connection in each direction. Fewer where the environment says so: emulated processors take their time.
+/// Bytes over a connection in each direction. The environment can reduce it: emulated processors take their time.
 const BYTES: u64 = 20_000_000;
 const BYTES_VARIABLE: &str = "PROXY_AGENT_NETWORKS_BYTES";
 
-/// Who uses a service, by what address, and where its endpoint is.
+/// The client of a service, the address it uses, and where its endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// A pod, by the cluster IP; the endpoint is on the other node.
@@ -71,7 +71,7 @@ impl Network {
         Ok((client, target.into(), cluster.pod(server)?))
     }
 
-    /// What a user of the service sees: connections, bytes, datagrams.
+    /// A user's view of the service: connections, bytes, datagrams.
     pub(super) fn try_path(&self, shape: &Shape, path: Path, is_ipv4: bool) -> Result<()> {
         let (client, target, server) = self.path(shape, path, is_ipv4)?;
         if shape.is_sctp {
@@ -93,7 +93,7 @@ impl Network {
         for size in DATAGRAMS {
             let error = datagram(client, target, server, size)?;
             let Some(error) = error else { continue };
-            // Is it the network's? From inside, the endpoint can be asked directly.
+            // Rule out a fault of the network: from inside, the endpoint can be reached directly.
             let direct = (server.address_like(target.ip()), TARGET_PORT).into();
             let is_inside = matches!(path, Path::Pod | Path::Node);
             let is_networks = is_inside && datagram(client, direct, server, size)?.is_some();
@@ -104,7 +104,7 @@ impl Network {
     }
 }
 
-/// Sends a datagram that the server must answer; what went wrong.
+/// Sends a datagram that the server must answer; returns the failure.
 fn datagram(client: &Host, target: SocketAddr, server: &Host, size: usize) -> Result<Option<String>> {
     let call = client.call(target).size(size).timeout(DATAGRAM_PATIENCE);
     let reply = call.datagram(PathMtu::Want, ATTEMPTS)?;

@@ -28,11 +28,11 @@ use crate::cluster::Host;
 
 const MESSAGE: usize = 4_000;
 const MESSAGES: usize = 250;
-/// Of one chunk, so that no packet needs IP fragments when a smaller path MTU becomes known: chunks that were made before are
-/// sent in fragments then, and those of SCTP are not translated.
+/// The size of one chunk, so that no packet needs IP fragments when a smaller path MTU becomes known: chunks that were made
+/// before are sent in fragments then, and those of SCTP are not translated.
 const CHUNK: u32 = 1_200;
 
-/// Can there be such sockets?
+/// Fails if the kernel cannot make such sockets.
 pub(super) fn probe() -> Result<()> {
     open(AddressFamily::Inet).map(drop)
 }

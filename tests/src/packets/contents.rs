@@ -1,4 +1,4 @@
-//! What is in the maps of the loaded programs.
+//! The entries of the loaded programs' maps.
 
 use std::{borrow::Borrow, collections::HashMap as StdHashMap};
 
@@ -35,7 +35,7 @@ type Entries<K, V> = StdHashMap<K, V>;
 const FLOWS: [&str; 2] = ["flows", "pending"];
 
 impl Kernel {
-    /// Writes what the agent would write. Elements of arrays that these tables lack stay as they are.
+    /// Writes the same entries as the agent. Elements of arrays that these tables lack stay unchanged.
     ///
     /// # Errors
     /// The kernel's.
@@ -197,7 +197,7 @@ impl Kernel {
         self.entries(&family_map::<F>("flows"))
     }
 
-    /// Those of unconfirmed ones.
+    /// Entries of unconfirmed flows.
     ///
     /// # Errors
     /// The kernel's.
@@ -245,7 +245,7 @@ impl Kernel {
         if flow.is_some() { Ok(flow) } else { self.entry(&pending, key) }
     }
 
-    /// Lets so many jiffies pass for all flow entries, and for what the node sent.
+    /// Ages all flow entries, and the node's own connections, by so many jiffies.
     ///
     /// # Errors
     /// The kernel's.
@@ -293,7 +293,7 @@ impl Kernel {
         self.put_hash(&confirmed, flows.into_iter())
     }
 
-    /// What the node sent from addresses and ports that are ours as well, by the replies.
+    /// The node's own connections from addresses and ports that are ours as well, by the replies.
     ///
     /// # Errors
     /// The kernel's.

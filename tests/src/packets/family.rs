@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use proxy_common::{V4, V6, decide::memory::MemoryFamily, layout::flow::Tuple, packet::Parse};
 
-/// Who sends and receives, or an address that stands for a service.
+/// A sender or receiver, or an address that stands for a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// Outside, beyond the gateway.
@@ -15,7 +15,7 @@ pub enum Host {
     Node,
     /// The other node, on the same link.
     OtherNode,
-    /// A pod of the node, on an interface of its own.
+    /// A pod of the node, on a separate interface.
     PodA,
     /// Another one.
     PodB,
@@ -116,7 +116,7 @@ impl Host {
             (v4(10, 244, node, host), Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, host as u16))
         };
         let vip = |n| (v4(10, 96, 0, n), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n as u16));
-        // Far from the others: what is one bit off a cluster IP is none of these.
+        // Far from the others: an address one bit off a cluster IP must be none of these.
         let far = |n| (v4(10, 96, 240, n), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0xf0f0, n as u16));
         let public = |n| (v4(203, 0, 113, n), Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, n as u16));
         let link = |n| (v4(192, 168, 1, n), Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, n as u16));
@@ -174,11 +174,11 @@ impl Host {
     }
 }
 
-/// A family, with what packets need of it.
+/// A family, with everything that packets need.
 pub trait PacketFamily: MemoryFamily<Addr: aya::Pod> + Parse {
-    /// Is it IPv4?
+    /// Whether it is IPv4.
     const IS_V4: bool;
-    /// Tells its maps and its ids apart.
+    /// Distinguishes its maps and its ids.
     const NUMBER: u32 = if Self::IS_V4 { 4 } else { 6 };
 
     /// An address with all bits set.

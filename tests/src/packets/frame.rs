@@ -62,7 +62,7 @@ pub struct Frame {
     pub traffic_class: u8,
     /// Bytes of IPv4 options: a multiple of 4 up to 40.
     pub options: usize,
-    /// What is carried.
+    /// The payload.
     pub payload: Vec<u8>,
     /// TCP: initial sequence numbers of the sender and of the receiver. Sequence and acknowledgment number follow from them, as of a
     /// packet behind the handshake.
@@ -73,9 +73,9 @@ pub struct Frame {
     pub tcp_options: Vec<u8>,
 }
 
-/// Initial sequence number of who sends what [`Frame::new`] makes.
+/// Initial sequence number of the sender of [`Frame::new`].
 pub const CLIENT_ISN: u32 = 0x1234_5678;
-/// That of the other side.
+/// Initial sequence number of the other side.
 pub const SERVER_ISN: u32 = 0x8765_4321;
 
 impl Frame {
@@ -300,7 +300,7 @@ pub fn checksums_are_valid(bytes: &[u8]) -> bool {
     total.is_multiple_of(0xffff)
 }
 
-/// Are two frames the same, byte by byte? 0 and 0xffff are the same checksum, except that a UDP checksum of 0 is none.
+/// Whether two frames are the same, byte by byte. 0 and 0xffff are the same checksum, except that a UDP checksum of 0 is none.
 pub fn same_frame(expected: &[u8], got: &[u8]) -> bool {
     let normal = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();
@@ -328,7 +328,7 @@ mod tests {
                 let frame = Frame::new(src.parse().unwrap(), dst.parse().unwrap(), transport);
                 let bytes = frame.build().unwrap();
                 assert!(checksums_are_valid(&bytes) && same_frame(&bytes, &bytes), "{frame:?}");
-                // SCTP's checksum is of what follows the network header, which in IPv6 has none of its own.
+                // SCTP's checksum covers everything behind the network header, and an IPv6 header has no checksum.
                 let address = (transport != Transport::Sctp(1)).then_some(26);
                 for at in address.into_iter().chain([frame.transport_offset(), bytes.len() - 1]) {
                     let mut changed = bytes.clone();

@@ -1,4 +1,4 @@
-//! What packet tests say often.
+//! Helpers that packet tests share.
 
 use super::Transport;
 

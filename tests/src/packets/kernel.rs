@@ -51,7 +51,7 @@ pub struct Options {
     pub fib_src: bool,
     /// How many ports there are for forwarded connections.
     pub snat_ports: u16,
-    /// Jiffies until a flow that is over gives its port away.
+    /// Jiffies until an ended flow releases its port.
     pub idle: u32,
 }
 
@@ -72,7 +72,7 @@ impl Default for Options {
 
 /// The loaded object.
 pub struct Kernel {
-    /// Its maps are loaded, its programs as they are asked for: the verifier takes its time.
+    /// Its maps are loaded, its programs on first use: the verifier takes its time.
     loaded: Loaded,
 }
 
@@ -80,7 +80,7 @@ impl Kernel {
     /// Loads the programs with the settings and contents of these tables, or takes those that a test before loaded so.
     ///
     /// # Errors
-    /// When there is no object, or the kernel refuses it.
+    /// When the object is missing, or the kernel refuses it.
     pub fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Self> {
         let how = format!("{options:?} {:?} {:?}", v4.settings, v6.settings);
         let mut kernel = Self { loaded: pool::lease(&how, || load(options, v4, v6))? };
@@ -93,7 +93,7 @@ impl Kernel {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a counter stands at, on all CPUs together.
+    /// The value of a counter, on all CPUs together.
     ///
     /// # Errors
     /// The kernel's.
@@ -122,7 +122,7 @@ impl Kernel {
     /// Runs a tc program on a packet that leaves by a device and came in by another.
     ///
     /// # Errors
-    /// The kernel's; a [`MissingCapability`] where it cannot be told where a packet came in.
+    /// The kernel's; a [`MissingCapability`] if the ingress device cannot be set.
     pub fn run_leaving(&self, program: &str, packet: &[u8], ifindex: u32, came_in: u32) -> Result<Run> {
         let run = self.run_around(program, packet, Around { ifindex, came_in, ..Around::default() });
         run.map_err(|error| match error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
@@ -144,7 +144,7 @@ impl Kernel {
         run.with_context(|| format!("{program} on {} bytes", packet.len()))
     }
 
-    /// Those of some programs that can be run for a test; says which cannot.
+    /// The given programs that can run in a test; prints the others.
     ///
     /// # Errors
     /// When the kernel's release cannot be read.
@@ -159,7 +159,7 @@ impl Kernel {
         Ok(possible)
     }
 
-    /// Does this kernel know `BPF_F_IPV6`?
+    /// Whether this kernel knows `BPF_F_IPV6`.
     ///
     /// # Errors
     /// The kernel's.
@@ -167,11 +167,11 @@ impl Kernel {
         Ok(self.probed()? & PROBED_CSUM_IPV6 != 0)
     }
 
-    /// Can this kernel be told by which device a packet came in?
+    /// Whether this kernel takes the ingress device of a packet.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn tells_ingress(&self) -> Result<bool> {
+    pub fn takes_ingress(&self) -> Result<bool> {
         const ANY: u32 = 1;
         match self.run_leaving("probe", &[0; 128], 0, ANY) {
             Ok(_) => Ok(true),
@@ -180,7 +180,7 @@ impl Kernel {
         }
     }
 
-    /// Does this kernel tell the source address that a route prefers?
+    /// Whether this kernel reports the source address that a route prefers.
     ///
     /// # Errors
     /// The kernel's.

@@ -64,7 +64,7 @@ impl Device {
     /// Its MAC.
     pub fn mac(self) -> [u8; 6] {
         match self {
-            // Where frames go that are not told otherwise: uplinks take no others.
+            // Frames go to this address by default: uplinks take no others.
             Self::Uplink => [2, 0, 0, 0, 0, 1],
             _ => [2, 0, 0, 0, 1, self as u8],
         }
@@ -73,7 +73,7 @@ impl Device {
     /// Its index, in the namespace of the calling thread.
     ///
     /// # Errors
-    /// When there is no such device here.
+    /// When the device is missing here.
     pub fn index(self) -> Result<u32> {
         if_nametoindex(self.name()).context(self.name())
     }
@@ -193,7 +193,7 @@ fn configure() -> Result<()> {
         lines.push(format!("neigh add {v6} lladdr {mac} dev {name} nud permanent"));
     }
     let ((v4, v6), (gateway4, gateway6)) = (Host::Unresolved.addresses(), via(Host::Gateway));
-    // A neighbour that nobody has resolved.
+    // An unresolved neighbour.
     lines.push(format!("route add {v4}/32 via 192.168.1.30"));
     lines.push(format!("route add {v6}/128 via fd00:1::30"));
     lines.push(format!("route add default via {gateway4}"));

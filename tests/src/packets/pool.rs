@@ -43,7 +43,7 @@ pub(super) fn lease(how: &str, load: impl FnOnce() -> Result<Ebpf>) -> Result<Lo
 
 fn free(how: &str) -> Option<Loaded> {
     let pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    // Nobody gets one elsewhere, so one that only the pool has stays free while the pool is locked.
+    // The pool is locked, so no other thread can clone it: one that only the pool has stays free.
     pool.as_ref()?.get(how)?.iter().find(|loaded| Arc::strong_count(loaded) == 1).cloned()
 }
 
@@ -57,12 +57,12 @@ pub(super) fn empty(map: &Map) -> Result<()> {
         | Map::LpmTrie(data)
         | Map::PerCpuHashMap(data)
         | Map::PerCpuLruHashMap(data) => data,
-        // Rings of events, which nobody reads here, and storage of sockets, which goes with them.
+        // Rings of events, which are not read here, and storage of sockets, which goes with them.
         _ => return Ok(()),
     };
     let (info, fd) = (data.info()?, data.fd().as_fd());
     match info.map_type()? {
-        // Constants; nobody can write them any more.
+        // Constants; they are frozen.
         MapType::Array if info.name_as_str().is_some_and(|name| name.starts_with('.')) => Ok(()),
         MapType::Array if (info.value_size() as usize) <= SMALL => {
             Ok(sys::zero_all(fd, info.max_entries(), info.value_size() as usize)?)

@@ -11,7 +11,7 @@ use super::frame::sum;
 /// An ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
-    /// Nobody listens there.
+    /// No socket listens there.
     PortUnreachable,
     /// The hop limit ran out.
     TimeExceeded,
@@ -34,12 +34,12 @@ impl IcmpError {
     }
 }
 
-/// Is it a frame with an IPv4 packet?
+/// Whether it is a frame with an IPv4 packet.
 fn is_v4(frame: &[u8]) -> bool {
     frame[12..14] == [8, 0]
 }
 
-/// The ICMP error about a frame from somebody to its sender, which quotes `quoted` bytes of it at most.
+/// The ICMP error of some host about a frame, to its sender, which quotes `quoted` bytes of it at most.
 ///
 /// # Errors
 /// When the addresses are of two families.

@@ -23,10 +23,10 @@ pub enum Kind {
     Xdp,
 }
 
-/// What a test run gave.
+/// The result of a test run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What the program returned.
+    /// The program's return code.
     pub result: u32,
     /// The packet as the program left it.
     pub packet: Vec<u8>,
@@ -34,15 +34,15 @@ pub struct Run {
     pub nanoseconds: u32,
 }
 
-/// Checks the sum of the whole packet, as a network card would have told it, after a tc program; 5.10 does not know it.
+/// Verifies CHECKSUM_COMPLETE over the whole packet, as a network card would set it, after a tc program; 5.10 does not know it.
 pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
-/// What a test run says of the packet besides its bytes.
+/// The context that a test run passes besides the packet's bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Around {
     /// Index of the device it is at; 0: no particular one.
     pub ifindex: u32,
-    /// At tc, for what leaves: index of the device by which it came in; 0: it is the node's own.
+    /// At tc, for egress: index of the device by which it came in; 0: it is the node's own.
     pub came_in: u32,
     /// Flags of the command.
     pub flags: u32,
@@ -89,8 +89,8 @@ pub fn run(
     Ok(Run { result, packet: out, nanoseconds })
 }
 
-/// Runs an XDP program on copies of a frame, and does with them what it says, as if the device with index `ifindex` of
-/// this network namespace had received them.
+/// Runs an XDP program on copies of a frame, and applies its verdicts, as if the device with index `ifindex` of this
+/// network namespace had received them.
 ///
 /// # Errors
 /// The kernel's.
@@ -158,7 +158,7 @@ pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, size: usize) -> io::Res
         .fd(0, map)
         .u64(8, key.map_or(0, |key| key.as_ptr() as u64))
         .u64(16, next.as_mut_ptr() as u64);
-    // SAFETY: callers say how long the map's keys are.
+    // SAFETY: callers pass the length of the map's keys.
     let result = unsafe { attr.call(Command::MapGetNextKey) };
     Ok(present(result)?.map(|_| next))
 }

@@ -7,8 +7,7 @@ use super::{Device, Frame, Kernel, Transport, frame::ends, sys::Kind};
 /// A program, and the device that it runs at.
 pub type Hook = (&'static str, Device);
 
-/// Lets a program of an ingress have a packet that it must translate; returns what becomes of it, with the MACs and the hop limit that it
-/// had.
+/// Runs a program of an ingress on a packet that it must translate; returns the result, with the MACs and the hop limit that it had.
 ///
 /// # Errors
 /// When it is dropped, or left as it was; the kernel's.
@@ -19,13 +18,13 @@ pub fn translated(kernel: &Kernel, (program, device): Hook, frame: &Frame) -> Re
     let run = kernel.run(program, &input, device.index()?, 0)?;
     let drop = if Kernel::kind(program) == Kind::Xdp { XDP_DROP } else { SHOT };
     ensure!(run.result != drop, "{program} drops {frame:?}");
-    ensure!(run.packet != input, "{program} leaves {frame:?} as it is");
+    ensure!(run.packet != input, "{program} leaves {frame:?} unchanged");
     let (src, dst) = ends(&run.packet);
     Ok(frame.between(src, dst))
 }
 
-/// Opens a flow with the first packet of a client's connection (or datagram), and confirms it by what follows. Returns the request as it
-/// was sent to the endpoint.
+/// Opens a flow with the first packet of a client's connection (or datagram), and confirms it by the next ones. Returns the request as
+/// it was sent to the endpoint.
 ///
 /// # Errors
 /// As for [`translated`].

@@ -10,10 +10,10 @@ use super::{
 };
 use crate::cluster::{Failures, Host, Protocol, until};
 
-/// So many requests reach each of three backends, but for one time in three million.
+/// Number of requests that reach each of three backends, but for one time in three million.
 const ENOUGH_FOR_ALL: usize = 40;
 
-/// Everything that holds while nothing changes.
+/// All cases that hold while nothing changes.
 pub fn all(scenario: &Scenario) -> Result<Failures> {
     let mut failures = Failures::default();
     served(scenario, &mut failures)?;
@@ -39,7 +39,7 @@ fn ways(scenario: &Scenario) -> Result<Vec<(&Host, Entry)>> {
     Ok(ways)
 }
 
-/// From everywhere, over everything, every backend answers, and all see who they should.
+/// From everywhere, over everything, every backend answers, and each server sees the expected source.
 fn served(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     for (client, entry) in ways(scenario)? {
         for (service, ipv4, protocol) in combinations([WEB, SINGLE, HAIRPIN, HOST_NETWORK]) {
@@ -72,9 +72,9 @@ fn combinations<const N: usize>(services: [u8; N]) -> Vec<(u8, bool, Protocol)> 
     all
 }
 
-/// A service without endpoints refuses; sockets learn it at once.
+/// A service without endpoints refuses; sockets get the error at once.
 ///
-/// Where packets are refused, the ICMP message is there before `connect()` has released its socket, which then learns it only from the
+/// Where packets are refused, the ICMP message arrives before `connect()` has released its socket, which then gets it only from the
 /// answer to the next SYN, a second later. So cases run side by side.
 fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let mut cases = Vec::new();
@@ -91,11 +91,11 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
             (Some(node), Entry::NodePort(at)) if at != node => false,
             _ => scenario.pod_datapath != "tc" || client.name.starts_with("node"),
         };
-        // Nobody tells an unconnected UDP socket what an ICMP message says of its datagrams.
-        let hears = at_once || protocol != Protocol::Udp;
-        let timeout = Duration::from_millis(if hears { 2900 } else { 50 });
+        // An unconnected UDP socket does not get the ICMP errors of its datagrams.
+        let gets_error = at_once || protocol != Protocol::Udp;
+        let timeout = Duration::from_millis(if gets_error { 2900 } else { 50 });
         let reply = client.call(target).protocol(protocol).timeout(timeout).once()?;
-        let expected = if hears { "ECONNREFUSED" } else { "ETIMEDOUT" };
+        let expected = if gets_error { "ECONNREFUSED" } else { "ETIMEDOUT" };
         ensure!(reply.error.as_deref() == Some(expected), "{reply:?}");
         ensure!(!at_once || reply.elapsed_ms < 500, "only after {} ms", reply.elapsed_ms);
         Ok(())
@@ -103,7 +103,7 @@ fn refused(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     Ok(())
 }
 
-/// What programs do with their sockets.
+/// Programs' uses of their sockets.
 fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let pod = scenario.cluster.pod("pod-1a")?;
     let node = &scenario.cluster.node(0)?.host;
@@ -130,7 +130,7 @@ fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
         }
     }
     for client in [pod, node] {
-        // What a pod sends by packets comes to the programs in fragments, which they leave alone.
+        // Large requests of a pod that is served by packets reach the programs in fragments, which they leave alone.
         if scenario.pod_datapath == "tc" && client.name == pod.name {
             continue;
         }
@@ -163,7 +163,7 @@ fn sockets(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     Ok(())
 }
 
-/// Who is not served.
+/// Denied clients.
 fn not_for_all(scenario: &Scenario, failures: &mut Failures) -> Result<()> {
     let pod = scenario.cluster.pod("pod-1a")?;
     for ipv4 in FAMILIES {
@@ -231,7 +231,7 @@ pub fn endpoints_come_and_go(scenario: &Scenario, failures: &mut Failures) -> Re
         .iter()
         .map(|(client, entry)| Ok(client.call(scenario.target(*entry, WEB, true)?)))
         .collect::<Result<Vec<_>>>()?;
-    // Of six connections some surely are with the endpoint that goes.
+    // Some of six connections surely are with the endpoint that goes.
     let loads = calls.iter().flat_map(|call| (0..6).map(|_| call.clone().keep_alive().load()));
     let loads = loads.collect::<Result<Vec<_>>>()?;
     loads.iter().try_for_each(|load| load.wait_for(1))?;

@@ -1,4 +1,4 @@
-//! Who is seen by a server: the client itself wherever that is possible.
+//! The source that a server sees: the client itself wherever that is possible.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{SERVICE_PORT, Scenario, cluster_ip, node_port};
 use crate::cluster::{Host, Reply, addresses};
 
-/// By which address a service is used.
+/// The address by which a service is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The cluster IP.
@@ -89,7 +89,7 @@ impl Scenario {
         };
         let at_own_node = |node| at.is_none_or(|at| at == node);
         let right = match (client.node, at) {
-            // Packet by packet, a pod that talks to itself must see somebody else: the service.
+            // Packet by packet, a pod that talks to itself must see another source: the service.
             (Some(node), _) if is_pod && server.name == client.name && at_own_node(node) => {
                 client.owns(seen) || (self.pod_datapath != "socket" && seen == target)
             }

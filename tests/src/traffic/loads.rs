@@ -25,7 +25,7 @@ impl Loads {
         Self::patient(scenario, ways, PATIENCE)
     }
 
-    /// The same where requests may take so long: what is lost for good fails all the same.
+    /// The same where requests may take so long: a lost one fails all the same.
     ///
     /// # Errors
     /// When a client cannot be started.

@@ -1,4 +1,4 @@
-//! A cluster with services, and the table of what their users must see.
+//! A cluster with services, and the table of the results that users must see.
 
 mod cases;
 mod expect;

@@ -1,4 +1,4 @@
-//! One endpoint of `SINGLE` after the other, and what clients and the node itself see.
+//! One endpoint of `SINGLE` after the other, as seen by clients and the node itself.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -49,7 +49,7 @@ pub fn answers(client: &Host, to: SocketAddr, protocol: Protocol, endpoint: &str
     Ok(())
 }
 
-/// What failed, with the agents' logs and counters.
+/// Reports the failures, with the agents' logs and counters.
 pub fn conclude(failures: Failures, agents: &[Agent]) -> Result<()> {
     let verdict = failures.verdict();
     if verdict.is_err() {
@@ -60,7 +60,7 @@ pub fn conclude(failures: Failures, agents: &[Agent]) -> Result<()> {
     verdict
 }
 
-/// The same, and that no firewall which drops what conntrack calls invalid had anything to drop.
+/// The same, and checks that a firewall which drops packets that conntrack marks INVALID had none to drop.
 pub fn conclude_with_conntrack(scenario: &Scenario, mut failures: Failures) -> Result<()> {
     failures.case("nothing is INVALID to conntrack", || {
         for node in &scenario.cluster.nodes {

@@ -10,7 +10,7 @@ use crate::{
     kernel_capabilities::MissingCapability,
 };
 
-/// One processor serves everybody here, and it may be an emulated one.
+/// One processor serves all processes here, and it may be an emulated one.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// TCP and UDP, without the variants of sockets.
@@ -32,7 +32,8 @@ fn ways(scenario: &Scenario) -> Result<Vec<(&Host, Entry, u8)>> {
         (&cluster.client, Entry::NodePort(1), SINGLE),
         (&cluster.client, Entry::NodePort(1), WEB),
     ];
-    // The node's own sockets are told from its pods' for localhost, and for all with pods by packets.
+    // With the cookie, the node's own sockets are distinguished from its pods': for localhost, and for all
+    // sockets if pods are served by packets.
     let knows_own_sockets = !MissingCapability::NetnsCookie.is_here()?;
     if knows_own_sockets || scenario.pod_datapath != "tc" {
         ways.extend([(node, Entry::ClusterIp, WEB), (other, Entry::ClusterIp, SINGLE)]);
@@ -72,7 +73,7 @@ pub fn smoke(scenario: &Scenario, when: &str, protocols: &[Protocol], failures: 
     Ok(())
 }
 
-/// The same while the agents are away, and when they are back. Nobody notices.
+/// The same while the agents are away, and when they are back. No request fails.
 pub fn smoke_over_restart(scenario: &mut Scenario, failures: &mut Failures) -> Result<()> {
     let loads = loads(scenario)?;
     loads.iter().try_for_each(|load| load.wait_for(5))?;
@@ -87,7 +88,7 @@ pub fn smoke_over_restart(scenario: &mut Scenario, failures: &mut Failures) -> R
     for load in loads {
         load.wait_for(5)?;
         let report = load.stop()?;
-        failures.case("a load goes on over the restart", || {
+        failures.case("a load continues over the restart", || {
             ensure!(report.failed == 0, "{report:?}");
             Ok(())
         });

@@ -1,4 +1,4 @@
-//! Large transfers on every path through a service: what comes over it must not depend on the network's shape.
+//! Large transfers on every path through a service: their results must not depend on the network's shape.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,16 +17,16 @@ const ATTEMPTS: usize = 4;
 /// For one of them.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// What to transfer.
+/// The transfers.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfers {
     /// Bytes over TCP, in each direction.
     pub bytes: u64,
-    /// Do the nodes have addresses on a second uplink?
+    /// Whether the nodes have addresses on a second uplink.
     pub has_second_address: bool,
 }
 
-/// Who uses which service by what address. `SINGLE` is served by `pod-1b`, `HAIRPIN` by `pod-1a`.
+/// The client of a service, and the address it uses. `SINGLE` is served by `pod-1b`, `HAIRPIN` by `pod-1a`.
 fn paths(scenario: &Scenario, has_second_address: bool) -> Result<Vec<(&Host, Entry, u8)>> {
     let cluster = &scenario.cluster;
     let (here, there) = (cluster.pod("pod-1a")?, cluster.pod("pod-2a")?);

@@ -43,7 +43,7 @@ fn sources(dir: &Path) -> io::Result<String> {
 }
 
 #[test]
-fn what_is_named_is_there() {
+fn named_tests_exist() {
     let rules = rules();
     let ids: BTreeSet<_> = rules.iter().map(|rule| rule.id).collect();
     assert_eq!(ids.len(), rules.len(), "two rules have one id");
@@ -61,11 +61,11 @@ fn what_is_named_is_there() {
         let (package, function) = test.split_once(": ").unwrap();
         let (_, text) = texts.iter().find(|(name, _)| *name == package).unwrap();
         let is_there = ["(", "<"].iter().any(|end| text.contains(&format!("fn {function}{end}")));
-        assert!(is_there, "there is no test {test}");
+        assert!(is_there, "test {test} does not exist");
     }
     for test in E2E {
         if let Proven::Rules(named) = test.proven {
-            named.iter().for_each(|id| assert!(ids.contains(id), "{}: there is no rule {id}", test.name));
+            named.iter().for_each(|id| assert!(ids.contains(id), "{}: rule {id} does not exist", test.name));
         }
     }
 }

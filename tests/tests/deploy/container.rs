@@ -90,22 +90,22 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     let first = SocketAddr::new(cluster.node(0)?.host.v4.into(), 10_256);
     let mut failures = Failures::default();
     failures.case("the check lets the agent start where the API server is missing", || {
-        let (code, said) = cluster.run_init_container(0, &plain, &rootfs)?;
-        println!("{said}");
-        ensure!(code == Some(0), "{code:?}: {said}");
+        let (code, output) = cluster.run_init_container(0, &plain, &rootfs)?;
+        println!("{output}");
+        ensure!(code == Some(0), "{code:?}: {output}");
         for check in ["programs             pass", "bpffs                pass"] {
-            ensure!(said.contains(check), "{check}: {said}");
+            ensure!(output.contains(check), "{check}: {output}");
         }
-        ensure!(said.contains("the agent starts all the same"), "{said}");
+        ensure!(output.contains("the agent starts all the same"), "{output}");
         Ok(())
     });
-    failures.case("the check says why an agent without privileges would end", || {
+    failures.case("the check shows why an agent without privileges would end", || {
         let mut pod = plain.clone();
         pod["initContainers"][0]["securityContext"]["capabilities"]["add"] = json!(["DAC_READ_SEARCH"]);
-        let (code, said) = cluster.run_init_container(0, &pod, &rootfs)?;
+        let (code, output) = cluster.run_init_container(0, &pod, &rootfs)?;
         ensure!(
-            code == Some(1) && said.contains("missing: CAP_NET_ADMIN, CAP_SYS_ADMIN"),
-            "{code:?}: {said}"
+            code == Some(1) && output.contains("missing: CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+            "{code:?}: {output}"
         );
         Ok(())
     });
@@ -118,7 +118,7 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
         plain["containers"][0]["securityContext"]["capabilities"]["add"].as_array().map_or(0, Vec::len);
     for container in &containers {
         let effective = u64::from_str_radix(&status(container, "CapEff")?, 16)?;
-        // A machine may withhold some from everybody.
+        // A machine may withhold some from all processes.
         ensure!(effective.count_ones() as usize <= wanted, "capabilities {effective:x}");
         ensure!(status(container, "CapBnd")? == status(container, "CapEff")?);
         ensure!(status(container, "Seccomp")? == "2", "no seccomp filter");
@@ -126,8 +126,8 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     traffic::smoke(&scenario, "in containers", &Protocol::ALL, &mut failures)?;
     failures.case("status finds the agent, also where it listens at IPv6 addresses alone", || {
         for container in &containers {
-            let said = container.exec(&["status"])?;
-            ensure!(said.contains("ready, alive"), "{said}");
+            let output = container.exec(&["status"])?;
+            ensure!(output.contains("ready, alive"), "{output}");
         }
         Ok(())
     });
@@ -169,9 +169,9 @@ fn the_container_serves_with_the_manifests_privileges() -> Result<()> {
     failures.verdict()?;
     let cleanup = pod(&json!({ "cleanup": { "enabled": true } }))?;
     for (number, node) in scenario.cluster.nodes.iter().enumerate() {
-        let (code, said) = scenario.cluster.run_init_container(number, &cleanup, &rootfs)?;
-        ensure!(code == Some(0), "{code:?}: {said}");
-        ensure!(!node.bpffs.join("links").exists(), "{said}");
+        let (code, output) = scenario.cluster.run_init_container(number, &cleanup, &rootfs)?;
+        ensure!(code == Some(0), "{code:?}: {output}");
+        ensure!(!node.bpffs.join("links").exists(), "{output}");
     }
     let reply =
         scenario.cluster.pod("pod-1a")?.call(scenario.target(Entry::ClusterIp, SINGLE, true)?).once()?;

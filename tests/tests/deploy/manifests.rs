@@ -1,4 +1,4 @@
-//! Every manifest is what its kind says, and the parts fit each other and the agent.
+//! Every manifest is valid for its kind, and the parts fit each other and the agent.
 
 use std::{collections::BTreeSet, fs};
 
@@ -22,7 +22,7 @@ fn documents() -> Vec<Value> {
     all.flat_map(|values| chart().objects(&values).unwrap()).collect()
 }
 
-/// Reads a document as its Kubernetes type. What the type does not know would be lost on the way back: a misspelt field.
+/// Reads a document as its Kubernetes type. A field that the type does not know is lost on the way back: a misspelt one.
 fn strict<T: DeserializeOwned + Serialize>(document: &Value) -> T {
     let object: T =
         serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error}: {document}"));
@@ -39,7 +39,7 @@ fn the<T: DeserializeOwned + Serialize>(kind: &str) -> T {
 }
 
 #[test]
-fn every_manifest_is_what_its_kind_says() {
+fn every_manifest_is_valid_for_its_kind() {
     for document in documents() {
         match document["kind"].as_str().unwrap() {
             "ServiceAccount" => drop(strict::<ServiceAccount>(&document)),
@@ -64,7 +64,7 @@ fn a_misspelt_field_is_found() {
 }
 
 #[test]
-fn the_role_allows_exactly_what_is_watched_and_events() {
+fn the_role_allows_exactly_the_watched_resources_and_events() {
     let mut watched = BTreeSet::new();
     for file in fs::read_dir(root().join("proxy-agent/src/source/kube")).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();

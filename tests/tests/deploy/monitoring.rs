@@ -22,7 +22,7 @@ use super::root;
 
 /// Metrics that Prometheus makes itself.
 const PROMETHEUS: [&str; 1] = ["up"];
-/// Those that appear in an agent's answer only when maps are pinned.
+/// Metrics that appear in an agent's answer only when maps are pinned.
 const FROM_MAPS: [&str; 2] = ["proxy_agent_map_capacity", "proxy_agent_packets_total"];
 
 fn read(path: &str) -> String {
@@ -86,7 +86,7 @@ fn named(expression: &str) -> BTreeSet<String> {
             names.insert(word.to_owned());
         }
         rest = after;
-        // What is in a string names no metric.
+        // A string in quotes names no metric.
         if let Some(inner) = rest.strip_prefix("=\"").or_else(|| rest.strip_prefix("=~\"")) {
             rest = inner.split_once('"').map_or("", |(_, rest)| rest);
         }
@@ -149,7 +149,7 @@ fn each_alert_has_its_runbook_and_each_runbook_its_alert() {
     let headings: Vec<_> = paragraphs.iter().map(|text| text.lines().next().unwrap().to_owned()).collect();
     assert_eq!(headings, alerts, "in the same order");
     for (heading, paragraph) in headings.iter().zip(&paragraphs) {
-        assert!(paragraph.len() > heading.len() + 100, "{heading} says nothing");
+        assert!(paragraph.len() > heading.len() + 100, "{heading} has no text");
     }
     for rule in &rules {
         let anchor = format!("RUNBOOKS#{}", text(rule, "/alert").to_lowercase());

@@ -32,7 +32,7 @@ fn by_key(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
     objects.into_iter().map(sorted).collect()
 }
 
-/// Compares what the chart renders with what kustomize makes, by our reading of the kustomization and by kubectl's where there is one.
+/// Compares the chart's objects with those of kustomize, by our reading of the kustomization and by kubectl's where it is installed.
 fn assert_same(what: &str, values: &Value, folder: &Path) {
     let by_chart = by_key(chart().objects(values).unwrap());
     assert!(!by_chart.is_empty(), "{what}");
@@ -48,7 +48,7 @@ fn assert_same(what: &str, values: &Value, folder: &Path) {
 }
 
 #[test]
-fn what_is_generated_is_what_the_chart_renders() {
+fn generated_files_equal_the_rendered_chart() {
     let files = chart::files(&deploy()).unwrap();
     for (path, text) in &files {
         let there = fs::read_to_string(path).unwrap_or_default();
@@ -162,7 +162,7 @@ fn values_are_checked() {
     }
 }
 
-/// Is a map of values passed on as it is?
+/// Whether a map of values is passed on unchanged.
 fn is_used_whole(text: &str) -> impl Fn(&str) -> bool + '_ {
     move |parent| [" ", ")"].iter().any(|end| text.contains(&format!(".Values{parent}{end}")))
 }

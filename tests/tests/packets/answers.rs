@@ -1,4 +1,4 @@
-//! What the programs answer themselves or drop on purpose, and who keeps its backend, on single packets. Needs root.
+//! Packets that the programs reply to or drop by design, and clients that keep their backend, on single packets. Needs root.
 
 use anyhow::{Context as _, Result};
 use etherparse::{
@@ -62,7 +62,7 @@ fn port_unreachable(to: &Frame) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Runs a program on a frame and compares what comes out.
+/// Runs a program on a frame and compares the output.
 #[track_caller]
 fn gives(
     kernel: &Kernel,
@@ -115,7 +115,7 @@ fn packet_rejected_with_port_unreachable<F: PacketFamily>() -> Result<()> {
         gives(&kernel, program, Device::Uplink, &asked, XDP_PASS, &asked.build()?)?;
     }
     assert_eq!(kernel.counter(Counter::NoEndpoints)?, refused / 4 * 3);
-    // From outside, the other ports of a cluster IP are nobody's business.
+    // From outside, the other ports of a cluster IP are not the proxy's.
     let asked = frame::<F>((Host::Client, 50_000), (Host::LocalVip, 81), SYN);
     gives(&kernel, "uplink_ingress", Device::Uplink, &asked, NEXT, &asked.build()?)?;
     assert!(kernel.flows::<F>()?.is_empty());
@@ -144,7 +144,7 @@ fn packet_rejected_with_reset<F: PacketFamily>() -> Result<()> {
         let macs = [reply.from, reply.to].concat();
         assert_eq!(run.packet[..12], macs);
     }
-    // What asks for nothing is not answered, and UDP is refused as ever.
+    // A packet that opens nothing gets no reply, and UDP is rejected as ever.
     for transport in [ACK, RST, FIN, SYN_ACK, NULL] {
         let asked = asked(transport);
         gives(&kernel, "pod_ingress", Device::PodA, &asked, NEXT, &asked.build()?)?;
@@ -183,7 +183,7 @@ fn packet_for_another_host_is_left_alone<F: PacketFamily>() -> Result<()> {
         gives(&kernel, "uplink_ingress", Device::Uplink, &overheard, NEXT, &overheard.build()?)?;
     }
     assert!(kernel.flows::<F>()?.is_empty());
-    // At a port of a bridge, what is for the bridge looks the same.
+    // At a port of a bridge, a packet for the bridge looks the same.
     let asked = frame::<F>((Host::Client, 50_000), (Host::Node, 30_001), SYN);
     let sent = asked.between(asked.src, Host::PodB.at::<F>(8080));
     gives(&kernel, "uplink_ingress", Device::PortC, &asked, NEXT, &sent.build()?)?;
@@ -350,7 +350,7 @@ fn packet_of_a_removed_endpoint_is_reset_on_demand<F: PacketFamily>() -> Result<
     Ok(())
 }
 
-/// CRC32c is of everything behind the ports too: as long as the packet is, but not what pads its frame.
+/// CRC32c covers everything behind the ports too: the length of the packet, without the padding of its frame.
 fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for (port, length) in (40_000..).zip([0, 1, 3, 4, 11, 255, 256, 1_024, 1_400]) {
@@ -367,7 +367,7 @@ fn packet_sctp_keeps_its_checksum<F: PacketFamily>() -> Result<()> {
             gives(&kernel, "pod_egress", Device::PodA, &sent.reply(), NEXT, &asked.reply().build()?)?;
         }
     }
-    // CHECKSUM_PARTIAL: the field stays empty, because what stands there would become part of the sum.
+    // CHECKSUM_PARTIAL: the field stays empty, because its value would become part of the checksum.
     let asked = frame::<F>((Host::PodA, 45_000), (Host::LocalVip, 80), Transport::Sctp(1));
     let without = |frame: &Frame| -> Result<Vec<u8>> {
         let mut bytes = frame.build()?;

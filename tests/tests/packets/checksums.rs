@@ -1,4 +1,4 @@
-//! Checksums of what the programs rewrite. Needs root.
+//! Checksums of packets that the programs rewrite. Needs root.
 
 use anyhow::Result;
 use proxy_tests::{
@@ -72,7 +72,7 @@ fn packet_checksum_of_the_whole_frame<F: PacketFamily>() -> Result<()> {
                 let sent = from_client(port).between(Host::Client.at::<F>(50_000), host.at::<F>(8080));
                 Frame { transport: answer, ..sent.reply() }
             };
-            // A device tells the sum of what it received, and no other than what is handed on to a pod keeps it.
+            // A device sets CHECKSUM_COMPLETE on packets that it received, and only packets handed on to a pod keep it.
             for (program, device, frame, flags) in [
                 ("pod_ingress", Device::PodA, local, 0),
                 (

@@ -18,7 +18,7 @@ use proxy_tests::{
 };
 
 for_both_families! {
-    packet_that_is_no_request_passes
+    packet_that_is_not_a_request_passes
     packet_that_answers_the_node_passes
     packet_of_the_client_confirms
     packet_with_a_forged_acknowledgment_confirms_nothing
@@ -66,7 +66,7 @@ fn ways(kernel: &Kernel) -> Result<Vec<Way>> {
     Ok(ways)
 }
 
-/// Runs a program on bytes that it must leave as they are.
+/// Runs a program on bytes that it must leave unchanged.
 #[track_caller]
 fn passes(kernel: &Kernel, (program, device): Hook, input: &[u8], what: &str) -> Result<()> {
     let pass = if Kernel::kind(program) == Kind::Xdp { XDP_PASS } else { NEXT };
@@ -75,7 +75,7 @@ fn passes(kernel: &Kernel, (program, device): Hook, input: &[u8], what: &str) ->
     Ok(())
 }
 
-fn packet_that_is_no_request_passes<F: PacketFamily>() -> Result<()> {
+fn packet_that_is_not_a_request_passes<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let hooks = [
         FROM_POD,
@@ -166,7 +166,7 @@ fn packet_of_the_client_confirms<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// Who sends from the addresses of others does not see the endpoint's sequence number.
+/// A sender with a forged source address does not see the endpoint's sequence number.
 fn packet_with_a_forged_acknowledgment_confirms_nothing<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
     for way in ways(&kernel)? {
@@ -205,7 +205,7 @@ fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
                 let request = way.frame::<F>(40_000, ACK);
                 let sent = talk::open(&kernel, way.request, way.reply, &request)?;
                 let reply = Frame { transport: ACK, ..sent.reply() };
-                // Both acknowledge what the other has sent.
+                // Each acknowledges the other's packet.
                 talk::translated(&kernel, way.request, &request.clone().skewed(0, acknowledged))?;
                 talk::translated(&kernel, way.reply, &reply.clone().skewed(0, acknowledged))?;
                 let (hook, frame) = if by_client { (way.request, &request) } else { (way.reply, &reply) };
@@ -231,8 +231,8 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
         let fin = Frame { transport: FIN, ..sent.reply() };
         talk::translated(&kernel, way.request, &request)?;
         for _ in 0..2 {
-            let told = talk::translated(&kernel, way.reply, &copy)?;
-            assert_eq!((told.src, told.dst), (request.dst, request.src));
+            let returned = talk::translated(&kernel, way.reply, &copy)?;
+            assert_eq!((returned.src, returned.dst), (request.dst, request.src));
             talk::translated(&kernel, way.reply, &fin)?;
         }
         assert_eq!(kernel.count_flows::<F>()?, (2, 0));
@@ -241,7 +241,7 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
     Ok(())
 }
 
-/// The client's port is free again when its connection is over, and may be that of one to the endpoint itself.
+/// The client's port is free again when its connection has ended, and may be that of one to the endpoint itself.
 fn packet_of_a_direct_connection_is_none_of_a_closed_flow<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for way in ways(&kernel)? {
@@ -284,11 +284,11 @@ fn packet_of_an_unknown_connection_is_reset_where_it_leaves<F: PacketFamily>() -
         // A server elsewhere may have the address.
         (pod, Host::OpenIp, ACK, NEXT),
         (0, Host::OpenIp, ACK, NEXT),
-        // Nobody else has a cluster IP.
+        // No other host has a cluster IP.
         (pod, Host::LocalVip, ACK, REDIRECT),
         (0, Host::LocalVip, ACK, REDIRECT),
         (0, Host::LocalVip, RST, SHOT),
-        // What the stack left alone, it may have left on purpose.
+        // A packet that the stack left alone may be meant so.
         (uplink, Host::OpenIp, SYN, NEXT),
         (uplink, Host::OpenIp, Transport::Udp, NEXT),
     ] {

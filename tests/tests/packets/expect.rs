@@ -1,4 +1,4 @@
-//! What a program makes of a packet, compared with what it should.
+//! Compares a program's output for a packet with the expected one.
 
 use anyhow::Result;
 use proxy_tests::packets::{

@@ -38,7 +38,7 @@ for_both_families! {
     packet_a_changed_route_is_followed_soon
 }
 
-/// What became of a packet to be forwarded.
+/// The outcome for a packet to be forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Sent(Frame),
@@ -54,7 +54,7 @@ impl Outcome {
     }
 }
 
-/// Runs a program of the uplink on what should be forwarded between these ends. Source port and MACs are the program's.
+/// Runs a program of the uplink on a packet that should be forwarded between these ends. Source port and MACs are the program's.
 #[track_caller]
 fn pass_on(kernel: &Kernel, program: &str, frame: &Frame, to: &Frame) -> Result<Outcome> {
     let run = kernel.run(program, &frame.build()?, Device::Uplink.index()?, 0)?;
@@ -91,7 +91,7 @@ fn ask<F: PacketFamily>(
     )
 }
 
-/// The backend's reply to what it was sent, which must come to this client from this nodePort.
+/// The backend's reply to its packet, which must come to this client from this nodePort.
 #[track_caller]
 fn answer<F: PacketFamily>(
     kernel: &Kernel,
@@ -184,7 +184,7 @@ fn packet_flow_entries_are_repaired_from_either_side<F: PacketFamily>() -> Resul
             let now = after.get(key).context("the entry is not there again")?;
             assert_eq!((now.tuple, now.flags, now.backend), (flow.tuple, flow.flags, flow.backend));
         }
-        // And it goes on both ways.
+        // And it continues both ways.
         assert_eq!(ask::<F>(&kernel, 50_000, REMOTE, ACK)?.sent()?.src, sent.src);
         answer::<F>(&kernel, &sent, 50_000, AT_REMOTE, ACK)?;
     }

@@ -31,7 +31,7 @@ fn reassembled<F: PacketFamily>(pieces: &[Vec<u8>], whole: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sends the fragments of a packet, and compares with the fragments of what it should become.
+/// Sends the fragments of a packet, and compares with the fragments of the expected one.
 fn follow<F: PacketFamily>(
     kernel: &Kernel,
     (program, device): (&str, Device),
@@ -127,7 +127,7 @@ fn packet_fragment_before_the_first_one<F: PacketFamily>() -> Result<()> {
     let mut request = frame::<F>((Host::Client, 50_000), (Host::Client, 30_001), Transport::Udp);
     request.payload = vec![7; LARGE];
     let pieces = fragments(&request.build()?, 0x1234, 512);
-    // Of somebody else's packet: it goes its way.
+    // Fragments of a non-service packet: they pass.
     for piece in [&pieces[1], &pieces[0], &pieces[2]] {
         let run = kernel.run("uplink_ingress", piece, Device::Uplink.index()?, 0)?;
         assert_eq!((run.result, &run.packet), (NEXT, piece));
@@ -136,7 +136,7 @@ fn packet_fragment_before_the_first_one<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// Those to the node and to cluster IPs wait; when the first one comes, all come in once more.
+/// Fragments to the node and to cluster IPs wait; when the first one comes, all come in once more.
 fn packet_fragments_wait_for_the_first_one<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     for (number, way) in (1u16..).zip(WAYS) {

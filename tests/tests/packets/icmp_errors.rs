@@ -1,4 +1,4 @@
-//! ICMP errors about what the programs translate, and pings. Needs root.
+//! ICMP errors about packets that the programs translate, and pings. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::counter::Counter;
@@ -18,7 +18,7 @@ for_both_families! {
     packet_error_about_a_request
     packet_error_about_a_reply
     packet_error_in_a_short_or_strange_quote
-    packet_error_of_nobody_is_left_alone
+    packet_error_without_a_flow_is_left_alone
     packet_error_ends_here
     packet_echo_is_not_of_a_flow
 }
@@ -35,7 +35,7 @@ fn expected_quote(sent: &Frame, was: &Frame) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Are they the same, apart from a checksum of 0 that is 0xffff, in the message or in its quote?
+/// Whether they are the same, apart from a checksum of 0 that is 0xffff, in the message or in its quote.
 fn same_error(expected: &[u8], got: &[u8]) -> bool {
     let both = expected.iter().zip(got).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at);
     let different: Vec<usize> = both.collect();
@@ -45,7 +45,7 @@ fn same_error(expected: &[u8], got: &[u8]) -> bool {
             || (different.len() <= 2 && different.iter().all(|&at| [0, 0xff].contains(&got[at]))))
 }
 
-/// About what was sent to the backend: it goes to the client, about what the client sent.
+/// About a packet to the backend: it goes to the client, about the client's packet.
 fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
@@ -76,7 +76,7 @@ fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// About what was sent to the client: it goes to the backend, about what the backend sent.
+/// About a packet to the client: it goes to the backend, about the backend's packet.
 fn packet_error_about_a_reply<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
@@ -144,7 +144,7 @@ fn packet_error_in_a_short_or_strange_quote<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_error_of_nobody_is_left_alone<F: PacketFamily>() -> Result<()> {
+fn packet_error_without_a_flow_is_left_alone<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let (_, sent) = WAYS[1].open::<F>(&kernel, 40_000, SYN)?;
     let unknown = frame::<F>((Host::Node, 30_001), (Host::Client, 50_000), ACK);

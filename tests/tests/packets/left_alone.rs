@@ -1,4 +1,4 @@
-//! What is not a Service's, in every program. Needs root.
+//! Non-service packets, in every program. Needs root.
 
 use anyhow::Result;
 use proxy_tests::packets::{Device, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, sys::Kind};

@@ -1,4 +1,4 @@
-//! Neighbours that programs send to, as they tell the agent of them. Needs root.
+//! Next hops that programs send to, as they report them to the agent. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::{
@@ -71,7 +71,8 @@ fn packet_is_left_to_tc_when_the_agent_is_gone<F: PacketFamily>() -> Result<()> 
     Ok(())
 }
 
-/// IPv4 without "don't fragment", where the stack takes such packets; else its sender is told, and XDP leaves both to tc.
+/// IPv4 without "don't fragment", where the stack takes such packets; else its sender gets an ICMP error, and XDP leaves
+/// both to tc.
 fn packet_that_may_be_cut_is_for_the_stack<F: PacketFamily>() -> Result<()> {
     for takes in [true, false] {
         let Node { kernel, .. } = Node::with(Options::default(), |v4, v6| {
@@ -122,7 +123,7 @@ fn set_dont_fragment(packet: &mut [u8], on: bool) {
     packet[24..26].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
 
-/// The slots of the map are elements of an array; this keeps the test honest about what it writes.
+/// The slots of the map are elements of an array; this checks the place of the heartbeat.
 #[test]
 fn the_heartbeat_is_behind_the_slots() {
     assert!((0..1_000u32).all(|addr| NextHop::<proxy_common::V4>::slot(&addr, 2) < HEARTBEAT));

@@ -87,7 +87,7 @@ fn packet_ports_are_found_in_a_crowded_range<F: PacketFamily>() -> Result<()> {
         }
     }
     assert_eq!(kernel.counter(Counter::SnatExhausted)?, 0);
-    assert_eq!(kernel.pending::<F>()?.len(), before.len(), "and nobody lost one");
+    assert_eq!(kernel.pending::<F>()?.len(), before.len(), "and no client lost one");
     Ok(())
 }
 
@@ -104,7 +104,7 @@ fn dated_behind_syn(time: u32) -> Vec<u8> {
 }
 
 fn packet_ports_of_time_wait_are_reused_when_the_endpoint_takes_them<F: PacketFamily>() -> Result<()> {
-    /// What the client has sent when its connection is over.
+    /// Bytes that the client has sent when its connection ends.
     const SENT: u32 = 5_000;
     const TIME: u32 = 1_000;
     let (earlier, later) = (CLIENT_ISN.wrapping_add(SENT), CLIENT_ISN.wrapping_add(SENT + 3));
@@ -118,7 +118,7 @@ fn packet_ports_of_time_wait_are_reused_when_the_endpoint_takes_them<F: PacketFa
             (false, later, dated(TIME - 1, true), true),
             (true, later, vec![], true),
             (true, earlier, vec![], false),
-            // Timestamps tell more than sequence numbers.
+            // Timestamps decide before sequence numbers.
             (true, earlier, dated(TIME + 1, true), true),
             (true, earlier, dated(TIME + 1, false), true),
             (true, later, dated(TIME - 1, true), false),
@@ -160,11 +160,11 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
                 Node::new(Options { snat_ports: 2, idle: 1 << 20, ..Options::default() })?;
             let uplink = Device::Uplink.index()?;
             let came_in = came_in.map(Device::index).transpose()?;
-            if came_in.is_some() && !kernel.tells_ingress()? {
+            if came_in.is_some() && !kernel.takes_ingress()? {
                 MissingCapability::TestIngress.note();
                 continue;
             }
-            // Somebody talks to the endpoint directly, from the node's address and a port in the range.
+            // A client talks to the endpoint directly, from the node's address and a port in the range.
             let direct = Frame::new(Host::Node.at::<F>(20_000), Host::Remote.at::<F>(8080), transport);
             let input = direct.build()?;
             let run = kernel.run_leaving("uplink_egress", &input, uplink, came_in.unwrap_or(0))?;
@@ -172,7 +172,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
             for (hook, port) in hooks(&kernel)?.into_iter().zip([50_000, 60_000]) {
                 let first = talk::translated(&kernel, hook, &request::<F>(Host::Client, port, transport));
                 if came_in == Some(uplink) {
-                    // What came in by the uplink, we sent on ourselves.
+                    // The node itself forwarded the packet that came in by the uplink.
                     assert_eq!(first?.src.port(), 20_000);
                     break;
                 }
@@ -189,7 +189,7 @@ fn packet_ports_of_kernel_nat_are_not_given_away<F: PacketFamily>() -> Result<()
 
 /// All ports are used, by datagram flows of a request and its reply, but for one that talks.
 fn packet_ports_of_one_reply_are_used_again<F: PacketFamily>() -> Result<()> {
-    // So few are tried each in turn: the last free one is found.
+    // So few ports are tried each in turn: the last free one is found.
     const PORTS: u16 = 16;
     const IDLE: u32 = 1 << 20;
     // Longer than flows of one reply must be idle, and shorter than others.

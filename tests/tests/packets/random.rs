@@ -19,7 +19,8 @@ fn packet_random<F: PacketFamily>(everything: bool) -> Result<()> {
     if plan.packets < PACKETS {
         return Ok(());
     }
-    // The packets are worth something: every hook met what matters (twenty times and more, so that none is missing by chance).
+    // The packets are worth something: every hook met all important kinds (twenty times and more, so that none is missing by
+    // chance).
     let hooks = ["pod_ingress", "pod_egress", "uplink_ingress", "uplink_egress", "uplink_xdp"];
     let l3 = ["uplink_l3_ingress", "uplink_l3_egress"];
     let all = hooks.into_iter().chain(l3);

@@ -14,13 +14,13 @@ use proxy_tests::{
 use crate::ways::{WAYS, frame};
 
 for_both_families! {
-    packet_too_big_is_told
-    packet_too_big_when_cut_is_told
-    packet_hop_limit_is_told
+    packet_too_big_gives_an_icmp_error
+    packet_with_too_big_segments_gives_an_icmp_error
+    packet_hop_limit_gives_an_icmp_error
 }
 
-/// What a router would say: sender and receiver exchanged, and the packet quoted as it came.
-fn told<F: PacketFamily>(error: IcmpError, about: &Frame) -> Result<Vec<u8>> {
+/// A router's ICMP error: sender and receiver exchanged, and the packet quoted as it came.
+fn error_packet<F: PacketFamily>(error: IcmpError, about: &Frame) -> Result<Vec<u8>> {
     let quoted = header(F::IS_V4) + 8;
     let mut bytes = icmp_error(error, (about.dst.ip(), about.src.ip()), 64, &about.build()?, quoted)?;
     bytes[..6].copy_from_slice(&about.from);
@@ -39,12 +39,12 @@ fn without_dont_fragment(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_told(expected: &[u8], got: &[u8]) {
+fn assert_error(expected: &[u8], got: &[u8]) {
     assert!(checksums_are_valid(got), "{got:02x?}");
     assert_eq!(without_dont_fragment(expected), without_dont_fragment(got));
 }
 
-fn packet_too_big_is_told<F: PacketFamily>() -> Result<()> {
+fn packet_too_big_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];
     let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
@@ -58,7 +58,7 @@ fn packet_too_big_is_told<F: PacketFamily>() -> Result<()> {
         }
         let run = kernel.run("uplink_ingress", &input.build()?, Device::Uplink.index()?, 0)?;
         assert_eq!(run.result, REDIRECT, "{what}");
-        assert_told(&told::<F>(IcmpError::TooBig(1_500), &input)?, &run.packet);
+        assert_error(&error_packet::<F>(IcmpError::TooBig(1_500), &input)?, &run.packet);
     }
     assert_eq!(kernel.counter(Counter::TooBig)?, 3);
     // Just so long that it fits.
@@ -73,9 +73,9 @@ fn packet_too_big_is_told<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-/// A packet that came in pieces (GRO) and is to leave in pieces (GSO): the pieces count. The reply has options that
-/// nobody reads where a device would write the packet's checksum.
-fn packet_too_big_when_cut_is_told<F: PacketFamily>() -> Result<()> {
+/// A packet that was merged (GRO) and will be segmented (GSO): the segments count. The reply has unread options
+/// where a device would write the packet's checksum.
+fn packet_with_too_big_segments_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];
     let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
@@ -90,7 +90,7 @@ fn packet_too_big_when_cut_is_told<F: PacketFamily>() -> Result<()> {
     assert_eq!(run.result, REDIRECT);
     let padding = if F::IS_V4 { 20 } else { 24 };
     let network = 14 + header(F::IS_V4);
-    let expected = told::<F>(IcmpError::TooBig(1_500), &input)?;
+    let expected = error_packet::<F>(IcmpError::TooBig(1_500), &input)?;
     assert_eq!(run.packet.len(), expected.len() + padding);
     assert_eq!(run.packet[network + padding..], expected[network..], "the message itself");
     let checksum = network + 16;
@@ -108,7 +108,7 @@ fn packet_too_big_when_cut_is_told<F: PacketFamily>() -> Result<()> {
     Ok(())
 }
 
-fn packet_hop_limit_is_told<F: PacketFamily>() -> Result<()> {
+fn packet_hop_limit_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let way = WAYS[2];
     let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
@@ -118,7 +118,7 @@ fn packet_hop_limit_is_told<F: PacketFamily>() -> Result<()> {
             let run = kernel.run("uplink_ingress", &input.build()?, Device::Uplink.index()?, 0)?;
             assert_eq!(run.result, REDIRECT);
             if options == 0 {
-                assert_told(&told::<F>(IcmpError::TimeExceeded, &input)?, &run.packet);
+                assert_error(&error_packet::<F>(IcmpError::TimeExceeded, &input)?, &run.packet);
             } else {
                 // The quote is without them.
                 assert!(checksums_are_valid(&run.packet) && run.packet.len() == 14 + 20 + 8 + 28);
@@ -171,7 +171,7 @@ fn packet_extension_headers_stay() -> Result<()> {
     let input = with_extensions(&refused.build()?, &[0, 60]);
     let run = kernel.run("pod_ingress", &input, Device::PodA.index()?, 0)?;
     assert_eq!(run.result, REDIRECT);
-    let mut expected = told::<F>(IcmpError::PortUnreachable, &refused)?;
+    let mut expected = error_packet::<F>(IcmpError::PortUnreachable, &refused)?;
     // All but the length that the quoted header has, and so the checksum.
     let (length, checksum) = (14 + 40 + 8 + 4, 14 + 40 + 2);
     for at in [length, length + 1, checksum, checksum + 1] {

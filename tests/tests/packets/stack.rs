@@ -29,7 +29,7 @@ fn node() -> Result<Node> {
     })
 }
 
-/// It is translated, keeps its hop limit, and is for the loopback interface. XDP leaves it as it is.
+/// It is translated, keeps its hop limit, and is for the loopback interface. XDP leaves it unchanged.
 fn packet_by_a_device_that_the_stack_must_send_by<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = node()?;
     let client = Frame::new(Host::Client.at::<F>(50_000), Host::Node.at::<F>(30_002), SYN);

@@ -1,4 +1,4 @@
-//! Each program in the kernel on packets: what goes in, what comes out. Needs root.
+//! Each program in the kernel on packets: input and output. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::{
@@ -205,8 +205,8 @@ fn packet_life_of_a_connection<F: PacketFamily>() -> Result<()> {
         assert_eq!(states(&kernel)?, both(state));
         // A new connection from the same port.
         let anew = Frame { initial: [CLIENT_ISN + 1_000_000, SERVER_ISN], ..request(SYN) };
-        let sent_anew = anew.between(sent(SYN).src, sent(SYN).dst);
-        kernel.gives("pod_ingress", Device::PodA, &anew, NEXT, &sent_anew)?;
+        let sent_again = anew.between(sent(SYN).src, sent(SYN).dst);
+        kernel.gives("pod_ingress", Device::PodA, &anew, NEXT, &sent_again)?;
         assert_eq!(states(&kernel)?, both(FlowState::New));
         assert_eq!(kernel.count_flows::<F>()?, (0, 2), "not confirmed yet");
         // The map forgot the replies: nothing is made up.
@@ -224,7 +224,7 @@ fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
             let remote = frame::<F>((Host::Client, 50_000), (Host::Node, 30_002), SYN);
             let remote = Frame { hop_limit, ..remote };
             if program == "uplink_xdp" {
-                // tc will tell the sender.
+                // tc will send the ICMP error.
                 kernel.gives(program, Device::Uplink, &remote, XDP_PASS, &remote)?;
             } else {
                 assert_eq!(
@@ -243,7 +243,7 @@ fn packet_hop_limit<F: PacketFamily>() -> Result<()> {
 }
 
 /// On a device without Ethernet headers. The test run makes an Ethernet header of the first 14 bytes it is given, so
-/// the client's address is such that they name the right protocol; the program sees them as they are.
+/// the client's address is such that they name the right protocol; the program sees them unchanged.
 fn packet_without_ethernet_header<F: PacketFamily>() -> Result<()> {
     const ETHERNET: usize = 14;
     let Node { kernel, .. } = Node::new(Options::default())?;
@@ -276,7 +276,7 @@ fn packet_two_vips_from_one_port<F: PacketFamily>() -> Result<()> {
         assert!(same_frame(&sent.build()?, &run.packet));
         answers.push((sent.reply(), request.reply()));
     }
-    assert_ne!(answers[0].0, answers[1].0, "the backend can tell them apart");
+    assert_ne!(answers[0].0, answers[1].0, "the backend can distinguish them");
     for (answer, expected) in answers {
         kernel.gives("pod_egress", Device::PodA, &answer, NEXT, &expected)?;
     }

@@ -51,7 +51,7 @@ fn load_all(variant: &str, kernel_log: Option<KernelLogLevel>) {
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
-/// The last lines: the verifier ends with what it does not like.
+/// The last lines: the verifier ends with the reason.
 fn end_of(text: &str) -> String {
     const LINES: usize = 40;
     let lines: Vec<&str> = text.lines().collect();

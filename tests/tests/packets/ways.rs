@@ -1,4 +1,4 @@
-//! Ways through the node, for requests and what belongs to them.
+//! Ways through the node, for requests and the packets that belong to them.
 
 use anyhow::Result;
 use proxy_tests::packets::helpers::{ACK, NEXT, REDIRECT, SYN};
@@ -11,14 +11,14 @@ pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transpo
     Frame::new(src.0.at::<F>(src.1), dst.0.at::<F>(dst.1), transport)
 }
 
-/// A way through the node: where requests come in, where their replies go out, and who is at the ends.
+/// A way through the node: where requests come in, where their replies go out, and the hosts at the ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     /// The hook that requests come to.
     pub(crate) request: (&'static str, Device),
     /// The hook that translates answers.
     pub(crate) answer: (&'static str, Device),
-    /// Who asks.
+    /// The client.
     pub(crate) client: Host,
     /// Where to.
     pub(crate) frontend: (Host, u16),
@@ -52,12 +52,12 @@ pub(crate) const WAYS: [Way; 3] = [
 ];
 
 impl Way {
-    /// What the program that translates a request returns.
+    /// The return code of the program that translates a request.
     pub(crate) fn result(self) -> u32 {
         if self.is_forwarded { REDIRECT } else { NEXT }
     }
 
-    /// Opens a flow. Returns the request and what became of it.
+    /// Opens a flow. Returns the request and the sent packet.
     pub(crate) fn open<F: PacketFamily>(
         self,
         kernel: &Kernel,
@@ -74,7 +74,7 @@ impl Way {
     }
 }
 
-/// What flows are of.
+/// Transports of flows.
 pub(crate) const TRANSPORTS: [Transport; 4] =
     [SYN, Transport::Udp, Transport::UdpUnchecked, Transport::Sctp(1)];
 

@@ -1,4 +1,4 @@
-//! Fragments of what no Service has, and messages that Linux does not limit. Needs root.
+//! Fragments of non-service packets, and messages that Linux does not limit. Needs root.
 
 use anyhow::Result;
 use proxy_common::layout::counter::Counter;
@@ -65,7 +65,7 @@ fn packet_fragments_of_other_protocols_are_not_queued<F: PacketFamily>() -> Resu
     Ok(())
 }
 
-/// Later fragments of IPv6 tell the first extension header only, so what the first fragment has is remembered.
+/// Later fragments of IPv6 name the first extension header only, so the programs store the data of the first fragment.
 #[test]
 fn packet_first_fragments_of_unknown_protocols_are_remembered() -> Result<()> {
     type F = proxy_common::V6;
@@ -83,7 +83,7 @@ fn packet_first_fragments_of_unknown_protocols_are_remembered() -> Result<()> {
         }
     }
     assert_eq!(kernel.fragments::<F>()?.len(), 4);
-    // Those that come too early wait for it, and go their way then.
+    // Fragments that come too early wait for it, and pass then.
     let mut frame = Frame::new(Host::Client.at::<F>(7), Host::Node.at::<F>(80), Transport::Echo(false));
     frame.payload = vec![1; 2_000];
     let pieces = fragments(&with_extensions(&frame.build()?, &[60]), 99, 1_400);
@@ -107,7 +107,7 @@ fn packet_too_big_has_a_limit_of_its_own<F: PacketFamily>() -> Result<()> {
     let refused = Frame::new(Host::PodA.at::<F>(40_000), Host::EmptyVip.at::<F>(80), Transport::Udp);
     let (refused, pod, uplink) = (refused.build()?, Device::PodA.index()?, Device::Uplink.index()?);
     let mut limited = 0u64;
-    // Windows of time pass meanwhile, and the limit begins anew.
+    // Windows of time pass meanwhile, and the limit starts again.
     for _ in 0..2_000 {
         limited += u64::from(kernel.run("pod_ingress", &refused, pod, 0)?.result == SHOT);
         assert_eq!(kernel.run("uplink_ingress", &long, uplink, 0)?.result, REDIRECT, "after {limited}");

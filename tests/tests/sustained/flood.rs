@@ -27,7 +27,7 @@ const HELD: usize = 40;
 fn v4(scenario: &Scenario, entry: Entry, service: u8) -> Result<SocketAddrV4> {
     match scenario.target(entry, service, true)? {
         SocketAddr::V4(target) => Ok(target),
-        SocketAddr::V6(target) => bail!("{target} is no IPv4 address"),
+        SocketAddr::V6(target) => bail!("{target} is not an IPv4 address"),
     }
 }
 
@@ -172,7 +172,7 @@ fn forged_resets_end_no_connection() {
             .run(|| {
                 let forger = Forger::new()?;
                 for end in &ends {
-                    let SocketAddr::V4(end) = *end else { bail!("{end} is no IPv4 address") };
+                    let SocketAddr::V4(end) = *end else { bail!("{end} is not an IPv4 address") };
                     for number in 0..RESETS {
                         // All over the sequence space. The endpoint takes only the one that it expects next.
                         forger.reset(end, to, number.wrapping_mul(u32::MAX / RESETS))?;
@@ -181,7 +181,7 @@ fn forged_resets_end_no_connection() {
                 Ok(())
             })
             .unwrap();
-        // What is closed goes after seconds of silence, or a minute: too long to wait for here.
+        // Closed connections go after seconds of silence, or a minute: too long to wait for here.
         assert_eq!(closed(), 0, "of {IDLE} idle connections to {to} count as closed");
         idle.iter_mut().for_each(Held::ask);
         let lost: Vec<_> = idle.iter().filter_map(Held::lost).collect();

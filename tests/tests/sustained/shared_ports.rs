@@ -1,5 +1,5 @@
-//! Source ports towards one endpoint that many clients share, with far fewer ports than connections: what one client leaves, another one
-//! uses. Needs root.
+//! Source ports towards one endpoint that many clients share, with far fewer ports than connections: a port that one client leaves,
+//! another one uses. Needs root.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,7 +19,7 @@ const PARALLEL: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In microseconds.
 const SENT_AGAIN: u32 = 900_000;
-/// Addresses that the client's machine has besides its own: each has timestamps of its own.
+/// Further addresses of the client's host: each has different timestamps.
 const FURTHER_CLIENTS: std::ops::Range<u8> = 100..107;
 
 /// Clients of a nodePort of node-1, whose only endpoint is on node-2. All have the same ports, so that one source port is the first choice of
@@ -59,7 +59,7 @@ fn none_fails(transport: Transport, client_ports: &str, ports: &str, least: u64)
 /// Clients use these ports again and again.
 const FEW: &str = "40000 40999";
 
-/// Once 306 of 12,201 connections were reset: a port that was taken over ended what its former owner had opened since.
+/// Once 306 of 12,201 connections were reset: a port that was taken over ended a connection that its former owner had opened since.
 #[test]
 fn connections_that_the_server_closes() -> Result<()> {
     none_fails(Transport::TcpServerCloses, FEW, "20000-20999", 2_000)

@@ -18,7 +18,7 @@ use proxy_tests::{
 /// `cargo xtask bench traffic` runs for longer than the 60 s of TIME-WAIT.
 const TIME: Duration = Duration::from_secs(20);
 
-/// Loads that take all CPUs run one after the other: what they measure is not what another takes from them.
+/// Loads that take all CPUs run one after the other: they must not take CPU time from each other.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // A test that failed has poisoned nothing.
@@ -48,7 +48,7 @@ fn short_connections(server_closes: bool) -> Result<()> {
     all_ok(&report, 5000)
 }
 
-/// What the numbers above stand for: the kernel's masquerade in the agent's place loses none either.
+/// The reference for the numbers above: the kernel's masquerade in the agent's place loses none either.
 #[test]
 fn kernel_masquerade_loses_none() -> Result<()> {
     let scenario = scenario()?;
@@ -88,8 +88,8 @@ fn datagrams_with_a_new_port_each() -> Result<()> {
     all_ok(&report, 5000)
 }
 
-/// So many UDP flows are answered and then idle, as DNS or QUIC clients are. As many new ones take none of their ports: what the endpoint
-/// sends to the old clients afterwards still arrives.
+/// Many UDP flows are answered and then idle, as DNS or QUIC clients are. As many new ones take none of their ports: the endpoint's
+/// packets to the old clients still arrive afterwards.
 #[test]
 fn idle_datagram_flows_keep_their_ports() -> Result<()> {
     const FLOWS: usize = 1000;
@@ -114,7 +114,7 @@ fn idle_datagram_flows_keep_their_ports() -> Result<()> {
             Ok(socket)
         })
     };
-    // Each is answered once; the server's view of the client is what it can send to later.
+    // Each is answered once; the server can later send to the client's address as it saw it.
     let exchange = |socket: &UdpSocket, number: usize| -> Result<SocketAddr> {
         socket.send(&number.to_be_bytes())?;
         let mut buffer = [0; 8];
@@ -129,7 +129,7 @@ fn idle_datagram_flows_keep_their_ports() -> Result<()> {
         let socket = open()?;
         old.push((exchange(&socket, number)?, socket));
     }
-    // Being idle is what is tested.
+    // The test needs idle connections.
     thread::sleep(IDLE);
     let new = (0..FLOWS).map(|_| open()).collect::<Result<Vec<_>>>()?;
     for (number, socket) in new.iter().enumerate() {

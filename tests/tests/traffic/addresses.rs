@@ -1,4 +1,4 @@
-//! Addresses of the node and names: where nodePorts are served, what is translated to, who is local. Needs root.
+//! Addresses of the node and names: where nodePorts are served, the addresses after translation, local sources. Needs root.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ fn builder() -> Builder {
     Cluster::builder().nodes(2)
 }
 
-/// `lo` has what BGP announces to hosts, and what the administrator puts there; also when the agent runs already.
+/// `lo` has the addresses that BGP announces to hosts, and those of the administrator; also when the agent runs already.
 #[test]
 fn node_ports_at_addresses_of_loopback() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
@@ -114,7 +114,8 @@ fn names_of_nodes_in_upper_case() -> Result<()> {
     Ok(())
 }
 
-/// What kube-proxy in IPVS mode leaves: all cluster IPs are on an interface of the node. (A bridge here: it is known by its name.)
+/// The remains of kube-proxy in IPVS mode: all cluster IPs are on an interface of the node. (A bridge here: it is known by its
+/// name.)
 #[test]
 fn addresses_left_by_ipvs() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;

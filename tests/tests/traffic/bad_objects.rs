@@ -1,4 +1,4 @@
-//! One bad object is its own problem: it is told, and everything else is served. Needs root.
+//! One bad object affects only itself: it is reported, and everything else is served. Needs root.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -49,7 +49,7 @@ fn write_ranges(cluster: &Cluster, client: &Host, server: &Host, ports: u16) -> 
     cluster.manifests.write("ranges.yaml", &text)
 }
 
-/// Is the load balancer's address open to this client?
+/// Whether the load balancer's address is open to this client.
 fn is_let_in(client: &Host) -> Result<bool> {
     let to = SocketAddr::new(IpAddr::from(BALANCER), SERVICE_PORT);
     Ok(client.call(to).timeout(Duration::from_millis(500)).once()?.answer.is_some())
@@ -93,7 +93,7 @@ fn a_bad_object_harms_no_other() -> Result<()> {
     ];
     let metrics = wait_for(netns, METRICS, "/metrics", &reasons)?;
     ensure!(metrics.contains("proxy_agent_service_problems{reason=\"FrontendConflict\"} 2"), "{metrics}");
-    ensure!(!is_let_in(client)? && !is_let_in(server)?, "a range beyond the bound lets nobody in");
+    ensure!(!is_let_in(client)? && !is_let_in(server)?, "a range beyond the bound denies all clients");
     let health = netns.get(HEALTHZ, "/healthz")?;
     ensure!(health.status == 200, "{health:?}");
     let problems = ["8309 of 16501 source ranges of port default/ranges:p0", "node port 30080 (TCP)"];

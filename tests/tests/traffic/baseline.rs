@@ -1,4 +1,4 @@
-//! The cluster without an agent: what must work, and what must not, before services do.
+//! The cluster without an agent: the connections that must work, and those that must not, before services do.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -46,7 +46,7 @@ fn nothing_is_left_behind() {
     assert!(!left.iter().any(|netns| netns.starts_with(&format!("{name}-"))), "{left:?}");
 }
 
-/// Who is seen by the server.
+/// The source that the server sees.
 enum Seen<'a> {
     Client,
     Host(&'a Host),

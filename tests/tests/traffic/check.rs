@@ -18,7 +18,7 @@ fn alone() -> Result<Cluster> {
     Cluster::builder().nodes(1).build()
 }
 
-/// What `check` says on a node, and its exit code.
+/// The output of `check` on a node, and its exit code.
 struct Checked {
     code: Option<i32>,
     findings: Vec<Value>,
@@ -34,7 +34,7 @@ impl Checked {
         Ok(Self { code, findings })
     }
 
-    /// Fails unless a check has this state, and what was seen and what to do contain these texts.
+    /// Fails unless a check has this state, and its facts and advice contain these texts.
     #[track_caller]
     fn expect(&self, check: &str, state: &str, seen: &str, advice: &str) {
         let finding = self.findings.iter().find(|finding| finding["check"] == check);
@@ -59,7 +59,7 @@ fn arguments(cluster: &Cluster, node: &Node, further: &[&str]) -> Vec<String> {
     args
 }
 
-/// What a check could leave behind: cgroups, pins, mounts, rules, interfaces.
+/// Possible remains of a check: cgroups, pins, mounts, rules, interfaces.
 fn traces(node: &Node) -> Result<Vec<String>> {
     let names = |path: &std::path::Path| -> Vec<String> {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -120,7 +120,7 @@ fn a_node_that_is_well_and_then_has_an_agent() {
         cluster.try_agent(node, &arguments(&cluster, node, &["--nosuch"]), PATIENCE).unwrap();
     assert_eq!(code, Some(2), "{output}");
 
-    // Its programs are no others', and it goes on.
+    // `check` does not report the agent's own programs as foreign, and continues.
     let mut agent = cluster.start_agent(0, &[]).unwrap();
     let checked = Checked::run(&cluster, &[]).unwrap();
     checked.expect_code(0);
@@ -133,7 +133,7 @@ fn a_node_that_is_well_and_then_has_an_agent() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_what_to_do() {
+fn problems_have_advice() {
     let cluster = alone().unwrap();
     let node = &cluster.nodes[0];
     let folder = tempfile::tempdir().unwrap();
@@ -146,7 +146,7 @@ fn what_is_wrong_is_named_with_what_to_do() {
     checked.expect("bpffs", "fail", folder, "mount -t bpf");
     checked.expect("uplinks", "fail", "nosuch0", "--uplink");
 
-    // What others left or run on the node: warnings, all at once.
+    // Programs and rules of others on the node: warnings, all at once.
     node.host.netns.nft("add table ip nat; add chain ip nat KUBE-SERVICES").unwrap();
     let mesh = "table ip mesh {\n chain in {\n type nat hook prerouting priority dstnat\n tcp dport 7 dnat to 10.0.0.1:7\n }\n }";
     node.host.netns.nft(mesh).unwrap();
@@ -212,7 +212,7 @@ fn the_api_server_and_its_rights() {
     checked.expect_code(1);
     checked.expect("API server", "fail", SERVER, "--api-server");
     checked.expect("API rights", "unknown", "", "");
-    // What the agent waits for does not keep an init container from passing.
+    // Conditions that the agent waits for do not keep an init container from passing.
     let checked = run_with(&["--init-container", "--uplink", "nosuch0"]).unwrap();
     checked.expect_code(0);
     checked.expect("API server", "fail", SERVER, "--api-server");
@@ -228,5 +228,5 @@ fn the_api_server_and_its_rights() {
     let checked = run().unwrap();
     checked.expect_code(0);
     checked.expect("API server", "pass", SERVER, "");
-    checked.expect("API rights", "warn", "there is no Node", "--node-name");
+    checked.expect("API rights", "warn", "does not exist", "--node-name");
 }

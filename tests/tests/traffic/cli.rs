@@ -1,4 +1,4 @@
-//! What the agent says when something is wrong, what `debug` shows, what `cleanup` leaves.
+//! The agent's messages about failures, the output of `debug`, the remainder after `cleanup`.
 
 use std::{
     fs,
@@ -67,7 +67,7 @@ fn a_wrong_interface_is_named() {
 }
 
 #[test]
-fn without_capabilities_it_says_what_it_needs() {
+fn without_capabilities_it_reports_the_missing_ones() {
     let cluster = alone(PodNetwork::Routed).unwrap();
     let node = &cluster.nodes[0];
     // Root, but without a single capability, as in a container that is not privileged.
@@ -82,7 +82,7 @@ fn without_capabilities_it_says_what_it_needs() {
 }
 
 #[test]
-fn without_an_api_server_it_says_so_and_tries_on() {
+fn without_an_api_server_it_reports_it_and_retries() {
     let cluster = alone(PodNetwork::Bridged).unwrap();
     let node = &cluster.nodes[0];
     let kubeconfig = "apiVersion: v1\nkind: Config\ncurrent-context: test\nclusters:\n- name: test\n  cluster:\n    \
@@ -173,7 +173,7 @@ fn kube_args(cluster: &Cluster, node: &Node, kubeconfig: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_log_tells_of_services() {
+fn the_log_shows_changes_of_services() {
     let scenario = small().unwrap();
     let agent = &scenario.agents[0];
     for name in ["default/web", "default/single", "default/empty"] {

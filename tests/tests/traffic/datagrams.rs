@@ -32,7 +32,7 @@ fn is_served(builder: Builder, args: &[&str]) -> Result<()> {
             failures.case(format!("{to}, {mode:?}, {size} bytes"), || {
                 let call = scenario.cluster.client.call(to).protocol(Protocol::Udp).size(size);
                 for _ in 0..10 {
-                    // With "don't fragment" and with IPv6 the sender is told first; others would never be answered.
+                    // With "don't fragment" and with IPv6 the sender gets an ICMP error first; others would never be answered.
                     let reply = call.clone().timeout(Duration::from_secs(1)).datagram(mode, 3)?;
                     ensure!(reply.answer.is_some(), "{reply:?}");
                 }
@@ -65,7 +65,7 @@ fn without_strict_source_checks() {
     is_served(Cluster::builder().rp_filter(0), &[]).unwrap();
 }
 
-/// With "don't fragment" the sender is told, as before; the rule goes with the agent's clean-up.
+/// With "don't fragment" the sender gets an ICMP error, as before; the rule goes with the agent's clean-up.
 #[test]
 fn datagrams_that_may_not_be_cut() -> Result<()> {
     let mut scenario = scenario(Cluster::builder(), &[])?;
@@ -74,8 +74,8 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     let reply = call.timeout(Duration::from_secs(1)).datagram(PathMtu::Do, 3)?;
     ensure!(reply.answer.is_some(), "{reply:?}");
     let counters = scenario.agents[0].debug(&["counters"])?;
-    let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
-    ensure!(!told.split_whitespace().any(|word| word == "0"), "{counters}");
+    let line = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
+    ensure!(!line.split_whitespace().any(|word| word == "0"), "{counters}");
     let netns = &scenario.cluster.node(0)?.host.netns;
     let tables = || netns.feed("nft", &["list", "tables"], "");
     ensure!(tables()?.contains("inet proxy-agent-fragments"), "{}", tables()?);
@@ -85,15 +85,15 @@ fn datagrams_that_may_not_be_cut() -> Result<()> {
     Ok(())
 }
 
-/// How many senders were told that a datagram was too long.
-fn senders_told(agent: &Agent) -> Result<u32> {
+/// How many ICMP errors were sent about datagrams that were too long.
+fn icmp_errors(agent: &Agent) -> Result<u32> {
     let counters = agent.debug(&["counters"])?;
-    let told = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
-    told.split_whitespace().find_map(|word| word.parse().ok()).context("no number")
+    let line = counters.lines().find(|line| line.contains("too_big")).context("no such counter")?;
+    line.split_whitespace().find_map(|word| word.parse().ok()).context("no number")
 }
 
-/// `bpf_fib_lookup` reports the MTU of a route only if it is locked; the kernel's forwarding obeys others as well. A longer prefix without an MTU
-/// decides for what is in it.
+/// `bpf_fib_lookup` reports the MTU of a route only if it is locked; the kernel's forwarding obeys others as well. A longer prefix
+/// without an MTU decides for its addresses.
 #[test]
 fn a_route_with_an_mtu() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "socket")?;
@@ -111,7 +111,7 @@ fn a_route_with_an_mtu() -> Result<()> {
             format!("route replace {}/32 via {} dev eth0", far.v4, other.v4),
             format!("route replace {}/128 via {} dev eth0", far.v6, other.v6),
         ])?;
-        for (pod, is_told) in [(near, true), (far, false)] {
+        for (pod, is_refused) in [(near, true), (far, false)] {
             scenario.apply(SINGLE, &[pod])?;
             for ipv4 in [true, false] {
                 let to = scenario.target(Entry::NodePort(0), SINGLE, ipv4)?;
@@ -119,18 +119,18 @@ fn a_route_with_an_mtu() -> Result<()> {
                 until(Duration::from_secs(10), &what, || {
                     Ok(call(to, 100).once()?.answer.filter(|answer| answer.server == pod.name))
                 })?;
-                // A client that was told remembers it.
+                // A client caches the MTU of the ICMP error.
                 let family = if ipv4 { "-4" } else { "-6" };
                 let forget = ["route flush cache".to_owned()];
-                // The agent learns a moment later that routes have changed. The way without an MTU comes after the one with it.
-                until(Duration::from_secs(10), &format!("{what}: a sender to be told: {is_told}"), || {
+                // The agent learns of changed routes a moment later. The way without an MTU comes after the one with it.
+                until(Duration::from_secs(10), &format!("{what}: an ICMP error: {is_refused}"), || {
                     scenario.cluster.client.netns.ip_with(&[family], &forget)?;
-                    let before = senders_told(&agent)?;
+                    let before = icmp_errors(&agent)?;
                     let reply = call(to, 1_440).datagram(PathMtu::Do, 3)?;
                     ensure!(reply.answer.is_some(), "{what}: {reply:?}");
-                    let told = senders_told(&agent)? - before;
-                    ensure!(is_told || told == 0, "{what}: {told} senders were told");
-                    Ok(((told > 0) == is_told).then_some(()))
+                    let sent = icmp_errors(&agent)? - before;
+                    ensure!(is_refused || sent == 0, "{what}: {sent} ICMP errors");
+                    Ok(((sent > 0) == is_refused).then_some(()))
                 })?;
             }
         }
@@ -138,11 +138,11 @@ fn a_route_with_an_mtu() -> Result<()> {
     // Without "don't fragment" the stack fragments them.
     scenario.apply(SINGLE, &[near])?;
     let to = scenario.target(Entry::NodePort(0), SINGLE, true)?;
-    let before = senders_told(&agent)?;
+    let before = icmp_errors(&agent)?;
     for size in [1_440, 9_000] {
         let reply = call(to, size).datagram(PathMtu::Dont, 3)?;
         ensure!(reply.answer.is_some(), "{size} bytes: {reply:?}");
     }
-    ensure!(senders_told(&agent)? == before, "{}", agent.debug(&["counters"])?);
+    ensure!(icmp_errors(&agent)? == before, "{}", agent.debug(&["counters"])?);
     Ok(())
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Events of an agent on node `node-1`, and what ends them.
+/// Events of an agent on node `node-1`, and the token that ends them.
 async fn events_to(server: &ApiServer) -> (Events, CancellationToken) {
     let settings = KubeSettings {
         kubeconfig: None,
@@ -72,7 +72,7 @@ async fn events_name_the_node_or_the_service() {
 
 /// A Service that cannot be served as it should be, and programs that something else detached.
 #[tokio::test]
-async fn problems_of_services_and_of_the_node_are_told() {
+async fn problems_of_services_and_of_the_node_are_reported() {
     let server = ApiServer::start().await.unwrap();
     let (events, _cancel) = events_to(&server).await;
     events.send(Event::service_problem(ObjectName::new("shop", "web"), "ServiceTooLarge", "5000 ports"));
@@ -99,7 +99,7 @@ async fn many_services_are_not_many_events() {
 }
 
 #[tokio::test]
-async fn the_same_is_not_said_again_and_again() {
+async fn the_same_event_is_not_sent_again_and_again() {
     let server = ApiServer::start().await.unwrap();
     let (events, _cancel) = events_to(&server).await;
     for _ in 0..5 {
@@ -111,9 +111,9 @@ async fn the_same_is_not_said_again_and_again() {
     assert_eq!(about(&server.events()), ["web", "api"]);
 }
 
-/// A server that refuses Events costs nothing but the Events, and what was not taken may be said again.
+/// A server that refuses Events costs nothing but the Events, and a refused one may be sent again.
 #[tokio::test]
-async fn what_was_not_taken_is_said_again() {
+async fn a_refused_event_is_sent_again() {
     let server = ApiServer::start().await.unwrap();
     let (events, _cancel) = events_to(&server).await;
     server.set(|behaviour| behaviour.mode = Mode::Fail(403));
@@ -126,7 +126,7 @@ async fn what_was_not_taken_is_said_again() {
 
 /// The way from a port that is taken to the Event.
 #[tokio::test]
-async fn a_health_check_port_that_is_taken_is_told_once() {
+async fn a_health_check_port_that_is_taken_is_reported_once() {
     let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = blocker.local_addr().unwrap();
     let server = ApiServer::start().await.unwrap();
@@ -144,9 +144,9 @@ async fn a_health_check_port_that_is_taken_is_told_once() {
     assert!(all[0]["note"].as_str().unwrap().contains(&address.to_string()), "{}", all[0]);
 }
 
-/// Without an API server, or with one that never answers, nobody waits.
+/// Without an API server, or with one that never answers, the agent does not wait.
 #[tokio::test]
-async fn nobody_waits_for_events() {
+async fn the_agent_does_not_wait_for_events() {
     Events::nowhere().send(Event::starting());
     let server = ApiServer::start().await.unwrap();
     server.set(|behaviour| behaviour.mode = Mode::Hang);

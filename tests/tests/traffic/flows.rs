@@ -1,4 +1,4 @@
-//! Flows that are over are removed, those in use are not.
+//! Expired flows are removed, those in use are not.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn flows_end_when_they_are_over() -> Result<()> {
     let agent = &scenario.agents[0];
     let client = &scenario.cluster.client;
     let to = scenario.target(Entry::NodePort(0), WEB, true)?;
-    // One that goes on, as slowly as it may.
+    // A flow in use, as slowly as possible.
     let kept =
         client.call(to).protocol(Protocol::ConnectedUdp).keep_alive().every(Duration::from_secs(2)).load()?;
     let open = client.call(to).keep_alive().every(Duration::from_secs(3)).load()?;
@@ -38,7 +38,7 @@ fn flows_end_when_they_are_over() -> Result<()> {
     assert!(udp.len() == 6 && udp.iter().filter(|state| *state == "replied").count() >= 5, "{udp:?}");
     let tcp = states(agent, "TCP")?;
     assert!(tcp.len() == 6 && tcp.iter().filter(|state| *state == "closed").count() == 5, "{tcp:?}");
-    until(SOON, "flows that are over to go", || {
+    until(SOON, "expired flows to go", || {
         let left = (states(agent, "UDP")?, states(agent, "TCP")?);
         Ok((left == (vec!["established".to_owned()], vec!["established".to_owned()])).then_some(()))
     })?;

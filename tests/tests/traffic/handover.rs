@@ -23,7 +23,7 @@ fn is_ready(netns: &Netns, address: &str) -> bool {
     netns.get(address, "/healthz").is_ok_and(|answer| answer.status == 200)
 }
 
-/// What a load balancer sees that asks often: everything but 200.
+/// The view of a load balancer that asks often: every status but 200.
 fn ask_often(netns: &Netns, end: &AtomicBool) -> (usize, Vec<String>) {
     let (mut asked, mut failures) = (0, Vec::new());
     while !end.load(Ordering::Relaxed) {
@@ -143,13 +143,13 @@ fn a_standby_waits_until_the_active_one_is_killed() -> Result<()> {
     standby.wait_for_log_for(SOON, "asking the other agent to hand over")?;
     let hooks = first.debug(&["services"])?;
     change(cluster, CHANGING.start, cluster.pod("pod-2a")?)?;
-    let said = until(SOON, "the standby to answer", || Ok(netns.get(ELSEWHERE[1], "/healthz").ok()))?;
-    ensure!(said.status == 503 && said.body.contains("standing by"), "{said:?}");
+    let health = until(SOON, "the standby to answer", || Ok(netns.get(ELSEWHERE[1], "/healthz").ok()))?;
+    ensure!(health.status == 503 && health.body.contains("standing by"), "{health:?}");
     ensure!(netns.get(ELSEWHERE[1], "/livez")?.status == 200);
     let metrics = netns.get(ELSEWHERE[3], "/metrics")?.body;
     ensure!(metrics.contains("\nproxy_agent_active 0"), "{metrics}");
     ensure!(standby.log().matches("standing by until").count() == 1, "{}", standby.log());
-    // It has had the time to write what changed, and did not.
+    // It has had the time to write the change, and did not.
     loads.wait_for(100)?;
     ensure!(first.debug(&["services"])? == hooks);
     first.kill()?;

@@ -1,4 +1,4 @@
-//! What load balancers and monitoring see of real agents: health check nodePorts, kube-proxy's URLs. Needs root.
+//! Real agents as load balancers and monitoring see them: health check nodePorts, kube-proxy's URLs. Needs root.
 
 use std::{
     fs,
@@ -35,8 +35,8 @@ fn service(endpoint: IpAddr, policy: &str, conditions: &str) -> String {
     )
 }
 
-/// Do load balancers hear this status and this many endpoints from the node? Status 0: nobody listens.
-fn hears(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
+/// Whether load balancers get this status and this many endpoints from the node. Status 0: no server listens.
+fn expect_checks(cluster: &Cluster, node: usize, status: u16, endpoints: usize) -> Result<()> {
     let address = SocketAddr::new(cluster.node(node)?.host.v4.into(), CHECK_PORT);
     let what = format!("{status} and {endpoints} endpoints from node {}", node + 1);
     until(SOON, &what, || {
@@ -72,23 +72,23 @@ fn health_checks_follow_endpoints_and_policy() -> Result<()> {
     };
 
     apply("Local", READY)?;
-    hears(&cluster, 0, 200, 1)?;
-    hears(&cluster, 1, 503, 0)?;
+    expect_checks(&cluster, 0, 200, 1)?;
+    expect_checks(&cluster, 1, 503, 0)?;
     ensure!(is_served(0)? && !is_served(1)?, "served by the node with the endpoint only");
 
     // Load balancers turn away before the last connection is refused.
     apply("Local", TERMINATING)?;
-    hears(&cluster, 0, 503, 0)?;
+    expect_checks(&cluster, 0, 503, 0)?;
     ensure!(is_served(0)?, "it still serves");
 
     apply("Cluster", READY)?;
-    hears(&cluster, 0, 0, 0)?;
-    hears(&cluster, 1, 0, 0)?;
+    expect_checks(&cluster, 0, 0, 0)?;
+    expect_checks(&cluster, 1, 0, 0)?;
     ensure!(is_served(0)? && is_served(1)?, "served by all");
     Ok(())
 }
 
-/// What kube-proxy's users and its end-to-end test ask for.
+/// The requests of kube-proxy's users and of its end-to-end test.
 #[test]
 fn kube_proxys_urls_answer() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
@@ -115,8 +115,8 @@ fn kube_proxys_urls_answer() -> Result<()> {
     Ok(())
 }
 
-/// What keeps a node from serving is told to load balancers, and what does not, is not. The folder of manifests stands for the API
-/// server: both are a source that is away.
+/// A problem that keeps a node from serving is reported to load balancers, and others are not. The folder of manifests stands for
+/// the API server: both are a source that is away.
 #[test]
 fn ready_is_a_node_that_serves() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
@@ -130,7 +130,7 @@ fn ready_is_a_node_that_serves() -> Result<()> {
         Ok(cluster.client.call(target).timeout(Duration::from_millis(700)).once()?.answer.is_some())
     };
     let alive = || -> Result<()> {
-        until(SOON, "/livez to say that a restart would not help", || {
+        until(SOON, "/livez to show that a restart would not help", || {
             let answer = node.netns.get("127.0.0.1:10256", "/livez");
             Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
         })
@@ -158,7 +158,7 @@ fn ready_is_a_node_that_serves() -> Result<()> {
     ensure!(is_served()?);
     alive()?;
 
-    // After a reboot nothing is there.
+    // After a reboot nothing is left.
     agent.terminate()?;
     agent.cleanup()?;
     fs::rename(folder, &away)?;

@@ -18,7 +18,7 @@ fn restored(host: &Host) -> Result<u64> {
     line.context("no such metric")?.parse().context(text.clone())
 }
 
-/// Is the service reached from inside and outside, by node 1?
+/// Whether the service is reached from inside and outside, by node 1.
 fn is_served(scenario: &Scenario) -> Result<[bool; 2]> {
     let soon = Duration::from_millis(500);
     let ask = |from: &Host, entry, service| -> Result<bool> {
@@ -33,7 +33,7 @@ fn detach_all(node: &Node) -> Result<u64> {
     let mut count = 0;
     for pin in fs::read_dir(node.bpffs.join("links"))? {
         let pin = pin?.path();
-        // Some detach, others remove what they do not know.
+        // Some programs detach, others remove unknown links.
         if count % 2 == 0 {
             detach_link(&pin)?
         } else {
@@ -41,7 +41,7 @@ fn detach_all(node: &Node) -> Result<u64> {
         }
         count += 1;
     }
-    // Before Linux 6.6. A CNI that sets up the interface anew does this.
+    // Before Linux 6.6. A CNI that sets up the interface again does this.
     if tc(&node.host, &["qdisc", "del", "dev", UPLINK, "clsact"]).is_ok() {
         count += 2;
     }
@@ -56,14 +56,15 @@ fn served(scenario: &Scenario, what: &str) -> Result<()> {
     until(SOON, what, || Ok((is_served(scenario)? == [true, true]).then_some(())))
 }
 
-/// An `ingress` qdisc in the place of clsact: no program lands there, `/healthz` says why, and all is well when it is gone.
+/// An `ingress` qdisc in the place of clsact: no program can be attached there, `/healthz` reports why, and everything is
+/// attached when it is gone.
 fn taken_by_ingress(scenario: &Scenario) -> Result<()> {
     let host = &scenario.cluster.nodes[0].host;
     tc(host, &["qdisc", "replace", "dev", UPLINK, "clsact"])?;
     tc(host, &["qdisc", "del", "dev", UPLINK, "clsact"])?;
     tc(host, &["qdisc", "add", "dev", UPLINK, "ingress"])?;
     host.netns.ip(&["link add more type veth peer name still-more".to_owned()])?;
-    until(SOON, "the problem to be said", || {
+    until(SOON, "the problem to be reported", || {
         let text = host.netns.get("127.0.0.1:10256", "/healthz")?.body;
         Ok(text.contains("in the place of clsact").then_some(()))
     })?;

@@ -23,7 +23,7 @@ fn builder() -> Builder {
 }
 
 /// A further network of the nodes, 192.168.97.0/24 and fd00:97::/64, with a machine in it (the router, which is .1) and no router.
-/// By cables of its own, or a VLAN.
+/// By separate cables, or a VLAN.
 fn further_network(cluster: &Cluster, with_vlan: bool) -> Result<Host> {
     let mut lines = vec![
         "link add br7 type bridge".to_owned(),
@@ -138,8 +138,8 @@ fn sent(host: &Host, interface: &str) -> Result<u64> {
         .context("bytes")
 }
 
-/// A pod whose address has a routing table of its own, which leads to another interface than the request came by: a secondary interface of a
-/// cloud's CNI. The client is told the address that it used, from where that address belongs.
+/// A pod whose address has a separate routing table, which leads to another interface than the request came by: a secondary interface of
+/// a cloud's CNI. The client gets the reply from the address that it used, by the interface of that address.
 #[test]
 fn replies_by_another_interface() -> Result<()> {
     let builder = builder().second_uplink(SecondUplink::PolicyRouted).rp_filter(0);
@@ -171,8 +171,8 @@ fn replies_by_another_interface() -> Result<()> {
     conclude(failures, &scenario.agents)
 }
 
-/// A pair of interfaces within the node leads to the pods of other nodes, as `cilium_host` and `cilium_net` do. What a CNI does behind it
-/// by programs of its own is done by a bridge here.
+/// A pair of interfaces within the node leads to the pods of other nodes, as `cilium_host` and `cilium_net` do. Here a bridge does what a
+/// CNI does behind it with its programs.
 #[test]
 fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
@@ -226,7 +226,7 @@ fn remote_pods_behind_a_pair_within_the_node() -> Result<()> {
     conclude(failures, &scenario.agents)
 }
 
-/// `--uplink` with a name that is not there: a problem that is told, and everything else works. When it comes, it is used.
+/// `--uplink` with the name of a missing interface: a problem is reported, and everything else works. When it appears, it is used.
 #[test]
 fn an_uplink_that_is_not_there() -> Result<()> {
     let mut scenario = Scenario::without_agents(builder(), "socket")?;
@@ -242,7 +242,7 @@ fn an_uplink_that_is_not_there() -> Result<()> {
     served(&scenario, &cluster.client, &[&node.v4.to_string()], node_port(SINGLE), &mut failures)?;
     let neighbour = further_network(cluster, false)?;
     served(&scenario, &neighbour, &["192.168.97.11"], node_port(SINGLE), &mut failures)?;
-    failures.case("the problem is over", || {
+    failures.case("the problem is gone", || {
         until(SOON, "health", || {
             let is_over = !node.netns.get("127.0.0.1:10256", "/healthz")?.body.contains("eth7")
                 && node

@@ -25,7 +25,7 @@ fn block_sctp(netns: &Netns, selectors: &[&str; 2], direction: &str) -> Result<(
     netns.ip(&lines.into_iter().map(|line| line + " action block").collect::<Vec<_>>())
 }
 
-/// The only endpoint of SINGLE is on node-2; counts at node-1 what the stack forwards from programs.
+/// The only endpoint of SINGLE is on node-2; counts at node-1 the packets that the stack forwards for programs.
 fn scenario(builder: Builder) -> Result<Scenario> {
     let scenario = Scenario::without_agents(builder.nodes(2), "both")?;
     scenario.apply(SINGLE, &[scenario.cluster.pod("pod-2a")?])?;
@@ -113,9 +113,9 @@ fn with_policies(builder: Builder, args: &[&str]) -> Result<()> {
     for selectors in [&PODS, &CLIENT] {
         netns.ip(&policies("delete", selectors, "out", "proto sctp"))?;
     }
-    agent.wait_for_log("any more: all packets are sent past the")?;
+    agent.wait_for_log("any more: all packets bypass the")?;
     serves(&scenario, &agent).context("without policies")?;
-    // What was known of routes is forgotten by now.
+    // Cached routes have expired by now.
     let before = by_stack(&scenario)?;
     serves(&scenario, &agent).context("without policies, again")?;
     ensure!(by_stack(&scenario)? == before, "{before:?}");
@@ -145,7 +145,7 @@ fn policies_for_others() -> Result<()> {
     let netns = &scenario.cluster.node(0)?.host.netns;
     block_sctp(netns, &ELSEWHERE, "out")?;
     block_sctp(netns, &ELSEWHERE, "fwd")?;
-    // One that only lets pass asks for nothing.
+    // A policy that only allows needs nothing from the agent.
     let allowed = policies("add", &PODS, "out", "proto udp");
     netns.ip(&allowed.into_iter().map(|line| line + " action allow").collect::<Vec<_>>())?;
     let agent = scenario.cluster.start_agent(0, &[])?;
@@ -173,6 +173,6 @@ fn forward_policies_hold() -> Result<()> {
         }
     }
     netns.ip(&policies("delete", &PODS, "fwd", ""))?;
-    agent.wait_for_log("any more: all packets are sent past the")?;
+    agent.wait_for_log("any more: all packets bypass the")?;
     serves(&scenario, &agent)
 }

@@ -46,7 +46,7 @@ fn write_kubeconfig(folder: &Path, server: &str, user: &str) {
     fs::rename(folder.join("new"), folder.join("config")).unwrap();
 }
 
-/// A certificate authority, and what it signs.
+/// A certificate authority, and its certificates.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -100,7 +100,7 @@ fn swap_token(folder: &Path, token: &str) {
 }
 
 #[tokio::test]
-async fn a_token_file_is_read_again_and_watches_go_on() {
+async fn a_token_file_is_read_again_and_watches_continue() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     Authority::new().write(folder);

@@ -40,7 +40,7 @@ async fn lists_that_break_off_come_less_and_less_often() {
     source.during("six lists", server.wait_for_requests("six lists", six)).await.unwrap();
     let requests = server.requests();
     let gaps = gaps(&of(&requests, Resource::Services));
-    // Half of 50, 100, 200, 400 and 800 ms at least: the first object of a list does not begin anew.
+    // Half of 50, 100, 200, 400 and 800 ms at least: the first object of a list does not reset the back-off.
     for (n, gap) in gaps.iter().take(5).enumerate() {
         assert!(*gap >= Duration::from_millis(25 << n), "{gaps:?}");
     }
@@ -72,7 +72,7 @@ async fn a_server_is_left_alone_as_long_as_it_asks_for() {
 }
 
 #[tokio::test]
-async fn requests_say_who_sends_them_and_how_long_they_watch() {
+async fn requests_name_their_sender_and_the_length_of_watches() {
     let server = server().await;
     let mut source = Source::with(settings(&[&server], Timing { watch: Duration::from_secs(300), ..TIMING }));
     source.until_well().await;
@@ -113,7 +113,7 @@ async fn plain_lists_are_those_of_the_cache_and_streaming_is_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_restored_from_a_backup_is_listed() {
+async fn a_restored_backup_is_listed() {
     // After a long outage before the watch resumes; after a short one when the watch stays silent.
     for (long_outage, silence) in
         [(Duration::ZERO, TIMING.silence), (Duration::from_secs(60), Duration::from_millis(800))]
@@ -152,7 +152,7 @@ async fn a_server_that_is_behind_does_not_take_the_agent_back() {
     new.apply(slice("c-1", "c", &[3])).unwrap();
     let all: [(&str, &[&str]); 3] = [A_AND_B[0], A_AND_B[1], ("c", &["10.244.0.3:8080"])];
     let timing = Timing { watch: Duration::from_secs(60), silence: Duration::from_millis(500), ..TIMING };
-    // Whether the old one grants a watch from what is its future, or refuses it so that a list is needed.
+    // Whether the old one accepts a watch from a version in its future, or refuses it so that a list is needed.
     for grants in [true, false] {
         old.set(|behaviour| behaviour.future_watches = grants);
         let mut source = Source::with(settings(&[&new, &old], timing));
@@ -237,7 +237,7 @@ async fn the_next_address_is_used_at_once_and_kept() {
 }
 
 #[tokio::test]
-async fn forbidden_at_the_start_is_no_trouble_until_it_lasts() {
+async fn forbidden_at_the_start_is_not_a_problem_until_it_lasts() {
     let server = server().await;
     server.set(|behaviour| behaviour.mode = Mode::Fail(403));
     let timing = Timing { forbidden_grace: Duration::from_secs(1), ..TIMING };

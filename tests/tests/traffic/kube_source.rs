@@ -1,4 +1,4 @@
-//! The agent's source for API servers against a stand-in over real HTTP: what arrives is what is, whatever happens.
+//! The agent's source for API servers against a stand-in over real HTTP: the changes lead to the server's state, whatever fails.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod lists;
@@ -95,7 +95,7 @@ impl Source {
                     self.state.borrow()
                 );
             };
-            let change = change.expect("the source goes on");
+            let change = change.expect("the source continues");
             self.seen.push(change.clone());
             self.store.apply(change);
         }
@@ -115,7 +115,7 @@ impl Source {
             tokio::select! {
                 result = &mut action => return result,
                 change = timeout_at(deadline, self.changes.recv()) => {
-                    let change = change.expect(what).expect("the source goes on");
+                    let change = change.expect(what).expect("the source continues");
                     self.seen.push(change.clone());
                     self.store.apply(change);
                 }
@@ -254,7 +254,7 @@ async fn service_cidrs_are_followed() {
         source.until("another", |store| service_cidrs(store) == ["10.96.0.0/16", "10.97.0.0/16"]).await;
         server.delete(Resource::ServiceCidrs, "", "kubernetes");
         source.until("one less", |store| service_cidrs(store) == ["10.97.0.0/16"]).await;
-        // One that goes while nobody looks is gone with the next list.
+        // An object deleted while no watch runs is gone with the next list.
         server.set(|behaviour| behaviour.mode = Mode::Refuse);
         source.until_trouble("cannot reach the API server").await;
         server.delete(Resource::ServiceCidrs, "", "more");
@@ -265,7 +265,7 @@ async fn service_cidrs_are_followed() {
 }
 
 #[tokio::test]
-async fn a_server_without_service_cidrs_is_no_trouble() {
+async fn a_server_without_service_cidrs_is_not_a_problem() {
     let server = server().await;
     server.set(|behaviour| behaviour.service_cidrs = false);
     let mut source = Source::start(&server);
@@ -297,7 +297,7 @@ async fn a_node_that_goes_or_never_was_is_gone() {
         source.until("gone", Store::node_is_gone).await;
         server.apply(node(NODE, "192.0.2.7")).unwrap();
         source.until("back", |store| !store.node_is_gone()).await;
-        // Gone while nobody looks.
+        // Deleted while no watch runs.
         server.set(|behaviour| behaviour.mode = Mode::Refuse);
         source.until_trouble("cannot reach the API server").await;
         server.delete(Resource::Nodes, "", NODE);

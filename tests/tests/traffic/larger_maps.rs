@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(120);
 const PORTS: u16 = 100;
 const SERVICES: u8 = 44;
 const ENDPOINTS: u64 = 4;
-/// Those that must grow by it.
+/// Maps that must grow by it.
 const MAPS: [&str; 2] = ["service_names", "backends_v4"];
 
 fn vip(service: u8) -> Ipv4Addr {
@@ -53,13 +53,13 @@ fn value(text: &str, metric: &str) -> Result<u64> {
     line.with_context(|| format!("no {metric}"))?.trim().parse().with_context(|| metric.to_owned())
 }
 
-/// So many of these services are served, with all their endpoints.
+/// This many of these services are served, with all their endpoints.
 fn synced(scenario: &Scenario, services: u8) -> Result<()> {
     let host = &scenario.cluster.node(0)?.host;
     let ports = u64::from(services) * u64::from(PORTS);
     until(SOON, &format!("{ports} service ports"), || {
         let text = metrics(host).unwrap_or_default();
-        // Those of the scenario besides.
+        // The scenario's services come on top.
         let is =
             |metric, count| value(&text, metric).is_ok_and(|value| (count..count + 100).contains(&value));
         let synced = is("proxy_agent_service_ports", ports) && is("proxy_agent_backends", ENDPOINTS * ports);
@@ -80,7 +80,7 @@ fn answer(scenario: &Scenario, services: Range<u8>) -> Result<()> {
     })
 }
 
-/// Entries that maps have room for, by what is pinned now.
+/// The capacities of the pinned maps, in entries.
 fn capacities(scenario: &Scenario) -> Result<BTreeMap<&'static str, u64>> {
     let text = metrics(&scenario.cluster.node(0)?.host)?;
     let capacity = |map| Ok((map, value(&text, &format!("proxy_agent_map_capacity{{map=\"{map}\"}}"))?));
@@ -134,7 +134,7 @@ fn maps_grow_while_they_are_used() -> Result<()> {
         ensure!(MAPS.iter().all(|map| large[map] >= 2 * before[map]), "{before:?} {large:?}");
         before = large;
     }
-    // Without being killed; a restart keeps what there is room for.
+    // Without being killed; a restart keeps the entries that fit.
     apply(&scenario.cluster, "many-3.yaml", 2 * SERVICES..3 * SERVICES)?;
     synced(&scenario, 3 * SERVICES)?;
     answer(&scenario, 2 * SERVICES..3 * SERVICES)?;

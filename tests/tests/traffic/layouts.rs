@@ -23,7 +23,7 @@ const STICKY: u8 = 42;
 
 /// This release.
 const OWN: &str = "";
-/// One with other layouts of what the agent writes itself.
+/// A release with other layouts of the agent's own maps.
 const OTHER: &str = "services";
 
 /// A cluster of two nodes, the first of which gets other releases. Pods are served by packets, nodes by sockets.
@@ -161,7 +161,7 @@ fn connections_live_on_through_upgrades_and_downgrades() -> Result<()> {
         let others = if round % 2 == 0 { OTHER } else { OWN };
         agent = replaced(cluster, agent, round, others)?;
         if round == 0 {
-            watch.says("or the agent has other maps now: start it again")?;
+            watch.wait_for("or the agent has other maps now: start it again")?;
         }
         is_served_by(cluster, others).with_context(|| agent.log())?;
         open.live().with_context(|| format!("round {round}"))?;
@@ -183,13 +183,13 @@ impl Watch {
         command.args(["monitor", "--bpffs"]).arg(&node.bpffs);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(errors.path())?);
         let watch = Self { errors, _process: Process::new(command.spawn()?) };
-        watch.says("watching")?;
+        watch.wait_for("watching")?;
         Ok(watch)
     }
 
-    fn says(&self, what: &str) -> Result<()> {
-        let said = || Ok(std::fs::read_to_string(self.errors.path())?.contains(what).then_some(()));
-        until(SOON, &format!("`monitor` to say {what:?}"), said)
+    fn wait_for(&self, what: &str) -> Result<()> {
+        let has_line = || Ok(std::fs::read_to_string(self.errors.path())?.contains(what).then_some(()));
+        until(SOON, &format!("`monitor` to print {what:?}"), has_line)
     }
 }
 

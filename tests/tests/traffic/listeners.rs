@@ -1,4 +1,4 @@
-//! What somebody who holds connections open takes from others at the listeners: nothing. Needs root.
+//! A client that holds connections open at the listeners takes nothing from others. Needs root.
 
 use std::{
     io::{ErrorKind, Write as _},
@@ -18,7 +18,7 @@ use proxy_tests::cluster::{Cluster, Netns, until};
 const SLOW: usize = 200;
 /// Each gets another byte of its request this often.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often each of the others asks, while that goes on.
+/// How often each of the others asks meanwhile.
 const ROUNDS: usize = 10;
 /// The probes' `timeoutSeconds` in the manifests.
 const PROBE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const SCRAPE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(60);
 
-/// Somebody who opens connections, sends requests that never end, and opens another one for each that is cut.
+/// A client that opens connections, sends requests that never end, and opens another one for each that is cut.
 struct Slow {
     stop: Arc<AtomicBool>,
     opened: Arc<AtomicUsize>,
@@ -90,7 +90,7 @@ fn ask(netns: &Netns, to: SocketAddr, path: &str, limit: Duration) -> Result<Dur
 }
 
 #[test]
-fn slow_connections_keep_nobody_else_out() -> Result<()> {
+fn slow_connections_keep_no_other_client_out() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).pods_per_node(2).build()?;
     let addresses = ["--healthz-bind-address", "[::]:10256", "--metrics-bind-address", "[::]:10249"];
     let _agent = cluster.start_agent(0, &addresses)?;

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// As services of systemd have it: far too little.
 const LIMIT: &str = "--memlock=65536:65536";
 
-/// What the manifests give the agent.
+/// The capabilities in the manifests.
 const CAPABILITIES: &str = "-all,+dac_read_search,+net_admin,+net_broadcast,+sys_admin,+sys_ptrace";
 const RESOURCE: &str = ",+sys_resource";
 
@@ -34,14 +34,14 @@ fn limited(capabilities: &str, args: &[String]) -> Result<Vec<String>> {
     Ok([&own, args].concat())
 }
 
-/// What `check` finds of the limit, and its exit code.
+/// The finding of `check` about the limit, and its exit code.
 fn check(cluster: &Cluster, capabilities: &str) -> Result<(Option<i32>, Value)> {
     let node = cluster.node(0)?;
     let mut args = cluster.agent_args(node, &["-o", "json"]);
     args[0] = "check".to_owned();
     let command = node.host.command("prlimit")?;
-    let (code, said) = cluster.try_command(command, &limited(capabilities, &args)?, PATIENCE)?;
-    let findings: Vec<Value> = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let (code, output) = cluster.try_command(command, &limited(capabilities, &args)?, PATIENCE)?;
+    let findings: Vec<Value> = serde_json::from_str(&output).with_context(|| output.clone())?;
     let finding = findings.into_iter().find(|finding| finding["check"] == "RLIMIT_MEMLOCK");
     Ok((code, finding.context("no RLIMIT_MEMLOCK")?))
 }
@@ -51,7 +51,7 @@ fn start(mut command: Command, args: &[String]) -> Result<Process> {
 }
 
 #[test]
-fn the_agent_raises_the_limit_or_says_why_it_cannot() -> Result<()> {
+fn the_agent_raises_the_limit_or_reports_why_it_cannot() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
     let node = cluster.node(0)?;
     let counts = counts_locked_memory()?;
@@ -84,10 +84,10 @@ fn the_agent_raises_the_limit_or_says_why_it_cannot() -> Result<()> {
         PATIENCE,
     )?;
     let command = node.host.command("prlimit")?;
-    let (code, said) = cluster.try_command(command, &limited(CAPABILITIES, &run)?, PATIENCE)?;
-    println!("{said}");
-    ensure!(code == Some(1), "{code:?}: {said}");
-    let error = said.lines().find(|line| line.starts_with("error:")).context("no error")?;
+    let (code, output) = cluster.try_command(command, &limited(CAPABILITIES, &run)?, PATIENCE)?;
+    println!("{output}");
+    ensure!(code == Some(1), "{code:?}: {output}");
+    let error = output.lines().find(|line| line.starts_with("error:")).context("no error")?;
     ensure!(error.contains("RLIMIT_MEMLOCK") && error.contains("CAP_SYS_RESOURCE"), "{error}");
     Ok(())
 }

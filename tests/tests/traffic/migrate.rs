@@ -12,7 +12,7 @@ use proxy_tests::{
 /// For a command, beside others that keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What kubelet and others have beside kube-proxy's rules, in all tables of `iptables` and `ip6tables`.
+/// Rules of kubelet and others beside kube-proxy's, in all tables of `iptables` and `ip6tables`.
 const OF_OTHERS: &str = "\
 *mangle
 :KUBE-KUBELET-CANARY - [0:0]
@@ -33,7 +33,7 @@ COMMIT
 COMMIT
 ";
 
-/// kube-proxy's own names, as they would stand in what `iptables-save` prints.
+/// kube-proxy's own names, as in the output of `iptables-save`.
 const OWN: [&str; 10] = [
     "KUBE-SERVICES",
     "KUBE-NODEPORTS",
@@ -89,7 +89,7 @@ impl Mode {
     }
 }
 
-/// Is a line one that kube-proxy wrote? A comment of somebody else is not.
+/// Whether kube-proxy wrote a line. Another program's comment does not count.
 fn is_own(line: &str) -> bool {
     let is_comment = line.contains("in a comment");
     !is_comment && (OWN.iter().any(|name| line.contains(name)) || line.ends_with(" kube-proxy"))
@@ -104,9 +104,9 @@ pub(super) fn migrate(cluster: &Cluster, node: usize, args: &[&str]) -> Result<(
     let mut all = vec![format!("--bounding-set={CAPABILITIES}"), "--inh-caps=-all".to_owned(), agent];
     all.extend(["migrate".to_owned(), "--bpffs".to_owned(), node.bpffs.display().to_string()]);
     all.extend(args.iter().map(|&arg| arg.to_owned()));
-    let (code, said) = cluster.try_command(node.host.command("setpriv")?, &all, PATIENCE)?;
-    println!("$ proxy-agent migrate {}\n{said}", args.join(" "));
-    Ok((code, said))
+    let (code, output) = cluster.try_command(node.host.command("setpriv")?, &all, PATIENCE)?;
+    println!("$ proxy-agent migrate {}\n{output}", args.join(" "));
+    Ok((code, output))
 }
 
 /// Something on a node that looks like kube-proxy: its name and command line.
@@ -183,13 +183,13 @@ fn from_kube_proxy_and_back() -> Result<()> {
     // Without an agent everything is shown, and nothing removed.
     let titles = ["nftables           table ", "iptables (nft)     ", "iptables (legacy)  "];
     for (node, (mode, title)) in MODES.into_iter().zip(titles).enumerate() {
-        let (code, said) = migrate(cluster, node, &[])?;
-        ensure!(code == Some(0) && said.contains("NO: no agent answers"), "{said}");
+        let (code, output) = migrate(cluster, node, &[])?;
+        ensure!(code == Some(0) && output.contains("NO: no agent answers"), "{output}");
         for family in ["ip", "ip6"] {
-            ensure!(said.contains(&format!("{title}{family} ")), "{family}: {said}");
+            ensure!(output.contains(&format!("{title}{family} ")), "{family}: {output}");
         }
-        let (code, said) = migrate(cluster, node, &["--commit"])?;
-        ensure!(code == Some(1) && said.contains("nothing was removed"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--commit"])?;
+        ensure!(code == Some(1) && output.contains("nothing was removed"), "{output}");
         ensure!(mode.rules(&cluster.node(node)?.host)? == before[node], "{mode:?}");
     }
 
@@ -198,16 +198,16 @@ fn from_kube_proxy_and_back() -> Result<()> {
     for (node, mode) in MODES.into_iter().enumerate() {
         let host = &cluster.node(node)?.host;
         let mut kube_proxy = pretend_kube_proxy(host, folder.path())?;
-        let (code, said) = migrate(cluster, node, &["--commit", "--force"])?;
-        ensure!(code == Some(1) && said.contains("is kube-proxy"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--commit", "--force"])?;
+        ensure!(code == Some(1) && output.contains("is kube-proxy"), "{output}");
         ensure!(mode.rules(host)? == before[node], "{mode:?}");
         kube_proxy.kill()?;
 
-        let (code, said) = migrate(cluster, node, &[])?;
-        ensure!(code == Some(0) && said.contains("--commit removes it"), "{said}");
+        let (code, output) = migrate(cluster, node, &[])?;
+        ensure!(code == Some(0) && output.contains("--commit removes it"), "{output}");
         ensure!(mode.rules(host)? == before[node], "{mode:?}");
-        let (code, said) = migrate(cluster, node, &["--commit"])?;
-        ensure!(code == Some(0), "{said}");
+        let (code, output) = migrate(cluster, node, &["--commit"])?;
+        ensure!(code == Some(0), "{output}");
         let mut left = mode.rules(host)?;
         for keeper in ["table ip proxy-agent-nat", "table ip6 proxy-agent-nat"] {
             ensure!(left.iter().any(|line| line == keeper) == (mode == Mode::Nftables), "{left:#?}");
@@ -216,8 +216,8 @@ fn from_kube_proxy_and_back() -> Result<()> {
         let expected: Vec<_> = before[node].iter().filter(|line| !is_own(line)).cloned().collect();
         ensure!(expected.len() < before[node].len());
         ensure!(left == expected, "{mode:?}: {left:#?}\nexpected: {expected:#?}");
-        let (code, said) = migrate(cluster, node, &["--commit"])?;
-        ensure!(code == Some(0) && said.contains("nothing to remove"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--commit"])?;
+        ensure!(code == Some(0) && output.contains("nothing to remove"), "{output}");
     }
     steady.go_on()?;
     all_connect(&scenario)?;
@@ -226,7 +226,8 @@ fn from_kube_proxy_and_back() -> Result<()> {
     back(&scenario, &mut agents, folder.path())
 }
 
-/// What the IPVS mode leaves, as far as this kernel can have it: the interface with the addresses of Services. Any kind will do.
+/// The remains of the IPVS mode, as far as this kernel can have them: the interface with the addresses of Services. Any kind
+/// will do.
 fn ipvs(cluster: &Cluster) -> Result<()> {
     let netns = &cluster.node(0)?.host.netns;
     let made = ["dummy", "ifb"].into_iter().find(|kind| {
@@ -241,10 +242,10 @@ fn ipvs(cluster: &Cluster) -> Result<()> {
         eprintln!("neither dummy nor ifb interfaces here: kube-ipvs0 is not tried");
         return Ok(());
     }
-    let (code, said) = migrate(cluster, 0, &[])?;
-    ensure!(code == Some(0) && said.contains("interface kube-ipvs0 with 1 addresses"), "{said}");
-    let (code, said) = migrate(cluster, 0, &["--commit"])?;
-    ensure!(code == Some(0) && said.contains("removed"), "{said}");
+    let (code, output) = migrate(cluster, 0, &[])?;
+    ensure!(code == Some(0) && output.contains("interface kube-ipvs0 with 1 addresses"), "{output}");
+    let (code, output) = migrate(cluster, 0, &["--commit"])?;
+    ensure!(code == Some(0) && output.contains("removed"), "{output}");
     ensure!(netns.ip(&["link show kube-ipvs0".to_owned()]).is_err(), "it is still there");
     Ok(())
 }
@@ -256,17 +257,17 @@ fn back(scenario: &Scenario, agents: &mut [Agent], folder: &Path) -> Result<()> 
     for (node, mode) in MODES.into_iter().enumerate() {
         let host = &cluster.node(node)?.host;
         agents[node].terminate()?;
-        let (code, said) = migrate(cluster, node, &["--back", "--commit"])?;
-        ensure!(code == Some(1) && said.contains("no kube-proxy runs here"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--back", "--commit"])?;
+        ensure!(code == Some(1) && output.contains("no kube-proxy runs here"), "{output}");
         kube_proxies.push(pretend_kube_proxy(host, folder)?);
-        let (code, said) = migrate(cluster, node, &["--back", "--commit"])?;
-        ensure!(code == Some(1) && said.contains("has made no rules yet"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--back", "--commit"])?;
+        ensure!(code == Some(1) && output.contains("has made no rules yet"), "{output}");
         mode.install(scenario, node)?;
-        let (code, said) = migrate(cluster, node, &["--back"])?;
-        ensure!(code == Some(0) && said.contains("would remove"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--back"])?;
+        ensure!(code == Some(0) && output.contains("would remove"), "{output}");
         ensure!(cluster.node(node)?.bpffs.join("links").exists());
-        let (code, said) = migrate(cluster, node, &["--back", "--commit"])?;
-        ensure!(code == Some(0) && said.contains("removing"), "{said}");
+        let (code, output) = migrate(cluster, node, &["--back", "--commit"])?;
+        ensure!(code == Some(0) && output.contains("removing"), "{output}");
         let left = fs::read_dir(&cluster.node(node)?.bpffs).into_iter().flatten().count();
         ensure!(left == 0, "{left} directories");
         let tables = host.netns.feed("nft", &["list", "tables"], "")?;

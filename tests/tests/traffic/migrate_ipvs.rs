@@ -12,9 +12,9 @@ use proxy_tests::{
 
 use super::migrate::{migrate, pretend_kube_proxy};
 
-/// One processor serves everybody in a machine, and it may be an emulated one.
+/// One processor serves all processes in a machine, and it may be an emulated one.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// The shorter time-outs of [`install`] are over then.
+/// The shorter time-outs of [`install`] have passed then.
 const ENDED: Duration = Duration::from_secs(90);
 
 const FAMILIES: [(bool, &str); 2] = [(true, "ip"), (false, "ip6")];
@@ -52,7 +52,8 @@ fn install(scenario: &Scenario) -> Result<()> {
     netns.feed("ipvsadm", &["--set", "0", "5", "5"], "").map(drop)
 }
 
-/// The chains of the IPVS mode that decide what is masqueraded, as `iptables-nft` writes them, with plain matches in the place of ipsets.
+/// The chains of the IPVS mode that select packets for masquerading, as `iptables-nft` writes them, with plain matches in the place of
+/// ipsets.
 fn chains(family: &str, node: SocketAddr) -> String {
     let (address, port) = (node.ip(), node_port(WEB));
     format!(
@@ -74,7 +75,7 @@ fn chains(family: &str, node: SocketAddr) -> String {
     )
 }
 
-/// What IPVS of a node serves, as `ipvsadm` prints it.
+/// The virtual servers of a node, as `ipvsadm` prints them.
 fn ipvs(host: &Host) -> Result<String> {
     host.netns.feed("ipvsadm", &["--list", "--numeric"], "")
 }
@@ -132,18 +133,18 @@ fn from_ipvs_and_back() -> Result<()> {
     all_connect(&scenario).context("by IPVS")?;
     let steady = connections(&scenario)?;
 
-    let (code, said) = migrate(cluster, 0, &[])?;
-    ensure!(code == Some(0) && said.contains("8 virtual servers"), "{said}");
-    ensure!(!said.contains("), 0 connections"), "{said}");
-    let (code, said) = migrate(cluster, 0, &["--commit"])?;
-    ensure!(code == Some(1) && said.contains("nothing was removed"), "{said}");
+    let (code, output) = migrate(cluster, 0, &[])?;
+    ensure!(code == Some(0) && output.contains("8 virtual servers"), "{output}");
+    ensure!(!output.contains("), 0 connections"), "{output}");
+    let (code, output) = migrate(cluster, 0, &["--commit"])?;
+    ensure!(code == Some(1) && output.contains("nothing was removed"), "{output}");
 
     let mut agent = cluster.start_agent(0, &[])?;
     steady.go_on().context("beside the agent")?;
     all_connect(&scenario).context("by the agent, beside IPVS")?;
-    // Chains go, and what open connections need stays.
-    let (code, said) = migrate(cluster, 0, &["--commit"])?;
-    ensure!(code == Some(0) && said.contains("connections still go through IPVS"), "{said}");
+    // Chains go, and the entries for open connections stay.
+    let (code, output) = migrate(cluster, 0, &["--commit"])?;
+    ensure!(code == Some(0) && output.contains("connections still go through IPVS"), "{output}");
     ensure!(count(host)? == 8, "{}", ipvs(host)?);
     ensure!(chains_left(host)?.is_empty(), "{:?}", chains_left(host)?);
     steady.go_on().context("without chains")?;
@@ -153,21 +154,21 @@ fn from_ipvs_and_back() -> Result<()> {
     until(ENDED, "the last connection of IPVS to end", || {
         Ok(migrate(cluster, 0, &[])?.1.contains("), 0 connections").then_some(()))
     })?;
-    let (code, said) = migrate(cluster, 0, &["--commit"])?;
-    ensure!(code == Some(0) && said.contains("removed"), "{said}");
+    let (code, output) = migrate(cluster, 0, &["--commit"])?;
+    ensure!(code == Some(0) && output.contains("removed"), "{output}");
     ensure!(count(host)? == 0, "{}", ipvs(host)?);
     ensure!(host.netns.ip(&["link show kube-ipvs0".to_owned()]).is_err(), "kube-ipvs0 is still there");
     all_connect(&scenario).context("by the agent alone")?;
-    let (code, said) = migrate(cluster, 0, &["--commit"])?;
-    ensure!(code == Some(0) && said.contains("nothing to remove"), "{said}");
+    let (code, output) = migrate(cluster, 0, &["--commit"])?;
+    ensure!(code == Some(0) && output.contains("nothing to remove"), "{output}");
 
     // And back.
     agent.terminate()?;
     let _kube_proxy = pretend_kube_proxy(host, folder.path())?;
-    let (code, said) = migrate(cluster, 0, &["--back", "--commit"])?;
-    ensure!(code == Some(1) && said.contains("has made no rules yet"), "{said}");
+    let (code, output) = migrate(cluster, 0, &["--back", "--commit"])?;
+    ensure!(code == Some(1) && output.contains("has made no rules yet"), "{output}");
     install(&scenario)?;
-    let (code, said) = migrate(cluster, 0, &["--back", "--commit"])?;
-    ensure!(code == Some(0) && said.contains("removing"), "{said}");
+    let (code, output) = migrate(cluster, 0, &["--back", "--commit"])?;
+    ensure!(code == Some(0) && output.contains("removing"), "{output}");
     all_connect(&scenario).context("by IPVS again")
 }

@@ -11,7 +11,7 @@ use proxy_tests::{
     traffic::{Entry, SINGLE, Scenario},
 };
 
-/// How long connections may stand still: two seconds, and what a busy machine takes.
+/// How long connections may stand still: two seconds, and the delays of a busy machine.
 const FOLLOWED: Duration = Duration::from_millis(2_800);
 
 /// How programs at the uplink of node-1 are attached; with native XDP the router's ports have programs, too.
@@ -28,7 +28,7 @@ impl Mode {
     }
 }
 
-/// A cluster whose SINGLE has its endpoint on node-2, which never says a word to node-1 by itself.
+/// A cluster whose SINGLE has its endpoint on node-2, which never sends anything to node-1 by itself.
 struct Fixture {
     scenario: Scenario,
     agent: Agent,
@@ -48,7 +48,7 @@ impl Fixture {
         Ok(&self.scenario.cluster.node(node)?.host.netns)
     }
 
-    /// Gives node-2 another MAC. All its neighbours are permanent ones, so that it has nothing to ask for: a question would tell its MAC.
+    /// Gives node-2 another MAC. All its neighbours are permanent, so that it sends no request: a request would reveal its MAC.
     fn change_mac(&mut self) -> Result<()> {
         self.changes += 1;
         let own = self.netns(0)?.feed("ip", &["-br", "link", "show", "dev", "eth0"], "")?;
@@ -93,7 +93,7 @@ impl Fixture {
 fn follows(mode: Mode) -> Result<()> {
     let mut fixture = Fixture::start(mode)?;
     if matches!(mode, Mode::NativeXdp) {
-        // What that may do to a real device is said where it is done.
+        // The effect on a real device is documented where it is done.
         fixture.agent.wait_for_log("native XDP at eth0 (driver veth)")?;
     }
     for ipv4 in [true, false] {
@@ -140,10 +140,10 @@ fn another_mac_while_nothing_was_sent() -> Result<()> {
             let load = fixture.load(ipv4)?;
             load.wait_for(20)?;
             load.stop()?;
-            // By then the agent asks for it no more. What passes here is time: there is nothing else to wait for.
+            // By then the agent probes it no more. Time must pass here: no event ends the wait.
             thread::sleep(Duration::from_secs(5));
             fixture.doubt_next_hop(ipv4)?;
-            // As old as it would be: the kernel holds on to what it wrote a moment ago (`locktime`).
+            // As old as it would be: the kernel keeps an entry that it wrote a moment ago (`locktime`).
             thread::sleep(Duration::from_millis(1_200));
             fixture.change_mac()?;
             let start = Instant::now();
@@ -191,7 +191,7 @@ fn next_hops_are_asked_once_a_second() -> Result<()> {
         let load = fixture.load(ipv4)?;
         load.wait_for(100)?;
         let before = count(family)?;
-        // What is counted is time: there is nothing else to wait for.
+        // The test counts probes in a time: no event ends the wait.
         thread::sleep(Duration::from_secs(SECONDS));
         let asked = count(family)? - before;
         ensure!((SECONDS - 2..=SECONDS + 1).contains(&asked), "{family}: {asked} in {SECONDS} s");
@@ -205,7 +205,7 @@ fn next_hops_are_asked_once_a_second() -> Result<()> {
     Ok(())
 }
 
-/// What another agent probed, the next one does; and without any, XDP is no worse than tc.
+/// The next agent probes the neighbours of the last one; and without any agent, XDP is no worse than tc.
 #[test]
 fn agents_that_end() -> Result<()> {
     let mut fixture = Fixture::start(Mode::GenericXdp)?;

@@ -13,13 +13,13 @@ use proxy_tests::{
 /// Tries but the shapes whose name contains this, or one of several that `|` separates.
 const ONLY: &str = "PROXY_AGENT_NETWORKS_ONLY";
 
-/// Leaves out what the machine's own kernel tries elsewhere.
+/// Leaves out shapes that the machine's own kernel tries elsewhere.
 const SHORT: &str = "PROXY_AGENT_NETWORKS_SHORT";
 
 /// Makes the shapes alone.
 const NO_AGENTS: &str = "PROXY_AGENT_NETWORKS_WITHOUT_AGENTS";
 
-/// Pods' interfaces leave room for every tunnel; masquerade is what flannel and Calico do.
+/// Pods' interfaces leave room for every tunnel; masquerade is that of flannel and Calico.
 fn cluster(pods: PodNetwork) -> Builder {
     Cluster::builder().pods(pods).narrow(Narrow::Pods).masquerade(Masquerade::FullyRandom)
 }

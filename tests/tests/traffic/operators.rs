@@ -1,4 +1,4 @@
-//! `monitor`, `top`, `status` and `log-level` on a node with traffic, and what docs/operations.md shows of them.
+//! `monitor`, `top`, `status` and `log-level` on a node with traffic, and their output in docs/operations.md.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
-/// Of `away`, whose endpoints are on another node, with `externalTrafficPolicy: Local`.
+/// The port of `away`, whose endpoints are on another node, with `externalTrafficPolicy: Local`.
 const AWAY_PORT: u16 = 30_199;
 
 const AWAY: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: away, namespace: default}\nspec:\n  type: NodePort\n  \
@@ -75,7 +75,7 @@ impl Watch {
     }
 }
 
-/// Does anybody watch the programs of a node?
+/// Whether a watch exists on a node.
 fn is_watched(node: &Node) -> Result<bool> {
     let directory = fs::read_dir(&node.bpffs)?
         .filter_map(Result::ok)
@@ -151,7 +151,7 @@ fn decisions_are_shown_while_somebody_watches() {
     pod.call(undefined).once().unwrap();
     all.line(&["rejected", "peer[", "] -> 10.96.0.11:81  default/single  undefined_port"]).unwrap();
 
-    // Those that were asked for, and no others.
+    // The requested ones, and no others.
     let lines = refused.end().unwrap();
     let decisions: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(decisions.len(), 2, "{lines}");
@@ -160,7 +160,7 @@ fn decisions_are_shown_while_somebody_watches() {
         assert_eq!(decision["service"], "default/empty:tcp-80");
     }
 
-    // A flood is bounded, and what was lost is said.
+    // A flood is bounded, and the number of lost events is reported.
     let few = Watch::start(node, &output("few"), &["monitor", "--limit", "1", "--for", "4s"]).unwrap();
     client.call(target(Entry::NodePort(0), SINGLE, true)).protocol(Protocol::Udp).times(200).unwrap();
     let text = few.end().unwrap();
@@ -171,7 +171,7 @@ fn decisions_are_shown_while_somebody_watches() {
 
     // Nothing is left of a watch that was killed, and the next agent's programs are watched as well.
     all.process.kill().unwrap();
-    until(SOON, "nobody to watch", || Ok((!is_watched(node)?).then_some(()))).unwrap();
+    until(SOON, "no watch to be left", || Ok((!is_watched(node)?).then_some(()))).unwrap();
     let again = Watch::start(node, &output("again"), &["monitor", "--port", "30081"]).unwrap();
     scenario.agents[0].kill().unwrap();
     scenario.agents[0].start().unwrap();
@@ -202,7 +202,7 @@ fn log_level(scenario: &Scenario) -> Result<()> {
     ensure!(ask(&[])? == (true, begun), "the level is kept");
     for wrong in ["proxy_agent=nonsense", "a=b=c"] {
         let (ok, text) = ask(&[wrong])?;
-        ensure!(!ok && text.contains("is no filter"), "{text}");
+        ensure!(!ok && text.contains("is not a filter"), "{text}");
     }
     let (ok, text) = tool(node, &["log-level", "--bpffs", &format!("{bpffs}-none")])?;
     ensure!(!ok && text.contains("no agent runs"), "{text}");
@@ -284,7 +284,7 @@ fn documents_show_what_commands_print() {
     }
 }
 
-/// Compares what a command prints with the block of the document that begins with it; what varies does not count. With
+/// Compares what a command prints with the block of the document that begins with it; varying parts do not count. With
 /// `PROXY_AGENT_BLESS` it becomes the block.
 fn show(document: &mut String, command: &str, output: &str) -> Result<()> {
     let begin = format!("    $ proxy-agent {command}\n");

@@ -17,7 +17,7 @@ fn start(pod_datapath: &'static str, args: &[&str]) -> Result<Scenario> {
     Scenario::start(Cluster::builder(), pod_datapath, args)
 }
 
-/// `--reject tcp-reset`: who is served by packets learns at once that nobody is there.
+/// `--reject tcp-reset`: clients served by packets get the refusal at once.
 #[test]
 fn packets_are_rejected_with_resets() -> Result<()> {
     let scenario = start("tc", &["--reject", "tcp-reset"])?;
@@ -97,7 +97,7 @@ fn localhost_may_be_left_to_the_node() -> Result<()> {
     Ok(())
 }
 
-/// `--service-cidr` for API servers without ServiceCIDRs: what nobody has does not leave the node, pings are answered.
+/// `--service-cidr` for API servers without ServiceCIDRs: packets to unused addresses do not leave the node, pings are answered.
 #[test]
 fn service_ranges_may_be_named() -> Result<()> {
     let scenario = start("socket", &["--service-cidr", "10.96.0.0/16,fd00:10:96::/112,0.0.0.0/0"])?;
@@ -112,11 +112,11 @@ fn service_ranges_may_be_named() -> Result<()> {
         let reply = client.call(unallocated).timeout(Duration::from_millis(300)).once()?;
         ensure!(reply.error.as_deref() == Some("ETIMEDOUT"), "{reply:?}");
     }
-    // A range that cannot be is told once, not with every change.
-    let told = || scenario.agents[0].log().lines().filter(|line| line.contains("is left out")).count();
+    // An invalid range is reported once, not with every change.
+    let warnings = || scenario.agents[0].log().lines().filter(|line| line.contains("is left out")).count();
     scenario.apply(SINGLE, &[])?;
     scenario.agents[0].wait_for_log("default/single:tcp-80 changed")?;
-    ensure!(told() == 1, "{}", scenario.agents[0].log());
+    ensure!(warnings() == 1, "{}", scenario.agents[0].log());
     let counters = scenario.agents[0].debug(&["counters"])?;
     for counter in ["echo_reply", "unallocated"] {
         let line = counters.lines().find(|line| line.starts_with(counter)).unwrap_or_default();

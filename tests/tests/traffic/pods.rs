@@ -21,7 +21,7 @@ fn scenario() -> Result<Scenario> {
     Ok(scenario)
 }
 
-/// A machine that reaches others only through a pod, which masquerades what it sends.
+/// A host that reaches others only through a pod, which masquerades its packets.
 fn behind(cluster: &Cluster, pod: &Host) -> Result<Host> {
     let netns = Netns::create(&format!("{}-vpn", cluster.name()))?;
     pod.netns.ip(&[
@@ -83,7 +83,7 @@ fn virtual_machine(cluster: &Cluster, pod: &Host) -> Result<Host> {
     Ok(Host { name: "vm".to_owned(), netns, cgroup: cluster.client.cgroup.clone(), ..pod.clone() })
 }
 
-/// Does the mesh's proxy see the cluster IP, and reach an endpoint by it?
+/// Checks that the mesh's proxy sees the cluster IP, and reaches an endpoint by it.
 fn goes_through_mesh(scenario: &Scenario, pod: &Host) -> Result<()> {
     for ipv4 in FAMILIES {
         let to = scenario.target(Entry::ClusterIp, WEB, ipv4)?;
@@ -95,7 +95,7 @@ fn goes_through_mesh(scenario: &Scenario, pod: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Is a client served, over all protocols? The endpoint sees it as `seen`.
+/// Whether a client is served, over all protocols. The endpoint sees it as `seen`.
 fn is_served(scenario: &Scenario, client: &Host, seen: &Host) -> Result<()> {
     for ipv4 in FAMILIES {
         for protocol in Protocol::ALL {
@@ -111,7 +111,7 @@ fn is_served(scenario: &Scenario, client: &Host, seen: &Host) -> Result<()> {
     Ok(())
 }
 
-/// What `debug pods` says of the pod at an interface: by what it is served, and why.
+/// The row of `debug pods` for the pod at an interface: its datapath, and the reason.
 fn served_by(scenario: &Scenario, interface: &str) -> Result<(String, String)> {
     let text = scenario.agents[0].debug(&["pods", "-o", "json"])?;
     let rows: Vec<serde_json::Value> = serde_json::from_str(&text)?;
@@ -158,7 +158,7 @@ fn rules_that_come_later_are_noticed() -> Result<()> {
         is_served(&scenario, mesh, mesh)?;
         let _proxy = mesh.mesh_proxy()?;
         mesh.redirect(SERVICE_PORT, rules)?;
-        // The kernel tells of nftables' rules; iptables' own are looked for.
+        // The kernel notifies of changes in nftables' rules; the agent polls iptables' own.
         let deadline = if rules == MeshRules::IptablesLegacy { Duration::from_secs(40) } else { SOON };
         let started = Instant::now();
         until(deadline, &format!("{rules:?} to be noticed"), || {

@@ -59,8 +59,8 @@ fn next_hop_of_the_other_family() -> Result<()> {
     Ok(())
 }
 
-/// The route says in what the stack wraps packets: no program can. As with any such route, the source is the address of its interface, to which
-/// the other node answers in the same way.
+/// The route has an encapsulation that the stack adds: no program can. As with any such route, the source is the address of its
+/// interface, to which the other node answers in the same way.
 #[test]
 fn route_with_encapsulation() -> Result<()> {
     for (args, offload) in MODES {
@@ -104,8 +104,8 @@ fn route_with_encapsulation() -> Result<()> {
     Ok(())
 }
 
-/// A pod's packets leave by the second uplink, whose network lets no other source addresses pass (BCP 38): replies from the node's address
-/// must leave by the first one.
+/// A pod's packets leave by the second uplink, whose network drops other source addresses (BCP 38): replies from the node's address must
+/// leave by the first one.
 #[test]
 fn replies_leave_where_their_source_address_belongs() -> Result<()> {
     for (args, offload) in MODES {

@@ -75,7 +75,7 @@ fn killed_while_starting() {
     assert_eq!(report.failed, 0, "{report:?}");
 }
 
-/// What changed while no agent ran is in place when one is healthy again.
+/// Changes while no agent ran are in place when one is healthy again.
 #[test]
 fn catches_up() {
     let mut scenario = Scenario::start(Cluster::builder(), "socket", &[]).unwrap();
@@ -84,7 +84,7 @@ fn catches_up() {
     scenario.apply(WEB, only).unwrap();
     let target = scenario.target(Entry::NodePort(0), WEB, true).unwrap();
     let before = scenario.cluster.client.call(target).servers(40).unwrap();
-    assert!(before.iter().any(|server| *server != only[0].name), "nobody runs, yet the change took effect");
+    assert!(before.iter().any(|server| *server != only[0].name), "no agent runs, yet the change took effect");
     let name = only[0].name.clone();
     scenario.agents.iter_mut().for_each(|agent| agent.start().unwrap());
     let after = scenario.cluster.client.call(target).servers(40).unwrap();

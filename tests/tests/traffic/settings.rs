@@ -1,5 +1,5 @@
-//! Settings that kube-proxy has, and what they do: the kernel's connection tracking, `--config` that changes, `--cleanup`,
-//! `--init-only` and `--write-config-to`. Needs root.
+//! Settings that kube-proxy has, and their effects: the kernel's connection tracking, `--config` that changes,
+//! `--cleanup`, `--init-only` and `--write-config-to`. Needs root.
 
 use std::{fs, time::Duration};
 
@@ -27,7 +27,7 @@ fn problems(cluster: &Cluster, node: &Node) -> Result<String> {
     Ok(status(cluster, node)?["problems"].to_string())
 }
 
-/// The agent sets what kube-proxy sets, once, and nothing that it was told to leave.
+/// The agent sets the same as kube-proxy, once, and leaves the settings that it should not touch.
 #[test]
 fn connection_tracking_is_set() -> Result<()> {
     const CLOSE_WAIT: &str = "nf_conntrack_tcp_timeout_close_wait";
@@ -56,16 +56,16 @@ fn connection_tracking_is_set() -> Result<()> {
     let mut command = node.host.command("unshare")?;
     command.args(["--mount", "--propagation=slave", "sh", "-c", script, "sh"]).arg(agent_binary()?);
     let _agent = Process::new(command.args(cluster.agent_args(node, &[])).spawn()?);
-    let told = until(SOON, "the problem to be told", || {
+    let problems = until(SOON, "the problem to be reported", || {
         let Ok(status) = status(cluster, node) else { return Ok(None) };
         Ok((status["ready"] == true).then(|| status["problems"].to_string()))
     })?;
-    ensure!(told.contains("nf_conntrack_tcp_timeout_close_wait stays 60, not 3600: "), "{told}");
+    ensure!(problems.contains("nf_conntrack_tcp_timeout_close_wait stays 60, not 3600: "), "{problems}");
     ensure!(sysctl(node, CLOSE_WAIT)? == 60);
     Ok(())
 }
 
-/// A configuration that cannot work costs nothing: the agent goes on with the one before, and says so.
+/// A configuration that cannot work costs nothing: the agent keeps the previous one, and reports it.
 #[test]
 fn a_configuration_that_cannot_work_is_not_used() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
@@ -81,7 +81,7 @@ fn a_configuration_that_cannot_work_is_not_used() -> Result<()> {
         ("metricsBindAddress: nowhere\n", "line 3"),
     ] {
         write(text)?;
-        until(SOON, "the problem to be told", || {
+        until(SOON, "the problem to be reported", || {
             let problems = problems(&cluster, node)?;
             Ok((problems.contains("is not used") && problems.contains(expected)).then_some(()))
         })?;
@@ -96,7 +96,7 @@ fn a_configuration_that_cannot_work_is_not_used() -> Result<()> {
     Ok(())
 }
 
-/// They do what kube-proxy's do, and end.
+/// They do the same as kube-proxy's, and end.
 #[test]
 fn flags_that_end_at_once() -> Result<()> {
     let cluster = Cluster::builder().nodes(1).build()?;
@@ -104,16 +104,19 @@ fn flags_that_end_at_once() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let run = |further: &[&str]| cluster.try_agent(node, &cluster.agent_args(node, further), SOON);
 
-    let (code, said) = run(&["--init-only"])?;
-    ensure!(code == Some(0) && said.contains("nf_conntrack_tcp_timeout_close_wait: 60 -> 3600"), "{said}");
+    let (code, output) = run(&["--init-only"])?;
+    ensure!(
+        code == Some(0) && output.contains("nf_conntrack_tcp_timeout_close_wait: 60 -> 3600"),
+        "{output}"
+    );
     ensure!(sysctl(node, "nf_conntrack_tcp_timeout_close_wait")? == 3_600);
     let reserved = || Ok(fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?);
     let reserved = node.host.netns.run(reserved)?;
     ensure!(reserved.trim() == "1024-32767", "{reserved}");
 
     let path = folder.path().join("written.conf").display().to_string();
-    let (code, said) = run(&["--write-config-to", &path, "--min-sync-period=2s", "--oom-score-adj=-7"])?;
-    ensure!(code == Some(0), "{said}");
+    let (code, output) = run(&["--write-config-to", &path, "--min-sync-period=2s", "--oom-score-adj=-7"])?;
+    ensure!(code == Some(0), "{output}");
     let mut agent = cluster.start_agent(0, &["--config", &path])?;
     let configz = node.host.netns.feed("curl", &["-s", "http://127.0.0.1:10249/configz"], "");
     if let Ok(configz) = configz {
@@ -122,11 +125,11 @@ fn flags_that_end_at_once() -> Result<()> {
             "{configz}"
         );
     }
-    let (code, said) = run(&["--cleanup"])?;
-    ensure!(code == Some(1) && said.contains("an agent runs"), "{said}");
+    let (code, output) = run(&["--cleanup"])?;
+    ensure!(code == Some(1) && output.contains("an agent runs"), "{output}");
     agent.terminate()?;
     ensure!(node.bpffs.join("links").exists());
-    let (code, said) = run(&["--cleanup"])?;
-    ensure!(code == Some(0) && !node.bpffs.join("links").exists(), "{said}");
+    let (code, output) = run(&["--cleanup"])?;
+    ensure!(code == Some(0) && !node.bpffs.join("links").exists(), "{output}");
     Ok(())
 }

@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(10);
 const GAP: Duration = Duration::from_millis(100);
 const MOVES: usize = 5;
 
-/// A Service `moving`, whose slices are files of their own.
+/// A Service `moving`, whose slices are separate files.
 struct Fixture {
     scenario: Scenario,
 }
@@ -94,7 +94,7 @@ impl Fixture {
         SocketAddr::new(VIP.into(), SERVICE_PORT)
     }
 
-    /// Waits until new connections are served by these, and by nobody else.
+    /// Waits until new connections are served by these, and by no others.
     fn served_by(&self, expected: &[&str], within: Duration) -> Result<()> {
         let call = self.pod("pod-1a")?.call(self.vip()).timeout(Duration::from_millis(500));
         until(within, &format!("{expected:?}"), || {
@@ -112,7 +112,7 @@ impl Fixture {
         })
     }
 
-    /// The only endpoint goes from one slice to the other and back, each time removed first. What clients saw.
+    /// The only endpoint goes from one slice to the other and back, each time removed first. Returns the clients' results.
     fn moves(&self) -> Result<Vec<(String, LoadReport)>> {
         let pod = self.pod("pod-2a")?;
         self.slice("a", &[(pod, false)])?;
@@ -129,7 +129,7 @@ impl Fixture {
                 loads.iter().try_for_each(|(what, load)| load.wait_for(5).with_context(|| what.clone()))?;
             }
         }
-        // Until what left last is settled, and longer than the agent takes to end sockets.
+        // Until the last removal is settled, and longer than the agent takes to end sockets.
         sleep(Duration::from_secs(3));
         loads.into_iter().map(|(what, load)| Ok((what, load.stop()?))).collect()
     }
@@ -143,7 +143,7 @@ fn an_endpoint_that_changes_its_slice_costs_nothing() -> Result<()> {
     Ok(())
 }
 
-/// That is what it would cost.
+/// The cost without a settle time.
 #[test]
 fn without_a_settle_time_it_costs_connections() -> Result<()> {
     let reports = Fixture::start("0s")?.moves()?;
@@ -184,7 +184,7 @@ fn other_endpoints_take_over_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Who terminates has said that it goes.
+/// A terminating endpoint has announced its end.
 #[test]
 fn the_last_endpoint_is_refused_when_it_is_settled_or_terminated() -> Result<()> {
     let fixture = Fixture::start("1s")?;

@@ -127,7 +127,7 @@ fn narrow_links_of_pods_in_other_networks() -> Result<()> {
 #[test]
 fn programs_of_others() -> Result<()> {
     let mut scenario = Scenario::without_agents(bridged().nodes(2), "tc")?;
-    // One that lets packets go on for good ends the chain of its kind: each node has one kind.
+    // A program that passes packets on for good ends the chain of its kind: each node has one kind.
     let mut programs = foreign(&scenario, 0, Position::TcxLast)?;
     programs.extend(foreign(&scenario, 1, Position::Clsact)?);
     programs.extend(foreign(&scenario, 1, Position::TcxFirst)?);

@@ -42,7 +42,7 @@ fn pods_by_packets_and_generic_xdp() -> Result<()> {
     verdict(&scenario, failures)
 }
 
-/// What this kernel lacks is no fault.
+/// A missing capability of this kernel is not a failure.
 #[test]
 fn a_check_fails_nowhere() -> Result<()> {
     // The verifier of an emulated processor is slow.
@@ -57,7 +57,7 @@ fn a_check_fails_nowhere() -> Result<()> {
     Ok(())
 }
 
-/// Clusters whose uplinks are such devices; none if the kernel has no such devices, which is said.
+/// Clusters whose uplinks are such devices; `None`, with a printed line, if the kernel lacks them.
 fn stacked(uplink: Uplink) -> Result<Option<(Scenario, Failures)>> {
     let mut scenario = Scenario::without_agents(two_nodes(), "socket")?;
     if let Err(error) = scenario.cluster.stack_uplinks(uplink) {

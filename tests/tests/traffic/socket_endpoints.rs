@@ -1,4 +1,4 @@
-//! Connected UDP sockets: what is kept of them, and that they leave endpoints that are gone.
+//! Connected UDP sockets: their records, and that they leave endpoints that are gone.
 
 use std::{env, time::Duration};
 
@@ -36,7 +36,7 @@ fn connected_sockets_leave_nothing_behind() -> Result<()> {
     }
     kept.iter().try_for_each(|load| load.wait_for(1))?;
     ensure!((entries::<V4>(&pins)?, entries::<V6>(&pins)?) == (0, 0), "entries of connected sockets");
-    // Those that are not connected keep theirs as well, as long as they live.
+    // Sockets that are not connected keep theirs as well, as long as they live.
     pod.call(scenario.target(Entry::ClusterIp, WEB, true)?).protocol(Protocol::Udp).once()?;
     ensure!((entries::<V4>(&pins)?, entries::<V6>(&pins)?) == (0, 0), "entries of unconnected sockets");
     // All but the first two.
@@ -59,7 +59,7 @@ fn served_by(load: &Load, host: &Host) -> Result<()> {
     .with_context(|| format!("{:?}", load.report()))
 }
 
-/// Each pod has its own network namespace. The pod that is no endpoint any more would answer on.
+/// Each pod has its own network namespace. The pod of the removed endpoint would still answer.
 #[test]
 fn connected_sockets_leave_an_endpoint_that_is_gone() -> Result<()> {
     let mut scenario = start()?;
@@ -86,7 +86,7 @@ fn connected_sockets_leave_an_endpoint_that_is_gone() -> Result<()> {
     scenario.agents.iter_mut().try_for_each(Agent::kill)?;
     scenario.apply(WEB, &[&backends[2]])?;
     through_service.wait_for(20)?;
-    served_by(&through_service, &backends[1]).context("nobody runs, yet the change took effect")?;
+    served_by(&through_service, &backends[1]).context("no agent runs, yet the change took effect")?;
     scenario.agents.iter_mut().try_for_each(Agent::start)?;
     served_by(&through_service, &backends[2]).context("after a restart")?;
 

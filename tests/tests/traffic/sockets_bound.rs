@@ -26,8 +26,8 @@ fn served(client: &Host, target: SocketAddr, protocol: Protocol, expected: &[&st
     Ok(())
 }
 
-/// From a pod every endpoint is behind its interface. From the node those of other nodes are behind the uplink: what a socket that is
-/// bound to it reaches without a service, too.
+/// From a pod every endpoint is behind its interface. From the node those of other nodes are behind the uplink: a socket that is
+/// bound to it reaches those without a service, too.
 #[test]
 fn sockets_bound_to_an_interface_reach_services() -> Result<()> {
     let scenario = start()?;
@@ -59,7 +59,7 @@ fn sockets_bound_to_an_interface_reach_services() -> Result<()> {
     Ok(())
 }
 
-/// What is bound to loopback talks to this machine and to nothing else, even where a nodePort has the same number.
+/// A socket bound to loopback talks only to this host, even where a nodePort has the same number.
 #[test]
 fn sockets_bound_to_loopback_stay_there() -> Result<()> {
     let scenario = start()?;

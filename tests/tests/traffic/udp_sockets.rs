@@ -25,7 +25,7 @@ fn a_pod_with_many_sockets_does_not_push_out_those_of_others() -> Result<()> {
     const SOCKETS: usize = 25_000;
     let scenario = start()?;
     let (quiet, busy) = (scenario.cluster.pod("pod-1b")?, scenario.cluster.pod("pod-1a")?);
-    // Each has an endpoint of its own, so that replies tell which Service they are of.
+    // Each has a different endpoint, so that replies show which Service they are of.
     scenario.apply(WEB, &[scenario.cluster.pod("pod-2a")?])?;
     scenario.apply(EMPTY, &[scenario.cluster.pod("pod-2b")?])?;
     for (service, expected) in [(WEB, "pod-2a"), (EMPTY, "pod-2b")] {
@@ -52,7 +52,7 @@ fn a_pod_with_many_sockets_does_not_push_out_those_of_others() -> Result<()> {
     Ok(())
 }
 
-/// Two Services, each with an endpoint of its own.
+/// Two Services, each with a different endpoint.
 struct Two {
     scenario: Scenario,
     first: Host,
@@ -104,7 +104,7 @@ impl Two {
     }
 }
 
-/// Longer than any reply takes: while the address is nobody's, datagrams to it are lost.
+/// Longer than any reply takes: while no Service has the address, datagrams to it are lost.
 const SHORT: Duration = Duration::from_millis(200);
 
 fn served_by(load: &Load, host: &Host, within: Duration) -> Result<()> {
@@ -115,7 +115,7 @@ fn served_by(load: &Load, host: &Host, within: Duration) -> Result<()> {
     .with_context(|| format!("{:?}", load.report()))
 }
 
-/// The Service that lost the address goes on, and so does its endpoint, with sockets that asked for it by other ways.
+/// The Service that lost the address still serves, and so does its endpoint, with sockets that reached it by other ways.
 #[test]
 fn sockets_follow_an_address_to_another_service() -> Result<()> {
     let two = Two::start()?;
@@ -141,7 +141,7 @@ fn sockets_follow_an_address_to_another_service() -> Result<()> {
     moving.iter().try_for_each(|load| served_by(load, &two.second, SOON))?;
     for load in moving {
         let report = load.stop()?;
-        // It was nobody's for a moment.
+        // No Service had it for a moment.
         ensure!(report.failed < 20, "{report:?}");
     }
     for load in staying {
@@ -168,7 +168,7 @@ fn sockets_follow_after_a_restart() -> Result<()> {
     loads.iter().try_for_each(|load| served_by(load, &two.second, Duration::from_secs(10)))
 }
 
-/// A process that connects, and then names the same address in each datagram, hears one endpoint only.
+/// A process that connects, and then names the same address in each datagram, gets replies of one endpoint only.
 #[test]
 fn a_connected_socket_that_names_its_peer_gets_replies() -> Result<()> {
     let scenario = start()?;

@@ -1,4 +1,4 @@
-//! What is worse than in an earlier run.
+//! Results that are worse than in an earlier run.
 
 use std::ops::RangeInclusive;
 
@@ -14,15 +14,15 @@ const LEAST: f64 = 1.1;
 pub(super) struct Comparison {
     /// Figures that both have.
     pub(super) compared: usize,
-    /// Those that are worse, the worst first.
+    /// Worse figures, the worst first.
     pub(super) regressions: Vec<Change>,
     /// How many are better.
     pub(super) improvements: usize,
-    /// What else a reader should know.
+    /// Further notes for a reader.
     pub(super) notes: Vec<String>,
 }
 
-/// A figure that is not what it was.
+/// A changed figure.
 #[derive(Debug)]
 pub(super) struct Change {
     /// Benchmark, table, row and column.
@@ -94,8 +94,7 @@ impl Comparison {
         if before.start() <= now.end() && now.start() <= before.end() {
             return;
         }
-        // What is counted may be none, like failures. Of other units, a ratio to nothing, or to what lies below the baseline,
-        // says nothing.
+        // A count may be zero, like failures. For other units, a ratio to zero, or to a value below the baseline, has no meaning.
         let is_counted = change.unit == Unit::Count && change.before >= 0.0 && change.now >= 0.0;
         if !(is_counted || change.before > 0.0 && change.now > 0.0) {
             return;
@@ -112,8 +111,8 @@ fn is_same(a: &Figure, b: &Figure) -> bool {
     (&a.table, &a.row, &a.column, a.unit) == (&b.table, &b.row, &b.column, b.unit)
 }
 
-/// Between what values another run would be no surprise: the quartiles of a median; for a minimum, which lies below them, up
-/// to the lower one.
+/// The range of values in which another run is no surprise: the quartiles of a median; for a minimum, which lies below them,
+/// up to the lower one.
 fn spread(Summary { value, low, high, .. }: &Summary) -> RangeInclusive<f64> {
     if value < low {
         *value..=*low

@@ -38,7 +38,7 @@ fn worse_by_a_tenth_and_by_more_than_it_varies() {
         // Minima, which other runs lie above.
         (Less, [100.0, 105.0, 160.0], [120.0, 130.0, 180.0], 1, 0),
         (Less, [100.0, 125.0, 160.0], [120.0, 130.0, 180.0], 0, 0),
-        // Nothing is no measure.
+        // Zero is not a base for a ratio.
         (Less, [0.0, 0.0, 0.0], [3.0, 3.0, 3.0], 0, 0),
         (Less, [-1.0, -1.0, -1.0], [3.0, 3.0, 3.0], 0, 0),
     ] {
@@ -65,7 +65,7 @@ fn none_is_a_count() {
 }
 
 #[test]
-fn the_worst_comes_first_and_the_rest_is_told() {
+fn the_worst_comes_first_and_the_rest_is_noted() {
     let before = results(
         "6.12",
         &[
@@ -86,12 +86,12 @@ fn the_worst_comes_first_and_the_rest_is_told() {
         ],
     );
     let comparison = Comparison::of(&before, &now);
-    let told: Vec<_> =
+    let found: Vec<_> =
         comparison.regressions.iter().map(|change| (change.what.as_str(), change.ratio())).collect();
     let name = |row: &str| format!("packet: table: {row}, column");
     let expected =
         [("much slower", 3.0), ("fewer", 0.5), ("slower", 1.2)].map(|(row, ratio)| (name(row), ratio));
-    assert_eq!(told, expected.each_ref().map(|(what, ratio)| (what.as_str(), *ratio)));
+    assert_eq!(found, expected.each_ref().map(|(what, ratio)| (what.as_str(), *ratio)));
     assert!(comparison.notes.iter().any(|note| note.contains("another machine or kernel")));
     assert!(comparison.notes.iter().any(|note| note.contains("2 figures are new, 1 are gone")));
 

@@ -46,7 +46,7 @@ pub(super) fn limit(target: &Target) -> String {
     format!("{word} {}", quantity(target.unit, target.limit))
 }
 
-/// What was measured for a target, as text.
+/// The result for a target, as text.
 pub(super) fn measured(target: &Target) -> String {
     quantity(target.unit, target.measured)
 }

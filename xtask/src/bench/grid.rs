@@ -69,8 +69,8 @@ impl<'f> Grid<'f> {
         self.figures().any(|Figure { value, .. }| value.runs > 1 && value.statistic == statistic)
     }
 
-    /// The text of a cell: with a unit of its own if the table has none. Quartiles stand in square brackets behind their own
-    /// median, in parentheses behind any other statistic.
+    /// The text of a cell: with a unit if the table has none. Quartiles stand in square brackets behind their own median, in
+    /// parentheses behind any other statistic.
     pub(super) fn cell(&self, figure: Option<&Figure>) -> String {
         let Some(Figure { unit, value: Summary { value, low, high, runs, statistic }, .. }) = figure else {
             return String::new();
@@ -96,7 +96,7 @@ fn position<T>(all: &mut Vec<T>, is_it: impl Fn(&T) -> bool, new: impl FnOnce() 
     })
 }
 
-/// What stands behind a number of this unit.
+/// The symbol behind a number of this unit.
 pub(super) fn symbol(unit: Unit) -> &'static str {
     match unit {
         Unit::Nanoseconds => "ns",

@@ -38,7 +38,7 @@ impl Bench {
         }
     }
 
-    /// The program that measures, and what it is to measure if it can do several things.
+    /// The program that measures, and the part to measure if it has several.
     fn program(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Packet => ("bench_packet", None),
@@ -47,13 +47,13 @@ impl Bench {
         }
     }
 
-    /// Does it run agents? Else the programs are enough.
+    /// Whether it runs agents. Else the programs are enough.
     fn needs_agent(self) -> bool {
         self != Self::Packet
     }
 }
 
-/// What the programs are told besides where to write.
+/// Options of the benchmark programs besides the output path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options<'a> {
     /// How often everything is measured.
@@ -89,7 +89,7 @@ pub(super) struct Built {
     agent: Option<PathBuf>,
 }
 
-/// Builds what these benchmarks need.
+/// Builds the programs for these benchmarks.
 pub(super) fn build(benches: &[Bench]) -> Result<Built> {
     let agent = if benches.iter().any(|bench| bench.needs_agent()) {
         setup::tests()?;

@@ -1,4 +1,4 @@
-//! The text of docs/benchmarks.md: the summary, what was missed, and where the rest is.
+//! The text of docs/benchmarks.md: the summary, the missed targets, and where the rest is.
 
 use std::fmt::Write as _;
 

@@ -18,7 +18,7 @@ use proxy_tests::bench::{Figure, Unit};
 use super::grid::{Grid, number, range, symbol};
 
 const WIDTH: i32 = 960;
-/// Of a bar.
+/// Height of a bar.
 const BAR: i32 = 11;
 /// Between rows.
 const GAP: i32 = 10;
@@ -27,10 +27,10 @@ const BOTTOM: i32 = 36;
 /// Room for the number behind the longest bar.
 const RIGHT: i32 = 76;
 const FONT: &str = "sans-serif";
-/// Of a letter of the labels, on average.
+/// Width of a letter of the labels, on average.
 const LETTER: f64 = 6.4;
 
-/// Okabe and Ito's colours, which everybody can tell apart.
+/// Okabe and Ito's colours, which remain distinct with colour blindness.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),

@@ -1,4 +1,4 @@
-//! What was measured, where, and of which revision.
+//! Results: measured values, the machine, and the revision.
 
 use std::{fs, path::Path};
 
@@ -40,7 +40,7 @@ impl Results {
         Ok(())
     }
 
-    /// Adds a benchmark, or replaces what there was of it.
+    /// Adds a benchmark, or replaces its earlier results.
     pub(super) fn put(&mut self, measured: Measured) {
         self.parts.retain(|known| known.part.bench != measured.part.bench);
         self.parts.push(measured);

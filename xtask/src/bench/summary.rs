@@ -9,7 +9,7 @@ use super::{
     results::Results,
 };
 
-/// What a line of the summary is about, and the figures that it is computed from.
+/// The subject of a line of the summary, and the figures that it is computed from.
 struct Subject {
     what: &'static str,
     against: Against,
@@ -20,11 +20,11 @@ struct Subject {
     targets: Words,
 }
 
-/// What the figures are compared with.
+/// The reference of the figures.
 enum Against {
     /// A program that does nothing: the figures are the time above it.
     EmptyProgram,
-    /// Another proxy, as it is called in text and in the column of the table.
+    /// Another proxy: its name in text and in the column of the table.
     Peer(&'static str, &'static str),
     /// No peer was measured: the target alone.
     Target,
@@ -34,7 +34,7 @@ enum Against {
 struct Select {
     table: Words,
     row: Words,
-    /// Of our figures; none: all. Where no peer is compared, several columns of a row are added up.
+    /// Columns of our figures; none: all. Where no peer is compared, several columns of a row are added up.
     columns: &'static [&'static str],
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Line {
     peer: Option<&'static str>,
     /// The number of each case, sorted.
     cases: Vec<f64>,
-    /// Of the numbers.
+    /// The unit of the numbers.
     unit: Unit,
     /// Whether the numbers are differences.
     is_added: bool,

@@ -42,7 +42,7 @@ pub(super) fn show(results: &Results) {
     }
 }
 
-/// Prints what is worse than before.
+/// Prints the results that are worse than before.
 pub(super) fn show_comparison(comparison: &Comparison, earlier: &Path) {
     for note in &comparison.notes {
         say(note);

@@ -19,13 +19,13 @@ pub(super) struct Function<'data> {
     pub(super) end: u64,
 }
 
-/// The calls to memory functions, as "caller calls callee". Functions nobody calls are left alone: the loader drops them.
+/// The calls to memory functions, as "caller calls callee". Functions without callers are left out: the loader drops them.
 pub(crate) fn memory_calls(elf: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(elf).context("the object is not an ELF file")?;
     let is_memory = |name: &str| MEMORY_FUNCTIONS.contains(&name);
     let mut calls: Vec<String> = calls(&file)?
         .into_iter()
-        // memmove and memcpy may share code; what matters is who calls them.
+        // memmove and memcpy may share code; only calls from other functions count.
         .filter(|(caller, callee)| is_memory(callee) && !is_memory(caller))
         .map(|(caller, callee)| format!("{caller} calls {callee}"))
         .collect();
@@ -34,7 +34,7 @@ pub(crate) fn memory_calls(elf: &[u8]) -> Result<Vec<String>> {
     Ok(calls)
 }
 
-/// Who calls whom.
+/// Pairs of caller and callee.
 pub(super) fn calls<'data>(file: &object::File<'data>) -> Result<Vec<(&'data str, &'data str)>> {
     let functions = functions(file)?;
     let find = |section: SectionIndex, offset: u64| {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_object() {
+    fn refuses_other_files_than_objects() {
         assert!(memory_calls(b"not an object").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! How much stack calls take together: old kernels refuse what newer ones take, and machines that show it take minutes.
+//! How much stack calls take together: old kernels refuse programs that newer ones take, and machines that show it take minutes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use object::{Object, ObjectSection};
 
 use super::guard::{Function, INSTRUCTION, calls, functions};
 
-/// What all functions of a chain of calls may have (`MAX_BPF_STACK`).
+/// The limit for all functions of a chain of calls (`MAX_BPF_STACK`).
 const MOST: u64 = 512;
 /// Up to Linux 6.2 each function's stack counts in steps of so many bytes (`check_max_stack_depth`).
 const STEP: u64 = 32;
 
-/// Chains of calls that take more stack than there is, the deepest of each function that nobody calls.
+/// Chains of calls that take more stack than the kernel allows, the deepest of each function without callers.
 pub(crate) fn too_deep(elf: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(elf).context("the object is not an ELF file")?;
     let mut stacks = BTreeMap::new();
@@ -39,7 +39,7 @@ pub(crate) fn too_deep(elf: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
-/// How deep a function and what it calls go, and by which way.
+/// How deep a function and its callees go, and by which way.
 fn deepest<'data>(
     name: &'data str,
     stacks: &BTreeMap<&'data str, u64>,
@@ -143,10 +143,10 @@ mod tests {
 
     #[test]
     fn frames_count_in_steps_and_together() {
-        let said = |hook, helper: &[[u8; 8]]| too_deep(&elf(hook, helper)).unwrap();
-        assert!(said(store(-256), &[store(-256)]).is_empty());
-        assert_eq!(said(store(-264), &[store(-256)]), ["544 bytes: hook (264) -> helper (256)"]);
-        assert_eq!(said(store(-8), &point(-488)), ["544 bytes: hook (8) -> helper (488)"]);
-        assert!(said(store(-8), &point(-480)).is_empty());
+        let found = |hook, helper: &[[u8; 8]]| too_deep(&elf(hook, helper)).unwrap();
+        assert!(found(store(-256), &[store(-256)]).is_empty());
+        assert_eq!(found(store(-264), &[store(-256)]), ["544 bytes: hook (264) -> helper (256)"]);
+        assert_eq!(found(store(-8), &point(-488)), ["544 bytes: hook (8) -> helper (488)"]);
+        assert!(found(store(-8), &point(-480)).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The account of what was proved, for people to read.
+//! The account of the proofs, for people to read.
 
 use std::io::{IsTerminal, stdout};
 
@@ -9,7 +9,7 @@ const RED: &str = "31";
 const BOLD: &str = "1";
 const DIM: &str = "2";
 
-/// Prints as it goes; counts what failed.
+/// Prints each proof; counts failures.
 pub(super) struct Account {
     colour: bool,
     proved: usize,
@@ -47,7 +47,7 @@ impl Account {
         }
     }
 
-    /// Something to prove: what, and how it was seen or why it failed.
+    /// Proves something: prints how it was seen or why it failed.
     pub(super) fn prove(&mut self, what: &str, proof: Result<String>) {
         match proof {
             Ok(seen) => {
@@ -61,7 +61,7 @@ impl Account {
         }
     }
 
-    /// Says how it ended; an error if anything failed.
+    /// Prints the result; an error if anything failed.
     pub(super) fn verdict(&self) -> Result<()> {
         if self.failed > 0 {
             bail!("{} of {} statements could not be proved", self.failed, self.failed + self.proved);

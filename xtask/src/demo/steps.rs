@@ -1,4 +1,4 @@
-//! What is proved, step by step.
+//! The steps of the demonstration, each with its proof.
 
 use std::{
     collections::BTreeMap,

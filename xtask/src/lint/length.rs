@@ -22,10 +22,10 @@ pub(super) fn check(root: &Path) -> Result<Vec<String>> {
         let text = fs::read_to_string(root.join(&path)).with_context(|| format!("cannot read {path}"))?;
         lengths.push((path, text.lines().count()));
     }
-    Ok(judge(&lengths, LONG))
+    Ok(assess(&lengths, LONG))
 }
 
-fn judge(lengths: &[(String, usize)], known: &[&str]) -> Vec<String> {
+fn assess(lengths: &[(String, usize)], known: &[&str]) -> Vec<String> {
     let is_long = |(_, lines): &&(String, usize)| *lines > MAX;
     let new = lengths.iter().filter(is_long).filter(|(path, _)| !known.contains(&path.as_str()));
     let mut findings: Vec<String> = new
@@ -46,9 +46,9 @@ mod tests {
     fn long_files_are_found_and_the_list_shrinks() {
         let lengths = [("a.rs", 400), ("b.rs", 401), ("c.rs", 401), ("d.rs", 10)];
         let lengths = lengths.map(|(path, lines)| (path.to_owned(), lines));
-        let findings = judge(&lengths, &["c.rs", "d.rs", "gone.rs"]);
+        let findings = assess(&lengths, &["c.rs", "d.rs", "gone.rs"]);
         let about: Vec<&str> = findings.iter().filter_map(|line| line.split(':').next()).collect();
         assert_eq!(about, ["b.rs", "d.rs", "gone.rs"], "{findings:?}");
-        assert_eq!(judge(&lengths, &["b.rs", "c.rs"]), Vec::<String>::new());
+        assert_eq!(assess(&lengths, &["b.rs", "c.rs"]), Vec::<String>::new());
     }
 }

@@ -3,13 +3,13 @@
 /// A word that the project does not use any more.
 pub(super) struct Retired {
     pub(super) what: What,
-    /// What to write instead.
+    /// The replacement.
     pub(super) instead: &'static str,
     /// Where it has its ordinary meaning.
     pub(super) allowed: &'static [Allowed],
 }
 
-/// What is looked for.
+/// The pattern to search for.
 pub(super) enum What {
     /// Whole segments of names in snake case or camel case, and words of prose: `twin` is found in `twin_key`, `TwinKey` and "its twin",
     /// `let_go` in `LetGo`, but not in "let go".

@@ -9,10 +9,10 @@ use super::{
     tree,
 };
 
-/// Files that name retired words on purpose: what was renamed, and the list itself.
+/// Files that may contain retired words: the history of renames, and the list itself.
 const EXEMPT: [&str; 2] = ["CHANGELOG.md", "xtask/src/lint/"];
 
-/// Returns a line for each place, with what to write instead.
+/// Returns a line for each place, with the replacement.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -90,7 +90,7 @@ impl<'r> Index<'r> {
     }
 }
 
-/// Is this place one where the word has its ordinary meaning?
+/// Whether the word has its ordinary meaning at this place.
 fn allows(allowed: &Allowed, path: &str, text: &str, at: usize, length: usize) -> bool {
     match allowed {
         Allowed::In(prefix) => path.starts_with(prefix),
@@ -167,7 +167,7 @@ fn segments(token: &str) -> Vec<(usize, String)> {
     segments
 }
 
-/// Is what stands there no part of a longer word?
+/// Whether the match is not a part of a longer word.
 fn is_apart(text: &str, at: usize, length: usize) -> bool {
     let is_part = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_says_what_to_write() {
+    fn a_finding_names_the_replacement() {
         let findings = Index::new(LIST).findings("docs/x.md", "its twin");
         assert_eq!(findings, ["docs/x.md:1: `twin` is retired: write the opposite entry"]);
     }

@@ -54,7 +54,7 @@ const NETWORK_MODULES: &[&str] = &[
     "xfrm_user",
     "esp4",
     "esp6",
-    // What `rfc4106(gcm(aes))` is made of: nothing in the machine loads modules on demand.
+    // The parts of `rfc4106(gcm(aes))`: nothing in the machine loads modules on demand.
     "ctr",
     "gcm",
     "ghash-generic",
@@ -73,7 +73,7 @@ const HOST_PROGRAMS: &[&str] =
 /// For `tests/tests/traffic/migrate_ipvs.rs`.
 const IPVS_MODULES: &[&str] = &["ip_vs", "ip_vs_rr", "dummy"];
 
-/// What a suite needs besides.
+/// Further modules of a suite.
 fn modules_of(suite: &str) -> &'static [&'static str] {
     match suite {
         "networks" => NETWORK_MODULES,
@@ -85,7 +85,7 @@ fn modules_of(suite: &str) -> &'static [&'static str] {
 const DIRECTORIES: &[&str] =
     &["dev", "etc", "manifests", "modules", "proc", "run", "sys", "tests", "tmp", "var", "var/run"];
 
-/// What is put into every machine, besides its kernel's modules.
+/// The files of every machine, besides its kernel's modules.
 pub(super) struct Guest {
     /// Programs of ours, by their place in the machine.
     programs: BTreeMap<String, PathBuf>,
@@ -94,7 +94,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Finds what is needed among what was built; `agent` goes in the place of the one that was.
+    /// Finds the required files among the built ones; `agent` replaces the built agent.
     pub(super) fn new(built: &Executables, agent: Option<&Path>, cache: &Path) -> Result<Self> {
         let find = |name: &str| built.get(name).with_context(|| format!("cargo has built no `{name}`"));
         let agent = agent.map_or_else(|| find("proxy-agent").map(PathBuf::as_path), Ok)?;
@@ -114,7 +114,7 @@ impl Guest {
 /// The programs of tests that machines get.
 pub(super) const TEST_PROGRAMS: [&str; 2] = ["packets", "traffic"];
 
-/// A program without what only debuggers read: most of it, and the machine is small.
+/// A program without the parts that only debuggers read: they are most of it, and the machine is small.
 fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let file = dir.join(name);
@@ -138,7 +138,7 @@ pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, suites:
         files.insert(format!("modules/{number:03}-{name}.ko").into(), decompressed(module)?);
     }
     for name in HOST_PROGRAMS {
-        let program = find_program(name).with_context(|| format!("there is no program `{name}`"))?;
+        let program = find_program(name).with_context(|| format!("program `{name}` does not exist"))?;
         add_program(&mut files, Path::new("bin").join(name), &program)?;
     }
 
@@ -217,7 +217,7 @@ fn load_order(modules: &Path, further: &[&str]) -> Result<Vec<PathBuf>> {
     for name in MODULES.iter().chain(further) {
         let is_wanted =
             |path: &&&str| path.rsplit('/').next().and_then(|file| file.split('.').next()) == Some(*name);
-        // Not there: built in, or the init will show what is missing.
+        // No such module: built in, or the init will show what is missing.
         let Some(module) = lines.keys().find(is_wanted) else { continue };
         // modules.dep names the direct and indirect needs, the deepest last.
         for path in lines[module].iter().rev().chain([module]) {

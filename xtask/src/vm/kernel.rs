@@ -40,17 +40,17 @@ impl Kernel {
         }
     }
 
-    /// Is it the oldest or the newest? What those two have, those between have, too.
+    /// Whether it is the oldest or the newest. A feature of both is a feature of all between.
     pub(super) fn is_at_an_end(self) -> bool {
         matches!(self, Self::V5_10 | Self::Newest)
     }
 
-    /// Is it the newest?
+    /// Whether it is the newest.
     pub(super) fn is_newest(self) -> bool {
         self == Self::Newest
     }
 
-    /// Does its machine try the networks of `docs/networks.md`? That takes minutes: an old one and the newest do.
+    /// Whether its machine tries the networks of `docs/networks.md`. That takes minutes: an old one and the newest do.
     pub(super) fn runs_networks(self) -> bool {
         matches!(self, Self::V6_1 | Self::Newest)
     }
@@ -72,7 +72,7 @@ const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// An unpacked kernel.
 pub(super) struct KernelFiles {
-    /// As `uname -r` will say.
+    /// As `uname -r` prints it.
     pub(super) release: String,
     /// The bootable image.
     pub(super) image: PathBuf,

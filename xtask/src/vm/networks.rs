@@ -1,4 +1,4 @@
-//! What is known of networks: the tables of `docs/networks.md`, one per kernel, and what a run may differ from them.
+//! Known results of networks: the tables of `docs/networks.md`, one per kernel, and how a run may differ from them.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
@@ -66,7 +66,7 @@ type Table = BTreeMap<String, BTreeMap<String, String>>;
 pub(super) struct Networks(BTreeMap<String, Table>);
 
 impl Networks {
-    /// What is committed; empty if there is nothing.
+    /// The committed tables; empty without a document.
     pub(super) fn committed() -> Result<Self> {
         let path = file();
         if !path.exists() {
@@ -76,7 +76,7 @@ impl Networks {
         Ok(Self::parse(&text))
     }
 
-    /// Puts what a kernel reported in the place of what was known of it: of all shapes, or of those that were tried.
+    /// Replaces the known results of a kernel by its report: of all shapes, or of those that were tried.
     pub(super) fn replace(&mut self, kernel: Kernel, report: &Report, has_all: bool) {
         if report.networks.is_empty() {
             return;
@@ -88,7 +88,7 @@ impl Networks {
         table.extend(report.networks.clone());
     }
 
-    /// What was possible, and is not; with all shapes, also those that were not tried.
+    /// Paths that worked, and no longer do; with all shapes, also those that were not tried.
     pub(super) fn compare(&self, kernel: Kernel, report: &Report, has_all: bool) -> Vec<String> {
         let mut worse = Vec::new();
         let known = self.0.get(kernel.name()).into_iter().flatten();
@@ -204,7 +204,7 @@ mod tests {
         NETWORK ipip, NBMA | pod v4 | yes\nNETWORK ipip, NBMA | nodePort-remote v4 | no connect: ETIMEDOUT";
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_tables_are_read_again() {
         let mut networks = Networks::default();
         networks.replace(Kernel::V6_1, &report(CONSOLE), true);
         networks.replace(Kernel::Newest, &report(&CONSOLE.replace("yes", "error connect: a, b: c")), true);

@@ -35,7 +35,7 @@ const CHECKED_CACHES: &str = " slab_debug=F,kmalloc-*";
 /// Lines of the console to show when a check failed.
 const TAIL: usize = 60;
 
-/// What running a machine gave.
+/// The result of running a machine.
 pub(super) struct Run {
     pub(super) report: Report,
     pub(super) time: Duration,
@@ -43,7 +43,7 @@ pub(super) struct Run {
     pub(super) tail: String,
 }
 
-/// What a machine that ran before reported, by its console.
+/// Reads the report of a machine that ran before, from its console.
 pub(super) fn read(log: &Path) -> Result<Run> {
     let text = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
     let text = String::from_utf8_lossy(&text);
@@ -55,7 +55,7 @@ pub(super) fn read(log: &Path) -> Result<Run> {
     Ok(Run { report, time: Duration::ZERO, tail: String::new() })
 }
 
-/// Boots a kernel and returns what its init reported.
+/// Boots a kernel and returns its init's report.
 pub(super) fn run(
     kernel: &KernelFiles,
     initramfs: &Path,

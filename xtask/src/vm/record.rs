@@ -1,4 +1,4 @@
-//! What is known of the kernels: the tables of `docs/kernels.md`, and what a run may differ from them.
+//! Known results of the kernels: the tables of `docs/kernels.md`, and how a run may differ from them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +55,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// What is committed; empty if there is nothing.
+    /// The committed tables; empty without a document.
     pub(super) fn committed() -> Result<Self> {
         let path = file();
         if !path.exists() {
@@ -66,8 +66,7 @@ impl Record {
         Ok(Self { attached: table(ATTACHED), verified: table(VERIFIED), lacking: table(LACKING) })
     }
 
-    /// Puts what a kernel reported in the place of what was known of it; where its machine ran some suites alone, only what the verifier
-    /// said.
+    /// Replaces a kernel's record by its report; where its machine ran only some suites, replaces only the verifier's numbers.
     pub(super) fn replace(&mut self, kernel: Kernel, report: &Report, is_whole: bool) {
         let kernel = kernel.name();
         let mut replaced = Vec::new();
@@ -161,7 +160,7 @@ fn reasons(report: &Report) -> BTreeSet<&str> {
     report.lacking.iter().map(|test| test.reason.as_str()).collect()
 }
 
-/// May a program cost this? Words instead of numbers must stay the same.
+/// Whether a program may cost this. Words instead of numbers must stay the same.
 fn is_in_limits(now: &str, before: &str) -> bool {
     match (now.parse::<u64>(), before.parse::<u64>()) {
         (Ok(now), Ok(before)) => now <= MOST && now <= before + before * GROWTH_PERCENT / 100 + GROWTH_SLACK,
@@ -214,7 +213,7 @@ mod tests {
         CHECK NOT packets a: no eggs\nCHECK PART packets b: no eggs";
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_tables_are_read_again() {
         let mut record = Record::default();
         record.replace(Kernel::V5_10, &report(CONSOLE), true);
         let text = record.text();
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_told() {
+    fn differences_are_reported() {
         let mut record = Record::default();
         record.replace(Kernel::V5_10, &report(CONSOLE), true);
         let differences = |console: &str| {

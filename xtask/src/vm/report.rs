@@ -1,4 +1,4 @@
-//! What a machine tells on its console. The other side is `tests/src/bin/vm_init`.
+//! Parses a machine's output on its console. The other side is `tests/src/bin/vm_init`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub(super) struct Report {
     pub(super) attached: BTreeMap<String, BTreeSet<String>>,
     /// By shape of a network, then by path and family: `yes`, or `no` or `error` and a reason.
     pub(super) networks: BTreeMap<String, BTreeMap<String, String>>,
-    /// Did it get to its end?
+    /// Whether it got to its end.
     pub(super) is_done: bool,
     /// A failure whose output may go on.
     is_failing: bool,

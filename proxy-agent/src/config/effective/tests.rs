@@ -218,7 +218,7 @@ fn the_kernel_s_connection_tracking_is_set_as_by_kube_proxy() {
 }
 
 #[test]
-fn timeouts_that_cannot_be_kept_are_told() {
+fn timeouts_that_cannot_be_kept_are_reported() {
     let (settings, notices) =
         load("--conntrack-udp-timeout=1ms", "conntrack: {tcpEstablishedTimeout: 1000h}").unwrap();
     assert_eq!((settings.timeouts.datagram_new, settings.timeouts.tcp_established), (5, 480 * 3600));
@@ -241,7 +241,7 @@ fn a_folder_of_manifests_needs_no_credentials() {
 }
 
 #[test]
-fn what_kube_proxy_s_daemon_sets_say_is_accepted() {
+fn arguments_of_kube_proxy_s_daemon_sets_are_accepted() {
     let flags = "--hostname-override=n --master=https://10.0.0.1:6443 --proxy-mode=iptables --cluster-cidr 10.0.0.0/8 \
                  --conntrack-max-per-core=32768 --conntrack-min=131072 --conntrack-tcp-timeout-established=24h \
                  --feature-gates=A=true --feature-gates=B=true --profiling --ipvs-strict-arp=true \
@@ -253,11 +253,11 @@ fn what_kube_proxy_s_daemon_sets_say_is_accepted() {
     assert_eq!(settings.min_sync_period, Duration::from_secs(1));
     assert_eq!(settings.max_flows, 2 * 8 * 32_768);
     assert_eq!(settings.oom_score_adj, -998);
-    for told in
+    for beginning in
         ["--proxy-mode=iptables", "--feature-gates=A=true,B=true", "--profiling=true", "--cluster-cidr="]
     {
-        let found: Vec<_> = notices.iter().filter(|notice| notice.text.starts_with(told)).collect();
-        assert_eq!(found.len(), 1, "{told}: {notices:?}");
+        let found: Vec<_> = notices.iter().filter(|notice| notice.text.starts_with(beginning)).collect();
+        assert_eq!(found.len(), 1, "{beginning}: {notices:?}");
         assert!(!found[0].is_warning);
     }
     let warnings: Vec<_> = notices.iter().filter(|notice| notice.is_warning).collect();

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What kubeadm puts into its ConfigMap: every field there is, nearly all of them empty.
+/// The file that kubeadm puts into its ConfigMap: every field, nearly all of them empty.
 const KUBEADM: &str = include_str!("kubeadm.conf");
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -14,7 +14,7 @@ fn with_header(rest: &str) -> Result<(KubeProxyConfiguration, Vec<Notice>), Stri
 }
 
 #[test]
-fn kubeadm_s_own_file_says_little() {
+fn kubeadm_s_own_file_has_few_notices() {
     let (config, notices) = parse(KUBEADM).unwrap();
     let expected = KubeProxyConfiguration {
         api_version: API_VERSION.into(),
@@ -30,9 +30,9 @@ fn kubeadm_s_own_file_says_little() {
         ..KubeProxyConfiguration::default()
     };
     assert_eq!(config, expected);
-    let told: Vec<&str> = notices.iter().map(|notice| notice.text.as_str()).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("clusterCIDR is not used: "));
+    let texts: Vec<&str> = notices.iter().map(|notice| notice.text.as_str()).collect();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert!(texts[0].starts_with("clusterCIDR is not used: "));
     assert!(!notices[0].is_warning);
 }
 
@@ -82,7 +82,7 @@ oomScoreAdj: -500
 }
 
 #[test]
-fn what_is_passed_over_is_told_once_each() {
+fn unused_fields_are_reported_once_each() {
     for (text, expected) in [
         ("iptables: {masqueradeBit: 14}", Some((false, "iptables.masqueradeBit is not used"))),
         ("ipvs: {scheduler: rr, strictARP: true}", Some((false, "ipvs is not used"))),
@@ -90,12 +90,12 @@ fn what_is_passed_over_is_told_once_each() {
         ("featureGates: {A: true}", Some((false, "featureGates is not used: this program has no feature"))),
         ("clientConnection: {qps: 50}", Some((false, "clientConnection.qps is not used"))),
         ("conntrack: {tcpBeLiberal: true}", None),
-        ("conntrack: {tcpLiberal: true}", Some((true, "conntrack.tcpLiberal is no field"))),
+        ("conntrack: {tcpLiberal: true}", Some((true, "conntrack.tcpLiberal is not a field"))),
         ("detectLocalMode: NodeCIDR", Some((false, "detectLocalMode is not used: where a client is"))),
         ("winkernel: {enableDSR: true}", Some((false, "winkernel is not used"))),
-        ("clusterCidr: 10.0.0.0/8", Some((true, "clusterCidr is no field"))),
-        ("iptables: {masqueradeBits: 0}", Some((true, "iptables.masqueradeBits is no field"))),
-        ("ipvsx: 1", Some((true, "ipvsx is no field"))),
+        ("clusterCidr: 10.0.0.0/8", Some((true, "clusterCidr is not a field"))),
+        ("iptables: {masqueradeBits: 0}", Some((true, "iptables.masqueradeBits is not a field"))),
+        ("ipvsx: 1", Some((true, "ipvsx is not a field"))),
     ] {
         let (_, notices) = with_header(text).unwrap();
         assert_eq!(notices.len(), usize::from(expected.is_some()), "{text}: {notices:?}");
@@ -107,7 +107,7 @@ fn what_is_passed_over_is_told_once_each() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_line() {
+fn errors_have_their_line() {
     for (text, expected) in [
         ("", "config.conf:1: it has no apiVersion"),
         ("kind: KubeProxyConfiguration", "config.conf:1: it has no apiVersion"),

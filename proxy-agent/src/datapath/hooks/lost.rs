@@ -1,4 +1,4 @@
-//! What is attached no more, and what gets other programs.
+//! Hooks that are no longer attached, and hooks that get other programs.
 
 use std::{
     os::fd::AsFd as _,
@@ -19,8 +19,8 @@ use crate::datapath::{
 };
 
 impl Hooks {
-    /// What was attached by a link that the kernel does not have any more, or that has another program. It counts as not attached
-    /// from now on. What was at an interface that is gone is left out: it goes with the topology.
+    /// Hooks whose link the kernel no longer has, or that has another program. They count as not attached from now on. Hooks of
+    /// interfaces that are gone are left out: they go with the topology.
     pub(in crate::datapath) fn forget_lost_links(&mut self, object: &Object) -> Vec<Hook> {
         let is_lost = |name: &str, hook: &Hook| {
             let is_there = || hook.is_of_sockets() || if_nametoindex(hook.at.as_str()).ok() == index_of(name);
@@ -37,8 +37,8 @@ impl Hooks {
         lost.iter().filter_map(|name| self.attached.remove(name)).collect()
     }
 
-    /// Gives everything that is attached the programs of another object, each at once, and attaches what waits. Returns what could not
-    /// be: it counts as not attached from now on.
+    /// Gives everything that is attached the programs of another object, each at once, and attaches what waits. Returns the failed
+    /// ones, which count as not attached from now on.
     pub(in crate::datapath) fn replace_programs(&mut self, object: &mut Object) -> Vec<Hook> {
         let mut lost = Vec::new();
         for (name, hook) in self.attached.clone() {
@@ -67,7 +67,7 @@ impl Hooks {
         Ok(bpf::link::update(link.as_fd(), program.as_fd())?)
     }
 
-    /// What was attached by filters, with the index of the interface.
+    /// Hooks attached by filters, with the index of the interface.
     pub(in crate::datapath) fn filters(&self) -> Vec<(u32, Hook)> {
         let filters = self.attached.iter().filter(|(_, hook)| hook.how == CLSACT);
         filters.filter_map(|(name, hook)| Some((index_of(name)?, hook.clone()))).collect()

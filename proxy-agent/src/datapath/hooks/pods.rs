@@ -22,12 +22,12 @@ pub(super) enum Pending {
 pub(super) const FEW: usize = 8;
 
 impl Hooks {
-    /// Is there anything for [`Self::work`]?
+    /// Whether [`Self::work`] has anything to do.
     pub(in crate::datapath) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Are both programs at the interface of a pod?
+    /// Whether both programs are at the interface of a pod.
     pub(in crate::datapath) fn serves_pod(&self, index: u32) -> bool {
         // An interface may look like a pod's that was an uplink.
         [(true, "pod_ingress"), (false, "pod_egress")].into_iter().all(|(is_ingress, program)| {

@@ -28,7 +28,7 @@ pub enum XdpMode {
 }
 
 impl Hooks {
-    /// Attaches XDP as far as the mode asks for it; returns the name of its link if there is one to keep.
+    /// Attaches XDP as far as the mode requests it; returns the name of its link if one must be kept.
     pub(super) fn xdp(
         &mut self,
         object: &mut Object,

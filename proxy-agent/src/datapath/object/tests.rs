@@ -43,7 +43,7 @@ fn constants_are_those_of_the_list() {
     assert_eq!(names, CONSTANTS.iter().map(|constant| constant.name).collect::<Vec<_>>());
     for mut object in objects() {
         let values = encoded.iter().map(|(name, value)| (*name, (value.as_bytes(), true))).collect();
-        // Fails if a name is missing, or another number of bytes is there.
+        // Fails if a name is missing, or its size in bytes differs.
         object.patch_map_data(values).unwrap();
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     sorted::SortedMap,
 };
 
-/// One family's own maps, as they are opened.
+/// The open maps of one family.
 pub(super) struct FamilyTables<F: MapFamily> {
     pub(super) frontends: Box<dyn Table<FrontendKey<F>, FrontendValue<F>>>,
     pub(super) sources: Box<dyn Table<SourcePrefix<F>, u32>>,
@@ -61,8 +61,8 @@ impl<F: MapFamily> FamilyMaps<F> {
         Self { tables, slices }
     }
 
-    /// Publishes a port's endpoints, if they differ. Without room for them what is published stays, except where a traffic policy
-    /// does not allow it any more: there none is better than another node's.
+    /// Publishes a port's endpoints, if they differ. If they do not fit, the published set stays, except where a traffic policy
+    /// no longer allows it: an empty set is better than another node's endpoints.
     pub(super) fn endpoints(
         &mut self,
         shared: &mut Shared,
@@ -113,7 +113,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                 }
             };
         }
-        // All slices are made before any is published: when there is no room, everything stays as it was.
+        // All slices are allocated before any is published: if they do not fit, nothing changes.
         let before = state.slices();
         let Some(sets) = self.make_sets(state, plan) else {
             shared.roll_back_backends(&plan.name, state, &allocated);
@@ -122,7 +122,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         };
         // Slices that stay.
         self.place(state, plan);
-        // Who is chosen from a set is known as its member before, and until after.
+        // Every backend of a published set is recorded as a member before it is published, and until after it is withdrawn.
         for (endpoint, member) in state.backends.iter_mut() {
             shared.put_set_policies(member, member.set_policies | members.get(endpoint).unwrap_or(&0));
         }
@@ -154,7 +154,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         Ok(())
     }
 
-    /// The sets for a plan: slices that hold the endpoints already, or new ones. `None` if there is no room.
+    /// The sets for a plan: slices that hold the endpoints already, or new ones. `None` if they do not fit.
     fn make_sets(&mut self, state: &PortState, plan: &PortPlan) -> Option<[SetState; POLICIES]> {
         let mut made: Vec<SetState> = Vec::with_capacity(POLICIES);
         let mut new: Vec<Slice> = Vec::new();
@@ -164,7 +164,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                 Some(set) => set.slice(),
                 None => {
                     let Some(slice) = self.slices.take(endpoints.len() as u32) else {
-                        // Nobody has seen them.
+                        // No reader has seen them.
                         new.into_iter().for_each(|slice| self.slices.give_back(slice));
                         return None;
                     };
@@ -187,8 +187,8 @@ impl<F: MapFamily> FamilyMaps<F> {
         }
     }
 
-    /// Says in the published slots where endpoints run, if that has changed. Readers may see it before or after: all else in a slot stays
-    /// as it is.
+    /// Updates in the published slots where endpoints run, if that has changed. Readers may see it before or after: everything else in a
+    /// slot stays unchanged.
     fn place(&mut self, state: &mut PortState, plan: &PortPlan) {
         if state.places.as_ref() == Some(&plan.places) {
             return;
@@ -227,7 +227,7 @@ impl<F: MapFamily> FamilyMaps<F> {
         self.tables.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {owned}"))
     }
 
-    /// Lets clients in.
+    /// Allows clients.
     pub(super) fn allow(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
         let written = self.tables.sources.insert(key, 1);
@@ -236,7 +236,7 @@ impl<F: MapFamily> FamilyMaps<F> {
             .with_context(|| format!("cannot write the source range {clients}"))
     }
 
-    /// No longer lets them in.
+    /// Denies them again.
     pub(super) fn deny(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
         self.tables.sources.remove(&key).with_context(|| format!("cannot remove the source range {clients}"))
@@ -254,7 +254,7 @@ fn lists(plan: &PortPlan) -> [&Endpoints; POLICIES] {
     [&plan.internal, &plan.external, &plan.cluster, &plan.serving]
 }
 
-/// What a slot says of where an endpoint runs.
+/// The flags of a slot: where the endpoint runs.
 fn flags(plan: &PortPlan, endpoint: &SocketAddr) -> u16 {
     match plan.places.of(endpoint) {
         Place::Local => BACKEND_LOCAL,

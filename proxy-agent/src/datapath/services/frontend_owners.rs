@@ -122,7 +122,7 @@ impl Services {
         lost.into_iter().map(|(_, owned, service)| LostFrontend { service, address: owned.address }).collect()
     }
 
-    /// Does this UDP address lead to the service port?
+    /// Whether this UDP address leads to the service port.
     pub fn leads_to(&self, address: SocketAddr, service: Id) -> bool {
         let protocol = protocol_number(Protocol::Udp);
         let node_port = OwnedFrontend::node_port(IpFamily::of(&address.ip()), address.port(), protocol);
@@ -138,7 +138,7 @@ impl Services {
 
     /// Acquires a frontend for a port, or queues behind its owner.
     fn acquire(&mut self, name: &PortName, id: Id, owned: &OwnedFrontend, flags: u32) -> Result<()> {
-        // Mostly nobody waits.
+        // Mostly no port waits.
         let owners = self.owned_frontends.entry(*owned).or_insert_with(|| {
             self.owned_by_family[owned.family() as usize] += 1;
             VecDeque::with_capacity(1)
@@ -170,7 +170,7 @@ impl Services {
         }
     }
 
-    /// Services that wait for a frontend which another one has, and what that is in words.
+    /// Services that wait for a frontend which another one has, with a description.
     pub fn conflicts(&mut self) -> Vec<(ObjectName, String)> {
         let owned_frontends = &self.owned_frontends;
         let rivals = |owned: &OwnedFrontend| -> Vec<(PortName, PortName)> {
@@ -234,7 +234,7 @@ impl Services {
 
     /// Writes a frontend and adds its bits to the filter.
     fn write_frontend(&mut self, id: Id, owned: &OwnedFrontend, flags: u32) -> Result<()> {
-        // First: the filter is asked first.
+        // First: readers check the filter first.
         self.shared.add_fingerprints(owned, flags);
         let result = match owned.family() {
             IpFamily::V4 => self.v4.write_frontend(id, owned, flags),
@@ -268,7 +268,7 @@ impl Services {
         found
     }
 
-    /// Says which addresses connections to remote endpoints may have as source.
+    /// Sets the addresses that connections to remote endpoints may have as source.
     pub(in crate::datapath) fn set_snat_sources(&mut self, addresses: BTreeSet<IpAddr>) {
         let before = std::mem::replace(&mut self.shared.snat_sources, addresses.clone());
         for ip in addresses.difference(&before) {
@@ -279,7 +279,7 @@ impl Services {
         }
     }
 
-    /// Says where nodePorts are served.
+    /// Sets the addresses on which nodePorts are served.
     pub(in crate::datapath) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         let before = std::mem::replace(&mut self.shared.node_addresses, addresses.clone());
         for owned in self.owned_frontends.keys().filter(|owned| owned.is_node_port()) {

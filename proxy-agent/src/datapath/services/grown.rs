@@ -45,7 +45,7 @@ impl Services {
         used
     }
 
-    /// Writes what is in the maps into those of `larger` that are others.
+    /// Copies the entries of the maps that differ into those of `larger`.
     ///
     /// # Errors
     /// When the kernel refuses a write.

@@ -1,4 +1,4 @@
-//! What is known of a service port that is in the maps.
+//! The state of a service port that is in the maps.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use crate::{
 /// Sets of a service port.
 pub(super) const POLICIES: usize = SetPolicy::ALL.len();
 
-/// What is in the maps for a service port.
+/// The entries in the maps for a service port.
 #[derive(Debug, Default)]
 pub(super) struct PortState {
     pub(super) id: Id,
@@ -38,7 +38,7 @@ pub(super) struct PortState {
     pub(super) backends: SortedMap<SocketAddr, Member>,
     /// Some of the backends were in no set when they were taken over: those that are in none after the next change go.
     pub(super) has_strays: bool,
-    /// What the slots say of where endpoints run; none if that is not known.
+    /// Where endpoints run, as written in the slots; `None` if that is not known.
     pub(super) places: Option<Places>,
     /// How long clients keep their backend, in jiffies; 0: they do not.
     pub(super) affinity: u32,
@@ -54,7 +54,7 @@ pub(super) struct Member {
     pub(super) set_policies: u8,
 }
 
-/// A published set and what is in it.
+/// A published set and its members.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SetState {
     pub(super) set: BackendSet,
@@ -78,7 +78,7 @@ impl PortState {
     }
 }
 
-/// A key of `frontends_*`, whatever the family: what only one service port can have. External IPs and addresses of
+/// A key of `frontends_*` of either family, which only one service port can have. External IPs and addresses of
 /// load balancers look alike here, as they do in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct OwnedFrontend {
@@ -118,7 +118,7 @@ impl fmt::Display for OwnedFrontend {
     }
 }
 
-/// What a plan's frontends are in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
+/// A plan's frontends in the map: keys and `FRONTEND_*` bits. Where two fall on one key, the stricter holds.
 pub(super) fn owned_frontends(plan: &PortPlan) -> SortedMap<OwnedFrontend, u32> {
     let sources = if plan.sources.is_some() { FRONTEND_SOURCE_RANGES } else { 0 };
     let mut owned_frontends = SortedMap::default();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::datapath::array::MmapArray;
 
-/// What is noted of an endpoint of a service port.
+/// The record of an endpoint of a service port.
 pub(super) fn of(service: Id, endpoint: SocketAddr, id: Id) -> BackendId {
     let addr = match endpoint.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -24,7 +24,8 @@ fn endpoint(record: &BackendId) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::from(record.addr).to_canonical(), u16::from_be(record.port))
 }
 
-/// Notes who has an id. The id goes first and comes last: so an agent that is killed in between leaves no entry that is half of another one.
+/// Records the owner of an id. The id is cleared first and written last: so an agent that is killed in between leaves no entry that is
+/// half of another one.
 pub(super) fn write(records: &MmapArray<BackendId>, record: &BackendId) {
     clear(records, record.id.index());
     records.write(record.id.index(), BackendId { id: Id::NONE, ..*record });

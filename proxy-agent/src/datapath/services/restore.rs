@@ -1,4 +1,4 @@
-//! Takes over what an earlier agent left in the maps.
+//! Takes over an earlier agent's state in the maps.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// What an earlier agent left.
+/// An earlier agent's state.
 #[derive(Default)]
 pub(super) struct Restored {
     pub(super) ports: HashMap<PortName, PortState>,
@@ -90,7 +90,7 @@ impl Restored {
         self.by_id.get(&id).and_then(|name| self.ports.get_mut(name))
     }
 
-    /// Reads what a family has of its own; returns what is nobody's.
+    /// Reads the maps of a family; returns entries without an owner.
     fn read_family<F: MapFamily>(
         &mut self,
         sets: &MmapArray<BackendSet>,
@@ -122,7 +122,7 @@ impl Restored {
         Ok(stale_entries)
     }
 
-    /// Removes what belongs to nobody.
+    /// Removes entries without an owner.
     pub(super) fn remove_stale_entries(self, services: &mut Services) {
         let frontends = |key| services.v4.tables.frontends.remove(key);
         let mut results: Vec<Result<()>> = self.v4.frontends.iter().map(frontends).collect();
@@ -131,7 +131,7 @@ impl Restored {
         results.extend(self.v6.sources.iter().map(|key| services.v6.tables.sources.remove(key)));
         results.extend(self.doubled.iter().map(|id| services.shared.names.remove(id)));
         for error in results.into_iter().filter_map(Result::err) {
-            warn!("cannot remove what an earlier agent left: {error:#}");
+            warn!("cannot remove stale entries of an earlier agent: {error:#}");
         }
     }
 }
@@ -167,7 +167,7 @@ fn clients<F: MapFamily>(bits: u32, source: &SourceRange<F>) -> Option<IpNet> {
 }
 
 impl Services {
-    /// Notes owned frontends and filter bits of what was taken over.
+    /// Records the owned frontends and filter bits that were taken over.
     pub(super) fn adopt(&mut self) {
         for (name, state) in &self.ports {
             for (owned, flags) in state.frontends.iter() {
@@ -181,8 +181,8 @@ impl Services {
         }
     }
 
-    /// Says of every backend what its sets say: an agent may have been killed between publishing a set and noting who
-    /// joined or left it.
+    /// Sets the state of every backend to that of its sets: an agent may have been killed between publishing a set
+    /// and recording the backends that joined or left it.
     pub(super) fn repair_backend_states(&self) {
         let members = self.ports.values().flat_map(|state| state.backends.values());
         let known: HashMap<u32, u16> = members

@@ -1,4 +1,4 @@
-//! The maps that both families share, and what is to be freed.
+//! The maps that both families share, and the ids and slices to be freed.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +38,7 @@ use crate::{
     model::plan::{IpFamily, PortName},
 };
 
-/// What both families share.
+/// The state that both families share.
 pub(super) struct Shared {
     pub(super) sets: MmapArray<BackendSet>,
     pub(super) alive: MmapArray<BackendState>,
@@ -55,7 +55,7 @@ pub(super) struct Shared {
     pub(super) quarantine: Vec<Freed>,
     /// Backends that were released since the last call, and their service ports.
     pub(super) released_backends: Vec<(PortName, SocketAddr, Id)>,
-    /// UDP frontends that service ports lost since they were last asked for.
+    /// UDP frontends that service ports lost since the last call.
     pub(super) lost: Vec<(PortName, OwnedFrontend, Id)>,
 }
 
@@ -121,7 +121,8 @@ impl Shared {
         }
     }
 
-    /// Withholds a service port's endpoints from the clients of some sets, whatever the kernel says to writes: these are stores.
+    /// Withholds a service port's endpoints from the clients of some sets, even if the kernel refuses writes: these are stores
+    /// to mapped memory.
     pub(super) fn withhold(&mut self, family: IpFamily, state: &mut PortState, set_policies: &[SetPolicy]) {
         let before = state.slices();
         for set_policy in set_policies {

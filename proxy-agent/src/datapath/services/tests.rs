@@ -1,4 +1,4 @@
-//! What the programs would see in the maps.
+//! The maps as the programs see them.
 
 mod closed;
 mod larger;
@@ -211,7 +211,7 @@ fn the_filter_knows_frontends_until_an_hour_after_they_are_gone() {
     assert!(!node.may_be_frontend("192.168.0.2:30080"));
 }
 
-/// A socket belongs to the service that it asked for: it leaves an endpoint that this one lost, even if another Service has it.
+/// A socket belongs to the service that it connected to: it leaves an endpoint that this one lost, even if another Service has it.
 #[test]
 fn a_backend_is_dead_when_its_own_port_has_it_no_more() {
     let mut node = Node::new();
@@ -237,7 +237,7 @@ fn a_backend_is_dead_when_its_own_port_has_it_no_more() {
     assert_eq!(dead, before);
     assert!(before.iter().all(|(_, id)| !node.services.is_served(*id)));
     assert!(node.services.take_dead().is_empty());
-    // Gone and back before anybody asked.
+    // Gone and back before the next call.
     node.services.remove(&web.name).unwrap();
     node.apply(&web);
     assert!(node.services.take_dead().is_empty());
@@ -277,7 +277,7 @@ fn too_many_endpoints_leave_what_was_there() {
     assert_eq!(node.services.ports[&plan.name].backends.values().count(), 2);
 }
 
-/// UDP sockets that connected through it are to be ended, unless it came back meanwhile.
+/// UDP sockets that connected through it must be ended, unless it came back meanwhile.
 #[test]
 fn a_udp_frontend_is_lost_when_it_goes_or_moves() {
     let mut node = Node::new();
@@ -302,7 +302,7 @@ fn a_udp_frontend_is_lost_when_it_goes_or_moves() {
     assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "10.96.0.1:80")]);
     assert!(node.services.leads_to(at("10.96.0.1:80"), other_id));
     assert!(!node.services.leads_to(at("10.96.0.1:80"), web_id));
-    // Gone and back before anybody asked.
+    // Gone and back before the next call.
     web.frontends.clear();
     node.apply(&web);
     web.frontends.push(Frontend::NodePort(30_080));
@@ -312,5 +312,5 @@ fn a_udp_frontend_is_lost_when_it_goes_or_moves() {
     assert_eq!(node.services.take_lost_frontends(), [lost(web_id, "0.0.0.0:30080")]);
     tcp.frontends.clear();
     node.apply(&tcp);
-    assert!(node.services.take_lost_frontends().is_empty(), "TCP goes on");
+    assert!(node.services.take_lost_frontends().is_empty(), "TCP continues");
 }

@@ -1,4 +1,4 @@
-//! What a trace found.
+//! The result of a trace.
 
 use std::{
     fmt::Write as _,
@@ -22,17 +22,17 @@ use crate::{
 /// Backends whose way is explained one by one.
 const MAX_EXPLAINED: usize = 16;
 
-/// What happens.
+/// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
     /// To a backend.
     Translate,
-    /// Nothing.
+    /// No translation.
     Pass,
-    /// The client is told that nothing listens.
+    /// The client gets an error that nothing listens.
     Reject,
-    /// Lost on purpose.
+    /// Dropped by design.
     Drop,
 }
 
@@ -46,11 +46,11 @@ pub(in crate::debug) struct Answer {
     pub(super) service: Option<String>,
     /// `internal` or `external`.
     pub(super) scope: &'static str,
-    /// Only if it is certain: of a known flow, or the only one.
+    /// Only if it is certain: that of a known flow, or the only one.
     pub(super) backend: Option<SocketAddr>,
     /// All that could be chosen.
     pub(super) candidates: Vec<SocketAddr>,
-    /// The source address that the backend sees; none if it depends on the backend.
+    /// The source address that the backend sees; `None` if it depends on the backend.
     pub(super) source_seen: Option<IpAddr>,
     pub(super) steps: Vec<String>,
 }
@@ -78,7 +78,7 @@ impl Answer {
 }
 
 impl<M, R: Routing> Explorer<'_, M, R> {
-    /// Puts what was explored into words; `notes` come last.
+    /// Puts the explored outcomes into words; `notes` come last.
     pub(super) fn answer<F: UserFamily>(&self, explored: &Explored<F>, notes: Vec<String>) -> Answer {
         let verdict = explored.verdict();
         let outcome = explored.outcomes.iter().find(|outcome| outcome.verdict == verdict);
@@ -123,7 +123,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         lines
     }
 
-    /// What would happen with each backend, where there is something to say.
+    /// The outcome with each backend, where it has something to show.
     fn ways<F: UserFamily>(&self, outcomes: &[Outcome<F>], shared: usize) -> Vec<String> {
         let way = |outcome: &Outcome<F>| {
             let own = outcome.steps.iter().skip(shared);
@@ -171,7 +171,8 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 format!("the cluster IP of {service} is not for clients outside")
             }
             Verdict::Pass if outcome.service().is_some() => format!(
-                "{service} has source ranges, and the client's address is not known here: left to who sees its packets"
+                "{service} has source ranges, and the client's address is not known here: left to the programs that \
+                 see its packets"
             ),
             Verdict::Pass if self.is_unseen() => "socket hooks do not see SCTP".to_owned(),
             Verdict::Pass => "it belongs to no service".to_owned(),

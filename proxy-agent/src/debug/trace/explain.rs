@@ -30,7 +30,7 @@ impl Question {
 }
 
 impl<M, R: Routing> Explorer<'_, M, R> {
-    /// What is looked at.
+    /// The packet or connection that is traced.
     pub(super) fn headline(&self, path: Path) -> String {
         let client = match self.client {
             Client::Pod => "a pod of this node",
@@ -41,14 +41,14 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         format!("{from} ({client}) to {}: {}", self.question.destination(), path.text())
     }
 
-    /// A step; none for those that say nothing to people.
+    /// The text for a step; `None` for internal steps.
     pub(super) fn explain<F: UserFamily>(&self, step: &Step<F>) -> Option<String> {
         let Question { to, .. } = self.question;
         Some(match step {
             Step::NoFrontendSurely => {
-                format!("the filter says that {} belongs to no service", self.question.destination())
+                format!("by the filter, {} belongs to no service", self.question.destination())
             }
-            Step::NoFrontend => format!("there is no frontend {}", self.question.destination()),
+            Step::NoFrontend => format!("no frontend {}", self.question.destination()),
             Step::Frontend(target) => {
                 format!(
                     "{} is {} of {}",
@@ -65,16 +65,16 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             ),
             Step::KnownFlow(flow) => self.known_flow(flow),
             Step::StaleFlow(flow) => format!(
-                "the known flow to {} is over, or its backend is gone: chosen anew",
+                "the known flow to {} has ended, or its backend is gone: a new one is selected",
                 F::to_socket(&flow.tuple.dst, flow.tuple.dport)
             ),
             Step::UndefinedPort(target) if self.is_unseen() => format!(
-                "{} is a cluster IP of {}, and what was not translated goes no further",
+                "{} is a cluster IP of {}, and untranslated packets go no further",
                 to.ip(),
                 self.whole_service(target.service())
             ),
             Step::UndefinedPort(target) => format!(
-                "{} is a cluster IP of {}, but this is none of its ports",
+                "{} is a cluster IP of {}, but it has no such port",
                 to.ip(),
                 self.whole_service(target.service())
             ),
@@ -82,10 +82,10 @@ impl<M, R: Routing> Explorer<'_, M, R> {
                 "it is a cluster IP, and the client is outside the cluster: left alone".to_owned()
             }
             Step::NoRequest => {
-                "it asks for no new connection, and no known flow has it: left to the kernel".to_owned()
+                "it opens no connection, and belongs to no known flow: left to the kernel".to_owned()
             }
             Step::ReplyToNode => {
-                "it is a reply to what this node sent from there: left to the kernel".to_owned()
+                "it is a reply to a packet that this node sent from there: left to the kernel".to_owned()
             }
             Step::BackendSet(set_policy, set) => match set.count() {
                 0 if set.lacks_local_endpoints() => {
@@ -152,11 +152,11 @@ impl<M, R: Routing> Explorer<'_, M, R> {
             }
             RouteKind::TooBig => format!("routed by {device}, but longer than its {} bytes", route.mtu),
             RouteKind::Stack => format!("routed by {device}, handed to the kernel's IP stack"),
-            RouteKind::None => "there is no route".to_owned(),
+            RouteKind::None => "no route".to_owned(),
         }
     }
 
-    /// Does no program translate what the client sends? Socket hooks are not called for SCTP.
+    /// Whether no program sees the client's packets. Socket hooks are not called for SCTP.
     pub(super) fn is_unseen(&self) -> bool {
         self.client == Client::Node && self.question.protocol == PROTOCOL_SCTP
     }
@@ -195,7 +195,7 @@ pub(super) fn for_whom(set_policy: SetPolicy) -> &'static str {
 pub(super) fn drop_text(reason: DropReason) -> &'static str {
     match reason {
         DropReason::SnatExhausted => "no source port is free towards the backend",
-        DropReason::NoRoute => "there is no route",
+        DropReason::NoRoute => "no route",
         DropReason::NoSnatAddress => "the interface has no address to send from",
         DropReason::NoLocalEndpoints => "the traffic policy is Local, and all endpoints are on other nodes",
         DropReason::SourceDenied => "the client is in none of the load balancer's source ranges",
@@ -207,6 +207,6 @@ pub(super) fn drop_text(reason: DropReason) -> &'static str {
         DropReason::HopLimit => "the hop limit ran out",
         DropReason::TooBig => "it is too big for the way on",
         DropReason::FlowMapFull => "the flow map is full",
-        DropReason::BadSlot => "the set names a backend that is not there: a defect",
+        DropReason::BadSlot => "the set names a backend that does not exist: a defect",
     }
 }

@@ -32,10 +32,10 @@ use crate::{
 /// The core is run for so many backends of a set; more are only listed.
 const MAX_RUNS: u32 = 1024;
 
-/// Hop limit of the packet that is traced: what most systems send.
+/// Hop limit of the traced packet: the default of most systems.
 const HOP_LIMIT: u8 = 64;
 
-/// Which program is asked.
+/// The traced program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
     /// The socket hooks.
@@ -44,7 +44,7 @@ pub(super) enum Path {
     Pod,
     /// The packet program at an uplink.
     Uplink,
-    /// The same for what leaves by it.
+    /// The same for packets that leave by it.
     Leaving,
 }
 
@@ -63,7 +63,7 @@ impl Path {
 #[derive(Clone, Debug)]
 pub(super) struct Outcome<F: UserFamily> {
     pub(super) verdict: Verdict,
-    /// With [`Verdict::Translate`]: who gets it, and the source it sees.
+    /// With [`Verdict::Translate`]: the backend, and the source it sees.
     pub(super) backend: Option<SocketAddr>,
     pub(super) source: Option<IpAddr>,
     pub(super) steps: Vec<Step<F>>,
@@ -103,12 +103,12 @@ impl<F: UserFamily> Outcome<F> {
     }
 }
 
-/// What a program would do, whatever chance says.
+/// All outcomes of a program, for every random choice.
 pub(super) struct Explored<F: UserFamily> {
     pub(super) path: Path,
     /// One for each backend, or just one if there is nothing to choose.
     pub(super) outcomes: Vec<Outcome<F>>,
-    /// The backends of the set: what could be chosen, or could have been.
+    /// The backends of the set: those that could be chosen, or could have been.
     pub(super) candidates: Vec<SocketAddr>,
 }
 
@@ -176,7 +176,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         Ok(Explored { path, outcomes, candidates: self.candidates(set) })
     }
 
-    /// Of a program that does not see the packet.
+    /// The result for a program that does not see the packet.
     pub(super) fn nothing<F: UserFamily>(&self, path: Path) -> Explored<F> {
         let outcome = Outcome { verdict: Verdict::Pass, backend: None, source: None, steps: Vec::new() };
         Explored { path, outcomes: vec![outcome], candidates: Vec::new() }
@@ -255,7 +255,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         found.map_or(0, |(cookie, _)| *cookie)
     }
 
-    /// Does what is not translated leave this node by an uplink?
+    /// Whether an untranslated packet leaves this node by an uplink.
     pub(super) fn leaves<F: UserFamily>(&self) -> bool
     where
         M: LiveMaps<F>,
@@ -265,7 +265,7 @@ impl<M, R: Routing> Explorer<'_, M, R> {
         self.client != Client::Outside && device.is_some_and(is_uplink)
     }
 
-    /// Of a packet that leaves.
+    /// The way of a packet that leaves.
     fn way<F: UserFamily>(&self) -> Way
     where
         M: LiveMaps<F>,
@@ -327,7 +327,7 @@ impl From<decide::Verdict> for Verdict {
             Core::ToStack | Core::Redirect | Core::Divert | Core::Bridge | Core::Hairpin => Self::Translate,
             Core::Reject | Core::Reset => Self::Reject,
             Core::Echo => Self::Pass,
-            // What is traced opens its flows at once.
+            // A traced packet opens its flows at once.
             Core::Drop | Core::TimeExceeded | Core::TooBig | Core::NewFlow | Core::Open => Self::Drop,
         }
     }

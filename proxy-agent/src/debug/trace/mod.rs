@@ -1,10 +1,10 @@
 //! `debug trace`: the data path's own decision core, over the live maps, changing nothing.
 //!
-//! * [`tables`]: the core's view of the maps; what it would write is forgotten.
+//! * [`tables`]: the core's view of the maps; its writes are dropped.
 //! * [`routing`]: the kernel's routing, by netlink.
 //! * [`explore`]: runs the core, once for each backend it could choose.
 //! * [`explain`]: its steps in words.
-//! * [`mod@answer`]: what is printed.
+//! * [`mod@answer`]: the output.
 
 mod answer;
 mod explain;
@@ -39,7 +39,7 @@ use crate::{
     model::plan::IpFamily,
 };
 
-/// What is asked.
+/// The traced packet or connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Question {
     from: SocketAddr,
@@ -49,7 +49,7 @@ struct Question {
     from_outside: bool,
 }
 
-/// Who the client is, as far as the data path sees it.
+/// The client, as far as the data path sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     Pod,
@@ -63,7 +63,7 @@ impl Client {
     }
 }
 
-/// What is attached on this node.
+/// Programs attached on this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Attached {
     /// Socket hooks.
@@ -139,7 +139,8 @@ fn answer<F: UserFamily>(
         Client::Outside => explorer.explore(Path::Uplink)?,
         Client::Node if explorer.is_unseen() => {
             notes.push(
-                "socket hooks do not see SCTP: what this node's own processes send is left alone".to_owned(),
+                "socket hooks do not see SCTP: packets of this node's own processes are left alone"
+                    .to_owned(),
             );
             explorer.nothing(Path::Socket)
         }

@@ -1,4 +1,4 @@
-//! The kernel's routing and neighbours, asked by netlink.
+//! The kernel's routing and neighbours, read by netlink.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::net::interfaces;
 
-/// Where a packet goes next.
+/// The next hop of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hop {
     /// To a process of this node.
@@ -26,11 +26,11 @@ pub(super) struct Hop {
     pub(super) source: Option<IpAddr>,
 }
 
-/// What the core asks of the kernel.
+/// The core's queries to the kernel.
 pub(super) trait Routing {
-    /// The route to `dst`, for packets that come in by an interface, or of this node. `None`: there is none.
+    /// The route to `dst`, for packets that come in by an interface, or of this node. `None`: no route.
     fn lookup(&self, input: Option<u32>, src: Option<IpAddr>, dst: IpAddr) -> Option<Hop>;
-    /// A neighbour's MAC, if it is known. [`Mac::NONE`] for neighbours that need none.
+    /// A neighbour's MAC, if it is known. [`Mac::NONE`] for neighbours without one.
     fn neighbour(&self, ifindex: u32, ip: IpAddr) -> Option<Mac>;
     /// An interface's name.
     fn interface(&self, ifindex: u32) -> String;

@@ -1,4 +1,4 @@
-//! The core's view of the maps for one run. What it writes is forgotten, what it decides is remembered.
+//! The core's view of the maps for one run. Its writes are dropped, its decisions are recorded.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -48,7 +48,7 @@ pub(super) struct LiveTables<'t, F: UserFamily, M, R> {
     pub(super) maps: &'t M,
     pub(super) routing: &'t R,
     pub(super) settings: Settings,
-    /// What the core gets for chance: chooses the backend.
+    /// The core's random number: chooses the backend.
     pub(super) random: u32,
     /// As if nothing was known of this client yet.
     pub(super) without_flows: bool,
@@ -215,7 +215,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_,
         if self.without_flows { None } else { self.maps.flow(key).map(FlowCopy) }
     }
 
-    /// Saves the programs a look-up in the flow map. Here the flow map is always asked: time does not matter.
+    /// Saves the programs a look-up in the flow map. Here the flow map is always read: time does not matter.
     fn may_be_filtered_reply(&self, _addr: &F::Addr, _port: u16, _protocol: u8) -> bool {
         true
     }
@@ -233,7 +233,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> FlowTables<F> for LiveTables<'_,
     }
 
     fn insert_pending(&self, _key: &FlowKey<F>, _flow: &Flow<F>) -> Inserted {
-        // The core has looked, and removed what gives way, which is not removed here.
+        // The core has removed the entry that gives way; it is not removed here.
         Inserted::Yes
     }
 
@@ -278,7 +278,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
 
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, _size: u32, route: &mut Route<F>) {
         *route = Route::default();
-        // What comes from an address of the node itself has no route by an interface it came in by.
+        // A packet with an address of the node as source has no route by an interface it came in by.
         let (src, dst) = (F::to_ip(src), F::to_ip(dst));
         let Some(hop) = self
             .routing
@@ -318,12 +318,12 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
         _dst: &F::Addr,
         _preferred: &mut F::Addr,
     ) -> bool {
-        // The device's is told instead.
+        // The trace reports the device's instead.
         false
     }
 
     fn has_socket(&self, _tuple: &Tuple<F>, _protocol: u8) -> bool {
-        // Cannot be known without asking the kernel's socket tables; the explanation says so.
+        // Cannot be known without the kernel's socket tables; the explanation mentions it.
         false
     }
 

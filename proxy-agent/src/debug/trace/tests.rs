@@ -43,7 +43,7 @@ fn verdicts_for_each_kind_of_client() {
         (POD, "10.96.0.1:81", false, PACKETS, Reject, "-", "-"),
         (POD, "10.96.0.3:80", false, SOCKETS, Drop, "default/elsewhere", "-"),
         (POD, "10.96.0.3:80", false, PACKETS, Drop, "default/elsewhere", "-"),
-        // In the service range, but nobody's.
+        // In the service range, but of no Service.
         (POD, "10.96.9.9:80", false, SOCKETS, Drop, "-", "-"),
         ("192.168.0.1:1", "10.96.9.9:80", false, SOCKETS, Drop, "-", "-"),
         ("192.0.2.9:1", "10.96.9.9:80", true, SOCKETS, Pass, "-", "-"),
@@ -122,14 +122,14 @@ fn rejects_and_drops_have_a_reason() {
     for (to, attached, reason) in [
         ("10.96.0.2:80", SOCKETS, "default/empty has no endpoints for the cluster IP"),
         ("10.96.0.3:80", SOCKETS, "the traffic policy is Local, and all endpoints are on other nodes"),
-        ("10.96.0.1:81", PACKETS, "10.96.0.1 is a cluster IP of default/web, but this is none of its ports"),
+        ("10.96.0.1:81", PACKETS, "10.96.0.1 is a cluster IP of default/web, but it has no such port"),
         ("10.96.9.9:80", SOCKETS, "the address is in the service range, but no service has it"),
         ("198.51.100.1:80", PACKETS, "the client is in none of the load balancer's source ranges"),
         (
             "198.51.100.1:80",
             SOCKETS,
-            "default/web:http has source ranges, and the client's address is not known here: left to who sees its \
-             packets",
+            "default/web:http has source ranges, and the client's address is not known here: left to the programs \
+             that see its packets",
         ),
     ] {
         let answer = Node::new().ask(POD, to, false, attached);
@@ -200,7 +200,7 @@ fn sctp_is_seen_packet_by_packet_only() {
             "192.168.0.1:1",
             "10.96.0.1:80",
             Verdict::Reject,
-            "10.96.0.1 is a cluster IP of default/web, and what was not translated goes no further",
+            "10.96.0.1 is a cluster IP of default/web, and untranslated packets go no further",
         ),
         ("192.168.0.1:1", "192.168.0.1:30016", Verdict::Pass, "socket hooks do not see SCTP"),
     ] {
@@ -217,7 +217,7 @@ fn a_pod_that_talks_to_itself() {
 }
 
 #[test]
-fn what_is_not_attached_is_said() {
+fn missing_hooks_are_reported() {
     let nothing = Attached::default();
     for from in ["10.244.1.9:1", "127.0.0.1:1"] {
         let answer = Node::new().ask(from, "10.96.0.1:80", false, nothing);

@@ -152,8 +152,8 @@ fn local_policies_choose_local_endpoints_for_their_frontends() {
         ("both Cluster", Cluster, Cluster, &["10.1.0.1 rs@", "10.1.0.2 rs"], [&[a, b], &[a, b], &[a, b]]),
         ("internal Local", Local, Cluster, &["10.1.0.1 rs@", "10.1.0.2 rs"], [&[a], &[a, b], &[a, b]]),
         ("external Local", Cluster, Local, &["10.1.0.1 rs@", "10.1.0.2 rs"], [&[a, b], &[a], &[a, b]]),
-        ("nobody here", Local, Local, &["10.1.0.1 rs", "10.1.0.2 rs"], [&[], &[], &[a, b]]),
-        ("local fallback of its own", Local, Local, &["10.1.0.1 st@", "10.1.0.2 rs"], [&[a], &[a], &[b]]),
+        ("none here", Local, Local, &["10.1.0.1 rs", "10.1.0.2 rs"], [&[], &[], &[a, b]]),
+        ("local fallback of the policy", Local, Local, &["10.1.0.1 st@", "10.1.0.2 rs"], [&[a], &[a], &[b]]),
         ("local one unready", Local, Local, &["10.1.0.1 s@", "10.1.0.2 rs"], [&[], &[], &[b]]),
         ("both fall back", Local, Local, &["10.1.0.1 st@", "10.1.0.2 st"], [&[a], &[a], &[a, b]]),
         ("nothing anywhere", Local, Local, &["10.1.0.1 s@"], [&[], &[], &[]]),
@@ -187,7 +187,7 @@ fn hints_choose_for_the_cluster_and_never_among_local_endpoints() {
     use TrafficPolicy::{Cluster, Local};
     let (a, b, c) = ("10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080");
     type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
-    // What `cluster` and, under policy Local, `internal` hold.
+    // The expected `cluster` and, under policy Local, `internal`.
     let cases: &[Case<'_>] = &[
         ("our zone", &["10.1.0.1 rs a", "10.1.0.2 rs b"], &[a], &[]),
         ("our node", &["10.1.0.1 rs@ n:here b", "10.1.0.2 rs n:there a"], &[a], &[a]),
@@ -222,7 +222,7 @@ fn hints_choose_for_the_cluster_and_never_among_local_endpoints() {
         assert_eq!(shown(&plan.cluster), *cluster, "{what}: under policy Local");
     }
 
-    // Hints are judged over all slices of the port, and apply to it alone.
+    // Hints are evaluated over all slices of the port, and apply to it alone.
     let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(HTTP, &["10.1.0.2 rs"])];
     assert_eq!(shown(&http(&service(), &slices).cluster), [a, b]);
     let slices = [slice(HTTP, &["10.1.0.1 rs a"]), slice(("dns", Protocol::Udp, 53), &["10.1.0.2 rs"])];
@@ -246,7 +246,7 @@ fn flows_may_stay_at_endpoints_that_serve_or_are_used() {
         ("terminating", Cluster, &["10.1.0.1 rs", "10.1.0.2 st", "10.1.0.3 t"], &[a, b]),
         ("of another zone", Cluster, &["10.1.0.1 rs a", "10.1.0.2 rs b"], &[a, b]),
         ("elsewhere under policy Local", Local, &["10.1.0.1 rs@", "10.1.0.2 rs"], &[a, b]),
-        ("used though it does not say that it serves", Cluster, &["10.1.0.1 r", "10.1.0.2 "], &[a]),
+        ("used without the condition serving", Cluster, &["10.1.0.1 r", "10.1.0.2 "], &[a]),
         ("used here only", Local, &["10.1.0.1 rs a", "10.1.0.3 r@ b"], &[a, c]),
         ("nobody", Cluster, &["10.1.0.1 ", "10.1.0.2 t"], &[]),
     ];
@@ -257,7 +257,7 @@ fn flows_may_stay_at_endpoints_that_serve_or_are_used() {
 }
 
 #[test]
-fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
+fn load_balancers_get_the_number_of_ready_local_endpoints() {
     let http = |endpoints: &[&str]| slice(HTTP, endpoints);
     let dns = |endpoints: &[&str]| slice(("dns", Protocol::Udp, 53), endpoints);
     let cases = [
@@ -275,7 +275,7 @@ fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
         assert_eq!(
             plan(&service(), slices.iter(), node_context()).health_check,
             None,
-            "{what}, but nobody asks"
+            "{what}, but no load balancer asks"
         );
     }
     let nowhere = Service { health_check_node_port: Some(31000), cluster_ips: vec![], ..service() };

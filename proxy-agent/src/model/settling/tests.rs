@@ -80,7 +80,8 @@ impl Fixture {
         !self.store.take_changed().is_empty()
     }
 
-    /// Who gets new connections, by cluster IP and from outside, and who keeps flows: last octets, and ports that are others.
+    /// The endpoints that get new connections, by cluster IP and from outside, and those that keep flows: last octets, and
+    /// ports if they differ.
     fn shown(&self) -> String {
         let plan = plan_stored(&self.store, &ObjectName::new("default", "web"), "n1");
         let text = |list: &[SocketAddr]| {
@@ -96,7 +97,7 @@ impl Fixture {
     }
 }
 
-/// What is there, what happens; then who is there at once, and who after the settle time.
+/// The state before, the changes; then the endpoints at once, and those after the settle time.
 type Case = (&'static str, Vec<Change>, Vec<Change>, &'static str, &'static str);
 
 #[test]
@@ -154,7 +155,7 @@ fn what_leaves_all_slices_stays_for_a_while() {
             "-",
         ),
         (
-            "the Service is made anew",
+            "the Service is created again",
             vec![ready("a", &[1])],
             vec![
                 ready("a", &[]),
@@ -201,7 +202,7 @@ fn an_endpoint_that_comes_back_was_never_gone() {
     assert_eq!(fixture.shown(), " |  | ");
 }
 
-/// What a slice says counts more than what it said.
+/// A slice's present contents count more than its earlier ones.
 #[test]
 fn an_endpoint_that_comes_back_otherwise_is_what_it_is_now() {
     let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);
@@ -218,7 +219,7 @@ fn without_a_settle_time_it_is_gone_at_once() {
 }
 
 #[test]
-fn the_time_begins_when_it_is_told() {
+fn the_time_begins_with_the_first_pass() {
     let mut fixture = Fixture::new(TIME, vec![ready("a", &[1])]);
     fixture.store.apply(gone("a"));
     assert_eq!(fixture.store.settles_at(), None);

@@ -92,7 +92,7 @@ fn a_complete_list_removes_what_it_does_not_name() {
     assert!(store.is_complete());
     store.take_changed();
 
-    // A list that is cut off removes nothing, and what it named does not count for the next one.
+    // A list that is cut off removes nothing, and the objects that it named do not count for the next one.
     store.apply(Change::ListStart(Kind::Service));
     store.apply(Change::Service(service("a", 1)));
     store.apply(Change::ListStart(Kind::Service));
@@ -178,7 +178,7 @@ fn plans_depend_on_the_zone_and_source_ranges_on_the_addresses() {
 }
 
 #[test]
-fn the_times_of_changes_are_told_once_and_removals_have_none() {
+fn the_times_of_changes_are_returned_once_and_removals_have_none() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let timed = |name: &str, service: &str, last, seconds| {
         Change::EndpointSlice(EndpointSlice { triggered: Some(at(seconds)), ..slice(name, service, last) })
@@ -192,8 +192,8 @@ fn the_times_of_changes_are_told_once_and_removals_have_none() {
         ("nothing", vec![], &[]),
         ("without a time", vec![Change::EndpointSlice(slice("a", "web", 1))], &[]),
         ("two changes", vec![timed("a", "web", 2, 5), timed("a", "web", 3, 6)], &["web V4 5", "web V4 6"]),
-        ("told once", vec![], &[]),
-        ("the time alone is no change", vec![timed("a", "web", 3, 7)], &[]),
+        ("returned once", vec![], &[]),
+        ("the time alone is not a change", vec![timed("a", "web", 3, 7)], &[]),
         ("of several services", vec![timed("b", "db", 1, 8), v6(1, 9)], &["db V4 8", "web V6 9"]),
         ("a removal", vec![slice_gone("b")], &[]),
         (

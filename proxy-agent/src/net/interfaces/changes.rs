@@ -1,4 +1,4 @@
-//! What happens to the network, and whether it decides anything.
+//! Events of the network, and whether they matter.
 //!
 //! A node may have 100,000 routes that a routing daemon changes all the time, and reading them takes a fifth of a second. All that counts of
 //! most of them is that their interface leads to a router, which is known. Those count that the data path has hints of
@@ -29,18 +29,18 @@ pub enum Happened {
     Other,
 }
 
-/// What may follow from something that happened.
+/// The consequence of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Nothing.
     None,
     /// Hardly anything: an interface may have lost its last router.
     Little,
-    /// The network is to be looked at.
+    /// The network must be read again.
     Much,
 }
 
-/// What routes said when they were read last.
+/// The routes as they were read last.
 #[derive(Debug, Default)]
 pub struct Known {
     interfaces: HashMap<u32, Interface>,
@@ -49,7 +49,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Of these interfaces, and of the routes of the main table.
+    /// From these interfaces, and the routes of the main table.
     pub fn new(interfaces: &[Interface], routes: &[Route]) -> Self {
         Self {
             interfaces: interfaces.iter().map(|interface| (interface.index, interface.clone())).collect(),
@@ -57,7 +57,7 @@ impl Known {
         }
     }
 
-    /// Does it change what is known?
+    /// Whether it changes the known state.
     pub fn news(&self, happened: &Happened) -> News {
         match happened {
             Happened::Other => News::Much,
@@ -75,7 +75,7 @@ impl Known {
         }
     }
 
-    /// Has it an MTU or an encapsulation, or is it below, or in the place of, one that has?
+    /// Whether it has an MTU or an encapsulation, or is below, or in the place of, one that has.
     fn concerns_hints(&self, message: &RouteMessage) -> bool {
         if !is_of_main_table(message) || message.header.kind != RouteType::Unicast {
             return false;
@@ -125,7 +125,7 @@ fn lost(route: &RouteMessage) -> News {
     }
 }
 
-/// Says what happens from now on. A lost notification shows as an end of the stream.
+/// A stream of changes from now on. It ends when a notification was lost.
 ///
 /// # Errors
 /// When the kernel refuses.

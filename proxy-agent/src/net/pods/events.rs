@@ -1,5 +1,5 @@
-//! Says in which network namespaces interfaces, addresses or nftables rules changed: one socket hears those of all namespaces that
-//! this one has a name for (`NETLINK_LISTEN_ALL_NSID`), so none has to be kept open in a pod's.
+//! Reports in which network namespaces interfaces, addresses or nftables rules changed: one socket gets the notifications of all
+//! namespaces that this one has a name for (`NETLINK_LISTEN_ALL_NSID`), so that no socket has to stay open in a pod's.
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +35,7 @@ impl Changed {
         self.namespaces.is_empty() && !self.anywhere
     }
 
-    /// Is this namespace among them?
+    /// Whether this namespace is among them.
     pub fn has(&self, namespace: Option<i32>) -> bool {
         self.anywhere || namespace.is_some_and(|name| self.namespaces.contains(&name))
     }
@@ -69,7 +69,7 @@ impl Events {
                 received = receive(&self.netfilter) => received,
             };
             match received {
-                // Of this namespace itself.
+                // The event is of this namespace itself.
                 Ok(None) => continue,
                 Ok(Some(namespace)) => drop(changed.namespaces.insert(namespace)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.anywhere = true,

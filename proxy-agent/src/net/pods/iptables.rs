@@ -1,4 +1,4 @@
-//! Does the network namespace that this thread is in redirect packets, by rules of iptables' own kernel part ("legacy")?
+//! Redirecting rules of iptables' own kernel part ("legacy") in the network namespace that this thread is in.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ pub(crate) fn redirect() -> Option<String> {
     })
 }
 
-/// Is there a chain of this name in one of the tables?
+/// Whether a chain of this name exists in one of the tables.
 pub(crate) fn has_chain(name: &str) -> bool {
     // The name is within the chain's first entry, ended by a zero (`struct xt_error_target`).
     let name = [name.as_bytes(), &[0]].concat();
@@ -28,7 +28,7 @@ pub(crate) fn has_chain(name: &str) -> bool {
 fn tables() -> impl Iterator<Item = (IptablesFamily, &'static str, Vec<u8>)> {
     IptablesFamily::ALL.into_iter().flat_map(|family| {
         let there = fs::read_to_string(family.tables_file()).unwrap_or_default();
-        // To ask for a table makes it, and with it conntrack's hooks: only those that are there are asked for.
+        // The kernel makes a table when it is read, and with it conntrack's hooks: only existing ones are read.
         let tables = TABLES.into_iter().filter(move |table| there.lines().any(|line| line == *table));
         tables.filter_map(move |table| Some((family, table, xtables::read(family, table).ok()?.entries)))
     })

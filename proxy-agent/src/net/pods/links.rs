@@ -1,4 +1,4 @@
-//! Interfaces of the network namespace that this thread is in, and what it calls other namespaces.
+//! Interfaces of the network namespace that this thread is in, and its ids of other namespaces.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ pub(super) struct Link {
     pub(super) is_loopback: bool,
     /// Index of the other end of a veth, in its network namespace.
     pub(super) peer: u32,
-    /// What this namespace calls that one, if it is another.
+    /// This namespace's id of that one, if it is another.
     pub(super) peer_namespace: Option<i32>,
 }
 
@@ -52,7 +52,7 @@ impl Routing {
         Ok(links)
     }
 
-    /// What this namespace calls another one; `None` if it has no name for it.
+    /// This namespace's id of another one; `None` if it has none.
     pub(super) fn name_of(&self, namespace: &File) -> io::Result<Option<i32>> {
         let mut message = NsidMessage::default();
         let descriptor: RawFd = namespace.as_raw_fd();

@@ -1,8 +1,8 @@
-//! Pods, by the node's side of their interfaces: which network namespace is behind each, and what that shows of the pod.
+//! Pods, by the node's side of their interfaces: which network namespace is behind each, and what it shows of the pod.
 
+mod assess;
 mod events;
 pub(crate) mod iptables;
-mod judge;
 mod links;
 pub(crate) mod nftables;
 
@@ -16,13 +16,13 @@ use std::{
 use proxy_sys::socket::netns_cookie;
 use tracing::debug;
 
-pub use self::{
-    events::{Changed, Events},
-    judge::{Evidence, Reason, Way, judge},
-};
 use self::{
-    judge::WITHOUT_PROCESS,
+    assess::WITHOUT_PROCESS,
     links::{Link, Routing},
+};
+pub use self::{
+    assess::{Evidence, Reason, Way, assess},
+    events::{Changed, Events},
 };
 use super::{
     netns::{self, Namespace},
@@ -31,7 +31,7 @@ use super::{
 
 /// How soon a new pod is looked at again, then after twice as long, and so on.
 const FIRST: Duration = Duration::from_millis(250);
-/// What changes without a message (sysctls, iptables' own rules, processes) is found within this time.
+/// Changes without a message (sysctls, iptables' own rules, processes) are found within this time.
 const LAST: Duration = Duration::from_secs(30);
 
 /// A pod.
@@ -47,11 +47,11 @@ pub struct Pod {
     pub cookie: Option<u64>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Why it is served as it is.
+    /// Why it is served this way.
     pub reason: Reason,
 }
 
-/// The pods of this node, and when each is to be looked at.
+/// The pods of this node, and when each is to be checked.
 #[derive(Debug)]
 pub struct Pods {
     ports: BTreeMap<u32, Port>,
@@ -64,7 +64,7 @@ pub struct Pods {
 struct Port {
     pod: Pod,
     namespace: Option<Namespace>,
-    /// What this namespace calls that one.
+    /// This namespace's id of that one.
     name: Option<i32>,
     /// Since when it has no address, or no process.
     lacks_since: Option<Instant>,
@@ -72,7 +72,7 @@ struct Port {
     next: Instant,
 }
 
-/// What a look into a namespace found.
+/// The result of a check of a namespace.
 struct Found {
     evidence: Evidence,
     cookie: Option<u64>,
@@ -105,7 +105,7 @@ impl Pods {
         if !due.is_empty() {
             self.find_namespaces()?;
             let found = visit(due.iter().filter_map(|index| self.ports.get(index)))?;
-            self.judge(&due, found, now);
+            self.assess(&due, found, now);
         }
         Ok(self.ports.values().map(|port| port.pod.clone()).collect())
     }
@@ -139,7 +139,7 @@ impl Pods {
         let links: HashMap<u32, Link> = routing.links()?.into_iter().map(|link| (link.index, link)).collect();
         let mut names: HashMap<i32, Namespace> = HashMap::new();
         for namespace in netns::find() {
-            // One that is gone meanwhile has no name.
+            // A namespace that is gone meanwhile has no name.
             let name = namespace.open().and_then(|file| routing.name_of(&file)).ok().flatten();
             if let Some(name) = name {
                 names.insert(name, namespace);
@@ -153,7 +153,7 @@ impl Pods {
         Ok(())
     }
 
-    fn judge(&mut self, due: &[u32], mut found: HashMap<u32, Found>, now: Instant) {
+    fn assess(&mut self, due: &[u32], mut found: HashMap<u32, Found>, now: Instant) {
         for index in due {
             let Some(port) = self.ports.get_mut(index) else { continue };
             let found = found.remove(index);
@@ -171,7 +171,7 @@ impl Pods {
                 Some(found) => {
                     port.pod.cookie = found.cookie;
                     port.pod.addresses = found.addresses;
-                    judge(&found.evidence, lacks_for)
+                    assess(&found.evidence, lacks_for)
                 }
                 None => (lacks_for >= WITHOUT_PROCESS).then_some(Reason::NotFound),
             };
@@ -197,12 +197,12 @@ impl Pods {
     }
 }
 
-/// Looks at all pods once: what one lacks it has lacked for long.
+/// Checks all pods once: what one lacks now, it has lacked for long.
 ///
 /// For use where blocking is allowed.
 ///
 /// # Errors
-/// As [`Pods::look`].
+/// The same as for [`Pods::look`].
 pub fn look_once(is_pod: impl Fn(u32) -> bool) -> io::Result<Vec<Pod>> {
     let links = Routing::open()?.links()?;
     let of_pods = links

@@ -1,4 +1,4 @@
-//! Does the network namespace that this thread is in redirect packets, by rules of nftables? Those of `iptables-nft` are such, too.
+//! Redirecting rules of nftables in the network namespace that this thread is in. Those of `iptables-nft` are such, too.
 
 use std::{collections::BTreeSet, fmt, io, ops::ControlFlow};
 
@@ -13,11 +13,11 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 pub(crate) const GET_CHAIN: u16 = 10 << 8 | 4;
 pub(crate) const GET_RULE: u16 = 10 << 8 | 7;
-/// Of rules and chains.
+/// Attribute of rules and chains.
 pub(crate) const TABLE: u16 = 1;
-/// Of rules.
+/// Attribute of rules.
 pub(crate) const CHAIN: u16 = 2;
-/// Of chains.
+/// Attribute of chains.
 pub(crate) const CHAIN_NAME: u16 = 3;
 pub(crate) const EXPRESSIONS: u16 = 4;
 pub(crate) const EXPRESSION_NAME: u16 = 1;
@@ -84,7 +84,7 @@ pub(crate) fn chains() -> io::Result<BTreeSet<ChainName>> {
     Ok(found)
 }
 
-/// Lists what there is of a kind, until `take` breaks off. It gets the family, as `NFPROTO_*`, and the attributes. Nothing, on a kernel
+/// Lists all objects of a kind, until `take` breaks off. It gets the family, as `NFPROTO_*`, and the attributes. Nothing, on a kernel
 /// without nftables.
 ///
 /// # Errors
@@ -131,7 +131,7 @@ fn message_for(request: u16) -> Vec<u8> {
     bytes
 }
 
-/// Type and contents of the first message, and what follows it.
+/// Type and contents of the first message, and the bytes behind it.
 fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);

@@ -1,4 +1,4 @@
-//! What an interface is for: leading off the node, leading to a pod, or neither. Pure.
+//! The role of an interface: leading off the node, leading to a pod, or neither. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 use super::TopologyConfig;
 use crate::net::interfaces::Interface;
 
-/// What an interface is to the data path.
+/// The role of an interface in the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Leads off the node: by a default route, with the node's address, or because it was named.
@@ -17,22 +17,22 @@ pub(super) enum Role {
     Overlay,
     /// A port of a bridge that is an [`Role::Uplink`].
     Port,
-    /// Whatever else may lead off the node: clients, load balancers and pods of other nodes may be behind it.
+    /// Any other interface that may lead off the node: clients, load balancers and pods of other nodes may be behind it.
     Further,
     /// The node's side of a pod's interface.
     Pod,
-    /// Nothing is to be done there.
+    /// No program is attached there.
     Idle,
 }
 
 /// Kinds of interface whose packets go to other nodes in packets of another interface.
 const OVERLAYS: [&str; 9] = ["vxlan", "geneve", "ipip", "sit", "gre", "ip6gre", "ip6tnl", "wireguard", "tun"];
 
-/// Nothing comes or leaves there that is not seen elsewhere: packets sent by a `dummy` are lost, an `ifb` has those of others, what a
-/// `vrf` has comes and leaves by its slaves, and the rest does not carry IP.
+/// No packet comes or leaves there that another interface does not have: packets sent by a `dummy` are lost, an `ifb` has those of
+/// others, a `vrf`'s packets come and leave by its slaves, and the rest does not carry IP.
 const IDLE: [&str; 7] = ["dummy", "ifb", "vrf", "nlmon", "can", "vcan", "vxcan"];
 
-/// Whose slaves hand everything over to them: what is seen at the slave is seen at the master.
+/// Masters whose slaves hand every packet to them: a packet seen at the slave is seen at the master.
 const AGGREGATES: [&str; 2] = ["bond", "team"];
 
 /// Ports of its datapath that the node itself uses ("internal"), and the datapath.
@@ -41,7 +41,7 @@ const SWITCH: &str = "openvswitch";
 /// One end of a pair, of which a pod has the other.
 const PAIRS: [&str; 2] = ["veth", "netkit"];
 
-/// All interfaces, and what says what they are for.
+/// All interfaces, and the facts that decide their roles.
 pub(super) struct Roles<'a> {
     topology_config: &'a TopologyConfig,
     node_addresses: &'a [IpAddr],
@@ -115,12 +115,12 @@ impl<'a> Roles<'a> {
             }
     }
 
-    /// One that pairs are told by: the other end is a pod's if it is in another network namespace, and nothing says that there is more
-    /// than a pod. A CNI gives its end no address, or one that is the gateway of this pod alone.
+    /// How pairs are recognised: the other end is a pod's if it is in another network namespace, and no sign shows that it leads
+    /// further than to a pod. A CNI gives its end no address, or one that is the gateway of this pod alone.
     fn is_pod(&self, interface: &Interface) -> bool {
-        let is_told =
+        let is_configured =
             self.topology_config.pod_interfaces.iter().any(|pattern| matches(pattern, &interface.name));
-        is_told
+        is_configured
             || interface.peer_namespace.is_some()
                 && PAIRS.contains(&interface.kind.as_str())
                 && !self.is_uplink(interface)
@@ -133,12 +133,12 @@ impl<'a> Roles<'a> {
 
     fn pod(&self, interface: &Interface) -> Role {
         let patterns = &self.topology_config.pod_interfaces;
-        let is_wished = if patterns.is_empty() {
+        let is_wanted = if patterns.is_empty() {
             interface.kind == "veth"
         } else {
             patterns.iter().any(|pattern| matches(pattern, &interface.name))
         };
-        if is_wished && interface.has_link_header { Role::Pod } else { Role::Idle }
+        if is_wanted && interface.has_link_header { Role::Pod } else { Role::Idle }
     }
 
     fn is_aggregated(&self, interface: &Interface) -> bool {
@@ -146,8 +146,8 @@ impl<'a> Roles<'a> {
         master.is_some_and(|master| AGGREGATES.contains(&master.kind.as_str()))
     }
 
-    /// Is it the way out of a switch that has the node's address? All ports of all bridges have the same master, but a bridge's internal port has the MAC of
-    /// one of its ports, which is the way out if there are no pods (`br-ex` of OVN-Kubernetes).
+    /// Whether it is the way out of a switch that has the node's address. All ports of all bridges have the same master, but a bridge's
+    /// internal port has the MAC of one of its ports, which is the way out if there are no pods (`br-ex` of OVN-Kubernetes).
     fn is_below_switch(&self, interface: &Interface) -> bool {
         let master = self.by_index.get(&interface.master);
         master.is_some_and(|master| master.kind == SWITCH) && self.switched.contains(interface.mac.as_slice())
@@ -161,7 +161,8 @@ impl<'a> Roles<'a> {
             return false;
         }
         match master {
-            // Its ports have seen what comes to this node already, as far as they lead off it, but the frames are for the bridge.
+            // Its ports have already seen the packets that come to this node, as far as the ports lead off it, but the frames are
+            // for the bridge.
             Some(master) if master.kind == "bridge" => self.is_further(master, None),
             Some(master) if master.kind != "vrf" => false,
             // A bridge of pods alone is theirs.

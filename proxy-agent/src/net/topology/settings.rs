@@ -1,4 +1,4 @@
-//! What is said of the node's network on the command line or in a configuration file.
+//! The settings of the node's network, from the command line or a configuration file.
 
 use std::str::FromStr;
 

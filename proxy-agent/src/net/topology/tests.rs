@@ -68,7 +68,7 @@ fn uplinks_are_found_or_named() {
     }
 }
 
-/// What each kind of interface is for, beside `eth0` with the default route, in `--pod-datapath tc`.
+/// The role of each kind of interface, beside `eth0` with the default route, in `--pod-datapath tc`.
 #[test]
 fn every_interface_that_is_not_a_pod_s_leads_off_the_node() {
     type Change = fn(&mut Vec<Interface>);
@@ -239,7 +239,7 @@ fn the_node_s_address_on_a_switch() {
 }
 
 #[test]
-fn what_is_told_to_be_a_pod_s_is_none() {
+fn a_configured_pod_interface_is_not_an_uplink() {
     let mut interfaces = node();
     interfaces.push(interface(9, "tap0", "tun", &[]));
     interfaces[7].has_link_header = true;
@@ -253,7 +253,7 @@ fn what_is_told_to_be_a_pod_s_is_none() {
 }
 
 #[test]
-fn a_wrong_name_is_told_with_the_right_ones() {
+fn a_wrong_name_is_reported_with_the_right_ones() {
     let uplinks = vec!["eth9".to_owned(), "eth0".to_owned()];
     let topology = Topology::new(&node(), &[], &TopologyConfig { uplinks, ..topology_config() });
     assert_eq!(topology.network_warnings.len(), 1);
@@ -304,7 +304,7 @@ fn routes_may_prefer_a_source() {
         let topology = Topology::new(&interfaces, &[], &topology_config());
         let sources: Vec<_> = topology.uplinks[0].sources.iter().map(ToString::to_string).collect();
         assert_eq!(sources.join(" "), expected, "{preferred:?}");
-        // Whatever the kernel finds, late replies to it are known.
+        // All addresses that the kernel may choose, so that late replies to them are recognised.
         let all =
             ["192.168.1.10", "192.168.1.11", "fd00::10", "10.1.0.10", "10.244.1.1", "10.244.1.0", "10.9.9.9"];
         assert_eq!(topology.snat_sources, ips(&all), "{preferred:?}");
@@ -317,7 +317,7 @@ fn sources_of_an_overlay_without_addresses_are_those_of_its_routes() {
     interfaces[7].preferred_sources = ["192.0.2.1", "10.244.1.1"].map(|ip| ip.parse().unwrap()).to_vec();
     let topology = Topology::new(&interfaces, &[], &topology_config());
     let wireguard = topology.uplinks.iter().find(|uplink| uplink.name == "wg0").unwrap();
-    // A source that the node does not have is no source; IPv6 has no such route.
+    // A source that the node does not have is left out; IPv6 has no such route.
     assert_eq!(wireguard.sources, ["10.244.1.1".parse::<IpAddr>().unwrap(), "fd00::10".parse().unwrap()]);
 }
 
@@ -348,7 +348,7 @@ fn ports_of_a_bridge_that_is_an_uplink_are_uplinks() {
 }
 
 #[test]
-fn what_an_uplink_stands_above_is_no_pod() {
+fn an_interface_below_an_uplink_is_not_a_pod() {
     let mut interfaces = vec![
         interface(2, "eth0", "veth", &[]),
         interface(3, "mac0", "macvlan", &["192.168.1.10"]),

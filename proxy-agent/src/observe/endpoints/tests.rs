@@ -143,15 +143,15 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
     cancel.cancel();
 }
 
-/// A server at an address, and what it is told of failures.
+/// A server at an address, and the failures that it reports.
 fn server(
     agent: &Agent,
     address: SocketAddr,
     must_bind: bool,
 ) -> (Server, std::sync::mpsc::Receiver<String>) {
-    let (sender, told) = std::sync::mpsc::channel();
+    let (sender, reasons) = std::sync::mpsc::channel();
     let on_failure = Box::new(move |why: &str| sender.send(why.to_owned()).unwrap());
-    (Server { what: "health checks", address, handler: agent.health(), must_bind, on_failure }, told)
+    (Server { what: "health checks", address, handler: agent.health(), must_bind, on_failure }, reasons)
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,9 +159,9 @@ async fn a_taken_address_is_tried_again() {
     let cancel = CancellationToken::new();
     let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = blocker.local_addr().unwrap();
-    let (server, told) = server(&Agent::new(), address, false);
+    let (server, reasons) = server(&Agent::new(), address, false);
     server.start(&Listeners::default(), cancel.clone()).await.unwrap();
-    let why = told.try_recv().unwrap();
+    let why = reasons.try_recv().unwrap();
     assert!(why.contains("health checks") && why.contains("in use"), "{why}");
     drop(blocker);
     // Time is paused: it runs ahead to the next attempt.
@@ -173,10 +173,10 @@ async fn a_taken_address_is_tried_again() {
 #[tokio::test]
 async fn a_taken_address_is_an_error_where_it_must_be_had() {
     let blocker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (server, told) = server(&Agent::new(), blocker.local_addr().unwrap(), true);
+    let (server, reasons) = server(&Agent::new(), blocker.local_addr().unwrap(), true);
     let error = server.start(&Listeners::default(), CancellationToken::new()).await.unwrap_err();
     assert!(format!("{error:#}").contains("cannot answer health checks at 127.0.0.1"), "{error:#}");
-    assert!(told.try_recv().is_ok(), "it is told all the same");
+    assert!(reasons.try_recv().is_ok(), "the failure is reported all the same");
 }
 
 #[tokio::test]

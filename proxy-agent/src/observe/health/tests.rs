@@ -25,11 +25,11 @@ fn alive_while_the_loop_turns_and_only_then() {
     long_ago(&health);
     health.failed(&anyhow::anyhow!("no room"));
     health.set_serves_outside(false);
-    assert!(health.live(Audience::Node).is_healthy(), "a restart gives nobody room");
+    assert!(health.live(Audience::Node).is_healthy(), "a restart makes no room");
 }
 
 #[test]
-fn changes_may_wait_as_long_as_they_are_told_to() {
+fn changes_may_wait_for_the_configured_time() {
     let health = Health::new(watch::channel(SourceState::default()).1, Duration::from_secs(120));
     health.applied();
     long_ago(&health);
@@ -66,7 +66,7 @@ fn ready_once_applied_and_not_when_stuck() {
     assert_eq!(both(&health), (false, true));
     health.failed(&anyhow::anyhow!("no room"));
     health.queued();
-    assert_eq!(both(&health), (false, true), "trying again does not start the clock anew");
+    assert_eq!(both(&health), (false, true), "a retry does not restart the clock");
     health.applied();
     assert_eq!(both(&health), (true, true));
 }
@@ -109,7 +109,7 @@ fn a_node_that_goes_is_not_ready_but_its_proxy_is_well() {
 }
 
 #[test]
-fn the_answer_has_kube_proxys_fields_and_says_what_is_wrong() {
+fn the_answer_has_kube_proxys_fields_and_the_problems() {
     let health = health();
     health.applied();
     let json = serde_json::to_value(health.ready(Audience::Node)).unwrap();

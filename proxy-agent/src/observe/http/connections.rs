@@ -1,4 +1,4 @@
-//! The connections of a listener: a bounded number, shared fairly among those who connect.
+//! The connections of a listener: a bounded number, shared fairly among clients.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 const MOST: usize = 64;
 
 /// Runs connections. When there are as many as may be, another one ends the oldest of the client that has the most: probes are
-/// answered, however many connections somebody else holds open.
+/// answered, however many connections another client holds open.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     tasks: JoinSet<()>,

@@ -1,4 +1,4 @@
-//! What is looked up at each scrape, rather than kept.
+//! Metrics that are read at each scrape, rather than kept.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ const MAPS: [&str; 8] = [
     "sockets_v4",
 ];
 
-/// What is looked up at each scrape.
+/// The collector of metrics that are read at each scrape.
 #[derive(Debug)]
 pub(super) struct AtScrape {
     pub(super) pins: Pins,
@@ -77,7 +77,7 @@ impl AtScrape {
             }),
             (
                 "proxy_agent_watch_last_event_timestamp_seconds",
-                "When the source last said anything about it",
+                "Time of the source's last event for it",
                 MetricType::Gauge,
                 |watch| Some(watch.last_event?.duration_since(UNIX_EPOCH).ok()?.as_secs()),
             ),
@@ -115,12 +115,11 @@ impl AtScrape {
         Ok(())
     }
 
-    /// kube-proxy says of which release it is, which is that of its API server or nearly. Alerts compare it with other
+    /// kube-proxy reports its release, which is that of its API server or nearly. Alerts compare it with other
     /// components; our own version would only set them off.
     fn encode_release(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let Some(release) = self.source.borrow().release.clone() else { return Ok(()) };
-        let help =
-            "The release of Kubernetes that the API server tells; proxy_agent_build_info has the agent's own";
+        let help = "The release of Kubernetes that the API server reports; proxy_agent_build_info has the agent's own";
         let mut family = encoder.encode_descriptor("kubernetes_build_info", help, None, MetricType::Gauge)?;
         let labels = [
             ("major", release.major.as_str()),
@@ -158,7 +157,7 @@ impl AtScrape {
     fn encode_packets(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let help = "What the programs counted; `proxy-agent debug counters` explains each event";
         let mut family = encoder.encode_descriptor("proxy_agent_packets", help, None, MetricType::Counter)?;
-        // Without maps there is nothing to show, and that is said elsewhere.
+        // Without maps there are no values; other metrics and the log show why.
         for (counter, value) in maps::counters(&self.pins).unwrap_or_default() {
             let labels = [("event", counter.name())];
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;

@@ -19,7 +19,7 @@ use crate::model::{objects::Change, plan::IpFamily};
 
 const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
 
-/// What a probe asked for.
+/// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// `/healthz`.
@@ -34,7 +34,7 @@ type Label = [(&'static str, &'static str); 1];
 type PolicyLabels = [(&'static str, &'static str); 2];
 type CodeLabel = [(&'static str, u16); 1];
 
-/// What the label `ip_family` says.
+/// The value of the label `ip_family`.
 fn of(family: IpFamily) -> Label {
     let name = match family {
         IpFamily::V4 => "IPv4",
@@ -45,7 +45,7 @@ fn of(family: IpFamily) -> Label {
 
 #[derive(Debug)]
 pub(super) struct KubeProxy {
-    /// Changes from before are not measured: they were programmed by somebody else, or nobody was here.
+    /// Changes from before the start are not measured: another agent programmed them, or none ran.
     started: SystemTime,
     duration: Times,
     full_duration: Times,
@@ -156,7 +156,7 @@ impl KubeProxy {
             Change::Service(_) | Change::ServiceGone(_) => (&self.services, &FAMILIES),
             Change::EndpointSlice(slice) if slice.ipv6 => (&self.slices, &[IpFamily::V6]),
             Change::EndpointSlice(_) => (&self.slices, &[IpFamily::V4]),
-            // Its name does not tell the family.
+            // Its name does not show the family.
             Change::EndpointSliceGone(_) => (&self.slices, &FAMILIES),
             _ => return,
         };
@@ -183,7 +183,7 @@ impl KubeProxy {
         Some(SystemTime::UNIX_EPOCH + Duration::try_from_secs_f64(seconds).ok()?)
     }
 
-    /// Changes were looked at, with whatever success.
+    /// Changes were processed, successfully or not.
     pub(super) fn taken(&self) {
         for family in FAMILIES {
             self.services.taken(family);

@@ -60,7 +60,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet. What the programs count is read from the pinned maps at each scrape.
+    /// All counts zero. The programs' counters are read from the pinned maps at each scrape.
     pub fn new(
         pins: Pins,
         source: watch::Receiver<SourceState>,
@@ -140,7 +140,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_agent_service_problems",
-            "What is wrong with Services, by reason; a Service may have several",
+            "Problems of Services, by reason; a Service may have several",
             self.service_problems.clone(),
         );
         registry.register(
@@ -182,7 +182,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_agent_network_problems",
-            "Interfaces, addresses and the like that were asked for and are not there",
+            "Configured interfaces, addresses and the like that do not exist",
             self.network_problems.clone(),
         );
         registry.register(
@@ -192,7 +192,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_agent_configuration_rejected",
-            "1 if the configuration file says something that cannot work, and the agent goes on with what it said before",
+            "1 if the configuration file has something that cannot work, and the agent keeps the previous settings",
             self.configuration_rejected.clone(),
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -204,7 +204,7 @@ impl Metrics {
         self.active.set(active.into());
     }
 
-    /// A change came that is to be applied.
+    /// A change came that must be applied.
     pub fn queued(&self, change: &Change) {
         self.kube_proxy.queued(change);
     }
@@ -222,7 +222,7 @@ impl Metrics {
         self.apply_errors.inc();
     }
 
-    /// The change of an EndpointSlice is in the data path now; it was triggered then. What was triggered before the
+    /// The change of an EndpointSlice is in the data path now; it was triggered then. A change triggered before the
     /// agent started is not measured.
     pub fn programmed(&self, family: IpFamily, triggered: SystemTime) {
         self.kube_proxy.programmed(family, triggered);
@@ -251,13 +251,13 @@ impl Metrics {
         }
     }
 
-    /// What is attached now, and how many programs could not be.
+    /// Attached programs, and how many could not be attached.
     pub fn set_hooks<'h>(&self, attached: impl IntoIterator<Item = &'h Hook>, failed: usize) {
         *self.hooks.lock().unwrap_or_else(PoisonError::into_inner) = attached.into_iter().cloned().collect();
         self.hook_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
-    /// So many programs had been detached by something else.
+    /// Counts programs that another program had detached.
     pub fn restored_hooks(&self, count: usize) {
         self.hooks_restored.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
@@ -283,7 +283,7 @@ impl Metrics {
         self.service_health_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
-    /// How much that was asked for the node's network does not have.
+    /// How many configured names and addresses the node's network does not have.
     pub fn set_network_problems(&self, problems: usize) {
         self.network_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
     }
@@ -293,12 +293,12 @@ impl Metrics {
         self.conntrack_failures.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
-    /// Whether the configuration file says something that cannot work.
+    /// Whether the configuration file has something that cannot work.
     pub fn set_configuration_rejected(&self, rejected: bool) {
         self.configuration_rejected.set(rejected.into());
     }
 
-    /// What is served, and what waits to be.
+    /// Served services, and changes that wait.
     pub(super) fn services(&self) -> ServiceStatus {
         ServiceStatus {
             ports: self.service_ports.get(),
@@ -310,7 +310,7 @@ impl Metrics {
         }
     }
 
-    /// What is attached, in order.
+    /// Attached programs, in order.
     pub(super) fn hooks(&self) -> Vec<HookStatus> {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hooks: Vec<HookStatus> = hooks.iter().map(HookStatus::from).collect();

@@ -7,14 +7,14 @@ use prometheus_client::{encoding::text, registry::Registry};
 /// A text format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' own, version 0.0.4: what kube-proxy sends, and what everyone reads.
+    /// Prometheus' own, version 0.0.4: the format of kube-proxy, which every reader knows.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// The one to send to a client that says `Accept`: OpenMetrics only to those that know it.
+    /// The format for a client with this `Accept` header: OpenMetrics only if the client names it.
     pub fn preferred<'a>(mut accept: impl Iterator<Item = &'a str>) -> Self {
         let knows = accept.any(|value| value.contains("application/openmetrics-text"));
         if knows { Self::OpenMetrics } else { Self::Prometheus }
@@ -93,7 +93,7 @@ build_info{version=\"1\"} 1
     }
 
     #[test]
-    fn open_metrics_are_for_those_who_ask() {
+    fn open_metrics_are_sent_on_request() {
         for (accept, expected) in [
             (&[][..], Format::Prometheus),
             (&["*/*"], Format::Prometheus),

@@ -33,7 +33,7 @@ async fn servers() -> ServiceHealth {
     servers
 }
 
-/// Ports that nobody has. They are held together, so that they differ.
+/// Free ports. They are held together, so that they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
     let held = [(); N].map(|()| std::net::TcpListener::bind((LOOPBACK, 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
@@ -121,7 +121,7 @@ async fn ports_follow_their_services() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_told_and_had_later() {
+async fn a_port_that_is_taken_is_reported_and_opened_later() {
     let blocker = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
     let port = blocker.local_addr().unwrap().port();
     let [other] = free_ports();

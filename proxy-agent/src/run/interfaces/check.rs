@@ -1,4 +1,4 @@
-//! The kernel is asked, not believed: what is attached is compared with what should be.
+//! Compares the programs that the kernel has attached with those that should be.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ pub(super) struct Checks {
     last: Instant,
     /// Something happened at the interfaces since.
     is_due: bool,
-    /// What was found missing before: it is said once.
+    /// Hooks that were found missing before: each is logged once.
     logged: BTreeSet<Hook>,
     /// How long to wait if a look at the network fails.
     retry: Duration,
@@ -48,12 +48,12 @@ impl Default for Checks {
 }
 
 impl Checks {
-    /// Interfaces changed: what changed them may have detached programs.
+    /// Interfaces changed: the change may have detached programs.
     pub(super) fn suspect(&mut self) {
         self.is_due = true;
     }
 
-    /// How long to wait after one more failure; what is wrong is logged once.
+    /// How long to wait after one more failure; the failure is logged once.
     pub(super) fn failed(&mut self, failure: String) -> Duration {
         if self.failure.as_ref() != Some(&failure) {
             error!("{failure}; trying again");
@@ -78,7 +78,7 @@ impl Checks {
 }
 
 impl InterfaceController {
-    /// Compares, if it is time, what is attached with what should be. True if something is to be attached again.
+    /// Compares, if it is time, the attached programs with those that should be. True if some must be attached again.
     pub(super) async fn check_hooks(&mut self, datapath: &mut Datapath) -> bool {
         if !self.checks.is_due && self.checks.last.elapsed() < EVERY {
             return false;
@@ -117,7 +117,7 @@ impl InterfaceController {
     }
 }
 
-/// Is our filter there? None if the kernel does not say.
+/// Whether our filter is attached. `None` if the kernel does not report it.
 async fn has_filter(netlink: &Handle, index: u32, hook: &Hook) -> Option<bool> {
     let direction = if hook.program.ends_with("egress") { Direction::Egress } else { Direction::Ingress };
     match filters::read(netlink, index, direction).await {

@@ -1,4 +1,4 @@
-//! tc programs of others at the interfaces that have ours: who runs first is worth a line in the log.
+//! tc programs of others at the interfaces that have ours: the order in which they run is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +18,8 @@ use crate::{
 const OURS: &str = "ours";
 
 impl InterfaceController {
-    /// Looks, in the background, at interfaces that have ours since now, and logs what others have there, once for all that have
-    /// the same.
+    /// Reads, in the background, the programs of others at interfaces that have ours since now, and logs them, once for all
+    /// interfaces with the same ones.
     pub(super) fn find_foreign_programs(&mut self, datapath: &Datapath) {
         let topology = &self.topology;
         let uplinks = topology.uplinks.iter().map(|uplink| (uplink.index, &uplink.name, false));
@@ -30,7 +30,7 @@ impl InterfaceController {
         let new: Vec<Interface> =
             new.map(|(index, name, is_pod)| Interface { index, name: name.clone(), is_pod }).collect();
         if !new.is_empty() {
-            // By a socket of its own: the kernel lists one thing at a time for a socket (EBUSY, `__netlink_dump_start`).
+            // By a separate socket: the kernel runs one dump at a time per socket (EBUSY, `__netlink_dump_start`).
             match interfaces::connect() {
                 Ok(netlink) => drop(tokio::spawn(search(netlink, datapath.tcx_program_ids(), new))),
                 Err(error) => warn!("{error:#}"),
@@ -60,7 +60,7 @@ async fn search(netlink: Handle, own: Option<BTreeSet<u32>>, interfaces: Vec<Int
         if is_pod && direction == Direction::Egress {
             warn!(
                 "others have tc programs where packets leave to pods, at {interfaces}; in the order they run: {order}. \
-                 Those behind ours see the service as the source of an answer. If the CNI cannot bear that, use \
+                 Programs behind ours see the service as the source of a reply. If the CNI does not support that, use \
                  `--pod-datapath socket`"
             );
         } else {
@@ -71,7 +71,7 @@ async fn search(netlink: Handle, own: Option<BTreeSet<u32>>, interfaces: Vec<Int
     }
 }
 
-/// What runs, in this order: TCX before filters. What cannot be read is left out.
+/// The running programs, in this order: TCX before filters. Unreadable ones are left out.
 async fn programs(
     netlink: &Handle,
     own: Option<&BTreeSet<u32>>,

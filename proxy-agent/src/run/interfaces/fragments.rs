@@ -10,8 +10,8 @@ use crate::net::{
 };
 
 impl InterfaceController {
-    /// Prepares the stack for packets that it is to fragment, where uplinks or routes differ in their MTU. Which it takes; of others the
-    /// senders are told.
+    /// Prepares the stack for packets that it fragments, where uplinks or routes differ in their MTU. Returns those that it takes; the
+    /// senders of others get ICMP errors.
     ///
     /// With IPsec policies and routes with an encapsulation it takes whole packets alone: there it must put fragments together.
     pub(super) fn prepare_fragments(&mut self, topology: &Topology) -> Fragments {
@@ -41,7 +41,7 @@ impl InterfaceController {
         if ready.is_ok() { Fragments::All } else { Fragments::None }
     }
 
-    /// Is the rule that they need gone? Firewalls that load their rules anew remove those of others.
+    /// Whether their rule is gone. Firewalls that reload their rules remove those of others.
     pub(super) fn lost_rule_for_fragments(&self) -> bool {
         self.topology.fragments == Fragments::All && !untracked::is_there_for_fragments()
     }

@@ -1,4 +1,4 @@
-//! The controller of interfaces: what the node's network looks like, which programs it asks for, and whether they are there.
+//! The controller of interfaces: the node's network, the programs that it needs, and whether they are attached.
 
 mod check;
 mod foreign_programs;
@@ -20,7 +20,7 @@ pub(super) use self::routes::Changes;
 use self::{
     check::Checks,
     pods::Pods,
-    routes::{Routes, learn_from_routes},
+    routes::{Routes, note_route_hints},
     schedule::Schedule,
 };
 use super::reports::Reports;
@@ -36,10 +36,10 @@ use crate::{
     observe::events::Event,
 };
 
-/// What Services ask of the node's network.
+/// Requirements of Services on the node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServiceNeeds {
-    /// Those of the Node object.
+    /// Addresses of the Node object.
     pub(super) node_addresses: Vec<IpAddr>,
     /// Some Service is not served by sockets alone.
     pub(super) packets: bool,
@@ -49,7 +49,7 @@ pub(super) struct ServiceNeeds {
 pub(super) struct InterfaceController {
     netlink: Handle,
     topology_config: TopologyConfig,
-    /// What the data path follows.
+    /// The topology that the data path has.
     pub(super) topology: Topology,
     routes: Routes,
     /// How pods were served when the interfaces were looked at last.
@@ -92,7 +92,7 @@ impl InterfaceController {
         }
     }
 
-    /// Are nodePorts served at some of the node's addresses only?
+    /// Whether nodePorts are served at some of the node's addresses only.
     pub(super) fn restricts_nodeports(&self) -> bool {
         !self.topology_config.nodeport_addresses.is_empty()
     }
@@ -106,17 +106,17 @@ impl InterfaceController {
         pod_datapath(self.topology_config.pod_datapath, needs.packets)
     }
 
-    /// Do all pods' interfaces need programs?
+    /// Whether all pods' interfaces need programs.
     fn all_pods_need_packets(&self, needs: &ServiceNeeds) -> bool {
         self.pod_datapath(needs) != PodDatapath::Auto
     }
 
-    /// Something happened: it may have detached programs, or ask for others.
+    /// An event: it may have detached programs, or require others.
     pub(super) fn note(&mut self, happened: &Happened) {
         if !matches!(happened, Happened::NewRoute(_) | Happened::LostRoute(_)) {
             self.checks.suspect();
         }
-        if let Some(at) = self.routes.look_at(happened) {
+        if let Some(at) = self.routes.read_at(happened) {
             self.schedule.at(at);
         }
     }
@@ -130,7 +130,7 @@ impl InterfaceController {
         Ok(Topology::new(&interfaces, &needs.node_addresses, &self.topology_config))
     }
 
-    /// Reads the network, prepares the kernel's stack for it, and says what is wrong.
+    /// Reads the network, prepares the kernel's stack for it, and reports problems.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -144,9 +144,9 @@ impl InterfaceController {
         }
         let topology_config = TopologyConfig { pod_datapath, ..self.topology_config.clone() };
         let mut topology = Topology::new(&interfaces, &needs.node_addresses, &topology_config);
-        self.pods.first_look(&topology.pods).await?;
+        self.pods.first_check(&topology.pods).await?;
         self.pods.choose(&mut topology.pods, self.all_pods_need_packets(needs));
-        learn_from_routes(&routes, &interfaces, &mut topology);
+        note_route_hints(&routes, &interfaces, &mut topology);
         self.prepare_stack(&mut topology);
         topology.fragments = self.prepare_fragments(&topology);
         topology.rules = rules::choose_by_source(&self.netlink).await?;
@@ -154,7 +154,7 @@ impl InterfaceController {
         Ok(Found { topology, pod_datapath })
     }
 
-    /// Says what is wrong with the network, what is new of it in the log.
+    /// Reports problems of the network, and logs the new ones.
     fn report_network(&mut self, topology: &Topology) {
         let warnings: Vec<String> =
             topology.network_warnings.iter().chain(&topology.warnings).cloned().collect();
@@ -195,7 +195,7 @@ impl InterfaceController {
         self.reports.health.set_network_failure(self.checks.failure());
     }
 
-    /// Is something that was attached or set gone, or could it not be attached? Then the network is to be looked at again.
+    /// Whether something that was attached or set is gone, or could not be attached. Then the network must be read again.
     pub(super) async fn has_lost(&mut self, datapath: &mut Datapath) -> bool {
         self.check_hooks(datapath).await
             || datapath.failed_hooks().next().is_some()
@@ -214,7 +214,7 @@ impl InterfaceController {
     }
 }
 
-/// How pods are served: what the socket hooks cannot serve needs the programs at their interfaces, too.
+/// How pods are served: services that the socket hooks cannot serve need the programs at their interfaces, too.
 fn pod_datapath(configured: PodDatapath, needs_packets: bool) -> PodDatapath {
     match configured {
         PodDatapath::Auto | PodDatapath::Socket if needs_packets => PodDatapath::Both,

@@ -25,13 +25,13 @@ use crate::{
     observe::events::Event,
 };
 
-/// What comes within this time is looked at together.
+/// Events within this time are handled together.
 const TOGETHER: Duration = Duration::from_millis(10);
 /// A look that took long is not taken again before so many times as long: at most a fifth of a processor.
 const REST: u32 = 4;
 /// After this a look that failed is taken again.
 const RETRY: Duration = Duration::from_secs(1);
-/// So long programs are attached before anything else has its turn.
+/// How long programs are attached before other work has its turn.
 const TURN: Duration = Duration::from_millis(50);
 /// The same before the agent begins its work.
 const FIRST_TURN: Duration = Duration::from_secs(2);
@@ -68,7 +68,7 @@ impl Pods {
         let events = is_auto.then(Events::listen).and_then(|events| {
             events
                 .inspect_err(|error| {
-                    warn!("cannot follow what changes in pods ({error}): it is found within 30 s");
+                    warn!("cannot follow changes in pods ({error}): they are found within 30 s");
                 })
                 .ok()
         });
@@ -104,7 +104,7 @@ impl Pods {
         *ports = self.chosen(all);
     }
 
-    /// Those that need programs.
+    /// The pods that need programs.
     fn chosen(&self, all: bool) -> Vec<PodPort> {
         let needs =
             |port: &&PodPort| all || self.kept.contains(&port.index) || self.is_served_by_packets(port.index);
@@ -116,7 +116,7 @@ impl Pods {
     }
 
     /// Looks for the first time, at these, if that was not done.
-    pub(super) async fn first_look(&mut self, ports: &[PodPort]) -> Result<()> {
+    pub(super) async fn first_check(&mut self, ports: &[PodPort]) -> Result<()> {
         if self.ports.is_empty() && !ports.is_empty() && self.looker.is_some() {
             self.ports = ports.to_vec();
             self.start();
@@ -136,7 +136,7 @@ impl Pods {
         }));
     }
 
-    /// Resolves when a look is over.
+    /// Resolves when a check has finished.
     async fn finished(&mut self) -> Result<Vec<Pod>> {
         let Some(looking) = &mut self.looking else { return pending().await };
         let result = looking.await;
@@ -183,7 +183,7 @@ impl Pods {
         if let Err(error) = result {
             self.events = None;
             self.warn_once(&format!(
-                "cannot follow what changes in pods any more ({error}): it is found within 30 s"
+                "cannot follow changes in pods any more ({error}): they are found within 30 s"
             ));
         }
     }
@@ -195,7 +195,7 @@ impl Pods {
         }
     }
 
-    /// Takes over what a look found.
+    /// Takes over the result of a check.
     fn take(&mut self, found: Vec<Pod>) {
         self.not_before = Instant::now() + self.began.elapsed() * REST;
         for pod in found {
@@ -211,12 +211,12 @@ impl Pods {
                     Way::Sockets => {}
                 }
             }
-            // One that is gone meanwhile will be left out by `choose`.
+            // A pod that is gone meanwhile will be left out by `choose`.
             self.pods.insert(pod.index, pod);
         }
     }
 
-    /// Cookies of the network namespaces whose sockets are to be left alone, of pods that have programs.
+    /// Cookies of the network namespaces whose sockets must be left alone, of pods that have programs.
     fn excluded(&self, has_programs: impl Fn(u32) -> bool) -> BTreeSet<u64> {
         let by_packets = self.pods.values().filter(|pod| pod.reason.way() == Way::Packets);
         by_packets.filter(|pod| has_programs(pod.index)).filter_map(|pod| pod.cookie).collect()
@@ -285,7 +285,7 @@ impl InterfaceController {
                 self.pods.kept.insert(pod.index);
             }
         }
-        // Not before packets are translated: a connection in between would be by neither.
+        // Only after packets are translated: a connection in between would be served by neither.
         let excluded = self.pods.excluded(|index| datapath.serves_packets_of(index));
         if let Err(error) = datapath.set_packet_pods(&excluded) {
             error!("{error:#}");
@@ -296,7 +296,7 @@ impl InterfaceController {
         }
     }
 
-    /// Tells metrics and health what is attached.
+    /// Reports attached programs to metrics and health.
     pub(in crate::run) fn report_hooks(&self, datapath: &Datapath) {
         let failed: Vec<String> =
             datapath.failed_hooks().map(|(name, error)| format!("{name}: {error}")).collect();

@@ -1,4 +1,4 @@
-//! What happens to the node's network, and what is known of its routes.
+//! Events of the node's network, and its known routes.
 
 use std::{future::ready, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::net::{
 /// Interface changes come in bursts: looked at once, when they have settled for this long.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// What is known of routes.
+/// Known routes.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     known: Known,
@@ -26,15 +26,15 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Looks for what matters little take a twentieth of the time at most.
+    /// Checks of minor importance take a twentieth of the time at most.
     const REST: u32 = 20;
 
     pub(super) fn new(known: Known, cost: Duration) -> Self {
         Self { known, cost }
     }
 
-    /// When to look at the network because of what happened; none: it decides nothing.
-    pub(super) fn look_at(&self, happened: &Happened) -> Option<Instant> {
+    /// When to read the network because of an event; `None`: the event does not matter.
+    pub(super) fn read_at(&self, happened: &Happened) -> Option<Instant> {
         let wait = match self.known.news(happened) {
             News::None => return None,
             News::Little => SETTLE.max(self.cost * Self::REST),
@@ -44,8 +44,8 @@ impl Routes {
     }
 }
 
-/// Notes what `bpf_fib_lookup` does not report of routes.
-pub(super) fn learn_from_routes(routes: &[Route], interfaces: &[Interface], topology: &mut Topology) {
+/// Notes attributes of routes that `bpf_fib_lookup` does not report.
+pub(super) fn note_route_hints(routes: &[Route], interfaces: &[Interface], topology: &mut Topology) {
     topology.encapsulates = routes.iter().any(|route| route.encapsulates_by.is_some());
     match routes::hints(routes, interfaces) {
         Some(hints) => topology.hints = hints,

@@ -2,12 +2,12 @@
 
 use tokio::time::Instant;
 
-/// The next look; what comes in the meantime is seen by the same one.
+/// The next reading of the network; it covers all events until then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::run) struct Schedule(Option<Instant>);
 
 impl Schedule {
-    /// When that is, if anything asks for it.
+    /// Its time, if one is planned.
     pub(in crate::run) fn next(self) -> Option<Instant> {
         self.0
     }
@@ -22,7 +22,7 @@ impl Schedule {
         self.0 = Some(self.0.map_or(at, |before| before.min(at)));
     }
 
-    /// At this time whatever was planned; none: not before something asks for it.
+    /// At this time, regardless of earlier plans; `None`: not before the next request.
     pub(in crate::run) fn set(&mut self, at: Option<Instant>) {
         self.0 = at;
     }

@@ -1,4 +1,4 @@
-//! What only the kernel's IP stack can send: the destinations of IPsec policies, and routes with an encapsulation.
+//! Packets that only the kernel's IP stack can send: those to destinations of IPsec policies, and by routes with an encapsulation.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::InterfaceController;
 use crate::net::{forwarding, topology::Topology, untracked, xfrm};
 
 impl InterfaceController {
-    /// Finds out what the stack must send, and lets it take packets from programs while there is such.
+    /// Finds out what the stack must send, and lets it take packets from programs while anything is.
     pub(super) fn prepare_stack(&self, topology: &mut Topology) {
         topology.policies = self.ipsec_policies(&mut topology.network_warnings);
         let before = self.topology.needs_stack();
@@ -19,15 +19,14 @@ impl InterfaceController {
                     warn!("cannot remove the nftables table `proxy-agent`: {error}");
                 }
                 info!(
-                    "there are no IPsec policies and no routes with encapsulation any more: all packets are sent past the \
-                     kernel's stack"
+                    "no IPsec policies and no routes with encapsulation any more: all packets bypass the kernel's stack"
                 );
             }
             return;
         }
         if !before {
             info!(
-                "there are IPsec policies or routes with encapsulation: what is forwarded to their destinations goes through \
+                "found IPsec policies or routes with encapsulation: packets forwarded to their destinations go through \
                  the kernel's stack"
             );
         }
@@ -38,23 +37,23 @@ impl InterfaceController {
         }
         if let Err(error) = untracked::ensure() {
             topology.network_warnings.push(format!(
-                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop what is INVALID to conntrack \
-                 drop services' TCP packets that the kernel's stack must send"
+                "cannot make the nftables rule `iif lo notrack`: {error}; firewalls that drop packets INVALID to \
+                 conntrack drop services' TCP packets that the kernel's stack must send"
             ));
         }
     }
 
-    /// Destinations of IPsec policies; as before if the kernel does not tell.
+    /// Destinations of IPsec policies; the previous ones if the kernel does not return them.
     fn ipsec_policies(&self, network_warnings: &mut Vec<String>) -> BTreeSet<IpNet> {
         xfrm::destinations().unwrap_or_else(|error| {
             network_warnings.push(format!(
-                "cannot list IPsec policies: {error}; what is forwarded to remote endpoints may not obey them"
+                "cannot list IPsec policies: {error}; packets forwarded to remote endpoints may not obey them"
             ));
             self.topology.policies.clone()
         })
     }
 
-    /// Is the rule that packets through the stack need gone? Firewalls that load their rules anew remove those of others.
+    /// Whether the rule for packets through the stack is gone. Firewalls that reload their rules remove those of others.
     pub(super) fn lost_rule(&self) -> bool {
         self.topology.needs_stack() && !untracked::is_there()
     }

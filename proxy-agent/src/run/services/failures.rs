@@ -1,4 +1,4 @@
-//! What is said of Services that are not served as they should be.
+//! Reports of Services that are not served as they should be.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ const LISTED: usize = 20;
 const LOGGED: usize = 5;
 
 impl ServiceReconciler {
-    /// Tells of services that are not served as they should be, and of ranges of service addresses. A service that fails is its own
-    /// problem; if the kernel refuses all of them, it is the node's.
+    /// Reports services that are not served as they should be, and failures of the ranges of service addresses. A service that
+    /// fails is its own problem; if the kernel refuses all of them, it is the node's.
     pub(super) fn report_failures(&mut self, datapath: &mut Datapath, cidrs: Result<()>) {
         let problems = self.sync.problems(&mut datapath.services);
         self.report_problems(&problems);
@@ -37,7 +37,7 @@ impl ServiceReconciler {
         self.reports.health.set_failed_services(texts.chain(more).collect());
     }
 
-    /// Log, metrics and Events of what is new.
+    /// Log, metrics and Events of new problems.
     fn report_problems(&mut self, problems: &BTreeSet<Problem>) {
         let services: BTreeSet<&ObjectName> = problems.iter().map(|problem| &problem.service).collect();
         self.reports.metrics.set_service_failures(services.len());

@@ -29,7 +29,7 @@ pub(super) struct Growing {
 }
 
 impl ServiceReconciler {
-    /// Brings services into the maps, and makes room for those that find none. True if programs are to be attached again.
+    /// Brings services into the maps, and makes room for those that do not fit. True if programs must be attached again.
     ///
     /// # Errors
     /// When the agent must be started again.
@@ -58,7 +58,7 @@ impl ServiceReconciler {
         room.grown(&used.max(&self.sync.demand()), full)
     }
 
-    /// Replaces maps; true if programs are to be attached again, none if the maps stay as they are.
+    /// Replaces maps; true if programs must be attached again, `None` if the maps stay unchanged.
     async fn grow(&mut self, datapath: &mut Datapath, room: &Room) -> Result<Option<bool>> {
         info!("maps of services are full or nearly: making larger ones");
         let growth = datapath.growth(room);

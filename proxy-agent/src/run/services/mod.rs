@@ -1,4 +1,4 @@
-//! The reconciler of Services: takes in what the source says, and brings the maps up to date with it.
+//! The reconciler of Services: takes the source's changes, and updates the maps.
 
 mod failures;
 mod growth;
@@ -26,15 +26,15 @@ use crate::{
     sync::{NoLocalEndpoints, Round, Sync},
 };
 
-/// Services, from what the source says to the maps.
+/// Services, from the source's changes to the maps.
 pub(super) struct ServiceReconciler {
     pub(super) sync: Sync,
     /// Everything that the source had was written once.
     is_synced: bool,
     pub(super) sync_limiter: SyncLimiter,
-    /// What was freed and may still be read.
+    /// Freed ids and slots that may still be read.
     pub(super) quarantine: Quarantine,
-    /// Whether a node without a Node object may get traffic: where there is no API server that would have one.
+    /// Whether a node without a Node object may get traffic: true without an API server, which would have one.
     eligible_unknown: bool,
     /// The maps were synced with a source when this agent found them.
     is_inherited: bool,
@@ -46,17 +46,17 @@ pub(super) struct ServiceReconciler {
     reports: Reports,
 }
 
-/// What [`ServiceReconciler::write`] did.
+/// The result of [`ServiceReconciler::write`].
 pub(super) struct Written {
     round: Round,
     /// When it began.
     started: Instant,
-    /// Programs are to be attached again.
+    /// Programs must be attached again.
     pub(super) has_lost_hooks: bool,
 }
 
 impl ServiceReconciler {
-    /// With what is known of Services already, and nothing written.
+    /// With the services known already, and nothing written.
     pub(super) fn new(
         settings: &Settings,
         sync: Sync,
@@ -88,7 +88,7 @@ impl ServiceReconciler {
         }
     }
 
-    /// Was everything that the source had written once?
+    /// Whether everything that the source had was written once.
     pub(super) fn is_synced(&self) -> bool {
         self.is_synced
     }
@@ -104,8 +104,8 @@ impl ServiceReconciler {
         before != self.sync.node_addresses()
     }
 
-    /// Whether load balancers should send new connections here, by the Node object. After a restart, an API server that is away says
-    /// nothing against a node that served before.
+    /// Whether load balancers should send new connections here, by the Node object. After a restart, an API server that is away does
+    /// not make a node ineligible that served before.
     pub(super) fn update_eligibility(&self) {
         self.reports.health.set_node_eligible(self.is_eligible());
     }
@@ -124,7 +124,7 @@ impl ServiceReconciler {
         }
     }
 
-    /// What Services ask of the node's network. `knows_sources`: it is known from which addresses sockets send.
+    /// Requirements of Services on the node's network. `knows_sources`: it is known from which addresses sockets send.
     pub(super) fn needs(&self, knows_sources: bool) -> ServiceNeeds {
         ServiceNeeds {
             node_addresses: self.sync.node_addresses().to_vec(),
@@ -132,7 +132,7 @@ impl ServiceReconciler {
         }
     }
 
-    /// Writes what changed into the maps.
+    /// Writes the changes into the maps.
     ///
     /// # Errors
     /// When the agent must be started again.
@@ -148,8 +148,8 @@ impl ServiceReconciler {
         Ok(Written { round, started, has_lost_hooks })
     }
 
-    /// Writes what depends on all Services, and says how it went. True if everything that the source had is written now, for the first
-    /// time.
+    /// Writes what depends on all Services, and reports the result. True if now, for the first time, everything is written that the
+    /// source had.
     pub(super) async fn finish(&mut self, datapath: &mut Datapath, written: Written) -> bool {
         let Written { round, started, .. } = written;
         let cidrs = self.sync.service_cidrs().into_iter().chain(self.service_cidrs.iter().copied());
@@ -176,7 +176,7 @@ impl ServiceReconciler {
         !std::mem::replace(&mut self.is_synced, true)
     }
 
-    /// Everything is written for the first time: says so, and removes what no agent needs any more.
+    /// Everything is written for the first time: marks the maps as synced, and removes what agents no longer need.
     pub(super) fn mark_synced(&self, datapath: &Datapath) {
         if let Err(error) = synced::mark(&self.seeder.pins) {
             warn!(
@@ -193,7 +193,7 @@ impl ServiceReconciler {
         info!("synced with the source: {} service ports, {} endpoints", usage.service_ports, usage.backends);
     }
 
-    /// Before the node serves addresses that it did not: what it sent from there is to be known.
+    /// Before the node serves new addresses: the programs must know the connections that it opened from there.
     pub(super) async fn prepare_addresses(
         &mut self,
         datapath: &mut Datapath,
@@ -216,9 +216,9 @@ impl ServiceReconciler {
         self.service_health.set_addresses(at).await;
     }
 
-    /// What is to be done now and then.
+    /// Regular clean-up.
     pub(super) fn tidy(&mut self, datapath: &mut Datapath) {
-        self.sync.look_at_journal(Instant::now());
+        self.sync.flush_journal(Instant::now());
         datapath.services.expire_filter_bits(Instant::now());
     }
 
@@ -233,19 +233,19 @@ impl ServiceReconciler {
         self.reports.metrics.set_usage(&datapath.services.usage());
     }
 
-    /// At the end of each turn: what was freed waits until no program reads it.
+    /// At the end of each turn: freed ids and slots wait until no program reads them.
     pub(super) fn end_turn(&mut self, datapath: &mut Datapath) {
         self.reports.metrics.set_service_health_failures(self.service_health.problems().len());
         self.quarantine.add(datapath.services.take_quarantine());
     }
 
-    /// What goes on when this agent hands over: answers to health checks.
+    /// The part that keeps running when this agent hands over: replies to health checks.
     pub(super) fn into_service_health(self) -> ServiceHealth {
         self.service_health
     }
 }
 
-/// Are there any that were not there before?
+/// Whether there are any that were not there before.
 fn gains(now: &BTreeSet<IpAddr>, before: &BTreeSet<IpAddr>) -> bool {
     !now.is_subset(before)
 }

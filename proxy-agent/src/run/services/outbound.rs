@@ -34,8 +34,8 @@ impl Seeder {
         match tokio::time::timeout(PATIENCE, work).await {
             Ok(result) => result.unwrap_or_else(|error| debug!("{error}")),
             Err(_) => warn!(
-                "listing the kernel's connections takes longer than {PATIENCE:?}: until it is done, replies to what kernel NAT sent from \
-                 ports of frontends may be taken for requests"
+                "listing the kernel's connections takes longer than {PATIENCE:?}: until it is done, replies to \
+                 connections that kernel NAT opened from ports of frontends may be taken for requests"
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! What was freed, until no program can still be reading it.
+//! Freed ids and slots, until no program can still be reading them.
 
 use std::{future::pending, time::Duration};
 
@@ -9,14 +9,14 @@ use tokio::{
 
 use crate::datapath::{services::Freed, wait_for_readers};
 
-/// So long is collected what is freed. To wait for readers takes another thread, and the kernel to interrupt all CPUs:
-/// together more than a change of an endpoint.
+/// Freed ids and slices are collected for so long. Waiting for readers takes another thread, and the kernel interrupts
+/// all CPUs for it: together more than a change of an endpoint.
 const COLLECT: Duration = Duration::from_millis(500);
 
-/// So much is collected at most, in slots, ids of backends and ids of services: an eighth of the slots.
+/// The most that is collected, in slots, ids of backends and ids of services: an eighth of the slots.
 const FULL: usize = 1 << 16;
 
-/// Collects what was freed, and waits for its readers.
+/// Collects freed ids and slots, and waits for their readers.
 #[derive(Debug, Default)]
 pub(in crate::run) struct Quarantine {
     collected: Vec<Freed>,
@@ -27,7 +27,7 @@ pub(in crate::run) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Takes what was freed.
+    /// Takes freed ids and slots.
     pub(super) fn add(&mut self, freed: Vec<Freed>) {
         if freed.is_empty() {
             return;
@@ -40,7 +40,7 @@ impl Quarantine {
         }
     }
 
-    /// Resolves when something may be used again. May be dropped and called anew at any time.
+    /// Resolves when something may be used again. May be dropped and called again at any time.
     pub(in crate::run) async fn over(&mut self) -> Vec<Freed> {
         loop {
             if let Some(waiting) = &mut self.waiting {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::model::plan::IpFamily;
 
-    /// How long until something is over, and how much that is.
+    /// How long until the quarantine of something ends, and how much that is.
     async fn over(quarantine: &mut Quarantine) -> (Duration, usize) {
         let start = Instant::now();
         let freed = quarantine.over().await;
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_freed_is_collected_for_a_while() {
+    async fn freed_ids_are_collected_for_a_while() {
         let mut quarantine = Quarantine::default();
         let freed = || vec![Freed::Service(Id::new(1, 1))];
         quarantine.add(freed());
@@ -89,7 +89,7 @@ mod tests {
         quarantine.add(Vec::new());
         tokio::time::timeout(10 * COLLECT, quarantine.over()).await.unwrap_err();
         quarantine.add(freed());
-        assert!(over(&mut quarantine).await.0 >= COLLECT, "time begins anew");
+        assert!(over(&mut quarantine).await.0 >= COLLECT, "the time starts again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Lets some time pass between the end of one application of changes and the start of the next; what comes in the
-/// meantime is applied together.
+/// Lets some time pass between the end of one application of changes and the start of the next; changes in the
+/// meantime are applied together.
 #[derive(Debug)]
 pub(in crate::run) struct SyncLimiter {
     /// At least this long.
@@ -25,7 +25,7 @@ impl SyncLimiter {
         self.wanted = true;
     }
 
-    /// Is there something to apply?
+    /// Whether changes wait to be applied.
     pub(in crate::run) fn is_wanted(&self) -> bool {
         self.wanted
     }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_period_there_is_no_wait() {
+    async fn without_a_period_changes_do_not_wait() {
         let mut sync_limiter = SyncLimiter::new(Duration::ZERO);
         for _ in 0..3 {
             sync_limiter.want();

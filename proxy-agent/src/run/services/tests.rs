@@ -58,7 +58,7 @@ fn nothing_is_written_before_all_is_listed() {
 }
 
 #[test]
-fn a_node_that_served_before_is_eligible_until_the_source_says_something() {
+fn a_node_that_served_before_is_eligible_until_the_source_knows() {
     for (eligible_unknown, is_inherited, before, after) in [
         // Manifests need no Node.
         (true, false, true, true),

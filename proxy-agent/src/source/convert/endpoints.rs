@@ -11,11 +11,11 @@ use crate::{
 pub struct Mirrored {
     /// Its Service: that of the same name.
     pub service: ObjectName,
-    /// One of each subset and family. Their names are none that an object can have.
+    /// One of each subset and family. No object can have their names.
     pub slices: Vec<EndpointSlice>,
 }
 
-/// Converts Endpoints, or says why nothing is to be made of them. And which parts of them cannot be used.
+/// Converts Endpoints, or returns the reason why nothing is made of them. Also returns the parts of them that cannot be used.
 pub fn endpoints(trimmed: &TrimmedEndpoints) -> (Result<Mirrored, String>, Vec<String>) {
     let service = object_name(&trimmed.metadata);
     let mut problems = Vec::new();
@@ -58,7 +58,7 @@ pub fn endpoints(trimmed: &TrimmedEndpoints) -> (Result<Mirrored, String>, Vec<S
     (Ok(Mirrored { service, slices }), problems)
 }
 
-/// Whether it serves is not said, which means that it does.
+/// Whether it serves is not given, which means that it does.
 fn endpoint(trimmed: &TrimmedEndpointAddress, ready: bool, problems: &mut Vec<String>) -> Option<Endpoint> {
     let Some(address) = parse_ip(&trimmed.ip) else {
         problems.push(format!("endpoint `{}` is not an address", trimmed.ip));

@@ -21,10 +21,10 @@ pub use self::{
 };
 use crate::model::objects::{Change, ObjectName, Protocol};
 
-/// A change, and what of the object could not be used.
+/// A change, and the parts of the object that could not be used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Converted {
-    /// What is, after all.
+    /// The result.
     pub change: Change,
     /// Parts that were dropped and why, for people.
     pub problems: Vec<String>,
@@ -43,7 +43,7 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
         None | Some("" | "TCP") => Ok(Protocol::Tcp),
         Some("UDP") => Ok(Protocol::Udp),
         Some("SCTP") => Ok(Protocol::Sctp),
-        Some(other) => Err(format!("protocol `{other}` is none of TCP, UDP and SCTP")),
+        Some(other) => Err(format!("protocol `{other}` is not TCP, UDP or SCTP")),
     }
 }
 
@@ -55,7 +55,7 @@ fn has_label(metadata: &ObjectMeta, key: &str) -> bool {
     label(metadata, key).is_some()
 }
 
-/// Parses each text once, in order; what `parse` does not know is reported as `field` that is not a `what`.
+/// Parses each text once, in order; a text that `parse` does not know is reported as `field` that is not a `what`.
 fn parse_all<'a, T: PartialEq>(
     texts: impl IntoIterator<Item = &'a String>,
     parse: impl Fn(&str) -> Option<T>,

@@ -8,9 +8,9 @@ use crate::{
     source::trimmed::{SERVICE_PROXY_NAME, TrimmedService, TrimmedServicePort, TrimmedServiceSpec},
 };
 
-/// How a headless Service says so instead of an address.
+/// The value of `clusterIP` of a headless Service.
 const NONE: &str = "None";
-/// Three hours: what the API server writes where `timeoutSeconds` is not given.
+/// Three hours: the API server's default of `timeoutSeconds`.
 const DEFAULT_AFFINITY: u64 = 10_800;
 /// A day: the longest that the API allows.
 const LONGEST_AFFINITY: u64 = 86_400;
@@ -29,7 +29,7 @@ pub fn service(trimmed: &TrimmedService) -> Converted {
     let problems = &mut Vec::new();
     let cluster_ips = cluster_ips(spec, problems);
     if cluster_ips.is_empty() && addresses.iter().all(String::is_empty) {
-        problems.push("it has no clusterIP, so there is nothing to serve (nodePorts included)".to_owned());
+        problems.push("it has no clusterIP, so nothing is served (nodePorts included)".to_owned());
     }
     let ports = ports(spec, problems);
     let internal_policy = policy("internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), problems);
@@ -81,7 +81,7 @@ fn cluster_ips(spec: &TrimmedServiceSpec, problems: &mut Vec<String>) -> Vec<IpA
         };
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         if wanted.is_some_and(|wanted| wanted != family) {
-            problems.push(format!("clusterIP `{text}` is not of the family that ipFamilies says"));
+            problems.push(format!("clusterIP `{text}` is not of the family in ipFamilies"));
         } else if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             problems.push(format!("clusterIP `{text}` is a second {family} address"));
         } else {
@@ -150,8 +150,9 @@ fn source_ranges(texts: &[String], problems: &mut Vec<String>) -> Option<Vec<ipn
     }
     let ranges = parse_all(texts, parse_cidr, ("loadBalancerSourceRange", "a CIDR"), problems);
     if ranges.is_empty() {
-        problems
-            .push("none of loadBalancerSourceRanges is a CIDR: the load balancer serves nobody".to_owned());
+        problems.push(
+            "none of loadBalancerSourceRanges is a CIDR: the load balancer denies all clients".to_owned(),
+        );
     }
     Some(ranges)
 }

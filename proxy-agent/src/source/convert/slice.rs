@@ -21,7 +21,7 @@ pub fn endpoint_slice(trimmed: &TrimmedEndpointSlice) -> Converted {
         "IPv6" => Some(true),
         "FQDN" => None,
         other => {
-            problems.push(format!("addressType `{other}` is none of IPv4, IPv6 and FQDN"));
+            problems.push(format!("addressType `{other}` is not IPv4, IPv6 or FQDN"));
             None
         }
     };
@@ -40,16 +40,16 @@ pub fn endpoint_slice(trimmed: &TrimmedEndpointSlice) -> Converted {
     Converted { change: Change::EndpointSlice(slice), problems }
 }
 
-/// What all of them become, without room for more: it is kept for long.
+/// The converted items, without spare capacity: they are kept for long.
 fn in_one_piece<T, U>(all: &[T], convert: impl FnMut(&T) -> Option<U>) -> Vec<U> {
     let mut converted = Vec::with_capacity(all.len());
     converted.extend(all.iter().filter_map(convert));
     converted
 }
 
-/// A port of a slice; none if it has no number, which is no error: such ports are for other readers of the slice.
+/// A port of a slice; `None` without a number, which is not an error: such ports are for other readers of the slice.
 pub(super) fn slice_port(trimmed: &TrimmedSlicePort, problems: &mut Vec<String>) -> Option<SlicePort> {
-    // The API server makes the empty name of none.
+    // The API server stores a missing name as an empty one.
     let (name, number) =
         (trimmed.name.as_deref().unwrap_or_default(), trimmed.port.filter(|port| *port != 0)?);
     let port = match u16::try_from(number) {

@@ -12,7 +12,7 @@ pub struct Addresses(Mutex<InUse>);
 #[derive(Debug)]
 struct InUse {
     all: Vec<Uri>,
-    /// Index of the address that the next request goes to.
+    /// Index of the address of the next request.
     current: usize,
 }
 
@@ -114,6 +114,6 @@ mod tests {
         addresses.replace(uris(&["http://d"]));
         assert_eq!(addresses.current(), "http://d");
         addresses.unavailable(&Uri::from_static("http://d"));
-        assert_eq!(addresses.current(), "http://d", "there is no other");
+        assert_eq!(addresses.current(), "http://d", "it is the only one");
     }
 }

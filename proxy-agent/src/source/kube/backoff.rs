@@ -31,7 +31,7 @@ impl Backoff {
     }
 }
 
-/// Anything from nothing to this.
+/// A random time up to this.
 pub(super) fn jittered(longest: Duration) -> Duration {
     // The keys of a fresh hasher are random: no generator of our own is needed.
     let random = RandomState::new().hash_one(()) as u32;

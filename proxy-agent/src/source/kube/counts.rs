@@ -27,7 +27,7 @@ impl Default for RequestCounts {
 /// Seconds, from client-go's `rest_client_request_duration_seconds`.
 const BUCKETS: [f64; 12] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
-/// What client-go calls a request without an answer.
+/// client-go's name for a request without an answer.
 const NO_ANSWER: &str = "<error>";
 
 impl RequestCounts {

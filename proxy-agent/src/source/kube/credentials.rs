@@ -1,4 +1,4 @@
-//! Where the API servers are and who we are to them. All of it may change at run time: files are read again.
+//! The addresses of the API servers, and our credentials. All of it may change at run time: files are read again.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -20,7 +20,7 @@ const IN_CLUSTER_NAME: &str = "kubernetes.default.svc";
 /// A pod's token and CA.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// What a connection is made with.
+/// The credentials of a connection.
 #[derive(Debug)]
 pub(super) struct Credentials {
     pub(super) config: Config,
@@ -49,7 +49,7 @@ pub(super) async fn load(settings: &KubeSettings) -> anyhow::Result<Credentials>
             .with_context(|| format!("cannot use kubeconfig {}", path.display()))?,
         (None, Some(address)) if needs_none => {
             let mut config = Config::new(address.clone());
-            // There is no certificate to check: reading those of all authorities would be for nothing.
+            // Without TLS no certificate is checked: reading the roots of all authorities would be useless.
             config.root_cert = Some(Vec::new());
             config
         }
@@ -177,7 +177,7 @@ current-context: x
     }
 
     #[tokio::test]
-    async fn what_cannot_work_is_said_clearly() {
+    async fn unusable_credentials_have_clear_errors() {
         let exec = written(&KUBECONFIG.replace(
             "{token: secret}",
             "{exec: {apiVersion: client.authentication.k8s.io/v1, command: aws, interactiveMode: Never}}",

@@ -1,4 +1,4 @@
-//! Why a list or watch ended, and how to say it.
+//! Why a list or watch ended, and its text.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) enum Failure {
     /// A request was not answered in time.
     #[error("no answer")]
     NoAnswer,
-    /// A watch brought nothing for long, not even a bookmark.
+    /// A watch sent no event for long, not even a bookmark.
     #[error("the watch is silent")]
     Silent,
     /// The server's version is older than one that was seen.
@@ -38,8 +38,8 @@ pub(super) enum Failure {
     /// A list without a resource version: nothing to watch from.
     #[error("the list has no resourceVersion")]
     NoVersion,
-    /// Nobody receives the changes any more.
-    #[error("nobody listens")]
+    /// The receiver of the changes is gone.
+    #[error("the receiver is gone")]
     Closed,
 }
 
@@ -59,20 +59,20 @@ impl Failure {
         Some(Duration::from_secs(seconds.into()).min(LONGEST_RETRY_AFTER)).filter(|wait| !wait.is_zero())
     }
 
-    /// Are events lost, so that only a new list gives the truth?
+    /// Whether events are lost, so that only a new list gives the present state.
     pub(super) fn lost_events(&self) -> bool {
         let unreadable = matches!(self, Self::Request(kube::Error::SerdeError(_)));
         self.code() == Some(410) || unreadable || self.is_too_new()
     }
 
-    /// Is the version that was asked for newer than the server's? It is behind, or etcd was restored from a backup.
+    /// Whether the requested version is newer than the server's: it is behind, or etcd was restored from a backup.
     pub(super) fn is_too_new(&self) -> bool {
         matches!(self, Self::Request(kube::Error::Api(status)) | Self::Event(status)
             if status.message.contains("Too large resource version"))
     }
 
-    /// What is wrong, the same for every watch and attempt that suffers from it, and what was seen of it this time.
-    /// `verb` is what was asked for.
+    /// A description of the failure, the same for every watch and attempt that suffers from it, and the details of
+    /// this time. `verb` is that of the request.
     pub(super) fn describe(&self, servers: &Addresses, verb: &str, plural: &str) -> (String, String) {
         let server = match self.code() {
             Some(400..=428) => servers.current(),
@@ -102,7 +102,7 @@ impl Failure {
 /// A longer wait than this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// The innermost error: what wraps it says "service error" and the like.
+/// The innermost error: outer ones only add "service error" and the like.
 fn root_cause(failure: &Failure) -> String {
     let Failure::Request(error) = failure else {
         return failure.to_string();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_by_what_can_be_done_about_them() {
+    fn failures_are_distinguished_by_their_remedy() {
         let cases = [
             (refused(401, "who?"), "the API server at http://u does not accept our credentials"),
             (
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_says_how_long_to_wait() {
+    fn the_server_decides_how_long_to_wait() {
         let after = |seconds| {
             let status = serde_json::json!({"code": 429, "details": {"retryAfterSeconds": seconds}});
             let status = serde_json::from_value::<Status>(status).unwrap();

@@ -1,6 +1,6 @@
 //! Services, EndpointSlices, ServiceCIDRs and this Node from an API server.
 //!
-//! Each kind is listed and then watched ([`watch`]) over a connection of its own, with the selectors that kube-proxy
+//! Each kind is listed and then watched ([`watch`]) over a separate connection, with the selectors that kube-proxy
 //! uses. No object is kept here: each is converted and passed on at once.
 
 mod addresses;
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::model::objects::{Change, Kind};
 
-/// For the log's filter: the library's own lines, which repeat at every attempt what is told here once per outage.
+/// For the log's filter: the library's own lines, which repeat at every attempt what is logged here once per outage.
 pub const REDUNDANT_LOGS: &str = "kube_client=off";
 
 /// How to reach the API server, and whose node this is.
@@ -59,15 +59,15 @@ pub struct KubeSettings {
 pub struct Timing {
     /// The server ends a watch after this long, or up to twice as long (whole seconds).
     pub watch: Duration,
-    /// A watch that brings nothing for this long, although the server sends bookmarks every minute, is doubted.
+    /// A watch that sends nothing for this long, although the server sends bookmarks every minute, is checked.
     pub silence: Duration,
     /// A request is answered within this time; a plain list is complete.
     pub answer: Duration,
-    /// Where there are several addresses, an answer begins within this time, or the next one is asked.
+    /// With several addresses, an answer must begin within this time, or the next one is tried.
     pub next_address: Duration,
     /// A streaming list that is silent for this long will not end.
     pub list_silence: Duration,
-    /// How long a server that does not stream lists is not asked for a streaming list.
+    /// How long a server that does not stream lists gets no request for one.
     pub plain_lists: Duration,
     /// A watch that lives this long ends an outage: the next one begins with the first delay.
     pub settled: Duration,
@@ -105,7 +105,7 @@ impl Default for Timing {
     }
 }
 
-/// An API server, to be watched and told things.
+/// A connection to an API server, for watches and writes.
 pub struct Connection {
     client: Client,
     transport: Arc<Transport>,
@@ -123,7 +123,7 @@ impl Connection {
         Ok(Self { client: transport.client(), transport, settings })
     }
 
-    /// For the rest that there is to tell the API server.
+    /// For other requests to the API server.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
@@ -133,8 +133,8 @@ impl Connection {
         self.transport.addresses().current()
     }
 
-    /// Watches until `cancel` or until nobody receives `changes`, through outages of any length. What is wrong is logged
-    /// and shown in `state`.
+    /// Watches until `cancel` or until the receiver of `changes` is gone, through outages of any length. Problems are
+    /// logged and shown in `state`.
     pub async fn watch(
         self,
         changes: mpsc::Sender<Change>,
@@ -154,7 +154,7 @@ impl Connection {
     }
 }
 
-/// Watches over a connection until nobody receives `changes`. `servers` is for messages.
+/// Watches over a connection until the receiver of `changes` is gone. `servers` is for messages.
 pub async fn follow(
     client: &Client,
     servers: &Arc<Addresses>,

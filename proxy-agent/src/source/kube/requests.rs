@@ -1,4 +1,4 @@
-//! What is asked of the API server. The library's own parameters know neither long watches nor cached lists in pages.
+//! Requests to the API server. The library's own parameters know neither long watches nor cached lists in pages.
 
 use std::time::Duration;
 

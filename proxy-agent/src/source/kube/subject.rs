@@ -1,11 +1,11 @@
-//! What a watcher watches.
+//! The subject of a watcher.
 
 use crate::{
     model::objects::{Change, Kind, ObjectName},
     source::convert::Converted,
 };
 
-/// What a watcher watches and what to make of it.
+/// The objects that a watcher watches, and how to convert them.
 pub(super) struct Subject<K> {
     pub(super) objects: Objects,
     pub(super) convert: fn(&K) -> Converted,
@@ -18,7 +18,7 @@ pub(super) struct Subject<K> {
 pub(super) enum Objects {
     /// All of a kind, whose lists are announced.
     Listed(Kind),
-    /// The same, but not every server has them: nothing waits for them, and no trouble with them is one of the source.
+    /// The same, but not every server has them: the agent does not wait for them, and their problems are not the source's.
     Optional(Kind),
     /// One object, selected by its name, which is gone when a list does not have it.
     ThisNode,
@@ -34,7 +34,7 @@ impl Objects {
     }
 }
 
-/// What the server is asked to leave out. Conversion leaves it out too, so a server that cannot is no problem.
+/// Objects that the server is asked to leave out. Conversion leaves them out too, so a server that cannot is not a problem.
 pub(super) struct Selectors {
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,

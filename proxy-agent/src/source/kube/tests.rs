@@ -174,7 +174,7 @@ async fn retry_after_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_checked_and_is_no_trouble() {
+async fn silence_is_checked_and_is_not_a_problem() {
     // Not to the second of another silence.
     const NEARLY_AN_HOUR: Duration = Duration::from_secs(3600 - 60);
     const SILENCE: u64 = 180;

@@ -40,7 +40,7 @@ type Http = BoxCloneService<Request<Body>, Response<Incoming>, BoxError>;
 
 /// For a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A connection that is idle for so long is asked for a sign of life, three times, ten seconds apart: watches may be quiet.
+/// A connection that is idle for so long is probed, three times, ten seconds apart: watches may be quiet.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A refusal is not longer than this.
@@ -89,7 +89,7 @@ impl Transport {
         Client::new(service, "default")
     }
 
-    /// Reads the files again, and uses them if they have changed. Says whether others than `seen` are in use now.
+    /// Reads the files again, and uses them if they have changed. Returns whether others than `seen` are in use now.
     pub(super) async fn reload(&self, seen: Option<u64>) -> bool {
         let loaded = credentials::load(&self.settings).await;
         let mut current = self.current();
@@ -98,7 +98,7 @@ impl Transport {
             Err(error) => {
                 let problem = Some(format!("{error:#}"));
                 if current.problem != problem {
-                    warn!("{error:#}: going on with the credentials from before");
+                    warn!("{error:#}: keeping the previous credentials");
                     current.problem = problem;
                 }
             }
@@ -136,7 +136,7 @@ impl Transport {
         let mut failed = None;
         for (n, address) in addresses.iter().enumerate() {
             let request = request();
-            // What changes something may be done already, unless no connection was made.
+            // A write may have been done already, unless no connection was made.
             let repeatable = request.method() == Method::GET;
             let is_last = n + 1 == addresses.len();
             match self.to_one(address, request, repeatable && !is_last).await {
@@ -145,7 +145,7 @@ impl Transport {
                 Err(error) => return Err(error),
             }
         }
-        Err(failed.unwrap_or_else(|| "there is no address".into()))
+        Err(failed.unwrap_or_else(|| "no address".into()))
     }
 
     async fn to_one(
@@ -202,7 +202,7 @@ impl Transport {
 #[error("no answer in time")]
 struct TooSlow;
 
-/// Was no connection made, so that nothing can have been done?
+/// Whether no connection was made, so that the server cannot have done anything.
 fn is_not_connected(error: &BoxError) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
     while let Some(error) = cause {

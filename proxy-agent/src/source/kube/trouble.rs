@@ -1,4 +1,4 @@
-//! What a watcher does when a list or watch fails.
+//! The watcher's reaction to a failed list or watch.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -9,14 +9,14 @@ use tracing::{debug, info, warn};
 
 use super::{failure::Failure, subject::Objects, watch::Watcher};
 
-/// Before asking again for what the server does not offer: an upgrade may bring it.
+/// The pause before the next request for something that the server does not offer: an upgrade may bring it.
 const REFUSED: Duration = Duration::from_secs(300);
 
 impl<K> Watcher<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    /// Falls back, lists anew or just waits, as the failure demands.
+    /// Falls back, lists again or just waits, as the failure demands.
     pub(super) async fn handle(&mut self, failure: Failure) {
         let plural = K::plural(&());
         if matches!(failure, Failure::Silent) {
@@ -35,19 +35,19 @@ where
         }
         self.doubt();
         if failure.lost_events() && self.position.version.is_some() {
-            debug!("{plural}: {failure}: listing anew");
+            debug!("{plural}: {failure}: listing again");
             self.position.relist();
             // All agents of a cluster get here together when the server forgets its history.
             return self.pause(failure.retry_after()).await;
         }
-        // If the server refuses even a list, its condition may be what is wrong.
+        // If the server refuses even a list, its resource version may be the reason.
         if self.position.version.is_none() && matches!(failure.code(), Some(400 | 410 | 504)) {
             self.position.relist_newest();
         }
         self.report(&failure, &plural).await;
     }
 
-    /// Tells of a failure, and waits.
+    /// Reports a failure, and waits.
     async fn report(&mut self, failure: &Failure, plural: &str) {
         let (message, detail) = failure.describe(&self.servers, self.verb, plural);
         let wait = failure.retry_after();
@@ -57,7 +57,7 @@ where
             return self.pause(wait).await;
         }
         if self.is_optional() {
-            // An outage is told by the other watches.
+            // The other watches report an outage.
             let is_refusal = matches!(failure.code(), Some(403 | 404));
             if is_refusal && !self.logged_refusal {
                 self.logged_refusal = true;
@@ -85,7 +85,7 @@ where
     }
 
     /// During a long outage etcd may have been restored from a backup. A watch from a version of the future would be
-    /// granted, and would miss what happens until then.
+    /// accepted, and would miss the events until then.
     fn doubt(&mut self) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         self.is_doubtful |= since.elapsed() >= self.timing.long_outage;
@@ -103,7 +103,7 @@ where
         }
     }
 
-    /// Asks for less if the server does not understand the request. Says whether anything changed.
+    /// Simplifies the request if the server does not understand it. Returns whether anything changed.
     fn fall_back(&mut self, failure: &Failure) -> bool {
         // This node cannot do without its name.
         let optional_fields =

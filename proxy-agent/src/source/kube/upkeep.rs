@@ -1,4 +1,4 @@
-//! What is looked at again now and then: files with credentials, and the release of the API server.
+//! Checked regularly: files with credentials, and the release of the API server.
 
 use kube::Client;
 use tokio::{
@@ -23,7 +23,7 @@ pub(super) async fn run(
     let every = timing.reload;
     let mut ask_again = Instant::now();
     let mut synced = state.subscribe();
-    // An error means that nobody listens; then this ends soon.
+    // An error means that the receivers are gone; then this ends soon.
     let _ = timeout(every, synced.wait_for(SourceState::is_synced)).await;
     loop {
         if Instant::now() >= ask_again && state.borrow().is_synced() {
@@ -38,8 +38,8 @@ pub(super) async fn run(
                     });
                     ask_again = Instant::now() + every * RELEASE_EVERY + jittered(every);
                 }
-                Ok(Err(error)) => debug!("the API server does not tell its release: {error}"),
-                Err(_) => debug!("the API server does not tell its release in time"),
+                Ok(Err(error)) => debug!("the API server does not report its release: {error}"),
+                Err(_) => debug!("the API server does not report its release in time"),
             }
         }
         sleep(every).await;

@@ -1,4 +1,4 @@
-//! Resource versions: where a watch is, and what is older than what.
+//! Resource versions: the position of a watch, and their order.
 
 use std::cmp::Ordering;
 
@@ -9,7 +9,7 @@ pub(super) enum ListFrom {
     Any,
     /// This one or a newer one, from the cache as well.
     NotOlderThan(String),
-    /// The newest: the API server asks etcd's quorum.
+    /// The newest: the API server reads from etcd's quorum.
     Newest,
 }
 
@@ -44,7 +44,7 @@ impl Position {
         newer
     }
 
-    /// The watch comes to this version. Returns the newer version seen before, if there is one.
+    /// The watch reached this version. Returns the newer version seen before, if any.
     pub(super) fn advance(&mut self, version: &str) -> Option<String> {
         if let Some(newer) = self.newer_than(version) {
             return Some(newer.to_owned());
@@ -59,14 +59,14 @@ impl Position {
         self.newest.as_deref().filter(|newest| is_older(version, newest))
     }
 
-    /// The history is lost: list, but nothing older than what was seen.
+    /// The history is lost: list, but nothing older than the version seen.
     pub(super) fn relist(&mut self) {
         if let Some(version) = self.version.take() {
             self.list_from = ListFrom::NotOlderThan(version);
         }
     }
 
-    /// What was seen cannot be had any more: list what etcd has now.
+    /// The version seen is not available any more: list etcd's present state.
     pub(super) fn relist_newest(&mut self) {
         self.version = None;
         self.list_from = ListFrom::Newest;

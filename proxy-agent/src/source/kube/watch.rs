@@ -51,17 +51,17 @@ pub(super) struct Watcher<K> {
     pub(super) plain_until: Option<Instant>,
     /// The current watch lives since then.
     pub(super) watching_since: Option<Instant>,
-    /// Before resuming, ask for the version of the server: it may be older than ours.
+    /// Before resuming, request the server's version: it may be older than ours.
     pub(super) is_doubtful: bool,
     /// Nothing has worked since then.
     pub(super) failing_since: Option<Instant>,
-    /// The server has said 403, and nothing else, since then.
+    /// The server has returned 403, and nothing else, since then.
     pub(super) forbidden_since: Option<Instant>,
     /// A version that went backwards was reported, and a new list is not complete yet.
     pub(super) reported_backwards: bool,
-    /// It was said that the server does not have, or does not show, what is optional.
+    /// The log has that the server does not have, or does not show, the optional resource.
     pub(super) logged_refusal: bool,
-    /// What was asked for last, as RBAC names it.
+    /// The last request, as RBAC names it.
     pub(super) verb: &'static str,
     pub(super) kind: PhantomData<fn() -> K>,
 }
@@ -78,7 +78,7 @@ where
         changes: &mpsc::Sender<Change>,
         state: &watch::Sender<SourceState>,
     ) -> Self {
-        // Nobody follows how what is optional is doing.
+        // The state of an optional resource is not shown.
         let unseen = watch::Sender::default();
         let state = if matches!(subject.objects, Objects::Optional(_)) { &unseen } else { state };
         Self {
@@ -102,7 +102,7 @@ where
         }
     }
 
-    /// Watches until nobody listens.
+    /// Watches until the receiver is gone.
     pub(super) async fn run(mut self) {
         loop {
             self.reporter.begins();
@@ -181,7 +181,7 @@ where
         }
     }
 
-    /// A list at once, or in pages, all of one version: the server keeps it for us, and says 410 if it cannot any longer.
+    /// A list at once, or in pages, all of one version: the server keeps it for us, and returns 410 if it cannot any longer.
     async fn list_pages(&mut self) -> Result<(), Failure> {
         self.verb = "list";
         let mut objects = 0;
@@ -215,7 +215,7 @@ where
         }
     }
 
-    /// Is the server where we were, or ahead?
+    /// Checks that the server is where we were, or ahead.
     async fn check_version(&mut self) -> Result<(), Failure> {
         self.verb = "list";
         let page = self.page(requests::newest_version::<K>()?).await?;
@@ -305,7 +305,7 @@ where
         }
     }
 
-    /// The watch goes on.
+    /// The watch works.
     fn lives(&mut self) {
         self.watching_since = Some(Instant::now());
         self.healthy();
@@ -330,7 +330,7 @@ where
         matches!(self.subject.objects, Objects::Optional(_))
     }
 
-    /// Waits as long as the back-off says, or longer if the server wants that.
+    /// Waits for the time of the back-off, or longer if the server requires it.
     pub(super) async fn pause(&mut self, at_least: Option<Duration>) {
         let asked = at_least.unwrap_or_default();
         tokio::time::sleep(self.backoff.delay().max(asked + jittered(asked / 4))).await;

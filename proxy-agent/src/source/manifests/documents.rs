@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     /// The objects for us, in order.
     pub(super) objects: Vec<Object>,
-    /// What could not be read. Not empty: the file may have meant more objects than `objects`.
+    /// Unreadable parts. Not empty: the file may have meant more objects than `objects`.
     pub(super) problems: Vec<Problem>,
     /// Parts that were read and have no effect.
     pub(super) ignored: Vec<Notice>,
@@ -43,7 +43,7 @@ pub(super) struct Object {
     pub(super) problems: Vec<String>,
 }
 
-/// What an object is.
+/// The content of an object.
 #[derive(Debug)]
 pub(super) enum Content {
     /// An object of the API that the proxy follows.
@@ -52,7 +52,7 @@ pub(super) enum Content {
     Endpoints(Mirrored),
 }
 
-/// Where something is wrong, counted from 1, and what.
+/// The place of a problem, counted from 1, and its text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) line: u64,
@@ -106,7 +106,7 @@ fn read_yaml(document: yaml::Document<'_>, node: &str) -> Parsed {
     parsed
 }
 
-/// What begins like JSON may also be YAML, in flow style.
+/// A text that begins like JSON may also be YAML, in flow style.
 fn read_json(document: yaml::Document<'_>, format: Format, node: &str) -> Parsed {
     let (pieces, problem) = json::stream(document.content(), document.lines_before);
     let is_json = format == Format::Json || !pieces.is_empty();
@@ -124,7 +124,7 @@ fn read_json(document: yaml::Document<'_>, format: Format, node: &str) -> Parsed
 
 /// The text or value of one object.
 trait Source: Sized {
-    /// What the items of a list are read from.
+    /// The type that the items of a list are read from.
     type Item: Source;
 
     /// The line of the file where it begins.

@@ -1,4 +1,4 @@
-//! What the folder's files say together, and how that changes.
+//! The combined contents of the folder's files, and how they change.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -17,7 +17,7 @@ use crate::{
     source::convert::Mirrored,
 };
 
-/// A file that just changed may still be being written: inotify, or the next look, will tell.
+/// A file that just changed may still be being written: inotify, or the next check, will show it.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// The folder as it was read last.
@@ -34,14 +34,14 @@ pub(super) struct Folder {
     listed: bool,
 }
 
-/// What came of reading the folder.
+/// The result of reading the folder.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// What is different; at first, complete lists.
+    /// The differences; at first, complete lists.
     pub(super) changes: Vec<Change>,
     /// Problems that were not there before.
     pub(super) new_problems: Vec<String>,
-    /// What has no effect and was not there before.
+    /// Parts without effect that were not there before.
     pub(super) new_notices: Vec<LogNotice>,
     /// One of the problems there are.
     pub(super) worst: Option<String>,
@@ -49,7 +49,7 @@ pub(super) struct Reading {
     pub(super) complete: bool,
 }
 
-/// A part of a file that has no effect, as it is logged.
+/// A log line about a part of a file that has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LogNotice {
     pub(super) text: String,
@@ -118,7 +118,7 @@ struct File {
     ignored: Vec<Notice>,
 }
 
-/// Tells two states of a file apart, cheaply.
+/// Distinguishes two states of a file, cheaply.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     modified: SystemTime,
@@ -149,7 +149,7 @@ impl Folder {
         }
     }
 
-    /// Reads what changed. A folder that cannot be read changes nothing.
+    /// Reads the changed files. A folder that cannot be read changes nothing.
     pub(super) fn read(&mut self, touched: &Touched) -> Reading {
         let (mut problems, mut notices) = (Vec::new(), BTreeSet::new());
         let changes = match self.read_files(touched) {
@@ -171,8 +171,8 @@ impl Folder {
     }
 
     fn read_files(&mut self, touched: &Touched) -> io::Result<()> {
-        // A file that is being replaced may be missing in the list (readdir(3) leaves that open). So the files that were there are
-        // asked for by their names.
+        // A file that is being replaced may be missing in the list (readdir(3) leaves that open). So known files are opened by
+        // their names.
         let mut names: BTreeSet<OsString> = self.files.keys().cloned().collect();
         for entry in std::fs::read_dir(&self.path)? {
             names.insert(entry?.file_name());
@@ -205,12 +205,12 @@ impl Folder {
         Ok(())
     }
 
-    /// Puts the files together and finds what is different from last time.
+    /// Puts the files together and finds the differences from last time.
     fn evaluate(&mut self, problems: &mut Vec<String>, notices: &mut BTreeSet<LogNotice>) -> Vec<Change> {
         let mut defined: BTreeMap<&Name, String> = BTreeMap::new();
         let mut served = BTreeMap::new();
         let mut mirrored: Vec<(String, &Mirrored)> = Vec::new();
-        // What is written now comes before what was written in files that are broken now.
+        // Present contents come before the earlier contents of files that are broken now.
         for stale in [false, true] {
             for (name, file) in &self.files {
                 let path = self.path.join(name).display().to_string();
@@ -264,7 +264,7 @@ impl Folder {
 /// Notices of one file that are logged: a dump of a whole cluster has thousands.
 const MOST_NOTICES: usize = 50;
 
-const KEPT: &str = "what it defined before is kept";
+const KEPT: &str = "its previous definitions are kept";
 
 impl File {
     fn update(&mut self, path: &str, text: &str, format: Format, node: &str) {
@@ -332,7 +332,7 @@ fn format_of(name: &OsString) -> Option<Format> {
     }
 }
 
-/// Serves what Endpoints stand for, where their Service has no EndpointSlices.
+/// Serves the endpoints of Endpoints objects, where their Service has no EndpointSlices.
 fn mirror(
     mirrored: Vec<(String, &Mirrored)>,
     served: &mut BTreeMap<Key, Change>,

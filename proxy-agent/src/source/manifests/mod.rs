@@ -27,8 +27,8 @@ use crate::{
     model::objects::Change,
 };
 
-/// What the text of a file says, and what of it could not be read or is ignored, each with its line: what [`run`] makes of one
-/// file, without the folder. `node` is the one Node that counts.
+/// The changes in the text of a file, and the parts that could not be read or are ignored, each with its line: the same as
+/// [`run`] makes of one file, without the folder. `node` is the one Node that counts.
 pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<String>) {
     let Parsed { objects, problems, ignored } = documents::parse(text, format, node);
     let problems = problems.into_iter();
@@ -48,16 +48,16 @@ pub fn read_text(text: &str, format: Format, node: &str) -> (Vec<Change>, Vec<St
     (changes, logged)
 }
 
-/// How often to look for what inotify does not show, the folder's own appearance included.
+/// How often to look for changes that inotify does not show, the folder's own appearance included.
 const RECHECK: Duration = Duration::from_secs(2);
 
-/// Reads and follows a folder until `cancel` or until nobody receives `changes`.
+/// Reads and follows a folder until `cancel` or until the receiver of `changes` is gone.
 ///
 /// The folder may appear later. While it is away, everything stays as it was. Of Nodes only the one named `node` counts.
 ///
 /// # Errors
 ///
-/// Only if a thread of the runtime cannot be had. What is wrong with the files is logged and shown in `state`.
+/// Only if the runtime cannot start a thread. Problems of the files are logged and shown in `state`.
 pub async fn run(
     path: PathBuf,
     node: String,
@@ -88,7 +88,7 @@ async fn follow(
             touched = events.settled() => touched,
             _ = recheck.tick() => Touched::default(),
         };
-        // Before reading, so that what changes while we read is seen as well.
+        // Before reading, so that changes while we read are seen as well.
         events.attach();
         reporter.heard();
         let reading;
@@ -104,7 +104,7 @@ async fn follow(
     }
 }
 
-/// Sends the changes and tells the problems. Says whether anybody listens.
+/// Sends the changes and reports the problems. Returns whether the receiver still exists.
 async fn publish(reading: Reading, changes: &mpsc::Sender<Change>, reporter: &Reporter) -> bool {
     let Reading { changes: found, new_problems, new_notices, worst, complete } = reading;
     for problem in new_problems {

@@ -201,7 +201,7 @@ async fn a_broken_document_keeps_its_last_good_state_and_the_rest_works() {
     fs::write(path("c.yaml"), service("c", "2")).unwrap();
     follower.until_served(&[("a", "2"), ("b", "1"), ("c", "2")]).await;
 
-    // What is defined anew elsewhere counts more than what is kept.
+    // A definition in another file counts more than a kept one.
     fs::write(path("d.yaml"), service("b", "3")).unwrap();
     follower.until_served(&[("a", "2"), ("b", "3"), ("c", "2")]).await;
     fs::write(path("ab.yaml"), service("a", "3")).unwrap();
@@ -232,7 +232,7 @@ async fn of_two_definitions_the_first_file_wins() {
     follower.until_well().await;
 }
 
-/// The control plane mirrors Endpoints only where nobody else makes EndpointSlices; here nobody mirrors them but us.
+/// The control plane mirrors Endpoints only if no other controller makes EndpointSlices; here only the agent mirrors them.
 #[tokio::test]
 async fn endpoints_serve_where_there_are_no_slices() {
     let endpoints = |name: &str, ip: &str| {
@@ -277,7 +277,7 @@ async fn endpoints_serve_where_there_are_no_slices() {
 }
 
 #[test]
-fn what_is_ignored_is_said_once() {
+fn ignored_parts_are_reported_once() {
     let dir = folder(&[
         (
             "a.yaml",
@@ -288,7 +288,7 @@ fn what_is_ignored_is_said_once() {
     let mut folder = Folder::new(dir.path().to_owned(), NODE.to_owned());
     let mut read = |touched: Touched| -> Vec<String> {
         let Reading { new_notices, new_problems, worst, .. } = folder.read(&touched);
-        assert_eq!((new_problems, worst), (vec![], None), "it is no trouble");
+        assert_eq!((new_problems, worst), (vec![], None), "it is not a problem");
         new_notices
             .into_iter()
             .map(|notice| notice.text.replace(&dir.path().display().to_string(), ""))

@@ -2,7 +2,7 @@
 //!
 //! Lists may be `null` and numbers out of range: [`convert`](super::convert) judges them one by one.
 
-/// Says where the API serves the objects of a type.
+/// Where the API serves the objects of a type.
 macro_rules! resource {
     ($trimmed:ty, $kind:literal, $group:literal, $plural:literal, $scope:ty) => {
         impl kube::core::Resource for $trimmed {
@@ -88,23 +88,23 @@ fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     deserializer.deserialize_any(First)
 }
 
-/// `null` is what a nil list or struct of Go becomes in JSON.
+/// Go writes a nil list or struct as `null` in JSON.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Presence of this label, whatever its value, gives a Service to another proxy.
+/// Presence of this label, with any value, gives a Service to another proxy.
 pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Presence of this label says that an EndpointSlice belongs to a headless Service.
+/// Presence of this label marks an EndpointSlice of a headless Service.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
 /// This label names the Service of an EndpointSlice.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// This label names the zone of a Node.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// Reads only what is used of the metadata: managed fields, annotations and labels of others are most of a small object.
+/// Reads only the used fields of the metadata: managed fields, annotations and labels of others are most of a small object.
 fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]

@@ -11,10 +11,10 @@ pub struct TrimmedNode {
     /// Name, labels, version and time of deletion only.
     #[serde(default, deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
-    /// What is wanted.
+    /// The wanted state.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: TrimmedNodeSpec,
-    /// What the kubelet says.
+    /// The state that the kubelet reports.
     #[serde(default, deserialize_with = "or_default")]
     pub status: TrimmedNodeStatus,
 }
@@ -23,7 +23,7 @@ pub struct TrimmedNode {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct TrimmedNodeSpec {
-    /// What keeps pods off it.
+    /// Taints, which keep pods off it.
     #[serde(deserialize_with = "or_default")]
     pub taints: Vec<TrimmedTaint>,
 }

@@ -11,10 +11,10 @@ pub struct TrimmedService {
     /// Name, namespace, labels and version only.
     #[serde(default, deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
-    /// What is wanted.
+    /// The wanted state.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: TrimmedServiceSpec,
-    /// What is.
+    /// The present state.
     #[serde(default, deserialize_with = "or_default")]
     pub status: TrimmedServiceStatus,
 }
@@ -34,14 +34,14 @@ pub struct TrimmedServiceSpec {
     /// The families, in the order of `clusterIPs`.
     #[serde(deserialize_with = "or_default")]
     pub ip_families: Vec<String>,
-    /// Addresses that somebody else leads to the nodes.
+    /// Addresses that are routed to the nodes by other means.
     #[serde(rename = "externalIPs", deserialize_with = "or_default")]
     pub external_ips: Vec<String>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: Option<String>,
     /// `Cluster` or `Local`.
     pub external_traffic_policy: Option<String>,
-    /// Who may use the load balancer's addresses; empty: everyone.
+    /// Allowed clients of the load balancer's addresses; empty: everyone.
     #[serde(deserialize_with = "or_default")]
     pub load_balancer_source_ranges: Vec<String>,
     /// `None` or `ClientIP`.
@@ -49,7 +49,7 @@ pub struct TrimmedServiceSpec {
     /// How `sessionAffinity` is meant.
     #[serde(deserialize_with = "or_default")]
     pub session_affinity_config: TrimmedAffinityConfig,
-    /// Where load balancers ask for this node's endpoints; 0 is nowhere.
+    /// Where load balancers check this node's endpoints; 0 is nowhere.
     pub health_check_node_port: Option<i64>,
     /// The ports.
     #[serde(deserialize_with = "or_default")]
@@ -77,7 +77,7 @@ pub struct TrimmedClientIp {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrimmedServiceStatus {
-    /// What the load balancer's controller says.
+    /// The state that the load balancer's controller reports.
     #[serde(deserialize_with = "or_default")]
     pub load_balancer: TrimmedLoadBalancer,
 }

@@ -11,7 +11,7 @@ pub struct TrimmedServiceCidr {
     /// Name and version only.
     #[serde(default, deserialize_with = "trimmed")]
     pub metadata: ObjectMeta,
-    /// What is wanted.
+    /// The wanted state.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: TrimmedServiceCidrSpec,
 }

@@ -7,7 +7,7 @@ use super::{NodeContext, Service, service_ports};
 /// Text for `iptables-restore` or `ip6tables-restore`, of the tables `filter` and `nat`.
 pub fn iptables(node_context: &NodeContext, services: &[Service]) -> String {
     let mut chains = String::new();
-    // In the order in which rules must come: what a chain jumps to stands apart.
+    // In the order in which rules must come: chains that others jump to stand apart.
     let (mut portals, mut node_ports, mut rules) = (String::new(), String::new(), String::new());
     for (number, service, port) in service_ports(services) {
         let protocol = port.protocol;
@@ -45,7 +45,7 @@ pub fn iptables(node_context: &NodeContext, services: &[Service]) -> String {
             let to = SocketAddr::new(address, target);
             let comment = format!("-m comment --comment \"{title} -> {to}\"");
             let left = count - index;
-            // The last one takes what is left.
+            // The last one takes the rest.
             let chance = if left == 1 {
                 String::new()
             } else {

@@ -1,7 +1,7 @@
 //! Netfilter rules in the shape that kube-proxy 1.36 gives them, as peers to measure against.
 //!
-//! Of either family, and only for the default settings: `nodePortAddresses` of the node, local clients by cluster CIDR, traffic policy
-//! `Cluster`, no affinity. What such services do not use (source ranges, services without endpoints) is there as empty
+//! For either family, and only for the default settings: `nodePortAddresses` of the node, local clients by cluster CIDR, traffic
+//! policy `Cluster`, no affinity. Features that such services do not use (source ranges, services without endpoints) exist as empty
 //! maps and chains, because packets pass them.
 
 mod iptables;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub use iptables::iptables;
 pub use nftables::nftables;
 
-/// What the rules of a node depend on besides services.
+/// The facts of a node, besides services, that its rules depend on.
 #[derive(Clone, Debug)]
 pub struct NodeContext {
     /// The node's address, which serves nodePorts. The rules are of its family.

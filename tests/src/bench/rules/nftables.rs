@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::SocketAddr};
 
 use super::{NodeContext, Service, service_ports};
 
-/// A script for `nft -f` that makes the table anew.
+/// A script for `nft -f` that replaces the table.
 pub fn nftables(node_context: &NodeContext, services: &[Service]) -> String {
     let (family, address) =
         if node_context.node.is_ipv4() { ("ip", "ipv4_addr") } else { ("ip6", "ipv6_addr") };
@@ -71,7 +71,7 @@ fn elements(kind: &str, name: &str, of: &str, elements: &[String]) -> String {
     text + "}\n"
 }
 
-/// What is there without any service.
+/// The part that does not depend on services.
 fn base(node_context: &NodeContext, family: &str) -> String {
     let NodeContext { cluster_cidr, service_cidr, .. } = node_context;
     let masquerade = if node_context.keeps_ports { "masquerade" } else { "masquerade fully-random" };

@@ -1,4 +1,4 @@
-//! What the rules must say.
+//! Properties of the generated rules.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! Programs of a few instructions, put together by hand: what is measured beside ours must not depend on a compiler.
+//! Programs of a few instructions, assembled by hand: the baselines beside our programs must not depend on a compiler.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use proxy_tests::packets::sys::{self, Kind};
 
-/// What a program returns that met a packet it does not expect: no result of a program under test.
+/// The result of a program that met a packet it does not expect: no program under test returns it.
 const UNEXPECTED: i32 = 0x7bad;
 
 /// How many bytes an instruction loads or stores.
@@ -99,19 +99,20 @@ impl Program {
         self.op(0x63 | size as u8, base, src, offset, 0)
     }
 
-    /// Goes on only if `register == value`.
+    /// Continues only if `register == value`.
     pub(crate) fn expect(&mut self, register: u8, value: i32) -> &mut Self {
         self.jumps.push(self.code.len());
         self.op(0x55, register, 0, 0, value)
     }
 
-    /// Goes on only if `register != 0`.
+    /// Continues only if `register != 0`.
     pub(crate) fn expect_some(&mut self, register: u8) -> &mut Self {
         self.jumps.push(self.code.len());
         self.op(0x15, register, 0, 0, 0)
     }
 
-    /// `dst = data` of the packet whose context is in `context`; goes on only if it has so many bytes. Spoils 3 and 4.
+    /// `dst = data` of the packet whose context is in `context`; continues only if it has so many bytes. Overwrites
+    /// registers 3 and 4.
     pub(crate) fn packet(&mut self, dst: u8, context: u8, length: usize) -> &mut Self {
         let (data, end) = if self.kind == Kind::Tc { (76, 80) } else { (0, 4) };
         self.load(Size::Word, dst, context, data).load(Size::Word, 3, context, end);
@@ -137,13 +138,13 @@ impl Program {
         self.op(0x85, 0, 0, 0, helper as i32)
     }
 
-    /// Returns what lets the packet go on.
+    /// Returns the code that passes the packet on.
     pub(crate) fn pass(&mut self) -> &mut Self {
         let result = passes(self.kind) as i32;
         self.set(0, result).op(EXIT, 0, 0, 0, 0)
     }
 
-    /// Returns what no program under test does.
+    /// Returns a code that no program under test returns.
     pub(crate) fn unexpected(&mut self) -> &mut Self {
         self.set(0, UNEXPECTED).op(EXIT, 0, 0, 0, 0)
     }
@@ -174,7 +175,7 @@ pub(crate) enum Helper {
     FibLookup = 69,
 }
 
-/// What lets a packet go on: the next program, or the stack.
+/// The code that passes a packet on: to the next program, or the stack.
 pub(crate) fn passes(kind: Kind) -> u32 {
     const NEXT: u32 = u32::MAX;
     const XDP_PASS: u32 = 2;

@@ -97,7 +97,7 @@ fn of<F: PacketFamily>(kind: Kind) -> Result<Vec<Case<'static>>> {
         let insert = program(Baseline::Insert(map.as_fd()))?;
         let label = (Table::Baselines, Sort::Baseline(sort), row.to_owned());
         let mut case = Case::new(label, place, &fresh, insert.as_fd(), passes(kind))?;
-        // What the test of the case inserted: one and two packets, as it takes out.
+        // The entries that the test of the case inserted: of one and two packets, as it removes.
         let undo = removes(map)?;
         if let After::Undo(undo) = &undo {
             proxy_tests::packets::sys::run(
@@ -136,8 +136,8 @@ const SCATTERED_ROW: &str = "parse, 65,536 keys in turn, entries scattered in me
 /// The least that a flow map does.
 const WHOLE_ROW: &str = "parse, 65,536 keys in turn, entries scattered, and their whole values";
 
-/// Puts all entries anew, in no order, as [`establish`](crate::fixture::establish) does with flows. A new value gets new
-/// memory in an LRU map, so that from then on neighbouring keys do not have neighbouring entries.
+/// Writes all entries again, in random order, as [`establish`](crate::fixture::establish) does with flows. A new value
+/// gets new memory in an LRU map, so that from then on neighbouring keys do not have neighbouring entries.
 fn scatter<F: PacketFamily>(map: &OwnedFd) -> Result<()> {
     let map = Map::LruHashMap(MapData::from_fd(map.try_clone()?)?);
     let mut map: HashMap<MapData, FlowKey<F>, Flow<F>> = map.try_into()?;

@@ -1,4 +1,4 @@
-//! The baselines: what the parts cost that every such program is made of, without our program around them.
+//! The baselines: the cost of the parts that every such program is made of, without our program around them.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use proxy_tests::packets::sys::{self, Kind, MapKind};
 
 use crate::asm::{Helper, Program, Size};
 
-/// Sizes of keys and values of the flow maps: what the baselines' maps have, too.
+/// Sizes of keys and values of the flow maps: the baselines' maps have the same.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) is_v4: bool,
@@ -32,7 +32,7 @@ impl Layout {
     }
 }
 
-/// What there is to find.
+/// The entries to find.
 #[derive(Clone, Copy)]
 #[repr(i32)]
 pub(crate) enum Route {
@@ -42,7 +42,7 @@ pub(crate) enum Route {
     None = 5,
 }
 
-/// What a baseline does with a packet, after it parsed Ethernet, IP and TCP.
+/// A baseline's work on a packet, after it parsed Ethernet, IP and TCP.
 #[derive(Clone, Copy)]
 pub(crate) enum Baseline<'m> {
     Parse,
@@ -73,7 +73,7 @@ pub(crate) fn program(kind: Kind, layout: Layout, baseline: Baseline<'_>) -> io:
         Baseline::Hit(map) => {
             key(&mut program, layout, map);
             program.call(Helper::MapLookup).expect_some(0);
-            // Of no consequence, but it must be there.
+            // The value does not matter, but the access must exist.
             program.load(Size::Word, 1, 0, 0);
         }
         Baseline::Whole(map) => {
@@ -164,7 +164,7 @@ pub(crate) struct Maps {
     pub(crate) many: OwnedFd,
     /// The same, with entries that do not lie in the order of their keys.
     pub(crate) scattered: OwnedFd,
-    /// As large, for what is inserted and removed again.
+    /// A map of the same size, for entries that are inserted and removed again.
     pub(crate) fresh: OwnedFd,
     /// The same with LRU.
     pub(crate) fresh_lru: OwnedFd,

@@ -1,4 +1,4 @@
-//! What is measured: a program behind the wrapper, and what it is measured against.
+//! The cases: a program behind the wrapper, and its reference.
 
 use std::os::fd::AsFd as _;
 
@@ -19,11 +19,11 @@ pub(crate) enum Table {
     Full,
     /// With so many services.
     Services(u32),
-    /// With the fewest services, in programs that were loaded once more: shows what the measurement can tell apart.
+    /// With the fewest services, in programs that were loaded once more: shows the resolution of the measurement.
     Again,
 }
 
-/// What a case is about: targets are set by it.
+/// The subject of a case: targets are set by it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Sort {
     /// A program of a few instructions.
@@ -37,7 +37,7 @@ pub(crate) enum Sort {
 }
 
 impl Sort {
-    /// Does it take so little time that a nanosecond decides whether targets are met?
+    /// Whether it takes so little time that a nanosecond decides if targets are met.
     fn is_short(self) -> bool {
         matches!(
             self,
@@ -62,7 +62,7 @@ pub(crate) enum BaselineSort {
     FibNone,
 }
 
-/// What is done after each sample, so that the next one finds things as this one did.
+/// Work after each sample, so that the next one starts from the same state.
 pub(crate) enum After<'w> {
     Nothing,
     /// Runs this as often.
@@ -76,8 +76,8 @@ pub(crate) enum After<'w> {
 pub(crate) enum Estimate {
     /// The difference of the smallest times: noise only adds.
     Smallest,
-    /// The median of the differences: what needs more memory than the caches hold for sure is much faster when nobody else
-    /// uses them, which happens to one case and not to another.
+    /// The median of the differences: a case that needs more memory than the caches hold for sure is much faster while no
+    /// other process uses them, which happens to one case and not to another.
     Median,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Case<'w> {
     pub(crate) samples: u32,
     pub(crate) after: After<'w>,
     pub(crate) estimate: Estimate,
-    /// Of [`MANY`] packets that are not for a service, how many are looked up as if they were, if they go by the filter.
+    /// How many of [`MANY`] packets that are not for a service are looked up as if they were, if they go by the filter.
     pub(crate) mistaken: Option<usize>,
     /// How many flows have been opened, where each repetition must open one.
     pub(crate) opened: Option<Box<dyn Fn() -> Result<u64> + 'w>>,
@@ -116,7 +116,7 @@ const SAMPLES_OF_SHORT: u32 = 4;
 /// Repetitions where each adds something.
 pub(crate) const REPEAT_NEW: u32 = 4096;
 
-/// Values of what varies, for cases that go through many of them.
+/// Number of varied values, for cases that go through many of them.
 pub(crate) const MANY: u32 = 1 << 16;
 
 impl<'w> Case<'w> {
@@ -160,7 +160,7 @@ impl<'w> Case<'w> {
         Ok(case)
     }
 
-    /// Goes through all values of what varies before each sample, and in it.
+    /// Goes through all varied values before each sample, and in it.
     pub(crate) fn through_many(self) -> Self {
         Self { repeat: MANY, warm_up: MANY, ..self }
     }
@@ -180,7 +180,7 @@ impl<'w> Case<'w> {
         Self { repeat: REPEAT_NEW, after, ..self }
     }
 
-    /// Runs the program so often, for what it leaves behind.
+    /// Runs the program so often, for its effects.
     pub(crate) fn run(&self, repeat: u32) -> Result<()> {
         sys::run(self.wrapper.fd(), self.kind, &self.frame, at(self.device), repeat)?;
         Ok(())

@@ -34,12 +34,12 @@ const REMOTES: u32 = 32;
 
 /// The kernel programs, loaded several times.
 pub(crate) struct Fixture {
-    /// With so many services as [`SERVICES`] says, and few flows.
+    /// With the numbers of services in [`SERVICES`], and few flows.
     pub(crate) kernels: Vec<RefCell<Kernel>>,
-    /// What their programs take for a service's.
+    /// The addresses that their programs take for a service's.
     pub(crate) filters: Vec<Filter>,
     /// With few services and few flows, once more: flows that one case removes lie in the caches, and the next one that
-    /// opens some finds their memory there. What is compared with other numbers of services must find what they find.
+    /// opens some finds their memory there. Cases that are compared with other numbers of services must find the same state.
     pub(crate) one: RefCell<Kernel>,
     /// With few services and many flows.
     pub(crate) crowded: Kernel,
@@ -92,7 +92,7 @@ fn filler(number: u32, is_v4: bool) -> Id {
     Id::new(OTHERS + 2 * number + u32::from(!is_v4), 1)
 }
 
-/// The cluster IP of a service that is there to be one of many. The last four bytes count.
+/// The cluster IP of a service that only adds to their number. The last four bytes count.
 pub(crate) fn filler_address<F: PacketFamily>(number: u32) -> IpAddr {
     const NET: u32 = 10 << 24 | 100 << 16;
     if F::IS_V4 {
@@ -129,7 +129,7 @@ fn fill<F: PacketFamily>(tables: &mut MemoryTables<F>, services: u32) -> Result<
     Ok(())
 }
 
-/// Confirms all flows: what follows the handshake is measured, not the handshake.
+/// Confirms all flows: packets after the handshake are measured, not the handshake.
 pub(crate) fn establish(kernel: &mut Kernel) -> Result<()> {
     kernel.confirm_flows::<V4>()?;
     kernel.confirm_flows::<V6>()

@@ -24,13 +24,13 @@ struct Times {
     baseline: Vec<f64>,
 }
 
-/// What was measured.
+/// A result.
 pub(crate) struct Measured {
-    /// Of each case: nanoseconds above the empty program.
+    /// Nanoseconds above the empty program, by case.
     pub(crate) above: Vec<Summary>,
-    /// Of the empty program alone, of XDP and of tc.
+    /// The empty program alone, of XDP and of tc.
     pub(crate) empty: [Summary; 2],
-    /// Of the empty program behind a wrapper for IPv4, of XDP and of tc.
+    /// The empty program behind a wrapper for IPv4, of XDP and of tc.
     pub(crate) wrapped: [Summary; 2],
 }
 

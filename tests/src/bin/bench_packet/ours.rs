@@ -79,7 +79,7 @@ fn of_family<'w, F: PacketFamily>(fixture: &'w Fixture, paths: &Paths) -> Result
     Ok(cases)
 }
 
-/// One flow at a time; and what else does not open flows and is compared over numbers of services.
+/// Cases with one flow at a time; and others that open no flows and are compared over numbers of services.
 fn with_one_flow<'w, F: PacketFamily>(
     cases: &mut Vec<Case<'w>>,
     kernel: &'w RefCell<Kernel>,
@@ -154,7 +154,7 @@ fn with_many_flows<F: PacketFamily>(
     for path in paths {
         let mut path = path.clone();
         match path.kind {
-            // Of those nothing tells what source port they got.
+            // Their source port is not known.
             PathKind::NotOurs | PathKind::New | PathKind::Answer { snat: true } => continue,
             PathKind::Request { snat: true } => path.frame.dst.set_port(MANY_REMOTE),
             PathKind::Request { .. } | PathKind::Answer { .. } => {}
@@ -183,7 +183,7 @@ fn with_full_map<'w, F: PacketFamily>(
                 let mut case = path.case::<F>(&fixture.evicting, Table::Full, path.fresh())?;
                 case.repeat = 2 * REPEAT_NEW;
                 case = case.counted_by(|| fixture.evicting.counter(Counter::FlowNew));
-                // What a new flow needs does not depend on how full the map is.
+                // The cost of a new flow does not depend on how full the map is.
                 let one = cases.iter().find(|other| other.table == Table::One && other.row == case.row);
                 case.sort = one.context("no case with room")?.sort;
                 cases.push(case);

@@ -15,7 +15,7 @@ use crate::{
     wrapper::{Packet, Vary},
 };
 
-/// A program, a packet and how it must end, which shows that the case is what it is called.
+/// A program, a packet and how it must end, which shows that the case matches its name.
 #[derive(Clone)]
 pub(crate) struct Path {
     pub(crate) program: &'static str,
@@ -28,7 +28,7 @@ pub(crate) struct Path {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathKind {
     NotOurs,
-    /// The field that tells many such flows apart is the port of the source.
+    /// Such flows differ in the port of the source.
     Request {
         snat: bool,
     },
@@ -72,7 +72,7 @@ impl Path {
         }
     }
 
-    /// Does it belong into the table of numbers of services? One of each sort does.
+    /// Whether it belongs into the table of numbers of services. One of each sort does.
     pub(crate) fn shows_services(&self) -> bool {
         match self.kind {
             PathKind::NotOurs => true,
@@ -81,8 +81,8 @@ impl Path {
         }
     }
 
-    /// A new client in each repetition. Both programs of an uplink have clients of their own, else the one would find the
-    /// flows that the other has opened.
+    /// A new client in each repetition. Both programs of an uplink have separate clients, else one would find the flows
+    /// that the other has opened.
     pub(crate) fn fresh(&self) -> Vec<Vary> {
         const HALF: u32 = 1 << 15;
         let port = self.frame.transport_offset();

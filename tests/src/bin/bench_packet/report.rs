@@ -1,4 +1,4 @@
-//! What was measured, in the common form.
+//! The results, in the common form.
 
 use proxy_tests::{
     bench::{Better, Figure, Part, Summary, Unit},

@@ -10,10 +10,10 @@ use crate::{
     report::thousands,
 };
 
-/// What a hash hit adds on the machine that limits in nanoseconds were set for; elsewhere they are scaled by it.
+/// The cost of a hash hit on the machine that limits in nanoseconds were set for; elsewhere they are scaled by it.
 pub(crate) const REFERENCE_HIT: f64 = 15.0;
 
-/// What the FIB helper adds there, at the loopback interface.
+/// The cost of the FIB helper there, at the loopback interface.
 const REFERENCE_FIB: f64 = 12.0;
 
 const DNAT: f64 = 25.0;
@@ -31,7 +31,7 @@ const FLAT: f64 = 1.1;
 /// Nanoseconds: however badly the same program is measured twice, two programs that differ by more do differ.
 pub(crate) const COARSEST: f64 = 3.0;
 
-/// All cases with what they took above the empty program.
+/// All cases with their times above the empty program.
 pub(crate) struct Results<'r> {
     pub(crate) cases: &'r [Case<'r>],
     pub(crate) above: &'r [Summary],
@@ -48,12 +48,12 @@ impl Results<'_> {
         self.iter().find(|(case, _)| is_it(case)).map_or(f64::NAN, |(_, above)| above)
     }
 
-    /// What something adds to parsing.
+    /// The time that something adds to parsing.
     fn added(&self, sort: BaselineSort, kind: Kind, is_v4: bool) -> f64 {
         self.baseline(sort, kind, is_v4) - self.baseline(BaselineSort::Parse, kind, is_v4)
     }
 
-    /// What a hit adds in a hash with keys of 16 bytes.
+    /// The time that a hit adds in a hash with keys of 16 bytes.
     pub(crate) fn hit(&self) -> f64 {
         self.added(BaselineSort::Hit, Kind::Xdp, true)
     }
@@ -222,7 +222,7 @@ impl Results<'_> {
     }
 }
 
-/// Are these too much apart for the ratio, but less than can be told?
+/// Whether the difference exceeds the allowed ratio, but is below the resolution.
 fn is_within(few: f64, many: f64, resolution: f64) -> bool {
     many > FLAT * few && many - few <= resolution
 }

@@ -1,8 +1,8 @@
 //! A program that restores the packet and then calls the one that is measured.
 //!
 //! A test run repeats a program on the packet as the last repetition left it, so that from the second on a translating
-//! program would meet a packet that is translated already. The wrapper writes all headers anew each time and goes over
-//! by a tail call. What it costs itself is measured with a program that does nothing behind it: the baseline.
+//! program would meet a packet that is translated already. The wrapper writes all headers again each time and then
+//! makes a tail call. Its own cost is measured with a program that does nothing behind it: the baseline.
 
 use std::{
     io,
@@ -13,14 +13,14 @@ use proxy_tests::packets::sys::{self, Kind, MapKind};
 
 use crate::asm::{Helper, Program, Size};
 
-/// A frame, and what is different in each repetition.
+/// A frame, and how it differs in each repetition.
 #[derive(Clone)]
 pub(crate) struct Packet {
     /// All of it.
     pub(crate) frame: Vec<u8>,
-    /// How many of its bytes are written anew, at least: all headers.
+    /// How many of its bytes are written again, at least: all headers.
     pub(crate) headers: usize,
-    /// What changes.
+    /// The varied fields.
     pub(crate) varied: Vec<Vary>,
 }
 
@@ -47,7 +47,7 @@ impl Vary {
     }
 }
 
-/// The wrapper and what it needs.
+/// The wrapper and its maps.
 pub(crate) struct Wrapper {
     program: OwnedFd,
     _array: OwnedFd,

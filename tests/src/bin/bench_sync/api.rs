@@ -1,8 +1,8 @@
 //! An API server that costs nothing: lists are encoded before anybody asks, and events are written to the connection by
 //! the benchmark, so that the moment they leave is known.
 //!
-//! What the stand-in of the tests (`proxy_tests::apiserver`) can do besides, it need not do: no selectors (all objects
-//! match those of the agent), no history, no faults.
+//! It needs fewer features than the tests' stand-in (`proxy_tests::apiserver`): no selectors (all objects match those
+//! of the agent), no history, no faults.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// What is listed and watched.
+/// The listed and watched resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
     Services,
@@ -62,7 +62,7 @@ struct Shared {
 struct Kind {
     /// A streaming list, as chunks of HTTP: an event per object.
     list: Arc<Vec<u8>>,
-    /// Who watches: the last one that asked.
+    /// The watching connection: the last one that asked.
     watcher: Option<TcpStream>,
     first_asked: Option<Instant>,
     last_byte: Option<Instant>,
@@ -89,7 +89,7 @@ impl Api {
         format!("http://{}", self.address)
     }
 
-    /// Sets what a list of a kind gives from now on.
+    /// Sets the objects in lists of a kind from now on.
     pub(crate) fn set_list(&self, resource: Resource, objects: impl Iterator<Item = String>) {
         let mut list = Vec::new();
         objects.for_each(|object| chunk(&mut list, "ADDED", &object));
@@ -101,7 +101,7 @@ impl Api {
         self.shared.version.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Forgets who watched and asked when.
+    /// Forgets the watchers and the times of requests.
     pub(crate) fn reset(&self) {
         for kind in &self.shared.kinds {
             let mut kind = kind.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,10 +120,10 @@ impl Api {
         Some(at(Resource::Services)?.max(at(Resource::EndpointSlices)?))
     }
 
-    /// Writes events, made with [`event`], to who watches.
+    /// Writes events, made with [`event`], to the watcher.
     pub(crate) fn send(&self, resource: Resource, events: &[u8]) -> Result<()> {
         let kind = self.shared.kind(resource);
-        let mut watcher = kind.watcher.as_ref().with_context(|| format!("nobody watches {resource:?}"))?;
+        let mut watcher = kind.watcher.as_ref().with_context(|| format!("no client watches {resource:?}"))?;
         Ok(watcher.write_all(events)?)
     }
 }

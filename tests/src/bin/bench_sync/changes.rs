@@ -24,7 +24,7 @@ const CHURN: Duration = Duration::from_millis(1);
 /// NodePorts that the services of [`creations`] get.
 const FIRST_NODE_PORT: u16 = 30_500;
 
-/// How long changes took, and what they cost.
+/// How long changes took, and their cost.
 pub(crate) struct Changes {
     /// Microseconds each, sorted.
     times: Vec<f64>,
@@ -44,7 +44,7 @@ impl Changes {
     }
 }
 
-/// What the agent's CPU time grows by in a second in which nothing happens.
+/// The agent's CPU time in a second in which nothing happens.
 pub(crate) fn rest(agent: &Agent) -> Result<f64> {
     const LONG: Duration = Duration::from_secs(1);
     let (began, before) = (Instant::now(), agent.cpu()?);

@@ -1,4 +1,4 @@
-//! What the API server says, and what is to be in the maps therefore.
+//! The API server's objects, and the entries of the maps that result from them.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub(crate) struct ClusterObjects {
 }
 
 impl ClusterObjects {
-    /// As it is in the beginning; the API server lists it.
+    /// The initial state; the API server lists it.
     pub(crate) fn new(fixture: &Fixture, size: Size) -> Self {
         let services = (0..size.services).map(|index| Service::new(size, index)).collect();
         let cluster_objects = Self { size, services };
@@ -27,7 +27,7 @@ impl ClusterObjects {
         cluster_objects
     }
 
-    /// Has the API server list it as it is now.
+    /// Makes the API server list the present state.
     pub(crate) fn list(&self, fixture: &Fixture) {
         let services = self.services.iter().map(|service| service.service(1));
         fixture.api.set_list(Resource::Services, services);
@@ -58,7 +58,7 @@ impl ClusterObjects {
         ids.iter().zip(&self.services).try_for_each(|(id, service)| maps.check(*id, service))
     }
 
-    /// Replaces endpoints of a service; the event that says so.
+    /// Replaces endpoints of a service; returns the event for it.
     pub(crate) fn replace(&mut self, fixture: &Fixture, index: usize, count: usize) -> Vec<u8> {
         let service = &mut self.services[index];
         service.replace(count);
@@ -66,7 +66,7 @@ impl ClusterObjects {
     }
 }
 
-/// What is published of services at one moment.
+/// The published sets of services at one moment.
 pub(crate) struct Published(Vec<BackendSet>);
 
 impl Published {

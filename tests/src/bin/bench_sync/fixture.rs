@@ -105,7 +105,7 @@ pub(crate) struct Agent {
     log: PathBuf,
 }
 
-/// What the kernel says of a process' memory, in bytes.
+/// A process' memory as the kernel reports it, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
     /// `VmHWM`: the most that was resident at any time.
@@ -144,12 +144,12 @@ impl Agent {
         })
     }
 
-    /// Waits, busily, until the agent says that it is healthy.
+    /// Waits, busily, until the agent reports that it is healthy.
     pub(crate) fn until_healthy(&self) -> Result<Instant> {
         self.until("it to be healthy", || Ok(is_healthy().then(Instant::now)))
     }
 
-    /// Looks, busily, until there is something; what is waited for has the other CPU.
+    /// Checks, busily, until there is a result; the other process has the other CPU.
     pub(crate) fn until<T>(&self, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         let began = Instant::now();
         loop {

@@ -1,11 +1,11 @@
-//! How fast the agent's maps follow the API server, and what memory it takes. `cargo xtask bench sync` and `memory` run it.
+//! How fast the agent's maps follow the API server, and how much memory it takes. `cargo xtask bench sync` and `memory` run it.
 //!
-//! * [`objects`]: what there is.
+//! * [`objects`]: the objects.
 //! * [`api`]: the API server.
 //! * [`fixture`]: the node and the agent.
-//! * [`maps`]: what the agent made of it.
+//! * [`maps`]: the resulting entries of the maps.
 //! * [`cluster_objects`]: all of that together.
-//! * [`changes`], [`calls`]: what is measured besides starts.
+//! * [`changes`], [`calls`]: the measurements besides starts.
 //! * [`sync`], [`memory`]: the benchmarks.
 
 mod api;
@@ -29,7 +29,7 @@ use objects::Size;
 /// Measures the agent (`PROXY_AGENT_BIN`, or the newest one built) with an API server.
 #[derive(Parser)]
 struct Args {
-    /// What to measure.
+    /// The measurement.
     what: What,
     /// Write the numbers here.
     #[arg(long, value_name = "FILE")]

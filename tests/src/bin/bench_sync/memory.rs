@@ -1,4 +1,4 @@
-//! `bench_sync memory`: what the agent and its maps take.
+//! `bench_sync memory`: the memory of the agent and its maps.
 
 use std::{thread, time::Duration};
 

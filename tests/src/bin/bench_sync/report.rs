@@ -27,7 +27,7 @@ impl Report {
         Self { part, tables, cells: Vec::new() }
     }
 
-    /// Adds what one run gave for a cell. Rows and columns are shown in the order in which they come first.
+    /// Adds the result of one run for a cell. Rows and columns are shown in the order in which they come first.
     pub(crate) fn add(&mut self, table: usize, row: &str, column: &str, value: f64) {
         match self.cells.iter_mut().find(|cell| cell.is(table, row, column)) {
             Some(cell) => cell.values.push(value),

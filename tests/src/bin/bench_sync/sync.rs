@@ -36,7 +36,7 @@ deletion.
 - *Rolling update*: a tenth of all endpoints is replaced, in one event per service, all sent at once.
 - *System calls* are counted by strace, in changes that are not timed: everything that the process does meanwhile.";
 
-/// What one run gave, by table, row and column.
+/// The results of one run, by table, row and column.
 type Measured = BTreeMap<(usize, String, &'static str), f64>;
 
 /// Tables in the order of the document: title, unit.

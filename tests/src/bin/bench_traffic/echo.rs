@@ -1,5 +1,5 @@
-//! The endpoints of sustained load and floods: what comes goes back. Unlike those of the short slices they serve any number
-//! of connections at once, and keep what the kernel keeps of closed ones.
+//! The endpoints of sustained load and floods: they send back all bytes. Unlike those of the short slices they serve any
+//! number of connections at once, and leave the kernel's state of closed ones alone.
 
 use std::{
     io::{self, Write as _},
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::wire::TARGET_PORT;
 
-/// How long a client may say nothing.
+/// How long a client may be silent.
 const PATIENCE: Duration = Duration::from_secs(120);
 const BACKLOG: u32 = 4096;
 
@@ -68,7 +68,7 @@ async fn datagrams(socket: &UdpSocket) {
     let mut buffer = [0; 64];
     loop {
         if let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-            // What becomes of a reply is for the client to tell.
+            // The client reports whether the reply arrived.
             let _ = socket.send_to(&buffer[..length], from).await;
         }
     }

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) enum Proxy {
     /// The agent.
     Ours,
-    /// kube-proxy's rules in nftables mode, with masquerade that keeps source ports: what the kernel does best.
+    /// kube-proxy's rules in nftables mode, with masquerade that keeps source ports: the kernel's best case.
     Masquerade,
     /// The same with random source ports, as kube-proxy has it.
     Nftables,
@@ -38,7 +38,7 @@ impl Proxy {
 /// Addresses that the client's machine has besides its own.
 const FURTHER_CLIENTS: std::ops::Range<u8> = 10..25;
 
-/// The cluster. What ends is before the cluster it is in.
+/// The cluster. Processes are declared before it, so that they end first.
 pub(crate) struct Fixture {
     _agents: Vec<Agent>,
     _servers: Vec<Process>,

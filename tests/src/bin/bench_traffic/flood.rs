@@ -1,4 +1,4 @@
-//! Clients of Services while somebody else floods one of them with SYNs.
+//! Clients of Services while another client floods one of them with SYNs.
 
 use std::{
     net::SocketAddr,
@@ -43,7 +43,7 @@ pub(crate) struct Measured {
     pub(crate) lost: usize,
 }
 
-/// All floods, each on clusters of its own.
+/// All floods, each on separate clusters.
 pub(crate) fn measure(time: Duration) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for (index, rate) in RATES.into_iter().enumerate() {

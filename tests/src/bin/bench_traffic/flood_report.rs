@@ -48,7 +48,7 @@ pub(crate) fn add(part: &mut Part, measured: &[Measured], time: Duration) {
     part.targets.extend(targets(measured));
 }
 
-/// What a target is about.
+/// The measured value of a target.
 type Of = fn(&Measured) -> f64;
 
 fn targets(measured: &[Measured]) -> Vec<Target> {

@@ -1,7 +1,7 @@
 //! Packets to a nodePort whose backends are on another node: how many a node forwards per second of CPU time.
 //!
-//! The kernel makes them at the node's uplink (live frames of `BPF_PROG_TEST_RUN`), and what comes out is dropped where it
-//! comes into the fabric. So next to nothing is counted but the node.
+//! The kernel makes the packets at the node's uplink (live frames of `BPF_PROG_TEST_RUN`), and forwarded packets are
+//! dropped where they enter the fabric. So next to nothing is counted but the node.
 
 use std::{
     fs,
@@ -61,7 +61,7 @@ pub(crate) fn forward(setups: &[&Setup], cpu: usize, rounds: usize, time: Durati
 /// One variant, ready.
 struct Forwarder<'s> {
     setup: &'s Setup,
-    /// Writes the frame anew, and goes over to the program of the device, or gives it to the stack.
+    /// Writes the frame again, and makes a tail call to the program of the device, or passes it to the stack.
     program: OwnedFd,
     _array: Option<OwnedFd>,
     frame: [u8; FRAME],
@@ -122,7 +122,7 @@ impl<'s> Forwarder<'s> {
         let next = self.setup.cluster.node(1)?.host.v4;
         self.setup.cluster.node(0)?.host.netns.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            // Nobody listens: the refusal says that the packet came there.
+            // No process listens: ECONNREFUSED shows that the packet arrived.
             socket.connect((next, 9))?;
             until(Duration::from_secs(5), "the other node to be known", || {
                 Ok(socket.send(&[0]).is_err().then_some(()))
@@ -132,7 +132,7 @@ impl<'s> Forwarder<'s> {
     }
 }
 
-/// What this thread has taken. Softirqs run in it, all at once; and what the kernel waits for around each run does not count.
+/// CPU time of this thread. Softirqs run in it, all at once; and the kernel's waits around each run do not count.
 fn cpu_time() -> Result<Duration> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
@@ -157,8 +157,8 @@ pub(crate) const FRAME: usize = 64;
 const SOURCE_PORT: usize = 14 + 20;
 const PAYLOAD: usize = SOURCE_PORT + 8;
 
-/// A datagram from the first source port. The checksum holds for all of them, because the payload begins with what makes
-/// up for the source port.
+/// A datagram from the first source port. The checksum holds for all of them, because the payload begins with bytes that
+/// compensate the source port.
 fn frame(to_mac: [u8; 6], from: Ipv4Addr, to: (Ipv4Addr, u16)) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
     frame[..6].copy_from_slice(&to_mac);
@@ -219,8 +219,8 @@ fn op(code: u8, dst: u64, src: u64, offset: i16, immediate: i32) -> u64 {
         | u64::from(immediate as u32) << 32
 }
 
-/// An XDP program. The kernel uses frames again as programs left them, so it writes the headers anew, with a random source
-/// port; then it goes over to the program in the array, or passes.
+/// An XDP program. The kernel uses frames again as programs left them, so it writes the headers again, with a random
+/// source port; then it makes a tail call to the program in the array, or passes.
 fn instructions(frame: &[u8; FRAME], array: Option<&OwnedFd>) -> Vec<u64> {
     const GET_PRANDOM_U32: i32 = 7;
     const TAIL_CALL: i32 = 12;

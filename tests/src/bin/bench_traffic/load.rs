@@ -22,7 +22,7 @@ const PATIENCE: i64 = 2;
 /// Every so many operations one is timed. Odd, so that it is not always the same endpoint.
 const TIMED: u64 = 3;
 
-/// Follows the orders that come by standard input, one a line, until there are no more; prints what came of each.
+/// Follows the orders on standard input, one a line, until there are no more; prints the result of each.
 pub(crate) fn follow_orders() -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;

@@ -64,20 +64,20 @@ struct Args {
     json: Option<PathBuf>,
 }
 
-/// What can be measured alone.
+/// The parts that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
     /// Slices of load, all ways to serve in turn.
     Slices,
     /// How many packets a node forwards.
     Forwarding,
-    /// New connections for as long as `--seconds` says.
+    /// New connections for the time of `--seconds`.
     Sustained,
     /// Clients during floods of forged SYNs.
     Flood,
 }
 
-/// What the benchmark runs of itself in other namespaces.
+/// The benchmark's own subcommands in other namespaces.
 #[derive(Subcommand)]
 enum Command {
     #[command(hide = true)]
@@ -162,7 +162,7 @@ fn compare_variants(args: &Args, sections: &[Section]) -> Result<Part> {
     Ok(report::part(&samples, &rates, &Method { plan: &plan, iptables }))
 }
 
-/// With the first number of services. XDP needs a cluster of its own.
+/// With the first number of services. XDP needs a separate cluster.
 fn forward(setups: &mut [Setup], plan: &Plan, cpu: usize) -> Result<Rates> {
     let services = services::services(plan.services.first().copied().unwrap_or_default());
     let mut xdp = Setup::new(Variant::Xdp, cpu)?;

@@ -50,7 +50,7 @@ impl Path {
     }
 }
 
-/// What is measured, over and over.
+/// A measurement, repeated in rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     /// How many services there are.
@@ -75,7 +75,7 @@ pub(crate) struct Sample {
 /// The samples of each row and variant, in the order of the rounds.
 pub(crate) type Samples = BTreeMap<(Row, Variant), Vec<Sample>>;
 
-/// What to measure, and for how long.
+/// The measurements, and their duration.
 pub(crate) struct Plan {
     pub(crate) kinds: Vec<Kind>,
     pub(crate) paths: Vec<Path>,
@@ -107,7 +107,7 @@ pub(crate) fn measure(setups: &mut [Setup], plan: &Plan) -> Result<Samples> {
         }
         for round in 0..plan.rounds {
             for row in &rows {
-                // Nobody is always the first.
+                // The first setup changes with each round.
                 for turn in 0..setups.len() {
                     let at = (turn + round) % setups.len();
                     let setup = &mut setups[at];
@@ -129,7 +129,7 @@ fn sample(setup: &mut Setup, row: Row, time: Duration) -> Result<Sample> {
         From::Client => (vec![setup.cluster.node(0)?.host.v4], to.node_port(kind.service_port())),
     };
     let order = Order { kind, to, port, milliseconds: time.as_millis() as u64 };
-    // What the last slice left to do is not this one's.
+    // Work that the last slice left to do must not count for this one.
     thread::sleep(Duration::from_millis(2));
     let (begin, before) = (Instant::now(), idle()?);
     let mut outcome = setup.run(from, &order)?;

@@ -8,7 +8,7 @@ use crate::{
     services::{ENDPOINTS, OTHER_ENDPOINTS},
 };
 
-/// What the words depend on.
+/// The parameters in the text.
 pub(crate) struct Method<'p> {
     pub(crate) plan: &'p Plan,
     /// Which iptables made the rules.

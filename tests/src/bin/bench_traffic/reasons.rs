@@ -1,4 +1,4 @@
-//! Why targets are missed, as profiles of the slices tell (perf, 10 kHz, call graphs below our programs).
+//! Why targets are missed, from profiles of the slices (perf, 10 kHz, call graphs below our programs).
 
 use crate::{
     measure::{Path, Row},
@@ -6,7 +6,7 @@ use crate::{
     wire::Kind,
 };
 
-/// What dominates where we are slower than wanted in this row; none if that is not known.
+/// The dominant cost where we are slower than wanted in this row; `None` if it is not known.
 pub(crate) fn cause(ours: Variant, row: Row) -> Option<&'static str> {
     use Kind::{Bulk, Datagram, Datagrams, KeepAlive, Short};
     Some(match (ours, row.path, row.kind) {

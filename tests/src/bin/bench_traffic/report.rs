@@ -1,4 +1,4 @@
-//! What was measured, in the form of all benchmarks.
+//! The results, in the form of all benchmarks.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -27,12 +27,12 @@ impl Kind {
         }
     }
 
-    /// In what its rate is told, and how many of a sample's that is.
+    /// The unit of its rate, and how many of a sample's that is.
     fn rate(self) -> (Unit, f64) {
         if self == Self::Bulk { (Unit::MegabitsPerSecond, 1e6) } else { (Unit::PerSecond, 1.0) }
     }
 
-    /// Of what CPU time is told: an operation, or this many bytes.
+    /// The unit of CPU time: an operation, or this many bytes.
     fn operation(self) -> (&'static str, f64) {
         match self {
             Self::Short => ("connection", 1.0),
@@ -114,7 +114,7 @@ pub(crate) fn group(figures: &mut [Figure]) {
     figures.sort_by_key(|figure| tables.iter().position(|table| *table == figure.table));
 }
 
-/// Pods have no part in what is forwarded: only how a packet is met at the uplink matters.
+/// Pods have no part in forwarded packets: only the hook at the uplink matters.
 pub(crate) fn forwarded_by(variant: Variant) -> &'static str {
     match variant {
         Variant::Direct => "routing alone",

@@ -9,7 +9,7 @@ use std::{
 
 use crate::wire::{FLOOD, STREAM_TARGET_PORT, TARGET_PORT};
 
-/// How long a client may say nothing.
+/// How long a client may be silent.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves until it is ended; prints `ready` once it listens.
@@ -24,7 +24,7 @@ pub(crate) fn serve(addresses: &[Ipv4Addr]) -> io::Result<()> {
     thread::spawn(move || accept(&streams));
     writeln!(io::stdout(), "ready")?;
     loop {
-        // What becomes of a client is the client's to tell.
+        // The client reports its own failures.
         let _ = short.accept().and_then(|(stream, _)| answer(stream));
     }
 }

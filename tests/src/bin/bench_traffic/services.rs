@@ -75,8 +75,7 @@ impl Where {
     }
 }
 
-/// This many services. Those that are measured are in the middle: what goes through them one by one sees half of them
-/// before, as on average.
+/// This many services. The measured ones are in the middle: a linear search passes half of them before, as on average.
 pub(crate) fn services(count: usize) -> Vec<Service> {
     let mut services: Vec<_> = (0..count.saturating_sub(2)).map(other).collect();
     let middle = services.len() / 2;
@@ -98,7 +97,7 @@ fn other(number: usize) -> Service {
     }
 }
 
-/// What the rules of a node are for.
+/// The facts that a node's rules depend on.
 pub(crate) fn node_context(node: usize, address: Ipv4Addr) -> NodeContext {
     NodeContext {
         node: address.into(),

@@ -1,4 +1,4 @@
-//! A cluster with one way to serve its services, and who talks in it.
+//! A cluster with one way to serve its services, and the clients and servers in it.
 
 use std::{
     env,
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) enum Variant {
     /// Not at all: clients talk to endpoints.
     Direct,
-    /// The same in another cluster: what clusters that are alike differ by.
+    /// The same in another cluster: shows the difference between equal clusters.
     Again,
     /// By us, pods by socket hooks.
     Sockets,
@@ -54,12 +54,12 @@ impl Variant {
         }
     }
 
-    /// Do clients talk to endpoints?
+    /// Whether clients talk to endpoints directly.
     pub(crate) fn is_direct(self) -> bool {
         matches!(self, Self::Direct | Self::Again)
     }
 
-    /// What our agent is started with.
+    /// The agent's arguments.
     fn agent_args(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Sockets => Some(&["--pod-datapath", "socket"]),
@@ -70,7 +70,7 @@ impl Variant {
     }
 }
 
-/// Who opens connections.
+/// Where connections are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum From {
     /// A pod on the first node.
@@ -79,7 +79,7 @@ pub(crate) enum From {
     Client,
 }
 
-/// A cluster of two nodes. What ends is before the cluster it is in.
+/// A cluster of two nodes. Processes are declared before it, so that they end first.
 pub(crate) struct Setup {
     pub(crate) variant: Variant,
     iptables: Option<&'static str>,
@@ -118,7 +118,7 @@ impl Setup {
             cluster.fabric.sysctl(&[("bridge/bridge-nf-call-iptables", "0")])?;
         }
         for node in [first, second] {
-            // The same for what conntrack remembers of them.
+            // The same for conntrack's entries of them.
             node.host.netns.sysctl(&[("netfilter/nf_conntrack_tcp_timeout_time_wait", "30")])?;
         }
         if variant.is_direct() {

@@ -1,4 +1,4 @@
-//! New connections for as long as it takes to meet what the first ones left: closed flows, TIME-WAIT, source ports.
+//! New connections for long enough to meet the remains of the first ones: closed flows, TIME-WAIT, source ports.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) const MANY_ENDPOINTS: usize = 4;
 /// How many times shorter cases with several clients or endpoints are than those with one of each.
 pub(crate) const SHORTER: u32 = 6;
 
-/// What is done over and over.
+/// The repeated operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) transport: Transport,
@@ -26,7 +26,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// All cases, the hardest first: what limits it is one address, port and endpoint.
+    /// All cases, the hardest first: it is limited to one address, port and endpoint.
     pub(crate) fn all() -> Vec<Self> {
         use Transport::{TcpClientCloses, TcpServerCloses, Udp};
         let mut all = Vec::new();
@@ -64,8 +64,8 @@ pub(crate) struct Measured {
     pub(crate) tally: Tally,
 }
 
-/// Measures all cases, in clusters made for each measurement, so that none finds what another left. Each is measured twice, in the order
-/// A B B A: a machine that gets slower or faster with time does it to all.
+/// Measures all cases, in clusters made for each measurement, so that none finds the remains of another. Each is measured twice, in the
+/// order A B B A: a machine that gets slower or faster with time does it to all.
 pub(crate) fn measure(time: Duration) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for (index, case) in Case::all().into_iter().enumerate() {

@@ -12,7 +12,7 @@ use crate::{
     wire::Kind,
 };
 
-/// All targets of what was measured.
+/// All targets of the results.
 pub(crate) fn targets(samples: &Samples, rates: &Rates) -> Vec<Target> {
     let mut questions = Vec::new();
     for (ours, limit) in [(Variant::Sockets, 0.97), (Variant::Tc, 0.92)] {

@@ -1,4 +1,4 @@
-//! What the parts of the benchmark say to each other: ports, loads, and how they went.
+//! Messages between the parts of the benchmark: ports, loads, and their results.
 
 use std::net::Ipv4Addr;
 
@@ -14,12 +14,12 @@ pub(crate) const TARGET_PORT: u16 = 8080;
 /// The same for connections that stay.
 pub(crate) const STREAM_TARGET_PORT: u16 = 8081;
 
-/// What the first byte of a connection that stays asks for: every further byte back.
+/// The first byte of a connection that stays: it requests every further byte back.
 pub(crate) const ECHO: u8 = b'e';
 /// The same: bytes until it is closed.
 pub(crate) const FLOOD: u8 = b'f';
 
-/// What a load does over and over.
+/// The repeated operation of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 pub(crate) enum Kind {
     /// Connects, sends a byte, gets one, and is closed by the server.
@@ -66,7 +66,7 @@ pub(crate) struct Outcome {
     /// Operations, or bytes.
     pub(crate) done: u64,
     pub(crate) nanoseconds: u64,
-    /// Of some operations: how long until the connection stood, in nanoseconds.
+    /// How long until the connection stood, in nanoseconds, for some operations.
     pub(crate) connects: Vec<u64>,
     /// Why it ended early.
     pub(crate) error: Option<String>,

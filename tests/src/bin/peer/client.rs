@@ -24,8 +24,8 @@ use proxy_tests::cluster::{Answer, LoadReport, Reply};
 
 use crate::{Protocol, Target};
 
-/// Makes requests one after the other and prints each result. The first that fails is the last: a hundred that
-/// time out say no more than one.
+/// Makes requests one after the other and prints each result. The first that fails is the last: a hundred
+/// timeouts show no more than one.
 pub(crate) fn call(target: &Target, count: usize) -> io::Result<()> {
     let mut client = Client::new(target);
     for number in 0..count {
@@ -127,7 +127,7 @@ pub(crate) fn destination(target: &Target) -> SocketAddr {
     }
 }
 
-/// Where a request comes from, if it is told: the address, or a port of its own.
+/// The source of a request, if one is given: the address, or a separate port.
 pub(crate) fn source(target: &Target, number: u64) -> Option<SocketAddr> {
     let port = target.first_port.map(|first| first.wrapping_add(number as u16));
     target.bind.or_else(|| Some((any(&destination(target)), port?).into()))
@@ -211,7 +211,7 @@ pub(crate) fn parse(reply: &str, request: &str) -> io::Result<Answer> {
     }
 }
 
-/// The name of the error number. What a socket calls "try again" at its timeout is a timeout here.
+/// The name of the error number. EAGAIN at a socket's timeout is shown as a timeout.
 pub(crate) fn error_name(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EAGAIN | Errno::EINPROGRESS) => "ETIMEDOUT".to_owned(),

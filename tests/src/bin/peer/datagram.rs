@@ -16,12 +16,12 @@ use crate::{
     client::{any, destination, error_name, over_udp, request_text, source},
 };
 
-/// What a client does about the path's MTU.
+/// How a client treats the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PathMtu {
-    /// As most programs: what fits the known MTU may not be fragmented, what does not is sent in fragments.
+    /// As most programs: a datagram that fits the known MTU may not be fragmented, a larger one is sent in fragments.
     Want,
-    /// Nothing may be fragmented: sends as much as fits the path, as far as it is known.
+    /// No fragmentation: sends as much as fits the path, as far as its MTU is known.
     Do,
     /// Everything may be fragmented.
     Dont,
@@ -54,7 +54,7 @@ fn exchange(target: &Target, path_mtu: PathMtu, attempts: usize) -> io::Result<(
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, mode)?;
     }
     if target.connected_udp || path_mtu == PathMtu::Do {
-        // Only a connected socket is told.
+        // Only a connected socket gets ICMP errors.
         socket.connect(to)?;
     }
     let mut error = Errno::ETIMEDOUT.into();

@@ -1,4 +1,4 @@
-//! The other side of every conversation: a server that says who asked, and clients that say what they saw.
+//! The other side of every conversation: a server that replies with the client's address, and clients that print what they got.
 
 mod bulk;
 mod client;
@@ -24,7 +24,7 @@ use nix::{
 use datagram::PathMtu;
 
 #[derive(Parser)]
-#[command(about = "A server that says who asked, and clients that say what they saw")]
+#[command(about = "A server that replies with the client's address, and clients that print their results")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,7 +37,7 @@ struct Cli {
 enum Command {
     /// Serve TCP and UDP; print `ready` once listening.
     Serve {
-        /// What the server calls itself.
+        /// The server's name for itself.
         #[arg(long)]
         name: String,
         /// Address to listen at (may be repeated).
@@ -89,7 +89,7 @@ enum Command {
     Datagram {
         #[command(flatten)]
         target: Target,
-        /// What to do about the path's MTU.
+        /// How to treat the path's MTU.
         #[arg(long, value_enum, default_value_t = PathMtu::Want)]
         path_mtu: PathMtu,
         /// How often to try.
@@ -125,7 +125,7 @@ enum Command {
     },
     /// Send one echo request; print `true` if it is answered, `false` if not.
     Ping {
-        /// Whom.
+        /// The address to ping.
         #[arg(long)]
         to: IpAddr,
         /// How long to wait for an answer.
@@ -161,7 +161,7 @@ struct Target {
     #[arg(long)]
     device: Option<String>,
 
-    /// Binds the socket of each request to a port of its own, from this one on.
+    /// Binds the socket of each request to a separate port, from this one on.
     #[arg(long)]
     first_port: Option<u16>,
     /// Makes requests at least this long, in bytes.

@@ -1,4 +1,4 @@
-//! `peer mesh`: the proxy of a service mesh, as it is in a pod that redirects its own connections.
+//! `peer mesh`: the proxy of a service mesh, as in a pod that redirects its own connections.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -14,13 +14,13 @@ use nix::sys::socket::{
 use proxy_tests::cluster::{Answer, MESH_MARK};
 
 /// Takes connections that were redirected to this port and makes each request for the client, where the client wanted it.
-/// The answer says `mesh` and the server's name; its own address is the one that the client wanted (`SO_ORIGINAL_DST`).
+/// The answer contains `mesh` and the server's name; its own address is the client's original destination (`SO_ORIGINAL_DST`).
 pub(crate) fn mesh(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
     writeln!(io::stdout(), "ready")?;
     thread::scope(|scope| {
         for stream in listener.incoming().flatten() {
-            // A client that goes away is no business of the proxy.
+            // A client that closes its connection is not a failure of the proxy.
             scope.spawn(move || pass_on(stream));
         }
     });

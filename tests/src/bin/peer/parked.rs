@@ -52,7 +52,7 @@ pub(crate) fn sockets(to: &[SocketAddr], count: usize) -> io::Result<()> {
             .collect::<io::Result<Vec<_>>>()?;
         for socket in &open {
             for address in to {
-                // A full queue on the way loses datagrams; what the sockets keep is kept all the same.
+                // A full queue on the way loses datagrams; the sockets keep the rest all the same.
                 let _ = socket.send_to(b"\n", address);
             }
         }

@@ -24,11 +24,11 @@ const SEQUENCE: u16 = 1;
 
 /// Sends it and prints `true` if it is answered in time, `false` if not, and the name of an error.
 pub(crate) fn ping(to: IpAddr, timeout: Duration, size: usize) -> io::Result<()> {
-    let said = match answered(to, timeout, size) {
+    let result = match answered(to, timeout, size) {
         Ok(is_answered) => is_answered.to_string(),
         Err(errno) => errno.to_string(),
     };
-    writeln!(io::stdout(), "{said}")
+    writeln!(io::stdout(), "{result}")
 }
 
 fn answered(to: IpAddr, timeout: Duration, size: usize) -> nix::Result<bool> {

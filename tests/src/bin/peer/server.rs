@@ -22,7 +22,7 @@ pub(crate) fn serve(name: &str, listen: &[SocketAddr]) -> io::Result<()> {
             scope.spawn(move || serve_udp(name, udp));
             scope.spawn(move || {
                 for stream in tcp.incoming().flatten() {
-                    // A client that goes away is no business of the server.
+                    // A client that closes its connection is not a failure of the server.
                     scope.spawn(move || serve_stream(name, stream));
                 }
             });

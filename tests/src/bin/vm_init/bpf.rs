@@ -1,4 +1,4 @@
-//! What programs a kernel has.
+//! A kernel's loaded programs.
 
 use std::{collections::BTreeSet, io, os::fd::AsFd as _};
 

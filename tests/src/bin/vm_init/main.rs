@@ -47,7 +47,7 @@ fn main() {
     // Below 5.11 maps count as locked memory.
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     report.check("memory is not limited", unlimited.map_err(Into::into));
-    // What stands on the kernel's command line and means nothing to it.
+    // Unknown parameters of the kernel's command line come as variables.
     let suites = std::env::var("suites").unwrap_or_default();
     let suites: Vec<_> = suites.split(',').filter(|suite| !suite.is_empty()).collect();
     if suites.contains(&NODE)
@@ -105,7 +105,7 @@ impl Report {
 fn try_mode(report: &mut Report, pod_datapath: &str, xdp: &str) {
     // Generic XDP sees veth packets before their checksums are made; real links have them made.
     report.check("checksum offload is off", node::switch_checksum_offload_off());
-    // The second one takes over what the first one left.
+    // The second one takes over the first one's state.
     for round in ["", "taken over: "] {
         let mode = report.mode.clone();
         report.mode += round;
@@ -114,7 +114,7 @@ fn try_mode(report: &mut Report, pod_datapath: &str, xdp: &str) {
         if !is_well {
             break;
         }
-        report.check("traffic goes on without the agent", traffic::cluster_ip());
+        report.check("traffic continues without the agent", traffic::cluster_ip());
     }
     report.check("cleanup", cleanup());
 }
@@ -127,7 +127,7 @@ fn with_agent(report: &mut Report, pod_datapath: &str, xdp: &str) -> bool {
     };
     let is_ready = report.check("agent is ready", wait_until_ready(&mut agent));
     if is_ready {
-        report.check("hooks are told", tell_hooks());
+        report.check("hooks are listed", print_hooks());
         for (name, result) in traffic::run() {
             report.check(&name, result);
         }
@@ -145,7 +145,8 @@ fn start_agent(pod_datapath: &str, xdp: &str) -> Result<Child> {
     command.spawn().context("cannot run the agent")
 }
 
-/// Waits until /healthz says yes, and that the agent is synced with its source: one that takes over complete maps serves before that.
+/// Waits until /healthz returns 200 and the agent is synced with its source: an agent that takes over complete maps serves before
+/// that.
 fn wait_until_ready(agent: &mut Child) -> Result<()> {
     let end = Instant::now() + READY_LIMIT;
     loop {
@@ -168,8 +169,8 @@ fn healthz() -> Result<String> {
     get(HEALTHZ, "/healthz")
 }
 
-/// Prints which program is attached how, as the agent's metrics tell it.
-fn tell_hooks() -> Result<()> {
+/// Prints which program is attached how, from the agent's metrics.
+fn print_hooks() -> Result<()> {
     let metrics = get(METRICS, "/metrics")?;
     let hooks = metrics.lines().filter_map(|line| line.strip_prefix("proxy_agent_hooks{"));
     let mut count = 0;
@@ -211,7 +212,7 @@ fn cleanup() -> Result<()> {
     if Path::new("/sys/fs/bpf/proxy-agent").exists() {
         bail!("something is left in /sys/fs/bpf/proxy-agent");
     }
-    // The kernel lets go of a program some time after its last user.
+    // The kernel frees a program some time after its last user.
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match bpf::loaded_programs()? {

@@ -82,7 +82,7 @@ pub(crate) fn connect() -> Result<()> {
     for (namespace, device, last) in [(CLIENT_POD, "veth-client", 2), (SERVER_POD, "veth-server", 3)] {
         ip(&format!("netns add {namespace}"))?;
         ip(&format!("link add {device} type veth peer name eth0 netns {namespace}"))?;
-        // The node's end has the gateway's address; each pod has a route of its own.
+        // The node's end has the gateway's address; each pod has a separate route.
         ip(&format!("addr add 10.244.0.1/32 dev {device}"))?;
         ip(&format!("addr add fd00:10:244::1/128 dev {device} nodad"))?;
         ip(&format!("link set {device} up"))?;

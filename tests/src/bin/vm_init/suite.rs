@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// takes minutes, and what they find is not the kernel's.
 const MANY_PACKETS: [&str; 4] = ["bystanders::", "ports::", "stack::", "whole::"];
 
-/// What tests find by variables. Fewer random packets and bytes than elsewhere: this processor is an emulated one.
+/// Variables of the tests' environment. Fewer random packets and bytes than elsewhere: this processor is an emulated one.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/bin"),
     ("PROXY_AGENT_BIN", "/proxy-agent"),
@@ -37,7 +37,7 @@ const SHAPES: &str = "PROXY_AGENT_NETWORKS_ONLY";
 /// Leaves out some.
 const SHORT: &str = "PROXY_AGENT_NETWORKS_SHORT";
 
-/// What of `networks` is wanted.
+/// The wanted part of `networks`.
 pub(crate) struct Wanted {
     /// But the shapes whose name contains this.
     pub(crate) shape: String,
@@ -45,7 +45,7 @@ pub(crate) struct Wanted {
     pub(crate) is_short: bool,
 }
 
-/// The program that has a suite's tests, and what selects them in it.
+/// The program that has a suite's tests, and the arguments that select them.
 fn program(suite: &str) -> (&'static str, Vec<String>) {
     const VERIFIER: &str = "verifier::";
     match suite {
@@ -70,11 +70,11 @@ pub(crate) fn run(report: &mut Report, name: &str, wanted: &Wanted) {
     for (test, Test { verdict, output }) in &suite.tests {
         report.test(&format!("{name} {test}"), *verdict, output);
     }
-    // One that fails has told so.
+    // A failed test has reported it.
     if let Err(error) = ended {
         report.check::<()>(&format!("{name} runs to its end"), Err(error));
     } else if suite.tests.is_empty() {
-        report.check::<()>(name, Err(anyhow!("there is no such suite")));
+        report.check::<()>(name, Err(anyhow!("no such suite")));
     }
 }
 
@@ -94,17 +94,17 @@ struct Test {
     output: Vec<String>,
 }
 
-/// What a program of tests has told so far.
+/// The output so far of a program of tests.
 #[derive(Default)]
 struct Suite {
     tests: BTreeMap<String, Test>,
-    /// The test whose output is being told.
+    /// The test whose output follows.
     current: Option<String>,
     is_complete: bool,
 }
 
 impl Suite {
-    /// Runs a suite's program and reads what it prints; the console gets it too.
+    /// Runs a suite's program and reads its output; the console gets it too.
     fn follow(&mut self, suite: &str, wanted: &Wanted) -> Result<()> {
         let (program, selection) = program(suite);
         let mut child = Command::new(program)
@@ -163,8 +163,8 @@ impl Suite {
     }
 }
 
-/// What of a test was not possible, by its output: a test that goes on says so in a line of its own, one that does not
-/// has it in its error.
+/// The capability that a test lacked, by its output: a test that continues prints it in a separate line, one that does
+/// not has it in its error.
 pub(crate) fn missing_capability(verdict: Verdict, output: &[String]) -> Option<&str> {
     output.iter().find_map(|line| {
         let (before, reason) = line.split_once(MARK)?;
@@ -213,17 +213,17 @@ test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
 ";
 
     #[test]
-    fn tells_tests_and_their_output() {
+    fn parses_tests_and_their_output() {
         let mut suite = Suite::default();
         OUTPUT.lines().for_each(|line| suite.line(line));
         assert!(suite.is_complete);
-        let told: Vec<_> = suite
+        let found: Vec<_> = suite
             .tests
             .iter()
             .map(|(name, test)| (name.as_str(), test.verdict, missing_capability(test.verdict, &test.output)))
             .collect();
         assert_eq!(
-            told,
+            found,
             [
                 ("v4::good", Verdict::Passed, None),
                 ("v4::half", Verdict::Passed, Some("eggs")),

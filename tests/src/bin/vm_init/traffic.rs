@@ -15,7 +15,7 @@ use crate::node::{CLIENT_POD, OUTSIDE, SERVER_POD, elsewhere};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One try: who, what, as whom the server sees it.
+/// One attempt: client, request, and the source that the server sees.
 struct Case {
     name: &'static str,
     /// The client's network namespace; without: the node.
@@ -113,7 +113,7 @@ fn ask_udp(to: SocketAddr) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
-/// Runs something in a network namespace, on a thread of its own.
+/// Runs something in a network namespace, on a separate thread.
 fn within<T: Send + 'static>(
     namespace: Option<&'static str>,
     act: impl FnOnce() -> Result<T> + Send + 'static,

@@ -17,14 +17,14 @@ const TIMEOUT: Duration = Duration::from_millis(400);
 /// By then a flow must have moved.
 const MOVED: Duration = Duration::from_secs(5);
 
-/// What a rule keeps.
+/// The loads that a rule keeps.
 #[derive(Default)]
 pub(super) struct Held {
     loads: HashMap<&'static str, Vec<Kept>>,
     agreed: HashMap<(&'static str, bool), SocketAddr>,
 }
 
-/// A load and what was known of it when it was looked at last.
+/// A load and its last known state.
 struct Kept {
     by: By,
     load: Load,
@@ -85,7 +85,7 @@ impl Kept {
                 Ok(())
             }
             Expect::Unanswered => {
-                // What was on its way may still arrive.
+                // Packets on their way may still arrive.
                 self.load.wait_for(2)?;
                 let before = self.load.report()?;
                 self.load.wait_for(3)?;

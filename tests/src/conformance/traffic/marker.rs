@@ -1,4 +1,4 @@
-//! A service that says how far the agents are: it comes after all others, in the folder and in the order of names.
+//! A service that shows the progress of the agents: it comes after all others, in the folder and in the order of names.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -33,7 +33,7 @@ fn port_of(round: usize) -> u16 {
 }
 
 impl Marker<'_> {
-    /// Says that this is the round: only its port is served.
+    /// Marks the round: only its port is served.
     pub(super) fn write(&self, round: usize) -> Result<()> {
         let slice = |ipv4| {
             json!({

@@ -70,7 +70,7 @@ pub fn run(pod_datapath: &'static str) -> Result<()> {
         }
         marker.write(round)?;
         if agents.is_empty() {
-            // Each step replaces endpoints that were ready, and its probes ask for what it says and nothing else.
+            // Each step replaces endpoints that were ready, and its probes require exactly the new ones.
             let args = ["--pod-datapath", pod_datapath, "--endpoint-settle-time", "0s"];
             agents = cluster.start_agents(&args)?;
         }
@@ -106,7 +106,7 @@ fn write(cluster: &Cluster, name: &str, objects: &[Object]) -> Result<()> {
     cluster.manifests.write(&format!("{name}.json"), &list.to_string())
 }
 
-/// The probes of a step, one after the other; what went wrong.
+/// Makes the probes of a step, one after the other; returns the failures.
 fn step(network: &Network<'_>, running: &Running, round: usize) -> Vec<String> {
     let mut held = match running.held.lock() {
         Ok(held) => held,
@@ -147,5 +147,8 @@ fn in_parallel<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> V
 /// A pod, node or the client, by name.
 fn host<'c>(cluster: &'c Cluster, name: &str) -> Result<&'c Host> {
     let hosts = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
-    hosts.chain([&cluster.client]).find(|host| host.name == name).with_context(|| format!("who is {name}?"))
+    hosts
+        .chain([&cluster.client])
+        .find(|host| host.name == name)
+        .with_context(|| format!("no host has the name {name}"))
 }

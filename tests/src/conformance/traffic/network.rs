@@ -1,4 +1,4 @@
-//! Routes to services from outside, and who is served by which hook.
+//! Routes to services from outside, and which hook serves which client.
 
 use std::net::SocketAddr;
 
@@ -14,11 +14,11 @@ pub(super) struct Network<'c> {
     pub(super) pod_datapath: &'static str,
 }
 
-/// Routes of their own, so that the router sends nothing that a node lets out by mistake to another node.
+/// A separate table, so that the router does not forward to another node packets that a node lets out by mistake.
 const TABLE: &str = "100";
 
-/// Tells the router outside by which node the client reaches services, and lets nobody keep the ports of closed
-/// connections: there are more connections than ports for them.
+/// Sets the router's routes: by which node the client reaches services. And makes hosts free the ports of
+/// closed connections: there are more connections than ports for them.
 pub(super) fn prepare(cluster: &Cluster) -> Result<()> {
     let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host]));
     for host in pods.chain([&cluster.client]) {
@@ -36,7 +36,7 @@ pub(super) fn prepare(cluster: &Cluster) -> Result<()> {
 }
 
 impl Network<'_> {
-    /// Is the client's socket translated, and not its packets?
+    /// Whether the client's socket is translated, and not its packets.
     pub(super) fn by_socket(&self, from: &str, to: SocketAddr) -> bool {
         let Some(own) = node_of(from) else { return false };
         let node = |node: &usize| to.ip() == address(&format!("node-{}", node + 1), to.is_ipv4());

@@ -12,17 +12,17 @@ use super::{
 };
 use crate::cluster::{Call, Host, Protocol as By, Reply};
 
-/// So many requests reach each of two, three or four endpoints, but for one time in some millions.
+/// Number of requests that reach each of two, three or four endpoints, but for one time in some millions.
 const ENOUGH: [usize; 5] = [2, 2, 28, 44, 60];
 const STICKY: usize = 12;
 const REPICKED: usize = 14;
-/// By then clients must have been told (upstream's tests ask for it).
+/// By then clients must have got an error (upstream's tests require it).
 const TOLD: Duration = Duration::from_millis(2900);
 /// A drop is nothing to wait for long.
 const DROPPED: Duration = Duration::from_millis(400);
 /// A ping is answered here or nowhere.
 const PING: Duration = Duration::from_millis(500);
-/// What sockets are told, they are told at once.
+/// Sockets get their errors at once.
 const AT_ONCE_MS: u64 = 500;
 
 impl Network<'_> {
@@ -58,7 +58,7 @@ impl Network<'_> {
 
     fn check_by(&self, probe: &Probe, from: &Host, call: &Call<'_>, held: &mut Held) -> Result<()> {
         let by_socket = self.by_socket(probe.from, probe.to);
-        let told = |socket: &'static str, packet| if by_socket { socket } else { packet };
+        let error_by = |socket: &'static str, packet| if by_socket { socket } else { packet };
         match &probe.expect {
             Expect::SessionAffinity(endpoints, pause) => {
                 let found = self.found_with_pauses(probe, from, call, *pause, STICKY, false)?;
@@ -79,8 +79,8 @@ impl Network<'_> {
                 ensure!(!by_socket || reply.elapsed_ms < AT_ONCE_MS, "only after {} ms", reply.elapsed_ms);
                 Ok(())
             }
-            Expect::NoLocalEndpoints => fails(call, told("EHOSTUNREACH", "ETIMEDOUT")),
-            Expect::Denied => fails(call, told("EPERM", "ETIMEDOUT")),
+            Expect::NoLocalEndpoints => fails(call, error_by("EHOSTUNREACH", "ETIMEDOUT")),
+            Expect::Denied => fails(call, error_by("EPERM", "ETIMEDOUT")),
             Expect::Dropped => fails(call, "ETIMEDOUT"),
             Expect::Unanswered => {
                 let reply = call.clone().timeout(DROPPED).once()?;
@@ -90,14 +90,14 @@ impl Network<'_> {
             Expect::Unserved => {
                 let reply = call.clone().timeout(DROPPED).once()?;
                 let error = reply.error.as_deref().with_context(|| format!("{reply:?}"))?;
-                // A machine that has the address may refuse by itself; nobody else may.
+                // A host that has the address may refuse by itself; no other may.
                 let is_a_machine = probe.to.ip().is_loopback()
                     || self.cluster.nodes.iter().any(|node| node.owns(probe.to.ip()));
                 ensure!(is_a_machine || error != "ECONNREFUSED", "{reply:?}");
                 Ok(())
             }
             Expect::Answers(_) | Expect::Kept | Expect::Echo => {
-                bail!("this is no place for {:?}", probe.expect)
+                bail!("{:?} is not expected here", probe.expect)
             }
         }
     }
@@ -120,13 +120,13 @@ impl Network<'_> {
             if until_two && found.len() > 1 {
                 break;
             }
-            // Time is what the rule is about.
+            // The rule is about time.
             thread::sleep(pause);
         }
         Ok(found)
     }
 
-    /// The endpoints that answered; all requests must be, and everybody must have seen whom they should.
+    /// The endpoints that answered; every request must be answered, and every server must have seen the expected source.
     fn found(&self, probe: &Probe, from: &Host, replies: Vec<Reply>) -> Result<BTreeSet<SocketAddr>> {
         let mut found = BTreeSet::new();
         for reply in replies {
@@ -153,7 +153,7 @@ impl Network<'_> {
     }
 }
 
-/// By which sockets a probe is tried.
+/// The sockets by which a probe is tried.
 fn protocols(probe: &Probe) -> &'static [By] {
     let is_answered = matches!(
         probe.expect,
@@ -163,11 +163,12 @@ fn protocols(probe: &Probe) -> &'static [By] {
             | Expect::NoLocalEndpoints
             | Expect::Denied
     );
-    // Nobody tells an unconnected UDP socket of an ICMP message, so rejects are for connected ones.
-    let tells_all = is_answered || (matches!(probe.expect, Expect::Refused) && node_of(probe.from).is_none());
+    // An unconnected UDP socket does not get ICMP errors, so rejects are for connected ones.
+    let reports_all =
+        is_answered || (matches!(probe.expect, Expect::Refused) && node_of(probe.from).is_none());
     match probe.protocol {
         Protocol::Tcp => &[By::Tcp],
-        _ if is_answered && tells_all => &[By::Udp, By::ConnectedUdp],
+        _ if is_answered && reports_all => &[By::Udp, By::ConnectedUdp],
         _ => &[By::ConnectedUdp],
     }
 }

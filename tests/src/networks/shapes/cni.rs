@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Of CNIs whose pods are ports of a bridge.
+/// Shapes of CNIs whose pods are ports of a bridge.
 pub(super) const BRIDGED: &[Shape] = &[
     Shape::new("flannel host-gw (bridged pods)", "route", routes::plain).common(),
     Shape::new("flannel vxlan (bridged pods)", "vxlan", tunnels::vxlan).common(),
@@ -22,7 +22,7 @@ pub(super) const BRIDGED: &[Shape] = &[
         .common(),
 ];
 
-/// Of CNIs with a route per pod.
+/// Shapes of CNIs with a route per pod.
 pub(super) const ROUTED: &[Shape] = &[
     Shape::new("cilium tunnel", "vxlan", tunnel_behind_veth).undo(remove_tunnels).common(),
     Shape::new("antrea encap (openvswitch)", "openvswitch", tunnel_at_gateway).undo(openvswitch::remove_all),
@@ -34,8 +34,8 @@ pub(super) const ROUTED: &[Shape] = &[
 
 const GATEWAY: &str = "antrea-gw0";
 
-/// The node's routes to other nodes' pods lead to an internal port, with the other node's gateway as next hop; flows send that into the tunnel. Pods
-/// are no ports here: what a service's packets meet between pod and gateway is the CNI's tables, not the node's routes.
+/// The node's routes to other nodes' pods lead to an internal port, with the other node's gateway as next hop; flows send that into the
+/// tunnel. Pods are not ports here: between pod and gateway, a service's packets go through the CNI's tables, not the node's routes.
 fn tunnel_at_gateway(network: &Network) -> Result<()> {
     network.each(|ends| {
         vec![
@@ -101,8 +101,8 @@ fn inner_name(network: &Network, ends: Ends) -> String {
     format!("{}-tunnel-{}", network.cluster.name(), ends.own + 1)
 }
 
-/// The node has one veth for everything that is for pods of the other nodes. What takes packets there into the tunnel is
-/// a namespace here, with a device whose packets are sent by the node. The node cannot see it.
+/// The node has one veth for everything that is for pods of the other nodes. Here a namespace takes packets there into
+/// the tunnel, with a device whose packets are sent by the node. The node cannot see it.
 fn tunnel_behind_veth(network: &Network) -> Result<()> {
     for ends in both() {
         let (node, peer) = (network.node(ends), ends.reversed());
@@ -168,7 +168,7 @@ fn remove_tunnels(network: &Network) -> Result<()> {
 
 const SECONDARY_GATEWAY: &str = "192.168.98.1";
 
-/// All traffic of the pod is by a second interface, which a rule for its address says: there is no tunnel, and the router
+/// All traffic of the pod is by a second interface, selected by a rule for its address: without a tunnel, and the router
 /// knows each pod. The first interface has a loose source check, as that CNI sets it.
 fn secondary_interface(network: &Network) -> Result<()> {
     let fabric = &network.cluster.fabric;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Shape, routes, tunnels};
 use crate::networks::{Network, ends::Ends};
 
-/// Of this test only.
+/// A key for this test only.
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0f10111213";
 
 pub(super) const ALL: &[Shape] = &[
@@ -37,7 +37,7 @@ fn transport(network: &Network) -> Result<()> {
     tunnels::vxlan(network)
 }
 
-/// What goes to the other node's pods, and from pods to the other node, is encrypted, and must come encrypted.
+/// Packets to the other node's pods, and from pods to the other node, are encrypted, and must come encrypted.
 fn tunnel(network: &Network) -> Result<()> {
     routes::plain(network)?;
     network.each(|ends| {
@@ -60,7 +60,7 @@ fn tunnel(network: &Network) -> Result<()> {
     })
 }
 
-/// What leaves a node encrypted: sources and destinations.
+/// The encrypted packets that leave a node: sources and destinations.
 fn selectors(ends: Ends) -> [(String, String); 3] {
     let (node, pods) = (format!("{}/32", ends.node4()), ends.reversed().pods4());
     let (peer, peer_pods) = (format!("{}/32", ends.peer4()), ends.pods4());

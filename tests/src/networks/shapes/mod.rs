@@ -20,21 +20,21 @@ use crate::cluster::addresses as addr;
 pub struct Shape {
     /// Its row in the table.
     pub name: &'static str,
-    /// What a kernel lacks that cannot make it.
+    /// The missing capability of a kernel that cannot make it.
     pub(super) kind: &'static str,
-    /// Has it IPv4, has it IPv6?
+    /// Whether it has IPv4, whether IPv6.
     pub(super) families: [bool; 2],
     /// Paths that it does not have.
     pub(super) without: &'static [Path],
     /// The address of `node-1` for nodePorts, if it is not the usual one.
     pub(super) node: Option<(Ipv4Addr, Ipv6Addr)>,
-    /// Is it tried by SCTP instead of TCP and UDP?
+    /// Whether it is tried by SCTP instead of TCP and UDP.
     pub(super) is_sctp: bool,
-    /// Can nearly every kernel make it?
+    /// Whether nearly every kernel can make it.
     is_common: bool,
     /// Makes it.
     pub(super) make: fn(&Network) -> Result<()>,
-    /// Removes what is left when the interfaces that it made are gone.
+    /// Removes the rest after the interfaces that it made are gone.
     pub(super) undo: fn(&Network) -> Result<()>,
 }
 
@@ -73,19 +73,20 @@ impl Shape {
         self
     }
 
-    /// Of devices that nearly every kernel has: `cargo xtask test traffic` tries it by the machine's own, so short runs in virtual machines do without.
+    /// A shape of devices that nearly every kernel has: `cargo xtask test traffic` tries it by the machine's own, so short runs in
+    /// virtual machines do without.
     const fn common(mut self) -> Self {
         self.is_common = true;
         self
     }
 
-    /// Is it for short runs, too?
+    /// Whether it is for short runs, too.
     #[must_use]
     pub fn is_for_short_runs(&self) -> bool {
         !self.is_common
     }
 
-    /// The name of a cell, as it is printed.
+    /// The printed name of a cell.
     pub(super) fn cell(&self, path: Path, family: &str) -> String {
         format!("{} | {path} {family}", self.name)
     }

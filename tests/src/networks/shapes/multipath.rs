@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Without what the node itself sends: IPv6 notes an MTU that it learns at the way of the error's addresses, which without ports is not always that of
-/// the datagram.
+/// Without the node's own packets: IPv6 notes an MTU that it learns at the way of the error's addresses, which without ports is not
+/// always that of the datagram.
 pub(super) const ALL: &[Shape] = &[
     Shape::new("routes, ECMP", "route", by_routes).without(&[Path::Node]).undo(one_link).common(),
     Shape::new("routes, ECMP by nexthop objects", "nexthop", by_objects)
@@ -29,7 +29,7 @@ pub(super) const ALL: &[Shape] = &[
 const SECOND: &str = "eth1";
 const LINKS: [&str; 2] = ["eth0", SECOND];
 
-/// The links: each connection has its own way, as the hash of its addresses and ports says. A node's address may be that of the other link, so
+/// The links: the hash of its addresses and ports selects the link of each connection. A node's address may be that of the other link, so
 /// source checks are loose.
 fn links(network: &Network) -> Result<()> {
     let fabric = &network.cluster.fabric;
@@ -52,7 +52,7 @@ fn links(network: &Network) -> Result<()> {
     hash(network, "1")
 }
 
-/// What chooses a way: 0 addresses, 1 ports, too.
+/// The fields that select a way: 0 addresses, 1 ports, too.
 fn hash(network: &Network, policy: &str) -> Result<()> {
     both().into_iter().try_for_each(|ends| {
         network
@@ -89,8 +89,8 @@ fn by_routes(network: &Network) -> Result<()> {
     })
 }
 
-/// As FRR installs routes by default. Both families have the same next hops, which are IPv6 (RFC 5549), and routes are told by
-/// the number of their next hop alone.
+/// As FRR installs routes by default. Both families have the same next hops, which are IPv6 (RFC 5549), and routes contain
+/// only the id of their next hop.
 fn by_objects(network: &Network) -> Result<()> {
     links(network)?;
     for ends in both() {

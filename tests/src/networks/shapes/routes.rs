@@ -1,4 +1,4 @@
-//! Plain routes, and what links do to packets.
+//! Plain routes, and effects of links on packets.
 
 use std::{net::Ipv6Addr, process::Command};
 
@@ -61,7 +61,7 @@ fn tc(network: &Network, verb: &str, rest: &[&str]) -> Result<()> {
     both().into_iter().try_for_each(|ends| {
         let args = [&["-n", network.node(ends).name(), "qdisc", verb, "dev", "eth0", "root"], rest].concat();
         let result = pipe(Command::new("tc").args(&args), "").map(drop);
-        // Deleting what could not be made is no failure.
+        // A route that could not be made cannot be deleted: not a failure.
         if verb == "del" { Ok(()) } else { result }
     })
 }

@@ -1,4 +1,4 @@
-//! What has the node's address.
+//! Devices with the node's address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -83,8 +83,8 @@ fn above(network: &Network, kind: &str) -> Result<()> {
     replaced(network, |_| vec![format!("link add link eth0 name {DEVICE} type {kind}")])
 }
 
-/// What is for others than the device's own addresses comes in by `eth0`, and leaves by the device. An interface without
-/// addresses accepts nothing but with source checks off (`__fib_validate_source`, `no_addr`).
+/// Packets for others than the device's own addresses come in by `eth0`, and leave by the device. An interface without
+/// addresses accepts packets only with source checks off (`__fib_validate_source`, `no_addr`).
 fn ipvlan(network: &Network) -> Result<()> {
     source_check(network, "0")?;
     above(network, "ipvlan mode l2")
@@ -114,7 +114,7 @@ fn vlan(network: &Network) -> Result<()> {
     above(network, "vlan id 7")
 }
 
-/// Of two links, one of which is active.
+/// A bond of two links, one of which is active.
 fn bond(network: &Network) -> Result<()> {
     network.each(|_| vec![format!("link add {DEVICE} type bond mode active-backup miimon 50")])?;
     for ends in both() {

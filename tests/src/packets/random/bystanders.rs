@@ -1,6 +1,6 @@
-//! Packets of no frontend and no flow: whatever they are, every program leaves them as they are.
+//! Packets of no frontend and no flow: every program leaves them unchanged.
 //!
-//! What they may not be is said here without the core: none has the ends of a flow, and none asks a frontend for something.
+//! The conditions are checked without the core: no packet has the ends of a flow, and none is sent to a frontend.
 
 use std::{
     collections::HashSet,
@@ -24,7 +24,7 @@ use crate::packets::{
     icmp_error, sys::Kind, talk, with_extensions,
 };
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed {
     /// Packets.
@@ -51,10 +51,10 @@ const HOOKS: [(&str, Device); 11] = [
     ("uplink_l3_egress", Device::Uplink),
 ];
 
-/// Makes a node with live flows, in a namespace that the calling thread enters, and lets its programs have such packets.
+/// Makes a node with live flows, in a namespace that the calling thread enters, and runs its programs on such packets.
 ///
 /// # Errors
-/// When a program does anything to one of them; the message has what brings it back.
+/// When a program does anything to one of them; the message shows how to repeat it.
 pub fn bystanders<F: PacketFamily>(plan: Plan) -> Result<Passed> {
     let node = Node::with(Options::default(), |v4, v6| {
         add_services(v4);
@@ -73,7 +73,7 @@ pub fn bystanders<F: PacketFamily>(plan: Plan) -> Result<Passed> {
     Ok(Passed { packets: plan.packets, runs, flows: flows.len() / 2, took: begin.elapsed() })
 }
 
-/// Opens flows of every kind, so that all filters say "perhaps".
+/// Opens flows of every kind, so that every filter matches.
 fn populate<F: PacketFamily>(kernel: &Kernel) -> Result<()> {
     let (pod, uplink) = (("pod_ingress", Device::PodA), ("uplink_ingress", Device::Uplink));
     let (to_pod, out) = (("pod_egress", Device::PodA), ("uplink_egress", Device::Uplink));
@@ -105,7 +105,7 @@ fn first(transport: Transport) -> Transport {
     }
 }
 
-/// What is asked for by address, port and protocol, and by address alone: as the maps hold it.
+/// Frontends in the maps: by address, port and protocol, and by address alone.
 struct Frontends {
     ends: HashSet<(std::net::IpAddr, u16, u8)>,
     whole: HashSet<std::net::IpAddr>,
@@ -172,14 +172,14 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         Ok(runs)
     }
 
-    /// What is counted of Services' packets.
+    /// The counters of Services' packets.
     fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
         let others = [Counter::FragmentUnknown];
         let counters = Counter::ALL.iter().filter(|counter| !others.contains(counter));
         counters.map(|counter| Ok((counter.name(), self.kernel.counter(*counter)?))).collect()
     }
 
-    /// Lets programs have a frame; returns how many.
+    /// Runs programs on a frame; returns how many.
     fn passes(&self, random: &mut Random, kept: Kept, frame: &[u8], number: u64) -> Result<usize> {
         let mut runs = 0;
         for (program, device) in &self.hooks {
@@ -211,7 +211,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         Ok(())
     }
 
-    /// One packet that is nobody's, perhaps in pieces.
+    /// One packet of no Service, perhaps in fragments.
     fn packet(&self, random: &mut Random) -> Result<(Kept, Vec<Vec<u8>>)> {
         loop {
             let mut frame = self.frame(random);
@@ -232,10 +232,10 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
             if self.flows.contains(&(tuple, protocol)) || is_asked && asks {
                 continue;
             }
-            // What leaves for a service's address goes no further.
+            // Packets for a service's address that leave are stopped.
             let stays = self.frontends.in_range.contains(&frame.dst.ip());
             let kept = Kept { stays, is_garbage: false };
-            // Of those that are in pieces, only what can be a Service's is held, and only until the first one comes.
+            // Fragments are queued only if they can be a Service's, and only until the first one comes.
             if kind < 4 {
                 frame.payload = vec![random.below(256) as u8; 100 + random.below(3_000)];
                 let bytes = self.disguised(random, frame.build()?, is_ping);
@@ -268,7 +268,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
         }
     }
 
-    /// Of a ping, perhaps a packet of another protocol.
+    /// From a ping, perhaps a packet of another protocol.
     fn disguised(&self, random: &mut Random, mut bytes: Vec<u8>, is_ping: bool) -> Vec<u8> {
         let at = if F::IS_V4 { 23 } else { 20 };
         if is_ping && random.below(2) == 0 {
@@ -315,7 +315,7 @@ impl<'k, F: PacketFamily> Comparison<'k, F> {
     }
 }
 
-/// What else must be known of a packet.
+/// Further facts about a packet.
 #[derive(Clone, Copy)]
 struct Kept {
     /// It may not be about to leave.

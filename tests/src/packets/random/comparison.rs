@@ -19,13 +19,13 @@ use crate::{
     packets::{Kernel, PacketFamily, SNAT},
 };
 
-/// What was met, to see that nothing is missing.
+/// The kinds of packets met, to see that none is missing.
 pub(super) type Met = BTreeMap<String, u64>;
 
 /// The step at which the two sides differ, and how.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
-    /// Its number; none: what is left at the end differs.
+    /// Its number; `None`: the state at the end differs.
     pub(super) step: Option<usize>,
     pub(super) what: String,
 }
@@ -34,21 +34,21 @@ pub(super) struct Failure {
 pub(super) struct Comparison<'a, F: PacketFamily> {
     pub(super) kernel: &'a mut Kernel,
     pub(super) native: &'a mut MemoryTables<F>,
-    /// Backends as they are at the start of a run.
+    /// Backends at the start of a run.
     serving: HashSet<Id>,
     pub(super) backends: Vec<Id>,
-    /// Can the kernel be told by which device a packet came in?
-    pub(super) tells_ingress: bool,
+    /// Whether the kernel takes the ingress device of a packet.
+    pub(super) takes_ingress: bool,
 }
 
 impl<'a, F: PacketFamily> Comparison<'a, F> {
     pub(super) fn new(kernel: &'a mut Kernel, native: &'a mut MemoryTables<F>) -> Result<Self> {
         let (serving, backends) = (native.alive.clone(), fixture::backends(native));
-        let tells_ingress = kernel.tells_ingress()?;
-        if !tells_ingress {
+        let takes_ingress = kernel.takes_ingress()?;
+        if !takes_ingress {
             MissingCapability::TestIngress.note();
         }
-        Ok(Self { kernel, native, serving, backends, tells_ingress })
+        Ok(Self { kernel, native, serving, backends, takes_ingress })
     }
 
     /// Runs from the same beginning, whatever was before; but for the reply filter, which no program clears.
@@ -84,7 +84,7 @@ impl<'a, F: PacketFamily> Comparison<'a, F> {
         Counter::ALL.iter().map(|counter| self.kernel.counter(*counter)).collect()
     }
 
-    /// How what is left of a run differs.
+    /// How the state after a run differs.
     fn differences(&self, before: &[u64]) -> Result<Option<String>> {
         for (what, kernel, native) in [
             ("confirmed", self.kernel.confirmed::<F>()?, &self.native.flows),
@@ -115,7 +115,7 @@ impl<'a, F: PacketFamily> Comparison<'a, F> {
         if kept != expected {
             return Ok(Some(format!("affinity: in the kernel {kept:?}, natively {expected:?}")));
         }
-        // Of what the programs count, and not the core.
+        // Counters that the programs raise, and the core does not.
         const OTHERS: [Counter; 8] = [
             Counter::RejectSent,
             Counter::RejectLimited,
@@ -136,7 +136,7 @@ impl<'a, F: PacketFamily> Comparison<'a, F> {
     }
 }
 
-/// Flow entries without what each side chose for itself: ports and times.
+/// Flow entries without the parts that each side chose for itself: ports and times.
 fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -> Vec<String> {
     let hide = |port: &mut u16| {
         if SNAT.contains(&u16::from_be(*port)) {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::packets::{Device, Frame, Host, PacketFamily, Transport};
 
-/// A connection: its handshake, and what may follow.
+/// A connection: its handshake, and the packets that may follow.
 pub(super) fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec<Step>) {
     let (program, device) = random.of(&PROGRAMS);
     let transport = random.of(&[Transport::Tcp(2), Transport::Tcp(2), Transport::Udp, Transport::Sctp(1)]);
@@ -15,7 +15,7 @@ pub(super) fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec
     frame.hop_limit = 64;
     frame.tcp_options = if transport == Transport::Tcp(2) { options(random, 2) } else { Vec::new() };
     let first = steps.len();
-    // Of both hooks that look for replies one finds it.
+    // One of both hooks that look for replies finds it.
     let replies = if program.starts_with("pod") {
         [("pod_egress", Device::PodA), (program, device)]
     } else {
@@ -45,7 +45,7 @@ pub(super) fn conversation<F: PacketFamily>(random: &mut Random, steps: &mut Vec
     }
 }
 
-/// A packet as it is, of the node if it leaves.
+/// An unchanged packet, of the node if it leaves.
 fn whole((program, device): (&'static str, Device), what: What) -> Step {
     Step::Packet { program, device, came_in: None, what, shape: Shape::Whole }
 }

@@ -25,7 +25,7 @@ struct Service {
     address: Option<(Host, u32)>,
 }
 
-/// The second backends: which of two was chosen can be told from its address.
+/// The second backends: their addresses show which of two was chosen.
 const SECONDS: [Host; 2] = [Host::Remote, Host::PodC];
 
 const fn service(vip: Host, node_port: u16, backends: &'static [Host]) -> Service {
@@ -75,8 +75,8 @@ pub fn add_services<F: PacketFamily>(tables: &mut MemoryTables<F>) {
         }
         let backend = |(place, host): (u32, &Host)| {
             let id = Id::new(50 * F::NUMBER + 2 * number + place, 1);
-            // Of some it is not known where they run, and some are said to run where they do not. Not of those that may be
-            // chosen in the place of another: a packet that is dropped does not tell which one it was.
+            // Some backends have no place, and some a wrong one. Sets of several have none: a dropped packet does not show
+            // which backend was chosen.
             const HOSTS: [u16; 4] = [0, BACKEND_LOCAL, BACKEND_REMOTE, BACKEND_REMOTE];
             let flags = if backends.len() > 1 { 0 } else { HOSTS[number as usize % HOSTS.len()] };
             Backend::new(host.addr::<F>(), 8080u16.to_be(), id).with_flags(flags)
@@ -94,7 +94,7 @@ pub fn add_services<F: PacketFamily>(tables: &mut MemoryTables<F>) {
             }
         }
     }
-    // Nobody but the load balancer has it.
+    // Only the load balancer has it.
     let addr = Host::GuardedIp.addr::<F>();
     if let Some(guarded) = SERVICES.iter().position(|service| service.vip == Host::GuardedVip) {
         let target = Target::new(Id::new(20 * F::NUMBER + guarded as u32, 1), FRONTEND_ADDRESS);
@@ -115,7 +115,7 @@ pub(super) fn add_mtus<F: PacketFamily>(tables: &mut MemoryTables<F>) {
     tables.default_route.mtu = MTU;
 }
 
-/// Is it the second backend of its service?
+/// Whether it is the second backend of its service.
 pub(super) fn is_second<F: PacketFamily>(addr: &F::Addr) -> bool {
     SECONDS.iter().any(|host| host.addr::<F>() == *addr)
 }

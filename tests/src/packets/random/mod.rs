@@ -35,15 +35,15 @@ const STEPS: usize = 400;
 /// How much to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Packets (and what happens between them).
+    /// Packets (and events between them).
     pub packets: usize,
     /// The number of the first run; the others count on from there.
     pub seed: u64,
 }
 
 impl Plan {
-    /// So many packets from this seed on, unless the environment says otherwise: `PROXY_AGENT_RANDOM_PACKETS`,
-    /// `PROXY_AGENT_RANDOM_SEED`.
+    /// This many packets from this seed on, unless the environment has other values:
+    /// `PROXY_AGENT_RANDOM_PACKETS`, `PROXY_AGENT_RANDOM_SEED`.
     ///
     /// # Errors
     /// When these are no numbers.
@@ -59,7 +59,7 @@ impl Plan {
     }
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Steps taken.
@@ -127,8 +127,8 @@ fn runs<F: PacketFamily>(plan: Plan, everything: bool, comparison: &mut Comparis
     Ok(Report { steps: taken, took: begin.elapsed(), met: met.into_iter().collect(), unrepeated })
 }
 
-/// Does a run fail again? By chance, or on a machine that is busy, the kernel may give a flow the port of one that was
-/// idle for long, which then goes; in the core's tables that does not happen, or to another.
+/// Whether a run fails again. By chance, or on a machine that is busy, the kernel may give a flow the port of one that
+/// was idle for long, which then goes; in the core's tables that does not happen, or to another.
 fn happens_again<F: PacketFamily>(
     comparison: &mut Comparison<'_, F>,
     steps: &[(usize, Step)],

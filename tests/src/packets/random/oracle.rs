@@ -1,4 +1,4 @@
-//! What a program must make of a packet: the core, run natively, and headers rewritten word by word.
+//! A program's expected result for a packet: the core, run natively, and headers rewritten word by word.
 
 use proxy_common::{
     crc32c,
@@ -22,7 +22,7 @@ pub(super) fn parse<F: PacketFamily>(bytes: &[u8], network: usize) -> Result<Pac
     unsafe { F::parse(range.start, range.end, network) }
 }
 
-/// What a program makes of the headers: what the fast-path parse reads, or what is taken apart, with the ports of its first fragment.
+/// A program's view of the headers: what the fast-path parse reads, or the full parse, with the ports of its first fragment.
 pub(super) struct Read<F: PacketFamily> {
     pub(super) dissected: Dissected<F>,
     pub(super) completion: Completion,
@@ -54,7 +54,7 @@ pub(super) fn read<F: PacketFamily>(
     }
 }
 
-/// Does the program of this name hold such a fragment?
+/// Whether the program of this name queues such a fragment.
 pub(super) fn is_held<F: PacketFamily>(
     tables: &MemoryTables<F>,
     program: &str,
@@ -67,7 +67,7 @@ pub(super) fn is_held<F: PacketFamily>(
         && decide::may_be_for_service(tables, &read.dissected.packet.tuple.dst)
 }
 
-/// Asks the core what the program of this name asks it.
+/// Makes the same call to the core as the program of this name.
 pub(super) fn decide<F: PacketFamily>(
     tables: &MemoryTables<F>,
     program: &str,
@@ -84,7 +84,7 @@ pub(super) fn decide<F: PacketFamily>(
     (verdict, out)
 }
 
-/// What a program returns for packets that go on, that are dropped, and that are sent out of a device.
+/// A program's return codes for packets that are passed on, dropped, and sent out of a device.
 pub(super) fn results(kind: Kind) -> (u32, u32, u32) {
     match kind {
         Kind::Tc => (u32::MAX, 2, 7),
@@ -186,8 +186,8 @@ pub(super) fn rewrite<F: PacketFamily>(
     out
 }
 
-/// An ICMP error (RFC 5508 section 4.2, for IPv6 by analogy): outside the addresses of the flow, inside the packet as who
-/// gets the error has sent it. Its source changes where that of a reply would.
+/// An ICMP error (RFC 5508 section 4.2, for IPv6 by analogy): outside the addresses of the flow, inside the packet as the
+/// receiver of the error has sent it. Its source changes where that of a reply would.
 fn rewrite_error<F: PacketFamily>(
     input: &[u8],
     network: usize,
@@ -236,7 +236,7 @@ fn rewrite_error<F: PacketFamily>(
     out
 }
 
-/// Are they the same, byte by byte? 0 and 0xffff are the same checksum, except for UDP.
+/// Whether they are the same, byte by byte. 0 and 0xffff are the same checksum, except for UDP.
 pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissected: &Dissected<F>) -> bool {
     let packet = &dissected.packet;
     let normal = |bytes: &[u8]| {
@@ -244,7 +244,7 @@ pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissecte
         let header = F::IS_V4.then_some(network + 10);
         let has_transport = dissected.part != Part::Later && packet.protocol == PROTOCOL_TCP;
         let transport = has_transport.then_some(packet.checksum_offset());
-        // An error has its own checksum, and may quote that of UDP, which is nobody's to send any more.
+        // An error has its own checksum, and may quote that of UDP, whose packet is not sent again.
         let quoted = (dissected.part == Part::Error)
             .then(|| [dissected.icmp + 2, dissected.icmp + 8 + 10, packet.checksum_offset()]);
         for at in header.into_iter().chain(transport).chain(quoted.into_iter().flatten()) {
@@ -257,7 +257,7 @@ pub(super) fn same<F: PacketFamily>(a: &[u8], b: &[u8], network: usize, dissecte
     normal(a) == normal(b)
 }
 
-/// Is it a reply to this frame, with the right checksums?
+/// Whether it is a reply to this frame, with the right checksums.
 pub(super) fn is_answered(asked: &Frame, answer: &[u8], network: usize) -> bool {
     let is_v4 = asked.src.is_ipv4();
     let ether_type = if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

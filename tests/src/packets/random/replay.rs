@@ -50,9 +50,9 @@ pub(super) type Agreed = Result<(), String>;
 
 pub(super) struct Run<'r, 'a, F: PacketFamily> {
     comparison: &'r mut Comparison<'a, F>,
-    /// What programs were given, by step.
+    /// The inputs of programs, by step.
     given: HashMap<usize, Both>,
-    /// What they made of it, if it was translated.
+    /// Their outputs, if translated.
     sent: HashMap<usize, Both>,
     /// How many fragments the programs hold, by packet.
     held: HashMap<FragmentKey<F>, u32>,
@@ -64,7 +64,7 @@ struct Sent<'s> {
     number: usize,
     program: &'static str,
     device: Device,
-    /// By which device a packet came in that leaves; none: it is the node's own.
+    /// The device by which a packet came in that leaves; `None`: it is the node's own.
     came_in: Option<Device>,
     both: Option<Both>,
     shape: &'s Shape,
@@ -186,7 +186,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             return Ok(Ok(()));
         }
         let came_in = match came_in {
-            Some(device) if self.comparison.tells_ingress => device.index()?,
+            Some(device) if self.comparison.takes_ingress => device.index()?,
             _ => 0,
         };
         let around = Around { ifindex, came_in, ..Around::default() };
@@ -261,7 +261,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             return Ok(agree(run.result == drop, || differs("not dropped")));
         }
         if is_answer {
-            // What is sent back has tests of its own. Too many at once are dropped.
+            // Other tests check generated replies. Too many at once are dropped.
             let is_right = match (run.result == redirect, &sent.both) {
                 (true, Some(both)) if shape.is_sound() => {
                     oracle::is_answered(&both.kernel, &run.packet, network)
@@ -283,7 +283,7 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
             .map_err(|how| differs(&how)))
     }
 
-    /// What the program makes of the headers, if it has to do with the packet.
+    /// A program's view of the headers, if the packet concerns it.
     fn read(&self, sent: &Sent<'_>, input: &[u8], network: usize) -> Option<Read<F>> {
         let is_xdp = Kernel::kind(sent.program) == Kind::Xdp;
         if !self.is_ours(sent, input) {
@@ -294,14 +294,14 @@ impl<'r, 'a, F: PacketFamily> Run<'r, 'a, F> {
         (!is_xdp || read.dissected.packet.protocol != PROTOCOL_SCTP).then_some(read)
     }
 
-    /// Is it a frame of the family, and not for another host?
+    /// Whether it is a frame of the family, and not for another host.
     fn is_ours(&self, sent: &Sent<'_>, input: &[u8]) -> bool {
         let Some(&[first, second]) = input.get(12..14).and_then(|bytes| bytes.first_chunk()) else {
             return false;
         };
         let ether_type = u16::from_be_bytes([first, second]);
         let ours = if F::IS_V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        // What others send each other, as the kernel sees it: it looks for MACs where there are none, too.
+        // Packets between other hosts, as the kernel sees them: it looks for MACs even where there are none.
         let is_overheard = input[0] & 1 == 0 && input[..6] != sent.device.mac();
         let overhears =
             matches!(sent.program, "uplink_ingress" | "uplink_l3_ingress") && sent.device != Device::PortC;

@@ -1,11 +1,11 @@
-//! What is done to the bytes of a frame before a program gets it.
+//! Changes to the bytes of a frame before a program gets it.
 
-/// What is done to the bytes of a frame.
+/// A change to the bytes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// Nothing.
     Whole,
-    /// So many bytes follow the packet.
+    /// This many bytes follow the packet.
     Padded(usize),
     /// Cut off at this length, if it is longer.
     Cut(usize),
@@ -13,7 +13,7 @@ pub(super) enum Shape {
     Tagged,
     /// It is for another host.
     Overheard,
-    /// These extension headers follow the IPv6 header; an IPv4 packet stays as it is.
+    /// These extension headers follow the IPv6 header; an IPv4 packet stays unchanged.
     Extended(Vec<u8>),
     /// Only its first fragment, or only the others.
     Fragment {
@@ -36,7 +36,7 @@ fn is_ipv6(frame: &[u8]) -> bool {
     frame[12..14] == [0x86, 0xdd]
 }
 
-/// Puts an extension header of 8 bytes behind the IPv6 header: `rest` is what follows its first byte.
+/// Puts an extension header of 8 bytes behind the IPv6 header: `rest` follows its first byte.
 fn extend(frame: &mut Vec<u8>, header: u8, rest: [u8; 7]) {
     const NEXT: usize = ETHERNET + 6;
     let next = std::mem::replace(&mut frame[NEXT], header);
@@ -61,7 +61,7 @@ fn set_length(frame: &mut [u8]) {
     frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Makes the first fragment of a packet, or what is left. Packets without so much in them become a fragment alone.
+/// Makes the first fragment of a packet, or the rest. Packets with less data become a single fragment.
 fn fragment(frame: &mut Vec<u8>, is_first: bool) {
     /// Bytes of the first fragment, in its unit of 8.
     const UNITS: u16 = 4;
@@ -84,7 +84,7 @@ fn fragment(frame: &mut Vec<u8>, is_first: bool) {
 }
 
 impl Shape {
-    /// Does it leave a frame that is what its headers say?
+    /// Whether the frame still matches its headers.
     pub(super) fn is_sound(&self) -> bool {
         matches!(self, Self::Whole | Self::Padded(_))
     }

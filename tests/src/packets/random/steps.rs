@@ -1,4 +1,4 @@
-//! What happens in a run: a list of steps that depends on a number only, so that a run can be had again, and shortened.
+//! The events of a run: a list of steps that depends on a number only, so that a run can be repeated, and shortened.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::packets::{CLIENT_ISN, Device, Frame, Host, PacketFamily, SNAT, Transp
 pub(super) const IDLE: u32 = 4_000;
 
 /// Jiffies that pass at once: past the time after which entries are refreshed, past that of unconfirmed flows, past [`IDLE`], past
-/// TIME-WAIT, and past what the node sent; never close to one of them, nor are their sums.
+/// TIME-WAIT, and past the lifetime of the node's own connections; never close to one of them, nor are their sums.
 pub(super) const WAITS: [u32; 5] = [310, 900, 5_000, 30_000, 80_000];
 
 /// A generator of random numbers (xorshift), good enough to choose packets.
@@ -23,7 +23,7 @@ pub(super) struct Random(u64);
 impl Random {
     /// Neighbouring numbers give runs that have nothing in common.
     pub(super) fn new(number: u64) -> Self {
-        // Of splitmix64; xorshift must not begin with 0.
+        // The mixing of splitmix64; xorshift must not begin with 0.
         let mixed = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) | 1)
     }
@@ -51,16 +51,16 @@ pub(super) enum Step {
     Packet {
         program: &'static str,
         device: Device,
-        /// By which device it came in, if it leaves and is not the node's own.
+        /// The device by which it came in, if it leaves and is not the node's own.
         came_in: Option<Device>,
         what: What,
         shape: Shape,
     },
-    /// The backend with this number (modulo what there is) no longer serves.
+    /// The backend with this number (modulo their count) no longer serves.
     ReleaseBackend(usize),
     /// It serves again.
     Revive(usize),
-    /// So many jiffies pass.
+    /// This many jiffies pass.
     Wait(u32),
     /// The map forgets entries of the flow that the packet of a step belonged to.
     Forget(usize, Part),
@@ -74,7 +74,7 @@ pub(super) enum Part {
     Reverse,
 }
 
-/// Of a frame with TCP: its flags, and how far sequence and acknowledgment number are from those behind the handshake.
+/// Flags of a frame with TCP, and how far sequence and acknowledgment number are from those behind the handshake.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub(super) flags: u8,
@@ -86,13 +86,13 @@ pub(super) struct Segment {
 pub(super) enum What {
     /// A new one.
     Request(Frame),
-    /// The reply to what became of the frame of a step.
+    /// The reply to the output for the frame of a step.
     Answer { to: usize, segment: Segment },
     /// The frame of a step again.
     Again { of: usize, segment: Segment },
     /// The reply to the frame of a step as it was.
     Back { of: usize },
-    /// An ICMP error about what became of the frame of a step, from this host: which of the family's errors, and how many
+    /// An ICMP error about the output for the frame of a step, from this host: which of the family's errors, and how many
     /// bytes of the packet it quotes at most.
     Error { about: usize, from: Host, which: usize, quoted: usize },
     /// Bytes, whatever they are.
@@ -151,7 +151,7 @@ fn step<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
     }
 }
 
-/// Mostly of a connection that goes on, sometimes as others would forge it.
+/// Mostly of a connection in progress, sometimes forged by others.
 pub(super) fn segment(random: &mut Random) -> Segment {
     let flags = random.of(&[16, 16, 16, 24, 18, 2, 17, 17, 4, 20, 0, 1, 3, 6]);
     let skew =
@@ -188,7 +188,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
         0..10 => {
             let mut frame = request::<F>(random, program);
             if program == "uplink_l3_ingress" {
-                // By the test run's first look the client's address says which family it is.
+                // The test run reads the family from the client's address.
                 frame.src.set_ip(Host::L3Client.ip::<F>());
             }
             What::Request(frame)
@@ -220,7 +220,7 @@ fn packet<F: PacketFamily>(random: &mut Random, number: usize) -> Step {
                 (0..=random.below(3)).map(|_| random.of(&[HOP_BY_HOP, DESTINATION, ROUTING])).collect();
             Shape::Extended(headers)
         }
-        // What answers look like depends on ports that each side chose for itself.
+        // Replies depend on ports that each side chose for itself.
         5 | 6 if matches!(&what, What::Request(frame) if !is_by_chance::<F>(frame)) => {
             let changes = 1 + random.below(3);
             let noise: Vec<_> = (0..changes).map(|_| (random.below(64), 1 << random.below(8))).collect();
@@ -310,7 +310,7 @@ pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Fr
         0..8 => (random.of(&VIPS), 80),
         8..13 => (Host::Node, random.of(&NODE_PORTS)),
         13 => {
-            // Nobody has a flow with the gateway, so that this port is nobody's, whatever ports flows were given.
+            // No client has a flow with the gateway, so this port has none, whatever ports flows were given.
             source = Host::Gateway;
             (Host::Node, random.of(&[*SNAT.start(), 23_456, *SNAT.end()]))
         }
@@ -357,7 +357,7 @@ pub(super) fn request<F: PacketFamily>(random: &mut Random, program: &str) -> Fr
 /// Ports of clients.
 pub(super) const PORTS: [u16; 3] = [40_000, 40_001, 0xffff];
 
-/// Is it for a service with two backends?
+/// Whether it is for a service with two backends.
 fn is_by_chance<F: PacketFamily>(frame: &Frame) -> bool {
     let vips = [Host::SpreadVip, Host::AffinityVip, Host::LocalOnlyVip, Host::OwnVip, Host::OpenIp];
     let is_node_port = (30_583..=30_600).contains(&frame.dst.port());

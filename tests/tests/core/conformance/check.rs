@@ -1,4 +1,4 @@
-//! Whether a probe finds what it must.
+//! Checks the expected result of a probe.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,7 +18,7 @@ use super::{
     walk::{Attempt, Datapath, Held, Outcome, Sockets},
 };
 
-/// So many connections reach each of four endpoints, but for one time in 10^24.
+/// Number of connections that reach each of four endpoints, but for one time in 10^24.
 const ATTEMPTS: usize = 200;
 const STICKY_ATTEMPTS: usize = 20;
 
@@ -76,7 +76,7 @@ impl Cluster {
         outcome.context("addresses of both families")
     }
 
-    /// New connections, each from a socket of its own.
+    /// New connections, each from a new socket.
     fn check_new(&mut self, probe: &Probe, datapath: Datapath) -> Result<()> {
         let new = || self.attempt(probe, datapath, self.sockets.new_socket(), false);
         match &probe.expect {
@@ -121,7 +121,7 @@ impl Cluster {
         }
     }
 
-    /// Who answers some connections, with pauses in between.
+    /// The endpoints that answer some connections, with pauses in between.
     pub(crate) fn found(
         &self,
         probe: &Probe,
@@ -162,7 +162,7 @@ impl Cluster {
     /// A connection or socket that is kept from step to step.
     fn check_held(&mut self, probe: &Probe, name: &'static str, datapath: Datapath) -> Result<()> {
         let before = self.sockets.held(name, datapath);
-        // Once connected a socket is nobody's business any more, except socket termination's.
+        // Once connected, only socket termination affects a socket.
         let is_socket = datapath == Datapath::Sockets && !probe.from.starts_with("client");
         if before.is_some() && is_socket && probe.protocol == Protocol::Tcp {
             return Ok(());

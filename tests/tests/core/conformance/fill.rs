@@ -23,7 +23,7 @@ use super::family::CoreFamily;
 /// Ticks of the tables' clock per second.
 pub(crate) const HZ: u32 = 1000;
 
-/// Ids that last as long as what they name.
+/// Ids with the lifetime of the named objects.
 #[derive(Debug)]
 pub(crate) struct Ids<K> {
     known: HashMap<K, Id>,
@@ -57,7 +57,7 @@ pub(crate) struct NodeIds {
 }
 
 impl NodeIds {
-    /// Forgets what is in no plan any more.
+    /// Forgets entries that no plan has any more.
     pub(crate) fn retain(&mut self, plans: &[PortPlan]) {
         let plans: HashMap<_, _> = plans.iter().map(|plan| (&plan.name, plan)).collect();
         self.services.keep(|name| plans.contains_key(name));
@@ -75,7 +75,7 @@ pub(crate) fn number(protocol: Protocol) -> u8 {
     }
 }
 
-/// Replaces what the agent writes; what the programs write stays.
+/// Replaces the agent's entries; those of the programs stay.
 pub(crate) fn fill<F: CoreFamily>(tables: &mut MemoryTables<F>, plans: &[PortPlan], ids: &mut NodeIds) {
     tables.frontends.clear();
     tables.filter.clear();

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use self::walk::Datapath;
 
-/// What went wrong in a rule's steps for one family.
+/// The failures in a rule's steps for one family.
 pub(crate) fn failures(rule: &Rule, case: &Case) -> Vec<String> {
     let mut cluster = check::Cluster::new(case);
     let mut failures = Vec::new();

@@ -1,4 +1,4 @@
-//! A node: what the agent there knows, and its tables.
+//! A node: its agent's state, and its tables.
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_agent::{
@@ -94,7 +94,7 @@ impl Node {
         Ok(())
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(crate) fn wait(&self, ticks: u32) {
         self.v4.now.set(self.v4.now.get() + ticks);
         self.v6.now.set(self.v6.now.get() + ticks);

@@ -20,13 +20,13 @@ use super::{
 /// Which hooks serve pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Datapath {
-    /// Those of sockets.
+    /// The hooks of sockets.
     Sockets,
-    /// Those at the pods' interfaces.
+    /// The hooks at the pods' interfaces.
     Packets,
 }
 
-/// What became of it.
+/// The outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It goes to this endpoint, which sees this client.
@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
         client: SocketAddr,
     },
     Refused,
-    /// A traffic policy leaves nobody.
+    /// The traffic policy leaves no endpoint.
     NoLocalEndpoints,
     /// Not in the source ranges.
     Denied,
@@ -54,7 +54,7 @@ pub(crate) struct Attempt {
     pub(crate) to: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) datapath: Datapath,
-    /// Tells sockets apart: source port and cookie.
+    /// Identifies sockets: source port and cookie.
     pub(crate) socket: u16,
     /// The socket was used before.
     pub(crate) is_open: bool,
@@ -118,7 +118,7 @@ impl Attempt {
             protocol: self.number::<F>(),
             tcp_flags: if matches!(self.protocol, Protocol::Tcp | Protocol::Sctp) { begins } else { 0 },
             hop_limit: 64,
-            // Of the client's first packet, and of the one behind an endpoint's SYN-ACK.
+            // The sequence number of the client's first packet, and of the one behind an endpoint's SYN-ACK.
             sequence: ISN.wrapping_add(u32::from(self.is_open)),
             acknowledgment: if self.is_open { ISN.wrapping_add(1) } else { 0 },
             follows: false,

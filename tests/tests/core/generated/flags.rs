@@ -16,7 +16,7 @@ pub(super) fn of_run() -> String {
     let flags: Vec<_> = run.flat_map(Command::get_arguments).filter(|flag| is_shown(flag)).collect();
     let mut headings: Vec<_> = flags.iter().map(|flag| flag.get_help_heading()).collect();
     headings.dedup();
-    // Those without a heading are flags of every subcommand.
+    // Flags without a heading are those of every subcommand.
     headings.sort_by_key(Option::is_none);
     headings.dedup();
     let mut tables = String::new();

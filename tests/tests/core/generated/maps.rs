@@ -9,7 +9,7 @@ use proxy_common::layout::{
 
 use super::{grouped, header, row};
 
-/// Every map: what it holds, who writes and reads it, how large it is.
+/// Every map: its contents, its writers and readers, its size.
 pub(super) fn table() -> String {
     let titles = ["map", "type", "key -> value", "bytes: key, value", "written by", "read by", "entries"];
     let mut table = header(&titles);
@@ -43,7 +43,7 @@ pub(super) fn groups() -> String {
     table
 }
 
-/// What maps of services have room for.
+/// The capacities of the maps of services.
 pub(super) fn capacities() -> String {
     let mut table = header(&["of", "room at first", "at most", "maps"]);
     for capacity in Capacity::ALL {

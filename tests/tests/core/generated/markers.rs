@@ -1,4 +1,4 @@
-//! Markers in documents: what stands between them is generated.
+//! Markers in documents: the text between them is generated.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,7 @@ pub(super) fn renew<'t>(
             .split_once(BEGIN_REST)
             .ok_or_else(|| format!("a marker that does not end with {BEGIN_REST:?}"))?;
         let (_, after) = after.split_once(END).ok_or_else(|| format!("no end of the table `{name}`"))?;
-        let (name, table) =
-            tables.get_key_value(name).ok_or_else(|| format!("there is no table `{name}`"))?;
+        let (name, table) = tables.get_key_value(name).ok_or_else(|| format!("no table `{name}`"))?;
         renewed += &format!("{before}{BEGIN}{name}{BEGIN_REST}\n{}\n\n{END}", table.trim());
         names.push(*name);
         rest = after;

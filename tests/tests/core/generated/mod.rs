@@ -1,5 +1,5 @@
 //! Tables in documents that are made from code, and documents that are wholly so. `cargo xtask codegen` runs these tests with
-//! `PROXY_AGENT_BLESS`, with which they write what else they compare.
+//! `PROXY_AGENT_BLESS`, with which they write the files that they compare otherwise.
 
 mod flags;
 mod maps;
@@ -83,7 +83,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// The difference of what stands in a file and what should; nothing is left of it with `PROXY_AGENT_BLESS`, which writes.
+/// The difference between a file and its expected text; none with `PROXY_AGENT_BLESS`, which writes the file.
 fn compare(path: &Path, stands: &str, should: &str) -> Result<String> {
     if stands == should {
         return Ok(String::new());

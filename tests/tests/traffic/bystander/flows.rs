@@ -50,7 +50,7 @@ fn segments_of_no_flow_open_none() -> Result<()> {
                 let is_answer = |seen: &Segment| seen.to == from && seen.from == to;
                 if is_reset {
                     let answer = tap.wait(SOON, &what, is_answer)?;
-                    // The sequence number is what the segment acknowledges: a stack's answer to just this segment.
+                    // The sequence number is the one that the segment acknowledges: a stack's answer to just this segment.
                     ensure!(answer.flags & RST != 0 && answer.seq == 77, "{what}: {answer:?}");
                 } else {
                     let all = tap.all_until(SOON, "the mark", |seen| seen.to == from && seen.from == end)?;
@@ -64,7 +64,7 @@ fn segments_of_no_flow_open_none() -> Result<()> {
     Ok(())
 }
 
-/// Load balancer addresses are routed to the node, and a default route leads back: what no Service takes must not go round.
+/// Load balancer addresses are routed to the node, and a default route leads back: packets that no Service takes must not go round.
 #[test]
 fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     const NOT_SERVED: u16 = 9999;
@@ -94,7 +94,7 @@ fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     };
     send()?;
     let without = settled()?;
-    ensure!(without > 1000, "only {without} packets: there is no loop that could be prevented");
+    ensure!(without > 1000, "only {without} packets: the network has no loop that could be prevented");
     let agent = cluster.start_agent(0, &["--pod-datapath", "both"])?;
     let balancer = SocketAddr::from((BALANCER, BALANCER_PORT));
     for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
@@ -112,7 +112,7 @@ fn a_load_balancer_address_makes_no_loop() -> Result<()> {
     syn.send(&cluster.client.netns)?;
     let with = settled()? - before;
     ensure!(with < 10, "{with} packets for one SYN");
-    // A connection that nobody knows is reset, and leaves nothing behind.
+    // An unknown connection is reset, and leaves nothing behind.
     let known = flows(&agent)?.len();
     let tap = Tap::open(&cluster.client.netns)?;
     let to = SocketAddrV4::new(BALANCER, BALANCER_PORT);
@@ -171,7 +171,7 @@ fn converse(from: SocketAddr, to: SocketAddr, end: End) -> Result<()> {
     match end {
         End::Client => {}
         End::Server => ensure!(stream.read(&mut [0])? == 0, "no FIN"),
-        // Without lingering, what closes a socket is a reset.
+        // Without lingering, closing a socket sends a reset.
         End::Reset => nix::sys::socket::setsockopt(
             stream.get_ref(),
             nix::sys::socket::sockopt::Linger,
@@ -196,8 +196,8 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// A connection through a Service from some port is over. The next from this port goes to the endpoint directly: it works, in both
-/// directions, and later goes through the Service again.
+/// A connection through a Service from some port has ended. The next from this port goes to the endpoint directly: it works, in
+/// both directions, and later goes through the Service again.
 #[test]
 fn a_port_is_used_for_a_service_and_then_for_its_endpoint() -> Result<()> {
     let scenario = Scenario::without_agents(Cluster::builder().nodes(2), "tc")?;
@@ -285,7 +285,7 @@ fn a_late_syn_ack_is_translated() -> Result<()> {
     Segment { from: own, ..first }.send(&endpoint.netns)?;
     let again = tap.wait(SOON, "the late SYN-ACK", |seen| seen.flags == SYN | ACK && seen.to == client)?;
     ensure!(again.from == service, "it comes from {}, not {service}", again.from);
-    // And the connection goes on.
+    // And the connection continues.
     accepted.write_all(b"late data\n")?;
     stream.set_read_timeout(Some(SOON))?;
     let mut line = String::new();
@@ -295,7 +295,7 @@ fn a_late_syn_ack_is_translated() -> Result<()> {
 }
 
 /// The node lost the flow (an address moved here from another node, the map was full, a reboot): the client's next packet is reset, so
-/// that it connects anew at once. It must not hang.
+/// that it connects again at once. It must not hang.
 #[test]
 fn connections_that_the_node_lost_are_reset() -> Result<()> {
     let mut scenario = Scenario::without_agents(Cluster::builder().nodes(2).rp_filter(2), "both")?;
@@ -327,8 +327,8 @@ fn connections_that_the_node_lost_are_reset() -> Result<()> {
     Ok(())
 }
 
-/// Who knows a connection's addresses and ports, but not its sequence numbers, sends a FIN and then a SYN in the client's name: the
-/// endpoint takes neither, and the connection must not move to another endpoint.
+/// A host that knows a connection's addresses and ports, but not its sequence numbers, sends a FIN and then a SYN in the client's
+/// name: the endpoint takes neither, and the connection must not move to another endpoint.
 #[test]
 fn a_forged_end_moves_no_connection() -> Result<()> {
     const CONNECTIONS: u16 = 8;

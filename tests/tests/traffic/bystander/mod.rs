@@ -1,4 +1,4 @@
-//! Traffic that is no Service's, on nodes as CNIs leave them: with the agent it fares as without. Needs root.
+//! Non-service traffic, on nodes as CNIs leave them: with the agent it fares as without. Needs root.
 //!
 //! Each test builds a cluster in one set-up, runs the battery of conversations without an agent, then again while the agent of node-1
 //! runs, and compares. See `tests/src/bystander` for both.
@@ -21,13 +21,13 @@ fn same_with_agent(setup: Setup) -> Result<()> {
     let fixture = Fixture::new(setup)?;
     let before = Battery::run(&fixture, 0)?;
     let failed: Vec<_> = before.iter().filter(|outcome| outcome.succeeded != outcome.tried).collect();
-    // The policy blocks what goes from node-1 to pods of node-2, answers included.
+    // The policy blocks packets from node-1 to pods of node-2, replies included.
     ensure!(setup == Setup::BlockPolicy || failed.is_empty(), "without an agent: {failed:#?}");
     let mut agent = fixture.start_agent(&[])?;
     let with = Battery::run(&fixture, 1)?;
     equal(&before, &with)?;
     if setup == Setup::BlockPolicy {
-        // What is blocked takes all of its time; once more would show nothing else.
+        // Blocked requests take all of their time; another round would show nothing else.
         return Ok(());
     }
     agent.terminate()?;
@@ -66,8 +66,8 @@ fn with_an_ipsec_policy_that_blocks() {
     same_with_agent(Setup::BlockPolicy).unwrap();
 }
 
-/// What such a policy blocks stays blocked when it is the agent that forwards: nothing of a connection from outside to a nodePort,
-/// whose endpoint is where the policy forbids to go, reaches the other node in plain text.
+/// The traffic that such a policy blocks stays blocked when the agent forwards it: nothing of a connection from outside to a
+/// nodePort, whose endpoint is where the policy forbids to go, reaches the other node in plain text.
 #[test]
 fn an_ipsec_policy_holds_for_services() -> Result<()> {
     let fixture = Fixture::new(Setup::BlockPolicy)?;

@@ -76,7 +76,7 @@ impl Conversation {
 }
 
 /// A pod talks to an endpoint's own address, masqueraded with a port of `--snat-ports`. Clients of the endpoint's Service get other
-/// ports, also those whose own is mapped to that one, and the pod's conversation goes on.
+/// ports, also those whose own is mapped to that one, and the pod's conversation continues.
 #[test]
 fn ports_of_masqueraded_conversations_are_left_alone() -> Result<()> {
     let builder = Cluster::builder().nodes(2).masquerade(Masquerade::Plain);

@@ -6,7 +6,7 @@ use proxy_tests::apiserver::{ApiServer, EventType, Mode, Request, Resource};
 use super::{A_AND_B, Source, lists, served, server, slice, web};
 
 #[tokio::test]
-async fn a_watch_that_expires_is_begun_anew_and_nothing_is_lost() {
+async fn a_watch_that_expires_is_started_again_and_nothing_is_lost() {
     for streaming in [true, false] {
         let server = server().await;
         server.set(|behaviour| behaviour.streaming_lists = streaming);
@@ -29,7 +29,7 @@ async fn a_watch_that_expires_is_begun_anew_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_cut_watch_goes_on_where_it_was() {
+async fn a_cut_watch_resumes_where_it_was() {
     let server = server().await;
     let mut source = Source::start(&server);
     source.until_served(A_AND_B).await;
@@ -98,7 +98,7 @@ async fn odd_events_do_no_harm() {
     let server = ApiServer::start().await.unwrap();
     let mut source = Source::start(&server);
     source.until_served(&[]).await;
-    // Endpoints before their Service; the deletion of what never was; the same again; another addition of what is.
+    // Endpoints before their Service; the deletion of an unknown object; a repeated event; a second addition of an existing object.
     server.apply(slice("a-1", "a", &[1])).unwrap();
     server.send_event(EventType::Deleted, web("nobody")).unwrap();
     server.send_event(EventType::Deleted, slice("nothing", "a", &[9])).unwrap();
@@ -107,7 +107,7 @@ async fn odd_events_do_no_harm() {
     server.send_event(EventType::Added, web("a")).unwrap();
     server.send_event(EventType::Modified, web("b")).unwrap();
     source.until_served(&[A_AND_B[0], ("b", &[])]).await;
-    // What the server does not have is gone with the next list.
+    // Objects that the server does not have are gone with the next list.
     server.compact();
     server.expire_watches();
     source.until_served(&A_AND_B[..1]).await;

@@ -51,7 +51,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
             Ok((server, client()?, client()?))
         });
         let peer = server.local_addr().unwrap();
-        // Cookie and peer have to fit: who connected to something else since is not meant.
+        // Cookie and peer must both match: a socket that connected to something else since is not ended.
         let wrong = [
             Suspect { cookie: cookie(&ours), peer: at(listen, 1), transport: Transport::Udp },
             Suspect { cookie: cookie(&ours), peer, transport: Transport::Tcp },
@@ -65,7 +65,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
 
         let to = others.peer_addr().unwrap();
         for client in [&others, &ours] {
-            // For `ours` this is the application that connects anew.
+            // For `ours` this is the application that connects again.
             client.connect(to).unwrap();
             client.send(b"hello").unwrap();
             let (length, from) = server.recv_from(&mut [0; 8]).unwrap();
@@ -74,7 +74,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
     }
 }
 
-/// What an application sees that only sends, too.
+/// An application that only sends gets an error, too.
 #[test]
 fn an_ended_udp_socket_has_no_peer() {
     let room = Room::new("send");
@@ -108,9 +108,9 @@ fn tcp_connections_that_are_ours_are_reset() {
     }
 }
 
-/// What connecting to a pod that is gone looks like.
+/// Connecting to a pod that is gone.
 #[test]
-fn a_tcp_connection_that_nobody_answers_is_given_up() {
+fn an_unanswered_tcp_connection_times_out() {
     use nix::{errno::Errno, sys::socket::*};
     let room = Room::new("syn");
     let lines =
@@ -165,13 +165,13 @@ fn each_of_fifty_namespaces_is_walked_through_once() {
 }
 
 #[test]
-fn a_namespace_that_vanishes_meanwhile_is_no_error() {
+fn a_namespace_that_vanishes_meanwhile_is_not_an_error() {
     let mut rooms: Vec<Room> = (0..5).map(|i| Room::new(&format!("vanish-{i}"))).collect();
     let gone: HashSet<u64> = rooms.iter().map(|room| room.run(netns_cookie)).collect();
     // One without a name, which its process keeps.
     let process = Process(Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap());
     let link = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
-    until(PATIENCE, "a namespace of its own", || {
+    until(PATIENCE, "a separate namespace", || {
         Ok((link(&process.0.id().to_string())? != link("self")?).then_some(()))
     })
     .unwrap();

@@ -1,4 +1,4 @@
-//! By what sockets keep of their Service: in their storage, or in notes on kernels without it.
+//! By the records of sockets: in their storage, or in notes on kernels without it.
 
 use std::{
     io::{self, Read as _},
@@ -34,7 +34,7 @@ const ALIVE: Id = Id::new(2, 1);
 const SERVICE: Id = Id::new(1, 1);
 const VIPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 
-/// Where the programs write what a connected socket got.
+/// Where the programs write the translation of a connected socket.
 #[derive(Clone, Copy, Debug)]
 enum How {
     /// Sockets keep it themselves.
@@ -78,7 +78,7 @@ impl Maps {
         Ok(SocketTerminator::start(records, counts))
     }
 
-    /// What the programs write when a socket connects to a VIP.
+    /// The programs' record when a socket connects to a VIP.
     fn keep(&self, socket: &(impl AsFd + AsRawFd), backend: SocketAddr, id: Id) {
         match backend.ip() {
             IpAddr::V4(_) => self.keep_as::<V4>(socket, VIPS[0], backend, id),
@@ -120,7 +120,7 @@ impl Drop for Maps {
     }
 }
 
-/// Waits until that many were counted, so until the walk is over.
+/// Waits until that many were counted, so until the walk has ended.
 async fn ended(counts: &Counts, number: u64) -> Result<()> {
     let counted = async {
         while counts.ended.get() < number {
@@ -152,7 +152,7 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
         maps.keep(&others, others.peer_addr()?, ALIVE);
         // Its thread was stopped between program and kernel.
         maps.keep(&late, backend, DEAD);
-        // No program saw it connect elsewhere, or what it kept would be gone.
+        // No program saw it connect elsewhere, or its record would be gone.
         maps.keep(&moved, backend, DEAD);
         moved.connect(others.peer_addr()?)?;
 
@@ -175,7 +175,7 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
     Ok(())
 }
 
-/// What a socket keeps that asked for the VIP of a family.
+/// The record of a socket that connected to the VIP of a family.
 fn kept(family: usize, backend: Id) -> Kept {
     Kept { vip: at(VIPS[family], 53), service: SERVICE, backend }
 }
@@ -211,7 +211,7 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
                 LostFrontend { service: SERVICE, address: SocketAddr::new(vip.ip(), 54) },
                 LostFrontend { service: SERVICE, address: at("192.0.2.1", 53) },
             ]);
-            // So that the walk is over.
+            // Wait until the walk has ended.
             let (other, other_server) = room.udp();
             maps.keep(&other, other_server.local_addr()?, DEAD);
             socket_termination.dead([(Protocol::Udp, DEAD)]);
@@ -221,7 +221,10 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
             assert!(is_aborted(received(ours).await), "{how:?}, {family}");
             ended(&counts, 2).await?;
             assert!(is_untouched(&direct), "{how:?}, {family}: it asked for the endpoint itself");
-            assert!(tcp.take_error()?.is_none() && tcp.peer_addr().is_ok(), "{how:?}, {family}: TCP goes on");
+            assert!(
+                tcp.take_error()?.is_none() && tcp.peer_addr().is_ok(),
+                "{how:?}, {family}: TCP continues"
+            );
         }
     }
     Ok(())
@@ -317,7 +320,7 @@ async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Re
     maps.keep(&late, server.local_addr()?, DEAD);
     let socket_termination = maps.socket_termination(Counts::default())?;
     let looking = tokio::spawn(async move { socket_termination.kept(&[Protocol::Udp]).await });
-    // The first look is over long before the second.
+    // The first walk ends long before the second begins.
     tokio::time::sleep(Duration::from_millis(500)).await;
     late.connect(server.local_addr()?)?;
     assert_eq!(looking.await??, [kept(0, DEAD)].into());

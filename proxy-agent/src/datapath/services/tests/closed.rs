@@ -1,4 +1,4 @@
-//! What cannot be written keeps clients out, not in, and those of one service alone.
+//! A failed write keeps clients out, not in, and those of one service alone.
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn ranges_without_room_close_a_service_that_was_open() {
             error.contains("default/web") && error.contains("4 of 4 source ranges are kept out"),
             "{error}"
         );
-        assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCE_RANGES), "nobody is let in");
+        assert_eq!(flags(&node, BALANCER), Some(FRONTEND_SOURCE_RANGES), "all clients are denied");
         assert_eq!(ranges(&node), 1, "others find the room that is left");
     }
     assert_eq!(flags(&node, "10.96.0.1:80"), Some(FRONTEND_CLUSTER_IP));
@@ -58,7 +58,7 @@ fn ranges_without_room_close_a_service_that_was_open() {
 }
 
 #[test]
-fn a_new_service_whose_ranges_find_no_room_lets_nobody_in() {
+fn a_new_service_whose_ranges_find_no_room_denies_all() {
     let mut node = Node::new();
     node.sources.set_room(0);
     let mut web = open_service();
@@ -135,7 +135,7 @@ fn a_frontend_that_cannot_be_removed_leads_nowhere_until_it_is() {
 }
 
 #[test]
-fn a_range_that_cannot_be_removed_lets_nobody_in() {
+fn a_range_that_cannot_be_removed_denies_all() {
     let mut node = Node::new();
     let mut web = open_service();
     web.sources = nets(&["10.0.0.0/8", "10.1.0.0/16"]);

@@ -1,4 +1,4 @@
-//! Larger maps have what the smaller ones had, and room for more.
+//! Larger maps have the entries of the smaller ones, and room for more.
 
 use super::*;
 use crate::datapath::room::{Full, Part};
@@ -21,7 +21,7 @@ fn full(result: Result<()>) -> Option<Part> {
 }
 
 #[test]
-fn what_is_full_has_a_name() {
+fn full_parts_have_names() {
     let mut node = Node::new();
     let web = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
     assert_eq!(full(node.services.apply(&with_endpoints("big", "10.96.0.9:80", 65))), Some(Part::Backends));

@@ -1,4 +1,4 @@
-//! Who has a frontend that several want.
+//! The owner of a frontend that several service ports want.
 
 use proxy_common::layout::frontend::FRONTEND_ADDRESS;
 
@@ -74,7 +74,7 @@ fn who_comes_later_waits_for_a_frontend() {
 }
 
 #[test]
-fn who_waits_for_a_frontend_is_told() {
+fn services_that_wait_for_a_frontend_are_reported() {
     let mut node = Node::new();
     let of = |service, address| {
         port(service, Protocol::Tcp, &[Frontend::ClusterIp(at(address)), Frontend::NodePort(30_080)])

@@ -1,4 +1,4 @@
-//! An agent takes over what another one left.
+//! An agent takes over another one's state.
 
 use super::*;
 
@@ -99,7 +99,7 @@ fn what_changed_meanwhile_is_seen() {
     assert_eq!(dead, left);
 }
 
-/// Killed between two writes: names of nobody, frontends and ranges of nobody, backends of nobody, bits of nobody.
+/// Killed between two writes: names, frontends, ranges, backends and bits without an owner.
 #[test]
 fn traces_of_an_agent_that_was_killed_go() {
     let mut node = Node::new();
@@ -113,7 +113,7 @@ fn traces_of_an_agent_that_was_killed_go() {
     let alive = &node.services.shared.alive;
     alive.half(40).unwrap().store(0x0103, Ordering::Relaxed);
     let member = node.services.ports[&web.name].backends.get(&endpoints("2")[0]).unwrap();
-    // It left a set that it is said to be in, or joined one it is said not to be in.
+    // It left a set that its record still names, or joined one that its record does not name.
     alive
         .half(member.id.index())
         .unwrap()

@@ -120,7 +120,7 @@ fn every_port_has_the_affinity_of_its_service() {
 
 #[test]
 fn source_ranges_are_of_the_family_and_let_the_node_reach_itself() {
-    // Ranges, and what they are for IPv4 and IPv6. The node is 172.16.0.1 and fd02::1.
+    // Ranges, and those expected for IPv4 and IPv6. The node is 172.16.0.1 and fd02::1.
     type Texts = Option<&'static [&'static str]>;
     let cases: &[(&str, Texts, Texts, Texts)] = &[
         ("not given", None, None, None),

@@ -1,4 +1,4 @@
-//! What holds for every Service.
+//! Properties of every Service.
 
 use proptest::prelude::*;
 
@@ -75,9 +75,9 @@ proptest! {
             for used in [&port.internal, &port.external, &port.cluster] {
                 prop_assert!(used.iter().all(|address| port.serving.contains(address)), "{:?}", port);
             }
-            // Nobody here without anybody anywhere: what is empty is refused, not dropped.
-            let nobody_here = port.internal.is_empty() && port.external.is_empty();
-            prop_assert!(!port.cluster.is_empty() || nobody_here);
+            // No local endpoint, and none elsewhere either: packets to an empty set are rejected, not dropped.
+            let no_local_endpoint = port.internal.is_empty() && port.external.is_empty();
+            prop_assert!(!port.cluster.is_empty() || no_local_endpoint);
 
             let mut addresses: Vec<_> = port.frontends.iter().filter_map(socket).collect();
             prop_assert!(addresses.iter().all(|address| IpFamily::of(&address.ip()) == family));

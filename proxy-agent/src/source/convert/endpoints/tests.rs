@@ -71,8 +71,8 @@ fn some_are_not_mirrored() {
     };
     for (what, metadata, expected) in [
         ("nothing special", json!({"labels": {"app": "web"}}), None),
-        ("told so", json!({"labels": {SKIP_MIRROR: "true"}}), Some("skip-mirror")),
-        ("told the opposite", json!({"labels": {SKIP_MIRROR: "false"}}), None),
+        ("requested", json!({"labels": {SKIP_MIRROR: "true"}}), Some("skip-mirror")),
+        ("requested the opposite", json!({"labels": {SKIP_MIRROR: "false"}}), None),
         ("headless", json!({"labels": {HEADLESS: ""}}), Some("headless")),
         ("leader election", json!({"annotations": {LEADER: "{}"}}), Some("leader election")),
     ] {

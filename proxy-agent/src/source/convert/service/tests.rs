@@ -65,7 +65,7 @@ fn a_service_is_converted_field_by_field() {
     };
     assert_eq!(served(converted), full);
 
-    // What is null or missing is none.
+    // A null or missing field counts as none.
     for key in ["sessionAffinity", "sessionAffinityConfig", "externalIPs", "loadBalancerSourceRanges"] {
         spec[key] = Value::Null;
     }
@@ -194,7 +194,7 @@ fn source_ranges_are_read_sloppily_and_never_open_by_mistake() {
         ("leading zeros", json!(["203.0.113.000/025"]), Some(vec!["203.0.113.0/25"]), 0),
         ("bits beyond, twice", json!(["10.1.2.3/8", "10.0.0.0/8"]), Some(vec!["10.0.0.0/8"]), 0),
         ("one wrong", json!(["10.0.0.0/8", "10.0.0.1", "/"]), Some(vec!["10.0.0.0/8"]), 2),
-        ("all wrong: nobody", json!(["10.0.0.1", ""]), Some(vec![]), 3),
+        ("all wrong: no client", json!(["10.0.0.1", ""]), Some(vec![]), 3),
     ];
     for (what, ranges, expected, problems) in cases {
         let converted = web(json!({"loadBalancerSourceRanges": ranges}));
@@ -259,7 +259,7 @@ fn wrong_ports_and_policies_are_named_and_the_rest_works() {
             "port 70000 of port \"b\" is not a port number",
             "port \"c\" has no number",
             "a second TCP port named \"a\" is ignored",
-            "protocol `ICMP` is none of TCP, UDP and SCTP",
+            "protocol `ICMP` is not TCP, UDP or SCTP",
             "nodePort -1 of port \"e\" is not a port number",
             "internalTrafficPolicy `Near` is neither Cluster nor Local; Cluster is used",
         ]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-/// What every object has.
+/// The fields of every object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
@@ -19,7 +19,7 @@ struct Metadata {
     namespace: Option<String>,
 }
 
-/// What the proxy does with an object, by its kind.
+/// The proxy's use of an object, by its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Service,
@@ -79,7 +79,7 @@ impl Header {
         })
     }
 
-    /// What the items of a list are if they do not say so, as those of `kubectl get --raw` do not.
+    /// The type of a list's items if they have none, as those of `kubectl get --raw`.
     pub(super) fn items(&self) -> Meaning {
         match self.kind.as_deref() {
             Some("ServiceList") => Meaning::Service,

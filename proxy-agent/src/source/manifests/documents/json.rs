@@ -46,7 +46,7 @@ pub(super) fn stream(text: &str, lines_before: u64) -> (Vec<Piece<'_>>, Option<P
 }
 
 impl<'a> Piece<'a> {
-    /// What comes from an offset on.
+    /// The text from an offset on.
     fn after(self, offset: usize) -> Self {
         let (before, text) = self.text.split_at(offset);
         let lines = before.matches('\n').count() as u64;

@@ -154,7 +154,7 @@ fn everything_that_kubectl_takes_is_taken() {
             (Format::Yaml, text.replace('\n', "\r\n")),
             (Format::Json, text.clone()),
         ] {
-            // What is no JSON is no JSON.
+            // JSON has no comments.
             if format == Format::Json && (what.contains("comment") || what.contains("flow")) {
                 continue;
             }
@@ -167,7 +167,7 @@ fn everything_that_kubectl_takes_is_taken() {
 }
 
 #[test]
-fn what_is_wrong_in_a_stream_or_list_is_named_by_its_place() {
+fn problems_in_a_stream_or_list_have_their_place() {
     let (a, b) = (service("a"), service("b"));
     let bad = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"x"},"spec":{"ports":[{"port":"eighty"}]}}"#;
     let cases: &[(&str, String, &[&str], &[&str])] = &[
@@ -247,7 +247,7 @@ subsets: [{adresses: [{ip: 10.1.0.1}]}]
         field(13, "endpoints[0].conditions.servng"),
         "20:ConfigMap x/c is ignored: a service proxy does not use its kind".to_owned(),
         "22:an empty object is ignored".to_owned(),
-        // An empty list says nothing.
+        // An empty list has no effect.
         field(24, "subsets[0].adresses"),
         "24:Endpoints default/d is ignored: it has the label skip-mirror".to_owned(),
     ];

@@ -3,8 +3,8 @@
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Paths of the fields of `object` that are lost when it is read as a `T` and written again. None if it is no `T`: then
-/// reading it says why.
+/// Paths of the fields of `object` that are lost when it is read as a `T` and written again. `None` if it is not a `T`:
+/// then reading it returns the reason.
 pub(super) fn fields<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
     let mut lost = Vec::new();
     if let Ok(known) = T::deserialize(object)
@@ -35,7 +35,7 @@ fn compare(given: &Value, known: &Value, path: &str, lost: &mut Vec<String>) {
     }
 }
 
-/// What the API's types leave out where it is the default.
+/// Values that the API's types leave out as defaults.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,

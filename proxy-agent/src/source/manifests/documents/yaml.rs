@@ -33,7 +33,7 @@ pub(super) fn split<'a>(text: &'a str, ignored: &mut Vec<Notice>) -> Vec<Documen
     documents
 }
 
-/// Is there more in the line than comments, directives and markers?
+/// Whether the line has more than comments, directives and markers.
 fn has_content(line: &str) -> bool {
     let line = line.strip_prefix("---").unwrap_or(line).trim();
     !line.is_empty() && !line.starts_with(['#', '%']) && line != "..."
@@ -63,7 +63,7 @@ struct List {
 const LONGEST_QUOTE: usize = 60;
 
 impl<'a> Document<'a> {
-    /// What is behind the marker, if there is one.
+    /// The text behind the marker.
     pub(super) fn content(&self) -> &'a str {
         self.text.strip_prefix("---").unwrap_or(self.text)
     }
@@ -75,12 +75,12 @@ impl<'a> Document<'a> {
     fn problem(self, error: &serde_saphyr::Error) -> Problem {
         let location = error.location();
         let line = location.map_or(1, |location| location.line().max(1));
-        let said = without_location(&error.to_string());
+        let reason = without_location(&error.to_string());
         let text = self.text.lines().nth(line as usize - 1).unwrap_or_default().trim();
         Problem {
             line: self.lines_before + line,
             column: location.map_or(1, |location| location.column().max(1)),
-            what: format!("{said} (`{}`)", text.chars().take(LONGEST_QUOTE).collect::<String>()),
+            what: format!("{reason} (`{}`)", text.chars().take(LONGEST_QUOTE).collect::<String>()),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Source for Document<'_> {
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        // A writer of the folder rules the node's services anyway: a large list is no attack.
+        // A writer of the folder controls the node's services anyway: a large list is not an attack.
         let options = options! {
             with_snippet: false,
             budget: budget! {

@@ -1,4 +1,4 @@
-//! What both sides choose by chance: the core is made to choose as the kernel did.
+//! Random choices of both sides: the core is made to choose as the kernel did.
 
 use anyhow::Result;
 use proxy_common::{
@@ -18,7 +18,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
     /// A random number by which the core chooses the backend that the kernel chose, if there was a choice.
     pub(super) fn choose_as_the_kernel_did(&self, number: usize, packet: &Packet<F>) -> Result<u32> {
         const TOP: u32 = 1 << 31;
-        // Another source port at each step. What the kernel chooses may meet an older flow.
+        // Another source port at each step. The kernel's choice may meet an older flow.
         let random = (number as u32) << 22;
         let native = &self.comparison.native;
         let tuple = &packet.tuple;

@@ -1,4 +1,4 @@
-//! Packets that were translated: what the kernel sends must be what the core says, byte by byte.
+//! Packets that were translated: the kernel's output must be the core's, byte by byte.
 
 use proxy_common::{
     decide::{Translation, Verdict},
@@ -38,7 +38,7 @@ impl<F: PacketFamily> Run<'_, '_, F> {
         if SNAT.contains(&src.port()) && SNAT.contains(&port) {
             by_kernel.set_port(port);
         }
-        // As it came in: the ends of a reply may differ between the sides.
+        // The packet as it came in: the ends of a reply may differ between the sides.
         let mut given = *dissected;
         if dissected.part == Part::Later {
             given.packet.tuple.sport = packet.tuple.sport;
@@ -68,13 +68,13 @@ impl<F: PacketFamily> Run<'_, '_, F> {
             return Err(format!("another packet than {expected:02x?}"));
         }
         let (Some(both), true) = (&sent.both, sent.shape.is_sound()) else { return Ok(()) };
-        // Once more, against a packet that was made anew.
+        // Once more, against a packet built from scratch.
         let mut anew = both.kernel.between(by_kernel, dst);
         anew.hop_limit -= hops;
         let built = anew.build().map_err(|error| format!("{error:#}"))?;
         let whole = [&built[..ETHERNET], &got[network..network + built.len() - ETHERNET]].concat();
         if !same_frame(&built, &whole) || !checksums_are_valid(&whole) {
-            return Err(format!("another packet than {built:02x?}, made anew"));
+            return Err(format!("another packet than {built:02x?}, built again"));
         }
         let plain = Frame { hop_limit: 64, ..anew };
         self.sent.insert(sent.number, Both { native: plain.between(src, dst), kernel: plain });

@@ -1,4 +1,4 @@
-//! By which way a pod is served: what its network namespace shows. Pure.
+//! By which way a pod is served, from the facts of its network namespace. Pure.
 
 use std::{fmt, time::Duration};
 
@@ -39,7 +39,7 @@ pub enum Way {
 /// Why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Nothing speaks against sockets.
+    /// No reason against sockets.
     Plain,
     /// It redirects packets; where the rule is.
     Redirects(String),
@@ -53,13 +53,13 @@ pub enum Reason {
     NoProcess,
     /// No file for it was found.
     NotFound,
-    /// Too young to tell.
+    /// Too young to decide.
     Young,
-    /// Too young to tell, but packets served it before the agent was started.
+    /// Too young to decide, but packets served it before the agent was started.
     AsBefore,
 }
 
-/// What a pod's network namespace shows.
+/// The facts of a pod's network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// A rule of nftables or iptables that redirects packets.
@@ -68,9 +68,9 @@ pub struct Evidence {
     pub interfaces: Vec<(String, String)>,
     /// `net.ipv4.ip_forward` or `net.ipv6.conf.all.forwarding`.
     pub forwards: bool,
-    /// Has it an address that others may reach?
+    /// Whether it has an address that others may reach.
     pub has_address: bool,
-    /// Is a process in it?
+    /// Whether a process is in it.
     pub has_process: bool,
 }
 
@@ -97,7 +97,7 @@ impl fmt::Display for Reason {
             Self::Redirects(rule) => write!(f, "redirects packets itself ({rule})"),
             Self::Tunnel(name, kind) => write!(f, "has the interface {name} ({kind})"),
             Self::Forwards(name) => write!(f, "forwards packets, and has another interface ({name})"),
-            Self::NoAddress => write!(f, "its interface has no address: a network stack of its own"),
+            Self::NoAddress => write!(f, "its interface has no address: a separate network stack"),
             Self::NoProcess => write!(f, "no process of the host is in its network namespace"),
             Self::NotFound => write!(f, "its network namespace was not found"),
             Self::Young => write!(f, "new: not judged yet"),
@@ -106,14 +106,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// So long a pod may be without process while it is made or removed.
+/// How long a pod may be without process while it is made or removed.
 pub(super) const WITHOUT_PROCESS: Duration = Duration::from_secs(3);
-/// So long one with processes may be without address: runtimes start the first one when the interface has its address.
+/// How long a pod with processes may be without address: runtimes start the first one when the interface has its address.
 pub(super) const WITHOUT_ADDRESS: Duration = Duration::from_millis(500);
 
-/// Judges. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because the pod is
-/// being made or removed.
-pub fn judge(evidence: &Evidence, lacks_for: Duration) -> Option<Reason> {
+/// Assesses a pod. `lacks_for` is how long the namespace has been without address or process; `None` if that may only be because
+/// the pod is being made or removed.
+pub fn assess(evidence: &Evidence, lacks_for: Duration) -> Option<Reason> {
     if let Some(rule) = &evidence.redirect {
         return Some(Reason::Redirects(rule.clone()));
     }
@@ -179,7 +179,7 @@ mod tests {
             ("a sandbox", Evidence { has_process: false, ..plain() }, LONG, Some(Reason::NoProcess)),
             ("a pod without process yet", Evidence { has_process: false, ..plain() }, SHORT, None),
         ] {
-            assert_eq!(judge(&evidence, lacks_for), expected, "{what}");
+            assert_eq!(assess(&evidence, lacks_for), expected, "{what}");
         }
     }
 
