@@ -318,17 +318,15 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
         _dst: &F::Addr,
         _preferred: &mut F::Addr,
     ) -> bool {
-        // The trace reports the device's instead.
-        false
+        false // The trace reports the device's.
     }
 
+    // Sockets cannot be known without the kernel's tables; the explanation mentions it.
     fn has_socket(&self, _tuple: &Tuple<F>, _protocol: u8) -> bool {
-        // Cannot be known without the kernel's socket tables; the explanation mentions it.
         false
     }
 
     fn has_connection(&self, _namespace: u32, _tuple: &Tuple<F>, _protocol: u8) -> bool {
-        // As above.
         false
     }
 
@@ -337,13 +335,8 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> NodeTables<F> for LiveTables<'_,
             IpFamily::V4 => V4::to_ip(&device.snat_v4),
             IpFamily::V6 => V6::to_ip(&device.snat_v6),
         };
-        match F::from_ip(ip) {
-            Some(source) if !ip.is_unspecified() => {
-                *addr = source;
-                true
-            }
-            _ => false,
-        }
+        let source = F::from_ip(ip).filter(|_| !ip.is_unspecified());
+        source.map(|source| *addr = source).is_some()
     }
 }
 
