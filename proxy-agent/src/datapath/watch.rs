@@ -2,6 +2,7 @@
 //!
 //! A watch holds a lease: it says every second that it lives. One that was killed is told nothing when its lease is over, and the agent, or the
 //! next watch, removes what it left.
+#![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,7 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyMutGuard},
 };
 
-use super::{pins::Pins, raw_hash::read};
+use super::{hash::read, pins::Pins};
 
 /// How long a watch is told something after it last said that it lives.
 const LEASE: Duration = Duration::from_secs(5);

@@ -60,17 +60,16 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<SocketRow>> {
 
 type Entry<F> = (SocketKey<F>, SocketPeer<F>);
 
-/// All entries of a family's map. Walking a map that changes can begin anew: duplicates go, and there is an end.
+/// All entries of a family's map.
 fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
-    const PATIENCE: usize = 1 << 20;
     let entry = |(_, SharedPeer { key, peer, .. })| (key, peer);
-    Ok(F::sockets(pins)?.iter().take(PATIENCE).map(|it| it.map(entry)).collect::<Result<_, _>>()?)
+    Ok(F::sockets(pins)?.entries()?.into_iter().map(entry).collect())
 }
 
 /// What a socket keeps itself.
 fn kept<F: MapFamily>(map: &SocketStorage<UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
     // One that is none of UDP's, or never sent to a VIP, keeps nothing.
-    let (Ok(kept), Ok(cookie)) = (map.get(socket, 0), socket_cookie(socket.as_fd())) else {
+    let (Ok(Some(kept)), Ok(cookie)) = (map.get(socket), socket_cookie(socket.as_fd())) else {
         return Vec::new();
     };
     let whole = kept.peers.iter().filter(|entry| entry.is_whole());
