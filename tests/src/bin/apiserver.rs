@@ -2,6 +2,7 @@
 //!
 //! Usage: `apiserver ADDRESS:PORT [FOLDER]`. It says `listening on URL`, then answers each command with `ok` or
 //! `error: ...`; `help` shows them. It ends with its input.
+#![forbid(unsafe_code)]
 
 use std::{net::SocketAddr, path::Path};
 
