@@ -1,5 +1,7 @@
 //! Holds the sources to the table of layers in `lib.rs`.
 
+mod aya;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -42,13 +44,20 @@ fn module_of(file: &Path) -> Option<String> {
     (!["lib", "main", "layers"].contains(&name.as_str())).then_some(name)
 }
 
-/// The names behind each `crate::`: the modules that a text uses.
-fn used(text: &str) -> BTreeSet<String> {
+/// A text without its comments.
+fn code_of(text: &str) -> String {
     let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-    let code = code.join("\n");
-    let name = |text: &str| -> String {
-        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
-    };
+    code.join("\n")
+}
+
+/// The name that a text begins with.
+fn name_at(text: &str) -> String {
+    text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// What stands behind each `crate::`: the modules that a text uses.
+fn used(text: &str) -> BTreeSet<String> {
+    let code = code_of(text);
     let mut modules = BTreeSet::new();
     for (at, found) in code.match_indices("crate::") {
         // `pub(in crate::debug)` and names that end so are other things.
@@ -57,7 +66,7 @@ fn used(text: &str) -> BTreeSet<String> {
         }
         let rest = &code[at + found.len()..];
         if !rest.starts_with('{') {
-            modules.insert(name(rest));
+            modules.insert(name_at(rest));
             continue;
         }
         // The first names within the outer braces.
@@ -74,7 +83,7 @@ fn used(text: &str) -> BTreeSet<String> {
             if depth == 1 && matches!(c, '{' | ',') {
                 expects = true;
             } else if expects && !c.is_whitespace() {
-                modules.insert(name(&rest[offset..]));
+                modules.insert(name_at(&rest[offset..]));
                 expects = false;
             }
         }

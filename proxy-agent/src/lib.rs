@@ -9,7 +9,7 @@
 //! | ground | `cgroup`, `clock`, `folder_watch`, `host`, `kube_proxy`, `memory`, `sorted` | one thing of the machine each |
 //! | model | `model` | Kubernetes semantics: objects in, plans out. No I/O |
 //! | network | `net` | the node's network, by netlink and `/proc` |
-//! | data path | `datapath` | maps, programs and hooks: nothing else names aya |
+//! | data path | `datapath` | maps, programs and hooks: nothing else names aya, or gets a type of it |
 //! | source | `source` | API servers and folders of manifests |
 //! | work | `neighbours`, `socket_termination`, `flow_gc`, `sync` | one duty each, over the data path |
 //! | seen | `handover`, `logging`, `observe` | what others see of an agent, and other agents |
@@ -20,6 +20,8 @@
 //! | commands | `check`, `cleanup`, `debug`, `init`, `log_level`, `status` | |
 //! | commands by others | `migrate`, `monitor`, `run` | |
 //! | rates | `top` | |
+
+#![deny(unsafe_code)]
 
 pub mod cgroup;
 pub mod check;

@@ -1,4 +1,5 @@
 //! The command line of proxy-agent.
+#![forbid(unsafe_code)]
 
 use std::{io::Write as _, process::ExitCode};
 

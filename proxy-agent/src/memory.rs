@@ -5,9 +5,5 @@
 ///
 /// Takes milliseconds; not for the thread that applies changes, once it has begun.
 pub(crate) fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes no pointer, and may come from any thread at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    proxy_sys::process::trim_heap();
 }

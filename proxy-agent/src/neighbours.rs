@@ -8,7 +8,6 @@
 mod plan;
 
 use std::{
-    io,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -21,7 +20,10 @@ use self::plan::{Plan, Probe};
 use crate::{
     clock::Clock,
     datapath::{next_hops::NextHops, pins::Pins},
-    net::{neighbour::Neighbours, probe},
+    net::{
+        neighbour::Neighbours,
+        probe::{self, ProbeError},
+    },
 };
 
 /// Between two looks. Without next hops in use a look takes some microseconds.
@@ -102,11 +104,8 @@ fn look(next_hops: &NextHops, plan: &mut Plan, socket: &mut Option<Neighbours>) 
             Probe::All => None,
         };
         match probe::send(neighbour.ifindex, neighbour.ip, known) {
-            // An interface that is not Ethernet has no addresses to resolve.
-            Err(error) if error.kind() != io::ErrorKind::Unsupported => {
-                debug!(?neighbour, "cannot probe a neighbour: {error}");
-            }
-            _ => {}
+            Ok(()) | Err(ProbeError::NoEthernet) => {}
+            Err(ProbeError::Kernel(error)) => debug!(?neighbour, "cannot probe a neighbour: {error}"),
         }
     }
     next_hops.beat(clock);

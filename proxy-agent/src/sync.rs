@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Error;
 use ipnet::IpNet;
 use tracing::info;
 
@@ -17,7 +16,8 @@ use self::{journal::Journal, problems::Problems};
 use crate::{
     datapath::{
         Services,
-        room::{Full, Part, Room},
+        room::{Part, Room},
+        services::error::WriteError,
     },
     model::{
         budget::{self, Budget},
@@ -252,7 +252,7 @@ impl Sync {
             self.problems.set_excess(&name, budget::fit(&mut plan, self.budget));
             round.health_checks_changed |= self.note_health_check(&name, plan.health_check);
             let errors = self.apply_service(services, &name, plan);
-            round.full.extend(errors.iter().filter_map(|error| Some(error.downcast_ref::<Full>()?.0)));
+            round.full.extend(errors.iter().filter_map(WriteError::full));
             round.failed += usize::from(!self.note_failure(&name, &errors));
         }
         round.triggers = self.applied_triggers();
@@ -289,8 +289,13 @@ impl Sync {
         plan
     }
 
-    /// Applies a service's plan; returns failures to be retried. They concern this service alone.
-    fn apply_service(&mut self, services: &mut Services, name: &ObjectName, plan: ServicePlan) -> Vec<Error> {
+    /// Applies a service's plan; returns what failed and is to be tried again. It concerns this service alone.
+    fn apply_service(
+        &mut self,
+        services: &mut Services,
+        name: &ObjectName,
+        plan: ServicePlan,
+    ) -> Vec<WriteError> {
         let before = self.planned.remove(name).unwrap_or_default();
         self.counts.remove(&before);
         let before = before.ports;
@@ -316,8 +321,8 @@ impl Sync {
         errors
     }
 
-    /// Records the failures of a service; true if there were none.
-    fn note_failure(&mut self, name: &ObjectName, errors: &[Error]) -> bool {
+    /// Notes what failed of a service; true if nothing did.
+    fn note_failure(&mut self, name: &ObjectName, errors: &[WriteError]) -> bool {
         self.problems.set_failure(name, errors);
         if !errors.is_empty() {
             self.failed.insert(name.clone());

@@ -1,5 +1,6 @@
 //! Writes the seeds of the fuzz targets that take bytes: `cargo run -p proxy-tests --features fuzz --example fuzz_seeds`.
 //! The others' seeds are text, written by hand.
+#![forbid(unsafe_code)]
 
 use std::{
     fs,

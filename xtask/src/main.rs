@@ -1,4 +1,5 @@
 //! Everything a developer runs: `cargo xtask <command>`.
+#![forbid(unsafe_code)]
 
 mod bench;
 mod build;

@@ -1,4 +1,5 @@
-//! A connection by a process in a separate cgroup.
+//! A connection by a process in a cgroup of its own.
+#![expect(unsafe_code, reason = "fork, and system calls alone in the child")]
 
 use std::{
     fs::{self, File},

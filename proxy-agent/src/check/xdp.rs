@@ -1,11 +1,10 @@
 //! Which interfaces can have the XDP program that the settings request. Nothing is attached: that would reset the links of some
 //! drivers.
 
+use proxy_sys::ethtool::driver;
+
 use super::finding::Finding;
-use crate::{
-    datapath::XdpMode,
-    net::{driver, topology::Uplink},
-};
+use crate::{datapath::XdpMode, net::topology::Uplink};
 
 const NAME: &str = "XDP";
 
@@ -57,7 +56,7 @@ pub(super) fn gather(uplinks: &[Uplink]) -> Vec<Facts> {
             interface: uplink.name.clone(),
             is_virtual: uplink.is_virtual,
             has_link_header: uplink.has_link_header,
-            driver: driver::name(&uplink.name).ok().filter(|name| !name.is_empty()),
+            driver: driver(&uplink.name).ok().filter(|name| !name.is_empty()),
             mtu: uplink.mtu,
         })
         .collect()

@@ -1,10 +1,10 @@
 //! mmap-ed array maps: the agent publishes with plain stores, without a system call.
+#![expect(unsafe_code, reason = "memory that the kernel shares")]
 
 use std::{
-    io,
+    cell::Cell,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, RawFd},
-    ptr::NonNull,
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering},
 };
 
@@ -12,48 +12,36 @@ use aya::{
     Pod,
     maps::{MapData, MapError},
 };
+use memmap2::{MmapOptions, MmapRaw};
 
 /// An array map with `BPF_F_MMAPABLE`, mapped for as long as this lives.
 ///
-/// Invariant: `base` is the start of `len` elements of `stride` bytes, shared with the kernel's programs. All
-/// access is by atomic or volatile operations, so that both sides may touch it at any time.
+/// Invariant: the mapping has `len` elements of [`Self::STRIDE`] bytes, shared with the kernel's programs. All access is by
+/// atomic or volatile operations, so that both sides may touch it at any time.
 pub(super) struct MmapArray<T> {
-    base: NonNull<u8>,
+    mapping: MmapRaw,
     len: u32,
-    stride: usize,
-    value: PhantomData<T>,
+    /// One thread at a time writes.
+    value: PhantomData<Cell<T>>,
 }
 
-// SAFETY: the mapping belongs to no thread, and all access is by atomic or volatile operations.
-unsafe impl<T> Send for MmapArray<T> {}
-
 impl<T: Pod> MmapArray<T> {
+    /// The kernel lays elements out in multiples of 8 bytes.
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
     /// Maps all of a map.
     pub(super) fn map(map: &MapData) -> Result<Self, MapError> {
         let len = map.info()?.max_entries();
-        Self::mapped(map.fd().as_fd().as_raw_fd(), libc::MAP_SHARED, len).map_err(MapError::IoError)
+        let mapping =
+            MmapOptions::new().len(len as usize * Self::STRIDE).map_raw(map.fd().as_fd().as_raw_fd())?;
+        Ok(Self { mapping, len, value: PhantomData })
     }
 
     /// Memory that no program sees.
     #[cfg(test)]
     pub(super) fn anonymous(len: u32) -> Self {
-        Self::mapped(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS, len).unwrap()
-    }
-
-    fn mapped(fd: RawFd, flags: libc::c_int, len: u32) -> io::Result<Self> {
-        // The kernel lays elements out in multiples of 8 bytes.
-        let stride = size_of::<T>().next_multiple_of(8);
-        let length = stride * len as usize;
-        // SAFETY: a new mapping; the kernel checks the length against the descriptor, if there is one.
-        let base = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0)
-        };
-        match NonNull::new(base.cast::<u8>()) {
-            Some(start) if base != libc::MAP_FAILED => {
-                Ok(Self { base: start, len, stride, value: PhantomData })
-            }
-            _ => Err(io::Error::last_os_error()),
-        }
+        let mapping = MmapOptions::new().len(len as usize * Self::STRIDE).map_anon().unwrap().into();
+        Self { mapping, len, value: PhantomData }
     }
 
     /// Number of elements.
@@ -62,21 +50,20 @@ impl<T: Pod> MmapArray<T> {
     }
 
     /// Element `index`; `None` beyond the end.
-    fn at(&self, index: u32) -> Option<NonNull<u8>> {
-        // SAFETY: within the mapping.
-        (index < self.len).then(|| unsafe { self.base.add(index as usize * self.stride) })
+    fn at(&self, index: u32) -> Option<*mut u8> {
+        (index < self.len).then(|| self.mapping.as_mut_ptr().wrapping_add(index as usize * Self::STRIDE))
     }
 
     /// Writes an element that no reader uses yet; false beyond the end.
     pub(super) fn write(&self, index: u32, value: T) -> bool {
         // SAFETY: `at` is within the mapping, aligned to 8, and T is plain data.
-        self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().write_volatile(value) }).is_some()
+        self.at(index).map(|at| unsafe { at.cast::<T>().write_volatile(value) }).is_some()
     }
 
     /// A copy of an element that is not written meanwhile; `None` beyond the end.
     pub(super) fn read(&self, index: u32) -> Option<T> {
         // SAFETY: `at` is within the mapping, aligned to 8, and T is plain data.
-        self.at(index).map(|at| unsafe { at.cast::<T>().as_ptr().read_volatile() })
+        self.at(index).map(|at| unsafe { at.cast::<T>().read_volatile() })
     }
 
     /// Copies all elements into a larger array that no reader uses yet.
@@ -92,33 +79,26 @@ impl<T: Pod> MmapArray<T> {
     pub(super) fn word(&self, index: u32) -> Option<&AtomicU64> {
         const { assert!(size_of::<T>() == 8) };
         // SAFETY: `at` is within the mapping and aligned to 8; the mapping lives as long as the reference.
-        self.at(index).map(|at| unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) })
+        self.at(index).map(|at| unsafe { AtomicU64::from_ptr(at.cast()) })
     }
 
     /// A byte of an element, which others may write at any time; `None` beyond the end.
     pub(super) fn byte(&self, index: u32, at: u32) -> Option<&AtomicU8> {
         let start = self.at(index).filter(|_| (at as usize) < size_of::<T>())?;
         // SAFETY: within the element, and so within the mapping, which lives as long as the reference.
-        Some(unsafe { AtomicU8::from_ptr(start.add(at as usize).as_ptr()) })
+        Some(unsafe { AtomicU8::from_ptr(start.wrapping_add(at as usize)) })
     }
 
     /// Half-word `index` of the whole array, for arrays without gaps between elements.
     pub(super) fn half(&self, index: u32) -> Option<&AtomicU16> {
         const { assert!(size_of::<T>() == 8) };
-        // SAFETY: within the mapping and aligned to 2; the mapping lives as long as the reference.
-        (index / 4 < self.len)
-            .then(|| unsafe { AtomicU16::from_ptr(self.base.add(2 * index as usize).cast().as_ptr()) })
+        let element = self.at(index / 4)?.cast::<u16>();
+        // SAFETY: within the element and aligned to 2; the mapping lives as long as the reference.
+        Some(unsafe { AtomicU16::from_ptr(element.wrapping_add(index as usize % 4)) })
     }
 
     /// Publishes a word: a reader that sees it sees all that was written before. False beyond the end.
     pub(super) fn publish(&self, index: u32, word: u64) -> bool {
         self.word(index).map(|at| at.store(word, Ordering::Release)).is_some()
-    }
-}
-
-impl<T> Drop for MmapArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`; nothing refers to it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.stride * self.len as usize) };
     }
 }

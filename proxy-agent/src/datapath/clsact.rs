@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{
     SchedClassifier, TcAttachType,
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use nix::net::if_::if_nametoindex;
 
@@ -38,13 +38,12 @@ pub(super) fn attach_clsact(
 ) -> Result<Attached> {
     object.program(program)?;
     if let Err(error) = qdisc_add_clsact(interface) {
-        let error = anyhow::Error::from(error);
-        let exists = error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|error| error.raw_os_error() == Some(libc::EEXIST));
-        if !exists && !format!("{error:#}").contains("exists") {
-            return Err(error.context("cannot add a clsact qdisc"));
+        let exists = match &error {
+            TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+            error => matches!(error, TcError::AlreadyAttached),
+        };
+        if !exists {
+            return Err(error).context("cannot add a clsact qdisc");
         }
         // A filter for egress would land among those for ingress, without an error.
         let index = if_nametoindex(interface).context("no such interface")?;

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    io,
     net::IpAddr,
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, MapData};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
@@ -18,16 +18,16 @@ use proxy_common::{
 use tracing::warn;
 
 use super::{
-    maps::{self, MapFamily},
+    maps::{self, Array, MapFamily},
     pins::Pins,
     table::Table,
 };
 
 /// The maps `service_cidrs` and `netns` of both families.
 pub(super) struct ClusterMaps {
-    cidrs_v4: Array<MapData, ServiceCidrs<V4>>,
-    cidrs_v6: Array<MapData, ServiceCidrs<V6>>,
-    /// The ranges that were written last: setting the same ranges again costs nothing.
+    cidrs_v4: Array<ServiceCidrs<V4>>,
+    cidrs_v6: Array<ServiceCidrs<V6>>,
+    /// The ranges that were written last: told again with each change, they cost nothing.
     ranges: Option<BTreeSet<IpNet>>,
     netns_v4: Namespaces<V4>,
     netns_v6: Namespaces<V6>,
@@ -40,8 +40,8 @@ impl ClusterMaps {
             cidrs_v4: V4::service_cidrs(pins)?,
             cidrs_v6: V6::service_cidrs(pins)?,
             ranges: None,
-            netns_v4: Namespaces::new(Box::new(maps::raw_hash::<table::Netns<V4>>(pins)?))?,
-            netns_v6: Namespaces::new(Box::new(maps::raw_hash::<table::Netns<V6>>(pins)?))?,
+            netns_v4: Namespaces::new(Box::new(maps::hash::<table::Netns<V4>>(pins)?))?,
+            netns_v6: Namespaces::new(Box::new(maps::hash::<table::Netns<V6>>(pins)?))?,
         })
     }
 
@@ -51,8 +51,8 @@ impl ClusterMaps {
             return Ok(());
         }
         let context = "cannot write the ranges of service addresses";
-        self.cidrs_v4.set(0, service_cidrs::<V4>(&ranges), 0).context(context)?;
-        self.cidrs_v6.set(0, service_cidrs::<V6>(&ranges), 0).context(context)?;
+        self.cidrs_v4.set(0, service_cidrs::<V4>(&ranges)).context(context)?;
+        self.cidrs_v6.set(0, service_cidrs::<V6>(&ranges)).context(context)?;
         self.ranges = Some(ranges);
         Ok(())
     }
@@ -97,8 +97,8 @@ impl<F: MapFamily> Namespaces<F> {
         Ok(Self { table, known })
     }
 
-    /// Writes the differences; returns the last error.
-    fn set(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) -> Result<()> {
+    /// Writes what differs; tells the last error.
+    fn set(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) -> io::Result<()> {
         let wanted: HashMap<u64, F::Addr> = addresses
             .iter()
             .filter_map(|(cookie, ips)| Some((*cookie, ips.iter().find_map(|ip| F::from_ip(*ip))?)))

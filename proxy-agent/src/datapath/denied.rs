@@ -1,20 +1,23 @@
 //! Explains why the kernel refused the maps.
 
-use std::io;
-
 use anyhow::Error;
-use aya::EbpfError;
+use aya::{BtfError, EbpfError};
 
-use super::locked_memory::{self, LockedMemory};
+use super::{
+    locked_memory::{self, LockedMemory},
+    map_types::os_error,
+};
 
 /// Explains what a failed load means for the user.
 pub(super) fn explain_load(error: EbpfError) -> Error {
+    let reason = match &error {
+        EbpfError::MapError(error) => os_error(error),
+        EbpfError::BtfError(BtfError::LoadError { io_error, .. }) => Some(io_error),
+        _ => None,
+    };
+    let is_denied =
+        reason.is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)));
     let error = Error::from(error).context("cannot load the kernel programs' maps");
-    let is_denied = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
-    });
     if !is_denied {
         return error;
     }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use proxy_common::layout::destination::{Destination, HINT_STACK, RouteHint};
 
 use super::{
+    map_types::Prefix,
     maps::{MapFamily, Trie},
     pins::Pins,
     sizes::MAX_POLICIES,
@@ -20,7 +20,7 @@ use crate::net::{routes::Hint, topology::Topology, xfrm::everything};
 /// Prefixes of a map that are no longer wanted.
 pub(super) struct Stale<F: MapFamily> {
     map: Trie<Destination<F>, RouteHint>,
-    keys: Vec<Key<Destination<F>>>,
+    keys: Vec<Prefix<Destination<F>>>,
 }
 
 /// Writes the destinations of a family; those that the map has besides are left to be removed later.
@@ -28,25 +28,19 @@ pub(super) fn write<F: MapFamily>(pins: &Pins, topology: &Topology) -> Result<St
     let context = "cannot write the map `destinations`";
     let wanted = merged::<F>(&topology.policies, &topology.hints, MAX_POLICIES);
     let mut map = F::destinations(pins).context(context)?;
-    let keys = map
-        .keys()
-        .filter_map(Result::ok)
-        .filter(|key| !wanted.iter().any(|(wanted, _)| is_same(wanted, key)))
-        .collect();
+    let is_wanted = |key: &Prefix<Destination<F>>| wanted.iter().any(|(wanted, _)| wanted == key);
+    let entries = map.entries().context(context)?;
+    let keys = entries.into_iter().map(|(key, _)| key).filter(|key| !is_wanted(key)).collect();
     for (key, hint) in &wanted {
-        map.insert(key, *hint, 0).context(context)?;
+        map.insert(*key, *hint).context(context)?;
     }
     Ok(Stale { map, keys })
-}
-
-fn is_same<F: MapFamily>(one: &Key<Destination<F>>, other: &Key<Destination<F>>) -> bool {
-    one.prefix_len() == other.prefix_len() && one.data() == other.data()
 }
 
 impl<F: MapFamily> Stale<F> {
     /// Removes them.
     pub(super) fn remove(mut self) -> Result<()> {
-        for key in &self.keys {
+        for key in self.keys {
             self.map.remove(key).context("cannot remove former elements of the map `destinations`")?;
         }
         Ok(())
@@ -59,7 +53,7 @@ fn merged<F: MapFamily>(
     policies: &BTreeSet<IpNet>,
     hints: &BTreeMap<IpNet, Hint>,
     max_policies: usize,
-) -> Vec<(Key<Destination<F>>, RouteHint)> {
+) -> Vec<(Prefix<Destination<F>>, RouteHint)> {
     let is_of_family = |net: &&IpNet| F::from_ip(net.network()).is_some();
     let mut policies: BTreeSet<IpNet> = policies.iter().filter(is_of_family).copied().collect();
     if policies.len() > max_policies {
@@ -77,7 +71,7 @@ fn merged<F: MapFamily>(
                 mtu: hint.mtu.unwrap_or(0),
                 ifindex: hint.encapsulates_by.unwrap_or(0),
             };
-            Some((Key::new(net.prefix_len().into(), Destination { addr }), hint))
+            Some(((net.prefix_len().into(), Destination { addr }), hint))
         })
         .collect()
 }
@@ -98,7 +92,7 @@ mod tests {
         room: usize,
     ) -> Vec<(u32, u32, u32, u32)> {
         let merged = merged::<F>(policies, hints, room);
-        merged.iter().map(|(key, hint)| (key.prefix_len(), hint.flags, hint.mtu, hint.ifindex)).collect()
+        merged.iter().map(|((bits, _), hint)| (*bits, hint.flags, hint.mtu, hint.ifindex)).collect()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use proxy_common::{
     packet::PROTOCOL_UDP,
 };
 
-use super::{maps::MapFamily, pins::Pins, raw_hash::RawHash};
+use super::{hash::Hash, maps::MapFamily, pins::Pins};
 
 /// States of flows, for people and metrics.
 pub(crate) const STATES: [&str; 8] =
@@ -58,7 +58,7 @@ pub(crate) type Slice<F> = (Vec<(FlowKey<F>, Flow<F>)>, Option<u32>);
 
 /// The kernel's, with room for a slice.
 pub(crate) struct FlowMap<F: MapFamily> {
-    map: RawHash<FlowKey<F>, Flow<F>>,
+    map: Hash<FlowKey<F>, Flow<F>>,
     keys: Vec<FlowKey<F>>,
     values: Vec<Flow<F>>,
 }
@@ -73,12 +73,12 @@ impl<F: MapFamily> FlowMap<F> {
         let maps = [table::Pending::<F>::DEFINITION, table::Flows::<F>::DEFINITION];
         let [pending, flows] = maps.map(|map| {
             let path = pins.map(map.name);
-            RawHash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))
+            Hash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))
         });
         Ok([Self::of(pending?), Self::of(flows?)])
     }
 
-    fn of(map: RawHash<FlowKey<F>, Flow<F>>) -> Self {
+    fn of(map: Hash<FlowKey<F>, Flow<F>>) -> Self {
         Self { map, keys: Vec::new(), values: Vec::new() }
     }
 
@@ -130,7 +130,7 @@ impl<F: MapFamily> FlowMap<F> {
         max_entries: u32,
         entries: impl Iterator<Item = (FlowKey<F>, Flow<F>)>,
     ) -> Option<Self> {
-        let map = match RawHash::new_lru(max_entries) {
+        let map = match Hash::new_lru(max_entries) {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => return None,
             map => map.unwrap(),
         };

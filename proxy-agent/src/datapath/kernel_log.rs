@@ -1,4 +1,5 @@
-//! The programs' log records, in the agent's own log.
+//! What the programs log, in the agent's own log.
+#![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;

@@ -1,9 +1,8 @@
 //! Read-only look-ups in the pinned maps: a trace makes the look-ups that the programs would make.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, io};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
 use proxy_common::{
     Family,
     decide::NodeAddress,
@@ -23,7 +22,7 @@ use proxy_common::{
 use proxy_sys::socket::netns_cookie;
 
 use super::{
-    maps::{self, Hash, MapFamily, Trie},
+    maps::{self, Array, Hash, MapFamily, Trie},
     pins::Pins,
 };
 use crate::clock::Clock;
@@ -60,27 +59,27 @@ pub(crate) fn is_uplink(device: &Device) -> bool {
 
 /// The maps that an agent pinned.
 pub(crate) struct PinnedMaps<F: MapFamily> {
-    filter: Array<MapData, u64>,
+    filter: Array<u64>,
     frontends: Hash<FrontendKey<F>, Frontend<F>>,
-    sets: Array<MapData, BackendSet>,
-    backends: Array<MapData, Backend<F>>,
-    alive: Array<MapData, BackendState>,
+    sets: Array<BackendSet>,
+    backends: Array<Backend<F>>,
+    alive: Array<BackendState>,
     node_addresses: Hash<F::Addr, u32>,
     flows: Hash<FlowKey<F>, Flow<F>>,
     pending: Hash<FlowKey<F>, Flow<F>>,
     outbound: Hash<FlowKey<F>, Outbound>,
-    snat_sources: Array<MapData, F::Addr>,
+    snat_sources: Array<F::Addr>,
     /// All of them: the core wants references.
     devices: HashMap<u32, Device>,
     affinity: Hash<AffinityKey<F>, Affinity<F>>,
     sources: Trie<SourceRange<F>, u32>,
-    service_cidrs: Array<MapData, ServiceCidrs<F>>,
-    /// All of them: look-ups are by address.
+    service_cidrs: Array<ServiceCidrs<F>>,
+    /// All of them: they are asked for by address.
     netns: HashMap<u64, F::Addr>,
     node_netns: u64,
     now: u32,
     /// The first that went wrong; the core has no room for errors.
-    error: RefCell<Option<MapError>>,
+    error: RefCell<Option<io::Error>>,
 }
 
 impl<F: MapFamily> PinnedMaps<F> {
@@ -96,11 +95,11 @@ impl<F: MapFamily> PinnedMaps<F> {
             pending: F::pending(pins)?,
             outbound: F::outbound(pins)?,
             snat_sources: F::snat_sources(pins)?,
-            devices: maps::interfaces(pins)?.iter().collect::<Result<_, _>>()?,
+            devices: maps::interfaces(pins)?.entries()?.into_iter().collect(),
             affinity: F::affinity(pins)?,
             sources: F::source_ranges(pins)?,
             service_cidrs: F::service_cidrs(pins)?,
-            netns: F::netns(pins)?.iter().collect::<Result<_, _>>()?,
+            netns: F::netns(pins)?.entries()?.into_iter().collect(),
             node_netns: netns_cookie().unwrap_or_default(),
             now: Clock::read().map_or(0, Clock::now),
             error: RefCell::default(),
@@ -115,57 +114,53 @@ impl<F: MapFamily> PinnedMaps<F> {
         }
     }
 
-    fn found<T>(&self, result: Result<T, MapError>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(MapError::KeyNotFound | MapError::ElementNotFound | MapError::OutOfBounds { .. }) => None,
-            Err(error) => {
-                self.error.borrow_mut().get_or_insert(error);
-                None
-            }
-        }
+    fn found<T>(&self, result: io::Result<Option<T>>) -> Option<T> {
+        result.unwrap_or_else(|error| {
+            self.error.borrow_mut().get_or_insert(error);
+            None
+        })
     }
 }
 
 impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
     fn filter(&self, element: u32) -> u64 {
-        self.found(self.filter.get(&element, 0)).unwrap_or_default()
+        self.found(self.filter.get(element)).unwrap_or_default()
     }
 
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend<F>> {
-        self.found(self.frontends.get(key, 0))
+        self.found(self.frontends.get(key))
     }
 
     fn set(&self, index: u32) -> BackendSet {
-        self.found(self.sets.get(&index, 0)).unwrap_or_default()
+        self.found(self.sets.get(index)).unwrap_or_default()
     }
 
     fn backend(&self, slot: u32) -> Option<Backend<F>> {
-        self.found(self.backends.get(&slot, 0))
+        self.found(self.backends.get(slot))
     }
 
     fn alive(&self, element: u32) -> BackendState {
-        self.found(self.alive.get(&element, 0)).unwrap_or_default()
+        self.found(self.alive.get(element)).unwrap_or_default()
     }
 
     fn node_address(&self, addr: &F::Addr) -> NodeAddress {
-        NodeAddress(self.found(self.node_addresses.get(addr, 0)).unwrap_or_default())
+        NodeAddress(self.found(self.node_addresses.get(addr)).unwrap_or_default())
     }
 
     fn flow(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
-        self.found(self.flows.get(key, 0))
+        self.found(self.flows.get(key))
     }
 
     fn pending(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
-        self.found(self.pending.get(key, 0))
+        self.found(self.pending.get(key))
     }
 
     fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound> {
-        self.found(self.outbound.get(key, 0))
+        self.found(self.outbound.get(key))
     }
 
     fn snat_source(&self, index: u32) -> Option<F::Addr> {
-        self.found(self.snat_sources.get(&index, 0))
+        self.found(self.snat_sources.get(index))
     }
 
     fn devices(&self) -> &HashMap<u32, Device> {
@@ -173,16 +168,16 @@ impl<F: MapFamily> LiveMaps<F> for PinnedMaps<F> {
     }
 
     fn affinity(&self, key: &AffinityKey<F>) -> Option<Affinity<F>> {
-        self.found(self.affinity.get(key, 0))
+        self.found(self.affinity.get(key))
     }
 
     fn is_allowed(&self, service: Id, client: &F::Addr) -> bool {
         let bits = SourceRange::<F>::SERVICE_BITS + 8 * size_of::<F::Addr>() as u32;
-        self.found(self.sources.get(&Key::new(bits, SourceRange { service, addr: *client }), 0)).is_some()
+        self.found(self.sources.get((bits, SourceRange { service, addr: *client }))).is_some()
     }
 
     fn service_cidrs(&self) -> ServiceCidrs<F> {
-        self.found(self.service_cidrs.get(&0, 0)).unwrap_or_default()
+        self.found(self.service_cidrs.get(0)).unwrap_or_default()
     }
 
     fn netns(&self) -> &HashMap<u64, F::Addr> {

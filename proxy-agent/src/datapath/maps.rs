@@ -1,43 +1,38 @@
 //! Opens pinned maps with their types, which [`table`] has. The agent and `debug` go through here.
 
-use std::{error::Error, io, path::Path};
+use std::{io, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, SkStorage, lpm_trie::LpmTrie},
+    maps::{Map, MapData, MapInfo, PerCpuArray},
 };
 use proxy_common::{
     V4, V6,
     layout::{
         config::StoredSettings,
         counter::Counter,
-        maps::{self, DeclaredMap, Definition, Kind, table},
+        maps::{self, DeclaredMap, Definition, table},
     },
 };
 
-use super::{address::UserFamily, array::MmapArray, pins::Pins, raw_hash::RawHash};
-
-/// A hash map, LRU or not.
-pub type Hash<K, V> = HashMap<MapData, K, V>;
-
-/// Storage of sockets.
-pub type SocketStorage<V> = SkStorage<MapData, V>;
-
-/// A map of prefixes.
-pub type Trie<K, V> = LpmTrie<MapData, K, V>;
+use super::{address::UserFamily, array::MmapArray, map_types::os_error, pins::Pins};
+pub use super::{
+    hash::Hash,
+    map_types::{Array, SocketStorage, Trie},
+};
 
 /// The handle of a hash map of the table.
 pub type HashOf<M> = Hash<<M as DeclaredMap>::Key, <M as DeclaredMap>::Value>;
 
 /// The handle of an array of the table.
-pub type ArrayOf<M> = Array<MapData, <M as DeclaredMap>::Value>;
+pub type ArrayOf<M> = Array<<M as DeclaredMap>::Value>;
 
 /// The handle of a map of prefixes of the table.
 pub type TrieOf<M> = Trie<<M as DeclaredMap>::Key, <M as DeclaredMap>::Value>;
 
 /// The handle of a socket storage of the table.
-pub type StorageOf<M> = SkStorage<MapData, <M as DeclaredMap>::Value>;
+pub type StorageOf<M> = SocketStorage<<M as DeclaredMap>::Value>;
 
 /// A family whose layouts aya can copy; both are.
 pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
@@ -138,13 +133,13 @@ pub fn vip_filter(pins: &Pins) -> Result<ArrayOf<table::VipFilter>> {
 
 /// `settings`, to look at.
 pub fn settings(pins: &Pins) -> Result<StoredSettings> {
-    Ok(array::<table::Settings>(pins)?.get(&0, 0)?)
+    Ok(array::<table::Settings>(pins)?.element(0)?)
 }
 
 /// `settings`, to write.
 pub(super) fn write_settings(pins: &Pins, settings: StoredSettings) -> Result<()> {
     let mut map = array::<table::Settings>(pins)?;
-    map.set(0, settings, 0).context("cannot write the map `settings`")
+    map.set(0, settings).context("cannot write the map `settings`")
 }
 
 /// Compares every pinned map with the table, so that a foreign layout shows before it is used: aya does not check a pinned map.
@@ -158,8 +153,10 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
 fn check_layout(map: &Definition, path: &Path) -> Result<()> {
     let info = match MapInfo::from_pin(path) {
         Ok(info) => info,
-        // Maps of a group that no release had yet do not exist.
-        Err(error) if is_absent(&error) => return Ok(()),
+        // Those of a group that no release had yet do not exist.
+        Err(error) if os_error(&error).is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {
+            return Ok(());
+        }
         Err(error) => return Err(explain(error.into(), path)),
     };
     let (kind, key_size, value_size) = (info.map_type()? as u32, info.key_size(), info.value_size());
@@ -176,12 +173,7 @@ fn check_layout(map: &Definition, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_absent(error: &(dyn Error + 'static)) -> bool {
-    let is_not_found = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    error.downcast_ref().is_some_and(is_not_found) || error.source().is_some_and(is_absent)
-}
-
-/// The programs' counters, summed over CPUs.
+/// What the programs counted, summed over CPUs.
 pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
     let map: PerCpuArray<MapData, u64> = Map::PerCpuArray(open::<table::Counters>(pins)?).try_into()?;
     let sum = |counter: &Counter| {
@@ -202,12 +194,10 @@ pub(super) fn mmap<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<MmapArray<
         .with_context(|| format!("cannot map the map `{}` into memory", M::DEFINITION.name))
 }
 
-/// A hash that the agent fills.
-pub(super) fn raw_hash<M: DeclaredMap<Key: Pod, Value: Pod>>(
-    pins: &Pins,
-) -> Result<RawHash<M::Key, M::Value>> {
+/// A hash map, LRU or not.
+pub(super) fn hash<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<HashOf<M>> {
     let path = pins.map(M::DEFINITION.name);
-    RawHash::open_pinned(&path).map_err(|error| explain(error.into(), &path))
+    Hash::open_pinned(&path).map_err(|error| explain(error.into(), &path))
 }
 
 fn open<M: DeclaredMap>(pins: &Pins) -> Result<MapData> {
@@ -224,20 +214,14 @@ fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
     }
 }
 
-fn hash<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<HashOf<M>> {
-    let data = open::<M>(pins)?;
-    let map = if M::DEFINITION.kind == Kind::LruHash { Map::LruHashMap(data) } else { Map::HashMap(data) };
-    Ok(map.try_into()?)
-}
-
 fn array<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<ArrayOf<M>> {
-    Ok(Map::Array(open::<M>(pins)?).try_into()?)
+    Ok(Array::new(open::<M>(pins)?)?)
 }
 
 fn trie<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<TrieOf<M>> {
-    Ok(Map::LpmTrie(open::<M>(pins)?).try_into()?)
+    Ok(Trie::new(open::<M>(pins)?)?)
 }
 
 fn storage<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<StorageOf<M>> {
-    Ok(Map::SkStorage(open::<M>(pins)?).try_into()?)
+    Ok(SocketStorage::new(open::<M>(pins)?)?)
 }

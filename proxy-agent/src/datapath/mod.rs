@@ -10,6 +10,7 @@ mod destinations;
 mod filter;
 pub(crate) mod flows;
 mod grow;
+mod hash;
 mod hooks;
 mod ids;
 mod kernel_log;
@@ -18,6 +19,7 @@ mod link;
 pub(crate) mod live;
 pub(crate) mod locked_memory;
 pub(crate) mod mailbox;
+mod map_types;
 pub mod maps;
 pub(crate) mod next_hops;
 mod object;
@@ -26,7 +28,6 @@ pub(crate) mod outbound;
 mod packet_pods;
 pub mod pins;
 mod prepared;
-mod raw_hash;
 mod rcu;
 pub(crate) mod reply_filter;
 pub mod room;
@@ -266,7 +267,7 @@ impl Datapath {
     }
 
     fn write_devices(&self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
-        let mut map = maps::interfaces(&self.pins)?;
+        let map = maps::interfaces(&self.pins)?;
         let mut wanted: Vec<(u32, Device)> = Vec::new();
         for uplink in &topology.uplinks {
             let mut device =
@@ -305,11 +306,10 @@ impl Datapath {
             wanted.push((pod.index, Device { bridge: pod.bridge, peer_namespace, ..Device::default() }));
         }
         for (index, device) in &wanted {
-            map.insert(index, device, 0).context("cannot write the map `interfaces`")?;
+            map.insert(index, device).context("cannot write the map `interfaces`")?;
         }
         let keep: BTreeSet<u32> = wanted.iter().map(|(index, _)| *index).collect();
-        let gone: Vec<u32> = map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
-        for index in gone {
+        for index in map.keys()?.into_iter().filter(|key| !keep.contains(key)) {
             map.remove(&index).context("cannot write the map `interfaces`")?;
         }
         Ok(())
@@ -326,15 +326,15 @@ impl Datapath {
         }
         let mut map = F::snat_sources(&self.pins)?;
         for (index, addr) in (0..MAX_SNAT_SOURCES).zip(sources.iter().cycle()) {
-            if map.get(&index, 0).ok() != Some(*addr) {
-                map.set(index, *addr, 0).context("cannot write the map `snat_sources`")?;
+            if map.get(index).ok().flatten() != Some(*addr) {
+                map.set(index, *addr).context("cannot write the map `snat_sources`")?;
             }
         }
         Ok(())
     }
 
     fn write_node_addresses<F: MapFamily>(&self, topology: &Topology) -> Result<()> {
-        let mut map = F::node_addrs(&self.pins)?;
+        let map = F::node_addrs(&self.pins)?;
         let sources = &topology.snat_sources;
         let mut keep = Vec::new();
         for ip in topology.nodeport_addresses.union(sources) {
@@ -346,12 +346,10 @@ impl Datapath {
             if sources.contains(ip) {
                 flags |= NODE_ADDR_SNAT;
             }
-            map.insert(addr, flags, 0).context("cannot write the map `node_addrs`")?;
+            map.insert(&addr, &flags).context("cannot write the map `node_addrs`")?;
             keep.push(addr);
         }
-        let gone: Vec<F::Addr> =
-            map.keys().filter_map(Result::ok).filter(|key| !keep.contains(key)).collect();
-        for addr in gone {
+        for addr in map.keys()?.into_iter().filter(|key| !keep.contains(key)) {
             map.remove(&addr).context("cannot write the map `node_addrs`")?;
         }
         Ok(())

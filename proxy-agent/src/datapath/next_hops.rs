@@ -58,7 +58,8 @@ impl NextHops {
         }
         let devices = maps::interfaces(&self.pins)?;
         used.retain(|neighbour| {
-            devices.get(&neighbour.ifindex, 0).is_ok_and(|device| device.flags & DEVICE_UPLINK != 0)
+            let device = devices.get(&neighbour.ifindex).ok().flatten();
+            device.is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
         });
         Ok(used)
     }

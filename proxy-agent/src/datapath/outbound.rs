@@ -89,7 +89,7 @@ fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {
             .and_then(|(tuple, flags)| Some((key::<F>(connection.protocol, &tuple)?, flags)));
         found.extend(key);
     })?;
-    let mut map = F::outbound(pins)?;
+    let map = F::outbound(pins)?;
     let last_seen = Clock::read().map_or(0, |clock| clock.ago(BEFORE));
     // The map forgets those first that were entered first.
     let mut entries: Vec<(FlowKey<F>, u32, bool)> = found
@@ -101,7 +101,7 @@ fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {
         .collect();
     entries.sort_by_key(|(_, _, of_frontend)| *of_frontend);
     for (key, flags, _) in &entries {
-        map.insert(key, Outbound { last_seen, flags: *flags }, 0)?;
+        map.insert(key, &Outbound { last_seen, flags: *flags })?;
     }
     Ok(entries.len())
 }

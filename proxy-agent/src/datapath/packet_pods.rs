@@ -16,7 +16,7 @@ pub(super) struct PacketPods {
 impl PacketPods {
     /// Opens the map and reads an earlier agent's entries.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        Self::new(Box::new(maps::raw_hash::<table::PacketPods>(pins)?))
+        Self::new(Box::new(maps::hash::<table::PacketPods>(pins)?))
     }
 
     fn new(table: Box<dyn Table<u64, u32>>) -> Result<Self> {

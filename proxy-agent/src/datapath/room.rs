@@ -28,11 +28,6 @@ pub enum Part {
     SourceRanges(IpFamily),
 }
 
-/// A map has no room for an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no room for another {}", .0.one())]
-pub struct Full(pub Part);
-
 impl Part {
     /// The parts that grow.
     const GROWING: [Self; 6] = [
@@ -44,7 +39,8 @@ impl Part {
         Self::Frontends(IpFamily::V6),
     ];
 
-    fn one(self) -> &'static str {
+    /// One of them, in words.
+    pub(super) fn one(self) -> &'static str {
         match self {
             Self::ServicePorts => "service port",
             Self::Backends => "endpoint",

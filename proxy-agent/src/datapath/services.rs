@@ -7,10 +7,12 @@
 //! * [`family`]: frontends, slots and source prefixes of a family.
 //! * [`shared`]: the state that both families share.
 //! * [`frontend_owners`]: which service port a frontend leads to.
+//! * [`error`]: why something is not in them.
 //! * [`records`]: which service port or backend has which id, for an agent with other maps.
 //! * [`grown`]: moves to larger maps.
 //! * [`restore`]: an earlier agent's state.
 
+pub mod error;
 mod family;
 mod frontend_owners;
 mod grown;
@@ -26,7 +28,6 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use proxy_common::{
     V4, V6,
@@ -41,6 +42,7 @@ use proxy_common::{
 };
 
 use self::{
+    error::{Cause, Result, WriteError},
     family::{FamilyMaps, FamilyTables},
     grown::{room_for_backend_ids, room_for_service_ids},
     port::{OwnedFrontend, PortState},
@@ -48,14 +50,7 @@ use self::{
     shared::Shared,
 };
 use super::{
-    array::MmapArray,
-    filter::VipFilter,
-    ids::Ids,
-    maps,
-    pins::Pins,
-    room::{Full, Part},
-    slices::Slice,
-    table::Table,
+    array::MmapArray, filter::VipFilter, ids::Ids, maps, pins::Pins, room::Part, slices::Slice, table::Table,
 };
 use crate::model::{
     objects::Protocol,
@@ -105,11 +100,11 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    pub(super) fn open(pins: &Pins) -> Result<Self> {
+    pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
         Ok(Self {
             v4: FamilyTables::open(pins)?,
             v6: FamilyTables::open(pins)?,
-            names: Box::new(maps::raw_hash::<table::ServiceNames>(pins)?),
+            names: Box::new(maps::hash::<table::ServiceNames>(pins)?),
             sets: maps::mmap::<table::BackendSets>(pins)?,
             alive: maps::mmap::<table::BackendStates>(pins)?,
             filter: maps::mmap::<table::VipFilter>(pins)?,
@@ -146,8 +141,8 @@ pub struct Usage {
 }
 
 impl Services {
-    /// Takes over an earlier agent's entries in the maps. Writes only what that agent did not finish.
-    pub(super) fn restore(maps: Maps, generation: u8) -> Result<Self> {
+    /// Takes over what an earlier agent left in the maps. Writes nothing but what that agent did not come to write.
+    pub(super) fn restore(maps: Maps, generation: u8) -> anyhow::Result<Self> {
         let mut restored = Restored::read(&maps)?;
         let ports = std::mem::take(&mut restored.ports);
         let slices = |family: IpFamily| {
@@ -212,16 +207,18 @@ impl Services {
     /// When a map is full or the kernel refuses a write. The previous state keeps working, except that denied clients are kept out in any
     /// case.
     pub fn apply(&mut self, plan: &PortPlan) -> Result<()> {
+        let context =
+            |error: WriteError| error.during(format_args!("service {} ({})", plan.name, plan.name.protocol));
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
-            None => PortState {
-                id: self.shared.service_ids.take().ok_or(Full(Part::ServicePorts))?,
-                ..PortState::default()
-            },
+            None => {
+                let id = self.shared.service_ids.take().ok_or(Cause::Full(Part::ServicePorts));
+                PortState { id: id.map_err(|full| context(full.into()))?, ..PortState::default() }
+            }
         };
         let result = self.apply_to(&mut state, plan);
         self.ports.insert(plan.name.clone(), state);
-        result.with_context(|| format!("service {} ({})", plan.name, plan.name.protocol))
+        result.map_err(context)
     }
 
     fn apply_to(&mut self, state: &mut PortState, plan: &PortPlan) -> Result<()> {
@@ -271,11 +268,8 @@ impl Services {
                     state.sources.remove(clients);
                 }
             }
-            return Err(error.context(format!(
-                "clients in {} of {} source ranges are kept out",
-                new.len(),
-                ranges.len()
-            )));
+            let (out, all) = (new.len(), ranges.len());
+            return Err(error.during(format_args!("clients in {out} of {all} source ranges are kept out")));
         }
         Ok(())
     }
@@ -308,12 +302,14 @@ impl Services {
     /// sets of the frontend's clients: to be tried again.
     pub fn remove(&mut self, name: &PortName) -> Result<()> {
         let Some(mut state) = self.ports.remove(name) else { return Ok(()) };
-        let context = || format!("cannot remove the service {name} ({})", name.protocol);
-        // Frontends first: no new packet finds the port any more.
+        let context = |error: WriteError| {
+            error.during(format_args!("cannot remove the service {name} ({})", name.protocol))
+        };
+        // Frontends first: nobody finds the port any more.
         if let Err(error) = self.close_frontends(name, &mut state, &SortedMap::default()) {
             // Its id must not become another port's while a frontend leads to it.
             self.ports.insert(name.clone(), state);
-            return Err(error).with_context(context);
+            return Err(context(error));
         }
         let mut result = Ok(());
         let shared = &mut self.shared;
@@ -331,9 +327,9 @@ impl Services {
             result = self.deny(state.id, clients).and(result);
         }
         let shared = &mut self.shared;
-        result = shared.names.remove(&state.id.0).and(result);
+        result = shared.names.remove(&state.id.0).map_err(|error| Cause::Kernel(error).into()).and(result);
         shared.quarantine.push(Freed::Service(state.id));
-        result.with_context(context)
+        result.map_err(context)
     }
 
     fn allow(&mut self, id: Id, clients: &IpNet) -> Result<()> {

@@ -19,8 +19,8 @@ use proxy_sys::bpf::program;
 
 use super::{
     address::{UserFamily, protocol_number},
+    hash::read,
     object::Object,
-    raw_hash::read,
 };
 use crate::model::objects::Protocol;
 

@@ -2,54 +2,40 @@
 
 use std::io;
 
-use anyhow::Result;
-use aya::{
-    Pod,
-    maps::{MapError, lpm_trie},
-};
+use aya::Pod;
 use proxy_common::layout::source_range::SourceRange;
 
 use super::{
-    maps::{MapFamily, Trie},
-    raw_hash::RawHash,
-    room::{Full, Part},
+    hash::Hash,
+    map_types::{Prefix, Trie},
+    maps::MapFamily,
 };
 
 /// A map that only the agent writes.
 pub(super) trait Table<K, V>: Send {
     /// All that is in it.
-    fn entries(&self) -> Result<Vec<(K, V)>>;
+    fn entries(&self) -> io::Result<Vec<(K, V)>>;
     /// Puts an entry in, or replaces the one with that key.
-    fn insert(&mut self, key: K, value: V) -> Result<()>;
+    fn insert(&mut self, key: K, value: V) -> io::Result<()>;
     /// Takes an entry out. One that is not there is gone already.
-    fn remove(&mut self, key: &K) -> Result<()>;
+    fn remove(&mut self, key: &K) -> io::Result<()>;
     /// How many entries it has room for, if that is known.
     fn capacity(&self) -> Option<u32> {
         None
     }
 }
 
-/// The error of a write: [`Full`] if the map is full.
-pub(super) fn write_error(error: anyhow::Error, part: Part) -> anyhow::Error {
-    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    // Hash maps return E2BIG, tries ENOSPC.
-    let is_full =
-        causes.into_iter().any(|cause| matches!(cause.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)));
-    if is_full { Full(part).into() } else { error }
-}
-
-impl<K: Pod, V: Pod> Table<K, V> for RawHash<K, V> {
-    fn entries(&self) -> Result<Vec<(K, V)>> {
-        Ok(RawHash::entries(self)?)
+impl<K: Pod, V: Pod> Table<K, V> for Hash<K, V> {
+    fn entries(&self) -> io::Result<Vec<(K, V)>> {
+        Hash::entries(self)
     }
 
-    fn insert(&mut self, key: K, value: V) -> Result<()> {
-        Ok(RawHash::insert(self, &key, &value)?)
+    fn insert(&mut self, key: K, value: V) -> io::Result<()> {
+        Hash::insert(self, &key, &value)
     }
 
-    fn remove(&mut self, key: &K) -> Result<()> {
-        RawHash::remove(self, key)?;
-        Ok(())
+    fn remove(&mut self, key: &K) -> io::Result<()> {
+        Hash::remove(self, key).map(drop)
     }
 
     fn capacity(&self) -> Option<u32> {
@@ -58,31 +44,19 @@ impl<K: Pod, V: Pod> Table<K, V> for RawHash<K, V> {
 }
 
 /// A prefix of clients: how many of the bits of the second count, the service port's included.
-pub(super) type SourcePrefix<F> = (u32, SourceRange<F>);
+pub(super) type SourcePrefix<F> = Prefix<SourceRange<F>>;
 
 impl<F: MapFamily> Table<SourcePrefix<F>, u32> for Trie<SourceRange<F>, u32> {
-    fn entries(&self) -> Result<Vec<(SourcePrefix<F>, u32)>> {
-        let entry = |entry: Result<(lpm_trie::Key<SourceRange<F>>, u32), MapError>| {
-            let (key, value) = entry?;
-            Ok(((key.prefix_len(), key.data()), value))
-        };
-        self.iter().map(entry).collect()
+    fn entries(&self) -> io::Result<Vec<(SourcePrefix<F>, u32)>> {
+        Trie::entries(self)
     }
 
-    fn insert(&mut self, (bits, source): SourcePrefix<F>, value: u32) -> Result<()> {
-        Ok(Trie::insert(self, &lpm_trie::Key::new(bits, source), value, 0)?)
+    fn insert(&mut self, source: SourcePrefix<F>, value: u32) -> io::Result<()> {
+        Trie::insert(self, source, value)
     }
 
-    fn remove(&mut self, (bits, source): &SourcePrefix<F>) -> Result<()> {
-        removed(Trie::remove(self, &lpm_trie::Key::new(*bits, *source)))
-    }
-}
-
-fn removed(result: Result<(), MapError>) -> Result<()> {
-    match result {
-        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        result => Ok(result?),
+    fn remove(&mut self, source: &SourcePrefix<F>) -> io::Result<()> {
+        Trie::remove(self, *source)
     }
 }
 
@@ -96,8 +70,6 @@ pub(super) mod memory {
         sync::{Arc, Mutex},
     };
 
-    use anyhow::{Result, ensure};
-
     use super::Table;
 
     /// A table in memory; clones are the same table.
@@ -108,6 +80,12 @@ pub(super) mod memory {
         writes: usize,
         room: usize,
         refuses: bool,
+    }
+
+    impl<K, V> Contents<K, V> {
+        fn check(&self, is_change: bool) -> io::Result<()> {
+            if self.refuses && is_change { Err(io::Error::other("refused")) } else { Ok(()) }
+        }
     }
 
     impl<K, V> Memory<K, V> {
@@ -146,24 +124,24 @@ pub(super) mod memory {
     }
 
     impl<K: Copy + Eq + Hash + Send, V: Copy + Send> Table<K, V> for Memory<K, V> {
-        fn entries(&self) -> Result<Vec<(K, V)>> {
+        fn entries(&self) -> io::Result<Vec<(K, V)>> {
             Ok(self.0.lock().unwrap().entries.iter().map(|(key, value)| (*key, *value)).collect())
         }
 
-        fn insert(&mut self, key: K, value: V) -> Result<()> {
+        fn insert(&mut self, key: K, value: V) -> io::Result<()> {
             let mut contents = self.0.lock().unwrap();
             if contents.entries.len() >= contents.room && !contents.entries.contains_key(&key) {
-                return Err(io::Error::from_raw_os_error(libc::E2BIG).into());
+                return Err(io::Error::from_raw_os_error(libc::E2BIG));
             }
-            ensure!(!contents.refuses || !contents.entries.contains_key(&key), "refused");
+            contents.check(contents.entries.contains_key(&key))?;
             contents.writes += 1;
             contents.entries.insert(key, value);
             Ok(())
         }
 
-        fn remove(&mut self, key: &K) -> Result<()> {
+        fn remove(&mut self, key: &K) -> io::Result<()> {
             let mut contents = self.0.lock().unwrap();
-            ensure!(!contents.refuses, "refused");
+            contents.check(true)?;
             contents.writes += 1;
             contents.entries.remove(key);
             Ok(())

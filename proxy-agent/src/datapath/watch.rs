@@ -1,7 +1,8 @@
 //! Watches: the requests of `proxy-agent monitor` and `top` to the programs, and the events that they get.
 //!
-//! A watch holds a lease and renews it every second. A watch that was killed gets no events after its lease has expired, and the agent,
-//! or the next watch, removes its entry.
+//! A watch holds a lease: it says every second that it lives. One that was killed is told nothing when its lease is over, and the agent, or the
+//! next watch, removes what it left.
+#![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,7 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyMutGuard},
 };
 
-use super::{pins::Pins, raw_hash::read};
+use super::{hash::read, pins::Pins};
 
 /// How long a watch gets events after its last renewal.
 const LEASE: Duration = Duration::from_secs(5);

@@ -47,17 +47,11 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<AffinityRow>> {
     let names = Names::read(pins)?;
     let clock = Clock::read();
     let mut rows: Vec<_> =
-        entries::<V4>(pins)?.iter().map(|(key, entry)| row(key, entry, &names, clock)).collect();
-    rows.extend(entries::<V6>(pins)?.iter().map(|(key, entry)| row(key, entry, &names, clock)));
+        V4::affinity(pins)?.entries()?.iter().map(|(key, entry)| row(key, entry, &names, clock)).collect();
+    rows.extend(V6::affinity(pins)?.entries()?.iter().map(|(key, entry)| row(key, entry, &names, clock)));
     rows.sort_by(|a, b| (&a.service, a.client, a.netns).cmp(&(&b.service, b.client, b.netns)));
     rows.dedup();
     Ok(rows)
-}
-
-/// All entries of a family's map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
-fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<(AffinityKey<F>, Affinity<F>)>> {
-    const PATIENCE: usize = 1 << 20;
-    Ok(F::affinity(pins)?.iter().take(PATIENCE).collect::<Result<_, _>>()?)
 }
 
 fn row<F: UserFamily>(

@@ -63,9 +63,9 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<BackendRow>> {
     let names = Names::read(pins)?;
     let sets = maps::backend_sets(pins)?;
     let alive = maps::backend_states(pins)?;
-    let is_alive = |id: Id| Ok(alive.get(&BackendState::position(id).0, 0)?.holds(id));
+    let is_alive = |id: Id| Ok(alive.element(BackendState::position(id).0)?.holds(id));
     let slices = |service| {
-        let slice = |set_policy| Ok((set_policy, sets.get(&BackendSet::index(service, set_policy), 0)?));
+        let slice = |set_policy| Ok((set_policy, sets.element(BackendSet::index(service, set_policy))?));
         SetPolicy::ALL.into_iter().map(slice).collect::<Result<Vec<_>>>()
     };
     let v4 = V4::backends(pins)?;
@@ -74,8 +74,8 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<BackendRow>> {
     for (id, name) in names.iter() {
         let slices = slices(id)?;
         rows.extend(match name.family {
-            IpFamily::V4 => of_port(name, &slices, |slot| Ok(v4.get(&slot, 0)?), is_alive)?,
-            IpFamily::V6 => of_port(name, &slices, |slot| Ok(v6.get(&slot, 0)?), is_alive)?,
+            IpFamily::V4 => of_port(name, &slices, |slot| Ok(v4.element(slot)?), is_alive)?,
+            IpFamily::V6 => of_port(name, &slices, |slot| Ok(v6.element(slot)?), is_alive)?,
         });
     }
     rows.sort_by(|a, b| (&a.service, a.protocol, a.endpoint).cmp(&(&b.service, b.protocol, b.endpoint)));

@@ -16,7 +16,7 @@ use super::names::{Names, protocol_text};
 use crate::datapath::{
     address::{UserFamily, protocol_of},
     flows::state_name,
-    maps::{self, Hash, MapFamily},
+    maps::{self, MapFamily},
     pins::Pins,
 };
 use crate::{
@@ -81,8 +81,8 @@ struct Life {
 /// Confirmed and unconfirmed flows. One that is confirmed in between shows as confirmed; a client may have a new flow beside an expired
 /// one.
 fn family<F: MapFamily>(pins: &Pins, names: &Names, life: Life) -> Result<Vec<FlowRow>> {
-    let pending = entries(F::pending(pins)?)?;
-    let confirmed = entries(F::flows(pins)?)?;
+    let pending = F::pending(pins)?.entries()?;
+    let confirmed: HashMap<_, _> = F::flows(pins)?.entries()?.into_iter().collect();
     let is_moved = |key: &FlowKey<F>, flow: &Flow<F>| {
         confirmed.get(key).is_some_and(|confirmed| confirmed.tuple.same(&flow.tuple))
     };
@@ -90,12 +90,6 @@ fn family<F: MapFamily>(pins: &Pins, names: &Names, life: Life) -> Result<Vec<Fl
     let mut rows = rows(pending, names, life);
     rows.extend(self::rows(confirmed, names, life));
     Ok(rows)
-}
-
-/// All entries of a map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
-fn entries<F: MapFamily>(map: Hash<FlowKey<F>, Flow<F>>) -> Result<HashMap<FlowKey<F>, Flow<F>>> {
-    const PATIENCE: usize = 1 << 24;
-    Ok(map.iter().take(PATIENCE).collect::<Result<_, _>>()?)
 }
 
 /// One row per flow, which has two entries: the one for requests is shown, or made again from the other.

@@ -25,8 +25,7 @@ pub(super) struct Names(BTreeMap<Id, Name>);
 
 impl Names {
     pub(super) fn read(pins: &Pins) -> Result<Self> {
-        let map = maps::service_names(pins)?;
-        let entries: Vec<_> = map.iter().collect::<Result<_, _>>()?;
+        let entries = maps::service_names(pins)?.entries()?;
         Ok(entries.into_iter().map(|(id, name)| (Id(id), name)).collect())
     }
 

@@ -56,8 +56,7 @@ struct Programs {
 
 pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
     let (mut uplinks, mut interfaces) = (HashSet::new(), HashSet::new());
-    for entry in maps::interfaces(pins)?.iter() {
-        let (index, device) = entry?;
+    for (index, device) in maps::interfaces(pins)?.entries()? {
         let known = if device.flags & DEVICE_UPLINK != 0 { &mut uplinks } else { &mut interfaces };
         known.insert(index);
     }
@@ -69,7 +68,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
     }
     let programs = Programs {
         interfaces,
-        excluded: maps::packet_pods(pins)?.keys().collect::<Result<_, _>>()?,
+        excluded: maps::packet_pods(pins)?.keys()?.into_iter().collect(),
         sockets_of_node_only: maps::settings(pins)?.sockets_of_node_only != 0,
     };
     let pods = pods::look_once(|index| !uplinks.contains(&index)).context("cannot look at the pods")?;
@@ -78,7 +77,7 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<PodRow>> {
 
 /// Whether the sockets of the pod with this address are left alone.
 pub(super) fn has_sockets_left_alone(pins: &Pins, address: IpAddr) -> Result<bool> {
-    let excluded: BTreeSet<u64> = maps::packet_pods(pins)?.keys().collect::<Result<_, _>>()?;
+    let excluded = maps::packet_pods(pins)?.keys()?;
     if excluded.is_empty() {
         return Ok(false);
     }

@@ -137,11 +137,11 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<ServiceRow>> {
     let lookup = Lookup {
         names: Names::read(pins)?,
         clock: Clock::read(),
-        set: |index| Ok(sets.get(&index, 0)?),
+        set: |index| Ok(sets.element(index)?),
         sources,
     };
-    let mut rows = family::<V4>(frontends::<V4>(pins)?, &lookup)?;
-    rows.extend(family::<V6>(frontends::<V6>(pins)?, &lookup)?);
+    let mut rows = family(V4::frontends(pins)?.entries()?, &lookup)?;
+    rows.extend(family(V6::frontends(pins)?.entries()?, &lookup)?);
     rows.sort();
     Ok(rows)
 }
@@ -158,14 +158,9 @@ pub(crate) fn tcp_cluster_ips(pins: &Pins) -> Result<Vec<(String, SocketAddr)>> 
     Ok(rows.filter_map(|row| Some((row.service?, row.address.parse().ok()?))).collect())
 }
 
-fn frontends<F: MapFamily>(pins: &Pins) -> Result<Vec<(FrontendKey<F>, Frontend<F>)>> {
-    Ok(F::frontends(pins)?.iter().collect::<Result<_, _>>()?)
-}
-
 fn read_sources<F: MapFamily>(pins: &Pins, found: &mut HashMap<Id, BTreeSet<IpNet>>) -> Result<()> {
-    for key in F::source_ranges(pins)?.keys() {
-        let key = key?;
-        let (bits, source) = (key.prefix_len().saturating_sub(SourceRange::<F>::SERVICE_BITS), key.data());
+    for ((bits, source), _) in F::source_ranges(pins)?.entries()? {
+        let bits = bits.saturating_sub(SourceRange::<F>::SERVICE_BITS);
         if let Ok(net) = IpNet::new(F::to_ip(&source.addr), bits as u8) {
             found.entry(source.service).or_default().insert(net);
         }

@@ -60,17 +60,16 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<SocketRow>> {
 
 type Entry<F> = (SocketKey<F>, SocketPeer<F>);
 
-/// All entries of a family's map. A walk through a map that changes may restart: duplicates are dropped, and the walk is bounded.
+/// All entries of a family's map.
 fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
-    const PATIENCE: usize = 1 << 20;
     let entry = |(_, SharedPeer { key, peer, .. })| (key, peer);
-    Ok(F::sockets(pins)?.iter().take(PATIENCE).map(|it| it.map(entry)).collect::<Result<_, _>>()?)
+    Ok(F::sockets(pins)?.entries()?.into_iter().map(entry).collect())
 }
 
 /// The records in a socket's own storage.
 fn kept<F: MapFamily>(map: &SocketStorage<UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
-    // A socket that is not UDP, or never sent to a VIP, has no record.
-    let (Ok(kept), Ok(cookie)) = (map.get(socket, 0), socket_cookie(socket.as_fd())) else {
+    // One that is none of UDP's, or never sent to a VIP, keeps nothing.
+    let (Ok(Some(kept)), Ok(cookie)) = (map.get(socket), socket_cookie(socket.as_fd())) else {
         return Vec::new();
     };
     let whole = kept.peers.iter().filter(|entry| entry.is_whole());

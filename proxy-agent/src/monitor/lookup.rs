@@ -52,7 +52,7 @@ impl Lookup {
         protocol: u8,
     ) -> Option<String> {
         let service = |key: FrontendKey<F>| {
-            let target = frontends.get(&key, 0).ok()?.checked(&key)?;
+            let target = frontends.get(&key).ok()??.checked(&key)?;
             self.name(target.service())
         };
         let without_port =
@@ -64,7 +64,7 @@ impl Lookup {
 
     /// The name of a service port.
     pub(crate) fn name(&self, service: Id) -> Option<String> {
-        Some(self.names.get(&service.0, 0).ok()?.as_str().to_owned())
+        Some(self.names.get(&service.0).ok()??.as_str().to_owned())
     }
 }
 

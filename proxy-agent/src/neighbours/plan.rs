@@ -5,10 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    datapath::next_hops::Neighbour,
-    net::neighbour::{Mac, Resolved},
-};
+use proxy_sys::packet::Mac;
+
+use crate::{datapath::next_hops::Neighbour, net::neighbour::Resolved};
 
 /// Between two probes of a next hop that replies. A little less than two ticks.
 const INTERVAL: Duration = Duration::from_millis(900);

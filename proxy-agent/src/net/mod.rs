@@ -2,7 +2,6 @@
 
 pub mod conntrack;
 pub mod conntrack_sysctls;
-pub(crate) mod driver;
 pub mod filters;
 pub mod forwarding;
 pub mod interfaces;

@@ -1,11 +1,6 @@
 //! The kernel's entry of a neighbour, read by netlink.
 
-use std::{
-    io,
-    net::IpAddr,
-    os::fd::{AsRawFd as _, BorrowedFd},
-    time::Duration,
-};
+use std::{io, net::IpAddr, time::Duration};
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
@@ -20,9 +15,7 @@ use nix::sys::{
     socket::{setsockopt, sockopt::ReceiveTimeout},
     time::{TimeVal, TimeValLike as _},
 };
-
-/// An Ethernet address.
-pub(crate) type Mac = [u8; 6];
+use proxy_sys::packet::Mac;
 
 /// A neighbour that the kernel has resolved itself: not a permanent entry, and not one of a control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +36,8 @@ impl Neighbours {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // SAFETY: the socket is open while it is borrowed here.
-        let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
         // The kernel answers at once; one that does not must not stop everything.
-        setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(1))?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(1))?;
         Ok(Self { socket })
     }
 

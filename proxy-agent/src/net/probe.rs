@@ -4,23 +4,36 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::AsFd as _,
 };
 
-use super::neighbour::Mac;
+use proxy_sys::{
+    packet::{Mac, PacketSocket},
+    socket::bind_to_interface,
+};
 
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
-const ARPHRD_ETHER: u16 = 1;
 const BROADCAST: Mac = [0xff; 6];
 
-/// Sends a request to a neighbour behind an Ethernet interface: to the MAC `known`, or else to all hosts.
+/// Why a neighbour was not asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    /// Neighbours behind other interfaces have no addresses to ask for.
+    #[error("the interface is no Ethernet")]
+    NoEthernet,
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] io::Error),
+}
+
+/// Asks a neighbour behind an Ethernet interface: the host with the MAC `known`, or else all.
 ///
 /// # Errors
-/// The kernel's; `Unsupported` if the interface is not Ethernet.
-pub(crate) fn send(ifindex: u32, target: IpAddr, known: Option<Mac>) -> io::Result<()> {
-    let socket = packet_socket()?;
-    let own = own_mac(&socket, ifindex)?;
+/// The kernel's, and for other interfaces.
+pub(crate) fn send(ifindex: u32, target: IpAddr, known: Option<Mac>) -> Result<(), ProbeError> {
+    let socket = PacketSocket::open(ifindex)?;
+    let own = socket.mac().ok_or(ProbeError::NoEthernet)?;
     let (protocol, to, payload) = match (target, source(ifindex, target)?) {
         (IpAddr::V4(target), IpAddr::V4(source)) => {
             (ETH_P_ARP, known.unwrap_or(BROADCAST), arp_request(own, source, target).to_vec())
@@ -30,66 +43,13 @@ pub(crate) fn send(ifindex: u32, target: IpAddr, known: Option<Mac>) -> io::Resu
             let (to, destination) = known.map_or((multicast(group), group), |known| (known, target));
             (ETH_P_IPV6, to, solicitation(own, source, target, destination))
         }
-        _ => return Err(io::ErrorKind::InvalidData.into()),
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
     };
-    let address = link_address(ifindex, protocol, to);
-    let length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: an open socket; the payload and the address have the lengths that are given, and outlive the call.
-    let sent = unsafe {
-        let (start, address) = (payload.as_ptr().cast(), (&raw const address).cast());
-        libc::sendto(socket.as_raw_fd(), start, payload.len(), 0, address, length)
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// A socket that sends, and receives nothing. The kernel makes the Ethernet header.
-fn packet_socket() -> io::Result<OwnedFd> {
-    // SAFETY: plain arguments.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    // SAFETY: a new descriptor, owned by nothing else.
-    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
-}
-
-fn link_address(ifindex: u32, protocol: u16, to: Mac) -> libc::sockaddr_ll {
-    let mut address = [0; 8];
-    address[..to.len()].copy_from_slice(&to);
-    libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol.to_be(),
-        sll_ifindex: ifindex as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: to.len() as u8,
-        sll_addr: address,
-    }
-}
-
-/// The interface's own address, which the kernel reports of a bound socket.
-fn own_mac(socket: &OwnedFd, ifindex: u32) -> io::Result<Mac> {
-    let mut address = link_address(ifindex, 0, [0; 6]);
-    let mut length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: an open socket, and an address of the length that is given, which outlives both calls.
-    let result = unsafe {
-        let fd = socket.as_raw_fd();
-        match libc::bind(fd, (&raw const address).cast(), length) {
-            0 => libc::getsockname(fd, (&raw mut address).cast(), &raw mut length),
-            failed => failed,
-        }
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if address.sll_hatype != ARPHRD_ETHER {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    let [a, b, c, d, e, f, ..] = address.sll_addr;
-    Ok([a, b, c, d, e, f])
+    Ok(socket.send(protocol, to, &payload)?)
 }
 
 /// The address that the node itself would send from.
 fn source(ifindex: u32, target: IpAddr) -> io::Result<IpAddr> {
-    /// From 5.1; `libc` does not have it.
-    const SO_BINDTOIFINDEX: libc::c_int = 62;
     /// Discard (RFC 863): nothing is sent.
     const PORT: u16 = 9;
     let (any, target) = match target {
@@ -97,16 +57,7 @@ fn source(ifindex: u32, target: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V6(ip) => (Ipv6Addr::UNSPECIFIED.into(), SocketAddrV6::new(ip, PORT, 0, ifindex).into()),
     };
     let socket = UdpSocket::bind((any, 0))?;
-    let index = ifindex as libc::c_int;
-    let length = size_of_val(&index) as libc::socklen_t;
-    // SAFETY: an open socket, and a value of the length that is given, which outlives the call.
-    let result = unsafe {
-        let value = (&raw const index).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_BINDTOIFINDEX, value, length)
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    bind_to_interface(socket.as_fd(), ifindex)?;
     socket.connect(target)?;
     Ok(socket.local_addr()?.ip())
 }

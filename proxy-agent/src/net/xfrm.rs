@@ -1,13 +1,13 @@
 //! IPsec (`xfrm`) policies of the node, read and followed by netlink.
 //!
-//! Packets that a program sends past the stack would skip all policies. This module finds the destinations of policies that block
-//! or transform: packets to them are handed to the stack.
+//! What a program sends past the stack, no policy would see. Wanted are the destinations for which a policy may ask for something:
+//! packets to them are handed to the stack.
+#![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::AsRawFd as _,
 };
 
 use futures::{Stream, StreamExt as _, stream};
@@ -72,9 +72,8 @@ pub fn changes() -> io::Result<impl Stream<Item = ()> + Unpin + use<>> {
         let received = socket
             .async_io(Interest::READABLE, |socket| {
                 let mut buffer = [0u8; 1];
-                // SAFETY: an open descriptor and a buffer of the size that is given; the rest of the message is not wanted.
-                let result = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), 1, 0) };
-                if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+                // The rest of the message is not wanted.
+                socket.recv(&mut &mut buffer[..], 0)
             })
             .await;
         match received {

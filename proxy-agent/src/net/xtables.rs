@@ -1,9 +1,14 @@
 //! The tables of iptables' own kernel part ("legacy"), read and replaced by its socket options: no library does it.
+#![expect(unsafe_code, reason = "a socket option with a pointer in it")]
 
 use std::{
-    io, mem,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    array::from_fn,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
 };
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use proxy_sys::socket::{read_option, write_option};
 
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`.
 const GET_INFO: libc::c_int = 64;
@@ -49,8 +54,8 @@ impl IptablesFamily {
         }
     }
 
-    fn domain(self) -> libc::c_int {
-        if self == Self::V4 { libc::AF_INET } else { libc::AF_INET6 }
+    fn domain(self) -> AddressFamily {
+        if self == Self::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
     }
 
     fn level(self) -> libc::c_int {
@@ -73,45 +78,31 @@ pub(crate) struct Table {
     pub(crate) entries: Vec<u8>,
 }
 
-/// `struct ipt_getinfo`.
-#[repr(C)]
-struct Info {
-    name: [u8; NAME],
-    valid_hooks: u32,
-    hook_entry: [u32; HOOKS],
-    underflow: [u32; HOOKS],
-    entries: u32,
-    size: u32,
-}
-
-/// Reads a table of this thread's network namespace. The kernel makes a missing one.
+/// Reads a table of this thread's network namespace. To ask for one that is not there makes it.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn read(family: IptablesFamily, table: &str) -> io::Result<Table> {
-    /// `sizeof(struct ipt_get_entries)`: a name and a size; the entries behind it are aligned.
+    /// `struct ipt_getinfo`: the name; then hooks, entry points, policies, number and size of the entries, of 32 bits each.
+    const INFO: usize = NAME + 4 * (3 + 2 * HOOKS);
+    /// `sizeof(struct ipt_get_entries)`: a name and a size, and what follows is aligned.
     const HEADER: usize = 40;
     let socket = open(family)?;
-    let get = |option: libc::c_int, at: *mut u8, length: usize| {
-        let mut length = length as libc::socklen_t;
-        // SAFETY: the callers' buffers have the length that they give.
-        let result =
-            unsafe { libc::getsockopt(socket.as_raw_fd(), family.level(), option, at.cast(), &mut length) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: all zero is a value of it.
-    let mut info: Info = unsafe { mem::zeroed() };
-    info.name = name_of(table);
-    get(GET_INFO, (&raw mut info).cast(), size_of::<Info>())?;
-    let mut answer = vec![0u8; HEADER + info.size as usize];
+    let mut info = [0; INFO];
+    info[..NAME].copy_from_slice(&name_of(table));
+    read_option(socket.as_fd(), family.level(), GET_INFO, &mut info)?;
+    let (words, _) = info[NAME..].as_chunks();
+    let word = |number: usize| u32::from_ne_bytes(words[number]);
+    let size = word(2 + 2 * HOOKS);
+    let mut answer = vec![0u8; HEADER + size as usize];
     answer[..NAME].copy_from_slice(&name_of(table));
-    answer[NAME..NAME + 4].copy_from_slice(&info.size.to_ne_bytes());
-    get(GET_ENTRIES, answer.as_mut_ptr(), answer.len())?;
+    answer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
+    read_option(socket.as_fd(), family.level(), GET_ENTRIES, &mut answer)?;
     Ok(Table {
-        valid_hooks: info.valid_hooks,
-        hook_entry: info.hook_entry,
-        underflow: info.underflow,
-        count: info.entries,
+        valid_hooks: word(0),
+        hook_entry: from_fn(|hook| word(1 + hook)),
+        underflow: from_fn(|hook| word(1 + HOOKS + hook)),
+        count: word(1 + 2 * HOOKS),
         entries: answer.split_off(HEADER),
     })
 }
@@ -129,14 +120,6 @@ pub(crate) fn replace(
     kept: &[usize],
 ) -> io::Result<()> {
     let socket = open(family)?;
-    let set = |option: libc::c_int, bytes: &[u8]| {
-        let length = bytes.len() as libc::socklen_t;
-        // SAFETY: the buffer has that length.
-        let result = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), family.level(), option, bytes.as_ptr().cast(), length)
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
     let mut old_counters = vec![0u8; before as usize * COUNTERS];
     // `struct ipt_replace`.
     let mut request = name_of(table).to_vec();
@@ -148,7 +131,8 @@ pub(crate) fn replace(
     // The kernel writes the old counters there, as many as the request names.
     request.extend((old_counters.as_mut_ptr() as usize).to_ne_bytes());
     request.extend(&new.entries);
-    set(SET_REPLACE, &request)?;
+    // SAFETY: the one pointer is to `old_counters`, which has room for as many counts as the request names.
+    unsafe { write_option(socket.as_fd(), family.level(), SET_REPLACE, &request) }?;
 
     // `struct xt_counters_info`, padded.
     let mut counts = name_of(table).to_vec();
@@ -158,18 +142,13 @@ pub(crate) fn replace(
         let at = number * COUNTERS;
         counts.extend(old_counters.get(at..at + COUNTERS).unwrap_or(&[0; COUNTERS]));
     }
-    set(SET_ADD_COUNTERS, &counts)
+    // SAFETY: no pointers.
+    unsafe { write_option(socket.as_fd(), family.level(), SET_ADD_COUNTERS, &counts) }
 }
 
 /// Any socket of the family will do; a raw one would take CAP_NET_RAW.
 fn open(family: IptablesFamily) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    let socket = unsafe { libc::socket(family.domain(), libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+    Ok(socket(family.domain(), SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 fn name_of(table: &str) -> [u8; NAME] {

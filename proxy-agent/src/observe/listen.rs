@@ -5,7 +5,7 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsRawFd as _,
+    os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +16,7 @@ use nix::sys::socket::{
     setsockopt,
     sockopt::{Ipv6V6Only, ReusePort},
 };
+use proxy_sys::socket::choose_listener;
 use tokio::net::{TcpListener, TcpSocket};
 
 /// Connections that may wait to be accepted.
@@ -57,27 +58,8 @@ impl Listener {
     pub(super) fn leave_to_successor(&self) -> bool {
         /// The successor's socket is the second one of those that share a port, because it came last.
         const SUCCESSOR: u32 = 1;
-        self.state.shares.load(Ordering::Relaxed) && choose(&self.socket, SUCCESSOR).is_ok()
+        self.state.shares.load(Ordering::Relaxed) && choose_listener(self.socket.as_fd(), SUCCESSOR).is_ok()
     }
-}
-
-/// Makes the kernel choose the socket of this number among those that share a port with this one (`SO_ATTACH_REUSEPORT_CBPF`).
-/// Without such a socket, it chooses as usual.
-fn choose(listener: &TcpListener, number: u32) -> io::Result<()> {
-    const RETURN: u16 = 0x06;
-    let mut filter = libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: number };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut filter };
-    // SAFETY: the kernel reads the program, and through its pointer one instruction, for the time of the call; both are alive.
-    let result = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Listeners {

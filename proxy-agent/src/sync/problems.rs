@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{datapath::room::Full, model::objects::ObjectName};
+use crate::{datapath::services::error::WriteError, model::objects::ObjectName};
 
 /// A kind of problem that a Service may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,14 +53,14 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// The errors of writing a Service; empty: none.
-    pub(super) fn set_failure(&mut self, name: &ObjectName, errors: &[anyhow::Error]) {
+    /// What went wrong when a Service was written; empty: nothing.
+    pub(super) fn set_failure(&mut self, name: &ObjectName, errors: &[WriteError]) {
         if errors.is_empty() {
             self.failures.remove(name);
             return;
         }
-        let is_full = errors.iter().all(|error| error.downcast_ref::<Full>().is_some());
-        let texts: Vec<String> = errors.iter().take(SHOWN).map(|error| format!("{error:#}")).collect();
+        let is_full = errors.iter().all(|error| error.full().is_some());
+        let texts: Vec<String> = errors.iter().take(SHOWN).map(ToString::to_string).collect();
         let more = errors.len() - texts.len();
         let more = if more > 0 { format!("; and {more} more of its ports") } else { String::new() };
         let reason = if is_full { Reason::NoRoom } else { Reason::WriteFailed };
@@ -113,18 +113,16 @@ const SHOWN: usize = 3;
 
 #[cfg(test)]
 mod tests {
-    use anyhow::anyhow;
+    use std::io;
 
     use super::*;
-    use crate::datapath::room::Part;
+    use crate::datapath::{room::Part, services::error::Cause};
 
     #[test]
     fn problems_are_reported_once_and_have_a_reason() {
         let (web, api) = (ObjectName::new("default", "web"), ObjectName::new("default", "api"));
         let mut problems = Problems::default();
-        let full = || {
-            anyhow::Error::from(Full(Part::ServicePorts)).context("cannot note the name").context("service x")
-        };
+        let full = || WriteError::from(Cause::Full(Part::ServicePorts));
         problems.set_failure(&web, &[full(), full(), full(), full()]);
         problems.set_excess(&api, Some("5000 ports".into()));
         let all = problems.all(vec![(api.clone(), "node port 30000 is another's".into())]);
@@ -139,7 +137,7 @@ mod tests {
         assert_eq!(problems.report(&all), (Vec::new(), 0));
         assert!(!problems.is_refused(&web));
 
-        problems.set_failure(&web, &[full(), anyhow!("not permitted")]);
+        problems.set_failure(&web, &[full(), Cause::Kernel(io::ErrorKind::PermissionDenied.into()).into()]);
         assert!(problems.is_refused(&web));
         let all = problems.all(Vec::new());
         let (new, solved) = problems.report(&all);

@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::*;
+use crate::datapath::services::error::Cause;
 use crate::model::{
     objects::{
         Endpoint, EndpointSlice, Hints, Kind, Protocol, Service, ServicePort, SlicePort, TrafficPolicy,
@@ -161,13 +162,13 @@ fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
     for name in [&name, &other] {
         sync.note_plan(name.clone(), sync.plan(&ObjectName::new("default", "web")));
     }
-    let refused = || [anyhow::anyhow!("not permitted")];
+    let refused = || [Cause::Kernel(std::io::ErrorKind::PermissionDenied.into()).into()];
     assert!(sync.note_failure(&name, &[]) && !sync.has_failed());
     assert!(!sync.note_failure(&name, &refused()));
     assert!(sync.has_failed() && !sync.fails_wholly());
     assert_eq!(sync.problems.all(Vec::new()).len(), 1);
-    assert!(!sync.note_failure(&other, &[Full(Part::ServicePorts).into()]));
-    assert!(!sync.fails_wholly(), "full maps are the problem of the Service that does not fit");
+    assert!(!sync.note_failure(&other, &[Cause::Full(Part::ServicePorts).into()]));
+    assert!(!sync.fails_wholly(), "full maps are the problem of who finds no room");
     assert!(!sync.note_failure(&other, &refused()));
     assert!(sync.fails_wholly());
     assert!(sync.note_failure(&name, &[]) && sync.note_failure(&other, &[]));

@@ -2,8 +2,10 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
 };
+
+use crate::descriptor;
 
 /// Waits until every program that was running has ended: one RCU grace period.
 ///
@@ -14,6 +16,15 @@ pub fn wait_for_readers() -> io::Result<()> {
     // SAFETY: no pointers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives what was freed back to the kernel, where glibc keeps it.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer, and may come from any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// A handle of a process (kernel 5.3).
@@ -32,14 +43,4 @@ pub fn open_process(id: i32) -> io::Result<OwnedFd> {
 pub fn take_descriptor(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
     // SAFETY: as above.
     unsafe { descriptor(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0)) }
-}
-
-/// # Safety
-/// The result of a call that returns a new descriptor.
-unsafe fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the caller's promise.
-    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }

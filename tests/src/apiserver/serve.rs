@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     Behaviour, Inner, Mode, Request, Resource, Shared, events,
     selector::Selector,
-    state::{Resources as _, status},
+    state::{Resources as _, TOO_NEW, status},
     watch::{self, WatchRequest},
 };
 
@@ -220,7 +220,7 @@ fn list(request: &Request, selector: &Selector, shared: &Shared) -> Response<Ans
     let Inner { state, behaviour, .. } = &mut *shared.lock();
     let oldest = request.query.get("resourceVersion");
     if oldest.and_then(|oldest| oldest.parse().ok()).is_some_and(|oldest: u64| oldest > state.version()) {
-        return refusal(504, "Timeout", "Too large resource version");
+        return refusal(504, "Timeout", TOO_NEW);
     }
     let mut page = match request.query.get("continue") {
         None => state.list(request.resource, selector),

@@ -228,11 +228,17 @@ pub(super) fn event(kind: &str, object: &Value) -> Value {
     json!({"type": kind, "object": object})
 }
 
-/// The Status object of a refusal.
+/// Of a version that the server has not come to yet; programs know it by the cause.
+pub(super) const TOO_NEW: &str = "Too large resource version";
+
+/// What the API says when it refuses.
 pub(super) fn status(code: u16, reason: &str, message: &str) -> Value {
+    let cause =
+        (message == TOO_NEW).then(|| json!({"reason": "ResourceVersionTooLarge", "message": message}));
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "code": code, "reason": reason, "message": message,
+        "details": {"causes": Vec::from_iter(cause)},
     })
 }
 

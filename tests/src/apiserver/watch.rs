@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     Inner, Mode, Request, Resource, Shared,
     selector::Selector,
-    state::{Resources as _, event, status},
+    state::{Resources as _, TOO_NEW, event, status},
 };
 
 /// A watch that was granted.
@@ -54,7 +54,7 @@ impl WatchRequest {
         let oldest = query("resourceVersion").and_then(|oldest| oldest.parse().ok()).unwrap_or(0);
         let is_future = oldest > inner.state.version();
         if is_future && (streaming_list || !inner.behaviour.future_watches) {
-            return Err((504, "Timeout", "Too large resource version"));
+            return Err((504, "Timeout", TOO_NEW));
         }
         let gone = version.is_some_and(|version| !inner.state.remembers(version));
         if gone && inner.behaviour.gone_as_status {

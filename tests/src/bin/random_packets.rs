@@ -1,5 +1,6 @@
 //! Random packets through the programs in the kernel and through the core, and some that are none of their business: run by
 //! `cargo xtask nightly`.
+#![forbid(unsafe_code)]
 
 use std::{process::ExitCode, thread};
 

@@ -58,8 +58,8 @@ impl Segment {
         })
     }
 
-    /// The packet. The kernel fills in length and checksum of the IP header.
-    fn packet(&self) -> [u8; 40] {
+    /// The packet, as a raw socket takes it. The kernel fills in length and checksum of the IP header.
+    pub(crate) fn packet(&self) -> [u8; 40] {
         let mut packet = [0; 40];
         packet[0] = 0x45;
         packet[8] = 64;

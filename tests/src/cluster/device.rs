@@ -1,48 +1,25 @@
 //! Settings of a device that iproute2 lacks, or lacks on some machines: checksum offload and a minimal XDP program.
 
-use std::{
-    io,
-    net::UdpSocket,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::net::if_::{if_nameindex, if_nametoindex};
+use proxy_sys::ethtool::set_transmit_checksum;
 
 use super::{bpf, netns::Netns};
-
-/// linux/sockios.h
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
-/// linux/ethtool.h
-const ETHTOOL_STXCSUM: u32 = 0x17;
 
 /// Switches transmit checksum offload on all devices of a namespace (and with it segmentation offload, which needs
 /// it). Without offload packets carry complete checksums, as from a real network card.
 pub(crate) fn set_checksum_offload(netns: &Netns, on: bool) -> Result<()> {
     netns.run(|| {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
         for device in &if_nameindex()? {
             let name = device.name().to_string_lossy().into_owned();
             if name != "lo" {
-                ethtool(&socket, &name, ETHTOOL_STXCSUM, u32::from(on))
-                    .with_context(|| format!("checksum offload of {name}"))?;
+                set_transmit_checksum(&name, on).with_context(|| format!("checksum offload of {name}"))?;
             }
         }
         Ok(())
     })
-}
-
-fn ethtool(socket: &UdpSocket, device: &str, command: u32, value: u32) -> io::Result<()> {
-    let mut argument = [command, value];
-    // SAFETY: ifreq is plain data; all zeroes is a value of it.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = argument.as_mut_ptr().cast();
-    // SAFETY: the request names a device (terminated by the zeroes) and points to an ethtool_value, both alive.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// An XDP program that passes everything, attached for as long as the value lives.

@@ -14,13 +14,13 @@ use nix::{
     sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket},
 };
 
-use crate::cluster::Cluster;
+use crate::{
+    bystander::{RST, SYN, Segment},
+    cluster::Cluster,
+};
 
 /// RFC 2544's range for benchmarks: no machine of a cluster has such addresses.
 const SOURCES: &str = "198.18.0.0/16";
-
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
 
 /// Between looks at the clock.
 const STEP: Duration = Duration::from_micros(500);
@@ -102,7 +102,7 @@ impl Forger {
     }
 
     fn send(&self, from: SocketAddrV4, to: SocketAddrV4, sequence: u32, flags: u8) -> Result<()> {
-        let packet = packet(from, to, sequence, flags);
+        let packet = Segment { from, to, seq: sequence, ack: 0, flags }.packet();
         match sendto(self.raw.as_raw_fd(), &packet, &SockaddrIn::from(to), MsgFlags::empty()) {
             // The device's queue is full, as a flood's is.
             Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
@@ -119,28 +119,4 @@ fn source(number: u64) -> SocketAddrV4 {
     let address = Ipv4Addr::new(198, 18, (host / 254) as u8, 1 + (host % 254) as u8);
     // Ports that are not the same for all hosts of a round.
     SocketAddrV4::new(address, 1024 + ((round + host * 7) % PORTS) as u16)
-}
-
-/// An IPv4 packet with a TCP header. The kernel fills in length and checksum of the IP header.
-fn packet(from: SocketAddrV4, to: SocketAddrV4, sequence: u32, flags: u8) -> [u8; 40] {
-    let mut packet = [0; 40];
-    packet[0] = 0x45;
-    packet[8] = 64;
-    packet[9] = 6;
-    packet[12..16].copy_from_slice(&from.ip().octets());
-    packet[16..20].copy_from_slice(&to.ip().octets());
-    packet[20..22].copy_from_slice(&from.port().to_be_bytes());
-    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    packet[24..28].copy_from_slice(&sequence.to_be_bytes());
-    packet[32] = 5 << 4;
-    packet[33] = flags;
-    packet[34..36].copy_from_slice(&[0xff, 0xff]);
-    // Addresses, ports and flags, with the pseudo header's protocol and length.
-    let words = packet[12..].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let mut sum = words.sum::<u32>() + 6 + 20;
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    packet[36..38].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    packet
 }

@@ -3,25 +3,26 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    net::SocketAddr,
-    os::fd::{AsRawFd, OwnedFd},
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     thread,
     time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::{
-    errno::Errno,
     libc,
     sys::{
         socket::{
-            AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, accept, bind, connect,
-            listen, setsockopt, socket,
+            AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, listen,
+            setsockopt, socket,
             sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout},
         },
         time::{TimeVal, TimeValLike},
     },
 };
+
+use proxy_sys::socket::write_option;
 
 use super::paths::{PATIENCE, TRANSFER};
 use crate::cluster::Host;
@@ -52,19 +53,9 @@ fn open(family: AddressFamily) -> Result<OwnedFd> {
 fn limit_chunks(socket: &OwnedFd) -> Result<()> {
     const SCTP_MAXSEG: i32 = 13;
     // `struct sctp_assoc_value`: of all associations, so many bytes.
-    let value = [0, CHUNK];
-    // SAFETY: an open socket, and the address and size of the option's value.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_SCTP,
-            SCTP_MAXSEG,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    Errno::result(result).context("SCTP_MAXSEG")?;
-    Ok(())
+    let value = [[0; 4], CHUNK.to_ne_bytes()].concat();
+    // SAFETY: no pointers.
+    unsafe { write_option(socket.as_fd(), libc::IPPROTO_SCTP, SCTP_MAXSEG, &value) }.context("SCTP_MAXSEG")
 }
 
 /// One association from the client to the target, which the server must accept: messages there and back.
@@ -86,9 +77,8 @@ pub(super) fn exchange(client: &Host, target: SocketAddr, server: &Host, port: u
 }
 
 fn echo(listener: &OwnedFd) -> Result<()> {
-    let fd = accept(listener.as_raw_fd()).context("accept")?;
-    // SAFETY: accept has just made this descriptor, and nothing else owns it.
-    let mut stream = File::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+    // The standard library's calls are the same for TCP.
+    let (mut stream, _) = TcpListener::from(listener.try_clone()?).accept().context("accept")?;
     let mut message = [0; MESSAGE];
     let end = Instant::now() + TRANSFER;
     for number in 0..MESSAGES {

@@ -1,4 +1,5 @@
-//! Tests of `deploy/` and the image.
+//! What `deploy/` and the image promise.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod container;

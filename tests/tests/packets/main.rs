@@ -1,6 +1,7 @@
 //! Each program in the kernel on single packets, by `BPF_PROG_TEST_RUN`. Needs root.
 //!
-//! One program of tests, so that loaded programs serve one test after the other.
+//! One program of tests, so that what the verifier has taken serves one test after the other.
+#![forbid(unsafe_code)]
 
 mod answers;
 mod bystanders;

@@ -1,6 +1,7 @@
 //! Real traffic in network namespaces, and the agent against a stand-in for the API server. Needs root.
 //!
 //! One program of tests: cargo links it once, and tests of all topics fill the time that others wait.
+#![forbid(unsafe_code)]
 
 mod addresses;
 mod bad_objects;

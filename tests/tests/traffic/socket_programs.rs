@@ -12,6 +12,7 @@ use std::{
 };
 
 use proxy_agent::{net::sock_diag::Transport, socket_termination::end::Suspect};
+use proxy_sys::socket::{netns_cookie, socket_cookie};
 use proxy_tests::cluster::Netns;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,24 +49,8 @@ impl Drop for Room {
     }
 }
 
-/// A socket option of 64 bits.
-fn option(socket: impl AsFd, name: libc::c_int) -> u64 {
-    let mut value = 0u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the buffer has the length that is given.
-    let result =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &mut length) };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    value
-}
-
 fn cookie(socket: impl AsFd) -> u64 {
-    option(socket, libc::SO_COOKIE)
-}
-
-fn netns_cookie() -> io::Result<u64> {
-    Ok(option(UdpSocket::bind("0.0.0.0:0")?, libc::SO_NETNS_COOKIE))
+    socket_cookie(socket.as_fd()).unwrap()
 }
 
 fn suspect_udp(client: &UdpSocket) -> Suspect {

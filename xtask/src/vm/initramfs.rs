@@ -1,13 +1,15 @@
-//! The root file system of a machine: a cpio archive ("newc", Documentation/driver-api/early-userspace/buffer-format.rst).
+//! The root file system of a machine: a cpio archive, which the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Cursor,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
+use cpio::{NewcBuilder, write_cpio};
 
 use super::kernel::KernelFiles;
 use crate::{
@@ -145,15 +147,15 @@ pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, suites:
     let mut directories: BTreeSet<PathBuf> = DIRECTORIES.iter().map(PathBuf::from).collect();
     directories.extend(files.keys().flat_map(|path| path.ancestors().skip(1).map(Path::to_owned)));
     directories.remove(Path::new(""));
-    let mut cpio = Vec::new();
     // Ordered by name, so parents come first.
-    for directory in &directories {
-        entry(&mut cpio, directory, 0o040_755, &[])?;
-    }
-    for (path, content) in &files {
-        entry(&mut cpio, path, 0o100_755, content)?;
-    }
-    entry(&mut cpio, Path::new("TRAILER!!!"), 0, &[])?;
+    let directories = directories.iter().map(|path| (path, 0o040_755, &[][..]));
+    let files = files.iter().map(|(path, content)| (path, 0o100_755, &content[..]));
+    let entry = |(path, mode, content): (&PathBuf, u32, _)| {
+        let name = path.to_str().context("a path is not UTF-8")?;
+        Ok((NewcBuilder::new(name).mode(mode), Cursor::new(content)))
+    };
+    let entries = directories.chain(files).map(entry).collect::<Result<Vec<_>>>()?;
+    let cpio = write_cpio(entries.into_iter(), Vec::new())?;
     fs::write(archive, cpio).with_context(|| format!("cannot write {}", archive.display()))
 }
 
@@ -164,28 +166,6 @@ fn add_program(files: &mut BTreeMap<PathBuf, Vec<u8>>, name: PathBuf, program: &
     }
     files.insert(name, read(program)?);
     Ok(())
-}
-
-fn entry(cpio: &mut Vec<u8>, path: &Path, mode: u32, content: &[u8]) -> Result<()> {
-    let name = path.to_str().context("a path is not UTF-8")?;
-    let inode = cpio.len() as u32;
-    let size = u32::try_from(content.len()).context("a file is too large for the archive")?;
-    let links = 1;
-    let fields = [inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name.len() as u32 + 1, 0];
-    cpio.extend_from_slice(b"070701");
-    for field in fields {
-        cpio.extend_from_slice(format!("{field:08x}").as_bytes());
-    }
-    cpio.extend_from_slice(name.as_bytes());
-    cpio.push(0);
-    pad(cpio);
-    cpio.extend_from_slice(content);
-    pad(cpio);
-    Ok(())
-}
-
-fn pad(cpio: &mut Vec<u8>) {
-    cpio.resize(cpio.len().next_multiple_of(4), 0);
 }
 
 /// The module files to load, dependencies first.

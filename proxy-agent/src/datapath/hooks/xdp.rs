@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use proxy_sys::ethtool::driver;
 use tracing::{info, warn};
 
 use super::Hooks;
@@ -11,7 +12,7 @@ use crate::{
         link::{self, Attached, Target},
         object::Object,
     },
-    net::{driver, topology::Uplink},
+    net::topology::Uplink,
 };
 
 /// How XDP is used: `--xdp`.
@@ -78,7 +79,7 @@ impl Hooks {
         {
             native.insert(*index);
             if *attached == Attached::New {
-                let driver = driver::name(interface).unwrap_or_else(|_| "unknown".to_owned());
+                let driver = driver(interface).unwrap_or_else(|_| "unknown".to_owned());
                 warn!(
                     "native XDP at {interface} (driver {driver}): many drivers reset the link when it is attached and switch LRO \
                      off, and some lose frames that XDP sends to another interface; `--xdp off` leaves all to tc (see \

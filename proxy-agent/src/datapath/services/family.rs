@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::{Context as _, Error, Result};
 use ipnet::IpNet;
 use proxy_common::layout::{
     backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
@@ -15,6 +14,7 @@ use proxy_common::layout::{
 
 use super::{
     Freed,
+    error::{Cause, Result, WriteError},
     port::{OwnedFrontend, POLICIES, PortState, SetState},
     shared::Shared,
 };
@@ -24,9 +24,9 @@ use crate::{
         array::MmapArray,
         maps::{self, MapFamily},
         pins::Pins,
-        room::{Full, Part},
+        room::Part,
         slices::{Slice, Slices},
-        table::{SourcePrefix, Table, write_error},
+        table::{SourcePrefix, Table},
     },
     model::plan::{Endpoints, Place, PortPlan},
     sorted::SortedMap,
@@ -40,9 +40,9 @@ pub(super) struct FamilyTables<F: MapFamily> {
 }
 
 impl<F: MapFamily> FamilyTables<F> {
-    pub(super) fn open(pins: &Pins) -> Result<Self> {
+    pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
         Ok(Self {
-            frontends: Box::new(maps::raw_hash::<table::Frontends<F>>(pins)?),
+            frontends: Box::new(maps::hash::<table::Frontends<F>>(pins)?),
             sources: Box::new(F::source_ranges(pins)?),
             backends: maps::mmap::<table::Backends<F>>(pins)?,
         })
@@ -109,7 +109,7 @@ impl<F: MapFamily> FamilyMaps<F> {
                 Some(member) => state.backends.insert(*endpoint, member),
                 None => {
                     shared.roll_back_backends(&plan.name, state, &allocated);
-                    return Err(Full(Part::Backends).into());
+                    return Err(Cause::Full(Part::Backends).into());
                 }
             };
         }
@@ -117,8 +117,8 @@ impl<F: MapFamily> FamilyMaps<F> {
         let before = state.slices();
         let Some(sets) = self.make_sets(state, plan) else {
             shared.roll_back_backends(&plan.name, state, &allocated);
-            return Err(Error::from(Full(Part::Slots(F::FAMILY)))
-                .context(format!("{} endpoints want slots in a row", plan.serving.len())));
+            let full = WriteError::from(Cause::Full(Part::Slots(F::FAMILY)));
+            return Err(full.during(format_args!("{} endpoints want slots in a row", plan.serving.len())));
         };
         // Slices that stay.
         self.place(state, plan);
@@ -208,44 +208,48 @@ impl<F: MapFamily> FamilyMaps<F> {
 
     fn key(owned: &OwnedFrontend) -> Result<FrontendKey<F>> {
         let ip = owned.address.ip();
-        let addr = F::from_ip(ip).with_context(|| format!("{ip} is of the other family"))?;
+        let addr = F::from_ip(ip).ok_or(Cause::OtherFamily(ip))?;
         Ok(FrontendKey::new(addr, owned.address.port().to_be(), owned.protocol))
     }
 
     pub(super) fn write_frontend(&mut self, id: Id, owned: &OwnedFrontend, flags: u32) -> Result<()> {
         let key = Self::key(owned)?;
-        let target = Target::new(id, flags).context("a service port without id")?;
+        let target = Target::new(id, flags).ok_or(Cause::NoId)?;
         let value = FrontendValue::new(key, target);
-        let written = self.tables.frontends.insert(key, value);
-        written
-            .map_err(|error| write_error(error, Part::Frontends(F::FAMILY)))
-            .with_context(|| format!("cannot write the frontend {owned}"))
+        self.tables.frontends.insert(key, value).map_err(|error| {
+            let error = WriteError::of_write(error, Part::Frontends(F::FAMILY));
+            error.during(format_args!("cannot write the frontend {owned}"))
+        })
     }
 
     pub(super) fn remove_frontend(&mut self, owned: &OwnedFrontend) -> Result<()> {
         let key = Self::key(owned)?;
-        self.tables.frontends.remove(&key).with_context(|| format!("cannot remove the frontend {owned}"))
+        self.tables.frontends.remove(&key).map_err(|error| {
+            WriteError::from(Cause::Kernel(error)).during(format_args!("cannot remove the frontend {owned}"))
+        })
     }
 
     /// Allows clients.
     pub(super) fn allow(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
-        let written = self.tables.sources.insert(key, 1);
-        written
-            .map_err(|error| write_error(error, Part::SourceRanges(F::FAMILY)))
-            .with_context(|| format!("cannot write the source range {clients}"))
+        self.tables.sources.insert(key, 1).map_err(|error| {
+            let error = WriteError::of_write(error, Part::SourceRanges(F::FAMILY));
+            error.during(format_args!("cannot write the source range {clients}"))
+        })
     }
 
     /// Denies them again.
     pub(super) fn deny(&mut self, id: Id, clients: &IpNet) -> Result<()> {
         let key = source_prefix(id, clients)?;
-        self.tables.sources.remove(&key).with_context(|| format!("cannot remove the source range {clients}"))
+        self.tables.sources.remove(&key).map_err(|error| {
+            let error = WriteError::from(Cause::Kernel(error));
+            error.during(format_args!("cannot remove the source range {clients}"))
+        })
     }
 }
 
 fn source_prefix<F: MapFamily>(service: Id, clients: &IpNet) -> Result<SourcePrefix<F>> {
-    let addr = F::from_ip(clients.network())
-        .with_context(|| format!("the source range {clients} is of the other family"))?;
+    let addr = F::from_ip(clients.network()).ok_or(Cause::OtherFamily(clients.network()))?;
     Ok((SourceRange::<F>::SERVICE_BITS + u32::from(clients.prefix_len()), SourceRange { service, addr }))
 }
 

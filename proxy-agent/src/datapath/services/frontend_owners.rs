@@ -5,7 +5,6 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::Result;
 use proxy_common::{
     layout::{
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES},
@@ -17,6 +16,7 @@ use proxy_common::{
 
 use super::{
     LostFrontend, Services,
+    error::Result,
     port::{OwnedFrontend, PortState},
     shared::{frontend_fingerprint, snat_source_fingerprint},
 };

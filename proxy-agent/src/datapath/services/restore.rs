@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
 };
@@ -125,13 +126,13 @@ impl Restored {
     /// Removes entries without an owner.
     pub(super) fn remove_stale_entries(self, services: &mut Services) {
         let frontends = |key| services.v4.tables.frontends.remove(key);
-        let mut results: Vec<Result<()>> = self.v4.frontends.iter().map(frontends).collect();
+        let mut results: Vec<io::Result<()>> = self.v4.frontends.iter().map(frontends).collect();
         results.extend(self.v6.frontends.iter().map(|key| services.v6.tables.frontends.remove(key)));
         results.extend(self.v4.sources.iter().map(|key| services.v4.tables.sources.remove(key)));
         results.extend(self.v6.sources.iter().map(|key| services.v6.tables.sources.remove(key)));
         results.extend(self.doubled.iter().map(|id| services.shared.names.remove(id)));
         for error in results.into_iter().filter_map(Result::err) {
-            warn!("cannot remove stale entries of an earlier agent: {error:#}");
+            warn!("cannot remove what an earlier agent left: {error}");
         }
     }
 }

@@ -6,7 +6,6 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use anyhow::{Context as _, Result};
 use proxy_common::{
     V4, V6,
     layout::{
@@ -22,18 +21,14 @@ use proxy_common::{
 
 use super::{
     Freed,
+    error::{Result, WriteError},
     port::{Member, OwnedFrontend, PortState, SetState},
     records,
 };
 use crate::{
     datapath::{
-        address::protocol_number,
-        array::MmapArray,
-        filter::VipFilter,
-        ids::Ids,
-        maps::MapFamily,
-        room::Part,
-        table::{Table, write_error},
+        address::protocol_number, array::MmapArray, filter::VipFilter, ids::Ids, maps::MapFamily, room::Part,
+        table::Table,
     },
     model::plan::{IpFamily, PortName},
 };
@@ -63,10 +58,9 @@ impl Shared {
     pub(super) fn name(&mut self, id: Id, name: &PortName) -> Result<()> {
         let version = if name.family == IpFamily::V4 { 4 } else { 6 };
         let value = ServiceName::new(&name.to_string(), protocol_number(name.protocol), version);
-        let written = self.names.insert(id.0, value);
-        written
-            .map_err(|error| write_error(error, Part::ServicePorts))
-            .context("cannot note the service's name")
+        self.names.insert(id.0, value).map_err(|error| {
+            WriteError::of_write(error, Part::ServicePorts).during("cannot note the service's name")
+        })
     }
 
     /// The fingerprints of a frontend in the filter: see `proxy_common::layout::filter`.

@@ -67,8 +67,10 @@ impl Failure {
 
     /// Whether the requested version is newer than the server's: it is behind, or etcd was restored from a backup.
     pub(super) fn is_too_new(&self) -> bool {
-        matches!(self, Self::Request(kube::Error::Api(status)) | Self::Event(status)
-            if status.message.contains("Too large resource version"))
+        /// `metav1.CauseTypeResourceVersionTooLarge`.
+        const TOO_LARGE: &str = "ResourceVersionTooLarge";
+        let (Self::Request(kube::Error::Api(status)) | Self::Event(status)) = self else { return false };
+        status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == TOO_LARGE)
     }
 
     /// A description of the failure, the same for every watch and attempt that suffers from it, and the details of
@@ -155,9 +157,12 @@ mod tests {
 
     #[test]
     fn only_some_failures_lose_events() {
+        let status =
+            serde_json::json!({"code": 504, "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]}});
+        let too_new = Failure::Event(serde_json::from_value(status).unwrap());
         let cases = [
             (refused(410, "Expired"), true),
-            (refused(504, "Too large resource version: 9, current: 3"), true),
+            (too_new, true),
             (refused(504, "busy"), false),
             (refused(500, "oops"), false),
             (Failure::Silent, false),

@@ -6,6 +6,7 @@
 
 use std::{fmt::Debug, marker::PhantomData, pin::pin, sync::Arc, time::Duration};
 
+use backon::ExponentialBackoff;
 use futures::{AsyncReadExt as _, StreamExt as _};
 use kube::{
     Client,
@@ -22,7 +23,7 @@ use tracing::{debug, info, warn};
 use super::{
     Timing,
     addresses::Addresses,
-    backoff::{Backoff, jittered},
+    backoff::{delays, jittered},
     failure::Failure,
     requests,
     subject::{Objects, Subject},
@@ -45,7 +46,8 @@ pub(super) struct Watcher<K> {
     pub(super) timing: Timing,
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) reporter: Reporter,
-    pub(super) backoff: Backoff,
+    /// Before the next attempts.
+    delays: ExponentialBackoff,
     pub(super) position: Position,
     /// Until then lists do not come as a stream of events (KEP-3157).
     pub(super) plain_until: Option<Instant>,
@@ -88,7 +90,7 @@ where
             timing,
             changes: changes.clone(),
             reporter: Reporter::new(&K::plural(&()), state),
-            backoff: Backoff::new(timing.first_retry, timing.longest_retry),
+            delays: delays(timing.first_retry, timing.longest_retry),
             position: Position::default(),
             plain_until: None,
             watching_since: None,
@@ -110,7 +112,7 @@ where
             let settled =
                 self.watching_since.take().is_some_and(|since| since.elapsed() >= self.timing.settled);
             if settled {
-                self.backoff.reset();
+                self.delays = delays(self.timing.first_retry, self.timing.longest_retry);
             }
             match end {
                 // The server ends every watch after a while; one that ends each at once must not make us spin.
@@ -333,7 +335,8 @@ where
     /// Waits for the time of the back-off, or longer if the server requires it.
     pub(super) async fn pause(&mut self, at_least: Option<Duration>) {
         let asked = at_least.unwrap_or_default();
-        tokio::time::sleep(self.backoff.delay().max(asked + jittered(asked / 4))).await;
+        let delay = self.delays.next().unwrap_or_default();
+        tokio::time::sleep(delay.max(asked + jittered(asked / 4))).await;
     }
 }
 

@@ -1,4 +1,5 @@
 //! Nanoseconds per packet of each program, by `BPF_PROG_TEST_RUN`. `cargo xtask bench packet` runs it.
+#![forbid(unsafe_code)]
 
 mod asm;
 mod baseline_cases;

@@ -2,14 +2,15 @@
 
 use std::{
     fs,
+    marker::PhantomData,
     net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
-    ptr::NonNull,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData, MapInfo};
+use memmap2::{MmapOptions, MmapRaw};
 use proxy_common::{
     V4,
     layout::{
@@ -122,40 +123,25 @@ pub(crate) fn memory(bpffs: &Path) -> Result<Vec<(String, u64)>> {
 
 /// An array map, mapped for reading.
 ///
-/// Invariant: `base` is the start of `len` elements of plain data, each at a multiple of 8 bytes.
+/// Invariant: the mapping has `len` elements of plain data, each at a multiple of 8 bytes.
 struct View<T> {
-    base: NonNull<T>,
-    len: usize,
+    mapping: MmapRaw,
+    len: u32,
+    value: PhantomData<T>,
 }
 
 impl<T: aya::Pod> View<T> {
     fn new(map: &MapData) -> Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
-        let len = map.info()?.max_entries() as usize;
-        // SAFETY: a new mapping; the kernel checks the length against the descriptor.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len * size_of::<T>(),
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        ensure!(base != libc::MAP_FAILED, std::io::Error::last_os_error());
-        Ok(Self { base: NonNull::new(base.cast()).context("mapped at 0")?, len })
+        let len = map.info()?.max_entries();
+        let size = len as usize * size_of::<T>();
+        let mapping = MmapOptions::new().len(size).map_raw_read_only(map.fd().as_fd().as_raw_fd())?;
+        Ok(Self { mapping, len, value: PhantomData })
     }
 
     fn get(&self, index: u32) -> Option<T> {
+        let at = self.mapping.as_ptr().cast::<T>().wrapping_add(index as usize);
         // SAFETY: within the mapping; volatile, because the agent writes it at any time.
-        ((index as usize) < self.len).then(|| unsafe { self.base.add(index as usize).read_volatile() })
-    }
-}
-
-impl<T> Drop for View<T> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`; nothing refers to it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len * size_of::<T>()) };
+        (index < self.len).then(|| unsafe { at.read_volatile() })
     }
 }

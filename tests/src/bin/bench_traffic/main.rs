@@ -1,4 +1,5 @@
 //! Services under load, beside no service proxy at all and kube-proxy's rules. `cargo xtask bench traffic` runs it.
+#![forbid(unsafe_code)]
 
 mod echo;
 mod fixture;

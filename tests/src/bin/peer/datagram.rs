@@ -3,12 +3,13 @@
 use std::{
     io::{self, Write},
     net::{SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
 use nix::errno::Errno;
+use proxy_sys::socket::{option, set_option};
 use proxy_tests::cluster::{Answer, Reply};
 
 use crate::{
@@ -49,9 +50,9 @@ fn exchange(target: &Target, path_mtu: PathMtu, attempts: usize) -> io::Result<(
         PathMtu::Dont => libc::IP_PMTUDISC_DONT,
     };
     if to.is_ipv4() {
-        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)?;
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)?;
     } else {
-        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, mode)?;
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, mode)?;
     }
     if target.connected_udp || path_mtu == PathMtu::Do {
         // Only a connected socket gets ICMP errors.
@@ -75,33 +76,9 @@ fn exchange(target: &Target, path_mtu: PathMtu, attempts: usize) -> io::Result<(
 fn room(socket: &UdpSocket) -> io::Result<usize> {
     const UDP: usize = 8;
     let (mtu, ip) = if socket.local_addr()?.is_ipv4() {
-        (option(socket, libc::IPPROTO_IP, libc::IP_MTU)?, 20)
+        (option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)?, 20)
     } else {
-        (option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU)?, 40)
+        (option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU)?, 40)
     };
     Ok((mtu as usize).saturating_sub(ip + UDP))
-}
-
-fn set_option(
-    socket: &UdpSocket,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value has the length that is given and outlives the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
-    Errno::result(result).map(drop).map_err(io::Error::from)
-}
-
-fn option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
-    let mut value = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value has room for the length that is given, and both outlive the call.
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
-    };
-    Errno::result(result)?;
-    Ok(value)
 }

@@ -6,6 +6,7 @@
 //! among it `VERIFIED program instructions`, and `DONE` at the end. The kernel's command line has `suites=NAME,...`: what to
 //! run, the node being one of them; with `shape=NAME` `networks` tries nothing but the shapes whose name contains that, with
 //! `short=1` nothing but those of devices that not every kernel has.
+#![forbid(unsafe_code)]
 
 mod bpf;
 mod node;

@@ -101,14 +101,14 @@ impl Maps {
                     backend_id: id,
                     service,
                 };
-                F::connected(&self.pins).unwrap().insert(socket, peer, 0).unwrap();
+                F::connected(&self.pins).unwrap().insert(socket, peer).unwrap();
             }
             How::Notes => {
                 let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);
                 let answer =
                     SocketPeer { addr: vip, port: vip_port, checked: 0, backend: id, service: SERVICE };
                 let place = SharedKey::new(1, key.bucket());
-                F::sockets(&self.pins).unwrap().insert(place, SharedPeer::new(key, answer), 0).unwrap();
+                F::sockets(&self.pins).unwrap().insert(&place, &SharedPeer::new(key, answer)).unwrap();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Larger maps have the entries of the smaller ones, and room for more.
 
 use super::*;
-use crate::datapath::room::{Full, Part};
+use crate::datapath::room::Part;
 
 /// Endpoints 10.244.1.x:80.
 fn many(count: u32) -> Endpoints {
@@ -17,7 +17,7 @@ fn with_endpoints(service: &str, vip: &str, count: u32) -> PortPlan {
 }
 
 fn full(result: Result<()>) -> Option<Part> {
-    result.err()?.downcast_ref::<Full>().map(|full| full.0)
+    result.err()?.full()
 }
 
 #[test]

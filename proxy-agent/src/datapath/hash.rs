@@ -1,4 +1,5 @@
-//! Hash maps by system calls that aya does not have: many entries at once, and look-ups that are no use of an entry.
+//! Hash maps, by system calls that aya does not have: many entries at once.
+#![expect(unsafe_code, reason = "bpf(2) reads and writes keys and values by pointers")]
 
 use std::{
     io,
@@ -17,17 +18,17 @@ use proxy_sys::bpf::{
     present,
 };
 
-/// A hash map, LRU or not: entries are read in batches, and reading one does not mark it as used, so that an LRU map does
-/// not evict it any later.
+/// A hash map, LRU or not. Reading an entry from outside does not count as its use, so an LRU map evicts none the later for
+/// it.
 ///
 /// Invariant: keys and values of the map have the sizes of these types.
-pub(super) struct RawHash<K, V> {
+pub struct Hash<K, V> {
     map: OwnedFd,
     max_entries: u32,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K: Pod, V: Pod> RawHash<K, V> {
+impl<K: Pod, V: Pod> Hash<K, V> {
     /// Opens a pinned map.
     ///
     /// # Errors
@@ -50,7 +51,10 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
     }
 
     /// Looks an entry up.
-    pub(super) fn get(&self, key: &K) -> io::Result<Option<V>> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
         // SAFETY: all zero is a value of a plain type.
         let mut value: V = unsafe { mem::zeroed() };
         let mut attr =
@@ -97,8 +101,12 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
         Ok((attr.get_u32(COUNT) as usize, (!is_end).then_some(next)))
     }
 
-    /// All entries, a few thousand with each call.
-    pub(super) fn entries(&self) -> io::Result<Vec<(K, V)>> {
+    /// All entries, a few thousand with each system call. Each bucket is read once, so this ends however much the map
+    /// changes meanwhile.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
         let mut room = 4096;
         // SAFETY: all zero is a value of a plain type.
         let (key, value): (K, V) = unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -123,14 +131,25 @@ impl<K: Pod, V: Pod> RawHash<K, V> {
         }
     }
 
-    /// A new LRU map, not shared with any program.
+    /// All keys.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn keys(&self) -> io::Result<Vec<K>> {
+        Ok(self.entries()?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// A new LRU map, which nobody else has.
     #[cfg(test)]
     pub(super) fn new_lru(max_entries: u32) -> io::Result<Self> {
         Self::new(map::create(MapKind::LruHash, size_of::<K>(), size_of::<V>(), max_entries)?)
     }
 
     /// Puts an entry in, or replaces the one with that key.
-    pub(super) fn insert(&self, key: &K, value: &V) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The kernel's: `E2BIG` without room.
+    pub fn insert(&self, key: &K, value: &V) -> io::Result<()> {
         let mut attr = Attr::new()
             .fd(0, self.map.as_fd())
             .u64(8, &raw const *key as u64)
