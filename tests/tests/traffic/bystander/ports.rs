@@ -1,4 +1,7 @@
 //! Source ports that kernel NAT uses towards an endpoint of a Service.
+//!
+//! Set-up: two nodes with masquerade, an agent on the first whose `--snat-ports` are few; a pod talks to an endpoint of
+//! node-2 by such a port.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -10,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Masquerade, Protocol},
     traffic::{Entry, SINGLE, Scenario, TARGET_PORT},
 };
