@@ -4,7 +4,6 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use proxy_tests::chart;
 use similar::TextDiff;
 
 use crate::{
@@ -39,8 +38,8 @@ pub(crate) fn main(args: &CodegenArgs) -> Result<()> {
 /// The kustomize base and components, from the Helm chart.
 fn manifests(check: bool) -> Result<()> {
     let deploy = root().join("deploy");
-    let files = chart::files(&deploy)?;
-    let obsolete = chart::obsolete(&deploy, &files)?;
+    let files = proxy_chart::files(&deploy)?;
+    let obsolete = proxy_chart::obsolete(&deploy, &files)?;
     renew("manifests", &files, &obsolete, check)
 }
 
@@ -84,10 +83,10 @@ pub(crate) fn renew(what: &str, files: &Files, obsolete: &[PathBuf], check: bool
     Ok(())
 }
 
-/// Documents, wholly or in parts: tests of `tests/tests/core/generated` compare them, or write them.
+/// Documents, wholly or in parts: tests of `tests/tests/unit/generated` compare them, or write them.
 fn documents(check: bool) -> Result<()> {
     let mut command = cargo();
-    command.arg("test").args(WORKSPACE).args(["--quiet", "--test", "core", "--", "generated::"]);
+    command.arg("test").args(WORKSPACE).args(["--quiet", "--test", "unit", "--", "generated::"]);
     if check {
         command.env_remove(BLESS);
     } else {

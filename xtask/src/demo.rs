@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use proxy_tests::cluster::{self, Agent, Cluster, Process, agent_binary, peer_binary};
+use proxy_harness::cluster::{self, Agent, Cluster, Process, agent_binary, peer_binary};
 
 use crate::{
     build, setup,

@@ -5,10 +5,12 @@ mod retired;
 mod tree;
 mod words;
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::workspace;
+use crate::{build::WORKSPACE, workspace};
 
 #[derive(Args)]
 pub(crate) struct LintArgs {
@@ -36,15 +38,18 @@ impl Check {
             Self::Fmt => {
                 workspace::run(workspace::cargo().args(["fmt", "--all", "--check"])).map(|()| Vec::new())
             }
-            Self::Clippy => {
-                let workspace = ["clippy", "--workspace", "--exclude", "proxy-ebpf", "--all-targets"];
-                let command = &mut workspace::cargo();
-                workspace::run(command.args(workspace).args(["--", "-D", "warnings"])).map(|()| Vec::new())
-            }
+            Self::Clippy => workspace::run(&mut clippy()).map(|()| Vec::new()),
             Self::Words => words::check(workspace::root()),
             Self::Length => length::check(workspace::root()),
         }
     }
+}
+
+/// `cargo clippy` of all but the BPF programs.
+pub(crate) fn clippy() -> Command {
+    let mut command = workspace::cargo();
+    command.arg("clippy").args(WORKSPACE).args(["--all-targets", "--", "-D", "warnings"]);
+    command
 }
 
 pub(crate) fn main(args: &LintArgs) -> Result<()> {

@@ -57,7 +57,7 @@ fn random_packets(args: &NightlyArgs) -> Result<()> {
     build::programs(false)?;
     // A package alone, so that the agent is not built for it. Not optimised: most of the time is the kernel's, and the core
     // is to run with its overflow checks.
-    let package = ["--package", "proxy-tests", "--features", "packets", "--bin", "random_packets"];
+    let package = ["--package", "proxy-packets", "--bin", "random_packets"];
     run(cargo().args(["build", "--quiet"]).args(package))?;
     let days = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() / 86_400);
     // Far apart: each number is that of one short run, and a night has thousands.

@@ -1,18 +1,23 @@
 //! Runs the tests, part by part, and sums up.
 
+mod beside;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Command, Stdio},
+    thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
+use self::beside::Task;
 use crate::{
     build::{self, Executables, WORKSPACE},
-    image, setup, vm,
-    workspace::{cargo, find_program, host_triple, is_root, line, root, run, say},
+    setup, vm,
+    workspace::{cargo, find_program, is_root, line, root, run, run_by, say},
 };
 
 /// A part that takes longer has hung.
@@ -27,6 +32,9 @@ pub(crate) struct TestArgs {
     /// Run only the tests whose name contains this.
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Clippy and the documentation of the code as well. They are built beside the tests of traffic, which mostly wait.
+    #[arg(long)]
+    lint: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -43,22 +51,31 @@ enum Part {
     Deploy,
 }
 
-/// The programs of tests, a folder of tests/tests each, by their part.
-const PROGRAMS: [(&str, Part); 5] = [
-    ("core", Part::Unit),
-    ("packets", Part::Packets),
-    ("traffic", Part::Traffic),
-    (SUSTAINED, Part::Traffic),
-    ("deploy", Part::Deploy),
-];
+/// A program with this at the end of its name runs its tests one after the other: they take all processors.
+const SERIAL: &str = "_serial";
 
-/// The program of tests that take all processors.
-const SUSTAINED: &str = "sustained";
+impl Part {
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    /// Does a folder of tests/tests belong to it? Its name is the part's, or begins with it: `traffic`, `traffic_serial`.
+    fn has(self, folder: &str) -> bool {
+        folder.strip_prefix(&self.name()).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    }
+}
 
 #[derive(Clone, Copy, Default)]
 struct Score {
     passed: u64,
     failed: u64,
+}
+
+impl Score {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
 }
 
 /// `cargo xtask test`.
@@ -68,30 +85,51 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
         setup::tests()?;
         mount_bpffs()?;
     }
+    // Downloads wait, and building takes all processors.
+    let kernels = thread::spawn({
+        let is_needed = parts.contains(&Part::Vm);
+        move || if is_needed { vm::fetch() } else { Ok(()) }
+    });
     let built = build::for_tests()?;
-    let mut scores = Vec::new();
+    // The machines try again.
+    if let Err(error) = kernels.join().map_err(|_| anyhow!("the thread that fetches kernels panicked"))? {
+        say(format!("no kernels yet: {error:#}"));
+    }
+    let filter = args.filter.as_deref();
+    let (mut scores, mut image, mut lint) = (Vec::new(), None, None);
     for part in parts {
         say(format!("tests: {part:?}"));
+        if *part == Part::Traffic {
+            image = parts.contains(&Part::Deploy).then(beside::image);
+            lint = args.lint.then(beside::lint);
+        }
+        // Tests that take all processors would notice.
+        let before_serial = || {
+            image = image.take().map(Task::wait);
+            lint = lint.take().map(Task::wait);
+        };
         let score = match part {
-            Part::Unit => unit(args.filter.as_deref()),
-            Part::Vm => vm::short(&built).map(|(passed, failed)| Score { passed, failed }),
-            _ => integration(*part, args.filter.as_deref(), &built),
+            Part::Unit => unit(filter),
+            Part::Vm => machines(&built),
+            Part::Packets | Part::Traffic => integration(*part, filter, &built, &[], before_serial),
+            Part::Deploy => deploy(filter, &built, image.take()),
         };
         // A part that cannot run has failed; the others may still succeed.
         let score = score.unwrap_or_else(|error| {
             say(format!("error: {part:?}: {error:#}"));
             Score { passed: 0, failed: 1 }
         });
-        scores.push((part, score));
+        scores.push((part.name(), score));
+    }
+    if args.lint {
+        scores.push(("lint".to_owned(), lint.unwrap_or_else(beside::lint).value()?));
     }
     println!();
     let mut total = Score::default();
     for (part, score) in scores {
         let verdict = if score.failed == 0 { "ok" } else { "FAILED" };
-        let part = format!("{part:?}").to_lowercase();
         println!("{part:8} {verdict:6} {:4} passed, {:2} failed", score.passed, score.failed);
-        total.passed += score.passed;
-        total.failed += score.failed;
+        total.add(score);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -102,60 +140,76 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
 
 fn unit(filter: Option<&str>) -> Result<Score> {
     let mut select = vec!["--lib".to_owned(), "--bins".to_owned()];
-    select.extend(programs(Part::Unit).flat_map(|name| ["--test".to_owned(), name.to_owned()]));
-    cargo_test(&select, None, filter, |_| Ok(()))
+    select.extend(programs(Part::Unit)?.into_iter().flat_map(|name| ["--test".to_owned(), name]));
+    cargo_test(&select, filter)
 }
 
-/// The programs of tests of a part.
-fn programs(part: Part) -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().filter(move |(_, of)| *of == part).map(|(name, _)| *name)
+fn machines(built: &Executables) -> Result<Score> {
+    let (passed, failed) = vm::short(built)?;
+    Ok(Score { passed, failed })
 }
 
-fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<Score> {
+fn deploy(filter: Option<&str>, built: &Executables, image: Option<Task<Result<PathBuf>>>) -> Result<Score> {
+    let archive = image.unwrap_or_else(beside::image).value()??;
+    integration(Part::Deploy, filter, built, &[("PROXY_AGENT_IMAGE", archive)], || ())
+}
+
+/// The programs of tests of a part: folders of tests/tests.
+fn programs(part: Part) -> Result<Vec<String>> {
+    let mut programs: Vec<_> = folders()?.into_iter().filter(|folder| part.has(folder)).collect();
+    programs.sort();
+    Ok(programs)
+}
+
+fn folders() -> Result<Vec<String>> {
+    let dir = root().join("tests/tests");
+    let entries = fs::read_dir(&dir).with_context(|| dir.display().to_string())?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Runs the programs of tests of a part, as root, where `cargo test` would, with further variables.
+fn integration(
+    part: Part,
+    filter: Option<&str>,
+    built: &Executables,
+    variables: &[(&str, PathBuf)],
+    mut before_serial: impl FnMut(),
+) -> Result<Score> {
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
     let mut score = Score::default();
-    for program in programs(part) {
-        let at_a_time = (program == SUSTAINED).then_some(1);
-        let select = ["--test".to_owned(), program.to_owned()];
-        let of_program = cargo_test(&select, at_a_time, filter, |command| {
-            command.env("PROXY_AGENT_BIN", agent);
-            if part == Part::Deploy {
-                command.env("PROXY_AGENT_IMAGE", image::archive_of_tests(&build::unoptimised_release()?)?);
-            }
-            if !is_root() {
-                let sudo = find_program("sudo")
-                    .context("these tests need root: sudo is missing, so run this as root")?;
-                // Only the test programs run as root; cargo's output stays ours.
-                let triple = host_triple()?.to_uppercase().replace('-', "_");
-                command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
-            }
-            Ok(())
-        })?;
-        score.passed += of_program.passed;
-        score.failed += of_program.failed;
+    for program in programs(part)? {
+        let tests = built.get(&program).with_context(|| format!("cargo has built no `{program}`"))?;
+        let mut command = Command::new(tests);
+        command.arg("--color=never");
+        if program.ends_with(SERIAL) {
+            before_serial();
+            command.arg("--test-threads=1");
+        }
+        command
+            .args(filter)
+            .env("PROXY_AGENT_BIN", agent)
+            .envs(variables.iter().cloned())
+            .current_dir(root().join("tests"));
+        if !is_root() {
+            find_program("sudo").context("these tests need root: there is no sudo, so run this as root")?;
+            command = run_by(&["sudo", "--preserve-env"], &command);
+        }
+        score.add(count(&command)?);
     }
     Ok(score)
 }
 
-/// Runs `cargo test` and counts. A program that crashes or hangs counts as one failure.
-fn cargo_test(
-    select: &[String],
-    at_a_time: Option<usize>,
-    filter: Option<&str>,
-    configure: impl Fn(&mut Command) -> Result<()>,
-) -> Result<Score> {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", &LIMIT_SECONDS.to_string()]).arg(cargo().get_program());
-    command
-        .args(["test", "--no-fail-fast"])
-        .args(WORKSPACE)
-        .args(select)
-        .args(["--", "--color=never"])
-        .args(at_a_time.map(|count| format!("--test-threads={count}")))
-        .args(filter);
-    configure(&mut command)?;
+/// Runs `cargo test`. Whatever it selects was built.
+fn cargo_test(select: &[String], filter: Option<&str>) -> Result<Score> {
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]).args(WORKSPACE).args(select);
+    count(command.args(["--", "--color=never"]).args(filter))
+}
+
+/// Runs tests and counts. A program that crashes or hangs counts as one failure.
+fn count(command: &Command) -> Result<Score> {
+    let mut command = run_by(&["timeout", "--kill-after=10", &LIMIT_SECONDS.to_string()], command);
     let mut child = command
-        .current_dir(root())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -166,8 +220,7 @@ fn cargo_test(
             let line = line?;
             println!("{line}");
             if let Some((passed, failed)) = result_line(&line) {
-                score.passed += passed;
-                score.failed += failed;
+                score.add(Score { passed, failed });
             }
         }
     }
@@ -220,13 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn every_folder_of_tests_belongs_to_a_part() {
-        let folders = fs::read_dir(root().join("tests/tests")).unwrap();
-        let mut folders: Vec<_> =
-            folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect();
-        folders.sort();
-        let mut known: Vec<_> = PROGRAMS.iter().map(|(name, _)| *name).collect();
-        known.sort_unstable();
-        assert_eq!(folders, known);
+    fn every_folder_of_tests_belongs_to_one_part() {
+        for folder in folders().unwrap() {
+            let parts = Part::value_variants().iter().filter(|part| part.has(&folder));
+            assert_eq!(parts.count(), 1, "{folder}");
+        }
+        assert_eq!(programs(Part::Traffic).unwrap(), ["traffic", "traffic_serial"]);
+        assert!(!Part::Unit.has("units"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod initramfs;
 mod kernel;
+mod machines;
 mod networks;
 mod qemu;
 mod record;
@@ -10,8 +11,6 @@ mod report;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    thread,
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,10 +19,11 @@ use clap::{Args, ValueEnum};
 use self::{
     initramfs::{Guest, TEST_PROGRAMS},
     kernel::Kernel,
+    machines::Machine,
     networks::Networks,
     qemu::Run,
     record::Record,
-    report::Report,
+    report::{Failure, Report},
 };
 use crate::{
     build::{self, Executables},
@@ -70,9 +70,6 @@ pub(crate) struct VmArgs {
     #[arg(long = "short", conflicts_with = "bless")]
     is_short: bool,
 }
-
-/// How many machines run at a time: each has one processor.
-const AT_A_TIME: usize = 2;
 
 /// `cargo xtask vm`.
 pub(crate) fn main(args: &VmArgs) -> Result<()> {
@@ -129,24 +126,30 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
     if std::env::consts::ARCH != "x86_64" {
         bail!("the virtual machines are made for x86-64 hosts only");
     }
-    let cache = target_dir().join("vm");
+    let cache = cache();
     let guest = Guest::new(built, args.agent.as_deref(), &cache)?;
     let (mut record, mut networks) = (Record::committed()?, Networks::committed()?);
     let (mut passed, mut failed) = (0, 0);
     let (mut has_networks, mut has_verified) = (false, false);
-    for (kernel, machine) in machines(kernels, &cache, args, &guest)? {
-        let Machine { release, log, mut run } =
-            machine.with_context(|| format!("kernel {}", kernel.name()))?;
-        if !args.bless {
-            compare(&record, &networks, kernel, &mut run.report, args);
+    for (kernel, machines) in machines::run(kernels, &cache, args, &guest)? {
+        let mut report = Report::empty();
+        for machine in machines {
+            let Machine { release, log, run } =
+                machine.with_context(|| format!("kernel {}", kernel.name()))?;
+            print(kernel, &release, &run, &log, args.keep_log);
+            report.add(run.report);
         }
-        record.replace(kernel, &run.report, args.only.is_empty());
-        has_verified |= !run.report.verified.is_empty();
-        has_networks |= !run.report.networks.is_empty();
-        networks.replace(kernel, &run.report, args.shape.is_none());
-        print(kernel, &release, &run, &log, args.keep_log);
-        passed += run.report.passed;
-        failed += run.report.failed.len() as u64;
+        if !args.bless {
+            let known = report.failed.len();
+            compare(&record, &networks, kernel, &mut report, args);
+            print_failures(&report.failed[known..]);
+        }
+        record.replace(kernel, &report, args.only.is_empty());
+        has_verified |= !report.verified.is_empty();
+        has_networks |= !report.networks.is_empty();
+        networks.replace(kernel, &report, args.shape.is_none());
+        passed += report.passed;
+        failed += report.failed.len() as u64;
     }
     println!("\n{}", record.verified());
     if args.bless {
@@ -160,76 +163,15 @@ fn boot(kernels: &[Kernel], built: &Executables, args: &VmArgs) -> Result<(u64, 
     Ok((passed, failed))
 }
 
-/// A machine that ran.
-struct Machine {
-    release: String,
-    log: PathBuf,
-    run: Run,
+/// Where kernels, archives and logs are.
+fn cache() -> PathBuf {
+    target_dir().join("vm")
 }
 
-/// Runs a machine for each kernel, some at a time.
-fn machines(
-    kernels: &[Kernel],
-    cache: &Path,
-    args: &VmArgs,
-    guest: &Guest,
-) -> Result<BTreeMap<Kernel, Result<Machine>>> {
-    let mut kernels = kernels.to_vec();
-    // The machines that take longest come first: the newest, and with it the oldest.
-    kernels.sort_by_key(|kernel| (!kernel.is_newest(), !kernel.is_at_an_end()));
-    let (waiting, done) = (Mutex::new(kernels.into_iter()), Mutex::new(BTreeMap::new()));
-    let work = || {
-        loop {
-            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(kernel) = next else { break };
-            let machine = machine(kernel, cache, args, guest);
-            done.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel, machine);
-        }
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join())
-    })
-    .map_err(|_| anyhow::anyhow!("the thread of a machine panicked"))?;
-    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn machine(kernel: Kernel, cache: &Path, args: &VmArgs, guest: &Guest) -> Result<Machine> {
-    let files = kernel::fetch(kernel, cache, args.mirror.as_deref())?;
-    let initramfs = cache.join(format!("initramfs-{}.cpio", kernel.name()));
-    let log = cache.join(format!("console-{}.log", kernel.name()));
-    let run = if args.last {
-        qemu::read(&log)?
-    } else {
-        let suites = suites(kernel, args);
-        initramfs::write(&initramfs, &files, guest, &suites)?;
-        qemu::run(&files, &initramfs, &log, &suites, args)?
-    };
-    Ok(Machine { release: files.release, log, run })
-}
-
-/// The suites of a kernel's machine, in this order: the requested ones, or all but networks, which take longer than all else. In short,
-/// packets and sockets of dead endpoints are for the oldest and the newest kernel alone: others load programs of the same object, and
-/// have them at work in `smoke`, of which stacked uplinks are left to the networks. The newest one tries the networks that this machine's
-/// own kernel may not be able to make.
-fn suites(kernel: Kernel, args: &VmArgs) -> Vec<&str> {
-    if !args.only.is_empty() {
-        return args.only.iter().map(String::as_str).collect();
-    }
-    let is_at_an_end = kernel.is_at_an_end();
-    [
-        ("node", true),
-        ("packets", is_at_an_end || !args.is_short),
-        ("verifier", true),
-        ("smoke", !args.is_short),
-        ("smoke::pods", args.is_short),
-        ("smoke::a_check", is_at_an_end && args.is_short),
-        ("socket_endpoints", is_at_an_end),
-        ("networks", kernel.is_newest() && args.is_short),
-    ]
-    .into_iter()
-    .filter_map(|(suite, runs)| runs.then_some(suite))
-    .collect()
+/// Downloads the kernels of the short run that are not there yet.
+pub(crate) fn fetch() -> Result<()> {
+    let mirror = VmArgs::of_all().mirror;
+    SHORT.iter().try_for_each(|kernel| kernel::fetch(*kernel, &cache(), mirror.as_deref()).map(drop))
 }
 
 /// Each of the documents' tables is a check. A machine that ran but some of its programs reported little of them.
@@ -269,15 +211,19 @@ fn print(kernel: Kernel, release: &str, run: &Run, log: &Path, keep_log: bool) {
             }
         }
     }
-    for failure in &report.failed {
-        println!("  FAILED {}", failure.name);
-        failure.output.iter().for_each(|line| println!("    {line}"));
-    }
+    print_failures(&report.failed);
     if !report.is_done {
         println!("{tail}");
     }
     if keep_log || !report.failed.is_empty() {
         say(format!("the whole console: {}", log.display()));
+    }
+}
+
+fn print_failures(failures: &[Failure]) {
+    for failure in failures {
+        println!("  FAILED {}", failure.name);
+        failure.output.iter().for_each(|line| println!("    {line}"));
     }
 }
 

@@ -41,7 +41,26 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Prints the current step.
+/// Runs a command at the lowest priority.
+pub(crate) const NICE: [&str; 3] = ["nice", "-n", "19"];
+
+/// The same command by another program, like nice(1), that runs its arguments.
+pub(crate) fn run_by(outer: &[&str], command: &Command) -> Command {
+    let mut by = Command::new(outer[0]);
+    by.args(&outer[1..]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => by.env(name, value),
+            None => by.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        by.current_dir(dir);
+    }
+    by
+}
+
+/// Says what is being done.
 pub(crate) fn say(message: impl AsRef<str>) {
     eprintln!("xtask: {}", message.as_ref());
 }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| proxy_tests::fuzz::manifests(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| proxy_fuzz_checks::manifests(bytes));

@@ -1,9 +1,12 @@
 //! The DaemonSet's container does its work with the privileges that the manifest gives it, and no others. Needs root and crun.
+//!
+//! Set-up: two nodes with three pods each; crun starts the image of this run on both as the chart describes the
+//! container, one of them IPv6-only. One pod has the rules of a service mesh.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Container, Failures, Host, MeshRules, Protocol, until},
     traffic::{self, Entry, SERVICE_PORT, SINGLE, Scenario, WEB},
 };

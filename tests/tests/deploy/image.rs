@@ -1,4 +1,6 @@
 //! The image holds a binary that needs nothing else.
+//!
+//! Set-up: the archive that `cargo xtask test` built (PROXY_AGENT_IMAGE), unpacked; its binary runs in an empty root.
 
 use std::{
     env, fs,

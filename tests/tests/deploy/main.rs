@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proxy_tests::chart::Chart;
+use proxy_chart::Chart;
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {

@@ -7,7 +7,6 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
-use proxy_tests::chart;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -31,7 +30,7 @@ fn strict<T: DeserializeOwned + Serialize>(document: &Value) -> T {
 }
 
 fn the<T: DeserializeOwned + Serialize>(kind: &str) -> T {
-    let objects = chart::build(&deploy().join("base")).unwrap();
+    let objects = proxy_chart::build(&deploy().join("base")).unwrap();
     let mut of_kind = objects.into_iter().filter(|document| document["kind"] == kind);
     let document = of_kind.next().unwrap_or_else(|| panic!("there is no {kind}"));
     assert!(of_kind.next().is_none(), "there is more than one {kind}");

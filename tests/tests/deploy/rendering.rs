@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, path::PathBuf, process::Command};
 
-use proxy_tests::chart::{self, key};
+use proxy_chart::key;
 use serde_json::{Value, json};
 
 use super::{chart, deploy, every_value, folders, values_of};
@@ -36,7 +36,7 @@ fn by_key(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
 fn assert_same(what: &str, values: &Value, folder: &Path) {
     let by_chart = by_key(chart().objects(values).unwrap());
     assert!(!by_chart.is_empty(), "{what}");
-    assert_eq!(by_key(chart::build(folder).unwrap()), by_chart, "{what}");
+    assert_eq!(by_key(proxy_chart::build(folder).unwrap()), by_chart, "{what}");
     match Command::new("kubectl").arg("kustomize").arg(folder).output() {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8(output.stdout).unwrap();
@@ -48,13 +48,13 @@ fn assert_same(what: &str, values: &Value, folder: &Path) {
 }
 
 #[test]
-fn generated_files_equal_the_rendered_chart() {
-    let files = chart::files(&deploy()).unwrap();
+fn what_is_generated_is_what_the_chart_renders() {
+    let files = proxy_chart::files(&deploy()).unwrap();
     for (path, text) in &files {
         let there = fs::read_to_string(path).unwrap_or_default();
         assert!(there == *text, "{} is stale: run `cargo xtask codegen`", path.display());
     }
-    assert_eq!(chart::obsolete(&deploy(), &files).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(proxy_chart::obsolete(&deploy(), &files).unwrap(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn merge(into: &mut Value, from: Value) {
 
 #[test]
 fn the_example_is_an_overlay() {
-    let objects = by_key(chart::build(&deploy().join("example")).unwrap());
+    let objects = by_key(proxy_chart::build(&deploy().join("example")).unwrap());
     let config = &objects[&("ConfigMap".to_owned(), "proxy-agent".to_owned())];
     assert_eq!(config["data"]["PROXY_AGENT_API_SERVER"], "https://192.0.2.10:6443");
     let daemon_set = &objects[&("DaemonSet".to_owned(), "proxy-agent".to_owned())];

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use proxy_common::{V4, V6};
-use proxy_tests::packets::{
+use proxy_packets::{
     PacketFamily,
     random::{Passed, Plan, bystanders},
 };

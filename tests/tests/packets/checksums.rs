@@ -1,16 +1,11 @@
 //! Checksums of packets that the programs rewrite. Needs root.
 
 use anyhow::Result;
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, NEXT, SYN, SYN_ACK, XDP_PASS},
-};
-use proxy_tests::{
-    kernel_capabilities::MissingCapability,
-    packets::{
-        Device, Frame, Host, Node, Options, PacketFamily, Transport, checksums_are_valid,
-        sys::{self},
-    },
+use proxy_harness::kernel_capabilities::MissingCapability;
+use proxy_packets::{
+    Device, Frame, Host, Node, Options, PacketFamily, Transport, checksums_are_valid, for_both_families,
+    helpers::{ACK, NEXT, SYN, SYN_ACK, XDP_PASS},
+    sys,
 };
 
 use crate::expect::{Expect, frame};

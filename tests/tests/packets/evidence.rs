@@ -5,16 +5,13 @@ use proxy_common::layout::{
     counter::Counter,
     flow::{FlowState, RESET_WINDOW},
 };
-use proxy_tests::packets::{
+use proxy_packets::{
     CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SERVER_ISN, SNAT, Transport,
-    checksums_are_valid, ends,
+    checksums_are_valid, ends, for_both_families,
+    helpers::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
     random::add_services,
     sys::Kind,
     talk::{self, Hook},
-};
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, FIN, NEXT, NULL, REDIRECT, RST, SHOT, SYN, SYN_ACK, XDP_PASS},
 };
 
 for_both_families! {
@@ -30,15 +27,15 @@ for_both_families! {
     packet_flood_pushes_out_unconfirmed_flows_only
 }
 
-/// A way through the node: where requests and replies are translated.
-struct Way {
+/// A path through the node: the hooks that translate requests and replies.
+struct Path {
     request: Hook,
     reply: Hook,
     client: Host,
     frontend: (Host, u16),
 }
 
-impl Way {
+impl Path {
     fn frame<F: PacketFamily>(&self, port: u16, transport: Transport) -> Frame {
         Frame::new(self.client.at::<F>(port), self.frontend.0.at::<F>(self.frontend.1), transport)
     }
@@ -50,20 +47,20 @@ const OUT: Hook = ("uplink_egress", Device::Uplink);
 const FROM_POD: Hook = ("pod_ingress", Device::PodA);
 const TO_POD: Hook = ("pod_egress", Device::PodA);
 
-fn ways(kernel: &Kernel) -> Result<Vec<Way>> {
+fn paths(kernel: &Kernel) -> Result<Vec<Path>> {
     let (local, remote) = ((Host::Node, 30_001), (Host::Node, 30_002));
-    let mut ways = vec![
-        Way { request: FROM_POD, reply: TO_POD, client: Host::PodA, frontend: (Host::LocalVip, 80) },
-        Way { request: FROM_POD, reply: TO_POD, client: Host::PodA, frontend: (Host::RemoteVip, 80) },
-        Way { request: FROM_POD, reply: FROM_POD, client: Host::PodA, frontend: (Host::HairpinVip, 80) },
-        Way { request: UPLINK, reply: OUT, client: Host::Client, frontend: local },
-        Way { request: UPLINK, reply: UPLINK, client: Host::Client, frontend: remote },
+    let mut paths = vec![
+        Path { request: FROM_POD, reply: TO_POD, client: Host::PodA, frontend: (Host::LocalVip, 80) },
+        Path { request: FROM_POD, reply: TO_POD, client: Host::PodA, frontend: (Host::RemoteVip, 80) },
+        Path { request: FROM_POD, reply: FROM_POD, client: Host::PodA, frontend: (Host::HairpinVip, 80) },
+        Path { request: UPLINK, reply: OUT, client: Host::Client, frontend: local },
+        Path { request: UPLINK, reply: UPLINK, client: Host::Client, frontend: remote },
     ];
     if !kernel.possible(&[XDP.0])?.is_empty() {
-        ways.push(Way { request: XDP, reply: OUT, client: Host::Client, frontend: local });
-        ways.push(Way { request: XDP, reply: XDP, client: Host::Client, frontend: remote });
+        paths.push(Path { request: XDP, reply: OUT, client: Host::Client, frontend: local });
+        paths.push(Path { request: XDP, reply: XDP, client: Host::Client, frontend: remote });
     }
-    Ok(ways)
+    Ok(paths)
 }
 
 /// Runs a program on bytes that it must leave unchanged.
@@ -148,17 +145,17 @@ fn packet_that_answers_the_node_passes<F: PacketFamily>() -> Result<()> {
 
 fn packet_of_the_client_confirms<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
-    for way in ways(&kernel)? {
+    for path in paths(&kernel)? {
         for transport in [SYN, Transport::Udp, Transport::Sctp(1)] {
             let is_sctp = matches!(transport, Transport::Sctp(_));
-            if is_sctp && Kernel::kind(way.request.0) == Kind::Xdp {
+            if is_sctp && Kernel::kind(path.request.0) == Kind::Xdp {
                 continue;
             }
-            let request = way.frame::<F>(40_000, transport);
-            let sent = talk::translated(&kernel, way.request, &request)?;
+            let request = path.frame::<F>(40_000, transport);
+            let sent = talk::translated(&kernel, path.request, &request)?;
             assert_eq!(kernel.count_flows::<F>()?, (0, 2), "{request:?}");
             kernel.retain_flows::<F>(|_| false)?;
-            talk::open(&kernel, way.request, way.reply, &request)?;
+            talk::open(&kernel, path.request, path.reply, &request)?;
             assert_eq!(kernel.count_flows::<F>()?, (2, 0), "{request:?} {sent:?}");
             kernel.retain_flows::<F>(|_| false)?;
         }
@@ -169,20 +166,20 @@ fn packet_of_the_client_confirms<F: PacketFamily>() -> Result<()> {
 /// A sender with a forged source address does not see the endpoint's sequence number.
 fn packet_with_a_forged_acknowledgment_confirms_nothing<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
-    for way in ways(&kernel)? {
-        let request = way.frame::<F>(40_000, SYN);
+    for path in paths(&kernel)? {
+        let request = path.frame::<F>(40_000, SYN);
         let acknowledges = |skew| Frame { transport: ACK, ..request.clone() }.skewed(0, skew);
-        let sent = talk::translated(&kernel, way.request, &request)?;
-        talk::translated(&kernel, way.request, &acknowledges(0))?;
+        let sent = talk::translated(&kernel, path.request, &request)?;
+        talk::translated(&kernel, path.request, &acknowledges(0))?;
         assert_eq!(kernel.count_flows::<F>()?, (0, 2), "before the endpoint's reply");
-        talk::translated(&kernel, way.reply, &Frame { transport: SYN_ACK, ..sent.reply() })?;
+        talk::translated(&kernel, path.reply, &Frame { transport: SYN_ACK, ..sent.reply() })?;
         for skew in [1 << 16, u32::MAX, 1 << 31, SERVER_ISN.wrapping_neg().wrapping_sub(1)] {
             let forged = acknowledges(skew);
-            talk::translated(&kernel, way.request, &forged)?;
+            talk::translated(&kernel, path.request, &forged)?;
             assert_eq!(kernel.count_flows::<F>()?, (0, 2), "{forged:?}");
         }
         // An endpoint may send data with its reply.
-        talk::translated(&kernel, way.request, &acknowledges((1 << 16) - 1))?;
+        talk::translated(&kernel, path.request, &acknowledges((1 << 16) - 1))?;
         assert_eq!(kernel.count_flows::<F>()?, (2, 0));
         kernel.retain_flows::<F>(|_| false)?;
     }
@@ -191,7 +188,7 @@ fn packet_with_a_forged_acknowledgment_confirms_nothing<F: PacketFamily>() -> Re
 
 fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
-    for way in ways(&kernel)? {
+    for path in paths(&kernel)? {
         for (acknowledged, skew, is_reset) in [
             (0, 0, true),
             (0, RESET_WINDOW, true),
@@ -202,18 +199,18 @@ fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
             (5_000, 4_999, false),
         ] {
             for by_client in [true, false] {
-                let request = way.frame::<F>(40_000, ACK);
-                let sent = talk::open(&kernel, way.request, way.reply, &request)?;
+                let request = path.frame::<F>(40_000, ACK);
+                let sent = talk::open(&kernel, path.request, path.reply, &request)?;
                 let reply = Frame { transport: ACK, ..sent.reply() };
-                // Each acknowledges the other's packet.
-                talk::translated(&kernel, way.request, &request.clone().skewed(0, acknowledged))?;
-                talk::translated(&kernel, way.reply, &reply.clone().skewed(0, acknowledged))?;
-                let (hook, frame) = if by_client { (way.request, &request) } else { (way.reply, &reply) };
+                // Both acknowledge what the other has sent.
+                talk::translated(&kernel, path.request, &request.clone().skewed(0, acknowledged))?;
+                talk::translated(&kernel, path.reply, &reply.clone().skewed(0, acknowledged))?;
+                let (hook, frame) = if by_client { (path.request, &request) } else { (path.reply, &reply) };
                 talk::translated(&kernel, hook, &Frame { transport: RST, ..frame.clone() }.skewed(skew, 0))?;
                 let expected = if is_reset { FlowState::Reset } else { FlowState::Established };
                 let flows = kernel.confirmed::<F>()?;
                 let states: Vec<_> = flows.values().map(|flow| flow.state).collect();
-                let what = format!("{} by client: {by_client}, {skew}", way.request.0);
+                let what = format!("{} by client: {by_client}, {skew}", path.request.0);
                 assert_eq!(states, [expected as u8; 2], "{what}");
                 kernel.retain_flows::<F>(|_| false)?;
             }
@@ -224,16 +221,16 @@ fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
 
 fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> {
     let Node { mut kernel, .. } = Node::new(Options::default())?;
-    for way in ways(&kernel)? {
-        let request = way.frame::<F>(40_000, FIN);
-        let sent = talk::open(&kernel, way.request, way.reply, &request)?;
+    for path in paths(&kernel)? {
+        let request = path.frame::<F>(40_000, FIN);
+        let sent = talk::open(&kernel, path.request, path.reply, &request)?;
         let copy = Frame { transport: SYN_ACK, ..sent.reply() };
         let fin = Frame { transport: FIN, ..sent.reply() };
-        talk::translated(&kernel, way.request, &request)?;
+        talk::translated(&kernel, path.request, &request)?;
         for _ in 0..2 {
-            let returned = talk::translated(&kernel, way.reply, &copy)?;
-            assert_eq!((returned.src, returned.dst), (request.dst, request.src));
-            talk::translated(&kernel, way.reply, &fin)?;
+            let told = talk::translated(&kernel, path.reply, &copy)?;
+            assert_eq!((told.src, told.dst), (request.dst, request.src));
+            talk::translated(&kernel, path.reply, &fin)?;
         }
         assert_eq!(kernel.count_flows::<F>()?, (2, 0));
         kernel.retain_flows::<F>(|_| false)?;
@@ -244,18 +241,18 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
 /// The client's port is free again when its connection has ended, and may be that of one to the endpoint itself.
 fn packet_of_a_direct_connection_is_none_of_a_closed_flow<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    for way in ways(&kernel)? {
-        let request = way.frame::<F>(40_000, FIN);
-        let sent = talk::open(&kernel, way.request, way.reply, &request)?;
-        talk::translated(&kernel, way.request, &request)?;
-        talk::translated(&kernel, way.reply, &Frame { transport: FIN, ..sent.reply() })?;
+    for path in paths(&kernel)? {
+        let request = path.frame::<F>(40_000, FIN);
+        let sent = talk::open(&kernel, path.request, path.reply, &request)?;
+        talk::translated(&kernel, path.request, &request)?;
+        talk::translated(&kernel, path.reply, &Frame { transport: FIN, ..sent.reply() })?;
         let direct = |transport| Frame {
             transport,
             initial: [SERVER_ISN + 77, CLIENT_ISN + 1_000_000],
             ..sent.reply()
         };
         for transport in [SYN_ACK, ACK, FIN] {
-            passes(&kernel, way.reply, &direct(transport).build()?, "of a direct connection")?;
+            passes(&kernel, path.reply, &direct(transport).build()?, "of a direct connection")?;
             assert_eq!(kernel.count_flows::<F>()?, (0, 0));
         }
     }
@@ -339,22 +336,22 @@ fn packet_that_would_loop_is_dropped<F: PacketFamily>() -> Result<()> {
 fn packet_flood_pushes_out_unconfirmed_flows_only<F: PacketFamily>() -> Result<()> {
     const FLOOD: u16 = 10_000;
     let Node { kernel, .. } = Node::new(Options { max_pending: 1_024, ..Options::default() })?;
-    let way = Way { request: UPLINK, reply: OUT, client: Host::Client, frontend: (Host::Node, 30_001) };
-    let open: Vec<_> = (40_000..40_100).map(|port| way.frame::<F>(port, ACK)).collect();
+    let path = Path { request: UPLINK, reply: OUT, client: Host::Client, frontend: (Host::Node, 30_001) };
+    let open: Vec<_> = (40_000..40_100).map(|port| path.frame::<F>(port, ACK)).collect();
     for request in &open {
-        talk::open(&kernel, way.request, way.reply, request)?;
+        talk::open(&kernel, path.request, path.reply, request)?;
     }
     for transport in [SYN, Transport::Udp] {
-        let mut flood = way.frame::<F>(1_000, transport);
+        let mut flood = path.frame::<F>(1_000, transport);
         for port in 1_000..1_000 + FLOOD {
             flood.src.set_port(port);
-            talk::translated(&kernel, way.request, &flood)?;
+            talk::translated(&kernel, path.request, &flood)?;
         }
     }
     let (confirmed, pending) = kernel.count_flows::<F>()?;
     assert!(confirmed == 200 && pending <= 1_024, "{confirmed} and {pending}");
     for request in &open {
-        talk::translated(&kernel, way.request, request)?;
+        talk::translated(&kernel, path.request, request)?;
     }
     assert_eq!(kernel.counter(Counter::FlowMapFull)?, 0);
     Ok(())

@@ -1,11 +1,9 @@
 //! Compares a program's output for a packet with the expected one.
 
 use anyhow::Result;
-use proxy_tests::packets::{
-    Device, Frame, Host, Kernel, PacketFamily, SNAT, Transport, helpers::SYN, same_frame,
-};
+use proxy_packets::{Device, Frame, Host, Kernel, PacketFamily, SNAT, Transport, helpers::SYN, same_frame};
 
-use crate::ways;
+use crate::paths;
 
 /// TCP and UDP.
 pub(crate) const ALL: [Transport; 3] = [SYN, Transport::Udp, Transport::UdpUnchecked];
@@ -13,7 +11,7 @@ pub(crate) const ALL: [Transport; 3] = [SYN, Transport::Udp, Transport::UdpUnche
 /// A frame of a family; TCP over IPv4 carries options, so that every program meets both header lengths.
 pub(crate) fn frame<F: PacketFamily>(src: (Host, u16), dst: (Host, u16), transport: Transport) -> Frame {
     let options = if F::IS_V4 && transport == SYN { 12 } else { 0 };
-    Frame { options, ..ways::frame::<F>(src, dst, transport) }
+    Frame { options, ..paths::frame::<F>(src, dst, transport) }
 }
 
 /// Runs programs and compares.

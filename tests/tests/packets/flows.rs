@@ -15,13 +15,11 @@ use proxy_common::{
         flow::{FlowState, LookupPoint, flags},
     },
 };
-use proxy_tests::packets::{
-    Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, memory_tables, same_frame,
+use proxy_packets::{
+    Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, for_both_families,
+    helpers::{ACK, FIN, REDIRECT, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_TX},
+    memory_tables, same_frame,
     sys::Kind,
-};
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, FIN, REDIRECT, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_TX},
 };
 
 /// NodePorts, by backend.

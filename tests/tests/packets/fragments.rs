@@ -2,17 +2,15 @@
 
 use anyhow::{Result, ensure};
 use proxy_common::layout::counter::Counter;
-use proxy_tests::packets::{
+use proxy_packets::{
     Device, Frame, Host, Kernel, Node, Options, PacketFamily, Transport, checksums_are_valid, ends,
-    fragments, header, same_frame,
-};
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, NEXT, SHOT},
+    for_both_families, fragments, header,
+    helpers::{ACK, NEXT, SHOT},
+    same_frame,
 };
 use std::net::SocketAddr;
 
-use crate::ways::{WAYS, frame};
+use crate::paths::{PATHS, frame};
 
 for_both_families! {
     packet_fragments_follow_the_first_one
@@ -69,29 +67,29 @@ const LARGE: usize = 1_400;
 fn packet_fragments_follow_the_first_one<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
-    for way in WAYS {
+    for path in PATHS {
         for transport in [Transport::Udp, Transport::UdpUnchecked, ACK] {
             port += 1;
-            let mut request = frame::<F>((way.client, port), way.frontend, transport);
+            let mut request = frame::<F>((path.client, port), path.frontend, transport);
             request.payload = (0..LARGE).map(|i| i as u8).collect();
             if transport == ACK {
-                way.open::<F>(&kernel, port, ACK)?;
+                path.open::<F>(&kernel, port, ACK)?;
             }
             // The first packet of a flow, and a later one.
             for _ in 0..2 {
-                follow::<F>(&kernel, way.request, way.result(), &request, |first| {
+                follow::<F>(&kernel, path.request, path.result(), &request, |first| {
                     let (src, dst) = tuple_of_fragment::<F>(first);
                     let sent = request.between(src, dst);
-                    Ok(if way.is_forwarded { sent.one_hop_less() } else { sent })
+                    Ok(if path.is_forwarded { sent.one_hop_less() } else { sent })
                 })?;
             }
             let whole = kernel.run(
-                way.request.0,
-                &frame::<F>((way.client, port), way.frontend, transport).build()?,
-                way.request.1.index()?,
+                path.request.0,
+                &frame::<F>((path.client, port), path.frontend, transport).build()?,
+                path.request.1.index()?,
                 0,
             )?;
-            assert_eq!(whole.result, way.result());
+            assert_eq!(whole.result, path.result());
         }
     }
     assert_eq!(kernel.counter(Counter::FragmentFollowed)?, 3 * 3 * 2 * 2);
@@ -110,13 +108,13 @@ fn tuple_of_fragment<F: PacketFamily>(bytes: &[u8]) -> (SocketAddr, SocketAddr) 
 
 fn packet_fragments_of_replies<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    for (way, port) in WAYS.into_iter().zip(40_000..) {
-        let (request, sent) = way.open::<F>(&kernel, port, Transport::Udp)?;
+    for (path, port) in PATHS.into_iter().zip(40_000..) {
+        let (request, sent) = path.open::<F>(&kernel, port, Transport::Udp)?;
         let payload: Vec<u8> = (0..LARGE).map(|i| i as u8).collect();
         let answer = Frame { payload: payload.clone(), ..sent.reply() };
-        follow::<F>(&kernel, way.answer, way.result(), &answer, |_| {
+        follow::<F>(&kernel, path.reply, path.result(), &answer, |_| {
             let expected = Frame { payload: payload.clone(), ..request.reply() };
-            Ok(if way.is_forwarded { expected.one_hop_less() } else { expected })
+            Ok(if path.is_forwarded { expected.one_hop_less() } else { expected })
         })?;
     }
     Ok(())
@@ -139,11 +137,11 @@ fn packet_fragment_before_the_first_one<F: PacketFamily>() -> Result<()> {
 /// Fragments to the node and to cluster IPs wait; when the first one comes, all come in once more.
 fn packet_fragments_wait_for_the_first_one<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    for (number, way) in (1u16..).zip(WAYS) {
-        let mut request = frame::<F>((way.client, 40_000), way.frontend, Transport::Udp);
+    for (number, path) in (1u16..).zip(PATHS) {
+        let mut request = frame::<F>((path.client, 40_000), path.frontend, Transport::Udp);
         request.payload = vec![7; LARGE];
         let pieces = fragments(&request.build()?, number, 512);
-        let run = |piece: &[u8]| kernel.run(way.request.0, piece, way.request.1.index()?, 0);
+        let run = |piece: &[u8]| kernel.run(path.request.0, piece, path.request.1.index()?, 0);
         for piece in [&pieces[2], &pieces[1]] {
             assert_eq!(run(piece)?.result, SHOT, "held");
         }
@@ -151,7 +149,7 @@ fn packet_fragments_wait_for_the_first_one<F: PacketFamily>() -> Result<()> {
         assert_eq!(run(&pieces[0])?.result, SHOT, "it comes in again");
         assert_eq!(kernel.counter(Counter::FragmentReleased)?, 2 * u64::from(number));
         for piece in &pieces {
-            assert_eq!(run(piece)?.result, way.result(), "nothing is held any more");
+            assert_eq!(run(piece)?.result, path.result(), "nothing is held any more");
         }
     }
     // No more than so many of one packet.

@@ -2,17 +2,15 @@
 
 use anyhow::Result;
 use proxy_common::layout::counter::Counter;
-use proxy_tests::packets::{
-    Device, Frame, Host, IcmpError, Node, Options, PacketFamily, Transport, checksums_are_valid, fragments,
-    header, icmp_error, with_extensions,
-};
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, NEXT, SHOT, SYN, XDP_PASS},
+use proxy_packets::{
+    Device, Frame, Host, IcmpError, Node, Options, PacketFamily, Transport, checksums_are_valid,
+    for_both_families, fragments, header,
+    helpers::{ACK, NEXT, SHOT, SYN, XDP_PASS},
+    icmp_error, with_extensions,
 };
 use std::net::IpAddr;
 
-use crate::ways::{ALL, TRANSPORTS, WAYS, frame};
+use crate::paths::{ALL, PATHS, TRANSPORTS, frame};
 
 for_both_families! {
     packet_error_about_a_request
@@ -49,20 +47,20 @@ fn same_error(expected: &[u8], got: &[u8]) -> bool {
 fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
-    for way in WAYS {
+    for path in PATHS {
         for transport in TRANSPORTS {
             port += 1;
-            let (request, sent) = way.open::<F>(&kernel, port, transport)?;
+            let (request, sent) = path.open::<F>(&kernel, port, transport)?;
             for error in ERRORS {
                 // From the backend, and from a router before it: the client knows only the frontend.
                 for from in [sent.dst.ip(), Host::Gateway.ip::<F>()] {
                     let input = icmp_error(error, (from, sent.src.ip()), 60, &sent.build()?, ALL)?;
-                    let run = kernel.run(way.answer.0, &input, way.answer.1.index()?, 0)?;
-                    let what = format!("{way:?} {transport:?} {error:?} from {from}");
-                    assert_eq!(run.result, way.result(), "{what}");
+                    let run = kernel.run(path.reply.0, &input, path.reply.1.index()?, 0)?;
+                    let what = format!("{path:?} {transport:?} {error:?} from {from}");
+                    assert_eq!(run.result, path.result(), "{what}");
                     let ends = (request.dst.ip(), request.src.ip());
                     let quote = expected_quote(&request, &sent)?;
-                    let expected = icmp_error(error, ends, 60 - u8::from(way.is_forwarded), &quote, ALL)?;
+                    let expected = icmp_error(error, ends, 60 - u8::from(path.is_forwarded), &quote, ALL)?;
                     assert!(
                         same_error(&expected, &run.packet),
                         "{what}\n{expected:02x?}\n{:02x?}",
@@ -80,21 +78,21 @@ fn packet_error_about_a_request<F: PacketFamily>() -> Result<()> {
 fn packet_error_about_a_reply<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
     let mut port = 40_000;
-    for way in WAYS {
+    for path in PATHS {
         for transport in TRANSPORTS {
             port += 1;
-            let (request, sent) = way.open::<F>(&kernel, port, transport)?;
+            let (request, sent) = path.open::<F>(&kernel, port, transport)?;
             for error in ERRORS {
                 for from in [request.src.ip(), Host::Gateway.ip::<F>()] {
                     let about = request.reply();
                     let input = icmp_error(error, (from, request.dst.ip()), 60, &about.build()?, ALL)?;
-                    let run = kernel.run(way.request.0, &input, way.request.1.index()?, 0)?;
-                    let what = format!("{way:?} {transport:?} {error:?} from {from}");
-                    assert_eq!(run.result, way.result(), "{what}");
+                    let run = kernel.run(path.request.0, &input, path.request.1.index()?, 0)?;
+                    let what = format!("{path:?} {transport:?} {error:?} from {from}");
+                    assert_eq!(run.result, path.result(), "{what}");
                     // The backend knows the client by the address we gave, if we gave one.
-                    let reporter = if way.is_forwarded { sent.src.ip() } else { from };
+                    let reporter = if path.is_forwarded { sent.src.ip() } else { from };
                     let quote = expected_quote(&sent.reply(), &about)?;
-                    let hops = 60 - u8::from(way.is_forwarded);
+                    let hops = 60 - u8::from(path.is_forwarded);
                     let expected = icmp_error(error, (reporter, sent.dst.ip()), hops, &quote, ALL)?;
                     assert!(
                         same_error(&expected, &run.packet),
@@ -105,7 +103,7 @@ fn packet_error_about_a_reply<F: PacketFamily>() -> Result<()> {
             }
             // XDP leaves them to tc.
             let programs = kernel.possible(&["uplink_xdp"])?;
-            for program in programs.into_iter().filter(|_| way.request.1 == Device::Uplink) {
+            for program in programs.into_iter().filter(|_| path.request.1 == Device::Uplink) {
                 let ends = (request.src.ip(), request.dst.ip());
                 let input = icmp_error(IcmpError::TimeExceeded, ends, 60, &request.reply().build()?, ALL)?;
                 let run = kernel.run(program, &input, Device::Uplink.index()?, 0)?;
@@ -119,14 +117,14 @@ fn packet_error_about_a_reply<F: PacketFamily>() -> Result<()> {
 /// Routers need not quote more than 8 bytes of the transport header, and some packets have headers in between.
 fn packet_error_in_a_short_or_strange_quote<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let way = WAYS[1];
-    let (request, sent) = way.open::<F>(&kernel, 40_000, SYN)?;
+    let path = PATHS[1];
+    let (request, sent) = path.open::<F>(&kernel, 40_000, SYN)?;
     // With and without TCP's checksum.
     for length in [4, 8, 16, 18, 20].map(|length| header(F::IS_V4) + length) {
         let error = |about: &Frame, from: IpAddr| {
             icmp_error(IcmpError::TooBig(1300), (from, about.src.ip()), 60, &about.build()?, length)
         };
-        let run = kernel.run(way.answer.0, &error(&sent, sent.dst.ip())?, way.answer.1.index()?, 0)?;
+        let run = kernel.run(path.reply.0, &error(&sent, sent.dst.ip())?, path.reply.1.index()?, 0)?;
         let expected = error(&request, request.dst.ip())?;
         assert!(same_error(&expected, &run.packet), "{length}\n{expected:02x?}\n{:02x?}", run.packet);
     }
@@ -138,7 +136,7 @@ fn packet_error_in_a_short_or_strange_quote<F: PacketFamily>() -> Result<()> {
     let large = |about: &Frame| Frame { payload: vec![1; 64], ..about.clone() };
     let (sent, request) = (large(&sent), large(&request));
     let input = icmp_error(IcmpError::TooBig(1300), ends(&sent), 60, &strange(&sent)?, ALL)?;
-    let run = kernel.run(way.answer.0, &input, way.answer.1.index()?, 0)?;
+    let run = kernel.run(path.reply.0, &input, path.reply.1.index()?, 0)?;
     let expected = icmp_error(IcmpError::TooBig(1300), ends(&request), 60, &strange(&request)?, ALL)?;
     assert!(same_error(&expected, &run.packet), "{expected:02x?}\n{:02x?}", run.packet);
     Ok(())
@@ -146,7 +144,7 @@ fn packet_error_in_a_short_or_strange_quote<F: PacketFamily>() -> Result<()> {
 
 fn packet_error_without_a_flow_is_left_alone<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let (_, sent) = WAYS[1].open::<F>(&kernel, 40_000, SYN)?;
+    let (_, sent) = PATHS[1].open::<F>(&kernel, 40_000, SYN)?;
     let unknown = frame::<F>((Host::Node, 30_001), (Host::Client, 50_000), ACK);
     let own = frame::<F>((Host::Node, 40_000), (Host::Client, 443), ACK);
     let snat = frame::<F>((Host::Node, 20_001), (Host::Remote, 8080), ACK);
@@ -176,10 +174,10 @@ fn packet_error_without_a_flow_is_left_alone<F: PacketFamily>() -> Result<()> {
 /// An error whose hop limit runs out is dropped: there are no errors about errors.
 fn packet_error_ends_here<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let way = WAYS[2];
-    let (_, sent) = way.open::<F>(&kernel, 40_000, SYN)?;
+    let path = PATHS[2];
+    let (_, sent) = path.open::<F>(&kernel, 40_000, SYN)?;
     let input = icmp_error(IcmpError::TimeExceeded, (sent.dst.ip(), sent.src.ip()), 1, &sent.build()?, ALL)?;
-    assert_eq!(kernel.run(way.answer.0, &input, way.answer.1.index()?, 0)?.result, SHOT);
+    assert_eq!(kernel.run(path.reply.0, &input, path.reply.1.index()?, 0)?.result, SHOT);
     assert_eq!((kernel.counter(Counter::HopLimit)?, kernel.counter(Counter::RejectSent)?), (1, 0));
     Ok(())
 }
@@ -188,7 +186,7 @@ fn packet_error_ends_here<F: PacketFamily>() -> Result<()> {
 /// neither taken for replies nor dropped as late ones.
 fn packet_echo_is_not_of_a_flow<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    WAYS[2].open::<F>(&kernel, 40_000, SYN)?;
+    PATHS[2].open::<F>(&kernel, 40_000, SYN)?;
     for is_reply in [false, true] {
         let from_outside = frame::<F>((Host::Remote, 0), (Host::Node, 0), Transport::Echo(is_reply));
         for (program, frame) in [("uplink_ingress", &from_outside), ("uplink_egress", &from_outside.reply())]

@@ -6,13 +6,10 @@ use proxy_common::layout::{
     device::DEVICE_FRAGMENTS,
     next_hop::{HEARTBEAT, NextHop},
 };
-use proxy_tests::{
-    for_both_families,
-    packets::{
-        Device, Frame, Host, Node, Options, PacketFamily, Transport, fragments,
-        helpers::{ACK, REDIRECT, SYN, XDP_PASS, XDP_TX},
-        talk,
-    },
+use proxy_packets::{
+    Device, Frame, Host, Node, Options, PacketFamily, Transport, for_both_families, fragments,
+    helpers::{ACK, REDIRECT, SYN, XDP_PASS, XDP_TX},
+    talk,
 };
 
 for_both_families! {
@@ -52,7 +49,7 @@ fn packet_is_left_to_tc_when_the_agent_is_gone<F: PacketFamily>() -> Result<()> 
         let uplink = Device::Uplink.index()?;
         let packet = client.build()?;
         // Each CPU keeps routes for a moment.
-        let forget = |kernel: &mut proxy_tests::packets::Kernel| kernel.forget_routes::<F>();
+        let forget = |kernel: &mut proxy_packets::Kernel| kernel.forget_routes::<F>();
         let mut send = |heartbeat: u32, handed_over: u32| -> Result<u32> {
             forget(&mut kernel)?;
             let now = kernel.next_hops::<F>()?.iter().map(|hop| hop.last_used).max().unwrap_or(0);

@@ -9,15 +9,12 @@ use proxy_common::layout::{
     frontend::{FrontendKey, Target},
     id::Id,
 };
-use proxy_tests::{
-    for_both_families,
-    kernel_capabilities::MissingCapability,
-    packets::{
-        CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport,
-        helpers::{ACK, FIN, NEXT, SYN},
-        memory_tables,
-        talk::{self, Hook},
-    },
+use proxy_harness::kernel_capabilities::MissingCapability;
+use proxy_packets::{
+    CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SNAT, Transport, for_both_families,
+    helpers::{ACK, FIN, NEXT, SYN},
+    memory_tables,
+    talk::{self, Hook},
 };
 
 for_both_families! {

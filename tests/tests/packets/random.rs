@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use proxy_common::{V4, V6, layout::counter::Counter};
-use proxy_tests::packets::{
+use proxy_packets::{
     PacketFamily,
     random::{Plan, compare},
 };

@@ -2,16 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use proxy_common::layout::counter::Counter;
-use proxy_tests::packets::{
+use proxy_packets::{
     Device, Frame, Host, IcmpError, Node, Options, PacketFamily, Transport, checksums_are_valid, ends,
-    header, icmp_error, same_frame, with_extensions,
-};
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, NEXT, REDIRECT, SYN, XDP_PASS},
+    for_both_families, header,
+    helpers::{ACK, NEXT, REDIRECT, SYN, XDP_PASS},
+    icmp_error, same_frame, with_extensions,
 };
 
-use crate::ways::{WAYS, frame};
+use crate::paths::{PATHS, frame};
 
 for_both_families! {
     packet_too_big_gives_an_icmp_error
@@ -46,8 +44,8 @@ fn assert_error(expected: &[u8], got: &[u8]) {
 
 fn packet_too_big_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let way = WAYS[2];
-    let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
+    let path = PATHS[2];
+    let (request, sent) = path.open::<F>(&kernel, 40_000, ACK)?;
     let long = |frame: &Frame| Frame { payload: vec![1; 1_600], ..frame.clone() };
     let new = frame::<F>((Host::Client, 40_001), (Host::Node, 30_002), Transport::Udp);
     for (what, input) in [("known flow", &request), ("answer", &sent.reply()), ("new flow", &new)] {
@@ -77,8 +75,8 @@ fn packet_too_big_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
 /// where a device would write the packet's checksum.
 fn packet_with_too_big_segments_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let way = WAYS[2];
-    let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
+    let path = PATHS[2];
+    let (request, sent) = path.open::<F>(&kernel, 40_000, ACK)?;
     let input = Frame { payload: vec![1; 3_000], ..request };
     let bytes = input.build()?;
     let fits = 1_500 - header(F::IS_V4) as u32 - 20;
@@ -110,8 +108,8 @@ fn packet_with_too_big_segments_gives_an_icmp_error<F: PacketFamily>() -> Result
 
 fn packet_hop_limit_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
     let Node { kernel, .. } = Node::new(Options::default())?;
-    let way = WAYS[2];
-    let (request, sent) = way.open::<F>(&kernel, 40_000, ACK)?;
+    let path = PATHS[2];
+    let (request, sent) = path.open::<F>(&kernel, 40_000, ACK)?;
     for options in if F::IS_V4 { vec![0, 12] } else { vec![0] } {
         for input in [&request, &sent.reply()] {
             let input = Frame { hop_limit: 1, options, ..input.clone() };
@@ -133,30 +131,30 @@ fn packet_hop_limit_gives_an_icmp_error<F: PacketFamily>() -> Result<()> {
 fn packet_extension_headers_stay() -> Result<()> {
     type F = proxy_common::V6;
     let Node { kernel, .. } = Node::new(Options::default())?;
-    for (way, port) in WAYS.into_iter().zip(40_000..) {
+    for (path, port) in PATHS.into_iter().zip(40_000..) {
         for (transport, types) in [
             (SYN, &[0][..]),
             (ACK, &[0, 60]),
             (Transport::Udp, &[60, 60, 60, 60, 60]),
             (Transport::Sctp(1), &[0]),
         ] {
-            let request = frame::<F>((way.client, port), way.frontend, transport);
+            let request = frame::<F>((path.client, port), path.frontend, transport);
             let input = with_extensions(&request.build()?, types);
-            let run = kernel.run(way.request.0, &input, way.request.1.index()?, 0)?;
-            assert_eq!(run.result, way.result(), "{way:?} {transport:?}");
+            let run = kernel.run(path.request.0, &input, path.request.1.index()?, 0)?;
+            assert_eq!(run.result, path.result(), "{path:?} {transport:?}");
             let mut plain = run.packet.clone();
             plain.drain(54..54 + 8 * types.len());
             let (src, dst) = ends(&plain);
             let sent = request.between(src, dst);
-            let sent = if way.is_forwarded { sent.one_hop_less() } else { sent };
+            let sent = if path.is_forwarded { sent.one_hop_less() } else { sent };
             let expected = with_extensions(&sent.build()?, types);
             let end = run.packet.len() - request.payload.len() - 40;
-            assert_eq!(run.packet[..end], expected[..end], "{way:?} {transport:?}");
+            assert_eq!(run.packet[..end], expected[..end], "{path:?} {transport:?}");
             // Without them, it must be a packet that is right in all.
             plain[20] = request.build()?[20];
             let length = (plain.len() - 54) as u16;
             plain[18..20].copy_from_slice(&length.to_be_bytes());
-            assert!(same_frame(&sent.build()?, &plain), "{way:?} {transport:?}");
+            assert!(same_frame(&sent.build()?, &plain), "{path:?} {transport:?}");
         }
     }
     // Too many, and those that mean more than they can be taken for here.

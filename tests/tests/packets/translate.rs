@@ -5,13 +5,12 @@ use proxy_common::layout::{
     counter::Counter,
     flow::{FlowState, LookupPoint},
 };
-use proxy_tests::packets::{
+use proxy_packets::{
     CLIENT_ISN, Device, Frame, Host, Kernel, Node, Options, PacketFamily, SERVER_ISN, SNAT, Transport,
-    checksums_are_valid, same_frame, sys::Kind,
-};
-use proxy_tests::{
-    for_both_families,
-    packets::helpers::{ACK, FIN, NEXT, REDIRECT, RST, SYN, SYN_ACK, XDP_PASS, XDP_TX},
+    checksums_are_valid, for_both_families,
+    helpers::{ACK, FIN, NEXT, REDIRECT, RST, SYN, SYN_ACK, XDP_PASS, XDP_TX},
+    same_frame,
+    sys::Kind,
 };
 
 use crate::expect::{ALL, Expect, frame};

@@ -1,4 +1,7 @@
-//! One bad object affects only itself: it is reported, and everything else is served. Needs root.
+//! One bad object is its own problem: it is told, and everything else is served. Needs root.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets, an agent per node. Objects are written while
+//! the agents run; the second agent is started again with `--service-budget`.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -6,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Endpoint, Host, Netns, Service, until},
     traffic::{Entry, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };

@@ -1,4 +1,7 @@
-//! The cluster without an agent: the connections that must work, and those that must not, before services do.
+//! The cluster without an agent: what must work, and what must not, before services do.
+//!
+//! Set-up: three nodes, pods routed or bridged, with each `rp_filter` or `bridge-nf-call`, with and without checksum
+//! offload. No agent.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -6,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::cluster::{Cluster, Failures, Host, PodNetwork, Protocol};
+use proxy_harness::cluster::{Cluster, Failures, Host, PodNetwork, Protocol};
 
 const PORT: u16 = 8080;
 
@@ -42,7 +45,7 @@ fn nothing_is_left_behind() {
     drop(server);
     assert!(!std::path::Path::new(&process).exists());
     assert!(!group.exists());
-    let left = proxy_tests::cluster::Netns::list().unwrap();
+    let left = proxy_harness::cluster::Netns::list().unwrap();
     assert!(!left.iter().any(|netns| netns.starts_with(&format!("{name}-"))), "{left:?}");
 }
 

@@ -1,4 +1,7 @@
 //! `proxy-agent check` as an operator runs it on a node, before and after the agent.
+//!
+//! Set-up: one node with two routed pods. `check` runs beside no agent, beside one, beside rules of kube-proxy, without
+//! capabilities, and with the API server's stand-in at 127.0.0.1 of the node.
 
 use std::{
     fs,
@@ -8,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use proxy_tests::cluster::{Cluster, ForeignProgram, Node, Position, Process, agent_binary, peer_binary};
+use proxy_harness::cluster::{Cluster, ForeignProgram, Node, Position, Process, agent_binary, peer_binary};
 use serde_json::Value;
 
 /// All programs go through the verifier.

@@ -1,4 +1,7 @@
-//! The agent's messages about failures, the output of `debug`, the remainder after `cleanup`.
+//! What the agent says when something is wrong, what `debug` shows, what `cleanup` leaves.
+//!
+//! Set-up: one node alone or three nodes with routed pods served by sockets; what is wrong (manifest, interface,
+//! capabilities, kubeconfig, server) is the test's. `cleanup` is tried after each way of attaching.
 
 use std::{
     fs,
@@ -9,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Node, PodNetwork, Process, agent_binary, peer_binary, until},
     traffic::{Entry, SINGLE, Scenario, WEB},
 };

@@ -1,13 +1,14 @@
 //! The conformance table as real traffic, by each way in which pods can be served.
-
-use proxy_tests::conformance;
+//!
+//! Set-up: three nodes with two routed pods each, an agent per node, `--pod-datapath socket` in one test and `tc` in
+//! the other; the objects of all rules are there at once, each under its own addresses.
 
 #[test]
 fn every_rule_holds_by_sockets() {
-    conformance::run("socket").unwrap_or_else(|error| panic!("{error:#}"));
+    proxy_conformance::run("socket").unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]
 fn every_rule_holds_by_packets() {
-    conformance::run("tc").unwrap_or_else(|error| panic!("{error:#}"));
+    proxy_conformance::run("tc").unwrap_or_else(|error| panic!("{error:#}"));
 }

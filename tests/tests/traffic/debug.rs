@@ -1,7 +1,9 @@
 //! `debug` with filters, and `debug explain`, over a running cluster.
+//!
+//! Set-up: three nodes with two routed pods each, served by sockets, an agent per node; `debug` runs on the first node.
 
 use anyhow::{Context as _, Result};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Agent, Cluster, Endpoint, Service},
     traffic::{SERVICE_PORT, SINGLE, Scenario, TARGET_PORT, cluster_ip, node_port},
 };

@@ -1,4 +1,6 @@
 //! The agent's Kubernetes Events against a stand-in API server over real HTTP.
+//!
+//! Set-up: no cluster: the agent's source of events in this process, and the API server's stand-in on loopback.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{sync::Arc, time::Duration};
@@ -11,7 +13,7 @@ use proxy_agent::{
         kube::{Connection, KubeSettings, RequestCounts, Timing},
     },
 };
-use proxy_tests::apiserver::{ApiServer, Mode};
+use proxy_apiserver::{ApiServer, Mode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

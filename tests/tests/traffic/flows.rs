@@ -1,9 +1,12 @@
-//! Expired flows are removed, those in use are not.
+//! Flows that are over are removed, those in use are not.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets, UDP timeouts of five seconds; flows are those
+//! of clients of nodePorts.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Agent, Cluster, Protocol, until},
     traffic::{Entry, Scenario, WEB},
 };

@@ -1,4 +1,7 @@
 //! Datagrams whose fragments come in any order, through every path that packets take. Needs root.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by programs at their interfaces; fragments are written to
+//! raw sockets in pods, on a node and at the client.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -10,11 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Host},
-    packets::{Frame, Transport, fragments},
     traffic::{Entry, HOST_NETWORK, Scenario, WEB},
 };
+use proxy_packets::{Frame, Transport, fragments};
 
 const ETHERNET: usize = 14;
 const PAYLOAD: usize = 3_000;

@@ -1,4 +1,7 @@
 //! Two agents on one node: one serves, the other waits, and takes over without a failed request. Needs root.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets. Loads run from a pod and from outside while
+//! further agents start on the first node.
 
 use std::{
     fs,
@@ -9,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Endpoint, Host, Netns, Service, until},
     rounds,
     traffic::{Entry, Loads, SERVICE_PORT, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},

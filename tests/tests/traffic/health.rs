@@ -1,4 +1,6 @@
-//! Real agents as load balancers and monitoring see them: health check nodePorts, kube-proxy's URLs. Needs root.
+//! What load balancers and monitoring see of real agents: health check nodePorts, kube-proxy's URLs. Needs root.
+//!
+//! Set-up: one or two nodes with an agent each; a Service of type LoadBalancer has its endpoint on the second node.
 
 use std::{
     fs,
@@ -7,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use proxy_tests::cluster::{Cluster, until};
+use proxy_harness::cluster::{Cluster, until};
 
 const SOON: Duration = Duration::from_secs(10);
 const CHECK_PORT: u16 = 31_500;

@@ -1,10 +1,13 @@
 //! Programs that something else detaches come back; `cleanup` beside a running agent. Needs root.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets, generic XDP at uplinks. Programs are detached
+//! behind the agents' backs. One test reads the qdisc of a veth on one node without an agent.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_agent::net::qdisc;
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Host, Node, detach_link, until},
     traffic::{Entry, SINGLE, Scenario, WEB},
 };

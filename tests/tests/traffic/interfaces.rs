@@ -1,4 +1,7 @@
 //! Interfaces and addresses that the agent finds by itself: no `--uplink` but where it is the subject. Needs root.
+//!
+//! Set-up: two nodes with two routed pods each, no `--uplink`. Tests add a network without default route (plain or
+//! VLAN), a second uplink by policy routing, a veth pair within the node, or name an uplink that is not there.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -6,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Builder, Cluster, Failures, Host, Protocol, SecondUplink, until},
     kernel_capabilities::MissingCapability,
     traffic::{

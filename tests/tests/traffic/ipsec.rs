@@ -1,12 +1,15 @@
 //! Services whose endpoints are where an IPsec policy of the node looks at packets. Needs root.
 //!
 //! The policies here block SCTP, so that the kernel must judge each packet to the prefix, and TCP and UDP must still pass.
+//!
+//! Set-up: two nodes with two pods each, an agent on the first node; policies of the `xfrm` tables on its way to pods
+//! of the second and back. tc and generic XDP, with and without checksum offload.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::{
-    bystander::all_ok,
+use proxy_bystander::all_ok;
+use proxy_harness::{
     cluster::{Agent, Builder, Cluster, Failures, Netns, Protocol, until},
     traffic::{Entry, SINGLE, Scenario},
 };

@@ -1,10 +1,13 @@
 //! Credentials that change while the agent runs: tokens, certificates, the address in the kubeconfig.
+//!
+//! Set-up: no cluster: the agent's source in this process, and stand-ins on loopback with TLS, client certificates or
+//! tokens, which change.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path, sync::Arc};
 
 use proxy_agent::source::kube::KubeSettings;
-use proxy_tests::apiserver::{ApiServer, Request, Resource};
+use proxy_apiserver::{ApiServer, Request, Resource};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::Value;
 use tokio_rustls::rustls::{

@@ -1,10 +1,13 @@
 //! The agent's source for API servers that are weak, stale, restored from a backup, or several.
+//!
+//! Set-up: no cluster: the agent's source in this process, and one or two stand-ins on loopback that refuse, fall
+//! behind, lose their history or stay silent.
 
 use std::time::Duration;
 
 use prometheus_client::{encoding::text, registry::Registry};
 use proxy_agent::source::kube::{KubeSettings, Timing};
-use proxy_tests::apiserver::{ApiServer, Mode, Request, Resource};
+use proxy_apiserver::{ApiServer, Mode, Request, Resource};
 
 use super::kube_source::{A_AND_B, NODE, Source, TIMING, lists, resumptions, server, slice, web};
 

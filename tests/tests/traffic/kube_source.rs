@@ -1,4 +1,7 @@
-//! The agent's source for API servers against a stand-in over real HTTP: the changes lead to the server's state, whatever fails.
+//! The agent's source for API servers against a stand-in over real HTTP: what arrives is what is, whatever happens.
+//!
+//! Set-up: no cluster: the agent's source in this process against one stand-in on loopback. `lists` and `outages` are
+//! two topics of it.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod lists;
@@ -17,7 +20,7 @@ use proxy_agent::{
         kube::{Connection, KubeSettings, RequestCounts, Timing},
     },
 };
-use proxy_tests::apiserver::{ApiServer, Mode, Request, Resource};
+use proxy_apiserver::{ApiServer, Mode, Request, Resource};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},

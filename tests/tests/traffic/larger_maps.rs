@@ -1,4 +1,7 @@
 //! Far more services than the maps have room for at first: they grow while they are used. Needs root.
+//!
+//! Set-up: two nodes with two routed pods each, `--pod-datapath both`; a load runs while manifests bring hundreds of
+//! Services, and agents are killed while maps grow.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Endpoint, Host, Service, ServicePort, until},
     traffic::{Entry, Loads, Scenario, TARGET_PORT},
 };

@@ -1,4 +1,6 @@
 //! RLIMIT_MEMLOCK, which maps and programs count for before Linux 5.11. Needs root.
+//!
+//! Set-up: one node, its agent under `prlimit --memlock`, with and without the capability to raise the limit.
 
 use std::{
     process::{Command, Stdio},
@@ -6,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Process, agent_binary, until},
     kernel_capabilities::counts_locked_memory,
 };

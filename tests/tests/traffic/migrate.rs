@@ -1,10 +1,13 @@
 //! `proxy-agent migrate` on nodes that kube-proxy left, in the shapes that it gives its rules. Needs root.
+//!
+//! Set-up: three nodes, each with kube-proxy's rules in another form (nftables, iptables by either back-end);
+//! connections are open while `migrate` removes the rules and agents take over, and back.
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
-    bystander::{Steady, kube_proxy_at},
+use proxy_bystander::{Steady, kube_proxy_at};
+use proxy_harness::{
     cluster::{Agent, Cluster, Host, Process, Protocol, agent_binary, peer_binary},
     traffic::{Entry, Scenario, WEB},
 };

@@ -1,10 +1,13 @@
 //! `proxy-agent migrate` from kube-proxy's IPVS mode, on kernels that have IPVS: `cargo xtask vm --only migrate_ipvs`. Needs root.
+//!
+//! Set-up: two nodes, the first with IPVS services, `kube-ipvs0` and kube-proxy's chains; connections are open while
+//! `migrate` removes them and an agent takes over, and back.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
-    bystander::Steady,
+use proxy_bystander::Steady;
+use proxy_harness::{
     cluster::{Cluster, Host, Protocol, until},
     kernel_capabilities::MissingCapability,
     traffic::{Entry, Scenario, TARGET_PORT, WEB, node_port},

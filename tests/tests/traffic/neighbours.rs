@@ -1,4 +1,7 @@
 //! Next hops whose link-layer address changes without an announcement. Needs root.
+//!
+//! Set-up: two nodes, an agent on the first, whose Service has its endpoint on the second. node-2 changes its MAC and
+//! has permanent neighbours, so that node-1 learns nothing by itself. tc, generic and native XDP.
 
 use std::{
     thread,
@@ -6,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Agent, Cluster, Load, LoadReport, Netns, Protocol, until},
     traffic::{Entry, SINGLE, Scenario},
 };

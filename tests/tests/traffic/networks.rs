@@ -1,14 +1,15 @@
 //! Networks of many kinds, and the paths of services through them: the table of `docs/networks.md`. Needs root.
 //!
 //! One after the other under the same running agents: starting an agent takes an emulated processor long.
+//!
+//! Set-up: two nodes with a pod and a server each, the client behind a router; an agent per node, `--pod-datapath tc`.
+//! A shape replaces the path between the nodes, and is removed after its paths were tried.
 
 use std::env;
 
 use anyhow::Result;
-use proxy_tests::{
-    cluster::{Builder, Cluster, Failures, Masquerade, Narrow, PodNetwork},
-    networks::{Known, Network, Shape, shapes},
-};
+use proxy_harness::cluster::{Builder, Cluster, Failures, Masquerade, Narrow, PodNetwork};
+use proxy_networks::{Known, Network, Shape, shapes};
 
 /// Tries but the shapes whose name contains this, or one of several that `|` separates.
 const ONLY: &str = "PROXY_AGENT_NETWORKS_ONLY";

@@ -1,9 +1,12 @@
 //! The agent may end and come back at any moment: traffic does not notice.
+//!
+//! Set-up: three nodes with two routed pods each; loads run from pods, nodes and outside while agents are killed, ended
+//! and started. By sockets, by packets, and by native XDP with programs at the far side.
 
 use std::time::Duration;
 
 use anyhow::Result;
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, until},
     rounds,
     traffic::{Entry, Loads, Scenario, WEB},

@@ -1,7 +1,10 @@
 //! ClusterIP and NodePort in every kind of cluster: one cluster per combination, the whole table in each.
+//!
+//! Set-up: three nodes with two pods each and an agent per node. A test is one combination: routed or bridged pods,
+//! `--pod-datapath`, XDP, with each `rp_filter` or `bridge-nf-call`, checksum offload on and off.
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Builder, Cluster, PodNetwork},
     traffic::{self, Scenario},
 };

@@ -1,10 +1,12 @@
-//! Settings that kube-proxy has, and their effects: the kernel's connection tracking, `--config` that changes,
-//! `--cleanup`, `--init-only` and `--write-config-to`. Needs root.
+//! Settings that kube-proxy has, and what they do: the kernel's connection tracking, `--config` that changes, `--cleanup`,
+//! `--init-only` and `--write-config-to`. Needs root.
+//!
+//! Set-up: one node; agents with the flags or the configuration file of the test.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::cluster::{Cluster, Node, Process, agent_binary, until};
+use proxy_harness::cluster::{Cluster, Node, Process, agent_binary, until};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(30);

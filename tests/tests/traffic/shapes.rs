@@ -1,7 +1,10 @@
 //! Networks of all common shapes: large transfers on every path through a service. Needs root.
+//!
+//! Set-up: two nodes with two pods each and an agent per node; a test is one network: see
+//! [docs/dev/test-networks.md](../../../docs/dev/test-networks.md).
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{
         Builder, Cluster, Failures, ForeignProgram, Narrow, NodeDevice, Overlay, PodNetwork, Position,
         SecondUplink,
@@ -125,7 +128,7 @@ fn narrow_links_of_pods_in_other_networks() -> Result<()> {
 
 /// The tc programs of a CNI, some there before the agent and some that come after it, go on seeing packets.
 #[test]
-fn programs_of_others() -> Result<()> {
+fn foreign_programs() -> Result<()> {
     let mut scenario = Scenario::without_agents(bridged().nodes(2), "tc")?;
     // A program that passes packets on for good ends the chain of its kind: each node has one kind.
     let mut programs = foreign(&scenario, 0, Position::TcxLast)?;

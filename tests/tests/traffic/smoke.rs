@@ -1,9 +1,12 @@
 //! The least that must work on every kernel: small clusters, each way once. `cargo xtask vm` runs this on old kernels.
+//!
+//! Set-up: two nodes with two routed pods each and an agent per node: pods by sockets with a restart, pods by packets
+//! with generic XDP, `check` on one node, uplinks that are VLAN devices or bonds.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Builder, Cluster, Failures, Protocol, Uplink, until},
     kernel_capabilities::MissingCapability,
     traffic::{self, BOTH, Entry, SINGLE, Scenario},

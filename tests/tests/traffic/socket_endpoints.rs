@@ -1,11 +1,14 @@
-//! Connected UDP sockets: their records, and that they leave endpoints that are gone.
+//! Connected UDP sockets: what is kept of them, and that they leave endpoints that are gone.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets, an agent per node; a load runs over one
+//! connected UDP socket while endpoints change.
 
 use std::{env, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_agent::datapath::{maps::MapFamily, pins::Pins};
 use proxy_common::{V4, V6};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Agent, Cluster, Host, Load, Protocol, until},
     traffic::{Entry, HOST_NETWORK, SINGLE, Scenario, TARGET_PORT, WEB},
 };

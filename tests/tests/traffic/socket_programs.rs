@@ -1,4 +1,7 @@
 //! Sockets that are connected to endpoints that are gone are ended, in whichever network namespace they are.
+//!
+//! Set-up: no cluster: network namespaces with sockets that are connected to each other, the agent's socket programs in
+//! a control group of the test, and its socket termination in this process.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod ended;
@@ -12,8 +15,8 @@ use std::{
 };
 
 use proxy_agent::{net::sock_diag::Transport, socket_termination::end::Suspect};
+use proxy_harness::cluster::Netns;
 use proxy_sys::socket::{netns_cookie, socket_cookie};
-use proxy_tests::cluster::Netns;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

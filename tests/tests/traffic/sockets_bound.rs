@@ -1,9 +1,12 @@
 //! Sockets that are bound to a network interface (`SO_BINDTODEVICE`): DHCP and routing daemons, VRF tools, `curl --interface`.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets, an agent per node; sockets of pods and nodes
+//! are bound to their uplink or to loopback.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Host, Protocol},
     traffic::{Entry, SERVICE_PORT, Scenario, TARGET_PORT, WEB, node_port},
 };
@@ -50,7 +53,7 @@ fn sockets_bound_to_an_interface_reach_services() -> Result<()> {
         for is_v4 in [true, false] {
             let target = scenario.target(Entry::ClusterIp, WEB, is_v4)?;
             let call = node.call(target).protocol(protocol);
-            proxy_tests::cluster::until(std::time::Duration::from_secs(10), "the one endpoint", || {
+            proxy_harness::cluster::until(std::time::Duration::from_secs(10), "the one endpoint", || {
                 Ok(call.servers(10)?.iter().all(|server| *server == remote.name).then_some(()))
             })?;
             served(node, target, protocol, &["pod-2a"])?;

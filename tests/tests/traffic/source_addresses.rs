@@ -1,9 +1,12 @@
 //! `--snat-address` and `--snat-ports`: which source an endpoint of another node sees. Needs root.
+//!
+//! Set-up: two nodes; the agent of the first has `--snat-address` and `--snat-ports`, and the endpoints are on the
+//! second, which shows the sources that it sees.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Protocol},
     traffic::{Entry, SINGLE, Scenario},
 };

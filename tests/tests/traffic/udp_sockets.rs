@@ -1,4 +1,7 @@
 //! UDP sockets that go on: others do not push them out, and they follow an address to another Service.
+//!
+//! Set-up: two nodes with two routed pods each, pods served by sockets; one socket sends to many destinations, or an
+//! address moves from one Service to another.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -6,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Endpoint, Host, Load, Protocol, Service, until},
     traffic::{EMPTY, Entry, HAIRPIN, HOST_NETWORK, SERVICE_PORT, Scenario, TARGET_PORT, WEB},
 };
@@ -162,9 +165,9 @@ fn sockets_follow_after_a_restart() -> Result<()> {
     };
     let loads = [load(&two, Protocol::Udp)?, load(&two, Protocol::ConnectedUdp)?];
     loads.iter().try_for_each(|load| served_by(load, &two.first, SOON))?;
-    two.scenario.agents.iter_mut().try_for_each(proxy_tests::cluster::Agent::kill)?;
+    two.scenario.agents.iter_mut().try_for_each(proxy_harness::cluster::Agent::kill)?;
     two.apply(3, MOVING)?;
-    two.scenario.agents.iter_mut().try_for_each(proxy_tests::cluster::Agent::start)?;
+    two.scenario.agents.iter_mut().try_for_each(proxy_harness::cluster::Agent::start)?;
     loads.iter().try_for_each(|load| served_by(load, &two.second, Duration::from_secs(10)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use proxy_tests::bench::{Better, Figure, Summary, Unit};
+use proxy_figures::{Better, Figure, Summary, Unit};
 
 use super::results::Results;
 

@@ -1,4 +1,4 @@
-use proxy_tests::bench::{Part, Place, Statistic};
+use proxy_figures::{Part, Place, Statistic};
 
 use super::{super::results::Measured, *};
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use proxy_tests::bench::{Better, Part, Statistic, Target};
+use proxy_figures::{Better, Part, Statistic, Target};
 
 use super::{
     document::{MARK, escape, plot_name},

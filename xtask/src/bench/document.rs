@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_tests::bench::Part;
+use proxy_figures::Part;
 
 use super::{details, grid::Grid, overview, plot, results::Results, summary};
 use crate::{codegen::renew, workspace::root};

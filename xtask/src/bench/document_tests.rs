@@ -1,4 +1,4 @@
-use proxy_tests::bench::{Better, Figure, Place, Statistic, Summary, Target, Unit};
+use proxy_figures::{Better, Figure, Place, Statistic, Summary, Target, Unit};
 
 use super::{super::results::Measured, *};
 

@@ -1,6 +1,6 @@
 //! Figures as tables, and numbers as text.
 
-use proxy_tests::bench::{Figure, Part, Statistic, Summary, Unit};
+use proxy_figures::{Figure, Part, Statistic, Summary, Unit};
 
 /// A table: rows and columns in the order in which figures name them first.
 pub(super) struct Grid<'f> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_tests::bench::{Part, Place};
+use proxy_figures::{Part, Place};
 
 use super::results::Measured;
 use crate::{
@@ -103,9 +103,12 @@ pub(super) fn build(benches: &[Bench]) -> Result<Built> {
     if agent.is_some() {
         bins.extend(["peer", "apiserver"]);
     }
-    // A package alone, so that the agent is not built for it once more; and always with the same features.
+    // These packages alone, so that the agent is not built for it once more; and always the same ones, for the same features.
     let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--package", "proxy-tests", "--features", "packets"]);
+    build.args(["build", "--quiet", "--release"]);
+    for package in ["proxy-bench", "proxy-harness", "proxy-apiserver"] {
+        build.args(["--package", package]);
+    }
     for bin in bins {
         build.args(["--bin", bin]);
     }

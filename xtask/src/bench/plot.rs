@@ -13,7 +13,7 @@ use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
-use proxy_tests::bench::{Figure, Unit};
+use proxy_figures::{Figure, Unit};
 
 use super::grid::{Grid, number, range, symbol};
 

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use proxy_tests::bench::{Part, Place};
+use proxy_figures::{Part, Place};
 use serde::{Deserialize, Serialize};
 
 use super::measure::Bench;

@@ -2,7 +2,7 @@
 
 mod subjects;
 
-use proxy_tests::bench::{Better, Figure, Part, Summary, Target, Unit};
+use proxy_figures::{Better, Figure, Part, Summary, Target, Unit};
 
 use super::{
     grid::{range, symbol},

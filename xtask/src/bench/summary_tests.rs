@@ -1,4 +1,4 @@
-use proxy_tests::bench::Place;
+use proxy_figures::Place;
 
 use super::{super::results::Measured, *};
 use crate::workspace::root;

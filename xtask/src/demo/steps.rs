@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use proxy_tests::cluster::{Call, Host, Load, Protocol, until};
+use proxy_harness::cluster::{Call, Host, Load, Protocol, until};
 
 use super::{Demo, account::Account};
 

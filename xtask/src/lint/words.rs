@@ -238,7 +238,7 @@ mod tests {
         let text = "Packets at a steady rate.\nsteady_rate, not at a steady pace";
         let lines: Vec<usize> = found("docs/x.md", text).into_iter().map(|(line, _)| line).collect();
         assert_eq!(lines, [2, 2]);
-        assert_eq!(found("tests/src/x.rs", text), []);
+        assert_eq!(found("tests/x/src/x.rs", text), []);
     }
 
     /// Paths in the glossary, which a change that moves files must not forget.

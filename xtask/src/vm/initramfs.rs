@@ -125,10 +125,22 @@ fn stripped(program: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     Ok(if strip.is_ok_and(|output| output.status.success()) { file } else { program.to_owned() })
 }
 
-/// Writes the archive.
+/// The program of tests that has a suite, if one has: `tests/vm_init/src/suite.rs` runs it.
+fn test_program(suite: &str) -> Option<&'static str> {
+    match suite {
+        // The init's own.
+        "node" => None,
+        "packets" | "verifier" => Some("tests/packets"),
+        _ => Some("tests/traffic"),
+    }
+}
+
+/// Writes the archive, with those programs of tests that the suites need: the machine unpacks it into its memory.
 pub(super) fn write(archive: &Path, kernel: &KernelFiles, guest: &Guest, suites: &[&str]) -> Result<()> {
     let mut files = BTreeMap::new();
-    for (name, program) in &guest.programs {
+    let needed: BTreeSet<_> = suites.iter().filter_map(|suite| test_program(suite)).collect();
+    let is_needed = |name: &str| !name.starts_with("tests/") || needed.contains(name);
+    for (name, program) in guest.programs.iter().filter(|(name, _)| is_needed(name)) {
         add_program(&mut files, name.into(), program)?;
     }
     files.insert("bpf/proxy-agent.bpf.o".into(), read(&guest.object)?);

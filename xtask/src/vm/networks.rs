@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use super::{kernel::Kernel, report::Report};
 use crate::workspace::{root, write_if_changed};
 
-/// The columns: paths and families, as `tests/src/networks/paths.rs` names them.
+/// The columns: paths and families, as `tests/networks/src/paths.rs` names them.
 const COLUMNS: [&str; 8] = [
     "pod v4",
     "pod v6",

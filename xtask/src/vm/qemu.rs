@@ -14,19 +14,22 @@ use anyhow::{Context, Result};
 
 use super::{VmArgs, kernel::KernelFiles, report::Report};
 
-/// Plenty: without hardware support a machine takes about ten minutes, and networks take as long again.
+/// Plenty: without hardware support a machine takes minutes, and networks take as long again.
 const LIMIT: Duration = Duration::from_secs(2400);
 
 /// Everything the accelerator can do but one instruction: a software-emulated CMPXCHG16B that is interrupted before its
 /// result is tested leaves rubbish in the flags register (seen with QEMU 7.2), and the kernel, which allocates memory with
-/// it where it can, dies of a double fault now and then. Five levels of page tables and the like only take time.
-const CPU: &str = "max,-cx16,-la57,-smap,-smep,-pku";
+/// it where it can, dies of a double fault now and then. Five levels of page tables and the like only take time. So do fast string
+/// operations (ERMS, FSRM): for them the kernel copies and clears memory by `rep movsb` and `rep stosb`, which are emulated byte by byte, and
+/// the verifier copies its states all the time. Without them loading all programs takes a third of the time.
+const CPU: &str = "max,-cx16,-la57,-smap,-smep,-pku,-erms,-fsrm";
 
 /// - The timer works, but where the host is busy it may be too slow for the kernel's check of it.
 /// - Mitigations of processors' faults cost an emulated one much: with page table isolation each system call empties its TLB.
 /// - Interfaces and programs come and go all the time, and each time the kernel waits for grace periods.
-const COMMAND_LINE: &str =
-    "console=ttyS0 panic=-1 loglevel=4 no_timer_check mitigations=off rcupdate.rcu_expedited=1 rdinit=/init";
+/// - Feature 112 is `X86_FEATURE_REP_GOOD`: without it no `rep movsq` either, for the reason of [`CPU`].
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=4 no_timer_check mitigations=off \
+    rcupdate.rcu_expedited=1 clearcpuid=112 rdinit=/init";
 
 /// Without CMPXCHG16B, Linux 7 allocates no memory for socket storage (`kmalloc_nolock`) but from caches that are checked. That
 /// takes time, so it is not for older ones.

@@ -1,4 +1,4 @@
-//! Parses a machine's output on its console. The other side is `tests/src/bin/vm_init`.
+//! What a machine tells on its console. The other side is `tests/vm_init/src`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +36,11 @@ pub(super) struct Lacking {
 }
 
 impl Report {
+    /// Nothing, for [`Self::add`].
+    pub(super) fn empty() -> Self {
+        Self { is_done: true, ..Self::default() }
+    }
+
     /// Reads a line of the console.
     pub(super) fn line(&mut self, line: &str) {
         if let Some(output) = line.strip_prefix("    ") {
@@ -89,6 +94,19 @@ impl Report {
             }
             _ => {}
         }
+    }
+
+    /// Adds what another machine with the same kernel reported.
+    pub(super) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.lacking.extend(other.lacking);
+        self.verified.extend(other.verified);
+        for (program, ways) in other.attached {
+            self.attached.entry(program).or_default().extend(ways);
+        }
+        self.networks.extend(other.networks);
+        self.is_done &= other.is_done;
     }
 
     /// Notes that something else went wrong.

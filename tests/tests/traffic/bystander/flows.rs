@@ -1,4 +1,7 @@
 //! Packets that look like a Service's and are not, or not any more. Needs root.
+//!
+//! Set-up: two nodes, an agent on the first, mostly with `--pod-datapath both`; segments are written to a packet socket
+//! at the client or a pod, and a tap shows what leaves the node.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -7,10 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use proxy_tests::{
-    bystander::{
-        ACK, BALANCER, BALANCER_PORT, FIN, RST, SYN, Segment, Tap, packets_to_balancer, route_balancer,
-    },
+use proxy_bystander::{
+    ACK, BALANCER, BALANCER_PORT, FIN, RST, SYN, Segment, Tap, packets_to_balancer, route_balancer,
+};
+use proxy_harness::{
     cluster::{Agent, Cluster, Endpoint, Protocol, Service, until},
     traffic::{Entry, SINGLE, Scenario, TARGET_PORT, WEB, cluster_ip, node_port},
 };
@@ -224,7 +227,7 @@ fn a_port_is_used_for_a_service_and_then_for_its_endpoint() -> Result<()> {
         }
     }
     let _agent = cluster.start_agent(0, &["--pod-datapath", "tc"])?;
-    let mut failures = proxy_tests::cluster::Failures::default();
+    let mut failures = proxy_harness::cluster::Failures::default();
     let mut port = 40_000;
     for ipv4 in [true, false] {
         // From outside to a pod of node-1; from a pod of node-1 to both nodes' pods.

@@ -1,8 +1,11 @@
 //! From kube-proxy to proxy-agent on a node in use: connections that kube-proxy's rules translate live on. Needs root.
+//!
+//! Set-up: two nodes with kube-proxy's rules; connections are open when an agent starts on the first node in the mode
+//! of the test, and when the rules go.
 
 use anyhow::{Result, bail};
-use proxy_tests::{
-    bystander::{Steady, kube_proxy},
+use proxy_bystander::{Steady, kube_proxy};
+use proxy_harness::{
     cluster::{Cluster, Protocol},
     traffic::{Entry, Scenario, WEB},
 };

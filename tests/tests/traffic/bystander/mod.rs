@@ -1,7 +1,7 @@
 //! Non-service traffic, on nodes as CNIs leave them: with the agent it fares as without. Needs root.
 //!
 //! Each test builds a cluster in one set-up, runs the battery of conversations without an agent, then again while the agent of node-1
-//! runs, and compares. See `tests/src/bystander` for both.
+//! runs, and compares. See `tests/bystander` for both.
 
 mod flows;
 mod migration;
@@ -10,8 +10,8 @@ mod ports;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use proxy_tests::{
-    bystander::{Battery, Fixture, Setup, all_ok, equal, steady},
+use proxy_bystander::{Battery, Fixture, Setup, all_ok, equal, steady};
+use proxy_harness::{
     cluster::{Masquerade, Protocol},
     traffic::{Entry, SINGLE},
 };
@@ -107,7 +107,7 @@ fn pods_with_a_wide_port_range() -> Result<()> {
     for ipv4 in [true, false] {
         let to = std::net::SocketAddr::new(
             if ipv4 { cluster.client.v4.into() } else { cluster.client.v6.into() },
-            proxy_tests::bystander::OUTSIDE_PORTS[0],
+            proxy_bystander::OUTSIDE_PORTS[0],
         );
         for protocol in [Protocol::Tcp, Protocol::ConnectedUdp] {
             let call = pod.call(to).protocol(protocol).timeout(Duration::from_millis(1500));

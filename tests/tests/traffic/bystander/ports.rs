@@ -1,4 +1,7 @@
 //! Source ports that others use towards an endpoint of a Service: kernel NAT, and the client's own pod.
+//!
+//! Set-up: two nodes. With masquerade, an agent on the first whose `--snat-ports` are few, and a pod that talks to an
+//! endpoint of node-2 by such a port; without, a pod that talks to an endpoint directly and through the VIP.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -11,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
-use proxy_tests::{
+use proxy_harness::{
     cluster::{Cluster, Host, Masquerade, Protocol},
     traffic::{Entry, SINGLE, Scenario, TARGET_PORT},
 };

@@ -1,7 +1,7 @@
 //! Lists: streamed, in pages, broken off.
 
 use proxy_agent::model::objects::{Change, Kind};
-use proxy_tests::apiserver::{Mode, Request, Resource};
+use proxy_apiserver::{Mode, Request, Resource};
 use serde_json::json;
 
 use super::{A_AND_B, NODE, Source, lists, node, resumptions, server, service, slice, web};

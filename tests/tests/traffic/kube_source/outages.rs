@@ -1,7 +1,7 @@
 //! Servers that are away, silent, odd, or cut watches.
 
 use proxy_agent::model::objects::{Change, Kind, ObjectName};
-use proxy_tests::apiserver::{ApiServer, EventType, Mode, Request, Resource};
+use proxy_apiserver::{ApiServer, EventType, Mode, Request, Resource};
 
 use super::{A_AND_B, Source, lists, served, server, slice, web};
 

@@ -14,7 +14,7 @@ use proxy_agent::{
     net::{netns, sock_diag::Transport},
     socket_termination::end::{Outcome, Suspect, Target},
 };
-use proxy_tests::cluster::until;
+use proxy_harness::cluster::until;
 
 use super::{
     FAMILIES, PATIENCE, Room, at, cookie, is_aborted, netns_cookie, suspect_udp, with_the_same_addresses,

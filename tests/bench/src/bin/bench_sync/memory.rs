@@ -1,0 +1,101 @@
+//! `bench_sync memory`: the memory of the agent and its maps.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+use proxy_figures::{Part, Unit};
+
+use crate::{
+    changes,
+    cluster_objects::ClusterObjects,
+    fixture::{Agent, Fixture},
+    maps,
+    objects::Size,
+    report::Report,
+};
+
+const METHOD: &str = "\
+The same agent and API server as in `sync`. Resident memory of the agent's process as the kernel tells it: the most at any time \
+(`VmHWM`), after the lists, and after a tenth of all endpoints was replaced, each after two seconds of rest. *Heap* is what is \
+its own (`RssAnon`). *Mapped* are the binary, and those of the kernel's maps that the agent writes through a mapping: they are \
+made at their full size, whatever they hold, are part of the process' `VmRSS`, and are counted with the maps. Maps are what the \
+kernel accounts for them (`memlock` of each): arrays and flow tables whole, hashes by what is in them.";
+
+const TABLES: [(&str, Unit); 3] =
+    [("Agent", Unit::Mebibytes), ("Agent, mapped", Unit::Mebibytes), ("Maps", Unit::Mebibytes)];
+
+const PEAK: &str = "most";
+const HEAP: &str = "heap after the lists";
+const LATER: &str = "heap after a rolling update";
+const STEADY: &str = "resident, without mapped maps";
+
+pub(crate) fn run(runs: usize, sizes: &[Size]) -> Result<Part> {
+    let fixture = Fixture::new()?;
+    let mut report = Report::new("memory", METHOD, &TABLES);
+    for size in sizes {
+        for run in 0..runs {
+            measure(&fixture, *size, &mut report).with_context(|| format!("{size} endpoints"))?;
+            eprintln!("memory: {size} endpoints, run {} of {runs}", run + 1);
+        }
+        if (size.services, size.endpoints) == (10_000, 10) {
+            let row = size.to_string();
+            report.target(&format!("resident memory of the agent, {row}"), 0, &row, STEADY, 60.0);
+        }
+    }
+    Ok(report.part())
+}
+
+fn measure(fixture: &Fixture, size: Size, report: &mut Report) -> Result<()> {
+    let row = size.to_string();
+    let mut cluster_objects = ClusterObjects::new(fixture, size);
+    fixture.clean_up()?;
+    let agent = fixture.start()?;
+    let mut open = fixture.maps(&agent)?;
+    let (_, ids) = cluster_objects.until_programmed(&agent, &mut open)?;
+    let steady = at_rest(&agent)?;
+    changes::rolling((fixture, &agent, &open), &mut cluster_objects, &ids)?;
+    let later = at_rest(&agent)?;
+
+    let sizes = maps::memory(fixture.bpffs()?)?;
+    let of = |is: &dyn Fn(&str) -> bool| -> f64 {
+        mebibytes(sizes.iter().filter(|(name, _)| is(name)).map(|(_, bytes)| bytes).sum())
+    };
+    let is_flow =
+        |name: &str| ["flows", "sockets", "affinity", "connected"].iter().any(|kind| name.starts_with(kind));
+    let is_mapped = |name: &str| MAPPED.contains(&name);
+    let maps_in_process = of(&is_mapped);
+    report.add(0, &row, PEAK, mebibytes(later.peak));
+    report.add(0, &row, HEAP, mebibytes(steady.anonymous));
+    report.add(0, &row, LATER, mebibytes(later.anonymous));
+    report.add(
+        0,
+        &row,
+        STEADY,
+        (mebibytes(later.resident) - maps_in_process).max(mebibytes(later.anonymous)),
+    );
+    report.add(1, &row, "VmRSS", mebibytes(later.resident));
+    report.add(1, &row, "mapped", mebibytes(later.mapped));
+    report.add(2, &row, "services and endpoints", of(&|name| !is_flow(name)));
+    report.add(2, &row, "flows, sockets, affinity", of(&is_flow));
+    Ok(())
+}
+
+/// Maps that the agent maps into its memory.
+const MAPPED: [&str; 7] = [
+    "backend_states",
+    "reply_filter",
+    "backend_ids",
+    "backends_v4",
+    "backends_v6",
+    "backend_sets",
+    "vip_filter",
+];
+
+fn at_rest(agent: &Agent) -> Result<crate::fixture::Memory> {
+    thread::sleep(Duration::from_secs(2));
+    agent.memory()
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
