@@ -19,7 +19,11 @@ use proxy_common::{
     Family, checksum,
     decide::Verdict,
     layout::counter::Counter,
-    packet::{ICMP, PROTOCOL_TCP, Packet, TCP, tcp_flags},
+    packet::{
+        ICMP, PROTOCOL_TCP, Packet, TCP, WORD,
+        field::{icmp as icmp_field, ports, tcp as tcp_field},
+        tcp_flags,
+    },
 };
 
 pub(crate) use self::headers::ReplyHeaders;
@@ -215,7 +219,7 @@ fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
         F::reply(header, icmp.wrapping_add(ICMP), F::ICMP, length as u16);
         F::error(icmp, request.reply, request.mtu);
         let seed = if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::ICMP, length as u16) } else { 0 };
-        rewrite::write(icmp.wrapping_add(2), !sum(icmp, length, seed) as u16);
+        rewrite::write(icmp.wrapping_add(icmp_field::CHECKSUM), !sum(icmp, length, seed) as u16);
         if (*skb).gso_size == 0 {
             return store::<LINK>(skb, header, F::HEADER + length);
         }
@@ -259,30 +263,44 @@ fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff,
     let request = from.wrapping_add(F::HEADER);
     // SAFETY: all within the scratch memory. Read late and written at once: little of it fits into registers.
     unsafe {
-        let flags = request.wrapping_add(13).read();
+        let flags = request.wrapping_add(tcp_field::FLAGS).read();
         if flags & tcp_flags::RST != 0 {
             return false;
         }
         F::reply(header, from, PROTOCOL_TCP, TCP as u16);
-        rewrite::write(tcp, word::<u32>(request).rotate_left(16));
-        rewrite::write(tcp.wrapping_add(8), 0u32);
-        // Five words of header; no window.
+        let at = |offset: usize| tcp.wrapping_add(offset);
+        // Both ports at once, exchanged.
+        rewrite::write(
+            at(ports::SOURCE),
+            word::<u32>(request.wrapping_add(ports::SOURCE)).rotate_left(u16::BITS),
+        );
+        rewrite::write(at(tcp_field::ACKNOWLEDGMENT), 0u32);
         if flags & tcp_flags::ACK != 0 {
-            rewrite::write(tcp.wrapping_add(4), word::<u32>(request.wrapping_add(8)));
-            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | (tcp_flags::RST as u32) << 16));
+            rewrite::write(
+                at(tcp_field::SEQUENCE),
+                word::<u32>(request.wrapping_add(tcp_field::ACKNOWLEDGMENT)),
+            );
+            rewrite::write(at(tcp_field::DATA_OFFSET), length_and_flags(tcp_flags::RST));
         } else {
-            let next = u32::from_be(word(request.wrapping_add(4)));
+            let next = u32::from_be(word(request.wrapping_add(tcp_field::SEQUENCE)));
             let next = next.wrapping_add((flags & tcp_flags::SYN != 0) as u32);
-            let both = (tcp_flags::RST | tcp_flags::ACK) as u32;
-            rewrite::write(tcp.wrapping_add(4), 0u32);
-            rewrite::write(tcp.wrapping_add(8), next.to_be());
-            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | both << 16));
+            rewrite::write(at(tcp_field::SEQUENCE), 0u32);
+            rewrite::write(at(tcp_field::ACKNOWLEDGMENT), next.to_be());
+            rewrite::write(at(tcp_field::DATA_OFFSET), length_and_flags(tcp_flags::RST | tcp_flags::ACK));
         }
-        rewrite::write(tcp.wrapping_add(16), 0u32);
+        // With the urgent pointer.
+        rewrite::write(at(tcp_field::CHECKSUM), 0u32);
         let seed = pseudo_header::<F>(header, PROTOCOL_TCP, TCP as u16);
-        rewrite::write(tcp.wrapping_add(16), !sum(tcp, TCP, seed) as u16);
+        rewrite::write(at(tcp_field::CHECKSUM), !sum(tcp, TCP, seed) as u16);
     }
     store::<LINK>(skb, header, F::HEADER + TCP)
+}
+
+/// The word of a TCP header without options that has its length and flags, and no window.
+#[inline(always)]
+const fn length_and_flags(flags: u8) -> u32 {
+    const LENGTH: u8 = (TCP / WORD) as u8;
+    u32::from_ne_bytes([LENGTH << 4, flags, 0, 0])
 }
 
 /// The request with addresses exchanged and another type: everything else, data included, is the reply's too.
@@ -310,7 +328,7 @@ fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, 
         }
         let before = icmp.cast::<u16>().read();
         let after = u16::from_ne_bytes([F::ECHO_REPLY, 0]);
-        let field = icmp.wrapping_add(2);
+        let field = icmp.wrapping_add(icmp_field::CHECKSUM);
         let change = checksum::difference(before as u32, after as u32);
         rewrite::write(field, checksum::update(field.cast::<u16>().read(), change));
         rewrite::write(icmp, after);

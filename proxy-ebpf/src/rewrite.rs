@@ -3,7 +3,10 @@
 use proxy_common::{
     V4, V6, checksum,
     layout::flow::{Mac, Tuple},
-    packet::{ETHERNET, Parse},
+    packet::{
+        ETHERNET, Parse,
+        field::{ethernet, ipv4, ipv6, ports},
+    },
 };
 
 /// More than the headers in front of the transport header have bytes; what has more is not answered.
@@ -37,15 +40,15 @@ impl Header for V4 {
             let mut change = checksum::addresses(from, to);
             if hops != 0 {
                 // TTL is the first byte of its 16-bit word.
-                let word = at(8).cast::<u16>().read();
+                let word = at(ipv4::TTL).cast::<u16>().read();
                 let less = word.wrapping_sub(u16::from_ne_bytes([hops, 0]));
                 change += checksum::difference(word as u32, less as u32);
-                write(at(8), less);
+                write(at(ipv4::TTL), less);
             }
-            let sum = at(10).cast::<u16>().read();
-            write(at(10), checksum::update(sum, change));
-            write(at(12), to.src);
-            write(at(16), to.dst);
+            let sum = at(ipv4::CHECKSUM).cast::<u16>().read();
+            write(at(ipv4::CHECKSUM), checksum::update(sum, change));
+            write(at(ipv4::SOURCE), to.src);
+            write(at(ipv4::DESTINATION), to.dst);
         }
     }
 }
@@ -57,16 +60,17 @@ impl Header for V6 {
         // SAFETY: all within the header.
         unsafe {
             if hops != 0 {
-                write(at(7), at(7).read().wrapping_sub(hops));
+                write(at(ipv6::HOP_LIMIT), at(ipv6::HOP_LIMIT).read().wrapping_sub(hops));
             }
-            write(at(8), to.src[0]);
-            write(at(12), to.src[1]);
-            write(at(16), to.src[2]);
-            write(at(20), to.src[3]);
-            write(at(24), to.dst[0]);
-            write(at(28), to.dst[1]);
-            write(at(32), to.dst[2]);
-            write(at(36), to.dst[3]);
+            // By words: whole arrays would be copied by a call.
+            write(at(ipv6::SOURCE), to.src[0]);
+            write(at(ipv6::SOURCE + 4), to.src[1]);
+            write(at(ipv6::SOURCE + 8), to.src[2]);
+            write(at(ipv6::SOURCE + 12), to.src[3]);
+            write(at(ipv6::DESTINATION), to.dst[0]);
+            write(at(ipv6::DESTINATION + 4), to.dst[1]);
+            write(at(ipv6::DESTINATION + 8), to.dst[2]);
+            write(at(ipv6::DESTINATION + 12), to.dst[3]);
         }
     }
 }
@@ -88,14 +92,14 @@ pub(crate) unsafe fn headers<F: Header>(
 ) -> bool {
     let header = data.wrapping_add(network);
     let transport = data.wrapping_add(transport);
-    if header.wrapping_add(F::HEADER) > end || transport.wrapping_add(4) > end {
+    if header.wrapping_add(F::HEADER) > end || transport.wrapping_add(ports::END) > end {
         return false;
     }
     // SAFETY: both headers were just checked.
     unsafe {
         F::write(header, from, to, hops);
-        write(transport, to.sport);
-        write(transport.wrapping_add(2), to.dport);
+        write(transport.wrapping_add(ports::SOURCE), to.sport);
+        write(transport.wrapping_add(ports::DESTINATION), to.dport);
     }
     true
 }
@@ -123,10 +127,10 @@ pub(crate) unsafe fn macs(
         }
     };
     if let Some(mac) = destination {
-        put(0, mac);
+        put(ethernet::DESTINATION, mac);
     }
     if let Some(mac) = source {
-        put(6, mac);
+        put(ethernet::SOURCE, mac);
     }
     true
 }
@@ -141,7 +145,7 @@ pub(crate) unsafe fn ethertype(data: *mut u8, end: *mut u8, ethertype: u16) -> b
         return false;
     }
     // SAFETY: within the header just checked.
-    unsafe { write(data.wrapping_add(12), ethertype) };
+    unsafe { write(data.wrapping_add(ethernet::TYPE), ethertype) };
     true
 }
 
@@ -159,7 +163,7 @@ pub(crate) unsafe fn swap_macs(data: *mut u8, end: *mut u8) -> bool {
         let word = |at: usize| data.wrapping_add(offset + at).cast::<u16>().read();
         Mac([word(0), word(2), word(4)])
     };
-    let (destination, source) = (mac(0), mac(6));
+    let (destination, source) = (mac(ethernet::DESTINATION), mac(ethernet::SOURCE));
     // SAFETY: the caller's promise.
     unsafe { macs(data, end, Some(source), Some(destination)) }
 }

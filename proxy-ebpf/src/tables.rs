@@ -23,7 +23,10 @@ use proxy_common::{
         counter::Counter,
         flow::{FlowDraft, FlowKey, LookupPoint},
     },
-    packet::{Bytes, ETHERNET, PROTOCOL_TCP, Packet, SCTP_HEADER, TCP, UDP},
+    packet::{
+        Bytes, ETHERNET, PROTOCOL_TCP, Packet, SCTP_HEADER, TCP, UDP, WORD,
+        field::{sctp, tcp},
+    },
 };
 
 use crate::{
@@ -76,9 +79,6 @@ impl Kernel {
     /// A packet's size at tc: of a GSO packet, its longest segment.
     #[inline(always)]
     fn size_of_skb<F: Family>(&self, link: usize, packet: &Packet<F>) -> u32 {
-        const WORDS: usize = 12;
-        /// Offset of the first chunk's length in an SCTP packet.
-        const CHUNK_LENGTH: usize = 14;
         let skb = self.ctx.cast::<__sk_buff>();
         // SAFETY: the context is readable.
         let (length, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
@@ -87,17 +87,17 @@ impl Kernel {
         }
         if segment == GSO_BY_FRAGS {
             // Segments differ. The first one has this chunk at least, and nothing but it where a long message is sent.
-            let chunk = Skb(skb).load::<u16>(packet.transport + CHUNK_LENGTH).unwrap_or_default();
+            let chunk = Skb(skb).load::<u16>(packet.transport + sctp::CHUNK_LENGTH).unwrap_or_default();
             let first = (packet.transport - link + SCTP_HEADER) as u32 + u16::from_be(chunk) as u32;
             let whole = length.wrapping_sub(link as u32);
             return if first < whole { first } else { whole };
         }
         let mut words = 0u8;
         let header = if packet.protocol == PROTOCOL_TCP {
-            let at = (packet.transport + WORDS) as u32;
+            let at = (packet.transport + tcp::DATA_OFFSET) as u32;
             // SAFETY: the context, and a byte on the stack.
             if unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut words).cast(), 1) } == 0 {
-                (words >> 4) as usize * 4
+                (words >> 4) as usize * WORD
             } else {
                 TCP
             }

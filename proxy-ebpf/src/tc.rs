@@ -20,7 +20,7 @@ use proxy_common::{
         fast_path::{self, FastPath},
     },
     layout::{flow::FlowKey, set::Scope},
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, LONGEST_IPV4, Packet, Part, TCP, Unparsed, VLAN_ID},
 };
 
 pub(crate) use self::{
@@ -49,7 +49,7 @@ const PACKET_OTHERHOST: u32 = 3;
 pub(crate) const GSO_BY_FRAGS: u32 = 0xffff;
 
 /// Longest headers up to the ports and TCP's flags: IPv6, or IPv4 with all options.
-const LONGEST: usize = ETHERNET + 60 + TCP;
+const LONGEST: usize = ETHERNET + LONGEST_IPV4 + TCP;
 
 /// Which question a hook asks of the core.
 pub(crate) trait Hook {
@@ -320,11 +320,10 @@ fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcC
 /// VLAN's own interface. A tag with number 0 has a priority and no VLAN.
 #[inline(always)]
 fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
-    const VLAN: u32 = 0xfff;
     // SAFETY: the context is readable.
     let (ifindex, pkt_type) = unsafe { ((*skb).ifindex, (*skb).pkt_type) };
     // SAFETY: as above.
-    let in_vlan = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN != 0 };
+    let in_vlan = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID as u32 != 0 };
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
 }
 

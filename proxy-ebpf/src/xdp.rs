@@ -19,7 +19,11 @@ use proxy_common::{
         device::DEVICE_XDP_REDIRECT,
         flow::{FlowKey, Tuple},
     },
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, read},
+    packet::{
+        ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet,
+        field::{ethernet, tcp, udp},
+        read,
+    },
 };
 
 use crate::{
@@ -37,7 +41,7 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
         return XDP_PASS;
     }
     // SAFETY: within the header just checked.
-    match u16::from_be(unsafe { read::<u16>(data.wrapping_add(12)) }) {
+    match u16::from_be(unsafe { read::<u16>(data.wrapping_add(ethernet::TYPE)) }) {
         ETHERTYPE_IPV4 => family::<V4>(ctx),
         ETHERTYPE_IPV6 => family::<V6>(ctx),
         _ => XDP_PASS,
@@ -196,7 +200,7 @@ unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: 
     // As at tc: what is not on the stack may be anything to the verifier.
     let packet = &Packet { transport: core::hint::black_box(packet.transport) & LONGEST_MASK, ..*packet };
     let field = data.wrapping_add(packet.checksum_offset());
-    if field.wrapping_add(2) > end {
+    if field.wrapping_add(size_of::<u16>()) > end {
         return false;
     }
     let change = checksum::addresses(from, to) + checksum::ports(from, to);
@@ -222,8 +226,8 @@ unsafe fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>,
     let (data, end) = bounds(ctx);
     let transport = ETHERNET + F::HEADER;
     let is_tcp = key.protocol == PROTOCOL_TCP;
-    let field = data.wrapping_add(transport + if is_tcp { 16 } else { 6 });
-    if field.wrapping_add(2) > end {
+    let field = data.wrapping_add(transport + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM });
+    if field.wrapping_add(size_of::<u16>()) > end {
         return false;
     }
     let from = &key.tuple;

@@ -3,7 +3,11 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     decide::{Fragmentable, PacketContext},
-    packet::{Bytes, ETHERNET, Packet, read, timestamp},
+    packet::{
+        Bytes, ETHERNET, Packet,
+        field::{ipv4, tcp},
+        ipv4_fragment, read, timestamp,
+    },
 };
 
 use super::{Kernel, Layer};
@@ -47,7 +51,6 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
 
     #[inline(always)]
     fn acknowledgment(&self, _: &Packet<F>) -> u32 {
-        const ACKNOWLEDGMENT: usize = 8;
         let (data, end, link) = match self.layer {
             // SAFETY: the context is readable.
             Layer::Tc(link) => unsafe {
@@ -61,7 +64,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
             },
             Layer::Socket => return 0,
         };
-        let at = data.wrapping_add(link + F::HEADER + ACKNOWLEDGMENT);
+        let at = data.wrapping_add(link + F::HEADER + tcp::ACKNOWLEDGMENT);
         if at.wrapping_add(size_of::<u32>()) > end {
             return 0;
         }
@@ -89,14 +92,13 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
 
     #[inline(always)]
     fn fragmentable(&self, _: &Packet<F>) -> Fragmentable {
-        const FLAGS: usize = 6;
-        const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
-        const MORE_AND_OFFSET: u16 = 0x3fffu16.to_be();
+        const DO_NOT_FRAGMENT: u16 = ipv4_fragment::DO_NOT_FRAGMENT.to_be();
+        const IS_FRAGMENT: u16 = ipv4_fragment::IS_FRAGMENT.to_be();
         match self.layer {
             Layer::Tc(link) if size_of::<F::Addr>() == size_of::<u32>() => {
-                match Skb(self.ctx.cast()).load::<u16>(link + FLAGS) {
+                match Skb(self.ctx.cast()).load::<u16>(link + ipv4::FRAGMENT) {
                     Some(flags) if flags & DO_NOT_FRAGMENT != 0 => Fragmentable::No,
-                    Some(flags) if flags & MORE_AND_OFFSET == 0 => Fragmentable::Whole,
+                    Some(flags) if flags & IS_FRAGMENT == 0 => Fragmentable::Whole,
                     Some(_) => Fragmentable::Fragment,
                     None => Fragmentable::No,
                 }

@@ -7,7 +7,10 @@ use aya_ebpf::{
 use proxy_common::{
     V4, V6, checksum, crc32c,
     layout::flow::Tuple,
-    packet::{IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet},
+    packet::{
+        IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet,
+        field::{ipv4, ipv6, sctp},
+    },
 };
 
 use crate::{reject::ReplyHeaders, rewrite::Header, settings::HAS_CSUM_IPV6};
@@ -37,8 +40,7 @@ pub(crate) trait TcFamily: Header + ReplyHeaders {
 impl TcFamily for V4 {
     #[inline(always)]
     fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
-        const TOTAL_LENGTH: usize = 2;
-        Some(network as u32 + length_field(skb, network + TOTAL_LENGTH)?)
+        Some(network as u32 + length_field(skb, network + ipv4::TOTAL_LENGTH)?)
     }
 
     #[inline(always)]
@@ -65,8 +67,7 @@ impl TcFamily for V4 {
 impl TcFamily for V6 {
     #[inline(always)]
     fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
-        const PAYLOAD_LENGTH: usize = 4;
-        Some((network + IPV6) as u32 + length_field(skb, network + PAYLOAD_LENGTH)?)
+        Some((network + IPV6) as u32 + length_field(skb, network + ipv6::PAYLOAD_LENGTH)?)
     }
 
     #[inline(always)]
@@ -86,7 +87,6 @@ impl TcFamily for V6 {
     #[inline(always)]
     fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool {
         const RECOMPUTE_CSUM: u64 = 1;
-        const ADDRESSES: usize = 8;
         if HAS_CSUM_IPV6.load() != 0 {
             return true;
         }
@@ -94,9 +94,9 @@ impl TcFamily for V6 {
         unsafe {
             bpf_skb_store_bytes(
                 skb,
-                (network + ADDRESSES) as u32,
+                (network + ipv6::SOURCE) as u32,
                 (&raw const *to).cast(),
-                (IPV6 - ADDRESSES) as u32,
+                (IPV6 - ipv6::SOURCE) as u32,
                 RECOMPUTE_CSUM,
             ) == 0
         }
@@ -108,7 +108,7 @@ impl TcFamily for V6 {
 /// A global function, which the verifier goes through once and not from each call: it is thousands of instructions.
 #[unsafe(no_mangle)]
 pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u32, length: u32) -> i32 {
-    const CHECKSUM: u32 = 8;
+    const CHECKSUM: u32 = sctp::CHECKSUM as u32;
     let mut sum = 0u32;
     // SAFETY: the context, and a word on the stack.
     unsafe {

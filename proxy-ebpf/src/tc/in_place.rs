@@ -10,7 +10,11 @@ use aya_ebpf::{
 use proxy_common::{
     checksum,
     layout::flow::Tuple,
-    packet::{PROTOCOL_TCP, read},
+    packet::{
+        PROTOCOL_TCP,
+        field::{tcp, udp},
+        read,
+    },
 };
 
 use super::{bounds, checksums::TcFamily};
@@ -29,7 +33,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
     let skb = ctx.skb.skb;
     let is_tcp = protocol == PROTOCOL_TCP;
     let transport = LINK + F::HEADER;
-    let field = transport + if is_tcp { 16 } else { 6 };
+    let field = transport + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     let Some(before) = checksum_at(ctx, field) else { return false };
     // One after the other, and once: there are few registers, and hardly any stack.
     let was = checksum::sum_of_addresses(from);
@@ -54,7 +58,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
         let after =
             if is_tcp { checksum::update(before, change) } else { checksum::update_udp(before, change) };
         let at = data.wrapping_add(field);
-        if at.wrapping_add(2) > end {
+        if at.wrapping_add(size_of::<u16>()) > end {
             return false;
         }
         // SAFETY: within the bounds just checked.
@@ -74,7 +78,7 @@ fn checksum_at(ctx: &TcContext, field: usize) -> Option<u16> {
     let (data, end) = bounds(ctx);
     let at = data.wrapping_add(field);
     // SAFETY: within the bounds checked before.
-    (at.wrapping_add(2) <= end).then(|| unsafe { read(at) })
+    (at.wrapping_add(size_of::<u16>()) <= end).then(|| unsafe { read(at) })
 }
 
 /// May the packet be CHECKSUM_PARTIAL? Then its field has the sum of the pseudo header: with anything else there the

@@ -6,7 +6,13 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_skb_load_bytes_relative},
     programs::TcContext,
 };
-use proxy_common::{layout::device::DEVICE_GRE, packet::Bytes as _};
+use proxy_common::{
+    layout::device::DEVICE_GRE,
+    packet::{
+        Bytes as _, PROTOCOL_GRE, VERSION_IPV4, VERSION_IPV6, extensions,
+        field::{ipv4, ipv6},
+    },
+};
 
 use super::{bounds, slow_path::Skb};
 use crate::maps::INTERFACES;
@@ -20,20 +26,16 @@ pub(super) fn has_outer_header(ctx: &TcContext) -> bool {
 /// Nearly always no.
 #[inline(always)]
 fn may_be_gre(ctx: &TcContext) -> bool {
-    const GRE: u8 = 47;
-    const DESTINATION_OPTIONS: u8 = 60;
-    const NEXT_HEADER: usize = 6;
-    const PROTOCOL: usize = 9;
     let (data, end) = bounds(ctx);
-    if data.wrapping_add(PROTOCOL + 1) > end {
+    if data.wrapping_add(ipv4::PROTOCOL + 1) > end {
         return false;
     }
     // SAFETY: within the bounds just checked.
     let byte = |at: usize| unsafe { *data.wrapping_add(at) };
-    match byte(0) >> 4 {
-        4 => byte(PROTOCOL) == GRE,
+    match byte(ipv4::VERSION_IHL) >> 4 {
+        VERSION_IPV4 => byte(ipv4::PROTOCOL) == PROTOCOL_GRE,
         // The tunnel's encapsulation limit (RFC 2473) is an option.
-        6 => matches!(byte(NEXT_HEADER), GRE | DESTINATION_OPTIONS),
+        VERSION_IPV6 => matches!(byte(ipv6::NEXT_HEADER), PROTOCOL_GRE | extensions::DESTINATION),
         _ => false,
     }
 }

@@ -12,7 +12,7 @@ use proxy_common::{
     Family, checksum,
     decide::{Completion, complete, may_be_for_service},
     layout::{counter::Counter, flow::Tuple},
-    packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
+    packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, Part, dissect, field},
 };
 
 use super::{
@@ -158,7 +158,6 @@ fn error<F: KernelFamily + TcFamily>(
     to: &Tuple<F>,
     hops: u8,
 ) -> bool {
-    const CHECKSUM: usize = 2;
     let packet = &dissected.packet;
     let (quoted, quote) = (packet.tuple.reversed(), to.reversed());
     let reporter = if F::same(&to.src, &packet.tuple.src) { dissected.reporter } else { to.src };
@@ -170,25 +169,20 @@ fn error<F: KernelFamily + TcFamily>(
         change += checksum::fold(checksum::addresses(&quoted, &quote));
         change += checksum::fold(checksum::addresses(&outer, &sent));
     }
-    let field = match packet.protocol {
-        PROTOCOL_TCP => 16,
-        PROTOCOL_UDP => 6,
-        // SCTP's covers the whole packet, and receivers do not check it in a quote.
-        _ => 0,
-    };
-    // A short quote has no checksum.
+    let field = packet.checksum_offset();
+    // A short quote has no checksum. SCTP's covers the whole packet, and receivers do not check it in a quote.
     if packet.protocol != PROTOCOL_SCTP
-        && let Some(before) = bytes.load::<u16>(packet.transport + field)
+        && let Some(before) = bytes.load::<u16>(field)
         && before != 0
     {
         let translated = checksum::addresses(&quoted, &quote) + checksum::ports(&quoted, &quote);
         let after = checksum::update(before, translated);
         change = checksum::fold(change) + checksum::difference(before as u32, after as u32);
-        if !bytes.store(packet.transport + field, &after, SkbChecksum::Changes) {
+        if !bytes.store(field, &after, SkbChecksum::Changes) {
             return false;
         }
     }
-    let at = dissected.icmp + CHECKSUM;
+    let at = dissected.icmp + field::icmp::CHECKSUM;
     let Some(sum) = bytes.load::<u16>(at) else { return false };
     count(Counter::IcmpError);
     bytes.store(at, &checksum::update(sum, change), SkbChecksum::Changes)
