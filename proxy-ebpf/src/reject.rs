@@ -11,8 +11,7 @@ mod headers;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
     helpers::generated::{
-        bpf_csum_diff, bpf_jiffies64, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_jiffies64, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use proxy_common::{
@@ -28,7 +27,14 @@ use proxy_common::{
 
 pub(crate) use self::headers::ReplyHeaders;
 use self::headers::{QUOTED, word};
-use crate::{family::KernelFamily, maps::REJECTS, rewrite, settings::REJECT_WITH_RESET, tables::count};
+use crate::{
+    context::{Skb, redirect},
+    family::KernelFamily,
+    maps::REJECTS,
+    rewrite,
+    settings::REJECT_WITH_RESET,
+    tables::count,
+};
 
 /// Which reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,9 +114,8 @@ pub(crate) fn reply<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     if !matches!(reply, GeneratedReply::Echo) {
         count(Counter::RejectSent);
     }
-    let flags = if is_leaving { BPF_F_INGRESS as u64 } else { 0 };
-    // SAFETY: the context is readable; plain arguments.
-    unsafe { bpf_redirect((*skb).ifindex, flags) as i32 }
+    let flags = if is_leaving { BPF_F_INGRESS } else { 0 };
+    redirect(Skb(skb).ifindex(), flags) as i32
 }
 
 /// The same for messages that a packet is too big, which Linux does not limit (`icmpv4_mask_allow`, `icmpv6_mask_allow`): without them
@@ -220,7 +225,7 @@ fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
         F::error(icmp, request.reply, request.mtu);
         let seed = if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::ICMP, length as u16) } else { 0 };
         rewrite::write(icmp.wrapping_add(icmp_field::CHECKSUM), !sum(icmp, length, seed) as u16);
-        if (*skb).gso_size == 0 {
+        if Skb(skb).gso_size() == 0 {
             return store::<LINK>(skb, header, F::HEADER + length);
         }
     }
@@ -306,12 +311,10 @@ const fn length_and_flags(flags: u8) -> u32 {
 /// The request with addresses exchanged and another type: everything else, data included, is the reply's too.
 #[inline(always)]
 fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
-    // SAFETY: the context is readable.
-    let (data, end) = unsafe { ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8) };
-    let (header, icmp) = (data.wrapping_add(LINK), data.wrapping_add(transport));
-    if header.wrapping_add(F::HEADER) > end || icmp.wrapping_add(ICMP) > end {
+    let bounds = Skb(skb).bounds();
+    let (Some(header), Some(icmp)) = (bounds.at(LINK, F::HEADER), bounds.at(transport, ICMP)) else {
         return false;
-    }
+    };
     // SAFETY: within the headers just checked.
     unsafe {
         let src = header.wrapping_add(F::ADDRESSES);
@@ -338,12 +341,5 @@ fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, 
 
 #[inline(always)]
 fn swap_macs<const LINK: usize>(skb: *mut __sk_buff) -> bool {
-    if LINK == 0 {
-        return true;
-    }
-    // SAFETY: the context is readable, and so are the bounds it gives.
-    unsafe {
-        let (data, end) = ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8);
-        rewrite::swap_macs(data, end)
-    }
+    LINK == 0 || rewrite::swap_macs(Skb(skb).bounds())
 }

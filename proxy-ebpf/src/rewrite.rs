@@ -9,6 +9,8 @@ use proxy_common::{
     },
 };
 
+use crate::context::Bounds;
+
 /// More than the headers in front of the transport header have bytes; what has more is not answered.
 pub(crate) const LONGEST_MASK: usize = 0x1ff;
 
@@ -77,24 +79,19 @@ impl Header for V6 {
 
 /// Writes network addresses, and ports at offset `transport`, but no transport checksum; false if the packet is not as it
 /// was parsed.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-pub(crate) unsafe fn headers<F: Header>(
-    data: *mut u8,
-    end: *mut u8,
+pub(crate) fn headers<F: Header>(
+    bounds: Bounds,
     network: usize,
     transport: usize,
     from: &Tuple<F>,
     to: &Tuple<F>,
     hops: u8,
 ) -> bool {
-    let header = data.wrapping_add(network);
-    let transport = data.wrapping_add(transport);
-    if header.wrapping_add(F::HEADER) > end || transport.wrapping_add(ports::END) > end {
+    let (Some(header), Some(transport)) = (bounds.at(network, F::HEADER), bounds.at(transport, ports::END))
+    else {
         return false;
-    }
+    };
     // SAFETY: both headers were just checked.
     unsafe {
         F::write(header, from, to, hops);
@@ -105,25 +102,15 @@ pub(crate) unsafe fn headers<F: Header>(
 }
 
 /// Writes the MACs of an Ethernet header; false if there is none.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-pub(crate) unsafe fn macs(
-    data: *mut u8,
-    end: *mut u8,
-    destination: Option<Mac>,
-    source: Option<Mac>,
-) -> bool {
-    if data.wrapping_add(ETHERNET) > end {
-        return false;
-    }
+pub(crate) fn macs(bounds: Bounds, destination: Option<Mac>, source: Option<Mac>) -> bool {
+    let Some(header) = bounds.at(0, ETHERNET) else { return false };
     let put = |offset: usize, mac: Mac| {
         // SAFETY: within the header just checked.
         unsafe {
-            write(data.wrapping_add(offset), mac.0[0]);
-            write(data.wrapping_add(offset + 2), mac.0[1]);
-            write(data.wrapping_add(offset + 4), mac.0[2]);
+            write(header.wrapping_add(offset), mac.0[0]);
+            write(header.wrapping_add(offset + 2), mac.0[1]);
+            write(header.wrapping_add(offset + 4), mac.0[2]);
         }
     };
     if let Some(mac) = destination {
@@ -135,35 +122,15 @@ pub(crate) unsafe fn macs(
     true
 }
 
-/// Writes the type of an Ethernet header, in network byte order; false if there is none.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
-#[inline(always)]
-pub(crate) unsafe fn ethertype(data: *mut u8, end: *mut u8, ethertype: u16) -> bool {
-    if data.wrapping_add(ETHERNET) > end {
-        return false;
-    }
-    // SAFETY: within the header just checked.
-    unsafe { write(data.wrapping_add(ethernet::TYPE), ethertype) };
-    true
-}
-
 /// Exchanges source and destination MAC; false if there is no Ethernet header.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-pub(crate) unsafe fn swap_macs(data: *mut u8, end: *mut u8) -> bool {
-    if data.wrapping_add(ETHERNET) > end {
-        return false;
-    }
+pub(crate) fn swap_macs(bounds: Bounds) -> bool {
+    let Some(header) = bounds.at(0, ETHERNET) else { return false };
     // SAFETY: within the header just checked.
     let mac = |offset: usize| unsafe {
-        let word = |at: usize| data.wrapping_add(offset + at).cast::<u16>().read();
+        let word = |at: usize| header.wrapping_add(offset + at).cast::<u16>().read();
         Mac([word(0), word(2), word(4)])
     };
     let (destination, source) = (mac(ethernet::DESTINATION), mac(ethernet::SOURCE));
-    // SAFETY: the caller's promise.
-    unsafe { macs(data, end, Some(source), Some(destination)) }
+    macs(bounds, Some(source), Some(destination))
 }
