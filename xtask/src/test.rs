@@ -31,7 +31,7 @@ pub(crate) struct TestArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Part {
-    /// Tests that need no privileges.
+    /// Tests that need no privileges, and the examples in doc comments.
     Unit,
     /// Each program run on packets, by the kernel's test run.
     Packets,
@@ -59,6 +59,12 @@ const SUSTAINED: &str = "sustained";
 struct Score {
     passed: u64,
     failed: u64,
+}
+
+impl Score {
+    fn plus(self, other: Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    }
 }
 
 /// `cargo xtask test`.
@@ -90,8 +96,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
         let verdict = if score.failed == 0 { "ok" } else { "FAILED" };
         let part = format!("{part:?}").to_lowercase();
         println!("{part:8} {verdict:6} {:4} passed, {:2} failed", score.passed, score.failed);
-        total.passed += score.passed;
-        total.failed += score.failed;
+        total = total.plus(score);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -103,7 +108,10 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
 fn unit(filter: Option<&str>) -> Result<Score> {
     let mut select = vec!["--lib".to_owned(), "--bins".to_owned()];
     select.extend(programs(Part::Unit).flat_map(|name| ["--test".to_owned(), name.to_owned()]));
-    cargo_test(&select, None, filter, |_| Ok(()))
+    let score = cargo_test(&select, None, filter, |_| Ok(()))?;
+    // Cargo runs the examples in doc comments only by themselves.
+    let examples = cargo_test(&["--doc".to_owned()], None, filter, |_| Ok(()))?;
+    Ok(score.plus(examples))
 }
 
 /// The programs of tests of a part.
@@ -131,8 +139,7 @@ fn integration(part: Part, filter: Option<&str>, built: &Executables) -> Result<
             }
             Ok(())
         })?;
-        score.passed += of_program.passed;
-        score.failed += of_program.failed;
+        score = score.plus(of_program);
     }
     Ok(score)
 }
@@ -166,8 +173,7 @@ fn cargo_test(
             let line = line?;
             println!("{line}");
             if let Some((passed, failed)) = result_line(&line) {
-                score.passed += passed;
-                score.failed += failed;
+                score = score.plus(Score { passed, failed });
             }
         }
     }
