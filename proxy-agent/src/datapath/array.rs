@@ -5,13 +5,14 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU64},
 };
 
 use aya::{
     Pod,
     maps::{MapData, MapError},
 };
+use proxy_common::shared::Published as _;
 
 /// An array map with `BPF_F_MMAPABLE`, mapped for as long as this lives.
 ///
@@ -112,7 +113,7 @@ impl<T: Pod> MmapArray<T> {
 
     /// Publishes a word: a reader that sees it sees all that was written before. False beyond the end.
     pub(super) fn publish(&self, index: u32, word: u64) -> bool {
-        self.word(index).map(|at| at.store(word, Ordering::Release)).is_some()
+        self.word(index).map(|at| at.publish(word)).is_some()
     }
 }
 
