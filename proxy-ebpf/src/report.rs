@@ -267,6 +267,6 @@ fn count(rates: &LruPerCpuHashMap<RateKey, u64, { RATES as usize }>, key: &RateK
         unsafe { *rate += 1 };
     } else {
         // Without room the one that was not used for longest goes.
-        let _ = rates.insert(key, 1, 0);
+        let _ = rates.insert(key, 1u64, 0);
     }
 }
