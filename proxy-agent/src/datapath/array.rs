@@ -41,6 +41,15 @@ impl<T: Pod> MmapArray<T> {
         Self::mapped(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS, len).unwrap()
     }
 
+    /// Memory that is mapped twice: once for the agent, once for a reader.
+    #[cfg(test)]
+    pub(super) fn anonymous_twice(len: u32) -> (Self, Self) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(u64::from(len) * size_of::<T>().next_multiple_of(8) as u64).unwrap();
+        let map = || Self::mapped(file.as_raw_fd(), libc::MAP_SHARED, len).unwrap();
+        (map(), map())
+    }
+
     fn mapped(fd: RawFd, flags: libc::c_int, len: u32) -> io::Result<Self> {
         // The kernel lays elements out in multiples of 8 bytes.
         let stride = size_of::<T>().next_multiple_of(8);
@@ -64,6 +73,8 @@ impl<T: Pod> MmapArray<T> {
 
     /// Element `index`; `None` beyond the end.
     fn at(&self, index: u32) -> Option<NonNull<u8>> {
+        #[cfg(test)]
+        steps::step();
         // SAFETY: within the mapping.
         (index < self.len).then(|| unsafe { self.base.add(index as usize * self.stride) })
     }
@@ -106,6 +117,8 @@ impl<T: Pod> MmapArray<T> {
     /// Half-word `index` of the whole array, for arrays without gaps between elements.
     pub(super) fn half(&self, index: u32) -> Option<&AtomicU16> {
         const { assert!(size_of::<T>() == 8) };
+        #[cfg(test)]
+        steps::step();
         // SAFETY: within the mapping and aligned to 2; the mapping lives as long as the reference.
         (index / 4 < self.len)
             .then(|| unsafe { AtomicU16::from_ptr(self.base.add(2 * index as usize).cast().as_ptr()) })
@@ -121,5 +134,29 @@ impl<T> Drop for MmapArray<T> {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `map`; nothing refers to it any more.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.stride * self.len as usize) };
+    }
+}
+
+/// What a test does between two steps of the agent, so that it sees all states that a reader may see.
+#[cfg(test)]
+pub(super) mod steps {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static OBSERVER: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    }
+
+    /// Calls `observer` before each access of this thread to an array, its own excepted, while `run` runs.
+    pub(in crate::datapath) fn observed<R>(observer: impl FnMut() + 'static, run: impl FnOnce() -> R) -> R {
+        OBSERVER.set(Some(Box::new(observer)));
+        let result = run();
+        OBSERVER.take();
+        result
+    }
+
+    pub(super) fn step() {
+        let Some(mut observer) = OBSERVER.take() else { return };
+        observer();
+        OBSERVER.set(Some(observer));
     }
 }
