@@ -22,12 +22,27 @@ pub fn fold(sum: u32) -> u32 {
 }
 
 /// The checksum field after the summed words changed by `difference` (RFC 1624, equation 3).
+///
+/// ```
+/// use proxy_common::checksum::{difference, update};
+///
+/// // The example of RFC 1624 section 4.
+/// assert_eq!(update(0xdd2f, difference(0x5555, 0x3285)), 0x0000);
+/// ```
 #[inline(always)]
 pub fn update(checksum: u16, difference: u32) -> u16 {
     !fold((!checksum) as u32 + fold(difference)) as u16
 }
 
 /// Like [`update`] for UDP: no checksum (0) stays none, and a result of 0 is sent as 0xffff (RFC 768).
+///
+/// ```
+/// use proxy_common::checksum::{difference, update_udp};
+///
+/// let change = difference(0x5555, 0x3285);
+/// assert_eq!(update_udp(0xdd2f, change), 0xffff);
+/// assert_eq!(update_udp(0, change), 0);
+/// ```
 #[inline(always)]
 pub fn update_udp(checksum: u16, difference: u32) -> u16 {
     if checksum == 0 {
@@ -60,6 +75,17 @@ pub fn sum_of_addresses<F: Family>(tuple: &Tuple<F>) -> u32 {
 }
 
 /// What translating the addresses of a packet adds to its sums.
+///
+/// ```
+/// use proxy_common::{V4, checksum, layout::flow::Tuple};
+///
+/// let addr = |bytes: [u8; 4]| u32::from_ne_bytes(bytes);
+/// let from = Tuple::<V4> { src: addr([10, 244, 1, 7]), dst: addr([10, 96, 0, 1]), sport: 0, dport: 443u16.to_be() };
+/// let to = Tuple { dst: addr([10, 244, 2, 9]), dport: 8443u16.to_be(), ..from };
+/// let there = checksum::update(0x1234, checksum::addresses(&from, &to) + checksum::ports(&from, &to));
+/// let back = checksum::update(there, checksum::addresses(&to, &from) + checksum::ports(&to, &from));
+/// assert_eq!(back, 0x1234);
+/// ```
 #[inline(always)]
 pub fn addresses<F: Family>(from: &Tuple<F>, to: &Tuple<F>) -> u32 {
     difference(sum_of_addresses(from), sum_of_addresses(to))
@@ -78,7 +104,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{V4, V6, packet::PROTOCOL_UDP};
+    use crate::{
+        V4, V6,
+        packet::{PROTOCOL_UDP, UDP},
+    };
 
     /// Words whose sums carry, or do not.
     fn word() -> impl Strategy<Value = u16> {
@@ -87,7 +116,7 @@ mod tests {
 
     /// The words of a UDP datagram with its pseudo header (RFC 768, RFC 8200 section 8.1), without the checksum.
     fn datagram<F: Family>(tuple: &Tuple<F>, addr: fn(&F::Addr) -> Vec<u16>, payload: &[u16]) -> Vec<u16> {
-        let length = 8 + 2 * payload.len() as u16;
+        let length = (UDP + 2 * payload.len()) as u16;
         let pseudo = [(PROTOCOL_UDP as u16).to_be(), length.to_be()];
         let header = [tuple.sport, tuple.dport, length.to_be()];
         [addr(&tuple.src), addr(&tuple.dst), pseudo.to_vec(), header.to_vec(), payload.to_vec()].concat()

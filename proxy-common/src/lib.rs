@@ -5,6 +5,7 @@
 //! * [`decide`]: what happens to a packet or a socket, as one description for both address families,
 //!   over [`decide::Tables`]: BPF maps in the kernel, anything else outside.
 //! * [`checksum`], [`crc32c`]: what a translation does to checksums.
+//! * [`shared`]: words that programs and agent use at the same time.
 //!
 //! Addresses and ports are kept as they stand in a packet (network byte order) everywhere here.
 #![no_std]
@@ -18,5 +19,6 @@ pub mod decide;
 pub mod family;
 pub mod layout;
 pub mod packet;
+pub mod shared;
 
 pub use family::{Family, V4, V6};

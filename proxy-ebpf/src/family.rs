@@ -14,7 +14,7 @@ use crate::{
         Routed,
         fib_cache::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
     },
-    scratch::{Scratch, scratch},
+    scratch::{Scratch, draft, scratch},
     settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
     tables::Kernel,
 };
@@ -22,9 +22,8 @@ use crate::{
 /// What an [`Attempt`] is as a number.
 #[inline(always)]
 fn attempt_flow<F: KernelFamily>(kernel: &Kernel, seize: bool) -> u32 {
-    let Some(draft) = F::draft() else { return Attempt::NoRoom as u32 };
-    // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
-    decide::attempt::<F, _>(kernel, unsafe { &mut *draft }, seize) as u32
+    let Some(draft) = draft::<F>() else { return Attempt::NoRoom as u32 };
+    decide::attempt::<F, _>(kernel, draft, seize) as u32
 }
 
 /// Looks for the flow of the packet in the CPU's scratch, by the key there; returns a [`Found`](decide::Found).
@@ -37,17 +36,15 @@ fn find_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
 /// Confirms the flow of which the CPU's draft has an entry; 0 if it could not be.
 #[inline(always)]
 fn confirm_flow<F: KernelFamily>() -> u32 {
-    let Some(draft) = F::draft() else { return 0 };
-    // SAFETY: as above.
-    decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), unsafe { &mut *draft }) as u32
+    let Some(draft) = draft::<F>() else { return 0 };
+    decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), draft) as u32
 }
 
 /// Opens the flow that the CPU's draft has; returns a [`DropReason::code`] or 0.
 #[inline(always)]
 fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
-    let Some(draft) = F::draft() else { return DropReason::FlowMapFull.code() };
-    // SAFETY: this CPU's own, and the caller does not look at it meanwhile.
-    decide::open::<F, _>(kernel, unsafe { &mut *draft }).map_or(0, DropReason::code)
+    let Some(draft) = draft::<F>() else { return DropReason::FlowMapFull.code() };
+    decide::open::<F, _>(kernel, draft).map_or(0, DropReason::code)
 }
 
 macro_rules! open_flow {

@@ -4,6 +4,8 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::layout::flow::Tuple;
 
 use crate::maps::FamilyMaps;
+#[cfg(feature = "kernel-log")]
+use crate::scratch::draft;
 
 macro_rules! record {
     ($level:ident, $ctx:expr, $($arg:tt)*) => {
@@ -116,28 +118,23 @@ impl LogEvent {
 
     #[inline(always)]
     pub(crate) fn dropped<F: FamilyMaps>(from: &Tuple<F>) -> Self {
-        let Some(draft) = F::draft() else { return Self::Nothing };
-        // SAFETY: this CPU's own element.
-        unsafe { (*draft).key.tuple = *from };
+        let Some(draft) = draft::<F>() else { return Self::Nothing };
+        draft.key.tuple = *from;
         Self::Dropped
     }
 
     #[inline(always)]
     pub(crate) fn translated<F: FamilyMaps>(from: &Tuple<F>, to: &Tuple<F>) -> Self {
-        let Some(draft) = F::draft() else { return Self::Nothing };
-        // SAFETY: this CPU's own element.
-        unsafe {
-            (*draft).key.tuple = *from;
-            (*draft).flow.tuple = *to;
-        }
+        let Some(draft) = draft::<F>() else { return Self::Nothing };
+        draft.key.tuple = *from;
+        draft.flow.tuple = *to;
         Self::Translated
     }
 
     #[inline(always)]
     pub(crate) fn log<F: FamilyMaps + Logged>(self, ctx: &TcContext) {
-        let Some(draft) = F::draft() else { return };
-        // SAFETY: this CPU's own element, which nobody changes now.
-        let (from, to) = unsafe { (&(*draft).key.tuple, &(*draft).flow.tuple) };
+        let Some(draft) = draft::<F>() else { return };
+        let (from, to) = (&draft.key.tuple, &draft.flow.tuple);
         match self {
             Self::Nothing => {}
             Self::Dropped => aya_log_ebpf::warn!(

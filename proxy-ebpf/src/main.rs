@@ -17,6 +17,7 @@
     reason = "the macros of the entry points drop their comments and want `pub`"
 )]
 
+mod context;
 mod family;
 mod log;
 mod maps;

@@ -13,6 +13,7 @@ use proxy_common::{
         backend::Backend,
         cidr::ServiceCidrs,
         destination::{Destination, RouteHint},
+        device::Device,
         flow::{Flow, FlowDraft, FlowKey},
         fragment::{FragmentKey, FragmentPorts, QueuedFragment, QueuedFragmentKey},
         frontend::{Frontend, FrontendKey},
@@ -282,6 +283,13 @@ family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V
     FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", FRAG_QUEUE_V6 "frag_queue_v6", FIB_CACHE_V6 "fib_cache_v6", PENDING_V6 "pending_v6",
     OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", DESTINATIONS_V6 "destinations_v6",
     NEXT_HOPS_V6 "next_hops_v6");
+
+/// What the agent knows of an interface.
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> Option<&'static Device> {
+    // SAFETY: the agent replaces whole elements; a torn one would need two changes at once.
+    unsafe { INTERFACES.get(ifindex) }
+}
 
 /// The maps that each family has its own of.
 pub(crate) trait FamilyMaps: Parse {

@@ -7,7 +7,10 @@ use aya_ebpf::{
     helpers::generated::{self, bpf_l4_csum_replace},
     programs::TcContext,
 };
-use proxy_common::layout::probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC};
+use proxy_common::{
+    layout::probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
+    packet::{ETHERNET, IPV6, field::udp},
+};
 
 use crate::route::BPF_FIB_LOOKUP_SRC;
 
@@ -28,7 +31,7 @@ pub(crate) fn run(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn knows_csum_ipv6(ctx: &TcContext) -> bool {
     const BPF_F_IPV6: u64 = 1 << 7;
-    const CHECKSUM: u32 = 14 + 40 + 6;
+    const CHECKSUM: u32 = (ETHERNET + IPV6 + udp::CHECKSUM) as u32;
     // SAFETY: the context; unknown flags are an error without effect.
     unsafe { bpf_l4_csum_replace(ctx.skb.skb, CHECKSUM, 0, 0, BPF_F_PSEUDO_HDR as u64 | BPF_F_IPV6) == 0 }
 }

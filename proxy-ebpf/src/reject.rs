@@ -11,20 +11,30 @@ mod headers;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
     helpers::generated::{
-        bpf_csum_diff, bpf_jiffies64, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_jiffies64, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use proxy_common::{
     Family, checksum,
     decide::Verdict,
     layout::counter::Counter,
-    packet::{ICMP, PROTOCOL_TCP, Packet, TCP, tcp_flags},
+    packet::{
+        ICMP, PROTOCOL_TCP, Packet, TCP, WORD,
+        field::{icmp as icmp_field, ports, tcp as tcp_field},
+        tcp_flags,
+    },
 };
 
 pub(crate) use self::headers::ReplyHeaders;
 use self::headers::{QUOTED, word};
-use crate::{family::KernelFamily, maps::REJECTS, rewrite, settings::REJECT_WITH_RESET, tables::count};
+use crate::{
+    context::{Skb, redirect},
+    family::KernelFamily,
+    maps::REJECTS,
+    rewrite,
+    settings::REJECT_WITH_RESET,
+    tables::count,
+};
 
 /// Which reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,9 +114,8 @@ pub(crate) fn reply<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     if !matches!(reply, GeneratedReply::Echo) {
         count(Counter::RejectSent);
     }
-    let flags = if is_leaving { BPF_F_INGRESS as u64 } else { 0 };
-    // SAFETY: the context is readable; plain arguments.
-    unsafe { bpf_redirect((*skb).ifindex, flags) as i32 }
+    let flags = if is_leaving { BPF_F_INGRESS } else { 0 };
+    redirect(Skb(skb).ifindex(), flags) as i32
 }
 
 /// The same for messages that a packet is too big, which Linux does not limit (`icmpv4_mask_allow`, `icmpv6_mask_allow`): without them
@@ -215,8 +224,8 @@ fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
         F::reply(header, icmp.wrapping_add(ICMP), F::ICMP, length as u16);
         F::error(icmp, request.reply, request.mtu);
         let seed = if F::HAS_PSEUDO_HEADER { pseudo_header::<F>(header, F::ICMP, length as u16) } else { 0 };
-        rewrite::write(icmp.wrapping_add(2), !sum(icmp, length, seed) as u16);
-        if (*skb).gso_size == 0 {
+        rewrite::write(icmp.wrapping_add(icmp_field::CHECKSUM), !sum(icmp, length, seed) as u16);
+        if Skb(skb).gso_size() == 0 {
             return store::<LINK>(skb, header, F::HEADER + length);
         }
     }
@@ -259,41 +268,53 @@ fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff,
     let request = from.wrapping_add(F::HEADER);
     // SAFETY: all within the scratch memory. Read late and written at once: little of it fits into registers.
     unsafe {
-        let flags = request.wrapping_add(13).read();
+        let flags = request.wrapping_add(tcp_field::FLAGS).read();
         if flags & tcp_flags::RST != 0 {
             return false;
         }
         F::reply(header, from, PROTOCOL_TCP, TCP as u16);
-        rewrite::write(tcp, word::<u32>(request).rotate_left(16));
-        rewrite::write(tcp.wrapping_add(8), 0u32);
-        // Five words of header; no window.
+        let at = |offset: usize| tcp.wrapping_add(offset);
+        // Both ports at once, exchanged.
+        rewrite::write(
+            at(ports::SOURCE),
+            word::<u32>(request.wrapping_add(ports::SOURCE)).rotate_left(u16::BITS),
+        );
+        rewrite::write(at(tcp_field::ACKNOWLEDGMENT), 0u32);
         if flags & tcp_flags::ACK != 0 {
-            rewrite::write(tcp.wrapping_add(4), word::<u32>(request.wrapping_add(8)));
-            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | (tcp_flags::RST as u32) << 16));
+            rewrite::write(
+                at(tcp_field::SEQUENCE),
+                word::<u32>(request.wrapping_add(tcp_field::ACKNOWLEDGMENT)),
+            );
+            rewrite::write(at(tcp_field::DATA_OFFSET), length_and_flags(tcp_flags::RST));
         } else {
-            let next = u32::from_be(word(request.wrapping_add(4)));
+            let next = u32::from_be(word(request.wrapping_add(tcp_field::SEQUENCE)));
             let next = next.wrapping_add((flags & tcp_flags::SYN != 0) as u32);
-            let both = (tcp_flags::RST | tcp_flags::ACK) as u32;
-            rewrite::write(tcp.wrapping_add(4), 0u32);
-            rewrite::write(tcp.wrapping_add(8), next.to_be());
-            rewrite::write(tcp.wrapping_add(12), u32::from_be(0x5000_0000 | both << 16));
+            rewrite::write(at(tcp_field::SEQUENCE), 0u32);
+            rewrite::write(at(tcp_field::ACKNOWLEDGMENT), next.to_be());
+            rewrite::write(at(tcp_field::DATA_OFFSET), length_and_flags(tcp_flags::RST | tcp_flags::ACK));
         }
-        rewrite::write(tcp.wrapping_add(16), 0u32);
+        // With the urgent pointer.
+        rewrite::write(at(tcp_field::CHECKSUM), 0u32);
         let seed = pseudo_header::<F>(header, PROTOCOL_TCP, TCP as u16);
-        rewrite::write(tcp.wrapping_add(16), !sum(tcp, TCP, seed) as u16);
+        rewrite::write(at(tcp_field::CHECKSUM), !sum(tcp, TCP, seed) as u16);
     }
     store::<LINK>(skb, header, F::HEADER + TCP)
+}
+
+/// The word of a TCP header without options that has its length and flags, and no window.
+#[inline(always)]
+const fn length_and_flags(flags: u8) -> u32 {
+    const LENGTH: u8 = (TCP / WORD) as u8;
+    u32::from_ne_bytes([LENGTH << 4, flags, 0, 0])
 }
 
 /// The request with addresses exchanged and another type: everything else, data included, is the reply's too.
 #[inline(always)]
 fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
-    // SAFETY: the context is readable.
-    let (data, end) = unsafe { ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8) };
-    let (header, icmp) = (data.wrapping_add(LINK), data.wrapping_add(transport));
-    if header.wrapping_add(F::HEADER) > end || icmp.wrapping_add(ICMP) > end {
+    let bounds = Skb(skb).bounds();
+    let (Some(header), Some(icmp)) = (bounds.at(LINK, F::HEADER), bounds.at(transport, ICMP)) else {
         return false;
-    }
+    };
     // SAFETY: within the headers just checked.
     unsafe {
         let src = header.wrapping_add(F::ADDRESSES);
@@ -310,7 +331,7 @@ fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, 
         }
         let before = icmp.cast::<u16>().read();
         let after = u16::from_ne_bytes([F::ECHO_REPLY, 0]);
-        let field = icmp.wrapping_add(2);
+        let field = icmp.wrapping_add(icmp_field::CHECKSUM);
         let change = checksum::difference(before as u32, after as u32);
         rewrite::write(field, checksum::update(field.cast::<u16>().read(), change));
         rewrite::write(icmp, after);
@@ -320,12 +341,5 @@ fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, 
 
 #[inline(always)]
 fn swap_macs<const LINK: usize>(skb: *mut __sk_buff) -> bool {
-    if LINK == 0 {
-        return true;
-    }
-    // SAFETY: the context is readable, and so are the bounds it gives.
-    unsafe {
-        let (data, end) = ((*skb).data as usize as *mut u8, (*skb).data_end as usize as *mut u8);
-        rewrite::swap_macs(data, end)
-    }
+    LINK == 0 || rewrite::swap_macs(Skb(skb).bounds())
 }

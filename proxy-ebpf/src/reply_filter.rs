@@ -1,16 +1,44 @@
 //! The reply filter: fingerprints of the sources of flows' replies; see `proxy_common::layout::reply_filter`.
 
-use proxy_common::layout::reply_filter::{CacheLine, EPOCH, Fingerprint, LINE};
+use proxy_common::{
+    layout::reply_filter::{self, CacheLine, EPOCH, Fingerprint, LINE},
+    shared::Shared,
+};
 
 use crate::maps::REPLY_FILTER;
+
+/// A byte of the map, which the agent and programs on other CPUs may write at any time.
+///
+/// Invariant: it is within an element that the kernel gave.
+struct MapByte(*mut u8);
+
+impl MapByte {
+    /// Byte `at` of a line, modulo its length.
+    #[inline(always)]
+    fn of(line: *mut CacheLine, at: u32) -> Self {
+        Self(line.cast::<u8>().wrapping_add((at & (LINE - 1)) as usize))
+    }
+}
+
+impl Shared<u8> for MapByte {
+    #[inline(always)]
+    fn load(&self) -> u8 {
+        // SAFETY: the invariant.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u8) {
+        // SAFETY: the invariant.
+        unsafe { self.0.write_volatile(value) };
+    }
+}
 
 /// Does the filter contain it?
 #[inline(always)]
 pub(crate) fn contains(fingerprint: Fingerprint) -> bool {
-    let Some(line) = REPLY_FILTER.get_ptr(fingerprint.line) else { return true };
-    let [first, second] = fingerprint.bytes;
-    // SAFETY: the kernel gave the pointer, and both are bytes of the line.
-    unsafe { byte(line, first).read_volatile() != 0 && byte(line, second).read_volatile() != 0 }
+    let Some(line) = REPLY_FILTER.get_ptr_mut(fingerprint.line) else { return true };
+    reply_filter::contains(fingerprint.bytes.map(|at| MapByte::of(line, at)))
 }
 
 /// Inserts a fingerprint.
@@ -25,30 +53,9 @@ pub(crate) fn insert(fingerprint: Fingerprint) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn insert_reply(line: u32, first: u32, second: u32) -> u32 {
-    let (Some(epoch), Some(line)) = (REPLY_FILTER.get_ptr(EPOCH), REPLY_FILTER.get_ptr_mut(line)) else {
+    let (Some(epoch), Some(line)) = (REPLY_FILTER.get_ptr_mut(EPOCH), REPLY_FILTER.get_ptr_mut(line)) else {
         return 0;
     };
-    // SAFETY: the kernel gave the pointer.
-    let epoch = match unsafe { byte(epoch, 0).read_volatile() } {
-        0 => 1,
-        epoch => epoch,
-    };
-    for at in [first, second] {
-        // SAFETY: as above, masked; others store a number in the same byte at most.
-        unsafe {
-            let byte = byte(line, at & (LINE - 1)).cast_mut();
-            // Not to take the line from other CPUs each time.
-            if byte.read_volatile() != epoch {
-                byte.write_volatile(epoch);
-            }
-        }
-    }
+    reply_filter::insert(&MapByte::of(epoch, 0), [first, second].map(|at| MapByte::of(line, at)));
     1
-}
-
-/// # Safety
-/// It is within the line.
-#[inline(always)]
-unsafe fn byte(line: *const CacheLine, at: u32) -> *const u8 {
-    line.cast::<u8>().wrapping_add(at as usize)
 }

@@ -20,7 +20,11 @@ use proxy_common::{
 };
 
 use crate::{
-    family::KernelFamily, maps::indexed, scratch::scratch, settings::HAS_CURRENT, tables::count_index,
+    family::KernelFamily,
+    maps::indexed,
+    scratch::{draft, scratch},
+    settings::HAS_CURRENT,
+    tables::count_index,
 };
 
 #[btf_map(name = "watches")]
@@ -208,9 +212,8 @@ fn fill_reject<F: KernelFamily>(counter: u32) {
 
 #[inline(always)]
 fn fill_flow<F: KernelFamily>() {
-    let (Some(event), Some(draft)) = (event(PACKET), F::draft()) else { return };
-    // SAFETY: this CPU's own element, which nobody changes now.
-    let (key, sent) = unsafe { (&(*draft).key, &(*draft).flow.tuple) };
+    let (Some(event), Some(draft)) = (event(PACKET), draft::<F>()) else { return };
+    let (key, sent) = (&draft.key, &draft.flow.tuple);
     *event = Event::default();
     event.key.frontend = F::words(&key.tuple.dst);
     event.key.frontend_port = key.tuple.dport;
@@ -264,6 +267,6 @@ fn count(rates: &LruPerCpuHashMap<RateKey, u64, { RATES as usize }>, key: &RateK
         unsafe { *rate += 1 };
     } else {
         // Without room the one that was not used for longest goes.
-        let _ = rates.insert(key, &1, 0);
+        let _ = rates.insert(key, 1u64, 0);
     }
 }

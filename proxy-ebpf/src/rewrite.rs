@@ -3,8 +3,13 @@
 use proxy_common::{
     V4, V6, checksum,
     layout::flow::{Mac, Tuple},
-    packet::{ETHERNET, Parse},
+    packet::{
+        ETHERNET, Parse,
+        field::{ethernet, ipv4, ipv6, ports},
+    },
 };
+
+use crate::context::Bounds;
 
 /// More than the headers in front of the transport header have bytes; what has more is not answered.
 pub(crate) const LONGEST_MASK: usize = 0x1ff;
@@ -37,15 +42,15 @@ impl Header for V4 {
             let mut change = checksum::addresses(from, to);
             if hops != 0 {
                 // TTL is the first byte of its 16-bit word.
-                let word = at(8).cast::<u16>().read();
+                let word = at(ipv4::TTL).cast::<u16>().read();
                 let less = word.wrapping_sub(u16::from_ne_bytes([hops, 0]));
                 change += checksum::difference(word as u32, less as u32);
-                write(at(8), less);
+                write(at(ipv4::TTL), less);
             }
-            let sum = at(10).cast::<u16>().read();
-            write(at(10), checksum::update(sum, change));
-            write(at(12), to.src);
-            write(at(16), to.dst);
+            let sum = at(ipv4::CHECKSUM).cast::<u16>().read();
+            write(at(ipv4::CHECKSUM), checksum::update(sum, change));
+            write(at(ipv4::SOURCE), to.src);
+            write(at(ipv4::DESTINATION), to.dst);
         }
     }
 }
@@ -57,109 +62,75 @@ impl Header for V6 {
         // SAFETY: all within the header.
         unsafe {
             if hops != 0 {
-                write(at(7), at(7).read().wrapping_sub(hops));
+                write(at(ipv6::HOP_LIMIT), at(ipv6::HOP_LIMIT).read().wrapping_sub(hops));
             }
-            write(at(8), to.src[0]);
-            write(at(12), to.src[1]);
-            write(at(16), to.src[2]);
-            write(at(20), to.src[3]);
-            write(at(24), to.dst[0]);
-            write(at(28), to.dst[1]);
-            write(at(32), to.dst[2]);
-            write(at(36), to.dst[3]);
+            // By words: whole arrays would be copied by a call.
+            write(at(ipv6::SOURCE), to.src[0]);
+            write(at(ipv6::SOURCE + 4), to.src[1]);
+            write(at(ipv6::SOURCE + 8), to.src[2]);
+            write(at(ipv6::SOURCE + 12), to.src[3]);
+            write(at(ipv6::DESTINATION), to.dst[0]);
+            write(at(ipv6::DESTINATION + 4), to.dst[1]);
+            write(at(ipv6::DESTINATION + 8), to.dst[2]);
+            write(at(ipv6::DESTINATION + 12), to.dst[3]);
         }
     }
 }
 
 /// Writes network addresses, and ports at offset `transport`, but no transport checksum; false if the packet is not as it
 /// was parsed.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-pub(crate) unsafe fn headers<F: Header>(
-    data: *mut u8,
-    end: *mut u8,
+pub(crate) fn headers<F: Header>(
+    bounds: Bounds,
     network: usize,
     transport: usize,
     from: &Tuple<F>,
     to: &Tuple<F>,
     hops: u8,
 ) -> bool {
-    let header = data.wrapping_add(network);
-    let transport = data.wrapping_add(transport);
-    if header.wrapping_add(F::HEADER) > end || transport.wrapping_add(4) > end {
+    let (Some(header), Some(transport)) = (bounds.at(network, F::HEADER), bounds.at(transport, ports::END))
+    else {
         return false;
-    }
+    };
     // SAFETY: both headers were just checked.
     unsafe {
         F::write(header, from, to, hops);
-        write(transport, to.sport);
-        write(transport.wrapping_add(2), to.dport);
+        write(transport.wrapping_add(ports::SOURCE), to.sport);
+        write(transport.wrapping_add(ports::DESTINATION), to.dport);
     }
     true
 }
 
 /// Writes the MACs of an Ethernet header; false if there is none.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-pub(crate) unsafe fn macs(
-    data: *mut u8,
-    end: *mut u8,
-    destination: Option<Mac>,
-    source: Option<Mac>,
-) -> bool {
-    if data.wrapping_add(ETHERNET) > end {
-        return false;
-    }
+pub(crate) fn macs(bounds: Bounds, destination: Option<Mac>, source: Option<Mac>) -> bool {
+    let Some(header) = bounds.at(0, ETHERNET) else { return false };
     let put = |offset: usize, mac: Mac| {
         // SAFETY: within the header just checked.
         unsafe {
-            write(data.wrapping_add(offset), mac.0[0]);
-            write(data.wrapping_add(offset + 2), mac.0[1]);
-            write(data.wrapping_add(offset + 4), mac.0[2]);
+            write(header.wrapping_add(offset), mac.0[0]);
+            write(header.wrapping_add(offset + 2), mac.0[1]);
+            write(header.wrapping_add(offset + 4), mac.0[2]);
         }
     };
     if let Some(mac) = destination {
-        put(0, mac);
+        put(ethernet::DESTINATION, mac);
     }
     if let Some(mac) = source {
-        put(6, mac);
+        put(ethernet::SOURCE, mac);
     }
-    true
-}
-
-/// Writes the type of an Ethernet header, in network byte order; false if there is none.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
-#[inline(always)]
-pub(crate) unsafe fn ethertype(data: *mut u8, end: *mut u8, ethertype: u16) -> bool {
-    if data.wrapping_add(ETHERNET) > end {
-        return false;
-    }
-    // SAFETY: within the header just checked.
-    unsafe { write(data.wrapping_add(12), ethertype) };
     true
 }
 
 /// Exchanges source and destination MAC; false if there is no Ethernet header.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-pub(crate) unsafe fn swap_macs(data: *mut u8, end: *mut u8) -> bool {
-    if data.wrapping_add(ETHERNET) > end {
-        return false;
-    }
+pub(crate) fn swap_macs(bounds: Bounds) -> bool {
+    let Some(header) = bounds.at(0, ETHERNET) else { return false };
     // SAFETY: within the header just checked.
     let mac = |offset: usize| unsafe {
-        let word = |at: usize| data.wrapping_add(offset + at).cast::<u16>().read();
+        let word = |at: usize| header.wrapping_add(offset + at).cast::<u16>().read();
         Mac([word(0), word(2), word(4)])
     };
-    let (destination, source) = (mac(0), mac(6));
-    // SAFETY: the caller's promise.
-    unsafe { macs(data, end, Some(source), Some(destination)) }
+    let (destination, source) = (mac(ethernet::DESTINATION), mac(ethernet::SOURCE));
+    macs(bounds, Some(source), Some(destination))
 }

@@ -25,7 +25,7 @@ use proxy_common::{
 };
 
 use crate::{
-    maps::{FamilyMaps, INTERFACES},
+    maps::{FamilyMaps, interface},
     settings::HAS_FIB_SRC,
 };
 
@@ -135,8 +135,7 @@ pub(crate) fn look_up<F: Routed>(
     // Of a route with an encapsulation the kernel reports nothing: the index stays that of the device the packet came in by.
     route.ifindex = params.ifindex;
     route.next_hop = F::next_hop(params);
-    // SAFETY: the agent replaces whole elements.
-    let device = unsafe { INTERFACES.get(params.ifindex) };
+    let device = interface(params.ifindex);
     route.names_next_hop =
         params.family == F::ADDRESS_FAMILY && device.is_none_or(|device| device.flags & DEVICE_L3 == 0);
     route.from = mac(&params.smac);
@@ -166,8 +165,7 @@ pub(crate) fn look_up<F: Routed>(
             if told == size {
                 // Before 5.12 nothing is told, unless another look-up finds the device.
                 ask::<F>(ctx, params, ifindex, (src, dst), 0, 0);
-                // SAFETY: the agent replaces whole elements.
-                route.mtu = unsafe { INTERFACES.get(params.ifindex) }.map_or(0, |device| device.mtu);
+                route.mtu = interface(params.ifindex).map_or(0, |device| device.mtu);
             }
             RouteKind::TooBig
         }
@@ -198,8 +196,7 @@ fn obey_mtu<F: Routed>(mtu: u32, size: u16, route: &mut Route<F>) {
 /// policies are for all.
 #[inline(always)]
 fn hint<F: Routed>(leaves: Option<&Device>, came_in: u32, dst: &F::Addr) -> Option<&'static RouteHint> {
-    // SAFETY: the agent replaces whole elements.
-    let device = leaves.or_else(|| unsafe { INTERFACES.get(came_in) })?;
+    let device = leaves.or_else(|| interface(came_in))?;
     if device.flags & DEVICE_DESTINATIONS != 0 { F::hint(dst) } else { None }
 }
 

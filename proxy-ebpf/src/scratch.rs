@@ -3,7 +3,7 @@
 use proxy_common::{
     Family,
     decide::{Completion, Translation, Verdict},
-    layout::flow::FlowKey,
+    layout::flow::{FlowDraft, FlowKey},
     packet::Dissected,
 };
 
@@ -22,6 +22,13 @@ pub(crate) struct Scratch<F: Family> {
     pub(crate) verdict: Verdict,
     /// And how.
     pub(crate) out: Translation<F>,
+}
+
+/// This CPU's draft of a flow's entries, with anything in it.
+#[inline(always)]
+pub(crate) fn draft<F: FamilyMaps>() -> Option<&'static mut FlowDraft<F>> {
+    // SAFETY: as below. No function uses it while another one that it called does.
+    F::draft().map(|draft| unsafe { &mut *draft })
 }
 
 /// This CPU's.

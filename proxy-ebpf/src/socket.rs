@@ -94,15 +94,7 @@ impl AddressAccess<V6> for Plain {
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> [u32; 4] {
         // SAFETY: the context is readable, by words.
-        unsafe {
-            let ip = &raw const (*ctx.sock_addr).user_ip6;
-            [
-                (&raw const (*ip)[0]).read_volatile(),
-                (&raw const (*ip)[1]).read_volatile(),
-                (&raw const (*ip)[2]).read_volatile(),
-                (&raw const (*ip)[3]).read_volatile(),
-            ]
-        }
+        unsafe { words(&raw const (*ctx.sock_addr).user_ip6) }
     }
 
     #[inline(always)]
@@ -145,15 +137,18 @@ impl AddressAccess<V4> for Mapped {
 #[inline(always)]
 fn bound_ip6(ctx: &SockAddrContext) -> [u32; 4] {
     // SAFETY: the hooks give a socket; its fields are readable by words.
-    unsafe {
-        let ip = &raw const (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip6;
-        [
-            (&raw const (*ip)[0]).read_volatile(),
-            (&raw const (*ip)[1]).read_volatile(),
-            (&raw const (*ip)[2]).read_volatile(),
-            (&raw const (*ip)[3]).read_volatile(),
-        ]
-    }
+    unsafe { words(&raw const (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip6) }
+}
+
+/// Reads an address of a context by words: the verifier knows no other access.
+///
+/// # Safety
+/// The words are readable.
+#[inline(always)]
+unsafe fn words(ip: *const [u32; 4]) -> [u32; 4] {
+    // SAFETY: the caller's promise.
+    let word = |index: usize| unsafe { (&raw const (*ip)[index]).read_volatile() };
+    [word(0), word(1), word(2), word(3)]
 }
 
 /// `::ffff:0:0/96`, RFC 4291 section 2.5.5.2.

@@ -9,11 +9,8 @@ mod services;
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, xdp_md},
-    helpers::{
-        bpf_get_prandom_u32,
-        generated::{bpf_jiffies64, bpf_skb_load_bytes},
-    },
+    bindings::__sk_buff,
+    helpers::{bpf_get_prandom_u32, generated::bpf_jiffies64},
 };
 use proxy_common::{
     Family,
@@ -23,16 +20,20 @@ use proxy_common::{
         counter::Counter,
         flow::{FlowDraft, FlowKey, LookupPoint},
     },
-    packet::{Bytes, ETHERNET, PROTOCOL_TCP, Packet, SCTP_HEADER, TCP, UDP},
+    packet::{
+        Bytes, ETHERNET, PROTOCOL_TCP, Packet, SCTP_HEADER, TCP, UDP, WORD,
+        field::{sctp, tcp},
+    },
 };
 
 use crate::{
+    context::{Frame, Skb},
     family::KernelFamily,
     maps::COUNTERS,
     report,
     scratch::scratch,
     settings::settings,
-    tc::{GSO_BY_FRAGS, Skb},
+    tc::GSO_BY_FRAGS,
 };
 
 pub(crate) use self::entries::{AffinityEntry, FlowEntry};
@@ -76,31 +77,21 @@ impl Kernel {
     /// A packet's size at tc: of a GSO packet, its longest segment.
     #[inline(always)]
     fn size_of_skb<F: Family>(&self, link: usize, packet: &Packet<F>) -> u32 {
-        const WORDS: usize = 12;
-        /// Offset of the first chunk's length in an SCTP packet.
-        const CHUNK_LENGTH: usize = 14;
-        let skb = self.ctx.cast::<__sk_buff>();
-        // SAFETY: the context is readable.
-        let (length, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
+        let skb = Skb(self.ctx.cast());
+        let (length, segment) = (skb.len(), skb.gso_size());
         if segment == 0 {
             return length.wrapping_sub(link as u32);
         }
         if segment == GSO_BY_FRAGS {
             // Segments differ. The first one has this chunk at least, and nothing but it where a long message is sent.
-            let chunk = Skb(skb).load::<u16>(packet.transport + CHUNK_LENGTH).unwrap_or_default();
+            let chunk = skb.load::<u16>(packet.transport + sctp::CHUNK_LENGTH).unwrap_or_default();
             let first = (packet.transport - link + SCTP_HEADER) as u32 + u16::from_be(chunk) as u32;
             let whole = length.wrapping_sub(link as u32);
             return if first < whole { first } else { whole };
         }
-        let mut words = 0u8;
         let header = if packet.protocol == PROTOCOL_TCP {
-            let at = (packet.transport + WORDS) as u32;
-            // SAFETY: the context, and a byte on the stack.
-            if unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut words).cast(), 1) } == 0 {
-                (words >> 4) as usize * 4
-            } else {
-                TCP
-            }
+            let words = skb.load::<u8>(packet.transport + tcp::DATA_OFFSET);
+            words.map_or(TCP, |words| (words >> 4) as usize * WORD)
         } else {
             UDP
         };
@@ -110,13 +101,9 @@ impl Kernel {
     /// A packet's size at XDP, as its network header has it: frames may be in several buffers, and padded.
     #[inline(always)]
     fn size_of_frame<F: KernelFamily>(&self) -> u32 {
-        let ctx = self.ctx.cast::<xdp_md>();
-        // SAFETY: the context is readable, and so are the bounds it gives.
-        unsafe {
-            let (data, end) = ((*ctx).data as usize as *const u8, (*ctx).data_end as usize as *const u8);
-            let header = data.wrapping_add(ETHERNET);
-            if header.wrapping_add(F::HEADER) > end { 0 } else { F::total_length(header) }
-        }
+        let header = Frame(self.ctx.cast()).bounds().at(ETHERNET, F::HEADER);
+        // SAFETY: the header was just checked.
+        header.map_or(0, |header| unsafe { F::total_length(header) })
     }
 }
 

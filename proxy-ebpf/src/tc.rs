@@ -20,22 +20,23 @@ use proxy_common::{
         fast_path::{self, FastPath},
     },
     layout::{flow::FlowKey, set::Scope},
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part, TCP, Unparsed},
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, LONGEST_IPV4, Packet, Part, TCP, Unparsed, VLAN_ID},
 };
 
 pub(crate) use self::{
     apply::apply,
-    slow_path::{Skb, read, slow_path},
+    slow_path::{read, slow_path},
 };
 use self::{checksums::TcFamily, fast::take_fast_path};
 use crate::{
+    context::{Bounds, Skb},
     family::KernelFamily,
     log::LogEvent,
-    maps::INTERFACES,
+    maps::interface,
     reject::{GeneratedReply, ReplyRequest, reply},
     report,
     rewrite::LONGEST_MASK,
-    scratch::{Scratch, scratch},
+    scratch::{Scratch, draft, scratch},
     tables::{FlowEntry, Kernel},
 };
 
@@ -49,7 +50,7 @@ const PACKET_OTHERHOST: u32 = 3;
 pub(crate) const GSO_BY_FRAGS: u32 = 0xffff;
 
 /// Longest headers up to the ports and TCP's flags: IPv6, or IPv4 with all options.
-const LONGEST: usize = ETHERNET + 60 + TCP;
+const LONGEST: usize = ETHERNET + LONGEST_IPV4 + TCP;
 
 /// Which question a hook asks of the core.
 pub(crate) trait Hook {
@@ -137,9 +138,7 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps;
     if LINK == 0 && !H::IS_LEAVING && outer::has_outer_header(ctx) {
         return outer::receive_without(ctx);
     }
-    // SAFETY: the context is readable.
-    let protocol = unsafe { (*skb).protocol };
-    match u16::from_be(protocol as u16) {
+    match u16::from_be(Skb(skb).protocol() as u16) {
         ETHERTYPE_IPV4 => family::<V4, H, LINK>(ctx, v4),
         ETHERTYPE_IPV6 => family::<V6, H, LINK>(ctx, v6),
         _ => NEXT,
@@ -245,9 +244,7 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     let Scratch { dissected, verdict, out, .. } = scratch;
     let packet = &dissected.packet;
     out.begin();
-    // SAFETY: the context is readable.
-    let ifindex = unsafe { (*skb).ifindex };
-    let decided = H::decide(&Kernel::of_skb(skb, LINK), packet, ifindex, out);
+    let decided = H::decide(&Kernel::of_skb(skb, LINK), packet, Skb(skb).ifindex(), out);
     *verdict = decided;
     Outcome::of(decided, packet, out)
 }
@@ -275,9 +272,7 @@ pub(crate) fn new_flow<F: KernelFamily, const LINK: usize>(skb: *mut __sk_buff, 
     let next = Outcome::with(NEXT, LogEvent::Nothing);
     let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return next.0 };
     let packet = &dissected.packet;
-    // SAFETY: the context is readable.
-    let ifindex = unsafe { (*skb).ifindex };
-    *verdict = decide::new_flow(&Kernel::of_skb(skb, LINK), packet, ifindex, scope, out);
+    *verdict = decide::new_flow(&Kernel::of_skb(skb, LINK), packet, Skb(skb).ifindex(), scope, out);
     Outcome::of(*verdict, packet, out).0
 }
 
@@ -285,12 +280,12 @@ pub(crate) fn new_flow<F: KernelFamily, const LINK: usize>(skb: *mut __sk_buff, 
 #[inline(always)]
 pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
     let next = Outcome::with(NEXT, LogEvent::Nothing);
-    let (Some(Scratch { dissected, verdict, out, .. }), Some(draft)) = (scratch::<F>(), F::draft()) else {
+    let (Some(Scratch { dissected, verdict, out, .. }), Some(draft)) = (scratch::<F>(), draft::<F>()) else {
         return next.0;
     };
     let after = out.opened;
-    // SAFETY: this CPU's own; the decision left the flow in it.
-    *verdict = decide::opened(&Kernel::of_skb(skb, 0), unsafe { &mut *draft }, after, out);
+    // The decision left the flow in the draft.
+    *verdict = decide::opened(&Kernel::of_skb(skb, 0), draft, after, out);
     // A drop is reported where it is counted.
     if !matches!(*verdict, Verdict::Drop) {
         report::flow_opened::<F>();
@@ -320,48 +315,41 @@ fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcC
 /// VLAN's own interface. A tag with number 0 has a priority and no VLAN.
 #[inline(always)]
 fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
-    const VLAN: u32 = 0xfff;
-    // SAFETY: the context is readable.
-    let (ifindex, pkt_type) = unsafe { ((*skb).ifindex, (*skb).pkt_type) };
-    // SAFETY: as above.
-    let in_vlan = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN != 0 };
+    let skb = Skb(skb);
+    let (ifindex, pkt_type) = (skb.ifindex(), skb.pkt_type());
+    let in_vlan = skb.vlan_present() != 0 && skb.vlan_tci() & VLAN_ID as u32 != 0;
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
 }
 
 /// The same, as far as the frame itself tells.
 #[inline(always)]
 fn is_surely_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
-    // SAFETY: the context is readable.
-    let (pkt_type, in_vlan) = unsafe { ((*skb).pkt_type, (*skb).vlan_present != 0) };
+    let (pkt_type, in_vlan) = (Skb(skb).pkt_type(), Skb(skb).vlan_present() != 0);
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST)
 }
 
 /// At a port of a bridge every frame is for another: for the bridge, as well.
 #[inline(always)]
 fn is_bridge_port(ifindex: u32) -> bool {
-    // SAFETY: the agent replaces whole elements.
-    unsafe { INTERFACES.get(ifindex) }.is_some_and(|device| device.bridge != 0)
+    interface(ifindex).is_some_and(|device| device.bridge != 0)
 }
 
 #[inline(always)]
-fn bounds(ctx: &TcContext) -> (*mut u8, *mut u8) {
-    (ctx.data() as *mut u8, ctx.data_end() as *mut u8)
+fn bounds(ctx: &TcContext) -> Bounds {
+    Skb(ctx.skb.skb).bounds()
 }
 
 /// Is it a GSO packet of SCTP, whose linear part ends behind the SCTP header? Each buffer of its `frag_list` is a segment (`GSO_BY_FRAGS`):
 /// pulling bytes of the first one would spoil the segmentation, and the receiver that takes it whole (`sctp_inq_pop`) would lose a chunk.
 #[inline(always)]
 fn is_gso_by_frags(skb: *mut __sk_buff) -> bool {
-    // SAFETY: the context is readable.
-    unsafe { (*skb).gso_size == GSO_BY_FRAGS }
+    Skb(skb).gso_size() == GSO_BY_FRAGS
 }
 
 /// Parses; pulls headers that lie outside the linear part in first.
 #[inline(always)]
 fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F>, Unparsed> {
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    let parsed = unsafe { F::parse(data, end, LINK) };
+    let parsed = bounds(ctx).parse(LINK);
     if !matches!(parsed, Err(Unparsed::Short)) {
         return parsed;
     }
@@ -374,7 +362,5 @@ fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F
     if unsafe { bpf_skb_pull_data(ctx.skb.skb, wanted) } != 0 {
         return Err(Unparsed::Short);
     }
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    unsafe { F::parse(data, end, LINK) }
+    bounds(ctx).parse(LINK)
 }

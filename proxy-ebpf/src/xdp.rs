@@ -5,7 +5,6 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::generated::bpf_redirect,
     programs::XdpContext,
 };
 use proxy_common::{
@@ -19,10 +18,15 @@ use proxy_common::{
         device::DEVICE_XDP_REDIRECT,
         flow::{FlowKey, Tuple},
     },
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, read},
+    packet::{
+        ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet,
+        field::{ethernet, tcp, udp},
+        read,
+    },
 };
 
 use crate::{
+    context::{Bounds, Frame, redirect},
     family::KernelFamily,
     rewrite::{self, Header, LONGEST_MASK},
     scratch::{Scratch, scratch},
@@ -32,21 +36,16 @@ use crate::{
 /// Runs on an uplink.
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> u32 {
-    let (data, end) = bounds(ctx);
-    if data.wrapping_add(ETHERNET) > end {
-        return XDP_PASS;
-    }
-    // SAFETY: within the header just checked.
-    match u16::from_be(unsafe { read::<u16>(data.wrapping_add(12)) }) {
-        ETHERTYPE_IPV4 => family::<V4>(ctx),
-        ETHERTYPE_IPV6 => family::<V6>(ctx),
+    match bounds(ctx).load(ethernet::TYPE).map(u16::from_be) {
+        Some(ETHERTYPE_IPV4) => family::<V4>(ctx),
+        Some(ETHERTYPE_IPV6) => family::<V6>(ctx),
         _ => XDP_PASS,
     }
 }
 
 #[inline(always)]
-fn bounds(ctx: &XdpContext) -> (*mut u8, *mut u8) {
-    (ctx.data() as *mut u8, ctx.data_end() as *mut u8)
+fn bounds(ctx: &XdpContext) -> Bounds {
+    Frame(ctx.ctx).bounds()
 }
 
 #[inline(always)]
@@ -54,11 +53,8 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     if let Some(action) = take_fast_path::<F>(ctx) {
         return action;
     }
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet. What does not parse is tc's to count.
-    let Ok(parsed) = (unsafe { F::parse(data, end, ETHERNET) }) else {
-        return XDP_PASS;
-    };
+    // What does not parse is tc's to count.
+    let Ok(parsed) = bounds(ctx).parse::<F>(ETHERNET) else { return XDP_PASS };
     let Some(Scratch { dissected, out, .. }) = scratch::<F>() else { return XDP_PASS };
     dissected.packet = parsed;
     out.begin();
@@ -67,8 +63,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
         // Its checksum is of the whole packet, however long; tc can do it.
         return XDP_PASS;
     }
-    // SAFETY: the context is readable.
-    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let ifindex = Frame(ctx.ctx).ingress_ifindex();
     let kernel = Kernel::before_tc(ctx.as_ptr());
     match decide::uplink_ingress(&kernel, packet, ifindex, out) {
         Verdict::ToStack => translate(ctx, packet, out),
@@ -93,9 +88,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn take_fast_path<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
     let Scratch { key, .. } = scratch::<F>()?;
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    let packet = unsafe { F::parse_without_options(data, end, ETHERNET)? };
+    let packet = bounds(ctx).parse_without_options::<F>(ETHERNET)?;
     let kernel = Kernel::before_tc(ctx.as_ptr());
     let flow = match fast_path::uplink_ingress(&kernel, &packet, key) {
         FastPath::Pass => return Some(XDP_PASS),
@@ -105,21 +98,18 @@ fn take_fast_path<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
     match fast_path::verdict(&flow) {
         Verdict::ToStack => {
             count(fast_path::counter(&flow));
-            // SAFETY: the bounds of the packet.
-            let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 0) };
+            let done = in_place::<F>(ctx, key, &flow.tuple, 0);
             Some(if done { XDP_PASS } else { failed() })
         }
         Verdict::Redirect => {
-            // SAFETY: the context is readable.
-            let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+            let ifindex = Frame(ctx.ctx).ingress_ifindex();
             let route = fast_path::route(&kernel, &packet, &flow, ifindex)?;
             count(fast_path::counter(&flow));
             if !can_send::<F>(&kernel, route, ifindex) {
                 count(Counter::XdpToTc);
                 return Some(XDP_PASS);
             }
-            // SAFETY: the bounds of the packet.
-            let done = unsafe { in_place::<F>(ctx, key, &flow.tuple, 1) };
+            let done = in_place::<F>(ctx, key, &flow.tuple, 1);
             Some(if done { send::<F>(ctx, route, ifindex) } else { failed() })
         }
         _ => None,
@@ -129,9 +119,7 @@ fn take_fast_path<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
 /// For a backend on this node: the stack takes it from here.
 #[inline(always)]
 fn translate<F: Header>(ctx: &XdpContext, packet: &Packet<F>, translation: &Translation<F>) -> u32 {
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    if unsafe { write(data, end, packet, &translation.to, 0) } { XDP_PASS } else { failed() }
+    if write(bounds(ctx), packet, &translation.to, 0) { XDP_PASS } else { failed() }
 }
 
 /// For a remote backend, or back to a client of one.
@@ -147,9 +135,7 @@ fn forward<F: KernelFamily + Header>(
         count(Counter::XdpToTc);
         return XDP_PASS;
     }
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    if unsafe { write(data, end, packet, &translation.to, 1) } {
+    if write(bounds(ctx), packet, &translation.to, 1) {
         send::<F>(ctx, &translation.route, ifindex)
     } else {
         failed()
@@ -168,16 +154,13 @@ fn can_send<F: KernelFamily>(kernel: &Kernel, route: &Route<F>, ifindex: u32) ->
 /// Sends a translated frame.
 #[inline(always)]
 fn send<F: Family>(ctx: &XdpContext, route: &Route<F>, ifindex: u32) -> u32 {
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    if !unsafe { rewrite::macs(data, end, Some(route.to), Some(route.from)) } {
+    if !rewrite::macs(bounds(ctx), Some(route.to), Some(route.from)) {
         return failed();
     }
     if route.ifindex == ifindex {
         return XDP_TX;
     }
-    // SAFETY: plain arguments.
-    unsafe { bpf_redirect(route.ifindex, 0) as u32 }
+    redirect(route.ifindex, 0) as u32
 }
 
 #[inline(always)]
@@ -187,20 +170,14 @@ fn failed() -> u32 {
 }
 
 /// Writes headers and the transport checksum: here it is always that of the whole packet, never CHECKSUM_PARTIAL.
-///
-/// # Safety
-/// All bytes from `data` up to `end` are writable.
 #[inline(always)]
-unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: &Tuple<F>, hops: u8) -> bool {
+fn write<F: Header>(bounds: Bounds, packet: &Packet<F>, to: &Tuple<F>, hops: u8) -> bool {
     let from = &packet.tuple;
     // As at tc: what is not on the stack may be anything to the verifier.
     let packet = &Packet { transport: core::hint::black_box(packet.transport) & LONGEST_MASK, ..*packet };
-    let field = data.wrapping_add(packet.checksum_offset());
-    if field.wrapping_add(2) > end {
-        return false;
-    }
+    let Some(field) = bounds.at(packet.checksum_offset(), size_of::<u16>()) else { return false };
     let change = checksum::addresses(from, to) + checksum::ports(from, to);
-    // SAFETY: the field was just checked; the rest is the caller's promise.
+    // SAFETY: the field was just checked.
     unsafe {
         let sum = read::<u16>(field);
         let updated = if packet.protocol == PROTOCOL_TCP {
@@ -209,23 +186,18 @@ unsafe fn write<F: Header>(data: *mut u8, end: *mut u8, packet: &Packet<F>, to: 
             checksum::update_udp(sum, change)
         };
         rewrite::write(field, updated);
-        rewrite::headers(data, end, ETHERNET, packet.transport, from, to, hops)
     }
+    rewrite::headers(bounds, ETHERNET, packet.transport, from, to, hops)
 }
 
 /// The same for plain headers, where all offsets are constants.
-///
-/// # Safety
-/// The packet is that of the key.
 #[inline(always)]
-unsafe fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>, hops: u8) -> bool {
-    let (data, end) = bounds(ctx);
+fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>, hops: u8) -> bool {
+    let bounds = bounds(ctx);
     let transport = ETHERNET + F::HEADER;
     let is_tcp = key.protocol == PROTOCOL_TCP;
-    let field = data.wrapping_add(transport + if is_tcp { 16 } else { 6 });
-    if field.wrapping_add(2) > end {
-        return false;
-    }
+    let field = transport + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
+    let Some(field) = bounds.at(field, size_of::<u16>()) else { return false };
     let from = &key.tuple;
     // One after the other: there are few registers.
     let was = checksum::sum_of_addresses(from);
@@ -233,11 +205,11 @@ unsafe fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>,
     let is = checksum::sum_of_addresses(to);
     compiler_fence(Ordering::SeqCst);
     let change = checksum::difference(was, is) + checksum::ports(from, to);
-    // SAFETY: the field was just checked; the rest is the caller's promise.
+    // SAFETY: the field was just checked.
     unsafe {
         let sum = read::<u16>(field);
         let updated = if is_tcp { checksum::update(sum, change) } else { checksum::update_udp(sum, change) };
         rewrite::write(field, updated);
-        rewrite::headers(data, end, ETHERNET, transport, from, to, hops)
     }
+    rewrite::headers(bounds, ETHERNET, transport, from, to, hops)
 }

@@ -39,7 +39,7 @@ pub(crate) struct TestArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Part {
-    /// Tests that need no privileges.
+    /// Tests that need no privileges, and the examples in doc comments.
     Unit,
     /// Each program run on packets, by the kernel's test run.
     Packets,
@@ -72,9 +72,8 @@ struct Score {
 }
 
 impl Score {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
+    fn plus(self, other: Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
     }
 }
 
@@ -129,7 +128,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
     for (part, score) in scores {
         let verdict = if score.failed == 0 { "ok" } else { "FAILED" };
         println!("{part:8} {verdict:6} {:4} passed, {:2} failed", score.passed, score.failed);
-        total.add(score);
+        total = total.plus(score);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -140,8 +139,11 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
 
 fn unit(filter: Option<&str>) -> Result<Score> {
     let mut select = vec!["--lib".to_owned(), "--bins".to_owned()];
-    select.extend(programs(Part::Unit)?.into_iter().flat_map(|name| ["--test".to_owned(), name]));
-    cargo_test(&select, filter)
+    select.extend(programs(Part::Unit).flat_map(|name| ["--test".to_owned(), name.to_owned()]));
+    let score = cargo_test(&select, None, filter, |_| Ok(()))?;
+    // Cargo runs the examples in doc comments only by themselves.
+    let examples = cargo_test(&["--doc".to_owned()], None, filter, |_| Ok(()))?;
+    Ok(score.plus(examples))
 }
 
 fn machines(built: &Executables) -> Result<Score> {
@@ -177,24 +179,24 @@ fn integration(
 ) -> Result<Score> {
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
     let mut score = Score::default();
-    for program in programs(part)? {
-        let tests = built.get(&program).with_context(|| format!("cargo has built no `{program}`"))?;
-        let mut command = Command::new(tests);
-        command.arg("--color=never");
-        if program.ends_with(SERIAL) {
-            before_serial();
-            command.arg("--test-threads=1");
-        }
-        command
-            .args(filter)
-            .env("PROXY_AGENT_BIN", agent)
-            .envs(variables.iter().cloned())
-            .current_dir(root().join("tests"));
-        if !is_root() {
-            find_program("sudo").context("these tests need root: there is no sudo, so run this as root")?;
-            command = run_by(&["sudo", "--preserve-env"], &command);
-        }
-        score.add(count(&command)?);
+    for program in programs(part) {
+        let at_a_time = (program == SUSTAINED).then_some(1);
+        let select = ["--test".to_owned(), program.to_owned()];
+        let of_program = cargo_test(&select, at_a_time, filter, |command| {
+            command.env("PROXY_AGENT_BIN", agent);
+            if part == Part::Deploy {
+                command.env("PROXY_AGENT_IMAGE", image::archive_of_tests(&build::unoptimised_release()?)?);
+            }
+            if !is_root() {
+                let sudo = find_program("sudo")
+                    .context("these tests need root: there is no sudo, so run this as root")?;
+                // Only the test programs run as root; what cargo builds stays ours.
+                let triple = host_triple()?.to_uppercase().replace('-', "_");
+                command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
+            }
+            Ok(())
+        })?;
+        score = score.plus(of_program);
     }
     Ok(score)
 }
@@ -220,7 +222,7 @@ fn count(command: &Command) -> Result<Score> {
             let line = line?;
             println!("{line}");
             if let Some((passed, failed)) = result_line(&line) {
-                score.add(Score { passed, failed });
+                score = score.plus(Score { passed, failed });
             }
         }
     }

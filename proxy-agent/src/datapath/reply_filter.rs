@@ -1,15 +1,14 @@
 //! The agent's side of the reply filter; see `proxy_common::layout::reply_filter`.
 
-use std::sync::atomic::Ordering;
-
 use anyhow::Result;
 use proxy_common::{
     Family,
     layout::{
         flow::{FlowKey, LookupPoint},
         maps::table,
-        reply_filter::{CacheLine, EPOCH, Fingerprint, LINE, LINES, epochs_since, next_epoch},
+        reply_filter::{self, CacheLine, EPOCH, Fingerprint, LINE, LINES},
     },
+    shared::Shared,
 };
 
 use super::{array::MmapArray, maps, pins::Pins};
@@ -30,11 +29,7 @@ impl ReplyFilter {
 
     /// Begins an epoch, in which the source of every flow must be inserted; returns its number.
     pub(crate) fn begin(&self) -> u8 {
-        let begun = next_epoch(self.epoch());
-        if let Some(epoch) = self.map.byte(EPOCH, 0) {
-            epoch.store(begun, Ordering::Release);
-        }
-        begun
+        self.map.byte(EPOCH, 0).map_or(1, reply_filter::begin)
     }
 
     /// Inserts an entry's source, if the entry is found by it.
@@ -42,34 +37,25 @@ impl ReplyFilter {
         if key.lookup_point == LookupPoint::Forward as u8 {
             return;
         }
-        let epoch = self.epoch();
+        let Some(epoch) = self.map.byte(EPOCH, 0) else { return };
         let Fingerprint { line, bytes } = Fingerprint::of_source(key);
         for byte in bytes.into_iter().filter_map(|at| self.map.byte(line, at)) {
-            byte.store(epoch, Ordering::Release);
+            reply_filter::renew(epoch, byte);
         }
     }
 
-    /// Ends the epoch with this number, in which every flow was inserted: fingerprints without a flow are cleared. Those of the
-    /// epoch before stay, because a program may have read the number just before it was raised; and those inserted since, even if
-    /// another agent has begun epochs meanwhile.
+    /// Ends the epoch with this number, in which every flow was inserted: what has none any more is cleared.
     pub(crate) fn end(&self, begun: u8) {
         let epoch = self.epoch();
-        let is_old = |fingerprint: u8| {
-            fingerprint != 0 && epochs_since(fingerprint, epoch) > epochs_since(begun, epoch) + 1
-        };
         for line in 0..LINES {
             for byte in (0..LINE).filter_map(|at| self.map.byte(line, at)) {
-                let fingerprint = byte.load(Ordering::Relaxed);
-                if is_old(fingerprint) {
-                    // Only if no program has written it since.
-                    let _ = byte.compare_exchange(fingerprint, 0, Ordering::Release, Ordering::Relaxed);
-                }
+                reply_filter::expire(epoch, begun, byte);
             }
         }
     }
 
     fn epoch(&self) -> u8 {
-        self.map.byte(EPOCH, 0).map_or(1, |epoch| epoch.load(Ordering::Relaxed))
+        self.map.byte(EPOCH, 0).map_or(1, Shared::load)
     }
 }
 
@@ -77,13 +63,13 @@ impl ReplyFilter {
 impl ReplyFilter {
     /// A filter that no program sees.
     pub(crate) fn anonymous() -> Self {
-        Self { map: MmapArray::anonymous(proxy_common::layout::reply_filter::ELEMENTS) }
+        Self { map: MmapArray::anonymous(reply_filter::ELEMENTS) }
     }
 
     /// Whether it contains the source in this key.
     pub(crate) fn hold<F: Family>(&self, key: &FlowKey<F>) -> bool {
         let Fingerprint { line, bytes } = Fingerprint::of_source(key);
-        let is_set = |at| self.map.byte(line, at).is_some_and(|byte| byte.load(Ordering::Relaxed) != 0);
+        let is_set = |at| self.map.byte(line, at).is_some_and(|byte| Shared::load(byte) != 0);
         bytes.into_iter().all(is_set)
     }
 }

@@ -3,6 +3,16 @@
 use std::str::FromStr;
 
 /// An inclusive range of ports.
+///
+/// ```
+/// use proxy_agent::net::ports::PortRange;
+///
+/// let range: PortRange = "30000-32767".parse()?;
+/// assert_eq!(range.count(), 2768);
+/// assert!(range.contains(30_080) && !range.contains(80));
+/// assert!("9-8".parse::<PortRange>().is_err());
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
     /// The first port.

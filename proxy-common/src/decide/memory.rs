@@ -21,7 +21,7 @@ use crate::{
         counter::Counter,
         device::Device,
         filter::{self, Fingerprint},
-        flow::{Flow, FlowKey, Tuple},
+        flow::{Flow, FlowKey, flags},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
@@ -246,6 +246,10 @@ impl<F: MemoryFamily> MemoryTables<F> {
 
     /// Inserts or replaces an entry; false if there is no room.
     fn replace(&self, entries: &RefCell<FlowEntries<F>>, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        // The model of the reply filter relies on this order (`layout/reply_filter/model.rs`).
+        let is_reply = flow.flags & flags::REVERSE != 0;
+        let is_filtered = || self.reply_filter.borrow().contains(&reply_filter::Fingerprint::of_source(key));
+        assert!(!is_reply || is_filtered(), "{key:?} is not in the reply filter");
         let mut entries = entries.borrow_mut();
         if entries.len() >= self.max_flows && !entries.contains_key(key) {
             return false;

@@ -124,6 +124,16 @@ super::plain!(StoredSettings, Timeouts);
 
 const _: () = assert!(size_of::<StoredSettings>() == 44);
 
+/// ```
+/// use proxy_common::layout::config::Constants;
+///
+/// // Source ports for forwarded connections, taken modulo their number.
+/// let constants = Constants { snat_first: 61_000, snat_last: 61_003, ..Constants::default() };
+/// let settings = constants.settings(0);
+/// assert_eq!(settings.snat_count(), 4);
+/// assert_eq!(settings.snat_port(5), 61_001u16.to_be());
+/// assert!(settings.is_snat_port(61_003u16.to_be()) && !settings.is_snat_port(443u16.to_be()));
+/// ```
 impl Settings {
     /// Is it a port that we give to forwarded connections? In network byte order.
     #[inline(always)]

@@ -15,6 +15,19 @@ pub const BITS: u32 = 1 << 23;
 pub const ELEMENTS: u32 = BITS / u64::BITS;
 
 /// What stands for an address or a frontend: two bits of one element, so that one look tells.
+///
+/// ```
+/// use proxy_common::{V4, layout::filter, packet::PROTOCOL_TCP};
+///
+/// let mut elements = vec![0u64; filter::ELEMENTS as usize];
+/// let node = u32::from_ne_bytes([192, 0, 2, 1]);
+/// let node_port = filter::of_frontend::<V4>(&node, 30_080u16.to_be(), PROTOCOL_TCP);
+/// elements[node_port.element as usize] |= node_port.mask;
+/// assert!(node_port.is_in(elements[node_port.element as usize]));
+/// // Other traffic of the node's address is no Service's.
+/// let ssh = filter::of_frontend::<V4>(&node, 22u16.to_be(), PROTOCOL_TCP);
+/// assert!(!ssh.is_in(elements[ssh.element as usize]));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// The element.

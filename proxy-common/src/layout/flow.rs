@@ -13,6 +13,22 @@ use super::id::Id;
 use crate::{Family, V4, V6};
 
 /// Addresses and ports of a packet.
+///
+/// ```
+/// use proxy_common::{V4, layout::flow::Tuple};
+///
+/// let addr = |bytes: [u8; 4]| u32::from_ne_bytes(bytes);
+/// let request = Tuple::<V4> {
+///     src: addr([10, 244, 1, 7]),
+///     dst: addr([10, 96, 0, 1]),
+///     sport: 40_000u16.to_be(),
+///     dport: 443u16.to_be(),
+/// };
+/// let reply = request.reversed();
+/// assert_eq!(reply.src.to_ne_bytes(), [10, 96, 0, 1]);
+/// assert_eq!(u16::from_be(reply.dport), 40_000);
+/// assert!(reply.reversed().same(&request));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Tuple<F: Family> {
@@ -68,6 +84,20 @@ pub enum LookupPoint {
 }
 
 /// A tuple as seen at a lookup point.
+///
+/// ```
+/// use proxy_common::{
+///     V4,
+///     layout::flow::{FlowKey, LookupPoint, Tuple},
+///     packet::PROTOCOL_TCP,
+/// };
+///
+/// // The reply of a backend on this node is seen twice: where it comes from the backend, and where it leaves to the client.
+/// let reply = Tuple::<V4>::default();
+/// let leaves = FlowKey::new(reply, PROTOCOL_TCP, LookupPoint::ReverseEgress);
+/// let enters = FlowKey::new(reply, PROTOCOL_TCP, LookupPoint::ReverseIngress);
+/// assert_ne!(leaves, enters);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey<F: Family> {

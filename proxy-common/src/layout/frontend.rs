@@ -44,6 +44,26 @@ impl<F: Family> FrontendKey<F> {
 /// a torn one (seen 65 and 7 times in 86 million look-ups under churn). A reader therefore loads `target` once and
 /// compares `key` after it. The copy stands first because the kernel writes values in ascending order: a reader that sees
 /// the new target sees the new copy.
+///
+/// ```
+/// use proxy_common::{
+///     V4,
+///     layout::{
+///         frontend::{FRONTEND_CLUSTER_IP, Frontend, FrontendKey, Target},
+///         id::Id,
+///     },
+///     packet::PROTOCOL_TCP,
+/// };
+///
+/// let key = FrontendKey::<V4>::new(u32::from_ne_bytes([10, 96, 0, 1]), 443u16.to_be(), PROTOCOL_TCP);
+/// let target = Target::new(Id::new(7, 1), FRONTEND_CLUSTER_IP).ok_or("an id that names nothing")?;
+/// let value = Frontend::new(key, target);
+/// assert_eq!(value.checked(&key).map(Target::service), Some(Id::new(7, 1)));
+/// // The element was recycled for another key.
+/// let other = FrontendKey { port: 80u16.to_be(), ..key };
+/// assert_eq!(value.checked(&other), None);
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Frontend<F: Family> {

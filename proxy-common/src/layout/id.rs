@@ -4,6 +4,17 @@
 ///
 /// Flows outlive what they name. A reused index comes with another generation, so that a stored id
 /// never means a later owner of the index.
+///
+/// ```
+/// use proxy_common::layout::id::Id;
+///
+/// let stored = Id::new(5, 255);
+/// let reused = stored.next();
+/// assert_eq!(reused.index(), stored.index());
+/// assert_ne!(reused, stored);
+/// // 0 is kept for `Id::NONE`.
+/// assert_eq!(reused.generation(), 1);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Id(pub u32);

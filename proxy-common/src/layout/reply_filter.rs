@@ -11,7 +11,10 @@
 //! [`LookupPoint::ReverseEgress`]: super::flow::LookupPoint::ReverseEgress
 
 use super::{filter, flow::FlowKey};
-use crate::Family;
+use crate::{
+    Family,
+    shared::{Published, Shared},
+};
 
 /// Bytes in a line: those of a cache line.
 pub const LINE: u32 = 64;
@@ -36,6 +39,25 @@ super::plain!(CacheLine);
 const _: () = assert!(size_of::<CacheLine>() == LINE as usize);
 
 /// The fingerprint of a reply's source.
+///
+/// ```
+/// use std::sync::atomic::AtomicU8;
+///
+/// use proxy_common::{
+///     V4,
+///     layout::reply_filter::{Fingerprint, LINE, contains, insert},
+///     packet::PROTOCOL_UDP,
+/// };
+///
+/// let backend = u32::from_ne_bytes([10, 244, 1, 7]);
+/// let fingerprint = Fingerprint::of::<V4>(&backend, 53u16.to_be(), PROTOCOL_UDP);
+/// // The line of the map that it is in, and the number of the epoch.
+/// let (line, epoch) = ([const { AtomicU8::new(0) }; LINE as usize], AtomicU8::new(7));
+/// let bytes = fingerprint.bytes.map(|at| &line[at as usize]);
+/// assert!(!contains(bytes));
+/// insert(&&epoch, bytes);
+/// assert!(contains(bytes));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// The element.
@@ -71,6 +93,53 @@ pub const fn epochs_since(epoch: u8, now: u8) -> u8 {
     if now >= epoch { now - epoch } else { now + (u8::MAX - epoch) }
 }
 
+/// A program's side: inserts a fingerprint, of which these are the bytes, in the epoch whose number is in `epoch`. To be called
+/// before the flow's entry is inserted: a program that finds the entry must find the fingerprint.
+#[inline(always)]
+pub fn insert<B: Shared<u8>>(epoch: &B, bytes: [B; 2]) {
+    let epoch = match epoch.load() {
+        0 => 1,
+        epoch => epoch,
+    };
+    for byte in bytes {
+        // Not to take the line from other CPUs each time.
+        if byte.load() != epoch {
+            byte.store(epoch);
+        }
+    }
+}
+
+/// Does the filter contain the fingerprint with these bytes?
+#[inline(always)]
+pub fn contains<B: Shared<u8>>([first, second]: [B; 2]) -> bool {
+    first.load() != 0 && second.load() != 0
+}
+
+/// The agent's side: begins an epoch, in which the source of every flow is to be inserted; returns its number.
+pub fn begin(epoch: &impl Published<u8>) -> u8 {
+    let begun = next_epoch(epoch.load());
+    epoch.publish(begun);
+    begun
+}
+
+/// Inserts a byte of a flow that the agent found.
+pub fn renew(epoch: &impl Published<u8>, byte: &impl Published<u8>) {
+    byte.publish(epoch.load());
+}
+
+/// Clears a byte at the end of the epoch with the number `begun`, in which every flow was inserted, unless a flow may have it: those
+/// inserted since have it, and those of the epoch before, because a program may have read the number just before it was raised. `epoch`
+/// is the number by now: another agent may have begun epochs meanwhile.
+pub fn expire(epoch: u8, begun: u8, byte: &impl Published<u8>) {
+    let fingerprint = byte.load();
+    if fingerprint != 0 && epochs_since(fingerprint, epoch) > epochs_since(begun, epoch) + 1 {
+        // Only if no program has written it since.
+        byte.replace(fingerprint, 0);
+    }
+}
+
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests {
     use std::{collections::HashSet, vec};

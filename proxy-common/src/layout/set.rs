@@ -65,6 +65,16 @@ pub enum BackendSetKind {
 }
 
 /// A slice of the backends array, packed into the one word that publishes it.
+///
+/// ```
+/// use proxy_common::layout::set::{BackendSet, BackendSetKind};
+///
+/// let set = BackendSet::new(100, 3, BackendSetKind::Uniform);
+/// assert_eq!((set.base(), set.count()), (100, 3));
+/// // All random numbers choose one of its slots.
+/// assert_eq!([0, u32::MAX / 2, u32::MAX].map(|random| set.slot(random)), [100, 101, 102]);
+/// assert!(BackendSet::NO_LOCAL_ENDPOINTS.lacks_local_endpoints());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct BackendSet(pub u64);

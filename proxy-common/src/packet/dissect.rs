@@ -3,7 +3,10 @@
 //! These are rare, so everything is read by offset ([`Bytes`]), wherever in the packet it is.
 
 use super::{
-    IPV4, IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Parse, extensions, flags_of_chunk,
+    IPV4, IPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Parse, VERSION_IPV4, VERSION_IPV6, WORD,
+    extensions,
+    field::{ipv4, ipv6, sctp, tcp},
+    flags_of_chunk, ipv4_fragment, ipv6_fragment, word,
 };
 use crate::{
     Family, V4, V6,
@@ -107,16 +110,27 @@ pub struct Network<F: Family> {
     fragmented: u32,
 }
 
-/// Offset of TCP's sequence and acknowledgment numbers.
-const TCP_NUMBERS: usize = 4;
-/// Bytes of TCP's header up to its flags.
-const TCP_FLAGS: usize = 13;
-/// Where an SCTP packet's first chunk has its type.
-const SCTP_CHUNK: usize = 12;
 /// Offset of the packet that an ICMP error quotes, from the ICMP header.
 pub(super) const QUOTE: usize = super::ICMP;
 
 /// Takes a packet apart whose network header starts at offset `network`; false if it is nothing that services have.
+///
+/// ```
+/// use proxy_common::{
+///     V4,
+///     packet::{Dissected, PROTOCOL_UDP, Part, dissect},
+/// };
+///
+/// // IPv4 and UDP; more fragments follow.
+/// let mut packet = vec![0x45, 0, 0, 32, 0xab, 0xcd, 0x20, 0, 64, PROTOCOL_UDP, 0, 0, 10, 244, 1, 7, 10, 96, 0, 10];
+/// packet.extend([0x9c, 0x40, 0, 53, 0, 100, 0, 0, 1, 2, 3, 4]);
+/// let mut dissected = Dissected::<V4>::default();
+/// assert!(dissect(packet.as_slice(), 0, &mut dissected));
+/// assert_eq!(dissected.part, Part::First);
+/// assert_eq!((dissected.packet.transport, u16::from_be(dissected.packet.tuple.dport)), (20, 53));
+/// // The others are found by this.
+/// assert_eq!(dissected.fragment_key().identification, u32::from(u16::from_be_bytes([0xab, 0xcd]).to_be()));
+/// ```
 #[inline(always)]
 pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut Dissected<F>) -> bool {
     // `out` may be left from another packet.
@@ -144,17 +158,17 @@ pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut
     let Some(ports) = bytes.load::<u32>(outer.transport) else { return false };
     set_ports(&mut out.packet.tuple, ports);
     let flags = match outer.protocol {
-        PROTOCOL_TCP => bytes.load::<u8>(outer.transport + TCP_FLAGS),
+        PROTOCOL_TCP => bytes.load::<u8>(outer.transport + tcp::FLAGS),
         PROTOCOL_UDP => Some(0),
         // Its checksum is of the whole packet, of which only a part is here.
         PROTOCOL_SCTP if matches!(outer.part, Part::First) => None,
-        PROTOCOL_SCTP => bytes.load::<u8>(outer.transport + SCTP_CHUNK).map(flags_of_chunk),
+        PROTOCOL_SCTP => bytes.load::<u8>(outer.transport + sctp::CHUNK_TYPE).map(flags_of_chunk),
         _ => None,
     };
     let Some(flags) = flags else { return false };
     out.packet.tcp_flags = flags;
     if outer.protocol == PROTOCOL_TCP {
-        let Some([sequence, acknowledgment]) = bytes.load::<[u32; 2]>(outer.transport + TCP_NUMBERS) else {
+        let Some([sequence, acknowledgment]) = bytes.load::<[u32; 2]>(outer.transport + tcp::SEQUENCE) else {
             return false;
         };
         out.packet.sequence = u32::from_be(sequence);
@@ -200,30 +214,36 @@ fn error<F: Parse, B: Bytes + ?Sized>(bytes: &B, outer: &Network<F>, out: &mut D
     true
 }
 
+/// The bytes of one of a header's words that has the field at this offset.
+#[inline(always)]
+fn bytes_of<const WORDS: usize>(words: &[u32; WORDS], offset: usize) -> [u8; WORD] {
+    words[word(offset)].to_ne_bytes()
+}
+
 /// An IPv4 header.
 #[inline(always)]
-pub(super) fn ipv4(words: &[u32; 5], at: usize) -> Option<Network<V4>> {
-    const MORE: u32 = 0x2000;
-    const OFFSET: u32 = 0x1fff;
-    let [first, second, third] = [words[0], words[1], words[2]].map(u32::from_be);
-    let length = (first >> 24 & 0xf) as usize * 4;
-    if first >> 28 != 4 || length < IPV4 {
+pub(super) fn read_ipv4(words: &[u32; word(IPV4)], at: usize) -> Option<Network<V4>> {
+    let [version_ihl, ..] = bytes_of(words, ipv4::VERSION_IHL);
+    let length = (version_ihl & 0xf) as usize * WORD;
+    if version_ihl >> 4 != VERSION_IPV4 || length < IPV4 {
         return None;
     }
-    let protocol = (third >> 16) as u8;
-    let part = match (second & OFFSET != 0, second & MORE != 0) {
+    let identification_fragment = u32::from_be(words[word(ipv4::IDENTIFICATION)]);
+    let fragment = identification_fragment as u16;
+    let part = match (fragment & ipv4_fragment::OFFSET != 0, fragment & ipv4_fragment::MORE != 0) {
         (true, _) => Part::Later,
         (false, true) => Part::First,
         (false, false) => Part::Whole,
     };
+    let [hop_limit, protocol, ..] = bytes_of(words, ipv4::TTL);
     Some(Network {
-        src: words[3],
-        dst: words[4],
-        hop_limit: (third >> 24) as u8,
+        src: words[word(ipv4::SOURCE)],
+        dst: words[word(ipv4::DESTINATION)],
+        hop_limit,
         protocol,
         transport: at + length,
         part,
-        identification: ((second >> 16) as u16).to_be() as u32,
+        identification: ((identification_fragment >> 16) as u16).to_be() as u32,
         fragmented: protocol as u32,
     })
 }
@@ -233,16 +253,23 @@ const EXTENSIONS: usize = 6;
 
 /// An IPv6 header with its extension headers.
 #[inline(always)]
-pub(super) fn ipv6<B: Bytes + ?Sized>(words: &[u32; 10], at: usize, bytes: &B) -> Option<Network<V6>> {
-    if u32::from_be(words[0]) >> 28 != 6 {
+pub(super) fn read_ipv6<B: Bytes + ?Sized>(
+    words: &[u32; word(IPV6)],
+    at: usize,
+    bytes: &B,
+) -> Option<Network<V6>> {
+    const SOURCE: usize = word(ipv6::SOURCE);
+    const DESTINATION: usize = word(ipv6::DESTINATION);
+    // By shifts, not by bytes: the programs have fewer instructions.
+    if u32::from_be(words[word(ipv6::VERSION)]) >> 28 != VERSION_IPV6 as u32 {
         return None;
     }
-    let second = u32::from_be(words[1]);
+    let length_next_hops = u32::from_be(words[word(ipv6::NEXT_HEADER)]);
     let mut network = Network {
-        src: [words[2], words[3], words[4], words[5]],
-        dst: [words[6], words[7], words[8], words[9]],
-        hop_limit: second as u8,
-        protocol: (second >> 8) as u8,
+        src: [words[SOURCE], words[SOURCE + 1], words[SOURCE + 2], words[SOURCE + 3]],
+        dst: [words[DESTINATION], words[DESTINATION + 1], words[DESTINATION + 2], words[DESTINATION + 3]],
+        hop_limit: length_next_hops as u8,
+        protocol: (length_next_hops >> 8) as u8,
         transport: at + IPV6,
         part: Part::Whole,
         identification: 0,
@@ -257,24 +284,22 @@ pub(super) fn ipv6<B: Bytes + ?Sized>(words: &[u32; 10], at: usize, bytes: &B) -
         let length = (head >> 16 & 0xff) as usize;
         let size = match network.protocol {
             extensions::FRAGMENT => {
-                const OFFSET: u32 = 0xfff8;
-                const MORE: u32 = 1;
                 network.identification = second;
-                if head & OFFSET != 0 {
+                if head & ipv6_fragment::OFFSET as u32 != 0 {
                     // What follows is not headers.
                     network.protocol = (head >> 24) as u8;
                     network.part = Part::Later;
                     return Some(network);
                 }
-                if head & MORE != 0 {
+                if head & ipv6_fragment::MORE as u32 != 0 {
                     network.part = Part::First;
                 }
-                8
+                extensions::FRAGMENT_SIZE
             }
-            // Not there yet: the destination is another.
+            // Segments are left: the destination is another.
             extensions::ROUTING if head as u8 != 0 => return None,
-            extensions::AUTHENTICATION => (length + 2) * 4,
-            _ => (length + 1) * 8,
+            extensions::AUTHENTICATION => extensions::size_of_authentication(length),
+            _ => extensions::size(length),
         };
         network.protocol = (head >> 24) as u8;
         network.transport += size;

@@ -3,6 +3,7 @@
 //! This is for nearly all packets. [`mod@dissect`] takes the others: fragments, extension headers, ICMP errors.
 
 mod dissect;
+pub mod field;
 mod headers;
 mod ipv4;
 mod ipv6;
@@ -20,6 +21,22 @@ pub use self::{
 use crate::{Family, layout::flow::Tuple};
 
 /// What the decision core needs to know of a packet.
+///
+/// ```
+/// use proxy_common::{
+///     V4,
+///     packet::{PROTOCOL_TCP, Parse, tcp_flags},
+/// };
+///
+/// let mut bytes = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, PROTOCOL_TCP, 0, 0, 10, 244, 1, 7, 10, 96, 0, 1];
+/// bytes.extend([0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, tcp_flags::SYN, 0xff, 0xff, 0, 0, 0, 0]);
+/// let range = bytes.as_ptr_range();
+/// // SAFETY: the range of a vector.
+/// let packet = unsafe { V4::parse(range.start, range.end, 0) }.map_err(|_| "not parsed")?;
+/// assert!(packet.is_syn() && packet.is_request());
+/// assert_eq!((u16::from_be(packet.tuple.dport), packet.checksum_offset()), (443, 36));
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<F: Family> {
     /// Addresses and ports.
@@ -83,12 +100,7 @@ impl<F: Family> Packet<F> {
     /// Offset of the transport checksum from the start of the frame.
     #[inline(always)]
     pub fn checksum_offset(&self) -> usize {
-        self.transport
-            + match self.protocol {
-                PROTOCOL_TCP => 16,
-                PROTOCOL_SCTP => 8,
-                _ => 6,
-            }
+        self.transport + field::checksum(self.protocol)
     }
 }
 

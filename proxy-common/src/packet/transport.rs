@@ -1,8 +1,9 @@
 //! Transport headers.
 
 use super::{
-    Bytes, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Parse, SCTP, TCP, UDP, Unparsed, read,
-    sctp_chunks, tcp_flags,
+    Bytes, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Parse, SCTP, TCP, UDP, Unparsed,
+    field::{icmp, ports, sctp, tcp},
+    read, sctp_chunks, tcp_flags, word,
 };
 use crate::layout::flow::Tuple;
 
@@ -35,9 +36,9 @@ pub(super) unsafe fn transport<F: Parse, const WITHOUT_OPTIONS: bool>(
             }
             // SAFETY: within the 20 bytes just checked.
             unsafe {
-                sequence = u32::from_be(read(header.wrapping_add(4)));
-                acknowledgment = u32::from_be(read(header.wrapping_add(8)));
-                read::<u8>(header.wrapping_add(13))
+                sequence = u32::from_be(read(header.wrapping_add(tcp::SEQUENCE)));
+                acknowledgment = u32::from_be(read(header.wrapping_add(tcp::ACKNOWLEDGMENT)));
+                read::<u8>(header.wrapping_add(tcp::FLAGS))
             }
         }
         PROTOCOL_UDP => {
@@ -51,14 +52,16 @@ pub(super) unsafe fn transport<F: Parse, const WITHOUT_OPTIONS: bool>(
                 return Err(Unparsed::Short);
             }
             // SAFETY: within the 16 bytes just checked.
-            flags_of_chunk(unsafe { read::<u8>(header.wrapping_add(12)) })
+            flags_of_chunk(unsafe { read::<u8>(header.wrapping_add(sctp::CHUNK_TYPE)) })
         }
         protocol if !WITHOUT_OPTIONS && protocol == F::ICMP => {
             if header.wrapping_add(ICMP) > end {
                 return Err(Unparsed::Short);
             }
             // SAFETY: within the 8 bytes just checked.
-            let (r#type, code) = unsafe { (read::<u8>(header), read::<u8>(header.wrapping_add(1))) };
+            let (r#type, code) = unsafe {
+                (read::<u8>(header.wrapping_add(icmp::TYPE)), read::<u8>(header.wrapping_add(icmp::CODE)))
+            };
             if F::is_error(r#type) {
                 return Err(Unparsed::SlowPath);
             }
@@ -80,7 +83,12 @@ pub(super) unsafe fn transport<F: Parse, const WITHOUT_OPTIONS: bool>(
         _ => return Err(Unparsed::NotOurs),
     };
     // SAFETY: all these headers begin with the ports and were found to be readable.
-    let (sport, dport) = unsafe { (read::<u16>(header), read::<u16>(header.wrapping_add(2))) };
+    let (sport, dport) = unsafe {
+        (
+            read::<u16>(header.wrapping_add(ports::SOURCE)),
+            read::<u16>(header.wrapping_add(ports::DESTINATION)),
+        )
+    };
     let tuple = Tuple { src, dst, sport, dport };
     let (transport, follows) = (offset, false);
     Ok(Packet { tuple, protocol, tcp_flags, hop_limit, sequence, acknowledgment, transport, follows })
@@ -92,24 +100,29 @@ pub(super) unsafe fn transport<F: Parse, const WITHOUT_OPTIONS: bool>(
 /// and window scale (BSD, macOS); else behind two of padding (RFC 7323 appendix A).
 #[inline(always)]
 pub fn timestamp<B: Bytes + ?Sized>(bytes: &B, transport: usize, is_syn: bool) -> u32 {
-    /// Offset of the word with the header's length.
-    const LENGTH: usize = 12;
     /// Kind and length of the option.
     const TIMESTAMP: u32 = 0x080a;
+    /// The option's words: half of one with kind and length, the timestamp, and that of the other side.
+    const LENGTH: u32 = 3;
+    const HEADER: u32 = word(TCP) as u32;
+    /// Where the options are in words from the one with the header's length on.
+    const OPTIONS: usize = word(TCP - tcp::DATA_OFFSET);
     let is_option = |word: u32| u32::from_be(word) & 0xffff == TIMESTAMP;
     if is_syn {
-        let Some(words) = bytes.load::<[u32; 6]>(transport + LENGTH) else { return 0 };
+        let Some(words) = bytes.load::<[u32; 6]>(transport + tcp::DATA_OFFSET) else { return 0 };
         let length = u32::from_be(words[0]) >> 28;
-        if length >= 9 && is_option(words[3]) {
-            return u32::from_be(words[4]);
+        if length > HEADER + LENGTH && is_option(words[OPTIONS + 1]) {
+            return u32::from_be(words[OPTIONS + 2]);
         }
-        if length >= 10 && is_option(words[4]) {
-            return u32::from_be(words[5]);
+        if length > HEADER + LENGTH + 1 && is_option(words[OPTIONS + 2]) {
+            return u32::from_be(words[OPTIONS + 3]);
         }
         return 0;
     }
-    match bytes.load::<[u32; 4]>(transport + LENGTH) {
-        Some(words) if u32::from_be(words[0]) >> 28 >= 8 && is_option(words[2]) => u32::from_be(words[3]),
+    match bytes.load::<[u32; 4]>(transport + tcp::DATA_OFFSET) {
+        Some(words) if u32::from_be(words[0]) >> 28 >= HEADER + LENGTH && is_option(words[OPTIONS]) => {
+            u32::from_be(words[OPTIONS + 1])
+        }
         _ => 0,
     }
 }

@@ -2,7 +2,11 @@
 
 use proxy_common::{
     Family, V4, V6, checksum,
-    packet::{IPV4, IPV6, PROTOCOL_ICMPV6, extensions},
+    packet::{
+        IPV4, IPV4_NO_OPTIONS, IPV6, PROTOCOL_ICMPV6, VERSION_IPV6, WORD, extensions,
+        field::{icmp, ipv4, ipv6},
+        icmp_types, icmpv6_types,
+    },
 };
 
 use super::GeneratedReply;
@@ -10,9 +14,6 @@ use crate::rewrite::{self, Header};
 
 /// Hop limit of replies.
 const HOPS: u8 = 64;
-
-/// The first byte of an IPv4 header without options.
-const NO_OPTIONS: u8 = 0x45;
 
 /// Bytes of the transport header that an ICMP error quotes (RFC 792; more is allowed, this is what hosts need).
 pub(super) const QUOTED: usize = 8;
@@ -60,8 +61,14 @@ pub(super) unsafe fn word<T: Copy>(at: *const u8) -> T {
     unsafe { at.cast::<T>().read() }
 }
 
+/// An ICMP header's first word, with no checksum yet.
+#[inline(always)]
+const fn type_and_code(r#type: u8, code: u8) -> u32 {
+    u32::from_ne_bytes([r#type, code, 0, 0])
+}
+
 impl ReplyHeaders for V4 {
-    const ECHO_REPLY: u8 = 0;
+    const ECHO_REPLY: u8 = icmp_types::ECHO_REPLY;
     const HAS_PSEUDO_HEADER: bool = false;
 
     #[inline(always)]
@@ -75,21 +82,27 @@ impl ReplyHeaders for V4 {
         let at = |offset: usize| header.wrapping_add(offset);
         // SAFETY: the caller's promise.
         unsafe {
-            rewrite::write(at(0), u32::from_be(0x4500_0000 | (IPV4 as u32 + length as u32)));
-            rewrite::write(at(4), 0u32);
-            rewrite::write(at(8), u32::from_be((HOPS as u32) << 24 | (protocol as u32) << 16));
-            rewrite::write(at(12), word::<u32>(from.wrapping_add(16)));
-            rewrite::write(at(16), word::<u32>(from.wrapping_add(12)));
+            let version_ihl = (IPV4_NO_OPTIONS as u32) << 24;
+            rewrite::write(at(ipv4::VERSION_IHL), u32::from_be(version_ihl | (IPV4 as u32 + length as u32)));
+            rewrite::write(at(ipv4::IDENTIFICATION), 0u32);
+            // With no checksum yet.
+            rewrite::write(at(ipv4::TTL), u32::from_be((HOPS as u32) << 24 | (protocol as u32) << 16));
+            rewrite::write(at(ipv4::SOURCE), word::<u32>(from.wrapping_add(ipv4::DESTINATION)));
+            rewrite::write(at(ipv4::DESTINATION), word::<u32>(from.wrapping_add(ipv4::SOURCE)));
             let sum = |offset: usize| V4::sum(&word::<u32>(at(offset)));
-            let sum = sum(0) + sum(4) + sum(8) + sum(12) + sum(16);
-            rewrite::write(at(10), !checksum::fold(sum) as u16);
+            let sum = sum(ipv4::VERSION_IHL)
+                + sum(ipv4::IDENTIFICATION)
+                + sum(ipv4::TTL)
+                + sum(ipv4::SOURCE)
+                + sum(ipv4::DESTINATION);
+            rewrite::write(at(ipv4::CHECKSUM), !checksum::fold(sum) as u16);
         }
     }
 
     #[inline(always)]
     unsafe fn shorten(header: *mut u8, _: u8) {
         // SAFETY: the caller's promise.
-        unsafe { rewrite::write(header, NO_OPTIONS) };
+        unsafe { rewrite::write(header.wrapping_add(ipv4::VERSION_IHL), IPV4_NO_OPTIONS) };
     }
 
     // Behind the end of the options (0), only zeros. What is summed besides makes nothing, and so nothing changes.
@@ -97,10 +110,10 @@ impl ReplyHeaders for V4 {
 
     #[inline(always)]
     unsafe fn pad(header: *mut u8) {
-        let before = u16::from_ne_bytes([NO_OPTIONS, 0]);
-        let after = u16::from_ne_bytes([NO_OPTIONS + Self::PADDING as u8 / 4, 0]);
-        let length = header.wrapping_add(2).cast::<u16>();
-        let sum = header.wrapping_add(10).cast::<u16>();
+        let before = u16::from_ne_bytes([IPV4_NO_OPTIONS, 0]);
+        let after = u16::from_ne_bytes([IPV4_NO_OPTIONS + (Self::PADDING / WORD) as u8, 0]);
+        let length = header.wrapping_add(ipv4::TOTAL_LENGTH).cast::<u16>();
+        let sum = header.wrapping_add(ipv4::CHECKSUM).cast::<u16>();
         let options = header.wrapping_add(IPV4);
         // SAFETY: the caller's promise.
         unsafe {
@@ -108,7 +121,7 @@ impl ReplyHeaders for V4 {
             let long = (u16::from_be(short) + Self::PADDING as u16).to_be();
             let change = checksum::difference(before as u32, after as u32)
                 + checksum::difference(short as u32, long as u32);
-            rewrite::write(header, after);
+            rewrite::write(header.wrapping_add(ipv4::VERSION_IHL), after);
             length.write(long);
             sum.write(checksum::update(sum.read(), change));
             rewrite::write(options, 0u32);
@@ -121,22 +134,22 @@ impl ReplyHeaders for V4 {
 
     #[inline(always)]
     unsafe fn error(header: *mut u8, reply: GeneratedReply, mtu: u16) {
-        // Type and code (RFC 792).
-        let (what, rest) = match reply {
-            GeneratedReply::TimeExceeded => (0x0b00_0000, 0),
-            GeneratedReply::TooBig => (0x0304_0000, mtu as u32),
-            _ => (0x0303_0000, 0),
+        use icmp_types::{FRAGMENTATION_NEEDED, PORT_UNREACHABLE, TIME_EXCEEDED, UNREACHABLE};
+        let (message, rest) = match reply {
+            GeneratedReply::TimeExceeded => (type_and_code(TIME_EXCEEDED, 0), 0),
+            GeneratedReply::TooBig => (type_and_code(UNREACHABLE, FRAGMENTATION_NEEDED), mtu as u32),
+            _ => (type_and_code(UNREACHABLE, PORT_UNREACHABLE), 0),
         };
         // SAFETY: the caller's promise.
         unsafe {
-            rewrite::write(header, u32::from_be(what));
-            rewrite::write(header.wrapping_add(4), u32::from_be(rest));
+            rewrite::write(header.wrapping_add(icmp::TYPE), message);
+            rewrite::write(header.wrapping_add(icmp::REST), u32::from_be(rest));
         }
     }
 }
 
 impl ReplyHeaders for V6 {
-    const ECHO_REPLY: u8 = 129;
+    const ECHO_REPLY: u8 = icmpv6_types::ECHO_REPLY;
     const HAS_PSEUDO_HEADER: bool = true;
 
     #[inline(always)]
@@ -151,25 +164,29 @@ impl ReplyHeaders for V6 {
             // SAFETY: the caller's promise.
             unsafe { rewrite::write(at(to), word::<u32>(from.wrapping_add(offset))) }
         };
+        let copy_address = |to: usize, offset: usize| {
+            copy(to, offset);
+            copy(to + 4, offset + 4);
+            copy(to + 8, offset + 8);
+            copy(to + 12, offset + 12);
+        };
         // SAFETY: the caller's promise.
         unsafe {
-            rewrite::write(at(0), u32::from_be(0x6000_0000));
-            rewrite::write(at(4), u32::from_be((length as u32) << 16 | (protocol as u32) << 8 | HOPS as u32));
+            rewrite::write(at(ipv6::VERSION), u32::from_ne_bytes([VERSION_IPV6 << 4, 0, 0, 0]));
+            let next_header_and_hops = (protocol as u32) << 8 | HOPS as u32;
+            rewrite::write(
+                at(ipv6::PAYLOAD_LENGTH),
+                u32::from_be((length as u32) << 16 | next_header_and_hops),
+            );
         }
-        copy(8, 24);
-        copy(12, 28);
-        copy(16, 32);
-        copy(20, 36);
-        copy(24, 8);
-        copy(28, 12);
-        copy(32, 16);
-        copy(36, 20);
+        copy_address(ipv6::SOURCE, ipv6::DESTINATION);
+        copy_address(ipv6::DESTINATION, ipv6::SOURCE);
     }
 
     #[inline(always)]
     unsafe fn shorten(header: *mut u8, protocol: u8) {
         // SAFETY: the caller's promise.
-        unsafe { rewrite::write(header.wrapping_add(6), protocol) };
+        unsafe { rewrite::write(header.wrapping_add(ipv6::NEXT_HEADER), protocol) };
     }
 
     // One destination option that is for experiments, and that hosts skip if they do not know it (RFC 4727). Not padding:
@@ -183,12 +200,12 @@ impl ReplyHeaders for V6 {
             | (V6::PADDING as u32 / 8 - 1) << 16
             | OPTION << 8
             | (V6::PADDING as u32 - 4);
-        let length = header.wrapping_add(4).cast::<u16>();
+        let length = header.wrapping_add(ipv6::PAYLOAD_LENGTH).cast::<u16>();
         let options = header.wrapping_add(IPV6);
         // SAFETY: the caller's promise.
         unsafe {
             length.write((u16::from_be(length.read()) + Self::PADDING as u16).to_be());
-            rewrite::write(header.wrapping_add(6), extensions::DESTINATION);
+            rewrite::write(header.wrapping_add(ipv6::NEXT_HEADER), extensions::DESTINATION);
             rewrite::write(options, u32::from_be(EXTENSION));
             rewrite::write(options.wrapping_add(4), 0u32);
             rewrite::write(options.wrapping_add(8), 0u32);
@@ -200,16 +217,16 @@ impl ReplyHeaders for V6 {
 
     #[inline(always)]
     unsafe fn error(header: *mut u8, reply: GeneratedReply, mtu: u16) {
-        // Type and code (RFC 4443 section 3).
-        let (what, rest) = match reply {
-            GeneratedReply::TimeExceeded => (0x0300_0000, 0),
-            GeneratedReply::TooBig => (0x0200_0000, mtu as u32),
-            _ => (0x0104_0000, 0),
+        use icmpv6_types::{PORT_UNREACHABLE, TIME_EXCEEDED, TOO_BIG, UNREACHABLE};
+        let (message, rest) = match reply {
+            GeneratedReply::TimeExceeded => (type_and_code(TIME_EXCEEDED, 0), 0),
+            GeneratedReply::TooBig => (type_and_code(TOO_BIG, 0), mtu as u32),
+            _ => (type_and_code(UNREACHABLE, PORT_UNREACHABLE), 0),
         };
         // SAFETY: the caller's promise.
         unsafe {
-            rewrite::write(header, u32::from_be(what));
-            rewrite::write(header.wrapping_add(4), u32::from_be(rest));
+            rewrite::write(header.wrapping_add(icmp::TYPE), message);
+            rewrite::write(header.wrapping_add(icmp::REST), u32::from_be(rest));
         }
     }
 }

@@ -11,7 +11,17 @@ use proxy_common::{
     },
 };
 
+/// Writes a field of an entry.
+macro_rules! put {
+    ($entry:ident.$($field:tt)+) => {
+        // SAFETY: the invariant.
+        unsafe { (*$entry.0).$($field)+ }
+    };
+}
+
 /// An entry of a flow map.
+///
+/// Invariant: the kernel gave the pointer; map memory outlives the program.
 pub(crate) struct FlowEntry<F: Family>(pub(super) *mut Flow<F>);
 
 impl<F: Family> Deref for FlowEntry<F> {
@@ -19,7 +29,7 @@ impl<F: Family> Deref for FlowEntry<F> {
 
     #[inline(always)]
     fn deref(&self) -> &Flow<F> {
-        // SAFETY: the kernel gave the pointer, and map memory outlives the program.
+        // SAFETY: the invariant.
         unsafe { &*self.0 }
     }
 }
@@ -27,46 +37,40 @@ impl<F: Family> Deref for FlowEntry<F> {
 impl<F: Family> FlowHandle<F> for FlowEntry<F> {
     #[inline(always)]
     fn touch(&self, now: u32) {
-        // SAFETY: as above.
-        unsafe { (*self.0).last_seen = now };
+        put!(self.last_seen = now);
     }
 
     #[inline(always)]
     fn set_state(&self, state: FlowState) {
-        // SAFETY: as above.
-        unsafe { (*self.0).state = state as u8 };
+        put!(self.state = state as u8);
     }
 
     #[inline(always)]
     fn set_mac(&self, mac: Mac) {
-        // SAFETY: as above.
-        unsafe {
-            (*self.0).mac.0[0] = mac.0[0];
-            (*self.0).mac.0[1] = mac.0[1];
-            (*self.0).mac.0[2] = mac.0[2];
-        }
+        put!(self.mac.0[0] = mac.0[0]);
+        put!(self.mac.0[1] = mac.0[1]);
+        put!(self.mac.0[2] = mac.0[2]);
     }
 
     #[inline(always)]
     fn set_isn(&self, isn: u32) {
-        // SAFETY: as above.
-        unsafe { (*self.0).isn = isn };
+        put!(self.isn = isn);
     }
 
     #[inline(always)]
     fn set_acknowledged(&self, acknowledged: u32) {
-        // SAFETY: as above.
-        unsafe { (*self.0).acknowledged = acknowledged };
+        put!(self.acknowledged = acknowledged);
     }
 
     #[inline(always)]
     fn set_timestamp(&self, timestamp: u32) {
-        // SAFETY: as above.
-        unsafe { (*self.0).timestamp = timestamp };
+        put!(self.timestamp = timestamp);
     }
 }
 
 /// An entry of an affinity map.
+///
+/// Invariant: as above.
 pub(crate) struct AffinityEntry<F: Family>(pub(super) *mut Affinity<F>);
 
 impl<F: Family> Deref for AffinityEntry<F> {
@@ -74,7 +78,7 @@ impl<F: Family> Deref for AffinityEntry<F> {
 
     #[inline(always)]
     fn deref(&self) -> &Affinity<F> {
-        // SAFETY: the kernel gave the pointer, and map memory outlives the program.
+        // SAFETY: the invariant.
         unsafe { &*self.0 }
     }
 }
@@ -82,7 +86,6 @@ impl<F: Family> Deref for AffinityEntry<F> {
 impl<F: Family> AffinityHandle<F> for AffinityEntry<F> {
     #[inline(always)]
     fn touch(&self, now: u32) {
-        // SAFETY: as above; one word.
-        unsafe { (*self.0).last_used = now };
+        put!(self.last_used = now);
     }
 }

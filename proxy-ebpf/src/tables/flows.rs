@@ -12,7 +12,7 @@ use proxy_common::{
 };
 
 use super::{FlowEntry, Kernel};
-use crate::{family::KernelFamily, reply_filter};
+use crate::{family::KernelFamily, reply_filter, scratch::draft};
 
 impl<F: KernelFamily> FlowTables<F> for Kernel {
     type Flow = FlowEntry<F>;
@@ -20,8 +20,7 @@ impl<F: KernelFamily> FlowTables<F> for Kernel {
 
     #[inline(always)]
     fn draft(&self) -> Option<&'static mut FlowDraft<F>> {
-        // SAFETY: this CPU's own, and the core takes it once at a time.
-        F::draft().map(|draft| unsafe { &mut *draft })
+        draft::<F>()
     }
 
     #[inline(always)]

@@ -1,28 +1,27 @@
 //! The packet at hand.
 
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     decide::{Fragmentable, PacketContext},
-    packet::{Bytes, ETHERNET, Packet, read, timestamp},
+    packet::{
+        Bytes, ETHERNET, Packet,
+        field::{ipv4, tcp},
+        ipv4_fragment, timestamp,
+    },
 };
 
 use super::{Kernel, Layer};
-use crate::{family::KernelFamily, rewrite::LONGEST_MASK, tc::Skb};
+use crate::{
+    context::{Frame, Skb},
+    family::KernelFamily,
+    rewrite::LONGEST_MASK,
+};
 
-/// The bytes of a frame at XDP, as far as its headers may reach.
-struct Frame(*mut xdp_md);
-
+/// As far as a frame's headers may reach.
 impl Bytes for Frame {
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        // SAFETY: the context is readable, and so are the bounds it gives.
-        unsafe {
-            let (data, end) =
-                ((*self.0).data as usize as *const u8, (*self.0).data_end as usize as *const u8);
-            // As in `rewrite`: what is not on the stack may be anything to the verifier.
-            let at = data.wrapping_add(core::hint::black_box(offset) & LONGEST_MASK);
-            (at.wrapping_add(size_of::<T>()) <= end).then(|| read(at))
-        }
+        // As in `rewrite`: what is not on the stack may be anything to the verifier.
+        self.bounds().load(core::hint::black_box(offset) & LONGEST_MASK)
     }
 }
 
@@ -30,8 +29,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
     #[inline(always)]
     fn came_in(&self) -> u32 {
         match self.layer {
-            // SAFETY: the context is readable.
-            Layer::Tc(_) => unsafe { (*self.ctx.cast::<__sk_buff>()).ingress_ifindex },
+            Layer::Tc(_) => Skb(self.ctx.cast()).ingress_ifindex(),
             Layer::Xdp | Layer::Socket => 0,
         }
     }
@@ -39,34 +37,19 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
     #[inline(always)]
     fn leaves(&self) -> u32 {
         match self.layer {
-            // SAFETY: the context is readable.
-            Layer::Tc(_) => unsafe { (*self.ctx.cast::<__sk_buff>()).ifindex },
+            Layer::Tc(_) => Skb(self.ctx.cast()).ifindex(),
             Layer::Xdp | Layer::Socket => 0,
         }
     }
 
     #[inline(always)]
     fn acknowledgment(&self, _: &Packet<F>) -> u32 {
-        const ACKNOWLEDGMENT: usize = 8;
-        let (data, end, link) = match self.layer {
-            // SAFETY: the context is readable.
-            Layer::Tc(link) => unsafe {
-                let skb = self.ctx.cast::<__sk_buff>();
-                ((*skb).data as usize as *const u8, (*skb).data_end as usize as *const u8, link)
-            },
-            // SAFETY: as above.
-            Layer::Xdp => unsafe {
-                let frame = self.ctx.cast::<xdp_md>();
-                ((*frame).data as usize as *const u8, (*frame).data_end as usize as *const u8, ETHERNET)
-            },
+        let (bounds, link) = match self.layer {
+            Layer::Tc(link) => (Skb(self.ctx.cast()).bounds(), link),
+            Layer::Xdp => (Frame(self.ctx.cast()).bounds(), ETHERNET),
             Layer::Socket => return 0,
         };
-        let at = data.wrapping_add(link + F::HEADER + ACKNOWLEDGMENT);
-        if at.wrapping_add(size_of::<u32>()) > end {
-            return 0;
-        }
-        // SAFETY: within the bounds just checked.
-        u32::from_be(unsafe { read(at) })
+        bounds.load(link + F::HEADER + tcp::ACKNOWLEDGMENT).map_or(0, u32::from_be)
     }
 
     #[inline(always)]
@@ -89,14 +72,13 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
 
     #[inline(always)]
     fn fragmentable(&self, _: &Packet<F>) -> Fragmentable {
-        const FLAGS: usize = 6;
-        const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
-        const MORE_AND_OFFSET: u16 = 0x3fffu16.to_be();
+        const DO_NOT_FRAGMENT: u16 = ipv4_fragment::DO_NOT_FRAGMENT.to_be();
+        const IS_FRAGMENT: u16 = ipv4_fragment::IS_FRAGMENT.to_be();
         match self.layer {
             Layer::Tc(link) if size_of::<F::Addr>() == size_of::<u32>() => {
-                match Skb(self.ctx.cast()).load::<u16>(link + FLAGS) {
+                match Skb(self.ctx.cast()).load::<u16>(link + ipv4::FRAGMENT) {
                     Some(flags) if flags & DO_NOT_FRAGMENT != 0 => Fragmentable::No,
-                    Some(flags) if flags & MORE_AND_OFFSET == 0 => Fragmentable::Whole,
+                    Some(flags) if flags & IS_FRAGMENT == 0 => Fragmentable::Whole,
                     Some(_) => Fragmentable::Fragment,
                     None => Fragmentable::No,
                 }

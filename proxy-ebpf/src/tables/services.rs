@@ -1,5 +1,6 @@
 //! Services.
 
+use aya_ebpf::btf_maps::Array;
 use proxy_common::{
     decide::ServiceTables,
     layout::{
@@ -18,6 +19,16 @@ use crate::{
     family::KernelFamily,
     maps::{BACKEND_SETS, BACKEND_STATES, VIP_FILTER},
 };
+
+/// An element that the agent publishes with one store, read by one load.
+#[inline(always)]
+fn published<T: Copy, const ENTRIES: usize, const FLAGS: usize>(
+    map: &Array<T, ENTRIES, FLAGS>,
+    index: u32,
+) -> Option<T> {
+    // SAFETY: the kernel gave the pointer.
+    map.get_ptr(index).map(|element| unsafe { element.read_volatile() })
+}
 
 impl<F: KernelFamily> ServiceTables<F> for Kernel {
     type Affinity = AffinityEntry<F>;
@@ -49,11 +60,7 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
 
     #[inline(always)]
     fn set(&self, service: Id, set_policy: SetPolicy) -> BackendSet {
-        match BACKEND_SETS.get_ptr(BackendSet::index(service, set_policy)) {
-            // SAFETY: the kernel gave the pointer. One volatile load: the agent publishes with one store.
-            Some(set) => unsafe { set.read_volatile() },
-            None => BackendSet::EMPTY,
-        }
+        published(&BACKEND_SETS, BackendSet::index(service, set_policy)).unwrap_or(BackendSet::EMPTY)
     }
 
     #[inline(always)]
@@ -64,29 +71,19 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
 
     #[inline(always)]
     fn is_alive(&self, backend: Id) -> bool {
-        match BACKEND_STATES.get_ptr(BackendState::position(backend).0) {
-            // SAFETY: the kernel gave the pointer.
-            Some(element) => unsafe { element.read_volatile() }.holds(backend),
-            None => false,
-        }
+        published(&BACKEND_STATES, BackendState::position(backend).0)
+            .is_some_and(|element| element.holds(backend))
     }
 
     #[inline(always)]
     fn is_member(&self, backend: Id, set_policy: SetPolicy) -> bool {
-        match BACKEND_STATES.get_ptr(BackendState::position(backend).0) {
-            // SAFETY: the kernel gave the pointer.
-            Some(element) => unsafe { element.read_volatile() }.holds_in(backend, set_policy),
-            None => false,
-        }
+        published(&BACKEND_STATES, BackendState::position(backend).0)
+            .is_some_and(|element| element.holds_in(backend, set_policy))
     }
 
     #[inline(always)]
     fn affinity_timeout(&self, service: Id) -> u32 {
-        match BACKEND_SETS.get_ptr(BackendSet::affinity_index(service)) {
-            // SAFETY: the kernel gave the pointer.
-            Some(word) => unsafe { word.read_volatile() }.0 as u32,
-            None => 0,
-        }
+        published(&BACKEND_SETS, BackendSet::affinity_index(service)).map_or(0, |word| word.0 as u32)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_redir_neigh},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+    helpers::generated::{bpf_redirect_neigh, bpf_skb_change_head},
     programs::TcContext,
 };
 use proxy_common::{
@@ -14,7 +14,7 @@ use proxy_common::{
         device::LOOPBACK,
         flow::{Mac, Tuple},
     },
-    packet::{ETHERNET, Packet, Part},
+    packet::{ETHERNET, Packet, Part, field::ethernet},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     slow_path,
 };
 use crate::{
+    context::{Skb, redirect},
     family::KernelFamily,
     log::LogEvent,
     rewrite::{self, LONGEST_MASK},
@@ -66,12 +67,10 @@ pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     if !update_checksum(skb, LINK, packet, to) || !F::store_addresses(skb, LINK, to) {
         return false;
     }
-    // The helpers may have moved the packet.
-    let (data, end) = bounds(ctx);
     // Without the mask the verifier takes it for any offset, and the compiler, which knows better, would leave it out.
     let transport = core::hint::black_box(packet.transport) & LONGEST_MASK;
-    // SAFETY: the bounds of the packet.
-    unsafe { rewrite::headers(data, end, LINK, transport, &packet.tuple, to, hops) }
+    // The helpers may have moved the packet.
+    rewrite::headers(bounds(ctx), LINK, transport, &packet.tuple, to, hops)
 }
 
 /// Sends a translated packet its way, with [`Verdict::Forward`] and [`Verdict::Divert`] by the route; none if that failed.
@@ -84,17 +83,12 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
 ) -> Option<i32> {
     match verdict {
         Verdict::Bridge => {
-            let (data, end) = bounds(ctx);
-            // SAFETY: the bounds of the packet.
-            let is_written = LINK == 0 || unsafe { rewrite::macs(data, end, Some(mac), None) };
+            let is_written = LINK == 0 || rewrite::macs(bounds(ctx), Some(mac), None);
             is_written.then_some(NEXT)
         }
         Verdict::Hairpin => {
-            let (data, end) = bounds(ctx);
-            // SAFETY: the bounds of the packet.
-            let is_written = LINK == 0 || unsafe { rewrite::swap_macs(data, end) };
-            // SAFETY: the context is readable; plain arguments.
-            is_written.then(|| unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
+            let is_written = LINK == 0 || rewrite::swap_macs(bounds(ctx));
+            is_written.then(|| redirect(Skb(ctx.skb.skb).ifindex(), 0) as i32)
         }
         Verdict::Redirect | Verdict::Divert => {
             let route = route?;
@@ -121,12 +115,9 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
 /// its own addresses (`accept_local`), whatever `rp_filter` says (`__fib_validate_source`).
 #[inline(always)]
 fn hand_to_stack(ctx: &TcContext) -> Option<i32> {
-    let (data, end) = bounds(ctx);
     // The loopback interface's own address: frames for others are dropped (`eth_type_trans`).
-    // SAFETY: the bounds of the packet.
-    let is_written = unsafe { rewrite::macs(data, end, Some(Mac::NONE), None) };
-    // SAFETY: plain arguments.
-    is_written.then(|| unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS as u64) as i32 })
+    let is_written = rewrite::macs(bounds(ctx), Some(Mac::NONE), None);
+    is_written.then(|| redirect(LOOPBACK, BPF_F_INGRESS) as i32)
 }
 
 /// A packet that is half rewritten must not go on.
@@ -144,10 +135,7 @@ fn add_ethernet(ctx: &TcContext) -> bool {
     if unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET as u32, 0) } != 0 {
         return false;
     }
-    let (data, end) = bounds(ctx);
-    // SAFETY: the context is readable, and the bounds are those of the packet.
-    unsafe {
-        rewrite::macs(data, end, Some(ANY_UNICAST), Some(ANY_UNICAST))
-            && rewrite::ethertype(data, end, (*ctx.skb.skb).protocol as u16)
-    }
+    let bounds = bounds(ctx);
+    rewrite::macs(bounds, Some(ANY_UNICAST), Some(ANY_UNICAST))
+        && bounds.store(ethernet::TYPE, Skb(ctx.skb.skb).protocol() as u16)
 }

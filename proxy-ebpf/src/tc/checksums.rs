@@ -2,23 +2,23 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_store_bytes},
 };
 use proxy_common::{
     V4, V6, checksum, crc32c,
     layout::flow::Tuple,
-    packet::{IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet},
+    packet::{
+        Bytes as _, IPV6, PROTOCOL_SCTP, PROTOCOL_UDP, Packet,
+        field::{ipv4, ipv6, sctp},
+    },
 };
 
-use crate::{reject::ReplyHeaders, rewrite::Header, settings::HAS_CSUM_IPV6};
+use crate::{context::Skb, reject::ReplyHeaders, rewrite::Header, settings::HAS_CSUM_IPV6};
 
 /// A length in a header.
 #[inline(always)]
 fn length_field(skb: *mut __sk_buff, offset: usize) -> Option<u32> {
-    let mut length = 0u16;
-    // SAFETY: the context, and a word on the stack.
-    let read = unsafe { bpf_skb_load_bytes(skb.cast(), offset as u32, (&raw mut length).cast(), 2) };
-    (read == 0).then_some(u16::from_be(length) as u32)
+    Skb(skb).load::<u16>(offset).map(|length| u16::from_be(length) as u32)
 }
 
 /// How a family's checksums are told of new addresses.
@@ -37,8 +37,7 @@ pub(crate) trait TcFamily: Header + ReplyHeaders {
 impl TcFamily for V4 {
     #[inline(always)]
     fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
-        const TOTAL_LENGTH: usize = 2;
-        Some(network as u32 + length_field(skb, network + TOTAL_LENGTH)?)
+        Some(network as u32 + length_field(skb, network + ipv4::TOTAL_LENGTH)?)
     }
 
     #[inline(always)]
@@ -65,8 +64,7 @@ impl TcFamily for V4 {
 impl TcFamily for V6 {
     #[inline(always)]
     fn end(skb: *mut __sk_buff, network: usize) -> Option<u32> {
-        const PAYLOAD_LENGTH: usize = 4;
-        Some((network + IPV6) as u32 + length_field(skb, network + PAYLOAD_LENGTH)?)
+        Some((network + IPV6) as u32 + length_field(skb, network + ipv6::PAYLOAD_LENGTH)?)
     }
 
     #[inline(always)]
@@ -86,7 +84,6 @@ impl TcFamily for V6 {
     #[inline(always)]
     fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool {
         const RECOMPUTE_CSUM: u64 = 1;
-        const ADDRESSES: usize = 8;
         if HAS_CSUM_IPV6.load() != 0 {
             return true;
         }
@@ -94,9 +91,9 @@ impl TcFamily for V6 {
         unsafe {
             bpf_skb_store_bytes(
                 skb,
-                (network + ADDRESSES) as u32,
+                (network + ipv6::SOURCE) as u32,
                 (&raw const *to).cast(),
-                (IPV6 - ADDRESSES) as u32,
+                (IPV6 - ipv6::SOURCE) as u32,
                 RECOMPUTE_CSUM,
             ) == 0
         }
@@ -108,16 +105,11 @@ impl TcFamily for V6 {
 /// A global function, which the verifier goes through once and not from each call: it is thousands of instructions.
 #[unsafe(no_mangle)]
 pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u32, length: u32) -> i32 {
-    const CHECKSUM: u32 = 8;
-    let mut sum = 0u32;
+    let at = transport as usize + sctp::CHECKSUM;
+    let Some(sum) = Skb(skb).load::<u32>(at) else { return -1 };
+    let sum = crc32c::update(sum, difference, length as u16);
     // SAFETY: the context, and a word on the stack.
-    unsafe {
-        if bpf_skb_load_bytes(skb.cast(), transport + CHECKSUM, (&raw mut sum).cast(), 4) != 0 {
-            return -1;
-        }
-        sum = crc32c::update(sum, difference, length as u16);
-        bpf_skb_store_bytes(skb, transport + CHECKSUM, (&raw const sum).cast(), 4, 0) as i32
-    }
+    unsafe { bpf_skb_store_bytes(skb, at as u32, (&raw const sum).cast(), 4, 0) as i32 }
 }
 
 /// Updates the transport checksum. Two calls: with CHECKSUM_PARTIAL only the

@@ -12,6 +12,7 @@ use proxy_common::{
 
 use super::{Hook, NEXT, apply::send, bounds, checksums::TcFamily, in_place::translate, is_surely_for_us};
 use crate::{
+    context::Skb,
     family::KernelFamily,
     tables::{FlowEntry, Kernel, count},
 };
@@ -25,9 +26,7 @@ pub(super) fn take_fast_path<F: KernelFamily + TcFamily, H: Hook, const LINK: us
     if cfg!(feature = "kernel-log") || !is_surely_for_us::<H>(ctx.skb.skb) {
         return None;
     }
-    let (data, end) = bounds(ctx);
-    // SAFETY: the bounds of the packet.
-    let packet = unsafe { F::parse_without_options(data, end, LINK)? };
+    let packet = bounds(ctx).parse_without_options::<F>(LINK)?;
     // On the stack: the scratch is a look-up away, and most packets need nothing else of it.
     let key = &mut FlowKey::<F>::default();
     match H::fast_path::<F>(&Kernel::of_skb(ctx.skb.skb, LINK), &packet, key) {
@@ -48,8 +47,7 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     let verdict = if H::IS_LEAVING { Verdict::ToStack } else { fast_path::verdict(flow) };
     let (mut route, mut hops) = (None, 0);
     if matches!(verdict, Verdict::Redirect) {
-        // SAFETY: the context is readable.
-        let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        let ifindex = Skb(ctx.skb.skb).ifindex();
         let known = fast_path::route(&Kernel::of_skb(ctx.skb.skb, LINK), packet, flow, ifindex)?;
         hops = known.hops();
         route = Some(known);

@@ -9,7 +9,7 @@ use proxy_common::layout::{
     fragment::{FragmentKey, MAX_QUEUED, QueuedFragment, QueuedFragmentKey},
 };
 
-use crate::{family::KernelFamily, maps::FRAG_BUFFER, tables::count};
+use crate::{context::Skb, family::KernelFamily, maps::FRAG_BUFFER, tables::count};
 
 /// Keeps a copy of the frame; false if that cannot be.
 // A function of its own, as the next: their stack is free again for what else there is to do.
@@ -18,7 +18,7 @@ pub(super) fn enqueue<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
     let Some(buffer) = FRAG_BUFFER.get_ptr_mut(0) else { return false };
     // SAFETY: the context is readable; this CPU's own element, whose length the mask keeps to; the helper checks the packet.
     unsafe {
-        let length = (*skb).len;
+        let length = Skb(skb).len();
         if length == 0 || length > QueuedFragment::LONGEST {
             return false;
         }
@@ -67,6 +67,6 @@ pub(super) fn release<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
 /// A copy of the frame is received once more by the interface it came by.
 #[inline(always)]
 fn comes_in_again(skb: *mut __sk_buff) {
-    // SAFETY: the context is readable; plain arguments.
-    unsafe { bpf_clone_redirect(skb, (*skb).ifindex, BPF_F_INGRESS as u64) };
+    // SAFETY: the context; plain arguments.
+    unsafe { bpf_clone_redirect(skb, Skb(skb).ifindex(), BPF_F_INGRESS as u64) };
 }

@@ -10,11 +10,14 @@ use aya_ebpf::{
 use proxy_common::{
     checksum,
     layout::flow::Tuple,
-    packet::{PROTOCOL_TCP, read},
+    packet::{
+        PROTOCOL_TCP,
+        field::{tcp, udp},
+    },
 };
 
 use super::{bounds, checksums::TcFamily};
-use crate::rewrite::{self, write};
+use crate::{context::Skb, rewrite};
 
 /// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false if that failed, half-way perhaps.
 /// `may_be_checksum_complete`: the skb may have CHECKSUM_COMPLETE.
@@ -29,7 +32,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
     let skb = ctx.skb.skb;
     let is_tcp = protocol == PROTOCOL_TCP;
     let transport = LINK + F::HEADER;
-    let field = transport + if is_tcp { 16 } else { 6 };
+    let field = transport + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     let Some(before) = checksum_at(ctx, field) else { return false };
     // One after the other, and once: there are few registers, and hardly any stack.
     let was = checksum::sum_of_addresses(from);
@@ -43,38 +46,29 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
             return false;
         }
         compiler_fence(Ordering::SeqCst);
-        let (data, end) = bounds(ctx);
-        // SAFETY: the bounds of the packet.
-        return unsafe { rewrite::headers(data, end, LINK, transport, from, to, hops) };
+        return rewrite::headers(bounds(ctx), LINK, transport, from, to, hops);
     }
-    let (data, end) = bounds(ctx);
+    let bounds = bounds(ctx);
     // Zero means no UDP checksum: leave it.
     if before != 0 || is_tcp {
         let change = addresses + checksum::ports(from, to);
         let after =
             if is_tcp { checksum::update(before, change) } else { checksum::update_udp(before, change) };
-        let at = data.wrapping_add(field);
-        if at.wrapping_add(2) > end {
+        if !bounds.store(field, after) {
             return false;
         }
-        // SAFETY: within the bounds just checked.
-        unsafe { write(at, after) };
         if may_be_checksum_complete {
             F::tell(skb, addresses);
         }
     }
     // What is written is read anew: keeping it would take stack.
     compiler_fence(Ordering::SeqCst);
-    // SAFETY: the bounds of the packet.
-    unsafe { rewrite::headers(data, end, LINK, transport, from, to, hops) }
+    rewrite::headers(bounds, LINK, transport, from, to, hops)
 }
 
 #[inline(always)]
 fn checksum_at(ctx: &TcContext, field: usize) -> Option<u16> {
-    let (data, end) = bounds(ctx);
-    let at = data.wrapping_add(field);
-    // SAFETY: within the bounds checked before.
-    (at.wrapping_add(2) <= end).then(|| unsafe { read(at) })
+    bounds(ctx).load(field)
 }
 
 /// May the packet be CHECKSUM_PARTIAL? Then its field has the sum of the pseudo header: with anything else there the
@@ -86,13 +80,10 @@ fn may_be_left<F: TcFamily, const LINK: usize>(
     protocol: u8,
     field: u16,
 ) -> bool {
-    let (data, end) = bounds(ctx);
-    let header = data.wrapping_add(LINK);
-    if header.wrapping_add(F::HEADER) > end {
-        return true;
-    }
-    // SAFETY: the context is readable, and the header was just checked.
-    let (segment, length) = unsafe { ((*ctx.skb.skb).gso_size, F::total_length(header)) };
+    let Some(header) = bounds(ctx).at(LINK, F::HEADER) else { return true };
+    let segment = Skb(ctx.skb.skb).gso_size();
+    // SAFETY: the header was just checked.
+    let length = unsafe { F::total_length(header) };
     let length = length.wrapping_sub(F::HEADER as u32) as u16;
     segment != 0 || checksum::same(field, checksum::pseudo_header(addresses, protocol, length))
 }

@@ -3,13 +3,22 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, bpf_hdr_start_off::BPF_HDR_START_NET},
-    helpers::generated::{bpf_redirect, bpf_skb_load_bytes_relative},
+    helpers::generated::bpf_skb_load_bytes_relative,
     programs::TcContext,
 };
-use proxy_common::{layout::device::DEVICE_GRE, packet::Bytes as _};
+use proxy_common::{
+    layout::device::DEVICE_GRE,
+    packet::{
+        Bytes as _, PROTOCOL_GRE, VERSION_IPV4, VERSION_IPV6, extensions,
+        field::{ipv4, ipv6},
+    },
+};
 
-use super::{bounds, slow_path::Skb};
-use crate::maps::INTERFACES;
+use super::bounds;
+use crate::{
+    context::{Skb, redirect},
+    maps::interface,
+};
 
 /// Does the packet begin with an outer header?
 #[inline(always)]
@@ -20,28 +29,20 @@ pub(super) fn has_outer_header(ctx: &TcContext) -> bool {
 /// Nearly always no.
 #[inline(always)]
 fn may_be_gre(ctx: &TcContext) -> bool {
-    const GRE: u8 = 47;
-    const DESTINATION_OPTIONS: u8 = 60;
-    const NEXT_HEADER: usize = 6;
-    const PROTOCOL: usize = 9;
-    let (data, end) = bounds(ctx);
-    if data.wrapping_add(PROTOCOL + 1) > end {
-        return false;
-    }
+    let Some(header) = bounds(ctx).at(0, ipv4::PROTOCOL + 1) else { return false };
     // SAFETY: within the bounds just checked.
-    let byte = |at: usize| unsafe { *data.wrapping_add(at) };
-    match byte(0) >> 4 {
-        4 => byte(PROTOCOL) == GRE,
+    let byte = |at: usize| unsafe { *header.wrapping_add(at) };
+    match byte(ipv4::VERSION_IHL) >> 4 {
+        VERSION_IPV4 => byte(ipv4::PROTOCOL) == PROTOCOL_GRE,
         // The tunnel's encapsulation limit (RFC 2473) is an option.
-        6 => matches!(byte(NEXT_HEADER), GRE | DESTINATION_OPTIONS),
+        VERSION_IPV6 => matches!(byte(ipv6::NEXT_HEADER), PROTOCOL_GRE | extensions::DESTINATION),
         _ => false,
     }
 }
 
 #[inline(always)]
 fn is_gre_device(ctx: &TcContext) -> bool {
-    // SAFETY: the context is readable; the agent replaces whole elements.
-    unsafe { INTERFACES.get((*ctx.skb.skb).ifindex) }.is_some_and(|device| device.flags & DEVICE_GRE != 0)
+    interface(Skb(ctx.skb.skb).ifindex()).is_some_and(|device| device.flags & DEVICE_GRE != 0)
 }
 
 /// Headers of different packets differ in their lengths at least.
@@ -59,6 +60,5 @@ fn is_in_front_of_network_header(ctx: &TcContext) -> bool {
 /// header where the device has no Ethernet headers (`__bpf_redirect_no_mac`).
 #[inline(always)]
 pub(super) fn receive_without(ctx: &TcContext) -> i32 {
-    // SAFETY: the context is readable; plain arguments.
-    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, BPF_F_INGRESS as u64) as i32 }
+    redirect(Skb(ctx.skb.skb).ifindex(), BPF_F_INGRESS) as i32
 }

@@ -1,18 +1,15 @@
 //! The slow path: fragments, packets with IPv6 extension headers, and ICMP errors. They are rare, so
 //! everything is read and written by offset.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
-    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
 use proxy_common::{
     Family, checksum,
     decide::{Completion, complete, may_be_for_service},
     layout::{counter::Counter, flow::Tuple},
-    packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Part, dissect},
+    packet::{Bytes, Dissected, ICMP, PROTOCOL_SCTP, Part, dissect, field},
 };
 
 use super::{
@@ -22,26 +19,11 @@ use super::{
     fragment_queue::{enqueue, release},
 };
 use crate::{
+    context::Skb,
     family::KernelFamily,
     scratch::{Scratch, scratch},
     tables::{Kernel, count},
 };
-
-/// The bytes of a packet at tc.
-pub(crate) struct Skb(pub(crate) *mut __sk_buff);
-
-impl Bytes for Skb {
-    #[inline(always)]
-    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        let size = size_of::<T>() as u32;
-        // SAFETY: the context, and so many bytes on the stack, all of which are written when the helper says so.
-        unsafe {
-            let result = bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size);
-            (result == 0).then(|| value.assume_init())
-        }
-    }
-}
 
 /// What becomes of the sum of the whole packet, if a device made one.
 #[derive(Clone, Copy)]
@@ -51,16 +33,6 @@ enum SkbChecksum {
     Stays = 0,
     /// It changes with what is written.
     Changes = BPF_F_RECOMPUTE_CSUM as u64,
-}
-
-impl Skb {
-    /// Writes a value.
-    #[inline(always)]
-    fn store<T: Copy>(&self, offset: usize, value: &T, sum: SkbChecksum) -> bool {
-        let (from, size) = ((&raw const *value).cast(), size_of::<T>() as u32);
-        // SAFETY: the context, and so many bytes; the helper checks the packet.
-        unsafe { bpf_skb_store_bytes(self.0, offset as u32, from, size, sum as u64) == 0 }
-    }
 }
 
 /// Takes such a packet apart, and finds the ports of a fragment.
@@ -138,13 +110,13 @@ fn header<F: KernelFamily + TcFamily>(
     let Some(mut words) = bytes.load::<F::Words>(at) else { return false };
     // SAFETY: a header's bytes.
     unsafe { F::write((&raw mut words).cast(), from, to, hops) };
-    bytes.store(at, &words, sum)
+    bytes.store(at, &words, sum as u64)
 }
 
 /// Writes the ports of a transport header.
 #[inline(always)]
 fn ports<F: Family>(bytes: &Skb, at: usize, to: &Tuple<F>, sum: SkbChecksum) -> bool {
-    bytes.store(at, &[to.sport, to.dport], sum)
+    bytes.store(at, &[to.sport, to.dport], sum as u64)
 }
 
 /// Translates an ICMP error: the quoted packet becomes the one that the receiver of the error sent, and the error goes to its address.
@@ -158,7 +130,6 @@ fn error<F: KernelFamily + TcFamily>(
     to: &Tuple<F>,
     hops: u8,
 ) -> bool {
-    const CHECKSUM: usize = 2;
     let packet = &dissected.packet;
     let (quoted, quote) = (packet.tuple.reversed(), to.reversed());
     let reporter = if F::same(&to.src, &packet.tuple.src) { dissected.reporter } else { to.src };
@@ -170,28 +141,23 @@ fn error<F: KernelFamily + TcFamily>(
         change += checksum::fold(checksum::addresses(&quoted, &quote));
         change += checksum::fold(checksum::addresses(&outer, &sent));
     }
-    let field = match packet.protocol {
-        PROTOCOL_TCP => 16,
-        PROTOCOL_UDP => 6,
-        // SCTP's covers the whole packet, and receivers do not check it in a quote.
-        _ => 0,
-    };
-    // A short quote has no checksum.
+    let field = packet.checksum_offset();
+    // A short quote has no checksum. SCTP's covers the whole packet, and receivers do not check it in a quote.
     if packet.protocol != PROTOCOL_SCTP
-        && let Some(before) = bytes.load::<u16>(packet.transport + field)
+        && let Some(before) = bytes.load::<u16>(field)
         && before != 0
     {
         let translated = checksum::addresses(&quoted, &quote) + checksum::ports(&quoted, &quote);
         let after = checksum::update(before, translated);
         change = checksum::fold(change) + checksum::difference(before as u32, after as u32);
-        if !bytes.store(packet.transport + field, &after, SkbChecksum::Changes) {
+        if !bytes.store(field, &after, SkbChecksum::Changes as u64) {
             return false;
         }
     }
-    let at = dissected.icmp + CHECKSUM;
+    let at = dissected.icmp + field::icmp::CHECKSUM;
     let Some(sum) = bytes.load::<u16>(at) else { return false };
     count(Counter::IcmpError);
-    bytes.store(at, &checksum::update(sum, change), SkbChecksum::Changes)
+    bytes.store(at, &checksum::update(sum, change), SkbChecksum::Changes as u64)
         && header(bytes, dissected.icmp + ICMP, &quoted, &quote, 0, SkbChecksum::Changes)
         && ports(bytes, packet.transport, &quote, SkbChecksum::Changes)
         && header(bytes, network, &outer, &sent, hops, SkbChecksum::Changes)

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering,
 };
 
 use proxy_common::{
@@ -17,6 +16,7 @@ use proxy_common::{
         name::ServiceName,
         set::{BackendSet, SetPolicy},
     },
+    shared::Published as _,
 };
 
 use super::{
@@ -97,7 +97,7 @@ impl Shared {
     ) -> Option<Member> {
         let id = self.backend_ids.take()?;
         records::write(&self.records, &records::of(service, endpoint, id));
-        self.alive.half(id.index())?.store(BackendState::entry(id, set_policies), Ordering::Release);
+        self.alive.half(id.index())?.publish(BackendState::entry(id, set_policies));
         Some(Member { id, set_policies })
     }
 
@@ -135,7 +135,7 @@ impl Shared {
         if member.set_policies != set_policies
             && let Some(half) = self.alive.half(member.id.index())
         {
-            half.store(BackendState::entry(member.id, set_policies), Ordering::Release);
+            half.publish(BackendState::entry(member.id, set_policies));
         }
         member.set_policies = set_policies;
     }
@@ -145,7 +145,7 @@ impl Shared {
         // First: else the next agent might bring it back.
         records::clear(&self.records, id.index());
         if let Some(half) = self.alive.half(id.index()) {
-            half.store(0, Ordering::Release);
+            half.publish(0);
         }
         self.quarantine.push(Freed::Backend(id));
         self.released_backends.push((name.clone(), endpoint, id));

@@ -1,6 +1,7 @@
 //! The maps as the programs see them.
 
 mod closed;
+mod interleavings;
 mod larger;
 mod node;
 mod owners;
@@ -9,6 +10,7 @@ mod restart;
 use std::{net::SocketAddr, time::Duration};
 
 use proxy_common::layout::{
+    backend::Backend,
     filter,
     frontend::{FRONTEND_CLUSTER_IP, FRONTEND_SOURCE_RANGES, Frontend as FrontendValue, FrontendKey, Target},
     source_range::SourceRange,

@@ -303,7 +303,7 @@ fn a_socket_s_port_is_not_given_away<F: TestFamily>() {
             .collect();
         // There is no look-up for SCTP.
         assert_eq!((ports.len(), ports.contains(&20_001)), if is_given { (4, true) } else { (3, false) });
-        assert_eq!(fixture.counter(Counter::SnatExhausted), (!is_given).into());
+        assert_eq!(fixture.counter(Counter::SnatExhausted), u64::from(!is_given));
     }
 }
 

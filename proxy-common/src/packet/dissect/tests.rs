@@ -69,7 +69,7 @@ fn ipv4_fragments() {
         let seen = take::<V4>(&ipv4(word, PROTOCOL_UDP, ends, &[0x9c, 0x40, 0, 53, 0, 8, 0, 0])).unwrap();
         assert_eq!(seen.part, part, "{word:x}");
         assert_eq!(seen.identification.to_ne_bytes()[..2], [0xab, 0xcd]);
-        assert_eq!(seen.fragmented, PROTOCOL_UDP.into());
+        assert_eq!(seen.fragmented, u32::from(PROTOCOL_UDP));
         let is_later = part == Part::Later;
         assert_eq!(seen.packet.follows, is_later);
         assert_eq!(ports(&seen.packet.tuple), if is_later { (0, 0) } else { (40_000, 53) });

@@ -16,13 +16,26 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new() -> Self {
+        Self::over(
+            MmapArray::anonymous(64),
+            MmapArray::anonymous(16 * SetPolicy::STRIDE),
+            MmapArray::anonymous(16),
+        )
+    }
+
+    /// A node whose backends of IPv4, sets and states are there.
+    pub(super) fn over(
+        backends: MmapArray<Backend<V4>>,
+        sets: MmapArray<BackendSet>,
+        alive: MmapArray<BackendState>,
+    ) -> Self {
         let (frontends, sources) = (Memory::new(100), Memory::new(100));
         let (sources_v6, names) = (Memory::new(100), Memory::new(100));
         let maps = Maps {
             v4: FamilyTables {
                 frontends: Box::new(frontends.clone()),
                 sources: Box::new(sources.clone()),
-                backends: MmapArray::anonymous(64),
+                backends,
             },
             v6: FamilyTables {
                 frontends: Box::new(Memory::new(100)),
@@ -30,8 +43,8 @@ impl Node {
                 backends: MmapArray::anonymous(64),
             },
             names: Box::new(names.clone()),
-            sets: MmapArray::anonymous(16 * SetPolicy::STRIDE),
-            alive: MmapArray::anonymous(16),
+            sets,
+            alive,
             filter: MmapArray::anonymous(filter::ELEMENTS),
             records: MmapArray::anonymous(64),
         };
