@@ -25,25 +25,21 @@ enum Check {
     Fmt,
     /// `cargo clippy`, with warnings as errors; of the BPF programs as far as the host's compiler sees them.
     Clippy,
-    /// Words that the project retired, with their replacements.
+    /// Words that the project retired, with what to write instead.
     Words,
     /// Rust files of more than 400 lines.
     Length,
 }
 
 impl Check {
-    /// Returns the findings, one line each.
+    /// Returns what is wrong, one line each.
     fn run(self) -> Result<Vec<String>> {
         match self {
             Self::Fmt => {
                 workspace::run(workspace::cargo().args(["fmt", "--all", "--check"])).map(|()| Vec::new())
             }
             Self::Clippy => {
-                clippy(&["--workspace", "--exclude", "proxy-ebpf", "--all-targets"])?;
-                // For the host: BPF's compiler has no clippy. Without `std` there is no unwinding. Both variants of the object.
-                let programs = ["--package", "proxy-ebpf", "--config", "profile.dev.panic='abort'"];
-                clippy(&programs)?;
-                clippy(&[&programs[..], &["--features", "kernel-log"]].concat())?;
+                clippy().iter_mut().try_for_each(workspace::run)?;
                 Ok(Vec::new())
             }
             Self::Words => words::check(workspace::root()),
@@ -52,8 +48,20 @@ impl Check {
     }
 }
 
-fn clippy(select: &[&str]) -> Result<()> {
-    workspace::run(workspace::cargo().arg("clippy").args(select).args(["--", "-D", "warnings"]))
+/// `cargo clippy` of the workspace, and of both variants of the BPF programs. Those for the host: BPF's compiler has no clippy. Without
+/// `std` there is no unwinding.
+pub(crate) fn clippy() -> [Command; 3] {
+    let programs = ["--package", "proxy-ebpf", "--config", "profile.dev.panic='abort'"];
+    [
+        [&WORKSPACE[..], &["--all-targets"]].concat(),
+        programs.to_vec(),
+        [&programs[..], &["--features", "kernel-log"]].concat(),
+    ]
+    .map(|select| {
+        let mut command = workspace::cargo();
+        command.arg("clippy").args(select).args(["--", "-D", "warnings"]);
+        command
+    })
 }
 
 pub(crate) fn main(args: &LintArgs) -> Result<()> {

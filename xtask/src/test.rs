@@ -47,7 +47,7 @@ enum Part {
     Vm,
     /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
     Traffic,
-    /// The manifests, and the image with the agent in a container: linked as for release, but not optimised.
+    /// The manifests, and the image with the agent in a container: linked as it is shipped, but not optimised.
     Deploy,
 }
 
@@ -72,8 +72,9 @@ struct Score {
 }
 
 impl Score {
-    fn plus(self, other: Self) -> Self {
-        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
     }
 }
 
@@ -113,7 +114,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
             Part::Packets | Part::Traffic => integration(*part, filter, &built, &[], before_serial),
             Part::Deploy => deploy(filter, &built, image.take()),
         };
-        // A part that cannot run has failed; the others may still succeed.
+        // A part that cannot run has failed; the others may still tell something.
         let score = score.unwrap_or_else(|error| {
             say(format!("error: {part:?}: {error:#}"));
             Score { passed: 0, failed: 1 }
@@ -128,7 +129,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
     for (part, score) in scores {
         let verdict = if score.failed == 0 { "ok" } else { "FAILED" };
         println!("{part:8} {verdict:6} {:4} passed, {:2} failed", score.passed, score.failed);
-        total = total.plus(score);
+        total.add(score);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -139,11 +140,11 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
 
 fn unit(filter: Option<&str>) -> Result<Score> {
     let mut select = vec!["--lib".to_owned(), "--bins".to_owned()];
-    select.extend(programs(Part::Unit).flat_map(|name| ["--test".to_owned(), name.to_owned()]));
-    let score = cargo_test(&select, None, filter, |_| Ok(()))?;
+    select.extend(programs(Part::Unit)?.into_iter().flat_map(|name| ["--test".to_owned(), name]));
+    let mut score = cargo_test(&select, filter)?;
     // Cargo runs the examples in doc comments only by themselves.
-    let examples = cargo_test(&["--doc".to_owned()], None, filter, |_| Ok(()))?;
-    Ok(score.plus(examples))
+    score.add(cargo_test(&["--doc".to_owned()], filter)?);
+    Ok(score)
 }
 
 fn machines(built: &Executables) -> Result<Score> {
@@ -179,24 +180,24 @@ fn integration(
 ) -> Result<Score> {
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
     let mut score = Score::default();
-    for program in programs(part) {
-        let at_a_time = (program == SUSTAINED).then_some(1);
-        let select = ["--test".to_owned(), program.to_owned()];
-        let of_program = cargo_test(&select, at_a_time, filter, |command| {
-            command.env("PROXY_AGENT_BIN", agent);
-            if part == Part::Deploy {
-                command.env("PROXY_AGENT_IMAGE", image::archive_of_tests(&build::unoptimised_release()?)?);
-            }
-            if !is_root() {
-                let sudo = find_program("sudo")
-                    .context("these tests need root: there is no sudo, so run this as root")?;
-                // Only the test programs run as root; what cargo builds stays ours.
-                let triple = host_triple()?.to_uppercase().replace('-', "_");
-                command.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
-            }
-            Ok(())
-        })?;
-        score = score.plus(of_program);
+    for program in programs(part)? {
+        let tests = built.get(&program).with_context(|| format!("cargo has built no `{program}`"))?;
+        let mut command = Command::new(tests);
+        command.arg("--color=never");
+        if program.ends_with(SERIAL) {
+            before_serial();
+            command.arg("--test-threads=1");
+        }
+        command
+            .args(filter)
+            .env("PROXY_AGENT_BIN", agent)
+            .envs(variables.iter().cloned())
+            .current_dir(root().join("tests"));
+        if !is_root() {
+            find_program("sudo").context("these tests need root: there is no sudo, so run this as root")?;
+            command = run_by(&["sudo", "--preserve-env"], &command);
+        }
+        score.add(count(&command)?);
     }
     Ok(score)
 }
@@ -222,7 +223,7 @@ fn count(command: &Command) -> Result<Score> {
             let line = line?;
             println!("{line}");
             if let Some((passed, failed)) = result_line(&line) {
-                score = score.plus(Score { passed, failed });
+                score.add(Score { passed, failed });
             }
         }
     }

@@ -4,8 +4,7 @@
 use std::{
     cell::Cell,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, RawFd},
-    ptr::NonNull,
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::atomic::{AtomicU8, AtomicU16, AtomicU64},
 };
 
@@ -13,6 +12,7 @@ use aya::{
     Pod,
     maps::{MapData, MapError},
 };
+use memmap2::{MmapOptions, MmapRaw};
 use proxy_common::shared::Published as _;
 
 /// An array map with `BPF_F_MMAPABLE`, mapped for as long as this lives.
@@ -41,32 +41,21 @@ impl<T: Pod> MmapArray<T> {
     /// Memory that no program sees.
     #[cfg(test)]
     pub(super) fn anonymous(len: u32) -> Self {
-        Self::mapped(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS, len).unwrap()
+        let mapping = MmapOptions::new().len(len as usize * Self::STRIDE).map_anon().unwrap().into();
+        Self { mapping, len, value: PhantomData }
     }
 
     /// Memory that is mapped twice: once for the agent, once for a reader.
     #[cfg(test)]
     pub(super) fn anonymous_twice(len: u32) -> (Self, Self) {
+        let size = len as usize * Self::STRIDE;
         let file = tempfile::tempfile().unwrap();
-        file.set_len(u64::from(len) * size_of::<T>().next_multiple_of(8) as u64).unwrap();
-        let map = || Self::mapped(file.as_raw_fd(), libc::MAP_SHARED, len).unwrap();
-        (map(), map())
-    }
-
-    fn mapped(fd: RawFd, flags: libc::c_int, len: u32) -> io::Result<Self> {
-        // The kernel lays elements out in multiples of 8 bytes.
-        let stride = size_of::<T>().next_multiple_of(8);
-        let length = stride * len as usize;
-        // SAFETY: a new mapping; the kernel checks the length against the descriptor, if there is one.
-        let base = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0)
+        file.set_len(size as u64).unwrap();
+        let map = || {
+            let mapping = MmapOptions::new().len(size).map_raw(&file).unwrap();
+            Self { mapping, len, value: PhantomData }
         };
-        match NonNull::new(base.cast::<u8>()) {
-            Some(start) if base != libc::MAP_FAILED => {
-                Ok(Self { base: start, len, stride, value: PhantomData })
-            }
-            _ => Err(io::Error::last_os_error()),
-        }
+        (map(), map())
     }
 
     /// Number of elements.
@@ -75,11 +64,10 @@ impl<T: Pod> MmapArray<T> {
     }
 
     /// Element `index`; `None` beyond the end.
-    fn at(&self, index: u32) -> Option<NonNull<u8>> {
+    fn at(&self, index: u32) -> Option<*mut u8> {
         #[cfg(test)]
         steps::step();
-        // SAFETY: within the mapping.
-        (index < self.len).then(|| unsafe { self.base.add(index as usize * self.stride) })
+        (index < self.len).then(|| self.mapping.as_mut_ptr().wrapping_add(index as usize * Self::STRIDE))
     }
 
     /// Writes an element that no reader uses yet; false beyond the end.
@@ -94,7 +82,7 @@ impl<T: Pod> MmapArray<T> {
         self.at(index).map(|at| unsafe { at.cast::<T>().read_volatile() })
     }
 
-    /// Copies all elements into a larger array that no reader uses yet.
+    /// Writes what is here into a larger array that no reader uses yet.
     pub(super) fn copy_to(&self, larger: &Self) {
         for index in 0..self.len.min(larger.len) {
             if let Some(value) = self.read(index) {
@@ -120,11 +108,9 @@ impl<T: Pod> MmapArray<T> {
     /// Half-word `index` of the whole array, for arrays without gaps between elements.
     pub(super) fn half(&self, index: u32) -> Option<&AtomicU16> {
         const { assert!(size_of::<T>() == 8) };
-        #[cfg(test)]
-        steps::step();
-        // SAFETY: within the mapping and aligned to 2; the mapping lives as long as the reference.
-        (index / 4 < self.len)
-            .then(|| unsafe { AtomicU16::from_ptr(self.base.add(2 * index as usize).cast().as_ptr()) })
+        let element = self.at(index / 4)?.cast::<u16>();
+        // SAFETY: within the element and aligned to 2; the mapping lives as long as the reference.
+        Some(unsafe { AtomicU16::from_ptr(element.wrapping_add(index as usize % 4)) })
     }
 
     /// Publishes a word: a reader that sees it sees all that was written before. False beyond the end.
@@ -133,14 +119,7 @@ impl<T: Pod> MmapArray<T> {
     }
 }
 
-impl<T> Drop for MmapArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`; nothing refers to it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.stride * self.len as usize) };
-    }
-}
-
-/// What a test does between two steps of the agent, so that it sees all states that a reader may see.
+/// Between two steps of the agent a test observes all states that a reader may see.
 #[cfg(test)]
 pub(super) mod steps {
     use std::cell::RefCell;

@@ -21,7 +21,7 @@ use crate::{
         counter::Counter,
         device::Device,
         filter::{self, Fingerprint},
-        flow::{Flow, FlowKey, flags},
+        flow::{Flow, FlowKey, Tuple, flags},
         fragment::{FragmentKey, FragmentPorts},
         frontend::{FRONTEND_ADDRESS, FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,

@@ -10,6 +10,7 @@ use std::{
 use clap::ValueEnum;
 use nix::errno::Errno;
 use proxy_harness::cluster::{Answer, Reply};
+use proxy_sys::socket::{option, set_option};
 
 use crate::{
     Target,
