@@ -1,4 +1,4 @@
-//! What `datapath` shows to other modules is in types of its own: whoever holds one of aya's could call its methods without naming it.
+//! `datapath` shows other modules types of this crate only: a value of a type of aya has methods that can be called without naming the type.
 
 use std::collections::BTreeSet;
 
