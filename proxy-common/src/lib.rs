@@ -4,7 +4,7 @@
 //! * [`packet`]: headers in, [`packet::Packet`] out.
 //! * [`decide`]: what happens to a packet or a socket, as one description for both address families,
 //!   over [`decide::Tables`]: BPF maps in the kernel, anything else outside.
-//! * [`checksum`], [`crc32c`]: what a translation does to checksums.
+//! * [`checksum`], [`crc32c`]: the effect of a translation on checksums.
 //! * [`shared`]: words that programs and agent use at the same time.
 //!
 //! Addresses and ports are kept as they stand in a packet (network byte order) everywhere here.

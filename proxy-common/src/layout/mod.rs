@@ -28,7 +28,7 @@ pub mod set;
 pub mod socket;
 pub mod source_range;
 
-/// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
+/// Implements aya's marker trait, which the agent needs, for a map type, plain or of a family.
 macro_rules! plain {
     ($($type:ident $(<$family:ident>)?),* $(,)?) => { $(
         #[cfg(feature = "user")]
