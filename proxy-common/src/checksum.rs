@@ -1,6 +1,6 @@
 //! Internet checksums (RFC 1071) and their incremental update (RFC 1624).
 //!
-//! Sums are of 16-bit words as they stand in the packet, whatever the host's byte order: the sum of
+//! Sums are of 16-bit words as they stand in the packet, in either byte order of the host: the sum of
 //! swapped words is the swapped sum.
 
 use crate::{Family, layout::flow::Tuple};
@@ -34,7 +34,7 @@ pub fn update(checksum: u16, difference: u32) -> u16 {
     !fold((!checksum) as u32 + fold(difference)) as u16
 }
 
-/// Like [`update`] for UDP: no checksum (0) stays none, and a result of 0 is sent as 0xffff (RFC 768).
+/// Like [`update`] for UDP: 0 (no checksum) stays 0, and a result of 0 is sent as 0xffff (RFC 768).
 ///
 /// ```
 /// use proxy_common::checksum::{difference, update_udp};

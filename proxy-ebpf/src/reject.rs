@@ -70,7 +70,7 @@ pub(crate) struct ReplyRequest {
 }
 
 impl GeneratedReply {
-    /// The reply that a verdict asks for.
+    /// The reply that a verdict requires.
     #[inline(always)]
     pub(crate) fn of<F: Family>(verdict: Verdict, packet: &Packet<F>) -> Self {
         let is_tcp = packet.protocol == PROTOCOL_TCP;
@@ -86,7 +86,7 @@ impl GeneratedReply {
     }
 }
 
-/// Most rejects that a CPU sends in 64 jiffies (64 to 640 ms): the node must not become a source of floods.
+/// Limit of rejects that a CPU sends in 64 jiffies (64 to 640 ms): the node must not become a source of floods.
 const LIMIT: u64 = 100;
 
 /// Turns the packet into its reply and sends that: out of the interface by which the packet came in, or, where
@@ -166,7 +166,7 @@ fn sum(at: *mut u8, length: usize, seed: u32) -> u32 {
     checksum::fold(checksum::fold(sum as u32))
 }
 
-/// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) of what follows a network header.
+/// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) for the data behind a network header.
 #[inline(always)]
 fn pseudo_header<F: ReplyHeaders>(header: *mut u8, protocol: u8, length: u16) -> u32 {
     let rest = (protocol as u16).to_be() as u32 + length.to_be() as u32;

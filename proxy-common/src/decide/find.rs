@@ -45,9 +45,9 @@ pub(super) fn moved<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> Fo
 }
 
 /// Whether a packet that looks like a reply of this ending flow is the SYN-ACK of another connection. The
-/// endpoint sends it to a client that connects to it directly, from the same port: our client would have opened
-/// a new flow. A closed flow is then removed, because the packets that follow belong to the other connection,
-/// too. The acknowledgment number identifies a retransmitted SYN-ACK of this flow.
+/// endpoint sends it to a client that connects to it directly, from the same port: the flow's client would have
+/// opened a new flow. A closed flow is then removed, because the packets that follow belong to the other
+/// connection, too. The acknowledgment number identifies a retransmitted SYN-ACK of this flow.
 #[inline(always)]
 fn is_another_s<F: Family, T: Tables<F>>(
     tables: &T,

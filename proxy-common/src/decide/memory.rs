@@ -125,7 +125,7 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub arriving: RefCell<FlowEntries<F>>,
     /// Fingerprints of the sources of their replies.
     pub reply_filter: RefCell<HashSet<reply_filter::Fingerprint>>,
-    /// Most flow entries of each kind. Unlike the kernel's map, this one does not evict.
+    /// Maximum number of flow entries of each kind. Unlike the kernel's map, this one does not evict.
     pub max_flows: usize,
     /// Cookie of the current socket.
     pub socket: Cell<u64>,

@@ -109,7 +109,7 @@ impl DropReason {
         self as u32 + 1
     }
 
-    /// The reason for which a flow could not be opened, from its [`DropReason::code`]; 0 is none.
+    /// The reason for which a flow could not be opened, from its [`DropReason::code`]; `None` for 0.
     #[inline(always)]
     pub fn of_flow(code: u32) -> Option<Self> {
         match code {

@@ -65,13 +65,13 @@ impl BackendState {
         (set_policies as u16) << 8 | backend.generation() as u16
     }
 
-    /// Whether the element has the backend as alive.
+    /// Whether the backend is alive.
     #[inline(always)]
     pub const fn holds(self, backend: Id) -> bool {
         self.half(backend) as u8 == backend.generation()
     }
 
-    /// Whether the element has the backend as alive and as a member of the set of this policy.
+    /// Whether the backend is alive, and a member of the set of this policy.
     #[inline(always)]
     pub const fn holds_in(self, backend: Id, set_policy: SetPolicy) -> bool {
         let half = self.half(backend);

@@ -19,7 +19,7 @@ pub struct Cidr<F: Family> {
 pub struct ServiceCidrs<F: Family>(pub [Cidr<F>; ServiceCidrs::<V4>::MAX]);
 
 impl<F: Family> ServiceCidrs<F> {
-    /// Most ranges.
+    /// Maximum number of ranges.
     pub const MAX: usize = 4;
 
     /// Whether the address is in one of them.

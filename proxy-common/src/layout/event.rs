@@ -79,7 +79,7 @@ pub struct EventFilter {
     pub address: Words,
     /// 0: any address.
     pub version: u32,
-    /// Most events that each CPU reports in a window of [`WINDOW_BITS`].
+    /// Maximum number of events that each CPU reports in a window of [`WINDOW_BITS`].
     pub limit: u32,
     /// Port of client, frontend or endpoint; 0: any.
     pub port: u16,
@@ -154,7 +154,7 @@ pub struct RateKey {
     pub is_socket: u8,
 }
 
-/// Most watches at a time.
+/// Maximum number of watches at a time.
 pub const WATCHES: u32 = 8;
 
 /// An element of `watches`.
@@ -171,7 +171,7 @@ pub struct Watch {
 /// Bytes of a ring buffer: two thousand events.
 pub const RING_BYTES: u32 = 1 << 18;
 
-/// Most pairs of frontend and endpoint that are counted separately.
+/// Maximum number of pairs of frontend and endpoint that are counted separately.
 pub const RATES: u32 = 1 << 14;
 
 /// Arguments of the socket programs beside two addresses: ports in network byte order, protocol and decision in

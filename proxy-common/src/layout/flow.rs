@@ -240,7 +240,7 @@ impl<F: Family> Flow<F> {
 
 /// Window in which a reset is accepted, in bytes after the last number that the other side acknowledged: two of
 /// the longest segments, the data that it may have received and not acknowledged yet (RFC 9293 section
-/// 3.8.6.3). If more is in flight, it acknowledges that, and then the sender's stack, which has no such
+/// 3.8.6.3). It acknowledges further data at once, and then the sender's stack, which has no such
 /// connection any more, sends a reset with the exact number. Not wider than receive windows: an endpoint takes
 /// a reset with the exact number only, answers others in its window, and ignores the rest (RFC 5961 section
 /// 3.2).
@@ -269,7 +269,7 @@ pub struct FlowDraft<F: Family> {
     /// During the search for a source port: the port that is taken over if no free one is found.
     pub spare: Spare,
     /// [`Device::peer_namespace`](super::device::Device::peer_namespace) of the client, if a connection of the
-    /// client without a flow could have the same replies; 0: none could.
+    /// client without a flow could have the same replies; else 0.
     pub client_namespace: u32,
 }
 

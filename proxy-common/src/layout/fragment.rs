@@ -41,7 +41,7 @@ pub struct QueuedFragmentKey<F: Family> {
     pub number: u32,
 }
 
-/// Most queued fragments of a packet.
+/// Maximum number of queued fragments of a packet.
 pub const MAX_QUEUED: u32 = 6;
 
 /// The bytes of a fragment, link header included.

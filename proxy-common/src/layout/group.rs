@@ -12,7 +12,7 @@ pub enum Group {
     Ids,
     /// State that the agent can rebuild from Services and the node's network; also counters and scratch memory.
     Services,
-    /// Flows, and other state that only past packets have.
+    /// Flows, and other state that the agent cannot rebuild: it comes from past packets.
     Flows,
     /// Translations of sockets, and the sockets that are left alone.
     Sockets,

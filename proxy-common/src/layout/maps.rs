@@ -107,7 +107,7 @@ pub enum Size {
 /// The map of unconfirmed flows has this part of the confirmed ones' entries.
 pub const PENDING_PART: u32 = 4;
 
-/// Fewest entries for unconfirmed flows: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands
+/// Minimum of entries for unconfirmed flows: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands
 /// of clients a second.
 pub const MIN_PENDING: u32 = 1 << 16;
 

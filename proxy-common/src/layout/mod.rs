@@ -32,7 +32,7 @@ pub mod source_range;
 macro_rules! plain {
     ($($type:ident $(<$family:ident>)?),* $(,)?) => { $(
         #[cfg(feature = "user")]
-        // SAFETY: `repr(C)`, of integers only, without padding: the size assertions beside each type say so.
+        // SAFETY: `repr(C)`, of integers only, without padding: the size assertions beside each type check it.
         unsafe impl$(<$family: crate::Family>)? aya::Pod for $type$(<$family>)? {}
     )* };
 }

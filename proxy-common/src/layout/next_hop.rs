@@ -17,7 +17,7 @@ pub const HEARTBEAT: u32 = SLOTS;
 /// Elements of each map.
 pub const ELEMENTS: u32 = SLOTS + 1;
 
-/// A neighbour that packets are sent to. All zero: none.
+/// A neighbour that packets are sent to. All zero: an empty slot.
 ///
 /// Programs of several CPUs write without a lock: a torn entry is no neighbour that the kernel knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

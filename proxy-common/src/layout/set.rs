@@ -86,7 +86,7 @@ impl BackendSet {
     /// Endpoints, but none on this node for these clients.
     pub const NO_LOCAL_ENDPOINTS: Self = Self::new(0, 0, BackendSetKind::NoLocalEndpoints);
 
-    /// Most slots of a set.
+    /// Maximum number of slots of a set.
     pub const MAX_COUNT: u32 = (1 << 24) - 1;
 
     /// `count` slots from `base` on.

@@ -250,7 +250,7 @@ pub(super) fn read_ipv4(words: &[u32; word(IPV4)], at: usize) -> Option<Network<
     })
 }
 
-/// Most extension headers; legitimate packets have fewer.
+/// Maximum number of extension headers; legitimate packets have fewer.
 const EXTENSIONS: usize = 6;
 
 /// Parses an IPv6 header with its extension headers.

@@ -189,8 +189,8 @@ impl ReplyHeaders for V6 {
         unsafe { rewrite::write(header.wrapping_add(ipv6::NEXT_HEADER), protocol) };
     }
 
-    // One destination option for experiments, which hosts skip if they do not know it (RFC 4727). Not padding,
-    // which must be zero on Linux.
+    // One destination option for experiments, which hosts skip if they do not know it (RFC 4727). Not a padding
+    // option: Linux requires its content to be zero.
     const PADDING: usize = 24;
 
     #[inline(always)]

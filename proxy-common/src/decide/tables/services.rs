@@ -39,7 +39,7 @@ pub trait ServiceTables<F: Family> {
     fn affinity_timeout(&self, service: Id) -> u32;
     /// The previous backend of a client.
     fn affinity(&self, key: &AffinityKey<F>) -> Option<Self::Affinity>;
-    /// Records it, if the map has room.
+    /// Records the backend of a client, if the map has room.
     fn remember_affinity(&self, key: &AffinityKey<F>, affinity: &Affinity<F>);
     /// Whether this client may use the service port's frontends that have source ranges.
     fn allows_source(&self, service: Id, addr: &F::Addr) -> bool;

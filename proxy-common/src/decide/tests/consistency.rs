@@ -21,7 +21,7 @@ use crate::{
 enum Event {
     /// A client sends to a frontend; the indices are taken modulo the number of choices.
     Request { client: u8, port: u8, frontend: u8, is_tcp: bool, flags: u8 },
-    /// A backend answers a request that reached it.
+    /// A backend replies to a request that reached it.
     Reply { which: u16, flags: u8 },
     /// The service's endpoints change; a removed one is no longer alive.
     Endpoints { mask: u8 },
@@ -50,7 +50,7 @@ const INSIDE: [End; 3] = [(VIP, PORT), (VIP2, PORT), (NODE, NODE_PORT)];
 const OUTSIDE: [End; 2] = [(NODE, NODE_PORT), (EXTERNAL_IP, PORT)];
 const POOL: [u8; 3] = [POD_A, POD_B, REMOTE];
 
-/// A request as the backend got it: the reply's tuple must lead back to what the client sent.
+/// A request as the backend got it: the reply's tuple must lead back to the client's request.
 type Asked<F> = HashMap<(Tuple<F>, u8), (Tuple<F>, bool)>;
 
 fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {

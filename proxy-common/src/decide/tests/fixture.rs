@@ -131,7 +131,7 @@ pub(super) struct Decision<F: TestFamily> {
 }
 
 impl<F: TestFamily> Decision<F> {
-    /// The packet after its translation, as it is sent on.
+    /// The packet after its translation.
     #[track_caller]
     pub(super) fn sent(&self, before: &Packet<F>) -> Packet<F> {
         assert!(!matches!(self.verdict, Verdict::Pass | Verdict::Reject | Verdict::Drop), "{self:?}");

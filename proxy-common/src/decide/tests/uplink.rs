@@ -46,7 +46,7 @@ fn local_backend_and_back<F: TestFamily>() {
     fixture.pod_egress(&reply).is(Verdict::ToStack, FRONTEND, CLIENT_END);
 }
 
-/// The first packet of a connection to the endpoint on another node, as it is sent there.
+/// The first packet of a connection to the endpoint on another node, after its translation.
 pub(super) fn open<F: TestFamily>(fixture: &Fixture<F>, client: End) -> Packet<F> {
     let request = tcp(client, FRONTEND, SYN);
     let decision = fixture.uplink_gets(&request);

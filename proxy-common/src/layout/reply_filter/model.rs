@@ -30,7 +30,7 @@ enum Mistake {
     EndsBeforeWalk,
     /// The agent clears by a store, and not by compare and exchange.
     ClearsBlindly,
-    /// The agent clears what the epoch before inserted, too.
+    /// The agent also clears fingerprints of the epoch before.
     NoEpochOfGrace,
 }
 

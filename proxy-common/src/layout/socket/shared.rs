@@ -13,7 +13,7 @@ pub enum SocketDirection {
     Receive = 1,
 }
 
-/// One address a socket talks to.
+/// An address that a socket sends to or receives from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SocketKey<F: Family> {
@@ -75,7 +75,7 @@ impl SharedKey {
     pub const BUCKETS: u32 = 1024;
     /// Slots in a bucket. With 1,000 entries in a namespace 4 in 1,000 find their bucket full.
     pub const WAYS: u32 = 4;
-    /// Most entries of a network namespace.
+    /// Maximum number of entries of a network namespace.
     pub const PER_NETNS: u32 = Self::BUCKETS * Self::WAYS;
 
     /// The first slot of a bucket.
