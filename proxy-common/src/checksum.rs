@@ -1,6 +1,6 @@
 //! Internet checksums (RFC 1071) and their incremental update (RFC 1624).
 //!
-//! Sums are of 16-bit words as they stand in the packet, whatever the host's byte order: the sum of
+//! Sums are of 16-bit words as they stand in the packet, in either byte order of the host: the sum of
 //! swapped words is the swapped sum.
 
 use crate::{Family, layout::flow::Tuple};
@@ -34,7 +34,7 @@ pub fn update(checksum: u16, difference: u32) -> u16 {
     !fold((!checksum) as u32 + fold(difference)) as u16
 }
 
-/// Like [`update`] for UDP: no checksum (0) stays none, and a result of 0 is sent as 0xffff (RFC 768).
+/// Like [`update`] for UDP: 0 (no checksum) stays 0, and a result of 0 is sent as 0xffff (RFC 768).
 ///
 /// ```
 /// use proxy_common::checksum::{difference, update_udp};
@@ -54,7 +54,7 @@ pub fn update_udp(checksum: u16, difference: u32) -> u16 {
     }
 }
 
-/// Are two words the same in one's complement, which has two zeros?
+/// Whether two words are the same in one's complement, which has two zeros.
 #[inline(always)]
 pub fn same(a: u16, b: u16) -> bool {
     let one_zero = |word: u16| if word == 0xffff { 0 } else { word };
@@ -74,7 +74,7 @@ pub fn sum_of_addresses<F: Family>(tuple: &Tuple<F>) -> u32 {
     F::sum(&tuple.src) + F::sum(&tuple.dst)
 }
 
-/// What translating the addresses of a packet adds to its sums.
+/// The difference that translating the addresses of a packet makes to its sums.
 ///
 /// ```
 /// use proxy_common::{V4, checksum, layout::flow::Tuple};
@@ -91,7 +91,7 @@ pub fn addresses<F: Family>(from: &Tuple<F>, to: &Tuple<F>) -> u32 {
     difference(sum_of_addresses(from), sum_of_addresses(to))
 }
 
-/// What translating the ports adds.
+/// The difference that translating the ports makes.
 #[inline(always)]
 pub fn ports<F: Family>(from: &Tuple<F>, to: &Tuple<F>) -> u32 {
     difference(from.sport as u32 + from.dport as u32, to.sport as u32 + to.dport as u32)
@@ -109,7 +109,7 @@ mod tests {
         packet::{PROTOCOL_UDP, UDP},
     };
 
-    /// Words whose sums carry, or do not.
+    /// Words whose sums carry, and words whose sums do not.
     fn word() -> impl Strategy<Value = u16> {
         prop_oneof![Just(0u16), Just(0xffff), Just(1), Just(0xfffe), any::<u16>()]
     }
@@ -129,7 +129,7 @@ mod tests {
         addr: fn(&F::Addr) -> Vec<u16>,
         payload: &[u16],
     ) -> Result<(), TestCaseError> {
-        // What is sent instead of 0, which means none.
+        // UDP sends 0xffff instead of 0, which means no checksum.
         let sent = |checksum: u16| if checksum == 0 { 0xffff } else { checksum };
         let before = sent(full(&datagram(from, addr, payload)));
         let expected = sent(full(&datagram(to, addr, payload)));
@@ -137,7 +137,7 @@ mod tests {
         prop_assert_eq!(update_udp(before, addresses + ports), expected);
         prop_assert_eq!(update_udp(update_udp(before, addresses), ports), expected);
         prop_assert_eq!(update_udp(0, addresses + ports), 0, "none stays none");
-        // For TCP 0 is a checksum as any other; the two zeros of one's complement are one.
+        // For TCP, 0 is an ordinary checksum; the remainder makes the two zeros of one's complement equal.
         let tcp = |words: &[u16]| full(words) % 0xffff;
         let (tcp_before, tcp_after) = (full(&datagram(from, addr, payload)), datagram(to, addr, payload));
         prop_assert_eq!(update(tcp_before, addresses + ports) % 0xffff, tcp(&tcp_after));

@@ -1,8 +1,9 @@
-//! What a change of ports does to SCTP's checksum, CRC32c (RFC 9260 appendix A), without reading the packet.
+//! The effect of changed ports on SCTP's checksum, CRC32c (RFC 9260 appendix A), computed without reading the
+//! packet.
 //!
-//! A CRC is linear: that of a changed message differs from the old one by the CRC of the difference, which is zero
-//! everywhere but in the ports. What is left is to move the remainder of that word past as many zero bytes as follow,
-//! which is a multiplication by x^(8 n) modulo the polynomial. Addresses are not part of the sum.
+//! A CRC is linear: that of a changed message differs from the old one by the CRC of the difference, which is
+//! zero everywhere but in the ports. So it suffices to shift the remainder of that word past the zero bytes
+//! that follow it, a multiplication by x^(8 n) modulo the polynomial. The checksum does not cover addresses.
 
 /// The polynomial of CRC32c, bits reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -13,8 +14,8 @@ const ONE: u32 = 1 << 31;
 /// Steps by powers of two: lengths up to 65,535 bytes.
 const STEPS: usize = 16;
 
-/// For each step and each nibble of a remainder, what the nibble becomes past so many zero bytes. By nibbles and not by
-/// bits, because for each bit there would be a branch that the kernel's verifier follows both ways.
+/// For each step and each nibble of a remainder: the nibble shifted past so many zero bytes. Indexed by nibble,
+/// because with bits the kernel's verifier would follow both ways of a branch for each bit.
 static PAST: [[[u32; 16]; 8]; STEPS] = past();
 
 const fn past() -> [[[u32; 16]; 8]; STEPS] {
@@ -56,15 +57,15 @@ const fn multiply(a: u32, b: u32) -> u32 {
 ///
 /// Checksum and difference as little-endian words of the packet; `length` from the SCTP header on.
 ///
-/// Zero stays zero. Either the packet is `CHECKSUM_PARTIAL`: where the kernel computes it instead, it
-/// includes what stands in the field (`skb_crc32c_csum_help`). Or the peers agreed to have none (RFC 9653). One packet in
-/// 2^32 has a checksum of zero, and is lost.
+/// Zero stays zero. Either the packet is `CHECKSUM_PARTIAL`: the kernel computes the checksum later, and
+/// includes the content of the field (`skb_crc32c_csum_help`). Or the peers agreed on a zero checksum (RFC
+/// 9653). One packet in 2^32 has a checksum of zero, and is lost.
 #[inline(always)]
 pub fn update(checksum: u32, difference: u32, length: u16) -> u32 {
     if checksum == 0 {
         return 0;
     }
-    // The remainder of the word itself is its product with x^32: as if it went past its own four bytes too.
+    // The word's own remainder is its product with x^32, as if it were shifted past its own four bytes too.
     let mut change = difference;
     let mut step = 0;
     while step < STEPS {

@@ -13,25 +13,25 @@ pub trait Family: Copy + Debug + Default + Eq + Hash + 'static {
     /// Explicit zero bytes that bring a backend's slot to a multiple of 8: 4 or none.
     type SlotPad: Copy + Debug + Default + Eq + Hash + 'static;
 
-    /// Where arrays by family have this one: 0 for IPv4, 1 for IPv6.
+    /// Index of the family in arrays by family: 0 for IPv4, 1 for IPv6.
     const INDEX: usize;
 
-    /// The unspecified address; as a frontend it stands for every nodePort address of the node.
+    /// The unspecified address; in a frontend's key it stands for every nodePort address of the node.
     const UNSPECIFIED: Self::Addr;
 
     /// Equality by words: comparing with `==` would call a comparison function in the kernel programs.
     fn same(a: &Self::Addr, b: &Self::Addr) -> bool;
 
-    /// Do the bits that `mask` selects equal those of `base`?
+    /// Whether the bits that `mask` selects equal those of `base`.
     fn within(addr: &Self::Addr, base: &Self::Addr, mask: &Self::Addr) -> bool;
 
-    /// All bits of the address mixed into 32.
+    /// All bits of the address, mixed into 32.
     fn fold(addr: &Self::Addr) -> u32;
 
     /// The sum of the address's 16-bit words, not yet folded (RFC 1071).
     fn sum(addr: &Self::Addr) -> u32;
 
-    /// Is it an address that never leaves the host (127/8, ::1)?
+    /// Whether the address never leaves the host (127/8, ::1).
     fn is_loopback(addr: &Self::Addr) -> bool;
 }
 

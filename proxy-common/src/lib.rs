@@ -2,9 +2,9 @@
 //!
 //! * [`layout`]: keys and values of every map, byte for byte.
 //! * [`packet`]: headers in, [`packet::Packet`] out.
-//! * [`decide`]: what happens to a packet or a socket, as one description for both address families,
+//! * [`decide`]: the verdict for a packet or a socket, written once for both address families,
 //!   over [`decide::Tables`]: BPF maps in the kernel, anything else outside.
-//! * [`checksum`], [`crc32c`]: what a translation does to checksums.
+//! * [`checksum`], [`crc32c`]: the effect of a translation on checksums.
 //! * [`shared`]: words that programs and agent use at the same time.
 //!
 //! Addresses and ports are kept as they stand in a packet (network byte order) everywhere here.

@@ -1,4 +1,4 @@
-//! Words that the programs and the agent read and write at the same time, and with which orders.
+//! Words that the programs and the agent read and write at the same time, with their memory orders.
 //!
 //! The agent implements them by atomics, the programs by volatile accesses to map memory. Tests implement them by loom's atomics, with the
 //! orders of this file, and go through all interleavings of the protocols over them: [publication and quarantine](self) in
@@ -7,17 +7,18 @@
 #[cfg(test)]
 mod publication;
 
-/// What both sides do with a word.
+/// Operations of both sides.
 pub trait Shared<T> {
-    /// The value, ordered with nothing but what depends on it: a reader finds by it where to read next.
+    /// Loads the value. Only dependent accesses are ordered after it: a reader computes from it where to read
+    /// next.
     fn load(&self) -> T;
-    /// Writes a value that readers may see before or after what was written earlier.
+    /// Writes a value that readers may see before or after earlier writes.
     fn store(&self, value: T);
 }
 
-/// What only the agent does.
+/// Operations of the agent only.
 pub trait Published<T>: Shared<T> {
-    /// Writes a value: a reader that sees it sees all that was written before.
+    /// Writes a value: a reader that sees it sees all earlier writes.
     fn publish(&self, value: T);
     /// Publishes a value in place of `current`; false if the word has another one by now.
     fn replace(&self, current: T, new: T) -> bool;
@@ -65,7 +66,8 @@ macro_rules! shared {
     )* };
 }
 
-// BPF has no atomic byte and half-word, and no compare and exchange before v3 of its instructions; programs do not publish.
+// BPF has no atomic byte and half-word, and no compare and exchange before v3 of its instructions; programs do
+// not publish.
 #[cfg(not(target_arch = "bpf"))]
 shared!(store:
     core::sync::atomic::AtomicU8 => u8,
@@ -73,7 +75,7 @@ shared!(store:
     core::sync::atomic::AtomicU64 => u64
 );
 
-// Loom does not know that a compare and exchange comes right after the store that it read, in the order of all stores to the word. It knows
-// that of exchanges, and so stores are exchanges here.
+// Loom does not order a compare and exchange directly after the store that it read, in the order of all stores
+// to the word. It does order exchanges so; therefore stores are exchanges here.
 #[cfg(test)]
 shared!(swap: loom::sync::atomic::AtomicU8 => u8, loom::sync::atomic::AtomicU16 => u16, loom::sync::atomic::AtomicU64 => u64);

@@ -1,7 +1,7 @@
-//! Contexts of the packet programs, and the bytes that they give.
+//! Contexts of the packet programs, and access to the bytes of packets.
 //!
-//! The verifier makes these functions safe: it tracks where a pointer comes from, and refuses a program that reads or writes outside of the
-//! context or of the packet's bounds.
+//! The verifier makes these functions safe: it tracks the origin of a pointer, and refuses a program that reads
+//! or writes outside of the context or of the packet's bounds.
 
 use core::mem::MaybeUninit;
 
@@ -49,9 +49,9 @@ impl Skb {
         pkt_type;
         /// EtherType, network byte order.
         protocol;
-        /// Payload of each segment of a GSO packet; 0: it is none.
+        /// Payload of each segment of a GSO packet; 0 for other packets.
         gso_size;
-        /// Whether there is a VLAN tag beside the frame.
+        /// Whether the skb has a VLAN tag beside the frame.
         vlan_present;
         /// The VLAN tag.
         vlan_tci;
@@ -81,7 +81,8 @@ impl Bytes for Skb {
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
         let size = size_of::<T>() as u32;
-        // SAFETY: the context, and so many bytes on the stack, all of which are written when the helper says so.
+        // SAFETY: the context, and so many bytes on the stack, all of which are written when the helper
+        // succeeds.
         unsafe {
             let result = bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size);
             (result == 0).then(|| value.assume_init())
@@ -106,7 +107,7 @@ impl Frame {
     }
 }
 
-/// The bytes of a packet that a program may access directly: until it calls a helper that may move them.
+/// The bytes of a packet that a program may access directly, until it calls a helper that may move them.
 ///
 /// Invariant: both ends are those of a context.
 #[derive(Clone, Copy)]
@@ -116,21 +117,21 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// So many bytes at an offset.
+    /// A pointer to so many bytes at an offset.
     #[inline(always)]
     pub(crate) fn at(self, offset: usize, length: usize) -> Option<*mut u8> {
         let at = self.data.wrapping_add(offset);
         (at.wrapping_add(length) <= self.end).then_some(at)
     }
 
-    /// Reads a value at an offset. `T` must be made of integers.
+    /// Reads a value at an offset. `T` must consist of integers.
     #[inline(always)]
     pub(crate) fn load<T: Copy>(self, offset: usize) -> Option<T> {
         // SAFETY: so many bytes of the packet.
         self.at(offset, size_of::<T>()).map(|at| unsafe { read(at) })
     }
 
-    /// Writes a value at an offset; false if there are not so many bytes.
+    /// Writes a value at an offset; false if the packet is too short.
     #[inline(always)]
     pub(crate) fn store<T>(self, offset: usize, value: T) -> bool {
         // SAFETY: so many bytes of the packet.
@@ -152,7 +153,8 @@ impl Bounds {
     }
 }
 
-/// Sends the packet out of an interface, or with `BPF_F_INGRESS` has it received by it; returns what the program is to return.
+/// Sends the packet out of an interface, or with `BPF_F_INGRESS` passes it in as received there; returns the
+/// program's result.
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32, flags: u32) -> i64 {
     // SAFETY: plain arguments.

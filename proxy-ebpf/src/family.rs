@@ -1,4 +1,4 @@
-//! What differs between the families in the kernel: maps, structures, and functions of their own.
+//! Differences between the families in the kernel: maps, structures, and functions.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
@@ -19,7 +19,7 @@ use crate::{
     tables::Kernel,
 };
 
-/// What an [`Attempt`] is as a number.
+/// An [`Attempt`] as a number.
 #[inline(always)]
 fn attempt_flow<F: KernelFamily>(kernel: &Kernel, seize: bool) -> u32 {
     let Some(draft) = draft::<F>() else { return Attempt::NoRoom as u32 };
@@ -33,7 +33,7 @@ fn find_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
     decide::find::<F, _>(kernel, &dissected.packet, key) as u32
 }
 
-/// Confirms the flow of which the CPU's draft has an entry; 0 if it could not be.
+/// Confirms the flow of which the CPU's draft has an entry; 0 on failure.
 #[inline(always)]
 fn confirm_flow<F: KernelFamily>() -> u32 {
     let Some(draft) = draft::<F>() else { return 0 };
@@ -49,7 +49,8 @@ fn open_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
 
 macro_rules! open_flow {
     ($($family:ident, $of_skb:ident, $of_frame:ident, $attempt_of_skb:ident, $attempt_of_frame:ident, $confirm:ident, $find_of_skb:ident, $find_of_frame:ident;)*) => { $(
-        // Global functions, which the verifier goes through once: their many ways out would each be followed to the end.
+        // Global functions, which the verifier checks once: otherwise it would follow each of their many exits
+        // to the end.
 
         /// For tc.
         #[unsafe(no_mangle)]
@@ -105,7 +106,7 @@ open_flow! {
     V6, open_flow6_of_skb, open_flow6_of_frame, attempt_flow6_of_skb, attempt_flow6_of_frame, confirm_flow6, find_flow6_of_skb, find_flow6_of_frame;
 }
 
-/// What else differs between the families in the kernel.
+/// The other differences between the families in the kernel.
 pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     /// Opens the flow that the CPU's draft has, at tc; returns a [`DropReason::code`] or 0.
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
@@ -119,15 +120,15 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     fn find_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
     fn find_of_frame(ctx: *mut xdp_md) -> u32;
-    /// Confirms the flow of which the CPU's draft has an entry; 0 if it could not be.
+    /// Confirms the flow of which the CPU's draft has an entry; 0 on failure.
     fn confirm() -> u32;
-    /// How many source addresses were given for connections to remote endpoints.
+    /// Number of configured source addresses for connections to remote endpoints.
     fn snat_sources() -> u32;
     /// Answers the FIB query in this slot of the FIB cache, at tc.
     fn route_of_skb(skb: *mut __sk_buff, slot: u32);
     /// The same at XDP.
     fn route_of_frame(ctx: *mut xdp_md, slot: u32);
-    /// The device's source address for connections that it forwards.
+    /// The device's source address for connections that it forwards; false if it has none.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
 

@@ -22,7 +22,7 @@ pub(crate) use record;
 pub(crate) trait Loggable {
     /// The type that aya formats.
     type Ip: aya_log_ebpf::macro_support::Argument + aya_log_ebpf::macro_support::IpFormatter;
-    /// Converts.
+    /// Converts the address.
     fn ip(&self) -> Self::Ip;
 }
 
@@ -47,19 +47,20 @@ impl Loggable for [u32; 4] {
     }
 }
 
-/// A family whose addresses can be logged, where there is a log.
+/// A family whose addresses can be logged, with the log compiled in.
 #[cfg(feature = "kernel-log")]
 pub(crate) trait Logged: proxy_common::Family<Addr: Loggable> {}
 #[cfg(feature = "kernel-log")]
 impl<F: proxy_common::Family<Addr: Loggable>> Logged for F {}
 
-/// A family whose addresses can be logged, where there is a log.
+/// Any family, without the log.
 #[cfg(not(feature = "kernel-log"))]
 pub(crate) trait Logged: proxy_common::Family {}
 #[cfg(not(feature = "kernel-log"))]
 impl<F: proxy_common::Family> Logged for F {}
 
-/// What is to be said of a packet. The tuples wait in the CPU's [`FamilyMaps::draft`], which is done with by then.
+/// The log record for a packet. The CPU's [`FamilyMaps::draft`] stores the tuples; the decision no longer uses
+/// it.
 pub(crate) enum LogEvent {
     Nothing,
     #[cfg(feature = "kernel-log")]
@@ -96,7 +97,7 @@ impl LogEvent {
 
 #[cfg(feature = "kernel-log")]
 impl LogEvent {
-    /// The note that these [`Self::bits`] are.
+    /// The event from its [`Self::bits`].
     #[inline(always)]
     pub(crate) fn of(bits: u8) -> Self {
         match bits {
@@ -106,7 +107,7 @@ impl LogEvent {
         }
     }
 
-    /// As a number.
+    /// The event as a number.
     #[inline(always)]
     pub(crate) fn bits(&self) -> u8 {
         match self {

@@ -1,13 +1,14 @@
-//! The programs in the kernel. Each parses, asks the decision core, and applies its verdict; see `proxy-common`.
+//! The programs in the kernel. Each parses the packet, calls the decision core, and applies its verdict; see
+//! `proxy-common`.
 //!
 //! | program | hook |
 //! |---|---|
-//! | `pod_ingress`, `pod_egress` | tc on the node's side of a pod's interface: what the pod sends, what it gets |
+//! | `pod_ingress`, `pod_egress` | tc on the node's side of a pod's interface: packets from and to the pod |
 //! | `uplink_ingress`, `uplink_egress` | tc on interfaces that lead off the node |
 //! | `uplink_l3_ingress`, `uplink_l3_egress` | the same on interfaces without Ethernet headers |
 //! | `uplink_xdp`, `uplink_xdp_frags` | XDP on uplinks, in front of `uplink_ingress` |
 //! | `connect4` ... `getpeername6` | cgroup socket hooks |
-//! | `probe` | never attached: run once at start to see what the kernel can do |
+//! | `probe` | never attached: run once at start to detect features of the kernel |
 //! | `socket_backend4`, `socket_backend6` | never attached: run to find sockets whose endpoint is gone |
 #![no_std]
 #![no_main]
@@ -43,7 +44,8 @@ use aya_ebpf::{
 };
 use proxy_common::{V4, V6, layout::set::Scope, packet::ETHERNET};
 
-/// Not aya's macro: that calls a function in a function, and each call takes time, and 32 bytes of a program's 512 of stack.
+/// Replaces aya's macro, which calls a function in a function: each call takes time, and 32 bytes of a
+/// program's 512 of stack.
 macro_rules! tc_programs {
     ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $read4:ident, $read6:ident, $new_flow4:ident, $new_flow6:ident, $apply4:ident, $apply6:ident;)*) => { $(
         $(#[doc = $doc])+
@@ -55,13 +57,13 @@ macro_rules! tc_programs {
             tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
         }
 
-        /// The same for IPv4 packets that the fast-path parse leaves.
+        /// The same for IPv4 packets that the fast-path parse does not take.
         #[unsafe(no_mangle)]
         pub extern "C" fn $v4(skb: *mut __sk_buff) -> u64 {
             tc::slow_path::<V4, $hook, { $link }>(&TcContext::new(skb))
         }
 
-        /// The same for IPv6 packets that the fast-path parse leaves.
+        /// The same for IPv6 packets that the fast-path parse does not take.
         #[unsafe(no_mangle)]
         pub extern "C" fn $v6(skb: *mut __sk_buff) -> u64 {
             tc::slow_path::<V6, $hook, { $link }>(&TcContext::new(skb))
@@ -72,28 +74,28 @@ macro_rules! tc_programs {
 tc_programs! {
     /// `pod_ingress`: packets that a pod sends.
     pod_ingress, pod_ingress_slow_path4, pod_ingress_slow_path6 => tc::PodIngress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
-    /// What a pod gets.
+    /// `pod_egress`: packets to a pod.
     pod_egress, pod_egress_slow_path4, pod_egress_slow_path6 => tc::PodEgress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
-    /// What comes in from outside.
+    /// `uplink_ingress`: packets from outside.
     uplink_ingress, uplink_ingress_slow_path4, uplink_ingress_slow_path6 => tc::UplinkIngress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
-    /// What leaves to outside.
+    /// `uplink_egress`: packets to outside.
     uplink_egress, uplink_egress_slow_path4, uplink_egress_slow_path6 => tc::UplinkEgress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
-    /// What comes in from outside, without Ethernet header.
+    /// `uplink_l3_ingress`: packets from outside, without Ethernet header.
     uplink_l3_ingress, uplink_l3_ingress_slow_path4, uplink_l3_ingress_slow_path6 => tc::UplinkIngress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
-    /// What leaves to outside, without Ethernet header.
+    /// `uplink_l3_egress`: packets to outside, without Ethernet header.
     uplink_l3_egress, uplink_l3_egress_slow_path4, uplink_l3_egress_slow_path6 => tc::UplinkEgress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
 }
 
 macro_rules! steps {
     ($($read:ident, $apply:ident => $family:ty, $link:expr;)*) => { $(
-        /// Takes a packet apart that the fast-path parse leaves.
+        /// Parses a packet that the fast-path parse does not take.
         #[unsafe(no_mangle)]
         pub extern "C" fn $read(skb: *mut __sk_buff) -> u64 {
             tc::read::<$family>(skb, { $link });
             0
         }
 
-        /// Translates a packet and sends it, as was decided.
+        /// Translates a packet and sends it, by the verdict in the CPU's scratch.
         #[unsafe(no_mangle)]
         pub extern "C" fn $apply(skb: *mut __sk_buff) -> u64 {
             tc::apply::<$family, { $link }>(&TcContext::new(skb))
@@ -130,26 +132,26 @@ new_flows! {
     uplink_l3_new_flow4, uplink_l3_new_flow6 => Scope::External, 0;
 }
 
-/// Opens the flow of an IPv4 packet, as was decided.
+/// Opens the flow of an IPv4 packet.
 #[unsafe(no_mangle)]
 pub extern "C" fn open4(skb: *mut __sk_buff) -> u64 {
     tc::open::<V4>(skb)
 }
 
-/// Opens the flow of an IPv6 packet, as was decided.
+/// Opens the flow of an IPv6 packet.
 #[unsafe(no_mangle)]
 pub extern "C" fn open6(skb: *mut __sk_buff) -> u64 {
     tc::open::<V6>(skb)
 }
 
-/// Tells what this kernel can do.
+/// Detects features of this kernel.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub fn probe(skb: *mut __sk_buff) -> i32 {
     probe::run(&TcContext::new(skb))
 }
 
-/// Tells what an IPv4 socket that is connected keeps.
+/// Reads the storage of a connected IPv4 socket.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub fn socket_backend4(skb: *mut __sk_buff) -> i32 {
@@ -163,7 +165,7 @@ pub fn socket_backend6(skb: *mut __sk_buff) -> i32 {
     socket_backend::run::<V6>(&TcContext::new(skb))
 }
 
-/// What comes in from outside, before the kernel makes a packet of it.
+/// Packets from outside, before the kernel allocates an skb.
 // Not aya's macro, as above.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp")]
@@ -171,7 +173,8 @@ pub fn uplink_xdp(ctx: *mut xdp_md) -> u32 {
     xdp::run(&XdpContext::new(ctx))
 }
 
-/// The same where the kernel knows packets in several buffers (5.18): else it would refuse devices with large MTUs.
+/// The same where the kernel supports packets in several buffers (5.18): otherwise it would refuse devices with
+/// large MTUs.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp.frags")]
 pub fn uplink_xdp_frags(ctx: *mut xdp_md) -> u32 {

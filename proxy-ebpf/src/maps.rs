@@ -1,5 +1,6 @@
-//! The maps. What each is stands in `proxy_common::layout::maps::table`: key, value, entries and flags come from there. Here it gets its name, as
-//! a literal because aya wants one, and aya's type; a test of the agent compares those of the object with the table.
+//! The maps. `proxy_common::layout::maps::table` defines each: key, value, entries and flags come from there.
+//! This file adds the name, as a literal because aya requires one, and aya's type; a test of the agent compares
+//! the maps of the object with the table.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
@@ -119,7 +120,7 @@ macro_rules! family_maps {
         static $fragments: keyed!(LruHashMap, table::Fragments<$family>) = LruHashMap::new();
         #[btf_map(name = $frag_queue_name)]
         static $queued: keyed!(LruHashMap, table::FragQueue<$family>) = LruHashMap::new();
-        // Programs that use it run with bottom halves off, so that none interrupts another on its CPU.
+        // Programs that use it run with bottom halves off, so that no program interrupts another on its CPU.
         #[btf_map(name = $draft_name)]
         static $draft: indexed!(PerCpuArray, table::FlowDraft<$family>) = PerCpuArray::new();
         #[btf_map(name = $scratch_name)]
@@ -169,7 +170,7 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn put_outbound(key: &FlowKey<Self>, outbound: &Outbound) {
-                // Without room a reply may be taken for a request.
+                // If the map is full, a reply may be taken for a request.
                 let _ = $outbound.insert(key, outbound, 0);
             }
             #[inline(always)]
@@ -178,7 +179,7 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn remove_flow(key: &FlowKey<Self>) {
-                // A missing entry is as good as a removed one.
+                // A missing entry counts as removed.
                 let _ = $flows.remove(key);
             }
             #[inline(always)]
@@ -187,7 +188,7 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn put_fragment(key: &FragmentKey<Self>, ports: &FragmentPorts) {
-                // Without room the packet's other fragments are left alone.
+                // If the map is full, the packet's other fragments are left alone.
                 let _ = $fragments.insert(key, ports, 0);
             }
             #[inline(always)]
@@ -200,7 +201,7 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn dequeue(key: &QueuedFragmentKey<Self>) {
-                // One that is gone already is as good.
+                // A missing entry counts as removed.
                 let _ = $queued.remove(key);
             }
             #[inline(always)]
@@ -242,7 +243,7 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>) {
-                // Without room the client chooses anew next time.
+                // If the map is full, the client gets a new choice next time.
                 let _ = $affinity.insert(key, affinity, 0);
             }
             #[inline(always)]
@@ -284,14 +285,14 @@ family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V
     OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", DESTINATIONS_V6 "destinations_v6",
     NEXT_HOPS_V6 "next_hops_v6");
 
-/// What the agent knows of an interface.
+/// The agent's entry of an interface.
 #[inline(always)]
 pub(crate) fn interface(ifindex: u32) -> Option<&'static Device> {
     // SAFETY: the agent replaces whole elements; a torn one would need two changes at once.
     unsafe { INTERFACES.get(ifindex) }
 }
 
-/// The maps that each family has its own of.
+/// The maps that each family has separately.
 pub(crate) trait FamilyMaps: Parse {
     fn frontend(key: &FrontendKey<Self>) -> Option<*const Frontend<Self>>;
     fn backend(slot: u32) -> Option<*const Backend<Self>>;

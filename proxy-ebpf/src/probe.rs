@@ -1,4 +1,5 @@
-//! Run once by the agent, never attached: what this kernel can do that no version number tells.
+//! Run once by the agent, never attached: detects features of this kernel that the version number does not
+//! show.
 
 use core::mem;
 
@@ -14,7 +15,7 @@ use proxy_common::{
 
 use crate::route::BPF_FIB_LOOKUP_SRC;
 
-/// Returns what there is, as `PROBED_*` bits. Wants a packet of 64 bytes or more.
+/// Returns the features, as `PROBED_*` bits. Requires a packet of 64 bytes or more.
 #[inline(always)]
 pub(crate) fn run(ctx: &TcContext) -> i32 {
     let mut found = 0;
@@ -27,7 +28,7 @@ pub(crate) fn run(ctx: &TcContext) -> i32 {
     found as i32
 }
 
-/// Does `bpf_l4_csum_replace` take `BPF_F_IPV6`?
+/// Whether `bpf_l4_csum_replace` accepts `BPF_F_IPV6`.
 #[inline(always)]
 fn knows_csum_ipv6(ctx: &TcContext) -> bool {
     const BPF_F_IPV6: u64 = 1 << 7;
@@ -36,7 +37,8 @@ fn knows_csum_ipv6(ctx: &TcContext) -> bool {
     unsafe { bpf_l4_csum_replace(ctx.skb.skb, CHECKSUM, 0, 0, BPF_F_PSEUDO_HDR as u64 | BPF_F_IPV6) == 0 }
 }
 
-/// Does `bpf_fib_lookup` take `BPF_FIB_LOOKUP_SRC`? Without a device it fails, but unknown flags fail before that.
+/// Whether `bpf_fib_lookup` accepts `BPF_FIB_LOOKUP_SRC`. Without a device it fails, but unknown flags fail
+/// before that.
 #[inline(always)]
 fn knows_fib_src(ctx: &TcContext) -> bool {
     const EINVAL: i64 = -22;

@@ -1,10 +1,13 @@
-//! What tc answers itself: rejects, and pings to cluster IPs. The packet is turned into its own reply.
+//! Replies that tc generates: rejects, and replies to pings of cluster IPs. The program turns the packet into
+//! the reply.
 //!
-//! Replies are made in the CPU's [`FamilyMaps::draft`], which the decision is done with: the stack has no room for them.
+//! Replies are built in the CPU's [`FamilyMaps::draft`], which the decision no longer uses: the stack has no
+//! room for them.
 //!
-//! A limit: when a packet is `CHECKSUM_PARTIAL` and the reply leaves by a device that computes
-//! the checksum, what is computed lands in the quoted header of TCP packets, or in the reset. Pods' interfaces compute nothing, and
-//! from a wire no such packet comes; it takes a client in another virtual machine of the same host.
+//! A limit: when a packet is `CHECKSUM_PARTIAL` and the reply leaves by a device that computes the checksum,
+//! the device writes it into the quoted header of TCP packets, or into the reset. Pods' interfaces compute no
+//! checksum, and no such packet comes from a wire; it takes a client in another virtual machine of the same
+//! host.
 
 mod headers;
 
@@ -36,11 +39,11 @@ use crate::{
     tables::count,
 };
 
-/// Which reply.
+/// The kind of reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum GeneratedReply {
-    /// None.
+    /// No reply.
     None = 0,
     /// Port unreachable.
     Unreachable = 1,
@@ -54,20 +57,20 @@ pub(crate) enum GeneratedReply {
     TooBig = 5,
 }
 
-/// A reply to a packet, and what must be known of the packet.
+/// A reply to a packet, with the properties of the packet that it needs.
 #[derive(Clone, Copy)]
 pub(crate) struct ReplyRequest {
     pub(crate) reply: GeneratedReply,
     /// IP protocol number.
     pub(crate) protocol: u8,
-    /// With [`GeneratedReply::TooBig`]: the longest packet that is not.
+    /// With [`GeneratedReply::TooBig`]: the MTU.
     pub(crate) mtu: u16,
     /// Offset of the transport header.
     pub(crate) transport: u32,
 }
 
 impl GeneratedReply {
-    /// The reply that a verdict asks for.
+    /// The reply that a verdict requires.
     #[inline(always)]
     pub(crate) fn of<F: Family>(verdict: Verdict, packet: &Packet<F>) -> Self {
         let is_tcp = packet.protocol == PROTOCOL_TCP;
@@ -83,11 +86,11 @@ impl GeneratedReply {
     }
 }
 
-/// Rejects that a CPU sends in 64 jiffies (64 to 640 ms) at most: the node must not become a source of floods.
+/// Limit of rejects that a CPU sends in 64 jiffies (64 to 640 ms): the node must not become a source of floods.
 const LIMIT: u64 = 100;
 
-/// Turns the packet into its reply and sends that: back out of the interface, or, where the packet was leaving
-/// (`is_leaving`), into the node as if it came in there.
+/// Turns the packet into its reply and sends that: out of the interface by which the packet came in, or, where
+/// the packet was leaving (`is_leaving`), into the node as if it came in there.
 #[inline(always)]
 pub(crate) fn reply<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,
@@ -118,11 +121,11 @@ pub(crate) fn reply<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     redirect(Skb(skb).ifindex(), flags) as i32
 }
 
-/// The same for messages that a packet is too big, which Linux does not limit (`icmpv4_mask_allow`, `icmpv6_mask_allow`): without them
-/// connections hang. Each costs its sender a large packet.
+/// The same for ICMP errors that a packet is too big, which Linux does not limit (`icmpv4_mask_allow`,
+/// `icmpv6_mask_allow`): without them connections hang. Each costs its sender a large packet.
 const LIMIT_OF_TOO_BIG: u64 = 10_000;
 
-/// May a reject be sent, or were there too many already? Those that a packet is too big are counted apart.
+/// Whether the limit allows another reject. ICMP errors that a packet is too big are counted separately.
 #[inline(always)]
 fn may_reject(reply: GeneratedReply) -> bool {
     let (kind, limit) = match reply {
@@ -148,10 +151,10 @@ fn scratch<F: KernelFamily>() -> Option<*mut u8> {
     F::draft().map(|draft| draft.cast::<u8>())
 }
 
-/// Reads `length` bytes of the packet.
+/// Reads `length` bytes of the packet to scratch memory.
 #[inline(always)]
 fn load(skb: *mut __sk_buff, offset: usize, to: *mut u8, length: usize) -> bool {
-    // SAFETY: callers have so much room there; the helper checks the packet.
+    // SAFETY: callers have so many bytes there; the helper checks the packet.
     unsafe { bpf_skb_load_bytes(skb.cast(), offset as u32, to.cast(), length as u32) == 0 }
 }
 
@@ -163,14 +166,14 @@ fn sum(at: *mut u8, length: usize, seed: u32) -> u32 {
     checksum::fold(checksum::fold(sum as u32))
 }
 
-/// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) of what follows a network header.
+/// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) for the data behind a network header.
 #[inline(always)]
 fn pseudo_header<F: ReplyHeaders>(header: *mut u8, protocol: u8, length: u16) -> u32 {
     let rest = (protocol as u16).to_be() as u32 + length.to_be() as u32;
     sum(header.wrapping_add(F::ADDRESSES), 2 * size_of::<F::Addr>(), rest)
 }
 
-/// How replies are written.
+/// Flags for writing replies.
 const STORE: u64 = (BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH) as u64;
 
 /// Makes the packet as long as the reply and writes it.
@@ -183,8 +186,8 @@ fn store<const LINK: usize>(skb: *mut __sk_buff, from: *const u8, length: usize)
     }
 }
 
-/// Reads the network header without what follows it, and `length` bytes of the transport header, into scratch memory
-/// behind the room for the reply; false if the source is no host that may get a reply.
+/// Reads the network header without options or extension headers, and `length` bytes of the transport header,
+/// into scratch memory behind the room for the reply. False if the source is no address that may get a reply.
 #[inline(always)]
 fn quote<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,
@@ -198,15 +201,15 @@ fn quote<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     }
     // SAFETY: just written.
     let source = unsafe {
-        // Receivers of the quote look for the ports behind the header.
+        // Receivers of the quote expect the ports behind the header.
         F::shorten(to, protocol);
         word::<F::Addr>(to.wrapping_add(F::ADDRESSES))
     };
     F::is_host(&source)
 }
 
-/// An ICMP error about the packet.
-// A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
+/// Sends an ICMP error about the packet.
+// A separate function: a chain of calls has 512 bytes of stack, and the caller needs most of it.
 #[inline(never)]
 fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,
@@ -232,8 +235,9 @@ fn error<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     padded::<F, LINK>(skb, header, icmp, length)
 }
 
-/// Writes an error about a GSO packet. The device computes that packet's checksum and writes it to where the transport header had it,
-/// whatever the packet is by then: the error has options there that no receiver reads.
+/// Writes an error about a GSO packet. The device computes that packet's checksum and writes it at the offset
+/// of the transport header's field, even though the packet has changed: the error has options there that no
+/// receiver reads.
 #[inline(always)]
 fn padded<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     skb: *mut __sk_buff,
@@ -255,8 +259,8 @@ fn padded<F: KernelFamily + ReplyHeaders, const LINK: usize>(
     }
 }
 
-/// RFC 9293 section 3.10.7.1: what a closed port answers.
-// A function of its own: a chain of calls has 512 bytes of stack, and the caller needs most of it.
+/// The reset that a closed port sends (RFC 9293 section 3.10.7.1).
+// A separate function: a chain of calls has 512 bytes of stack, and the caller needs most of it.
 #[inline(never)]
 fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
     let Some(header) = scratch::<F>() else { return false };
@@ -266,7 +270,8 @@ fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff,
         return false;
     }
     let request = from.wrapping_add(F::HEADER);
-    // SAFETY: all within the scratch memory. Read late and written at once: little of it fits into registers.
+    // SAFETY: all within the scratch memory. Each field is read just before it is written: few fit into
+    // registers.
     unsafe {
         let flags = request.wrapping_add(tcp_field::FLAGS).read();
         if flags & tcp_flags::RST != 0 {
@@ -274,7 +279,7 @@ fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff,
         }
         F::reply(header, from, PROTOCOL_TCP, TCP as u16);
         let at = |offset: usize| tcp.wrapping_add(offset);
-        // Both ports at once, exchanged.
+        // Both ports at once, swapped.
         rewrite::write(
             at(ports::SOURCE),
             word::<u32>(request.wrapping_add(ports::SOURCE)).rotate_left(u16::BITS),
@@ -293,7 +298,7 @@ fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff,
             rewrite::write(at(tcp_field::ACKNOWLEDGMENT), next.to_be());
             rewrite::write(at(tcp_field::DATA_OFFSET), length_and_flags(tcp_flags::RST | tcp_flags::ACK));
         }
-        // With the urgent pointer.
+        // The word includes the urgent pointer.
         rewrite::write(at(tcp_field::CHECKSUM), 0u32);
         let seed = pseudo_header::<F>(header, PROTOCOL_TCP, TCP as u16);
         rewrite::write(at(tcp_field::CHECKSUM), !sum(tcp, TCP, seed) as u16);
@@ -301,14 +306,15 @@ fn reset<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff,
     store::<LINK>(skb, header, F::HEADER + TCP)
 }
 
-/// The word of a TCP header without options that has its length and flags, and no window.
+/// The word of a TCP header without options with its length and flags, and a window of 0.
 #[inline(always)]
 const fn length_and_flags(flags: u8) -> u32 {
     const LENGTH: u8 = (TCP / WORD) as u8;
     u32::from_ne_bytes([LENGTH << 4, flags, 0, 0])
 }
 
-/// The request with addresses exchanged and another type: everything else, data included, is the reply's too.
+/// Turns the request into its reply: swaps the addresses and changes the type. The reply keeps all else, data
+/// included.
 #[inline(always)]
 fn echo<F: KernelFamily + ReplyHeaders, const LINK: usize>(skb: *mut __sk_buff, transport: usize) -> bool {
     let bounds = Skb(skb).bounds();

@@ -9,7 +9,7 @@ use crate::maps::REPLY_FILTER;
 
 /// A byte of the map, which the agent and programs on other CPUs may write at any time.
 ///
-/// Invariant: it is within an element that the kernel gave.
+/// Invariant: the byte is within an element to which the kernel gave a pointer.
 struct MapByte(*mut u8);
 
 impl MapByte {
@@ -34,7 +34,7 @@ impl Shared<u8> for MapByte {
     }
 }
 
-/// Does the filter contain it?
+/// Whether the filter contains the fingerprint.
 #[inline(always)]
 pub(crate) fn contains(fingerprint: Fingerprint) -> bool {
     let Some(line) = REPLY_FILTER.get_ptr_mut(fingerprint.line) else { return true };
@@ -49,7 +49,7 @@ pub(crate) fn insert(fingerprint: Fingerprint) {
 }
 
 /// Writes the number of the epoch to these bytes of a line.
-// A global function, which the verifier goes through once.
+// A global function, which the verifier checks once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn insert_reply(line: u32, first: u32, second: u32) -> u32 {

@@ -1,5 +1,6 @@
-//! What `proxy-agent monitor` and `proxy-agent top` are told: new flows, rejects and drops, and sockets that get an endpoint. Without a
-//! watch that costs one load and one branch there, and nothing where packets of established flows go.
+//! Events for `proxy-agent monitor` and `proxy-agent top`: new flows, rejects and drops, and sockets that get
+//! an endpoint. Without a watch that costs one load and one branch there, and nothing for packets of
+//! established flows.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruPerCpuHashMap, PerCpuArray, RingBuf},
@@ -42,12 +43,12 @@ static WATCH_REPORTS: indexed!(PerCpuArray, table::WatchReports) = PerCpuArray::
 #[btf_map(name = "event")]
 static EVENT: indexed!(PerCpuArray, table::Event) = PerCpuArray::new();
 
-/// Elements of `event`. Packet programs run with bottom halves off. Socket programs may interrupt each other where the kernel is preemptible:
-/// then an event is wrong.
+/// Elements of `event`. Packet programs run with bottom halves off. Socket programs may interrupt each other
+/// where the kernel is preemptible; then an event may be wrong.
 const PACKET: u32 = 0;
 const SOCKET: u32 = 1;
 
-/// Does anybody watch? Says yes for a watch that was killed until the agent or the next one finds out.
+/// Whether a watch exists. The watch of a killed command counts until the agent or the next command removes it.
 #[inline(always)]
 fn is_watched() -> bool {
     match WATCH.get_ptr(0) {
@@ -57,7 +58,7 @@ fn is_watched() -> bool {
     }
 }
 
-/// The flow of the CPU's draft was opened.
+/// Reports that the flow of the CPU's draft was opened.
 #[inline(always)]
 pub(crate) fn flow_opened<F: KernelFamily>() {
     if is_watched() {
@@ -65,13 +66,13 @@ pub(crate) fn flow_opened<F: KernelFamily>() {
     }
 }
 
-/// Counts why the packet in the CPU's scratch is rejected or dropped.
+/// Counts and reports why the packet in the CPU's scratch is rejected or dropped.
 #[inline(always)]
 pub(crate) fn rejected<F: KernelFamily>(counter: Counter) {
     packet_rejected(counter as u32, F::VERSION as u32);
 }
 
-/// A socket got an endpoint; ports in network byte order.
+/// Reports that a socket got an endpoint; ports in network byte order.
 #[inline(always)]
 pub(crate) fn socket_chosen<F: KernelFamily>(
     addr: &F::Addr,
@@ -93,7 +94,7 @@ pub(crate) fn socket_chosen<F: KernelFamily>(
     report_socket(a, b, c, d, decision.word());
 }
 
-/// Counts why a socket is rejected.
+/// Counts and reports why a socket is rejected.
 #[inline(always)]
 pub(crate) fn socket_rejected<F: KernelFamily>(
     counter: Counter,
@@ -116,7 +117,7 @@ pub(crate) fn socket_rejected<F: KernelFamily>(
     report_socket(a, b, 0, 0, decision.word());
 }
 
-// Global functions, which the verifier goes through once for all their callers.
+// Global functions, which the verifier checks once for all callers.
 
 /// Counts why the packet in the CPU's scratch of a family (4 or 6) is rejected or dropped, and reports it.
 #[unsafe(no_mangle)]
@@ -146,7 +147,8 @@ pub extern "C" fn report_flow(version: u32) -> u64 {
     report(PACKET)
 }
 
-/// Reports what was decided of a socket. Two addresses, each in two words: frontend and endpoint; and a [`SocketDecision::word`].
+/// Reports the decision for a socket. Two addresses, each in two words: frontend and endpoint; and a
+/// [`SocketDecision::word`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_socket(
@@ -177,7 +179,7 @@ pub extern "C" fn report_socket(
     report(SOCKET)
 }
 
-/// Reports the CPU's event to each watch that wants it.
+/// Reports the CPU's event to each watch whose filter matches.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report(slot: u32) -> u64 {
@@ -266,7 +268,7 @@ fn count(rates: &LruPerCpuHashMap<RateKey, u64, { RATES as usize }>, key: &RateK
         // SAFETY: this CPU's own value; a program that interrupts this one may lose a count, no more.
         unsafe { *rate += 1 };
     } else {
-        // Without room the one that was not used for longest goes.
+        // If the map is full, the kernel evicts the least recently used entry.
         let _ = rates.insert(key, 1u64, 0);
     }
 }

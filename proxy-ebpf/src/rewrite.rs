@@ -11,7 +11,8 @@ use proxy_common::{
 
 use crate::context::Bounds;
 
-/// More than the headers in front of the transport header have bytes; what has more is not answered.
+/// At least the length of the headers in front of the transport header; packets with longer headers get no
+/// reply.
 pub(crate) const LONGEST_MASK: usize = 0x1ff;
 
 /// Writes a word at an address that need not be aligned.
@@ -64,7 +65,7 @@ impl Header for V6 {
             if hops != 0 {
                 write(at(ipv6::HOP_LIMIT), at(ipv6::HOP_LIMIT).read().wrapping_sub(hops));
             }
-            // By words: whole arrays would be copied by a call.
+            // By words: the compiler would copy whole arrays with a call.
             write(at(ipv6::SOURCE), to.src[0]);
             write(at(ipv6::SOURCE + 4), to.src[1]);
             write(at(ipv6::SOURCE + 8), to.src[2]);
@@ -77,8 +78,8 @@ impl Header for V6 {
     }
 }
 
-/// Writes network addresses, and ports at offset `transport`, but no transport checksum; false if the packet is not as it
-/// was parsed.
+/// Writes network addresses, and ports at offset `transport`, but no transport checksum; false if the packet is
+/// shorter than its headers.
 #[inline(always)]
 pub(crate) fn headers<F: Header>(
     bounds: Bounds,
@@ -101,7 +102,7 @@ pub(crate) fn headers<F: Header>(
     true
 }
 
-/// Writes the MACs of an Ethernet header; false if there is none.
+/// Writes the MACs of an Ethernet header; false if the packet has none.
 #[inline(always)]
 pub(crate) fn macs(bounds: Bounds, destination: Option<Mac>, source: Option<Mac>) -> bool {
     let Some(header) = bounds.at(0, ETHERNET) else { return false };
@@ -122,7 +123,7 @@ pub(crate) fn macs(bounds: Bounds, destination: Option<Mac>, source: Option<Mac>
     true
 }
 
-/// Exchanges source and destination MAC; false if there is no Ethernet header.
+/// Swaps source and destination MAC; false if the packet has no Ethernet header.
 #[inline(always)]
 pub(crate) fn swap_macs(bounds: Bounds) -> bool {
     let Some(header) = bounds.at(0, ETHERNET) else { return false };

@@ -1,4 +1,4 @@
-//! Routing by the kernel's own tables.
+//! Routing by the kernel's tables.
 
 pub(crate) mod fib_cache;
 pub(crate) mod next_hop;
@@ -29,12 +29,12 @@ use crate::{
     settings::HAS_FIB_SRC,
 };
 
-/// Asks for the source address (6.7).
+/// Requests the source address (6.7).
 pub(crate) const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
 
-/// Where a family's addresses stand in the kernel's structures.
+/// Positions of a family's addresses in the kernel's structures.
 pub(crate) trait Routed: FamilyMaps {
-    /// As the kernel calls the family.
+    /// The kernel's number of the family.
     const ADDRESS_FAMILY: u8;
 
     fn set(params: &mut bpf_fib_lookup, src: &Self::Addr, dst: &Self::Addr);
@@ -109,15 +109,17 @@ impl Routed for V6 {
     }
 }
 
-/// What the kernel takes and gives, in the CPU's [`FamilyMaps::draft`]: the stack has no room for it.
+/// Parameters and result of the kernel's look-up, in the CPU's [`FamilyMaps::draft`]: the stack has no room for
+/// them.
 #[inline(always)]
 fn params<F: Routed>() -> Option<&'static mut bpf_fib_lookup> {
     const { assert!(size_of::<bpf_fib_lookup>() <= size_of::<FlowDraft<F>>()) };
-    // SAFETY: this CPU's own memory, large enough; the core has both entries in it later. All bytes are valid integers.
+    // SAFETY: this CPU's own memory, large enough; the core writes both entries to it later. All bytes are
+    // valid integers.
     F::draft().map(|draft| unsafe { &mut *draft.cast::<bpf_fib_lookup>() })
 }
 
-/// Looks up the route of a packet of `size` bytes (0: whatever its size) that comes in by `ifindex`.
+/// Looks up the route of a packet of `size` bytes (0: of any size) that comes in by `ifindex`.
 #[inline(always)]
 pub(crate) fn look_up<F: Routed>(
     ctx: *mut c_void,
@@ -129,10 +131,11 @@ pub(crate) fn look_up<F: Routed>(
 ) {
     route.kind = RouteKind::None;
     let Some(params) = params::<F>() else { return };
-    // What the kernel takes. Longer packets are too big in any case.
+    // The largest size that the kernel takes. Longer packets are too big on every route.
     let size = if size > u16::MAX as u32 { u16::MAX } else { size as u16 };
     let result = ask::<F>(ctx, params, ifindex, (src, dst), size, 0);
-    // Of a route with an encapsulation the kernel reports nothing: the index stays that of the device the packet came in by.
+    // For a route with an encapsulation the kernel reports no device: the index stays that of the device by
+    // which the packet came in.
     route.ifindex = params.ifindex;
     route.next_hop = F::next_hop(params);
     let device = interface(params.ifindex);
@@ -146,7 +149,7 @@ pub(crate) fn look_up<F: Routed>(
     route.kind = match result as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if route.by_stack => RouteKind::Stack,
         BPF_FIB_LKUP_RET_SUCCESS => RouteKind::Neighbour,
-        // Encapsulation by the route (`encap` of ip-route(8)) is the stack's work.
+        // Only the stack can apply an encapsulation of the route (`encap` of ip-route(8)).
         BPF_FIB_LKUP_RET_UNSUPP_LWT => {
             route.by_stack = true;
             if let Some(hint) = hint.filter(|hint| hint.ifindex != 0) {
@@ -163,13 +166,13 @@ pub(crate) fn look_up<F: Routed>(
             let told = unsafe { params.__bindgen_anon_1.mtu_result };
             route.mtu = told as u32;
             if told == size {
-                // Before 5.12 nothing is told, unless another look-up finds the device.
+                // Kernels before 5.12 report no MTU; the device's is used if another look-up finds the device.
                 ask::<F>(ctx, params, ifindex, (src, dst), 0, 0);
                 route.mtu = interface(params.ifindex).map_or(0, |device| device.mtu);
             }
             RouteKind::TooBig
         }
-        // One of the node's own addresses, or something that the stack will refuse.
+        // One of the node's own addresses, or a destination that the stack will refuse.
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => RouteKind::Local,
         _ => RouteKind::None,
     };
@@ -178,7 +181,7 @@ pub(crate) fn look_up<F: Routed>(
     }
 }
 
-/// Compares a packet's size with the MTU of its route (0: unset), which the kernel did not.
+/// Compares a packet's size with the MTU of its route (0: unset), where the kernel did not.
 #[inline(always)]
 fn obey_mtu<F: Routed>(mtu: u32, size: u16, route: &mut Route<F>) {
     let is_shorter = match route.kind {
@@ -192,15 +195,15 @@ fn obey_mtu<F: Routed>(mtu: u32, size: u16, route: &mut Route<F>) {
     }
 }
 
-/// What holds for a destination besides. A device that the agent does not know is judged as the one that the packet came in by: IPsec
-/// policies are for all.
+/// The properties of a destination that the FIB does not report. For a device that the agent does not know, the
+/// flags of the device by which the packet came in decide: IPsec policies apply to all.
 #[inline(always)]
 fn hint<F: Routed>(leaves: Option<&Device>, came_in: u32, dst: &F::Addr) -> Option<&'static RouteHint> {
     let device = leaves.or_else(|| interface(came_in))?;
     if device.flags & DEVICE_DESTINATIONS != 0 { F::hint(dst) } else { None }
 }
 
-/// Fills the parameters in and asks the kernel.
+/// Fills in the parameters and calls the kernel's look-up.
 #[inline(always)]
 fn ask<F: Routed>(
     ctx: *mut c_void,
@@ -222,7 +225,7 @@ fn ask<F: Routed>(
     unsafe { generated::bpf_fib_lookup(ctx, params, size_of::<bpf_fib_lookup>() as i32, flags) }
 }
 
-/// The source address that the route of such a packet prefers, where the kernel tells it.
+/// The source address that the route of such a packet prefers, where the kernel reports it.
 #[inline(always)]
 pub(crate) fn preferred_source<F: Routed>(
     ctx: *mut c_void,

@@ -1,4 +1,4 @@
-//! Constants that the agent sets before loading: the verifier drops the branches they switch off.
+//! Constants that the agent sets before loading: the verifier drops the branches that they disable.
 //!
 //! The list is `data_path_constants!` of proxy-common.
 
@@ -25,7 +25,7 @@ macro_rules! declare {
         $(constant!($v6_name: $family_type = $family_default);)*
         $(constant!($name: $type = $default);)*
 
-        /// What the decision core reads. Arguments are those that differ by family.
+        /// The settings that the decision core reads. Arguments are those that differ by family.
         #[inline(always)]
         pub(crate) fn settings($($by_family: $family_type),*) -> Settings {
             Settings {

@@ -1,5 +1,5 @@
-//! The cgroup programs: a socket's address becomes the backend's, once per connect or datagram, and the
-//! VIP again when the process asks who its peer is.
+//! The cgroup programs: a socket's address becomes the backend's, once per connect or datagram, and the VIP
+//! again when the process requests its peer.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -59,7 +59,7 @@ pub(crate) fn getpeername6(ctx: &SockAddrContext) -> i32 {
     if is_mapped(ctx) { getpeername::<V4, Mapped>(ctx) } else { getpeername::<V6, Plain>(ctx) }
 }
 
-/// Where the context has an address of this family: in its own place, or IPv4 in that of IPv6.
+/// Place of an address of this family in the context: its own fields, or IPv4 inside the IPv6 fields.
 trait AddressAccess<F: Family> {
     fn get(ctx: &SockAddrContext) -> F::Addr;
     fn set(ctx: &SockAddrContext, addr: &F::Addr);
@@ -140,7 +140,7 @@ fn bound_ip6(ctx: &SockAddrContext) -> [u32; 4] {
     unsafe { words(&raw const (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip6) }
 }
 
-/// Reads an address of a context by words: the verifier knows no other access.
+/// Reads an address of a context by words: the verifier allows no other access.
 ///
 /// # Safety
 /// The words are readable.
@@ -180,10 +180,10 @@ fn protocol(ctx: &SockAddrContext) -> u8 {
     unsafe { (*ctx.sock_addr).protocol as u8 }
 }
 
-/// Has a datagram socket a peer?
+/// Whether a datagram socket has a peer.
 #[inline(always)]
 fn is_connected(ctx: &SockAddrContext) -> bool {
-    /// `TCP_ESTABLISHED`, which connected UDP sockets are in, too.
+    /// `TCP_ESTABLISHED`, which is also the state of connected UDP sockets.
     const ESTABLISHED: u32 = 1;
     // SAFETY: the hooks give a socket.
     unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).state == ESTABLISHED }
@@ -192,7 +192,7 @@ fn is_connected(ctx: &SockAddrContext) -> bool {
 /// Cookies of the socket's network namespace and of the node's.
 #[inline(always)]
 fn network_namespaces(ctx: &SockAddrContext) -> (u64, u64) {
-    // SAFETY: the context, or none for the machine's first network namespace.
+    // SAFETY: the context, or null for the machine's first network namespace.
     unsafe {
         let node = match NODE_NETNS.load() {
             0 => bpf_get_netns_cookie(core::ptr::null_mut()),
@@ -208,7 +208,7 @@ fn is_of_pod(ctx: &SockAddrContext) -> bool {
     netns != node
 }
 
-/// Did the process bind it (`SO_BINDTODEVICE`) to `lo`?
+/// Whether the process bound it (`SO_BINDTODEVICE`) to `lo`.
 #[inline(always)]
 fn is_bound_to_loopback_device(ctx: &SockAddrContext) -> bool {
     /// `LOOPBACK_IFINDEX`: the index of `lo` in every network namespace.
@@ -217,7 +217,7 @@ fn is_bound_to_loopback_device(ctx: &SockAddrContext) -> bool {
     unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if == LOOPBACK }
 }
 
-/// Who uses the socket; `None` if it is to be left alone.
+/// The client of the socket; `None` if the socket is left alone.
 #[inline(always)]
 fn client<F: Family, P: AddressAccess<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
     let protocol = protocol(ctx);
@@ -225,8 +225,8 @@ fn client<F: Family, P: AddressAccess<F>>(ctx: &SockAddrContext) -> Option<Socke
         return None;
     }
     let bound = P::bound(ctx);
-    // No endpoint is reached from loopback. By any other device the socket reaches its endpoint where the VIP would have led it,
-    // within the same VRF if the device is one.
+    // A socket on loopback reaches no endpoint. By any other device the socket reaches its endpoint where the
+    // VIP would have led it, within the same VRF if the device is one.
     if is_bound_to_loopback_device(ctx) || F::is_loopback(&bound) {
         return None;
     }
@@ -239,13 +239,13 @@ fn client<F: Family, P: AddressAccess<F>>(ctx: &SockAddrContext) -> Option<Socke
     } else if LOCALHOST_NODEPORTS.load() != 0 {
         SocketOrigin::Node
     } else {
-        // Like a pod's, whose loopback addresses are its own.
+        // As in a pod, whose loopback addresses are its own.
         SocketOrigin::Pod
     };
     Some(SocketClient { origin, netns, bound })
 }
 
-/// Refuses; the process sees the error, or EPERM where the kernel cannot tell it.
+/// Rejects; the process gets the error, or EPERM where the kernel cannot set it.
 #[inline(always)]
 fn reject(verdict: SocketVerdict) -> i32 {
     const EPERM: i32 = 1;
@@ -271,7 +271,7 @@ fn connect<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     let mut peer = SocketPeer::<F>::default();
     match decide::connect(&kernel, &addr, port, protocol(ctx), &client, &mut peer) {
         SocketVerdict::Pass => {
-            // A datagram socket that connects anew: what it asked for before is no longer its peer.
+            // A datagram socket that connects again: the VIP that it requested before is no longer its peer.
             if protocol(ctx) == PROTOCOL_UDP {
                 forget::<F>(ctx);
             }
@@ -327,7 +327,7 @@ fn sendmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn recvmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
-    // Pods' sockets have nothing to find then.
+    // Then the programs do not translate for pods' sockets, so there is no entry to look up.
     if SOCKETS_OF_NODE_ONLY.load() != 0 && is_of_pod(ctx) {
         return ALLOW;
     }

@@ -1,6 +1,6 @@
-//! Run by the agent, never attached: what a connected socket keeps. The kernel tells socket storage by a socket's
-//! file descriptor, which the agent has not, and by sock_diag, but not that of UDP sockets; a program may look at that of
-//! every socket it finds.
+//! Run by the agent, never attached: reads the storage of a connected socket. The agent could read socket
+//! storage by a socket's file descriptor, which it does not have, and by sock_diag, which does not report that
+//! of UDP sockets. A program can read that of every socket it finds.
 
 use core::ptr;
 
@@ -22,7 +22,7 @@ use proxy_common::{
 
 use crate::family::KernelFamily;
 
-/// Answers a [`SocketQuestion`], which the packet is, about the network namespace of the caller.
+/// Answers the [`SocketQuestion`] in the packet, in the network namespace of the caller.
 #[inline(always)]
 pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
     /// `BPF_F_CURRENT_NETNS`.
@@ -46,12 +46,12 @@ pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
         return Id::NONE.0 as i32;
     }
     let connected = ptr::from_ref(F::connected()).cast_mut().cast();
-    // SAFETY: a map and a socket that is held; its storage lives as long.
+    // SAFETY: a map, and a socket that the program holds; its storage lives as long.
     let kept = unsafe {
         bpf_sk_storage_get(connected, socket.cast(), ptr::null_mut(), 0).cast::<ConnectedPeer<F>>().as_ref()
     };
     let mut reply = ConnectedPeer::<F>::default();
-    // It may have connected elsewhere since.
+    // The socket may have connected elsewhere since.
     if let Some(kept) = kept
         && F::same(&kept.backend, &asked.peer)
         && kept.backend_port == asked.peer_port
@@ -59,7 +59,7 @@ pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
         reply = *kept;
     }
     let size = size_of::<ConnectedPeer<F>>() as u32;
-    // SAFETY: what was found above, and is used no more; the context, and a buffer of the size that is given.
+    // SAFETY: the socket found above, not used afterwards; the context, and a buffer of the size that is given.
     unsafe {
         bpf_sk_release(socket.cast());
         if bpf_skb_store_bytes(ctx.as_ptr().cast(), offset, (&raw const reply).cast(), size, 0) != 0 {

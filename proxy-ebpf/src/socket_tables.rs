@@ -1,4 +1,4 @@
-//! What the core needs of sockets, in the kernel: socket storage, and the map that sockets share.
+//! The core's tables for sockets in the kernel: socket storage, and the map that sockets share.
 
 use core::ptr::NonNull;
 
@@ -110,7 +110,7 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
     }
 }
 
-/// Forgets what a socket kept: it connects to what is no VIP.
+/// Removes the entry of a socket that connects to an address that is no VIP.
 #[inline(always)]
 pub(crate) fn forget<F: KernelFamily>(ctx: &SockAddrContext) {
     if HAS_SK_STORAGE.load() == 0 {

@@ -38,7 +38,7 @@ use crate::{
 
 pub(crate) use self::entries::{AffinityEntry, FlowEntry};
 
-/// The maps, and the context that some helpers want.
+/// The maps, and the context that some helpers take.
 pub(crate) struct Kernel {
     pub(crate) ctx: *mut c_void,
     layer: Layer,
@@ -47,7 +47,7 @@ pub(crate) struct Kernel {
 /// Where the program runs.
 #[derive(Clone, Copy)]
 enum Layer {
-    /// XDP. Packets that are answered instead of being sent on are left to tc, which will ask the same.
+    /// XDP. Packets that get a reply instead of being sent on are left to tc, where the core decides again.
     Xdp,
     /// tc, on a device whose frames have so many bytes before the network header.
     Tc(usize),
@@ -83,7 +83,8 @@ impl Kernel {
             return length.wrapping_sub(link as u32);
         }
         if segment == GSO_BY_FRAGS {
-            // Segments differ. The first one has this chunk at least, and nothing but it where a long message is sent.
+            // Segments differ in size. The first one has at least this chunk, and no other where a long message
+            // is sent.
             let chunk = skb.load::<u16>(packet.transport + sctp::CHUNK_LENGTH).unwrap_or_default();
             let first = (packet.transport - link + SCTP_HEADER) as u32 + u16::from_be(chunk) as u32;
             let whole = length.wrapping_sub(link as u32);
@@ -98,7 +99,7 @@ impl Kernel {
         (packet.transport - link + header) as u32 + segment
     }
 
-    /// A packet's size at XDP, as its network header has it: frames may be in several buffers, and padded.
+    /// A packet's size at XDP, from its network header: frames may be in several buffers, and padded.
     #[inline(always)]
     fn size_of_frame<F: KernelFamily>(&self) -> u32 {
         let header = Frame(self.ctx.cast()).bounds().at(ETHERNET, F::HEADER);
@@ -122,8 +123,8 @@ pub(crate) fn count_index(counter: u32) {
     }
 }
 
-// Entries are shared with other CPUs and may be recycled meanwhile: each access is to one field, and what a
-// recycled entry would say is no worse than what a late packet would.
+// Other CPUs write the same entries, and the kernel may recycle them meanwhile. Each access is to one field,
+// and a recycled entry does no more harm than a late packet.
 
 impl<F: KernelFamily> Tables<F> for Kernel {
     #[inline(always)]
@@ -135,7 +136,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     fn find_flow(&self, packet: &Packet<F>, lookup_point: LookupPoint) -> Option<FlowEntry<F>> {
         const CONFIRMED: u32 = Found::Confirmed as u32;
         const PENDING: u32 = Found::Pending as u32;
-        // The packet is in the CPU's scratch already.
+        // The CPU's scratch has the packet already.
         let key = &mut scratch::<F>()?.key;
         *key = FlowKey::new(packet.tuple, packet.protocol, lookup_point);
         let found = match self.layer {
@@ -204,7 +205,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     fn drop(&self, reason: DropReason) -> Verdict {
         match self.layer {
             Layer::Xdp | Layer::Tc(_) => report::rejected::<F>(reason.counter()),
-            // No packet is there to be looked at.
+            // A socket event has no packet to report.
             Layer::Socket => count(reason.counter()),
         }
         Verdict::Drop

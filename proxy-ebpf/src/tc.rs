@@ -1,4 +1,4 @@
-//! The tc programs: parse, decide, apply. They end with "next program", so that a CNI's own still run.
+//! The tc programs: parse, decide, apply. They end with "next program", so that a CNI's programs still run.
 
 mod apply;
 mod checksums;
@@ -52,14 +52,15 @@ pub(crate) const GSO_BY_FRAGS: u32 = 0xffff;
 /// Longest headers up to the ports and TCP's flags: IPv6, or IPv4 with all options.
 const LONGEST: usize = ETHERNET + LONGEST_IPV4 + TCP;
 
-/// Which question a hook asks of the core.
+/// The core's function for a hook.
 pub(crate) trait Hook {
     /// The packet is on its way out: a generated reply goes in.
     const IS_LEAVING: bool;
-    /// Frames may be seen that are for another host: an interface in promiscuous mode takes them all.
+    /// The hook may see frames for other hosts: an interface in promiscuous mode receives them all.
     const MAY_OVERHEAR: bool;
-    /// May packets here have `CHECKSUM_COMPLETE`? Those from a pod have not: no device summed what its own stack sends, and the kernel clears
-    /// it for what the pod forwards (`skb_forward_csum`). Nor have replies that leave by an uplink, which are from pods or processes of this
+    /// Whether packets here may have `CHECKSUM_COMPLETE`. Packets from a pod do not: no device computed it for
+    /// packets of the pod's own stack, and the kernel clears it for packets that the pod forwards
+    /// (`skb_forward_csum`). Nor do replies that leave by an uplink, which are from pods or processes of this
     /// node.
     const MAY_BE_CHECKSUM_COMPLETE: bool;
 
@@ -70,7 +71,7 @@ pub(crate) trait Hook {
         out: &mut Translation<F>,
     ) -> Verdict;
 
-    /// The core's fast path for that.
+    /// The core's fast path for the hook.
     fn fast_path<F: KernelFamily>(
         kernel: &Kernel,
         packet: &Packet<F>,
@@ -116,7 +117,8 @@ hooks! {
     UplinkEgress: leaving true, overhearing false, checksum_complete false, |kernel, packet, _ifindex, out| decide::uplink_egress(kernel, packet, out), |key| fast_path::uplink_egress(kernel, packet, key);
 }
 
-/// Global functions of a program: the verifier goes through each once, and not from each call with all that is known there.
+/// Global functions of a program: the verifier checks each once, not for each call with the state of the
+/// caller.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
     /// [`slow_path::read`].
@@ -145,7 +147,7 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps;
     }
 }
 
-// What is done with a packet comes one after the other and not one in the other: a chain of calls has 512 bytes of stack.
+// The steps for a packet run one after another, not nested: a chain of calls has 512 bytes of stack.
 #[inline(always)]
 fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext, steps: Steps) -> i32 {
     if let Some(result) = take_fast_path::<F, H, LINK>(ctx) {
@@ -173,22 +175,23 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
     outcome.result()
 }
 
-/// What became of a packet, in one word: what is returned in a register needs no stack.
+/// Result of a step, in one word: a value returned in a register needs no stack.
 ///
-/// From the lowest bit on: 32 bits for the kernel, or of a reply 8 for the packet's protocol and 16 for the MTU;
-/// 8 for a [`LogEvent`]; 8 for a [`GeneratedReply`], or what else is to be done; 16 for the offset of the packet's transport header.
+/// From the lowest bit on: 32 bits for the kernel, or of a reply 8 for the packet's protocol and 16 for the
+/// MTU; 8 for a [`LogEvent`]; 8 for a [`GeneratedReply`] or the next step; 16 for the offset of the packet's
+/// transport header.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Outcome(u64);
 
 impl Outcome {
-    /// To be parsed on the slow path.
+    /// Next step: parse on the slow path.
     const SLOW_PATH: Self = Self(0xff << 40);
-    /// A backend is to be chosen.
+    /// Next step: choose a backend.
     const NEW_FLOW: Self = Self(0xfc << 40);
-    /// A flow is to be opened first, as the CPU's flow draft and [`Scratch`] say.
+    /// Next step: open the flow in the CPU's flow draft, with the parameters in [`Scratch`].
     const OPEN: Self = Self(0xfd << 40);
-    /// To be translated and sent, as the CPU's [`Scratch`] says.
+    /// Next step: translate and send by the verdict in the CPU's [`Scratch`].
     const APPLY: Self = Self(0xfe << 40);
 
     #[inline(always)]
@@ -196,7 +199,7 @@ impl Outcome {
         Self(result as u32 as u64 | (log_event.bits() as u64) << 32)
     }
 
-    /// To be answered.
+    /// The packet gets a reply.
     #[inline(always)]
     fn with_reply<F: KernelFamily>(reply: GeneratedReply, packet: &Packet<F>, mtu: u32) -> Self {
         let low = packet.protocol as u64 | (mtu as u16 as u64) << 8;
@@ -228,14 +231,14 @@ impl Outcome {
             5 => GeneratedReply::TooBig,
             _ => return None,
         };
-        // The longest headers end before. Without the mask old verifiers take it for any offset, and the compiler, which
-        // knows better, would leave it out.
+        // The longest headers end before. Without the mask old verifiers assume any offset; without the
+        // `black_box` the compiler, which knows the bound, would drop the mask.
         let transport = core::hint::black_box((self.0 >> 48) as u32) & LONGEST_MASK as u32;
         Some(ReplyRequest { reply, protocol: self.0 as u8, mtu: (self.0 >> 8) as u16, transport })
     }
 }
 
-/// Asks the core about the packet in `scratch`.
+/// Calls the core for the packet in `scratch`.
 #[inline(always)]
 fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     skb: *mut __sk_buff,
@@ -250,7 +253,7 @@ fn decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
 }
 
 impl Outcome {
-    /// What is to be done with a packet of which this was decided.
+    /// The outcome for a packet with this verdict.
     #[inline(always)]
     fn of<F: KernelFamily>(decided: Verdict, packet: &Packet<F>, out: &Translation<F>) -> Self {
         match decided {
@@ -293,8 +296,8 @@ pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
     Outcome::of(*verdict, &dissected.packet, out).0
 }
 
-/// Nearly all packets.
-// Not inlined: its stack is free again for what comes next.
+/// The packet path without the slow path: nearly all packets that the fast path leaves.
+// Not inlined: its stack is free again for the next steps.
 #[inline(never)]
 fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Outcome {
     let next = Outcome::with(NEXT, LogEvent::Nothing);
@@ -311,8 +314,9 @@ fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcC
     decide::<F, H, LINK>(ctx.skb.skb, scratch)
 }
 
-/// Not frames for other hosts, which interfaces in promiscuous mode see, nor those of a VLAN, which come by again at the
-/// VLAN's own interface. A tag with number 0 has a priority and no VLAN.
+/// Whether the program handles the frame. It skips frames for other hosts, which interfaces in promiscuous mode
+/// see, and those of a VLAN, which come in again at the VLAN's own interface. A tag with number 0 has a
+/// priority and no VLAN.
 #[inline(always)]
 fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
     let skb = Skb(skb);
@@ -321,14 +325,15 @@ fn is_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST || is_bridge_port(ifindex))
 }
 
-/// The same, as far as the frame itself tells.
+/// The same from the skb alone: false also for a priority tag, and for frames that a bridge port receives.
 #[inline(always)]
 fn is_surely_for_us<H: Hook>(skb: *mut __sk_buff) -> bool {
     let (pkt_type, in_vlan) = (Skb(skb).pkt_type(), Skb(skb).vlan_present() != 0);
     !in_vlan && (!H::MAY_OVERHEAR || pkt_type != PACKET_OTHERHOST)
 }
 
-/// At a port of a bridge every frame is for another: for the bridge, as well.
+/// Whether the interface is a port of a bridge: there every frame is for another host, including those for the
+/// bridge.
 #[inline(always)]
 fn is_bridge_port(ifindex: u32) -> bool {
     interface(ifindex).is_some_and(|device| device.bridge != 0)
@@ -339,14 +344,15 @@ fn bounds(ctx: &TcContext) -> Bounds {
     Skb(ctx.skb.skb).bounds()
 }
 
-/// Is it a GSO packet of SCTP, whose linear part ends behind the SCTP header? Each buffer of its `frag_list` is a segment (`GSO_BY_FRAGS`):
-/// pulling bytes of the first one would spoil the segmentation, and the receiver that takes it whole (`sctp_inq_pop`) would lose a chunk.
+/// Whether it is a GSO packet of SCTP, whose linear part ends behind the SCTP header. Each buffer of its
+/// `frag_list` is a segment (`GSO_BY_FRAGS`): pulling bytes of the first one would break the segmentation, and
+/// a receiver that takes the packet whole (`sctp_inq_pop`) would lose a chunk.
 #[inline(always)]
 fn is_gso_by_frags(skb: *mut __sk_buff) -> bool {
     Skb(skb).gso_size() == GSO_BY_FRAGS
 }
 
-/// Parses; pulls headers that lie outside the linear part in first.
+/// Parses the packet; first pulls headers that lie outside the linear part.
 #[inline(always)]
 fn parse<F: KernelFamily, const LINK: usize>(ctx: &TcContext) -> Result<Packet<F>, Unparsed> {
     let parsed = bounds(ctx).parse(LINK);

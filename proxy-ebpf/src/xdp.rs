@@ -1,4 +1,5 @@
-//! The XDP program: the same core, for what can be finished without the stack. The rest goes on *untouched* to tc.
+//! The XDP program: the same core, for packets that do not need the stack. It passes the others *untouched* to
+//! tc.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -53,14 +54,14 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     if let Some(action) = take_fast_path::<F>(ctx) {
         return action;
     }
-    // What does not parse is tc's to count.
+    // tc counts packets that do not parse.
     let Ok(parsed) = bounds(ctx).parse::<F>(ETHERNET) else { return XDP_PASS };
     let Some(Scratch { dissected, out, .. }) = scratch::<F>() else { return XDP_PASS };
     dissected.packet = parsed;
     out.begin();
     let packet = &dissected.packet;
     if packet.protocol == PROTOCOL_SCTP {
-        // Its checksum is of the whole packet, however long; tc can do it.
+        // SCTP's checksum covers the whole packet, of any length; tc can update it.
         return XDP_PASS;
     }
     let ifindex = Frame(ctx.ctx).ingress_ifindex();
@@ -69,7 +70,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
         Verdict::ToStack => translate(ctx, packet, out),
         Verdict::Redirect => forward(ctx, &kernel, packet, out, ifindex),
         Verdict::Drop => XDP_DROP,
-        // Rejects are sent and counted by tc; the others are for other interfaces only.
+        // tc sends and counts rejects; the other verdicts are for other interfaces only.
         Verdict::Pass
         | Verdict::Reject
         | Verdict::Reset
@@ -84,7 +85,7 @@ fn family<F: KernelFamily + Header>(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// Nearly all packets, as at tc; none if the packet needs more than this.
+/// The fast path for nearly all packets, as at tc; `None` if the packet needs the packet path.
 #[inline(always)]
 fn take_fast_path<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
     let Scratch { key, .. } = scratch::<F>()?;
@@ -116,7 +117,7 @@ fn take_fast_path<F: KernelFamily + Header>(ctx: &XdpContext) -> Option<u32> {
     }
 }
 
-/// For a backend on this node: the stack takes it from here.
+/// For a backend on this node: the stack delivers it.
 #[inline(always)]
 fn translate<F: Header>(ctx: &XdpContext, packet: &Packet<F>, translation: &Translation<F>) -> u32 {
     if write(bounds(ctx), packet, &translation.to, 0) { XDP_PASS } else { failed() }
@@ -142,7 +143,8 @@ fn forward<F: KernelFamily + Header>(
     }
 }
 
-/// Can a frame be sent this way from here? The neighbour must be known, and another device must take frames from XDP.
+/// Whether XDP can send a frame by this route. The neighbour must be known, and another device must take frames
+/// from XDP.
 #[inline(always)]
 fn can_send<F: KernelFamily>(kernel: &Kernel, route: &Route<F>, ifindex: u32) -> bool {
     matches!(route.kind, RouteKind::Neighbour)
@@ -169,11 +171,12 @@ fn failed() -> u32 {
     XDP_DROP
 }
 
-/// Writes headers and the transport checksum: here it is always that of the whole packet, never CHECKSUM_PARTIAL.
+/// Writes headers and the transport checksum. At XDP the checksum always covers the whole packet, never
+/// CHECKSUM_PARTIAL.
 #[inline(always)]
 fn write<F: Header>(bounds: Bounds, packet: &Packet<F>, to: &Tuple<F>, hops: u8) -> bool {
     let from = &packet.tuple;
-    // As at tc: what is not on the stack may be anything to the verifier.
+    // As at tc: the verifier does not know the value of an offset outside the stack.
     let packet = &Packet { transport: core::hint::black_box(packet.transport) & LONGEST_MASK, ..*packet };
     let Some(field) = bounds.at(packet.checksum_offset(), size_of::<u16>()) else { return false };
     let change = checksum::addresses(from, to) + checksum::ports(from, to);
@@ -190,7 +193,7 @@ fn write<F: Header>(bounds: Bounds, packet: &Packet<F>, to: &Tuple<F>, hops: u8)
     rewrite::headers(bounds, ETHERNET, packet.transport, from, to, hops)
 }
 
-/// The same for plain headers, where all offsets are constants.
+/// The same for headers without options, where all offsets are constants.
 #[inline(always)]
 fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>, hops: u8) -> bool {
     let bounds = bounds(ctx);
@@ -199,7 +202,7 @@ fn in_place<F: Header>(ctx: &XdpContext, key: &FlowKey<F>, to: &Tuple<F>, hops: 
     let field = transport + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     let Some(field) = bounds.at(field, size_of::<u16>()) else { return false };
     let from = &key.tuple;
-    // One after the other: there are few registers.
+    // One after the other: registers are scarce.
     let was = checksum::sum_of_addresses(from);
     compiler_fence(Ordering::SeqCst);
     let is = checksum::sum_of_addresses(to);

@@ -1,8 +1,8 @@
-//! The fast path for nearly all packets: those that are surely not for a service, and those of a flow that is there and about
-//! which they tell nothing new.
+//! The fast path for nearly all packets: those that are certainly not for a service, and those of a known flow
+//! whose state they do not change.
 //!
-//! What it says is what the [packet path](super::packet) would say, which everything else is left to. Programs ask here
-//! first because it takes little: hardly any stack, no other memory, no calls but one look-up.
+//! Its result is that of the [packet path](super::packet), which handles all other packets. Programs try the
+//! fast path first because it is cheap: hardly any stack, no other memory, no calls but one look-up.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -20,14 +20,14 @@ use crate::{
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
 };
 
-/// What can be said of a packet without further ado.
+/// Result of the fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FastPath<E> {
-    /// It is surely not for a service.
+    /// The packet is certainly not for a service.
     Pass,
-    /// It goes the way of this entry's flow.
+    /// The packet belongs to this entry's flow.
     Follow(E),
-    /// Nothing: ask the packet path.
+    /// No result: the packet path decides.
     Undecided,
 }
 
@@ -94,7 +94,8 @@ pub fn uplink_egress<F: Family, T: Tables<F>>(
     }
 }
 
-/// Must it be remembered that the node sent this? Not what we sent on ourselves, which leaves by the uplink that it came by.
+/// Whether the packet may have to be recorded as sent by the node. Forwarded packets are not: they leave by the
+/// uplink that they came in by.
 #[inline(always)]
 fn may_be_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> bool {
     let is_datagram = key.protocol == PROTOCOL_UDP;
@@ -108,13 +109,13 @@ fn may_be_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key:
                 || tables.may_be_filtered_reply(&tuple.dst, tuple.dport, key.protocol))
 }
 
-/// Did it come from outside, and is it for a service still?
+/// Whether the packet came in by an interface and is still addressed to a service.
 #[inline(always)]
 fn may_be_returning<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> bool {
     tables.came_in() != 0 && tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol)
 }
 
-/// What is done with a packet of such a flow, but for [`Verdict::Redirect`] its route.
+/// The verdict for a packet of such a flow; [`route`] finds the route for [`Verdict::Redirect`].
 #[inline(always)]
 pub fn verdict<F: Family>(flow: &Flow<F>) -> Verdict {
     if flow.flags & flags::SNAT != 0 {
@@ -126,7 +127,7 @@ pub fn verdict<F: Family>(flow: &Flow<F>) -> Verdict {
     }
 }
 
-/// Finds the way of a packet with [`Verdict::Redirect`]; none if there is more to say of it.
+/// Finds the route of a packet with [`Verdict::Redirect`]; `None` if the packet path must decide.
 #[inline(always)]
 pub fn route<F: Family, T: Tables<F>>(
     tables: &T,
@@ -142,7 +143,7 @@ pub fn route<F: Family, T: Tables<F>>(
     matches!(route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack).then_some(route)
 }
 
-/// What counts a packet of such a flow.
+/// The counter for packets of such a flow.
 #[inline(always)]
 pub fn counter<F: Family>(flow: &Flow<F>) -> Counter {
     if flow.flags & flags::REVERSE != 0 { Counter::FlowReverse } else { Counter::FlowForward }
@@ -158,12 +159,13 @@ fn request<F: Family, T: Tables<F>>(
     if !tables.may_be_frontend(&key.tuple.dst, key.tuple.dport, key.protocol) {
         return FastPath::Pass;
     }
-    // The packet path looks for the flow itself.
+    // The packet path looks the flow up itself.
     if is_turn(packet) {
         return FastPath::Undecided;
     }
     let Some(flow) = tables.flow(key) else { return FastPath::Undecided };
-    // A datagram chooses anew when its endpoint is gone, or its frontend, which is looked at about once a second.
+    // A datagram chooses a new endpoint when its endpoint or its frontend is gone; the frontend is looked up
+    // about once a second.
     let stays = match key.protocol {
         PROTOCOL_UDP => tables.is_alive(flow.backend) && tables.now().wrapping_sub(flow.isn) < REFRESH,
         PROTOCOL_TCP => !tables.settings().reset_removed_tcp || tables.is_alive(flow.backend),
@@ -179,7 +181,7 @@ fn request<F: Family, T: Tables<F>>(
     }
 }
 
-/// A reply on its way out, if it is one.
+/// The flow of a packet that leaves, if the packet is a reply.
 #[inline(always)]
 fn leaving<F: Family, T: Tables<F>>(
     tables: &T,
@@ -207,7 +209,7 @@ fn reply<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<
     }
 }
 
-/// As [`track`](super::track) does. A reset is judged by it.
+/// As [`track`](super::track) does: the window check for resets needs the acknowledgment number.
 #[inline(always)]
 fn note_acknowledgment<F: Family, T: Tables<F>>(
     tables: &T,
@@ -220,14 +222,14 @@ fn note_acknowledgment<F: Family, T: Tables<F>>(
     }
 }
 
-/// Does it open or end a connection?
+/// Whether the packet opens or ends a connection.
 #[inline(always)]
 fn is_turn<F: Family>(packet: &Packet<F>) -> bool {
     const TURNS: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
     packet.tcp_flags & TURNS != 0
 }
 
-/// It neither opens nor ends the flow, which was not reset, and was marked as seen not long ago.
+/// Whether the packet neither opens nor ends the flow, and the flow was not reset and was refreshed recently.
 #[inline(always)]
 fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &Flow<F>) -> bool {
     !is_turn(packet)
@@ -236,7 +238,7 @@ fn has_no_news<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &F
         && tables.now().wrapping_sub(flow.last_seen) < REFRESH
 }
 
-/// Writes the key, from which the tuple is read from then on: keeping it elsewhere would take stack.
+/// Writes the key. Callers read the tuple from there: a second copy would take stack.
 #[inline(always)]
 fn write<F: Family>(key: &mut FlowKey<F>, packet: &Packet<F>, lookup_point: LookupPoint) {
     *key = FlowKey::new(packet.tuple, packet.protocol, lookup_point);

@@ -1,4 +1,4 @@
-//! Finding the flow of a packet, and bringing it up to date with it.
+//! Finds the flow of a packet, and updates the flow with it.
 
 use super::{
     frontend,
@@ -11,7 +11,8 @@ use crate::{
     packet::{PROTOCOL_UDP, Packet},
 };
 
-/// Looks for the flow that a packet belongs to, at the lookup point in the key, and notes what the packet says about it.
+/// Looks for the flow that a packet belongs to, at the lookup point in the key, and updates its
+/// connection-tracking state.
 #[inline(always)]
 pub fn find<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> Found {
     let is_forward = key.lookup_point == LookupPoint::Forward as u8;
@@ -36,16 +37,17 @@ pub fn find<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowK
     track::unconfirmed(tables, packet, key, &flow)
 }
 
-/// Looks once more among the confirmed flows: another CPU may have moved it there since. Else the packet would open another flow, or be
-/// reset by the stack.
+/// Looks among the confirmed flows again: another CPU may have moved the flow there meanwhile. Without this the
+/// packet would open another flow, or the stack would reset it.
 #[inline(always)]
 pub(super) fn moved<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> Found {
     if tables.flow(key).is_some() { Found::Confirmed } else { Found::None }
 }
 
-/// Is a packet that looks like a reply of this flow a SYN-ACK of another connection? The endpoint answers a client that talks to it
-/// directly, from the same port: our client would have opened the flow anew. Then a closed flow goes, because what follows is of the
-/// other connection, too. A SYN-ACK of this flow that was sent again is told by what it acknowledges.
+/// Whether a packet that looks like a reply of this ending flow is the SYN-ACK of another connection. The
+/// endpoint sends it to a client that connects to it directly, from the same port: the flow's client would have
+/// opened a new flow. A closed flow is then removed, because the packets that follow belong to the other
+/// connection, too. The acknowledgment number identifies a retransmitted SYN-ACK of this flow.
 #[inline(always)]
 fn is_another_s<F: Family, T: Tables<F>>(
     tables: &T,
@@ -75,8 +77,8 @@ fn is_another_s<F: Family, T: Tables<F>>(
     true
 }
 
-/// Must a packet choose an endpoint anew, although it has a flow? TCP stays with an endpoint that is going away until it closes; the next
-/// connection from the same port does not. Datagrams move at once.
+/// Whether a packet must choose a new endpoint although it has a flow. TCP stays with an endpoint that is going
+/// away until it closes; the next connection from the same port does not. Datagrams move at once.
 #[inline(always)]
 fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
     if !packet.is_request() {
@@ -91,7 +93,8 @@ fn must_choose<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T
     must
 }
 
-/// Has the frontend of a datagram's flow gone to another Service, or away? Looked up about once a second, whichever side sends more.
+/// Whether the frontend of a datagram's flow was removed or moved to another Service. Looked up about once a
+/// second, in whichever direction more datagrams go.
 #[inline(always)]
 fn has_moved<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, flow: &T::Flow) -> bool {
     let (tuple, now) = (&packet.tuple, tables.now());

@@ -1,4 +1,4 @@
-//! Flows: opened with a source port that no other flow or socket has, and moved once they are confirmed.
+//! Opens flows with a source port that no other flow or socket has, and moves them once they are confirmed.
 
 use super::tables::{Attempt, Inserted, Tables};
 use super::verdict::DropReason;
@@ -12,20 +12,23 @@ use crate::{
     packet::{PROTOCOL_SCTP, PROTOCOL_UDP},
 };
 
-/// How many source ports are tried before a flow is given up: with nine of ten ports taken, one flow in a million finds none.
+/// Source ports that are tried before the packet is dropped: with nine of ten ports taken, one flow in a
+/// million finds none.
 const ATTEMPTS: u32 = 128;
 
-/// How many ports of flows that may be over are tried: another CPU may take the same one.
+/// Ports of flows that may have ended that are tried: another CPU may take the same one.
 const SEIZURES: u32 = 16;
 
-/// After so many, the next of several source addresses is tried.
+/// After so many attempts, the next of several source addresses is tried.
 const ATTEMPTS_PER_SOURCE: u32 = 16;
 
-/// Opens the flow of which `key` and `flow` are filled in, with the tuple as it would be sent, as an unconfirmed one.
+/// Opens the flow of which `key` and `flow` are filled in, with the tuple as it would be sent, as an
+/// unconfirmed one.
 ///
-/// With SNAT and hairpin its source port comes from the reserved range. The first choice is the client's port, mapped one to one
-/// into the range: then the client's kernel keeps the rules of TIME-WAIT, sequence numbers and timestamps for us. Other flows keep their
-/// port unless another one has the same replies. Returns why it could not be.
+/// With SNAT and hairpin its source port comes from the reserved range. The first choice is the client's port,
+/// mapped one to one into the range: then the client's kernel keeps the rules of TIME-WAIT, sequence numbers
+/// and timestamps for the program. Other flows keep their port unless another flow has the same replies.
+/// Returns the reason on failure.
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> Option<DropReason> {
     let settings = tables.settings();
@@ -75,14 +78,14 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> Op
     Some(DropReason::SnatExhausted)
 }
 
-/// The position to try next. Of few ports each in turn. Of many any one: neighbours are often taken together, because the ports of one client
-/// follow one another.
+/// The position to try next. Few ports are tried in turn. Of many a random one is tried: neighbours are often
+/// taken together, because the ports of one client follow one another.
 #[inline(always)]
 fn next_position(position: u32, count: u32, draw: &mut u64) -> u32 {
     if count <= ATTEMPTS_PER_SOURCE {
         return position.wrapping_add(1);
     }
-    // Knuth's MMIX generator; the upper half is the better one.
+    // Knuth's MMIX generator; its upper half is more random.
     *draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     ((*draw >> 32).wrapping_mul(count as u64) >> 32) as u32
 }
@@ -93,7 +96,7 @@ fn spread(word: u32) -> u32 {
     (word ^ word >> 16).wrapping_mul(0x9e37_79b9) >> 16
 }
 
-/// Does the flow have a source that is not its client's, and so shares ports with others?
+/// Whether the flow's source is not its client's address, so that it shares ports with other flows.
 #[inline(always)]
 fn is_shared<F: Family>(flow: &Flow<F>) -> bool {
     flow.flags & (flags::SNAT | flags::HAIRPIN) != 0
@@ -112,7 +115,8 @@ fn set_source<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, num
     }
 }
 
-/// Inserts both entries of the flow in the draft, if no other flow has the same replies. With `seize`, one that may be over gives way.
+/// Inserts both entries of the flow in the draft, if no other flow has the same replies. With `seize`, a flow
+/// that may have ended gives way.
 #[inline(always)]
 pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
     draft.make_opposite();
@@ -124,11 +128,11 @@ pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, se
     if unconfirmed.as_ref().is_some_and(|existing| !may_replace(tables, draft, existing, true, seize)) {
         return Attempt::Taken;
     }
-    // Before anything is removed: a flow must not go for nothing.
+    // Checked before any removal: no flow is removed without need.
     if is_taken(tables, draft, seize) {
         return Attempt::Taken;
     }
-    // Both entries go: what another client still sent by the old one would be answered to this one.
+    // Both entries are removed: replies to packets that the old client still sends would go to the new one.
     if let Some(existing) = confirmed {
         let forward = forward_key(&draft.opposite_key, &existing);
         if tables.flow(&forward).is_some_and(|flow| flow.is_opposite_of(&draft.opposite_key)) {
@@ -155,13 +159,14 @@ pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, se
     Attempt::NoRoom
 }
 
-/// The key of the other entry of a flow, of which this is the reverse one.
+/// The key of the forward entry of a flow, from its reverse entry.
 #[inline(always)]
 fn forward_key<F: Family>(reverse: &FlowKey<F>, flow: &Flow<F>) -> FlowKey<F> {
     FlowKey::new(flow.tuple.reversed(), reverse.protocol, LookupPoint::Forward)
 }
 
-/// May a flow that has the same replies give way to the one in the draft? Notes its port if the flow may be over.
+/// Whether a flow that has the same replies may give way to the one in the draft. Notes its port if the flow
+/// may have ended.
 #[inline(always)]
 fn may_replace<F: Family, T: Tables<F>>(
     tables: &T,
@@ -170,7 +175,7 @@ fn may_replace<F: Family, T: Tables<F>>(
     is_pending: bool,
     seize: bool,
 ) -> bool {
-    // Ours from before, when only the forward entry was lost or is over.
+    // An earlier flow of this client, when only the forward entry was lost or has ended.
     if existing.tuple.same(&draft.opposite.tuple) {
         return true;
     }
@@ -204,7 +209,7 @@ fn may_replace<F: Family, T: Tables<F>>(
     seize
 }
 
-/// Notes the source port in the draft, if its flow would be missed less than that of the port noted before.
+/// Notes the source port in the draft, if its flow is more expendable than that of the port noted before.
 #[inline(always)]
 fn note_spare<F: Family>(draft: &mut FlowDraft<F>, rank: u32) {
     if rank > draft.spare.rank {
@@ -214,9 +219,9 @@ fn note_spare<F: Family>(draft: &mut FlowDraft<F>, rank: u32) {
     }
 }
 
-/// Will an endpoint in TIME-WAIT take the SYN of this flow for that of a new connection? As Linux has it
-/// (`tcp_timewait_state_process`; RFC 9293 section 3.10.7.4, RFC 7323 section 5.3): by the timestamps if both have one, else by the
-/// sequence numbers.
+/// Whether an endpoint in TIME-WAIT accepts the SYN of this flow as that of a new connection. Linux compares
+/// the timestamps if both have one, else the sequence numbers (`tcp_timewait_state_process`; RFC 9293 section
+/// 3.10.7.4, RFC 7323 section 5.3).
 #[inline(always)]
 fn is_later<F: Family>(new: &Flow<F>, old: &Flow<F>) -> bool {
     if new.timestamp != 0 && old.timestamp != 0 {
@@ -225,15 +230,15 @@ fn is_later<F: Family>(new: &Flow<F>, old: &Flow<F>) -> bool {
     old.acknowledged != 0 && (new.isn.wrapping_sub(old.acknowledged) as i32) > 0
 }
 
-/// Would the replies be those of a socket of this node that sends from the same port, of a connection of kernel NAT, or of a connection that
-/// the client's pod has with the endpoint itself? SCTP's sockets cannot be looked up. With `seize`, a connection of kernel NAT that may have
-/// ended gives way.
+/// Whether the replies would be those of a socket of this node that sends from the same port, of a connection
+/// of kernel NAT, or of a connection that the client's pod has with the endpoint itself. The kernel has no
+/// look-up for SCTP sockets. With `seize`, a connection of kernel NAT that may have ended gives way.
 #[inline(always)]
 fn is_taken<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> bool {
     let FlowDraft { key, flow, opposite_key, .. } = &*draft;
     if flow.flags & flags::SNAT == 0 {
-        // The client's kernel keeps its ports apart by the destinations that it knows: one connection to the VIP and one to the
-        // endpoint may have the same.
+        // The client's kernel distinguishes its ports by the destinations that it knows: one connection to the
+        // VIP and one to the endpoint may have the same port.
         let namespace = draft.client_namespace;
         return namespace != 0
             && key.protocol != PROTOCOL_SCTP
@@ -257,8 +262,8 @@ fn is_taken<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize
     !seize
 }
 
-/// Moves the flow of which the draft has an entry, at hand and up to date, from the unconfirmed ones to the others; false if they take no
-/// more, or if the other entry is another flow's by now.
+/// Confirms the flow of which the draft has a current entry: moves it from the unconfirmed flows to the others.
+/// False if the map is full, or if the other entry belongs to another flow by now.
 #[inline(always)]
 pub fn confirm<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> bool {
     draft.make_opposite();

@@ -1,4 +1,4 @@
-//! Fragments: the first one has the ports, the others are told by what they share with it.
+//! Fragments. Only the first one has the ports; the others are matched by the fields that all share.
 
 use super::{frontend::is_cluster_ip, tables::Tables};
 use crate::{
@@ -7,19 +7,20 @@ use crate::{
     packet::{Dissected, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Parse, Part, extensions},
 };
 
-/// What is known of a packet that was taken apart.
+/// How much is known of a fragmented packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Completion {
-    /// It is nothing that services have: leave it alone.
+    /// Not a Service's packet: leave it alone.
     NotOurs,
-    /// All that the decision needs.
+    /// The decision has all it needs.
     Complete,
     /// A fragment that may be part of a Service's packet, whose first fragment has not been seen.
     Early,
 }
 
-/// Remembers the ports of a first fragment, and gives them to a later one. `is_parsed`: the transport header is one that services have.
+/// Records the ports of a first fragment, and completes later ones with them. `is_parsed`: the transport header
+/// is one that Services have.
 #[inline(always)]
 pub fn complete<F: Parse, T: Tables<F>>(
     tables: &T,
@@ -37,7 +38,7 @@ pub fn complete<F: Parse, T: Tables<F>>(
             Completion::Complete
         }
         Part::First => {
-            // With IPv6, later fragments may tell the first extension header only.
+            // With IPv6, later fragments may have the protocol of the first extension header only.
             if has_extensions::<F>() {
                 tables.remember_fragment(&key, &FragmentPorts::default());
             }
@@ -60,14 +61,14 @@ pub fn complete<F: Parse, T: Tables<F>>(
     }
 }
 
-/// Do the family's fragments tell the protocol of the next header, not that of the transport header?
+/// Whether the family's fragments have the protocol of the next header, not that of the transport header.
 #[inline(always)]
 fn has_extensions<F: Parse>() -> bool {
     F::ICMP == PROTOCOL_ICMPV6
 }
 
-/// Can a later fragment that tells this protocol be part of a Service's packet? SCTP's checksum is of the whole packet: its fragments are
-/// left alone.
+/// Whether a later fragment with this protocol can be part of a Service's packet. SCTP's checksum covers the
+/// whole packet, so its fragments are left alone.
 #[inline(always)]
 fn may_be_ours<F: Parse>(protocol: u8) -> bool {
     protocol == PROTOCOL_TCP
@@ -75,8 +76,8 @@ fn may_be_ours<F: Parse>(protocol: u8) -> bool {
         || (has_extensions::<F>() && extensions::is_extension(protocol))
 }
 
-/// Could a packet to this address be for a service? For fragments whose ports are not known yet: a cluster IP, or an
-/// address that serves nodePorts.
+/// Whether a packet to this address could be for a service: a cluster IP, or an address that serves nodePorts.
+/// For fragments whose ports are not known yet.
 #[inline(always)]
 pub fn may_be_for_service<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
     tables.node_address(addr).serves_nodeports() || is_cluster_ip(tables, addr)

@@ -1,4 +1,4 @@
-//! Which service a destination belongs to, and which backend gets the flow.
+//! Finds the service that a destination belongs to, and the backend for the flow.
 
 use super::{
     tables::{AffinityHandle as _, Step, Tables},
@@ -15,13 +15,13 @@ use crate::{
     },
 };
 
-/// Whether there is somebody to answer.
+/// Result of the choice of a backend.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(super) enum Choice {
-    /// The backend that was written.
+    /// A backend was chosen and written.
     Made,
-    /// The client must not use this frontend: nothing is translated.
+    /// The client must not use this frontend: the packet is not translated.
     NotOurs,
     /// No endpoints.
     Nobody,
@@ -57,7 +57,7 @@ pub(super) fn find<F: Family, T: Tables<F>>(
     None
 }
 
-/// Is the address a cluster IP, whatever the port?
+/// Whether the address is a cluster IP, with any port.
 #[inline(always)]
 pub(super) fn is_cluster_ip<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
     match tables.frontend(&FrontendKey::of_address(*addr)) {
@@ -69,7 +69,7 @@ pub(super) fn is_cluster_ip<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr)
     }
 }
 
-/// Is it a load balancer's, and not the node's?
+/// Whether the address is a load balancer's, and not the node's.
 #[inline(always)]
 pub(super) fn is_load_balancer<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
     tables
@@ -77,8 +77,8 @@ pub(super) fn is_load_balancer<F: Family, T: Tables<F>>(tables: &T, addr: &F::Ad
         .is_some_and(|target| target.flags() & FRONTEND_CLUSTER_IP == 0)
 }
 
-/// Chooses a backend for a new flow or socket of a client: an address (unspecified for sockets that have none yet)
-/// in a network namespace (0 for packets).
+/// Chooses a backend for a new flow or socket of a client: an address (unspecified for unbound sockets) in a
+/// network namespace (0 for packets).
 #[inline(always)]
 pub(super) fn choose<F: Family, T: Tables<F>>(
     tables: &T,
@@ -123,7 +123,7 @@ pub(super) fn choose<F: Family, T: Tables<F>>(
     Choice::Made
 }
 
-/// Gives a client the backend it had, if that is not too long ago and it is still one to choose.
+/// Gives a client its previous backend, if the affinity has not timed out and the backend is still in the set.
 #[inline(always)]
 fn keep<F: Family, T: Tables<F>>(
     tables: &T,

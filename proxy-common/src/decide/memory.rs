@@ -34,7 +34,7 @@ use crate::{
 
 pub use self::entries::{MemoryAffinity, MemoryFlow};
 
-/// What else differs between the families here.
+/// The other differences between the families here.
 pub trait MemoryFamily: Family {
     /// The device's source address for forwarded connections; unspecified: none.
     fn snat_address(device: &Device) -> Self::Addr;
@@ -52,20 +52,20 @@ impl MemoryFamily for V6 {
     }
 }
 
-/// Flow entries; a program holds on to one while others come and go.
+/// Flow entries. A program keeps a reference to one while others are inserted and removed.
 pub type FlowEntries<F> = HashMap<FlowKey<F>, Rc<Cell<Flow<F>>>>;
 
 /// Affinity entries.
 pub type AffinityEntries<F> = HashMap<AffinityKey<F>, Rc<Cell<Affinity<F>>>>;
 
-/// Tables in memory. What the agent writes is filled in by hand; what the programs write can be looked at.
+/// Tables in memory. Tests fill in the agent's part by hand, and inspect the part that the programs write.
 #[derive(Clone, Debug)]
 pub struct MemoryTables<F: MemoryFamily> {
     /// Constants of the node.
     pub settings: Settings,
     /// Frontends; see [`MemoryTables::add_frontend`].
     pub frontends: HashMap<FrontendKey<F>, Target>,
-    /// Marks in the filter.
+    /// Fingerprints in the filter.
     pub filter: HashSet<Fingerprint>,
     /// Sets by [`BackendSet::index`]; see [`MemoryTables::publish`].
     pub sets: HashMap<u32, BackendSet>,
@@ -73,9 +73,10 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub backends: Vec<Backend<F>>,
     /// Backends that serve.
     pub alive: HashSet<Id>,
-    /// The sets they are in.
+    /// The sets that backends are members of.
     pub members: HashSet<(Id, u8)>,
-    /// How long clients of service ports keep their backend; those that are not here keep none.
+    /// How long clients of service ports keep their backend; service ports without an entry have no session
+    /// affinity.
     pub affinity_timeouts: HashMap<Id, u32>,
     /// Which client had which backend.
     pub affinity: RefCell<AffinityEntries<F>>,
@@ -89,15 +90,15 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub node_addresses: HashMap<F::Addr, NodeAddress>,
     /// Devices by index.
     pub devices: HashMap<u32, Device>,
-    /// Routes by destination, whatever the source and the device. Those with an MTU are for packets up to that.
+    /// Routes by destination, for any source and device. Those with an MTU are for packets up to that size.
     pub routes: HashMap<F::Addr, Route<F>>,
     /// The route of every other destination.
     pub default_route: Route<F>,
     /// Source addresses that routes prefer, by destination.
     pub preferred_sources: HashMap<F::Addr, F::Addr>,
-    /// Source addresses that were given for connections to remote endpoints.
+    /// Configured source addresses for connections to remote endpoints.
     pub snat_sources: Vec<F::Addr>,
-    /// What the node sent itself, by the tuples of replies.
+    /// Packets that the node sent itself, by the tuples of replies.
     pub outbound: RefCell<HashMap<FlowKey<F>, Outbound>>,
     /// Index of the device by which packets that leave came in.
     pub came_in: Cell<u32>,
@@ -111,43 +112,44 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub connections: HashSet<(u32, Tuple<F>, u8)>,
     /// Ports of first fragments.
     pub fragments: RefCell<HashMap<FragmentKey<F>, FragmentPorts>>,
-    /// How long packets are, in bytes.
+    /// Length of packets in bytes.
     pub size: Cell<u32>,
-    /// May packets be cut?
+    /// Whether packets may be fragmented.
     pub fragmentable: Cell<Fragmentable>,
     /// Flow entries.
     pub flows: RefCell<FlowEntries<F>>,
     /// Entries of flows that are not confirmed.
     pub pending: RefCell<FlowEntries<F>>,
-    /// Entries that another CPU moves to the confirmed ones just before the next look-up of an unconfirmed one that is not there.
+    /// Entries that another CPU moves to the confirmed flows just before the next failed look-up of an
+    /// unconfirmed one.
     pub arriving: RefCell<FlowEntries<F>>,
     /// Fingerprints of the sources of their replies.
     pub reply_filter: RefCell<HashSet<reply_filter::Fingerprint>>,
-    /// How many flow entries of each kind there may be. Unlike the kernel's map, this one forgets none.
+    /// Maximum number of flow entries of each kind. Unlike the kernel's map, this one does not evict.
     pub max_flows: usize,
-    /// Cookie of the socket at hand.
+    /// Cookie of the current socket.
     pub socket: Cell<u64>,
     /// Cookie of its network namespace.
     pub socket_netns: Cell<u64>,
-    /// Can sockets keep something themselves?
+    /// Whether the kernel has socket storage.
     pub socket_storage: bool,
-    /// Is there memory for it?
+    /// Whether the kernel has memory for it.
     pub socket_memory: bool,
-    /// What connected sockets keep.
+    /// Socket storage of connected sockets.
     pub connected: RefCell<HashMap<u64, ConnectedPeer<F>>>,
-    /// What unconnected sockets keep.
+    /// Socket storage of unconnected sockets.
     pub udp_peers: RefCell<HashMap<u64, Rc<Cell<UdpPeers<F>>>>>,
     /// Entries that sockets share. They are leaked, because the core borrows them; tests are short.
     pub shared_peers: RefCell<HashMap<SharedKey, &'static SharedPeer<F>>>,
-    /// What was counted.
+    /// Counters.
     pub counts: RefCell<HashMap<Counter, u64>>,
     /// Steps since they were last cleared.
     pub steps: RefCell<Vec<Step<F>>>,
-    /// The time.
+    /// The current time.
     pub now: Cell<u32>,
-    /// State of the generator of random numbers.
+    /// State of the random number generator.
     pub random: Cell<u64>,
-    /// The random number to give out instead.
+    /// The random number to return instead.
     pub fixed_random: Cell<Option<u32>>,
 }
 
@@ -202,7 +204,8 @@ impl<F: MemoryFamily> MemoryTables<F> {
         }
     }
 
-    /// Adds a frontend and its fingerprints in the filter. NodePorts need the node's addresses to be there before.
+    /// Adds a frontend and its fingerprints in the filter. For nodePorts, the node's addresses must be added
+    /// before.
     pub fn add_frontend(&mut self, key: FrontendKey<F>, target: Target) {
         if target.flags() & FRONTEND_CLUSTER_IP != 0 {
             let address = Target::new(target.service(), FRONTEND_CLUSTER_IP | FRONTEND_ADDRESS);
@@ -233,7 +236,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
         );
     }
 
-    /// What a counter stands at.
+    /// The value of a counter.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counts.borrow().get(&counter).copied().unwrap_or(0)
     }
@@ -244,7 +247,7 @@ impl<F: MemoryFamily> MemoryTables<F> {
         copy(&self.flows).or_else(|| copy(&self.pending))
     }
 
-    /// Inserts or replaces an entry; false if there is no room.
+    /// Inserts or replaces an entry; false if the map is full.
     fn replace(&self, entries: &RefCell<FlowEntries<F>>, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
         // The model of the reply filter relies on this order (`layout/reply_filter/model.rs`).
         let is_reply = flow.flags & flags::REVERSE != 0;

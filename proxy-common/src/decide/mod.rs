@@ -1,4 +1,4 @@
-//! The decision core: what happens to a packet or a socket.
+//! The decision core: the verdict for a packet or a socket.
 //!
 //! It is written once, for both families, over [`Tables`]. In the kernel the tables are BPF maps and helpers;
 //! `proxy-agent debug trace` runs the same code over the live maps, tests over maps in memory.

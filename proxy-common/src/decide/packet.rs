@@ -1,4 +1,4 @@
-//! The packet path: what the tc and XDP programs run.
+//! The packet path, which the tc and XDP programs run.
 
 mod leaving;
 mod new_flow;
@@ -36,9 +36,10 @@ pub fn pod_ingress<F: Family, T: Tables<F>>(
     ifindex: u32,
     out: &mut Translation<F>,
 ) -> Verdict {
-    // What a pod answers itself goes to the VIP, so it may be a reply and not a request. And behind a namespace that forwards there may
-    // be remote endpoints: what they reply by a bridge is for the interface behind it that the request left by, or the host's conntrack
-    // would see half of the connection.
+    // A hairpin endpoint's reply is addressed to the VIP, so it may be a reply and not a request. And a pod's
+    // namespace that forwards may have remote endpoints behind it: their replies by a bridge are translated at
+    // the interface behind the bridge that the request left by. Else the host's conntrack would see half of the
+    // connection.
     match replies_to(tables, packet, out) {
         Some(flow) if flow & flags::HAIRPIN != 0 => Verdict::Hairpin,
         Some(_) if tables.device(ifindex).is_some_and(|device| device.bridge != 0) => Verdict::Pass,
@@ -47,7 +48,7 @@ pub fn pod_ingress<F: Family, T: Tables<F>>(
     }
 }
 
-/// What a client in a pod sends.
+/// A packet of a client in a pod.
 #[inline(always)]
 fn request_of_pod<F: Family, T: Tables<F>>(
     tables: &T,
@@ -88,10 +89,11 @@ pub fn uplink_ingress<F: Family, T: Tables<F>>(
     }
 }
 
-/// Bytes of the longest packet that every route takes (RFC 8200 section 5).
+/// The packet size in bytes that every route takes (RFC 8200 section 5).
 const ALWAYS_FITS: u32 = 1280;
 
-/// The flags of the flow whose reply a packet is, to an address that we gave as source: of a pod to itself, or of a remote endpoint.
+/// The flags of the flow whose reply a packet is, with an SNAT or hairpin source: replies of a pod to itself,
+/// or of a remote endpoint.
 #[inline(always)]
 fn replies_to<F: Family, T: Tables<F>>(
     tables: &T,
@@ -106,8 +108,8 @@ fn replies_to<F: Family, T: Tables<F>>(
     Some(flow.flags)
 }
 
-/// May a packet that comes in be the reply of a flow with a source port of ours? False means surely not: the range is wide, and
-/// most packets to ports in it are for others.
+/// Whether a packet that comes in may be the reply of a flow with SNAT. False is certain: the range is wide,
+/// and most packets to ports in it are not replies.
 #[inline(always)]
 pub(super) fn may_be_reply<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
     let tuple = &packet.tuple;
@@ -115,7 +117,7 @@ pub(super) fn may_be_reply<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<
         && tables.may_be_filtered_reply(&tuple.src, tuple.sport, packet.protocol)
 }
 
-/// What a client outside sends.
+/// A packet of a client outside.
 #[inline(always)]
 fn request_from_outside<F: Family, T: Tables<F>>(
     tables: &T,
@@ -138,7 +140,7 @@ fn request_from_outside<F: Family, T: Tables<F>>(
     }
 }
 
-/// A ping is answered for cluster IPs: no host has the address.
+/// Answers a ping to a cluster IP: no host has the address.
 #[inline(always)]
 fn ping<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if frontend::is_cluster_ip(tables, &packet.tuple.dst) {
@@ -165,7 +167,7 @@ pub fn pod_egress<F: Family, T: Tables<F>>(
     Verdict::Pass
 }
 
-/// The flow that a packet which leaves to a client is a reply of, if it is one.
+/// The flow whose reply a packet that leaves to a client is, if any.
 #[inline(always)]
 fn reply_of_local<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
     let tuple = &packet.tuple;
@@ -175,7 +177,7 @@ fn reply_of_local<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Op
     known_reverse(tables, packet, LookupPoint::ReverseEgress)
 }
 
-/// The flow that a packet is a reply of, if it is known at this lookup point.
+/// The flow whose reply a packet is, if it is known at this lookup point.
 #[inline(always)]
 fn known_reverse<F: Family, T: Tables<F>>(
     tables: &T,
@@ -187,7 +189,7 @@ fn known_reverse<F: Family, T: Tables<F>>(
     Some(flow)
 }
 
-/// The flow that a packet belongs to; none if there is none, or if it must choose anew.
+/// The flow that a packet belongs to; `None` if it has none, or if it must choose a new endpoint.
 #[inline(always)]
 fn known_forward<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Option<T::Flow> {
     let flow = tables.find_flow(packet, LookupPoint::Forward)?;
@@ -195,7 +197,7 @@ fn known_forward<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Opt
     Some(flow)
 }
 
-/// Sends a packet the way of its flow.
+/// Translates a packet by its flow, and decides where it is sent.
 #[inline(always)]
 fn follow<F: Family, T: Tables<F>>(
     tables: &T,

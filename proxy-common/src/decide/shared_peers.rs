@@ -1,5 +1,5 @@
-//! Entries of sockets in the map that all share. A network namespace has its own places, in buckets of a few: its sockets
-//! push out each other's entries, never those of other namespaces.
+//! Socket entries in the map that all sockets share. Each network namespace has its own slots, in buckets of a
+//! few: its sockets evict each other's entries, never those of other namespaces.
 
 use super::tables::SocketTables;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     layout::socket::{SharedKey, SharedPeer},
 };
 
-/// Reads what is known of an entry's key into it; false if that is nothing.
+/// Looks up the entry with this key and reads its peer; false if the map has none.
 #[inline(always)]
 pub(super) fn get<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedPeer<F>) -> bool {
     let mut slot = SharedKey::new(tables.netns(), entry.key.bucket());
@@ -23,8 +23,8 @@ pub(super) fn get<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedP
     false
 }
 
-/// Writes an entry, unless it is there already: over the one with its key, else where there is room, else over another of
-/// the same namespace. False: the map takes no more.
+/// Writes an entry, unless the map has an identical one: over the one with its key, else into a free slot, else
+/// over another of the same namespace. False if the map is full.
 #[inline(always)]
 pub(super) fn set<F: Family, T: SocketTables<F>>(tables: &T, entry: &SharedPeer<F>) -> bool {
     let mut slot = SharedKey::new(tables.netns(), entry.key.bucket());

@@ -1,4 +1,4 @@
-//! The socket path: what the cgroup programs run.
+//! The socket path, which the cgroup programs run.
 
 use super::{
     frontend::{self, Choice},
@@ -17,20 +17,20 @@ use crate::{
     },
 };
 
-/// Whose a socket is.
+/// The network namespace that a socket belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SocketOrigin {
-    /// A process in the node's network namespace: loopback nodePorts work.
+    /// The node's network namespace: loopback nodePorts work.
     Node,
-    /// A process in a pod's.
+    /// A pod's network namespace.
     Pod,
 }
 
-/// Who uses a socket.
+/// The client of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketClient<F: Family> {
-    /// Whose it is.
+    /// The network namespace it belongs to.
     pub origin: SocketOrigin,
     /// Cookie of its network namespace.
     pub netns: u64,
@@ -39,7 +39,7 @@ pub struct SocketClient<F: Family> {
 }
 
 impl<F: Family> SocketClient<F> {
-    /// Is it an address where node ports are served to this client alone?
+    /// Whether it is an address where nodePorts are served to this client alone.
     #[inline(always)]
     fn is_node_loopback(&self, addr: &F::Addr) -> bool {
         F::is_loopback(addr) && matches!(self.origin, SocketOrigin::Node)
@@ -63,10 +63,12 @@ pub fn connect<F: Family, T: SocketTables<F>>(
     verdict
 }
 
-/// A socket sends a datagram to an address that it names; the port in network byte order. `peer` becomes the backend.
+/// A socket sends a datagram to an explicit address; the port in network byte order. `peer` becomes the
+/// backend.
 ///
-/// The socket keeps its backend while that serves and the frontend leads to the same service port; replies from it will
-/// seem to come from the VIP. One that is connected to that VIP (`is_connected`) hears no other source: it gets the same backend.
+/// The socket keeps its backend while that serves and the frontend leads to the same service port; replies from
+/// it seem to come from the VIP. A socket that is connected to that VIP (`is_connected`) receives from no other
+/// source: it gets the same backend.
 #[inline(always)]
 pub fn send<F: Family, T: SocketTables<F>>(
     tables: &T,
@@ -94,7 +96,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
     }
     let own = tables.udp_peers_or_new();
     if own.is_none() && tables.has_socket_storage() {
-        // No memory. Replies would come from an unknown address: send nothing.
+        // Out of memory. Replies would come from an unknown address, so nothing is sent.
         tables.count(Counter::FlowMapFull);
         return SocketVerdict::Reject;
     }
@@ -142,14 +144,14 @@ pub fn send<F: Family, T: SocketTables<F>>(
     SocketVerdict::Translate
 }
 
-/// Where the socket has an entry for an address, or is to have it.
+/// Storage for a socket's entry for an address.
 #[derive(Clone, Copy)]
 enum PeerSlot {
-    /// It keeps it, in this slot.
+    /// The socket's storage has the entry, in this slot.
     Kept(u32),
-    /// It has room, in this slot.
+    /// The socket's storage has room, in this slot.
     Free(u32),
-    /// Among others'.
+    /// The map that all sockets share.
     Shared,
 }
 
@@ -166,7 +168,7 @@ fn peer_slot<F: Family, T: SocketTables<F>>(
     } else if own.find_to(1, addr, port, peer) {
         PeerSlot::Kept(1)
     } else if !tables.is_alive(own.backend(0)) {
-        // An entry whose backend is gone is of no use.
+        // An entry whose backend is gone is unused.
         PeerSlot::Free(0)
     } else if !tables.is_alive(own.backend(1)) {
         PeerSlot::Free(1)
@@ -175,8 +177,8 @@ fn peer_slot<F: Family, T: SocketTables<F>>(
     }
 }
 
-/// Does the backend serve, and may the client still use the frontend that led to it? The latter is checked once in 64
-/// jiffies only: it takes a look-up.
+/// Whether the backend serves, and the client may still use the frontend that led to it. The frontend is
+/// checked only once in 64 jiffies, because that takes a look-up.
 #[inline(always)]
 fn is_current<F: Family, T: SocketTables<F>>(
     tables: &T,
@@ -196,9 +198,9 @@ fn is_current<F: Family, T: SocketTables<F>>(
         })
 }
 
-/// Writes an entry among others', and the one for replies: for each datagram, because another socket of the namespace may
-/// have taken either's place. Without the latter the process would get replies from an unknown address: nothing is sent.
-/// False: there is no room.
+/// Writes an entry into the shared map, and the one for replies: for each datagram, because another socket of
+/// the namespace may have taken either's slot. Without the latter the process would get replies from an unknown
+/// address, so nothing is sent. False if the map is full.
 #[inline(always)]
 fn share<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedPeer<F>) -> bool {
     if !shared_peers::set(tables, entry) {
@@ -272,7 +274,7 @@ fn translate<F: Family, T: SocketTables<F>>(
     }
 }
 
-/// Refuses for what a packet would be dropped for.
+/// Rejects a socket for the same reasons for which a packet is dropped.
 #[inline(always)]
 fn reject_for<F: Family, T: SocketTables<F>>(
     tables: &T,
@@ -285,7 +287,7 @@ fn reject_for<F: Family, T: SocketTables<F>>(
     tables.step(Step::Drop(reason));
 }
 
-/// May a client use a frontend?
+/// Whether a client may use a frontend.
 enum Source {
     Allowed,
     Unknown,

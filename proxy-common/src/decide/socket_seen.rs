@@ -1,4 +1,4 @@
-//! What processes see: the VIP that they asked for, not the backend that they got.
+//! Addresses as processes see them: the VIP that they requested, not the backend.
 
 use super::{shared_peers, tables::SocketTables};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     layout::socket::{ConnectedPeer, SharedPeer, SocketDirection, SocketKey, SocketPeer, UdpPeers},
 };
 
-/// An address that a process is to see.
+/// An address as a process sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen<F: Family> {
     /// The VIP.
@@ -15,7 +15,8 @@ pub struct Seen<F: Family> {
     pub port: u16,
 }
 
-/// A socket connected to a VIP, and got a backend. Without room the connection works, and shows the backend as its peer.
+/// Records that a socket connected to a VIP and got a backend. If the map is full the connection works, and
+/// shows the backend as its peer.
 #[inline(always)]
 pub fn remember_connected<F: Family, T: SocketTables<F>>(
     tables: &T,
@@ -24,7 +25,7 @@ pub fn remember_connected<F: Family, T: SocketTables<F>>(
     peer: &SocketPeer<F>,
 ) {
     let SocketPeer { addr: backend, port: backend_port, backend: backend_id, service, .. } = *peer;
-    // Once only: the agent finds sockets whose endpoint is gone in either of them.
+    // Stored in one place only: the agent finds sockets whose endpoint is gone in either of them.
     if tables.has_socket_storage() {
         tables.set_connected(&mut ConnectedPeer {
             vip: *vip,
@@ -41,7 +42,7 @@ pub fn remember_connected<F: Family, T: SocketTables<F>>(
     let _ = shared_peers::set(tables, &SharedPeer::new(key, seen));
 }
 
-/// Which peer a connected socket shows, if not this one; the port in network byte order.
+/// The peer that a connected socket shows instead of this one, if any; the port in network byte order.
 #[inline(always)]
 pub fn peer_name<F: Family, T: SocketTables<F>>(
     tables: &T,
@@ -56,7 +57,7 @@ pub fn peer_name<F: Family, T: SocketTables<F>>(
     }
 }
 
-/// Where a datagram for a socket seems to come from, if not from this address; the port in network byte order.
+/// The source that a datagram for a socket shows instead of this one, if any; the port in network byte order.
 #[inline(always)]
 pub fn datagram_source<F: Family, T: SocketTables<F>>(
     tables: &T,
@@ -70,7 +71,7 @@ pub fn datagram_source<F: Family, T: SocketTables<F>>(
             return true;
         }
         let Some(own) = tables.udp_peers() else { return false };
-        // More than one may have this backend: then it replies for the VIP that was sent to last.
+        // Several VIPs may have this backend: then the reply shows the VIP that the socket sent to last.
         let last = own.last();
         let first = u32::from(last == 1);
         is_own = own.find_from(first, addr, port, &mut seen.addr, &mut seen.port)

@@ -1,4 +1,4 @@
-//! What the core needs from its environment: maps and helpers in the kernel, anything else in tests and in `debug trace`.
+//! The core's environment: maps and helpers in the kernel, other implementations in tests and in `debug trace`.
 
 mod flows;
 mod node;
@@ -31,11 +31,11 @@ pub use self::{
 pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + PacketContext<F> {
     /// Constants of this node.
     fn settings(&self) -> Settings;
-    /// Opens the flow that [`FlowTables::draft`] has, with [`open`](super::open); returns why it could not be. In the kernel that is a
-    /// function of its own.
+    /// Opens the flow that [`FlowTables::draft`] has, with [`open`](super::open); returns the reason on
+    /// failure. A separate function in the kernel.
     fn open_flow(&self, draft: &mut FlowDraft<F>) -> Option<DropReason>;
-    /// The flow that a packet belongs to at a lookup point, with [`find`](mod@super::find). In the kernel a function of its own, so that the verifier goes through
-    /// connection tracking once.
+    /// Finds the flow that a packet belongs to at a lookup point, with [`find`](mod@super::find). A separate
+    /// function in the kernel, so that the verifier checks connection tracking once.
     #[inline(always)]
     fn find_flow(&self, packet: &Packet<F>, lookup_point: LookupPoint) -> Option<Self::Flow>
     where
@@ -45,27 +45,27 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
         match super::find(self, packet, key) {
             Found::None => None,
             Found::Confirmed => self.flow(key),
-            // Confirmed meanwhile, maybe.
+            // Another CPU may have confirmed it meanwhile.
             Found::Pending => self.pending(key).or_else(|| self.flow(key)),
         }
     }
-    /// Is the caller asked to choose a backend, and to open a flow? In the kernel, what is done with a packet comes one after the other and not one in the
-    /// other: a chain of calls has 512 bytes of stack.
+    /// Whether the caller chooses the backend and opens the flow in later steps. The kernel programs run these
+    /// steps one after another, not nested: a chain of calls has 512 bytes of stack.
     #[inline(always)]
     fn defers(&self) -> bool {
         false
     }
-    /// Tries to open the flow that [`FlowTables::draft`] has with the source port in it, with [`attempt`](super::attempt). In the kernel a
-    /// function of its own.
+    /// Tries to open the flow that [`FlowTables::draft`] has with the source port in it, with
+    /// [`attempt`](super::attempt). A separate function in the kernel.
     fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt;
-    /// Moves the flow of which [`FlowTables::draft`] has an entry to the confirmed ones, with [`confirm`](super::confirm). In the kernel a
-    /// function of its own.
+    /// Moves the flow of which [`FlowTables::draft`] has an entry to the confirmed ones, with
+    /// [`confirm`](super::confirm). A separate function in the kernel.
     fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool;
     /// 32 random bits.
     fn random(&self) -> u32;
     /// Jiffies, truncated.
     fn now(&self) -> u32;
-    /// Counts.
+    /// Increments a counter.
     fn count(&self, counter: Counter);
     /// Counts a packet that is dropped.
     #[inline(always)]
@@ -74,13 +74,14 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
         self.step(Step::Drop(reason));
         Verdict::Drop
     }
-    /// Counts a packet that is answered instead of being sent on. Not where another program will be asked the same.
+    /// Counts a packet that gets a reply instead of being sent on. Does not count where another program will
+    /// decide the same packet again.
     #[inline(always)]
     fn reply(&self, counter: Counter, verdict: Verdict) -> Verdict {
         self.count(counter);
         verdict
     }
-    /// Tells a step.
+    /// Reports a step.
     #[inline(always)]
     fn step(&self, step: Step<F>) {
         let _ = step;

@@ -17,7 +17,7 @@ mod snat;
 mod socket;
 mod uplink;
 
-/// Makes a test of each generic function for each family.
+/// Makes a test for each family from each generic function.
 macro_rules! for_both_families {
     ($($name:ident)*) => {
         mod v4 {

@@ -1,4 +1,5 @@
-//! Connection tracking: what a packet says about its flow. Both entries are refreshed together, and repaired from either side.
+//! Connection tracking: updates a flow with a packet. Both entries are refreshed together, and either can
+//! restore the other.
 
 use super::{
     find::moved,
@@ -13,15 +14,15 @@ use crate::{
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet, tcp_flags},
 };
 
-/// How far behind the endpoint's initial sequence number the client's first acknowledgment may be: what an endpoint may send with its
-/// SYN-ACK (RFC 7413).
+/// How far behind the endpoint's initial sequence number the client's first acknowledgment may be: the data
+/// that an endpoint may send with its SYN-ACK (RFC 7413).
 const FIRST_ACKNOWLEDGMENT: u32 = 1 << 16;
 
-/// How much of a segment with FIN, sent again together with what was before it, may have been acknowledged: the longest segment.
+/// How much data of a retransmitted segment with FIN may already have been acknowledged: the longest segment.
 const FIN_OVERLAP: u32 = 1 << 16;
 
-/// Brings an entry of a confirmed flow up to date with a packet it was found for: about once a second both entries are marked as
-/// seen, and a lost one is made again, because the map forgets the silent one first.
+/// Updates an entry of a confirmed flow with a packet of the flow. About once a second it refreshes both
+/// entries, and restores a lost one, because the map evicts the entry of the silent side first.
 #[inline(always)]
 pub(super) fn confirmed<F: Family, T: Tables<F>>(
     tables: &T,
@@ -37,7 +38,7 @@ pub(super) fn confirmed<F: Family, T: Tables<F>>(
             draft.make_opposite();
             match tables.flow(&draft.opposite_key) {
                 Some(other) if other.tuple.same(&draft.opposite.tuple) => other.touch(now),
-                // Another flow's by now: it has this one's replies.
+                // The key belongs to another flow by now, which gets the replies.
                 Some(_) => {}
                 // The client may have opened another flow meanwhile, which is not confirmed yet.
                 None if tables.pending(&draft.opposite_key).is_some() => {}
@@ -54,7 +55,7 @@ pub(super) fn confirmed<F: Family, T: Tables<F>>(
             }
         }
     }
-    // Neither an error nor a fragment without flags says anything about the connection.
+    // ICMP errors and fragments without flags are no evidence about the connection.
     if packet.follows {
         return;
     }
@@ -71,7 +72,7 @@ pub(super) fn confirmed<F: Family, T: Tables<F>>(
     if packet.tcp_flags & CLOSES != 0 {
         close(tables, packet, key, flow, now);
     } else if flow.state == RESET && !packet.is_syn() {
-        // The receiver of the reset goes on, or its sender does: the connection lives (RFC 5961 section 3.2).
+        // One side did not accept the reset: the connection lives (RFC 5961 section 3.2).
         set_both(tables, key, flow, FlowState::Established, now, 0);
     }
 }
@@ -83,7 +84,7 @@ fn note_acknowledgment<F: Family, T: Tables<F>>(packet: &Packet<F>, flow: &T::Fl
     }
 }
 
-/// A FIN or a reset.
+/// Handles a FIN or a reset.
 #[inline(always)]
 fn close<F: Family, T: Tables<F>>(
     tables: &T,
@@ -114,7 +115,7 @@ fn close<F: Family, T: Tables<F>>(
         (true, _) => FlowState::ClosingByServer,
         (false, _) => FlowState::ClosingByClient,
     };
-    // A forged FIN could end the flow: then one could give the connection another endpoint with a forged SYN.
+    // A forged FIN could end the flow: then a forged SYN could give the connection another endpoint.
     if !is_in_window(tables, packet, key, flow, FIN_OVERLAP, FIN_WINDOW) {
         return;
     }
@@ -123,8 +124,9 @@ fn close<F: Family, T: Tables<F>>(
     set_both(tables, key, flow, next, now, timestamp);
 }
 
-/// Is the reset or FIN one that its receiver may take, at most so far behind what it acknowledged last, or so little before? That is known
-/// from its own packets.
+/// Whether the receiver may accept the reset or FIN: its sequence number is at most `window` bytes after the
+/// number that the receiver acknowledged last, or at most `before` bytes before it. The receiver's own packets
+/// have that number.
 #[inline(always)]
 fn is_in_window<F: Family, T: Tables<F>>(
     tables: &T,
@@ -148,9 +150,9 @@ fn is_in_window<F: Family, T: Tables<F>>(
     }
 }
 
-/// Notes a state in both entries: the next packet of the other side is looked up in the other one. A timestamp that is not 0 goes into
-/// that one.
-// Not in `confirmed` already: this is rare.
+/// Writes a state to both entries, because the next packet of the other side is looked up in the opposite one.
+/// A timestamp that is not 0 goes into the opposite entry.
+// A separate function from `confirmed`: this is rare.
 #[inline(always)]
 fn set_both<F: Family, T: Tables<F>>(
     tables: &T,
@@ -176,8 +178,8 @@ fn set_both<F: Family, T: Tables<F>>(
     }
 }
 
-/// Brings an entry of an unconfirmed flow up to date with a packet it was found for; says where the flow is found now. Nowhere: the entry for
-/// replies is lost, and the packet opens the flow anew.
+/// Updates an entry of an unconfirmed flow with a packet of the flow; returns where the flow is found now.
+/// `None`: the entry for replies is lost, and the packet opens a new flow.
 #[inline(always)]
 pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
     tables: &T,
@@ -200,7 +202,7 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
     if packet.protocol == PROTOCOL_UDP {
         if !is_reply {
             let Some(opposite) = opposite(tables, &draft) else { return moved(tables, key) };
-            // One that keeps sending keeps its port.
+            // A flow that keeps sending keeps its port.
             opposite.touch(now);
             return Found::Pending;
         }
@@ -225,8 +227,9 @@ pub(super) fn unconfirmed<F: Family, T: Tables<F>>(
         if !is_reply {
             let Some(opposite) = opposite(tables, &draft) else { return moved(tables, key) };
             opposite.touch(now);
-            // An endpoint that still waits for the last ACK of the port's former owner answers a SYN with an ACK, which the client resets before
-            // it sends its SYN again (RFC 5961 section 4.2): the port is in use.
+            // An endpoint that still waits for the last ACK of the port's former owner answers a SYN with an
+            // ACK. The client resets that before it sends its SYN again (RFC 5961 section 4.2): the port is in
+            // use.
             if flow.state == FlowState::Reset as u8 {
                 flow.set_state(FlowState::New);
                 opposite.set_state(FlowState::New);
@@ -260,7 +263,8 @@ fn opposite<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) -> Option
     tables.pending(&draft.opposite_key).filter(|opposite| opposite.tuple.same(&draft.opposite.tuple))
 }
 
-/// Makes the opposite entry of the unconfirmed flow in the draft again, if the map forgot it: it forgets one at a time.
+/// Restores the opposite entry of the unconfirmed flow in the draft, if the map evicted it: the map evicts
+/// single entries.
 #[inline(always)]
 fn restore<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) {
     let FlowKey { tuple, protocol, .. } = &draft.opposite_key;
@@ -275,13 +279,14 @@ fn restore<F: Family, T: Tables<F>>(tables: &T, draft: &FlowDraft<F>) {
     }
 }
 
-/// Does the client's packet acknowledge the endpoint's SYN-ACK? Who sends from the addresses of others cannot know its sequence number.
+/// Whether the client's packet acknowledges the endpoint's SYN-ACK. A sender with a forged source address
+/// cannot know its sequence number.
 #[inline(always)]
 fn is_acknowledged<F: Family>(packet: &Packet<F>, opposite: &Flow<F>) -> bool {
     if packet.protocol != PROTOCOL_TCP {
         return opposite.state == FlowState::SynReceived as u8;
     }
-    // Behind the SYN, which counts as one.
+    // The SYN counts as one byte.
     let acknowledged = packet.acknowledgment.wrapping_sub(opposite.isn).wrapping_sub(1);
     opposite.isn != 0 && acknowledged < FIRST_ACKNOWLEDGMENT
 }

@@ -1,7 +1,7 @@
-//! What the core decides.
+//! The core's verdicts.
 //!
-//! Verdicts are enums without contents, and what belongs to them is written where the caller says: enums with contents would be
-//! copied through undefined bytes, which the kernel's verifier refuses.
+//! Verdicts are enums without fields; their parameters are written to memory of the caller. The compiler would
+//! copy enums with fields together with undefined bytes, which the kernel's verifier refuses.
 
 use super::{Route, RouteKind};
 use crate::{
@@ -12,65 +12,67 @@ use crate::{
     },
 };
 
-/// What to do with a packet.
+/// The verdict for a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Verdict {
-    /// Nothing: it is not for a service.
+    /// Leave the packet alone: it is not for a service.
     #[default]
     Pass,
-    /// Rewrite it and let it go its way, through the host's stack.
+    /// Rewrite it and pass it on through the host's stack.
     ToStack,
-    /// Rewrite it and send it by [`Translation::route`], past the stack, which would take a packet from its own address
-    /// for a martian. With [`RouteKind::Stack`] hand it to the stack as the loopback interface's: the stack routes it, takes one off its
-    /// hop limit, and asks for IPsec policies.
+    /// Rewrite it and send it by [`Translation::route`], past the stack, which would drop a packet from its own
+    /// address as a martian. With [`RouteKind::Stack`] pass it to the stack as received by the loopback
+    /// interface: the stack routes it, decrements its hop limit, and applies IPsec policies.
     Redirect,
-    /// Rewrite it and send it by [`Translation::route`] instead of the device it was about to leave by; its hop limit stays.
+    /// Rewrite it and send it by [`Translation::route`] instead of the device that it was about to leave by;
+    /// its hop limit stays.
     Divert,
-    /// Rewrite it and let it go its way, but as a frame for [`Translation::mac`], so that the bridge switches it.
+    /// Rewrite it and pass it on as a frame for [`Translation::mac`], so that the bridge forwards it.
     Bridge,
     /// Rewrite it and send it out of the device it came in by.
     Hairpin,
     /// Reject it: ICMP error or RST to the sender. The reason has been counted.
     Reject,
-    /// Reset the TCP connection: its endpoint is gone, or neither the agent nor the kernel knows it. What to reset has been counted.
+    /// Reset the TCP connection: its endpoint is gone, or neither the agent nor the kernel knows it. The reason
+    /// has been counted.
     Reset,
     /// Answer the ping.
     Echo,
-    /// Tell the sender that the hop limit ran out here.
+    /// Send the sender an ICMP error: the hop limit ran out here.
     TimeExceeded,
-    /// Tell the sender that it must send packets of [`Route::mtu`] bytes at most.
+    /// Send the sender an ICMP error: packets must have [`Route::mtu`] bytes at most.
     TooBig,
     /// Drop it. The reason has been counted.
     Drop,
-    /// It has no flow: ask [`new_flow`](super::new_flow).
+    /// The packet has no flow: call [`new_flow`](super::new_flow).
     NewFlow,
-    /// First open the flow that is described in the draft, by [`opened`](super::opened).
+    /// First open the flow in the draft, with [`opened`](super::opened).
     Open,
 }
 
-/// How to rewrite a packet, as far as the verdict asks for it.
+/// The parameters of a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Translation<F: Family> {
     /// The new addresses and ports.
     pub to: Tuple<F>,
-    /// Where it leaves, with [`Verdict::Redirect`] and [`Verdict::Divert`].
+    /// The route, with [`Verdict::Redirect`] and [`Verdict::Divert`].
     pub route: Route<F>,
     /// Destination MAC, with [`Verdict::Bridge`].
     pub mac: Mac,
-    /// What to do when the flow is open, with [`Verdict::Open`].
+    /// The verdict once the flow is open, with [`Verdict::Open`].
     pub opened: Verdict,
 }
 
 impl<F: Family> Translation<F> {
-    /// Makes what was left from another packet ready for the next. The rest is written before it is read.
+    /// Resets the parameters of the last packet. The other fields are written before they are read.
     #[inline(always)]
     pub fn begin(&mut self) {
         self.route.kind = RouteKind::None;
     }
 }
 
-/// Why a packet is dropped.
+/// The reason for a drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DropReason {
@@ -80,15 +82,15 @@ pub enum DropReason {
     NoRoute,
     /// No address to send from.
     NoSnatAddress,
-    /// The hop limit ran out here, and the sender may not be told.
+    /// The hop limit ran out here, and no ICMP error may be sent.
     HopLimit,
-    /// Too big for the way on, and the sender may not be told.
+    /// Too big for the route, and no ICMP error may be sent.
     TooBig,
-    /// The flow map took no entry.
+    /// The flow map is full.
     FlowMapFull,
-    /// A set names a slot that is not there.
+    /// A set refers to a slot that does not exist.
     BadSlot,
-    /// The traffic policy is Local, and the endpoints are elsewhere.
+    /// The traffic policy is Local, and no endpoint is on this node.
     NoLocalEndpoints,
     /// The client is in none of the source ranges.
     SourceDenied,
@@ -96,7 +98,7 @@ pub enum DropReason {
     Unallocated,
     /// For a load balancer's address, but for no port of a Service, and about to leave the node by which it came in.
     Loop,
-    /// A TCP packet of an unknown connection, about to leave the node again, and the sender may not be told.
+    /// A TCP packet of an unknown connection, about to leave the node again, and no reset may be sent.
     ConnectionUnknown,
 }
 
@@ -107,7 +109,7 @@ impl DropReason {
         self as u32 + 1
     }
 
-    /// What [`DropReason::code`] made of a reason that a flow can have; 0 is none.
+    /// The reason for which a flow could not be opened, from its [`DropReason::code`]; `None` for 0.
     #[inline(always)]
     pub fn of_flow(code: u32) -> Option<Self> {
         match code {
@@ -117,7 +119,7 @@ impl DropReason {
         }
     }
 
-    /// What counts it.
+    /// The counter of the reason.
     #[inline(always)]
     pub fn counter(self) -> Counter {
         match self {
@@ -137,17 +139,17 @@ impl DropReason {
     }
 }
 
-/// What to do with a socket's address.
+/// The verdict for a socket's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SocketVerdict {
-    /// Nothing: it is not a service's.
+    /// Leave the address alone: it is not a service's.
     Pass,
     /// Use the peer that was written instead.
     Translate,
     /// Reject as the kernel does where no socket listens.
     Reject,
-    /// Reject as unreachable: the traffic policy is Local, and the endpoints are elsewhere.
+    /// Reject as unreachable: the traffic policy is Local, and no endpoint is on this node.
     Unreachable,
     /// Reject as not permitted: the client is in none of the source ranges.
     Denied,

@@ -1,4 +1,4 @@
-//! `affinity_v4`, `affinity_v6`: LRU HASH, written by the programs: which client had which backend.
+//! `affinity_v4`, `affinity_v6`: LRU HASH, written by the programs: the backend that each client had.
 
 use super::id::Id;
 use crate::{Family, V4, V6};
@@ -7,9 +7,9 @@ use crate::{Family, V4, V6};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct AffinityKey<F: Family> {
-    /// The client's address, before any translation; unspecified for a socket that has none yet.
+    /// The client's address, before any translation; unspecified for an unbound socket.
     pub client: F::Addr,
-    /// The service port: all its frontends share what is remembered.
+    /// The service port: all its frontends share the entry.
     pub service: Id,
     pad: F::Pad,
     /// Cookie of the network namespace for sockets, whose source is not known when they connect; 0 for packets.
@@ -34,10 +34,10 @@ pub struct Affinity<F: Family> {
     pub port: u16,
     /// `BACKEND_*` bits.
     pub flags: u16,
-    /// The backend: it is kept only while it is a member of the set that is chosen from.
+    /// The backend's id: it is kept only while it is a member of the set that the program chooses from.
     pub backend: Id,
     /// When the client opened its last flow, in jiffies, truncated. After 2^32 jiffies (at least 49 days) an
-    /// entry that no client used and the map did not forget looks fresh again.
+    /// unused entry that the map did not evict looks fresh again.
     pub last_used: u32,
 }
 

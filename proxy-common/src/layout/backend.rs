@@ -15,7 +15,7 @@ pub struct Backend<F: Family> {
     pub port: u16,
     /// `BACKEND_*` bits.
     pub flags: u16,
-    /// Tells endpoints apart in flows; see [`BackendState`].
+    /// Distinguishes endpoints in flows; see [`BackendState`].
     pub id: Id,
     pad: F::SlotPad,
 }
@@ -37,14 +37,14 @@ impl<F: Family> Backend<F> {
 
 /// The endpoint runs on this node (`nodeName` of its EndpointSlice).
 pub const BACKEND_LOCAL: u16 = 1;
-/// It runs on another node. With neither bit its node is unknown: the route decides.
+/// It runs on another node. With neither bit its node is unknown, and the route decides.
 pub const BACKEND_REMOTE: u16 = 2;
 
 /// State of four backends; element `index / 4` of `backend_states`.
 ///
-/// A backend is alive while its lower byte holds the generation of its id. UDP flows check it, so that one store moves
-/// every UDP flow off an endpoint that stopped serving, without a scan. Its upper byte has [`SetPolicy::bit`]s: of which
-/// sets it is a member.
+/// A backend is alive while its lower byte holds the generation of its id. Programs check it for UDP flows, so
+/// that one store moves every UDP flow off an endpoint that stopped serving, without a scan. Its upper byte has
+/// [`SetPolicy::bit`]s: the sets that it is a member of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct BackendState(pub u64);
@@ -53,7 +53,7 @@ impl BackendState {
     /// Backends per element.
     pub const PER_ELEMENT: u32 = 4;
 
-    /// Where a backend is: element and half-word within it.
+    /// Position of a backend: element and half-word within it.
     #[inline(always)]
     pub const fn position(backend: Id) -> (u32, u32) {
         (backend.index() / Self::PER_ELEMENT, backend.index() % Self::PER_ELEMENT)
@@ -65,13 +65,13 @@ impl BackendState {
         (set_policies as u16) << 8 | backend.generation() as u16
     }
 
-    /// Does the element say that the backend is alive?
+    /// Whether the backend is alive.
     #[inline(always)]
     pub const fn holds(self, backend: Id) -> bool {
         self.half(backend) as u8 == backend.generation()
     }
 
-    /// Does it say that the backend is alive, and a member of the set of this policy?
+    /// Whether the backend is alive, and a member of the set of this policy.
     #[inline(always)]
     pub const fn holds_in(self, backend: Id, set_policy: SetPolicy) -> bool {
         let half = self.half(backend);
@@ -80,7 +80,8 @@ impl BackendState {
 
     #[inline(always)]
     const fn half(self, backend: Id) -> u16 {
-        // By shift, not by address: the agent stores at the half-word `index`, which is this on little-endian hosts.
+        // By shift, not by address: the agent stores the half-word `index`, which is the same on little-endian
+        // hosts.
         (self.0 >> (16 * (backend.index() % Self::PER_ELEMENT))) as u16
     }
 }

@@ -1,11 +1,12 @@
 //! `backend_ids`: mmap-able ARRAY by the index of a backend's id, written by the agent for its successor; the programs never read it.
 //!
-//! `backend_sets` and `backends` say the same, but releases may differ in their layouts. By `backend_ids` and `service_names`, a release with other
-//! layouts gives service ports and endpoints the ids that flows and sockets know them by.
+//! `backend_sets` and `backends` have the same data, but releases may differ in their layouts. By `backend_ids`
+//! and `service_names`, a release with other layouts gives service ports and endpoints the ids that flows and
+//! sockets refer to.
 
 use super::id::Id;
 
-/// Which endpoint of which service port has an id.
+/// The owner of an id: an endpoint of a service port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct BackendId {

@@ -1,14 +1,15 @@
-//! `service_cidrs_v4`, `service_cidrs_v6`: ARRAY of one, written by the agent. Read for what leaves by an uplink.
+//! `service_cidrs_v4`, `service_cidrs_v6`: ARRAY of one, written by the agent. Read for packets that leave by
+//! an uplink.
 
 use crate::{Family, V4, V6};
 
-/// A prefix, to be compared without a loop.
+/// A prefix in a form that needs no loop to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cidr<F: Family> {
     /// The first address.
     pub base: F::Addr,
-    /// Ones for the bits that count; zero: the element is not used.
+    /// Ones for the bits of the prefix; zero: the element is unused.
     pub mask: F::Addr,
 }
 
@@ -18,10 +19,10 @@ pub struct Cidr<F: Family> {
 pub struct ServiceCidrs<F: Family>(pub [Cidr<F>; ServiceCidrs::<V4>::MAX]);
 
 impl<F: Family> ServiceCidrs<F> {
-    /// How many there can be.
+    /// Maximum number of ranges.
     pub const MAX: usize = 4;
 
-    /// Is the address in one of them?
+    /// Whether the address is in one of them.
     #[inline(always)]
     pub fn contains(&self, addr: &F::Addr) -> bool {
         let [a, b, c, d] = &self.0;

@@ -1,4 +1,5 @@
-//! Settings of the data path: the constants of the programs ([`constants`]), and what the agent stores of them for `debug`.
+//! Settings of the data path: the constants of the programs ([`constants`]), and the copy that the agent stores
+//! for `debug`.
 
 pub mod constants;
 
@@ -7,11 +8,11 @@ pub use constants::{CONSTANTS, Constant, Constants, Settings};
 use super::flow::{FlowState, flags};
 use crate::packet::PROTOCOL_TCP;
 
-/// `snat_sources_v4`, `snat_sources_v6`: ARRAY of so many addresses, written by the agent: source addresses that were given for
-/// connections to remote endpoints.
+/// `snat_sources_v4`, `snat_sources_v6`: ARRAY of so many addresses, written by the agent: configured source
+/// addresses for connections to remote endpoints.
 pub const MAX_SNAT_SOURCES: u32 = 16;
 
-/// `settings`: ARRAY of one, written by the agent for `debug`; the programs have the same as constants.
+/// `settings`: ARRAY of one, written by the agent for `debug`; the programs have the same values as constants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct StoredSettings {
@@ -29,13 +30,13 @@ pub struct StoredSettings {
     pub reset_removed_tcp: u8,
     /// 1: TCP connections are rejected with a reset.
     pub reject_with_reset: u8,
-    /// How many source addresses were given for connections to remote endpoints, by family; 0: the route's.
+    /// How many source addresses are configured for connections to remote endpoints, by family; 0: the route's.
     pub snat_sources: [u16; 2],
-    /// How long flows stay without a packet.
+    /// Flow timeouts.
     pub timeouts: Timeouts,
 }
 
-/// After how many seconds without a packet the agent removes a flow.
+/// Seconds without a packet after which the agent removes a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Timeouts {
@@ -45,18 +46,18 @@ pub struct Timeouts {
     pub tcp_established: u32,
     /// TCP that one side closed.
     pub tcp_half_closed: u32,
-    /// TCP that is over.
+    /// TCP, closed by both sides or reset.
     pub closed: u32,
-    /// TCP that is over, with a source port that we gave, while the endpoint keeps TIME-WAIT: more than [`Settings::rest`].
+    /// The same with SNAT, while the endpoint keeps TIME-WAIT: more than [`Settings::rest`].
     pub time_wait_snat: u32,
-    /// Datagrams without a reply, or with one and nothing since.
+    /// Datagrams without a reply, or with a single request and reply.
     pub datagram_new: u32,
-    /// Datagrams in both directions.
+    /// Datagrams in both directions, more than a request and its reply.
     pub datagram_answered: u32,
 }
 
 impl Timeouts {
-    /// Those of kube-proxy, and of nf_conntrack where kube-proxy leaves its alone.
+    /// The defaults of kube-proxy, and of nf_conntrack where kube-proxy does not set a value.
     pub const DEFAULT: Self = Self {
         tcp_new: 60,
         tcp_established: 24 * 3600,
@@ -67,7 +68,7 @@ impl Timeouts {
         datagram_answered: 120,
     };
 
-    /// That of a flow with these [`flags`].
+    /// The timeout of a flow with these [`flags`].
     pub fn of(&self, protocol: u8, state: u8, flags: u8) -> u32 {
         const NEW: u8 = FlowState::New as u8;
         const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
@@ -88,7 +89,7 @@ impl Timeouts {
 }
 
 impl StoredSettings {
-    /// What is stored of the constants.
+    /// The stored copy of the constants.
     pub fn new(constants: &Constants, timeouts: Timeouts) -> Self {
         Self {
             snat_first: constants.snat_first,
@@ -103,7 +104,7 @@ impl StoredSettings {
         }
     }
 
-    /// What the decision core needs of it.
+    /// The settings that the decision core reads.
     ///
     /// `family` is the index of the family: 0 for IPv4.
     pub fn settings(&self, family: usize) -> Settings {
@@ -135,7 +136,7 @@ const _: () = assert!(size_of::<StoredSettings>() == 44);
 /// assert!(settings.is_snat_port(61_003u16.to_be()) && !settings.is_snat_port(443u16.to_be()));
 /// ```
 impl Settings {
-    /// Is it a port that we give to forwarded connections? In network byte order.
+    /// Whether it is a port for SNAT, in network byte order.
     #[inline(always)]
     pub fn is_snat_port(&self, port: u16) -> bool {
         let port = u16::from_be(port);
@@ -154,8 +155,8 @@ impl Settings {
         self.idle >> 3
     }
 
-    /// Jiffies after which a datagram flow of a request and its reply gives its source port to another one if nothing else is found:
-    /// about 80 ms, for a reply of several datagrams.
+    /// Jiffies after which a datagram flow of a request and its reply gives its source port to another one if
+    /// no other port is free: about 80 ms, for a reply of several datagrams.
     #[inline(always)]
     pub fn replied(&self) -> u32 {
         self.idle >> 7
@@ -168,13 +169,13 @@ impl Settings {
         self.idle.wrapping_mul(18)
     }
 
-    /// How many source ports there are to give.
+    /// Number of source ports for SNAT.
     #[inline(always)]
     pub fn snat_count(&self) -> u32 {
         self.snat_last.wrapping_sub(self.snat_first) as u32 + 1
     }
 
-    /// The source port at a position in the range, which it is taken modulo; network byte order.
+    /// The source port at a position in the range, modulo its size; network byte order.
     #[inline(always)]
     pub fn snat_port(&self, position: u32) -> u16 {
         let position = position % self.snat_count();

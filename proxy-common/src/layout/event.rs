@@ -1,11 +1,11 @@
-//! What `proxy-agent monitor` and `proxy-agent top` are told.
+//! Events for `proxy-agent monitor` and `proxy-agent top`.
 //!
-//! * `watches`: ARRAY, written by these commands. The first element says until when any watch lasts, and is all that the programs read
-//!   without one; the others are a watch each.
-//! * `watch_rings`: ARRAY_OF_MAPS with a ring buffer of [`Event`]s for each watch that wants them.
-//! * `watch_rates`: ARRAY_OF_MAPS with an LRU_PERCPU_HASH of [`RateKey`]s for each watch that wants them.
+//! * `watches`: ARRAY, written by these commands. The first element has the time at which the last watch ends;
+//!   without a watch the programs read only this element. Each of the others is a watch.
+//! * `watch_rings`: ARRAY_OF_MAPS with a ring buffer of [`Event`]s for each watch with events.
+//! * `watch_rates`: ARRAY_OF_MAPS with an LRU_PERCPU_HASH of [`RateKey`]s for each watch with rates.
 //! * `watch_reports`: PERCPU_ARRAY of [`Reported`] for each watch.
-//! * `event`: PERCPU_ARRAY: an event in the making, of packets and of sockets.
+//! * `event`: PERCPU_ARRAY: scratch memory for an event, one element for packets and one for sockets.
 
 use super::counter::Counter;
 use crate::{Family, V4, V6};
@@ -17,7 +17,7 @@ pub type Words = [u32; 4];
 pub trait EventFamily: Family {
     /// 4 or 6.
     const VERSION: u8;
-    /// The address.
+    /// The address in words.
     fn words(addr: &Self::Addr) -> Words;
 }
 
@@ -39,7 +39,7 @@ impl EventFamily for V6 {
     }
 }
 
-/// What was decided: the index of the [`Counter`] that counts a reject or drop, or [`TRANSLATED`].
+/// A decision: the index of the [`Counter`] that counts a reject or drop, or [`TRANSLATED`].
 pub type Decision = u8;
 
 /// A new flow, or a socket that got an endpoint.
@@ -47,15 +47,15 @@ pub const TRANSLATED: Decision = 63;
 
 const _: () = assert!(Counter::COUNT < TRANSLATED as usize);
 
-/// A decision. Ports in network byte order; what is not known is 0.
+/// A decision. Ports in network byte order; unknown fields are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
-    /// When, by `CLOCK_MONOTONIC`, in nanoseconds.
+    /// Time by `CLOCK_MONOTONIC`, in nanoseconds.
     pub time: u64,
-    /// What of what.
+    /// Decision, frontend and endpoint.
     pub key: RateKey,
-    /// The client's address, as it came.
+    /// The client's address, before translation.
     pub client: Words,
     /// The source that the endpoint sees.
     pub source: Words,
@@ -63,13 +63,13 @@ pub struct Event {
     pub client_port: u16,
     /// The source's port.
     pub source_port: u16,
-    /// Of a socket: the process.
+    /// For a socket: process id.
     pub pid: u32,
-    /// Of a socket: the process's name.
+    /// For a socket: name of the process.
     pub comm: [u8; 16],
 }
 
-/// Which decisions are observed, and how.
+/// The filter of a watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EventFilter {
@@ -79,7 +79,7 @@ pub struct EventFilter {
     pub address: Words,
     /// 0: any address.
     pub version: u32,
-    /// Events that each CPU reports in a window of [`WINDOW_BITS`].
+    /// Maximum number of events that each CPU reports in a window of [`WINDOW_BITS`].
     pub limit: u32,
     /// Port of client, frontend or endpoint; 0: any.
     pub port: u16,
@@ -87,12 +87,12 @@ pub struct EventFilter {
     pub protocol: u8,
     /// 1: [`RateKey`]s are counted, and no events reported.
     pub counts: u8,
-    /// Whose it is: differs from that of another watch.
+    /// Token of the watch: differs from that of another watch.
     pub token: u32,
 }
 
 impl EventFilter {
-    /// Is an event observed?
+    /// Whether the watch reports or counts an event.
     #[inline(always)]
     pub fn matches(&self, event: &Event) -> bool {
         let key = &event.key;
@@ -120,31 +120,31 @@ impl EventFilter {
 /// A window of time is so many bits of nanoseconds: 1.07 s.
 pub const WINDOW_BITS: u32 = 30;
 
-/// Per CPU: how many events were reported in a window of time, and how many could not be.
+/// Per CPU: how many events were reported in a window of time, and how many were lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Reported {
-    /// Which window.
+    /// Number of the window.
     pub window: u64,
     /// Events that were reported in it.
     pub count: u64,
-    /// Events that were not, since the beginning: too many in a window, or the reader is slow.
+    /// Lost events since the beginning: too many in a window, or the reader is slow.
     pub lost: u64,
 }
 
-/// What is counted for rates. The value is a `u64`.
+/// Key of the counters for rates. The value is a `u64`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct RateKey {
-    /// What clients talk to.
+    /// The frontend.
     pub frontend: Words,
-    /// The endpoint; zero if there is none.
+    /// The endpoint; zero without one.
     pub endpoint: Words,
     /// The frontend's port.
     pub frontend_port: u16,
     /// The endpoint's port.
     pub endpoint_port: u16,
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
     /// 4 or 6.
     pub version: u8,
@@ -154,27 +154,28 @@ pub struct RateKey {
     pub is_socket: u8,
 }
 
-/// How many may watch at a time.
+/// Maximum number of watches at a time.
 pub const WATCHES: u32 = 8;
 
 /// An element of `watches`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Watch {
-    /// Until when, by `CLOCK_MONOTONIC`, in nanoseconds; 0: no watch. A watch renews it, so that one that was killed ends.
+    /// Expiry by `CLOCK_MONOTONIC`, in nanoseconds; 0: no watch. The command renews it, so that the watch of a
+    /// killed command expires.
     pub until: u64,
-    /// What of.
+    /// The filter.
     pub filter: EventFilter,
 }
 
 /// Bytes of a ring buffer: two thousand events.
 pub const RING_BYTES: u32 = 1 << 18;
 
-/// Frontends with their endpoints that are counted apart.
+/// Maximum number of pairs of frontend and endpoint that are counted separately.
 pub const RATES: u32 = 1 << 14;
 
-/// What the socket programs pass on beside two addresses: ports in network byte order, protocol and decision in one word, because a function
-/// in the kernel takes five words.
+/// Arguments of the socket programs beside two addresses: ports in network byte order, protocol and decision in
+/// one word, because a function in the kernel takes five words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketDecision {
     /// The frontend's port.
@@ -183,14 +184,14 @@ pub struct SocketDecision {
     pub endpoint_port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
     /// 4 or 6.
     pub version: u8,
 }
 
 impl SocketDecision {
-    /// As a word.
+    /// Encodes it as a word.
     #[inline(always)]
     pub const fn word(self) -> u64 {
         self.frontend_port as u64
@@ -200,7 +201,7 @@ impl SocketDecision {
             | (self.version as u64) << 48
     }
 
-    /// From a word.
+    /// Decodes it from a word.
     #[inline(always)]
     pub const fn from_word(word: u64) -> Self {
         Self {
@@ -219,7 +220,7 @@ pub const fn halves(words: &Words) -> [u64; 2] {
     [words[0] as u64 | (words[1] as u64) << 32, words[2] as u64 | (words[3] as u64) << 32]
 }
 
-/// Back again.
+/// The reverse.
 #[inline(always)]
 pub const fn from_halves(low: u64, high: u64) -> Words {
     [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]

@@ -1,20 +1,21 @@
 //! `vip_filter`: mmap-able ARRAY of bits, written by the agent, read for every packet.
 //!
-//! Says "surely no VIP" before any hash look-up. Cluster IPs are entered by address (so that packets to
-//! any of their ports are looked at) and so are load balancers' addresses that are not the node's; every other frontend by address, port
-//! and protocol (so that other traffic of the node's own addresses is not). Source addresses for connections to remote endpoints are
-//! entered with a protocol that no packet has.
+//! Excludes destinations that are no VIP before any hash look-up. The agent inserts cluster IPs, and load
+//! balancers' addresses that are not the node's, by address: so the programs look at packets to all of their
+//! ports. It inserts every other frontend by address, port and protocol: so other traffic to the node's own
+//! addresses is not looked up. It inserts source addresses for connections to remote endpoints with a protocol
+//! that no packet has.
 
 use crate::Family;
 
-/// Bits in the filter: 1 MiB, so that with a hundred thousand frontends two non-service packets in a thousand are looked up for
-/// nothing: their address is mistaken for one, or their address with port and protocol is.
+/// Bits in the filter: 1 MiB. With a hundred thousand frontends, two in a thousand non-service packets are
+/// false positives, by address or by address, port and protocol.
 pub const BITS: u32 = 1 << 23;
 
 /// Elements (64 bits each) of the array.
 pub const ELEMENTS: u32 = BITS / u64::BITS;
 
-/// What stands for an address or a frontend: two bits of one element, so that one look tells.
+/// Fingerprint of an address or a frontend: two bits of one element, so that a test takes one load.
 ///
 /// ```
 /// use proxy_common::{V4, layout::filter, packet::PROTOCOL_TCP};
@@ -30,9 +31,9 @@ pub const ELEMENTS: u32 = BITS / u64::BITS;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
-    /// The element.
+    /// Index of the element.
     pub element: u32,
-    /// Its bits.
+    /// The bits in the element.
     pub mask: u64,
 }
 
@@ -49,13 +50,13 @@ impl Fingerprint {
         }
     }
 
-    /// Are its bits set in this element?
+    /// Whether its bits are set in this element.
     #[inline(always)]
     pub const fn is_in(&self, element: u64) -> bool {
         element & self.mask == self.mask
     }
 
-    /// Its bits, counted from the first one of the filter; twice the same if there is but one.
+    /// The positions of its bits in the whole filter; twice the same if the two bits coincide.
     pub const fn bits(&self) -> [u32; 2] {
         let first = self.element * u64::BITS;
         [first + self.mask.trailing_zeros(), first + u64::BITS - 1 - self.mask.leading_zeros()]
@@ -75,7 +76,7 @@ pub(super) fn word<F: Family>(addr: &F::Addr, port: u16, protocol: u8) -> u32 {
     F::fold(addr) ^ ((port as u32) << 8 | protocol as u32).wrapping_mul(0xcc9e_2d51)
 }
 
-/// Element and bit of a bit that is counted from the first one.
+/// Element and bit of a position in the whole filter.
 #[inline(always)]
 pub const fn position(bit: u32) -> (u32, u32) {
     (bit / u64::BITS, bit % u64::BITS)
@@ -87,7 +88,8 @@ pub fn of_address<F: Family>(addr: &F::Addr) -> Fingerprint {
     Fingerprint::of(F::fold(addr))
 }
 
-/// The fingerprint of an address that connections to remote endpoints may have as source: no frontend has this protocol.
+/// The fingerprint of an address that connections to remote endpoints may have as source. It uses a protocol
+/// that no frontend has.
 #[inline(always)]
 pub fn of_snat_source<F: Family>(addr: &F::Addr) -> Fingerprint {
     const RESERVED: u8 = 255;

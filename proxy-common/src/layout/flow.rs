@@ -1,11 +1,12 @@
-//! `flows_v4`, `flows_v6`: LRU HASH of confirmed flows; `pending_v4`, `pending_v6`: LRU HASH of those that are not confirmed yet.
-//! Written by the packet programs.
+//! `flows_v4`, `flows_v6`: LRU HASH of confirmed flows; `pending_v4`, `pending_v6`: LRU HASH of unconfirmed
+//! ones. Written by the packet programs.
 //!
-//! A TCP flow is confirmed by the client's ACK of the endpoint's SYN-ACK, a UDP flow by a reply. Until then anybody can open
-//! flows from forged addresses, so they live in a map of their own: a flood pushes out other unconfirmed flows only.
+//! A TCP flow is confirmed by the client's ACK of the endpoint's SYN-ACK, a UDP flow by a reply. Until then a
+//! sender can open flows from forged addresses, so unconfirmed flows have a separate map: a flood evicts only
+//! other unconfirmed flows.
 //!
-//! Every translation, whatever its direction and reason, is "tuple as seen -> tuple as sent". The two entries
-//! of a flow are each the inverse of the other, so that either can be made again from its opposite.
+//! Every translation, in either direction and for any reason, is "tuple as seen -> tuple as sent". The two
+//! entries of a flow are inverse to each other, so that either can be restored from its opposite.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -49,7 +50,7 @@ impl<F: Family> Tuple<F> {
         Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
     }
 
-    /// Becomes the tuple of the reply to another, one address after the other: there are few registers, and little stack.
+    /// Becomes the tuple of the reply to another, one address after the other: registers and stack are scarce.
     #[inline(always)]
     pub fn set_reversed(&mut self, other: &Self) {
         self.src = other.dst;
@@ -71,7 +72,7 @@ impl<F: Family> Tuple<F> {
 }
 
 /// Where a tuple is seen. A hook looks up only its own points: without the point in the key, the reply of a
-/// local backend would be translated at the backend's interface, before the host's conntrack knew its flow.
+/// local backend would be translated at the backend's interface, before the host's conntrack sees the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LookupPoint {
@@ -79,7 +80,7 @@ pub enum LookupPoint {
     Forward = 0,
     /// Backend to client, where it leaves: to a pod or by an uplink.
     ReverseEgress = 1,
-    /// Backend to the address we gave as source, where it enters: remote backends, and hairpin.
+    /// Backend to the SNAT address, where it enters: remote backends, and hairpin.
     ReverseIngress = 2,
 }
 
@@ -101,7 +102,7 @@ pub enum LookupPoint {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey<F: Family> {
-    /// As seen.
+    /// The tuple, as seen.
     pub tuple: Tuple<F>,
     /// IP protocol number.
     pub protocol: u8,
@@ -119,30 +120,32 @@ impl<F: Family> FlowKey<F> {
     }
 }
 
-/// How a flow leaves, and how its replies come back: the same bits in both entries.
+/// Flags that both entries of a flow share, except [`REVERSE`](flags::REVERSE).
 pub mod flags {
-    /// The source was changed too, and replies come back to this node's address.
+    /// SNAT: the source was changed too, and replies come back to this node's address.
     pub const SNAT: u8 = 1;
-    /// A pod talks to itself: source is the VIP, and packets return to the interface they came from.
+    /// A pod connects to itself: the source is the VIP, and packets return to the interface they came from.
     pub const HAIRPIN: u8 = 2;
-    /// Client and backend are on one bridge: the frame goes to the backend's MAC so that it is switched.
+    /// Client and backend are on one bridge: the frame is addressed to the backend's MAC so that the bridge
+    /// forwards it.
     pub const SWITCHED: u8 = 4;
-    /// In the entry for replies.
+    /// The entry is the one for replies.
     pub const REVERSE: u8 = 8;
-    /// The node routes by source: replies are sent where packets from the frontend's address go, not those from the endpoint's.
+    /// The node routes by source: replies are sent by the route for the frontend's address, not the endpoint's.
     pub const BY_SOURCE: u8 = 16;
 }
 
-/// Connection-tracking state of a flow. Both entries have the same, except that TCP's `SynReceived` is noted in the reverse entry alone.
+/// Connection-tracking state of a flow. Both entries have the same, except that only the reverse entry has
+/// TCP's `SynReceived`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
-    /// Only the client was heard.
+    /// Only the client has sent packets.
     New = 0,
     /// TCP: the endpoint sent its SYN-ACK. In the reverse entry; the forward entry is still `New`. Datagrams: [`FlowState::REPLIED`].
     SynReceived = 1,
-    /// TCP: a reset in the window. A packet of either side makes the flow established again: an endpoint answers a reset
-    /// that it does not accept (RFC 5961 section 3.2).
+    /// TCP: a reset in the window. A packet of either side makes the flow established again: an endpoint
+    /// answers a reset that it does not accept (RFC 5961 section 3.2).
     Reset = 2,
     /// TCP: the client acknowledged the SYN-ACK; from here on the flow is confirmed. Datagrams: more than a request and its reply
     /// (conntrack: ASSURED).
@@ -153,22 +156,23 @@ pub enum FlowState {
     ClosingByServer = 5,
     /// FIN by both, the endpoint's first: its kernel keeps TIME-WAIT.
     TimeWait = 6,
-    /// FIN by both, the client's first: the endpoint keeps nothing.
+    /// FIN by both, the client's first: the endpoint keeps no state.
     Closed = 7,
 }
 
 impl FlowState {
-    /// Datagrams: a request and its reply, and nothing since. The flow is confirmed, but most likely over: conntrack keeps such flows as
-    /// short as those without a reply. Its packets take the packet path (the state is below `Established`), so that the next one is seen.
+    /// Datagrams: a request and its reply, and no packet since. The flow is confirmed, but probably ended:
+    /// conntrack keeps such flows as short as those without a reply. Its packets take the packet path (the
+    /// state is below `Established`), which sees the next one.
     pub const REPLIED: Self = Self::SynReceived;
 
-    /// Has one side ended it, or both? Then the next SYN is another connection.
+    /// Whether one side or both ended it. Then the next SYN is another connection.
     #[inline(always)]
     pub fn is_ending(state: u8) -> bool {
         state >= Self::ClosingByClient as u8 || state == Self::Reset as u8
     }
 
-    /// Is nothing more to come?
+    /// Whether no more packets are expected.
     #[inline(always)]
     pub fn is_closed(state: u8) -> bool {
         state >= Self::TimeWait as u8 || state == Self::Reset as u8
@@ -181,17 +185,17 @@ impl FlowState {
 pub struct Mac(pub [u16; 3]);
 
 impl Mac {
-    /// Not known.
+    /// Unknown.
     pub const NONE: Self = Self([0; 3]);
 
-    /// Is it [`Mac::NONE`]?
+    /// Whether it is [`Mac::NONE`].
     #[inline(always)]
     pub fn is_none(&self) -> bool {
         self.0[0] | self.0[1] | self.0[2] == 0
     }
 }
 
-/// The tuple as sent, and what else the next packet needs to know.
+/// The tuple as sent, and the state that later packets need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow<F: Family> {
@@ -207,21 +211,23 @@ pub struct Flow<F: Family> {
     pub state: u8,
     /// [`flags`].
     pub flags: u8,
-    /// With [`flags::SWITCHED`]: the backend's MAC, or none until a neighbour entry tells.
+    /// With [`flags::SWITCHED`]: the backend's MAC, or [`Mac::NONE`] until the neighbour is resolved.
     pub mac: Mac,
-    /// TCP: initial sequence number of the side whose packets this entry translates; 0: not known. UDP, entry for requests: when the
-    /// frontend was last looked up, as `last_seen` has it.
+    /// TCP: initial sequence number of the side whose packets this entry translates; 0: unknown. UDP, entry for
+    /// requests: when the frontend was last looked up, in the unit of `last_seen`.
     pub isn: u32,
-    /// TCP: the last acknowledgment number of that side; 0: not known. A reset of the other side must be in the window that starts here.
+    /// TCP: the last acknowledgment number of that side; 0: unknown. A reset of the other side must be in the
+    /// window that starts here.
     pub acknowledged: u32,
-    /// TCP, reverse entry, with [`flags::SNAT`]: timestamp of the client's FIN (RFC 7323); 0: it has none. In an entry that is being
-    /// made: that of the client's SYN.
+    /// TCP, reverse entry, with [`flags::SNAT`]: timestamp of the client's FIN (RFC 7323); 0: none. In a draft:
+    /// that of the client's SYN.
     pub timestamp: u32,
 }
 
 impl<F: Family> Flow<F> {
-    /// Is this the other entry of the flow with an entry of that key? One of another flow may have taken its place: a client's next
-    /// connection from the same port has the same forward key, but mostly another endpoint or source port.
+    /// Whether this is the opposite of the entry with that key. An entry of another flow may have replaced it:
+    /// a client's next connection from the same port has the same forward key, but mostly another endpoint or
+    /// source port.
     #[inline(always)]
     pub fn is_opposite_of(&self, key: &FlowKey<F>) -> bool {
         let (sent, seen) = (&self.tuple, &key.tuple);
@@ -232,67 +238,71 @@ impl<F: Family> Flow<F> {
     }
 }
 
-/// Window in which a reset is taken for one, in bytes behind what the other side acknowledged last: what it may have received and not
-/// acknowledged yet, two of the longest segments (RFC 9293 section 3.8.6.3). It acknowledges more at once, and then the sender's stack, which
-/// does not know the connection any more, resets it once more with the exact number. Not wider than receive windows: an endpoint takes a
-/// reset with the exact number only, answers others in its window, and is silent about the rest (RFC 5961 section 3.2).
+/// Window in which a reset is accepted, in bytes after the last number that the other side acknowledged: two of
+/// the longest segments, the data that it may have received and not acknowledged yet (RFC 9293 section
+/// 3.8.6.3). It acknowledges further data at once, and then the sender's stack, which has no such
+/// connection any more, sends a reset with the exact number. Not wider than receive windows: an endpoint takes
+/// a reset with the exact number only, answers others in its window, and ignores the rest (RFC 5961 section
+/// 3.2).
 pub const RESET_WINDOW: u32 = 1 << 15;
 
-/// The same for a FIN, which may be far behind: all that fits into a receiver's buffer may be in flight. Only one of 256 numbers
-/// is in it.
+/// The window for a FIN, which may be far ahead: as much data may be in flight as fits into a receiver's
+/// buffer. It has only one of 256 sequence numbers.
 pub const FIN_WINDOW: u32 = 1 << 24;
 
 /// An entry is refreshed when it was last refreshed this many jiffies ago: between 0.25 s (HZ 1000) and 2.6 s
 /// (HZ 100), so that a busy flow writes to its entries about once a second.
 pub const REFRESH: u32 = 256;
 
-/// Both entries of a flow in the making. Too large for the kernel's 512 bytes of stack: programs have one per CPU.
+/// Draft of both entries of a flow. Too large for the kernel's 512 bytes of stack: programs have one per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowDraft<F: Family> {
-    /// Key of the entry at hand.
+    /// Key of the current entry.
     pub key: FlowKey<F>,
-    /// The entry at hand.
+    /// The current entry.
     pub flow: Flow<F>,
-    /// Key of the other one.
+    /// Key of the opposite entry.
     pub opposite_key: FlowKey<F>,
-    /// The other one.
+    /// The opposite entry.
     pub opposite: Flow<F>,
-    /// While a source port is looked for: the flow that gives its port if there is no better one.
+    /// During the search for a source port: the port that is taken over if no free one is found.
     pub spare: Spare,
-    /// [`Device::peer_namespace`](super::device::Device::peer_namespace) of the client, if a connection of the client that does not go by
-    /// a flow could have the same replies; 0: none could.
+    /// [`Device::peer_namespace`](super::device::Device::peer_namespace) of the client, if a connection of the
+    /// client without a flow could have the same replies; else 0.
     pub client_namespace: u32,
 }
 
-/// A source port of a flow that may be over.
+/// A source port of a flow that may have ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Spare {
-    /// How little the flow would be missed: for how many jiffies it has been idle, with [`Spare::EXPENDABLE`]; 0: there is no such port.
+    /// How expendable the flow is: the jiffies for which it has been idle, with [`Spare::EXPENDABLE`]; 0: no
+    /// port found.
     pub rank: u32,
     /// Its port, network byte order.
     pub port: u16,
-    /// Which of several source addresses it has.
+    /// Index of the source address it belongs to.
     pub source: u8,
-    /// Which of them is tried.
+    /// Index of the source address that is tried now.
     pub tried: u8,
 }
 
 impl Spare {
-    /// Bit of flows that were never more than a request and its reply: those give way before all others.
+    /// Bit of flows that never had more than a request and its reply: those give way before all others.
     pub const EXPENDABLE: u32 = 1 << 31;
 }
 
 impl<F: Family> FlowDraft<F> {
-    /// Takes the entry at hand over.
+    /// Sets the current entry.
     #[inline(always)]
     pub fn begin(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
         self.key = *key;
         self.flow = *flow;
     }
 
-    /// Makes the other entry from the one at hand: what is sent comes back reversed, and becomes what was seen, reversed.
+    /// Makes the opposite entry from the current one: its key is the sent tuple reversed, its result the seen
+    /// tuple reversed.
     #[inline(always)]
     pub fn make_opposite(&mut self) {
         let Self { key, flow, opposite_key, opposite, .. } = self;

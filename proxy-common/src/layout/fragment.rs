@@ -1,11 +1,11 @@
 //! `fragments_v4`, `fragments_v6`: LRU HASH, written by the packet programs.
 //!
-//! Only the first fragment of a packet has its ports; the others find them here. Those that come before it are queued, and
-//! come in again behind it.
+//! Only the first fragment of a packet has its ports; the programs find them here for the others. Fragments
+//! that come before the first one are queued, and come in again behind it.
 
 use crate::{Family, V4, V6};
 
-/// What the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+/// The fields that all fragments of a packet share (RFC 791 section 3.2, RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FragmentKey<F: Family> {
@@ -15,11 +15,11 @@ pub struct FragmentKey<F: Family> {
     pub dst: F::Addr,
     /// The identification, as in the header; IPv4's in the lower half.
     pub identification: u32,
-    /// IP protocol number with IPv4; 0 with IPv6, where it does not tell packets apart.
+    /// IP protocol number with IPv4; 0 with IPv6, where it does not distinguish packets.
     pub protocol: u32,
 }
 
-/// What they do not all say.
+/// The fields that only the first fragment has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FragmentPorts {
@@ -27,7 +27,7 @@ pub struct FragmentPorts {
     pub sport: u16,
     /// Destination port, network byte order.
     pub dport: u16,
-    /// IP protocol number of the transport header; 0: nothing that services have.
+    /// IP protocol number of the transport header; 0: not a protocol of Services.
     pub protocol: u32,
 }
 
@@ -35,32 +35,33 @@ pub struct FragmentPorts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct QueuedFragmentKey<F: Family> {
-    /// Of which packet.
+    /// The packet that the fragment belongs to.
     pub of: FragmentKey<F>,
-    /// Which of those that are queued.
+    /// Number of the fragment among the queued ones.
     pub number: u32,
 }
 
-/// How many fragments of a packet are queued.
+/// Maximum number of queued fragments of a packet.
 pub const MAX_QUEUED: u32 = 6;
 
 /// The bytes of a fragment, link header included.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct QueuedFragment {
-    /// How many they are.
+    /// Number of bytes.
     pub length: u32,
-    /// They.
+    /// The bytes.
     pub bytes: [u8; QueuedFragment::CAPACITY],
 }
 
 impl QueuedFragment {
-    /// Longer ones are not queued.
+    /// Longer fragments are not queued.
     pub const LONGEST: u32 = Self::CAPACITY as u32;
-    /// A power of two, so that a mask keeps to it.
+    /// A power of two, so that a mask limits the length.
     const CAPACITY: usize = 2048;
 
-    /// A length that is from 1 up to [`Self::LONGEST`], in a way that verifiers see: old ones do not learn from "is not 0".
+    /// Bounds a length to 1 up to [`Self::LONGEST`] in a form that all verifiers understand: old ones learn
+    /// nothing from "is not 0".
     #[inline(always)]
     pub fn bounded(length: u32) -> u32 {
         (core::hint::black_box(length.wrapping_sub(1)) & (Self::LONGEST - 1)) + 1

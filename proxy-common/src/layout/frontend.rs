@@ -5,7 +5,7 @@ use core::num::NonZeroU64;
 use super::id::Id;
 use crate::{Family, V4, V6};
 
-/// What a client talks to.
+/// Address, port and protocol that a client connects to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FrontendKey<F: Family> {
@@ -26,7 +26,7 @@ impl<F: Family> FrontendKey<F> {
         Self { addr, port, protocol, zero: 0 }
     }
 
-    /// The key under which an address as such is known as a cluster IP or a load balancer's: no frontend has port 0.
+    /// The key that marks an address as a cluster IP or a load balancer's: no frontend has port 0.
     #[inline(always)]
     pub fn of_address(addr: F::Addr) -> Self {
         Self::new(addr, 0, 0)
@@ -38,7 +38,7 @@ impl<F: Family> FrontendKey<F> {
     }
 }
 
-/// Whose the frontend is, and a copy of the key.
+/// The target of a frontend, and a copy of the key.
 ///
 /// The kernel recycles elements of a hash under its readers, so a look-up can yield the value of another key or
 /// a torn one (seen 65 and 7 times in 86 million look-ups under churn). A reader therefore loads `target` once and
@@ -75,7 +75,7 @@ pub struct Frontend<F: Family> {
     target: u64,
 }
 
-/// What a frontend leads to: a service port (see `SetPolicy` for its sets) and `FRONTEND_*` bits, in one word.
+/// The target of a frontend: a service port (see `SetPolicy` for its sets) and `FRONTEND_*` bits, in one word.
 ///
 /// Never zero, because no id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub struct Frontend<F: Family> {
 pub struct Target(NonZeroU64);
 
 impl Target {
-    /// A target; `None` if the id names nothing.
+    /// A target; `None` with [`Id::NONE`].
     #[inline(always)]
     pub const fn new(service: Id, flags: u32) -> Option<Self> {
         if service.0 == 0 {
@@ -113,11 +113,12 @@ impl Target {
     }
 }
 
-/// The frontend is a cluster IP: not for clients outside, unless the agent was told so.
+/// The frontend is a cluster IP: not for clients outside, unless the agent is configured so.
 pub const FRONTEND_CLUSTER_IP: u32 = 1;
 /// Only clients in the service port's source ranges may use it: see [`super::source_range`].
 pub const FRONTEND_SOURCE_RANGES: u32 = 2;
-/// Not a frontend, but every other port of a cluster IP or of a load balancer's address: under [`FrontendKey::of_address`].
+/// Not a frontend, but all other ports of a cluster IP or of a load balancer's address: under
+/// [`FrontendKey::of_address`].
 pub const FRONTEND_ADDRESS: u32 = 4;
 
 impl<F: Family> Frontend<F> {
@@ -131,7 +132,8 @@ impl<F: Family> Frontend<F> {
         if self.key.same(key) { Target::from_word(self.target) } else { None }
     }
 
-    /// Reads a value that others may be changing; `None` when it is not the value of `key`.
+    /// Reads a value in the map, which the kernel may change meanwhile; `None` when it is not the value of
+    /// `key`.
     ///
     /// # Safety
     /// `value` points to a readable value of this type.

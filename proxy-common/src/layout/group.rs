@@ -1,20 +1,20 @@
-//! Which maps change their layouts together.
+//! Groups of maps that change their layouts together.
 //!
-//! Two releases share the maps of every group that has the same layout in both: the same maps in the kernel, which programs of both releases
-//! use while one takes over from the other. So flows, session affinity and what sockets are connected to live on.
+//! Two releases share the maps of every group that has the same layout in both. Programs of both releases use
+//! the same kernel maps during an upgrade, so flows, session affinity and socket state are kept.
 
 use super::maps;
 
-/// Maps with one version of their layouts: each group is pinned in a directory of its own.
+/// Maps with one version of their layouts. Each group is pinned in a separate directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// Names and backends by id: flows, affinity entries and sockets refer to service ports and backends by id.
     Ids,
-    /// What the agent can write again at any time from Services and the node's network; also counters and scratch.
+    /// State that the agent can rebuild from Services and the node's network; also counters and scratch memory.
     Services,
-    /// Flows, and what else only packets of the past could tell.
+    /// Flows, and other state that the agent cannot rebuild: it comes from past packets.
     Flows,
-    /// What sockets are connected to, and which are left alone.
+    /// Translations of sockets, and the sockets that are left alone.
     Sockets,
 }
 
@@ -22,8 +22,9 @@ impl Group {
     /// All groups.
     pub const ALL: [Self; 4] = [Self::Ids, Self::Services, Self::Flows, Self::Sockets];
 
-    /// The directory of the group, by which releases know its layout. If a key or value changes, or what it means, raise the last number; for
-    /// ids, raise the first number of all groups, because all refer to ids. Once between two releases is enough.
+    /// The directory of the group, which identifies its layout to other releases. If a key or value or its
+    /// meaning changes, raise the last number; for ids, raise the first number of all groups, because all refer
+    /// to ids. Once between two releases is enough.
     pub const fn directory(self) -> &'static str {
         match self {
             Self::Ids => "maps-ids-2",
@@ -33,7 +34,7 @@ impl Group {
         }
     }
 
-    /// The group of a map. What is pinned beside the programs' maps belongs to the services.
+    /// The group of a map. Pins beside the programs' maps belong to the services.
     pub fn of(map: &str) -> Self {
         maps::find(map).map_or(Self::Services, |map| map.group)
     }

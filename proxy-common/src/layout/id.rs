@@ -2,8 +2,8 @@
 
 /// Index (24 bits) and generation (8 bits, never 0) of a service port or a backend.
 ///
-/// Flows outlive what they name. A reused index comes with another generation, so that a stored id
-/// never means a later owner of the index.
+/// Flows outlive the services and backends that they refer to. A reused index has another generation, so that a
+/// stored id never refers to a later owner of the index.
 ///
 /// ```
 /// use proxy_common::layout::id::Id;
@@ -20,10 +20,10 @@
 pub struct Id(pub u32);
 
 impl Id {
-    /// Names nothing.
+    /// Refers to nothing.
     pub const NONE: Self = Self(0);
 
-    /// How many indices there can be.
+    /// Number of indices.
     pub const INDICES: u32 = 1 << 24;
 
     /// An id from its parts.
@@ -32,13 +32,13 @@ impl Id {
         Self((generation as u32) << 24 | (index & (Self::INDICES - 1)))
     }
 
-    /// Where its entry is in an array.
+    /// Index of its entry in an array.
     #[inline(always)]
     pub const fn index(self) -> u32 {
         self.0 & (Self::INDICES - 1)
     }
 
-    /// Which owner of the index it means; 0 for [`Id::NONE`] only.
+    /// Generation: the owner of the index that it refers to; 0 for [`Id::NONE`] only.
     #[inline(always)]
     pub const fn generation(self) -> u8 {
         (self.0 >> 24) as u8

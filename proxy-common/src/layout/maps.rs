@@ -1,8 +1,9 @@
 //! Every map, declared once: [`table`] is the list.
 //!
-//! From it come keys, values, entries and flags of the programs' maps (`proxy-ebpf/src/maps.rs` adds the name to pin by), the agent's handles, sizes,
-//! pins and layout checks (`datapath/maps.rs`, `datapath/sizes.rs`, [`group`](super::group)), and the documents' tables (`cargo xtask codegen`). A test of the agent
-//! compares the list with the object that was built.
+//! The programs' maps take keys, values, entries and flags from it (`proxy-ebpf/src/maps.rs` adds the name to
+//! pin by). So do the agent's handles, sizes, pins and layout checks (`datapath/maps.rs`, `datapath/sizes.rs`,
+//! [`group`](super::group)), and the documents' tables (`cargo xtask codegen`). A test of the agent compares
+//! the list with the compiled object.
 
 pub mod table;
 
@@ -16,11 +17,11 @@ pub const MMAPABLE: u32 = 1 << 10;
 
 /// A map, as a type: `<maps::table::BackendSets as DeclaredMap>::Value`.
 pub trait DeclaredMap {
-    /// Of an LPM trie: behind the length of the prefix.
+    /// Of an LPM trie: the key behind the prefix length.
     type Key;
-    /// Of an array of maps: what the kernel returns to the agent, an id.
+    /// Of an array of maps: the id that the kernel returns to the agent.
     type Value;
-    /// Everything else.
+    /// All other properties.
     const DEFINITION: Definition;
     /// [`Definition::entries`] for const parameters.
     const ENTRIES: usize = Self::DEFINITION.entries as usize;
@@ -28,7 +29,7 @@ pub trait DeclaredMap {
     const FLAGS: usize = Self::DEFINITION.flags as usize;
 }
 
-/// A map in numbers and words.
+/// Definition of a map.
 #[derive(Clone, Copy, Debug)]
 pub struct Definition {
     /// The name in the object, and of the pin.
@@ -39,21 +40,21 @@ pub struct Definition {
     pub kind: Kind,
     /// Bytes of a key.
     pub key_size: u32,
-    /// Bytes of a value; 0 if the programs alone know it ([`OfPrograms`]).
+    /// Bytes of a value; 0 if only the programs define it ([`OfPrograms`]).
     pub value_size: u32,
-    /// Entries in the object. [`size`](Self::size) says what the agent makes of them.
+    /// Entries in the object. The agent sets the number by [`size`](Self::size).
     pub entries: u32,
     /// `BPF_F_*`.
     pub flags: u32,
     /// How many entries the agent gives it.
     pub size: Size,
-    /// With which maps it changes its layout.
+    /// The group of maps with which it changes its layout.
     pub group: Group,
-    /// `key -> value`, in words.
+    /// `key -> value`, as text.
     pub doc: &'static str,
-    /// What writes it, in words.
+    /// Its writers, as text.
     pub written_by: &'static str,
-    /// What reads it, in words.
+    /// Its readers, as text.
     pub read_by: &'static str,
 }
 
@@ -78,10 +79,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes of a key with so many of the table's.
+    /// Bytes of a key, from the key size in the table.
     const fn key_size(self, size: usize) -> u32 {
         match self {
-            // The length of the prefix comes first.
+            // The prefix length comes first.
             Self::LpmTrie => size as u32 + u32::BITS / 8,
             _ => size as u32,
         }
@@ -91,25 +92,26 @@ impl Kind {
 /// How many entries the agent gives a map.
 #[derive(Clone, Copy, Debug)]
 pub enum Size {
-    /// As many as the object has.
+    /// The number in the object.
     InObject,
-    /// So many.
+    /// This number.
     AtLoad(u32),
     /// `--max-flows`.
     Flows,
     /// [A part](PENDING_PART) of `--max-flows`, at least [`MIN_PENDING`].
     PendingFlows,
-    /// So many for an amount that grows.
+    /// This number for a capacity that grows.
     Grows(Capacity, fn(u32) -> u32),
 }
 
-/// Unconfirmed flows have a map of this part of the confirmed ones' entries.
+/// The map of unconfirmed flows has this part of the confirmed ones' entries.
 pub const PENDING_PART: u32 = 4;
 
-/// Entries for unconfirmed flows at least: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands of clients a second.
+/// Minimum of entries for unconfirmed flows: with two for each and SYN-ACKs after 1, 3, 7 s, enough for thousands
+/// of clients a second.
 pub const MIN_PENDING: u32 = 1 << 16;
 
-/// What the maps of services have room for. They begin small, and are replaced by larger ones.
+/// Capacities of the maps of services. The maps start small, and the agent replaces them by larger ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
     /// Ids of service ports, of both families.
@@ -126,7 +128,7 @@ impl Capacity {
     /// All.
     pub const ALL: [Self; 4] = [Self::ServicePorts, Self::Backends, Self::Slots, Self::Frontends];
 
-    /// Of new maps.
+    /// The capacity of new maps.
     pub const fn initial(self) -> u32 {
         match self {
             Self::ServicePorts => 1 << 12,
@@ -135,7 +137,7 @@ impl Capacity {
         }
     }
 
-    /// The most that maps grow to.
+    /// The largest capacity.
     pub const fn most(self) -> u32 {
         match self {
             Self::ServicePorts => 1 << 20,
@@ -145,7 +147,7 @@ impl Capacity {
     }
 }
 
-/// In place of a value that is defined in `proxy-ebpf`, because no other program sees it.
+/// Placeholder for a value type that is defined in `proxy-ebpf`, because only the programs use it.
 #[derive(Clone, Copy, Debug)]
 pub struct OfPrograms;
 

@@ -28,11 +28,11 @@ pub mod set;
 pub mod socket;
 pub mod source_range;
 
-/// Implements what the agent's side needs of a map type, plain or of a family: aya's marker.
+/// Implements aya's marker trait, which the agent needs, for a map type, plain or of a family.
 macro_rules! plain {
     ($($type:ident $(<$family:ident>)?),* $(,)?) => { $(
         #[cfg(feature = "user")]
-        // SAFETY: `repr(C)`, of integers only, without padding: the size assertions beside each type say so.
+        // SAFETY: `repr(C)`, of integers only, without padding: the size assertions beside each type check it.
         unsafe impl$(<$family: crate::Family>)? aya::Pod for $type$(<$family>)? {}
     )* };
 }

@@ -1,7 +1,7 @@
-//! `service_names`: HASH by service id, written by the agent for people: the programs never read it.
+//! `service_names`: HASH by service id, written by the agent for display: the programs never read it.
 
-/// Enough for the longest name: namespace, Service and port (63 bytes each, DNS labels), and separators. By it the next agent knows which
-/// port an id is.
+/// Enough for the longest name: namespace, Service and port (63 bytes each, DNS labels), and separators. The
+/// next agent identifies the port of an id by it.
 pub const NAME_LEN: usize = 193;
 
 /// Name of a service port, like `default/web:http`.
@@ -23,7 +23,7 @@ super::plain!(ServiceName);
 const _: () = assert!(size_of::<ServiceName>() == 196);
 
 impl ServiceName {
-    /// Puts a name in; what does not fit is cut.
+    /// Stores a name; a longer one is truncated.
     pub fn new(name: &str, protocol: u8, ip_version: u8) -> Self {
         let mut len = name.len().min(NAME_LEN);
         while !name.is_char_boundary(len) {

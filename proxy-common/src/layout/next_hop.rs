@@ -1,11 +1,13 @@
-//! `next_hops_v4`, `next_hops_v6`: mmap-able ARRAYs by hash, written by the packet programs with each look-up of the FIB: neighbours that
-//! they send to. The agent probes those. Behind the slots one more element has the agent's heartbeat.
+//! `next_hops_v4`, `next_hops_v6`: mmap-able ARRAYs by hash, written by the packet programs with each look-up
+//! of the FIB: neighbours that they send to. The agent probes those. One more element behind the slots has the
+//! agent's heartbeat.
 //!
-//! `bpf_fib_lookup` answers with a neighbour that is STALE, and frames sent by XDP never make the kernel probe it.
+//! `bpf_fib_lookup` also returns a neighbour that is STALE, and frames sent by XDP never make the kernel probe
+//! it.
 
 use crate::{Family, V4, V6};
 
-/// Slots of each family; two next hops with the same slot take turns in it.
+/// Slots of each family; two next hops with the same slot overwrite each other.
 pub const SLOTS: u32 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 10;
 
@@ -15,19 +17,19 @@ pub const HEARTBEAT: u32 = SLOTS;
 /// Elements of each map.
 pub const ELEMENTS: u32 = SLOTS + 1;
 
-/// A neighbour that packets are sent to. All zero: none.
+/// A neighbour that packets are sent to. All zero: an empty slot.
 ///
-/// Programs of several CPUs write without a lock: one that is torn is no neighbour that the kernel knows.
+/// Programs of several CPUs write without a lock: a torn entry is no neighbour that the kernel knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct NextHop<F: Family> {
     /// Its address.
     pub addr: F::Addr,
-    /// Index of the interface that it is behind.
+    /// Index of the interface of the neighbour.
     pub ifindex: u32,
-    /// When a packet's route led there, in jiffies, truncated.
+    /// When a packet was last routed to it, in jiffies, truncated.
     pub last_used: u32,
-    /// When XDP last left a packet for it to tc although it could have sent it, in jiffies, truncated.
+    /// When XDP last left a packet for it to tc although it could have sent the packet, in jiffies, truncated.
     pub handed_over: u32,
 }
 

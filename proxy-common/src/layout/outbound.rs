@@ -1,8 +1,10 @@
-//! `outbound_v4`, `outbound_v6`: LRU HASH of what leaves the node from addresses and ports that are ours as well, without a flow of
-//! ours. Written by the egress programs; the agent enters what conntrack knew before.
+//! `outbound_v4`, `outbound_v6`: LRU HASH of packets that leave the node without a flow from addresses and
+//! ports that frontends or SNAT use. Written by the egress programs; the agent inserts the connections that
+//! conntrack had before.
 //!
-//! Kernel NAT uses any port, nodePorts and our source ports included. A reply to what it (or a socket of the node) sent from there
-//! looks like a request to a frontend, or like a reply of an endpoint. Keys are tuples as their replies come in.
+//! Kernel NAT uses any port, including nodePorts and those for SNAT. A reply to a packet that it (or a socket
+//! of the node) sent from such a port looks like a request to a frontend, or like a reply of an endpoint. Keys
+//! are the tuples of incoming replies.
 
 use super::flow::{FlowKey, LookupPoint, Tuple};
 use crate::Family;
@@ -10,25 +12,25 @@ use crate::Family;
 /// Entries per family.
 pub const ENTRIES: u32 = 1 << 15;
 
-/// When such a packet was seen.
+/// The last such packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Outbound {
-    /// In jiffies, truncated.
+    /// When it was seen, in jiffies, truncated.
     pub last_seen: u32,
     /// `OUTBOUND_*` bits.
     pub flags: u32,
 }
 
-/// Replies do not renew the entry: it stands for a destination that other rules of the kernel translate, for an
+/// Replies do not renew the entry: it represents a destination that other rules of the kernel translate, for an
 /// unknown time.
 pub const OUTBOUND_ONCE: u32 = 1;
 
-/// TCP: in use, and silent at times for an unknown time. Connections are known from their SYN; whether they are in use is
-/// noted only of those to endpoints that we send connections to, too.
+/// TCP: in use, and possibly silent for an unknown time. Programs see all connections by their SYN, but record
+/// the use only of those to endpoints that also have connections through this node.
 pub const OUTBOUND_ESTABLISHED: u32 = 2;
 
-/// TCP: there was a FIN or a reset. What follows until the next SYN tells nothing.
+/// TCP: a FIN or a reset was seen. Packets until the next SYN are no evidence of use.
 pub const OUTBOUND_CLOSED: u32 = 4;
 
 /// The key of the replies to a packet that leaves.

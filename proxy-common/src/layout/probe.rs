@@ -1,4 +1,4 @@
-//! What the program `probe` returns: bits.
+//! Bits that the program `probe` returns.
 
 /// `bpf_l4_csum_replace` takes `BPF_F_IPV6` (6.16).
 pub const PROBED_CSUM_IPV6: u32 = 1;

@@ -1,12 +1,14 @@
 //! `reply_filter`: mmap-able ARRAY of lines of bytes, in which the programs insert the sources of flows' replies.
 //!
-//! Tells most packets on their way out from replies, before the flow map is looked up. A backend's address, port and
-//! protocol have two bytes in a line; bytes and not bits, because a byte can be stored without reading its neighbours.
+//! Excludes most leaving packets that are no replies, before the flow map is looked up. A backend's address,
+//! port and protocol have two bytes in a line; bytes and not bits, because a byte can be stored without reading
+//! its neighbours.
 //!
-//! A program that inserts a flow entry of [`LookupPoint::ReverseEgress`] first inserts its source, with the number of the current epoch. The
-//! agent goes through all flows again and again; with each epoch it raises the number, inserts the sources it finds, and at
-//! the end clears bytes of two epochs ago or earlier. Flows that were opened meanwhile have inserted their
-//! own. Without an agent fingerprints stay, which costs look-ups and nothing else.
+//! A program that inserts a flow entry of [`LookupPoint::ReverseEgress`] first inserts its source, with the
+//! number of the current epoch. The agent walks over all flows in rounds. In each round it raises the number,
+//! inserts the sources it finds, and at the end clears bytes of two epochs ago or earlier. Flows that were
+//! opened meanwhile have inserted their sources themselves. Without an agent fingerprints stay, which only
+//! costs look-ups.
 //!
 //! [`LookupPoint::ReverseEgress`]: super::flow::LookupPoint::ReverseEgress
 
@@ -83,18 +85,18 @@ impl Fingerprint {
     }
 }
 
-/// The number after this one.
+/// The number of the next epoch.
 pub const fn next_epoch(epoch: u8) -> u8 {
     if epoch == u8::MAX { 1 } else { epoch + 1 }
 }
 
-/// How many epochs ago this was the number, if it is `now` now.
+/// How many epochs ago this was the number, if the present one is `now`.
 pub const fn epochs_since(epoch: u8, now: u8) -> u8 {
     if now >= epoch { now - epoch } else { now + (u8::MAX - epoch) }
 }
 
-/// A program's side: inserts a fingerprint, of which these are the bytes, in the epoch whose number is in `epoch`. To be called
-/// before the flow's entry is inserted: a program that finds the entry must find the fingerprint.
+/// For programs: inserts the fingerprint with these bytes, in the epoch whose number is in `epoch`. Must be
+/// called before the flow's entry is inserted: a program that finds the entry must find the fingerprint.
 #[inline(always)]
 pub fn insert<B: Shared<u8>>(epoch: &B, bytes: [B; 2]) {
     let epoch = match epoch.load() {
@@ -102,20 +104,20 @@ pub fn insert<B: Shared<u8>>(epoch: &B, bytes: [B; 2]) {
         epoch => epoch,
     };
     for byte in bytes {
-        // Not to take the line from other CPUs each time.
+        // A store on each packet would take the cache line from other CPUs.
         if byte.load() != epoch {
             byte.store(epoch);
         }
     }
 }
 
-/// Does the filter contain the fingerprint with these bytes?
+/// Whether the filter contains the fingerprint with these bytes.
 #[inline(always)]
 pub fn contains<B: Shared<u8>>([first, second]: [B; 2]) -> bool {
     first.load() != 0 && second.load() != 0
 }
 
-/// The agent's side: begins an epoch, in which the source of every flow is to be inserted; returns its number.
+/// For the agent: begins an epoch, in which it inserts the source of every flow; returns its number.
 pub fn begin(epoch: &impl Published<u8>) -> u8 {
     let begun = next_epoch(epoch.load());
     epoch.publish(begun);
@@ -127,9 +129,9 @@ pub fn renew(epoch: &impl Published<u8>, byte: &impl Published<u8>) {
     byte.publish(epoch.load());
 }
 
-/// Clears a byte at the end of the epoch with the number `begun`, in which every flow was inserted, unless a flow may have it: those
-/// inserted since have it, and those of the epoch before, because a program may have read the number just before it was raised. `epoch`
-/// is the number by now: another agent may have begun epochs meanwhile.
+/// Clears a byte at the end of the epoch with the number `begun`, in which every flow was inserted, unless it
+/// has a newer number. Bytes of the epoch before stay, too, because a program may have read the number just
+/// before it was raised. `epoch` is the present number: another agent may have begun epochs meanwhile.
 pub fn expire(epoch: u8, begun: u8, byte: &impl Published<u8>) {
     let fingerprint = byte.load();
     if fingerprint != 0 && epochs_since(fingerprint, epoch) > epochs_since(begun, epoch) + 1 {

@@ -2,7 +2,7 @@
 
 use super::id::Id;
 
-/// Where a client is, as seen from the cluster. Follows from the hook, never from an address.
+/// The side of the cluster that a client is on. Follows from the hook, never from an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Scope {
@@ -12,7 +12,7 @@ pub enum Scope {
     External = 1,
 }
 
-/// Which endpoints of a service port: traffic policies make them differ.
+/// A backend set of a service port: traffic policies make the sets differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SetPolicy {
@@ -20,10 +20,10 @@ pub enum SetPolicy {
     ClusterIp = 0,
     /// For every other frontend, from outside: `externalTrafficPolicy` governs it.
     External = 1,
-    /// For every other frontend, from pods and this node: no policy keeps them from the cluster.
+    /// For every other frontend, from pods and this node: no traffic policy restricts it.
     Cluster = 2,
-    /// Every endpoint that still serves, whether or not it gets new flows. Never chosen from: by it an agent that starts
-    /// knows the ids of all backends.
+    /// Every endpoint that still serves, with or without new flows. Programs never choose from it; a starting
+    /// agent reads the ids of all backends from it.
     Serving = 3,
 }
 
@@ -55,12 +55,12 @@ impl SetPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum BackendSetKind {
-    /// Each backend once; any is as good as another.
+    /// Each backend once; any can be chosen.
     Uniform = 0,
     /// The same, but a client keeps the backend it had: see [`super::affinity`].
     SessionAffinity = 1,
-    /// Empty because a traffic policy leaves none here, while there are endpoints elsewhere: packets are dropped, not
-    /// rejected, so that clients do not take the service for dead.
+    /// Empty because a traffic policy leaves no endpoint on this node, while other nodes have some: packets are
+    /// dropped, not rejected, so that clients do not take the service for dead.
     NoLocalEndpoints = 2,
 }
 
@@ -83,10 +83,10 @@ impl BackendSet {
     /// No endpoints.
     pub const EMPTY: Self = Self(0);
 
-    /// Endpoints, but none here for these clients.
+    /// Endpoints, but none on this node for these clients.
     pub const NO_LOCAL_ENDPOINTS: Self = Self::new(0, 0, BackendSetKind::NoLocalEndpoints);
 
-    /// The most slots a set can have.
+    /// Maximum number of slots of a set.
     pub const MAX_COUNT: u32 = (1 << 24) - 1;
 
     /// `count` slots from `base` on.
@@ -107,13 +107,13 @@ impl BackendSet {
         (self.0 >> 32) as u32 & Self::MAX_COUNT
     }
 
-    /// Does a client keep its backend?
+    /// Whether clients keep their backend.
     #[inline(always)]
     pub const fn has_session_affinity(self) -> bool {
         self.0 >> 56 == BackendSetKind::SessionAffinity as u64
     }
 
-    /// Is it [`BackendSet::NO_LOCAL_ENDPOINTS`]?
+    /// Whether it is [`BackendSet::NO_LOCAL_ENDPOINTS`].
     #[inline(always)]
     pub const fn lacks_local_endpoints(self) -> bool {
         self.0 >> 56 == BackendSetKind::NoLocalEndpoints as u64
@@ -125,14 +125,14 @@ impl BackendSet {
         self.base().wrapping_add(((random as u64 * self.count() as u64) >> 32) as u32)
     }
 
-    /// Where the set of a service port is in the array.
+    /// Index of a service port's set in the array.
     #[inline(always)]
     pub const fn index(service: Id, set_policy: SetPolicy) -> u32 {
         service.index() * SetPolicy::STRIDE + set_policy as u32
     }
 
-    /// Where the array has, beside a service port's sets, how long a client keeps its backend: jiffies since its last new
-    /// flow, in a word of its own.
+    /// Index of a service port's affinity timeout in the array, a separate word beside its sets: jiffies since
+    /// the client's last new flow.
     #[inline(always)]
     pub const fn affinity_index(service: Id) -> u32 {
         service.index() * SetPolicy::STRIDE + SetPolicy::ALL.len() as u32

@@ -1,15 +1,15 @@
-//! What sockets talk to. Written by the socket programs.
+//! Addresses that sockets send to. Written by the socket programs.
 //!
 //! * `connected_v4`, `connected_v6`: SK_STORAGE, connected sockets.
-//! * `udp_peers_v4`, `udp_peers_v6`: SK_STORAGE, the first VIPs that an unconnected UDP socket sends to. No other socket
-//!   can push them out, and they go with the socket.
-//! * `sockets_v4`, `sockets_v6`: LRU HASH, what does not fit there: further VIPs of a socket, sockets for which the kernel has
-//!   no memory for storage, and all sockets on kernels without socket storage. A network namespace has at most
-//!   [`SharedKey::PER_NETNS`] entries, so that a pod pushes out its own.
+//! * `udp_peers_v4`, `udp_peers_v6`: SK_STORAGE, the first VIPs that an unconnected UDP socket sends to. No
+//!   other socket can evict them, and the kernel frees them with the socket.
+//! * `sockets_v4`, `sockets_v6`: LRU HASH, for all else: further VIPs of a socket, sockets for which the kernel
+//!   has no memory for storage, and all sockets on kernels without socket storage. A network namespace has at
+//!   most [`SharedKey::PER_NETNS`] entries, so that a pod evicts only its entries.
 //!
-//! `netns_v4`, `netns_v6`: HASH by network namespace cookie (`u64`) with an address as value, written by the agent: where a
-//! socket that is bound to no address will send from. Read only for frontends with source ranges. A namespace that is
-//! missing is not known yet.
+//! `netns_v4`, `netns_v6`: HASH by network namespace cookie (`u64`) with an address as value, written by the
+//! agent: the source of packets of unbound sockets. Read only for frontends with source ranges. A missing
+//! namespace is not known yet.
 
 mod shared;
 mod stored;
@@ -21,7 +21,7 @@ pub use self::{
 use super::id::Id;
 use crate::{Family, V4, V6, packet::ETHERNET};
 
-/// What an address is translated to.
+/// The translation of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SocketPeer<F: Family> {
@@ -29,7 +29,7 @@ pub struct SocketPeer<F: Family> {
     pub addr: F::Addr,
     /// Network byte order.
     pub port: u16,
-    /// When it was last found that the frontend leads to the service port: a [`SocketPeer::stamp`].
+    /// When the frontend was last found to lead to the service port: a [`SocketPeer::stamp`].
     pub checked: u16,
     /// The backend.
     pub backend: Id,
@@ -38,8 +38,8 @@ pub struct SocketPeer<F: Family> {
 }
 
 impl<F: Family> SocketPeer<F> {
-    /// The part of time in which a check of the frontend holds: 64 jiffies. It repeats after more than an hour (4.7 hours at
-    /// 250 Hz), when one datagram in so long may go unchecked.
+    /// The part of time in which a check of the frontend is valid: 64 jiffies. It repeats after more than an
+    /// hour (4.7 hours at 250 Hz); then one datagram may be sent without a check.
     #[inline(always)]
     pub const fn stamp(now: u32) -> u16 {
         (now >> 6) as u16
@@ -56,8 +56,8 @@ impl<F: Family> SocketPeer<F> {
     }
 }
 
-/// Kept with a connected socket: what it asked for and what it got. It may have connected elsewhere since: it is of a
-/// socket only while the backend is its peer.
+/// Storage of a connected socket: the VIP that it requested and the backend. The socket may have connected
+/// elsewhere since: the entry is valid only while the backend is its peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ConnectedPeer<F: Family> {
@@ -75,9 +75,9 @@ pub struct ConnectedPeer<F: Family> {
     pub service: Id,
 }
 
-/// What the agent asks the programs `socket_backend4` and `socket_backend6`: what does the socket with these addresses keep?
-/// They return its backend's [`Id`], or [`Id::NONE`] if it keeps none or that is not its peer, and put the
-/// [`ConnectedPeer`] where the question was.
+/// The agent's query to the programs `socket_backend4` and `socket_backend6`: the storage of the socket with
+/// these addresses. They return its backend's [`Id`], or [`Id::NONE`] without storage or if that backend is not
+/// its peer, and write the [`ConnectedPeer`] over the query.
 ///
 /// The kernel's `struct bpf_sock_tuple`, seen from the peer, and the protocol behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,12 +91,12 @@ pub struct SocketQuestion<F: Family> {
     pub peer_port: u16,
     /// The socket's own port, network byte order.
     pub local_port: u16,
-    /// TCP or else UDP.
+    /// TCP; any other value is UDP.
     pub protocol: u32,
 }
 
 impl<F: Family> SocketQuestion<F> {
-    /// Where it is in the packet that the programs are run with: behind an Ethernet header of zeros.
+    /// Offset in the packet that the programs are run with: behind an Ethernet header of zeros.
     pub const OFFSET: usize = ETHERNET;
     /// Size of the kernel's part of it.
     pub const TUPLE: usize = 2 * size_of::<F::Addr>() + 2 * size_of::<u16>();

@@ -7,18 +7,18 @@ use crate::{Family, V4, V6};
 /// Entries of the map. A trie takes memory for its contents only.
 pub const MAX_SOURCE_RANGES: u32 = 1 << 18;
 
-/// What stands behind the prefix length in a key of the trie: a prefix of the clients of a service port.
+/// The key of the trie behind the prefix length: a prefix of the clients of a service port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SourceRange<F: Family> {
-    /// The service port; always whole.
+    /// The service port; the prefix always includes all its bits.
     pub service: Id,
     /// The prefix.
     pub addr: F::Addr,
 }
 
 impl<F: Family> SourceRange<F> {
-    /// Bits in front of the address: they count in the key's prefix length.
+    /// Bits in front of the address, which the key's prefix length includes.
     pub const SERVICE_BITS: u32 = 32;
 }
 

@@ -1,4 +1,4 @@
-//! What the fast-path parse leaves: fragments, IPv6 extension headers, ICMP errors.
+//! Parses the packets that the fast-path parse does not: fragments, IPv6 extension headers, ICMP errors.
 //!
 //! These are rare, so everything is read by offset ([`Bytes`]), wherever in the packet it is.
 
@@ -15,25 +15,26 @@ use crate::{
 
 /// The bytes of a packet.
 pub trait Bytes {
-    /// The value at an offset from the start of the frame; none behind the packet's end. `T` must be made of integers.
+    /// The value at an offset from the start of the frame; `None` behind the packet's end. `T` must consist of
+    /// integers.
     fn load<T: Copy>(&self, offset: usize) -> Option<T>;
 }
 
 impl Bytes for [u8] {
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         let bytes = self.get(offset..)?.get(..size_of::<T>())?;
-        // SAFETY: so many readable bytes, and any are valid integers.
+        // SAFETY: so many bytes are readable, and any are valid integers.
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 }
 
-/// What a packet is.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Part {
-    /// Whole, without options or extension headers: the fast-path parse took it.
+    /// Unfragmented, without options or extension headers: the fast-path parse took it.
     Plain,
-    /// Whole.
+    /// Unfragmented.
     Whole,
     /// The first fragment: it has the transport header.
     First,
@@ -43,15 +44,16 @@ pub enum Part {
     Error,
 }
 
-/// A packet, and which part of the original it is.
+/// A packet, and its part of the original packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dissected<F: Family> {
-    /// What the decision core needs to know.
+    /// The fields that the decision core reads.
     ///
-    /// Of [`Part::Later`], ports and protocol are still to be found. Of [`Part::Error`], the tuple is that of a reply to
-    /// the quoted packet, protocol and transport offset are those of the quoted packet, and the hop limit is the error's.
+    /// Of [`Part::Later`], ports and protocol are still missing. Of [`Part::Error`], the tuple is that of a
+    /// reply to the quoted packet, protocol and transport offset are those of the quoted packet, and the hop
+    /// limit is the error's.
     pub packet: Packet<F>,
-    /// What it is.
+    /// The part.
     pub part: Part,
     /// Identification of a fragment, as in the header.
     pub identification: u32,
@@ -64,7 +66,7 @@ pub struct Dissected<F: Family> {
 }
 
 impl<F: Family> Dissected<F> {
-    /// What it shares with the other fragments of its packet.
+    /// The fields that it shares with the other fragments of its packet.
     #[inline(always)]
     pub fn fragment_key(&self) -> FragmentKey<F> {
         let Tuple { src, dst, .. } = self.packet.tuple;
@@ -101,9 +103,9 @@ pub struct Network<F: Family> {
     src: F::Addr,
     dst: F::Addr,
     hop_limit: u8,
-    /// IP protocol number of what follows.
+    /// IP protocol number of the header or data that follows.
     protocol: u8,
-    /// Where it follows.
+    /// Offset of that.
     transport: usize,
     part: Part,
     identification: u32,
@@ -113,7 +115,7 @@ pub struct Network<F: Family> {
 /// Offset of the packet that an ICMP error quotes, from the ICMP header.
 pub(super) const QUOTE: usize = super::ICMP;
 
-/// Takes a packet apart whose network header starts at offset `network`; false if it is nothing that services have.
+/// Parses a packet whose network header starts at offset `network`; false if Services have no such packets.
 ///
 /// ```
 /// use proxy_common::{
@@ -133,7 +135,7 @@ pub(super) const QUOTE: usize = super::ICMP;
 /// ```
 #[inline(always)]
 pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut Dissected<F>) -> bool {
-    // `out` may be left from another packet.
+    // `out` may have the fields of another packet.
     out.part = Part::Plain;
     out.packet.tcp_flags = 0;
     out.packet.sequence = 0;
@@ -160,7 +162,7 @@ pub fn dissect<F: Parse, B: Bytes + ?Sized>(bytes: &B, network: usize, out: &mut
     let flags = match outer.protocol {
         PROTOCOL_TCP => bytes.load::<u8>(outer.transport + tcp::FLAGS),
         PROTOCOL_UDP => Some(0),
-        // Its checksum is of the whole packet, of which only a part is here.
+        // SCTP's checksum covers the whole packet, of which this is only a part.
         PROTOCOL_SCTP if matches!(outer.part, Part::First) => None,
         PROTOCOL_SCTP => bytes.load::<u8>(outer.transport + sctp::CHUNK_TYPE).map(flags_of_chunk),
         _ => None,
@@ -189,7 +191,7 @@ fn read_network<F: Parse, B: Bytes + ?Sized>(bytes: &B, at: usize) -> Option<Net
     F::network(&bytes.load::<F::Words>(at)?, at, bytes)
 }
 
-/// An ICMP error: its receiver sent the packet that it quotes.
+/// Parses an ICMP error. Its receiver sent the packet that it quotes.
 #[inline(always)]
 fn error<F: Parse, B: Bytes + ?Sized>(bytes: &B, outer: &Network<F>, out: &mut Dissected<F>) -> bool {
     let icmp = outer.transport;
@@ -214,13 +216,13 @@ fn error<F: Parse, B: Bytes + ?Sized>(bytes: &B, outer: &Network<F>, out: &mut D
     true
 }
 
-/// The bytes of one of a header's words that has the field at this offset.
+/// The bytes of the header word that has the field at this offset.
 #[inline(always)]
 fn bytes_of<const WORDS: usize>(words: &[u32; WORDS], offset: usize) -> [u8; WORD] {
     words[word(offset)].to_ne_bytes()
 }
 
-/// An IPv4 header.
+/// Parses an IPv4 header.
 #[inline(always)]
 pub(super) fn read_ipv4(words: &[u32; word(IPV4)], at: usize) -> Option<Network<V4>> {
     let [version_ihl, ..] = bytes_of(words, ipv4::VERSION_IHL);
@@ -248,10 +250,10 @@ pub(super) fn read_ipv4(words: &[u32; word(IPV4)], at: usize) -> Option<Network<
     })
 }
 
-/// More extension headers than any packet has that is meant well.
+/// Maximum number of extension headers; legitimate packets have fewer.
 const EXTENSIONS: usize = 6;
 
-/// An IPv6 header with its extension headers.
+/// Parses an IPv6 header with its extension headers.
 #[inline(always)]
 pub(super) fn read_ipv6<B: Bytes + ?Sized>(
     words: &[u32; word(IPV6)],
@@ -286,7 +288,7 @@ pub(super) fn read_ipv6<B: Bytes + ?Sized>(
             extensions::FRAGMENT => {
                 network.identification = second;
                 if head & ipv6_fragment::OFFSET as u32 != 0 {
-                    // What follows is not headers.
+                    // The data that follows has no headers.
                     network.protocol = (head >> 24) as u8;
                     network.part = Part::Later;
                     return Some(network);
@@ -296,7 +298,7 @@ pub(super) fn read_ipv6<B: Bytes + ?Sized>(
                 }
                 extensions::FRAGMENT_SIZE
             }
-            // Segments are left: the destination is another.
+            // Segments are left, so the final destination is another.
             extensions::ROUTING if head as u8 != 0 => return None,
             extensions::AUTHENTICATION => extensions::size_of_authentication(length),
             _ => extensions::size(length),

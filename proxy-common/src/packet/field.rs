@@ -36,7 +36,7 @@ pub mod ipv4 {
 pub mod ipv6 {
     /// Version, in the upper four bits, with half of the traffic class.
     pub const VERSION: usize = 0;
-    /// Length of what follows this header.
+    /// Length of the data behind this header.
     pub const PAYLOAD_LENGTH: usize = 4;
     /// Protocol number of the header that follows.
     pub const NEXT_HEADER: usize = 6;
@@ -48,13 +48,13 @@ pub mod ipv6 {
     pub const DESTINATION: usize = 24;
 }
 
-/// What TCP, UDP and SCTP have in common: their headers begin with the ports.
+/// The common part of TCP, UDP and SCTP: their headers begin with the ports.
 pub mod ports {
     /// Port of the sender.
     pub const SOURCE: usize = 0;
     /// Port of the receiver.
     pub const DESTINATION: usize = 2;
-    /// Where they end.
+    /// End of the ports.
     pub const END: usize = 4;
 }
 
@@ -96,7 +96,7 @@ pub mod icmp {
     pub const CODE: usize = 1;
     /// Checksum.
     pub const CHECKSUM: usize = 2;
-    /// Depends on the type; of the message that a packet is too big: the MTU.
+    /// Depends on the type; in a message that a packet is too big: the MTU.
     pub const REST: usize = 4;
 }
 

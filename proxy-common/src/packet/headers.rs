@@ -4,7 +4,7 @@
 pub const ETHERNET: usize = 14;
 /// Bytes of an IPv4 header without options.
 pub const IPV4: usize = 20;
-/// Bytes of an IPv4 header with as many options as it has room for.
+/// Bytes of the longest IPv4 header, with options.
 pub const LONGEST_IPV4: usize = 60;
 /// Bytes of an IPv6 header.
 pub const IPV6: usize = 40;
@@ -21,10 +21,10 @@ pub const SCTP_HEADER: usize = 12;
 /// Bytes of an SCTP header with the head of its first chunk.
 pub const SCTP: usize = 16;
 
-/// Bytes in which IPv4 and TCP count the length of their headers.
+/// Unit in which IPv4 and TCP count the length of their headers, in bytes.
 pub const WORD: usize = 4;
 
-/// Which word of a header has the field at this offset.
+/// Index of the header word that has the field at this offset.
 #[inline(always)]
 pub const fn word(offset: usize) -> usize {
     offset / WORD
@@ -58,13 +58,14 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 /// IP protocol number of GRE.
 pub const PROTOCOL_GRE: u8 = 47;
 
-/// What IPv4 has beside the identification, in its lower half (RFC 791 section 3.1), host byte order.
+/// The flags and offset beside the identification of IPv4, in its lower half (RFC 791 section 3.1), host byte
+/// order.
 pub mod ipv4_fragment {
     /// Routers must not fragment the packet.
     pub const DO_NOT_FRAGMENT: u16 = 0x4000;
     /// More fragments follow.
     pub const MORE: u16 = 0x2000;
-    /// Where the fragment belongs, in units of 8 bytes.
+    /// Position of the fragment, in units of 8 bytes.
     pub const OFFSET: u16 = 0x1fff;
     /// Any of these bits: it is a fragment.
     pub const IS_FRAGMENT: u16 = MORE | OFFSET;
@@ -74,7 +75,7 @@ pub mod ipv4_fragment {
 pub mod ipv6_fragment {
     /// More fragments follow.
     pub const MORE: u16 = 0x0001;
-    /// Where the fragment belongs, in units of 8 bytes.
+    /// Position of the fragment, in units of 8 bytes.
     pub const OFFSET: u16 = 0xfff8;
 }
 
@@ -91,7 +92,7 @@ pub mod extensions {
     /// Destination options.
     pub const DESTINATION: u8 = 60;
 
-    /// Is it one of these?
+    /// Whether it is one of these.
     #[inline(always)]
     pub fn is_extension(next: u8) -> bool {
         matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
@@ -153,7 +154,7 @@ pub mod icmpv6_types {
     pub const PORT_UNREACHABLE: u8 = 4;
 }
 
-/// Chunk types that say where an association is (RFC 9260 section 3.2).
+/// Chunk types that change the state of an association (RFC 9260 section 3.2).
 pub mod sctp_chunks {
     /// Opens an association, always alone in its packet.
     pub const INIT: u8 = 1;
@@ -161,7 +162,7 @@ pub mod sctp_chunks {
     pub const INIT_ACK: u8 = 2;
     /// Ends the association at once.
     pub const ABORT: u8 = 6;
-    /// The association is over.
+    /// Ends the association after its shutdown.
     pub const SHUTDOWN_COMPLETE: u8 = 14;
 }
 

@@ -54,7 +54,7 @@ impl Parse for V6 {
         }
         // SAFETY: the header's 40 bytes were just found to be readable.
         let (version, next, hop_limit, src, dst) = unsafe {
-            // By words: an array of them would be copied by a call.
+            // By words: the compiler would copy an array with a call.
             let address = |at: usize| {
                 let word = |index: usize| read::<u32>(ip.wrapping_add(at + size_of::<u32>() * index));
                 [word(0), word(1), word(2), word(3)]

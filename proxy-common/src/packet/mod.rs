@@ -1,6 +1,7 @@
 //! Headers in, [`Packet`] out. Raw pointers with one bounds check per header: slices would not verify.
 //!
-//! This is for nearly all packets. [`mod@dissect`] takes the others: fragments, extension headers, ICMP errors.
+//! This is for nearly all packets. [`mod@dissect`] parses the others: fragments, extension headers, ICMP
+//! errors.
 
 mod dissect;
 pub mod field;
@@ -20,7 +21,7 @@ pub use self::{
 
 use crate::{Family, layout::flow::Tuple};
 
-/// What the decision core needs to know of a packet.
+/// The fields of a packet that the decision core reads.
 ///
 /// ```
 /// use proxy_common::{
@@ -43,7 +44,7 @@ pub struct Packet<F: Family> {
     pub tuple: Tuple<F>,
     /// IP protocol number: TCP, UDP or SCTP; or ICMP (of either family) for an echo request, without ports.
     pub protocol: u8,
-    /// TCP flags; 0 for UDP and echo requests; for SCTP those that its first chunk compares to.
+    /// TCP flags; 0 for UDP and echo requests; for SCTP the flags that correspond to its first chunk.
     pub tcp_flags: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
@@ -53,45 +54,46 @@ pub struct Packet<F: Family> {
     pub acknowledgment: u32,
     /// Offset of the transport header from the start of the frame.
     pub transport: usize,
-    /// It goes the way of a flow that is there, and never opens one: a fragment other than the first, or an ICMP error
-    /// about a packet of the flow's other direction, whose tuple is then that of a reply to that packet.
+    /// The packet belongs to an existing flow and never opens one: a fragment other than the first, or an ICMP
+    /// error about a packet of the flow's other direction. The tuple of an error is that of a reply to that
+    /// packet.
     pub follows: bool,
 }
 
 impl<F: Family> Packet<F> {
-    /// The first packet of a TCP connection?
+    /// Whether it is the first packet of a TCP connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     }
 
-    /// The reply to the first packet of a TCP connection?
+    /// Whether it is the reply to the first packet of a TCP connection.
     #[inline(always)]
     pub fn is_syn_ack(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN | tcp_flags::ACK
     }
 
-    /// Does it ask for a new connection? TCP with SYN and without ACK, RST and FIN, an SCTP INIT, or any datagram that is not part of
-    /// another one. Nothing else is a request to a frontend.
+    /// Whether it opens a connection: TCP with SYN and without ACK, RST and FIN, an SCTP INIT, or any datagram
+    /// that is not part of another one. No other packet is a request to a frontend.
     #[inline(always)]
     pub fn is_request(&self) -> bool {
         const OPENING: u8 = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN;
         !self.follows && (self.protocol == PROTOCOL_UDP || self.tcp_flags & OPENING == tcp_flags::SYN)
     }
 
-    /// Somebody asks whether the address is there?
+    /// Whether it is a ping.
     #[inline(always)]
     pub fn is_echo_request(&self) -> bool {
         self.protocol == PROTOCOL_ICMP || self.protocol == PROTOCOL_ICMPV6
     }
 
-    /// Does it end a TCP connection?
+    /// Whether it ends a TCP connection.
     #[inline(always)]
     pub fn is_closing(&self) -> bool {
         self.tcp_flags & (tcp_flags::FIN | tcp_flags::RST) != 0
     }
 
-    /// Does it end a TCP connection at once?
+    /// Whether it ends a TCP connection at once.
     #[inline(always)]
     pub fn is_reset(&self) -> bool {
         self.tcp_flags & tcp_flags::RST != 0
@@ -105,19 +107,19 @@ impl<F: Family> Packet<F> {
 }
 
 impl<F: Parse> Packet<F> {
-    /// TCP or UDP, behind a network header without options that starts at this offset?
+    /// Whether it is TCP or UDP, behind a network header without options that starts at this offset.
     #[inline(always)]
     pub fn has_no_options(&self, network: usize) -> bool {
         self.transport == network + F::HEADER && matches!(self.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
     }
 }
 
-/// Why there is no [`Packet`].
+/// The reason why a packet was not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unparsed {
-    /// Nothing that services have: another protocol, or a header that contradicts itself.
+    /// No Service has such packets: another protocol, or a header that contradicts itself.
     NotOurs,
-    /// The headers are longer than what can be read here.
+    /// The headers are longer than the readable bytes.
     Short,
     /// For [`mod@dissect`]: a fragment, a packet with extension headers, or an ICMP error.
     SlowPath,
@@ -127,21 +129,22 @@ pub enum Unparsed {
 pub trait Parse: Family {
     /// Shortest network header in bytes.
     const HEADER: usize;
-    /// Where it has its addresses, the source first.
+    /// Offset of the addresses, the source first.
     const ADDRESSES: usize;
-    /// The header, as it is read at once.
+    /// The header, as read at once.
     type Words: Copy;
     /// The family's ICMP.
     const ICMP: u8;
 
-    /// Is it an ICMP message that is an error, and so quotes a packet?
+    /// Whether it is the type of an ICMP error, which quotes a packet.
     fn is_error(r#type: u8) -> bool;
-    /// The length of the whole packet that a network header tells.
+    /// The length of the whole packet, from its network header.
     ///
     /// # Safety
     /// `header` points to [`Self::HEADER`] readable bytes.
     unsafe fn total_length(header: *const u8) -> u32;
-    /// The headers from the network header up to the transport header, with help from `bytes` for those that follow.
+    /// Parses the headers from the network header up to the transport header; reads those that follow with
+    /// `bytes`.
     fn network<B: Bytes + ?Sized>(
         words: &Self::Words,
         at: usize,
@@ -171,7 +174,7 @@ pub trait Parse: Family {
         unsafe { Self::parse_as::<true>(data, end, network).ok() }
     }
 
-    /// Either of them.
+    /// Either of the above.
     ///
     /// # Errors
     /// See [`Unparsed`].
@@ -191,7 +194,7 @@ pub trait Parse: Family {
 /// The bytes are readable.
 #[inline(always)]
 pub unsafe fn read<T: Copy>(at: *const u8) -> T {
-    // In the kernel programs `read_unaligned` would become a load per byte; the verifier checks the alignment there.
+    // In the kernel programs `read_unaligned` would become a load per byte; the verifier checks the alignment.
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's promise.
     unsafe {

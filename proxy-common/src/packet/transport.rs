@@ -7,7 +7,7 @@ use super::{
 };
 use crate::layout::flow::Tuple;
 
-/// What a transport header is read from.
+/// The readable bytes of a transport header.
 pub(super) struct Bounds {
     pub(super) data: *const u8,
     pub(super) end: *const u8,
@@ -96,16 +96,17 @@ pub(super) unsafe fn transport<F: Parse, const WITHOUT_OPTIONS: bool>(
 
 /// The timestamp of a TCP packet with SYN or FIN whose header starts at offset `transport` (RFC 7323); 0: none.
 ///
-/// It is looked for only where common systems write it: no loop over options. With SYN behind MSS and SACK-permitted (Linux), or behind MSS
-/// and window scale (BSD, macOS); else behind two of padding (RFC 7323 appendix A).
+/// Read only at the places where common systems write it, without a loop over options. With SYN behind MSS and
+/// SACK-permitted (Linux), or behind MSS and window scale (BSD, macOS); else behind two bytes of padding (RFC
+/// 7323 appendix A).
 #[inline(always)]
 pub fn timestamp<B: Bytes + ?Sized>(bytes: &B, transport: usize, is_syn: bool) -> u32 {
     /// Kind and length of the option.
     const TIMESTAMP: u32 = 0x080a;
-    /// The option's words: half of one with kind and length, the timestamp, and that of the other side.
+    /// The option in words: half a word with kind and length, the timestamp, and that of the other side.
     const LENGTH: u32 = 3;
     const HEADER: u32 = word(TCP) as u32;
-    /// Where the options are in words from the one with the header's length on.
+    /// Offset of the options in words, from the word with the header's length.
     const OPTIONS: usize = word(TCP - tcp::DATA_OFFSET);
     let is_option = |word: u32| u32::from_be(word) & 0xffff == TIMESTAMP;
     if is_syn {
@@ -127,7 +128,7 @@ pub fn timestamp<B: Bytes + ?Sized>(bytes: &B, transport: usize, is_syn: bool) -
     }
 }
 
-/// What an SCTP chunk means for its association, in TCP's words.
+/// The TCP flags that correspond to an SCTP chunk.
 #[inline(always)]
 pub(super) fn flags_of_chunk(chunk: u8) -> u8 {
     match chunk {

@@ -1,9 +1,10 @@
 //! Publication of a backend set, and the quarantine of its old slots, in all interleavings with a reader
 //! (`docs/datapath/publication.md`).
 //!
-//! Slots are published by the agent in `datapath/services`, whose order of stores `interleavings.rs` there checks; this is about the orders
-//! of memory. A reader runs under RCU: `membarrier(GLOBAL)` waits for one that runs, and what it saw is before what the agent does
-//! next. A mutex is a model of that: the reader holds it while it runs, and to wait is to take it once.
+//! The agent publishes slots in `datapath/services`; `interleavings.rs` there checks the order of its stores.
+//! This test is about memory orders. A reader runs under RCU: `membarrier(GLOBAL)` waits for a running reader,
+//! and orders its loads before the agent's next accesses. A mutex models that: the reader holds it while it
+//! runs, and the agent takes it once to wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -85,7 +86,7 @@ impl Maps {
     fn read(&self) {
         let _running = self.reader.lock().unwrap();
         let set = BackendSet(Shared::load(&self.set));
-        // The kernel's memory model orders loads whose addresses depend on what was loaded; loom's does not know it.
+        // The kernel's memory model orders loads whose addresses depend on an earlier load; loom's does not.
         fence(Ordering::Acquire);
         let slot = set.slot(0);
         let chosen = Id(Shared::load(&self.slots[slot as usize]) as u32);

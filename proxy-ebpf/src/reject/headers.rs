@@ -15,7 +15,7 @@ use crate::rewrite::{self, Header};
 /// Hop limit of replies.
 const HOPS: u8 = 64;
 
-/// Bytes of the transport header that an ICMP error quotes (RFC 792; more is allowed, this is what hosts need).
+/// Bytes of the transport header that an ICMP error quotes (RFC 792; more is allowed, hosts need this much).
 pub(super) const QUOTED: usize = 8;
 
 /// A family's generated replies.
@@ -23,21 +23,21 @@ pub(crate) trait ReplyHeaders: Header {
     /// Echo reply, as type in a header's first byte.
     const ECHO_REPLY: u8;
 
-    /// Is it an address that replies may be sent to? Not to groups, nor to hosts without an address.
+    /// Whether replies may be sent to the address: not to groups, nor to hosts without an address.
     fn is_host(addr: &Self::Addr) -> bool;
     /// Writes a network header: the reply to the packet whose header is `from`, with a payload of `length` bytes.
     ///
     /// # Safety
     /// `header` points to so many writable bytes as the family's header has, `from` to so many readable ones.
     unsafe fn reply(header: *mut u8, from: *const u8, protocol: u8, length: u16);
-    /// Makes a quoted header say that the transport header follows it at once.
+    /// Changes a quoted header so that the transport header follows it at once.
     ///
     /// # Safety
     /// `header` points to so many writable bytes as the family's header has.
     unsafe fn shorten(header: *mut u8, protocol: u8);
     /// Bytes that [`ReplyHeaders::pad`] puts behind the network header.
     const PADDING: usize;
-    /// Puts so many bytes behind the network header that mean nothing.
+    /// Writes so many bytes without meaning behind the network header.
     ///
     /// # Safety
     /// `header` points to a network header made by [`ReplyHeaders::reply`], with room for so many bytes behind it.
@@ -47,7 +47,7 @@ pub(crate) trait ReplyHeaders: Header {
     /// # Safety
     /// `header` points to 8 writable bytes.
     unsafe fn error(header: *mut u8, reply: GeneratedReply, mtu: u16);
-    /// Is the pseudo header part of the family's ICMP checksum?
+    /// Whether the family's ICMP checksum includes the pseudo header.
     const HAS_PSEUDO_HEADER: bool;
 }
 
@@ -61,7 +61,7 @@ pub(super) unsafe fn word<T: Copy>(at: *const u8) -> T {
     unsafe { at.cast::<T>().read() }
 }
 
-/// An ICMP header's first word, with no checksum yet.
+/// An ICMP header's first word, with checksum 0.
 #[inline(always)]
 const fn type_and_code(r#type: u8, code: u8) -> u32 {
     u32::from_ne_bytes([r#type, code, 0, 0])
@@ -85,7 +85,7 @@ impl ReplyHeaders for V4 {
             let version_ihl = (IPV4_NO_OPTIONS as u32) << 24;
             rewrite::write(at(ipv4::VERSION_IHL), u32::from_be(version_ihl | (IPV4 as u32 + length as u32)));
             rewrite::write(at(ipv4::IDENTIFICATION), 0u32);
-            // With no checksum yet.
+            // With checksum 0.
             rewrite::write(at(ipv4::TTL), u32::from_be((HOPS as u32) << 24 | (protocol as u32) << 16));
             rewrite::write(at(ipv4::SOURCE), word::<u32>(from.wrapping_add(ipv4::DESTINATION)));
             rewrite::write(at(ipv4::DESTINATION), word::<u32>(from.wrapping_add(ipv4::SOURCE)));
@@ -105,7 +105,7 @@ impl ReplyHeaders for V4 {
         unsafe { rewrite::write(header.wrapping_add(ipv4::VERSION_IHL), IPV4_NO_OPTIONS) };
     }
 
-    // Behind the end of the options (0), only zeros. What is summed besides makes nothing, and so nothing changes.
+    // Options: their end (0), then only zeros. They add nothing to the checksum.
     const PADDING: usize = 20;
 
     #[inline(always)]
@@ -189,8 +189,8 @@ impl ReplyHeaders for V6 {
         unsafe { rewrite::write(header.wrapping_add(ipv6::NEXT_HEADER), protocol) };
     }
 
-    // One destination option that is for experiments, and that hosts skip if they do not know it (RFC 4727). Not padding:
-    // Linux wants that to be zero.
+    // One destination option for experiments, which hosts skip if they do not know it (RFC 4727). Not a padding
+    // option: Linux requires its content to be zero.
     const PADDING: usize = 24;
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! FIB cache.
 //!
-//! The kernel's look-up takes longer than everything else that is done with a packet of a known flow. Each CPU keeps its
-//! result for [`FRESH`]: flows with more packets than that hardly ever query, others do not need the cache.
+//! The kernel's look-up takes longer than all other work for a packet of a known flow. Each CPU caches its
+//! result for [`FRESH`]: flows with a higher packet rate hardly ever query, others do not need the cache.
 //! No invalidation: the TTL bounds staleness, whether or not an agent runs.
 
 use core::ffi::c_void;
@@ -16,36 +16,37 @@ use proxy_common::{
 use super::{Routed, next_hop};
 use crate::settings::second;
 
-/// How many routes a CPU keeps of each family, as the exponent of two.
+/// Routes that a CPU caches of each family, as the exponent of two.
 const SLOT_BITS: u32 = SLOTS.trailing_zeros();
 const SLOTS: usize = table::FibCache::<V4>::ENTRIES;
 const _: () = assert!(SLOTS.is_power_of_two());
 
-/// How long a route is used without asking again, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
+/// How long a route is used without a new query, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
 const FRESH: u32 = 32;
 
-/// Cache slot: the last FIB query and its result. All zero is none: no packet comes in by a device with index 0.
+/// Cache slot: the last FIB query and its result. All zero is an empty slot: no packet comes in by a device
+/// with index 0.
 #[repr(C)]
 pub(crate) struct CachedRoute<F: Family> {
     src: F::Addr,
     dst: F::Addr,
     ifindex: u32,
-    /// Of the packet, in bytes.
+    /// The packet's size in bytes.
     size: u32,
-    /// When, in jiffies, truncated.
+    /// Time of the query in jiffies, truncated.
     queried: u32,
     route: Route<F>,
 }
 
-/// A packet whose route is asked for.
+/// A FIB query for a packet.
 pub(crate) struct FibQuery<'q, F: Family> {
-    /// The device it comes in by.
+    /// The device by which the packet comes in.
     pub(crate) ifindex: u32,
     pub(crate) src: &'q F::Addr,
     pub(crate) dst: &'q F::Addr,
-    /// In bytes.
+    /// The packet's size in bytes.
     pub(crate) size: u32,
-    /// In jiffies.
+    /// The time in jiffies.
     pub(crate) now: u32,
 }
 
@@ -56,7 +57,7 @@ impl<F: Family> FibQuery<'_, F> {
         word.wrapping_mul(0x9e37_79b9) >> (u32::BITS - SLOT_BITS)
     }
 
-    /// Is this known?
+    /// Whether the slot has the result of this query.
     #[inline(always)]
     fn is_hit(&self, cached: &CachedRoute<F>) -> bool {
         self.now.wrapping_sub(cached.queried) < FRESH
@@ -68,8 +69,8 @@ impl<F: Family> FibQuery<'_, F> {
     }
 }
 
-/// As [`super::look_up`], by what this CPU knows or else by `ask`, one of the functions below. What is found is this CPU's until
-/// the program ends or asks again.
+/// As [`super::look_up`], from this CPU's cache or else by `ask`, one of the functions below. The result is
+/// valid until the program ends or queries again.
 #[inline(always)]
 pub(crate) fn look_up<F: Routed>(
     query: &FibQuery<'_, F>,
@@ -77,8 +78,8 @@ pub(crate) fn look_up<F: Routed>(
 ) -> Option<&'static Route<F>> {
     let slot = query.slot();
     let cached = F::cached_route(slot)?;
-    // SAFETY: this CPU's own: programs run with bottom halves off. What is there was written as this type, or is zero,
-    // which is the first variant of the enum in it.
+    // SAFETY: this CPU's own memory: programs run with bottom halves off. Its content was written as this type,
+    // or is zero, which is the first variant of the enum in it.
     let cached = unsafe { &mut *cached };
     if !query.is_hit(cached) {
         cached.src = *query.src;
@@ -91,7 +92,7 @@ pub(crate) fn look_up<F: Routed>(
     Some(&cached.route)
 }
 
-/// Answers the question at this place.
+/// Answers the query in this slot.
 #[inline(always)]
 fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
     let Some(cached) = F::cached_route(slot) else { return 0 };
@@ -101,7 +102,7 @@ fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
     if !is_xdp {
         next_hop::mark(route, *queried);
     } else if next_hop::must_hand_over(route, *queried, second()) {
-        // What is not resolved is left to tc, and asked for again.
+        // XDP leaves unresolved neighbours to tc, and the next packet queries again.
         route.kind = RouteKind::Unresolved;
     }
     1
@@ -109,7 +110,7 @@ fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
 
 macro_rules! fill_slot {
     ($($family:ident, $of_skb:ident, $of_frame:ident;)*) => { $(
-        // Global functions: the verifier goes through them once, and their stack is free again afterwards.
+        // Global functions: the verifier checks them once, and their stack is free afterwards.
 
         /// For tc.
         #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! Next hops in use: each look-up of the FIB marks its neighbour, so that the agent probes it.
+//! Next hops in use: each look-up of the FIB marks its neighbour, which makes the agent probe it.
 
 use core::ptr;
 
@@ -9,10 +9,11 @@ use proxy_common::{
 
 use super::Routed;
 
-/// Marks are renewed after so many jiffies: no other CPU's cache line is written more often than that.
+/// Jiffies after which a mark is renewed: a more frequent store would take the cache line from other CPUs more
+/// often.
 const RENEW: u32 = 16;
 
-/// The slot of a route's neighbour, made its own.
+/// The slot of a route's neighbour, written for it.
 #[inline(always)]
 fn slot<F: Routed>(route: &Route<F>, now: u32) -> Option<&'static mut NextHop<F>> {
     let slot = F::next_hop_slot(NextHop::<F>::slot(&route.next_hop, route.ifindex))?;
@@ -37,14 +38,15 @@ pub(crate) fn mark<F: Routed>(route: &Route<F>, now: u32) {
     }
 }
 
-/// The same at XDP. Without an agent that probes, the kernel must see a packet about once a second (`second` jiffies): true if it is this
-/// one. tc then sends it by the kernel's neighbour code, which makes what is STALE be asked for.
+/// The same at XDP. Without an agent that probes, the kernel must see a packet about once a second (`second`
+/// jiffies): true if this packet is due. tc then sends it by the kernel's neighbour code, which probes a STALE
+/// neighbour.
 #[inline(always)]
 pub(crate) fn must_hand_over<F: Routed>(route: &Route<F>, now: u32, second: u32) -> bool {
     if !matches!(route.kind, RouteKind::Neighbour) {
         return false;
     }
-    // A neighbour of the other family: the agent does not probe those.
+    // A neighbour of the other family, which the agent does not probe.
     if !route.names_next_hop {
         return true;
     }

@@ -1,4 +1,4 @@
-//! Flow and affinity entries, read and written where they are.
+//! Flow and affinity entries, read and written in the map.
 
 use core::ops::Deref;
 

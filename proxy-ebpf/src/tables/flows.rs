@@ -86,7 +86,8 @@ impl<F: KernelFamily> FlowTables<F> for Kernel {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts> {
-        // SAFETY: the kernel gave the pointer. Two words; a sender that reuses the identification meanwhile spoils both packets.
+        // SAFETY: the kernel gave the pointer. Two words; a sender that reuses the identification meanwhile
+        // corrupts both packets.
         F::fragment(key).map(|ports| unsafe { *ports })
     }
 

@@ -23,7 +23,7 @@ use crate::{
     settings::second,
 };
 
-// A tuple is what socket look-ups take.
+// Socket look-ups take a tuple of this layout.
 const _: () = {
     use aya_ebpf::bindings::{
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4,
@@ -107,8 +107,8 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
     #[inline(always)]
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
         if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
-            // The kernel has no look-up for SCTP. Rather may a late packet be answered by the stack than a server of the node
-            // lose all of its: SGsAP, for one, has its port in the range.
+            // The kernel has no look-up for SCTP sockets. The stack answering a late packet is better than a
+            // server of the node losing all of its packets: SGsAP, for one, has its port in the range.
             return true;
         }
         self.socket_state(tuple, protocol, BPF_F_CURRENT_NETNS as i64 as u64).is_some()
@@ -116,10 +116,10 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
 
     #[inline(always)]
     fn has_connection(&self, namespace: u32, tuple: &Tuple<F>, protocol: u8) -> bool {
-        // `enum tcp_state`; connected UDP sockets have the first one.
+        // `enum tcp_state`; connected UDP sockets have the first value.
         const ESTABLISHED: u32 = 1;
         const LISTEN: u32 = 10;
-        // The helper takes ids of namespaces as the context's namespace knows them.
+        // The helper takes ids of namespaces as seen from the context's namespace.
         match self.socket_state(tuple, protocol, namespace.wrapping_sub(1).into()) {
             Some(state) if protocol == PROTOCOL_TCP => state != LISTEN,
             Some(state) => state == ESTABLISHED,
@@ -134,14 +134,15 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
 }
 
 impl Kernel {
-    /// The state of the TCP or UDP socket that would receive a packet with this tuple, in the network namespace that the helpers know by
-    /// this id.
+    /// The state of the TCP or UDP socket that would receive a packet with this tuple, in the network namespace
+    /// with this id for the helpers.
     #[inline(always)]
     fn socket_state<F: KernelFamily>(&self, tuple: &Tuple<F>, protocol: u8, namespace: u64) -> Option<u32> {
-        // Ours has the layout of the kernel's. It is only read.
+        // [`Tuple`] has the layout of the kernel's. The helpers only read it.
         let sock_tuple = (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>();
         let size = size_of::<Tuple<F>>() as u32;
-        // SAFETY: context and tuple are what the helpers want; what they return is read before it is released.
+        // SAFETY: context and tuple have the types that the helpers take; the returned socket is read before it
+        // is released.
         unsafe {
             let socket = if protocol == PROTOCOL_TCP {
                 bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, namespace, 0)

@@ -1,4 +1,4 @@
-//! The packet at hand.
+//! The current packet.
 
 use proxy_common::{
     decide::{Fragmentable, PacketContext},
@@ -16,11 +16,11 @@ use crate::{
     rewrite::LONGEST_MASK,
 };
 
-/// As far as a frame's headers may reach.
+/// Reads up to the longest headers of a frame.
 impl Bytes for Frame {
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        // As in `rewrite`: what is not on the stack may be anything to the verifier.
+        // As in `rewrite`: the verifier does not know the value of an offset outside the stack.
         self.bounds().load(core::hint::black_box(offset) & LONGEST_MASK)
     }
 }

@@ -48,7 +48,7 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
         if let Some(target) = unsafe { Frontend::read(value, key) } {
             return Some(target);
         }
-        // The element was recycled under us; the key's own is in the map by now, or it is gone.
+        // The kernel recycled the element meanwhile; the map has the key's own element by now, or none.
         let value = F::frontend(key)?;
         // SAFETY: as above.
         let target = unsafe { Frontend::read(value, key) };
@@ -65,7 +65,7 @@ impl<F: KernelFamily> ServiceTables<F> for Kernel {
 
     #[inline(always)]
     fn backend(&self, slot: u32) -> Option<&Backend<F>> {
-        // SAFETY: the kernel gave the pointer; slots do not change while a set names them.
+        // SAFETY: the kernel gave the pointer; slots do not change while a set refers to them.
         F::backend(slot).map(|backend| unsafe { &*backend })
     }
 

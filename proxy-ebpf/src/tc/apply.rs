@@ -1,4 +1,4 @@
-//! Writing a translation into a packet, and sending it its way.
+//! Writes a translation into a packet, and sends the packet.
 
 use core::ptr;
 
@@ -32,7 +32,7 @@ use crate::{
     tables::count,
 };
 
-/// Does what was decided.
+/// Applies the verdict.
 #[inline(always)]
 pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcContext) -> u64 {
     let Some(Scratch { dissected, verdict, out, .. }) = scratch::<F>() else { return failed().0 };
@@ -55,7 +55,7 @@ pub(crate) fn apply<F: KernelFamily + TcFamily, const LINK: usize>(ctx: &TcConte
     }
 }
 
-/// Writes the translation into the packet, whose headers are where the fast-path parse found them.
+/// Writes the translation into the packet, at the offsets that the fast-path parse found.
 #[inline(always)]
 pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -67,13 +67,15 @@ pub(super) fn write<F: KernelFamily + TcFamily, const LINK: usize>(
     if !update_checksum(skb, LINK, packet, to) || !F::store_addresses(skb, LINK, to) {
         return false;
     }
-    // Without the mask the verifier takes it for any offset, and the compiler, which knows better, would leave it out.
+    // Without the mask the verifier assumes any offset; without the `black_box` the compiler, which knows the
+    // bound, would drop the mask.
     let transport = core::hint::black_box(packet.transport) & LONGEST_MASK;
     // The helpers may have moved the packet.
     rewrite::headers(bounds(ctx), LINK, transport, &packet.tuple, to, hops)
 }
 
-/// Sends a translated packet its way, with [`Verdict::Forward`] and [`Verdict::Divert`] by the route; none if that failed.
+/// Sends a translated packet, with [`Verdict::Redirect`] and [`Verdict::Divert`] by the route; `None` on
+/// failure.
 #[inline(always)]
 pub(super) fn send<F: KernelFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -99,7 +101,7 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
                 return hand_to_stack(ctx);
             }
             if !route.names_next_hop {
-                // SAFETY: plain arguments; the kernel looks the route up and gives it to the packet.
+                // SAFETY: plain arguments; the kernel looks the route up and attaches it to the packet.
                 return Some(unsafe { bpf_redirect_neigh(route.ifindex, ptr::null_mut(), 0, 0) as i32 });
             }
             let mut neighbour = F::neighbour(&route.next_hop);
@@ -111,23 +113,24 @@ pub(super) fn send<F: KernelFamily, const LINK: usize>(
     }
 }
 
-/// Has the stack route and send a translated packet with an Ethernet header, as one that the loopback interface received: there alone the kernel takes packets from
-/// its own addresses (`accept_local`), whatever `rp_filter` says (`__fib_validate_source`).
+/// Has the stack route and send a translated packet with an Ethernet header, as one that the loopback interface
+/// received. Only there does the kernel accept packets from its own addresses (`accept_local`), with any
+/// `rp_filter` (`__fib_validate_source`).
 #[inline(always)]
 fn hand_to_stack(ctx: &TcContext) -> Option<i32> {
-    // The loopback interface's own address: frames for others are dropped (`eth_type_trans`).
+    // The loopback interface's own address: the kernel drops frames for others (`eth_type_trans`).
     let is_written = rewrite::macs(bounds(ctx), Some(Mac::NONE), None);
     is_written.then(|| redirect(LOOPBACK, BPF_F_INGRESS) as i32)
 }
 
-/// A packet that is half rewritten must not go on.
+/// Drops a packet that may be half rewritten.
 #[inline(always)]
 pub(super) fn failed() -> Outcome {
     count(Counter::RewriteFailed);
     Outcome::with(TC_ACT_SHOT, LogEvent::Nothing)
 }
 
-/// `bpf_redirect_neigh` drops frames without an Ethernet header, even though it replaces what is in it.
+/// Adds an Ethernet header: `bpf_redirect_neigh` drops frames without one, even though it replaces its content.
 #[inline(always)]
 fn add_ethernet(ctx: &TcContext) -> bool {
     const ANY_UNICAST: Mac = Mac([u16::from_ne_bytes([2, 0]), 0, u16::from_ne_bytes([0, 1])]);

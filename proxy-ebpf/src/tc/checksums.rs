@@ -1,4 +1,4 @@
-//! What new addresses and ports do to a packet's checksums, where devices may have a part in them.
+//! The effect of new addresses and ports on a packet's checksums, including those that a device computes.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
@@ -15,22 +15,22 @@ use proxy_common::{
 
 use crate::{context::Skb, reject::ReplyHeaders, rewrite::Header, settings::HAS_CSUM_IPV6};
 
-/// A length in a header.
+/// Reads a length in a header.
 #[inline(always)]
 fn length_field(skb: *mut __sk_buff, offset: usize) -> Option<u32> {
     Skb(skb).load::<u16>(offset).map(|length| u16::from_be(length) as u32)
 }
 
-/// How a family's checksums are told of new addresses.
+/// Checksum updates of a family.
 pub(crate) trait TcFamily: Header + ReplyHeaders {
-    /// Offset of the packet's end, as its network header has it: frames may be padded.
+    /// Offset of the packet's end, from its network header: frames may be padded.
     fn end(skb: *mut __sk_buff, network: usize) -> Option<u32>;
     /// Flags for a change of addresses in `bpf_l4_csum_replace`.
     fn csum_flags() -> u64;
-    /// Writes addresses where `csum_flags` alone would leave the sum of the whole packet wrong.
+    /// Writes addresses where `csum_flags` alone would leave CHECKSUM_COMPLETE wrong.
     fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool;
-    /// Tells the kernel of addresses that were written in place with the checksum that makes up for them, and added
-    /// so much, folded.
+    /// Updates the skb's checksum after addresses and the transport checksum were written in place. The latter
+    /// compensates the addresses, which changed its sum by `addresses`, folded.
     fn tell(skb: *mut __sk_buff, addresses: u32);
 }
 
@@ -47,12 +47,12 @@ impl TcFamily for V4 {
 
     #[inline(always)]
     fn store_addresses(_: *mut __sk_buff, _: usize, _: &Tuple<Self>) -> bool {
-        // The header's own checksum makes up for its addresses: the sum of the packet stays.
+        // The header's checksum compensates its addresses: the sum of the packet stays.
         true
     }
 
-    /// The header's own checksum makes up for its addresses, and so does the transport's: once too often for the sum of
-    /// the whole packet, if a device made one.
+    /// The header's checksum compensates its addresses, and so does the transport's: CHECKSUM_COMPLETE must
+    /// drop one of the two.
     #[inline(always)]
     fn tell(skb: *mut __sk_buff, addresses: u32) {
         let less = !addresses as u16;
@@ -76,11 +76,11 @@ impl TcFamily for V6 {
 
     #[inline(always)]
     fn tell(_: *mut __sk_buff, _: u32) {
-        // The transport checksum makes up for all that changes: the sum of the packet stays.
+        // The transport checksum compensates all changes: the sum of the packet stays.
     }
 
-    /// With a checksum of the whole packet from the device, older kernels count new IPv6 addresses although the
-    /// transport checksum makes up for them. Storing them so that they are counted twice mends that.
+    /// With CHECKSUM_COMPLETE, older kernels count new IPv6 addresses although the transport checksum
+    /// compensates them. Storing the addresses so that the kernel counts them twice corrects that.
     #[inline(always)]
     fn store_addresses(skb: *mut __sk_buff, network: usize, to: &Tuple<Self>) -> bool {
         const RECOMPUTE_CSUM: u64 = 1;
@@ -100,9 +100,9 @@ impl TcFamily for V6 {
     }
 }
 
-/// Updates SCTP's checksum, which knows nothing of addresses.
+/// Updates SCTP's checksum, which does not cover addresses.
 ///
-/// A global function, which the verifier goes through once and not from each call: it is thousands of instructions.
+/// A global function, which the verifier checks once and not for each call: it takes thousands of instructions.
 #[unsafe(no_mangle)]
 pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u32, length: u32) -> i32 {
     let at = transport as usize + sctp::CHECKSUM;
@@ -112,8 +112,8 @@ pub extern "C" fn update_crc(skb: *mut __sk_buff, transport: u32, difference: u3
     unsafe { bpf_skb_store_bytes(skb, at as u32, (&raw const sum).cast(), 4, 0) as i32 }
 }
 
-/// Updates the transport checksum. Two calls: with CHECKSUM_PARTIAL only the
-/// addresses are in the field, and ports must not be added to it.
+/// Updates the transport checksum. Two calls: with CHECKSUM_PARTIAL the field has only the addresses, and ports
+/// must not be added to it.
 #[inline(always)]
 pub(super) fn update_checksum<F: TcFamily>(
     skb: *mut __sk_buff,

@@ -1,4 +1,4 @@
-//! Nearly all packets: what they need is plain to see, and done without a step of its own.
+//! The fast path at tc, for nearly all packets: it needs no separate steps.
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use proxy_common::{
@@ -17,17 +17,17 @@ use crate::{
     tables::{FlowEntry, Kernel, count},
 };
 
-/// Runs a hook; none if the packet needs more than this.
+/// Runs a hook; `None` if the packet needs the packet path.
 #[inline(always)]
 pub(super) fn take_fast_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     ctx: &TcContext,
 ) -> Option<i32> {
-    // The log is told of translations later on.
+    // The kernel log records translations on the packet path.
     if cfg!(feature = "kernel-log") || !is_surely_for_us::<H>(ctx.skb.skb) {
         return None;
     }
     let packet = bounds(ctx).parse_without_options::<F>(LINK)?;
-    // On the stack: the scratch is a look-up away, and most packets need nothing else of it.
+    // On the stack: the scratch memory takes a look-up, and most packets need nothing else of it.
     let key = &mut FlowKey::<F>::default();
     match H::fast_path::<F>(&Kernel::of_skb(ctx.skb.skb, LINK), &packet, key) {
         FastPath::Pass => Some(NEXT),
@@ -43,7 +43,8 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
     key: &FlowKey<F>,
     flow: &FlowEntry<F>,
 ) -> Option<i32> {
-    // What leaves to a client is a reply of a local endpoint: it is translated, and goes its way. Saying so spares stack.
+    // A packet that leaves to a client is a reply of a local endpoint: the stack sends it. The constant saves
+    // stack.
     let verdict = if H::IS_LEAVING { Verdict::ToStack } else { fast_path::verdict(flow) };
     let (mut route, mut hops) = (None, 0);
     if matches!(verdict, Verdict::Redirect) {
@@ -58,7 +59,7 @@ fn follow<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(
         .then(|| send::<F, LINK>(ctx, verdict, route, flow.mac))
         .flatten();
     if sent.is_none() {
-        // A packet that is half rewritten must not go on.
+        // A packet that may be half rewritten is dropped.
         count(Counter::RewriteFailed);
         return Some(TC_ACT_SHOT);
     }

@@ -1,4 +1,5 @@
-//! Fragments that come before the first one of their packet: they wait until that comes, and then come in again.
+//! Fragments that come before the first one of their packet: the program queues them until that comes, and then
+//! lets them come in again.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM},
@@ -11,12 +12,13 @@ use proxy_common::layout::{
 
 use crate::{context::Skb, family::KernelFamily, maps::FRAG_BUFFER, tables::count};
 
-/// Keeps a copy of the frame; false if that cannot be.
-// A function of its own, as the next: their stack is free again for what else there is to do.
+/// Queues a copy of the frame; false on failure.
+// A separate function, as the next one: their stack is free again for the later steps.
 #[inline(never)]
 pub(super) fn enqueue<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>) -> bool {
     let Some(buffer) = FRAG_BUFFER.get_ptr_mut(0) else { return false };
-    // SAFETY: the context is readable; this CPU's own element, whose length the mask keeps to; the helper checks the packet.
+    // SAFETY: the context is readable; this CPU's own element, whose length the mask bounds; the helper checks
+    // the packet.
     unsafe {
         let length = Skb(skb).len();
         if length == 0 || length > QueuedFragment::LONGEST {
@@ -36,7 +38,8 @@ pub(super) fn enqueue<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
     false
 }
 
-/// Lets the frame, a first fragment, come in again, and those that were queued for it behind it; false if there are none.
+/// Lets the frame, a first fragment, come in again, and its queued fragments behind it; false if the queue has
+/// none.
 #[inline(never)]
 pub(super) fn release<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>) -> bool {
     let mut key = QueuedFragmentKey { of: *of, number: 0 };
@@ -47,8 +50,8 @@ pub(super) fn release<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
     for number in 0..MAX_QUEUED {
         key.number = number;
         let Some(queued) = F::queued(&key) else { return true };
-        // SAFETY: the kernel gave the pointer; who reuses the element meanwhile has a fragment in it too. The mask keeps to
-        // its bytes; the helpers check the packet.
+        // SAFETY: the kernel gave the pointer; an element that is reused meanwhile has a fragment, too. The
+        // mask bounds the length; the helpers check the packet.
         unsafe {
             let length = QueuedFragment::bounded((*queued).length);
             let bytes = (&raw const (*queued).bytes).cast();
@@ -64,7 +67,7 @@ pub(super) fn release<F: KernelFamily>(skb: *mut __sk_buff, of: &FragmentKey<F>)
     true
 }
 
-/// A copy of the frame is received once more by the interface it came by.
+/// A copy of the frame is received again by the interface by which it came in.
 #[inline(always)]
 fn comes_in_again(skb: *mut __sk_buff) {
     // SAFETY: the context; plain arguments.

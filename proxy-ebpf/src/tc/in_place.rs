@@ -19,8 +19,8 @@ use proxy_common::{
 use super::{bounds, checksums::TcFamily};
 use crate::{context::Skb, rewrite};
 
-/// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false if that failed, half-way perhaps.
-/// `may_be_checksum_complete`: the skb may have CHECKSUM_COMPLETE.
+/// Writes addresses, ports and checksums, and takes `hops` off the hop limit; false on failure, perhaps
+/// half-way. `may_be_checksum_complete`: the skb may have CHECKSUM_COMPLETE.
 #[inline(always)]
 pub(super) fn translate<F: TcFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -34,7 +34,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
     let transport = LINK + F::HEADER;
     let field = transport + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     let Some(before) = checksum_at(ctx, field) else { return false };
-    // One after the other, and once: there are few registers, and hardly any stack.
+    // One after the other, and once: registers and stack are scarce.
     let was = checksum::sum_of_addresses(from);
     compiler_fence(Ordering::SeqCst);
     let is = checksum::sum_of_addresses(to);
@@ -61,7 +61,7 @@ pub(super) fn translate<F: TcFamily, const LINK: usize>(
             F::tell(skb, addresses);
         }
     }
-    // What is written is read anew: keeping it would take stack.
+    // The program reads the tuples again: keeping them would take stack.
     compiler_fence(Ordering::SeqCst);
     rewrite::headers(bounds, LINK, transport, from, to, hops)
 }
@@ -71,8 +71,8 @@ fn checksum_at(ctx: &TcContext, field: usize) -> Option<u16> {
     bounds(ctx).load(field)
 }
 
-/// May the packet be CHECKSUM_PARTIAL? Then its field has the sum of the pseudo header: with anything else there the
-/// device would make a wrong one. Large packets that a device will cut may have another length there.
+/// Whether the packet may be CHECKSUM_PARTIAL. Then its field has the sum of the pseudo header: with any other
+/// value there the device would compute a wrong checksum. GSO packets may have another length there.
 #[inline(always)]
 fn may_be_left<F: TcFamily, const LINK: usize>(
     ctx: &TcContext,
@@ -88,7 +88,7 @@ fn may_be_left<F: TcFamily, const LINK: usize>(
     segment != 0 || checksum::same(field, checksum::pseudo_header(addresses, protocol, length))
 }
 
-/// Has the kernel update a checksum of a packet that may be CHECKSUM_PARTIAL.
+/// Calls the kernel to update a checksum of a packet that may be CHECKSUM_PARTIAL.
 #[inline(always)]
 fn replace<F: TcFamily>(
     ctx: &TcContext,
@@ -107,7 +107,7 @@ fn replace<F: TcFamily>(
         return true;
     }
     let Some(after) = checksum_at(ctx, field) else { return false };
-    // With CHECKSUM_PARTIAL the field grew with the addresses, and ports are no part of it; a checksum shrank.
+    // With CHECKSUM_PARTIAL the field grew with the addresses and excludes ports; a checksum shrank.
     let grew = checksum::fold(before as u32 + addresses) as u16;
     if checksum::same(after, grew) && !checksum::same(addresses as u16, 0) {
         return true;

@@ -1,5 +1,5 @@
-//! Tunnels that take their remote end from the route (GRE without a remote address) hand packets in with their outer header in front: the
-//! kernel keeps it as link-layer header (`ipgre_header_ops`, `ip6gre_header_ops`).
+//! Tunnels that take their remote end from the route (GRE without a remote address) pass packets in with their
+//! outer header in front: the kernel keeps it as link-layer header (`ipgre_header_ops`, `ip6gre_header_ops`).
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, bpf_hdr_start_off::BPF_HDR_START_NET},
@@ -20,13 +20,13 @@ use crate::{
     maps::interface,
 };
 
-/// Does the packet begin with an outer header?
+/// Whether the packet begins with an outer header.
 #[inline(always)]
 pub(super) fn has_outer_header(ctx: &TcContext) -> bool {
     may_be_gre(ctx) && is_gre_device(ctx) && is_in_front_of_network_header(ctx)
 }
 
-/// Nearly always no.
+/// Whether the first header may be the outer header of a GRE packet; nearly always false.
 #[inline(always)]
 fn may_be_gre(ctx: &TcContext) -> bool {
     let Some(header) = bounds(ctx).at(0, ipv4::PROTOCOL + 1) else { return false };
@@ -45,7 +45,8 @@ fn is_gre_device(ctx: &TcContext) -> bool {
     interface(Skb(ctx.skb.skb).ifindex()).is_some_and(|device| device.flags & DEVICE_GRE != 0)
 }
 
-/// Headers of different packets differ in their lengths at least.
+/// Whether the first header is not the network header. Headers of different packets differ in their lengths at
+/// least.
 #[inline(always)]
 fn is_in_front_of_network_header(ctx: &TcContext) -> bool {
     let skb = ctx.skb.skb;
@@ -56,8 +57,8 @@ fn is_in_front_of_network_header(ctx: &TcContext) -> bool {
     result == 0 && Skb(skb).load::<[u32; 2]>(0).is_some_and(|first| first != network)
 }
 
-/// Has the packet received once more by the same device, without the outer header: `bpf_redirect` removes what is in front of the network
-/// header where the device has no Ethernet headers (`__bpf_redirect_no_mac`).
+/// Has the packet received again by the same device, without the outer header: `bpf_redirect` removes the bytes
+/// in front of the network header where the device has no Ethernet headers (`__bpf_redirect_no_mac`).
 #[inline(always)]
 pub(super) fn receive_without(ctx: &TcContext) -> i32 {
     redirect(Skb(ctx.skb.skb).ifindex(), BPF_F_INGRESS) as i32

@@ -1,5 +1,5 @@
-//! The slow path: fragments, packets with IPv6 extension headers, and ICMP errors. They are rare, so
-//! everything is read and written by offset.
+//! The slow path: fragments, packets with IPv6 extension headers, and ICMP errors. They are rare, so the
+//! program reads and writes all fields by offset.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
@@ -25,17 +25,17 @@ use crate::{
     tables::{Kernel, count},
 };
 
-/// What becomes of the sum of the whole packet, if a device made one.
+/// The effect of a write on CHECKSUM_COMPLETE.
 #[derive(Clone, Copy)]
 #[repr(u64)]
 enum SkbChecksum {
-    /// It stays: what is written is made up for by a checksum in the packet.
+    /// The sum stays: a checksum in the packet compensates the write.
     Stays = 0,
-    /// It changes with what is written.
+    /// The sum changes with the write.
     Changes = BPF_F_RECOMPUTE_CSUM as u64,
 }
 
-/// Takes such a packet apart, and finds the ports of a fragment.
+/// Parses such a packet, and finds the ports of a fragment.
 #[inline(always)]
 pub(crate) fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize) {
     let Some(Scratch { dissected, completion, .. }) = scratch::<F>() else { return };
@@ -43,16 +43,16 @@ pub(crate) fn read<F: KernelFamily>(skb: *mut __sk_buff, link: usize) {
     *completion = complete(&Kernel::of_skb(skb, link), dissected, is_parsed);
 }
 
-/// Runs a hook on such a packet, when it has been read.
+/// Runs a hook on such a packet after [`read`].
 #[inline(always)]
 pub(crate) fn slow_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> u64 {
     let next = Outcome::with(NEXT, LogEvent::Nothing);
-    // Not every hook needs it, and the compiler would not pass what is not needed; the verifier insists.
+    // Not every hook uses it, and the compiler would not pass an unused argument; the verifier requires it.
     let skb = core::hint::black_box(ctx.skb.skb);
     let Some(scratch) = scratch::<F>() else { return next.0 };
     let completion = scratch.completion;
     let dissected = &scratch.dissected;
-    // What leaves has been put together and cut by the host, or by one sender: in order.
+    // Fragments that leave come from the host or from one sender, in order.
     let is_over = !H::IS_LEAVING
         && match dissected.part {
             Part::Later if matches!(completion, Completion::Early) => {
@@ -119,9 +119,11 @@ fn ports<F: Family>(bytes: &Skb, at: usize, to: &Tuple<F>, sum: SkbChecksum) -> 
     bytes.store(at, &[to.sport, to.dport], sum as u64)
 }
 
-/// Translates an ICMP error: the quoted packet becomes the one that the receiver of the error sent, and the error goes to its address.
+/// Translates an ICMP error: the quoted packet becomes the one that the receiver of the error sent, and the
+/// error's destination becomes that receiver's address.
 ///
-/// As the kernel's NAT does it, its source becomes that of the flow's packets in this direction where that is changed.
+/// As in the kernel's NAT, its source becomes that of the flow's packets in this direction where that is
+/// changed.
 #[inline(always)]
 fn error<F: KernelFamily + TcFamily>(
     bytes: &Skb,
@@ -135,7 +137,7 @@ fn error<F: KernelFamily + TcFamily>(
     let reporter = if F::same(&to.src, &packet.tuple.src) { dissected.reporter } else { to.src };
     let outer = Tuple::<F> { src: dissected.reporter, dst: packet.tuple.dst, sport: 0, dport: 0 };
     let sent = Tuple::<F> { src: reporter, dst: to.dst, sport: 0, dport: 0 };
-    // What the quote adds to the message's sum. The checksum of an IPv4 header makes up for its addresses.
+    // The change of the message's sum by the quote. The checksum of an IPv4 header compensates its addresses.
     let mut change = checksum::ports(&quoted, &quote);
     if F::HAS_PSEUDO_HEADER {
         change += checksum::fold(checksum::addresses(&quoted, &quote));

@@ -1,4 +1,4 @@
-//! Entries that were found.
+//! References to entries.
 
 use core::{
     cell::{Cell, RefCell},
@@ -17,7 +17,7 @@ use crate::{
 
 use super::FlowEntries;
 
-/// A flow entry that was found: as it was then, and where to write.
+/// A flow entry: a copy from the time of the look-up, and the cell to write to.
 #[derive(Clone, Debug)]
 pub struct MemoryFlow<F: Family> {
     seen: Flow<F>,
@@ -70,7 +70,7 @@ impl<F: Family> FlowHandle<F> for MemoryFlow<F> {
     }
 }
 
-/// An affinity entry that was found: as it was then, and where to write.
+/// An affinity entry: a copy from the time of the look-up, and the cell to write to.
 #[derive(Clone, Debug)]
 pub struct MemoryAffinity<F: Family> {
     pub(super) seen: Affinity<F>,

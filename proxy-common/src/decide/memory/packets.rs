@@ -1,4 +1,4 @@
-//! What packets need.
+//! The tables for packets.
 
 use core::cell::Cell;
 use std::{boxed::Box, rc::Rc};
@@ -251,7 +251,7 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         if let Some(fixed) = self.fixed_random.get() {
             return fixed;
         }
-        // Knuth's MMIX generator; the upper half is the better one.
+        // Knuth's MMIX generator; its upper half is more random.
         let next =
             self.random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random.set(next);

@@ -1,4 +1,4 @@
-//! What sockets need.
+//! The tables for sockets.
 
 use core::ptr::NonNull;
 use std::boxed::Box;

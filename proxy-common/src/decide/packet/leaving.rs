@@ -12,8 +12,8 @@ use crate::{
     packet::{PROTOCOL_TCP, Packet},
 };
 
-/// A packet that leaves by an uplink: the source of a reply becomes the VIP again, and what is still addressed to a service goes no
-/// further: the stack neither delivered nor translated it.
+/// A packet that leaves by an uplink: the source of a reply becomes the VIP again. A packet that is still
+/// addressed to a service is stopped: the stack neither delivered nor translated it.
 #[inline(always)]
 pub fn uplink_egress<F: Family, T: Tables<F>>(
     tables: &T,
@@ -44,10 +44,10 @@ pub fn uplink_egress<F: Family, T: Tables<F>>(
     Verdict::Pass
 }
 
-/// Does the route of the translated packet leave by another device than the one that the packet is leaving by?
+/// Whether the route of the translated packet leaves by another device than the packet.
 #[inline(always)]
 pub(super) fn leaves_elsewhere<F: Family, T: Tables<F>>(tables: &T, out: &mut Translation<F>) -> bool {
-    // As what the node itself sends.
+    // Routed as a packet of the node itself.
     tables.route(LOOPBACK, &out.to.src, &out.to.dst, 0, &mut out.route);
     tables.step(Step::Route(out.route));
     matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack)
@@ -72,15 +72,15 @@ fn to_service_address<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -
     reset_unknown(tables, packet)
 }
 
-/// Did the packet come in by an uplink, so that it is on its way back to where it came from?
+/// Whether the packet came in by an uplink, so that it returns to where it came from.
 #[inline(always)]
 fn returns<F: Family, T: Tables<F>>(tables: &T) -> bool {
     let came_in = tables.came_in();
     came_in == tables.leaves() || leads_off(tables, came_in)
 }
 
-/// A packet from outside that was not translated and is about to leave again. If a Service has its address, only the next router's hop limit
-/// would end its way.
+/// A packet from outside that was not translated and is about to leave again. If a Service has its address,
+/// only the next router's hop limit would stop the loop.
 #[inline(always)]
 fn back_to_outside<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     let tuple = &packet.tuple;
@@ -91,18 +91,20 @@ fn back_to_outside<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> V
         return if packet.protocol == PROTOCOL_TCP && !packet.is_request() {
             reset_unknown(tables, packet)
         } else {
-            // It was left alone on purpose: as a reply to this node, or because the client may not use this frontend.
+            // The packet was left alone on purpose: as a reply to this node, or because the client may not use
+            // this frontend.
             Verdict::Pass
         };
     }
-    // By another uplink it may reach a host that has the address: the node may be a router.
+    // By another uplink the packet may reach a host that has the address: the node may be a router.
     if tables.came_in() == tables.leaves() && frontend::is_load_balancer(tables, &tuple.dst) {
         return tables.drop(DropReason::Loop);
     }
     Verdict::Pass
 }
 
-/// A TCP packet of a connection that neither we nor the kernel know: its sender shall open another one at once.
+/// A TCP packet of a connection that neither the agent nor the kernel knows: the reset makes its sender open a
+/// new one at once.
 #[inline(always)]
 fn reset_unknown<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> Verdict {
     if packet.is_reset() {

@@ -1,4 +1,4 @@
-//! The first packet of a flow: which backend, by which route, with which source.
+//! The first packet of a flow: chooses backend, route and source.
 
 use super::{ALWAYS_FITS, outbound::is_reply_to_node};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
 };
 
-/// Chooses a backend and opens a flow, if the packet is a request: what is left to do after [`Verdict::NewFlow`].
+/// Chooses a backend and opens a flow, if the packet is a request: the step after [`Verdict::NewFlow`].
 #[inline(always)]
 pub fn new_flow<F: Family, T: Tables<F>>(
     tables: &T,
@@ -34,7 +34,8 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     }
     let tuple = &packet.tuple;
     let Some(target) = frontend::find(tables, &tuple.dst, tuple.dport, packet.protocol, false) else {
-        // Only cluster IPs belong to us whole: an external IP may be the node's, with its own servers.
+        // Only cluster IPs are a Service's on every port: an external IP may be the node's, with its own
+        // servers.
         return if matches!(scope, Scope::Internal) && frontend::is_cluster_ip(tables, &tuple.dst) {
             tables.reply(Counter::UndefinedPort, Verdict::Reject)
         } else {
@@ -64,7 +65,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     let mut flags = 0;
     let mut client_namespace = 0;
     if matches!(scope, Scope::External) {
-        // The stack knows the way to the node's own endpoints.
+        // The stack knows the routes to the node's own endpoints.
         if backend.flags & BACKEND_LOCAL == 0 {
             tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
             tables.step(Step::Route(out.route));
@@ -78,7 +79,7 @@ pub fn new_flow<F: Family, T: Tables<F>>(
                     if packet.hop_limit <= 1 {
                         return tables.reply(Counter::HopLimit, Verdict::TimeExceeded);
                     }
-                    // The route that is known by now fits nearly all packets.
+                    // The route found so far fits nearly all packets.
                     if tables.size(packet) > ALWAYS_FITS {
                         let sent = forward(tables, packet, ifindex, out);
                         if !matches!(sent, Verdict::Redirect) {
@@ -141,8 +142,8 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     opened(tables, &mut draft, verdict, out)
 }
 
-/// Opens the flow in the draft: what is left to do after [`Verdict::Open`]. Says what becomes of the packet, `verdict` if nothing is in the
-/// way.
+/// Opens the flow in the draft: the step after [`Verdict::Open`]. Returns the verdict for the packet: `verdict`
+/// on success.
 #[inline(always)]
 pub fn opened<F: Family, T: Tables<F>>(
     tables: &T,
@@ -153,7 +154,7 @@ pub fn opened<F: Family, T: Tables<F>>(
     if let Some(reason) = tables.open_flow(draft) {
         return tables.drop(reason);
     }
-    // The source may be another now.
+    // Opening the flow may have changed the source.
     out.to.src = draft.flow.tuple.src;
     out.to.sport = draft.flow.tuple.sport;
     tables.step(Step::Answer(out.to.reversed()));
@@ -161,14 +162,15 @@ pub fn opened<F: Family, T: Tables<F>>(
     verdict
 }
 
-/// Does a device lead to other nodes?
+/// Whether a device leads to other nodes.
 #[inline(always)]
 pub(super) fn leads_off<F: Family, T: Tables<F>>(tables: &T, ifindex: u32) -> bool {
     tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_UPLINK != 0)
 }
 
-/// The address to send from to the backend `out.to.dst`: the one that the route prefers, if late replies to it are known as
-/// such; else that of the device, or of the one that the request came in by. False if there is none.
+/// The source address for packets to the backend `out.to.dst`: the one that the route prefers, if late replies
+/// to it are recognised as such; else that of the device, or of the one that the request came in by. False if
+/// none is found.
 #[inline(always)]
 pub(super) fn snat_source<F: Family, T: Tables<F>>(
     tables: &T,
@@ -186,10 +188,11 @@ pub(super) fn snat_source<F: Family, T: Tables<F>>(
     is_of(out.route.ifindex) || is_of(ifindex)
 }
 
-/// Is the backend behind the client's bridge, if it has one (not 0)? Also finds its MAC, none if it is not resolved yet.
+/// Whether the backend is behind the client's bridge, if it has one (not 0). Also finds the backend's MAC,
+/// [`Mac::NONE`] until it is resolved.
 ///
-/// Without it the request would be routed and the reply switched, and the host's conntrack, seeing half of
-/// the connection, would call the client's next packet invalid.
+/// Without it the request would be routed and the reply bridged: the host's conntrack would see half of the
+/// connection, and treat the client's next packet as invalid.
 #[inline(always)]
 pub(super) fn is_switched<F: Family, T: Tables<F>>(
     tables: &T,
@@ -199,15 +202,15 @@ pub(super) fn is_switched<F: Family, T: Tables<F>>(
     if bridge == 0 {
         return false;
     }
-    // Not copies: there is little stack.
+    // No copies: the stack is small.
     tables.route(bridge, &out.to.src, &out.to.dst, 0, &mut out.route);
     tables.step(Step::Route(out.route));
     out.mac = out.route.to;
     out.route.ifindex == bridge && matches!(out.route.kind, RouteKind::Neighbour | RouteKind::Unresolved)
 }
 
-/// Sends a translated packet on past the stack: requests to a remote backend, and their replies. What a router would
-/// tell the sender is for us to tell.
+/// Forwards a translated packet past the stack: requests to a remote backend, and their replies. The program
+/// generates the ICMP errors that a router would send.
 #[inline(always)]
 pub(super) fn forward<F: Family, T: Tables<F>>(
     tables: &T,
@@ -223,7 +226,7 @@ pub(super) fn forward<F: Family, T: Tables<F>>(
             tables.reply(Counter::HopLimit, Verdict::TimeExceeded)
         };
     }
-    // Not copies, as above.
+    // No copies, as above.
     tables.route(ifindex, &out.to.src, &out.to.dst, tables.size(packet), &mut out.route);
     tables.step(Step::Route(out.route));
     match out.route.kind {
@@ -239,8 +242,9 @@ pub(super) fn forward<F: Family, T: Tables<F>>(
     }
 }
 
-/// Does the stack fragment a packet that is too long for its route? What the stack sends in any case, it does. Else it takes packets alone
-/// that leave from an address of the node: others would have to come in by the device that leads to their source (`rp_filter`).
+/// Whether the stack fragments a packet that is too long for its route. It does so for all routes that only the
+/// stack can use. On others it takes only packets that leave from an address of the node: `rp_filter` drops
+/// packets that come in by another device than the one that leads to their source.
 #[inline(always)]
 pub(super) fn is_cut<F: Family, T: Tables<F>>(
     tables: &T,

@@ -1,4 +1,5 @@
-//! What the node sends itself from addresses and ports that are frontends' or the source translation's, and replies to it.
+//! Packets that the node itself sends from addresses and ports of frontends or of the SNAT range, and replies
+//! to them.
 
 use crate::{
     Family,
@@ -10,8 +11,9 @@ use crate::{
     packet::{PROTOCOL_TCP, PROTOCOL_UDP, Packet},
 };
 
-/// Remembers what leaves from a frontend's own address and port, or from an address and port that we might give as source, without a
-/// flow of ours: a socket of the node or kernel NAT sends it. Replies to it are no requests, and the port is taken.
+/// Records packets that leave from a frontend's address and port, or from a possible SNAT address and port,
+/// without a flow: a socket of the node or kernel NAT sends them. Replies to them are not requests, and the
+/// port is taken.
 #[inline(always)]
 pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) {
     let tuple = &packet.tuple;
@@ -23,14 +25,14 @@ pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet
         }
         flags = if packet.is_closing() { OUTBOUND_CLOSED } else { OUTBOUND_ESTABLISHED };
     }
-    // One key for both look-ups: there is little stack.
+    // One key for both look-ups: the stack is small.
     let mut reply = key_of_reply(tuple, packet.protocol);
     let from_frontend = is_datagram && tables.may_be_frontend(&tuple.src, tuple.sport, packet.protocol);
     if from_frontend && is_flow(tables, &reply) {
         return;
     }
     let from_source = may_be_snat(tables, packet);
-    // What leaves by the uplink that it came by, we sent on ourselves.
+    // Packets that leave by the uplink that they came in by are forwarded.
     if !from_frontend && (!from_source || tables.came_in() == tables.leaves()) {
         return;
     }
@@ -38,9 +40,9 @@ pub(super) fn note_outbound<F: Family, T: Tables<F>>(tables: &T, packet: &Packet
     if from_source {
         reply.lookup_point = LookupPoint::ReverseIngress as u8;
         if is_flow(tables, &reply) {
-            // A socket of the node that was bound to the port since: it would get no replies. The client's next datagram gets another port.
-            // That a packet came in by no device does not show it: fragments that the stack makes of what we sent on have lost theirs
-            // (`ip6_copy_metadata`).
+            // A socket of the node was bound to the port since: it would get no replies. The client's next
+            // datagram gets another port. A missing ingress device alone does not show it: fragments that the
+            // stack makes of forwarded packets have lost theirs (`ip6_copy_metadata`).
             if !is_datagram || tables.came_in() != 0 || !tables.has_socket(&reply.tuple, packet.protocol) {
                 return;
             }
@@ -80,7 +82,7 @@ pub(super) fn give_way<F: Family, T: Tables<F>>(tables: &T, reverse: &FlowKey<F>
     tables.remove_pending(reverse);
 }
 
-/// Is the TCP packet of a connection with an endpoint that we send connections to, too?
+/// Whether the TCP packet belongs to a connection with an endpoint that also has connections through this node.
 #[inline(always)]
 fn is_in_use<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
     let tuple = &packet.tuple;
@@ -92,14 +94,14 @@ pub(super) fn is_flow<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F>) -> 
     tables.flow(key).is_some() || tables.pending(key).is_some()
 }
 
-/// Does a packet leave from where we might send a connection to a remote endpoint from?
+/// Whether a packet's source is one that SNAT might use.
 #[inline(always)]
 fn may_be_snat<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
     let tuple = &packet.tuple;
     tables.settings().is_snat_port(tuple.sport) && tables.may_be_snat_source(&tuple.src)
 }
 
-/// Is a datagram to a frontend the reply to what this node sent from there?
+/// Whether a datagram to a frontend is a reply to a packet that this node sent from there.
 #[inline(always)]
 pub(super) fn is_reply_to_node<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>) -> bool {
     let key = FlowKey::new(packet.tuple, packet.protocol, LookupPoint::Forward);

@@ -1,4 +1,4 @@
-//! Flows, confirmed or not, and what is remembered beside them.
+//! Flows, confirmed or not, and the other maps that record packets.
 
 use core::ops::{Deref, DerefMut};
 
@@ -11,19 +11,19 @@ use crate::{
     },
 };
 
-/// A flow entry that was found, read where it is. Others may be changing it; each write is of one field.
+/// A flow entry, read in the map. Other CPUs may change it; each write is to one field.
 pub trait FlowHandle<F: Family>: Deref<Target = Flow<F>> {
     /// Marks it as seen at `now` (jiffies).
     fn touch(&self, now: u32);
-    /// Notes what the handshake has come to.
+    /// Writes the connection-tracking state.
     fn set_state(&self, state: FlowState);
-    /// Notes the backend's MAC.
+    /// Writes the backend's MAC.
     fn set_mac(&self, mac: Mac);
-    /// Notes the initial sequence number of the side whose packets the entry translates.
+    /// Writes the initial sequence number of the side whose packets the entry translates.
     fn set_isn(&self, isn: u32);
-    /// Notes that side's last acknowledgment number.
+    /// Writes that side's last acknowledgment number.
     fn set_acknowledged(&self, acknowledged: u32);
-    /// Notes the timestamp of the client's FIN.
+    /// Writes the timestamp of the client's FIN.
     fn set_timestamp(&self, timestamp: u32);
 }
 
@@ -31,15 +31,15 @@ pub trait FlowHandle<F: Family>: Deref<Target = Flow<F>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Inserted {
-    /// It was.
+    /// It was inserted.
     Yes,
-    /// There is one with that key.
+    /// The map has an entry with that key.
     Exists,
-    /// The map takes no more.
+    /// The map is full.
     NoRoom,
 }
 
-/// What an attempt to open a flow with a certain source port came to.
+/// Result of an attempt to open a flow with a certain source port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Attempt {
@@ -47,7 +47,7 @@ pub enum Attempt {
     Opened = 0,
     /// Another flow, a socket or kernel NAT has the port.
     Taken = 1,
-    /// The map takes no more.
+    /// The map is full.
     NoRoom = 2,
 }
 
@@ -55,47 +55,48 @@ pub enum Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Found {
-    /// Nowhere, or the packet must choose anew.
+    /// The packet has no flow, or must choose a new endpoint.
     None = 0,
     /// Among the confirmed flows.
     Confirmed = 1,
-    /// Among the others.
+    /// Among the unconfirmed flows.
     Pending = 2,
 }
 
-/// Flows, and what is remembered of others: which replies may come, what the node sent itself, the ports of first fragments.
+/// Flows, the reply filter, packets that the node sent itself, and the ports of first fragments.
 pub trait FlowTables<F: Family> {
     /// A flow entry.
     type Flow: FlowHandle<F>;
     /// Room for both entries of a flow.
     type FlowDraft: DerefMut<Target = FlowDraft<F>>;
-    /// Room for both entries of a flow, with anything in it; none is a defect.
+    /// Scratch memory for both entries of a flow, with undefined content; `None` is a defect.
     fn draft(&self) -> Option<Self::FlowDraft>;
     /// A flow.
     fn flow(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// May a packet from there be a reply with an entry at [`LookupPoint::ReverseEgress`](crate::layout::flow::LookupPoint::ReverseEgress)?
-    /// False if the reply filter has no fingerprint of it. The port in network byte order.
+    /// Whether a packet from this source may be a reply with an entry at
+    /// [`LookupPoint::ReverseEgress`](crate::layout::flow::LookupPoint::ReverseEgress). False if the reply
+    /// filter has no fingerprint of it. The port in network byte order.
     fn may_be_filtered_reply(&self, addr: &F::Addr, port: u16, protocol: u8) -> bool;
-    /// Inserts such replies into the reply filter. To be called before their entry is inserted.
+    /// Inserts the source of such replies into the reply filter. Must be called before their entry is inserted.
     fn insert_reply(&self, addr: &F::Addr, port: u16, protocol: u8);
-    /// Inserts or replaces a flow entry; false if the map takes no more.
+    /// Inserts or replaces a flow entry; false if the map is full.
     fn replace_flow(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
     /// Removes a flow entry.
     fn remove_flow(&self, key: &FlowKey<F>);
-    /// A flow that is not confirmed.
+    /// An unconfirmed flow.
     fn pending(&self, key: &FlowKey<F>) -> Option<Self::Flow>;
-    /// Inserts an entry of an unconfirmed flow if there is none with that key.
+    /// Inserts an entry of an unconfirmed flow if the map has none with that key.
     fn insert_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Inserted;
-    /// Inserts or replaces an entry of an unconfirmed flow; false if the map takes no more.
+    /// Inserts or replaces an entry of an unconfirmed flow; false if the map is full.
     fn replace_pending(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
     /// Removes an entry of an unconfirmed flow.
     fn remove_pending(&self, key: &FlowKey<F>);
-    /// When the node last sent what this is the tuple of a reply to, from an address and port that are ours as well.
+    /// When the node last sent a packet whose reply has this tuple, from a frontend's or SNAT address and port.
     fn outbound(&self, key: &FlowKey<F>) -> Option<Outbound>;
-    /// Remembers it.
+    /// Records such a packet.
     fn remember_outbound(&self, key: &FlowKey<F>, outbound: &Outbound);
     /// The ports that the first fragment of a packet had.
     fn fragment(&self, key: &FragmentKey<F>) -> Option<FragmentPorts>;
-    /// Remembers them.
+    /// Records the ports of a first fragment.
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: &FragmentPorts);
 }

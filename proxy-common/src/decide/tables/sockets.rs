@@ -9,35 +9,38 @@ use crate::{
     },
 };
 
-/// What sockets need besides. All but the map is of the socket at hand.
+/// The additional maps and helpers for sockets. All but the shared map are about the current socket.
 pub trait SocketTables<F: Family>: Tables<F> {
     /// The kernel's cookie of the socket.
     fn cookie(&self) -> u64;
     /// The cookie of its network namespace.
     fn netns(&self) -> u64;
-    /// Can sockets keep something themselves?
+    /// Whether the kernel has socket storage.
     fn has_socket_storage(&self) -> bool;
-    /// What it asked for and got when it connected.
+    /// The VIP that it connected to, and the backend.
     fn connected(&self) -> Option<ConnectedPeer<F>>;
-    /// Keeps that, if there is memory.
+    /// Stores that, if the kernel has memory.
     fn set_connected(&self, peer: &mut ConnectedPeer<F>);
-    /// What it keeps of the VIPs that it sends to, made if need be; `None` where that cannot be.
+    /// The socket's storage of VIPs that it sends to, created if needed; `None` where the kernel cannot create
+    /// it.
     fn udp_peers_or_new(&self) -> Option<UdpPeersRef<'_, F>>;
-    /// The same, not made.
+    /// The same, if it exists.
     fn udp_peers(&self) -> Option<UdpPeersRef<'_, F>>;
-    /// What stands at a place of the map that all sockets share.
+    /// The entry in a slot of the map that all sockets share.
     fn shared_peer(&self, key: &SharedKey) -> Option<&SharedPeer<F>>;
-    /// Writes it; false if the map takes no more.
+    /// Writes it; false if the map is full.
     fn set_shared_peer(&self, key: &SharedKey, peer: &SharedPeer<F>) -> bool;
-    /// The address that sockets of a network namespace send from, by the namespace's cookie; false if it is not known.
+    /// The address that sockets of a network namespace send from, by the namespace's cookie; false if it is not
+    /// known.
     fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool;
-    /// The socket asked for an address (port in network byte order) and got an endpoint that it did not have yet. In the kernel
-    /// `proxy-agent monitor` may look on.
+    /// The socket requested an address (port in network byte order) and got a new endpoint. In the kernel this
+    /// is also an event for `proxy-agent monitor`.
     #[inline(always)]
     fn chosen(&self, addr: &F::Addr, port: u16, protocol: u8, peer: &SocketPeer<F>) {
         let _ = (addr, port, protocol, peer);
     }
-    /// The socket asked for an address and is rejected: counts it. In the kernel `proxy-agent monitor` may look on.
+    /// The socket requested an address and is rejected: counts it. In the kernel this is also an event for
+    /// `proxy-agent monitor`.
     #[inline(always)]
     fn reject(&self, counter: Counter, addr: &F::Addr, port: u16, protocol: u8) {
         let _ = (addr, port, protocol);

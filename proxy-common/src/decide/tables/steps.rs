@@ -13,14 +13,14 @@ use crate::{
     },
 };
 
-/// A step that the core took; for people. Costs nothing where [`Tables::step`](super::Tables::step) is empty.
+/// A step of the core, for display. Costs nothing where [`Tables::step`](super::Tables::step) is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<F: Family> {
-    /// The filter says that the destination is no frontend.
+    /// By the filter, the destination is certainly no frontend.
     NoFrontendSurely,
     /// A known flow.
     KnownFlow(Flow<F>),
-    /// A flow whose backend is gone or whose connection is over.
+    /// A flow whose backend is gone or whose connection has ended.
     StaleFlow(Flow<F>),
     /// A frontend with exactly this address.
     Frontend(Target),
@@ -28,19 +28,19 @@ pub enum Step<F: Family> {
     NodePort(Target),
     /// No frontend.
     NoFrontend,
-    /// A cluster IP, but none of its ports.
+    /// A cluster IP, but no port of its Service.
     UndefinedPort(Target),
     /// A cluster IP, and the client is outside.
     ClusterIpFromOutside(Target),
-    /// A packet to a frontend that belongs to no flow and asks for none: the kernel's business.
+    /// A packet to a frontend that belongs to no flow and opens none: the kernel handles it.
     NoRequest,
-    /// A datagram to a frontend that is a reply to what this node sent from there.
+    /// A datagram to a frontend that is a reply to a packet that this node sent from there.
     ReplyToNode,
     /// The set for this frontend and client.
     BackendSet(SetPolicy, BackendSet),
     /// The backend that was chosen.
     Backend(Backend<F>),
-    /// The backend that the client had before.
+    /// The client's previous backend.
     Kept(Affinity<F>),
     /// The route to the backend.
     Route(Route<F>),

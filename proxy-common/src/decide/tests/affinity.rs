@@ -29,9 +29,9 @@ fn fixture<F: TestFamily>(backends: &[u8]) -> Fixture<F> {
     fixture
 }
 
-/// Where `count` new connections of a client go.
+/// The endpoints of `count` new connections of a client.
 fn chosen<F: TestFamily>(fixture: &Fixture<F>, client: u8, to: End, count: u16) -> HashSet<F::Addr> {
-    // Source ports of their own: each is a new flow.
+    // Different source ports: each is a new flow.
     let first = 10_000 + fixture.entries().1 as u16;
     let packets = (0..count).map(|i| tcp((client, first + i), to, SYN));
     packets.map(|packet| fixture.pod_sends(&packet).out.to.dst).collect()
@@ -45,7 +45,7 @@ fn a_client_keeps_its_endpoint_over_all_frontends<F: TestFamily>() {
     for frontend in [(NODE, NODE_PORT), (EXTERNAL_IP, PORT)] {
         assert_eq!(chosen(&fixture, POD_A, frontend, 3), kept, "{frontend:?}");
     }
-    // Not shared with other services, nor with other clients.
+    // Other services and other clients do not share the affinity.
     assert!(chosen(&fixture, POD_A, (VIP2, PORT), 30).len() > 1);
     let others = (40..70).map(|client| chosen(&fixture, client, (VIP, PORT), 2));
     let others: std::vec::Vec<_> = others.collect();
@@ -57,7 +57,7 @@ fn it_chooses_anew_when_it_was_away_too_long<F: TestFamily>() {
     let fixture = fixture::<F>(&MANY);
     let pass = |time| fixture.now.set(fixture.now.get() + time);
     let before = chosen(&fixture, POD_A, (VIP, PORT), 1);
-    // Each new connection counts from itself.
+    // The timeout starts again with each new connection.
     for _ in 0..5 {
         pass(TIMEOUT - 1);
         assert_eq!(chosen(&fixture, POD_A, (VIP, PORT), 1), before);
@@ -73,12 +73,12 @@ fn it_chooses_anew_when_it_was_away_too_long<F: TestFamily>() {
 fn it_leaves_an_endpoint_that_left_the_set<F: TestFamily>() {
     let mut fixture = fixture::<F>(&[POD_B]);
     assert_eq!(chosen(&fixture, POD_A, (VIP, PORT), 2), [F::addr(POD_B)].into());
-    // It still serves, as a terminating endpoint does, but gets no new connections.
+    // The backend still serves, as a terminating endpoint does, but gets no new connections.
     let set_policy = SetPolicy::ClusterIp;
     fixture.members.remove(&(backend::<F>(POD_B).id, set_policy.bit()));
     fixture.set(SERVICE, set_policy, &[REMOTE]);
     assert_eq!(chosen(&fixture, POD_A, (VIP, PORT), 2), [F::addr(REMOTE)].into());
-    // Nor is it one if its id is another's by now.
+    // The affinity also ends if another backend has its id by now.
     fixture.members.insert((backend::<F>(REMOTE).id, set_policy.bit()));
     fixture.alive.remove(&backend::<F>(REMOTE).id);
     fixture.set(SERVICE, set_policy, &[POD_B]);

@@ -1,4 +1,4 @@
-//! Packets that come at the wrong moment, or from somebody else than they say.
+//! Packets at the wrong moment, or with forged sources.
 
 use super::{fixture::*, for_both_families};
 use crate::{
@@ -39,7 +39,8 @@ fn pass_time<F: TestFamily>(fixture: &Fixture<F>, jiffies: u32) {
     fixture.now.set(fixture.now.get().wrapping_add(jiffies));
 }
 
-/// A pod has a connection to an endpoint of its own, which kernel NAT gave a port of the range: it would be reset.
+/// A pod has a connection to an endpoint directly, to which kernel NAT gave a port of the range: the flow would
+/// reset it.
 fn a_long_connection_of_kernel_nat_keeps_its_port<F: TestFamily>() {
     let fixture = narrow::<F>();
     let direct = |flags| tcp((NODE, 20_000), (REMOTE, TARGET_PORT), flags);
@@ -49,26 +50,26 @@ fn a_long_connection_of_kernel_nat_keeps_its_port<F: TestFamily>() {
         fixture.came_in.set(0);
     };
     leaves(SYN);
-    // The endpoint serves others, too.
+    // The endpoint also serves other clients.
     let other = fixture.client_connects((CLIENT, 50_001), FRONTEND);
     assert_eq!(u16::from_be(other.dport), 20_001);
     for _ in 0..5 {
         pass_time(&fixture, fixture.settings.outbound() - 1);
         leaves(ACK);
     }
-    // And then it is silent for long.
+    // Then the connection is silent for long.
     pass_time(&fixture, 10 * fixture.settings.outbound());
     let decision = fixture.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN));
     assert_eq!(decision.verdict, Verdict::Drop, "{decision:?}");
     assert_eq!(fixture.uplink_gets(&direct(SYN_ACK)).verdict, Verdict::Pass);
-    // Until it is over.
+    // Until it has ended.
     leaves(FIN);
     leaves(ACK);
     pass_time(&fixture, fixture.settings.outbound());
     assert_eq!(fixture.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN)).verdict, Verdict::Redirect);
 }
 
-/// Pods open many short connections to an endpoint that others reach through us.
+/// Pods open many short connections to an endpoint that also gets flows from this node.
 fn closed_connections_of_kernel_nat_do_not_use_up_the_ports<F: TestFamily>() {
     let fixture = narrow::<F>();
     for port in [20_000, 20_001] {
@@ -82,7 +83,8 @@ fn closed_connections_of_kernel_nat_do_not_use_up_the_ports<F: TestFamily>() {
     assert_eq!(fixture.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN)).verdict, Verdict::Redirect);
 }
 
-/// Who does not see a connection does not know its sequence numbers. A FIN, and then a SYN, would give it another endpoint.
+/// A sender that does not see a connection does not know its sequence numbers. A FIN, and then a SYN, would
+/// give it another endpoint.
 fn a_forged_fin_ends_nothing<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     let reply = fixture.client_connects(CLIENT_END, FRONTEND);
@@ -96,12 +98,13 @@ fn a_forged_fin_ends_nothing<F: TestFamily>() {
     assert_eq!((data.verdict, data.out.to.dst), (Verdict::Redirect, F::addr(REMOTE)));
     let key = FlowKey::new(tuple(CLIENT_END, FRONTEND), PROTOCOL_TCP, LookupPoint::Forward);
     assert_eq!(fixture.flow_entry(&key).unwrap().state, FlowState::Established as u8);
-    // A true one, with megabytes on the way.
+    // A genuine FIN, with megabytes in flight.
     fixture.uplink_gets(&Packet { sequence: ISN + (8 << 20), ..tcp(CLIENT_END, FRONTEND, FIN) });
     assert_eq!(fixture.flow_entry(&key).unwrap().state, FlowState::ClosingByClient as u8);
 }
 
-/// Another CPU moves a flow between two look-ups: a datagram would get another endpoint, and a TCP packet be reset by the node.
+/// Another CPU moves a flow between two look-ups: a datagram would get another endpoint, and the node would
+/// reset a TCP connection.
 fn a_packet_finds_the_flow_that_is_confirmed_meanwhile<F: TestFamily>() {
     for (protocol, flags) in [(PROTOCOL_TCP, ACK), (PROTOCOL_UDP, 0)] {
         let fixture = Fixture::<F>::new(&[POD_A, REMOTE]);
@@ -115,7 +118,8 @@ fn a_packet_finds_the_flow_that_is_confirmed_meanwhile<F: TestFamily>() {
     }
 }
 
-/// The map forgets an entry of an unconfirmed flow, and not the other: replies would be lost for as long as the client sends.
+/// The map evicts one entry of an unconfirmed flow, and not the other: replies would be lost for as long as the
+/// client sends.
 fn datagrams_without_a_way_back_get_another_one<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     let request = udp((POD_A, 40_000), (VIP, PORT));
@@ -155,7 +159,7 @@ fn an_ack_brings_the_way_back_back<F: TestFamily>() {
     decision.is(Verdict::Redirect, FRONTEND, CLIENT_END);
 }
 
-/// With several source addresses the port that is given up is that of one of them.
+/// With several source addresses, the spare port belongs to one of them.
 fn the_spare_port_belongs_to_its_source<F: TestFamily>() {
     let mut fixture = narrow::<F>();
     let sources = [NODE, OTHER_NODE_ADDRESS];
@@ -173,7 +177,7 @@ fn the_spare_port_belongs_to_its_source<F: TestFamily>() {
         .collect();
     for idle in 0..4 {
         pass_time(&fixture, 2 * fixture.settings.idle);
-        // All but one are used.
+        // All but one are in use.
         for (number, (port, reply)) in replies.iter().enumerate() {
             if number != idle {
                 assert_eq!(fixture.uplink_gets(&request(*port)).out.to.reversed(), *reply);
@@ -187,7 +191,7 @@ fn the_spare_port_belongs_to_its_source<F: TestFamily>() {
     }
 }
 
-/// The endpoint sends nearly all, so that its datagrams refresh the flow.
+/// The endpoint sends nearly all datagrams, so that its datagrams refresh the flow.
 fn a_frontend_that_moved_takes_a_download_along<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_B]);
     fixture.set(SERVICE2, SetPolicy::ClusterIp, &[REMOTE]);

@@ -1,4 +1,4 @@
-//! Whatever clients do, in whatever order: replies come from whom they asked.
+//! In all sequences of client actions: replies come from the address that the client sent to.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,18 +16,18 @@ use crate::{
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
-/// What happens next.
+/// The next event.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A client sends to a frontend; the indices are taken modulo what there is.
+    /// A client sends to a frontend; the indices are taken modulo the number of choices.
     Request { client: u8, port: u8, frontend: u8, is_tcp: bool, flags: u8 },
-    /// A backend answers a request that reached it.
+    /// A backend replies to a request that reached it.
     Reply { which: u16, flags: u8 },
     /// The service's endpoints change; a removed one is no longer alive.
     Endpoints { mask: u8 },
     /// Time passes.
     Wait,
-    /// The map forgets an entry.
+    /// The map evicts an entry.
     Forget { which: u16 },
 }
 
@@ -36,7 +36,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (any::<u8>(), 0u8..3, any::<u8>(), any::<bool>(), flags())
             .prop_map(|(client, port, frontend, is_tcp, flags)| Event::Request { client, port, frontend, is_tcp, flags }),
-        // An endpoint answers; a SYN alone would be a request.
+        // An endpoint replies; a SYN alone would be a request.
         6 => (any::<u16>(), flags()).prop_map(|(which, flags)| {
             Event::Reply { which, flags: if flags == SYN { SYN_ACK } else { flags } }
         }),
@@ -50,15 +50,15 @@ const INSIDE: [End; 3] = [(VIP, PORT), (VIP2, PORT), (NODE, NODE_PORT)];
 const OUTSIDE: [End; 2] = [(NODE, NODE_PORT), (EXTERNAL_IP, PORT)];
 const POOL: [u8; 3] = [POD_A, POD_B, REMOTE];
 
-/// A request as the backend got it: the reply's tuple must lead back to what the client sent.
+/// A request as the backend got it: the reply's tuple must lead back to the client's request.
 type Asked<F> = HashMap<(Tuple<F>, u8), (Tuple<F>, bool)>;
 
 fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
     let mut fixture = Fixture::<F>::new(&POOL);
     let mut asked = Asked::<F>::new();
-    // Of hash maps only what is sorted is the same in every run.
+    // Hash maps have no fixed order; this one makes every run the same.
     let mut order: Vec<(Tuple<F>, u8)> = Vec::new();
-    // Connections that ended, by what the client sent: the next packet there is a SYN.
+    // Ended connections, by the client's tuple: the next packet with that tuple is a SYN.
     let mut closed = HashSet::<(Tuple<F>, u8)>::new();
     let mut over = HashSet::<(Tuple<F>, u8)>::new();
     let mut isn = ISN;
@@ -72,7 +72,7 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                 let (protocol, flags) = if is_tcp { (PROTOCOL_TCP, flags) } else { (PROTOCOL_UDP, 0) };
                 let connection = (tuple(source, to), protocol);
                 let flags = if is_tcp && closed.remove(&connection) {
-                    // What its end left behind, others may take.
+                    // Others may take the ended connection's port.
                     let left = asked.iter().filter(|(reply, asked)| (asked.0, reply.1) == connection);
                     over.extend(left.map(|(reply, _)| *reply));
                     SYN
@@ -116,7 +116,7 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                     closed.insert((request, protocol));
                 }
                 let reply = packet::<F>(tuple, protocol, flags);
-                // Each path a packet of a backend can take, in the order of the hooks.
+                // All paths of a backend's packet, in the order of the hooks.
                 let came_in = if tuple.src == F::addr(REMOTE) {
                     fixture.uplink_gets(&reply)
                 } else {
@@ -127,7 +127,8 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                     _ => came_in,
                 };
                 match decision.verdict {
-                    // An entry that was lost or superseded meanwhile: not translated, which must never mean mistranslated.
+                    // The entry was lost or superseded meanwhile: the packet is not translated, which must
+                    // never mean mistranslated.
                     Verdict::Pass | Verdict::Drop => {}
                     _ => prop_assert_eq!(decision.out.to, request.reversed(), "inside: {}", is_inside),
                 }
@@ -151,8 +152,9 @@ fn run<F: TestFamily>(events: &[Event]) -> Result<(), TestCaseError> {
                 let Some(key) = keys.get(which as usize % keys.len().max(1)) else { continue };
                 let Some(flow) = flows.remove(key) else { continue };
                 if key.lookup_point != LookupPoint::Forward as u8 {
-                    // The forward entry too: alone it would go on giving out a tuple that others may take until the
-                    // next refresh restores the opposite entry. That second is what the core does not promise.
+                    // Removes the forward entry, too: alone it would still translate to a tuple that others may
+                    // take until the next refresh restores the opposite entry. The core makes no promise for
+                    // that second.
                     let mut draft = FlowDraft::default();
                     draft.begin(key, &flow.get());
                     draft.make_opposite();

@@ -1,4 +1,4 @@
-//! How flows end, and what is left of them.
+//! The end of flows, and what remains of them.
 
 use super::{fixture::*, flows::lose, for_both_families};
 use crate::{
@@ -37,13 +37,13 @@ fn syn_after_close_chooses_anew<F: TestFamily>() {
         fixture.pod_sends(&end);
         assert!(FlowState::is_ending(state(&fixture, &syn)));
         fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
-        // The end once more, and a copy of the SYN that was long on its way.
+        // A second copy of the end, and a late copy of the SYN.
         for packet in [end, tcp(REQUEST.0, REQUEST.1, SYN)] {
             fixture.pod_sends(&packet).is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
         }
         fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
         assert_eq!(state(&fixture, &syn), FlowState::New as u8);
-        // What is late is not taken for the new connection's, and does not bring the old one back.
+        // Late packets do not belong to the new connection, and do not restore the old one.
         fixture.wait();
         fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
         fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
@@ -61,7 +61,7 @@ fn close_by_the_backend_counts_too<F: TestFamily>() {
     }
 }
 
-/// Who sends.
+/// The sender of a packet.
 #[derive(Clone, Copy, Debug)]
 enum By {
     Client,
@@ -120,9 +120,9 @@ fn states_of_a_connection<F: TestFamily>() {
     ] {
         lives::<F>(&[&handshake, rest].concat());
     }
-    // The client's FIN, because its ACK was lost.
+    // A FIN of the client, because its ACK was lost.
     lives::<F>(&[&handshake[..4], &[(Client, FIN, ClosingByClient, ClosingByClient)]].concat());
-    // Without a handshake nothing is confirmed.
+    // Without a handshake the flow is not confirmed.
     lives::<F>(&[(Client, SYN, New, New), (Client, ACK, New, New), (Server, ACK, New, New)]);
     // Refused, and tried again.
     lives::<F>(&[(Client, SYN, New, New), (Server, RST, Reset, Reset), (Client, SYN, New, New)]);
@@ -142,7 +142,7 @@ fn resets_that_nobody_takes_end_nothing<F: TestFamily>() {
         let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
         fixture.pod_egress(&packet(reply, PROTOCOL_TCP, ACK));
         let reset = Packet { sequence: (ISN + 1).wrapping_add(offset), ..tcp(REQUEST.0, REQUEST.1, RST) };
-        // The endpoint judges it.
+        // The endpoint decides about it.
         assert_eq!(fixture.pod_sends(&reset).verdict, Verdict::ToStack);
         assert_eq!(state(&fixture, &reset), expected, "offset {offset}");
         let reset = Packet { sequence: (ISN + 1).wrapping_add(offset), ..packet(reply, PROTOCOL_TCP, RST) };
@@ -163,7 +163,7 @@ fn a_reset_that_is_answered_ends_nothing<F: TestFamily>() {
     assert!(fixture.flows.borrow().values().all(|flow| flow.get().state == FlowState::Established as u8));
 }
 
-/// Once seen: a SYN-ACK that was sent again after the client's FIN left with the endpoint's address.
+/// Regression test: a SYN-ACK that was retransmitted after the client's FIN left with the endpoint's address.
 fn late_copies_of_a_syn_ack_belong_to_their_flow<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
@@ -181,7 +181,7 @@ fn replies_of_a_closed_flow_are_not_for_its_client<F: TestFamily>() {
     // The client's next connection from that port is to the backend directly.
     let replies_to_another =
         |reply| Packet { acknowledgment: 5 * ISN, ..packet::<F>(reply, PROTOCOL_TCP, SYN_ACK) };
-    // Half closed, the flow is there still.
+    // Half closed, the flow still exists.
     let fixture = Fixture::<F>::new(&[POD_B]);
     let reply = fixture.pod_connects(REQUEST.0, REQUEST.1);
     fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
@@ -197,7 +197,7 @@ fn a_closed_flow_releases_its_replies<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     fixture.pod_connects(CLIENT_END, (VIP, PORT));
     fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, FIN));
-    // Half closed, the backend may still be at it.
+    // Half closed, the backend may still send.
     let meanwhile = fixture.pod_sends(&tcp(CLIENT_END, (EXTERNAL_IP, PORT), SYN)).out.to;
     assert_ne!(meanwhile.sport, CLIENT_END.1.to_be());
     fixture.pod_egress(&tcp((POD_B, TARGET_PORT), CLIENT_END, FIN));
@@ -217,7 +217,7 @@ fn a_closed_flow_releases_its_replies<F: TestFamily>() {
 fn the_end_of_a_flow_is_not_another_s<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     fixture.pod_connects(REQUEST.0, REQUEST.1);
-    // The reverse entry was forgotten, and another service's flow from the same port took it.
+    // The map evicted the reverse entry, and another service's flow from the same port took its key.
     lose(&fixture, LookupPoint::ReverseEgress);
     fixture.pod_sends(&tcp(CLIENT_END, (VIP2, PORT), SYN));
     // A late reset of the first one.

@@ -1,4 +1,4 @@
-//! What is a request, and what is not.
+//! Which packets are requests.
 
 use super::{
     fixture::*,
@@ -25,7 +25,7 @@ for_both_families! {
     what_would_loop_is_dropped
 }
 
-/// ICMP errors and fragments open nothing and reject nothing.
+/// ICMP errors and fragments open no flow and cause no reject.
 fn followers_need_a_flow<F: TestFamily>() {
     for backends in [&[REMOTE][..], &[POD_A], &[]] {
         let fixture = Fixture::<F>::new(backends);
@@ -78,17 +78,17 @@ fn replies_to_what_the_node_sent_are_no_requests<F: TestFamily>() {
             fixture.now.set(fixture.now.get() + fixture.settings.outbound() - 1);
             assert_eq!(fixture.uplink_gets(&reply).verdict, Verdict::Pass);
         }
-        // Others are served meanwhile, and so is this one later.
+        // Other clients are served meanwhile, and so is this one later.
         assert_eq!(fixture.uplink_gets(&udp((CLIENT, 54), FRONTEND)).verdict, Verdict::ToStack);
         fixture.now.set(fixture.now.get() + fixture.settings.outbound());
         assert_eq!(fixture.uplink_gets(&reply).verdict, Verdict::ToStack);
     }
-    // The endpoint's reply, translated and seen once more at another interface, is not the node's.
+    // The endpoint's reply, translated and seen again at another interface, is not the node's packet.
     let fixture = Fixture::<F>::new(&[POD_A]);
     assert_eq!(fixture.uplink_gets(&reply).verdict, Verdict::ToStack);
     assert_eq!(fixture.uplink_egress(&sent).verdict, Verdict::Pass);
     assert!(fixture.outbound.borrow().is_empty());
-    // What other rules of the kernel translate is left to them for so long, and no longer.
+    // Packets that other rules of the kernel translate are left to them until the entry expires.
     let fixture = Fixture::<F>::new(&[POD_A]);
     let outbound = Outbound { last_seen: fixture.now.get(), flags: OUTBOUND_ONCE };
     fixture
@@ -102,7 +102,7 @@ fn replies_to_what_the_node_sent_are_no_requests<F: TestFamily>() {
     assert_eq!(fixture.uplink_gets(&reply).verdict, Verdict::ToStack);
 }
 
-/// Failover of an address, eviction, reboot: the client shall open another connection at once.
+/// Failover of an address, eviction, reboot: the client should open another connection at once.
 fn unknown_connections_are_reset_on_their_way_out<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_A]);
     fixture.service_addresses.insert(F::addr(VIP));
@@ -110,14 +110,15 @@ fn unknown_connections_are_reset_on_their_way_out<F: TestFamily>() {
         (UPLINK, (EXTERNAL_IP, PORT), ACK, Verdict::Reset),
         (UPLINK, (EXTERNAL_IP, PORT), FIN, Verdict::Reset),
         (UPLINK, (EXTERNAL_IP, PORT), RST, Verdict::Drop),
-        // Nobody else has a cluster IP.
+        // No other host has a cluster IP.
         (POD_A_DEVICE, (VIP, PORT), ACK, Verdict::Reset),
         (0, (VIP, PORT), ACK, Verdict::Reset),
         (POD_A_DEVICE, (VIP, PORT), RST, Verdict::Drop),
-        // A server elsewhere may have the external address: this node's pods may have been connected to it before.
+        // A server on another host may have the external address: this node's pods may have been connected to
+        // it before.
         (POD_A_DEVICE, (EXTERNAL_IP, PORT), ACK, Verdict::Pass),
         (0, (EXTERNAL_IP, PORT), ACK, Verdict::Pass),
-        // No Service's port.
+        // A port without a Service.
         (UPLINK, (EXTERNAL_IP, 9), ACK, Verdict::Pass),
     ] {
         fixture.came_in.set(came_in);
@@ -143,7 +144,7 @@ fn what_would_loop_is_dropped<F: TestFamily>() {
     let ping = packet(tuple((CLIENT, 0), (EXTERNAL_IP, 0)), PROTOCOL_ICMP, 0);
     let fragment = Packet { follows: true, ..to(9) };
     for packet in [to(9), ping, fragment, tcp(CLIENT_END, (EXTERNAL_IP, 9), SYN)] {
-        // Its server on this node gets it.
+        // The stack delivers it to a server on this node.
         assert_eq!(fixture.uplink_gets(&packet).verdict, Verdict::Pass);
         fixture.came_in.set(POD_A_DEVICE);
         assert_eq!(fixture.uplink_egress(&packet).verdict, Verdict::Pass, "from a pod");

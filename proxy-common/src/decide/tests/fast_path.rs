@@ -1,4 +1,4 @@
-//! The fast path: when it has a reply. That the reply is the core's, all other tests see to.
+//! Which packets the fast path decides. All other tests check that its verdict equals the core's.
 
 use super::{fixture::*, for_both_families};
 use crate::{
@@ -58,7 +58,7 @@ fn what_is_plain_to_see<F: TestFamily>() {
     assert!(matches!(fast_path::uplink_ingress(&fixture.0, &elsewhere, key), FastPath::Pass));
     assert!(matches!(fast_path::pod_egress(&fixture.0, &elsewhere, key), FastPath::Pass));
     assert!(matches!(fast_path::uplink_egress(&fixture.0, &elsewhere, key), FastPath::Pass));
-    // A port that we give to others is no evidence.
+    // A port of the SNAT range is no evidence.
     let ours = tcp(POD_END, (NODE, *SNAT.start()), ACK);
     assert!(matches!(fast_path::pod_ingress(&fixture.0, &ours, key), FastPath::Pass));
     assert!(matches!(fast_path::uplink_ingress(&fixture.0, &ours, key), FastPath::Pass));
@@ -85,7 +85,7 @@ fn flows_of_each_kind<F: TestFamily>() {
     fixture.uplink_gets(&request);
     fixture.uplink_gets(&reply(ACK));
     assert!(uplink_ingress(&fixture, &request) && uplink_ingress(&fixture, &reply(ACK)));
-    // On a bridge, but for the packets before the neighbour is known.
+    // On a bridge, except for packets before the neighbour is resolved.
     let mut fixture = Fixture::<F>::new(&[POD_B]).bridged();
     fixture.resolve(POD_B, false);
     open(&fixture);
@@ -94,7 +94,7 @@ fn flows_of_each_kind<F: TestFamily>() {
     fixture.resolve(POD_B, true);
     assert_eq!(fixture.pod_sends(&request).verdict, Verdict::Bridge);
     assert!(pod_ingress(&fixture, &request));
-    // A pod's own are rare.
+    // Hairpin flows are rare, and not on the fast path.
     let fixture = Fixture::<F>::new(&[POD_A]);
     let decision = fixture.pod_sends(&tcp(POD_END, (VIP, PORT), SYN));
     assert_eq!(decision.verdict, Verdict::Hairpin);
@@ -109,7 +109,7 @@ fn what_has_news_goes_further<F: TestFamily>() {
         assert!(!pod_ingress(&fixture, &tcp(POD_END, (VIP, PORT), flags)), "flags {flags}");
         assert!(!pod_egress(&fixture, &Packet { tcp_flags: flags, ..reply }), "flags {flags}");
     }
-    // Only what acknowledges says what was acknowledged.
+    // Only a packet with ACK updates the acknowledgment number.
     let acknowledged = || {
         let flows = fixture.flows.borrow();
         flows[&FlowKey::new(tcp::<F>(POD_END, (VIP, PORT), ACK).tuple, PROTOCOL_TCP, LookupPoint::Forward)]
@@ -125,7 +125,7 @@ fn what_has_news_goes_further<F: TestFamily>() {
     assert!(!pod_ingress(&fixture, &tcp(POD_END, (VIP, PORT), ACK)), "to be marked as seen");
     fixture.pod_sends(&tcp(POD_END, (VIP, PORT), ACK));
     assert!(pod_ingress(&fixture, &tcp(POD_END, (VIP, PORT), ACK)));
-    // Datagrams: until there was more than a request and a reply.
+    // Datagrams take the packet path until the flow has more than a request and a reply.
     let request = udp(POD_END, (VIP, PORT));
     let decision = fixture.pod_sends(&request);
     let reply = packet(decision.out.to.reversed(), PROTOCOL_UDP, 0);

@@ -89,7 +89,8 @@ pub(super) fn tuple<F: TestFamily>(src: End, dst: End) -> Tuple<F> {
 /// The initial sequence number of both sides of a connection.
 pub(super) const ISN: u32 = 1_000;
 
-/// Of a TCP connection that sends no data: what follows the SYN has the next number, and acknowledges the other side's SYN.
+/// A packet of a TCP connection without data: it has the number after the SYN, and acknowledges the other
+/// side's SYN.
 pub(super) fn packet<F: TestFamily>(tuple: Tuple<F>, protocol: u8, tcp_flags: u8) -> Packet<F> {
     let is_tcp = protocol == PROTOCOL_TCP;
     let sequence = if tcp_flags & SYN == 0 { ISN + 1 } else { ISN };
@@ -122,7 +123,7 @@ pub(super) fn backend<F: TestFamily>(number: u8) -> Backend<F> {
     Backend::new(F::addr(number), TARGET_PORT.to_be(), Id::new(number as u32, 1))
 }
 
-/// What the core decided.
+/// The core's decision.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decision<F: TestFamily> {
     pub(super) verdict: Verdict,
@@ -130,7 +131,7 @@ pub(super) struct Decision<F: TestFamily> {
 }
 
 impl<F: TestFamily> Decision<F> {
-    /// The packet that goes on, after a translation.
+    /// The packet after its translation.
     #[track_caller]
     pub(super) fn sent(&self, before: &Packet<F>) -> Packet<F> {
         assert!(!matches!(self.verdict, Verdict::Pass | Verdict::Reject | Verdict::Drop), "{self:?}");
@@ -221,7 +222,7 @@ impl<F: TestFamily> Fixture<F> {
         self.publish(service, set_policy, &backends);
     }
 
-    /// How many entries there are, of confirmed flows and others.
+    /// Number of entries, of confirmed flows and of unconfirmed ones.
     pub(super) fn entries(&self) -> (usize, usize) {
         (self.flows.borrow().len(), self.pending.borrow().len())
     }
@@ -256,7 +257,7 @@ impl<F: TestFamily> Fixture<F> {
         self
     }
 
-    /// Makes the neighbour known or unknown.
+    /// Resolves the neighbour, or makes it unresolved.
     pub(super) fn resolve(&mut self, pod: u8, is_resolved: bool) {
         let mut route = self.routes.get(&F::addr(pod)).copied().unwrap_or(self.default_route);
         (route.kind, route.to) = if is_resolved {
@@ -267,7 +268,7 @@ impl<F: TestFamily> Fixture<F> {
         self.routes.insert(F::addr(pod), route);
     }
 
-    /// Asks the core; and before that its fast path, as programs do, which must say the same or nothing.
+    /// Calls the core, and before that its fast path, as programs do. The fast path must agree or be undecided.
     fn say(
         &self,
         packet: &Packet<F>,
@@ -351,7 +352,7 @@ impl<F: TestFamily> Fixture<F> {
         )
     }
 
-    /// Lets so much time pass that flows are refreshed.
+    /// Advances the time so that the next packet refreshes the flow.
     pub(super) fn wait(&self) {
         self.now.set(self.now.get() + crate::layout::flow::REFRESH);
     }

@@ -35,7 +35,7 @@ fn state<F: TestFamily>(fixture: &Fixture<F>, packet: &Packet<F>) -> u8 {
     fixture.flow_entry(&FlowKey::new(packet.tuple, packet.protocol, LookupPoint::Forward)).unwrap().state
 }
 
-/// A router that says the backend is not there does not establish a connection, nor take it from the limit.
+/// A router's error that the backend is unreachable does not confirm the flow.
 fn errors_are_no_replies<F: TestFamily>() {
     for (protocol, flags) in [(PROTOCOL_TCP, SYN), (PROTOCOL_UDP, 0)] {
         let fixture = Fixture::<F>::new(&[POD_B]);
@@ -85,7 +85,7 @@ fn tcp_stays_with_a_removed_backend<F: TestFamily>() {
     fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
     let decision = fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, ACK));
     decision.is(Verdict::ToStack, CLIENT_END, (POD_B, TARGET_PORT));
-    // But a SYN, even a retransmitted one, has nothing to lose there.
+    // But a SYN, even a retransmitted one, may move to another endpoint.
     fixture.pod_sends(&syn).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
 }
 
@@ -114,7 +114,7 @@ fn reused_backend_id_is_another_backend<F: TestFamily>() {
     fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
 }
 
-/// Removes the entry of a lookup point; there is only one.
+/// Removes the only entry of a lookup point.
 pub(super) fn lose<F: TestFamily>(fixture: &Fixture<F>, lookup_point: LookupPoint) {
     let before = fixture.flows.borrow().len();
     fixture.flows.borrow_mut().retain(|key, _| key.lookup_point != lookup_point as u8);
@@ -125,7 +125,7 @@ fn lost_reverse_entry_comes_back<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     fixture.pod_connects(REQUEST.0, REQUEST.1);
     lose(&fixture, LookupPoint::ReverseEgress);
-    // The agent clears fingerprints that no entry has.
+    // The agent clears fingerprints without an entry.
     fixture.reply_filter.borrow_mut().clear();
     let reply = tcp((POD_B, TARGET_PORT), CLIENT_END, ACK);
     assert_eq!(fixture.pod_egress(&reply).verdict, Verdict::Pass);
@@ -201,13 +201,13 @@ fn datagrams_are_answered<F: TestFamily>() {
     }
 }
 
-/// A flood pushes out other unconfirmed flows only.
+/// A flood evicts only other unconfirmed flows.
 fn unconfirmed_flows_are_kept_apart<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     for port in 1..100 {
         let syn = tcp((POD_A, port), REQUEST.1, SYN);
         let sent = fixture.pod_sends(&syn).sent(&syn);
-        // The endpoint takes each for a client.
+        // The endpoint accepts each as a client.
         let reply = packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK);
         assert_eq!(fixture.pod_egress(&reply).verdict, Verdict::ToStack);
     }
@@ -216,7 +216,7 @@ fn unconfirmed_flows_are_kept_apart<F: TestFamily>() {
     assert_eq!((fixture.entries(), fixture.counter(Counter::FlowConfirmed)), ((2, 198), 1));
 }
 
-/// Who sends from the addresses of others does not see what the endpoint answers.
+/// A sender with a forged source address does not see the endpoint's reply.
 fn only_who_saw_the_syn_ack_confirms<F: TestFamily>() {
     let fixture = Fixture::<F>::new(&[POD_B]);
     fixture.pod_sends(&tcp(REQUEST.0, REQUEST.1, SYN));
@@ -232,7 +232,7 @@ fn only_who_saw_the_syn_ack_confirms<F: TestFamily>() {
     assert_eq!(fixture.entries(), (2, 0));
 }
 
-/// Once seen: an address moved from one Service to another, and datagrams stayed with the first one for ever.
+/// Regression test: an address moved from one Service to another, and datagrams stayed with the first one.
 fn a_frontend_that_moved_takes_its_datagrams_along<F: TestFamily>() {
     for is_answered in [false, true] {
         let mut fixture = Fixture::<F>::new(&[POD_B]);
@@ -248,7 +248,7 @@ fn a_frontend_that_moved_takes_its_datagrams_along<F: TestFamily>() {
         fixture.wait();
         fixture.pod_egress(&udp((POD_B, TARGET_PORT), CLIENT_END));
         fixture.pod_sends(&request).is(Verdict::ToStack, CLIENT_END, (REMOTE, TARGET_PORT));
-        // And away.
+        // Then the frontend is removed.
         fixture.frontends.clear();
         fixture.wait();
         assert_eq!(fixture.pod_sends(&request).verdict, Verdict::Pass);

@@ -36,7 +36,7 @@ fn later_fragments_get_the_ports_of_the_first_one<F: TestFamily + Parse>() {
     assert_eq!(fixture.counter(Counter::FragmentUnknown), 3);
 }
 
-/// Once seen: later fragments of large pings were queued for a first one that was never remembered.
+/// Regression test: later fragments of large pings were queued for a first one that was never recorded.
 fn what_no_service_has_is_not_waited_for<F: TestFamily + Parse>() {
     const ESP: u8 = 50;
     let fixture = Fixture::<F>::new(&[POD_A]);
@@ -48,7 +48,7 @@ fn what_no_service_has_is_not_waited_for<F: TestFamily + Parse>() {
         let later = complete(&*fixture, &mut of(Part::Later, protocol, 1), true);
         assert_eq!(later, Completion::NotOurs, "protocol {protocol}");
     }
-    // Behind an extension header of IPv6, the first fragment tells.
+    // Behind an extension header of IPv6, only the first fragment has the protocol.
     let behind = extensions::DESTINATION;
     if F::ICMP == PROTOCOL_ICMPV6 {
         assert_eq!(complete(&*fixture, &mut of(Part::Later, behind, 2), true), Completion::Early);

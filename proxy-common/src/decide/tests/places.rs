@@ -1,4 +1,4 @@
-//! Local and remote endpoints: where they run decides, and the route only says how to send.
+//! Local and remote endpoints: their node decides, and the route is only for sending.
 
 use super::{fixture::*, for_both_families};
 use crate::{
@@ -19,12 +19,12 @@ for_both_families! {
 
 const CLIENT_END: End = (CLIENT, 50_000);
 const FRONTEND: End = (NODE, NODE_PORT);
-/// A device that the agent says nothing of.
+/// A device that the agent does not know.
 const STRANGE_DEVICE: u32 = 77;
-/// A second way out.
+/// A second uplink.
 const SECOND_UPLINK: u32 = 3;
 
-/// All sets have one endpoint, of which this is said.
+/// All sets have one endpoint with these flags.
 fn fixture<F: TestFamily>(endpoint: u8, flags: u16) -> Fixture<F> {
     let mut fixture = Fixture::<F>::new(&[]);
     for set_policy in SetPolicy::ALL {
@@ -56,7 +56,7 @@ fn the_node_decides_and_not_the_device<F: TestFamily>() {
             assert_eq!(decision.out.route.ifindex, device);
         }
     }
-    // An address of this node needs no other one.
+    // A local address needs no SNAT.
     let mut fixture = fixture::<F>(POD_A, BACKEND_REMOTE);
     let local = Route { kind: RouteKind::Local, ifindex: LOOPBACK, ..fixture.default_route };
     fixture.routes.insert(F::addr(POD_A), local);
@@ -84,7 +84,7 @@ fn replies_leave_where_the_frontend_s_packets_go<F: TestFamily>() {
     let reply = tcp((POD_A, TARGET_PORT), CLIENT_END, SYN_ACK);
     let second = Device { flags: DEVICE_UPLINK, ..Device::default() };
     fixture.devices.insert(SECOND_UPLINK, second);
-    // Without rules nobody asks.
+    // Without rules the core does not look up the route.
     fixture.uplink_gets(&request);
     fixture.leaves.set(SECOND_UPLINK);
     fixture.uplink_egress(&reply).is(Verdict::ToStack, FRONTEND, CLIENT_END);
@@ -100,7 +100,7 @@ fn replies_leave_where_the_frontend_s_packets_go<F: TestFamily>() {
         decision.is(Verdict::Divert, FRONTEND, (CLIENT, 50_001));
         assert_eq!(decision.out.route.ifindex, UPLINK);
     }
-    // By the right device already, and to this node.
+    // The reply already leaves by the right device, or goes to this node.
     fixture.leaves.set(UPLINK);
     fixture.uplink_egress(&reply).is(Verdict::ToStack, FRONTEND, (CLIENT, 50_001));
     fixture.leaves.set(SECOND_UPLINK);

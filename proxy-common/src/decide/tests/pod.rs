@@ -42,7 +42,7 @@ fn cluster_ip_and_back<F: TestFamily>() {
             if protocol == PROTOCOL_TCP {
                 reply.tcp_flags = SYN_ACK;
             }
-            // Not where the backend's packet comes in, only where it leaves to the client.
+            // The reply is not translated where it comes in, only where it leaves to the client.
             assert_eq!(fixture.pod_sends(&reply).verdict, Verdict::Pass);
             fixture.pod_egress(&reply).is(Verdict::ToStack, (VIP, PORT), CLIENT_END);
             assert_eq!(fixture.counter(Counter::FlowForward), round);
@@ -85,7 +85,7 @@ fn hairpin_both_ways<F: TestFamily>() {
     for _ in 0..2 {
         let decision = fixture.pod_sends(&request);
         assert_eq!((decision.verdict, decision.out.to), (Verdict::Hairpin, first));
-        // The pod must not see its own address as source: it would answer itself.
+        // The pod must not see its own address as source: it would send the reply to itself.
         assert_eq!((decision.out.to.src, decision.out.to.dst), (F::addr(VIP), F::addr(POD_A)));
         assert!(SNAT.contains(&u16::from_be(decision.out.to.sport)));
         let reply = packet(first.reversed(), PROTOCOL_TCP, SYN_ACK);
@@ -154,14 +154,14 @@ fn other_traffic_passes<F: TestFamily>() {
 
 fn node_ports_only_at_node_addresses<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_B]);
-    // Even if the filter errs.
+    // Even with a false positive of the filter.
     for number in [OTHER_NODE_ADDRESS, GATEWAY] {
         let tuple = tuple::<F>(CLIENT_END, (number, NODE_PORT));
         let mark = crate::layout::filter::of_frontend::<F>(&tuple.dst, tuple.dport, PROTOCOL_TCP);
         fixture.filter.insert(mark);
         assert_eq!(fixture.pod_sends(&packet(tuple, PROTOCOL_TCP, SYN)).verdict, Verdict::Pass);
     }
-    // Whatever range nodePorts are from in this cluster.
+    // With any range of nodePorts.
     for port in [443, 8_443, 25_000, 65_535] {
         assert_eq!(fixture.pod_sends(&tcp(CLIENT_END, (NODE, port), SYN)).verdict, Verdict::Pass);
         fixture.frontend(F::UNSPECIFIED, port, SERVICE, 0);
@@ -205,7 +205,8 @@ fn a_port_of_the_client_s_own_connection_is_not_used_twice<F: TestFamily>() {
                 assert!(F::same(&sent.src, &F::addr(POD_A)));
                 assert_eq!(sent.sport != request.tuple.sport, is_taken, "{frontend:?} {protocol}");
                 if is_taken {
-                    // Replies to the direct connection are none of the flow's, and the flow's reach the client.
+                    // Replies to the direct connection do not belong to the flow, and the flow's reach the
+                    // client.
                     assert_eq!(fixture.pod_egress(&packet(direct, protocol, SYN_ACK)).verdict, Verdict::Pass);
                     let reply = packet(sent.reversed(), protocol, SYN_ACK);
                     fixture.pod_egress(&reply).is(Verdict::ToStack, frontend, CLIENT_END);

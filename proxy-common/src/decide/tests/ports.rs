@@ -1,4 +1,4 @@
-//! Source ports when others had them before, and when all are used.
+//! Source ports that other flows had before, and full ranges of ports.
 
 use super::{fixture::*, for_both_families};
 use crate::{
@@ -36,7 +36,7 @@ fn with_ports<F: TestFamily>(count: u16) -> Fixture<F> {
     fixture
 }
 
-/// The source port of a client's packet; none if it is dropped.
+/// The source port of a client's packet; `None` if it is dropped.
 fn port<F: TestFamily>(fixture: &Fixture<F>, packet: &Packet<F>) -> Option<u16> {
     let decision = fixture.uplink_gets(packet);
     match decision.verdict {
@@ -61,8 +61,9 @@ fn later<F: TestFamily>(fixture: &Fixture<F>, jiffies: u32) {
     fixture.now.set(fixture.now.get() + jiffies);
 }
 
-/// Once seen with many clients: 4 of 373,000 connections were reset. A client's last connection but one had had another source port. When a
-/// third client was given that, the forward entry with the first client's address and port was removed, which was that of its next connection.
+/// Regression test: with many clients, 4 of 373,000 connections were reset. A client's last connection but one
+/// had another source port. When a third client got that port, the program removed the forward entry with the
+/// first client's address and port, which belonged to the first client's next connection.
 fn a_port_that_is_taken_over_ends_no_later_connection<F: TestFamily>() {
     let fixture = with_ports::<F>(2);
     let (one, other) = ((CLIENT, 50_000), (OTHER, 50_000));
@@ -77,7 +78,7 @@ fn a_port_that_is_taken_over_ends_no_later_connection<F: TestFamily>() {
     assert_eq!(u16::from_be(second.sport), 20_000);
     fixture.uplink_gets(&packet(second.reversed(), PROTOCOL_TCP, SYN_ACK));
     fixture.uplink_gets(&tcp(one, FRONTEND, ACK));
-    // The port of the first connection is free for others.
+    // Other clients can use the port of the first connection.
     assert_eq!(port(&fixture, &tcp((THIRD, 50_001), FRONTEND, SYN)), Some(20_001));
     let decision = fixture.uplink_gets(&tcp(one, FRONTEND, ACK));
     assert_eq!(
@@ -87,8 +88,8 @@ fn a_port_that_is_taken_over_ends_no_later_connection<F: TestFamily>() {
     );
 }
 
-/// A client's connection to one endpoint is over, and the next from the same port has another one. What the first endpoint sends to somebody
-/// who talks to it directly from there ends only the first.
+/// A client's connection to one endpoint has ended, and the next from the same port has another endpoint.
+/// Packets of the first endpoint on a direct connection to that port end only the first flow.
 fn a_closed_flow_ends_no_later_connection_of_its_client<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_B]);
     let (client, vip) = ((POD_A, 40_000), (VIP, PORT));
@@ -114,7 +115,7 @@ fn a_socket_of_the_node_ends_no_later_flow<F: TestFamily>() {
         if is_answered {
             reply(&fixture, first);
         }
-        // Its endpoint goes, and it has another one.
+        // The endpoint is removed, and the client gets another one.
         fixture.alive.clear();
         fixture.set(SERVICE, SetPolicy::External, &[14]);
         let second = fixture.uplink_gets(&udp(client, FRONTEND)).out.to;
@@ -130,7 +131,7 @@ fn a_socket_of_the_node_ends_no_later_flow<F: TestFamily>() {
     }
 }
 
-/// What we send on from a port that is a nodePort, too, is not the node's own.
+/// A forwarded packet from a port that is also a nodePort is not the node's own.
 fn a_nodeport_in_the_range_is_used_again<F: TestFamily>() {
     for came_in in [UPLINK, 1] {
         let mut fixture = Fixture::<F>::new(&[REMOTE]);
@@ -148,7 +149,7 @@ fn a_nodeport_in_the_range_is_used_again<F: TestFamily>() {
     }
 }
 
-/// What conntrack calls ASSURED, from the first packet after a request and its reply on, of either side.
+/// conntrack's ASSURED: starts with the first packet of either side after a request and its reply.
 fn more_than_one_reply_makes_a_stream<F: TestFamily>() {
     for is_of_client in [true, false] {
         let fixture = with_ports::<F>(2);
@@ -159,11 +160,11 @@ fn more_than_one_reply_makes_a_stream<F: TestFamily>() {
                 assert_eq!(flow.get().state, expected as u8, "both entries");
             }
         };
-        // A request may be sent again.
+        // The client may retransmit a request.
         port(&fixture, &udp(client, FRONTEND));
         let port = exchange(&fixture, client).unwrap();
         states(FlowState::REPLIED);
-        // An error is no datagram of the flow.
+        // An ICMP error is no datagram of the flow.
         let error = Packet { follows: true, ..udp(client, FRONTEND) };
         assert_eq!(fixture.uplink_gets(&error).verdict, Verdict::Redirect);
         states(FlowState::REPLIED);
@@ -176,7 +177,8 @@ fn more_than_one_reply_makes_a_stream<F: TestFamily>() {
     }
 }
 
-/// Once 387 of 132,840 datagrams were lost: more flows than ports, each of a request and its reply.
+/// Regression test: 387 of 132,840 datagrams were lost, with more flows than ports, each of a request and its
+/// reply.
 fn a_burst_of_datagrams_uses_ports_again<F: TestFamily>() {
     const PORTS: u16 = 64;
     let fixture = with_ports::<F>(PORTS);
@@ -190,7 +192,7 @@ fn a_burst_of_datagrams_uses_ports_again<F: TestFamily>() {
         (fixture.counter(Counter::SnatExhausted), fixture.entries()),
         (0, (2 * usize::from(PORTS), 0))
     );
-    // The last ones are there, and nothing is left of the others.
+    // The last flows exist, and the others have no entries.
     for number in 0..1_000 {
         let key =
             FlowKey::new(tuple((CLIENT, 10_000 + number), FRONTEND), PROTOCOL_UDP, LookupPoint::Forward);
@@ -198,7 +200,7 @@ fn a_burst_of_datagrams_uses_ports_again<F: TestFamily>() {
     }
 }
 
-/// One of a full range is idle: it gives its port, and its entries are gone. The others talk.
+/// In a full range one flow is idle: it gives up its port, and its entries are removed. The others are active.
 fn talking_flows_keep_their_ports<F: TestFamily>() {
     const PORTS: u16 = 32;
     let fixture = with_ports::<F>(PORTS);
@@ -221,12 +223,12 @@ fn talking_flows_keep_their_ports<F: TestFamily>() {
     for (&client, &known) in talkers.iter().zip(&known) {
         assert_eq!(exchange(&fixture, client), known);
     }
-    // All talk now.
+    // All are active now.
     assert_eq!(port(&fixture, &udp((THIRD, 50_001), FRONTEND)), None);
     assert_eq!(fixture.counter(Counter::SnatExhausted), 1);
 }
 
-/// A stream that was silent for longer keeps its port while a flow of one reply can give one.
+/// A stream keeps its port, even after longer silence, while a flow of one reply can give up its port.
 fn streams_give_way_last<F: TestFamily>() {
     let fixture = with_ports::<F>(2);
     let (stream, once) = ((CLIENT, 50_000), (OTHER, 50_000));
@@ -237,7 +239,7 @@ fn streams_give_way_last<F: TestFamily>() {
     later(&fixture, fixture.settings.replied());
     assert_eq!(exchange(&fixture, (THIRD, 50_001)), given);
     reply(&fixture, kept.unwrap()).is(Verdict::Redirect, FRONTEND, stream);
-    // It was heard just now, and so was the other.
+    // The stream was active just now, and so was the other.
     assert_eq!(exchange(&fixture, (THIRD, 50_002)), None);
     later(&fixture, fixture.settings.replied());
     assert_eq!(exchange(&fixture, (THIRD, 50_002)), given);
@@ -258,11 +260,11 @@ fn tcp_keeps_its_ports<F: TestFamily>() {
         let decision = fixture.uplink_gets(&tcp((CLIENT, 50_000 + number), FRONTEND, ACK));
         assert_eq!(decision.verdict, Verdict::Redirect);
     }
-    // UDP has ports of its own.
+    // UDP ports are independent of TCP's.
     assert!(exchange(&fixture, (OTHER, 50_000)).is_some());
 }
 
-/// The port is a socket's by now: nobody would gain by the end of its flow.
+/// A socket has the port by now: removing the flow would free no port.
 fn no_flow_goes_for_nothing<F: TestFamily>() {
     let mut fixture = with_ports::<F>(1);
     let client = (CLIENT, 50_000);
@@ -273,7 +275,8 @@ fn no_flow_goes_for_nothing<F: TestFamily>() {
     assert_eq!(exchange(&fixture, client), Some(known));
 }
 
-/// The endpoint is in LAST-ACK with the former owner of the port, and answers the SYN with an ACK, which the client resets.
+/// The endpoint is in LAST-ACK with the former owner of the port, and sends an ACK for the SYN, which the
+/// client resets.
 fn a_syn_that_is_sent_again_after_a_reset_keeps_its_port<F: TestFamily>() {
     let fixture = with_ports::<F>(1);
     let client = (CLIENT, 50_000);

@@ -1,4 +1,4 @@
-//! Who is not served, and how it learns that.
+//! Clients that are not served, and the replies to them.
 
 use super::{fixture::*, for_both_families};
 use crate::{
@@ -38,7 +38,7 @@ fn connect<F: TestFamily>(fixture: &Fixture<F>, to: End, bound: F::Addr) -> Sock
     decide::connect(&fixture.0, &F::addr(to.0), to.1.to_be(), PROTOCOL_TCP, &client, &mut peer)
 }
 
-/// No local endpoint, but some elsewhere: nobody may take the service for dead.
+/// No local endpoint, but some on other nodes: clients must not take the service for dead.
 fn a_policy_that_leaves_nobody_drops<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     for set_policy in [SetPolicy::ClusterIp, SetPolicy::External] {
@@ -47,7 +47,7 @@ fn a_policy_that_leaves_nobody_drops<F: TestFamily>() {
     assert_eq!(fixture.pod_sends(&tcp(POD_END, (VIP, PORT), SYN)).verdict, Verdict::Drop);
     assert_eq!(fixture.uplink_gets(&tcp(OUTSIDE_END, (NODE, NODE_PORT), SYN)).verdict, Verdict::Drop);
     assert_eq!(fixture.counter(Counter::NoLocalEndpoints), 2);
-    // Pods use other nodes' endpoints through a node port, whatever the policy.
+    // Pods use other nodes' endpoints through a nodePort, with any policy.
     let decision = fixture.pod_sends(&tcp(POD_END, (NODE, NODE_PORT), SYN));
     decision.is(Verdict::ToStack, POD_END, (REMOTE, TARGET_PORT));
 }
@@ -77,7 +77,7 @@ fn pings_to_cluster_ips_are_answered<F: TestFamily>() {
     }
 }
 
-/// Nobody translated it: a ping, SCTP of the node itself, or an address that no service has (yet).
+/// Untranslated packets: a ping, SCTP of the node itself, or an address that no service has (yet).
 fn what_leaves_for_a_service_address<F: TestFamily>() {
     const UNALLOCATED: u8 = 39;
     let mut fixture = Fixture::<F>::new(&[POD_B]);
@@ -108,7 +108,7 @@ fn source_ranges<F: TestFamily>() {
     assert_eq!(fixture.uplink_gets(&tcp((GATEWAY, 1), frontend, SYN)).verdict, Verdict::Drop);
     assert_eq!(fixture.pod_sends(&tcp(POD_END, frontend, SYN)).verdict, Verdict::Drop);
     assert_eq!(fixture.counter(Counter::SourceDenied), 2);
-    // Other frontends of the service are not filtered, and neither are known flows.
+    // Other frontends of the service have no source ranges, and known flows are not checked.
     assert_eq!(fixture.pod_sends(&tcp(POD_END, (VIP, PORT), SYN)).verdict, Verdict::ToStack);
     fixture.sources.clear();
     assert_eq!(fixture.uplink_gets(&tcp(OUTSIDE_END, frontend, ACK)).verdict, Verdict::ToStack);
@@ -149,7 +149,7 @@ fn connections_to_removed_endpoints_are_reset_on_demand<F: TestFamily>() {
     fixture.settings.reset_removed_tcp = true;
     assert_eq!(fixture.pod_sends(&request).verdict, Verdict::Reset);
     assert_eq!(fixture.counter(Counter::FlowReset), 1);
-    // UDP and new connections choose anew, as ever.
+    // UDP and new connections still choose another endpoint.
     fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
     for packet in [tcp(POD_END, (VIP, PORT), SYN), udp(POD_END, (VIP, PORT))] {
         fixture.pod_sends(&packet).is(Verdict::ToStack, POD_END, (REMOTE, TARGET_PORT));
@@ -162,7 +162,7 @@ fn sctp_is_a_connection<F: TestFamily>() {
     fixture.add_frontend(FrontendKey::new(F::addr(VIP), PORT.to_be(), PROTOCOL_SCTP), target);
     let sctp = |flags| packet::<F>(tuple(POD_END, (VIP, PORT)), PROTOCOL_SCTP, flags);
     fixture.pod_sends(&sctp(SYN)).is(Verdict::ToStack, POD_END, (POD_B, TARGET_PORT));
-    // Like TCP, and unlike UDP, it stays with an endpoint that is gone until it opens an association anew.
+    // Like TCP, and unlike UDP, it stays with a removed endpoint until it opens a new association.
     fixture.alive.clear();
     fixture.set(SERVICE, SetPolicy::ClusterIp, &[REMOTE]);
     fixture.pod_sends(&sctp(ACK)).is(Verdict::ToStack, POD_END, (POD_B, TARGET_PORT));

@@ -62,13 +62,14 @@ fn snat_exhaustion<F: TestFamily>() {
     assert_eq!(forwarded, 4);
     assert_eq!(fixture.counter(Counter::SnatExhausted), 60);
     assert_eq!(fixture.entries(), (0, 8));
-    // Another backend has the same ports to itself.
+    // Another backend has its own range of ports.
     fixture.set(SERVICE, SetPolicy::External, &[14]);
     assert_eq!(fixture.uplink_gets(&tcp(CLIENT_END, FRONTEND, ACK)).verdict, Verdict::Redirect);
     assert_eq!(fixture.uplink_gets(&tcp((CLIENT, 60_000), FRONTEND, SYN)).verdict, Verdict::Redirect);
 }
 
-/// So that the client's kernel keeps the rules of TIME-WAIT between the same ends. The usual ephemeral range fits whole.
+/// So the client's kernel keeps the rules of TIME-WAIT between the same ends. The usual ephemeral range fits
+/// whole.
 fn the_client_s_port_is_mapped_one_to_one<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     (fixture.settings.snat_first, fixture.settings.snat_last) = (1_024, 29_999);
@@ -92,7 +93,7 @@ fn a_range_that_is_nearly_full_still_yields<F: TestFamily>() {
     assert_eq!((fixture.counter(Counter::SnatExhausted), fixture.entries().0), (0, 1_800));
 }
 
-/// Once found by losing one of 6,700 requests: datagram flows never end, and their ports ran out.
+/// Regression test: one of 6,700 requests was lost, because datagram flows never end, and their ports ran out.
 fn idle_flows_give_their_source_ports<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     (fixture.settings.snat_first, fixture.settings.snat_last) = (20_000, 20_001);
@@ -112,7 +113,7 @@ fn idle_flows_give_their_source_ports<F: TestFamily>() {
         (Verdict::Redirect, 20_000),
         "rather an idle one than none"
     );
-    // Nothing of the old flow is left: its client could get the new one's replies.
+    // The old flow has no entries left: its client could get the new one's replies.
     fixture.uplink_gets(&reply(20_000)).is(Verdict::Redirect, FRONTEND, (CLIENT, 50_004));
     assert_eq!(fixture.entries(), (4, 0));
     assert_eq!(open(&fixture, &datagram(50_006)).0, Verdict::Drop, "both in use");
@@ -195,7 +196,8 @@ fn flows_give_their_port_when_it_is_safe<F: TestFamily>() {
     }
 }
 
-/// Of few ports the last free one is found. Of many that are taken side by side, as those of one client are, a free one.
+/// The last free port of a small range is found. In a large range a free one is found beside many that are
+/// taken side by side, as those of one client are.
 fn free_ports_are_found<F: TestFamily>() {
     for (count, taken) in [(1, 0), (2, 1), (10, 9), (16, 15), (1_000, 900), (8_000, 7_200)] {
         let mut fixture = Fixture::<F>::new(&[REMOTE]);
@@ -216,7 +218,7 @@ fn given_source_addresses_are_used<F: TestFamily>() {
     fixture.snat_sources = std::vec![F::addr(NODE), F::addr(OTHER_NODE_ADDRESS)];
     fixture.settings.snat_sources = 2;
     (fixture.settings.snat_first, fixture.settings.snat_last) = (20_000, 20_009);
-    // One client has one of them while it has ports, then the other.
+    // One client uses one address while that has ports, then the other.
     let sources: std::vec::Vec<_> =
         (0..20).map(|number| open(&fixture, (CLIENT, 50_000 + number)).tuple.src).collect();
     assert!(sources[..10].iter().all(|source| *source == sources[0]));
@@ -231,7 +233,8 @@ fn given_source_addresses_are_used<F: TestFamily>() {
     assert!((5..16).contains(&ours), "{ours} of 20");
 }
 
-/// Once seen: a socket that was bound to the source port of a flow got no replies from the flow's endpoint.
+/// Regression test: a socket that was bound to the source port of a flow got no replies from the flow's
+/// endpoint.
 fn a_datagram_flow_gives_way_to_a_socket_of_the_node<F: TestFamily>() {
     for is_answered in [false, true] {
         let mut fixture = Fixture::<F>::new(&[REMOTE]);
@@ -241,8 +244,8 @@ fn a_datagram_flow_gives_way_to_a_socket_of_the_node<F: TestFamily>() {
         if is_answered {
             assert_eq!(fixture.uplink_gets(&reply).verdict, Verdict::Redirect);
         }
-        // What is sent on for the client leaves as it did, and so does what the stack sends on for us, in fragments that came in by no
-        // device, too. Once these removed the flow that they are of.
+        // The client's forwarded packets leave as before. So do those that the stack sends for the program,
+        // even as fragments without an ingress device. Regression test: these removed their flow.
         for came_in in [UPLINK, 1, 0] {
             fixture.came_in.set(came_in);
             assert_eq!(fixture.uplink_egress(&packet(sent.tuple, PROTOCOL_UDP, 0)).verdict, Verdict::Pass);
@@ -258,12 +261,12 @@ fn a_datagram_flow_gives_way_to_a_socket_of_the_node<F: TestFamily>() {
     }
 }
 
-/// Kernel NAT takes any port, and replies to it must not be taken for an endpoint's.
+/// Kernel NAT uses any port, and replies to it must not be taken for an endpoint's.
 fn kernel_nat_s_port_is_not_given_away<F: TestFamily>() {
     for (protocol, flags) in [(PROTOCOL_TCP, SYN), (PROTOCOL_UDP, 0)] {
         let mut fixture = Fixture::<F>::new(&[REMOTE]);
         (fixture.settings.snat_first, fixture.settings.snat_last) = (20_000, 20_001);
-        // A pod talks to the endpoint directly, and the kernel gives it the node's address and this port.
+        // A pod connects to the endpoint directly, and the kernel gives it the node's address and this port.
         let direct = packet(tuple((NODE, 20_000), (REMOTE, TARGET_PORT)), protocol, flags);
         fixture.came_in.set(POD_A_DEVICE);
         assert_eq!(fixture.uplink_egress(&direct).verdict, Verdict::Pass);
@@ -271,11 +274,11 @@ fn kernel_nat_s_port_is_not_given_away<F: TestFamily>() {
         let decision = fixture.uplink_gets(&request(50_000));
         assert_eq!((decision.verdict, decision.out.to.sport), (Verdict::Redirect, 20_001u16.to_be()));
         assert_eq!(fixture.uplink_gets(&request(50_002)).verdict, Verdict::Drop);
-        // What we send on ourselves is not remembered.
+        // Forwarded packets are not recorded.
         let own = packet(decision.out.to, protocol, flags);
         assert_eq!(fixture.uplink_egress(&own).verdict, Verdict::Pass);
         assert_eq!(fixture.outbound.borrow().len(), 1);
-        // Nor is what came in by the uplink that it leaves by, as the fast path has it.
+        // Nor are packets that leave by the uplink that they came in by, as on the fast path.
         fixture.leaves.set(UPLINK);
         fixture.came_in.set(UPLINK);
         assert_eq!(
@@ -301,7 +304,7 @@ fn a_socket_s_port_is_not_given_away<F: TestFamily>() {
             .filter(|decision| decision.verdict == Verdict::Redirect)
             .map(|decision| u16::from_be(decision.out.to.sport))
             .collect();
-        // There is no look-up for SCTP.
+        // The kernel has no look-up for SCTP sockets.
         assert_eq!((ports.len(), ports.contains(&20_001)), if is_given { (4, true) } else { (3, false) });
         assert_eq!(fixture.counter(Counter::SnatExhausted), u64::from(!is_given));
     }
@@ -315,7 +318,7 @@ fn the_source_is_the_one_that_the_route_prefers<F: TestFamily>() {
     fixture.node_addresses.insert(F::addr(OTHER_NODE_ADDRESS), NodeAddress(NODE_ADDR_SNAT));
     assert_eq!(source(&fixture, 2), F::addr(OTHER_NODE_ADDRESS));
     assert_eq!(source(&fixture, 1), F::addr(NODE), "flows keep theirs");
-    // It does without an address of the device.
+    // A preferred source works without an address of the device.
     fixture.devices.get_mut(&UPLINK).unwrap().snat_v4 = 0;
     fixture.devices.get_mut(&UPLINK).unwrap().snat_v6 = [0; 4];
     assert_eq!(source(&fixture, 3), F::addr(OTHER_NODE_ADDRESS));

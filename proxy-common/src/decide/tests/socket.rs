@@ -62,7 +62,7 @@ fn send_by<F: TestFamily>(
     (verdict, peer)
 }
 
-/// Where a datagram from a pod seems to come from.
+/// The source that a datagram for a pod shows.
 fn source<F: TestFamily>(fixture: &Fixture<F>, addr: u8, port: u16) -> Option<(F::Addr, u16)> {
     let mut seen = Seen::default();
     decide::datagram_source(&fixture.0, &F::addr(addr), port.to_be(), &mut seen)
@@ -158,7 +158,7 @@ fn two_services_on_one_backend_reply_as_the_last_requested<F: TestFamily>() {
     }
 }
 
-/// It would not hear any other.
+/// It would not receive from another source.
 fn a_connected_socket_sends_to_its_backend<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_B, REMOTE, 14, 15, 16]);
     let (verdict, peer) = connect(&fixture, F::addr(VIP), PORT, PROTOCOL_UDP, SocketOrigin::Pod);
@@ -167,7 +167,7 @@ fn a_connected_socket_sends_to_its_backend<F: TestFamily>() {
     for _ in 0..20 {
         assert_eq!(send_by(&fixture, F::addr(VIP), true).1.addr, peer.addr);
     }
-    // The agent ended it, because that is gone.
+    // The agent ended the connection, because the backend is gone.
     fixture.alive.remove(&peer.backend);
     fixture.set(SERVICE, SetPolicy::ClusterIp, &[20]);
     assert_eq!(send_by(&fixture, F::addr(VIP), false).1.addr, F::addr(20));
@@ -191,7 +191,7 @@ fn datagrams_leave_a_service_that_lost_the_frontend<F: TestFamily>() {
             );
             assert_eq!(source(&fixture, REMOTE, TARGET_PORT), Some((F::addr(VIP), PORT)));
         }
-        // Nothing else changed for others.
+        // The other backends are still alive.
         assert!(fixture.alive.len() > 1);
     }
 }
@@ -241,7 +241,7 @@ fn the_frontend_is_looked_up_seldom<F: TestFamily>() {
     }
 }
 
-/// Even if no socket can keep anything itself.
+/// Even without socket storage.
 fn namespaces_do_not_push_out_each_other<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_B]);
     fixture.socket_storage = false;
@@ -258,7 +258,7 @@ fn namespaces_do_not_push_out_each_other<F: TestFamily>() {
     assert_eq!(source(&fixture, POD_B, TARGET_PORT), Some((F::addr(VIP), PORT)));
 }
 
-/// A hundred VIPs, each with a backend of its own: all but two are in the map.
+/// A hundred VIPs, each with a different backend: all but two are in the shared map.
 fn further_vips_are_shared_and_answer<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[POD_B]);
     for number in 100..200 {
@@ -275,7 +275,7 @@ fn further_vips_are_shared_and_answer<F: TestFamily>() {
         }
         assert_eq!(fixture.shared_peers.borrow().len(), 2 * 98);
     }
-    // A backend that goes makes room.
+    // The entry of a removed backend makes room.
     fixture.alive.remove(&backend::<F>(100).id);
     send(&fixture, VIP);
     assert_eq!(fixture.shared_peers.borrow().len(), 2 * 98);

@@ -46,7 +46,7 @@ fn local_backend_and_back<F: TestFamily>() {
     fixture.pod_egress(&reply).is(Verdict::ToStack, FRONTEND, CLIENT_END);
 }
 
-/// The first packet of a connection to the endpoint on another node, as it is sent there.
+/// The first packet of a connection to the endpoint on another node, after its translation.
 pub(super) fn open<F: TestFamily>(fixture: &Fixture<F>, client: End) -> Packet<F> {
     let request = tcp(client, FRONTEND, SYN);
     let decision = fixture.uplink_gets(&request);
@@ -98,7 +98,7 @@ fn external_set_from_outside<F: TestFamily>() {
     );
     let to_external_ip = fixture.uplink_gets(&tcp((CLIENT, 50_001), (EXTERNAL_IP, PORT), SYN));
     to_external_ip.is(Verdict::ToStack, (CLIENT, 50_001), (POD_A, TARGET_PORT));
-    // From inside, policies for outside do not count.
+    // From inside, policies for clients outside do not apply.
     let inside = fixture.pod_sends(&tcp((POD_A, 1), FRONTEND, SYN));
     inside.is(Verdict::ToStack, (POD_A, 1), (REMOTE, TARGET_PORT));
 }
@@ -112,7 +112,7 @@ fn unresolved_neighbour_is_forwarded_all_the_same<F: TestFamily>() {
     }
 }
 
-/// It is translated as by any other route, and the stack takes one off its hop limit.
+/// The packet is translated as by any other route, and the stack takes one off its hop limit.
 fn what_the_stack_must_send<F: TestFamily>() {
     for is_there_before in [true, false] {
         let mut fixture = Fixture::<F>::new(&[REMOTE]);
@@ -137,7 +137,7 @@ fn what_the_stack_must_send<F: TestFamily>() {
             Verdict::TimeExceeded,
             "the client is told, not this node"
         );
-        // The stack sends it by the same uplink; it came in by another interface then.
+        // The stack sends it by the same uplink; then it came in by another interface.
         fixture.came_in.set(1);
         for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
             let flags = if protocol == PROTOCOL_TCP { SYN } else { 0 };
@@ -169,19 +169,20 @@ fn hop_limit<F: TestFamily>() {
         assert_eq!(remote.uplink_gets(&request).verdict, Verdict::TimeExceeded, "known flow");
         let reply = Packet { hop_limit, ..packet(sent.tuple.reversed(), PROTOCOL_TCP, SYN_ACK) };
         assert_eq!(remote.uplink_gets(&reply).verdict, Verdict::TimeExceeded, "answer");
-        // Nobody is told of errors, nor of fragments other than the first.
+        // ICMP errors, and fragments other than the first, cause no ICMP error.
         for packet in [request, reply] {
             let follower = Packet { follows: true, ..packet };
             assert_eq!(remote.uplink_gets(&follower).verdict, Verdict::Drop, "follower");
         }
         assert_eq!(remote.counter(Counter::HopLimit), 5);
-        // The stack answers for what goes through it.
+        // The stack generates the errors for packets that it forwards.
         let local = Fixture::<F>::new(&[POD_A]);
         assert_eq!(local.uplink_gets(&request).verdict, Verdict::ToStack);
     }
 }
 
-/// The stack cuts what leaves from an address of the node, where it takes such packets; nobody is told then.
+/// The stack fragments packets that leave from an address of the node, where it takes such packets; then the
+/// sender gets no ICMP error.
 fn packets_that_may_be_fragmented<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     fixture.default_route.mtu = 1400;
@@ -208,7 +209,7 @@ fn packets_that_may_be_fragmented<F: TestFamily>() {
     assert_eq!(fixture.counter(Counter::TooBig), 2);
 }
 
-/// Where the stack puts fragments together, it takes whole packets alone.
+/// Where the stack reassembles fragments, it takes only unfragmented packets.
 fn whole_packets_that_may_be_fragmented<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     fixture.default_route.mtu = 1400;
@@ -225,7 +226,8 @@ fn whole_packets_that_may_be_fragmented<F: TestFamily>() {
     }
 }
 
-/// By an encapsulation, or for a policy: fragments too, and by interfaces that differ in nothing. Who allows none is told.
+/// By an encapsulation, or for a policy: also fragments, and without a flag of the interface. A sender that
+/// forbids fragmentation gets an ICMP error.
 fn what_the_stack_sends_it_fragments<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     fixture.default_route.mtu = 1400;
@@ -241,7 +243,8 @@ fn what_the_stack_sends_it_fragments<F: TestFamily>() {
     assert_eq!(fixture.uplink_gets(&request).verdict, Verdict::TooBig);
 }
 
-/// A router in our place would say so. Nothing was sent, so no flow is opened; smaller packets go on.
+/// The program sends the ICMP error of a router. The packet is not sent, so no flow is opened; smaller packets
+/// pass.
 fn packets_too_big_for_the_route<F: TestFamily>() {
     let mut fixture = Fixture::<F>::new(&[REMOTE]);
     fixture.default_route.mtu = 1400;
@@ -260,7 +263,7 @@ fn packets_too_big_for_the_route<F: TestFamily>() {
     let follower = Packet { follows: true, ..reply };
     assert_eq!(fixture.uplink_gets(&follower).verdict, Verdict::Drop, "follower");
     assert_eq!(fixture.counter(Counter::TooBig), 4);
-    // The stack looks at what goes through it.
+    // The stack checks the size of packets that it forwards.
     let mut local = Fixture::<F>::new(&[POD_A]);
     local.default_route.mtu = 1400;
     local.size.set(9_000);

@@ -1,8 +1,9 @@
 //! The reply filter's protocol between programs and the agent's flow GC, in all interleavings.
 //!
-//! A program opens a flow while a round of the flow GC runs. A round takes 30 s, so no program runs through two: the model joins the
-//! program between rounds. The kernel's hash maps are flags here: it links an entry by a store with release order
-//! (`hlist_nulls_add_head_rcu`), and finds it by a load on which all else depends.
+//! A program opens a flow while a round of the flow GC runs. A round takes 30 s, so no program runs through
+//! two: the model joins the program between rounds. The kernel's hash maps are flags here: the kernel links an
+//! entry by a store with release order (`hlist_nulls_add_head_rcu`), and finds it by a load on which the later
+//! accesses depend.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -29,16 +30,16 @@ enum Mistake {
     EndsBeforeWalk,
     /// The agent clears by a store, and not by compare and exchange.
     ClearsBlindly,
-    /// The agent clears what the epoch before inserted, too.
+    /// The agent also clears fingerprints of the epoch before.
     NoEpochOfGrace,
 }
 
-/// What the number is when all begins: this and the next one are around the end of the numbers, too.
+/// The number at the start: the range of the numbers wraps during the rounds.
 const EPOCH: u8 = 254;
 
 struct Maps {
     epoch: AtomicU8,
-    /// A fingerprint's bytes: the first has been written long ago, by a flow that is over.
+    /// A fingerprint's bytes: a flow that has ended wrote the first one long ago.
     bytes: [AtomicU8; 2],
     /// Whether these maps have the flow's entry.
     pending: AtomicBool,
@@ -71,7 +72,7 @@ impl Maps {
         }
     }
 
-    /// A program confirms the flow: it is in one of the maps at any time.
+    /// A program confirms the flow: one of the maps has it at any time.
     fn confirm(&self) {
         self.confirmed.store(true, Ordering::Release);
         self.pending.store(false, Ordering::Release);
@@ -126,11 +127,11 @@ impl Maps {
     }
 }
 
-/// Whether replies of an open flow are found, whatever runs when.
+/// Whether replies of an open flow are found in all interleavings.
 fn holds(mistake: Mistake, scenario: fn(&Arc<Maps>, Mistake)) -> bool {
     let model = move || {
         let mut builder = Builder::new();
-        // Finds every mistake below in a second; 3 takes ten.
+        // A bound of 2 finds every mistake below in a second; 3 takes ten.
         builder.preemption_bound.get_or_insert(2);
         builder.check(move || scenario(&Arc::new(Maps::new()), mistake));
     };
@@ -149,7 +150,7 @@ fn opened(maps: &Arc<Maps>, mistake: Mistake) {
     maps.round(mistake);
     program.join().unwrap();
     other_cpu.join().unwrap();
-    // What the program inserted may have the number of the epoch before.
+    // The program's fingerprint may have the number of the epoch before.
     let other_cpu = spawn(maps, Maps::reply);
     maps.round(mistake);
     other_cpu.join().unwrap();

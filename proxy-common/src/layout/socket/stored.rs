@@ -1,29 +1,29 @@
-//! `udp_peers_v4`, `udp_peers_v6`: what an unconnected UDP socket keeps itself.
+//! `udp_peers_v4`, `udp_peers_v6`: the storage of an unconnected UDP socket.
 
 use core::{marker::PhantomData, ptr::NonNull};
 
 use super::SocketPeer;
 use crate::{Family, V4, V6, layout::id::Id};
 
-/// VIPs that a socket keeps itself. Most talk to one.
+/// VIPs in a socket's storage. Most sockets send to one.
 const SLOTS: usize = 2;
 
 /// A VIP that the socket sends to, and its backend: translates both directions.
 ///
-/// Threads may send by the same socket at once, and nothing keeps them from writing here at once. So an entry ends with a
-/// checksum: one that is of two writers, or that was read half written, is none.
+/// Threads may send by the same socket at once, and write here without a lock. So an entry ends with a
+/// checksum: an entry of two writers or a torn one fails it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct UdpPeer<F: Family> {
     /// The VIP.
     pub vip: F::Addr,
-    /// What it is translated to.
+    /// The translation.
     pub peer: SocketPeer<F>,
     /// The VIP's port, network byte order.
     pub vip_port: u16,
     /// Zero.
     zero: u16,
-    /// Checksum of all but the stamp; never that of zeros.
+    /// Checksum of all fields but the stamp; never that of zeros.
     seal: u32,
 }
 
@@ -39,44 +39,45 @@ impl<F: Family> UdpPeer<F> {
         }
     }
 
-    /// Is there one, and whole?
+    /// Whether the entry exists and passes its checksum.
     pub fn is_whole(&self) -> bool {
         let Self { vip, peer, vip_port, seal, .. } = self;
         *seal == sum::<F>(vip, *vip_port, &peer.addr, peer.port, peer.backend, peer.service)
     }
 }
 
-/// Odd, so never 0.
+/// The checksum. Odd, so never 0.
 #[inline(always)]
 fn sum<F: Family>(vip: &F::Addr, vip_port: u16, addr: &F::Addr, port: u16, backend: Id, service: Id) -> u32 {
     const STEP: u32 = 0x9e37_79b1;
     let ports = (vip_port as u32) << 16 | port as u32;
     let mut sum = STEP;
-    // The rotation brings high bits down: products alone carry differences only upwards.
+    // The rotation moves high bits down: products alone carry differences only upwards.
     for word in [F::fold(vip), F::fold(addr), ports, backend.0, service.0] {
         sum = (sum ^ word).wrapping_mul(STEP).rotate_left(13);
     }
     sum | 1
 }
 
-/// All that a socket keeps.
+/// The whole storage of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct UdpPeers<F: Family> {
-    /// In no order.
+    /// The entries, in no order.
     pub peers: [UdpPeer<F>; SLOTS],
-    /// Which one was sent to last, or [`UdpPeers::SHARED`]: of two VIPs with the same backend, a reply is of that.
+    /// The slot that the socket sent to last, or [`UdpPeers::SHARED`]: of two VIPs with the same backend, a
+    /// reply belongs to that one.
     pub last: u16,
-    /// Whether the socket has entries among others', or had: 1.
+    /// 1 if the socket has or had entries in the shared map.
     pub shares: u16,
 }
 
 impl<F: Family> UdpPeers<F> {
-    /// Instead of a slot's number: the maps that all sockets share.
+    /// Stands for the map that all sockets share, instead of a slot.
     pub const SHARED: u16 = SLOTS as u16;
 }
 
-/// What a socket keeps, where others may read and write it at the same time.
+/// A socket's storage, which other CPUs may read and write at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct UdpPeersRef<'t, F: Family> {
     at: NonNull<UdpPeers<F>>,
@@ -84,20 +85,20 @@ pub struct UdpPeersRef<'t, F: Family> {
 }
 
 impl<F: Family> UdpPeersRef<'_, F> {
-    /// What stands there.
+    /// Wraps a pointer to storage.
     ///
     /// # Safety
-    /// It is readable and writable for this long, and nobody has a reference to it.
+    /// The storage is readable and writable for this lifetime, and no reference to it exists.
     #[inline(always)]
     pub unsafe fn new(at: NonNull<UdpPeers<F>>) -> Self {
         Self { at, lives: PhantomData }
     }
 
-    /// Reads what a datagram to a VIP becomes, if this slot has that.
+    /// Reads the translation of a datagram to a VIP, if this slot has it.
     #[inline(always)]
     pub fn find_to(&self, slot: u32, vip: &F::Addr, vip_port: u16, peer: &mut SocketPeer<F>) -> bool {
         let at = self.slot(slot);
-        // SAFETY: see `new`. Volatile: what is checked is what is used.
+        // SAFETY: see `new`. Volatile: the checked value is the used value.
         let seal = unsafe {
             if (&raw const (*at).vip_port).read_volatile() != vip_port
                 || !F::same(&(&raw const (*at).vip).read_volatile(), vip)
@@ -110,7 +111,7 @@ impl<F: Family> UdpPeersRef<'_, F> {
         seal == sum::<F>(vip, vip_port, &peer.addr, peer.port, peer.backend, peer.service)
     }
 
-    /// Reads the VIP that a datagram from a backend is a reply of, if this slot has that.
+    /// Reads the VIP of a reply from a backend, if this slot has it.
     #[inline(always)]
     pub fn find_from(
         &self,
@@ -154,7 +155,7 @@ impl<F: Family> UdpPeersRef<'_, F> {
         }
     }
 
-    /// Writes a slot.
+    /// Writes an entry to a slot.
     #[inline(always)]
     pub fn set(&self, slot: u32, vip: &F::Addr, vip_port: u16, peer: &SocketPeer<F>) {
         let at = self.slot(slot);
@@ -177,7 +178,7 @@ impl<F: Family> UdpPeersRef<'_, F> {
 
     #[inline(always)]
     fn slot(&self, slot: u32) -> *mut UdpPeer<F> {
-        // SAFETY: see `new`; the remainder is below the number of slots, as the verifier sees, too.
+        // SAFETY: see `new`; the remainder is below the number of slots, which the verifier checks, too.
         unsafe { (&raw mut (*self.at.as_ptr()).peers).cast::<UdpPeer<F>>().add(slot as usize % SLOTS) }
     }
 
@@ -188,7 +189,7 @@ impl<F: Family> UdpPeersRef<'_, F> {
         unsafe { (&raw const (*self.at.as_ptr()).last).read_volatile() }
     }
 
-    /// Writes it if it differs.
+    /// Writes [`UdpPeers::last`] if it differs.
     #[inline(always)]
     pub fn set_last(&self, last: u16) {
         if self.last() == last {

@@ -10,7 +10,7 @@ const SERVER: u8 = 2;
 
 fn take<F: Parse>(bytes: &[u8]) -> Option<Dissected<F>> {
     let mut out = Dissected::default();
-    // As left from another packet: the programs have one, and use it again and again.
+    // As left from another packet: programs reuse one value.
     (out.packet.follows, out.packet.tcp_flags) = (true, tcp_flags::FIN);
     dissect(bytes, 0, &mut out).then_some(out)
 }
@@ -128,7 +128,7 @@ fn errors_are_about_what_their_receiver_sent() {
         assert_eq!((seen.part, seen.icmp, seen.packet.transport), (Part::Error, 24, 56));
         assert_eq!(seen.reporter.to_ne_bytes()[3], 9);
         let Packet { tuple, protocol, tcp_flags, follows, .. } = seen.packet;
-        // What the client would send next.
+        // The next packet of the client.
         assert_eq!((tuple.src.to_ne_bytes()[3], tuple.dst.to_ne_bytes()[3]), (CLIENT, SERVER));
         assert_eq!((ports(&tuple), protocol, tcp_flags, follows), ((40_000, 80), PROTOCOL_TCP, 0, true));
     }
