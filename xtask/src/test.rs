@@ -122,7 +122,11 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
         scores.push((part.name(), score));
     }
     if args.lint {
-        scores.push(("lint".to_owned(), lint.unwrap_or_else(beside::lint).value()?));
+        let score = lint.unwrap_or_else(beside::lint).value().unwrap_or_else(|error| {
+            say(format!("error: lint: {error:#}"));
+            Score { passed: 0, failed: 1 }
+        });
+        scores.push(("lint".to_owned(), score));
     }
     println!();
     let mut total = Score::default();
@@ -134,6 +138,9 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
         bail!("tests failed");
+    }
+    if let Some(filter) = filter.filter(|_| total.passed == 0) {
+        bail!("no test's name contains `{filter}`");
     }
     Ok(())
 }

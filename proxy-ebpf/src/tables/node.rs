@@ -1,7 +1,7 @@
 //! The node.
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple},
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use proxy_common::{
@@ -141,20 +141,33 @@ impl Kernel {
         // [`Tuple`] has the layout of the kernel's. The helpers only read it.
         let sock_tuple = (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>();
         let size = size_of::<Tuple<F>>() as u32;
-        // SAFETY: context and tuple have the types that the helpers take; the returned socket is read before it
-        // is released.
+        // The verifier refuses one instruction that reads from the pointer types of both helpers: `black_box` keeps the compiler
+        // from merging the two branches.
+        // SAFETY: context and tuple have the types that the helpers take.
         unsafe {
-            let socket = if protocol == PROTOCOL_TCP {
-                bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, namespace, 0)
+            if protocol == PROTOCOL_TCP {
+                read_and_release(bpf_skc_lookup_tcp(self.ctx, sock_tuple, size, namespace, 0))
             } else {
-                bpf_sk_lookup_udp(self.ctx, sock_tuple, size, namespace, 0)
-            };
-            if socket.is_null() {
-                return None;
+                let socket = bpf_sk_lookup_udp(self.ctx, sock_tuple, size, namespace, 0);
+                read_and_release(core::hint::black_box(socket))
             }
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            Some(state)
         }
+    }
+}
+
+/// The state of a socket, which is released.
+///
+/// # Safety
+/// The pointer comes from a socket lookup, and was not released.
+#[inline(always)]
+unsafe fn read_and_release(socket: *mut bpf_sock) -> Option<u32> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so the kernel holds a reference until the release.
+    unsafe {
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        Some(state)
     }
 }
