@@ -55,7 +55,7 @@ fn name_at(text: &str) -> String {
     text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// What stands behind each `crate::`: the modules that a text uses.
+/// The names behind each `crate::`: the modules that a text uses.
 fn used(text: &str) -> BTreeSet<String> {
     let code = code_of(text);
     let mut modules = BTreeSet::new();

@@ -289,7 +289,7 @@ impl Sync {
         plan
     }
 
-    /// Applies a service's plan; returns what failed and is to be tried again. It concerns this service alone.
+    /// Applies a service's plan; returns failures to be retried. They concern this service alone.
     fn apply_service(
         &mut self,
         services: &mut Services,
@@ -321,7 +321,7 @@ impl Sync {
         errors
     }
 
-    /// Notes what failed of a service; true if nothing did.
+    /// Records the failures of a service; true if there were none.
     fn note_failure(&mut self, name: &ObjectName, errors: &[WriteError]) -> bool {
         self.problems.set_failure(name, errors);
         if !errors.is_empty() {

@@ -69,7 +69,7 @@ pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Builds the agent as it is shipped but for the optimisation, which takes minutes, and returns the binary's path. For tests,
+/// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's path. For tests,
 /// beside others: at the lowest priority, so that they do not notice.
 pub(crate) fn unoptimised_release() -> Result<PathBuf> {
     let profile = ["--config", "profile.dev.strip='debuginfo'"];

@@ -25,14 +25,14 @@ enum Check {
     Fmt,
     /// `cargo clippy`, with warnings as errors; of the BPF programs as far as the host's compiler sees them.
     Clippy,
-    /// Words that the project retired, with what to write instead.
+    /// Words that the project retired, with their replacements.
     Words,
     /// Rust files of more than 400 lines.
     Length,
 }
 
 impl Check {
-    /// Returns what is wrong, one line each.
+    /// Returns the findings, one line each.
     fn run(self) -> Result<Vec<String>> {
         match self {
             Self::Fmt => {

@@ -47,7 +47,7 @@ enum Part {
     Vm,
     /// Real traffic in network namespaces, and the agent against a stand-in for the API server.
     Traffic,
-    /// The manifests, and the image with the agent in a container: linked as it is shipped, but not optimised.
+    /// The manifests, and the image with the agent in a container: linked as for release, but not optimised.
     Deploy,
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
             Part::Packets | Part::Traffic => integration(*part, filter, &built, &[], before_serial),
             Part::Deploy => deploy(filter, &built, image.take()),
         };
-        // A part that cannot run has failed; the others may still tell something.
+        // A part that cannot run has failed; the others may still succeed.
         let score = score.unwrap_or_else(|error| {
             say(format!("error: {part:?}: {error:#}"));
             Score { passed: 0, failed: 1 }
@@ -201,7 +201,7 @@ fn integration(
             .envs(variables.iter().cloned())
             .current_dir(root().join("tests"));
         if !is_root() {
-            find_program("sudo").context("these tests need root: there is no sudo, so run this as root")?;
+            find_program("sudo").context("these tests need root: sudo is missing, so run this as root")?;
             command = run_by(&["sudo", "--preserve-env"], &command);
         }
         score.add(count(&command)?);

@@ -60,7 +60,7 @@ pub(crate) fn run_by(outer: &[&str], command: &Command) -> Command {
     by
 }
 
-/// Says what is being done.
+/// Prints the current step.
 pub(crate) fn say(message: impl AsRef<str>) {
     eprintln!("xtask: {}", message.as_ref());
 }

@@ -1,4 +1,4 @@
-//! A connection by a process in a cgroup of its own.
+//! A connection by a process in a separate cgroup.
 #![expect(unsafe_code, reason = "fork, and system calls alone in the child")]
 
 use std::{

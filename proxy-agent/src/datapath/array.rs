@@ -82,7 +82,7 @@ impl<T: Pod> MmapArray<T> {
         self.at(index).map(|at| unsafe { at.cast::<T>().read_volatile() })
     }
 
-    /// Writes what is here into a larger array that no reader uses yet.
+    /// Copies all elements into a larger array that no reader uses yet.
     pub(super) fn copy_to(&self, larger: &Self) {
         for index in 0..self.len.min(larger.len) {
             if let Some(value) = self.read(index) {

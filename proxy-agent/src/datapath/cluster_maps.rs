@@ -27,7 +27,7 @@ use super::{
 pub(super) struct ClusterMaps {
     cidrs_v4: Array<ServiceCidrs<V4>>,
     cidrs_v6: Array<ServiceCidrs<V6>>,
-    /// The ranges that were written last: told again with each change, they cost nothing.
+    /// The ranges that were written last: setting the same ranges again costs nothing.
     ranges: Option<BTreeSet<IpNet>>,
     netns_v4: Namespaces<V4>,
     netns_v6: Namespaces<V6>,

@@ -18,8 +18,8 @@ use proxy_sys::bpf::{
     present,
 };
 
-/// A hash map, LRU or not. Reading an entry from outside does not count as its use, so an LRU map evicts none the later for
-/// it.
+/// A hash map, LRU or not. Reading an entry from user space does not mark it as used, so that an LRU map does not evict it
+/// any later.
 ///
 /// Invariant: keys and values of the map have the sizes of these types.
 pub struct Hash<K, V> {
@@ -139,7 +139,7 @@ impl<K: Pod, V: Pod> Hash<K, V> {
         Ok(self.entries()?.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// A new LRU map, which nobody else has.
+    /// A new LRU map, not shared with any program.
     #[cfg(test)]
     pub(super) fn new_lru(max_entries: u32) -> io::Result<Self> {
         Self::new(map::create(MapKind::LruHash, size_of::<K>(), size_of::<V>(), max_entries)?)

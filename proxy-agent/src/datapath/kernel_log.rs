@@ -1,4 +1,4 @@
-//! What the programs log, in the agent's own log.
+//! The programs' log records, in the agent's own log.
 #![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use anyhow::{Context as _, Result};

@@ -74,7 +74,7 @@ pub(crate) struct PinnedMaps<F: MapFamily> {
     affinity: Hash<AffinityKey<F>, Affinity<F>>,
     sources: Trie<SourceRange<F>, u32>,
     service_cidrs: Array<ServiceCidrs<F>>,
-    /// All of them: they are asked for by address.
+    /// All of them: look-ups are by address.
     netns: HashMap<u64, F::Addr>,
     node_netns: u64,
     now: u32,

@@ -153,7 +153,7 @@ pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
 fn check_layout(map: &Definition, path: &Path) -> Result<()> {
     let info = match MapInfo::from_pin(path) {
         Ok(info) => info,
-        // Those of a group that no release had yet do not exist.
+        // Maps of a group that no release had yet do not exist.
         Err(error) if os_error(&error).is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             return Ok(());
         }

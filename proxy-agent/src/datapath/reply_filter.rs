@@ -44,7 +44,8 @@ impl ReplyFilter {
         }
     }
 
-    /// Ends the epoch with this number, in which every flow was inserted: what has none any more is cleared.
+    /// Ends the epoch with this number, in which every flow was inserted: fingerprints without a flow are
+    /// cleared.
     pub(crate) fn end(&self, begun: u8) {
         let epoch = self.epoch();
         for line in 0..LINES {

@@ -141,7 +141,7 @@ pub struct Usage {
 }
 
 impl Services {
-    /// Takes over what an earlier agent left in the maps. Writes nothing but what that agent did not come to write.
+    /// Takes over an earlier agent's entries in the maps. Writes only what that agent did not finish.
     pub(super) fn restore(maps: Maps, generation: u8) -> anyhow::Result<Self> {
         let mut restored = Restored::read(&maps)?;
         let ports = std::mem::take(&mut restored.ports);
@@ -305,7 +305,7 @@ impl Services {
         let context = |error: WriteError| {
             error.during(format_args!("cannot remove the service {name} ({})", name.protocol))
         };
-        // Frontends first: nobody finds the port any more.
+        // Frontends first: no new packet finds the port any more.
         if let Err(error) = self.close_frontends(name, &mut state, &SortedMap::default()) {
             // Its id must not become another port's while a frontend leads to it.
             self.ports.insert(name.clone(), state);

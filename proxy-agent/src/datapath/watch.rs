@@ -1,7 +1,7 @@
 //! Watches: the requests of `proxy-agent monitor` and `top` to the programs, and the events that they get.
 //!
-//! A watch holds a lease: it says every second that it lives. One that was killed is told nothing when its lease is over, and the agent, or the
-//! next watch, removes what it left.
+//! A watch holds a lease and renews it every second. A watch that was killed gets no events after its lease has expired, and the agent,
+//! or the next watch, removes its entry.
 #![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use std::{

@@ -68,7 +68,7 @@ fn entries<F: MapFamily>(pins: &Pins) -> Result<Vec<Entry<F>>> {
 
 /// The records in a socket's own storage.
 fn kept<F: MapFamily>(map: &SocketStorage<UdpPeers<F>>, socket: &OwnedFd) -> Vec<Entry<F>> {
-    // One that is none of UDP's, or never sent to a VIP, keeps nothing.
+    // A socket that is not UDP, or never sent to a VIP, has no record.
     let (Ok(Some(kept)), Ok(cookie)) = (map.get(socket), socket_cookie(socket.as_fd())) else {
         return Vec::new();
     };

@@ -16,10 +16,10 @@ const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
 const BROADCAST: Mac = [0xff; 6];
 
-/// Why a neighbour was not asked.
+/// Why no request was sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// Neighbours behind other interfaces have no addresses to ask for.
+    /// Neighbours behind other interfaces have no addresses to resolve.
     #[error("the interface is no Ethernet")]
     NoEthernet,
     /// The kernel refused.
@@ -27,7 +27,7 @@ pub(crate) enum ProbeError {
     Kernel(#[from] io::Error),
 }
 
-/// Asks a neighbour behind an Ethernet interface: the host with the MAC `known`, or else all.
+/// Sends a request to a neighbour behind an Ethernet interface: to the MAC `known`, or else to all hosts.
 ///
 /// # Errors
 /// The kernel's, and for other interfaces.

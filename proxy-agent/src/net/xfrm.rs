@@ -1,7 +1,7 @@
 //! IPsec (`xfrm`) policies of the node, read and followed by netlink.
 //!
-//! What a program sends past the stack, no policy would see. Wanted are the destinations for which a policy may ask for something:
-//! packets to them are handed to the stack.
+//! Packets that a program sends past the stack would skip all policies. This module finds the destinations of policies that block
+//! or transform: packets to them are handed to the stack.
 #![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use std::{

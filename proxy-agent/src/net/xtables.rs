@@ -78,14 +78,14 @@ pub(crate) struct Table {
     pub(crate) entries: Vec<u8>,
 }
 
-/// Reads a table of this thread's network namespace. To ask for one that is not there makes it.
+/// Reads a table of this thread's network namespace. The kernel makes a missing one.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn read(family: IptablesFamily, table: &str) -> io::Result<Table> {
     /// `struct ipt_getinfo`: the name; then hooks, entry points, policies, number and size of the entries, of 32 bits each.
     const INFO: usize = NAME + 4 * (3 + 2 * HOOKS);
-    /// `sizeof(struct ipt_get_entries)`: a name and a size, and what follows is aligned.
+    /// `sizeof(struct ipt_get_entries)`: a name and a size; the entries behind it are aligned.
     const HEADER: usize = 40;
     let socket = open(family)?;
     let mut info = [0; INFO];

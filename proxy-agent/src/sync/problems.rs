@@ -53,7 +53,7 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// What went wrong when a Service was written; empty: nothing.
+    /// The errors of writing a Service; empty: none.
     pub(super) fn set_failure(&mut self, name: &ObjectName, errors: &[WriteError]) {
         if errors.is_empty() {
             self.failures.remove(name);

@@ -168,7 +168,7 @@ fn a_service_that_fails_is_tried_again_and_is_its_own_problem() {
     assert!(sync.has_failed() && !sync.fails_wholly());
     assert_eq!(sync.problems.all(Vec::new()).len(), 1);
     assert!(!sync.note_failure(&other, &[Cause::Full(Part::ServicePorts).into()]));
-    assert!(!sync.fails_wholly(), "full maps are the problem of who finds no room");
+    assert!(!sync.fails_wholly(), "full maps are the problem of the Service that does not fit");
     assert!(!sync.note_failure(&other, &refused()));
     assert!(sync.fails_wholly());
     assert!(sync.note_failure(&name, &[]) && sync.note_failure(&other, &[]));

@@ -13,10 +13,10 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-/// The name of an interface's driver.
+/// The name of an interface's driver, as `ethtool -i` shows it.
 ///
 /// # Errors
-/// When the interface does not tell.
+/// When the interface does not report it.
 pub fn driver(interface: &str) -> io::Result<String> {
     const ETHTOOL_GDRVINFO: u32 = 3;
     let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
@@ -37,7 +37,7 @@ pub fn set_transmit_checksum(interface: &str, on: bool) -> io::Result<()> {
 }
 
 /// # Safety
-/// The argument begins with a command, and is what the kernel reads and writes for that.
+/// The argument begins with a command, and has the type that the kernel reads and writes for this command.
 unsafe fn request<T>(interface: &str, argument: &mut T) -> io::Result<()> {
     // Any socket will do.
     let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0"))?;
@@ -48,7 +48,7 @@ unsafe fn request<T>(interface: &str, argument: &mut T) -> io::Result<()> {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut *argument).cast();
-    // SAFETY: an open socket; the request names an interface and points to what the caller promises, both alive.
+    // SAFETY: an open socket; the request names an interface and points to the argument, whose type the caller guarantees; both are alive.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

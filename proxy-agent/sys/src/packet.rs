@@ -34,7 +34,7 @@ impl PacketSocket {
         let mut length = size_of_val(&address) as libc::socklen_t;
         // SAFETY: an open socket, and an address of the length that is given, which outlives both calls.
         let result = unsafe {
-            // The kernel tells of a bound socket which address its interface has.
+            // For a bound socket, the kernel reports the interface's own address.
             match libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) {
                 0 => libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length),
                 failed => failed,
@@ -48,7 +48,7 @@ impl PacketSocket {
         Ok(Self { socket, ifindex, mac })
     }
 
-    /// The interface's own address; `None` if it is no Ethernet.
+    /// The interface's own address; `None` if the interface is not Ethernet.
     pub fn mac(&self) -> Option<Mac> {
         self.mac
     }

@@ -42,8 +42,8 @@ pub fn bind_to_interface(socket: BorrowedFd<'_>, ifindex: u32) -> io::Result<()>
     set_option(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, ifindex as libc::c_int)
 }
 
-/// Of the sockets that share a port with this one, has the kernel choose the one of this number for what comes in
-/// (`SO_ATTACH_REUSEPORT_CBPF`). If there is none, it chooses as without.
+/// Makes the kernel choose the socket of this number, among those that share a port with this one, for new connections
+/// (`SO_ATTACH_REUSEPORT_CBPF`). Without such a socket, it chooses as usual.
 ///
 /// # Errors
 /// The kernel's.

@@ -231,7 +231,7 @@ pub(super) fn event(kind: &str, object: &Value) -> Value {
 /// Of a version that the server has not come to yet; programs know it by the cause.
 pub(super) const TOO_NEW: &str = "Too large resource version";
 
-/// What the API says when it refuses.
+/// The Status object of a refusal.
 pub(super) fn status(code: u16, reason: &str, message: &str) -> Value {
     let cause =
         (message == TOO_NEW).then(|| json!({"reason": "ResourceVersionTooLarge", "message": message}));

@@ -1,5 +1,5 @@
-//! What fuzz targets do with their input: any bytes at all, a panic is a defect. `tests/fuzz` runs them under libFuzzer
-//! (`cargo xtask fuzz`), `tests/tests/unit/fuzz_replay.rs` on the seeds and a bounded number of their mutants.
+//! The fuzz targets: they take any bytes, and a panic is a defect. `tests/fuzz` runs them under libFuzzer (`cargo xtask
+//! fuzz`), `tests/tests/unit/fuzz_replay.rs` on the seeds and a bounded number of their mutants.
 
 mod api;
 mod bytes;

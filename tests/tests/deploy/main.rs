@@ -1,4 +1,4 @@
-//! What `deploy/` and the image promise.
+//! Tests of `deploy/` and the image.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -48,7 +48,7 @@ fn assert_same(what: &str, values: &Value, folder: &Path) {
 }
 
 #[test]
-fn what_is_generated_is_what_the_chart_renders() {
+fn generated_files_equal_the_rendered_chart() {
     let files = proxy_chart::files(&deploy()).unwrap();
     for (path, text) in &files {
         let there = fs::read_to_string(path).unwrap_or_default();

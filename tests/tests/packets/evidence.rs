@@ -202,7 +202,7 @@ fn packet_reset_counts_in_the_window_only<F: PacketFamily>() -> Result<()> {
                 let request = path.frame::<F>(40_000, ACK);
                 let sent = talk::open(&kernel, path.request, path.reply, &request)?;
                 let reply = Frame { transport: ACK, ..sent.reply() };
-                // Both acknowledge what the other has sent.
+                // Each acknowledges the other's packet.
                 talk::translated(&kernel, path.request, &request.clone().skewed(0, acknowledged))?;
                 talk::translated(&kernel, path.reply, &reply.clone().skewed(0, acknowledged))?;
                 let (hook, frame) = if by_client { (path.request, &request) } else { (path.reply, &reply) };
@@ -228,8 +228,8 @@ fn packet_late_copy_of_a_syn_ack_is_translated<F: PacketFamily>() -> Result<()> 
         let fin = Frame { transport: FIN, ..sent.reply() };
         talk::translated(&kernel, path.request, &request)?;
         for _ in 0..2 {
-            let told = talk::translated(&kernel, path.reply, &copy)?;
-            assert_eq!((told.src, told.dst), (request.dst, request.src));
+            let returned = talk::translated(&kernel, path.reply, &copy)?;
+            assert_eq!((returned.src, returned.dst), (request.dst, request.src));
             talk::translated(&kernel, path.reply, &fin)?;
         }
         assert_eq!(kernel.count_flows::<F>()?, (2, 0));

@@ -9,7 +9,7 @@
 //!   Remote -- OtherNode +                            +-- bridge -- [pod_*] port-c -- PodC, PodD
 //! ```
 //!
-//! One program of tests, so that what the verifier has taken serves one test after the other.
+//! One program of tests, so that loaded programs serve one test after the other.
 #![forbid(unsafe_code)]
 
 mod bystanders;

@@ -1,4 +1,4 @@
-//! Paths through the node, for requests and what belongs to them.
+//! Paths through the node, for requests and the packets that belong to them.
 
 use anyhow::Result;
 use proxy_packets::{
@@ -21,7 +21,7 @@ pub(crate) struct Path {
     pub(crate) request: (&'static str, Device),
     /// The hook that translates replies.
     pub(crate) reply: (&'static str, Device),
-    /// Who asks.
+    /// The client.
     pub(crate) client: Host,
     /// Where to.
     pub(crate) frontend: (Host, u16),
@@ -55,7 +55,7 @@ pub(crate) const PATHS: [Path; 3] = [
 ];
 
 impl Path {
-    /// What the program that translates a request returns.
+    /// The return code of the program that translates a request.
     pub(crate) fn result(self) -> u32 {
         if self.is_forwarded { REDIRECT } else { NEXT }
     }

@@ -1,4 +1,4 @@
-//! One bad object is its own problem: it is told, and everything else is served. Needs root.
+//! One bad object affects only itself: it is reported, and everything else is served. Needs root.
 //!
 //! Set-up: two nodes with two routed pods each, pods served by sockets, an agent per node. Objects are written while
 //! the agents run; the second agent is started again with `--service-budget`.

@@ -1,4 +1,4 @@
-//! The cluster without an agent: what must work, and what must not, before services do.
+//! The cluster without an agent: the connections that must work, and those that must not, before services do.
 //!
 //! Set-up: three nodes, pods routed or bridged, with each `rp_filter` or `bridge-nf-call`, with and without checksum
 //! offload. No agent.

@@ -1,4 +1,4 @@
-//! What the agent says when something is wrong, what `debug` shows, what `cleanup` leaves.
+//! The agent's messages about failures, the output of `debug`, the remainder after `cleanup`.
 //!
 //! Set-up: one node alone or three nodes with routed pods served by sockets; what is wrong (manifest, interface,
 //! capabilities, kubeconfig, server) is the test's. `cleanup` is tried after each way of attaching.

@@ -1,4 +1,4 @@
-//! Flows that are over are removed, those in use are not.
+//! Expired flows are removed, those in use are not.
 //!
 //! Set-up: two nodes with two routed pods each, pods served by sockets, UDP timeouts of five seconds; flows are those
 //! of clients of nodePorts.

@@ -1,4 +1,4 @@
-//! What load balancers and monitoring see of real agents: health check nodePorts, kube-proxy's URLs. Needs root.
+//! Real agents as load balancers and monitoring see them: health check nodePorts, kube-proxy's URLs. Needs root.
 //!
 //! Set-up: one or two nodes with an agent each; a Service of type LoadBalancer has its endpoint on the second node.
 

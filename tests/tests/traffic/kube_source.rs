@@ -1,4 +1,4 @@
-//! The agent's source for API servers against a stand-in over real HTTP: what arrives is what is, whatever happens.
+//! The agent's source for API servers against a stand-in over real HTTP: the changes lead to the server's state, whatever fails.
 //!
 //! Set-up: no cluster: the agent's source in this process against one stand-in on loopback. `lists` and `outages` are
 //! two topics of it.

@@ -1,4 +1,4 @@
-//! Addresses of the node and names: where nodePorts are served, what is translated to, who is local. Needs root.
+//! Addresses of the node and names: where nodePorts are served, the addresses after translation, local sources. Needs root.
 //!
 //! Set-up: two nodes with two routed pods each. What a test is about (addresses of loopback, names, leftovers of IPVS,
 //! deprecated addresses) is put on the nodes before an agent starts; `--pod-datapath` is the default.

@@ -1,4 +1,4 @@
-//! `monitor`, `top`, `status` and `log-level` on a node with traffic, and what docs/operations.md shows of them.
+//! `monitor`, `top`, `status` and `log-level` on a node with traffic, and their output in docs/operations.md.
 //!
 //! Set-up: three nodes with two routed pods each, pods served by sockets; the tools run on the first node. For the
 //! documents, an agent follows the API server's stand-in.

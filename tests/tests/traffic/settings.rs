@@ -1,5 +1,5 @@
-//! Settings that kube-proxy has, and what they do: the kernel's connection tracking, `--config` that changes, `--cleanup`,
-//! `--init-only` and `--write-config-to`. Needs root.
+//! Settings that kube-proxy has, and their effects: the kernel's connection tracking, `--config` that changes,
+//! `--cleanup`, `--init-only` and `--write-config-to`. Needs root.
 //!
 //! Set-up: one node; agents with the flags or the configuration file of the test.
 

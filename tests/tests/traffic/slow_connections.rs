@@ -1,4 +1,4 @@
-//! What somebody who holds connections open takes from others at the listeners: nothing. Needs root.
+//! A client that holds connections open at the listeners takes nothing from others. Needs root.
 //!
 //! Set-up: one node with two pods and an agent that listens on all addresses; a client outside holds connections to
 //! `/healthz` and `/metrics` open.

@@ -1,4 +1,4 @@
-//! Connected UDP sockets: what is kept of them, and that they leave endpoints that are gone.
+//! Connected UDP sockets: their records, and that they leave endpoints that are gone.
 //!
 //! Set-up: two nodes with two routed pods each, pods served by sockets, an agent per node; a load runs over one
 //! connected UDP socket while endpoints change.

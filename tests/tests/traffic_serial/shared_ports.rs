@@ -1,5 +1,5 @@
-//! Source ports towards one endpoint that many clients share, with far fewer ports than connections: what one client leaves, another one
-//! uses. Needs root.
+//! Source ports towards one endpoint that many clients share, with far fewer ports than connections: a port that one client leaves,
+//! another one uses. Needs root.
 //!
 //! Set-up: two nodes, an agent on the first with a small `--snat-ports`; eight client addresses with the same ports use
 //! a nodePort of node-1, whose endpoint is on node-2.

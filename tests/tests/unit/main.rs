@@ -1,5 +1,5 @@
 //! Tests of the whole that need no privileges: the conformance table on the decision core, fuzz targets without a fuzzer,
-//! and what is generated.
+//! and generated files.
 #![forbid(unsafe_code)]
 
 mod conformance;

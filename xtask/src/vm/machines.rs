@@ -36,7 +36,7 @@ struct Job<'a> {
     cost: u32,
 }
 
-/// Runs the machines of each kernel; those that take longest begin.
+/// Runs the machines of each kernel. The machines that take longest come first.
 pub(super) fn run(
     kernels: &[Kernel],
     cache: &Path,
@@ -85,7 +85,7 @@ fn machine(
     Ok(Machine { release: files.release.clone(), log, run })
 }
 
-/// A kernel's machines. The suites that were asked for have one machine; else those with clusters have one, and those with
+/// A kernel's machines. The requested suites have one machine; else those with clusters have one, and those with
 /// single packets another.
 fn jobs(kernel: Kernel, args: &VmArgs) -> Vec<Job<'_>> {
     let job = |half, suites: Vec<(&'static str, u32)>| {
@@ -104,7 +104,7 @@ fn jobs(kernel: Kernel, args: &VmArgs) -> Vec<Job<'_>> {
 /// The suites of a kernel's second machine.
 const IN_SECOND: [&str; 3] = ["packets", "verifier", "networks"];
 
-/// What a kernel's machines run, and about how many seconds each suite takes: all but networks, which take longer than all
+/// The suites of a kernel's machines, and about how many seconds each one takes: all but networks, which take longer than all
 /// else. In short, packets and sockets of dead endpoints are for the oldest and the newest kernel alone: others load programs of the
 /// same object, and have them at work in `smoke`, of which stacked uplinks are left to the networks. The newest one tries the
 /// networks that this machine's own kernel may not be able to make.

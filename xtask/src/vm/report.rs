@@ -1,4 +1,4 @@
-//! What a machine tells on its console. The other side is `tests/vm_init/src`.
+//! Parses a machine's output on its console. The other side is `tests/vm_init/src`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,11 +7,11 @@ use crate::datapath::room::Part;
 /// A result of what is written for service ports.
 pub type Result<T, E = WriteError> = std::result::Result<T, E>;
 
-/// What was to be written, and why it was not.
+/// An entry that was not written, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}{cause}")]
 pub struct WriteError {
-    /// What was being done, the outermost first.
+    /// The operations that failed, the outermost first.
     what: String,
     /// Why it failed.
     pub cause: Cause,
@@ -20,7 +20,7 @@ pub struct WriteError {
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// A map has no room; a larger one may have it.
+    /// A map has no room for an entry; a larger map may have it.
     #[error("no room for another {}", .0.one())]
     Full(Part),
     /// The kernel refused.
@@ -35,19 +35,19 @@ pub enum Cause {
 }
 
 impl WriteError {
-    /// The error of a write to the map that has so many of `part`.
+    /// The error of a write to the map whose capacity is that of `part`: [`Cause::Full`] if the map is full.
     pub(super) fn of_write(error: io::Error, part: Part) -> Self {
-        // Hash maps say E2BIG, tries ENOSPC.
+        // Hash maps return E2BIG, tries ENOSPC.
         let is_full = matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
         if is_full { Cause::Full(part).into() } else { Cause::Kernel(error).into() }
     }
 
-    /// It happened while this was being done.
+    /// Adds the operation that failed by it.
     pub(super) fn during(self, what: impl Display) -> Self {
         Self { what: format!("{what}: {}", self.what), cause: self.cause }
     }
 
-    /// What there is no room for, if that is the cause.
+    /// The part whose map is full, if that is the cause.
     pub fn full(&self) -> Option<Part> {
         if let Cause::Full(part) = self.cause { Some(part) } else { None }
     }

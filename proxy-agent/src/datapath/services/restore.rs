@@ -132,7 +132,7 @@ impl Restored {
         results.extend(self.v6.sources.iter().map(|key| services.v6.tables.sources.remove(key)));
         results.extend(self.doubled.iter().map(|id| services.shared.names.remove(id)));
         for error in results.into_iter().filter_map(Result::err) {
-            warn!("cannot remove what an earlier agent left: {error}");
+            warn!("cannot remove stale entries of an earlier agent: {error}");
         }
     }
 }

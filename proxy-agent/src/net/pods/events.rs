@@ -1,5 +1,5 @@
-//! Says in which network namespaces interfaces, addresses or nftables rules changed: one socket hears those of all namespaces that
-//! this one has a name for (`NETLINK_LISTEN_ALL_NSID`), so none has to be kept open in a pod's.
+//! Reports in which network namespaces interfaces, addresses or nftables rules changed: one socket gets the notifications of all
+//! namespaces that this one has a name for (`NETLINK_LISTEN_ALL_NSID`), so that no socket has to stay open in a pod's.
 #![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 
 use std::{

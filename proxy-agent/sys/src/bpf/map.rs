@@ -32,7 +32,7 @@ pub fn create(kind: MapKind, key: usize, value: usize, max_entries: u32) -> io::
     unsafe { attr.call_for_fd(Command::MapCreate) }
 }
 
-/// What the kernel tells of a map.
+/// The kernel's information about a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapInfo {
     /// Bytes of a key.

@@ -138,7 +138,7 @@ pub fn open_pinned(at: &Path) -> io::Result<OwnedFd> {
     unsafe { Attr::new().u64(0, at.as_ptr() as u64).call_for_fd(Command::ObjGet) }
 }
 
-/// What the kernel tells of a map, program or link: `bpf_map_info`, `bpf_prog_info`, `bpf_link_info`, as far as it fits.
+/// The kernel's information about a map, program or link: `bpf_map_info`, `bpf_prog_info`, `bpf_link_info`, as far as it fits.
 fn info(fd: BorrowedFd<'_>) -> io::Result<Attr> {
     let mut info = Attr::new();
     let mut attr = Attr::new().fd(0, fd).u32(4, info.0.len() as u32).u64(8, info.0.as_mut_ptr() as u64);

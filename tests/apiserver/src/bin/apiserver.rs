@@ -1,7 +1,7 @@
 //! The API server stand-in as a process: serves objects from a folder and takes commands on its standard input.
 //!
-//! Usage: `apiserver ADDRESS:PORT [FOLDER]`. It says `listening on URL`, then answers each command with `ok` or
-//! `error: ...`; `help` shows them. It ends with its input.
+//! Usage: `apiserver ADDRESS:PORT [FOLDER]`. It prints `listening on URL`, then answers each command with `ok`
+//! or `error: ...`; `help` shows them. It ends with its input.
 #![forbid(unsafe_code)]
 
 use std::{net::SocketAddr, path::Path};

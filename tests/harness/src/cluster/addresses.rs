@@ -1,4 +1,4 @@
-//! The addresses of nodes, pods and routers. Nodes and pods are counted from 0 here; names and addresses start at 1.
+//! Addresses of nodes, pods and routers. Nodes and pods are counted from 0 here; names and addresses start at 1.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,8 +1,8 @@
 //! An API server that costs nothing: lists are encoded before anybody asks, and events are written to the connection by
 //! the benchmark, so that the moment they leave is known.
 //!
-//! What the stand-in of the tests (`proxy_apiserver`) can do besides, it need not do: no selectors (all objects
-//! match those of the agent), no history, no faults.
+//! It needs fewer features than the tests' stand-in (`proxy_apiserver`): no selectors (all objects match those
+//! of the agent), no history, no faults.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},

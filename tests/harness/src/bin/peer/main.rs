@@ -1,4 +1,4 @@
-//! The other side of every conversation: a server that says who asked, and clients that say what they saw.
+//! The other side of every conversation: a server that replies with the client's address, and clients that print what they got.
 #![forbid(unsafe_code)]
 
 mod bulk;
