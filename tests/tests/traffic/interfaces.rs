@@ -238,7 +238,10 @@ fn an_uplink_that_is_not_there() -> Result<()> {
     let cluster = &scenario.cluster;
     let node = &cluster.node(0)?.host;
     let health = node.netns.get("127.0.0.1:10256", "/healthz")?;
-    ensure!(health.status == 200 && health.body.contains("interface `eth7` does not exist (--uplink)"), "{health:?}");
+    ensure!(
+        health.status == 200 && health.body.contains("interface `eth7` does not exist (--uplink)"),
+        "{health:?}"
+    );
     let metrics = node.netns.get("127.0.0.1:10249", "/metrics")?.body;
     ensure!(metrics.contains("\nproxy_agent_network_problems 1\n"), "{metrics}");
     let mut failures = Failures::default();
