@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     setup::{self, BPF_TARGET, Toolchain},
-    workspace::{NICE, cargo, host_triple, line, run, run_by, say, target_dir, write_if_changed},
+    workspace::{cargo, host_triple, line, run, say, target_dir, write_if_changed},
 };
 
 /// The environment variable that makes a warning of the guard's error.
@@ -69,11 +69,10 @@ pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's path. For tests,
-/// beside others: at the lowest priority, so that they do not notice.
+/// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's path.
 pub(crate) fn unoptimised_release() -> Result<PathBuf> {
     let profile = ["--config", "profile.dev.strip='debuginfo'"];
-    Ok(static_agent(run_by(&NICE, &cargo()), &profile)?.join("debug/proxy-agent"))
+    Ok(static_agent(cargo(), &profile)?.join("debug/proxy-agent"))
 }
 
 /// Builds the agent with this cargo so that it needs no shared library, and returns the directory of the target.

@@ -1,6 +1,6 @@
 //! Runs the tests, part by part, and sums up.
 
-mod beside;
+mod checks;
 
 use std::{
     fs,
@@ -13,10 +13,9 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
-use self::beside::Task;
 use crate::{
     build::{self, Executables, WORKSPACE},
-    setup, vm,
+    image, setup, vm,
     workspace::{cargo, find_program, is_root, line, root, run, run_by, say},
 };
 
@@ -32,7 +31,7 @@ pub(crate) struct TestArgs {
     /// Run only the tests whose name contains this.
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
-    /// Clippy and the documentation of the code as well. They are built beside the tests of traffic, which mostly wait.
+    /// Clippy and the documentation of the code as well, before the tests.
     #[arg(long)]
     lint: bool,
 }
@@ -96,23 +95,17 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
         say(format!("no kernels yet: {error:#}"));
     }
     let filter = args.filter.as_deref();
-    let (mut scores, mut image, mut lint) = (Vec::new(), None, None);
+    let mut scores = Vec::new();
+    if args.lint {
+        scores.push(("lint".to_owned(), checks::lint()));
+    }
     for part in parts {
         say(format!("tests: {part:?}"));
-        if *part == Part::Traffic {
-            image = parts.contains(&Part::Deploy).then(beside::image);
-            lint = args.lint.then(beside::lint);
-        }
-        // Tests that take all processors would notice.
-        let before_serial = || {
-            image = image.take().map(Task::wait);
-            lint = lint.take().map(Task::wait);
-        };
         let score = match part {
             Part::Unit => unit(filter),
             Part::Vm => machines(&built),
-            Part::Packets | Part::Traffic => integration(*part, filter, &built, &[], before_serial),
-            Part::Deploy => deploy(filter, &built, image.take()),
+            Part::Packets | Part::Traffic => integration(*part, filter, &built, &[]),
+            Part::Deploy => deploy(filter, &built),
         };
         // A part that cannot run has failed; the others may still succeed.
         let score = score.unwrap_or_else(|error| {
@@ -120,13 +113,6 @@ pub(crate) fn main(args: &TestArgs) -> Result<()> {
             Score { passed: 0, failed: 1 }
         });
         scores.push((part.name(), score));
-    }
-    if args.lint {
-        let score = lint.unwrap_or_else(beside::lint).value().unwrap_or_else(|error| {
-            say(format!("error: lint: {error:#}"));
-            Score { passed: 0, failed: 1 }
-        });
-        scores.push(("lint".to_owned(), score));
     }
     println!();
     let mut total = Score::default();
@@ -159,9 +145,9 @@ fn machines(built: &Executables) -> Result<Score> {
     Ok(Score { passed, failed })
 }
 
-fn deploy(filter: Option<&str>, built: &Executables, image: Option<Task<Result<PathBuf>>>) -> Result<Score> {
-    let archive = image.unwrap_or_else(beside::image).value()??;
-    integration(Part::Deploy, filter, built, &[("PROXY_AGENT_IMAGE", archive)], || ())
+fn deploy(filter: Option<&str>, built: &Executables) -> Result<Score> {
+    let archive = image::archive_of_tests(&build::unoptimised_release()?)?;
+    integration(Part::Deploy, filter, built, &[("PROXY_AGENT_IMAGE", archive)])
 }
 
 /// The programs of tests of a part: folders of tests/tests.
@@ -183,7 +169,6 @@ fn integration(
     filter: Option<&str>,
     built: &Executables,
     variables: &[(&str, PathBuf)],
-    mut before_serial: impl FnMut(),
 ) -> Result<Score> {
     let agent = built.get("proxy-agent").context("cargo has built no agent")?;
     let mut score = Score::default();
@@ -192,7 +177,6 @@ fn integration(
         let mut command = Command::new(tests);
         command.arg("--color=never");
         if program.ends_with(SERIAL) {
-            before_serial();
             command.arg("--test-threads=1");
         }
         command

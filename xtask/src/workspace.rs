@@ -41,10 +41,7 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Runs a command at the lowest priority.
-pub(crate) const NICE: [&str; 3] = ["nice", "-n", "19"];
-
-/// The same command by another program, like nice(1), that runs its arguments.
+/// The same command by another program, like timeout(1), that runs its arguments.
 pub(crate) fn run_by(outer: &[&str], command: &Command) -> Command {
     let mut by = Command::new(outer[0]);
     by.args(&outer[1..]).arg(command.get_program()).args(command.get_args());
