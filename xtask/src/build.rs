@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, bail};
@@ -56,7 +56,7 @@ fn debug(verbose: bool) -> Result<PathBuf> {
 /// Builds the agent with the release profile of shipped binaries and returns the binary's path.
 pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
     programs(verbose)?;
-    let built = static_agent(cargo(), &["--release"])?.join("release/proxy-agent");
+    let built = static_agent(&["--release"])?.join("release/proxy-agent");
     let agent = target_dir().join("release/proxy-agent");
     let content = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     // A running agent keeps the old file: a text file in use cannot be written.
@@ -72,14 +72,14 @@ pub(crate) fn release(verbose: bool) -> Result<PathBuf> {
 /// Builds the agent as for release but without the optimisation, which takes minutes, and returns the binary's path.
 pub(crate) fn unoptimised_release() -> Result<PathBuf> {
     let profile = ["--config", "profile.dev.strip='debuginfo'"];
-    Ok(static_agent(cargo(), &profile)?.join("debug/proxy-agent"))
+    Ok(static_agent(&profile)?.join("debug/proxy-agent"))
 }
 
-/// Builds the agent with this cargo so that it needs no shared library, and returns the directory of the target.
-fn static_agent(mut cargo: Command, profile: &[&str]) -> Result<PathBuf> {
+/// Builds the agent so that it needs no shared library, and returns the directory of the target.
+fn static_agent(profile: &[&str]) -> Result<PathBuf> {
     let triple = host_triple()?;
     // By naming the target, the flags are kept off build scripts and procedural macros, which must stay dynamic.
-    run(cargo
+    run(cargo()
         .args(["build", "--package", "proxy-agent", "--target", &triple])
         .args(profile)
         .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
