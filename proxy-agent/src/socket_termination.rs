@@ -15,7 +15,7 @@
 //! connected socket that has stored the dead endpoint and has that endpoint's address as its peer. After (b) every
 //! program that chose the dead endpoint has stored it, and no later one chooses it; so (c) finds all that have got to
 //! (4). But between (3) and (4) the thread may have been preempted, for which there is no grace period. So there is a
-//! second walk, [`SECOND_LOOK`] later.
+//! second walk, [`SECOND_LOOK`] later, and a few more while a namespace cannot be walked through.
 //!
 //! A socket that is between (2) and (4) while it is still connected to an earlier endpoint matches no endpoint:
 //! what it has stored is not its peer. After (4) it is.
@@ -60,6 +60,9 @@ use crate::{
 
 /// Longer than a thread waits for a processor: a control group that used up its quota (`cpu.max`) waits 100 ms.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// Walks for the same targets, at most: two, and more while the kernel refuses to list or end sockets in some namespace.
+const MOST_LOOKS: usize = 5;
 
 /// Counts for metrics. Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -172,31 +175,27 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) {
-        // Targets to search once more, and when; the soonest first.
-        let mut second_looks: VecDeque<(Instant, HashSet<Target>)> = VecDeque::new();
+        // The soonest first.
+        let mut further_looks: VecDeque<Look> = VecDeque::new();
         loop {
-            let due = second_looks.front().map(|(due, _)| *due);
+            let due = further_looks.front().map(|look| look.due);
             tokio::select! {
                 () = self.queue.news.notified() => {}
                 () = reached(due) => {}
             }
             let gone = self.queue.take();
-            let mut second = HashSet::new();
-            while let Some((due, targets)) = second_looks.pop_front() {
-                if due > Instant::now() {
-                    second_looks.push_front((due, targets));
-                    break;
-                }
-                second.extend(targets);
+            let mut due = Vec::new();
+            while further_looks.front().is_some_and(|look| look.due <= Instant::now()) {
+                due.extend(further_looks.pop_front());
             }
             let started = Instant::now();
             let records = self.records.clone();
-            let round = spawn_blocking(move || round(&records, gone, second)).await;
+            let round = spawn_blocking(move || round(&records, gone, due)).await;
             match round.context("ending sockets was broken off").flatten() {
                 Ok((outcome, again)) => {
                     self.report(&outcome, started.elapsed());
-                    if !again.is_empty() && !outcome.walked.unsupported {
-                        second_looks.push_back((Instant::now() + SECOND_LOOK, again));
+                    if !outcome.walked.unsupported {
+                        further_looks.extend(again);
                     }
                 }
                 Err(error) => {
@@ -232,22 +231,39 @@ impl Worker {
     }
 }
 
-/// One walk. Also returns targets searched for the first time, which are searched again.
-fn round(
-    records: &Records,
-    gone: HashSet<Target>,
-    second: HashSet<Target>,
-) -> Result<(Outcome, HashSet<Target>)> {
-    let mut first = HashSet::new();
+/// Targets to search once more.
+#[derive(Debug)]
+struct Look {
+    due: Instant,
+    /// Walks that were made for them.
+    made: usize,
+    targets: HashSet<Target>,
+}
+
+/// One walk, for targets that are new and for those that are due again. Also returns which are to be searched once more.
+fn round(records: &Records, gone: HashSet<Target>, mut looks: Vec<Look>) -> Result<(Outcome, Vec<Look>)> {
     if !gone.is_empty() {
         wait_for_readers();
-        first = records.targets(gone)?;
+        looks.push(Look { due: Instant::now(), made: 0, targets: records.targets(gone)? });
     }
-    let targets = first.union(&second).copied().collect();
+    let targets = looks.iter().flat_map(|look| &look.targets).copied().collect();
     let outcome =
         end::end(&targets, records.reader()).context("cannot walk through the network namespaces")?;
-    first.retain(|target| !matches!(target, Target::Socket(socket) if outcome.ended.contains(socket)));
-    Ok((outcome, first))
+    let again = again(looks, &outcome, Instant::now() + SECOND_LOOK);
+    Ok((outcome, again))
+}
+
+/// Which of these targets are to be searched once more after a walk, and when.
+fn again(mut looks: Vec<Look>, outcome: &Outcome, due: Instant) -> Vec<Look> {
+    let most = if outcome.walked.failed > 0 { MOST_LOOKS } else { 2 };
+    looks.retain_mut(|look| {
+        look.targets
+            .retain(|target| !matches!(target, Target::Socket(socket) if outcome.ended.contains(socket)));
+        look.made += 1;
+        look.due = due;
+        look.made < most && !look.targets.is_empty()
+    });
+    looks
 }
 
 /// `None` for SCTP: socket programs do not see it.

@@ -2,7 +2,7 @@ use std::{net::SocketAddr, path::Path};
 
 use proxy_common::layout::id::Id;
 
-use super::{noted::Noted, records::suspects, *};
+use super::{end::Suspect, noted::Noted, records::suspects, *};
 use crate::datapath::pins::Pins;
 
 fn address(text: &str) -> SocketAddr {
@@ -81,4 +81,35 @@ async fn unreadable_notes_are_counted_and_work_continues() {
         };
         tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
     }
+}
+
+/// How often targets are searched: at first, and again while it is due.
+#[test]
+fn a_second_walk_follows_and_more_while_one_fails() {
+    let walked = |failed| Outcome { walked: Walked { failed, ..Walked::default() }, ..Outcome::default() };
+    let backend = Target::Backend(Transport::Udp, A);
+    for (failures, walks) in
+        [(&[0, 0, 0, 0, 0, 0][..], 2), (&[1, 0], 2), (&[0, 1, 0], 3), (&[1; 9], MOST_LOOKS)]
+    {
+        let mut looks = vec![Look { due: Instant::now(), made: 0, targets: [backend].into() }];
+        let made = failures.iter().take_while(|failed| {
+            let left = !looks.is_empty();
+            looks = again(std::mem::take(&mut looks), &walked(**failed), Instant::now());
+            left
+        });
+        assert_eq!(made.count(), walks, "{failures:?}");
+    }
+}
+
+#[test]
+fn a_socket_that_was_ended_is_not_searched_again() {
+    let socket = |cookie| Suspect { transport: Transport::Udp, cookie, peer: address("10.244.0.3:53") };
+    let looks = vec![Look {
+        due: Instant::now(),
+        made: 0,
+        targets: [1, 2].map(|it| Target::Socket(socket(it))).into(),
+    }];
+    let outcome = Outcome { ended: [socket(1)].into(), ..Outcome::default() };
+    let again = again(looks, &outcome, Instant::now());
+    assert_eq!(again[0].targets, [Target::Socket(socket(2))].into());
 }

@@ -8,6 +8,7 @@ mod ended;
 mod records;
 
 use std::{
+    fmt::Debug,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
@@ -18,7 +19,7 @@ use proxy_agent::{net::sock_diag::Transport, socket_termination::end::Suspect};
 use proxy_harness::cluster::Netns;
 use proxy_sys::socket::{netns_cookie, socket_cookie};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A namespace with a loopback interface, removed at the end.
 struct Room(Netns);
@@ -60,8 +61,21 @@ fn suspect_udp(client: &UdpSocket) -> Suspect {
     Suspect { transport: Transport::Udp, cookie: cookie(client), peer: client.peer_addr().unwrap() }
 }
 
-fn is_aborted<T>(result: io::Result<T>) -> bool {
-    result.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
+fn is_aborted<T>(result: &io::Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
+}
+
+/// Panics unless the agent ended the socket. The call is repeated when a signal interrupts it: the kernel does that to calls
+/// with a timeout whatever the handler's flags.
+#[track_caller]
+fn assert_aborted<T: Debug>(mut call: impl FnMut() -> io::Result<T>, what: impl Debug) {
+    let result = loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => break result,
+        }
+    };
+    assert!(is_aborted(&result), "{what:?}: {result:?}");
 }
 
 /// Four clients, and the server.

@@ -17,7 +17,7 @@ use proxy_agent::{
 use proxy_harness::cluster::until;
 
 use super::{
-    FAMILIES, PATIENCE, Room, at, cookie, is_aborted, netns_cookie, suspect_udp, with_the_same_addresses,
+    FAMILIES, PATIENCE, Room, assert_aborted, at, cookie, netns_cookie, suspect_udp, with_the_same_addresses,
 };
 
 /// A process that ends with its owner.
@@ -61,7 +61,7 @@ fn udp_sockets_that_are_ours_are_ended_and_can_connect_again() {
         let suspect = Suspect { cookie: cookie(&ours), peer, transport: Transport::Udp };
         let outcome = end(&[suspect].into()).unwrap();
         assert_eq!((outcome.ended, outcome.walked.unsupported), ([suspect].into(), false), "{family}");
-        assert!(is_aborted(ours.recv(&mut [0])), "{family}");
+        assert_aborted(|| ours.recv(&mut [0]), family);
 
         let to = others.peer_addr().unwrap();
         for client in [&others, &ours] {
@@ -98,7 +98,7 @@ fn tcp_connections_that_are_ours_are_reset() {
         let suspect = Suspect { cookie: cookie(&ours), peer, transport: Transport::Tcp };
         let outcome = end(&[suspect].into()).unwrap();
         assert_eq!(outcome.ended, [suspect].into(), "{family}");
-        assert!(is_aborted(ours.read(&mut [0])), "{family}");
+        assert_aborted(|| ours.read(&mut [0]), family);
         others.write_all(b"hello").unwrap();
         let mut bytes = [0; 5];
         let reset = accepted[0].read_exact(&mut bytes).map_err(|error| error.kind());

@@ -1,6 +1,7 @@
 //! By the records of sockets: in their storage, or in notes on kernels without it.
 
 use std::{
+    fmt::Debug,
     io::{self, Read as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
@@ -24,7 +25,7 @@ use proxy_common::{
     },
 };
 
-use super::{FAMILIES, PATIENCE, Room, at, cookie, is_aborted, with_the_same_addresses};
+use super::{FAMILIES, PATIENCE, Room, assert_aborted, at, cookie, is_aborted, with_the_same_addresses};
 
 /// Backends.
 const DEAD: Id = Id::new(1, 1);
@@ -130,8 +131,9 @@ async fn ended(counts: &Counts, number: u64) -> Result<()> {
     Ok(tokio::time::timeout(PATIENCE, counted).await?)
 }
 
-async fn received(socket: UdpSocket) -> io::Result<usize> {
-    tokio::task::spawn_blocking(move || socket.recv(&mut [0])).await?
+/// Waits until the agent ended the socket.
+async fn assert_ended(socket: UdpSocket, what: impl Debug + Send + 'static) -> Result<()> {
+    Ok(tokio::task::spawn_blocking(move || assert_aborted(|| socket.recv(&mut [0]), what)).await?)
 }
 
 fn is_untouched(socket: &UdpSocket) -> bool {
@@ -159,10 +161,10 @@ async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Resu
         let counts = Counts::default();
         let socket_termination = maps.socket_termination(counts.clone())?;
         socket_termination.dead([(Protocol::Udp, DEAD)]);
-        assert!(is_aborted(received(ours).await), "{how:?}");
+        assert_ended(ours, how).await?;
         ended(&counts, 1).await?;
         late.connect(backend)?;
-        assert!(is_aborted(received(late).await), "{how:?}");
+        assert_ended(late, (how, "it connected late")).await?;
         ended(&counts, 2).await?;
         for (socket, why) in [
             (&direct, "it asked for the endpoint itself"),
@@ -218,7 +220,7 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
             ended(&counts, 1).await?;
             assert!(is_untouched(&ours), "{how:?}, {family}");
             socket_termination.lost([LostFrontend { service: SERVICE, address: vip }]);
-            assert!(is_aborted(received(ours).await), "{how:?}, {family}");
+            assert_ended(ours, (how, family)).await?;
             ended(&counts, 2).await?;
             assert!(is_untouched(&direct), "{how:?}, {family}: it asked for the endpoint itself");
             assert!(
@@ -261,9 +263,9 @@ fn what_sockets_keep_is_found_for_each_family_and_protocol() {
         maps.keep(&udp, udp_server.local_addr().unwrap(), DEAD);
         maps.keep(&tcp, tcp_server.local_addr().unwrap(), DEAD);
         assert_eq!(end(Transport::Udp), 1, "{family}");
-        assert!(is_aborted(udp.recv(&mut [0])), "{family}");
+        assert_aborted(|| udp.recv(&mut [0]), family);
         assert_eq!(end(Transport::Tcp), 1, "{family}");
-        assert!(is_aborted(tcp.read(&mut [0])), "{family}");
+        assert_aborted(|| tcp.read(&mut [0]), family);
     }
 }
 
@@ -281,7 +283,8 @@ fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
         let targets = [Target::Backend(Transport::Udp, DEAD)].into();
         let reader = maps.datapath.socket_reader()?;
         let outcome = proxy_agent::socket_termination::end::end(&targets, reader.as_ref())?;
-        let is_ended = |i: &usize| is_aborted(clients[*i].take_error().and_then(|it| it.map_or(Ok(()), Err)));
+        let is_ended =
+            |i: &usize| is_aborted(&clients[*i].take_error().and_then(|it| it.map_or(Ok(()), Err)));
         let ended: Vec<usize> = (0..clients.len()).filter(is_ended).collect();
         assert!(ended.iter().all(|i| is_ours(*i)), "{direct:?}: {ended:?}");
         assert_eq!(ended.len(), outcome.ended.len());
@@ -305,7 +308,7 @@ async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
         let found = socket_termination.kept(&[Protocol::Udp]).await?;
         assert_eq!(found, [kept(0, DEAD), kept(0, ALIVE)].into(), "{how:?}");
         socket_termination.dead([(Protocol::Udp, DEAD)]);
-        assert!(is_aborted(received(dead).await), "{how:?}");
+        assert_ended(dead, how).await?;
         assert!(is_untouched(&alive), "{how:?}");
     }
     Ok(())
