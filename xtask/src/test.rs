@@ -176,9 +176,7 @@ fn integration(
         let tests = built.get(&program).with_context(|| format!("cargo has built no `{program}`"))?;
         let mut command = Command::new(tests);
         command.arg("--color=never");
-        if program.ends_with(SERIAL) {
-            command.arg("--test-threads=1");
-        }
+        command.arg(format!("--test-threads={}", threads(&program)));
         command
             .args(filter)
             .env("PROXY_AGENT_BIN", agent)
@@ -191,6 +189,11 @@ fn integration(
         score.add(count(&command)?);
     }
     Ok(score)
+}
+
+/// How many tests run at a time. Tests wait for a third of their time, so one more than there are processors.
+fn threads(program: &str) -> usize {
+    if program.ends_with(SERIAL) { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
 }
 
 /// Runs `cargo test`. Whatever it selects was built.
