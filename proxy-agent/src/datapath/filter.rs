@@ -48,9 +48,10 @@ impl VipFilter {
     /// The same for bits of an earlier agent.
     pub(super) fn release_unowned(&mut self) {
         for element in 0..ELEMENTS {
-            let word = self.map.word(element).map_or(0, |word| word.load(Ordering::Relaxed));
-            for bit in (0..u64::BITS).filter(|bit| word >> bit & 1 != 0) {
-                let bit = element * u64::BITS + bit;
+            let mut word = self.map.word(element).map_or(0, |word| word.load(Ordering::Relaxed));
+            while word != 0 {
+                let bit = element * u64::BITS + word.trailing_zeros();
+                word &= word - 1;
                 self.counts.entry(bit).or_insert_with(|| {
                     self.released.push(bit);
                     1
