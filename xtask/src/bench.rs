@@ -9,6 +9,7 @@ mod measure;
 mod overview;
 mod plot;
 mod results;
+mod scale;
 mod summary;
 mod terminal;
 

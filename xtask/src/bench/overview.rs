@@ -6,6 +6,7 @@ use super::{
     details::{limit, measured},
     document::{FOLDER, MARK, escape},
     results::{Measured, Results, machine},
+    scale,
     summary::Line,
 };
 
@@ -18,6 +19,10 @@ const READING: &str = "\
 - *kube-proxy's rules* have the shape that kube-proxy 1.36 gives them; the benchmark makes them. *The kernel's masquerade* is the same
   nftables rules, with source ports kept instead of random ones.";
 
+const PEERS: &str = "\
+Cilium, Calico and katran were measured beside our programs once, and others have published how they compare with kube-proxy:
+[peers](benchmarks/peers.md).";
+
 const INTRODUCTION: &str = "\
 `cargo xtask bench all` measures, and writes these pages with the numbers in [results.json](benchmarks/results.json).
 `cargo xtask bench packet --document` and its like renew one benchmark; `--compare FILE` shows what is worse than in an earlier run.
@@ -28,6 +33,8 @@ pub(super) fn text(results: &Results, lines: &[Line], plot: Option<&str>) -> Str
     let mut text = format!("{MARK}\n\n# Benchmarks\n");
     if !lines.is_empty() {
         summary(&mut text, lines, plot);
+        text.push_str(&scale::text(results).unwrap_or_default());
+        let _ = writeln!(text, "\n{PEERS}");
     }
     let _ = writeln!(text, "\n## Benchmarks and their targets\n\n{INTRODUCTION}\n");
     let targets = || results.parts.iter().flat_map(|measured| &measured.part.targets);
