@@ -227,8 +227,7 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses them.
     pub fn load_pod_programs(&mut self) -> Result<()> {
-        self.object.program("pod_egress")?;
-        self.object.program("pod_ingress").map(drop)
+        self.object.load_programs(["pod_egress", "pod_ingress"].into_iter())
     }
 
     /// Whether programs must be attached to or detached from pods' interfaces.
@@ -263,7 +262,7 @@ impl Datapath {
 
     /// Prints the programs' log records, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
-        kernel_log::follow(self.object.ebpf())
+        kernel_log::follow(&mut self.object)
     }
 
     fn write_devices(&self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {
