@@ -20,7 +20,10 @@ use aya::{
     maps::MapInfo,
     programs::{SchedClassifier, loaded_programs},
 };
-use proxy_common::layout::{config::Constants, maps};
+use proxy_common::layout::{
+    config::Constants,
+    maps::{self, DeclaredMap as _, table},
+};
 use proxy_sys::{bpf, bpf::program::program_info, socket::netns_cookie};
 use tracing::info;
 
@@ -34,9 +37,13 @@ use super::{
     locked_memory,
     object_config::{ObjectConfig, log_level},
     pins::Pins,
-    room::{Room, growing_maps},
-    sizes::map_sizes,
+    room::Room,
+    sizes::{UNUSED, map_sizes},
 };
+use crate::net::absent_family::absent_family;
+
+/// A map of services.
+const SERVICES: &str = table::BackendSets::DEFINITION.name;
 
 /// All maps, and programs as they are requested.
 pub(super) struct Object {
@@ -93,8 +100,10 @@ impl Object {
         values.insert("AYA_LOG_LEVEL", (&level, config.kernel_log.is_some()));
         image.set_constants(values)?;
 
+        // Pinned maps of services may have Services of both families, and connections: then new maps have room for the flows of both.
+        let absent = absent_family().filter(|_| !pins.map(SERVICES).exists());
         let mut entries: HashMap<&str, u32> =
-            map_sizes(config, &Room::for_pinned_ids(pins)).into_iter().collect();
+            map_sizes(config.max_flows, &Room::of_new_maps(pins, absent)).into_iter().collect();
         report_kept_sizes(&entries, pins);
         entries.extend(larger.iter().copied());
         let paths = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
@@ -225,9 +234,12 @@ fn constants(config: &ObjectConfig, features: Features) -> Constants {
 
 /// Logs which pinned maps have another number of entries than these, without maps of services, which grow.
 fn report_kept_sizes(entries: &HashMap<&str, u32>, pins: &Pins) {
-    for (name, wanted) in entries.iter().filter(|(name, _)| !growing_maps().any(|grows| grows == **name)) {
+    let services = Room::initial().maps();
+    let is_fixed = |name: &str| !services.iter().any(|(grows, _)| *grows == name);
+    for (name, wanted) in entries.iter().filter(|(name, _)| is_fixed(name)) {
         if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
             && pinned.max_entries() != *wanted
+            && ![pinned.max_entries(), *wanted].contains(&UNUSED)
         {
             info!(
                 "the map `{name}` keeps its {} entries instead of {wanted}: connections live in it (`cleanup` drops it)",
