@@ -113,8 +113,6 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
-        // Another agent may have replaced maps since: only the holder of the lock may, and this agent holds it now.
-        let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
         pins.remove_larger()?;
         let Prepared(object) = prepared;
         maps::write_settings(pins, config.stored())?;

@@ -33,6 +33,14 @@ impl Prepared {
         room::were_replaced(pins, ids) || all().any(|map| !pins.map(map.name).exists())
     }
 
+    /// The programs, loaded again if another agent replaced maps meanwhile. Only the holder of the lock may, which this agent must be now.
+    ///
+    /// # Errors
+    /// The same as for [`Self::load`].
+    pub(crate) fn renew(self, config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        if self.is_outdated(pins) { Self::load(config, pins) } else { Ok(self) }
+    }
+
     /// Before maps are filled while attached programs use others. Removes the pins of those, and the mark of these: from here on ids may
     /// change that the other maps contain, so any agent that starts later has to fill its maps, too.
     ///

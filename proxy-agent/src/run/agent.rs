@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use proxy_sys::socket::netns_cookie;
 use rtnetlink::Handle;
+use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     config::{Settings, object_config},
-    datapath::{Datapath, Prepared},
+    datapath::{Datapath, ObjectConfig, Prepared, pins::Pins},
     flow_gc::FlowGc,
     neighbours::Prober,
     net::{forwarding, pods::Pod, reserved_ports, topology::PodDatapath},
@@ -38,8 +39,22 @@ pub(super) struct Agent {
     _prober: Prober,
 }
 
+/// Programs that use the maps that are pinned now. Loading some takes long, and blocks.
+async fn renewed(
+    prepared: Prepared,
+    config: &ObjectConfig,
+    pins: &Pins,
+    fills_first: bool,
+) -> Result<Prepared> {
+    let (config, pins) = (config.clone(), pins.clone());
+    let renew = move || {
+        if fills_first { prepared.begin_to_fill(&config, &pins) } else { prepared.renew(&config, &pins) }
+    };
+    spawn_blocking(renew).await.context("loading the programs ended unexpectedly")?
+}
+
 impl Agent {
-    /// Begins to serve: loads what is not loaded yet, attaches it and fills maps before that, where required.
+    /// Begins to serve: attaches the programs, and fills maps before that, where required.
     ///
     /// # Errors
     /// When the kernel does not allow it.
@@ -55,10 +70,7 @@ impl Agent {
         let config = object_config(settings);
         let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
         let reports = Reports { health, metrics, events };
-        let mut prepared = prepared.map_or_else(|| Prepared::maps_only(&config, &pins), Ok)?;
-        if fills_first {
-            prepared = prepared.begin_to_fill(&config, &pins)?;
-        }
+        let prepared = renewed(prepared, &config, &pins, fills_first).await?;
         let mut datapath = Datapath::open_prepared(prepared, &config, &pins, settings.xdp)?;
         if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
