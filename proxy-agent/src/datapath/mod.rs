@@ -67,7 +67,7 @@ pub use grow::{Grown, Growth, Larger};
 pub(crate) use hooks::link_name;
 pub use hooks::{Hook, XdpMode};
 pub use leftovers::Leftover;
-pub use object::Features;
+pub use object::{Features, Loaded};
 pub use object_config::{KernelLogLevel, ObjectConfig, Reject};
 pub use prepared::Prepared;
 pub use services::{LostFrontend, Services};
@@ -220,12 +220,15 @@ impl Datapath {
         self.packet_pods.set(cookies)
     }
 
-    /// Loads the programs for pods' interfaces, which are loaded else when one needs them first: the verifier takes its time.
-    ///
-    /// # Errors
-    /// When the kernel refuses them.
-    pub fn load_pod_programs(&mut self) -> Result<()> {
-        self.object.load_programs(["pod_egress", "pod_ingress"].into_iter())
+    /// Work that loads the programs for pods' interfaces, which are loaded else when one needs them first; for use where blocking is
+    /// allowed: the verifier takes its time. Fails when the kernel refuses them.
+    pub fn loading_of_pod_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
+        self.object.loading(&["pod_egress", "pod_ingress"])
+    }
+
+    /// Takes over programs that were loaded meanwhile.
+    pub fn add(&mut self, loaded: Loaded) {
+        self.object.add(loaded);
     }
 
     /// Whether programs must be attached to or detached from pods' interfaces.

@@ -1,7 +1,7 @@
 //! The maps and programs in the kernel that the object inside this binary describes.
 //!
 //! * [`image`] reads and links the object.
-//! * [`load`] loads its programs.
+//! * [`load`] loads its programs, [`loader`] those that are for the same maps.
 //! * [`features`] probes this kernel.
 //!
 //! The object is read whenever programs are loaded, and dropped: reading takes milliseconds, keeping it megabytes.
@@ -9,10 +9,12 @@
 mod features;
 mod image;
 mod load;
+mod loader;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
@@ -31,6 +33,7 @@ pub use self::features::Features;
 use self::{
     features::{has_helper, helper},
     image::{Image, Variant},
+    loader::{Loader, Programs},
 };
 use super::{
     denied::explain_load,
@@ -47,13 +50,17 @@ const SERVICES: &str = table::BackendSets::DEFINITION.name;
 
 /// All maps, and programs as they are requested.
 pub(super) struct Object {
-    variant: Variant,
-    types: Option<OwnedFd>,
-    maps: HashMap<String, OwnedFd>,
+    loader: Arc<Loader>,
     programs: BTreeMap<String, OwnedFd>,
     /// Programs that are attached by filters.
     classifiers: HashMap<String, SchedClassifier>,
     pub(super) features: Features,
+}
+
+/// Programs that another thread has loaded.
+pub struct Loaded {
+    loader: Arc<Loader>,
+    programs: Programs,
 }
 
 impl Object {
@@ -110,7 +117,8 @@ impl Object {
         let maps =
             image.make_maps(&entries, &paths, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?;
         let (programs, classifiers) = (BTreeMap::new(), HashMap::new());
-        Ok(Self { variant, types, maps, programs, classifiers, features })
+        let loader = Arc::new(Loader { variant, types, maps });
+        Ok(Self { loader, programs, classifiers, features })
     }
 
     /// The kernel's ids of the programs that are loaded.
@@ -125,12 +133,12 @@ impl Object {
 
     /// Names of all programs.
     pub(super) fn program_names(&self) -> Result<Vec<String>> {
-        Ok(Image::read(self.variant)?.program_names())
+        Ok(Image::read(self.loader.variant)?.program_names())
     }
 
     /// The kernel's id of a map.
     pub(super) fn map_id(&self, name: &str) -> Option<u32> {
-        bpf::map::map_info(self.maps.get(name)?.as_fd()).ok().map(|info| info.id)
+        bpf::map::map_info(self.loader.maps.get(name)?.as_fd()).ok().map(|info| info.id)
     }
 
     /// The kernel's id of a program; none if it is not loaded.
@@ -147,7 +155,8 @@ impl Object {
             if info.verified_instructions != 0 {
                 return Ok(info.verified_instructions);
             }
-            load::count_by_log(&object.image(object.variant)?.link(name)?, object.types())
+            let linked = object.loader.link(&[name])?.pop().context("no program was linked")?;
+            load::count_by_log(&linked, object.loader.types())
         };
         Ok(names.into_iter().map(|name| (name.clone(), verified(&name))).collect())
     }
@@ -155,30 +164,36 @@ impl Object {
     /// Loads programs that are not loaded.
     ///
     /// # Errors
-    /// When the kernel refuses one; the others are loaded.
+    /// When the kernel refuses one; others are loaded.
     pub(super) fn load_programs<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Result<()> {
         let wanted: Vec<&str> = names.filter(|name| !self.programs.contains_key(*name)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut image = self.image(self.variant)?;
-        let linked = wanted.iter().map(|name| image.link(name)).collect::<Result<_>>()?;
-        drop(image);
-        let loaded = load::load_in_parallel(linked, self.types());
+        let (loaded, result) = self.loader.load(&wanted);
         self.programs.extend(loaded);
-        for name in wanted {
-            if !self.programs.contains_key(name) {
-                let fd = self.load_with_lines(name)?;
-                self.programs.insert(name.to_owned(), fd);
-            }
-        }
-        Ok(())
+        result
     }
 
-    /// Loads a program that the kernel refused, for a log that quotes the source.
-    fn load_with_lines(&self, name: &str) -> Result<OwnedFd> {
-        let linked = self.image(self.variant.with_lines())?.link(name)?;
-        load::load(&linked, self.types()).with_context(|| format!("the kernel refuses the program `{name}`"))
+    /// Work that loads programs, for another thread.
+    pub(super) fn loading(
+        &self,
+        names: &'static [&'static str],
+    ) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
+        let loader = Arc::clone(&self.loader);
+        move || {
+            let (programs, result) = loader.load(names);
+            result.map(|()| Loaded { loader, programs })
+        }
+    }
+
+    /// Takes over programs that another thread has loaded, unless they are for maps that were replaced since.
+    pub(super) fn add(&mut self, loaded: Loaded) {
+        if Arc::ptr_eq(&self.loader, &loaded.loader) {
+            for (name, program) in loaded.programs {
+                self.programs.entry(name).or_insert(program);
+            }
+        }
     }
 
     /// The program of that name, loaded now if it was not.
@@ -200,17 +215,6 @@ impl Object {
             self.classifiers.insert(name.to_owned(), classifier);
         }
         self.classifiers.get_mut(name).with_context(|| format!("program `{name}` does not exist"))
-    }
-
-    /// The object, with its programs ready to be linked.
-    fn image(&self, variant: Variant) -> Result<Image> {
-        let mut image = Image::read(variant)?;
-        image.use_maps(&self.maps)?;
-        Ok(image)
-    }
-
-    fn types(&self) -> Option<BorrowedFd<'_>> {
-        self.types.as_ref().map(AsFd::as_fd)
     }
 }
 

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     conntrack::Conntrack,
     interfaces::{InterfaceController, ServiceNeeds, describe},
+    pod_programs::PodPrograms,
     reports::Reports,
     services::ServiceReconciler,
     sockets::{Found, Namespaces, SocketController},
@@ -21,7 +22,7 @@ use crate::{
     datapath::{Datapath, ObjectConfig, Prepared, pins::Pins},
     flow_gc::FlowGc,
     neighbours::Prober,
-    net::{forwarding, pods::Pod, reserved_ports, topology::PodDatapath},
+    net::{forwarding, pods::Pod, reserved_ports},
     observe::{Events, drops::Drops, events::Event},
     socket_termination::{Records, SocketTerminator},
 };
@@ -35,6 +36,7 @@ pub(super) struct Agent {
     pub(super) reports: Reports,
     drops: Drops,
     conntrack: Conntrack,
+    pub(super) pod_programs: PodPrograms,
     _flow_gc: FlowGc,
     _prober: Prober,
 }
@@ -102,6 +104,7 @@ impl Agent {
             reports,
             drops: Drops::default(),
             conntrack: Conntrack::new(settings.conntrack),
+            pod_programs: PodPrograms::default(),
             _flow_gc: flow_gc,
             _prober: prober,
         };
@@ -113,11 +116,6 @@ impl Agent {
             agent.datapath.attach_sockets(&cgroup)?;
         }
         agent.follow_network().await?;
-        if settings.pod_datapath == PodDatapath::Auto
-            && let Err(error) = agent.datapath.load_pod_programs()
-        {
-            warn!("{error:#}; pods that sockets cannot serve are not served");
-        }
         agent.interfaces.attach_first(&mut agent.datapath);
         agent.reports.events.send(Event::starting());
         Ok(agent)
