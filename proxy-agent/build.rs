@@ -6,8 +6,9 @@ use std::{
 };
 
 /// The objects, and the variables that tell the source where they are.
-const OBJECTS: [(&str, &str); 2] = [
+const OBJECTS: [(&str, &str); 3] = [
     ("proxy-agent.bpf.o", "PROXY_AGENT_BPF_OBJECT"),
+    ("proxy-agent-lines.bpf.o", "PROXY_AGENT_BPF_OBJECT_LINES"),
     ("proxy-agent-log.bpf.o", "PROXY_AGENT_BPF_OBJECT_LOG"),
 ];
 

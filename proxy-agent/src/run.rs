@@ -8,6 +8,7 @@ mod configuration;
 mod conntrack;
 mod ends;
 mod interfaces;
+mod pod_programs;
 mod reports;
 mod servers;
 mod services;
@@ -38,7 +39,7 @@ use crate::{
     handover::{Holder, Notice},
     memory,
     model::objects::Change,
-    net,
+    net::{self, topology::PodDatapath},
     service_source::Source,
     source::SourceState,
 };
@@ -84,6 +85,9 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     servers.start().await?;
     drop(request);
     memory::give_back();
+    if settings.pod_datapath == PodDatapath::Auto {
+        agent.pod_programs.load(&agent.datapath);
+    }
     let end = tokio::select! {
         end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
         error = configuration_changed(&loaded, failure_report) => Err(error),
@@ -149,6 +153,7 @@ impl Agent {
                     self.services.sync_limiter.done();
                 }
                 pods = self.interfaces.pods.found() => self.follow_pods(pods),
+                loaded = self.pod_programs.loaded() => self.datapath.add(loaded),
                 () = yield_now(), if self.datapath.has_pending_hooks() => {
                     self.interfaces.attach_more(&mut self.datapath);
                 }

@@ -2,6 +2,7 @@
 
 mod guard;
 mod stack;
+mod strip;
 
 use std::{
     collections::BTreeMap,
@@ -176,7 +177,9 @@ pub(crate) fn programs(verbose: bool) -> Result<()> {
         );
     }
     let dir = target_dir().join("bpf");
-    write_if_changed(&dir.join("proxy-agent.bpf.o"), &plain)?;
+    let (plain, logging) = (strip::debug_information(&plain)?, strip::debug_information(&logging)?);
+    write_if_changed(&dir.join("proxy-agent.bpf.o"), &strip::lines(&plain)?)?;
+    write_if_changed(&dir.join("proxy-agent-lines.bpf.o"), &plain)?;
     write_if_changed(&dir.join("proxy-agent-log.bpf.o"), &logging)?;
     Ok(())
 }

@@ -101,7 +101,8 @@ pub(super) fn run(settings: &Settings, cgroup: Option<PathBuf>) -> Result<Trial,
             Datapath::open(&config, &pins, xdp).map_err(|error| Failure::Refused(first_line(&error)))?;
         let features = datapath.features();
         let (mut loaded, mut refused) = (0, Vec::new());
-        for (program, result) in datapath.try_programs() {
+        let tried = datapath.try_programs().map_err(|error| Failure::Refused(first_line(&error)))?;
+        for (program, result) in tried {
             match result {
                 Ok(()) => loaded += 1,
                 Err(error) => refused.push(Refused { program, why: first_line(&error) }),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{
-    SchedClassifier, TcAttachType,
+    TcAttachType,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use nix::net::if_::if_nametoindex;
@@ -56,8 +56,7 @@ pub(super) fn attach_clsact(
             );
         }
     }
-    let program: &mut SchedClassifier =
-        object.ebpf().program_mut(program).context("no such program")?.try_into()?;
+    let program = object.classifier(program)?;
     let options = TcAttachOptions::Netlink(NlOptions {
         priority: CLSACT_PRIORITY,
         handle: CLSACT_HANDLE,

@@ -1,23 +1,32 @@
 //! Explains why the kernel refused the maps.
 
-use anyhow::Error;
-use aya::{BtfError, EbpfError};
+use std::io;
 
-use super::{
-    locked_memory::{self, LockedMemory},
-    map_types::os_error,
-};
+use anyhow::Error;
+
+use super::locked_memory::{self, LockedMemory};
+
+/// A request that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {request}")]
+pub(super) struct Refused {
+    /// In words that fit behind "cannot".
+    pub(super) request: String,
+    #[source]
+    pub(super) error: io::Error,
+}
+
+impl Refused {
+    /// For `map_err`.
+    pub(super) fn request(request: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { request: request.into(), error }
+    }
+}
 
 /// Explains what a failed load means for the user.
-pub(super) fn explain_load(error: EbpfError) -> Error {
-    let reason = match &error {
-        EbpfError::MapError(error) => os_error(error),
-        EbpfError::BtfError(BtfError::LoadError { io_error, .. }) => Some(io_error),
-        _ => None,
-    };
-    let is_denied =
-        reason.is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)));
-    let error = Error::from(error).context("cannot load the kernel programs' maps");
+pub(super) fn explain_load(refused: Refused) -> Error {
+    let is_denied = refused.error.kind() == io::ErrorKind::PermissionDenied;
+    let error = Error::from(refused).context("cannot load the kernel programs' maps");
     if !is_denied {
         return error;
     }

@@ -1,8 +1,8 @@
 //! The flow maps, as the agent walks through them to remove expired entries.
 
-use std::io;
+use std::{io, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use proxy_common::{
     layout::{
         flow::{Flow, FlowKey, FlowState},
@@ -42,6 +42,8 @@ pub(crate) fn state_name(protocol: u8, state: u8) -> &'static str {
 
 /// A flow map. The data path keeps using it meanwhile.
 pub(crate) trait FlowTable<F: MapFamily>: Send {
+    /// Continues with the larger map that has replaced this one, if one has.
+    fn follow(&mut self);
     /// How many entries it has room for.
     fn capacity(&self) -> u32;
     /// The entries from a position on (the beginning is `None`), about as many as `room`; then the position behind them,
@@ -58,6 +60,8 @@ pub(crate) type Slice<F> = (Vec<(FlowKey<F>, Flow<F>)>, Option<u32>);
 
 /// The kernel's, with room for a slice.
 pub(crate) struct FlowMap<F: MapFamily> {
+    /// Where it is pinned.
+    path: PathBuf,
     map: Hash<FlowKey<F>, Flow<F>>,
     keys: Vec<FlowKey<F>>,
     values: Vec<Flow<F>>,
@@ -73,13 +77,14 @@ impl<F: MapFamily> FlowMap<F> {
         let maps = [table::Pending::<F>::DEFINITION, table::Flows::<F>::DEFINITION];
         let [pending, flows] = maps.map(|map| {
             let path = pins.map(map.name);
-            Hash::open_pinned(&path).with_context(|| format!("cannot open {}", path.display()))
+            let map = Hash::open_pinned(&path);
+            Ok::<_, Error>(Self::of(map.with_context(|| format!("cannot open {}", path.display()))?, path))
         });
-        Ok([Self::of(pending?), Self::of(flows?)])
+        Ok([pending?, flows?])
     }
 
-    fn of(map: Hash<FlowKey<F>, Flow<F>>) -> Self {
-        Self { map, keys: Vec::new(), values: Vec::new() }
+    fn of(map: Hash<FlowKey<F>, Flow<F>>, path: PathBuf) -> Self {
+        Self { path, map, keys: Vec::new(), values: Vec::new() }
     }
 
     fn batch(&mut self, from: Option<u32>) -> io::Result<(usize, Option<u32>)> {
@@ -103,6 +108,14 @@ impl<F: MapFamily> FlowMap<F> {
 }
 
 impl<F: MapFamily> FlowTable<F> for FlowMap<F> {
+    fn follow(&mut self) {
+        if let Ok(pinned) = Hash::open_pinned(&self.path)
+            && pinned.max_entries() > self.map.max_entries()
+        {
+            self.map = pinned;
+        }
+    }
+
     fn capacity(&self) -> u32 {
         self.map.max_entries()
     }
@@ -135,6 +148,6 @@ impl<F: MapFamily> FlowMap<F> {
             map => map.unwrap(),
         };
         entries.for_each(|(key, flow)| map.insert(&key, &flow).unwrap());
-        Some(Self::of(map))
+        Some(Self::of(map, PathBuf::new()))
     }
 }

@@ -13,7 +13,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
-use super::{Datapath, Features, Hook, ObjectConfig, object::Object, pins::Pins, room::Room, services::Maps};
+use super::{
+    Datapath, Features, Hook, ObjectConfig,
+    object::Object,
+    pins::Pins,
+    room::{Part, Room},
+    services::Maps,
+    sizes::{is_unused, maps_of_flows},
+};
+use crate::model::plan::IpFamily;
 
 /// The larger maps and programs to load.
 #[derive(Debug)]
@@ -63,10 +71,20 @@ impl Growth {
 impl Datapath {
     /// The work needed for so much room.
     pub fn growth(&self, room: &Room) -> Growth {
+        let before = self.services.room();
+        let mut maps = room.larger_maps(&before);
+        for family in IpFamily::ALL {
+            let flows = Part::Flows(family);
+            if room.of(flows) > before.of(flows) {
+                // Unused maps have no entries to copy.
+                let all = maps_of_flows(self.config.max_flows, family).into_iter();
+                maps.extend(all.filter(|(name, _)| is_unused(&self.pins, name)));
+            }
+        }
         Growth {
             config: self.config.clone(),
             pins: self.pins.clone(),
-            maps: room.larger_maps(&self.services.room()),
+            maps,
             features: self.object.features,
             programs: self.object.loaded(),
         }

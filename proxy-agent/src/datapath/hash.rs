@@ -38,7 +38,7 @@ impl<K: Pod, V: Pod> Hash<K, V> {
     }
 
     fn new(map: OwnedFd) -> io::Result<Self> {
-        let MapInfo { key_size, value_size, max_entries } = map_info(map.as_fd())?;
+        let MapInfo { key_size, value_size, max_entries, .. } = map_info(map.as_fd())?;
         if (key_size as usize, value_size as usize) != (size_of::<K>(), size_of::<V>()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the map has another layout"));
         }

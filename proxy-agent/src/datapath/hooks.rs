@@ -91,11 +91,12 @@ impl Hooks {
         let directory =
             File::open(cgroup).with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
         let id = directory.metadata()?.ino();
+        object.load_programs(SOCKET_HOOKS.into_iter().map(|(name, _)| name))?;
         for (program, attach_type) in SOCKET_HOOKS {
             let fd = object.program(program)?;
             let name = format!("cgroup-{program}");
             let target = Target::Cgroup { directory: directory.as_fd(), id, attach_type };
-            link::attach(&self.pins, &name, &fd, target)
+            link::attach(&self.pins, &name, fd.as_fd(), target)
                 .with_context(|| format!("cannot attach {program} to the cgroup {}", cgroup.display()))?;
             let hook = Hook { at: "cgroup".into(), program: program.into(), how: CGROUP };
             self.attached.insert(name, hook);
@@ -191,7 +192,7 @@ impl Hooks {
         let (result, how) = if object.features.tcx {
             let attach_type = if is_ingress { link::TCX_INGRESS } else { link::TCX_EGRESS };
             let result = object.program(program).and_then(|fd| {
-                link::attach(&self.pins, &name, &fd, Target::Tcx { ifindex: index, attach_type })
+                link::attach(&self.pins, &name, fd.as_fd(), Target::Tcx { ifindex: index, attach_type })
             });
             (result, "tcx")
         } else {

@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::programs::ProgramFd;
 use proxy_sys::bpf::{self, link::link_info};
 
 use super::pins::Pins;
@@ -50,18 +49,18 @@ impl Target<'_> {
         })
     }
 
-    fn create(&self, program: &ProgramFd) -> io::Result<OwnedFd> {
+    fn create(&self, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         const BPF_XDP: u32 = 37;
         const BPF_F_BEFORE: u32 = 1 << 3;
         use std::os::fd::AsRawFd as _;
         match *self {
             Self::Cgroup { directory, attach_type, .. } => {
-                bpf::link::create(program.as_fd(), directory.as_raw_fd() as u32, attach_type, 0)
+                bpf::link::create(program, directory.as_raw_fd() as u32, attach_type, 0)
             }
             Self::Tcx { ifindex, attach_type } => {
-                bpf::link::create(program.as_fd(), ifindex, attach_type, BPF_F_BEFORE)
+                bpf::link::create(program, ifindex, attach_type, BPF_F_BEFORE)
             }
-            Self::Xdp { ifindex, flags } => bpf::link::create(program.as_fd(), ifindex, BPF_XDP, flags),
+            Self::Xdp { ifindex, flags } => bpf::link::create(program, ifindex, BPF_XDP, flags),
         }
     }
 }
@@ -70,11 +69,16 @@ impl Target<'_> {
 ///
 /// # Errors
 /// With the system's error at the root, so that callers can recognise missing support of a kernel or driver.
-pub(super) fn attach(pins: &Pins, name: &str, program: &ProgramFd, target: Target<'_>) -> Result<Attached> {
+pub(super) fn attach(
+    pins: &Pins,
+    name: &str,
+    program: BorrowedFd<'_>,
+    target: Target<'_>,
+) -> Result<Attached> {
     let path = pins.link(name);
     if let Ok(link) = bpf::open_pinned(&path) {
         // A link whose target is gone, or another's: its successor takes the name.
-        if target.is_of(&link).unwrap_or(false) && bpf::link::update(link.as_fd(), program.as_fd()).is_ok() {
+        if target.is_of(&link).unwrap_or(false) && bpf::link::update(link.as_fd(), program).is_ok() {
             return Ok(Attached::Updated);
         }
         detach(pins, name)?;

@@ -67,7 +67,7 @@ pub use grow::{Grown, Growth, Larger};
 pub(crate) use hooks::link_name;
 pub use hooks::{Hook, XdpMode};
 pub use leftovers::Leftover;
-pub use object::Features;
+pub use object::{Features, Loaded};
 pub use object_config::{KernelLogLevel, ObjectConfig, Reject};
 pub use prepared::Prepared;
 pub use services::{LostFrontend, Services};
@@ -113,8 +113,6 @@ impl Datapath {
         pins: &Pins,
         xdp: XdpMode,
     ) -> Result<Self> {
-        // Another agent may have replaced maps since: only the holder of the lock may, and this agent holds it now.
-        let prepared = if prepared.is_outdated(pins) { Prepared::load(config, pins)? } else { prepared };
         pins.remove_larger()?;
         let Prepared(object) = prepared;
         maps::write_settings(pins, config.stored())?;
@@ -222,13 +220,15 @@ impl Datapath {
         self.packet_pods.set(cookies)
     }
 
-    /// Loads the programs for pods' interfaces, which are loaded else when one needs them first: the verifier takes its time.
-    ///
-    /// # Errors
-    /// When the kernel refuses them.
-    pub fn load_pod_programs(&mut self) -> Result<()> {
-        self.object.program("pod_egress")?;
-        self.object.program("pod_ingress").map(drop)
+    /// Work that loads the programs for pods' interfaces, which are loaded else when one needs them first; for use where blocking is
+    /// allowed: the verifier takes its time. Fails when the kernel refuses them.
+    pub fn loading_of_pod_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
+        self.object.loading(&["pod_egress", "pod_ingress"])
+    }
+
+    /// Takes over programs that were loaded meanwhile.
+    pub fn add(&mut self, loaded: Loaded) {
+        self.object.add(loaded);
     }
 
     /// Whether programs must be attached to or detached from pods' interfaces.
@@ -263,7 +263,7 @@ impl Datapath {
 
     /// Prints the programs' log records, from now on.
     pub fn follow_kernel_log(&mut self) -> Result<()> {
-        kernel_log::follow(self.object.ebpf())
+        kernel_log::follow(&mut self.object)
     }
 
     fn write_devices(&self, topology: &Topology, native: &BTreeSet<u32>) -> Result<()> {

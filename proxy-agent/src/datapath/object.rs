@@ -1,79 +1,72 @@
-//! The compiled programs inside this binary, and this kernel's support for them.
+//! The maps and programs in the kernel that the object inside this binary describes.
+//!
+//! * [`image`] reads and links the object.
+//! * [`load`] loads its programs, [`loader`] those that are for the same maps.
+//! * [`features`] probes this kernel.
+//!
+//! The object is read whenever programs are loaded, and dropped: reading takes milliseconds, keeping it megabytes.
+
+mod features;
+mod image;
+mod load;
+mod loader;
 
 use std::{
-    collections::BTreeSet,
-    os::fd::AsFd as _,
-    time::{Duration, Instant},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Map, MapInfo},
-    programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
+    maps::MapInfo,
+    programs::{SchedClassifier, loaded_programs},
 };
-use aya_ebpf_helpers::{
-    BPF_FUNC_GET_CURRENT_COMM, BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_SET_RETVAL, BPF_FUNC_SK_STORAGE_GET,
-};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_common::layout::{
     config::Constants,
-    maps,
-    probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
+    maps::{self, DeclaredMap as _, table},
 };
-use proxy_sys::{bpf::program, socket::netns_cookie};
-use tracing::{debug, info, warn};
+use proxy_sys::{bpf, bpf::program::program_info, socket::netns_cookie};
+use tracing::info;
 
+pub use self::features::Features;
+use self::{
+    features::{has_helper, helper},
+    image::{Image, Variant},
+    loader::{Loader, Programs},
+};
 use super::{
     denied::explain_load,
     locked_memory,
     object_config::{ObjectConfig, log_level},
     pins::Pins,
-    room::{Room, growing_maps},
-    sizes::map_sizes,
+    room::Room,
+    sizes::{UNUSED, map_sizes},
 };
+use crate::net::absent_family::absent_family;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
-static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT_LOG"));
+/// A map of services.
+const SERVICES: &str = table::BackendSets::DEFINITION.name;
 
-/// Helper numbers, from the kernel's `include/uapi/linux/bpf.h`.
-mod aya_ebpf_helpers {
-    pub(super) const BPF_FUNC_GET_CURRENT_PID_TGID: u32 = 14;
-    pub(super) const BPF_FUNC_GET_CURRENT_COMM: u32 = 16;
-    pub(super) const BPF_FUNC_SK_STORAGE_GET: u32 = 107;
-    pub(super) const BPF_FUNC_SET_RETVAL: u32 = 187;
-}
-
-/// Features that a kernel may lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// `bpf_set_retval` (5.18): rejected sockets see ECONNREFUSED instead of EPERM.
-    pub set_retval: bool,
-    /// Socket storage in socket address programs: connected sockets never forget their VIP.
-    pub sk_storage: bool,
-    /// `BPF_F_IPV6` in checksum updates (6.16).
-    pub csum_ipv6: bool,
-    /// The source address that a route prefers, from the FIB look-up (6.7).
-    pub fib_src: bool,
-    /// TCX links (6.6) instead of clsact filters.
-    pub tcx: bool,
-}
-
-/// The loaded object: all maps, and programs as they are requested.
+/// All maps, and programs as they are requested.
 pub(super) struct Object {
-    ebpf: Ebpf,
+    loader: Arc<Loader>,
+    programs: BTreeMap<String, OwnedFd>,
+    /// Programs that are attached by filters.
+    classifiers: HashMap<String, SchedClassifier>,
     pub(super) features: Features,
+}
+
+/// Programs that another thread has loaded.
+pub struct Loaded {
+    loader: Arc<Loader>,
+    programs: Programs,
 }
 
 impl Object {
     /// Loads the maps, reusing pinned ones, and probes the kernel's features.
     pub(super) fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        // Only when a program is refused: the log then has the refused path, not all of them.
-        Self::load_with_log(config, pins, VerifierLogLevel::DEBUG)
-    }
-
-    fn load_with_log(config: &ObjectConfig, pins: &Pins, log: VerifierLogLevel) -> Result<Self> {
-        Self::load_maps(config, pins, log, &[], None)
+        Self::load_maps(config, pins, &[], None)
     }
 
     /// Once more, with some larger maps, which `pins` have elsewhere, and the programs of these names.
@@ -84,216 +77,180 @@ impl Object {
         features: Features,
         programs: &[String],
     ) -> Result<Self> {
-        let mut object = Self::load_maps(config, pins, VerifierLogLevel::DEBUG, larger, Some(features))?;
-        for program in programs {
-            object.program(program)?;
-        }
+        let mut object = Self::load_maps(config, pins, larger, Some(features))?;
+        object.load_programs(programs.iter().map(String::as_str))?;
         Ok(object)
     }
 
     fn load_maps(
         config: &ObjectConfig,
         pins: &Pins,
-        log: VerifierLogLevel,
         larger: &[(&'static str, u32)],
         known: Option<Features>,
     ) -> Result<Self> {
-        // Before anything is made: not only the library makes maps.
+        // Before anything is made.
         locked_memory::raise();
-        let bytes = if config.kernel_log.is_some() { LOGGING_OBJECT } else { OBJECT };
-        if bytes.is_empty() {
-            bail!("this binary was built without its kernel programs: build it with `cargo xtask build`");
-        }
-        // One loader for both: making one reads all of the kernel's types.
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        let variant = if config.kernel_log.is_some() { Variant::Logging } else { Variant::Plain };
+        let mut image = Image::read(variant)?;
+        let types = image.load_types()?;
         let features = match known {
             Some(features) => features,
-            None => find_features(&mut loader, bytes)?,
-        };
-
-        let mut sizes = map_sizes(config, &Room::for_pinned_ids(pins));
-        for (name, wanted) in sizes.iter().filter(|(name, _)| !growing_maps().any(|grows| grows == *name)) {
-            if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
-                && pinned.max_entries() != *wanted
-            {
-                info!(
-                    "the map `{name}` keeps its {} entries instead of {wanted}: connections live in it (`cleanup` drops it)",
-                    pinned.max_entries()
-                );
+            None => {
+                let probe = image.link("probe")?;
+                Features::find(&probe, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?
             }
-        }
-        // The last size that is given counts.
-        sizes.extend_from_slice(larger);
-        let paths: Vec<_> = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
-        let has_current =
-            [BPF_FUNC_GET_CURRENT_PID_TGID, BPF_FUNC_GET_CURRENT_COMM].into_iter().all(has_helper);
-        let node_netns = netns_cookie().unwrap_or_else(|error| {
-            info!(
-                "the kernel does not identify network namespaces ({error}): assuming the machine's first one"
-            );
-            0
-        });
-        let constants = Constants {
-            node_netns,
-            has_set_retval: features.set_retval,
-            has_sk_storage: features.sk_storage,
-            has_csum_ipv6: features.csum_ipv6,
-            has_fib_src: features.fib_src,
-            has_current,
-            ..config.constants()
-        }
-        .encode();
-        let level = config.kernel_log.map_or(0u8, log_level);
+        };
+        let constants = constants(config, features).encode();
+        let level = [config.kernel_log.map_or(0u8, log_level)];
+        let mut values: HashMap<&str, (&[u8], bool)> =
+            constants.iter().map(|(name, value)| (*name, (value.as_bytes(), true))).collect();
+        values.insert("AYA_LOG_LEVEL", (&level, config.kernel_log.is_some()));
+        image.set_constants(values)?;
 
-        loader.verifier_log_level(log);
-        for (name, entries) in &sizes {
-            loader.map_max_entries(name, *entries);
-        }
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path);
-        }
-        for (name, value) in &constants {
-            loader.override_global(name, value.as_bytes(), true);
-        }
-        loader.override_global("AYA_LOG_LEVEL", &level, config.kernel_log.is_some());
-        let ebpf = loader.load(bytes).map_err(explain_load)?;
-        Ok(Self { ebpf, features })
-    }
-
-    /// The loaded object's maps and programs, for calls of aya.
-    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+        // Pinned maps of services may have Services of both families, and connections: then new maps have room for the flows of both.
+        let absent = absent_family().filter(|_| !pins.map(SERVICES).exists());
+        let mut entries: HashMap<&str, u32> =
+            map_sizes(config.max_flows, &Room::of_new_maps(pins, absent)).into_iter().collect();
+        report_kept_sizes(&entries, pins);
+        entries.extend(larger.iter().copied());
+        let paths = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
+        let maps =
+            image.make_maps(&entries, &paths, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?;
+        let (programs, classifiers) = (BTreeMap::new(), HashMap::new());
+        let loader = Arc::new(Loader { variant, types, maps });
+        Ok(Self { loader, programs, classifiers, features })
     }
 
     /// The kernel's ids of the programs that are loaded.
     pub(super) fn program_ids(&self) -> BTreeSet<u32> {
-        self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
+        self.programs.keys().filter_map(|name| self.program_id(name)).collect()
     }
 
     /// Names of the programs that are loaded.
     pub(super) fn loaded(&self) -> Vec<String> {
-        let loaded = self.ebpf.programs().filter(|(_, program)| program.info().is_ok());
-        loaded.map(|(name, _)| name.to_owned()).collect()
+        self.programs.keys().cloned().collect()
     }
 
-    /// The kernel's id of a map that the agent fills.
+    /// Names of all programs.
+    pub(super) fn program_names(&self) -> Result<Vec<String>> {
+        Ok(Image::read(self.loader.variant)?.program_names())
+    }
+
+    /// The kernel's id of a map.
     pub(super) fn map_id(&self, name: &str) -> Option<u32> {
-        match self.ebpf.map(name)? {
-            Map::Array(map) | Map::HashMap(map) => map.info().ok().map(|info| info.id()),
-            _ => None,
-        }
+        bpf::map::map_info(self.loader.maps.get(name)?.as_fd()).ok().map(|info| info.id)
     }
 
     /// The kernel's id of a program; none if it is not loaded.
     pub(super) fn program_id(&self, name: &str) -> Option<u32> {
-        self.ebpf.program(name)?.info().ok().map(|info| info.id())
+        program_info(self.programs.get(name)?.as_fd()).ok().map(|info| info.id)
     }
 
     /// Loads every program. Returns by name how many instructions the verifier processed.
     pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
         let mut object = Self::load(config, pins)?;
-        // A second loader, for kernels before 5.16, which report the number in the log alone.
-        let mut logging = None;
-        let names: Vec<String> = object.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let names = object.program_names()?;
         let mut verified = |name: &str| -> Result<u32> {
-            object.program(name)?;
-            let program = object.ebpf.program(name).context("no such program")?;
-            if let Some(count) = program.info()?.verified_instruction_count() {
-                return Ok(count);
+            let info = program_info(object.program(name)?.as_fd())?;
+            if info.verified_instructions != 0 {
+                return Ok(info.verified_instructions);
             }
-            if logging.is_none() {
-                logging = Some(Self::load_with_log(config, pins, VerifierLogLevel::STATS)?);
-            }
-            count_by_log(|| logging.as_mut().context("no object")?.program(name).map(drop))
+            let linked = object.loader.link(&[name])?.pop().context("no program was linked")?;
+            load::count_by_log(&linked, object.loader.types())
         };
         Ok(names.into_iter().map(|name| (name.clone(), verified(&name))).collect())
     }
 
+    /// Loads programs that are not loaded.
+    ///
+    /// # Errors
+    /// When the kernel refuses one; others are loaded.
+    pub(super) fn load_programs<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Result<()> {
+        let wanted: Vec<&str> = names.filter(|name| !self.programs.contains_key(*name)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (loaded, result) = self.loader.load(&wanted);
+        self.programs.extend(loaded);
+        result
+    }
+
+    /// Work that loads programs, for another thread.
+    pub(super) fn loading(
+        &self,
+        names: &'static [&'static str],
+    ) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
+        let loader = Arc::clone(&self.loader);
+        move || {
+            let (programs, result) = loader.load(names);
+            result.map(|()| Loaded { loader, programs })
+        }
+    }
+
+    /// Takes over programs that another thread has loaded, unless they are for maps that were replaced since.
+    pub(super) fn add(&mut self, loaded: Loaded) {
+        if Arc::ptr_eq(&self.loader, &loaded.loader) {
+            for (name, program) in loaded.programs {
+                self.programs.entry(name).or_insert(program);
+            }
+        }
+    }
+
     /// The program of that name, loaded now if it was not.
-    pub(super) fn program(&mut self, name: &str) -> Result<ProgramFd> {
-        let program =
-            self.ebpf.program_mut(name).with_context(|| format!("program `{name}` does not exist"))?;
-        let context = || format!("the kernel refuses the program `{name}`");
-        match program {
-            Program::SchedClassifier(program) => load(program.fd().is_ok(), || program.load()),
-            Program::Xdp(program) => load(program.fd().is_ok(), || program.load()),
-            Program::CgroupSockAddr(program) => load(program.fd().is_ok(), || program.load()),
-            _ => bail!("`{name}` is not a program of ours"),
+    pub(super) fn program(&mut self, name: &str) -> Result<OwnedFd> {
+        self.load_programs(std::iter::once(name))?;
+        let program = self.programs.get(name).with_context(|| format!("program `{name}` does not exist"))?;
+        Ok(program.try_clone()?)
+    }
+
+    /// The same, as aya attaches filters.
+    pub(super) fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        self.program(name)?;
+        if !self.classifiers.contains_key(name) {
+            let id = self.program_id(name).with_context(|| format!("`{name}` has no id"))?;
+            let mut programs = loaded_programs().filter_map(Result::ok);
+            let info =
+                programs.find(|info| info.id() == id).context("cannot find a program that is loaded")?;
+            let classifier = SchedClassifier::from_program_info(info, name.to_owned().into())?;
+            self.classifiers.insert(name.to_owned(), classifier);
         }
-        .with_context(context)?;
-        let fd = match program {
-            Program::SchedClassifier(program) => SchedClassifier::fd(program)?,
-            Program::Xdp(program) => Xdp::fd(program)?,
-            Program::CgroupSockAddr(program) => CgroupSockAddr::fd(program)?,
-            _ => bail!("`{name}` is not a program of ours"),
-        };
-        Ok(fd.try_clone()?)
+        self.classifiers.get_mut(name).with_context(|| format!("program `{name}` does not exist"))
     }
 }
 
-/// Loads a program that is not loaded. The verifier gives up with EAGAIN when a signal comes in between: then once more.
-fn load(loaded: bool, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
-    if loaded {
-        return Ok(());
+/// The programs' constants.
+fn constants(config: &ObjectConfig, features: Features) -> Constants {
+    let helpers = [helper::BPF_FUNC_GET_CURRENT_PID_TGID, helper::BPF_FUNC_GET_CURRENT_COMM];
+    let node_netns = netns_cookie().unwrap_or_else(|error| {
+        info!("the kernel does not identify network namespaces ({error}): assuming the machine's first one");
+        0
+    });
+    Constants {
+        node_netns,
+        has_set_retval: features.set_retval,
+        has_sk_storage: features.sk_storage,
+        has_csum_ipv6: features.csum_ipv6,
+        has_fib_src: features.fib_src,
+        has_current: helpers.into_iter().all(has_helper),
+        ..config.constants()
     }
-    let started = Instant::now();
-    loop {
-        match load() {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) && started.elapsed() < PATIENCE => {}
-            result => return result,
+}
+
+/// Logs which pinned maps have another number of entries than these, without maps of services, which grow.
+fn report_kept_sizes(entries: &HashMap<&str, u32>, pins: &Pins) {
+    let services = Room::initial().maps();
+    let is_fixed = |name: &str| !services.iter().any(|(grows, _)| *grows == name);
+    for (name, wanted) in entries.iter().filter(|(name, _)| is_fixed(name)) {
+        if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
+            && pinned.max_entries() != *wanted
+            && ![pinned.max_entries(), *wanted].contains(&UNUSED)
+        {
+            info!(
+                "the map `{name}` keeps its {} entries instead of {wanted}: connections live in it (`cleanup` drops it)",
+                pinned.max_entries()
+            );
         }
     }
-}
-
-/// How many instructions the verifier goes through for a program that it takes. The library returns the log only if
-/// loading fails; so it is made to fail, after the verifier, for want of a file descriptor.
-fn count_by_log(load: impl FnOnce() -> Result<()>) -> Result<u32> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
-    let result = load();
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-    let error = result.err().context("a program was loaded without a file descriptor")?;
-    let Some(ProgramError::LoadError { verifier_log, .. }) = error.downcast_ref() else { return Err(error) };
-    // "processed 1234 insns (limit 1000000) max_states_per_insn ..."
-    let log = verifier_log.to_string();
-    let count = log.split_once("processed ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-    count.with_context(|| format!("the verifier reported no number of instructions: {log}"))
-}
-
-fn find_features(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<Features> {
-    let probed = probe(loader, bytes)?;
-    let features = Features {
-        set_retval: has_helper(BPF_FUNC_SET_RETVAL),
-        sk_storage: has_helper(BPF_FUNC_SK_STORAGE_GET),
-        csum_ipv6: probed & PROBED_CSUM_IPV6 != 0,
-        fib_src: probed & PROBED_FIB_SRC != 0,
-        tcx: aya::util::KernelVersion::current()
-            .is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0)),
-    };
-    debug!(?features, "kernel features");
-    Ok(features)
-}
-
-fn has_helper(helper: u32) -> bool {
-    program::cgroup_sock_addr_has_helper(helper).unwrap_or_else(|error| {
-        warn!("cannot find out whether the kernel has helper {helper}: {error}; assuming not");
-        false
-    })
-}
-
-/// Runs the probe program, in a separate object that is dropped afterwards. Returns `PROBED_*` bits.
-fn probe(loader: &mut EbpfLoader<'_>, bytes: &[u8]) -> Result<u32> {
-    let mut ebpf = loader.load(bytes).map_err(explain_load)?;
-    let program: &mut SchedClassifier =
-        ebpf.program_mut("probe").context("the object has no probe program")?.try_into()?;
-    program.load().context("the kernel refuses even the probe program")?;
-    let mut packet = [0u8; 128];
-    packet[12..14].copy_from_slice(&[0x86, 0xdd]);
-    packet[14] = 0x60;
-    program::run_once(program.fd()?.as_fd(), &mut packet).context("cannot run the probe program")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::maps::all;
 use tracing::info;
 
-use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, synced};
+use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
@@ -20,9 +20,10 @@ impl Prepared {
     /// When the kernel or its permissions do not allow it; with advice.
     pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         let mut prepared = Self::maps_only(config, pins)?;
-        for name in hooks::SOCKET_HOOKS.map(|(name, _)| name).into_iter().chain(UPLINK) {
-            prepared.0.program(name)?;
-        }
+        let object = &mut prepared.0;
+        let of_sockets = object.features.sk_storage.then_some(socket_reader::PROGRAMS);
+        let programs = hooks::SOCKET_HOOKS.into_iter().map(|(name, _)| name);
+        object.load_programs(programs.chain(UPLINK).chain(of_sockets.into_iter().flatten()))?;
         Ok(prepared)
     }
 
@@ -30,6 +31,14 @@ impl Prepared {
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
         let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
         room::were_replaced(pins, ids) || all().any(|map| !pins.map(map.name).exists())
+    }
+
+    /// The programs, loaded again if another agent replaced maps meanwhile. Only the holder of the lock may, which this agent must be now.
+    ///
+    /// # Errors
+    /// The same as for [`Self::load`].
+    pub(crate) fn renew(self, config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        if self.is_outdated(pins) { Self::load(config, pins) } else { Ok(self) }
     }
 
     /// Before maps are filled while attached programs use others. Removes the pins of those, and the mark of these: from here on ids may

@@ -10,7 +10,7 @@ use proxy_common::layout::{
     source_range::MAX_SOURCE_RANGES,
 };
 
-use super::pins::Pins;
+use super::{pins::Pins, sizes};
 use crate::model::plan::IpFamily;
 
 /// Something that there is only so much room for.
@@ -24,19 +24,24 @@ pub enum Part {
     Slots(IpFamily),
     /// Frontends of a family.
     Frontends(IpFamily),
+    /// Flows, sockets and clients of a family, which only its Services create: room for all (1) or for none (0). The kernel allocates all
+    /// entries of such a map at once, so a node that has no address of the family gets room when the first Service needs it.
+    Flows(IpFamily),
     /// Source ranges of a family; there is room for [`MAX_SOURCE_RANGES`] from the beginning.
     SourceRanges(IpFamily),
 }
 
 impl Part {
     /// The parts that grow.
-    const GROWING: [Self; 6] = [
+    const GROWING: [Self; 8] = [
         Self::ServicePorts,
         Self::Backends,
         Self::Slots(IpFamily::V4),
         Self::Slots(IpFamily::V6),
         Self::Frontends(IpFamily::V4),
         Self::Frontends(IpFamily::V6),
+        Self::Flows(IpFamily::V4),
+        Self::Flows(IpFamily::V6),
     ];
 
     /// One of them, in words.
@@ -48,15 +53,18 @@ impl Part {
             Self::Slots(IpFamily::V6) => "IPv6 endpoint",
             Self::Frontends(IpFamily::V4) => "IPv4 frontend",
             Self::Frontends(IpFamily::V6) => "IPv6 frontend",
+            Self::Flows(IpFamily::V4) => "IPv4 flow",
+            Self::Flows(IpFamily::V6) => "IPv6 flow",
             Self::SourceRanges(_) => "source range",
         }
     }
 
     /// How much there is room for at first, and at most.
     fn limits(self) -> (u32, u32) {
-        match self.capacity() {
-            Some((capacity, _)) => (capacity.initial(), capacity.most()),
-            None => (MAX_SOURCE_RANGES, MAX_SOURCE_RANGES),
+        match (self, self.capacity()) {
+            (_, Some((capacity, _))) => (capacity.initial(), capacity.most()),
+            (Self::Flows(_), None) => (1, 1),
+            (_, None) => (MAX_SOURCE_RANGES, MAX_SOURCE_RANGES),
         }
     }
 
@@ -67,11 +75,11 @@ impl Part {
             Self::Backends => Some((Capacity::Backends, None)),
             Self::Slots(family) => Some((Capacity::Slots, Some(family))),
             Self::Frontends(family) => Some((Capacity::Frontends, Some(family))),
-            Self::SourceRanges(_) => None,
+            Self::Flows(_) | Self::SourceRanges(_) => None,
         }
     }
 
-    /// The maps that hold it, with the entries that they take for so many.
+    /// The maps that hold it, with the entries that they take for so many. [`super::sizes`] has those of flows.
     fn maps(self, room: u32) -> Vec<(&'static str, u32)> {
         let Some((own, family)) = self.capacity() else { return Vec::new() };
         let entries = |map: &'static Definition| match map.size {
@@ -121,9 +129,13 @@ impl Room {
         Self(Part::GROWING.map(|part| part.limits().0))
     }
 
-    /// The capacity of new maps beside pinned maps of ids, which a release with other layouts may have made larger.
-    pub(super) fn for_pinned_ids(pins: &Pins) -> Self {
+    /// The capacity of new maps beside pinned maps of ids, which a release with other layouts may have made larger, on a node that may have no
+    /// address of a family.
+    pub(super) fn of_new_maps(pins: &Pins, absent: Option<IpFamily>) -> Self {
         let mut room = Self::initial();
+        if let Some(family) = absent {
+            room.set(Part::Flows(family), 0);
+        }
         for (part, ids) in [(Part::ServicePorts, "service_names"), (Part::Backends, "backend_ids")] {
             let entries = entries(pins, ids).unwrap_or(0);
             room.set(part, room.of(part).max(entries));
@@ -144,7 +156,7 @@ impl Room {
         for part in Part::GROWING {
             let (now, most) = (self.of(part), part.limits().1);
             // Room may be in pieces that are too small, or not free yet.
-            let mut room = if full.contains(&part) { now.saturating_mul(2) } else { now };
+            let mut room = if full.contains(&part) { now.saturating_mul(2).max(1) } else { now };
             while room < most && !is_ample(room, wanted.of(part)) {
                 room = room.saturating_mul(2);
             }
@@ -176,12 +188,14 @@ fn position(part: Part) -> Option<usize> {
 
 /// Names of the maps that may be replaced by larger ones.
 pub(super) fn growing_maps() -> impl Iterator<Item = &'static str> {
-    Room::initial().maps().into_iter().map(|(name, _)| name)
+    let is_of_flows = |map: &&Definition| IpFamily::ALL.iter().any(|family| sizes::is_of_flows(map, *family));
+    let of_flows = maps::all().filter(is_of_flows).map(|map| map.name);
+    Room::initial().maps().into_iter().map(|(name, _)| name).chain(of_flows)
 }
 
 /// Whether there are more ids than the pinned maps of services have room for.
 pub(super) fn is_short_of_ids(pins: &Pins) -> bool {
-    let room = Room::for_pinned_ids(pins);
+    let room = Room::of_new_maps(pins, None);
     room.maps().into_iter().any(|(name, wanted)| entries(pins, name).is_some_and(|entries| entries < wanted))
 }
 
@@ -249,6 +263,17 @@ mod tests {
         );
         let grown = with(Part::Slots(IpFamily::V6), 1 << 15);
         assert_eq!(grown.larger_maps(&initial), [("backends_v6", 1 << 15)]);
-        assert_eq!(growing_maps().count(), 8);
+        assert_eq!(growing_maps().count(), 8 + 2 * 4);
+    }
+
+    #[test]
+    fn flows_have_all_room_or_none() {
+        let part = Part::Flows(IpFamily::V6);
+        let without = with(part, 0);
+        assert!(!without.is_short(&Room::default()), "nothing asks for it");
+        assert_eq!(without.grown(&Room::default(), &BTreeSet::new()), None);
+        let whole = without.grown(&Room::default(), &[part].into());
+        assert_eq!(whole, Some(Room::initial()));
+        assert_eq!(Room::initial().grown(&Room::default(), &[part].into()), None);
     }
 }

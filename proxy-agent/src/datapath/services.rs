@@ -209,6 +209,7 @@ impl Services {
     pub fn apply(&mut self, plan: &PortPlan) -> Result<()> {
         let context =
             |error: WriteError| error.during(format_args!("service {} ({})", plan.name, plan.name.protocol));
+        self.require_flows(plan).map_err(context)?;
         let mut state = match self.ports.remove(&plan.name) {
             Some(state) => state,
             None => {

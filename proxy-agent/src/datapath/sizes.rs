@@ -2,28 +2,93 @@
 
 use proxy_common::layout::{
     destination::MAX_DESTINATIONS,
-    maps::{self, MIN_PENDING, PENDING_PART, Size},
+    maps::{self, Definition, Kind, MIN_PENDING, PENDING_PART, Size},
 };
 
-use super::{object_config::ObjectConfig, room::Room};
-use crate::net::routes::MAX_HINTS;
+use super::{
+    maps::capacity,
+    pins::Pins,
+    room::{Part, Room},
+};
+use crate::{model::plan::IpFamily, net::routes::MAX_HINTS};
+
+/// Entries of a map whose family is not used: the kernel makes no map without any.
+pub(super) const UNUSED: u32 = 1;
 
 /// Prefixes of IPsec policies; with more of them the stack sends everything.
 pub(super) const MAX_POLICIES: usize = MAX_DESTINATIONS as usize / 4;
 const _: () = assert!(2 * (MAX_POLICIES + MAX_HINTS) <= MAX_DESTINATIONS as usize);
 
 /// Entries of the maps that are not sized in the object; maps of services have so much room.
-pub(super) fn map_sizes(config: &ObjectConfig, room: &Room) -> Vec<(&'static str, u32)> {
+pub(super) fn map_sizes(max_flows: u32, room: &Room) -> Vec<(&'static str, u32)> {
     let mut sizes = room.maps();
+    let is_used = |map: &Definition| {
+        IpFamily::ALL.iter().all(|family| !is_of_flows(map, *family) || room.of(Part::Flows(*family)) > 0)
+    };
     sizes.extend(maps::all().filter_map(|map| {
-        let entries = match map.size {
-            // The latter are in `room`.
-            Size::InObject | Size::Grows(..) => return None,
-            Size::AtLoad(entries) => entries,
-            Size::Flows => config.max_flows,
-            Size::PendingFlows => (config.max_flows / PENDING_PART).max(MIN_PENDING),
-        };
-        Some((map.name, entries))
+        let entries = entries(map, max_flows)?;
+        Some((map.name, if is_used(map) { entries } else { UNUSED }))
     }));
     sizes
+}
+
+/// Maps of flows, clients and sockets of a family, with their entries once the family has Services.
+pub(super) fn maps_of_flows(max_flows: u32, family: IpFamily) -> Vec<(&'static str, u32)> {
+    let of_family = maps::all().filter(|map| is_of_flows(map, family));
+    of_family.filter_map(|map| Some((map.name, entries(map, max_flows)?))).collect()
+}
+
+/// Whether the maps of flows of a family are made for use.
+pub(super) fn has_flows(pins: &Pins, family: IpFamily) -> bool {
+    maps::all().filter(|map| is_of_flows(map, family)).all(|map| !is_unused(pins, map.name))
+}
+
+/// Whether a pinned map of flows has the size of an unused family.
+pub(super) fn is_unused(pins: &Pins, map: &str) -> bool {
+    capacity(pins, map) == Some(UNUSED)
+}
+
+/// Whether only Services of a family create the entries of a map, and the kernel allocates all of them at once.
+pub(super) fn is_of_flows(map: &Definition, family: IpFamily) -> bool {
+    let is_sized = !matches!(map.size, Size::InObject);
+    map.kind == Kind::LruHash && is_sized && map.family == Some(family as usize)
+}
+
+/// Entries of a map that is neither sized in the object nor in [`Room`].
+fn entries(map: &Definition, max_flows: u32) -> Option<u32> {
+    match map.size {
+        Size::InObject | Size::Grows(..) => None,
+        Size::AtLoad(entries) => Some(entries),
+        Size::Flows => Some(max_flows.max(UNUSED + 1)),
+        Size::PendingFlows => Some((max_flows / PENDING_PART).max(MIN_PENDING)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const FLOWS: u32 = 1 << 20;
+
+    #[test]
+    fn a_family_without_services_has_no_room_for_flows() {
+        let whole: BTreeMap<_, _> = map_sizes(FLOWS, &Room::initial()).into_iter().collect();
+        let of_flows = ["flows_v6", "pending_v6", "sockets_v6", "affinity_v6"];
+        for absent in IpFamily::ALL {
+            let mut room = Room::initial();
+            room.set(Part::Flows(absent), 0);
+            let sizes: BTreeMap<_, _> = map_sizes(FLOWS, &room).into_iter().collect();
+            let without: BTreeSet<_> =
+                sizes.iter().filter(|size| *size.1 == UNUSED).map(|size| *size.0).collect();
+            let expected = of_flows.map(|name| name.replace("_v6", ["_v4", "_v6"][absent as usize]));
+            assert_eq!(without, expected.iter().map(String::as_str).collect());
+            assert!(sizes.iter().all(|(name, size)| without.contains(name) || size == &whole[name]));
+            // Growth makes them whole.
+            let later: BTreeMap<_, _> = maps_of_flows(FLOWS, absent).into_iter().collect();
+            assert!(later.keys().copied().eq(without.iter().copied()));
+            assert!(later.iter().all(|(name, size)| size == &whole[name]));
+        }
+    }
 }

@@ -3,11 +3,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use anyhow::Result;
-use aya::programs::ProgramFd;
 use proxy_common::{
     V4, V6,
     layout::{
@@ -35,16 +34,20 @@ pub struct Kept {
     pub backend: Id,
 }
 
+/// The programs of IPv4 and IPv6.
+pub(super) const PROGRAMS: [&str; 2] = ["socket_backend4", "socket_backend6"];
+
 /// Reads what connected sockets store. Only on kernels with socket storage.
 #[derive(Debug)]
 pub struct SocketReader {
-    v4: ProgramFd,
-    v6: ProgramFd,
+    v4: OwnedFd,
+    v6: OwnedFd,
 }
 
 impl SocketReader {
     pub(super) fn load(object: &mut Object) -> Result<Self> {
-        Ok(Self { v4: object.program("socket_backend4")?, v6: object.program("socket_backend6")? })
+        object.load_programs(PROGRAMS.into_iter())?;
+        Ok(Self { v4: object.program(PROGRAMS[0])?, v6: object.program(PROGRAMS[1])? })
     }
 
     /// The record of the socket with these addresses in this thread's network namespace; `None` if it was not

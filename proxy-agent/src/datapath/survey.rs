@@ -31,10 +31,15 @@ pub(crate) struct CgroupHook {
 
 impl Datapath {
     /// Loads every program, attached to nothing.
-    pub(crate) fn try_programs(&mut self) -> Vec<(String, Result<()>)> {
-        let names: Vec<String> = self.object.ebpf().programs().map(|(name, _)| name.to_owned()).collect();
+    ///
+    /// # Errors
+    /// When this binary was built without programs.
+    pub(crate) fn try_programs(&mut self) -> Result<Vec<(String, Result<()>)>> {
         let object = &mut self.object;
-        names.into_iter().map(|name| (name.clone(), object.program(&name).map(drop))).collect()
+        let names = object.program_names()?;
+        // Refused ones are tried once more below, for the reason.
+        let _ = object.load_programs(names.iter().map(String::as_str));
+        Ok(names.into_iter().map(|name| (name.clone(), object.program(&name).map(drop))).collect())
     }
 }
 

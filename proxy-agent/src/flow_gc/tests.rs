@@ -52,6 +52,8 @@ impl Memory {
 }
 
 impl FlowTable<V4> for Memory {
+    fn follow(&mut self) {}
+
     fn capacity(&self) -> u32 {
         100
     }

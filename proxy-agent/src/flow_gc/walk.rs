@@ -68,6 +68,11 @@ impl<F: MapFamily, T: FlowTable<F>> Walk<F, T> {
         u32::try_from(self.last_seen.div_ceil(slice)).unwrap_or(u32::MAX).max(1)
     }
 
+    /// Continues with larger maps, if some were replaced; for use at the start of a round.
+    pub(super) fn follow(&mut self) {
+        self.tables.iter_mut().for_each(T::follow);
+    }
+
     /// Whether the next slice is the first one.
     pub(super) fn is_at_start(&self) -> bool {
         self.at.is_none() && self.current == 0

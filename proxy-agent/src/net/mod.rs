@@ -1,5 +1,6 @@
 //! The node's network, and which hooks it needs.
 
+pub(crate) mod absent_family;
 pub mod conntrack;
 pub mod conntrack_sysctls;
 pub mod filters;

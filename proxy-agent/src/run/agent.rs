@@ -2,14 +2,16 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use proxy_sys::socket::netns_cookie;
 use rtnetlink::Handle;
+use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
 use super::{
     conntrack::Conntrack,
     interfaces::{InterfaceController, ServiceNeeds, describe},
+    pod_programs::PodPrograms,
     reports::Reports,
     services::ServiceReconciler,
     sockets::{Found, Namespaces, SocketController},
@@ -17,10 +19,10 @@ use super::{
 };
 use crate::{
     config::{Settings, object_config},
-    datapath::{Datapath, Prepared},
+    datapath::{Datapath, ObjectConfig, Prepared, pins::Pins},
     flow_gc::FlowGc,
     neighbours::Prober,
-    net::{forwarding, pods::Pod, reserved_ports, topology::PodDatapath},
+    net::{forwarding, pods::Pod, reserved_ports},
     observe::{Events, drops::Drops, events::Event},
     socket_termination::{Records, SocketTerminator},
 };
@@ -34,12 +36,27 @@ pub(super) struct Agent {
     pub(super) reports: Reports,
     drops: Drops,
     conntrack: Conntrack,
+    pub(super) pod_programs: PodPrograms,
     _flow_gc: FlowGc,
     _prober: Prober,
 }
 
+/// Programs that use the maps that are pinned now. Loading some takes long, and blocks.
+async fn renewed(
+    prepared: Prepared,
+    config: &ObjectConfig,
+    pins: &Pins,
+    fills_first: bool,
+) -> Result<Prepared> {
+    let (config, pins) = (config.clone(), pins.clone());
+    let renew = move || {
+        if fills_first { prepared.begin_to_fill(&config, &pins) } else { prepared.renew(&config, &pins) }
+    };
+    spawn_blocking(renew).await.context("loading the programs ended unexpectedly")?
+}
+
 impl Agent {
-    /// Begins to serve: loads what is not loaded yet, attaches it and fills maps before that, where required.
+    /// Begins to serve: attaches the programs, and fills maps before that, where required.
     ///
     /// # Errors
     /// When the kernel does not allow it.
@@ -55,10 +72,7 @@ impl Agent {
         let config = object_config(settings);
         let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
         let reports = Reports { health, metrics, events };
-        let mut prepared = prepared.map_or_else(|| Prepared::maps_only(&config, &pins), Ok)?;
-        if fills_first {
-            prepared = prepared.begin_to_fill(&config, &pins)?;
-        }
+        let prepared = renewed(prepared, &config, &pins, fills_first).await?;
         let mut datapath = Datapath::open_prepared(prepared, &config, &pins, settings.xdp)?;
         if settings.kernel_log.is_some() {
             datapath.follow_kernel_log()?;
@@ -90,6 +104,7 @@ impl Agent {
             reports,
             drops: Drops::default(),
             conntrack: Conntrack::new(settings.conntrack),
+            pod_programs: PodPrograms::default(),
             _flow_gc: flow_gc,
             _prober: prober,
         };
@@ -101,11 +116,6 @@ impl Agent {
             agent.datapath.attach_sockets(&cgroup)?;
         }
         agent.follow_network().await?;
-        if settings.pod_datapath == PodDatapath::Auto
-            && let Err(error) = agent.datapath.load_pod_programs()
-        {
-            warn!("{error:#}; pods that sockets cannot serve are not served");
-        }
         agent.interfaces.attach_first(&mut agent.datapath);
         agent.reports.events.send(Event::starting());
         Ok(agent)

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, spawn_blocking},
     time::interval,
 };
 use tokio_util::sync::CancellationToken;
@@ -71,13 +71,14 @@ pub(super) struct Known {
     /// The source's changes meanwhile.
     pub(super) sync: Sync,
     /// Programs that are loaded already.
-    pub(super) prepared: Option<Prepared>,
+    pub(super) prepared: Prepared,
     /// The attached programs use other maps, or maps that were never synced: they serve until those of this agent are filled.
     pub(super) fills_first: bool,
 }
 
 impl Turn {
-    /// Waits until no other agent writes. Requests the hand-over once this one knows what to write.
+    /// Loads the programs, and waits until no other agent writes. Requests the hand-over once this one knows what to write. The source is
+    /// read meanwhile.
     ///
     /// # Errors
     /// When the kernel refuses the programs, or the source of services ends.
@@ -91,12 +92,9 @@ impl Turn {
         let root = observed.pins.root();
         let mut lock = Lock::attempt_below(&observed.pins)?;
         let mut waiting = None;
-        let mut known = Known {
-            sync: Sync::new(&settings.node_name, settings.endpoint_settle_time)
-                .with_budget(settings.service_budget),
-            prepared: None,
-            fills_first: lock.is_some() && fills_first(&observed.pins),
-        };
+        let mut sync = Sync::new(&settings.node_name, settings.endpoint_settle_time)
+            .with_budget(settings.service_budget);
+        let mut fills = lock.is_some() && fills_first(&observed.pins);
         if lock.is_none() {
             info!(
                 "another agent with the same --bpffs, {}, runs: standing by until it hands over or ends",
@@ -105,21 +103,21 @@ impl Turn {
             observed.health.set_role(Role::Standby);
             waiting = Some(Waiting::start(&observed.pins)?);
         }
-        if lock.is_none() || known.fills_first {
-            // A refusal of the kernel must be known while other programs serve.
-            cgroup_root(settings)?;
-            known.prepared = Some(Prepared::load(&object_config(settings), &observed.pins)?);
-        }
+        // A refusal of the kernel must be known while other programs serve.
+        cgroup_root(settings)?;
+        let (config, pins) = (object_config(settings), observed.pins.clone());
+        let mut loading = spawn_blocking(move || Prepared::load(&config, &pins));
+        let mut prepared = None;
         let mut request = None;
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
-        let lock = loop {
+        let (lock, prepared) = loop {
             observed.health.turns();
-            lock = match lock {
-                Some(lock) if !known.fills_first || known.sync.is_complete() => break lock,
-                lock => lock,
+            (lock, prepared) = match (lock, prepared) {
+                (Some(lock), Some(prepared)) if !fills || sync.is_complete() => break (lock, prepared),
+                both => both,
             };
-            if lock.is_none() && request.is_none() && known.sync.is_complete() {
+            if lock.is_none() && prepared.is_some() && request.is_none() && sync.is_complete() {
                 request =
                     Request::attempt(root).with_context(|| format!("cannot ask for {}", root.display()))?;
                 if request.is_some() {
@@ -127,11 +125,15 @@ impl Turn {
                 }
             }
             tokio::select! {
-                taken = taken(&mut waiting), if lock.is_none() => {
+                loaded = &mut loading, if prepared.is_none() => {
+                    prepared = Some(loaded.context("loading the programs ended unexpectedly")??);
+                }
+                // Afterwards: loading makes pins that the next lines look for.
+                taken = taken(&mut waiting), if lock.is_none() && prepared.is_some() => {
                     lock = Some(taken?);
                     info!("the other agent handed over or ended: taking over");
                     // It may have been of another release, or another one since this agent began.
-                    known.fills_first = fills_first(&observed.pins);
+                    fills = fills_first(&observed.pins);
                     observed.listeners.join();
                     observed.health.set_role(Role::Active);
                 }
@@ -144,13 +146,14 @@ impl Turn {
                     debug!("took in {count} changes");
                     for change in batch.drain(..) {
                         observed.metrics.queued(&change);
-                        known.sync.take(change);
+                        sync.take(change);
                     }
                 }
-                _ = retry.tick() => servers.try_to_start(),
+                _ = retry.tick(), if lock.is_none() || fills => servers.try_to_start(),
             }
         };
         observed.metrics.set_active(true);
+        let known = Known { sync, prepared, fills_first: fills };
         Ok(Self { holder: Holder::new(&observed.pins, lock), request, known })
     }
 }
@@ -206,9 +209,7 @@ impl Agent {
         let (health, service_health) = self.end_but_for_health();
         let mut service_health = Some(service_health);
         // The successor uses slots and ids again that no program may still be reading.
-        tokio::task::spawn_blocking(wait_for_readers)
-            .await
-            .context("waiting for programs ended unexpectedly")?;
+        spawn_blocking(wait_for_readers).await.context("waiting for programs ended unexpectedly")?;
         let (root, mut watch) = holder.release();
         let mut vacant_since: Option<Instant> = None;
         loop {

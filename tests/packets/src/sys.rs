@@ -134,7 +134,7 @@ pub fn load_with(kind: Kind, instructions: &[u64], flags: u32) -> io::Result<Own
         Kind::Tc => (program::SCHED_CLS, 0),
         Kind::Xdp => (program::XDP, BPF_XDP),
     };
-    program::load(Load { kind, instructions, flags, attach_type, name: "" })
+    program::load(Load { kind, instructions, flags, attach_type, ..Load::default() })
         .map_err(|(error, log)| io::Error::new(error.kind(), format!("{error}: {log}")))
 }
 

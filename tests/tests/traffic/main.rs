@@ -25,6 +25,7 @@ mod kube_servers;
 mod kube_source;
 mod large_datagrams;
 mod larger_maps;
+mod late_family;
 mod locked_memory;
 mod map_layouts;
 mod migrate;

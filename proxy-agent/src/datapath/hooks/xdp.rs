@@ -1,6 +1,6 @@
 //! XDP at uplinks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::fd::AsFd as _};
 
 use anyhow::Result;
 use proxy_sys::ethtool::driver;
@@ -58,7 +58,7 @@ impl Hooks {
         }
         let attach = |object: &mut Object, program: &str| -> Result<Attached> {
             let fd = object.program(program)?;
-            link::attach(&self.pins, &name, &fd, Target::Xdp { ifindex: *index, flags })
+            link::attach(&self.pins, &name, fd.as_fd(), Target::Xdp { ifindex: *index, flags })
         };
         // Kernels below 5.18 know no packets in several buffers. And for programs that do, generic XDP copies the packet
         // and forgets the length of its link header (`skb_pp_cow_data`), so that tc programs would find it shifted.

@@ -8,7 +8,8 @@ use super::*;
 
 /// The objects; none if this was built without programs.
 fn objects() -> impl Iterator<Item = aya_obj::Object> {
-    let built = [OBJECT, LOGGING_OBJECT].into_iter().filter(|bytes| !bytes.is_empty());
+    let variants = [Variant::Plain, Variant::PlainWithLines, Variant::Logging];
+    let built = variants.into_iter().map(Variant::bytes).filter(|bytes| !bytes.is_empty());
     built.map(|bytes| aya_obj::Object::parse(bytes).unwrap())
 }
 

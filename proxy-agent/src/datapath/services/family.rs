@@ -25,6 +25,7 @@ use crate::{
         maps::{self, MapFamily},
         pins::Pins,
         room::Part,
+        sizes::has_flows,
         slices::{Slice, Slices},
         table::{SourcePrefix, Table},
     },
@@ -37,6 +38,8 @@ pub(super) struct FamilyTables<F: MapFamily> {
     pub(super) frontends: Box<dyn Table<FrontendKey<F>, FrontendValue<F>>>,
     pub(super) sources: Box<dyn Table<SourcePrefix<F>, u32>>,
     pub(super) backends: MmapArray<Backend<F>>,
+    /// Whether the maps of flows have room for more than one: [`Part::Flows`].
+    pub(super) has_flows: bool,
 }
 
 impl<F: MapFamily> FamilyTables<F> {
@@ -45,6 +48,7 @@ impl<F: MapFamily> FamilyTables<F> {
             frontends: Box::new(maps::hash::<table::Frontends<F>>(pins)?),
             sources: Box::new(F::source_ranges(pins)?),
             backends: maps::mmap::<table::Backends<F>>(pins)?,
+            has_flows: has_flows(pins, F::FAMILY),
         })
     }
 }

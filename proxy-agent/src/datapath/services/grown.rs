@@ -8,7 +8,10 @@ use proxy_common::layout::{
     set::{BackendSet, SetPolicy},
 };
 
-use super::{Maps, Services};
+use super::{
+    Maps, Services,
+    error::{Cause, WriteError},
+};
 use crate::{
     datapath::{
         array::MmapArray,
@@ -16,7 +19,7 @@ use crate::{
         room::{Part, Room},
         table::Table,
     },
-    model::plan::IpFamily,
+    model::plan::{IpFamily, PortPlan},
 };
 
 impl Services {
@@ -29,6 +32,8 @@ impl Services {
         room.set(Part::Slots(IpFamily::V6), self.v6.tables.backends.len());
         room.set(Part::Frontends(IpFamily::V4), self.v4.tables.frontends.capacity().unwrap_or(u32::MAX));
         room.set(Part::Frontends(IpFamily::V6), self.v6.tables.frontends.capacity().unwrap_or(u32::MAX));
+        room.set(Part::Flows(IpFamily::V4), self.v4.tables.has_flows.into());
+        room.set(Part::Flows(IpFamily::V6), self.v6.tables.has_flows.into());
         room
     }
 
@@ -43,6 +48,18 @@ impl Services {
             used.add(Part::Frontends(family), self.owned_by_family[family as usize]);
         }
         used
+    }
+
+    /// Refuses frontends of a family without room for its flows: no program may see one before.
+    ///
+    /// # Errors
+    /// [`Cause::Full`].
+    pub(super) fn require_flows(&self, plan: &PortPlan) -> Result<(), WriteError> {
+        let flows = Part::Flows(plan.name.family);
+        if plan.frontends.is_empty() || self.room().of(flows) > 0 {
+            return Ok(());
+        }
+        Err(Cause::Full(flows).into())
     }
 
     /// Copies the entries of the maps that differ into those of `larger`.

@@ -5,7 +5,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use super::{Attr, Command, info, present};
+use super::{Attr, Command, btf::MapTypes, info, present};
 
 /// Types of maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +26,84 @@ pub enum MapKind {
 /// # Errors
 /// The kernel's.
 pub fn create(kind: MapKind, key: usize, value: usize, max_entries: u32) -> io::Result<OwnedFd> {
-    let (key, value) = (key as u32, value as u32);
-    let mut attr = Attr::new().u32(0, kind as u32).u32(4, key).u32(8, value).u32(12, max_entries);
-    // SAFETY: no pointers; the command returns a new descriptor.
-    unsafe { attr.call_for_fd(Command::MapCreate) }
+    let (key_size, value_size) = (key as u32, value as u32);
+    NewMap { kind: kind as u32, key_size, value_size, max_entries, ..NewMap::default() }.create()
+}
+
+/// A map to make.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewMap<'a> {
+    /// `bpf_attr.map_type`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// How many entries it has room for.
+    pub max_entries: u32,
+    /// `bpf_attr.map_flags`.
+    pub flags: u32,
+    /// For a map of maps: a map like its elements.
+    pub inner: Option<BorrowedFd<'a>>,
+    /// 15 bytes of its name are kept.
+    pub name: &'a str,
+    /// Types of keys and values.
+    pub types: Option<MapTypes<'a>>,
+}
+
+impl NewMap<'_> {
+    /// Makes the map.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn create(&self) -> io::Result<OwnedFd> {
+        let Self { kind, key_size, value_size, max_entries, flags, inner, name, types } = *self;
+        let mut attr = Attr::new()
+            .u32(0, kind)
+            .u32(4, key_size)
+            .u32(8, value_size)
+            .u32(12, max_entries)
+            .u32(16, flags)
+            .name(28, name);
+        if let Some(inner) = inner {
+            attr = attr.fd(20, inner);
+        }
+        if let Some(MapTypes { types, key, value }) = types {
+            attr = attr.fd(48, types).u32(52, key).u32(56, value);
+        }
+        // SAFETY: no pointers; the command returns a new descriptor.
+        unsafe { attr.call_for_fd(Command::MapCreate) }
+    }
+}
+
+/// Writes the one element of an array.
+///
+/// # Errors
+/// The kernel's; also when the value has another length than the array's.
+pub fn set_value(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    if map_info(array)?.value_size as usize != value.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let key = 0u32;
+    let mut attr = Attr::new().fd(0, array).u64(8, &raw const key as u64).u64(16, value.as_ptr() as u64);
+    // SAFETY: keys of arrays have four bytes, and the value was compared.
+    unsafe { attr.call(Command::MapUpdateElem) }.map(drop)
+}
+
+/// Ends system calls that write a map; the verifier then takes the values of one that programs only read for constants.
+///
+/// # Errors
+/// The kernel's.
+pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    unsafe { Attr::new().fd(0, map).call(Command::MapFreeze) }.map(drop)
 }
 
 /// The kernel's information about a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapInfo {
+    /// The kernel's id.
+    pub id: u32,
     /// Bytes of a key.
     pub key_size: u32,
     /// Bytes of a value, of one CPU where each has its own.
@@ -49,7 +118,12 @@ pub struct MapInfo {
 /// The kernel's.
 pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     let info = info(map)?;
-    Ok(MapInfo { key_size: info.get_u32(8), value_size: info.get_u32(12), max_entries: info.get_u32(16) })
+    Ok(MapInfo {
+        id: info.get_u32(4),
+        key_size: info.get_u32(8),
+        value_size: info.get_u32(12),
+        max_entries: info.get_u32(16),
+    })
 }
 
 /// Removes an element of an array of maps, if there is one.

@@ -1,5 +1,6 @@
 //! bpf(2): attributes, and what is the same for maps, programs and links.
 
+pub mod btf;
 pub mod link;
 pub mod map;
 pub mod program;
@@ -32,6 +33,8 @@ pub enum Command {
     ProgGetFdById = 13,
     ObjGetInfoByFd = 15,
     ProgQuery = 16,
+    BtfLoad = 18,
+    MapFreeze = 22,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     LinkCreate = 28,
@@ -39,10 +42,11 @@ pub enum Command {
     LinkDetach = 34,
 }
 
-/// A `bpf_attr`: fields by their offset in bytes, zero where nothing was said. It has room for the largest command used here.
+/// A `bpf_attr`: fields by their offset in bytes, zero where nothing was said. It has room for the largest command used here, and for
+/// `bpf_prog_info`.
 #[derive(Debug)]
 #[repr(C, align(8))]
-pub struct Attr([u8; 128]);
+pub struct Attr([u8; 256]);
 
 impl Default for Attr {
     fn default() -> Self {
@@ -53,7 +57,7 @@ impl Default for Attr {
 impl Attr {
     /// All zero.
     pub fn new() -> Self {
-        Self([0; 128])
+        Self([0; 256])
     }
 
     /// Sets a field of 32 bits.
@@ -79,6 +83,14 @@ impl Attr {
     pub fn bytes(mut self, offset: usize, value: &[u8]) -> Self {
         self.0[offset..offset + value.len()].copy_from_slice(value);
         self
+    }
+
+    /// Sets the name of a map or program, as far as the kernel keeps it.
+    #[must_use]
+    fn name(self, offset: usize, name: &str) -> Self {
+        /// Bytes, without the zero at its end (`BPF_OBJ_NAME_LEN`).
+        const KEPT: usize = 15;
+        self.bytes(offset, &name.as_bytes()[..name.len().min(KEPT)])
     }
 
     /// Reads a field of 32 bits, which the kernel may have written.

@@ -27,33 +27,89 @@ pub struct Load<'a> {
     pub attach_type: u32,
     /// 15 bytes of its name are kept.
     pub name: &'a str,
+    /// Types of its functions.
+    pub types: Option<Types<'a>>,
+    /// The verifier's log, if it refuses the program.
+    pub log: Log,
 }
 
-/// Loads a program of raw instructions, under the GPL. On failure, the second part of the error is the verifier's log.
+/// Types of a program's functions.
+#[derive(Clone, Copy, Debug)]
+pub struct Types<'a> {
+    /// What [`super::btf::load`] returned.
+    pub types: BorrowedFd<'a>,
+    /// A `bpf_func_info` for each function.
+    pub functions: &'a [u8],
+    /// A `bpf_line_info` for each line: the verifier's log quotes the source by these.
+    pub lines: &'a [u8],
+}
+
+/// Contents of the verifier's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Log {
+    /// The path to the instruction that it refuses (`BPF_LOG_LEVEL1`).
+    #[default]
+    Path = 1,
+    /// How many instructions it processed (`BPF_LOG_STATS`).
+    Counts = 4,
+}
+
+/// Loads a program of raw instructions, under the GPL. On failure, the second part of the error is the verifier's log, for which the program is
+/// loaded once more.
 ///
 /// # Errors
 /// The kernel's.
 pub fn load(program: Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
-    /// Of a name in the kernel, without the zero at its end.
-    const NAME: usize = 15;
-    let Load { kind, instructions, flags, attach_type, name } = program;
-    let mut log = vec![0u8; 1 << 16];
+    const SHORTEST: usize = 1 << 16;
+    const LONGEST: usize = 1 << 24;
+    let mut log = Vec::new();
+    loop {
+        match load_once(&program, &mut log) {
+            Ok(fd) => return Ok(fd),
+            // A signal interrupted the verifier: nothing is wrong with the program.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err((error, String::new())),
+            // The log did not fit.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && log.len() < LONGEST => {
+                log = vec![0; (log.len() * 8).clamp(SHORTEST, LONGEST)];
+            }
+            Err(_) if log.is_empty() => log = vec![0; SHORTEST],
+            Err(error) => {
+                let log = String::from_utf8_lossy(&log);
+                return Err((error, log.trim_end_matches('\0').to_owned()));
+            }
+        }
+    }
+}
+
+fn load_once(program: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
+    const FUNCTION: usize = 8;
+    const LINE: usize = 16;
+    let Load { kind, instructions, flags, attach_type, name, types, log: level } = *program;
     let mut attr = Attr::new()
         .u32(0, kind)
         .u32(4, instructions.len() as u32)
         .u64(8, instructions.as_ptr() as u64)
         .u64(16, c"GPL".as_ptr() as u64)
-        .u32(24, 1)
-        .u32(28, log.len() as u32)
-        .u64(32, log.as_mut_ptr() as u64)
         .u32(44, flags)
-        .bytes(48, &name.as_bytes()[..name.len().min(NAME)])
+        .name(48, name)
         .u32(68, attach_type);
-    // SAFETY: instructions and log have the lengths that are given; the command returns a new descriptor.
-    unsafe { attr.call_for_fd(Command::ProgLoad) }.map_err(|error| {
-        let log = String::from_utf8_lossy(&log);
-        (error, log.trim_end_matches('\0').to_owned())
-    })
+    if !log.is_empty() {
+        attr = attr.u32(24, level as u32).u32(28, log.len() as u32).u64(32, log.as_mut_ptr() as u64);
+    }
+    if let Some(Types { types, functions, lines }) = types {
+        attr = attr.fd(72, types);
+        if !functions.is_empty() {
+            let count = (functions.len() / FUNCTION) as u32;
+            attr = attr.u32(76, FUNCTION as u32).u64(80, functions.as_ptr() as u64).u32(88, count);
+        }
+        if !lines.is_empty() {
+            let count = (lines.len() / LINE) as u32;
+            attr = attr.u32(92, LINE as u32).u64(96, lines.as_ptr() as u64).u32(104, count);
+        }
+    }
+    // SAFETY: instructions, log and records have the lengths that are given; the command returns a new descriptor.
+    unsafe { attr.call_for_fd(Command::ProgLoad) }
 }
 
 /// Does the kernel let socket address programs call a helper? Tries with a program of three instructions.
@@ -162,6 +218,24 @@ pub fn next_id(after: u32) -> io::Result<Option<u32>> {
     // SAFETY: no pointers.
     let result = unsafe { attr.call(Command::ProgGetNextId) };
     Ok(present(result)?.map(|_| attr.get_u32(4)))
+}
+
+/// The kernel's information about a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// The kernel's id.
+    pub id: u32,
+    /// How many instructions the verifier processed; 0 on kernels before 5.16.
+    pub verified_instructions: u32,
+}
+
+/// Asks a program what it is.
+///
+/// # Errors
+/// The kernel's.
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let info = info(program)?;
+    Ok(ProgramInfo { id: info.get_u32(4), verified_instructions: info.get_u32(216) })
 }
 
 /// A program's name, as the kernel cuts it: `bpf_prog_info.name`.

@@ -45,6 +45,22 @@ fn full_parts_have_names() {
 }
 
 #[test]
+fn the_first_service_of_a_family_asks_for_room_for_its_flows() {
+    let mut node = Node::new();
+    let web = port("web", Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))]);
+    let headless = port("headless", Protocol::Tcp, &[]);
+    node.services.v4.tables.has_flows = false;
+    assert_eq!(node.services.room().of(Part::Flows(IpFamily::V4)), 0);
+    node.services.apply(&headless).unwrap();
+    assert_eq!(full(node.services.apply(&web)), Some(Part::Flows(IpFamily::V4)));
+    assert_eq!(node.frontend("10.96.0.1:80", Protocol::Tcp), None);
+    assert!(!node.may_be_frontend("10.96.0.1:80"));
+    node.services.v4.tables.has_flows = true;
+    node.apply(&web);
+    assert!(node.frontend("10.96.0.1:80", Protocol::Tcp).is_some());
+}
+
+#[test]
 fn larger_maps_take_over() {
     let mut node = Node::new();
     let web =
@@ -60,11 +76,13 @@ fn larger_maps_take_over() {
             frontends: Box::new(frontends.clone()),
             sources: Box::new(node.sources.clone()),
             backends: MmapArray::anonymous(256),
+            has_flows: true,
         },
         v6: FamilyTables {
             frontends: Box::new(Memory::new(100)),
             sources: Box::new(node.sources_v6.clone()),
             backends: MmapArray::anonymous(64),
+            has_flows: true,
         },
         names: Box::new(names.clone()),
         sets: MmapArray::anonymous(32 * SetPolicy::STRIDE),

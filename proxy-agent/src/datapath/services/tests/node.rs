@@ -36,11 +36,13 @@ impl Node {
                 frontends: Box::new(frontends.clone()),
                 sources: Box::new(sources.clone()),
                 backends,
+                has_flows: true,
             },
             v6: FamilyTables {
                 frontends: Box::new(Memory::new(100)),
                 sources: Box::new(sources_v6.clone()),
                 backends: MmapArray::anonymous(64),
+                has_flows: true,
             },
             names: Box::new(names.clone()),
             sets,

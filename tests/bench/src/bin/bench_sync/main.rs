@@ -39,7 +39,7 @@ struct Args {
     runs: usize,
     /// Services and endpoints of each.
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = Size::parse,
-          default_value = "1000x10,10000x10,5000x50")]
+          default_value = "10x10,1000x10,10000x10,5000x50")]
     sizes: Vec<Size>,
 }
 

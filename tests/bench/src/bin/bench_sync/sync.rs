@@ -149,6 +149,10 @@ fn targets(report: &mut Report, sizes: &[Size]) {
         let row = size.to_string();
         let endpoints = size.services * size.endpoints;
         match endpoints {
+            100 => {
+                report.target(&format!("cold start, {row}"), 0, &row, PROGRAMMED, 0.15);
+                report.target(&format!("CPU time of a cold start, {row}"), 0, &row, CPU_COLD, 0.1);
+            }
             100_000 => {
                 report.target(&format!("cold start, {row}"), 0, &row, PROGRAMMED, 1.5);
                 report.target(
@@ -187,7 +191,9 @@ fn targets(report: &mut Report, sizes: &[Size]) {
     // Independent of their number: in proportion to it would be ten. Between runs it is 0.8 to 1.3, for the caches that a
     // change after a rest finds cold.
     let most = sizes.iter().max_by_key(|size| size.services);
-    let least = sizes.iter().filter(|size| most.is_some_and(|most| most.endpoints == size.endpoints));
+    let is_comparable =
+        |size: &&Size| size.services >= 1000 && most.is_some_and(|most| most.endpoints == size.endpoints);
+    let least = sizes.iter().filter(is_comparable);
     if let (Some(most), Some(least)) = (most, least.min_by_key(|size| size.services))
         && most != least
     {
