@@ -92,6 +92,46 @@ pub(crate) fn look_up<F: Routed>(
     Some(&cached.route)
 }
 
+/// Bit of the index in a slot that has a source address in place of the next hop. No device has it: indices are
+/// positive integers.
+const SOURCE: u32 = 1 << 31;
+
+/// The query for the source of flows to `dst`, from any client.
+#[inline(always)]
+fn source_query<F: Routed>(ifindex: u32, dst: &F::Addr, now: u32) -> FibQuery<'_, F> {
+    FibQuery { ifindex: ifindex | SOURCE, src: dst, dst, size: 0, now }
+}
+
+/// The source that was last recorded for flows to `dst` from this device, if that was within [`FRESH`].
+#[inline(always)]
+pub(crate) fn recent_source<F: Routed>(ifindex: u32, dst: &F::Addr, now: u32, source: &mut F::Addr) -> bool {
+    let query = source_query::<F>(ifindex, dst, now);
+    let Some(cached) = F::cached_route(query.slot()) else { return false };
+    // SAFETY: as above.
+    let cached = unsafe { &*cached };
+    let is_hit = query.is_hit(cached);
+    if is_hit {
+        *source = cached.route.next_hop;
+    }
+    is_hit
+}
+
+/// Records it.
+#[inline(always)]
+pub(crate) fn remember_source<F: Routed>(ifindex: u32, dst: &F::Addr, now: u32, source: &F::Addr) {
+    let query = source_query::<F>(ifindex, dst, now);
+    let Some(cached) = F::cached_route(query.slot()) else { return };
+    // SAFETY: as above.
+    let cached = unsafe { &mut *cached };
+    cached.src = *dst;
+    cached.dst = *dst;
+    cached.ifindex = query.ifindex;
+    cached.size = 0;
+    cached.queried = now;
+    cached.route.next_hop = *source;
+    cached.route.kind = RouteKind::Neighbour;
+}
+
 /// Answers the query in this slot.
 #[inline(always)]
 fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {

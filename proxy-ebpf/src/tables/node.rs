@@ -105,6 +105,16 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn recent_source(&self, ifindex: u32, dst: &F::Addr, source: &mut F::Addr) -> bool {
+        fib_cache::recent_source::<F>(ifindex, dst, Tables::<F>::now(self), source)
+    }
+
+    #[inline(always)]
+    fn remember_source(&self, ifindex: u32, dst: &F::Addr, source: &F::Addr) {
+        fib_cache::remember_source::<F>(ifindex, dst, Tables::<F>::now(self), source);
+    }
+
+    #[inline(always)]
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
         if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
             // The kernel has no look-up for SCTP sockets. The stack answering a late packet is better than a

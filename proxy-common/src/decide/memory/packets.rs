@@ -190,6 +190,17 @@ impl<F: MemoryFamily> NodeTables<F> for MemoryTables<F> {
         self.preferred_sources.get(dst).map(|known| *preferred = *known).is_some()
     }
 
+    fn recent_source(&self, ifindex: u32, dst: &F::Addr, source: &mut F::Addr) -> bool {
+        let sources = self.recent_sources.borrow();
+        sources.get(&(ifindex, *dst)).map(|recent| *source = *recent).is_some()
+    }
+
+    fn remember_source(&self, ifindex: u32, dst: &F::Addr, source: &F::Addr) {
+        if self.remembers_sources {
+            self.recent_sources.borrow_mut().insert((ifindex, *dst), *source);
+        }
+    }
+
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
         self.listening.contains(&(tuple.dst, tuple.dport, protocol))
     }
