@@ -12,7 +12,9 @@ use crate::{
     maps::FamilyMaps,
     route::{
         Routed,
-        fib_cache::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
+        fib_cache::{
+            mark_route4, mark_route6, route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb,
+        },
     },
     scratch::{Scratch, draft, scratch},
     settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
@@ -128,6 +130,8 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     fn route_of_skb(skb: *mut __sk_buff, slot: u32);
     /// The same at XDP.
     fn route_of_frame(ctx: *mut xdp_md, slot: u32);
+    /// Marks the route in this slot of the FIB cache as that of a flow; returns the mark in the lower six bytes.
+    fn mark_route(slot: u32, now: u32) -> u64;
     /// The device's source address for connections that it forwards; false if it has none.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
@@ -181,6 +185,11 @@ impl KernelFamily for V4 {
     #[inline(always)]
     fn route_of_frame(ctx: *mut xdp_md, slot: u32) {
         route4_of_frame(ctx, slot);
+    }
+
+    #[inline(always)]
+    fn mark_route(slot: u32, now: u32) -> u64 {
+        mark_route4(slot, now)
     }
 
     #[inline(always)]
@@ -239,6 +248,11 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn route_of_frame(ctx: *mut xdp_md, slot: u32) {
         route6_of_frame(ctx, slot);
+    }
+
+    #[inline(always)]
+    fn mark_route(slot: u32, now: u32) -> u64 {
+        mark_route6(slot, now)
     }
 
     #[inline(always)]

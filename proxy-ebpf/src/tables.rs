@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Family,
-    decide::{Attempt, DropReason, Found, Tables, Verdict},
+    decide::{Attempt, DropReason, Found, Route, Tables, Verdict},
     layout::{
         config::Settings,
         counter::Counter,
@@ -149,6 +149,11 @@ impl<F: KernelFamily> Tables<F> for Kernel {
             PENDING => F::pending(key).or_else(|| F::flow(key)).map(FlowEntry),
             _ => None,
         }
+    }
+
+    #[inline(always)]
+    fn route_of_flow(&self, ifindex: u32, flow: &FlowEntry<F>, size: u32) -> Option<&'static Route<F>> {
+        self.marked_route(ifindex, flow, size)
     }
 
     #[inline(always)]
