@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub use self::{
-    flows::{Attempt, FlowHandle, FlowTables, Found, Inserted},
+    flows::{Attempt, Claim, FlowHandle, FlowTables, Found, Inserted},
     node::{NodeAddress, NodeTables, Route, RouteKind},
     packet::{Fragmentable, PacketContext},
     services::{AffinityHandle, ServiceTables},
@@ -63,7 +63,7 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
     }
     /// Tries to open the flow that [`FlowTables::draft`] has with the source port in it, with
     /// [`attempt`](super::attempt). A separate function in the kernel.
-    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt;
+    fn attempt(&self, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt;
     /// Moves the flow of which [`FlowTables::draft`] has an entry to the confirmed ones, with
     /// [`confirm`](super::confirm). A separate function in the kernel.
     fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool;

@@ -3,7 +3,9 @@
 use core::cell::Cell;
 use std::{boxed::Box, rc::Rc};
 
-use crate::decide::tables::{Attempt, Fragmentable, Inserted, NodeAddress, Route, RouteKind, Step, Tables};
+use crate::decide::tables::{
+    Attempt, Claim, Fragmentable, Inserted, NodeAddress, Route, RouteKind, Step, Tables,
+};
 use crate::decide::{flow, verdict::DropReason};
 use crate::{
     layout::{
@@ -250,8 +252,8 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         flow::open(self, draft)
     }
 
-    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
-        flow::attempt(self, draft, seize)
+    fn attempt(&self, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt {
+        flow::attempt(self, draft, claim)
     }
 
     fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool {
