@@ -148,6 +148,15 @@ fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
     1
 }
 
+/// The mark for the route in this slot, in the lower six bytes.
+#[inline(always)]
+fn mark<F: Routed>(slot: u32, now: u32) -> u64 {
+    let Some(cached) = F::cached_route(slot) else { return 0 };
+    // SAFETY: as above.
+    let CachedRoute { route, queried, size, .. } = unsafe { &*cached };
+    hop_route::mark(route, *queried, *size, now)
+}
+
 macro_rules! fill_slot {
     ($($family:ident, $of_skb:ident, $of_frame:ident, $mark:ident;)*) => { $(
         // Global functions: the verifier checks them once, and their stack is free afterwards.
@@ -170,10 +179,7 @@ macro_rules! fill_slot {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $mark(slot: u32, now: u32) -> u64 {
-            let Some(cached) = $family::cached_route(slot) else { return 0 };
-            // SAFETY: as above.
-            let CachedRoute { route, queried, size, .. } = unsafe { &*cached };
-            hop_route::mark::<$family>(route, *queried, *size, now)
+            mark::<$family>(slot, now)
         }
     )* };
 }
