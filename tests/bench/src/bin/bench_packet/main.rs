@@ -49,9 +49,6 @@ fn measure(runs: u32) -> Result<Part> {
     let mut fixture = fixture::Fixture::new()?;
     let mut cases = baseline_cases::all()?;
     cases.extend(ours::all(&mut fixture)?);
-    if let Ok(only) = std::env::var("BENCH_ONLY") {
-        cases.retain(|case| only.split(',').any(|table| format!("{:?}", case.table).starts_with(table)));
-    }
     let measured = measure::all(&cases, runs)?;
     Ok(report::part(&cases, &measured, runs))
 }
