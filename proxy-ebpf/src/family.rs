@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     Family as _, V4, V6,
-    decide::{self, Attempt, DropReason},
+    decide::{self, Attempt, Claim, DropReason},
     layout::{device::Device, event::EventFamily},
 };
 
@@ -12,7 +12,9 @@ use crate::{
     maps::FamilyMaps,
     route::{
         Routed,
-        fib_cache::{route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb},
+        fib_cache::{
+            mark_route4, mark_route6, route4_of_frame, route4_of_skb, route6_of_frame, route6_of_skb,
+        },
     },
     scratch::{Scratch, draft, scratch},
     settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
@@ -21,9 +23,9 @@ use crate::{
 
 /// An [`Attempt`] as a number.
 #[inline(always)]
-fn attempt_flow<F: KernelFamily>(kernel: &Kernel, seize: bool) -> u32 {
+fn attempt_flow<F: KernelFamily>(kernel: &Kernel, claim: u32) -> u32 {
     let Some(draft) = draft::<F>() else { return Attempt::NoRoom as u32 };
-    decide::attempt::<F, _>(kernel, draft, seize) as u32
+    decide::attempt::<F, _>(kernel, draft, Claim::of(claim)) as u32
 }
 
 /// Looks for the flow of the packet in the CPU's scratch, by the key there; returns a [`Found`](decide::Found).
@@ -67,15 +69,15 @@ macro_rules! open_flow {
         /// Tries one source port, for tc.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32 {
-            attempt_flow::<$family>(&Kernel::of_skb(skb, 0), seize != 0)
+        pub extern "C" fn $attempt_of_skb(skb: *mut __sk_buff, claim: u32) -> u32 {
+            attempt_flow::<$family>(&Kernel::of_skb(skb, 0), claim)
         }
 
         /// For XDP.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
-            attempt_flow::<$family>(&Kernel::before_tc(ctx.cast()), seize != 0)
+        pub extern "C" fn $attempt_of_frame(ctx: *mut xdp_md, claim: u32) -> u32 {
+            attempt_flow::<$family>(&Kernel::before_tc(ctx.cast()), claim)
         }
 
         /// Finds a flow, for tc.
@@ -113,9 +115,9 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     /// The same at XDP.
     fn open_flow_of_frame(ctx: *mut xdp_md) -> u32;
     /// Tries to open it with one source port, at tc; returns an [`Attempt`].
-    fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32;
+    fn attempt_of_skb(skb: *mut __sk_buff, claim: u32) -> u32;
     /// The same at XDP.
-    fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32;
+    fn attempt_of_frame(ctx: *mut xdp_md, claim: u32) -> u32;
     /// Looks for the flow of the packet in the CPU's scratch, at tc; returns a [`Found`](decide::Found).
     fn find_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.
@@ -128,6 +130,8 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     fn route_of_skb(skb: *mut __sk_buff, slot: u32);
     /// The same at XDP.
     fn route_of_frame(ctx: *mut xdp_md, slot: u32);
+    /// Marks the route in this slot of the FIB cache as that of a flow; returns the mark in the lower six bytes.
+    fn mark_route(slot: u32, now: u32) -> u64;
     /// The device's source address for connections that it forwards; false if it has none.
     fn snat_address(device: &Device, addr: &mut Self::Addr) -> bool;
 }
@@ -144,13 +148,13 @@ impl KernelFamily for V4 {
     }
 
     #[inline(always)]
-    fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32 {
-        attempt_flow4_of_skb(skb, seize)
+    fn attempt_of_skb(skb: *mut __sk_buff, claim: u32) -> u32 {
+        attempt_flow4_of_skb(skb, claim)
     }
 
     #[inline(always)]
-    fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
-        attempt_flow4_of_frame(ctx, seize)
+    fn attempt_of_frame(ctx: *mut xdp_md, claim: u32) -> u32 {
+        attempt_flow4_of_frame(ctx, claim)
     }
 
     #[inline(always)]
@@ -184,6 +188,11 @@ impl KernelFamily for V4 {
     }
 
     #[inline(always)]
+    fn mark_route(slot: u32, now: u32) -> u64 {
+        mark_route4(slot, now)
+    }
+
+    #[inline(always)]
     fn snat_address(device: &Device, addr: &mut u32) -> bool {
         *addr = device.snat_v4;
         *addr != 0
@@ -202,13 +211,13 @@ impl KernelFamily for V6 {
     }
 
     #[inline(always)]
-    fn attempt_of_skb(skb: *mut __sk_buff, seize: u32) -> u32 {
-        attempt_flow6_of_skb(skb, seize)
+    fn attempt_of_skb(skb: *mut __sk_buff, claim: u32) -> u32 {
+        attempt_flow6_of_skb(skb, claim)
     }
 
     #[inline(always)]
-    fn attempt_of_frame(ctx: *mut xdp_md, seize: u32) -> u32 {
-        attempt_flow6_of_frame(ctx, seize)
+    fn attempt_of_frame(ctx: *mut xdp_md, claim: u32) -> u32 {
+        attempt_flow6_of_frame(ctx, claim)
     }
 
     #[inline(always)]
@@ -239,6 +248,11 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn route_of_frame(ctx: *mut xdp_md, slot: u32) {
         route6_of_frame(ctx, slot);
+    }
+
+    #[inline(always)]
+    fn mark_route(slot: u32, now: u32) -> u64 {
+        mark_route6(slot, now)
     }
 
     #[inline(always)]

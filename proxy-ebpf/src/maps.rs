@@ -28,7 +28,10 @@ use proxy_common::{
     packet::Parse,
 };
 
-use crate::{route::fib_cache::CachedRoute, scratch::Scratch};
+use crate::{
+    route::{fib_cache::CachedRoute, hop_route::HopRoute},
+    scratch::Scratch,
+};
 
 const _: () = assert!(maps::MMAPABLE == BPF_F_MMAPABLE && maps::ON_DEMAND == BPF_F_NO_PREALLOC);
 
@@ -83,7 +86,7 @@ macro_rules! family_maps {
      $fragments:ident $fragments_name:literal, $scratch:ident $scratch_name:literal,
      $queued:ident $frag_queue_name:literal, $routes:ident $fib_cache_name:literal, $pending:ident $pending_name:literal,
      $outbound:ident $outbound_name:literal, $snat:ident $snat_name:literal, $destinations:ident $destinations_name:literal,
-     $next_hops:ident $next_hops_name:literal) => {
+     $next_hops:ident $next_hops_name:literal, $hop_routes:ident $hop_routes_name:literal) => {
         #[btf_map(name = $frontends_name)]
         static $frontends: keyed!(HashMap, table::Frontends<$family>) = HashMap::new();
         #[btf_map(name = $backends_name)]
@@ -133,6 +136,12 @@ macro_rules! family_maps {
             CachedRoute<$family>,
             { <table::FibCache<$family> as DeclaredMap>::ENTRIES },
         > = PerCpuArray::new();
+
+        #[btf_map(name = $hop_routes_name)]
+        static $hop_routes: Array<
+            HopRoute<$family>,
+            { <table::HopRoutes<$family> as DeclaredMap>::ENTRIES },
+        > = Array::new();
 
         impl FamilyMaps for $family {
             #[inline(always)]
@@ -217,6 +226,10 @@ macro_rules! family_maps {
                 $routes.get_ptr_mut(slot)
             }
             #[inline(always)]
+            fn hop_route(slot: u32) -> Option<*mut HopRoute<Self>> {
+                $hop_routes.get_ptr_mut(slot)
+            }
+            #[inline(always)]
             fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>> {
                 $sockets.get_ptr(key)
             }
@@ -277,13 +290,13 @@ family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V
     AFFINITY_V4 "affinity_v4", SOURCE_RANGES_V4 "source_ranges_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
     FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", FRAG_QUEUE_V4 "frag_queue_v4", FIB_CACHE_V4 "fib_cache_v4", PENDING_V4 "pending_v4",
     OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4", DESTINATIONS_V4 "destinations_v4",
-    NEXT_HOPS_V4 "next_hops_v4");
+    NEXT_HOPS_V4 "next_hops_v4", HOP_ROUTES_V4 "hop_routes_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
     SOCKETS_V6 "sockets_v6", CONNECTED_V6 "connected_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", FLOW_DRAFT_V6 "flow_draft_v6",
     AFFINITY_V6 "affinity_v6", SOURCE_RANGES_V6 "source_ranges_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
     FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", FRAG_QUEUE_V6 "frag_queue_v6", FIB_CACHE_V6 "fib_cache_v6", PENDING_V6 "pending_v6",
     OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", DESTINATIONS_V6 "destinations_v6",
-    NEXT_HOPS_V6 "next_hops_v6");
+    NEXT_HOPS_V6 "next_hops_v6", HOP_ROUTES_V6 "hop_routes_v6");
 
 /// The agent's entry of an interface.
 #[inline(always)]
@@ -313,6 +326,7 @@ pub(crate) trait FamilyMaps: Parse {
     fn draft() -> Option<*mut FlowDraft<Self>>;
     fn scratch() -> Option<*mut Scratch<Self>>;
     fn cached_route(slot: u32) -> Option<*mut CachedRoute<Self>>;
+    fn hop_route(slot: u32) -> Option<*mut HopRoute<Self>>;
     fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>>;
     fn set_shared_peer(key: &SharedKey, peer: &SharedPeer<Self>) -> bool;
     fn connected() -> &'static SkStorage<ConnectedPeer<Self>>;

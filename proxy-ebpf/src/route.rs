@@ -1,6 +1,7 @@
 //! Routing by the kernel's tables.
 
 pub(crate) mod fib_cache;
+pub(crate) mod hop_route;
 pub(crate) mod next_hop;
 
 use core::{ffi::c_void, mem};

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Family,
-    decide::{Attempt, DropReason, Found, Tables, Verdict},
+    decide::{Attempt, Claim, DropReason, Found, Route, Tables, Verdict},
     layout::{
         config::Settings,
         counter::Counter,
@@ -152,17 +152,22 @@ impl<F: KernelFamily> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn route_of_flow(&self, ifindex: u32, flow: &FlowEntry<F>, size: u32) -> Option<&'static Route<F>> {
+        self.marked_route(ifindex, flow, size)
+    }
+
+    #[inline(always)]
     fn defers(&self) -> bool {
         matches!(self.layer, Layer::Tc(_))
     }
 
     #[inline(always)]
-    fn attempt(&self, _: &mut FlowDraft<F>, seize: bool) -> Attempt {
+    fn attempt(&self, _: &mut FlowDraft<F>, claim: Claim) -> Attempt {
         const OPENED: u32 = Attempt::Opened as u32;
         const TAKEN: u32 = Attempt::Taken as u32;
         let attempt = match self.layer {
-            Layer::Xdp => F::attempt_of_frame(self.ctx.cast(), seize as u32),
-            _ => F::attempt_of_skb(self.ctx.cast(), seize as u32),
+            Layer::Xdp => F::attempt_of_frame(self.ctx.cast(), claim as u32),
+            _ => F::attempt_of_skb(self.ctx.cast(), claim as u32),
         };
         match attempt {
             OPENED => Attempt::Opened,

@@ -132,14 +132,13 @@ pub fn verdict<F: Family>(flow: &Flow<F>) -> Verdict {
 pub fn route<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &Packet<F>,
-    flow: &Flow<F>,
+    flow: &T::Flow,
     ifindex: u32,
 ) -> Option<T::CachedRoute> {
     if packet.hop_limit <= 1 {
         return None;
     }
-    let to = &flow.tuple;
-    let route = tables.cached_route(ifindex, &to.src, &to.dst, tables.size(packet))?;
+    let route = tables.route_of_flow(ifindex, flow, tables.size(packet))?;
     matches!(route.kind, RouteKind::Neighbour | RouteKind::Unresolved | RouteKind::Stack).then_some(route)
 }
 

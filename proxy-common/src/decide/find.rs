@@ -16,6 +16,10 @@ use crate::{
 #[inline(always)]
 pub fn find<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowKey<F>) -> Found {
     let is_forward = key.lookup_point == LookupPoint::Forward as u8;
+    // A flow is inserted among the confirmed ones before it is removed from the others: looked up in this order,
+    // it is in one of the two maps. Most requests open a flow, and are in neither.
+    let is_request = is_forward && packet.is_request();
+    let requested = if is_request { tables.pending(key) } else { None };
     if let Some(flow) = tables.flow(key) {
         if is_forward {
             if must_choose(tables, packet, &flow) {
@@ -29,7 +33,14 @@ pub fn find<F: Family, T: Tables<F>>(tables: &T, packet: &Packet<F>, key: &FlowK
         track::confirmed(tables, packet, key, &flow);
         return Found::Confirmed;
     }
-    let Some(flow) = tables.pending(key) else { return moved(tables, key) };
+    let flow = match requested {
+        Some(flow) => flow,
+        None if is_request => return Found::None,
+        None => match tables.pending(key) {
+            Some(flow) => flow,
+            None => return moved(tables, key),
+        },
+    };
     if is_forward && must_choose(tables, packet, &flow) {
         return Found::None;
     }

@@ -1,6 +1,6 @@
 //! Opens flows with a source port that no other flow or socket has, and moves them once they are confirmed.
 
-use super::tables::{Attempt, Inserted, Tables};
+use super::tables::{Attempt, Claim, Inserted, Tables};
 use super::verdict::DropReason;
 use crate::{
     Family,
@@ -46,8 +46,13 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> Op
     if is_shared(&draft.flow) {
         draft.flow.tuple.sport = settings.snat_port(client);
     }
+    match tables.attempt(draft, Claim::Unused) {
+        Attempt::Opened => return None,
+        Attempt::NoRoom => return Some(DropReason::FlowMapFull),
+        Attempt::Taken => {}
+    }
     for number in 0..ATTEMPTS {
-        match tables.attempt(draft, false) {
+        match tables.attempt(draft, Claim::Free) {
             Attempt::Opened => return None,
             Attempt::NoRoom => return Some(DropReason::FlowMapFull),
             Attempt::Taken => {}
@@ -67,7 +72,7 @@ pub fn open<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>) -> Op
         set_source(tables, draft, draft.spare.source.into());
     }
     for _ in 0..SEIZURES {
-        match tables.attempt(draft, true) {
+        match tables.attempt(draft, Claim::Seize) {
             Attempt::Opened => return None,
             Attempt::NoRoom => return Some(DropReason::FlowMapFull),
             Attempt::Taken => {}
@@ -115,16 +120,20 @@ fn set_source<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, num
     }
 }
 
-/// Inserts both entries of the flow in the draft, if no other flow has the same replies. With `seize`, a flow
-/// that may have ended gives way.
+/// Inserts both entries of the flow in the draft, if the claim holds.
 #[inline(always)]
-pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
+pub fn attempt<F: Family, T: Tables<F>>(tables: &T, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt {
+    let (is_unused, seize) = (matches!(claim, Claim::Unused), matches!(claim, Claim::Seize));
     draft.make_opposite();
     let confirmed = tables.flow(&draft.opposite_key);
+    if is_unused && confirmed.is_some() {
+        return Attempt::Taken;
+    }
     if confirmed.as_ref().is_some_and(|existing| !may_replace(tables, draft, existing, false, seize)) {
         return Attempt::Taken;
     }
-    let unconfirmed = tables.pending(&draft.opposite_key);
+    // An unused port shows when its entry is inserted.
+    let unconfirmed = if is_unused { None } else { tables.pending(&draft.opposite_key) };
     if unconfirmed.as_ref().is_some_and(|existing| !may_replace(tables, draft, existing, true, seize)) {
         return Attempt::Taken;
     }

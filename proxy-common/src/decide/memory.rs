@@ -96,6 +96,10 @@ pub struct MemoryTables<F: MemoryFamily> {
     pub default_route: Route<F>,
     /// Source addresses that routes prefer, by destination.
     pub preferred_sources: HashMap<F::Addr, F::Addr>,
+    /// Whether flows get the source of the last one that was opened to the same endpoint.
+    pub remembers_sources: bool,
+    /// Those sources, by the device that requests come in by and the endpoint.
+    pub recent_sources: RefCell<HashMap<(u32, F::Addr), F::Addr>>,
     /// Configured source addresses for connections to remote endpoints.
     pub snat_sources: Vec<F::Addr>,
     /// Packets that the node sent itself, by the tuples of replies.
@@ -174,6 +178,8 @@ impl<F: MemoryFamily> MemoryTables<F> {
             routes: HashMap::new(),
             default_route: Route::default(),
             preferred_sources: HashMap::new(),
+            remembers_sources: false,
+            recent_sources: RefCell::default(),
             snat_sources: Vec::new(),
             outbound: RefCell::default(),
             came_in: Cell::new(0),

@@ -27,7 +27,7 @@ pub use packet::{new_flow, opened, pod_egress, pod_ingress, uplink_egress, uplin
 pub use socket::{SocketClient, SocketOrigin, connect, send};
 pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{
-    AffinityHandle, Attempt, FlowHandle, FlowTables, Found, Fragmentable, Inserted, NodeAddress, NodeTables,
-    PacketContext, Route, RouteKind, ServiceTables, SocketTables, Step, Tables,
+    AffinityHandle, Attempt, Claim, FlowHandle, FlowTables, Found, Fragmentable, Inserted, NodeAddress,
+    NodeTables, PacketContext, Route, RouteKind, ServiceTables, SocketTables, Step, Tables,
 };
 pub use verdict::{DropReason, SocketVerdict, Translation, Verdict};

@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub use self::{
-    flows::{Attempt, FlowHandle, FlowTables, Found, Inserted},
+    flows::{Attempt, Claim, FlowHandle, FlowTables, Found, Inserted},
     node::{NodeAddress, NodeTables, Route, RouteKind},
     packet::{Fragmentable, PacketContext},
     services::{AffinityHandle, ServiceTables},
@@ -49,6 +49,12 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
             Found::Pending => self.pending(key).or_else(|| self.flow(key)),
         }
     }
+    /// The route of a packet of this flow, as by [`NodeTables::cached_route`]. In the kernel the flow's entry has a
+    /// [`RouteMark`](crate::layout::route_mark::RouteMark) that saves most look-ups.
+    #[inline(always)]
+    fn route_of_flow(&self, ifindex: u32, flow: &Self::Flow, size: u32) -> Option<Self::CachedRoute> {
+        self.cached_route(ifindex, &flow.tuple.src, &flow.tuple.dst, size)
+    }
     /// Whether the caller chooses the backend and opens the flow in later steps. The kernel programs run these
     /// steps one after another, not nested: a chain of calls has 512 bytes of stack.
     #[inline(always)]
@@ -57,7 +63,7 @@ pub trait Tables<F: Family>: ServiceTables<F> + FlowTables<F> + NodeTables<F> + 
     }
     /// Tries to open the flow that [`FlowTables::draft`] has with the source port in it, with
     /// [`attempt`](super::attempt). A separate function in the kernel.
-    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt;
+    fn attempt(&self, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt;
     /// Moves the flow of which [`FlowTables::draft`] has an entry to the confirmed ones, with
     /// [`confirm`](super::confirm). A separate function in the kernel.
     fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool;

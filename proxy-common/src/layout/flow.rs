@@ -211,7 +211,8 @@ pub struct Flow<F: Family> {
     pub state: u8,
     /// [`flags`].
     pub flags: u8,
-    /// With [`flags::SWITCHED`]: the backend's MAC, or [`Mac::NONE`] until the neighbour is resolved.
+    /// With [`flags::SWITCHED`]: the backend's MAC, or [`Mac::NONE`] until the neighbour is resolved. With
+    /// [`flags::SNAT`]: a [`RouteMark`](super::route_mark::RouteMark).
     pub mac: Mac,
     /// TCP: initial sequence number of the side whose packets this entry translates; 0: unknown. UDP, entry for
     /// requests: when the frontend was last looked up, in the unit of `last_seen`.
@@ -322,7 +323,8 @@ impl<F: Family> FlowDraft<F> {
         opposite.backend = flow.backend;
         opposite.service = flow.service;
         opposite.state = flow.state;
-        opposite.mac = flow.mac;
+        // The packets of the other side have another route.
+        opposite.mac = if flow.flags & flags::SNAT == 0 { flow.mac } else { Mac::NONE };
         opposite.isn = 0;
         opposite.acknowledged = 0;
         opposite.timestamp = 0;

@@ -24,6 +24,7 @@ pub mod next_hop;
 pub mod outbound;
 pub mod probe;
 pub mod reply_filter;
+pub mod route_mark;
 pub mod set;
 pub mod socket;
 pub mod source_range;

@@ -10,19 +10,19 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     Family, V4, V6,
     decide::{Route, RouteKind},
-    layout::maps::{DeclaredMap, table},
+    layout::{
+        maps::{DeclaredMap, table},
+        route_mark::FRESH,
+    },
 };
 
-use super::{Routed, next_hop};
+use super::{Routed, hop_route, next_hop};
 use crate::settings::second;
 
 /// Routes that a CPU caches of each family, as the exponent of two.
 const SLOT_BITS: u32 = SLOTS.trailing_zeros();
 const SLOTS: usize = table::FibCache::<V4>::ENTRIES;
 const _: () = assert!(SLOTS.is_power_of_two());
-
-/// How long a route is used without a new query, in jiffies: between 32 ms (HZ 1000) and 320 ms (HZ 100).
-const FRESH: u32 = 32;
 
 /// Cache slot: the last FIB query and its result. All zero is an empty slot: no packet comes in by a device
 /// with index 0.
@@ -52,7 +52,7 @@ pub(crate) struct FibQuery<'q, F: Family> {
 
 impl<F: Family> FibQuery<'_, F> {
     #[inline(always)]
-    fn slot(&self) -> u32 {
+    pub(crate) fn slot(&self) -> u32 {
         let word = F::fold(self.src).rotate_left(u32::BITS / 2) ^ F::fold(self.dst);
         word.wrapping_mul(0x9e37_79b9) >> (u32::BITS - SLOT_BITS)
     }
@@ -92,6 +92,46 @@ pub(crate) fn look_up<F: Routed>(
     Some(&cached.route)
 }
 
+/// Bit of the index in a slot that has a source address in place of the next hop. No device has it: indices are
+/// positive integers.
+const SOURCE: u32 = 1 << 31;
+
+/// The query for the source of flows to `dst`, from any client.
+#[inline(always)]
+fn source_query<F: Routed>(ifindex: u32, dst: &F::Addr, now: u32) -> FibQuery<'_, F> {
+    FibQuery { ifindex: ifindex | SOURCE, src: dst, dst, size: 0, now }
+}
+
+/// The source that was last recorded for flows to `dst` from this device, if that was within [`FRESH`].
+#[inline(always)]
+pub(crate) fn recent_source<F: Routed>(ifindex: u32, dst: &F::Addr, now: u32, source: &mut F::Addr) -> bool {
+    let query = source_query::<F>(ifindex, dst, now);
+    let Some(cached) = F::cached_route(query.slot()) else { return false };
+    // SAFETY: as above.
+    let cached = unsafe { &*cached };
+    let is_hit = query.is_hit(cached);
+    if is_hit {
+        *source = cached.route.next_hop;
+    }
+    is_hit
+}
+
+/// Records it.
+#[inline(always)]
+pub(crate) fn remember_source<F: Routed>(ifindex: u32, dst: &F::Addr, now: u32, source: &F::Addr) {
+    let query = source_query::<F>(ifindex, dst, now);
+    let Some(cached) = F::cached_route(query.slot()) else { return };
+    // SAFETY: as above.
+    let cached = unsafe { &mut *cached };
+    cached.src = *dst;
+    cached.dst = *dst;
+    cached.ifindex = query.ifindex;
+    cached.size = 0;
+    cached.queried = now;
+    cached.route.next_hop = *source;
+    cached.route.kind = RouteKind::Neighbour;
+}
+
 /// Answers the query in this slot.
 #[inline(always)]
 fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
@@ -108,8 +148,17 @@ fn fill_slot<F: Routed>(ctx: *mut c_void, slot: u32, is_xdp: bool) -> u32 {
     1
 }
 
+/// The mark for the route in this slot, in the lower six bytes.
+#[inline(always)]
+fn mark<F: Routed>(slot: u32, now: u32) -> u64 {
+    let Some(cached) = F::cached_route(slot) else { return 0 };
+    // SAFETY: as above.
+    let CachedRoute { route, queried, size, .. } = unsafe { &*cached };
+    hop_route::mark(route, *queried, *size, now)
+}
+
 macro_rules! fill_slot {
-    ($($family:ident, $of_skb:ident, $of_frame:ident;)*) => { $(
+    ($($family:ident, $of_skb:ident, $of_frame:ident, $mark:ident;)*) => { $(
         // Global functions: the verifier checks them once, and their stack is free afterwards.
 
         /// For tc.
@@ -125,10 +174,17 @@ macro_rules! fill_slot {
         pub extern "C" fn $of_frame(ctx: *mut xdp_md, slot: u32) -> u32 {
             fill_slot::<$family>(ctx.cast(), slot, true)
         }
+
+        /// The mark for the route in this slot, in the lower six bytes.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $mark(slot: u32, now: u32) -> u64 {
+            mark::<$family>(slot, now)
+        }
     )* };
 }
 
 fill_slot! {
-    V4, route4_of_skb, route4_of_frame;
-    V6, route6_of_skb, route6_of_frame;
+    V4, route4_of_skb, route4_of_frame, mark_route4;
+    V6, route6_of_skb, route6_of_frame, mark_route6;
 }

@@ -6,19 +6,23 @@ use aya_ebpf::{
 };
 use proxy_common::{
     V4, V6,
-    decide::{NodeAddress, NodeTables, Route, RouteKind, Tables},
-    layout::{device::Device, filter, flow::Tuple},
+    decide::{FlowHandle as _, NodeAddress, NodeTables, Route, RouteKind, Tables},
+    layout::{
+        device::Device,
+        filter,
+        flow::{Mac, Tuple},
+    },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
-use super::{Kernel, Layer};
+use super::{FlowEntry, Kernel, Layer};
 use crate::{
     family::KernelFamily,
     maps::{INTERFACES, VIP_FILTER},
     route::{
         self,
         fib_cache::{self, FibQuery},
-        next_hop,
+        hop_route, next_hop,
     },
     settings::second,
 };
@@ -92,16 +96,22 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
         dst: &F::Addr,
         size: u32,
     ) -> Option<&'static Route<F>> {
-        let query = FibQuery { ifindex, src, dst, size, now: Tables::<F>::now(self) };
-        fib_cache::look_up(&query, |slot| match self.layer {
-            Layer::Xdp => F::route_of_frame(self.ctx.cast(), slot),
-            _ => F::route_of_skb(self.ctx.cast(), slot),
-        })
+        self.query_route(&FibQuery { ifindex, src, dst, size, now: Tables::<F>::now(self) })
     }
 
     #[inline(always)]
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool {
         route::preferred_source::<F>(self.ctx, ifindex, src, dst, preferred)
+    }
+
+    #[inline(always)]
+    fn recent_source(&self, ifindex: u32, dst: &F::Addr, source: &mut F::Addr) -> bool {
+        fib_cache::recent_source::<F>(ifindex, dst, Tables::<F>::now(self), source)
+    }
+
+    #[inline(always)]
+    fn remember_source(&self, ifindex: u32, dst: &F::Addr, source: &F::Addr) {
+        fib_cache::remember_source::<F>(ifindex, dst, Tables::<F>::now(self), source);
     }
 
     #[inline(always)]
@@ -134,6 +144,34 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
 }
 
 impl Kernel {
+    /// The route of a packet of `size` bytes, from the flow's mark or else from the FIB cache.
+    #[inline(always)]
+    pub(super) fn marked_route<F: KernelFamily>(
+        &self,
+        ifindex: u32,
+        flow: &FlowEntry<F>,
+        size: u32,
+    ) -> Option<&'static Route<F>> {
+        let now = Tables::<F>::now(self);
+        if let Some(route) = hop_route::marked(flow.mac, size, now) {
+            return Some(route);
+        }
+        let query = FibQuery { ifindex, src: &flow.tuple.src, dst: &flow.tuple.dst, size, now };
+        let route = self.query_route(&query)?;
+        let mark = F::mark_route(query.slot(), now);
+        flow.set_mac(Mac([mark as u16, (mark >> 16) as u16, (mark >> 32) as u16]));
+        Some(route)
+    }
+
+    /// The result of a query, from this CPU's FIB cache if it has it.
+    #[inline(always)]
+    fn query_route<F: KernelFamily>(&self, query: &FibQuery<'_, F>) -> Option<&'static Route<F>> {
+        fib_cache::look_up(query, |slot| match self.layer {
+            Layer::Xdp => F::route_of_frame(self.ctx.cast(), slot),
+            _ => F::route_of_skb(self.ctx.cast(), slot),
+        })
+    }
+
     /// The state of the TCP or UDP socket that would receive a packet with this tuple, in the network namespace
     /// with this id for the helpers.
     #[inline(always)]

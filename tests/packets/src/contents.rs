@@ -326,7 +326,10 @@ impl Kernel {
     /// The kernel's.
     pub fn forget_routes<F: PacketFamily>(&mut self) -> Result<()> {
         let ebpf = self.ebpf();
-        pool::empty(ebpf.map(&family_map::<F>("fib_cache")).context("fib_cache")?)
+        for map in ["fib_cache", "hop_routes"] {
+            pool::empty(ebpf.map(&family_map::<F>(map)).context(map)?)?;
+        }
+        Ok(())
     }
 
     /// The affinity entries of a family.

@@ -20,6 +20,7 @@ use proxy_packets::{
     helpers::{ACK, FIN, REDIRECT, SHOT, SYN, SYN_ACK, XDP_DROP, XDP_TX},
     memory_tables, same_frame,
     sys::Kind,
+    talk::translated,
 };
 
 /// NodePorts, by backend.
@@ -34,6 +35,7 @@ for_both_families! {
     packet_states_are_those_of_both_entries
     packet_source_that_the_route_prefers
     packet_a_changed_route_is_followed_soon
+    packet_a_changed_source_is_used_soon
 }
 
 /// The outcome for a packet to be forwarded.
@@ -271,11 +273,7 @@ fn packet_states_are_those_of_both_entries<F: PacketFamily>() -> Result<()> {
 }
 
 fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
-    let (other, length, flag): (IpAddr, u8, &str) = if F::IS_V4 {
-        ([192, 168, 1, 99].into(), 24, "-4")
-    } else {
-        ([0xfd00, 1, 0, 0, 0, 0, 0, 0x99].into(), 64, "-6")
-    };
+    let other = second_address::<F>();
     for (fib_src, is_known, expected) in
         [(true, true, other), (true, false, Host::Node.ip::<F>()), (false, true, Host::Node.ip::<F>())]
     {
@@ -283,10 +281,7 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
         if fib_src && !kernel.knows_fib_src()? {
             continue;
         }
-        let (remote, next_hop) = (Host::Remote.ip::<F>(), Host::OtherNode.ip::<F>());
-        let nodad = if F::IS_V4 { "" } else { " nodad" };
-        ip(&format!("{flag} addr add {other}/{length} dev uplink{nodad}"))?;
-        ip(&format!("{flag} route replace {remote} via {next_hop} src {other}"))?;
+        prefer_second_address::<F>()?;
         if is_known {
             let mut tables = memory_tables::<F>(Device::index)?;
             tables.node_addresses.insert(F::from_ip(other), NodeAddress(NODE_ADDR_SNAT));
@@ -306,6 +301,57 @@ fn packet_source_that_the_route_prefers<F: PacketFamily>() -> Result<()> {
             )?
             .sent()?;
         }
+    }
+    Ok(())
+}
+
+/// The node's second address.
+fn second_address<F: PacketFamily>() -> IpAddr {
+    if F::IS_V4 { [192, 168, 1, 99].into() } else { [0xfd00, 1, 0, 0, 0, 0, 0, 0x99].into() }
+}
+
+/// Adds it, for the route to the remote backend.
+fn prefer_second_address<F: PacketFamily>() -> Result<()> {
+    let (address, flag, length, nodad) = match second_address::<F>() {
+        address @ IpAddr::V4(_) => (address, "-4", 24, ""),
+        address @ IpAddr::V6(_) => (address, "-6", 64, " nodad"),
+    };
+    let (remote, next_hop) = (Host::Remote.ip::<F>(), Host::OtherNode.ip::<F>());
+    ip(&format!("{flag} addr add {address}/{length} dev uplink{nodad}"))?;
+    ip(&format!("{flag} route replace {remote} via {next_hop} src {address}"))
+}
+
+/// New flows have the source of the last one to their endpoint for a moment, but not for long.
+fn packet_a_changed_source_is_used_soon<F: PacketFamily>() -> Result<()> {
+    const SOON: Duration = Duration::from_secs(2);
+    let Node { mut kernel, .. } = Node::new(Options { fib_src: true, ..Options::default() })?;
+    if !kernel.knows_fib_src()? {
+        return Ok(());
+    }
+    let mut tables = memory_tables::<F>(Device::index)?;
+    let second = second_address::<F>();
+    tables.node_addresses.insert(F::from_ip(second), NodeAddress(NODE_ADDR_SNAT));
+    kernel.install(&tables)?;
+    let request = Frame::new(Host::Client.at::<F>(50_000), Host::Node.at::<F>(AT_REMOTE), SYN);
+    let source = |kernel: &Kernel, program| -> Result<IpAddr> {
+        Ok(translated(kernel, (program, Device::Uplink), &request)?.src.ip())
+    };
+    for program in kernel.possible(&["uplink_ingress", "uplink_xdp"])? {
+        kernel.forget_routes::<F>()?;
+        kernel.retain_flows::<F>(|_| false)?;
+        assert_eq!(source(&kernel, program)?, Host::Node.ip::<F>());
+        prefer_second_address::<F>()?;
+        let changed = Instant::now();
+        loop {
+            kernel.retain_flows::<F>(|_| false)?;
+            if source(&kernel, program)? == second {
+                break;
+            }
+            ensure!(changed.elapsed() < SOON, "{program}: still not from {second}");
+        }
+        let flag = if F::IS_V4 { "-4" } else { "-6" };
+        ip(&format!("{flag} route replace {} via {}", Host::Remote.ip::<F>(), Host::OtherNode.ip::<F>()))?;
+        ip(&format!("{flag} addr del {second}/{} dev uplink", if F::IS_V4 { 24 } else { 64 }))?;
     }
     Ok(())
 }

@@ -1,21 +1,32 @@
 //! Next hops that programs send to, as they report them to the agent. Needs root.
 
-use anyhow::Result;
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
 use proxy_common::layout::{
     counter::Counter,
     device::DEVICE_FRAGMENTS,
     next_hop::{HEARTBEAT, NextHop},
 };
+use proxy_harness::cluster::pipe;
 use proxy_packets::{
     Device, Frame, Host, Node, Options, PacketFamily, Transport, for_both_families, fragments,
     helpers::{ACK, REDIRECT, SYN, XDP_PASS, XDP_TX},
     talk,
 };
 
+/// The MAC of a second router.
+const ROUTER: [u8; 6] = [2, 0, 0, 0, 3, 1];
+
 for_both_families! {
     packet_next_hops_are_marked
     packet_is_left_to_tc_when_the_agent_is_gone
     packet_that_may_be_cut_is_for_the_stack
+    packet_next_hops_with_one_slot_take_turns
 }
 
 fn packet_next_hops_are_marked<F: PacketFamily>() -> Result<()> {
@@ -64,6 +75,59 @@ fn packet_is_left_to_tc_when_the_agent_is_gone<F: PacketFamily>() -> Result<()> 
         assert_eq!(send(1, 9 * SECOND)?, XDP_TX, "an agent");
         assert_eq!(send(9 * SECOND, 9 * SECOND)?, XDP_PASS, "none any more");
         assert_eq!(send(9 * SECOND, 1)?, XDP_TX, "a moment later");
+    }
+    Ok(())
+}
+
+/// The clients of two flows are behind routers whose routes have the same slot: each flow's packets go to its own
+/// router, also those that come right after a packet for the other.
+fn packet_next_hops_with_one_slot_take_turns<F: PacketFamily>() -> Result<()> {
+    // Longer than a CPU keeps a route: by then flows have marked the slot of theirs.
+    const LONG: Duration = Duration::from_millis(700);
+    let Node { kernel, .. } = Node::new(Options::default())?;
+    if kernel.possible(&["uplink_xdp"])?.is_empty() {
+        return Ok(());
+    }
+    let (uplink, hook) = (Device::Uplink.index()?, ("uplink_ingress", Device::Uplink));
+    let slot = |ip: IpAddr| NextHop::<F>::slot(&F::from_ip(ip), uplink);
+    let candidate = |number: u16| -> IpAddr {
+        let [high, low] = number.to_be_bytes();
+        if F::IS_V4 { [10, 99, high, low].into() } else { [0xfd00, 0x99, 0, 0, 0, 0, 0, number].into() }
+    };
+    let is_alike = |ip: &IpAddr| slot(*ip) == slot(Host::Gateway.ip::<F>());
+    let router = (1..u16::MAX).map(candidate).find(is_alike).context("no address with that slot")?;
+    let (flag, net, client): (_, _, IpAddr) = if F::IS_V4 {
+        ("-4", "10.99.0.0/16", [198, 18, 0, 9].into())
+    } else {
+        ("-6", "fd00:99::/64", [0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 9].into())
+    };
+    let script = format!(
+        "route add {net} dev uplink\nneigh add {router} lladdr {} dev uplink nud permanent\nroute add {client} via {router}\n",
+        ROUTER.map(|byte| format!("{byte:02x}")).join(":"),
+    );
+    pipe(Command::new("ip").args([flag, "-batch", "-"]), &script)?;
+    let reply = |client: SocketAddr| -> Result<Vec<u8>> {
+        let sent = talk::open(&kernel, hook, hook, &Frame::new(client, Host::Node.at::<F>(30_002), ACK))?;
+        sent.reply().build()
+    };
+    let flows = [
+        (reply(Host::Client.at::<F>(50_000))?, Host::Gateway.mac()),
+        (reply((client, 50_001).into())?, ROUTER),
+    ];
+    let send = |(packet, mac): &(Vec<u8>, [u8; 6])| -> Result<()> {
+        let run = kernel.run("uplink_xdp", packet, uplink, 0)?;
+        assert_eq!((run.result, &run.packet[..6]), (XDP_TX, &mac[..]));
+        Ok(())
+    };
+    for [long, short] in [[0, 1], [1, 0]] {
+        let start = Instant::now();
+        while start.elapsed() < LONG {
+            send(&flows[long])?;
+        }
+        for _ in 0..3 {
+            send(&flows[short])?;
+            send(&flows[long])?;
+        }
     }
     Ok(())
 }

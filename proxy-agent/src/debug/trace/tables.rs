@@ -9,8 +9,8 @@ use std::{
 use proxy_common::{
     V4, V6,
     decide::{
-        self, AffinityHandle, Attempt, DropReason, FlowHandle, FlowTables, Inserted, NodeAddress, NodeTables,
-        PacketContext, Route, RouteKind, ServiceTables, SocketTables, Step, Tables,
+        self, AffinityHandle, Attempt, Claim, DropReason, FlowHandle, FlowTables, Inserted, NodeAddress,
+        NodeTables, PacketContext, Route, RouteKind, ServiceTables, SocketTables, Step, Tables,
     },
     layout::{
         affinity::{Affinity, AffinityKey},
@@ -372,8 +372,12 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
         decide::open(self, draft)
     }
 
-    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
-        decide::attempt(self, draft, seize)
+    fn attempt(&self, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt {
+        // Insertions always succeed here, and show no port that is in use.
+        if claim == Claim::Unused {
+            return Attempt::Taken;
+        }
+        decide::attempt(self, draft, claim)
     }
 
     fn confirm_flow(&self, _pair: &mut FlowDraft<F>) -> bool {

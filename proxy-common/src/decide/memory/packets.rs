@@ -3,7 +3,9 @@
 use core::cell::Cell;
 use std::{boxed::Box, rc::Rc};
 
-use crate::decide::tables::{Attempt, Fragmentable, Inserted, NodeAddress, Route, RouteKind, Step, Tables};
+use crate::decide::tables::{
+    Attempt, Claim, Fragmentable, Inserted, NodeAddress, Route, RouteKind, Step, Tables,
+};
 use crate::decide::{flow, verdict::DropReason};
 use crate::{
     layout::{
@@ -190,6 +192,17 @@ impl<F: MemoryFamily> NodeTables<F> for MemoryTables<F> {
         self.preferred_sources.get(dst).map(|known| *preferred = *known).is_some()
     }
 
+    fn recent_source(&self, ifindex: u32, dst: &F::Addr, source: &mut F::Addr) -> bool {
+        let sources = self.recent_sources.borrow();
+        sources.get(&(ifindex, *dst)).map(|recent| *source = *recent).is_some()
+    }
+
+    fn remember_source(&self, ifindex: u32, dst: &F::Addr, source: &F::Addr) {
+        if self.remembers_sources {
+            self.recent_sources.borrow_mut().insert((ifindex, *dst), *source);
+        }
+    }
+
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool {
         self.listening.contains(&(tuple.dst, tuple.dport, protocol))
     }
@@ -239,8 +252,8 @@ impl<F: MemoryFamily> Tables<F> for MemoryTables<F> {
         flow::open(self, draft)
     }
 
-    fn attempt(&self, draft: &mut FlowDraft<F>, seize: bool) -> Attempt {
-        flow::attempt(self, draft, seize)
+    fn attempt(&self, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt {
+        flow::attempt(self, draft, claim)
     }
 
     fn confirm_flow(&self, draft: &mut FlowDraft<F>) -> bool {

@@ -65,31 +65,23 @@ pub fn new_flow<F: Family, T: Tables<F>>(
     let mut flags = 0;
     let mut client_namespace = 0;
     if matches!(scope, Scope::External) {
-        // The stack knows the routes to the node's own endpoints.
-        if backend.flags & BACKEND_LOCAL == 0 {
-            tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
-            tables.step(Step::Route(out.route));
-            match out.route.kind {
-                RouteKind::Local => {}
-                RouteKind::None => return tables.drop(DropReason::NoRoute),
-                _ if backend.flags & BACKEND_REMOTE != 0 || leads_off(tables, out.route.ifindex) => {
-                    if !snat_source(tables, tuple, ifindex, out) {
-                        return tables.drop(DropReason::NoSnatAddress);
-                    }
-                    if packet.hop_limit <= 1 {
-                        return tables.reply(Counter::HopLimit, Verdict::TimeExceeded);
-                    }
-                    // The route found so far fits nearly all packets.
-                    if tables.size(packet) > ALWAYS_FITS {
-                        let sent = forward(tables, packet, ifindex, out);
-                        if !matches!(sent, Verdict::Redirect) {
-                            return sent;
-                        }
-                    }
-                    flags = flags::SNAT;
-                    verdict = Verdict::Redirect;
+        match place(tables, &backend, tuple, ifindex, out) {
+            Place::Here => {}
+            Place::NoRoute => return tables.drop(DropReason::NoRoute),
+            Place::NoSource => return tables.drop(DropReason::NoSnatAddress),
+            place => {
+                if packet.hop_limit <= 1 {
+                    return tables.reply(Counter::HopLimit, Verdict::TimeExceeded);
                 }
-                _ => {}
+                // A route that was looked up for this packet fits nearly all packets.
+                if matches!(place, Place::RemoteAsBefore) || tables.size(packet) > ALWAYS_FITS {
+                    let sent = forward(tables, packet, ifindex, out);
+                    if !matches!(sent, Verdict::Redirect) {
+                        return sent;
+                    }
+                }
+                flags = flags::SNAT;
+                verdict = Verdict::Redirect;
             }
         }
         if flags == 0
@@ -160,6 +152,60 @@ pub fn opened<F: Family, T: Tables<F>>(
     tables.step(Step::Answer(out.to.reversed()));
     tables.count(Counter::FlowNew);
     verdict
+}
+
+/// Where an endpoint is, for a client outside.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Place {
+    /// On this node.
+    Here,
+    /// Elsewhere. Route and source were looked up for the packet.
+    Remote,
+    /// Elsewhere. The source is that of another flow.
+    RemoteAsBefore,
+    /// No route.
+    NoRoute,
+    /// Elsewhere, but the node has no address to send from.
+    NoSource,
+}
+
+/// Where the endpoint `out.to.dst` is, with the source for packets to it. Routes are looked up for the first of the flows
+/// that are opened in a short time: a look-up takes as long as an insertion of a flow, and with IPv6 one for the
+/// source takes much longer.
+#[inline(always)]
+fn place<F: Family, T: Tables<F>>(
+    tables: &T,
+    backend: &Backend<F>,
+    tuple: &Tuple<F>,
+    ifindex: u32,
+    out: &mut Translation<F>,
+) -> Place {
+    // The stack knows the routes to the node's own endpoints.
+    if backend.flags & BACKEND_LOCAL != 0 {
+        return Place::Here;
+    }
+    if tables.recent_source(ifindex, &backend.addr, &mut out.to.src) {
+        return Place::RemoteAsBefore;
+    }
+    tables.route(ifindex, &tuple.src, &backend.addr, 0, &mut out.route);
+    tables.step(Step::Route(out.route));
+    match out.route.kind {
+        RouteKind::Local => return Place::Here,
+        RouteKind::None => return Place::NoRoute,
+        _ if backend.flags & BACKEND_REMOTE == 0 && !leads_off(tables, out.route.ifindex) => {
+            return Place::Here;
+        }
+        _ => {}
+    }
+    if !snat_source(tables, tuple, ifindex, out) {
+        return Place::NoSource;
+    }
+    // Routing rules may choose another route for another client.
+    if tables.device(ifindex).is_some_and(|device| device.flags & DEVICE_RULES == 0) {
+        tables.remember_source(ifindex, &backend.addr, &out.to.src);
+    }
+    Place::Remote
 }
 
 /// Whether a device leads to other nodes.

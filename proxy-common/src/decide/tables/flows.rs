@@ -39,6 +39,30 @@ pub enum Inserted {
     NoRoom,
 }
 
+/// When a flow takes the source port of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Claim {
+    /// If no flow has the same replies. Costs the fewest look-ups, and holds for most flows.
+    Unused = 0,
+    /// If no flow that has the same replies needs it any more.
+    Free = 1,
+    /// Also from a flow that may have ended.
+    Seize = 2,
+}
+
+impl Claim {
+    /// From its number.
+    #[inline(always)]
+    pub fn of(number: u32) -> Self {
+        match number {
+            0 => Self::Unused,
+            1 => Self::Free,
+            _ => Self::Seize,
+        }
+    }
+}
+
 /// Result of an attempt to open a flow with a certain source port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -119,6 +119,16 @@ pub trait NodeTables<F: Family> {
     ) -> Option<Self::CachedRoute>;
     /// The source address that the route of such a packet prefers; false if it is not known.
     fn preferred_source(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, preferred: &mut F::Addr) -> bool;
+    /// The source of flows to the endpoint `dst` whose requests come in by this device, if one was opened a moment
+    /// ago; else false, and `source` stays as it is.
+    fn recent_source(&self, ifindex: u32, dst: &F::Addr, source: &mut F::Addr) -> bool {
+        let _ = (ifindex, dst, source);
+        false
+    }
+    /// Records it for the next flows.
+    fn remember_source(&self, ifindex: u32, dst: &F::Addr, source: &F::Addr) {
+        let _ = (ifindex, dst, source);
+    }
     /// Whether a socket of this node would receive the packet.
     fn has_socket(&self, tuple: &Tuple<F>, protocol: u8) -> bool;
     /// Whether a socket in the client's network namespace has a connection whose replies have this tuple.

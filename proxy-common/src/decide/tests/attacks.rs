@@ -106,7 +106,7 @@ fn a_forged_fin_ends_nothing<F: TestFamily>() {
 /// Another CPU moves a flow between two look-ups: a datagram would get another endpoint, and the node would
 /// reset a TCP connection.
 fn a_packet_finds_the_flow_that_is_confirmed_meanwhile<F: TestFamily>() {
-    for (protocol, flags) in [(PROTOCOL_TCP, ACK), (PROTOCOL_UDP, 0)] {
+    for (protocol, flags) in [(PROTOCOL_TCP, ACK), (PROTOCOL_TCP, SYN), (PROTOCOL_UDP, 0)] {
         let fixture = Fixture::<F>::new(&[POD_A, REMOTE]);
         let request = packet(tuple(CLIENT_END, FRONTEND), protocol, SYN * u8::from(flags != 0));
         let to = fixture.uplink_gets(&request).out.to;

@@ -287,7 +287,10 @@ impl<F: TestFamily> Fixture<F> {
             _ => None,
         };
         let counted = known.map(|(_, _, counter)| self.counter(counter));
-        let route = known.and_then(|(flow, ..)| fast_path::route(&self.0, packet, &flow, ifindex));
+        let route = match &fast_verdict {
+            FastPath::Follow(flow) => fast_path::route(&self.0, packet, flow, ifindex),
+            _ => None,
+        };
 
         let mut out = Translation::default();
         let verdict = decide(&self.0, &mut out);

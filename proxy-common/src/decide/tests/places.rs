@@ -9,11 +9,14 @@ use crate::{
         device::{DEVICE_RULES, DEVICE_UPLINK, Device, LOOPBACK},
         set::SetPolicy,
     },
+    packet::Packet,
 };
 
 for_both_families! {
     the_node_decides_and_not_the_device
     affinity_knows_where_the_endpoint_runs
+    flows_to_one_endpoint_share_what_was_looked_up
+    routing_rules_may_choose_by_client
     replies_leave_where_the_frontend_s_packets_go
 }
 
@@ -76,6 +79,42 @@ fn affinity_knows_where_the_endpoint_runs<F: TestFamily>() {
         assert_eq!(decision.verdict, Verdict::Redirect);
     }
     assert_eq!(fixture.counter(Counter::AffinityKept), 2);
+}
+
+fn flows_to_one_endpoint_share_what_was_looked_up<F: TestFamily>() {
+    let mut fixture = fixture::<F>(REMOTE, BACKEND_REMOTE);
+    fixture.remembers_sources = true;
+    let opens = |fixture: &Fixture<F>, port| fixture.uplink_gets(&tcp((CLIENT, port), FRONTEND, SYN));
+    assert_eq!(opens(&fixture, 50_000).verdict, Verdict::Redirect);
+    // The device has no address any more: the next flow is not looked up again.
+    let flags = fixture.devices[&UPLINK].flags;
+    fixture.devices.insert(UPLINK, Device { flags, ..Device::default() });
+    let decision = opens(&fixture, 50_001);
+    assert_eq!((decision.verdict, decision.out.to.src), (Verdict::Redirect, F::addr(NODE)));
+    assert_eq!(decision.out.route.ifindex, UPLINK);
+    assert_eq!(fixture.counter(Counter::FlowNew), 2);
+    // What its packets would get, it gets as well: their route may have changed.
+    let low = Packet { hop_limit: 1, ..tcp((CLIENT, 50_002), FRONTEND, SYN) };
+    assert_eq!(fixture.uplink_gets(&low).verdict, Verdict::TimeExceeded);
+    let none = Route { kind: RouteKind::None, ..fixture.default_route };
+    fixture.routes.insert(F::addr(REMOTE), none);
+    assert_eq!(opens(&fixture, 50_002).verdict, Verdict::Drop);
+    assert_eq!(fixture.counter(Counter::NoRoute), 1);
+    assert_eq!(fixture.counter(Counter::FlowNew), 2);
+    // Endpoints of this node are left to the stack.
+    for set_policy in SetPolicy::ALL {
+        fixture.publish(SERVICE, set_policy, &[backend(REMOTE).with_flags(BACKEND_LOCAL)]);
+    }
+    let decision = opens(&fixture, 50_003);
+    assert_eq!((decision.verdict, decision.out.to.src), (Verdict::ToStack, F::addr(CLIENT)));
+}
+
+fn routing_rules_may_choose_by_client<F: TestFamily>() {
+    let mut fixture = fixture::<F>(REMOTE, BACKEND_REMOTE);
+    fixture.remembers_sources = true;
+    fixture.devices.get_mut(&UPLINK).unwrap().flags |= DEVICE_RULES;
+    fixture.uplink_gets(&tcp(CLIENT_END, FRONTEND, SYN));
+    assert!(fixture.recent_sources.borrow().is_empty());
 }
 
 fn replies_leave_where_the_frontend_s_packets_go<F: TestFamily>() {

@@ -313,6 +313,12 @@ of_each_family! {
         written_by: "packet programs", read_by: "packet programs",
     }
 
+    /// hash of next hop and interface -> route to it, since when the element has it
+    HopRoutes = "hop_routes": Array(u32 => OfPrograms) {
+        entries: next_hop::SLOTS, flags: 0, size: Size::InObject, group: Group::Services,
+        written_by: "packet programs", read_by: "packet programs, for flows with SNAT",
+    }
+
     /// FIB cache: hash of source and destination -> last query and its result
     FibCache = "fib_cache": PerCpuArray(u32 => OfPrograms) {
         entries: 512, flags: 0, size: Size::InObject, group: Group::Services,

@@ -7,7 +7,7 @@ use proxy_common::{
     decide::memory::MemoryTables,
     layout::{
         counter::Counter,
-        flow::{Flow, FlowKey, flags},
+        flow::{Flow, FlowKey, Mac, flags},
         id::Id,
     },
     packet::PROTOCOL_UDP,
@@ -146,6 +146,10 @@ fn normal<F: PacketFamily>(flows: impl Iterator<Item = (FlowKey<F>, Flow<F>)>) -
             flow.last_seen = 0;
             if key.protocol == PROTOCOL_UDP {
                 flow.isn = 0;
+            }
+            if flow.flags & flags::SNAT != 0 {
+                // The mark of its route.
+                flow.mac = Mac::NONE;
             }
             if flow.flags & flags::REVERSE == 0 {
                 hide(&mut flow.tuple.sport);

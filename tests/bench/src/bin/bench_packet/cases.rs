@@ -13,6 +13,8 @@ pub(crate) enum Table {
     Baselines,
     /// Few services, few flows.
     One,
+    /// [`CLIENTS`] clients with a flow each, in turn.
+    Clients,
     /// 65,536 flows in turn.
     Many,
     /// With a full flow map.
@@ -115,6 +117,9 @@ const SAMPLES_OF_SHORT: u32 = 4;
 
 /// Repetitions where each adds something.
 pub(crate) const REPEAT_NEW: u32 = 4096;
+
+/// Clients with a flow each: a CPU caches fewer routes, while their flows are in its caches.
+pub(crate) const CLIENTS: u32 = 1 << 11;
 
 /// Number of varied values, for cases that go through many of them.
 pub(crate) const MANY: u32 = 1 << 16;

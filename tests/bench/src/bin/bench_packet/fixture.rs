@@ -7,7 +7,7 @@ use proxy_common::{
     V4, V6,
     decide::memory::MemoryTables,
     layout::{
-        backend::Backend,
+        backend::{BACKEND_LOCAL, BACKEND_REMOTE, Backend},
         frontend::{FRONTEND_CLUSTER_IP, FrontendKey, Target},
         id::Id,
         set::SetPolicy,
@@ -57,6 +57,8 @@ impl Fixture {
             let (mut v4, mut v6) = (node.v4.clone(), node.v6.clone());
             fill(&mut v4, services)?;
             fill(&mut v6, services)?;
+            locate(&mut v4);
+            locate(&mut v6);
             Ok((v4, v6))
         };
         let load = |services: u32, max_flows: u32| -> Result<Kernel> {
@@ -127,6 +129,15 @@ fn fill<F: PacketFamily>(tables: &mut MemoryTables<F>, services: u32) -> Result<
         .collect();
     tables.publish(id, SetPolicy::External, &backends);
     Ok(())
+}
+
+/// Marks endpoints as local or remote, as the agent does by their `nodeName`.
+fn locate<F: PacketFamily>(tables: &mut MemoryTables<F>) {
+    let local = [Host::PodA, Host::PodB, Host::PodD, Host::OddPod].map(|host| host.addr::<F>());
+    for backend in &mut tables.backends {
+        let flag = if local.contains(&backend.addr) { BACKEND_LOCAL } else { BACKEND_REMOTE };
+        *backend = backend.with_flags(flag);
+    }
 }
 
 /// Confirms all flows: packets after the handshake are measured, not the handshake.

@@ -7,10 +7,10 @@ use proxy_common::{
     V4, V6,
     layout::{counter::Counter, flow::FlowKey},
 };
-use proxy_packets::{Kernel, PacketFamily, sys};
+use proxy_packets::{Kernel, PacketFamily, helpers::SYN, sys};
 
 use crate::{
-    cases::{After, Case, MANY, REPEAT_NEW, Sort, Table},
+    cases::{After, CLIENTS, Case, MANY, REPEAT_NEW, Sort, Table},
     fixture::{Fixture, MANY_REMOTE, SERVICES, SMALL, establish, filler_address},
     non_service::Filter,
     paths::{Path, PathKind, paths},
@@ -48,6 +48,11 @@ fn open<F: PacketFamily>(fixture: &mut Fixture) -> Result<Paths> {
     for path in crowded.iter().filter(|path| path.kind == PathKind::New) {
         run(&fixture.crowded, path, path.round_robin(), MANY)?;
     }
+    for path in crowded.iter().filter(|path| path.program == "uplink_ingress" && path.is_remote_request()) {
+        let mut opens = path.clone();
+        opens.frame.transport = SYN;
+        run(&fixture.crowded, &opens, path.clients(), CLIENTS)?;
+    }
     // First full, then the flows that are measured.
     for kernel in [&fixture.full, &fixture.evicting] {
         let paths = paths::<F>(kernel)?;
@@ -74,6 +79,7 @@ fn of_family<'w, F: PacketFamily>(fixture: &'w Fixture, paths: &Paths) -> Result
         let (kernel, filter) = (&fixture.kernels[number], &fixture.filters[number]);
         with_services::<F>(&mut cases, (kernel, filter), &paths.by_services[number], services)?;
     }
+    with_many_clients::<F>(&mut cases, &fixture.crowded, &paths.crowded)?;
     with_many_flows::<F>(&mut cases, &fixture.crowded, &paths.crowded)?;
     with_full_map::<F>(&mut cases, fixture, &paths.full)?;
     Ok(cases)
@@ -143,6 +149,25 @@ fn last_word(ip: IpAddr) -> u32 {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => u128::from(ip) as u32,
     }
+}
+
+/// Packets to and from remote backends: more clients than a CPU caches routes.
+fn with_many_clients<F: PacketFamily>(
+    cases: &mut Vec<Case<'_>>,
+    kernel: &Kernel,
+    paths: &[Path],
+) -> Result<()> {
+    let before = kernel.flows::<F>()?.len();
+    for path in paths {
+        if matches!(path.kind, PathKind::Request { snat: true } | PathKind::Answer { snat: true }) {
+            let case = path.case::<F>(kernel, Table::Clients, path.clients())?.through_many();
+            case.run(CLIENTS)?;
+            cases.push(case);
+        }
+    }
+    let after = kernel.flows::<F>()?.len();
+    ensure!(before == after, "{} of the clients' flows were not open", after.abs_diff(before));
+    Ok(())
 }
 
 fn with_many_flows<F: PacketFamily>(

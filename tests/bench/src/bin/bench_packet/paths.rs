@@ -4,13 +4,13 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use proxy_packets::{
-    Device, Frame, Host, Kernel, PacketFamily,
+    Device, Frame, Host, Kernel, PacketFamily, SNAT,
     helpers::{ACK, NEXT, REDIRECT, SYN, XDP_PASS, XDP_TX},
     sys::Kind,
 };
 
 use crate::{
-    cases::{Case, Sort, Table},
+    cases::{CLIENTS, Case, Sort, Table},
     fixture::MANY_REMOTE,
     wrapper::{Packet, Vary},
 };
@@ -24,6 +24,9 @@ pub(crate) struct Path {
     pub(crate) result: u32,
     pub(crate) kind: PathKind,
 }
+
+/// The port of the first of many clients: no other flow to that backend has the source port that follows from it.
+const FIRST_OF_CLIENTS: u32 = 5_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathKind {
@@ -72,6 +75,11 @@ impl Path {
         }
     }
 
+    /// Whether it is a client's packet to a remote backend.
+    pub(crate) fn is_remote_request(&self) -> bool {
+        self.kind == PathKind::Request { snat: true }
+    }
+
     /// Whether it belongs into the table of numbers of services. One of each sort does.
     pub(crate) fn shows_services(&self) -> bool {
         match self.kind {
@@ -89,6 +97,18 @@ impl Path {
         let address = if self.frame.src.is_ipv4() { 28 } else { 36 };
         let first = if self.program == "uplink_xdp" { HALF } else { 0 };
         vec![Vary::word(port, 0), Vary { first, values: HALF, ..Vary::word(address, 16) }]
+    }
+
+    /// Many clients, one after the other, each with a port of its own. The node takes the same number of its range for it,
+    /// so that answers are known, too.
+    pub(crate) fn clients(&self) -> Vec<Vary> {
+        let ports = self.frame.transport_offset();
+        let address = if self.frame.src.is_ipv4() { 28 } else { 36 };
+        let range = |at: usize, first: u32| Vary { at, bytes: 2, first, shift: 0, values: CLIENTS };
+        match self.kind {
+            PathKind::Answer { .. } => vec![range(ports + 2, u32::from(*SNAT.start()) + FIRST_OF_CLIENTS)],
+            _ => vec![range(ports, FIRST_OF_CLIENTS), range(address, 0)],
+        }
     }
 
     /// One flow after the other, or one destination after the other.

@@ -4,7 +4,7 @@ use proxy_figures::{Better, Figure, Part, Summary, Unit};
 use proxy_packets::sys::Kind;
 
 use crate::{
-    cases::{Case, Table},
+    cases::{CLIENTS, Case, Table},
     fixture::{LARGE, SERVICES, SMALL},
     measure::Measured,
     targets::{COARSEST, REFERENCE_HIT, Results, family},
@@ -45,6 +45,10 @@ fn of_case(case: &Case<'_>, above: Summary) -> Figure {
     let (table, column) = match case.table {
         Table::Baselines => ("Baselines, above the empty program".to_owned(), format!("{kind}, {family}")),
         Table::One => ("One flow at a time, above the empty program".to_owned(), family.to_owned()),
+        Table::Clients => {
+            let clients = thousands(CLIENTS);
+            (format!("{clients} clients in turn, above the empty program"), family.to_owned())
+        }
         Table::Many => ("65,536 flows in turn, above the empty program".to_owned(), family.to_owned()),
         Table::Full => ("Full flow map, above the empty program".to_owned(), family.to_owned()),
         Table::Services(services) => (services_of(family), thousands(services)),
@@ -96,8 +100,9 @@ order.
 Flows are open, and both sides were heard, where packets are *established* or *answers*: each of their entries was put
 anew to say so, in no order, and their memory is scattered, too: the limit for 65,536 flows is from look-ups of scattered
 entries. (Of entries in order, it would be from the row above.) A CPU that asked for a route within the last 32 jiffies does
-not ask again, so nearly all packets to and from remote backends find theirs known here; one that does not takes the FIB
-look-up, too. The flow map has room for {large} entries of each family;
+not ask again, so nearly all packets to and from remote backends find theirs known with one client; with {clients} *clients in
+turn* those that go to the clients do not. New flows to remote backends find theirs known as well, but for the first ones. Endpoints are marked as local or remote, as the agent marks those with
+a `nodeName`. The flow map has room for {large} entries of each family;
 *new flows* are removed after each run of {new} of them. A *full* one has {small} entries, and each new flow pushes others
 out. Services are ClusterIPs of both families with one backend each, beside nine that the packets are for, unless they go
 to all services in turn.
@@ -114,6 +119,7 @@ adds {hit:.1} ns, so they are {scale:.2} times that. New flows are compared with
 per new flow: into a plain hash while there is room, into a full LRU hash when there is none.",
         new = crate::cases::REPEAT_NEW,
         few = thousands(SERVICES[0]),
+        clients = thousands(CLIENTS),
         xdp = results.resolution(Kind::Xdp, SERVICES[0]),
         tc = results.resolution(Kind::Tc, SERVICES[0]),
         coarsest = COARSEST,

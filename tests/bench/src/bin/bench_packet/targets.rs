@@ -4,7 +4,7 @@ use proxy_figures::{Better, Summary, Target, Unit};
 use proxy_packets::sys::Kind;
 
 use crate::{
-    cases::{BaselineSort, Case, MANY as FLOWS, Sort, Table},
+    cases::{BaselineSort, CLIENTS, Case, MANY as FLOWS, Sort, Table},
     report::thousands,
 };
 
@@ -20,8 +20,21 @@ const OTHER_AT_POD: f64 = 15.0;
 const OTHER_AT_UPLINK: f64 = 8.0;
 /// Over one insertion per entry.
 const NEW: f64 = 2.5;
+/// Limits for new flows of nodePorts with a local and with a remote backend, in nanoseconds, where an insertion takes
+/// [`REFERENCE_INSERTION`].
+const NEW_LOCAL: f64 = 850.0;
+const NEW_REMOTE: f64 = 1000.0;
+/// The cost of an insertion into an LRU hash with room, on the machine of those limits.
+const REFERENCE_INSERTION: f64 = 190.0;
+/// The limit for a packet of a known flow whose client was not heard lately, in nanoseconds, where a FIB look-up takes
+/// [`REFERENCE_LOOK_UP`].
+const CLIENT: f64 = 130.0;
+/// The cost of a FIB look-up that finds a route and its neighbour, on the same machine.
+const REFERENCE_LOOK_UP: f64 = 110.0;
 /// IPv6 over IPv4.
 const FAMILIES: f64 = 1.35;
+/// The same for new flows of nodePorts.
+const FAMILIES_NEW: f64 = 1.3;
 /// Over plain look-ups in a table of the same size, whose entries are as scattered.
 const MANY: f64 = 1.3;
 /// The largest number of services over the smallest.
@@ -66,6 +79,7 @@ impl Results<'_> {
         let mut targets = Vec::new();
         targets.extend(self.iter().filter_map(|(case, above)| self.scaled(case, above)));
         targets.extend(self.iter().filter_map(|(case, above)| self.new_flow(case, above)));
+        targets.extend(self.iter().filter_map(|(case, above)| self.clients(case, above)));
         targets.extend(self.iter().filter_map(|(case, above)| self.many(case, above)));
         targets.extend(self.iter().filter_map(|(case, above)| self.families(case, above)));
         targets.extend(self.iter().filter_map(|(case, above)| self.flat(case, above, services)));
@@ -116,6 +130,9 @@ impl Results<'_> {
 
     fn new_flow(&self, case: &Case<'_>, above: f64) -> Option<Target> {
         let (Sort::New { entries }, true) = (case.sort, case.is_v4) else { return None };
+        if case.table == Table::One && case.row.contains("NodePort") {
+            return Some(self.against_peers(case, above));
+        }
         let (insertion, state) = match case.table {
             Table::One => (BaselineSort::Insert, ""),
             Table::Full => (BaselineSort::InsertFull, ", full flow map"),
@@ -123,17 +140,39 @@ impl Results<'_> {
         };
         let limit = NEW * entries * self.added(insertion, case.kind, case.is_v4);
         let what = format!("{}, IPv4{state} ({NEW} x {entries:.0} insertions)", case.row);
+        Some(nanoseconds(what, limit, above, None))
+    }
+
+    /// New flows of nodePorts, whose limits follow from what peers take.
+    fn against_peers(&self, case: &Case<'_>, above: f64) -> Target {
         let added = |sort| self.added(sort, case.kind, case.is_v4);
-        let reason = case.row.contains("NodePort").then(|| {
-            format!(
-                "besides its entries it takes a FIB look-up ({:.0} ns) to tell whether the backend is here, and if it is \
-                 remote another for the source address; and three look-ups of {:.0} to {:.0} ns find the frontend",
+        let limit = if case.row.contains("remote") { NEW_REMOTE } else { NEW_LOCAL };
+        let scale = added(BaselineSort::InsertLru) / REFERENCE_INSERTION;
+        let reason = format!(
+            "two insertions take {:.0} ns. Four look-ups find that no flow has the packet's ends or those of its answers, and \
+             three find the frontend, {:.0} to {:.0} ns each where the cache has their buckets",
+            2.0 * added(BaselineSort::InsertLru),
+            added(BaselineSort::Miss),
+            added(BaselineSort::Hit),
+        );
+        let what = format!("{}, IPv4 ({limit} ns scaled by an insertion)", case.row);
+        nanoseconds(what, limit * scale, above, Some(reason))
+    }
+
+    /// Packets of many clients.
+    fn clients(&self, case: &Case<'_>, above: f64) -> Option<Target> {
+        (case.table == Table::Clients && case.is_v4).then(|| {
+            let added = |sort| self.added(sort, case.kind, case.is_v4);
+            let limit = CLIENT * added(BaselineSort::Fib) / REFERENCE_LOOK_UP;
+            let known = self.other(Table::One, &case.row, case.is_v4).unwrap_or(f64::NAN);
+            let reason = format!(
+                "with one client it takes {known:.0} ns, and the FIB look-up alone {:.0} ns",
                 added(BaselineSort::Fib),
-                added(BaselineSort::Miss),
-                added(BaselineSort::Hit),
-            )
-        });
-        Some(nanoseconds(what, limit, above, reason))
+            );
+            let clients = thousands(CLIENTS);
+            let what = format!("{}, IPv4, {clients} clients ({CLIENT} ns scaled by a FIB look-up)", case.row);
+            nanoseconds(what, limit, above, Some(reason))
+        })
     }
 
     fn many(&self, case: &Case<'_>, above: f64) -> Option<Target> {
@@ -174,7 +213,9 @@ impl Results<'_> {
                 above - of_v4
             )
         };
-        Some(ratio_of(format!("{}: IPv6 over IPv4", case.row), FAMILIES, ratio, Some(reason)))
+        let is_new = matches!(case.sort, Sort::New { .. }) && case.row.contains("NodePort");
+        let limit = if is_new { FAMILIES_NEW } else { FAMILIES };
+        Some(ratio_of(format!("{}: IPv6 over IPv4", case.row), limit, ratio, Some(reason)))
     }
 
     fn flat(&self, case: &Case<'_>, above: f64, [few, many]: [u32; 2]) -> Option<Target> {
