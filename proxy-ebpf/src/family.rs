@@ -17,7 +17,7 @@ use crate::{
         },
     },
     scratch::{Scratch, draft, scratch},
-    settings::{SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
+    settings::{SERVES_V4, SERVES_V6, SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
     tables::Kernel,
 };
 
@@ -124,6 +124,8 @@ pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
     fn find_of_frame(ctx: *mut xdp_md) -> u32;
     /// Confirms the flow of which the CPU's draft has an entry; 0 on failure.
     fn confirm() -> u32;
+    /// Whether there can be Services of this family. The verifier does not follow what depends on it if not.
+    fn is_served() -> bool;
     /// Number of configured source addresses for connections to remote endpoints.
     fn snat_sources() -> u32;
     /// Answers the FIB query in this slot of the FIB cache, at tc.
@@ -170,6 +172,11 @@ impl KernelFamily for V4 {
     #[inline(always)]
     fn confirm() -> u32 {
         confirm_flow4()
+    }
+
+    #[inline(always)]
+    fn is_served() -> bool {
+        SERVES_V4.load() != 0
     }
 
     #[inline(always)]
@@ -233,6 +240,11 @@ impl KernelFamily for V6 {
     #[inline(always)]
     fn confirm() -> u32 {
         confirm_flow6()
+    }
+
+    #[inline(always)]
+    fn is_served() -> bool {
+        SERVES_V6.load() != 0
     }
 
     #[inline(always)]

@@ -219,9 +219,9 @@ fn is_bound_to_loopback_device(ctx: &SockAddrContext) -> bool {
 
 /// The client of the socket; `None` if the socket is left alone.
 #[inline(always)]
-fn client<F: Family, P: AddressAccess<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
+fn client<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> Option<SocketClient<F>> {
     let protocol = protocol(ctx);
-    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+    if !F::is_served() || protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return None;
     }
     let bound = P::bound(ctx);
@@ -328,7 +328,7 @@ fn sendmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn recvmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     // Then the programs do not translate for pods' sockets, so there is no entry to look up.
-    if SOCKETS_OF_NODE_ONLY.load() != 0 && is_of_pod(ctx) {
+    if !F::is_served() || SOCKETS_OF_NODE_ONLY.load() != 0 && is_of_pod(ctx) {
         return ALLOW;
     }
     let mut seen = Seen::default();
@@ -341,6 +341,9 @@ fn recvmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn getpeername<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
+    if !F::is_served() {
+        return ALLOW;
+    }
     let mut seen = Seen::default();
     if decide::peer_name::<F, _>(&Kernel::new(ctx.as_ptr()), &P::get(ctx), port(ctx), &mut seen) {
         P::set(ctx, &seen.addr);

@@ -141,8 +141,8 @@ pub(crate) fn run<H: Hook, const LINK: usize>(ctx: &TcContext, [v4, v6]: [Steps;
         return outer::receive_without(ctx);
     }
     match u16::from_be(Skb(skb).protocol() as u16) {
-        ETHERTYPE_IPV4 => family::<V4, H, LINK>(ctx, v4),
-        ETHERTYPE_IPV6 => family::<V6, H, LINK>(ctx, v6),
+        ETHERTYPE_IPV4 if V4::is_served() => family::<V4, H, LINK>(ctx, v4),
+        ETHERTYPE_IPV6 if V6::is_served() => family::<V6, H, LINK>(ctx, v6),
         _ => NEXT,
     }
 }

@@ -38,8 +38,8 @@ use crate::{
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> u32 {
     match bounds(ctx).load(ethernet::TYPE).map(u16::from_be) {
-        Some(ETHERTYPE_IPV4) => family::<V4>(ctx),
-        Some(ETHERTYPE_IPV6) => family::<V6>(ctx),
+        Some(ETHERTYPE_IPV4) if V4::is_served() => family::<V4>(ctx),
+        Some(ETHERTYPE_IPV6) if V6::is_served() => family::<V6>(ctx),
         _ => XDP_PASS,
     }
 }

@@ -37,6 +37,10 @@ macro_rules! data_path_constants {
                 [SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT] => snat_sources: u32 = 0;
             }
             programs {
+                /// The maps have room for what IPv4 Services need. If not, there are no such Services, and IPv4 packets and sockets pass unread.
+                SERVES_V4 => serves_v4: bool = true;
+                /// The same for IPv6.
+                SERVES_V6 => serves_v6: bool = true;
                 /// Reject TCP connections with a reset instead of an ICMP error (`--reject`).
                 REJECT_WITH_RESET => reject_with_reset: bool = false;
                 /// Socket hooks serve the node's own sockets only, not those of pods (`--pod-datapath tc`).
