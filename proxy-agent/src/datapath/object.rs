@@ -41,9 +41,9 @@ use super::{
     object_config::{ObjectConfig, log_level},
     pins::Pins,
     room::Room,
-    sizes::{UNUSED, map_sizes},
+    sizes::{UNUSED, map_sizes, will_have_flows},
 };
-use crate::net::absent_family::absent_family;
+use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
 /// A map of services.
 const SERVICES: &str = table::BackendSets::DEFINITION.name;
@@ -100,19 +100,20 @@ impl Object {
                 Features::find(&probe, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?
             }
         };
-        let constants = constants(config, features).encode();
-        let level = [config.kernel_log.map_or(0u8, log_level)];
-        let mut values: HashMap<&str, (&[u8], bool)> =
-            constants.iter().map(|(name, value)| (*name, (value.as_bytes(), true))).collect();
-        values.insert("AYA_LOG_LEVEL", (&level, config.kernel_log.is_some()));
-        image.set_constants(values)?;
-
         // Pinned maps of services may have Services of both families, and connections: then new maps have room for the flows of both.
         let absent = absent_family().filter(|_| !pins.map(SERVICES).exists());
         let mut entries: HashMap<&str, u32> =
             map_sizes(config.max_flows, &Room::of_new_maps(pins, absent)).into_iter().collect();
         report_kept_sizes(&entries, pins);
         entries.extend(larger.iter().copied());
+        let [serves_v4, serves_v6] = IpFamily::ALL.map(|family| will_have_flows(pins, &entries, family));
+        let constants = Constants { serves_v4, serves_v6, ..constants(config, features) }.encode();
+        let level = [config.kernel_log.map_or(0u8, log_level)];
+        let mut values: HashMap<&str, (&[u8], bool)> =
+            constants.iter().map(|(name, value)| (*name, (value.as_bytes(), true))).collect();
+        values.insert("AYA_LOG_LEVEL", (&level, config.kernel_log.is_some()));
+        image.set_constants(values)?;
+
         let paths = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
         let maps =
             image.make_maps(&entries, &paths, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?;

@@ -1,5 +1,7 @@
 //! Entries of the maps.
 
+use std::collections::HashMap;
+
 use proxy_common::layout::{
     destination::MAX_DESTINATIONS,
     maps::{self, Definition, Kind, MIN_PENDING, PENDING_PART, Size},
@@ -40,7 +42,13 @@ pub(super) fn maps_of_flows(max_flows: u32, family: IpFamily) -> Vec<(&'static s
 
 /// Whether the maps of flows of a family are made for use.
 pub(super) fn has_flows(pins: &Pins, family: IpFamily) -> bool {
-    maps::all().filter(|map| is_of_flows(map, family)).all(|map| !is_unused(pins, map.name))
+    will_have_flows(pins, &HashMap::new(), family)
+}
+
+/// The same, once maps that are not pinned are made with so many entries.
+pub(super) fn will_have_flows(pins: &Pins, entries: &HashMap<&str, u32>, family: IpFamily) -> bool {
+    let entries = |name| capacity(pins, name).or_else(|| entries.get(name).copied());
+    maps::all().filter(|map| is_of_flows(map, family)).all(|map| entries(map.name) != Some(UNUSED))
 }
 
 /// Whether a pinned map of flows has the size of an unused family.
