@@ -55,6 +55,9 @@ impl MemoryFamily for V6 {
 /// Flow entries. A program keeps a reference to one while others are inserted and removed.
 pub type FlowEntries<F> = HashMap<FlowKey<F>, Rc<Cell<Flow<F>>>>;
 
+/// Source addresses, by device and endpoint.
+pub type Sources<F> = HashMap<(u32, <F as Family>::Addr), <F as Family>::Addr>;
+
 /// Affinity entries.
 pub type AffinityEntries<F> = HashMap<AffinityKey<F>, Rc<Cell<Affinity<F>>>>;
 
@@ -99,7 +102,7 @@ pub struct MemoryTables<F: MemoryFamily> {
     /// Whether flows get the source of the last one that was opened to the same endpoint.
     pub remembers_sources: bool,
     /// Those sources, by the device that requests come in by and the endpoint.
-    pub recent_sources: RefCell<HashMap<(u32, F::Addr), F::Addr>>,
+    pub recent_sources: RefCell<Sources<F>>,
     /// Configured source addresses for connections to remote endpoints.
     pub snat_sources: Vec<F::Addr>,
     /// Packets that the node sent itself, by the tuples of replies.

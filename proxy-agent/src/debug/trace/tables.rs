@@ -374,10 +374,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> Tables<F> for LiveTables<'_, F, 
 
     fn attempt(&self, draft: &mut FlowDraft<F>, claim: Claim) -> Attempt {
         // Insertions always succeed here, and show no port that is in use.
-        if claim == Claim::Unused {
-            return Attempt::Taken;
-        }
-        decide::attempt(self, draft, claim)
+        if claim == Claim::Unused { Attempt::Taken } else { decide::attempt(self, draft, claim) }
     }
 
     fn confirm_flow(&self, _pair: &mut FlowDraft<F>) -> bool {
