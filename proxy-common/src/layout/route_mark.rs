@@ -49,13 +49,22 @@ impl RouteMark {
         size.wrapping_sub(1) < self.size as u32 && now.wrapping_sub(self.looked_up) & TIME < FRESH
     }
 
-    /// Whether the slot already had the next hop when the FIB named it, if it has had the same one since `since`. Another one may have had
-    /// it earlier in that jiffy.
+    /// Whether the slot already had the next hop when the FIB named it, if it has had the same one since `since`; for a fresh mark. Another
+    /// one may have had it earlier in that jiffy.
+    ///
+    /// The age of a fresh mark is known, so that the whole time is compared: a next hop keeps its slot for months.
     #[inline(always)]
-    pub fn is_after(self, since: u32) -> bool {
-        let age = self.looked_up.wrapping_sub(since) & TIME;
-        age != 0 && age < TIME / 2
+    pub fn is_after(self, since: u32, now: u32) -> bool {
+        let age = now.wrapping_sub(self.looked_up) & TIME;
+        // Another CPU's `since` may be later than `now`, by a jiffy.
+        now.wrapping_sub(since).wrapping_add(FRESH) > age + FRESH
     }
+}
+
+/// Whether no fresh mark refers to a slot whose next hop the FIB last named at `looked_up`.
+#[inline(always)]
+pub fn is_unused(looked_up: u32, now: u32) -> bool {
+    now.wrapping_sub(looked_up) >= 2 * FRESH
 }
 
 #[cfg(test)]
@@ -95,8 +104,31 @@ mod tests {
 
     #[test]
     fn a_slot_that_got_another_next_hop_since_does_not_count() {
-        let now = MARK.looked_up;
-        assert!(MARK.is_after(now - 1) && MARK.is_after((now | 0xffc0_0000) - 1));
-        assert!(!MARK.is_after(now) && !MARK.is_after(now + 1) && !MARK.is_after(now + FRESH));
+        for looked_up in [MARK.looked_up, MARK.looked_up | 0xffc0_0000, 5, u32::MAX] {
+            let mark = RouteMark { looked_up, ..MARK };
+            for age in [0, 1, FRESH - 1] {
+                let now = looked_up.wrapping_add(age);
+                for before in [
+                    1,
+                    2,
+                    1 << (TIME_BITS - 1),
+                    1 << TIME_BITS,
+                    3 << TIME_BITS,
+                    1 << 31,
+                    u32::MAX - 3 * FRESH,
+                ] {
+                    assert!(mark.is_after(looked_up.wrapping_sub(before), now), "{looked_up} {age} {before}");
+                }
+                for after in [0, 1, age, age + 1] {
+                    assert!(!mark.is_after(looked_up.wrapping_add(after), now), "{looked_up} {age} {after}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_is_unused_when_no_mark_is_fresh() {
+        assert!(!is_unused(7, 7) && !is_unused(7, 7 + FRESH) && is_unused(7, 7 + 2 * FRESH));
+        assert!(is_unused(u32::MAX, 2 * FRESH));
     }
 }

@@ -3,16 +3,20 @@
 use proxy_common::{
     Family,
     decide::{Route, RouteKind},
-    layout::{flow::Mac, next_hop::NextHop, route_mark::RouteMark},
+    layout::{
+        flow::Mac,
+        next_hop::NextHop,
+        route_mark::{RouteMark, is_unused},
+    },
 };
 
 use super::Routed;
 
-/// A route to a next hop. Two next hops with the same slot take turns. All zero: an empty slot, whose route is of
-/// the first kind, [`RouteKind::Local`].
+/// A route to a next hop. Of two next hops with the same slot the first has it as long as it is in use; flows to the other
+/// use the FIB cache. All zero: an empty slot, whose route is of the first kind, [`RouteKind::Local`].
 ///
-/// Programs of several CPUs write without a lock. `since` is written first, so that a mark of the next hop before is
-/// invalid while the route changes.
+/// Programs of several CPUs write without a lock. A slot gets another next hop only when no mark for it is fresh, so no
+/// program uses the route while it changes; `since` is written first, for two that take the slot at the same time.
 #[repr(C)]
 pub(crate) struct HopRoute<F: Family> {
     /// When it got this next hop, in jiffies, truncated.
@@ -34,7 +38,7 @@ pub(crate) fn marked<F: Routed>(mac: Mac, size: u32, now: u32) -> Option<&'stati
     // SAFETY: the kernel gave the pointer, and map memory outlives the program. Its content was written as this type,
     // or is zero. Other CPUs may write it: see `HopRoute`.
     let hop = unsafe { &*hop };
-    mark.is_after(hop.since).then_some(&hop.route)
+    mark.is_after(hop.since, now).then_some(&hop.route)
 }
 
 /// Stores a route, which the FIB had at `looked_up` for a packet of `size` bytes, in the slot of its next hop. Returns the
@@ -53,6 +57,9 @@ pub(crate) fn mark<F: Routed>(route: &Route<F>, looked_up: u32, size: u32, now: 
         || !F::same(&known.next_hop, &route.next_hop)
         || !matches!(known.kind, RouteKind::Neighbour)
     {
+        if matches!(known.kind, RouteKind::Neighbour) && !is_unused(hop.looked_up, now) {
+            return 0;
+        }
         // SAFETY: a field of the element.
         unsafe { (&raw mut hop.since).write_volatile(now) };
         hop.looked_up = looked_up;

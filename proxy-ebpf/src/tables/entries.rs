@@ -34,6 +34,15 @@ impl<F: Family> Deref for FlowEntry<F> {
     }
 }
 
+impl<F: Family> FlowEntry<F> {
+    /// The flags that the entry has now.
+    #[inline(always)]
+    pub(super) fn current_flags(&self) -> u8 {
+        // SAFETY: the invariant.
+        unsafe { (&raw const (*self.0).flags).read_volatile() }
+    }
+}
+
 impl<F: Family> FlowHandle<F> for FlowEntry<F> {
     #[inline(always)]
     fn touch(&self, now: u32) {

@@ -8,9 +8,9 @@ use proxy_common::{
     V4, V6,
     decide::{FlowHandle as _, NodeAddress, NodeTables, Route, RouteKind, Tables},
     layout::{
-        device::Device,
+        device::{DEVICE_RULES, Device},
         filter,
-        flow::{Mac, Tuple},
+        flow::{Mac, Tuple, flags},
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -18,7 +18,7 @@ use proxy_common::{
 use super::{FlowEntry, Kernel, Layer};
 use crate::{
     family::KernelFamily,
-    maps::{INTERFACES, VIP_FILTER},
+    maps::{INTERFACES, VIP_FILTER, interface},
     route::{
         self,
         fib_cache::{self, FibQuery},
@@ -158,8 +158,15 @@ impl Kernel {
         }
         let query = FibQuery { ifindex, src: &flow.tuple.src, dst: &flow.tuple.dst, size, now };
         let route = self.query_route(&query)?;
-        let mark = F::mark_route(query.slot(), now);
-        flow.set_mac(Mac([mark as u16, (mark >> 16) as u16, (mark >> 32) as u16]));
+        // Routing rules may choose by the device that a packet comes in by, which a mark does not have.
+        let is_by_rules = || interface(ifindex).is_none_or(|device| device.flags & DEVICE_RULES != 0);
+        if matches!(route.kind, RouteKind::Neighbour) && route.names_next_hop && !is_by_rules() {
+            let mark = F::mark_route(query.slot(), now);
+            // The kernel may have given the entry to another flow meanwhile, which has a MAC there.
+            if flow.current_flags() & flags::SNAT != 0 {
+                flow.set_mac(Mac([mark as u16, (mark >> 16) as u16, (mark >> 32) as u16]));
+            }
+        }
         Some(route)
     }
 

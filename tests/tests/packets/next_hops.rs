@@ -26,7 +26,7 @@ for_both_families! {
     packet_next_hops_are_marked
     packet_is_left_to_tc_when_the_agent_is_gone
     packet_that_may_be_cut_is_for_the_stack
-    packet_next_hops_with_one_slot_take_turns
+    packet_next_hops_with_one_slot_stay_apart
 }
 
 fn packet_next_hops_are_marked<F: PacketFamily>() -> Result<()> {
@@ -81,7 +81,7 @@ fn packet_is_left_to_tc_when_the_agent_is_gone<F: PacketFamily>() -> Result<()> 
 
 /// The clients of two flows are behind routers whose routes have the same slot: each flow's packets go to its own
 /// router, also those that come right after a packet for the other.
-fn packet_next_hops_with_one_slot_take_turns<F: PacketFamily>() -> Result<()> {
+fn packet_next_hops_with_one_slot_stay_apart<F: PacketFamily>() -> Result<()> {
     // Longer than a CPU keeps a route: by then flows have marked the slot of theirs.
     const LONG: Duration = Duration::from_millis(700);
     let Node { kernel, .. } = Node::new(Options::default())?;
