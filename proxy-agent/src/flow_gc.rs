@@ -139,11 +139,12 @@ impl<F: MapFamily, T: FlowTable<F>, G: MapFamily, U: FlowTable<G>> Rounds<Walk<F
         let (mut has_v4, mut has_v6) = (true, true);
         // After one that failed halfway, the rest is not all.
         let is_whole = self.v4.is_at_start() && self.v6.is_at_start();
+        // Before the maps are looked for: a flow that is opened between the two is in the new epoch, or in a map that is walked over.
+        let begun = is_whole.then(|| self.reply_filter.begin());
         if is_whole {
             self.v4.follow();
             self.v6.follow();
         }
-        let begun = is_whole.then(|| self.reply_filter.begin());
         loop {
             // Read each time: a round is long.
             let clock = Clock::read().context("the kernel no longer reports its clock")?;

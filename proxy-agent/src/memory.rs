@@ -37,8 +37,8 @@ fn unmap_binary() -> ProcResult<()> {
 /// Whether all pages have the file's content, and no write can change that. Pages that the loader relocated are anonymous memory, which
 /// would be lost.
 fn is_like_the_file(mapping: &MemoryMap) -> bool {
-    let is_written = mapping.extension.map.get("Anonymous") != Some(&0);
-    !mapping.perms.contains(MMPermissions::WRITE) && !is_written
+    let has_none = |kind| mapping.extension.map.get(kind) == Some(&0);
+    !mapping.perms.contains(MMPermissions::WRITE) && has_none("Anonymous") && has_none("Swap")
 }
 
 #[cfg(test)]

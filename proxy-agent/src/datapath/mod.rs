@@ -95,12 +95,12 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the programs and takes over the maps of an earlier agent.
+    /// Loads the programs, for any node, and takes over the maps of an earlier agent.
     ///
     /// # Errors
     /// When the kernel or its permissions do not allow it; with advice.
     pub fn open(config: &ObjectConfig, pins: &Pins, xdp: XdpMode) -> Result<Self> {
-        Self::open_prepared(Prepared::maps_only(config, pins)?, config, pins, xdp)
+        Self::open_prepared(Prepared::maps_only(config, pins, None)?, config, pins, xdp)
     }
 
     /// The same with programs that were loaded for it.
@@ -114,7 +114,7 @@ impl Datapath {
         xdp: XdpMode,
     ) -> Result<Self> {
         pins.remove_larger()?;
-        let Prepared(object) = prepared;
+        let Prepared { object, .. } = prepared;
         maps::write_settings(pins, config.stored())?;
         let services = services::Maps::open(pins)
             .and_then(|maps| Services::restore(maps, generation()))

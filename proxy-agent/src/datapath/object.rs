@@ -41,9 +41,9 @@ use super::{
     object_config::{ObjectConfig, log_level},
     pins::Pins,
     room::Room,
-    sizes::{UNUSED, map_sizes, will_have_flows},
+    sizes::{UNUSED, has_flows, map_sizes, will_have_flows},
 };
-use crate::{model::plan::IpFamily, net::absent_family::absent_family};
+use crate::model::plan::IpFamily;
 
 /// A map of services.
 const SERVICES: &str = table::BackendSets::DEFINITION.name;
@@ -55,6 +55,8 @@ pub(super) struct Object {
     /// Programs that are attached by filters.
     classifiers: HashMap<String, SchedClassifier>,
     pub(super) features: Features,
+    /// By family: whether the programs serve it.
+    serves: [bool; IpFamily::ALL.len()],
 }
 
 /// Programs that another thread has loaded.
@@ -64,9 +66,11 @@ pub struct Loaded {
 }
 
 impl Object {
-    /// Loads the maps, reusing pinned ones, and probes the kernel's features.
-    pub(super) fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        Self::load_maps(config, pins, &[], None)
+    /// Loads the maps, reusing pinned ones, and probes the kernel's features. New maps of `absent` have no room for its flows.
+    pub(super) fn load(config: &ObjectConfig, pins: &Pins, absent: Option<IpFamily>) -> Result<Self> {
+        // Pinned maps of services may have Services of both families, and connections: then new maps have room for the flows of both.
+        let absent = absent.filter(|_| !pins.map(SERVICES).exists());
+        Self::load_maps(config, pins, absent, &[], None)
     }
 
     /// Once more, with some larger maps, which `pins` have elsewhere, and the programs of these names.
@@ -77,7 +81,7 @@ impl Object {
         features: Features,
         programs: &[String],
     ) -> Result<Self> {
-        let mut object = Self::load_maps(config, pins, larger, Some(features))?;
+        let mut object = Self::load_maps(config, pins, None, larger, Some(features))?;
         object.load_programs(programs.iter().map(String::as_str))?;
         Ok(object)
     }
@@ -85,6 +89,7 @@ impl Object {
     fn load_maps(
         config: &ObjectConfig,
         pins: &Pins,
+        absent: Option<IpFamily>,
         larger: &[(&'static str, u32)],
         known: Option<Features>,
     ) -> Result<Self> {
@@ -100,13 +105,12 @@ impl Object {
                 Features::find(&probe, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?
             }
         };
-        // Pinned maps of services may have Services of both families, and connections: then new maps have room for the flows of both.
-        let absent = absent_family().filter(|_| !pins.map(SERVICES).exists());
         let mut entries: HashMap<&str, u32> =
             map_sizes(config.max_flows, &Room::of_new_maps(pins, absent)).into_iter().collect();
         report_kept_sizes(&entries, pins);
         entries.extend(larger.iter().copied());
-        let [serves_v4, serves_v6] = IpFamily::ALL.map(|family| will_have_flows(pins, &entries, family));
+        let serves = IpFamily::ALL.map(|family| will_have_flows(pins, &entries, family));
+        let [serves_v4, serves_v6] = serves;
         let constants = Constants { serves_v4, serves_v6, ..constants(config, features) }.encode();
         let level = [config.kernel_log.map_or(0u8, log_level)];
         let mut values: HashMap<&str, (&[u8], bool)> =
@@ -119,7 +123,12 @@ impl Object {
             image.make_maps(&entries, &paths, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?;
         let (programs, classifiers) = (BTreeMap::new(), HashMap::new());
         let loader = Arc::new(Loader { variant, types, maps });
-        Ok(Self { loader, programs, classifiers, features })
+        Ok(Self { loader, programs, classifiers, features, serves })
+    }
+
+    /// Whether the programs serve other families than the pinned maps have room for: another agent replaced maps while these were opened.
+    pub(super) fn serves_others(&self, pins: &Pins) -> bool {
+        self.serves != IpFamily::ALL.map(|family| has_flows(pins, family))
     }
 
     /// The kernel's ids of the programs that are loaded.
@@ -149,7 +158,7 @@ impl Object {
 
     /// Loads every program. Returns by name how many instructions the verifier processed.
     pub(super) fn load_all(config: &ObjectConfig, pins: &Pins) -> Result<Vec<(String, Result<u32>)>> {
-        let mut object = Self::load(config, pins)?;
+        let mut object = Self::load(config, pins, None)?;
         let names = object.program_names()?;
         let mut verified = |name: &str| -> Result<u32> {
             let info = program_info(object.program(name)?.as_fd())?;

@@ -5,32 +5,55 @@ use proxy_common::layout::maps::all;
 use tracing::info;
 
 use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
+use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
 const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 
 /// Programs and maps for [`Datapath::open_prepared`](super::Datapath::open_prepared).
-pub struct Prepared(pub(super) Object);
+pub struct Prepared {
+    pub(super) object: Object,
+    /// Why the kernel refused a program of uplinks.
+    refused: Option<anyhow::Error>,
+}
 
 impl Prepared {
     /// Makes the maps that are not there, and loads the programs that every node needs. Attached programs and the entries of
-    /// maps stay unchanged: another agent may be running.
+    /// maps stay unchanged: another agent may be running. Without those of uplinks an agent serves sockets; see [`Self::complete`].
     ///
     /// # Errors
     /// When the kernel or its permissions do not allow it; with advice.
     pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        let mut prepared = Self::maps_only(config, pins)?;
-        let object = &mut prepared.0;
+        let mut prepared = Self::maps_only(config, pins, absent_family())?;
+        let object = &mut prepared.object;
         let of_sockets = object.features.sk_storage.then_some(socket_reader::PROGRAMS);
         let programs = hooks::SOCKET_HOOKS.into_iter().map(|(name, _)| name);
-        object.load_programs(programs.chain(UPLINK).chain(of_sockets.into_iter().flatten()))?;
+        let of_sockets = programs.chain(of_sockets.into_iter().flatten());
+        // All at once, because they are loaded in parallel.
+        if object.load_programs(of_sockets.clone().chain(UPLINK)).is_err() {
+            object.load_programs(of_sockets)?;
+            prepared.refused = object.load_programs(UPLINK.into_iter()).err();
+        }
         Ok(prepared)
+    }
+
+    /// With all programs: an agent that takes over from programs that serve must not begin with fewer.
+    ///
+    /// # Errors
+    /// When the kernel refused a program of uplinks.
+    pub fn complete(self) -> Result<Self> {
+        match self.refused {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
     }
 
     /// Whether maps that these programs use were replaced by larger ones since, or their pins removed.
     pub(super) fn is_outdated(&self, pins: &Pins) -> bool {
-        let ids = room::growing_maps().filter_map(|name| Some((name, self.0.map_id(name)?)));
-        room::were_replaced(pins, ids) || all().any(|map| !pins.map(map.name).exists())
+        let ids = room::growing_maps().filter_map(|name| Some((name, self.object.map_id(name)?)));
+        room::were_replaced(pins, ids)
+            || all().any(|map| !pins.map(map.name).exists())
+            || self.object.serves_others(pins)
     }
 
     /// The programs, loaded again if another agent replaced maps meanwhile. Only the holder of the lock may, which this agent must be now.
@@ -38,7 +61,7 @@ impl Prepared {
     /// # Errors
     /// The same as for [`Self::load`].
     pub(crate) fn renew(self, config: &ObjectConfig, pins: &Pins) -> Result<Self> {
-        if self.is_outdated(pins) { Self::load(config, pins) } else { Ok(self) }
+        if self.is_outdated(pins) { Self::load(config, pins)?.complete() } else { Ok(self) }
     }
 
     /// Before maps are filled while attached programs use others. Removes the pins of those, and the mark of these: from here on ids may
@@ -59,16 +82,16 @@ impl Prepared {
         }
         drop(self);
         pins.remove_services()?;
-        Self::load(config, pins)
+        Self::load(config, pins)?.complete()
     }
 
-    /// The same without programs: they are loaded when they are needed.
+    /// The same without programs, which are loaded when they are needed, and for a node without addresses of the family `absent`.
     ///
     /// # Errors
     /// The same as for [`Self::load`].
-    pub fn maps_only(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+    pub(super) fn maps_only(config: &ObjectConfig, pins: &Pins, absent: Option<IpFamily>) -> Result<Self> {
         pins.create()?;
         maps::check_layouts(pins)?;
-        Ok(Self(Object::load(config, pins)?))
+        Ok(Self { object: Object::load(config, pins, absent)?, refused: None })
     }
 }

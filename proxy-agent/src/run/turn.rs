@@ -126,7 +126,9 @@ impl Turn {
             }
             tokio::select! {
                 loaded = &mut loading, if prepared.is_none() => {
-                    prepared = Some(loaded.context("loading the programs ended unexpectedly")??);
+                    let loaded = loaded.context("loading the programs ended unexpectedly")??;
+                    let takes_over = lock.is_none() || fills;
+                    prepared = Some(if takes_over { loaded.complete()? } else { loaded });
                 }
                 // Afterwards: loading makes pins that the next lines look for.
                 taken = taken(&mut waiting), if lock.is_none() && prepared.is_some() => {
