@@ -135,6 +135,16 @@ fn a_node_that_is_well_and_then_has_an_agent() {
     Checked::run(&cluster, &[]).unwrap().expect("running agent", "pass", "taken over", "");
 }
 
+/// Set-up: the node has no IPv6 address but that of loopback, as most nodes of single-stack clusters.
+#[test]
+fn sockets_of_both_families_are_tried_on_a_node_with_one() {
+    let cluster = alone().unwrap();
+    cluster.nodes[0].host.netns.ip_with(&["-6"], &["addr flush dev eth0 scope global".to_owned()]).unwrap();
+    let checked = Checked::run(&cluster, &[]).unwrap();
+    checked.expect("socket hooks", "pass", "127.99.0.1:", "");
+    checked.expect("socket hooks", "pass", "[::1]:", "");
+}
+
 #[test]
 fn problems_have_advice() {
     let cluster = alone().unwrap();

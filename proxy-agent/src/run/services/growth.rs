@@ -14,6 +14,7 @@ use crate::{
         Datapath, Grown,
         room::{Part, Room},
     },
+    model::plan::IpFamily,
     observe::events::Event,
     sync::Round,
 };
@@ -25,7 +26,32 @@ const REST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Growing {
     refused: Option<Instant>,
+    /// The same for maps of flows, which take far more memory: others grow meanwhile.
+    refused_flows: Option<Instant>,
     failure: Option<String>,
+}
+
+impl Growing {
+    /// Those of the full parts that may grow now.
+    fn growable(&self, full: &BTreeSet<Part>) -> BTreeSet<Part> {
+        let rests = is_recent(self.refused_flows);
+        full.iter().copied().filter(|part| !(rests && matches!(part, Part::Flows(_)))).collect()
+    }
+
+    /// Takes the result of an attempt.
+    fn attempted(&mut self, has_flows: bool, failure: Option<String>) {
+        let refused = failure.is_some().then(Instant::now);
+        if has_flows {
+            self.refused_flows = refused;
+        } else {
+            self.refused = refused;
+        }
+        self.failure = failure;
+    }
+}
+
+fn is_recent(refused: Option<Instant>) -> bool {
+    refused.is_some_and(|refused| refused.elapsed() < REST)
 }
 
 impl ServiceReconciler {
@@ -49,18 +75,22 @@ impl ServiceReconciler {
     /// How much room there should be, if that is more than there is.
     fn wanted_room(&self, datapath: &Datapath, full: &BTreeSet<Part>) -> Option<Room> {
         let (room, used) = (datapath.services.room(), datapath.services.used());
+        let full = self.growing.growable(full);
         if full.is_empty() && !room.is_short(&used) {
             return None;
         }
-        if self.growing.refused.is_some_and(|refused| refused.elapsed() < REST) {
+        if is_recent(self.growing.refused) {
             return None;
         }
-        room.grown(&used.max(&self.sync.demand()), full)
+        room.grown(&used.max(&self.sync.demand()), &full)
     }
 
     /// Replaces maps; true if programs must be attached again, `None` if the maps stay unchanged.
     async fn grow(&mut self, datapath: &mut Datapath, room: &Room) -> Result<Option<bool>> {
-        info!("maps of services are full or nearly: making larger ones");
+        info!("maps are full or nearly, or a family gets its first service: making larger ones");
+        let before = datapath.services.room();
+        let grows = |part| room.of(part) > before.of(part);
+        let has_flows = IpFamily::ALL.into_iter().any(|family| grows(Part::Flows(family)));
         let growth = datapath.growth(room);
         let loaded = tokio::task::spawn_blocking(move || growth.load());
         let grown = match loaded.await.context("making larger maps ended unexpectedly")? {
@@ -79,10 +109,30 @@ impl ServiceReconciler {
             self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", failure));
         }
         self.reports.health.set_problems("maps", failure.clone().into_iter().collect());
-        self.growing = Growing { refused: failure.is_some().then(Instant::now), failure };
+        self.growing.attempted(has_flows, failure);
         Ok(match grown {
             Grown::Done(lost) => Some(!lost.is_empty()),
             Grown::Refused(_) => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_maps_grow_while_those_of_flows_are_refused() {
+        let flows = Part::Flows(IpFamily::V6);
+        let full = [flows, Part::Backends].into();
+        let mut growing = Growing::default();
+        assert_eq!(growing.growable(&full), full);
+        growing.attempted(true, Some("no memory".to_owned()));
+        assert_eq!(growing.growable(&full), [Part::Backends].into());
+        assert!(!is_recent(growing.refused), "at once");
+        growing.attempted(false, Some("no memory".to_owned()));
+        assert!(is_recent(growing.refused));
+        growing.attempted(true, None);
+        assert_eq!(growing.growable(&full), full);
     }
 }
