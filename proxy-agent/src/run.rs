@@ -153,7 +153,9 @@ impl Agent {
                     self.services.sync_limiter.done();
                 }
                 pods = self.interfaces.pods.found() => self.follow_pods(pods),
-                loaded = self.pod_programs.loaded() => self.datapath.add(loaded),
+                loaded = self.pod_programs.loaded() => if !self.datapath.add(loaded) {
+                    self.pod_programs.load(&self.datapath);
+                },
                 () = yield_now(), if self.datapath.has_pending_hooks() => {
                     self.interfaces.attach_more(&mut self.datapath);
                 }

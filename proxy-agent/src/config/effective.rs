@@ -195,7 +195,7 @@ fn snat_addresses(args: &RunArgs) -> Result<Vec<IpAddr>> {
             addresses.push(*ip);
         }
     }
-    for family in [IpFamily::V4, IpFamily::V6] {
+    for family in IpFamily::ALL {
         let count = addresses.iter().filter(|ip| IpFamily::of(ip) == family).count();
         ensure!(
             count <= MAX_SNAT_SOURCES as usize,

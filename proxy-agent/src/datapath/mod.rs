@@ -226,9 +226,9 @@ impl Datapath {
         self.object.loading(&["pod_egress", "pod_ingress"])
     }
 
-    /// Takes over programs that were loaded meanwhile.
-    pub fn add(&mut self, loaded: Loaded) {
-        self.object.add(loaded);
+    /// Takes over programs that were loaded meanwhile; false if they are for maps that were replaced since.
+    pub fn add(&mut self, loaded: Loaded) -> bool {
+        self.object.add(loaded)
     }
 
     /// Whether programs must be attached to or detached from pods' interfaces.

@@ -197,13 +197,15 @@ impl Object {
         }
     }
 
-    /// Takes over programs that another thread has loaded, unless they are for maps that were replaced since.
-    pub(super) fn add(&mut self, loaded: Loaded) {
-        if Arc::ptr_eq(&self.loader, &loaded.loader) {
+    /// Takes over programs that another thread has loaded; false if they are for maps that were replaced since.
+    pub(super) fn add(&mut self, loaded: Loaded) -> bool {
+        let is_current = Arc::ptr_eq(&self.loader, &loaded.loader);
+        if is_current {
             for (name, program) in loaded.programs {
                 self.programs.entry(name).or_insert(program);
             }
         }
+        is_current
     }
 
     /// The program of that name, loaded now if it was not.

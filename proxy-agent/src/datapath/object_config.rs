@@ -59,7 +59,7 @@ impl ObjectConfig {
             snat_first: self.snat_ports.first,
             snat_last: self.snat_ports.last,
             idle: idle(),
-            snat_sources: [IpFamily::V4, IpFamily::V6].map(|family| self.snat_sources(family)),
+            snat_sources: IpFamily::ALL.map(|family| self.snat_sources(family)),
             external_cluster_ips: self.external_cluster_ips,
             reset_removed_tcp: self.reset_removed_tcp,
             reject_with_reset: self.reject_with_reset,

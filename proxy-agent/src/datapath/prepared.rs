@@ -28,12 +28,8 @@ impl Prepared {
         let object = &mut prepared.object;
         let of_sockets = object.features.sk_storage.then_some(socket_reader::PROGRAMS);
         let programs = hooks::SOCKET_HOOKS.into_iter().map(|(name, _)| name);
-        let of_sockets = programs.chain(of_sockets.into_iter().flatten());
-        // All at once, because they are loaded in parallel.
-        if object.load_programs(of_sockets.clone().chain(UPLINK)).is_err() {
-            object.load_programs(of_sockets)?;
-            prepared.refused = object.load_programs(UPLINK.into_iter()).err();
-        }
+        let of_sockets: Vec<&str> = programs.chain(of_sockets.into_iter().flatten()).collect();
+        prepared.refused = load(&of_sockets, |names| object.load_programs(names.iter().copied()))?;
         Ok(prepared)
     }
 
@@ -93,5 +89,39 @@ impl Prepared {
         pins.create()?;
         maps::check_layouts(pins)?;
         Ok(Self { object: Object::load(config, pins, absent)?, refused: None })
+    }
+}
+
+/// Loads the programs of sockets and uplinks. Returns why one of uplinks was refused.
+///
+/// # Errors
+/// When one of sockets was refused.
+fn load(of_sockets: &[&str], mut load: impl FnMut(&[&str]) -> Result<()>) -> Result<Option<anyhow::Error>> {
+    // All at once, because they are loaded in parallel. Those that are accepted are not loaded again.
+    if load(&[of_sockets, &UPLINK].concat()).is_ok() {
+        return Ok(None);
+    }
+    load(of_sockets)?;
+    Ok(load(&UPLINK).err())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::ensure;
+
+    use super::*;
+
+    #[test]
+    fn sockets_are_served_without_programs_of_uplinks() {
+        for (refused, serves, is_complete) in
+            [("none", true, true), ("uplink_egress", true, false), ("connect4", false, false)]
+        {
+            let loaded = load(&["connect4", "sendmsg4"], |names| {
+                ensure!(!names.contains(&refused), "no {refused}");
+                Ok(())
+            });
+            assert_eq!(loaded.is_ok(), serves, "{refused}");
+            assert_eq!(loaded.is_ok_and(|uplinks| uplinks.is_none()), is_complete, "{refused}");
+        }
     }
 }

@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn this_kernel_lists_its_connections() {
-        for family in [IpFamily::V4, IpFamily::V6] {
+        for family in IpFamily::ALL {
             // Kernels without it, and users without permission, are no failure.
             match connections(family, |connection| {
                 assert_eq!(IpFamily::of(&connection.reply.dst.ip()), family);

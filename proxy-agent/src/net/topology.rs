@@ -152,7 +152,7 @@ impl Topology {
             all.find(|ip| IpFamily::of(ip) == family && local_addresses.contains(ip)).copied()
         };
         let uplink = |(role, interface): &(Role, &Interface)| {
-            let sources = [IpFamily::V4, IpFamily::V6].into_iter().filter_map(|family| {
+            let sources = IpFamily::ALL.into_iter().filter_map(|family| {
                 let of_family = |ip: &&IpAddr| IpFamily::of(ip) == family;
                 let preferred = interface.preferred_sources.iter().filter(|ip| local_addresses.contains(ip));
                 // An interface without addresses replies from the node's.
@@ -267,7 +267,7 @@ fn nodeport_addresses(
     let wanted = &topology_config.nodeport_addresses;
     if wanted.contains(&NodePortAddresses::Primary) {
         let first = |family| node.iter().find(|ip| IpFamily::of(ip) == family).copied();
-        return [IpFamily::V4, IpFamily::V6].into_iter().filter_map(first).collect();
+        return IpFamily::ALL.into_iter().filter_map(first).collect();
     }
     let is_wanted = |ip: &IpAddr| {
         let mut of_family = wanted

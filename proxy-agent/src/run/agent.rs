@@ -149,8 +149,7 @@ impl Agent {
     /// # Errors
     /// When the agent must be started again.
     pub(super) async fn apply(&mut self) -> Result<()> {
-        let nodeports = &self.interfaces.topology.nodeport_addresses;
-        let written = self.services.write(&mut self.datapath, nodeports).await?;
+        let written = self.services.write(&mut self.datapath, &self.interfaces.topology).await?;
         let has_lost_hooks = written.has_lost_hooks;
         self.sockets.end_removed(&mut self.datapath.services);
         self.know_namespaces().await;

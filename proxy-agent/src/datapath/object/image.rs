@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    mem,
+    io, mem,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
@@ -126,10 +126,15 @@ impl Image {
                 return Ok((name.clone(), fd));
             }
             let fd = create(map, name, entries, types)?;
-            if let Some(path) = pinned {
-                pin(fd.as_fd(), path).map_err(Refused::request(format!("pin the map {}", path.display())))?;
+            let Some(path) = pinned else { return Ok((name.clone(), fd)) };
+            match pin(fd.as_fd(), path) {
+                Ok(()) => Ok(fd),
+                // Another agent that starts pinned its own meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_pinned(path),
+                Err(error) => Err(error),
             }
-            Ok((name.clone(), fd))
+            .map(|fd| (name.clone(), fd))
+            .map_err(Refused::request(format!("pin the map {}", path.display())))
         };
         self.0.maps.iter().map(make).collect()
     }

@@ -43,7 +43,7 @@ impl Services {
         let mut used = Room::default();
         used.set(Part::ServicePorts, usage.service_ports);
         used.set(Part::Backends, usage.backends);
-        for family in [IpFamily::V4, IpFamily::V6] {
+        for family in IpFamily::ALL {
             used.set(Part::Slots(family), usage.slots[family as usize]);
             used.add(Part::Frontends(family), self.owned_by_family[family as usize]);
         }

@@ -17,8 +17,6 @@ use prometheus_client::{
 
 use crate::model::{objects::Change, plan::IpFamily};
 
-const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
-
 /// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
@@ -153,11 +151,11 @@ impl KubeProxy {
 
     pub(super) fn queued(&self, change: &Change) {
         let (changes, families): (_, &[IpFamily]) = match change {
-            Change::Service(_) | Change::ServiceGone(_) => (&self.services, &FAMILIES),
+            Change::Service(_) | Change::ServiceGone(_) => (&self.services, &IpFamily::ALL),
             Change::EndpointSlice(slice) if slice.ipv6 => (&self.slices, &[IpFamily::V6]),
             Change::EndpointSlice(_) => (&self.slices, &[IpFamily::V4]),
             // Its name does not show the family.
-            Change::EndpointSliceGone(_) => (&self.slices, &FAMILIES),
+            Change::EndpointSliceGone(_) => (&self.slices, &IpFamily::ALL),
             _ => return,
         };
         for family in families {
@@ -169,7 +167,7 @@ impl KubeProxy {
     /// Changes that were not looked at yet.
     pub(super) fn pending(&self) -> i64 {
         let of_kind = |changes: &Changes| {
-            FAMILIES
+            IpFamily::ALL
                 .iter()
                 .map(|family| changes.pending.get(&of(*family)).map_or(0, |pending| pending.get()))
                 .sum::<i64>()
@@ -185,7 +183,7 @@ impl KubeProxy {
 
     /// Changes were processed, successfully or not.
     pub(super) fn taken(&self) {
-        for family in FAMILIES {
+        for family in IpFamily::ALL {
             self.services.taken(family);
             self.slices.taken(family);
         }
@@ -193,7 +191,7 @@ impl KubeProxy {
 
     pub(super) fn applied(&self, took: Duration, full: bool) {
         let by_kind = if full { &self.full_duration } else { &self.partial_duration };
-        for family in FAMILIES {
+        for family in IpFamily::ALL {
             self.duration.get_or_create(&of(family)).observe(took.as_secs_f64());
             by_kind.get_or_create(&of(family)).observe(took.as_secs_f64());
             self.last_applied.get_or_create(&of(family)).set(now());

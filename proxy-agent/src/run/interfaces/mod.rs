@@ -207,7 +207,7 @@ impl InterfaceController {
     pub(super) fn primary_addresses(&self, node_addresses: &[IpAddr]) -> Vec<IpAddr> {
         let sources = self.topology.uplinks.iter().flat_map(|uplink| &uplink.sources);
         let all = || node_addresses.iter().chain(sources.clone()).copied();
-        [IpFamily::V4, IpFamily::V6]
+        IpFamily::ALL
             .into_iter()
             .filter_map(|family| all().find(|address| IpFamily::of(address) == family))
             .collect()

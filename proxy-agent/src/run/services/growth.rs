@@ -1,7 +1,8 @@
 //! Makes room for services: maps that are nearly full, or too small, are replaced by larger ones.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -22,36 +23,49 @@ use crate::{
 /// After a refusal larger maps are not tried again for this long: programs are loaded for each attempt.
 const REST: Duration = Duration::from_secs(60);
 
-/// When maps may grow.
+/// What the kernel refused, so that it is not tried again at once. Maps of flows take far more memory than the others, which grow
+/// meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Growing {
-    refused: Option<Instant>,
-    /// The same for maps of flows, which take far more memory: others grow meanwhile.
-    refused_flows: Option<Instant>,
-    failure: Option<String>,
+    flows: Option<Refusal>,
+    others: Option<Refusal>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    at: Instant,
+    why: String,
+}
+
+impl Refusal {
+    fn is_recent(&self) -> bool {
+        self.at.elapsed() < REST
+    }
 }
 
 impl Growing {
     /// Those of the full parts that may grow now.
     fn growable(&self, full: &BTreeSet<Part>) -> BTreeSet<Part> {
-        let rests = is_recent(self.refused_flows);
+        let rests = self.flows.as_ref().is_some_and(Refusal::is_recent);
         full.iter().copied().filter(|part| !(rests && matches!(part, Part::Flows(_)))).collect()
     }
 
-    /// Takes the result of an attempt.
-    fn attempted(&mut self, has_flows: bool, failure: Option<String>) {
-        let refused = failure.is_some().then(Instant::now);
-        if has_flows {
-            self.refused_flows = refused;
-        } else {
-            self.refused = refused;
-        }
-        self.failure = failure;
+    /// Whether no map may grow now.
+    fn rests(&self) -> bool {
+        self.others.as_ref().is_some_and(Refusal::is_recent)
     }
-}
 
-fn is_recent(refused: Option<Instant>) -> bool {
-    refused.is_some_and(|refused| refused.elapsed() < REST)
+    /// Takes the result of an attempt; true if it is a refusal for another reason than the last one.
+    fn attempted(&mut self, has_flows: bool, refused: Option<&str>) -> bool {
+        let last = if has_flows { &mut self.flows } else { &mut self.others };
+        let is_new = refused.is_some_and(|why| last.as_ref().is_none_or(|last| last.why != why));
+        *last = refused.map(|why| Refusal { at: Instant::now(), why: why.to_owned() });
+        is_new
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.flows.iter().chain(&self.others).map(|refusal| refusal.why.clone()).collect()
+    }
 }
 
 impl ServiceReconciler {
@@ -59,11 +73,15 @@ impl ServiceReconciler {
     ///
     /// # Errors
     /// When the agent must be started again.
-    pub(super) async fn apply_services(&mut self, datapath: &mut Datapath) -> Result<(Round, bool)> {
+    pub(super) async fn apply_services(
+        &mut self,
+        datapath: &mut Datapath,
+        snat_sources: &BTreeSet<IpAddr>,
+    ) -> Result<(Round, bool)> {
         let mut round = self.sync.apply(&mut datapath.services);
         let mut has_lost_hooks = false;
         while let Some(room) = self.wanted_room(datapath, &round.full) {
-            let Some(lost) = self.grow(datapath, &room).await? else { break };
+            let Some(lost) = self.grow(datapath, &room, snat_sources).await? else { break };
             has_lost_hooks |= lost;
             if !round.full.is_empty() {
                 round = round.followed_by(self.sync.apply(&mut datapath.services));
@@ -79,14 +97,19 @@ impl ServiceReconciler {
         if full.is_empty() && !room.is_short(&used) {
             return None;
         }
-        if is_recent(self.growing.refused) {
+        if self.growing.rests() {
             return None;
         }
         room.grown(&used.max(&self.sync.demand()), &full)
     }
 
     /// Replaces maps; true if programs must be attached again, `None` if the maps stay unchanged.
-    async fn grow(&mut self, datapath: &mut Datapath, room: &Room) -> Result<Option<bool>> {
+    async fn grow(
+        &mut self,
+        datapath: &mut Datapath,
+        room: &Room,
+        snat_sources: &BTreeSet<IpAddr>,
+    ) -> Result<Option<bool>> {
         info!("maps are full or nearly, or a family gets its first service: making larger ones");
         let before = datapath.services.room();
         let grows = |part| room.of(part) > before.of(part);
@@ -102,14 +125,16 @@ impl ServiceReconciler {
             Grown::Refused(error) => Some(format!("maps of services cannot grow: {error:#}")),
         };
         self.reports.metrics.maps_grew(failure.is_none());
-        if let Some(failure) =
-            failure.as_ref().filter(|failure| self.growing.failure.as_ref() != Some(failure))
-        {
+        let is_new = self.growing.attempted(has_flows, failure.as_deref());
+        if let Some(failure) = failure.filter(|_| is_new) {
             error!("{failure}; trying again after {} s", REST.as_secs());
-            self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", failure));
+            self.reports.events.send(Event::of_node("MapsCannotGrow", "Grow", &failure));
         }
-        self.reports.health.set_problems("maps", failure.clone().into_iter().collect());
-        self.growing.attempted(has_flows, failure);
+        self.reports.health.set_problems("maps", self.growing.problems());
+        if has_flows && matches!(grown, Grown::Done(_)) {
+            // Programs without the family noted no connections of kernel NAT.
+            self.seeder.seed(HashSet::new(), snat_sources.clone()).await;
+        }
         Ok(match grown {
             Grown::Done(lost) => Some(!lost.is_empty()),
             Grown::Refused(_) => None,
@@ -127,12 +152,16 @@ mod tests {
         let full = [flows, Part::Backends].into();
         let mut growing = Growing::default();
         assert_eq!(growing.growable(&full), full);
-        growing.attempted(true, Some("no memory".to_owned()));
+        assert!(growing.attempted(true, Some("no memory")));
         assert_eq!(growing.growable(&full), [Part::Backends].into());
-        assert!(!is_recent(growing.refused), "at once");
-        growing.attempted(false, Some("no memory".to_owned()));
-        assert!(is_recent(growing.refused));
-        growing.attempted(true, None);
+        assert!(!growing.rests(), "others may grow at once");
+        assert!(!growing.attempted(false, None));
+        assert_eq!(growing.problems(), ["no memory"], "success of others ends no problem of flows");
+        assert!(!growing.attempted(true, Some("no memory")), "reported before");
+        assert!(growing.attempted(true, Some("no types")));
+        assert!(growing.attempted(false, Some("too large")) && growing.rests());
+        assert!(!growing.attempted(true, None));
         assert_eq!(growing.growable(&full), full);
+        assert_eq!(growing.problems(), ["too large"]);
     }
 }

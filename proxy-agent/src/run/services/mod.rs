@@ -136,15 +136,11 @@ impl ServiceReconciler {
     ///
     /// # Errors
     /// When the agent must be started again.
-    pub(super) async fn write(
-        &mut self,
-        datapath: &mut Datapath,
-        nodeport_addresses: &BTreeSet<IpAddr>,
-    ) -> Result<Written> {
-        let coming = self.sync.coming_udp_frontends(nodeport_addresses);
+    pub(super) async fn write(&mut self, datapath: &mut Datapath, topology: &Topology) -> Result<Written> {
+        let coming = self.sync.coming_udp_frontends(&topology.nodeport_addresses);
         self.seeder.seed(coming, BTreeSet::new()).await;
         let started = Instant::now();
-        let (round, has_lost_hooks) = self.apply_services(datapath).await?;
+        let (round, has_lost_hooks) = self.apply_services(datapath, &topology.snat_sources).await?;
         Ok(Written { round, started, has_lost_hooks })
     }
 
@@ -165,7 +161,7 @@ impl ServiceReconciler {
         for trigger in &round.triggers {
             self.reports.metrics.programmed(trigger.family, trigger.at);
         }
-        for family in [IpFamily::V4, IpFamily::V6] {
+        for family in IpFamily::ALL {
             let NoLocalEndpoints { internal, external } = self.sync.no_local_endpoints(family);
             self.reports.metrics.set_no_local_endpoints(family, internal, external);
         }

@@ -47,8 +47,9 @@ pub enum RouteKind {
     None,
 }
 
-/// A route.
+/// A route. Programs of two releases may share those in `hop_routes_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Route<F: Family> {
     /// The kind of route.
     pub kind: RouteKind,

@@ -149,8 +149,8 @@ impl Results<'_> {
         let limit = if case.row.contains("remote") { NEW_REMOTE } else { NEW_LOCAL };
         let scale = added(BaselineSort::InsertLru) / REFERENCE_INSERTION;
         let reason = format!(
-            "two insertions take {:.0} ns. Four look-ups find that no flow has the packet's ends or those of its answers, and \
-             three find the frontend, {:.0} to {:.0} ns each where the cache has their buckets",
+            "two insertions take {:.0} ns. Three look-ups find that no flow has the packet's ends or those of its answers, and \
+             three more find the frontend, {:.0} to {:.0} ns each where the cache has their buckets",
             2.0 * added(BaselineSort::InsertLru),
             added(BaselineSort::Miss),
             added(BaselineSort::Hit),
