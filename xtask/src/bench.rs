@@ -75,7 +75,7 @@ struct TrafficArgs {
     /// How long sustained load lasts, with one client and one endpoint. Default: the benchmark's own.
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
-    /// Only these parts: slices, forwarding, sustained, flood.
+    /// Only these parts: slices, forwarding, sustained, flood, sockets.
     #[arg(long, value_name = "PARTS", value_delimiter = ',', conflicts_with = "document")]
     only: Vec<String>,
 }

@@ -14,6 +14,8 @@ mod report;
 mod serve;
 mod services;
 mod setup;
+mod sockets;
+mod sockets_report;
 mod sustained;
 mod sustained_report;
 mod targets;
@@ -76,6 +78,8 @@ enum Section {
     Sustained,
     /// Clients during floods of forged SYNs.
     Flood,
+    /// What socket hooks add to system calls.
+    Sockets,
 }
 
 /// The benchmark's own subcommands in other namespaces.
@@ -94,6 +98,11 @@ enum Command {
         #[arg(long)]
         cpu: usize,
     },
+    #[command(hide = true)]
+    Sockets {
+        #[arg(long)]
+        cpu: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -108,6 +117,10 @@ fn main() -> Result<()> {
         Some(Command::Load { cpu }) => {
             pin(cpu)?;
             Ok(load::follow_orders()?)
+        }
+        Some(Command::Sockets { cpu }) => {
+            pin(cpu)?;
+            Ok(sockets::follow_orders()?)
         }
     }
 }
@@ -131,6 +144,11 @@ fn bench(args: Args) -> Result<()> {
     }
     if sections.contains(&Section::Flood) {
         flood_report::add(&mut part, &flood::measure(time)?, time);
+    }
+    if sections.contains(&Section::Sockets) {
+        let (rounds, slice) = (args.runs.max(1), Duration::from_millis(args.slice));
+        let cpu = std::thread::available_parallelism()?.get() - 1;
+        sockets_report::add(&mut part, &sockets::measure(rounds, slice, cpu)?, rounds, slice);
     }
     report::group(&mut part.figures);
     print!("{}", report::tables(&part));

@@ -15,6 +15,7 @@ use proxy_harness::{
     cluster::{Agent, Cluster, Host, Netns, Process, until},
     kube_proxy::{Service, iptables, nftables},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     services::{Where, manifest, node_context},
@@ -85,8 +86,8 @@ pub(crate) struct Setup {
     iptables: Option<&'static str>,
     agents: Vec<Agent>,
     _servers: Vec<Process>,
-    pod: Loader,
-    client: Loader,
+    pod: Follower,
+    client: Follower,
     pub(crate) cluster: Cluster,
 }
 
@@ -127,7 +128,8 @@ impl Setup {
                 nodes.map(|(node, number)| format!("route add 10.244.{number}.0/24 via {}", node.host.v4));
             cluster.fabric.ip(&routes.collect::<Vec<_>>())?;
         }
-        let (pod, client) = (Loader::new(&first.pods[0], cpu)?, Loader::new(&cluster.client, cpu)?);
+        let load = |host| Follower::new(host, &["load", "--cpu", &cpu.to_string()]);
+        let (pod, client) = (load(&first.pods[0])?, load(&cluster.client)?);
         let iptables =
             if variant == Variant::Iptables { Some(working_iptables(&first.host.netns)?) } else { None };
         Ok(Self { variant, iptables, agents: Vec::new(), _servers: servers, pod, client, cluster })
@@ -187,7 +189,7 @@ impl Setup {
             From::Pod => &mut self.pod,
             From::Client => &mut self.client,
         };
-        let outcome = loader.run(order)?;
+        let outcome: Outcome = loader.run(order)?;
         if let Some(error) = &outcome.error {
             bail!("{}: {order:?} after {}: {error}", self.variant.title(), outcome.done);
         }
@@ -222,28 +224,30 @@ pub(crate) fn start_server(host: &Host, args: &[&str], addresses: &[IpAddr]) -> 
     if line.trim() == "ready" { Ok(process) } else { bail!("{} cannot serve", host.name) }
 }
 
-/// A load generator that waits for orders.
-struct Loader {
+/// This program as another process, which waits for orders.
+pub(crate) struct Follower {
     orders: ChildStdin,
     outcomes: BufReader<ChildStdout>,
     _process: Process,
 }
 
-impl Loader {
-    fn new(host: &Host, cpu: usize) -> Result<Self> {
+impl Follower {
+    /// Runs it with these arguments.
+    pub(crate) fn new(host: &Host, args: &[&str]) -> Result<Self> {
         let mut command = host.command(&env::current_exe()?.to_string_lossy())?;
-        command.args(["load", "--cpu", &cpu.to_string()]);
+        command.args(args);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take().context("no input")?;
         let outcomes = BufReader::new(child.stdout.take().context("no output")?);
         Ok(Self { orders, outcomes, _process: Process::new(child) })
     }
 
-    fn run(&mut self, order: &Order) -> Result<Outcome> {
+    /// Gives an order and waits for its outcome.
+    pub(crate) fn run<O: Serialize, R: DeserializeOwned>(&mut self, order: &O) -> Result<R> {
         writeln!(self.orders, "{}", serde_json::to_string(order)?)?;
         let mut line = String::new();
         self.outcomes.read_line(&mut line)?;
-        serde_json::from_str(&line).context("a load generator ended")
+        serde_json::from_str(&line).context("a process that follows orders ended")
     }
 }
 
