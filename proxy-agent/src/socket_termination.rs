@@ -9,7 +9,7 @@
 //! # No socket is missed
 //! For endpoints; the same holds for frontends.
 //!
-//! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it stores the endpoint with the
+//! A socket connects in these steps: (1) the program reads the set of endpoints, (2) it records the endpoint of the
 //! socket, (3) it ends, (4) the kernel makes the socket a connected one, which sock_diag lists. The agent (a) publishes the
 //! new set, (b) waits until no program runs that may have read the old one, (c) walks through the namespaces and ends each
 //! connected socket that has stored the dead endpoint and has that endpoint's address as its peer. After (b) every
@@ -20,8 +20,8 @@
 //! A socket that is between (2) and (4) while it is still connected to an earlier endpoint matches no endpoint:
 //! what it has stored is not its peer. After (4) it is.
 //!
-//! A program reads what a socket has stored ([`SocketReader`](crate::datapath::SocketReader)): sock_diag does not report it
-//! of UDP sockets.
+//! A program reads the record of a socket ([`SocketReader`](crate::datapath::SocketReader)), in its cell or in its storage:
+//! sock_diag does not report the storage of UDP sockets.
 //!
 //! On kernels without socket storage, step (2) is a note in a map, and (c) begins with reading the notes: which sockets,
 //! by their cookies, got that endpoint. That map forgets the oldest when it is full.

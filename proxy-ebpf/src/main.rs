@@ -7,11 +7,12 @@
 //! | `uplink_ingress`, `uplink_egress` | tc on interfaces that lead off the node |
 //! | `uplink_l3_ingress`, `uplink_l3_egress` | the same on interfaces without Ethernet headers |
 //! | `uplink_xdp`, `uplink_xdp_frags` | XDP on uplinks, in front of `uplink_ingress` |
-//! | `connect4` ... `getpeername6` | cgroup socket hooks |
+//! | `connect4` ... `getpeername6`, `sock_release` | cgroup socket hooks |
 //! | `probe` | never attached: run once at start to detect features of the kernel |
 //! | `socket_backend4`, `socket_backend6` | never attached: run to find sockets whose endpoint is gone |
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     unreachable_pub,
@@ -39,8 +40,8 @@ mod xdp;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    macros::cgroup_sock_addr,
-    programs::{SockAddrContext, TcContext, XdpContext},
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext, TcContext, XdpContext},
 };
 use proxy_common::{V4, V6, layout::set::Scope, packet::ETHERNET};
 
@@ -151,7 +152,7 @@ pub fn probe(skb: *mut __sk_buff) -> i32 {
     probe::run(&TcContext::new(skb))
 }
 
-/// Reads the storage of a connected IPv4 socket.
+/// Reads the record of a connected IPv4 socket.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub fn socket_backend4(skb: *mut __sk_buff) -> i32 {
@@ -200,6 +201,12 @@ socket_hooks! {
     recvmsg6 => socket::recvmsg6;
     getpeername4 => socket::getpeername4;
     getpeername6 => socket::getpeername6;
+}
+
+/// A socket is closed.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    socket::sock_release(&ctx)
 }
 
 /// Lets the programs call GPL-only helpers.

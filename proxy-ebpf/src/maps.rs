@@ -2,6 +2,8 @@
 //! This file adds the name, as a literal because aya requires one, and aya's type; a test of the agent compares
 //! the maps of the object with the table.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie::Key},
@@ -22,7 +24,7 @@ use proxy_common::{
         maps::{self, DeclaredMap, table},
         next_hop::NextHop,
         outbound::Outbound,
-        socket::{ConnectedPeer, SharedKey, SharedPeer, UdpPeers},
+        socket::{ConnectedPeer, PeerCell, PeerCellRef, SharedKey, SharedPeer, UdpPeers},
         source_range::SourceRange,
     },
     packet::Parse,
@@ -79,7 +81,7 @@ pub(crate) static FRAG_BUFFER: indexed!(PerCpuArray, table::FragBuffer) = PerCpu
 
 macro_rules! family_maps {
     ($family:ident, $frontends:ident $frontends_name:literal, $backends:ident $backends_name:literal,
-     $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $connected:ident $connected_name:literal,
+     $flows:ident $flows_name:literal, $sockets:ident $sockets_name:literal, $cells:ident $cells_name:literal, $connected:ident $connected_name:literal,
      $udp_peers:ident $udp_peers_name:literal,
      $addrs:ident $addrs_name:literal, $draft:ident $draft_name:literal, $affinity:ident $affinity_name:literal,
      $source_ranges:ident $source_ranges_name:literal, $cidrs:ident $cidrs_name:literal, $netns:ident $netns_name:literal,
@@ -101,6 +103,8 @@ macro_rules! family_maps {
         static $snat: indexed!(Array, table::SnatSources<$family>) = Array::new();
         #[btf_map(name = $sockets_name)]
         static $sockets: keyed!(LruHashMap, table::Sockets<$family>) = LruHashMap::new();
+        #[btf_map(name = $cells_name)]
+        static $cells: indexed!(Array, table::PeerCells<$family>) = Array::new();
         #[btf_map(name = $connected_name)]
         static $connected: SkStorage<<table::Connected<$family> as DeclaredMap>::Value> = SkStorage::new();
         #[btf_map(name = $udp_peers_name)]
@@ -238,6 +242,12 @@ macro_rules! family_maps {
                 $sockets.insert(key, peer, 0).is_ok()
             }
             #[inline(always)]
+            fn peer_cell(cookie: u64) -> Option<PeerCellRef<'static, Self>> {
+                let cell = NonNull::new($cells.get_ptr_mut(PeerCell::<Self>::index(cookie))?)?;
+                // SAFETY: an element of an array, which stays; only `PeerCellRef` touches it.
+                Some(unsafe { PeerCellRef::new(cell) })
+            }
+            #[inline(always)]
             fn connected() -> &'static SkStorage<ConnectedPeer<Self>> {
                 &$connected
             }
@@ -286,13 +296,13 @@ macro_rules! family_maps {
 }
 
 family_maps!(V4, FRONTENDS_V4 "frontends_v4", BACKENDS_V4 "backends_v4", FLOWS_V4 "flows_v4",
-    SOCKETS_V4 "sockets_v4", CONNECTED_V4 "connected_v4", UDP_PEERS_V4 "udp_peers_v4", NODE_ADDRS_V4 "node_addrs_v4", FLOW_DRAFT_V4 "flow_draft_v4",
+    SOCKETS_V4 "sockets_v4", PEER_CELLS_V4 "peer_cells_v4", CONNECTED_V4 "connected_v4", UDP_PEERS_V4 "udp_peers_v4", NODE_ADDRS_V4 "node_addrs_v4", FLOW_DRAFT_V4 "flow_draft_v4",
     AFFINITY_V4 "affinity_v4", SOURCE_RANGES_V4 "source_ranges_v4", SERVICE_CIDRS_V4 "service_cidrs_v4", NETNS_V4 "netns_v4",
     FRAGMENTS_V4 "fragments_v4", SCRATCH_V4 "scratch_v4", FRAG_QUEUE_V4 "frag_queue_v4", FIB_CACHE_V4 "fib_cache_v4", PENDING_V4 "pending_v4",
     OUTBOUND_V4 "outbound_v4", SNAT_SOURCES_V4 "snat_sources_v4", DESTINATIONS_V4 "destinations_v4",
     NEXT_HOPS_V4 "next_hops_v4", HOP_ROUTES_V4 "hop_routes_v4");
 family_maps!(V6, FRONTENDS_V6 "frontends_v6", BACKENDS_V6 "backends_v6", FLOWS_V6 "flows_v6",
-    SOCKETS_V6 "sockets_v6", CONNECTED_V6 "connected_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", FLOW_DRAFT_V6 "flow_draft_v6",
+    SOCKETS_V6 "sockets_v6", PEER_CELLS_V6 "peer_cells_v6", CONNECTED_V6 "connected_v6", UDP_PEERS_V6 "udp_peers_v6", NODE_ADDRS_V6 "node_addrs_v6", FLOW_DRAFT_V6 "flow_draft_v6",
     AFFINITY_V6 "affinity_v6", SOURCE_RANGES_V6 "source_ranges_v6", SERVICE_CIDRS_V6 "service_cidrs_v6", NETNS_V6 "netns_v6",
     FRAGMENTS_V6 "fragments_v6", SCRATCH_V6 "scratch_v6", FRAG_QUEUE_V6 "frag_queue_v6", FIB_CACHE_V6 "fib_cache_v6", PENDING_V6 "pending_v6",
     OUTBOUND_V6 "outbound_v6", SNAT_SOURCES_V6 "snat_sources_v6", DESTINATIONS_V6 "destinations_v6",
@@ -329,6 +339,7 @@ pub(crate) trait FamilyMaps: Parse {
     fn hop_route(slot: u32) -> Option<*mut HopRoute<Self>>;
     fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>>;
     fn set_shared_peer(key: &SharedKey, peer: &SharedPeer<Self>) -> bool;
+    fn peer_cell(cookie: u64) -> Option<PeerCellRef<'static, Self>>;
     fn connected() -> &'static SkStorage<ConnectedPeer<Self>>;
     fn udp_peers() -> &'static SkStorage<UdpPeers<Self>>;
     fn node_address(addr: &Self::Addr) -> u32;

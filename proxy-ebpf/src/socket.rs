@@ -1,10 +1,10 @@
 //! The cgroup programs: a socket's address becomes the backend's, once per connect or datagram, and the VIP
-//! again when the process requests its peer.
+//! again when the process requests its peer. When the socket is closed, its record goes.
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
-    programs::SockAddrContext,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    programs::{SockAddrContext, SockContext},
 };
 use proxy_common::{
     Family, V4, V6,
@@ -20,7 +20,7 @@ use crate::{
     log::record,
     maps::PACKET_PODS,
     settings::{HAS_SET_RETVAL, LOCALHOST_NODEPORTS, NODE_NETNS, SOCKETS_OF_NODE_ONLY},
-    socket_tables::forget,
+    socket_tables::{forget, release},
     tables::Kernel,
 };
 
@@ -57,6 +57,24 @@ pub(crate) fn getpeername4(ctx: &SockAddrContext) -> i32 {
 
 pub(crate) fn getpeername6(ctx: &SockAddrContext) -> i32 {
     if is_mapped(ctx) { getpeername::<V4, Mapped>(ctx) } else { getpeername::<V6, Plain>(ctx) }
+}
+
+/// The last descriptor of a socket is closed. The kernel does not call this for sockets that it opened itself: their cells
+/// stay taken.
+pub(crate) fn sock_release(ctx: &SockContext) -> i32 {
+    /// `AF_INET`: such a socket has no record of IPv6.
+    const INET: u32 = 2;
+    // SAFETY: the context is readable.
+    let (family, protocol) = unsafe { ((*ctx.sock).family, (*ctx.sock).protocol) };
+    if protocol == PROTOCOL_TCP as u32 || protocol == PROTOCOL_UDP as u32 {
+        // SAFETY: the context.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        release::<V4>(cookie);
+        if family != INET {
+            release::<V6>(cookie);
+        }
+    }
+    ALLOW
 }
 
 /// Place of an address of this family in the context: its own fields, or IPv4 inside the IPv6 fields.
@@ -265,18 +283,15 @@ fn reject(verdict: SocketVerdict) -> i32 {
 
 #[inline(always)]
 fn connect<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
-    let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
+    if !decide::may_be_translated::<F, _>(&kernel, &addr, port, protocol(ctx)) {
+        return connect_elsewhere::<F>(ctx);
+    }
+    let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let mut peer = SocketPeer::<F>::default();
     match decide::connect(&kernel, &addr, port, protocol(ctx), &client, &mut peer) {
-        SocketVerdict::Pass => {
-            // A datagram socket that connects again: the VIP that it requested before is no longer its peer.
-            if protocol(ctx) == PROTOCOL_UDP {
-                forget::<F>(ctx);
-            }
-            ALLOW
-        }
+        SocketVerdict::Pass => connect_elsewhere::<F>(ctx),
         SocketVerdict::Translate => {
             record!(
                 info,
@@ -299,11 +314,23 @@ fn connect<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     }
 }
 
+/// A datagram socket that connects again: the VIP that it requested before is no longer its peer.
+#[inline(always)]
+fn connect_elsewhere<F: KernelFamily>(ctx: &SockAddrContext) -> i32 {
+    if protocol(ctx) == PROTOCOL_UDP {
+        forget::<F>(ctx);
+    }
+    ALLOW
+}
+
 #[inline(always)]
 fn sendmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
-    let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let (addr, port) = (P::get(ctx), port(ctx));
     let kernel = Kernel::new(ctx.as_ptr());
+    if !decide::may_be_translated::<F, _>(&kernel, &addr, port, protocol(ctx)) {
+        return ALLOW;
+    }
+    let Some(client) = client::<F, P>(ctx) else { return ALLOW };
     let mut peer = SocketPeer::<F>::default();
     match decide::send(&kernel, &addr, port, protocol(ctx), &client, is_connected(ctx), &mut peer) {
         SocketVerdict::Pass => ALLOW,

@@ -1,8 +1,9 @@
 //! The core's tables for sockets in the kernel: socket storage, and the map that sockets share.
 
-use core::ptr::NonNull;
+use core::{arch::asm, ptr::NonNull};
 
 use aya_ebpf::{
+    EbpfContext as _,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockAddrContext,
 };
@@ -10,11 +11,40 @@ use proxy_common::{
     decide::SocketTables,
     layout::{
         counter::Counter,
-        socket::{ConnectedPeer, SharedKey, SharedPeer, SocketPeer, UdpPeersRef},
+        socket::{Claims, ConnectedPeer, SharedKey, SharedPeer, SocketPeer, UdpPeersRef},
     },
 };
 
 use crate::{family::KernelFamily, report, settings::HAS_SK_STORAGE, tables::Kernel};
+
+/// A word of a map, which programs on other CPUs may change at any time.
+///
+/// Invariant: the word is within an element to which the kernel gave a pointer.
+struct MapWord(*mut u64);
+
+impl From<*mut u64> for MapWord {
+    #[inline(always)]
+    fn from(word: *mut u64) -> Self {
+        Self(word)
+    }
+}
+
+impl Claims for MapWord {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the invariant.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn add(&self, number: u64) {
+        // `BPF_XADD`. The compiler has no atomic addition for this target.
+        // SAFETY: the invariant.
+        unsafe {
+            asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) self.0, number = in(reg) number)
+        };
+    }
+}
 
 impl<F: KernelFamily> SocketTables<F> for Kernel {
     #[inline(always)]
@@ -36,17 +66,32 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
 
     #[inline(always)]
     fn connected(&self) -> Option<ConnectedPeer<F>> {
+        let cookie = SocketTables::<F>::cookie(self);
+        if let Some(cell) = F::peer_cell(cookie)
+            && let Some(peer) = cell.get(cookie)
+        {
+            return Some(peer);
+        }
         // SAFETY: the hooks give a socket; its storage lives as long as that.
         unsafe { F::connected().get_ptr_mut(&SockAddrContext::new(self.ctx.cast())).as_ref() }.copied()
     }
 
     #[inline(always)]
     fn set_connected(&self, peer: &mut ConnectedPeer<F>) {
+        let ctx = SockAddrContext::new(self.ctx.cast());
         // SAFETY: as above.
         unsafe {
-            let stored =
-                F::connected().get_or_insert_ptr_mut(&SockAddrContext::new(self.ctx.cast()), Some(peer));
-            if !stored.is_null() {
+            // A socket with storage keeps its record there: in one place only.
+            if let Some(stored) = F::connected().get_ptr_mut(&ctx).as_mut() {
+                *stored = *peer;
+                return;
+            }
+            let cookie = SocketTables::<F>::cookie(self);
+            if F::peer_cell(cookie).is_some_and(|cell| cell.set::<MapWord>(cookie, peer)) {
+                return;
+            }
+            // Another socket has the cell. To allocate storage takes several times as long.
+            if let Some(stored) = F::connected().get_or_insert_ptr_mut(&ctx, Some(peer)).as_mut() {
                 *stored = *peer;
             }
         }
@@ -110,7 +155,15 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
     }
 }
 
-/// Removes the entry of a socket that connects to an address that is no VIP.
+/// A socket is closed: its cell is free.
+#[inline(always)]
+pub(crate) fn release<F: KernelFamily>(cookie: u64) {
+    if let Some(cell) = F::peer_cell(cookie) {
+        cell.release::<MapWord>(cookie);
+    }
+}
+
+/// Removes the record of a socket that connects to an address that is no VIP.
 #[inline(always)]
 pub(crate) fn forget<F: KernelFamily>(ctx: &SockAddrContext) {
     if HAS_SK_STORAGE.load() == 0 {
@@ -119,6 +172,10 @@ pub(crate) fn forget<F: KernelFamily>(ctx: &SockAddrContext) {
     // SAFETY: the hooks give a socket.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        if let Some(cell) = F::peer_cell(cookie) {
+            cell.clear(cookie);
+        }
         let _ = F::connected().delete(socket);
         let _ = F::udp_peers().delete(socket);
     }

@@ -26,8 +26,12 @@ use super::{
 };
 use crate::net::topology::Topology;
 
-/// The socket hooks: program name and `bpf_attach_type`.
-pub(super) const SOCKET_HOOKS: [(&str, u32); 8] = [
+/// The hook that frees what `connect` takes.
+const SOCK_RELEASE: &str = "sock_release";
+
+/// The socket hooks: program name and `bpf_attach_type`. The one that frees is the first to be attached.
+pub(super) const SOCKET_HOOKS: [(&str, u32); 9] = [
+    (SOCK_RELEASE, 34),
     ("connect4", 10),
     ("connect6", 11),
     ("sendmsg4", 14),
@@ -91,8 +95,11 @@ impl Hooks {
         let directory =
             File::open(cgroup).with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
         let id = directory.metadata()?.ino();
-        object.load_programs(SOCKET_HOOKS.into_iter().map(|(name, _)| name))?;
-        for (program, attach_type) in SOCKET_HOOKS {
+        // Without socket storage `connect` takes no cell.
+        let has_cells = object.features.sk_storage;
+        let hooks = || SOCKET_HOOKS.into_iter().filter(|(name, _)| has_cells || *name != SOCK_RELEASE);
+        object.load_programs(hooks().map(|(name, _)| name))?;
+        for (program, attach_type) in hooks() {
             let fd = object.program(program)?;
             let name = format!("cgroup-{program}");
             let target = Target::Cgroup { directory: directory.as_fd(), id, attach_type };

@@ -36,7 +36,11 @@ impl<V: Pod> Array<V> {
         })
     }
 
-    pub(super) fn set(&mut self, index: u32, value: V) -> io::Result<()> {
+    /// Writes an element, as a program would.
+    ///
+    /// # Errors
+    /// The kernel's, and beyond the end.
+    pub fn set(&mut self, index: u32, value: V) -> io::Result<()> {
         self.0.set(index, value, 0).map_err(into_io)
     }
 }

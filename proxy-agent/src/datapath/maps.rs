@@ -64,6 +64,10 @@ pub trait MapFamily: UserFamily<Addr: Pod + Send, Pad: Send, SlotPad: Send> {
     fn sockets(pins: &Pins) -> Result<HashOf<table::Sockets<Self>>> {
         hash::<table::Sockets<Self>>(pins)
     }
+    /// `peer_cells`.
+    fn peer_cells(pins: &Pins) -> Result<ArrayOf<table::PeerCells<Self>>> {
+        array::<table::PeerCells<Self>>(pins)
+    }
     /// `connected`.
     fn connected(pins: &Pins) -> Result<StorageOf<table::Connected<Self>>> {
         storage::<table::Connected<Self>>(pins)

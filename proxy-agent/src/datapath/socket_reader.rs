@@ -1,4 +1,4 @@
-//! Reads what connected sockets store: runs the programs `socket_backend4` and `socket_backend6`.
+//! Reads the records of connected sockets: runs the programs `socket_backend4` and `socket_backend6`.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use super::{
     hash::read,
     object::Object,
 };
-use crate::model::objects::Protocol;
+use crate::{model::objects::Protocol, net::sock_diag::Connected};
 
 /// The frontend that a socket connected to, and the backend that it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ pub struct Kept {
 /// The programs of IPv4 and IPv6.
 pub(super) const PROGRAMS: [&str; 2] = ["socket_backend4", "socket_backend6"];
 
-/// Reads what connected sockets store. Only on kernels with socket storage.
+/// Reads the records of connected sockets. Only on kernels with socket storage.
 #[derive(Debug)]
 pub struct SocketReader {
     v4: OwnedFd,
@@ -50,15 +50,17 @@ impl SocketReader {
         Ok(Self { v4: object.program(PROGRAMS[0])?, v6: object.program(PROGRAMS[1])? })
     }
 
-    /// The record of the socket with these addresses in this thread's network namespace; `None` if it was not
-    /// translated, or has connected elsewhere since. An IPv6 socket that talks to IPv4 has IPv4 addresses here.
+    /// The record of this socket of this thread's network namespace; `None` if it was not translated, or has connected
+    /// elsewhere since. An IPv6 socket that talks to IPv4 has IPv4 addresses here.
     ///
-    /// If several sockets have the same addresses, it is the one that a datagram of the peer would go to.
+    /// If several sockets have the same addresses and its record is in none of the cells, it is the record of the one that
+    /// a datagram of the peer would go to.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn kept(&self, protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Kept>> {
-        let Some(mut packet) = question(protocol, local, peer) else { return Ok(None) };
+    pub fn kept(&self, socket: &Connected) -> io::Result<Option<Kept>> {
+        let Connected { transport, cookie, local, peer, .. } = *socket;
+        let Some(mut packet) = question(transport.into(), cookie, local, peer) else { return Ok(None) };
         let program = if peer.is_ipv4() { &self.v4 } else { &self.v6 };
         if Id(program::run_once(program.as_fd(), &mut packet)?) == Id::NONE {
             return Ok(None);
@@ -79,7 +81,7 @@ fn answer<F: UserFamily>(packet: &[u8]) -> Option<Kept> {
 }
 
 /// A [`SocketQuestion`] as a packet; `None` for addresses of different families, which no connected socket has.
-fn question(protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> Option<Vec<u8>> {
+fn question(protocol: Protocol, cookie: u64, local: SocketAddr, peer: SocketAddr) -> Option<Vec<u8>> {
     // The kernel takes no packet without an Ethernet header, and it looks at a network header behind it.
     const SIZE: usize = 128;
     let (offset, peer_ip, local_ip) = match (peer.ip(), local.ip()) {
@@ -97,6 +99,7 @@ fn question(protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> Option<V
     packet.extend(peer.port().to_be_bytes());
     packet.extend(local.port().to_be_bytes());
     packet.extend(u32::from(protocol_number(protocol)).to_ne_bytes());
+    packet.extend(cookie.to_ne_bytes());
     packet.resize(SIZE, 0);
     Some(packet)
 }
@@ -108,16 +111,18 @@ mod tests {
     #[test]
     fn a_question_is_laid_out_as_the_programs_read_it() {
         let asked = |protocol, local: &str, peer: &str| {
-            question(protocol, local.parse().unwrap(), peer.parse().unwrap())
+            question(protocol, 0x0102, local.parse().unwrap(), peer.parse().unwrap())
         };
         let packet = asked(Protocol::Udp, "10.244.1.2:40000", "10.244.0.3:53").unwrap();
         let v4 = [10, 244, 0, 3, 10, 244, 1, 2, 0, 53, 0x9c, 0x40];
         assert_eq!(packet[14..26], v4);
         assert_eq!(packet[26..30], 17u32.to_ne_bytes());
+        assert_eq!(packet[30..38], 0x0102u64.to_ne_bytes());
         let packet = asked(Protocol::Tcp, "[fd00::2]:1", "[fd00::3]:2").unwrap();
         assert_eq!((packet[14 + 15], packet[14 + 31]), (3, 2));
         assert_eq!(packet[46..50], [0, 2, 0, 1]);
         assert_eq!(packet[50..54], 6u32.to_ne_bytes());
+        assert_eq!(packet[54..62], 0x0102u64.to_ne_bytes());
         assert_eq!(asked(Protocol::Udp, "0.0.0.0:1", "[fd00::3]:2"), None);
     }
 }

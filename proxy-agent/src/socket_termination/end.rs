@@ -130,6 +130,6 @@ fn keeps_target(
     reader: Option<&SocketReader>,
 ) -> io::Result<bool> {
     let Some(reader) = reader else { return Ok(false) };
-    let kept = reader.kept(socket.transport.into(), socket.local, socket.peer)?;
+    let kept = reader.kept(socket)?;
     Ok(kept.is_some_and(|kept| is_target(targets, socket.transport, &kept)))
 }

@@ -17,7 +17,7 @@ use crate::{
 /// One of the two ways, as the kernel allows.
 #[derive(Debug)]
 pub enum Records {
-    /// Sockets keep it themselves: socket storage.
+    /// Cells, and the storage of sockets themselves.
     Sockets(SocketReader),
     /// Notes in maps, by the sockets' cookies: on kernels without socket storage.
     Notes(Pins),
@@ -54,7 +54,7 @@ fn kept(reader: &SocketReader, transports: &HashSet<Transport>) -> Result<(HashS
     let walked = walk(|sock_diag| {
         for transport in transports.iter().copied() {
             for socket in sock_diag.connected(transport, |_| true)? {
-                found.extend(reader.kept(transport.into(), socket.local, socket.peer)?);
+                found.extend(reader.kept(&socket)?);
             }
         }
         Ok(())

@@ -46,6 +46,18 @@ impl<F: Family> SocketClient<F> {
     }
 }
 
+/// Whether a socket that asks for this address may get a backend. Most addresses that are no frontend are recognised here, before
+/// the client is looked at.
+#[inline(always)]
+pub fn may_be_translated<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    protocol: u8,
+) -> bool {
+    F::is_loopback(addr) || tables.may_be_frontend(addr, port, protocol)
+}
+
 /// A socket connects to an address; the port in network byte order. `peer` becomes the backend.
 #[inline(always)]
 pub fn connect<F: Family, T: SocketTables<F>>(
@@ -79,7 +91,8 @@ pub fn send<F: Family, T: SocketTables<F>>(
     is_connected: bool,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
-    if !F::is_loopback(addr) && !tables.may_be_frontend(addr, port, protocol) {
+    // Before storage is allocated.
+    if !client.is_node_loopback(addr) && !tables.may_be_frontend(addr, port, protocol) {
         tables.step(Step::NoFrontendSurely);
         return SocketVerdict::Pass;
     }

@@ -1,6 +1,7 @@
 //! Addresses that sockets send to. Written by the socket programs.
 //!
-//! * `connected_v4`, `connected_v6`: SK_STORAGE, connected sockets.
+//! * `peer_cells_v4`, `peer_cells_v6`: ARRAY, connected sockets, as long as their cell is free: see [`PeerCell`].
+//! * `connected_v4`, `connected_v6`: SK_STORAGE, the other connected sockets.
 //! * `udp_peers_v4`, `udp_peers_v6`: SK_STORAGE, the first VIPs that an unconnected UDP socket sends to. No
 //!   other socket can evict them, and the kernel frees them with the socket.
 //! * `sockets_v4`, `sockets_v6`: LRU HASH, for all else: further VIPs of a socket, sockets for which the kernel
@@ -11,10 +12,12 @@
 //! agent: the source of packets of unbound sockets. Read only for frontends with source ranges. A missing
 //! namespace is not known yet.
 
+mod cell;
 mod shared;
 mod stored;
 
 pub use self::{
+    cell::{CELLS, Claims, PeerCell, PeerCellRef},
     shared::{SharedKey, SharedPeer, SocketDirection, SocketKey},
     stored::{UdpPeer, UdpPeers, UdpPeersRef},
 };
@@ -56,7 +59,7 @@ impl<F: Family> SocketPeer<F> {
     }
 }
 
-/// Storage of a connected socket: the VIP that it requested and the backend. The socket may have connected
+/// Record of a connected socket: the VIP that it requested and the backend. The socket may have connected
 /// elsewhere since: the entry is valid only while the backend is its peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -75,11 +78,11 @@ pub struct ConnectedPeer<F: Family> {
     pub service: Id,
 }
 
-/// The agent's query to the programs `socket_backend4` and `socket_backend6`: the storage of the socket with
-/// these addresses. They return its backend's [`Id`], or [`Id::NONE`] without storage or if that backend is not
+/// The agent's query to the programs `socket_backend4` and `socket_backend6`: the record of the socket with
+/// these addresses. They return its backend's [`Id`], or [`Id::NONE`] without record or if that backend is not
 /// its peer, and write the [`ConnectedPeer`] over the query.
 ///
-/// The kernel's `struct bpf_sock_tuple`, seen from the peer, and the protocol behind it.
+/// The kernel's `struct bpf_sock_tuple`, seen from the peer, and protocol and cookie behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SocketQuestion<F: Family> {
@@ -93,6 +96,8 @@ pub struct SocketQuestion<F: Family> {
     pub local_port: u16,
     /// TCP; any other value is UDP.
     pub protocol: u32,
+    /// The socket's cookie.
+    pub cookie: u64,
 }
 
 impl<F: Family> SocketQuestion<F> {
@@ -107,6 +112,6 @@ super::plain!(SocketPeer<F>, ConnectedPeer<F>);
 const _: () = {
     assert!(size_of::<SocketPeer<V4>>() == 16 && size_of::<SocketPeer<V6>>() == 28);
     assert!(size_of::<ConnectedPeer<V4>>() == 20 && size_of::<ConnectedPeer<V6>>() == 44);
-    assert!(size_of::<SocketQuestion<V4>>() == 16 && size_of::<SocketQuestion<V6>>() == 40);
+    assert!(size_of::<SocketQuestion<V4>>() == 24 && size_of::<SocketQuestion<V6>>() == 48);
     assert!(SocketQuestion::<V4>::TUPLE == 12 && SocketQuestion::<V6>::TUPLE == 36);
 };

@@ -9,6 +9,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use proxy_agent::datapath::{maps::MapFamily, pins::Pins};
+use proxy_common::{V4, V6, layout::socket::CELLS};
 use proxy_harness::{
     cluster::{Cluster, Endpoint, Host, Load, Protocol, Service, until},
     traffic::{EMPTY, Entry, HAIRPIN, HOST_NETWORK, SERVICE_PORT, Scenario, TARGET_PORT, WEB},
@@ -53,6 +55,42 @@ fn a_pod_with_many_sockets_does_not_push_out_those_of_others() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// More than there are cells, so that some have storage: each shows the address that it requested, as long as it lives, and
+/// leaves no record when it is closed.
+#[test]
+fn connected_sockets_show_the_service_however_many_there_are() -> Result<()> {
+    let scenario = start()?;
+    let busy = scenario.cluster.pod("pod-1a")?;
+    let quiet = scenario.cluster.pod("pod-1b")?;
+    let pins = Pins::new(&scenario.cluster.node(0)?.bpffs);
+    let count = CELLS as usize + CELLS as usize / 8;
+    for is_v4 in [true, false] {
+        let all =
+            [WEB, HOST_NETWORK, HAIRPIN].map(|service| scenario.target(Entry::ClusterIp, service, is_v4));
+        let all = all.into_iter().collect::<Result<Vec<_>>>()?;
+        let taken = || if is_v4 { taken_cells::<V4>(&pins) } else { taken_cells::<V6>(&pins) };
+        let others = taken()?;
+        let before = quiet.connect_sockets(&all, 100)?;
+        let crowd = busy.connect_sockets(&all, count)?;
+        let after = quiet.connect_sockets(&all, 100)?;
+        // A socket that found its cell taken leaves another one free.
+        let crowded = taken()?;
+        ensure!(crowded > CELLS as usize / 2 && crowded <= CELLS as usize, "{crowded} cells are taken");
+        for sockets in [crowd, before, after] {
+            sockets.end()?;
+        }
+        let left = taken()?;
+        ensure!(left <= others, "{left} cells are taken, {others} before");
+    }
+    Ok(())
+}
+
+fn taken_cells<F: MapFamily>(pins: &Pins) -> Result<usize> {
+    let cells = F::peer_cells(pins)?;
+    let owners = (0..CELLS).map(|index| Ok(cells.element(index)?.owner()));
+    Ok(owners.collect::<Result<Vec<_>>>()?.into_iter().flatten().count())
 }
 
 /// Two Services, each with a different endpoint.

@@ -202,6 +202,9 @@ fn kind_of(section: &ProgramSection) -> Option<(u32, u32, u32)> {
         ProgramSection::CgroupSockAddr { attach_type } => {
             (program::CGROUP_SOCK_ADDR, 0, bpf_attach_type::from(*attach_type) as u32)
         }
+        ProgramSection::CgroupSock { attach_type } => {
+            (program::CGROUP_SOCK, 0, bpf_attach_type::from(*attach_type) as u32)
+        }
         _ => return None,
     })
 }

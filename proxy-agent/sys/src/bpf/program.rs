@@ -11,6 +11,8 @@ use super::{Attr, Command, info, present};
 pub const SCHED_CLS: u32 = 3;
 /// `BPF_PROG_TYPE_XDP`.
 pub const XDP: u32 = 6;
+/// `BPF_PROG_TYPE_CGROUP_SOCK`.
+pub const CGROUP_SOCK: u32 = 9;
 /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
 pub const CGROUP_SOCK_ADDR: u32 = 18;
 

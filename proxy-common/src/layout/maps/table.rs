@@ -241,7 +241,13 @@ of_each_family! {
         written_by: "socket programs", read_by: "socket programs",
     }
 
-    /// connected socket -> VIP, backend, backend id, service id
+    /// low bits of a socket's cookie -> cookie, whether the socket has the cell; VIP, backend, backend id, service id
+    PeerCells = "peer_cells": Array(u32 => socket::PeerCell<F>) {
+        entries: socket::CELLS, flags: 0, size: Size::InObject, group: Group::Sockets,
+        written_by: "`connect`, `sock_release`", read_by: "`recvmsg`, `getpeername`, `sendmsg`, `socket_backend`",
+    }
+
+    /// connected socket whose cell is taken -> VIP, backend, backend id, service id
     Connected = "connected": SkStorage(i32 => socket::ConnectedPeer<F>) {
         entries: 0, flags: ON_DEMAND, size: Size::InObject, group: Group::Sockets,
         written_by: "`connect`", read_by: "`recvmsg`, `getpeername`, `sendmsg`, `socket_backend`",

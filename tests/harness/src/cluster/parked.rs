@@ -1,4 +1,4 @@
-//! Unconnected UDP sockets that receive on command, and crowds of them.
+//! UDP sockets that receive on command, and many of them.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -13,8 +13,7 @@ use super::{Host, Process, Reply, netns::pipe, peer_binary};
 /// A socket that has sent a request to some addresses, and has not received yet.
 #[derive(Debug)]
 pub struct Parked {
-    /// Ends the process.
-    _process: Process,
+    process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
@@ -40,23 +39,27 @@ impl Host {
     }
 
     fn park_by(&self, mut command: Command) -> Result<Parked> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start `peer park`")?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start `peer`")?;
         let input = child.stdin.take().context("no input")?;
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
         let process = Process::new(child);
         let mut line = String::new();
         output.read_line(&mut line)?;
-        ensure!(line == "sent\n", "`peer park` printed {line:?}");
-        Ok(Parked { _process: process, input, output })
+        ensure!(line == "sent\n", "`peer` printed {line:?}");
+        Ok(Parked { process, input, output })
     }
 
     /// Opens this many unconnected UDP sockets, not all at once, and sends a datagram to each of these addresses by each.
     pub fn open_sockets(&self, to: &[SocketAddr], count: usize) -> Result<()> {
         pipe(self.peer_to("sockets", to)?.args(["--count", &count.to_string()]), "").map(drop)
+    }
+
+    /// Connects this many UDP sockets, all at once, to each of these addresses in turn. Each must show its address as its peer.
+    pub fn connect_sockets(&self, to: &[SocketAddr], count: usize) -> Result<Parked> {
+        let mut command = self.peer_to("connected", to)?;
+        command.args(["--count", &count.to_string()]);
+        self.park_by(command)
     }
 
     fn peer_to(&self, what: &str, to: &[SocketAddr]) -> Result<Command> {
@@ -75,5 +78,13 @@ impl Parked {
         self.input.write_all(b"\n")?;
         let lines = self.output.lines();
         lines.map(|line| serde_json::from_str(&line?).context("`peer park`")).collect()
+    }
+
+    /// Checks connected sockets once more, and closes them.
+    pub fn end(mut self) -> Result<()> {
+        self.input.write_all(b"\n")?;
+        let status = self.process.child().wait()?;
+        ensure!(status.success(), "`peer connected`: {status}");
+        Ok(())
     }
 }

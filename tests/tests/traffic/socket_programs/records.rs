@@ -1,4 +1,4 @@
-//! By the records of sockets: in their storage, or in notes on kernels without it.
+//! By the records of sockets: in cells, in their storage, or in notes on kernels without it.
 
 use std::{
     fmt::Debug,
@@ -21,7 +21,7 @@ use proxy_common::{
     layout::{
         config::Timeouts,
         id::Id,
-        socket::{ConnectedPeer, SharedKey, SharedPeer, SocketDirection, SocketKey, SocketPeer},
+        socket::{ConnectedPeer, PeerCell, SharedKey, SharedPeer, SocketDirection, SocketKey, SocketPeer},
     },
 };
 
@@ -38,6 +38,8 @@ const VIPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 /// Where the programs write the translation of a connected socket.
 #[derive(Clone, Copy, Debug)]
 enum How {
+    /// The socket has its cell.
+    Cell,
     /// Sockets keep it themselves.
     Storage,
     /// Notes, on kernels without socket storage.
@@ -73,7 +75,7 @@ impl Maps {
 
     fn socket_termination(&mut self, counts: Counts) -> Result<SocketTerminator> {
         let records = match self.how {
-            How::Storage => Records::Sockets(self.datapath.socket_reader()?.unwrap()),
+            How::Cell | How::Storage => Records::Sockets(self.datapath.socket_reader()?.unwrap()),
             How::Notes => Records::Notes(self.pins.clone()),
         };
         Ok(SocketTerminator::start(records, counts))
@@ -92,7 +94,7 @@ impl Maps {
         let (vip, vip_port) = (addr(vip.parse().unwrap()), 53u16.to_be());
         let (ip, port) = (addr(backend.ip()), backend.port().to_be());
         match self.how {
-            How::Storage => {
+            How::Cell | How::Storage => {
                 let service = SERVICE;
                 let peer = ConnectedPeer::<F> {
                     vip,
@@ -102,7 +104,15 @@ impl Maps {
                     backend_id: id,
                     service,
                 };
-                F::connected(&self.pins).unwrap().insert(socket, peer).unwrap();
+                if matches!(self.how, How::Storage) {
+                    F::connected(&self.pins).unwrap().insert(socket, peer).unwrap();
+                    return;
+                }
+                let (cookie, mut cells) = (cookie(socket), F::peer_cells(&self.pins).unwrap());
+                let index = PeerCell::<F>::index(cookie);
+                let owner = cells.element(index).unwrap().owner();
+                assert!(owner.is_none_or(|owner| owner == cookie), "the cell is another socket's");
+                cells.set(index, PeerCell::new(cookie, peer)).unwrap();
             }
             How::Notes => {
                 let key = SocketKey::<F>::new(cookie(socket), ip, port, SocketDirection::Receive);
@@ -142,7 +152,7 @@ fn is_untouched(socket: &UdpSocket) -> bool {
 
 #[tokio::test]
 async fn sockets_of_dead_endpoints_are_ended_even_if_they_connect_late() -> Result<()> {
-    for how in [How::Storage, How::Notes] {
+    for how in [How::Cell, How::Storage, How::Notes] {
         let mut maps = Maps::new("dead", how);
         let room = Room::new("dead");
         let ((ours, server), (others, _other_server)) = (room.udp(), room.udp());
@@ -185,7 +195,7 @@ fn kept(family: usize, backend: Id) -> Kept {
 /// The endpoint serves on; the address is another Service's now.
 #[tokio::test]
 async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
-    for how in [How::Storage, How::Notes] {
+    for how in [How::Cell, How::Storage, How::Notes] {
         let mut maps = Maps::new("lost", how);
         let room = Room::new("lost");
         for (family, listen, to) in FAMILIES {
@@ -232,10 +242,14 @@ async fn udp_sockets_of_lost_frontends_are_ended() -> Result<()> {
     Ok(())
 }
 
-/// The storage of an IPv6 socket that talks to IPv4 is that of IPv4.
+/// The record of an IPv6 socket that talks to IPv4 is that of IPv4.
 #[test]
 fn what_sockets_keep_is_found_for_each_family_and_protocol() {
-    let mut maps = Maps::new("families", How::Storage);
+    [How::Cell, How::Storage].into_iter().for_each(is_found_for_each_family_and_protocol);
+}
+
+fn is_found_for_each_family_and_protocol(how: How) {
+    let mut maps = Maps::new("families", how);
     let reader = maps.datapath.socket_reader().unwrap();
     let end = |transport| {
         let targets = [Target::Backend(transport, DEAD)].into();
@@ -272,7 +286,11 @@ fn what_sockets_keep_is_found_for_each_family_and_protocol() {
 /// The kernel finds one of them. It has to be ours, and when it is gone the next may not be.
 #[test]
 fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
-    let mut maps = Maps::new("reuse", How::Storage);
+    [How::Cell, How::Storage].into_iter().try_for_each(only_ours_are_ended)
+}
+
+fn only_ours_are_ended(how: How) -> Result<()> {
+    let mut maps = Maps::new("reuse", how);
     for direct in [None, Some(0), Some(1), Some(2), Some(3)] {
         let room = Room::new("reuse-storage");
         let (clients, server) = room.run(with_the_same_addresses);
@@ -298,7 +316,7 @@ fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
 /// After a restart.
 #[tokio::test]
 async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
-    for how in [How::Storage, How::Notes] {
+    for how in [How::Cell, How::Storage, How::Notes] {
         let mut maps = Maps::new("sweep", how);
         let room = Room::new("sweep");
         let ((dead, _), (alive, _keep)) = (room.udp(), room.udp());
@@ -317,15 +335,18 @@ async fn a_sweep_ends_what_an_earlier_agent_left() -> Result<()> {
 /// Its thread was stopped between program and kernel while the agent looked.
 #[tokio::test]
 async fn backends_of_sockets_that_connect_late_are_known_after_a_restart() -> Result<()> {
-    let mut maps = Maps::new("late", How::Storage);
-    let room = Room::new("late");
-    let (late, server) = room.run(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("127.0.0.1:0")?)));
-    maps.keep(&late, server.local_addr()?, DEAD);
-    let socket_termination = maps.socket_termination(Counts::default())?;
-    let looking = tokio::spawn(async move { socket_termination.kept(&[Protocol::Udp]).await });
-    // The first walk ends long before the second begins.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    late.connect(server.local_addr()?)?;
-    assert_eq!(looking.await??, [kept(0, DEAD)].into());
+    for how in [How::Cell, How::Storage] {
+        let mut maps = Maps::new("late", how);
+        let room = Room::new("late");
+        let (late, server) =
+            room.run(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("127.0.0.1:0")?)));
+        maps.keep(&late, server.local_addr()?, DEAD);
+        let socket_termination = maps.socket_termination(Counts::default())?;
+        let looking = tokio::spawn(async move { socket_termination.kept(&[Protocol::Udp]).await });
+        // The first walk ends long before the second begins.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        late.connect(server.local_addr()?)?;
+        assert_eq!(looking.await??, [kept(0, DEAD)].into());
+    }
     Ok(())
 }

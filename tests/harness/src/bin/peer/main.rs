@@ -118,6 +118,16 @@ enum Command {
         #[arg(long)]
         count: usize,
     },
+    /// Connect many UDP sockets, to each address in turn, and check that each shows its address as its peer; print `sent`. Check
+    /// again after a line of input.
+    Connected {
+        /// A server (may be repeated).
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        /// How many sockets.
+        #[arg(long)]
+        count: usize,
+    },
     /// Be the proxy of a service mesh; print `ready` once listening.
     Mesh {
         /// Where redirected connections come.
@@ -212,5 +222,6 @@ fn main() -> io::Result<()> {
             parked::park(&to, connected, Duration::from_millis(timeout_ms))
         }
         Command::Sockets { to, count } => parked::sockets(&to, count),
+        Command::Connected { to, count } => parked::connected(&to, count),
     }
 }

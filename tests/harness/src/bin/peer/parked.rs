@@ -1,4 +1,4 @@
-//! `peer park` and `peer sockets`: unconnected UDP sockets that stay, and many that go.
+//! `peer park`, `peer sockets` and `peer connected`: UDP sockets that stay, and many of them.
 
 use std::{
     io::{self, Write},
@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_harness::cluster::Reply;
 
 use crate::client::{any, error_name, parse, request_text};
@@ -59,4 +60,34 @@ pub(crate) fn sockets(to: &[SocketAddr], count: usize) -> io::Result<()> {
         done += open.len();
     }
     Ok(())
+}
+
+/// Connects sockets, all open at once, and checks the peer that each shows; closes some, opens as many, and checks all again.
+/// Prints `sent`, waits for a line of input, and checks once more.
+pub(crate) fn connected(to: &[SocketAddr], count: usize) -> io::Result<()> {
+    /// For everything else.
+    const OTHER_FILES: u64 = 64;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, (count as u64 + OTHER_FILES).min(most), most)?;
+    let addresses = || to.iter().copied().cycle();
+    let open = |to: SocketAddr| {
+        let socket = UdpSocket::bind((any(&to), 0))?;
+        socket.connect(to)?;
+        Ok(socket)
+    };
+    let mut open_sockets = addresses().take(count).map(open).collect::<io::Result<Vec<_>>>()?;
+    let check = |sockets: &[UdpSocket]| {
+        sockets.iter().zip(addresses()).try_for_each(|(socket, requested)| match socket.peer_addr()? {
+            peer if peer == requested => Ok(()),
+            peer => Err(io::Error::other(format!("{requested} shows as {peer}"))),
+        })
+    };
+    check(&open_sockets)?;
+    for (socket, to) in open_sockets.iter_mut().zip(addresses()).step_by(3) {
+        *socket = open(to)?;
+    }
+    check(&open_sockets)?;
+    writeln!(io::stdout(), "sent")?;
+    io::stdin().read_line(&mut String::new())?;
+    check(&open_sockets)
 }
