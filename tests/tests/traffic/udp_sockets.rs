@@ -64,6 +64,8 @@ fn connected_sockets_show_the_service_however_many_there_are() -> Result<()> {
     let scenario = start()?;
     let busy = scenario.cluster.pod("pod-1a")?;
     let quiet = scenario.cluster.pod("pod-1b")?;
+    // Each socket takes a port.
+    busy.netns.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])?;
     let pins = Pins::new(&scenario.cluster.node(0)?.bpffs);
     let count = CELLS as usize + CELLS as usize / 8;
     for is_v4 in [true, false] {
