@@ -21,14 +21,12 @@ pub(crate) fn cause(ours: Variant, row: Row) -> Option<&'static str> {
              of the flow, the rest for packets of known flows"
         }
         (Variant::Sockets, _, Datagram) => {
-            "`connect` takes 2.5 % of the CPU time, nearly all of it to make the socket's storage, `recvmsg` 0.8 % and \
-             `sendmsg` 0.7 % (the server's socket is not connected, and is looked for in vain), uplink programs of both nodes \
-             1.6 % for packets that are of no flow"
+            "`recvmsg` takes 0.8 % of the CPU time and `sendmsg` 0.7 % (the server's socket is not connected, and is looked for \
+             in vain), uplink programs of both nodes 1.6 % for packets that are of no flow"
         }
         (Variant::Sockets, _, Short) => {
-            "0.8 % of the CPU time is in `connect`, nearly all of it to make the socket's storage, which `getpeername` \
-             needs, and 1.1 % in uplink programs of both nodes for packets that are of no flow and not looked up; the rest \
-             does not show in our programs"
+            "1.1 % of the CPU time is in uplink programs of both nodes for packets that are of no flow and not looked up; the \
+             rest does not show in our programs"
         }
         (Variant::Sockets, _, KeepAlive | Datagrams) => {
             "what is left are the uplink programs of both nodes, for packets that are of no flow (about 1 % of the CPU time), \
