@@ -25,7 +25,7 @@ const CHANGES: usize = 100;
 /// System calls of the agent per endpoint change, by name; bpf(2) by its command, as `BPF_MAP_UPDATE_ELEM`. None without
 /// strace.
 pub(crate) fn per_change(
-    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    (fixture, agent, maps): (&Fixture, &Agent, &mut Maps),
     cluster_objects: &mut ClusterObjects,
     ids: &[Id],
 ) -> Result<Option<BTreeMap<String, f64>>> {

@@ -54,7 +54,7 @@ pub(crate) fn rest(agent: &Agent) -> Result<f64> {
 
 /// Replaces one endpoint of one service after the other, with other services changing all the time, or not.
 pub(crate) fn endpoints(
-    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    (fixture, agent, maps): (&Fixture, &Agent, &mut Maps),
     cluster_objects: &mut ClusterObjects,
     ids: &[Id],
     count: usize,
@@ -120,7 +120,7 @@ impl Churn {
 
 /// Creates services that were not there, with their endpoints, and deletes them again.
 pub(crate) fn creations(
-    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    (fixture, agent, maps): (&Fixture, &Agent, &mut Maps),
     cluster_objects: &ClusterObjects,
     count: usize,
     node_ports: bool,
@@ -141,17 +141,18 @@ pub(crate) fn creations(
         thread::sleep(PAUSE);
         let sent = Instant::now();
         added.iter().try_for_each(|(resource, event)| fixture.api.send(*resource, event))?;
-        let find = || match service.node_port {
+        let find = |maps: &Maps| match service.node_port {
             Some(port) => maps.node_port(port),
             None => maps.cluster_ip(&service),
         };
         let id = agent.until("a new service", || {
-            Ok(find().filter(|id| maps.published(*id).count() as usize == service.endpoints))
+            maps.follow_at_times()?;
+            Ok(find(maps).filter(|id| maps.published(*id).count() as usize == service.endpoints))
         })?;
         times.push(sent.elapsed().as_secs_f64() * 1e6);
         maps.check(id, &service)?;
         deleted.iter().try_for_each(|(resource, event)| fixture.api.send(*resource, event))?;
-        agent.until("a service to go", || Ok(find().is_none().then_some(())))?;
+        agent.until("a service to go", || Ok(find(maps).is_none().then_some(())))?;
     }
     thread::sleep(PAUSE);
     let cpu = (agent.cpu()? - before).saturating_sub(began.elapsed().mul_f64(rest));
@@ -171,7 +172,7 @@ pub(crate) struct Rolling {
 
 /// Replaces a tenth of all endpoints, in all services, as fast as the agent takes it.
 pub(crate) fn rolling(
-    (fixture, agent, maps): (&Fixture, &Agent, &Maps),
+    (fixture, agent, maps): (&Fixture, &Agent, &mut Maps),
     cluster_objects: &mut ClusterObjects,
     ids: &[Id],
 ) -> Result<Rolling> {

@@ -54,7 +54,7 @@ impl ClusterObjects {
     }
 
     /// Fails unless the maps hold the endpoints of every service.
-    pub(crate) fn check(&self, maps: &Maps, ids: &[Id]) -> Result<()> {
+    pub(crate) fn check(&self, maps: &mut Maps, ids: &[Id]) -> Result<()> {
         ids.iter().zip(&self.services).try_for_each(|(id, service)| maps.check(*id, service))
     }
 
@@ -75,10 +75,11 @@ impl Published {
     }
 
     /// Waits until something else is published of every service.
-    pub(crate) fn until_replaced(&self, agent: &Agent, maps: &Maps, ids: &[Id]) -> Result<Instant> {
+    pub(crate) fn until_replaced(&self, agent: &Agent, maps: &mut Maps, ids: &[Id]) -> Result<Instant> {
         let mut replaced = 0;
         agent
             .until("changes", || {
+                maps.follow_at_times()?;
                 while let (Some(id), Some(before)) = (ids.get(replaced), self.0.get(replaced)) {
                     if maps.published(*id) == *before {
                         return Ok(None);

@@ -6,6 +6,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -36,6 +37,8 @@ pub(crate) struct Maps {
     frontends: HashMap<MapData, FrontendKey<V4>, Frontend<V4>>,
     sets: View<u64>,
     backends: View<Backend<V4>>,
+    /// When the pins were looked at last.
+    followed: Instant,
 }
 
 impl Maps {
@@ -49,6 +52,7 @@ impl Maps {
             sets: View::new(&sets)?,
             backends: View::new(&backends)?,
             frontends: Map::HashMap(frontends).try_into()?,
+            followed: Instant::now(),
         })
     }
 
@@ -60,7 +64,14 @@ impl Maps {
         if !NAMES.into_iter().zip(&self.ids).all(is_pinned) {
             *self = Self::open(&self.bpffs)?;
         }
+        self.followed = Instant::now();
         Ok(())
+    }
+
+    /// The same, but rarely: a look at the pins takes longer than one at the maps, and disturbs what is measured.
+    pub(crate) fn follow_at_times(&mut self) -> Result<()> {
+        const BETWEEN: Duration = Duration::from_millis(20);
+        if self.followed.elapsed() < BETWEEN { Ok(()) } else { self.follow() }
     }
 
     /// The id of a service's port, if its cluster IP is a frontend.
@@ -83,8 +94,9 @@ impl Maps {
         BackendSet(self.sets.get(BackendSet::index(id, SetPolicy::ClusterIp)).unwrap_or_default())
     }
 
-    /// Fails unless a set has exactly the endpoints that a service has.
-    pub(crate) fn check(&self, id: Id, service: &Service) -> Result<()> {
+    /// Fails unless a set has exactly the endpoints that a service has, in the maps that are pinned now.
+    pub(crate) fn check(&mut self, id: Id, service: &Service) -> Result<()> {
+        self.follow()?;
         let set = self.published(id);
         let slots = set.base()..set.base() + set.count();
         let mut found: Vec<_> = slots

@@ -69,7 +69,7 @@ fn measure(fixture: &Fixture, size: Size, report: &mut Report) -> Result<()> {
     let mut open = fixture.maps(&agent)?;
     let (_, ids) = cluster_objects.until_programmed(&agent, &mut open)?;
     let steady = at_rest(&agent)?;
-    changes::rolling((fixture, &agent, &open), &mut cluster_objects, &ids)?;
+    changes::rolling((fixture, &agent, &mut open), &mut cluster_objects, &ids)?;
     let later = at_rest(&agent)?;
 
     let sizes = maps::memory(fixture.bpffs()?)?;

@@ -78,7 +78,7 @@ fn measure(fixture: &Fixture, size: Size, count_calls: bool) -> Result<Measured>
     let (programmed, ids) = cluster_objects.until_programmed(&agent, &mut maps)?;
     let ready = agent.until_healthy()?;
     let cpu = agent.cpu()?;
-    cluster_objects.check(&maps, &ids)?;
+    cluster_objects.check(&mut maps, &ids)?;
     let (asked, last_byte) = (fixture.api.first_asked(), fixture.api.last_byte());
     let (asked, last_byte) = (asked.context("no list was asked for")?, last_byte.context("nor was it sent")?);
     let mut cold = |column, time: Duration| found.insert((0, row.clone(), column), time.as_secs_f64());
@@ -88,28 +88,31 @@ fn measure(fixture: &Fixture, size: Size, count_calls: bool) -> Result<Measured>
     cold(AFTER_LAST_BYTE, programmed.saturating_duration_since(last_byte));
     cold(CPU_COLD, cpu);
 
-    let all = (fixture, &agent, &maps);
     for (what, churn) in [("idle", false), ("under churn", true)] {
-        let changes = changes::endpoints(all, &mut cluster_objects, &ids, CHANGES, churn)?;
+        let changes =
+            changes::endpoints((fixture, &agent, &mut maps), &mut cluster_objects, &ids, CHANGES, churn)?;
         let row = format!("{row}, {what}");
         found.insert((2, row.clone(), P50), changes.quantile(0.5));
         found.insert((2, row.clone(), P99), changes.quantile(0.99));
         found.insert((2, row, CPU), changes.cpu);
     }
     for (what, node_ports) in [("ClusterIP", false), ("NodePort", true)] {
-        let changes = changes::creations(all, &cluster_objects, CREATIONS, node_ports)?;
+        let changes =
+            changes::creations((fixture, &agent, &mut maps), &cluster_objects, CREATIONS, node_ports)?;
         let row = format!("{row}, {what}");
         found.insert((3, row.clone(), P50), changes.quantile(0.5));
         found.insert((3, row.clone(), P99), changes.quantile(0.99));
         found.insert((3, row, CPU), changes.cpu);
     }
-    let rolling = changes::rolling(all, &mut cluster_objects, &ids)?;
+    let rolling = changes::rolling((fixture, &agent, &mut maps), &mut cluster_objects, &ids)?;
     found.insert((4, row.clone(), "time"), rolling.time.as_secs_f64());
     found.insert((4, row.clone(), "CPU time"), rolling.cpu.as_secs_f64());
     let per_event = rolling.cpu.as_secs_f64() * 1e6 / rolling.events as f64;
     found.insert((5, row.clone(), "CPU time"), per_event);
 
-    if count_calls && let Some(calls) = calls::per_change(all, &mut cluster_objects, &ids)? {
+    if count_calls
+        && let Some(calls) = calls::per_change((fixture, &agent, &mut maps), &mut cluster_objects, &ids)?
+    {
         let all_calls = calls.values().sum();
         found.insert((6, row.clone(), MAP_WRITES), calls::map_writes(&calls));
         found.insert((6, row.clone(), ALL_CALLS), all_calls);
@@ -127,7 +130,7 @@ fn measure(fixture: &Fixture, size: Size, count_calls: bool) -> Result<Measured>
     found.insert((1, row.clone(), CHANGE_MEANWHILE), agent.started.elapsed().as_secs_f64());
     found.insert((1, row.clone(), READY), (agent.until_healthy()? - agent.started).as_secs_f64());
     found.insert((1, row.clone(), CPU_WARM), agent.cpu()?.as_secs_f64());
-    cluster_objects.check(&maps, &ids)?;
+    cluster_objects.check(&mut maps, &ids)?;
     Ok(found)
 }
 
