@@ -15,6 +15,7 @@ use crate::{
         Datapath, Grown,
         room::{Part, Room},
     },
+    memory,
     model::plan::IpFamily,
     observe::events::Event,
     sync::Round,
@@ -124,6 +125,8 @@ impl ServiceReconciler {
             Grown::Done(_) => None,
             Grown::Refused(error) => Some(format!("maps of services cannot grow: {error:#}")),
         };
+        // Reading the programs and copying the entries took memory that is free now.
+        tokio::task::spawn_blocking(memory::give_back);
         self.reports.metrics.maps_grew(failure.is_none());
         let is_new = self.growing.attempted(has_flows, failure.as_deref());
         if let Some(failure) = failure.filter(|_| is_new) {
