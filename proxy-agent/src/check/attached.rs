@@ -23,6 +23,7 @@ use crate::{
 pub(super) async fn read(
     netlink: &Handle,
     cgroup: Option<&Path>,
+    has_socket_storage: bool,
     topology: &Topology,
     pins: &Pins,
     xdp: XdpMode,
@@ -30,7 +31,7 @@ pub(super) async fn read(
     let (own, names) = (survey::own_programs(pins), survey::program_names().context("cannot list programs")?);
     let mut hooks = Vec::new();
     if let Some(cgroup) = cgroup {
-        let found = survey::cgroup_hooks(cgroup)
+        let found = survey::cgroup_hooks(cgroup, has_socket_storage)
             .with_context(|| format!("cannot read the programs of {}", cgroup.display()))?;
         hooks.extend(found.into_iter().map(|hook| Hook {
             at: format!("{} of the cgroup root", hook.name),

@@ -126,7 +126,10 @@ async fn findings(settings: &Settings, is_hurried: bool) -> Result<Vec<Finding>>
     let interfaces = interfaces::read(&netlink).await?;
     let topology = topology(settings, &interfaces);
     let pins = Pins::new(&settings.bpffs);
-    let hooks = attached::read(&netlink, cgroup_root.as_deref(), &topology, &pins, settings.xdp).await;
+    // Where nothing could be tried, a kernel like most is assumed.
+    let has_socket_storage = trial.as_ref().map_or(true, |trial| trial.features.sk_storage);
+    let cgroup = cgroup_root.as_deref();
+    let hooks = attached::read(&netlink, cgroup, has_socket_storage, &topology, &pins, settings.xdp).await;
     let hooks = hooks.map_err(|error| format!("{error:#}"));
     let rules = rules::gather();
     let switched_off: Vec<&str> = forwarding::switched_off().collect();

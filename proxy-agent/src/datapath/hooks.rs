@@ -29,8 +29,8 @@ use crate::net::topology::Topology;
 /// The hook that frees what `connect` takes.
 const SOCK_RELEASE: &str = "sock_release";
 
-/// The socket hooks: program name and `bpf_attach_type`. The one that frees is the first to be attached.
-pub(super) const SOCKET_HOOKS: [(&str, u32); 9] = [
+/// All socket hooks: program name and `bpf_attach_type`. The one that frees is the first to be attached.
+const SOCKET_HOOKS: [(&str, u32); 9] = [
     (SOCK_RELEASE, 34),
     ("connect4", 10),
     ("connect6", 11),
@@ -41,6 +41,11 @@ pub(super) const SOCKET_HOOKS: [(&str, u32); 9] = [
     ("getpeername4", 29),
     ("getpeername6", 30),
 ];
+
+/// The socket hooks of a kernel. Without socket storage `connect` takes no cell, and nothing has to be freed.
+pub(super) fn socket_hooks(has_socket_storage: bool) -> impl Iterator<Item = (&'static str, u32)> {
+    SOCKET_HOOKS.into_iter().filter(move |(name, _)| has_socket_storage || *name != SOCK_RELEASE)
+}
 
 /// An attached program, as `info` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,11 +100,9 @@ impl Hooks {
         let directory =
             File::open(cgroup).with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
         let id = directory.metadata()?.ino();
-        // Without socket storage `connect` takes no cell.
-        let has_cells = object.features.sk_storage;
-        let hooks = || SOCKET_HOOKS.into_iter().filter(|(name, _)| has_cells || *name != SOCK_RELEASE);
-        object.load_programs(hooks().map(|(name, _)| name))?;
-        for (program, attach_type) in hooks() {
+        let has_socket_storage = object.features.sk_storage;
+        object.load_programs(socket_hooks(has_socket_storage).map(|(name, _)| name))?;
+        for (program, attach_type) in socket_hooks(has_socket_storage) {
             let fd = object.program(program)?;
             let name = format!("cgroup-{program}");
             let target = Target::Cgroup { directory: directory.as_fd(), id, attach_type };

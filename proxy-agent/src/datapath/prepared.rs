@@ -26,8 +26,9 @@ impl Prepared {
     pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         let mut prepared = Self::maps_only(config, pins, absent_family())?;
         let object = &mut prepared.object;
-        let of_sockets = object.features.sk_storage.then_some(socket_reader::PROGRAMS);
-        let programs = hooks::SOCKET_HOOKS.into_iter().map(|(name, _)| name);
+        let has_socket_storage = object.features.sk_storage;
+        let of_sockets = has_socket_storage.then_some(socket_reader::PROGRAMS);
+        let programs = hooks::socket_hooks(has_socket_storage).map(|(name, _)| name);
         let of_sockets: Vec<&str> = programs.chain(of_sockets.into_iter().flatten()).collect();
         prepared.refused = load(&of_sockets, |names| object.load_programs(names.iter().copied()))?;
         Ok(prepared)

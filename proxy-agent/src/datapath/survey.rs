@@ -16,7 +16,7 @@ use proxy_sys::bpf::{
     open_pinned,
 };
 
-use super::{Datapath, hooks::SOCKET_HOOKS, pins::Pins};
+use super::{Datapath, hooks::socket_hooks, pins::Pins};
 
 /// The programs at a hook of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ impl Datapath {
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn cgroup_hooks(cgroup: &Path) -> io::Result<Vec<CgroupHook>> {
+pub(crate) fn cgroup_hooks(cgroup: &Path, has_socket_storage: bool) -> io::Result<Vec<CgroupHook>> {
     const BPF_F_ALLOW_MULTI: u32 = 2;
     let directory = File::open(cgroup)?;
-    let read = |(name, attach_type): &(&'static str, u32)| {
-        let CgroupPrograms { flags, ids } = query_cgroup(directory.as_fd(), *attach_type)?;
+    let read = |(name, attach_type)| {
+        let CgroupPrograms { flags, ids } = query_cgroup(directory.as_fd(), attach_type)?;
         Ok(CgroupHook { name, has_room: ids.is_empty() || flags & BPF_F_ALLOW_MULTI != 0, ids })
     };
-    SOCKET_HOOKS.iter().map(read).collect()
+    socket_hooks(has_socket_storage).map(read).collect()
 }
 
 /// The kernel's ids of the programs that an agent attached by links with pins.
