@@ -92,8 +92,8 @@ pub fn end(targets: &HashSet<Target>, reader: Option<&SocketReader>) -> io::Resu
     Ok(Outcome { ended, walked })
 }
 
-/// Ends those of a network namespace. Sockets with the same addresses at both ends (SO_REUSEPORT) hide each other, so the
-/// search is repeated while it finds more, and each time checks again whether the socket is a target.
+/// Ends those of a network namespace. Of sockets with the same addresses at both ends (SO_REUSEPORT) the kernel finds one, to end
+/// it and to read its storage. So those that it may have hidden are searched again when it is ended, and each time are checked again.
 fn end_here(
     sock_diag: &SockDiag,
     transport: Transport,
@@ -103,24 +103,18 @@ fn end_here(
 ) -> Result<(), SockDiagError> {
     let is_named = |socket: &Connected| targets.contains(&Target::Socket(socket.into()));
     let mut left = sock_diag.connected(transport, |socket| reader.is_some() || is_named(socket))?;
-    loop {
-        let before = ended.len();
-        let mut hidden = Vec::new();
-        for socket in left {
-            if !is_named(&socket) && !keeps_target(&socket, targets, reader)? {
-                continue;
-            }
-            if sock_diag.end(&socket)? {
-                ended.insert((&socket).into());
-            } else {
-                hidden.push(socket);
+    let addresses = |socket: &Connected| (socket.local, socket.peer);
+    while !left.is_empty() {
+        let mut freed = HashSet::new();
+        for socket in &left {
+            if (is_named(socket) || keeps_target(socket, targets, reader)?) && sock_diag.end(socket)? {
+                freed.insert(addresses(socket));
+                ended.insert(socket.into());
             }
         }
-        if hidden.is_empty() || ended.len() == before {
-            return Ok(());
-        }
-        left = hidden;
+        left.retain(|socket| freed.contains(&addresses(socket)) && !ended.contains(&Suspect::from(socket)));
     }
+    Ok(())
 }
 
 /// Whether its record names one of these.
