@@ -72,7 +72,7 @@ impl<K: Pod, V: Pod> Hash<K, V> {
     }
 
     /// Looks up as many entries as there is room for, from a position on; the beginning is `None`. Returns how many there
-    /// are and the position behind them: `None` at the end.
+    /// are and the position behind them: `None` at the end. Works for arrays, too.
     ///
     /// # Errors
     /// `ENOSPC` when there is not room for all entries of one bucket.

@@ -26,6 +26,7 @@ mod object;
 mod object_config;
 pub(crate) mod outbound;
 mod packet_pods;
+pub mod peer_cells;
 pub mod pins;
 mod prepared;
 mod rcu;

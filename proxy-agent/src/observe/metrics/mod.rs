@@ -16,13 +16,14 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
+use proxy_common::{V4, V6};
 use tokio::sync::watch;
 
 use self::{at_scrape::AtScrape, kube_proxy::KubeProxy, process::Process};
 pub use self::{kube_proxy::Probe, text::Format};
 use super::status::{self, HookStatus, MapStatus, ServiceStatus};
 use crate::{
-    datapath::{Hook, flows::STATES, maps, pins::Pins, services::Usage},
+    datapath::{Hook, flows::STATES, maps, peer_cells, pins::Pins, services::Usage},
     flow_gc,
     model::{objects::Change, plan::IpFamily},
     socket_termination,
@@ -349,7 +350,15 @@ impl Metrics {
             flows("flows_v4", "IPv4"),
             flows("flows_v6", "IPv6"),
         ];
+        // Read now: no event of the agent's changes them.
+        let cells = [
+            ("peer_cells_v4", peer_cells::in_use::<V4>(&self.pins)),
+            ("peer_cells_v6", peer_cells::in_use::<V6>(&self.pins)),
+        ];
+        let cells =
+            cells.into_iter().filter_map(|(name, in_use)| Some((name, in_use.ok()?.try_into().ok()?)));
         maps.into_iter()
+            .chain(cells)
             .filter_map(|(name, entries)| {
                 let capacity = maps::capacity(&self.pins, name)?;
                 Some(MapStatus { name: name.to_owned(), entries, capacity })
