@@ -1,5 +1,5 @@
 //! The cgroup programs: a socket's address becomes the backend's, once per connect or datagram, and the VIP
-//! again when the process requests its peer. When the socket is closed, its record goes.
+//! again when the process requests its peer. When the socket is closed, its cell is released.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -62,17 +62,15 @@ pub(crate) fn getpeername6(ctx: &SockAddrContext) -> i32 {
 /// The last descriptor of a socket is closed. The kernel does not call this for sockets that it opened itself: their cells
 /// stay taken.
 pub(crate) fn sock_release(ctx: &SockContext) -> i32 {
-    /// `AF_INET`: such a socket has no record of IPv6.
-    const INET: u32 = 2;
     // SAFETY: the context is readable.
-    let (family, protocol) = unsafe { ((*ctx.sock).family, (*ctx.sock).protocol) };
+    let protocol = unsafe { (*ctx.sock).protocol };
     if protocol == PROTOCOL_TCP as u32 || protocol == PROTOCOL_UDP as u32 {
         // SAFETY: the context.
         let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        // A socket may have a cell of each family, because it may connect to `::ffff:a.b.c.d`, too. Its family does not show
+        // which: `IPV6_ADDRFORM` makes an IPv6 socket one of IPv4.
         release::<V4>(cookie);
-        if family != INET {
-            release::<V6>(cookie);
-        }
+        release::<V6>(cookie);
     }
     ALLOW
 }
