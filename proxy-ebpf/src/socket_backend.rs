@@ -22,7 +22,7 @@ use proxy_common::{
 
 use crate::family::KernelFamily;
 
-/// Answers the [`SocketQuestion`] in the packet, in the network namespace of the caller.
+/// Replies to the [`SocketQuestion`] in the packet, in the network namespace of the caller.
 #[inline(always)]
 pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
     let mut asked = SocketQuestion::<F>::default();
@@ -32,9 +32,12 @@ pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
         return Id::NONE.0 as i32;
     }
     let mut reply = ConnectedPeer::<F>::default();
-    match F::peer_cell(asked.cookie).and_then(|cell| cell.get(asked.cookie)) {
-        Some(kept) => answer(&asked, &kept, &mut reply),
-        None => read_storage(ctx, &mut asked, &mut reply),
+    if let Some(kept) = F::peer_cell(asked.cookie).and_then(|cell| cell.get(asked.cookie)) {
+        reply_if_peer(&asked, &kept, &mut reply);
+    }
+    // No socket is connected to port 0.
+    if reply.backend_port == 0 {
+        read_storage(ctx, &mut asked, &mut reply);
     }
     let size = size_of::<ConnectedPeer<F>>() as u32;
     // SAFETY: the context, and a buffer of the size that is given.
@@ -44,9 +47,13 @@ pub(crate) fn run<F: KernelFamily>(ctx: &TcContext) -> i32 {
     reply.backend_id.0 as i32
 }
 
-/// The record, if its backend is the peer: the socket may have connected elsewhere since.
+/// Replies with the record, if its backend is the peer: the socket may have connected elsewhere since.
 #[inline(always)]
-fn answer<F: KernelFamily>(asked: &SocketQuestion<F>, kept: &ConnectedPeer<F>, reply: &mut ConnectedPeer<F>) {
+fn reply_if_peer<F: KernelFamily>(
+    asked: &SocketQuestion<F>,
+    kept: &ConnectedPeer<F>,
+    reply: &mut ConnectedPeer<F>,
+) {
     if F::same(&kept.backend, &asked.peer) && kept.backend_port == asked.peer_port {
         *reply = *kept;
     }
@@ -80,7 +87,7 @@ fn read_storage<F: KernelFamily>(
         bpf_sk_storage_get(connected, socket.cast(), ptr::null_mut(), 0).cast::<ConnectedPeer<F>>().as_ref()
     };
     if let Some(kept) = kept {
-        answer(asked, kept, reply);
+        reply_if_peer(asked, kept, reply);
     }
     // SAFETY: the socket found above, not used afterwards.
     unsafe { bpf_sk_release(socket.cast()) };

@@ -65,15 +65,18 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn connected(&self) -> Option<ConnectedPeer<F>> {
+    fn connected(&self, is_wanted: impl Fn(&ConnectedPeer<F>) -> bool) -> Option<ConnectedPeer<F>> {
         let cookie = SocketTables::<F>::cookie(self);
         if let Some(cell) = F::peer_cell(cookie)
             && let Some(peer) = cell.get(cookie)
+            && is_wanted(&peer)
         {
             return Some(peer);
         }
+        // Where an earlier release ran meanwhile, a socket with a cell may have storage, too: its programs know no cells.
         // SAFETY: the hooks give a socket; its storage lives as long as that.
-        unsafe { F::connected().get_ptr_mut(&SockAddrContext::new(self.ctx.cast())).as_ref() }.copied()
+        let stored = unsafe { F::connected().get_ptr_mut(&SockAddrContext::new(self.ctx.cast())).as_ref() };
+        stored.copied().filter(is_wanted)
     }
 
     #[inline(always)]
@@ -81,12 +84,16 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
         let ctx = SockAddrContext::new(self.ctx.cast());
         // SAFETY: as above.
         unsafe {
-            // A socket with storage keeps its record there: in one place only.
+            let cookie = SocketTables::<F>::cookie(self);
+            // A socket with storage keeps its record there: in one place only. Its cell may have one from before an earlier
+            // release ran.
             if let Some(stored) = F::connected().get_ptr_mut(&ctx).as_mut() {
                 *stored = *peer;
+                if let Some(cell) = F::peer_cell(cookie) {
+                    cell.clear(cookie);
+                }
                 return;
             }
-            let cookie = SocketTables::<F>::cookie(self);
             if F::peer_cell(cookie).is_some_and(|cell| cell.set::<MapWord>(cookie, peer)) {
                 return;
             }

@@ -97,9 +97,7 @@ pub fn send<F: Family, T: SocketTables<F>>(
         return SocketVerdict::Pass;
     }
     if is_connected
-        && let Some(connected) = tables.connected()
-        && F::same(&connected.vip, addr)
-        && connected.vip_port == port
+        && let Some(connected) = tables.connected(|kept| F::same(&kept.vip, addr) && kept.vip_port == port)
         && tables.is_alive(connected.backend_id)
     {
         peer.addr = connected.backend;

@@ -90,12 +90,10 @@ fn connected<F: Family, T: SocketTables<F>>(
     port: u16,
     seen: &mut Seen<F>,
 ) -> bool {
-    let Some(kept) = tables.connected() else { return false };
-    let is_backend = F::same(&kept.backend, addr) && kept.backend_port == port;
-    if is_backend {
-        *seen = Seen { addr: kept.vip, port: kept.vip_port };
-    }
-    is_backend
+    let is_backend = |kept: &ConnectedPeer<F>| F::same(&kept.backend, addr) && kept.backend_port == port;
+    let Some(kept) = tables.connected(is_backend) else { return false };
+    *seen = Seen { addr: kept.vip, port: kept.vip_port };
+    true
 }
 
 #[inline(always)]

@@ -125,7 +125,7 @@ impl<F: UserFamily, M: LiveMaps<F>, R: Routing> SocketTables<F> for LiveTables<'
         true
     }
 
-    fn connected(&self) -> Option<ConnectedPeer<F>> {
+    fn connected(&self, _is_wanted: impl Fn(&ConnectedPeer<F>) -> bool) -> Option<ConnectedPeer<F>> {
         None
     }
 

@@ -21,8 +21,8 @@ impl<F: MemoryFamily> SocketTables<F> for MemoryTables<F> {
         self.socket_storage
     }
 
-    fn connected(&self) -> Option<ConnectedPeer<F>> {
-        self.connected.borrow().get(&self.socket.get()).copied()
+    fn connected(&self, is_wanted: impl Fn(&ConnectedPeer<F>) -> bool) -> Option<ConnectedPeer<F>> {
+        self.connected.borrow().get(&self.socket.get()).copied().filter(is_wanted)
     }
 
     fn set_connected(&self, peer: &mut ConnectedPeer<F>) {

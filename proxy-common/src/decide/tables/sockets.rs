@@ -17,8 +17,8 @@ pub trait SocketTables<F: Family>: Tables<F> {
     fn netns(&self) -> u64;
     /// Whether the kernel has socket storage.
     fn has_socket_storage(&self) -> bool;
-    /// The VIP that it connected to, and the backend.
-    fn connected(&self) -> Option<ConnectedPeer<F>>;
+    /// The VIP that it connected to, and the backend, if that is the wanted record.
+    fn connected(&self, is_wanted: impl Fn(&ConnectedPeer<F>) -> bool) -> Option<ConnectedPeer<F>>;
     /// Stores that, if the kernel has memory.
     fn set_connected(&self, peer: &mut ConnectedPeer<F>);
     /// The socket's storage of VIPs that it sends to, created if needed; `None` where the kernel cannot create
