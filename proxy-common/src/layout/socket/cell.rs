@@ -1,8 +1,8 @@
 //! `peer_cells_v4`, `peer_cells_v6`: translations of connected sockets in an array, so that the kernel allocates no
 //! storage for most of them.
 //!
-//! The cookie of a socket selects one cell. A cell is of one socket until that is closed: no other socket can
-//! evict its record. A socket that finds its cell taken gets socket storage instead.
+//! The cookie of a socket selects one cell. A cell has one owner until that is closed: no other socket can evict its record. A socket that
+//! finds its cell taken gets socket storage instead.
 
 use core::{marker::PhantomData, ptr::NonNull};
 
@@ -12,25 +12,30 @@ use crate::{Family, V4, V6};
 #[cfg(test)]
 mod model;
 
-/// Number of cells of a family. The kernel counts cookies up, so sockets spread evenly.
+/// Number of cells of a family. It must not change without a new layout of the maps' group: releases that share a pinned map have to
+/// select the same cell for a cookie.
+///
+/// The kernel gives each CPU blocks of cookies and counts up within a block. Not only clients get them: when `sock_release` asks for the cookie
+/// of a socket without one, as of a connection that a server accepted, the kernel gives it the next. So on a CPU that runs both ends of
+/// connections, clients use about every second cell.
 pub const CELLS: u32 = 1 << 14;
 
 /// A cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PeerCell<F: Family> {
-    /// Cookie of the socket that has the cell, or had it last.
+    /// Cookie of the owner, or of the last one.
     cookie: u64,
-    /// 1 while a socket has the cell; more while others try to get it.
+    /// 1 while a socket owns the cell; more while others try to get it.
     claims: u64,
-    /// Low half of the cookie of the socket that left the cell last.
+    /// Low half of the cookie of the last owner that released the cell.
     released: u32,
     /// What the socket requested and got.
     peer: ConnectedPeer<F>,
 }
 
 impl<F: Family> PeerCell<F> {
-    /// A cell that a socket has. For tests.
+    /// A cell with an owner. For tests.
     pub fn new(cookie: u64, peer: ConnectedPeer<F>) -> Self {
         Self { cookie, claims: 1, released: !(cookie as u32), peer }
     }
@@ -41,18 +46,18 @@ impl<F: Family> PeerCell<F> {
         cookie as u32 & (CELLS - 1)
     }
 
-    /// Cookie of the socket that has the cell.
+    /// Cookie of the socket that owns the cell.
     pub fn owner(&self) -> Option<u64> {
         (self.cookie != 0 && self.released != self.cookie as u32).then_some(self.cookie)
     }
 
-    /// The record of the socket that has the cell.
+    /// The owner's record.
     pub fn peer(&self) -> &ConnectedPeer<F> {
         &self.peer
     }
 }
 
-/// The number of sockets that have a cell or try to, in a word that all CPUs may change. An addition is atomic, but returns
+/// The number of sockets that own a cell or try to, in a word that all CPUs may change. An addition is atomic, but returns
 /// nothing: kernels before 5.12 refuse programs with other atomic operations.
 pub trait Claims {
     /// Reads the number.
@@ -61,7 +66,7 @@ pub trait Claims {
     fn add(&self, number: u64);
 }
 
-/// Tries to get a cell; false if another socket has it, or tries at the same time.
+/// Tries to get a cell; false if another socket owns it, or tries at the same time.
 ///
 /// The word is the number of sockets that added 1 and did not take it back. A socket that adds and then reads 1 is the only
 /// one of them; a socket that adds later reads at least 2 until the first one leaves. All CPUs see the changes of one word
@@ -79,7 +84,7 @@ fn claim(claims: &impl Claims) -> bool {
     false
 }
 
-/// Gives a cell back, after [`claim`].
+/// Releases a cell, after [`claim`].
 #[inline(always)]
 fn unclaim(claims: &impl Claims) {
     claims.add(u64::MAX);
@@ -102,7 +107,7 @@ impl<F: Family> PeerCellRef<'_, F> {
         Self { at, lives: PhantomData }
     }
 
-    /// Whether this socket has the cell.
+    /// Whether this socket owns the cell.
     #[inline(always)]
     fn is_of(&self, cookie: u64) -> bool {
         let at = self.at.as_ptr();
@@ -113,14 +118,14 @@ impl<F: Family> PeerCellRef<'_, F> {
         }
     }
 
-    /// The record of this socket, if it has the cell.
+    /// The record of this socket, if it owns the cell.
     #[inline(always)]
     pub fn get(&self, cookie: u64) -> Option<ConnectedPeer<F>> {
         // SAFETY: see `new`. Torn only for a socket that races with itself, as its storage is.
         self.is_of(cookie).then(|| unsafe { (&raw const (*self.at.as_ptr()).peer).read_volatile() })
     }
 
-    /// Writes the record of this socket; false if another one has the cell.
+    /// Writes the record of this socket; false if another one owns the cell.
     #[inline(always)]
     pub fn set<C: Claims + From<*mut u64>>(&self, cookie: u64, peer: &ConnectedPeer<F>) -> bool {
         let at = self.at.as_ptr();
@@ -128,7 +133,10 @@ impl<F: Family> PeerCellRef<'_, F> {
             if !claim(&self.claims::<C>()) {
                 return false;
             }
-            // SAFETY: see `new`. The record before the cookie, from which the agent takes that it is whole.
+            // The stores may become visible in any order (arm64), and `released` before the cookie makes the last owner's record seem
+            // to live. No hook reads it, because that socket is closed, and this one is not connected before `connect` returns. The
+            // agent at worst reads a mix for a socket that was closed since it listed it.
+            // SAFETY: see `new`.
             unsafe {
                 (&raw mut (*at).peer).write_volatile(*peer);
                 (&raw mut (*at).released).write_volatile(!(cookie as u32));
@@ -141,7 +149,7 @@ impl<F: Family> PeerCellRef<'_, F> {
         true
     }
 
-    /// Empties the record of this socket, which keeps the cell.
+    /// Empties the record of this socket, which stays the owner.
     #[inline(always)]
     pub fn clear(&self, cookie: u64) {
         if self.is_of(cookie) {
@@ -150,9 +158,9 @@ impl<F: Family> PeerCellRef<'_, F> {
         }
     }
 
-    /// The socket is closed: another one may have the cell.
+    /// The socket is closed: another one may own the cell.
     ///
-    /// The cookie stays, because the next socket may write its own at the same time. Cookies do not come back.
+    /// The cookie stays, because the next owner may write its own at the same time. The kernel does not use a cookie twice.
     #[inline(always)]
     pub fn release<C: Claims + From<*mut u64>>(&self, cookie: u64) {
         if self.is_of(cookie) {
@@ -246,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_that_is_made_is_had() {
+    fn a_new_cell_has_an_owner() {
         let mut cell = PeerCell::<V4>::new(7, peer(1));
         assert_eq!((cell.owner(), *cell.peer()), (Some(7), peer(1)));
         // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! Claims of sockets for one cell, in all interleavings.
+//! Claims of three sockets for the counter of one cell, in all interleavings with up to three preemptions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -23,7 +23,7 @@ impl Claims for AtomicU64 {
     }
 }
 
-/// Of a cell: how many sockets have it is counted beside it.
+/// The counter of a cell; how many sockets own the cell is counted beside it.
 struct Cell {
     claims: AtomicU64,
     owners: AtomicU32,
@@ -37,7 +37,7 @@ impl Cell {
     /// A socket connects, and is closed.
     fn socket(&self, claim: fn(&AtomicU64) -> bool) {
         if claim(&self.claims) {
-            assert_eq!(self.owners.fetch_add(1, Ordering::Relaxed), 0, "two sockets have the cell");
+            assert_eq!(self.owners.fetch_add(1, Ordering::Relaxed), 0, "two sockets own the cell");
             self.owners.fetch_sub(1, Ordering::Relaxed);
             unclaim(&self.claims);
         }
@@ -67,11 +67,11 @@ fn holds(claim: fn(&AtomicU64) -> bool) -> bool {
 }
 
 #[test]
-fn one_socket_at_a_time_has_a_cell() {
+fn one_socket_at_a_time_owns_a_cell() {
     assert!(holds(claim));
 }
 
-/// The check finds a claim that looks before it adds, and not after.
+/// The model finds a claim that looks before it adds, and not after.
 #[test]
 fn a_claim_that_does_not_look_again_is_found() {
     assert!(!holds(|claims| {
