@@ -4,17 +4,26 @@
 //! address moves from one Service to another.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_agent::datapath::{maps::MapFamily, pins::Pins};
-use proxy_common::{V4, V6, layout::socket::CELLS};
+use proxy_agent::{
+    datapath::{maps::MapFamily, peer_cells, pins::Pins},
+    net::processes::for_each_socket,
+};
+use proxy_common::{
+    V4, V6,
+    layout::socket::{CELLS, ConnectedPeer, PeerCell},
+};
 use proxy_harness::{
     cluster::{Cluster, Endpoint, Host, Load, Protocol, Service, until},
     traffic::{EMPTY, Entry, HAIRPIN, HOST_NETWORK, SERVICE_PORT, Scenario, TARGET_PORT, WEB},
 };
+use proxy_sys::socket::socket_cookie;
 
 /// How soon a socket must have followed.
 const SOON: Duration = Duration::from_secs(3);
@@ -72,7 +81,9 @@ fn connected_sockets_show_the_service_however_many_there_are() -> Result<()> {
         let all =
             [WEB, HOST_NETWORK, HAIRPIN].map(|service| scenario.target(Entry::ClusterIp, service, is_v4));
         let all = all.into_iter().collect::<Result<Vec<_>>>()?;
-        let taken = || if is_v4 { taken_cells::<V4>(&pins) } else { taken_cells::<V6>(&pins) };
+        let taken = || {
+            if is_v4 { peer_cells::in_use::<V4>(&pins) } else { peer_cells::in_use::<V6>(&pins) }
+        };
         let others = taken()?;
         let before = quiet.connect_sockets(&all, 100)?;
         let crowd = busy.connect_sockets(&all, count)?;
@@ -89,10 +100,49 @@ fn connected_sockets_show_the_service_however_many_there_are() -> Result<()> {
     Ok(())
 }
 
-fn taken_cells<F: MapFamily>(pins: &Pins) -> Result<usize> {
-    let cells = F::peer_cells(pins)?;
-    let owners = (0..CELLS).map(|index| Ok(cells.element(index)?.owner()));
-    Ok(owners.collect::<Result<Vec<_>>>()?.into_iter().flatten().count())
+/// An IPv6 socket that connects to addresses of both families has a cell of each. `IPV6_ADDRFORM` makes it a socket of IPv4.
+#[test]
+fn a_socket_that_changes_its_family_releases_the_cells_of_both() -> Result<()> {
+    const SOCKETS: usize = 200;
+    let scenario = start()?;
+    let pins = Pins::new(&scenario.cluster.node(0)?.bpffs);
+    let in_use =
+        || Ok::<_, anyhow::Error>([peer_cells::in_use::<V4>(&pins)?, peer_cells::in_use::<V6>(&pins)?]);
+    let [v4, v6] = [true, false].map(|is_v4| scenario.target(Entry::ClusterIp, WEB, is_v4));
+    let before = in_use()?;
+    let sockets = scenario.cluster.pod("pod-1a")?.convert_sockets(v6?, v4?, SOCKETS)?;
+    let meanwhile = in_use()?;
+    ensure!(meanwhile.iter().all(|count| *count >= SOCKETS / 2), "{meanwhile:?} cells are in use");
+    sockets.end()?;
+    let after = in_use()?;
+    ensure!(after[0] <= before[0] && after[1] <= before[1], "{after:?} cells are in use, {before:?} before");
+    Ok(())
+}
+
+/// An earlier release's programs, which know no cells, write to storage alone: then a socket has an old record in its cell.
+#[test]
+fn the_record_of_an_earlier_release_counts() -> Result<()> {
+    const SOCKETS: usize = 50;
+    let scenario = start()?;
+    let pins = Pins::new(&scenario.cluster.node(0)?.bpffs);
+    let target = scenario.target(Entry::ClusterIp, WEB, true)?;
+    let sockets = scenario.cluster.pod("pod-1a")?.connect_sockets(&[target], SOCKETS)?;
+    let (mut cells, mut storage) = (V4::peer_cells(&pins)?, V4::connected(&pins)?);
+    let mut moved = Vec::new();
+    for_each_socket(|socket| {
+        let Ok(cookie) = socket_cookie(socket.as_fd()) else { return };
+        let index = PeerCell::<V4>::index(cookie);
+        let Ok(cell) = cells.element(index) else { return };
+        if cell.owner() == Some(cookie) {
+            let old = ConnectedPeer { backend_port: !cell.peer().backend_port, ..*cell.peer() };
+            let result = storage.insert(socket, *cell.peer());
+            moved.push(result.and_then(|()| cells.set(index, PeerCell::new(cookie, old))));
+        }
+    });
+    let moved = moved.into_iter().collect::<io::Result<Vec<_>>>()?.len();
+    ensure!(moved >= SOCKETS / 2, "{moved} sockets have cells");
+    // Each shows its address as its peer.
+    sockets.end()
 }
 
 /// Two Services, each with a different endpoint.

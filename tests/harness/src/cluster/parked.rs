@@ -55,9 +55,16 @@ impl Host {
         pipe(self.peer_to("sockets", to)?.args(["--count", &count.to_string()]), "").map(drop)
     }
 
-    /// Connects this many UDP sockets, all at once, to each of these addresses in turn. Each must show its address as its peer.
+    /// Connects this many UDP sockets, all open at once, round-robin to these addresses. Each must show its address as its peer.
     pub fn connect_sockets(&self, to: &[SocketAddr], count: usize) -> Result<Parked> {
         let mut command = self.peer_to("connected", to)?;
+        command.args(["--count", &count.to_string()]);
+        self.park_by(command)
+    }
+
+    /// Connects this many IPv6 sockets of UDP to an IPv6 address and then to an IPv4 one, and makes them sockets of IPv4.
+    pub fn convert_sockets(&self, first: SocketAddr, then: SocketAddr, count: usize) -> Result<Parked> {
+        let mut command = self.peer_to("converted", &[first, then])?;
         command.args(["--count", &count.to_string()]);
         self.park_by(command)
     }
@@ -84,7 +91,7 @@ impl Parked {
     pub fn end(mut self) -> Result<()> {
         self.input.write_all(b"\n")?;
         let status = self.process.child().wait()?;
-        ensure!(status.success(), "`peer connected`: {status}");
+        ensure!(status.success(), "`peer`: {status}");
         Ok(())
     }
 }

@@ -286,16 +286,20 @@ fn is_found_for_each_family_and_protocol(how: How) {
 /// The kernel finds one of them. It has to be ours, and when it is gone the next may not be.
 #[test]
 fn of_sockets_with_the_same_addresses_only_ours_are_ended() -> Result<()> {
-    [How::Cell, How::Storage].into_iter().try_for_each(only_ours_are_ended)
+    use How::{Cell, Storage};
+    let mixed = [[Cell, Storage, Cell, Storage], [Storage, Cell, Storage, Cell]];
+    [[Cell; 4], [Storage; 4]].into_iter().chain(mixed).try_for_each(only_ours_are_ended)
 }
 
-fn only_ours_are_ended(how: How) -> Result<()> {
-    let mut maps = Maps::new("reuse", how);
+/// `how` the record of each is kept.
+fn only_ours_are_ended(how: [How; 4]) -> Result<()> {
+    let mut maps = Maps::new("reuse", how[0]);
     for direct in [None, Some(0), Some(1), Some(2), Some(3)] {
         let room = Room::new("reuse-storage");
         let (clients, server) = room.run(with_the_same_addresses);
         let is_ours = |i: usize| Some(i) != direct;
-        for (_, client) in clients.iter().enumerate().filter(|(i, _)| is_ours(*i)) {
+        for (i, client) in clients.iter().enumerate().filter(|(i, _)| is_ours(*i)) {
+            maps.how = how[i];
             maps.keep(client, server.local_addr()?, DEAD);
         }
         let targets = [Target::Backend(Transport::Udp, DEAD)].into();
@@ -304,11 +308,29 @@ fn only_ours_are_ended(how: How) -> Result<()> {
         let is_ended =
             |i: &usize| is_aborted(&clients[*i].take_error().and_then(|it| it.map_or(Ok(()), Err)));
         let ended: Vec<usize> = (0..clients.len()).filter(is_ended).collect();
-        assert!(ended.iter().all(|i| is_ours(*i)), "{direct:?}: {ended:?}");
+        assert!(ended.iter().all(|i| is_ours(*i)), "{how:?}, {direct:?}: {ended:?}");
         assert_eq!(ended.len(), outcome.ended.len());
         if direct.is_none() {
-            assert_eq!(ended.len(), 4);
+            assert_eq!(ended.len(), 4, "{how:?}");
         }
+    }
+    Ok(())
+}
+
+/// An earlier release's programs, which know no cells, write to storage alone, and neither empty nor overwrite a cell.
+#[test]
+fn the_record_of_the_peer_counts() -> Result<()> {
+    for in_cell in [DEAD, ALIVE] {
+        let mut maps = Maps::new("both", How::Cell);
+        let room = Room::new("both");
+        let ((ours, server), (_other, other_server)) = (room.udp(), room.udp());
+        maps.keep(&ours, other_server.local_addr()?, in_cell);
+        maps.how = How::Storage;
+        maps.keep(&ours, server.local_addr()?, if in_cell == DEAD { ALIVE } else { DEAD });
+        let targets = [Target::Backend(Transport::Udp, DEAD)].into();
+        let outcome =
+            proxy_agent::socket_termination::end::end(&targets, maps.datapath.socket_reader()?.as_ref())?;
+        assert_eq!(outcome.ended.len(), usize::from(in_cell == ALIVE), "{in_cell:?} in the cell");
     }
     Ok(())
 }

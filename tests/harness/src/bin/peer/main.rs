@@ -118,10 +118,20 @@ enum Command {
         #[arg(long)]
         count: usize,
     },
-    /// Connect many UDP sockets, to each address in turn, and check that each shows its address as its peer; print `sent`. Check
+    /// Connect many UDP sockets, round-robin to the addresses, and check that each shows its address as its peer; print `sent`. Check
     /// again after a line of input.
     Connected {
         /// A server (may be repeated).
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        /// How many sockets.
+        #[arg(long)]
+        count: usize,
+    },
+    /// Connect IPv6 sockets to an IPv6 address and then to an IPv4 one, and make them sockets of IPv4 (`IPV6_ADDRFORM`); print `sent`.
+    /// Close them after a line of input.
+    Converted {
+        /// The IPv6 address, and the IPv4 one.
         #[arg(long, required = true)]
         to: Vec<SocketAddr>,
         /// How many sockets.
@@ -223,5 +233,6 @@ fn main() -> io::Result<()> {
         }
         Command::Sockets { to, count } => parked::sockets(&to, count),
         Command::Connected { to, count } => parked::connected(&to, count),
+        Command::Converted { to, count } => parked::converted(&to, count),
     }
 }

@@ -1,13 +1,15 @@
-//! `peer park`, `peer sockets` and `peer connected`: UDP sockets that stay, and many of them.
+//! `peer park`, `peer sockets`, `peer connected` and `peer converted`: UDP sockets that stay, and many of them.
 
 use std::{
     io::{self, Write},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd as _,
     time::{Duration, Instant},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_harness::cluster::Reply;
+use proxy_sys::socket::set_option;
 
 use crate::client::{any, error_name, parse, request_text};
 
@@ -90,4 +92,28 @@ pub(crate) fn connected(to: &[SocketAddr], count: usize) -> io::Result<()> {
     writeln!(io::stdout(), "sent")?;
     io::stdin().read_line(&mut String::new())?;
     check(&open_sockets)
+}
+
+/// Connects IPv6 sockets to each address, the last of which is an IPv4 one, and makes them sockets of IPv4. Prints `sent`, and closes
+/// them after a line of input.
+pub(crate) fn converted(to: &[SocketAddr], count: usize) -> io::Result<()> {
+    let open = |_| {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        for address in to {
+            let ip = match address.ip() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+            socket.connect((ip, address.port()))?;
+        }
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM, libc::AF_INET)?;
+        Ok(socket)
+    };
+    let open_sockets = (0..count).map(open).collect::<io::Result<Vec<_>>>()?;
+    if open_sockets.iter().any(|socket| socket.peer_addr().ok().as_ref() != to.last()) {
+        return Err(io::Error::other("a socket does not show its last address as its peer"));
+    }
+    writeln!(io::stdout(), "sent")?;
+    io::stdin().read_line(&mut String::new())?;
+    Ok(())
 }
