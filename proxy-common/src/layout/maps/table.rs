@@ -241,7 +241,7 @@ of_each_family! {
         written_by: "socket programs", read_by: "socket programs",
     }
 
-    /// low bits of a socket's cookie -> cookie, whether the socket has the cell; VIP, backend, backend id, service id
+    /// low bits of a socket's cookie -> cookie of the owner, whether it released the cell; VIP, backend, backend id, service id
     PeerCells = "peer_cells": Array(u32 => socket::PeerCell<F>) {
         entries: socket::CELLS, flags: 0, size: Size::InObject, group: Group::Sockets,
         written_by: "`connect`, `sock_release`", read_by: "`recvmsg`, `getpeername`, `sendmsg`, `socket_backend`",
