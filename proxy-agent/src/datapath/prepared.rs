@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::maps::all;
 use tracing::info;
 
-use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
+use super::{Loaded, ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
 use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
@@ -13,8 +13,17 @@ const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 /// Programs and maps for [`Datapath::open_prepared`](super::Datapath::open_prepared).
 pub struct Prepared {
     pub(super) object: Object,
-    /// Why the kernel refused a program of uplinks.
-    refused: Option<anyhow::Error>,
+    uplinks: Uplinks,
+}
+
+/// The programs of uplinks.
+enum Uplinks {
+    /// Loaded, or loaded when they are attached.
+    Ready,
+    /// To be loaded while sockets are served.
+    Later,
+    /// The kernel refused one.
+    Refused(anyhow::Error),
 }
 
 impl Prepared {
@@ -26,23 +35,48 @@ impl Prepared {
     pub fn load(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
         let mut prepared = Self::maps_only(config, pins, absent_family())?;
         let object = &mut prepared.object;
-        let has_socket_storage = object.features.sk_storage;
-        let of_sockets = has_socket_storage.then_some(socket_reader::PROGRAMS);
-        let programs = hooks::socket_hooks(has_socket_storage).map(|(name, _)| name);
-        let of_sockets: Vec<&str> = programs.chain(of_sockets.into_iter().flatten()).collect();
-        prepared.refused = load(&of_sockets, |names| object.load_programs(names.iter().copied()))?;
+        let of_sockets = of_sockets(object);
+        prepared.uplinks = load(&of_sockets, |names| object.load_programs(names.iter().copied()))?;
         Ok(prepared)
+    }
+
+    /// The same without the programs of uplinks, for a node that nothing serves yet: sockets can be served while the verifier looks at those,
+    /// which takes it longer than all others together. See [`Self::loading_of_uplink_programs`].
+    ///
+    /// # Errors
+    /// The same as for [`Self::load`].
+    pub fn load_for_sockets(config: &ObjectConfig, pins: &Pins) -> Result<Self> {
+        let mut prepared = Self::maps_only(config, pins, absent_family())?;
+        let object = &mut prepared.object;
+        object.load_programs(of_sockets(object).into_iter())?;
+        prepared.uplinks = Uplinks::Later;
+        Ok(prepared)
+    }
+
+    /// Work that loads the programs of uplinks, if that was left for later; for use where blocking is allowed.
+    pub fn loading_of_uplink_programs(&self) -> Option<impl FnOnce() -> Result<Loaded> + Send + use<>> {
+        matches!(self.uplinks, Uplinks::Later).then(|| self.object.loading(&UPLINK))
+    }
+
+    /// Takes over programs that were loaded meanwhile.
+    pub fn add(&mut self, loaded: Loaded) {
+        if self.object.add(loaded) {
+            self.uplinks = Uplinks::Ready;
+        }
     }
 
     /// With all programs: an agent that takes over from programs that serve must not begin with fewer.
     ///
     /// # Errors
-    /// When the kernel refused a program of uplinks.
-    pub fn complete(self) -> Result<Self> {
-        match self.refused {
-            Some(error) => Err(error),
-            None => Ok(self),
+    /// When the kernel refuses a program of uplinks.
+    pub fn complete(mut self) -> Result<Self> {
+        match self.uplinks {
+            Uplinks::Refused(error) => return Err(error),
+            Uplinks::Later => self.object.load_programs(UPLINK.into_iter())?,
+            Uplinks::Ready => {}
         }
+        self.uplinks = Uplinks::Ready;
+        Ok(self)
     }
 
     /// Whether maps that these programs use were replaced by larger ones since, or their pins removed.
@@ -89,21 +123,31 @@ impl Prepared {
     pub(super) fn maps_only(config: &ObjectConfig, pins: &Pins, absent: Option<IpFamily>) -> Result<Self> {
         pins.create()?;
         maps::check_layouts(pins)?;
-        Ok(Self { object: Object::load(config, pins, absent)?, refused: None })
+        Ok(Self { object: Object::load(config, pins, absent)?, uplinks: Uplinks::Ready })
     }
 }
 
-/// Loads the programs of sockets and uplinks. Returns why one of uplinks was refused.
+/// Names of the programs that serve and read sockets.
+fn of_sockets(object: &Object) -> Vec<&'static str> {
+    let has_socket_storage = object.features.sk_storage;
+    let readers = has_socket_storage.then_some(socket_reader::PROGRAMS);
+    hooks::socket_hooks(has_socket_storage)
+        .map(|(name, _)| name)
+        .chain(readers.into_iter().flatten())
+        .collect()
+}
+
+/// Loads the programs of sockets and uplinks.
 ///
 /// # Errors
 /// When one of sockets was refused.
-fn load(of_sockets: &[&str], mut load: impl FnMut(&[&str]) -> Result<()>) -> Result<Option<anyhow::Error>> {
+fn load(of_sockets: &[&str], mut load: impl FnMut(&[&str]) -> Result<()>) -> Result<Uplinks> {
     // All at once, because they are loaded in parallel. Those that are accepted are not loaded again.
     if load(&[of_sockets, &UPLINK].concat()).is_ok() {
-        return Ok(None);
+        return Ok(Uplinks::Ready);
     }
     load(of_sockets)?;
-    Ok(load(&UPLINK).err())
+    Ok(load(&UPLINK).map_or_else(Uplinks::Refused, |()| Uplinks::Ready))
 }
 
 #[cfg(test)]
@@ -122,7 +166,11 @@ mod tests {
                 Ok(())
             });
             assert_eq!(loaded.is_ok(), serves, "{refused}");
-            assert_eq!(loaded.is_ok_and(|uplinks| uplinks.is_none()), is_complete, "{refused}");
+            assert_eq!(
+                loaded.is_ok_and(|uplinks| matches!(uplinks, Uplinks::Ready)),
+                is_complete,
+                "{refused}"
+            );
         }
     }
 }

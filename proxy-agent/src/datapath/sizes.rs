@@ -58,13 +58,14 @@ pub(super) fn is_unused(pins: &Pins, map: &str) -> bool {
 
 /// Whether only Services of a family create the entries of a map, and the kernel allocates all of them at once.
 pub(super) fn is_of_flows(map: &Definition, family: IpFamily) -> bool {
-    let is_sized = !matches!(map.size, Size::InObject);
-    map.kind == Kind::LruHash && is_sized && map.family == Some(family as usize)
+    map.kind == Kind::LruHash && map.family == Some(family as usize)
 }
 
-/// Entries of a map that is neither sized in the object nor in [`Room`].
+/// Entries of a map that is neither always sized in the object nor in [`Room`].
 fn entries(map: &Definition, max_flows: u32) -> Option<u32> {
     match map.size {
+        // Those of a family may be unused.
+        Size::InObject if map.kind == Kind::LruHash => Some(map.entries),
         Size::InObject | Size::Grows(..) => None,
         Size::AtLoad(entries) => Some(entries),
         Size::Flows => Some(max_flows.max(UNUSED + 1)),
@@ -83,7 +84,15 @@ mod tests {
     #[test]
     fn a_family_without_services_has_no_room_for_flows() {
         let whole: BTreeMap<_, _> = map_sizes(FLOWS, &Room::initial()).into_iter().collect();
-        let of_flows = ["flows_v6", "pending_v6", "sockets_v6", "affinity_v6"];
+        let of_flows = [
+            "flows_v6",
+            "pending_v6",
+            "outbound_v6",
+            "sockets_v6",
+            "affinity_v6",
+            "fragments_v6",
+            "frag_queue_v6",
+        ];
         for absent in IpFamily::ALL {
             let mut room = Room::initial();
             room.set(Part::Flows(absent), 0);

@@ -67,7 +67,7 @@ impl Agent {
         events: Events,
         known: Known,
     ) -> Result<Self> {
-        let Known { sync, prepared, fills_first } = known;
+        let Known { sync, prepared, fills_first, mut uplinks } = known;
         prepare_node(settings);
         let config = object_config(settings);
         let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
@@ -78,7 +78,8 @@ impl Agent {
             datapath.follow_kernel_log()?;
         }
         let cgroup = cgroup_root(settings)?;
-        if !fills_first {
+        let fills_maps = fills_first || uplinks.is_running();
+        if !fills_maps {
             datapath.attach_sockets(&cgroup)?;
         }
         info!(
@@ -111,9 +112,16 @@ impl Agent {
         agent.services.inherit();
         agent.services.update_eligibility();
         agent.conntrack.apply(&agent.reports);
-        if fills_first {
+        if fills_maps {
             agent.fill().await?;
             agent.datapath.attach_sockets(&cgroup)?;
+        }
+        if uplinks.is_running() {
+            match uplinks.finished().await {
+                Ok(loaded) => drop(agent.datapath.add(loaded)),
+                // They are tried again when they are attached, and that reports it.
+                Err(error) => debug!("{error:#}"),
+            }
         }
         agent.follow_network().await?;
         agent.interfaces.attach_first(&mut agent.datapath);

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Agent, QUEUE, servers::Servers};
+use super::{Agent, QUEUE, loading::Loading, servers::Servers};
 use crate::{
     cgroup,
     config::{Settings, object_config},
@@ -74,6 +74,8 @@ pub(super) struct Known {
     pub(super) prepared: Prepared,
     /// The attached programs use other maps, or maps that were never synced: they serve until those of this agent are filled.
     pub(super) fills_first: bool,
+    /// Programs of uplinks that another thread loads, while nothing serves this node.
+    pub(super) uplinks: Loading,
 }
 
 impl Turn {
@@ -106,15 +108,21 @@ impl Turn {
         // A refusal of the kernel must be known while other programs serve.
         cgroup_root(settings)?;
         let (config, pins) = (object_config(settings), observed.pins.clone());
-        let mut loading = spawn_blocking(move || Prepared::load(&config, &pins));
-        let mut prepared = None;
+        // Nothing is attached: sockets are served first.
+        let is_first = lock.is_some() && pins.link_names().is_ok_and(|names| names.is_empty());
+        let load = if is_first { Prepared::load_for_sockets } else { Prepared::load };
+        let mut loading = spawn_blocking(move || load(&config, &pins));
+        let mut prepared: Option<Prepared> = None;
+        let mut uplinks = Loading::default();
         let mut request = None;
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
         let (lock, prepared) = loop {
             observed.health.turns();
             (lock, prepared) = match (lock, prepared) {
-                (Some(lock), Some(prepared)) if !fills || sync.is_complete() => break (lock, prepared),
+                (Some(lock), Some(prepared)) if sync.is_complete() || !fills && !uplinks.is_running() => {
+                    break (lock, prepared);
+                }
                 both => both,
             };
             if lock.is_none() && prepared.is_some() && request.is_none() && sync.is_complete() {
@@ -127,9 +135,16 @@ impl Turn {
             tokio::select! {
                 loaded = &mut loading, if prepared.is_none() => {
                     let loaded = loaded.context("loading the programs ended unexpectedly")??;
+                    if let Some(work) = loaded.loading_of_uplink_programs() {
+                        uplinks = Loading::begin(work);
+                    }
                     let takes_over = lock.is_none() || fills;
                     prepared = Some(if takes_over { loaded.complete()? } else { loaded });
                 }
+                // A refusal is reported when they are attached, and sockets are served without them.
+                loaded = uplinks.finished() => if let (Ok(loaded), Some(prepared)) = (loaded, &mut prepared) {
+                    prepared.add(loaded);
+                },
                 // Afterwards: loading makes pins that the next lines look for.
                 taken = taken(&mut waiting), if lock.is_none() && prepared.is_some() => {
                     lock = Some(taken?);
@@ -155,7 +170,7 @@ impl Turn {
             }
         };
         observed.metrics.set_active(true);
-        let known = Known { sync, prepared, fills_first: fills };
+        let known = Known { sync, prepared, fills_first: fills, uplinks };
         Ok(Self { holder: Holder::new(&observed.pins, lock), request, known })
     }
 }
