@@ -53,6 +53,18 @@ impl Fixture {
         Ok(Self { cluster, api, log: tempfile::NamedTempFile::new()? })
     }
 
+    /// Gives the node an IPv6 address beside its IPv4 one, which it has at first, or takes it away.
+    pub(crate) fn set_ipv6(&self, is_wanted: bool) -> Result<()> {
+        let host = &self.cluster.node(0)?.host;
+        let verb = if is_wanted { "replace" } else { "del" };
+        host.netns.ip(&[format!("addr {verb} {}/64 dev eth0 nodad", host.v6)])
+    }
+
+    /// Whether the last of the socket hooks is attached.
+    pub(crate) fn serves_sockets(&self) -> Result<bool> {
+        Ok(self.bpffs()?.join("links/cgroup-getpeername6").exists())
+    }
+
     pub(crate) fn bpffs(&self) -> Result<&Path> {
         Ok(&self.cluster.node(0)?.bpffs)
     }
