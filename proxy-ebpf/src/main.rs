@@ -12,7 +12,7 @@
 //! | `socket_backend4`, `socket_backend6` | never attached: run to find sockets whose endpoint is gone |
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     missing_docs,
     unreachable_pub,

@@ -263,7 +263,7 @@ mod tests {
         );
         let grown = with(Part::Slots(IpFamily::V6), 1 << 15);
         assert_eq!(grown.larger_maps(&initial), [("backends_v6", 1 << 15)]);
-        assert_eq!(growing_maps().count(), 8 + 2 * 4);
+        assert_eq!(growing_maps().count(), 8 + 2 * 7);
     }
 
     #[test]
