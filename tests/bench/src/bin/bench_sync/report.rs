@@ -47,6 +47,13 @@ impl Report {
         }
     }
 
+    /// Why the limit that was given last is missed, if it is.
+    pub(crate) fn because(&mut self, reason: &str) {
+        if let Some(target) = self.part.targets.last_mut() {
+            target.reason = Some(reason.to_owned());
+        }
+    }
+
     /// A limit for one row's cell over that of another one.
     pub(crate) fn target_ratio(
         &mut self,
