@@ -3,7 +3,7 @@
 //! Set-up: three nodes, each with kube-proxy's rules in another form (nftables, iptables by either back-end);
 //! connections are open while `migrate` removes the rules and agents take over, and back.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_bystander::{Steady, kube_proxy_at};
@@ -115,8 +115,9 @@ pub(super) fn migrate(cluster: &Cluster, node: usize, args: &[&str]) -> Result<(
 /// Something on a node that looks like kube-proxy: its name and command line.
 pub(super) fn pretend_kube_proxy(host: &Host, folder: &Path) -> Result<Process> {
     let program = folder.join("kube-proxy");
+    // No copy: a child that another test forks meanwhile would hold it open for writing, and the kernel runs no such file.
     if !program.exists() {
-        fs::copy(peer_binary()?, &program)?;
+        symlink(peer_binary()?, &program)?;
     }
     let mut command = host.command(&program.display().to_string())?;
     command.args(["serve", "--name", "kube-proxy", "--listen", "127.0.0.1:10257"]);
