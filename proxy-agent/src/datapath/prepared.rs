@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::maps::all;
 use tracing::info;
 
-use super::{Loaded, ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
+use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
 use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
-const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
+pub(super) const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 
 /// Programs and maps for [`Datapath::open_prepared`](super::Datapath::open_prepared).
 pub struct Prepared {
@@ -41,7 +41,7 @@ impl Prepared {
     }
 
     /// The same without the programs of uplinks, for a node that nothing serves yet: sockets can be served while the verifier looks at those,
-    /// which takes it longer than all others together. See [`Self::loading_of_uplink_programs`].
+    /// which takes it longer than all others together. See [`Datapath::loading_of_uplink_programs`](super::Datapath::loading_of_uplink_programs).
     ///
     /// # Errors
     /// The same as for [`Self::load`].
@@ -53,16 +53,9 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Work that loads the programs of uplinks, if that was left for later; for use where blocking is allowed.
-    pub fn loading_of_uplink_programs(&self) -> Option<impl FnOnce() -> Result<Loaded> + Send + use<>> {
-        matches!(self.uplinks, Uplinks::Later).then(|| self.object.loading(&UPLINK))
-    }
-
-    /// Takes over programs that were loaded meanwhile.
-    pub fn add(&mut self, loaded: Loaded) {
-        if self.object.add(loaded) {
-            self.uplinks = Uplinks::Ready;
-        }
+    /// Whether the programs of uplinks were left for later.
+    pub fn lacks_uplinks(&self) -> bool {
+        matches!(self.uplinks, Uplinks::Later)
     }
 
     /// With all programs: an agent that takes over from programs that serve must not begin with fewer.

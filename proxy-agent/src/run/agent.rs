@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     conntrack::Conntrack,
     interfaces::{InterfaceController, ServiceNeeds, describe},
+    loading::Loading,
     pod_programs::PodPrograms,
     reports::Reports,
     services::ServiceReconciler,
@@ -67,7 +68,8 @@ impl Agent {
         events: Events,
         known: Known,
     ) -> Result<Self> {
-        let Known { sync, prepared, fills_first, mut uplinks } = known;
+        let Known { sync, prepared, fills_first } = known;
+        let sockets_first = prepared.lacks_uplinks();
         prepare_node(settings);
         let config = object_config(settings);
         let Observed { pins, health, metrics, counts, sweeps, listeners } = observed;
@@ -78,7 +80,7 @@ impl Agent {
             datapath.follow_kernel_log()?;
         }
         let cgroup = cgroup_root(settings)?;
-        let fills_maps = fills_first || uplinks.is_running();
+        let fills_maps = fills_first || sockets_first;
         if !fills_maps {
             datapath.attach_sockets(&cgroup)?;
         }
@@ -116,17 +118,21 @@ impl Agent {
             agent.fill().await?;
             agent.datapath.attach_sockets(&cgroup)?;
         }
-        if uplinks.is_running() {
-            match uplinks.finished().await {
-                Ok(loaded) => drop(agent.datapath.add(loaded)),
-                // They are tried again when they are attached, and that reports it.
-                Err(error) => debug!("{error:#}"),
-            }
+        if sockets_first {
+            agent.load_uplink_programs().await;
         }
         agent.follow_network().await?;
         agent.interfaces.attach_first(&mut agent.datapath);
         agent.reports.events.send(Event::starting());
         Ok(agent)
+    }
+
+    /// Loads the programs of uplinks. If the kernel refuses one, that is tried again and reported when it is attached.
+    async fn load_uplink_programs(&mut self) {
+        match Loading::begin(self.datapath.loading_of_uplink_programs()).finished().await {
+            Ok(loaded) => drop(self.datapath.add(loaded)),
+            Err(error) => debug!("{error:#}"),
+        }
     }
 
     /// Fills the maps, before programs use them.

@@ -17,11 +17,6 @@ impl Loading {
         Self(Some(spawn_blocking(work)))
     }
 
-    /// Whether the result was not taken yet.
-    pub(super) fn is_running(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Resolves once, when they are loaded or refused.
     ///
     /// # Errors

@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
-    time::interval,
+    time::{interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Agent, QUEUE, loading::Loading, servers::Servers};
+use super::{Agent, QUEUE, servers::Servers};
 use crate::{
     cgroup,
     config::{Settings, object_config},
@@ -31,6 +31,8 @@ use crate::{
 
 /// How often a standby retries what failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// On a node that nothing serves yet, sockets are served first if the first lists come within this time.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The lock is free for a moment whenever it changes hands; after this its holder is gone.
 const VACANT: Duration = Duration::from_secs(1);
 
@@ -74,8 +76,6 @@ pub(super) struct Known {
     pub(super) prepared: Prepared,
     /// The attached programs use other maps, or maps that were never synced: they serve until those of this agent are filled.
     pub(super) fills_first: bool,
-    /// Programs of uplinks that another thread loads, while nothing serves this node.
-    pub(super) uplinks: Loading,
 }
 
 impl Turn {
@@ -113,14 +113,17 @@ impl Turn {
         let load = if is_first { Prepared::load_for_sockets } else { Prepared::load };
         let mut loading = spawn_blocking(move || load(&config, &pins));
         let mut prepared: Option<Prepared> = None;
-        let mut uplinks = Loading::default();
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        let mut is_patient = true;
         let mut request = None;
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
         let (lock, prepared) = loop {
             observed.health.turns();
             (lock, prepared) = match (lock, prepared) {
-                (Some(lock), Some(prepared)) if sync.is_complete() || !fills && !uplinks.is_running() => {
+                (Some(lock), Some(prepared))
+                    if sync.is_complete() || !fills && !(is_patient && prepared.lacks_uplinks()) =>
+                {
                     break (lock, prepared);
                 }
                 both => both,
@@ -135,16 +138,10 @@ impl Turn {
             tokio::select! {
                 loaded = &mut loading, if prepared.is_none() => {
                     let loaded = loaded.context("loading the programs ended unexpectedly")??;
-                    if let Some(work) = loaded.loading_of_uplink_programs() {
-                        uplinks = Loading::begin(work);
-                    }
                     let takes_over = lock.is_none() || fills;
                     prepared = Some(if takes_over { loaded.complete()? } else { loaded });
                 }
-                // A refusal is reported when they are attached, and sockets are served without them.
-                loaded = uplinks.finished() => if let (Ok(loaded), Some(prepared)) = (loaded, &mut prepared) {
-                    prepared.add(loaded);
-                },
+                () = sleep_until(patience), if is_patient => is_patient = false,
                 // Afterwards: loading makes pins that the next lines look for.
                 taken = taken(&mut waiting), if lock.is_none() && prepared.is_some() => {
                     lock = Some(taken?);
@@ -170,7 +167,7 @@ impl Turn {
             }
         };
         observed.metrics.set_active(true);
-        let known = Known { sync, prepared, fills_first: fills, uplinks };
+        let known = Known { sync, prepared, fills_first: fills };
         Ok(Self { holder: Holder::new(&observed.pins, lock), request, known })
     }
 }
