@@ -227,11 +227,6 @@ impl Datapath {
         self.object.loading(&["pod_egress", "pod_ingress"])
     }
 
-    /// Work that loads the programs of uplinks; as above.
-    pub fn loading_of_uplink_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
-        self.object.loading(&prepared::UPLINK)
-    }
-
     /// Takes over programs that were loaded meanwhile; false if they are for maps that were replaced since.
     pub fn add(&mut self, loaded: Loaded) -> bool {
         self.object.add(loaded)

@@ -4,11 +4,13 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::maps::all;
 use tracing::info;
 
-use super::{ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced};
+use super::{
+    Datapath, Loaded, ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced,
+};
 use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
 /// Programs of uplinks with Ethernet headers: nearly every node needs them.
-pub(super) const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
+const UPLINK: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 
 /// Programs and maps for [`Datapath::open_prepared`](super::Datapath::open_prepared).
 pub struct Prepared {
@@ -41,7 +43,7 @@ impl Prepared {
     }
 
     /// The same without the programs of uplinks, for a node that nothing serves yet: sockets can be served while the verifier looks at those,
-    /// which takes it longer than all others together. See [`Datapath::loading_of_uplink_programs`](super::Datapath::loading_of_uplink_programs).
+    /// which takes it longer than all others together. See [`Datapath::loading_of_uplink_programs`].
     ///
     /// # Errors
     /// The same as for [`Self::load`].
@@ -117,6 +119,13 @@ impl Prepared {
         pins.create()?;
         maps::check_layouts(pins)?;
         Ok(Self { object: Object::load(config, pins, absent)?, uplinks: Uplinks::Ready })
+    }
+}
+
+impl Datapath {
+    /// Work that loads the programs of uplinks; for use where blocking is allowed. Fails when the kernel refuses one.
+    pub fn loading_of_uplink_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
+        self.object.loading(&UPLINK)
     }
 }
 

@@ -122,7 +122,7 @@ impl Turn {
             observed.health.turns();
             (lock, prepared) = match (lock, prepared) {
                 (Some(lock), Some(prepared))
-                    if sync.is_complete() || !fills && !(is_patient && prepared.lacks_uplinks()) =>
+                    if sync.is_complete() || !(fills || is_patient && prepared.lacks_uplinks()) =>
                 {
                     break (lock, prepared);
                 }
