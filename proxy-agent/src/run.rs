@@ -8,7 +8,6 @@ mod configuration;
 mod conntrack;
 mod ends;
 mod interfaces;
-mod loading;
 mod pod_programs;
 mod reports;
 mod servers;

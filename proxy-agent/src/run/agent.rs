@@ -11,7 +11,6 @@ use tracing::{debug, info, warn};
 use super::{
     conntrack::Conntrack,
     interfaces::{InterfaceController, ServiceNeeds, describe},
-    loading::Loading,
     pod_programs::PodPrograms,
     reports::Reports,
     services::ServiceReconciler,
@@ -129,7 +128,8 @@ impl Agent {
 
     /// Loads the programs of uplinks. If the kernel refuses one, that is tried again and reported when it is attached.
     async fn load_uplink_programs(&mut self) {
-        match Loading::begin(self.datapath.loading_of_uplink_programs()).finished().await {
+        let loading = spawn_blocking(self.datapath.loading_of_uplink_programs()).await;
+        match loading.context("loading them ended unexpectedly").and_then(|result| result) {
             Ok(loaded) => drop(self.datapath.add(loaded)),
             Err(error) => debug!("{error:#}"),
         }
