@@ -133,8 +133,8 @@ pub(super) const ALL: [Subject; 14] = [
         figures: Select {
             table: Words(&["Maps"], &[]),
             row: Words(&["10,000 x 10"], &[]),
-            columns: &["services and endpoints", "flows, sockets, affinity"],
+            columns: &["services and endpoints", "connections"],
         },
-        targets: Words(&["memory of the maps"], &[]),
+        targets: Words(&["memory of the maps", "10,000 x 10"], &[]),
     },
 ];
