@@ -39,7 +39,7 @@ use crate::{
     handover::{Holder, Notice},
     memory,
     model::objects::Change,
-    net::{self, topology::PodDatapath},
+    net,
     service_source::Source,
     source::SourceState,
 };
@@ -85,9 +85,6 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     servers.start().await?;
     drop(request);
     memory::give_back();
-    if settings.pod_datapath == PodDatapath::Auto {
-        agent.pod_programs.load(&agent.datapath);
-    }
     let end = tokio::select! {
         end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
         error = configuration_changed(&loaded, failure_report) => Err(error),
@@ -156,8 +153,8 @@ impl Agent {
                 loaded = self.pod_programs.loaded() => if !self.datapath.add(loaded) {
                     self.pod_programs.load(&self.datapath);
                 },
-                () = yield_now(), if self.datapath.has_pending_hooks() => {
-                    self.interfaces.attach_more(&mut self.datapath);
+                () = yield_now(), if self.datapath.has_pending_hooks() && !self.pod_programs.are_loading() => {
+                    self.attach_pods();
                 }
                 found = self.sockets.found() => self.apply_scan(found),
                 freed = self.services.quarantine.over() => self.services.release(&mut self.datapath, freed),

@@ -18,6 +18,7 @@ use crate::{
     },
     scratch::{Scratch, draft, scratch},
     settings::{SERVES_V4, SERVES_V6, SNAT_SOURCES_V4_COUNT, SNAT_SOURCES_V6_COUNT},
+    socket_steps::SocketSteps,
     tables::Kernel,
 };
 
@@ -39,7 +40,7 @@ fn find_flow<F: KernelFamily>(kernel: &Kernel) -> u32 {
 #[inline(always)]
 fn confirm_flow<F: KernelFamily>() -> u32 {
     let Some(draft) = draft::<F>() else { return 0 };
-    decide::confirm::<F, _>(&Kernel::new(core::ptr::null_mut()), draft) as u32
+    decide::confirm::<F, _>(&Kernel::of_socket(core::ptr::null_mut(), false), draft) as u32
 }
 
 /// Opens the flow that the CPU's draft has; returns a [`DropReason::code`] or 0.
@@ -109,7 +110,7 @@ open_flow! {
 }
 
 /// The other differences between the families in the kernel.
-pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily {
+pub(crate) trait KernelFamily: FamilyMaps + Routed + Logged + EventFamily + SocketSteps {
     /// Opens the flow that the CPU's draft has, at tc; returns a [`DropReason::code`] or 0.
     fn open_flow_of_skb(skb: *mut __sk_buff) -> u32;
     /// The same at XDP.

@@ -33,6 +33,7 @@ mod scratch;
 mod settings;
 mod socket;
 mod socket_backend;
+mod socket_steps;
 mod socket_tables;
 mod tables;
 mod tc;

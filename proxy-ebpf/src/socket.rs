@@ -76,17 +76,21 @@ pub(crate) fn sock_release(ctx: &SockContext) -> i32 {
 }
 
 /// Place of an address of this family in the context: its own fields, or IPv4 inside the IPv6 fields.
-trait AddressAccess<F: Family> {
+pub(crate) trait AddressAccess<F: Family> {
+    const IS_MAPPED: bool;
+
     fn get(ctx: &SockAddrContext) -> F::Addr;
     fn set(ctx: &SockAddrContext, addr: &F::Addr);
     /// The address that the socket is bound to, or unspecified.
     fn bound(ctx: &SockAddrContext) -> F::Addr;
 }
 
-struct Plain;
-struct Mapped;
+pub(crate) struct Plain;
+pub(crate) struct Mapped;
 
 impl AddressAccess<V4> for Plain {
+    const IS_MAPPED: bool = false;
+
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> u32 {
         // SAFETY: the context is readable.
@@ -107,6 +111,8 @@ impl AddressAccess<V4> for Plain {
 }
 
 impl AddressAccess<V6> for Plain {
+    const IS_MAPPED: bool = false;
+
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> [u32; 4] {
         // SAFETY: the context is readable, by words.
@@ -132,6 +138,8 @@ impl AddressAccess<V6> for Plain {
 }
 
 impl AddressAccess<V4> for Mapped {
+    const IS_MAPPED: bool = true;
+
     #[inline(always)]
     fn get(ctx: &SockAddrContext) -> u32 {
         <Plain as AddressAccess<V6>>::get(ctx)[3]
@@ -179,19 +187,19 @@ fn is_mapped(ctx: &SockAddrContext) -> bool {
 }
 
 #[inline(always)]
-fn port(ctx: &SockAddrContext) -> u16 {
+pub(crate) fn port(ctx: &SockAddrContext) -> u16 {
     // SAFETY: the context is readable.
     unsafe { (*ctx.sock_addr).user_port as u16 }
 }
 
 #[inline(always)]
-fn set_port(ctx: &SockAddrContext, port: u16) {
+pub(crate) fn set_port(ctx: &SockAddrContext, port: u16) {
     // SAFETY: the hook may write this field.
     unsafe { (*ctx.sock_addr).user_port = port as u32 };
 }
 
 #[inline(always)]
-fn protocol(ctx: &SockAddrContext) -> u8 {
+pub(crate) fn protocol(ctx: &SockAddrContext) -> u8 {
     // SAFETY: the context is readable.
     unsafe { (*ctx.sock_addr).protocol as u8 }
 }
@@ -282,7 +290,7 @@ fn reject(verdict: SocketVerdict) -> i32 {
 #[inline(always)]
 fn connect<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     let (addr, port) = (P::get(ctx), port(ctx));
-    let kernel = Kernel::new(ctx.as_ptr());
+    let kernel = Kernel::of_socket(ctx.as_ptr(), P::IS_MAPPED);
     if !decide::may_be_translated::<F, _>(&kernel, &addr, port, protocol(ctx)) {
         return connect_elsewhere::<F>(ctx);
     }
@@ -324,7 +332,7 @@ fn connect_elsewhere<F: KernelFamily>(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn sendmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
     let (addr, port) = (P::get(ctx), port(ctx));
-    let kernel = Kernel::new(ctx.as_ptr());
+    let kernel = Kernel::of_socket(ctx.as_ptr(), P::IS_MAPPED);
     if !decide::may_be_translated::<F, _>(&kernel, &addr, port, protocol(ctx)) {
         return ALLOW;
     }
@@ -357,7 +365,12 @@ fn recvmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     let mut seen = Seen::default();
-    if decide::datagram_source::<F, _>(&Kernel::new(ctx.as_ptr()), &P::get(ctx), port(ctx), &mut seen) {
+    if decide::datagram_source::<F, _>(
+        &Kernel::of_socket(ctx.as_ptr(), P::IS_MAPPED),
+        &P::get(ctx),
+        port(ctx),
+        &mut seen,
+    ) {
         P::set(ctx, &seen.addr);
         set_port(ctx, seen.port);
     }
@@ -370,7 +383,12 @@ fn getpeername<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i
         return ALLOW;
     }
     let mut seen = Seen::default();
-    if decide::peer_name::<F, _>(&Kernel::new(ctx.as_ptr()), &P::get(ctx), port(ctx), &mut seen) {
+    if decide::peer_name::<F, _>(
+        &Kernel::of_socket(ctx.as_ptr(), P::IS_MAPPED),
+        &P::get(ctx),
+        port(ctx),
+        &mut seen,
+    ) {
         P::set(ctx, &seen.addr);
         set_port(ctx, seen.port);
     }

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use proxy_common::{
-    decide::SocketTables,
+    decide::{SocketClient, SocketTables, SocketVerdict},
     layout::{
         counter::Counter,
         socket::{Claims, ConnectedPeer, SharedKey, SharedPeer, SocketPeer, UdpPeersRef},
@@ -149,6 +149,35 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
             }
             None => false,
         }
+    }
+
+    #[inline(always)]
+    fn translate(
+        &self,
+        _: &F::Addr,
+        _: u16,
+        _: u8,
+        client: &SocketClient<F>,
+        peer: &mut SocketPeer<F>,
+    ) -> SocketVerdict {
+        self.translate_socket(client, peer)
+    }
+
+    #[inline(always)]
+    fn find_shared(
+        &self,
+        _: &F::Addr,
+        _: u16,
+        _: u8,
+        client: &SocketClient<F>,
+        peer: &mut SocketPeer<F>,
+    ) -> bool {
+        self.find_shared_peer(client, peer)
+    }
+
+    #[inline(always)]
+    fn share(&self, addr: &F::Addr, port: u16, peer: &SocketPeer<F>) -> bool {
+        self.share_peer(addr, port, peer)
     }
 
     #[inline(always)]

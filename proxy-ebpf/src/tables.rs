@@ -51,15 +51,21 @@ enum Layer {
     Xdp,
     /// tc, on a device whose frames have so many bytes before the network header.
     Tc(usize),
-    /// A socket hook: no packets.
-    Socket,
+    /// A socket hook: no packets. Of an IPv6 socket the requested address may be IPv4, mapped.
+    Socket { is_mapped: bool },
 }
 
 impl Kernel {
     /// For socket hooks.
     #[inline(always)]
-    pub(crate) fn new(ctx: *mut c_void) -> Self {
-        Self { ctx, layer: Layer::Socket }
+    pub(crate) fn of_socket(ctx: *mut c_void, is_mapped: bool) -> Self {
+        Self { ctx, layer: Layer::Socket { is_mapped } }
+    }
+
+    /// Whether the address of an IPv6 socket is IPv4, mapped.
+    #[inline(always)]
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.layer, Layer::Socket { is_mapped: true })
     }
 
     /// For tc.
@@ -211,7 +217,7 @@ impl<F: KernelFamily> Tables<F> for Kernel {
         match self.layer {
             Layer::Xdp | Layer::Tc(_) => report::rejected::<F>(reason.counter()),
             // A socket event has no packet to report.
-            Layer::Socket => count(reason.counter()),
+            Layer::Socket { .. } => count(reason.counter()),
         }
         Verdict::Drop
     }

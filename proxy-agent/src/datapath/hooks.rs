@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
 use tracing::{debug, info, warn};
 
+pub(super) use self::pods::POD;
 pub use self::xdp::XdpMode;
 
 use self::pods::{FEW, Pending};

@@ -221,12 +221,6 @@ impl Datapath {
         self.packet_pods.set(cookies)
     }
 
-    /// Work that loads the programs for pods' interfaces, which are loaded else when one needs them first; for use where blocking is
-    /// allowed: the verifier takes its time. Fails when the kernel refuses them.
-    pub fn loading_of_pod_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
-        self.object.loading(&["pod_egress", "pod_ingress"])
-    }
-
     /// Takes over programs that were loaded meanwhile; false if they are for maps that were replaced since.
     pub fn add(&mut self, loaded: Loaded) -> bool {
         self.object.add(loaded)

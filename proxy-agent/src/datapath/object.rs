@@ -141,6 +141,11 @@ impl Object {
         self.programs.keys().cloned().collect()
     }
 
+    /// Whether a program is loaded.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.programs.contains_key(name)
+    }
+
     /// Names of all programs.
     pub(super) fn program_names(&self) -> Result<Vec<String>> {
         Ok(Image::read(self.loader.variant)?.program_names())

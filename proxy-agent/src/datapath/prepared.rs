@@ -127,6 +127,17 @@ impl Datapath {
     pub fn loading_of_uplink_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
         self.object.loading(&UPLINK)
     }
+
+    /// Whether programs must be attached to a pod's interface that are not loaded.
+    pub fn needs_pod_programs(&self) -> bool {
+        self.hooks.attaches_to_pods() && !hooks::POD.iter().all(|name| self.object.has(name))
+    }
+
+    /// Work that loads the programs for pods' interfaces; for use where blocking is allowed: the verifier takes its time. Fails when the
+    /// kernel refuses them.
+    pub fn loading_of_pod_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
+        self.object.loading(&hooks::POD)
+    }
 }
 
 /// Names of the programs that serve and read sockets.

@@ -121,6 +121,9 @@ impl Agent {
             agent.load_uplink_programs().await;
         }
         agent.follow_network().await?;
+        if let Some(loaded) = agent.pod_programs.end().await {
+            agent.datapath.add(loaded);
+        }
         agent.interfaces.attach_first(&mut agent.datapath);
         agent.reports.events.send(Event::starting());
         Ok(agent)
@@ -190,9 +193,19 @@ impl Agent {
         self.interfaces.report_hooks(&self.datapath);
         self.services.follow_addresses(&found.topology, self.interfaces.restricts_nodeports()).await;
         self.interfaces.follow(found);
-        self.interfaces.attach_more(&mut self.datapath);
+        self.attach_pods();
         self.scan_namespaces();
         Ok(())
+    }
+
+    /// Attaches programs to pods' interfaces for a moment; there may be more. The first pod that needs them waits until they are loaded.
+    pub(super) fn attach_pods(&mut self) {
+        if self.datapath.needs_pod_programs() {
+            self.pod_programs.load_once(&self.datapath);
+        }
+        if !self.pod_programs.are_loading() {
+            self.interfaces.attach_more(&mut self.datapath);
+        }
     }
 
     /// The first time that a Service has source ranges, finds out which address each network namespace has.
@@ -227,6 +240,7 @@ impl Agent {
     pub(super) fn follow_pods(&mut self, found: Vec<Pod>) {
         let needs = self.needs();
         self.interfaces.follow_pods(found, &needs, &mut self.datapath);
+        self.attach_pods();
         let of_pods = |namespaces: &mut Namespaces| self.interfaces.pods.add_addresses(namespaces);
         self.sockets.follow_pods(of_pods, &mut self.datapath);
     }

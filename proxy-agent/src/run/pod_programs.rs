@@ -1,4 +1,4 @@
-//! The programs for pods' interfaces, loaded once the node is served: most pods need none, and the verifier takes its time.
+//! The programs for pods' interfaces, loaded when the first pod needs them: most need none, and the verifier takes its time.
 
 use std::future::pending;
 
@@ -13,25 +13,48 @@ use crate::{
 
 /// Programs that another thread loads.
 #[derive(Default)]
-pub(super) struct PodPrograms(Option<JoinHandle<Result<Loaded>>>);
+pub(super) enum PodPrograms {
+    /// No pod needed them.
+    #[default]
+    Unneeded,
+    /// They are being loaded.
+    Loading(JoinHandle<Result<Loaded>>),
+    /// They were loaded, or the kernel refused them.
+    Ended,
+}
 
 impl PodPrograms {
     /// Begins to load them.
     pub(super) fn load(&mut self, datapath: &Datapath) {
-        self.0 = Some(spawn_blocking(datapath.loading_of_pod_programs()));
+        *self = Self::Loading(spawn_blocking(datapath.loading_of_pod_programs()));
     }
 
-    /// Resolves when they are loaded; a refusal is logged.
-    pub(super) async fn loaded(&mut self) -> Loaded {
-        if let Some(loading) = &mut self.0 {
-            let result = loading.await.context("loading them ended unexpectedly").and_then(|result| result);
-            self.0 = None;
-            spawn_blocking(memory::give_back);
-            match result {
-                Ok(loaded) => return loaded,
-                Err(error) => warn!("{error:#}; pods that sockets cannot serve are not served"),
-            }
+    /// The same, unless that began before.
+    pub(super) fn load_once(&mut self, datapath: &Datapath) {
+        if matches!(self, Self::Unneeded) {
+            self.load(datapath);
         }
-        pending().await
+    }
+
+    /// Whether they are being loaded.
+    pub(super) fn are_loading(&self) -> bool {
+        matches!(self, Self::Loading(_))
+    }
+
+    /// Waits until they are loaded; none if nothing loads them, or the kernel refuses them, which is logged.
+    pub(super) async fn end(&mut self) -> Option<Loaded> {
+        let Self::Loading(loading) = self else { return None };
+        let result = loading.await.context("loading them ended unexpectedly").and_then(|result| result);
+        *self = Self::Ended;
+        spawn_blocking(memory::give_back);
+        result.inspect_err(|error| warn!("{error:#}; pods that sockets cannot serve are not served")).ok()
+    }
+
+    /// Resolves when they are loaded.
+    pub(super) async fn loaded(&mut self) -> Loaded {
+        match self.end().await {
+            Some(loaded) => loaded,
+            None => pending().await,
+        }
     }
 }

@@ -24,7 +24,9 @@ pub use find::find;
 pub use flow::{attempt, confirm, open};
 pub use fragment::{Completion, complete, may_be_for_service};
 pub use packet::{new_flow, opened, pod_egress, pod_ingress, uplink_egress, uplink_ingress};
-pub use socket::{SocketClient, SocketOrigin, connect, may_be_translated, send};
+pub use socket::{
+    SocketClient, SocketOrigin, connect, find_shared, may_be_translated, send, share, translate,
+};
 pub use socket_seen::{Seen, datagram_source, peer_name, remember_connected};
 pub use tables::{
     AffinityHandle, Attempt, Claim, FlowHandle, FlowTables, Found, Fragmentable, Inserted, NodeAddress,

@@ -68,7 +68,7 @@ pub fn connect<F: Family, T: SocketTables<F>>(
     client: &SocketClient<F>,
     peer: &mut SocketPeer<F>,
 ) -> SocketVerdict {
-    let verdict = translate(tables, addr, port, protocol, client, peer);
+    let verdict = tables.translate(addr, port, protocol, client, peer);
     if matches!(verdict, SocketVerdict::Translate) {
         tables.count(Counter::SocketConnect);
     }
@@ -111,48 +111,78 @@ pub fn send<F: Family, T: SocketTables<F>>(
         tables.count(Counter::FlowMapFull);
         return SocketVerdict::Reject;
     }
-    let peer_slot = own.as_ref().map_or(PeerSlot::Shared, |own| peer_slot(tables, own, addr, port, peer));
-    let mut entry = SharedPeer::default();
-    let is_known = match peer_slot {
-        PeerSlot::Kept(_) => true,
-        PeerSlot::Free(_) => false,
-        PeerSlot::Shared => {
-            entry.key = SocketKey::new(tables.cookie(), *addr, port, SocketDirection::Send);
-            let is_known = shared_peers::get(tables, &mut entry);
-            *peer = entry.peer;
-            is_known
+    let slot = own.as_ref().map_or(PeerSlot::Shared, |own| peer_slot(tables, own, addr, port, peer));
+    let (Some(own), PeerSlot::Kept(index) | PeerSlot::Free(index)) = (&own, slot) else {
+        let verdict = send_by_shared_map(tables, addr, port, protocol, client, peer);
+        if let (SocketVerdict::Translate, Some(own)) = (verdict, &own) {
+            own.set_last(UdpPeers::<F>::SHARED);
         }
+        return verdict;
     };
+    let is_kept = matches!(slot, PeerSlot::Kept(_));
     let stamp = SocketPeer::<F>::stamp(tables.now());
     let is_checked = peer.checked == stamp;
-    let is_current = is_known && is_current(tables, addr, port, protocol, client, is_checked, peer);
+    let is_current = is_kept && is_current(tables, addr, port, protocol, client, is_checked, peer);
     if !is_current {
-        if let (Some(own), PeerSlot::Kept(slot)) = (&own, peer_slot) {
-            own.clear(slot);
+        if is_kept {
+            own.clear(index);
         }
-        let verdict = translate(tables, addr, port, protocol, client, peer);
+        let verdict = tables.translate(addr, port, protocol, client, peer);
         if !matches!(verdict, SocketVerdict::Translate) {
             return verdict;
         }
     }
-    peer.checked = stamp;
-    if let (Some(own), PeerSlot::Kept(slot) | PeerSlot::Free(slot)) = (&own, peer_slot) {
-        if !is_current || !is_checked {
-            own.set(slot, addr, port, peer);
+    if !is_current || !is_checked {
+        peer.checked = stamp;
+        own.set(index, addr, port, peer);
+    }
+    own.set_last(index as u16);
+    tables.count(Counter::SocketSend);
+    SocketVerdict::Translate
+}
+
+/// Sends by the map that all sockets share: the socket's own storage has no room for the address, or the kernel has no such storage.
+#[inline(always)]
+fn send_by_shared_map<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    protocol: u8,
+    client: &SocketClient<F>,
+    peer: &mut SocketPeer<F>,
+) -> SocketVerdict {
+    if !tables.find_shared(addr, port, protocol, client, peer) {
+        let verdict = tables.translate(addr, port, protocol, client, peer);
+        if !matches!(verdict, SocketVerdict::Translate) {
+            return verdict;
         }
-        own.set_last(slot as u16);
-    } else {
-        entry.peer = *peer;
-        if !share(tables, &mut entry) {
-            tables.count(Counter::FlowMapFull);
-            return SocketVerdict::Reject;
-        }
-        if let Some(own) = &own {
-            own.set_last(UdpPeers::<F>::SHARED);
-        }
+    }
+    if !tables.share(addr, port, peer) {
+        tables.count(Counter::FlowMapFull);
+        return SocketVerdict::Reject;
     }
     tables.count(Counter::SocketSend);
     SocketVerdict::Translate
+}
+
+/// Finds the backend that the shared map has for a socket's address; false if it has none, or it does not serve any more.
+#[inline(always)]
+pub fn find_shared<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    protocol: u8,
+    client: &SocketClient<F>,
+    peer: &mut SocketPeer<F>,
+) -> bool {
+    let mut entry = SharedPeer::default();
+    entry.key = SocketKey::new(tables.cookie(), *addr, port, SocketDirection::Send);
+    if !shared_peers::get(tables, &mut entry) {
+        return false;
+    }
+    *peer = entry.peer;
+    let is_checked = peer.checked == SocketPeer::<F>::stamp(tables.now());
+    is_current(tables, addr, port, protocol, client, is_checked, peer)
 }
 
 /// Storage for a socket's entry for an address.
@@ -209,25 +239,34 @@ fn is_current<F: Family, T: SocketTables<F>>(
         })
 }
 
-/// Writes an entry into the shared map, and the one for replies: for each datagram, because another socket of
+/// Writes the entry of an address into the shared map, and the one for replies: for each datagram, because another socket of
 /// the namespace may have taken either's slot. Without the latter the process would get replies from an unknown
 /// address, so nothing is sent. False if the map is full.
 #[inline(always)]
-fn share<F: Family, T: SocketTables<F>>(tables: &T, entry: &mut SharedPeer<F>) -> bool {
-    if !shared_peers::set(tables, entry) {
+pub fn share<F: Family, T: SocketTables<F>>(
+    tables: &T,
+    addr: &F::Addr,
+    port: u16,
+    peer: &SocketPeer<F>,
+) -> bool {
+    let mut entry = SharedPeer::default();
+    entry.key = SocketKey::new(tables.cookie(), *addr, port, SocketDirection::Send);
+    entry.peer = *peer;
+    entry.peer.checked = SocketPeer::<F>::stamp(tables.now());
+    if !shared_peers::set(tables, &entry) {
         return false;
     }
-    let (vip, vip_port) = (entry.key.addr, entry.key.port);
-    entry.key.addr = entry.peer.addr;
-    entry.key.port = entry.peer.port;
+    entry.key.addr = peer.addr;
+    entry.key.port = peer.port;
     entry.key.direction = SocketDirection::Receive as u16;
-    entry.peer.addr = vip;
-    entry.peer.port = vip_port;
-    shared_peers::set(tables, entry)
+    entry.peer.addr = *addr;
+    entry.peer.port = port;
+    shared_peers::set(tables, &entry)
 }
 
+/// Chooses the backend for a socket that requests an address; `peer` becomes that.
 #[inline(always)]
-fn translate<F: Family, T: SocketTables<F>>(
+pub fn translate<F: Family, T: SocketTables<F>>(
     tables: &T,
     addr: &F::Addr,
     port: u16,

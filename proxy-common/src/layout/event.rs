@@ -19,6 +19,8 @@ pub trait EventFamily: Family {
     const VERSION: u8;
     /// The address in words.
     fn words(addr: &Self::Addr) -> Words;
+    /// The reverse.
+    fn of_words(words: Words) -> Self::Addr;
 }
 
 impl EventFamily for V4 {
@@ -28,6 +30,11 @@ impl EventFamily for V4 {
     fn words(addr: &u32) -> Words {
         [*addr, 0, 0, 0]
     }
+
+    #[inline(always)]
+    fn of_words([addr, ..]: Words) -> u32 {
+        addr
+    }
 }
 
 impl EventFamily for V6 {
@@ -36,6 +43,11 @@ impl EventFamily for V6 {
     #[inline(always)]
     fn words(addr: &[u32; 4]) -> Words {
         *addr
+    }
+
+    #[inline(always)]
+    fn of_words(words: Words) -> [u32; 4] {
+        words
     }
 }
 

@@ -30,7 +30,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
     fn came_in(&self) -> u32 {
         match self.layer {
             Layer::Tc(_) => Skb(self.ctx.cast()).ingress_ifindex(),
-            Layer::Xdp | Layer::Socket => 0,
+            Layer::Xdp | Layer::Socket { .. } => 0,
         }
     }
 
@@ -38,7 +38,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
     fn leaves(&self) -> u32 {
         match self.layer {
             Layer::Tc(_) => Skb(self.ctx.cast()).ifindex(),
-            Layer::Xdp | Layer::Socket => 0,
+            Layer::Xdp | Layer::Socket { .. } => 0,
         }
     }
 
@@ -47,7 +47,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
         let (bounds, link) = match self.layer {
             Layer::Tc(link) => (Skb(self.ctx.cast()).bounds(), link),
             Layer::Xdp => (Frame(self.ctx.cast()).bounds(), ETHERNET),
-            Layer::Socket => return 0,
+            Layer::Socket { .. } => return 0,
         };
         bounds.load(link + F::HEADER + tcp::ACKNOWLEDGMENT).map_or(0, u32::from_be)
     }
@@ -57,7 +57,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
         match self.layer {
             Layer::Tc(_) => timestamp(&Skb(self.ctx.cast()), packet.transport, packet.is_syn()),
             Layer::Xdp => timestamp(&Frame(self.ctx.cast()), packet.transport, packet.is_syn()),
-            Layer::Socket => 0,
+            Layer::Socket { .. } => 0,
         }
     }
 
@@ -66,7 +66,7 @@ impl<F: KernelFamily> PacketContext<F> for Kernel {
         match self.layer {
             Layer::Xdp => self.size_of_frame::<F>(),
             Layer::Tc(link) => self.size_of_skb(link, packet),
-            Layer::Socket => 0,
+            Layer::Socket { .. } => 0,
         }
     }
 

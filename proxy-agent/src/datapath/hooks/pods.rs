@@ -21,7 +21,15 @@ pub(super) enum Pending {
 /// With more changes than these, grace periods are made short.
 pub(super) const FEW: usize = 8;
 
+/// Programs at the interface of a pod.
+pub(in crate::datapath) const POD: [&str; 2] = ["pod_egress", "pod_ingress"];
+
 impl Hooks {
+    /// Whether [`Self::work`] has programs to attach.
+    pub(in crate::datapath) fn attaches_to_pods(&self) -> bool {
+        self.pending.iter().any(|change| matches!(change, Pending::Attach(_)))
+    }
+
     /// Whether [`Self::work`] has anything to do.
     pub(in crate::datapath) fn has_pending(&self) -> bool {
         !self.pending.is_empty()

@@ -263,7 +263,6 @@ impl InterfaceController {
             }
             self.topology = topology;
         }
-        self.attach_more(datapath);
     }
 
     /// Attaches programs to pods' interfaces for a moment; there may be more.

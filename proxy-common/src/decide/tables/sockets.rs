@@ -3,6 +3,7 @@
 use super::Tables;
 use crate::{
     Family,
+    decide::{SocketClient, SocketVerdict},
     layout::{
         counter::Counter,
         socket::{ConnectedPeer, SharedKey, SharedPeer, SocketPeer, UdpPeersRef},
@@ -33,6 +34,45 @@ pub trait SocketTables<F: Family>: Tables<F> {
     /// The address that sockets of a network namespace send from, by the namespace's cookie; false if it is not
     /// known.
     fn netns_address(&self, netns: u64, addr: &mut F::Addr) -> bool;
+    /// Chooses the backend for an address that the socket requests, with [`translate`](crate::decide::translate). A separate function in the
+    /// kernel, so that the verifier checks it once, not for each call with the state of the caller.
+    #[inline(always)]
+    fn translate(
+        &self,
+        addr: &F::Addr,
+        port: u16,
+        protocol: u8,
+        client: &SocketClient<F>,
+        peer: &mut SocketPeer<F>,
+    ) -> SocketVerdict
+    where
+        Self: Sized,
+    {
+        crate::decide::translate(self, addr, port, protocol, client, peer)
+    }
+    /// Finds the backend that the shared map has, with [`find_shared`](crate::decide::find_shared). A separate function in the kernel.
+    #[inline(always)]
+    fn find_shared(
+        &self,
+        addr: &F::Addr,
+        port: u16,
+        protocol: u8,
+        client: &SocketClient<F>,
+        peer: &mut SocketPeer<F>,
+    ) -> bool
+    where
+        Self: Sized,
+    {
+        crate::decide::find_shared(self, addr, port, protocol, client, peer)
+    }
+    /// Writes the entries of the shared map, with [`share`](crate::decide::share). A separate function in the kernel.
+    #[inline(always)]
+    fn share(&self, addr: &F::Addr, port: u16, peer: &SocketPeer<F>) -> bool
+    where
+        Self: Sized,
+    {
+        crate::decide::share(self, addr, port, peer)
+    }
     /// The socket requested an address (port in network byte order) and got a new endpoint. In the kernel this
     /// is also an event for `proxy-agent monitor`.
     #[inline(always)]
