@@ -57,6 +57,16 @@ impl<F: Family> FibQuery<'_, F> {
         word.wrapping_mul(0x9e37_79b9) >> (u32::BITS - SLOT_BITS)
     }
 
+    /// Writes the query to a slot.
+    #[inline(always)]
+    fn put(&self, cached: &mut CachedRoute<F>) {
+        cached.src = *self.src;
+        cached.dst = *self.dst;
+        cached.ifindex = self.ifindex;
+        cached.size = self.size;
+        cached.queried = self.now;
+    }
+
     /// Whether the slot has the result of this query.
     #[inline(always)]
     fn is_hit(&self, cached: &CachedRoute<F>) -> bool {
@@ -82,13 +92,24 @@ pub(crate) fn look_up<F: Routed>(
     // or is zero, which is the first variant of the enum in it.
     let cached = unsafe { &mut *cached };
     if !query.is_hit(cached) {
-        cached.src = *query.src;
-        cached.dst = *query.dst;
-        cached.ifindex = query.ifindex;
-        cached.size = query.size;
-        cached.queried = query.now;
+        query.put(cached);
         ask(slot);
     }
+    Some(&cached.route)
+}
+
+/// The same by `ask` always. The slot is another one than that of packets with these addresses.
+#[inline(always)]
+pub(crate) fn look_up_anew<F: Routed>(
+    query: &FibQuery<'_, F>,
+    ask: impl FnOnce(u32),
+) -> Option<&'static Route<F>> {
+    let slot = query.slot() ^ 1;
+    let cached = F::cached_route(slot)?;
+    // SAFETY: as above.
+    let cached = unsafe { &mut *cached };
+    query.put(cached);
+    ask(slot);
     Some(&cached.route)
 }
 

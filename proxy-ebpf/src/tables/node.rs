@@ -22,9 +22,8 @@ use crate::{
     route::{
         self,
         fib_cache::{self, FibQuery},
-        hop_route, next_hop,
+        hop_route,
     },
-    settings::second,
 };
 
 // Socket look-ups take a tuple of this layout.
@@ -73,18 +72,15 @@ impl<F: KernelFamily> NodeTables<F> for Kernel {
 
     #[inline(always)]
     fn route(&self, ifindex: u32, src: &F::Addr, dst: &F::Addr, size: u32, route: &mut Route<F>) {
-        if size == 0 {
-            route::look_up(self.ctx, ifindex, src, dst, 0, route);
-            let now = Tables::<F>::now(self);
-            if !matches!(self.layer, Layer::Xdp) {
-                next_hop::mark(route, now);
-            } else if next_hop::must_hand_over(route, now, second()) {
-                route.kind = RouteKind::Unresolved;
-            }
-        } else if let Some(known) = self.cached_route(ifindex, src, dst, size) {
-            *route = *known;
+        let query = FibQuery { ifindex, src, dst, size, now: Tables::<F>::now(self) };
+        let known = if size == 0 {
+            fib_cache::look_up_anew(&query, |slot| self.ask_for_route::<F>(slot))
         } else {
-            route.kind = RouteKind::None;
+            self.query_route(&query)
+        };
+        match known {
+            Some(known) => *route = *known,
+            None => route.kind = RouteKind::None,
         }
     }
 
@@ -173,10 +169,16 @@ impl Kernel {
     /// The result of a query, from this CPU's FIB cache if it has it.
     #[inline(always)]
     fn query_route<F: KernelFamily>(&self, query: &FibQuery<'_, F>) -> Option<&'static Route<F>> {
-        fib_cache::look_up(query, |slot| match self.layer {
+        fib_cache::look_up(query, |slot| self.ask_for_route::<F>(slot))
+    }
+
+    /// Has the kernel answer the query in a slot of the FIB cache.
+    #[inline(always)]
+    fn ask_for_route<F: KernelFamily>(&self, slot: u32) {
+        match self.layer {
             Layer::Xdp => F::route_of_frame(self.ctx.cast(), slot),
             _ => F::route_of_skb(self.ctx.cast(), slot),
-        })
+        }
     }
 
     /// The state of the TCP or UDP socket that would receive a packet with this tuple, in the network namespace
