@@ -187,7 +187,17 @@ pub extern "C" fn report(slot: u32) -> u64 {
     // SAFETY: no arguments.
     event.time = unsafe { bpf_ktime_get_ns() };
     for index in 0..WATCHES {
-        report_to(index, event);
+        report_to(index, slot);
+    }
+    0
+}
+
+/// Reports this element of `event` to one watch, if that has it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_to(index: u32, slot: u32) -> u64 {
+    if let Some(event) = event(slot) {
+        report_event(index, event);
     }
     0
 }
@@ -231,7 +241,7 @@ fn fill_flow<F: KernelFamily>() {
 }
 
 #[inline(always)]
-fn report_to(index: u32, event: &Event) {
+fn report_event(index: u32, event: &Event) {
     let Some(watch) = WATCH.get(index + 1) else { return };
     if event.time >= watch.until || !watch.filter.matches(event) {
         return;
