@@ -49,14 +49,26 @@ use proxy_common::{V4, V6, layout::set::Scope, packet::ETHERNET};
 /// Replaces aya's macro, which calls a function in a function: each call takes time, and 32 bytes of a
 /// program's 512 of stack.
 macro_rules! tc_programs {
-    ($($(#[doc = $doc:literal])+ $name:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $read4:ident, $read6:ident, $new_flow4:ident, $new_flow6:ident, $apply4:ident, $apply6:ident;)*) => { $(
+    ($($(#[doc = $doc:literal])+ $name:ident, $packet4:ident, $packet6:ident, $v4:ident, $v6:ident => $hook:ty, $link:expr, $read4:ident, $read6:ident, $new_flow4:ident, $new_flow6:ident, $apply4:ident, $apply6:ident;)*) => { $(
         $(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
         pub fn $name(skb: *mut __sk_buff) -> i32 {
-            let v4 = tc::Steps { read: $read4, slow_path: $v4, new_flow: $new_flow4, open: open4, apply: $apply4 };
-            let v6 = tc::Steps { read: $read6, slow_path: $v6, new_flow: $new_flow6, open: open6, apply: $apply6 };
+            let v4 = tc::Steps { packet_path: $packet4, read: $read4, slow_path: $v4, new_flow: $new_flow4, open: open4, apply: $apply4 };
+            let v6 = tc::Steps { packet_path: $packet6, read: $read6, slow_path: $v6, new_flow: $new_flow6, open: open6, apply: $apply6 };
             tc::run::<$hook, { $link }>(&TcContext::new(skb), [v4, v6])
+        }
+
+        /// The same for IPv4 packets that the fast path leaves.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $packet4(skb: *mut __sk_buff) -> u64 {
+            tc::packet_path::<V4, $hook, { $link }>(&TcContext::new(skb))
+        }
+
+        /// The same for IPv6 packets that the fast path leaves.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $packet6(skb: *mut __sk_buff) -> u64 {
+            tc::packet_path::<V6, $hook, { $link }>(&TcContext::new(skb))
         }
 
         /// The same for IPv4 packets that the fast-path parse does not take.
@@ -75,17 +87,17 @@ macro_rules! tc_programs {
 
 tc_programs! {
     /// `pod_ingress`: packets that a pod sends.
-    pod_ingress, pod_ingress_slow_path4, pod_ingress_slow_path6 => tc::PodIngress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
+    pod_ingress, pod_ingress_packet_path4, pod_ingress_packet_path6, pod_ingress_slow_path4, pod_ingress_slow_path6 => tc::PodIngress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
     /// `pod_egress`: packets to a pod.
-    pod_egress, pod_egress_slow_path4, pod_egress_slow_path6 => tc::PodEgress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
+    pod_egress, pod_egress_packet_path4, pod_egress_packet_path6, pod_egress_slow_path4, pod_egress_slow_path6 => tc::PodEgress, ETHERNET, read4, read6, pod_new_flow4, pod_new_flow6, apply4, apply6;
     /// `uplink_ingress`: packets from outside.
-    uplink_ingress, uplink_ingress_slow_path4, uplink_ingress_slow_path6 => tc::UplinkIngress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
+    uplink_ingress, uplink_ingress_packet_path4, uplink_ingress_packet_path6, uplink_ingress_slow_path4, uplink_ingress_slow_path6 => tc::UplinkIngress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
     /// `uplink_egress`: packets to outside.
-    uplink_egress, uplink_egress_slow_path4, uplink_egress_slow_path6 => tc::UplinkEgress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
+    uplink_egress, uplink_egress_packet_path4, uplink_egress_packet_path6, uplink_egress_slow_path4, uplink_egress_slow_path6 => tc::UplinkEgress, ETHERNET, read4, read6, uplink_new_flow4, uplink_new_flow6, apply4, apply6;
     /// `uplink_l3_ingress`: packets from outside, without Ethernet header.
-    uplink_l3_ingress, uplink_l3_ingress_slow_path4, uplink_l3_ingress_slow_path6 => tc::UplinkIngress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
+    uplink_l3_ingress, uplink_l3_ingress_packet_path4, uplink_l3_ingress_packet_path6, uplink_l3_ingress_slow_path4, uplink_l3_ingress_slow_path6 => tc::UplinkIngress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
     /// `uplink_l3_egress`: packets to outside, without Ethernet header.
-    uplink_l3_egress, uplink_l3_egress_slow_path4, uplink_l3_egress_slow_path6 => tc::UplinkEgress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
+    uplink_l3_egress, uplink_l3_egress_packet_path4, uplink_l3_egress_packet_path6, uplink_l3_egress_slow_path4, uplink_l3_egress_slow_path6 => tc::UplinkEgress, 0, read4_l3, read6_l3, uplink_l3_new_flow4, uplink_l3_new_flow6, apply4_l3, apply6_l3;
 }
 
 macro_rules! steps {

@@ -121,6 +121,8 @@ hooks! {
 /// caller.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
+    /// [`packet_path`].
+    pub(crate) packet_path: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`slow_path::read`].
     pub(crate) read: extern "C" fn(*mut __sk_buff) -> u64,
     /// [`slow_path::slow_path`].
@@ -154,7 +156,7 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
         return result;
     }
     let skb = ctx.skb.skb;
-    let mut outcome = packet_path::<F, H, LINK>(ctx);
+    let mut outcome = Outcome((steps.packet_path)(skb));
     if outcome.is(Outcome::SLOW_PATH) {
         (steps.read)(skb);
         outcome = Outcome((steps.slow_path)(skb));
@@ -297,9 +299,13 @@ pub(crate) fn open<F: KernelFamily>(skb: *mut __sk_buff) -> u64 {
 }
 
 /// The packet path without the slow path: nearly all packets that the fast path leaves.
-// Not inlined: its stack is free again for the next steps.
-#[inline(never)]
-fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Outcome {
+#[inline(always)]
+pub(crate) fn packet_path<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> u64 {
+    parse_and_decide::<F, H, LINK>(ctx).0
+}
+
+#[inline(always)]
+fn parse_and_decide<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContext) -> Outcome {
     let next = Outcome::with(NEXT, LogEvent::Nothing);
     if !is_for_us::<H>(ctx.skb.skb) {
         return next;
