@@ -2,11 +2,53 @@
 
 #![expect(unsafe_code, reason = "the kernel is asked to drop mapped pages")]
 
+use std::{future::pending, time::Duration};
+
 use procfs::{
     ProcResult,
     process::{MMPermissions, MMapPath, MemoryMap, Process},
 };
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
 use tracing::debug;
+
+/// The work of a start, or of a rollout, has ended so long after the last of its changes.
+const QUIET: Duration = Duration::from_secs(1);
+/// So many changes of objects free memory that is worth the effort.
+const MANY: usize = 500;
+
+/// When memory is given back that the agent's work needed for a while.
+pub(crate) struct Unused {
+    due: Option<Instant>,
+    changes: usize,
+}
+
+impl Unused {
+    /// At the end of the start.
+    pub(crate) fn of_start() -> Self {
+        Self { due: Some(Instant::now() + QUIET), changes: 0 }
+    }
+
+    /// Notes changes of objects. Many of them put the time off: the memory is needed.
+    pub(crate) fn note_changes(&mut self, count: usize) {
+        self.changes += count;
+        if self.changes >= MANY {
+            *self = Self::of_start();
+        }
+    }
+
+    /// Gives memory back when it is time.
+    pub(crate) async fn give_back(&mut self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => pending().await,
+        }
+        *self = Self { due: None, changes: 0 };
+        spawn_blocking(give_back);
+    }
+}
 
 /// Returns freed memory to the kernel. glibc keeps it unless it is at the end of the heap: after the programs are
 /// loaded and after the first lists, more is freed than in use. Unmaps pages of the binary, too: many are needed at start alone.
@@ -44,6 +86,24 @@ fn is_like_the_file(mapping: &MemoryMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_given_back_after_many_changes_once_it_is_quiet() {
+        let mut unused = Unused::of_start();
+        let begin = Instant::now();
+        unused.give_back().await;
+        assert!(begin.elapsed() >= QUIET);
+        unused.note_changes(MANY - 1);
+        assert_eq!(unused.due, None, "few changes");
+        unused.note_changes(1);
+        for (changes, wait) in [(MANY, QUIET), (1, QUIET / 2)] {
+            tokio::time::advance(QUIET / 2).await;
+            unused.note_changes(changes);
+            assert_eq!(unused.due, Some(Instant::now() + wait), "{changes} more changes");
+        }
+        unused.give_back().await;
+        assert_eq!(unused.due, None);
+    }
 
     /// Constants, code and relocated pointers are as before. Needs no privilege.
     #[test]

@@ -37,7 +37,7 @@ use self::{
 use crate::{
     config::{self, Loaded},
     handover::{Holder, Notice},
-    memory,
+    memory::Unused,
     model::objects::Change,
     net,
     service_source::Source,
@@ -84,7 +84,6 @@ pub async fn run(loaded: Loaded) -> Result<()> {
     agent.catch_up().await?;
     servers.start().await?;
     drop(request);
-    memory::give_back();
     let end = tokio::select! {
         end = agent.follow(inbox, source_state, source, &cancel, &mut holder) => end,
         error = configuration_changed(&loaded, failure_report) => Err(error),
@@ -114,6 +113,7 @@ impl Agent {
         self.interfaces.schedule.set(self.services.is_synced().then(Instant::now));
         let mut batch = Vec::new();
         let mut retry = interval(RETRY);
+        let mut unused = Unused::of_start();
         loop {
             self.reports.health.turns();
             tokio::select! {
@@ -132,6 +132,7 @@ impl Agent {
                         (&mut source).await.context("the source of services ended unexpectedly")??;
                         return Ok(End::Stopped);
                     }
+                    unused.note_changes(count);
                     if self.services.take(batch.drain(..)) {
                         self.interfaces.schedule.soon();
                     }
@@ -159,6 +160,7 @@ impl Agent {
                 found = self.sockets.found() => self.apply_scan(found),
                 freed = self.services.quarantine.over() => self.services.release(&mut self.datapath, freed),
                 _ = retry.tick() => self.check_regularly().await,
+                () = unused.give_back() => {}
                 _ = source_state.changed() => {
                     debug!(state = ?*source_state.borrow_and_update(), "source");
                 }

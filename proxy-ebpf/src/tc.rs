@@ -161,10 +161,11 @@ fn family<F: KernelFamily + TcFamily, H: Hook, const LINK: usize>(ctx: &TcContex
         (steps.read)(skb);
         outcome = Outcome((steps.slow_path)(skb));
     }
-    if outcome.is(Outcome::NEW_FLOW) {
+    // Flows are opened by requests, which come in.
+    if !H::IS_LEAVING && outcome.is(Outcome::NEW_FLOW) {
         outcome = Outcome((steps.new_flow)(skb));
     }
-    if outcome.is(Outcome::OPEN) {
+    if !H::IS_LEAVING && outcome.is(Outcome::OPEN) {
         outcome = Outcome((steps.open)(skb));
     }
     if outcome.is(Outcome::APPLY) {

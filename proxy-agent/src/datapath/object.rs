@@ -10,6 +10,7 @@ mod features;
 mod image;
 mod load;
 mod loader;
+mod parallel;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -20,6 +20,7 @@ use proxy_sys::bpf::{
 };
 use tracing::warn;
 
+use super::parallel::in_parallel;
 use crate::datapath::denied::Refused;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
@@ -110,6 +111,7 @@ impl Image {
     }
 
     /// Makes all maps, with the given numbers of entries instead of the object's. Maps with a path for a pin are opened there, or pinned.
+    /// Several threads do it: the kernel fills the large ones with entries.
     ///
     /// # Errors
     /// The kernel's.
@@ -119,8 +121,9 @@ impl Image {
         pins: &HashMap<&str, PathBuf>,
         types: Option<BorrowedFd<'_>>,
     ) -> Result<HashMap<String, OwnedFd>, Refused> {
+        let entries = |name: &str, map: &Map| entries.get(name).copied().unwrap_or(map.max_entries());
         let make = |(name, map): (&String, &Map)| {
-            let entries = entries.get(name.as_str()).copied().unwrap_or(map.max_entries());
+            let entries = entries(name, map);
             let pinned = pins.get(name.as_str());
             if let Some(fd) = pinned.and_then(|path| open_pinned(path).ok()) {
                 return Ok((name.clone(), fd));
@@ -136,7 +139,9 @@ impl Image {
             .map(|fd| (name.clone(), fd))
             .map_err(Refused::request(format!("pin the map {}", path.display())))
         };
-        self.0.maps.iter().map(make).collect()
+        let mut maps: Vec<_> = self.0.maps.iter().collect();
+        maps.sort_by_key(|(name, map)| entries(name, map));
+        in_parallel(maps, make).into_iter().collect()
     }
 
     /// Has the programs use these maps.

@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    num::NonZero,
     os::fd::{BorrowedFd, OwnedFd},
-    sync::Mutex,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_sys::bpf::program::{self, Load, Log, Types};
 
-use super::image::Linked;
+use super::{image::Linked, parallel::in_parallel};
 
 /// The kernel refuses a program.
 #[derive(Debug, thiserror::Error)]
@@ -46,33 +43,15 @@ fn load_with_log(program: &Linked, types: Option<BorrowedFd<'_>>, log: Log) -> R
     }
 }
 
-/// Loads programs by as many threads as there are CPUs: the verifier takes most of the time. Returns the programs that the kernel accepts.
+/// Loads programs by several threads: the verifier takes most of the time. Returns the programs that the kernel accepts.
 pub(super) fn load_in_parallel(
-    programs: Vec<Linked>,
+    mut programs: Vec<Linked>,
     types: Option<BorrowedFd<'_>>,
 ) -> Vec<(String, OwnedFd)> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(programs.len());
-    let (waiting, loaded) = (Mutex::new(programs), Mutex::new(Vec::new()));
-    // The longest last: they are taken from the end, so that the last ones to be loaded are short.
-    if let Ok(mut waiting) = waiting.lock() {
-        waiting.sort_by_key(|program| program.instructions.len());
-    }
-    let next = || waiting.lock().ok()?.pop();
-    let work = || {
-        while let Some(program) = next() {
-            if let (Ok(fd), Ok(mut loaded)) = (load(&program, types), loaded.lock()) {
-                loaded.push((program.name, fd));
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            // Without another thread this one loads all.
-            let _ = thread::Builder::new().name("loader".into()).spawn_scoped(scope, work);
-        }
-        work();
-    });
-    loaded.into_inner().unwrap_or_default()
+    // The long ones begin first, so that those that are loaded last are short.
+    programs.sort_by_key(|program| program.instructions.len());
+    let load = |program: Linked| load(&program, types).ok().map(|fd| (program.name, fd));
+    in_parallel(programs, load).into_iter().flatten().collect()
 }
 
 /// How many instructions the verifier goes through for a program that it takes, on kernels before 5.16, which report it in the log alone.
