@@ -31,6 +31,7 @@ use proxy_sys::{bpf, bpf::program::program_info, socket::netns_cookie};
 use tracing::info;
 
 pub use self::features::Features;
+pub(super) use self::parallel::Threads;
 use self::{
     features::{has_helper, helper},
     image::{Image, Variant},
@@ -186,7 +187,7 @@ impl Object {
         if wanted.is_empty() {
             return Ok(());
         }
-        let (loaded, result) = self.loader.load(&wanted);
+        let (loaded, result) = self.loader.load(&wanted, Threads::All);
         self.programs.extend(loaded);
         result
     }
@@ -195,10 +196,11 @@ impl Object {
     pub(super) fn loading(
         &self,
         names: &'static [&'static str],
+        threads: Threads,
     ) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
         let loader = Arc::clone(&self.loader);
         move || {
-            let (programs, result) = loader.load(names);
+            let (programs, result) = loader.load(names, threads);
             result.map(|()| Loaded { loader, programs })
         }
     }

@@ -5,7 +5,10 @@ use proxy_common::layout::maps::all;
 use tracing::info;
 
 use super::{
-    Datapath, Loaded, ObjectConfig, hooks, maps, object::Object, pins::Pins, room, socket_reader, synced,
+    Datapath, Loaded, ObjectConfig, hooks, maps,
+    object::{Object, Threads},
+    pins::Pins,
+    room, socket_reader, synced,
 };
 use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
@@ -125,7 +128,7 @@ impl Prepared {
 impl Datapath {
     /// Work that loads the programs of uplinks; for use where blocking is allowed. Fails when the kernel refuses one.
     pub fn loading_of_uplink_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
-        self.object.loading(&UPLINK)
+        self.object.loading(&UPLINK, Threads::All)
     }
 
     /// Whether programs must be attached to a pod's interface that are not loaded.
@@ -136,7 +139,7 @@ impl Datapath {
     /// Work that loads the programs for pods' interfaces; for use where blocking is allowed: the verifier takes its time. Fails when the
     /// kernel refuses them.
     pub fn loading_of_pod_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
-        self.object.loading(&hooks::POD)
+        self.object.loading(&hooks::POD, Threads::One)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 
 const METHOD: &str = "\
 The same agent and API server as in `sync`. Resident memory of the agent's process as the kernel tells it: the most at any time \
-(`VmHWM`), after the lists, and after a tenth of all endpoints was replaced, each after two seconds of rest. *Heap* is what is \
+(`VmHWM`), after the lists, and after a tenth of all endpoints was replaced, each after three seconds of rest. *Heap* is what is \
 its own (`RssAnon`). *Mapped* are the binary, and those of the kernel's maps that the agent writes through a mapping: they are \
 made at their full size, whatever they hold, are part of the process' `VmRSS`, and are counted with the maps. Maps are what the \
 kernel accounts for them (`memlock` of each): arrays and LRU maps whole, hashes by what is in them. The node has an IPv4 address \
@@ -131,7 +131,7 @@ const MAPPED: [&str; 7] = [
 ];
 
 fn at_rest(agent: &Agent) -> Result<crate::fixture::Memory> {
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(3));
     agent.memory()
 }
 
