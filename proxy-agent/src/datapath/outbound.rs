@@ -22,6 +22,7 @@ use tracing::debug;
 use super::{maps::MapFamily, pins::Pins};
 use crate::{
     clock::Clock,
+    model::plan::IpFamily,
     net::{
         conntrack::{self, Connection},
         ports::PortRange,
@@ -42,7 +43,13 @@ pub(crate) struct Ours {
 impl Ours {
     /// Whether no connection could match.
     pub(crate) fn is_empty(&self) -> bool {
-        self.frontends.is_empty() && self.snat_sources.is_empty()
+        !IpFamily::ALL.into_iter().any(|family| self.has(family))
+    }
+
+    /// Whether a connection of that family could match.
+    fn has(&self, family: IpFamily) -> bool {
+        let mut ips = self.frontends.iter().map(SocketAddr::ip).chain(self.snat_sources.iter().copied());
+        ips.any(|ip| IpFamily::of(&ip) == family)
     }
 
     /// The tuple of packets to this node by which a connection must be known, and flags. Of a frontend's first: there a reply
@@ -82,6 +89,10 @@ pub(crate) fn seed(pins: &Pins, ours: &Ours) {
 const BEFORE: u32 = 10;
 
 fn family<F: MapFamily>(pins: &Pins, ours: &Ours) -> Result<usize> {
+    // The kernel walks through its whole table, however few connections it has.
+    if !ours.has(F::FAMILY) {
+        return Ok(0);
+    }
     let mut found = HashMap::new();
     conntrack::connections(F::FAMILY, |connection| {
         let key = ours
@@ -120,6 +131,25 @@ fn key<F: MapFamily>(protocol: u8, tuple: &conntrack::Tuple) -> Option<FlowKey<F
 mod tests {
     use super::*;
     use crate::datapath::address::UserFamily as _;
+
+    #[test]
+    fn only_families_of_our_addresses_are_listed() {
+        let ports = PortRange { first: 1_024, last: 29_999 };
+        for (frontends, sources, v4, v6) in [
+            (&[][..], &[][..], false, false),
+            (&["192.0.2.1:53"], &[], true, false),
+            (&[], &["2001:db8::1"], false, true),
+            (&["[2001:db8::1]:53"], &["192.0.2.1"], true, true),
+        ] {
+            let frontends = frontends.iter().map(|at| at.parse().unwrap()).collect();
+            let snat_sources = sources.iter().map(|ip| ip.parse().unwrap()).collect();
+            let ours = Ours { frontends, snat_sources, snat_ports: ports };
+            assert_eq!(
+                (ours.has(IpFamily::V4), ours.has(IpFamily::V6), ours.is_empty()),
+                (v4, v6, !v4 && !v6)
+            );
+        }
+    }
 
     #[test]
     fn connections_that_use_our_addresses_and_ports() {

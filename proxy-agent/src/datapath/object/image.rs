@@ -29,6 +29,8 @@ static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF
 
 /// `BPF_MAP_TYPE_RINGBUF`: aya-log's; none is in the table of maps.
 const RINGBUF: u32 = 27;
+/// `BPF_MAP_TYPE_LRU_PERCPU_HASH`: the maps in `watch_rates`.
+const LRU_PERCPU_HASH: u32 = 10;
 /// `BPF_F_XDP_HAS_FRAGS`
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 
@@ -214,9 +216,14 @@ fn kind_of(section: &ProgramSection) -> Option<(u32, u32, u32)> {
     })
 }
 
+/// Entries of the map that shows the kernel the kind of the maps inside another one. The kernel does not compare those of a hash.
+fn template_entries(inner: &Map) -> u32 {
+    if inner.map_type() == LRU_PERCPU_HASH { 1 } else { inner.max_entries() }
+}
+
 /// Makes a map with the object's values. Those of constants are frozen.
 fn create(map: &Map, name: &str, entries: u32, types: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Refused> {
-    let inner = map.inner().map(|inner| create(&inner, name, inner.max_entries(), types)).transpose()?;
+    let inner = map.inner().map(|inner| create(&inner, name, template_entries(&inner), types)).transpose()?;
     let kind = map.map_type();
     let has_types = ![Kind::ArrayOfMaps as u32, RINGBUF].contains(&kind);
     let types = match map {
