@@ -216,7 +216,8 @@ fn kind_of(section: &ProgramSection) -> Option<(u32, u32, u32)> {
     })
 }
 
-/// Entries of the map that shows the kernel the kind of the maps inside another one. The kernel does not compare those of a hash.
+/// Entries of the map that shows the kernel the kind of the maps inside another one. The kernel does not compare those of a hash
+/// (since 5.10, commit 134fede4eecf).
 fn template_entries(inner: &Map) -> u32 {
     if inner.map_type() == LRU_PERCPU_HASH { 1 } else { inner.max_entries() }
 }
