@@ -151,9 +151,7 @@ impl Agent {
                     self.services.sync_limiter.done();
                 }
                 pods = self.interfaces.pods.found() => self.follow_pods(pods),
-                loaded = self.pod_programs.loaded() => if !self.datapath.add(loaded) {
-                    self.pod_programs.load(&self.datapath);
-                },
+                loaded = self.pod_programs.end() => self.take_pod_programs(loaded),
                 () = yield_now(), if self.datapath.has_pending_hooks() && !self.pod_programs.are_loading() => {
                     self.attach_pods();
                 }

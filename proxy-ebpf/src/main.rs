@@ -61,12 +61,14 @@ macro_rules! tc_programs {
 
         /// The same for IPv4 packets that the fast path leaves.
         #[unsafe(no_mangle)]
+        #[inline(never)]
         pub extern "C" fn $packet4(skb: *mut __sk_buff) -> u64 {
             tc::packet_path::<V4, $hook, { $link }>(&TcContext::new(skb))
         }
 
         /// The same for IPv6 packets that the fast path leaves.
         #[unsafe(no_mangle)]
+        #[inline(never)]
         pub extern "C" fn $packet6(skb: *mut __sk_buff) -> u64 {
             tc::packet_path::<V6, $hook, { $link }>(&TcContext::new(skb))
         }

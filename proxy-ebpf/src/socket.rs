@@ -354,7 +354,12 @@ fn sendmsg<F: KernelFamily, P: AddressAccess<F>>(ctx: &SockAddrContext) -> i32 {
             set_port(ctx, peer.port);
             ALLOW
         }
-        verdict => reject(verdict),
+        verdict => {
+            // A step may have left the endpoint there. Programs of others run on, and the kernel's own senders may use the address again.
+            P::set(ctx, &addr);
+            set_port(ctx, port);
+            reject(verdict)
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
 use super::{
-    Datapath, Features, Hook, ObjectConfig,
+    Datapath, Features, Hook, ObjectConfig, hooks,
     object::Object,
     pins::Pins,
     room::{Part, Room},
@@ -81,13 +81,13 @@ impl Datapath {
                 maps.extend(all.filter(|(name, _)| is_unused(&self.pins, name)));
             }
         }
-        Growth {
-            config: self.config.clone(),
-            pins: self.pins.clone(),
-            maps,
-            features: self.object.features,
-            programs: self.object.loaded(),
+        let mut programs = self.object.loaded();
+        // They are attached with the larger maps at the latest.
+        if self.needs_pod_programs() {
+            programs.extend(hooks::POD.map(str::to_owned));
         }
+        let (config, pins, features) = (self.config.clone(), self.pins.clone(), self.object.features);
+        Growth { config, pins, maps, features, programs }
     }
 
     /// Moves to larger maps.

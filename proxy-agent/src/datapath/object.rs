@@ -31,7 +31,6 @@ use proxy_sys::{bpf, bpf::program::program_info, socket::netns_cookie};
 use tracing::info;
 
 pub use self::features::Features;
-pub(super) use self::parallel::Threads;
 use self::{
     features::{has_helper, helper},
     image::{Image, Variant},
@@ -187,7 +186,7 @@ impl Object {
         if wanted.is_empty() {
             return Ok(());
         }
-        let (loaded, result) = self.loader.load(&wanted, Threads::All);
+        let (loaded, result) = self.loader.load(&wanted);
         self.programs.extend(loaded);
         result
     }
@@ -196,11 +195,10 @@ impl Object {
     pub(super) fn loading(
         &self,
         names: &'static [&'static str],
-        threads: Threads,
     ) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
         let loader = Arc::clone(&self.loader);
         move || {
-            let (programs, result) = loader.load(names, threads);
+            let (programs, result) = loader.load(names);
             result.map(|()| Loaded { loader, programs })
         }
     }

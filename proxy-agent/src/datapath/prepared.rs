@@ -5,10 +5,8 @@ use proxy_common::layout::maps::all;
 use tracing::info;
 
 use super::{
-    Datapath, Loaded, ObjectConfig, hooks, maps,
-    object::{Object, Threads},
-    pins::Pins,
-    room, socket_reader, synced,
+    Datapath, Loaded, ObjectConfig, hooks, maps, object::Object, packet_pods::PacketPods, pins::Pins, room,
+    socket_reader, synced,
 };
 use crate::{model::plan::IpFamily, net::absent_family::absent_family};
 
@@ -41,7 +39,11 @@ impl Prepared {
         let mut prepared = Self::maps_only(config, pins, absent_family())?;
         let object = &mut prepared.object;
         let of_sockets = of_sockets(object);
-        prepared.uplinks = load(&of_sockets, |names| object.load_programs(names.iter().copied()))?;
+        // Pods' interfaces have programs, which are to be replaced soon.
+        let serves_pods =
+            config.sockets_of_node_only || PacketPods::open(pins).is_ok_and(|pods| !pods.known().is_empty());
+        let of_pods: &[&str] = if serves_pods { &hooks::POD } else { &[] };
+        prepared.uplinks = load(&of_sockets, of_pods, |names| object.load_programs(names.iter().copied()))?;
         Ok(prepared)
     }
 
@@ -128,7 +130,7 @@ impl Prepared {
 impl Datapath {
     /// Work that loads the programs of uplinks; for use where blocking is allowed. Fails when the kernel refuses one.
     pub fn loading_of_uplink_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
-        self.object.loading(&UPLINK, Threads::All)
+        self.object.loading(&UPLINK)
     }
 
     /// Whether programs must be attached to a pod's interface that are not loaded.
@@ -139,7 +141,7 @@ impl Datapath {
     /// Work that loads the programs for pods' interfaces; for use where blocking is allowed: the verifier takes its time. Fails when the
     /// kernel refuses them.
     pub fn loading_of_pod_programs(&self) -> impl FnOnce() -> Result<Loaded> + Send + use<> {
-        self.object.loading(&hooks::POD, Threads::One)
+        self.object.loading(&hooks::POD)
     }
 }
 
@@ -153,13 +155,17 @@ fn of_sockets(object: &Object) -> Vec<&'static str> {
         .collect()
 }
 
-/// Loads the programs of sockets and uplinks.
+/// Loads the programs of sockets, uplinks and pods' interfaces. Those of pods are loaded again, and a refusal reported, when one needs them.
 ///
 /// # Errors
 /// When one of sockets was refused.
-fn load(of_sockets: &[&str], mut load: impl FnMut(&[&str]) -> Result<()>) -> Result<Uplinks> {
+fn load(
+    of_sockets: &[&str],
+    of_pods: &[&str],
+    mut load: impl FnMut(&[&str]) -> Result<()>,
+) -> Result<Uplinks> {
     // All at once, because they are loaded in parallel. Those that are accepted are not loaded again.
-    if load(&[of_sockets, &UPLINK].concat()).is_ok() {
+    if load(&[of_sockets, &UPLINK, of_pods].concat()).is_ok() {
         return Ok(Uplinks::Ready);
     }
     load(of_sockets)?;
@@ -174,10 +180,13 @@ mod tests {
 
     #[test]
     fn sockets_are_served_without_programs_of_uplinks() {
-        for (refused, serves, is_complete) in
-            [("none", true, true), ("uplink_egress", true, false), ("connect4", false, false)]
-        {
-            let loaded = load(&["connect4", "sendmsg4"], |names| {
+        for (refused, serves, is_complete) in [
+            ("none", true, true),
+            ("pod_egress", true, true),
+            ("uplink_egress", true, false),
+            ("connect4", false, false),
+        ] {
+            let loaded = load(&["connect4", "sendmsg4"], &hooks::POD, |names| {
                 ensure!(!names.contains(&refused), "no {refused}");
                 Ok(())
             });

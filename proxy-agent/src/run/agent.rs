@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{Settings, object_config},
-    datapath::{Datapath, ObjectConfig, Prepared, pins::Pins},
+    datapath::{Datapath, Loaded, ObjectConfig, Prepared, pins::Pins},
     flow_gc::FlowGc,
     neighbours::Prober,
     net::{forwarding, pods::Pod, reserved_ports},
@@ -121,8 +121,9 @@ impl Agent {
             agent.load_uplink_programs().await;
         }
         agent.follow_network().await?;
-        if let Some(loaded) = agent.pod_programs.end().await {
-            agent.datapath.add(loaded);
+        if agent.pod_programs.are_loading() {
+            let loaded = agent.pod_programs.end().await;
+            agent.take_pod_programs(loaded);
         }
         agent.interfaces.attach_first(&mut agent.datapath);
         agent.reports.events.send(Event::starting());
@@ -166,8 +167,13 @@ impl Agent {
     /// # Errors
     /// When the agent must be started again.
     pub(super) async fn apply(&mut self) -> Result<()> {
+        let attaches = self.datapath.has_pending_hooks();
         let written = self.services.write(&mut self.datapath, &self.interfaces.topology).await?;
         let has_lost_hooks = written.has_lost_hooks;
+        // Moving to larger maps attached them.
+        if attaches && !self.datapath.has_pending_hooks() {
+            self.interfaces.attach_more(&mut self.datapath);
+        }
         self.sockets.end_removed(&mut self.datapath.services);
         self.know_namespaces().await;
         if self.services.finish(&mut self.datapath, written).await {
@@ -196,6 +202,14 @@ impl Agent {
         self.attach_pods();
         self.scan_namespaces();
         Ok(())
+    }
+
+    /// Takes over the programs for pods' interfaces, unless larger maps need others.
+    pub(super) fn take_pod_programs(&mut self, loaded: Option<Loaded>) {
+        if loaded.is_some_and(|loaded| !self.datapath.add(loaded)) && self.datapath.needs_pod_programs() {
+            self.pod_programs.load(&self.datapath);
+        }
+        self.attach_pods();
     }
 
     /// Attaches programs to pods' interfaces for a moment; there may be more. The first pod that needs them waits until they are loaded.

@@ -41,20 +41,12 @@ impl PodPrograms {
         matches!(self, Self::Loading(_))
     }
 
-    /// Waits until they are loaded; none if nothing loads them, or the kernel refuses them, which is logged.
+    /// Waits until they are loaded; none if the kernel refuses them, which is logged.
     pub(super) async fn end(&mut self) -> Option<Loaded> {
-        let Self::Loading(loading) = self else { return None };
+        let Self::Loading(loading) = self else { return pending().await };
         let result = loading.await.context("loading them ended unexpectedly").and_then(|result| result);
         *self = Self::Ended;
         spawn_blocking(memory::give_back);
         result.inspect_err(|error| warn!("{error:#}; pods that sockets cannot serve are not served")).ok()
-    }
-
-    /// Resolves when they are loaded.
-    pub(super) async fn loaded(&mut self) -> Loaded {
-        match self.end().await {
-            Some(loaded) => loaded,
-            None => pending().await,
-        }
     }
 }

@@ -242,6 +242,8 @@ fn is_current<F: Family, T: SocketTables<F>>(
 /// Writes the entry of an address into the shared map, and the one for replies: for each datagram, because another socket of
 /// the namespace may have taken either's slot. Without the latter the process would get replies from an unknown
 /// address, so nothing is sent. False if the map is full.
+///
+/// The stamp is that of the writing: a datagram that is checked at the end of one window may count as checked in the next.
 #[inline(always)]
 pub fn share<F: Family, T: SocketTables<F>>(
     tables: &T,

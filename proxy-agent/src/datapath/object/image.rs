@@ -20,7 +20,7 @@ use proxy_sys::bpf::{
 };
 use tracing::warn;
 
-use super::parallel::{Threads, in_parallel};
+use super::parallel::in_parallel;
 use crate::datapath::denied::Refused;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"));
@@ -143,7 +143,7 @@ impl Image {
         };
         let mut maps: Vec<_> = self.0.maps.iter().collect();
         maps.sort_by_key(|(name, map)| entries(name, map));
-        in_parallel(maps, Threads::All, make).into_iter().collect()
+        in_parallel(maps, make).into_iter().collect()
     }
 
     /// Has the programs use these maps.

@@ -10,10 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_sys::bpf::program::{self, Load, Log, Types};
 
-use super::{
-    image::Linked,
-    parallel::{Threads, in_parallel},
-};
+use super::{image::Linked, parallel::in_parallel};
 
 /// The kernel refuses a program.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +43,12 @@ fn load_with_log(program: &Linked, types: Option<BorrowedFd<'_>>, log: Log) -> R
     }
 }
 
-/// Loads programs; the verifier takes most of the time. Returns the programs that the kernel accepts.
-pub(super) fn load_all(
-    mut programs: Vec<Linked>,
-    threads: Threads,
-    types: Option<BorrowedFd<'_>>,
-) -> Vec<(String, OwnedFd)> {
+/// Loads programs in parallel: the verifier takes most of the time. Returns the programs that the kernel accepts.
+pub(super) fn load_all(mut programs: Vec<Linked>, types: Option<BorrowedFd<'_>>) -> Vec<(String, OwnedFd)> {
     // The long ones begin first, so that those that are loaded last are short.
     programs.sort_by_key(|program| program.instructions.len());
     let load = |program: Linked| load(&program, types).ok().map(|fd| (program.name, fd));
-    in_parallel(programs, threads, load).into_iter().flatten().collect()
+    in_parallel(programs, load).into_iter().flatten().collect()
 }
 
 /// How many instructions the verifier goes through for a program that it takes, on kernels before 5.16, which report it in the log alone.

@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result};
 use super::{
     image::{Image, Linked, Variant},
     load::{load, load_all},
-    parallel::Threads,
 };
 
 /// Links and loads programs of an object for its maps.
@@ -25,12 +24,12 @@ pub(super) type Programs = Vec<(String, OwnedFd)>;
 
 impl Loader {
     /// Loads programs. Beside those that are loaded, the reason of the first that is not.
-    pub(super) fn load(&self, names: &[&str], threads: Threads) -> (Programs, Result<()>) {
+    pub(super) fn load(&self, names: &[&str]) -> (Programs, Result<()>) {
         let linked = match self.link(names) {
             Ok(linked) => linked,
             Err(error) => return (Programs::new(), Err(error)),
         };
-        let mut loaded = load_all(linked, threads, self.types());
+        let mut loaded = load_all(linked, self.types());
         for name in names {
             if loaded.iter().all(|(loaded, _)| loaded != name) {
                 match self.load_with_lines(name) {

@@ -2,25 +2,9 @@
 
 use std::{num::NonZero, sync::Mutex, thread};
 
-/// How many threads work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::datapath) enum Threads {
-    /// This one: nothing waits for the work, and other work goes on.
-    One,
-    /// One for each CPU.
-    All,
-}
-
-/// Does work on each item, from the last one on. Results are in no order.
-pub(super) fn in_parallel<T: Send, R: Send>(
-    items: Vec<T>,
-    threads: Threads,
-    work: impl Fn(T) -> R + Sync,
-) -> Vec<R> {
-    let threads = match threads {
-        Threads::One => 1,
-        Threads::All => thread::available_parallelism().map_or(1, NonZero::get).min(items.len()),
-    };
+/// Does work on each item, from the last one on, by as many threads as there are CPUs. Results are in no order.
+pub(super) fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
     let (waiting, done) = (Mutex::new(items), Mutex::new(Vec::new()));
     let next = || waiting.lock().ok()?.pop();
     let work_on_all = || {
@@ -43,14 +27,12 @@ pub(super) fn in_parallel<T: Send, R: Send>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Threads, in_parallel};
+    use super::in_parallel;
 
     #[test]
     fn each_item_is_worked_on_once() {
-        for (count, threads) in
-            [(0, Threads::All), (1, Threads::All), (100, Threads::All), (100, Threads::One)]
-        {
-            let mut results = in_parallel((0..count).collect(), threads, |item| item * 2);
+        for count in [0, 1, 100] {
+            let mut results = in_parallel((0..count).collect(), |item| item * 2);
             results.sort_unstable();
             assert!(results.into_iter().eq((0..count).map(|item| item * 2)));
         }
