@@ -32,6 +32,7 @@ mod route;
 mod scratch;
 mod settings;
 mod socket;
+mod socket_address;
 mod socket_backend;
 mod socket_steps;
 mod socket_tables;

@@ -16,7 +16,7 @@ use proxy_common::{
 
 use crate::{
     family::KernelFamily,
-    socket::{AddressAccess, Mapped, Plain, port, protocol, set_port},
+    socket_address::{AddressAccess, Mapped, Plain, port, protocol, set_port},
     tables::Kernel,
 };
 
