@@ -1,6 +1,6 @@
 //! Global functions of the socket programs: the verifier checks each once, not for each call with the state of the caller.
 //!
-//! They take numbers and the context, where they find the requested address and leave the endpoint's: before Linux 5.13 they may take
+//! They take numbers and the context, where they find the requested address and leave the endpoint's: Linux 5.10 lets them take
 //! no other pointers. They run one after another, not nested: a chain of calls has 512 bytes of stack.
 
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock_addr, programs::SockAddrContext};
@@ -210,28 +210,9 @@ impl SocketSteps for V6 {
 }
 
 impl Kernel {
-    /// Chooses the backend for a socket.
+    /// Runs a step that chooses or finds the backend for a socket; `peer` becomes that.
     #[inline(always)]
-    pub(crate) fn translate_socket<F: KernelFamily>(
-        &self,
-        client: &SocketClient<F>,
-        peer: &mut SocketPeer<F>,
-    ) -> SocketVerdict {
-        self.choose(F::translate(self.is_mapped()), client, peer)
-    }
-
-    /// Finds the backend that the shared map has for a socket.
-    #[inline(always)]
-    pub(crate) fn find_shared_peer<F: KernelFamily>(
-        &self,
-        client: &SocketClient<F>,
-        peer: &mut SocketPeer<F>,
-    ) -> bool {
-        matches!(self.choose(F::find_shared(self.is_mapped()), client, peer), SocketVerdict::Translate)
-    }
-
-    #[inline(always)]
-    fn choose<F: KernelFamily>(
+    pub(crate) fn run_step<F: KernelFamily>(
         &self,
         step: Step,
         client: &SocketClient<F>,

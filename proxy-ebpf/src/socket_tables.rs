@@ -160,7 +160,7 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
         client: &SocketClient<F>,
         peer: &mut SocketPeer<F>,
     ) -> SocketVerdict {
-        self.translate_socket(client, peer)
+        self.run_step(F::translate(self.is_mapped()), client, peer)
     }
 
     #[inline(always)]
@@ -172,7 +172,7 @@ impl<F: KernelFamily> SocketTables<F> for Kernel {
         client: &SocketClient<F>,
         peer: &mut SocketPeer<F>,
     ) -> bool {
-        self.find_shared_peer(client, peer)
+        matches!(self.run_step(F::find_shared(self.is_mapped()), client, peer), SocketVerdict::Translate)
     }
 
     #[inline(always)]
