@@ -8,6 +8,7 @@ mod configuration;
 mod conntrack;
 mod ends;
 mod interfaces;
+mod map_growth;
 mod pod_programs;
 mod reports;
 mod servers;

@@ -19,6 +19,7 @@
     reason = "the macros of the entry points drop their comments and want `pub`"
 )]
 
+mod by_use;
 mod context;
 mod family;
 mod log;

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie::Key},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie::Key},
     macros::btf_map,
 };
 use proxy_common::{
@@ -14,6 +14,7 @@ use proxy_common::{
     layout::{
         affinity::{Affinity, AffinityKey},
         backend::Backend,
+        by_use::SLOTS,
         cidr::ServiceCidrs,
         destination::{Destination, RouteHint},
         device::Device,
@@ -31,6 +32,7 @@ use proxy_common::{
 };
 
 use crate::{
+    by_use,
     route::{fib_cache::CachedRoute, hop_route::HopRoute},
     scratch::Scratch,
 };
@@ -51,6 +53,13 @@ macro_rules! indexed {
     };
 }
 pub(crate) use indexed;
+
+/// The same for a map that grows by use.
+macro_rules! by_use {
+    ($map:ty) => {
+        ArrayOfMaps<keyed!(LruHashMap, $map), SLOTS>
+    };
+}
 
 #[btf_map(name = "backend_sets")]
 pub(crate) static BACKEND_SETS: indexed!(Array, table::BackendSets) = Array::new();
@@ -94,15 +103,15 @@ macro_rules! family_maps {
         #[btf_map(name = $backends_name)]
         static $backends: indexed!(Array, table::Backends<$family>) = Array::new();
         #[btf_map(name = $flows_name)]
-        static $flows: keyed!(LruHashMap, table::Flows<$family>) = LruHashMap::new();
+        static $flows: by_use!(table::Flows<$family>) = ArrayOfMaps::new();
         #[btf_map(name = $pending_name)]
-        static $pending: keyed!(LruHashMap, table::Pending<$family>) = LruHashMap::new();
+        static $pending: by_use!(table::Pending<$family>) = ArrayOfMaps::new();
         #[btf_map(name = $outbound_name)]
         static $outbound: keyed!(LruHashMap, table::Outbound<$family>) = LruHashMap::new();
         #[btf_map(name = $snat_name)]
         static $snat: indexed!(Array, table::SnatSources<$family>) = Array::new();
         #[btf_map(name = $sockets_name)]
-        static $sockets: keyed!(LruHashMap, table::Sockets<$family>) = LruHashMap::new();
+        static $sockets: by_use!(table::Sockets<$family>) = ArrayOfMaps::new();
         #[btf_map(name = $cells_name)]
         static $cells: indexed!(Array, table::PeerCells<$family>) = Array::new();
         #[btf_map(name = $connected_name)]
@@ -112,7 +121,7 @@ macro_rules! family_maps {
         #[btf_map(name = $addrs_name)]
         static $addrs: keyed!(HashMap, table::NodeAddrs<$family>) = HashMap::new();
         #[btf_map(name = $affinity_name)]
-        static $affinity: keyed!(LruHashMap, table::Affinity<$family>) = LruHashMap::new();
+        static $affinity: by_use!(table::Affinity<$family>) = ArrayOfMaps::new();
         #[btf_map(name = $source_ranges_name)]
         static $source_ranges: keyed!(LpmTrie, table::SourceRanges<$family>) = LpmTrie::new();
         #[btf_map(name = $destinations_name)]
@@ -158,24 +167,23 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn flow(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
-                $flows.get_ptr_mut(key)
+                by_use::find(&$flows, key)
             }
             #[inline(always)]
             fn put_flow(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32> {
-                $flows.insert(key, flow, flags)
+                by_use::insert::<table::Flows<Self>, _, _>(&$flows, key, flow, flags)
             }
             #[inline(always)]
             fn pending(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
-                $pending.get_ptr_mut(key)
+                by_use::find(&$pending, key)
             }
             #[inline(always)]
             fn put_pending(key: &FlowKey<Self>, flow: &Flow<Self>, flags: u64) -> Result<(), i32> {
-                $pending.insert(key, flow, flags)
+                by_use::insert::<table::Pending<Self>, _, _>(&$pending, key, flow, flags)
             }
             #[inline(always)]
             fn remove_pending(key: &FlowKey<Self>) {
-                // As below.
-                let _ = $pending.remove(key);
+                by_use::remove(&$pending, key);
             }
             #[inline(always)]
             fn outbound(key: &FlowKey<Self>) -> Option<*const Outbound> {
@@ -192,8 +200,7 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn remove_flow(key: &FlowKey<Self>) {
-                // A missing entry counts as removed.
-                let _ = $flows.remove(key);
+                by_use::remove(&$flows, key);
             }
             #[inline(always)]
             fn fragment(key: &FragmentKey<Self>) -> Option<*const FragmentPorts> {
@@ -235,11 +242,11 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn shared_peer(key: &SharedKey) -> Option<*const SharedPeer<Self>> {
-                $sockets.get_ptr(key)
+                by_use::find(&$sockets, key).map(<*mut _>::cast_const)
             }
             #[inline(always)]
             fn set_shared_peer(key: &SharedKey, peer: &SharedPeer<Self>) -> bool {
-                $sockets.insert(key, peer, 0).is_ok()
+                by_use::insert::<table::Sockets<Self>, _, _>(&$sockets, key, peer, 0).is_ok()
             }
             #[inline(always)]
             fn peer_cell(cookie: u64) -> Option<PeerCellRef<'static, Self>> {
@@ -262,12 +269,12 @@ macro_rules! family_maps {
             }
             #[inline(always)]
             fn affinity(key: &AffinityKey<Self>) -> Option<*mut Affinity<Self>> {
-                $affinity.get_ptr_mut(key)
+                by_use::find(&$affinity, key)
             }
             #[inline(always)]
             fn put_affinity(key: &AffinityKey<Self>, affinity: &Affinity<Self>) {
                 // If the map is full, the client gets a new choice next time.
-                let _ = $affinity.insert(key, affinity, 0);
+                let _ = by_use::insert::<table::Affinity<Self>, _, _>(&$affinity, key, affinity, 0);
             }
             #[inline(always)]
             fn has_source_range(service: Id, addr: &Self::Addr) -> bool {

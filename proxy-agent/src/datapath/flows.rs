@@ -1,13 +1,10 @@
 //! The flow maps, as the agent walks through them to remove expired entries.
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use anyhow::{Context as _, Error, Result};
 use proxy_common::{
-    layout::{
-        flow::{Flow, FlowKey, FlowState},
-        maps::{DeclaredMap, table},
-    },
+    layout::flow::{Flow, FlowKey, FlowState},
     packet::PROTOCOL_UDP,
 };
 
@@ -58,10 +55,13 @@ pub(crate) trait FlowTable<F: MapFamily>: Send {
 /// Some entries, and where to go on.
 pub(crate) type Slice<F> = (Vec<(FlowKey<F>, Flow<F>)>, Option<u32>);
 
+/// Opens a pinned map.
+type Open<F> = fn(&Pins) -> Result<Hash<FlowKey<F>, Flow<F>>>;
+
 /// The kernel's, with room for a slice.
 pub(crate) struct FlowMap<F: MapFamily> {
-    /// Where it is pinned.
-    path: PathBuf,
+    /// Where it is pinned, and how to open it; `None` if it is not.
+    source: Option<(Pins, Open<F>)>,
     map: Hash<FlowKey<F>, Flow<F>>,
     keys: Vec<FlowKey<F>>,
     values: Vec<Flow<F>>,
@@ -73,18 +73,15 @@ impl<F: MapFamily> FlowMap<F> {
     /// # Errors
     /// When there is none, or it is of another version.
     pub(crate) fn open(pins: &Pins) -> Result<[Self; 2]> {
+        let open = |open: Open<F>| {
+            Ok::<_, Error>(Self { source: Some((pins.clone(), open)), ..Self::of(open(pins)?) })
+        };
         // In the order in which a flow is moved from one to the next.
-        let maps = [table::Pending::<F>::DEFINITION, table::Flows::<F>::DEFINITION];
-        let [pending, flows] = maps.map(|map| {
-            let path = pins.map(map.name);
-            let map = Hash::open_pinned(&path);
-            Ok::<_, Error>(Self::of(map.with_context(|| format!("cannot open {}", path.display()))?, path))
-        });
-        Ok([pending?, flows?])
+        Ok([open(F::pending)?, open(F::flows)?])
     }
 
-    fn of(map: Hash<FlowKey<F>, Flow<F>>, path: PathBuf) -> Self {
-        Self { path, map, keys: Vec::new(), values: Vec::new() }
+    fn of(map: Hash<FlowKey<F>, Flow<F>>) -> Self {
+        Self { source: None, map, keys: Vec::new(), values: Vec::new() }
     }
 
     fn batch(&mut self, from: Option<u32>) -> io::Result<(usize, Option<u32>)> {
@@ -109,10 +106,11 @@ impl<F: MapFamily> FlowMap<F> {
 
 impl<F: MapFamily> FlowTable<F> for FlowMap<F> {
     fn follow(&mut self) {
-        if let Ok(pinned) = Hash::open_pinned(&self.path)
-            && pinned.max_entries() > self.map.max_entries()
+        if let Some((pins, open)) = &self.source
+            && let Ok(map) = open(pins)
+            && map.id() != self.map.id()
         {
-            self.map = pinned;
+            self.map = map;
         }
     }
 
@@ -148,6 +146,6 @@ impl<F: MapFamily> FlowMap<F> {
             map => map.unwrap(),
         };
         entries.for_each(|(key, flow)| map.insert(&key, &flow).unwrap());
-        Some(Self::of(map, PathBuf::new()))
+        Some(Self::of(map))
     }
 }

@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 
+use proxy_common::layout::maps::Definition;
+
 use super::{
-    Datapath, Features, Hook, ObjectConfig, hooks,
+    Datapath, Features, Hook, ObjectConfig,
+    by_use::ByUseMap,
+    hooks,
     object::Object,
     pins::Pins,
     room::{Part, Room},
@@ -29,6 +33,7 @@ pub struct Growth {
     config: ObjectConfig,
     pins: Pins,
     maps: Vec<(&'static str, u32)>,
+    by_use: Vec<(&'static Definition, u32)>,
     features: Features,
     programs: Vec<String>,
 }
@@ -55,8 +60,13 @@ impl Growth {
     /// # Errors
     /// When the kernel has no memory, or refuses.
     pub fn load(self) -> Result<Larger> {
-        let Self { config, pins, maps, features, programs } = self;
+        let Self { config, pins, maps, by_use, features, programs } = self;
         pins.make_room_for_larger()?;
+        // No program uses these yet.
+        for (map, entries) in by_use {
+            let enlarge = || ByUseMap::open(&pins, map)?.begin_again(entries);
+            enlarge().with_context(|| format!("cannot make a larger map `{}`", map.name))?;
+        }
         let larger = pins.with_larger(maps.iter().map(|(name, _)| *name));
         let loaded = Object::load_larger(&config, &larger, &maps, features, &programs);
         if loaded.is_err()
@@ -73,12 +83,18 @@ impl Datapath {
     pub fn growth(&self, room: &Room) -> Growth {
         let before = self.services.room();
         let mut maps = room.larger_maps(&before);
+        let mut by_use = Vec::new();
         for family in IpFamily::ALL {
             let flows = Part::Flows(family);
             if room.of(flows) > before.of(flows) {
                 // Unused maps have no entries to copy.
-                let all = maps_of_flows(self.config.max_flows, family).into_iter();
-                maps.extend(all.filter(|(name, _)| is_unused(&self.pins, name)));
+                let unused = maps_of_flows(self.config.max_flows, family).into_iter();
+                for (map, entries) in unused.filter(|(map, _)| is_unused(&self.pins, map.name)) {
+                    match map.by_use() {
+                        Some(_) => by_use.push((map, entries)),
+                        None => maps.push((map.name, entries)),
+                    }
+                }
             }
         }
         let mut programs = self.object.loaded();
@@ -87,7 +103,7 @@ impl Datapath {
             programs.extend(hooks::POD.map(str::to_owned));
         }
         let (config, pins, features) = (self.config.clone(), self.pins.clone(), self.object.features);
-        Growth { config, pins, maps, features, programs }
+        Growth { config, pins, maps, by_use, features, programs }
     }
 
     /// Moves to larger maps.

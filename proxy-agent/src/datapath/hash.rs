@@ -24,7 +24,10 @@ use proxy_sys::bpf::{
 /// Invariant: keys and values of the map have the sizes of these types.
 pub struct Hash<K, V> {
     map: OwnedFd,
+    /// A map that this one is replacing: its entries count as this map's.
+    previous: Option<Box<Self>>,
     max_entries: u32,
+    id: u32,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -38,11 +41,25 @@ impl<K: Pod, V: Pod> Hash<K, V> {
     }
 
     fn new(map: OwnedFd) -> io::Result<Self> {
-        let MapInfo { key_size, value_size, max_entries, .. } = map_info(map.as_fd())?;
+        let MapInfo { id, key_size, value_size, max_entries } = map_info(map.as_fd())?;
         if (key_size as usize, value_size as usize) != (size_of::<K>(), size_of::<V>()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the map has another layout"));
         }
-        Ok(Self { map, max_entries, types: PhantomData })
+        Ok(Self { map, previous: None, max_entries, id, types: PhantomData })
+    }
+
+    /// A map, and perhaps one that it is replacing.
+    ///
+    /// # Errors
+    /// The same as for [`Self::open_pinned`].
+    pub(super) fn replacing(map: OwnedFd, previous: Option<OwnedFd>) -> io::Result<Self> {
+        let previous = previous.map(Self::new).transpose()?.map(Box::new);
+        Ok(Self { previous, ..Self::new(map)? })
+    }
+
+    /// The kernel's id of the map.
+    pub(super) fn id(&self) -> u32 {
+        self.id
     }
 
     /// How many entries it has room for.
@@ -61,7 +78,11 @@ impl<K: Pod, V: Pod> Hash<K, V> {
             Attr::new().fd(0, self.map.as_fd()).u64(8, &raw const *key as u64).u64(16, &raw mut value as u64);
         // SAFETY: key and value have the map's sizes.
         let result = unsafe { attr.call(Command::MapLookupElem) };
-        Ok(present(result)?.map(|_| value))
+        match (present(result)?, &self.previous) {
+            (Some(_), _) => Ok(Some(value)),
+            (None, Some(previous)) => previous.get(key),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Removes an entry; returns whether it existed.
@@ -102,7 +123,7 @@ impl<K: Pod, V: Pod> Hash<K, V> {
     }
 
     /// All entries, a few thousand with each system call. Each bucket is read once, so this ends however much the map
-    /// changes meanwhile.
+    /// changes meanwhile. An entry that is being moved to a larger map may come twice, its current value last.
     ///
     /// # Errors
     /// The kernel's.
@@ -111,7 +132,11 @@ impl<K: Pod, V: Pod> Hash<K, V> {
         // SAFETY: all zero is a value of a plain type.
         let (key, value): (K, V) = unsafe { (mem::zeroed(), mem::zeroed()) };
         let (mut keys, mut values) = (Vec::new(), Vec::new());
-        let (mut entries, mut from) = (Vec::new(), None);
+        let mut entries = match &self.previous {
+            Some(previous) => previous.entries()?,
+            None => Vec::new(),
+        };
+        let mut from = None;
         loop {
             keys.resize(room, key);
             values.resize(room, value);

@@ -12,11 +12,11 @@ use proxy_common::{
     layout::{
         config::StoredSettings,
         counter::Counter,
-        maps::{self, DeclaredMap, Definition, table},
+        maps::{self, DeclaredMap, Definition, Kind, table},
     },
 };
 
-use super::{address::UserFamily, array::MmapArray, map_types::os_error, pins::Pins};
+use super::{address::UserFamily, array::MmapArray, by_use::ByUseMap, map_types::os_error, pins::Pins};
 pub use super::{
     hash::Hash,
     map_types::{Array, SocketStorage, Trie},
@@ -163,16 +163,20 @@ fn check_layout(map: &Definition, path: &Path) -> Result<()> {
         }
         Err(error) => return Err(explain(error.into(), path)),
     };
-    let (kind, key_size, value_size) = (info.map_type()? as u32, info.key_size(), info.value_size());
+    let found = (info.map_type()? as u32, info.key_size(), info.value_size());
+    let (kind, key_size, value_size) = match map.by_use() {
+        // An array of maps.
+        Some(_) => (Kind::ArrayOfMaps, 4, 4),
+        None => (map.kind, map.key_size, map.value_size),
+    };
     ensure!(
-        (kind, key_size) == (map.kind as u32, map.key_size) && [0, value_size].contains(&map.value_size),
-        "the map {} is of type {kind} with keys of {key_size} bytes and values of {value_size}; this version has {:?} ({}), {} \
-         and {}",
+        (found.0, found.1) == (kind as u32, key_size) && [0, found.2].contains(&value_size),
+        "the map {} is of type {} with keys of {} bytes and values of {}; this version has {kind:?} ({}), {key_size} and {value_size}",
         path.display(),
-        map.kind,
-        map.kind as u32,
-        map.key_size,
-        map.value_size,
+        found.0,
+        found.1,
+        found.2,
+        kind as u32,
     );
     Ok(())
 }
@@ -189,6 +193,9 @@ pub fn counters(pins: &Pins) -> Result<Vec<(Counter, u64)>> {
 
 /// The capacity of a pinned map in entries; `None` if the map does not exist.
 pub fn capacity(pins: &Pins, map: &str) -> Option<u32> {
+    if let Some(definition) = maps::find(map).filter(|map| map.by_use().is_some()) {
+        return ByUseMap::open(pins, definition).and_then(|map| map.capacity()).ok();
+    }
     Some(MapInfo::from_pin(pins.map(map)).ok()?.max_entries())
 }
 
@@ -198,10 +205,19 @@ pub(super) fn mmap<M: DeclaredMap<Value: Pod>>(pins: &Pins) -> Result<MmapArray<
         .with_context(|| format!("cannot map the map `{}` into memory", M::DEFINITION.name))
 }
 
-/// A hash map, LRU or not.
+/// A hash map, LRU or not. Of one that grows by use the map into which programs insert, and the one that it replaces.
 pub(super) fn hash<M: DeclaredMap<Key: Pod, Value: Pod>>(pins: &Pins) -> Result<HashOf<M>> {
     let path = pins.map(M::DEFINITION.name);
-    Hash::open_pinned(&path).map_err(|error| explain(error.into(), &path))
+    let open = || match maps::find(M::DEFINITION.name).filter(|map| map.by_use().is_some()) {
+        Some(definition) => {
+            let map = ByUseMap::open(pins, definition)?;
+            // In this order: an entry that is moved meanwhile is in one of them.
+            let current = map.current()?;
+            Hash::replacing(current, map.previous()?)
+        }
+        None => Hash::open_pinned(&path),
+    };
+    open().map_err(|error| explain(error.into(), &path))
 }
 
 fn open<M: DeclaredMap>(pins: &Pins) -> Result<MapData> {

@@ -2,6 +2,7 @@
 
 pub mod address;
 mod array;
+pub(crate) mod by_use;
 mod checks;
 mod clsact;
 mod cluster_maps;
@@ -10,6 +11,7 @@ mod destinations;
 mod filter;
 pub(crate) mod flows;
 mod grow;
+pub(crate) mod growth_signals;
 mod hash;
 mod hooks;
 mod ids;
@@ -33,7 +35,7 @@ mod rcu;
 pub(crate) mod reply_filter;
 pub mod room;
 pub mod services;
-mod sizes;
+pub(crate) mod sizes;
 mod slices;
 mod socket_reader;
 pub(crate) mod survey;

@@ -19,10 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::{
-    maps::MapInfo,
-    programs::{SchedClassifier, loaded_programs},
-};
+use aya::programs::{SchedClassifier, loaded_programs};
 use proxy_common::layout::{
     config::Constants,
     maps::{self, DeclaredMap as _, table},
@@ -37,8 +34,10 @@ use self::{
     loader::{Loader, Programs},
 };
 use super::{
-    denied::explain_load,
+    by_use::ByUseMap,
+    denied::{Refused, explain_load},
     locked_memory,
+    maps::capacity,
     object_config::{ObjectConfig, log_level},
     pins::Pins,
     room::Room,
@@ -122,6 +121,15 @@ impl Object {
         let paths = maps::all().map(|map| (map.name, pins.map(map.name))).collect();
         let maps =
             image.make_maps(&entries, &paths, types.as_ref().map(AsFd::as_fd)).map_err(explain_load)?;
+        for map in ByUseMap::definitions() {
+            let (slots, entries) = (maps.get(map.name), entries.get(map.name));
+            if let (Some(slots), Some(entries)) = (slots, entries) {
+                let begin = || ByUseMap::new(map, slots.try_clone()?).begin(*entries);
+                begin()
+                    .map_err(Refused::request(format!("make the map `{}`", map.name)))
+                    .map_err(explain_load)?;
+            }
+        }
         let (programs, classifiers) = (BTreeMap::new(), HashMap::new());
         let loader = Arc::new(Loader { variant, types, maps });
         Ok(Self { loader, programs, classifiers, features, serves })
@@ -259,13 +267,14 @@ fn report_kept_sizes(entries: &HashMap<&str, u32>, pins: &Pins) {
     let services = Room::initial().maps();
     let is_fixed = |name: &str| !services.iter().any(|(grows, _)| *grows == name);
     for (name, wanted) in entries.iter().filter(|(name, _)| is_fixed(name)) {
-        if let Ok(pinned) = MapInfo::from_pin(pins.map(name))
-            && pinned.max_entries() != *wanted
-            && ![pinned.max_entries(), *wanted].contains(&UNUSED)
+        let grows_by_use = maps::find(name).is_some_and(|map| map.by_use().is_some());
+        if let Some(pinned) = capacity(pins, name)
+            && pinned != *wanted
+            && ![pinned, *wanted].contains(&UNUSED)
+            && !grows_by_use
         {
             info!(
-                "the map `{name}` keeps its {} entries instead of {wanted}: connections live in it (`cleanup` drops it)",
-                pinned.max_entries()
+                "the map `{name}` keeps its {pinned} entries instead of {wanted}: connections live in it (`cleanup` drops it)"
             );
         }
     }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use proxy_common::layout::{
     destination::MAX_DESTINATIONS,
-    maps::{self, Definition, Kind, MIN_PENDING, PENDING_PART, Size},
+    maps::{self, ByUse, Definition, Kind, MIN_PENDING, Most, PENDING_PART, Size},
 };
 
 use super::{
+    by_use::first,
     maps::capacity,
     pins::Pins,
     room::{Part, Room},
@@ -15,7 +16,7 @@ use super::{
 use crate::{model::plan::IpFamily, net::routes::MAX_HINTS};
 
 /// Entries of a map whose family is not used: the kernel makes no map without any.
-pub(super) const UNUSED: u32 = 1;
+pub(crate) const UNUSED: u32 = 1;
 
 /// Prefixes of IPsec policies; with more of them the stack sends everything.
 pub(super) const MAX_POLICIES: usize = MAX_DESTINATIONS as usize / 4;
@@ -35,9 +36,9 @@ pub(super) fn map_sizes(max_flows: u32, room: &Room) -> Vec<(&'static str, u32)>
 }
 
 /// Maps of flows, clients and sockets of a family, with their entries once the family has Services.
-pub(super) fn maps_of_flows(max_flows: u32, family: IpFamily) -> Vec<(&'static str, u32)> {
+pub(super) fn maps_of_flows(max_flows: u32, family: IpFamily) -> Vec<(&'static Definition, u32)> {
     let of_family = maps::all().filter(|map| is_of_flows(map, family));
-    of_family.filter_map(|map| Some((map.name, entries(map, max_flows)?))).collect()
+    of_family.filter_map(|map| Some((map, entries(map, max_flows)?))).collect()
 }
 
 /// Whether the maps of flows of a family are made for use.
@@ -68,8 +69,16 @@ fn entries(map: &Definition, max_flows: u32) -> Option<u32> {
         Size::InObject if map.kind == Kind::LruHash => Some(map.entries),
         Size::InObject | Size::Grows(..) => None,
         Size::AtLoad(entries) => Some(entries),
-        Size::Flows => Some(max_flows.max(UNUSED + 1)),
-        Size::PendingFlows => Some((max_flows / PENDING_PART).max(MIN_PENDING)),
+        Size::ByUse(size) => Some(first(size, most(size, max_flows))),
+    }
+}
+
+/// The most entries of a map that grows by use.
+pub(crate) fn most(size: ByUse, max_flows: u32) -> u32 {
+    match size.most {
+        Most::Entries(entries) => entries,
+        Most::Flows => max_flows.max(UNUSED + 1),
+        Most::PendingFlows => (max_flows / PENDING_PART).max(MIN_PENDING),
     }
 }
 
@@ -103,7 +112,8 @@ mod tests {
             assert_eq!(without, expected.iter().map(String::as_str).collect());
             assert!(sizes.iter().all(|(name, size)| without.contains(name) || size == &whole[name]));
             // Growth makes them whole.
-            let later: BTreeMap<_, _> = maps_of_flows(FLOWS, absent).into_iter().collect();
+            let later: BTreeMap<_, _> =
+                maps_of_flows(FLOWS, absent).into_iter().map(|(map, entries)| (map.name, entries)).collect();
             assert!(later.keys().copied().eq(without.iter().copied()));
             assert!(later.iter().all(|(name, size)| size == &whole[name]));
         }

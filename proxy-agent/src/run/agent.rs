@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     conntrack::Conntrack,
     interfaces::{InterfaceController, ServiceNeeds, describe},
+    map_growth::MapGrowth,
     pod_programs::PodPrograms,
     reports::Reports,
     services::ServiceReconciler,
@@ -38,6 +39,7 @@ pub(super) struct Agent {
     conntrack: Conntrack,
     pub(super) pod_programs: PodPrograms,
     _flow_gc: FlowGc,
+    _map_growth: MapGrowth,
     _prober: Prober,
 }
 
@@ -92,6 +94,7 @@ impl Agent {
         let records = datapath.socket_reader()?.map_or(Records::Notes(pins.clone()), Records::Sockets);
         let socket_termination = SocketTerminator::start(records, counts);
         let flow_gc = FlowGc::start(&pins, settings.timeouts, sweeps)?;
+        let map_growth = MapGrowth::start(&pins, settings.max_flows, reports.clone())?;
         let interfaces = InterfaceController::new(settings, netlink, &datapath, reports.clone());
         let prober = Prober::start(&pins)?;
         let mut agent = Self {
@@ -108,6 +111,7 @@ impl Agent {
             conntrack: Conntrack::new(settings.conntrack),
             pod_programs: PodPrograms::default(),
             _flow_gc: flow_gc,
+            _map_growth: map_growth,
             _prober: prober,
         };
         agent.services.inherit();

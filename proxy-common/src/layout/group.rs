@@ -29,8 +29,8 @@ impl Group {
         match self {
             Self::Ids => "maps-ids-2",
             Self::Services => "maps-services-2-2",
-            Self::Flows => "maps-flows-2-1",
-            Self::Sockets => "maps-sockets-2-1",
+            Self::Flows => "maps-flows-2-2",
+            Self::Sockets => "maps-sockets-2-2",
         }
     }
 

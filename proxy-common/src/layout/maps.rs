@@ -58,6 +58,16 @@ pub struct Definition {
     pub read_by: &'static str,
 }
 
+impl Definition {
+    /// Whether its size follows its use, and how.
+    pub const fn by_use(&self) -> Option<ByUse> {
+        match self.size {
+            Size::ByUse(by_use) => Some(by_use),
+            _ => None,
+        }
+    }
+}
+
 /// The kernel's map types that are used; discriminants are those of `enum bpf_map_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -76,6 +86,8 @@ pub enum Kind {
     ArrayOfMaps = 12,
     /// `BPF_MAP_TYPE_SK_STORAGE`.
     SkStorage = 24,
+    /// `BPF_MAP_TYPE_RINGBUF`. Entries are bytes.
+    RingBuf = 27,
 }
 
 impl Kind {
@@ -84,6 +96,7 @@ impl Kind {
         match self {
             // The prefix length comes first.
             Self::LpmTrie => size as u32 + u32::BITS / 8,
+            Self::RingBuf => 0,
             _ => size as u32,
         }
     }
@@ -96,12 +109,32 @@ pub enum Size {
     InObject,
     /// This number.
     AtLoad(u32),
+    /// By use, of a map of [`Kind::LruHash`].
+    ByUse(ByUse),
+    /// This number for a capacity that grows.
+    Grows(Capacity, fn(u32) -> u32),
+}
+
+/// Size of a map that grows while it is used. In the object it is an array of maps with [`SLOTS`](super::by_use::SLOTS) elements.
+#[derive(Clone, Copy, Debug)]
+pub struct ByUse {
+    /// Its place in `insertions`, both families apart.
+    pub number: u32,
+    /// Entries at first.
+    pub first: u32,
+    /// The most entries.
+    pub most: Most,
+}
+
+/// The most entries of a map that grows while it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Most {
+    /// This number.
+    Entries(u32),
     /// `--max-flows`.
     Flows,
     /// [A part](PENDING_PART) of `--max-flows`, at least [`MIN_PENDING`].
     PendingFlows,
-    /// This number for a capacity that grows.
-    Grows(Capacity, fn(u32) -> u32),
 }
 
 /// The map of unconfirmed flows has this part of the confirmed ones' entries.
@@ -166,6 +199,7 @@ mod tests {
     use std::{collections::BTreeSet, vec::Vec};
 
     use super::*;
+    use crate::layout::by_use;
 
     #[test]
     fn names_are_unique() {
@@ -182,6 +216,14 @@ mod tests {
             maps.iter().map(|map| (map.name.rsplit_once('_').unwrap().0, map.kind, map.group)).collect()
         };
         assert_eq!(bases(table::OF_V4), bases(table::OF_V6));
+    }
+
+    #[test]
+    fn insertions_are_counted_for_each_map_that_grows_by_use() {
+        let numbers: BTreeSet<_> = all().filter_map(by_use::insertions_of).collect();
+        assert!(numbers.into_iter().eq(0..by_use::MAPS));
+        assert_eq!(all().filter(|map| map.by_use().is_some()).count(), by_use::MAPS as usize);
+        assert!(all().all(|map| map.by_use().is_none() || map.kind == Kind::LruHash));
     }
 
     #[test]

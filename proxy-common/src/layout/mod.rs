@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod backend;
 pub mod backend_id;
+pub mod by_use;
 pub mod cidr;
 pub mod config;
 pub mod counter;

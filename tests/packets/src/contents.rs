@@ -86,9 +86,9 @@ impl Kernel {
 
     fn put_sources<F: PacketFamily>(&mut self, tables: &MemoryTables<F>) -> Result<()> {
         let map = family_map::<F>("source_ranges");
-        let mut ebpf = self.ebpf();
+        let mut object = self.object();
         let mut trie: LpmTrie<&mut MapData, SourceRange<F>, u32> =
-            ebpf.map_mut(&map).with_context(|| map.clone())?.try_into()?;
+            object.map_mut(&map).with_context(|| map.clone())?.try_into()?;
         for (service, addr) in &tables.sources {
             let whole = 8 * size_of::<SourceRange<F>>() as u32;
             trie.insert(&Key::new(whole, SourceRange { service: *service, addr: *addr }), 1, 0)
@@ -108,9 +108,9 @@ impl Kernel {
     }
 
     fn put_all<V: Pod>(&mut self, map: &str, elements: impl Iterator<Item = (u32, V)>) -> Result<()> {
-        let mut ebpf = self.ebpf();
+        let mut object = self.object();
         let mut array: Array<&mut MapData, V> =
-            ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            object.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for (index, value) in elements {
             array.set(index, value, 0).with_context(|| format!("{map} at {index}"))?;
         }
@@ -122,15 +122,15 @@ impl Kernel {
         map: &str,
         indices: impl Iterator<Item = u32>,
     ) -> Result<StdHashMap<u32, V>> {
-        let ebpf = self.ebpf();
-        let array: Array<&MapData, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
+        let object = self.object();
+        let array: Array<&MapData, V> = object.map(map).with_context(|| map.to_owned())?.try_into()?;
         indices.map(|index| Ok((index, array.get(&index, 0)?))).collect()
     }
 
     fn put_hash<K: Pod, V: Pod>(&mut self, map: &str, entries: impl Iterator<Item = (K, V)>) -> Result<()> {
-        let mut ebpf = self.ebpf();
+        let mut object = self.object();
         let mut hash: HashMap<&mut MapData, K, V> =
-            ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            object.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for (key, value) in entries {
             hash.insert(key.borrow(), value.borrow(), 0).with_context(|| map.to_owned())?;
         }
@@ -164,15 +164,15 @@ impl Kernel {
     }
 
     fn entries<K: Pod + Eq + std::hash::Hash, V: Pod>(&self, map: &str) -> Result<Entries<K, V>> {
-        let ebpf = self.ebpf();
-        let hash: HashMap<&MapData, K, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
+        let object = self.object();
+        let hash: HashMap<&MapData, K, V> = object.map(map).with_context(|| map.to_owned())?.try_into()?;
         Ok(hash.iter().collect::<Result<_, _>>()?)
     }
 
     fn remove<K: Pod, V: Pod>(&mut self, map: &str, keys: impl IntoIterator<Item = K>) -> Result<()> {
-        let mut ebpf = self.ebpf();
+        let mut object = self.object();
         let mut hash: HashMap<&mut MapData, K, V> =
-            ebpf.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
+            object.map_mut(map).with_context(|| map.to_owned())?.try_into()?;
         for key in keys {
             hash.remove(&key)?;
         }
@@ -180,8 +180,8 @@ impl Kernel {
     }
 
     fn entry<K: Pod, V: Pod>(&self, map: &str, key: &K) -> Result<Option<V>> {
-        let ebpf = self.ebpf();
-        let hash: HashMap<&MapData, K, V> = ebpf.map(map).with_context(|| map.to_owned())?.try_into()?;
+        let object = self.object();
+        let hash: HashMap<&MapData, K, V> = object.map(map).with_context(|| map.to_owned())?.try_into()?;
         match hash.get(key, 0) {
             Ok(value) => Ok(Some(value)),
             Err(MapError::KeyNotFound) => Ok(None),
@@ -325,9 +325,9 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn forget_routes<F: PacketFamily>(&mut self) -> Result<()> {
-        let ebpf = self.ebpf();
+        let object = self.object();
         for map in ["fib_cache", "hop_routes"] {
-            pool::empty(ebpf.map(&family_map::<F>(map)).context(map)?)?;
+            pool::empty(object.map(&family_map::<F>(map)).context(map)?)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The kernel programs, loaded, with maps that are filled from tables in memory.
 
 use std::{
+    collections::HashMap,
     env, fs, io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -11,25 +12,28 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{MapData, PerCpuArray},
+    EbpfLoader, VerifierLogLevel,
+    maps::{Map, MapData, PerCpuArray},
     programs::{ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use proxy_common::{
     V4, V6,
     decide::memory::MemoryTables,
     layout::{
+        by_use::CURRENT,
         config::Constants,
         counter::Counter,
+        maps::{self, Most},
         probe::{PROBED_CSUM_IPV6, PROBED_FIB_SRC},
     },
 };
 
 use super::{
-    pool::{self, Loaded},
+    pool::{self, Loaded, Object, slots},
     sys::{self, Around, Kind, Run},
 };
 use proxy_harness::{kernel_capabilities::MissingCapability, workspace};
+use proxy_sys::bpf::map::set_inner;
 
 /// XDP programs of the object.
 const XDP: [&str; 2] = ["uplink_xdp", "uplink_xdp_frags"];
@@ -89,8 +93,16 @@ impl Kernel {
         Ok(kernel)
     }
 
-    pub(super) fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
+    pub(super) fn object(&self) -> MutexGuard<'_, Object> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to replace the maps that grow by use, as the agent does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enlarge_maps(&mut self) -> Result<()> {
+        self.object().enlarge_maps()
     }
 
     /// The value of a counter, on all CPUs together.
@@ -98,8 +110,8 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn counter(&self, counter: Counter) -> Result<u64> {
-        let ebpf = self.ebpf();
-        let counters: PerCpuArray<&MapData, u64> = ebpf.map("counters").context("counters")?.try_into()?;
+        let object = self.object();
+        let counters: PerCpuArray<&MapData, u64> = object.map("counters").context("counters")?.try_into()?;
         Ok(counters.get(&(counter as u32), 0)?.iter().sum())
     }
 
@@ -207,8 +219,8 @@ impl Kernel {
         if name.ends_with("_frags") && MissingCapability::XdpFrags.is_here()? {
             return Err(MissingCapability::XdpFrags.into());
         }
-        let mut ebpf = self.ebpf();
-        let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+        let mut object = self.object();
+        let program = object.ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
         let fd: &ProgramFd = match Self::kind(name) {
             Kind::Tc => {
                 let program: &mut SchedClassifier = program.try_into()?;
@@ -229,7 +241,7 @@ impl Kernel {
     }
 }
 
-fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Ebpf> {
+fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Result<Object> {
     let settings = v4.settings;
     let constants = Constants {
         snat_first: settings.snat_first,
@@ -259,20 +271,27 @@ fn load(options: Options, v4: &MemoryTables<V4>, v6: &MemoryTables<V6>) -> Resul
     ] {
         loader.map_max_entries(name, options.max_services);
     }
-    for (name, entries) in [
-        ("flows_v4", options.max_flows),
-        ("flows_v6", options.max_flows),
-        ("pending_v4", options.max_pending),
-        ("pending_v6", options.max_pending),
-    ] {
-        loader.map_max_entries(name, entries);
-    }
     for (name, value) in &constants {
         loader.override_global(name, value.as_bytes(), true);
     }
-    let path = object()?;
+    let path = object_path()?;
     let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-    loader.load(&bytes).context("cannot load the kernel programs")
+    let ebpf = loader.load(&bytes).context("cannot load the kernel programs")?;
+    let mut by_use = HashMap::new();
+    for map in maps::all() {
+        let Some(size) = map.by_use() else { continue };
+        let entries = match size.most {
+            Most::Flows => options.max_flows,
+            Most::PendingFlows => options.max_pending,
+            Most::Entries(entries) => entries,
+        };
+        let (key, value) = (map.key_size as usize, map.value_size as usize);
+        let current = sys::create_map(sys::MapKind::LruHash, key, value, entries)
+            .with_context(|| map.name.to_owned())?;
+        set_inner(slots(&ebpf, map.name)?, CURRENT, current.as_fd())?;
+        by_use.insert(map.name, Map::LruHashMap(MapData::from_fd(current)?));
+    }
+    Ok(Object { ebpf, by_use })
 }
 
 /// The verifier gives up with EAGAIN when a signal comes in meanwhile; it need only be asked again.
@@ -292,7 +311,7 @@ fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), P
 }
 
 /// The object that `cargo xtask build` made: in `PROXY_AGENT_BPF_DIR`, or in a target directory.
-fn object() -> Result<PathBuf> {
+fn object_path() -> Result<PathBuf> {
     const NAME: &str = "proxy-agent.bpf.o";
     let workspace = workspace();
     let target = env::var_os("CARGO_TARGET_DIR").map(|dir| workspace.join(dir).join("bpf"));

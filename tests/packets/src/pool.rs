@@ -8,16 +8,72 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
     maps::{Map, MapData, MapInfo, MapType},
 };
 
+use proxy_common::layout::by_use::{CURRENT, PREVIOUS};
+use proxy_sys::bpf::map::{delete_element, set_inner};
+
 use super::sys;
 
+/// A loaded object.
+pub(super) struct Object {
+    pub(super) ebpf: Ebpf,
+    /// What programs use of the maps that grow by use.
+    pub(super) by_use: HashMap<&'static str, Map>,
+}
+
+impl Object {
+    /// A map's entries.
+    pub(super) fn map(&self, name: &str) -> Option<&Map> {
+        self.by_use.get(name).or_else(|| self.ebpf.map(name))
+    }
+
+    /// The same, to be written.
+    pub(super) fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        self.by_use.get_mut(name).or_else(|| self.ebpf.map_mut(name))
+    }
+
+    /// Has programs insert into new maps; the others are being replaced from now on.
+    pub(super) fn enlarge_maps(&mut self) -> Result<()> {
+        for (name, map) in &mut self.by_use {
+            let Map::LruHashMap(current) = &*map else { bail!("`{name}` is no LRU map") };
+            let info = current.info()?;
+            let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+            let larger = sys::create_map(sys::MapKind::LruHash, key, value, info.max_entries())?;
+            let slots = slots(&self.ebpf, name)?;
+            set_inner(slots, PREVIOUS, current.fd().as_fd())?;
+            set_inner(slots, CURRENT, larger.as_fd())?;
+            *map = Map::LruHashMap(MapData::from_fd(larger)?);
+        }
+        Ok(())
+    }
+
+    fn empty_all(&self) -> Result<()> {
+        for name in self.by_use.keys() {
+            delete_element(slots(&self.ebpf, name)?, PREVIOUS)?;
+        }
+        let by_use = self.by_use.iter().map(|(name, map)| (*name, map));
+        for (name, map) in self.ebpf.maps().chain(by_use) {
+            empty(map).with_context(|| format!("map `{name}` of the test before"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The array with a map that grows by use.
+pub(super) fn slots<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+    match ebpf.map(name) {
+        Some(Map::ArrayOfMaps(slots)) => Ok(slots.fd().as_fd()),
+        _ => bail!("`{name}` is no array of maps"),
+    }
+}
+
 /// An object whose user is alone with it.
-pub(super) type Loaded = Arc<Mutex<Ebpf>>;
+pub(super) type Loaded = Arc<Mutex<Object>>;
 
 /// Elements of no more bytes are many, and set to zero all at once.
 const SMALL: usize = 64;
@@ -26,13 +82,9 @@ const SMALL: usize = 64;
 static POOL: Mutex<Option<HashMap<String, Vec<Loaded>>>> = Mutex::new(None);
 
 /// An object that was loaded this way, with nothing in its maps; loads one if none is free.
-pub(super) fn lease(how: &str, load: impl FnOnce() -> Result<Ebpf>) -> Result<Loaded> {
+pub(super) fn lease(how: &str, load: impl FnOnce() -> Result<Object>) -> Result<Loaded> {
     if let Some(free) = free(how) {
-        let ebpf = free.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, map) in ebpf.maps() {
-            empty(map).with_context(|| format!("map `{name}` of the test before"))?;
-        }
-        drop(ebpf);
+        free.lock().unwrap_or_else(PoisonError::into_inner).empty_all()?;
         return Ok(free);
     }
     let loaded = Arc::new(Mutex::new(load()?));

@@ -24,7 +24,7 @@ use proxy_packets::{
 };
 
 /// NodePorts, by backend.
-const AT_REMOTE: u16 = 30_002;
+pub(super) const AT_REMOTE: u16 = 30_002;
 const AT_UNRESOLVED: u16 = 30_005;
 
 for_both_families! {
@@ -40,13 +40,13 @@ for_both_families! {
 
 /// The outcome for a packet to be forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Sent(Frame),
     Dropped,
 }
 
 impl Outcome {
-    fn sent(self) -> Result<Frame> {
+    pub(super) fn sent(self) -> Result<Frame> {
         match self {
             Self::Sent(frame) => Ok(frame),
             Self::Dropped => bail!("the packet was dropped"),
@@ -76,7 +76,7 @@ fn pass_on(kernel: &Kernel, program: &str, frame: &Frame, to: &Frame) -> Result<
 
 /// A client's packet to a nodePort of a remote backend.
 #[track_caller]
-fn ask<F: PacketFamily>(
+pub(super) fn ask<F: PacketFamily>(
     kernel: &Kernel,
     client: u16,
     (port, backend): (u16, Host),
@@ -93,7 +93,7 @@ fn ask<F: PacketFamily>(
 
 /// The backend's reply to its packet, which must come to this client from this nodePort.
 #[track_caller]
-fn answer<F: PacketFamily>(
+pub(super) fn answer<F: PacketFamily>(
     kernel: &Kernel,
     sent: &Frame,
     client: u16,
@@ -106,7 +106,7 @@ fn answer<F: PacketFamily>(
     Ok(())
 }
 
-const REMOTE: (u16, Host) = (AT_REMOTE, Host::Remote);
+pub(super) const REMOTE: (u16, Host) = (AT_REMOTE, Host::Remote);
 const OTHER: (u16, Host) = (AT_UNRESOLVED, Host::Unresolved);
 
 fn packet_each_backend_has_all_source_ports<F: PacketFamily>() -> Result<()> {

@@ -19,6 +19,7 @@ mod expect;
 mod flows;
 mod fragments;
 mod generated_replies;
+mod growth;
 mod icmp_errors;
 mod next_hops;
 mod non_service;

@@ -27,10 +27,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT"
 static OBJECT_WITH_LINES: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT_LINES"));
 static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROXY_AGENT_BPF_OBJECT_LOG"));
 
-/// `BPF_MAP_TYPE_RINGBUF`: aya-log's; none is in the table of maps.
-const RINGBUF: u32 = 27;
-/// `BPF_MAP_TYPE_LRU_PERCPU_HASH`: the maps in `watch_rates`.
-const LRU_PERCPU_HASH: u32 = 10;
+const RINGBUF: u32 = Kind::RingBuf as u32;
 /// `BPF_F_XDP_HAS_FRAGS`
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 
@@ -123,7 +120,10 @@ impl Image {
         pins: &HashMap<&str, PathBuf>,
         types: Option<BorrowedFd<'_>>,
     ) -> Result<HashMap<String, OwnedFd>, Refused> {
-        let entries = |name: &str, map: &Map| entries.get(name).copied().unwrap_or(map.max_entries());
+        let entries = |name: &str, map: &Map| match entries.get(name) {
+            Some(entries) if map.map_type() != Kind::ArrayOfMaps as u32 => *entries,
+            _ => map.max_entries(),
+        };
         let make = |(name, map): (&String, &Map)| {
             let entries = entries(name, map);
             let pinned = pins.get(name.as_str());
@@ -219,7 +219,7 @@ fn kind_of(section: &ProgramSection) -> Option<(u32, u32, u32)> {
 /// Entries of the map that shows the kernel the kind of the maps inside another one. The kernel does not compare those of a hash
 /// (since 5.10, commit 134fede4eecf).
 fn template_entries(inner: &Map) -> u32 {
-    if inner.map_type() == LRU_PERCPU_HASH { 1 } else { inner.max_entries() }
+    if inner.map_type() == RINGBUF { inner.max_entries() } else { 1 }
 }
 
 /// Makes a map with the object's values. Those of constants are frozen.

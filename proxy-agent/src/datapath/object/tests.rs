@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::layout::{config::CONSTANTS, maps};
+use proxy_common::layout::{by_use::SLOTS, config::CONSTANTS, maps};
 
 use super::*;
 
@@ -24,6 +24,15 @@ fn maps_are_those_of_the_table() {
         assert_eq!(in_object, in_table);
         for map in maps::all() {
             let found = &object.maps[map.name];
+            let inner = found.inner();
+            let found = match map.by_use() {
+                Some(_) => {
+                    assert_eq!(found.map_type(), maps::Kind::ArrayOfMaps as u32, "{}", map.name);
+                    assert_eq!(found.max_entries(), SLOTS as u32, "{}", map.name);
+                    inner.as_ref().unwrap()
+                }
+                None => found,
+            };
             let numbers = (found.map_type(), found.key_size(), found.max_entries(), found.map_flags());
             assert_eq!(numbers, (map.kind as u32, map.key_size, map.entries, map.flags), "{}", map.name);
             // 0: a type that the programs alone know.

@@ -126,6 +126,47 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     })
 }
 
+/// The map that is an element of an array of maps; `None` if there is none.
+///
+/// # Errors
+/// The kernel's.
+pub fn inner(array: BorrowedFd<'_>, index: u32) -> io::Result<Option<OwnedFd>> {
+    let mut last = None;
+    loop {
+        let Some(id) = inner_id(array, index)? else { return Ok(None) };
+        // SAFETY: no pointers; the command returns a new descriptor.
+        match present(unsafe { Attr::new().u32(0, id).call_for_fd(Command::MapGetFdById) })? {
+            Some(fd) => return Ok(Some(fd)),
+            // Another map has taken its place meanwhile.
+            None if last != Some(id) => last = Some(id),
+            None => return Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// The kernel's id of that map.
+///
+/// # Errors
+/// The kernel's.
+pub fn inner_id(array: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut id = 0u32;
+    let mut attr = Attr::new().fd(0, array).u64(8, &raw const index as u64).u64(16, &raw mut id as u64);
+    // SAFETY: keys and values of arrays of maps have four bytes.
+    Ok(present(unsafe { attr.call(Command::MapLookupElem) })?.map(|_| id))
+}
+
+/// Sets an element of an array of maps. No program uses the map that it replaces when this returns.
+///
+/// # Errors
+/// The kernel's; also when the map is not of the array's kind.
+pub fn set_inner(array: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let value = map.as_raw_fd() as u32;
+    let mut attr = Attr::new().fd(0, array).u64(8, &raw const index as u64).u64(16, &raw const value as u64);
+    // SAFETY: keys and values of arrays of maps have four bytes.
+    unsafe { attr.call(Command::MapUpdateElem) }.map(drop)
+}
+
 /// Removes an element of an array of maps, if there is one.
 ///
 /// # Errors

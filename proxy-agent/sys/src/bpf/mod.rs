@@ -1,6 +1,7 @@
 //! bpf(2): attributes, and what is the same for maps, programs and links.
 
 pub mod btf;
+pub mod bytes;
 pub mod link;
 pub mod map;
 pub mod program;
@@ -31,6 +32,7 @@ pub enum Command {
     ProgTestRun = 10,
     ProgGetNextId = 11,
     ProgGetFdById = 13,
+    MapGetFdById = 14,
     ObjGetInfoByFd = 15,
     ProgQuery = 16,
     BtfLoad = 18,

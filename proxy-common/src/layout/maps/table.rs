@@ -5,12 +5,12 @@
 
 use core::marker::PhantomData;
 
-use super::{Capacity, DeclaredMap, Definition, Kind, MMAPABLE, ON_DEMAND, OfPrograms, Size};
+use super::{ByUse, Capacity, DeclaredMap, Definition, Kind, MMAPABLE, Most, ON_DEMAND, OfPrograms, Size};
 use crate::{
     Family, V4, V6,
     layout::{
-        affinity, backend, backend_id, cidr, config, counter::Counter, destination, device, event, filter,
-        flow, fragment, frontend, group::Group, name, next_hop, outbound, reply_filter, set, socket,
+        affinity, backend, backend_id, by_use, cidr, config, counter::Counter, destination, device, event,
+        filter, flow, fragment, frontend, group::Group, name, next_hop, outbound, reply_filter, set, socket,
         source_range,
     },
 };
@@ -144,6 +144,18 @@ shared! {
         written_by: "programs", read_by: "agent, `debug`",
     }
 
+    /// map that grows by use -> insertions into it
+    Insertions = "insertions": PerCpuArray(u32 => u64) {
+        entries: by_use::MAPS, flags: 0, size: Size::InObject, group: Group::Services,
+        written_by: "programs, for new flows, clients and sockets", read_by: "agent",
+    }
+
+    /// ring buffer: some map that grows by use had many insertions
+    GrowthSignals = "growth_signals": RingBuf(() => ()) {
+        entries: by_use::RING_BYTES, flags: 0, size: Size::InObject, group: Group::Services,
+        written_by: "programs, for every 256th insertion of a CPU", read_by: "agent",
+    }
+
     /// scratch: how many replies were generated in this window of time; "too big" is counted apart
     Rejects = "rejects": PerCpuArray(u32 => u64) {
         entries: 2, flags: 0, size: Size::InObject, group: Group::Services,
@@ -206,13 +218,15 @@ of_each_family! {
     /// confirmed flows: tuple as seen, protocol, lookup point -> tuple as sent, last seen, backend id, service id, state, flags, MAC, TCP's ISN,
     /// last acknowledgment number, timestamp
     Flows = "flows": LruHash(flow::FlowKey<F> => flow::Flow<F>) {
-        entries: 1024, flags: 0, size: Size::Flows, group: Group::Flows,
+        entries: 1, flags: 0, group: Group::Flows,
+        size: Size::ByUse(ByUse { number: 0, first: by_use::FIRST_FLOWS, most: Most::Flows }),
         written_by: "packet programs", read_by: "packet programs",
     }
 
     /// unconfirmed flows: the same
     Pending = "pending": LruHash(flow::FlowKey<F> => flow::Flow<F>) {
-        entries: 1024, flags: 0, size: Size::PendingFlows, group: Group::Flows,
+        entries: 1, flags: 0, group: Group::Flows,
+        size: Size::ByUse(ByUse { number: 1, first: by_use::FIRST_FLOWS, most: Most::PendingFlows }),
         written_by: "packet programs", read_by: "packet programs",
     }
 
@@ -237,7 +251,8 @@ of_each_family! {
     /// network namespace cookie, bucket, way -> socket cookie, address, port, direction; address, port, backend id, service id. 4,096 of each
     /// network namespace.
     Sockets = "sockets": LruHash(socket::SharedKey => socket::SharedPeer<F>) {
-        entries: 1024, flags: 0, size: Size::AtLoad(1 << 16), group: Group::Sockets,
+        entries: 1, flags: 0, group: Group::Sockets,
+        size: Size::ByUse(ByUse { number: 2, first: by_use::FIRST_CLIENTS, most: Most::Entries(1 << 16) }),
         written_by: "socket programs", read_by: "socket programs",
     }
 
@@ -261,7 +276,8 @@ of_each_family! {
 
     /// client, service id, network namespace -> address, port, backend id, last used
     Affinity = "affinity": LruHash(affinity::AffinityKey<F> => affinity::Affinity<F>) {
-        entries: 1024, flags: 0, size: Size::AtLoad(1 << 16), group: Group::Flows,
+        entries: 1, flags: 0, group: Group::Flows,
+        size: Size::ByUse(ByUse { number: 3, first: by_use::FIRST_CLIENTS, most: Most::Entries(1 << 16) }),
         written_by: "programs", read_by: "programs, for new flows and sockets with session affinity",
     }
 

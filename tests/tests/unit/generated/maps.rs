@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use proxy_common::layout::{
     group::Group,
-    maps::{self, Capacity, Definition, Kind, MIN_PENDING, MMAPABLE, ON_DEMAND, PENDING_PART, Size},
+    maps::{
+        self, ByUse, Capacity, Definition, Kind, MIN_PENDING, MMAPABLE, Most, ON_DEMAND, PENDING_PART, Size,
+    },
 };
 
 use super::{grouped, header, row};
@@ -90,6 +92,7 @@ fn kind(map: &Definition) -> String {
         Kind::LpmTrie => "LPM TRIE",
         Kind::ArrayOfMaps => "ARRAY OF MAPS",
         Kind::SkStorage => "SK_STORAGE",
+        Kind::RingBuf => "RING BUFFER",
     };
     let mut text = kind.to_owned();
     if map.flags & MMAPABLE != 0 {
@@ -111,6 +114,9 @@ fn bytes(map: &Definition, other: Option<&Definition>) -> String {
         }
         text
     };
+    if map.kind == Kind::RingBuf {
+        return "-".to_owned();
+    }
     let key = if map.kind == Kind::SkStorage { "-".to_owned() } else { both(|map| map.key_size) };
     format!("{key}, {}", both(|map| map.value_size))
 }
@@ -118,11 +124,18 @@ fn bytes(map: &Definition, other: Option<&Definition>) -> String {
 fn entries(map: &Definition) -> String {
     match map.size {
         Size::InObject if map.kind == Kind::SkStorage => "one per socket".to_owned(),
+        Size::InObject if map.kind == Kind::RingBuf => format!("{} bytes", grouped(map.entries)),
         Size::InObject => grouped(map.entries),
         Size::AtLoad(entries) => grouped(entries),
-        Size::Flows => "by memory; `--max-flows`".to_owned(),
-        Size::PendingFlows => {
-            format!("1/{PENDING_PART} of `flows`, at least {}", grouped(MIN_PENDING))
+        Size::ByUse(ByUse { first, most, .. }) => {
+            let most = match most {
+                Most::Entries(entries) => grouped(entries),
+                Most::Flows => "by memory (`--max-flows`)".to_owned(),
+                Most::PendingFlows => {
+                    format!("1/{PENDING_PART} of `flows`, at least {}", grouped(MIN_PENDING))
+                }
+            };
+            format!("{} at first; at most {most}", grouped(first))
         }
         Size::Grows(capacity, entries) => format!("{} at first", grouped(entries(capacity.initial()))),
     }

@@ -4,7 +4,7 @@ use std::{
     fs,
     marker::PhantomData,
     net::Ipv4Addr,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -15,13 +15,17 @@ use memmap2::{MmapOptions, MmapRaw};
 use proxy_common::{
     V4,
     layout::{
+        self,
         backend::Backend,
+        by_use::{CURRENT, PREVIOUS},
         frontend::{Frontend, FrontendKey},
         group::Group,
         id::Id,
         set::{BackendSet, SetPolicy},
     },
 };
+
+use proxy_sys::bpf::map::inner;
 
 use crate::objects::{PORT, Service, TARGET_PORT};
 
@@ -125,12 +129,25 @@ pub(crate) fn memory(bpffs: &Path) -> Result<Vec<(String, u64)>> {
         if pin.file_type()?.is_symlink() {
             continue;
         }
+        let name = pin.file_name().to_string_lossy().into_owned();
         let map = MapData::from_pin(pin.path())?;
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
-        let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
-        found.push((pin.file_name().to_string_lossy().into_owned(), memory.trim().parse()?));
+        let mut memory = memlock(map.fd().as_fd())?;
+        if layout::maps::find(&name).is_some_and(|map| map.by_use().is_some()) {
+            for slot in [CURRENT, PREVIOUS] {
+                let inner = inner(map.fd().as_fd(), slot)?;
+                memory += inner.map_or(Ok(0), |inner| memlock(inner.as_fd()))?;
+            }
+        }
+        found.push((name, memory));
     }
     Ok(found)
+}
+
+/// Bytes of kernel memory that a map takes.
+fn memlock(map: BorrowedFd<'_>) -> Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
+    Ok(memory.trim().parse()?)
 }
 
 /// An array map, mapped for reading.

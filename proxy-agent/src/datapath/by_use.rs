@@ -1,0 +1,298 @@
+//! Maps that grow while they are used; [`proxy_common::layout::by_use`] has the protocol with the programs.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use proxy_common::layout::{
+    by_use::{CURRENT, FIRST_PER_CPU, PREVIOUS},
+    maps::{self, ByUse, Definition},
+};
+use proxy_sys::bpf::{
+    bytes::{Batch, ByteMap},
+    map::{NewMap, delete_element, inner, inner_id, map_info, set_inner},
+    open_pinned,
+};
+
+use super::pins::Pins;
+
+/// Entries of such a map at first, if it may have so many at most.
+pub(super) fn first(size: ByUse, most: u32) -> u32 {
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
+    size.first.max(cpus.saturating_mul(FIRST_PER_CPU)).min(most)
+}
+
+/// A map that grows by use.
+#[derive(Debug)]
+pub(crate) struct ByUseMap {
+    definition: &'static Definition,
+    slots: OwnedFd,
+}
+
+impl ByUseMap {
+    /// Opens a pinned one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn open(pins: &Pins, definition: &'static Definition) -> io::Result<Self> {
+        Ok(Self::new(definition, open_pinned(&pins.map(definition.name))?))
+    }
+
+    pub(super) fn new(definition: &'static Definition, slots: OwnedFd) -> Self {
+        Self { definition, slots }
+    }
+
+    /// All that grow by use.
+    pub(crate) fn definitions() -> impl Iterator<Item = &'static Definition> {
+        maps::all().filter(|map| map.by_use().is_some())
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.definition.name
+    }
+
+    /// Its definition.
+    pub(crate) fn definition(&self) -> &'static Definition {
+        self.definition
+    }
+
+    /// The map into which programs insert.
+    ///
+    /// # Errors
+    /// The kernel's, and when there is none.
+    pub(super) fn current(&self) -> io::Result<OwnedFd> {
+        inner(self.slots.as_fd(), CURRENT)?.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("no agent filled the map `{}`", self.name()))
+        })
+    }
+
+    /// The map whose entries are being copied.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn previous(&self) -> io::Result<Option<OwnedFd>> {
+        inner(self.slots.as_fd(), PREVIOUS)
+    }
+
+    /// The kernel's id of the map into which programs insert.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn current_id(&self) -> io::Result<Option<u32>> {
+        inner_id(self.slots.as_fd(), CURRENT)
+    }
+
+    /// How many entries it has room for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn capacity(&self) -> io::Result<u32> {
+        Ok(map_info(self.current()?.as_fd())?.max_entries)
+    }
+
+    /// How many entries there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn count(&self) -> io::Result<u32> {
+        let current = ByteMap::new(self.current()?)?;
+        let (mut batch, mut from, mut count) = (Batch::default(), None, 0);
+        loop {
+            let (found, next) = current.read(from, &mut batch)?;
+            count += u32::try_from(found).unwrap_or(u32::MAX);
+            match next {
+                Some(next) => from = Some(next),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// Makes the first map, unless there is one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn begin(&self, entries: u32) -> io::Result<()> {
+        match self.current_id()? {
+            Some(_) => Ok(()),
+            None => set_inner(self.slots.as_fd(), CURRENT, self.make(entries)?.as_fd()),
+        }
+    }
+
+    /// Makes a map in the place of one that no program uses.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn begin_again(&self, entries: u32) -> io::Result<()> {
+        set_inner(self.slots.as_fd(), CURRENT, self.make(entries)?.as_fd())
+    }
+
+    /// Puts a larger map in the place of the current one. Entries are still looked up in the other, until [`Self::settle`].
+    ///
+    /// # Errors
+    /// The kernel's: then the map stays unchanged, or its entries are looked up twice.
+    pub(crate) fn enlarge(&self, entries: u32) -> io::Result<()> {
+        // An agent that was killed may have left one.
+        self.settle()?;
+        let larger = self.make(entries)?;
+        set_inner(self.slots.as_fd(), PREVIOUS, self.current()?.as_fd())?;
+        set_inner(self.slots.as_fd(), CURRENT, larger.as_fd())
+    }
+
+    /// Copies the entries of the previous map that the current one lacks, and removes the previous map, if there is one. Returns how
+    /// many were copied.
+    ///
+    /// # Errors
+    /// The kernel's. Entries that are not copied are still looked up in the previous map.
+    pub(crate) fn settle(&self) -> io::Result<u32> {
+        let Some(previous) = self.previous()? else { return Ok(0) };
+        let (previous, current) = (ByteMap::new(previous)?, ByteMap::new(self.current()?)?);
+        let mut copied = 0;
+        if previous.info().id != current.info().id {
+            let (mut batch, mut from) = (Batch::default(), None);
+            loop {
+                let (count, next) = previous.read(from, &mut batch)?;
+                for key in previous.keys(&batch, count) {
+                    copied += u32::from(copy(&previous, &current, key)?);
+                }
+                let Some(next) = next else { break };
+                from = Some(next);
+            }
+        }
+        delete_element(self.slots.as_fd(), PREVIOUS)?;
+        Ok(copied)
+    }
+
+    fn make(&self, entries: u32) -> io::Result<OwnedFd> {
+        let Definition { kind, key_size, value_size, flags, name, .. } = *self.definition;
+        let kind = kind as u32;
+        let new =
+            NewMap { kind, key_size, value_size, flags, name, max_entries: entries, ..NewMap::default() };
+        new.create()
+    }
+}
+
+/// Copies an entry as it is now. A program that removes it removes it from the previous map first: if it is gone from there after it was
+/// inserted, the program may not have seen it in the current one.
+fn copy(previous: &ByteMap, current: &ByteMap, key: &[u8]) -> io::Result<bool> {
+    let Some(value) = previous.get(key)? else { return Ok(false) };
+    if !current.insert_new(key, &value)? {
+        return Ok(false);
+    }
+    if previous.get(key)?.is_none() {
+        current.remove(key)?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proxy_common::{
+        V4,
+        layout::{
+            by_use::SLOTS,
+            flow::{Flow, FlowKey},
+            maps::Kind,
+        },
+    };
+
+    use super::*;
+    use crate::datapath::hash::Hash;
+
+    type Entries = Hash<FlowKey<V4>, Flow<V4>>;
+
+    /// A map that no program uses, with so many entries; `None` without the permission to make one.
+    fn map(entries: u32) -> Option<ByUseMap> {
+        let definition = maps::find("flows_v4").unwrap();
+        let Definition { key_size, value_size, .. } = *definition;
+        let inner =
+            NewMap { kind: Kind::LruHash as u32, key_size, value_size, max_entries: 1, ..NewMap::default() };
+        let inner = match inner.create() {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return None,
+            inner => inner.unwrap(),
+        };
+        let slots = NewMap {
+            kind: Kind::ArrayOfMaps as u32,
+            key_size: 4,
+            value_size: 4,
+            max_entries: SLOTS as u32,
+            inner: Some(inner.as_fd()),
+            ..NewMap::default()
+        };
+        let map = ByUseMap::new(definition, slots.create().unwrap());
+        map.begin(entries).unwrap();
+        Some(map)
+    }
+
+    fn entries(map: &ByUseMap) -> Entries {
+        Hash::replacing(map.current().unwrap(), map.previous().unwrap()).unwrap()
+    }
+
+    fn key(port: u16) -> FlowKey<V4> {
+        let mut key = FlowKey::default();
+        key.tuple.sport = port;
+        key
+    }
+
+    fn flow(last_seen: u32) -> Flow<V4> {
+        Flow { last_seen, ..Flow::default() }
+    }
+
+    /// What [`Hash`] reads, the last value of each.
+    fn contents(map: &ByUseMap) -> BTreeMap<u16, u32> {
+        let found = entries(map).entries().unwrap().into_iter();
+        found.map(|(key, flow)| (key.tuple.sport, flow.last_seen)).collect()
+    }
+
+    #[test]
+    fn entries_move_to_a_larger_map() {
+        const COUNT: u16 = 3000;
+        let Some(map) = map(8192) else { return };
+        assert_eq!((map.capacity().unwrap(), map.count().unwrap()), (8192, 0));
+        assert_eq!(map.settle().unwrap(), 0, "nothing is replaced");
+        (0..COUNT).for_each(|port| entries(&map).insert(&key(port), &flow(1)).unwrap());
+        assert_eq!(map.count().unwrap(), u32::from(COUNT));
+        let mut expected: BTreeMap<_, _> = (0..COUNT).map(|port| (port, 1)).collect();
+
+        map.enlarge(16_384).unwrap();
+        assert_eq!((map.capacity().unwrap(), map.count().unwrap()), (16_384, 0));
+        assert_eq!(contents(&map), expected, "readers find them");
+        // A program inserts a new entry, and replaces one; another one is removed.
+        entries(&map).insert(&key(COUNT), &flow(2)).unwrap();
+        entries(&map).insert(&key(7), &flow(2)).unwrap();
+        Entries::replacing(map.previous().unwrap().unwrap(), None).unwrap().remove(&key(8)).unwrap();
+        expected.extend([(COUNT, 2), (7, 2)]);
+        expected.remove(&8);
+        assert_eq!(contents(&map), expected);
+        assert_eq!(map.settle().unwrap(), u32::from(COUNT) - 2);
+        assert!(map.previous().unwrap().is_none());
+        assert_eq!(contents(&map), expected);
+    }
+
+    #[test]
+    fn an_interrupted_move_is_completed_before_the_next() {
+        let Some(map) = map(1024) else { return };
+        entries(&map).insert(&key(1), &flow(1)).unwrap();
+        map.enlarge(4096).unwrap();
+        entries(&map).insert(&key(2), &flow(2)).unwrap();
+        map.enlarge(16_384).unwrap();
+        map.settle().unwrap();
+        assert_eq!(contents(&map), [(1, 1), (2, 2)].into());
+        // Killed between the two steps of the replacement.
+        set_inner(map.slots.as_fd(), PREVIOUS, map.current().unwrap().as_fd()).unwrap();
+        assert_eq!(map.settle().unwrap(), 0);
+        assert!(map.previous().unwrap().is_none());
+        assert_eq!(contents(&map), [(1, 1), (2, 2)].into());
+    }
+
+    #[test]
+    fn room_at_first_is_no_more_than_wanted() {
+        let size = maps::find("flows_v4").and_then(Definition::by_use).unwrap();
+        assert_eq!(first(size, 100), 100);
+        assert!(first(size, u32::MAX) >= size.first);
+    }
+}
