@@ -19,7 +19,7 @@ use super::pins::Pins;
 
 /// Entries of such a map at first, if it may have so many at most.
 pub(super) fn first(size: ByUse, most: u32) -> u32 {
-    let cpus = aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
+    let cpus = aya::util::online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX));
     size.first.max(cpus.saturating_mul(FIRST_PER_CPU)).min(most)
 }
 

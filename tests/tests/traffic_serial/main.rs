@@ -3,5 +3,6 @@
 
 mod connections_to_outside;
 mod flood;
+mod growing_flows;
 mod shared_ports;
 mod source_ports;
