@@ -1,4 +1,4 @@
-//! `flows_v4`, `flows_v6`: LRU HASH of confirmed flows; `pending_v4`, `pending_v6`: LRU HASH of unconfirmed
+//! `flows_v4`, `flows_v6`: LRU HASH that [grows by use](super::by_use) of confirmed flows; `pending_v4`, `pending_v6`: LRU HASH of unconfirmed
 //! ones. Written by the packet programs.
 //!
 //! A TCP flow is confirmed by the client's ACK of the endpoint's SYN-ACK, a UDP flow by a reply. Until then a

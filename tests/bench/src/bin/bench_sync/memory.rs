@@ -50,10 +50,6 @@ pub(crate) fn run(runs: usize, sizes: &[Size]) -> Result<Part> {
                 );
                 report.target(&format!("most memory of the agent, {row}"), 0, &row, PEAK, 30.0);
                 report.target(&format!("memory of the maps, {row}"), 2, &row, ALL_MAPS, 24.0);
-                report.because(
-                    "the kernel allocates LRU maps whole; what was tried instead, and why it was not taken, is in \
-                     docs/adr/0054-flows-stay-in-lru-maps.md",
-                );
             }
             (10_000, 10) => {
                 report.target(&format!("resident memory of the agent, {row}"), 0, &row, STEADY, 60.0);
